@@ -1,0 +1,259 @@
+//! config.toml as checked values: what every other room reads its settings from.
+//!
+//! `load` reads the file and what it includes, and either gives a `Config` in which every value is
+//! allowed, or all faults at once. Reading does not touch secrets: `Secret::read` does, for those
+//! commands that need them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything that config.toml and its includes say, defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The main file, absolute; relative paths in it are relative to its folder.
+    pub file: PathBuf,
+    pub server: Server,
+    pub admin: Admin,
+    pub store: Store,
+    pub workers: Workers,
+    pub sources: Vec<Source>,
+    pub handlers: Vec<Handler>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub listen: Vec<Listen>,
+    pub trusted_proxies: TrustedProxies,
+    pub proxy_header: ProxyHeader,
+    pub body_bytes_max: usize,
+    pub bodies_bytes_max: usize,
+    pub request_timeout: Duration,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Peers whose `proxy_header` is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    pub networks: Vec<IpNet>,
+    /// `"unix"`: whoever comes through a unix socket.
+    pub unix: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub listen: Vec<Listen>,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    /// Absolute.
+    pub path: PathBuf,
+    pub durability: Durability,
+    pub free_bytes_min: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// `synchronous=FULL`: an answer means that the event survives a power cut.
+    Full,
+    /// `synchronous=NORMAL`: a power cut may lose the newest events.
+    Normal,
+}
+
+/// `[workers]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workers {
+    pub threads: usize,
+    pub shutdown_timeout: Duration,
+}
+
+/// `[sources.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub name: String,
+    /// `/hooks/paminga`, or with named segments: `/hooks/{tenant}`.
+    pub path: String,
+    pub methods: Vec<String>,
+    pub accept: Accept,
+    pub allow_from: Vec<IpNet>,
+    pub verify: Verify,
+    pub dedupe: Option<Dedupe>,
+    /// `dedupe = false`: a preset's is off.
+    pub dedupe_off: bool,
+    /// How long `dedupe` remembers, a preset's too.
+    pub dedupe_window: Duration,
+    pub on_duplicate: OnDuplicate,
+    pub accept_rate: Option<Rate>,
+    pub queued_max: u64,
+    /// `None`: the scheme's own answer.
+    pub respond: Option<Respond>,
+    /// The server's, unless the source has its own.
+    pub body_bytes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    Any,
+    Json,
+    Form,
+}
+
+/// What a repeat is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dedupe {
+    /// Lower case.
+    Header(String),
+    Body,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// Dead jobs of the first run again.
+    Heal,
+    Ignore,
+}
+
+/// So many in each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub period: Duration,
+}
+
+/// A source's own answer to accepted events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respond {
+    /// 200 to 299.
+    pub status: u16,
+    pub body: Option<String>,
+    pub content_type: Option<String>,
+}
+
+/// `verify = { scheme = …, … }`: the keys of all schemes; `SCHEMES` says which scheme takes which.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verify {
+    pub scheme: String,
+    /// All are valid.
+    pub secret: Vec<SecretRef>,
+    pub user: Option<String>,
+    /// Lower case.
+    pub header: Option<String>,
+    pub query: Option<String>,
+    /// The path's last segment, after `path`, is the token.
+    pub segment: bool,
+    pub tolerance: Option<Duration>,
+    /// The public URL, as the sender calls it.
+    pub url: Option<String>,
+    pub hmac: Option<Hmac>,
+}
+
+/// The recipe of `scheme = "hmac"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hmac {
+    pub algorithm: Algorithm,
+    /// Stands before the signature in its header; empty: nothing does.
+    pub prefix: String,
+    pub encoding: Encoding,
+    pub signed: Vec<SignedPart>,
+    /// Lower case.
+    pub timestamp_header: Option<String>,
+    pub timestamp_unit: TimestampUnit,
+    /// Lower case.
+    pub id_header: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Hex,
+    Base64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimestampUnit {
+    Seconds,
+    Milliseconds,
+}
+
+/// A part of the text that is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignedPart {
+    Text(String),
+    Body,
+    Timestamp,
+    Id,
+    Url,
+    Method,
+}
+
+/// Where a secret is to be had; never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    Env(String),
+    /// Absolute.
+    File(PathBuf),
+    /// A name in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+/// `[handlers.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handler {
+    pub name: String,
+    /// Names of sources, each of which exists.
+    pub sources: Vec<String>,
+    /// Program and arguments, no shell. A program with a slash is absolute here; one without is
+    /// looked up in PATH.
+    pub command: Vec<String>,
+    /// Absolute.
+    pub directory: PathBuf,
+    pub priority: i64,
+    pub concurrency: usize,
+    pub timeout: Duration,
+    pub env: Vec<(String, EnvValue)>,
+    pub output_bytes_max: usize,
+    pub retry: Retry,
+    pub paused: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvValue {
+    Text(String),
+    Secret(SecretRef),
+}
+
+/// `retry = { … }`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    pub attempts_max: u32,
+    pub first: Duration,
+    pub factor: f64,
+    pub longest: Duration,
+    /// 0 to 1: a wait is changed by at most this share, either way.
+    pub jitter: f64,
+    pub give_up_after: Duration,
+}
