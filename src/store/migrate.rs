@@ -1,0 +1,211 @@
+//! Opens the file: checks whose it is before anything is written, makes it where there is none, and
+//! brings an older one to this version.
+//!
+//! A file of another program, of a newer Hooktrail, or damaged is refused and left as it was. Before
+//! the first step of a migration a copy is kept beside it where there is room.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::{OpenError, Store, set_pragmas};
+use crate::clock::{self, Anchor, TrailClock};
+use crate::config::Durability;
+
+const SCHEMA: &str = include_str!("../../schema.sql");
+
+/// `PRAGMA application_id`: "HkTr".
+const APPLICATION_ID: i64 = 0x486b_5472;
+
+/// A step from version n (its place, from 1) to the next.
+type Step = fn(&Connection) -> rusqlite::Result<()>;
+
+/// To add one: write the function, put it last here, make schema.sql what it leads to.
+const MIGRATIONS: &[Step] = &[];
+
+/// The version that this program reads and writes.
+const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
+
+/// What can't be changed without rewriting the file, and its measured values.
+const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
+
+/// Opens the database for writing. The caller holds its `Lock`, or writes only briefly.
+///
+/// # Errors
+/// What was found and what to do; the file is then as it was.
+pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
+    open_checked(path, durability).map_err(|e| OpenError::Other(explain(path, &e)))
+}
+
+fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
+    let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
+    if !is_new {
+        check_whose(path)?;
+    }
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
+    let conn = Connection::open_with_flags(path, flags)?;
+    if is_new || version_of(&conn)? == 0 {
+        create(&conn, path)?;
+    } else {
+        migrate(&conn, path)?;
+    }
+    set_pragmas(&conn, durability)?;
+    let (trail, anchor) = read_meta(&conn)?;
+    Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
+}
+
+/// Looks at the file by a connection that leaves no trace.
+fn check_whose(path: &Path) -> anyhow::Result<()> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    anyhow::ensure!(
+        id == APPLICATION_ID || (id == 0 && tables == 0),
+        "is a database of another program: name a file of Hooktrail's own in store.path"
+    );
+    let version = version_of(&conn)?;
+    anyhow::ensure!(
+        version <= VERSION,
+        "is of schema version {version}, and this program knows up to {VERSION}: run the newer \
+         hooktrail that wrote it"
+    );
+    anyhow::ensure!(
+        !conn.is_readonly("main")?,
+        "can't be written: make the file, its -wal and -shm and their folder writable for this user"
+    );
+    Ok(())
+}
+
+fn version_of(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Makes the file in one transaction, and sees that its name is on disk too.
+fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
+    for (pragma, value) in FIXED {
+        conn.pragma_update(None, pragma, value)?;
+    }
+    let mode: String = conn.query_row("PRAGMA journal_mode = wal", [], |row| row.get(0))?;
+    anyhow::ensure!(mode == "wal", "can't be used in WAL mode here (it stayed {mode:?})");
+    conn.pragma_update(None, "synchronous", 2)?;
+    let trail = hex::encode(clock::random::<8>()?);
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    conn.execute_batch(SCHEMA)?;
+    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    conn.pragma_update(None, "user_version", VERSION)?;
+    conn.execute("INSERT INTO meta VALUES ('trail', ?1)", [&trail])?;
+    write_anchor(conn, &Anchor::first())?;
+    conn.execute_batch("COMMIT")?;
+    check_fixed(conn)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?
+        .sync_all()
+        .context("its folder can't be synced")
+}
+
+fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
+    for (pragma, wanted) in FIXED {
+        let found: i64 = conn.pragma_query_value(None, pragma, |row| row.get(0))?;
+        anyhow::ensure!(found == wanted, "PRAGMA {pragma} is {found}: expected {wanted}");
+    }
+    Ok(())
+}
+
+fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
+    check_fixed(conn)?;
+    let version = version_of(conn)?;
+    if version < VERSION {
+        keep_copy(conn, path, version)?;
+    }
+    for (step, from) in MIGRATIONS.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        step(conn).with_context(|| format!("the step from schema version {from} failed"))?;
+        conn.pragma_update(None, "user_version", from + 1)?;
+        conn.execute_batch("COMMIT")?;
+        log::info!("{}: brought from schema version {from} to {}", path.display(), from + 1);
+    }
+    Ok(())
+}
+
+/// Keeps the file as it was before the first step, where there is room twice over.
+fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".v{version}"));
+    let copy = PathBuf::from(name);
+    let needed = fs::metadata(path)?.len() + super::log_bytes(path);
+    let space = rustix::fs::statvfs(path)?;
+    if space.f_bavail * space.f_frsize < needed * 2 {
+        log::warn!("{}: no room to keep a copy before it is migrated", path.display());
+        return Ok(());
+    }
+    let _ = fs::remove_file(&copy);
+    conn.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    fs::File::open(&copy)?.sync_all()?;
+    log::info!("{}: kept as it was in {}", path.display(), copy.display());
+    Ok(())
+}
+
+fn read_meta(conn: &Connection) -> anyhow::Result<(String, Anchor)> {
+    let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
+    let trail = value.query_row(["trail"], |row| row.get(0))?;
+    let anchor = Anchor {
+        trail_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
+        wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
+        boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
+        boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
+    };
+    Ok((trail, anchor))
+}
+
+/// Keeps a moment by all clocks, from which the next process carries on.
+///
+/// # Errors
+/// The write failed.
+pub fn write_anchor(conn: &Connection, anchor: &Anchor) -> rusqlite::Result<()> {
+    let mut set = conn.prepare_cached(
+        "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    )?;
+    set.execute(params!["clock_trail_ms", anchor.trail_ms])?;
+    set.execute(params!["clock_wall_ms", anchor.wall_ms])?;
+    set.execute(params!["clock_boot_ms", anchor.boot_ms])?;
+    set.execute(params!["clock_boot_id", anchor.boot_id])?;
+    Ok(())
+}
+
+/// `path: what was found: what to do`, once.
+fn explain(path: &Path, error: &anyhow::Error) -> String {
+    use rusqlite::ErrorCode as Code;
+    let code = error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
+        Some(rusqlite::Error::SqliteFailure(code, _)) => Some(code.code),
+        _ => None,
+    });
+    let remedy = match code {
+        Some(Code::NotADatabase) => "is not an SQLite database: name another file in store.path",
+        Some(Code::DatabaseCorrupt) => {
+            "is damaged: put a backup in its place, or save what can be read with `sqlite3 FILE \
+             .recover`"
+        }
+        Some(Code::ReadOnly) => {
+            "can't be written: make the file, its -wal and -shm and their folder writable for \
+             this user"
+        }
+        Some(Code::CannotOpen) => {
+            "can't be opened: see that it is a file, and that this user may read and write it and \
+             its folder"
+        }
+        Some(Code::DiskFull) => "can't be written, the disk is full: free some space",
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => {
+            let holder = super::write_lock_holder(path);
+            let holder = holder.as_deref().unwrap_or("another program");
+            return format!("{}: held by {holder}: end it, or let it finish", path.display());
+        }
+        _ => return format!("{}: {error:#}", path.display()),
+    };
+    format!("{}: {remedy} ({error:#})", path.display())
+}
