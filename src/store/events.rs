@@ -1,0 +1,160 @@
+//! Table `events`, and `dedupe` and `duplicates` with it: an accepted webhook goes in here together
+//! with its jobs, or is recognised as a repeat, in the writer's transaction.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::jobs;
+use super::op::State;
+use crate::domain::{EventId, HandlerId, SourceId};
+
+/// A repeat keeps its bytes so many times an event.
+const DUPLICATE_BODIES_MAX: i64 = 10;
+
+/// An accepted request, encoded for its rows by whoever took it.
+#[derive(Clone, Debug)]
+pub struct Accept {
+    /// Who is waiting: the place in the intake thread's mailbox.
+    pub slot: usize,
+    pub source: SourceId,
+    pub uid: [u8; 16],
+    /// Wall clock.
+    pub received_at_ms: i64,
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
+    pub ip: String,
+    /// One `name: value` a line.
+    pub headers: Vec<u8>,
+    pub body: Vec<u8>,
+    pub dedupe: Option<DedupeKey>,
+    /// Who wants it: a job each.
+    pub handlers: std::sync::Arc<[HandlerId]>,
+}
+
+/// What a repeat is known by.
+#[derive(Clone, Debug)]
+pub struct DedupeKey {
+    /// SHA-256 of the key, cut.
+    pub key: [u8; 16],
+    pub window_ms: i64,
+    /// A repeat brings dead jobs back to life.
+    pub heal: bool,
+}
+
+/// What became of an accepted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Stored(EventId),
+    Duplicate(EventId),
+    /// Not stored: to be answered 503.
+    Unavailable,
+}
+
+/// Stores `accept` with its jobs, or records it as a repeat.
+///
+/// # Errors
+/// The write failed; the caller takes all of it back.
+pub fn accept(conn: &Connection, state: &mut State, accept: &Accept) -> rusqlite::Result<Reply> {
+    let now_ms = state.now_ms;
+    if let Some(dedupe) = &accept.dedupe {
+        if let Some(first) = first_of(conn, accept.source, dedupe, now_ms)? {
+            record_duplicate(conn, state, accept, first, dedupe.heal)?;
+            return Ok(Reply::Duplicate(first));
+        }
+    }
+    let event = state.counters.event + 1;
+    let first_job = state.counters.job + 1;
+    let count = i64::try_from(accept.handlers.len()).unwrap_or(i64::MAX);
+    conn.prepare_cached(
+        "INSERT INTO events (id, uid, source, received_at, method, path, query, ip, headers,
+           first_job, last_job, note, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL, ?12)",
+    )?
+    .execute(params![
+        event,
+        accept.uid,
+        accept.source.0,
+        accept.received_at_ms,
+        accept.method,
+        accept.path,
+        accept.query,
+        accept.ip,
+        accept.headers,
+        first_job,
+        first_job + count - 1,
+        accept.body,
+    ])?;
+    if let Some(dedupe) = &accept.dedupe {
+        conn.prepare_cached("INSERT INTO dedupe (event, source, key, until) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![event, accept.source.0, dedupe.key, now_ms + dedupe.window_ms])?;
+    }
+    for (id, &handler) in (first_job..).zip(accept.handlers.iter()) {
+        let since_ms = state.active_ms(handler);
+        jobs::insert(conn, id, event, handler, accept, since_ms)?;
+        state.wake(handler);
+    }
+    state.note_ip(conn, &accept.ip)?;
+    state.counters.event = event;
+    state.counters.job += count;
+    Ok(Reply::Stored(EventId(event)))
+}
+
+/// The event that is within the window of its key; a key whose window is over is forgotten.
+fn first_of(
+    conn: &Connection,
+    source: SourceId,
+    dedupe: &DedupeKey,
+    now_ms: i64,
+) -> rusqlite::Result<Option<EventId>> {
+    let found: Option<(i64, i64)> = conn
+        .prepare_cached("SELECT event, until FROM dedupe WHERE source = ?1 AND key = ?2")?
+        .query_row(params![source.0, dedupe.key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match found {
+        Some((event, until)) if now_ms < until => Ok(Some(EventId(event))),
+        Some((event, _)) => {
+            conn.execute("DELETE FROM dedupe WHERE event = ?1", [event])?;
+            Ok(None)
+        }
+        None => Ok(None),
+    }
+}
+
+fn record_duplicate(
+    conn: &Connection,
+    state: &mut State,
+    accept: &Accept,
+    first: EventId,
+    heal: bool,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO duplicates (event, received_at, ip, body)
+         SELECT ?1, ?2, ?3, CASE
+           WHEN coalesce((SELECT body = ?4 FROM events WHERE id = ?1), 0) THEN NULL
+           WHEN (SELECT count(*) FROM duplicates WHERE event = ?1 AND body IS NOT NULL) >= ?5
+           THEN NULL ELSE ?4 END",
+    )?
+    .execute(params![
+        first.0,
+        accept.received_at_ms,
+        accept.ip,
+        accept.body,
+        DUPLICATE_BODIES_MAX
+    ])?;
+    if heal {
+        jobs::heal(conn, state, first)?;
+    }
+    Ok(())
+}
+
+/// Forgets keys whose window is over, a few at a time; says how many.
+///
+/// # Errors
+/// The write failed.
+pub fn forget_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    conn.prepare_cached(
+        "DELETE FROM dedupe WHERE event IN
+           (SELECT event FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",
+    )?
+    .execute([now_ms])
+}

@@ -1,0 +1,300 @@
+//! Tables `jobs` and `attempts`: claims, finishes, waits, and what a crash left running.
+//!
+//! A claim names the attempt; a finish that names one no longer current changes nothing. Each
+//! statement's row count is checked where it matters.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::events::Accept;
+use super::op::State;
+use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
+
+/// A job that this process may run now, once.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub claim: Claim,
+    pub event: EventId,
+    pub source: SourceId,
+    pub handler: HandlerId,
+    /// What failed or timed out so far in this run of attempts.
+    pub failures: u32,
+    /// How long the job has been alive, its handler's pauses apart.
+    pub age_ms: i64,
+    pub item: Option<u32>,
+    /// The number of the replay that made it; 0: none.
+    pub replay: u32,
+}
+
+/// What becomes of a job after an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    Succeeded,
+    Dead { reason: String },
+    /// Again after `wait_ms`; `failures` is the new count.
+    Again { wait_ms: i64, failures: u32 },
+}
+
+/// The end of an attempt, to be written.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    pub claim: Claim,
+    pub handler: HandlerId,
+    pub source: SourceId,
+    pub outcome: Outcome,
+    pub detail: String,
+    /// Wall clock.
+    pub ended_at_ms: i64,
+    pub duration_ms: i64,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub next: Next,
+    /// Ends of the server with this job running, in a row, this one included; else 0.
+    pub crashes: u32,
+}
+
+/// How a job stands after its finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    Settled,
+    Ready,
+    /// Until then, on the trail's clock.
+    Waiting(i64),
+    /// The claim was no longer current: nothing was changed.
+    Stale,
+}
+
+pub(super) fn insert(
+    conn: &Connection,
+    id: i64,
+    event: i64,
+    handler: HandlerId,
+    accept: &Accept,
+    since_ms: i64,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
+    )?
+    .execute(params![id, event, handler.0, accept.source.0, accept.received_at_ms, since_ms])?;
+    Ok(())
+}
+
+/// Claims the oldest ready jobs of `handler`, at most `asked`.
+///
+/// # Errors
+/// The write failed.
+pub fn claim(
+    conn: &Connection,
+    state: &State,
+    handler: HandlerId,
+    asked: usize,
+) -> rusqlite::Result<Vec<Claimed>> {
+    let mut update = conn.prepare_cached(
+        "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
+           wait_ms = NULL, cancel = NULL
+         WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
+         RETURNING id, attempt, event, source, failures, since, item, replay",
+    )?;
+    let active_ms = state.active_ms(handler);
+    let asked = i64::try_from(asked).unwrap_or(i64::MAX);
+    let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
+        Ok(Claimed {
+            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
+            event: EventId(row.get(2)?),
+            source: SourceId(row.get(3)?),
+            handler,
+            failures: row.get(4)?,
+            age_ms: (active_ms - row.get::<_, i64>(5)?).max(0),
+            item: row.get(6)?,
+            replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
+        })
+    })?;
+    let mut claimed = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    claimed.sort_unstable_by_key(|one| one.claim.job);
+    Ok(claimed)
+}
+
+/// Writes an outcome and moves the job on, if the claim is current.
+///
+/// # Errors
+/// The write failed.
+pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<Finished> {
+    let cancel: Option<Option<String>> = conn
+        .prepare_cached("SELECT cancel FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2")?
+        .query_row(params![f.claim.job.0, f.claim.attempt], |row| row.get(0))
+        .optional()?;
+    let Some(cancel) = cancel else { return Ok(Finished::Stale) };
+    let now_ms = state.now_ms;
+    // A job that succeeded before it could be ended has succeeded.
+    let (row_state, reason, due_at, wait, failures) = match (&f.next, cancel) {
+        (Next::Succeeded, _) => (3, None, None, None, None),
+        (_, Some(why)) => (5, Some(why), None, None, None),
+        (Next::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
+        (Next::Again { wait_ms: 0, failures }, None) => (0, None, None, None, Some(*failures)),
+        (Next::Again { wait_ms, failures }, None) => {
+            (1, None, Some(now_ms + wait_ms), Some(*wait_ms), Some(*failures))
+        }
+    };
+    let settled_at = (row_state >= 3).then_some(f.ended_at_ms);
+    let changed = conn
+        .prepare_cached(
+            "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
+               failures = coalesce(?6, failures), crashes = ?7, ended_at = ?8, started_at = NULL,
+               cancel = NULL WHERE id = ?1",
+        )?
+        .execute(params![
+            f.claim.job.0,
+            row_state,
+            reason,
+            due_at,
+            wait,
+            failures,
+            f.crashes,
+            settled_at
+        ])?;
+    debug_assert_eq!(changed, 1);
+    let id = state.counters.attempt + 1;
+    let empty = |bytes: &Vec<u8>| (!bytes.is_empty()).then(|| bytes.clone());
+    conn.prepare_cached(
+        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at,
+           stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        id,
+        f.claim.job.0,
+        f.claim.attempt,
+        f.outcome.name(),
+        f.detail,
+        f.ended_at_ms,
+        f.duration_ms,
+        (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0)),
+        empty(&f.stdout),
+        empty(&f.stderr),
+    ])?;
+    state.counters.attempt = id;
+    Ok(match (row_state, due_at) {
+        (0, _) => Finished::Ready,
+        (1, Some(due_at)) => Finished::Waiting(due_at),
+        _ => Finished::Settled,
+    })
+}
+
+/// Dead jobs of an event run again, with fresh attempts.
+pub(super) fn heal(conn: &Connection, state: &mut State, event: EventId) -> rusqlite::Result<()> {
+    let mut select = conn.prepare_cached(
+        "SELECT j.id, j.handler FROM events e JOIN jobs j
+           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+         WHERE e.id = ?1 AND j.state = 4",
+    )?;
+    let dead: Vec<(i64, i64)> = select
+        .query_map([event.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (job, handler) in dead {
+        revive(conn, JobId(job), state.active_ms(HandlerId(handler)))?;
+        state.wake(HandlerId(handler));
+    }
+    Ok(())
+}
+
+/// Lets a job run again now, with fresh attempts and the same key.
+pub(super) fn revive(conn: &Connection, job: JobId, since_ms: i64) -> rusqlite::Result<usize> {
+    conn.prepare_cached(
+        "UPDATE jobs SET state = 0, since = ?2, failures = 0, crashes = 0, due_at = NULL,
+           wait_ms = NULL, ended_at = NULL, reason = NULL, cancel = NULL
+         WHERE id = ?1 AND state IN (1, 4, 5)",
+    )?
+    .execute(params![job.0, since_ms])
+}
+
+/// Makes ready what is due, a few at a time; gives the handlers that have work now.
+///
+/// # Errors
+/// The write failed.
+pub fn promote(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<HandlerId>> {
+    let mut update = conn.prepare_cached(
+        "UPDATE jobs SET state = 0, due_at = NULL, wait_ms = NULL WHERE id IN
+           (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT 500)
+         RETURNING handler",
+    )?;
+    update.query_map([now_ms], |row| row.get(0).map(HandlerId))?.collect()
+}
+
+/// When the next waiting job is due, on the trail's clock.
+///
+/// # Errors
+/// The read failed.
+pub fn next_due(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT min(due_at) FROM jobs WHERE state = 1")?
+        .query_row([], |row| row.get(0))
+}
+
+/// No job waits longer than its wait was set for, whatever the clock did. Once, at the start.
+///
+/// # Errors
+/// The write failed.
+pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    conn.execute(
+        "UPDATE jobs SET due_at = ?1 + wait_ms WHERE state = 1 AND due_at > ?1 + wait_ms",
+        [now_ms],
+    )
+}
+
+/// Running jobs that somebody cancelled.
+///
+/// # Errors
+/// The read failed.
+pub fn to_cancel(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
+    let mut select = conn.prepare_cached(
+        "SELECT id, attempt FROM jobs WHERE state = 2 AND cancel IS NOT NULL",
+    )?;
+    let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
+    select.query_map([], row)?.collect()
+}
+
+/// A job that an earlier process was running when it ended.
+#[derive(Clone, Debug)]
+pub struct Left {
+    pub claimed: Claimed,
+    pub crashes: u32,
+    pub started_at_ms: i64,
+    pub cancelled: bool,
+}
+
+/// What an earlier process left running.
+///
+/// # Errors
+/// The read failed.
+pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Left>> {
+    let mut select = conn.prepare(
+        "SELECT id, attempt, event, source, handler, failures, since, item, replay, crashes,
+           coalesce(started_at, 0), cancel IS NOT NULL FROM jobs WHERE state = 2 ORDER BY id",
+    )?;
+    let rows = select.query_map([], |row| {
+        let handler = HandlerId(row.get(4)?);
+        let claimed = Claimed {
+            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
+            event: EventId(row.get(2)?),
+            source: SourceId(row.get(3)?),
+            handler,
+            failures: row.get(5)?,
+            age_ms: (state.active_ms(handler) - row.get::<_, i64>(6)?).max(0),
+            item: row.get(7)?,
+            replay: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
+        };
+        let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
+        Ok(Left { claimed, crashes, started_at_ms, cancelled })
+    })?;
+    rows.collect()
+}
+
+/// How many jobs of each source are queued.
+///
+/// # Errors
+/// The read failed.
+pub fn queued_by_source(conn: &Connection) -> rusqlite::Result<Vec<(SourceId, i64)>> {
+    let mut select = conn.prepare_cached(
+        "SELECT source, count(*) FROM (SELECT source FROM jobs WHERE state = 0
+           UNION ALL SELECT source FROM jobs WHERE state = 1) GROUP BY source",
+    )?;
+    select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
+}

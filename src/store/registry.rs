@@ -1,0 +1,120 @@
+//! The names that the trail knows: sources and handlers get a number that they keep for ever, and a
+//! handler its pauses. `pause` and `resume` hold until `paused` itself changes in config.toml.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use crate::domain::{HandlerId, SourceId};
+
+/// The numbers of the names in a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    pub sources: HashMap<String, SourceId>,
+    pub handlers: HashMap<String, HandlerId>,
+}
+
+/// How long a handler stood still: its jobs don't age meanwhile. Trail's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idle {
+    pub total_ms: i64,
+    pub since_ms: Option<i64>,
+}
+
+impl Idle {
+    /// A job's own time at `now_ms`: it runs on only while its handler does.
+    pub fn active_ms(self, now_ms: i64) -> i64 {
+        now_ms - self.total_ms - self.since_ms.map_or(0, |since| (now_ms - since).max(0))
+    }
+}
+
+/// Gives each name its number and takes over what config.toml says of pauses. Within a transaction.
+///
+/// # Errors
+/// The write failed.
+pub fn register(
+    conn: &Connection,
+    sources: &[String],
+    handlers: &[(String, bool)],
+    now_ms: i64,
+) -> rusqlite::Result<Registry> {
+    let mut registry = Registry::default();
+    for name in sources {
+        conn.execute("INSERT INTO sources (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
+        let id = conn
+            .query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
+        registry.sources.insert(name.clone(), SourceId(id));
+    }
+    for (name, paused) in handlers {
+        conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
+        let (id, before): (i64, bool) = conn.query_row(
+            "SELECT id, paused_in_config FROM handlers WHERE name = ?1",
+            [name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        if before != *paused {
+            conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
+            set_paused(conn, HandlerId(id), *paused, now_ms)?;
+        }
+        registry.handlers.insert(name.clone(), HandlerId(id));
+    }
+    Ok(registry)
+}
+
+/// Pauses or resumes; says whether that changed anything. Within a transaction.
+///
+/// # Errors
+/// The write failed.
+pub fn set_paused(
+    conn: &Connection,
+    handler: HandlerId,
+    paused: bool,
+    now_ms: i64,
+) -> rusqlite::Result<bool> {
+    let changed = if paused {
+        conn.execute(
+            "UPDATE handlers SET paused = 1, idle_since = ?2 WHERE id = ?1 AND paused = 0",
+            params![handler.0, now_ms],
+        )?
+    } else {
+        conn.execute(
+            "UPDATE handlers SET paused = 0, idle_since = NULL,
+               idle_ms = idle_ms + max(0, ?2 - coalesce(idle_since, ?2))
+             WHERE id = ?1 AND paused = 1",
+            params![handler.0, now_ms],
+        )?
+    };
+    Ok(changed == 1)
+}
+
+/// The number of a handler that the trail knows, configured or not.
+///
+/// # Errors
+/// The read failed.
+pub fn handler_named(conn: &Connection, name: &str) -> rusqlite::Result<Option<HandlerId>> {
+    use rusqlite::OptionalExtension;
+    conn.query_row("SELECT id FROM handlers WHERE name = ?1", [name], |row| row.get(0))
+        .optional()
+        .map(|id| id.map(HandlerId))
+}
+
+/// Handlers that are paused.
+///
+/// # Errors
+/// The read failed.
+pub fn paused(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
+    let mut select = conn.prepare_cached("SELECT id FROM handlers WHERE paused = 1")?;
+    select.query_map([], |row| row.get(0).map(HandlerId))?.collect()
+}
+
+/// How long each handler stood still so far.
+///
+/// # Errors
+/// The read failed.
+pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Idle>> {
+    let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since FROM handlers")?;
+    let rows = select.query_map([], |row| {
+        Ok((HandlerId(row.get(0)?), Idle { total_ms: row.get(1)?, since_ms: row.get(2)? }))
+    })?;
+    rows.collect()
+}
