@@ -163,26 +163,33 @@ pub fn name_of_process(pid: u32) -> String {
         .map_or_else(|_| "gone".to_owned(), |name| name.trim().to_owned())
 }
 
-/// Who else holds the write lock of `database`: in WAL mode it is byte 120 of the `-shm` file
-/// (<https://www.sqlite.org/walformat.html>, WAL_WRITE_LOCK).
+/// Who else holds the write lock of `database`.
 pub fn write_lock_holder(database: &Path) -> Option<String> {
+    lock_holders(database, 120, 120).into_iter().next()
+}
+
+/// Who else holds a lock on one of these bytes of the `-shm` file: in WAL mode 120 is the writer's,
+/// 123 to 127 are the readers' (<https://www.sqlite.org/walformat.html>).
+fn lock_holders(database: &Path, from: u64, to: u64) -> Vec<String> {
     use std::os::unix::fs::MetadataExt;
     let mut shm = database.as_os_str().to_owned();
     shm.push("-shm");
-    let inode = std::fs::metadata(&shm).ok()?.ino();
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let own = std::process::id();
-    let pid = locks.lines().find_map(|line| {
+    let Ok(found) = std::fs::metadata(&shm) else { return Vec::new() };
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let holder = |line: &str| -> Option<u32> {
         // "1: POSIX  ADVISORY  WRITE 1234 08:01:567 120 120"
         let fields: Vec<&str> = line.split_whitespace().filter(|field| *field != "->").collect();
-        let [_, _, _, "WRITE", pid, file, first, last] = fields[..] else { return None };
+        let [_, _, _, _, pid, file, first, last] = fields[..] else { return None };
         let first: u64 = first.parse().ok()?;
         let last: u64 = last.parse().unwrap_or(u64::MAX);
-        let ours = file.rsplit(':').next()?.parse() == Ok(inode);
+        let ours = file.rsplit(':').next()?.parse() == Ok(found.ino());
         let pid: u32 = pid.parse().ok()?;
-        (ours && first <= 120 && 120 <= last && pid != own).then_some(pid)
-    })?;
-    Some(format!("process {pid} ({})", name_of_process(pid)))
+        (ours && first <= to && from <= last && pid != std::process::id()).then_some(pid)
+    };
+    let mut pids: Vec<u32> = locks.lines().filter_map(holder).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.iter().map(|&pid| format!("process {pid} ({})", name_of_process(pid))).collect()
 }
 
 /// The size of the log beside `database`, in bytes.

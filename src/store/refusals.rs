@@ -1,0 +1,85 @@
+//! Table `refusals`: requests that were not accepted, without their bodies.
+//!
+//! A flood of them never grows the file without bound: the ledger in front counts (web/ledger.rs),
+//! and beyond `ROWS_MAX` rows those of addresses that never had an event accepted go first, the
+//! oldest first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use rusqlite::{Connection, params};
+
+use super::op::State;
+
+/// At most so many rows are kept.
+pub const ROWS_MAX: i64 = 100_000;
+
+/// So many go at once when there are too many: looking for them costs more than taking them.
+const TRIM_STEP: i64 = 1_000;
+
+/// A row to be written, or a count on one that was.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Wall clock.
+    pub at_ms: i64,
+    pub source: Option<String>,
+    pub method: String,
+    pub path: String,
+    pub ip: String,
+    pub status: u16,
+    pub reason: String,
+    pub bytes: i64,
+    /// How many requests it stands for.
+    pub count: i64,
+    /// The number of the row: 0 asks for a new one, and is set to it.
+    pub row: Arc<AtomicI64>,
+    /// Counts on the row that `row` names rather than being one.
+    pub adds: bool,
+}
+
+pub(super) fn write(
+    conn: &Connection,
+    state: &mut State,
+    rows: &[Refused],
+) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO refusals (at, source, method, path, ip, status, reason, bytes, count)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    let mut add = conn.prepare_cached("UPDATE refusals SET count = count + ?2 WHERE id = ?1")?;
+    for one in rows {
+        let row = one.row.load(Ordering::Relaxed);
+        if one.adds && row != 0 && add.execute([row, one.count])? == 1 {
+            continue;
+        }
+        insert.execute(params![
+            one.at_ms, one.source, one.method, one.path, one.ip, one.status, one.reason, one.bytes,
+            one.count
+        ])?;
+        one.row.store(conn.last_insert_rowid(), Ordering::Relaxed);
+        state.refusals += 1;
+    }
+    if state.refusals > ROWS_MAX {
+        state.refusals -= trim(conn, state.refusals - ROWS_MAX + TRIM_STEP)?;
+    }
+    Ok(())
+}
+
+/// How many rows there are.
+pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("SELECT count(*) FROM refusals")?.query_row([], |row| row.get(0))
+}
+
+fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
+    let strangers = conn.execute(
+        "DELETE FROM refusals WHERE id IN (SELECT id FROM refusals r WHERE NOT EXISTS
+           (SELECT 1 FROM accepted_ips a WHERE a.ip = r.ip) ORDER BY id LIMIT ?1)",
+        [wanted],
+    )?;
+    let gone = i64::try_from(strangers).unwrap_or(wanted);
+    let others = conn.execute(
+        "DELETE FROM refusals WHERE id IN (SELECT id FROM refusals ORDER BY id LIMIT ?1)",
+        [wanted - gone],
+    )?;
+    Ok(gone + i64::try_from(others).unwrap_or(0))
+}
