@@ -82,7 +82,10 @@ impl<'a> Table<'a> {
     }
 
     pub fn get(&self, name: &'static str) -> Option<Value<'a>> {
-        self.asked.borrow_mut().push(name);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
         self.value(name)
     }
 

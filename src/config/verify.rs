@@ -88,6 +88,7 @@ pub const SCHEMES: &[Scheme] = &[
 ];
 
 const HEADER: &str = r#"expected a header's name such as "X-Signature""#;
+const TABLE: &str = r#"expected a table such as { scheme = "none" }"#;
 const TEXT: &str = "expected text";
 const PAMINGA_HEADER: &str = "x-paminga-signature";
 /// Both ways; senders' clocks and queues are that far off at most (senders.md).
@@ -105,7 +106,11 @@ pub(super) fn none() -> Verify {
 
 /// Reads `verify`; `None` where the scheme is not to be known, with its fault noted.
 pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
-    let table = value.table(r#"expected a table such as { scheme = "none" }"#)?;
+    if !value.is_table() {
+        // It may be the secret, written in the wrong place.
+        return value.wrong_unseen(TABLE);
+    }
+    let table = value.table(TABLE)?;
     let scheme = read_scheme(&table)?;
     let mut verify = Verify { scheme: scheme.name.to_owned(), ..Verify::default() };
     if scheme.keys.contains(&"secret") {
@@ -116,7 +121,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
                 scheme.name
             )),
         }
-        verify.url = table.parsed("url", "expected a URL", url);
+        verify.url = table.get("url").and_then(|value| read_url(&value));
         verify.tolerance = table.get("tolerance").and_then(|value| {
             let parse = |text: &str| values::duration_in(text, POSITIVE);
             value.parsed(values::DURATION, parse)
@@ -133,15 +138,14 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
         _ => {}
     }
     let timed = verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some());
-    if let (false, Some(value)) = (timed, table.get("tolerance").filter(|_| takes_time(scheme))) {
+    if scheme.keys.contains(&"tolerance")
+        && !timed
+        && let Some(value) = table.get("tolerance")
+    {
         value.warn("has no effect: there is no time stamp");
     }
     close(table, &[]);
     Some(verify)
-}
-
-fn takes_time(scheme: &Scheme) -> bool {
-    scheme.keys.contains(&"tolerance")
 }
 
 fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
@@ -158,12 +162,16 @@ fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
     value.parsed(&values::one_of("", &names), parse)
 }
 
-fn url(text: &str) -> Result<String, String> {
+/// Not shown when it is wrong: a URL may hold a password.
+fn read_url(value: &Value<'_>) -> Option<String> {
+    let plain = |rest: &&str| {
+        !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let text = value.raw_text().unwrap_or_default();
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let plain = |rest: &str| !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
-    match rest {
-        Some(rest) if !rest.is_empty() && plain(rest) => Ok(text.to_owned()),
-        _ => Err("expected a URL that begins with https:// or http://".to_owned()),
+    match rest.filter(plain) {
+        Some(_) => Some(text.to_owned()),
+        None => value.wrong_unseen("expected a URL that begins with https:// or http://"),
     }
 }
 
