@@ -54,7 +54,7 @@ pub fn load(path: &Path) -> Result<Loaded, Faults> {
 
 fn read_all(path: &Path, log: &Log) -> Option<Config> {
     let main = read_file(path, log)?;
-    let whole = Place { file: main.number, line: 0 };
+    let whole = Place { line: 0, ..main.place(0) };
     let absolute = std::path::absolute(path)
         .map_err(|error| log.wrong(whole, format!("can't be made absolute: {error}")))
         .ok()?;
@@ -107,7 +107,7 @@ fn read_file(path: &Path, log: &Log) -> Option<File> {
         return None;
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Some(File { number, text }),
+        Ok(text) => Some(File::new(number, text)),
         Err(error) => {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();

@@ -1,5 +1,6 @@
 //! `[sources.NAME]`, but for `verify`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -211,11 +212,12 @@ pub(super) fn check_paths(sources: &[Read], log: &Log) {
             |segment: &&str| if segment.starts_with('{') { "{}" } else { *segment }.to_owned();
         segments.iter().map(blank).collect::<Vec<_>>()
     };
-    for (i, read) in sources.iter().enumerate() {
-        let mine = pattern(&read.source);
-        let Some(first) = sources[..i].iter().find(|other| pattern(&other.source) == mine) else {
+    let mut firsts = BTreeMap::new();
+    for read in sources {
+        let first: &mut &Read = firsts.entry(pattern(&read.source)).or_insert(read);
+        if std::ptr::eq(*first, read) {
             continue;
-        };
+        }
         let (name, other) = (&read.source.name, &first.source.name);
         let text = format!(
             "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected a path \

@@ -14,17 +14,23 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Log, Place};
 use super::values::{self, Span};
 
-/// A file's number in the log and its text: what a place is worked out from.
+/// A file's number in the log, its text, and where its lines end: what a place is worked out from.
 pub(super) struct File {
-    pub number: usize,
     pub text: String,
+    number: usize,
+    line_ends: Vec<usize>,
 }
 
 impl File {
+    pub fn new(number: usize, text: String) -> Self {
+        let line_ends = text.match_indices('\n').map(|(offset, _)| offset).collect();
+        Self { text, number, line_ends }
+    }
+
     /// The line of an offset.
     pub fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().iter().take(offset);
-        Place { file: self.number, line: 1 + before.filter(|byte| **byte == b'\n').count() }
+        let line = 1 + self.line_ends.partition_point(|end| *end < offset);
+        Place { file: self.number, line }
     }
 }
 
@@ -52,7 +58,7 @@ pub(super) struct Value<'a> {
 
 impl<'a> Table<'a> {
     pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Log) -> Self {
-        let at = Place { file: file.number, line: 1 };
+        let at = file.place(0);
         let asked = RefCell::default();
         Self { key: String::new(), at, log, file: Some(file), entries: Some(entries), asked }
     }

@@ -1,7 +1,7 @@
 //! Text to values: durations, sizes, rates, addresses, networks, names; and the words for those
 //! that are wrong.
 //!
-//! Pure functions, each `Ok` or the remedy that a fault ends with. `table` puts the place before it.
+//! Pure functions, each `Ok` or the remedy that a fault ends with; `table` adds the place.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};

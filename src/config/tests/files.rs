@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::super::{duration_text, find, load, reload_refusals};
+use super::super::{find, load, reload_refusals};
 use super::{Folder, config};
 
 #[test]
@@ -123,10 +123,4 @@ fn a_reload_refuses_by_name_what_needs_a_restart() {
             refused.map(|key| format!("{key} has changed: a reload can't change it: restart"));
         assert_eq!(found, refused.into_iter().collect::<Vec<_>>());
     }
-}
-
-#[test]
-fn durations_are_shown_as_they_are_written() {
-    let shown = [0, 1, 1_500, 30_000, 5_400_000, 604_800_000].map(std::time::Duration::from_millis);
-    assert_eq!(shown.map(duration_text), ["0s", "1ms", "1s 500ms", "30s", "1h 30m", "7d"]);
 }

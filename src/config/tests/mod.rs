@@ -9,9 +9,11 @@ use super::{Config, Loaded, load};
 mod defaults;
 mod faults;
 mod files;
+mod parts;
 mod schemes;
 mod secrets;
 mod shipped;
+mod values;
 mod warnings;
 
 /// A folder with config.toml and whatever else a test puts there.
@@ -56,6 +58,11 @@ impl Folder {
     fn warnings(&self) -> Vec<String> {
         self.lines(self.load().warnings.iter().map(String::as_str))
     }
+}
+
+/// A handler that is right but for what is added: its lines begin at 5.
+fn handler(rest: &str) -> String {
+    format!("[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n{rest}")
 }
 
 /// `faults` are all that the configuration has, without `config.toml:` before each.

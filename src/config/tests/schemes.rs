@@ -85,8 +85,9 @@ fn an_hmac_recipe_is_read_part_by_part() {
 
     let most = read(&format!(
         "scheme = 'hmac', header = 'X-Sig', algorithm = 'sha512', prefix = 'v1=', encoding = \
-         'base64', signed = 'v1:{{id}}.{{timestamp}}{{method}}{{url}}{{body}}!', timestamp_header = \
-         'X-Time', timestamp_unit = 'ms', id_header = 'X-Id', url = 'https://example.com/a', {SECRET}"
+         'base64', signed = 'v1:{{id}}.{{timestamp}}{{method}}{{url}}{{body}}!', \
+         timestamp_header = 'X-Time', timestamp_unit = 'ms', id_header = 'X-Id', url = \
+         'https://example.com/a', {SECRET}"
     ));
     let hmac = Hmac {
         algorithm: Algorithm::Sha512,
@@ -114,9 +115,6 @@ fn an_hmac_recipe_is_read_part_by_part() {
 #[test]
 fn a_scheme_refuses_what_it_can_not_use() {
     let schemes = r#"expected "none", "token", "basic", "bearer", "hmac" or "paminga""#;
-    let signed = "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
-                  \"{timestamp}.{body}\"";
-    let hmac = |rest: &str| format!("scheme = 'hmac', header = 'X', {SECRET}, {rest}");
     for (verify, fault) in [
         (String::new(), format!(" has no scheme: {schemes}")),
         (
@@ -155,6 +153,21 @@ fn a_scheme_refuses_what_it_can_not_use() {
             ".user is \"a:b\": expected a user without a colon".into(),
         ),
         (
+            format!("scheme = 'paminga', {SECRET}, url = 'me:hush@example.com'"),
+            ".url is a bare text: expected a URL that begins with https:// or http://".into(),
+        ),
+    ] {
+        check(&source(&verify), &[&format!("2: sources.a.verify{fault}")]);
+    }
+}
+
+#[test]
+fn an_hmac_recipe_is_whole() {
+    let signed = "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
+                  \"{timestamp}.{body}\"";
+    let hmac = |rest: &str| format!("scheme = 'hmac', header = 'X', {SECRET}, {rest}");
+    for (verify, fault) in [
+        (
             format!("scheme = 'hmac', {SECRET}"),
             " has no header: scheme \"hmac\" needs one, such as header = \"X-Signature\"".into(),
         ),
@@ -172,10 +185,6 @@ fn a_scheme_refuses_what_it_can_not_use() {
         (
             hmac("signed = '{id}{body}'"),
             " has no id_header: the {id} in signed is read from it".into(),
-        ),
-        (
-            format!("scheme = 'paminga', {SECRET}, url = 'me:hush@example.com'"),
-            ".url is a bare text: expected a URL that begins with https:// or http://".into(),
         ),
         (
             hmac("timestamp_header = 'T', signed = '{timestamp}{body}', tolerance = '0s'"),
