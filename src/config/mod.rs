@@ -1,7 +1,7 @@
 //! config.toml as checked values: what every other room reads its settings from.
 //!
 //! `load` reads the file and what it includes, and either gives a `Config` in which every value is
-//! allowed, or all faults at once. Reading does not touch secrets: `Secret::read` does, for those
+//! allowed, or all faults at once. Reading does not touch secrets: `secrets` does, for those
 //! commands that need them.
 
 use std::net::SocketAddr;
@@ -9,6 +9,31 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+mod fault;
+mod handler;
+mod include;
+mod load;
+mod reload;
+mod secret;
+mod server;
+mod shipped;
+mod source;
+mod table;
+mod values;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Fault, Faults};
+pub use load::{Loaded, find, load};
+pub use reload::reload_refusals;
+pub use secret::{SecretUse, Secrets, secrets, secrets_under};
+pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
+pub use source::NO_QUEUED_MAX;
+pub use values::duration_text;
+pub use verify::{SCHEMES, Scheme, scheme};
 
 /// Everything that config.toml and its includes say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -211,7 +236,7 @@ pub enum SignedPart {
 }
 
 /// Where a secret is to be had; never the secret itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretRef {
     Env(String),
     /// Absolute.

@@ -1,0 +1,177 @@
+//! From files to a [`Config`]: finding config.toml, reading it and what it includes, and putting
+//! the tables of all of them together.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::fault::{Faults, Log, Place};
+use super::table::{File, Table, Value};
+use super::{Config, SecretUse, handler, include, server, source, values};
+
+/// Far beyond any configuration; a database or a device given by mistake ends here.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+const SYSTEM_FILE: &str = "/etc/hooktrail/config.toml";
+
+/// A configuration without a fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    /// What may be meant and yet hurt, each with file and line.
+    pub warnings: Vec<String>,
+    /// Where secrets are asked for: `secrets` reads them.
+    pub secrets: Vec<SecretUse>,
+}
+
+/// The file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual places.
+pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
+    if let Some(path) = flag {
+        return Ok(path);
+    }
+    for path in ["config.toml", SYSTEM_FILE].map(PathBuf::from) {
+        // What can't be looked at is there: reading it then says why it can't be read.
+        if path.try_exists().unwrap_or(true) {
+            return Ok(path);
+        }
+    }
+    Err(format!(
+        "config.toml: neither here nor {SYSTEM_FILE}: `hooktrail init` writes one, --config names \
+         one elsewhere"
+    ))
+}
+
+/// Reads a file and all that it includes, and gives all faults at once.
+pub fn load(path: &Path) -> Result<Loaded, Faults> {
+    let log = Log::default();
+    let config = read_all(path, &log);
+    let (warnings, secrets) = log.close()?;
+    // Nothing but a noted fault makes `read_all` give nothing.
+    let config = config.ok_or_else(|| Faults(Vec::new()))?;
+    Ok(Loaded { config, warnings, secrets })
+}
+
+fn read_all(path: &Path, log: &Log) -> Option<Config> {
+    let main = read_file(path, log)?;
+    let whole = Place { line: 0, ..main.place(0) };
+    let absolute = std::path::absolute(path)
+        .map_err(|error| log.wrong(whole, format!("can't be made absolute: {error}")))
+        .ok()?;
+    let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let tree = parse(&main, log);
+    let names = include::expand(&Table::root(&main, &tree, log), path, log);
+    let files: Vec<File> = names.iter().filter_map(|name| read_file(name, log)).collect();
+    let mut trees = vec![(&main, tree)];
+    trees.extend(files.iter().map(|file| (file, parse(file, log))));
+
+    let mut sections = Sections::default();
+    for (i, (file, tree)) in trees.iter().enumerate() {
+        sections.add(Table::root(file, tree, log), i > 0);
+    }
+    let mut single =
+        |key: &'static str| sections.single.remove(key).unwrap_or_else(|| Table::absent(key, log));
+    let server = server::server(single("server"), &folder);
+    let admin = server::admin(single("admin"), &server, &folder);
+    let store = server::store(single("store"), &folder);
+    let workers = server::workers(single("workers"));
+    let sources: Vec<source::Read> = sections
+        .sources
+        .into_iter()
+        .map(|(name, table)| source::read(name, table, &server, &folder))
+        .collect();
+    source::check_paths(&sources, log);
+    let names: Vec<&str> = sources.iter().map(|read| read.source.name.as_str()).collect();
+    let handlers = sections
+        .handlers
+        .into_iter()
+        .map(|(name, table)| handler::read(name, table, &names, &folder))
+        .collect();
+    let sources = sources.into_iter().map(|read| read.source).collect();
+    Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
+}
+
+fn read_file(path: &Path, log: &Log) -> Option<File> {
+    let number = log.add_file(path);
+    let whole = Place { file: number, line: 0 };
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        log.wrong(whole, format!("can't be read: {error}"));
+        return None;
+    }
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let max = values::size_text(FILE_BYTES_MAX);
+        log.wrong(whole, format!("is larger than {max}: expected a configuration"));
+        return None;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(File::new(number, text)),
+        Err(error) => {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            log.wrong(Place { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
+            None
+        }
+    }
+}
+
+fn parse<'f>(file: &'f File, log: &Log) -> DeTable<'f> {
+    let (tree, errors) = DeTable::parse_recoverable(&file.text);
+    for error in errors {
+        let at = file.place(error.span().map_or(0, |span| span.start));
+        log.syntax(at, format!("not TOML: {}", error.message()));
+    }
+    tree.into_inner()
+}
+
+/// The tables of all files, each of which may stand in one file alone.
+#[derive(Default)]
+struct Sections<'a> {
+    single: BTreeMap<&'static str, Table<'a>>,
+    sources: Vec<(&'a str, Table<'a>)>,
+    handlers: Vec<(&'a str, Table<'a>)>,
+    places: BTreeMap<String, Place>,
+}
+
+impl<'a> Sections<'a> {
+    fn add(&mut self, root: Table<'a>, included: bool) {
+        if let (true, Some(value)) = (included, root.get("include")) {
+            value.fault("stands in an included file: expected in config.toml alone");
+        }
+        for key in ["server", "admin", "store", "workers"] {
+            if let Some(value) = root.get(key)
+                && let Some(table) = value.table(&format!("expected a table [{key}]"))
+                && self.first(&value)
+            {
+                self.single.insert(key, table);
+            }
+        }
+        for (kind, example) in [("sources", "[sources.paminga]"), ("handlers", "[handlers.crm]")] {
+            let expected = format!("expected a table such as {example}");
+            let tables = root.get(kind).and_then(|value| value.table(&expected));
+            for (name, value) in tables.iter().flat_map(Table::all) {
+                if let Some(table) = value.table(&expected)
+                    && self.first(&value)
+                {
+                    let named =
+                        if kind == "sources" { &mut self.sources } else { &mut self.handlers };
+                    named.push((name, table));
+                }
+            }
+        }
+        root.finish(&[]);
+    }
+
+    /// Whether no earlier file has the table.
+    fn first(&mut self, value: &Value<'_>) -> bool {
+        if let Some(first) = self.places.get(&value.key) {
+            let place = value.log.show(*first);
+            value.fault(format!("stands in two files: {place} has it too: expected in one"));
+            return false;
+        }
+        self.places.insert(value.key.clone(), value.at);
+        true
+    }
+}

@@ -1,0 +1,210 @@
+//! Secrets: where they are to be had, and having them.
+//!
+//! A secret never stands in config.toml, and none is read while config.toml is: `secrets` reads
+//! them for the commands that need them, and says with file and line which it could not have. No
+//! fault and no Debug output shows any part of one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::fault::Fault;
+use super::table::{Table, Value};
+use super::values;
+use super::{Loaded, SecretRef};
+
+const FORMS: &str = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
+/// No key or certificate comes near; a device or a log given by mistake does.
+const SECRET_BYTES_MAX: usize = 1 << 20;
+
+/// A place in config.toml where a secret is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretUse {
+    pub file: PathBuf,
+    pub line: usize,
+    /// `sources.paminga.verify.secret`
+    pub key: String,
+    pub secret: SecretRef,
+    /// It becomes an environment variable, which can't hold a NUL.
+    pub for_environment: bool,
+}
+
+/// Secrets that were read, by where they came from.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secrets(HashMap<SecretRef, Vec<u8>>);
+
+impl Secrets {
+    /// The bytes of a secret that could be read.
+    pub fn get(&self, secret: &SecretRef) -> Option<&[u8]> {
+        self.0.get(secret).map(Vec::as_slice)
+    }
+
+    /// Those of `wanted` that could be read, in that order.
+    pub fn all<'s>(&'s self, wanted: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
+        wanted.iter().filter_map(|secret| self.get(secret))
+    }
+
+    /// For those who have secrets from elsewhere, such as tests.
+    pub fn insert(&mut self, secret: SecretRef, bytes: Vec<u8>) {
+        self.0.insert(secret, bytes);
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secrets({} of them)", self.0.len())
+    }
+}
+
+/// Reads every secret; those that can't be had are faults, for `check` to show as warnings.
+pub fn secrets(loaded: &Loaded) -> (Secrets, Vec<Fault>) {
+    secrets_under(loaded, "")
+}
+
+/// Like `secrets`, of one part alone: `handlers.crm`.
+pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
+    let (mut found, mut faults) = (Secrets::default(), Vec::new());
+    let under = |key: &str| {
+        let rest = key.strip_prefix(part);
+        part.is_empty() || rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    for used in loaded.secrets.iter().filter(|used| under(&used.key)) {
+        let bytes = match found.get(&used.secret) {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => used.secret.read(),
+        };
+        let nul = |bytes: &Vec<u8>| used.for_environment && bytes.contains(&0);
+        match bytes {
+            Ok(bytes) if nul(&bytes) => faults.push(used.fault("has a NUL: expected text")),
+            Ok(bytes) => found.insert(used.secret.clone(), bytes),
+            Err(reason) => faults.push(used.fault(&reason)),
+        }
+    }
+    (found, faults)
+}
+
+impl SecretUse {
+    fn fault(&self, reason: &str) -> Fault {
+        let text = format!("{}: {} {reason}", self.key, self.secret);
+        Fault { file: self.file.clone(), line: Some(self.line), text }
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
+}
+
+impl SecretRef {
+    /// The secret without one trailing newline, or why it can't be had and what to do.
+    pub fn read(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = match self {
+            Self::Env(name) => std::env::var_os(name)
+                .map(OsStringExt::into_vec)
+                .ok_or("is not set: set it where hooktrail is started")?,
+            Self::File(path) => read_file(path)?,
+            Self::Credential(name) => {
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    format!(
+                        "needs CREDENTIALS_DIRECTORY: systemd sets it for \
+                         LoadCredential={name}:/path"
+                    )
+                })?;
+                read_file(&Path::new(&folder).join(name))?
+            }
+        };
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() { Err("is empty: put the secret there".to_owned()) } else { Ok(bytes) }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("can't be read: {error}: it must exist and be readable"))?;
+    if bytes.len() > SECRET_BYTES_MAX {
+        return Err(format!("is larger than {SECRET_BYTES_MAX} bytes: expected one secret"));
+    }
+    Ok(bytes)
+}
+
+/// One secret or a list of them, all valid.
+pub(super) fn some(value: &Value<'_>, folder: &Path) -> Vec<SecretRef> {
+    if !value.is_list() {
+        return one(value, folder, false).into_iter().collect();
+    }
+    let items = value.list(FORMS).unwrap_or_default();
+    if items.is_empty() {
+        value.fault(format!("is []: {FORMS}"));
+    }
+    items.iter().filter_map(|item| one(item, folder, false)).collect()
+}
+
+/// One secret. Whatever else stands there is not shown: it may well be one.
+pub(super) fn one(value: &Value<'_>, folder: &Path, for_environment: bool) -> Option<SecretRef> {
+    if !value.is_table() {
+        return value.wrong_unseen(FORMS);
+    }
+    let table = value.table(FORMS)?;
+    let found = [
+        text(&table, "env").map(|(at, text)| (env(&text), at)),
+        text(&table, "file").map(|(at, text)| (file(&text, folder), at)),
+        text(&table, "credential").map(|(at, text)| (credential(&text), at)),
+    ];
+    let written = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
+    let empty = table.all().is_empty();
+    table.finish(&[]);
+    if empty || written > 1 {
+        return value.wrong_unseen(FORMS);
+    }
+    let (secret, at) = found.into_iter().flatten().next()?;
+    let secret = secret.map_or_else(|remedy| at.wrong_unseen(remedy), Some)?;
+    value.log.secret(SecretUse {
+        file: value.log.file_name(value.at),
+        line: value.at.line,
+        key: value.key.clone(),
+        secret: secret.clone(),
+        for_environment,
+    });
+    Some(secret)
+}
+
+fn text<'a>(table: &Table<'a>, key: &'static str) -> Option<(Value<'a>, String)> {
+    let value = table.get(key)?;
+    match value.raw_text().filter(|text| !text.is_empty() && !text.contains('\0')) {
+        Some(text) => Some((value.clone(), text.to_owned())),
+        None => value.wrong_unseen(FORMS),
+    }
+}
+
+fn env(name: &str) -> Result<SecretRef, String> {
+    match name.contains('=') {
+        true => Err("expected the name of an environment variable".to_owned()),
+        false => Ok(SecretRef::Env(name.to_owned())),
+    }
+}
+
+fn file(path: &str, folder: &Path) -> Result<SecretRef, String> {
+    Ok(SecretRef::File(values::path(path, folder)))
+}
+
+fn credential(name: &str) -> Result<SecretRef, String> {
+    match name.contains('/') || name == "." || name == ".." {
+        true => Err("expected the name of a credential, without a slash".to_owned()),
+        false => Ok(SecretRef::Credential(name.to_owned())),
+    }
+}

@@ -1,0 +1,144 @@
+//! `[server]`, `[admin]`, `[store]` and `[workers]`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::table::{Table, Value};
+use super::values::{self, GRACE, LISTEN, TIMEOUT};
+use super::{Admin, Durability, Listen, ProxyHeader, Server, Store, TrustedProxies, Workers};
+
+const MIB: u64 = 1 << 20;
+/// SQLite takes no row over 1,000,000,000 bytes; this leaves room for headers and items.
+pub(super) const BODY_BYTES_MAX: u64 = 512 * MIB;
+const LISTEN_LIST: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
+const PROXIES: &str = r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
+const PATH: &str = "expected a path";
+
+pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
+    let listen = listens(&table, folder, "127.0.0.1:8080", &[]);
+    if let Some(value) = table.get("listen").filter(Value::is_empty_list) {
+        value.fault("is []: expected at least one address");
+    }
+    let proxy_header = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "x-forwarded-for" => Ok(ProxyHeader::XForwardedFor),
+        "forwarded" => Ok(ProxyHeader::Forwarded),
+        _ => Err(values::one_of(text, &["X-Forwarded-For", "Forwarded"])),
+    };
+    let server = Server {
+        listen,
+        trusted_proxies: trusted_proxies(&table),
+        proxy_header: table
+            .parsed("proxy_header", r#"expected "X-Forwarded-For" or "Forwarded""#, proxy_header)
+            .unwrap_or(ProxyHeader::XForwardedFor),
+        body_bytes_max: table.size("body_bytes_max", MIB, 1..=BODY_BYTES_MAX) as usize,
+        bodies_bytes_max: table.size("bodies_bytes_max", 64 * MIB, 1..=1 << 40) as usize,
+        request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT),
+    };
+    if server.body_bytes_max > server.bodies_bytes_max {
+        let limit = values::size_text(server.bodies_bytes_max as u64);
+        match (table.get("body_bytes_max"), table.get("bodies_bytes_max")) {
+            (Some(value), _) => beyond_all(&value, &limit),
+            (None, Some(value)) => value.fault(format!(
+                "is {limit}: expected at least server.body_bytes_max, which is {}",
+                values::size_text(server.body_bytes_max as u64)
+            )),
+            (None, None) => {}
+        }
+    }
+    close(table, &["tls"]);
+    server
+}
+
+/// A `body_bytes_max` that all bodies together could never reach.
+pub(super) fn beyond_all(value: &Value<'_>, limit: &str) {
+    let _: Option<()> =
+        value.wrong(format!("expected at most server.bodies_bytes_max, which is {limit}"));
+}
+
+pub(super) fn admin(table: Table<'_>, server: &Server, folder: &Path) -> Admin {
+    let admin = Admin { listen: listens(&table, folder, "127.0.0.1:8081", &server.listen) };
+    close(table, &["token", "read_token"]);
+    admin
+}
+
+pub(super) fn store(table: Table<'_>, folder: &Path) -> Store {
+    let path = |text: &str| match text {
+        "" => Err("expected the path of a file".to_owned()),
+        text if text.ends_with('/') => Err("expected the path of a file, not a folder".to_owned()),
+        text => Ok(values::path(text, folder)),
+    };
+    let store = Store {
+        path: table.parsed("path", PATH, path).unwrap_or_else(|| folder.join("hooktrail.db")),
+        durability: table.choice(
+            "durability",
+            &[("full", Durability::Full), ("normal", Durability::Normal)],
+            Durability::Full,
+        ),
+        free_bytes_min: table.size("free_bytes_min", 256 * MIB, 0..=u64::MAX),
+    };
+    if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
+        value.warn(r#"is "normal": a power cut may lose the newest events"#);
+    }
+    close(table, &["keep_bodies", "keep_trail", "keep_dead"]);
+    store
+}
+
+pub(super) fn workers(table: Table<'_>) -> Workers {
+    let workers = Workers {
+        threads: table.integer("threads", 16, 1..=1024) as usize,
+        shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), GRACE),
+    };
+    close(table, &[]);
+    workers
+}
+
+/// Refuses by name what has its time still to come, and what is unknown.
+pub(super) fn close(table: Table<'_>, later: &[&'static str]) {
+    table.not_yet(later);
+    table.finish(later);
+}
+
+/// The addresses of one `listen`; two listeners can't have one, but port 0 is a new one each time.
+fn listens(table: &Table<'_>, folder: &Path, default: &str, taken: &[Listen]) -> Vec<Listen> {
+    let once = |address: &Listen, before: &[Listen]| {
+        let fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
+        match fixed && before.contains(address) {
+            true => Err("has a listener already: expected another address".to_owned()),
+            false => Ok(()),
+        }
+    };
+    let mut listens: Vec<Listen> = Vec::new();
+    let Some(value) = table.get("listen") else {
+        listens.extend(values::listen(default, folder));
+        if let Some(Err(remedy)) = listens.first().map(|address| once(address, taken)) {
+            table.fault(format!("has {default:?} as its listen, which {remedy}"));
+        }
+        return listens;
+    };
+    for item in value.list(LISTEN_LIST).unwrap_or_default() {
+        let parse = |text: &str| {
+            let address = values::listen(text, folder)?;
+            once(&address, taken)?;
+            once(&address, &listens)?;
+            Ok(address)
+        };
+        let address = item.parsed(LISTEN, parse);
+        listens.extend(address);
+    }
+    listens
+}
+
+fn trusted_proxies(table: &Table<'_>) -> TrustedProxies {
+    let mut proxies = TrustedProxies::default();
+    let parse = |text: &str| match text {
+        "unix" => Ok(None),
+        text => values::network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\"")),
+    };
+    for network in table.texts("trusted_proxies", PROXIES, parse).unwrap_or_default() {
+        match network {
+            Some(network) => proxies.networks.push(network),
+            None => proxies.unix = true,
+        }
+    }
+    proxies
+}

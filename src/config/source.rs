@@ -1,0 +1,230 @@
+//! `[sources.NAME]`, but for `verify`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::fault::{Log, Place};
+use super::server::{BODY_BYTES_MAX, beyond_all, close};
+use super::table::{Table, Value};
+use super::values::{self, DAY, POSITIVE};
+use super::{Accept, Dedupe, OnDuplicate, Respond, Server, Source, Verify, verify};
+
+/// `queued_max` where it is not written: as good as none, and still a number for SQLite.
+pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
+
+const LATER: &[&str] = &["handshake", "silent_after", "jetstream"];
+const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
+const METHODS_LIST: &str = r#"expected a list such as ["POST"]"#;
+const NETWORKS: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
+const DEDUPE: &str = r#"expected { header = "X-Delivery" }, { body = true } or false"#;
+const PATH: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
+/// Both listeners answer these themselves.
+const OWN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
+/// A source and where its path was written, for `check`.
+pub(super) struct Read {
+    pub source: Source,
+    pub path_at: Place,
+}
+
+pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path) -> Read {
+    if name == "hooktrail" {
+        table.fault("is the name of the server's own source: expected another");
+    } else if let Err(remedy) = values::name(name) {
+        table.fault(format!("is no name: {remedy}"));
+    }
+    let path_at = table.get("path").map_or(table.at, |value| value.at);
+    let verify = read_verify(name, &table, server, folder);
+    let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
+    let source = Source {
+        name: name.to_owned(),
+        path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
+        methods: read_methods(&table),
+        accept: table.choice(
+            "accept",
+            &[("any", Accept::Any), ("json", Accept::Json), ("form", Accept::Form)],
+            Accept::Any,
+        ),
+        allow_from: table.texts("allow_from", NETWORKS, values::network).unwrap_or_default(),
+        verify,
+        dedupe,
+        dedupe_off,
+        dedupe_window,
+        on_duplicate: table.choice(
+            "on_duplicate",
+            &[("heal", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
+            OnDuplicate::Heal,
+        ),
+        accept_rate: table.parsed("accept_rate", values::RATE, values::rate),
+        queued_max: u64::try_from(table.integer("queued_max", i64::MAX, 1..=i64::MAX))
+            .unwrap_or(NO_QUEUED_MAX),
+        respond: table.get("respond").and_then(|value| read_respond(&value)),
+        body_bytes_max: read_body_max(&table, server),
+    };
+    close(table, LATER);
+    Read { source, path_at }
+}
+
+fn read_verify(name: &str, table: &Table<'_>, server: &Server, folder: &Path) -> Verify {
+    let value = table.get("verify");
+    // A scheme that could not be read is a fault, and no one gets to use this value.
+    let read = value.as_ref().map(|value| verify::read(value, folder));
+    let verify = read.flatten().unwrap_or_else(verify::none);
+    let beyond = |listen: &super::Listen| match listen {
+        super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        super::Listen::Unix(_) => false,
+    };
+    if verify.scheme == "none" && server.listen.iter().any(beyond) {
+        let at = value.map_or(table.at, |value| value.at);
+        table.log.warn(
+            at,
+            format!(
+                "sources.{name}.verify is none: whoever reaches server.listen can send events: \
+                 set a scheme with a secret"
+            ),
+        );
+    }
+    verify
+}
+
+fn read_body_max(table: &Table<'_>, server: &Server) -> usize {
+    let default = server.body_bytes_max as u64;
+    let max = table.size("body_bytes_max", default, 1..=BODY_BYTES_MAX) as usize;
+    if let (true, Some(value)) = (max > server.bodies_bytes_max, table.get("body_bytes_max")) {
+        beyond_all(&value, &values::size_text(server.bodies_bytes_max as u64));
+    }
+    max
+}
+
+fn read_methods(table: &Table<'_>) -> Vec<String> {
+    let parse = |text: &str| match METHODS.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(match METHODS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
+            Some(known) => format!("did you mean {known:?}?"),
+            None => values::one_of("", &METHODS),
+        }),
+    };
+    let Some(value) = table.get("methods") else { return vec!["POST".to_owned()] };
+    let items = value.list(METHODS_LIST);
+    if items.as_ref().is_some_and(Vec::is_empty) {
+        value.fault(format!("is []: {METHODS_LIST}"));
+    }
+    let items = items.unwrap_or_default();
+    let mut methods: Vec<String> = Vec::new();
+    for method in items.iter().filter_map(|item| item.parsed(METHODS_LIST, parse)) {
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    methods
+}
+
+fn read_dedupe(table: &Table<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Duration) {
+    let week = 7 * DAY;
+    let Some(value) = table.get("dedupe") else { return (None, false, week) };
+    if value.as_flag() == Some(false) {
+        return (None, true, week);
+    }
+    let Some(table) = value.table(DEDUPE) else { return (None, false, week) };
+    let header = table.parsed("header", DEDUPE, values::header_name).map(Dedupe::Header);
+    let body = table.get("body").and_then(|value| match value.as_flag() {
+        Some(true) => Some(Dedupe::Body),
+        _ => value.wrong("expected true"),
+    });
+    let window = table.duration("window", week, POSITIVE);
+    let written = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
+    let preset = verify::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset);
+    let window_alone = preset && table.has("window");
+    if written > 1 {
+        table.fault("has more than one key to recognise a repeat by: expected header or body");
+    } else if written == 0 && !window_alone {
+        table.missing(format!("has nothing to recognise a repeat by: {DEDUPE}"));
+    }
+    close(table, &["jq"]);
+    (header.or(body), false, window)
+}
+
+fn read_respond(value: &Value<'_>) -> Option<Respond> {
+    let table = value.table("expected a table such as { status = 202 }")?;
+    let body = table.get("body");
+    let respond = Respond {
+        status: u16::try_from(table.integer("status", 202, 200..=299)).unwrap_or(202),
+        body: body.as_ref().and_then(|value| match value.raw_text() {
+            Some(text) => Some(text.to_owned()),
+            None => value.wrong("expected text"),
+        }),
+        content_type: table.parsed("content_type", "expected text", values::header_value),
+    };
+    // RFC 9110 sections 15.3.5 and 15.3.6.
+    if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {
+        table.fault(format!("has a body: an answer of {} can't have one", respond.status));
+    }
+    close(table, &[]);
+    Some(respond)
+}
+
+/// A path, each segment plain or one `{name}`; without escapes, so that it has one spelling.
+fn path(text: &str) -> Result<String, String> {
+    let Some(rest) = text.strip_prefix('/') else {
+        return Err(format!("{PATH}: it begins with a slash"));
+    };
+    if OWN_PATHS.contains(&text) {
+        return Err("the server answers this path itself: expected another".to_owned());
+    }
+    if text.contains(['?', '#']) {
+        return Err(format!("{PATH}: without a query"));
+    }
+    let segments: Vec<&str> = rest.split('/').collect();
+    let mut names = Vec::new();
+    for (i, segment) in segments.iter().enumerate() {
+        let last = i + 1 == segments.len();
+        if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            if name.is_empty() || !name.bytes().all(fits) || names.contains(&name) {
+                return Err(format!("{PATH}: each {{name}} of letters, digits and _, once"));
+            }
+            names.push(name);
+        } else if (segment.is_empty() && !last) || matches!(*segment, "." | "..") {
+            return Err(format!("{PATH}: no segment may be empty, . or .."));
+        } else if !segment.bytes().all(plain) {
+            return Err(format!("{PATH}: of letters, digits and -._~!$&'()*+,;=:@"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+fn plain(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b)
+}
+
+/// Two sources that match the same paths, whatever their segments are called.
+pub(super) fn check_paths(sources: &[Read], log: &Log) {
+    let pattern = |source: &Source| {
+        let mut segments: Vec<&str> = source.path.split('/').collect();
+        if source.verify.segment {
+            if segments.last() == Some(&"") {
+                segments.pop();
+            }
+            segments.push("{}");
+        }
+        let blank =
+            |segment: &&str| if segment.starts_with('{') { "{}" } else { *segment }.to_owned();
+        segments.iter().map(blank).collect::<Vec<_>>()
+    };
+    let mut firsts = BTreeMap::new();
+    for read in sources {
+        let first: &mut &Read = firsts.entry(pattern(&read.source)).or_insert(read);
+        if std::ptr::eq(*first, read) {
+            continue;
+        }
+        let (name, other) = (&read.source.name, &first.source.name);
+        let text = format!(
+            "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected a path \
+             of its own",
+            read.source.path,
+            log.show(first.path_at),
+        );
+        log.wrong(read.path_at, text);
+    }
+}

@@ -1,0 +1,231 @@
+//! Every default of the contract's section 3, and every key written with another value.
+
+use std::time::Duration;
+
+use super::super::*;
+use super::{Folder, config};
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+const SMALLEST: &str = "
+[sources.paminga]
+[handlers.crm]
+sources = ['paminga']
+command = ['true']
+";
+
+#[test]
+fn an_empty_file_has_the_contracts_defaults() {
+    let folder = Folder::new("");
+    let path = folder.path();
+    let expected = Config {
+        file: path.join("config.toml"),
+        server: Server {
+            listen: vec![Listen::Tcp("127.0.0.1:8080".parse().unwrap())],
+            trusted_proxies: TrustedProxies { networks: vec![], unix: false },
+            proxy_header: ProxyHeader::XForwardedFor,
+            body_bytes_max: 1_048_576,
+            bodies_bytes_max: 67_108_864,
+            request_timeout: secs(10),
+        },
+        admin: Admin { listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())] },
+        store: Store {
+            path: path.join("hooktrail.db"),
+            durability: Durability::Full,
+            free_bytes_min: 268_435_456,
+        },
+        workers: Workers { threads: 16, shutdown_timeout: secs(25) },
+        sources: vec![],
+        handlers: vec![],
+    };
+    let loaded = folder.load();
+    assert_eq!(loaded.config, expected);
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_source_and_a_handler_have_the_contracts_defaults() {
+    let folder = Folder::new(SMALLEST);
+    let config = folder.load().config;
+    let source = Source {
+        name: "paminga".into(),
+        path: "/hooks/paminga".into(),
+        methods: vec!["POST".into()],
+        accept: Accept::Any,
+        allow_from: vec![],
+        verify: Verify { scheme: "none".into(), ..Verify::default() },
+        dedupe: None,
+        dedupe_off: false,
+        dedupe_window: secs(7 * 86_400),
+        on_duplicate: OnDuplicate::Heal,
+        accept_rate: None,
+        queued_max: NO_QUEUED_MAX,
+        respond: None,
+        body_bytes_max: 1_048_576,
+    };
+    let handler = Handler {
+        name: "crm".into(),
+        sources: vec!["paminga".into()],
+        command: vec!["true".into()],
+        directory: folder.path().to_owned(),
+        priority: 0,
+        concurrency: 4,
+        timeout: secs(30),
+        env: vec![],
+        output_bytes_max: 65_536,
+        retry: Retry {
+            attempts_max: 40,
+            first: secs(5),
+            factor: 2.0,
+            longest: secs(6 * 3_600),
+            jitter: 0.2,
+            give_up_after: secs(7 * 86_400),
+        },
+        paused: false,
+    };
+    assert_eq!((config.sources, config.handlers), (vec![source], vec![handler]));
+}
+
+#[test]
+fn every_key_that_is_written_is_heard() {
+    let folder = Folder::new(
+        r#"
+[server]
+listen = ["[::1]:9000", "unix:run/http.sock"]
+trusted_proxies = ["10.1.2.3/8", "::ffff:192.168.0.0/112", "2001:db8::1", "unix"]
+proxy_header = "forwarded"
+body_bytes_max = "2 MiB"
+bodies_bytes_max = 4194304
+request_timeout = "1m 30s"
+[admin]
+listen = []
+[store]
+path = "./data/trail.db"
+free_bytes_min = 0
+[workers]
+threads = 1
+shutdown_timeout = "0s"
+"#,
+    );
+    let config = folder.load().config;
+    let nets = ["10.0.0.0/8", "192.168.0.0/16", "2001:db8::1/128"];
+    let networks = nets.iter().map(|net| net.parse().unwrap()).collect();
+    let server = Server {
+        listen: vec![
+            Listen::Tcp("[::1]:9000".parse().unwrap()),
+            Listen::Unix(folder.path().join("run/http.sock")),
+        ],
+        trusted_proxies: TrustedProxies { networks, unix: true },
+        proxy_header: ProxyHeader::Forwarded,
+        body_bytes_max: 2 << 20,
+        bodies_bytes_max: 4 << 20,
+        request_timeout: secs(90),
+    };
+    assert_eq!(config.server, server);
+    assert_eq!(config.admin.listen, vec![]);
+    assert_eq!(config.store.path, folder.path().join("data/trail.db"));
+    assert_eq!(config.store.free_bytes_min, 0);
+    assert_eq!(config.workers, Workers { threads: 1, shutdown_timeout: Duration::ZERO });
+}
+
+#[test]
+fn every_key_of_a_source_is_heard() {
+    let source = config(
+        r#"
+[sources.a]
+path = "/in/{tenant}/x"
+methods = ["PUT", "POST", "PUT"]
+accept = "json"
+allow_from = ["192.0.2.7"]
+dedupe = { header = "X-Delivery-Id", window = "1d" }
+on_duplicate = "ignore"
+accept_rate = "100/m"
+queued_max = 7
+respond = { status = 200, body = "ok", content_type = "text/plain" }
+body_bytes_max = "64 KiB"
+"#,
+    )
+    .sources
+    .remove(0);
+    let expected = Source {
+        name: "a".into(),
+        path: "/in/{tenant}/x".into(),
+        methods: vec!["PUT".into(), "POST".into()],
+        accept: Accept::Json,
+        allow_from: vec!["192.0.2.7/32".parse().unwrap()],
+        verify: Verify { scheme: "none".into(), ..Verify::default() },
+        dedupe: Some(Dedupe::Header("x-delivery-id".into())),
+        dedupe_off: false,
+        dedupe_window: secs(86_400),
+        on_duplicate: OnDuplicate::Ignore,
+        accept_rate: Some(Rate { count: 100, period: secs(60) }),
+        queued_max: 7,
+        respond: Some(Respond {
+            status: 200,
+            body: Some("ok".into()),
+            content_type: Some("text/plain".into()),
+        }),
+        body_bytes_max: 65_536,
+    };
+    assert_eq!(source, expected);
+}
+
+#[test]
+fn every_key_of_a_handler_is_heard() {
+    let folder = Folder::new(
+        r#"
+[sources.a]
+[handlers.crm]
+sources = ["a"]
+command = ["./bin/crm", "--live", ""]
+directory = "/"
+mode = "each"
+priority = -3
+concurrency = 1
+timeout = "7d"
+env = { B = "text", A = { file = "crm.key" } }
+output_bytes_max = "1 KiB"
+retry = { attempts_max = 3, jitter = 0 }
+paused = true
+"#,
+    );
+    let handler = folder.load().config.handlers.remove(0);
+    let expected = Handler {
+        name: "crm".into(),
+        sources: vec!["a".into()],
+        command: vec![
+            folder.path().join("bin/crm").to_str().unwrap().into(),
+            "--live".into(),
+            String::new(),
+        ],
+        directory: "/".into(),
+        priority: -3,
+        concurrency: 1,
+        timeout: secs(7 * 86_400),
+        env: vec![
+            ("B".into(), EnvValue::Text("text".into())),
+            ("A".into(), EnvValue::Secret(SecretRef::File(folder.path().join("crm.key")))),
+        ],
+        output_bytes_max: 1_024,
+        retry: Retry { attempts_max: 3, jitter: 0.0, ..Retry::default() },
+        paused: true,
+    };
+    assert_eq!(handler, expected);
+}
+
+#[test]
+fn a_repeat_is_recognised_as_its_source_says() {
+    let read = |dedupe: &str, verify: &str| {
+        let text = format!("[sources.a]\nverify = {verify}\ndedupe = {dedupe}");
+        let source = config(&text).sources.remove(0);
+        (source.dedupe, source.dedupe_off, source.dedupe_window.as_secs())
+    };
+    let (none, paminga) =
+        (r#"{ scheme = "none" }"#, r#"{ scheme = "paminga", secret = { env = "S" } }"#);
+    let week = 604_800;
+    assert_eq!(read("false", paminga), (None, true, week));
+    assert_eq!(read("{ body = true }", none), (Some(Dedupe::Body), false, week));
+    assert_eq!(read(r#"{ window = "1h" }"#, paminga), (None, false, 3_600));
+}

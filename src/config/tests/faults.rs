@@ -1,0 +1,207 @@
+//! Every fault, with its line and its remedy.
+
+use super::{Folder, check, handler};
+
+#[test]
+fn all_faults_come_at_once_in_the_order_of_their_lines() {
+    check(
+        r#"
+[server]
+listn = ["127.0.0.1:80"]
+request_timeout = 10
+[workers]
+thread = 3
+what = 1
+[handlers.crm]
+sources = ["pamiga", 3]
+timeout = "30 secs"
+[sources.paminga]
+pth = "/x"
+[handler.x]
+"#,
+        &[
+            "3: server.listn is unknown: did you mean listen?",
+            "4: server.request_timeout is 10: expected a duration such as \"30s\"",
+            "6: workers.thread is unknown: did you mean threads?",
+            "7: workers.what is unknown: expected threads or shutdown_timeout",
+            "8: handlers.crm has nothing to do: expected command = [\"program\", \"argument\"]",
+            "9: handlers.crm.sources is 3: expected a list of sources such as [\"paminga\"]",
+            "9: handlers.crm.sources names \"pamiga\", no source: did you mean \"paminga\"?",
+            "10: handlers.crm.timeout is \"30 secs\": expected a duration such as \"30s\"",
+            "12: sources.paminga.pth is unknown: did you mean path?",
+            "13: handler is unknown: did you mean handlers?",
+        ],
+    );
+}
+
+#[test]
+fn broken_toml_is_shown_beside_other_faults_and_blames_nothing_else() {
+    check(
+        "[server\nlisten = 1\n[workers]\nthreads = 0\n[handlers.h]\ncommand = [true\n",
+        &[
+            "1: not TOML: unclosed table, expected `]`",
+            "4: workers.threads is 0: expected a whole number from 1 to 1024",
+            "6: not TOML: unclosed array, expected `]`",
+        ],
+    );
+    check(
+        "[workers]\nthreads = 3\nthreads = 4\n[workers]\n",
+        &["3: not TOML: duplicate key", "4: not TOML: duplicate key"],
+    );
+    check(
+        "[sources.a]\npath = \n",
+        &["2: not TOML: string values must be quoted, expected literal string"],
+    );
+}
+
+#[test]
+fn what_this_version_has_not_yet_is_refused_by_name() {
+    let later = |keys: &[&str], table: &str, first: usize, config: &dyn Fn(&str) -> String| {
+        for key in keys {
+            let fault = format!("{first}: {table}.{key} is not yet known to this version");
+            check(&config(&format!("{key} = 'x'\n")), &[fault.as_str()]);
+        }
+    };
+    let under = |table: &'static str| move |line: &str| format!("[{table}]\n{line}");
+    later(&["tls"], "server", 2, &under("server"));
+    later(&["token", "read_token"], "admin", 2, &under("admin"));
+    later(&["keep_bodies", "keep_trail", "keep_dead"], "store", 2, &under("store"));
+    later(&["handshake", "silent_after"], "sources.a", 2, &under("sources.a"));
+    let keys = [
+        "when",
+        "split",
+        "transform",
+        "order_by",
+        "newest_by",
+        "once_by",
+        "collapse_by",
+        "settle",
+        "rate",
+        "batch_jobs_max",
+        "batch_wait",
+        "breaker",
+        "url",
+        "jetstream",
+        "headers",
+        "forward_headers",
+        "sign",
+        "proxy",
+    ];
+    later(&keys, "handlers.h", 5, &|line| handler(line));
+    for mode in ["stream", "batch", "cgi"] {
+        let fault = format!("5: handlers.h.mode is \"{mode}\": not yet known to this version");
+        check(&handler(&format!("mode = '{mode}'")), &[fault.as_str()]);
+    }
+    check(
+        "[sources.a]\ndedupe = { jq = '.id' }",
+        &["2: sources.a.dedupe.jq is not yet known to this version"],
+    );
+    check(
+        "[handlers.h]\nsources = ['hooktrail']\nurl = 'https://example.com'",
+        &[
+            "2: handlers.h.sources names \"hooktrail\": the built-in source is not yet known to \
+             this version",
+            "3: handlers.h.url is not yet known to this version",
+        ],
+    );
+}
+
+#[test]
+fn numbers_have_their_ranges() {
+    for (table, key, value, expected) in [
+        ("workers", "threads", "0", "expected a whole number from 1 to 1024"),
+        ("workers", "threads", "1025", "expected a whole number from 1 to 1024"),
+        ("workers", "threads", "1.5", "expected a whole number from 1 to 1024"),
+        ("workers", "shutdown_timeout", "\"8d\"", "expected at most 7 days"),
+        ("server", "request_timeout", "\"0s\"", "expected at least 1ms"),
+        ("server", "request_timeout", "\"1w 1s\"", "expected at most 7 days"),
+        ("server", "body_bytes_max", "0", "expected 1 B to 512 MiB"),
+        ("server", "body_bytes_max", "\"1 GiB\"", "expected 1 B to 512 MiB"),
+        (
+            "server",
+            "body_bytes_max",
+            "\"65 MiB\"",
+            "expected at most server.bodies_bytes_max, which is 64 MiB",
+        ),
+        (
+            "sources.a",
+            "body_bytes_max",
+            "\"65 MiB\"",
+            "expected at most server.bodies_bytes_max, which is 64 MiB",
+        ),
+        (
+            "server",
+            "bodies_bytes_max",
+            "1024",
+            "expected at least server.body_bytes_max, which is 1 MiB",
+        ),
+        (
+            "store",
+            "free_bytes_min",
+            "-1",
+            r#"expected a size such as "1 MiB", or a number of bytes"#,
+        ),
+        ("store", "durability", "\"ful\"", r#"expected "full" or "normal": did you mean "full"?"#),
+        ("sources.a", "queued_max", "0", "expected a whole number, at least 1"),
+        (
+            "sources.a",
+            "accept_rate",
+            "\"0/s\"",
+            r#"expected a rate such as "100/s", "100/m" or "100/h""#,
+        ),
+        ("sources.a", "accept", "\"xml\"", r#"expected "any", "json" or "form""#),
+    ] {
+        // The one fault where the value shown is not what was written.
+        let shown = if key == "bodies_bytes_max" { "1 KiB" } else { value };
+        let fault = format!("2: {table}.{key} is {shown}: {expected}");
+        check(&format!("[{table}]\n{key} = {value}"), &[fault.as_str()]);
+    }
+}
+
+#[test]
+fn a_handlers_numbers_have_their_ranges() {
+    for (key, value, expected) in [
+        ("timeout", "\"0s\"", "expected at least 1ms"),
+        ("timeout", "\"169h\"", "expected at most 7 days"),
+        ("concurrency", "0", "expected a whole number from 1 to 1024"),
+        ("concurrency", "1025", "expected a whole number from 1 to 1024"),
+        ("priority", "\"high\"", "expected a whole number"),
+        ("output_bytes_max", "\"1 GiB\"", "expected 0 B to 64 MiB"),
+        ("retry.attempts_max", "0", "expected a whole number from 1 to 1000000"),
+        ("retry.attempts_max", "1000001", "expected a whole number from 1 to 1000000"),
+        ("retry.factor", "0.9", "expected a number, at least 1"),
+        ("retry.factor", "nan", "expected a number, at least 1"),
+        ("retry.factor", "inf", "expected a number, at least 1"),
+        ("retry.jitter", "1.1", "expected a number from 0 to 1"),
+        ("retry.jitter", "-0.1", "expected a number from 0 to 1"),
+        ("retry.first", "\"-1s\"", r#"expected a duration such as "30s""#),
+        ("retry.longest", "\"37000d\"", "expected at most 36500 days"),
+        ("retry.give_up_after", "\"0s\"", "expected at least 1ms"),
+        ("paused", "1", "expected true or false"),
+        ("mode", "\"eac\"", r#"expected "each": did you mean "each"?"#),
+    ] {
+        let fault = format!("5: handlers.h.{key} is {value}: {expected}");
+        check(&handler(&format!("{key} = {value}")), &[fault.as_str()]);
+    }
+}
+
+#[test]
+fn no_depth_of_brackets_ends_the_reader() {
+    for deep in
+        ["a = ".to_owned() + &"[".repeat(100_000), "a = ".to_owned() + &"{a=".repeat(100_000)]
+    {
+        assert!(!Folder::new(&deep).faults().is_empty());
+    }
+}
+
+#[test]
+fn no_text_however_torn_ends_the_reader() {
+    let whole = format!("{}\n{}", crate::config::EMBEDDED, handler("env = { A = '\u{e9}' }"));
+    let lines = whole.lines().count();
+    for end in (0..whole.len()).filter(|end| whole.is_char_boundary(*end)) {
+        let folder = Folder::new(&whole[..end]);
+        for fault in super::load(&folder.file()).err().iter().flat_map(|faults| &faults.0) {
+            assert!(fault.line.is_some_and(|line| (1..=lines + 1).contains(&line)), "{fault}");
+        }
+    }
+}

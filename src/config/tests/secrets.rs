@@ -1,0 +1,111 @@
+//! Secrets: their forms, their reading, and that nothing ever shows one.
+
+use super::super::*;
+use super::{Folder, check};
+
+fn bearer(secret: &str) -> String {
+    format!("[sources.a.verify]\nscheme = 'bearer'\nsecret = {secret}\n")
+}
+
+#[test]
+fn a_secret_is_never_a_bare_text_and_is_not_shown() {
+    let forms = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
+    let key = "3: sources.a.verify.secret";
+    for (secret, fault) in [
+        ("'hush-hush'", format!(" is a bare text: {forms}")),
+        ("['hush-hush']", format!(" is a bare text: {forms}")),
+        ("8472", format!(" is a number: {forms}")),
+        ("[]", format!(" is []: {forms}")),
+        ("{}", format!(" is a table: {forms}")),
+        ("{ env = 'A', file = 'b' }", format!(" is a table: {forms}")),
+        ("{ fil = 'hush' }", ".fil is unknown: did you mean file?".to_owned()),
+        ("{ value = 'hush' }", ".value is unknown: expected env, file or credential".to_owned()),
+        ("{ env = '' }", format!(".env is a bare text: {forms}")),
+        (
+            "{ env = 'A=hush' }",
+            ".env is a bare text: expected the name of an environment variable".into(),
+        ),
+        (
+            "{ credential = '../x' }",
+            ".credential is a bare text: expected the name of a credential, without a slash".into(),
+        ),
+    ] {
+        check(&bearer(secret), &[&format!("{key}{fault}")]);
+    }
+    check(
+        "[sources.a]\nverify = 'hush-hush'",
+        &["2: sources.a.verify is a bare text: expected a table such as { scheme = \"none\" }"],
+    );
+    let broken = Folder::new(&bearer("'hush-hush")).faults();
+    assert!(!broken.is_empty() && !broken.iter().any(|fault| fault.contains("hush")), "{broken:?}");
+}
+
+#[test]
+fn each_secret_remembers_its_place() {
+    let folder = Folder::new(&bearer("[{ env = 'A' },\n { file = 'b' }, { credential = 'c' }]"));
+    let loaded = folder.load();
+    let found: Vec<_> = loaded.secrets.iter().map(|used| (used.line, &used.secret)).collect();
+    let expected = [
+        (3, &SecretRef::Env("A".into())),
+        (4, &SecretRef::File(folder.path().join("b"))),
+        (4, &SecretRef::Credential("c".into())),
+    ];
+    assert_eq!(found, expected);
+    assert!(loaded.secrets.iter().all(|used| used.key == "sources.a.verify.secret"));
+}
+
+#[test]
+fn one_trailing_newline_is_no_part_of_a_secret() {
+    for (file, secret) in [
+        ("key", "key"),
+        ("key\n", "key"),
+        ("key\r\n", "key"),
+        ("key\n\n", "key\n"),
+        (" k\r", " k\r"),
+    ] {
+        let folder = Folder::new(&bearer("{ file = 'key' }")).write("key", file);
+        let loaded = folder.load();
+        let (secrets, faults) = secrets(&loaded);
+        assert_eq!(faults, []);
+        let found = secrets.all(&loaded.config.sources[0].verify.secret).next();
+        assert_eq!(found, Some(secret.as_bytes()));
+    }
+}
+
+#[test]
+fn secrets_that_can_not_be_had_are_faults_with_their_line() {
+    let text = bearer("[{ file = 'none' }, { env = 'HOOKTRAIL_TEST_UNSET' }, { file = 'empty' }]")
+        + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'nul' } }";
+    let folder = Folder::new(&text).write("empty", "\n").write("nul", "a\0b");
+    let (_, faults) = secrets(&folder.load());
+    let shown: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    let shown = folder.lines(shown.iter().map(String::as_str));
+    let at = "config.toml:3: sources.a.verify.secret:";
+    assert_eq!(
+        shown,
+        [
+            format!(
+                "{at} file none can't be read: No such file or directory (os error 2): it must \
+                 exist and be readable"
+            ),
+            format!(
+                "{at} environment variable HOOKTRAIL_TEST_UNSET is not set: set it where hooktrail \
+                 is started"
+            ),
+            format!("{at} file empty is empty: put the secret there"),
+            "config.toml:7: handlers.h.env.K: file nul has a NUL: expected text".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn the_secrets_of_one_part_can_be_read_alone() {
+    let text = bearer("{ file = 'none' }")
+        + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'k' } }\n\
+           [handlers.hh]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'none' } }";
+    let folder = Folder::new(&text).write("k", "hush");
+    let (secrets, faults) = secrets_under(&folder.load(), "handlers.h");
+    assert_eq!(faults, []);
+    assert_eq!(secrets.get(&SecretRef::File(folder.path().join("k"))), Some(&b"hush"[..]));
+    assert_eq!(format!("{secrets:?}"), "Secrets(1 of them)");
+}

@@ -1,0 +1,65 @@
+//! The configuration that ships: without a fault or a warning, and all defaults but what it says.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::super::*;
+
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_shipped_configuration_has_no_faults_and_no_warnings() {
+    let loaded = load(&top().join("config.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
+    let shipped = load(&top().join("config.toml")).unwrap().config;
+    let plain = super::Folder::new(
+        "[sources.paminga]\n[handlers.show-form]\nsources = ['paminga']\ncommand = ['true']\n\
+         [handlers.show-campaign]\nsources = ['paminga']\ncommand = ['true']",
+    );
+    let mut plain = plain.load().config;
+    plain.file = top().join("config.toml");
+    plain.store.path = top().join("data/hooktrail.db");
+    for handler in &mut plain.handlers {
+        handler.directory = top().to_owned();
+        let program = top().join("handlers").join(&handler.name);
+        handler.command = vec![program.to_str().unwrap().to_owned()];
+    }
+    assert_eq!(shipped, plain);
+}
+
+#[test]
+fn the_signature_is_turned_on_by_the_line_that_says_how() {
+    let folder = super::Folder::new(
+        &EMBEDDED.replace("verify = { scheme = \"none\" }", "").replace("# verify =", "verify ="),
+    );
+    let verify = folder.load().config.sources.remove(0).verify;
+    assert_eq!(verify.scheme, "paminga");
+    assert_eq!(verify.secret, [SecretRef::File(folder.path().join("secrets/paminga"))]);
+}
+
+#[test]
+fn the_example_of_a_handler_is_one_once_it_is_uncommented() {
+    let (start, example) = EMBEDDED.split_once("# [handlers.crm]").unwrap();
+    let example = example.replace("\n# ", "\n");
+    let folder = super::Folder::new(&format!("{start}[handlers.crm]{example}"));
+    assert_eq!(folder.load().config.handlers.last().unwrap().name, "crm");
+}
+
+#[test]
+fn every_program_of_the_shipped_configuration_is_embedded_and_executable() {
+    let shipped = load(&top().join("config.toml")).unwrap().config;
+    for handler in shipped.handlers {
+        let path = Path::new(&handler.command[0]);
+        let name = path.strip_prefix(top()).unwrap().to_str().unwrap();
+        let embedded = EMBEDDED_HANDLERS.iter().find(|entry| entry.0 == name).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), embedded.1);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o111, 0o111);
+    }
+}

@@ -1,0 +1,286 @@
+//! `verify = { scheme = …, … }`: which schemes there are, which keys each takes, and their values.
+//!
+//! [`SCHEMES`] is the whole list of the contract; those that this version can't check yet are
+//! refused by name, so that no source is ever open by mistake. How a scheme verifies is `web`'s.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::server::close;
+use super::table::{Table, Value};
+use super::values::{self, POSITIVE};
+use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Verify, secret};
+
+/// A way to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    pub name: &'static str,
+    /// Keys that it takes beside `scheme`.
+    pub keys: &'static [&'static str],
+    /// Whether this version can check it.
+    pub known: bool,
+    /// It comes with its sender's own dedupe key and answer.
+    pub preset: bool,
+}
+
+const fn plain(name: &'static str, keys: &'static [&'static str]) -> Scheme {
+    Scheme { name, keys, known: true, preset: false }
+}
+
+const fn later(name: &'static str, keys: &'static [&'static str]) -> Scheme {
+    Scheme { name, keys, known: false, preset: true }
+}
+
+/// What every preset takes.
+const COMMON: &[&str] = &["secret", "tolerance", "url"];
+
+/// Every scheme of the contract.
+pub const SCHEMES: &[Scheme] = &[
+    plain("none", &[]),
+    plain("token", &["header", "query", "segment", "secret", "tolerance", "url"]),
+    plain("basic", &["user", "secret", "tolerance", "url"]),
+    plain("bearer", &["secret", "tolerance", "url"]),
+    plain(
+        "hmac",
+        &[
+            "algorithm",
+            "header",
+            "prefix",
+            "encoding",
+            "signed",
+            "timestamp_header",
+            "timestamp_unit",
+            "id_header",
+            "secret",
+            "tolerance",
+            "url",
+        ],
+    ),
+    Scheme {
+        name: "paminga",
+        keys: &["secret", "header", "tolerance", "url"],
+        known: true,
+        preset: true,
+    },
+    later("standard", COMMON),
+    later("github", COMMON),
+    later("gitlab", COMMON),
+    later("stripe", COMMON),
+    later("shopify", COMMON),
+    later("slack", COMMON),
+    later("twilio", COMMON),
+    later("sendgrid", COMMON),
+    later("mailgun", COMMON),
+    later("mailchimp", &["query", "segment", "secret", "tolerance", "url"]),
+    later("mandrill", COMMON),
+    later("meta", &["verify_token", "secret", "tolerance", "url"]),
+    later("zoom", COMMON),
+    later("discord", COMMON),
+    later("paddle", COMMON),
+    later("square", COMMON),
+    later("hubspot", COMMON),
+    later("linear", COMMON),
+    later("bitbucket", COMMON),
+    later("dropbox", COMMON),
+    later("trello", COMMON),
+    later("microsoft-graph", COMMON),
+    later("sns", COMMON),
+];
+
+const HEADER: &str = r#"expected a header's name such as "X-Signature""#;
+const TABLE: &str = r#"expected a table such as { scheme = "none" }"#;
+const TEXT: &str = "expected text";
+const PAMINGA_HEADER: &str = "x-paminga-signature";
+/// Both ways; senders' clocks and queues are that far off at most (senders.md).
+const TOLERANCE: Duration = Duration::from_secs(300);
+
+/// The scheme of that name.
+pub fn scheme(name: &str) -> Option<&'static Scheme> {
+    SCHEMES.iter().find(|scheme| scheme.name == name)
+}
+
+/// What a source without `verify` has.
+pub(super) fn none() -> Verify {
+    Verify { scheme: "none".to_owned(), ..Verify::default() }
+}
+
+/// Reads `verify`; `None` where the scheme is not to be known, with its fault noted.
+pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
+    if !value.is_table() {
+        // It may be the secret, written in the wrong place.
+        return value.wrong_unseen(TABLE);
+    }
+    let table = value.table(TABLE)?;
+    let scheme = read_scheme(&table)?;
+    let mut verify = Verify { scheme: scheme.name.to_owned(), ..Verify::default() };
+    if scheme.keys.contains(&"secret") {
+        match table.get("secret") {
+            Some(value) => verify.secret = secret::some(&value, folder),
+            None => table.missing(format!(
+                r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
+                scheme.name
+            )),
+        }
+        verify.url = table.get("url").and_then(|value| read_url(&value));
+        verify.tolerance = table.get("tolerance").and_then(|value| {
+            let parse = |text: &str| values::duration_in(text, POSITIVE);
+            value.parsed(values::DURATION, parse)
+        });
+    }
+    match scheme.name {
+        "token" => read_token(&table, &mut verify),
+        "basic" => read_user(&table, &mut verify),
+        "hmac" => read_hmac(&table, &mut verify),
+        "paminga" => {
+            let header = table.parsed("header", HEADER, values::header_name);
+            verify.header = Some(header.unwrap_or_else(|| PAMINGA_HEADER.to_owned()));
+        }
+        _ => {}
+    }
+    let timed = verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some());
+    if scheme.keys.contains(&"tolerance")
+        && !timed
+        && let Some(value) = table.get("tolerance")
+    {
+        value.warn("has no effect: there is no time stamp");
+    }
+    close(table, &[]);
+    Some(verify)
+}
+
+fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
+    let names: Vec<&str> = SCHEMES.iter().filter(|s| s.known).map(|s| s.name).collect();
+    let Some(value) = table.get("scheme") else {
+        table.missing(format!("has no scheme: {}", values::one_of("", &names)));
+        return None;
+    };
+    let parse = |text: &str| match scheme(text) {
+        Some(scheme) if scheme.known => Ok(scheme),
+        Some(_) => Err("not yet known to this version".to_owned()),
+        None => Err(values::one_of(text, &names)),
+    };
+    value.parsed(&values::one_of("", &names), parse)
+}
+
+/// Not shown when it is wrong: a URL may hold a password.
+fn read_url(value: &Value<'_>) -> Option<String> {
+    let plain = |rest: &&str| {
+        !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let text = value.raw_text().unwrap_or_default();
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match rest.filter(plain) {
+        Some(_) => Some(text.to_owned()),
+        None => value.wrong_unseen("expected a URL that begins with https:// or http://"),
+    }
+}
+
+fn read_token(table: &Table<'_>, verify: &mut Verify) {
+    verify.header = table.parsed("header", HEADER, values::header_name);
+    verify.query = table.parsed("query", "expected the name of a query's field", |text| {
+        if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
+    });
+    verify.segment = table.flag("segment", false);
+    let segment = verify.segment || (table.has("segment") && !is_false(table, "segment"));
+    let places = [table.has("header"), table.has("query"), segment];
+    match places.iter().filter(|there| **there).count() {
+        1 => {}
+        0 => table.missing("has no place for the token: expected header, query or segment = true"),
+        _ => table.fault(
+            "has more than one place for the token: expected one of header, query, \
+                          segment = true",
+        ),
+    }
+}
+
+fn is_false(table: &Table<'_>, key: &'static str) -> bool {
+    table.get(key).and_then(|value| value.as_flag()) == Some(false)
+}
+
+fn read_user(table: &Table<'_>, verify: &mut Verify) {
+    // RFC 7617 section 2: the first colon ends the user.
+    verify.user = table.parsed("user", TEXT, |text| match text.contains(':') {
+        true => Err("expected a user without a colon".to_owned()),
+        false => Ok(text.to_owned()),
+    });
+    if !table.has("user") {
+        table.missing(r#"has no user: scheme "basic" needs one, such as user = "sender""#);
+    }
+}
+
+fn read_hmac(table: &Table<'_>, verify: &mut Verify) {
+    verify.header = table.parsed("header", HEADER, values::header_name);
+    if !table.has("header") {
+        table.missing(r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#);
+    }
+    let algorithms =
+        [("sha1", Algorithm::Sha1), ("sha256", Algorithm::Sha256), ("sha512", Algorithm::Sha512)];
+    let units = [("s", TimestampUnit::Seconds), ("ms", TimestampUnit::Milliseconds)];
+    let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64)];
+    let hmac = Hmac {
+        algorithm: table.choice("algorithm", &algorithms, Algorithm::Sha256),
+        prefix: table.parsed("prefix", TEXT, |text| Ok(text.to_owned())).unwrap_or_default(),
+        encoding: table.choice("encoding", &encodings, Encoding::Hex),
+        signed: table.parsed("signed", TEXT, signed).unwrap_or_else(|| vec![SignedPart::Body]),
+        timestamp_header: table.parsed("timestamp_header", HEADER, values::header_name),
+        timestamp_unit: table.choice("timestamp_unit", &units, TimestampUnit::Seconds),
+        id_header: table.parsed("id_header", HEADER, values::header_name),
+    };
+    if hmac.timestamp_header.is_some() {
+        verify.tolerance = verify.tolerance.or(Some(TOLERANCE));
+    }
+    check_signed(table, &hmac);
+    verify.hmac = Some(hmac);
+}
+
+/// What is signed must be there, and what is there had better be signed.
+fn check_signed(table: &Table<'_>, hmac: &Hmac) {
+    let signed = |part: SignedPart| hmac.signed.contains(&part);
+    for (part, name, key) in [
+        (SignedPart::Timestamp, "{timestamp}", "timestamp_header"),
+        (SignedPart::Id, "{id}", "id_header"),
+    ] {
+        match (signed(part), table.get(key)) {
+            (true, None) => {
+                table.missing(format!("has no {key}: the {name} in signed is read from it"));
+            }
+            (false, Some(value)) => value.warn(format!("is not signed: {name} is not in signed")),
+            _ => {}
+        }
+    }
+    if let (false, Some(value)) = (signed(SignedPart::Body), table.get("signed")) {
+        value.warn("has no {body}: a signature would not vouch for the body");
+    }
+}
+
+/// `"{timestamp}.{body}"` in its parts.
+fn signed(text: &str) -> Result<Vec<SignedPart>, String> {
+    let wrong = || {
+        "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
+         \"{timestamp}.{body}\""
+            .to_owned()
+    };
+    let (mut parts, mut rest) = (Vec::new(), text);
+    while let Some(open) = rest.find('{') {
+        let (before, after) = rest.split_at(open);
+        let (name, after) = after[1..].split_once('}').ok_or_else(wrong)?;
+        if !before.is_empty() {
+            parts.push(SignedPart::Text(before.to_owned()));
+        }
+        parts.push(match name {
+            "body" => SignedPart::Body,
+            "timestamp" => SignedPart::Timestamp,
+            "id" => SignedPart::Id,
+            "url" => SignedPart::Url,
+            "method" => SignedPart::Method,
+            _ => return Err(wrong()),
+        });
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(SignedPart::Text(rest.to_owned()));
+    }
+    let constant = parts.iter().all(|part| matches!(part, SignedPart::Text(_)));
+    let stray = |part: &SignedPart| matches!(part, SignedPart::Text(text) if text.contains('}'));
+    if constant || parts.iter().any(stray) { Err(wrong()) } else { Ok(parts) }
+}
