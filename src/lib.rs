@@ -2,5 +2,8 @@
 //!
 //! ARCHITECTURE.md is the map; `domain` has the words.
 
+pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod queue;
+pub mod store;

@@ -141,10 +141,8 @@ mod tests {
 
     #[test]
     fn what_is_deferred_waits_as_asked_at_most_a_day_and_is_no_failure() {
-        let asked = |secs| Ended {
-            wait: Some(Duration::from_secs(secs)),
-            ..ended(Outcome::Deferred)
-        };
+        let asked =
+            |secs| Ended { wait: Some(Duration::from_secs(secs)), ..ended(Outcome::Deferred) };
         check(3, &asked(600), &again(600, 3));
         check(3, &asked(100_000), &again(86_400, 3));
         check(0, &ended(Outcome::Deferred), &again(5, 0));

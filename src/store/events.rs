@@ -85,8 +85,15 @@ pub fn accept(conn: &Connection, state: &mut State, accept: &Accept) -> rusqlite
         accept.body,
     ])?;
     if let Some(dedupe) = &accept.dedupe {
-        conn.prepare_cached("INSERT INTO dedupe (event, source, key, until) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![event, accept.source.0, dedupe.key, now_ms + dedupe.window_ms])?;
+        conn.prepare_cached(
+            "INSERT INTO dedupe (event, source, key, until) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            event,
+            accept.source.0,
+            dedupe.key,
+            now_ms + dedupe.window_ms
+        ])?;
     }
     for (id, &handler) in (first_job..).zip(accept.handlers.iter()) {
         let since_ms = state.active_ms(handler);

@@ -29,9 +29,14 @@ pub struct Claimed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Succeeded,
-    Dead { reason: String },
+    Dead {
+        reason: String,
+    },
     /// Again after `wait_ms`; `failures` is the new count.
-    Again { wait_ms: i64, failures: u32 },
+    Again {
+        wait_ms: i64,
+        failures: u32,
+    },
 }
 
 /// The end of an attempt, to be written.
@@ -75,7 +80,14 @@ pub(super) fn insert(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
          VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
     )?
-    .execute(params![id, event, handler.0, accept.source.0, accept.received_at_ms, since_ms])?;
+    .execute(params![
+        id,
+        event,
+        handler.0,
+        accept.source.0,
+        accept.received_at_ms,
+        since_ms
+    ])?;
     Ok(())
 }
 
@@ -244,9 +256,8 @@ pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
 /// # Errors
 /// The read failed.
 pub fn to_cancel(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
-    let mut select = conn.prepare_cached(
-        "SELECT id, attempt FROM jobs WHERE state = 2 AND cancel IS NOT NULL",
-    )?;
+    let mut select =
+        conn.prepare_cached("SELECT id, attempt FROM jobs WHERE state = 2 AND cancel IS NOT NULL")?;
     let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
     select.query_map([], row)?.collect()
 }

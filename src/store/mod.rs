@@ -21,6 +21,7 @@ pub mod op;
 pub mod read;
 pub mod refusals;
 pub mod registry;
+pub mod tally;
 pub mod writer;
 
 pub use lock::Lock;

@@ -18,13 +18,20 @@ use crate::domain::{HandlerId, SourceId};
 #[derive(Debug)]
 pub enum Op {
     /// Claim at most `asked` ready jobs.
-    Claim { handler: HandlerId, asked: usize },
+    Claim {
+        handler: HandlerId,
+        asked: usize,
+    },
     Finish(Box<Finish>),
     /// Make ready what is due.
     Promote,
     Refusals(Vec<Refused>),
     /// Number the names of a configuration; the answer comes after the commit.
-    Register { sources: Vec<String>, handlers: Vec<(String, bool)>, reply: Sender<Registry> },
+    Register {
+        sources: Vec<String>,
+        handlers: Vec<(String, bool)>,
+        reply: Sender<Registry>,
+    },
     Act(acts::Act),
     /// Keep the clock's anchor, and forget dedupe keys whose window is over.
     Keep,

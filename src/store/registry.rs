@@ -41,8 +41,8 @@ pub fn register(
     let mut registry = Registry::default();
     for name in sources {
         conn.execute("INSERT INTO sources (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
-        let id = conn
-            .query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
+        let id =
+            conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
         registry.sources.insert(name.clone(), SourceId(id));
     }
     for (name, paused) in handlers {

@@ -1,0 +1,4 @@
+//! Who may run now, and what happens after: decisions alone, no I/O.
+
+pub mod dispatch;
+pub mod retry;

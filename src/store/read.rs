@@ -1,0 +1,43 @@
+//! Reads for the server: what a worker needs to run a job, and what the dispatcher looks at.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use crate::domain::{Event, EventId, Headers};
+
+/// The event as it came.
+///
+/// # Errors
+/// The read failed, or there is no such event.
+pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
+    conn.prepare_cached(
+        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body
+         FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1",
+    )?
+    .query_row([id.0], |row| {
+        Ok(Event {
+            id,
+            uid: row.get(0)?,
+            source: row.get(1)?,
+            received_at_ms: row.get(2)?,
+            method: row.get(3)?,
+            path: row.get(4)?,
+            query: row.get(5)?,
+            ip: row.get(6)?,
+            headers: headers(row.get_ref(7)?.as_bytes()?),
+            body: Arc::from(row.get_ref(8)?.as_bytes()?),
+        })
+    })
+}
+
+/// Header lines as they are kept: `name: value`.
+pub fn headers(kept: &[u8]) -> Headers {
+    let line = |line: &[u8]| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let name = String::from_utf8_lossy(&line[..colon]).into_owned();
+        let value = line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..]);
+        Some((name, value.to_vec()))
+    };
+    Headers(kept.split(|&byte| byte == b'\n').filter_map(line).collect())
+}

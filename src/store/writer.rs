@@ -1,0 +1,470 @@
+//! The one thread that writes: takes operations from a bounded channel, commits them in groups, and
+//! answers after the commit.
+//!
+//! Each operation has its own savepoint, so that one bad operation fails alone. A group that can't
+//! be written is answered `Unavailable`; outcomes in it are kept and tried again. After a failed
+//! sync nothing more is promised: what the kernel has on disk is then unknown, so the process ends
+//! without a checkpoint, and the next one syncs the whole file before it listens.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rusqlite::Connection;
+
+use super::checkpoint::{self, Nudge};
+use super::events::{Accept, Reply};
+use super::op::{self, Done, Hear, Op, State};
+use super::tally::Tally;
+use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, trouble};
+
+/// So many messages wait for the writer; beyond it intake answers 503.
+const CHANNEL_MESSAGES: usize = 4096;
+
+/// So many operations go into one commit at most.
+const GROUP_OPS_MAX: usize = 1024;
+
+/// How often `data_version` is looked at while nothing is written.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// While a foreign writer holds the file, how long each further try may take.
+const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Where answers for one intake thread are put: one wake-up a group.
+pub struct Mailbox {
+    replies: Mutex<Vec<(usize, Reply)>>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mailbox")
+    }
+}
+
+impl Mailbox {
+    /// `wake` is called after answers were put in.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { replies: Mutex::default(), wake: Box::new(wake) }
+    }
+
+    /// Takes all answers that are there.
+    pub fn take(&self, into: &mut Vec<(usize, Reply)>) {
+        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn put(&self, replies: impl Iterator<Item = (usize, Reply)>) {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
+        (self.wake)();
+    }
+}
+
+/// What is sent to the writer.
+#[derive(Debug)]
+pub enum Message {
+    /// What one intake thread took since it last looked.
+    Accepts(Vec<Accept>, Arc<Mailbox>),
+    Op(Op),
+}
+
+/// Whether the trail can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// The last group could not be written; it is tried again.
+    Blocked,
+    /// Nothing is promised any more.
+    Broken,
+}
+
+/// `Health`, known to all threads.
+#[derive(Debug, Default)]
+pub struct HealthCell(AtomicU8);
+
+impl HealthCell {
+    pub fn get(&self) -> Health {
+        match self.0.load(Ordering::Acquire) {
+            0 => Health::Good,
+            1 => Health::Blocked,
+            _ => Health::Broken,
+        }
+    }
+
+    /// `Broken` stays.
+    pub fn set(&self, health: Health) {
+        self.0.fetch_max(health as u8, Ordering::AcqRel);
+        if health == Health::Good {
+            let _ = self.0.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+/// The writer, as others see it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub to: Sender<Message>,
+    pub health: Arc<HealthCell>,
+}
+
+impl Handle {
+    /// Sends an operation, waiting for room; `false` when the writer has ended.
+    pub fn op(&self, op: Op) -> bool {
+        self.to.send(Message::Op(op)).is_ok()
+    }
+}
+
+/// Starts the thread. It ends, after a last checkpoint, when all `Handle`s are dropped.
+///
+/// # Errors
+/// The thread can't be made, or the file can't be read.
+pub fn start(
+    store: Store,
+    nudge: Nudge,
+    tally: Arc<Tally>,
+    hear: Box<dyn Hear>,
+    health: Arc<HealthCell>,
+) -> anyhow::Result<(Handle, JoinHandle<()>)> {
+    let (to, from) = bounded(CHANNEL_MESSAGES);
+    let state = State::read(&store.conn, store.clock)?;
+    let version = data_version(&store.conn)?;
+    let handle = Handle { to, health: Arc::clone(&health) };
+    let mut writer =
+        Writer { store, state, nudge, tally, hear, health, version, unwritten: Vec::new() };
+    let thread =
+        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&from))?;
+    Ok((handle, thread))
+}
+
+struct Writer {
+    store: Store,
+    state: State,
+    nudge: Nudge,
+    tally: Arc<Tally>,
+    hear: Box<dyn Hear>,
+    health: Arc<HealthCell>,
+    /// `PRAGMA data_version`: changes when somebody else wrote.
+    version: i64,
+    /// Outcomes that could not be written yet; at most one a worker, as none starts meanwhile.
+    unwritten: Vec<Op>,
+}
+
+fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+impl Writer {
+    fn run(&mut self, from: &Receiver<Message>) {
+        let mut group = Vec::new();
+        loop {
+            match from.recv_timeout(LOOK) {
+                Ok(message) => group.push(message),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let mut ops = size(&group[0]);
+            while ops < GROUP_OPS_MAX
+                && let Ok(message) = from.try_recv()
+            {
+                ops += size(&message);
+                group.push(message);
+            }
+            self.group(&mut group);
+            if self.nudge.wants_restart()
+                && let Err(e) = checkpoint::passive(&self.store.conn)
+                && trouble(&e) == Trouble::Sync
+            {
+                self.broken(&format!("a checkpoint could not be synced ({e})"));
+            }
+        }
+        self.close();
+    }
+
+    /// Writes a group and answers it.
+    fn group(&mut self, group: &mut Vec<Message>) {
+        if self.health.get() == Health::Broken {
+            self.refuse(group);
+            return;
+        }
+        let retried = self.unwritten.len();
+        let mut done = Vec::with_capacity(group.len() + retried);
+        match self.transaction(group, &mut done) {
+            Ok(foreign) => {
+                self.unwritten.clear();
+                self.nudge.committed();
+                self.good();
+                self.deliver(group, done);
+                if foreign {
+                    self.foreign();
+                }
+            }
+            Err(e) => {
+                if !self.store.conn.is_autocommit() {
+                    let _ = self.store.conn.execute_batch("ROLLBACK");
+                }
+                self.state.forget();
+                if let Err(e) = self.state.read_again(&self.store.conn) {
+                    log::debug!("the counters could not be read again: {e}");
+                    self.version = -1;
+                }
+                self.failed(&e);
+                self.refuse(group);
+            }
+        }
+    }
+
+    /// One transaction; whether somebody else wrote since the last.
+    fn transaction(&mut self, group: &[Message], done: &mut Vec<Done>) -> rusqlite::Result<bool> {
+        let conn = &self.store.conn;
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let version = data_version(conn)?;
+        let foreign = version != self.version;
+        if foreign {
+            self.state.read_again(conn)?;
+        }
+        self.state.now_ms = self.store.clock.now_ms();
+        self.state.wall_ms = crate::clock::wall_ms();
+        let before = self.state.counters;
+        for op in &self.unwritten {
+            done.push(protected(conn, &mut self.state, |c, s| op::apply(c, s, op))?);
+        }
+        for message in group {
+            match message {
+                Message::Accepts(accepts, _) => {
+                    for accept in accepts {
+                        done.push(protected(conn, &mut self.state, |c, s| {
+                            op::apply_accept(c, s, accept)
+                        })?);
+                    }
+                }
+                Message::Op(op) => {
+                    done.push(protected(conn, &mut self.state, |c, s| op::apply(c, s, op))?);
+                }
+            }
+        }
+        if self.state.counters != before {
+            self.state.write_counters(conn)?;
+        }
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        self.version = version;
+        Ok(foreign)
+    }
+
+    fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
+        let mut done = done.into_iter();
+        let retried = done.len() - group.iter().map(size).sum::<usize>();
+        for one in done.by_ref().take(retried) {
+            self.tell(one);
+        }
+        for message in group.drain(..) {
+            match message {
+                Message::Accepts(accepts, mailbox) => {
+                    let count = accepts.len();
+                    let tally = &self.tally;
+                    mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
+                        |(accept, done)| match done {
+                            Done::Accepted(reply) => {
+                                if let Reply::Stored(_) = reply {
+                                    tally.add(accept.source, accept.handlers.len() as i64);
+                                }
+                                (accept.slot, reply)
+                            }
+                            _ => (accept.slot, Reply::Unavailable),
+                        },
+                    ));
+                }
+                Message::Op(op) => match (done.next(), op) {
+                    (Some(Done::Nothing), Op::Claim { handler, asked }) => {
+                        self.hear.claimed(handler, asked, Vec::new());
+                    }
+                    (Some(Done::Nothing), Op::Finish(finish)) => {
+                        self.hear.finished(finish.handler, super::jobs::Finished::Stale);
+                    }
+                    (Some(done), _) => self.tell(done),
+                    (None, _) => {}
+                },
+            }
+        }
+        if !self.state.woken.is_empty() {
+            self.hear.woken(&self.state.woken);
+            self.state.woken.clear();
+        }
+    }
+
+    fn tell(&self, done: Done) {
+        use super::jobs::Finished;
+        match done {
+            Done::Claimed { handler, asked, jobs } => {
+                for job in &jobs {
+                    self.tally.add(job.source, -1);
+                }
+                self.hear.claimed(handler, asked, jobs);
+            }
+            Done::Finished { handler, source, how } => {
+                if matches!(how, Finished::Ready | Finished::Waiting(_)) {
+                    self.tally.add(source, 1);
+                }
+                self.hear.finished(handler, how);
+            }
+            Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
+            Done::Registered(reply, registry) => {
+                let _ = reply.send(registry);
+            }
+            Done::Accepted(_) | Done::Nothing => {}
+        }
+    }
+
+    /// Answers a group that was not written.
+    fn refuse(&mut self, group: &mut Vec<Message>) {
+        for message in group.drain(..) {
+            match message {
+                Message::Accepts(accepts, mailbox) => {
+                    mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
+                }
+                Message::Op(Op::Claim { handler, asked }) => self.hear.claim_failed(handler, asked),
+                Message::Op(op @ (Op::Finish(_) | Op::Refusals(_) | Op::Act(_))) => {
+                    if matches!(op, Op::Finish(_)) || self.unwritten.len() < GROUP_OPS_MAX {
+                        self.unwritten.push(op);
+                    }
+                }
+                // `writable` makes the dispatcher ask again; whoever registers finds its channel
+                // closed and says so.
+                Message::Op(Op::Promote | Op::Register { .. } | Op::Keep) => {}
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &rusqlite::Error) {
+        let path = self.store.path.display();
+        let before = self.health.get();
+        match trouble(error) {
+            Trouble::Sync => {
+                return self.broken(&format!("a commit could not be synced ({error})"));
+            }
+            Trouble::Damaged => return self.broken(&format!("the file is damaged ({error})")),
+            Trouble::Busy if before == Health::Good => {
+                let holder = super::write_lock_holder(&self.store.path);
+                log::error!(
+                    "{path}: {} has held it for writing for over {FOREIGN_WRITER_PATIENCE:?}: \
+                     senders get 503 until it lets go",
+                    holder.as_deref().unwrap_or("another program"),
+                );
+                let _ = self.store.conn.busy_timeout(BLOCKED_PATIENCE);
+            }
+            _ if before == Health::Good => {
+                log::error!("{path}: can't be written ({error}): senders get 503 until it can");
+            }
+            _ => {}
+        }
+        self.health.set(Health::Blocked);
+    }
+
+    fn good(&mut self) {
+        if self.health.get() == Health::Blocked {
+            log::info!("{}: can be written again", self.store.path.display());
+            let _ = self.store.conn.busy_timeout(FOREIGN_WRITER_PATIENCE);
+            self.health.set(Health::Good);
+            self.hear.writable();
+        }
+    }
+
+    fn broken(&self, why: &str) {
+        self.health.set(Health::Broken);
+        self.hear.broken(why);
+    }
+
+    /// Nothing came for a while: did somebody else write, can a blocked file be written, is a long
+    /// log to be cut.
+    fn look(&mut self) {
+        match self.health.get() {
+            Health::Broken => return,
+            Health::Blocked => return self.group(&mut vec![Message::Op(Op::Keep)]),
+            Health::Good => {}
+        }
+        match data_version(&self.store.conn) {
+            Ok(version) if version != self.version => {
+                self.version = version;
+                if let Err(e) = self.state.read_again(&self.store.conn) {
+                    self.version = -1;
+                    log::debug!("what others wrote could not be read: {e}");
+                }
+                self.foreign();
+            }
+            Ok(_) => {}
+            Err(e) => self.failed(&e),
+        }
+        let kept = u64::try_from(checkpoint::LOG_BYTES_KEPT).unwrap_or(u64::MAX);
+        if super::log_bytes(&self.store.path) > kept {
+            let _ = self.store.conn.busy_timeout(Duration::ZERO);
+            if let Err(e) = checkpoint::truncate(&self.store.conn)
+                && trouble(&e) == Trouble::Sync
+            {
+                self.broken(&format!("a checkpoint could not be synced ({e})"));
+            }
+            let _ = self.store.conn.busy_timeout(FOREIGN_WRITER_PATIENCE);
+        }
+    }
+
+    fn foreign(&self) {
+        if let Err(e) = self.tally.count_again(&self.store.conn) {
+            log::debug!("the queue could not be counted again: {e}");
+        }
+        self.hear.foreign();
+    }
+
+    /// All handles are gone: the last outcomes, the clock, a last checkpoint.
+    fn close(&mut self) {
+        let deadline = Instant::now() + FOREIGN_WRITER_PATIENCE;
+        loop {
+            self.group(&mut vec![Message::Op(Op::Keep)]);
+            match self.health.get() {
+                Health::Good => break,
+                Health::Broken => return,
+                Health::Blocked if Instant::now() > deadline => {
+                    let lost = self.unwritten.len();
+                    log::error!("{lost} outcomes could not be written: their jobs will run again");
+                    break;
+                }
+                Health::Blocked => std::thread::sleep(BLOCKED_PATIENCE),
+            }
+        }
+        if let Err(e) = checkpoint::truncate(&self.store.conn) {
+            log::warn!("{}: the last checkpoint failed: {e}", self.store.path.display());
+        }
+    }
+}
+
+fn size(message: &Message) -> usize {
+    match message {
+        Message::Accepts(accepts, _) => accepts.len(),
+        Message::Op(_) => 1,
+    }
+}
+
+/// Applies one operation in its own savepoint: its own fault is its own failure, anything else is
+/// the group's.
+fn protected(
+    conn: &Connection,
+    state: &mut State,
+    apply: impl FnOnce(&Connection, &mut State) -> rusqlite::Result<Done>,
+) -> rusqlite::Result<Done> {
+    conn.prepare_cached("SAVEPOINT op")?.execute([])?;
+    let counters = state.counters;
+    match apply(conn, state) {
+        Ok(done) => {
+            conn.prepare_cached("RELEASE op")?.execute([])?;
+            Ok(done)
+        }
+        Err(e) if trouble(&e) == Trouble::Own => {
+            log::error!("an operation was refused by the database, and is left out: {e}");
+            conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
+            state.counters = counters;
+            Ok(Done::Nothing)
+        }
+        Err(e) => Err(e),
+    }
+}
