@@ -4,6 +4,10 @@
 
 pub mod clock;
 pub mod config;
+pub mod dispatcher;
 pub mod domain;
+pub mod handler;
+pub mod process;
 pub mod queue;
 pub mod store;
+pub mod worker;

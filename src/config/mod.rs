@@ -32,7 +32,7 @@ pub use reload::reload_refusals;
 pub use secret::{SecretUse, Secrets, secrets, secrets_under};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
-pub use values::duration_text;
+pub use values::{duration_text, parse_duration};
 pub use verify::{SCHEMES, Scheme, scheme};
 
 /// Everything that config.toml and its includes say, defaults filled in.

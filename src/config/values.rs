@@ -86,7 +86,7 @@ fn quantity<'t>(text: &'t str, units: &[(&str, u128)]) -> Option<(u128, &'t str,
 }
 
 /// `"30s"`, `"1h 30m"`, `"500ms"`, `"1.5d"`: each unit at most once.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut nanos, mut used, mut rest) = (0u128, Vec::new(), text.trim());
     if rest.is_empty() {
         return None;
@@ -105,7 +105,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 pub(super) fn duration_in(text: &str, span: Span) -> Result<Duration, String> {
-    let value = duration(text).ok_or(DURATION)?;
+    let value = parse_duration(text).ok_or(DURATION)?;
     if value < span.min {
         return Err(format!("expected at least {}", duration_text(span.min)));
     }

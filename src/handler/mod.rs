@@ -3,6 +3,7 @@
 //! The worker builds a [`Task`] from its claim and hands it to the kind that the handler's settings
 //! name. A kind runs it to its end and says how it ended; it knows neither the queue nor the store.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::config;
@@ -16,6 +17,8 @@ pub mod command;
 pub struct Task {
     pub claim: Claim,
     pub handler: Arc<config::Handler>,
+    /// The handler's own environment, its secrets read.
+    pub env: Arc<[(String, OsString)]>,
     pub event: Arc<Event>,
     /// With `split`: the item's number, from 1, and its bytes.
     pub item: Option<(u32, Arc<[u8]>)>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::values::{
-    duration, duration_text, listen, nearest, network, rate, size, size_text,
+    duration_text, listen, nearest, network, parse_duration, rate, size, size_text,
 };
 
 #[test]
@@ -21,7 +21,7 @@ fn durations_are_numbers_with_units() {
         ("5 m", 300_000),
         ("0s", 0),
     ] {
-        assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
     }
     for text in [
         "",
@@ -44,9 +44,9 @@ fn durations_are_numbers_with_units() {
         "99999999999999999999s",
         "\u{661}s",
     ] {
-        assert_eq!(duration(text), None, "{text}");
+        assert_eq!(parse_duration(text), None, "{text}");
     }
-    assert!(duration("999999999999999999w").is_none_or(|d| d > Duration::from_secs(1 << 40)));
+    assert!(parse_duration("999999999999999999w").is_none_or(|d| d > Duration::from_secs(1 << 40)));
 }
 
 #[test]

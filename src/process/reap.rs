@@ -1,0 +1,132 @@
+//! Ends what left its process group: children with a session of their own.
+//!
+//! The server is their reaper (PR_SET_CHILD_SUBREAPER): when their parents are gone they become
+//! children of its main thread, which starts no process itself, so that what is listed there are
+//! strays alone. Whose they are is told by the mark in their environment. After a crash nobody is
+//! their reaper, and all of /proc is looked through.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid,
+};
+
+use super::MARK;
+
+/// Strays of strays turn up only when their parents are gone; so many generations are followed.
+const PASSES_MAX: usize = 100;
+
+/// How long a killed process may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Makes this process the reaper of what its children leave behind.
+///
+/// # Errors
+/// The system does not know how.
+pub fn become_subreaper() -> std::io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Ends and reaps strays that carry `mark`.
+pub(super) fn end_strays(mark: &str) {
+    for _ in 0..PASSES_MAX {
+        let mut found = false;
+        for pid in strays() {
+            match mark_of(pid) {
+                Marked::As(its) if its == mark => {
+                    found = true;
+                    let _ = kill_process(pid, Signal::KILL);
+                    wait_for_end(pid, Instant::now() + PATIENCE);
+                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+                }
+                // It has ended: whoever's it was, it only waits to be reaped.
+                Marked::Gone => {
+                    found |= matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_)));
+                }
+                Marked::As(_) | Marked::No => {}
+            }
+        }
+        if !found {
+            return;
+        }
+    }
+}
+
+/// Children of the main thread.
+fn strays() -> Vec<Pid> {
+    let own = std::process::id();
+    match fs::read_to_string(format!("/proc/self/task/{own}/children")) {
+        Ok(list) => pids(list.split_whitespace()),
+        // A kernel without the list: children are found by looking at all.
+        Err(_) => all().into_iter().filter(|&pid| parent_of(pid) == Some(own)).collect(),
+    }
+}
+
+fn pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
+    texts.filter_map(|text| Pid::from_raw(text.parse().ok()?)).collect()
+}
+
+fn all() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    pids(names.iter().map(String::as_str))
+}
+
+fn parent_of(pid: Pid) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // After the name, which is in brackets and may hold anything: state, parent.
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+enum Marked {
+    As(String),
+    No,
+    Gone,
+}
+
+fn mark_of(pid: Pid) -> Marked {
+    match fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) {
+        Ok(environ) if environ.is_empty() => Marked::Gone,
+        Ok(environ) => environ
+            .split(|&byte| byte == 0)
+            .find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))
+            .map_or(Marked::No, |mark| Marked::As(String::from_utf8_lossy(mark).into_owned())),
+        // Not ours to look at, or gone since.
+        Err(_) => Marked::No,
+    }
+}
+
+/// Ends every process whose mark begins with `prefix`, with its group; says how many.
+pub fn end_marked(prefix: &str) -> usize {
+    let mut ended = 0;
+    for _ in 0..PASSES_MAX {
+        let found: Vec<Pid> = all()
+            .into_iter()
+            .filter(|&pid| matches!(mark_of(pid), Marked::As(mark) if mark.starts_with(prefix)))
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for &pid in &found {
+            if rustix::process::getpgid(Some(pid)) == Ok(pid) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        for &pid in &found {
+            ended += usize::from(wait_for_end(pid, deadline));
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+    ended
+}
+
+fn wait_for_end(pid: Pid, deadline: Instant) -> bool {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec::try_from(left).ok();
+    matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], left.as_ref()), Ok(1))
+}
