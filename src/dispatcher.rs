@@ -5,6 +5,7 @@
 //! is `queue::dispatch`.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -63,7 +64,8 @@ impl Told {
 pub struct Hub {
     told: Mutex<Told>,
     wake: Condvar,
-    idle: Condvar,
+    /// Jobs that run, or were asked for, as of the last look.
+    busy: AtomicUsize,
 }
 
 impl Hub {
@@ -89,6 +91,11 @@ impl Hub {
     /// Ends the dispatcher, and with it the workers.
     pub fn leave(&self) {
         self.tell(|told| told.leaving = true);
+    }
+
+    /// Jobs that run, or were asked for.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::SeqCst)
     }
 
     fn wait(&self, timeout: Duration) -> Told {
@@ -237,9 +244,7 @@ impl Loop {
             self.promoting = false;
             self.look();
         }
-        if self.stopping {
-            self.it.hub.idle.notify_all();
-        }
+        self.it.hub.busy.store(self.dispatch.busy(), Ordering::SeqCst);
     }
 
     fn configure(&mut self) {
@@ -300,7 +305,9 @@ impl Loop {
         if self.stopping || self.blocked {
             return;
         }
-        for (handler, asked) in self.dispatch.plan() {
+        let plan = self.dispatch.plan();
+        self.it.hub.busy.store(self.dispatch.busy(), Ordering::SeqCst);
+        for (handler, asked) in plan {
             self.it.writer.op(Op::Claim { handler, asked });
         }
     }

@@ -122,6 +122,25 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     Ok(())
 }
 
+/// Does all of `change` or nothing of it.
+///
+/// # Errors
+/// What `change` gives, or the file can't be written.
+pub fn in_transaction<T>(
+    conn: &Connection,
+    change: impl FnOnce(&Connection) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let done = change(conn).and_then(|done| {
+        conn.execute_batch("COMMIT")?;
+        Ok(done)
+    });
+    if done.is_err() && !conn.is_autocommit() {
+        let _ = conn.execute_batch("ROLLBACK");
+    }
+    done
+}
+
 /// What an error of SQLite means for whoever has to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {

@@ -6,7 +6,7 @@
 //! sync nothing more is promised: what the kernel has on disk is then unknown, so the process ends
 //! without a checkpoint, and the next one syncs the whole file before it listens.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ pub enum Health {
 
 /// `Health`, known to all threads.
 #[derive(Debug, Default)]
-pub struct HealthCell(AtomicU8);
+pub struct HealthCell(AtomicU8, AtomicU64);
 
 impl HealthCell {
     pub fn get(&self) -> Health {
@@ -90,6 +90,11 @@ impl HealthCell {
             1 => Health::Blocked,
             _ => Health::Broken,
         }
+    }
+
+    /// Grows at least twice a second while the writer is alive.
+    pub fn beats(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// `Broken` stays.
@@ -158,6 +163,7 @@ impl Writer {
     fn run(&mut self, from: &Receiver<Message>) {
         let mut group = Vec::new();
         loop {
+            self.health.1.fetch_add(1, Ordering::Relaxed);
             match from.recv_timeout(LOOK) {
                 Ok(message) => group.push(message),
                 Err(RecvTimeoutError::Timeout) => {

@@ -1,0 +1,357 @@
+//! Puts the server together and takes it apart in reverse.
+//!
+//! Start: lock, file, what was left behind, listeners, then writer, dispatcher, workers, upkeep,
+//! intake. Stop: no new jobs, running ones end, intake ends, then the rest by dropping senders.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Sender, bounded};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::{self, Config, EnvValue, Loaded, Secrets};
+use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
+use crate::domain::HandlerId;
+use crate::process::{self, GRACE};
+use crate::store::registry::{self, Registry};
+use crate::store::tally::Tally;
+use crate::store::writer::{self, Handle, HealthCell};
+use crate::store::{self, Lock, OpenError, Readers, Store, acts, checkpoint, op::Op};
+use crate::upkeep::{self, Upkeep};
+use crate::web::{self, Gate};
+use crate::worker::{self, Ready, Running, Shared, Why};
+use crate::{clock, recovery};
+
+/// A server that can't start, or could not end well: the text is for its owner.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub text: String,
+}
+
+impl Failure {
+    fn other(error: impl std::fmt::Display) -> Self {
+        Self { code: 1, text: format!("{error:#}") }
+    }
+
+    fn config(text: impl std::fmt::Display) -> Self {
+        Self { code: 78, text: text.to_string() }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let code = if matches!(error, OpenError::Owned(_)) { 75 } else { 1 };
+        Self { code, text: error.to_string() }
+    }
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// Why it could not start.
+pub fn serve(file: &Path) -> Result<(), Failure> {
+    let (loaded, secrets) = load(file).map_err(Failure::config)?;
+    // A file-size limit is a full disk to us, not a reason to die.
+    ignore_file_size_signal();
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
+    let server = Server::start(loaded, &secrets)?;
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        server.reload();
+    }
+    server.stop(&mut signals);
+    Ok(())
+}
+
+/// Reads config.toml and its secrets; all faults at once.
+fn load(file: &Path) -> Result<(Loaded, Secrets), String> {
+    let loaded = config::load(file).map_err(|faults| faults.to_string())?;
+    let (secrets, missing) = config::secrets(&loaded);
+    if !missing.is_empty() {
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(lines.join("\n"));
+    }
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    Ok((loaded, secrets))
+}
+
+fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+struct Server {
+    file: PathBuf,
+    config: arc_swap::ArcSwap<Config>,
+    gate: Arc<Gate>,
+    hub: Arc<Hub>,
+    running: Arc<Running>,
+    readers: Readers,
+    tally: Arc<Tally>,
+    writer: Handle,
+    intake: web::Listening,
+    upkeep: (Sender<()>, JoinHandle<()>),
+    /// In the order of their start, but for upkeep.
+    threads: Vec<JoinHandle<()>>,
+    _lock: Lock,
+}
+
+impl Server {
+    fn start(loaded: Loaded, secrets: &Secrets) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let config = loaded.config;
+        let (lock, store) = open(&config)?;
+        let registry = register(&store, &config).map_err(Failure::other)?;
+        let interrupted = recovery::settle(&store, &config, &registry).map_err(Failure::other)?;
+        if interrupted > 0 {
+            log::warn!("{interrupted} jobs were running when the server ended: they run again");
+        }
+        let sockets = web::bind(&config).map_err(Failure::other)?;
+        let server = Self::run(config, store, &registry, secrets, sockets, lock)
+            .map_err(Failure::other)?;
+        log::debug!("started in {:?}", began.elapsed());
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        Ok(server)
+    }
+
+    fn run(
+        config: Config,
+        store: Store,
+        registry: &Registry,
+        secrets: &Secrets,
+        sockets: web::Sockets,
+        lock: Lock,
+    ) -> anyhow::Result<Self> {
+        let health = Arc::new(HealthCell::default());
+        let hub = Arc::new(Hub::default());
+        let running = Arc::new(Running::default());
+        let tally = Arc::new(Tally::default());
+        let workers = config.workers.threads;
+        let readers = store::readers(&store.path, u32::try_from(workers + 2)?)?;
+        let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
+        let counts = tally.watch(&store.conn, &web::limited(&config, registry))?;
+
+        let durability = config.store.durability;
+        let (nudge, checkpoints) =
+            checkpoint::start(&database, durability, broken(Arc::clone(&health)))?;
+        let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
+        let (writer, writing) =
+            writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
+        let handlers = ready(&config, registry, secrets);
+        let (to, from) = bounded(workers);
+        let dispatching = dispatcher::start(Dispatcher {
+            hub: Arc::clone(&hub),
+            writer: writer.clone(),
+            readers: readers.clone(),
+            running: Arc::clone(&running),
+            clock,
+            to,
+            threads: workers,
+            handlers,
+        })?;
+        let shared = Shared {
+            from,
+            readers: readers.clone(),
+            writer: writer.clone(),
+            running: Arc::clone(&running),
+            trail,
+        };
+        let mut threads = vec![checkpoints, writing, dispatching];
+        threads.extend(worker::start(workers, &shared)?);
+
+        let gate = Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts));
+        let (stop_upkeep, stopped) = bounded(0);
+        let refusals = Arc::clone(&gate);
+        let upkeep = upkeep::start(
+            Upkeep {
+                database,
+                free_bytes_min: config.store.free_bytes_min,
+                disk_low: Arc::clone(&gate.disk_low),
+                writer: writer.clone(),
+                running: Arc::clone(&running),
+                refusals: Box::new(move || refusals.refused()),
+            },
+            stopped,
+        )?;
+        let intake = web::listen(sockets, &config, &gate)?;
+        for line in web::greeting(&config, &intake) {
+            log::info!("{line}");
+        }
+        Ok(Self {
+            file: config.file.clone(),
+            config: arc_swap::ArcSwap::from_pointee(config),
+            gate,
+            hub,
+            running,
+            readers,
+            tally,
+            writer,
+            intake,
+            upkeep: (stop_upkeep, upkeep),
+            threads,
+            _lock: lock,
+        })
+    }
+
+    /// Reads config.toml again: all or nothing.
+    fn reload(&self) {
+        let mut states = vec![NotifyState::Reloading];
+        states.extend(NotifyState::monotonic_usec_now());
+        let _ = sd_notify::notify(&states);
+        let status = match self.take_over() {
+            Ok(()) => {
+                log::info!("{}: read again", self.file.display());
+                "read config.toml again".to_owned()
+            }
+            Err(e) => {
+                for line in format!("{e:#}").lines() {
+                    log::error!("{line}");
+                }
+                log::error!("{}: not taken over: the old one stays", self.file.display());
+                "config.toml was not taken over, see the log".to_owned()
+            }
+        };
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    fn take_over(&self) -> anyhow::Result<()> {
+        let (loaded, secrets) = load(&self.file).map_err(anyhow::Error::msg)?;
+        let config = loaded.config;
+        let refusals = config::reload_refusals(&self.config.load(), &config);
+        anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
+        let (reply, registered) = bounded(1);
+        let (sources, handlers) = names(&config);
+        self.writer.op(Op::Register { sources, handlers, reply });
+        let registry = registered.recv().context("the trail can't be written now")?;
+        let counts =
+            self.tally.watch(&*self.readers.get()?, &web::limited(&config, &registry))?;
+        self.gate.configure(&config, &registry, &secrets, counts);
+        self.hub.configure(ready(&config, &registry, &secrets));
+        self.config.store(Arc::new(config));
+        self.writer.op(Op::Act(acts::Act {
+            at_ms: clock::wall_ms(),
+            who: "SIGHUP".to_owned(),
+            via: "signal",
+            what: "reload".to_owned(),
+            jobs: 0,
+            reason: None,
+        }));
+        Ok(())
+    }
+
+    /// No new jobs; running ones get their time; intake ends last.
+    fn stop(self, signals: &mut Signals) {
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        let patience = self.config.load().workers.shutdown_timeout;
+        log::info!("stopping: {} running jobs get {patience:?} to end", self.running.count());
+        self.hub.stop();
+        self.wait_for_jobs(patience, || signals.pending().any(|signal| signal != SIGHUP));
+        if self.hub.busy() > 0 {
+            log::warn!("ending {} jobs: they are put back", self.running.count());
+            let began = Instant::now();
+            while self.hub.busy() > 0 && began.elapsed() < GRACE * 2 {
+                self.running.end_all(Why::Shutdown);
+                self.wait_for_jobs(Duration::from_millis(200), || false);
+            }
+        }
+        self.intake.stop(&self.gate);
+        let (stop_upkeep, upkeep) = self.upkeep;
+        drop(stop_upkeep);
+        let _ = upkeep.join();
+        self.hub.leave();
+        drop((self.writer, self.gate));
+        for thread in self.threads.into_iter().rev() {
+            let _ = thread.join();
+        }
+        log::info!("stopped");
+    }
+
+    fn wait_for_jobs(&self, patience: Duration, mut hurry: impl FnMut() -> bool) {
+        let deadline = Instant::now() + patience;
+        while self.hub.busy() > 0 && Instant::now() < deadline && !hurry() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The file, owned and checked, with a log that is copied and synced: after a failed sync of an
+/// earlier process what the log says may not be on disk, until it is in the file.
+fn open(config: &Config) -> Result<(Lock, Store), Failure> {
+    let path = &config.store.path;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("{}: can't be made: change store.path", folder.display()))
+            .map_err(Failure::other)?;
+    }
+    let lock = Lock::take(path)?;
+    let store = store::open(path, config.store.durability)?;
+    if !checkpoint::truncate(&store.conn).map_err(Failure::other)? {
+        log::warn!("{}: a reader keeps the log from being cut", path.display());
+    }
+    process::become_subreaper().map_err(Failure::other)?;
+    Ok((lock, store))
+}
+
+fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
+    let sources = config.sources.iter().map(|source| source.name.clone()).collect();
+    let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
+    (sources, handlers)
+}
+
+fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
+    let (sources, handlers) = names(config);
+    store::in_transaction(&store.conn, |conn| {
+        Ok(registry::register(conn, &sources, &handlers, store.clock.now_ms())?)
+    })
+}
+
+/// Handlers with their environments, by their numbers.
+fn ready(config: &Config, registry: &Registry, secrets: &Secrets) -> Handlers {
+    let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
+    for handler in &config.handlers {
+        let Some(&id) = registry.handlers.get(&handler.name) else { continue };
+        let ready = Ready { settings: Arc::new(handler.clone()), env: env(handler, secrets) };
+        all.insert(id, Arc::new(ready));
+    }
+    Arc::new(all)
+}
+
+/// A handler's own environment, its secrets read.
+pub fn env(handler: &config::Handler, secrets: &Secrets) -> Arc<[(String, OsString)]> {
+    use std::os::unix::ffi::OsStringExt;
+    let value = |value: &EnvValue| match value {
+        EnvValue::Text(text) => OsString::from(text),
+        EnvValue::Secret(secret) => {
+            OsString::from_vec(secrets.get(secret).map(|found| found.to_vec()).unwrap_or_default())
+        }
+    };
+    handler.env.iter().map(|(name, text)| (name.clone(), value(text))).collect()
+}
+
+/// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,
+/// and the process ends without a checkpoint, which would write what may not be on disk.
+fn broken(health: Arc<HealthCell>) -> impl Fn(&str) + Send + 'static {
+    move |why| {
+        health.set(writer::Health::Broken);
+        log::error!("{why}: nothing more can be promised by this process, it ends");
+        let leave = || {
+            std::thread::sleep(Duration::from_millis(300));
+            std::process::exit(1);
+        };
+        if std::thread::Builder::new().name("leave".into()).spawn(leave).is_err() {
+            std::process::exit(1);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What has to be looked at from time to time: refusals to be written, room on the disk, systemd's
+//! watchdog, the clock's anchor. One thread; it ends when its `Sender` is dropped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use sd_notify::NotifyState;
+
+use crate::store::op::Op;
+use crate::store::writer::{Handle, Message};
+use crate::worker::Running;
+
+/// Between two looks: a refusal is on the trail within a second.
+const LOOK: Duration = Duration::from_millis(400);
+
+/// How often the clock's anchor is kept, and old dedupe keys are forgotten.
+const KEEP: Duration = Duration::from_secs(600);
+
+/// What the thread needs.
+pub struct Upkeep {
+    pub database: PathBuf,
+    pub free_bytes_min: u64,
+    pub disk_low: Arc<AtomicBool>,
+    pub writer: Handle,
+    pub running: Arc<Running>,
+    /// Takes what intake refused since the last look.
+    pub refusals: Box<dyn Fn() -> Vec<crate::store::refusals::Refused> + Send>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// The thread can't be made.
+pub fn start(it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
+    guard_disk(&it);
+    std::thread::Builder::new().name("upkeep".into()).spawn(move || {
+        let mut kept = Instant::now();
+        let mut beat = 0;
+        while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            write_refusals(&it);
+            guard_disk(&it);
+            beat = watchdog(&it, beat);
+            if kept.elapsed() >= KEEP {
+                kept = Instant::now();
+                it.writer.op(Op::Keep);
+            }
+        }
+        write_refusals(&it);
+    })
+}
+
+fn write_refusals(it: &Upkeep) {
+    let rows = (it.refusals)();
+    if !rows.is_empty() {
+        // Events come first: where the writer has no room, refusals are the ones to go.
+        let _ = it.writer.to.try_send(Message::Op(Op::Refusals(rows)));
+    }
+}
+
+/// Below `free_bytes_min` senders get 503, while the queue is worked off.
+fn guard_disk(it: &Upkeep) {
+    let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let low = free < it.free_bytes_min;
+    if it.disk_low.swap(low, Ordering::Relaxed) != low {
+        let (path, free, min) = (it.database.display(), free >> 20, it.free_bytes_min >> 20);
+        if low {
+            log::error!(
+                "{path}: {free} MiB free, less than store.free_bytes_min ({min} MiB): senders get \
+                 503 until there is room"
+            );
+        } else {
+            log::info!("{path}: {free} MiB free: senders are answered again");
+        }
+    }
+}
+
+/// Tells systemd that the writer is alive, if it is; gives its latest beat.
+fn watchdog(it: &Upkeep, before: u64) -> u64 {
+    let beat = it.writer.health.beats();
+    if beat != before {
+        let status = format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());
+        let _ = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+    }
+    beat
+}
