@@ -119,8 +119,8 @@ impl Server {
             log::warn!("{interrupted} jobs were running when the server ended: they run again");
         }
         let sockets = web::bind(&config).map_err(Failure::other)?;
-        let server = Self::run(config, store, &registry, secrets, sockets, lock)
-            .map_err(Failure::other)?;
+        let server =
+            Self::run(config, store, &registry, secrets, sockets, lock).map_err(Failure::other)?;
         log::debug!("started in {:?}", began.elapsed());
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         Ok(server)
@@ -235,8 +235,7 @@ impl Server {
         let (sources, handlers) = names(&config);
         self.writer.op(Op::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
-        let counts =
-            self.tally.watch(&*self.readers.get()?, &web::limited(&config, &registry))?;
+        let counts = self.tally.watch(&*self.readers.get()?, &web::limited(&config, &registry))?;
         self.gate.configure(&config, &registry, &secrets, counts);
         self.hub.configure(ready(&config, &registry, &secrets));
         self.config.store(Arc::new(config));

@@ -2,12 +2,19 @@
 //!
 //! ARCHITECTURE.md is the map; `domain` has the words.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dispatcher;
 pub mod domain;
 pub mod handler;
+pub mod inbox;
+pub mod log;
 pub mod process;
 pub mod queue;
+pub mod recovery;
 pub mod store;
+pub mod upkeep;
+pub mod web;
 pub mod worker;

@@ -48,8 +48,7 @@ fn interrupted(left: &Left, policy: &Retry) -> Finish {
     let detail = if left.cancelled { "cancelled" } else { "the server ended while it ran" };
     let ended = Ended::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let record =
-        Record { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
+    let record = Record { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
     let next = retry::next(policy, record, &ended, clock::chance());
     let now_ms = clock::wall_ms();
     worker::finish(&left.claimed, ended, next, now_ms, ms(now_ms - left.started_at_ms), crashes)

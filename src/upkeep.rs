@@ -83,7 +83,8 @@ fn guard_disk(it: &Upkeep) {
 fn watchdog(it: &Upkeep, before: u64) -> u64 {
     let beat = it.writer.health.beats();
     if beat != before {
-        let status = format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());
+        let status =
+            format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());
         let _ = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
     beat

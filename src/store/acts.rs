@@ -3,7 +3,17 @@
 //! The command line calls these on a connection of its own, beside a running server or without one;
 //! each transaction is short, so that the server's writer never waits for long.
 
-use rusqlite::{Connection, params};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::op::State;
+use super::registry;
+use super::{in_transaction, jobs};
+use crate::domain::{HandlerId, JobId};
+
+/// No command holds the file for longer at once.
+const HOLD_MAX: Duration = Duration::from_millis(20);
 
 /// A row of the view `acts`.
 #[derive(Clone, Debug)]
@@ -18,6 +28,15 @@ pub struct Act {
     pub reason: Option<String>,
 }
 
+/// What is to be done to jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Run again now, with fresh attempts.
+    Retry,
+    /// Queued ones never run, running ones are ended, dead ones are dismissed.
+    Cancel { reason: String },
+}
+
 /// Writes it down. Within a transaction.
 ///
 /// # Errors
@@ -28,4 +47,93 @@ pub fn record(conn: &Connection, act: &Act) -> rusqlite::Result<()> {
     )?
     .execute(params![act.at_ms, act.who, act.via, act.what, act.jobs, act.reason])?;
     Ok(())
+}
+
+/// Changes those of `ids` that can be changed; says how many were. A few at a time: an end in
+/// between leaves the rest as they were, and the count in `acts` true.
+///
+/// # Errors
+/// The write failed.
+pub fn change(
+    store: &super::Store,
+    ids: &[JobId],
+    change: &Change,
+    act: &Act,
+) -> anyhow::Result<i64> {
+    let conn = &store.conn;
+    let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
+    while !left.as_slice().is_empty() {
+        let (now, at) = in_transaction(conn, |conn| {
+            let state = State::read(conn, store.clock)?;
+            let began = Instant::now();
+            let mut now = 0;
+            while began.elapsed() < HOLD_MAX
+                && let Some(&job) = left.next()
+            {
+                now += change_one(conn, &state, job, change)?;
+            }
+            let at = match row {
+                Some(at) => {
+                    conn.execute("UPDATE act_log SET jobs = jobs + ?2 WHERE id = ?1", [at, now])?;
+                    at
+                }
+                None => {
+                    record(conn, &Act { jobs: now, ..act.clone() })?;
+                    conn.last_insert_rowid()
+                }
+            };
+            Ok((now, at))
+        })?;
+        changed += now;
+        row = Some(at);
+    }
+    Ok(changed)
+}
+
+fn change_one(
+    conn: &Connection,
+    state: &State,
+    job: JobId,
+    change: &Change,
+) -> rusqlite::Result<i64> {
+    let changed = match change {
+        Change::Retry => {
+            let handler: Option<i64> = conn
+                .prepare_cached("SELECT handler FROM jobs WHERE id = ?1")?
+                .query_row([job.0], |row| row.get(0))
+                .optional()?;
+            let since_ms = state.active_ms(HandlerId(handler.unwrap_or(0)));
+            jobs::revive(conn, job, since_ms)?
+        }
+        Change::Cancel { reason } => conn
+            .prepare_cached(
+                "UPDATE jobs SET cancel = CASE state WHEN 2 THEN ?2 END,
+                   reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
+                   ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
+                   due_at = NULL, wait_ms = NULL,
+                   state = CASE state WHEN 2 THEN 2 ELSE 5 END
+                 WHERE id = ?1 AND state IN (0, 1, 2, 4)",
+            )?
+            .execute(params![job.0, reason, state.wall_ms])?,
+    };
+    Ok(i64::try_from(changed).unwrap_or(0))
+}
+
+/// Pauses or resumes a handler; whether that changed anything.
+///
+/// # Errors
+/// The write failed.
+pub fn pause(
+    store: &super::Store,
+    handler: HandlerId,
+    paused: bool,
+    act: &Act,
+) -> anyhow::Result<bool> {
+    in_transaction(&store.conn, |conn| {
+        let changed = registry::set_paused(conn, handler, paused, store.clock.now_ms())?;
+        if changed {
+            record(conn, act)?;
+        }
+        Ok(changed)
+    })
 }

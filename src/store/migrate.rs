@@ -58,6 +58,29 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
     Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
 }
 
+/// Opens the database for a command that works beside a server, or without one: nothing is made and
+/// nothing migrated, and the log is left to the server.
+///
+/// # Errors
+/// What was found and what to do.
+pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
+    let open = || {
+        anyhow::ensure!(path.exists(), "there is no trail yet: start the server once");
+        check_whose(path)?;
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let version = version_of(&conn)?;
+        anyhow::ensure!(
+            version == VERSION,
+            "is of schema version {version}, not {VERSION}: start the server, which brings it up"
+        );
+        set_pragmas(&conn, Durability::Full)?;
+        let (trail, anchor) = read_meta(&conn)?;
+        Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
+    };
+    open().map_err(|e| OpenError::Other(explain(path, &e)))
+}
+
 /// Looks at the file by a connection that leaves no trace.
 fn check_whose(path: &Path) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;

@@ -15,6 +15,7 @@ pub mod acts;
 pub mod checkpoint;
 pub mod events;
 pub mod jobs;
+pub mod list;
 mod lock;
 mod migrate;
 pub mod op;
@@ -25,7 +26,7 @@ pub mod tally;
 pub mod writer;
 
 pub use lock::Lock;
-pub use migrate::{open, write_anchor};
+pub use migrate::{open, open_beside, write_anchor};
 
 use crate::clock::TrailClock;
 use crate::config::Durability;

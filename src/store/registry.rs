@@ -118,3 +118,21 @@ pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Idle>> {
     })?;
     rows.collect()
 }
+
+/// Whether the trail knows a source of that name.
+///
+/// # Errors
+/// The read failed.
+pub fn source_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM sources WHERE name = ?1)", [name], |row| {
+        row.get(0)
+    })
+}
+
+/// Whether there is such an event.
+///
+/// # Errors
+/// The read failed.
+pub fn event_exists(conn: &Connection, event: i64) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM events WHERE id = ?1)", [event], |row| row.get(0))
+}

@@ -1,0 +1,189 @@
+//! `retry`, `cancel`, `pause`, `resume`: acts on the file itself, beside a server or without one. A
+//! running server notices within a second.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use clap::Args;
+
+use super::select::SelectArgs;
+use super::{Failure, failed, refused};
+use crate::clock;
+use crate::domain::{JobId, JobState};
+use crate::store::acts::{self, Act, Change};
+use crate::store::{Store, list, registry};
+
+/// `retry`
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// These jobs; or a selection by the options
+    jobs: Vec<i64>,
+    #[command(flatten)]
+    select: SelectArgs,
+    /// All dead, cancelled and waiting jobs
+    #[arg(long)]
+    all: bool,
+    /// Don't ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// `cancel`
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// These jobs; or a selection by the options
+    jobs: Vec<i64>,
+    #[command(flatten)]
+    select: SelectArgs,
+    /// All queued, running and dead jobs
+    #[arg(long)]
+    all: bool,
+    /// Kept with each job
+    #[arg(long, value_name = "TEXT", default_value = "cancelled")]
+    reason: String,
+    /// Don't ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Which jobs, and whether to ask.
+struct Wanted<'a> {
+    jobs: &'a [i64],
+    select: &'a SelectArgs,
+    all: bool,
+    yes: bool,
+}
+
+/// Dead, cancelled or waiting jobs run again now.
+pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), Failure> {
+    let RetryArgs { jobs, select, all, yes } = args;
+    let wanted = Wanted { jobs, select, all: *all, yes: *yes };
+    apply(store, &wanted, &Change::Retry, ("retry", "1, 4, 5"))
+}
+
+/// Queued jobs never run, running ones are ended, dead ones are dismissed.
+pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), Failure> {
+    let CancelArgs { jobs, select, all, reason, yes } = args;
+    let wanted = Wanted { jobs, select, all: *all, yes: *yes };
+    let change = Change::Cancel { reason: reason.clone() };
+    apply(store, &wanted, &change, ("cancel", "0, 1, 2, 4"))
+}
+
+fn apply(
+    store: &Store,
+    wanted: &Wanted<'_>,
+    change: &Change,
+    (verb, states): (&str, &str),
+) -> Result<(), Failure> {
+    let by_selection = !wanted.select.is_empty() || wanted.all;
+    if wanted.jobs.is_empty() && !by_selection {
+        let text =
+            format!("{verb}: which jobs? Name them, or select by --handler, --all and others");
+        return Err(Failure { code: 2, text });
+    }
+    check_named(store, wanted, verb)?;
+    let selector = wanted.select.selector(wanted.jobs);
+    let ids = list::job_ids(&store.conn, &selector, states).map_err(failed)?;
+    if by_selection && !ids.is_empty() && !wanted.yes && !confirmed(verb, ids.len())? {
+        return Err(refused("nothing was changed"));
+    }
+    let reason = match change {
+        Change::Cancel { reason } => Some(reason.clone()),
+        Change::Retry => None,
+    };
+    let changed =
+        acts::change(store, &ids, change, &act(&named(verb, &ids), reason)).map_err(failed)?;
+    let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past(verb));
+    writeln!(std::io::stdout(), "{done} {changed} {jobs}").map_err(failed)
+}
+
+/// What is written down: `retry`, or `retry 7` for one.
+fn named(verb: &str, ids: &[JobId]) -> String {
+    match ids {
+        [one] => format!("{verb} {one}"),
+        _ => verb.to_owned(),
+    }
+}
+
+fn past(verb: &str) -> &'static str {
+    if verb == "retry" { "retried" } else { "cancelled" }
+}
+
+/// What is named must be there, and in a state that can be changed.
+fn check_named(store: &Store, wanted: &Wanted<'_>, verb: &str) -> Result<(), Failure> {
+    let mut faults = Vec::new();
+    for &job in wanted.jobs {
+        let why = match (list::job_state(&store.conn, job).map_err(failed)?, verb) {
+            (None, _) => "there is no such job",
+            (Some(JobState::Succeeded), "retry") => {
+                "it has succeeded: `replay` makes a new job of its event"
+            }
+            (Some(JobState::Succeeded), _) => "it has succeeded already",
+            (Some(JobState::Running), "retry") => "it is running",
+            (Some(JobState::Cancelled), "cancel") => "it is cancelled already",
+            _ => continue,
+        };
+        faults.push(format!("job {job}: {why}"));
+    }
+    check_selected(store, wanted.select, &mut faults)?;
+    if faults.is_empty() { Ok(()) } else { Err(refused(faults.join("\n"))) }
+}
+
+/// Names and numbers in selectors must be known to the trail.
+pub fn check_selected(
+    store: &Store,
+    select: &SelectArgs,
+    faults: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let (handler, source) = select.names();
+    if let Some(name) = handler
+        && registry::handler_named(&store.conn, name).map_err(failed)?.is_none()
+    {
+        faults.push(format!("handler {name}: the trail knows none of that name"));
+    }
+    if let Some(name) = source
+        && !registry::source_exists(&store.conn, name).map_err(failed)?
+    {
+        faults.push(format!("source {name}: the trail knows none of that name"));
+    }
+    if let Some(event) = select.event()
+        && !registry::event_exists(&store.conn, event).map_err(failed)?
+    {
+        faults.push(format!("event {event}: there is no such event"));
+    }
+    Ok(())
+}
+
+fn confirmed(verb: &str, count: usize) -> Result<bool, Failure> {
+    let jobs = if count == 1 { "job" } else { "jobs" };
+    if !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    write!(std::io::stderr(), "{verb} {count} {jobs}? [y/N] ").map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Pauses or resumes a handler.
+pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
+    let verb = if paused { "pause" } else { "resume" };
+    let Some(handler) = registry::handler_named(&store.conn, name).map_err(failed)? else {
+        return Err(refused(format!("handler {name}: the trail knows none of that name")));
+    };
+    let changed = acts::pause(store, handler, paused, &act(&format!("{verb} {name}"), None))
+        .map_err(failed)?;
+    let text = match (paused, changed) {
+        (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),
+        (true, false) => format!("{name} was paused already"),
+        (false, true) => format!("{name} runs again"),
+        (false, false) => format!("{name} was not paused"),
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(failed)
+}
+
+fn act(what: &str, reason: Option<String>) -> Act {
+    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
+    let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    Act { at_ms: clock::wall_ms(), who, via: "cli", what: what.to_owned(), jobs: 0, reason }
+}

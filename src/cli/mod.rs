@@ -1,0 +1,150 @@
+//! The command line: one place declares each command, its options and its help (the man page and the
+//! completions are made of it); a room of commands a file.
+//!
+//! Exit: 0; 1 failed; 2 wrong usage; 75 another server owns the file; 78 configuration.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::app::Failure;
+use crate::config::{self, Loaded};
+use crate::store::{self, Store};
+use crate::{app, log};
+
+mod change;
+mod look;
+mod output;
+mod select;
+mod setup;
+
+/// A webhook receiver that stores each webhook before it answers, and keeps a trail of what became
+/// of it.
+#[derive(Debug, Parser)]
+#[command(name = "hooktrail", version, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration; else ./config.toml, else /etc/hooktrail/config.toml
+    #[arg(long, global = true, env = "HOOKTRAIL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What can be asked for; none: `serve`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take webhooks and run their handlers, until a signal ends it
+    Serve,
+    /// Find faults in the configuration; print each source's URL
+    Check {
+        /// Also say which handlers would take this event
+        #[arg(long, value_name = "EVENT")]
+        event: Option<i64>,
+    },
+    /// Write a commented config.toml and working handler scripts
+    Init,
+    /// The last outcomes, oldest first
+    Tail(look::TailArgs),
+    /// Jobs, newest first; or events, refusals, handlers, sources
+    List(look::ListArgs),
+    /// One event: the request, its jobs, their attempts and outputs
+    Show(look::ShowArgs),
+    /// Run dead, cancelled or waiting jobs again now, with fresh attempts and the same key
+    Retry(change::RetryArgs),
+    /// Queued jobs never run, running ones are ended, dead ones are dismissed
+    Cancel(change::CancelArgs),
+    /// Start no more jobs of a handler, until it is resumed
+    Pause { handler: String },
+    /// Start jobs of a handler again
+    Resume { handler: String },
+    /// Depth, rates and ages of handlers and sources
+    Stats {
+        /// One object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a handler on an event in the foreground; nothing is recorded
+    Run { handler: String, event: i64 },
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
+}
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // A reader that has seen enough, such as `head`, is no failure.
+            if !failure.text.is_empty() {
+                let _ = writeln!(std::io::stderr(), "{}", failure.text);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let command = cli.command.unwrap_or(Command::Serve);
+    match command {
+        Command::Init => return setup::init(cli.config.as_deref()),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "hooktrail",
+                &mut std::io::stdout(),
+            );
+            return Ok(());
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            return page.render(&mut std::io::stdout()).map_err(failed);
+        }
+        _ => {}
+    }
+    let file = config::find(cli.config).map_err(|text| Failure { code: 78, text })?;
+    if matches!(command, Command::Serve) {
+        log::start();
+        return app::serve(&file);
+    }
+    let loaded =
+        config::load(&file).map_err(|faults| Failure { code: 78, text: faults.to_string() })?;
+    match command {
+        Command::Check { event } => setup::check(&loaded, event),
+        Command::Run { handler, event } => setup::run(&loaded, &handler, event),
+        Command::Tail(args) => look::tail(&beside(&loaded)?, &args),
+        Command::List(args) => look::list(&beside(&loaded)?, &args),
+        Command::Show(args) => look::show(&beside(&loaded)?, &args),
+        Command::Stats { json } => look::stats(&beside(&loaded)?, &loaded, json),
+        Command::Retry(args) => change::retry(&beside(&loaded)?, &args),
+        Command::Cancel(args) => change::cancel(&beside(&loaded)?, &args),
+        Command::Pause { handler } => change::pause(&beside(&loaded)?, &handler, true),
+        Command::Resume { handler } => change::pause(&beside(&loaded)?, &handler, false),
+        Command::Serve | Command::Init | Command::Completions { .. } | Command::Man => Ok(()),
+    }
+}
+
+fn beside(loaded: &Loaded) -> Result<Store, Failure> {
+    Ok(store::open_beside(&loaded.config.store.path)?)
+}
+
+/// An error as a failure: exit 1.
+fn failed(error: impl Into<anyhow::Error>) -> Failure {
+    let error = error.into();
+    let closed = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    });
+    let text = if closed { String::new() } else { format!("{error:#}") };
+    Failure { code: u8::from(!closed), text }
+}
+
+/// Something that was asked for and can't be: exit 1.
+fn refused(text: impl Into<String>) -> Failure {
+    Failure { code: 1, text: text.into() }
+}

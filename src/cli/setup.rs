@@ -1,0 +1,151 @@
+//! `check`, `init`, `run`: what is needed before and beside a server.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Failure, beside, failed, refused};
+use crate::config::{self, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
+use crate::domain::{Claim, EventId, JobId, Outcome};
+use crate::handler::command::Command;
+use crate::handler::{Kind, Task};
+use crate::process::{self, Stop};
+use crate::queue::retry;
+use crate::store::jobs::Claimed;
+use crate::store::{list, read, registry};
+use crate::{app, worker};
+
+/// Says what is wrong, where each source listens, and what the trail knows that the file does not.
+pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
+    let config = &loaded.config;
+    let mut out = std::io::stdout().lock();
+    let (_, missing) = config::secrets(loaded);
+    for warning in &loaded.warnings {
+        writeln!(out, "warning: {warning}").map_err(failed)?;
+    }
+    for fault in missing {
+        writeln!(out, "warning: {fault}").map_err(failed)?;
+    }
+    for source in &config.sources {
+        for listen in &config.server.listen {
+            let at = match listen {
+                Listen::Tcp(address) => format!("http://{address}{}", source.path),
+                Listen::Unix(path) => format!("unix:{} {}", path.display(), source.path),
+            };
+            writeln!(out, "source {}: {at}", source.name).map_err(failed)?;
+        }
+    }
+    if config.store.path.exists() {
+        let store = beside(loaded)?;
+        for (name, jobs) in list::queued_by_handler(&store.conn).map_err(failed)? {
+            if !config.handlers.iter().any(|handler| handler.name == name) {
+                writeln!(
+                    out,
+                    "warning: {jobs} queued jobs of handler {name}, which is not configured: they \
+                     wait until it is, or `hooktrail cancel --handler {name}`"
+                )
+                .map_err(failed)?;
+            }
+        }
+    }
+    if let Some(event) = event {
+        takers(&mut out, loaded, event)?;
+    }
+    writeln!(out, "{}: no faults", config.file.display()).map_err(failed)
+}
+
+fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), Failure> {
+    let store = beside(loaded)?;
+    if !registry::event_exists(&store.conn, event).map_err(failed)? {
+        return Err(refused(format!("event {event}: there is no such event")));
+    }
+    let found = read::event(&store.conn, EventId(event)).map_err(failed)?;
+    let takes = |handler: &&config::Handler| handler.sources.contains(&found.source);
+    let names: Vec<&str> =
+        loaded.config.handlers.iter().filter(takes).map(|handler| handler.name.as_str()).collect();
+    let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
+    writeln!(out, "event {event} of {}: taken by {names}", found.source).map_err(failed)
+}
+
+/// Writes config.toml and the handlers it names; never overwrites.
+pub fn init(config: Option<&Path>) -> Result<(), Failure> {
+    let config = config.map_or_else(|| PathBuf::from("config.toml"), Path::to_owned);
+    let folder = config.parent().map(Path::to_owned).unwrap_or_default();
+    let mut files = vec![(config, EMBEDDED, 0o644)];
+    for (path, text) in EMBEDDED_HANDLERS {
+        files.push((folder.join(path), text, 0o755));
+    }
+    let there: Vec<String> = files
+        .iter()
+        .filter(|(path, _, _)| path.symlink_metadata().is_ok())
+        .map(|(path, _, _)| format!("{}: is there already, and is not overwritten", path.display()))
+        .collect();
+    if !there.is_empty() {
+        return Err(refused(there.join("\n")));
+    }
+    for (path, text, mode) in &files {
+        write_new(path, text, *mode)
+            .map_err(|e| refused(format!("{}: can't be written: {e}", path.display())))?;
+        writeln!(std::io::stdout(), "wrote {}", path.display()).map_err(failed)?;
+    }
+    writeln!(std::io::stdout(), "`hooktrail` serves it; `hooktrail check` finds faults in it")
+        .map_err(failed)
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+/// Runs a handler on an event in the foreground.
+pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
+    let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == name) else {
+        return Err(refused(format!("handler {name}: there is none of that name in config.toml")));
+    };
+    let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
+    if !missing.is_empty() {
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(Failure { code: 78, text: lines.join("\n") });
+    }
+    let store = beside(loaded)?;
+    if !registry::event_exists(&store.conn, event).map_err(failed)? {
+        return Err(refused(format!("event {event}: there is no such event")));
+    }
+    let event = read::event(&store.conn, EventId(event)).map_err(failed)?;
+    let job = list::job_of(&store.conn, event.id, name).map_err(failed)?;
+    let (job, attempt) = job.unwrap_or((JobId(0), 1));
+    let claimed = Claimed {
+        claim: Claim { job, attempt: attempt.max(1) },
+        event: event.id,
+        source: crate::domain::SourceId(0),
+        handler: crate::domain::HandlerId(0),
+        failures: 0,
+        age_ms: 0,
+        item: None,
+        replay: 0,
+    };
+    let task = Task {
+        claim: claimed.claim,
+        handler: Arc::new(handler.clone()),
+        env: app::env(handler, &secrets),
+        item: None,
+        attempts_max: retry::attempts_max(&handler.retry, claimed.claim.attempt, 0),
+        key: worker::key(&event, name, &claimed),
+        // Not the trail's own name: a server that starts meanwhile leaves it alone.
+        mark: format!("run.{}.{}", std::process::id(), store.trail),
+        event: Arc::new(event),
+    };
+    process::become_subreaper().map_err(failed)?;
+    let ended = Command::default().run(&task, &Stop::new().map_err(failed)?);
+    std::io::stdout().write_all(&ended.stdout).map_err(failed)?;
+    std::io::stderr().write_all(&ended.stderr).map_err(failed)?;
+    writeln!(std::io::stderr(), "{}: {}", ended.outcome.name(), ended.detail).map_err(failed)?;
+    let code = u8::from(ended.outcome != Outcome::Succeeded);
+    if code == 0 { Ok(()) } else { Err(Failure { code, text: String::new() }) }
+}

@@ -1,0 +1,355 @@
+//! Reads for people: lists whose columns are those of the views, by selectors joined with "and".
+
+use std::collections::HashMap;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+
+use crate::domain::{EventId, JobId, JobState};
+
+/// Rows with the names of their columns.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// Which jobs (or, as far as it applies, events and refusals) are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Selector {
+    pub jobs: Vec<i64>,
+    pub event: Option<i64>,
+    pub handler: Option<String>,
+    pub source: Option<String>,
+    /// Wall clock: of the event's `received_at`.
+    pub since_ms: Option<i64>,
+    pub until_ms: Option<i64>,
+    pub state: Option<JobState>,
+    /// A text within the detail of the last attempt, or the reason.
+    pub detail: Option<String>,
+}
+
+const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
+  WHEN 5 THEN 'cancelled' ELSE 'queued' END";
+
+const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
+
+struct Where {
+    parts: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Where {
+    fn new() -> Self {
+        Self { parts: vec!["1".to_owned()], values: Vec::new() }
+    }
+
+    /// `condition` has one `?`.
+    fn and(&mut self, condition: &str, value: impl Into<Value>) {
+        self.values.push(value.into());
+        let number = format!("?{}", self.values.len());
+        self.parts.push(format!("({})", condition.replace('?', &number)));
+    }
+
+    fn text(&self) -> String {
+        self.parts.join(" AND ")
+    }
+}
+
+impl Selector {
+    fn of_jobs(&self) -> Where {
+        let mut it = Where::new();
+        if !self.jobs.is_empty() {
+            let ids: Vec<String> = self.jobs.iter().map(ToString::to_string).collect();
+            it.parts.push(format!("j.id IN ({})", ids.join(",")));
+        }
+        if let Some(event) = self.event {
+            // The range of its own jobs is found without reading all jobs.
+            it.and(
+                "j.id IN (SELECT o.id FROM events e JOIN jobs o
+                   ON o.id BETWEEN e.first_job AND e.last_job OR o.later = e.id WHERE e.id = ?)",
+                event,
+            );
+        }
+        if let Some(handler) = &self.handler {
+            it.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
+        }
+        self.common(&mut it, "j.source", "j.created_at");
+        match self.state {
+            None => {}
+            Some(JobState::Queued) => it.parts.push("j.state IN (0, 1)".to_owned()),
+            Some(JobState::Running) => it.parts.push("j.state = 2".to_owned()),
+            Some(JobState::Succeeded) => it.parts.push("j.state = 3".to_owned()),
+            Some(JobState::Dead) => it.parts.push("j.state = 4".to_owned()),
+            Some(JobState::Cancelled) => it.parts.push("j.state = 5".to_owned()),
+        }
+        if let Some(detail) = &self.detail {
+            it.and(
+                "instr(coalesce(j.reason, ''), ?) OR EXISTS (SELECT 1 FROM attempts a
+                   WHERE a.job = j.id AND a.attempt = j.attempt AND instr(a.detail, ?))",
+                detail.clone(),
+            );
+        }
+        it
+    }
+
+    fn common(&self, it: &mut Where, source: &str, at: &str) {
+        if let Some(name) = &self.source {
+            it.and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
+        }
+        if let Some(since) = self.since_ms {
+            it.and(&format!("{at} >= ?"), since);
+        }
+        if let Some(until) = self.until_ms {
+            it.and(&format!("{at} < ?"), until);
+        }
+    }
+}
+
+fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Rows> {
+    let mut select = conn.prepare(sql)?;
+    let columns: Vec<String> = select.column_names().into_iter().map(str::to_owned).collect();
+    let count = columns.len();
+    let rows = select.query_map(params_from_iter(values), |row| {
+        (0..count).map(|at| row.get::<_, Value>(at)).collect()
+    })?;
+    Ok(Rows { columns, rows: rows.collect::<rusqlite::Result<_>>()? })
+}
+
+/// Jobs, newest first. `to_wall_ms` is what turns the trail's clock into the wall's.
+///
+/// # Errors
+/// The read failed.
+pub fn jobs(
+    conn: &Connection,
+    selector: &Selector,
+    limit: i64,
+    to_wall_ms: i64,
+) -> rusqlite::Result<Rows> {
+    let mut it = selector.of_jobs();
+    it.values.push(limit.into());
+    it.values.push(to_wall_ms.into());
+    let (limit, wall) = (it.values.len() - 1, it.values.len());
+    let sql = format!(
+        "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
+           {STATE} AS state, j.attempt AS attempts, j.reason,
+           strftime({ISO}, (j.due_at + ?{wall}) / 1000.0, 'unixepoch') AS due_at
+         FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
+         WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
+        it.text()
+    );
+    query(conn, &sql, &it.values)
+}
+
+/// The numbers of the jobs that are meant and in one of `states` (as they are kept), oldest first.
+///
+/// # Errors
+/// The read failed.
+pub fn job_ids(
+    conn: &Connection,
+    selector: &Selector,
+    states: &str,
+) -> rusqlite::Result<Vec<JobId>> {
+    let it = selector.of_jobs();
+    let sql = format!(
+        "SELECT j.id FROM jobs j WHERE {} AND j.state IN ({states}) ORDER BY j.id",
+        it.text()
+    );
+    let mut select = conn.prepare(&sql)?;
+    let rows = select.query_map(params_from_iter(&it.values), |row| row.get(0).map(JobId))?;
+    rows.collect()
+}
+
+/// The state of one job, if there is such a job.
+///
+/// # Errors
+/// The read failed.
+pub fn job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
+    let state: Option<i64> = conn
+        .query_row("SELECT state FROM jobs WHERE id = ?1", [job], |row| row.get(0))
+        .optional()?;
+    Ok(state.map(|state| match state {
+        2 => JobState::Running,
+        3 => JobState::Succeeded,
+        4 => JobState::Dead,
+        5 => JobState::Cancelled,
+        _ => JobState::Queued,
+    }))
+}
+
+/// Events, newest first, as the view `trail` has them.
+///
+/// # Errors
+/// The read failed.
+pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
+    let mut it = Where::new();
+    if let Some(event) = selector.event {
+        it.and("e.id = ?", event);
+    }
+    selector.common(&mut it, "e.source", "e.received_at");
+    it.values.push(limit.into());
+    let sql = format!(
+        "SELECT t.* FROM (SELECT e.id FROM events e WHERE {} ORDER BY e.id DESC LIMIT ?{}) f
+           JOIN trail t ON t.event = f.id ORDER BY t.event DESC",
+        it.text(),
+        it.values.len()
+    );
+    query(conn, &sql, &it.values)
+}
+
+/// Refusals, newest first, as the view `refused` has them.
+///
+/// # Errors
+/// The read failed.
+pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
+    let mut it = Where::new();
+    if let Some(source) = &selector.source {
+        it.and("r.source = ?", source.clone());
+    }
+    if let Some(since) = selector.since_ms {
+        it.and("r.at >= ?", since);
+    }
+    if let Some(until) = selector.until_ms {
+        it.and("r.at < ?", until);
+    }
+    if let Some(detail) = &selector.detail {
+        it.and("instr(r.reason, ?)", detail.clone());
+    }
+    it.values.push(limit.into());
+    let sql = format!(
+        "SELECT v.* FROM refusals r JOIN refused v ON v.id = r.id WHERE {} ORDER BY r.id DESC
+           LIMIT ?{}",
+        it.text(),
+        it.values.len()
+    );
+    query(conn, &sql, &it.values)
+}
+
+/// Rows of the view `outcomes` (or `refused`) after `id`, oldest first; the last `limit` of them.
+///
+/// # Errors
+/// The read failed.
+pub fn after(conn: &Connection, view: Tail, id: i64, limit: i64) -> rusqlite::Result<Rows> {
+    let view = match view {
+        Tail::Outcomes => "outcomes",
+        Tail::Refused => "refused",
+    };
+    let sql = format!(
+        "SELECT * FROM (SELECT * FROM {view} WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"
+    );
+    query(conn, &sql, &[id.into(), limit.into()])
+}
+
+/// What `tail` follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    Outcomes,
+    Refused,
+}
+
+/// A number that changes when somebody else wrote.
+///
+/// # Errors
+/// The read failed.
+pub fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
+/// The jobs of an event with all their attempts.
+///
+/// # Errors
+/// The read failed.
+pub fn of_event(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Rows)> {
+    let selector = Selector { event: Some(event.0), ..Selector::default() };
+    let mut found = jobs(conn, &selector, i64::MAX, 0)?;
+    found.rows.reverse();
+    let attempts = query(
+        conn,
+        "SELECT a.job, a.attempt, a.outcome, o.at, a.detail, a.duration_ms, o.next_at,
+           a.stdout, a.stderr FROM events e JOIN jobs j
+             ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+           JOIN attempts a ON a.job = j.id JOIN outcomes o ON o.id = a.id
+         WHERE e.id = ?1 ORDER BY a.id",
+        &[event.0.into()],
+    )?;
+    Ok((found, attempts))
+}
+
+/// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
+/// for in the newest 200,000 attempts.
+///
+/// # Errors
+/// The read failed.
+pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+    query(
+        conn,
+        "SELECT h.name AS handler, h.paused,
+           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
+             AS queued,
+           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
+             AS running,
+           (SELECT count(*) FROM jobs j WHERE j.state = 4 AND j.handler = h.id) AS dead,
+           (SELECT min(oldest_at) FROM depth d WHERE d.handler = h.name) AS oldest_at,
+           coalesce(r.succeeded, 0) AS succeeded_last_hour,
+           coalesce(r.other, 0) AS unsuccessful_last_hour
+         FROM handlers h LEFT JOIN (
+           SELECT j.handler, sum(a.outcome = 'succeeded') AS succeeded,
+             sum(a.outcome <> 'succeeded') AS other
+           FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT 200000) a JOIN jobs j ON j.id = a.job
+           WHERE a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
+         ORDER BY h.name",
+        &[hour_ago_ms.into()],
+    )
+}
+
+/// Sources with their last hour.
+///
+/// # Errors
+/// The read failed.
+pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+    query(
+        conn,
+        &format!(
+            "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
+               coalesce((SELECT sum(r.count) FROM refusals r WHERE r.source = s.name
+                 AND r.at >= ?1), 0) AS refused_last_hour,
+               strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
+             FROM sources s LEFT JOIN (
+               SELECT source, sum(received_at >= ?1) AS events, max(received_at) AS last
+               FROM (SELECT source, received_at FROM events ORDER BY id DESC LIMIT 200000)
+               GROUP BY source) e ON e.source = s.id
+             ORDER BY s.name"
+        ),
+        &[hour_ago_ms.into()],
+    )
+}
+
+/// How many jobs are queued for each handler, by name.
+///
+/// # Errors
+/// The read failed.
+pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
+    let mut select = conn.prepare("SELECT handler, jobs FROM depth WHERE state = 'queued'")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// The newest job of an event for a handler, with its last attempt.
+///
+/// # Errors
+/// The read failed.
+pub fn job_of(
+    conn: &Connection,
+    event: EventId,
+    handler: &str,
+) -> rusqlite::Result<Option<(JobId, u32)>> {
+    let values: [&dyn ToSql; 2] = [&event.0, &handler];
+    conn.query_row(
+        "SELECT j.id, j.attempt FROM events e JOIN jobs j
+           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+         WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2)
+         ORDER BY j.id DESC LIMIT 1",
+        &values,
+        |row| Ok((JobId(row.get(0)?), row.get(1)?)),
+    )
+    .optional()
+}

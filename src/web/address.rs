@@ -1,0 +1,133 @@
+//! Who sent a request: the peer, or who a trusted proxy says it was.
+//!
+//! The proxy's header is read right to left, as each proxy adds to its end: the first address that
+//! is not a trusted proxy's is the client's. What can't be read ends the walk: nothing to the left
+//! of it is believed. IPv4 inside IPv6 counts as IPv4.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::config::{ProxyHeader, TrustedProxies};
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(IpAddr),
+    Unix,
+}
+
+/// Whether the peer is a proxy whose headers are believed.
+pub fn proxied(peer: Peer, trusted: &TrustedProxies) -> bool {
+    match peer {
+        Peer::Unix => trusted.unix,
+        Peer::Tcp(ip) => is_in(&trusted.networks, ip),
+    }
+}
+
+/// The client's address as text; over a unix socket without a proxy, `unix`.
+pub fn client(
+    peer: Peer,
+    headers: &[(&str, &[u8])],
+    trusted: &TrustedProxies,
+    header: ProxyHeader,
+) -> String {
+    let mut client = match peer {
+        Peer::Tcp(ip) => Some(ip.to_canonical()),
+        Peer::Unix => None,
+    };
+    if proxied(peer, trusted) {
+        let (name, read): (_, fn(&str) -> Option<IpAddr>) = match header {
+            ProxyHeader::XForwardedFor => ("x-forwarded-for", address),
+            ProxyHeader::Forwarded => ("forwarded", forwarded_for),
+        };
+        let lines = headers.iter().rev().filter(|(found, _)| *found == name);
+        let parts = lines.flat_map(|(_, value)| value.rsplit(|&byte| byte == b','));
+        for part in parts {
+            let Some(ip) = std::str::from_utf8(part).ok().and_then(read) else { break };
+            client = Some(ip.to_canonical());
+            if !is_in(&trusted.networks, ip) {
+                break;
+            }
+        }
+    }
+    client.map_or_else(|| "unix".to_owned(), |ip| ip.to_string())
+}
+
+/// Whether the source takes requests from there; an empty list: from anywhere.
+pub fn allowed(allow_from: &[IpNet], ip: Option<IpAddr>) -> bool {
+    allow_from.is_empty() || ip.is_some_and(|ip| is_in(allow_from, ip))
+}
+
+fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
+}
+
+/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// The `for` of one element of `Forwarded` (RFC 7239, section 4).
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let value = element.split(';').find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| value.trim())
+    })?;
+    address(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted() -> TrustedProxies {
+        let networks = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        TrustedProxies { networks, unix: true }
+    }
+
+    fn check(peer: &str, header: &str, expected: &str) {
+        let peer = peer.parse().map_or(Peer::Unix, Peer::Tcp);
+        let (name, kind) = if header.contains('=') {
+            ("forwarded", ProxyHeader::Forwarded)
+        } else {
+            ("x-forwarded-for", ProxyHeader::XForwardedFor)
+        };
+        let found = client(peer, &[(name, header.as_bytes())], &trusted(), kind);
+        assert_eq!(found, expected, "{header} through {peer:?}");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_right_to_left() {
+        check("10.0.0.1", "6.6.6.6, 192.0.2.7, 10.1.1.1", "192.0.2.7");
+        check("::ffff:10.0.0.1", "192.0.2.7", "192.0.2.7");
+        check("unix", "192.0.2.7:99", "192.0.2.7");
+        check("10.0.0.1", "::ffff:192.0.2.7", "192.0.2.7");
+        check("10.0.0.1", r#"for=6.6.6.6, for="[2001:db8::1]:4711";proto=https"#, "2001:db8::1");
+    }
+
+    #[test]
+    fn nobody_else_is_believed() {
+        check("192.0.2.9", "6.6.6.6", "192.0.2.9");
+    }
+
+    #[test]
+    fn what_can_not_be_read_ends_the_walk() {
+        check("10.0.0.1", "6.6.6.6, unknown, 10.1.1.1", "10.1.1.1");
+        check("10.0.0.1", "", "10.0.0.1");
+        check("unix", "junk", "unix");
+    }
+
+    #[test]
+    fn an_address_must_be_in_one_of_the_networks() {
+        let from: Vec<IpNet> = vec!["192.0.2.0/24".parse().unwrap()];
+        assert!(allowed(&from, "192.0.2.1".parse().ok()));
+        assert!(allowed(&from, "::ffff:192.0.2.1".parse().ok()));
+        assert!(!allowed(&from, "198.51.100.1".parse().ok()));
+        assert!(!allowed(&from, None));
+        assert!(allowed(&[], None));
+    }
+}

@@ -1,0 +1,83 @@
+//! `accept`: whether a body is of the type that its source asks for, and parses.
+
+use crate::config::Accept;
+
+/// What is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// Answered 415.
+    Type,
+    /// Answered 400.
+    Form(String),
+}
+
+/// Checks the type, then the form; a JSON nested deeper than 128 does not parse.
+///
+/// # Errors
+/// Which of the two is wrong.
+pub fn check_accept(accept: Accept, content_type: Option<&str>, body: &[u8]) -> Result<(), Wrong> {
+    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
+    let essence = essence.to_ascii_lowercase();
+    match accept {
+        Accept::Any => Ok(()),
+        Accept::Json if essence != "application/json" && !essence.ends_with("+json") => {
+            Err(Wrong::Type)
+        }
+        Accept::Json => serde_json::from_slice::<serde::de::IgnoredAny>(body)
+            .map(|_| ())
+            .map_err(|e| Wrong::Form(format!("body is not JSON: {e}"))),
+        Accept::Form if essence != "application/x-www-form-urlencoded" => Err(Wrong::Type),
+        Accept::Form => check_form(body),
+    }
+}
+
+fn check_form(body: &[u8]) -> Result<(), Wrong> {
+    let wrong = |text: &str| Err(Wrong::Form(format!("body is not a form: {text}")));
+    if !body.is_ascii() {
+        return wrong("it has bytes beyond ASCII");
+    }
+    let mut left = body;
+    while let Some(at) = left.iter().position(|&byte| byte == b'%') {
+        match left.get(at + 1..at + 3) {
+            Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => left = &left[at + 3..],
+            _ => return wrong("a % without two hex digits"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_must_say_so_and_parse_to_a_depth_of_128() {
+        let json =
+            |content_type, body: &str| check_accept(Accept::Json, content_type, body.as_bytes());
+        assert_eq!(json(Some("application/json; charset=utf-8"), "{}"), Ok(()));
+        assert_eq!(json(Some("application/cloudevents+json"), "[1]"), Ok(()));
+        assert_eq!(json(Some("text/plain"), "{}"), Err(Wrong::Type));
+        assert_eq!(json(None, "{}"), Err(Wrong::Type));
+        assert!(matches!(json(Some("application/json"), "{"), Err(Wrong::Form(_))));
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert_eq!(json(Some("application/json"), &nested(127)), Ok(()));
+        assert!(matches!(json(Some("application/json"), &nested(200_000)), Err(Wrong::Form(_))));
+    }
+
+    #[test]
+    fn a_form_must_say_so_and_be_encoded() {
+        let form = |body: &str| {
+            let content_type = Some("Application/X-WWW-Form-URLencoded");
+            check_accept(Accept::Form, content_type, body.as_bytes())
+        };
+        assert_eq!(form("a=1&b=%C3%A4"), Ok(()));
+        assert!(matches!(form("a=%4"), Err(Wrong::Form(_))));
+        assert!(matches!(form("a=ä"), Err(Wrong::Form(_))));
+        assert_eq!(check_accept(Accept::Form, None, b"a=1"), Err(Wrong::Type));
+    }
+
+    #[test]
+    fn anything_goes_where_nothing_is_asked_for() {
+        assert_eq!(check_accept(Accept::Any, None, b"\xff\0"), Ok(()));
+    }
+}

@@ -1,0 +1,361 @@
+//! A request from its head to its answer, in the order of the contract's section 4: path, method,
+//! address, size and encoding, signature, type, form, rate. 2xx leaves after the commit.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, dev, web};
+use futures_core::Stream;
+use tokio::time::timeout_at;
+
+use super::address::{self, Peer};
+use super::form::{self, Wrong};
+use super::lane::Lane;
+use super::refuse::Refusal;
+use super::verify::Asked;
+use super::{Gate, Gated, Settings, kept, ledger};
+use crate::store::events::{Accept, DedupeKey, Reply};
+use crate::{clock, inbox};
+
+/// Headers, with their names, beyond which a request is refused.
+const HEADERS_BYTES_MAX: usize = 32 << 10;
+
+/// So much of a refused body is read and thrown away, so that the answer arrives.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+
+/// The path that says whether the process is alive.
+const HEALTHZ: &str = "/healthz";
+/// The path that says whether a webhook would be accepted now.
+const READYZ: &str = "/readyz";
+
+/// A number that goes down again when this is dropped.
+struct Held<'a> {
+    of: &'a AtomicUsize,
+    count: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.count, Ordering::SeqCst);
+    }
+}
+
+/// Header lines as they came: lower-case name, value.
+type Lines<'a> = Vec<(&'a str, &'a [u8])>;
+
+/// The admin listener.
+pub async fn admin(request: HttpRequest) -> HttpResponse {
+    let Some(gate) = request.app_data::<Arc<Gate>>() else { return plain(500) };
+    health(gate, &request).unwrap_or_else(|| Refusal::Path.response())
+}
+
+/// The intake listener.
+pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let parts = (request.app_data::<Arc<Gate>>(), request.app_data::<Rc<Lane>>());
+    let (Some(gate), Some(lane)) = parts else { return plain(500) };
+    gate.in_flight.fetch_add(1, Ordering::SeqCst);
+    let _flight = Held { of: &gate.in_flight, count: 1 };
+    if let Some(response) = health(gate, &request) {
+        return response;
+    }
+    let settings = gate.settings.load_full();
+    let mut taking = Taking {
+        gate,
+        lane,
+        settings: &settings,
+        deadline: Instant::now() + settings.server.request_timeout,
+        ip: String::new(),
+        bytes: 0,
+        held: Held { of: &gate.bodies, count: 0 },
+    };
+    let mut payload = payload.into_inner();
+    let mut response = taking.run(&request, &mut payload).await;
+    if gate.closing.load(Ordering::Relaxed) {
+        response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    }
+    response
+}
+
+fn plain(status: u16) -> HttpResponse {
+    HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+/// `/healthz` and `/readyz`.
+fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
+    let (status, text) = match request.uri().path() {
+        HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
+        READYZ => match gate.obstacle() {
+            None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
+        },
+        _ => return None,
+    };
+    if !matches!(request.method().as_str(), "GET" | "HEAD") {
+        return Some(Refusal::Method { allow: "GET, HEAD".to_owned() }.response());
+    }
+    Some(HttpResponse::build(status).content_type("application/json").body(text))
+}
+
+struct Taking<'a> {
+    gate: &'a Gate,
+    lane: &'a Rc<Lane>,
+    settings: &'a Settings,
+    deadline: Instant,
+    ip: String,
+    /// Of the body, as far as it came.
+    bytes: usize,
+    held: Held<'a>,
+}
+
+impl Taking<'_> {
+    async fn run(&mut self, request: &HttpRequest, payload: &mut dev::Payload) -> HttpResponse {
+        let lines: Lines = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        if lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+            > HEADERS_BYTES_MAX
+        {
+            return plain(431);
+        }
+        let path = request.uri().path();
+        let found = self.settings.routes.find(path);
+        let gated = found.as_ref().map(|found| &self.settings.sources[found.source]);
+        self.ip = self.client(request, &lines);
+        let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
+        let refusal = match gated {
+            None => Refusal::Path,
+            Some(gated) => {
+                match self.check(gated, secret_segment, request, &lines, payload).await {
+                    Ok(response) => return response,
+                    Err(refusal) => refusal,
+                }
+            }
+        };
+        let drained = self.drain(payload, &refusal).await;
+        if refusal.recorded() {
+            self.gate.ledger.note(
+                &ledger::Request {
+                    source: gated.map(|gated| gated.source.name.as_str()),
+                    method: request.method().as_str(),
+                    path: &kept::path(gated.map(|gated| &gated.verifier), path),
+                    ip: &self.ip,
+                    bytes: self.bytes,
+                },
+                &refusal,
+                clock::wall_ms(),
+            );
+        }
+        let mut response = refusal.response();
+        if !drained || matches!(refusal, Refusal::Late) {
+            response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+        }
+        response
+    }
+
+    fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> String {
+        let server = &self.settings.server;
+        let peer = request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()));
+        address::client(peer, lines, &server.trusted_proxies, server.proxy_header)
+    }
+
+    async fn check(
+        &mut self,
+        gated: &Gated,
+        secret_segment: Option<&str>,
+        request: &HttpRequest,
+        lines: &Lines<'_>,
+        payload: &mut dev::Payload,
+    ) -> Result<HttpResponse, Refusal> {
+        let source = &gated.source;
+        let method = request.method().as_str();
+        if !source.methods.iter().any(|allowed| allowed == method) {
+            return Err(Refusal::Method { allow: source.methods.join(", ") });
+        }
+        let ip: Option<IpAddr> = self.ip.parse().ok();
+        if !address::allowed(&source.allow_from, ip) {
+            return Err(Refusal::Address);
+        }
+        if self.gate.obstacle().is_some() {
+            return Err(Refusal::Unavailable);
+        }
+        check_size(request, source.body_bytes_max)?;
+        let body = self.body(payload, source.body_bytes_max).await?;
+        let uri = request.uri();
+        let asked = Asked {
+            method,
+            path: uri.path(),
+            query: uri.query(),
+            headers: lines,
+            body: &body,
+            secret_segment,
+            proxied: address::proxied(
+                request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip())),
+                &self.settings.server.trusted_proxies,
+            ),
+        };
+        let now_ms = clock::wall_ms();
+        if let Err(reason) = gated.verifier.check(&asked, now_ms) {
+            return Err(Refusal::Signature { reason, challenge: gated.verifier.challenge() });
+        }
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        form::check_accept(source.accept, content_type, &body).map_err(|wrong| match wrong {
+            Wrong::Type => Refusal::Type,
+            Wrong::Form(reason) => Refusal::Form { reason },
+        })?;
+        if let Some(rate) = &gated.rate {
+            rate.check().map_err(|retry_after| Refusal::Rate { retry_after })?;
+        }
+        let accept = self.accept(gated, &asked, content_type, now_ms)?;
+        self.store(gated, Accept { body, ..accept }).await
+    }
+
+    /// The rows of an accepted request, but for its body.
+    fn accept(
+        &self,
+        gated: &Gated,
+        asked: &Asked<'_>,
+        content_type: Option<&str>,
+        now_ms: i64,
+    ) -> Result<Accept, Refusal> {
+        let source = &gated.source;
+        let key = inbox::dedupe_key(source, asked.headers, content_type, asked.body);
+        let window_ms = i64::try_from(source.dedupe_window.as_millis()).unwrap_or(i64::MAX / 4);
+        let heal = source.on_duplicate == crate::config::OnDuplicate::Heal;
+        Ok(Accept {
+            slot: 0,
+            source: gated.id,
+            uid: clock::random().map_err(|_| Refusal::Unavailable)?,
+            received_at_ms: now_ms,
+            method: asked.method.to_owned(),
+            path: kept::path(Some(&gated.verifier), asked.path),
+            query: asked.query.map(|query| kept::query(&gated.verifier, query)),
+            ip: self.ip.clone(),
+            headers: kept::headers(&gated.verifier, asked.headers),
+            body: Vec::new(),
+            dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
+            handlers: Arc::clone(&gated.handlers),
+        })
+    }
+
+    async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {
+        let jobs = i64::try_from(accept.handlers.len()).unwrap_or(i64::MAX);
+        if let Some(queued) = &gated.queued {
+            let coming = queued.coming.fetch_add(jobs, Ordering::SeqCst);
+            if queued.stored.load(Ordering::SeqCst) + coming >= queued.max {
+                queued.coming.fetch_sub(jobs, Ordering::SeqCst);
+                return Err(Refusal::QueuedMax);
+            }
+        }
+        let reply = self.lane.store(accept).await;
+        if let Some(queued) = &gated.queued {
+            queued.coming.fetch_sub(jobs, Ordering::SeqCst);
+        }
+        match reply {
+            Reply::Stored(event) => Ok(accepted(gated, event.0, false)),
+            Reply::Duplicate(event) => Ok(accepted(gated, event.0, true)),
+            Reply::Unavailable => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// The whole body, within its limits and in time.
+    async fn body(&mut self, payload: &mut dev::Payload, max: usize) -> Result<Vec<u8>, Refusal> {
+        let deadline = self.deadline.into();
+        let all_max = self.settings.server.bodies_bytes_max;
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(chunk) = next(payload).await {
+                let chunk = chunk.map_err(|_| Refusal::Gone)?;
+                self.bytes += chunk.len();
+                if self.bytes > max {
+                    return Err(Refusal::TooLarge { max });
+                }
+                self.held.count += chunk.len();
+                let held = self.gate.bodies.fetch_add(chunk.len(), Ordering::SeqCst);
+                if held + chunk.len() > all_max {
+                    return Err(Refusal::Unavailable);
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body)
+        };
+        timeout_at(deadline, read).await.unwrap_or(Err(Refusal::Late))
+    }
+
+    /// Reads on so that the answer arrives; whether it got to the end.
+    async fn drain(&mut self, payload: &mut dev::Payload, refusal: &Refusal) -> bool {
+        if matches!(refusal, Refusal::Late | Refusal::Gone) {
+            return false;
+        }
+        let deadline = self.deadline.into();
+        let read = async {
+            let mut drained = 0;
+            while let Some(Ok(chunk)) = next(payload).await {
+                drained += chunk.len();
+                self.bytes += chunk.len();
+                if drained > DRAINED_BYTES_MAX {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout_at(deadline, read).await.unwrap_or(false)
+    }
+}
+
+async fn next(
+    payload: &mut dev::Payload,
+) -> Option<Result<web::Bytes, actix_web::error::PayloadError>> {
+    poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
+}
+
+/// What the head says of the body.
+fn check_size(request: &HttpRequest, max: usize) -> Result<(), Refusal> {
+    let value =
+        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let length = value(header::CONTENT_LENGTH).and_then(|text| text.trim().parse::<usize>().ok());
+    if length.is_some_and(|length| length > max) {
+        return Err(Refusal::TooLarge { max });
+    }
+    if request.headers().contains_key(header::CONTENT_ENCODING)
+        && !value(header::CONTENT_ENCODING)
+            .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
+    {
+        return Err(Refusal::Encoding);
+    }
+    Ok(())
+}
+
+/// The source's own answer, its scheme's, or `202` and the event's number.
+fn accepted(gated: &Gated, event: i64, duplicate: bool) -> HttpResponse {
+    let preset = gated.verifier.is_preset();
+    let status = match &gated.source.respond {
+        Some(respond) => respond.status,
+        None if preset => 200,
+        None => 202,
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
+    let mut response = HttpResponse::build(status);
+    let respond = gated.source.respond.as_ref();
+    if let Some(content_type) = respond.and_then(|respond| respond.content_type.as_deref()) {
+        response.content_type(content_type);
+    } else if !preset || respond.is_some_and(|respond| respond.body.is_some()) {
+        response.content_type("application/json");
+    }
+    match respond.and_then(|respond| respond.body.clone()) {
+        _ if status == StatusCode::NO_CONTENT => response.finish(),
+        Some(body) => response.body(body),
+        None if preset => response.finish(),
+        None if duplicate => response.body(format!(r#"{{"event":{event},"duplicate":true}}"#)),
+        None => response.body(format!(r#"{{"event":{event}}}"#)),
+    }
+}

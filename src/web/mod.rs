@@ -1,0 +1,362 @@
+//! The front: sockets, what intake knows, and the way out.
+//!
+//! `intake` takes a request, the other rooms decide about it, `lane` brings it to the writer. The
+//! admin listener so far answers `/healthz` and `/readyz` alone.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context;
+use arc_swap::ArcSwap;
+
+use crate::clock;
+use crate::config::{Config, Listen, NO_QUEUED_MAX, Secrets};
+use crate::domain::{HandlerId, SourceId};
+use crate::store::refusals::Refused;
+use crate::store::registry::Registry;
+use crate::store::writer::{Handle, Health};
+
+pub mod address;
+pub mod form;
+pub mod intake;
+pub mod kept;
+pub mod lane;
+pub mod ledger;
+pub mod rate;
+pub mod refuse;
+pub mod route;
+pub mod verify;
+
+/// Threads that take requests. One more than one keeps a slow connection from holding others up;
+/// more take time from the writer on small machines.
+const INTAKE_THREADS: usize = 2;
+
+/// When intake ends, requests that are on their way get so long.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
+/// What every request is measured by; replaced as a whole by a reload.
+pub struct Settings {
+    pub server: crate::config::Server,
+    pub routes: route::Routes,
+    pub sources: Vec<Gated>,
+}
+
+/// A source with everything that intake needs of it.
+pub struct Gated {
+    pub source: crate::config::Source,
+    pub id: SourceId,
+    pub verifier: verify::Verifier,
+    pub rate: Option<rate::Limit>,
+    pub queued: Option<Queued>,
+    /// Who wants its events: a job each.
+    pub handlers: Arc<[HandlerId]>,
+}
+
+/// `queued_max`: jobs on file, and those of requests on their way there.
+pub struct Queued {
+    pub stored: Arc<AtomicI64>,
+    pub coming: AtomicI64,
+    pub max: i64,
+}
+
+/// What all intake threads share.
+pub struct Gate {
+    pub settings: ArcSwap<Settings>,
+    pub writer: Handle,
+    pub disk_low: Arc<AtomicBool>,
+    pub closing: AtomicBool,
+    /// Requests that are being answered.
+    pub in_flight: AtomicUsize,
+    /// Bytes of bodies held in memory.
+    pub bodies: AtomicUsize,
+    pub ledger: ledger::Ledger,
+}
+
+/// Counts of those sources that have a `queued_max`.
+pub type Counts = HashMap<SourceId, Arc<AtomicI64>>;
+
+/// Sources that have a `queued_max`.
+pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
+    let limited = config.sources.iter().filter(|source| source.queued_max < NO_QUEUED_MAX);
+    limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
+}
+
+impl Settings {
+    fn new(config: &Config, registry: &Registry, secrets: &Secrets, counts: &Counts) -> Self {
+        let gated = |source: &crate::config::Source| {
+            let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
+            let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
+            let handlers = handlers.filter_map(|one| registry.handlers.get(&one.name).copied());
+            let queued = counts.get(&id).map(|stored| Queued {
+                stored: Arc::clone(stored),
+                coming: AtomicI64::new(0),
+                max: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
+            });
+            Gated {
+                id,
+                verifier: verify::Verifier::new(source, secrets),
+                rate: source.accept_rate.map(rate::Limit::new),
+                queued,
+                handlers: handlers.collect(),
+                source: source.clone(),
+            }
+        };
+        Self {
+            server: config.server.clone(),
+            routes: route::Routes::new(&config.sources),
+            sources: config.sources.iter().map(gated).collect(),
+        }
+    }
+}
+
+impl Gate {
+    pub fn new(
+        writer: Handle,
+        config: &Config,
+        registry: &Registry,
+        secrets: &Secrets,
+        counts: Counts,
+    ) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(Settings::new(config, registry, secrets, &counts)),
+            writer,
+            disk_low: Arc::default(),
+            closing: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
+            ledger: ledger::Ledger::default(),
+        }
+    }
+
+    /// Takes over a configuration; requests on their way end by the old one.
+    pub fn configure(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        secrets: &Secrets,
+        counts: Counts,
+    ) {
+        self.settings.store(Arc::new(Settings::new(config, registry, secrets, &counts)));
+    }
+
+    /// Why nothing can be accepted now, if so.
+    pub fn obstacle(&self) -> Option<&'static str> {
+        if self.closing.load(Ordering::Relaxed) {
+            Some("shutting down")
+        } else if self.disk_low.load(Ordering::Relaxed) {
+            Some("disk low")
+        } else {
+            match self.writer.health.get() {
+                Health::Good => None,
+                Health::Blocked | Health::Broken => Some("the trail can't be written"),
+            }
+        }
+    }
+
+    /// What was refused since the last time.
+    pub fn refused(&self) -> Vec<Refused> {
+        self.ledger.drain(clock::wall_ms())
+    }
+}
+
+/// A bound socket.
+pub enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Bound, not yet listened on.
+pub struct Sockets {
+    intake: Vec<Socket>,
+    admin: Vec<Socket>,
+}
+
+/// Binds what the configuration names, or takes what systemd hands over.
+///
+/// # Errors
+/// An address that can't be had, named.
+pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
+    let admin = config.admin.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
+    let handed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
+    if handed.is_empty() {
+        let intake = config.server.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
+        return Ok(Sockets { intake, admin });
+    }
+    let taken = |fd: i32| {
+        // SAFETY: systemd hands these descriptors over to this process alone, each is taken once.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(match rustix::net::sockopt::socket_domain(&fd)? {
+            rustix::net::AddressFamily::UNIX => Socket::Unix(UnixListener::from(fd)),
+            _ => Socket::Tcp(TcpListener::from(fd)),
+        })
+    };
+    let intake = handed.into_iter().map(taken).collect::<anyhow::Result<_>>()?;
+    Ok(Sockets { intake, admin })
+}
+
+fn bind_one(listen: &Listen) -> anyhow::Result<Socket> {
+    match listen {
+        Listen::Tcp(address) => bind_tcp(*address)
+            .map(Socket::Tcp)
+            .with_context(|| format!("can't listen on {address}: free it, or name another")),
+        Listen::Unix(path) => {
+            // A socket that an ended server left; one that is alive is somebody else's.
+            if std::os::unix::net::UnixStream::connect(path).is_err() {
+                let _ = std::fs::remove_file(path);
+            }
+            UnixListener::bind(path)
+                .map(Socket::Unix)
+                .with_context(|| format!("can't listen on unix:{}", path.display()))
+        }
+    }
+}
+
+/// With a backlog that holds a burst.
+fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // A restart takes the port over from connections that are still closing.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &address)?;
+    listen(&socket, 2048)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Servers that are running.
+pub struct Listening {
+    servers: Vec<(ServerHandle, JoinHandle<()>)>,
+    /// Where intake listens, as a sender would write it.
+    pub intake: Vec<String>,
+    pub admin: Vec<String>,
+}
+
+/// Starts to answer.
+///
+/// # Errors
+/// A thread can't be made.
+pub fn listen(sockets: Sockets, config: &Config, gate: &Arc<Gate>) -> anyhow::Result<Listening> {
+    let intake = sockets.intake.iter().map(named).collect();
+    let admin: Vec<String> = sockets.admin.iter().map(named).collect();
+    let timeout = config.server.request_timeout;
+    let mut servers = vec![serve("intake", sockets.intake, INTAKE_THREADS, timeout, gate, true)?];
+    if !admin.is_empty() {
+        servers.push(serve("admin", sockets.admin, 1, timeout, gate, false)?);
+    }
+    Ok(Listening { servers, intake, admin })
+}
+
+fn named(socket: &Socket) -> String {
+    match socket {
+        Socket::Tcp(tcp) => {
+            tcp.local_addr().map_or_else(|_| "?".to_owned(), |address| format!("http://{address}"))
+        }
+        Socket::Unix(unix) => {
+            let path = unix.local_addr().ok();
+            let path = path.as_ref().and_then(|address| address.as_pathname());
+            format!("unix:{}", path.map_or_else(|| "?".into(), |path| path.to_string_lossy()))
+        }
+    }
+}
+
+fn serve(
+    name: &'static str,
+    sockets: Vec<Socket>,
+    threads: usize,
+    timeout: Duration,
+    gate: &Arc<Gate>,
+    takes: bool,
+) -> anyhow::Result<(ServerHandle, JoinHandle<()>)> {
+    let gate = Arc::clone(gate);
+    let (started, start) = mpsc::sync_channel(1);
+    let run = move || {
+        let of_app = Arc::clone(&gate);
+        let mut server = HttpServer::new(move || {
+            let app = App::new().app_data(Arc::clone(&of_app));
+            let app = app.app_data(Rc::clone(&lane::Lane::new(of_app.writer.to.clone())));
+            app.default_service(if takes { web::to(intake::take) } else { web::to(intake::admin) })
+        })
+        .workers(threads)
+        .backlog(2048)
+        .max_connections(20_000)
+        .client_request_timeout(timeout)
+        .keep_alive(Duration::from_secs(75))
+        .shutdown_timeout(1)
+        .disable_signals();
+        for socket in sockets {
+            let added = match socket {
+                Socket::Tcp(tcp) => server.listen(tcp),
+                Socket::Unix(unix) => server.listen_uds(unix),
+            };
+            match added {
+                Ok(with) => server = with,
+                Err(e) => {
+                    let _ = started.send(Err(e));
+                    return;
+                }
+            }
+        }
+        let system = actix_web::rt::System::new();
+        let ended = system.block_on(async move {
+            let running = server.run();
+            let _ = started.send(Ok(running.handle()));
+            running.await
+        });
+        if let Err(e) = ended {
+            log::error!("{name}: {e}");
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
+    let handle = start.recv().context("the listener ended at once")??;
+    Ok((handle, thread))
+}
+
+impl Listening {
+    /// Requests that are there are answered, then all connections end.
+    pub fn stop(self, gate: &Gate) {
+        gate.closing.store(true, Ordering::SeqCst);
+        for (handle, _) in &self.servers {
+            drop(handle.pause());
+        }
+        let deadline = Instant::now() + LAST_REQUESTS;
+        while gate.in_flight.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for (handle, thread) in self.servers {
+            drop(handle.stop(false));
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What is said at the start: where it listens and what to try, the command last on its line.
+pub fn greeting(config: &Config, listening: &Listening) -> Vec<String> {
+    let mut lines = Vec::new();
+    for at in &listening.intake {
+        lines.push(format!("listening for webhooks on {at}"));
+    }
+    for at in &listening.admin {
+        lines.push(format!("listening for /healthz and /readyz on {at}"));
+    }
+    lines.push(format!("the trail is {}", config.store.path.display()));
+    let open = config.sources.iter().find(|source| source.verify.scheme == "none");
+    let http = listening.intake.iter().find(|at| at.starts_with("http"));
+    if let (Some(source), Some(at)) = (open, http) {
+        let body = r#"{"form_completion_id":"1","submission_values":{"first_name":["Ada"]}}"#;
+        let url = format!("{at}{}", source.path);
+        lines.push(format!(
+            "to try it: curl -H 'Content-Type: application/json' -d '{body}' '{url}'"
+        ));
+    }
+    lines
+}

@@ -1,0 +1,91 @@
+//! Which source a path belongs to: segments compared after percent-decoding, a fixed one wins over a
+//! named one (`{tenant}`). Made anew at each reload; asked at each request.
+
+use std::collections::HashMap;
+
+use percent_encoding::percent_decode_str;
+
+use crate::config::Source;
+
+enum Segment {
+    Fixed(String),
+    Named,
+}
+
+struct Pattern {
+    source: usize,
+    segments: Vec<Segment>,
+    /// One more segment follows: the source's token.
+    token: bool,
+}
+
+/// The paths of all sources.
+pub struct Routes {
+    /// Paths without names or tokens, as they are usually sent.
+    plain: HashMap<String, usize>,
+    /// Those with the earliest fixed segments first.
+    patterns: Vec<Pattern>,
+}
+
+/// The source that a path belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Its place among the sources.
+    pub source: usize,
+    /// The path's last segment, decoded, where it is the token.
+    pub secret_segment: Option<String>,
+}
+
+impl Routes {
+    pub fn new(sources: &[Source]) -> Self {
+        let (mut plain, mut patterns) = (HashMap::new(), Vec::new());
+        for (number, source) in sources.iter().enumerate() {
+            let segments: Vec<Segment> = source.path[1..].split('/').map(segment).collect();
+            let named = segments.iter().any(|one| matches!(one, Segment::Named));
+            if !named && !source.verify.segment {
+                plain.insert(source.path.clone(), number);
+            }
+            patterns.push(Pattern { source: number, segments, token: source.verify.segment });
+        }
+        let rank = |pattern: &Pattern| -> Vec<bool> {
+            let named = pattern.segments.iter().map(|one| matches!(one, Segment::Named));
+            named.chain([pattern.token]).collect()
+        };
+        patterns.sort_by_key(rank);
+        Self { plain, patterns }
+    }
+
+    /// The source of a path as it was sent.
+    pub fn find(&self, path: &str) -> Option<Match> {
+        if let Some(&source) = self.plain.get(path) {
+            return Some(Match { source, secret_segment: None });
+        }
+        let sent: Vec<String> = path
+            .strip_prefix('/')?
+            .split('/')
+            .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
+            .collect();
+        self.patterns.iter().find_map(|pattern| pattern.matched(&sent))
+    }
+}
+
+fn segment(text: &str) -> Segment {
+    if text.starts_with('{') { Segment::Named } else { Segment::Fixed(text.to_owned()) }
+}
+
+impl Pattern {
+    fn matched(&self, sent: &[String]) -> Option<Match> {
+        let (own, token) = if self.token {
+            let (token, own) = sent.split_last()?;
+            (own, Some(token.clone()))
+        } else {
+            (sent, None)
+        };
+        let fits = |(pattern, sent): (&Segment, &String)| match pattern {
+            Segment::Fixed(fixed) => fixed == sent,
+            Segment::Named => !sent.is_empty(),
+        };
+        let all = own.len() == self.segments.len() && self.segments.iter().zip(own).all(fits);
+        all.then_some(Match { source: self.source, secret_segment: token })
+    }
+}

@@ -1,0 +1,48 @@
+//! `bearer` (RFC 6750) and `basic` (RFC 7617): a shared secret in `Authorization`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Asked, Scheme, Shared};
+
+pub(super) struct Bearer(Shared);
+
+impl Bearer {
+    pub fn new(secrets: &[&[u8]]) -> Self {
+        Self(Shared::new(secrets.iter().copied()))
+    }
+}
+
+impl Scheme for Bearer {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+        let given = credentials(asked, "bearer")?;
+        if self.0.has(given) { Ok(()) } else { Err("bearer token does not match".to_owned()) }
+    }
+}
+
+pub(super) struct Basic(Shared);
+
+impl Basic {
+    pub fn new(user: &str, secrets: &[&[u8]]) -> Self {
+        let pairs: Vec<Vec<u8>> =
+            secrets.iter().map(|secret| [user.as_bytes(), b":", secret].concat()).collect();
+        Self(Shared::new(pairs.iter().map(Vec::as_slice)))
+    }
+}
+
+impl Scheme for Basic {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+        let given = credentials(asked, "basic")?;
+        let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
+        if self.0.has(&pair) { Ok(()) } else { Err("user or password does not match".to_owned()) }
+    }
+}
+
+/// What follows the scheme's name in `Authorization`.
+fn credentials<'a>(asked: &Asked<'a>, scheme: &str) -> Result<&'a [u8], String> {
+    let value = asked.header("authorization")?;
+    let other = || format!("authorization is not {scheme}");
+    let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;
+    let (name, given) = value.split_at(gap);
+    if name.eq_ignore_ascii_case(scheme.as_bytes()) { Ok(given.trim_ascii()) } else { Err(other()) }
+}
