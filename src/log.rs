@@ -12,7 +12,12 @@ use crate::clock;
 pub fn start() {
     let journal = is_journal();
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(LevelFilter::Info).parse_env("HOOKTRAIL_LOG");
+    builder.filter_level(LevelFilter::Info);
+    // The libraries beneath tell of threads and sockets, which is nobody's concern here.
+    for library in ["actix_server", "actix_http", "actix_web", "r2d2", "mio"] {
+        builder.filter_module(library, LevelFilter::Warn);
+    }
+    builder.parse_env("HOOKTRAIL_LOG");
     builder.format(move |out, record| {
         let text = record.args().to_string();
         let level = record.level();
