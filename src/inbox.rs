@@ -80,5 +80,5 @@ fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         let at = pair.iter().position(|&byte| byte == b'=')?;
         (decoded(&pair[..at]) == name).then(|| decoded(&pair[at + 1..]))
     };
-    body.split(|&byte| byte == b'&').filter_map(value).last()
+    body.split(|&byte| byte == b'&').filter_map(value).next_back()
 }

@@ -48,32 +48,46 @@ pub enum Why {
     Shutdown,
 }
 
+/// An attempt that runs now.
+#[derive(Debug)]
+struct Run {
+    attempt: u32,
+    stop: Stop,
+    why: Option<Why>,
+}
+
+impl Run {
+    /// The first reason is the one that counts.
+    fn end(&mut self, why: Why) {
+        self.why.get_or_insert(why);
+        self.stop.set();
+    }
+}
+
 /// What runs now.
 #[derive(Debug, Default)]
 pub struct Running {
-    jobs: Mutex<HashMap<JobId, (u32, Stop, Option<Why>)>>,
+    jobs: Mutex<HashMap<JobId, Run>>,
 }
 
 impl Running {
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, (u32, Stop, Option<Why>)>> {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Run>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends one attempt, if it still runs.
     pub fn end(&self, claim: Claim, why: Why) {
-        if let Some((attempt, stop, reason)) = self.jobs().get_mut(&claim.job)
-            && *attempt == claim.attempt
+        if let Some(run) = self.jobs().get_mut(&claim.job)
+            && run.attempt == claim.attempt
         {
-            reason.get_or_insert(why);
-            stop.set();
+            run.end(why);
         }
     }
 
     /// Ends all.
     pub fn end_all(&self, why: Why) {
-        for (_, stop, reason) in self.jobs().values_mut() {
-            reason.get_or_insert(why);
-            stop.set();
+        for run in self.jobs().values_mut() {
+            run.end(why);
         }
     }
 
@@ -116,11 +130,11 @@ fn step(shared: &Shared, start: Start) -> Finish {
     let began = Instant::now();
     let (ended, why) = match Stop::new() {
         Ok(stop) => {
-            let entry = (claimed.claim.attempt, stop.clone(), None);
-            shared.running.jobs().insert(claimed.claim.job, entry);
+            let run = Run { attempt: claimed.claim.attempt, stop: stop.clone(), why: None };
+            shared.running.jobs().insert(claimed.claim.job, run);
             let ended = attempt(shared, &claimed, &handler, &stop);
-            let entry = shared.running.jobs().remove(&claimed.claim.job);
-            (ended, entry.and_then(|(_, _, why)| why))
+            let run = shared.running.jobs().remove(&claimed.claim.job);
+            (ended, run.and_then(|run| run.why))
         }
         Err(e) => (Ended::new(Outcome::Failed, format!("not started: {e}")), None),
     };

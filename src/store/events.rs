@@ -56,11 +56,11 @@ pub enum Reply {
 /// The write failed; the caller takes all of it back.
 pub fn accept(conn: &Connection, state: &mut State, accept: &Accept) -> rusqlite::Result<Reply> {
     let now_ms = state.now_ms;
-    if let Some(dedupe) = &accept.dedupe {
-        if let Some(first) = first_of(conn, accept.source, dedupe, now_ms)? {
-            record_duplicate(conn, state, accept, first, dedupe.heal)?;
-            return Ok(Reply::Duplicate(first));
-        }
+    if let Some(dedupe) = &accept.dedupe
+        && let Some(first) = first_of(conn, accept.source, dedupe, now_ms)?
+    {
+        record_duplicate(conn, state, accept, first, dedupe.heal)?;
+        return Ok(Reply::Duplicate(first));
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;

@@ -348,7 +348,7 @@ pub fn job_of(
            ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
          WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2)
          ORDER BY j.id DESC LIMIT 1",
-        &values,
+        values,
         |row| Ok((JobId(row.get(0)?), row.get(1)?)),
     )
     .optional()

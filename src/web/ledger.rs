@@ -116,7 +116,7 @@ impl Ledger {
 }
 
 fn counted(kept: Kept) -> Option<Refused> {
-    (kept.more > 0).then(|| Refused { count: kept.more, adds: true, ..kept.last })
+    (kept.more > 0).then_some(Refused { count: kept.more, adds: true, ..kept.last })
 }
 
 fn key(request: &Request<'_>, status: u16, reason: &str) -> u64 {

@@ -55,7 +55,7 @@ impl Scheme for Recipe {
         };
         let url = public_url(self.url.as_deref(), asked);
         let part = |part| match part {
-            &SignedPart::Text(ref text) => text.as_bytes(),
+            SignedPart::Text(text) => text.as_bytes(),
             SignedPart::Body => asked.body,
             SignedPart::Timestamp => timestamp,
             SignedPart::Id => id,
