@@ -54,15 +54,17 @@ impl Scheme for Recipe {
             None => b"",
         };
         let url = public_url(self.url.as_deref(), asked);
-        let part = |part| match part {
-            SignedPart::Text(text) => text.as_bytes(),
-            SignedPart::Body => asked.body,
-            SignedPart::Timestamp => timestamp,
-            SignedPart::Id => id,
-            SignedPart::Url => url.as_bytes(),
-            SignedPart::Method => asked.method.as_bytes(),
-        };
-        let parts: Vec<&[u8]> = recipe.signed.iter().map(part).collect();
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(recipe.signed.len());
+        for part in &recipe.signed {
+            parts.push(match part {
+                SignedPart::Text(text) => text.as_bytes(),
+                SignedPart::Body => asked.body,
+                SignedPart::Timestamp => timestamp,
+                SignedPart::Id => id,
+                SignedPart::Url => url.as_bytes(),
+                SignedPart::Method => asked.method.as_bytes(),
+            });
+        }
         if !signed_by(&self.keys, &parts, &signature) {
             return Err("signature does not match".to_owned());
         }
