@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
-use super::events::{self, Accept, Reply};
+use super::events::{self, Reply};
 use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Idle, Registry};
@@ -168,14 +168,6 @@ impl State {
         self.known_ips.clear();
         self.woken.clear();
     }
-}
-
-/// Applies an accepted request.
-///
-/// # Errors
-/// The write failed; the caller takes all of it back.
-pub fn apply_accept(conn: &Connection, state: &mut State, it: &Accept) -> rusqlite::Result<Done> {
-    events::accept(conn, state, it).map(Done::Accepted)
 }
 
 /// Applies one operation.

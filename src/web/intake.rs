@@ -234,7 +234,7 @@ impl Taking<'_> {
         Ok(Accept {
             slot: 0,
             source: gated.id,
-            uid: clock::random().map_err(|_| Refusal::Unavailable)?,
+            uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
             received_at_ms: now_ms,
             method: asked.method.to_owned(),
             path: kept::path(Some(&gated.verifier), asked.path),
