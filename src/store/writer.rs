@@ -212,9 +212,13 @@ impl Writer {
                 self.unwritten.clear();
                 self.nudge.committed();
                 self.good();
+                if foreign {
+                    // First: a pause holds for what this group brought, too.
+                    self.hear.foreign();
+                }
                 self.deliver(group, done);
                 if foreign {
-                    self.foreign();
+                    self.count_again();
                 }
             }
             Err(e) => {
@@ -417,7 +421,8 @@ impl Writer {
                     self.version = -1;
                     log::debug!("what others wrote could not be read: {e}");
                 }
-                self.foreign();
+                self.hear.foreign();
+                self.count_again();
             }
             Ok(_) => {}
             Err(e) => self.failed(&e),
@@ -434,11 +439,10 @@ impl Writer {
         }
     }
 
-    fn foreign(&self) {
+    fn count_again(&self) {
         if let Err(e) = self.tally.count_again(&self.store.conn) {
             log::debug!("the queue could not be counted again: {e}");
         }
-        self.hear.foreign();
     }
 
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
