@@ -33,6 +33,8 @@ pub enum Op {
         reply: Sender<Registry>,
     },
     Act(acts::Act),
+    /// Count the queue of each source again.
+    Recount,
     /// Keep the clock's anchor, and forget dedupe keys whose window is over.
     Keep,
 }
@@ -205,6 +207,7 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
             acts::record(conn, act)?;
             Done::Nothing
         }
+        Op::Recount => Done::Nothing,
         Op::Keep => {
             write_anchor(conn, &state.clock.anchor())?;
             events::forget_keys(conn, state.now_ms)?;

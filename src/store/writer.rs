@@ -134,6 +134,7 @@ pub fn start(
     let (to, from) = bounded(CHANNEL_MESSAGES);
     let state = State::read(&store.conn, store.clock)?;
     let version = data_version(&store.conn)?;
+    tally.count_again(&store.conn)?;
     let handle = Handle { to, health: Arc::clone(&health) };
     let mut writer =
         Writer { store, state, nudge, tally, hear, health, version, unwritten: Vec::new() };
@@ -216,8 +217,9 @@ impl Writer {
                     // First: a pause holds for what this group brought, too.
                     self.hear.foreign();
                 }
+                let asked = group.iter().any(|one| matches!(one, Message::Op(Op::Recount)));
                 self.deliver(group, done);
-                if foreign {
+                if foreign || asked {
                     self.count_again();
                 }
             }
@@ -362,7 +364,7 @@ impl Writer {
                 }
                 // `writable` makes the dispatcher ask again; whoever registers finds its channel
                 // closed and says so.
-                Message::Op(Op::Promote | Op::Register { .. } | Op::Keep) => {}
+                Message::Op(Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep) => {}
             }
         }
     }
@@ -374,7 +376,12 @@ impl Writer {
             Trouble::Sync => {
                 return self.broken(&format!("a commit could not be synced ({error})"));
             }
-            Trouble::Damaged => return self.broken(&format!("the file is damaged ({error})")),
+            Trouble::Damaged => {
+                return self.broken(&format!(
+                    "{path} is damaged ({error}): put a backup in its place, or save what can be \
+                     read with `sqlite3 FILE .recover`"
+                ));
+            }
             Trouble::Busy if before == Health::Good => {
                 let holder = super::write_lock_holder(&self.store.path);
                 log::error!(

@@ -91,6 +91,9 @@ fn plain(status: u16) -> HttpResponse {
 fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
     let (status, text) = match request.uri().path() {
         HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
+        READYZ if gate.closing.load(Ordering::Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
+        }
         READYZ => match gate.obstacle() {
             None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
