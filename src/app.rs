@@ -23,7 +23,7 @@ use crate::process::{self, GRACE};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
 use crate::store::writer::{self, Handle, HealthCell};
-use crate::store::{self, Lock, OpenError, Readers, Store, acts, checkpoint, op::Op};
+use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op};
 use crate::upkeep::{self, Upkeep};
 use crate::web::{self, Gate};
 use crate::worker::{self, Ready, Running, Shared, Why};
@@ -59,6 +59,7 @@ impl From<OpenError> for Failure {
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), Failure> {
     let (loaded, secrets) = load(file).map_err(Failure::config)?;
+    end_with_a_dead_thread();
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
@@ -87,6 +88,19 @@ fn load(file: &Path) -> Result<(Loaded, Secrets), String> {
     Ok((loaded, secrets))
 }
 
+/// A fault in one of the server's own threads ends the process, which systemd starts again: a server
+/// without its writer would only look alive. Workers catch theirs, and the job fails.
+fn end_with_a_dead_thread() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("?");
+        log::error!("a fault in hooktrail, thread {name}: {panic}");
+        if !name.starts_with("worker-") {
+            std::process::exit(1);
+        }
+    }));
+}
+
 fn ignore_file_size_signal() {
     // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -98,7 +112,6 @@ struct Server {
     gate: Arc<Gate>,
     hub: Arc<Hub>,
     running: Arc<Running>,
-    readers: Readers,
     tally: Arc<Tally>,
     writer: Handle,
     intake: web::Listening,
@@ -141,7 +154,7 @@ impl Server {
         let workers = config.workers.threads;
         let readers = store::readers(&store.path, u32::try_from(workers + 2)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
-        let counts = tally.watch(&store.conn, &web::limited(&config, registry))?;
+        let counts = tally.watch(&web::limited(&config, registry));
 
         let durability = config.store.durability;
         let (nudge, checkpoints) =
@@ -161,13 +174,8 @@ impl Server {
             threads: workers,
             handlers,
         })?;
-        let shared = Shared {
-            from,
-            readers: readers.clone(),
-            writer: writer.clone(),
-            running: Arc::clone(&running),
-            trail,
-        };
+        let shared =
+            Shared { from, readers, writer: writer.clone(), running: Arc::clone(&running), trail };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
@@ -195,7 +203,6 @@ impl Server {
             gate,
             hub,
             running,
-            readers,
             tally,
             writer,
             intake,
@@ -235,7 +242,8 @@ impl Server {
         let (sources, handlers) = names(&config);
         self.writer.op(Op::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
-        let counts = self.tally.watch(&*self.readers.get()?, &web::limited(&config, &registry))?;
+        let counts = self.tally.watch(&web::limited(&config, &registry));
+        self.writer.op(Op::Recount);
         self.gate.configure(&config, &registry, &secrets, counts);
         self.hub.configure(ready(&config, &registry, &secrets));
         self.config.store(Arc::new(config));

@@ -41,6 +41,9 @@ struct Told {
     handlers: Option<Handlers>,
     stopping: bool,
     leaving: bool,
+    /// Known to have jobs ready: waking the dispatcher for these again would tell it nothing. Stays
+    /// over its looks; ends where a claim gets fewer than it asked for.
+    ready: HashSet<HandlerId>,
 }
 
 impl Told {
@@ -102,7 +105,10 @@ impl Hub {
         let told = self.lock();
         let waited = self.wake.wait_timeout_while(told, timeout, |told| told.is_nothing());
         let (mut told, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *told)
+        let ready = std::mem::take(&mut told.ready);
+        let taken = std::mem::take(&mut *told);
+        told.ready = ready;
+        taken
     }
 }
 
@@ -115,7 +121,12 @@ pub struct Ear {
 
 impl Hear for Ear {
     fn claimed(&self, handler: HandlerId, asked: usize, jobs: Vec<Claimed>) {
-        self.hub.tell(|told| told.claimed.push((handler, asked, jobs)));
+        self.hub.tell(|told| {
+            if jobs.len() < asked {
+                told.ready.remove(&handler);
+            }
+            told.claimed.push((handler, asked, jobs));
+        });
     }
 
     fn claim_failed(&self, handler: HandlerId, asked: usize) {
@@ -127,6 +138,7 @@ impl Hear for Ear {
             told.finished.push(handler);
             match how {
                 Finished::Ready => {
+                    told.ready.insert(handler);
                     told.woken.insert(handler);
                 }
                 Finished::Waiting(at) => {
@@ -138,7 +150,14 @@ impl Hear for Ear {
     }
 
     fn woken(&self, handlers: &HashSet<HandlerId>) {
-        self.hub.tell(|told| told.woken.extend(handlers));
+        let mut told = self.hub.lock();
+        let fresh = handlers.iter().filter(|&&handler| told.ready.insert(handler)).copied();
+        let fresh: Vec<HandlerId> = fresh.collect();
+        if !fresh.is_empty() {
+            told.woken.extend(fresh);
+            drop(told);
+            self.hub.wake.notify_one();
+        }
     }
 
     fn next_due(&self, at_ms: Option<i64>) {

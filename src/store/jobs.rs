@@ -5,7 +5,6 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::events::Accept;
 use super::op::State;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
@@ -66,29 +65,6 @@ pub enum Finished {
     Waiting(i64),
     /// The claim was no longer current: nothing was changed.
     Stale,
-}
-
-pub(super) fn insert(
-    conn: &Connection,
-    id: i64,
-    event: i64,
-    handler: HandlerId,
-    accept: &Accept,
-    since_ms: i64,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
-    )?
-    .execute(params![
-        id,
-        event,
-        handler.0,
-        accept.source.0,
-        accept.received_at_ms,
-        since_ms
-    ])?;
-    Ok(())
 }
 
 /// Claims the oldest ready jobs of `handler`, at most `asked`.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
-use super::events::{self, Accept, Reply};
+use super::events::{self, Reply};
 use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Idle, Registry};
@@ -33,6 +33,8 @@ pub enum Op {
         reply: Sender<Registry>,
     },
     Act(acts::Act),
+    /// Count the queue of each source again.
+    Recount,
     /// Keep the clock's anchor, and forget dedupe keys whose window is over.
     Keep,
 }
@@ -170,14 +172,6 @@ impl State {
     }
 }
 
-/// Applies an accepted request.
-///
-/// # Errors
-/// The write failed; the caller takes all of it back.
-pub fn apply_accept(conn: &Connection, state: &mut State, it: &Accept) -> rusqlite::Result<Done> {
-    events::accept(conn, state, it).map(Done::Accepted)
-}
-
 /// Applies one operation.
 ///
 /// # Errors
@@ -213,6 +207,7 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
             acts::record(conn, act)?;
             Done::Nothing
         }
+        Op::Recount => Done::Nothing,
         Op::Keep => {
             write_anchor(conn, &state.clock.anchor())?;
             events::forget_keys(conn, state.now_ms)?;

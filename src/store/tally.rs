@@ -17,25 +17,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Which sources are to be counted from now on, each with its count.
-    ///
-    /// # Errors
-    /// The read failed.
-    pub fn watch(
-        &self,
-        conn: &Connection,
-        sources: &[SourceId],
-    ) -> rusqlite::Result<HashMap<SourceId, Arc<AtomicI64>>> {
-        let watched = {
-            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-            of.retain(|source, _| sources.contains(source));
-            for &source in sources {
-                of.entry(source).or_default();
-            }
-            of.clone()
-        };
-        self.count_again(conn)?;
-        Ok(watched)
+    /// Which sources are to be counted from now on, each with its count, which holds when the writer
+    /// has counted (`Op::Recount`).
+    pub fn watch(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        of.retain(|source, _| sources.contains(source));
+        for &source in sources {
+            of.entry(source).or_default();
+        }
+        of.clone()
     }
 
     pub(super) fn add(&self, source: SourceId, jobs: i64) {

@@ -2,6 +2,9 @@
 
 use crate::config::Accept;
 
+/// A JSON body may be nested so deep.
+const DEPTH_MAX: usize = 128;
+
 /// What is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -23,12 +26,40 @@ pub fn check_accept(accept: Accept, content_type: Option<&str>, body: &[u8]) -> 
         Accept::Json if essence != "application/json" && !essence.ends_with("+json") => {
             Err(Wrong::Type)
         }
-        Accept::Json => serde_json::from_slice::<serde::de::IgnoredAny>(body)
-            .map(|_| ())
-            .map_err(|e| Wrong::Form(format!("body is not JSON: {e}"))),
+        Accept::Json => check_json(body),
         Accept::Form if essence != "application/x-www-form-urlencoded" => Err(Wrong::Type),
         Accept::Form => check_form(body),
     }
+}
+
+/// Skipping values is not recursive in serde_json, so nothing a sender nests can overflow the stack;
+/// but it has no limit either.
+fn check_json(body: &[u8]) -> Result<(), Wrong> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body)
+        .map_err(|e| Wrong::Form(format!("body is not JSON: {e}")))?;
+    if depth(body) > DEPTH_MAX {
+        return Err(Wrong::Form(format!("body is nested deeper than {DEPTH_MAX}")));
+    }
+    Ok(())
+}
+
+/// How deep a valid JSON text is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn check_form(body: &[u8]) -> Result<(), Wrong> {
@@ -60,7 +91,10 @@ mod tests {
         assert_eq!(json(None, "{}"), Err(Wrong::Type));
         assert!(matches!(json(Some("application/json"), "{"), Err(Wrong::Form(_))));
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
-        assert_eq!(json(Some("application/json"), &nested(127)), Ok(()));
+        assert_eq!(json(Some("application/json"), &nested(128)), Ok(()));
+        assert!(matches!(json(Some("application/json"), &nested(129)), Err(Wrong::Form(_))));
+        let text = format!("[{:?}]", "[\"".repeat(200));
+        assert_eq!(json(Some("application/json"), &text), Ok(()));
         assert!(matches!(json(Some("application/json"), &nested(200_000)), Err(Wrong::Form(_))));
     }
 

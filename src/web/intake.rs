@@ -91,6 +91,9 @@ fn plain(status: u16) -> HttpResponse {
 fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
     let (status, text) = match request.uri().path() {
         HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
+        READYZ if gate.closing.load(Ordering::Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
+        }
         READYZ => match gate.obstacle() {
             None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
@@ -234,7 +237,7 @@ impl Taking<'_> {
         Ok(Accept {
             slot: 0,
             source: gated.id,
-            uid: clock::random().map_err(|_| Refusal::Unavailable)?,
+            uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
             received_at_ms: now_ms,
             method: asked.method.to_owned(),
             path: kept::path(Some(&gated.verifier), asked.path),
