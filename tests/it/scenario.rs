@@ -210,6 +210,12 @@ impl Server {
         self.scenario.write();
     }
 
+    /// From its next start on it listens there.
+    pub fn set_listen(&mut self, address: &str) {
+        self.scenario.server = format!("listen = [\"{address}\"]\n");
+        self.scenario.write();
+    }
+
     /// A file in its folder, executable.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         self.scenario.file(name, text)
@@ -280,16 +286,7 @@ impl Server {
         headers: &str,
         body: &[u8],
     ) -> Option<Answer> {
-        let mut stream = self.connect().ok()?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
-        for line in headers.lines() {
-            let _ = write!(head, "{line}\r\n");
-        }
-        let _ = write!(head, "Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-        let _ = stream.write_all(&[head.as_bytes(), body].concat());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        parse(&String::from_utf8_lossy(&answer))
+        request_to(self.port, method, path, headers, body)
     }
 
     pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
@@ -338,6 +335,27 @@ impl Server {
     pub fn cli(&self, args: &[&str]) -> Output {
         cli(self.path(), args)
     }
+}
+
+/// One request to whoever listens there; nothing where nobody does or the answer breaks off.
+fn request_to(port: u16, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
+    for line in headers.lines() {
+        let _ = write!(head, "{line}\r\n");
+    }
+    let _ = write!(head, "Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    // It may answer, and close, before it has read all.
+    let _ = stream.write_all(&[head.as_bytes(), body].concat());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    parse(&String::from_utf8_lossy(&answer))
+}
+
+/// A POST to whoever listens there.
+pub fn post_to(port: u16, path: &str, body: &[u8]) -> Option<Answer> {
+    request_to(port, "POST", path, "", body)
 }
 
 /// The command line in a folder.
