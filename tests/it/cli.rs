@@ -18,7 +18,7 @@ fn keys(object: &Value) -> Vec<&str> {
     keys
 }
 
-fn sorted<'a>(names: &'a str) -> Vec<&'a str> {
+fn sorted(names: &str) -> Vec<&str> {
     let mut names: Vec<&str> = names.split(' ').collect();
     names.sort_unstable();
     names
