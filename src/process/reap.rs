@@ -41,10 +41,13 @@ pub(super) fn end_strays(mark: &str) {
                     wait_for_end(pid, Instant::now() + PATIENCE);
                     let _ = waitpid(Some(pid), WaitOptions::NOHANG);
                 }
-                // It has ended: whoever's it was, it only waits to be reaped.
-                Marked::Gone => {
-                    found |= matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_)));
+                // It has ended, or is about to: whoever's it was, it only waits to be reaped.
+                Marked::Empty if is_ending(pid) => {
+                    found = true;
+                    wait_for_end(pid, Instant::now() + PATIENCE);
+                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
                 }
+                Marked::Empty => {}
                 Marked::As(_) | Marked::No => {}
             }
         }
@@ -74,27 +77,38 @@ fn all() -> Vec<Pid> {
     pids(names.iter().map(String::as_str))
 }
 
-fn parent_of(pid: Pid) -> Option<u32> {
+/// A field of /proc/PID/stat, counted from the one after the name, which is in brackets and may hold
+/// anything: 0 is the state, 1 the parent, 6 the flags (proc_pid_stat(5)).
+fn stat(pid: Pid, field: usize) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // After the name, which is in brackets and may hold anything: state, parent.
-    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit(')').next()?.split_whitespace().nth(field)?.parse().ok()
+}
+
+fn parent_of(pid: Pid) -> Option<u32> {
+    stat(pid, 1)
+}
+
+fn is_ending(pid: Pid) -> bool {
+    const PF_EXITING: u32 = 4;
+    stat(pid, 6).is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
 enum Marked {
     As(String),
     No,
-    Gone,
+    /// No environment: it has none, or no memory any more.
+    Empty,
 }
 
 fn mark_of(pid: Pid) -> Marked {
     match fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) {
-        Ok(environ) if environ.is_empty() => Marked::Gone,
+        Ok(environ) if environ.is_empty() => Marked::Empty,
         Ok(environ) => environ
             .split(|&byte| byte == 0)
             .find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))
             .map_or(Marked::No, |mark| Marked::As(String::from_utf8_lossy(mark).into_owned())),
-        // Not ours to look at, or gone since.
-        Err(_) => Marked::No,
+        // Without memory any more (newer kernels say so by an error), or not ours to look at.
+        Err(_) => Marked::Empty,
     }
 }
 
