@@ -7,6 +7,7 @@ mod commands;
 mod faults;
 mod house;
 mod intake;
+mod pages;
 mod refusals;
 mod reload;
 mod restart;
