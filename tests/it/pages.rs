@@ -155,3 +155,21 @@ fn a_handler_finds_the_variables_that_are_told() {
     let told: String = rows(&page).iter().map(|row| format!("{} ", row[0])).collect();
     assert_eq!(names(&lines.collect::<Vec<_>>().join(" ")), names(&told));
 }
+
+#[test]
+fn the_page_of_keys_leaves_none_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = page("docs/config.md");
+    let tables = ["server", "admin", "store", "workers", "sources.a", "handlers.h"];
+    for table in tables.into_iter().chain(["handlers.h.retry"]) {
+        // A name that is near no key's, so that the fault lists all that there are.
+        let faults = load(folder.path(), &spread(&format!("{table}.qqqqqqqqqqqqq = 0\n")));
+        let fault = faults.unwrap_err();
+        let listed = fault.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
+        for key in listed.expect(&fault).split(", ").flat_map(|part| part.split(" or ")) {
+            let key = format!("{table}.{key}").replace(".a.", ".NAME.").replace(".h.", ".NAME.");
+            let told = page.contains(&format!("| `{key}` |")) || page.contains(&format!("`{key}."));
+            assert!(told, "docs/config.md has no {key}");
+        }
+    }
+}
