@@ -2,7 +2,8 @@
 
 use rusqlite::types::Value;
 
-use crate::scenario::{Scenario, parse, scenario};
+use crate::http::parse;
+use crate::scenario::{Scenario, scenario};
 
 const FORM: &[u8] = include_bytes!("../payloads/paminga-form.json");
 const CAMPAIGN: &[u8] = include_bytes!("../payloads/paminga-campaign.json");

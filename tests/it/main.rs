@@ -1,11 +1,13 @@
-//! End to end: the real binary on a free port and a temporary folder, driven over sockets and read
-//! with SQLite, as its users would. A file a promise; `scenario` is how each test reads like a
-//! sentence. `house` reads the sources instead, and `systemd` the units.
+//! One binary of all tests that see the program from outside, a file a promise. The real binary runs
+//! on a free port and in a temporary folder, driven over sockets and read with SQLite as its users
+//! would; `scenario` is how each test reads like a sentence. `house` reads the sources, `systemd` the
+//! units.
 
 mod cli;
 mod commands;
 mod faults;
 mod house;
+mod http;
 mod intake;
 mod pages;
 mod refusals;

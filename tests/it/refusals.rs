@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 
-use crate::scenario::{parse, scenario};
+use crate::http::parse;
+use crate::scenario::scenario;
 
 /// Each case: method, path, headers, body, then the status.
 fn check(keys: &str, cases: &[(&str, &str, &str, &str, u16)]) {

@@ -138,7 +138,7 @@ fn a_restart_under_load_loses_nothing_it_answered_for() {
             let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    if let Some(answer) = crate::scenario::post_to(port, "/hooks/a", b"x")
+                    if let Some(answer) = crate::http::post_to(port, "/hooks/a", b"x")
                         && answer.status == 202
                     {
                         answered.lock().expect("the list").push(answer.event());

@@ -16,8 +16,10 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 use tempfile::TempDir;
 
+use crate::http::{Answer, request_to};
+
 /// How long anything may take before a test gives up on it.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub const HOOKTRAIL: &str = env!("CARGO_BIN_EXE_hooktrail");
@@ -117,29 +119,6 @@ pub struct Server {
     child: Option<Child>,
     pub port: u16,
     log: Arc<Mutex<String>>,
-}
-
-/// What a sender gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (found, value) = line.split_once(':')?;
-            found.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    /// The number in `{"event":7}`.
-    pub fn event(&self) -> i64 {
-        let json: serde_json::Value = serde_json::from_str(&self.body).expect("a JSON answer");
-        json["event"].as_i64().expect("an event's number")
-    }
 }
 
 impl Server {
@@ -337,27 +316,6 @@ impl Server {
     }
 }
 
-/// One request to whoever listens there; nothing where nobody does or the answer breaks off.
-fn request_to(port: u16, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(DEADLINE)).ok()?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
-    for line in headers.lines() {
-        let _ = write!(head, "{line}\r\n");
-    }
-    let _ = write!(head, "Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    // It may answer, and close, before it has read all.
-    let _ = stream.write_all(&[head.as_bytes(), body].concat());
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    parse(&String::from_utf8_lossy(&answer))
-}
-
-/// A POST to whoever listens there.
-pub fn post_to(port: u16, path: &str, body: &[u8]) -> Option<Answer> {
-    request_to(port, "POST", path, "", body)
-}
-
 /// The command line in a folder.
 pub fn cli(folder: &Path, args: &[&str]) -> Output {
     Command::new(HOOKTRAIL)
@@ -397,14 +355,6 @@ pub fn text(value: &Value) -> String {
         Value::Text(text) => text.clone(),
         Value::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
     }
-}
-
-/// An answer as it came over the wire.
-pub fn parse(answer: &str) -> Option<Answer> {
-    let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 impl Drop for Server {
