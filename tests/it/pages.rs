@@ -115,7 +115,8 @@ fn the_views_have_the_columns_that_are_told() {
     let mut told = BTreeSet::new();
     for row in rows(&page) {
         let Some(view) = code(row[0]) else { continue };
-        let plain: String = row[2].split('(').map(|part| part.split(')').last().unwrap()).collect();
+        let plain: String =
+            row[2].split('(').map(|part| part.split(')').next_back().unwrap()).collect();
         // `depth.state (queued, running)`: what stands in brackets is no column.
         let columns: Vec<&str> =
             plain.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
