@@ -65,8 +65,7 @@ const OPENING_LINES_MAX: usize = 12;
 const DOMAIN_LINES_MAX: usize = 150;
 
 /// Walls still to be built: these may shrink, never grow, and go from here when they fit.
-const STILL_TOO_LONG: [(&str, usize); 3] =
-    [("src/store/writer.rs", 520), ("src/app.rs: run", 72), ("tests/it/scenario.rs", 414)];
+const STILL_TOO_LONG: [(&str, usize); 2] = [("src/store/writer.rs", 520), ("src/app.rs: run", 72)];
 
 /// `max`, or what is still borne with.
 fn at_most(what: &str, max: usize) -> usize {

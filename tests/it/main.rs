@@ -9,6 +9,7 @@ mod faults;
 mod house;
 mod http;
 mod intake;
+mod pages;
 mod refusals;
 mod reload;
 mod restart;
