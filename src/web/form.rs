@@ -20,22 +20,27 @@ pub enum Wrong {
 /// Which of the two is wrong.
 pub fn check_accept(accept: Accept, content_type: Option<&str>, body: &[u8]) -> Result<(), Wrong> {
     let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    let essence = essence.to_ascii_lowercase();
+    let is = |name: &str| essence.eq_ignore_ascii_case(name);
     match accept {
         Accept::Any => Ok(()),
-        Accept::Json if essence != "application/json" && !essence.ends_with("+json") => {
-            Err(Wrong::Type)
-        }
-        Accept::Json => check_json(body),
-        Accept::Form if essence != "application/x-www-form-urlencoded" => Err(Wrong::Type),
-        Accept::Form => check_form(body),
+        Accept::Json if is("application/json") || is_plus_json(essence) => check_json(body),
+        Accept::Form if is("application/x-www-form-urlencoded") => check_form(body),
+        Accept::Json | Accept::Form => Err(Wrong::Type),
     }
+}
+
+fn is_plus_json(essence: &str) -> bool {
+    let suffix = essence.rfind('+').map(|at| &essence[at..]);
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
 /// Skipping values is not recursive in serde_json, so nothing a sender nests can overflow the stack;
 /// but it has no limit either.
 fn check_json(body: &[u8]) -> Result<(), Wrong> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(body)
+    // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Wrong::Form("body is not JSON: it is not UTF-8".to_owned()))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map_err(|e| Wrong::Form(format!("body is not JSON: {e}")))?;
     if depth(body) > DEPTH_MAX {
         return Err(Wrong::Form(format!("body is nested deeper than {DEPTH_MAX}")));
@@ -96,6 +101,15 @@ mod tests {
         let text = format!("[{:?}]", "[\"".repeat(200));
         assert_eq!(json(Some("application/json"), &text), Ok(()));
         assert!(matches!(json(Some("application/json"), &nested(200_000)), Err(Wrong::Form(_))));
+    }
+
+    #[test]
+    fn json_must_be_utf_8() {
+        let json = |body: &[u8]| check_accept(Accept::Json, Some("application/json"), body);
+        assert!(matches!(json(b"[\"\xff\"]"), Err(Wrong::Form(_))));
+        assert!(matches!(json(b""), Err(Wrong::Form(_))));
+        assert!(matches!(json(b"{} {}"), Err(Wrong::Form(_))));
+        assert_eq!(json("[\"\u{fc}\", 1e999]".as_bytes()), Ok(()));
     }
 
     #[test]
