@@ -166,8 +166,7 @@ impl Taking<'_> {
 
     fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> String {
         let server = &self.settings.server;
-        let peer = request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()));
-        address::client(peer, lines, &server.trusted_proxies, server.proxy_header)
+        address::client(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
 
     async fn check(
@@ -192,7 +191,7 @@ impl Taking<'_> {
         }
         check_size(request, source.body_bytes_max)?;
         let body = self.body(payload, source.body_bytes_max).await?;
-        let uri = request.uri();
+        let (uri, server) = (request.uri(), &self.settings.server);
         let asked = Asked {
             method,
             path: uri.path(),
@@ -200,10 +199,8 @@ impl Taking<'_> {
             headers: lines,
             body: &body,
             secret_segment,
-            proxied: address::proxied(
-                request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip())),
-                &self.settings.server.trusted_proxies,
-            ),
+            proxied: address::proxied(peer(request), &server.trusted_proxies)
+                .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
         if let Err(reason) = gated.verifier.check(&asked, now_ms) {
@@ -319,6 +316,11 @@ async fn next(
     payload: &mut dev::Payload,
 ) -> Option<Result<web::Bytes, actix_web::error::PayloadError>> {
     poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
+}
+
+/// The other end of the connection.
+fn peer(request: &HttpRequest) -> Peer {
+    request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()))
 }
 
 /// What the head says of the body.

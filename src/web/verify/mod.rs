@@ -7,7 +7,7 @@
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
-use crate::config::{Secrets, Source};
+use crate::config::{ProxyHeader, Secrets, Source};
 
 mod bearer;
 mod hmac_recipe;
@@ -24,8 +24,8 @@ pub struct Asked<'a> {
     pub body: &'a [u8],
     /// The path's last segment, decoded, where it is the token.
     pub secret_segment: Option<&'a str>,
-    /// It came through a proxy whose headers are believed.
-    pub proxied: bool,
+    /// It came through a proxy that is believed, and in which header.
+    pub proxied: Option<ProxyHeader>,
 }
 
 impl<'a> Asked<'a> {
@@ -37,6 +37,13 @@ impl<'a> Asked<'a> {
             (None, _) => Err(format!("no {name} header")),
             (Some(_), Some(_)) => Err(format!("more than one {name} header")),
         }
+    }
+
+    /// The last element of a list that may go over several lines: the nearest proxy's.
+    fn last_of(&self, name: &str) -> Option<&'a str> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| *found == name)?;
+        let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
+        (!last.is_empty()).then_some(last)
     }
 }
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::{Asked, Verifier};
-use crate::config::{self, SecretRef, Secrets};
+use crate::config::{self, ProxyHeader, SecretRef, Secrets};
 
 /// A verifier of `verify = { … }`, whose secrets are `{ env = "S0" }` and on.
 fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
@@ -42,7 +42,7 @@ fn check_at(
         headers: &headers,
         body,
         secret_segment: Some("segment"),
-        proxied: false,
+        proxied: None,
     };
     verifier.check(&asked, now_ms)
 }
@@ -136,4 +136,42 @@ fn no_reason_tells_a_secret() {
         let reason = check(&verifier, &headers, b"").unwrap_err();
         assert!(!reason.contains("the-secret"), "{reason}");
     }
+}
+
+#[test]
+fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
+    let verifier = verifier(r#"scheme = "hmac", header = "X-Sig", signed = "{url}""#, &["key"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
+    let check = |headers: &[(&str, &str)], proxied: Option<ProxyHeader>, url: &str| {
+        let signature = hex::encode(ring::hmac::sign(&key, url.as_bytes()));
+        let mut lines: Vec<(&str, &[u8])> = vec![("x-sig", signature.as_bytes())];
+        lines.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let asked = Asked {
+            method: "POST",
+            path: "/hooks/a",
+            query: Some("b=1"),
+            headers: &lines,
+            body: b"",
+            secret_segment: None,
+            proxied,
+        };
+        assert_eq!(verifier.check(&asked, 0), Ok(()), "{headers:?} through {proxied:?}");
+    };
+    let x = Some(ProxyHeader::XForwardedFor);
+    let both = [
+        ("host", "inner:8080"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "x.example.com"),
+        (
+            "forwarded",
+            r#"for=6.6.6.6;host=six, for=192.0.2.1;HOST="f.example.com:8443";proto=https"#,
+        ),
+    ];
+    check(&both, None, "http://inner:8080/hooks/a?b=1");
+    check(&both, x, "https://x.example.com/hooks/a?b=1");
+    check(&both, Some(ProxyHeader::Forwarded), "https://f.example.com:8443/hooks/a?b=1");
+    let chain =
+        [("host", "inner"), ("x-forwarded-proto", "http"), ("x-forwarded-proto", "a, https")];
+    check(&chain, x, "https://inner/hooks/a?b=1");
+    check(&[("host", "inner")], x, "http://inner/hooks/a?b=1");
 }
