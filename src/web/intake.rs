@@ -325,16 +325,15 @@ fn peer(request: &HttpRequest) -> Peer {
 
 /// What the head says of the body.
 fn check_size(request: &HttpRequest, max: usize) -> Result<(), Refusal> {
-    let value =
-        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let length = value(header::CONTENT_LENGTH).and_then(|text| text.trim().parse::<usize>().ok());
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<usize>().ok());
     if length.is_some_and(|length| length > max) {
         return Err(Refusal::TooLarge { max });
     }
-    if request.headers().contains_key(header::CONTENT_ENCODING)
-        && !value(header::CONTENT_ENCODING)
-            .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
-    {
+    let identity = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
+    };
+    if !request.headers().get_all(header::CONTENT_ENCODING).all(identity) {
         return Err(Refusal::Encoding);
     }
     Ok(())

@@ -45,6 +45,15 @@ fn the_wrong_type_is_415_and_a_body_that_does_not_parse_400() {
 }
 
 #[test]
+fn an_encoded_body_is_415_whatever_stands_before_its_encoding() {
+    let twice = "Content-Encoding: identity\nContent-Encoding: gzip";
+    check("", &[("POST", "/hooks/a", twice, "x", 415)]);
+    let server = scenario().source("a", "").start();
+    let twice = "Content-Encoding: identity\nContent-Encoding: Identity";
+    assert_eq!(server.request("POST", "/hooks/a", twice, b"x").status, 202);
+}
+
+#[test]
 fn all_wrong_signatures_look_alike_to_the_sender_and_not_to_the_trail() {
     let keys = r#"verify = { scheme = "hmac", header = "X-Sig", secret = { file = "secret" } }"#;
     let server = scenario().source("a", keys);
