@@ -167,4 +167,4 @@ fn signed_by(keys: &[hmac::Key], parts: &[&[u8]], signature: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

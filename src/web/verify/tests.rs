@@ -8,7 +8,7 @@ use super::{Asked, Verifier};
 use crate::config::{self, ProxyHeader, SecretRef, Secrets};
 
 /// A verifier of `verify = { … }`, whose secrets are `{ env = "S0" }` and on.
-fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
+pub fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     let names: Vec<String> =
@@ -21,6 +21,15 @@ fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
         known.insert(SecretRef::Env(format!("S{number}")), secret.as_bytes().to_vec());
     }
     Verifier::new(&loaded.config.sources[0], &known)
+}
+
+/// A verifier whose secret could not be had.
+fn without_secrets(verify: &str) -> Verifier {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let text = format!("[sources.a]\nverify = {{ {verify}, secret = {{ env = \"X\" }} }}\n");
+    std::fs::write(&file, text).unwrap();
+    Verifier::new(&config::load(&file).unwrap().config.sources[0], &Secrets::default())
 }
 
 fn check(verifier: &Verifier, headers: &[(&str, &str)], body: &[u8]) -> Result<(), String> {
@@ -174,4 +183,80 @@ fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
         [("host", "inner"), ("x-forwarded-proto", "http"), ("x-forwarded-proto", "a, https")];
     check(&chain, x, "https://inner/hooks/a?b=1");
     check(&[("host", "inner")], x, "http://inner/hooks/a?b=1");
+}
+
+#[test]
+fn basic_and_bearer_take_what_is_in_authorization_alone() {
+    let basic = verifier(r#"scheme = "basic", user = "ada""#, &["old", "pass:word"]);
+    let with = |verifier: &Verifier, value: &str| check(verifier, &[("authorization", value)], b"");
+    let pair = |text: &str| format!("bAsIc {}", STANDARD.encode(text));
+    assert_eq!(with(&basic, &pair("ada:pass:word")), Ok(()));
+    assert_eq!(with(&basic, &pair("ada:old")), Ok(()));
+    for wrong in ["bob:old", "ada:", "ada", ":old", "ada:older"] {
+        let found = with(&basic, &pair(wrong));
+        assert_eq!(found, Err("user or password does not match".to_owned()), "{wrong}");
+    }
+    let found = with(&basic, "Basic YWRhOm9sZB==");
+    assert_eq!(found, Err("basic credentials are not base64".to_owned()));
+    assert_eq!(with(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
+    assert_eq!(basic.challenge(), Some(r#"Basic realm="hooktrail""#));
+
+    let bearer = verifier("scheme = \"bearer\"", &["old", "new"]);
+    assert_eq!(with(&bearer, "Bearer  new"), Ok(()));
+    for wrong in ["Bearer", "Bearer ", "Bearer new2", "new", "Basic new"] {
+        assert!(with(&bearer, wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(check(&bearer, &[], b""), Err("no authorization header".to_owned()));
+    assert_eq!(bearer.challenge(), Some("Bearer"));
+}
+
+#[test]
+fn a_time_stamp_tells_how_far_it_is_off_and_never_overflows() {
+    let keys = r#"scheme = "hmac", header = "X-Sig", signed = "{timestamp}", tolerance = "300s",
+        timestamp_header = "X-Time", timestamp_unit = "ms""#;
+    let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verifier = verifier(&keys, &["key"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
+    let now_ms = 1_764_000_000_000;
+    for (time, expected) in [
+        ("1764000000000", None),
+        ("1763999588000", Some("timestamp is 412 s old: at most 300 s")),
+        ("1764000301000", Some("timestamp is 301 s ahead: at most 300 s")),
+        ("soon", Some("timestamp is not a number")),
+        ("", Some("timestamp is not a number")),
+        ("99999999999999999999", Some("timestamp is not a number")),
+    ] {
+        let signature = hex::encode(ring::hmac::sign(&key, time.as_bytes()));
+        let found = check_at(&verifier, &[("x-sig", &signature), ("x-time", time)], b"", now_ms);
+        assert_eq!(found.err().as_deref(), expected, "{time}");
+    }
+    for time in [i64::MIN, i64::MAX] {
+        let time = time.to_string();
+        let signature = hex::encode(ring::hmac::sign(&key, time.as_bytes()));
+        assert!(
+            check_at(&verifier, &[("x-sig", &signature), ("x-time", &time)], b"", now_ms).is_err()
+        );
+    }
+}
+
+#[test]
+fn a_verifier_without_secrets_lets_nobody_in() {
+    let signature =
+        hex::encode(ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b""), b""));
+    let headers = [
+        ("x-t", ""),
+        ("authorization", "Bearer "),
+        ("x-sig", signature.as_str()),
+        ("x-paminga-signature", signature.as_str()),
+    ];
+    for verify in [
+        "scheme = \"token\", header = \"X-T\"",
+        "scheme = \"bearer\"",
+        "scheme = \"basic\", user = \"ada\"",
+        "scheme = \"hmac\", header = \"X-Sig\"",
+        "scheme = \"paminga\"",
+    ] {
+        let verifier = without_secrets(verify);
+        assert!(check(&verifier, &headers, b"").is_err(), "{verify}");
+    }
 }
