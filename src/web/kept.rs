@@ -50,10 +50,10 @@ pub fn path(verifier: Option<&Verifier>, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::web::verify::tests::verifier;
+    use crate::web::verify::verifier_of;
 
     fn token(place: &str) -> Verifier {
-        verifier(&format!("scheme = \"token\", {place}"), &["s3cret"])
+        verifier_of(&format!("scheme = \"token\", {place}"), &["s3cret"])
     }
 
     #[test]

@@ -131,8 +131,8 @@ impl Kept {
 fn key(request: &Request<'_>, status: u16, reason: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (request.source, request.ip, status).hash(&mut hasher);
-    // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of one
-    // source and address count together beyond their first words.
+    // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of
+    // one source and address count together beyond their first words.
     for letter in reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
         letter.hash(&mut hasher);
     }

@@ -167,4 +167,6 @@ fn signed_by(keys: &[hmac::Key], parts: &[&[u8]], signature: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
+#[cfg(test)]
+pub(super) use tests::verifier as verifier_of;
