@@ -58,6 +58,10 @@ fn paminga(content_type: Option<&str>, body: &[u8]) -> Option<[u8; 16]> {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hashed(b'f', &id));
     }
+    // An array would pass for the structure's fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
     let found: Paminga<'_> = serde_json::from_slice(body).ok()?;
     if found.campaign.is_some() {
         return Some(hashed(b'b', body));
@@ -81,4 +85,46 @@ fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         (decoded(&pair[..at]) == name).then(|| decoded(&pair[at + 1..]))
     };
     body.split(|&byte| byte == b'&').filter_map(value).next_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JSON: Option<&str> = Some("application/json");
+    const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=utf-8");
+
+    #[test]
+    fn a_form_is_known_by_its_completion_whatever_it_is_written_in() {
+        let by_json = paminga(JSON, br#"{"a":[1],"form_completion_id":"445"}"#);
+        assert!(by_json.is_some());
+        assert_eq!(paminga(None, br#"{"form_completion_id":"\u0034\u0034\u0035"}"#), by_json);
+        assert_eq!(paminga(JSON, br#"{"form_completion_id":445}"#), by_json);
+        assert_eq!(paminga(FORM, b"a=1&form_completion_id=44%35"), by_json);
+        assert_ne!(paminga(JSON, br#"{"form_completion_id":"446"}"#), by_json);
+    }
+
+    #[test]
+    fn a_campaign_is_known_by_its_bytes() {
+        let one = paminga(JSON, br#"{"CampaignActionQualification":[1]}"#);
+        assert!(one.is_some());
+        assert_eq!(paminga(JSON, br#"{"CampaignActionQualification":[1]}"#), one);
+        assert_ne!(paminga(JSON, br#"{"CampaignActionQualification":[2]}"#), one);
+    }
+
+    #[test]
+    fn anything_else_is_known_by_nothing() {
+        for body in [
+            &b"{\"form_completion_id\":\"\"}"[..],
+            b"{\"form_completion_id\":null}",
+            b"{\"form_completion_id\":false}",
+            b"{\"alert\":1}",
+            b"[1]",
+            b"{",
+            b"",
+        ] {
+            assert_eq!(paminga(JSON, body), None);
+        }
+        assert_eq!(paminga(FORM, b"form_completion_id="), None);
+    }
 }

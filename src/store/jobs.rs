@@ -274,14 +274,14 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
     rows.collect()
 }
 
-/// How many jobs of each source are queued.
+/// How many jobs of a source are queued. By the index alone, as there may be millions.
 ///
 /// # Errors
 /// The read failed.
-pub fn queued_by_source(conn: &Connection) -> rusqlite::Result<Vec<(SourceId, i64)>> {
-    let mut select = conn.prepare_cached(
-        "SELECT source, count(*) FROM (SELECT source FROM jobs WHERE state = 0
-           UNION ALL SELECT source FROM jobs WHERE state = 1) GROUP BY source",
-    )?;
-    select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
+pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
+    conn.prepare_cached(
+        "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
+           + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)",
+    )?
+    .query_row([source.0], |row| row.get(0))
 }

@@ -37,12 +37,8 @@ impl Tally {
 
     pub(super) fn count_again(&self, conn: &Connection) -> rusqlite::Result<()> {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if of.is_empty() {
-            return Ok(());
-        }
-        let counts: HashMap<SourceId, i64> = jobs::queued_by_source(conn)?.into_iter().collect();
-        for (source, count) in of.iter() {
-            count.store(counts.get(source).copied().unwrap_or(0), Ordering::Relaxed);
+        for (&source, count) in of.iter() {
+            count.store(jobs::queued_of(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
     }

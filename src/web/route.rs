@@ -89,3 +89,38 @@ impl Pattern {
         all.then_some(Match { source: self.source, secret_segment: token })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn routes(paths: &[&str]) -> Routes {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = String::new();
+        for (number, path) in paths.iter().enumerate() {
+            text += &format!("[sources.s{number}]\npath = \"{path}\"\n");
+            if path.ends_with("/t") {
+                text +=
+                    "verify = { scheme = \"token\", segment = true, secret = { env = \"X\" } }\n";
+            }
+        }
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        Routes::new(&config::load(&file).unwrap().config.sources)
+    }
+
+    #[test]
+    fn a_path_belongs_to_its_source_however_it_is_encoded() {
+        let routes = routes(&["/a", "/{x}/b", "/c/b", "/t"]);
+        let find = |path| routes.find(path).map(|found| (found.source, found.secret_segment));
+        assert_eq!(find("/a"), Some((0, None)));
+        assert_eq!(find("/%61"), Some((0, None)));
+        assert_eq!(find("/c/b"), Some((2, None)));
+        assert_eq!(find("/d%2Fe/b"), Some((1, None)));
+        assert_eq!(find("/t/se%63ret"), Some((3, Some("secret".to_owned()))));
+        for path in ["/", "", "/a/", "//b", "/t", "/t/a/b", "/c/b/"] {
+            assert_eq!(find(path), None, "{path}");
+        }
+    }
+}

@@ -158,3 +158,6 @@ fn signed_by(keys: &[hmac::Key], parts: &[&[u8]], signature: &[u8]) -> bool {
     };
     keys.iter().map(fits).fold(subtle::Choice::from(0), |any, one| any | one).into()
 }
+
+#[cfg(test)]
+mod tests;

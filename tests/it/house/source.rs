@@ -69,7 +69,7 @@ pub fn sources(folder: &str) -> Vec<Source> {
 fn read(path: String, text: String) -> Source {
     let (bare, literals) = taken_apart(&text);
     let mut code: Vec<String> = bare.lines().map(str::to_owned).collect();
-    let tests = test_lines(&code, path.contains("/tests/"));
+    let tests = test_lines(&code, path.contains("/tests/") || path.ends_with("/tests.rs"));
     for (line, _) in code.iter_mut().zip(&tests).filter(|(_, test)| **test) {
         line.clear();
     }
