@@ -20,10 +20,10 @@ use crate::config::{self, Config, EnvValue, Loaded, Secrets};
 use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
 use crate::domain::HandlerId;
 use crate::process::{self, GRACE};
+use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
-use crate::store::writer::{self, Handle, HealthCell};
-use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op};
+use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op, writer};
 use crate::upkeep::{self, Upkeep};
 use crate::web::{self, Gate};
 use crate::worker::{self, Ready, Running, Shared, Why};
@@ -134,6 +134,9 @@ impl Server {
         let sockets = web::bind(&config).map_err(Failure::other)?;
         let server =
             Self::run(config, store, &registry, secrets, sockets, lock).map_err(Failure::other)?;
+        for line in web::greeting(&server.config.load(), &server.intake) {
+            log::info!("{line}");
+        }
         log::debug!("started in {:?}", began.elapsed());
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         Ok(server)
@@ -194,9 +197,6 @@ impl Server {
             stopped,
         )?;
         let intake = web::listen(sockets, &config, &gate)?;
-        for line in web::greeting(&config, &intake) {
-            log::info!("{line}");
-        }
         Ok(Self {
             file: config.file.clone(),
             config: arc_swap::ArcSwap::from_pointee(config),
@@ -351,7 +351,7 @@ pub fn env(handler: &config::Handler, secrets: &Secrets) -> Arc<[(String, OsStri
 /// and the process ends without a checkpoint, which would write what may not be on disk.
 fn broken(health: Arc<HealthCell>) -> impl Fn(&str) + Send + 'static {
     move |why| {
-        health.set(writer::Health::Broken);
+        health.set(Health::Broken);
         log::error!("{why}: nothing more can be promised by this process, it ends");
         let leave = || {
             std::thread::sleep(Duration::from_millis(300));

@@ -15,9 +15,9 @@ use crossbeam_channel::Sender;
 use crate::clock::TrailClock;
 use crate::domain::HandlerId;
 use crate::queue::dispatch::{Dispatch, Limits};
+use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed, Finished};
 use crate::store::op::{Hear, Op};
-use crate::store::writer::Handle;
 use crate::store::{Readers, registry};
 use crate::worker::{Ready, Running, Start, Why};
 

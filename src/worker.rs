@@ -22,9 +22,9 @@ use crate::handler::command::Command;
 use crate::handler::{Kind, Task};
 use crate::process::Stop;
 use crate::queue::retry::{self, Record};
+use crate::store::channel::Handle;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
-use crate::store::writer::Handle;
 use crate::store::{Readers, read};
 
 /// A handler as it is configured now, its secrets read.

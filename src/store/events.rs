@@ -4,7 +4,7 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::jobs;
-use super::op::State;
+use super::state::State;
 use crate::domain::{EventId, HandlerId, SourceId};
 
 /// A repeat keeps its bytes so many times an event.

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::op::State;
+use super::state::State;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
 /// A job that this process may run now, once.

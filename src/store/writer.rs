@@ -6,22 +6,20 @@
 //! After a failed sync nothing more is promised: what the kernel has on disk is then unknown, so the
 //! process ends without a checkpoint, and the next one syncs the whole file before it listens.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rusqlite::Connection;
 
+use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message};
 use super::checkpoint::{self, Nudge};
-use super::events::{self, Accept, Inserts, Reply};
-use super::op::{self, Done, Hear, Op, State};
+use super::events::{self, Inserts, Reply};
+use super::op::{self, Care, Done, Hear, Op};
+use super::state::State;
 use super::tally::Tally;
 use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, trouble};
-
-/// So many messages wait for the writer; beyond it intake answers 503.
-const CHANNEL_MESSAGES: usize = 4096;
 
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
@@ -31,94 +29,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// While a foreign writer holds the file, how long each further try may take.
 const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
-
-/// Where answers for one intake thread are put: one wake-up a group.
-pub struct Mailbox {
-    replies: Mutex<Vec<(usize, Reply)>>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
-impl std::fmt::Debug for Mailbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Mailbox")
-    }
-}
-
-impl Mailbox {
-    /// `wake` is called after answers were put in.
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { replies: Mutex::default(), wake: Box::new(wake) }
-    }
-
-    /// Takes all answers that are there.
-    pub fn take(&self, into: &mut Vec<(usize, Reply)>) {
-        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn put(&self, replies: impl Iterator<Item = (usize, Reply)>) {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
-        (self.wake)();
-    }
-}
-
-/// What is sent to the writer.
-#[derive(Debug)]
-pub enum Message {
-    /// What one intake thread took since it last looked.
-    Accepts(Vec<Accept>, Arc<Mailbox>),
-    Op(Op),
-}
-
-/// Whether the trail can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    Good,
-    /// The last group could not be written; it is tried again.
-    Blocked,
-    /// Nothing is promised any more.
-    Broken,
-}
-
-/// `Health`, known to all threads.
-#[derive(Debug, Default)]
-pub struct HealthCell(AtomicU8, AtomicU64);
-
-impl HealthCell {
-    pub fn get(&self) -> Health {
-        match self.0.load(Ordering::Acquire) {
-            0 => Health::Good,
-            1 => Health::Blocked,
-            _ => Health::Broken,
-        }
-    }
-
-    /// Grows at least twice a second while the writer is alive.
-    pub fn beats(&self) -> u64 {
-        self.1.load(Ordering::Relaxed)
-    }
-
-    /// `Broken` stays.
-    pub fn set(&self, health: Health) {
-        self.0.fetch_max(health as u8, Ordering::AcqRel);
-        if health == Health::Good {
-            let _ = self.0.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-}
-
-/// The writer, as others see it.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    pub to: Sender<Message>,
-    pub health: Arc<HealthCell>,
-}
-
-impl Handle {
-    /// Sends an operation, waiting for room; `false` when the writer has ended.
-    pub fn op(&self, op: Op) -> bool {
-        self.to.send(Message::Op(op)).is_ok()
-    }
-}
 
 /// Starts the thread. It ends, after a last checkpoint, when all `Handle`s are dropped.
 ///
@@ -164,7 +74,7 @@ impl Writer {
     fn run(&mut self, from: &Receiver<Message>) {
         let mut group = Vec::new();
         loop {
-            self.health.1.fetch_add(1, Ordering::Relaxed);
+            self.health.beat();
             match from.recv_timeout(LOOK) {
                 Ok(message) => group.push(message),
                 Err(RecvTimeoutError::Timeout) => {
@@ -173,11 +83,11 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            let mut ops = size(&group[0]);
+            let mut ops = group[0].size();
             while ops < GROUP_OPS_MAX
                 && let Ok(message) = from.try_recv()
             {
-                ops += size(&message);
+                ops += message.size();
                 group.push(message);
             }
             self.group(&mut group);
@@ -287,7 +197,7 @@ impl Writer {
 
     fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
         let mut done = done.into_iter();
-        let retried = done.len() - group.iter().map(size).sum::<usize>();
+        let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
         for one in done.by_ref().take(retried) {
             self.tell(one);
         }
@@ -470,51 +380,6 @@ impl Writer {
         }
         if let Err(e) = checkpoint::truncate(&self.store.conn) {
             log::warn!("{}: the last checkpoint failed: {e}", self.store.path.display());
-        }
-    }
-}
-
-fn size(message: &Message) -> usize {
-    match message {
-        Message::Accepts(accepts, _) => accepts.len(),
-        Message::Op(_) => 1,
-    }
-}
-
-/// How the operations of a group are kept apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Care {
-    /// Not at all: the first fault takes all of them back. A savepoint each would cost every
-    /// operation a tenth of its time, for faults that hardly ever happen.
-    Together,
-    /// Each in its own savepoint: its own fault is its own failure, anything else is the group's.
-    EachAlone,
-}
-
-impl Care {
-    fn apply(
-        self,
-        conn: &Connection,
-        state: &mut State,
-        apply: impl FnOnce(&Connection, &mut State) -> rusqlite::Result<Done>,
-    ) -> rusqlite::Result<Done> {
-        if self == Self::Together {
-            return apply(conn, state);
-        }
-        conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-        let counters = state.counters;
-        match apply(conn, state) {
-            Ok(done) => {
-                conn.prepare_cached("RELEASE op")?.execute([])?;
-                Ok(done)
-            }
-            Err(e) if trouble(&e) == Trouble::Own => {
-                log::error!("an operation was refused by the database, and is left out: {e}");
-                conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                state.counters = counters;
-                Ok(Done::Nothing)
-            }
-            Err(e) => Err(e),
         }
     }
 }

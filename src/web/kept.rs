@@ -1,9 +1,7 @@
 //! A request as it is kept: byte for byte, but for what its source read as its secret, and
 //! `Authorization` and `Cookie`, which stand as `[secret]`.
 
-use percent_encoding::percent_decode_str;
-
-use super::verify::Verifier;
+use super::verify::{Verifier, is_named};
 
 const SECRET: &str = "[secret]";
 
@@ -30,11 +28,6 @@ pub fn query(verifier: &Verifier, query: &str) -> String {
         _ => pair.to_owned(),
     };
     query.split('&').map(pair).collect::<Vec<_>>().join("&")
-}
-
-/// Whether a name in a query is this one, however it is encoded.
-pub fn is_named(sent: &str, name: &str) -> bool {
-    sent == name || percent_decode_str(sent).decode_utf8().is_ok_and(|sent| sent == name)
 }
 
 /// The path, its last segment replaced where it is the token.

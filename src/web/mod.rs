@@ -21,9 +21,9 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::config::{Config, Listen, NO_QUEUED_MAX, Secrets};
 use crate::domain::{HandlerId, SourceId};
+use crate::store::channel::{Handle, Health};
 use crate::store::refusals::Refused;
 use crate::store::registry::Registry;
-use crate::store::writer::{Handle, Health};
 
 pub mod address;
 pub mod form;

@@ -64,14 +64,6 @@ const FUNCTION_LINES_MAX: usize = 70;
 const OPENING_LINES_MAX: usize = 12;
 const DOMAIN_LINES_MAX: usize = 150;
 
-/// Walls still to be built: these may shrink, never grow, and go from here when they fit.
-const STILL_TOO_LONG: [(&str, usize); 2] = [("src/store/writer.rs", 520), ("src/app.rs: run", 72)];
-
-/// `max`, or what is still borne with.
-fn at_most(what: &str, max: usize) -> usize {
-    STILL_TOO_LONG.iter().find(|(known, _)| *known == what).map_or(max, |(_, lines)| *lines)
-}
-
 #[track_caller]
 fn assert_none(found: &[String], rule: &str) {
     assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
@@ -271,7 +263,6 @@ fn a_file_fits_a_sitting_and_a_function_a_screen() {
     for source in ["src", "tests"].into_iter().flat_map(sources) {
         let lines = source.text.lines().count();
         let max = if source.path == "src/domain.rs" { DOMAIN_LINES_MAX } else { FILE_LINES_MAX };
-        let max = at_most(&source.path, max);
         if lines > max {
             found.push(format!("{}: {lines} lines, at most {max}", source.path));
         }
@@ -289,12 +280,16 @@ fn long_functions(source: &Source) -> Vec<String> {
         if !words.iter().any(|word| rest.starts_with(word)) && !rest.starts_with("pub async fn ") {
             continue;
         }
+        // A declaration within a trait has no body.
+        if rest.ends_with(';') {
+            continue;
+        }
         let end = format!("{}}}", &line[..line.len() - rest.len()]);
         let length = lines[at..].iter().position(|line| *line == end).map_or(1, |found| found + 1);
         let name = rest.split("fn ").nth(1).unwrap_or_default();
         let name = name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
         let what = format!("{}: {name}", source.path);
-        if length > at_most(&what, FUNCTION_LINES_MAX) {
+        if length > FUNCTION_LINES_MAX {
             found.push(format!("{what}: a function of {length} lines"));
         }
     }

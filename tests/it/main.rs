@@ -10,6 +10,7 @@ mod house;
 mod http;
 mod intake;
 mod pages;
+mod promises;
 mod refusals;
 mod reload;
 mod restart;

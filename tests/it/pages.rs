@@ -174,3 +174,25 @@ fn the_page_of_keys_leaves_none_out() {
         }
     }
 }
+
+#[test]
+fn the_tests_that_keep_the_promises_exist() {
+    let page = page("README.md");
+    let promises = page.split("## What is ").find(|part| part.starts_with("promised")).unwrap();
+    let named: Vec<&str> = promises
+        .split('`')
+        .filter(|word| word.contains('_') && !word.contains([' ', '.', '/']))
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    let tops = ["src", "tests"].map(|top| Path::new(env!("CARGO_MANIFEST_DIR")).join(top));
+    let sources = fs::read_dir(&tops[0]).unwrap().chain(fs::read_dir(tops[1].join("it")).unwrap());
+    let sources = sources.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let sources: String = sources.map(|path| fs::read_to_string(path).unwrap()).collect();
+    for name in named {
+        assert!(
+            sources.contains(&format!("#[test]\nfn {name}()"))
+                || sources.contains(&format!("#[test]\n    fn {name}()")),
+            "there is no test {name}"
+        );
+    }
+}

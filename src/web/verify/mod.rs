@@ -14,6 +14,8 @@ mod hmac_recipe;
 mod paminga;
 mod token;
 
+pub use token::is_named;
+
 /// A request as its sender signed it.
 pub struct Asked<'a> {
     pub method: &'a str,
