@@ -358,7 +358,17 @@ pub fn text(value: &Value) -> String {
 }
 
 impl Drop for Server {
+    /// Twice asked, it ends its handlers too, at once.
     fn drop(&mut self) {
-        self.kill();
+        let Some(mut child) = self.child.take() else { return };
+        let pid = child.id().to_string();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let _ = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        while child.try_wait().is_ok_and(|code| code.is_none()) && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(5));
+            let _ = Command::new("kill").args(["-s", "INT", &pid]).stderr(Stdio::null()).status();
+        }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
