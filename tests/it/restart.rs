@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
+
 use crate::scenario::{Server, cli, err, is_alive, scenario, text, until};
 
 #[test]
@@ -117,11 +119,11 @@ fn a_second_signal_ends_running_jobs_at_once() {
         scenario().source("a", "").handler("h", "", "echo >> ran; exec sleep 1000").start();
     server.post("/hooks/a", "x");
     until("it runs", || !server.text_of("ran").is_empty());
-    server.signal("TERM");
+    server.signal(Signal::TERM);
     until("it stops", || server.log().contains("stopping"));
     // Intake goes on meanwhile.
     assert_eq!(server.post("/hooks/a", "y").status, 202);
-    server.signal("INT");
+    server.signal(Signal::INT);
     assert_eq!(server.ended(), Some(0));
     assert_eq!(server.value("select count(*) from events"), "2");
 }

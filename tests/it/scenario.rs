@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::http::{Answer, request_to};
@@ -177,7 +178,7 @@ impl Server {
     pub fn reload_with(&mut self, text: &str) {
         let _ = writeln!(self.scenario.rest, "{text}");
         self.scenario.write();
-        self.signal("HUP");
+        self.signal(Signal::HUP);
     }
 
     /// Takes the last table back.
@@ -205,10 +206,8 @@ impl Server {
         fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
 
-    pub fn signal(&self, name: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
-        assert!(sent.success());
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal).expect("it is there");
     }
 
     /// Ends it as a power cut would, as far as processes go.
@@ -221,7 +220,7 @@ impl Server {
 
     /// Asks it to end; its exit code.
     pub fn stop(&mut self) -> Option<i32> {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         self.ended()
     }
 
@@ -316,6 +315,11 @@ impl Server {
     }
 }
 
+fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
+    rustix::process::kill_process(pid, signal)
+}
+
 /// The command line in a folder.
 pub fn cli(folder: &Path, args: &[&str]) -> Output {
     Command::new(HOOKTRAIL)
@@ -361,12 +365,11 @@ impl Drop for Server {
     /// Twice asked, it ends its handlers too, at once.
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let pid = child.id().to_string();
         let deadline = Instant::now() + Duration::from_secs(10);
-        let _ = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        let _ = send(child.id(), Signal::TERM);
         while child.try_wait().is_ok_and(|code| code.is_none()) && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(5));
-            let _ = Command::new("kill").args(["-s", "INT", &pid]).stderr(Stdio::null()).status();
+            let _ = send(child.id(), Signal::INT);
         }
         let _ = child.kill();
         let _ = child.wait();
