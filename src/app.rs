@@ -177,25 +177,20 @@ impl Server {
             threads: workers,
             handlers,
         })?;
-        let shared =
-            Shared { from, readers, writer: writer.clone(), running: Arc::clone(&running), trail };
+        let freed = Arc::clone(&hub);
+        let shared = Shared {
+            from,
+            readers,
+            writer: writer.clone(),
+            running: Arc::clone(&running),
+            freed: Arc::new(move |handler| freed.freed(handler)),
+            trail,
+        };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
         let gate = Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts));
-        let (stop_upkeep, stopped) = bounded(0);
-        let refusals = Arc::clone(&gate);
-        let upkeep = upkeep::start(
-            Upkeep {
-                database,
-                free_bytes_min: config.store.free_bytes_min,
-                disk_low: Arc::clone(&gate.disk_low),
-                writer: writer.clone(),
-                running: Arc::clone(&running),
-                refusals: Box::new(move || refusals.refused()),
-            },
-            stopped,
-        )?;
+        let upkeep = keep_up(&gate, &config, database, &running)?;
         let intake = web::listen(sockets, &config, &gate)?;
         Ok(Self {
             file: config.file.clone(),
@@ -206,7 +201,7 @@ impl Server {
             tally,
             writer,
             intake,
-            upkeep: (stop_upkeep, upkeep),
+            upkeep,
             threads,
             _lock: lock,
         })
@@ -309,6 +304,26 @@ fn open(config: &Config) -> Result<(Lock, Store), Failure> {
     }
     process::become_subreaper().map_err(Failure::other)?;
     Ok((lock, store))
+}
+
+/// Starts upkeep; it ends when the sender is dropped.
+fn keep_up(
+    gate: &Arc<Gate>,
+    config: &Config,
+    database: PathBuf,
+    running: &Arc<Running>,
+) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = bounded(0);
+    let refusals = Arc::clone(gate);
+    let upkeep = Upkeep {
+        database,
+        free_bytes_min: config.store.free_bytes_min,
+        disk_low: Arc::clone(&gate.disk_low),
+        writer: gate.writer.clone(),
+        running: Arc::clone(running),
+        refusals: Box::new(move || refusals.refused()),
+    };
+    Ok((stop, upkeep::start(upkeep, stopped)?))
 }
 
 fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {

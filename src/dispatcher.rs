@@ -32,7 +32,7 @@ pub type Handlers = Arc<HashMap<HandlerId, Arc<Ready>>>;
 struct Told {
     claimed: Vec<(HandlerId, usize, Vec<Claimed>)>,
     failed: Vec<(HandlerId, usize)>,
-    finished: Vec<HandlerId>,
+    freed: Vec<HandlerId>,
     woken: HashSet<HandlerId>,
     due_ms: Option<i64>,
     promoted: Option<Option<i64>>,
@@ -50,7 +50,7 @@ impl Told {
     fn is_nothing(&self) -> bool {
         self.claimed.is_empty()
             && self.failed.is_empty()
-            && self.finished.is_empty()
+            && self.freed.is_empty()
             && self.woken.is_empty()
             && self.due_ms.is_none()
             && self.promoted.is_none()
@@ -79,6 +79,12 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker has sent its outcome to the writer and is free. A claim that is asked for from here
+    /// on stands behind that outcome in the writer's channel, and commits with it or after it.
+    pub fn freed(&self, handler: HandlerId) {
+        self.tell(|told| told.freed.push(handler));
     }
 
     /// Takes over a configuration.
@@ -134,19 +140,16 @@ impl Hear for Ear {
     }
 
     fn finished(&self, handler: HandlerId, how: Finished) {
-        self.hub.tell(|told| {
-            told.finished.push(handler);
-            match how {
-                Finished::Ready => {
-                    told.ready.insert(handler);
-                    told.woken.insert(handler);
-                }
-                Finished::Waiting(at) => {
-                    told.due_ms = Some(told.due_ms.map_or(at, |before| before.min(at)));
-                }
-                Finished::Settled | Finished::Stale => {}
-            }
-        });
+        match how {
+            Finished::Ready => self.hub.tell(|told| {
+                told.ready.insert(handler);
+                told.woken.insert(handler);
+            }),
+            Finished::Waiting(at) => self.hub.tell(|told| {
+                told.due_ms = Some(told.due_ms.map_or(at, |before| before.min(at)));
+            }),
+            Finished::Settled | Finished::Stale => {}
+        }
     }
 
     fn woken(&self, handlers: &HashSet<HandlerId>) {
@@ -241,7 +244,7 @@ impl Loop {
             self.blocked = true;
             self.promoting = false;
         }
-        for handler in told.finished {
+        for handler in told.freed {
             self.dispatch.finished(handler);
         }
         if let Some(due_ms) = told.promoted {
@@ -308,7 +311,7 @@ impl Loop {
         }
     }
 
-    fn put_back(&self, claimed: &Claimed) {
+    fn put_back(&mut self, claimed: &Claimed) {
         let ended = crate::domain::Ended::new(
             crate::domain::Outcome::Interrupted,
             "its handler was taken out of the configuration",
@@ -318,6 +321,7 @@ impl Loop {
         let at_ms = crate::clock::wall_ms();
         let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
         self.it.writer.op(Op::Finish(Box::new(finish)));
+        self.dispatch.finished(claimed.handler);
     }
 
     fn claim(&mut self) {

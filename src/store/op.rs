@@ -56,7 +56,7 @@ pub trait Hear: Send {
     fn claimed(&self, handler: HandlerId, asked: usize, jobs: Vec<Claimed>);
     /// A claim was not written; `writable` will be heard.
     fn claim_failed(&self, handler: HandlerId, asked: usize);
-    /// An outcome is on disk: its thread is free.
+    /// An outcome is on disk.
     fn finished(&self, handler: HandlerId, how: Finished);
     /// These have jobs that are ready.
     fn woken(&self, handlers: &HashSet<HandlerId>);
