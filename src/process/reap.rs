@@ -171,11 +171,8 @@ fn has_environ(pid: Pid) -> bool {
 pub fn end_marked(prefix: &str) -> usize {
     let mut ended = 0;
     for _ in 0..PASSES_MAX {
-        let found: Vec<Pid> = all()
-            .into_iter()
-            .filter(|&pid| matches!(mark_of(pid), Marked::As(mark) if mark.starts_with(prefix)))
-            .collect();
-        if found.is_empty() {
+        let (found, unsure) = marked(prefix);
+        if found.is_empty() && !unsure {
             break;
         }
         let deadline = Instant::now() + PATIENCE;
@@ -189,8 +186,25 @@ pub fn end_marked(prefix: &str) -> usize {
             ended += usize::from(wait_for_end(pid, deadline));
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
+        if found.is_empty() {
+            std::thread::sleep(START);
+        }
     }
     ended
+}
+
+/// Processes whose mark begins with `prefix`; whether there are some that can't be told yet.
+fn marked(prefix: &str) -> (Vec<Pid>, bool) {
+    let mut unsure = false;
+    let found = all().into_iter().filter(|&pid| match mark_of(pid) {
+        Marked::As(mark) => mark.starts_with(prefix),
+        Marked::NotYet => {
+            unsure = true;
+            false
+        }
+        Marked::Empty | Marked::No => false,
+    });
+    (found.collect(), unsure)
 }
 
 fn wait_for_end(pid: Pid, deadline: Instant) -> bool {

@@ -1,7 +1,8 @@
 //! What leaves its group is found and ended; what is another's is left alone.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::{Exit, exists, sh, until};
 use crate::process::{MARK, end_marked};
@@ -69,10 +70,11 @@ fn strays_of_another_run_are_left_alone() {
     assert!(!exists(&one.file("pids")));
 }
 
-/// A process and its child with a mark, as an earlier server would have left them; their numbers.
-fn left(mark: &str) -> String {
+/// A process with a mark, as an earlier server would have left it, in a group of its own; and what
+/// it says first.
+fn left(mark: &str, script: &str) -> (Child, String) {
     let mut child = Command::new("/bin/sh")
-        .args(["-c", "sleep 1000 & echo $$ $!; wait"])
+        .args(["-c", script, script])
         .env_clear()
         .env(MARK, mark)
         .env("PATH", "/usr/bin:/bin")
@@ -81,23 +83,42 @@ fn left(mark: &str) -> String {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
-    line
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    (child, line)
 }
 
 #[test]
 fn what_an_earlier_server_left_is_found_by_its_mark_and_ended_with_its_group() {
     let own = std::process::id();
-    let mine: Vec<String> = (1..4).map(|job| left(&format!("trail{own}.{job}.1"))).collect();
-    let other = left(&format!("trail{own}0.1.1"));
-    assert!(end_marked(&format!("trail{own}.")) >= 3);
-    for pid in mine.iter().flat_map(|pids| pids.split_whitespace()) {
-        until("it is gone", || !is_alive(pid));
+    let script = "sleep 1000 & echo $$ $!; wait";
+    let mine: Vec<_> = (1..4).map(|job| left(&format!("t{own}.{job}.1"), script)).collect();
+    let mut other = left(&format!("t{own}0.1.1"), script);
+    assert!(end_marked(&format!("t{own}.")) >= 3);
+    for (mut child, pids) in mine {
+        // Reaped already, or to be.
+        let _ = child.wait();
+        for pid in pids.split_whitespace() {
+            until("it is gone", || !is_alive(pid));
+        }
     }
-    assert!(other.split_whitespace().all(is_alive), "another trail's was ended");
-    assert!(end_marked(&format!("trail{own}0.")) >= 1);
-    assert_eq!(end_marked(&format!("trail{own}")), 0);
+    assert!(other.1.split_whitespace().all(is_alive), "another trail's was ended");
+    assert!(end_marked(&format!("t{own}0.")) >= 1);
+    assert_eq!(end_marked(&format!("t{own}")), 0);
+    let _ = other.0.wait();
+}
+
+#[test]
+fn what_keeps_becoming_another_program_is_found_all_the_same() {
+    for round in 0..20 {
+        // Within `exec` a process has no environment, and so no mark.
+        check("echo 'exec sh again' > again; setsid sh -c 'echo $$ >> pids; exec sh again' &", 1);
+        let mark = format!("again{}.{round}.1", std::process::id());
+        let (mut child, pid) = left(&mark, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
+        assert!(end_marked(&mark) >= 1);
+        let _ = child.wait();
+        assert!(!is_alive(pid.trim()));
+    }
 }
 
 /// Ended ones that wait to be reaped by whoever is their parent are not.
