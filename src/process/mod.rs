@@ -20,6 +20,9 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, 
 mod reap;
 mod spawn;
 
+#[cfg(test)]
+mod tests;
+
 pub use reap::{become_subreaper, end_marked};
 pub use spawn::{MARK, Program};
 

@@ -6,6 +6,7 @@
 //! their reaper, and all of /proc is looked through.
 
 use std::fs;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,15 @@ const PASSES_MAX: usize = 100;
 
 /// How long a killed process may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for a process that is just becoming another program.
+const START: Duration = Duration::from_millis(1);
+
+/// More than an environment usually has.
+const ENVIRON_BYTES: usize = 256 << 10;
+
+/// How often the list of children is read for one that is the same twice.
+const LISTS_MAX: usize = 10;
 
 /// Makes this process the reaper of what its children leave behind.
 ///
@@ -47,8 +57,11 @@ pub(super) fn end_strays(mark: &str) {
                     wait_for_end(pid, Instant::now() + PATIENCE);
                     let _ = waitpid(Some(pid), WaitOptions::NOHANG);
                 }
-                Marked::Empty => {}
-                Marked::As(_) | Marked::No => {}
+                Marked::NotYet => {
+                    found = true;
+                    std::thread::sleep(START);
+                }
+                Marked::Empty | Marked::As(_) | Marked::No => {}
             }
         }
         if !found {
@@ -60,11 +73,21 @@ pub(super) fn end_strays(mark: &str) {
 /// Children of the main thread.
 fn strays() -> Vec<Pid> {
     let own = std::process::id();
-    match fs::read_to_string(format!("/proc/self/task/{own}/children")) {
-        Ok(list) => pids(list.split_whitespace()),
+    let list = || fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    let Ok(mut found) = list() else {
         // A kernel without the list: children are found by looking at all.
-        Err(_) => all().into_iter().filter(|&pid| parent_of(pid) == Some(own)).collect(),
+        return all().into_iter().filter(|&pid| parent_of(pid) == Some(own.into())).collect();
+    };
+    // Where another thread reaps one meanwhile, the kernel leaves out the next; a list that is the
+    // same twice had no such gap, nor has an empty one.
+    for _ in 0..LISTS_MAX {
+        match list() {
+            _ if found.is_empty() => break,
+            Ok(again) if again != found => found = again,
+            _ => break,
+        }
     }
+    pids(found.split_whitespace())
 }
 
 fn pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
@@ -78,19 +101,29 @@ fn all() -> Vec<Pid> {
 }
 
 /// A field of /proc/PID/stat, counted from the one after the name, which is in brackets and may hold
-/// anything: 0 is the state, 1 the parent, 6 the flags (proc_pid_stat(5)).
-fn stat(pid: Pid, field: usize) -> Option<u32> {
+/// anything: 0 is the state, 1 the parent, 6 the flags, 48 where the environment ends
+/// (proc_pid_stat(5)).
+fn stat(pid: Pid, field: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     stat.rsplit(')').next()?.split_whitespace().nth(field)?.parse().ok()
 }
 
-fn parent_of(pid: Pid) -> Option<u32> {
+fn parent_of(pid: Pid) -> Option<u64> {
     stat(pid, 1)
 }
 
+const PF_EXITING: u64 = 4;
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 fn is_ending(pid: Pid) -> bool {
-    const PF_EXITING: u32 = 4;
     stat(pid, 6).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+/// Within `exec`: between the old program's memory and the new one's environment. Looked at in this
+/// order, as the memory of one that ends goes after it was said to.
+fn is_starting(pid: Pid) -> bool {
+    stat(pid, 48) == Some(0)
+        && stat(pid, 6).is_some_and(|flags| flags & (PF_EXITING | PF_KTHREAD) == 0)
 }
 
 enum Marked {
@@ -98,11 +131,17 @@ enum Marked {
     No,
     /// No environment: it has none, or no memory any more.
     Empty,
+    /// It is becoming another program just now.
+    NotYet,
 }
 
 fn mark_of(pid: Pid) -> Marked {
-    match fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) {
-        Ok(environ) if environ.is_empty() => Marked::Empty,
+    match environ_of(pid) {
+        // What was asked first may be of the old program: so it is read again.
+        Ok(environ) if environ.is_empty() => match is_starting(pid) || has_environ(pid) {
+            true => Marked::NotYet,
+            false => Marked::Empty,
+        },
         Ok(environ) => environ
             .split(|&byte| byte == 0)
             .find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))
@@ -112,15 +151,28 @@ fn mark_of(pid: Pid) -> Marked {
     }
 }
 
+/// In one read: between two it may become another program, and the rest be missing.
+fn environ_of(pid: Pid) -> std::io::Result<Vec<u8>> {
+    let mut file = fs::File::open(format!("/proc/{}/environ", pid.as_raw_nonzero()))?;
+    let mut environ = vec![0; ENVIRON_BYTES];
+    let length = file.read(&mut environ)?;
+    environ.truncate(length);
+    if length == ENVIRON_BYTES {
+        file.read_to_end(&mut environ)?;
+    }
+    Ok(environ)
+}
+
+fn has_environ(pid: Pid) -> bool {
+    environ_of(pid).is_ok_and(|environ| !environ.is_empty())
+}
+
 /// Ends every process whose mark begins with `prefix`, with its group; says how many.
 pub fn end_marked(prefix: &str) -> usize {
     let mut ended = 0;
     for _ in 0..PASSES_MAX {
-        let found: Vec<Pid> = all()
-            .into_iter()
-            .filter(|&pid| matches!(mark_of(pid), Marked::As(mark) if mark.starts_with(prefix)))
-            .collect();
-        if found.is_empty() {
+        let (found, unsure) = marked(prefix);
+        if found.is_empty() && !unsure {
             break;
         }
         let deadline = Instant::now() + PATIENCE;
@@ -134,8 +186,25 @@ pub fn end_marked(prefix: &str) -> usize {
             ended += usize::from(wait_for_end(pid, deadline));
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
+        if found.is_empty() {
+            std::thread::sleep(START);
+        }
     }
     ended
+}
+
+/// Processes whose mark begins with `prefix`; whether there are some that can't be told yet.
+fn marked(prefix: &str) -> (Vec<Pid>, bool) {
+    let mut unsure = false;
+    let found = all().into_iter().filter(|&pid| match mark_of(pid) {
+        Marked::As(mark) => mark.starts_with(prefix),
+        Marked::NotYet => {
+            unsure = true;
+            false
+        }
+        Marked::Empty | Marked::No => false,
+    });
+    (found.collect(), unsure)
 }
 
 fn wait_for_end(pid: Pid, deadline: Instant) -> bool {
