@@ -18,6 +18,9 @@ use crate::config::{self, duration_text};
 use crate::domain::{Ended, Headers, Outcome};
 use crate::process::{self, Bounds, Exit, GRACE, Note, Program, Stop};
 
+#[cfg(test)]
+mod tests;
+
 /// Exit code of a handler that says: useless to try again (EX_DATAERR of sysexits.h).
 const EXIT_DEAD: i32 = 65;
 
