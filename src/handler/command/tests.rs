@@ -1,0 +1,249 @@
+//! Commands as the worker runs them: what they are given, and what their end comes to.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::domain::{Claim, Event, EventId, JobId};
+
+fn task(script: &str) -> Task {
+    let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let event = Event {
+        id: EventId(42),
+        uid: [0; 16],
+        source: "paminga".into(),
+        received_at_ms: 1_795_000_000_123,
+        method: "POST".into(),
+        path: "/hooks/paminga".into(),
+        query: None,
+        ip: "192.0.2.7".into(),
+        headers: Headers(vec![
+            line("x-a", "1"),
+            line("content-type", "text/plain"),
+            line("x-a", "say \"2\""),
+            ("x-raw".into(), b"\xff".to_vec()),
+        ]),
+        body: Arc::from(*b"the body"),
+    };
+    let handler = config::Handler {
+        name: "crm".into(),
+        sources: vec!["paminga".into()],
+        command: ["sh", "-c", script].map(String::from).to_vec(),
+        directory: "/".into(),
+        priority: 0,
+        concurrency: 1,
+        timeout: Duration::from_secs(120),
+        env: Vec::new(),
+        output_bytes_max: 64 << 10,
+        retry: config::Retry::default(),
+        paused: false,
+    };
+    Task {
+        claim: Claim { job: JobId(7), attempt: 3 },
+        handler: Arc::new(handler),
+        env: Arc::new([]),
+        event: Arc::new(event),
+        item: None,
+        attempts_max: 40,
+        key: "the-key".into(),
+        mark: format!("command{}.7.3", std::process::id()),
+    }
+}
+
+fn with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
+    let task = task(script);
+    let mut handler = (*task.handler).clone();
+    change(&mut handler);
+    Task { handler: Arc::new(handler), ..task }
+}
+
+fn run_of(task: &Task) -> Ended {
+    Command::default().run(task, &Stop::new().unwrap())
+}
+
+fn printed(task: &Task) -> String {
+    String::from_utf8(run_of(task).stdout).unwrap()
+}
+
+#[test]
+fn an_end_is_an_outcome() {
+    let over = |exit| process::Over { exit, stdout: b"out".to_vec(), stderr: b"why\n\n".to_vec() };
+    let check = |exit: Exit, deferred: bool, expected: (Outcome, bool, &str)| {
+        let deferred = deferred.then_some(Some(Duration::from_secs(9)));
+        let notes = Notes { deferred, others: "said".into() };
+        let ended = ended(over(exit), notes, Duration::from_secs(90));
+        assert_eq!((ended.outcome, ended.dead, ended.detail.as_str()), expected);
+        assert_eq!(ended.wait.is_some(), ended.outcome == Outcome::Deferred);
+        assert_eq!(ended.stdout, b"out");
+    };
+    use Outcome::{Deferred, Failed, Interrupted, Succeeded, TimedOut};
+    check(Exit::Code(0), false, (Succeeded, false, "exit 0: why: said"));
+    check(Exit::Code(65), false, (Failed, true, "exit 65: why: said"));
+    check(Exit::Code(75), false, (Failed, false, "exit 75: why: said"));
+    check(Exit::Signal(11), false, (Failed, false, "signal 11: why: said"));
+    check(Exit::TimedOut, false, (TimedOut, false, "timeout 1m 30s: why: said"));
+    check(Exit::Stopped, false, (Interrupted, false, "stopped: why: said"));
+    let lost = || Exit::NotStarted("/x: gone".into());
+    check(lost(), false, (Failed, false, "not started: /x: gone: why: said"));
+    // What was asked for decides whatever the exit code, and nothing else.
+    for exit in [Exit::Code(0), Exit::Code(7), Exit::Code(65), Exit::Signal(15)] {
+        check(exit, true, (Deferred, false, "deferred: why: said"));
+    }
+    check(Exit::TimedOut, true, (TimedOut, false, "timeout 1m 30s: why: said"));
+    check(Exit::Stopped, true, (Interrupted, false, "stopped: why: said"));
+}
+
+#[test]
+fn lines_on_descriptor_3_are_understood() {
+    let check = |lines: &[&str], deferred: Option<Option<u64>>, others: &str| {
+        let mut notes = Notes::default();
+        let alive = lines.iter().filter(|line| notes.take(line.as_bytes()) == Note::Alive).count();
+        assert_eq!(notes.deferred, deferred.map(|wait| wait.map(Duration::from_secs)), "{lines:?}");
+        assert_eq!(notes.others, others, "{lines:?}");
+        alive
+    };
+    assert_eq!(check(&[r#"{"alive":true}"#, r#"{ "alive" : true }"#], None, ""), 2);
+    assert_eq!(check(&[r#"{"alive":false}"#], None, r#"{"alive":false}"#), 0);
+    check(&[r#"{"outcome":"deferred","retry_after":"10m"}"#], Some(Some(600)), "");
+    check(&[r#"{"outcome":"deferred","retry_after":90}"#], Some(Some(90)), "");
+    check(&[r#"{"outcome":"deferred"}"#], Some(None), "");
+    check(&[r#"{"outcome":"deferred","retry_after":null}"#], Some(None), "");
+    let soon = r#"{"outcome":"deferred","retry_after":"soon"}"#;
+    check(&[soon], Some(None), soon);
+    check(
+        &[r#"{"outcome":"deferred","retry_after":-1}"#],
+        Some(None),
+        "{\"outcome\":\"deferred\",\"retry_after\":-1}",
+    );
+    assert_eq!(check(&[r#"{"alive":true,"outcome":"deferred"}"#], Some(None), ""), 1);
+    check(&["7 rows", "\u{1b}[1mdone\r", "{}", "[1"], None, "7 rows [1mdone {} [1");
+    check(&[r#"{"outcome":"succeeded"}"#], None, r#"{"outcome":"succeeded"}"#);
+}
+
+#[test]
+fn descriptor_3_defers_a_job() {
+    let ended = run_of(&task(r#"echo '{"outcome":"deferred","retry_after":"10m"}' >&3; exit 1"#));
+    assert_eq!((ended.outcome, ended.wait), (Outcome::Deferred, Some(Duration::from_secs(600))));
+}
+
+#[test]
+fn detail_is_one_line_of_bounded_length() {
+    let check = |script: &str, expected: &str| {
+        assert_eq!(run_of(&task(script)).detail, expected, "{script}");
+    };
+    check("printf 'first\\nlast\\n\\n  \\n' >&2; exit 7", "exit 7: last");
+    check("printf 'a\\tb\\033[2Jc\\n\\033\\n' >&2; exit 7", "exit 7: a b [2Jc");
+    check("printf '\\377\\n' >&2; exit 7", "exit 7: \u{fffd}");
+    check("printf 'progress\\rdone\\r\\n' >&2; exit 7", "exit 7: done");
+    check("echo why >&2; echo said >&3; echo more >&3; exit 7", "exit 7: why: said more");
+    let long = run_of(&task("head -c 100000 /dev/zero | tr '\\0' e >&2; exit 7"));
+    assert_eq!(long.detail.len(), DETAIL_CHARS_MAX);
+    let many = run_of(&task("yes | head -n 100000 >&3; exit 7"));
+    assert_eq!(many.detail.chars().count(), DETAIL_CHARS_MAX);
+}
+
+#[test]
+fn the_body_or_the_item_is_its_input() {
+    assert_eq!(printed(&task("cat")), "the body");
+    let item = Some((1, Arc::from(*b"an item")));
+    assert_eq!(printed(&Task { item, ..task("cat") }), "an item");
+}
+
+#[test]
+fn the_environment_is_the_contracts() {
+    let mut expected: Vec<(String, String)> = [
+        ("HOOKTRAIL_EVENT", "42"),
+        ("HOOKTRAIL_JOB", "7"),
+        ("HOOKTRAIL_ATTEMPT", "3"),
+        ("HOOKTRAIL_ATTEMPTS_MAX", "40"),
+        ("HOOKTRAIL_SOURCE", "paminga"),
+        ("HOOKTRAIL_HANDLER", "crm"),
+        ("HOOKTRAIL_RECEIVED_AT", "2026-11-18T11:06:40.123Z"),
+        ("HOOKTRAIL_METHOD", "POST"),
+        ("HOOKTRAIL_PATH", "/hooks/paminga"),
+        ("HOOKTRAIL_QUERY", ""),
+        ("HOOKTRAIL_IP", "192.0.2.7"),
+        ("HOOKTRAIL_CONTENT_TYPE", "text/plain"),
+        ("HOOKTRAIL_HEADERS", r#"{"content-type":"text/plain","x-a":"1, say \"2\"","x-raw":"�"}"#),
+        ("HOOKTRAIL_KEY", "the-key"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec();
+    let task = with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
+    expected.push(("HOOKTRAIL_MARK".into(), task.mark.clone()));
+    for name in ["PATH", "HOME", "LANG", "TZ"] {
+        expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
+    }
+    expected.sort();
+    let printed = printed(&task);
+    let lines = printed.split_terminator('\0');
+    let mut found: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_item_has_its_number() {
+    let item = Some((5, Arc::from(*b"{}")));
+    assert_eq!(printed(&Task { item, ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
+}
+
+#[test]
+fn the_handlers_own_environment_comes_before_what_is_passed_on() {
+    let env = Arc::new([
+        ("PATH".to_owned(), "/usr/bin:/bin".into()),
+        ("HOME".to_owned(), "/nowhere".into()),
+        ("CRM_KEY".to_owned(), "a secret".into()),
+    ]);
+    let task = Task { env, ..task("env | grep -c '^PATH='; echo $PATH $HOME $CRM_KEY") };
+    assert_eq!(printed(&task), "1\n/usr/bin:/bin /nowhere a secret\n");
+}
+
+#[test]
+fn what_comes_from_outside_stays_one_variable() {
+    let mut task = task("printf %s \"$HOOKTRAIL_QUERY\"");
+    let query = Some("a=$(id)&b=\n`x`;\0c".to_owned());
+    task.event = Arc::new(Event { query, ..(*task.event).clone() });
+    assert_eq!(printed(&task), "a=$(id)&b=\n`x`;?c");
+}
+
+#[test]
+fn a_program_is_looked_up_in_the_handlers_path() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("bin")).unwrap();
+    let file = folder.path().join("bin/own-tool");
+    std::fs::write(&file, "").unwrap();
+    let task = with("", |handler| {
+        handler.command = vec!["own-tool".into()];
+        handler.directory = folder.path().into();
+    });
+    let task =
+        |path: &str| Task { env: Arc::new([("PATH".to_owned(), path.into())]), ..task.clone() };
+    let not_executable = run_of(&task("/bin:bin")).detail;
+    assert!(not_executable.contains("bin/own-tool: not executable"), "{not_executable}");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/bin/pwd", &file).unwrap();
+    let found = run_of(&task("/bin:bin"));
+    assert_eq!(found.stdout, format!("{}\n", folder.path().display()).as_bytes());
+    let lost = run_of(&task("/bin"));
+    assert_eq!(lost.outcome, Outcome::Failed);
+    assert_eq!(lost.detail, "not started: own-tool: no such program in PATH (/bin)");
+}
+
+#[test]
+fn a_timeout_says_how_long_it_was_and_what_was_said_last() {
+    let script = "echo stuck >&2; exec sleep 1000";
+    let ended = run_of(&with(script, |handler| handler.timeout = Duration::from_millis(1500)));
+    assert_eq!(ended.outcome, Outcome::TimedOut);
+    assert_eq!(ended.detail, "timeout 1s 500ms: stuck");
+}
+
+#[test]
+fn a_stopped_attempt_is_interrupted() {
+    let stop = Stop::new().unwrap();
+    stop.set();
+    let ended = Command::default().run(&task("exit 0"), &stop);
+    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));
+}
