@@ -94,7 +94,7 @@ CREATE TABLE jobs (
   replay INTEGER,
   later INTEGER
 );
-CREATE INDEX jobs_ready ON jobs (handler, id) WHERE state = 0;
+CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
 CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;

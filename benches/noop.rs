@@ -1,5 +1,7 @@
 //! An actix server that reads the same body and keeps nothing: what the machine can do at most.
-//! `noop PORT`; two threads, as the server has.
+//! `noop HOST:PORT`; threads, backlog and keep-alive as the server has them (src/web).
+
+use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 
@@ -8,7 +10,7 @@ fn main() -> std::io::Result<()> {
 }
 
 async fn serve() -> std::io::Result<()> {
-    let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(8099);
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8099".to_owned());
     let take = |body: web::Bytes| async move {
         HttpResponse::Accepted()
             .content_type("application/json")
@@ -17,7 +19,8 @@ async fn serve() -> std::io::Result<()> {
     HttpServer::new(move || App::new().default_service(web::to(take)))
         .workers(2)
         .backlog(2048)
-        .bind(("127.0.0.1", port))?
+        .keep_alive(Duration::from_secs(75))
+        .bind(address)?
         .run()
         .await
 }

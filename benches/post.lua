@@ -1,7 +1,28 @@
--- What a sender posts: a Paminga form of 700 bytes.
-local file = io.open(os.getenv("BODY"), "rb")
-wrk.body = file:read("*a")
-file:close()
+-- wrk's side of the benchmark: posts benches/body.json, and prints one line of JSON at the end.
+-- `wrk … URL -- MS` waits so long before each request, for a load that leaves the server room.
+
+local file = assert(io.open("benches/body.json", "rb"))
 wrk.method = "POST"
+wrk.body = file:read("*a")
 wrk.headers["Content-Type"] = "application/json"
--- A figure of answers other than 2xx is printed by wrk itself.
+file:close()
+
+function init(args)
+  local wait_ms = tonumber(args[1])
+  if wait_ms then
+    delay = function() return wait_ms end
+  end
+  -- What wrk does by itself: one request, made once.
+  local request = wrk.format()
+  wrk.request = function() return request end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local lost = errors.connect + errors.read + errors.write + errors.timeout
+  io.write(string.format(
+    '\n{"rate": %.1f, "p50_us": %.1f, "p99_us": %.1f, "good": %d, "bad": %d}\n',
+    (summary.requests - errors.status) / (summary.duration / 1e6),
+    latency:percentile(50), latency:percentile(99),
+    summary.requests - errors.status, errors.status + lost))
+end

@@ -1,25 +1,31 @@
-//! How long one append with fdatasync takes on this disk: `sync FOLDER`; milliseconds of the median
-//! of 4 KiB and of 64 KiB.
+//! How long one append with fdatasync takes on this disk: what nothing durable can go below.
+//! `sync FILE BYTES SECONDS` prints one line of JSON; the file is made anew, and removed.
 
-use std::fs::OpenOptions;
+use std::env::args;
+use std::fs::File;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-fn main() -> std::io::Result<()> {
-    let folder = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
-    let path = std::path::Path::new(&folder).join("sync.bin");
-    for size in [4 << 10, 64 << 10] {
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let block = vec![7_u8; size];
-        let mut took = Vec::new();
-        for _ in 0..500 {
-            let began = Instant::now();
-            file.write_all(&block)?;
-            file.sync_data()?;
-            took.push(began.elapsed());
-        }
-        took.sort_unstable();
-        println!("{size} {:.4}", took[took.len() / 2].as_secs_f64() * 1000.0);
+use anyhow::Context;
+
+fn main() -> anyhow::Result<()> {
+    let usage = "usage: sync FILE BYTES SECONDS";
+    let path = args().nth(1).context(usage)?;
+    let bytes: usize = args().nth(2).context(usage)?.parse()?;
+    let seconds: f64 = args().nth(3).context(usage)?.parse()?;
+
+    let block = vec![7_u8; bytes];
+    let mut file = File::create(&path)?;
+    let mut took_us = Vec::new();
+    let began = Instant::now();
+    while took_us.is_empty() || began.elapsed() < Duration::from_secs_f64(seconds) {
+        let start = Instant::now();
+        file.write_all(&block)?;
+        file.sync_data()?;
+        took_us.push(start.elapsed().as_secs_f64() * 1e6);
     }
-    std::fs::remove_file(path)
+    let mean = took_us.iter().sum::<f64>() / took_us.len() as f64;
+    took_us.sort_by(f64::total_cmp);
+    println!(r#"{{"mean_us": {mean:.1}, "median_us": {:.1}}}"#, took_us[took_us.len() / 2]);
+    std::fs::remove_file(path).context(usage)
 }

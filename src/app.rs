@@ -20,10 +20,10 @@ use crate::config::{self, Config, EnvValue, Loaded, Secrets};
 use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
 use crate::domain::HandlerId;
 use crate::process::{self, GRACE};
+use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
-use crate::store::writer::{self, Handle, HealthCell};
-use crate::store::{self, Lock, OpenError, Readers, Store, acts, checkpoint, op::Op};
+use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op, writer};
 use crate::upkeep::{self, Upkeep};
 use crate::web::{self, Gate};
 use crate::worker::{self, Ready, Running, Shared, Why};
@@ -59,6 +59,7 @@ impl From<OpenError> for Failure {
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), Failure> {
     let (loaded, secrets) = load(file).map_err(Failure::config)?;
+    end_with_a_dead_thread();
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
@@ -87,6 +88,19 @@ fn load(file: &Path) -> Result<(Loaded, Secrets), String> {
     Ok((loaded, secrets))
 }
 
+/// A fault in one of the server's own threads ends the process, which systemd starts again: a server
+/// without its writer would only look alive. Workers catch theirs, and the job fails.
+fn end_with_a_dead_thread() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("?");
+        log::error!("a fault in hooktrail, thread {name}: {panic}");
+        if !name.starts_with("worker-") {
+            std::process::exit(1);
+        }
+    }));
+}
+
 fn ignore_file_size_signal() {
     // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -98,7 +112,6 @@ struct Server {
     gate: Arc<Gate>,
     hub: Arc<Hub>,
     running: Arc<Running>,
-    readers: Readers,
     tally: Arc<Tally>,
     writer: Handle,
     intake: web::Listening,
@@ -121,6 +134,9 @@ impl Server {
         let sockets = web::bind(&config).map_err(Failure::other)?;
         let server =
             Self::run(config, store, &registry, secrets, sockets, lock).map_err(Failure::other)?;
+        for line in web::greeting(&server.config.load(), &server.intake) {
+            log::info!("{line}");
+        }
         log::debug!("started in {:?}", began.elapsed());
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         Ok(server)
@@ -141,7 +157,7 @@ impl Server {
         let workers = config.workers.threads;
         let readers = store::readers(&store.path, u32::try_from(workers + 2)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
-        let counts = tally.watch(&store.conn, &web::limited(&config, registry))?;
+        let counts = tally.watch(&web::limited(&config, registry));
 
         let durability = config.store.durability;
         let (nudge, checkpoints) =
@@ -161,45 +177,31 @@ impl Server {
             threads: workers,
             handlers,
         })?;
+        let freed = Arc::clone(&hub);
         let shared = Shared {
             from,
-            readers: readers.clone(),
+            readers,
             writer: writer.clone(),
             running: Arc::clone(&running),
+            freed: Arc::new(move |handler| freed.freed(handler)),
             trail,
         };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
         let gate = Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts));
-        let (stop_upkeep, stopped) = bounded(0);
-        let refusals = Arc::clone(&gate);
-        let upkeep = upkeep::start(
-            Upkeep {
-                database,
-                free_bytes_min: config.store.free_bytes_min,
-                disk_low: Arc::clone(&gate.disk_low),
-                writer: writer.clone(),
-                running: Arc::clone(&running),
-                refusals: Box::new(move || refusals.refused()),
-            },
-            stopped,
-        )?;
+        let upkeep = keep_up(&gate, &config, database, &running)?;
         let intake = web::listen(sockets, &config, &gate)?;
-        for line in web::greeting(&config, &intake) {
-            log::info!("{line}");
-        }
         Ok(Self {
             file: config.file.clone(),
             config: arc_swap::ArcSwap::from_pointee(config),
             gate,
             hub,
             running,
-            readers,
             tally,
             writer,
             intake,
-            upkeep: (stop_upkeep, upkeep),
+            upkeep,
             threads,
             _lock: lock,
         })
@@ -235,7 +237,8 @@ impl Server {
         let (sources, handlers) = names(&config);
         self.writer.op(Op::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
-        let counts = self.tally.watch(&*self.readers.get()?, &web::limited(&config, &registry))?;
+        let counts = self.tally.watch(&web::limited(&config, &registry));
+        self.writer.op(Op::Recount);
         self.gate.configure(&config, &registry, &secrets, counts);
         self.hub.configure(ready(&config, &registry, &secrets));
         self.config.store(Arc::new(config));
@@ -303,6 +306,26 @@ fn open(config: &Config) -> Result<(Lock, Store), Failure> {
     Ok((lock, store))
 }
 
+/// Starts upkeep; it ends when the sender is dropped.
+fn keep_up(
+    gate: &Arc<Gate>,
+    config: &Config,
+    database: PathBuf,
+    running: &Arc<Running>,
+) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = bounded(0);
+    let refusals = Arc::clone(gate);
+    let upkeep = Upkeep {
+        database,
+        free_bytes_min: config.store.free_bytes_min,
+        disk_low: Arc::clone(&gate.disk_low),
+        writer: gate.writer.clone(),
+        running: Arc::clone(running),
+        refusals: Box::new(move || refusals.refused()),
+    };
+    Ok((stop, upkeep::start(upkeep, stopped)?))
+}
+
 fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
     let sources = config.sources.iter().map(|source| source.name.clone()).collect();
     let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
@@ -343,7 +366,7 @@ pub fn env(handler: &config::Handler, secrets: &Secrets) -> Arc<[(String, OsStri
 /// and the process ends without a checkpoint, which would write what may not be on disk.
 fn broken(health: Arc<HealthCell>) -> impl Fn(&str) + Send + 'static {
     move |why| {
-        health.set(writer::Health::Broken);
+        health.set(Health::Broken);
         log::error!("{why}: nothing more can be promised by this process, it ends");
         let leave = || {
             std::thread::sleep(Duration::from_millis(300));

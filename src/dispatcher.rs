@@ -15,9 +15,9 @@ use crossbeam_channel::Sender;
 use crate::clock::TrailClock;
 use crate::domain::HandlerId;
 use crate::queue::dispatch::{Dispatch, Limits};
+use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed, Finished};
 use crate::store::op::{Hear, Op};
-use crate::store::writer::Handle;
 use crate::store::{Readers, registry};
 use crate::worker::{Ready, Running, Start, Why};
 
@@ -32,7 +32,7 @@ pub type Handlers = Arc<HashMap<HandlerId, Arc<Ready>>>;
 struct Told {
     claimed: Vec<(HandlerId, usize, Vec<Claimed>)>,
     failed: Vec<(HandlerId, usize)>,
-    finished: Vec<HandlerId>,
+    freed: Vec<HandlerId>,
     woken: HashSet<HandlerId>,
     due_ms: Option<i64>,
     promoted: Option<Option<i64>>,
@@ -41,13 +41,16 @@ struct Told {
     handlers: Option<Handlers>,
     stopping: bool,
     leaving: bool,
+    /// Known to have jobs ready: waking the dispatcher for these again would tell it nothing. Stays
+    /// over its looks; ends where a claim gets fewer than it asked for.
+    ready: HashSet<HandlerId>,
 }
 
 impl Told {
     fn is_nothing(&self) -> bool {
         self.claimed.is_empty()
             && self.failed.is_empty()
-            && self.finished.is_empty()
+            && self.freed.is_empty()
             && self.woken.is_empty()
             && self.due_ms.is_none()
             && self.promoted.is_none()
@@ -78,6 +81,12 @@ impl Hub {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A worker has sent its outcome to the writer and is free. A claim that is asked for from here
+    /// on stands behind that outcome in the writer's channel, and commits with it or after it.
+    pub fn freed(&self, handler: HandlerId) {
+        self.tell(|told| told.freed.push(handler));
+    }
+
     /// Takes over a configuration.
     pub fn configure(&self, handlers: Handlers) {
         self.tell(|told| told.handlers = Some(handlers));
@@ -102,7 +111,10 @@ impl Hub {
         let told = self.lock();
         let waited = self.wake.wait_timeout_while(told, timeout, |told| told.is_nothing());
         let (mut told, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *told)
+        let ready = std::mem::take(&mut told.ready);
+        let taken = std::mem::take(&mut *told);
+        told.ready = ready;
+        taken
     }
 }
 
@@ -115,7 +127,12 @@ pub struct Ear {
 
 impl Hear for Ear {
     fn claimed(&self, handler: HandlerId, asked: usize, jobs: Vec<Claimed>) {
-        self.hub.tell(|told| told.claimed.push((handler, asked, jobs)));
+        self.hub.tell(|told| {
+            if jobs.len() < asked {
+                told.ready.remove(&handler);
+            }
+            told.claimed.push((handler, asked, jobs));
+        });
     }
 
     fn claim_failed(&self, handler: HandlerId, asked: usize) {
@@ -123,22 +140,27 @@ impl Hear for Ear {
     }
 
     fn finished(&self, handler: HandlerId, how: Finished) {
-        self.hub.tell(|told| {
-            told.finished.push(handler);
-            match how {
-                Finished::Ready => {
-                    told.woken.insert(handler);
-                }
-                Finished::Waiting(at) => {
-                    told.due_ms = Some(told.due_ms.map_or(at, |before| before.min(at)));
-                }
-                Finished::Settled | Finished::Stale => {}
-            }
-        });
+        match how {
+            Finished::Ready => self.hub.tell(|told| {
+                told.ready.insert(handler);
+                told.woken.insert(handler);
+            }),
+            Finished::Waiting(at) => self.hub.tell(|told| {
+                told.due_ms = Some(told.due_ms.map_or(at, |before| before.min(at)));
+            }),
+            Finished::Settled | Finished::Stale => {}
+        }
     }
 
     fn woken(&self, handlers: &HashSet<HandlerId>) {
-        self.hub.tell(|told| told.woken.extend(handlers));
+        let mut told = self.hub.lock();
+        let fresh = handlers.iter().filter(|&&handler| told.ready.insert(handler)).copied();
+        let fresh: Vec<HandlerId> = fresh.collect();
+        if !fresh.is_empty() {
+            told.woken.extend(fresh);
+            drop(told);
+            self.hub.wake.notify_one();
+        }
     }
 
     fn next_due(&self, at_ms: Option<i64>) {
@@ -222,7 +244,7 @@ impl Loop {
             self.blocked = true;
             self.promoting = false;
         }
-        for handler in told.finished {
+        for handler in told.freed {
             self.dispatch.finished(handler);
         }
         if let Some(due_ms) = told.promoted {
@@ -289,7 +311,7 @@ impl Loop {
         }
     }
 
-    fn put_back(&self, claimed: &Claimed) {
+    fn put_back(&mut self, claimed: &Claimed) {
         let ended = crate::domain::Ended::new(
             crate::domain::Outcome::Interrupted,
             "its handler was taken out of the configuration",
@@ -299,6 +321,7 @@ impl Loop {
         let at_ms = crate::clock::wall_ms();
         let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
         self.it.writer.op(Op::Finish(Box::new(finish)));
+        self.dispatch.finished(claimed.handler);
     }
 
     fn claim(&mut self) {

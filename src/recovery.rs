@@ -10,8 +10,8 @@ use crate::domain::{Ended, HandlerId, Outcome};
 use crate::process;
 use crate::queue::retry::{self, Record};
 use crate::store::jobs::{Finish, Left};
-use crate::store::op::State;
 use crate::store::registry::Registry;
+use crate::store::state::State;
 use crate::store::{self, Store, jobs};
 use crate::worker;
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 
+use crate::store::channel::{Handle, Message};
 use crate::store::op::Op;
-use crate::store::writer::{Handle, Message};
 use crate::worker::Running;
 
 /// Between two looks: a refusal is on the trail within a second.

@@ -1,8 +1,8 @@
 //! The workers: OS threads that each take a job, run it, and report its outcome; and the list of
 //! what runs now, by which it can be ended.
 //!
-//! `step` is one job. A worker never waits for the store: its thread counts as free only when the
-//! writer has put the outcome on disk.
+//! `step` is one job. A worker never waits for the store: it sends its outcome, and the claim of its
+//! next job stands behind that in the writer's channel, so that both are one commit.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,14 +17,14 @@ use crossbeam_channel::Receiver;
 
 use crate::clock;
 use crate::config;
-use crate::domain::{Claim, Ended, Event, JobId, Outcome};
+use crate::domain::{Claim, Ended, Event, HandlerId, JobId, Outcome};
 use crate::handler::command::Command;
 use crate::handler::{Kind, Task};
 use crate::process::Stop;
 use crate::queue::retry::{self, Record};
+use crate::store::channel::Handle;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
-use crate::store::writer::Handle;
 use crate::store::{Readers, read};
 
 /// A handler as it is configured now, its secrets read.
@@ -97,12 +97,14 @@ impl Running {
 }
 
 /// What all workers share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Shared {
     pub from: Receiver<Start>,
     pub readers: Readers,
     pub writer: Handle,
     pub running: Arc<Running>,
+    /// Told when a worker has sent its outcome.
+    pub freed: Arc<dyn Fn(HandlerId) + Send + Sync>,
     /// The file's own random name: the first part of every mark.
     pub trail: String,
 }
@@ -116,8 +118,10 @@ pub fn start(threads: usize, shared: &Shared) -> std::io::Result<Vec<JoinHandle<
         let shared = shared.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             while let Ok(start) = shared.from.recv() {
+                let handler = start.claimed.handler;
                 let finish = step(&shared, start);
                 shared.writer.op(Op::Finish(Box::new(finish)));
+                (shared.freed)(handler);
             }
         })
     };

@@ -7,6 +7,7 @@ use std::ffi::{CString, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr;
 
@@ -169,9 +170,11 @@ fn explain(program: &Program, error: i32) -> String {
             format!("{path}: the interpreter named in its first line was not found")
         }
         libc::ENOENT | libc::ENOTDIR => format!("{path}: there is no such file"),
+        libc::EACCES if program.path.metadata().is_ok_and(|it| it.mode() & 0o111 == 0) => {
+            format!("{path}: not executable: chmod +x it")
+        }
         libc::EACCES => format!(
-            "{path}: not executable for this user: chmod +x it, and let the user into its folder \
-             and into {directory}"
+            "{path}: not for this user: let it execute the file, and enter its folder and {directory}"
         ),
         libc::ENOEXEC => {
             format!("{path}: not a program: a script needs a first line such as #!/bin/sh")

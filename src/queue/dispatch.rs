@@ -82,7 +82,7 @@ impl Dispatch {
         self.busy -= asked;
     }
 
-    /// A job's outcome is on disk.
+    /// A job's outcome is on its way to the disk, before any claim that is asked for from here on.
     pub fn finished(&mut self, handler: HandlerId) {
         self.lane(handler).busy -= 1;
         self.busy -= 1;

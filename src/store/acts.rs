@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::op::State;
 use super::registry;
+use super::state::State;
 use super::{in_transaction, jobs};
 use crate::domain::{HandlerId, JobId};
 

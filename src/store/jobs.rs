@@ -5,8 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::events::Accept;
-use super::op::State;
+use super::state::State;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
 /// A job that this process may run now, once.
@@ -66,29 +65,6 @@ pub enum Finished {
     Waiting(i64),
     /// The claim was no longer current: nothing was changed.
     Stale,
-}
-
-pub(super) fn insert(
-    conn: &Connection,
-    id: i64,
-    event: i64,
-    handler: HandlerId,
-    accept: &Accept,
-    since_ms: i64,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
-         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
-    )?
-    .execute(params![
-        id,
-        event,
-        handler.0,
-        accept.source.0,
-        accept.received_at_ms,
-        since_ms
-    ])?;
-    Ok(())
 }
 
 /// Claims the oldest ready jobs of `handler`, at most `asked`.
@@ -298,14 +274,14 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
     rows.collect()
 }
 
-/// How many jobs of each source are queued.
+/// How many jobs of a source are queued. By the index alone, as there may be millions.
 ///
 /// # Errors
 /// The read failed.
-pub fn queued_by_source(conn: &Connection) -> rusqlite::Result<Vec<(SourceId, i64)>> {
-    let mut select = conn.prepare_cached(
-        "SELECT source, count(*) FROM (SELECT source FROM jobs WHERE state = 0
-           UNION ALL SELECT source FROM jobs WHERE state = 1) GROUP BY source",
-    )?;
-    select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
+pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
+    conn.prepare_cached(
+        "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
+           + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)",
+    )?
+    .query_row([source.0], |row| row.get(0))
 }

@@ -4,10 +4,16 @@
 //! The file holds the owner's process id, for whoever is turned away.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::OpenError;
+
+/// A server that was killed while it started a command leaves a child that holds the lock until it
+/// becomes that command: so long is waited for it, when the server itself is gone.
+const LAST_CHILD: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// Held by the one server of a database.
 #[derive(Debug)]
@@ -37,18 +43,28 @@ impl Lock {
                 path.display()
             ))
         })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        let deadline = Instant::now() + LAST_CHILD;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(e)) => {
+                    let path = path.display();
+                    return Err(OpenError::Other(format!("{path}: can't be locked: {e}")));
+                }
+            }
+            let holder = holder(&mut file);
+            if holder.is_some_and(is_alive) || Instant::now() > deadline {
+                let named = holder.map_or_else(
+                    || "another process".to_owned(),
+                    |pid| format!("process {pid} ({})", super::name_of_process(pid)),
+                );
                 return Err(OpenError::Owned(format!(
-                    "{}: owned by {}: one server owns one file; stop that one first",
+                    "{}: owned by {named}: one server owns one file; stop that one first",
                     database.display(),
-                    holder(&mut file)
                 )));
             }
-            Err(TryLockError::Error(e)) => {
-                return Err(OpenError::Other(format!("{}: can't be locked: {e}", path.display())));
-            }
+            std::thread::sleep(AGAIN);
         }
         // Only for people: a lock without a readable pid still locks.
         let _ = file.set_len(0);
@@ -63,11 +79,16 @@ impl Lock {
     }
 }
 
-fn holder(file: &mut File) -> String {
+/// The process that says it holds the lock.
+fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    let _ = file.rewind();
     let _ = file.read_to_string(&mut text);
-    match text.trim().parse::<u32>() {
-        Ok(pid) => format!("process {pid} ({})", super::name_of_process(pid)),
-        Err(_) => "another process".to_owned(),
-    }
+    text.trim().parse().ok()
+}
+
+/// What waits to be reaped holds nothing.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }

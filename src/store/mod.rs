@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub mod acts;
+pub mod channel;
 pub mod checkpoint;
 pub mod events;
 pub mod jobs;
@@ -22,6 +23,7 @@ pub mod op;
 pub mod read;
 pub mod refusals;
 pub mod registry;
+pub mod state;
 pub mod tally;
 pub mod writer;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, params};
 
-use super::op::State;
+use super::state::State;
 
 /// At most so many rows are kept.
 pub const ROWS_MAX: i64 = 100_000;

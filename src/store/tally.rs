@@ -17,25 +17,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Which sources are to be counted from now on, each with its count.
-    ///
-    /// # Errors
-    /// The read failed.
-    pub fn watch(
-        &self,
-        conn: &Connection,
-        sources: &[SourceId],
-    ) -> rusqlite::Result<HashMap<SourceId, Arc<AtomicI64>>> {
-        let watched = {
-            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-            of.retain(|source, _| sources.contains(source));
-            for &source in sources {
-                of.entry(source).or_default();
-            }
-            of.clone()
-        };
-        self.count_again(conn)?;
-        Ok(watched)
+    /// Which sources are to be counted from now on, each with its count, which holds when the writer
+    /// has counted (`Op::Recount`).
+    pub fn watch(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        of.retain(|source, _| sources.contains(source));
+        for &source in sources {
+            of.entry(source).or_default();
+        }
+        of.clone()
     }
 
     pub(super) fn add(&self, source: SourceId, jobs: i64) {
@@ -47,12 +37,8 @@ impl Tally {
 
     pub(super) fn count_again(&self, conn: &Connection) -> rusqlite::Result<()> {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if of.is_empty() {
-            return Ok(());
-        }
-        let counts: HashMap<SourceId, i64> = jobs::queued_by_source(conn)?.into_iter().collect();
-        for (source, count) in of.iter() {
-            count.store(counts.get(source).copied().unwrap_or(0), Ordering::Relaxed);
+        for (&source, count) in of.iter() {
+            count.store(jobs::queued_of(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
     }

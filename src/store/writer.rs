@@ -1,27 +1,25 @@
 //! The one thread that writes: takes operations from a bounded channel, commits them in groups, and
 //! answers after the commit.
 //!
-//! Each operation has its own savepoint, so that one bad operation fails alone. A group that can't
-//! be written is answered `Unavailable`; outcomes in it are kept and tried again. After a failed
-//! sync nothing more is promised: what the kernel has on disk is then unknown, so the process ends
-//! without a checkpoint, and the next one syncs the whole file before it listens.
+//! One bad operation fails alone: where a group has one, it is done again with a savepoint each. A
+//! group that can't be written is answered `Unavailable`; outcomes in it are kept and tried again.
+//! After a failed sync nothing more is promised: what the kernel has on disk is then unknown, so the
+//! process ends without a checkpoint, and the next one syncs the whole file before it listens.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rusqlite::Connection;
 
+use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message};
 use super::checkpoint::{self, Nudge};
-use super::events::{Accept, Reply};
-use super::op::{self, Done, Hear, Op, State};
+use super::events::{self, Inserts, Reply};
+use super::op::{self, Care, Done, Hear, Op};
+use super::state::State;
 use super::tally::Tally;
 use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, trouble};
-
-/// So many messages wait for the writer; beyond it intake answers 503.
-const CHANNEL_MESSAGES: usize = 4096;
 
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
@@ -31,94 +29,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// While a foreign writer holds the file, how long each further try may take.
 const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
-
-/// Where answers for one intake thread are put: one wake-up a group.
-pub struct Mailbox {
-    replies: Mutex<Vec<(usize, Reply)>>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
-impl std::fmt::Debug for Mailbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Mailbox")
-    }
-}
-
-impl Mailbox {
-    /// `wake` is called after answers were put in.
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { replies: Mutex::default(), wake: Box::new(wake) }
-    }
-
-    /// Takes all answers that are there.
-    pub fn take(&self, into: &mut Vec<(usize, Reply)>) {
-        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn put(&self, replies: impl Iterator<Item = (usize, Reply)>) {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
-        (self.wake)();
-    }
-}
-
-/// What is sent to the writer.
-#[derive(Debug)]
-pub enum Message {
-    /// What one intake thread took since it last looked.
-    Accepts(Vec<Accept>, Arc<Mailbox>),
-    Op(Op),
-}
-
-/// Whether the trail can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    Good,
-    /// The last group could not be written; it is tried again.
-    Blocked,
-    /// Nothing is promised any more.
-    Broken,
-}
-
-/// `Health`, known to all threads.
-#[derive(Debug, Default)]
-pub struct HealthCell(AtomicU8, AtomicU64);
-
-impl HealthCell {
-    pub fn get(&self) -> Health {
-        match self.0.load(Ordering::Acquire) {
-            0 => Health::Good,
-            1 => Health::Blocked,
-            _ => Health::Broken,
-        }
-    }
-
-    /// Grows at least twice a second while the writer is alive.
-    pub fn beats(&self) -> u64 {
-        self.1.load(Ordering::Relaxed)
-    }
-
-    /// `Broken` stays.
-    pub fn set(&self, health: Health) {
-        self.0.fetch_max(health as u8, Ordering::AcqRel);
-        if health == Health::Good {
-            let _ = self.0.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-}
-
-/// The writer, as others see it.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    pub to: Sender<Message>,
-    pub health: Arc<HealthCell>,
-}
-
-impl Handle {
-    /// Sends an operation, waiting for room; `false` when the writer has ended.
-    pub fn op(&self, op: Op) -> bool {
-        self.to.send(Message::Op(op)).is_ok()
-    }
-}
 
 /// Starts the thread. It ends, after a last checkpoint, when all `Handle`s are dropped.
 ///
@@ -134,6 +44,7 @@ pub fn start(
     let (to, from) = bounded(CHANNEL_MESSAGES);
     let state = State::read(&store.conn, store.clock)?;
     let version = data_version(&store.conn)?;
+    tally.count_again(&store.conn)?;
     let handle = Handle { to, health: Arc::clone(&health) };
     let mut writer =
         Writer { store, state, nudge, tally, hear, health, version, unwritten: Vec::new() };
@@ -163,7 +74,7 @@ impl Writer {
     fn run(&mut self, from: &Receiver<Message>) {
         let mut group = Vec::new();
         loop {
-            self.health.1.fetch_add(1, Ordering::Relaxed);
+            self.health.beat();
             match from.recv_timeout(LOOK) {
                 Ok(message) => group.push(message),
                 Err(RecvTimeoutError::Timeout) => {
@@ -172,11 +83,11 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            let mut ops = size(&group[0]);
+            let mut ops = group[0].size();
             while ops < GROUP_OPS_MAX
                 && let Ok(message) = from.try_recv()
             {
-                ops += size(&message);
+                ops += message.size();
                 group.push(message);
             }
             self.group(&mut group);
@@ -198,33 +109,57 @@ impl Writer {
         }
         let retried = self.unwritten.len();
         let mut done = Vec::with_capacity(group.len() + retried);
-        match self.transaction(group, &mut done) {
+        let mut result = self.transaction(group, &mut done, Care::Together);
+        if let Err(e) = &result
+            && trouble(e) == Trouble::Own
+        {
+            // One of them is at fault: again, each by itself.
+            self.roll_back();
+            done.clear();
+            result = self.transaction(group, &mut done, Care::EachAlone);
+        }
+        match result {
             Ok(foreign) => {
                 self.unwritten.clear();
                 self.nudge.committed();
                 self.good();
-                self.deliver(group, done);
                 if foreign {
-                    self.foreign();
+                    // First: a pause holds for what this group brought, too.
+                    self.hear.foreign();
+                }
+                let asked = group.iter().any(|one| matches!(one, Message::Op(Op::Recount)));
+                self.deliver(group, done);
+                if foreign || asked {
+                    self.count_again();
                 }
             }
             Err(e) => {
-                if !self.store.conn.is_autocommit() {
-                    let _ = self.store.conn.execute_batch("ROLLBACK");
-                }
-                self.state.forget();
-                if let Err(e) = self.state.read_again(&self.store.conn) {
-                    log::debug!("the counters could not be read again: {e}");
-                    self.version = -1;
-                }
+                self.roll_back();
                 self.failed(&e);
                 self.refuse(group);
             }
         }
     }
 
+    /// Takes back what was done, in the file and in memory.
+    fn roll_back(&mut self) {
+        if !self.store.conn.is_autocommit() {
+            let _ = self.store.conn.execute_batch("ROLLBACK");
+        }
+        self.state.forget();
+        if let Err(e) = self.state.read_again(&self.store.conn) {
+            log::debug!("the counters could not be read again: {e}");
+            self.version = -1;
+        }
+    }
+
     /// One transaction; whether somebody else wrote since the last.
-    fn transaction(&mut self, group: &[Message], done: &mut Vec<Done>) -> rusqlite::Result<bool> {
+    fn transaction(
+        &mut self,
+        group: &[Message],
+        done: &mut Vec<Done>,
+        care: Care,
+    ) -> rusqlite::Result<bool> {
         let conn = &self.store.conn;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = data_version(conn)?;
@@ -235,21 +170,21 @@ impl Writer {
         self.state.now_ms = self.store.clock.now_ms();
         self.state.wall_ms = crate::clock::wall_ms();
         let before = self.state.counters;
+        let state = &mut self.state;
         for op in &self.unwritten {
-            done.push(protected(conn, &mut self.state, |c, s| op::apply(c, s, op))?);
+            done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?);
         }
+        let mut inserts = Inserts::new(conn)?;
         for message in group {
             match message {
                 Message::Accepts(accepts, _) => {
                     for accept in accepts {
-                        done.push(protected(conn, &mut self.state, |c, s| {
-                            op::apply_accept(c, s, accept)
+                        done.push(care.apply(conn, state, |c, s| {
+                            events::accept(c, s, &mut inserts, accept).map(Done::Accepted)
                         })?);
                     }
                 }
-                Message::Op(op) => {
-                    done.push(protected(conn, &mut self.state, |c, s| op::apply(c, s, op))?);
-                }
+                Message::Op(op) => done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?),
             }
         }
         if self.state.counters != before {
@@ -262,7 +197,7 @@ impl Writer {
 
     fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
         let mut done = done.into_iter();
-        let retried = done.len() - group.iter().map(size).sum::<usize>();
+        let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
         for one in done.by_ref().take(retried) {
             self.tell(one);
         }
@@ -339,7 +274,7 @@ impl Writer {
                 }
                 // `writable` makes the dispatcher ask again; whoever registers finds its channel
                 // closed and says so.
-                Message::Op(Op::Promote | Op::Register { .. } | Op::Keep) => {}
+                Message::Op(Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep) => {}
             }
         }
     }
@@ -351,7 +286,12 @@ impl Writer {
             Trouble::Sync => {
                 return self.broken(&format!("a commit could not be synced ({error})"));
             }
-            Trouble::Damaged => return self.broken(&format!("the file is damaged ({error})")),
+            Trouble::Damaged => {
+                return self.broken(&format!(
+                    "{path} is damaged ({error}): put a backup in its place, or save what can be \
+                     read with `sqlite3 FILE .recover`"
+                ));
+            }
             Trouble::Busy if before == Health::Good => {
                 let holder = super::write_lock_holder(&self.store.path);
                 log::error!(
@@ -398,7 +338,8 @@ impl Writer {
                     self.version = -1;
                     log::debug!("what others wrote could not be read: {e}");
                 }
-                self.foreign();
+                self.hear.foreign();
+                self.count_again();
             }
             Ok(_) => {}
             Err(e) => self.failed(&e),
@@ -415,11 +356,10 @@ impl Writer {
         }
     }
 
-    fn foreign(&self) {
+    fn count_again(&self) {
         if let Err(e) = self.tally.count_again(&self.store.conn) {
             log::debug!("the queue could not be counted again: {e}");
         }
-        self.hear.foreign();
     }
 
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
@@ -441,36 +381,5 @@ impl Writer {
         if let Err(e) = checkpoint::truncate(&self.store.conn) {
             log::warn!("{}: the last checkpoint failed: {e}", self.store.path.display());
         }
-    }
-}
-
-fn size(message: &Message) -> usize {
-    match message {
-        Message::Accepts(accepts, _) => accepts.len(),
-        Message::Op(_) => 1,
-    }
-}
-
-/// Applies one operation in its own savepoint: its own fault is its own failure, anything else is
-/// the group's.
-fn protected(
-    conn: &Connection,
-    state: &mut State,
-    apply: impl FnOnce(&Connection, &mut State) -> rusqlite::Result<Done>,
-) -> rusqlite::Result<Done> {
-    conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-    let counters = state.counters;
-    match apply(conn, state) {
-        Ok(done) => {
-            conn.prepare_cached("RELEASE op")?.execute([])?;
-            Ok(done)
-        }
-        Err(e) if trouble(&e) == Trouble::Own => {
-            log::error!("an operation was refused by the database, and is left out: {e}");
-            conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-            state.counters = counters;
-            Ok(Done::Nothing)
-        }
-        Err(e) => Err(e),
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::config::Accept;
 
+/// A JSON body may be nested so deep.
+const DEPTH_MAX: usize = 128;
+
 /// What is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -17,18 +20,51 @@ pub enum Wrong {
 /// Which of the two is wrong.
 pub fn check_accept(accept: Accept, content_type: Option<&str>, body: &[u8]) -> Result<(), Wrong> {
     let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    let essence = essence.to_ascii_lowercase();
+    let is = |name: &str| essence.eq_ignore_ascii_case(name);
     match accept {
         Accept::Any => Ok(()),
-        Accept::Json if essence != "application/json" && !essence.ends_with("+json") => {
-            Err(Wrong::Type)
-        }
-        Accept::Json => serde_json::from_slice::<serde::de::IgnoredAny>(body)
-            .map(|_| ())
-            .map_err(|e| Wrong::Form(format!("body is not JSON: {e}"))),
-        Accept::Form if essence != "application/x-www-form-urlencoded" => Err(Wrong::Type),
-        Accept::Form => check_form(body),
+        Accept::Json if is("application/json") || is_plus_json(essence) => check_json(body),
+        Accept::Form if is("application/x-www-form-urlencoded") => check_form(body),
+        Accept::Json | Accept::Form => Err(Wrong::Type),
     }
+}
+
+fn is_plus_json(essence: &str) -> bool {
+    let suffix = essence.rfind('+').map(|at| &essence[at..]);
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+}
+
+/// Skipping values is not recursive in serde_json, so nothing a sender nests can overflow the stack;
+/// but it has no limit either.
+fn check_json(body: &[u8]) -> Result<(), Wrong> {
+    // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Wrong::Form("body is not JSON: it is not UTF-8".to_owned()))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map_err(|e| Wrong::Form(format!("body is not JSON: {e}")))?;
+    if depth(body) > DEPTH_MAX {
+        return Err(Wrong::Form(format!("body is nested deeper than {DEPTH_MAX}")));
+    }
+    Ok(())
+}
+
+/// How deep a valid JSON text is nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn check_form(body: &[u8]) -> Result<(), Wrong> {
@@ -60,8 +96,20 @@ mod tests {
         assert_eq!(json(None, "{}"), Err(Wrong::Type));
         assert!(matches!(json(Some("application/json"), "{"), Err(Wrong::Form(_))));
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
-        assert_eq!(json(Some("application/json"), &nested(127)), Ok(()));
+        assert_eq!(json(Some("application/json"), &nested(128)), Ok(()));
+        assert!(matches!(json(Some("application/json"), &nested(129)), Err(Wrong::Form(_))));
+        let text = format!("[{:?}]", "[\"".repeat(200));
+        assert_eq!(json(Some("application/json"), &text), Ok(()));
         assert!(matches!(json(Some("application/json"), &nested(200_000)), Err(Wrong::Form(_))));
+    }
+
+    #[test]
+    fn json_must_be_utf_8() {
+        let json = |body: &[u8]| check_accept(Accept::Json, Some("application/json"), body);
+        assert!(matches!(json(b"[\"\xff\"]"), Err(Wrong::Form(_))));
+        assert!(matches!(json(b""), Err(Wrong::Form(_))));
+        assert!(matches!(json(b"{} {}"), Err(Wrong::Form(_))));
+        assert_eq!(json("[\"\u{fc}\", 1e999]".as_bytes()), Ok(()));
     }
 
     #[test]

@@ -91,6 +91,9 @@ fn plain(status: u16) -> HttpResponse {
 fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
     let (status, text) = match request.uri().path() {
         HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
+        READYZ if gate.closing.load(Ordering::Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
+        }
         READYZ => match gate.obstacle() {
             None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
@@ -163,8 +166,7 @@ impl Taking<'_> {
 
     fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> String {
         let server = &self.settings.server;
-        let peer = request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()));
-        address::client(peer, lines, &server.trusted_proxies, server.proxy_header)
+        address::client(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
 
     async fn check(
@@ -189,7 +191,7 @@ impl Taking<'_> {
         }
         check_size(request, source.body_bytes_max)?;
         let body = self.body(payload, source.body_bytes_max).await?;
-        let uri = request.uri();
+        let (uri, server) = (request.uri(), &self.settings.server);
         let asked = Asked {
             method,
             path: uri.path(),
@@ -197,10 +199,8 @@ impl Taking<'_> {
             headers: lines,
             body: &body,
             secret_segment,
-            proxied: address::proxied(
-                request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip())),
-                &self.settings.server.trusted_proxies,
-            ),
+            proxied: address::proxied(peer(request), &server.trusted_proxies)
+                .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
         if let Err(reason) = gated.verifier.check(&asked, now_ms) {
@@ -234,7 +234,7 @@ impl Taking<'_> {
         Ok(Accept {
             slot: 0,
             source: gated.id,
-            uid: clock::random().map_err(|_| Refusal::Unavailable)?,
+            uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
             received_at_ms: now_ms,
             method: asked.method.to_owned(),
             path: kept::path(Some(&gated.verifier), asked.path),
@@ -318,18 +318,22 @@ async fn next(
     poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
 }
 
+/// The other end of the connection.
+fn peer(request: &HttpRequest) -> Peer {
+    request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()))
+}
+
 /// What the head says of the body.
 fn check_size(request: &HttpRequest, max: usize) -> Result<(), Refusal> {
-    let value =
-        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let length = value(header::CONTENT_LENGTH).and_then(|text| text.trim().parse::<usize>().ok());
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<usize>().ok());
     if length.is_some_and(|length| length > max) {
         return Err(Refusal::TooLarge { max });
     }
-    if request.headers().contains_key(header::CONTENT_ENCODING)
-        && !value(header::CONTENT_ENCODING)
-            .is_some_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
-    {
+    let identity = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
+    };
+    if !request.headers().get_all(header::CONTENT_ENCODING).all(identity) {
         return Err(Refusal::Encoding);
     }
     Ok(())

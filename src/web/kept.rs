@@ -1,9 +1,7 @@
 //! A request as it is kept: byte for byte, but for what its source read as its secret, and
 //! `Authorization` and `Cookie`, which stand as `[secret]`.
 
-use percent_encoding::percent_decode_str;
-
-use super::verify::Verifier;
+use super::verify::{Verifier, is_named};
 
 const SECRET: &str = "[secret]";
 
@@ -32,11 +30,6 @@ pub fn query(verifier: &Verifier, query: &str) -> String {
     query.split('&').map(pair).collect::<Vec<_>>().join("&")
 }
 
-/// Whether a name in a query is this one, however it is encoded.
-pub fn is_named(sent: &str, name: &str) -> bool {
-    sent == name || percent_decode_str(sent).decode_utf8().is_ok_and(|sent| sent == name)
-}
-
 /// The path, its last segment replaced where it is the token.
 pub fn path(verifier: Option<&Verifier>, path: &str) -> String {
     match path.rsplit_once('/') {
@@ -44,5 +37,55 @@ pub fn path(verifier: Option<&Verifier>, path: &str) -> String {
             format!("{own}/{SECRET}")
         }
         _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::web::verify::verifier_of;
+
+    fn token(place: &str) -> Verifier {
+        verifier_of(&format!("scheme = \"token\", {place}"), &["s3cret"])
+    }
+
+    #[test]
+    fn header_lines_are_kept_as_they_came_but_for_secrets() {
+        let lines: [(&str, &[u8]); 5] = [
+            ("x-t", b"s3cret"),
+            ("x-two", b"1\xff"),
+            ("x-two", b""),
+            ("cookie", b"a=b"),
+            ("authorization", b"Bearer s3cret"),
+        ];
+        let kept = headers(&token("header = \"X-T\""), &lines);
+        let expected = b"x-t: [secret]\nx-two: 1\xff\nx-two: \ncookie: [secret]\n\
+                         authorization: [secret]\n";
+        assert_eq!(kept, expected);
+        let kept = headers(&token("segment = true"), &lines[..1]);
+        assert_eq!(kept, b"x-t: s3cret\n");
+    }
+
+    #[test]
+    fn a_query_keeps_everything_but_its_token() {
+        let by_query = token("query = \"key\"");
+        for (sent, expected) in [
+            ("a=%20b&key=s3cret&&c", "a=%20b&key=[secret]&&c"),
+            ("k%65y=s3cret=", "k%65y=[secret]"),
+            ("key=1&key=s3cret", "key=[secret]&key=[secret]"),
+            ("akey=1&Key=2&%ff=3&key", "akey=1&Key=2&%ff=3&key"),
+            ("", ""),
+        ] {
+            assert_eq!(query(&by_query, sent), expected);
+            assert_eq!(query(&token("header = \"X-T\""), sent), sent);
+        }
+    }
+
+    #[test]
+    fn a_path_keeps_everything_but_its_token() {
+        let by_segment = token("segment = true");
+        assert_eq!(path(Some(&by_segment), "/%61//s3%63ret"), "/%61//[secret]");
+        assert_eq!(path(Some(&token("query = \"key\"")), "/a/b"), "/a/b");
+        assert_eq!(path(None, "/a/b"), "/a/b");
     }
 }

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Sender;
 
+use crate::store::channel::{Mailbox, Message};
 use crate::store::events::{Accept, Reply};
-use crate::store::writer::{Mailbox, Message};
 
 /// So many requests of one intake thread wait for the writer; beyond it they are answered 503.
 const WAITING_MAX: usize = 8192;

@@ -15,15 +15,16 @@ use crate::store::refusals::Refused;
 const ROWS_AN_HOUR: u32 = 100;
 const HOUR_MS: i64 = 3_600_000;
 
-/// So many different ones are told apart an hour; beyond it all others are counted as one.
+/// So many different ones are told apart an hour; all others of a status are counted as one.
 const KEYS_MAX: usize = 10_000;
 
-/// So many rows wait to be written.
+/// So many rows wait to be written, and one more of each status.
 const PENDING_MAX: usize = 5_000;
 
 /// What is longer is cut.
 const PATH_BYTES_MAX: usize = 2048;
-const TEXT_BYTES_MAX: usize = 256;
+const METHOD_BYTES_MAX: usize = 32;
+const REASON_BYTES_MAX: usize = 256;
 
 /// A request that was refused.
 pub struct Request<'a> {
@@ -47,6 +48,8 @@ struct Kept {
 #[derive(Default)]
 struct Inner {
     keys: HashMap<u64, Kept>,
+    /// What no key had room for, by status.
+    others: HashMap<u16, Kept>,
     pending: Vec<Refused>,
 }
 
@@ -57,92 +60,105 @@ pub struct Ledger(Mutex<Inner>);
 impl Ledger {
     /// Notes one.
     pub fn note(&self, request: &Request<'_>, refusal: &Refusal, now_ms: i64) {
-        let reason = refusal.reason();
+        let (reason, status) = (refusal.reason(), refusal.status());
+        let key = key(request, status, &reason);
+        let row = || row(request, status, &reason, now_ms);
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = key(request, refusal.status(), &reason);
-        if !inner.keys.contains_key(&key) && inner.keys.len() >= KEYS_MAX {
-            inner.keys.retain(|_, kept| kept.more > 0 || now_ms - kept.since_ms < HOUR_MS);
-            if inner.keys.len() >= KEYS_MAX {
-                key = 0;
+        let Inner { keys, others, pending } = &mut *inner;
+        let full = pending.len() >= PENDING_MAX;
+        let no_room = full || keys.len() >= KEYS_MAX;
+        match keys.get_mut(&key) {
+            Some(kept) if full || (kept.is_current(now_ms) && kept.rows >= ROWS_AN_HOUR) => {
+                kept.more += 1;
+            }
+            Some(kept) => {
+                // Counts belong to the row before this one.
+                pending.extend(kept.take_more());
+                let row = row();
+                pending.push(row.clone());
+                if !kept.is_current(now_ms) {
+                    (kept.since_ms, kept.rows) = (now_ms, 0);
+                }
+                kept.rows += 1;
+                kept.last = row;
+            }
+            None if no_room => match others.get_mut(&status) {
+                Some(kept) => kept.more += 1,
+                None => {
+                    let row = other_row(status, now_ms);
+                    pending.push(row.clone());
+                    others.insert(status, Kept::new(row, now_ms));
+                }
+            },
+            None => {
+                let row = row();
+                pending.push(row.clone());
+                keys.insert(key, Kept::new(row, now_ms));
             }
         }
-        let Inner { keys, pending } = &mut *inner;
-        if let Some(kept) = keys.get_mut(&key)
-            && (0..HOUR_MS).contains(&(now_ms - kept.since_ms))
-            && (kept.rows >= ROWS_AN_HOUR || pending.len() >= PENDING_MAX)
-        {
-            kept.more += 1;
-            return;
-        }
-        if pending.len() >= PENDING_MAX {
-            // Full of rows of others that are not written yet: their last one counts it.
-            if let Some(last) = pending.last_mut() {
-                last.count += 1;
-            }
-            return;
-        }
-        let row = row(request, refusal.status(), &reason, now_ms);
-        pending.push(row.clone());
-        let fresh = || Kept { since_ms: now_ms, rows: 0, more: 0, last: row.clone() };
-        let kept = keys.entry(key).or_insert_with(fresh);
-        if !(0..HOUR_MS).contains(&(now_ms - kept.since_ms)) {
-            let more = std::mem::replace(kept, fresh());
-            pending.extend(counted(more));
-        }
-        let kept = keys.entry(key).or_insert_with(fresh);
-        kept.rows += 1;
-        if kept.more > 0 {
-            // Counts belong to the row before this one.
-            let before = Refused { count: kept.more, adds: true, ..kept.last.clone() };
-            pending.push(before);
-            kept.more = 0;
-        }
-        kept.last = row;
     }
 
-    /// What is to be written now.
+    /// What is to be written now. Those whose hour is over are forgotten here, once a look, and not
+    /// while a request waits.
     pub fn drain(&self, now_ms: i64) -> Vec<Refused> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = std::mem::take(&mut inner.pending);
-        for kept in inner.keys.values_mut() {
-            if kept.more > 0 {
-                rows.push(Refused { count: kept.more, adds: true, ..kept.last.clone() });
-                kept.more = 0;
-            }
-        }
-        inner.keys.retain(|_, kept| (0..HOUR_MS).contains(&(now_ms - kept.since_ms)));
+        let Inner { keys, others, pending } = &mut *inner;
+        let mut rows = std::mem::take(pending);
+        rows.extend(keys.values_mut().chain(others.values_mut()).filter_map(Kept::take_more));
+        keys.retain(|_, kept| kept.is_current(now_ms));
+        others.retain(|_, kept| kept.is_current(now_ms));
         rows
     }
 }
 
-fn counted(kept: Kept) -> Option<Refused> {
-    (kept.more > 0).then_some(Refused { count: kept.more, adds: true, ..kept.last })
+impl Kept {
+    fn new(row: Refused, now_ms: i64) -> Self {
+        Self { since_ms: now_ms, rows: 1, more: 0, last: row }
+    }
+
+    /// Not where the clock was set back: its hour would never end.
+    fn is_current(&self, now_ms: i64) -> bool {
+        (0..HOUR_MS).contains(&now_ms.saturating_sub(self.since_ms))
+    }
+
+    /// What is to be counted on its last row.
+    fn take_more(&mut self) -> Option<Refused> {
+        let count = std::mem::take(&mut self.more);
+        (count > 0).then(|| Refused { count, adds: true, ..self.last.clone() })
+    }
 }
 
 fn key(request: &Request<'_>, status: u16, reason: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of one
-    // source and address count together beyond their first words.
-    let words: String = reason.chars().filter(|c| !c.is_ascii_digit()).take(60).collect();
-    (request.source, request.ip, status, words).hash(&mut hasher);
-    // 0 is the key of all others.
-    hasher.finish().max(1)
+    (request.source, request.ip, status).hash(&mut hasher);
+    // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of
+    // one source and address count together beyond their first words.
+    for letter in reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
+        letter.hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn row(request: &Request<'_>, status: u16, reason: &str, now_ms: i64) -> Refused {
     Refused {
         at_ms: now_ms,
         source: request.source.map(str::to_owned),
-        method: cut(request.method, TEXT_BYTES_MAX),
+        method: cut(request.method, METHOD_BYTES_MAX),
         path: cut(request.path, PATH_BYTES_MAX),
         ip: request.ip.to_owned(),
         status,
-        reason: cut(reason, TEXT_BYTES_MAX),
+        reason: cut(reason, REASON_BYTES_MAX),
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
         row: Arc::new(AtomicI64::new(0)),
         adds: false,
     }
+}
+
+/// Names no source and no address, so that none is blamed for what others sent.
+fn other_row(status: u16, now_ms: i64) -> Refused {
+    let request = Request { source: None, method: "", path: "", ip: "", bytes: 0 };
+    row(&request, status, "of more addresses than are told apart", now_ms)
 }
 
 fn cut(text: &str, max: usize) -> String {
@@ -185,7 +201,51 @@ mod tests {
         for number in 0..30_000 {
             note(&ledger, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
-        assert!(ledger.0.lock().unwrap().keys.len() <= KEYS_MAX + 1);
-        assert_eq!(counts(&ledger.drain(1000)), (PENDING_MAX, 30_000));
+        assert!(ledger.0.lock().unwrap().keys.len() <= KEYS_MAX);
+        assert_eq!(counts(&ledger.drain(1000)), (PENDING_MAX + 1, 30_000));
+    }
+
+    #[test]
+    fn no_address_is_blamed_for_what_others_sent() {
+        let ledger = Ledger::default();
+        for number in 0..30_000 {
+            note(&ledger, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
+        }
+        note(&ledger, "10.0.0.0", 1000);
+        let mut by_ip: HashMap<String, i64> = HashMap::new();
+        for row in ledger.drain(1000) {
+            *by_ip.entry(row.ip).or_default() += row.count;
+        }
+        assert_eq!(by_ip.remove("10.0.0.0"), Some(2));
+        by_ip.remove("");
+        assert!(by_ip.values().all(|count| *count == 1));
+    }
+
+    #[test]
+    fn a_new_hour_begins_anew_and_leaves_nothing_behind() {
+        let ledger = Ledger::default();
+        for _ in 0..150 {
+            note(&ledger, "192.0.2.1", 0);
+        }
+        for _ in 0..150 {
+            note(&ledger, "192.0.2.1", HOUR_MS);
+        }
+        let rows = ledger.drain(HOUR_MS);
+        assert_eq!(counts(&rows), (200, 300));
+        let adds: Vec<&Refused> = rows.iter().filter(|row| row.adds).collect();
+        assert!(Arc::ptr_eq(&adds[0].row, &rows[99].row) && adds[0].count == 50);
+        assert_eq!(counts(&ledger.drain(2 * HOUR_MS)), (0, 0));
+        assert!(ledger.0.lock().unwrap().keys.is_empty());
+    }
+
+    #[test]
+    fn what_a_stranger_made_long_is_cut_between_letters() {
+        let ledger = Ledger::default();
+        let path = "/\u{fc}".repeat(PATH_BYTES_MAX);
+        let method = "M".repeat(1000);
+        let request = Request { source: None, method: &method, path: &path, ip: "", bytes: 0 };
+        ledger.note(&request, &Refusal::Path, 0);
+        let rows = ledger.drain(0);
+        assert_eq!((rows[0].method.len(), rows[0].path.len()), (32, 2047));
     }
 }

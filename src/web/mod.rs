@@ -21,9 +21,9 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::config::{Config, Listen, NO_QUEUED_MAX, Secrets};
 use crate::domain::{HandlerId, SourceId};
+use crate::store::channel::{Handle, Health};
 use crate::store::refusals::Refused;
 use crate::store::registry::Registry;
-use crate::store::writer::{Handle, Health};
 
 pub mod address;
 pub mod form;
@@ -40,8 +40,11 @@ pub mod verify;
 /// more take time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// When intake ends, requests that are on their way get so long.
+/// When intake ends, requests that are on their way get so long at most.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
+/// Intake has ended when no request was there for so long: one may sit in a socket unread.
+const QUIET: Duration = Duration::from_millis(40);
 
 /// What every request is measured by; replaced as a whole by a reload.
 pub struct Settings {
@@ -148,11 +151,9 @@ impl Gate {
         self.settings.store(Arc::new(Settings::new(config, registry, secrets, &counts)));
     }
 
-    /// Why nothing can be accepted now, if so.
+    /// Why nothing can be accepted now, if so. While intake closes it still takes what is there.
     pub fn obstacle(&self) -> Option<&'static str> {
-        if self.closing.load(Ordering::Relaxed) {
-            Some("shutting down")
-        } else if self.disk_low.load(Ordering::Relaxed) {
+        if self.disk_low.load(Ordering::Relaxed) {
             Some("disk low")
         } else {
             match self.writer.health.get() {
@@ -322,15 +323,16 @@ fn serve(
 }
 
 impl Listening {
-    /// Requests that are there are answered, then all connections end.
+    /// Requests that are there are answered, each the last on its connection; then all ends.
     pub fn stop(self, gate: &Gate) {
         gate.closing.store(true, Ordering::SeqCst);
-        for (handle, _) in &self.servers {
-            drop(handle.pause());
-        }
-        let deadline = Instant::now() + LAST_REQUESTS;
-        while gate.in_flight.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        let began = Instant::now();
+        let mut busy_at = began;
+        while busy_at.elapsed() < QUIET && began.elapsed() < LAST_REQUESTS {
             std::thread::sleep(Duration::from_millis(2));
+            if gate.in_flight.load(Ordering::SeqCst) > 0 {
+                busy_at = Instant::now();
+            }
         }
         for (handle, thread) in self.servers {
             drop(handle.stop(false));

@@ -31,7 +31,8 @@ impl Limit {
     pub fn check(&self) -> Result<(), u64> {
         self.limiter.check().map_err(|until| {
             let wait = until.wait_time_from(self.clock.now());
-            wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+            // It may be over by now, and 0 would ask for a retry without a pause.
+            (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
         })
     }
 }

@@ -105,3 +105,51 @@ impl Refusal {
         response.content_type("application/json").body(format!(r#"{{"error":"{text}"}}"#))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each case of the contract's section 4: status, whether it leaves a row, what else is said.
+    #[test]
+    fn each_refusal_has_its_status_its_row_and_its_headers() {
+        let signature = |reason: &str| Refusal::Signature {
+            reason: reason.to_owned(),
+            challenge: Some("Bearer"),
+        };
+        let form = Refusal::Form { reason: "body is not JSON".to_owned() };
+        let method = Refusal::Method { allow: "POST, PUT".to_owned() };
+        for (refusal, status, recorded, header) in [
+            (Refusal::Path, 404, true, None),
+            (method, 405, true, Some((ALLOW, "POST, PUT"))),
+            (Refusal::Address, 403, true, None),
+            (Refusal::TooLarge { max: 5 }, 413, true, None),
+            (Refusal::Encoding, 415, true, None),
+            (signature("no x header"), 401, true, Some((WWW_AUTHENTICATE, "Bearer"))),
+            (Refusal::Type, 415, true, None),
+            (form, 400, true, None),
+            (Refusal::Late, 408, true, None),
+            (Refusal::Rate { retry_after: 7 }, 429, true, Some((RETRY_AFTER, "7"))),
+            (Refusal::QueuedMax, 429, true, Some((RETRY_AFTER, "5"))),
+            (Refusal::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
+            (Refusal::Gone, 400, false, None),
+        ] {
+            let response = refusal.response();
+            assert_eq!(response.status().as_u16(), status, "{refusal:?}");
+            assert_eq!(refusal.recorded(), recorded, "{refusal:?}");
+            for name in [ALLOW, WWW_AUTHENTICATE, RETRY_AFTER] {
+                let expected = header.as_ref().filter(|(own, _)| *own == name).map(|(_, it)| *it);
+                let found = response.headers().get(&name).and_then(|it| it.to_str().ok());
+                assert_eq!(found, expected, "{name} of {refusal:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reason_is_for_the_trail_and_not_for_the_sender() {
+        let wrong = |reason: &str| Refusal::Signature { reason: reason.into(), challenge: None };
+        let (missing, old) = (wrong("no x header"), wrong("timestamp is 412 s old"));
+        assert_eq!(missing.reason(), "no x header");
+        assert_eq!(missing.told(), old.told());
+    }
+}

@@ -1,6 +1,7 @@
 //! Which source a path belongs to: segments compared after percent-decoding, a fixed one wins over a
 //! named one (`{tenant}`). Made anew at each reload; asked at each request.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
@@ -40,7 +41,12 @@ impl Routes {
     pub fn new(sources: &[Source]) -> Self {
         let (mut plain, mut patterns) = (HashMap::new(), Vec::new());
         for (number, source) in sources.iter().enumerate() {
-            let segments: Vec<Segment> = source.path[1..].split('/').map(segment).collect();
+            // A token after a path that ends with a slash stands where that slash ends.
+            let path = match source.verify.segment {
+                true => source.path.strip_suffix('/').unwrap_or(&source.path),
+                false => &source.path,
+            };
+            let segments: Vec<Segment> = path.split('/').skip(1).map(segment).collect();
             let named = segments.iter().any(|one| matches!(one, Segment::Named));
             if !named && !source.verify.segment {
                 plain.insert(source.path.clone(), number);
@@ -60,10 +66,10 @@ impl Routes {
         if let Some(&source) = self.plain.get(path) {
             return Some(Match { source, secret_segment: None });
         }
-        let sent: Vec<String> = path
+        let sent: Vec<Cow<'_, str>> = path
             .strip_prefix('/')?
             .split('/')
-            .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
+            .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
             .collect();
         self.patterns.iter().find_map(|pattern| pattern.matched(&sent))
     }
@@ -74,18 +80,64 @@ fn segment(text: &str) -> Segment {
 }
 
 impl Pattern {
-    fn matched(&self, sent: &[String]) -> Option<Match> {
+    fn matched(&self, sent: &[Cow<'_, str>]) -> Option<Match> {
         let (own, token) = if self.token {
             let (token, own) = sent.split_last()?;
-            (own, Some(token.clone()))
+            (own, Some(token))
         } else {
             (sent, None)
         };
-        let fits = |(pattern, sent): (&Segment, &String)| match pattern {
+        let fits = |(pattern, sent): (&Segment, &Cow<'_, str>)| match pattern {
             Segment::Fixed(fixed) => fixed == sent,
             Segment::Named => !sent.is_empty(),
         };
         let all = own.len() == self.segments.len() && self.segments.iter().zip(own).all(fits);
-        all.then_some(Match { source: self.source, secret_segment: token })
+        all.then(|| Match {
+            source: self.source,
+            secret_segment: token.map(|token| token.clone().into_owned()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn routes(paths: &[&str]) -> Routes {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = String::new();
+        for (number, path) in paths.iter().enumerate() {
+            text += &format!("[sources.s{number}]\npath = \"{path}\"\n");
+            if path.ends_with("/t") || path.ends_with("/t/") {
+                text +=
+                    "verify = { scheme = \"token\", segment = true, secret = { env = \"X\" } }\n";
+            }
+        }
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        Routes::new(&config::load(&file).unwrap().config.sources)
+    }
+
+    #[test]
+    fn a_path_belongs_to_its_source_however_it_is_encoded() {
+        let routes = routes(&["/a", "/{x}/b", "/c/b", "/t"]);
+        let find = |path| routes.find(path).map(|found| (found.source, found.secret_segment));
+        assert_eq!(find("/a"), Some((0, None)));
+        assert_eq!(find("/%61"), Some((0, None)));
+        assert_eq!(find("/c/b"), Some((2, None)));
+        assert_eq!(find("/d%2Fe/b"), Some((1, None)));
+        assert_eq!(find("/t/se%63ret"), Some((3, Some("secret".to_owned()))));
+        for path in ["/", "", "/a/", "//b", "/t", "/t/a/b", "/c/b/"] {
+            assert_eq!(find(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_token_follows_a_path_that_ends_with_a_slash_without_another() {
+        let routes = routes(&["/u/t/"]);
+        let token = |path| routes.find(path).and_then(|found| found.secret_segment);
+        assert_eq!(token("/u/t/secret"), Some("secret".to_owned()));
+        assert_eq!(token("/u/t//secret"), None);
     }
 }

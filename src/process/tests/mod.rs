@@ -1,78 +1,136 @@
-//! Real processes, each ending in its own way.
+//! What `run` promises, with real processes: `sh("exit 7").run()` reads as what it does.
+//!
+//! Waiting is on a condition with a deadline (`until`), never for a time.
 
-use std::ffi::OsString;
-use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::*;
+use tempfile::TempDir;
+
+use super::{Bounds, Exit, Note, Over, Program, Stop, become_subreaper, run};
 
 mod ends;
-mod strays;
+mod many;
+mod notes;
+mod start;
+mod stray;
+mod streams;
+mod whose;
 
-/// A program that was not started before, under a mark of its own.
-fn sh(script: &str) -> Program {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    Program {
-        path: "/bin/sh".into(),
-        args: ["sh", "-c", script].map(String::from).to_vec(),
-        env: vec![("PATH".into(), OsString::from("/usr/local/bin:/usr/bin:/bin"))],
-        directory: "/".into(),
-        mark: format!("test{}.{number}.1", std::process::id()),
+/// How long anything may take before a test gives up on it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// For runs that are not to end by it.
+const LONG: Duration = Duration::from_secs(600);
+
+/// Asks until it is so.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
-/// Longer than any test may take.
-const BOUNDS: Bounds = Bounds {
-    timeout: Duration::from_secs(120),
-    grace: Duration::from_secs(120),
-    output_bytes_max: 64 << 10,
-};
-
-/// Runs it unhurried, without input.
-fn run_of(program: &Program) -> Over {
-    become_subreaper().unwrap();
-    run(program, b"", BOUNDS, &Stop::new().unwrap(), &mut |_| Note::Noted)
+/// A run in the making, in a folder of its own.
+struct Trial {
+    folder: TempDir,
+    program: Program,
+    input: Vec<u8>,
+    bounds: Bounds,
+    stop: Stop,
 }
 
-/// Runs it until it says something on descriptor 3, then stops it.
-fn stopped_when_ready(program: &Program, grace: Duration) -> Over {
-    become_subreaper().unwrap();
-    let stop = Stop::new().unwrap();
-    run(program, b"", Bounds { grace, ..BOUNDS }, &stop, &mut |_| {
-        stop.set();
-        Note::Noted
-    })
+/// A shell script.
+fn sh(script: &str) -> Trial {
+    program("/bin/sh", &["sh", "-c", script])
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().to_owned()
+fn program(path: impl Into<PathBuf>, args: &[&str]) -> Trial {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program {
+        path: path.into(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".into())],
+        directory: folder.path().to_owned(),
+        // No other run's.
+        mark: format!("test{}.1.1", folder.path().display()),
+    };
+    let bounds = Bounds { timeout: LONG, grace: LONG, output_bytes_max: 64 << 10 };
+    Trial { folder, program, input: Vec::new(), bounds, stop: Stop::new().unwrap() }
 }
 
+impl Trial {
+    fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.to_vec();
+        self
+    }
+
+    fn timeout_ms(mut self, ms: u64) -> Self {
+        self.bounds.timeout = Duration::from_millis(ms);
+        self
+    }
+
+    fn grace_ms(mut self, ms: u64) -> Self {
+        self.bounds.grace = Duration::from_millis(ms);
+        self
+    }
+
+    fn keep(mut self, bytes: usize) -> Self {
+        self.bounds.output_bytes_max = bytes;
+        self
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A file in its folder; nothing where there is none.
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap_or_default()
+    }
+
+    fn run(&self) -> Over {
+        self.run_with(&mut |_| Note::Noted)
+    }
+
+    fn run_with(&self, note: &mut dyn FnMut(&[u8]) -> Note) -> Over {
+        become_subreaper().unwrap();
+        run(&self.program, &self.input, self.bounds, &self.stop, note)
+    }
+
+    fn exit(&self) -> Exit {
+        self.run().exit
+    }
+
+    /// Runs it, and stops it when `name` is there.
+    fn stopped_when(&self, name: &str) -> Over {
+        std::thread::scope(|scope| {
+            let over = scope.spawn(|| self.run());
+            until(&format!("{name} is there"), || self.path().join(name).exists());
+            self.stop.set();
+            over.join().unwrap()
+        })
+    }
+}
+
+/// Whether there is such a process, ended ones that wait to be reaped included.
 fn exists(pid: &str) -> bool {
-    assert!(pid.parse::<u32>().is_ok(), "not a process number: {pid:?}");
-    Path::new("/proc").join(pid).exists()
+    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is no process's number");
+    Path::new("/proc").join(pid.trim()).exists()
 }
 
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::yield_now();
-    }
-}
-
-/// Runs the test `name` in a process of its own, where nobody else opens files or starts anything.
+/// Runs the test `name` in a process of its own, where no other test opens or starts anything.
 fn alone(name: &str, test: impl FnOnce()) {
-    if std::env::var_os("HOOKTRAIL_TEST_ALONE").is_some() {
+    const ALONE: &str = "HOOKTRAIL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
         return test();
     }
-    let test = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("process::tests::{name}"), "--nocapture"])
-        .env("HOOKTRAIL_TEST_ALONE", "1")
-        .output()
-        .unwrap();
-    assert!(test.status.success(), "{}{}", text(&test.stdout), text(&test.stderr));
-    assert!(text(&test.stdout).contains("1 passed"), "no such test: {name}");
+    let name = format!("process::tests::{name}");
+    let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = own.args(["--exact", &name]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 
 use super::{Asked, Scheme, signed_by};
-use crate::config::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Verify};
+use crate::config::{Algorithm, Encoding, Hmac, ProxyHeader, SignedPart, TimestampUnit, Verify};
+use crate::web::address::forwarded_pair;
 
 pub(super) struct Recipe {
     keys: Vec<hmac::Key>,
@@ -53,7 +54,10 @@ impl Scheme for Recipe {
             Some(name) => asked.header(name)?,
             None => b"",
         };
-        let url = public_url(self.url.as_deref(), asked);
+        let url = match recipe.signed.contains(&SignedPart::Url) {
+            true => public_url(self.url.as_deref(), asked),
+            false => String::new(),
+        };
         let mut parts: Vec<&[u8]> = Vec::with_capacity(recipe.signed.len());
         for part in &recipe.signed {
             parts.push(match part {
@@ -100,17 +104,24 @@ pub(super) fn check_age(
 }
 
 /// What the sender was told to call: `verify.url`, to which the request's query is added where it
-/// has none; else as a trusted proxy, or the request itself, says.
+/// has none; else as the configured header of a trusted proxy, or the request itself, says.
 pub(super) fn public_url(configured: Option<&str>, asked: &Asked<'_>) -> String {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     if let Some(url) = configured {
         return if url.contains('?') { url.to_owned() } else { format!("{url}{query}") };
     }
-    let text = |name: &str| {
-        asked.header(name).ok().and_then(|value| std::str::from_utf8(value).ok()).map(str::trim)
+    // A proxy hands a stranger's header of the other kind through: it is never looked at.
+    let (scheme, host) = match asked.proxied {
+        None => (None, None),
+        Some(ProxyHeader::XForwardedFor) => {
+            (asked.last_of("x-forwarded-proto"), asked.last_of("x-forwarded-host"))
+        }
+        Some(ProxyHeader::Forwarded) => {
+            let element = asked.last_of("forwarded").unwrap_or("");
+            (forwarded_pair(element, "proto"), forwarded_pair(element, "host"))
+        }
     };
-    let by_proxy = |name: &str| text(name).filter(|_| asked.proxied);
-    let scheme = by_proxy("x-forwarded-proto").unwrap_or("http");
-    let host = by_proxy("x-forwarded-host").or_else(|| text("host")).unwrap_or("");
-    format!("{scheme}://{host}{}{query}", asked.path)
+    let own_host = || asked.header("host").ok().and_then(|host| std::str::from_utf8(host).ok());
+    let host = host.or_else(own_host).unwrap_or("").trim();
+    format!("{}://{host}{}{query}", scheme.unwrap_or("http"), asked.path)
 }

@@ -7,12 +7,14 @@
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
-use crate::config::{Secrets, Source};
+use crate::config::{ProxyHeader, Secrets, Source};
 
 mod bearer;
 mod hmac_recipe;
 mod paminga;
 mod token;
+
+pub use token::is_named;
 
 /// A request as its sender signed it.
 pub struct Asked<'a> {
@@ -24,8 +26,8 @@ pub struct Asked<'a> {
     pub body: &'a [u8],
     /// The path's last segment, decoded, where it is the token.
     pub secret_segment: Option<&'a str>,
-    /// It came through a proxy whose headers are believed.
-    pub proxied: bool,
+    /// It came through a proxy that is believed, and in which header.
+    pub proxied: Option<ProxyHeader>,
 }
 
 impl<'a> Asked<'a> {
@@ -37,6 +39,13 @@ impl<'a> Asked<'a> {
             (None, _) => Err(format!("no {name} header")),
             (Some(_), Some(_)) => Err(format!("more than one {name} header")),
         }
+    }
+
+    /// The last element of a list that may go over several lines: the nearest proxy's.
+    fn last_of(&self, name: &str) -> Option<&'a str> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| *found == name)?;
+        let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
+        (!last.is_empty()).then_some(last)
     }
 }
 
@@ -158,3 +167,8 @@ fn signed_by(keys: &[hmac::Key], parts: &[&[u8]], signature: &[u8]) -> bool {
     };
     keys.iter().map(fits).fold(subtle::Choice::from(0), |any, one| any | one).into()
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(super) use tests::verifier as verifier_of;

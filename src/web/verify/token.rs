@@ -4,7 +4,6 @@ use percent_encoding::percent_decode_str;
 
 use super::{Asked, Scheme, Shared};
 use crate::config::Verify;
-use crate::web::kept::is_named;
 
 pub(super) struct Token {
     secrets: Shared,
@@ -55,4 +54,9 @@ fn parameter(query: Option<&str>, name: &str) -> Result<Vec<u8>, String> {
         (None, _) => Err(format!("no query parameter {name}")),
         (Some(_), Some(_)) => Err(format!("more than one query parameter {name}")),
     }
+}
+
+/// Whether a name in a query is this one, however it is encoded.
+pub fn is_named(sent: &str, name: &str) -> bool {
+    sent == name || percent_decode_str(sent).decode_utf8().is_ok_and(|sent| sent == name)
 }

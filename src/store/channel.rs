@@ -1,0 +1,118 @@
+//! How others talk with the writer: messages to it, answers back to the intake threads, and whether
+//! the trail can be written.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+
+use super::events::{Accept, Reply};
+use super::op::Op;
+
+/// So many messages wait for the writer; beyond it intake answers 503.
+pub(super) const CHANNEL_MESSAGES: usize = 4096;
+
+/// Where answers for one intake thread are put: one wake-up a group.
+pub struct Mailbox {
+    replies: Mutex<Vec<(usize, Reply)>>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mailbox")
+    }
+}
+
+impl Mailbox {
+    /// `wake` is called after answers were put in.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { replies: Mutex::default(), wake: Box::new(wake) }
+    }
+
+    /// Takes all answers that are there.
+    pub fn take(&self, into: &mut Vec<(usize, Reply)>) {
+        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn put(&self, replies: impl Iterator<Item = (usize, Reply)>) {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
+        (self.wake)();
+    }
+}
+
+/// What is sent to the writer.
+#[derive(Debug)]
+pub enum Message {
+    /// What one intake thread took since it last looked.
+    Accepts(Vec<Accept>, Arc<Mailbox>),
+    Op(Op),
+}
+
+impl Message {
+    /// How many operations it brings.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Accepts(accepts, _) => accepts.len(),
+            Self::Op(_) => 1,
+        }
+    }
+}
+
+/// Whether the trail can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Good,
+    /// The last group could not be written; it is tried again.
+    Blocked,
+    /// Nothing is promised any more.
+    Broken,
+}
+
+/// `Health`, known to all threads.
+#[derive(Debug, Default)]
+pub struct HealthCell {
+    health: AtomicU8,
+    beats: AtomicU64,
+}
+
+impl HealthCell {
+    pub fn get(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Good,
+            1 => Health::Blocked,
+            _ => Health::Broken,
+        }
+    }
+
+    /// Grows at least twice a second while the writer is alive.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `Broken` stays.
+    pub fn set(&self, health: Health) {
+        self.health.fetch_max(health as u8, Ordering::AcqRel);
+        if health == Health::Good {
+            let _ = self.health.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
+/// The writer, as others see it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub to: Sender<Message>,
+    pub health: Arc<HealthCell>,
+}
+
+impl Handle {
+    /// Sends an operation, waiting for room; `false` when the writer has ended.
+    pub fn op(&self, op: Op) -> bool {
+        self.to.send(Message::Op(op)).is_ok()
+    }
+}

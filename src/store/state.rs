@@ -1,0 +1,122 @@
+//! What the writer knows between transactions, so that an event costs no reads: the counters, how long
+//! handlers stood still, addresses that are on file.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, params};
+
+use super::refusals;
+use super::registry::{self, Idle};
+use crate::clock::TrailClock;
+use crate::domain::HandlerId;
+
+/// The highest numbers given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub event: i64,
+    pub job: i64,
+    pub attempt: i64,
+}
+
+/// What the writer knows between transactions; re-read when somebody else changed the file.
+#[derive(Debug)]
+pub struct State {
+    pub clock: TrailClock,
+    /// Trail's clock, as of this group.
+    pub now_ms: i64,
+    /// Wall clock, as of this group.
+    pub wall_ms: i64,
+    pub counters: Counters,
+    idle: HashMap<HandlerId, Idle>,
+    pub woken: HashSet<HandlerId>,
+    known_ips: HashSet<String>,
+    pub(super) refusals: i64,
+}
+
+/// So many accepted addresses are remembered, to spare the question whether they are on file.
+const KNOWN_IPS_MAX: usize = 10_000;
+
+impl State {
+    /// Reads what has to be known before the first operation.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub fn read(conn: &Connection, clock: TrailClock) -> rusqlite::Result<Self> {
+        let mut state = Self {
+            clock,
+            now_ms: clock.now_ms(),
+            wall_ms: crate::clock::wall_ms(),
+            counters: Counters::default(),
+            idle: HashMap::new(),
+            woken: HashSet::new(),
+            known_ips: HashSet::new(),
+            refusals: 0,
+        };
+        state.read_again(conn)?;
+        Ok(state)
+    }
+
+    /// Reads again what others may have changed.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub fn read_again(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.counters = conn
+            .prepare_cached("SELECT event, job, attempt FROM counters")?
+            .query_row([], |row| {
+                Ok(Counters { event: row.get(0)?, job: row.get(1)?, attempt: row.get(2)? })
+            })?;
+        self.idle = registry::idle(conn)?;
+        self.refusals = refusals::count(conn)?;
+        Ok(())
+    }
+
+    /// Reads again how long handlers stood still.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(super) fn read_idle(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.idle = registry::idle(conn)?;
+        Ok(())
+    }
+
+    /// Keeps the counters; once a transaction.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn write_counters(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let Counters { event, job, attempt } = self.counters;
+        conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3")?
+            .execute(params![event, job, attempt])?;
+        Ok(())
+    }
+
+    /// A handler's own time now: it stands still while it is paused.
+    pub fn active_ms(&self, handler: HandlerId) -> i64 {
+        self.idle.get(&handler).copied().unwrap_or_default().active_ms(self.now_ms)
+    }
+
+    /// To be told of when the transaction is through.
+    pub fn wake(&mut self, handler: HandlerId) {
+        self.woken.insert(handler);
+    }
+
+    /// Remembers an address that had an event accepted.
+    pub(super) fn note_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
+        if self.known_ips.contains(ip) {
+            return Ok(());
+        }
+        conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?.execute([ip])?;
+        if self.known_ips.len() >= KNOWN_IPS_MAX {
+            self.known_ips.clear();
+        }
+        self.known_ips.insert(ip.to_owned());
+        Ok(())
+    }
+
+    /// After a rollback: what was remembered may not be on file.
+    pub fn forget(&mut self) {
+        self.known_ips.clear();
+        self.woken.clear();
+    }
+}

@@ -1,0 +1,18 @@
+//! One binary of all tests that see the program from outside, a file a promise. The real binary runs
+//! on a free port and in a temporary folder, driven over sockets and read with SQLite as its users
+//! would; `scenario` is how each test reads like a sentence. `house` reads the sources, `systemd` the
+//! units.
+
+mod cli;
+mod commands;
+mod faults;
+mod house;
+mod http;
+mod intake;
+mod pages;
+mod promises;
+mod refusals;
+mod reload;
+mod restart;
+mod scenario;
+mod systemd;

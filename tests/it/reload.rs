@@ -1,0 +1,49 @@
+//! SIGHUP: all or nothing.
+
+use crate::scenario::{scenario, until};
+
+#[test]
+fn adding_a_handler_is_an_edit_and_a_reload() {
+    let mut server = scenario().source("a", "").start();
+    server.post("/hooks/a", "before");
+    server.file("new.sh", "#!/bin/sh\ncat\n");
+    server.reload_with("[handlers.new]\nsources = [\"a\"]\ncommand = [\"./new.sh\"]");
+    until("it is read", || server.log().contains("read again"));
+    server.post("/hooks/a", "after");
+    server.until("select event || handler || outcome from outcomes", "2newsucceeded");
+    assert_eq!(server.value("select what || ' ' || via from acts"), "reload signal");
+}
+
+#[test]
+fn a_faulty_configuration_is_reported_and_the_old_one_stays() {
+    let mut server = scenario().source("a", "").start();
+    server.reload_with("[sources.b]\nmethod = [\"POST\"]");
+    until("it is refused", || server.log().contains("not taken over"));
+    assert!(server.log().contains("sources.b.method"), "{}", server.log());
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    assert_eq!(server.post("/hooks/b", "x").status, 404);
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_by_name() {
+    let mut server = scenario().source("a", "").start();
+    server.reload_with("[workers]\nthreads = 3");
+    until("it is refused", || server.log().contains("workers.threads"));
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
+fn jobs_of_a_handler_that_is_gone_wait_for_it() {
+    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
+    server.post("/hooks/a", "x");
+    let with = server.config().clone();
+    *server.config() = with.split("[handlers.h]").next().unwrap_or_default().to_owned();
+    server.reload_with("");
+    until("it is read", || server.log().contains("read again"));
+    let check = server.cli(&["check"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("1 queued jobs of handler h"), "{said}");
+    *server.config() = with.replace("paused = true", "paused = false");
+    server.reload_with("");
+    server.until("select outcome from outcomes", "succeeded");
+}
