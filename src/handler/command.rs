@@ -50,7 +50,7 @@ impl Kind for Command {
             Some((name, _)) => (name, task.handler.command.clone()),
             None => return Ended::new(Outcome::Failed, "not started: no command"),
         };
-        let path = match look_up(name, &env) {
+        let path = match look_up(name, &env, &task.handler.directory) {
             Ok(path) => path,
             Err(why) => return Ended::new(Outcome::Failed, format!("not started: {why}")),
         };
@@ -76,21 +76,24 @@ struct Notes {
 
 impl Notes {
     fn take(&mut self, line: &[u8]) -> Note {
-        if let Ok(Value::Object(said)) = serde_json::from_slice(line) {
-            if said.get("alive") == Some(&json!(true)) {
-                return Note::Alive;
-            }
-            if said.get("outcome") == Some(&json!("deferred")) {
-                self.deferred = Some(said.get("retry_after").and_then(wait));
-                return Note::Noted;
-            }
+        let said: Map<String, Value> = serde_json::from_slice(line).unwrap_or_default();
+        let alive = said.get("alive") == Some(&json!(true));
+        let deferred = said.get("outcome") == Some(&json!("deferred"));
+        let asked = said.get("retry_after").filter(|asked| !asked.is_null());
+        let wait = asked.and_then(wait);
+        if deferred {
+            self.deferred = Some(wait);
+        }
+        // A wait that is none is shown to whoever wrote it; the backoff's own is taken.
+        if (alive || deferred) && !(deferred && asked.is_some() && wait.is_none()) {
+            return if alive { Note::Alive } else { Note::Noted };
         }
         if self.others.len() < DETAIL_CHARS_MAX {
             let gap = if self.others.is_empty() { "" } else { " " };
             self.others.push_str(gap);
             self.others.push_str(&one_line(line));
         }
-        Note::Noted
+        if alive { Note::Alive } else { Note::Noted }
     }
 }
 
@@ -103,7 +106,7 @@ fn wait(asked: &Value) -> Option<Duration> {
     }
 }
 
-/// How the attempt ended: exit, what was said on descriptor 3, last line of stderr.
+/// How the attempt ended: exit, last line of stderr, what was said on descriptor 3.
 fn ended(over: process::Over, notes: Notes, timeout: Duration) -> Ended {
     let (outcome, dead, how) = match over.exit {
         Exit::TimedOut => (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout))),
@@ -118,7 +121,7 @@ fn ended(over: process::Over, notes: Notes, timeout: Duration) -> Ended {
     };
     let wait = notes.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
     let last = last_line(&over.stderr);
-    let said = [how, notes.others, last].into_iter().filter(|part| !part.is_empty());
+    let said = [how, last, notes.others].into_iter().filter(|part| !part.is_empty());
     let detail = said.collect::<Vec<_>>().join(": ");
     let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
     Ended { outcome, dead, detail, wait, stdout: over.stdout, stderr: over.stderr }
@@ -133,7 +136,7 @@ fn last_line(stderr: &[u8]) -> String {
 fn one_line(bytes: &[u8]) -> String {
     let bytes = &bytes[..bytes.len().min(DETAIL_CHARS_MAX * 4)];
     let text = String::from_utf8_lossy(bytes);
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.replace(char::is_control, " ").trim().to_owned()
 }
 
 /// Everything that the process finds in its environment; nothing else is inherited.
@@ -190,18 +193,20 @@ fn headers_json(headers: &Headers) -> String {
     Value::Object(object).to_string()
 }
 
-/// The program of that name: with a slash it is a path, without it is looked up in PATH.
-fn look_up(name: &str, env: &[(String, OsString)]) -> Result<PathBuf, String> {
+/// The program of that name: with a slash it is a path, without it is looked up in PATH, whose
+/// relative folders are relative to the handler's directory.
+fn look_up(name: &str, env: &[(String, OsString)], directory: &Path) -> Result<PathBuf, String> {
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }
-    let path = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value);
-    let path = path.cloned().unwrap_or_default();
-    std::env::split_paths(&path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .find(|file| is_executable(file))
-        .ok_or_else(|| format!("{name}: no such program in PATH ({})", path.to_string_lossy()))
+    let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = path.unwrap_or_default();
+    let found = || std::env::split_paths(&path).map(|folder| directory.join(folder).join(name));
+    match found().find(|file| is_executable(file)).or_else(|| found().find(|file| file.is_file())) {
+        // One that can't be executed is tried all the same: the system says why not.
+        Some(file) => Ok(file),
+        None => Err(format!("{name}: no such program in PATH ({})", path.to_string_lossy())),
+    }
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -15,23 +15,24 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
+mod proc;
 mod reap;
 mod spawn;
-
 #[cfg(test)]
 mod tests;
 
-pub use reap::{become_subreaper, end_marked};
+pub use proc::end_marked;
+pub use reap::become_subreaper;
 pub use spawn::{MARK, Program};
 
 /// Between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// A line on file descriptor 3 is read up to this length, and so many lines in all.
+/// A line on file descriptor 3 is read up to this length. How many there are has no limit, as a long
+/// run may say `alive` for days; whoever takes them keeps only so much.
 const NOTE_BYTES_MAX: usize = 64 << 10;
-const NOTES_MAX: usize = 10_000;
 
 /// Ends a run from another thread.
 #[derive(Clone, Debug)]
@@ -111,7 +112,8 @@ pub fn run(
     if stop.is_set() {
         return not_started(String::new());
     }
-    let child = match spawn::spawn(program) {
+    let entered = reap::Entered::new(&program.mark);
+    let child = match spawn::spawn(program, &entered) {
         Ok(child) => child,
         Err(why) => return not_started(why),
     };
@@ -123,22 +125,25 @@ pub fn run(
             Stream::new(child.stdout, bounds.output_bytes_max),
             Stream::new(child.stderr, bounds.output_bytes_max),
         ],
-        notes: Notes { from: Some(child.notes), line: Vec::new(), taken: 0 },
+        notes: Notes { from: Some(child.notes), line: Vec::new() },
         input,
         ending: None,
         deadline: Instant::now() + bounds.timeout,
     };
+    run.feed();
     run.until_it_ends(bounds, stop, note);
     // Before it is reaped: until then no other group can have its number.
     let _ = kill_process_group(run.pid, Signal::KILL);
+    entered.end_strays(run.pid);
+    // What still holds a pipe open can't be seen: what is there now is taken, and no more.
     for stream in &mut run.streams {
         stream.read();
     }
     run.notes.read(note);
-    let status = wait(run.pid);
-    reap::end_strays(&program.mark);
+    run.notes.end_of_line(note);
+    let status = entered.reap(run.pid);
     let exit = match (&run.ending, status) {
-        (Some(Ending { why, .. }), _) => why.clone(),
+        (Some(why), _) => why.clone(),
         (None, Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Exit::Code(code),
             (None, Some(signal)) => Exit::Signal(signal),
@@ -150,21 +155,6 @@ pub fn run(
     Over { exit, stdout, stderr }
 }
 
-fn wait(pid: Pid) -> Option<WaitStatus> {
-    loop {
-        match waitpid(Some(pid), WaitOptions::empty()) {
-            Ok(found) => return found.map(|(_, status)| status),
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-struct Ending {
-    why: Exit,
-    killed: bool,
-}
-
 struct Run<'a> {
     pid: Pid,
     /// Readable when the process has ended.
@@ -173,7 +163,8 @@ struct Run<'a> {
     streams: [Stream; 2],
     notes: Notes,
     input: &'a [u8],
-    ending: Option<Ending>,
+    /// Why it was told to end.
+    ending: Option<Exit>,
     deadline: Instant,
 }
 
@@ -207,20 +198,19 @@ impl Run<'_> {
 
     fn end(&mut self, why: Exit, grace: Duration) {
         let _ = kill_process_group(self.pid, Signal::TERM);
-        self.ending = Some(Ending { why, killed: false });
+        // What is suspended must go on to be told.
+        let _ = kill_process_group(self.pid, Signal::CONT);
+        self.ending = Some(why);
         self.deadline = Instant::now() + grace;
     }
 
     fn time_is_up(&mut self, grace: Duration) {
-        match &mut self.ending {
-            None => self.end(Exit::TimedOut, grace),
-            Some(ending) => {
-                ending.killed = true;
-                let _ = kill_process_group(self.pid, Signal::KILL);
-                // It ends by itself now; asked again once a grace, in case it has to.
-                self.deadline = Instant::now() + grace.max(Duration::from_millis(100));
-            }
+        if self.ending.is_none() {
+            return self.end(Exit::TimedOut, grace);
         }
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        // It ends by itself now, unless the system holds it; asked again once a grace.
+        self.deadline = Instant::now() + grace.max(Duration::from_millis(100));
     }
 
     fn poll(&self, stop: &Stop, left: Duration) -> Option<Ready> {
@@ -298,58 +288,53 @@ impl Stream {
 struct Notes {
     from: Option<OwnedFd>,
     line: Vec<u8>,
-    taken: usize,
 }
 
 impl Notes {
     /// Whether one of the lines asked for more time.
     fn read(&mut self, note: &mut dyn FnMut(&[u8]) -> Note) -> bool {
-        let mut alive = false;
-        let (line, taken) = (&mut self.line, &mut self.taken);
-        let mut end_of_line = |line: &mut Vec<u8>| {
-            if !line.is_empty() && *taken < NOTES_MAX {
-                *taken += 1;
-                alive |= note(line) == Note::Alive;
-            }
-            line.clear();
-        };
-        let open = read_some(&mut self.from, |bytes| {
+        let (mut alive, line) = (false, &mut self.line);
+        read_some(&mut self.from, |bytes| {
             for &byte in bytes {
                 match byte {
-                    b'\n' => end_of_line(line),
+                    b'\n' => alive |= take_line(line, note),
                     _ if line.len() < NOTE_BYTES_MAX => line.push(byte),
                     _ => {}
                 }
             }
         });
-        if !open {
-            end_of_line(line);
-        }
         alive
+    }
+
+    /// A last line may lack its end.
+    fn end_of_line(&mut self, note: &mut dyn FnMut(&[u8]) -> Note) {
+        take_line(&mut self.line, note);
     }
 }
 
-/// Reads what is there, without waiting; `false` once the other end is closed.
-fn read_some(from: &mut Option<OwnedFd>, mut take: impl FnMut(&[u8])) -> bool {
-    let Some(fd) = from else { return false };
+fn take_line(line: &mut Vec<u8>, note: &mut dyn FnMut(&[u8]) -> Note) -> bool {
+    let alive = !line.is_empty() && note(line) == Note::Alive;
+    line.clear();
+    alive
+}
+
+/// Reads what is there, without waiting; gives up its end once the other one is closed.
+fn read_some(from: &mut Option<OwnedFd>, mut take: impl FnMut(&[u8])) {
+    let Some(fd) = from else { return };
     let mut buffer = [0_u8; 16 << 10];
     let mut left = TURN_BYTES;
     while left > 0 {
         match rustix::io::read(&*fd, &mut buffer[..]) {
-            Ok(0) => break,
-            Ok(count) => {
+            Ok(count) if count > 0 => {
                 take(&buffer[..count]);
                 left = left.saturating_sub(count);
-                continue;
             }
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => return true,
-            Err(_) => break,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return,
+            Ok(_) | Err(_) => {
+                *from = None;
+                return;
+            }
         }
     }
-    if left == 0 {
-        return true;
-    }
-    *from = None;
-    false
 }

@@ -1,215 +1,205 @@
 //! Ends what left its process group: children with a session of their own.
 //!
 //! The server is their reaper (PR_SET_CHILD_SUBREAPER): when their parents are gone they become
-//! children of its main thread, which starts no process itself, so that what is listed there are
-//! strays alone. Whose they are is told by the mark in their environment. After a crash nobody is
-//! their reaper, and all of /proc is looked through.
+//! children of its main thread. Those that are listed there and were not started here are strays.
+//! Whose they are is told by their group, or by the mark in their environment; without either, by
+//! when they turned up. A stray is ended once its run is over, by whichever run ends next. Strays
+//! are reaped here alone, one by one and under one lock, so that no number is another's meanwhile.
 
-use std::fs;
-use std::io::Read;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
+use rustix::thread::gettid;
 
-use super::MARK;
+use super::proc::{
+    AGAIN, ASKED_MAX, Mark, children, children_among_all, lists_children, mark_of, wait_for_ends,
+};
 
 /// Strays of strays turn up only when their parents are gone; so many generations are followed.
 const PASSES_MAX: usize = 100;
 
-/// How long a killed process may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long what was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait for a process that is just becoming another program.
-const START: Duration = Duration::from_millis(1);
+/// By what a run knows that processes are its own, and which ones must be left alone.
+#[derive(Debug, Default)]
+struct Known {
+    /// Started here and not yet reaped.
+    started: HashSet<Pid>,
+    /// So many may be listed as children although `started` does not have them yet.
+    starting: usize,
+    /// The marks of the runs that are not over, by numbers that grow.
+    runs: BTreeMap<u64, String>,
+    last_run: u64,
+    /// Strays that show no mark, with the last run that began before they were seen.
+    nameless: HashMap<Pid, u64>,
+    /// Killed in vain: not waited for again.
+    stuck: HashSet<Pid>,
+    /// Nobody but a run can have left a stray.
+    only_ours: bool,
+}
 
-/// More than an environment usually has.
-const ENVIRON_BYTES: usize = 256 << 10;
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
-/// How often the list of children is read for one that is the same twice.
-const LISTS_MAX: usize = 10;
+fn known() -> MutexGuard<'static, Known> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-/// Makes this process the reaper of what its children leave behind.
+/// Makes this process the reaper of what its children leave behind, and keeps the files that it was
+/// itself given (a listening socket) from them. To be called before the first run.
 ///
 /// # Errors
 /// The system does not know how.
 pub fn become_subreaper() -> std::io::Result<()> {
-    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
-}
-
-/// Ends and reaps strays that carry `mark`.
-pub(super) fn end_strays(mark: &str) {
-    for _ in 0..PASSES_MAX {
-        let mut found = false;
-        for pid in strays() {
-            match mark_of(pid) {
-                Marked::As(its) if its == mark => {
-                    found = true;
-                    let _ = kill_process(pid, Signal::KILL);
-                    wait_for_end(pid, Instant::now() + PATIENCE);
-                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-                }
-                // It has ended, or is about to: whoever's it was, it only waits to be reaped.
-                Marked::Empty if is_ending(pid) => {
-                    found = true;
-                    wait_for_end(pid, Instant::now() + PATIENCE);
-                    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-                }
-                Marked::NotYet => {
-                    found = true;
-                    std::thread::sleep(START);
-                }
-                Marked::Empty | Marked::As(_) | Marked::No => {}
-            }
-        }
-        if !found {
-            return;
-        }
-    }
-}
-
-/// Children of the main thread.
-fn strays() -> Vec<Pid> {
-    let own = std::process::id();
-    let list = || fs::read_to_string(format!("/proc/self/task/{own}/children"));
-    let Ok(mut found) = list() else {
-        // A kernel without the list: children are found by looking at all.
-        return all().into_iter().filter(|&pid| parent_of(pid) == Some(own.into())).collect();
-    };
-    // Where another thread reaps one meanwhile, the kernel leaves out the next; a list that is the
-    // same twice had no such gap, nor has an empty one.
-    for _ in 0..LISTS_MAX {
-        match list() {
-            _ if found.is_empty() => break,
-            Ok(again) if again != found => found = again,
-            _ => break,
-        }
-    }
-    pids(found.split_whitespace())
-}
-
-fn pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
-    texts.filter_map(|text| Pid::from_raw(text.parse().ok()?)).collect()
-}
-
-fn all() -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    pids(names.iter().map(String::as_str))
-}
-
-/// A field of /proc/PID/stat, counted from the one after the name, which is in brackets and may hold
-/// anything: 0 is the state, 1 the parent, 6 the flags, 48 where the environment ends
-/// (proc_pid_stat(5)).
-fn stat(pid: Pid, field: usize) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    stat.rsplit(')').next()?.split_whitespace().nth(field)?.parse().ok()
-}
-
-fn parent_of(pid: Pid) -> Option<u64> {
-    stat(pid, 1)
-}
-
-const PF_EXITING: u64 = 4;
-const PF_KTHREAD: u64 = 0x0020_0000;
-
-fn is_ending(pid: Pid) -> bool {
-    stat(pid, 6).is_none_or(|flags| flags & PF_EXITING != 0)
-}
-
-/// Within `exec`: between the old program's memory and the new one's environment. Looked at in this
-/// order, as the memory of one that ends goes after it was said to.
-fn is_starting(pid: Pid) -> bool {
-    stat(pid, 48) == Some(0)
-        && stat(pid, 6).is_some_and(|flags| flags & (PF_EXITING | PF_KTHREAD) == 0)
-}
-
-enum Marked {
-    As(String),
-    No,
-    /// No environment: it has none, or no memory any more.
-    Empty,
-    /// It is becoming another program just now.
-    NotYet,
-}
-
-fn mark_of(pid: Pid) -> Marked {
-    match environ_of(pid) {
-        // What was asked first may be of the old program: so it is read again.
-        Ok(environ) if environ.is_empty() => match is_starting(pid) || has_environ(pid) {
-            true => Marked::NotYet,
-            false => Marked::Empty,
-        },
-        Ok(environ) => environ
-            .split(|&byte| byte == 0)
-            .find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="))
-            .map_or(Marked::No, |mark| Marked::As(String::from_utf8_lossy(mark).into_owned())),
-        // Without memory any more (newer kernels say so by an error), or not ours to look at.
-        Err(_) => Marked::Empty,
-    }
-}
-
-/// In one read: between two it may become another program, and the rest be missing.
-fn environ_of(pid: Pid) -> std::io::Result<Vec<u8>> {
-    let mut file = fs::File::open(format!("/proc/{}/environ", pid.as_raw_nonzero()))?;
-    let mut environ = vec![0; ENVIRON_BYTES];
-    let length = file.read(&mut environ)?;
-    environ.truncate(length);
-    if length == ENVIRON_BYTES {
-        file.read_to_end(&mut environ)?;
-    }
-    Ok(environ)
-}
-
-fn has_environ(pid: Pid) -> bool {
-    environ_of(pid).is_ok_and(|environ| !environ.is_empty())
-}
-
-/// Ends every process whose mark begins with `prefix`, with its group; says how many.
-pub fn end_marked(prefix: &str) -> usize {
-    let mut ended = 0;
-    for _ in 0..PASSES_MAX {
-        let (found, unsure) = marked(prefix);
-        if found.is_empty() && !unsure {
-            break;
-        }
-        let deadline = Instant::now() + PATIENCE;
-        for &pid in &found {
-            if rustix::process::getpgid(Some(pid)) == Ok(pid) {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        for &pid in &found {
-            ended += usize::from(wait_for_end(pid, deadline));
-            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        }
-        if found.is_empty() {
-            std::thread::sleep(START);
-        }
-    }
-    ended
-}
-
-/// Processes whose mark begins with `prefix`; whether there are some that can't be told yet.
-fn marked(prefix: &str) -> (Vec<Pid>, bool) {
-    let mut unsure = false;
-    let found = all().into_iter().filter(|&pid| match mark_of(pid) {
-        Marked::As(mark) => mark.starts_with(prefix),
-        Marked::NotYet => {
-            unsure = true;
-            false
-        }
-        Marked::Empty | Marked::No => false,
+    let own = rustix::process::getpid();
+    // Process 1 inherits strays from everywhere; children from before us have their own.
+    let alone = own.as_raw_nonzero().get() != 1 && children_among_all().is_empty();
+    rustix::process::set_child_subreaper(Some(own))?;
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        known().only_ours = alone;
+        // SAFETY: takes three numbers and only sets a flag on descriptors. Older systems than Linux
+        // 5.11 refuse it, and what was given stays inheritable there.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     });
-    (found.collect(), unsure)
+    Ok(())
 }
 
-fn wait_for_end(pid: Pid, deadline: Instant) -> bool {
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec::try_from(left).ok();
-    matches!(poll(&mut [PollFd::new(&process, PollFlags::IN)], left.as_ref()), Ok(1))
+/// A run that is known here until it is dropped.
+#[derive(Debug)]
+pub(super) struct Entered {
+    number: u64,
+    mark: String,
+}
+
+impl Entered {
+    pub fn new(mark: &str) -> Self {
+        let mut known = known();
+        known.last_run += 1;
+        let number = known.last_run;
+        known.runs.insert(number, mark.to_owned());
+        Self { number, mark: mark.to_owned() }
+    }
+
+    /// Starts its process: until it is written down nobody takes it for a stray.
+    pub fn start(&self, start: impl FnOnce() -> Result<Pid, String>) -> Result<Pid, String> {
+        // Children of other threads are not listed with the strays.
+        let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
+        known().starting += listed;
+        let started = start();
+        let mut known = known();
+        known.starting -= listed;
+        if let Ok(pid) = started {
+            known.started.insert(pid);
+        }
+        started
+    }
+
+    /// Ends what the run left, its process having ended, but not being reaped, so that `group` is
+    /// still its own.
+    pub fn end_strays(&self, group: Pid) {
+        known().runs.remove(&self.number);
+        let deadline = Instant::now() + PATIENCE;
+        let mut asked = 0;
+        for _ in 0..PASSES_MAX {
+            if children().is_empty() {
+                return;
+            }
+            let pass = known().pass(&self.mark, group);
+            if !wait_for_ends(&pass.killed, deadline) {
+                known().stuck.extend(pass.killed.iter().map(|(pid, _)| *pid));
+                return;
+            }
+            if pass.killed.is_empty() && pass.reaped == 0 {
+                asked += 1;
+                if pass.unclear.is_empty() || asked > ASKED_MAX {
+                    return;
+                }
+            }
+            wait_for_ends(&pass.unclear, Instant::now() + AGAIN);
+        }
+    }
+
+    /// Waits for its process and reaps it.
+    pub fn reap(&self, pid: Pid) -> Option<WaitStatus> {
+        // Waiting is done without the lock, taking without waiting.
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
+        let mut known = known();
+        known.started.remove(&pid);
+        waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        known().runs.remove(&self.number);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Pass {
+    killed: Vec<(Pid, OwnedFd)>,
+    /// It can't be told yet whose they are.
+    unclear: Vec<(Pid, OwnedFd)>,
+    reaped: usize,
+}
+
+impl Known {
+    /// Looks once at every stray: reaps it, kills it or leaves it.
+    fn pass(&mut self, mark: &str, group: Pid) -> Pass {
+        let mut pass = Pass::default();
+        let listed = children();
+        self.nameless.retain(|pid, _| listed.contains(pid));
+        self.stuck.retain(|pid| listed.contains(pid));
+        for pid in listed.into_iter().filter(|&pid| pid != group) {
+            if self.started.contains(&pid) {
+                continue;
+            }
+            // One that has ended shows nothing any more, and waits for whoever reaps it.
+            if self.starting == 0 && matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_)))
+            {
+                pass.reaped += 1;
+                continue;
+            }
+            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let is_over = match mark_of(pid) {
+                _ if getpgid(Some(pid)) == Ok(group) => true,
+                Mark::Is(its) if its == mark => true,
+                _ if self.starting > 0 => false,
+                Mark::Is(its) => !self.runs.values().any(|running| *running == its),
+                Mark::None => self.is_over_nameless(pid),
+                Mark::NotNow => {
+                    pass.unclear.push((pid, process));
+                    continue;
+                }
+            };
+            let killed = is_over && pidfd_send_signal(&process, Signal::KILL).is_ok();
+            if killed && !self.stuck.contains(&pid) {
+                pass.killed.push((pid, process));
+            }
+        }
+        pass
+    }
+
+    /// Whether every run that can have left a stray without a mark is over.
+    fn is_over_nameless(&mut self, pid: Pid) -> bool {
+        let seen = *self.nameless.entry(pid).or_insert(self.last_run);
+        self.only_ours && self.runs.first_key_value().is_none_or(|(&run, _)| run > seen)
+    }
+}
+
+/// Reaps a child that has ended, unless it was started here: its run does that.
+pub(super) fn reap_stray(pid: Pid) {
+    let known = known();
+    if known.starting == 0 && !known.started.contains(&pid) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    }
 }

@@ -7,12 +7,16 @@ use std::ffi::{CString, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::reap::Entered;
 
 /// Set in the environment of what is started, so that it can be found again.
 pub const MARK: &str = "HOOKTRAIL_MARK";
@@ -43,18 +47,20 @@ pub(super) struct Child {
 }
 
 /// Starts it, or says why not.
-pub(super) fn spawn(program: &Program) -> Result<Child, String> {
-    let no_pipes = |e: rustix::io::Errno| format!("no pipes to be had: {e}");
+pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
+    let path = program.path.display();
+    let no_pipes = |e: Errno| format!("{path}: no pipes to be had: {}", remedy(e.raw_os_error()));
     let (their_in, stdin) = pipe(false).map_err(no_pipes)?;
     let (stdout, their_out) = pipe(true).map_err(no_pipes)?;
     let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
     let (notes, their_notes) = pipe(true).map_err(no_pipes)?;
     let ends = [their_in, their_out, their_err, their_notes];
-    let pid = start(program, &ends)?;
+    let pid = run.start(|| start(program, &ends))?;
     let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        super::wait(pid);
-        format!("it can't be watched: {e}")
+        let _ = kill_process_group(pid, Signal::KILL);
+        run.end_strays(pid);
+        run.reap(pid);
+        format!("{path}: it can't be watched: {}", remedy(e.raw_os_error()))
     })?;
     Ok(Child { pid, process, stdin, stdout, stderr, notes })
 }
@@ -163,13 +169,32 @@ fn explain(program: &Program, error: i32) -> String {
         libc::ENOENT if program.path.exists() => {
             format!("{path}: the interpreter named in its first line was not found")
         }
-        libc::ENOENT => format!("{path}: there is no such file"),
-        libc::EACCES => format!("{path}: not executable for this user: chmod +x it"),
+        libc::ENOENT | libc::ENOTDIR => format!("{path}: there is no such file"),
+        libc::EACCES if program.path.metadata().is_ok_and(|it| it.mode() & 0o111 == 0) => {
+            format!("{path}: not executable: chmod +x it")
+        }
+        libc::EACCES => format!(
+            "{path}: not for this user: let it execute the file, and enter its folder and {directory}"
+        ),
         libc::ENOEXEC => {
             format!("{path}: not a program: a script needs a first line such as #!/bin/sh")
         }
-        libc::E2BIG => format!("{path}: the environment is too large for the system"),
-        libc::ETXTBSY => format!("{path}: it is being written"),
-        _ => format!("{path}: {}", std::io::Error::from_raw_os_error(error)),
+        _ => format!("{path}: {}", remedy(error)),
+    }
+}
+
+fn remedy(error: i32) -> String {
+    match error {
+        libc::E2BIG => {
+            "the environment is too large: no variable may be longer than 128 KiB".to_owned()
+        }
+        libc::EMFILE | libc::ENFILE => {
+            "too many open files: raise LimitNOFILE or lower workers.threads".to_owned()
+        }
+        libc::EAGAIN | libc::ENOMEM => {
+            "no more processes or no memory: raise TasksMax or lower workers.threads".to_owned()
+        }
+        libc::ETXTBSY => "it is being written".to_owned(),
+        _ => std::io::Error::from_raw_os_error(error).to_string(),
     }
 }

@@ -36,7 +36,7 @@ fn a_full_disk_is_503_until_there_is_space_and_loses_nothing() {
         .start();
     let taken = fill(&server, 1000);
     until("it knows", || server.request("GET", "/readyz", "", b"").status == 503);
-    assert!(server.log().contains("can't be written"), "{}", server.log());
+    until("it says so", || server.log().contains("can't be written"));
     let limit = format!("--pid={}", server.pid());
     let raised = Command::new("prlimit").args([&limit, "--fsize=unlimited:"]).status();
     assert!(raised.expect("prlimit").success());

@@ -1,9 +1,8 @@
 //! Each way a run can end.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use super::{Exit, exists, fs, program, sh};
+use super::{Exit, exists, program, sh};
 
 #[test]
 fn a_process_ends_by_its_exit_code_or_by_a_signal() {
@@ -47,6 +46,13 @@ fn a_run_that_is_stopped_gets_sigterm_and_time_to_end() {
 }
 
 #[test]
+fn a_process_that_is_suspended_hears_sigterm() {
+    let asleep = sh("trap 'echo bye; exit 0' TERM; : > up; kill -STOP $$; sleep 1000 & wait");
+    let over = asleep.stopped_when("up");
+    assert_eq!((over.exit, over.stdout), (Exit::Stopped, b"bye\n".to_vec()));
+}
+
+#[test]
 fn a_process_that_ignores_sigterm_is_killed_after_the_grace() {
     let began = Instant::now();
     let stubborn = sh("trap '' TERM; echo $$ > pid; : > up; while :; do sleep 0.01; done");
@@ -74,8 +80,9 @@ fn what_is_stopped_before_its_start_does_not_start() {
 fn not_started(mode: u32, text: &str) -> String {
     let mut trial = program("", &["it"]);
     let path = trial.path().join("it");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    // Written by another process: one that starts elsewhere just now would hold ours open.
+    let script = format!("cat > {0}; chmod {mode:o} {0}", path.display());
+    assert_eq!(sh(&script).input(text.as_bytes()).exit(), Exit::Code(0));
     trial.program.path = path;
     why(&trial)
 }
@@ -90,7 +97,7 @@ fn why(trial: &super::Trial) -> String {
 
 #[test]
 fn what_can_not_be_started_says_why_and_what_to_do() {
-    assert_eq!(not_started(0o644, "#!/bin/sh\n"), "it: not executable for this user: chmod +x it");
+    assert_eq!(not_started(0o644, "#!/bin/sh\n"), "it: not executable: chmod +x it");
     assert_eq!(
         not_started(0o755, "exit 0\n"),
         "it: not a program: a script needs a first line such as #!/bin/sh"
@@ -114,5 +121,8 @@ fn an_argument_with_a_nul_and_an_environment_too_large_start_nothing() {
     assert_eq!(why(&sh("exit 0 \0")), "a NUL byte in it");
     let mut trial = sh("exit 0");
     trial.program.env.push(("LARGE".into(), "x".repeat(4 << 20).into()));
-    assert_eq!(why(&trial), "/bin/sh: the environment is too large for the system");
+    assert_eq!(
+        why(&trial),
+        "/bin/sh: the environment is too large: no variable may be longer than 128 KiB"
+    );
 }

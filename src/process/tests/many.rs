@@ -1,26 +1,15 @@
 //! Many runs at once, over and over: nothing is left behind.
 
 use std::fs;
-use std::process::Command;
 
-use super::{Exit, sh};
+use super::{Exit, alone, sh};
 
-const NAME: &str = "process::tests::many::two_hundred_runs_leave_no_process_and_no_descriptor";
-const ALONE: &str = "HOOKTRAIL_TEST_ALONE";
-
-/// In a process of its own, where no other test opens or starts anything.
 #[test]
 fn two_hundred_runs_leave_no_process_and_no_descriptor() {
-    if std::env::var_os(ALONE).is_some() {
-        return alone();
-    }
-    let own = std::env::current_exe().unwrap();
-    let output = Command::new(own).args(["--exact", NAME]).env(ALONE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    alone("many::two_hundred_runs_leave_no_process_and_no_descriptor", two_hundred_runs);
 }
 
-fn alone() {
+fn two_hundred_runs() {
     // The first run opens what stays open.
     assert_eq!(sh("exit 0").exit(), Exit::Code(0));
     let before = open();

@@ -16,6 +16,7 @@ mod notes;
 mod start;
 mod stray;
 mod streams;
+mod whose;
 
 /// How long anything may take before a test gives up on it.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -95,16 +96,9 @@ impl Trial {
         self.run_with(&mut |_| Note::Noted)
     }
 
-    /// Never on the process's main thread, as `reap` takes children of that one for strays; the
-    /// test harness may put a test there.
-    fn run_with(&self, note: &mut (dyn FnMut(&[u8]) -> Note + Send)) -> Over {
+    fn run_with(&self, note: &mut dyn FnMut(&[u8]) -> Note) -> Over {
         become_subreaper().unwrap();
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| run(&self.program, &self.input, self.bounds, &self.stop, note))
-                .join()
-                .unwrap()
-        })
+        run(&self.program, &self.input, self.bounds, &self.stop, note)
     }
 
     fn exit(&self) -> Exit {
@@ -126,4 +120,17 @@ impl Trial {
 fn exists(pid: &str) -> bool {
     assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is no process's number");
     Path::new("/proc").join(pid.trim()).exists()
+}
+
+/// Runs the test `name` in a process of its own, where no other test opens or starts anything.
+fn alone(name: &str, test: impl FnOnce()) {
+    const ALONE: &str = "HOOKTRAIL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let name = format!("process::tests::{name}");
+    let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = own.args(["--exact", &name]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

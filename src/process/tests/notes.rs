@@ -42,9 +42,9 @@ fn a_line_without_an_end_is_cut() {
 }
 
 #[test]
-fn so_many_lines_are_taken_and_no_more() {
-    let (exit, lines) = notes(&sh("yes | head -n 50000 >&3"));
-    assert_eq!((exit, lines.len()), (Exit::Code(0), 10_000));
+fn lines_have_no_number_as_a_long_run_may_give_many_signs_of_life() {
+    let (exit, lines) = notes(&sh("yes alive | head -n 50000 >&3"));
+    assert_eq!((exit, lines.len()), (Exit::Code(0), 50_000));
 }
 
 #[test]
@@ -64,11 +64,4 @@ fn a_sign_of_life_after_the_timeout_comes_too_late() {
     let trial = sh("trap 'while :; do echo alive >&3; sleep 0.01; done' TERM
                     while :; do sleep 0.01; done");
     assert_eq!(notes(&trial.timeout_ms(300).grace_ms(100)).0, Exit::TimedOut);
-}
-
-#[test]
-fn a_flood_of_signs_of_life_ends_with_the_lines_that_are_taken() {
-    let trial = sh("while :; do echo alive >&3; done");
-    let (exit, lines) = notes(&trial.timeout_ms(500));
-    assert_eq!((exit, lines.len()), (Exit::TimedOut, 10_000));
 }

@@ -1,6 +1,6 @@
 //! What a process finds when it starts.
 
-use super::sh;
+use super::{alone, sh};
 
 #[test]
 fn a_process_finds_the_environment_it_is_given_and_its_mark_and_nothing_else() {
@@ -46,4 +46,16 @@ fn no_signal_is_blocked_or_ignored_in_what_is_started() {
     // 32 and up are the C library's own, and real-time ones.
     let low = |set: &str| u64::from_str_radix(set, 16).unwrap() & 0x7fff_ffff;
     assert_eq!(said.lines().map(low).collect::<Vec<_>>(), [0, 0]);
+}
+
+#[test]
+fn files_that_the_server_was_given_are_not_handed_on() {
+    alone("start::files_that_the_server_was_given_are_not_handed_on", || {
+        let given = std::fs::File::open("/dev/null").unwrap();
+        rustix::io::fcntl_setfd(&given, rustix::io::FdFlags::empty()).unwrap();
+        let list = "for file in /proc/$$/fd/*; do [ ! -L $file ] || echo ${file##*/}; done";
+        let over = sh(list).run();
+        let said = String::from_utf8(over.stdout).unwrap();
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    });
 }

@@ -76,6 +76,13 @@ fn a_process_that_closes_its_pipes_runs_on_and_costs_nothing_meanwhile() {
 }
 
 #[test]
+fn a_flood_without_an_end_times_out() {
+    for script in ["yes", "yes >&2", "yes >&3", "yes | tr -d '\\n' >&3"] {
+        assert_eq!(sh(script).timeout_ms(300).exit(), Exit::TimedOut, "{script}");
+    }
+}
+
+#[test]
 fn a_child_in_the_background_that_holds_the_pipes_holds_nobody_up_and_is_ended() {
     let trial = sh("sleep 1000 & echo $! > pid; echo done; exit 0");
     let over = trial.run();
