@@ -19,7 +19,7 @@ fn a_faulty_configuration_is_reported_and_the_old_one_stays() {
     let mut server = scenario().source("a", "").start();
     server.reload_with("[sources.b]\nmethod = [\"POST\"]");
     until("it is refused", || server.log().contains("not taken over"));
-    assert!(server.log().contains("sources.b.method"), "{}", server.log());
+    until("it is named", || server.log().contains("sources.b.method"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert_eq!(server.post("/hooks/b", "x").status, 404);
 }
