@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, Config, EnvValue, Loaded, Secrets};
 use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
 use crate::domain::HandlerId;
+use crate::handler::{self, Ready};
 use crate::process::{self, GRACE};
 use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
@@ -26,7 +27,7 @@ use crate::store::tally::Tally;
 use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op, writer};
 use crate::upkeep::{self, Upkeep};
 use crate::web::{self, Gate};
-use crate::worker::{self, Ready, Running, Shared, Why};
+use crate::worker::{self, Running, Shared, Why};
 use crate::{clock, recovery};
 
 /// A server that can't start, or could not end well: the text is for its owner.
@@ -344,22 +345,30 @@ fn ready(config: &Config, registry: &Registry, secrets: &Secrets) -> Handlers {
     let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
-        let ready = Ready { settings: Arc::new(handler.clone()), env: env(handler, secrets) };
-        all.insert(id, Arc::new(ready));
+        all.insert(id, Arc::new(equip(handler, secrets)));
     }
     Arc::new(all)
 }
 
-/// A handler's own environment, its secrets read.
-pub fn env(handler: &config::Handler, secrets: &Secrets) -> Arc<[(String, OsString)]> {
+/// A handler with its secrets, ready to run.
+pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
     use std::os::unix::ffi::OsStringExt;
     let value = |value: &EnvValue| match value {
-        EnvValue::Text(text) => OsString::from(text),
-        EnvValue::Secret(secret) => {
-            OsString::from_vec(secrets.get(secret).map(|found| found.to_vec()).unwrap_or_default())
-        }
+        EnvValue::Text(text) => text.clone().into_bytes(),
+        EnvValue::Secret(secret) => secrets.get(secret).unwrap_or_default().to_vec(),
     };
-    handler.env.iter().map(|(name, text)| (name.clone(), value(text))).collect()
+    let (headers, sign) = match &handler.target {
+        Some(target) => (target.headers.as_slice(), target.sign.as_slice()),
+        None => Default::default(),
+    };
+    let env = handler.env.iter().map(|(name, it)| (name.clone(), OsString::from_vec(value(it))));
+    Ready {
+        settings: Arc::new(handler.clone()),
+        env: env.collect(),
+        headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),
+        sign: secrets.all(sign).map(<[u8]>::to_vec).collect(),
+        kind: handler::kind(handler),
+    }
 }
 
 /// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,

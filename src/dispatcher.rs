@@ -14,12 +14,13 @@ use crossbeam_channel::Sender;
 
 use crate::clock::TrailClock;
 use crate::domain::HandlerId;
+use crate::handler::Ready;
 use crate::queue::dispatch::{Dispatch, Limits};
 use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed, Finished};
 use crate::store::op::{Hear, Op};
 use crate::store::{Readers, registry};
-use crate::worker::{Ready, Running, Start, Why};
+use crate::worker::{Running, Start, Why};
 
 /// How often a promotion that got no answer is asked for again.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -304,10 +305,12 @@ impl Loop {
             self.put_back(&claimed);
             return;
         };
-        let start = Start { claimed, handler: Arc::clone(handler) };
+        let start = Start { claimed: vec![claimed], handler: Arc::clone(handler) };
         if let Err(e) = self.it.to.try_send(start) {
             log::error!("no worker was free for a claimed job, which is put back");
-            self.put_back(&e.into_inner().claimed);
+            for claimed in &e.into_inner().claimed {
+                self.put_back(claimed);
+            }
         }
     }
 

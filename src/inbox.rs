@@ -28,6 +28,7 @@ pub fn dedupe_key(
             (!value.is_empty()).then(|| hashed(b'h', value))
         }
         Some(Dedupe::Body) => Some(hashed(b'b', body)),
+        Some(Dedupe::Jq(_)) => None,
         None if source.verify.scheme == "paminga" => paminga(content_type, body),
         None => None,
     }

@@ -5,7 +5,6 @@
 //! next job stands behind that in the writer's channel, so that both are one commit.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,10 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crossbeam_channel::Receiver;
 
 use crate::clock;
-use crate::config;
 use crate::domain::{Claim, Ended, Event, HandlerId, JobId, Outcome};
-use crate::handler::command::Command;
-use crate::handler::{Kind, Task};
+use crate::handler::{Ready, Task};
 use crate::process::Stop;
 use crate::queue::retry::{self, Record};
 use crate::store::channel::Handle;
@@ -27,17 +24,10 @@ use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
 use crate::store::{Readers, read};
 
-/// A handler as it is configured now, its secrets read.
-#[derive(Debug)]
-pub struct Ready {
-    pub settings: Arc<config::Handler>,
-    pub env: Arc<[(String, OsString)]>,
-}
-
-/// A claimed job on its way to a worker.
+/// Claimed jobs on their way to a worker: one, or with `mode = "batch"` some of one handler.
 #[derive(Debug)]
 pub struct Start {
-    pub claimed: Claimed,
+    pub claimed: Vec<Claimed>,
     pub handler: Arc<Ready>,
 }
 
@@ -118,63 +108,81 @@ pub fn start(threads: usize, shared: &Shared) -> std::io::Result<Vec<JoinHandle<
         let shared = shared.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             while let Ok(start) = shared.from.recv() {
-                let handler = start.claimed.handler;
-                let finish = step(&shared, start);
-                shared.writer.op(Op::Finish(Box::new(finish)));
-                (shared.freed)(handler);
+                step(&shared, &start);
             }
         })
     };
     (1..=threads).map(worker).collect()
 }
 
-/// Runs one job to its end.
-fn step(shared: &Shared, start: Start) -> Finish {
-    let Start { claimed, handler } = start;
+/// Runs what was claimed to its end; each outcome is sent as soon as it is known.
+fn step(shared: &Shared, start: &Start) {
+    let handler = &start.handler;
     let began = Instant::now();
-    let (ended, why) = match Stop::new() {
-        Ok(stop) => {
-            let run = Run { attempt: claimed.claim.attempt, stop: stop.clone(), why: None };
-            shared.running.jobs().insert(claimed.claim.job, run);
-            let ended = attempt(shared, &claimed, &handler, &stop);
-            let run = shared.running.jobs().remove(&claimed.claim.job);
-            (ended, run.and_then(|run| run.why))
-        }
-        Err(e) => (Ended::new(Outcome::Failed, format!("not started: {e}")), None),
+    let mut left: Vec<Option<&Claimed>> = start.claimed.iter().map(Some).collect();
+    let mut over = |at: usize, ended: Ended| {
+        let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
+        let run = shared.running.jobs().remove(&claimed.claim.job);
+        let ended = explained(ended, run.and_then(|run| run.why));
+        let took = began.elapsed();
+        let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
+        let record = Record { failures: claimed.failures, age, crashes: 0 };
+        let next = retry::next(&handler.settings.retry, record, &ended, clock::chance());
+        let finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
+        shared.writer.op(Op::Finish(Box::new(finish)));
+        (shared.freed)(claimed.handler);
     };
-    let ended = explained(ended, why);
-    let took = began.elapsed();
-    let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
-    let record = Record { failures: claimed.failures, age, crashes: 0 };
-    let next = retry::next(&handler.settings.retry, record, &ended, clock::chance());
-    finish(&claimed, ended, next, clock::wall_ms(), took, 0)
+    let run = AssertUnwindSafe(|| attempt(shared, start, &mut over));
+    let fault = match catch_unwind(run) {
+        Ok(Ok(())) => "not started: a fault in hooktrail: it gave no outcome".to_owned(),
+        Ok(Err(why)) => why,
+        Err(_) => "not started: a fault in hooktrail, see its log".to_owned(),
+    };
+    for at in 0..start.claimed.len() {
+        over(at, Ended::new(Outcome::Failed, fault.clone()));
+    }
 }
 
-fn attempt(shared: &Shared, claimed: &Claimed, handler: &Ready, stop: &Stop) -> Ended {
+/// Gives what was claimed to the handler. What `over` did not hear of by its end has failed, for the
+/// reason that is given back.
+fn attempt(
+    shared: &Shared,
+    start: &Start,
+    over: &mut dyn FnMut(usize, Ended),
+) -> Result<(), String> {
+    let stop = Stop::new().map_err(|e| format!("not started: {e}"))?;
+    for claimed in &start.claimed {
+        let run = Run { attempt: claimed.claim.attempt, stop: stop.clone(), why: None };
+        shared.running.jobs().insert(claimed.claim.job, run);
+    }
+    let mut tasks = Vec::with_capacity(start.claimed.len());
+    for claimed in &start.claimed {
+        tasks.push(task(shared, claimed, &start.handler)?);
+    }
+    start.handler.kind.run_all(&tasks, &stop, over);
+    Ok(())
+}
+
+/// One job as its handler gets it.
+fn task(shared: &Shared, claimed: &Claimed, handler: &Ready) -> Result<Task, String> {
     let found = shared.readers.get().map_err(anyhow::Error::from);
-    let event = match found.and_then(|conn| Ok(read::event(&conn, claimed.event)?)) {
-        Ok(event) => Arc::new(event),
-        Err(e) => {
-            return Ended::new(
-                Outcome::Failed,
-                format!("not started: the event was not read: {e}"),
-            );
-        }
-    };
+    let event = found
+        .and_then(|conn| Ok(read::event(&conn, claimed.event)?))
+        .map_err(|e| format!("not started: the event was not read: {e}"))?;
     let retry = &handler.settings.retry;
-    let task = Task {
+    Ok(Task {
         claim: claimed.claim,
         handler: Arc::clone(&handler.settings),
         env: Arc::clone(&handler.env),
+        headers: Arc::clone(&handler.headers),
+        sign: Arc::clone(&handler.sign),
         item: None,
+        input: Arc::clone(&event.body),
+        is_made: false,
         attempts_max: retry::attempts_max(retry, claimed.claim.attempt, claimed.failures),
         key: key(&event, &handler.settings.name, claimed),
         mark: format!("{}.{}.{}", shared.trail, claimed.claim.job, claimed.claim.attempt),
-        event,
-    };
-    let run = AssertUnwindSafe(|| Command::default().run(&task, stop));
-    catch_unwind(run).unwrap_or_else(|_| {
-        Ended::new(Outcome::Failed, "not started: a fault in hooktrail, see its log")
+        event: Arc::new(event),
     })
 }
 

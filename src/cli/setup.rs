@@ -9,8 +9,7 @@ use std::sync::Arc;
 use super::{Failure, beside, failed, refused};
 use crate::config::{self, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
 use crate::domain::{Claim, EventId, JobId, Outcome};
-use crate::handler::command::Command;
-use crate::handler::{Kind, Task};
+use crate::handler::Task;
 use crate::process::{self, Stop};
 use crate::queue::retry;
 use crate::store::jobs::Claimed;
@@ -130,11 +129,16 @@ pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
         item: None,
         replay: 0,
     };
+    let ready = app::equip(handler, &secrets);
     let task = Task {
         claim: claimed.claim,
-        handler: Arc::new(handler.clone()),
-        env: app::env(handler, &secrets),
+        handler: Arc::clone(&ready.settings),
+        env: Arc::clone(&ready.env),
+        headers: Arc::clone(&ready.headers),
+        sign: Arc::clone(&ready.sign),
         item: None,
+        input: Arc::clone(&event.body),
+        is_made: false,
         attempts_max: retry::attempts_max(&handler.retry, claimed.claim.attempt, 0),
         key: worker::key(&event, name, &claimed),
         // Not the trail's own name: a server that starts meanwhile leaves it alone.
@@ -142,7 +146,7 @@ pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
         event: Arc::new(event),
     };
     process::become_subreaper().map_err(failed)?;
-    let ended = Command::default().run(&task, &Stop::new().map_err(failed)?);
+    let ended = ready.kind.run(&task, &Stop::new().map_err(failed)?);
     std::io::stdout().write_all(&ended.stdout).map_err(failed)?;
     std::io::stderr().write_all(&ended.stderr).map_err(failed)?;
     writeln!(std::io::stderr(), "{}: {}", ended.outcome.name(), ended.detail).map_err(failed)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::server::close;
 use super::table::{Table, Value};
 use super::values::{self, ANY, DAY, POSITIVE, TIMEOUT};
-use super::{EnvValue, Handler, Retry, secret};
+use super::{Breaker, EnvValue, Handler, Mode, Retry, secret};
 
 const LATER: &[&str] = &[
     "when",
@@ -64,18 +64,19 @@ pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path
         table.fault(format!("is no name: {remedy}"));
     }
     read_mode(&table);
+    let default = Handler::named(name, folder);
     let handler = Handler {
-        name: name.to_owned(),
         sources: read_sources(&table, sources),
         command: read_command(&table, folder),
         directory: read_directory(&table, folder),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
-        timeout: table.duration("timeout", Duration::from_secs(30), TIMEOUT),
+        timeout: table.duration("timeout", default.timeout, TIMEOUT),
         env: read_env(&table, folder),
         output_bytes_max: table.size("output_bytes_max", 64 << 10, 0..=OUTPUT_BYTES_MAX) as usize,
         retry: table.get("retry").and_then(|value| read_retry(&value)).unwrap_or_default(),
         paused: table.flag("paused", false),
+        ..default
     };
     warn_of_program(&table, &handler);
     close(table, LATER);
@@ -188,6 +189,45 @@ fn read_env_value(value: &Value<'_>, folder: &Path) -> Option<EnvValue> {
         Some(text) if text.contains('\0') => value.wrong_unseen("expected text without a NUL"),
         Some(text) => Some(EnvValue::Text(text.to_owned())),
         None => value.wrong_unseen(ENV_VALUE),
+    }
+}
+
+impl Handler {
+    /// One with the contract's defaults that does nothing yet.
+    pub fn named(name: &str, directory: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            sources: Vec::new(),
+            command: Vec::new(),
+            directory: directory.to_owned(),
+            mode: Mode::Each,
+            target: None,
+            when: None,
+            split: None,
+            transform: None,
+            order_by: None,
+            newest_by: None,
+            once_by: None,
+            collapse_by: None,
+            settle: None,
+            rate: None,
+            batch_jobs_max: 100,
+            batch_wait: Duration::from_secs(1),
+            breaker: Breaker::default(),
+            priority: 0,
+            concurrency: 4,
+            timeout: Duration::from_secs(30),
+            env: Vec::new(),
+            output_bytes_max: 64 << 10,
+            retry: Retry::default(),
+            paused: false,
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 20, pause: Duration::from_secs(60) }
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::expression::Expression;
+
 mod fault;
 mod handler;
 mod include;
@@ -132,6 +134,30 @@ pub struct Source {
     pub respond: Option<Respond>,
     /// The server's, unless the source has its own.
     pub body_bytes_max: usize,
+    pub handshake: Handshake,
+    /// No event for so long is an alert.
+    pub silent_after: Option<Duration>,
+}
+
+/// How a sender's question whether we are there is answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Handshake {
+    /// As the scheme's sender asks, if it does.
+    #[default]
+    Preset,
+    /// `handshake = false`.
+    Off,
+    Own(OwnHandshake),
+}
+
+/// `handshake = { … }`
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnHandshake {
+    pub methods: Vec<String>,
+    /// Text is the answer; null: no handshake.
+    pub respond: Expression,
+    /// Only where the signature holds.
+    pub signed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +168,12 @@ pub enum Accept {
 }
 
 /// What a repeat is recognised by.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Dedupe {
     /// Lower case.
     Header(String),
     Body,
+    Jq(Expression),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +215,8 @@ pub struct Verify {
     /// The public URL, as the sender calls it.
     pub url: Option<String>,
     pub hmac: Option<Hmac>,
+    /// Meta's: given back to it in its GET.
+    pub verify_token: Vec<SecretRef>,
 }
 
 /// The recipe of `scheme = "hmac"`.
@@ -256,6 +285,23 @@ pub struct Handler {
     pub command: Vec<String>,
     /// Absolute.
     pub directory: PathBuf,
+    pub mode: Mode,
+    /// Instead of a command.
+    pub target: Option<Target>,
+    pub when: Option<Expression>,
+    pub split: Option<Expression>,
+    pub transform: Option<Expression>,
+    pub order_by: Option<Expression>,
+    /// With `order_by`.
+    pub newest_by: Option<Expression>,
+    pub once_by: Option<Once>,
+    pub collapse_by: Option<Expression>,
+    /// With `collapse_by`: starts when its key has been quiet for so long.
+    pub settle: Option<Duration>,
+    pub rate: Option<Rate>,
+    pub batch_jobs_max: usize,
+    pub batch_wait: Duration,
+    pub breaker: Breaker,
     pub priority: i64,
     pub concurrency: usize,
     pub timeout: Duration,
@@ -263,6 +309,42 @@ pub struct Handler {
     pub output_bytes_max: usize,
     pub retry: Retry,
     pub paused: bool,
+}
+
+/// How a command is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Each,
+    Stream,
+    Batch,
+    Cgi,
+}
+
+/// `url` and the keys that go with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    pub url: String,
+    pub headers: Vec<(String, EnvValue)>,
+    /// Lower case: the event's headers that are passed on.
+    pub forward_headers: Vec<String>,
+    /// Standard Webhooks secrets, each of which signs.
+    pub sign: Vec<SecretRef>,
+    pub proxy: Option<String>,
+}
+
+/// `once_by = { … }`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Once {
+    pub jq: Expression,
+    pub window: Duration,
+}
+
+/// `breaker = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many in a row; 0: never.
+    pub failures: u32,
+    pub pause: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::fault::{Log, Place};
 use super::server::{BODY_BYTES_MAX, beyond_all, close};
 use super::table::{Table, Value};
 use super::values::{self, DAY, POSITIVE};
-use super::{Accept, Dedupe, OnDuplicate, Respond, Server, Source, Verify, verify};
+use super::{Accept, Dedupe, Handshake, OnDuplicate, Respond, Server, Source, Verify, verify};
 
 /// `queued_max` where it is not written: as good as none, and still a number for SQLite.
 pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
@@ -61,6 +61,8 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
         body_bytes_max: read_body_max(&table, server),
+        handshake: Handshake::Preset,
+        silent_after: None,
     };
     close(table, LATER);
     Read { source, path_at }

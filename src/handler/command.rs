@@ -62,7 +62,7 @@ impl Kind for Command {
             output_bytes_max: task.handler.output_bytes_max,
         };
         let mut notes = Notes::default();
-        let over = process::run(&program, task.input(), bounds, stop, &mut |line| notes.take(line));
+        let over = process::run(&program, &task.input, bounds, stop, &mut |line| notes.take(line));
         ended(over, notes, task.handler.timeout)
     }
 }
@@ -157,7 +157,7 @@ fn environment(task: &Task) -> Vec<(String, OsString)> {
     let mut put = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
     put("EVENT", event.id.to_string());
     put("JOB", task.claim.job.to_string());
-    if let Some((number, _)) = &task.item {
+    if let Some(number) = task.item {
         put("ITEM", number.to_string());
     }
     put("ATTEMPT", task.claim.attempt.to_string());

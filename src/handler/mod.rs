@@ -4,6 +4,7 @@
 //! name. A kind runs it to its end and says how it ended; it knows neither the queue nor the store.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::config;
@@ -12,6 +13,23 @@ use crate::process::Stop;
 
 pub mod command;
 
+/// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
+pub struct Ready {
+    pub settings: Arc<config::Handler>,
+    pub env: Arc<[(String, OsString)]>,
+    /// `headers` of a URL.
+    pub headers: Arc<[(String, Vec<u8>)]>,
+    /// Secrets of `sign`.
+    pub sign: Arc<[Vec<u8>]>,
+    pub kind: Box<dyn Kind>,
+}
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ready({})", self.settings.name)
+    }
+}
+
 /// Everything that one attempt needs.
 #[derive(Clone, Debug)]
 pub struct Task {
@@ -19,9 +37,17 @@ pub struct Task {
     pub handler: Arc<config::Handler>,
     /// The handler's own environment, its secrets read.
     pub env: Arc<[(String, OsString)]>,
+    /// Headers of a URL, secrets read.
+    pub headers: Arc<[(String, Vec<u8>)]>,
+    /// Standard Webhooks secrets, each of which signs.
+    pub sign: Arc<[Vec<u8>]>,
     pub event: Arc<Event>,
-    /// With `split`: the item's number, from 1, and its bytes.
-    pub item: Option<(u32, Arc<[u8]>)>,
+    /// With `split`: the item's number, from 1.
+    pub item: Option<u32>,
+    /// What the handler reads: what `transform` gave, the item, or the event's bytes.
+    pub input: Arc<[u8]>,
+    /// `input` is an item or was transformed: JSON, whatever the event's type was.
+    pub is_made: bool,
     /// The number after which this run of attempts ends (`HOOKTRAIL_ATTEMPTS_MAX`).
     pub attempts_max: u32,
     /// The idempotency key (`HOOKTRAIL_KEY`): the same for every attempt of a job.
@@ -31,19 +57,22 @@ pub struct Task {
     pub mark: String,
 }
 
-impl Task {
-    /// What the handler reads: the item where there is one, else the event's bytes.
-    pub fn input(&self) -> &[u8] {
-        match &self.item {
-            Some((_, bytes)) => bytes,
-            None => &self.event.body,
+/// A kind of handler.
+pub trait Kind: Send + Sync {
+    /// Runs one attempt to its end. Never panics, never outlives its `timeout` by more than the
+    /// time it takes to end what it started, and leaves no process behind but those it keeps warm.
+    fn run(&self, task: &Task, stop: &Stop) -> Ended;
+
+    /// Runs attempts that were claimed together; `over` hears of each, by its place, exactly once.
+    /// More than one comes only where `mode = "batch"`.
+    fn run_all(&self, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+        for (at, task) in tasks.iter().enumerate() {
+            over(at, self.run(task, stop));
         }
     }
 }
 
-/// A kind of handler.
-pub trait Kind: Send + Sync {
-    /// Runs one attempt to its end. Never panics, never outlives its `timeout` by more than the
-    /// time it takes to end what it started, and leaves no process behind.
-    fn run(&self, task: &Task, stop: &Stop) -> Ended;
+/// The kind that a handler's settings name: the table of kinds.
+pub fn kind(_settings: &config::Handler) -> Box<dyn Kind> {
+    Box::new(command::Command::default())
 }

@@ -13,24 +13,29 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 18] = [
+const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("domain", &[]),
     ("clock", &["domain"]),
     ("log", &["clock", "domain"]),
-    ("config", &["clock", "domain"]),
+    ("process", &["clock", "domain"]),
+    // Before config, which finds faults in expressions.
+    ("expression", &["clock", "domain", "process"]),
+    ("config", &["clock", "domain", "expression"]),
     // Of config only how durable the file is to be: see `the_store_knows_one_setting`.
     ("store", &["clock", "config", "domain"]),
-    ("process", &["clock", "domain"]),
     // Rooms that decide: no I/O, no store, no clock.
     ("queue", &["config", "domain"]),
-    ("inbox", &["config", "domain"]),
+    ("inbox", &["config", "domain", "expression"]),
     ("handler", &["clock", "config", "domain", "process"]),
     // Rooms that coordinate.
-    ("worker", &["clock", "config", "domain", "handler", "process", "queue", "store"]),
-    ("dispatcher", &["clock", "config", "domain", "queue", "store", "worker"]),
+    (
+        "worker",
+        &["clock", "config", "domain", "expression", "handler", "process", "queue", "store"],
+    ),
+    ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "store", "worker"]),
-    ("web", &["clock", "config", "domain", "inbox", "store"]),
+    ("web", &["clock", "config", "domain", "expression", "inbox", "store"]),
     (
         "app",
         &[
@@ -38,6 +43,8 @@ const MAY_KNOW: [(&str, &[&str]); 18] = [
             "config",
             "dispatcher",
             "domain",
+            "expression",
+            "handler",
             "inbox",
             "process",
             "queue",
@@ -51,7 +58,18 @@ const MAY_KNOW: [(&str, &[&str]); 18] = [
     (
         "cli",
         &[
-            "app", "clock", "config", "domain", "handler", "log", "process", "queue", "store",
+            "app",
+            "clock",
+            "config",
+            "domain",
+            "expression",
+            "handler",
+            "inbox",
+            "log",
+            "process",
+            "queue",
+            "store",
+            "web",
             "worker",
         ],
     ),

@@ -64,12 +64,28 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         queued_max: NO_QUEUED_MAX,
         respond: None,
         body_bytes_max: 1_048_576,
+        handshake: Handshake::Preset,
+        silent_after: None,
     };
     let handler = Handler {
         name: "crm".into(),
         sources: vec!["paminga".into()],
         command: vec!["true".into()],
         directory: folder.path().to_owned(),
+        mode: Mode::Each,
+        target: None,
+        when: None,
+        split: None,
+        transform: None,
+        order_by: None,
+        newest_by: None,
+        once_by: None,
+        collapse_by: None,
+        settle: None,
+        rate: None,
+        batch_jobs_max: 100,
+        batch_wait: secs(1),
+        breaker: Breaker { failures: 20, pause: secs(60) },
         priority: 0,
         concurrency: 4,
         timeout: secs(30),
@@ -168,6 +184,8 @@ body_bytes_max = "64 KiB"
             content_type: Some("text/plain".into()),
         }),
         body_bytes_max: 65_536,
+        handshake: Handshake::Preset,
+        silent_after: None,
     };
     assert_eq!(source, expected);
 }
@@ -201,6 +219,7 @@ paused = true
             String::new(),
         ],
         directory: "/".into(),
+        mode: Mode::Each,
         priority: -3,
         concurrency: 1,
         timeout: secs(7 * 86_400),
@@ -211,6 +230,7 @@ paused = true
         output_bytes_max: 1_024,
         retry: Retry { attempts_max: 3, jitter: 0.0, ..Retry::default() },
         paused: true,
+        ..Handler::named("crm", folder.path())
     };
     assert_eq!(handler, expected);
 }

@@ -25,22 +25,20 @@ fn task(script: &str) -> Task {
         body: Arc::from(*b"the body"),
     };
     let handler = config::Handler {
-        name: "crm".into(),
         sources: vec!["paminga".into()],
         command: ["sh", "-c", script].map(String::from).to_vec(),
-        directory: "/".into(),
-        priority: 0,
         concurrency: 1,
         timeout: Duration::from_secs(120),
-        env: Vec::new(),
-        output_bytes_max: 64 << 10,
-        retry: config::Retry::default(),
-        paused: false,
+        ..config::Handler::named("crm", Path::new("/"))
     };
     Task {
         claim: Claim { job: JobId(7), attempt: 3 },
         handler: Arc::new(handler),
         env: Arc::new([]),
+        headers: Arc::new([]),
+        sign: Arc::new([]),
+        input: Arc::clone(&event.body),
+        is_made: false,
         event: Arc::new(event),
         item: None,
         attempts_max: 40,
@@ -144,8 +142,8 @@ fn detail_is_one_line_of_bounded_length() {
 #[test]
 fn the_body_or_the_item_is_its_input() {
     assert_eq!(printed(&task("cat")), "the body");
-    let item = Some((1, Arc::from(*b"an item")));
-    assert_eq!(printed(&Task { item, ..task("cat") }), "an item");
+    let input = Arc::from(*b"an item");
+    assert_eq!(printed(&Task { input, item: Some(1), ..task("cat") }), "an item");
 }
 
 #[test]
@@ -186,8 +184,7 @@ fn the_environment_is_the_contracts() {
 
 #[test]
 fn the_item_has_its_number() {
-    let item = Some((5, Arc::from(*b"{}")));
-    assert_eq!(printed(&Task { item, ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
+    assert_eq!(printed(&Task { item: Some(5), ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
 }
 
 #[test]
