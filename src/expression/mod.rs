@@ -4,6 +4,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod items;
+mod pool;
+mod question;
+mod scene;
+
+pub use items::Items;
+pub use pool::{Answer, Busy, Pool};
+pub use question::{Answers, Keys, Questions, Taken, Taker, Wanted};
+pub use scene::Scene;
+
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
 pub struct Expression(Arc<str>);

@@ -1,0 +1,85 @@
+//! The items of a split: in memory while they are small, beyond that in a file that has no name.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Items, one after another, each the JSON text of an output.
+#[derive(Debug)]
+pub struct Items {
+    bytes: Bytes,
+    /// Where each ends.
+    ends: Vec<u64>,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl Items {
+    /// `ends`: where each of them ends in `bytes`.
+    pub fn new(bytes: Vec<u8>, ends: Vec<u64>) -> Self {
+        Self { bytes: Bytes::Memory(bytes), ends }
+    }
+
+    pub fn in_file(file: File, ends: Vec<u64>) -> Self {
+        Self { bytes: Bytes::File(file), ends }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// All of them together.
+    pub fn bytes(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The item at `at`, from 0; it replaces what is in `item`.
+    ///
+    /// # Errors
+    /// There is no such item, or the file can't be read.
+    pub fn get(&self, at: usize, item: &mut Vec<u8>) -> io::Result<()> {
+        let end = *self.ends.get(at).ok_or(io::ErrorKind::NotFound)?;
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let place = |at: u64| usize::try_from(at).map_err(io::Error::other);
+        item.clear();
+        match &self.bytes {
+            Bytes::Memory(bytes) => item.extend_from_slice(&bytes[place(start)?..place(end)?]),
+            Bytes::File(file) => {
+                item.resize(place(end - start)?, 0);
+                file.read_exact_at(item, start)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn items_are_got_one_by_one_wherever_they_are() {
+        let (bytes, ends) = (b"12{}".to_vec(), vec![1, 1, 2, 4]);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        for items in [Items::new(bytes, ends.clone()), Items::in_file(file, ends)] {
+            assert_eq!((items.len(), items.bytes()), (4, 4));
+            let mut item = b"old".to_vec();
+            for (at, expected) in [&b"1"[..], b"", b"2", b"{}"].into_iter().enumerate() {
+                items.get(at, &mut item).unwrap();
+                assert_eq!(item, expected);
+            }
+            assert!(items.get(4, &mut item).is_err());
+        }
+    }
+}
