@@ -12,6 +12,8 @@ use crate::domain::{Claim, Ended, Event};
 use crate::process::Stop;
 
 pub mod command;
+mod detail;
+mod program;
 
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
 pub struct Ready {

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -61,6 +61,13 @@ impl Stop {
     }
 }
 
+/// Readable from when it is set on: for whoever waits for something else too.
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
 /// What bounds a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -68,6 +75,8 @@ pub struct Bounds {
     pub grace: Duration,
     /// Kept of stdout and of stderr, their ends.
     pub output_bytes_max: usize,
+    /// Kept of stdout's start besides.
+    pub start_bytes_max: usize,
 }
 
 /// How a process ended.
@@ -85,6 +94,8 @@ pub enum Exit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Over {
     pub exit: Exit,
+    /// The first bytes of stdout, at most `start_bytes_max`.
+    pub start: Vec<u8>,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }
@@ -107,7 +118,7 @@ pub fn run(
 ) -> Over {
     let not_started = |why: String| {
         let exit = if stop.is_set() { Exit::Stopped } else { Exit::NotStarted(why) };
-        Over { exit, stdout: Vec::new(), stderr: Vec::new() }
+        Over { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() }
     };
     if stop.is_set() {
         return not_started(String::new());
@@ -122,8 +133,8 @@ pub fn run(
         process: child.process,
         stdin: Some(child.stdin),
         streams: [
-            Stream::new(child.stdout, bounds.output_bytes_max),
-            Stream::new(child.stderr, bounds.output_bytes_max),
+            Stream::new(child.stdout, bounds.start_bytes_max, bounds.output_bytes_max),
+            Stream::new(child.stderr, 0, bounds.output_bytes_max),
         ],
         notes: Notes { from: Some(child.notes), line: Vec::new() },
         input,
@@ -151,8 +162,8 @@ pub fn run(
         },
         (None, None) => Exit::NotStarted("its end was reported to somebody else".into()),
     };
-    let [stdout, stderr] = run.streams.map(|stream| stream.kept.into());
-    Over { exit, stdout, stderr }
+    let [stdout, stderr] = run.streams;
+    Over { exit, start: stdout.start, stdout: stdout.kept.into(), stderr: stderr.kept.into() }
 }
 
 struct Run<'a> {
@@ -261,21 +272,26 @@ struct Ready {
 /// So much is read of one stream before the others have their turn.
 const TURN_BYTES: usize = 1 << 20;
 
-/// An output stream, of which the end is kept.
+/// An output stream, of which the start and the end are kept.
 struct Stream {
     from: Option<OwnedFd>,
+    start: Vec<u8>,
+    start_max: usize,
     kept: VecDeque<u8>,
     max: usize,
 }
 
 impl Stream {
-    fn new(from: OwnedFd, max: usize) -> Self {
-        Self { from: Some(from), kept: VecDeque::new(), max }
+    fn new(from: OwnedFd, start_max: usize, max: usize) -> Self {
+        Self { from: Some(from), start: Vec::new(), start_max, kept: VecDeque::new(), max }
     }
 
     fn read(&mut self) {
         let (kept, max) = (&mut self.kept, self.max);
+        let (start, start_max) = (&mut self.start, self.start_max);
         read_some(&mut self.from, |bytes| {
+            let wanted = start_max.saturating_sub(start.len()).min(bytes.len());
+            start.extend_from_slice(&bytes[..wanted]);
             let bytes = &bytes[bytes.len().saturating_sub(max)..];
             let over = (kept.len() + bytes.len()).saturating_sub(max);
             kept.drain(..over);

@@ -1,9 +1,10 @@
 //! Commands as the worker runs them: what they are given, and what their end comes to.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::{Claim, Event, EventId, JobId};
+use crate::domain::{Claim, Event, EventId, Headers, JobId};
 
 fn task(script: &str) -> Task {
     let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
@@ -64,7 +65,12 @@ fn printed(task: &Task) -> String {
 
 #[test]
 fn an_end_is_an_outcome() {
-    let over = |exit| process::Over { exit, stdout: b"out".to_vec(), stderr: b"why\n\n".to_vec() };
+    let over = |exit| process::Over {
+        exit,
+        start: Vec::new(),
+        stdout: b"out".to_vec(),
+        stderr: b"why\n\n".to_vec(),
+    };
     let check = |exit: Exit, deferred: bool, expected: (Outcome, bool, &str)| {
         let deferred = deferred.then_some(Some(Duration::from_secs(9)));
         let notes = Notes { deferred, others: "said".into() };

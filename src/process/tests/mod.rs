@@ -58,7 +58,8 @@ fn program(path: impl Into<PathBuf>, args: &[&str]) -> Trial {
         // No other run's.
         mark: format!("test{}.1.1", folder.path().display()),
     };
-    let bounds = Bounds { timeout: LONG, grace: LONG, output_bytes_max: 64 << 10 };
+    let bounds =
+        Bounds { timeout: LONG, grace: LONG, output_bytes_max: 64 << 10, start_bytes_max: 0 };
     Trial { folder, program, input: Vec::new(), bounds, stop: Stop::new().unwrap() }
 }
 

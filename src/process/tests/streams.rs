@@ -16,6 +16,15 @@ fn a_flood_keeps_its_end() {
 }
 
 #[test]
+fn a_flood_keeps_its_start_where_that_is_asked_for() {
+    let mut trial = sh("echo the start; head -c 1000000 /dev/zero; echo the end").keep(8);
+    assert!(trial.run().start.is_empty());
+    trial.bounds.start_bytes_max = 11;
+    let over = trial.run();
+    assert_eq!((over.start, over.stdout), (b"the start\n\0".to_vec(), b"the end\n".to_vec()));
+}
+
+#[test]
 fn output_up_to_the_limit_is_kept_whole() {
     let over = sh("printf 1234567890; printf 12345678901 >&2").keep(10).run();
     assert_eq!((over.stdout, over.stderr), (b"1234567890".to_vec(), b"2345678901".to_vec()));

@@ -1,0 +1,102 @@
+//! What a command is started with: its program, its arguments, its environment.
+//!
+//! Shared by the kinds that start processes. Nothing of an event becomes part of a path or of an
+//! argument: it stands in the environment and on stdin alone.
+
+use std::env::var_os;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::Task;
+use crate::clock;
+use crate::domain::Headers;
+use crate::process::Program;
+
+/// Where programs are looked up when the server itself has no PATH.
+const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The handler's command with this environment, or why there is none to start.
+pub fn of(task: &Task, env: Vec<(String, OsString)>) -> Result<Program, String> {
+    let handler = &task.handler;
+    let name = handler.command.first().ok_or("no command")?;
+    let path = look_up(name, &env, &handler.directory)?;
+    let (args, directory) = (handler.command.clone(), handler.directory.clone());
+    Ok(Program { path, args, env, directory, mark: task.mark.clone() })
+}
+
+/// Everything that the process finds in its environment; nothing else is inherited.
+pub fn environment(task: &Task) -> Vec<(String, OsString)> {
+    let mut env = Vec::with_capacity(32);
+    env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())));
+    for name in ["HOME", "LANG", "TZ"] {
+        if let Some(value) = var_os(name) {
+            env.push((name.to_owned(), value));
+        }
+    }
+    for (name, value) in task.env.iter() {
+        env.retain(|(before, _)| before != name);
+        env.push((name.clone(), value.clone()));
+    }
+    let event = &task.event;
+    let content_type = event.headers.get("content-type").unwrap_or_default();
+    let mut put = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
+    put("EVENT", event.id.to_string());
+    put("JOB", task.claim.job.to_string());
+    if let Some(number) = task.item {
+        put("ITEM", number.to_string());
+    }
+    put("ATTEMPT", task.claim.attempt.to_string());
+    put("ATTEMPTS_MAX", task.attempts_max.to_string());
+    put("SOURCE", event.source.clone());
+    put("HANDLER", task.handler.name.clone());
+    put("RECEIVED_AT", clock::iso(event.received_at_ms));
+    put("METHOD", event.method.clone());
+    put("PATH", event.path.clone());
+    put("QUERY", event.query.clone().unwrap_or_default());
+    put("IP", event.ip.clone());
+    put("CONTENT_TYPE", String::from_utf8_lossy(content_type).into_owned());
+    put("HEADERS", headers_json(&event.headers));
+    put("KEY", task.key.clone());
+    env
+}
+
+/// Names in lower case, repeated ones joined with `", "`.
+fn headers_json(headers: &Headers) -> String {
+    let mut object = Map::new();
+    for (name, value) in &headers.0 {
+        let value = String::from_utf8_lossy(value);
+        match object.get_mut(name) {
+            Some(Value::String(before)) => {
+                before.push_str(", ");
+                before.push_str(&value);
+            }
+            _ => {
+                object.insert(name.clone(), Value::String(value.into_owned()));
+            }
+        }
+    }
+    Value::Object(object).to_string()
+}
+
+/// The program of that name: with a slash it is a path, without it is looked up in PATH, whose
+/// relative folders are relative to the handler's directory.
+fn look_up(name: &str, env: &[(String, OsString)], directory: &Path) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = path.unwrap_or_default();
+    let found = || std::env::split_paths(&path).map(|folder| directory.join(folder).join(name));
+    match found().find(|file| is_executable(file)).or_else(|| found().find(|file| file.is_file())) {
+        // One that can't be executed is tried all the same: the system says why not.
+        Some(file) => Ok(file),
+        None => Err(format!("{name}: no such program in PATH ({})", path.to_string_lossy())),
+    }
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
