@@ -31,7 +31,7 @@ mod tests;
 pub use fault::{Fault, Faults};
 pub use load::{Loaded, find, load};
 pub use reload::reload_refusals;
-pub use secret::{SecretUse, Secrets, secrets, secrets_under};
+pub use secret::{SecretUse, Secrets, secrets, secrets_under, standard_key};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
 pub use values::{duration_text, parse_duration};

@@ -11,6 +11,10 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use super::fault::Fault;
 use super::table::{Table, Value};
 use super::values;
@@ -206,5 +210,29 @@ fn credential(name: &str) -> Result<SecretRef, String> {
     match name.contains('/') || name == "." || name == ".." {
         true => Err("expected the name of a credential, without a slash".to_owned()),
         false => Ok(SecretRef::Credential(name.to_owned())),
+    }
+}
+
+/// The key of a Standard Webhooks secret, `whsec_` and base64 whose padding may be missing: 24 to 64
+/// bytes. Does not show the secret where it is none.
+///
+/// # Errors
+/// What is wrong with it and what was expected.
+pub fn standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
+    const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
+    let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
+    let text = match text {
+        [text @ .., b'=', b'='] | [text @ .., b'='] => text,
+        text => text,
+    };
+    // As the libraries of that standard read it: bits that the last letter has too many are not
+    // looked at.
+    let lenient = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone);
+    match GeneralPurpose::new(&STANDARD, lenient).decode(text) {
+        Ok(key) if (24..=64).contains(&key.len()) => Ok(key),
+        Ok(key) => Err(format!("is a key of {} bytes: {KEY}", key.len())),
+        Err(_) => Err(format!("is no base64: {KEY}")),
     }
 }

@@ -109,3 +109,32 @@ fn the_secrets_of_one_part_can_be_read_alone() {
     assert_eq!(secrets.get(&SecretRef::File(folder.path().join("k"))), Some(&b"hush"[..]));
     assert_eq!(format!("{secrets:?}"), "Secrets(1 of them)");
 }
+
+#[test]
+fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+    for length in [24, 25, 32, 64] {
+        let key: Vec<u8> = (200..).take(length).map(|byte: usize| byte as u8).collect();
+        let text = STANDARD.encode(&key);
+        let bare = STANDARD_NO_PAD.encode(&key);
+        for secret in [text.clone(), bare.clone(), format!("whsec_{text}"), format!("whsec_{bare}")]
+        {
+            assert_eq!(standard_key(secret.as_bytes()), Ok(key.clone()), "{secret}");
+        }
+    }
+    // Found in the documentation of senders: its last letter has bits too many.
+    assert!(standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
+    assert!(standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwhR").is_ok());
+    let remedy = "expected whsec_ and the base64 of 24 to 64 bytes";
+    for (secret, fault) in [
+        ("whsec_".to_owned(), "is a key of 0 bytes"),
+        (STANDARD.encode([7; 23]), "is a key of 23 bytes"),
+        (STANDARD.encode([7; 65]), "is a key of 65 bytes"),
+        ("whsec_hush-hush-hush-hush-hush-hush-hush".to_owned(), "is no base64"),
+        (format!("{}\n", STANDARD.encode([7; 32])), "is no base64"),
+        (format!("{}===", STANDARD_NO_PAD.encode([7; 25])), "is no base64"),
+    ] {
+        assert_eq!(standard_key(secret.as_bytes()), Err(format!("{fault}: {remedy}")));
+    }
+}
