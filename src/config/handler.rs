@@ -1,41 +1,23 @@
 //! `[handlers.NAME]`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::secret::Becomes;
 use super::server::close;
 use super::table::{Table, Value};
 use super::values::{self, ANY, DAY, POSITIVE, TIMEOUT};
-use super::{Breaker, EnvValue, Handler, Mode, Retry, secret};
+use super::{Breaker, EnvValue, Handler, Mode, Retry, program, secret, target, wanted};
 
-const LATER: &[&str] = &[
-    "when",
-    "split",
-    "transform",
-    "order_by",
-    "newest_by",
-    "once_by",
-    "collapse_by",
-    "settle",
-    "rate",
-    "batch_jobs_max",
-    "batch_wait",
-    "breaker",
-    "url",
-    "jetstream",
-    "headers",
-    "forward_headers",
-    "sign",
-    "proxy",
-];
-const MODES_LATER: [&str; 3] = ["stream", "batch", "cgi"];
 const SOURCES: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND: &str =
     r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
+const NOTHING: &str = r#"has nothing to do: expected command = ["program", "argument"] or url = "https://example.com""#;
 const ENV: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
 const ENV_VALUE: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
+/// The server's own source: its events say what a person may want to know.
+pub const BUILT_IN: &str = "hooktrail";
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Variables that the server sets for each attempt.
@@ -63,11 +45,11 @@ pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path
     if let Err(remedy) = values::name(name) {
         table.fault(format!("is no name: {remedy}"));
     }
-    read_mode(&table);
-    let default = Handler::named(name, folder);
+    let default = wanted::read(&table, Handler::named(name, folder));
     let handler = Handler {
         sources: read_sources(&table, sources),
         command: read_command(&table, folder),
+        target: target::read(&table, folder),
         directory: read_directory(&table, folder),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
@@ -78,18 +60,9 @@ pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path
         paused: table.flag("paused", false),
         ..default
     };
-    warn_of_program(&table, &handler);
-    close(table, LATER);
+    program::warn(&table, &handler);
+    close(table, &["jetstream"]);
     handler
-}
-
-fn read_mode(table: &Table<'_>) {
-    let parse = |text: &str| match text {
-        "each" => Ok(()),
-        text if MODES_LATER.contains(&text) => Err("not yet known to this version".to_owned()),
-        text => Err(values::one_of(text, &["each"])),
-    };
-    table.parsed("mode", r#"expected "each""#, parse);
 }
 
 fn read_sources(table: &Table<'_>, known: &[&str]) -> Vec<String> {
@@ -104,15 +77,11 @@ fn read_sources(table: &Table<'_>, known: &[&str]) -> Vec<String> {
     let mut sources = Vec::new();
     for item in &items {
         let Some(text) = item.text(SOURCES) else { continue };
-        if text == "hooktrail" {
-            item.fault(
-                r#"names "hooktrail": the built-in source is not yet known to this version"#,
-            );
-        } else if sources.iter().any(|source| source == text) {
+        if sources.iter().any(|source| source == text) {
             item.fault(format!("names {} twice: once is enough", values::shown_text(text)));
-        } else if !known.contains(&text) {
-            let hint = values::hint(text, known, values::shown_text);
-            let hint = if known.is_empty() { "there are no sources".to_owned() } else { hint };
+        } else if text != BUILT_IN && !known.contains(&text) {
+            let all: Vec<&str> = known.iter().copied().chain([BUILT_IN]).collect();
+            let hint = values::hint(text, &all, values::shown_text);
             let text =
                 format!("{} names {}, no source: {hint}", item.key, values::shown_text(text));
             // In broken TOML the source may be there.
@@ -127,7 +96,7 @@ fn read_sources(table: &Table<'_>, known: &[&str]) -> Vec<String> {
 fn read_command(table: &Table<'_>, folder: &Path) -> Vec<String> {
     let Some(value) = table.get("command") else {
         if !["url", "jetstream"].iter().any(|key| table.has(key)) {
-            table.missing(r#"has nothing to do: expected command = ["program", "argument"]"#);
+            table.missing(NOTHING);
         }
         return Vec::new();
     };
@@ -156,9 +125,6 @@ fn read_directory(table: &Table<'_>, folder: &Path) -> PathBuf {
         text => Ok(values::path(text, folder)),
     };
     let Some(path) = value.parsed("expected a folder", parse) else { return folder.to_owned() };
-    if !path.is_dir() {
-        value.warn(format!("is {}: no such folder", values::shown_text(&path.to_string_lossy())));
-    }
     path
 }
 
@@ -183,7 +149,7 @@ fn read_env(table: &Table<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
 /// Text is not shown: where people put passwords all the same, no fault repeats them.
 fn read_env_value(value: &Value<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
-        return secret::one(value, folder, true).map(EnvValue::Secret);
+        return secret::one(value, folder, Becomes::Variable).map(EnvValue::Secret);
     }
     match value.raw_text() {
         Some(text) if text.contains('\0') => value.wrong_unseen("expected text without a NUL"),
@@ -258,52 +224,4 @@ fn read_retry(value: &Value<'_>) -> Option<Retry> {
     };
     close(table, &[]);
     Some(retry)
-}
-
-/// A program that can't be started is no fault: it may be installed a moment later.
-fn warn_of_program(table: &Table<'_>, handler: &Handler) {
-    let (Some(program), Some(value)) = (handler.command.first(), table.get("command")) else {
-        return;
-    };
-    let shown = values::shown_text(program);
-    let reason = if program.contains('/') {
-        let remedy = match runs(Path::new(program)) {
-            Runs::Yes => return,
-            Runs::NotExecutable => format!("is not executable: chmod +x {program}"),
-            Runs::NotThere => "does not exist: expected a program".to_owned(),
-        };
-        format!("names {shown}, which {remedy}")
-    } else if in_path(program, handler) {
-        return;
-    } else {
-        format!("names {shown}, which is not in PATH: install it, or write its path with a slash")
-    };
-    value.warn(reason);
-}
-
-enum Runs {
-    Yes,
-    NotExecutable,
-    NotThere,
-}
-
-/// By the file's mode, since `check` is often run by another user than the server.
-fn runs(program: &Path) -> Runs {
-    match program.metadata() {
-        Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => Runs::Yes,
-        Ok(file) if file.is_file() => Runs::NotExecutable,
-        _ => Runs::NotThere,
-    }
-}
-
-fn in_path(program: &str, handler: &Handler) -> bool {
-    let own = handler.env.iter().find(|(name, _)| name == "PATH");
-    let path = match own {
-        Some((_, EnvValue::Text(path))) => path.into(),
-        // Not to be read here.
-        Some((_, EnvValue::Secret(_))) => return true,
-        None => std::env::var_os("PATH").unwrap_or_default(),
-    };
-    let found = |folder: PathBuf| matches!(runs(&folder.join(program)), Runs::Yes);
-    std::env::split_paths(&path).any(|folder| found(handler.directory.join(folder)))
 }

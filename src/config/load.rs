@@ -9,7 +9,7 @@ use toml::de::DeTable;
 
 use super::fault::{Faults, Log, Place};
 use super::table::{File, Table, Value};
-use super::{Config, SecretUse, handler, include, server, source, values};
+use super::{Config, Handler, SecretUse, handler, include, program, server, source, values};
 
 /// Far beyond any configuration; a database or a device given by mistake ends here.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -74,7 +74,9 @@ fn read_all(path: &Path, log: &Log) -> Option<Config> {
     let server = server::server(single("server"), &folder);
     let admin = server::admin(single("admin"), &server, &folder);
     let store = server::store(single("store"), &folder);
-    let workers = server::workers(single("workers"));
+    let workers = single("workers");
+    let threads_at = workers.get("threads").map_or(workers.at, |value| value.at);
+    let workers = server::workers(workers);
     let sources: Vec<source::Read> = sections
         .sources
         .into_iter()
@@ -82,11 +84,12 @@ fn read_all(path: &Path, log: &Log) -> Option<Config> {
         .collect();
     source::check_paths(&sources, log);
     let names: Vec<&str> = sources.iter().map(|read| read.source.name.as_str()).collect();
-    let handlers = sections
+    let handlers: Vec<Handler> = sections
         .handlers
         .into_iter()
         .map(|(name, table)| handler::read(name, table, &names, &folder))
         .collect();
+    program::warn_of_threads(&handlers, workers.threads, threads_at, log);
     let sources = sources.into_iter().map(|read| read.source).collect();
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
 }

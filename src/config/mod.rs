@@ -12,26 +12,31 @@ use ipnet::IpNet;
 
 use crate::expression::Expression;
 
+mod expression;
 mod fault;
 mod handler;
 mod include;
 mod load;
+mod program;
 mod reload;
 mod secret;
 mod server;
 mod shipped;
 mod source;
 mod table;
+mod target;
 mod values;
 mod verify;
+mod wanted;
 
 #[cfg(test)]
 mod tests;
 
 pub use fault::{Fault, Faults};
+pub use handler::BUILT_IN;
 pub use load::{Loaded, find, load};
 pub use reload::reload_refusals;
-pub use secret::{SecretUse, Secrets, secrets, secrets_under, standard_key};
+pub use secret::{Becomes, SecretUse, Secrets, secrets, secrets_under, standard_key};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
 pub use values::{duration_text, parse_duration};

@@ -32,8 +32,32 @@ pub struct SecretUse {
     /// `sources.paminga.verify.secret`
     pub key: String,
     pub secret: SecretRef,
-    /// It becomes an environment variable, which can't hold a NUL.
-    pub for_environment: bool,
+    pub becomes: Becomes,
+}
+
+/// What is made of a secret, and so what it can't hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Becomes {
+    /// Whatever it is, it is used as it is.
+    Bytes,
+    /// A variable of a handler's environment.
+    Variable,
+    /// A header's value.
+    Header,
+}
+
+impl Becomes {
+    fn fault(self, bytes: &[u8]) -> Option<&'static str> {
+        // RFC 9110 section 5.5.
+        let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
+        match self {
+            Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text"),
+            Self::Header if bytes.iter().any(control) => {
+                Some("has a line break or the like: expected one line of text")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Secrets that were read, by where they came from.
@@ -80,10 +104,11 @@ pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
             Some(bytes) => Ok(bytes.to_vec()),
             None => used.secret.read(),
         };
-        let nul = |bytes: &Vec<u8>| used.for_environment && bytes.contains(&0);
         match bytes {
-            Ok(bytes) if nul(&bytes) => faults.push(used.fault("has a NUL: expected text")),
-            Ok(bytes) => found.insert(used.secret.clone(), bytes),
+            Ok(bytes) => match used.becomes.fault(&bytes) {
+                Some(reason) => faults.push(used.fault(reason)),
+                None => found.insert(used.secret.clone(), bytes),
+            },
             Err(reason) => faults.push(used.fault(&reason)),
         }
     }
@@ -149,17 +174,17 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 /// One secret or a list of them, all valid.
 pub(super) fn some(value: &Value<'_>, folder: &Path) -> Vec<SecretRef> {
     if !value.is_list() {
-        return one(value, folder, false).into_iter().collect();
+        return one(value, folder, Becomes::Bytes).into_iter().collect();
     }
     let items = value.list(FORMS).unwrap_or_default();
     if items.is_empty() {
         value.fault(format!("is []: {FORMS}"));
     }
-    items.iter().filter_map(|item| one(item, folder, false)).collect()
+    items.iter().filter_map(|item| one(item, folder, Becomes::Bytes)).collect()
 }
 
 /// One secret. Whatever else stands there is not shown: it may well be one.
-pub(super) fn one(value: &Value<'_>, folder: &Path, for_environment: bool) -> Option<SecretRef> {
+pub(super) fn one(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Option<SecretRef> {
     if !value.is_table() {
         return value.wrong_unseen(FORMS);
     }
@@ -182,7 +207,7 @@ pub(super) fn one(value: &Value<'_>, folder: &Path, for_environment: bool) -> Op
         line: value.at.line,
         key: value.key.clone(),
         secret: secret.clone(),
-        for_environment,
+        becomes,
     });
     Some(secret)
 }

@@ -8,16 +8,21 @@ use super::fault::{Log, Place};
 use super::server::{BODY_BYTES_MAX, beyond_all, close};
 use super::table::{Table, Value};
 use super::values::{self, DAY, POSITIVE};
-use super::{Accept, Dedupe, Handshake, OnDuplicate, Respond, Server, Source, Verify, verify};
+use super::{
+    Accept, Dedupe, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source, Verify,
+    expression, verify,
+};
 
 /// `queued_max` where it is not written: as good as none, and still a number for SQLite.
 pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
 
-const LATER: &[&str] = &["handshake", "silent_after", "jetstream"];
+const LATER: &[&str] = &["jetstream"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
 const METHODS_LIST: &str = r#"expected a list such as ["POST"]"#;
 const NETWORKS: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
-const DEDUPE: &str = r#"expected { header = "X-Delivery" }, { body = true } or false"#;
+const DEDUPE: &str =
+    r#"expected { header = "X-Delivery" }, { jq = ".id" }, { body = true } or false"#;
+const HANDSHAKE: &str = r#"expected a table such as { respond = "$query.challenge" }, or false"#;
 const PATH: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
 /// Both listeners answer these themselves.
 const OWN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
@@ -40,7 +45,7 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
     let source = Source {
         name: name.to_owned(),
         path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
-        methods: read_methods(&table),
+        methods: read_methods(&table, "POST"),
         accept: table.choice(
             "accept",
             &[("any", Accept::Any), ("json", Accept::Json), ("form", Accept::Form)],
@@ -61,8 +66,10 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
         body_bytes_max: read_body_max(&table, server),
-        handshake: Handshake::Preset,
-        silent_after: None,
+        handshake: read_handshake(&table),
+        silent_after: table
+            .has("silent_after")
+            .then(|| table.duration("silent_after", DAY, POSITIVE)),
     };
     close(table, LATER);
     Read { source, path_at }
@@ -99,7 +106,7 @@ fn read_body_max(table: &Table<'_>, server: &Server) -> usize {
     max
 }
 
-fn read_methods(table: &Table<'_>) -> Vec<String> {
+fn read_methods(table: &Table<'_>, default: &str) -> Vec<String> {
     let parse = |text: &str| match METHODS.contains(&text) {
         true => Ok(text.to_owned()),
         false => Err(match METHODS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
@@ -107,7 +114,7 @@ fn read_methods(table: &Table<'_>) -> Vec<String> {
             None => values::one_of("", &METHODS),
         }),
     };
-    let Some(value) = table.get("methods") else { return vec!["POST".to_owned()] };
+    let Some(value) = table.get("methods") else { return vec![default.to_owned()] };
     let items = value.list(METHODS_LIST);
     if items.as_ref().is_some_and(Vec::is_empty) {
         value.fault(format!("is []: {METHODS_LIST}"));
@@ -139,12 +146,32 @@ fn read_dedupe(table: &Table<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Dur
     let preset = verify::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset);
     let window_alone = preset && table.has("window");
     if written > 1 {
-        table.fault("has more than one key to recognise a repeat by: expected header or body");
+        table.fault("has more than one key to recognise a repeat by: expected header, jq or body");
     } else if written == 0 && !window_alone {
         table.missing(format!("has nothing to recognise a repeat by: {DEDUPE}"));
     }
-    close(table, &["jq"]);
-    (header.or(body), false, window)
+    let jq = expression::read(&table, "jq").map(Dedupe::Jq);
+    close(table, &[]);
+    (header.or(jq).or(body), false, window)
+}
+
+fn read_handshake(table: &Table<'_>) -> Handshake {
+    let Some(value) = table.get("handshake") else { return Handshake::Preset };
+    if value.as_flag() == Some(false) {
+        return Handshake::Off;
+    }
+    let Some(table) = value.table(HANDSHAKE) else { return Handshake::Preset };
+    if !table.has("respond") {
+        table.missing(format!("has no respond: {HANDSHAKE}"));
+    }
+    let methods = read_methods(&table, "GET");
+    let respond = expression::read(&table, "respond");
+    let signed = table.flag("signed", true);
+    close(table, &[]);
+    match respond {
+        Some(respond) => Handshake::Own(OwnHandshake { methods, respond, signed }),
+        None => Handshake::Preset,
+    }
 }
 
 fn read_respond(value: &Value<'_>) -> Option<Respond> {

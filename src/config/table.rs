@@ -53,6 +53,8 @@ pub(super) struct Value<'a> {
     pub log: &'a Log,
     file: &'a File,
     key_at: Place,
+    /// Where it begins in the file.
+    start: usize,
     inner: &'a DeValue<'a>,
 }
 
@@ -81,10 +83,11 @@ impl<'a> Table<'a> {
     fn value(&self, name: &str) -> Option<Value<'a>> {
         let (file, entries) = (self.file?, self.entries?);
         let (key, inner) = entries.get_key_value(name)?;
-        let (key_at, at) = (file.place(key.span().start), file.place(inner.span().start));
+        let start = inner.span().start;
+        let (key_at, at) = (file.place(key.span().start), file.place(start));
         let at = if inner.get_ref().is_table() { key_at } else { at };
         let (key, inner) = (self.key_of(name), inner.get_ref());
-        Some(Value { key, at, log: self.log, file, key_at, inner })
+        Some(Value { key, at, log: self.log, file, key_at, start, inner })
     }
 
     pub fn get(&self, name: &'static str) -> Option<Value<'a>> {
@@ -240,6 +243,16 @@ impl<'a> Value<'a> {
         self.log.warn(self.at, format!("{} {text}", self.key));
     }
 
+    /// The file from where the value begins: the value as it was written, and what follows it.
+    pub fn written(&self) -> &'a str {
+        self.file.text.get(self.start..).unwrap_or_default()
+    }
+
+    /// The place so many bytes into `written`.
+    pub fn place_within(&self, bytes: usize) -> Place {
+        self.file.place(self.start + bytes)
+    }
+
     pub fn is_list(&self) -> bool {
         self.inner.is_array()
     }
@@ -287,6 +300,7 @@ impl<'a> Value<'a> {
         let Some(items) = self.inner.as_array() else { return self.wrong(expected) };
         let item = |item: &'a toml::Spanned<DeValue<'a>>| Value {
             at: self.file.place(item.span().start),
+            start: item.span().start,
             inner: item.get_ref(),
             ..self.clone()
         };

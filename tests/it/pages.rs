@@ -58,6 +58,9 @@ fn the_page_of_keys_knows_every_key_and_its_default() {
             let line = format!("{dedupe}{} = {}\n", named(key), named(default));
             let mut with = load(folder.path(), &spread(&line)).unwrap();
             with.sources.iter_mut().for_each(|source| source.dedupe = None);
+            for handler in with.handlers.iter_mut().filter(|handler| handler.target.is_some()) {
+                (handler.target, handler.command) = (None, vec!["true".to_owned()]);
+            }
             assert_eq!(with, plain, "{key} = {default}");
         } else {
             let faults = load(folder.path(), &spread(&format!("{} = 0\n", named(key))));
@@ -75,7 +78,11 @@ fn spread(line: &str) -> String {
     if !own("handlers.h.sources") {
         text.push_str("handlers.h.sources = ['a']\n");
     }
-    if !own("handlers.h.command") {
+    // Either a command or a URL.
+    let url = ["url", "headers", "forward_headers", "sign", "proxy"];
+    if url[1..].iter().any(|key| own(&format!("handlers.h.{key}"))) {
+        text.push_str("handlers.h.url = 'https://example.com'\n");
+    } else if !own("handlers.h.command") && !own("handlers.h.url") {
         text.push_str("handlers.h.command = ['true']\n");
     }
     if !line.starts_with("sources.a.verify") {
@@ -162,7 +169,7 @@ fn the_page_of_keys_leaves_none_out() {
     let folder = tempfile::tempdir().unwrap();
     let page = page("docs/config.md");
     let tables = ["server", "admin", "store", "workers", "sources.a", "handlers.h"];
-    for table in tables.into_iter().chain(["handlers.h.retry"]) {
+    for table in tables.into_iter().chain(["handlers.h.retry", "handlers.h.breaker"]) {
         // A name that is near no key's, so that the fault lists all that there are.
         let faults = load(folder.path(), &spread(&format!("{table}.qqqqqqqqqqqqq = 0\n")));
         let fault = faults.unwrap_err();

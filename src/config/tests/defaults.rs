@@ -9,6 +9,10 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+fn jq(text: &str) -> Expression {
+    Expression::new(text).unwrap()
+}
+
 const SMALLEST: &str = "
 [sources.paminga]
 [handlers.crm]
@@ -155,7 +159,9 @@ path = "/in/{tenant}/x"
 methods = ["PUT", "POST", "PUT"]
 accept = "json"
 allow_from = ["192.0.2.7"]
-dedupe = { header = "X-Delivery-Id", window = "1d" }
+dedupe = { jq = ".id", window = "1d" }
+handshake = { methods = ["GET", "POST"], respond = "$query.challenge", signed = false }
+silent_after = "24h"
 on_duplicate = "ignore"
 accept_rate = "100/m"
 queued_max = 7
@@ -172,7 +178,7 @@ body_bytes_max = "64 KiB"
         accept: Accept::Json,
         allow_from: vec!["192.0.2.7/32".parse().unwrap()],
         verify: Verify { scheme: "none".into(), ..Verify::default() },
-        dedupe: Some(Dedupe::Header("x-delivery-id".into())),
+        dedupe: Some(Dedupe::Jq(jq(".id"))),
         dedupe_off: false,
         dedupe_window: secs(86_400),
         on_duplicate: OnDuplicate::Ignore,
@@ -184,8 +190,12 @@ body_bytes_max = "64 KiB"
             content_type: Some("text/plain".into()),
         }),
         body_bytes_max: 65_536,
-        handshake: Handshake::Preset,
-        silent_after: None,
+        handshake: Handshake::Own(OwnHandshake {
+            methods: vec!["GET".into(), "POST".into()],
+            respond: jq("$query.challenge"),
+            signed: false,
+        }),
+        silent_after: Some(secs(86_400)),
     };
     assert_eq!(source, expected);
 }
@@ -196,10 +206,22 @@ fn every_key_of_a_handler_is_heard() {
         r#"
 [sources.a]
 [handlers.crm]
-sources = ["a"]
+sources = ["a", "hooktrail"]
 command = ["./bin/crm", "--live", ""]
 directory = "/"
-mode = "each"
+mode = "batch"
+when = ".form_id? != null"
+split = ".items[]"
+transform = "{id: .contact_id}"
+order_by = ".contact_id"
+newest_by = ".updated_at"
+once_by = { jq = ".id", window = "1d" }
+collapse_by = ".repository.id"
+settle = "5s"
+rate = "50/m"
+batch_jobs_max = 10000
+batch_wait = "0s"
+breaker = { failures = 0 }
 priority = -3
 concurrency = 1
 timeout = "7d"
@@ -212,14 +234,26 @@ paused = true
     let handler = folder.load().config.handlers.remove(0);
     let expected = Handler {
         name: "crm".into(),
-        sources: vec!["a".into()],
+        sources: vec!["a".into(), "hooktrail".into()],
         command: vec![
             folder.path().join("bin/crm").to_str().unwrap().into(),
             "--live".into(),
             String::new(),
         ],
         directory: "/".into(),
-        mode: Mode::Each,
+        mode: Mode::Batch,
+        when: Some(jq(".form_id? != null")),
+        split: Some(jq(".items[]")),
+        transform: Some(jq("{id: .contact_id}")),
+        order_by: Some(jq(".contact_id")),
+        newest_by: Some(jq(".updated_at")),
+        once_by: Some(Once { jq: jq(".id"), window: secs(86_400) }),
+        collapse_by: Some(jq(".repository.id")),
+        settle: Some(secs(5)),
+        rate: Some(Rate { count: 50, period: secs(60) }),
+        batch_jobs_max: 10_000,
+        batch_wait: Duration::ZERO,
+        breaker: Breaker { failures: 0, pause: secs(60) },
         priority: -3,
         concurrency: 1,
         timeout: secs(7 * 86_400),
@@ -236,6 +270,36 @@ paused = true
 }
 
 #[test]
+fn every_key_of_a_url_is_heard() {
+    let handler = config(
+        r#"
+[sources.a]
+[handlers.crm]
+sources = ["a"]
+url = "https://crm.example.com:8443/in?x=1"
+headers = { X-Kind = "form", Authorization = { env = "CRM" } }
+forward_headers = ["X-Request-Id"]
+sign = [{ env = "NEW" }, { env = "OLD" }]
+proxy = "http://proxy:3128"
+"#,
+    )
+    .handlers
+    .remove(0);
+    let env = |name: &str| SecretRef::Env(name.into());
+    let expected = Target {
+        url: "https://crm.example.com:8443/in?x=1".into(),
+        headers: vec![
+            ("X-Kind".into(), EnvValue::Text("form".into())),
+            ("Authorization".into(), EnvValue::Secret(env("CRM"))),
+        ],
+        forward_headers: vec!["x-request-id".into()],
+        sign: vec![env("NEW"), env("OLD")],
+        proxy: Some("http://proxy:3128".into()),
+    };
+    assert_eq!((handler.target, handler.command), (Some(expected), vec![]));
+}
+
+#[test]
 fn a_repeat_is_recognised_as_its_source_says() {
     let read = |dedupe: &str, verify: &str| {
         let text = format!("[sources.a]\nverify = {verify}\ndedupe = {dedupe}");
@@ -247,5 +311,7 @@ fn a_repeat_is_recognised_as_its_source_says() {
     let week = 604_800;
     assert_eq!(read("false", paminga), (None, true, week));
     assert_eq!(read("{ body = true }", none), (Some(Dedupe::Body), false, week));
+    let header = Some(Dedupe::Header("x-delivery-id".into()));
+    assert_eq!(read("{ header = 'X-Delivery-Id' }", none), (header, false, week));
     assert_eq!(read(r#"{ window = "1h" }"#, paminga), (None, false, 3_600));
 }

@@ -146,16 +146,18 @@ fn a_source_says_what_it_takes_and_answers() {
         ("respond = { state = 200 }", "respond.state is unknown: did you mean status?"),
         (
             "dedupe = true",
-            "dedupe is true: expected { header = \"X-Delivery\" }, { body = true } or false",
+            "dedupe is true: expected { header = \"X-Delivery\" }, { jq = \".id\" }, { body = true } \
+             or false",
         ),
         (
             "dedupe = {}",
             "dedupe has nothing to recognise a repeat by: expected { header = \"X-Delivery\" }, \
-             { body = true } or false",
+             { jq = \".id\" }, { body = true } or false",
         ),
         (
             "dedupe = { header = 'X', body = true }",
-            "dedupe has more than one key to recognise a repeat by: expected header or body",
+            "dedupe has more than one key to recognise a repeat by: expected header, jq or \
+             body",
         ),
         ("dedupe = { body = false }", "dedupe.body is false: expected true"),
         (
@@ -189,7 +191,7 @@ fn a_handler_says_whose_events_it_takes_and_what_it_does() {
         (
             "['zz']",
             "['true']",
-            "3: handlers.h.sources names \"zz\", no source: expected \"a\"".into(),
+            "3: handlers.h.sources names \"zz\", no source: expected \"a\" or \"hooktrail\"".into(),
         ),
         ("['a']", "[]", format!("4: handlers.h.command is []: {command}")),
         (

@@ -1,0 +1,91 @@
+//! Expressions where config.toml has them: compiled as they are read, so that a fault in one is a
+//! fault of the configuration, with its place in the file and in the expression.
+
+use super::fault::Place;
+use super::table::{Table, Value};
+use super::values;
+use crate::expression::Expression;
+
+const EXPRESSION: &str = r#"expected an expression such as ".form_id""#;
+
+/// The expression of that key, where it is written and has no fault.
+pub(super) fn read(table: &Table<'_>, name: &'static str) -> Option<Expression> {
+    of(&table.get(name)?)
+}
+
+pub(super) fn of(value: &Value<'_>) -> Option<Expression> {
+    let text = value.text(EXPRESSION)?;
+    match Expression::new(text) {
+        Ok(expression) => Some(expression),
+        Err(wrong) => {
+            let at = value.place_within(line_start(value.written(), wrong.line));
+            let shown = values::shown_text(text);
+            let (line, column) = (wrong.line, wrong.column);
+            let reason =
+                format!("{} is {shown}: line {line}, column {column}: {}", value.key, wrong.text);
+            value.log.wrong(Place { line: at.line.max(value.at.line), ..at }, reason);
+            None
+        }
+    }
+}
+
+/// How many bytes into a string, as it is written in TOML, that line of its text begins.
+fn line_start(written: &str, line: usize) -> usize {
+    let literal = written.starts_with("'''");
+    if !literal && !written.starts_with(r#"""""#) {
+        return 0;
+    }
+    let bytes = written.as_bytes();
+    // A newline right after the quotes is not part of the text.
+    let mut at = match &bytes[3..] {
+        [b'\r', b'\n', ..] => 5,
+        [b'\n', ..] => 4,
+        _ => 3,
+    };
+    let mut lines = 1;
+    while lines < line && at < bytes.len() {
+        at += match bytes[at] {
+            b'\n' => {
+                lines += 1;
+                1
+            }
+            b'\\' if !literal => {
+                let rest = &written[at + 1..];
+                let blank = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
+                if rest[..blank].contains('\n') {
+                    // The backslash takes the line's end and all blanks after it away.
+                    1 + blank
+                } else {
+                    lines += usize::from(rest.starts_with('n'));
+                    2
+                }
+            }
+            _ => 1,
+        };
+    }
+    at.min(bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line_start;
+
+    #[test]
+    fn a_line_of_an_expression_is_found_in_the_file() {
+        for (written, line, rest) in [
+            (r#"".a\n.b""#, 2, r#"".a\n.b""#),
+            ("'.a'", 1, "'.a'"),
+            ("'''.a\n.b'''", 1, ".a\n.b'''"),
+            ("'''\n.a\n.b'''", 1, ".a\n.b'''"),
+            ("'''\r\n.a\r\n.b'''", 2, ".b'''"),
+            ("'''.a\\\n.b'''", 2, ".b'''"),
+            ("\"\"\"\n.a \\\n\n   | .b\n| .c\"\"\"", 2, "| .c\"\"\""),
+            (r#""""a\nb\\nc""""#, 2, r#"b\\nc""""#),
+            ("'''.a'''", 9, ""),
+            ("\"\"\"\\", 9, ""),
+            ("\"\"\"\\\u{e9}", 9, ""),
+        ] {
+            assert_eq!(&written[line_start(written, line)..], rest, "{written} {line}");
+        }
+    }
+}
