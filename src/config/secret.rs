@@ -44,17 +44,20 @@ pub enum Becomes {
     Variable,
     /// A header's value.
     Header,
+    /// The key of a signature by Standard Webhooks.
+    StandardKey,
 }
 
 impl Becomes {
-    fn fault(self, bytes: &[u8]) -> Option<&'static str> {
+    fn fault(self, bytes: &[u8]) -> Option<String> {
         // RFC 9110 section 5.5.
         let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
         match self {
-            Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text"),
+            Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text".to_owned()),
             Self::Header if bytes.iter().any(control) => {
-                Some("has a line break or the like: expected one line of text")
+                Some("has a line break or the like: expected one line of text".to_owned())
             }
+            Self::StandardKey => standard_key(bytes).err(),
             _ => None,
         }
     }
@@ -106,7 +109,7 @@ pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
         };
         match bytes {
             Ok(bytes) => match used.becomes.fault(&bytes) {
-                Some(reason) => faults.push(used.fault(reason)),
+                Some(reason) => faults.push(used.fault(&reason)),
                 None => found.insert(used.secret.clone(), bytes),
             },
             Err(reason) => faults.push(used.fault(&reason)),
@@ -172,15 +175,15 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// One secret or a list of them, all valid.
-pub(super) fn some(value: &Value<'_>, folder: &Path) -> Vec<SecretRef> {
+pub(super) fn some(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Vec<SecretRef> {
     if !value.is_list() {
-        return one(value, folder, Becomes::Bytes).into_iter().collect();
+        return one(value, folder, becomes).into_iter().collect();
     }
     let items = value.list(FORMS).unwrap_or_default();
     if items.is_empty() {
         value.fault(format!("is []: {FORMS}"));
     }
-    items.iter().filter_map(|item| one(item, folder, Becomes::Bytes)).collect()
+    items.iter().filter_map(|item| one(item, folder, becomes)).collect()
 }
 
 /// One secret. Whatever else stands there is not shown: it may well be one.

@@ -59,11 +59,13 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
         }
     }
     let headers = table.get("headers").map(|value| read_headers(&value, table.has("sign"), folder));
+    let keys = |value: Value<'_>| secret::some(&value, folder, Becomes::StandardKey);
+    let sign = table.get("sign").map(keys);
     let target = Target {
         url: read_url(&value, URL).unwrap_or_default(),
         headers: headers.unwrap_or_default(),
         forward_headers: read_forwarded(table),
-        sign: table.get("sign").map(|value| secret::some(&value, folder)).unwrap_or_default(),
+        sign: sign.unwrap_or_default(),
         proxy: table.get("proxy").and_then(|value| read_url(&value, PROXY)),
     };
     for name in &target.forward_headers {

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::secret::Becomes;
 use super::server::close;
 use super::table::{Table, Value};
 use super::values::{self, POSITIVE};
@@ -115,7 +116,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
     let mut verify = Verify { scheme: scheme.name.to_owned(), ..Verify::default() };
     if scheme.keys.contains(&"secret") {
         match table.get("secret") {
-            Some(value) => verify.secret = secret::some(&value, folder),
+            Some(value) => verify.secret = secret::some(&value, folder, Becomes::Bytes),
             None => table.missing(format!(
                 r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
                 scheme.name
