@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::{self, Mode};
 use crate::domain::{Claim, Ended, Event};
 use crate::process::Stop;
 
@@ -74,7 +74,17 @@ pub trait Kind: Send + Sync {
     }
 }
 
-/// The kind that a handler's settings name: the table of kinds.
-pub fn kind(_settings: &config::Handler) -> Box<dyn Kind> {
-    Box::new(command::Command::default())
+/// A row of the table: whether it is these settings' kind, and what makes it.
+type Row = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn Kind>);
+
+/// One process a job: what a command is run by where its mode says nothing else.
+const EACH: Row = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
+
+/// The table of kinds; the first that takes the settings is theirs.
+const KINDS: &[Row] = &[EACH];
+
+/// The kind that a handler's settings name.
+pub fn kind(settings: &config::Handler) -> Box<dyn Kind> {
+    let (_, make) = KINDS.iter().find(|(takes, _)| takes(settings)).unwrap_or(&EACH);
+    make(settings)
 }
