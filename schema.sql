@@ -1,4 +1,4 @@
--- Hooktrail's trail: the whole format of the file, version 1 (`PRAGMA user_version`).
+-- Hooktrail's trail: the whole format of the file, version 2 (`PRAGMA user_version`).
 --
 -- To change it: never edit a version that was released. Add a step to MIGRATIONS in
 -- src/store/migrate.rs, make this file what the steps lead to, and a line in CHANGELOG.md.
@@ -12,20 +12,31 @@
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids ever given, written once a commit: cheaper than AUTOINCREMENT's write a row.
-CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt);
-INSERT INTO counters VALUES (1, 0, 0, 0);
+CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt, replay);
+INSERT INTO counters VALUES (1, 0, 0, 0, 0);
 
-CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- seen_at: about when its last event came (trail's clock). silent: that it is silent was told.
+CREATE TABLE sources (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  seen_at INTEGER,
+  silent INTEGER
+);
 
 -- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands
--- still while it is paused: `idle_ms` is how long it stood so far, `idle_since` since when (trail).
+-- still while it is paused or rests: `idle_ms` is how long it stood so far, `idle_since` since when.
+-- rate_next: no job starts before. streak: what failed or timed out in a row. rest_until: it rests
+-- until then, and runs one job on trial from then on. All on the trail's clock.
 CREATE TABLE handlers (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
   paused INTEGER NOT NULL DEFAULT 0,
   paused_in_config INTEGER NOT NULL DEFAULT 0,
   idle_ms INTEGER NOT NULL DEFAULT 0,
-  idle_since INTEGER
+  idle_since INTEGER,
+  rate_next INTEGER,
+  streak INTEGER NOT NULL DEFAULT 0,
+  rest_until INTEGER
 );
 
 -- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later
@@ -68,11 +79,16 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state: 0 ready, 1 waiting (until due_at), 2 running, 3 succeeded, 4 dead, 5 cancelled.
+-- state: -1 held (by an earlier job of its order_key), 0 ready, 1 waiting (until due_at), 2 running,
+-- 3 succeeded, 4 dead, 5 cancelled.
 -- attempt: number of the last attempt. failures: what failed or timed out since the first attempt
 -- or the last `retry`. crashes: ends of the server with this job running, in a row.
 -- due_at, since (less the handler's idle time): on the trail's clock. wait_ms: what the wait was
--- set for: no job waits longer. cancel: a running job that is to be ended, and why.
+-- set for: no job waits longer. cancel: a running job that is to be ended, and why. item: its number,
+-- from 1. replay: the replay that made it. later: the event of a job that came after its event.
+-- order_key, collapse_key: SHA-256 of the key, cut to 16 bytes. newest: n or t (number or text) and
+-- the value. burst_at: when its collapse_key was first heard of. expand: 1 its expressions are to be
+-- evaluated anew, 2 that made other jobs of it.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY,
   event INTEGER NOT NULL,
@@ -92,13 +108,44 @@ CREATE TABLE jobs (
   cancel TEXT,
   item INTEGER,
   replay INTEGER,
-  later INTEGER
+  later INTEGER,
+  order_key BLOB,
+  newest TEXT,
+  collapse_key BLOB,
+  burst_at INTEGER,
+  expand INTEGER
 );
 CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
 CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
 CREATE INDEX jobs_later ON jobs (later) WHERE later IS NOT NULL;
+CREATE INDEX jobs_order ON jobs (handler, order_key, state, id, source)
+  WHERE order_key IS NOT NULL AND state < 3;
+CREATE INDEX jobs_collapse ON jobs (handler, collapse_key)
+  WHERE collapse_key IS NOT NULL AND state < 2;
+
+-- What `split` gave, a row a job: apart from `jobs`, whose rows are written again and again.
+CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
+
+-- The keys of `once_by`, cut as those of `dedupe`; `until` on the trail's clock.
+CREATE TABLE once (
+  handler INTEGER NOT NULL,
+  key BLOB NOT NULL,
+  job INTEGER NOT NULL,
+  until INTEGER NOT NULL,
+  PRIMARY KEY (handler, key)
+) WITHOUT ROWID;
+CREATE INDEX once_until ON once (until);
+
+-- The highest value of `newest_by` that succeeded, for each key of `order_by`.
+CREATE TABLE newest (
+  handler INTEGER NOT NULL,
+  key BLOB NOT NULL,
+  value TEXT NOT NULL,
+  job INTEGER NOT NULL,
+  PRIMARY KEY (handler, key)
+) WITHOUT ROWID;
 
 -- One row an attempt, written when it has ended: ids grow in the order of the outcomes.
 CREATE TABLE attempts (
@@ -140,6 +187,32 @@ CREATE TABLE handshake_log (
   ip TEXT NOT NULL,
   detail TEXT NOT NULL
 );
+
+-- What the breaker did: `resting`, `trial`, `recovered`.
+CREATE TABLE rest_log (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  what TEXT NOT NULL,
+  detail TEXT NOT NULL
+);
+
+-- What the source `hooktrail` has to tell: `count` times since its last event of this kind, the last
+-- of them in the other columns; made_at: when that event was made, on the trail's clock.
+CREATE TABLE alerts (
+  type TEXT NOT NULL,
+  source TEXT NOT NULL,
+  handler TEXT NOT NULL,
+  count INTEGER NOT NULL,
+  at INTEGER,
+  event INTEGER,
+  job INTEGER,
+  item INTEGER,
+  attempts INTEGER,
+  detail TEXT,
+  made_at INTEGER,
+  PRIMARY KEY (type, source, handler)
+) WITHOUT ROWID;
 
 CREATE TABLE act_log (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -201,6 +274,8 @@ FROM (
     FROM jobs WHERE state = 0 GROUP BY handler
   UNION ALL SELECT handler, 'queued', count(*), min(created_at)
     FROM jobs WHERE state = 1 GROUP BY handler
+  UNION ALL SELECT handler, 'queued', count(*), min(created_at)
+    FROM jobs WHERE state = -1 AND order_key IS NOT NULL AND state < 3 GROUP BY handler
   UNION ALL SELECT handler, 'running', count(*), min(created_at)
     FROM jobs WHERE state = 2 GROUP BY handler) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;
@@ -219,3 +294,8 @@ CREATE VIEW acts AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, who, via, what, jobs,
   reason
 FROM act_log;
+
+CREATE VIEW rests AS
+SELECT r.id, strftime('%Y-%m-%dT%H:%M:%fZ', r.at / 1000.0, 'unixepoch') AS at, h.name AS handler,
+  r.what, r.detail
+FROM rest_log r JOIN handlers h ON h.id = r.handler;

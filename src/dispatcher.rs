@@ -146,9 +146,7 @@ impl Hear for Ear {
                 told.ready.insert(handler);
                 told.woken.insert(handler);
             }),
-            Finished::Waiting(at) => self.hub.tell(|told| {
-                told.due_ms = Some(told.due_ms.map_or(at, |before| before.min(at)));
-            }),
+            Finished::Waiting(at) => self.waits(at),
             Finished::Settled | Finished::Stale => {}
         }
     }
@@ -162,6 +160,10 @@ impl Hear for Ear {
             drop(told);
             self.hub.wake.notify_one();
         }
+    }
+
+    fn waits(&self, until_ms: i64) {
+        self.hub.tell(|told| told.due_ms = told.due_ms.into_iter().chain([until_ms]).min());
     }
 
     fn next_due(&self, at_ms: Option<i64>) {

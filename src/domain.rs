@@ -1,19 +1,19 @@
 //! The words of the contract as types: read this first.
 //!
-//! A webhook becomes an [`Event`]; each handler that wants it is owed a job; each run of a job is an
-//! attempt, proven by a [`Claim`] and closed by an [`Ended`]. This module knows no other, does no
-//! I/O, and none of its types is serialised: how things look outside is decided where they leave.
+//! A webhook becomes an [`Event`]; each handler that wants it is owed jobs (`owed`); each run of one is
+//! an attempt, proven by a [`Claim`] and closed by an [`Ended`]. Knows no other room, does no I/O, and
+//! none of its types is serialised: how things look outside is decided where they leave.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod owed;
 pub mod stamp;
 
 /// Number of an event: only grows, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventId(pub i64);
-
 /// Number of a job: only grows, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobId(pub i64);

@@ -128,6 +128,7 @@ pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
         age_ms: 0,
         item: None,
         replay: 0,
+        expand: false,
     };
     let ready = app::equip(handler, &secrets);
     let task = Task {

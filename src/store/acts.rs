@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::registry;
 use super::state::State;
-use super::{in_transaction, jobs};
+use super::{in_transaction, jobs, keys};
+use crate::domain::owed::Key;
 use crate::domain::{HandlerId, JobId};
 
 /// No command holds the file for longer at once.
@@ -64,13 +65,13 @@ pub fn change(
     let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
     while !left.as_slice().is_empty() {
         let (now, at) = in_transaction(conn, |conn| {
-            let state = State::read(conn, store.clock)?;
+            let mut state = State::read(conn, store.clock)?;
             let began = Instant::now();
             let mut now = 0;
             while began.elapsed() < HOLD_MAX
                 && let Some(&job) = left.next()
             {
-                now += change_one(conn, &state, job, change)?;
+                now += change_one(conn, &mut state, job, change)?;
             }
             let at = match row {
                 Some(at) => {
@@ -90,32 +91,35 @@ pub fn change(
     Ok(changed)
 }
 
-fn change_one(
+pub(super) fn change_one(
     conn: &Connection,
-    state: &State,
+    state: &mut State,
     job: JobId,
     change: &Change,
 ) -> rusqlite::Result<i64> {
-    let changed = match change {
-        Change::Retry => {
-            let handler: Option<i64> = conn
-                .prepare_cached("SELECT handler FROM jobs WHERE id = ?1")?
-                .query_row([job.0], |row| row.get(0))
-                .optional()?;
-            let since_ms = state.active_ms(HandlerId(handler.unwrap_or(0)));
-            jobs::revive(conn, job, since_ms)?
-        }
-        Change::Cancel { reason } => conn
-            .prepare_cached(
-                "UPDATE jobs SET cancel = CASE state WHEN 2 THEN ?2 END,
-                   reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
-                   ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
-                   due_at = NULL, wait_ms = NULL,
-                   state = CASE state WHEN 2 THEN 2 ELSE 5 END
-                 WHERE id = ?1 AND state IN (0, 1, 2, 4)",
-            )?
-            .execute(params![job.0, reason, state.wall_ms])?,
+    let found: Option<(i64, Option<Key>)> = conn
+        .prepare_cached("SELECT handler, order_key FROM jobs WHERE id = ?1")?
+        .query_row([job.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((handler, order)) = found else { return Ok(0) };
+    let handler = HandlerId(handler);
+    let reason = match change {
+        Change::Retry => return Ok(i64::from(jobs::revive(conn, state, job, handler)?)),
+        Change::Cancel { reason } => reason,
     };
+    let changed = conn
+        .prepare_cached(
+            "UPDATE jobs SET cancel = CASE state WHEN 2 THEN ?2 END,
+               reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
+               ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
+               due_at = NULL, wait_ms = NULL,
+               state = CASE state WHEN 2 THEN 2 ELSE 5 END
+             WHERE id = ?1 AND state IN (-1, 0, 1, 2, 4)",
+        )?
+        .execute(params![job.0, reason, state.wall_ms])?;
+    if let Some(key) = order.filter(|_| changed > 0) {
+        keys::let_next(conn, state, handler, &key)?;
+    }
     Ok(i64::try_from(changed).unwrap_or(0))
 }
 

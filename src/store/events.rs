@@ -3,9 +3,11 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
+use super::insert::{self, Of};
 use super::jobs;
 use super::state::State;
-use crate::domain::{EventId, HandlerId, SourceId};
+use crate::domain::owed::{Key, Plan};
+use crate::domain::{EventId, SourceId};
 
 /// A repeat keeps its bytes so many times an event.
 const DUPLICATE_BODIES_MAX: i64 = 10;
@@ -27,15 +29,16 @@ pub struct Accept {
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
     pub dedupe: Option<DedupeKey>,
-    /// Who wants it: a job each.
-    pub handlers: std::sync::Arc<[HandlerId]>,
+    /// What could not be evaluated, for whoever looks at the event.
+    pub note: Option<String>,
+    /// Who wants it, and what of it.
+    pub owed: Plan,
 }
 
 /// What a repeat is known by.
 #[derive(Clone, Debug)]
 pub struct DedupeKey {
-    /// SHA-256 of the key, cut.
-    pub key: [u8; 16],
+    pub key: Key,
     pub window_ms: i64,
     /// A repeat brings dead jobs back to life.
     pub heal: bool,
@@ -64,7 +67,7 @@ impl<'c> Inserts<'c> {
         let event = conn.prepare_cached(
             "INSERT INTO events (id, uid, source, received_at, method, path, query, ip, headers,
                first_job, last_job, note, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL, ?12)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?;
         let job = conn.prepare_cached(
             "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
@@ -93,7 +96,7 @@ pub fn accept(
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
-    let count = i64::try_from(accept.handlers.len()).unwrap_or(i64::MAX);
+    let count = i64::try_from(accept.owed.jobs()).unwrap_or(i64::MAX);
     inserts.event.execute(params![
         event,
         accept.uid,
@@ -106,6 +109,7 @@ pub fn accept(
         accept.headers,
         first_job,
         first_job + count - 1,
+        accept.note,
         accept.body,
     ])?;
     if let Some(dedupe) = &accept.dedupe {
@@ -119,16 +123,42 @@ pub fn accept(
             now_ms + dedupe.window_ms
         ])?;
     }
-    for (id, &handler) in (first_job..).zip(accept.handlers.iter()) {
-        let since_ms = state.active_ms(handler);
-        let (source, at_ms) = (accept.source.0, accept.received_at_ms);
-        inserts.job.execute(params![id, event, handler.0, source, at_ms, since_ms])?;
-        state.wake(handler);
-    }
-    state.note_ip(conn, &accept.ip)?;
     state.counters.event = event;
-    state.counters.job += count;
+    insert_jobs(conn, state, inserts, accept)?;
+    state.note_ip(conn, &accept.ip)?;
+    debug_assert_eq!(state.counters.job, first_job + count - 1);
     Ok(Reply::Stored(EventId(event)))
+}
+
+/// The jobs of the event that was just inserted.
+fn insert_jobs(
+    conn: &Connection,
+    state: &mut State,
+    inserts: &mut Inserts<'_>,
+    accept: &Accept,
+) -> rusqlite::Result<()> {
+    let (event, source, created_at_ms) =
+        (state.counters.event, accept.source, accept.received_at_ms);
+    match &accept.owed {
+        Plan::Plain(handlers) => {
+            for &handler in handlers.iter() {
+                let id = state.counters.job + 1;
+                let since_ms = state.active_ms(handler);
+                let values = params![id, event, handler.0, source.0, created_at_ms, since_ms];
+                inserts.job.execute(values)?;
+                state.counters.job = id;
+                state.queue(source, 1);
+                state.wake(handler);
+            }
+        }
+        Plan::Judged(all) => {
+            for (handler, owed) in all {
+                let of = Of { event, source, handler: *handler, created_at_ms, later: None };
+                insert::owed(conn, state, of, owed)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The event that is within the window of its key; a key whose window is over is forgotten.
@@ -184,9 +214,11 @@ fn record_duplicate(
 /// # Errors
 /// The write failed.
 pub fn forget_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    let forgotten = super::keys::forget(conn, now_ms)?;
     conn.prepare_cached(
         "DELETE FROM dedupe WHERE event IN
            (SELECT event FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",
     )?
     .execute([now_ms])
+    .map(|of_events| of_events + forgotten)
 }

@@ -5,7 +5,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::keys;
 use super::state::State;
+use crate::domain::owed::Key;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
 /// A job that this process may run now, once.
@@ -22,6 +24,8 @@ pub struct Claimed {
     pub item: Option<u32>,
     /// The number of the replay that made it; 0: none.
     pub replay: u32,
+    /// Its expressions failed at intake: they are to be evaluated anew before it runs.
+    pub expand: bool,
 }
 
 /// What becomes of a job after an attempt.
@@ -67,39 +71,22 @@ pub enum Finished {
     Stale,
 }
 
-/// Claims the oldest ready jobs of `handler`, at most `asked`.
-///
-/// # Errors
-/// The write failed.
-pub fn claim(
-    conn: &Connection,
-    state: &State,
-    handler: HandlerId,
-    asked: usize,
-) -> rusqlite::Result<Vec<Claimed>> {
-    let mut update = conn.prepare_cached(
-        "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
-           wait_ms = NULL, cancel = NULL
-         WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
-         RETURNING id, attempt, event, source, failures, since, item, replay",
-    )?;
-    let active_ms = state.active_ms(handler);
-    let asked = i64::try_from(asked).unwrap_or(i64::MAX);
-    let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
-        Ok(Claimed {
-            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
-            event: EventId(row.get(2)?),
-            source: SourceId(row.get(3)?),
-            handler,
-            failures: row.get(4)?,
-            age_ms: (active_ms - row.get::<_, i64>(5)?).max(0),
-            item: row.get(6)?,
-            replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
-        })
-    })?;
-    let mut claimed = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    claimed.sort_unstable_by_key(|one| one.claim.job);
-    Ok(claimed)
+/// What is known of a running job whose claim is current.
+pub(super) struct Current {
+    pub cancel: Option<String>,
+    pub order: Option<Key>,
+    pub newest: Option<String>,
+}
+
+/// `None`: the claim is not current any more.
+pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Option<Current>> {
+    conn.prepare_cached(
+        "SELECT cancel, order_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
+    )?
+    .query_row(params![claim.job.0, claim.attempt], |row| {
+        Ok(Current { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
+    })
+    .optional()
 }
 
 /// Writes an outcome and moves the job on, if the claim is current.
@@ -107,14 +94,10 @@ pub fn claim(
 /// # Errors
 /// The write failed.
 pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<Finished> {
-    let cancel: Option<Option<String>> = conn
-        .prepare_cached("SELECT cancel FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2")?
-        .query_row(params![f.claim.job.0, f.claim.attempt], |row| row.get(0))
-        .optional()?;
-    let Some(cancel) = cancel else { return Ok(Finished::Stale) };
+    let Some(current) = current(conn, f.claim)? else { return Ok(Finished::Stale) };
     let now_ms = state.now_ms;
     // A job that succeeded before it could be ended has succeeded.
-    let (row_state, reason, due_at, wait, failures) = match (&f.next, cancel) {
+    let (row_state, reason, due_at, wait, failures) = match (&f.next, current.cancel) {
         (Next::Succeeded, _) => (3, None, None, None, None),
         (_, Some(why)) => (5, Some(why), None, None, None),
         (Next::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
@@ -160,6 +143,15 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
         empty(&f.stderr),
     ])?;
     state.counters.attempt = id;
+    if row_state <= 1 {
+        state.queue(f.source, 1);
+    }
+    if let Some(key) = current.order {
+        if let (3, Some(value)) = (row_state, current.newest) {
+            keys::succeeded(conn, f.handler, &key, &value, f.claim.job)?;
+        }
+        keys::let_next(conn, state, f.handler, &key)?;
+    }
     Ok(match (row_state, due_at) {
         (0, _) => Finished::Ready,
         (1, Some(due_at)) => Finished::Waiting(due_at),
@@ -178,33 +170,59 @@ pub(super) fn heal(conn: &Connection, state: &mut State, event: EventId) -> rusq
         .query_map([event.0], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (job, handler) in dead {
-        revive(conn, JobId(job), state.active_ms(HandlerId(handler)))?;
-        state.wake(HandlerId(handler));
+        revive(conn, state, JobId(job), HandlerId(handler))?;
     }
     Ok(())
 }
 
-/// Lets a job run again now, with fresh attempts and the same key.
-pub(super) fn revive(conn: &Connection, job: JobId, since_ms: i64) -> rusqlite::Result<usize> {
-    conn.prepare_cached(
-        "UPDATE jobs SET state = 0, since = ?2, failures = 0, crashes = 0, due_at = NULL,
-           wait_ms = NULL, ended_at = NULL, reason = NULL, cancel = NULL
-         WHERE id = ?1 AND state IN (1, 4, 5)",
-    )?
-    .execute(params![job.0, since_ms])
+/// Lets a job run again now, with fresh attempts and the same key, unless it was expanded into
+/// others; says whether it will. It collapses nothing, and nothing collapses it.
+pub(super) fn revive(
+    conn: &Connection,
+    state: &mut State,
+    job: JobId,
+    handler: HandlerId,
+) -> rusqlite::Result<bool> {
+    let revived: Option<(i64, Option<Key>)> = conn
+        .prepare_cached(
+            "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, since = ?2,
+               failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
+               reason = NULL, cancel = NULL, collapse_key = NULL
+             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING source, order_key",
+        )?
+        .query_row(params![job.0, state.active_ms(handler)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((source, order)) = revived else { return Ok(false) };
+    state.queue(SourceId(source), 1);
+    match order {
+        Some(key) => keys::let_next(conn, state, handler, &key)?,
+        None => state.wake(handler),
+    }
+    Ok(true)
 }
 
-/// Makes ready what is due, a few at a time; gives the handlers that have work now.
+/// Makes ready what is due, a few at a time, and wakes the handlers that have work now. What has an
+/// order key may have to wait for an older job of it that came back.
 ///
 /// # Errors
 /// The write failed.
-pub fn promote(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<HandlerId>> {
+pub fn promote(conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
-        "UPDATE jobs SET state = 0, due_at = NULL, wait_ms = NULL WHERE id IN
+        "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, due_at = NULL,
+           wait_ms = NULL WHERE id IN
            (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT 500)
-         RETURNING handler",
+         RETURNING handler, order_key",
     )?;
-    update.query_map([now_ms], |row| row.get(0).map(HandlerId))?.collect()
+    let due: Vec<(i64, Option<Key>)> = update
+        .query_map([state.now_ms], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (handler, order) in due {
+        match order {
+            Some(key) => keys::let_next(conn, state, HandlerId(handler), &key)?,
+            None => state.wake(HandlerId(handler)),
+        }
+    }
+    Ok(())
 }
 
 /// When the next waiting job is due, on the trail's clock.
@@ -254,7 +272,7 @@ pub struct Left {
 pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Left>> {
     let mut select = conn.prepare(
         "SELECT id, attempt, event, source, handler, failures, since, item, replay, crashes,
-           coalesce(started_at, 0), cancel IS NOT NULL FROM jobs WHERE state = 2 ORDER BY id",
+           coalesce(started_at, 0), cancel IS NOT NULL, expand FROM jobs WHERE state = 2 ORDER BY id",
     )?;
     let rows = select.query_map([], |row| {
         let handler = HandlerId(row.get(4)?);
@@ -267,6 +285,7 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
             age_ms: (state.active_ms(handler) - row.get::<_, i64>(6)?).max(0),
             item: row.get(7)?,
             replay: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
+            expand: row.get::<_, Option<i64>>(12)? == Some(1),
         };
         let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
         Ok(Left { claimed, crashes, started_at_ms, cancelled })
@@ -281,7 +300,9 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
 pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
         "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
-           + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)",
+           + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)
+           + (SELECT count(*) FROM jobs INDEXED BY jobs_order
+                WHERE state = -1 AND order_key IS NOT NULL AND state < 3 AND source = ?1)",
     )?
     .query_row([source.0], |row| row.get(0))
 }

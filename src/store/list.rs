@@ -77,7 +77,7 @@ impl Selector {
         self.common(&mut it, "j.source", "j.created_at");
         match self.state {
             None => {}
-            Some(JobState::Queued) => it.parts.push("j.state IN (0, 1)".to_owned()),
+            Some(JobState::Queued) => it.parts.push("j.state < 2".to_owned()),
             Some(JobState::Running) => it.parts.push("j.state = 2".to_owned()),
             Some(JobState::Succeeded) => it.parts.push("j.state = 3".to_owned()),
             Some(JobState::Dead) => it.parts.push("j.state = 4".to_owned()),

@@ -24,7 +24,7 @@ const APPLICATION_ID: i64 = 0x486b_5472;
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[];
+const MIGRATIONS: &[Step] = &[keys_and_limits];
 
 /// The version that this program reads and writes.
 const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
@@ -105,6 +105,52 @@ fn check_whose(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// To version 2: what `order_by`, `once_by` and the others need; rates, rests and alerts.
+fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "ALTER TABLE counters ADD COLUMN replay;
+         UPDATE counters SET replay = 0;
+         ALTER TABLE sources ADD COLUMN seen_at INTEGER;
+         ALTER TABLE sources ADD COLUMN silent INTEGER;
+         ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
+         ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE handlers ADD COLUMN rest_until INTEGER;
+         ALTER TABLE jobs ADD COLUMN order_key BLOB;
+         ALTER TABLE jobs ADD COLUMN newest TEXT;
+         ALTER TABLE jobs ADD COLUMN collapse_key BLOB;
+         ALTER TABLE jobs ADD COLUMN burst_at INTEGER;
+         ALTER TABLE jobs ADD COLUMN expand INTEGER;
+         CREATE INDEX jobs_order ON jobs (handler, order_key, state, id, source)
+           WHERE order_key IS NOT NULL AND state < 3;
+         CREATE INDEX jobs_collapse ON jobs (handler, collapse_key)
+           WHERE collapse_key IS NOT NULL AND state < 2;
+         CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
+         CREATE TABLE once (handler INTEGER NOT NULL, key BLOB NOT NULL, job INTEGER NOT NULL,
+           until INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
+         CREATE INDEX once_until ON once (until);
+         CREATE TABLE newest (handler INTEGER NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL,
+           job INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
+         CREATE TABLE rest_log (id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+           handler INTEGER NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
+         CREATE TABLE alerts (type TEXT NOT NULL, source TEXT NOT NULL, handler TEXT NOT NULL,
+           count INTEGER NOT NULL, at INTEGER, event INTEGER, job INTEGER, item INTEGER,
+           attempts INTEGER, detail TEXT, made_at INTEGER,
+           PRIMARY KEY (type, source, handler)) WITHOUT ROWID;",
+    )
+}
+
+/// Views are for people and hold nothing: they are always those of this version.
+fn views(conn: &Connection) -> rusqlite::Result<()> {
+    for view in SCHEMA
+        .split_inclusive(";\n")
+        .filter_map(|text| text.find("CREATE VIEW ").map(|at| &text[at..]))
+    {
+        let name = view.split_whitespace().nth(2).unwrap_or_default();
+        conn.execute_batch(&format!("DROP VIEW IF EXISTS {name}; {view}"))?;
+    }
+    Ok(())
+}
+
 fn version_of(conn: &Connection) -> rusqlite::Result<i64> {
     conn.pragma_query_value(None, "user_version", |row| row.get(0))
 }
@@ -148,7 +194,9 @@ fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     }
     for (step, from) in MIGRATIONS.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
-        step(conn).with_context(|| format!("the step from schema version {from} failed"))?;
+        step(conn)
+            .and_then(|()| views(conn))
+            .with_context(|| format!("the step from schema version {from} failed"))?;
         conn.pragma_update(None, "user_version", from + 1)?;
         conn.execute_batch("COMMIT")?;
         log::info!("{}: brought from schema version {from} to {}", path.display(), from + 1);

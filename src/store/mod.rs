@@ -14,8 +14,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub mod acts;
 pub mod channel;
 pub mod checkpoint;
+pub mod claim;
 pub mod events;
+pub mod expand;
+mod insert;
 pub mod jobs;
+mod keys;
 pub mod list;
 mod lock;
 mod migrate;
@@ -25,6 +29,8 @@ pub mod refusals;
 pub mod registry;
 pub mod state;
 pub mod tally;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 
 pub use lock::Lock;

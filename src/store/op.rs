@@ -7,12 +7,13 @@ use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
 use super::events::{self, Reply};
+use super::expand::{self, Expansion};
 use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Registry};
 use super::state::State;
-use super::{Trouble, acts, trouble, write_anchor};
-use crate::domain::{HandlerId, SourceId};
+use super::{Trouble, acts, claim, trouble, write_anchor};
+use crate::domain::HandlerId;
 
 /// One change to the trail.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub enum Op {
         asked: usize,
     },
     Finish(Box<Finish>),
+    Expand(Box<Expansion>),
     /// Make ready what is due.
     Promote,
     Refusals(Vec<Refused>),
@@ -44,7 +46,7 @@ pub enum Op {
 pub enum Done {
     Accepted(Reply),
     Claimed { handler: HandlerId, asked: usize, jobs: Vec<Claimed> },
-    Finished { handler: HandlerId, source: SourceId, how: Finished },
+    Finished { handler: HandlerId, how: Finished },
     Promoted { next_due_ms: Option<i64> },
     Registered(Sender<Registry>, Registry),
     Nothing,
@@ -60,6 +62,8 @@ pub trait Hear: Send {
     fn finished(&self, handler: HandlerId, how: Finished);
     /// These have jobs that are ready.
     fn woken(&self, handlers: &HashSet<HandlerId>);
+    /// A job began to wait until then, on the trail's clock.
+    fn waits(&self, until_ms: i64);
     /// When the next waiting job is due, on the trail's clock.
     fn next_due(&self, at_ms: Option<i64>);
     /// Somebody else changed the file.
@@ -79,17 +83,16 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
         Op::Claim { handler, asked } => Done::Claimed {
             handler: *handler,
             asked: *asked,
-            jobs: jobs::claim(conn, state, *handler, *asked)?,
+            jobs: claim::claim(conn, state, *handler, *asked)?,
         },
-        Op::Finish(finish) => Done::Finished {
-            handler: finish.handler,
-            source: finish.source,
-            how: jobs::finish(conn, state, finish)?,
-        },
+        Op::Finish(finish) => {
+            Done::Finished { handler: finish.handler, how: jobs::finish(conn, state, finish)? }
+        }
+        Op::Expand(it) => {
+            Done::Finished { handler: it.claimed.handler, how: expand::expand(conn, state, it)? }
+        }
         Op::Promote => {
-            for handler in jobs::promote(conn, state.now_ms)? {
-                state.wake(handler);
-            }
+            jobs::promote(conn, state)?;
             Done::Promoted { next_due_ms: jobs::next_due(conn)? }
         }
         Op::Refusals(rows) => {
@@ -135,7 +138,7 @@ impl Care {
             return apply(conn, state);
         }
         conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-        let counters = state.counters;
+        let (counters, queued) = (state.counters, state.queued.clone());
         match apply(conn, state) {
             Ok(done) => {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
@@ -144,7 +147,7 @@ impl Care {
             Err(e) if trouble(&e) == Trouble::Own => {
                 log::error!("an operation was refused by the database, and is left out: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                state.counters = counters;
+                (state.counters, state.queued) = (counters, queued);
                 Ok(Done::Nothing)
             }
             Err(e) => Err(e),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use crate::domain::{Event, EventId, Headers};
+use crate::domain::{Event, EventId, Headers, JobId};
 
 /// The event as it came.
 ///
@@ -29,6 +29,15 @@ pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             body: Arc::from(row.get_ref(8)?.as_bytes()?),
         })
     })
+}
+
+/// The bytes of an item, by its job.
+///
+/// # Errors
+/// The read failed, or the job has no item.
+pub fn item(conn: &Connection, job: JobId) -> rusqlite::Result<Arc<[u8]>> {
+    conn.prepare_cached("SELECT body FROM items WHERE job = ?1")?
+        .query_row([job.0], |row| Ok(Arc::from(row.get_ref(0)?.as_bytes()?)))
 }
 
 /// Header lines as they are kept: `name: value`.

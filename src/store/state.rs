@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 use super::refusals;
 use super::registry::{self, Idle};
 use crate::clock::TrailClock;
-use crate::domain::HandlerId;
+use crate::domain::{HandlerId, SourceId};
 
 /// The highest numbers given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub struct Counters {
     pub event: i64,
     pub job: i64,
     pub attempt: i64,
+    pub replay: i64,
 }
 
 /// What the writer knows between transactions; re-read when somebody else changed the file.
@@ -29,6 +30,10 @@ pub struct State {
     pub counters: Counters,
     idle: HashMap<HandlerId, Idle>,
     pub woken: HashSet<HandlerId>,
+    /// When the next of those that began to wait is due, on the trail's clock.
+    pub(super) due_ms: Option<i64>,
+    /// How many more jobs of each source are queued than before.
+    pub(super) queued: Vec<(SourceId, i64)>,
     known_ips: HashSet<String>,
     pub(super) refusals: i64,
 }
@@ -49,6 +54,8 @@ impl State {
             counters: Counters::default(),
             idle: HashMap::new(),
             woken: HashSet::new(),
+            due_ms: None,
+            queued: Vec::new(),
             known_ips: HashSet::new(),
             refusals: 0,
         };
@@ -62,9 +69,10 @@ impl State {
     /// The read failed.
     pub fn read_again(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.counters = conn
-            .prepare_cached("SELECT event, job, attempt FROM counters")?
+            .prepare_cached("SELECT event, job, attempt, replay FROM counters")?
             .query_row([], |row| {
-                Ok(Counters { event: row.get(0)?, job: row.get(1)?, attempt: row.get(2)? })
+                let (event, job) = (row.get(0)?, row.get(1)?);
+                Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
             })?;
         self.idle = registry::idle(conn)?;
         self.refusals = refusals::count(conn)?;
@@ -85,9 +93,9 @@ impl State {
     /// # Errors
     /// The write failed.
     pub fn write_counters(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let Counters { event, job, attempt } = self.counters;
-        conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3")?
-            .execute(params![event, job, attempt])?;
+        let Counters { event, job, attempt, replay } = self.counters;
+        conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4")?
+            .execute(params![event, job, attempt, replay])?;
         Ok(())
     }
 
@@ -99,6 +107,19 @@ impl State {
     /// To be told of when the transaction is through.
     pub fn wake(&mut self, handler: HandlerId) {
         self.woken.insert(handler);
+    }
+
+    /// Some jobs were queued, or are not any more.
+    pub(super) fn queue(&mut self, source: SourceId, jobs: i64) {
+        match self.queued.iter_mut().find(|(one, _)| *one == source) {
+            Some((_, count)) => *count += jobs,
+            None => self.queued.push((source, jobs)),
+        }
+    }
+
+    /// A job began to wait.
+    pub(super) fn waits_until(&mut self, due_at: Option<i64>) {
+        self.due_ms = self.due_ms.into_iter().chain(due_at).min();
     }
 
     /// Remembers an address that had an event accepted.
@@ -118,5 +139,7 @@ impl State {
     pub fn forget(&mut self) {
         self.known_ips.clear();
         self.woken.clear();
+        self.due_ms = None;
+        self.queued.clear();
     }
 }

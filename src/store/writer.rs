@@ -196,6 +196,10 @@ impl Writer {
     }
 
     fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
+        // Before the answers: who was answered must be counted.
+        for (source, jobs) in self.state.queued.drain(..) {
+            self.tally.add(source, jobs);
+        }
         let mut done = done.into_iter();
         let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
         for one in done.by_ref().take(retried) {
@@ -205,15 +209,9 @@ impl Writer {
             match message {
                 Message::Accepts(accepts, mailbox) => {
                     let count = accepts.len();
-                    let tally = &self.tally;
                     mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
                         |(accept, done)| match done {
-                            Done::Accepted(reply) => {
-                                if let Reply::Stored(_) = reply {
-                                    tally.add(accept.source, accept.handlers.len() as i64);
-                                }
-                                (accept.slot, reply)
-                            }
+                            Done::Accepted(reply) => (accept.slot, reply),
                             _ => (accept.slot, Reply::Unavailable),
                         },
                     ));
@@ -230,6 +228,9 @@ impl Writer {
                 },
             }
         }
+        if let Some(due_ms) = self.state.due_ms.take() {
+            self.hear.waits(due_ms);
+        }
         if !self.state.woken.is_empty() {
             self.hear.woken(&self.state.woken);
             self.state.woken.clear();
@@ -237,20 +238,11 @@ impl Writer {
     }
 
     fn tell(&self, done: Done) {
-        use super::jobs::Finished;
         match done {
             Done::Claimed { handler, asked, jobs } => {
-                for job in &jobs {
-                    self.tally.add(job.source, -1);
-                }
                 self.hear.claimed(handler, asked, jobs);
             }
-            Done::Finished { handler, source, how } => {
-                if matches!(how, Finished::Ready | Finished::Waiting(_)) {
-                    self.tally.add(source, 1);
-                }
-                self.hear.finished(handler, how);
-            }
+            Done::Finished { handler, how } => self.hear.finished(handler, how),
             Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
             Done::Registered(reply, registry) => {
                 let _ = reply.send(registry);
@@ -267,8 +259,12 @@ impl Writer {
                     mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
                 }
                 Message::Op(Op::Claim { handler, asked }) => self.hear.claim_failed(handler, asked),
-                Message::Op(op @ (Op::Finish(_) | Op::Refusals(_) | Op::Act(_))) => {
-                    if matches!(op, Op::Finish(_)) || self.unwritten.len() < GROUP_OPS_MAX {
+                Message::Op(
+                    op @ (Op::Finish(_) | Op::Expand(_) | Op::Refusals(_) | Op::Act(_)),
+                ) => {
+                    if matches!(op, Op::Finish(_) | Op::Expand(_))
+                        || self.unwritten.len() < GROUP_OPS_MAX
+                    {
                         self.unwritten.push(op);
                     }
                 }

@@ -21,6 +21,7 @@ use super::lane::Lane;
 use super::refuse::Refusal;
 use super::verify::Asked;
 use super::{Gate, Gated, Settings, kept, ledger};
+use crate::domain::owed::Plan;
 use crate::store::events::{Accept, DedupeKey, Reply};
 use crate::{clock, inbox};
 
@@ -243,12 +244,13 @@ impl Taking<'_> {
             headers: kept::headers(&gated.verifier, asked.headers),
             body: Vec::new(),
             dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
-            handlers: Arc::clone(&gated.handlers),
+            note: None,
+            owed: Plan::Plain(Arc::clone(&gated.handlers)),
         })
     }
 
     async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {
-        let jobs = i64::try_from(accept.handlers.len()).unwrap_or(i64::MAX);
+        let jobs = i64::try_from(accept.owed.jobs()).unwrap_or(i64::MAX);
         if let Some(queued) = &gated.queued {
             let coming = queued.coming.fetch_add(jobs, Ordering::SeqCst);
             if queued.stored.load(Ordering::SeqCst) + coming >= queued.max {

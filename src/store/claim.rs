@@ -1,0 +1,104 @@
+//! Claims: the oldest ready jobs of a handler become running, each with the number of its attempt.
+//!
+//! `newest_by` is decided here, when a job would start: what comes too late is cancelled on the way.
+
+use rusqlite::{Connection, params};
+
+use super::jobs::Claimed;
+use super::keys;
+use super::state::State;
+use crate::domain::owed::Key;
+use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
+
+/// A claim looks at so many at most before it lets others have their turn.
+const ROUNDS_MAX: usize = 64;
+
+/// Claims the oldest ready jobs of `handler`, at most `asked`. Those that `newest_by` finds too old
+/// are cancelled on the way.
+///
+/// # Errors
+/// The write failed.
+pub fn claim(
+    conn: &Connection,
+    state: &mut State,
+    handler: HandlerId,
+    asked: usize,
+) -> rusqlite::Result<Vec<Claimed>> {
+    let mut claimed = Vec::with_capacity(asked);
+    for _ in 0..ROUNDS_MAX {
+        let taken = take(conn, state, handler, asked - claimed.len())?;
+        let all = taken.len();
+        let before = claimed.len();
+        for (job, order) in taken {
+            state.queue(job.source, -1);
+            let newer = match &order {
+                Some((key, value)) => keys::newer_than(conn, handler, key, value)?,
+                None => None,
+            };
+            match (newer, order) {
+                (Some(newer), Some((key, _))) => {
+                    too_old(conn, state, &job, newer)?;
+                    keys::let_next(conn, state, handler, &key)?;
+                }
+                _ => claimed.push(job),
+            }
+        }
+        if claimed.len() - before == all {
+            claimed.sort_unstable_by_key(|one| one.claim.job);
+            return Ok(claimed);
+        }
+    }
+    // There may be more: fewer than asked for would say that there are none.
+    state.wake(handler);
+    Ok(claimed)
+}
+
+/// What `newest_by` goes by: the job's order key and its own value.
+type Order = Option<(Key, String)>;
+
+fn take(
+    conn: &Connection,
+    state: &State,
+    handler: HandlerId,
+    asked: usize,
+) -> rusqlite::Result<Vec<(Claimed, Order)>> {
+    let mut update = conn.prepare_cached(
+        "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
+           wait_ms = NULL, cancel = NULL
+         WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
+         RETURNING id, attempt, event, source, failures, since, item, replay, expand, newest,
+           order_key",
+    )?;
+    let active_ms = state.active_ms(handler);
+    let asked = i64::try_from(asked).unwrap_or(i64::MAX);
+    let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
+        let claimed = Claimed {
+            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
+            event: EventId(row.get(2)?),
+            source: SourceId(row.get(3)?),
+            handler,
+            failures: row.get(4)?,
+            age_ms: (active_ms - row.get::<_, i64>(5)?).max(0),
+            item: row.get(6)?,
+            replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
+            expand: row.get::<_, Option<i64>>(8)? == Some(1),
+        };
+        let newest: Option<String> = row.get(9)?;
+        let order = match newest {
+            Some(value) => row.get::<_, Option<Key>>(10)?.map(|key| (key, value)),
+            None => None,
+        };
+        Ok((claimed, order))
+    })?;
+    rows.collect()
+}
+
+/// A job that would have started, and comes too late.
+fn too_old(conn: &Connection, state: &State, job: &Claimed, newer: JobId) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, ended_at = ?2,
+           reason = ?3 WHERE id = ?1",
+    )?
+    .execute(params![job.claim.job.0, state.wall_ms, format!("older than job {newer}")])?;
+    Ok(())
+}

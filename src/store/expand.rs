@@ -1,0 +1,94 @@
+//! Jobs whose expressions failed at intake, and were evaluated anew when a person said `retry`: such a
+//! job runs, makes other jobs, or is not wanted. None of that is an attempt.
+
+use rusqlite::{Connection, params};
+
+use super::insert::{self, Of};
+use super::jobs::{self, Claimed, Finished};
+use super::keys;
+use super::state::State;
+use crate::domain::owed::{JobKeys, Owed};
+
+/// What the expressions gave, for a claimed job.
+#[derive(Debug)]
+pub struct Expansion {
+    pub claimed: Claimed,
+    /// Wall clock: when the event came.
+    pub received_at_ms: i64,
+    /// `None`: `when` does not want it.
+    pub owed: Option<Owed>,
+}
+
+/// Writes it, if the claim is current.
+///
+/// # Errors
+/// The write failed.
+pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite::Result<Finished> {
+    let Some(current) = jobs::current(conn, it.claimed.claim)? else { return Ok(Finished::Stale) };
+    if let Some(why) = current.cancel {
+        return over(conn, state, it, &why, Some(1));
+    }
+    match &it.owed {
+        None => over(conn, state, it, "not wanted by when", Some(1)),
+        Some(Owed::Event(keys)) => ready(conn, state, it, keys),
+        Some(owed) => {
+            let first = state.counters.job + 1;
+            let of = Of {
+                event: it.claimed.event.0,
+                source: it.claimed.source,
+                handler: it.claimed.handler,
+                created_at_ms: it.received_at_ms,
+                later: Some(i64::from(it.claimed.replay)),
+            };
+            insert::owed(conn, state, of, owed)?;
+            let last = state.counters.job;
+            let into = match last + 1 - first {
+                0 => "no jobs: split gave nothing".to_owned(),
+                1 => format!("job {first}"),
+                _ => format!("jobs {first}–{last}"),
+            };
+            over(conn, state, it, &format!("expanded into {into}"), Some(2))
+        }
+    }
+}
+
+fn over(
+    conn: &Connection,
+    state: &State,
+    it: &Expansion,
+    reason: &str,
+    expand: Option<i64>,
+) -> rusqlite::Result<Finished> {
+    conn.prepare_cached(
+        "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel = NULL,
+           ended_at = ?2, reason = ?3, expand = ?4 WHERE id = ?1",
+    )?
+    .execute(params![it.claimed.claim.job.0, state.wall_ms, reason, expand])?;
+    Ok(Finished::Settled)
+}
+
+/// It runs as it is, with the keys that it has now.
+fn ready(
+    conn: &Connection,
+    state: &mut State,
+    it: &Expansion,
+    keys: &JobKeys,
+) -> rusqlite::Result<Finished> {
+    let newest = keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept);
+    conn.prepare_cached(
+        "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, expand = NULL,
+           order_key = ?3, newest = ?4 WHERE id = ?1",
+    )?
+    .execute(params![
+        it.claimed.claim.job.0,
+        if keys.order.is_some() { -1 } else { 0 },
+        keys.order,
+        newest
+    ])?;
+    state.queue(it.claimed.source, 1);
+    match &keys.order {
+        Some(key) => keys::let_next(conn, state, it.claimed.handler, key)?,
+        None => state.wake(it.claimed.handler),
+    }
+    Ok(Finished::Settled)
+}

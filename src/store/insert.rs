@@ -1,0 +1,189 @@
+//! New rows of `jobs` and `items`: what an event owes, at intake or when its expressions were
+//! evaluated anew.
+
+use rusqlite::{Connection, params};
+
+use super::keys;
+use super::state::State;
+use crate::domain::owed::{JobKeys, Owed};
+use crate::domain::{HandlerId, SourceId};
+
+/// What the new jobs of an event have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Of {
+    pub event: i64,
+    pub source: SourceId,
+    pub handler: HandlerId,
+    /// Wall clock.
+    pub created_at_ms: i64,
+    /// They came after their event: by a replay (its number, else 0) or by an expansion.
+    pub later: Option<i64>,
+}
+
+impl Of {
+    /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `once_by` lets
+    /// them pass.
+    fn passes(self) -> bool {
+        self.later.is_some()
+    }
+}
+
+/// Inserts what is owed; the next job's number is `state.counters.job + 1`.
+///
+/// # Errors
+/// The write failed, or items can't be read.
+pub fn owed(conn: &Connection, state: &mut State, of: Of, owed: &Owed) -> rusqlite::Result<()> {
+    match owed {
+        Owed::Event(keys) => job(conn, state, of, None, Some(keys)),
+        Owed::Items(items, keys) => {
+            let mut body = Vec::new();
+            let mut insert =
+                conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?;
+            for at in 0..items.count() {
+                job(conn, state, of, Some(at + 1), keys.get(at))?;
+                body.clear();
+                items
+                    .read(at, &mut body)
+                    .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+                insert.execute(params![state.counters.job, body])?;
+            }
+            Ok(())
+        }
+        Owed::Dead(why) => dead(conn, state, of, why),
+    }
+}
+
+/// How a new job stands.
+#[derive(Default)]
+struct Stand {
+    state: i64,
+    due_at: Option<i64>,
+    wait_ms: Option<i64>,
+    burst_at: Option<i64>,
+    reason: Option<String>,
+}
+
+fn job(
+    conn: &Connection,
+    state: &mut State,
+    of: Of,
+    item: Option<usize>,
+    keys: Option<&JobKeys>,
+) -> rusqlite::Result<()> {
+    let id = state.counters.job + 1;
+    let stand = match keys {
+        Some(keys) => stand(conn, state, of, id, keys)?,
+        None => Stand::default(),
+    };
+    let none = JobKeys::default();
+    let keys = keys.unwrap_or(&none);
+    let collapse = keys.collapse.filter(|_| !of.passes()).map(|collapse| collapse.key);
+    conn.prepare_cached(
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, since, due_at, wait_ms,
+           ended_at, reason, item, replay, later, order_key, newest, collapse_key, burst_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?
+    .execute(params![
+        id,
+        of.event,
+        of.handler.0,
+        of.source.0,
+        stand.state,
+        of.created_at_ms,
+        state.active_ms(of.handler),
+        stand.due_at,
+        stand.wait_ms,
+        (stand.state == 5).then_some(state.wall_ms),
+        stand.reason,
+        item.and_then(|item| i64::try_from(item).ok()),
+        of.later.filter(|&replay| replay > 0),
+        of.later.map(|_| of.event),
+        keys.order,
+        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept),
+        collapse,
+        stand.burst_at,
+    ])?;
+    state.counters.job = id;
+    match stand.state {
+        0 => {
+            state.queue(of.source, 1);
+            state.wake(of.handler);
+        }
+        1 => {
+            state.queue(of.source, 1);
+            state.waits_until(stand.due_at);
+        }
+        -1 => state.queue(of.source, 1),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn stand(
+    conn: &Connection,
+    state: &mut State,
+    of: Of,
+    id: i64,
+    keys: &JobKeys,
+) -> rusqlite::Result<Stand> {
+    let mut stand = Stand::default();
+    if !of.passes()
+        && let Some(once) = keys.once
+        && let Some(first) = keys::first_of(conn, state.now_ms, of.handler, once, id)?
+    {
+        return Ok(Stand { state: 5, reason: Some(format!("same as job {first}")), ..stand });
+    }
+    if !of.passes()
+        && let Some(collapse) = keys.collapse
+    {
+        let began_at = keys::collapse(conn, state, of.handler, collapse, id)?;
+        if collapse.settle_ms > 0 {
+            // At the latest after ten times that, since the burst began.
+            let latest = began_at.saturating_add(collapse.settle_ms.saturating_mul(10));
+            let due_at = state.now_ms.saturating_add(collapse.settle_ms).min(latest);
+            let wait_ms = (due_at - state.now_ms).max(0);
+            stand.burst_at = Some(began_at);
+            if wait_ms > 0 {
+                (stand.state, stand.due_at, stand.wait_ms) = (1, Some(due_at), Some(wait_ms));
+            }
+        }
+    }
+    if stand.state == 0
+        && let Some(key) = &keys.order
+        && keys::is_taken(conn, of.handler, key)?
+    {
+        stand.state = -1;
+    }
+    Ok(stand)
+}
+
+/// A job whose expression failed: one attempt that says so, and dead.
+fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Result<()> {
+    let id = state.counters.job + 1;
+    let (replay, later) = (of.later.filter(|&replay| replay > 0), of.later.map(|_| of.event));
+    conn.prepare_cached(
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, failures,
+           ended_at, reason, replay, later, expand)
+         VALUES (?1, ?2, ?3, ?4, 4, ?5, ?6, 1, 1, ?7, ?8, ?9, ?10, 1)",
+    )?
+    .execute(params![
+        id,
+        of.event,
+        of.handler.0,
+        of.source.0,
+        of.created_at_ms,
+        state.active_ms(of.handler),
+        state.wall_ms,
+        why,
+        replay,
+        later,
+    ])?;
+    state.counters.job = id;
+    state.counters.attempt += 1;
+    conn.prepare_cached(
+        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)
+         VALUES (?1, ?2, 1, 'failed', ?3, ?4, 0)",
+    )?
+    .execute(params![state.counters.attempt, id, why, state.wall_ms])?;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The store by itself: a file, a clock that the test drives, and jobs that end as it says.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::claim::claim;
+use super::events::{self, Accept, Inserts, Reply};
+use super::jobs::{self, Claimed, Finish, Finished, Next};
+use super::state::State;
+use super::{Store, acts, expand, in_transaction, open, registry};
+use crate::config::Durability;
+use crate::domain::owed::{Collapse, InMemory, JobKeys, Key, Once, Owed, Plan};
+use crate::domain::stamp::Stamp;
+use crate::domain::{EventId, HandlerId, JobId, Outcome, SourceId};
+
+mod keys;
+mod migration;
+mod retries;
+
+const H: HandlerId = HandlerId(1);
+const S: SourceId = SourceId(1);
+const NONE: [i64; 0] = [];
+
+struct Trail {
+    _folder: tempfile::TempDir,
+    store: Store,
+    state: State,
+}
+
+fn trail() -> Trail {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
+    let names = (["a".to_owned()], [("h".to_owned(), false), ("other".to_owned(), false)]);
+    in_transaction(&store.conn, |conn| Ok(registry::register(conn, &names.0, &names.1, 0)?))
+        .unwrap();
+    let mut state = State::read(&store.conn, store.clock).unwrap();
+    state.now_ms = 1_000_000;
+    Trail { _folder: folder, store, state }
+}
+
+fn key(name: &str) -> Key {
+    let mut key = [0; 16];
+    key[..name.len()].copy_from_slice(name.as_bytes());
+    key
+}
+
+/// A job with this order key.
+fn ordered(name: &str) -> Owed {
+    Owed::Event(JobKeys { order: Some(key(name)), ..JobKeys::default() })
+}
+
+impl Trail {
+    fn conn(&self) -> &Connection {
+        &self.store.conn
+    }
+
+    fn owe(&mut self, owed: Vec<(HandlerId, Owed)>) -> Reply {
+        self.accept(Plan::Judged(owed), None)
+    }
+
+    fn accept(&mut self, owed: Plan, dedupe: Option<events::DedupeKey>) -> Reply {
+        let accept = Accept {
+            slot: 0,
+            source: S,
+            uid: [7; 16],
+            received_at_ms: self.state.wall_ms,
+            method: "POST".into(),
+            path: "/hooks/a".into(),
+            query: None,
+            ip: "192.0.2.1".into(),
+            headers: Vec::new(),
+            body: b"{}".to_vec(),
+            dedupe,
+            note: None,
+            owed,
+        };
+        let (conn, state) = (&self.store.conn, &mut self.state);
+        let mut inserts = Inserts::new(conn).unwrap();
+        events::accept(conn, state, &mut inserts, &accept).unwrap()
+    }
+
+    /// Claims as many as asked for; their numbers.
+    fn claim(&mut self, asked: usize) -> Vec<Claimed> {
+        claim(&self.store.conn, &mut self.state, H, asked).unwrap()
+    }
+
+    fn claimed(&mut self, asked: usize) -> Vec<i64> {
+        self.claim(asked).iter().map(|one| one.claim.job.0).collect()
+    }
+
+    fn finish(&mut self, claimed: &Claimed, next: Next) -> Finished {
+        let outcome = match next {
+            Next::Succeeded => Outcome::Succeeded,
+            _ => Outcome::Failed,
+        };
+        let finish = Finish {
+            claim: claimed.claim,
+            handler: claimed.handler,
+            source: claimed.source,
+            outcome,
+            detail: "exit 1".into(),
+            ended_at_ms: self.state.wall_ms,
+            duration_ms: 1,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            next,
+            crashes: 0,
+        };
+        jobs::finish(&self.store.conn, &mut self.state, &finish).unwrap()
+    }
+
+    /// Runs the next job to this end; its number.
+    fn run(&mut self, next: Next) -> i64 {
+        let claimed = self.claim(1).remove(0);
+        self.finish(&claimed, next);
+        claimed.claim.job.0
+    }
+
+    fn wait_for(&mut self, ms: i64) {
+        self.state.now_ms += ms;
+        jobs::promote(&self.store.conn, &mut self.state).unwrap();
+    }
+
+    fn retry(&mut self, job: i64) -> bool {
+        jobs::revive(&self.store.conn, &mut self.state, JobId(job), H).unwrap()
+    }
+
+    fn cancel(&mut self, job: i64) {
+        let change = acts::Change::Cancel { reason: "no more".into() };
+        acts::change_one(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
+    }
+
+    /// State and reason of each job.
+    fn jobs(&self) -> Vec<String> {
+        let mut select =
+            self.conn().prepare("SELECT id, state, reason FROM jobs ORDER BY id").unwrap();
+        let row = |row: &rusqlite::Row<'_>| {
+            let (id, state, reason): (i64, i64, Option<String>) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
+            let name = ["held", "ready", "waiting", "running", "succeeded", "dead", "cancelled"]
+                [usize::try_from(state + 1).unwrap()];
+            Ok(match reason {
+                Some(reason) => format!("{id} {name}: {reason}"),
+                None => format!("{id} {name}"),
+            })
+        };
+        select.query_map([], row).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+fn again(wait_ms: i64) -> Next {
+    Next::Again { wait_ms, failures: 1 }
+}
+
+fn died() -> Next {
+    Next::Dead { reason: "exit 1".into() }
+}
+
+fn items(bodies: &[&str], keys: Vec<JobKeys>) -> Owed {
+    let bodies = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
+    Owed::Items(Arc::new(InMemory(bodies)), keys)
+}

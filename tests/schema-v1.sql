@@ -1,0 +1,221 @@
+-- Hooktrail's trail: the whole format of the file, version 1 (`PRAGMA user_version`).
+--
+-- To change it: never edit a version that was released. Add a step to MIGRATIONS in
+-- src/store/migrate.rs, make this file what the steps lead to, and a line in CHANGELOG.md.
+-- Set before the first table, as they can't be changed without rewriting the file, both by
+-- measurement (benches/README.md): page_size = 4096, auto_vacuum = INCREMENTAL.
+-- Times are UTC milliseconds; those "on the trail's clock" (src/clock.rs) don't leap. A view is for
+-- people and keeps its columns; of the tables only events.id, events.body, attempts.stdout and
+-- attempts.stderr are promised.
+
+-- Facts about the file: `trail` (its random id) and the clock's anchor.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- The highest ids ever given, written once a commit: cheaper than AUTOINCREMENT's write a row.
+CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt);
+INSERT INTO counters VALUES (1, 0, 0, 0);
+
+CREATE TABLE sources (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+
+-- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands
+-- still while it is paused: `idle_ms` is how long it stood so far, `idle_since` since when (trail).
+CREATE TABLE handlers (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  paused INTEGER NOT NULL DEFAULT 0,
+  paused_in_config INTEGER NOT NULL DEFAULT 0,
+  idle_ms INTEGER NOT NULL DEFAULT 0,
+  idle_since INTEGER
+);
+
+-- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later
+-- (jobs.later): so that taking a webhook writes no index by event. It is never updated.
+-- headers: one `name: value` a line, the value's bytes as they came.
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY,
+  uid BLOB NOT NULL,
+  source INTEGER NOT NULL,
+  received_at INTEGER NOT NULL,
+  method TEXT NOT NULL,
+  path TEXT NOT NULL,
+  query TEXT,
+  ip TEXT NOT NULL,
+  headers BLOB NOT NULL,
+  first_job INTEGER NOT NULL,
+  last_job INTEGER NOT NULL,
+  note TEXT,
+  body BLOB NOT NULL
+);
+
+-- What a source's `dedupe` knows repeats by: a SHA-256 of the key, cut to 16 bytes; `until` on the
+-- trail's clock.
+CREATE TABLE dedupe (
+  event INTEGER PRIMARY KEY,
+  source INTEGER NOT NULL,
+  key BLOB NOT NULL,
+  until INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX dedupe_key ON dedupe (source, key);
+CREATE INDEX dedupe_until ON dedupe (until);
+
+-- A repeat, with its bytes where they differ from the first's, up to 10 an event.
+CREATE TABLE duplicates (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  event INTEGER NOT NULL,
+  received_at INTEGER NOT NULL,
+  ip TEXT NOT NULL,
+  body BLOB
+);
+CREATE INDEX duplicates_event ON duplicates (event);
+
+-- state: 0 ready, 1 waiting (until due_at), 2 running, 3 succeeded, 4 dead, 5 cancelled.
+-- attempt: number of the last attempt. failures: what failed or timed out since the first attempt
+-- or the last `retry`. crashes: ends of the server with this job running, in a row.
+-- due_at, since (less the handler's idle time): on the trail's clock. wait_ms: what the wait was
+-- set for: no job waits longer. cancel: a running job that is to be ended, and why.
+CREATE TABLE jobs (
+  id INTEGER PRIMARY KEY,
+  event INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  state INTEGER NOT NULL,
+  created_at INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  attempt INTEGER NOT NULL DEFAULT 0,
+  failures INTEGER NOT NULL DEFAULT 0,
+  crashes INTEGER NOT NULL DEFAULT 0,
+  due_at INTEGER,
+  wait_ms INTEGER,
+  started_at INTEGER,
+  ended_at INTEGER,
+  reason TEXT,
+  cancel TEXT,
+  item INTEGER,
+  replay INTEGER,
+  later INTEGER
+);
+CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
+CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
+CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
+CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
+CREATE INDEX jobs_later ON jobs (later) WHERE later IS NOT NULL;
+
+-- One row an attempt, written when it has ended: ids grow in the order of the outcomes.
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY,
+  job INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  outcome TEXT NOT NULL,
+  detail TEXT NOT NULL,
+  ended_at INTEGER NOT NULL,
+  duration_ms INTEGER NOT NULL,
+  next_at INTEGER,
+  stdout BLOB,
+  stderr BLOB
+);
+CREATE INDEX attempts_job ON attempts (job, attempt);
+
+CREATE TABLE refusals (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL,
+  source TEXT,
+  method TEXT NOT NULL,
+  path TEXT NOT NULL,
+  ip TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  bytes INTEGER NOT NULL,
+  count INTEGER NOT NULL DEFAULT 1
+);
+CREATE INDEX refusals_ip ON refusals (ip);
+
+-- Addresses that had an event accepted: their refusals are the last to go.
+CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
+
+CREATE TABLE handshake_log (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL,
+  source TEXT NOT NULL,
+  method TEXT NOT NULL,
+  ip TEXT NOT NULL,
+  detail TEXT NOT NULL
+);
+
+CREATE TABLE act_log (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at INTEGER NOT NULL,
+  who TEXT NOT NULL,
+  via TEXT NOT NULL,
+  what TEXT NOT NULL,
+  jobs INTEGER NOT NULL,
+  reason TEXT
+);
+
+CREATE VIEW outcomes AS
+SELECT a.id, strftime('%Y-%m-%dT%H:%M:%fZ', a.ended_at / 1000.0, 'unixepoch') AS at,
+  j.event, s.name AS source, h.name AS handler, j.item, a.attempt, a.outcome, a.detail,
+  a.duration_ms,
+  strftime('%Y-%m-%dT%H:%M:%fZ', a.next_at / 1000.0, 'unixepoch') AS next_at, a.job,
+  CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
+    WHEN 5 THEN 'cancelled' ELSE 'queued' END AS job_state
+FROM attempts a JOIN jobs j ON j.id = a.job
+  JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler;
+
+CREATE VIEW trail AS
+SELECT e.id AS event,
+  strftime('%Y-%m-%dT%H:%M:%fZ', e.received_at / 1000.0, 'unixepoch') AS received_at,
+  s.name AS source, e.ip AS remote_ip, length(e.body) AS bytes,
+  (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
+    AS jobs,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND j.state <= 1) AS queued,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND j.state = 2) AS running,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND j.state = 3) AS succeeded,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND j.state = 4) AS dead,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND j.state = 5) AS cancelled,
+  (SELECT CASE WHEN min(j.state) <= 2 THEN NULL ELSE
+      strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(max(j.ended_at), e.received_at) / 1000.0, 'unixepoch')
+      END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
+    AS settled_at
+FROM events e JOIN sources s ON s.id = e.source;
+
+CREATE VIEW dead AS
+SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
+  j.attempt AS attempts,
+  strftime('%Y-%m-%dT%H:%M:%fZ', j.ended_at / 1000.0, 'unixepoch') AS died_at,
+  j.reason AS detail
+FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
+WHERE j.state = 4;
+
+CREATE VIEW depth AS
+SELECT h.name AS handler, d.state, sum(d.jobs)
+    AS jobs,
+  strftime('%Y-%m-%dT%H:%M:%fZ', min(d.oldest) / 1000.0, 'unixepoch') AS oldest_at
+FROM (
+  SELECT handler, 'queued' AS state, count(*) AS jobs, min(created_at) AS oldest
+    FROM jobs WHERE state = 0 GROUP BY handler
+  UNION ALL SELECT handler, 'queued', count(*), min(created_at)
+    FROM jobs WHERE state = 1 GROUP BY handler
+  UNION ALL SELECT handler, 'running', count(*), min(created_at)
+    FROM jobs WHERE state = 2 GROUP BY handler) d
+JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;
+
+CREATE VIEW refused AS
+SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method, path,
+  ip AS remote_ip, status, reason, bytes, count
+FROM refusals;
+
+CREATE VIEW handshakes AS
+SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method,
+  ip AS remote_ip, detail
+FROM handshake_log;
+
+CREATE VIEW acts AS
+SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, who, via, what, jobs,
+  reason
+FROM act_log;
