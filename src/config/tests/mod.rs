@@ -14,6 +14,7 @@ mod schemes;
 mod secrets;
 mod shipped;
 mod values;
+mod wanted;
 mod warnings;
 
 /// A folder with config.toml and whatever else a test puts there.

@@ -77,6 +77,47 @@ fn a_handler_that_could_not_start_is_a_warning() {
 }
 
 #[test]
+fn a_folder_that_can_not_be_written_to_is_a_warning() {
+    let folder = Folder::new("");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).unwrap();
+    let config =
+        "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['sh']\ndirectory = 'closed'";
+    std::fs::write(folder.file(), config).unwrap();
+    // Nothing is closed to root.
+    if !rustix::process::geteuid().is_root() {
+        let found = folder.warnings();
+        let [warning] = &found[..] else { panic!("{found:?}") };
+        assert!(warning.starts_with("config.toml:5: handlers.h.directory is "), "{warning}");
+        assert!(warning.ends_with("where this user can't write: a command that does fails"));
+    }
+}
+
+#[test]
+fn more_at_once_than_there_are_threads_is_a_warning() {
+    let handler = |name: &str, concurrency: usize| {
+        format!(
+            "[handlers.{name}]\nsources = ['a']\ncommand = ['sh']\nconcurrency = {concurrency}\n"
+        )
+    };
+    let (two, three) = (handler("b", 2), handler("c", 3));
+    let warning = "workers.threads is 4: the handlers' concurrency adds up to 5: no more than 4 \
+                   jobs run at once";
+    check(
+        &format!("[sources.a]\n[workers]\nthreads = 4\n{two}{three}"),
+        &[&format!("config.toml:3: {warning}")],
+    );
+    check(&format!("[sources.a]\n[workers]\nthreads = 5\n{two}{three}"), &[]);
+    let many = format!("[sources.a]\n{}", handler("b", 17));
+    check(
+        &many,
+        &["config.toml: workers.threads is 16: the handlers' concurrency adds up to 17: no more \
+           than 16 jobs run at once"],
+    );
+}
+
+#[test]
 fn a_signature_that_vouches_for_too_little_is_a_warning() {
     let hmac = |rest: &str| {
         format!(

@@ -1,0 +1,190 @@
+//! What a handler calls, what it wants of an event and when: faults of urls, of expressions and of
+//! keys that go together.
+
+use super::super::secrets;
+use super::{Folder, check, handler};
+
+/// A handler with a url in place of its command: its lines begin at 5.
+fn url(rest: &str) -> String {
+    format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = 'https://example.com'\n{rest}")
+}
+
+#[test]
+fn a_url_is_one_that_can_be_called_and_holds_no_secret() {
+    let url = "expected a URL that begins with https:// or http://";
+    let port = "expected a port from 1 to 65535, or none";
+    for (written, fault) in [
+        ("''", format!("is a bare text: {url}")),
+        ("3", format!("is a number: {url}")),
+        ("'example.com'", format!("is a bare text: {url}")),
+        ("'example.com:80'", format!("is a bare text: {url}")),
+        ("'/in'", format!("is a bare text: {url}")),
+        ("'ftp://example.com'", format!("is a bare text: {url}")),
+        ("'https://'", format!("is a bare text: {url}")),
+        ("'https:///in'", format!("is a bare text: {url}")),
+        ("'https://example.com/a b'", format!("is a bare text: {url}")),
+        ("'https://example.com/\u{e9}'", format!("is a bare text: {url}")),
+        ("'https://example.com:0/'", format!("is a bare text: {port}")),
+        ("'https://example.com:70000/'", format!("is a bare text: {port}")),
+        (
+            "'https://me:hush@example.com/'",
+            "has a user in it: a secret never stands here: see headers".to_owned(),
+        ),
+        (
+            "'https://example.com/#a'",
+            "is a bare text: expected a URL without a #: what follows it is never sent".to_owned(),
+        ),
+    ] {
+        let config = format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = {written}");
+        check(&config, &[&format!("4: handlers.h.url {fault}")]);
+    }
+    for right in ["http://127.0.0.1:9/", "https://[::1]:8443/a?b=c", "HTTPS://Example.com"] {
+        check(&format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = '{right}'"), &[]);
+    }
+    check(
+        &self::url("proxy = 'proxy:3128'"),
+        &["5: handlers.h.proxy is a bare text: expected a proxy such as \
+           \"http://proxy.example.com:3128\""],
+    );
+}
+
+#[test]
+fn headers_of_a_url_are_its_own() {
+    let value = "expected one line of text, { env = \"NAME\" }, { file = \"path\" } or \
+                 { credential = \"name\" }";
+    let cases: [(&str, String); 9] = [
+        (
+            "headers = { 'X Y' = 'a' }",
+            "headers.\"X Y\" is no header: expected a header's name such as \"X-Signature\"".into(),
+        ),
+        ("headers = { X = 1 }", format!("headers.X is a number: {value}")),
+        (r#"headers = { X = "a\r\nb" }"#, format!("headers.X is a bare text: {value}")),
+        (
+            "headers = { Host = 'a' }",
+            "headers.Host is set by the server: expected another header".into(),
+        ),
+        (
+            "headers = { X = 'a', x = 'b' }",
+            "headers.x is there twice: once is enough, in capitals or not".into(),
+        ),
+        (
+            "forward_headers = ['Content-Length']",
+            "forward_headers names \"content-length\", which the server sets: expected another \
+             header"
+                .into(),
+        ),
+        (
+            "forward_headers = ['X', 'x']",
+            "forward_headers names \"x\" twice: once is enough".into(),
+        ),
+        (
+            "forward_headers = ['x']\nheaders = { X = 'a' }",
+            "forward_headers names \"x\": headers has X already: expected it once".into(),
+        ),
+        (
+            "headers = { Webhook-Id = 'a' }\nsign = { env = 'S' }",
+            "headers.Webhook-Id is set by the server: expected another header".into(),
+        ),
+    ];
+    for (line, fault) in cases {
+        check(&url(line), &[&format!("5: handlers.h.{fault}")]);
+    }
+    check(&url("headers = { Webhook-Id = 'a' }\nforward_headers = ['webhook-timestamp']"), &[]);
+    let warned = Folder::new(&url("forward_headers = ['Cookie']")).warnings();
+    let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is kept and \
+                   passed on as [secret] alone";
+    assert_eq!(warned, [warning]);
+}
+
+#[test]
+fn a_handler_does_one_thing_and_has_the_keys_of_that() {
+    check(
+        &url("command = ['true']"),
+        &["2: handlers.h has a command and a url: expected one of them"],
+    );
+    for key in ["headers = {}", "forward_headers = []", "sign = { env = 'S' }", "proxy = 'x'"] {
+        let name = key.split(' ').next().unwrap();
+        let fault = format!("5: handlers.h.{name} goes with url: a command has none");
+        check(&handler(key), &[&fault]);
+    }
+    for key in
+        ["directory = '.'", "mode = 'each'", "env = {}", "batch_jobs_max = 1", "batch_wait = '1s'"]
+    {
+        let name = key.split(' ').next().unwrap();
+        let fault = format!("5: handlers.h.{name} goes with command: a url has none");
+        check(&url(key), &[&fault]);
+    }
+    check(&url("concurrency = 1\ntimeout = '1s'\noutput_bytes_max = 0\nrate = '1/h'"), &[]);
+}
+
+#[test]
+fn what_goes_together_is_given_together() {
+    let cases = [
+        ("newest_by = '.at'", "has newest_by without order_by: expected both, or neither"),
+        ("settle = '5s'", "has settle without collapse_by: expected both, or neither"),
+    ];
+    for (line, fault) in cases {
+        check(&handler(line), &[&format!("2: handlers.h {fault}")]);
+    }
+    check(&handler("order_by = '.id'\ncollapse_by = '.id'"), &[]);
+    let once = "expected a table such as { jq = \".id\", window = \"7d\" }";
+    check(
+        &handler("once_by = { window = '1d' }"),
+        &[&format!("5: handlers.h.once_by has no jq: {once}")],
+    );
+    let missing = "expected a table such as { respond = \"$query.challenge\" }, or false";
+    check(
+        "[sources.a]\nhandshake = {}",
+        &[&format!("2: sources.a.handshake has no respond: {missing}")],
+    );
+    let warned = Folder::new(&handler("mode = 'stream'\nbatch_wait = '1s'")).warnings();
+    let warning = "config.toml:6: handlers.h.batch_wait has no effect: expected mode = \"batch\" \
+                   beside it";
+    assert_eq!(warned, [warning]);
+}
+
+#[test]
+fn a_fault_of_an_expression_has_its_place() {
+    for key in
+        ["when", "split", "transform", "order_by", "collapse_by", "once_by = { jq", "newest_by"]
+    {
+        let (name, end) = match key.split_once(" = {") {
+            Some((name, jq)) => (format!("{name}.{}", jq.trim()), " }"),
+            None => (key.to_owned(), ""),
+        };
+        let config = handler(&format!("{key} = ''{end}\n"));
+        let config = match key {
+            "newest_by" => format!("{config}order_by = '.id'"),
+            _ => config,
+        };
+        let fault = format!("5: handlers.h.{name} is \"\": line 1, column 1: it is empty");
+        check(&config, &[&fault]);
+    }
+    for key in ["dedupe = { jq", "handshake = { respond"] {
+        let name = key.replace(" = { ", ".");
+        let fault = format!("2: sources.a.{name} is \"\": line 1, column 1: it is empty");
+        check(&format!("[sources.a]\n{key} = '' }}"), &[&fault]);
+    }
+}
+
+#[test]
+fn secrets_of_a_url_are_what_they_become() {
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let lines = "headers = { A = { file = 'key' }, B = { file = 'lines' } }\n\
+                 sign = [{ file = 'key' }, { file = 'short' }]";
+    let folder = Folder::new(&url(lines)).write("key", key).write("short", "hush");
+    let loaded = folder.write("lines", "hush\nhush");
+    let (found, faults) = secrets(&loaded.load());
+    let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let faults = loaded.lines(faults.iter().map(String::as_str));
+    assert_eq!(
+        faults,
+        [
+            "config.toml:5: handlers.h.headers.B: file lines has a line break or the like: \
+             expected one line of text",
+            "config.toml:6: handlers.h.sign: file short is a key of 3 bytes: expected whsec_ and \
+             the base64 of 24 to 64 bytes",
+        ]
+    );
+    assert_eq!(format!("{found:?}"), "Secrets(1 of them)");
+}
