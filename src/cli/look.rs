@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::change::check_selected;
 use super::output::{self, plain};
 use super::select::SelectArgs;
+use super::setup::waiting;
 use super::{Failure, failed, refused};
 use crate::clock;
 use crate::config::Loaded;
@@ -265,5 +266,11 @@ pub fn stats(store: &Store, loaded: &Loaded, json: bool) -> Result<(), Failure> 
         writeln!(out).map_err(failed)?;
     }
     output::print(&mut out, &sources, json).map_err(failed)?;
+    if !json {
+        for (i, line) in waiting(store, &loaded.config)?.iter().enumerate() {
+            let space = if i == 0 { "\n" } else { "" };
+            writeln!(out, "{space}warning: {line}").map_err(failed)?;
+        }
+    }
     out.flush().map_err(failed)
 }

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, beside, failed, refused};
-use crate::config::{self, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
+use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
 use crate::domain::{Claim, EventId, JobId, Outcome};
 use crate::handler::Task;
 use crate::process::{self, Stop};
 use crate::queue::retry;
 use crate::store::jobs::Claimed;
-use crate::store::{list, read, registry};
+use crate::store::{Store, list, read, registry};
 use crate::{app, worker};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
@@ -38,21 +38,29 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
     }
     if config.store.path.exists() {
         let store = beside(loaded)?;
-        for (name, jobs) in list::queued_by_handler(&store.conn).map_err(failed)? {
-            if !config.handlers.iter().any(|handler| handler.name == name) {
-                writeln!(
-                    out,
-                    "warning: {jobs} queued jobs of handler {name}, which is not configured: they \
-                     wait until it is, or `hooktrail cancel --handler {name}`"
-                )
-                .map_err(failed)?;
-            }
+        for line in waiting(&store, config)? {
+            writeln!(out, "warning: {line}").map_err(failed)?;
         }
     }
     if let Some(event) = event {
         takers(&mut out, loaded, event)?;
     }
     writeln!(out, "{}: no faults", config.file.display()).map_err(failed)
+}
+
+/// Handlers that config.toml no longer names although jobs wait for them, a line each.
+pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, Failure> {
+    let queued = list::queued_by_handler(&store.conn).map_err(failed)?;
+    let gone = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
+    let line = |(name, jobs): (&String, &i64)| {
+        format!(
+            "{jobs} queued jobs of handler {name}, which is not configured: they wait until it is, \
+             or `hooktrail cancel --handler {name}`"
+        )
+    };
+    let mut lines: Vec<String> = queued.iter().filter(|entry| gone(entry.0)).map(line).collect();
+    lines.sort();
+    Ok(lines)
 }
 
 fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), Failure> {

@@ -40,9 +40,19 @@ fn jobs_of_a_handler_that_is_gone_wait_for_it() {
     *server.config() = with.split("[handlers.h]").next().unwrap_or_default().to_owned();
     server.reload_with("");
     until("it is read", || server.log().contains("read again"));
-    let check = server.cli(&["check"]);
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(said.contains("1 queued jobs of handler h"), "{said}");
+    for command in ["check", "stats"] {
+        let said = String::from_utf8_lossy(&server.cli(&[command]).stdout).into_owned();
+        let line = "warning: 1 queued jobs of handler h, which is not configured: they wait until \
+                    it is, or `hooktrail cancel --handler h`";
+        assert!(said.lines().any(|said| said == line), "{command}: {said}");
+    }
+    let stats = server.cli(&["stats", "--json"]).stdout;
+    let first: serde_json::Value =
+        serde_json::Deserializer::from_slice(&stats).into_iter().next().unwrap().unwrap();
+    assert_eq!(
+        (&first["handler"], &first["queued"], &first["configured"]),
+        (&"h".into(), &1.into(), &0.into())
+    );
     *server.config() = with.replace("paused = true", "paused = false");
     server.reload_with("");
     server.until("select outcome from outcomes", "succeeded");
