@@ -11,7 +11,7 @@ mod scene;
 
 pub use items::Items;
 pub use pool::{Answer, Busy, Pool};
-pub use question::{Answers, Keys, Questions, Taken, Taker, Wanted};
+pub use question::{Answers, Keyring, Keys, Questions, Taken, Taker, Wanted};
 pub use scene::Scene;
 
 /// An expression that was found to compile. Cheap to clone; equal where the text is.

@@ -20,8 +20,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `folder`: where large items are written, to files without a name.
-    pub fn new(folder: &Path) -> Self {
+    /// `folder`: where large items are written, to files without a name. `mark`: by what the
+    /// processes are known (`HOOKTRAIL_MARK`).
+    pub fn new(folder: &Path, _mark: &str) -> Self {
         Self { _folder: Arc::new(folder.to_owned()) }
     }
 
