@@ -1,0 +1,162 @@
+//! A process that is spoken to in lines: some are written to its stdin, it answers with lines on its
+//! stdout. Kept by a `Pool` from one exchange to the next, or used for one alone.
+//!
+//! Its mark holds its own number, so that what it left is known from what others left: also what it
+//! left when the server was killed.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::live::{Came, Deadline, Input, Live, Said, Tell, Then};
+use super::pipes::Lines;
+use super::{Exit, Program, Stop};
+
+/// No answer is longer.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// What is heard from it.
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    /// A line on its stdout.
+    Answer(&'a [u8]),
+    /// A line on its stdout without an end.
+    TooLong,
+    /// A line on file descriptor 3.
+    Note(&'a [u8]),
+}
+
+/// The end of what a process wrote to stderr.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Errors {
+    pub all: Vec<u8>,
+    /// What stands before it was written while the process held nothing.
+    pub own_from: usize,
+}
+
+impl Errors {
+    pub fn own(&self) -> &[u8] {
+        &self.all[self.own_from..]
+    }
+}
+
+/// A process that runs; dropped, it is killed.
+pub struct Kept {
+    live: Live,
+    answers: Lines,
+    /// What it wrote to stderr while it held nothing.
+    late: Vec<u8>,
+    output_bytes_max: usize,
+    number: u64,
+    pub(super) started_at: Instant,
+    /// It was of use: an exchange with it went well.
+    pub(super) has_answered: bool,
+}
+
+impl Kept {
+    /// Starts it, its mark being `program.mark` and its number.
+    ///
+    /// # Errors
+    /// Why it could not be started, with what to do about it.
+    pub fn start(mut program: Program, output_bytes_max: usize) -> Result<Self, String> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        program.mark = format!("{}.{number}", program.mark);
+        Ok(Self {
+            live: Live::start(&program, output_bytes_max)?,
+            answers: Lines::new(ANSWER_BYTES_MAX),
+            late: Vec::new(),
+            output_bytes_max,
+            number,
+            started_at: Instant::now(),
+            has_answered: false,
+        })
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Readable when it has ended.
+    pub(super) fn process(&self) -> &OwnedFd {
+        self.live.process()
+    }
+
+    /// Writes `input`, as its `last` or not, and hears what it says, until that is enough or it can't
+    /// go on.
+    pub fn talk(
+        &mut self,
+        input: &mut dyn Input,
+        last: bool,
+        deadline: &mut Deadline,
+        stop: &Stop,
+        hear: &mut dyn FnMut(Heard<'_>) -> Then,
+    ) -> Came {
+        let answers = &mut self.answers;
+        self.live.talk(input, last, deadline, stop, &mut |said| line(answers, said, hear))
+    }
+
+    /// Whether it can be asked: it runs, and has said nothing that it was not asked for.
+    pub(super) fn is_fit(&mut self) -> bool {
+        let mut is_quiet = !self.answers.is_within();
+        let answers = &mut self.answers;
+        let runs = self.live.look(&mut |said| {
+            line(answers, said, &mut |heard| {
+                is_quiet &= matches!(heard, Heard::Note(_));
+                Then::More
+            })
+        });
+        self.late.extend(self.live.errors.take().1);
+        runs && is_quiet && !self.answers.is_within()
+    }
+
+    /// What it wrote to stderr; what it writes from here on is another's.
+    pub fn take_errors(&mut self) -> Errors {
+        let own = self.live.errors.take().1;
+        let mut all = std::mem::take(&mut self.late);
+        let over = (all.len() + own.len()).saturating_sub(self.output_bytes_max);
+        all.drain(..over.min(all.len()));
+        let own_from = all.len();
+        all.extend(own);
+        Errors { all, own_from }
+    }
+
+    /// The same, and it stays.
+    pub fn errors(&self) -> Errors {
+        Errors { all: self.live.errors.end(), own_from: 0 }
+    }
+
+    /// Sees it to its end; an answer that it gave before is still heard.
+    pub fn end(
+        mut self,
+        tell: Option<Tell>,
+        grace: Duration,
+        hear: &mut dyn FnMut(Heard<'_>) -> Then,
+    ) -> (Exit, Errors) {
+        let answers = &mut self.answers;
+        let exit = self.live.end(tell, grace, &mut |said| line(answers, said, hear));
+        self.answers.end(&mut |line| {
+            hear(Heard::Answer(line));
+        });
+        (exit, self.take_errors())
+    }
+}
+
+/// What is said, in lines.
+fn line(answers: &mut Lines, said: Said<'_>, hear: &mut dyn FnMut(Heard<'_>) -> Then) -> Then {
+    let bytes = match said {
+        Said::Note(line) => return hear(Heard::Note(line)),
+        Said::Out(bytes) => bytes,
+    };
+    let mut then = Then::More;
+    answers.add(bytes, &mut |line| {
+        if !line.trim_ascii().is_empty() {
+            let is_cut = line.len() >= ANSWER_BYTES_MAX;
+            then = then.max(hear(if is_cut { Heard::TooLong } else { Heard::Answer(line) }));
+        }
+    });
+    if answers.is_full() {
+        then = then.max(hear(Heard::TooLong));
+    }
+    then
+}

@@ -1,0 +1,333 @@
+//! A process from its start to its end: what `run` and `Kept` have in common.
+//!
+//! Everything waits on one `poll`: the process, its streams, file descriptor 3, and `Stop`. Nothing
+//! that the process does can hold it: not reading its input, flooding or closing its pipes, handing
+//! them to children. When it has ended its group is killed before it is reaped (so that the group's
+//! number can't be another's yet), and `reap` ends what left the group.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitStatus, kill_process_group};
+
+use super::pipes::{Lines, Tail, read_some};
+use super::reap::Entered;
+use super::{Exit, Program, Stop, spawn};
+
+/// A line on file descriptor 3 is read up to this length. How many there are has no limit, as a long
+/// run may say `alive` for days; whoever takes them keeps only so much.
+const NOTE_BYTES_MAX: usize = 64 << 10;
+
+/// What is killed ends by itself, unless the system holds it; it is asked again after so long.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long what closed the pipe that it answers by, or is asked by, has until it ends by itself.
+const DEAF_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a process says while it runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said<'a> {
+    /// Bytes of its stdout.
+    Out(&'a [u8]),
+    /// A line on file descriptor 3.
+    Note(&'a [u8]),
+}
+
+/// What follows from what was said; the last is the strongest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Then {
+    More,
+    /// The timeout starts anew.
+    Alive,
+    /// Nothing more is waited for.
+    Enough,
+}
+
+/// Why a talk with it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    Enough,
+    /// It has ended.
+    Ended,
+    TimedOut,
+    Stopped,
+    /// It runs, but can't be asked or can't answer: it closed that pipe.
+    Deaf,
+}
+
+/// When a talk is over at the latest.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    timeout: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, at: Instant::now() + timeout }
+    }
+
+    fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What is written to a process, bit by bit.
+pub trait Input {
+    /// What is to be written next; empty at the end.
+    fn rest(&mut self) -> &[u8];
+
+    fn written(&mut self, count: usize);
+}
+
+impl Input for &[u8] {
+    fn rest(&mut self) -> &[u8] {
+        self
+    }
+
+    fn written(&mut self, count: usize) {
+        *self = &self[count..];
+    }
+}
+
+/// How a process is told to end; it is killed when it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// By the end of its input.
+    Close,
+    /// By SIGTERM.
+    Term,
+}
+
+/// A process that runs. Dropped before its end was seen to, it is killed.
+pub(super) struct Live {
+    pid: Pid,
+    /// Readable when the process has ended.
+    process: OwnedFd,
+    entered: Entered,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    pub errors: Tail,
+    notes: Option<OwnedFd>,
+    lines: Lines,
+    is_over: bool,
+}
+
+impl Live {
+    /// Starts it, or says why not.
+    pub fn start(program: &Program, output_bytes_max: usize) -> Result<Self, String> {
+        let entered = Entered::new(&program.mark);
+        let child = spawn::spawn(program, &entered)?;
+        Ok(Self {
+            pid: child.pid,
+            process: child.process,
+            entered,
+            stdin: Some(child.stdin),
+            stdout: Some(child.stdout),
+            stderr: Some(child.stderr),
+            errors: Tail::new(0, output_bytes_max),
+            notes: Some(child.notes),
+            lines: Lines::new(NOTE_BYTES_MAX),
+            is_over: false,
+        })
+    }
+
+    pub fn process(&self) -> &OwnedFd {
+        &self.process
+    }
+
+    /// Writes `input` (and closes the process's stdin behind it, if it is the `last`) and hears what
+    /// the process says, until that is enough, it ends, the deadline is there, or `stop` is set.
+    pub fn talk(
+        &mut self,
+        input: &mut dyn Input,
+        last: bool,
+        deadline: &mut Deadline,
+        stop: &Stop,
+        hear: &mut dyn FnMut(Said<'_>) -> Then,
+    ) -> Came {
+        let mut is_deaf = false;
+        let mut wants = self.feed(input, last);
+        loop {
+            let left = deadline.left();
+            if left.is_zero() {
+                return if is_deaf { Came::Deaf } else { Came::TimedOut };
+            }
+            if stop.is_set() {
+                return Came::Stopped;
+            }
+            let Some(ready) = self.wait(wants, Some(stop), left) else { continue };
+            if ready.stdin {
+                wants = self.feed(input, last);
+            }
+            match self.hear(ready, hear) {
+                Then::Enough => return Came::Enough,
+                Then::Alive => *deadline = Deadline::new(deadline.timeout),
+                Then::More => {}
+            }
+            if ready.ended {
+                return Came::Ended;
+            }
+            let closed = self.stdout.is_none() || self.stdin.is_none();
+            if closed && !last && !is_deaf {
+                is_deaf = true;
+                deadline.at = deadline.at.min(Instant::now() + DEAF_PATIENCE);
+            }
+        }
+    }
+
+    /// Writes what the pipe takes; whether there is more. A process that does not read its input is
+    /// no fault.
+    fn feed(&mut self, input: &mut dyn Input, last: bool) -> bool {
+        while let Some(stdin) = &self.stdin {
+            let rest = input.rest();
+            if rest.is_empty() {
+                break;
+            }
+            match rustix::io::write(stdin, rest) {
+                Ok(count) => input.written(count),
+                Err(Errno::INTR) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
+                Err(_) => self.stdin = None,
+            }
+        }
+        if last {
+            self.stdin = None;
+        }
+        false
+    }
+
+    fn wait(&self, feeding: bool, stop: Option<&Stop>, left: Duration) -> Option<Ready> {
+        let stdin = self.stdin.as_ref().filter(|_| feeding);
+        // What it said before it ended, or before it answered, is there when that is seen: so these
+        // stand in this order.
+        let all = [
+            (Some(&self.process), PollFlags::IN),
+            (self.stdout.as_ref(), PollFlags::IN),
+            (self.stderr.as_ref(), PollFlags::IN),
+            (self.notes.as_ref(), PollFlags::IN),
+            (stdin, PollFlags::OUT),
+            (stop.map(|stop| &*stop.wake), PollFlags::IN),
+        ];
+        let open = all.iter().filter_map(|(fd, flags)| Some(PollFd::new(fd.as_ref()?, *flags)));
+        let mut fds: Vec<PollFd<'_>> = open.collect();
+        // Longer waits than poll knows are cut; the loop looks at the clock again.
+        let left = Timespec::try_from(left.min(Duration::from_secs(86_400))).ok();
+        poll(&mut fds, left.as_ref()).ok()?;
+        let mut found = fds.iter().map(PollFd::revents);
+        let events = all.map(|(fd, _)| fd.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
+        let [ended, stdout, stderr, notes, stdin, _] = events.map(|events| !events.is_empty());
+        let broken = events[4].contains(PollFlags::ERR);
+        Some(Ready { ended, stdin, broken, stdout, stderr, notes })
+    }
+
+    fn hear(&mut self, ready: Ready, hear: &mut dyn FnMut(Said<'_>) -> Then) -> Then {
+        let mut then = Then::More;
+        if ready.stderr {
+            read_some(&mut self.stderr, &mut |bytes| self.errors.add(bytes));
+        }
+        if ready.notes {
+            let mut each = |line: &[u8]| then = then.max(hear(Said::Note(line)));
+            read_some(&mut self.notes, &mut |bytes| self.lines.add(bytes, &mut each));
+        }
+        if ready.stdout {
+            read_some(&mut self.stdout, &mut |bytes| then = then.max(hear(Said::Out(bytes))));
+        }
+        then
+    }
+
+    /// Hears what it has said, without waiting; whether it still runs and can be talked to.
+    pub fn look(&mut self, hear: &mut dyn FnMut(Said<'_>) -> Then) -> bool {
+        let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
+        self.hear(ready, hear);
+        !ready.ended && !ready.broken && self.stdin.is_some() && self.stdout.is_some()
+    }
+
+    /// Sees it to its end: it has ended, or is told to, gets its grace, and is killed. All that it
+    /// left is ended too.
+    pub fn end(
+        &mut self,
+        tell: Option<Tell>,
+        grace: Duration,
+        hear: &mut dyn FnMut(Said<'_>) -> Then,
+    ) -> Exit {
+        if let Some(tell) = tell {
+            self.tell(tell);
+            let mut deadline = Instant::now() + grace;
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    let _ = kill_process_group(self.pid, Signal::KILL);
+                    deadline = Instant::now() + grace.max(AGAIN);
+                    continue;
+                }
+                let Some(ready) = self.wait(false, None, left) else { continue };
+                self.hear(ready, hear);
+                if ready.ended {
+                    break;
+                }
+            }
+        }
+        exit(self.finish(hear))
+    }
+
+    fn tell(&mut self, tell: Tell) {
+        match tell {
+            Tell::Close => self.stdin = None,
+            Tell::Term => {
+                let _ = kill_process_group(self.pid, Signal::TERM);
+            }
+        }
+        // What is suspended must go on to be told.
+        let _ = kill_process_group(self.pid, Signal::CONT);
+    }
+
+    /// The process has ended, or ends now.
+    fn finish(&mut self, hear: &mut dyn FnMut(Said<'_>) -> Then) -> Option<WaitStatus> {
+        self.is_over = true;
+        // Before it is reaped: until then no other group can have its number.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.entered.end_strays(self.pid);
+        // What still holds a pipe open can't be seen: what is there now is taken, and no more.
+        self.hear(Ready { stdout: true, stderr: true, notes: true, ..Ready::default() }, hear);
+        self.lines.end(&mut |line| {
+            hear(Said::Note(line));
+        });
+        self.entered.reap(self.pid)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.finish(&mut |_| Then::More);
+        }
+    }
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Default)]
+struct Ready {
+    ended: bool,
+    stdin: bool,
+    /// Nobody reads its stdin any more; known where it is waited for.
+    broken: bool,
+    stdout: bool,
+    stderr: bool,
+    notes: bool,
+}
+
+fn exit(status: Option<WaitStatus>) -> Exit {
+    let Some(status) = status else {
+        return Exit::NotStarted("its end was reported to somebody else".into());
+    };
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::NotStarted("it ended in a way that is not known".into()),
+    }
+}

@@ -1,0 +1,287 @@
+//! Processes that stay: those of one handler that hold nothing now, and what watches over them.
+//!
+//! A process is taken for one exchange and given back, the one that was used last first. Whichever
+//! ends while nobody holds it is seen to by a thread of its own (one for all pools), so that nothing
+//! in its group outlives it. Started on first need; where processes end without ever having been of
+//! use, the next is started later and later, and whoever needs it waits.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use super::kept::Kept;
+use super::live::{Tell, Then};
+use super::{Exit, GRACE, Program, Stop};
+
+/// Between two starts, once a process was of no use; then doubled each time.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+
+/// No longer: whoever waits for the start holds a thread meanwhile.
+const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
+
+/// The processes of one handler that are kept warm. Dropped, it ends them.
+#[derive(Default)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Kept>,
+    /// Whom somebody holds; whether it has ended all the same.
+    held: HashMap<u64, bool>,
+    backoff: Backoff,
+    /// Nothing is kept any more.
+    is_closed: bool,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread that watches saw the process end.
+    fn saw_end(&self, number: u64) {
+        let mut state = self.state();
+        if let Some(has_ended) = state.held.get_mut(&number) {
+            *has_ended = true;
+            return;
+        }
+        let at = state.idle.iter().position(|kept| kept.number() == number);
+        let ended = at.map(|at| state.idle.remove(at));
+        drop(state);
+        if let Some(kept) = ended {
+            retire(kept);
+        }
+    }
+}
+
+/// When the next process may be started.
+#[derive(Debug, Default)]
+struct Backoff {
+    /// Processes in a row that were of no use.
+    lost: u32,
+    last_at: Option<Instant>,
+}
+
+impl Backoff {
+    fn wait(&self, now: Instant) -> Duration {
+        let Some(at) = self.last_at.filter(|_| self.lost > 0) else { return Duration::ZERO };
+        let factor = 1_u32.checked_shl(self.lost - 1).filter(|&it| it > 0).unwrap_or(u32::MAX);
+        let wait = BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LONGEST);
+        (at + wait).saturating_duration_since(now)
+    }
+
+    /// One that was started at `started_at` ended without having been of use. Those that were started
+    /// together count as one.
+    fn lost(&mut self, started_at: Instant, now: Instant) {
+        if self.last_at.is_none_or(|last_at| started_at >= last_at) {
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.last_at = Some(now);
+    }
+}
+
+impl Pool {
+    /// A process that can be asked: one that is there, or a new one.
+    ///
+    /// # Errors
+    /// `Stopped`, or `NotStarted`.
+    pub fn get(
+        &self,
+        stop: &Stop,
+        output_bytes_max: usize,
+        program: &dyn Fn() -> Result<Program, String>,
+    ) -> Result<Kept, Exit> {
+        loop {
+            if stop.is_set() {
+                return Err(Exit::Stopped);
+            }
+            let mut state = self.0.state();
+            if let Some(kept) = state.idle.pop() {
+                state.held.insert(kept.number(), false);
+                drop(state);
+                if let Some(kept) = self.checked(kept) {
+                    return Ok(kept);
+                }
+                continue;
+            }
+            let wait = state.backoff.wait(Instant::now());
+            drop(state);
+            if wait.is_zero() {
+                return self.start(output_bytes_max, program).map_err(Exit::NotStarted);
+            }
+            let wait = Timespec::try_from(wait).ok();
+            let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], wait.as_ref());
+        }
+    }
+
+    /// The process, unless it is to be replaced.
+    fn checked(&self, mut kept: Kept) -> Option<Kept> {
+        if kept.is_fit() {
+            return Some(kept);
+        }
+        self.let_go(&kept);
+        retire(kept);
+        None
+    }
+
+    fn start(
+        &self,
+        output_bytes_max: usize,
+        program: &dyn Fn() -> Result<Program, String>,
+    ) -> Result<Kept, String> {
+        let began = Instant::now();
+        let kept = program().and_then(|program| Kept::start(program, output_bytes_max));
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(why) => {
+                self.0.state().backoff.lost(began, Instant::now());
+                return Err(why);
+            }
+        };
+        self.0.state().held.insert(kept.number(), false);
+        if let Err(e) = watch(&kept, &self.0) {
+            self.let_go(&kept);
+            return Err(format!("it can't be watched: {e}"));
+        }
+        Ok(kept)
+    }
+
+    /// Gives a process back that did what it was asked for.
+    pub fn put(&self, mut kept: Kept) {
+        kept.has_answered = true;
+        let number = kept.number();
+        let mut state = self.0.state();
+        state.backoff.lost = 0;
+        let has_ended = state.held.remove(&number) == Some(true);
+        if state.is_closed || has_ended {
+            drop(state);
+            return retire(kept);
+        }
+        state.idle.push(kept);
+    }
+
+    /// Says that a process that was taken will not come back. Where it ended by itself, or did not do
+    /// what it was asked for, `lost` says so.
+    pub fn let_go(&self, kept: &Kept) {
+        unwatch(kept.number());
+        self.0.state().held.remove(&kept.number());
+    }
+
+    /// As `let_go`; the next start waits, if this process has never been of use.
+    pub fn lost(&self, kept: &Kept) {
+        self.let_go(kept);
+        if !kept.has_answered {
+            self.0.state().backoff.lost(kept.started_at, Instant::now());
+        }
+    }
+
+    /// Ends what is idle by closing its input, without waiting for it, and keeps nothing from here
+    /// on.
+    pub fn close(&self) {
+        let mut state = self.0.state();
+        state.is_closed = true;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        idle.into_iter().for_each(retire);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// How many processes are being ended behind everybody's back.
+static RETIRING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+fn retiring() -> MutexGuard<'static, usize> {
+    RETIRING.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a process that holds nothing, on a thread of its own: by closing its input; what has not
+/// ended after the grace is killed, with its group.
+fn retire(kept: Kept) {
+    unwatch(kept.number());
+    *retiring() += 1;
+    let end = move || {
+        let _ = kept.end(Some(Tell::Close), GRACE, &mut |_| Then::More);
+        *retiring() -= 1;
+        RETIRING.1.notify_all();
+    };
+    // Without a thread it is dropped with the closure, and so killed.
+    if std::thread::Builder::new().name("retiring".into()).spawn(end).is_err() {
+        *retiring() -= 1;
+    }
+}
+
+/// Waits until all processes that no pool keeps any more have ended; `false` where some have not by
+/// then.
+pub fn wait_for_retired(patience: Duration) -> bool {
+    let waited = RETIRING.1.wait_timeout_while(retiring(), patience, |count| *count > 0);
+    let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    *count == 0
+}
+
+/// What watches over the processes of all pools.
+struct Watch {
+    epoll: OwnedFd,
+    pools: Mutex<HashMap<u64, Weak<Inner>>>,
+}
+
+static WATCH: LazyLock<Result<Watch, rustix::io::Errno>> = LazyLock::new(|| {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    Ok(Watch { epoll, pools: Mutex::default() })
+});
+
+impl Watch {
+    fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            // Interrupted by a signal: asked again.
+            let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            for event in &events {
+                let number = event.data.u64();
+                let pool = self.pools().remove(&number).and_then(|pool| pool.upgrade());
+                if let Some(pool) = pool {
+                    pool.saw_end(number);
+                }
+            }
+        }
+    }
+}
+
+/// Has the end of a process told to its pool, once.
+fn watch(kept: &Kept, pool: &Arc<Inner>) -> std::io::Result<()> {
+    static THREAD: Mutex<bool> = Mutex::new(false);
+    let watch = WATCH.as_ref().map_err(|&e| e)?;
+    let mut is_there = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_there {
+        std::thread::Builder::new().name("watch".into()).spawn(|| watch.run())?;
+        *is_there = true;
+    }
+    drop(is_there);
+    watch.pools().insert(kept.number(), Arc::downgrade(pool));
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+    let number = epoll::EventData::new_u64(kept.number());
+    epoll::add(&watch.epoll, kept.process(), number, flags)?;
+    Ok(())
+}
+
+/// Its descriptor leaves the list by being closed.
+fn unwatch(number: u64) {
+    if let Ok(watch) = WATCH.as_ref() {
+        watch.pools().remove(&number);
+    }
+}
