@@ -11,6 +11,7 @@ pub mod domain;
 pub mod expression;
 pub mod handler;
 pub mod inbox;
+pub mod json;
 pub mod log;
 pub mod process;
 pub mod queue;

@@ -1,9 +1,7 @@
 //! `accept`: whether a body is of the type that its source asks for, and parses.
 
 use crate::config::Accept;
-
-/// A JSON body may be nested so deep.
-const DEPTH_MAX: usize = 128;
+use crate::json;
 
 /// What is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,37 +32,8 @@ fn is_plus_json(essence: &str) -> bool {
     suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-/// Skipping values is not recursive in serde_json, so nothing a sender nests can overflow the stack;
-/// but it has no limit either.
 fn check_json(body: &[u8]) -> Result<(), Wrong> {
-    // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
-    let text = std::str::from_utf8(body)
-        .map_err(|_| Wrong::Form("body is not JSON: it is not UTF-8".to_owned()))?;
-    serde_json::from_str::<serde::de::IgnoredAny>(text)
-        .map_err(|e| Wrong::Form(format!("body is not JSON: {e}")))?;
-    if depth(body) > DEPTH_MAX {
-        return Err(Wrong::Form(format!("body is nested deeper than {DEPTH_MAX}")));
-    }
-    Ok(())
-}
-
-/// How deep a valid JSON text is nested.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
+    json::check(body).map_err(|why| Wrong::Form(format!("body is {why}")))
 }
 
 fn check_form(body: &[u8]) -> Result<(), Wrong> {

@@ -13,8 +13,9 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 19] = [
+const MAY_KNOW: [(&str, &[&str]); 20] = [
     ("domain", &[]),
+    ("json", &[]),
     ("clock", &["domain"]),
     ("log", &["clock", "domain"]),
     ("process", &["clock", "domain"]),
@@ -26,7 +27,7 @@ const MAY_KNOW: [(&str, &[&str]); 19] = [
     // Rooms that decide: no I/O, no store, no clock.
     ("queue", &["config", "domain"]),
     ("inbox", &["config", "domain", "expression"]),
-    ("handler", &["clock", "config", "domain", "process"]),
+    ("handler", &["clock", "config", "domain", "json", "process"]),
     // Rooms that coordinate.
     (
         "worker",
@@ -35,7 +36,7 @@ const MAY_KNOW: [(&str, &[&str]); 19] = [
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "store", "worker"]),
-    ("web", &["clock", "config", "domain", "expression", "inbox", "store"]),
+    ("web", &["clock", "config", "domain", "expression", "inbox", "json", "store"]),
     (
         "app",
         &[
