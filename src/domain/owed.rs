@@ -14,16 +14,22 @@ pub type Key = [u8; 16];
 pub trait Items: fmt::Debug + Send + Sync {
     fn count(&self) -> usize;
 
-    /// Appends the bytes of the item at this place, from 0.
+    /// Puts the bytes of the item at this place, from 0, into `into`, instead of what is there.
     ///
     /// # Errors
     /// They are in a file, which can't be read.
     fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()>;
+
+    /// The keys of its job.
+    ///
+    /// # Errors
+    /// Likewise.
+    fn keys(&self, at: usize) -> io::Result<JobKeys>;
 }
 
-/// Items in memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InMemory(pub Vec<Vec<u8>>);
+/// Items in memory, with keys for as many of them as there are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InMemory(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
 
 impl Items for InMemory {
     fn count(&self) -> usize {
@@ -31,8 +37,13 @@ impl Items for InMemory {
     }
 
     fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()> {
+        into.clear();
         into.extend_from_slice(self.0.get(at).map_or(&[], Vec::as_slice));
         Ok(())
+    }
+
+    fn keys(&self, at: usize) -> io::Result<JobKeys> {
+        Ok(self.1.get(at).cloned().unwrap_or_default())
     }
 }
 
@@ -66,8 +77,8 @@ pub struct Collapse {
 pub enum Owed {
     /// A job for the event itself.
     Event(JobKeys),
-    /// A job an item; with keys as many as items, or none at all.
-    Items(Arc<dyn Items>, Vec<JobKeys>),
+    /// A job an item.
+    Items(Arc<dyn Items>),
     /// An expression failed: a job that is dead, and why.
     Dead(String),
 }
@@ -77,7 +88,7 @@ impl Owed {
     pub fn jobs(&self) -> usize {
         match self {
             Self::Event(_) | Self::Dead(_) => 1,
-            Self::Items(items, _) => items.count(),
+            Self::Items(items) => items.count(),
         }
     }
 }

@@ -34,17 +34,15 @@ impl Of {
 /// The write failed, or items can't be read.
 pub fn owed(conn: &Connection, state: &mut State, of: Of, owed: &Owed) -> rusqlite::Result<()> {
     match owed {
-        Owed::Event(keys) => job(conn, state, of, None, Some(keys)),
-        Owed::Items(items, keys) => {
+        Owed::Event(keys) => job(conn, state, of, None, keys),
+        Owed::Items(items) => {
+            let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             let mut body = Vec::new();
             let mut insert =
                 conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?;
             for at in 0..items.count() {
-                job(conn, state, of, Some(at + 1), keys.get(at))?;
-                body.clear();
-                items
-                    .read(at, &mut body)
-                    .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+                job(conn, state, of, Some(at + 1), &items.keys(at).map_err(unread)?)?;
+                items.read(at, &mut body).map_err(unread)?;
                 insert.execute(params![state.counters.job, body])?;
             }
             Ok(())
@@ -68,15 +66,10 @@ fn job(
     state: &mut State,
     of: Of,
     item: Option<usize>,
-    keys: Option<&JobKeys>,
+    keys: &JobKeys,
 ) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
-    let stand = match keys {
-        Some(keys) => stand(conn, state, of, id, keys)?,
-        None => Stand::default(),
-    };
-    let none = JobKeys::default();
-    let keys = keys.unwrap_or(&none);
+    let stand = stand(conn, state, of, id, keys)?;
     let collapse = keys.collapse.filter(|_| !of.passes()).map(|collapse| collapse.key);
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, due_at, wait_ms,

@@ -159,5 +159,5 @@ fn died() -> Next {
 
 fn items(bodies: &[&str], keys: Vec<JobKeys>) -> Owed {
     let bodies = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
-    Owed::Items(Arc::new(InMemory(bodies)), keys)
+    Owed::Items(Arc::new(InMemory(bodies, keys)))
 }

@@ -1,48 +1,15 @@
-//! What a repeat is known by: the key of a source's `dedupe`, computed here; whether it was seen is
-//! decided in the writer's transaction.
-//!
-//! A preset's key is what its sender makes unique for each notification, and nothing else.
+//! What Paminga's bodies are known by: a form by the number of its completion, a campaign by its bytes.
+//! Read without an expression, as it is the first sender and may send forms in two encodings.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use ring::digest::{Context, SHA256};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::config::{Dedupe, Source};
-
-/// A key, cut to what is kept; `None`: not to be recognised by anything.
-pub fn dedupe_key(
-    source: &Source,
-    headers: &[(&str, &[u8])],
-    content_type: Option<&str>,
-    body: &[u8],
-) -> Option<[u8; 16]> {
-    match &source.dedupe {
-        _ if source.dedupe_off => None,
-        Some(Dedupe::Header(name)) => {
-            let (_, value) = headers.iter().find(|(found, _)| found == name)?;
-            let value = value.trim_ascii();
-            (!value.is_empty()).then(|| hashed(b'h', value))
-        }
-        Some(Dedupe::Body) => Some(hashed(b'b', body)),
-        Some(Dedupe::Jq(_)) => None,
-        None if source.verify.scheme == "paminga" => paminga(content_type, body),
-        None => None,
-    }
-}
-
-/// The first byte keeps keys of different kinds apart.
-fn hashed(kind: u8, key: &[u8]) -> [u8; 16] {
-    let mut digest = Context::new(&SHA256);
-    digest.update(&[kind]);
-    digest.update(key);
-    let mut cut = [0; 16];
-    cut.copy_from_slice(&digest.finish().as_ref()[..16]);
-    cut
-}
+use super::hashed;
+use crate::domain::owed::Key;
 
 /// The parts of Paminga's bodies that matter here; of a key given twice the last counts, as in jq.
 #[derive(Default)]
@@ -53,7 +20,7 @@ struct Paminga<'a> {
 
 #[derive(Deserialize)]
 #[serde(field_identifier)]
-enum Key {
+enum Field {
     #[serde(rename = "form_completion_id")]
     Completion,
     #[serde(rename = "CampaignActionQualification")]
@@ -76,12 +43,12 @@ impl<'de> Visitor<'de> for Reading {
         let mut found = Paminga::default();
         while let Some(key) = map.next_key()? {
             match key {
-                Key::Completion => found.completion = Some(map.next_value()?),
-                Key::Campaign => {
+                Field::Completion => found.completion = Some(map.next_value()?),
+                Field::Campaign => {
                     map.next_value::<IgnoredAny>()?;
                     found.campaign = true;
                 }
-                Key::Other => {
+                Field::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -98,7 +65,7 @@ fn read(body: &[u8]) -> serde_json::Result<Paminga<'_>> {
 }
 
 /// A form by its completion's number, a campaign by its bytes; two alerts may well be the same.
-fn paminga(content_type: Option<&str>, body: &[u8]) -> Option<[u8; 16]> {
+pub(super) fn key(content_type: Option<&str>, body: &[u8]) -> Option<Key> {
     if content_type.is_some_and(is_form) {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hashed(b'f', &id));
@@ -150,37 +117,37 @@ mod tests {
 
     #[test]
     fn a_form_is_known_by_its_completion_whatever_it_is_written_in() {
-        let by_json = paminga(JSON, br#"{"a":[1],"form_completion_id":"445"}"#);
+        let by_json = key(JSON, br#"{"a":[1],"form_completion_id":"445"}"#);
         assert!(by_json.is_some());
-        assert_eq!(paminga(None, br#"{"form_completion_id":"\u0034\u0034\u0035"}"#), by_json);
-        assert_eq!(paminga(JSON, br#"{"form_completion_id":445}"#), by_json);
-        assert_eq!(paminga(FORM, b"a=1&form_completion_id=44%35"), by_json);
-        assert_ne!(paminga(JSON, br#"{"form_completion_id":"446"}"#), by_json);
+        assert_eq!(key(None, br#"{"form_completion_id":"\u0034\u0034\u0035"}"#), by_json);
+        assert_eq!(key(JSON, br#"{"form_completion_id":445}"#), by_json);
+        assert_eq!(key(FORM, b"a=1&form_completion_id=44%35"), by_json);
+        assert_ne!(key(JSON, br#"{"form_completion_id":"446"}"#), by_json);
     }
 
     #[test]
     fn a_key_given_twice_counts_as_jq_counts_it() {
-        let one = paminga(JSON, br#"{"form_completion_id":"445"}"#);
+        let one = key(JSON, br#"{"form_completion_id":"445"}"#);
         let body = br#"{"form_completion_id":"1","form_completion_id":"445"}"#;
-        assert_eq!(paminga(JSON, body), one);
+        assert_eq!(key(JSON, body), one);
         let body = br#"{"form_completion_id":"1","form_completion_id":null}"#;
-        assert_eq!(paminga(JSON, body), None);
+        assert_eq!(key(JSON, body), None);
     }
 
     #[test]
     fn a_completion_goes_before_a_campaign() {
         let body = br#"{"CampaignActionQualification":[1],"form_completion_id":"445"}"#;
-        assert_eq!(paminga(JSON, body), paminga(FORM, b"form_completion_id=445"));
+        assert_eq!(key(JSON, body), key(FORM, b"form_completion_id=445"));
         let body = br#"{"form_completion_id":"","CampaignActionQualification":[1]}"#;
-        assert_eq!(paminga(JSON, body), Some(hashed(b'b', body)));
+        assert_eq!(key(JSON, body), Some(hashed(b'b', body)));
     }
 
     #[test]
     fn a_campaign_is_known_by_its_bytes() {
-        let one = paminga(JSON, br#"{"CampaignActionQualification":[1]}"#);
+        let one = key(JSON, br#"{"CampaignActionQualification":[1]}"#);
         assert!(one.is_some());
-        assert_eq!(paminga(JSON, br#"{"CampaignActionQualification":[1]}"#), one);
-        assert_ne!(paminga(JSON, br#"{"CampaignActionQualification":[2]}"#), one);
+        assert_eq!(key(JSON, br#"{"CampaignActionQualification":[1]}"#), one);
+        assert_ne!(key(JSON, br#"{"CampaignActionQualification":[2]}"#), one);
     }
 
     #[test]
@@ -194,8 +161,8 @@ mod tests {
             b"{",
             b"",
         ] {
-            assert_eq!(paminga(JSON, body), None);
+            assert_eq!(key(JSON, body), None);
         }
-        assert_eq!(paminga(FORM, b"form_completion_id="), None);
+        assert_eq!(key(FORM, b"form_completion_id="), None);
     }
 }

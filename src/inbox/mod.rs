@@ -1,0 +1,237 @@
+//! From an accepted request to what it owes: the key that a repeat is known by, and the jobs that its
+//! handlers want, by `dedupe`, `when`, `split` and the `…_by`.
+//!
+//! Decides, and does nothing itself: expressions are asked by whoever calls, in place or of a process;
+//! whether a key was seen is decided in the writer's transaction.
+
+use std::io;
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use ring::digest::{Context, SHA256};
+
+use crate::config::{self, Dedupe, Source};
+use crate::domain::HandlerId;
+use crate::domain::owed::{Collapse, Items, JobKeys, Key, Once, Owed, Plan};
+use crate::expression::{
+    self, Answers, Expression, Keyring, Keys, Questions, Taken, Taker, Wanted,
+};
+
+mod paminga;
+#[cfg(test)]
+mod tests;
+
+/// What is noted on an event is for a person.
+const NOTE_CHARS_MAX: usize = 2_000;
+/// A `detail`, likewise.
+const DETAIL_CHARS_MAX: usize = 500;
+
+/// What is decided about a source's events, by the configuration as it is now.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    questions: Questions,
+    takers: Vec<Of>,
+    /// All of them, where nothing is asked.
+    plain: Arc<[HandlerId]>,
+}
+
+/// A handler, as far as answers don't say it.
+#[derive(Clone, Debug)]
+struct Of {
+    handler: HandlerId,
+    name: String,
+    once_window_ms: i64,
+    settle_ms: i64,
+}
+
+/// What came of an event.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub owed: Plan,
+    /// Of a `dedupe` by expression.
+    pub dedupe: Option<Key>,
+    /// What could not be evaluated and costs no job.
+    pub note: Option<String>,
+}
+
+impl Judge {
+    /// `handlers`: those that take the source's events.
+    pub fn new<'c>(
+        source: &Source,
+        handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
+    ) -> Self {
+        let dedupe = match &source.dedupe {
+            Some(Dedupe::Jq(expression)) if !source.dedupe_off => Some(expression.clone()),
+            _ => None,
+        };
+        Self::asking(dedupe, handlers)
+    }
+
+    /// For jobs that come after their event.
+    pub fn of_handlers<'c>(
+        handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
+    ) -> Self {
+        Self::asking(None, handlers)
+    }
+
+    fn asking<'c>(
+        dedupe: Option<Expression>,
+        handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
+    ) -> Self {
+        let ms = |it: std::time::Duration| i64::try_from(it.as_millis()).unwrap_or(i64::MAX / 4);
+        let (mut takers, mut asked) = (Vec::new(), Vec::new());
+        for (it, handler) in handlers {
+            takers.push(Of {
+                handler,
+                name: it.name.clone(),
+                once_window_ms: it.once_by.as_ref().map_or(0, |once| ms(once.window)),
+                settle_ms: it.settle.map_or(0, ms),
+            });
+            asked.push(Taker {
+                when: it.when.clone(),
+                split: it.split.clone(),
+                order_by: it.order_by.clone(),
+                newest_by: it.newest_by.clone(),
+                once_by: it.once_by.as_ref().map(|once| once.jq.clone()),
+                collapse_by: it.collapse_by.clone(),
+            });
+        }
+        let plain = takers.iter().map(|of| of.handler).collect();
+        Self { questions: Questions::new(dedupe, asked), takers, plain }
+    }
+
+    /// What is to be asked of each event; `None`: nothing.
+    pub fn questions(&self) -> Option<&Questions> {
+        (!self.questions.is_empty()).then_some(&self.questions)
+    }
+
+    /// What an event owes of which nothing is asked.
+    pub fn plain(&self) -> Judged {
+        Judged { owed: Plan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
+    }
+
+    /// What an event owes by its answers.
+    pub fn judged(&self, answers: Answers) -> Judged {
+        let mut notes = Vec::new();
+        let dedupe = match answers.dedupe {
+            Ok(key) => key.map(|key| hashed(b'j', key.as_bytes())),
+            Err(reason) => {
+                notes.push(format!("dedupe: {reason}"));
+                None
+            }
+        };
+        let mut all = Vec::with_capacity(self.takers.len());
+        for (of, taken) in self.takers.iter().zip(answers.takers) {
+            match taken {
+                Taken::No => {}
+                Taken::Failed { which, reason } => {
+                    let why = cut(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
+                    all.push((of.handler, Owed::Dead(why)));
+                }
+                Taken::Yes(wanted) => {
+                    notes.extend(wanted.faults.iter().map(|it| format!("{}: {it}", of.name)));
+                    all.push((of.handler, of.owed(wanted)));
+                }
+            }
+        }
+        let note = (!notes.is_empty()).then(|| cut(&notes.join("; "), NOTE_CHARS_MAX));
+        Judged { owed: Plan::Judged(all), dedupe, note }
+    }
+}
+
+impl Of {
+    fn owed(&self, wanted: Wanted) -> Owed {
+        let Wanted { items, keys, .. } = wanted;
+        match (items, keys) {
+            (Some(items), keys) => Owed::Items(Arc::new(Split { items, keys, of: self.clone() })),
+            (None, Keyring::One(keys)) => Owed::Event(self.keys(&keys)),
+            (None, _) => Owed::Event(JobKeys::default()),
+        }
+    }
+
+    fn keys(&self, keys: &Keys) -> JobKeys {
+        let hash =
+            |kind: u8, key: &Option<String>| key.as_ref().map(|key| hashed(kind, key.as_bytes()));
+        let window_ms = self.once_window_ms;
+        let settle_ms = self.settle_ms;
+        JobKeys {
+            order: hash(b'o', &keys.order),
+            newest: keys.newest.clone(),
+            once: hash(b'1', &keys.once).map(|key| Once { key, window_ms }),
+            collapse: hash(b'c', &keys.collapse).map(|key| Collapse { key, settle_ms }),
+        }
+    }
+}
+
+/// The items of a handler, with what their keys are.
+#[derive(Debug)]
+struct Split {
+    items: expression::Items,
+    keys: Keyring,
+    of: Of,
+}
+
+impl Items for Split {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()> {
+        self.items.get(at, into)
+    }
+
+    fn keys(&self, at: usize) -> io::Result<JobKeys> {
+        match &self.keys {
+            Keyring::None => Ok(JobKeys::default()),
+            keys => Ok(self.of.keys(&keys.get(at)?)),
+        }
+    }
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
+}
+
+/// What a repeat is known by where no expression is needed for it; `None`: by nothing.
+pub fn dedupe_key(
+    source: &Source,
+    headers: &[(&str, &[u8])],
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Option<Key> {
+    match &source.dedupe {
+        _ if source.dedupe_off => None,
+        Some(Dedupe::Header(name)) => {
+            let (_, value) = headers.iter().find(|(found, _)| found == name)?;
+            let value = value.trim_ascii();
+            (!value.is_empty()).then(|| hashed(b'h', value))
+        }
+        Some(Dedupe::Body) => Some(hashed(b'b', body)),
+        Some(Dedupe::Jq(_)) => None,
+        None if source.verify.scheme == "paminga" => paminga::key(content_type, body),
+        None => None,
+    }
+}
+
+/// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.
+pub fn params(pattern: &str, path: &str) -> Vec<(String, String)> {
+    if !pattern.contains('{') {
+        return Vec::new();
+    }
+    let named = |(pattern, sent): (&str, &str)| {
+        let name = pattern.strip_prefix('{')?.strip_suffix('}')?;
+        let value = percent_decode_str(sent).decode_utf8_lossy().into_owned();
+        Some((name.to_owned(), value))
+    };
+    pattern.split('/').zip(path.split('/')).filter_map(named).collect()
+}
+
+/// The first byte keeps keys of different kinds apart.
+fn hashed(kind: u8, key: &[u8]) -> [u8; 16] {
+    let mut digest = Context::new(&SHA256);
+    digest.update(&[kind]);
+    digest.update(key);
+    let mut cut = [0; 16];
+    cut.copy_from_slice(&digest.finish().as_ref()[..16]);
+    cut
+}
