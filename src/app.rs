@@ -3,32 +3,36 @@
 //! Start: lock, file, what was left behind, listeners, then writer, dispatcher, workers, upkeep,
 //! intake. Stop: no new jobs, running ones end, intake ends, then the rest by dropping senders.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Sender, bounded};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config, EnvValue, Loaded, Secrets};
-use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
-use crate::domain::HandlerId;
-use crate::handler::{self, Ready};
+use crate::config::{self, Config, Loaded, Secrets};
+use crate::dispatcher::{self, Dispatcher, Ear, Hub};
+use crate::expression::Pool;
 use crate::process::{self, GRACE};
 use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
-use crate::store::{self, Lock, OpenError, Store, acts, checkpoint, op::Op, writer};
+use crate::store::{self, Lock, OpenError, Readers, Store, acts, checkpoint, op::Op, writer};
 use crate::upkeep::{self, Upkeep};
 use crate::web::{self, Gate};
+use crate::worker::task::{Maker, Paths};
 use crate::worker::{self, Running, Shared, Why};
 use crate::{clock, recovery};
+
+mod equip;
+
+pub use equip::equip;
+use equip::{names, ready, source_paths};
 
 /// A server that can't start, or could not end well: the text is for its owner.
 #[derive(Debug)]
@@ -109,11 +113,12 @@ fn ignore_file_size_signal() {
 
 struct Server {
     file: PathBuf,
-    config: arc_swap::ArcSwap<Config>,
+    config: ArcSwap<Config>,
     gate: Arc<Gate>,
     hub: Arc<Hub>,
     running: Arc<Running>,
     tally: Arc<Tally>,
+    paths: Paths,
     writer: Handle,
     intake: web::Listening,
     upkeep: (Sender<()>, JoinHandle<()>),
@@ -159,6 +164,8 @@ impl Server {
         let readers = store::readers(&store.path, u32::try_from(workers + 2)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
         let counts = tally.watch(&web::limited(&config, registry));
+        let maker = maker(&config, readers.clone(), trail, &database);
+        let (paths, expressions) = (Arc::clone(&maker.paths), maker.expressions.clone());
 
         let durability = config.store.durability;
         let (nudge, checkpoints) =
@@ -171,7 +178,7 @@ impl Server {
         let dispatching = dispatcher::start(Dispatcher {
             hub: Arc::clone(&hub),
             writer: writer.clone(),
-            readers: readers.clone(),
+            readers,
             running: Arc::clone(&running),
             clock,
             to,
@@ -181,25 +188,26 @@ impl Server {
         let freed = Arc::clone(&hub);
         let shared = Shared {
             from,
-            readers,
+            maker,
             writer: writer.clone(),
             running: Arc::clone(&running),
             freed: Arc::new(move |handler| freed.freed(handler)),
-            trail,
         };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
-        let gate = Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts));
+        let gate =
+            Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts, expressions));
         let upkeep = keep_up(&gate, &config, database, &running)?;
         let intake = web::listen(sockets, &config, &gate)?;
         Ok(Self {
             file: config.file.clone(),
-            config: arc_swap::ArcSwap::from_pointee(config),
+            config: ArcSwap::from_pointee(config),
             gate,
             hub,
             running,
             tally,
+            paths,
             writer,
             intake,
             upkeep,
@@ -241,6 +249,7 @@ impl Server {
         let counts = self.tally.watch(&web::limited(&config, &registry));
         self.writer.op(Op::Recount);
         self.gate.configure(&config, &registry, &secrets, counts);
+        self.paths.store(Arc::new(source_paths(&config)));
         self.hub.configure(ready(&config, &registry, &secrets));
         self.config.store(Arc::new(config));
         self.writer.op(Op::Act(acts::Act {
@@ -307,6 +316,15 @@ fn open(config: &Config) -> Result<(Lock, Store), Failure> {
     Ok((lock, store))
 }
 
+/// What makes tasks of claims.
+fn maker(config: &Config, readers: Readers, trail: String, database: &Path) -> Maker {
+    // Large items are written beside the trail: a folder for temporary files may be memory.
+    let folder = database.parent().unwrap_or(Path::new("."));
+    let expressions = Pool::new(folder, &trail);
+    let paths = Paths::new(ArcSwap::from_pointee(source_paths(config)));
+    Maker { readers, expressions, paths, trail }
+}
+
 /// Starts upkeep; it ends when the sender is dropped.
 fn keep_up(
     gate: &Arc<Gate>,
@@ -327,48 +345,11 @@ fn keep_up(
     Ok((stop, upkeep::start(upkeep, stopped)?))
 }
 
-fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
-    let sources = config.sources.iter().map(|source| source.name.clone()).collect();
-    let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
-    (sources, handlers)
-}
-
 fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     let (sources, handlers) = names(config);
     store::in_transaction(&store.conn, |conn| {
         Ok(registry::register(conn, &sources, &handlers, store.clock.now_ms())?)
     })
-}
-
-/// Handlers with their environments, by their numbers.
-fn ready(config: &Config, registry: &Registry, secrets: &Secrets) -> Handlers {
-    let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
-    for handler in &config.handlers {
-        let Some(&id) = registry.handlers.get(&handler.name) else { continue };
-        all.insert(id, Arc::new(equip(handler, secrets)));
-    }
-    Arc::new(all)
-}
-
-/// A handler with its secrets, ready to run.
-pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
-    use std::os::unix::ffi::OsStringExt;
-    let value = |value: &EnvValue| match value {
-        EnvValue::Text(text) => text.clone().into_bytes(),
-        EnvValue::Secret(secret) => secrets.get(secret).unwrap_or_default().to_vec(),
-    };
-    let (headers, sign) = match &handler.target {
-        Some(target) => (target.headers.as_slice(), target.sign.as_slice()),
-        None => Default::default(),
-    };
-    let env = handler.env.iter().map(|(name, it)| (name.clone(), OsString::from_vec(value(it))));
-    Ready {
-        settings: Arc::new(handler.clone()),
-        env: env.collect(),
-        headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),
-        sign: secrets.all(sign).map(<[u8]>::to_vec).collect(),
-        kind: handler::kind(handler),
-    }
 }
 
 /// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,

@@ -10,19 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crossbeam_channel::Receiver;
 
 use crate::clock;
-use crate::domain::{Claim, Ended, Event, HandlerId, JobId, Outcome};
+use crate::domain::{Claim, Ended, HandlerId, JobId, Outcome};
 use crate::handler::{Ready, Task};
 use crate::process::Stop;
 use crate::queue::retry::{self, Record};
 use crate::store::channel::Handle;
+use crate::store::expand::Expansion;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
-use crate::store::{Readers, read};
+
+pub mod task;
+
+use task::Maker;
 
 /// Claimed jobs on their way to a worker: one, or with `mode = "batch"` some of one handler.
 #[derive(Debug)]
@@ -90,13 +92,11 @@ impl Running {
 #[derive(Clone)]
 pub struct Shared {
     pub from: Receiver<Start>,
-    pub readers: Readers,
+    pub maker: Maker,
     pub writer: Handle,
     pub running: Arc<Running>,
     /// Told when a worker has sent its outcome.
     pub freed: Arc<dyn Fn(HandlerId) + Send + Sync>,
-    /// The file's own random name: the first part of every mark.
-    pub trail: String,
 }
 
 /// Starts `threads` workers; each ends when nobody can send it a job any more.
@@ -120,9 +120,16 @@ fn step(shared: &Shared, start: &Start) {
     let handler = &start.handler;
     let began = Instant::now();
     let mut left: Vec<Option<&Claimed>> = start.claimed.iter().map(Some).collect();
-    let mut over = |at: usize, ended: Ended| {
+    let mut over = |at: usize, how: Over| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
         let run = shared.running.jobs().remove(&claimed.claim.job);
+        let ended = match how {
+            Over::Ended(ended) => ended,
+            Over::Expanded(expansion) => {
+                shared.writer.op(Op::Expand(expansion));
+                return (shared.freed)(claimed.handler);
+            }
+        };
         let ended = explained(ended, run.and_then(|run| run.why));
         let took = began.elapsed();
         let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
@@ -139,7 +146,7 @@ fn step(shared: &Shared, start: &Start) {
         Err(_) => "not started: a fault in hooktrail, see its log".to_owned(),
     };
     for at in 0..start.claimed.len() {
-        over(at, Ended::new(Outcome::Failed, fault.clone()));
+        over(at, Over::Ended(Ended::new(Outcome::Failed, fault.clone())));
     }
 }
 
@@ -148,49 +155,50 @@ fn step(shared: &Shared, start: &Start) {
 fn attempt(
     shared: &Shared,
     start: &Start,
-    over: &mut dyn FnMut(usize, Ended),
+    over: &mut dyn FnMut(usize, Over),
 ) -> Result<(), String> {
     let stop = Stop::new().map_err(|e| format!("not started: {e}"))?;
     for claimed in &start.claimed {
         let run = Run { attempt: claimed.claim.attempt, stop: stop.clone(), why: None };
         shared.running.jobs().insert(claimed.claim.job, run);
     }
-    let mut tasks = Vec::with_capacity(start.claimed.len());
-    for claimed in &start.claimed {
-        tasks.push(task(shared, claimed, &start.handler)?);
+    let (mut tasks, mut places) = (Vec::with_capacity(start.claimed.len()), Vec::new());
+    for (at, claimed) in start.claimed.iter().enumerate() {
+        match prepare(&shared.maker, claimed, &start.handler) {
+            Ok(task) => {
+                tasks.push(task);
+                places.push(at);
+            }
+            Err(how) => over(at, how),
+        }
     }
-    start.handler.kind.run_all(&tasks, &stop, over);
+    if !tasks.is_empty() {
+        let mut ended = |at: usize, ended: Ended| {
+            if let Some(&place) = places.get(at) {
+                over(place, Over::Ended(ended));
+            }
+        };
+        start.handler.kind.run_all(&tasks, &stop, &mut ended);
+    }
     Ok(())
 }
 
-/// One job as its handler gets it.
-fn task(shared: &Shared, claimed: &Claimed, handler: &Ready) -> Result<Task, String> {
-    let found = shared.readers.get().map_err(anyhow::Error::from);
-    let event = found
-        .and_then(|conn| Ok(read::event(&conn, claimed.event)?))
-        .map_err(|e| format!("not started: the event was not read: {e}"))?;
-    let retry = &handler.settings.retry;
-    Ok(Task {
-        claim: claimed.claim,
-        handler: Arc::clone(&handler.settings),
-        env: Arc::clone(&handler.env),
-        headers: Arc::clone(&handler.headers),
-        sign: Arc::clone(&handler.sign),
-        item: None,
-        input: Arc::clone(&event.body),
-        is_made: false,
-        attempts_max: retry::attempts_max(retry, claimed.claim.attempt, claimed.failures),
-        key: key(&event, &handler.settings.name, claimed),
-        mark: format!("{}.{}.{}", shared.trail, claimed.claim.job, claimed.claim.attempt),
-        event: Arc::new(event),
-    })
+/// How a claimed job is over.
+enum Over {
+    Ended(Ended),
+    /// Its expressions were evaluated anew: that was no attempt.
+    Expanded(Box<Expansion>),
 }
 
-/// An idempotency key: the event's random id, the handler, the item, the replay; the last two are
-/// always there, so that no two jobs share one. At most 100 characters.
-pub fn key(event: &Event, handler: &str, claimed: &Claimed) -> String {
-    let uid = URL_SAFE_NO_PAD.encode(event.uid);
-    format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
+/// A task, or how the job is over without one.
+fn prepare(maker: &Maker, claimed: &Claimed, handler: &Ready) -> Result<Task, Over> {
+    let event = maker.event(claimed).map_err(Over::Ended)?;
+    if !claimed.expand {
+        return maker.task(claimed, handler, event).map_err(Over::Ended);
+    }
+    let owed = maker.judge(claimed, handler, &event).map_err(Over::Ended)?;
+    let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
+    Err(Over::Expanded(Box::new(Expansion { claimed, received_at_ms, owed })))
 }
 
 /// An interruption says whose doing it was.

@@ -149,7 +149,7 @@ pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
         input: Arc::clone(&event.body),
         is_made: false,
         attempts_max: retry::attempts_max(&handler.retry, claimed.claim.attempt, 0),
-        key: worker::key(&event, name, &claimed),
+        key: worker::task::key(&event, name, &claimed),
         // Not the trail's own name: a server that starts meanwhile leaves it alone.
         mark: format!("run.{}.{}", std::process::id(), store.trail),
         event: Arc::new(event),

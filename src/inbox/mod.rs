@@ -134,8 +134,21 @@ impl Judge {
                 }
             }
         }
+        let owed = self.plan(all);
         let note = (!notes.is_empty()).then(|| cut(&notes.join("; "), NOTE_CHARS_MAX));
-        Judged { owed: Plan::Judged(all), dedupe, note }
+        Judged { owed, dedupe, note }
+    }
+
+    /// Most events owe a job without keys to each: that costs the writer least.
+    fn plan(&self, all: Vec<(HandlerId, Owed)>) -> Plan {
+        let plain = JobKeys::default();
+        if !all.iter().all(|(_, owed)| matches!(owed, Owed::Event(keys) if *keys == plain)) {
+            return Plan::Judged(all);
+        }
+        if all.len() == self.plain.len() {
+            return Plan::Plain(Arc::clone(&self.plain));
+        }
+        Plan::Plain(all.into_iter().map(|(handler, _)| handler).collect())
     }
 }
 

@@ -17,11 +17,12 @@ use tokio::time::timeout_at;
 
 use super::address::{self, Peer};
 use super::form::{self, Wrong};
+use super::health::{health, plain};
 use super::lane::Lane;
 use super::refuse::Refusal;
 use super::verify::Asked;
 use super::{Gate, Gated, Settings, kept, ledger};
-use crate::domain::owed::Plan;
+use crate::expression::{Answers, Questions, Scene};
 use crate::store::events::{Accept, DedupeKey, Reply};
 use crate::{clock, inbox};
 
@@ -30,11 +31,6 @@ const HEADERS_BYTES_MAX: usize = 32 << 10;
 
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
-
-/// The path that says whether the process is alive.
-const HEALTHZ: &str = "/healthz";
-/// The path that says whether a webhook would be accepted now.
-const READYZ: &str = "/readyz";
 
 /// A number that goes down again when this is dropped.
 struct Held<'a> {
@@ -50,12 +46,6 @@ impl Drop for Held<'_> {
 
 /// Header lines as they came: lower-case name, value.
 type Lines<'a> = Vec<(&'a str, &'a [u8])>;
-
-/// The admin listener.
-pub async fn admin(request: HttpRequest) -> HttpResponse {
-    let Some(gate) = request.app_data::<Arc<Gate>>() else { return plain(500) };
-    health(gate, &request).unwrap_or_else(|| Refusal::Path.response())
-}
 
 /// The intake listener.
 pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
@@ -82,29 +72,6 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
         response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
     }
     response
-}
-
-fn plain(status: u16) -> HttpResponse {
-    HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
-}
-
-/// `/healthz` and `/readyz`.
-fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
-    let (status, text) = match request.uri().path() {
-        HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
-        READYZ if gate.closing.load(Ordering::Relaxed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
-        }
-        READYZ => match gate.obstacle() {
-            None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
-        },
-        _ => return None,
-    };
-    if !matches!(request.method().as_str(), "GET" | "HEAD") {
-        return Some(Refusal::Method { allow: "GET, HEAD".to_owned() }.response());
-    }
-    Some(HttpResponse::build(status).content_type("application/json").body(text))
 }
 
 struct Taking<'a> {
@@ -216,12 +183,12 @@ impl Taking<'_> {
         if let Some(rate) = &gated.rate {
             rate.check().map_err(|retry_after| Refusal::Rate { retry_after })?;
         }
-        let accept = self.accept(gated, &asked, content_type, now_ms)?;
+        let accept = self.accept(gated, &asked, content_type, now_ms).await?;
         self.store(gated, Accept { body, ..accept }).await
     }
 
     /// The rows of an accepted request, but for its body.
-    fn accept(
+    async fn accept(
         &self,
         gated: &Gated,
         asked: &Asked<'_>,
@@ -229,7 +196,29 @@ impl Taking<'_> {
         now_ms: i64,
     ) -> Result<Accept, Refusal> {
         let source = &gated.source;
+        let path = kept::path(Some(&gated.verifier), asked.path);
+        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
+        let lines = kept::lines(&gated.verifier, asked.headers);
+        let judged = match gated.judge.questions() {
+            None => gated.judge.plain(),
+            Some(questions) => {
+                let scene = Scene {
+                    body: asked.body,
+                    content_type,
+                    source: &source.name,
+                    headers: &lines,
+                    query: query.as_deref(),
+                    path: &path,
+                    params: &inbox::params(&source.path, &path),
+                    ip: &self.ip,
+                    received_at_ms: now_ms,
+                    event: None,
+                };
+                gated.judge.judged(self.ask(gated, questions, &scene).await?)
+            }
+        };
         let key = inbox::dedupe_key(source, asked.headers, content_type, asked.body);
+        let key = key.or(judged.dedupe);
         let window_ms = i64::try_from(source.dedupe_window.as_millis()).unwrap_or(i64::MAX / 4);
         let heal = source.on_duplicate == crate::config::OnDuplicate::Heal;
         Ok(Accept {
@@ -238,15 +227,33 @@ impl Taking<'_> {
             uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
             received_at_ms: now_ms,
             method: asked.method.to_owned(),
-            path: kept::path(Some(&gated.verifier), asked.path),
-            query: asked.query.map(|query| kept::query(&gated.verifier, query)),
+            path,
+            query,
             ip: self.ip.clone(),
-            headers: kept::headers(&gated.verifier, asked.headers),
+            headers: kept::headers(&lines),
             body: Vec::new(),
             dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
-            note: None,
-            owed: Plan::Plain(Arc::clone(&gated.handlers)),
+            note: judged.note,
+            owed: judged.owed,
         })
+    }
+
+    /// What the expressions give: in place, or by a process, which this thread does not wait for.
+    async fn ask(
+        &self,
+        gated: &Gated,
+        questions: &Questions,
+        scene: &Scene<'_>,
+    ) -> Result<Answers, Refusal> {
+        if let Some(answers) = questions.at_once(scene) {
+            return Ok(answers);
+        }
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let party = u64::try_from(gated.id.0).unwrap_or(0);
+        let answer = Box::new(move |answers| drop(tell.send(answers)));
+        self.gate.expressions.ask(party, questions, scene, answer);
+        // Who asked too much at once is told so; a process that ended answers all the same.
+        told.await.ok().and_then(Result::ok).ok_or(Refusal::Unavailable)
     }
 
     async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {

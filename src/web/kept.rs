@@ -5,16 +5,24 @@ use super::verify::{Verifier, is_named};
 
 const SECRET: &str = "[secret]";
 
-/// Header lines, `name: value` each.
-pub fn headers(verifier: &Verifier, lines: &[(&str, &[u8])]) -> Vec<u8> {
+/// Header lines as they are kept, passed on, and seen by expressions.
+pub fn lines<'a>(verifier: &Verifier, lines: &[(&'a str, &'a [u8])]) -> Vec<(&'a str, &'a [u8])> {
+    let line = |&(name, value): &(&'a str, &'a [u8])| {
+        let secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
+            || verifier.secret_header() == Some(name);
+        (name, if secret { SECRET.as_bytes() } else { value })
+    };
+    lines.iter().map(line).collect()
+}
+
+/// Kept lines, `name: value` each.
+pub fn headers(lines: &[(&str, &[u8])]) -> Vec<u8> {
     let size = lines.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
     let mut kept = Vec::with_capacity(size);
     for (name, value) in lines {
-        let secret = matches!(*name, "authorization" | "cookie" | "proxy-authorization")
-            || verifier.secret_header() == Some(name);
         kept.extend_from_slice(name.as_bytes());
         kept.extend_from_slice(b": ");
-        kept.extend_from_slice(if secret { SECRET.as_bytes() } else { value });
+        kept.extend_from_slice(value);
         kept.push(b'\n');
     }
     kept
@@ -51,18 +59,18 @@ mod tests {
 
     #[test]
     fn header_lines_are_kept_as_they_came_but_for_secrets() {
-        let lines: [(&str, &[u8]); 5] = [
+        let came: [(&str, &[u8]); 5] = [
             ("x-t", b"s3cret"),
             ("x-two", b"1\xff"),
             ("x-two", b""),
             ("cookie", b"a=b"),
             ("authorization", b"Bearer s3cret"),
         ];
-        let kept = headers(&token("header = \"X-T\""), &lines);
+        let kept = headers(&lines(&token("header = \"X-T\""), &came));
         let expected = b"x-t: [secret]\nx-two: 1\xff\nx-two: \ncookie: [secret]\n\
                          authorization: [secret]\n";
         assert_eq!(kept, expected);
-        let kept = headers(&token("segment = true"), &lines[..1]);
+        let kept = headers(&lines(&token("segment = true"), &came[..1]));
         assert_eq!(kept, b"x-t: s3cret\n");
     }
 

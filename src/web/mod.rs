@@ -20,13 +20,16 @@ use arc_swap::ArcSwap;
 
 use crate::clock;
 use crate::config::{Config, Listen, NO_QUEUED_MAX, Secrets};
-use crate::domain::{HandlerId, SourceId};
+use crate::domain::SourceId;
+use crate::expression::Pool;
+use crate::inbox::Judge;
 use crate::store::channel::{Handle, Health};
 use crate::store::refusals::Refused;
 use crate::store::registry::Registry;
 
 pub mod address;
 pub mod form;
+pub mod health;
 pub mod intake;
 pub mod kept;
 pub mod lane;
@@ -60,8 +63,8 @@ pub struct Gated {
     pub verifier: verify::Verifier,
     pub rate: Option<rate::Limit>,
     pub queued: Option<Queued>,
-    /// Who wants its events: a job each.
-    pub handlers: Arc<[HandlerId]>,
+    /// Who wants its events, and what of them.
+    pub judge: Judge,
 }
 
 /// `queued_max`: jobs on file, and those of requests on their way there.
@@ -82,6 +85,8 @@ pub struct Gate {
     /// Bytes of bodies held in memory.
     pub bodies: AtomicUsize,
     pub ledger: ledger::Ledger,
+    /// Where expressions are asked that can't be answered in place.
+    pub expressions: Pool,
 }
 
 /// Counts of those sources that have a `queued_max`.
@@ -98,7 +103,8 @@ impl Settings {
         let gated = |source: &crate::config::Source| {
             let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
             let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
-            let handlers = handlers.filter_map(|one| registry.handlers.get(&one.name).copied());
+            let handlers =
+                handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
             let queued = counts.get(&id).map(|stored| Queued {
                 stored: Arc::clone(stored),
                 coming: AtomicI64::new(0),
@@ -109,7 +115,7 @@ impl Settings {
                 verifier: verify::Verifier::new(source, secrets),
                 rate: source.accept_rate.map(rate::Limit::new),
                 queued,
-                handlers: handlers.collect(),
+                judge: Judge::new(source, handlers),
                 source: source.clone(),
             }
         };
@@ -128,6 +134,7 @@ impl Gate {
         registry: &Registry,
         secrets: &Secrets,
         counts: Counts,
+        expressions: Pool,
     ) -> Self {
         Self {
             settings: ArcSwap::from_pointee(Settings::new(config, registry, secrets, &counts)),
@@ -137,6 +144,7 @@ impl Gate {
             in_flight: AtomicUsize::new(0),
             bodies: AtomicUsize::new(0),
             ledger: ledger::Ledger::default(),
+            expressions,
         }
     }
 
@@ -285,7 +293,7 @@ fn serve(
         let mut server = HttpServer::new(move || {
             let app = App::new().app_data(Arc::clone(&of_app));
             let app = app.app_data(Rc::clone(&lane::Lane::new(of_app.writer.to.clone())));
-            app.default_service(if takes { web::to(intake::take) } else { web::to(intake::admin) })
+            app.default_service(if takes { web::to(intake::take) } else { web::to(health::admin) })
         })
         .workers(threads)
         .backlog(2048)

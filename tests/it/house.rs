@@ -31,7 +31,17 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
     // Rooms that coordinate.
     (
         "worker",
-        &["clock", "config", "domain", "expression", "handler", "process", "queue", "store"],
+        &[
+            "clock",
+            "config",
+            "domain",
+            "expression",
+            "handler",
+            "inbox",
+            "process",
+            "queue",
+            "store",
+        ],
     ),
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),

@@ -1,0 +1,53 @@
+//! What a configuration and its secrets become for those who run by it.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use crate::config::{self, Config, EnvValue, Secrets};
+use crate::dispatcher::Handlers;
+use crate::domain::HandlerId;
+use crate::handler::{self, Ready};
+use crate::store::registry::Registry;
+
+pub(super) fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
+    let sources = config.sources.iter().map(|source| source.name.clone()).collect();
+    let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
+    (sources, handlers)
+}
+
+/// What `$params` is read by.
+pub(super) fn source_paths(config: &Config) -> HashMap<String, String> {
+    config.sources.iter().map(|source| (source.name.clone(), source.path.clone())).collect()
+}
+
+/// Handlers with their environments, by their numbers.
+pub(super) fn ready(config: &Config, registry: &Registry, secrets: &Secrets) -> Handlers {
+    let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
+    for handler in &config.handlers {
+        let Some(&id) = registry.handlers.get(&handler.name) else { continue };
+        all.insert(id, Arc::new(equip(handler, secrets)));
+    }
+    Arc::new(all)
+}
+
+/// A handler with its secrets, ready to run.
+pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
+    use std::os::unix::ffi::OsStringExt;
+    let value = |value: &EnvValue| match value {
+        EnvValue::Text(text) => text.clone().into_bytes(),
+        EnvValue::Secret(secret) => secrets.get(secret).unwrap_or_default().to_vec(),
+    };
+    let (headers, sign) = match &handler.target {
+        Some(target) => (target.headers.as_slice(), target.sign.as_slice()),
+        None => Default::default(),
+    };
+    let env = handler.env.iter().map(|(name, it)| (name.clone(), OsString::from_vec(value(it))));
+    Ready {
+        settings: Arc::new(handler.clone()),
+        env: env.collect(),
+        headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),
+        sign: secrets.all(sign).map(<[u8]>::to_vec).collect(),
+        kind: handler::kind(handler),
+    }
+}

@@ -1,0 +1,45 @@
+//! `/healthz` and `/readyz`, on both listeners; the admin listener answers nothing else so far.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::Gate;
+use super::refuse::Refusal;
+
+/// The path that says whether the process is alive.
+const HEALTHZ: &str = "/healthz";
+/// The path that says whether a webhook would be accepted now.
+const READYZ: &str = "/readyz";
+
+/// The admin listener.
+pub async fn admin(request: HttpRequest) -> HttpResponse {
+    let Some(gate) = request.app_data::<Arc<Gate>>() else { return plain(500) };
+    health(gate, &request).unwrap_or_else(|| Refusal::Path.response())
+}
+
+/// An answer without a body.
+pub(super) fn plain(status: u16) -> HttpResponse {
+    HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+/// `/healthz` and `/readyz`.
+pub(super) fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
+    let (status, text) = match request.uri().path() {
+        HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
+        READYZ if gate.closing.load(Ordering::Relaxed) => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
+        }
+        READYZ => match gate.obstacle() {
+            None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
+        },
+        _ => return None,
+    };
+    if !matches!(request.method().as_str(), "GET" | "HEAD") {
+        return Some(Refusal::Method { allow: "GET, HEAD".to_owned() }.response());
+    }
+    Some(HttpResponse::build(status).content_type("application/json").body(text))
+}

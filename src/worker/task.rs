@@ -1,0 +1,173 @@
+//! From a claim to what its handler gets: the event, the item, what `transform` makes of it; and, for
+//! a job whose expressions failed at intake, what they give now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::owed::{Owed, Plan};
+use crate::domain::{Ended, Event, Outcome};
+use crate::expression::{Pool, Scene};
+use crate::handler::{Ready, Task};
+use crate::inbox::{self, Judge};
+use crate::queue::retry;
+use crate::store::jobs::Claimed;
+use crate::store::{Readers, read};
+
+/// The paths of sources as they are configured now, by their names: what `$params` is read by.
+pub type Paths = Arc<ArcSwap<HashMap<String, String>>>;
+
+/// What is needed to make a task of a claim.
+#[derive(Clone)]
+pub struct Maker {
+    pub readers: Readers,
+    pub expressions: Pool,
+    pub paths: Paths,
+    /// The first part of every mark.
+    pub trail: String,
+}
+
+impl Maker {
+    /// The event of a claimed job.
+    ///
+    /// # Errors
+    /// It could not be read: how the attempt ends.
+    pub fn event(&self, claimed: &Claimed) -> Result<Event, Ended> {
+        let found = self.readers.get().map_err(anyhow::Error::from);
+        found.and_then(|conn| Ok(read::event(&conn, claimed.event)?)).map_err(|e| unread(&e))
+    }
+
+    /// One job as its handler gets it.
+    ///
+    /// # Errors
+    /// How the attempt ends where there is nothing to be run.
+    pub fn task(&self, claimed: &Claimed, handler: &Ready, event: Event) -> Result<Task, Ended> {
+        let item = match claimed.item {
+            None => None,
+            Some(_) => {
+                let found = self.readers.get().map_err(anyhow::Error::from);
+                let found = found.and_then(|conn| Ok(read::item(&conn, claimed.claim.job)?));
+                Some(found.map_err(|e| unread(&e))?)
+            }
+        };
+        let input = self.input(claimed, handler, &event, item.as_ref())?;
+        let retry = &handler.settings.retry;
+        Ok(Task {
+            claim: claimed.claim,
+            handler: Arc::clone(&handler.settings),
+            env: Arc::clone(&handler.env),
+            headers: Arc::clone(&handler.headers),
+            sign: Arc::clone(&handler.sign),
+            item: claimed.item,
+            input,
+            is_made: item.is_some() || handler.settings.transform.is_some(),
+            attempts_max: retry::attempts_max(retry, claimed.claim.attempt, claimed.failures),
+            key: key(&event, &handler.settings.name, claimed),
+            mark: format!("{}.{}.{}", self.trail, claimed.claim.job, claimed.claim.attempt),
+            event: Arc::new(event),
+        })
+    }
+
+    /// The item or the event's bytes, or what `transform` makes of them.
+    fn input(
+        &self,
+        claimed: &Claimed,
+        handler: &Ready,
+        event: &Event,
+        item: Option<&Arc<[u8]>>,
+    ) -> Result<Arc<[u8]>, Ended> {
+        let Some(transform) = &handler.settings.transform else {
+            return Ok(Arc::clone(item.unwrap_or(&event.body)));
+        };
+        let party = u64::try_from(claimed.source.0).unwrap_or(0);
+        let made = self
+            .with_scene(event, item, |scene| self.expressions.transform(party, transform, scene));
+        made.map(Arc::from).map_err(|reason| failed("transform", &reason))
+    }
+
+    /// What the handler makes of the event by its expressions as they are now; `None`: nothing.
+    ///
+    /// # Errors
+    /// They fail still, or could not be asked: how the attempt ends.
+    pub fn judge(
+        &self,
+        claimed: &Claimed,
+        handler: &Ready,
+        event: &Event,
+    ) -> Result<Option<Owed>, Ended> {
+        let judge = Judge::of_handlers([(&*handler.settings, claimed.handler)].into_iter());
+        let judged = match judge.questions() {
+            None => judge.plain(),
+            Some(questions) => {
+                let party = u64::try_from(claimed.source.0).unwrap_or(0);
+                let asked = self.with_scene(event, None, |scene| {
+                    self.expressions.ask_and_wait(party, questions, scene)
+                });
+                // It waits and is asked again: nothing was found out about the job.
+                judge.judged(asked.map_err(|_| busy())?)
+            }
+        };
+        match judged.owed {
+            Plan::Plain(handlers) if handlers.is_empty() => Ok(None),
+            Plan::Plain(_) => Ok(Some(Owed::Event(Default::default()))),
+            Plan::Judged(all) => match all.into_iter().next() {
+                Some((_, Owed::Dead(why))) => {
+                    Err(Ended { dead: true, ..Ended::new(Outcome::Failed, why) })
+                }
+                other => Ok(other.map(|(_, owed)| owed)),
+            },
+        }
+    }
+
+    /// An event, or an item of it, as expressions see it.
+    fn with_scene<T>(
+        &self,
+        event: &Event,
+        item: Option<&Arc<[u8]>>,
+        ask: impl FnOnce(&Scene<'_>) -> T,
+    ) -> T {
+        let headers: Vec<(&str, &[u8])> =
+            event.headers.0.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        let paths = self.paths.load();
+        let params = paths.get(&event.source).map(|path| inbox::params(path, &event.path));
+        let content_type = event.headers.get("content-type");
+        ask(&Scene {
+            body: item.unwrap_or(&event.body),
+            content_type: match item {
+                Some(_) => Some("application/json"),
+                None => content_type.and_then(|value| std::str::from_utf8(value).ok()),
+            },
+            source: &event.source,
+            headers: &headers,
+            query: event.query.as_deref(),
+            path: &event.path,
+            params: params.as_deref().unwrap_or_default(),
+            ip: &event.ip,
+            received_at_ms: event.received_at_ms,
+            event: Some(event.id.0),
+        })
+    }
+}
+
+fn unread(error: &anyhow::Error) -> Ended {
+    Ended::new(Outcome::Failed, format!("not started: the event was not read: {error}"))
+}
+
+fn busy() -> Ended {
+    Ended::new(Outcome::Deferred, "no process was free for its expressions")
+}
+
+/// An expression that fails once fails always: a person has to mend it.
+fn failed(which: &str, reason: &str) -> Ended {
+    Ended { dead: true, ..Ended::new(Outcome::Failed, format!("{which}: {reason}")) }
+}
+
+/// An idempotency key: the event's random id, the handler, the item, the replay; the last two are
+/// always there, so that no two jobs share one. At most 100 characters.
+pub fn key(event: &Event, handler: &str, claimed: &Claimed) -> String {
+    let uid = URL_SAFE_NO_PAD.encode(event.uid);
+    format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
+}
