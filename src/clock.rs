@@ -48,6 +48,12 @@ pub fn local(ms: i64) -> String {
     }
 }
 
+/// A moment as HTTP writes it (RFC 9110 section 5.6.7), in milliseconds since 1970.
+pub fn http_date_ms(text: &str) -> Option<i64> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}
+
 /// Bytes nobody can guess.
 ///
 /// # Errors

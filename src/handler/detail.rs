@@ -21,3 +21,9 @@ pub fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.replace(char::is_control, " ").trim().to_owned()
 }
+
+/// The start of an answer in one line; gaps are one space wide, since answers are often laid out.
+pub fn start(answer: &[u8]) -> String {
+    let text = one_line(answer);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

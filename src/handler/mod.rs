@@ -11,9 +11,13 @@ use crate::config::{self, Mode};
 use crate::domain::{Claim, Ended, Event};
 use crate::process::Stop;
 
+mod answer;
 pub mod command;
 mod detail;
 mod program;
+#[cfg(test)]
+mod tests;
+pub mod url;
 
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
 pub struct Ready {
@@ -78,10 +82,11 @@ pub trait Kind: Send + Sync {
 type Row = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn Kind>);
 
 /// One process a job: what a command is run by where its mode says nothing else.
-const EACH: Row = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
+const EACH: Row =
+    (|it| it.mode == Mode::Each && it.target.is_none(), |_| Box::new(command::Command::default()));
 
 /// The table of kinds; the first that takes the settings is theirs.
-const KINDS: &[Row] = &[EACH];
+const KINDS: &[Row] = &[EACH, (|it| it.target.is_some(), |it| Box::new(url::Url::new(it)))];
 
 /// The kind that a handler's settings name.
 pub fn kind(settings: &config::Handler) -> Box<dyn Kind> {

@@ -1,51 +1,13 @@
 //! Commands as the worker runs them: what they are given, and what their end comes to.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::{Claim, Event, EventId, Headers, JobId};
+use crate::domain::Event;
+use crate::handler::tests::sample;
 
 fn task(script: &str) -> Task {
-    let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-    let event = Event {
-        id: EventId(42),
-        uid: [0; 16],
-        source: "paminga".into(),
-        received_at_ms: 1_795_000_000_123,
-        method: "POST".into(),
-        path: "/hooks/paminga".into(),
-        query: None,
-        ip: "192.0.2.7".into(),
-        headers: Headers(vec![
-            line("x-a", "1"),
-            line("content-type", "text/plain"),
-            line("x-a", "say \"2\""),
-            ("x-raw".into(), b"\xff".to_vec()),
-        ]),
-        body: Arc::from(*b"the body"),
-    };
-    let handler = config::Handler {
-        sources: vec!["paminga".into()],
-        command: ["sh", "-c", script].map(String::from).to_vec(),
-        concurrency: 1,
-        timeout: Duration::from_secs(120),
-        ..config::Handler::named("crm", Path::new("/"))
-    };
-    Task {
-        claim: Claim { job: JobId(7), attempt: 3 },
-        handler: Arc::new(handler),
-        env: Arc::new([]),
-        headers: Arc::new([]),
-        sign: Arc::new([]),
-        input: Arc::clone(&event.body),
-        is_made: false,
-        event: Arc::new(event),
-        item: None,
-        attempts_max: 40,
-        key: "the-key".into(),
-        mark: format!("command{}.7.3", std::process::id()),
-    }
+    sample(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
 }
 
 fn with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {

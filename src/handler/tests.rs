@@ -1,0 +1,51 @@
+//! A task such as the worker makes, for the tests of each kind.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::{EventId, Headers, JobId};
+
+/// Event 42 for handler `crm`, with these settings; attempt 3 of job 7.
+pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
+    let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let event = Event {
+        id: EventId(42),
+        uid: [0; 16],
+        source: "paminga".into(),
+        received_at_ms: 1_795_000_000_123,
+        method: "POST".into(),
+        path: "/hooks/paminga".into(),
+        query: None,
+        ip: "192.0.2.7".into(),
+        headers: Headers(vec![
+            line("x-a", "1"),
+            line("content-type", "text/plain"),
+            line("x-a", "say \"2\""),
+            ("x-raw".into(), b"\xff".to_vec()),
+        ]),
+        body: Arc::from(*b"the body"),
+    };
+    let mut handler = config::Handler {
+        sources: vec!["paminga".into()],
+        concurrency: 1,
+        timeout: Duration::from_secs(120),
+        ..config::Handler::named("crm", Path::new("/"))
+    };
+    change(&mut handler);
+    Task {
+        claim: Claim { job: JobId(7), attempt: 3 },
+        handler: Arc::new(handler),
+        env: Arc::new([]),
+        headers: Arc::new([]),
+        sign: Arc::new([]),
+        input: Arc::clone(&event.body),
+        is_made: false,
+        event: Arc::new(event),
+        item: None,
+        attempts_max: 40,
+        key: "the-key".into(),
+        mark: format!("sample{}.7.3", std::process::id()),
+    }
+}

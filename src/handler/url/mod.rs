@@ -1,0 +1,274 @@
+//! A URL: the event's bytes, its type and chosen headers by POST; the status decides.
+//!
+//! One agent a handler keeps its connections, as long as its settings stay. `exchange` bounds each
+//! attempt and lets it be stopped, `socket` is what ureq talks through. Redirects are not followed,
+//! proxies are taken from config.toml alone, and no more of an answer is read than is kept.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use ureq::config::Config;
+use ureq::http::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
+use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
+
+use super::answer::Answer;
+use super::detail::{self, DETAIL_CHARS_MAX};
+use super::{Kind, Task};
+use crate::clock;
+use crate::config::{self, Target, duration_text};
+use crate::domain::{Ended, Outcome};
+use crate::process::Stop;
+use exchange::{Exchange, Fault, doing};
+
+mod exchange;
+mod lookup;
+mod sign;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+/// What an answer's head may have.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// Of an answer so much is read for `detail`, whatever is kept of it.
+const START_BYTES: usize = DETAIL_CHARS_MAX * 4;
+
+/// A request is sent anew this often in one attempt, where connections that were kept turn out to be
+/// closed.
+const STALE_MAX: usize = 4;
+
+/// `url = "https://…"`.
+#[derive(Debug)]
+pub struct Url(Result<Client, String>);
+
+#[derive(Debug)]
+struct Client {
+    agent: Agent,
+    uri: Uri,
+}
+
+impl Url {
+    /// Certificates of those whom the system trusts are read once, here.
+    pub fn new(settings: &config::Handler) -> Self {
+        let target = settings.target.as_ref().ok_or_else(|| "no url".to_owned());
+        Self(target.and_then(|target| Client::new(settings, target, roots)))
+    }
+}
+
+impl Kind for Url {
+    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+        let asked = self.0.as_ref().map_err(Clone::clone);
+        let asked = asked.and_then(|client| Ok((client, client.request(task)?)));
+        let (client, request) = match asked {
+            Ok(asked) => asked,
+            Err(why) => return Ended::new(Outcome::Failed, format!("not started: {why}")),
+        };
+        if stop.is_set() {
+            return Ended::new(Outcome::Interrupted, "stopped");
+        }
+        let exchange = Exchange::begin(stop, task.handler.timeout);
+        match client.call(&request, &exchange) {
+            Ok(answer) => take(answer, task, &exchange),
+            Err(error) => failed(error, task, &exchange),
+        }
+    }
+}
+
+impl Client {
+    fn new(
+        settings: &config::Handler,
+        target: &Target,
+        roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, String>,
+    ) -> Result<Self, String> {
+        let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;
+        let proxy = target.proxy.as_deref().map(proxy).transpose()?;
+        let secure = |uri: &Uri| uri.scheme_str() == Some("https");
+        let needs_roots = secure(&uri) || proxy.as_ref().is_some_and(|it| secure(it.uri()));
+        let roots = if needs_roots { roots()? } else { Vec::new() };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::from(roots))
+            .unversioned_rustls_crypto_provider(provider)
+            .build();
+        let config = Config::builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(proxy)
+            .tls_config(tls)
+            .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .max_response_header_size(HEAD_BYTES_MAX)
+            // A head that is too large must be seen to be.
+            .input_buffer_size(HEAD_BYTES_MAX * 2)
+            .output_buffer_size(HEAD_BYTES_MAX)
+            .max_idle_connections(settings.concurrency)
+            .max_idle_connections_per_host(settings.concurrency)
+            .build();
+        let chain =
+            ().chain(ConnectProxyConnector::default())
+                .chain(socket::Plain)
+                .chain(socket::Tls::default());
+        Ok(Self { agent: Agent::with_parts(config, chain, socket::NotNow), uri })
+    }
+
+    fn request<'t>(&self, task: &'t Task) -> Result<Request<&'t [u8]>, String> {
+        let mut request = Request::post(self.uri.clone());
+        if let Some(headers) = request.headers_mut() {
+            *headers = headers_of(task)?;
+        }
+        request.body(&*task.input).map_err(|e| e.to_string())
+    }
+
+    /// Sends it; once more where a connection that was kept was closed before anything was heard
+    /// over it (RFC 9112 section 9.3.1, with `Idempotency-Key` for what was read all the same).
+    fn call(&self, request: &Request<&[u8]>, exchange: &Exchange) -> Result<Response<Body>, Error> {
+        let mut answer = self.agent.run(request.clone());
+        for _ in 0..STALE_MAX {
+            match answer {
+                Err(Error::Io(_)) if exchange.was_stale() => {
+                    exchange::set_stale(false);
+                    answer = self.agent.run(request.clone());
+                }
+                answer => return answer,
+            }
+        }
+        answer
+    }
+}
+
+fn proxy(text: &str) -> Result<Proxy, String> {
+    let proxy = Proxy::new(text).map_err(|e| format!("proxy: {e}"))?;
+    match proxy.protocol() {
+        ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
+        _ => Err("proxy: expected http:// or https://".to_owned()),
+    }
+}
+
+/// Those whom the system trusts, so that an owner's own authority is one among them; or those of
+/// SSL_CERT_FILE and SSL_CERT_DIR.
+fn roots() -> Result<Vec<Certificate<'static>>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let remedy = "install ca-certificates, or set SSL_CERT_FILE";
+    match found.errors.first() {
+        _ if !found.certs.is_empty() => {
+            Ok(found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect())
+        }
+        Some(e) => Err(format!("no certificate of an authority was found: {e}: {remedy}")),
+        None => Err(format!("no certificate of an authority was found: {remedy}")),
+    }
+}
+
+/// What is sent besides what ureq adds: Host, Content-Length, User-Agent, Accept.
+fn headers_of(task: &Task) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let own = task.event.headers.get("content-type").filter(|_| !task.is_made);
+    let content_type = if task.is_made { Some(&b"application/json"[..]) } else { own };
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, value("content-type", content_type)?);
+    }
+    headers.insert("idempotency-key", value("idempotency-key", task.key.as_bytes())?);
+    let forward = task.handler.target.as_ref().map_or(&[][..], |it| &it.forward_headers);
+    for forwarded in forward {
+        let of_event = task.event.headers.0.iter().filter(|(name, _)| name == forwarded);
+        for (at, (_, bytes)) in of_event.enumerate() {
+            let (name, value) = (name(forwarded)?, value(forwarded, bytes)?);
+            match at {
+                0 => drop(headers.insert(name, value)),
+                _ => drop(headers.append(name, value)),
+            }
+        }
+    }
+    for (own, bytes) in task.headers.iter() {
+        let mut value = value(own, bytes)?;
+        value.set_sensitive(true);
+        headers.insert(name(own)?, value);
+    }
+    let now_secs = clock::wall_ms().div_euclid(1000);
+    let signed = sign::headers(&task.sign, &task.key, now_secs, &task.input);
+    for (name, signed) in signed.map_err(|why| format!("sign: the secret {why}"))? {
+        headers.insert(name, value(name, signed.as_bytes())?);
+    }
+    Ok(headers)
+}
+
+fn name(name: &str) -> Result<HeaderName, String> {
+    name.parse().map_err(|_| format!("{name:?} is no header's name"))
+}
+
+/// A value that is none is not shown: it may be a secret.
+fn value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
+    HeaderValue::from_bytes(bytes).map_err(|_| format!("{name}: not one line of text"))
+}
+
+/// Reads an answer, as far as it is kept, and lets its status decide.
+fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
+    let (head, mut body) = answer.into_parts();
+    let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_vec());
+    let decisive = Answer {
+        status: head.status.as_u16(),
+        retry_after: header(RETRY_AFTER),
+        location: header(LOCATION),
+        date: header(DATE),
+    };
+    doing("reading the answer");
+    let keep = task.handler.output_bytes_max;
+    let most = keep.max(START_BYTES) as u64 + 1;
+    let mut stdout = Vec::new();
+    let read = body.as_reader().take(most).read_to_end(&mut stdout);
+    let said = detail::start(&stdout);
+    stdout.truncate(keep);
+    let ended = match read {
+        Ok(_) => decisive.ended(&said, clock::wall_ms()),
+        // An answer that is not whole is none (RFC 9112 section 8).
+        Err(e) => {
+            let ended = failed(Error::from(e), task, exchange);
+            let status = format!("status {}, but", decisive.status);
+            match ended.outcome {
+                Outcome::Failed => {
+                    Ended { detail: detail::of(&[&format!("{status} {}", ended.detail)]), ..ended }
+                }
+                _ => ended,
+            }
+        }
+    };
+    Ended { stdout, ..ended }
+}
+
+/// What an exchange without a whole answer comes to.
+fn failed(error: Error, task: &Task, exchange: &Exchange) -> Ended {
+    let fault = match &error {
+        Error::Other(other) => other.downcast_ref::<Fault>().cloned(),
+        Error::Timeout(_) => Some(Fault::TimedOut),
+        _ => None,
+    };
+    let why = match fault {
+        Some(Fault::Stopped) => return Ended::new(Outcome::Interrupted, "stopped"),
+        Some(Fault::TimedOut) => {
+            let timeout = format!("timeout {}", duration_text(task.handler.timeout));
+            let detail = detail::of(&[&timeout, &exchange.doing()]);
+            return Ended::new(Outcome::TimedOut, detail);
+        }
+        Some(fault) => fault.to_string(),
+        None => explain(&error),
+    };
+    Ended::new(Outcome::Failed, detail::of(&[&detail::one_line(why.as_bytes())]))
+}
+
+fn explain(error: &Error) -> String {
+    match error {
+        Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "no answer: the connection was closed".to_owned()
+        }
+        Error::Io(e) => format!("no answer: {e}"),
+        Error::ConnectProxyFailed(why) => format!("not connected: {why}"),
+        Error::LargeResponseHeader(..) => {
+            format!("no answer: its head is larger than {} KiB", HEAD_BYTES_MAX >> 10)
+        }
+        Error::Protocol(e) => format!("no answer: not HTTP: {e}"),
+        error => format!("no answer: {error}"),
+    }
+}

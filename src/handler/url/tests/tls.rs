@@ -1,0 +1,106 @@
+//! TLS: whom it trusts, and that it is no other who answers.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::*;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A server of that name, vouched for by `authority`: its port.
+fn server(authority: &Authority, name: &str) -> u16 {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                let conn = ServerConnection::new(config).unwrap();
+                let mut reader = BufReader::new(StreamOwned::new(conn, stream));
+                while request(&mut reader).is_some() {
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
+                    reader.get_mut().write_all(answer.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+/// The handler of a machine that trusts `authority` alone.
+fn url(task: &Task, authority: &Authority) -> Url {
+    let roots = vec![Certificate::from_der(authority.der()).to_owned()];
+    let target = task.handler.target.as_ref().unwrap();
+    Url(Client::new(&task.handler, target, || Ok(roots)))
+}
+
+#[test]
+fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
+    let (own, strangers) = (authority("own"), authority("a stranger's"));
+    let stop = Stop::new().unwrap();
+    let task = task(&format!("https://localhost:{}/", server(&own, "localhost")));
+    let trusting = url(&task, &own);
+    for _ in 0..3 {
+        // The same connection each time.
+        check(&trusting.run(&task, &stop), Outcome::Succeeded, "status 200: 0");
+    }
+    let detail = "not connected: localhost: TLS: invalid peer certificate: UnknownIssuer";
+    check(&url(&task, &strangers).run(&task, &stop), Outcome::Failed, detail);
+}
+
+#[test]
+fn another_name_is_another_server() {
+    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    let task = task(&format!("https://127.0.0.1:{}/", server(&own, "crm.example.com")));
+    let ended = url(&task, &own).run(&task, &stop);
+    assert_eq!(ended.outcome, Outcome::Failed);
+    let detail = "not connected: 127.0.0.1: TLS: invalid peer certificate: certificate not valid";
+    assert!(ended.detail.starts_with(detail), "{}", ended.detail);
+}
+
+#[test]
+fn who_does_not_speak_tls_has_failed() {
+    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let task = task(&format!("https://{}/", listener.local_addr().unwrap()));
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer);
+        });
+        let ended = url(&task, &own).run(&task, &stop);
+        server.join().unwrap();
+        assert_eq!(ended.outcome, Outcome::Failed);
+        let detail = "not connected: 127.0.0.1: TLS: ";
+        assert!(ended.detail.starts_with(detail), "{}", ended.detail);
+    }
+}
+
+#[test]
+fn a_machine_that_trusts_nobody_says_what_to_do() {
+    let task = task("https://127.0.0.1:1/");
+    let target = task.handler.target.as_ref().unwrap();
+    let none = Url(Client::new(&task.handler, target, || Err("no certificate".to_owned())));
+    let ended = none.run(&task, &Stop::new().unwrap());
+    check(&ended, Outcome::Failed, "not started: no certificate");
+}
