@@ -17,11 +17,9 @@ pub struct EventId(pub i64);
 /// Number of a job: only grows, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobId(pub i64);
-
 /// Row of a source in the trail; its name is what people see.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceId(pub i64);
-
 /// Row of a handler in the trail; its name is what people see.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HandlerId(pub i64);
@@ -55,6 +53,8 @@ pub struct Event {
     pub ip: String,
     pub headers: Headers,
     pub body: Arc<[u8]>,
+    /// What could not be evaluated at intake and cost no job.
+    pub note: Option<String>,
 }
 
 /// Header lines in the order they are kept: lower-case name, value as its bytes.

@@ -194,7 +194,8 @@ enum Over {
 fn prepare(maker: &Maker, claimed: &Claimed, handler: &Ready) -> Result<Task, Over> {
     let event = maker.event(claimed).map_err(Over::Ended)?;
     if !claimed.expand {
-        return maker.task(claimed, handler, event).map_err(Over::Ended);
+        let item = maker.item(claimed).map_err(Over::Ended)?;
+        return maker.task(claimed, handler, event, item.as_ref()).map_err(Over::Ended);
     }
     let owed = maker.judge(claimed, handler, &event).map_err(Over::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);

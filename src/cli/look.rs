@@ -151,10 +151,11 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), Failure> {
         return out.flush().map_err(failed);
     }
     let (jobs, attempts) = list::of_event(&store.conn, event.id).map_err(failed)?;
+    let items = list::items_of_event(&store.conn, event.id).map_err(failed)?;
     let shown = if args.json {
         writeln!(out, "{}", as_json(&event, &jobs, &attempts))
     } else {
-        print_event(&mut out, &event, &jobs, &attempts)
+        print_event(&mut out, &event, (&jobs, &items, &attempts))
     };
     shown.and_then(|()| out.flush()).map_err(failed)
 }
@@ -181,6 +182,7 @@ fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
         "bytes": event.body.len(),
         "headers": headers,
         "body": std::str::from_utf8(&event.body).ok(),
+        "note": event.note,
         "jobs": objects(jobs),
         "attempts": objects(attempts),
     })
@@ -189,8 +191,7 @@ fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
 fn print_event(
     out: &mut impl Write,
     event: &Event,
-    jobs: &Rows,
-    attempts: &Rows,
+    (jobs, items, attempts): (&Rows, &Rows, &Rows),
 ) -> std::io::Result<()> {
     let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let at = clock::local(event.received_at_ms);
@@ -207,8 +208,16 @@ fn print_event(
             writeln!(out, "\n({bytes} bytes that are not text: `show {} --body`)", event.id)?;
         }
     }
+    if let Some(note) = &event.note {
+        writeln!(out, "\nnote: {}", plain(note))?;
+    }
     writeln!(out)?;
     output::print_table(out, jobs, true)?;
+    for row in &items.rows {
+        if let [Value::Integer(job), Value::Integer(number), Value::Text(start)] = &row[..] {
+            writeln!(out, "item {number} (job {job}): {}", plain(start))?;
+        }
+    }
     for row in &attempts.rows {
         let [job, attempt, outcome, at, detail, took, next, stdout, stderr] = &row[..] else {
             continue;

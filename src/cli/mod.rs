@@ -19,6 +19,7 @@ mod look;
 mod output;
 mod select;
 mod setup;
+mod trial;
 
 /// A webhook receiver that stores each webhook before it answers, and keeps a trail of what became
 /// of it.
@@ -66,7 +67,9 @@ enum Command {
         json: bool,
     },
     /// Run a handler on an event in the foreground; nothing is recorded
-    Run { handler: String, event: i64 },
+    Run(trial::RunArgs),
+    /// Show what an expression gives for an event or a file
+    Eval(trial::EvalArgs),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the man page
@@ -91,11 +94,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let command = cli.command.unwrap_or(Command::Serve);
-    match command {
+    match &command {
         Command::Init => return setup::init(cli.config.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(
-                shell,
+                *shell,
                 &mut Cli::command(),
                 "hooktrail",
                 &mut std::io::stdout(),
@@ -106,6 +109,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let page = clap_mangen::Man::new(Cli::command());
             return page.render(&mut std::io::stdout()).map_err(failed);
         }
+        Command::Eval(args) if args.is_of_file() => return trial::eval(args, None),
         _ => {}
     }
     let file = config::find(cli.config).map_err(|text| Failure { code: 78, text })?;
@@ -117,7 +121,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         config::load(&file).map_err(|faults| Failure { code: 78, text: faults.to_string() })?;
     match command {
         Command::Check { event } => setup::check(&loaded, event),
-        Command::Run { handler, event } => setup::run(&loaded, &handler, event),
+        Command::Run(args) => trial::run(&loaded, &args),
+        Command::Eval(args) => trial::eval(&args, Some(&loaded)),
         Command::Tail(args) => look::tail(&beside(&loaded)?, &args),
         Command::List(args) => look::list(&beside(&loaded)?, &args),
         Command::Show(args) => look::show(&beside(&loaded)?, &args),

@@ -4,17 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::{Failure, beside, failed, refused};
+use super::{Failure, beside, failed, refused, trial};
 use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
-use crate::domain::{Claim, EventId, JobId, Outcome};
-use crate::handler::Task;
-use crate::process::{self, Stop};
-use crate::queue::retry;
-use crate::store::jobs::Claimed;
-use crate::store::{Store, list, read, registry};
-use crate::{app, worker};
+use crate::store::{Store, list};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
 pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
@@ -43,7 +36,7 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
         }
     }
     if let Some(event) = event {
-        takers(&mut out, loaded, event)?;
+        trial::takers(&mut out, loaded, event)?;
     }
     writeln!(out, "{}: no faults", config.file.display()).map_err(failed)
 }
@@ -61,19 +54,6 @@ pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, Failure> {
     let mut lines: Vec<String> = queued.iter().filter(|entry| gone(entry.0)).map(line).collect();
     lines.sort();
     Ok(lines)
-}
-
-fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), Failure> {
-    let store = beside(loaded)?;
-    if !registry::event_exists(&store.conn, event).map_err(failed)? {
-        return Err(refused(format!("event {event}: there is no such event")));
-    }
-    let found = read::event(&store.conn, EventId(event)).map_err(failed)?;
-    let takes = |handler: &&config::Handler| handler.sources.contains(&found.source);
-    let names: Vec<&str> =
-        loaded.config.handlers.iter().filter(takes).map(|handler| handler.name.as_str()).collect();
-    let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
-    writeln!(out, "event {event} of {}: taken by {names}", found.source).map_err(failed)
 }
 
 /// Writes config.toml and the handlers it names; never overwrites.
@@ -108,57 +88,4 @@ fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.set_permissions(fs::Permissions::from_mode(mode))
-}
-
-/// Runs a handler on an event in the foreground.
-pub fn run(loaded: &Loaded, name: &str, event: i64) -> Result<(), Failure> {
-    let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == name) else {
-        return Err(refused(format!("handler {name}: there is none of that name in config.toml")));
-    };
-    let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
-    if !missing.is_empty() {
-        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(Failure { code: 78, text: lines.join("\n") });
-    }
-    let store = beside(loaded)?;
-    if !registry::event_exists(&store.conn, event).map_err(failed)? {
-        return Err(refused(format!("event {event}: there is no such event")));
-    }
-    let event = read::event(&store.conn, EventId(event)).map_err(failed)?;
-    let job = list::job_of(&store.conn, event.id, name).map_err(failed)?;
-    let (job, attempt) = job.unwrap_or((JobId(0), 1));
-    let claimed = Claimed {
-        claim: Claim { job, attempt: attempt.max(1) },
-        event: event.id,
-        source: crate::domain::SourceId(0),
-        handler: crate::domain::HandlerId(0),
-        failures: 0,
-        age_ms: 0,
-        item: None,
-        replay: 0,
-        expand: false,
-    };
-    let ready = app::equip(handler, &secrets);
-    let task = Task {
-        claim: claimed.claim,
-        handler: Arc::clone(&ready.settings),
-        env: Arc::clone(&ready.env),
-        headers: Arc::clone(&ready.headers),
-        sign: Arc::clone(&ready.sign),
-        item: None,
-        input: Arc::clone(&event.body),
-        is_made: false,
-        attempts_max: retry::attempts_max(&handler.retry, claimed.claim.attempt, 0),
-        key: worker::task::key(&event, name, &claimed),
-        // Not the trail's own name: a server that starts meanwhile leaves it alone.
-        mark: format!("run.{}.{}", std::process::id(), store.trail),
-        event: Arc::new(event),
-    };
-    process::become_subreaper().map_err(failed)?;
-    let ended = ready.kind.run(&task, &Stop::new().map_err(failed)?);
-    std::io::stdout().write_all(&ended.stdout).map_err(failed)?;
-    std::io::stderr().write_all(&ended.stderr).map_err(failed)?;
-    writeln!(std::io::stderr(), "{}: {}", ended.outcome.name(), ended.detail).map_err(failed)?;
-    let code = u8::from(ended.outcome != Outcome::Succeeded);
-    if code == 0 { Ok(()) } else { Err(Failure { code, text: String::new() }) }
 }

@@ -275,6 +275,20 @@ pub fn of_event(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Ro
     Ok((found, attempts))
 }
 
+/// The beginnings of an event's items: job, item, text.
+///
+/// # Errors
+/// The read failed.
+pub fn items_of_event(conn: &Connection, event: EventId) -> rusqlite::Result<Rows> {
+    query(
+        conn,
+        "SELECT j.id, j.item, CAST(substr(i.body, 1, 200) AS TEXT) FROM events e JOIN jobs j
+           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+         JOIN items i ON i.job = j.id WHERE e.id = ?1 ORDER BY j.id",
+        &[event.0.into()],
+    )
+}
+
 /// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
 /// for in the newest 200,000 attempts.
 ///
@@ -331,6 +345,14 @@ pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
 pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
     let mut select = conn.prepare("SELECT handler, jobs FROM depth WHERE state = 'queued'")?;
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// The number of the newest event.
+///
+/// # Errors
+/// The read failed.
+pub fn newest_event(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.query_row("SELECT max(id) FROM events", [], |row| row.get(0))
 }
 
 /// The newest job of an event for a handler, with its last attempt.

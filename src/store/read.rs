@@ -12,7 +12,8 @@ use crate::domain::{Event, EventId, Headers, JobId};
 /// The read failed, or there is no such event.
 pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     conn.prepare_cached(
-        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body
+        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body,
+           e.note
          FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1",
     )?
     .query_row([id.0], |row| {
@@ -27,6 +28,7 @@ pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             ip: row.get(6)?,
             headers: headers(row.get_ref(7)?.as_bytes()?),
             body: Arc::from(row.get_ref(8)?.as_bytes()?),
+            note: row.get(9)?,
         })
     })
 }

@@ -40,20 +40,31 @@ impl Maker {
         found.and_then(|conn| Ok(read::event(&conn, claimed.event)?)).map_err(|e| unread(&e))
     }
 
+    /// The item of a claimed job, if it is one of `split`.
+    ///
+    /// # Errors
+    /// It could not be read: how the attempt ends.
+    pub fn item(&self, claimed: &Claimed) -> Result<Option<Arc<[u8]>>, Ended> {
+        if claimed.item.is_none() {
+            return Ok(None);
+        }
+        let found = self.readers.get().map_err(anyhow::Error::from);
+        let found = found.and_then(|conn| Ok(read::item(&conn, claimed.claim.job)?));
+        found.map(Some).map_err(|e| unread(&e))
+    }
+
     /// One job as its handler gets it.
     ///
     /// # Errors
     /// How the attempt ends where there is nothing to be run.
-    pub fn task(&self, claimed: &Claimed, handler: &Ready, event: Event) -> Result<Task, Ended> {
-        let item = match claimed.item {
-            None => None,
-            Some(_) => {
-                let found = self.readers.get().map_err(anyhow::Error::from);
-                let found = found.and_then(|conn| Ok(read::item(&conn, claimed.claim.job)?));
-                Some(found.map_err(|e| unread(&e))?)
-            }
-        };
-        let input = self.input(claimed, handler, &event, item.as_ref())?;
+    pub fn task(
+        &self,
+        claimed: &Claimed,
+        handler: &Ready,
+        event: Event,
+        item: Option<&Arc<[u8]>>,
+    ) -> Result<Task, Ended> {
+        let input = self.input(claimed, handler, &event, item)?;
         let retry = &handler.settings.retry;
         Ok(Task {
             claim: claimed.claim,
@@ -123,7 +134,7 @@ impl Maker {
     }
 
     /// An event, or an item of it, as expressions see it.
-    fn with_scene<T>(
+    pub fn with_scene<T>(
         &self,
         event: &Event,
         item: Option<&Arc<[u8]>>,

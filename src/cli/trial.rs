@@ -1,0 +1,287 @@
+//! `eval`, `run` and `check --event`: what expressions and handlers would make of an event. Nothing is
+//! recorded.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use clap::Args;
+
+use super::{Failure, beside, failed, refused};
+use crate::config::{self, Handler, Loaded};
+use crate::domain::owed::Owed;
+use crate::domain::{Claim, Ended, Event, EventId, HandlerId, JobId, Outcome, SourceId};
+use crate::expression::{Expression, Keys, Pool, Scene, Taken, Wanted};
+use crate::handler::Ready;
+use crate::inbox::Judge;
+use crate::process::{self, Stop};
+use crate::store::jobs::Claimed;
+use crate::store::{self, Store, list, read, registry};
+use crate::worker::task::Maker;
+use crate::{app, clock};
+
+/// So much of an input or a key is shown.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// `eval`
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// jq, as in config.toml
+    expression: String,
+    /// A stored event by its number, or a file with a body (- for standard input); else the newest
+    /// event
+    of: Option<String>,
+    /// Of the file: what its sender would say it is
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    handler: String,
+    event: i64,
+    /// With `split`: this item alone
+    #[arg(long, value_name = "NUMBER")]
+    item: Option<u32>,
+}
+
+impl EvalArgs {
+    /// Whether it asks for a file: then there need be no configuration.
+    pub fn is_of_file(&self) -> bool {
+        self.of.as_ref().is_some_and(|of| of.parse::<i64>().is_err())
+    }
+}
+
+/// Prints what an expression gives, an output a line.
+pub fn eval(args: &EvalArgs, loaded: Option<&Loaded>) -> Result<(), Failure> {
+    let expression = Expression::new(&args.expression).map_err(|wrong| {
+        let text =
+            format!("expression: line {}, column {}: {}", wrong.line, wrong.column, wrong.text);
+        Failure { code: 2, text }
+    })?;
+    let outputs = match (&args.of, loaded) {
+        (Some(file), _) if args.is_of_file() => {
+            let body = read_body(file)?;
+            let pool = Pool::new(&std::env::temp_dir(), &mark(""));
+            let scene = Scene {
+                body: &body,
+                content_type: args.content_type.as_deref(),
+                received_at_ms: clock::wall_ms(),
+                ..Scene::default()
+            };
+            pool.outputs(0, &expression, &scene)
+        }
+        (of, Some(loaded)) => {
+            let store = beside(loaded)?;
+            let of = of.as_ref().and_then(|of| of.parse().ok());
+            let event = match of.or(list::newest_event(&store.conn).map_err(failed)?) {
+                Some(event) => stored(&store, event)?,
+                None => return Err(refused("there is no event yet")),
+            };
+            let maker = maker(loaded, &store)?;
+            maker.with_scene(&event, None, |scene| maker.expressions.outputs(0, &expression, scene))
+        }
+        (_, None) => return Err(refused("there is no event without a configuration")),
+    };
+    let mut out = std::io::stdout().lock();
+    for output in outputs.map_err(refused)? {
+        out.write_all(&output).and_then(|()| writeln!(out)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn read_body(file: &str) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    let read = match file {
+        "-" => std::io::stdin().lock().read_to_end(&mut body),
+        file => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut body)),
+    };
+    read.map_err(|e| refused(format!("{file}: can't be read: {e}")))?;
+    Ok(body)
+}
+
+/// By what processes started here are known: not the trail's own name, so that a server that starts
+/// meanwhile leaves them alone.
+fn mark(trail: &str) -> String {
+    format!("cli.{}.{trail}", std::process::id())
+}
+
+fn maker(loaded: &Loaded, store: &Store) -> Result<Maker, Failure> {
+    let readers = store::readers(&store.path, 1).map_err(failed)?;
+    let expressions = Pool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
+    let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
+    let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
+    Ok(Maker { readers, expressions, paths, trail: mark(&store.trail) })
+}
+
+fn stored(store: &Store, event: i64) -> Result<Event, Failure> {
+    if !registry::event_exists(&store.conn, event).map_err(failed)? {
+        return Err(refused(format!("event {event}: there is no such event")));
+    }
+    read::event(&store.conn, EventId(event)).map_err(failed)
+}
+
+/// Which handlers would take an event, and with what.
+pub fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), Failure> {
+    let store = beside(loaded)?;
+    let event = stored(&store, event)?;
+    let maker = maker(loaded, &store)?;
+    let (mut names, mut lines) = (Vec::new(), Vec::new());
+    for handler in loaded.config.handlers.iter().filter(|one| one.sources.contains(&event.source)) {
+        let (takes, line) = match taken(&maker, &event, handler)? {
+            Taken::No => (false, "not wanted by when".to_owned()),
+            Taken::Failed { which, reason } => (true, format!("{which} fails: {reason}")),
+            Taken::Yes(wanted) => (true, described(&maker, &event, handler, &wanted)?),
+        };
+        if takes {
+            names.push(handler.name.as_str());
+        }
+        lines.push(format!("  {}: {line}", handler.name));
+    }
+    let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
+    writeln!(out, "event {} of {}: taken by {names}", event.id, event.source).map_err(failed)?;
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(failed)
+}
+
+fn taken(maker: &Maker, event: &Event, handler: &Handler) -> Result<Taken, Failure> {
+    let judge = Judge::of_handlers([(handler, HandlerId(0))].into_iter());
+    let Some(questions) = judge.questions() else { return Ok(Taken::Yes(Wanted::default())) };
+    let answers = maker
+        .with_scene(event, None, |scene| maker.expressions.ask_and_wait(0, questions, scene))
+        .map_err(|_| refused("no process was free for the expressions: try again"))?;
+    answers.takers.into_iter().next().ok_or_else(|| refused("the expressions gave no answer"))
+}
+
+/// What a handler would get, and by which keys.
+fn described(
+    maker: &Maker,
+    event: &Event,
+    handler: &Handler,
+    wanted: &Wanted,
+) -> Result<String, Failure> {
+    let mut said = Vec::new();
+    let mut item: Option<Arc<[u8]>> = None;
+    if let Some(items) = &wanted.items {
+        said.push(format!("{} items", items.len()));
+        if !items.is_empty() {
+            let mut first = Vec::new();
+            items.get(0, &mut first).map_err(failed)?;
+            item = Some(Arc::from(first));
+        }
+    }
+    let is_empty = wanted.items.as_ref().is_some_and(|items| items.is_empty());
+    if !is_empty {
+        said.extend(shown_keys(&wanted.keys.get(0).map_err(failed)?));
+    }
+    said.extend(wanted.faults.iter().map(|fault| format!("{fault} (no key)")));
+    let input = match &handler.transform {
+        _ if is_empty => None,
+        None => item.as_ref().map(|item| Ok(item.to_vec())),
+        Some(transform) => Some(maker.with_scene(event, item.as_ref(), |scene| {
+            maker.expressions.transform(0, transform, scene)
+        })),
+    };
+    let first = if wanted.items.is_some() { "the first: " } else { "with " };
+    match input {
+        None if said.is_empty() => said.push("with the body as it came".to_owned()),
+        None => {}
+        Some(Ok(input)) => said.push(format!("{first}{}", shown(&String::from_utf8_lossy(&input)))),
+        Some(Err(reason)) => said.push(format!("transform fails: {reason}")),
+    }
+    Ok(said.join(", "))
+}
+
+fn shown_keys(keys: &Keys) -> Vec<String> {
+    use crate::domain::stamp::Stamp;
+    let newest = keys.newest.as_ref().map(|stamp| match stamp {
+        Stamp::Number(digits) => digits.clone(),
+        Stamp::Text(text) => text.clone(),
+    });
+    let all = [
+        ("order_by", &keys.order),
+        ("newest_by", &newest),
+        ("once_by", &keys.once),
+        ("collapse_by", &keys.collapse),
+    ];
+    let shown = |(name, key): (&str, &Option<String>)| {
+        key.as_ref().map(|key| format!("{name} {}", shown(key)))
+    };
+    all.into_iter().filter_map(shown).collect()
+}
+
+fn shown(text: &str) -> String {
+    super::output::plain(&text.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+}
+
+/// Runs a handler on an event in the foreground, with `split` on each of its items.
+pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
+    let name = &args.handler;
+    let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == *name) else {
+        return Err(refused(format!("handler {name}: there is none of that name in config.toml")));
+    };
+    let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
+    if !missing.is_empty() {
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(Failure { code: 78, text: lines.join("\n") });
+    }
+    let store = beside(loaded)?;
+    let event = stored(&store, args.event)?;
+    let (maker, ready) = (maker(loaded, &store)?, app::equip(handler, &secrets));
+    process::become_subreaper().map_err(failed)?;
+    let job = list::job_of(&store.conn, event.id, name).map_err(failed)?;
+    let (job, attempt) = job.unwrap_or((JobId(0), 1));
+    let claimed = |item| Claimed {
+        claim: Claim { job, attempt: attempt.max(1) },
+        event: event.id,
+        source: SourceId(0),
+        handler: HandlerId(0),
+        failures: 0,
+        age_ms: 0,
+        item,
+        replay: 0,
+        expand: false,
+    };
+    let mut all_succeeded = true;
+    match maker.judge(&claimed(None), &ready, &event) {
+        Err(ended) => return Err(refused(ended.detail)),
+        Ok(None) => return Err(refused(format!("event {}: not wanted by when", event.id))),
+        Ok(Some(Owed::Items(items))) => {
+            let mut body = Vec::new();
+            for at in 0..items.count() {
+                let number = u32::try_from(at + 1).map_err(failed)?;
+                if args.item.is_some_and(|wanted| wanted != number) {
+                    continue;
+                }
+                items.read(at, &mut body).map_err(failed)?;
+                let item = Arc::from(body.as_slice());
+                all_succeeded &=
+                    run_one(&maker, &claimed(Some(number)), &ready, &event, Some(&item))?;
+            }
+        }
+        Ok(Some(_)) => all_succeeded = run_one(&maker, &claimed(None), &ready, &event, None)?,
+    }
+    if all_succeeded { Ok(()) } else { Err(Failure { code: 1, text: String::new() }) }
+}
+
+/// Whether it succeeded.
+fn run_one(
+    maker: &Maker,
+    claimed: &Claimed,
+    ready: &Ready,
+    event: &Event,
+    item: Option<&Arc<[u8]>>,
+) -> Result<bool, Failure> {
+    let stop = Stop::new().map_err(failed)?;
+    let ended: Ended = match maker.task(claimed, ready, event.clone(), item) {
+        Ok(task) => ready.kind.run(&task, &stop),
+        Err(ended) => ended,
+    };
+    std::io::stdout().write_all(&ended.stdout).map_err(failed)?;
+    std::io::stderr().write_all(&ended.stderr).map_err(failed)?;
+    let item = claimed.item.map(|number| format!("item {number}: ")).unwrap_or_default();
+    writeln!(std::io::stderr(), "{item}{}: {}", ended.outcome.name(), ended.detail)
+        .map_err(failed)?;
+    Ok(ended.outcome == Outcome::Succeeded)
+}
