@@ -26,6 +26,7 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
             ("x-raw".into(), b"\xff".to_vec()),
         ]),
         body: Arc::from(*b"the body"),
+        note: None,
     };
     let mut handler = config::Handler {
         sources: vec!["paminga".into()],
