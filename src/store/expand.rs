@@ -4,9 +4,10 @@
 use rusqlite::{Connection, params};
 
 use super::insert::{self, Of};
-use super::jobs::{self, Claimed, Finished};
+use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::keys;
 use super::state::State;
+use crate::domain::Outcome;
 use crate::domain::owed::{JobKeys, Owed};
 
 /// What the expressions gave, for a claimed job.
@@ -17,6 +18,26 @@ pub struct Expansion {
     pub received_at_ms: i64,
     /// `None`: `when` does not want it.
     pub owed: Option<Owed>,
+}
+
+impl Expansion {
+    /// The job's end where the jobs that were made of it could not be written.
+    pub(super) fn unwritten(&self, wall_ms: i64) -> Finish {
+        let detail = "split: its jobs could not be written, see the log".to_owned();
+        Finish {
+            claim: self.claimed.claim,
+            handler: self.claimed.handler,
+            source: self.claimed.source,
+            outcome: Outcome::Failed,
+            detail: detail.clone(),
+            ended_at_ms: wall_ms,
+            duration_ms: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            next: Next::Dead { reason: detail },
+            crashes: 0,
+        }
+    }
 }
 
 /// Writes it, if the claim is current.

@@ -162,15 +162,18 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
 /// Dead jobs of an event run again, with fresh attempts.
 pub(super) fn heal(conn: &Connection, state: &mut State, event: EventId) -> rusqlite::Result<()> {
     let mut select = conn.prepare_cached(
-        "SELECT j.id, j.handler FROM events e JOIN jobs j
+        "SELECT j.id, j.handler, j.source FROM events e JOIN jobs j
            ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
          WHERE e.id = ?1 AND j.state = 4",
     )?;
-    let dead: Vec<(i64, i64)> = select
-        .query_map([event.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+    let dead: Vec<(i64, i64, i64)> = select
+        .query_map([event.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (job, handler) in dead {
-        revive(conn, state, JobId(job), HandlerId(handler))?;
+    for (job, handler, source) in dead {
+        let source = SourceId(source);
+        if revive(conn, state, JobId(job), HandlerId(handler))? {
+            state.queue(source, 1);
+        }
     }
     Ok(())
 }
@@ -183,17 +186,16 @@ pub(super) fn revive(
     job: JobId,
     handler: HandlerId,
 ) -> rusqlite::Result<bool> {
-    let revived: Option<(i64, Option<Key>)> = conn
+    let revived: Option<Option<Key>> = conn
         .prepare_cached(
             "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, since = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
                reason = NULL, cancel = NULL, collapse_key = NULL
-             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING source, order_key",
+             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING order_key",
         )?
-        .query_row(params![job.0, state.active_ms(handler)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![job.0, state.active_ms(handler)], |row| row.get(0))
         .optional()?;
-    let Some((source, order)) = revived else { return Ok(false) };
-    state.queue(SourceId(source), 1);
+    let Some(order) = revived else { return Ok(false) };
     match order {
         Some(key) => keys::let_next(conn, state, handler, &key)?,
         None => state.wake(handler),

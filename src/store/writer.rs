@@ -220,6 +220,10 @@ impl Writer {
                     (Some(Done::Nothing), Op::Claim { handler, asked }) => {
                         self.hear.claimed(handler, asked, Vec::new());
                     }
+                    (Some(Done::Nothing), Op::Expand(it)) => {
+                        // Not to be left running: that is what a person sees of it.
+                        self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+                    }
                     (Some(Done::Nothing), Op::Finish(finish)) => {
                         self.hear.finished(finish.handler, super::jobs::Finished::Stale);
                     }
