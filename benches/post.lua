@@ -1,5 +1,6 @@
 -- wrk's side of the benchmark: posts benches/body.json, and prints one line of JSON at the end.
--- `wrk … URL -- MS` waits so long before each request, for a load that leaves the server room.
+-- `wrk … URL -- MS [HEADER]` waits so long before each request (- not at all), for a load that leaves
+-- the server room, and sends one more header.
 
 local file = assert(io.open("benches/body.json", "rb"))
 wrk.method = "POST"
@@ -11,6 +12,10 @@ function init(args)
   local wait_ms = tonumber(args[1])
   if wait_ms then
     delay = function() return wait_ms end
+  end
+  if args[2] then
+    local name, value = args[2]:match("^(.-): (.*)$")
+    wrk.headers[name] = value
   end
   -- What wrk does by itself: one request, made once.
   local request = wrk.format()
