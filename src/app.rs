@@ -333,7 +333,7 @@ fn keep_up(
     running: &Arc<Running>,
 ) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = bounded(0);
-    let refusals = Arc::clone(gate);
+    let (refusals, handshakes) = (Arc::clone(gate), Arc::clone(gate));
     let upkeep = Upkeep {
         database,
         free_bytes_min: config.store.free_bytes_min,
@@ -341,6 +341,7 @@ fn keep_up(
         writer: gate.writer.clone(),
         running: Arc::clone(running),
         refusals: Box::new(move || refusals.refused()),
+        handshakes: Box::new(move || handshakes.shaken()),
     };
     Ok((stop, upkeep::start(upkeep, stopped)?))
 }

@@ -11,7 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 
 use crate::store::channel::{Handle, Message};
+use crate::store::handshakes::Shaken;
 use crate::store::op::Op;
+use crate::store::refusals::Refused;
 use crate::worker::Running;
 
 /// Between two looks: a refusal is on the trail within a second.
@@ -28,7 +30,9 @@ pub struct Upkeep {
     pub writer: Handle,
     pub running: Arc<Running>,
     /// Takes what intake refused since the last look.
-    pub refusals: Box<dyn Fn() -> Vec<crate::store::refusals::Refused> + Send>,
+    pub refusals: Box<dyn Fn() -> Vec<Refused> + Send>,
+    /// Takes the handshakes that intake answered since the last look.
+    pub handshakes: Box<dyn Fn() -> Vec<Shaken> + Send>,
 }
 
 /// Starts the thread.
@@ -41,7 +45,7 @@ pub fn start(it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> 
         let mut kept = Instant::now();
         let mut beat = 0;
         while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-            write_refusals(&it);
+            write_noted(&it);
             guard_disk(&it);
             beat = watchdog(&it, beat);
             if kept.elapsed() >= KEEP {
@@ -49,15 +53,19 @@ pub fn start(it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> 
                 it.writer.op(Op::Keep);
             }
         }
-        write_refusals(&it);
+        write_noted(&it);
     })
 }
 
-fn write_refusals(it: &Upkeep) {
-    let rows = (it.refusals)();
-    if !rows.is_empty() {
-        // Events come first: where the writer has no room, refusals are the ones to go.
-        let _ = it.writer.to.try_send(Message::Op(Op::Refusals(rows)));
+/// Events come first: where the writer has no room, these are the ones to go.
+fn write_noted(it: &Upkeep) {
+    let refusals = (it.refusals)();
+    if !refusals.is_empty() {
+        let _ = it.writer.to.try_send(Message::Op(Op::Refusals(refusals)));
+    }
+    let handshakes = (it.handshakes)();
+    if !handshakes.is_empty() {
+        let _ = it.writer.to.try_send(Message::Op(Op::Handshakes(handshakes)));
     }
 }
 

@@ -16,9 +16,11 @@ mod expression;
 mod fault;
 mod handler;
 mod include;
+pub mod keys;
 mod load;
 mod program;
 mod reload;
+mod scheme;
 mod secret;
 mod server;
 mod shipped;
@@ -36,11 +38,12 @@ pub use fault::{Fault, Faults};
 pub use handler::BUILT_IN;
 pub use load::{Loaded, find, load};
 pub use reload::reload_refusals;
+pub use scheme::{Repeat, SCHEMES, Scheme, scheme};
 pub use secret::{Becomes, SecretUse, Secrets, secrets, secrets_under, standard_key};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
 pub use values::{duration_text, parse_duration};
-pub use verify::{SCHEMES, Scheme, scheme};
+pub use verify::signed_parts;
 
 /// Everything that config.toml and its includes say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,6 +180,8 @@ pub enum Accept {
 pub enum Dedupe {
     /// Lower case.
     Header(String),
+    /// The first of these that is there: a preset's.
+    AnyHeader(&'static [&'static str]),
     Body,
     Jq(Expression),
 }
@@ -204,7 +209,8 @@ pub struct Respond {
     pub content_type: Option<String>,
 }
 
-/// `verify = { scheme = …, … }`: the keys of all schemes; `SCHEMES` says which scheme takes which.
+/// `verify = { scheme = …, … }`: the keys of all schemes; `SCHEMES` says which scheme takes which, and
+/// what a preset fills in (`header`, `tolerance`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verify {
     pub scheme: String,

@@ -16,6 +16,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::fault::Fault;
+use super::keys;
 use super::table::{Table, Value};
 use super::values;
 use super::{Loaded, SecretRef};
@@ -46,6 +47,14 @@ pub enum Becomes {
     Header,
     /// The key of a signature by Standard Webhooks.
     StandardKey,
+    /// That, or a public key of the same standard.
+    StandardVerifier,
+    /// An Ed25519 public key in hex.
+    Ed25519Key,
+    /// An ECDSA P-256 public key, base64.
+    P256Key,
+    /// Certificates with RSA keys, PEM.
+    Certificates,
 }
 
 impl Becomes {
@@ -57,8 +66,12 @@ impl Becomes {
             Self::Header if bytes.iter().any(control) => {
                 Some("has a line break or the like: expected one line of text".to_owned())
             }
+            Self::Bytes | Self::Variable | Self::Header => None,
             Self::StandardKey => standard_key(bytes).err(),
-            _ => None,
+            Self::StandardVerifier => keys::standard(bytes).err(),
+            Self::Ed25519Key => keys::ed25519_hex(bytes).err(),
+            Self::P256Key => keys::p256(bytes).err(),
+            Self::Certificates => keys::certificates(bytes).err(),
         }
     }
 }

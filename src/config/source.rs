@@ -10,7 +10,7 @@ use super::table::{Table, Value};
 use super::values::{self, DAY, POSITIVE};
 use super::{
     Accept, Dedupe, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source, Verify,
-    expression, verify,
+    expression, scheme, verify,
 };
 
 /// `queued_max` where it is not written: as good as none, and still a number for SQLite.
@@ -42,6 +42,7 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
     let path_at = table.get("path").map_or(table.at, |value| value.at);
     let verify = read_verify(name, &table, server, folder);
     let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
+    let dedupe = dedupe.or_else(|| scheme::dedupe(&verify)).filter(|_| !dedupe_off);
     let source = Source {
         name: name.to_owned(),
         path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
@@ -143,7 +144,7 @@ fn read_dedupe(table: &Table<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Dur
     });
     let window = table.duration("window", week, POSITIVE);
     let written = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
-    let preset = verify::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset);
+    let preset = scheme::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset);
     let window_alone = preset && table.has("window");
     if written > 1 {
         table.fault("has more than one key to recognise a repeat by: expected header, jq or body");

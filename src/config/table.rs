@@ -135,6 +135,11 @@ impl<'a> Table<'a> {
         self.log.wrong(self.at, format!("{} {text}", self.key));
     }
 
+    /// Something of the table as a whole that may hurt.
+    pub fn warn(&self, text: impl Display) {
+        self.log.warn(self.at, format!("{} {text}", self.key));
+    }
+
     /// Something that has to be here is not.
     pub fn missing(&self, text: impl Display) {
         self.log.missing(self.at, format!("{} {text}", self.key));

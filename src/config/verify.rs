@@ -1,104 +1,22 @@
-//! `verify = { scheme = …, … }`: which schemes there are, which keys each takes, and their values.
+//! `verify = { scheme = …, … }`: the values of its keys, what a preset knows filled in.
 //!
-//! [`SCHEMES`] is the whole list of the contract; those that this version can't check yet are
-//! refused by name, so that no source is ever open by mistake. How a scheme verifies is `web`'s.
+//! [`SCHEMES`] says which scheme takes which keys. How a scheme verifies is `web`'s.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::secret::Becomes;
+use super::scheme::{SCHEMES, Scheme, scheme};
+use super::secret::{self, Becomes};
 use super::server::close;
 use super::table::{Table, Value};
 use super::values::{self, POSITIVE};
-use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Verify, secret};
-
-/// A way to verify.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scheme {
-    pub name: &'static str,
-    /// Keys that it takes beside `scheme`.
-    pub keys: &'static [&'static str],
-    /// Whether this version can check it.
-    pub known: bool,
-    /// It comes with its sender's own dedupe key and answer.
-    pub preset: bool,
-}
-
-const fn plain(name: &'static str, keys: &'static [&'static str]) -> Scheme {
-    Scheme { name, keys, known: true, preset: false }
-}
-
-const fn later(name: &'static str, keys: &'static [&'static str]) -> Scheme {
-    Scheme { name, keys, known: false, preset: true }
-}
-
-/// What every preset takes.
-const COMMON: &[&str] = &["secret", "tolerance", "url"];
-
-/// Every scheme of the contract.
-pub const SCHEMES: &[Scheme] = &[
-    plain("none", &[]),
-    plain("token", &["header", "query", "segment", "secret", "tolerance", "url"]),
-    plain("basic", &["user", "secret", "tolerance", "url"]),
-    plain("bearer", &["secret", "tolerance", "url"]),
-    plain(
-        "hmac",
-        &[
-            "algorithm",
-            "header",
-            "prefix",
-            "encoding",
-            "signed",
-            "timestamp_header",
-            "timestamp_unit",
-            "id_header",
-            "secret",
-            "tolerance",
-            "url",
-        ],
-    ),
-    Scheme {
-        name: "paminga",
-        keys: &["secret", "header", "tolerance", "url"],
-        known: true,
-        preset: true,
-    },
-    later("standard", COMMON),
-    later("github", COMMON),
-    later("gitlab", COMMON),
-    later("stripe", COMMON),
-    later("shopify", COMMON),
-    later("slack", COMMON),
-    later("twilio", COMMON),
-    later("sendgrid", COMMON),
-    later("mailgun", COMMON),
-    later("mailchimp", &["query", "segment", "secret", "tolerance", "url"]),
-    later("mandrill", COMMON),
-    later("meta", &["verify_token", "secret", "tolerance", "url"]),
-    later("zoom", COMMON),
-    later("discord", COMMON),
-    later("paddle", COMMON),
-    later("square", COMMON),
-    later("hubspot", COMMON),
-    later("linear", COMMON),
-    later("bitbucket", COMMON),
-    later("dropbox", COMMON),
-    later("trello", COMMON),
-    later("microsoft-graph", COMMON),
-    later("sns", COMMON),
-];
+use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Verify};
 
 const HEADER: &str = r#"expected a header's name such as "X-Signature""#;
 const TABLE: &str = r#"expected a table such as { scheme = "none" }"#;
 const TEXT: &str = "expected text";
-const PAMINGA_HEADER: &str = "x-paminga-signature";
 /// Both ways; senders' clocks and queues are that far off at most (senders.md).
 const TOLERANCE: Duration = Duration::from_secs(300);
-
-/// The scheme of that name.
-pub fn scheme(name: &str) -> Option<&'static Scheme> {
-    SCHEMES.iter().find(|scheme| scheme.name == name)
-}
 
 /// What a source without `verify` has.
 pub(super) fn none() -> Verify {
@@ -115,30 +33,23 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
     let scheme = read_scheme(&table)?;
     let mut verify = Verify { scheme: scheme.name.to_owned(), ..Verify::default() };
     if scheme.keys.contains(&"secret") {
-        match table.get("secret") {
-            Some(value) => verify.secret = secret::some(&value, folder, Becomes::Bytes),
-            None => table.missing(format!(
-                r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
-                scheme.name
-            )),
-        }
-        verify.url = table.get("url").and_then(|value| read_url(&value));
-        verify.tolerance = table.get("tolerance").and_then(|value| {
-            let parse = |text: &str| values::duration_in(text, POSITIVE);
-            value.parsed(values::DURATION, parse)
-        });
+        read_common(&table, scheme, folder, &mut verify);
     }
     match scheme.name {
-        "token" => read_token(&table, &mut verify),
+        "token" => read_token(&table, true, &mut verify),
+        "mailchimp" => read_token(&table, false, &mut verify),
         "basic" => read_user(&table, &mut verify),
         "hmac" => read_hmac(&table, &mut verify),
-        "paminga" => {
-            let header = table.parsed("header", HEADER, values::header_name);
-            verify.header = Some(header.unwrap_or_else(|| PAMINGA_HEADER.to_owned()));
-        }
+        "meta" => read_verify_token(&table, folder, &mut verify),
         _ => {}
     }
-    let timed = verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some());
+    if let Some(default) = scheme.header {
+        let header = table.parsed("header", HEADER, values::header_name);
+        verify.header = Some(header.unwrap_or_else(|| default.to_owned()));
+    }
+    verify.tolerance = verify.tolerance.or(scheme.tolerance);
+    let timed = scheme.tolerance.is_some()
+        || verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some());
     if scheme.keys.contains(&"tolerance")
         && !timed
         && let Some(value) = table.get("tolerance")
@@ -149,17 +60,42 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
     Some(verify)
 }
 
+fn read_common(table: &Table<'_>, scheme: &Scheme, folder: &Path, verify: &mut Verify) {
+    match table.get("secret") {
+        Some(value) => verify.secret = secret::some(&value, folder, scheme.secret),
+        None if scheme.secret_later => table.warn(
+            "has no secret yet: its sender's handshake is answered, and everything else is refused",
+        ),
+        None => table.missing(format!(
+            r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
+            scheme.name
+        )),
+    }
+    verify.url = table.get("url").and_then(|value| read_url(&value));
+    verify.tolerance = table.get("tolerance").and_then(|value| {
+        let parse = |text: &str| values::duration_in(text, POSITIVE);
+        value.parsed(values::DURATION, parse)
+    });
+}
+
+/// What Meta is given back in its handshake.
+fn read_verify_token(table: &Table<'_>, folder: &Path, verify: &mut Verify) {
+    match table.get("verify_token") {
+        Some(value) => verify.verify_token = secret::some(&value, folder, Becomes::Bytes),
+        None => table.warn(
+            "has no verify_token: Meta's handshake will be refused; expected the token that you gave \
+             it, such as verify_token = { file = \"path\" }",
+        ),
+    }
+}
+
 fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
-    let names: Vec<&str> = SCHEMES.iter().filter(|s| s.known).map(|s| s.name).collect();
+    let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let Some(value) = table.get("scheme") else {
         table.missing(format!("has no scheme: {}", values::one_of("", &names)));
         return None;
     };
-    let parse = |text: &str| match scheme(text) {
-        Some(scheme) if scheme.known => Ok(scheme),
-        Some(_) => Err("not yet known to this version".to_owned()),
-        None => Err(values::one_of(text, &names)),
-    };
+    let parse = |text: &str| scheme(text).ok_or_else(|| values::one_of(text, &names));
     value.parsed(&values::one_of("", &names), parse)
 }
 
@@ -176,21 +112,28 @@ fn read_url(value: &Value<'_>) -> Option<String> {
     }
 }
 
-fn read_token(table: &Table<'_>, verify: &mut Verify) {
-    verify.header = table.parsed("header", HEADER, values::header_name);
+/// Where a token stands. No header of a sender that can't set one.
+fn read_token(table: &Table<'_>, in_header: bool, verify: &mut Verify) {
+    if in_header {
+        verify.header = table.parsed("header", HEADER, values::header_name);
+    }
     verify.query = table.parsed("query", "expected the name of a query's field", |text| {
         if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
     });
     verify.segment = table.flag("segment", false);
     let segment = verify.segment || (table.has("segment") && !is_false(table, "segment"));
-    let places = [table.has("header"), table.has("query"), segment];
+    let places = [in_header && table.has("header"), table.has("query"), segment];
+    let expected = match in_header {
+        true => ["header, query or segment = true", "header, query, segment = true"],
+        false => ["query or segment = true", "query, segment = true"],
+    };
     match places.iter().filter(|there| **there).count() {
         1 => {}
-        0 => table.missing("has no place for the token: expected header, query or segment = true"),
-        _ => table.fault(
-            "has more than one place for the token: expected one of header, query, \
-                          segment = true",
-        ),
+        0 => table.missing(format!("has no place for the token: expected {}", expected[0])),
+        _ => table.fault(format!(
+            "has more than one place for the token: expected one of {}",
+            expected[1]
+        )),
     }
 }
 
@@ -222,7 +165,9 @@ fn read_hmac(table: &Table<'_>, verify: &mut Verify) {
         algorithm: table.choice("algorithm", &algorithms, Algorithm::Sha256),
         prefix: table.parsed("prefix", TEXT, |text| Ok(text.to_owned())).unwrap_or_default(),
         encoding: table.choice("encoding", &encodings, Encoding::Hex),
-        signed: table.parsed("signed", TEXT, signed).unwrap_or_else(|| vec![SignedPart::Body]),
+        signed: table
+            .parsed("signed", TEXT, signed_parts)
+            .unwrap_or_else(|| vec![SignedPart::Body]),
         timestamp_header: table.parsed("timestamp_header", HEADER, values::header_name),
         timestamp_unit: table.choice("timestamp_unit", &units, TimestampUnit::Seconds),
         id_header: table.parsed("id_header", HEADER, values::header_name),
@@ -255,7 +200,10 @@ fn check_signed(table: &Table<'_>, hmac: &Hmac) {
 }
 
 /// `"{timestamp}.{body}"` in its parts.
-fn signed(text: &str) -> Result<Vec<SignedPart>, String> {
+///
+/// # Errors
+/// What was expected.
+pub fn signed_parts(text: &str) -> Result<Vec<SignedPart>, String> {
     let wrong = || {
         "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
          \"{timestamp}.{body}\""

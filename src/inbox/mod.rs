@@ -214,16 +214,19 @@ pub fn dedupe_key(
 ) -> Option<Key> {
     match &source.dedupe {
         _ if source.dedupe_off => None,
-        Some(Dedupe::Header(name)) => {
-            let (_, value) = headers.iter().find(|(found, _)| found == name)?;
-            let value = value.trim_ascii();
-            (!value.is_empty()).then(|| hashed(b'h', value))
-        }
+        Some(Dedupe::Header(name)) => by_header(headers, name),
+        Some(Dedupe::AnyHeader(names)) => names.iter().find_map(|name| by_header(headers, name)),
         Some(Dedupe::Body) => Some(hashed(b'b', body)),
         Some(Dedupe::Jq(_)) => None,
         None if source.verify.scheme == "paminga" => paminga::key(content_type, body),
         None => None,
     }
+}
+
+fn by_header(headers: &[(&str, &[u8])], name: &str) -> Option<Key> {
+    let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
+    let value = value.trim_ascii();
+    (!value.is_empty()).then(|| hashed(b'h', value))
 }
 
 /// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.

@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod claim;
 pub mod events;
 pub mod expand;
+pub mod handshakes;
 mod insert;
 pub mod jobs;
 mod keys;

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use super::events::{self, Reply};
 use super::expand::{self, Expansion};
+use super::handshakes::{self, Shaken};
 use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Registry};
@@ -28,6 +29,7 @@ pub enum Op {
     /// Make ready what is due.
     Promote,
     Refusals(Vec<Refused>),
+    Handshakes(Vec<Shaken>),
     /// Number the names of a configuration; the answer comes after the commit.
     Register {
         sources: Vec<String>,
@@ -97,6 +99,10 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
         }
         Op::Refusals(rows) => {
             refusals::write(conn, state, rows)?;
+            Done::Nothing
+        }
+        Op::Handshakes(rows) => {
+            handshakes::write(conn, rows)?;
             Done::Nothing
         }
         Op::Register { sources, handlers, reply } => {

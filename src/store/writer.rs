@@ -264,7 +264,11 @@ impl Writer {
                 }
                 Message::Op(Op::Claim { handler, asked }) => self.hear.claim_failed(handler, asked),
                 Message::Op(
-                    op @ (Op::Finish(_) | Op::Expand(_) | Op::Refusals(_) | Op::Act(_)),
+                    op @ (Op::Finish(_)
+                    | Op::Expand(_)
+                    | Op::Refusals(_)
+                    | Op::Handshakes(_)
+                    | Op::Act(_)),
                 ) => {
                     if matches!(op, Op::Finish(_) | Op::Expand(_))
                         || self.unwritten.len() < GROUP_OPS_MAX

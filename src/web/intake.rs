@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, dev, web};
 use futures_core::Stream;
 use tokio::time::timeout_at;
 
 use super::address::{self, Peer};
+use super::answer::Accepted;
 use super::form::{self, Wrong};
+use super::greet::{self, Way};
 use super::health::{health, plain};
 use super::lane::Lane;
 use super::refuse::Refusal;
 use super::verify::Asked;
-use super::{Gate, Gated, Settings, kept, ledger};
+use super::{Gate, Gated, Settings, kept, ledger, rate};
 use crate::expression::{Answers, Questions, Scene};
 use crate::store::events::{Accept, DedupeKey, Reply};
 use crate::{clock, inbox};
@@ -74,12 +75,13 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     response
 }
 
-struct Taking<'a> {
-    gate: &'a Gate,
+/// A request that is being taken.
+pub(super) struct Taking<'a> {
+    pub gate: &'a Gate,
     lane: &'a Rc<Lane>,
     settings: &'a Settings,
     deadline: Instant,
-    ip: String,
+    pub ip: String,
     /// Of the body, as far as it came.
     bytes: usize,
     held: Held<'a>,
@@ -147,8 +149,11 @@ impl Taking<'_> {
     ) -> Result<HttpResponse, Refusal> {
         let source = &gated.source;
         let method = request.method().as_str();
-        if !source.methods.iter().any(|allowed| allowed == method) {
-            return Err(Refusal::Method { allow: source.methods.join(", ") });
+        let allowed = source.methods.iter().any(|allowed| allowed == method);
+        let way = Way::of(gated, method);
+        let not_allowed = || Refusal::Method { allow: source.methods.join(", ") };
+        if !allowed && way.is_none() {
+            return Err(not_allowed());
         }
         let ip: Option<IpAddr> = self.ip.parse().ok();
         if !address::allowed(&source.allow_from, ip) {
@@ -171,8 +176,23 @@ impl Taking<'_> {
                 .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
-        if let Err(reason) = gated.verifier.check(&asked, now_ms) {
-            return Err(Refusal::Signature { reason, challenge: gated.verifier.challenge() });
+        if !way.is_signed() {
+            if let Some(response) = self.greet(gated, way, &asked, now_ms).await? {
+                return Ok(response);
+            }
+            if !allowed {
+                return Err(not_allowed());
+            }
+        }
+        let checked = gated.verifier.check(&asked, now_ms);
+        checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
+        if way.is_signed() {
+            if let Some(response) = self.greet(gated, way, &asked, now_ms).await? {
+                return Ok(response);
+            }
+            if !allowed {
+                return Err(not_allowed());
+            }
         }
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -180,9 +200,7 @@ impl Taking<'_> {
             Wrong::Type => Refusal::Type,
             Wrong::Form(reason) => Refusal::Form { reason },
         })?;
-        if let Some(rate) = &gated.rate {
-            rate.check().map_err(|retry_after| Refusal::Rate { retry_after })?;
-        }
+        rate::check(gated.rate.as_ref())?;
         let accept = self.accept(gated, &asked, content_type, now_ms).await?;
         self.store(gated, Accept { body, ..accept }).await
     }
@@ -239,7 +257,7 @@ impl Taking<'_> {
     }
 
     /// What the expressions give: in place, or by a process, which this thread does not wait for.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         gated: &Gated,
         questions: &Questions,
@@ -257,6 +275,7 @@ impl Taking<'_> {
     }
 
     async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {
+        let accepted = Accepted::new(gated, &accept.body);
         let jobs = i64::try_from(accept.owed.jobs()).unwrap_or(i64::MAX);
         if let Some(queued) = &gated.queued {
             let coming = queued.coming.fetch_add(jobs, Ordering::SeqCst);
@@ -270,8 +289,8 @@ impl Taking<'_> {
             queued.coming.fetch_sub(jobs, Ordering::SeqCst);
         }
         match reply {
-            Reply::Stored(event) => Ok(accepted(gated, event.0, false)),
-            Reply::Duplicate(event) => Ok(accepted(gated, event.0, true)),
+            Reply::Stored(event) => Ok(accepted.response(event.0, false)),
+            Reply::Duplicate(event) => Ok(accepted.response(event.0, true)),
             Reply::Unavailable => Err(Refusal::Unavailable),
         }
     }
@@ -346,29 +365,4 @@ fn check_size(request: &HttpRequest, max: usize) -> Result<(), Refusal> {
         return Err(Refusal::Encoding);
     }
     Ok(())
-}
-
-/// The source's own answer, its scheme's, or `202` and the event's number.
-fn accepted(gated: &Gated, event: i64, duplicate: bool) -> HttpResponse {
-    let preset = gated.verifier.is_preset();
-    let status = match &gated.source.respond {
-        Some(respond) => respond.status,
-        None if preset => 200,
-        None => 202,
-    };
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::ACCEPTED);
-    let mut response = HttpResponse::build(status);
-    let respond = gated.source.respond.as_ref();
-    if let Some(content_type) = respond.and_then(|respond| respond.content_type.as_deref()) {
-        response.content_type(content_type);
-    } else if !preset || respond.is_some_and(|respond| respond.body.is_some()) {
-        response.content_type("application/json");
-    }
-    match respond.and_then(|respond| respond.body.clone()) {
-        _ if status == StatusCode::NO_CONTENT => response.finish(),
-        Some(body) => response.body(body),
-        None if preset => response.finish(),
-        None if duplicate => response.body(format!(r#"{{"event":{event},"duplicate":true}}"#)),
-        None => response.body(format!(r#"{{"event":{event}}}"#)),
-    }
 }

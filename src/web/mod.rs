@@ -24,11 +24,14 @@ use crate::domain::SourceId;
 use crate::expression::Pool;
 use crate::inbox::Judge;
 use crate::store::channel::{Handle, Health};
+use crate::store::handshakes::Shaken;
 use crate::store::refusals::Refused;
 use crate::store::registry::Registry;
 
 pub mod address;
+pub mod answer;
 pub mod form;
+pub mod greet;
 pub mod health;
 pub mod intake;
 pub mod kept;
@@ -37,6 +40,7 @@ pub mod ledger;
 pub mod rate;
 pub mod refuse;
 pub mod route;
+pub mod shaken;
 pub mod verify;
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
@@ -61,6 +65,8 @@ pub struct Gated {
     pub source: crate::config::Source,
     pub id: SourceId,
     pub verifier: verify::Verifier,
+    /// The source's own handshake.
+    pub greeting: Option<greet::Own>,
     pub rate: Option<rate::Limit>,
     pub queued: Option<Queued>,
     /// Who wants its events, and what of them.
@@ -87,6 +93,7 @@ pub struct Gate {
     pub ledger: ledger::Ledger,
     /// Where expressions are asked that can't be answered in place.
     pub expressions: Pool,
+    pub handshakes: shaken::Handshakes,
 }
 
 /// Counts of those sources that have a `queued_max`.
@@ -113,6 +120,7 @@ impl Settings {
             Gated {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
+                greeting: greet::Own::new(source),
                 rate: source.accept_rate.map(rate::Limit::new),
                 queued,
                 judge: Judge::new(source, handlers),
@@ -145,6 +153,7 @@ impl Gate {
             bodies: AtomicUsize::new(0),
             ledger: ledger::Ledger::default(),
             expressions,
+            handshakes: shaken::Handshakes::default(),
         }
     }
 
@@ -174,6 +183,11 @@ impl Gate {
     /// What was refused since the last time.
     pub fn refused(&self) -> Vec<Refused> {
         self.ledger.drain(clock::wall_ms())
+    }
+
+    /// What handshakes were answered since the last time.
+    pub fn shaken(&self) -> Vec<Shaken> {
+        self.handshakes.drain(clock::wall_ms())
     }
 }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::refuse::Refusal;
 use crate::config::Rate;
 
 /// One source's limit.
@@ -35,6 +36,12 @@ impl Limit {
             (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
         })
     }
+}
+
+/// Counts one request of a source, if it has a limit: events, repeats and handshakes.
+pub(super) fn check(limit: Option<&Limit>) -> Result<(), Refusal> {
+    let Some(limit) = limit else { return Ok(()) };
+    limit.check().map_err(|retry_after| Refusal::Rate { retry_after })
 }
 
 #[cfg(test)]

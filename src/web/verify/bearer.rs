@@ -3,7 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Asked, Scheme, Shared};
+use super::keys::Shared;
+use super::{Asked, Draft, Scheme};
 
 pub(super) struct Bearer(Shared);
 
@@ -17,6 +18,17 @@ impl Scheme for Bearer {
     fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
         let given = credentials(asked, "bearer")?;
         if self.0.has(given) { Ok(()) } else { Err("bearer token does not match".to_owned()) }
+    }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        let token = String::from_utf8(self.0.of(draft)?);
+        let token = token.map_err(|_| "the secret is not UTF-8")?;
+        draft.put("authorization", format!("Bearer {token}"));
+        Ok(())
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        Some("Bearer")
     }
 }
 
@@ -35,6 +47,16 @@ impl Scheme for Basic {
         let given = credentials(asked, "basic")?;
         let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
         if self.0.has(&pair) { Ok(()) } else { Err("user or password does not match".to_owned()) }
+    }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        let pair = self.0.of(draft)?;
+        draft.put("authorization", format!("Basic {}", STANDARD.encode(pair)));
+        Ok(())
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        Some(r#"Basic realm="hooktrail""#)
     }
 }
 

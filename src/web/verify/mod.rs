@@ -1,20 +1,81 @@
-//! Who sent a webhook: a scheme a file, one table. Checked on the raw bytes, in constant time, with
-//! every valid secret, before anything but what the scheme needs is parsed.
+//! Who sent a webhook: a scheme a file (those of one recipe share one), one table. Checked on the raw
+//! bytes, in constant time, with every valid secret, before anything but what the scheme needs is
+//! parsed. Beside each check stands how its sender signs, for `hooktrail send` and the tests.
 //!
 //! What is wrong is told the trail exactly, and the sender not at all; no reason holds a secret or
 //! the signature that would have been right.
 
-use ring::hmac;
-use subtle::ConstantTimeEq;
-
-use crate::config::{ProxyHeader, Secrets, Source};
+use crate::config::{self, ProxyHeader, Secrets, Source, Verify};
 
 mod bearer;
-mod hmac_recipe;
-mod paminga;
+mod body;
+mod discord;
+mod draft;
+mod fields;
+mod graph;
+mod handshake;
+mod keys;
+mod linear;
+mod mailgun;
+mod mandrill;
+mod read;
+mod recipe;
+mod senders;
+mod sendgrid;
+mod sns;
+mod standard;
+mod stripe;
 mod token;
+mod twilio;
+mod url;
 
+pub use draft::Draft;
+pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, Preset};
 pub use token::is_named;
+
+/// Why a scheme of two keys can't be signed for.
+const ONLY_PUBLIC: &str = "only the sender can sign: the secret here is its public key";
+
+/// How a scheme is made ready.
+type Make = fn(&Verify, &[&[u8]]) -> Box<dyn Scheme>;
+
+/// Each scheme; what else is known of it stands in `config::SCHEMES`, its handshake in `handshake`.
+const MAKERS: &[(&str, Make)] = &[
+    ("none", |_, _| Box::new(Open)),
+    ("token", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
+    ("basic", |verify, secrets| {
+        Box::new(bearer::Basic::new(verify.user.as_deref().unwrap_or(""), secrets))
+    }),
+    ("bearer", |_, secrets| Box::new(bearer::Bearer::new(secrets))),
+    ("hmac", |verify, secrets| match &verify.hmac {
+        Some(recipe) => Box::new(recipe::Recipe::new(recipe.clone(), verify, secrets)),
+        None => Box::new(token::Token::nobody()),
+    }),
+    ("paminga", senders::scheme),
+    ("standard", |verify, secrets| Box::new(standard::Standard::new(verify, secrets))),
+    ("github", senders::scheme),
+    ("gitlab", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
+    ("stripe", |verify, secrets| Box::new(stripe::Listed::stripe(verify, secrets))),
+    ("shopify", senders::scheme),
+    ("slack", senders::scheme),
+    ("twilio", |verify, secrets| Box::new(twilio::Twilio::new(verify, secrets))),
+    ("sendgrid", |verify, secrets| Box::new(sendgrid::SendGrid::new(verify, secrets))),
+    ("mailgun", |verify, secrets| Box::new(mailgun::Mailgun::new(verify, secrets))),
+    ("mailchimp", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
+    ("mandrill", |verify, secrets| Box::new(mandrill::Mandrill::new(verify, secrets))),
+    ("meta", senders::scheme),
+    ("zoom", senders::scheme),
+    ("discord", |verify, secrets| Box::new(discord::Discord::new(verify, secrets))),
+    ("paddle", |verify, secrets| Box::new(stripe::Listed::paddle(verify, secrets))),
+    ("square", senders::scheme),
+    ("hubspot", senders::scheme),
+    ("linear", senders::scheme),
+    ("bitbucket", senders::scheme),
+    ("dropbox", senders::scheme),
+    ("trello", senders::scheme),
+    ("microsoft-graph", |_, secrets| Box::new(graph::Graph::new(secrets))),
+    ("sns", |verify, secrets| Box::new(sns::Sns::new(verify, secrets))),
+];
 
 /// A request as its sender signed it.
 pub struct Asked<'a> {
@@ -33,10 +94,15 @@ pub struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// The value of a header that must be there once.
     fn header(&self, name: &str) -> Result<&'a [u8], String> {
+        self.at_most_one(name)?.ok_or_else(|| format!("no {name} header"))
+    }
+
+    /// The value of a header that may be there once.
+    pub(super) fn at_most_one(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
         let mut values = self.headers.iter().filter(|(found, _)| *found == name);
         match (values.next(), values.next()) {
-            (Some((_, value)), None) => Ok(value),
-            (None, _) => Err(format!("no {name} header")),
+            (Some((_, value)), None) => Ok(Some(value)),
+            (None, _) => Ok(None),
             (Some(_), Some(_)) => Err(format!("more than one {name} header")),
         }
     }
@@ -49,10 +115,58 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// What a sender is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: Option<&'static str>,
+    pub body: String,
+}
+
+impl Answer {
+    fn empty(status: u16) -> Self {
+        Self { status, content_type: None, body: String::new() }
+    }
+
+    /// Plain text, whatever it says.
+    pub fn text(body: impl Into<String>) -> Self {
+        Self { status: 200, content_type: Some("text/plain"), body: body.into() }
+    }
+
+    fn json(body: impl Into<String>) -> Self {
+        Self { status: 200, content_type: Some("application/json"), body: body.into() }
+    }
+}
+
+/// Where a request has the secret itself, which is not kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hidden<'s> {
+    header: Option<&'s str>,
+    parameter: Option<&'s str>,
+    segment: bool,
+}
+
 /// A scheme, ready to check.
 trait Scheme: Send + Sync {
     /// The exact reason where the request is not from whom it should be.
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String>;
+
+    /// Signs as the sender would, or says why it can't.
+    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String>;
+
+    fn hidden(&self) -> Hidden<'_> {
+        Hidden::default()
+    }
+
+    /// `WWW-Authenticate`.
+    fn challenge(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// A preset's answer to an event, and to its repeat.
+    fn answer(&self, _body: &[u8]) -> Answer {
+        Answer::empty(200)
+    }
 }
 
 /// Anybody is believed.
@@ -62,41 +176,32 @@ impl Scheme for Open {
     fn check(&self, _: &Asked<'_>, _: i64) -> Result<(), String> {
         Ok(())
     }
+
+    fn sign(&self, _: &mut Draft, _: i64) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// How one source's requests are checked.
 pub struct Verifier {
     scheme: Box<dyn Scheme>,
-    challenge: Option<&'static str>,
-    preset: bool,
-    header: Option<String>,
-    parameter: Option<String>,
-    segment: bool,
+    facts: Option<&'static config::Scheme>,
+    handshake: Option<handshake::Preset>,
 }
 
 impl Verifier {
     pub fn new(source: &Source, secrets: &Secrets) -> Self {
         let verify = &source.verify;
-        let secrets: Vec<&[u8]> = secrets.all(&verify.secret).collect();
-        let basic = || bearer::Basic::new(verify.user.as_deref().unwrap_or(""), &secrets);
-        let (scheme, challenge): (Box<dyn Scheme>, _) = match verify.scheme.as_str() {
-            "none" => (Box::new(Open), None),
-            "token" => (Box::new(token::Token::new(verify, &secrets)), None),
-            "basic" => (Box::new(basic()), Some(r#"Basic realm="hooktrail""#)),
-            "bearer" => (Box::new(bearer::Bearer::new(&secrets)), Some("Bearer")),
-            "hmac" => (Box::new(hmac_recipe::Recipe::new(verify, &secrets)), None),
-            "paminga" => (Box::new(paminga::Paminga::new(verify, &secrets)), None),
-            // The configuration lets no other pass; nobody is let in by one.
-            _ => (Box::new(token::Token::nobody()), None),
-        };
-        let is_token = verify.scheme == "token";
+        let known: Vec<&[u8]> = secrets.all(&verify.secret).collect();
+        let make = MAKERS.iter().find(|(name, _)| *name == verify.scheme);
         Self {
-            scheme,
-            challenge,
-            preset: crate::config::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset),
-            header: verify.header.clone().filter(|_| is_token),
-            parameter: verify.query.clone().filter(|_| is_token),
-            segment: verify.segment && is_token,
+            // The configuration lets no other pass; nobody is let in by one.
+            scheme: make.map_or_else(
+                || Box::new(token::Token::nobody()) as Box<dyn Scheme>,
+                |(_, make)| make(verify, &known),
+            ),
+            facts: config::scheme(&verify.scheme),
+            handshake: handshake::Preset::new(source, secrets),
         }
     }
 
@@ -106,66 +211,54 @@ impl Verifier {
         self.scheme.check(asked, now_ms)
     }
 
+    /// Signs as the sender would.
+    ///
+    /// # Errors
+    /// Why that can't be done here.
+    pub fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+        if let Some(config::Repeat::Header([name, ..])) = self.facts.map(|facts| facts.repeat)
+            && draft.header(name).is_none()
+        {
+            let id = draft.id.clone();
+            draft.put(name, id);
+        }
+        self.scheme.sign(draft, now_ms)
+    }
+
+    /// How this scheme's sender asks whether we are there, if it does and is to be answered.
+    pub fn handshake(&self) -> Option<&handshake::Preset> {
+        self.handshake.as_ref()
+    }
+
     /// `WWW-Authenticate`.
     pub fn challenge(&self) -> Option<&'static str> {
-        self.challenge
+        self.scheme.challenge()
     }
 
     /// A named sender's scheme, with that sender's answer.
     pub fn is_preset(&self) -> bool {
-        self.preset
+        self.facts.is_some_and(|facts| facts.preset)
+    }
+
+    /// A named sender's own answer to its events.
+    pub fn answer(&self, body: &[u8]) -> Option<Answer> {
+        self.is_preset().then(|| self.scheme.answer(body))
     }
 
     /// The header that holds a shared secret, besides those that always do.
     pub fn secret_header(&self) -> Option<&str> {
-        self.header.as_deref()
+        self.scheme.hidden().header
     }
 
     /// The query parameter that holds it.
     pub fn secret_parameter(&self) -> Option<&str> {
-        self.parameter.as_deref()
+        self.scheme.hidden().parameter
     }
 
     /// Whether the path's last segment is it.
     pub fn secret_segment(&self) -> bool {
-        self.segment
+        self.scheme.hidden().segment
     }
-}
-
-/// Secrets that are compared as they are: by their digests, so that neither their length nor their
-/// beginning shows in the time it takes.
-struct Shared(Vec<hmac::Tag>);
-
-/// Any key does: only equality of the digests matters.
-fn digest(bytes: &[u8]) -> hmac::Tag {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"compare"), bytes)
-}
-
-impl Shared {
-    fn new<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Self {
-        Self(secrets.into_iter().map(digest).collect())
-    }
-
-    /// Compares with all of them, whichever fits.
-    fn has(&self, given: &[u8]) -> bool {
-        let given = digest(given);
-        let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(given.as_ref());
-        self.0.iter().map(equal).fold(subtle::Choice::from(0), |any, one| any | one).into()
-    }
-}
-
-/// Whether one of the keys signed `parts`; each is tried, whichever fits.
-fn signed_by(keys: &[hmac::Key], parts: &[&[u8]], signature: &[u8]) -> bool {
-    let fits = |key: &hmac::Key| {
-        let mut context = hmac::Context::with_key(key);
-        for part in parts {
-            context.update(part);
-        }
-        let right = context.sign();
-        subtle::Choice::from(u8::from(right.as_ref().len() == signature.len()))
-            & right.as_ref().ct_eq(signature)
-    };
-    keys.iter().map(fits).fold(subtle::Choice::from(0), |any, one| any | one).into()
 }
 
 #[cfg(test)]

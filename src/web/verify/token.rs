@@ -1,14 +1,19 @@
-//! `token`: a shared secret in a header, a query parameter or the path's last segment.
+//! `token`: a shared secret in a header, a query parameter or the path's last segment; and senders
+//! that do just that: `gitlab` (docs.gitlab.com, "Webhooks: validate payloads by using a secret
+//! token") in a header, `mailchimp` (mailchimp.com/developer/marketing, "Sync audience data with
+//! webhooks": "a secret key in the URL") in the query or the path.
 
 use percent_encoding::percent_decode_str;
 
-use super::{Asked, Scheme, Shared};
+use super::keys::Shared;
+use super::{Asked, Draft, Hidden, Scheme};
 use crate::config::Verify;
 
 pub(super) struct Token {
     secrets: Shared,
     header: Option<String>,
     parameter: Option<String>,
+    segment: bool,
 }
 
 impl Token {
@@ -17,12 +22,13 @@ impl Token {
             secrets: Shared::new(secrets.iter().copied()),
             header: verify.header.clone(),
             parameter: verify.query.clone(),
+            segment: verify.segment,
         }
     }
 
     /// Lets nobody in.
     pub fn nobody() -> Self {
-        Self { secrets: Shared(Vec::new()), header: None, parameter: None }
+        Self { secrets: Shared::new([]), header: None, parameter: None, segment: false }
     }
 }
 
@@ -31,7 +37,9 @@ impl Scheme for Token {
         let (right, place) = match (&self.header, &self.parameter) {
             (Some(header), _) => (self.secrets.has(asked.header(header)?), "header"),
             (_, Some(name)) => {
-                (self.secrets.has(&parameter(asked.query, name)?), "query parameter")
+                let value = parameter(asked.query, name)?
+                    .ok_or_else(|| format!("no query parameter {name}"))?;
+                (self.secrets.has(&value), "query parameter")
             }
             _ => {
                 let segment = asked.secret_segment.ok_or("no token in the path")?;
@@ -40,18 +48,44 @@ impl Scheme for Token {
         };
         if right { Ok(()) } else { Err(format!("token in the {place} does not match")) }
     }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        let secret = self.secrets.of(draft)?;
+        match (&self.header, &self.parameter) {
+            (Some(header), _) => {
+                let secret = String::from_utf8(secret).map_err(|_| "the secret is not UTF-8")?;
+                draft.put(header, secret);
+            }
+            (_, Some(name)) => draft.put_parameter(name, &secret),
+            _ => {
+                let all = percent_encoding::NON_ALPHANUMERIC;
+                let segment = percent_encoding::percent_encode(&secret, all).to_string();
+                let path = draft.path.strip_suffix('/').unwrap_or(&draft.path);
+                draft.path = format!("{path}/{segment}");
+            }
+        }
+        Ok(())
+    }
+
+    fn hidden(&self) -> Hidden<'_> {
+        Hidden {
+            header: self.header.as_deref(),
+            parameter: self.parameter.as_deref(),
+            segment: self.segment,
+        }
+    }
 }
 
-/// The value of a parameter that must be there once, decoded.
-fn parameter(query: Option<&str>, name: &str) -> Result<Vec<u8>, String> {
+/// The value of a query's parameter that may be there once, decoded.
+pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8>>, String> {
     let pairs =
         query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(found, _)| is_named(found, name));
     match (values.next(), values.next()) {
         (Some((_, value)), None) => {
-            Ok(percent_decode_str(&value.replace('+', " ")).collect::<Vec<u8>>())
+            Ok(Some(percent_decode_str(&value.replace('+', " ")).collect::<Vec<u8>>()))
         }
-        (None, _) => Err(format!("no query parameter {name}")),
+        (None, _) => Ok(None),
         (Some(_), Some(_)) => Err(format!("more than one query parameter {name}")),
     }
 }

@@ -1,0 +1,108 @@
+//! What a secret has to be made of where it is more than text: keys and certificates, read by the
+//! crates that verify with them. Asked twice: when secrets are read, so that a wrong one is a fault
+//! of the configuration, and by whoever verifies.
+//!
+//! No fault shows any part of a secret.
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use ed25519_dalek::VerifyingKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
+use webpki::{EndEntityCert, RawPublicKeyEntity};
+
+/// A secret of Standard Webhooks.
+#[derive(Clone, Debug)]
+pub enum StandardKey {
+    /// `whsec_`: signs `v1`.
+    Shared(Vec<u8>),
+    /// `whpk_`: verifies `v1a`.
+    Public(VerifyingKey),
+}
+
+const STANDARD_KEY: &str = "expected whpk_ and the base64 of the public key, or whsec_ and that of \
+                            24 to 64 bytes";
+
+/// `whsec_…` or `whpk_…`.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+pub fn standard(secret: &[u8]) -> Result<StandardKey, String> {
+    if secret.starts_with(b"whsk_") {
+        return Err(format!("is the sender's private key: {STANDARD_KEY}"));
+    }
+    let Some(text) = secret.strip_prefix(b"whpk_") else {
+        return super::standard_key(secret).map(StandardKey::Shared);
+    };
+    let bytes = unpadded(text).ok_or_else(|| format!("is no base64: {STANDARD_KEY}"))?;
+    Ok(StandardKey::Public(ed25519(&bytes)?))
+}
+
+fn unpadded(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(&alphabet::STANDARD, padding).decode(text).ok()
+}
+
+/// An Ed25519 public key in hex, as Discord shows it.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+pub fn ed25519_hex(secret: &[u8]) -> Result<VerifyingKey, String> {
+    let bytes = hex::decode(secret);
+    ed25519(&bytes.map_err(|_| "is not hex: expected the public key, 64 hex digits")?)
+}
+
+/// With a key of small order anybody's signature would do.
+fn ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
+    let bytes: &[u8; 32] = bytes
+        .try_into()
+        .map_err(|_| format!("has {} bytes: expected a public key of 32", bytes.len()))?;
+    VerifyingKey::from_bytes(bytes)
+        .ok()
+        .filter(|key| !key.is_weak())
+        .ok_or_else(|| "is no Ed25519 public key: expected the one that the sender shows".into())
+}
+
+/// An ECDSA P-256 public key: base64 of its SubjectPublicKeyInfo, as SendGrid shows it.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+pub fn p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
+    const KEY: &str = "expected the verification key as it is shown, base64 that begins with MFkw";
+    let der = STANDARD.decode(secret).map_err(|_| format!("is no base64: {KEY}"))?;
+    let key = SubjectPublicKeyInfoDer::from(der);
+    let found = RawPublicKeyEntity::try_from(&key)
+        .map(|entity| entity.verify_signature(webpki::ring::ECDSA_P256_SHA256, b"", b""));
+    match found {
+        // Of this kind, though nothing is signed with "".
+        Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => Ok(key),
+        _ => Err(format!("is no ECDSA P-256 public key: {KEY}")),
+    }
+}
+
+/// One or more certificates with RSA keys, PEM.
+///
+/// # Errors
+/// What is wrong with them, and what was expected.
+pub fn certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    const PEM: &str = "expected a certificate with an RSA key, PEM (-----BEGIN CERTIFICATE-----)";
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
+    let all = all.map_err(|_| format!("is no PEM: {PEM}"))?;
+    if all.is_empty() {
+        return Err(format!("has no certificate: {PEM}"));
+    }
+    for certificate in &all {
+        let found = EndEntityCert::try_from(certificate).map(|entity| {
+            entity.verify_signature(webpki::ring::RSA_PKCS1_2048_8192_SHA256, b"", b"")
+        });
+        match found {
+            Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => {}
+            _ => return Err(format!("is no such certificate: {PEM}")),
+        }
+    }
+    Ok(all)
+}

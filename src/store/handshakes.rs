@@ -1,0 +1,50 @@
+//! Table `handshake_log`: senders' questions whether we are there. The front gathers them and bounds
+//! how many come at once (web/shaken.rs); beyond `ROWS_MAX` rows the oldest go.
+
+use rusqlite::{Connection, params};
+
+/// At most so many rows are kept.
+pub const ROWS_MAX: i64 = 100_000;
+
+/// A handshake that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shaken {
+    /// Wall clock.
+    pub at_ms: i64,
+    pub source: String,
+    pub method: String,
+    pub ip: String,
+    pub detail: String,
+}
+
+pub(super) fn write(conn: &Connection, rows: &[Shaken]) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO handshake_log (at, source, method, ip, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for one in rows {
+        insert.execute(params![one.at_ms, one.source, one.method, one.ip, one.detail])?;
+    }
+    let last = conn.last_insert_rowid();
+    conn.prepare_cached("DELETE FROM handshake_log WHERE id <= ?1")?.execute([last - ROWS_MAX])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_their_most_the_oldest_go() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("../../schema.sql")).unwrap();
+        let (at_ms, method) = (0, "GET".to_owned());
+        let (source, ip, detail) = ("a".to_owned(), "::1".to_owned(), String::new());
+        let one = Shaken { at_ms, source, method, ip, detail };
+        write(&conn, &vec![one.clone(); 5]).unwrap();
+        conn.execute("UPDATE handshake_log SET id = id + ?1 WHERE id >= 3", [ROWS_MAX]).unwrap();
+        write(&conn, &[one.clone(), one]).unwrap();
+        let count: i64 =
+            conn.query_row("SELECT count(*) FROM handshakes", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 5);
+    }
+}

@@ -1,0 +1,140 @@
+//! Handshakes: a sender's question whether we are there, known by its scheme (`verify/handshake.rs`)
+//! or by the source's own `handshake`. It is answered whatever `methods` says, counts for
+//! `accept_rate`, is recorded, and is no event.
+
+use actix_web::HttpResponse;
+
+use super::intake::Taking;
+use super::refuse::Refusal;
+use super::verify::{Answer, Asked, CHALLENGE_BYTES_MAX, Handshake, Preset, Verifier};
+use super::{Gated, answer, kept, rate};
+use crate::config::{self, Source};
+use crate::expression::{Questions, Scene};
+use crate::inbox;
+use crate::store::handshakes::Shaken;
+
+/// A source's own: which requests it is asked of, and by what expression.
+pub struct Own {
+    methods: Vec<String>,
+    signed: bool,
+    /// Its first output as text is asked for in the way a `dedupe` is.
+    questions: Questions,
+}
+
+impl Own {
+    pub fn new(source: &Source) -> Option<Self> {
+        let config::Handshake::Own(own) = &source.handshake else { return None };
+        Some(Self {
+            methods: own.methods.clone(),
+            signed: own.signed,
+            questions: Questions::new(Some(own.respond.clone()), Vec::new()),
+        })
+    }
+}
+
+/// How a request of this method may turn out to be a handshake.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'g> {
+    None,
+    Preset(&'g Preset),
+    Own(&'g Own),
+}
+
+impl<'g> Way<'g> {
+    pub fn of(gated: &'g Gated, method: &str) -> Self {
+        match (&gated.greeting, gated.verifier.handshake()) {
+            (Some(own), _) if own.methods.iter().any(|own| own == method) => Self::Own(own),
+            (None, Some(preset)) if preset.comes_by(method) => Self::Preset(preset),
+            _ => Self::None,
+        }
+    }
+
+    pub fn is_none(self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    /// Whether the signature has to hold before it is asked.
+    pub fn is_signed(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Preset(preset) => preset.is_signed(),
+            Self::Own(own) => own.signed,
+        }
+    }
+}
+
+/// Whose signature is missing or wrong.
+pub(super) fn wrong(verifier: &Verifier, reason: String) -> Refusal {
+    Refusal::Signature { reason, challenge: verifier.challenge() }
+}
+
+impl Taking<'_> {
+    /// Answers a request that is a handshake.
+    pub(super) async fn greet(
+        &self,
+        gated: &Gated,
+        way: Way<'_>,
+        asked: &Asked<'_>,
+        now_ms: i64,
+    ) -> Result<Option<HttpResponse>, Refusal> {
+        let found = match way {
+            Way::None => None,
+            Way::Preset(preset) => preset.ask(asked),
+            Way::Own(own) => self.ask_own(gated, own, asked, now_ms).await?.map(Ok),
+        };
+        let Some(found) = found else { return Ok(None) };
+        let handshake = found.map_err(|reason| wrong(&gated.verifier, reason))?;
+        rate::check(gated.rate.as_ref())?;
+        let source = &gated.source.name;
+        if let Some(wanted) = &handshake.wanted {
+            log::warn!("source {source}: {wanted}");
+        }
+        self.gate.handshakes.note(Shaken {
+            at_ms: now_ms,
+            source: source.clone(),
+            method: asked.method.to_owned(),
+            ip: self.ip.clone(),
+            detail: handshake.detail,
+        });
+        Ok(Some(answer::told(&handshake.answer)))
+    }
+
+    /// Text is the answer; null is none. What fails is as if it were null.
+    async fn ask_own(
+        &self,
+        gated: &Gated,
+        own: &Own,
+        asked: &Asked<'_>,
+        now_ms: i64,
+    ) -> Result<Option<Handshake>, Refusal> {
+        let (source, path) = (&gated.source, kept::path(Some(&gated.verifier), asked.path));
+        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
+        let content_type = asked.at_most_one("content-type").ok().flatten();
+        let scene = Scene {
+            body: asked.body,
+            content_type: content_type.and_then(|value| std::str::from_utf8(value).ok()),
+            source: &source.name,
+            headers: &kept::lines(&gated.verifier, asked.headers),
+            query: query.as_deref(),
+            path: &path,
+            params: &inbox::params(&source.path, &path),
+            ip: &self.ip,
+            received_at_ms: now_ms,
+            event: None,
+        };
+        let reason = match self.ask(gated, &own.questions, &scene).await?.dedupe {
+            Ok(None) => return Ok(None),
+            Ok(Some(text)) if text.len() <= CHALLENGE_BYTES_MAX => {
+                let (detail, answer) = ("handshake.respond".to_owned(), Answer::text(text));
+                return Ok(Some(Handshake { detail, answer, wanted: None }));
+            }
+            Ok(Some(_)) => format!("it gives more than {CHALLENGE_BYTES_MAX} bytes"),
+            Err(reason) => reason,
+        };
+        if self.gate.handshakes.may_warn(now_ms) {
+            let (name, reason) = (&source.name, reason.escape_debug());
+            log::warn!("source {name}: handshake.respond: {reason}: taken as null");
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,77 @@
+//! What a scheme has to read of a JSON body, and nothing else of it. Skipped values cost no stack
+//! however deep they are nested; of the rest serde_json takes 128 levels. A key that is read and
+//! given twice is refused: who reads on may see the other one.
+
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Reads the parts of a body that a scheme needs. The reason shows nothing of it.
+pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], wanted: &str) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|e| match e.classify() {
+        serde_json::error::Category::Data => format!("body has not {wanted}"),
+        _ => format!("body is not JSON: line {}, column {}", e.line(), e.column()),
+    })
+}
+
+/// An object whose values stay as they were written, to set one of them.
+#[derive(Debug)]
+pub(super) struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl Fields {
+    pub fn read(body: &[u8]) -> Result<Self, String> {
+        read(body, "the form of an object, which this sender signs")
+    }
+
+    pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), String> {
+        let raw = serde_json::value::to_raw_value(value).map_err(|e| e.to_string())?;
+        match self.0.iter_mut().find(|(found, _)| found == name) {
+            Some((_, old)) => *old = raw,
+            None => self.0.push((name.to_owned(), raw)),
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
+    }
+
+    pub fn written(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|e| e.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        from.deserialize_map(Reading)
+    }
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}

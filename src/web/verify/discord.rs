@@ -1,0 +1,80 @@
+//! `discord` (docs.discord.com, "Interactions: security and authorization"): Ed25519 over
+//! `{timestamp}{body}`. It sends wrong signatures on purpose, and turns off who lets them pass.
+//!
+//! `verify_strict` of ed25519-dalek, and not `ring`: both refuse a signature that can be changed into
+//! another, but only the former refuses points of small order, with which one signature may fit
+//! many texts.
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::read::{self, MISMATCH};
+use super::{Answer, Asked, Scheme};
+use crate::config::keys;
+use crate::config::{Encoding, TimestampUnit, Verify};
+
+const TIMESTAMP: &str = "x-signature-timestamp";
+
+pub(super) struct Discord {
+    keys: Vec<VerifyingKey>,
+    header: String,
+    tolerance_ms: i64,
+}
+
+/// What tells its requests apart.
+#[derive(Deserialize)]
+pub(super) struct Body {
+    #[serde(rename = "type")]
+    pub kind: u32,
+    /// A webhook event; interactions have none.
+    pub event: Option<IgnoredAny>,
+}
+
+impl Discord {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        Self {
+            keys: secrets.iter().filter_map(|secret| keys::ed25519_hex(secret).ok()).collect(),
+            header: verify.header.clone().unwrap_or_default(),
+            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+        }
+    }
+}
+
+/// Whether the key's owner signed the text.
+pub(super) fn vouches(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool {
+    Signature::from_slice(signature).is_ok_and(|it| key.verify_strict(text, &it).is_ok())
+}
+
+/// It wants to hear of a type even where there is nothing.
+pub(super) fn no_content() -> Answer {
+    Answer { content_type: Some("application/json"), ..Answer::empty(204) }
+}
+
+impl Scheme for Discord {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+        let signature = read::decoded(Encoding::Hex, asked.header(&self.header)?)?;
+        let timestamp = asked.header(TIMESTAMP)?;
+        let text = [timestamp, asked.body].concat();
+        let mut right = false;
+        for key in &self.keys {
+            right |= vouches(key, &text, &signature);
+        }
+        if !right {
+            return Err(MISMATCH.to_owned());
+        }
+        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+
+    fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
+        Err(super::ONLY_PUBLIC.to_owned())
+    }
+
+    /// A webhook event wants 204, an interaction to hear that an answer will follow.
+    fn answer(&self, body: &[u8]) -> Answer {
+        match serde_json::from_slice(body) {
+            Ok(Body { kind: 2.., event: None }) => Answer::json(r#"{"type":5}"#),
+            _ => no_content(),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A request in the making: what `hooktrail send` and the tests have signed as a sender would.
+
+use super::{Asked, url};
+
+/// A request that is about to be signed.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
+    /// Lower-case name, value.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// What the sender would make unique for it.
+    pub id: String,
+    /// Sign it wrongly.
+    pub bad: bool,
+}
+
+impl Draft {
+    /// Sets a header.
+    pub fn put(&mut self, name: &str, value: impl Into<String>) {
+        self.headers.retain(|(found, _)| found != name);
+        self.headers.push((name.to_owned(), value.into()));
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Adds a field to the query, or sets it.
+    pub(super) fn put_parameter(&mut self, name: &str, value: &[u8]) {
+        let encode = |text: &[u8]| {
+            percent_encoding::percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+        };
+        let own = self.query.take().unwrap_or_default();
+        let mut pairs: Vec<String> = own
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .filter(|pair| !super::is_named(pair.split('=').next().unwrap_or(""), name))
+            .map(str::to_owned)
+            .collect();
+        pairs.push(format!("{}={}", encode(name.as_bytes()), encode(value)));
+        self.query = Some(pairs.join("&"));
+    }
+
+    /// What the sender would have been told to call.
+    pub(super) fn url(&self, configured: Option<&str>) -> String {
+        let headers = self.lines();
+        url::public(configured, &self.asked(&headers))
+    }
+
+    /// As it will arrive.
+    pub(super) fn lines(&self) -> Vec<(&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+    }
+
+    pub(super) fn asked<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> Asked<'a> {
+        Asked {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers,
+            body: &self.body,
+            secret_segment: None,
+            proxied: None,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `microsoft-graph` (learn.microsoft.com/graph, "Receive change notifications through webhooks"):
+//! nothing is signed; each notification in the body has the `clientState` that was given at the
+//! subscription.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::body::{self, Fields};
+use super::keys::Shared;
+use super::{Asked, Draft, Scheme};
+
+pub(super) struct Graph(Shared);
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    value: Vec<Notification<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Notification<'a> {
+    #[serde(rename = "clientState", borrow)]
+    client_state: Option<Cow<'a, str>>,
+}
+
+impl Graph {
+    pub fn new(secrets: &[&[u8]]) -> Self {
+        Self(Shared::new(secrets.iter().copied()))
+    }
+}
+
+impl Scheme for Graph {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+        let body: Body<'_> = body::read(asked.body, "notifications in value")?;
+        if body.value.is_empty() {
+            return Err("body has not notifications in value".to_owned());
+        }
+        let mut right = true;
+        for one in &body.value {
+            let state = one.client_state.as_deref().ok_or("no clientState in a notification")?;
+            right &= self.0.has(state.as_bytes());
+        }
+        if right { Ok(()) } else { Err("clientState does not match".to_owned()) }
+    }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        let state = self.0.of(draft)?;
+        let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
+        let mut fields = Fields::read(&draft.body)?;
+        let value = fields.get("value").map_or("[]", |value| value.get());
+        let mut value: Vec<Fields> = body::read(value.as_bytes(), "a list in value")?;
+        for one in &mut value {
+            one.set("clientState", &state)?;
+        }
+        fields.set("value", &value)?;
+        draft.body = fields.written()?;
+        Ok(())
+    }
+}

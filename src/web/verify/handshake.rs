@@ -1,0 +1,239 @@
+//! A sender's question whether we are there, a row each (their pages are cited in the schemes'
+//! files). It is answered whatever `methods` says, and is no event.
+//!
+//! Most are asked once the signature holds. Those that come unsigned are answered with nothing but
+//! the challenge, as plain text and short, so that nobody can make this server say anything else.
+
+use std::borrow::Cow;
+
+use ring::hmac;
+use serde::Deserialize;
+
+use super::keys::{Keys, Shared};
+use super::token::parameter;
+use super::{Answer, Asked, discord, fields, sns};
+use crate::config::{self, Encoding, Secrets, Source};
+
+/// A challenge that is longer is not answered.
+pub const CHALLENGE_BYTES_MAX: usize = 1024;
+
+/// No handshake is longer: what is, need not be looked into.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// A question and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// For the trail.
+    pub detail: String,
+    pub answer: Answer,
+    /// A person has to do something about it, and what.
+    pub wanted: Option<String>,
+}
+
+/// A handshake, why it is refused, or none at all.
+type Found = Option<Result<Handshake, String>>;
+
+/// How one sender asks.
+struct Row {
+    scheme: &'static str,
+    methods: &'static [&'static str],
+    /// Asked only where the signature holds.
+    signed: bool,
+    ask: fn(&Preset, &Asked<'_>) -> Found,
+}
+
+const GET: &[&str] = &["GET"];
+const HEAD: &[&str] = &["HEAD"];
+const POST: &[&str] = &["POST"];
+
+const ROWS: &[Row] = &[
+    Row { scheme: "slack", methods: POST, signed: true, ask: slack },
+    Row { scheme: "zoom", methods: POST, signed: true, ask: zoom },
+    Row { scheme: "discord", methods: POST, signed: true, ask: discord_ping },
+    Row { scheme: "sns", methods: POST, signed: true, ask: subscription },
+    // Brings a token of its own.
+    Row { scheme: "meta", methods: GET, signed: false, ask: meta },
+    Row { scheme: "microsoft-graph", methods: POST, signed: false, ask: validation_token },
+    Row { scheme: "dropbox", methods: GET, signed: false, ask: challenge },
+    Row { scheme: "mailchimp", methods: &["GET", "POST"], signed: false, ask: mailchimp },
+    Row { scheme: "mandrill", methods: &["HEAD", "POST"], signed: false, ask: mandrill },
+    Row { scheme: "trello", methods: HEAD, signed: false, ask: there },
+];
+
+/// A preset's handshake, ready to be answered.
+pub struct Preset {
+    row: &'static Row,
+    secrets: Vec<Vec<u8>>,
+    tokens: Shared,
+    has_token: bool,
+}
+
+impl Preset {
+    /// `None` where there is none, or the source has its own or wants none.
+    pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
+        if source.handshake != config::Handshake::Preset {
+            return None;
+        }
+        let row = ROWS.iter().find(|row| row.scheme == source.verify.scheme)?;
+        let tokens: Vec<&[u8]> = secrets.all(&source.verify.verify_token).collect();
+        Some(Self {
+            row,
+            secrets: secrets.all(&source.verify.secret).map(<[u8]>::to_vec).collect(),
+            has_token: !tokens.is_empty(),
+            tokens: Shared::new(tokens),
+        })
+    }
+
+    /// Whether it may come by this method, whatever the source's `methods` say.
+    pub fn comes_by(&self, method: &str) -> bool {
+        self.row.methods.contains(&method)
+    }
+
+    /// Whether the signature has to be checked before it is asked.
+    pub fn is_signed(&self) -> bool {
+        self.row.signed
+    }
+
+    /// The handshake that this request is, if it is one.
+    pub fn ask(&self, asked: &Asked<'_>) -> Found {
+        let short = asked.body.len() <= BODY_BYTES_MAX;
+        (short && self.comes_by(asked.method)).then(|| (self.row.ask)(self, asked)).flatten()
+    }
+}
+
+fn shaken(detail: impl Into<String>, answer: Answer) -> Found {
+    Some(Ok(Handshake { detail: detail.into(), answer, wanted: None }))
+}
+
+/// The challenge as it came, and nothing else.
+fn echoed(detail: &str, challenge: &str) -> Found {
+    let fits = (1..=CHALLENGE_BYTES_MAX).contains(&challenge.len());
+    fits.then(|| shaken(detail, Answer::text(challenge))).flatten()
+}
+
+/// A parameter that is there once, decoded once; a name that repeats is no handshake.
+fn asked_for(asked: &Asked<'_>, name: &str) -> Option<String> {
+    String::from_utf8(parameter(asked.query, name).ok()??).ok()
+}
+
+/// `{"type":"url_verification","challenge":C}`: `C`.
+fn slack(_: &Preset, asked: &Asked<'_>) -> Found {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Cow<'a, str>,
+        #[serde(borrow)]
+        challenge: Cow<'a, str>,
+    }
+    let body: Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    (body.kind == "url_verification").then(|| echoed("url_verification", &body.challenge)).flatten()
+}
+
+/// `plainToken`, with its HMAC by the secret that signed the question.
+fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        event: Cow<'a, str>,
+        #[serde(borrow)]
+        payload: Payload<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(rename = "plainToken", borrow)]
+        token: Cow<'a, str>,
+    }
+    let body: Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    let token = &*body.payload.token;
+    if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
+        return None;
+    }
+    let signature = asked.header("x-zm-signature").ok()?.strip_prefix(b"v0=")?;
+    let signature = super::read::decoded(Encoding::Hex, signature).ok()?;
+    let timestamp = asked.header("x-zm-request-timestamp").ok()?;
+    let parts = [b"v0:", timestamp, b":", asked.body];
+    let key = |secret: &Vec<u8>| Keys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
+    let mut keys = known.secrets.iter().map(key);
+    let key = keys.find(|key| key.signed(&parts, &signature))?;
+    let encrypted = hex::encode(key.sign(&[token.as_bytes()], false).ok()?);
+    let answer = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
+    shaken("endpoint.url_validation", Answer::json(answer.to_string()))
+}
+
+/// `{"type":1}` of interactions, `{"type":0}` of events; an event of type 1 has an `event`.
+fn discord_ping(_: &Preset, asked: &Asked<'_>) -> Found {
+    let body: discord::Body = serde_json::from_slice(asked.body).ok()?;
+    match (body.kind, body.event) {
+        (1, None) => shaken("ping of interactions", Answer::json(r#"{"type":1}"#)),
+        (0, None) => shaken("ping of events", discord::no_content()),
+        _ => None,
+    }
+}
+
+/// Confirmed by a person who opens the URL: this server fetches nothing that it is sent.
+fn subscription(_: &Preset, asked: &Asked<'_>) -> Found {
+    let body: sns::Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
+    let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
+    let detail = format!("subscription to {topic}: {url}");
+    let wanted = format!("a subscription to {topic} is to be confirmed: open {url}");
+    let answer = Answer::empty(200);
+    Some(Ok(Handshake { detail, answer, wanted: Some(wanted) }))
+}
+
+/// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: `C`, where `V` is the token.
+fn meta(known: &Preset, asked: &Asked<'_>) -> Found {
+    if asked_for(asked, "hub.mode")? != "subscribe" {
+        return None;
+    }
+    if !known.has_token {
+        return Some(Err("no verify_token is configured".to_owned()));
+    }
+    let given = match parameter(asked.query, "hub.verify_token") {
+        Ok(Some(given)) => given,
+        Ok(None) => return Some(Err("no query parameter hub.verify_token".to_owned())),
+        Err(reason) => return Some(Err(reason)),
+    };
+    if !known.tokens.has(&given) {
+        return Some(Err("hub.verify_token does not match".to_owned()));
+    }
+    echoed("hub.mode=subscribe", &asked_for(asked, "hub.challenge")?)
+}
+
+fn validation_token(_: &Preset, asked: &Asked<'_>) -> Found {
+    echoed("validationToken", &asked_for(asked, "validationToken")?)
+}
+
+fn challenge(_: &Preset, asked: &Asked<'_>) -> Found {
+    echoed("challenge", &asked_for(asked, "challenge")?)
+}
+
+/// A GET; its older checks are an empty POST.
+fn mailchimp(_: &Preset, asked: &Asked<'_>) -> Found {
+    let asks = asked.method == "GET" || asked.body.is_empty();
+    asks.then(|| shaken(asked.method, Answer::empty(200))).flatten()
+}
+
+/// A HEAD, then a POST of no events, signed with a key that nobody has yet.
+fn mandrill(_: &Preset, asked: &Asked<'_>) -> Found {
+    let fields = || fields::of(asked.body);
+    let asks = asked.method == "HEAD"
+        || matches!(&fields()[..], [(name, value)] if name == b"mandrill_events" && value == b"[]");
+    asks.then(|| shaken(asked.method, Answer::empty(200))).flatten()
+}
+
+fn there(_: &Preset, asked: &Asked<'_>) -> Found {
+    shaken(asked.method, Answer::empty(200))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_of_a_preset() {
+        for row in ROWS {
+            assert!(config::scheme(row.scheme).is_some_and(|it| it.preset), "{}", row.scheme);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Secrets as keys: all are tried, whichever fits, and compared in constant time.
+
+use ring::hmac;
+use subtle::ConstantTimeEq;
+
+use super::Draft;
+
+/// Secrets that are compared as they are: by their digests, so that neither their length nor their
+/// beginning shows in the time it takes.
+pub(super) struct Shared {
+    digests: Vec<hmac::Tag>,
+    /// To send, and not to compare.
+    first: Option<Vec<u8>>,
+}
+
+/// Any key does: only equality of the digests matters.
+fn digest(bytes: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"compare"), bytes)
+}
+
+impl Shared {
+    pub fn new<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Self {
+        let secrets: Vec<&[u8]> = secrets.into_iter().collect();
+        let first = secrets.first().map(|secret| secret.to_vec());
+        Self { digests: secrets.into_iter().map(digest).collect(), first }
+    }
+
+    /// Compares with all of them, whichever fits.
+    pub fn has(&self, given: &[u8]) -> bool {
+        let given = digest(given);
+        let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(given.as_ref());
+        self.digests.iter().map(equal).fold(subtle::Choice::from(0), |any, one| any | one).into()
+    }
+
+    /// What a sender would send; wrong where the draft asks for that.
+    pub fn of(&self, draft: &Draft) -> Result<Vec<u8>, String> {
+        let mut secret = self.first.clone().ok_or(NO_SECRET)?;
+        if draft.bad {
+            secret.push(b'x');
+        }
+        Ok(secret)
+    }
+}
+
+/// Keys of HMAC.
+pub(super) struct Keys(Vec<hmac::Key>);
+
+const NO_SECRET: &str = "there is no secret to sign with";
+
+impl Keys {
+    pub fn new<'s>(
+        algorithm: hmac::Algorithm,
+        secrets: impl IntoIterator<Item = &'s [u8]>,
+    ) -> Self {
+        Self(secrets.into_iter().map(|secret| hmac::Key::new(algorithm, secret)).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of the keys signed `parts` with this.
+    pub fn signed(&self, parts: &[&[u8]], signature: &[u8]) -> bool {
+        self.signed_any(parts, &[signature])
+    }
+
+    /// Whether one of the keys signed `parts` with one of these; each is tried, whichever fits.
+    pub fn signed_any(&self, parts: &[&[u8]], signatures: &[impl AsRef<[u8]>]) -> bool {
+        let mut any = subtle::Choice::from(0);
+        for key in &self.0 {
+            let right = tag(key, parts);
+            for signature in signatures {
+                let signature = signature.as_ref();
+                any |= subtle::Choice::from(u8::from(right.as_ref().len() == signature.len()))
+                    & right.as_ref().ct_eq(signature);
+            }
+        }
+        any.into()
+    }
+
+    /// As a sender signs, with the first key; wrong where the draft asks for that.
+    pub fn sign(&self, parts: &[&[u8]], bad: bool) -> Result<Vec<u8>, String> {
+        let mut signature = tag(self.0.first().ok_or(NO_SECRET)?, parts).as_ref().to_vec();
+        signature[0] ^= u8::from(bad);
+        Ok(signature)
+    }
+}
+
+fn tag(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    for part in parts {
+        context.update(part);
+    }
+    context.sign()
+}

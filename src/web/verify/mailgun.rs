@@ -1,0 +1,96 @@
+//! `mailgun` (documentation.mailgun.com, "Securing webhooks"): in the body `signature`, an object of
+//! `timestamp`, `token` and `signature`, hex HMAC-SHA256 over the first two; in a form these are three
+//! fields. It does not cover the body: whoever has seen one may send another with it for a while.
+
+use std::borrow::Cow;
+
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use super::body::{self, Fields};
+use super::keys::Keys;
+use super::read::{self, MISMATCH};
+use super::{Asked, Draft, Scheme, fields};
+use crate::config::{Encoding, TimestampUnit, Verify};
+
+pub(super) struct Mailgun {
+    keys: Keys,
+    tolerance_ms: i64,
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    signature: Signature<'a>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Signature<'a> {
+    #[serde(borrow)]
+    timestamp: Cow<'a, str>,
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    #[serde(borrow)]
+    signature: Cow<'a, str>,
+}
+
+impl Mailgun {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        Self {
+            keys: Keys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
+            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+        }
+    }
+
+    fn check_one(
+        &self,
+        [timestamp, token, signature]: [&[u8]; 3],
+        now_ms: i64,
+    ) -> Result<(), String> {
+        let signature = read::decoded(Encoding::Hex, signature)?;
+        if !self.keys.signed(&[timestamp, token], &signature) {
+            return Err(MISMATCH.to_owned());
+        }
+        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+}
+
+impl Scheme for Mailgun {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+        if fields::is_form(asked.at_most_one("content-type")?) {
+            let fields = fields::of(asked.body);
+            let field = |name: &str| {
+                fields::one(&fields, name)
+                    .ok_or_else(|| format!("not one field {name} in the form"))
+            };
+            return self
+                .check_one([field("timestamp")?, field("token")?, field("signature")?], now_ms);
+        }
+        let body: Body<'_> = body::read(asked.body, "a signature of mailgun's form")?;
+        let Signature { timestamp, token, signature } = &body.signature;
+        let parts = [timestamp.as_bytes(), token.as_bytes(), signature.as_bytes()];
+        self.check_one(parts, now_ms)
+    }
+
+    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+        let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
+        let token = hex::encode(&draft.id);
+        let signature = self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], draft.bad)?;
+        let signature = hex::encode(signature);
+        if fields::is_form(draft.header("content-type").map(str::as_bytes)) {
+            let is_old = |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
+            let others = draft.body.split(|&byte| byte == b'&').filter(|pair| {
+                let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default();
+                !pair.is_empty() && !is_old(name)
+            });
+            let own = format!("timestamp={timestamp}&token={token}&signature={signature}");
+            draft.body = others.chain([own.as_bytes()]).collect::<Vec<_>>().join(&b'&');
+            return Ok(());
+        }
+        let mut fields = Fields::read(&draft.body)?;
+        let (timestamp, token, signature) = (timestamp.into(), token.into(), signature.into());
+        fields.set("signature", &Signature { timestamp, token, signature })?;
+        draft.body = fields.written()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! `mandrill` (mailchimp.com/developer/transactional, "Authenticating webhook requests"): base64
+//! HMAC-SHA1 over the URL as it is configured there, then each field of the form, sorted by name.
+
+use ring::hmac;
+
+use super::keys::Keys;
+use super::read::{self, MISMATCH};
+use super::{Asked, Draft, Scheme, fields, url};
+use crate::config::{Encoding, Verify};
+
+pub(super) struct Mandrill {
+    keys: Keys,
+    header: String,
+    url: Option<String>,
+}
+
+impl Mandrill {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        Self {
+            keys: Keys::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secrets.iter().copied()),
+            header: verify.header.clone().unwrap_or_default(),
+            url: verify.url.clone(),
+        }
+    }
+}
+
+fn sorted(body: &[u8]) -> Vec<u8> {
+    let mut fields = fields::of(body);
+    // Values of one name stay in their order.
+    fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    fields::joined(&fields)
+}
+
+impl Scheme for Mandrill {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+        if self.keys.is_empty() {
+            return Err("no secret is configured yet: only a handshake is answered".to_owned());
+        }
+        let signature = read::decoded(Encoding::Base64, asked.header(&self.header)?)?;
+        let url = url::public(self.url.as_deref(), asked);
+        match self.keys.signed(&[url.as_bytes(), &sorted(asked.body)], &signature) {
+            true => Ok(()),
+            false => Err(MISMATCH.to_owned()),
+        }
+    }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        let url = draft.url(self.url.as_deref());
+        let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)], draft.bad)?;
+        let signature = read::encoded(Encoding::Base64, &signature);
+        draft.put(&self.header, signature);
+        Ok(())
+    }
+}

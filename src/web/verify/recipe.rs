@@ -1,0 +1,141 @@
+//! An HMAC over a text put together of the request: what `scheme = "hmac"` says, and what many
+//! senders do (`senders.rs` has a row for each of those).
+
+use ring::hmac;
+
+use super::keys::Keys;
+use super::read::{self, MISMATCH};
+use super::{Asked, Draft, Scheme, url};
+use crate::config::{Algorithm, Hmac, SignedPart, Verify};
+
+/// What a recipe says, and whose keys sign.
+pub(super) struct Recipe {
+    keys: Keys,
+    header: String,
+    recipe: Hmac,
+    tolerance_ms: Option<i64>,
+    url: Option<String>,
+    oddity: Oddity,
+}
+
+/// In what a sender differs from a plain recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Oddity {
+    None,
+    /// The prefix may be missing, and the sender leaves it out.
+    BarePrefix,
+    /// Some escapes of the URL are decoded before it is signed.
+    DecodedMarks,
+}
+
+impl Recipe {
+    pub fn new(recipe: Hmac, verify: &Verify, secrets: &[&[u8]]) -> Self {
+        let algorithm = match recipe.algorithm {
+            Algorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Algorithm::Sha512 => hmac::HMAC_SHA512,
+            Algorithm::Sha256 => hmac::HMAC_SHA256,
+        };
+        Self {
+            keys: Keys::new(algorithm, secrets.iter().copied()),
+            header: verify.header.clone().unwrap_or_default(),
+            recipe,
+            tolerance_ms: read::millis(verify.tolerance),
+            url: verify.url.clone(),
+            oddity: Oddity::None,
+        }
+    }
+
+    pub fn with(self, oddity: Oddity) -> Self {
+        Self { oddity, ..self }
+    }
+
+    /// What is signed where the URL is this one.
+    fn parts<'t>(
+        &'t self,
+        asked: &Asked<'t>,
+        (timestamp, id): (&'t [u8], &'t [u8]),
+        url: &'t str,
+    ) -> Vec<&'t [u8]> {
+        let part = |part: &'t SignedPart| match part {
+            SignedPart::Text(text) => text.as_bytes(),
+            SignedPart::Body => asked.body,
+            SignedPart::Timestamp => timestamp,
+            SignedPart::Id => id,
+            SignedPart::Url => url.as_bytes(),
+            SignedPart::Method => asked.method.as_bytes(),
+        };
+        self.recipe.signed.iter().map(part).collect()
+    }
+
+    fn signature(&self, asked: &Asked<'_>) -> Result<Vec<u8>, String> {
+        let (value, prefix) = (asked.header(&self.header)?, self.recipe.prefix.as_bytes());
+        let text = match value.strip_prefix(prefix) {
+            Some(text) => text,
+            None if self.oddity == Oddity::BarePrefix => value,
+            None => {
+                return Err(format!(
+                    "{} does not begin with {:?}",
+                    self.header, self.recipe.prefix
+                ));
+            }
+        };
+        Ok(read::decoded(self.recipe.encoding, text)?)
+    }
+}
+
+impl Scheme for Recipe {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+        let signature = self.signature(asked)?;
+        let header = |name: &Option<String>| match name {
+            Some(name) => asked.header(name),
+            None => Ok(&b""[..]),
+        };
+        let timestamp = header(&self.recipe.timestamp_header)?;
+        let id = header(&self.recipe.id_header)?;
+        let mut urls = vec![String::new()];
+        if self.recipe.signed.contains(&SignedPart::Url) {
+            urls = vec![url::public(self.url.as_deref(), asked)];
+        }
+        if self.oddity == Oddity::DecodedMarks {
+            urls.push(url::with_marks(&urls[0]));
+        }
+        let mut right = false;
+        for url in &urls {
+            right |= self.keys.signed(&self.parts(asked, (timestamp, id), url), &signature);
+        }
+        if !right {
+            return Err(MISMATCH.to_owned());
+        }
+        match self.tolerance_ms {
+            Some(tolerance_ms) if self.recipe.timestamp_header.is_some() => {
+                read::check_age(timestamp, self.recipe.timestamp_unit, tolerance_ms, now_ms)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+        let timestamp = read::stamp(self.recipe.timestamp_unit, now_ms);
+        let id = draft.id.clone();
+        let timed = self.recipe.timestamp_header.iter().map(|name| (name, &timestamp));
+        for (name, value) in timed.chain(self.recipe.id_header.iter().map(|name| (name, &id))) {
+            draft.put(name, value);
+        }
+        let mut url = draft.url(self.url.as_deref());
+        if self.oddity == Oddity::DecodedMarks {
+            url = url::with_marks(&url);
+        }
+        let lines = draft.lines();
+        let asked = draft.asked(&lines);
+        let parts = self.parts(&asked, (timestamp.as_bytes(), id.as_bytes()), &url);
+        let signature = self.keys.sign(&parts, draft.bad)?;
+        let signature = read::encoded(self.recipe.encoding, &signature);
+        let prefix = match self.oddity {
+            Oddity::BarePrefix => "",
+            Oddity::None | Oddity::DecodedMarks => &self.recipe.prefix,
+        };
+        let value = format!("{prefix}{signature}");
+        draft.put(&self.header, value);
+        Ok(())
+    }
+}

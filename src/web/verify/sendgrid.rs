@@ -1,0 +1,49 @@
+//! `sendgrid` (twilio.com/docs/sendgrid, "Event Webhook security features"): ECDSA P-256 with SHA-256
+//! over `{timestamp}{body}`, DER in base64. The public key is configured.
+
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use webpki::RawPublicKeyEntity;
+
+use super::read::{self, MISMATCH};
+use super::{Asked, Scheme};
+use crate::config::keys;
+use crate::config::{Encoding, TimestampUnit, Verify};
+
+const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
+
+pub(super) struct SendGrid {
+    keys: Vec<SubjectPublicKeyInfoDer<'static>>,
+    header: String,
+    tolerance_ms: i64,
+}
+
+impl SendGrid {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        Self {
+            keys: secrets.iter().filter_map(|secret| keys::p256(secret).ok()).collect(),
+            header: verify.header.clone().unwrap_or_default(),
+            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+        }
+    }
+}
+
+impl Scheme for SendGrid {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+        let signature = read::decoded(Encoding::Base64, asked.header(&self.header)?)?;
+        let timestamp = asked.header(TIMESTAMP)?;
+        let text = [timestamp, asked.body].concat();
+        let fits = |key: &SubjectPublicKeyInfoDer<'_>| {
+            let algorithm = webpki::ring::ECDSA_P256_SHA256;
+            RawPublicKeyEntity::try_from(key)
+                .is_ok_and(|key| key.verify_signature(algorithm, &text, &signature).is_ok())
+        };
+        if !self.keys.iter().fold(false, |any, key| any | fits(key)) {
+            return Err(MISMATCH.to_owned());
+        }
+        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+
+    fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
+        Err(super::ONLY_PUBLIC.to_owned())
+    }
+}

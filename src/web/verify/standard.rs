@@ -1,0 +1,121 @@
+//! `standard`: Standard Webhooks (standardwebhooks.com, its specification, "Verifying webhook
+//! authenticity") and Svix (docs.svix.com, "Verifying payloads manually"), which differ in the names
+//! of their headers. `v1` is HMAC-SHA256, `v1a` Ed25519, over `{id}.{timestamp}.{body}`; any that is
+//! right is enough, unknown versions are skipped.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::VerifyingKey;
+use ring::hmac;
+
+use super::discord::vouches;
+use super::keys::Keys;
+use super::read::{self, MISMATCH};
+use super::{Asked, Draft, Scheme};
+use crate::config::keys::{self, StandardKey};
+use crate::config::{Encoding, TimestampUnit, Verify};
+
+/// A sender that rotates has two or three; each of `v1a` costs a curve's work.
+const SIGNATURES_MAX: usize = 32;
+
+pub(super) struct Standard {
+    shared: Keys,
+    public: Vec<VerifyingKey>,
+    tolerance_ms: i64,
+}
+
+impl Standard {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        let (mut shared, mut public) = (Vec::new(), Vec::new());
+        for secret in secrets {
+            match keys::standard(secret) {
+                Ok(StandardKey::Shared(key)) => shared.push(key),
+                Ok(StandardKey::Public(key)) => public.push(key),
+                // Was a fault when it was read.
+                Err(_) => {}
+            }
+        }
+        Self {
+            shared: Keys::new(hmac::HMAC_SHA256, shared.iter().map(Vec::as_slice)),
+            public,
+            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+        }
+    }
+}
+
+/// Signatures of one header that can be read.
+#[derive(Default)]
+struct Listed {
+    shared: Vec<Vec<u8>>,
+    public: Vec<Vec<u8>>,
+}
+
+fn listed(value: &[u8], header: &str) -> Result<Listed, String> {
+    let (mut found, mut known, mut total) = (Listed::default(), false, 0);
+    for part in value.split(|&byte| byte == b' ').filter(|part| !part.is_empty()) {
+        total += 1;
+        if total > SIGNATURES_MAX {
+            return Err(format!("more than {SIGNATURES_MAX} signatures in {header}"));
+        }
+        let (list, text) = match (part.strip_prefix(b"v1,"), part.strip_prefix(b"v1a,")) {
+            (Some(text), _) => (&mut found.shared, text),
+            (_, Some(text)) => (&mut found.public, text),
+            (None, None) => continue,
+        };
+        known = true;
+        list.extend(read::decoded(Encoding::Base64, text));
+    }
+    match known {
+        false => Err(format!("no v1 or v1a in {header}")),
+        true if found.shared.is_empty() && found.public.is_empty() => {
+            Err("signature is not base64".to_owned())
+        }
+        true => Ok(found),
+    }
+}
+
+impl Scheme for Standard {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+        let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
+        let [id, timestamp, signature] = match has("svix-signature") && !has("webhook-signature") {
+            true => ["svix-id", "svix-timestamp", "svix-signature"],
+            false => ["webhook-id", "webhook-timestamp", "webhook-signature"],
+        };
+        let signatures = listed(asked.header(signature)?, signature)?;
+        let (id, timestamp) = (asked.header(id)?, asked.header(timestamp)?);
+        // A repeat is known by either: one that nobody signed must not stand for the other.
+        let ids =
+            asked.headers.iter().filter(|(name, _)| matches!(*name, "webhook-id" | "svix-id"));
+        if ids.into_iter().any(|(_, other)| *other != id) {
+            return Err("webhook-id and svix-id differ".to_owned());
+        }
+        let parts = [id, b".", timestamp, b".", asked.body];
+        let mut right = self.shared.signed_any(&parts, &signatures.shared);
+        if !self.public.is_empty() && !signatures.public.is_empty() {
+            let text = parts.concat();
+            let pairs = self
+                .public
+                .iter()
+                .flat_map(|key| signatures.public.iter().map(move |signature| (key, signature)));
+            right |= pairs.fold(false, |any, (key, one)| any | vouches(key, &text, one));
+        }
+        if !right {
+            return Err(MISMATCH.to_owned());
+        }
+        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+
+    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+        if self.shared.is_empty() && !self.public.is_empty() {
+            return Err(super::ONLY_PUBLIC.to_owned());
+        }
+        let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
+        let id = draft.id.clone();
+        let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &draft.body];
+        let signature = STANDARD.encode(self.shared.sign(&parts, draft.bad)?);
+        draft.put("webhook-id", id);
+        draft.put("webhook-timestamp", timestamp);
+        draft.put("webhook-signature", format!("v1,{signature}"));
+        Ok(())
+    }
+}

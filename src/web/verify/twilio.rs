@@ -1,0 +1,100 @@
+//! `twilio` (twilio.com/docs/usage/webhooks/webhooks-security): base64 HMAC-SHA1 over the public URL and,
+//! of a form, its sorted fields; other bodies are vouched for by `bodySHA256` in the URL. The URL is
+//! tried with and without its port, as Twilio's libraries do. A webhook rule with a key of its own
+//! signs by SHA-256 and says so in a header (github.com/twilio/twilio-node, its examples).
+
+use ring::{digest, hmac};
+
+use super::keys::Keys;
+use super::read::{self, MISMATCH};
+use super::{Answer, Asked, Draft, Scheme, fields, url};
+use crate::config::{Encoding, Verify};
+
+const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
+
+pub(super) struct Twilio {
+    sha1: Keys,
+    sha256: Keys,
+    header: String,
+    url: Option<String>,
+}
+
+impl Twilio {
+    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+        let keys = |algorithm| Keys::new(algorithm, secrets.iter().copied());
+        Self {
+            sha1: keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+            sha256: keys(hmac::HMAC_SHA256),
+            header: verify.header.clone().unwrap_or_default(),
+            url: verify.url.clone(),
+        }
+    }
+
+    fn keys(&self, asked: &Asked<'_>) -> Result<&Keys, String> {
+        let Some(settings) = asked.at_most_one(SETTINGS)? else { return Ok(&self.sha1) };
+        let parts = settings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        match parts.filter_map(|part| part.strip_prefix(b"algorithm=")).next() {
+            Some(b"HMAC_SHA256") => Ok(&self.sha256),
+            Some(b"HMAC_SHA1") | None => Ok(&self.sha1),
+            Some(_) => Err("signature is of an unknown algorithm".to_owned()),
+        }
+    }
+}
+
+/// The fields of a form, each name and value once, sorted; or nothing, where the URL vouches for the
+/// body.
+fn signed_fields(asked: &Asked<'_>, url: &str) -> Result<Vec<u8>, String> {
+    if fields::is_form(asked.at_most_one("content-type")?) {
+        let mut fields = fields::of(asked.body);
+        fields.sort_unstable();
+        fields.dedup();
+        return Ok(fields::joined(&fields));
+    }
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let mut sums = read::named(query.as_bytes(), b'&', "bodySHA256");
+    match (sums.next(), sums.next()) {
+        (Some(sum), None) => {
+            let right = digest::digest(&digest::SHA256, asked.body);
+            match hex::decode(sum) {
+                Ok(sum) if sum == right.as_ref() => Ok(Vec::new()),
+                Ok(_) => Err("bodySHA256 in the URL is not the body's".to_owned()),
+                Err(_) => Err("bodySHA256 in the URL is not hex".to_owned()),
+            }
+        }
+        (None, _) if asked.body.is_empty() => Ok(Vec::new()),
+        (None, _) => Err("no bodySHA256 in the URL, and the body is no form".to_owned()),
+        (Some(_), Some(_)) => Err("more than one bodySHA256 in the URL".to_owned()),
+    }
+}
+
+impl Scheme for Twilio {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+        let signature = read::decoded(Encoding::Base64, asked.header(&self.header)?)?;
+        let keys = self.keys(asked)?;
+        let public = url::public(self.url.as_deref(), asked);
+        let fields = signed_fields(asked, &public)?;
+        let mut right = false;
+        for url in url::with_and_without_port(&public) {
+            right |= keys.signed(&[url.as_bytes(), &fields], &signature);
+        }
+        if right { Ok(()) } else { Err(MISMATCH.to_owned()) }
+    }
+
+    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+        if !fields::is_form(draft.header("content-type").map(str::as_bytes)) {
+            let sum = digest::digest(&digest::SHA256, &draft.body);
+            draft.put_parameter("bodySHA256", hex::encode(sum).as_bytes());
+        }
+        let url = draft.url(self.url.as_deref());
+        let lines = draft.lines();
+        let fields = signed_fields(&draft.asked(&lines), &url)?;
+        let signature = self.sha1.sign(&[url.as_bytes(), &fields], draft.bad)?;
+        let signature = read::encoded(Encoding::Base64, &signature);
+        draft.put(&self.header, signature);
+        Ok(())
+    }
+
+    fn answer(&self, _: &[u8]) -> Answer {
+        Answer::empty(204)
+    }
+}
