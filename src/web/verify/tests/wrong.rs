@@ -1,0 +1,352 @@
+//! Every scheme that can be signed for, signed as its sender would and then made wrong, one way at a
+//! time; and those that only their senders can sign for.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::super::{Draft, Verifier};
+use super::vectors::check;
+use super::verifier;
+
+const NOW_MS: i64 = 1_764_000_000_000;
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Where a time stamp stands.
+#[derive(Clone, Copy, PartialEq)]
+enum Time {
+    None,
+    Within(i64),
+}
+
+struct Case {
+    verify: &'static str,
+    /// The right one, and another.
+    secrets: [&'static str; 2],
+    body: &'static str,
+    content_type: &'static str,
+    /// The header that the signature stands in.
+    header: &'static str,
+    /// What is said of a `header` that can't be read.
+    unreadable: &'static str,
+    mismatch: &'static str,
+    time: Time,
+    /// The signature vouches for the body.
+    covers: bool,
+}
+
+const TEXT: [&str; 2] = ["s3cret", "another"];
+const KEYS: [&str; 2] = [
+    "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "whsec_HxECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+];
+const BODY: &str =
+    r#"{"id":"evt_1","name":"Za\u017c\u00f3\u0142\u0107 🚀","n":12345678901234567890}"#;
+const FIVE: Time = Time::Within(300_000);
+const NOT_HEX: &str = "signature is not hex";
+const NOT_BASE64: &str = "signature is not base64";
+
+const fn case(verify: &'static str, header: &'static str, unreadable: &'static str) -> Case {
+    Case {
+        verify,
+        secrets: TEXT,
+        body: BODY,
+        content_type: JSON,
+        header,
+        unreadable,
+        mismatch: "signature does not match",
+        time: Time::None,
+        covers: true,
+    }
+}
+
+const fn timed(verify: &'static str, header: &'static str, unreadable: &'static str) -> Case {
+    Case { time: FIVE, ..case(verify, header, unreadable) }
+}
+
+const fn token(verify: &'static str, header: &'static str, mismatch: &'static str) -> Case {
+    Case { mismatch, covers: false, ..case(verify, header, mismatch) }
+}
+
+const URL: &str = "https://hooks.example.com/hooks/a";
+
+#[rustfmt::skip]
+const CASES: &[Case] = &[
+    token("scheme = 'token', header = 'X-T'", "x-t", "token in the header does not match"),
+    token("scheme = 'token', query = 'key'", "", "token in the query parameter does not match"),
+    token("scheme = 'token', segment = true", "", "token in the path segment does not match"),
+    token("scheme = 'bearer'", "authorization", "bearer token does not match"),
+    token("scheme = 'basic', user = 'ada'", "authorization", "user or password does not match"),
+    case("scheme = 'hmac', header = 'X-Sig'", "x-sig", NOT_HEX),
+    timed(
+        "scheme = 'hmac', header = 'X-Sig', encoding = 'base64', timestamp_header = 'X-Time', \
+         id_header = 'X-Id', signed = '{method} {url} {id} {timestamp} {body}'",
+        "x-sig", NOT_BASE64,
+    ),
+    case("scheme = 'paminga'", "x-paminga-signature", NOT_HEX),
+    case("scheme = 'paminga', header = 'Signature'", "signature", NOT_HEX),
+    Case { secrets: KEYS, ..timed("scheme = 'standard'", "webhook-signature", "no v1 or v1a in webhook-signature") },
+    case("scheme = 'github'", "x-hub-signature-256", "x-hub-signature-256 does not begin with \"sha256=\""),
+    token("scheme = 'gitlab'", "x-gitlab-token", "token in the header does not match"),
+    timed("scheme = 'stripe'", "stripe-signature", "no t in stripe-signature"),
+    case("scheme = 'shopify'", "x-shopify-hmac-sha256", NOT_BASE64),
+    timed("scheme = 'slack'", "x-slack-signature", "x-slack-signature does not begin with \"v0=\""),
+    Case { content_type: FORM, body: "b=1&a=%C3%A4+x&b=0&b=1&c", ..case("scheme = 'twilio'", "x-twilio-signature", NOT_BASE64) },
+    case("scheme = 'twilio'", "x-twilio-signature", NOT_BASE64),
+    Case { covers: false, ..timed("scheme = 'mailgun'", "", "") },
+    Case { covers: false, content_type: FORM, body: "subject=x", ..timed("scheme = 'mailgun'", "", "") },
+    token("scheme = 'mailchimp', query = 'key'", "", "token in the query parameter does not match"),
+    token("scheme = 'mailchimp', segment = true", "", "token in the path segment does not match"),
+    Case { content_type: FORM, body: "mandrill_events=%5B1%5D&a=2&a=1", ..case("scheme = 'mandrill'", "x-mandrill-signature", NOT_BASE64) },
+    case("scheme = 'meta', verify_token = { env = 'T' }", "x-hub-signature-256", "x-hub-signature-256 does not begin with \"sha256=\""),
+    timed("scheme = 'zoom'", "x-zm-signature", "x-zm-signature does not begin with \"v0=\""),
+    timed("scheme = 'paddle'", "paddle-signature", "no ts in paddle-signature"),
+    case("scheme = 'square'", "x-square-hmacsha256-signature", NOT_BASE64),
+    timed("scheme = 'hubspot'", "x-hubspot-signature-v3", NOT_BASE64),
+    Case { time: Time::Within(60_000), ..case("scheme = 'linear'", "linear-signature", NOT_HEX) },
+    case("scheme = 'bitbucket'", "x-hub-signature", "x-hub-signature does not begin with \"sha256=\""),
+    case("scheme = 'dropbox'", "x-dropbox-signature", NOT_HEX),
+    case("scheme = 'trello'", "x-trello-webhook", NOT_BASE64),
+    Case { covers: false, body: r#"{"value":[{"a":1},{"clientState":"old"}]}"#, ..token("scheme = 'microsoft-graph'", "", "clientState does not match") },
+];
+
+impl Case {
+    fn verifier(&self, secrets: &[&str]) -> Verifier {
+        let url = format!(", url = '{URL}'");
+        verifier(&format!("{}{url}", self.verify).replace('\'', "\""), secrets)
+    }
+
+    fn draft(&self) -> Draft {
+        Draft {
+            method: "POST".to_owned(),
+            path: "/hooks/a".to_owned(),
+            query: Some("a=1%2C2".to_owned()),
+            headers: vec![
+                ("host".to_owned(), "hooks.example.com".to_owned()),
+                ("content-type".to_owned(), self.content_type.to_owned()),
+            ],
+            body: self.body.as_bytes().to_vec(),
+            id: "7f3c".to_owned(),
+            bad: false,
+        }
+    }
+
+    fn signed_by(&self, secret: &str) -> Draft {
+        let mut draft = self.draft();
+        let signed = self.verifier(&[secret]).sign(&mut draft, NOW_MS);
+        assert_eq!(signed, Ok(()), "{}", self.verify);
+        draft
+    }
+
+    fn signed(&self) -> Draft {
+        self.signed_by(self.secrets[0])
+    }
+
+    #[track_caller]
+    fn expect(&self, draft: &Draft, now_ms: i64, expected: Result<(), &str>) {
+        let verifier = self.verifier(&self.secrets[..1]);
+        let found = checked(&verifier, draft, now_ms);
+        assert_eq!(found.as_ref().map_err(String::as_str).copied(), expected, "{}", self.verify);
+    }
+}
+
+/// As it arrives: where the token is the path's last segment, that is taken off.
+fn checked(verifier: &Verifier, draft: &Draft, now_ms: i64) -> Result<(), String> {
+    if !verifier.secret_segment() {
+        return check(verifier, draft, now_ms);
+    }
+    let lines = draft.lines();
+    let segment = draft.path.rsplit('/').next().unwrap();
+    let asked = super::super::Asked { secret_segment: Some(segment), ..draft.asked(&lines) };
+    verifier.check(&asked, now_ms)
+}
+
+#[test]
+fn what_a_scheme_signs_it_takes_and_takes_again() {
+    for case in CASES {
+        case.expect(&case.signed(), NOW_MS, Ok(()));
+        case.expect(&case.signed(), NOW_MS, Ok(()));
+    }
+}
+
+#[test]
+fn either_of_two_secrets_will_do() {
+    for case in CASES {
+        let both = case.verifier(&case.secrets);
+        for secret in case.secrets {
+            let draft = case.signed_by(secret);
+            assert_eq!(checked(&both, &draft, NOW_MS), Ok(()), "{}", case.verify);
+        }
+    }
+}
+
+#[test]
+fn another_secret_and_a_bad_signature_do_not_match() {
+    for case in CASES {
+        case.expect(&case.signed_by(case.secrets[1]), NOW_MS, Err(case.mismatch));
+        let mut draft = Draft { bad: true, ..case.draft() };
+        case.verifier(&case.secrets).sign(&mut draft, NOW_MS).unwrap();
+        case.expect(&draft, NOW_MS, Err(case.mismatch));
+    }
+}
+
+#[test]
+fn a_body_changed_by_one_byte_does_not_match() {
+    for case in CASES.iter().filter(|case| case.covers) {
+        let mut draft = case.signed();
+        let middle = draft.body.len() / 2;
+        draft.body[middle] ^= 1;
+        let verifier = case.verifier(&case.secrets[..1]);
+        let found = check(&verifier, &draft, NOW_MS).unwrap_err();
+        let expected = [case.mismatch, "bodySHA256 in the URL is not the body's"];
+        assert!(expected.contains(&found.as_str()), "{}: {found}", case.verify);
+    }
+}
+
+#[test]
+fn a_header_that_is_missing_or_there_twice_or_unreadable_is_said_to_be() {
+    for case in CASES.iter().filter(|case| !case.header.is_empty()) {
+        let signed = case.signed();
+        let mut draft = signed.clone();
+        draft.headers.retain(|(name, _)| name != case.header);
+        case.expect(&draft, NOW_MS, Err(&format!("no {} header", case.header)));
+
+        let mut draft = signed.clone();
+        let again = (case.header.to_owned(), signed.header(case.header).unwrap().to_owned());
+        draft.headers.push(again);
+        case.expect(&draft, NOW_MS, Err(&format!("more than one {} header", case.header)));
+
+        if case.mismatch != case.unreadable {
+            let mut draft = signed.clone();
+            draft.put(case.header, "zz!");
+            case.expect(&draft, NOW_MS, Err(case.unreadable));
+        }
+    }
+}
+
+#[test]
+fn every_other_header_of_a_scheme_has_to_be_there_once_too() {
+    for case in CASES {
+        let signed = case.signed();
+        let own = |name: &str| name.contains("time") || matches!(name, "x-id" | "webhook-id");
+        for name in signed.headers.iter().map(|(name, _)| name).filter(|name| own(name)) {
+            let mut draft = signed.clone();
+            draft.headers.retain(|(found, _)| found != name);
+            case.expect(&draft, NOW_MS, Err(&format!("no {name} header")));
+            let mut draft = signed.clone();
+            draft.headers.push((name.clone(), "1".to_owned()));
+            case.expect(&draft, NOW_MS, Err(&format!("more than one {name} header")));
+        }
+    }
+}
+
+#[test]
+fn what_is_too_old_or_from_the_future_is_refused_and_the_rest_is_not() {
+    for case in CASES {
+        let Time::Within(max) = case.time else {
+            case.expect(&case.signed(), NOW_MS + 100 * 86_400_000, Ok(()));
+            continue;
+        };
+        let (over, max_s) = (max + 1000, max / 1000);
+        let over_s = max_s + 1;
+        case.expect(&case.signed(), NOW_MS + max, Ok(()));
+        case.expect(&case.signed(), NOW_MS - max, Ok(()));
+        let old = format!("timestamp is {over_s} s old: at most {max_s} s");
+        case.expect(&case.signed(), NOW_MS + over, Err(&old));
+        let ahead = format!("timestamp is {over_s} s ahead: at most {max_s} s");
+        case.expect(&case.signed(), NOW_MS - over, Err(&ahead));
+    }
+}
+
+#[test]
+fn a_tolerance_of_ones_own_holds_and_no_reason_tells_a_secret() {
+    for case in CASES {
+        let keys = case.verify.replace('\'', "\"");
+        let own = verifier(&format!("{keys}, tolerance = \"10s\""), &case.secrets[..1]);
+        let mut draft = case.draft();
+        own.sign(&mut draft, NOW_MS).unwrap();
+        let found = checked(&own, &draft, NOW_MS + 11_000);
+        assert_eq!(found.is_err(), case.time != Time::None, "{keys}");
+        let mut reasons = vec![found.err().unwrap_or_default()];
+        reasons.push(checked(&own, &case.draft(), NOW_MS).unwrap_err());
+        reasons.push(checked(&own, &case.signed_by(case.secrets[1]), NOW_MS).unwrap_err());
+        assert!(reasons.iter().all(|it| !it.contains(case.secrets[0])), "{reasons:?}");
+        assert!(reasons.iter().all(|it| !it.contains(case.secrets[1])), "{reasons:?}");
+    }
+}
+
+#[test]
+fn one_right_signature_of_several_is_enough() {
+    let sign = |case: &Case| case.signed().header(case.header).unwrap().to_owned();
+    let zeros = "0".repeat(64);
+    let standard = CASES.iter().find(|case| case.verify.contains("standard")).unwrap();
+    let right = sign(standard);
+    let wrong = STANDARD.encode([0; 32]);
+    for (value, expected) in [
+        (format!("v1,{wrong} {right}"), Ok(())),
+        (format!("{right} v1,{wrong}"), Ok(())),
+        (format!("v1a,AAAA v9,x {right} v1,!!"), Ok(())),
+        (format!("v1,{wrong}"), Err("signature does not match")),
+        (right.replace("v1,", "v2,"), Err("no v1 or v1a in webhook-signature")),
+        (right.replace("v1,", "v1a,"), Err("signature does not match")),
+        (right.replace('=', ""), Err("signature is not base64")),
+        (format!("{right} ").repeat(33), Err("more than 32 signatures in webhook-signature")),
+    ] {
+        let mut draft = standard.signed();
+        draft.put("webhook-signature", value);
+        standard.expect(&draft, NOW_MS, expected);
+    }
+    for (name, separator, version, other) in
+        [("stripe", ',', "v1", "v0"), ("paddle", ';', "h1", "h2")]
+    {
+        let case = CASES.iter().find(|case| case.verify.contains(name)).unwrap();
+        let right = sign(case);
+        let (time, one) = right.split_once(separator).unwrap();
+        let no_version = format!("no {version} in {}", case.header);
+        let time_name = time.split('=').next().unwrap();
+        let two_times = format!("more than one {time_name} in {}", case.header);
+        for (value, expected) in [
+            (format!("{time}{separator}{version}={zeros}{separator}{one}"), Ok(())),
+            (format!("{one}{separator}{version}=zz{separator}{other}=1{separator}{time}"), Ok(())),
+            (format!("{time}{separator}{version}={zeros}"), Err(case.mismatch)),
+            (format!("{time}{separator}{version}=zz"), Err(NOT_HEX)),
+            (format!("{time}{separator}{other}={zeros}"), Err(no_version.as_str())),
+            (format!("{time}{separator}{right}"), Err(two_times.as_str())),
+            (format!("{right}00"), Err(case.mismatch)),
+        ] {
+            let mut draft = case.signed();
+            draft.put(case.header, value);
+            case.expect(&draft, NOW_MS, expected);
+        }
+    }
+}
+
+#[test]
+fn standard_webhooks_and_svix_are_one_and_no_id_stands_for_the_other() {
+    let case = CASES.iter().find(|case| case.verify.contains("standard")).unwrap();
+    let mut svix = case.signed();
+    for (name, _) in &mut svix.headers {
+        *name = name.replace("webhook-", "svix-");
+    }
+    case.expect(&svix, NOW_MS, Ok(()));
+    svix.put("webhook-id", "other");
+    case.expect(&svix, NOW_MS, Err("webhook-id and svix-id differ"));
+    svix.put("webhook-id", "7f3c");
+    case.expect(&svix, NOW_MS, Ok(()));
+}
+
+#[test]
+fn only_the_sender_can_sign_by_a_public_key() {
+    let public = "29acbae141bccaf0b22e1a94d34d0bc7361e526d0bfe12c89794bc9322966dd7";
+    let standard = format!("whpk_{}", STANDARD.encode(hex::decode(public).unwrap()));
+    for (verify, secret) in [
+        ("scheme = \"discord\"", public),
+        ("scheme = \"standard\"", &standard),
+        ("scheme = \"sendgrid\"", "x"),
+        ("scheme = \"sns\"", "x"),
+    ] {
+        let found = verifier(verify, &[secret]).sign(&mut Draft::default(), NOW_MS);
+        let expected = "only the sender can sign: the secret here is its public key";
+        assert_eq!(found, Err(expected.to_owned()), "{verify}");
+    }
+}
