@@ -89,7 +89,7 @@ pub fn p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
 /// # Errors
 /// What is wrong with them, and what was expected.
 pub fn certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    const PEM: &str = "expected a certificate with an RSA key, PEM (-----BEGIN CERTIFICATE-----)";
+    const PEM: &str = "expected a certificate with an RSA key, in PEM";
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
     let all = all.map_err(|_| format!("is no PEM: {PEM}"))?;
     if all.is_empty() {

@@ -15,4 +15,5 @@ mod refusals;
 mod reload;
 mod restart;
 mod scenario;
+mod senders;
 mod systemd;

@@ -1,0 +1,184 @@
+//! Senders as they come: signed requests of tests/vectors.json and handshakes, against the real
+//! server, with what each sender wants to hear; and what is on the trail after.
+
+use crate::http::Answer;
+use crate::scenario::{Server, scenario, until};
+
+/// A server whose source `a` verifies so; its secret is `s3cret`, its token `t0ken`.
+fn server(verify: &str, keys: &str) -> Server {
+    let verify = format!(
+        "verify = {{ {verify}, secret = [{{ file = \"secret\" }}, {{ file = \"older\" }}] }}"
+    );
+    let scenario = scenario().source("a", &format!("{verify}\n{keys}"));
+    scenario.file("secret", "s3cret");
+    scenario.file("older", "0lder");
+    scenario.file("token", "t0ken");
+    scenario.start()
+}
+
+fn hmac(secret: &str, text: &str) -> Vec<u8> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    ring::hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
+}
+
+fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_secs()
+}
+
+/// A request of Slack, signed now.
+fn slack(server: &Server, secret: &str, body: &str) -> Answer {
+    let now = now_s();
+    let signature = hex::encode(hmac(secret, &format!("v0:{now}:{body}")));
+    let headers = format!("X-Slack-Request-Timestamp: {now}\nX-Slack-Signature: v0={signature}");
+    server.request("POST", "/hooks/a", &headers, body.as_bytes())
+}
+
+fn github(server: &Server, secret: &str, delivery: &str, body: &str) -> Answer {
+    let signature = hex::encode(hmac(secret, body));
+    let headers = format!("X-Hub-Signature-256: sha256={signature}\nX-GitHub-Delivery: {delivery}");
+    server.request("POST", "/hooks/a", &headers, body.as_bytes())
+}
+
+#[test]
+fn a_sender_is_answered_as_it_wants_and_its_repeats_are_no_events() {
+    let server = server("scheme = \"github\"", "");
+    for (secret, delivery, body) in
+        [("s3cret", "1", "{}"), ("0lder", "2", "{}"), ("s3cret", "1", "{\"again\":1}")]
+    {
+        let answer = github(&server, secret, delivery, body);
+        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    }
+    assert_eq!(github(&server, "0ther", "3", "{}").status, 401);
+    assert_eq!(server.value("select count(*) from trail"), "2");
+    assert_eq!(server.value("select duplicates from trail where event = 1"), "1");
+    server.until("select reason from refused", "signature does not match");
+}
+
+#[test]
+fn a_source_may_have_its_own_answer_and_dedupe_and_no_handshake() {
+    let keys = "respond = { status = 202, body = \"ok\", content_type = \"text/plain\" }\n\
+                dedupe = false\nhandshake = false";
+    let server = server("scheme = \"slack\"", keys);
+    for _ in 0..2 {
+        let answer = slack(&server, "s3cret", r#"{"event_id":"Ev1"}"#);
+        assert_eq!((answer.status, answer.body.as_str()), (202, "ok"));
+    }
+    let asks = r#"{"type":"url_verification","challenge":"c"}"#;
+    assert_eq!(slack(&server, "s3cret", asks).body, "ok");
+    assert_eq!(server.value("select count(*) from trail"), "3");
+}
+
+#[test]
+fn a_handshake_is_answered_recorded_and_no_event() {
+    let server = server("scheme = \"slack\"", "");
+    let asks = r#"{"type":"url_verification","challenge":"<b>3eZ"}"#;
+    let answer = slack(&server, "0lder", asks);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "<b>3eZ"));
+    assert_eq!(answer.header("content-type"), Some("text/plain"));
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(slack(&server, "0ther", asks).status, 401);
+    let seen =
+        "select source || ' ' || method || ' ' || remote_ip || ' ' || detail from handshakes";
+    server.until(seen, "a POST 127.0.0.1 url_verification");
+    assert_eq!(server.value("select count(*) from trail"), "0");
+}
+
+#[test]
+fn a_handshake_is_answered_whatever_methods_says_and_nothing_else_is() {
+    let token = "verify_token = { file = \"token\" }";
+    let ask = "hub.mode=subscribe&hub.challenge=115&hub.verify_token";
+    for (verify, request, expected) in [
+        ("scheme = \"dropbox\"", "GET ?challenge=a%26b", (200, "a&b")),
+        ("scheme = \"dropbox\"", "GET ", (405, r#"{"error":"method not allowed"}"#)),
+        ("scheme = \"trello\"", "HEAD ", (200, "")),
+        ("scheme = \"mandrill\"", "HEAD ", (200, "")),
+        ("scheme = \"mailchimp\", query = \"k\"", "GET ", (200, "")),
+        ("scheme = \"microsoft-graph\"", "POST ?validationToken=a+b", (200, "a b")),
+        ("scheme = \"microsoft-graph\"", "POST ", (401, r#"{"error":"not authenticated"}"#)),
+        (&format!("scheme = \"meta\", {token}"), &format!("GET ?{ask}=t0ken"), (200, "115")),
+        (
+            &format!("scheme = \"meta\", {token}"),
+            &format!("GET ?{ask}=other"),
+            (401, r#"{"error":"not authenticated"}"#),
+        ),
+        (
+            &format!("scheme = \"meta\", {token}"),
+            "GET ",
+            (405, r#"{"error":"method not allowed"}"#),
+        ),
+        ("scheme = \"github\"", "GET ?challenge=a", (405, r#"{"error":"method not allowed"}"#)),
+    ] {
+        let server = server(verify, "");
+        let (method, query) = request.split_once(' ').expect("a method");
+        let answer = server.request(method, &format!("/hooks/a{query}"), "", b"");
+        assert_eq!((answer.status, answer.body.as_str()), expected, "{verify} {request}");
+        let count = if expected.0 == 200 { "1" } else { "0" };
+        server.until("select count(*) from handshakes", count);
+        assert_eq!(server.value("select count(*) from trail"), "0", "{verify} {request}");
+        let hidden = "select count(*) from refused where reason like '%t0ken%'";
+        assert_eq!(server.value(hidden), "0");
+    }
+}
+
+#[test]
+fn mandrill_is_answered_before_its_key_is_known_and_nothing_is_let_in() {
+    let server = scenario().source("a", "verify = { scheme = \"mandrill\" }").start();
+    let post = |body: &str| {
+        let form = "Content-Type: application/x-www-form-urlencoded\nX-Mandrill-Signature: AAAA";
+        server.request("POST", "/hooks/a", form, body.as_bytes()).status
+    };
+    assert_eq!(post("mandrill_events=%5B%5D"), 200);
+    assert_eq!(post("mandrill_events=%5B1%5D"), 401);
+    let reason = "no secret is configured yet: only a handshake is answered";
+    server.until("select reason from refused", reason);
+    assert_eq!(server.value("select count(*) from trail"), "0");
+}
+
+#[test]
+fn handshakes_count_for_the_rate_and_a_flood_of_them_leaves_few_rows() {
+    let server = server("scheme = \"trello\"", "accept_rate = \"2/h\"");
+    let statuses: Vec<u16> =
+        (0..3).map(|_| server.request("HEAD", "/hooks/a", "", b"").status).collect();
+    assert_eq!(statuses, [200, 200, 429]);
+    server.until("select count(*) from handshakes", "2");
+}
+
+#[test]
+fn the_secret_of_gitlab_and_mailchimp_is_kept_nowhere() {
+    let gitlab = server("scheme = \"gitlab\"", "");
+    assert_eq!(gitlab.request("POST", "/hooks/a", "X-Gitlab-Token: s3cret", b"{}").status, 200);
+    assert_eq!(gitlab.request("POST", "/hooks/a", "X-Gitlab-Token: wr0ng", b"{}").status, 401);
+    let mailchimp = server("scheme = \"mailchimp\", segment = true", "");
+    assert_eq!(mailchimp.request("POST", "/hooks/a/s3cret", "", b"type=x").status, 200);
+    assert_eq!(mailchimp.request("POST", "/hooks/a/wr0ng", "", b"type=x").status, 401);
+    for server in [&gitlab, &mailchimp] {
+        server.until("select count(*) from refused", "1");
+        let kept = server.value(
+            "select cast(headers as text) || path || (select reason || path from refused) from events",
+        );
+        assert!(kept.contains("[secret]"), "{kept}");
+        assert!(!kept.contains("s3cret") && !kept.contains("wr0ng"), "{kept}");
+    }
+}
+
+#[test]
+fn a_subscription_of_sns_is_told_to_a_person_and_nothing_is_fetched() {
+    let all: serde_json::Value =
+        serde_json::from_str(include_str!("../sns.json")).expect("the vectors");
+    let asks = all.as_array().expect("a list").iter().find(|it| it["handshake"] == true);
+    let asks = asks.expect("a subscription");
+    let keys =
+        "verify = { scheme = \"sns\", secret = { file = \"cert\" }, tolerance = \"36500d\" }";
+    let scenario = scenario().source("a", keys);
+    scenario.file("cert", asks["secret"].as_str().expect("a certificate"));
+    let server = scenario.start();
+    use base64::Engine;
+    let body = asks["body_base64"].as_str().expect("a body");
+    let body = base64::engine::general_purpose::STANDARD.decode(body).expect("base64");
+    assert_eq!(server.post("/hooks/a", &body).status, 200);
+    let url = "https://sns.us-west-2.amazonaws.com/?Action=ConfirmSubscription&Token=2336412f37";
+    until("a person is told", || server.log().contains(&format!("open {url}")));
+    let topic = "arn:aws:sns:us-west-2:123456789012:MyTopic";
+    server.until("select detail from handshakes", &format!("subscription to {topic}: {url}"));
+    assert_eq!(server.value("select count(*) from trail"), "0");
+}
