@@ -17,7 +17,10 @@ use crate::{app, log};
 mod change;
 mod look;
 mod output;
+mod post;
+mod sample;
 mod select;
+mod send;
 mod setup;
 mod trial;
 
@@ -70,6 +73,8 @@ enum Command {
     Run(trial::RunArgs),
     /// Show what an expression gives for an event or a file
     Eval(trial::EvalArgs),
+    /// Post a webhook to the server, signed as its source's sender would
+    Send(send::SendArgs),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the man page
@@ -123,6 +128,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Check { event } => setup::check(&loaded, event),
         Command::Run(args) => trial::run(&loaded, &args),
         Command::Eval(args) => trial::eval(&args, Some(&loaded)),
+        Command::Send(args) => send::send(&loaded, &args),
         Command::Tail(args) => look::tail(&beside(&loaded)?, &args),
         Command::List(args) => look::list(&beside(&loaded)?, &args),
         Command::Show(args) => look::show(&beside(&loaded)?, &args),

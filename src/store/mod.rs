@@ -28,6 +28,7 @@ pub mod op;
 pub mod read;
 pub mod refusals;
 pub mod registry;
+pub mod sent;
 pub mod state;
 pub mod tally;
 #[cfg(test)]

@@ -76,6 +76,7 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
             "expression",
             "handler",
             "inbox",
+            "json",
             "log",
             "process",
             "queue",

@@ -15,5 +15,6 @@ mod refusals;
 mod reload;
 mod restart;
 mod scenario;
+mod send;
 mod senders;
 mod systemd;

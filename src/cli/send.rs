@@ -1,0 +1,185 @@
+//! `send`: a webhook to the server itself, signed as its source's sender would, to see that all of it
+//! works, and what a repeat and a wrong signature come to.
+
+use std::io::{Read, Write};
+
+use clap::Args;
+
+use super::post::{self, Answer};
+use super::{Failure, beside, failed, refused, sample};
+use crate::config::{self, Accept, Loaded, Source};
+use crate::store::sent::{self, Mark};
+use crate::web::kept;
+use crate::web::verify::{Draft, Verifier};
+use crate::{clock, json};
+
+/// `send`
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    source: String,
+    /// The body (- for standard input); else one that its sender might send
+    file: Option<String>,
+    /// What its sender would say that the body is
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Send the same twice: the second is a repeat, where the source knows repeats
+    #[arg(long)]
+    repeat: bool,
+    /// Sign it wrongly: it should be refused
+    #[arg(long)]
+    bad_signature: bool,
+}
+
+/// Sends, and prints the request, the answer and the event.
+pub fn send(loaded: &Loaded, args: &SendArgs) -> Result<(), Failure> {
+    let config = &loaded.config;
+    let Some(source) = config.sources.iter().find(|source| source.name == args.source) else {
+        let name = &args.source;
+        return Err(refused(format!("source {name}: there is none of that name in config.toml")));
+    };
+    let Some(listen) = config.server.listen.first() else {
+        return Err(refused("server.listen is empty: there is nowhere to send to"));
+    };
+    let (secrets, missing) =
+        config::secrets_under(loaded, &format!("sources.{}.verify", source.name));
+    if !missing.is_empty() {
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(Failure { code: 78, text: lines.join("\n") });
+    }
+    let verifier = Verifier::new(source, &secrets);
+    let (_, host) = post::place(listen).map_err(refused)?;
+    let mut draft = draft(source, args, host)?;
+    verifier.sign(&mut draft, clock::wall_ms()).map_err(|why| {
+        refused(format!("source {}: {}: {why}", source.name, source.verify.scheme))
+    })?;
+    let mut out = std::io::stdout().lock();
+    print_request(&mut out, &draft, &verifier).map_err(failed)?;
+    let mut statuses = Vec::new();
+    for _ in 0..if args.repeat { 2 } else { 1 } {
+        let mark = mark(loaded)?;
+        let answer = post::post(listen, &draft).map_err(refused)?;
+        print_answer(&mut out, &answer).map_err(failed)?;
+        if let Some(mark) = mark {
+            print_event(&mut out, loaded, source, &draft, &mark, &answer)?;
+        }
+        statuses.push(answer.status);
+    }
+    let taken = statuses.iter().all(|status| (200..300).contains(status));
+    match (args.bad_signature, taken) {
+        (false, true) => Ok(()),
+        (true, false) if statuses.iter().all(|status| *status == 401) => Ok(()),
+        (true, true) => Err(refused(format!(
+            "a wrong signature was let in: scheme \"{}\" does not look at one",
+            source.verify.scheme
+        ))),
+        _ => Err(Failure { code: 1, text: String::new() }),
+    }
+}
+
+fn draft(source: &Source, args: &SendArgs, host: String) -> Result<Draft, Failure> {
+    let method = ["POST", "PUT", "PATCH"];
+    let Some(method) = method.into_iter().find(|it| source.methods.iter().any(|own| own == it))
+    else {
+        return Err(refused(format!(
+            "source {}: takes {} alone, none of which has a body",
+            source.name,
+            source.methods.join(", ")
+        )));
+    };
+    let id = hex::encode(clock::random_name().map_err(failed)?);
+    let scheme = &source.verify.scheme;
+    let body = match args.file.as_deref() {
+        None => sample::body(scheme, &id).into_bytes(),
+        Some("-") => {
+            let mut body = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut body).map_err(failed)?;
+            body
+        }
+        Some(path) => {
+            std::fs::read(path).map_err(|e| refused(format!("{path}: can't be read: {e}")))?
+        }
+    };
+    let is_form = source.accept == Accept::Form || sample::is_form(scheme);
+    let content_type = match &args.content_type {
+        Some(content_type) => content_type,
+        None if json::check(&body).is_ok() => "application/json",
+        None if is_form => "application/x-www-form-urlencoded",
+        None if std::str::from_utf8(&body).is_ok() => "text/plain",
+        None => "application/octet-stream",
+    };
+    let mut draft = Draft {
+        method: method.to_owned(),
+        path: concrete(&source.path),
+        body,
+        id,
+        bad: args.bad_signature,
+        ..Draft::default()
+    };
+    draft.put("host", host);
+    draft.put("content-type", content_type);
+    Ok(draft)
+}
+
+/// A path of a source, its named segments given their own names.
+fn concrete(path: &str) -> String {
+    path.replace(['{', '}'], "")
+}
+
+fn print_request(out: &mut impl Write, draft: &Draft, verifier: &Verifier) -> std::io::Result<()> {
+    let path = kept::path(Some(verifier), &draft.path);
+    let query = draft.query.as_ref().map(|query| format!("?{}", kept::query(verifier, query)));
+    writeln!(out, "{} {path}{}", draft.method, query.unwrap_or_default())?;
+    let lines: Vec<(&str, &[u8])> =
+        draft.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    for (name, value) in kept::lines(verifier, &lines) {
+        writeln!(out, "  {name}: {}", shown(value))?;
+    }
+    writeln!(out, "  {} bytes", draft.body.len())
+}
+
+fn print_answer(out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
+    let content_type = answer.content_type.as_deref().unwrap_or("");
+    match answer.body.is_empty() {
+        true => writeln!(out, "{} without a body", answer.status),
+        false => writeln!(out, "{} {content_type} {}", answer.status, shown(&answer.body)),
+    }
+}
+
+/// Where the trail is, unless there is none yet.
+fn mark(loaded: &Loaded) -> Result<Option<Mark>, Failure> {
+    if !loaded.config.store.path.exists() {
+        return Ok(None);
+    }
+    sent::mark(&beside(loaded)?.conn).map(Some).map_err(failed)
+}
+
+fn print_event(
+    out: &mut impl Write,
+    loaded: &Loaded,
+    source: &Source,
+    draft: &Draft,
+    mark: &Mark,
+    answer: &Answer,
+) -> Result<(), Failure> {
+    let found = sent::since(&beside(loaded)?.conn, mark, &source.name, &draft.body);
+    match found.map_err(failed)? {
+        Some(sent::Found { event, is_duplicate: false }) => {
+            writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")
+        }
+        Some(sent::Found { event, is_duplicate: true }) => {
+            writeln!(out, "a repeat of event {event}")
+        }
+        None if answer.status >= 400 && answer.status < 500 => {
+            writeln!(out, "no event: `hooktrail tail --refused` tells why, within a second")
+        }
+        None => writeln!(out, "no event"),
+    }
+    .map_err(failed)
+}
+
+/// On one line, whatever it is.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.trim_end().chars().map(one).collect()
+}
