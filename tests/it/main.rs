@@ -9,6 +9,7 @@ mod faults;
 mod house;
 mod http;
 mod intake;
+mod libraries;
 mod pages;
 mod promises;
 mod refusals;
