@@ -12,6 +12,7 @@ use crate::domain::{Claim, Ended, Event};
 use crate::process::Stop;
 
 mod answer;
+pub mod cgi;
 pub mod command;
 mod detail;
 mod program;
@@ -82,11 +83,14 @@ pub trait Kind: Send + Sync {
 type Row = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn Kind>);
 
 /// One process a job: what a command is run by where its mode says nothing else.
-const EACH: Row =
-    (|it| it.mode == Mode::Each && it.target.is_none(), |_| Box::new(command::Command::default()));
+const EACH: Row = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
 
 /// The table of kinds; the first that takes the settings is theirs.
-const KINDS: &[Row] = &[EACH, (|it| it.target.is_some(), |it| Box::new(url::Url::new(it)))];
+const KINDS: &[Row] = &[
+    (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
+    EACH,
+    (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
+];
 
 /// The kind that a handler's settings name.
 pub fn kind(settings: &config::Handler) -> Box<dyn Kind> {

@@ -1,0 +1,283 @@
+//! CGI scripts as the worker runs them: what they find, and what their answer comes to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::*;
+use crate::config::Handler;
+use crate::domain::{Event, Headers};
+use crate::handler::tests::sample;
+
+fn task(script: &str) -> Task {
+    with(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
+}
+
+fn with(change: impl FnOnce(&mut Handler)) -> Task {
+    sample(|handler| {
+        handler.mode = crate::config::Mode::Cgi;
+        change(handler);
+    })
+}
+
+fn run_of(task: &Task) -> Ended {
+    Cgi::default().run(task, &Stop::new().unwrap())
+}
+
+fn asked(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
+    let line = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
+    let headers = Headers(headers.iter().map(line).collect());
+    let query = query.map(str::to_owned);
+    let event = Arc::new(Event { headers, query, ..(*task.event).clone() });
+    Task { event, ..task.clone() }
+}
+
+/// The variables that only a CGI script gets.
+fn variables(task: &Task) -> Vec<String> {
+    let handler = Handler { command: vec!["env".into(), "-0".into()], ..(*task.handler).clone() };
+    let task = Task { handler: Arc::new(handler), ..task.clone() };
+    let printed = String::from_utf8_lossy(&run_of(&task).stdout).into_owned();
+    let own = ["HOOKTRAIL_", "PATH=", "HOME=", "LANG=", "TZ="];
+    let lines = printed.split_terminator('\0');
+    let lines = lines.filter(|line| !own.iter().any(|own| line.starts_with(own)));
+    let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn the_variables_are_those_of_the_rfc() {
+    let headers =
+        [("host", "hooks.example.com:8443"), ("content-type", "text/plain"), ("x-a", "1")];
+    let task =
+        asked(&headers, Some("a=1&b=%20"), &with(|handler| handler.directory = "/tmp".into()));
+    assert_eq!(
+        variables(&task),
+        [
+            "CONTENT_LENGTH=8",
+            "CONTENT_TYPE=text/plain",
+            "DOCUMENT_ROOT=/tmp",
+            "GATEWAY_INTERFACE=CGI/1.1",
+            "HTTP_HOST=hooks.example.com:8443",
+            "HTTP_X_A=1",
+            "QUERY_STRING=a=1&b=%20",
+            "REDIRECT_STATUS=200",
+            "REMOTE_ADDR=192.0.2.7",
+            "REQUEST_METHOD=POST",
+            "REQUEST_URI=/hooks/paminga?a=1&b=%20",
+            "SCRIPT_FILENAME=/tmp/-0",
+            "SCRIPT_NAME=/hooks/paminga",
+            "SERVER_NAME=hooks.example.com",
+            "SERVER_PORT=8443",
+            "SERVER_PROTOCOL=HTTP/1.1",
+            concat!("SERVER_SOFTWARE=hooktrail/", env!("CARGO_PKG_VERSION")),
+        ]
+    );
+    let none = asked(&[], None, &task);
+    let found = variables(&none);
+    for line in ["QUERY_STRING=", "SERVER_NAME=localhost", "SERVER_PORT=80"] {
+        assert!(found.contains(&line.to_owned()), "{found:?}");
+    }
+    assert!(!found.iter().any(|line| line.starts_with("CONTENT_TYPE")), "{found:?}");
+    let made = Task { is_made: true, input: Arc::from(*b"{}"), ..task };
+    let found = variables(&made);
+    for line in ["CONTENT_TYPE=application/json", "CONTENT_LENGTH=2"] {
+        assert!(found.contains(&line.to_owned()), "{found:?}");
+    }
+    let handlers_own = Task {
+        env: Arc::new([("HTTPS".into(), "on".into()), ("SERVER_PORT".into(), "443".into())]),
+        ..made
+    };
+    let found = variables(&handlers_own);
+    for line in ["HTTPS=on", "SERVER_PORT=443"] {
+        assert!(found.contains(&line.to_owned()), "{found:?}");
+    }
+    assert!(!found.contains(&"SERVER_PORT=8443".to_owned()), "{found:?}");
+}
+
+#[test]
+fn what_each_command_has_is_there_too() {
+    let said = run_of(&task("printf 'Status: 200\\n\\n%s %s' $HOOKTRAIL_EVENT $HOOKTRAIL_KEY"));
+    assert_eq!(said.detail, "status 200: 42 the-key");
+}
+
+#[test]
+fn a_header_never_becomes_what_it_is_not() {
+    let headers = [
+        ("proxy", "http://evil.example.com"),
+        ("authorization", "[secret]"),
+        ("connection", "close"),
+        ("content-length", "999"),
+        ("transfer-encoding", "chunked"),
+        ("x_forwarded_for", "192.0.2.99"),
+        ("x.a", "dot"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-for", "192.0.2.2"),
+        ("cookie", "[secret]"),
+    ];
+    let found = variables(&asked(&headers, None, &with(|_| {})));
+    let http: Vec<_> = found.iter().filter(|line| line.starts_with("HTTP_")).collect();
+    assert_eq!(http, ["HTTP_COOKIE=[secret]", "HTTP_X_FORWARDED_FOR=192.0.2.1, 192.0.2.2"]);
+    assert!(found.contains(&"CONTENT_LENGTH=8".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_servers_name_is_one_whatever_the_sender_called() {
+    let check = |host: &str, name: &str, port: u16| {
+        let found = variables(&asked(&[("host", host)], None, &with(|_| {})));
+        let lines = [format!("SERVER_NAME={name}"), format!("SERVER_PORT={port}")];
+        assert!(lines.iter().all(|line| found.contains(line)), "{host}: {found:?}");
+    };
+    check("example.com", "example.com", 80);
+    check("[::1]", "[::1]", 80);
+    check("[::1]:8080", "[::1]", 8080);
+    for unfit in ["example.com:99999", "example.com:", ":80", "a b", "<script>", "", "a/b:80"] {
+        check(unfit, "localhost", 80);
+    }
+}
+
+#[test]
+fn nothing_of_the_query_becomes_an_argument() {
+    let script = "printf 'Status: 200\\n\\n'; printf '%s|' \"$#\" \"$@\" \"$QUERY_STRING\"";
+    for query in ["-s", "a+b", "-d+x%3dy", "$(id)", "a b;c"] {
+        let ended = run_of(&asked(&[], Some(query), &task(script)));
+        assert_eq!(ended.detail, format!("status 200: 0|{query}|"));
+    }
+}
+
+#[test]
+fn the_script_is_the_commands_last_element() {
+    let script = |command: &[&str]| {
+        let task = with(|handler| {
+            handler.command = command.iter().map(|&word| word.to_owned()).collect();
+            handler.directory = "/srv/hooks".into();
+        });
+        meta::script(&task, Path::new("/usr/bin/found"))
+    };
+    assert_eq!(script(&["php-cgi", "receiver.php"]), PathBuf::from("/srv/hooks/receiver.php"));
+    assert_eq!(script(&["php-cgi", "-n", "/a/b.php"]), PathBuf::from("/a/b.php"));
+    assert_eq!(script(&["found"]), PathBuf::from("/usr/bin/found"));
+}
+
+#[test]
+fn the_body_is_read_from_stdin() {
+    let ended = run_of(&task("echo 'Content-Type: text/plain'; echo; cat"));
+    assert_eq!(
+        (ended.outcome, ended.detail.as_str()),
+        (Outcome::Succeeded, "status 200: the body")
+    );
+    assert_eq!(ended.stdout, b"Content-Type: text/plain\n\nthe body");
+}
+
+#[track_caller]
+fn answers(script: &str, outcome: Outcome, dead: bool, wait: Option<u64>, detail: &str) {
+    let ended = run_of(&task(script));
+    assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail), "{script}");
+    assert_eq!((ended.dead, ended.wait), (dead, wait.map(Duration::from_secs)), "{script}");
+}
+
+#[test]
+fn the_status_decides_and_none_means_200() {
+    use Outcome::{Failed, Succeeded};
+    let plain = "printf 'Content-Type: text/html\\r\\n\\r\\n<b>\\n ok </b>'";
+    answers(plain, Succeeded, false, None, "status 200: <b> ok </b>");
+    answers("printf 'Status: 204\\n\\n'", Succeeded, false, None, "status 204");
+    answers("printf 'X: y\\nstatus:201 Made\\n\\n'", Succeeded, false, None, "status 201");
+    answers("printf 'Status: 410 Gone\\n\\n'", Failed, true, None, "status 410");
+    answers("printf 'Status: 500 Oh\\n\\nbroken'", Failed, false, None, "status 500: broken");
+    let said = "echo why >&2; printf 'Status: 500 Oh\\n\\nbroken'";
+    answers(said, Failed, false, None, "status 500: why");
+    let later = "printf 'Status: 503\\nRetry-After: 30\\n\\n'";
+    answers(later, Failed, false, Some(30), "status 503");
+    let date = "printf 'Status: 429\\nDate: Sun, 06 Nov 1994 12:00:00 GMT\\n\
+                Retry-After: Sun, 06 Nov 1994 12:01:00 GMT\\n\\n'";
+    answers(date, Failed, false, Some(60), "status 429");
+    let elsewhere = "status 302: not followed to https://example.com/";
+    answers("printf 'Location: https://example.com/\\n\\n'", Failed, false, None, elsewhere);
+    let made = "printf 'Status: 201\\nLocation: https://example.com/\\n\\n'";
+    answers(made, Succeeded, false, None, "status 201");
+}
+
+#[test]
+fn without_a_header_block_it_has_failed() {
+    let none = |script: &str, why: &str| {
+        let detail = format!("exit 0: no header block: {why}");
+        answers(script, Outcome::Failed, false, None, &detail);
+    };
+    none("true", "nothing was answered");
+    none("echo >&2 why", "nothing was answered: why");
+    none("printf 'Status: 200'", "no empty line ends it");
+    none("printf 'Status: 200\\n'", "no empty line ends it");
+    none("printf '\\nok'", "an empty line came first");
+    none("echo done", "\"done\" is no header");
+    none("printf 'HTTP/1.1 200 OK\\n\\n'", "\"HTTP/1.1 200 OK\" is no header");
+    none("printf '<p>a: b</p>\\n\\n'", "\"<p>a: b</p>\" is no header");
+    none("printf 'A: b\\n c: d\\n\\n'", "\"c: d\" is no header");
+    none("printf ': b\\n\\n'", "\": b\" is no header");
+    none("printf 'A: \\033[2J\\nb\\033\\n\\n'", "\"b\" is no header");
+    none("printf 'Status: fine\\n\\n'", "\"fine\" is no status");
+    none("printf 'Status: 99\\n\\n'", "\"99\" is no status");
+    none("printf 'Status: 2000\\n\\n'", "\"2000\" is no status");
+    none("yes 'A: b' | head -n 100000", "it has no end within 32 KiB");
+    none("head -c 1000000 /dev/zero", "it has no end within 32 KiB");
+}
+
+#[test]
+fn a_head_is_found_before_any_length_of_body() {
+    let script = "printf 'Status: 500\\n\\nthe start '; head -c 1000000 /dev/zero; echo the end";
+    let handler = |handler: &mut Handler| {
+        handler.command = ["sh", "-c", script].map(String::from).to_vec();
+        handler.output_bytes_max = 8;
+    };
+    let ended = run_of(&with(handler));
+    assert!(ended.detail.starts_with("status 500: the start"), "{}", ended.detail);
+    assert_eq!(ended.stdout, b"the end\n");
+}
+
+#[test]
+fn an_exit_other_than_0_has_failed_whatever_was_answered() {
+    let fatal = "printf 'Status: 200\\n\\n'; echo fatal >&2; exit 255";
+    answers(fatal, Outcome::Failed, false, None, "exit 255: fatal");
+    answers("printf 'Status: 410\\n\\n'; exit 65", Outcome::Failed, false, None, "exit 65");
+    answers("kill -9 $$", Outcome::Failed, false, None, "signal 9");
+    let lost = run_of(&with(|handler| handler.command = vec!["/no/such".into()]));
+    assert_eq!(lost.outcome, Outcome::Failed);
+    assert!(lost.detail.starts_with("not started: /no/such: "), "{}", lost.detail);
+    let none = run_of(&with(|_| {}));
+    assert_eq!(none.detail, "not started: no command");
+}
+
+#[test]
+fn a_script_is_bounded_and_can_be_stopped() {
+    let stuck = with(|handler| {
+        handler.command =
+            ["sh", "-c", "echo at it >&2; exec sleep 1000"].map(String::from).to_vec();
+        handler.timeout = Duration::from_millis(300);
+    });
+    let ended = run_of(&stuck);
+    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::TimedOut, "timeout 300ms: at it"));
+    let stop = Stop::new().unwrap();
+    stop.set();
+    let ended = Cgi::default().run(&task("exit 0"), &stop);
+    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));
+}
+
+#[test]
+fn phps_own_arguments_stand_whatever_the_query_is() {
+    let check = |command: &[&str], query: &str, expected: &str| {
+        let task = with(|handler| {
+            handler.command = command.iter().map(|&word| word.to_owned()).collect();
+        });
+        let task = asked(&[], Some(query), &task);
+        let all = meta::variables(&task, &meta::script(&task, Path::new("/usr/bin/php-cgi")));
+        let found = all.iter().find(|(name, _)| name == "QUERY_STRING").unwrap();
+        assert_eq!(found.1, expected, "{command:?}");
+    };
+    let php = ["/usr/bin/php-cgi8.2", "-d", "open_basedir=/srv", "receiver.php"];
+    for (query, expected) in
+        [("-s", "&-s"), ("+%2ds", "&+%2ds"), ("-s=1", "-s=1"), ("a-s", "a-s"), ("", "")]
+    {
+        check(&php, query, expected);
+    }
+    check(&["perl", "receiver.pl"], "-s", "-s");
+    check(&["/srv/php.cgi"], "-s", "-s");
+}
