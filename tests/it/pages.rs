@@ -94,13 +94,32 @@ fn spread(line: &str) -> String {
 #[test]
 fn configurations_that_are_shown_have_no_faults() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["README.md", "docs/config.md", "docs/handlers.md"] {
+    for name in ["README.md", "docs/config.md", "docs/handlers.md", "docs/senders.md"] {
         for block in blocks(&page(name), "toml") {
             let paminga = "[sources.paminga]\n";
             let added = if block.contains("[sources.") { "" } else { paminga };
             let loaded = load(folder.path(), &format!("{block}{added}"));
             assert!(loaded.is_ok(), "{name}: {block}{}", loaded.unwrap_err());
         }
+    }
+}
+
+#[test]
+fn every_sender_has_its_lines_in_the_table_and_on_its_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (readme, senders) = (page("README.md"), page("docs/senders.md"));
+    for scheme in config::SCHEMES.iter().filter(|scheme| scheme.preset) {
+        let named = format!("{{ scheme = \"{}\",", scheme.name);
+        let own = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
+        assert_eq!(own.count(), 1, "docs/senders.md: {}", scheme.name);
+        if scheme.name == "paminga" {
+            continue;
+        }
+        let row = rows(&readme).into_iter().find(|row| row[1].contains(&named));
+        let verify = row.and_then(|row| code(row[1])).unwrap_or_else(|| panic!("{}", scheme.name));
+        let loaded = load(folder.path(), &format!("[sources.a]\nverify = {verify}\n"));
+        assert!(loaded.is_ok(), "README.md: {}", loaded.unwrap_err());
+        assert!(senders.contains(&format!("verify = {}", verify.split("NAME").next().unwrap())));
     }
 }
 
