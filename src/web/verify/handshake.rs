@@ -64,6 +64,8 @@ const ROWS: &[Row] = &[
 pub struct Preset {
     row: &'static Row,
     secrets: Vec<Vec<u8>>,
+    /// Where the signature stands.
+    header: String,
     tokens: Shared,
     has_token: bool,
 }
@@ -79,6 +81,7 @@ impl Preset {
         Some(Self {
             row,
             secrets: secrets.all(&source.verify.secret).map(<[u8]>::to_vec).collect(),
+            header: source.verify.header.clone().unwrap_or_default(),
             has_token: !tokens.is_empty(),
             tokens: Shared::new(tokens),
         })
@@ -148,7 +151,7 @@ fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
     if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
         return None;
     }
-    let signature = asked.header("x-zm-signature").ok()?.strip_prefix(b"v0=")?;
+    let signature = asked.header(&known.header).ok()?.strip_prefix(b"v0=")?;
     let signature = super::read::decoded(Encoding::Hex, signature).ok()?;
     let timestamp = asked.header("x-zm-request-timestamp").ok()?;
     let parts = [b"v0:", timestamp, b":", asked.body];
