@@ -1,6 +1,6 @@
 //! `mailgun` (documentation.mailgun.com, "Securing webhooks"): in the body `signature`, an object of
 //! `timestamp`, `token` and `signature`, hex HMAC-SHA256 over the first two; in a form these are three
-//! fields. It does not cover the body: whoever has seen one may send another with it for a while.
+//! fields (multipart, where a message has attachments). It does not cover the body: whoever has seen one may send another with it for a while.
 
 use std::borrow::Cow;
 
@@ -57,8 +57,17 @@ impl Mailgun {
 
 impl Scheme for Mailgun {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        if fields::is_form(asked.at_most_one("content-type")?) {
-            let fields = fields::of(asked.body);
+        let content_type = asked.at_most_one("content-type")?;
+        let fields = if fields::is_form(content_type) {
+            Some(fields::of(asked.body))
+        } else if fields::is_multipart(content_type) {
+            let names = ["timestamp", "token", "signature"];
+            let fields = fields::of_multipart(content_type, asked.body, &names);
+            Some(fields.ok_or("body is not multipart, as its type says")?)
+        } else {
+            None
+        };
+        if let Some(fields) = fields {
             let field = |name: &str| {
                 fields::one(&fields, name)
                     .ok_or_else(|| format!("not one field {name} in the form"))

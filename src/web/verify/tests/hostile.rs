@@ -71,6 +71,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(String::into_bytes),
         "[+-]?[0-9]{0,25}".prop_map(String::into_bytes),
         "application/(json|x-www-form-urlencoded)".prop_map(String::into_bytes),
+        "multipart/form-data(; boundary=[ax\"]{0,3})?".prop_map(String::into_bytes),
     ]
 }
 
@@ -79,6 +80,8 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(any::<u8>(), 0..200),
         r#"[\[\]{}":,a-z0-9\\u%&=+]{0,200}"#.prop_map(String::into_bytes),
         r#"\{"(Type|signature|value|type|event|challenge|webhookTimestamp)":[\[\]{}":,a-z0-9]{0,80}\}"#
+            .prop_map(String::into_bytes),
+        "(--a|\r\n|Content-Disposition: form-data; name=\"token\"|[a-z\"=-]{0,9}){0,12}"
             .prop_map(String::into_bytes),
         "((timestamp|token|signature|mandrill_events)=[0-9a-f%\\[\\]]{0,20}&){0,5}"
             .prop_map(String::into_bytes),

@@ -350,3 +350,30 @@ fn only_the_sender_can_sign_by_a_public_key() {
         assert_eq!(found, Err(expected.to_owned()), "{verify}");
     }
 }
+
+#[test]
+fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
+    let case = CASES.iter().find(|case| case.verify.contains("mailgun")).unwrap();
+    let form = Draft { body: Vec::new(), ..case.draft() };
+    let mut form = Draft { headers: vec![("content-type".to_owned(), FORM.to_owned())], ..form };
+    case.verifier(&case.secrets).sign(&mut form, NOW_MS).unwrap();
+    let text = String::from_utf8(form.body).unwrap();
+    let part = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap();
+        format!("--xx\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let file = "--xx\r\nContent-Disposition: form-data; name=\"a\"; filename=\"a\"\r\n\r\n\0\r\n";
+    let parts: String = text.split('&').map(part).collect();
+    let body = format!("{file}{parts}--xx--\r\n");
+    let multipart = |body: &str| {
+        let mut draft = Draft { body: body.as_bytes().to_vec(), ..case.draft() };
+        draft.put("content-type", "multipart/form-data; boundary=xx");
+        draft
+    };
+    case.expect(&multipart(&body), NOW_MS, Ok(()));
+    let wrong = "body is not multipart, as its type says";
+    case.expect(&multipart(&body[..body.len() / 2]), NOW_MS, Err(wrong));
+    let twice = format!("{parts}{body}");
+    case.expect(&multipart(&twice), NOW_MS, Err("not one field timestamp in the form"));
+    case.expect(&multipart("--xx--\r\n"), NOW_MS, Err("not one field timestamp in the form"));
+}
