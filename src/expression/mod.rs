@@ -4,12 +4,20 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod form;
+mod input;
 mod items;
+mod json;
+mod language;
+mod multipart;
+mod natives;
 mod pool;
 mod question;
 mod scene;
+mod simple;
 
 pub use items::Items;
+pub use json::depth;
 pub use pool::{Answer, Busy, Pool};
 pub use question::{Answers, Keyring, Keys, Questions, Taken, Taker, Wanted};
 pub use scene::Scene;
@@ -22,9 +30,9 @@ impl Expression {
     /// # Errors
     /// Where in the text, and what is wrong there.
     pub fn new(text: &str) -> Result<Self, Wrong> {
-        if text.trim().is_empty() {
-            return Err(Wrong { line: 1, column: 1, text: "it is empty".to_owned() });
-        }
+        language::check_text(text)?;
+        let compiled = language::on_a_large_stack(|| language::compile(text).map(drop));
+        compiled.unwrap_or_else(|why| Err(Wrong { line: 1, column: 1, text: why }))?;
         Ok(Self(Arc::from(text)))
     }
 

@@ -1,0 +1,87 @@
+//! What `.` is: made of an event's body by its content type. And what the variables are.
+
+use std::borrow::Cow;
+
+use jaq_json::{Map, Val};
+
+use super::{Scene, form, json, multipart};
+use crate::clock;
+
+/// How a body is read, by its content type alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It says so.
+    Json,
+    /// Where it parses.
+    MaybeJson,
+    Form,
+    Multipart,
+    Text,
+}
+
+pub(super) fn kind(content_type: Option<&str>) -> Kind {
+    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
+    let is = |name: &str| essence.eq_ignore_ascii_case(name);
+    let suffix = essence.rfind('+').map_or("", |at| &essence[at..]);
+    match essence {
+        _ if is("application/json") || suffix.eq_ignore_ascii_case("+json") => Kind::Json,
+        _ if is("") || is("text/plain") || is("application/octet-stream") => Kind::MaybeJson,
+        _ if is("application/x-www-form-urlencoded") => Kind::Form,
+        _ if is("multipart/form-data") => Kind::Multipart,
+        _ => Kind::Text,
+    }
+}
+
+/// The body as a value.
+pub(super) fn body(scene: &Scene<'_>) -> Val {
+    let read = match kind(scene.content_type) {
+        Kind::Json | Kind::MaybeJson => match json::read(scene.body) {
+            Ok(value) => return value,
+            Err(json::Wrong::TooDeep) => return Val::Null,
+            Err(json::Wrong::Other(_)) => None,
+        },
+        Kind::Form => form::read(scene.body),
+        Kind::Multipart => multipart::read(scene.content_type.unwrap_or_default(), scene.body),
+        Kind::Text => None,
+    };
+    read.unwrap_or_else(|| match std::str::from_utf8(scene.body) {
+        Ok(text) if !text.is_empty() => Val::from(text.to_owned()),
+        _ => Val::Null,
+    })
+}
+
+/// Header lines of one name in one text.
+pub(super) fn header(scene: &Scene<'_>, name: &str) -> Option<String> {
+    let lines = scene.headers.iter().filter(|(found, _)| *found == name);
+    let values: Vec<Cow<'_, str>> =
+        lines.map(|(_, value)| String::from_utf8_lossy(value)).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+/// `$headers`.
+pub(super) fn headers(scene: &Scene<'_>) -> Val {
+    let mut all: Map<Val, String> = Map::default();
+    for (name, value) in scene.headers {
+        let value = String::from_utf8_lossy(value);
+        let joined = all.entry(Val::from((*name).to_owned()));
+        joined.and_modify(|all| *all = format!("{all}, {value}")).or_insert(value.into_owned());
+    }
+    Val::obj(all.into_iter().map(|(name, value)| (name, Val::from(value))).collect())
+}
+
+/// `$query`: as a form; with too many fields it is empty.
+pub(super) fn query(scene: &Scene<'_>) -> Val {
+    let read = form::read(scene.query.unwrap_or_default().as_bytes());
+    read.unwrap_or_else(|| Val::obj(Map::default()))
+}
+
+/// `$params`.
+pub(super) fn params(scene: &Scene<'_>) -> Val {
+    let all = scene.params.iter();
+    Val::obj(all.map(|(name, value)| (name.clone().into(), value.clone().into())).collect())
+}
+
+/// `$received_at`.
+pub(super) fn received_at(scene: &Scene<'_>) -> String {
+    clock::iso(scene.received_at_ms)
+}

@@ -1,0 +1,109 @@
+//! `multipart/form-data` as an object of its fields, by the `multer` crate: names nest as those of
+//! forms, files are `{name, type, base64}`.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_core::Stream;
+use jaq_json::{Map, Val};
+use multer::Multipart;
+use multer::bytes::Bytes;
+
+use super::form::Form;
+
+/// `None`: it is broken, without an end, or has too many fields.
+pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
+    let boundary = multer::parse_boundary(content_type).ok()?;
+    let mut multipart = Multipart::new(Whole(Some(Bytes::copy_from_slice(body))), boundary);
+    let mut form = Form::default();
+    while let Some(field) = now(multipart.next_field())?.ok()? {
+        let name = field.name().map(str::to_owned);
+        let file = field.file_name().map(str::to_owned);
+        let kind = field.content_type().map(ToString::to_string);
+        let bytes = now(field.bytes())?.ok()?;
+        // A part without a name is no field.
+        let Some(name) = name else { continue };
+        let value = match file {
+            Some(file) => file_of(file, kind, &bytes),
+            None => Val::from(String::from_utf8_lossy(&bytes).into_owned()),
+        };
+        form.add(&name, value)?;
+    }
+    Some(form.finish())
+}
+
+fn file_of(name: String, kind: Option<String>, bytes: &[u8]) -> Val {
+    let key = |key: &str| Val::from(key.to_owned());
+    let members = [
+        (key("name"), Val::from(name)),
+        (key("type"), kind.map_or(Val::Null, Val::from)),
+        (key("base64"), Val::from(STANDARD.encode(bytes))),
+    ];
+    Val::obj(Map::from_iter(members))
+}
+
+/// A body that is there as a whole.
+struct Whole(Option<Bytes>);
+
+impl Stream for Whole {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.take().map(Ok))
+    }
+}
+
+/// What it gives without waiting: there is nothing to wait for.
+fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(it) => Some(it),
+        Poll::Pending => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: &str = "multipart/form-data; boundary=xx";
+
+    fn body(parts: &[(&str, &str)]) -> String {
+        let part = |(head, text): &(&str, &str)| format!("--xx\r\n{head}\r\n\r\n{text}\r\n");
+        parts.iter().map(part).collect::<String>() + "--xx--\r\n"
+    }
+
+    fn field(name: &str) -> String {
+        format!("Content-Disposition: form-data; name=\"{name}\"")
+    }
+
+    #[test]
+    fn fields_are_text_and_files_are_base64() {
+        let file = field("f") + "; filename=\"a.bin\"\r\nContent-Type: image/png";
+        let parts =
+            [(&*field("a"), "1"), (&file, "\0\u{1}"), (&field("b[]"), "2"), (&field("a"), "3")];
+        let expected =
+            r#"{"a":["1","3"],"f":{"name":"a.bin","type":"image/png","base64":"AAE="},"b":["2"]}"#;
+        assert_eq!(read(TYPE, body(&parts).as_bytes()).unwrap().to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_broken_or_has_no_end_is_not_read() {
+        let whole = body(&[(&field("a"), "1"), (&field("b"), "2")]);
+        assert!(read(TYPE, whole.as_bytes()).is_some());
+        assert!(read("multipart/form-data", whole.as_bytes()).is_none());
+        assert!(read("multipart/form-data; boundary=yy", whole.as_bytes()).is_none());
+        for cut in 0..whole.len() - 6 {
+            assert!(read(TYPE, &whole.as_bytes()[..cut]).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn too_many_fields_are_not_read() {
+        let one = field("a[]");
+        assert!(read(TYPE, body(&vec![(&*one, ""); 10_000]).as_bytes()).is_some());
+        assert!(read(TYPE, body(&vec![(&*one, ""); 10_001]).as_bytes()).is_none());
+    }
+}

@@ -1,0 +1,169 @@
+//! Values of simple expressions, compared as jaq compares them.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use jaq_core::ValT;
+use jaq_json::{Num, Rc, Val};
+
+use super::Odd;
+
+/// What an expression gives. An array or object of the body is known by its type alone.
+#[derive(Clone, Debug)]
+pub(in crate::expression) enum Value<'a> {
+    Null,
+    Bool(bool),
+    Number(Number<'a>),
+    Text(Cow<'a, str>),
+    Array(Vec<Value<'a>>),
+    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    BodyArray,
+    BodyObject,
+}
+
+/// A number with its digits.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::expression) struct Number<'a> {
+    digits: Cow<'a, str>,
+    size: Size,
+}
+
+/// As jaq takes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Size {
+    Whole(i64),
+    Float(f64),
+}
+
+impl<'a> Number<'a> {
+    /// As it stands in an expression; `None`: a whole number beyond 64 bits.
+    pub fn literal(digits: &str) -> Option<Number<'static>> {
+        let number = Number::new(digits)?;
+        let digits = match number.size {
+            // `007` is 7.
+            Size::Whole(whole) => whole.to_string(),
+            Size::Float(_) => digits.to_owned(),
+        };
+        Some(Number { digits: Cow::Owned(digits), size: number.size })
+    }
+
+    pub fn negated(mut self) -> Self {
+        match &mut self.size {
+            Size::Whole(0) => {}
+            Size::Whole(whole) => {
+                *whole = -*whole;
+                self.digits = Cow::Owned(whole.to_string());
+            }
+            Size::Float(float) => {
+                *float = -*float;
+                self.digits = Cow::Owned(format!("-{}", self.digits));
+            }
+        }
+        self
+    }
+
+    /// A number of JSON; `None`: a whole number beyond 64 bits.
+    pub fn new(digits: &'a str) -> Option<Self> {
+        // The same as `json::number`.
+        let is_whole = !digits.contains(['.', 'e', 'E']) && digits != "-0";
+        let size = if is_whole {
+            Size::Whole(digits.parse().ok()?)
+        } else {
+            Size::Float(digits.parse().ok()?)
+        };
+        Some(Self { digits: Cow::Borrowed(digits), size })
+    }
+
+    pub fn digits(&self) -> &str {
+        &self.digits
+    }
+
+    fn cmp(&self, other: &Self) -> Ordering {
+        let float = |size| match size {
+            Size::Whole(whole) => whole as f64,
+            Size::Float(float) => float,
+        };
+        match (self.size, other.size) {
+            (Size::Whole(one), Size::Whole(other)) => one.cmp(&other),
+            (one, other) => {
+                let (one, other) = (float(one), float(other));
+                if one == 0.0 && other == 0.0 { Ordering::Equal } else { one.total_cmp(&other) }
+            }
+        }
+    }
+}
+
+impl<'a> Value<'a> {
+    /// A value of JSON that is known to parse.
+    pub fn of_body(raw: &'a str) -> Result<Self, Odd> {
+        Ok(match raw.as_bytes().first() {
+            Some(b'n') => Self::Null,
+            Some(b't') => Self::Bool(true),
+            Some(b'f') => Self::Bool(false),
+            Some(b'[') => Self::BodyArray,
+            Some(b'{') => Self::BodyObject,
+            Some(b'"') => match raw.get(1..raw.len() - 1) {
+                Some(text) if !text.contains('\\') => Self::Text(Cow::Borrowed(text)),
+                _ => Self::Text(serde_json::from_str::<String>(raw).map_err(|_| Odd)?.into()),
+            },
+            _ => Self::Number(Number::new(raw).ok_or(Odd)?),
+        })
+    }
+
+    pub fn is_true(&self) -> bool {
+        !matches!(self, Self::Null | Self::Bool(false))
+    }
+
+    /// Where the type's values stand among those of others.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Bool(_) => 1,
+            Self::Number(_) => 2,
+            Self::Text(_) => 3,
+            Self::Array(_) | Self::BodyArray => 4,
+            Self::Object(_) | Self::BodyObject => 5,
+        }
+    }
+
+    pub fn compare(&self, other: &Self) -> Result<Ordering, Odd> {
+        Ok(match (self, other) {
+            (Self::Bool(one), Self::Bool(other)) => one.cmp(other),
+            (Self::Number(one), Self::Number(other)) => one.cmp(other),
+            (Self::Text(one), Self::Text(other)) => one.as_bytes().cmp(other.as_bytes()),
+            (Self::Array(one), Self::Array(other)) => {
+                for (one, other) in one.iter().zip(other) {
+                    match one.compare(other)? {
+                        Ordering::Equal => {}
+                        order => return Ok(order),
+                    }
+                }
+                one.len().cmp(&other.len())
+            }
+            (one, other) if one.rank() != other.rank() => one.rank().cmp(&other.rank()),
+            (Self::Null, Self::Null) => Ordering::Equal,
+            _ => return Err(Odd),
+        })
+    }
+
+    /// As jaq has it, to be written like everything else.
+    pub fn into_val(self) -> Result<Val, Odd> {
+        Ok(match self {
+            Self::Null => Val::Null,
+            Self::Bool(value) => Val::Bool(value),
+            Self::Number(number) => match number.size {
+                Size::Whole(_) => Val::from_num(&number.digits).map_err(|_| Odd)?,
+                Size::Float(_) => Val::Num(Num::Dec(Rc::new(number.digits.into_owned()))),
+            },
+            Self::Text(text) => Val::from(text.into_owned()),
+            Self::Array(all) => all.into_iter().map(Self::into_val).collect::<Result<_, _>>()?,
+            Self::Object(all) => {
+                let members = all.into_iter();
+                let members =
+                    members.map(|(key, it)| Ok((Val::from(key.into_owned()), it.into_val()?)));
+                Val::obj(members.collect::<Result<_, Odd>>()?)
+            }
+            Self::BodyArray | Self::BodyObject => return Err(Odd),
+        })
+    }
+}
