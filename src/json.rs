@@ -20,8 +20,8 @@ pub fn check(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// How deep a valid JSON text is nested.
-fn depth(json: &[u8]) -> usize {
+/// How deep a valid JSON text is nested, or the beginning of one.
+pub fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
     for byte in json {
         match byte {

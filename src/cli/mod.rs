@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app::Failure;
 use crate::config::{self, Loaded};
+use crate::expression::child;
 use crate::store::{self, Store};
 use crate::{app, log};
 
@@ -84,6 +85,11 @@ enum Command {
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
+    // Before anything else: it reads no configuration and no environment.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|command| command == child::COMMAND) {
+        return child::main(arguments);
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

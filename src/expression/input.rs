@@ -64,7 +64,11 @@ pub(super) fn headers(scene: &Scene<'_>) -> Val {
     for (name, value) in scene.headers {
         let value = String::from_utf8_lossy(value);
         let joined = all.entry(Val::from((*name).to_owned()));
-        joined.and_modify(|all| *all = format!("{all}, {value}")).or_insert(value.into_owned());
+        let join = |all: &mut String| {
+            all.push_str(", ");
+            all.push_str(&value);
+        };
+        joined.and_modify(join).or_insert_with(|| value.clone().into_owned());
     }
     Val::obj(all.into_iter().map(|(name, value)| (name, Val::from(value))).collect())
 }

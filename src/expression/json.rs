@@ -14,8 +14,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// Arrays and objects may be nested so deep.
-pub(super) const DEPTH_MAX: usize = 128;
+use crate::json::{DEPTH_MAX, depth};
 
 /// What an expression makes may be nested deeper; beyond that the stack would not hold it.
 const WRITTEN_DEPTH_MAX: usize = 10_000;
@@ -63,25 +62,6 @@ fn place(text: &str, fault: &serde_json::Error) -> usize {
     let lines = text.split_inclusive('\n').take(fault.line().saturating_sub(1));
     let start: usize = lines.map(str::len).sum();
     (start + fault.column()).min(text.len())
-}
-
-/// How deep a JSON text is nested; it need not be whole.
-pub fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// Its depth was looked at before.

@@ -142,11 +142,11 @@ fn loading(fault: load::Error<&str>) -> Vec<(&str, String)> {
     }
 }
 
-fn lexing<'a>((expected, found): lex::Error<&'a str>) -> (&'a str, String) {
+fn lexing((expected, found): lex::Error<&str>) -> (&str, String) {
     (found, format!("expected {}, found {}", expected.as_str(), shown(found, 1)))
 }
 
-fn parsing<'a>((expected, found): parse::Error<&'a str>) -> (&'a str, String) {
+fn parsing((expected, found): parse::Error<&str>) -> (&str, String) {
     let expected = match expected {
         parse::Expect::Just(word) => format!("`{word}`"),
         parse::Expect::Nothing => "an operator or the end".to_owned(),

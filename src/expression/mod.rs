@@ -4,6 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod child;
+mod ears;
+mod evaluate;
 mod form;
 mod input;
 mod items;
@@ -11,35 +14,64 @@ mod json;
 mod language;
 mod multipart;
 mod natives;
+mod open;
+mod output;
 mod pool;
 mod question;
+mod queue;
 mod scene;
 mod simple;
+mod slot;
+mod wire;
 
 pub use items::Items;
-pub use json::depth;
 pub use pool::{Answer, Busy, Pool};
 pub use question::{Answers, Keyring, Keys, Questions, Taken, Taker, Wanted};
 pub use scene::Scene;
 
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
-pub struct Expression(Arc<str>);
+pub struct Expression(Arc<Inner>);
+
+struct Inner {
+    text: Box<str>,
+    simple: Option<simple::Node>,
+    /// The same by itself, ready to be evaluated.
+    alone: simple::Plan,
+}
 
 impl Expression {
     /// # Errors
     /// Where in the text, and what is wrong there.
     pub fn new(text: &str) -> Result<Self, Wrong> {
         language::check_text(text)?;
-        let compiled = language::on_a_large_stack(|| language::compile(text).map(drop));
-        compiled.unwrap_or_else(|why| Err(Wrong { line: 1, column: 1, text: why }))?;
-        Ok(Self(Arc::from(text)))
+        let read = || language::compile(text).map(|_| simple::simple(text));
+        let read = language::on_a_large_stack(read);
+        let simple = read.unwrap_or_else(|why| Err(Wrong { line: 1, column: 1, text: why }))?;
+        let alone = simple::Plan::new([simple.as_ref()]);
+        Ok(Self(Arc::new(Inner { text: text.into(), simple, alone })))
     }
 
     pub fn text(&self) -> &str {
-        &self.0
+        &self.0.text
+    }
+
+    fn simple(&self) -> Option<&simple::Node> {
+        self.0.simple.as_ref()
+    }
+
+    /// Its first output as JSON, where it is simple and the body plain; `None`: ask the pool.
+    fn at_once(&self, scene: &Scene<'_>) -> Option<Result<Vec<u8>, String>> {
+        let looked = self.0.alone.look(scene);
+        let Some(value) = looked.result(0).ok()? else { return Some(Err(NOTHING.to_owned())) };
+        let mut text = Vec::new();
+        json::write(&value.into_val().ok()?, &mut text).ok()?;
+        Some(Ok(text))
     }
 }
+
+/// A `transform` without outputs.
+const NOTHING: &str = "it gives nothing";
 
 impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {

@@ -1,47 +1,100 @@
-//! Processes of the server's own that evaluate expressions, and always end.
+//! Processes of the server's own that evaluate expressions, and always end: by their processor time,
+//! by their memory, or by the clock. Two at least, four at most, and as many again for `transform`;
+//! each has a thread here. They are started when there is something to ask.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use super::{Answers, Expression, Questions, Scene};
+use super::open::Open;
+use super::queue::{Done, Job, Lane, Queue, What};
+use super::slot::Slot;
+use super::wire::Put;
+use super::{Answers, Expression, NOTHING, Questions, Scene, child};
+use crate::process::Program;
 
 /// No process was free in time, or too much waits already: to be answered 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
+const BUSY: &str = "no process was free for it in time";
+
+/// So many outputs are shown.
+const OUTPUTS_MAX: u32 = 10_000;
+
 /// Told once what came of a question.
 pub type Answer = Box<dyn FnOnce(Result<Answers, Busy>) + Send>;
 
-/// Asks processes of this binary; cheap to clone. They are started when there is something to ask,
-/// and ended when the last clone is dropped.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    _folder: Arc<PathBuf>,
+/// Asks processes of this binary; cheap to clone. When the last clone is dropped they are ended.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    queue: Arc<Queue>,
+    folder: PathBuf,
+    program: Program,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({})", self.0.program.mark)
+    }
 }
 
 impl Pool {
     /// `folder`: where large items are written, to files without a name. `mark`: by what the
     /// processes are known (`HOOKTRAIL_MARK`).
-    pub fn new(folder: &Path, _mark: &str) -> Self {
-        Self { _folder: Arc::new(folder.to_owned()) }
+    pub fn new(folder: &Path, mark: &str) -> Self {
+        // What runs now, whatever has become of its file.
+        Self::with_program(Path::new("/proc/self/exe"), folder, mark)
     }
 
-    /// Asks without waiting; `answer` is called on another thread, or at once where too much waits.
-    /// `party`: the source's number; none holds all processes.
-    pub fn ask(&self, _party: u64, _questions: &Questions, _scene: &Scene<'_>, answer: Answer) {
-        answer(Err(Busy));
+    /// The same with a binary of one's choice, for tests.
+    pub fn with_program(path: &Path, folder: &Path, mark: &str) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let program = Program {
+            path: path.to_owned(),
+            args: vec!["hooktrail".to_owned(), child::COMMAND.to_owned()],
+            env: Vec::new(),
+            directory: PathBuf::from("/"),
+            mark: format!("{mark}.expression"),
+        };
+        Self(Arc::new(Inner {
+            queue: Arc::new(Queue::new(processors.clamp(2, 4))),
+            folder: folder.to_owned(),
+            program,
+            threads: Mutex::default(),
+        }))
     }
 
-    /// Asks and waits, for the command line.
+    /// Asks without waiting; `answer` is called on another thread, or at once where nothing need be
+    /// asked or too much waits. `party`: the source's number; none holds all processes.
+    pub fn ask(&self, party: u64, questions: &Questions, scene: &Scene<'_>, answer: Answer) {
+        let open = Open::new(questions, scene);
+        let tell: Box<dyn FnOnce(Done) + Send> = Box::new(move |done| match done {
+            Done::Answers(answers) => answer(Ok(answers)),
+            Done::Busy | Done::Outputs(_) => answer(Err(Busy)),
+        });
+        if open.is_empty() {
+            tell(open.finish().map_or(Done::Busy, Done::Answers));
+            return;
+        }
+        self.0.put(party, Lane::Intake, What::Questions(open), scene, tell);
+    }
+
+    /// Asks and waits.
+    ///
+    /// # Errors
+    /// No process was free in time.
     pub fn ask_and_wait(
         &self,
         party: u64,
         questions: &Questions,
         scene: &Scene<'_>,
     ) -> Result<Answers, Busy> {
-        if let Some(answers) = questions.at_once(scene) {
-            return Ok(answers);
-        }
         let (tell, told) = crossbeam_channel::bounded(1);
         self.ask(party, questions, scene, Box::new(move |answers| drop(tell.send(answers))));
         told.recv().unwrap_or(Err(Busy))
@@ -57,20 +110,98 @@ impl Pool {
         expression: &Expression,
         scene: &Scene<'_>,
     ) -> Result<Vec<u8>, String> {
-        let outputs = self.outputs(party, expression, scene)?;
-        outputs.into_iter().next().ok_or_else(|| "it gives nothing".to_owned())
+        if let Some(output) = expression.at_once(scene) {
+            return output;
+        }
+        let outputs = self.0.outputs(party, Lane::Later, expression, scene, 1)?;
+        outputs.into_iter().next().ok_or_else(|| NOTHING.to_owned())
     }
 
-    /// All outputs, each as JSON text, for `eval`. Waits.
+    /// The first 10,000 outputs, each as JSON text, for `eval`. Waits.
     ///
     /// # Errors
     /// The reason why there are none.
     pub fn outputs(
         &self,
-        _party: u64,
-        _expression: &Expression,
-        _scene: &Scene<'_>,
+        party: u64,
+        expression: &Expression,
+        scene: &Scene<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
-        Err("no process was free for it".to_owned())
+        self.0.outputs(party, Lane::Intake, expression, scene, OUTPUTS_MAX)
+    }
+}
+
+impl Inner {
+    fn outputs(
+        &self,
+        party: u64,
+        lane: Lane,
+        expression: &Expression,
+        scene: &Scene<'_>,
+        max: u32,
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let what = What::Outputs { expression: expression.clone(), max };
+        self.put(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
+        let items = match told.recv() {
+            Ok(Done::Outputs(outputs)) => outputs?,
+            Ok(Done::Answers(_) | Done::Busy) | Err(_) => return Err(BUSY.to_owned()),
+        };
+        let mut all = Vec::with_capacity(items.len());
+        for at in 0..items.len() {
+            let mut item = Vec::new();
+            items.get(at, &mut item).map_err(|e| format!("its output can't be read: {e}"))?;
+            all.push(item);
+        }
+        Ok(all)
+    }
+
+    fn put(
+        &self,
+        party: u64,
+        lane: Lane,
+        what: What,
+        scene: &Scene<'_>,
+        tell: Box<dyn FnOnce(Done) + Send>,
+    ) {
+        let mut put = Put::default();
+        put.scene(scene);
+        let (since, tell) = (Instant::now(), Some(tell));
+        let job = Job { party, lane, what, scene: put.0, since, began: None, lost: 0, tell };
+        if self.queue.put(job) && !self.start(lane) {
+            self.queue.not_started(lane);
+        }
+    }
+
+    fn start(&self, lane: Lane) -> bool {
+        let mut program = self.program.clone();
+        program.args.push(lane.processor_ms().to_string());
+        let (queue, folder) = (Arc::clone(&self.queue), self.folder.clone());
+        let slot = Slot { queue, lane, program, folder };
+        let thread = std::thread::Builder::new().name("expression".into());
+        match thread.spawn(move || slot.run()) {
+            Ok(thread) => {
+                self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+                true
+            }
+            Err(e) => {
+                log::warn!("expressions: no thread to be had: {e}");
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last clone may be dropped by who was told something, on one of them.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
     }
 }

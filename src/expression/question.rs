@@ -1,9 +1,15 @@
 //! What is asked of one event at intake, all at once, and what comes back.
 
 use std::io;
+use std::sync::Arc;
 
-use super::{Expression, Items, Scene};
+use super::simple::{Looked, Odd, Plan};
+use super::{Expression, Items, Scene, output};
 use crate::domain::stamp::Stamp;
+
+/// What a handler asks, by the names that config.toml has for it.
+pub(super) const KINDS: [&str; 6] =
+    ["when", "split", "order_by", "newest_by", "once_by", "collapse_by"];
 
 /// What one handler asks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,40 +22,118 @@ pub struct Taker {
     pub collapse_by: Option<Expression>,
 }
 
-/// What is asked of an event: made once for each source.
+impl Taker {
+    /// In the order of `KINDS`.
+    pub(super) fn parts(&self) -> [Option<&Expression>; KINDS.len()] {
+        let Self { when, split, order_by, newest_by, once_by, collapse_by } = self;
+        [when, split, order_by, newest_by, once_by, collapse_by].map(Option::as_ref)
+    }
+
+    /// Takes one of them away, by its place in `KINDS`.
+    pub(super) fn without(&mut self, kind: usize) {
+        let Self { when, split, order_by, newest_by, once_by, collapse_by } = self;
+        *[when, split, order_by, newest_by, once_by, collapse_by][kind] = None;
+    }
+
+    fn has_keys(&self) -> bool {
+        self.parts()[2..].iter().any(Option::is_some)
+    }
+}
+
+/// What is asked of an event: made once for each source. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Questions {
+pub struct Questions(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
     dedupe: Option<Expression>,
     takers: Vec<Taker>,
+    /// What is simple: `dedupe`, then six for each taker.
+    plan: Plan,
+}
+
+/// Answers that were had in place; the others are to be asked for.
+#[derive(Debug)]
+pub(super) struct InPlace {
+    pub dedupe: Option<Option<String>>,
+    pub takers: Vec<Option<Taken>>,
 }
 
 impl Questions {
     /// `takers`: the source's handlers, in the order in which answers are wanted.
     pub fn new(dedupe: Option<Expression>, takers: Vec<Taker>) -> Self {
-        Self { dedupe, takers }
+        let first = dedupe.as_ref().and_then(Expression::simple);
+        let simple = takers.iter().flat_map(|taker| {
+            let mut parts = taker.parts().map(|part| part.and_then(Expression::simple));
+            if taker.split.is_some() {
+                // They are evaluated on items.
+                parts[1..].fill(None);
+            }
+            parts
+        });
+        let plan = Plan::new([first].into_iter().chain(simple));
+        Self(Arc::new(Inner { dedupe, takers, plan }))
     }
 
     /// Whether there is nothing to be asked.
     pub fn is_empty(&self) -> bool {
-        self.dedupe.is_none() && self.takers.iter().all(|taker| *taker == Taker::default())
+        self.0.dedupe.is_none() && self.0.takers.iter().all(|taker| *taker == Taker::default())
     }
 
     pub fn dedupe(&self) -> Option<&Expression> {
-        self.dedupe.as_ref()
+        self.0.dedupe.as_ref()
     }
 
     pub fn takers(&self) -> &[Taker] {
-        &self.takers
+        &self.0.takers
     }
 
     /// Answers in place, where everything that matters is simple and the body plain JSON, with the
     /// result that the pool would give; `None`: ask the pool.
-    pub fn at_once(&self, _scene: &Scene<'_>) -> Option<Answers> {
-        self.is_empty().then(|| Answers {
-            dedupe: Ok(None),
-            takers: self.takers.iter().map(|_| Taken::Yes(Wanted::default())).collect(),
+    pub fn at_once(&self, scene: &Scene<'_>) -> Option<Answers> {
+        let InPlace { dedupe, takers } = self.in_place(scene);
+        Some(Answers {
+            dedupe: Ok(dedupe?),
+            takers: takers.into_iter().collect::<Option<Vec<_>>>()?,
         })
     }
+
+    /// What can be answered in place.
+    pub(super) fn in_place(&self, scene: &Scene<'_>) -> InPlace {
+        let looked = self.0.plan.look(scene);
+        let dedupe = match self.0.dedupe {
+            None => Some(None),
+            Some(_) => looked.result(0).and_then(output::simple_text).ok(),
+        };
+        let takers = self.0.takers.iter().enumerate();
+        let takers = takers.map(|(at, taker)| taken(taker, &looked, 1 + at * KINDS.len()).ok());
+        InPlace { dedupe, takers: takers.collect() }
+    }
+}
+
+/// `first`: the number of the taker's first part in the plan.
+fn taken(taker: &Taker, looked: &Looked<'_>, first: usize) -> Result<Taken, Odd> {
+    if taker.when.is_some() && !looked.result(first)?.is_some_and(|value| value.is_true()) {
+        return Ok(Taken::No);
+    }
+    if taker.split.is_some() {
+        return Err(Odd);
+    }
+    let mut wanted = Wanted::default();
+    if taker.has_keys() {
+        let [_, _, order, newest, once, collapse] = taker.parts();
+        let result = |part: Option<&Expression>, kind| match part {
+            None => Ok(None),
+            Some(_) => looked.result(first + kind),
+        };
+        wanted.keys = Keyring::One(Keys {
+            order: output::simple_text(result(order, 2)?)?,
+            newest: output::simple_stamp(result(newest, 3)?)?,
+            once: output::simple_text(result(once, 4)?)?,
+            collapse: output::simple_text(result(collapse, 5)?)?,
+        });
+    }
+    Ok(Taken::Yes(wanted))
 }
 
 /// What the questions came to.
@@ -140,7 +224,7 @@ impl Keys {
         }
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut keys = Self::default();
         while let Some((&kind, rest)) = bytes.split_first() {
             let (length, rest) = rest.split_first_chunk()?;

@@ -2,7 +2,7 @@
 //!
 //! `run` is one process from start to end; `Kept` is one that is spoken to in lines, and `Pool` keeps
 //! such ones warm. Both are a `Live`: called by a worker thread, which nothing that the process does
-//! can hold. Process numbers are waited for one by one, never all.
+//! can hold. A `Servant` is this binary itself, under limits of its own. Process numbers are waited for one by one, never all.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ mod pipes;
 mod pool;
 mod proc;
 mod reap;
+mod servant;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use live::{Came, Deadline, Input, Tell, Then};
 pub use pool::{Pool, wait_for_retired};
 pub use proc::end_marked;
 pub use reap::become_subreaper;
+pub use servant::{Confined, Gone, Lost, Servant, confine, use_one_heap};
 pub use spawn::{MARK, Program};
 
 /// Between SIGTERM and SIGKILL.

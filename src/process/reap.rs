@@ -90,16 +90,7 @@ impl Entered {
 
     /// Starts its process: until it is written down nobody takes it for a stray.
     pub fn start(&self, start: impl FnOnce() -> Result<Pid, String>) -> Result<Pid, String> {
-        // Children of other threads are not listed with the strays.
-        let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
-        known().starting += listed;
-        let started = start();
-        let mut known = known();
-        known.starting -= listed;
-        if let Ok(pid) = started {
-            known.started.insert(pid);
-        }
-        started
+        started(start)
     }
 
     /// Ends what the run left, its process having ended, but not being reaped, so that `group` is
@@ -129,13 +120,32 @@ impl Entered {
 
     /// Waits for its process and reaps it.
     pub fn reap(&self, pid: Pid) -> Option<WaitStatus> {
-        // Waiting is done without the lock, taking without waiting.
-        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
-        let mut known = known();
-        known.started.remove(&pid);
-        waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
+        reap(pid)
     }
+}
+
+/// Starts a process that is no run's, or a run's.
+pub(super) fn started(start: impl FnOnce() -> Result<Pid, String>) -> Result<Pid, String> {
+    // Children of other threads are not listed with the strays.
+    let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
+    known().starting += listed;
+    let started = start();
+    let mut known = known();
+    known.starting -= listed;
+    if let Ok(pid) = started {
+        known.started.insert(pid);
+    }
+    started
+}
+
+/// Waits for what was started and reaps it.
+pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
+    // Waiting is done without the lock, taking without waiting.
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
+    let mut known = known();
+    known.started.remove(&pid);
+    waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }
 
 impl Drop for Entered {

@@ -66,14 +66,14 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
 }
 
 /// A pipe whose one end, ours, never waits: the reading or the writing one.
-fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let ours = if we_read { &read } else { &write };
     rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
     Ok((read, write))
 }
 
-fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, String> {
+pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, String> {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
     let path = text(program.path.as_os_str().as_bytes())?;
     let directory = text(program.directory.as_os_str().as_bytes())?;

@@ -20,7 +20,7 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
     ("log", &["clock", "domain"]),
     ("process", &["clock", "domain"]),
     // Before config, which finds faults in expressions.
-    ("expression", &["clock", "domain", "process"]),
+    ("expression", &["clock", "domain", "json", "process"]),
     ("config", &["clock", "domain", "expression"]),
     // Of config only how durable the file is to be: see `the_store_knows_one_setting`.
     ("store", &["clock", "config", "domain"]),

@@ -5,6 +5,7 @@
 
 mod cli;
 mod commands;
+mod expression;
 mod faults;
 mod house;
 mod http;

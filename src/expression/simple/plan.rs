@@ -15,7 +15,7 @@ use crate::expression::input::{self, Kind};
 pub(in crate::expression) struct Odd;
 
 /// Expressions whose places are found together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::expression) struct Plan {
     nodes: Vec<Option<Node<Spot>>>,
     places: Places,
@@ -40,13 +40,14 @@ enum Out<'a> {
 pub(in crate::expression) struct Looked<'a> {
     plan: &'a Plan,
     scene: &'a Scene<'a>,
-    found: Vec<Found<'a>>,
+    /// `None`: the body is not plain JSON.
+    found: Option<Vec<Found<'a>>>,
 }
 
 impl Plan {
     /// In the order of `all`, of which `None` are not simple.
     pub fn new<'a>(all: impl IntoIterator<Item = Option<&'a Node>>) -> Self {
-        let mut places = Places::new();
+        let mut places = Places::default();
         let nodes: Vec<_> = all
             .into_iter()
             .map(|node| {
@@ -64,14 +65,13 @@ impl Plan {
         Self { nodes, places }
     }
 
-    /// `None`: the body is not plain JSON, and somebody asks for it.
-    pub fn look<'a>(&'a self, scene: &'a Scene<'a>) -> Option<Looked<'a>> {
+    pub fn look<'a>(&'a self, scene: &'a Scene<'a>) -> Looked<'a> {
         let found = match input::kind(scene.content_type) {
-            _ if self.places.is_empty() => Vec::new(),
-            Kind::Json | Kind::MaybeJson => self.places.find(scene.body)?,
-            Kind::Form | Kind::Multipart | Kind::Text => return None,
+            _ if self.places.is_empty() => None,
+            Kind::Json | Kind::MaybeJson => self.places.find(scene.body),
+            Kind::Form | Kind::Multipart | Kind::Text => None,
         };
-        Some(Looked { plan: self, scene, found })
+        Looked { plan: self, scene, found }
     }
 }
 
@@ -128,7 +128,7 @@ impl<'a> Looked<'a> {
                 Literal::Number(number) => Value::Number(number.clone()),
                 Literal::Text(text) => Value::Text(Cow::Borrowed(text)),
             },
-            Node::Body(spot) => match self.found[spot.slot] {
+            Node::Body(spot) => match self.found.as_ref().ok_or(Odd)?[spot.slot] {
                 Found::Null => Value::Null,
                 Found::Raw(raw) => Value::of_body(raw)?,
                 Found::Fault(at) if spot.optional[at] => return Ok(Out::Nothing),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{Key, Step};
-use crate::expression::json;
+use crate::json;
 
 /// Up to here nothing that reads the body gives up. Beyond, it is left to jaq.
 const DEPTH_MAX: usize = 120;
@@ -43,11 +43,13 @@ struct Place {
     slots: Range<usize>,
 }
 
-impl Places {
-    pub fn new() -> Self {
+impl Default for Places {
+    fn default() -> Self {
         Self { nodes: vec![Place::default()], count: 0 }
     }
+}
 
+impl Places {
     /// The number of a place, new or known; not yet its slot.
     pub fn add(&mut self, steps: &[Step]) -> usize {
         let mut at = 0;

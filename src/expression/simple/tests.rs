@@ -1,1 +1,1 @@
-//! todo
+//! Both against each other: see `simple`.

@@ -74,10 +74,6 @@ impl<'a> Number<'a> {
         Some(Self { digits: Cow::Borrowed(digits), size })
     }
 
-    pub fn digits(&self) -> &str {
-        &self.digits
-    }
-
     fn cmp(&self, other: &Self) -> Ordering {
         let float = |size| match size {
             Size::Whole(whole) => whole as f64,

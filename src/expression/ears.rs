@@ -1,0 +1,200 @@
+//! Hears what a process answers. What is large goes to a file without a name while it comes.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::Items;
+use super::open::Received;
+use super::wire::{Head, HeadTaken, Sizes, Take};
+use crate::process::{Lost, Servant};
+
+/// Items are kept in memory up to here.
+const MEMORY_BYTES_MAX: usize = 4 << 20;
+
+/// The head of an answer has no items in it.
+const HEAD_BYTES_MAX: usize = 16 << 20;
+
+/// While an answer is waited for, the queue is looked at so often.
+const TICK: Duration = Duration::from_millis(30);
+
+/// What was made is not lost because it takes long to be handed over.
+const HANDED_OVER: Duration = Duration::from_secs(5);
+
+/// An answer, its items received.
+pub(super) enum Heard {
+    Answers { dedupe: Result<Option<String>, String>, takers: Vec<Received> },
+    Outputs(Result<Items, String>),
+}
+
+/// Why there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Deaf {
+    Late,
+    /// It has ended.
+    Ended,
+    /// What is said is nothing that is ever said.
+    Garbled,
+    /// Items can't be kept.
+    Disk(String),
+    Closed,
+}
+
+/// How long is waited, and what is done meanwhile.
+pub(super) struct Patience<'a> {
+    pub until: Instant,
+    /// `false`: nothing more is waited for.
+    pub tick: &'a mut dyn FnMut() -> bool,
+}
+
+/// A process, and what was heard of it but not yet taken.
+pub(super) struct Ears {
+    pub servant: Servant,
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl Ears {
+    pub fn new(servant: Servant) -> Self {
+        Self { servant, buffer: Vec::new(), taken: 0 }
+    }
+
+    /// Asks.
+    pub fn say(&self, mut bytes: &[u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
+        while !bytes.is_empty() {
+            let written = patience.wait(|until| self.servant.write(bytes, until))?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// The next answer. `folder`: for what is large.
+    pub fn hear(&mut self, folder: &Path, patience: &mut Patience<'_>) -> Result<Heard, Deaf> {
+        let mut length = [0; 4];
+        self.take_all(&mut length, patience)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > HEAD_BYTES_MAX {
+            return Err(Deaf::Garbled);
+        }
+        let mut head = vec![0; length];
+        self.take_all(&mut head, patience)?;
+        let head = Take(&head).head().ok_or(Deaf::Garbled)?;
+        patience.until = patience.until.max(Instant::now() + HANDED_OVER);
+        Ok(match head {
+            Head::Outputs(Err(reason)) => Heard::Outputs(Err(reason)),
+            Head::Outputs(Ok(sizes)) => Heard::Outputs(Ok(self.items(sizes, folder, patience)?)),
+            Head::Answers { dedupe, takers } => {
+                let mut received = Vec::with_capacity(takers.len());
+                for taken in takers {
+                    received.push(self.receive(taken, folder, patience)?);
+                }
+                Heard::Answers { dedupe, takers: received }
+            }
+        })
+    }
+
+    fn receive(
+        &mut self,
+        taken: HeadTaken,
+        folder: &Path,
+        patience: &mut Patience<'_>,
+    ) -> Result<Received, Deaf> {
+        let (items, keys, faults) = match taken {
+            HeadTaken::No => return Ok(Received::No),
+            HeadTaken::Failed { which, reason } => return Ok(Received::Failed { which, reason }),
+            HeadTaken::Yes { items, keys, faults } => (items, keys, faults),
+        };
+        let mut receive = |sizes: Option<Sizes>| {
+            sizes.map(|sizes| self.items(sizes, folder, patience)).transpose()
+        };
+        Ok(Received::Yes { items: receive(items)?, keys: receive(keys)?, faults })
+    }
+
+    fn items(
+        &mut self,
+        sizes: Sizes,
+        folder: &Path,
+        patience: &mut Patience<'_>,
+    ) -> Result<Items, Deaf> {
+        let mut ends = Vec::with_capacity(sizes.count as usize);
+        let mut end = 0_u64;
+        for _ in 0..sizes.count {
+            let mut length = [0; 4];
+            self.take_all(&mut length, patience)?;
+            end += u64::from(u32::from_le_bytes(length));
+            ends.push(end);
+        }
+        if end != u64::from(sizes.bytes) {
+            return Err(Deaf::Garbled);
+        }
+        let mut left = sizes.bytes as usize;
+        if left <= MEMORY_BYTES_MAX {
+            let mut bytes = vec![0; left];
+            self.take_all(&mut bytes, patience)?;
+            return Ok(Items::new(bytes, ends));
+        }
+        let disk = |e: std::io::Error| Deaf::Disk(format!("{}: {e}", folder.display()));
+        let mut file = without_a_name(folder).map_err(disk)?;
+        while left > 0 {
+            self.fill(patience)?;
+            let some = &self.buffer[self.taken..];
+            let some = &some[..some.len().min(left)];
+            file.write_all(some).map_err(disk)?;
+            left -= some.len();
+            self.taken += some.len();
+        }
+        Ok(Items::in_file(file, ends))
+    }
+
+    fn take_all(&mut self, mut to: &mut [u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
+        while !to.is_empty() {
+            self.fill(patience)?;
+            let some = &self.buffer[self.taken..];
+            let count = some.len().min(to.len());
+            to[..count].copy_from_slice(&some[..count]);
+            self.taken += count;
+            to = &mut to[count..];
+        }
+        Ok(())
+    }
+
+    /// Something is there.
+    fn fill(&mut self, patience: &mut Patience<'_>) -> Result<(), Deaf> {
+        const BUFFER_BYTES: usize = 64 << 10;
+        if self.taken < self.buffer.len() {
+            return Ok(());
+        }
+        self.taken = 0;
+        self.buffer.resize(BUFFER_BYTES, 0);
+        let came = patience.wait(|until| self.servant.read(&mut self.buffer, until));
+        self.buffer.truncate(came.as_ref().map_or(0, |count| *count));
+        came.map(drop)
+    }
+}
+
+impl Patience<'_> {
+    fn wait(
+        &mut self,
+        mut does: impl FnMut(Instant) -> Result<usize, Lost>,
+    ) -> Result<usize, Deaf> {
+        loop {
+            let now = Instant::now();
+            match does(self.until.min(now + TICK)) {
+                Ok(count) => return Ok(count),
+                Err(Lost::Ended) => return Err(Deaf::Ended),
+                Err(Lost::NotYet) if Instant::now() >= self.until => return Err(Deaf::Late),
+                Err(Lost::NotYet) if !(self.tick)() => return Err(Deaf::Closed),
+                Err(Lost::NotYet) => {}
+            }
+        }
+    }
+}
+
+/// A file that is gone when it is closed.
+fn without_a_name(folder: &Path) -> std::io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into())
+}

@@ -1,0 +1,316 @@
+//! What waits for a process. Bounded in number, bytes and time; one party never has all processes,
+//! and those of intake are never held by what can wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::open::Open;
+use super::wire::Put;
+use super::{Answers, Expression, Items};
+
+/// Waiting together.
+const JOBS_MAX: usize = 4096;
+const BYTES_MAX: usize = 32 << 20;
+
+/// Handed over together, as long as a pipe holds them: more of them cost less each.
+const GROUP_MAX: usize = 8;
+const GROUP_BYTES_MAX: usize = 60 << 10;
+
+/// Who asks, and so how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// A sender waits.
+    Intake,
+    /// A worker waits.
+    Later,
+}
+
+impl Lane {
+    /// How long a question may wait for a process.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Intake => Duration::from_millis(500),
+            Self::Later => Duration::from_secs(30),
+        }
+    }
+}
+
+/// A question on its way.
+pub(super) struct Job {
+    pub party: u64,
+    pub lane: Lane,
+    pub what: What,
+    /// The event.
+    pub scene: Vec<u8>,
+    pub since: Instant,
+    /// When a process first had it.
+    pub began: Option<Instant>,
+    /// Processes that ended before they had looked at it.
+    pub lost: u32,
+    pub tell: Option<Box<dyn FnOnce(Done) + Send>>,
+}
+
+pub(super) enum What {
+    Questions(Open),
+    Outputs { expression: Expression, max: u32 },
+    Done,
+}
+
+/// What became of it.
+pub(super) enum Done {
+    Answers(Answers),
+    Outputs(Result<Items, String>),
+    Busy,
+}
+
+impl Job {
+    pub fn tell(mut self, done: Done) {
+        if let Some(tell) = self.tell.take() {
+            tell(done);
+        }
+    }
+
+    /// As a process reads it, but for the event.
+    pub fn head(&self) -> Vec<u8> {
+        let mut put = Put(vec![0; 4]);
+        match &self.what {
+            What::Questions(open) => open.put(&mut put),
+            What::Outputs { expression, max } => put.outputs(expression.text(), *max),
+            What::Done => {}
+        }
+        let length = u32::try_from(put.0.len() - 4 + self.scene.len()).unwrap_or(u32::MAX);
+        put.0[..4].copy_from_slice(&length.to_le_bytes());
+        put.0
+    }
+}
+
+/// Whoever asked is told, whatever happens.
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(tell) = self.tell.take() {
+            tell(Done::Busy);
+        }
+    }
+}
+
+/// What a process is to do next.
+pub(super) enum Next {
+    /// Questions of one party, which now holds one process more: `done` gives it back.
+    Group(VecDeque<Job>),
+    /// There was nothing for so long.
+    Idle,
+    Closed,
+}
+
+pub(super) struct Queue {
+    lanes: [Mutex<Waiting>; 2],
+    bells: [Condvar; 2],
+    /// Processes of a lane.
+    pub processes: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: HashMap<u64, VecDeque<Job>>,
+    /// Parties that have jobs waiting, in the order of their turn.
+    turn: VecDeque<u64>,
+    /// Processes that a party holds.
+    held: HashMap<u64, usize>,
+    count: usize,
+    bytes: usize,
+    idle: usize,
+    threads: usize,
+    is_closed: bool,
+}
+
+impl Queue {
+    pub fn new(processes: usize) -> Self {
+        Self { lanes: Default::default(), bells: Default::default(), processes }
+    }
+
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Waiting> {
+        self.lanes[lane as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another thread should be started for the lane; where too much waits, the job is told.
+    pub fn put(&self, job: Job) -> bool {
+        let (lane, mut waiting) = (job.lane, self.lane(job.lane));
+        let fits = waiting.count < JOBS_MAX && waiting.bytes + job.scene.len() <= BYTES_MAX;
+        if waiting.is_closed || !fits {
+            drop(waiting);
+            drop(job);
+            return false;
+        }
+        waiting.put(job, false);
+        let starts = waiting.count > waiting.idle && waiting.threads < self.processes;
+        waiting.threads += usize::from(starts);
+        drop(waiting);
+        self.bells[lane as usize].notify_one();
+        starts
+    }
+
+    /// A thread that `put` asked for could not be started.
+    pub fn not_started(&self, lane: Lane) {
+        self.lane(lane).threads -= 1;
+    }
+
+    /// Waits for something to do. `patience`: until it is said that there is nothing.
+    pub fn next(&self, lane: Lane, patience: Option<Duration>) -> Next {
+        let idle_at = patience.map(|patience| Instant::now() + patience);
+        let mut waiting = self.lane(lane);
+        loop {
+            let now = Instant::now();
+            let late = waiting.late(now, lane.patience());
+            if !late.is_empty() {
+                drop(waiting);
+                drop(late);
+                waiting = self.lane(lane);
+                continue;
+            }
+            if waiting.is_closed {
+                return Next::Closed;
+            }
+            if let Some(group) = waiting.take(self.processes) {
+                return Next::Group(group);
+            }
+            if idle_at.is_some_and(|at| at <= now) {
+                return Next::Idle;
+            }
+            let first = waiting.first().map(|since| since + lane.patience());
+            let until = [first, idle_at].into_iter().flatten().min();
+            waiting.idle += 1;
+            let bell = &self.bells[lane as usize];
+            waiting = match until {
+                None => bell.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(at) => {
+                    let left = at.saturating_duration_since(now);
+                    bell.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            waiting.idle -= 1;
+        }
+    }
+
+    /// Tells those that have waited for too long; `false`: nothing is to be done any more.
+    pub fn look(&self, lane: Lane) -> bool {
+        let mut waiting = self.lane(lane);
+        let late = waiting.late(Instant::now(), lane.patience());
+        let goes_on = !waiting.is_closed;
+        drop(waiting);
+        drop(late);
+        goes_on
+    }
+
+    /// Gives jobs back that are not begun, to be the next.
+    pub fn give_back(&self, lane: Lane, jobs: impl DoubleEndedIterator<Item = Job>) {
+        let mut waiting = self.lane(lane);
+        jobs.rev().for_each(|job| waiting.put(job, true));
+        drop(waiting);
+        self.bells[lane as usize].notify_one();
+    }
+
+    /// A group is done with.
+    pub fn done(&self, lane: Lane, party: u64) {
+        let mut waiting = self.lane(lane);
+        if let Some(held) = waiting.held.get_mut(&party) {
+            *held -= 1;
+            if *held == 0 {
+                waiting.held.remove(&party);
+            }
+        }
+        drop(waiting);
+        self.bells[lane as usize].notify_one();
+    }
+
+    /// Waits, but not past the end.
+    pub fn pause(&self, lane: Lane, time: Duration) {
+        let until = Instant::now() + time;
+        let mut waiting = self.lane(lane);
+        while !waiting.is_closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let bell = &self.bells[lane as usize];
+            waiting = bell.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// From here on nothing is done; what waits is told.
+    pub fn close(&self) {
+        for lane in [Lane::Intake, Lane::Later] {
+            let mut waiting = self.lane(lane);
+            waiting.is_closed = true;
+            let jobs = std::mem::take(&mut waiting.jobs);
+            drop(waiting);
+            drop(jobs);
+            self.bells[lane as usize].notify_all();
+        }
+    }
+}
+
+impl Waiting {
+    fn put(&mut self, job: Job, first: bool) {
+        self.count += 1;
+        self.bytes += job.scene.len();
+        let party = job.party;
+        let jobs = self.jobs.entry(party).or_default();
+        if jobs.is_empty() {
+            self.turn.push_back(party);
+        }
+        if first {
+            jobs.push_front(job);
+        } else {
+            jobs.push_back(job);
+        }
+    }
+
+    /// A group of whose turn it is and who does not hold all processes but one.
+    fn take(&mut self, processes: usize) -> Option<VecDeque<Job>> {
+        let may = |party: &u64| self.held.get(party).is_none_or(|held| held + 1 < processes);
+        let at = self.turn.iter().position(may)?;
+        let party = self.turn.remove(at)?;
+        let jobs = self.jobs.get_mut(&party)?;
+        let (mut group, mut bytes) = (VecDeque::new(), 0);
+        while let Some(job) = jobs.front() {
+            bytes += job.scene.len() + 1024;
+            if !group.is_empty() && (group.len() >= GROUP_MAX || bytes > GROUP_BYTES_MAX) {
+                break;
+            }
+            group.extend(jobs.pop_front());
+        }
+        if jobs.is_empty() {
+            self.jobs.remove(&party);
+        } else {
+            self.turn.push_back(party);
+        }
+        self.count -= group.len();
+        self.bytes -= group.iter().map(|job| job.scene.len()).sum::<usize>();
+        *self.held.entry(party).or_default() += 1;
+        Some(group)
+    }
+
+    /// Since when the first waits.
+    fn first(&self) -> Option<Instant> {
+        self.jobs.values().filter_map(|jobs| jobs.front()).map(|job| job.since).min()
+    }
+
+    /// Takes out those that have waited for too long.
+    fn late(&mut self, now: Instant, patience: Duration) -> Vec<Job> {
+        let mut late = Vec::new();
+        for jobs in self.jobs.values_mut() {
+            while jobs.front().is_some_and(|job| job.since + patience <= now) {
+                late.extend(jobs.pop_front());
+            }
+        }
+        if !late.is_empty() {
+            self.count -= late.len();
+            self.bytes -= late.iter().map(|job| job.scene.len()).sum::<usize>();
+            self.jobs.retain(|_, jobs| !jobs.is_empty());
+            let jobs = &self.jobs;
+            self.turn.retain(|party| jobs.contains_key(party));
+        }
+        late
+    }
+}

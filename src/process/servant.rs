@@ -1,0 +1,254 @@
+//! This binary started anew to do what may not end well, under limits that it sets itself before it
+//! reads anything (`confine`): processor time, memory, no file, no further process.
+//!
+//! It has three pipes and one page of memory that the server sees too, where it writes down what it
+//! is at: so that whoever finds it dead knows what killed it. It starts no process, so that there are
+//! no strays of it, and it is no run: it may live as long as the server.
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, kill_process_group, set_dumpable_behavior,
+    set_parent_process_death_signal, setpriority_process, setrlimit,
+};
+
+use super::Program;
+use super::reap::{reap, started};
+use super::spawn::{pipe, start};
+
+const PAGE_BYTES: usize = 4096;
+
+/// Senders are answered first, but handlers must not starve it.
+const NICENESS: i32 = 5;
+
+/// A process that serves this one; dropped, it is killed.
+#[derive(Debug)]
+pub struct Servant {
+    pid: Pid,
+    to: OwnedFd,
+    from: OwnedFd,
+    /// What it says when it dies is not of interest, but must go somewhere.
+    _errors: OwnedFd,
+    page: Page,
+    is_reaped: bool,
+}
+
+/// Why it can't be talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It may still come.
+    NotYet,
+    /// It has ended, or closed its pipes.
+    Ended,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    Code(i32),
+    Signal(i32),
+    Unknown,
+}
+
+impl Servant {
+    /// # Errors
+    /// Why it could not be started, with what to do about it.
+    pub fn start(program: &Program) -> Result<Self, String> {
+        let (page, memory) = Page::new().map_err(|e| format!("no memory to be shared: {e}"))?;
+        let no_pipes = |e: Errno| format!("no pipes to be had: {e}");
+        let (their_in, to) = pipe(false).map_err(no_pipes)?;
+        let (from, their_out) = pipe(true).map_err(no_pipes)?;
+        let (errors, their_errors) = pipe(true).map_err(no_pipes)?;
+        let ends = [their_in, their_out, their_errors, memory];
+        let pid = started(|| start(program, &ends))?;
+        Ok(Self { pid, to, from, _errors: errors, page, is_reaped: false })
+    }
+
+    /// What it last wrote down.
+    pub fn stage(&self) -> u32 {
+        self.page.stage().load(Ordering::Relaxed)
+    }
+
+    /// Writes some of `bytes`, until a moment; how many it took.
+    ///
+    /// # Errors
+    /// It takes nothing now, or never again.
+    pub fn write(&self, bytes: &[u8], until: Instant) -> Result<usize, Lost> {
+        ready(&self.to, PollFlags::OUT, until, || rustix::io::write(&self.to, bytes))
+    }
+
+    /// Reads some into `buffer`, until a moment; how many they are, at least one.
+    ///
+    /// # Errors
+    /// There is nothing now, or never again.
+    pub fn read(&self, buffer: &mut [u8], until: Instant) -> Result<usize, Lost> {
+        match ready(&self.from, PollFlags::IN, until, || {
+            rustix::io::read(&self.from, &mut *buffer)
+        })? {
+            0 => Err(Lost::Ended),
+            count => Ok(count),
+        }
+    }
+
+    /// Sees it to its end. What ended it before stays the reason.
+    pub fn end(mut self) -> Gone {
+        self.kill()
+    }
+
+    fn kill(&mut self) -> Gone {
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.is_reaped = true;
+        let Some(status) = reap(self.pid) else { return Gone::Unknown };
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Gone::Code(code),
+            (None, Some(signal)) => Gone::Signal(signal),
+            (None, None) => Gone::Unknown,
+        }
+    }
+}
+
+impl Drop for Servant {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.kill();
+        }
+    }
+}
+
+/// Does it, waiting until it can be done.
+fn ready(
+    fd: &OwnedFd,
+    flags: PollFlags,
+    until: Instant,
+    mut does: impl FnMut() -> Result<usize, Errno>,
+) -> Result<usize, Lost> {
+    loop {
+        match does() {
+            Ok(count) => return Ok(count),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => {}
+            Err(_) => return Err(Lost::Ended),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Lost::NotYet);
+        }
+        let timeout = Timespec::try_from(left).ok();
+        let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), flags)], timeout.as_ref());
+    }
+}
+
+/// Memory that both sides see, or one's view of it.
+#[derive(Debug)]
+struct Page(NonNull<AtomicU32>);
+
+// SAFETY: the page is reached by atomic reads and writes alone, from whatever thread.
+unsafe impl Send for Page {}
+
+impl Page {
+    fn new() -> rustix::io::Result<(Self, OwnedFd)> {
+        let memory = memfd_create("hooktrail", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, PAGE_BYTES as u64)?;
+        Ok((Self::of(&memory)?, memory))
+    }
+
+    fn of(memory: &OwnedFd) -> rustix::io::Result<Self> {
+        let flags = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the system's choice; nothing else knows it.
+        let at =
+            unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, flags, MapFlags::SHARED, memory, 0) }?;
+        NonNull::new(at.cast()).map(Self).ok_or(Errno::NOMEM)
+    }
+
+    fn stage(&self) -> &AtomicU32 {
+        // SAFETY: the page is mapped as long as this lives, begins on a page's boundary, and is
+        // zeroed when it is made.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: what was mapped, once; no reference to it is left.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
+    }
+}
+
+/// What a servant may still do: say what it is at, and have its processor time counted anew.
+#[derive(Debug)]
+pub struct Confined {
+    page: Page,
+    processor_ms: u32,
+}
+
+/// Called by a servant, once, before it reads anything, from the thread that does the work: the
+/// others' stacks and its own are there already. It may take `memory_bytes` more than it has.
+///
+/// # Errors
+/// A limit can't be set: it must not go on.
+pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::thread::set_no_new_privs(true)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setpriority_process(None, NICENESS)?;
+    // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
+    let memory = unsafe { OwnedFd::from_raw_fd(3) };
+    let page = Page::of(&memory)?;
+    drop(memory);
+    let has = memory_now()?;
+    let limits = [
+        (Resource::As, has + memory_bytes),
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nofile, 0),
+        (Resource::Nproc, 0),
+    ];
+    for (resource, limit) in limits {
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+    }
+    Ok(Confined { page, processor_ms })
+}
+
+/// Address space in use.
+fn memory_now() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+impl Confined {
+    /// Writes down what it is at.
+    pub fn set_stage(&self, stage: u32) {
+        self.page.stage().store(stage, Ordering::Relaxed);
+    }
+
+    /// From here on it has its whole processor time again; beyond it, SIGPROF ends it.
+    pub fn begin(&self) -> io::Result<()> {
+        let interval = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let value = libc::timeval {
+            tv_sec: libc::time_t::from(self.processor_ms / 1000),
+            tv_usec: libc::suseconds_t::from(self.processor_ms % 1000 * 1000),
+        };
+        let timer = libc::itimerval { it_interval: interval, it_value: value };
+        // SAFETY: reads one structure that lives through the call, and writes nothing.
+        let failed =
+            unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// All of a servant's memory comes from one heap: each further one would reserve 64 MiB of the
+/// address space that it may use.
+pub fn use_one_heap() {
+    // SAFETY: sets one number of the allocator's; called before there is a second thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
