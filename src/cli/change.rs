@@ -114,10 +114,17 @@ fn check_named(store: &Store, wanted: &Wanted<'_>, verb: &str) -> Result<(), Fai
     for &job in wanted.jobs {
         let why = match (list::job_state(&store.conn, job).map_err(failed)?, verb) {
             (None, _) => "there is no such job",
-            (Some(JobState::Succeeded), "retry") => "it has succeeded, and runs no more",
+            (Some(JobState::Succeeded), "retry") => {
+                "it has succeeded, and runs no more: `hooktrail replay` makes a new job of its event"
+            }
             (Some(JobState::Succeeded), _) => "it has succeeded already",
             (Some(JobState::Running), "retry") => "it is running",
             (Some(JobState::Cancelled), "cancel") => "it is cancelled already",
+            (Some(JobState::Cancelled), _)
+                if list::is_expanded(&store.conn, job).map_err(failed)? =>
+            {
+                "it was expanded into others: retry those"
+            }
             _ => continue,
         };
         faults.push(format!("job {job}: {why}"));

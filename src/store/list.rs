@@ -177,6 +177,15 @@ pub fn job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobStat
     }))
 }
 
+/// Whether other jobs were made of this one, so that it runs no more.
+///
+/// # Errors
+/// The read failed.
+pub fn is_expanded(conn: &Connection, job: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND expand = 2)";
+    conn.query_row(sql, [job], |row| row.get(0))
+}
+
 /// Events, newest first, as the view `trail` has them.
 ///
 /// # Errors

@@ -19,4 +19,5 @@ mod restart;
 mod scenario;
 mod send;
 mod senders;
+mod splits;
 mod systemd;
