@@ -59,6 +59,29 @@ fn server() -> Server {
 }
 
 #[test]
+fn every_scheme_is_signed_as_its_sender_would_and_what_is_signed_wrongly_is_refused() {
+    let server = server();
+    for (name, _, is_known, status) in SCHEMES {
+        let sent = server.cli(&["send", name, "--repeat"]);
+        let said = out(&sent);
+        assert!(sent.status.success(), "{name}: {said}{}", err(&sent));
+        assert!(said.starts_with(&format!("POST /hooks/{name}")), "{name}: {said}");
+        assert!(!said.contains("s3cr3t") && !said.contains("AAECAwQF"), "{name}: {said}");
+        assert_eq!(said.matches(&format!("\n{status} ")).count(), 2, "{name}: {said}");
+        let events = if is_known { 1 } else { 2 };
+        assert_eq!(said.matches("\nevent ").count(), events, "{name}: {said}");
+        assert_eq!(said.matches("\na repeat of event ").count(), 2 - events, "{name}: {said}");
+
+        let bad = server.cli(&["send", name, "--bad-signature"]);
+        assert!(bad.status.success(), "{name}: {}{}", out(&bad), err(&bad));
+        assert!(out(&bad).contains("\n401 "), "{name}: {}", out(&bad));
+    }
+    server.until("select sum(count) from refused", &SCHEMES.len().to_string());
+    let shown = "select count(*) from refused where reason like '%s3cr3t%' or path like '%s3cr3t%'";
+    assert_eq!(server.value(shown), "0");
+}
+
+#[test]
 fn a_body_of_ones_own_is_sent_as_it_is_and_said_to_be_what_it_is() {
     let server = server();
     for (name, body, said) in [

@@ -182,3 +182,49 @@ fn a_subscription_of_sns_is_told_to_a_person_and_nothing_is_fetched() {
     server.until("select detail from handshakes", &format!("subscription to {topic}: {url}"));
     assert_eq!(server.value("select count(*) from trail"), "0");
 }
+#[test]
+fn a_repeat_is_known_by_what_the_sender_makes_unique_in_the_body() {
+    let server = server("scheme = \"slack\"", "");
+    for body in [
+        r#"{"type":"event_callback","event_id":"Ev1"}"#,
+        r#"{"event_id":"Ev1","type":"event_callback","more":1}"#,
+        r#"{"type":"event_callback","event_id":"Ev2"}"#,
+        r#"{"type":"event_callback"}"#,
+        r#"{"type":"event_callback"}"#,
+        "command=%2Fx&text=1",
+        "command=%2Fx&text=1",
+    ] {
+        assert_eq!(slack(&server, "s3cret", body).status, 200, "{body}");
+    }
+    assert_eq!(server.value("select count(*) from trail"), "6");
+    assert_eq!(server.value("select duplicates from trail where event = 1"), "1");
+}
+
+#[test]
+fn a_source_may_shake_hands_in_its_own_way() {
+    let keys = "handshake = { methods = [\"GET\"], respond = '$query.challenge', signed = false }";
+    let server = scenario().source("a", keys).start();
+    let get = |query: &str| server.request("GET", &format!("/hooks/a{query}"), "", b"");
+    let answer = get("?challenge=a%20b");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "a b"));
+    assert_eq!(answer.header("content-type"), Some("text/plain"));
+    assert_eq!(get("").status, 405);
+    assert_eq!(get(&format!("?challenge={}", "x".repeat(1025))).status, 405);
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    server.until("select count(*) from handshakes", "1");
+    assert_eq!(server.value("select count(*) from trail"), "1");
+
+    let keys = "handshake = { methods = [\"POST\"], respond = '.challenge' }";
+    let server = self::server("scheme = \"hmac\", header = \"X-Sig\"", keys);
+    let post = |body: &str, secret: &str| {
+        let signature = format!("X-Sig: {}", hex::encode(hmac(secret, body)));
+        server.request("POST", "/hooks/a", &signature, body.as_bytes())
+    };
+    let asks = r#"{"challenge":"c"}"#;
+    assert_eq!(post(asks, "s3cret").body, "c");
+    assert_eq!(post(asks, "0ther").status, 401);
+    assert_eq!(post("{}", "s3cret").status, 202);
+    assert_eq!(post("[]", "s3cret").status, 202);
+    until("the log says so", || server.log().contains("handshake.respond:"));
+    assert_eq!(server.value("select count(*) from trail"), "2");
+}
