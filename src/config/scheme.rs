@@ -175,12 +175,31 @@ pub(super) fn dedupe(verify: &Verify) -> Option<Dedupe> {
 mod tests {
     use super::*;
 
+    /// A process for each of their events would cost more than all else about it.
     #[test]
-    fn each_presets_expression_compiles() {
-        for scheme in SCHEMES {
-            if let Repeat::Jq(text) = scheme.repeat {
-                assert!(Expression::new(text).is_ok(), "{}: {text}", scheme.name);
-            }
+    fn each_presets_expression_compiles_and_is_answered_in_place() {
+        use crate::expression::{Questions, Scene};
+        let key = |text: &str, body: &str| {
+            let questions = Questions::new(Some(Expression::new(text).unwrap()), Vec::new());
+            let content_type = Some("application/json");
+            let scene = Scene { body: body.as_bytes(), content_type, ..Scene::default() };
+            questions.at_once(&scene).unwrap_or_else(|| panic!("{text}")).dedupe
+        };
+        for (name, body, expected) in [
+            ("stripe", r#"{"id":"evt_1"}"#, Some("evt_1")),
+            ("slack", r#"{"event_id":"Ev1"}"#, Some("Ev1")),
+            ("slack", r#"{"event_id":""}"#, None),
+            ("discord", r#"{"type":1,"event":{}}"#, None),
+            ("mailgun", r#"{"signature":{"token":"t"}}"#, Some("t")),
+            ("mailgun", r#"{"signature":"s","token":"t"}"#, Some("t")),
+            ("trello", r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#, Some(r#"["a","w"]"#)),
+            ("trello", r#"{"action":{},"webhook":{"id":"w"}}"#, None),
+            ("paddle", r#"{"event_id":"p"}"#, Some("p")),
+            ("square", r#"{"event_id":"q"}"#, Some("q")),
+            ("sns", r#"{"MessageId":"m"}"#, Some("m")),
+        ] {
+            let Repeat::Jq(text) = scheme(name).unwrap().repeat else { panic!("{name}") };
+            assert_eq!(key(text, body), Ok(expected.map(str::to_owned)), "{name}: {body}");
         }
     }
 }
