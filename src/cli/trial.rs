@@ -180,7 +180,8 @@ fn described(
         _ if is_empty => None,
         None => item.as_ref().map(|item| Ok(item.to_vec())),
         Some(transform) => Some(maker.with_scene(event, item.as_ref(), |scene| {
-            maker.expressions.transform(0, transform, scene)
+            let busy = |_| Err("no process was free for it".to_owned());
+            maker.expressions.transform(0, transform, scene).unwrap_or_else(busy)
         })),
     };
     let first = if wanted.items.is_some() { "the first: " } else { "with " };

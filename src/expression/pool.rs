@@ -100,21 +100,21 @@ impl Pool {
         told.recv().unwrap_or(Err(Busy))
     }
 
-    /// The first output as JSON text, for `transform`. Waits.
+    /// The first output as JSON text, for `transform`; or the reason why there is none. Waits.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// No process was free in time: that says nothing of the expression.
     pub fn transform(
         &self,
         party: u64,
         expression: &Expression,
         scene: &Scene<'_>,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Result<Vec<u8>, String>, Busy> {
         if let Some(output) = expression.at_once(scene) {
-            return output;
+            return Ok(output);
         }
         let outputs = self.0.outputs(party, Lane::Later, expression, scene, 1)?;
-        outputs.into_iter().next().ok_or_else(|| NOTHING.to_owned())
+        Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NOTHING.to_owned())))
     }
 
     /// The first 10,000 outputs, each as JSON text, for `eval`. Waits.
@@ -127,7 +127,8 @@ impl Pool {
         expression: &Expression,
         scene: &Scene<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
-        self.0.outputs(party, Lane::Intake, expression, scene, OUTPUTS_MAX)
+        let outputs = self.0.outputs(party, Lane::Intake, expression, scene, OUTPUTS_MAX);
+        outputs.unwrap_or_else(|Busy| Err(BUSY.to_owned()))
     }
 }
 
@@ -139,21 +140,22 @@ impl Inner {
         expression: &Expression,
         scene: &Scene<'_>,
         max: u32,
-    ) -> Result<Vec<Vec<u8>>, String> {
+    ) -> Result<Result<Vec<Vec<u8>>, String>, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let what = What::Outputs { expression: expression.clone(), max };
         self.put(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
         let items = match told.recv() {
-            Ok(Done::Outputs(outputs)) => outputs?,
-            Ok(Done::Answers(_) | Done::Busy) | Err(_) => return Err(BUSY.to_owned()),
+            Ok(Done::Outputs(outputs)) => outputs,
+            Ok(Done::Answers(_) | Done::Busy) | Err(_) => return Err(Busy),
         };
-        let mut all = Vec::with_capacity(items.len());
-        for at in 0..items.len() {
-            let mut item = Vec::new();
-            items.get(at, &mut item).map_err(|e| format!("its output can't be read: {e}"))?;
-            all.push(item);
-        }
-        Ok(all)
+        Ok(items.and_then(|items| {
+            let output = |at| {
+                let mut item = Vec::new();
+                items.get(at, &mut item).map_err(|e| format!("its output can't be read: {e}"))?;
+                Ok(item)
+            };
+            (0..items.len()).map(output).collect()
+        }))
     }
 
     fn put(

@@ -96,7 +96,10 @@ impl Maker {
         let party = u64::try_from(claimed.source.0).unwrap_or(0);
         let made = self
             .with_scene(event, item, |scene| self.expressions.transform(party, transform, scene));
-        made.map(Arc::from).map_err(|reason| failed("transform", &reason))
+        match made {
+            Ok(made) => made.map(Arc::from).map_err(|reason| failed("transform", &reason)),
+            Err(_) => Err(busy()),
+        }
     }
 
     /// What the handler makes of the event by its expressions as they are now; `None`: nothing.
@@ -117,7 +120,6 @@ impl Maker {
                 let asked = self.with_scene(event, None, |scene| {
                     self.expressions.ask_and_wait(party, questions, scene)
                 });
-                // It waits and is asked again: nothing was found out about the job.
                 judge.judged(asked.map_err(|_| busy())?)
             }
         };
@@ -167,6 +169,7 @@ fn unread(error: &anyhow::Error) -> Ended {
     Ended::new(Outcome::Failed, format!("not started: the event was not read: {error}"))
 }
 
+/// Nothing was found out about the job: it waits, and is asked again.
 fn busy() -> Ended {
     Ended::new(Outcome::Deferred, "no process was free for its expressions")
 }
