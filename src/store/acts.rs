@@ -3,18 +3,14 @@
 //! The command line calls these on a connection of its own, beside a running server or without one;
 //! each transaction is short, so that the server's writer never waits for long.
 
-use std::time::{Duration, Instant};
-
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::batch::in_batches;
 use super::registry;
 use super::state::State;
 use super::{in_transaction, jobs, keys};
 use crate::domain::owed::Key;
 use crate::domain::{HandlerId, JobId};
-
-/// No command holds the file for longer at once.
-const HOLD_MAX: Duration = Duration::from_millis(20);
 
 /// A row of the view `acts`.
 #[derive(Clone, Debug)]
@@ -61,34 +57,38 @@ pub fn change(
     change: &Change,
     act: &Act,
 ) -> anyhow::Result<i64> {
-    let conn = &store.conn;
     let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
-    while !left.as_slice().is_empty() {
-        let (now, at) = in_transaction(conn, |conn| {
-            let mut state = State::read(conn, store.clock)?;
-            let began = Instant::now();
-            let mut now = 0;
-            while began.elapsed() < HOLD_MAX
-                && let Some(&job) = left.next()
-            {
-                now += change_one(conn, &mut state, job, change)?;
-            }
-            let at = match row {
-                Some(at) => {
-                    conn.execute("UPDATE act_log SET jobs = jobs + ?2 WHERE id = ?1", [at, now])?;
-                    at
-                }
-                None => {
-                    record(conn, &Act { jobs: now, ..act.clone() })?;
-                    conn.last_insert_rowid()
-                }
-            };
-            Ok((now, at))
-        })?;
-        changed += now;
-        row = Some(at);
+    if ids.is_empty() {
+        return Ok(0);
     }
+    in_batches(store, |conn, state, hold| {
+        let mut now = 0;
+        while hold.has_time()
+            && let Some(&job) = left.next()
+        {
+            now += change_one(conn, state, job, change)?;
+        }
+        row = Some(record_more(conn, row, act, now)?);
+        changed += now;
+        Ok(!left.as_slice().is_empty())
+    })?;
     Ok(changed)
+}
+
+/// Writes an act down, or adds `jobs` to what was written of it; the row's number.
+pub(super) fn record_more(
+    conn: &Connection,
+    row: Option<i64>,
+    act: &Act,
+    jobs: i64,
+) -> rusqlite::Result<i64> {
+    if let Some(row) = row {
+        conn.prepare_cached("UPDATE act_log SET jobs = jobs + ?2 WHERE id = ?1")?
+            .execute([row, jobs])?;
+        return Ok(row);
+    }
+    record(conn, &Act { jobs, ..act.clone() })?;
+    Ok(conn.last_insert_rowid())
 }
 
 pub(super) fn change_one(

@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub mod acts;
+mod batch;
 pub mod channel;
 pub mod checkpoint;
 pub mod claim;
@@ -28,6 +29,7 @@ pub mod op;
 pub mod read;
 pub mod refusals;
 pub mod registry;
+pub mod replay;
 pub mod sent;
 pub mod state;
 pub mod tally;

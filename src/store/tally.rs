@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -41,5 +42,43 @@ impl Tally {
             count.store(jobs::queued_of(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// Counting a million queued jobs takes a tenth of a second, and senders wait meanwhile: where others
+/// write again and again, it is done for at most this small a part of the time.
+const COUNTING_SHARE: u32 = 50;
+
+/// Counts again where somebody else wrote; the writer's.
+#[derive(Debug)]
+pub(super) struct Recount {
+    pub of: Arc<Tally>,
+    /// Somebody else wrote since.
+    pub is_old: bool,
+    at: Instant,
+    took: Duration,
+}
+
+impl Recount {
+    pub fn new(of: Arc<Tally>) -> Self {
+        Self { of, is_old: false, at: Instant::now(), took: Duration::ZERO }
+    }
+
+    /// Counts where it `must`, or is old and did not take much of the time lately.
+    pub fn count(&mut self, conn: &Connection, must: bool) {
+        let is_due = self.is_old && self.at.elapsed() >= self.took * COUNTING_SHARE;
+        if !must && !is_due {
+            return;
+        }
+        let began = Instant::now();
+        if let Err(e) = self.of.count_again(conn) {
+            log::debug!("the queue could not be counted again: {e}");
+        }
+        *self = Self {
+            of: Arc::clone(&self.of),
+            is_old: false,
+            at: Instant::now(),
+            took: began.elapsed(),
+        };
     }
 }

@@ -18,7 +18,7 @@ use super::checkpoint::{self, Nudge};
 use super::events::{self, Inserts, Reply};
 use super::op::{self, Care, Done, Hear, Op};
 use super::state::State;
-use super::tally::Tally;
+use super::tally::{Recount, Tally};
 use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, trouble};
 
 /// So many operations go into one commit at most.
@@ -46,8 +46,8 @@ pub fn start(
     let version = data_version(&store.conn)?;
     tally.count_again(&store.conn)?;
     let handle = Handle { to, health: Arc::clone(&health) };
-    let mut writer =
-        Writer { store, state, nudge, tally, hear, health, version, unwritten: Vec::new() };
+    let (tally, unwritten) = (Recount::new(tally), Vec::new());
+    let mut writer = Writer { store, state, nudge, tally, hear, health, version, unwritten };
     let thread =
         std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&from))?;
     Ok((handle, thread))
@@ -57,7 +57,7 @@ struct Writer {
     store: Store,
     state: State,
     nudge: Nudge,
-    tally: Arc<Tally>,
+    tally: Recount,
     hear: Box<dyn Hear>,
     health: Arc<HealthCell>,
     /// `PRAGMA data_version`: changes when somebody else wrote.
@@ -129,9 +129,8 @@ impl Writer {
                 }
                 let asked = group.iter().any(|one| matches!(one, Message::Op(Op::Recount)));
                 self.deliver(group, done);
-                if foreign || asked {
-                    self.count_again();
-                }
+                self.tally.is_old |= foreign;
+                self.tally.count(&self.store.conn, asked);
             }
             Err(e) => {
                 self.roll_back();
@@ -198,7 +197,7 @@ impl Writer {
     fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
         // Before the answers: who was answered must be counted.
         for (source, jobs) in self.state.queued.drain(..) {
-            self.tally.add(source, jobs);
+            self.tally.of.add(source, jobs);
         }
         let mut done = done.into_iter();
         let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
@@ -343,11 +342,12 @@ impl Writer {
                     log::debug!("what others wrote could not be read: {e}");
                 }
                 self.hear.foreign();
-                self.count_again();
+                self.tally.is_old = true;
             }
             Ok(_) => {}
             Err(e) => self.failed(&e),
         }
+        self.tally.count(&self.store.conn, false);
         let kept = u64::try_from(checkpoint::LOG_BYTES_KEPT).unwrap_or(u64::MAX);
         if super::log_bytes(&self.store.path) > kept {
             let _ = self.store.conn.busy_timeout(Duration::ZERO);
@@ -357,12 +357,6 @@ impl Writer {
                 self.broken(&format!("a checkpoint could not be synced ({e})"));
             }
             let _ = self.store.conn.busy_timeout(FOREIGN_WRITER_PATIENCE);
-        }
-    }
-
-    fn count_again(&self) {
-        if let Err(e) = self.tally.count_again(&self.store.conn) {
-            log::debug!("the queue could not be counted again: {e}");
         }
     }
 

@@ -1,0 +1,75 @@
+//! What the command line does to many rows: in transactions that are short, with pauses between them
+//! in which a running server's writer has its turn.
+//!
+//! SQLite has no queue for its lock: who waits asks again after a while, at first after 1, 2, 5, 10,
+//! 15, 20 and 25 ms. Whoever gives the lock up only to take it again at once keeps such a one out
+//! for seconds; a pause longer than each of these lets it in.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::Store;
+use super::state::State;
+
+/// No command holds the file for longer at once, its commit apart.
+const HOLD_MAX: Duration = Duration::from_millis(20);
+
+/// Between two transactions.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// A server under load leaves gaps that are short: they are looked for every millisecond, for so
+/// many of them.
+const PATIENCE_MS: i32 = 30_000;
+
+/// Whether the transaction may go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold(Instant);
+
+impl Hold {
+    pub fn has_time(self) -> bool {
+        self.0.elapsed() < HOLD_MAX
+    }
+}
+
+/// Calls `step` in a transaction each, until it says that nothing is left. An end in between leaves
+/// what was done by whole transactions.
+///
+/// # Errors
+/// What `step` gives, or the file can't be written.
+pub fn in_batches(
+    store: &Store,
+    mut step: impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let conn = &store.conn;
+    conn.busy_handler(Some(ask_again))?;
+    let all = (|| {
+        while one(store, &mut step)? {
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    })();
+    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
+    all
+}
+
+fn one(
+    store: &Store,
+    step: &mut impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    super::in_transaction(&store.conn, |conn| {
+        let hold = Hold(Instant::now());
+        let mut state = State::read(conn, store.clock)?;
+        let before = state.counters;
+        let is_more = step(conn, &mut state, hold)?;
+        if state.counters != before {
+            state.write_counters(conn)?;
+        }
+        Ok(is_more)
+    })
+}
+
+fn ask_again(asked: i32) -> bool {
+    std::thread::sleep(Duration::from_millis(1));
+    asked < PATIENCE_MS
+}
