@@ -16,6 +16,7 @@ pub mod log;
 pub mod process;
 pub mod queue;
 pub mod recovery;
+pub mod replay;
 pub mod store;
 pub mod upkeep;
 pub mod web;

@@ -139,13 +139,21 @@ pub fn check_selected(
     select: &SelectArgs,
     faults: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    let (handler, source) = select.names();
-    if let Some(name) = handler
+    if let (Some(name), _) = select.names()
         && registry::handler_named(&store.conn, name).map_err(failed)?.is_none()
     {
         faults.push(format!("handler {name}: the trail knows none of that name"));
     }
-    if let Some(name) = source
+    check_origin(store, select, faults)
+}
+
+/// The source and the event in selectors must be known to the trail.
+pub fn check_origin(
+    store: &Store,
+    select: &SelectArgs,
+    faults: &mut Vec<String>,
+) -> Result<(), Failure> {
+    if let (_, Some(name)) = select.names()
         && !registry::source_exists(&store.conn, name).map_err(failed)?
     {
         faults.push(format!("source {name}: the trail knows none of that name"));
@@ -160,10 +168,15 @@ pub fn check_selected(
 
 fn confirmed(verb: &str, count: usize) -> Result<bool, Failure> {
     let jobs = if count == 1 { "job" } else { "jobs" };
+    asked(&format!("{verb} {count} {jobs}?"))
+}
+
+/// What a person at a terminal says to a question; without one, yes.
+pub fn asked(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(true);
     }
-    write!(std::io::stderr(), "{verb} {count} {jobs}? [y/N] ").map_err(failed)?;
+    write!(std::io::stderr(), "{question} [y/N] ").map_err(failed)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -186,7 +199,8 @@ pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{text}").map_err(failed)
 }
 
-fn act(what: &str, reason: Option<String>) -> Act {
+/// Who did it, as far as that is known.
+pub fn act(what: &str, reason: Option<String>) -> Act {
     let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
     let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
     let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));

@@ -19,6 +19,7 @@ mod change;
 mod look;
 mod output;
 mod post;
+mod replay;
 mod sample;
 mod select;
 mod send;
@@ -58,6 +59,8 @@ enum Command {
     Show(look::ShowArgs),
     /// Run dead, cancelled or waiting jobs again now, with fresh attempts and the same key
     Retry(change::RetryArgs),
+    /// New jobs with new keys from stored events, also for a handler that did not exist then
+    Replay(replay::ReplayArgs),
     /// Queued jobs never run, running ones are ended, dead ones are dismissed
     Cancel(change::CancelArgs),
     /// Start no more jobs of a handler, until it is resumed
@@ -140,6 +143,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Show(args) => look::show(&beside(&loaded)?, &args),
         Command::Stats { json } => look::stats(&beside(&loaded)?, &loaded, json),
         Command::Retry(args) => change::retry(&beside(&loaded)?, &args),
+        Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => change::cancel(&beside(&loaded)?, &args),
         Command::Pause { handler } => change::pause(&beside(&loaded)?, &handler, true),
         Command::Resume { handler } => change::pause(&beside(&loaded)?, &handler, false),

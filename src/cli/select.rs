@@ -52,6 +52,7 @@ impl SelectArgs {
     pub fn selector(&self, jobs: &[i64]) -> Selector {
         Selector {
             jobs: jobs.to_vec(),
+            events: Vec::new(),
             event: self.event,
             handler: self.handler.clone(),
             source: self.source.clone(),

@@ -108,7 +108,8 @@ fn mark(trail: &str) -> String {
     format!("cli.{}.{trail}", std::process::id())
 }
 
-fn maker(loaded: &Loaded, store: &Store) -> Result<Maker, Failure> {
+/// What makes of events what handlers get, by the configuration.
+pub fn maker(loaded: &Loaded, store: &Store) -> Result<Maker, Failure> {
     let readers = store::readers(&store.path, 1).map_err(failed)?;
     let expressions = Pool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
     let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
@@ -149,7 +150,10 @@ fn taken(maker: &Maker, event: &Event, handler: &Handler) -> Result<Taken, Failu
     let judge = Judge::of_handlers([(handler, HandlerId(0))].into_iter());
     let Some(questions) = judge.questions() else { return Ok(Taken::Yes(Wanted::default())) };
     let answers = maker
-        .with_scene(event, None, |scene| maker.expressions.ask_and_wait(0, questions, scene))
+        .with_scene(event, None, |scene| {
+            let scene = Scene { event: None, ..*scene };
+            maker.expressions.ask_and_wait(0, questions, &scene)
+        })
         .map_err(|_| refused("no process was free for the expressions: try again"))?;
     answers.takers.into_iter().next().ok_or_else(|| refused("the expressions gave no answer"))
 }

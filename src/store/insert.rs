@@ -33,22 +33,41 @@ impl Of {
 /// # Errors
 /// The write failed, or items can't be read.
 pub fn owed(conn: &Connection, state: &mut State, of: Of, owed: &Owed) -> rusqlite::Result<()> {
+    some(conn, state, of, owed, 0, || true).map(drop)
+}
+
+/// Inserts of what is owed the jobs from that place on, at least one, as long as `goes_on` says so;
+/// the place of the next.
+///
+/// # Errors
+/// The write failed, or items can't be read.
+pub fn some(
+    conn: &Connection,
+    state: &mut State,
+    of: Of,
+    owed: &Owed,
+    from: usize,
+    goes_on: impl Fn() -> bool,
+) -> rusqlite::Result<usize> {
     match owed {
-        Owed::Event(keys) => job(conn, state, of, None, keys),
+        Owed::Event(keys) => job(conn, state, of, None, keys)?,
+        Owed::Dead(why) => dead(conn, state, of, why)?,
         Owed::Items(items) => {
             let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             let mut body = Vec::new();
             let mut insert =
                 conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?;
-            for at in 0..items.count() {
+            for at in from..items.count() {
+                if at > from && !goes_on() {
+                    return Ok(at);
+                }
                 job(conn, state, of, Some(at + 1), &items.keys(at).map_err(unread)?)?;
                 items.read(at, &mut body).map_err(unread)?;
                 insert.execute(params![state.counters.job, body])?;
             }
-            Ok(())
         }
-        Owed::Dead(why) => dead(conn, state, of, why),
     }
+    Ok(owed.jobs())
 }
 
 /// How a new job stands.

@@ -18,6 +18,7 @@ pub struct Rows {
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
     pub jobs: Vec<i64>,
+    pub events: Vec<i64>,
     pub event: Option<i64>,
     pub handler: Option<String>,
     pub source: Option<String>,
@@ -34,9 +35,10 @@ const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' 
 
 const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
-struct Where {
+/// Conditions that are joined with "and", and the values of their places.
+pub(super) struct Where {
     parts: Vec<String>,
-    values: Vec<Value>,
+    pub(super) values: Vec<Value>,
 }
 
 impl Where {
@@ -51,17 +53,24 @@ impl Where {
         self.parts.push(format!("({})", condition.replace('?', &number)));
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.parts.join(" AND ")
     }
 }
 
 impl Selector {
-    fn of_jobs(&self) -> Where {
+    pub(super) fn of_jobs(&self) -> Where {
         let mut it = Where::new();
         if !self.jobs.is_empty() {
-            let ids: Vec<String> = self.jobs.iter().map(ToString::to_string).collect();
-            it.parts.push(format!("j.id IN ({})", ids.join(",")));
+            it.parts.push(format!("j.id IN ({})", listed(&self.jobs)));
+        }
+        if !self.events.is_empty() {
+            it.parts.push(format!(
+                "j.id IN (SELECT o.id FROM events e JOIN jobs o
+                   ON o.id BETWEEN e.first_job AND e.last_job OR o.later = e.id
+                   WHERE e.id IN ({}))",
+                listed(&self.events)
+            ));
         }
         if let Some(event) = self.event {
             // The range of its own jobs is found without reading all jobs.
@@ -93,6 +102,18 @@ impl Selector {
         it
     }
 
+    pub(super) fn of_events(&self) -> Where {
+        let mut it = Where::new();
+        if !self.events.is_empty() {
+            it.parts.push(format!("e.id IN ({})", listed(&self.events)));
+        }
+        if let Some(event) = self.event {
+            it.and("e.id = ?", event);
+        }
+        self.common(&mut it, "e.source", "e.received_at");
+        it
+    }
+
     fn common(&self, it: &mut Where, source: &str, at: &str) {
         if let Some(name) = &self.source {
             it.and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
@@ -104,6 +125,10 @@ impl Selector {
             it.and(&format!("{at} < ?"), until);
         }
     }
+}
+
+fn listed(numbers: &[i64]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Rows> {
@@ -191,11 +216,7 @@ pub fn is_expanded(conn: &Connection, job: i64) -> rusqlite::Result<bool> {
 /// # Errors
 /// The read failed.
 pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
-    let mut it = Where::new();
-    if let Some(event) = selector.event {
-        it.and("e.id = ?", event);
-    }
-    selector.common(&mut it, "e.source", "e.received_at");
+    let mut it = selector.of_events();
     it.values.push(limit.into());
     let sql = format!(
         "SELECT t.* FROM (SELECT e.id FROM events e WHERE {} ORDER BY e.id DESC LIMIT ?{}) f

@@ -119,6 +119,15 @@ pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Idle>> {
     rows.collect()
 }
 
+/// The names of all sources that the trail knows.
+///
+/// # Errors
+/// The read failed.
+pub fn source_names(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, String>> {
+    let mut select = conn.prepare_cached("SELECT id, name FROM sources")?;
+    select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
+}
+
 /// Whether the trail knows a source of that name.
 ///
 /// # Errors

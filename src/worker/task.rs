@@ -118,7 +118,8 @@ impl Maker {
             Some(questions) => {
                 let party = u64::try_from(claimed.source.0).unwrap_or(0);
                 let asked = self.with_scene(event, None, |scene| {
-                    self.expressions.ask_and_wait(party, questions, scene)
+                    let scene = Scene { event: None, ..*scene };
+                    self.expressions.ask_and_wait(party, questions, &scene)
                 });
                 judge.judged(asked.map_err(|_| busy())?)
             }

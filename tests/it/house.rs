@@ -13,7 +13,7 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 20] = [
+const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("domain", &[]),
     ("json", &[]),
     ("clock", &["domain"]),
@@ -45,6 +45,7 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
     ),
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
+    ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "store", "worker"]),
     ("web", &["clock", "config", "domain", "expression", "inbox", "json", "store"]),
     (
@@ -80,6 +81,7 @@ const MAY_KNOW: [(&str, &[&str]); 20] = [
             "log",
             "process",
             "queue",
+            "replay",
             "store",
             "web",
             "worker",

@@ -15,6 +15,7 @@ mod pages;
 mod promises;
 mod refusals;
 mod reload;
+mod replay;
 mod restart;
 mod scenario;
 mod send;

@@ -8,14 +8,15 @@ use super::claim::claim;
 use super::events::{self, Accept, Inserts, Reply};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::state::State;
-use super::{Store, acts, expand, in_transaction, open, registry};
+use super::{Store, acts, expand, in_transaction, list, open, registry};
 use crate::config::Durability;
 use crate::domain::owed::{Collapse, InMemory, JobKeys, Key, Once, Owed, Plan};
 use crate::domain::stamp::Stamp;
-use crate::domain::{EventId, HandlerId, JobId, Outcome, SourceId};
+use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
 mod keys;
 mod migration;
+mod replay;
 mod retries;
 
 const H: HandlerId = HandlerId(1);

@@ -1,0 +1,133 @@
+//! Jobs of `replay`: their number, their keys, and what a cut in between leaves.
+
+use std::io;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::owed::Items;
+use crate::store::replay::{self, Due, Replay};
+
+fn act() -> acts::Act {
+    acts::Act {
+        at_ms: 1,
+        who: "somebody".into(),
+        via: "cli",
+        what: "replay".into(),
+        jobs: 0,
+        reason: None,
+    }
+}
+
+fn due(event: i64, owed: Vec<(HandlerId, Owed)>) -> Due {
+    Due { event, owed }
+}
+
+fn numbers(trail: &Trail, sql: &str) -> Vec<i64> {
+    let mut select = trail.conn().prepare(sql).unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+fn plain() -> Owed {
+    Owed::Event(JobKeys::default())
+}
+
+#[test]
+fn each_replay_has_a_number_of_its_own_and_its_jobs_belong_to_their_events() {
+    let mut trail = trail();
+    trail.owe(vec![(H, plain())]);
+    trail.owe(vec![]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    for _ in 0..2 {
+        let mut replay = Replay::new(&trail.store, act());
+        replay.make(&[due(1, vec![(H, plain())])]).unwrap();
+        replay.make(&[due(2, vec![(H, plain()), (HandlerId(2), plain())])]).unwrap();
+        assert_eq!((replay.jobs(), replay.gone()), (3, &[][..]));
+    }
+    let sql = "SELECT replay * 1000 + later * 100 + handler FROM jobs WHERE id > 1 ORDER BY id";
+    assert_eq!(numbers(&trail, sql), [1101, 1201, 1202, 2101, 2201, 2202]);
+    assert_eq!(numbers(&trail, "SELECT jobs FROM act_log"), [3, 3]);
+    assert_eq!(numbers(&trail, "SELECT replay FROM counters"), [2]);
+}
+
+#[test]
+fn jobs_of_a_replay_pass_once_by_and_neither_collapse_nor_are_collapsed() {
+    let mut trail = trail();
+    let keys = JobKeys {
+        once: Some(Once { key: key("k"), window_ms: 1_000_000 }),
+        collapse: Some(Collapse { key: key("k"), settle_ms: 0 }),
+        ..JobKeys::default()
+    };
+    trail.owe(vec![(H, Owed::Event(keys.clone()))]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut replay = Replay::new(&trail.store, act());
+    replay.make(&[due(1, vec![(H, Owed::Event(keys.clone()))])]).unwrap();
+    trail.state.read_again(&trail.store.conn).unwrap();
+    assert_eq!(trail.jobs(), ["1 ready", "2 ready"]);
+    trail.owe(vec![(H, Owed::Event(JobKeys { once: None, ..keys }))]);
+    assert_eq!(trail.jobs(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
+}
+
+#[test]
+fn an_event_that_is_gone_by_then_is_named_and_the_others_are_done() {
+    let mut trail = trail();
+    trail.owe(vec![]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut replay = Replay::new(&trail.store, act());
+    replay.make(&[due(9, vec![(H, plain())]), due(1, vec![(H, plain())])]).unwrap();
+    assert_eq!((replay.jobs(), replay.gone()), (1, &[9][..]));
+}
+
+/// Items that each take longer than the file may be held, of which the fourth can't be read.
+#[derive(Debug)]
+struct Slow;
+
+impl Items for Slow {
+    fn count(&self) -> usize {
+        10
+    }
+
+    fn read(&self, at: usize, _: &mut Vec<u8>) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(21));
+        if at == 3 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    }
+
+    fn keys(&self, _: usize) -> io::Result<JobKeys> {
+        Ok(JobKeys::default())
+    }
+}
+
+#[test]
+fn the_file_is_given_free_between_items_and_a_cut_leaves_what_was_counted() {
+    let mut trail = trail();
+    trail.owe(vec![]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut replay = Replay::new(&trail.store, act());
+    assert!(replay.make(&[due(1, vec![(H, Owed::Items(Arc::new(Slow)))])]).is_err());
+    assert_eq!(numbers(&trail, "SELECT item FROM jobs"), [1, 2, 3]);
+    assert_eq!(numbers(&trail, "SELECT jobs FROM act_log"), [3]);
+    assert_eq!(numbers(&trail, "SELECT job FROM counters"), [3]);
+}
+
+#[test]
+fn events_are_found_by_what_they_are_and_by_their_jobs() {
+    let mut trail = trail();
+    trail.owe(vec![(H, plain()), (HandlerId(2), plain())]);
+    trail.owe(vec![(H, plain())]);
+    trail.run(died());
+    let found = |selector: list::Selector| -> Vec<(i64, Option<i64>)> {
+        let found = match selector.state {
+            Some(_) => replay::events_of_jobs(trail.conn(), &selector),
+            None => replay::events(trail.conn(), &selector),
+        };
+        found.unwrap().iter().map(|one| (one.event, one.handler.map(|it| it.0))).collect()
+    };
+    let all = list::Selector::default();
+    assert_eq!(found(all.clone()), [(1, None), (2, None)]);
+    assert_eq!(found(list::Selector { events: vec![2, 3], ..all.clone() }), [(2, None)]);
+    assert_eq!(found(list::Selector { source: Some("x".into()), ..all.clone() }), []);
+    let by_state = |state| list::Selector { state: Some(state), ..all.clone() };
+    assert_eq!(found(by_state(JobState::Dead)), [(1, Some(1))]);
+    assert_eq!(found(by_state(JobState::Queued)), [(1, Some(2)), (2, Some(1))]);
+    let one = list::Selector { events: vec![1], ..by_state(JobState::Queued) };
+    assert_eq!(found(one), [(1, Some(2))]);
+}
