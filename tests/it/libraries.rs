@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::scenario::{Scenario, Server, err, out, scenario, text};
 
 /// A script of tests/senders and what runs it.
-struct Library {
+pub struct Library {
     program: &'static str,
     script: &'static str,
     /// Where it finds the libraries.
@@ -21,7 +21,7 @@ struct Library {
     judges: &'static [&'static str],
 }
 
-const LIBRARIES: [Library; 2] = [
+pub const LIBRARIES: [Library; 2] = [
     Library {
         program: "python3",
         script: "libraries.py",
@@ -40,7 +40,7 @@ const LIBRARIES: [Library; 2] = [
 
 impl Library {
     /// `None` where it was not installed.
-    fn folder(&self) -> Option<PathBuf> {
+    pub fn folder(&self) -> Option<PathBuf> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(self.folder);
         let is_there = target.join(".installed").exists();
         if !is_there {
@@ -49,7 +49,7 @@ impl Library {
         is_there.then_some(target)
     }
 
-    fn run(&self, folder: &Path, what: &str, input: &str) -> String {
+    pub fn run(&self, folder: &Path, what: &str, input: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/senders").join(self.script);
         let mut child = Command::new(self.program)
             .arg(script)

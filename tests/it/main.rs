@@ -3,6 +3,7 @@
 //! would; `scenario` is how each test reads like a sentence. `house` reads the sources, `systemd` the
 //! units.
 
+mod cgi;
 mod cli;
 mod commands;
 mod expression;
@@ -20,5 +21,7 @@ mod restart;
 mod scenario;
 mod send;
 mod senders;
+mod service;
 mod splits;
 mod systemd;
+mod urls;
