@@ -6,5 +6,5 @@ pub const EMBEDDED: &str = include_str!("../../config.toml");
 /// What config.toml names beside itself: path relative to it, text. All are to be executable.
 pub const EMBEDDED_HANDLERS: &[(&str, &str)] = &[
     ("handlers/show-form", include_str!("../../handlers/show-form")),
-    ("handlers/show-campaign", include_str!("../../handlers/show-campaign")),
+    ("handlers/show-contact", include_str!("../../handlers/show-contact")),
 ];

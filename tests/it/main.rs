@@ -22,6 +22,7 @@ mod scenario;
 mod send;
 mod senders;
 mod service;
+mod shipped;
 mod splits;
 mod systemd;
 mod urls;

@@ -21,7 +21,7 @@ fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
     let shipped = load(&top().join("config.toml")).unwrap().config;
     let plain = super::Folder::new(
         "[sources.paminga]\n[handlers.show-form]\nsources = ['paminga']\ncommand = ['true']\n\
-         [handlers.show-campaign]\nsources = ['paminga']\ncommand = ['true']",
+         [handlers.show-contact]\nsources = ['paminga']\ncommand = ['true']",
     );
     let mut plain = plain.load().config;
     plain.file = top().join("config.toml");
@@ -31,6 +31,9 @@ fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
         let program = top().join("handlers").join(&handler.name);
         handler.command = vec![program.to_str().unwrap().to_owned()];
     }
+    let split = |config: &Config| config.handlers[1].split.clone();
+    assert!(split(&shipped).is_some_and(|split| split.text().contains("contact_id")));
+    plain.handlers[1].split = split(&shipped);
     assert_eq!(shipped, plain);
 }
 
