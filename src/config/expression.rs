@@ -19,10 +19,17 @@ pub(super) fn of(value: &Value<'_>) -> Option<Expression> {
         Ok(expression) => Some(expression),
         Err(wrong) => {
             let at = value.place_within(line_start(value.written(), wrong.line));
-            let shown = values::shown_text(text);
             let (line, column) = (wrong.line, wrong.column);
+            // Of several lines the one that matters.
+            let shown = match text.trim_end().lines().count() {
+                ..2 => format!("is {}", values::shown_text(text)),
+                _ => format!(
+                    "has {}",
+                    values::shown_text(text.lines().nth(line - 1).unwrap_or_default())
+                ),
+            };
             let reason =
-                format!("{} is {shown}: line {line}, column {column}: {}", value.key, wrong.text);
+                format!("{} {shown}: line {line}, column {column}: {}", value.key, wrong.text);
             value.log.wrong(Place { line: at.line.max(value.at.line), ..at }, reason);
             None
         }

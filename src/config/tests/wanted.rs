@@ -168,6 +168,19 @@ fn a_fault_of_an_expression_has_its_place() {
 }
 
 #[test]
+fn a_fault_within_several_lines_is_found_on_its_own() {
+    for (written, line, fault) in [
+        ("'.a | nope'", 5, "is \".a | nope\": line 1, column 6: "),
+        ("'''\n.a\n| nope\n'''", 7, "has \"| nope\": line 2, column 3: "),
+        ("\"\"\"\n.a \\\n  | .b\n| nope\"\"\"", 8, "has \"| nope\": line 2, column 3: "),
+    ] {
+        let faults = Folder::new(&handler(&format!("when = {written}\n"))).faults();
+        let start = format!("config.toml:{line}: handlers.h.when {fault}");
+        assert!(faults.iter().any(|fault| fault.starts_with(&start)), "{start}: {faults:?}");
+    }
+}
+
+#[test]
 fn secrets_of_a_url_are_what_they_become() {
     let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let lines = "headers = { A = { file = 'key' }, B = { file = 'lines' } }\n\
