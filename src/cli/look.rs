@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::Loaded;
 use crate::domain::{Event, EventId};
 use crate::store::list::{self, Rows, Tail};
-use crate::store::{Store, read, registry};
+use crate::store::{Store, read, registry, stats as depths};
 
 /// How often `tail -f` looks whether somebody wrote.
 const FOLLOW: Duration = Duration::from_millis(200);
@@ -128,9 +128,9 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), Failure> {
     } else if args.refused {
         list::refused(conn, &selector, limit)
     } else if args.handlers {
-        list::handlers(conn, hour_ago_ms)
+        depths::handlers(conn, hour_ago_ms)
     } else if args.sources {
-        list::sources(conn, hour_ago_ms)
+        depths::sources(conn, hour_ago_ms)
     } else {
         list::jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
@@ -260,8 +260,8 @@ fn lines(text: &str) -> String {
 /// Depth, rates and ages.
 pub fn stats(store: &Store, loaded: &Loaded, json: bool) -> Result<(), Failure> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
-    let mut handlers = list::handlers(&store.conn, hour_ago_ms).map_err(failed)?;
-    let sources = list::sources(&store.conn, hour_ago_ms).map_err(failed)?;
+    let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(failed)?;
+    let sources = depths::sources(&store.conn, hour_ago_ms).map_err(failed)?;
     // Jobs of a handler that is gone stay queued: who looks here should see it.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {

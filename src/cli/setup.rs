@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, beside, failed, refused, trial};
 use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
-use crate::store::{Store, list};
+use crate::store::{Store, stats};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
 pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
@@ -43,7 +43,7 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
 
 /// Handlers that config.toml no longer names although jobs wait for them, a line each.
 pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, Failure> {
-    let queued = list::queued_by_handler(&store.conn).map_err(failed)?;
+    let queued = stats::queued_by_handler(&store.conn).map_err(failed)?;
     let gone = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
     let line = |(name, jobs): (&String, &i64)| {
         format!(

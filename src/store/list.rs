@@ -1,7 +1,5 @@
 //! Reads for people: lists whose columns are those of the views, by selectors joined with "and".
 
-use std::collections::HashMap;
-
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
@@ -33,7 +31,7 @@ pub struct Selector {
 const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
   WHEN 5 THEN 'cancelled' ELSE 'queued' END";
 
-const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
+pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
 /// Conditions that are joined with "and", and the values of their places.
 pub(super) struct Where {
@@ -131,7 +129,7 @@ fn listed(numbers: &[i64]) -> String {
     numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Rows> {
+pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Rows> {
     let mut select = conn.prepare(sql)?;
     let columns: Vec<String> = select.column_names().into_iter().map(str::to_owned).collect();
     let count = columns.len();
@@ -317,64 +315,6 @@ pub fn items_of_event(conn: &Connection, event: EventId) -> rusqlite::Result<Row
          JOIN items i ON i.job = j.id WHERE e.id = ?1 ORDER BY j.id",
         &[event.0.into()],
     )
-}
-
-/// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
-/// for in the newest 200,000 attempts.
-///
-/// # Errors
-/// The read failed.
-pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
-    query(
-        conn,
-        "SELECT h.name AS handler, h.paused,
-           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
-             AS queued,
-           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
-             AS running,
-           (SELECT count(*) FROM jobs j WHERE j.state = 4 AND j.handler = h.id) AS dead,
-           (SELECT min(oldest_at) FROM depth d WHERE d.handler = h.name) AS oldest_at,
-           coalesce(r.succeeded, 0) AS succeeded_last_hour,
-           coalesce(r.other, 0) AS unsuccessful_last_hour
-         FROM handlers h LEFT JOIN (
-           SELECT j.handler, sum(a.outcome = 'succeeded') AS succeeded,
-             sum(a.outcome <> 'succeeded') AS other
-           FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT 200000) a JOIN jobs j ON j.id = a.job
-           WHERE a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
-         ORDER BY h.name",
-        &[hour_ago_ms.into()],
-    )
-}
-
-/// Sources with their last hour.
-///
-/// # Errors
-/// The read failed.
-pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
-    query(
-        conn,
-        &format!(
-            "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
-               coalesce((SELECT sum(r.count) FROM refusals r WHERE r.source = s.name
-                 AND r.at >= ?1), 0) AS refused_last_hour,
-               strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
-             FROM sources s LEFT JOIN (
-               SELECT source, sum(received_at >= ?1) AS events, max(received_at) AS last
-               FROM (SELECT source, received_at FROM events ORDER BY id DESC LIMIT 200000)
-               GROUP BY source) e ON e.source = s.id
-             ORDER BY s.name"
-        ),
-        &[hour_ago_ms.into()],
-    )
-}
-
-/// How many jobs are queued for each handler, by name.
-///
-/// # Errors
-/// The read failed.
-pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
-    let mut select = conn.prepare("SELECT handler, jobs FROM depth WHERE state = 'queued'")?;
-    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 /// The number of the newest event.

@@ -32,6 +32,7 @@ pub mod registry;
 pub mod replay;
 pub mod sent;
 pub mod state;
+pub mod stats;
 pub mod tally;
 #[cfg(test)]
 mod tests;

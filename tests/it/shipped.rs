@@ -26,7 +26,7 @@ fn shipped() -> Server {
 #[test]
 fn the_campaign_that_paminga_documents_is_a_job_for_each_contact() {
     let server = shipped();
-    assert_eq!(server.post("/hooks/paminga", &payload("paminga-campaign.json")).status, 202);
+    assert_eq!(server.post("/hooks/paminga", payload("paminga-campaign.json")).status, 202);
     server.until("select succeeded from trail", "4");
     for (item, contact) in [(1, "1234567"), (2, "12345678"), (3, "123456789")] {
         let shown = server.value(&format!(
@@ -54,7 +54,7 @@ fn the_campaign_that_paminga_documents_is_a_job_for_each_contact() {
 #[test]
 fn the_form_that_paminga_documents_is_one_job() {
     let server = shipped();
-    server.post("/hooks/paminga", &payload("paminga-form.json"));
+    server.post("/hooks/paminga", payload("paminga-form.json"));
     server.until("select jobs || succeeded from trail", "11");
     assert_eq!(server.value("select handler from outcomes"), "show-form");
 }

@@ -1,0 +1,65 @@
+//! Depth, rates and ages of handlers and sources, for people: `stats` and `list`.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+
+use super::list::{ISO, Rows, query};
+
+/// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
+/// for in the newest 200,000 attempts.
+///
+/// # Errors
+/// The read failed.
+pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+    query(
+        conn,
+        "SELECT h.name AS handler, h.paused,
+           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
+             AS queued,
+           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
+             AS running,
+           (SELECT count(*) FROM jobs j WHERE j.state = 4 AND j.handler = h.id) AS dead,
+           (SELECT min(oldest_at) FROM depth d WHERE d.handler = h.name) AS oldest_at,
+           coalesce(r.succeeded, 0) AS succeeded_last_hour,
+           coalesce(r.other, 0) AS unsuccessful_last_hour
+         FROM handlers h LEFT JOIN (
+           SELECT j.handler, sum(a.outcome = 'succeeded') AS succeeded,
+             sum(a.outcome <> 'succeeded') AS other
+           FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT 200000) a JOIN jobs j ON j.id = a.job
+           WHERE a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
+         ORDER BY h.name",
+        &[hour_ago_ms.into()],
+    )
+}
+
+/// Sources with their last hour.
+///
+/// # Errors
+/// The read failed.
+pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+    query(
+        conn,
+        &format!(
+            "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
+               coalesce((SELECT sum(r.count) FROM refusals r WHERE r.source = s.name
+                 AND r.at >= ?1), 0) AS refused_last_hour,
+               strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
+             FROM sources s LEFT JOIN (
+               SELECT source, sum(received_at >= ?1) AS events, max(received_at) AS last
+               FROM (SELECT source, received_at FROM events ORDER BY id DESC LIMIT 200000)
+               GROUP BY source) e ON e.source = s.id
+             ORDER BY s.name"
+        ),
+        &[hour_ago_ms.into()],
+    )
+}
+
+/// How many jobs are queued for each handler, by name.
+///
+/// # Errors
+/// The read failed.
+pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
+    let mut select = conn.prepare("SELECT handler, jobs FROM depth WHERE state = 'queued'")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
