@@ -12,10 +12,15 @@ use crate::domain::{Claim, Ended, Event};
 use crate::process::Stop;
 
 mod answer;
+pub mod batch;
 pub mod cgi;
 pub mod command;
 mod detail;
+mod held;
+mod line;
+mod notes;
 mod program;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod url;
@@ -77,6 +82,10 @@ pub trait Kind: Send + Sync {
             over(at, self.run(task, stop));
         }
     }
+
+    /// Lets go of what it keeps warm, without waiting for it (`process::wait_for_retired` does):
+    /// other settings have taken its place, or the server stops. What still runs runs on.
+    fn close(&self) {}
 }
 
 /// A row of the table: whether it is these settings' kind, and what makes it.
@@ -90,6 +99,8 @@ const KINDS: &[Row] = &[
     (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
     EACH,
     (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
+    (|it| it.mode == Mode::Stream, |_| Box::new(stream::Stream::default())),
+    (|it| it.mode == Mode::Batch, |_| Box::new(batch::Batch::default())),
 ];
 
 /// The kind that a handler's settings name.

@@ -8,11 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
-use super::Task;
+use super::{Task, line};
 use crate::clock;
-use crate::domain::Headers;
 use crate::process::Program;
 
 /// Where programs are looked up when the server itself has no PATH.
@@ -27,8 +24,17 @@ pub fn of(task: &Task, env: Vec<(String, OsString)>) -> Result<Program, String> 
     Ok(Program { path, args, env, directory, mark: task.mark.clone() })
 }
 
-/// Everything that the process finds in its environment; nothing else is inherited.
-pub fn environment(task: &Task) -> Vec<(String, OsString)> {
+/// The same for a process that is more than one attempt: of the task it knows the handler alone, and
+/// its mark begins with the trail's own id and `sort`.
+pub fn lasting(task: &Task, sort: &str) -> Result<Program, String> {
+    let mut env = own_environment(task);
+    env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
+    let trail = task.mark.split('.').next().unwrap_or_default();
+    Ok(Program { mark: format!("{trail}.{sort}"), ..of(task, env)? })
+}
+
+/// What every process of a handler finds in its environment.
+fn own_environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = Vec::with_capacity(32);
     env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())));
     for name in ["HOME", "LANG", "TZ"] {
@@ -40,6 +46,12 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
         env.retain(|(before, _)| before != name);
         env.push((name.clone(), value.clone()));
     }
+    env
+}
+
+/// Everything that the process finds in its environment; nothing else is inherited.
+pub fn environment(task: &Task) -> Vec<(String, OsString)> {
+    let mut env = own_environment(task);
     let event = &task.event;
     let content_type = event.headers.get("content-type").unwrap_or_default();
     let mut put = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
@@ -58,27 +70,11 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
     put("QUERY", event.query.clone().unwrap_or_default());
     put("IP", event.ip.clone());
     put("CONTENT_TYPE", String::from_utf8_lossy(content_type).into_owned());
-    put("HEADERS", headers_json(&event.headers));
+    let mut headers = Vec::new();
+    line::headers(&mut headers, &event.headers);
+    put("HEADERS", String::from_utf8(headers).unwrap_or_default());
     put("KEY", task.key.clone());
     env
-}
-
-/// Names in lower case, repeated ones joined with `", "`.
-fn headers_json(headers: &Headers) -> String {
-    let mut object = Map::new();
-    for (name, value) in &headers.0 {
-        let value = String::from_utf8_lossy(value);
-        match object.get_mut(name) {
-            Some(Value::String(before)) => {
-                before.push_str(", ");
-                before.push_str(&value);
-            }
-            _ => {
-                object.insert(name.clone(), Value::String(value.into_owned()));
-            }
-        }
-    }
-    Value::Object(object).to_string()
 }
 
 /// The program of that name: with a slash it is a path, without it is looked up in PATH, whose

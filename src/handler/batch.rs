@@ -1,0 +1,91 @@
+//! `mode = "batch"`: one process for many jobs, a line each, then the end of its input.
+//!
+//! What it answers for a job is that job's outcome, at once; jobs that it does not answer for follow
+//! its exit code. Where it does what no process may (see `held`), those that were not answered for
+//! have failed.
+
+use std::time::Duration;
+
+use super::held::Held;
+use super::notes::Notes;
+use super::{Kind, Task, command, line, program};
+use crate::domain::{Ended, Outcome};
+use crate::process::{Came, Deadline, Errors, GRACE, Kept, Stop, Tell, Then};
+
+#[cfg(test)]
+mod tests;
+
+/// What runs batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Between SIGTERM, or the last answer, and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { grace: GRACE }
+    }
+}
+
+impl Kind for Batch {
+    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+        let mut found = None;
+        self.run_all(std::slice::from_ref(task), stop, &mut |_, ended| found = Some(ended));
+        found.unwrap_or_else(|| Ended::new(Outcome::Failed, "it gave no outcome"))
+    }
+
+    fn run_all(&self, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+        let Some(first) = tasks.first() else { return };
+        let mut all = |ended: &Ended| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
+        if stop.is_set() {
+            return all(&Ended::new(Outcome::Interrupted, "stopped"));
+        }
+        let started = program::lasting(first, "batch")
+            .and_then(|program| Kept::start(program, first.handler.output_bytes_max));
+        match started {
+            Ok(kept) => self.ask(kept, tasks, stop, over),
+            Err(why) => all(&Ended::new(Outcome::Failed, format!("not started: {why}"))),
+        }
+    }
+}
+
+impl Batch {
+    fn ask(&self, mut kept: Kept, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+        let timeout = tasks[0].handler.timeout;
+        let (mut input, mut deadline) = (line::Lines::new(tasks), Deadline::new(timeout));
+        let mut held = Held::new(tasks);
+        let came = loop {
+            let came =
+                kept.talk(&mut input, true, &mut deadline, stop, &mut |heard| held.hear(heard));
+            hand_out(&mut held, &|| kept.errors(), over);
+            if came != Came::Enough || held.spoilt.is_some() || held.is_done() {
+                break came;
+            }
+        };
+        let tell = match came {
+            Came::Ended => None,
+            // All is answered for: what it does besides has its grace.
+            Came::Enough if held.spoilt.is_none() => Some(Tell::Close),
+            _ => Some(Tell::Term),
+        };
+        let (exit, errors) = kept.end(tell, self.grace, &mut |heard| match came {
+            Came::Ended => held.hear(heard),
+            _ => Then::More,
+        });
+        hand_out(&mut held, &|| errors.clone(), over);
+        let by_itself = command::outcome(&exit);
+        for at in held.left() {
+            over(at, held.unanswered(came, by_itself.clone(), &errors, timeout));
+        }
+    }
+}
+
+/// Reports what was answered. What the process wrote to stderr is of all its jobs: it is kept with
+/// those that did not succeed.
+fn hand_out(held: &mut Held<'_>, errors: &dyn Fn() -> Errors, over: &mut dyn FnMut(usize, Ended)) {
+    for (at, answer) in std::mem::take(&mut held.given) {
+        let errors = if answer.is_success() { Errors::default() } else { errors() };
+        over(at, answer.ended(errors, &Notes::default()));
+    }
+}

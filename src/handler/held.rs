@@ -1,0 +1,171 @@
+//! The jobs that a process holds, and what it answers for them: what `stream` and `batch` share.
+//!
+//! One line an answer: `{"job":7,"outcome":"succeeded","detail":"…","retry_after":"30s"}`. A line
+//! that is none, or is for a job that the process does not hold, or for one a second time, spoils the
+//! exchange: nobody can tell any more what the process means.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Task;
+use super::detail::{self, last_line, one_line};
+use super::notes::{self, Notes};
+use crate::config::duration_text;
+use crate::domain::{Ended, Outcome};
+use crate::process::{Came, Errors, Heard, Note, Then};
+
+/// So much of a line that is no answer is shown.
+const SHOWN_BYTES: usize = 80;
+
+/// What a process says became of a job.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Answer {
+    job: i64,
+    outcome: Answered,
+    #[serde(default)]
+    detail: Value,
+    #[serde(default)]
+    retry_after: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answered {
+    Succeeded,
+    Failed,
+    Dead,
+    Deferred,
+}
+
+impl Answer {
+    pub fn is_success(&self) -> bool {
+        self.outcome == Answered::Succeeded
+    }
+
+    /// How the attempt ended; `errors` is what was said on stderr meanwhile.
+    pub fn ended(&self, errors: Errors, notes: &Notes) -> Ended {
+        let outcome = match self.outcome {
+            Answered::Succeeded => Outcome::Succeeded,
+            Answered::Failed | Answered::Dead => Outcome::Failed,
+            Answered::Deferred => Outcome::Deferred,
+        };
+        let wait = notes::wait(&self.retry_after).filter(|_| outcome != Outcome::Succeeded);
+        let wrong = match &self.retry_after {
+            Value::Null => String::new(),
+            asked if notes::wait(asked).is_none() => format!("retry_after is no wait: {asked}"),
+            _ => String::new(),
+        };
+        let said = match &self.detail {
+            Value::Null => last_line(errors.own()),
+            Value::String(text) => one_line(text.as_bytes()),
+            other => one_line(other.to_string().as_bytes()),
+        };
+        let detail = detail::of(&["answered", &said, &wrong, &notes.others]);
+        let (dead, stdout) = (self.outcome == Answered::Dead, Vec::new());
+        Ended { outcome, dead, detail, wait, stdout, stderr: errors.all }
+    }
+}
+
+/// What a process holds.
+#[derive(Debug)]
+pub struct Held<'a> {
+    tasks: &'a [Task],
+    is_answered: Vec<bool>,
+    answered: usize,
+    /// Where the next answer is looked for first.
+    next: usize,
+    /// Answers since they were last taken, by the place of their job.
+    pub given: Vec<(usize, Answer)>,
+    /// Why nothing that the process says counts any more.
+    pub spoilt: Option<String>,
+    pub notes: Notes,
+}
+
+impl<'a> Held<'a> {
+    pub fn new(tasks: &'a [Task]) -> Self {
+        Self {
+            tasks,
+            is_answered: vec![false; tasks.len()],
+            answered: 0,
+            next: 0,
+            given: Vec::new(),
+            spoilt: None,
+            notes: Notes::default(),
+        }
+    }
+
+    /// The places of the jobs that were not answered for.
+    pub fn left(&self) -> impl Iterator<Item = usize> {
+        (0..self.tasks.len()).filter(|&at| !self.is_answered[at])
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.answered == self.tasks.len()
+    }
+
+    /// Takes what the process said.
+    pub fn hear(&mut self, heard: Heard<'_>) -> Then {
+        let line = match heard {
+            Heard::Note(line) if self.notes.hear(line) == Note::Alive => return Then::Alive,
+            Heard::Note(_) => return Then::More,
+            Heard::TooLong => return self.spoil("answered with a line of over 1 MiB".to_owned()),
+            Heard::Answer(line) => line,
+        };
+        let answer = serde_json::from_slice::<Answer>(line).ok();
+        let Some(answer) = answer.filter(|_| line.trim_ascii_start().starts_with(b"{")) else {
+            let shown = one_line(&line[..line.len().min(SHOWN_BYTES)]);
+            return self.spoil(format!("answered with what is no answer: {shown}"));
+        };
+        let job = answer.job;
+        match self.place(job) {
+            None => self.spoil(format!("answered for job {job}, which it does not hold")),
+            Some(at) if self.is_answered[at] => self.spoil(format!("answered twice for job {job}")),
+            Some(at) => {
+                self.is_answered[at] = true;
+                self.answered += 1;
+                self.next = at + 1;
+                self.given.push((at, answer));
+                Then::Enough
+            }
+        }
+    }
+
+    /// As a rule they are answered for in their order.
+    fn place(&self, job: i64) -> Option<usize> {
+        let (before, from) = self.tasks.split_at(self.next);
+        let is_it = |task: &Task| task.claim.job.0 == job;
+        let found = from.iter().position(is_it).map(|at| at + self.next);
+        found.or_else(|| before.iter().position(is_it))
+    }
+
+    fn spoil(&mut self, why: String) -> Then {
+        self.spoilt.get_or_insert(why);
+        Then::Enough
+    }
+
+    /// How an attempt ended that was not answered for; `by_itself` is what it comes to where the process
+    /// came to its end by itself.
+    pub fn unanswered(
+        &self,
+        came: Came,
+        by_itself: (Outcome, bool, String),
+        errors: &Errors,
+        timeout: Duration,
+    ) -> Ended {
+        let failed = |why: &str| (Outcome::Failed, false, why.to_owned());
+        let (outcome, dead, how) = match (came, &self.spoilt) {
+            (Came::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
+            (_, Some(why)) => failed(why),
+            (Came::TimedOut, _) => {
+                (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
+            }
+            (Came::Deaf, _) => failed("closed its stdin or its stdout before it answered"),
+            (Came::Ended | Came::Enough, _) => by_itself,
+        };
+        let detail = detail::of(&[&how, &last_line(errors.own()), &self.notes.others]);
+        let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { errors.all.clone() };
+        Ended { dead, stderr, ..Ended::new(outcome, detail) }
+    }
+}

@@ -1,0 +1,129 @@
+//! One job as one line of JSON: what a process in the modes `stream` and `batch` reads.
+//!
+//! A line ends where it is meant to end, for every reader: what is a line end outside of texts
+//! becomes a space, and U+2028 and U+2029, which Node's `readline` takes for line ends, are escaped.
+//! All else of a body is byte for byte as it came.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Task;
+use crate::domain::Headers;
+use crate::process::Input;
+use crate::{clock, json};
+
+/// More than the line of a small event usually has, its body apart.
+const USUAL_BYTES: usize = 1024;
+
+/// The line of a job, with its end.
+pub fn of(task: &Task) -> Vec<u8> {
+    let mut line = Vec::with_capacity(USUAL_BYTES + task.input.len() + task.input.len() / 3);
+    write(&mut line, task);
+    line
+}
+
+fn write(line: &mut Vec<u8>, task: &Task) {
+    let event = &task.event;
+    // Writing into memory can't fail.
+    let _ = write!(line, r#"{{"job":{},"event":{},"item":"#, task.claim.job, event.id);
+    let _ = match task.item {
+        Some(number) => write!(line, "{number}"),
+        None => write!(line, "null"),
+    };
+    let _ = write!(line, r#","attempt":{}"#, task.claim.attempt);
+    text(line, "source", Some(&event.source));
+    text(line, "received_at", Some(&clock::iso(event.received_at_ms)));
+    line.extend_from_slice(br#","headers":"#);
+    headers(line, &event.headers);
+    text(line, "query", event.query.as_deref());
+    text(line, "ip", Some(&event.ip));
+    text(line, "key", Some(&task.key));
+    body(line, &task.input);
+    line.extend_from_slice(b"}");
+    escape_separators(line);
+    line.push(b'\n');
+}
+
+fn text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    let _ = write!(line, r#","{name}":"#);
+    let _ = serde_json::to_writer(line, &value);
+}
+
+fn body(line: &mut Vec<u8>, body: &[u8]) {
+    if json::check(body).is_ok() {
+        line.extend_from_slice(br#","body":"#);
+        // No text of valid JSON holds one.
+        let is_end = |byte| matches!(byte, b'\n' | b'\r');
+        line.extend(body.iter().map(|&byte| if is_end(byte) { b' ' } else { byte }));
+    } else {
+        let _ = write!(line, r#","body_base64":"{}""#, STANDARD.encode(body));
+    }
+}
+
+/// U+2028 and U+2029 can stand nowhere in JSON but in texts.
+fn escape_separators(line: &mut Vec<u8>) {
+    let is_one = |at: &[u8]| matches!(at, [0xe2, 0x80, 0xa8 | 0xa9, ..]);
+    if !line.contains(&0xe2) || !line.windows(3).any(is_one) {
+        return;
+    }
+    let (mut left, mut escaped) = (line.as_slice(), Vec::with_capacity(line.len() + 64));
+    while let Some((&first, rest)) = left.split_first() {
+        if is_one(left) {
+            let _ = write!(escaped, "\\u20{:02x}", left[2] - 0x80);
+            left = &left[3..];
+        } else {
+            escaped.push(first);
+            left = rest;
+        }
+    }
+    *line = escaped;
+}
+
+/// A JSON object: names in lower case, repeated ones joined with `", "`.
+pub fn headers(line: &mut Vec<u8>, headers: &Headers) {
+    let mut all: Vec<&(String, Vec<u8>)> = headers.0.iter().collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    line.push(b'{');
+    for (number, same) in all.chunk_by(|a, b| a.0 == b.0).enumerate() {
+        if number > 0 {
+            line.push(b',');
+        }
+        let values: Vec<Cow<'_, str>> =
+            same.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect();
+        let _ = serde_json::to_writer(&mut *line, &same[0].0);
+        line.push(b':');
+        let _ = serde_json::to_writer(&mut *line, &values.join(", "));
+    }
+    line.push(b'}');
+}
+
+/// The lines of many jobs, each made when the one before it was read.
+pub struct Lines<'a> {
+    left: std::slice::Iter<'a, Task>,
+    line: Vec<u8>,
+    written: usize,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(tasks: &'a [Task]) -> Self {
+        Self { left: tasks.iter(), line: Vec::new(), written: 0 }
+    }
+}
+
+impl Input for Lines<'_> {
+    fn rest(&mut self) -> &[u8] {
+        if self.written == self.line.len()
+            && let Some(task) = self.left.next()
+        {
+            (self.line, self.written) = (of(task), 0);
+        }
+        &self.line[self.written..]
+    }
+
+    fn written(&mut self, count: usize) {
+        self.written += count;
+    }
+}

@@ -1,0 +1,64 @@
+//! What a command says on file descriptor 3, and how it asks for a wait.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::detail::{DETAIL_CHARS_MAX, one_line};
+use crate::config;
+use crate::process::Note;
+
+/// The lines of one attempt.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// It is to be tried again later, after this wait or the backoff's own.
+    pub deferred: Option<Option<Duration>>,
+    /// All other lines, as much as fits into `detail`.
+    pub others: String,
+}
+
+impl Notes {
+    /// A line of a process that is one attempt.
+    pub fn take(&mut self, line: &[u8]) -> Note {
+        let said = object(line);
+        let deferred = said.get("outcome") == Some(&json!("deferred"));
+        let asked = said.get("retry_after").filter(|asked| !asked.is_null());
+        let wait = asked.and_then(wait);
+        if deferred {
+            self.deferred = Some(wait);
+        }
+        // A wait that is none is shown to whoever wrote it; the backoff's own is taken.
+        let is_clear = deferred && (asked.is_none() || wait.is_some());
+        if is_clear && !is_alive(&said) { Note::Noted } else { self.hear(line) }
+    }
+
+    /// A line of a process that answers on its stdout: nothing but a sign of life decides anything.
+    pub fn hear(&mut self, line: &[u8]) -> Note {
+        if is_alive(&object(line)) {
+            return Note::Alive;
+        }
+        if self.others.len() < DETAIL_CHARS_MAX {
+            let gap = if self.others.is_empty() { "" } else { " " };
+            self.others.push_str(gap);
+            self.others.push_str(&one_line(line));
+        }
+        Note::Noted
+    }
+}
+
+fn object(line: &[u8]) -> Map<String, Value> {
+    serde_json::from_slice(line).unwrap_or_default()
+}
+
+fn is_alive(said: &Map<String, Value>) -> bool {
+    said.get("alive") == Some(&json!(true))
+}
+
+/// `"10m"`, or a number of seconds.
+pub fn wait(asked: &Value) -> Option<Duration> {
+    match asked {
+        Value::String(text) => config::parse_duration(text),
+        Value::Number(secs) => Duration::try_from_secs_f64(secs.as_f64()?).ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,85 @@
+//! `mode = "stream"`: processes that stay, each holding one job at a time.
+//!
+//! A job is a line on a process's stdin, its outcome a line on its stdout. Whatever a process does
+//! but answer fails the attempt that it holds, and it is ended before that is reported: so a job never
+//! runs twice at once.
+
+use std::time::Duration;
+
+use super::held::Held;
+use super::{Kind, Task, command, line, program};
+use crate::domain::{Ended, Outcome};
+use crate::process::{Came, Deadline, Exit, GRACE, Heard, Kept, Pool, Stop, Tell, Then};
+
+#[cfg(test)]
+mod tests;
+
+/// The processes of one handler.
+pub struct Stream {
+    pool: Pool,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { pool: Pool::default(), grace: GRACE }
+    }
+}
+
+impl Kind for Stream {
+    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+        let program = || program::lasting(task, "stream");
+        let kept = match self.pool.get(stop, task.handler.output_bytes_max, &program) {
+            Ok(kept) => kept,
+            Err(Exit::NotStarted(why)) => {
+                return Ended::new(Outcome::Failed, format!("not started: {why}"));
+            }
+            Err(_) => return Ended::new(Outcome::Interrupted, "stopped"),
+        };
+        self.ask(kept, task, stop)
+    }
+
+    fn close(&self) {
+        self.pool.close();
+    }
+}
+
+impl Stream {
+    fn ask(&self, mut kept: Kept, task: &Task, stop: &Stop) -> Ended {
+        let line = line::of(task);
+        let timeout = task.handler.timeout;
+        let mut held = Held::new(std::slice::from_ref(task));
+        let mut hear = |heard: Heard<'_>| held.hear(heard);
+        let mut deadline = Deadline::new(timeout);
+        let came = kept.talk(&mut line.as_slice(), false, &mut deadline, stop, &mut hear);
+        if held.spoilt.is_none()
+            && let Some((_, answer)) = held.given.pop()
+        {
+            let errors = kept.take_errors();
+            self.pool.put(kept);
+            return answer.ended(errors, &held.notes);
+        }
+        if came == Came::Stopped {
+            self.pool.let_go(&kept)
+        } else {
+            self.pool.lost(&kept)
+        }
+        let tell = (came != Came::Ended).then_some(Tell::Term);
+        let (exit, errors) = kept.end(tell, self.grace, &mut |heard| match came {
+            Came::Ended => held.hear(heard),
+            _ => Then::More,
+        });
+        match held.given.pop().filter(|_| held.spoilt.is_none()) {
+            // Its last line, without an end.
+            Some((_, answer)) => answer.ended(errors, &held.notes),
+            None => {
+                let how = match command::outcome(&exit) {
+                    (Outcome::Succeeded, _, how) => format!("{how} without an answer"),
+                    (_, _, how) => how,
+                };
+                held.unanswered(came, (Outcome::Failed, false, how), &errors, timeout)
+            }
+        }
+    }
+}
