@@ -10,7 +10,7 @@ use super::held::Held;
 use super::notes::Notes;
 use super::{Kind, Task, command, line, program};
 use crate::domain::{Ended, Outcome};
-use crate::process::{Came, Deadline, Errors, GRACE, Kept, Stop, Tell, Then};
+use crate::process::{Came, Deadline, Errors, GRACE, Kept, Left, Stop, Tell, Then};
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +69,7 @@ impl Batch {
             Came::Enough if held.spoilt.is_none() => Some(Tell::Close),
             _ => Some(Tell::Term),
         };
-        let (exit, errors) = kept.end(tell, self.grace, &mut |heard| match came {
+        let Left { exit, errors, .. } = kept.end(tell, self.grace, &mut |heard| match came {
             Came::Ended => held.hear(heard),
             _ => Then::More,
         });

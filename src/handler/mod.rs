@@ -99,7 +99,7 @@ const KINDS: &[Row] = &[
     (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
     EACH,
     (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
-    (|it| it.mode == Mode::Stream, |_| Box::new(stream::Stream::default())),
+    (|it| it.mode == Mode::Stream, |it| Box::new(stream::Stream::new(it))),
     (|it| it.mode == Mode::Batch, |_| Box::new(batch::Batch::default())),
 ];
 

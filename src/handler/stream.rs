@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::held::Held;
 use super::{Kind, Task, command, line, program};
+use crate::config;
 use crate::domain::{Ended, Outcome};
 use crate::process::{Came, Deadline, Exit, GRACE, Heard, Kept, Pool, Stop, Tell, Then};
 
@@ -21,23 +22,27 @@ pub struct Stream {
     pub grace: Duration,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
-        Self { pool: Pool::default(), grace: GRACE }
+impl Stream {
+    pub fn new(settings: &config::Handler) -> Self {
+        Self { pool: Pool::new(&settings.name), grace: GRACE }
     }
 }
 
 impl Kind for Stream {
     fn run(&self, task: &Task, stop: &Stop) -> Ended {
         let program = || program::lasting(task, "stream");
-        let kept = match self.pool.get(stop, task.handler.output_bytes_max, &program) {
-            Ok(kept) => kept,
-            Err(Exit::NotStarted(why)) => {
-                return Ended::new(Outcome::Failed, format!("not started: {why}"));
+        loop {
+            let kept = match self.pool.get(stop, task.handler.output_bytes_max, &program) {
+                Ok(kept) => kept,
+                Err(Exit::NotStarted(why)) => {
+                    return Ended::new(Outcome::Failed, format!("not started: {why}"));
+                }
+                Err(_) => return Ended::new(Outcome::Interrupted, "stopped"),
+            };
+            if let Some(ended) = self.ask(kept, task, stop) {
+                return ended;
             }
-            Err(_) => return Ended::new(Outcome::Interrupted, "stopped"),
-        };
-        self.ask(kept, task, stop)
+        }
     }
 
     fn close(&self) {
@@ -46,7 +51,9 @@ impl Kind for Stream {
 }
 
 impl Stream {
-    fn ask(&self, mut kept: Kept, task: &Task, stop: &Stop) -> Ended {
+    /// Hands it the job. `None`: the process had done with it all before it read the line, so that
+    /// the job is another's to do.
+    fn ask(&self, mut kept: Kept, task: &Task, stop: &Stop) -> Option<Ended> {
         let line = line::of(task);
         let timeout = task.handler.timeout;
         let mut held = Held::new(std::slice::from_ref(task));
@@ -58,28 +65,35 @@ impl Stream {
         {
             let errors = kept.take_errors();
             self.pool.put(kept);
-            return answer.ended(errors, &held.notes);
+            return Some(answer.ended(errors, &held.notes));
         }
+        let is_its_own = matches!(came, Came::Stopped | Came::TimedOut) || !kept.is_proven();
         if came == Came::Stopped {
-            self.pool.let_go(&kept)
+            self.pool.let_go(&kept);
         } else {
-            self.pool.lost(&kept)
+            self.pool.lost(&kept);
         }
         let tell = (came != Came::Ended).then_some(Tell::Term);
-        let (exit, errors) = kept.end(tell, self.grace, &mut |heard| match came {
+        let left = kept.end(tell, self.grace, &mut |heard| match came {
             Came::Ended => held.hear(heard),
             _ => Then::More,
         });
-        match held.given.pop().filter(|_| held.spoilt.is_none()) {
+        if left.is_untouched && !is_its_own {
+            if held.spoilt.is_some() {
+                self.pool.warn_of_speech();
+            }
+            return None;
+        }
+        Some(match held.given.pop().filter(|_| held.spoilt.is_none()) {
             // Its last line, without an end.
-            Some((_, answer)) => answer.ended(errors, &held.notes),
+            Some((_, answer)) => answer.ended(left.errors, &held.notes),
             None => {
-                let how = match command::outcome(&exit) {
+                let how = match command::outcome(&left.exit) {
                     (Outcome::Succeeded, _, how) => format!("{how} without an answer"),
                     (_, _, how) => how,
                 };
-                held.unanswered(came, (Outcome::Failed, false, how), &errors, timeout)
+                held.unanswered(came, (Outcome::Failed, false, how), &left.errors, timeout)
             }
-        }
+        })
     }
 }

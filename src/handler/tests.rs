@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{EventId, Headers, JobId};
@@ -49,4 +49,29 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
         key: "the-key".into(),
         mark: format!("sample{}.7.3", std::process::id()),
     }
+}
+
+/// For shell scripts that answer in lines: `of_line` takes the job's number out of `$line`, `ok`
+/// answers that it succeeded, its process in detail, and `answer OUTCOME` whatever else.
+pub(super) const ANSWERS: &str = r#"
+of_line() { job=${line#*\"job\":}; job=${job%%,*}; }
+answer() { echo "{\"job\":$job,\"outcome\":\"$1\",\"detail\":\"$$\"}"; }
+ok() { answer succeeded; }
+"#;
+
+/// Asks until it is so.
+#[track_caller]
+pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Whether there is such a process, ended ones that wait to be reaped included.
+#[track_caller]
+pub(super) fn is_alive(pid: &str) -> bool {
+    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is no process's number");
+    Path::new("/proc").join(pid.trim()).exists()
 }

@@ -40,6 +40,25 @@ impl Errors {
     }
 }
 
+/// Whether a process can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Yes,
+    /// It has ended, or closed one of its pipes.
+    Gone,
+    /// It has said what it was not asked for.
+    Spoke,
+}
+
+/// What a process leaves behind.
+#[derive(Clone, Debug)]
+pub struct Left {
+    pub exit: Exit,
+    pub errors: Errors,
+    /// It has read nothing of what was written to it last: so it can't have begun with it.
+    pub is_untouched: bool,
+}
+
 /// A process that runs; dropped, it is killed.
 pub struct Kept {
     live: Live,
@@ -50,7 +69,7 @@ pub struct Kept {
     number: u64,
     pub(super) started_at: Instant,
     /// It was of use: an exchange with it went well.
-    pub(super) has_answered: bool,
+    pub(super) is_proven: bool,
 }
 
 impl Kept {
@@ -69,8 +88,13 @@ impl Kept {
             output_bytes_max,
             number,
             started_at: Instant::now(),
-            has_answered: false,
+            is_proven: false,
         })
+    }
+
+    /// Whether an exchange with it has gone well before.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -96,18 +120,22 @@ impl Kept {
         self.live.talk(input, last, deadline, stop, &mut |said| line(answers, said, hear))
     }
 
-    /// Whether it can be asked: it runs, and has said nothing that it was not asked for.
-    pub(super) fn is_fit(&mut self) -> bool {
-        let mut is_quiet = !self.answers.is_within();
+    /// Whether it can be asked.
+    pub(super) fn look(&mut self) -> Fit {
+        let mut spoke = self.answers.is_within();
         let answers = &mut self.answers;
         let runs = self.live.look(&mut |said| {
             line(answers, said, &mut |heard| {
-                is_quiet &= matches!(heard, Heard::Note(_));
+                spoke |= !matches!(heard, Heard::Note(_));
                 Then::More
             })
         });
         self.late.extend(self.live.errors.take().1);
-        runs && is_quiet && !self.answers.is_within()
+        match runs {
+            _ if spoke || self.answers.is_within() => Fit::Spoke,
+            true => Fit::Yes,
+            false => Fit::Gone,
+        }
     }
 
     /// What it wrote to stderr; what it writes from here on is another's.
@@ -132,13 +160,13 @@ impl Kept {
         tell: Option<Tell>,
         grace: Duration,
         hear: &mut dyn FnMut(Heard<'_>) -> Then,
-    ) -> (Exit, Errors) {
+    ) -> Left {
         let answers = &mut self.answers;
         let exit = self.live.end(tell, grace, &mut |said| line(answers, said, hear));
         self.answers.end(&mut |line| {
             hear(Heard::Answer(line));
         });
-        (exit, self.take_errors())
+        Left { exit, errors: self.take_errors(), is_untouched: self.live.is_untouched() }
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, Signal, WaitStatus, kill_process_group};
 
 use super::pipes::{Lines, Tail, read_some};
@@ -114,6 +114,9 @@ pub(super) struct Live {
     pub errors: Tail,
     notes: Option<OwnedFd>,
     lines: Lines,
+    /// How much was written to its stdin last, and how much of it was never read.
+    written: u64,
+    unread: Option<u64>,
     is_over: bool,
 }
 
@@ -132,6 +135,8 @@ impl Live {
             errors: Tail::new(0, output_bytes_max),
             notes: Some(child.notes),
             lines: Lines::new(NOTE_BYTES_MAX),
+            written: 0,
+            unread: None,
             is_over: false,
         })
     }
@@ -151,8 +156,14 @@ impl Live {
         hear: &mut dyn FnMut(Said<'_>) -> Then,
     ) -> Came {
         let mut is_deaf = false;
+        self.written = 0;
         let mut wants = self.feed(input, last);
         loop {
+            let closed = self.stdout.is_none() || self.stdin.is_none();
+            if closed && !last && !is_deaf {
+                is_deaf = true;
+                deadline.at = deadline.at.min(Instant::now() + DEAF_PATIENCE);
+            }
             let left = deadline.left();
             if left.is_zero() {
                 return if is_deaf { Came::Deaf } else { Came::TimedOut };
@@ -172,11 +183,6 @@ impl Live {
             if ready.ended {
                 return Came::Ended;
             }
-            let closed = self.stdout.is_none() || self.stdin.is_none();
-            if closed && !last && !is_deaf {
-                is_deaf = true;
-                deadline.at = deadline.at.min(Instant::now() + DEAF_PATIENCE);
-            }
         }
     }
 
@@ -189,16 +195,30 @@ impl Live {
                 break;
             }
             match rustix::io::write(stdin, rest) {
-                Ok(count) => input.written(count),
+                Ok(count) => {
+                    input.written(count);
+                    self.written += count as u64;
+                }
                 Err(Errno::INTR) => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
-                Err(_) => self.stdin = None,
+                Err(_) => {
+                    // Nobody reads it any more.
+                    self.unread = ioctl_fionread(stdin).ok();
+                    self.stdin = None;
+                }
             }
         }
         if last {
             self.stdin = None;
         }
         false
+    }
+
+    /// Whether it has ended without having read anything of what was written to it last. Not known,
+    /// and so not said, once its stdin was closed by us.
+    pub fn is_untouched(&self) -> bool {
+        let now = self.stdin.as_ref().and_then(|stdin| ioctl_fionread(stdin).ok());
+        now.or(self.unread).is_some_and(|left| left >= self.written)
     }
 
     fn wait(&self, feeding: bool, stop: Option<&Stop>, left: Duration) -> Option<Ready> {

@@ -25,7 +25,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
-pub use kept::{ANSWER_BYTES_MAX, Errors, Heard, Kept};
+pub use kept::{ANSWER_BYTES_MAX, Errors, Heard, Kept, Left};
 pub use live::{Came, Deadline, Input, Tell, Then};
 pub use pool::{Pool, wait_for_retired};
 pub use proc::end_marked;

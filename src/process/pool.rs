@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::kept::Kept;
+use super::kept::{Fit, Kept};
 use super::live::{Tell, Then};
 use super::{Exit, GRACE, Program, Stop};
 
@@ -23,8 +23,11 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 /// The processes of one handler that are kept warm. Dropped, it ends them.
-#[derive(Default)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool {
+    /// Whose they are, for the log.
+    name: String,
+    inner: Arc<Inner>,
+}
 
 #[derive(Default)]
 struct Inner(Mutex<State>);
@@ -87,6 +90,10 @@ impl Backoff {
 }
 
 impl Pool {
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), inner: Arc::default() }
+    }
+
     /// A process that can be asked: one that is there, or a new one.
     ///
     /// # Errors
@@ -101,7 +108,7 @@ impl Pool {
             if stop.is_set() {
                 return Err(Exit::Stopped);
             }
-            let mut state = self.0.state();
+            let mut state = self.inner.state();
             if let Some(kept) = state.idle.pop() {
                 state.held.insert(kept.number(), false);
                 drop(state);
@@ -122,12 +129,23 @@ impl Pool {
 
     /// The process, unless it is to be replaced.
     fn checked(&self, mut kept: Kept) -> Option<Kept> {
-        if kept.is_fit() {
-            return Some(kept);
+        match kept.look() {
+            Fit::Yes => return Some(kept),
+            Fit::Gone => log::info!("handler {}: a process ended while it held no job", self.name),
+            Fit::Spoke => self.warn_of_speech(),
         }
         self.let_go(&kept);
         retire(kept);
         None
+    }
+
+    /// Says in the log what otherwise harms nobody, and so would never be known.
+    pub fn warn_of_speech(&self) {
+        log::warn!(
+            "handler {}: a process wrote to stdout while it held no job, and is replaced: expected \
+             one line a job, and no other",
+            self.name
+        );
     }
 
     fn start(
@@ -140,12 +158,12 @@ impl Pool {
         let kept = match kept {
             Ok(kept) => kept,
             Err(why) => {
-                self.0.state().backoff.lost(began, Instant::now());
+                self.inner.state().backoff.lost(began, Instant::now());
                 return Err(why);
             }
         };
-        self.0.state().held.insert(kept.number(), false);
-        if let Err(e) = watch(&kept, &self.0) {
+        self.inner.state().held.insert(kept.number(), false);
+        if let Err(e) = watch(&kept, &self.inner) {
             self.let_go(&kept);
             return Err(format!("it can't be watched: {e}"));
         }
@@ -154,9 +172,9 @@ impl Pool {
 
     /// Gives a process back that did what it was asked for.
     pub fn put(&self, mut kept: Kept) {
-        kept.has_answered = true;
+        kept.is_proven = true;
         let number = kept.number();
-        let mut state = self.0.state();
+        let mut state = self.inner.state();
         state.backoff.lost = 0;
         let has_ended = state.held.remove(&number) == Some(true);
         if state.is_closed || has_ended {
@@ -170,21 +188,21 @@ impl Pool {
     /// what it was asked for, `lost` says so.
     pub fn let_go(&self, kept: &Kept) {
         unwatch(kept.number());
-        self.0.state().held.remove(&kept.number());
+        self.inner.state().held.remove(&kept.number());
     }
 
     /// As `let_go`; the next start waits, if this process has never been of use.
     pub fn lost(&self, kept: &Kept) {
         self.let_go(kept);
-        if !kept.has_answered {
-            self.0.state().backoff.lost(kept.started_at, Instant::now());
+        if !kept.is_proven {
+            self.inner.state().backoff.lost(kept.started_at, Instant::now());
         }
     }
 
     /// Ends what is idle by closing its input, without waiting for it, and keeps nothing from here
     /// on.
     pub fn close(&self) {
-        let mut state = self.0.state();
+        let mut state = self.inner.state();
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
         drop(state);

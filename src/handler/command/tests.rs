@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::config;
 use crate::domain::Event;
+use crate::handler::detail::DETAIL_CHARS_MAX;
 use crate::handler::tests::sample;
 
 fn task(script: &str) -> Task {
@@ -56,33 +58,6 @@ fn an_end_is_an_outcome() {
     }
     check(Exit::TimedOut, true, (TimedOut, false, "timeout 1m 30s: why: said"));
     check(Exit::Stopped, true, (Interrupted, false, "stopped: why: said"));
-}
-
-#[test]
-fn lines_on_descriptor_3_are_understood() {
-    let check = |lines: &[&str], deferred: Option<Option<u64>>, others: &str| {
-        let mut notes = Notes::default();
-        let alive = lines.iter().filter(|line| notes.take(line.as_bytes()) == Note::Alive).count();
-        assert_eq!(notes.deferred, deferred.map(|wait| wait.map(Duration::from_secs)), "{lines:?}");
-        assert_eq!(notes.others, others, "{lines:?}");
-        alive
-    };
-    assert_eq!(check(&[r#"{"alive":true}"#, r#"{ "alive" : true }"#], None, ""), 2);
-    assert_eq!(check(&[r#"{"alive":false}"#], None, r#"{"alive":false}"#), 0);
-    check(&[r#"{"outcome":"deferred","retry_after":"10m"}"#], Some(Some(600)), "");
-    check(&[r#"{"outcome":"deferred","retry_after":90}"#], Some(Some(90)), "");
-    check(&[r#"{"outcome":"deferred"}"#], Some(None), "");
-    check(&[r#"{"outcome":"deferred","retry_after":null}"#], Some(None), "");
-    let soon = r#"{"outcome":"deferred","retry_after":"soon"}"#;
-    check(&[soon], Some(None), soon);
-    check(
-        &[r#"{"outcome":"deferred","retry_after":-1}"#],
-        Some(None),
-        "{\"outcome\":\"deferred\",\"retry_after\":-1}",
-    );
-    assert_eq!(check(&[r#"{"alive":true,"outcome":"deferred"}"#], Some(None), ""), 1);
-    check(&["7 rows", "\u{1b}[1mdone\r", "{}", "[1"], None, "7 rows [1mdone {} [1");
-    check(&[r#"{"outcome":"succeeded"}"#], None, r#"{"outcome":"succeeded"}"#);
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! What a process may not say: its attempt has failed, and it is replaced.
+
+use super::*;
+
+/// For job 2 a process does this; it is replaced, and no other job is harmed.
+#[track_caller]
+fn check(script: &str, detail: &str) {
+    let trial = each(&format!("[ $job != 2 ] || {{ {script}; continue; }}; ok"));
+    let first = trial.process(1);
+    trial.check(2, Outcome::Failed, detail);
+    assert!(!is_alive(&first), "{script}: it goes on");
+    assert_ne!(trial.process(3), first, "{script}");
+}
+
+#[test]
+fn garbage_is_no_answer() {
+    let no_answer = |shown: &str| format!("answered with what is no answer: {shown}");
+    for line in [
+        "done",
+        "{\"job\":2}",
+        "{\"outcome\":\"succeeded\"}",
+        "{\"job\":2,\"outcome\":\"timed_out\"}",
+        "{\"job\":\"2\",\"outcome\":\"succeeded\"}",
+        "[2,\"succeeded\",null,null]",
+        "{\"job\":2,\"outcome\":\"succeeded\"} {}",
+        "{\"job\":2,\"job\":3,\"outcome\":\"succeeded\"}",
+    ] {
+        check(&format!("echo '{line}'"), &no_answer(line));
+    }
+    check("echo garbage; ok", &no_answer("garbage"));
+    check("printf '\\033[1m\\377\\n'; ok", &no_answer("[1m\u{fffd}"));
+    let answer = "{\"job\":2,\"outcome\":\"succeeded\"}";
+    check(&format!("printf '{answer}\\0\\n'"), &no_answer(answer));
+    check("echo why >&2; echo x", &format!("{}: why", no_answer("x")));
+}
+
+#[test]
+fn an_answer_for_another_job_is_none() {
+    check("job=1; ok", "answered for job 1, which it does not hold");
+    check("job=9; ok", "answered for job 9, which it does not hold");
+    check("job=-2; ok", "answered for job -2, which it does not hold");
+    check("job=9; echo \"$(ok; job=2; ok)\"", "answered for job 9, which it does not hold");
+}
+
+#[test]
+fn two_answers_are_none() {
+    check("x=$(ok; ok); echo \"$x\"", "answered twice for job 2");
+    check("x=$(ok; answer failed); echo \"$x\"", "answered twice for job 2");
+    check("x=$(ok; echo x); echo \"$x\"", "answered with what is no answer: x");
+}
+
+#[test]
+fn a_flood_on_stdout_is_no_answer() {
+    let long = "answered with a line of over 1 MiB";
+    check("tr '\\0' x < /dev/zero", long);
+    check(
+        "{ printf '{\"job\":2,\"detail\":\"'; head -c 2000000 /dev/zero | tr '\\0' x
+           echo '\",\"outcome\":\"succeeded\"}'; }",
+        long,
+    );
+    check("yes", "answered with what is no answer: y");
+}
+
+#[test]
+fn a_long_answer_is_one() {
+    let trial = each(
+        "printf '{\"job\":'$job',\"detail\":\"'; head -c 1000000 /dev/zero | tr '\\0' x
+         echo '\",\"outcome\":\"succeeded\"}'",
+    );
+    for job in 1..3 {
+        let ended = trial.run(job);
+        assert_eq!((ended.outcome, ended.detail.len()), (Outcome::Succeeded, 500));
+    }
+}
+
+#[test]
+fn a_flood_on_stderr_or_descriptor_3_is_no_fault() {
+    let flood = "head -c 10000000 /dev/zero | tr '\\0' x";
+    let trial = each(&format!("{flood} >&2; {flood} >&3; echo end >&2; ok"));
+    for job in 1..3 {
+        let ended = trial.run(job);
+        assert_eq!(ended.outcome, Outcome::Succeeded);
+        assert_eq!(ended.stderr.len(), trial.handler.output_bytes_max);
+        assert!(ended.stderr.ends_with(b"xend\n"));
+    }
+}
