@@ -203,8 +203,13 @@ fn what_is_written_to_stderr_is_kept_with_the_attempt_that_was_held() {
 
 #[test]
 fn what_comes_on_stderr_after_the_answer_is_kept_with_the_next_but_not_shown_as_its_end() {
-    let trial = each("if [ $job = 2 ]; then exit 7; fi; ok; echo late >&2; : > late");
+    let trial = each(
+        "if [ $job = 2 ]; then exit 7; fi; ok; until [ -e heard ]; do sleep 0.01; done
+         echo late >&2; : > late",
+    );
     trial.process(1);
+    // Before it was heard that the first is over, it would be the first's.
+    std::fs::write(trial.path().join("heard"), "").unwrap();
     until("it was said", || trial.path().join("late").exists());
     let ended = trial.run(2);
     assert_eq!((ended.detail.as_str(), ended.stderr), ("exit 7", b"late\n".to_vec()));
