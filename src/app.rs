@@ -3,6 +3,7 @@
 //! Start: lock, file, what was left behind, listeners, then writer, dispatcher, workers, upkeep,
 //! intake. Stop: no new jobs, running ones end, intake ends, then the rest by dropping senders.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,8 +17,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, Config, Loaded, Secrets};
-use crate::dispatcher::{self, Dispatcher, Ear, Hub};
+use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
+use crate::domain::HandlerId;
 use crate::expression::Pool;
+use crate::handler::Ready;
 use crate::process::{self, GRACE};
 use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
@@ -119,6 +122,7 @@ struct Server {
     running: Arc<Running>,
     tally: Arc<Tally>,
     paths: Paths,
+    handlers: ArcSwap<HashMap<HandlerId, Arc<Ready>>>,
     writer: Handle,
     intake: web::Listening,
     upkeep: (Sender<()>, JoinHandle<()>),
@@ -173,7 +177,7 @@ impl Server {
         let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
-        let handlers = ready(&config, registry, secrets);
+        let handlers = ready(&config, registry, secrets, &Handlers::default());
         let (to, from) = bounded(workers);
         let dispatching = dispatcher::start(Dispatcher {
             hub: Arc::clone(&hub),
@@ -183,7 +187,7 @@ impl Server {
             clock,
             to,
             threads: workers,
-            handlers,
+            handlers: Arc::clone(&handlers),
         })?;
         let freed = Arc::clone(&hub);
         let shared = Shared {
@@ -208,6 +212,7 @@ impl Server {
             running,
             tally,
             paths,
+            handlers: ArcSwap::new(Arc::clone(&handlers)),
             writer,
             intake,
             upkeep,
@@ -250,7 +255,9 @@ impl Server {
         self.writer.op(Op::Recount);
         self.gate.configure(&config, &registry, &secrets, counts);
         self.paths.store(Arc::new(source_paths(&config)));
-        self.hub.configure(ready(&config, &registry, &secrets));
+        let handlers = ready(&config, &registry, &secrets, &self.handlers.load());
+        self.handlers.store(Arc::clone(&handlers));
+        self.hub.configure(handlers);
         self.config.store(Arc::new(config));
         self.writer.op(Op::Act(acts::Act {
             at_ms: clock::wall_ms(),

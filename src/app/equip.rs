@@ -22,11 +22,22 @@ pub(super) fn source_paths(config: &Config) -> HashMap<String, String> {
 }
 
 /// Handlers with their environments, by their numbers.
-pub(super) fn ready(config: &Config, registry: &Registry, secrets: &Secrets) -> Handlers {
+/// One that is as it was stays, with the processes that it keeps warm.
+pub(super) fn ready(
+    config: &Config,
+    registry: &Registry,
+    secrets: &Secrets,
+    before: &Handlers,
+) -> Handlers {
     let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
-        all.insert(id, Arc::new(equip(handler, secrets)));
+        let ready = equip(handler, secrets);
+        let ready = match before.get(&id) {
+            Some(before) if before.is_like(&ready) => Arc::clone(before),
+            _ => Arc::new(ready),
+        };
+        all.insert(id, ready);
     }
     Arc::new(all)
 }

@@ -57,12 +57,14 @@ impl Answer {
             asked if notes::wait(asked).is_none() => format!("retry_after is no wait: {asked}"),
             _ => String::new(),
         };
-        let said = match &self.detail {
-            Value::Null => last_line(errors.own()),
-            Value::String(text) => one_line(text.as_bytes()),
-            other => one_line(other.to_string().as_bytes()),
+        // What the handler says of itself stands as it said it.
+        let (how, said) = match &self.detail {
+            Value::Null => ("answered", last_line(errors.own())),
+            Value::String(text) => ("", one_line(text.as_bytes())),
+            other => ("", one_line(other.to_string().as_bytes())),
         };
-        let detail = detail::of(&["answered", &said, &wrong, &notes.others]);
+        let how = if said.is_empty() { "answered" } else { how };
+        let detail = detail::of(&[how, &said, &wrong, &notes.others]);
         let (dead, stdout) = (self.outcome == Answered::Dead, Vec::new());
         Ended { outcome, dead, detail, wait, stdout, stderr: errors.all }
     }

@@ -36,6 +36,16 @@ pub struct Ready {
     pub kind: Box<dyn Kind>,
 }
 
+impl Ready {
+    /// Whether nothing would change if it stood for the other.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.settings == other.settings
+            && self.env == other.env
+            && self.headers == other.headers
+            && self.sign == other.sign
+    }
+}
+
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ready({})", self.settings.name)

@@ -26,3 +26,4 @@ mod shipped;
 mod splits;
 mod systemd;
 mod urls;
+mod warm;

@@ -83,7 +83,7 @@ impl Trial {
     fn process(&self, job: i64) -> String {
         let ended = self.run(job);
         assert_eq!(ended.outcome, Outcome::Succeeded, "{}", ended.detail);
-        ended.detail.strip_prefix("answered: ").unwrap_or_default().to_owned()
+        ended.detail
     }
 
     #[track_caller]
@@ -140,17 +140,17 @@ fn an_answer_is_an_outcome() {
     };
     check(r#""outcome":"succeeded""#, (Succeeded, false, "answered: why"), None);
     check(r#""outcome":"failed""#, (Failed, false, "answered: why"), None);
-    check(r#""outcome":"dead","detail":"no such""#, (Failed, true, "answered: no such"), None);
+    check(r#""outcome":"dead","detail":"no such""#, (Failed, true, "no such"), None);
     check(r#""outcome":"deferred""#, (Deferred, false, "answered: why"), None);
     let later = r#""outcome":"deferred","detail":"busy\n","retry_after":"10m""#;
-    check(later, (Deferred, false, "answered: busy"), Some(600));
+    check(later, (Deferred, false, "busy"), Some(600));
     let later = r#""outcome":"failed","detail":"busy","retry_after":90"#;
-    check(later, (Failed, false, "answered: busy"), Some(90));
+    check(later, (Failed, false, "busy"), Some(90));
     let soon = r#""outcome":"failed","detail":"busy","retry_after":"soon""#;
-    check(soon, (Failed, false, "answered: busy: retry_after is no wait: \"soon\""), None);
+    check(soon, (Failed, false, "busy: retry_after is no wait: \"soon\""), None);
     // What is not asked for is no fault.
     let more = r#""outcome":"succeeded","detail":{"id":17},"retry_after":"1s","more":[]"#;
-    check(more, (Succeeded, false, "answered: {\"id\":17}"), None);
+    check(more, (Succeeded, false, "{\"id\":17}"), None);
     let null = r#""outcome":"succeeded","detail":null,"retry_after":null"#;
     check(null, (Succeeded, false, "answered: why"), None);
 }

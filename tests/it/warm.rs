@@ -1,0 +1,104 @@
+//! Streams and batches in the real server: processes that stay, and what becomes of them when the
+//! configuration is read again, and when the server ends.
+
+use rustix::process::Signal;
+
+use crate::scenario::{Scenario, Server, is_alive, scenario};
+
+/// Answers each line, and writes down its own number.
+const ANSWERS: &str = r#"echo $$ >> pids
+while read -r line; do
+  job=${line#*\"job\":}; job=${job%%,*}
+  echo "$job" >> seen
+  case $line in *hang*) : > hangs; sleep 1000;; esac
+  echo "{\"job\":$job,\"outcome\":\"succeeded\",\"detail\":\"well\"}"
+done"#;
+
+fn streaming(keys: &str) -> Scenario {
+    scenario().source("a", "").handler("h", &format!("mode = \"stream\"\n{keys}"), ANSWERS)
+}
+
+fn pids(server: &Server) -> Vec<String> {
+    server.text_of("pids").lines().map(str::to_owned).collect()
+}
+
+fn succeeded(server: &Server, count: usize) {
+    let sql = "select count(*) from outcomes where outcome = 'succeeded'";
+    server.until(sql, &count.to_string());
+}
+
+#[test]
+fn one_process_answers_job_after_job_and_stays_when_the_configuration_is_read_again() {
+    let mut server = streaming("concurrency = 1").start();
+    for n in 0..5 {
+        server.post("/hooks/a", format!("{{\"n\":{n}}}"));
+    }
+    succeeded(&server, 5);
+    server.reload_with("[sources.b]");
+    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 6);
+    assert_eq!(pids(&server).len(), 1, "{:?}", pids(&server));
+    assert_eq!(server.value("select distinct detail from outcomes"), "well");
+}
+
+#[test]
+fn other_settings_are_another_process_and_the_old_one_is_ended() {
+    let mut server = streaming("concurrency = 1").start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    *server.config() = server.config().replace("concurrency = 1", "timeout = \"9s\"");
+    server.write_config();
+    server.signal(Signal::HUP);
+    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 2);
+    let pids = pids(&server);
+    assert_eq!(pids.len(), 2);
+    crate::scenario::until("the old one has ended", || !is_alive(&pids[0]));
+}
+
+#[test]
+fn a_server_that_stops_leaves_no_process() {
+    let mut server = streaming("").start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    assert_eq!(server.stop(), Some(0));
+    assert!(pids(&server).iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
+fn a_killed_server_ends_what_it_left_and_runs_nothing_again_that_succeeded() {
+    let mut server = streaming("concurrency = 1").start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    server.post("/hooks/a", "\"hang\"");
+    crate::scenario::until("it hangs", || server.path().join("hangs").exists());
+    server.kill();
+    let left = pids(&server);
+    server.start();
+    assert!(left.iter().all(|pid| !is_alive(pid)), "ended before anything runs again");
+    server.until("select outcome from outcomes where job = 2", "interrupted");
+    crate::scenario::until("it runs again", || server.text_of("seen").lines().count() == 3);
+    assert_eq!(server.text_of("seen"), "1\n2\n2\n");
+    let cancelled = server.cli(&["cancel", "2"]);
+    assert!(cancelled.status.success());
+    server.until(
+        "select job_state from outcomes where job = 2 order by id desc limit 1",
+        "cancelled",
+    );
+}
+
+#[test]
+fn a_process_that_answers_for_another_job_fails_its_own_and_is_replaced() {
+    let script = r#"echo $$ >> pids
+read -r line
+if [ -e once ]; then echo '{"job":1,"outcome":"succeeded"}'; else : > once; echo '{"job":77,"outcome":"succeeded"}'; fi
+read -r line"#;
+    let keys = "mode = \"stream\"\nretry = { first = \"10ms\" }";
+    let server = scenario().source("a", "").handler("h", keys, script).start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    assert_eq!(server.list("select outcome from outcomes order by id"), ["failed", "succeeded"]);
+    assert_eq!(pids(&server).len(), 2);
+}
