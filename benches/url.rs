@@ -1,0 +1,50 @@
+//! What the client of `url` handlers does by itself: threads that only post, one after another, over
+//! one agent's kept connections. `url URL THREADS SECONDS` prints one line of JSON.
+
+use std::env::args;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ureq::Agent;
+
+const USAGE: &str = "usage: url URL THREADS SECONDS";
+
+const BODY: &[u8] = include_bytes!("body.json");
+
+fn main() -> anyhow::Result<()> {
+    let url = args().nth(1).context(USAGE)?;
+    let threads: usize = args().nth(2).context(USAGE)?.parse()?;
+    let length = Duration::from_secs_f64(args().nth(3).context(USAGE)?.parse()?);
+    let agent: Agent = Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(30)))
+        .max_idle_connections(threads)
+        .max_idle_connections_per_host(threads)
+        .build()
+        .into();
+    let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));
+    let end = Instant::now() + length;
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    let done = match post(&agent, &url) {
+                        Ok(()) => &good,
+                        Err(_) => &bad,
+                    };
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (good, bad) = (good.into_inner(), bad.into_inner());
+    let rate = good as f64 / length.as_secs_f64();
+    println!(r#"{{"rate": {rate:.1}, "good": {good}, "bad": {bad}}}"#);
+    Ok(())
+}
+
+fn post(agent: &Agent, url: &str) -> Result<(), ureq::Error> {
+    let request = agent.post(url).header("content-type", "application/json");
+    let mut answer = request.header("idempotency-key", "the-key").send(BODY)?;
+    answer.body_mut().read_to_vec().map(drop)
+}
