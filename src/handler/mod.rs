@@ -43,6 +43,7 @@ impl Ready {
             && self.env == other.env
             && self.headers == other.headers
             && self.sign == other.sign
+            && !self.kind.is_read_anew()
     }
 }
 
@@ -84,6 +85,11 @@ pub trait Kind: Send + Sync {
     /// Runs one attempt to its end. Never panics, never outlives its `timeout` by more than the
     /// time it takes to end what it started, and leaves no process behind but those it keeps warm.
     fn run(&self, task: &Task, stop: &Stop) -> Ended;
+
+    /// At a reload it is made anew although its settings are the same: it read what is not in them.
+    fn is_read_anew(&self) -> bool {
+        false
+    }
 
     /// Runs attempts that were claimed together; `over` hears of each, by its place, exactly once.
     /// More than one comes only where `mode = "batch"`.

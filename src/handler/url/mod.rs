@@ -75,6 +75,11 @@ impl Kind for Url {
             Err(error) => failed(error, task, &exchange),
         }
     }
+
+    /// The authorities that the system trusts.
+    fn is_read_anew(&self) -> bool {
+        true
+    }
 }
 
 impl Client {
