@@ -8,11 +8,12 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::fault::{Log, Place};
 use super::table::Table;
-use super::{EnvValue, Handler, values};
+use super::{EnvValue, Handler, Mode, values};
 
 pub(super) fn warn(table: &Table<'_>, handler: &Handler) {
     if !handler.command.is_empty() {
         warn_of_command(table, handler);
+        warn_of_script(table, handler);
         warn_of_directory(table, handler);
     }
 }
@@ -35,6 +36,18 @@ fn warn_of_command(table: &Table<'_>, handler: &Handler) {
         format!("names {shown}, which is not in PATH: install it, or write its path with a slash")
     };
     value.warn(reason);
+}
+
+/// What a CGI program is to run is seen by nobody but that program, which may say little.
+fn warn_of_script(table: &Table<'_>, handler: &Handler) {
+    let [_, .., script] = handler.command.as_slice() else { return };
+    if handler.mode == Mode::Cgi
+        && !handler.directory.join(script).is_file()
+        && let Some(value) = table.get("command")
+    {
+        let shown = values::shown_text(script);
+        value.warn(format!("ends with {shown}, which does not exist: expected a script"));
+    }
 }
 
 enum Runs {

@@ -42,6 +42,20 @@ fn less_than_full_durability_is_a_warning() {
 }
 
 #[test]
+fn a_cgi_script_that_is_not_there_is_a_warning() {
+    let handler = "[sources.a]\n[handlers.h]\nsources = ['a']\nmode = 'cgi'\n\
+                   command = ['sh', '-e', 'hooks/a.sh']";
+    let folder = Folder::new(handler);
+    let text = "config.toml:5: handlers.h.command ends with \"hooks/a.sh\", which does not exist: \
+                expected a script";
+    assert_eq!(folder.warnings(), [text]);
+    std::fs::create_dir(folder.path().join("hooks")).unwrap();
+    assert_eq!(folder.write("hooks/a.sh", "").warnings(), Vec::<String>::new());
+    check(&handler.replace("'sh', '-e', 'hooks/a.sh'", "'sh'"), &[]);
+    check(&handler.replace("'cgi'", "'each'"), &[]);
+}
+
+#[test]
 fn a_handler_that_could_not_start_is_a_warning() {
     let handler = |rest: &str| format!("[sources.a]\n[handlers.h]\nsources = ['a']\n{rest}");
     let folder = Folder::new(&handler("command = ['./crm.py']")).write("crm.py", "#!/bin/sh\n");
