@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use super::evaluate::{Evaluator, STAGE_INPUT};
 use super::wire::{self, Take};
@@ -20,13 +21,20 @@ const MEMORY_BYTES: u64 = (256 << 20) - STACK_BYTES as u64;
 /// Holds whatever 4 KiB of text nest, twice over.
 const STACK_BYTES: usize = 64 << 20;
 
-/// A buffer that has grown larger is given back.
-const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// What a pipe holds.
+const BUFFER_BYTES: usize = 64 << 10;
 
-/// `arguments`: those after the command.
-pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let ms = arguments.next().and_then(|ms| ms.to_str()?.parse().ok());
-    let Some(processor_ms) = ms else {
+/// Room that was needed for a larger question is given back.
+const QUESTION_BYTES_MAX: usize = 1 << 20;
+
+/// Answers are handed over together where questions came together, but none waits longer.
+const HELD_BACK: Duration = Duration::from_micros(200);
+
+/// `arguments`: those after the command: the processor time of an event in milliseconds, and how many
+/// answers are handed over one by one.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let numbers = arguments.map(|number| number.to_str().and_then(|it| it.parse().ok()));
+    let Some(&[processor_ms, one_by_one]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
         return ExitCode::from(2);
     };
     use_one_heap();
@@ -35,7 +43,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let thread = std::thread::Builder::new().name("expression".into()).stack_size(STACK_BYTES);
     let done = thread.spawn(move || {
         let confined = confine(processor_ms, MEMORY_BYTES)?;
-        serve(&confined)
+        serve(&confined, one_by_one)
     });
     match done.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
@@ -44,29 +52,40 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Until the end of its input.
-fn serve(confined: &Confined) -> io::Result<()> {
-    let (mut from, mut to) = (BufReader::new(Pipes), BufWriter::with_capacity(16 << 10, Pipes));
+fn serve(confined: &Confined, mut one_by_one: u32) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(BUFFER_BYTES, Pipes);
+    let mut to = BufWriter::with_capacity(BUFFER_BYTES, Pipes);
     let (mut evaluator, mut question) = (Evaluator::default(), Vec::new());
+    let mut since = Instant::now();
     loop {
-        confined.set_stage(0);
-        confined.begin()?;
+        let is_first = from.buffer().is_empty();
         let mut length = [0; 4];
         match from.read_exact(&mut length) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e),
         }
+        confined.count_anew()?;
+        if is_first {
+            since = Instant::now();
+        }
         question.resize(u32::from_le_bytes(length) as usize, 0);
         from.read_exact(&mut question)?;
-        confined.set_stage(STAGE_INPUT);
+        confined.begin(STAGE_INPUT);
         let mut take = Take(&question);
         let request = take.request().ok_or(io::ErrorKind::InvalidData)?;
         let answer = take
             .scene(|scene| evaluator.answer(&request, scene, &|stage| confined.set_stage(stage)));
         let answer = answer.ok_or(io::ErrorKind::InvalidData)?;
         wire::write_answer(&answer, &mut to)?;
-        to.flush()?;
-        if question.capacity() > BUFFER_BYTES_MAX {
+        let is_last = from.buffer().is_empty();
+        if is_last || one_by_one > 0 || since.elapsed() > HELD_BACK {
+            one_by_one = one_by_one.saturating_sub(1);
+            to.flush()?;
+            since = Instant::now();
+        }
+        confined.set_stage(0);
+        if question.capacity() > QUESTION_BYTES_MAX {
             question = Vec::new();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ const MEMORY_BYTES_MAX: usize = 4 << 20;
 
 /// The head of an answer has no items in it.
 const HEAD_BYTES_MAX: usize = 16 << 20;
+
+/// What a pipe holds.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// While an answer is waited for, the queue is looked at so often.
 const TICK: Duration = Duration::from_millis(30);
@@ -47,25 +51,36 @@ pub(super) enum Deaf {
 pub(super) struct Patience<'a> {
     pub until: Instant,
     /// `false`: nothing more is waited for.
-    pub tick: &'a mut dyn FnMut() -> bool,
+    pub tick: &'a mut dyn FnMut(&Ears) -> bool,
 }
 
 /// A process, and what was heard of it but not yet taken.
 pub(super) struct Ears {
     pub servant: Servant,
-    buffer: Vec<u8>,
-    taken: usize,
+    /// Answers that were heard.
+    heard: u32,
+    buffer: Box<[u8]>,
+    /// What of it came and is not yet taken.
+    fresh: Range<usize>,
 }
 
 impl Ears {
     pub fn new(servant: Servant) -> Self {
-        Self { servant, buffer: Vec::new(), taken: 0 }
+        Self { servant, heard: 0, buffer: vec![0; BUFFER_BYTES].into(), fresh: 0..0 }
+    }
+
+    /// Of those that are asked and not yet answered, which one it is at, and at which stage; `None`:
+    /// at none.
+    pub fn at_hand(&self) -> Option<(usize, u32)> {
+        let (begun, stage) = self.servant.progress();
+        let at = begun.wrapping_sub(self.heard).checked_sub(1)?;
+        (stage != 0).then_some((at as usize, stage))
     }
 
     /// Asks.
     pub fn say(&self, mut bytes: &[u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
         while !bytes.is_empty() {
-            let written = patience.wait(|until| self.servant.write(bytes, until))?;
+            let written = patience.wait(self, |ears, until| ears.servant.write(bytes, until))?;
             bytes = &bytes[written..];
         }
         Ok(())
@@ -83,7 +98,7 @@ impl Ears {
         self.take_all(&mut head, patience)?;
         let head = Take(&head).head().ok_or(Deaf::Garbled)?;
         patience.until = patience.until.max(Instant::now() + HANDED_OVER);
-        Ok(match head {
+        let heard = match head {
             Head::Outputs(Err(reason)) => Heard::Outputs(Err(reason)),
             Head::Outputs(Ok(sizes)) => Heard::Outputs(Ok(self.items(sizes, folder, patience)?)),
             Head::Answers { dedupe, takers } => {
@@ -93,7 +108,9 @@ impl Ears {
                 }
                 Heard::Answers { dedupe, takers: received }
             }
-        })
+        };
+        self.heard = self.heard.wrapping_add(1);
+        Ok(heard)
     }
 
     fn receive(
@@ -140,11 +157,9 @@ impl Ears {
         let mut file = without_a_name(folder).map_err(disk)?;
         while left > 0 {
             self.fill(patience)?;
-            let some = &self.buffer[self.taken..];
-            let some = &some[..some.len().min(left)];
+            let some = self.some(left);
             file.write_all(some).map_err(disk)?;
             left -= some.len();
-            self.taken += some.len();
         }
         Ok(Items::in_file(file, ends))
     }
@@ -152,41 +167,48 @@ impl Ears {
     fn take_all(&mut self, mut to: &mut [u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
         while !to.is_empty() {
             self.fill(patience)?;
-            let some = &self.buffer[self.taken..];
-            let count = some.len().min(to.len());
-            to[..count].copy_from_slice(&some[..count]);
-            self.taken += count;
-            to = &mut to[count..];
+            let some = self.some(to.len());
+            let (now, later) = to.split_at_mut(some.len());
+            now.copy_from_slice(some);
+            to = later;
         }
         Ok(())
     }
 
     /// Something is there.
     fn fill(&mut self, patience: &mut Patience<'_>) -> Result<(), Deaf> {
-        const BUFFER_BYTES: usize = 64 << 10;
-        if self.taken < self.buffer.len() {
+        if !self.fresh.is_empty() {
             return Ok(());
         }
-        self.taken = 0;
-        self.buffer.resize(BUFFER_BYTES, 0);
-        let came = patience.wait(|until| self.servant.read(&mut self.buffer, until));
-        self.buffer.truncate(came.as_ref().map_or(0, |count| *count));
-        came.map(drop)
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let came = patience.wait(self, |ears, until| ears.servant.read(&mut buffer, until));
+        self.buffer = buffer;
+        self.fresh = 0..came?;
+        Ok(())
+    }
+
+    /// Takes at most so much of what is there.
+    fn some(&mut self, max: usize) -> &[u8] {
+        let start = self.fresh.start;
+        let end = self.fresh.end.min(start + max);
+        self.fresh.start = end;
+        &self.buffer[start..end]
     }
 }
 
 impl Patience<'_> {
     fn wait(
         &mut self,
-        mut does: impl FnMut(Instant) -> Result<usize, Lost>,
+        ears: &Ears,
+        mut does: impl FnMut(&Ears, Instant) -> Result<usize, Lost>,
     ) -> Result<usize, Deaf> {
         loop {
             let now = Instant::now();
-            match does(self.until.min(now + TICK)) {
+            match does(ears, self.until.min(now + TICK)) {
                 Ok(count) => return Ok(count),
                 Err(Lost::Ended) => return Err(Deaf::Ended),
                 Err(Lost::NotYet) if Instant::now() >= self.until => return Err(Deaf::Late),
-                Err(Lost::NotYet) if !(self.tick)() => return Err(Deaf::Closed),
+                Err(Lost::NotYet) if !(self.tick)(ears) => return Err(Deaf::Closed),
                 Err(Lost::NotYet) => {}
             }
         }

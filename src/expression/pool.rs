@@ -176,9 +176,8 @@ impl Inner {
     }
 
     fn start(&self, lane: Lane) -> bool {
-        let mut program = self.program.clone();
-        program.args.push(lane.processor_ms().to_string());
-        let (queue, folder) = (Arc::clone(&self.queue), self.folder.clone());
+        let (program, queue, folder) =
+            (self.program.clone(), Arc::clone(&self.queue), self.folder.clone());
         let slot = Slot { queue, lane, program, folder };
         let thread = std::thread::Builder::new().name("expression".into());
         match thread.spawn(move || slot.run()) {

@@ -145,8 +145,11 @@ impl Queue {
         waiting.put(job, false);
         let starts = waiting.count > waiting.idle && waiting.threads < self.processes;
         waiting.threads += usize::from(starts);
+        let is_heard = waiting.idle > 0;
         drop(waiting);
-        self.bells[lane as usize].notify_one();
+        if is_heard {
+            self.bells[lane as usize].notify_one();
+        }
         starts
     }
 
@@ -208,6 +211,12 @@ impl Queue {
         jobs.rev().for_each(|job| waiting.put(job, true));
         drop(waiting);
         self.bells[lane as usize].notify_one();
+    }
+
+    /// Whether the party may have another process.
+    pub fn may_have_more(&self, lane: Lane, party: u64) -> bool {
+        let waiting = self.lane(lane);
+        waiting.held.get(&party).is_none_or(|held| held + 1 < self.processes)
     }
 
     /// A group is done with.

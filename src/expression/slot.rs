@@ -25,6 +25,9 @@ const WORTHWHILE: Duration = Duration::from_millis(50);
 /// A process may be ended by others; so often it is taken for that.
 const LOST_MAX: u32 = 2;
 
+/// After one has ended badly, so many answers are handed over one by one: others like that may come.
+const ONE_BY_ONE: u32 = 1000;
+
 /// Between starts that fail, doubled each time.
 const BACKOFF: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -49,14 +52,22 @@ pub(super) struct Slot {
 
 impl Lane {
     /// Processor time of an event, which the process itself keeps to.
-    pub fn processor_ms(self) -> u32 {
+    fn processor_ms(self) -> u32 {
         match self {
             Self::Intake => 2000,
             Self::Later => 1000,
         }
     }
 
-    /// By the clock, in case the machine is busy: a sender is answered within 3 s, waiting included.
+    /// From when it was asked: a sender is answered within 3 s.
+    fn in_all(self) -> Option<Duration> {
+        match self {
+            Self::Intake => Some(Duration::from_millis(2900)),
+            Self::Later => None,
+        }
+    }
+
+    /// By the clock, in case the machine is busy.
     fn time(self) -> Duration {
         match self {
             Self::Intake => Duration::from_millis(2400),
@@ -89,8 +100,14 @@ impl Slot {
 
     /// `false`: processes can't be had.
     fn group(&self, mut jobs: VecDeque<Job>, child: &mut Option<Ears>) -> bool {
-        while !jobs.is_empty() {
-            let mut ears = match child.take().map_or_else(|| self.start(), Ok) {
+        let mut one_by_one = 0;
+        loop {
+            // Those that others held up for too long are told.
+            jobs.retain(|job| self.left(job) >= WORTHWHILE);
+            if jobs.is_empty() {
+                return true;
+            }
+            let mut ears = match child.take().map_or_else(|| self.start(one_by_one), Ok) {
                 Ok(ears) => ears,
                 Err(why) => {
                     log::warn!("expressions: no process to evaluate them: {why}");
@@ -101,39 +118,52 @@ impl Slot {
                 After::Fit => *child = Some(ears),
                 After::Spent => drop(ears),
                 After::Died => {
-                    let stage = ears.servant.stage();
-                    if !self.after_death(stage, ears.servant.end(), &mut jobs) {
+                    let at_hand = ears.at_hand();
+                    if !self.after_death(at_hand, ears.servant.end(), &mut jobs) {
                         return false;
                     }
+                    one_by_one = ONE_BY_ONE;
                 }
             }
         }
-        true
     }
 
-    fn start(&self) -> Result<Ears, String> {
-        Servant::start(&self.program).map(Ears::new)
+    fn start(&self, one_by_one: u32) -> Result<Ears, String> {
+        let mut program = self.program.clone();
+        program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
+        Servant::start(&program).map(Ears::new)
+    }
+
+    /// How long a process may still take for it.
+    fn left(&self, job: &Job) -> Duration {
+        let by_itself = job.began.map(|began| began + self.lane.time());
+        let in_all = self.lane.in_all().map(|in_all| job.since + in_all);
+        let until = [by_itself, in_all].into_iter().flatten().min();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        left.unwrap_or_else(|| self.lane.time())
     }
 
     /// Hands them over and tells what comes.
     fn ask(&self, ears: &mut Ears, jobs: &mut VecDeque<Job>) -> After {
-        let mut after = match self.say(ears, jobs) {
-            Ok(()) => After::Fit,
+        match self.say(ears, jobs) {
+            Ok(()) => {}
             Err(Deaf::Closed) => {
                 jobs.clear();
-                After::Spent
+                return After::Spent;
             }
-            Err(_) => After::Died,
-        };
-        while after == After::Fit {
-            let Some(mut job) = jobs.pop_front() else { break };
+            Err(_) => return After::Died,
+        }
+        let mut gave_back = false;
+        while let Some(mut job) = jobs.pop_front() {
             let now = Instant::now();
-            let until = *job.began.get_or_insert(now) + self.lane.time();
-            let mut tick = || {
-                if now.elapsed() >= HELD_UP && !jobs.is_empty() {
-                    self.queue.give_back(self.lane, jobs.drain(..));
+            job.began.get_or_insert(now);
+            let (until, party) = (now + self.left(&job), job.party);
+            let mut tick = |ears: &Ears| {
+                if now.elapsed() >= HELD_UP && self.queue.may_have_more(self.lane, party) {
+                    let at = ears.at_hand().map_or(0, |(at, _)| at).min(jobs.len());
                     // They are on their way to it all the same.
-                    after = After::Spent;
+                    gave_back |= at < jobs.len();
+                    self.queue.give_back(self.lane, jobs.drain(at..));
                 }
                 self.queue.look(self.lane)
             };
@@ -142,33 +172,38 @@ impl Slot {
                 Ok(heard) => answer(job, heard),
                 Err(Deaf::Ended) => {
                     jobs.push_front(job);
-                    after = After::Died;
+                    return After::Died;
                 }
                 Err(deaf) => {
                     self.unanswered(job, deaf, jobs);
-                    after = After::Spent;
+                    return After::Spent;
                 }
             }
         }
-        after
+        if gave_back { After::Spent } else { After::Fit }
     }
 
     /// What is large goes alone, so that it need not be copied.
     fn say(&self, ears: &Ears, jobs: &VecDeque<Job>) -> Result<(), Deaf> {
         let until = Instant::now() + self.lane.time();
-        let mut patience = Patience { until, tick: &mut || self.queue.look(self.lane) };
+        let mut patience = Patience { until, tick: &mut |_| self.queue.look(self.lane) };
         if let ([job], []) | ([], [job]) = jobs.as_slices() {
             ears.say(&job.head(), &mut patience)?;
             return ears.say(&job.scene, &mut patience);
         }
-        let all: Vec<u8> =
-            jobs.iter().flat_map(|job| [job.head(), job.scene.clone()]).flatten().collect();
+        let mut all = Vec::new();
+        for job in jobs {
+            all.extend_from_slice(&job.head());
+            all.extend_from_slice(&job.scene);
+        }
         ears.say(&all, &mut patience)
     }
 
     /// There is no answer, although its process runs.
     fn unanswered(&self, mut job: Job, deaf: Deaf, jobs: &mut VecDeque<Job>) {
         match deaf {
+            // Others held it up for most of its time.
+            Deaf::Late if job.began.is_none_or(|began| began.elapsed() < self.lane.time()) => {}
             Deaf::Late => {
                 let reason = format!("took more than {} s", self.lane.time().as_secs_f32());
                 if let What::Questions(open) = &mut job.what {
@@ -182,11 +217,17 @@ impl Slot {
         }
     }
 
-    /// The first of `jobs` was in hand when its process ended: the expression that did it has
-    /// failed, and what is left is worth asking while there is time. `false`: it was none of them.
-    fn after_death(&self, stage: u32, gone: Gone, jobs: &mut VecDeque<Job>) -> bool {
-        let Some(mut job) = jobs.pop_front() else { return true };
-        if stage == 0 {
+    /// Its process ended: the expression that did it has failed, and what is left is worth asking
+    /// while there is time. `false`: it was none of them.
+    fn after_death(
+        &self,
+        at_hand: Option<(usize, u32)>,
+        gone: Gone,
+        jobs: &mut VecDeque<Job>,
+    ) -> bool {
+        let (at, stage) = at_hand.unwrap_or_default();
+        let Some(mut job) = jobs.remove(at) else { return true };
+        if at_hand.is_none() {
             job.lost += 1;
             if job.lost > LOST_MAX {
                 log::warn!("expressions: processes end before they begin: {gone:?}");
@@ -196,16 +237,20 @@ impl Slot {
             return true;
         }
         let reason = self.reason(gone);
-        let left = job.began.map_or(Duration::MAX, |began| {
-            (began + self.lane.time()).saturating_duration_since(Instant::now())
-        });
         if let What::Questions(open) = &mut job.what {
             open.fail(stage, &reason);
-            if !open.is_empty() && left >= WORTHWHILE {
+            if open.is_empty() {
+                finish(job, &reason);
+                return true;
+            }
+            job.began.get_or_insert_with(Instant::now);
+            if self.left(&job) >= WORTHWHILE {
                 jobs.push_front(job);
                 return true;
             }
-            open.fail_all(&reason);
+            if let What::Questions(open) = &mut job.what {
+                open.fail_all(&reason);
+            }
         }
         finish(job, &reason);
         true

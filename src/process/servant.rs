@@ -72,9 +72,10 @@ impl Servant {
         Ok(Self { pid, to, from, _errors: errors, page, is_reaped: false })
     }
 
-    /// What it last wrote down.
-    pub fn stage(&self) -> u32 {
-        self.page.stage().load(Ordering::Relaxed)
+    /// What it last wrote down: how much it has begun, and what it is at.
+    pub fn progress(&self) -> (u32, u32) {
+        let [begun, stage] = self.page.numbers();
+        (begun.load(Ordering::Acquire), stage.load(Ordering::Acquire))
     }
 
     /// Writes some of `bytes`, until a moment; how many it took.
@@ -148,7 +149,7 @@ fn ready(
 
 /// Memory that both sides see, or one's view of it.
 #[derive(Debug)]
-struct Page(NonNull<AtomicU32>);
+struct Page(NonNull<[AtomicU32; 2]>);
 
 // SAFETY: the page is reached by atomic reads and writes alone, from whatever thread.
 unsafe impl Send for Page {}
@@ -168,7 +169,7 @@ impl Page {
         NonNull::new(at.cast()).map(Self).ok_or(Errno::NOMEM)
     }
 
-    fn stage(&self) -> &AtomicU32 {
+    fn numbers(&self) -> &[AtomicU32; 2] {
         // SAFETY: the page is mapped as long as this lives, begins on a page's boundary, and is
         // zeroed when it is made.
         unsafe { self.0.as_ref() }
@@ -226,13 +227,22 @@ fn memory_now() -> io::Result<u64> {
 }
 
 impl Confined {
-    /// Writes down what it is at.
+    /// Writes down what it is at; 0: nothing.
     pub fn set_stage(&self, stage: u32) {
-        self.page.stage().store(stage, Ordering::Relaxed);
+        self.page.numbers()[1].store(stage, Ordering::Release);
+    }
+
+    /// Writes down that it begins with the next, at a stage of it.
+    pub fn begin(&self, stage: u32) {
+        self.page.numbers()[0].fetch_add(1, Ordering::Release);
+        self.set_stage(stage);
     }
 
     /// From here on it has its whole processor time again; beyond it, SIGPROF ends it.
-    pub fn begin(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The system does not know how.
+    pub fn count_anew(&self) -> io::Result<()> {
         let interval = libc::timeval { tv_sec: 0, tv_usec: 0 };
         let value = libc::timeval {
             tv_sec: libc::time_t::from(self.processor_ms / 1000),
