@@ -49,7 +49,14 @@ fn main() {
             let (tell, told) = crossbeam_channel::bounded(8);
             for _ in 0..8 {
                 let tell = tell.clone();
-                pool.ask(1, &questions, &scene, Box::new(move |it| drop(tell.send(it.is_ok()))));
+                pool.ask(
+                    1,
+                    &questions,
+                    &scene,
+                    Box::new(move |it| {
+                        let _ = tell.send(it.is_ok());
+                    }),
+                );
             }
             for _ in 0..8 {
                 assert!(told.recv().expect("an answer"));

@@ -22,6 +22,8 @@ mod queue;
 mod scene;
 mod simple;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use items::Items;

@@ -1,10 +1,15 @@
-# What jq 1.7 has and jaq has not, as far as it can be said in jq (its builtin.jq and its manual).
+# What jq 1.7 has and jaq has not, or has otherwise, as far as it can be said in jq (its builtin.jq and
+# its manual).
 
 # Conversion
 def toarray: if isarray then . else [.] end;
 def ascii: [.] | implode;
 def have_decnum: false;
 def have_literal_numbers: true;
+def ltrimstr($text):
+  if isstring and ($text | isstring) and startswith($text) then .[$text | length:] end;
+def rtrimstr($text):
+  if isstring and ($text | isstring and . != "") and endswith($text) then .[:-($text | length)] end;
 def trimstr($text): ltrimstr($text) | rtrimstr($text);
 
 # Membership
@@ -14,8 +19,26 @@ def INDEX(stream; f): reduce stream as $row ({}; .[$row | f | tostring] = $row);
 def INDEX(f): INDEX(.[]; f);
 def isvalid(f): try (f | true) catch false;
 def recurse_down: recurse;
+def repeat(f): def rest: ., (f | rest); rest;
 
 # Paths
+def setpath($path; $value):
+  def put($rest):
+    if $rest == [] then $value
+    else $rest[0] as $key
+      | (.[$key] | put($rest[1:])) as $new
+      | if ($key | isnumber) and $key >= 0 and (. == null or isarray) then
+          (. // []) as $all | ($key - ($all | length)) as $beyond
+          | if $beyond < 0 then $all | .[$key] = $new
+            else $all + [range($beyond) | null] + [$new] end
+        else (if . == null then {} end) | .[$key] = $new end
+    end;
+  put($path);
+def delpaths($paths):
+  reduce ($paths | unique | reverse[]) as $path (.;
+    if $path == [] then null
+    elif getpath($path[:-1]) | . != null and has($path[-1]) then getpath($path) |= empty end);
+def del(f): delpaths([path(f)]);
 def leaf_paths: paths(scalars);
 def tostream:
   path(def r: (.[]? | r), .; r) as $path
@@ -32,6 +55,10 @@ def fromstream(f):
 def truncate_stream(stream):
   . as $n | null | stream | . as $input
   | if (.[0] | length) > $n then setpath([0]; .[0][$n:]) else empty end;
+
+# Mathematics
+def gamma: lgamma;
+def lgamma_r: [lgamma, if tgamma < 0 then -1 else 1 end];
 
 # Dates
 def date: todate;
@@ -55,3 +82,24 @@ def @tsv: [.[] |
       | (split("\n") | join("\\n")) | (split("\r") | join("\\r"))
     else error("\(type) cannot be formatted as tsv") end
   ] | join("\t");
+def @base32:
+  "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" as $letters
+  | (tostring | tobytes) as $bytes
+  | [range(0; $bytes | length; 5) as $at
+      | (reduce range(5) as $n (0; . * 256 + ($bytes[$at + $n] // 0))) as $bits
+      | ([2, 4, 5, 7, 8][[($bytes | length) - $at, 5] | min - 1]) as $used
+      | range(8) as $n
+      | if $n < $used then ($bits / pow(32; 7 - $n) | floor % 32) as $i | $letters[$i:$i + 1]
+        else "=" end
+    ] | join("");
+def @base32d:
+  [tostring | rtrimstr("======") | rtrimstr("====") | rtrimstr("===") | rtrimstr("=") | explode[]
+    | if . >= 65 and . <= 90 then . - 65
+      elif . >= 50 and . <= 55 then . - 24
+      else error("this is not valid base32 data") end] as $all
+  | [range(0; $all | length; 8) as $at
+      | $all[$at:$at + 8] as $part
+      | (reduce range(8) as $n (0; . * 32 + ($part[$n] // 0))) as $bits
+      | range(($part | length) * 5 / 8 | floor) as $n
+      | $bits / pow(256; 4 - $n) | floor % 256
+    ] | tobytes | tostring;

@@ -16,8 +16,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, kill_process_group, set_dumpable_behavior,
-    set_parent_process_death_signal, setpriority_process, setrlimit,
+    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal,
+    setpriority_process, setrlimit,
 };
 
 use super::Program;
@@ -198,7 +198,6 @@ pub struct Confined {
 pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setpriority_process(None, NICENESS)?;
     // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
     let memory = unsafe { OwnedFd::from_raw_fd(3) };

@@ -1,0 +1,40 @@
+//! What expressions give, asked of the evaluator in this process: nothing here is hostile.
+
+use super::evaluate::Evaluator;
+use super::language::on_a_large_stack;
+use super::wire::{Came, Request};
+use super::{Expression, Scene};
+
+mod builtins;
+mod faults;
+mod input;
+mod output;
+
+/// All outputs, and the reason why there are no more.
+fn outputs(text: &str, scene: &Scene<'_>) -> Vec<String> {
+    Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
+    let request = Request::Outputs { text: text.to_owned(), max: 100 };
+    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
+    let Ok(Came::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
+    let packed = match outputs {
+        Ok(packed) => packed,
+        Err(reason) => return vec![format!("fault: {reason}")],
+    };
+    let mut start = 0;
+    let texts = packed.ends.iter().map(|end| {
+        let bytes = &packed.bytes[start..*end as usize];
+        start = *end as usize;
+        String::from_utf8(bytes.to_vec()).unwrap()
+    });
+    texts.collect()
+}
+
+fn of_json<'a>(body: &'a str) -> Scene<'a> {
+    Scene { body: body.as_bytes(), content_type: Some("application/json"), ..Scene::default() }
+}
+
+/// `expected`: the outputs, between blanks.
+#[track_caller]
+fn check(text: &str, body: &str, expected: &str) {
+    assert_eq!(outputs(text, &of_json(body)).join(" "), expected, "{text} of {body}");
+}

@@ -1,0 +1,147 @@
+//! What is given, as it is kept: keys, stamps, items, and what is not JSON.
+
+use super::{check, of_json};
+use crate::domain::stamp::Stamp;
+use crate::expression::evaluate::Evaluator;
+use crate::expression::language::on_a_large_stack;
+use crate::expression::output::Verdict;
+use crate::expression::question::Keys;
+use crate::expression::wire::{Asked, Came, Request};
+
+/// `dedupe` and one handler: `when`, `split`, and the `…_by`.
+fn ask(dedupe: &str, parts: [&str; 6], body: &str) -> (Result<Option<String>, String>, Verdict) {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let asked = Asked { dedupe: some(dedupe), takers: vec![parts.map(some)] };
+    let request = Request::Questions(asked);
+    let scene = of_json(body);
+    let came = on_a_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
+    let Ok(Came::Answers { dedupe, mut takers }) = came else { panic!("no answers") };
+    (dedupe, takers.remove(0))
+}
+
+fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
+    ask(expression, [""; 6], body).0
+}
+
+/// Items, the keys of each, and faults.
+fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<Keys>, Vec<String>) {
+    let Verdict::Yes(made) = ask("", parts, body).1 else { panic!("not taken") };
+    let texts = |packed: crate::expression::output::Packed| {
+        let mut start = 0;
+        let ends = packed.ends.into_iter();
+        let text = ends.map(|end| {
+            let text = packed.bytes[start..end as usize].to_vec();
+            start = end as usize;
+            text
+        });
+        text.collect::<Vec<_>>()
+    };
+    let items = made.items.map(texts).unwrap_or_default();
+    let items = items.into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
+    let keys = made.keys.map(texts).unwrap_or_default();
+    (items, keys.iter().map(|keys| Keys::decode(keys).unwrap()).collect(), made.faults)
+}
+
+#[test]
+fn what_is_not_json_is_a_fault() {
+    check("nan", "null", "fault: its output is not JSON: NaN");
+    check("1 / 0", "null", "fault: its output is not JSON: infinity");
+    check("[-infinite]", "null", "fault: its output is not JSON: infinity");
+    check("tobytes", "\"a\"", "fault: its output is not JSON: bytes");
+    check("{(\"a\", 1): 2}", "null", "fault: its output is not JSON: a key that is not text");
+    check("@base64d", "\"/w==\"", "fault: its output is not JSON: text that is not UTF-8");
+    check("reduce range(20000) as $i (0; [.])", "null", "fault: its output is nested too deep");
+    assert!(key("nan", "0").is_err());
+}
+
+#[test]
+fn a_key_is_the_first_output_as_text() {
+    let text = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(key(".a, 1", r#"{"a":"x"}"#), text("x"));
+    assert_eq!(key(".a", r#"{"a":1.50}"#), text("1.50"));
+    assert_eq!(key(".a", r#"{"a":true}"#), text("true"));
+    assert_eq!(key(".a", r#"{"a":[1,{"b":"\u00fc"}]}"#), text("[1,{\"b\":\"\u{fc}\"}]"));
+    for none in ["null", "false", "\"\"", "empty", ".nothing"] {
+        assert_eq!(key(none, "{}"), Ok(None), "{none}");
+    }
+    assert_eq!(key(".a.b", r#"{"a":1}"#), Err("cannot index 1 with \"b\"".to_owned()));
+    assert_eq!(key("error(\"no \\(.)\")", "1"), Err("no 1".to_owned()));
+}
+
+#[test]
+fn a_long_key_stays_itself_and_a_long_reason_is_cut() {
+    let long = |last: &str| format!("\"{}{last}\"", "\u{fc}".repeat(2000));
+    let (one, other) = (key(".", &long("1")).unwrap(), key(".", &long("2")).unwrap());
+    assert_ne!(one, other);
+    assert_eq!(one, key(".", &long("1")).unwrap());
+    assert!(one.unwrap().len() < 200);
+    let reason = key(".a", &long("")).unwrap_err();
+    assert!(reason.starts_with("cannot index \"\u{fc}") && reason.len() < 500, "{reason}");
+}
+
+#[test]
+fn an_event_is_taken_where_any_output_is_neither_false_nor_null() {
+    let taken = |when: &str| ask("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
+    assert!(matches!(taken("null, false, 0"), Verdict::Yes(_)));
+    assert!(matches!(taken("1, error(\"x\")"), Verdict::Yes(_)));
+    for none in ["null", "false, null", "empty", ".a[] | . == 2"] {
+        assert!(matches!(taken(none), Verdict::No), "{none}");
+    }
+    assert!(matches!(taken("null, error(\"x\"), 1"), Verdict::Failed { which: 0, .. }));
+}
+
+#[test]
+fn each_output_of_a_split_is_an_item_with_its_keys() {
+    let body = r#"{"all":[{"id":1,"at":"b"},{"id":2.50,"at":7},{"id":null,"at":[1]}]}"#;
+    let (items, keys, faults) = items(["", ".all[]", ".id", ".at", "$source", ""], body);
+    assert_eq!(items, [r#"{"id":1,"at":"b"}"#, r#"{"id":2.50,"at":7}"#, r#"{"id":null,"at":[1]}"#]);
+    let text = |text: &str| Some(text.to_owned());
+    let expected = [
+        Keys { order: text("1"), newest: Some(Stamp::Text("b".to_owned())), ..Keys::default() },
+        Keys {
+            order: text("2.50"),
+            newest: Some(Stamp::Number("7".to_owned())),
+            ..Keys::default()
+        },
+        Keys::default(),
+    ];
+    assert_eq!(keys, expected);
+    assert!(faults.is_empty());
+}
+
+#[test]
+fn a_split_is_all_or_nothing() {
+    let split = |split: &str| ask("", ["", split, "", "", "", ""], "[1,2]").1;
+    let failed = |verdict| match verdict {
+        Verdict::Failed { which: 1, reason } => reason,
+        verdict => panic!("{verdict:?}"),
+    };
+    assert_eq!(failed(split(".[], error(\"x\")")), "x");
+    assert_eq!(failed(split("range(100001)")), "more than 100,000 items");
+    assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
+    let Verdict::Yes(made) = split("range(100000)") else { panic!("too many") };
+    assert_eq!(made.items.unwrap().len(), 100_000);
+    let Verdict::Yes(made) = split("empty") else { panic!("not taken") };
+    assert_eq!((made.items.unwrap().len(), made.keys.is_none()), (0, true));
+}
+
+#[test]
+fn a_key_that_fails_is_none_and_noted_once() {
+    let parts = ["", ".[]", ".a", ".b?, (\"x\" * 3000)", "", "error(\"c\")"];
+    let (items, keys, faults) = items(parts, r#"[{"a":1},2,3,{"a":4,"b":5}]"#);
+    assert_eq!(items.len(), 4);
+    assert_eq!(keys[0].order.as_deref(), Some("1"));
+    assert_eq!((&keys[1].order, &keys[1].newest), (&None, &None));
+    let expected = [
+        "order_by: item 2: cannot index 2 with \"a\" (1 more)",
+        "newest_by: item 2: longer than 2 KiB (1 more)",
+        "collapse_by: item 1: c (3 more)",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn what_jaq_panics_at_is_a_fault() {
+    let reason = key("\"xx\" * 9223372036854775807", "1").unwrap_err();
+    assert!(reason.starts_with("jaq gave up: "), "{reason}");
+}
