@@ -4,9 +4,9 @@
 //! It sleeps until it is told of something (`Hub`) or the next waiting job is due; what it decides
 //! is `queue::dispatch`.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,173 +15,24 @@ use crossbeam_channel::Sender;
 use crate::clock::TrailClock;
 use crate::domain::HandlerId;
 use crate::handler::Ready;
-use crate::queue::dispatch::{Dispatch, Limits};
+use crate::queue::dispatch::Dispatch;
+use crate::queue::lane::Limits;
 use crate::store::channel::Handle;
-use crate::store::jobs::{self, Claimed, Finished};
-use crate::store::op::{Hear, Op};
-use crate::store::{Readers, registry};
+use crate::store::jobs::{self, Claimed};
+use crate::store::op::Op;
+use crate::store::{Readers, registry, rest};
 use crate::worker::{Running, Start, Why};
+
+mod hub;
+
+pub use hub::{Ear, Hub};
+use hub::{Told, gathering};
 
 /// How often a promotion that got no answer is asked for again.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The handlers as they are configured now.
 pub type Handlers = Arc<HashMap<HandlerId, Arc<Ready>>>;
-
-/// What the dispatcher was told since it last looked; bounded by the number of handlers and threads.
-#[derive(Debug, Default)]
-struct Told {
-    claimed: Vec<(HandlerId, usize, Vec<Claimed>)>,
-    failed: Vec<(HandlerId, usize)>,
-    freed: Vec<HandlerId>,
-    woken: HashSet<HandlerId>,
-    due_ms: Option<i64>,
-    promoted: Option<Option<i64>>,
-    foreign: bool,
-    writable: bool,
-    handlers: Option<Handlers>,
-    stopping: bool,
-    leaving: bool,
-    /// Known to have jobs ready: waking the dispatcher for these again would tell it nothing. Stays
-    /// over its looks; ends where a claim gets fewer than it asked for.
-    ready: HashSet<HandlerId>,
-}
-
-impl Told {
-    fn is_nothing(&self) -> bool {
-        self.claimed.is_empty()
-            && self.failed.is_empty()
-            && self.freed.is_empty()
-            && self.woken.is_empty()
-            && self.due_ms.is_none()
-            && self.promoted.is_none()
-            && !self.foreign
-            && !self.writable
-            && self.handlers.is_none()
-            && !self.stopping
-            && !self.leaving
-    }
-}
-
-/// Where the dispatcher is told things.
-#[derive(Debug, Default)]
-pub struct Hub {
-    told: Mutex<Told>,
-    wake: Condvar,
-    /// Jobs that run, or were asked for, as of the last look.
-    busy: AtomicUsize,
-}
-
-impl Hub {
-    fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.lock());
-        self.wake.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A worker has sent its outcome to the writer and is free. A claim that is asked for from here
-    /// on stands behind that outcome in the writer's channel, and commits with it or after it.
-    pub fn freed(&self, handler: HandlerId) {
-        self.tell(|told| told.freed.push(handler));
-    }
-
-    /// Takes over a configuration.
-    pub fn configure(&self, handlers: Handlers) {
-        self.tell(|told| told.handlers = Some(handlers));
-    }
-
-    /// Starts no more jobs.
-    pub fn stop(&self) {
-        self.tell(|told| told.stopping = true);
-    }
-
-    /// Ends the dispatcher, and with it the workers.
-    pub fn leave(&self) {
-        self.tell(|told| told.leaving = true);
-    }
-
-    /// Jobs that run, or were asked for.
-    pub fn busy(&self) -> usize {
-        self.busy.load(Ordering::SeqCst)
-    }
-
-    fn wait(&self, timeout: Duration) -> Told {
-        let told = self.lock();
-        let waited = self.wake.wait_timeout_while(told, timeout, |told| told.is_nothing());
-        let (mut told, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let ready = std::mem::take(&mut told.ready);
-        let taken = std::mem::take(&mut *told);
-        told.ready = ready;
-        taken
-    }
-}
-
-/// The writer's way to the dispatcher.
-pub struct Ear {
-    pub hub: Arc<Hub>,
-    /// Called when the process must end.
-    pub broken: Box<dyn Fn(&str) + Send>,
-}
-
-impl Hear for Ear {
-    fn claimed(&self, handler: HandlerId, asked: usize, jobs: Vec<Claimed>) {
-        self.hub.tell(|told| {
-            if jobs.len() < asked {
-                told.ready.remove(&handler);
-            }
-            told.claimed.push((handler, asked, jobs));
-        });
-    }
-
-    fn claim_failed(&self, handler: HandlerId, asked: usize) {
-        self.hub.tell(|told| told.failed.push((handler, asked)));
-    }
-
-    fn finished(&self, handler: HandlerId, how: Finished) {
-        match how {
-            Finished::Ready => self.hub.tell(|told| {
-                told.ready.insert(handler);
-                told.woken.insert(handler);
-            }),
-            Finished::Waiting(at) => self.waits(at),
-            Finished::Settled | Finished::Stale => {}
-        }
-    }
-
-    fn woken(&self, handlers: &HashSet<HandlerId>) {
-        let mut told = self.hub.lock();
-        let fresh = handlers.iter().filter(|&&handler| told.ready.insert(handler)).copied();
-        let fresh: Vec<HandlerId> = fresh.collect();
-        if !fresh.is_empty() {
-            told.woken.extend(fresh);
-            drop(told);
-            self.hub.wake.notify_one();
-        }
-    }
-
-    fn waits(&self, until_ms: i64) {
-        self.hub.tell(|told| told.due_ms = told.due_ms.into_iter().chain([until_ms]).min());
-    }
-
-    fn next_due(&self, at_ms: Option<i64>) {
-        self.hub.tell(|told| told.promoted = Some(at_ms));
-    }
-
-    fn foreign(&self) {
-        self.hub.tell(|told| told.foreign = true);
-    }
-
-    fn writable(&self) {
-        self.hub.tell(|told| told.writable = true);
-    }
-
-    fn broken(&self, why: &str) {
-        (self.broken)(why);
-    }
-}
 
 /// What the thread needs.
 pub struct Dispatcher {
@@ -200,6 +51,7 @@ pub struct Dispatcher {
 /// # Errors
 /// The thread can't be made.
 pub fn start(it: Dispatcher) -> std::io::Result<JoinHandle<()>> {
+    it.hub.tell(|told| told.gathering = gathering(&it.handlers));
     std::thread::Builder::new().name("dispatcher".into()).spawn(move || {
         let dispatch = Dispatch::new(it.threads);
         Loop { it, dispatch, due_ms: None, promoting: false, blocked: false, stopping: false }
@@ -221,9 +73,11 @@ struct Loop {
 impl Loop {
     fn run(&mut self) {
         self.configure();
+        self.go_on();
         self.look();
         loop {
             self.promote();
+            self.count();
             self.claim();
             let told = self.it.hub.wait(self.patience());
             if told.leaving {
@@ -236,14 +90,21 @@ impl Loop {
     fn hear(&mut self, told: Told) {
         self.stopping |= told.stopping;
         self.blocked &= !told.writable;
-        for (handler, asked, claimed) in told.claimed {
-            self.dispatch.claimed(handler, asked, claimed.len());
-            for claimed in claimed {
+        let now_us = self.now_us();
+        for (ask, claimed) in told.claimed {
+            self.dispatch.claimed(&ask, claimed.len(), now_us);
+            if ask.together {
                 self.start(claimed);
+            } else {
+                claimed.into_iter().for_each(|one| self.start(vec![one]));
             }
         }
-        for (handler, asked) in told.failed {
-            self.dispatch.claim_failed(handler, asked);
+        // What was claimed in an earlier commit was claimed before these were known.
+        for (handler, until_ms) in told.rests {
+            self.dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
+        }
+        for ask in told.failed {
+            self.dispatch.claim_failed(&ask);
             self.blocked = true;
             self.promoting = false;
         }
@@ -258,8 +119,8 @@ impl Loop {
             self.due_ms = Some(self.due_ms.map_or(at, |before| before.min(at)));
         }
         // After the claims: what was stored in their group or later may be ready.
-        for handler in told.woken {
-            self.dispatch.woken(handler);
+        for (handler, jobs) in told.woken {
+            self.dispatch.woken(handler, jobs, now_us);
         }
         if let Some(handlers) = told.handlers {
             self.it.handlers = handlers;
@@ -273,11 +134,8 @@ impl Loop {
     }
 
     fn configure(&mut self) {
-        let limits = |ready: &Arc<Ready>| Limits {
-            priority: ready.settings.priority,
-            concurrency: ready.settings.concurrency,
-        };
-        let all = self.it.handlers.iter().map(|(&id, ready)| (id, limits(ready))).collect();
+        let all =
+            self.it.handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings))).collect();
         self.dispatch.configure(&all);
         self.look();
     }
@@ -301,22 +159,29 @@ impl Loop {
     }
 
     /// Hands a claimed job to a worker: there is always one free, as no more are asked for.
-    fn start(&mut self, claimed: Claimed) {
-        let Some(handler) = self.it.handlers.get(&claimed.handler) else {
-            // Removed by a reload between the claim and here: put back.
-            self.put_back(&claimed);
-            return;
+    fn start(&mut self, claimed: Vec<Claimed>) {
+        let Some(id) = claimed.first().map(|one| one.handler) else { return };
+        let Some(handler) = self.it.handlers.get(&id) else {
+            // Removed by a reload between the claim and here.
+            return self.put_back(&claimed);
         };
-        let start = Start { claimed: vec![claimed], handler: Arc::clone(handler) };
+        let start = Start { claimed, handler: Arc::clone(handler) };
         if let Err(e) = self.it.to.try_send(start) {
             log::error!("no worker was free for a claimed job, which is put back");
-            for claimed in &e.into_inner().claimed {
-                self.put_back(claimed);
-            }
+            self.put_back(&e.into_inner().claimed);
         }
     }
 
-    fn put_back(&mut self, claimed: &Claimed) {
+    fn put_back(&mut self, all: &[Claimed]) {
+        for claimed in all {
+            self.put_one_back(claimed);
+        }
+        if let Some(first) = all.first() {
+            self.dispatch.finished(first.handler);
+        }
+    }
+
+    fn put_one_back(&self, claimed: &Claimed) {
         let ended = crate::domain::Ended::new(
             crate::domain::Outcome::Interrupted,
             "its handler was taken out of the configuration",
@@ -326,17 +191,51 @@ impl Loop {
         let at_ms = crate::clock::wall_ms();
         let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
         self.it.writer.op(Op::Finish(Box::new(finish)));
-        self.dispatch.finished(claimed.handler);
+    }
+
+    /// What an earlier process left: handlers that rest, and when the next of a rate may start.
+    fn go_on(&mut self) {
+        let found = self.it.readers.get().map_err(anyhow::Error::from);
+        let found = found.and_then(|conn| Ok((rest::all(&conn)?, registry::rates(&conn)?)));
+        match found {
+            Ok((rests, rates)) => {
+                for (handler, rest) in rests {
+                    if let Some(until_ms) = rest.until_ms {
+                        self.dispatch.rests(handler, Some(until_ms.saturating_mul(1000)));
+                    }
+                }
+                let now_us = self.now_us();
+                for (handler, next_ms) in rates {
+                    self.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
+                }
+            }
+            Err(e) => log::error!("rates and rests could not be read: {e:#}"),
+        }
+    }
+
+    /// Counts the ready jobs of those that gather a batch.
+    fn count(&mut self) {
+        for (handler, max) in self.dispatch.to_count() {
+            let found = self.it.readers.get().map_err(anyhow::Error::from);
+            match found.and_then(|conn| Ok(jobs::count_ready(&conn, handler, max)?)) {
+                Ok(count) => self.dispatch.counted(handler, count, self.now_us()),
+                Err(e) => log::error!("the queue could not be counted: {e:#}"),
+            }
+        }
+    }
+
+    fn now_us(&self) -> i64 {
+        self.it.clock.now_ms().saturating_mul(1000)
     }
 
     fn claim(&mut self) {
         if self.stopping || self.blocked {
             return;
         }
-        let plan = self.dispatch.plan();
+        let plan = self.dispatch.plan(self.now_us());
         self.it.hub.busy.store(self.dispatch.busy(), Ordering::SeqCst);
-        for (handler, asked) in plan {
-            self.it.writer.op(Op::Claim { handler, asked });
+        for ask in plan {
+            self.it.writer.op(Op::Claim(ask));
         }
     }
 
@@ -351,7 +250,10 @@ impl Loop {
         if self.promoting || self.blocked || self.stopping {
             return PROMOTION_PATIENCE;
         }
-        let left = self.due_ms.map_or(i64::MAX, |due_ms| due_ms - self.it.clock.now_ms());
+        // The next whole millisecond: the clock has no finer ones.
+        let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
+        let due_ms = self.due_ms.into_iter().chain(next_ms).min();
+        let left = due_ms.map_or(i64::MAX, |due_ms| due_ms - self.it.clock.now_ms());
         Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(3600))
     }
 }

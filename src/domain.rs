@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod ask;
 pub mod owed;
 pub mod stamp;
 
@@ -23,7 +24,6 @@ pub struct SourceId(pub i64);
 /// Row of a handler in the trail; its name is what people see.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HandlerId(pub i64);
-
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::clock;
+use crate::config;
 use crate::domain::{Claim, Ended, HandlerId, JobId, Outcome};
 use crate::handler::{Ready, Task};
 use crate::process::Stop;
@@ -21,6 +22,7 @@ use crate::store::channel::Handle;
 use crate::store::expand::Expansion;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
+use crate::store::rest::Breaker;
 
 pub mod task;
 
@@ -95,7 +97,7 @@ pub struct Shared {
     pub maker: Maker,
     pub writer: Handle,
     pub running: Arc<Running>,
-    /// Told when a worker has sent its outcome.
+    /// Told when a worker has sent the outcomes of what it was given.
     pub freed: Arc<dyn Fn(HandlerId) + Send + Sync>,
 }
 
@@ -127,7 +129,7 @@ fn step(shared: &Shared, start: &Start) {
             Over::Ended(ended) => ended,
             Over::Expanded(expansion) => {
                 shared.writer.op(Op::Expand(expansion));
-                return (shared.freed)(claimed.handler);
+                return;
             }
         };
         let ended = explained(ended, run.and_then(|run| run.why));
@@ -135,9 +137,9 @@ fn step(shared: &Shared, start: &Start) {
         let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
         let record = Record { failures: claimed.failures, age, crashes: 0 };
         let next = retry::next(&handler.settings.retry, record, &ended, clock::chance());
-        let finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
+        let mut finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
+        finish.breaker = breaker(&handler.settings);
         shared.writer.op(Op::Finish(Box::new(finish)));
-        (shared.freed)(claimed.handler);
     };
     let run = AssertUnwindSafe(|| attempt(shared, start, &mut over));
     let fault = match catch_unwind(run) {
@@ -148,6 +150,15 @@ fn step(shared: &Shared, start: &Start) {
     for at in 0..start.claimed.len() {
         over(at, Over::Ended(Ended::new(Outcome::Failed, fault.clone())));
     }
+    if let Some(claimed) = start.claimed.first() {
+        (shared.freed)(claimed.handler);
+    }
+}
+
+/// As the store takes it.
+fn breaker(settings: &config::Handler) -> Breaker {
+    let config::Breaker { failures, pause } = settings.breaker;
+    Breaker { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
 }
 
 /// Gives what was claimed to the handler. What `over` did not hear of by its end has failed, for the
@@ -228,6 +239,9 @@ pub fn finish(
         handler: claimed.handler,
         source: claimed.source,
         outcome: ended.outcome,
+        at_once: ended.dead,
+        on_trial: claimed.on_trial,
+        breaker: Breaker { failures: 0, pause_ms: 0 },
         detail: ended.detail,
         ended_at_ms,
         duration_ms: ms(took),

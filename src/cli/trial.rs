@@ -247,6 +247,7 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
         item,
         replay: 0,
         expand: false,
+        on_trial: false,
     };
     let mut all_succeeded = true;
     match maker.judge(&claimed(None), &ready, &event) {

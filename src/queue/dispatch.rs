@@ -7,26 +7,11 @@
 
 use std::collections::HashMap;
 
+use super::lane::{Lane, Limits};
 use crate::domain::HandlerId;
+use crate::domain::ask::Ask;
 
-/// What config.toml says of a handler, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub priority: i64,
-    pub concurrency: usize,
-}
-
-#[derive(Debug)]
-struct Lane {
-    /// `None`: not configured any more; what runs may end.
-    limits: Option<Limits>,
-    paused: bool,
-    ready: bool,
-    /// Jobs that run, or were asked for.
-    busy: usize,
-}
-
-/// The state of all handlers.
+/// The state of all handlers. Moments are in microseconds on the trail's clock.
 #[derive(Debug)]
 pub struct Dispatch {
     threads: usize,
@@ -41,11 +26,11 @@ impl Dispatch {
 
     /// Takes over a configuration; any handler may have jobs ready.
     pub fn configure(&mut self, limits: &HashMap<HandlerId, Limits>) {
-        for lane in self.lanes.values_mut() {
-            lane.limits = None;
+        for (handler, lane) in &mut self.lanes {
+            lane.configure(limits.get(handler).copied());
         }
         for (&handler, &limits) in limits {
-            self.lane(handler).limits = Some(limits);
+            self.lanes.entry(handler).or_default().configure(Some(limits));
         }
         self.wake_all();
     }
@@ -57,45 +42,75 @@ impl Dispatch {
         }
     }
 
-    pub fn woken(&mut self, handler: HandlerId) {
-        self.lane(handler).ready = true;
+    /// It rests until then, and has one job on trial from then on; `None`: it does not rest any more.
+    pub fn rests(&mut self, handler: HandlerId, until_us: Option<i64>) {
+        self.lane(handler).rests(until_us);
+    }
+
+    /// With `rate`: what an earlier process left, no start before.
+    pub fn hold_until(&mut self, handler: HandlerId, at_us: i64, now_us: i64) {
+        if let Some(pace) = &mut self.lane(handler).pace {
+            pace.hold_until(at_us, now_us);
+        }
+    }
+
+    /// So many more jobs are ready. Whether that is news: a lane that is known to have some needs
+    /// none, unless it gathers.
+    pub fn woken(&mut self, handler: HandlerId, jobs: usize, now_us: i64) -> bool {
+        self.lane(handler).woken(jobs, now_us)
     }
 
     /// Any handler may have jobs ready.
     pub fn wake_all(&mut self) {
         for lane in self.lanes.values_mut() {
-            lane.ready = true;
+            lane.may_have_jobs();
         }
     }
 
-    /// A claim for `asked` jobs got `got` of them.
-    pub fn claimed(&mut self, handler: HandlerId, asked: usize, got: usize) {
-        let lane = self.lane(handler);
-        lane.busy -= asked - got;
-        lane.ready &= got == asked;
-        self.busy -= asked - got;
+    /// Handlers that gather a batch, each with how many ready jobs are to be counted at most.
+    pub fn to_count(&self) -> Vec<(HandlerId, usize)> {
+        let to_count = |(&handler, lane): (&HandlerId, &Lane)| Some((handler, lane.to_count()?));
+        self.lanes.iter().filter_map(to_count).collect()
+    }
+
+    /// It has so many ready jobs, or more where that is as many as were to be counted.
+    pub fn counted(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
+        self.lane(handler).counted(jobs, now_us);
+    }
+
+    /// A claim got `got` jobs.
+    pub fn claimed(&mut self, ask: &Ask, got: usize, now_us: i64) {
+        self.busy -= ask.threads(ask.jobs) - ask.threads(got);
+        self.lane(ask.handler).claimed(ask, got, now_us);
     }
 
     /// A claim was not written.
-    pub fn claim_failed(&mut self, handler: HandlerId, asked: usize) {
-        self.lane(handler).busy -= asked;
-        self.busy -= asked;
+    pub fn claim_failed(&mut self, ask: &Ask) {
+        self.busy -= ask.threads(ask.jobs);
+        self.lane(ask.handler).claim_failed(ask);
     }
 
-    /// A job's outcome is on its way to the disk, before any claim that is asked for from here on.
+    /// A thread is free again; the outcomes of what it ran are on their way to the disk, before any
+    /// claim that is asked for from here on.
     pub fn finished(&mut self, handler: HandlerId) {
-        self.lane(handler).busy -= 1;
         self.busy -= 1;
+        self.lane(handler).busy -= 1;
     }
 
-    /// Jobs that run, or were asked for.
+    /// Threads that run jobs, or for which some were asked.
     pub fn busy(&self) -> usize {
         self.busy
     }
 
-    /// What to ask for now, each (handler, how many); counted as running from here on.
-    pub fn plan(&mut self) -> Vec<(HandlerId, usize)> {
-        let mut asked: Vec<(HandlerId, usize)> = Vec::new();
+    /// What to ask for now; counted as running from here on.
+    pub fn plan(&mut self, now_us: i64) -> Vec<Ask> {
+        let mut asks: Vec<Ask> = Vec::new();
+        if self.busy >= self.threads {
+            return asks;
+        }
+        for lane in self.lanes.values_mut() {
+            lane.begin_plan(now_us);
+        }
         while self.busy < self.threads {
             let Some((&handler, lane)) = self
                 .lanes
@@ -105,103 +120,25 @@ impl Dispatch {
             else {
                 break;
             };
-            lane.busy += 1;
             self.busy += 1;
-            match asked.iter_mut().find(|(one, _)| *one == handler) {
-                Some((_, count)) => *count += 1,
-                None => asked.push((handler, 1)),
-            }
+            let before = asks.iter_mut().find(|ask| ask.handler == handler);
+            lane.plan(handler, before, now_us).into_iter().for_each(|ask| asks.push(ask));
         }
-        asked
+        asks
+    }
+
+    /// When a plan may be another than now by time alone.
+    pub fn next_us(&self) -> Option<i64> {
+        if self.busy >= self.threads {
+            return None;
+        }
+        self.lanes.values().filter_map(Lane::due_us).min()
     }
 
     fn lane(&mut self, handler: HandlerId) -> &mut Lane {
-        let none = Lane { limits: None, paused: false, ready: true, busy: 0 };
-        self.lanes.entry(handler).or_insert(none)
-    }
-}
-
-impl Lane {
-    fn may_start(&self) -> bool {
-        self.ready && !self.paused && self.limits.is_some_and(|is| self.busy < is.concurrency)
-    }
-
-    /// The smallest is next.
-    fn rank(&self) -> (std::cmp::Reverse<i64>, usize) {
-        (std::cmp::Reverse(self.limits.map_or(i64::MIN, |is| is.priority)), self.busy)
+        self.lanes.entry(handler).or_default()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: HandlerId = HandlerId(1);
-    const B: HandlerId = HandlerId(2);
-
-    fn dispatch(threads: usize, limits: &[(HandlerId, i64, usize)]) -> Dispatch {
-        let mut dispatch = Dispatch::new(threads);
-        let limits = limits
-            .iter()
-            .map(|&(handler, priority, concurrency)| (handler, Limits { priority, concurrency }));
-        dispatch.configure(&limits.collect());
-        dispatch
-    }
-
-    #[test]
-    fn equals_share_the_threads() {
-        let mut it = dispatch(4, &[(A, 0, 9), (B, 0, 9)]);
-        assert_eq!(it.plan(), [(A, 2), (B, 2)]);
-        assert_eq!(it.plan(), []);
-    }
-
-    #[test]
-    fn a_free_thread_goes_to_the_handler_with_the_fewest_running() {
-        let mut it = dispatch(4, &[(A, 0, 9), (B, 0, 9)]);
-        it.plan();
-        it.finished(B);
-        assert_eq!(it.plan(), [(B, 1)]);
-    }
-
-    #[test]
-    fn the_highest_priority_comes_first_up_to_its_concurrency() {
-        let mut it = dispatch(4, &[(A, 0, 9), (B, 5, 3)]);
-        assert_eq!(it.plan(), [(B, 3), (A, 1)]);
-    }
-
-    #[test]
-    fn a_claim_that_got_fewer_frees_the_rest_and_waits_to_be_woken() {
-        let mut it = dispatch(2, &[(A, 0, 9)]);
-        assert_eq!(it.plan(), [(A, 2)]);
-        it.claimed(A, 2, 0);
-        assert_eq!((it.plan(), it.busy()), (vec![], 0));
-        it.woken(A);
-        assert_eq!(it.plan(), [(A, 2)]);
-    }
-
-    #[test]
-    fn a_claim_that_was_not_written_is_asked_for_again() {
-        let mut it = dispatch(2, &[(A, 0, 9)]);
-        it.plan();
-        it.claim_failed(A, 2);
-        assert_eq!(it.plan(), [(A, 2)]);
-    }
-
-    #[test]
-    fn a_paused_handler_gets_no_thread() {
-        let mut it = dispatch(2, &[(A, 0, 9)]);
-        it.set_paused(&[A]);
-        assert_eq!(it.plan(), []);
-        it.set_paused(&[]);
-        assert_eq!(it.plan(), [(A, 2)]);
-    }
-
-    #[test]
-    fn a_handler_that_is_gone_keeps_its_running_jobs_and_starts_none() {
-        let mut it = dispatch(3, &[(A, 0, 1), (B, 0, 1)]);
-        it.plan();
-        it.configure(&HashMap::from([(A, Limits { priority: 0, concurrency: 3 })]));
-        it.finished(B);
-        assert_eq!(it.plan(), [(A, 2)]);
-    }
-}
+mod tests;

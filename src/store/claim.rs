@@ -6,19 +6,42 @@ use rusqlite::{Connection, params};
 
 use super::jobs::Claimed;
 use super::keys;
+use super::rest;
 use super::state::State;
+use crate::domain::ask::Ask;
 use crate::domain::owed::Key;
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
 /// A claim looks at so many at most before it lets others have their turn.
 const ROUNDS_MAX: usize = 64;
 
-/// Claims the oldest ready jobs of `handler`, at most `asked`. Those that `newest_by` finds too old
-/// are cancelled on the way.
+/// Claims the oldest ready jobs that are asked for. Those that `newest_by` finds too old are cancelled
+/// on the way. Of a handler that rests none are claimed but the one on trial.
 ///
 /// # Errors
 /// The write failed.
-pub fn claim(
+pub fn claim(conn: &Connection, state: &mut State, ask: &Ask) -> rusqlite::Result<Vec<Claimed>> {
+    let rests = state.rests.get(&ask.handler).and_then(|rest| rest.until_ms);
+    if rests.is_some_and(|until_ms| !ask.on_trial || state.now_ms < until_ms) {
+        return Ok(Vec::new());
+    }
+    let mut claimed = ready(conn, state, ask.handler, ask.jobs)?;
+    if rests.is_some()
+        && let Some(first) = claimed.first_mut()
+    {
+        first.on_trial = true;
+        rest::on_trial(conn, state, ask.handler, first.claim.job.0)?;
+    }
+    if let Some(gap_ms) = ask.gap_ms.filter(|_| !claimed.is_empty()) {
+        let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
+        let next_ms = state.now_ms.saturating_add(gap_ms.saturating_mul(count));
+        conn.prepare_cached("UPDATE handlers SET rate_next = ?2 WHERE id = ?1")?
+            .execute([ask.handler.0, next_ms])?;
+    }
+    Ok(claimed)
+}
+
+fn ready(
     conn: &Connection,
     state: &mut State,
     handler: HandlerId,
@@ -82,6 +105,7 @@ fn take(
             item: row.get(6)?,
             replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
             expand: row.get::<_, Option<i64>>(8)? == Some(1),
+            on_trial: false,
         };
         let newest: Option<String> = row.get(9)?;
         let order = match newest {

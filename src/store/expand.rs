@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 use super::insert::{self, Of};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::keys;
+use super::rest::Breaker;
 use super::state::State;
 use crate::domain::Outcome;
 use crate::domain::owed::{JobKeys, Owed};
@@ -35,6 +36,9 @@ impl Expansion {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next: Next::Dead { reason: detail },
+            at_once: true,
+            on_trial: self.claimed.on_trial,
+            breaker: Breaker { failures: 0, pause_ms: 0 },
             crashes: 0,
         }
     }

@@ -6,6 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::keys;
+use super::rest::{self, Breaker};
 use super::state::State;
 use crate::domain::owed::Key;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
@@ -26,6 +27,8 @@ pub struct Claimed {
     pub replay: u32,
     /// Its expressions failed at intake: they are to be evaluated anew before it runs.
     pub expand: bool,
+    /// Its handler rests, and is tried by this one.
+    pub on_trial: bool,
 }
 
 /// What becomes of a job after an attempt.
@@ -56,6 +59,10 @@ pub struct Finish {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     pub next: Next,
+    /// The handler said that trying again is useless: that is no failure of its own.
+    pub at_once: bool,
+    pub on_trial: bool,
+    pub breaker: Breaker,
     /// Ends of the server with this job running, in a row, this one included; else 0.
     pub crashes: u32,
 }
@@ -143,6 +150,7 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
         empty(&f.stderr),
     ])?;
     state.counters.attempt = id;
+    rest::ended(conn, state, f)?;
     if row_state <= 1 {
         state.queue(f.source, 1);
     }
@@ -227,6 +235,19 @@ pub fn promote(conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// How many jobs of a handler are ready, at most `max`.
+///
+/// # Errors
+/// The read failed.
+pub fn count_ready(conn: &Connection, handler: HandlerId, max: usize) -> rusqlite::Result<usize> {
+    conn.prepare_cached(
+        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 0 AND handler = ?1 LIMIT ?2)",
+    )?
+    .query_row(params![handler.0, i64::try_from(max).unwrap_or(i64::MAX)], |row| {
+        Ok(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0))
+    })
+}
+
 /// When the next waiting job is due, on the trail's clock.
 ///
 /// # Errors
@@ -288,6 +309,7 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
             item: row.get(7)?,
             replay: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
             expand: row.get::<_, Option<i64>>(12)? == Some(1),
+            on_trial: false,
         };
         let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
         Ok(Left { claimed, crashes, started_at_ms, cancelled })

@@ -30,6 +30,7 @@ pub mod read;
 pub mod refusals;
 pub mod registry;
 pub mod replay;
+pub mod rest;
 pub mod sent;
 pub mod state;
 pub mod stats;

@@ -1,7 +1,7 @@
 //! What the writer can be asked to do: each operation is declared here once, applied within the
 //! group's transaction, and heard of by `Hear` after the commit.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
@@ -15,15 +15,13 @@ use super::registry::{self, Registry};
 use super::state::State;
 use super::{Trouble, acts, claim, trouble, write_anchor};
 use crate::domain::HandlerId;
+use crate::domain::ask::Ask;
 
 /// One change to the trail.
 #[derive(Debug)]
 pub enum Op {
-    /// Claim at most `asked` ready jobs.
-    Claim {
-        handler: HandlerId,
-        asked: usize,
-    },
+    /// Claim ready jobs.
+    Claim(Ask),
     Finish(Box<Finish>),
     Expand(Box<Expansion>),
     /// Make ready what is due.
@@ -47,7 +45,7 @@ pub enum Op {
 #[derive(Debug)]
 pub enum Done {
     Accepted(Reply),
-    Claimed { handler: HandlerId, asked: usize, jobs: Vec<Claimed> },
+    Claimed { ask: Ask, jobs: Vec<Claimed> },
     Finished { handler: HandlerId, how: Finished },
     Promoted { next_due_ms: Option<i64> },
     Registered(Sender<Registry>, Registry),
@@ -57,13 +55,16 @@ pub enum Done {
 /// Who listens to the writer, on its thread: must not wait for anything.
 pub trait Hear: Send {
     /// A claim was committed; fewer than asked means that no more are ready.
-    fn claimed(&self, handler: HandlerId, asked: usize, jobs: Vec<Claimed>);
+    fn claimed(&self, ask: Ask, jobs: Vec<Claimed>);
     /// A claim was not written; `writable` will be heard.
-    fn claim_failed(&self, handler: HandlerId, asked: usize);
+    fn claim_failed(&self, ask: Ask);
+    /// A handler rests until then, on the trail's clock, and has a job on trial after that; `None`:
+    /// it rests no more.
+    fn rests(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
     fn finished(&self, handler: HandlerId, how: Finished);
-    /// These have jobs that are ready.
-    fn woken(&self, handlers: &HashSet<HandlerId>);
+    /// These have so many more jobs that are ready.
+    fn woken(&self, handlers: &HashMap<HandlerId, usize>);
     /// A job began to wait until then, on the trail's clock.
     fn waits(&self, until_ms: i64);
     /// When the next waiting job is due, on the trail's clock.
@@ -82,11 +83,7 @@ pub trait Hear: Send {
 /// The write failed; the caller takes all of it back.
 pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<Done> {
     Ok(match op {
-        Op::Claim { handler, asked } => Done::Claimed {
-            handler: *handler,
-            asked: *asked,
-            jobs: claim::claim(conn, state, *handler, *asked)?,
-        },
+        Op::Claim(ask) => Done::Claimed { ask: *ask, jobs: claim::claim(conn, state, ask)? },
         Op::Finish(finish) => {
             Done::Finished { handler: finish.handler, how: jobs::finish(conn, state, finish)? }
         }

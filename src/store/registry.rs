@@ -73,13 +73,16 @@ pub fn set_paused(
 ) -> rusqlite::Result<bool> {
     let changed = if paused {
         conn.execute(
-            "UPDATE handlers SET paused = 1, idle_since = ?2 WHERE id = ?1 AND paused = 0",
+            "UPDATE handlers SET paused = 1, idle_since = coalesce(idle_since, ?2)
+             WHERE id = ?1 AND paused = 0",
             params![handler.0, now_ms],
         )?
     } else {
         conn.execute(
-            "UPDATE handlers SET paused = 0, idle_since = NULL,
-               idle_ms = idle_ms + max(0, ?2 - coalesce(idle_since, ?2))
+            "UPDATE handlers SET paused = 0,
+               idle_ms = idle_ms + CASE WHEN rest_until IS NULL
+                 THEN max(0, ?2 - coalesce(idle_since, ?2)) ELSE 0 END,
+               idle_since = CASE WHEN rest_until IS NOT NULL THEN idle_since END
              WHERE id = ?1 AND paused = 1",
             params![handler.0, now_ms],
         )?
@@ -105,6 +108,16 @@ pub fn handler_named(conn: &Connection, name: &str) -> rusqlite::Result<Option<H
 pub fn paused(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
     let mut select = conn.prepare_cached("SELECT id FROM handlers WHERE paused = 1")?;
     select.query_map([], |row| row.get(0).map(HandlerId))?.collect()
+}
+
+/// No job of a handler with a `rate` starts before; on the trail's clock.
+///
+/// # Errors
+/// The read failed.
+pub fn rates(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
+    let mut select =
+        conn.prepare_cached("SELECT id, rate_next FROM handlers WHERE rate_next IS NOT NULL")?;
+    select.query_map([], |row| Ok((HandlerId(row.get(0)?), row.get(1)?)))?.collect()
 }
 
 /// How long each handler stood still so far.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::refusals;
 use super::registry::{self, Idle};
+use super::rest::{self, Rest};
 use crate::clock::TrailClock;
 use crate::domain::{HandlerId, SourceId};
 
@@ -29,7 +30,11 @@ pub struct State {
     pub wall_ms: i64,
     pub counters: Counters,
     idle: HashMap<HandlerId, Idle>,
-    pub woken: HashSet<HandlerId>,
+    pub woken: HashMap<HandlerId, usize>,
+    /// How each handler's breaker stands.
+    pub(super) rests: HashMap<HandlerId, Rest>,
+    /// Whose breaker changed in this group.
+    pub(super) rested: Vec<HandlerId>,
     /// When the next of those that began to wait is due, on the trail's clock.
     pub(super) due_ms: Option<i64>,
     /// How many more jobs of each source are queued than before.
@@ -53,7 +58,9 @@ impl State {
             wall_ms: crate::clock::wall_ms(),
             counters: Counters::default(),
             idle: HashMap::new(),
-            woken: HashSet::new(),
+            woken: HashMap::new(),
+            rests: HashMap::new(),
+            rested: Vec::new(),
             due_ms: None,
             queued: Vec::new(),
             known_ips: HashSet::new(),
@@ -74,7 +81,7 @@ impl State {
                 let (event, job) = (row.get(0)?, row.get(1)?);
                 Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
             })?;
-        self.idle = registry::idle(conn)?;
+        self.read_idle(conn)?;
         self.refusals = refusals::count(conn)?;
         Ok(())
     }
@@ -85,6 +92,7 @@ impl State {
     /// The read failed.
     pub(super) fn read_idle(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.idle = registry::idle(conn)?;
+        self.rests = rest::all(conn)?;
         Ok(())
     }
 
@@ -106,7 +114,7 @@ impl State {
 
     /// To be told of when the transaction is through.
     pub fn wake(&mut self, handler: HandlerId) {
-        self.woken.insert(handler);
+        *self.woken.entry(handler).or_default() += 1;
     }
 
     /// Some jobs were queued, or are not any more.
@@ -141,5 +149,6 @@ impl State {
         self.woken.clear();
         self.due_ms = None;
         self.queued.clear();
+        self.rested.clear();
     }
 }

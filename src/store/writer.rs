@@ -216,9 +216,7 @@ impl Writer {
                     ));
                 }
                 Message::Op(op) => match (done.next(), op) {
-                    (Some(Done::Nothing), Op::Claim { handler, asked }) => {
-                        self.hear.claimed(handler, asked, Vec::new());
-                    }
+                    (Some(Done::Nothing), Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
                     (Some(Done::Nothing), Op::Expand(it)) => {
                         // Not to be left running: that is what a person sees of it.
                         self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
@@ -231,6 +229,10 @@ impl Writer {
                 },
             }
         }
+        for handler in self.state.rested.drain(..) {
+            let rest = self.state.rests.get(&handler).copied().unwrap_or_default();
+            self.hear.rests(handler, rest.until_ms);
+        }
         if let Some(due_ms) = self.state.due_ms.take() {
             self.hear.waits(due_ms);
         }
@@ -242,9 +244,7 @@ impl Writer {
 
     fn tell(&self, done: Done) {
         match done {
-            Done::Claimed { handler, asked, jobs } => {
-                self.hear.claimed(handler, asked, jobs);
-            }
+            Done::Claimed { ask, jobs } => self.hear.claimed(ask, jobs),
             Done::Finished { handler, how } => self.hear.finished(handler, how),
             Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
             Done::Registered(reply, registry) => {
@@ -261,7 +261,7 @@ impl Writer {
                 Message::Accepts(accepts, mailbox) => {
                     mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
                 }
-                Message::Op(Op::Claim { handler, asked }) => self.hear.claim_failed(handler, asked),
+                Message::Op(Op::Claim(ask)) => self.hear.claim_failed(ask),
                 Message::Op(
                     op @ (Op::Finish(_)
                     | Op::Expand(_)

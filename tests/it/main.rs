@@ -12,6 +12,7 @@ mod house;
 mod http;
 mod intake;
 mod libraries;
+mod limits;
 mod pages;
 mod promises;
 mod refusals;

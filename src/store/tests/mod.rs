@@ -7,9 +7,11 @@ use rusqlite::Connection;
 use super::claim::claim;
 use super::events::{self, Accept, Inserts, Reply};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
+use super::rest::Breaker;
 use super::state::State;
 use super::{Store, acts, expand, in_transaction, list, open, registry};
 use crate::config::Durability;
+use crate::domain::ask::Ask;
 use crate::domain::owed::{Collapse, InMemory, JobKeys, Key, Once, Owed, Plan};
 use crate::domain::stamp::Stamp;
 use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
@@ -17,6 +19,7 @@ use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 mod keys;
 mod migration;
 mod replay;
+mod rests;
 mod retries;
 
 const H: HandlerId = HandlerId(1);
@@ -27,6 +30,7 @@ struct Trail {
     _folder: tempfile::TempDir,
     store: Store,
     state: State,
+    breaker: Breaker,
 }
 
 fn trail() -> Trail {
@@ -37,7 +41,7 @@ fn trail() -> Trail {
         .unwrap();
     let mut state = State::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    Trail { _folder: folder, store, state }
+    Trail { _folder: folder, store, state, breaker: Breaker { failures: 0, pause_ms: 0 } }
 }
 
 fn key(name: &str) -> Key {
@@ -83,7 +87,12 @@ impl Trail {
 
     /// Claims as many as asked for; their numbers.
     fn claim(&mut self, asked: usize) -> Vec<Claimed> {
-        claim(&self.store.conn, &mut self.state, H, asked).unwrap()
+        self.ask(asked, false)
+    }
+
+    fn ask(&mut self, jobs: usize, on_trial: bool) -> Vec<Claimed> {
+        let ask = Ask { handler: H, jobs, together: false, on_trial, gap_ms: None };
+        claim(&self.store.conn, &mut self.state, &ask).unwrap()
     }
 
     fn claimed(&mut self, asked: usize) -> Vec<i64> {
@@ -106,6 +115,9 @@ impl Trail {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next,
+            at_once: false,
+            on_trial: claimed.on_trial,
+            breaker: self.breaker,
             crashes: 0,
         };
         jobs::finish(&self.store.conn, &mut self.state, &finish).unwrap()

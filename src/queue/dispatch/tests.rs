@@ -1,0 +1,172 @@
+//! Who gets a thread: by priority, by fairness, by rate, in batches, after a rest.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::Rate;
+use crate::queue::lane::Batch;
+
+const A: HandlerId = HandlerId(1);
+const B: HandlerId = HandlerId(2);
+const SECOND_US: i64 = 1_000_000;
+
+fn plain(priority: i64, concurrency: usize) -> Limits {
+    Limits { priority, concurrency, rate: None, batch: None }
+}
+
+fn dispatch(threads: usize, limits: &[(HandlerId, Limits)]) -> Dispatch {
+    let mut dispatch = Dispatch::new(threads);
+    dispatch.configure(&limits.iter().copied().collect());
+    dispatch
+}
+
+/// What is asked for at a moment, in the order of handlers.
+fn asked(it: &mut Dispatch, now_us: i64) -> Vec<(HandlerId, usize)> {
+    let mut asked: Vec<_> = it.plan(now_us).iter().map(|ask| (ask.handler, ask.jobs)).collect();
+    asked.sort();
+    asked
+}
+
+fn ask(handler: HandlerId, jobs: usize) -> Ask {
+    Ask { handler, jobs, together: false, on_trial: false, gap_ms: None }
+}
+
+#[test]
+fn equals_share_the_threads() {
+    let mut it = dispatch(4, &[(A, plain(0, 9)), (B, plain(0, 9))]);
+    assert_eq!(asked(&mut it, 0), [(A, 2), (B, 2)]);
+    assert_eq!(asked(&mut it, 0), []);
+}
+
+#[test]
+fn a_free_thread_goes_to_the_handler_with_the_fewest_running() {
+    let mut it = dispatch(4, &[(A, plain(0, 9)), (B, plain(0, 9))]);
+    it.plan(0);
+    it.finished(B);
+    assert_eq!(asked(&mut it, 0), [(B, 1)]);
+}
+
+#[test]
+fn the_highest_priority_comes_first_up_to_its_concurrency() {
+    let mut it = dispatch(4, &[(A, plain(0, 9)), (B, plain(5, 3))]);
+    assert_eq!(asked(&mut it, 0), [(A, 1), (B, 3)]);
+}
+
+#[test]
+fn a_claim_that_got_fewer_frees_the_rest_and_waits_to_be_woken() {
+    let mut it = dispatch(2, &[(A, plain(0, 9))]);
+    assert_eq!(asked(&mut it, 0), [(A, 2)]);
+    it.claimed(&ask(A, 2), 0, 0);
+    assert_eq!((asked(&mut it, 0), it.busy()), (vec![], 0));
+    assert!(it.woken(A, 1, 0));
+    assert_eq!(asked(&mut it, 0), [(A, 2)]);
+}
+
+#[test]
+fn a_claim_that_was_not_written_is_asked_for_again() {
+    let mut it = dispatch(2, &[(A, plain(0, 9))]);
+    it.plan(0);
+    it.claim_failed(&ask(A, 2));
+    assert_eq!(asked(&mut it, 0), [(A, 2)]);
+}
+
+#[test]
+fn a_paused_handler_gets_no_thread() {
+    let mut it = dispatch(2, &[(A, plain(0, 9))]);
+    it.set_paused(&[A]);
+    assert_eq!(asked(&mut it, 0), []);
+    it.set_paused(&[]);
+    assert_eq!(asked(&mut it, 0), [(A, 2)]);
+}
+
+#[test]
+fn a_handler_that_is_gone_keeps_its_running_jobs_and_starts_none() {
+    let mut it = dispatch(3, &[(A, plain(0, 1)), (B, plain(0, 1))]);
+    it.plan(0);
+    it.configure(&HashMap::from([(A, plain(0, 3))]));
+    it.finished(B);
+    assert_eq!(asked(&mut it, 0), [(A, 2)]);
+}
+
+#[test]
+fn a_stock_and_a_slow_command_do_not_hold_another_handlers_fresh_job() {
+    let mut it = dispatch(4, &[(A, plain(0, 3)), (B, plain(0, 3))]);
+    assert_eq!(asked(&mut it, 0), [(A, 2), (B, 2)]);
+    it.claimed(&ask(A, 2), 2, 0);
+    it.claimed(&ask(B, 2), 0, 0);
+    assert_eq!(asked(&mut it, 0), [(A, 1)]);
+    it.claimed(&ask(A, 1), 1, 0);
+    assert!(it.woken(B, 1, 0));
+    assert_eq!(asked(&mut it, 0), [(B, 1)], "a thread is free, as A has its concurrency");
+}
+
+#[test]
+fn a_rested_handler_has_one_job_on_trial_and_no_other() {
+    let mut it = dispatch(8, &[(A, plain(0, 8))]);
+    it.rests(A, Some(SECOND_US));
+    assert_eq!(asked(&mut it, SECOND_US - 1), []);
+    assert_eq!(it.next_us(), Some(SECOND_US));
+    let plan = it.plan(SECOND_US);
+    assert_eq!((plan.len(), plan[0].jobs, plan[0].on_trial), (1, 1, true));
+    it.claimed(&plan[0], 1, SECOND_US);
+    it.woken(A, 9, SECOND_US);
+    assert_eq!(asked(&mut it, 9 * SECOND_US), [], "until the trial is over");
+    it.finished(A);
+    it.rests(A, Some(20 * SECOND_US));
+    assert_eq!(asked(&mut it, 19 * SECOND_US), [], "it failed");
+    let plan = it.plan(20 * SECOND_US);
+    it.claimed(&plan[0], 1, 20 * SECOND_US);
+    it.finished(A);
+    it.rests(A, None);
+    assert_eq!(asked(&mut it, 20 * SECOND_US), [(A, 8)], "it has recovered");
+}
+
+#[test]
+fn a_claim_that_was_refused_since_its_handler_rests_takes_no_trial_away() {
+    let mut it = dispatch(8, &[(A, plain(0, 8))]);
+    let plan = it.plan(0);
+    it.rests(A, Some(SECOND_US));
+    it.claimed(&plan[0], 0, 0);
+    assert_eq!(asked(&mut it, SECOND_US), [(A, 1)]);
+}
+
+#[test]
+fn a_rate_gives_one_start_after_another() {
+    let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
+    let mut it = dispatch(8, &[(A, Limits { rate, ..plain(0, 8) })]);
+    let (mut now_us, mut starts) = (0, Vec::new());
+    while starts.len() < 30 {
+        for ask in it.plan(now_us) {
+            it.claimed(&ask, ask.jobs, now_us);
+            starts.extend(std::iter::repeat_n(now_us, ask.jobs));
+            (0..ask.jobs).for_each(|_| it.finished(A));
+        }
+        now_us = it.next_us().unwrap().max(now_us + 1);
+    }
+    for (at, start_us) in starts.iter().enumerate() {
+        let within = starts[at..].iter().filter(|it| *it - start_us < SECOND_US).count();
+        assert!(within <= 10, "{starts:?}");
+    }
+    assert!(starts[29] < 3 * SECOND_US + SECOND_US / 5, "{starts:?}");
+}
+
+#[test]
+fn a_batch_waits_for_more_and_takes_one_thread() {
+    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(2, &[(A, Limits { batch, ..plain(0, 2) })]);
+    let count = |it: &mut Dispatch, jobs: usize, now_us: i64| {
+        assert_eq!(it.to_count(), [(A, 3)]);
+        it.counted(A, jobs, now_us);
+    };
+    count(&mut it, 1, 0);
+    assert_eq!(asked(&mut it, 2 * SECOND_US - 1), []);
+    let plan = it.plan(2 * SECOND_US);
+    assert_eq!((plan.len(), plan[0].jobs, plan[0].together), (1, 3, true));
+    it.claimed(&plan[0], 1, 2 * SECOND_US);
+    assert_eq!(it.busy(), 1);
+    it.woken(A, 1, 3 * SECOND_US);
+    count(&mut it, 1, 3 * SECOND_US);
+    it.woken(A, 2, 3 * SECOND_US);
+    count(&mut it, 3, 3 * SECOND_US);
+    assert_eq!(asked(&mut it, 3 * SECOND_US), [(A, 3)], "it is full");
+}

@@ -1,0 +1,241 @@
+//! One handler in the eyes of `dispatch`: what it may start, and what it waits for.
+//!
+//! A plain one is asked for as many jobs as there are threads for it. One that has a `rate`, gathers
+//! batches or rests is asked one thing at a time, since the answer says what may be next.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::limits::Pace;
+use crate::config::{self, Mode, Rate};
+use crate::domain::HandlerId;
+use crate::domain::ask::Ask;
+
+/// What config.toml says of a handler, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub priority: i64,
+    pub concurrency: usize,
+    pub rate: Option<Rate>,
+    pub batch: Option<Batch>,
+}
+
+/// `batch_jobs_max` and `batch_wait`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub jobs_max: usize,
+    pub wait: Duration,
+}
+
+impl Limits {
+    pub fn of(handler: &config::Handler) -> Self {
+        let batch = Batch { jobs_max: handler.batch_jobs_max, wait: handler.batch_wait };
+        Self {
+            priority: handler.priority,
+            concurrency: handler.concurrency,
+            rate: handler.rate,
+            batch: Some(batch).filter(|_| handler.mode == Mode::Batch),
+        }
+    }
+}
+
+/// A rest, and the trial after it.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until_us: i64,
+    /// The job on trial was asked for, or runs.
+    on_trial: bool,
+}
+
+/// What is known of a batch that is waiting for more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gathered {
+    /// Ready at most, unless they are to be counted.
+    jobs: usize,
+    is_counted: bool,
+    /// When the first was there.
+    since_us: Option<i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// `None`: not configured any more; what runs may end.
+    limits: Option<Limits>,
+    pub paused: bool,
+    ready: bool,
+    /// Threads that run its jobs, or for which some were asked.
+    pub busy: usize,
+    pub pace: Option<Pace>,
+    rest: Option<Rest>,
+    gathered: Gathered,
+    /// An answer is waited for before anything more is asked.
+    asking: bool,
+    /// How many more threads this plan may give it.
+    left: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            limits: None,
+            paused: false,
+            ready: true,
+            busy: 0,
+            pace: None,
+            rest: None,
+            gathered: Gathered::default(),
+            asking: false,
+            left: 0,
+        }
+    }
+}
+
+impl Lane {
+    pub fn configure(&mut self, limits: Option<Limits>) {
+        self.limits = limits;
+        match (limits.and_then(|limits| limits.rate), &mut self.pace) {
+            (Some(rate), Some(pace)) => pace.change(rate),
+            (Some(rate), pace) => *pace = Some(Pace::new(rate)),
+            (None, pace) => *pace = None,
+        }
+    }
+
+    pub fn rests(&mut self, until_us: Option<i64>) {
+        self.rest = until_us.map(|until_us| Rest { until_us, on_trial: false });
+        self.may_have_jobs();
+    }
+
+    pub fn may_have_jobs(&mut self) {
+        self.ready = true;
+        self.gathered.is_counted = false;
+    }
+
+    pub fn woken(&mut self, jobs: usize, now_us: i64) -> bool {
+        let is_news = !self.ready;
+        self.ready = true;
+        let Some(batch) = self.batch() else { return is_news };
+        self.gathered.jobs = self.gathered.jobs.saturating_add(jobs);
+        self.gathered.since_us.get_or_insert(now_us);
+        // Some of them may be cancelled or collapsed by now.
+        let is_full = self.gathered.jobs >= batch.jobs_max;
+        self.gathered.is_counted &= !is_full;
+        is_news || is_full
+    }
+
+    pub fn to_count(&self) -> Option<usize> {
+        let is_due = self.can_start() && !self.asking && self.rest.is_none();
+        let batch = self.batch().filter(|_| is_due && !self.gathered.is_counted);
+        batch.map(|batch| batch.jobs_max)
+    }
+
+    pub fn counted(&mut self, jobs: usize, now_us: i64) {
+        self.ready = jobs > 0;
+        let since_us = (jobs > 0).then(|| self.gathered.since_us.unwrap_or(now_us));
+        self.gathered = Gathered { jobs, is_counted: true, since_us };
+    }
+
+    pub fn claimed(&mut self, ask: &Ask, got: usize, now_us: i64) {
+        self.busy -= ask.threads(ask.jobs) - ask.threads(got);
+        self.asking = false;
+        if let Some(pace) = &mut self.pace {
+            pace.started(got, now_us);
+        }
+        if let Some(rest) = &mut self.rest {
+            if !ask.on_trial {
+                // Asked for before it rested, and refused: there may be jobs all the same.
+                return;
+            }
+            rest.on_trial = got > 0;
+        }
+        self.ready &= got == ask.jobs;
+        self.gathered = Gathered::default();
+    }
+
+    pub fn claim_failed(&mut self, ask: &Ask) {
+        self.busy -= ask.threads(ask.jobs);
+        self.asking = false;
+        if let Some(rest) = &mut self.rest {
+            rest.on_trial &= !ask.on_trial;
+        }
+    }
+
+    /// The smallest is next.
+    pub fn rank(&self) -> (Reverse<i64>, usize) {
+        (Reverse(self.limits.map_or(i64::MIN, |limits| limits.priority)), self.busy)
+    }
+
+    pub fn begin_plan(&mut self, now_us: i64) {
+        let is_due = self.can_start() && self.due_us().is_none_or(|due_us| due_us <= now_us);
+        self.left = match &self.pace {
+            _ if !is_due || self.asking || self.to_count().is_some() => 0,
+            _ if self.rest.is_some() || self.batch().is_some() => 1,
+            Some(pace) => pace.allows(now_us),
+            None => usize::MAX,
+        };
+    }
+
+    pub fn may_start(&self) -> bool {
+        self.left > 0 && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
+    }
+
+    /// Gives it a thread more: by what was asked for it already in this plan, or by what is given
+    /// back.
+    pub fn plan(
+        &mut self,
+        handler: HandlerId,
+        before: Option<&mut Ask>,
+        now_us: i64,
+    ) -> Option<Ask> {
+        self.busy += 1;
+        self.left -= 1;
+        if let Some(ask) = before {
+            ask.jobs += 1;
+            return None;
+        }
+        let on_trial = self.rest.is_some();
+        if let Some(rest) = &mut self.rest {
+            rest.on_trial = true;
+        }
+        let batch = self.batch();
+        self.asking = on_trial || batch.is_some() || self.pace.is_some();
+        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.allows(now_us));
+        let jobs = match batch {
+            Some(batch) if !on_trial => batch.jobs_max.min(allowed),
+            _ => 1,
+        };
+        let gap_ms = self.pace.as_ref().map(Pace::gap_ms);
+        Some(Ask { handler, jobs, together: batch.is_some(), on_trial, gap_ms })
+    }
+
+    /// When it may start one: none where that is not a matter of time, or at once.
+    pub fn due_us(&self) -> Option<i64> {
+        if !self.can_start() || self.asking {
+            return None;
+        }
+        let gathered = &self.gathered;
+        let full_us = match (self.batch(), gathered.since_us) {
+            (Some(batch), Some(since_us))
+                if self.rest.is_none() && gathered.jobs < batch.jobs_max =>
+            {
+                let wait_us = i64::try_from(batch.wait.as_micros()).unwrap_or(i64::MAX);
+                Some(since_us.saturating_add(wait_us))
+            }
+            _ => None,
+        };
+        let rested_us = self.rest.map(|rest| rest.until_us);
+        let paced_us = self.pace.as_ref().map(Pace::due_us);
+        [full_us, rested_us, paced_us].into_iter().flatten().max()
+    }
+
+    /// But for time.
+    fn can_start(&self) -> bool {
+        self.ready
+            && !self.paused
+            && self.rest.is_none_or(|rest| !rest.on_trial)
+            && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
+    }
+
+    fn batch(&self) -> Option<Batch> {
+        self.limits.and_then(|limits| limits.batch)
+    }
+}

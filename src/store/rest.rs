@@ -1,0 +1,134 @@
+//! The breaker: a handler that failed too often in a row rests, then has one job on trial, and
+//! recovers or rests again. Decided in the transaction of the outcome, kept over restarts; each change
+//! is a row of the view `rests`.
+//!
+//! While it rests only the trial counts: what ran before ends as it may. A handler's own clock stands
+//! still from the rest's beginning to the recovery, as it does while it is paused.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use super::jobs::Finish;
+use super::state::State;
+use crate::domain::{HandlerId, Outcome};
+
+/// `breaker = { … }`, as an outcome brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many in a row; 0: never.
+    pub failures: u32,
+    pub pause_ms: i64,
+}
+
+/// How a handler's breaker stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// What failed or timed out in a row.
+    pub streak: u32,
+    /// On the trail's clock; `None`: it does not rest.
+    pub until_ms: Option<i64>,
+}
+
+/// How each handler's stands.
+///
+/// # Errors
+/// The read failed.
+pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Rest>> {
+    let mut select = conn.prepare_cached("SELECT id, streak, rest_until FROM handlers")?;
+    let rows = select.query_map([], |row| {
+        Ok((HandlerId(row.get(0)?), Rest { streak: row.get(1)?, until_ms: row.get(2)? }))
+    })?;
+    rows.collect()
+}
+
+/// Takes an outcome into account.
+pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<()> {
+    let before = state.rests.get(&f.handler).copied().unwrap_or_default();
+    let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.at_once;
+    let after = match (before.until_ms, f.outcome) {
+        // Not of the trial, but of what ran before it.
+        (Some(_), _) if !f.on_trial => return Ok(()),
+        (_, Outcome::Succeeded) => Rest::default(),
+        (Some(_), _) if failed => rest(state, f, before.streak.saturating_add(1)),
+        // It tells nothing: another job is on trial.
+        (Some(_), _) => {
+            state.rested.push(f.handler);
+            return Ok(());
+        }
+        (None, _) if failed => {
+            let streak = before.streak.saturating_add(1);
+            match f.breaker.failures {
+                0 => Rest::default(),
+                failures if streak < failures => Rest { streak, until_ms: None },
+                _ => rest(state, f, streak),
+            }
+        }
+        (None, _) => return Ok(()),
+    };
+    if after == before {
+        return Ok(());
+    }
+    set(conn, state, f.handler, after)?;
+    let what = match (before.until_ms, after.until_ms) {
+        (_, Some(_)) => "resting",
+        (Some(_), None) => "recovered",
+        (None, None) => return Ok(()),
+    };
+    let detail = match what {
+        "resting" => format!("{} in a row: {}", after.streak, f.detail),
+        _ => f.detail.clone(),
+    };
+    note(conn, state, f.handler, what, &detail)
+}
+
+fn rest(state: &State, f: &Finish, streak: u32) -> Rest {
+    Rest { streak, until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)) }
+}
+
+fn set(
+    conn: &Connection,
+    state: &mut State,
+    handler: HandlerId,
+    rest: Rest,
+) -> rusqlite::Result<()> {
+    let changes = state.rests.insert(handler, rest).and_then(|rest| rest.until_ms) != rest.until_ms;
+    conn.prepare_cached(
+        "UPDATE handlers SET streak = ?2, rest_until = ?3,
+           idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
+             THEN max(0, ?4 - coalesce(idle_since, ?4)) ELSE 0 END,
+           idle_since = CASE WHEN ?3 IS NOT NULL THEN coalesce(idle_since, ?4)
+             WHEN paused = 1 THEN idle_since END
+         WHERE id = ?1",
+    )?
+    .execute(params![handler.0, rest.streak, rest.until_ms, state.now_ms])?;
+    if changes {
+        state.rested.push(handler);
+        state.read_idle(conn)?;
+    }
+    Ok(())
+}
+
+/// A job is on trial.
+pub(super) fn on_trial(
+    conn: &Connection,
+    state: &State,
+    handler: HandlerId,
+    job: i64,
+) -> rusqlite::Result<()> {
+    note(conn, state, handler, "trial", &format!("job {job}"))
+}
+
+fn note(
+    conn: &Connection,
+    state: &State,
+    handler: HandlerId,
+    what: &str,
+    detail: &str,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO rest_log (at, handler, what, detail) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![state.wall_ms, handler.0, what, detail])?;
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The breaker, and what is kept of rates.
+
+use super::*;
+use crate::store::rest;
+
+fn plain(trail: &mut Trail, jobs: usize) {
+    for _ in 0..jobs {
+        trail.accept(Plan::Plain([H].into()), None);
+    }
+}
+
+fn resting(failures: u32) -> Trail {
+    let mut trail = trail();
+    trail.breaker = Breaker { failures, pause_ms: 60_000 };
+    plain(&mut trail, 10);
+    trail
+}
+
+fn changes(trail: &Trail) -> Vec<String> {
+    let sql = "SELECT what || ': ' || detail FROM rests ORDER BY id";
+    let mut select = trail.conn().prepare(sql).unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Runs the trial to this end.
+fn tried(trail: &mut Trail, next: Next) {
+    let one = trail.ask(1, true).remove(0);
+    assert!(one.on_trial);
+    trail.finish(&one, next);
+}
+
+#[test]
+fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
+    let mut trail = resting(3);
+    let all = trail.claim(4);
+    trail.finish(&all[0], again(0));
+    trail.finish(&all[1], Next::Succeeded);
+    for one in &all[2..] {
+        trail.finish(one, again(0));
+    }
+    trail.run(again(0));
+    assert_eq!(trail.claimed(9), NONE, "it rests");
+    assert_eq!(trail.ask(1, true).len(), 0, "for a minute");
+    trail.state.now_ms += 60_000;
+    assert_eq!(trail.claimed(9), NONE, "and then one job is on trial");
+    tried(&mut trail, again(0));
+    assert_eq!(trail.ask(1, true).len(), 0, "which failed");
+    trail.state.now_ms += 60_000;
+    tried(&mut trail, Next::Succeeded);
+    assert_eq!(trail.claim(9).len(), 8);
+    let expected = [
+        "resting: 3 in a row: exit 1",
+        "trial: job 1",
+        "resting: 4 in a row: exit 1",
+        "trial: job 1",
+        "recovered: exit 1",
+    ];
+    assert_eq!(changes(&trail), expected);
+}
+
+#[test]
+fn what_ran_before_the_rest_ends_as_it_may_and_changes_nothing() {
+    let mut trail = resting(2);
+    let all = trail.claim(4);
+    trail.finish(&all[0], again(0));
+    trail.finish(&all[1], again(0));
+    trail.finish(&all[2], Next::Succeeded);
+    trail.finish(&all[3], again(0));
+    assert_eq!(trail.claimed(1), NONE);
+    assert_eq!(changes(&trail), ["resting: 2 in a row: exit 1"]);
+}
+
+#[test]
+fn dead_at_once_is_no_failure_of_the_handler() {
+    let mut trail = resting(2);
+    let all = trail.claim(3);
+    for one in &all {
+        let finish = Finish {
+            claim: one.claim,
+            handler: H,
+            source: S,
+            outcome: Outcome::Failed,
+            detail: "exit 65".into(),
+            ended_at_ms: 0,
+            duration_ms: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            next: died(),
+            at_once: true,
+            on_trial: false,
+            breaker: trail.breaker,
+            crashes: 0,
+        };
+        jobs::finish(&trail.store.conn, &mut trail.state, &finish).unwrap();
+    }
+    assert_eq!(trail.claim(1).len(), 1);
+}
+
+#[test]
+fn a_rest_is_kept_over_a_restart_and_a_handlers_clock_stands_still_meanwhile() {
+    let mut trail = resting(1);
+    let before_ms = trail.state.active_ms(H);
+    trail.run(again(0));
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    trail.state = State::read(&trail.store.conn, trail.store.clock).unwrap();
+    trail.state.now_ms = 1_000_000 + 30_000;
+    assert_eq!(trail.claimed(1), NONE);
+    assert_eq!(rest::all(trail.conn()).unwrap()[&H].until_ms, Some(1_060_000));
+    registry::set_paused(trail.conn(), H, true, trail.state.now_ms).unwrap();
+    trail.state.now_ms += 60_000;
+    tried(&mut trail, Next::Succeeded);
+    trail.state.now_ms += 10_000;
+    registry::set_paused(trail.conn(), H, false, trail.state.now_ms).unwrap();
+    trail.state.read_idle(&trail.store.conn).unwrap();
+    assert_eq!(trail.state.active_ms(H), before_ms, "it rested, and then it was paused");
+    trail.state.now_ms += 5;
+    assert_eq!(trail.state.active_ms(H), before_ms + 5);
+}
+
+#[test]
+fn when_the_next_of_a_rate_may_start_is_kept() {
+    let mut trail = resting(0);
+    let ask = Ask { handler: H, jobs: 2, together: false, on_trial: false, gap_ms: Some(250) };
+    assert_eq!(claim(&trail.store.conn, &mut trail.state, &ask).unwrap().len(), 2);
+    assert_eq!(registry::rates(trail.conn()).unwrap(), [(H, 1_000_500)]);
+}
