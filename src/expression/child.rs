@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::evaluate::{Evaluator, STAGE_INPUT};
 use super::wire::{self, Take};
-use crate::process::{Confined, confine, use_one_heap};
+use crate::process::{Confined, become_servant, confine};
 
 /// The command that starts it, hidden from help.
 pub const COMMAND: &str = "__expression";
@@ -37,7 +37,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(&[processor_ms, one_by_one]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
         return ExitCode::from(2);
     };
-    use_one_heap();
+    if become_servant().is_err() {
+        return ExitCode::FAILURE;
+    }
     // What jaq has to say when it panics goes into the answer.
     std::panic::set_hook(Box::new(|_| {}));
     let thread = std::thread::Builder::new().name("expression".into()).stack_size(STACK_BYTES);

@@ -1,7 +1,7 @@
 //! Evaluates what is asked of an event, by jaq. Called in a process that may not end well: see
 //! `servant`. Nothing here bounds time or memory; output is bounded while it is made.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -41,6 +41,8 @@ struct Event<'a> {
     variables: [OnceCell<Val>; VARIABLES.len()],
     /// Hears where the evaluation is.
     stage: &'a dyn Fn(u32),
+    /// The expression that it is at.
+    at: Cell<u32>,
     /// Bytes that may still be put out.
     left: usize,
 }
@@ -52,6 +54,7 @@ impl Evaluator {
             input: OnceCell::new(),
             variables: Default::default(),
             stage,
+            at: Cell::new(0),
             left: OUTPUT_BYTES_MAX,
         };
         match asked {
@@ -168,13 +171,18 @@ impl Event<'_> {
         compile: impl FnOnce() -> Result<Rc<Compiled>, String>,
         evaluate: impl FnOnce(&mut Self, &Compiled) -> Result<T, String>,
     ) -> Result<T, String> {
-        (self.stage)(STAGE_EXPRESSION + number);
+        self.is_at(number);
         let done = catch_unwind(AssertUnwindSafe(|| evaluate(self, &*compile()?)));
         done.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             Err(output::reason(&format!("jaq gave up: {}", text.unwrap_or("no reason given"))))
         })
+    }
+
+    fn is_at(&self, number: u32) {
+        self.at.set(number);
+        (self.stage)(STAGE_EXPRESSION + number);
     }
 
     fn run<'c>(
@@ -223,7 +231,7 @@ impl Event<'_> {
                     }
                     event.pack(&item, &mut items)?;
                     event.keys(by, Some((&item, items.len())), keys.as_deref_mut())?;
-                    (event.stage)(STAGE_EXPRESSION + number);
+                    event.is_at(number);
                 }
                 Ok(items)
             },
@@ -271,7 +279,9 @@ impl Event<'_> {
     fn input(&self) -> Val {
         let read = || {
             (self.stage)(STAGE_INPUT);
-            input::body(self.scene)
+            let input = input::body(self.scene);
+            self.is_at(self.at.get());
+            input
         };
         self.input.get_or_init(read).clone()
     }

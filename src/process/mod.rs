@@ -30,7 +30,7 @@ pub use live::{Came, Deadline, Input, Tell, Then};
 pub use pool::{Pool, wait_for_retired};
 pub use proc::end_marked;
 pub use reap::become_subreaper;
-pub use servant::{Confined, Gone, Lost, Servant, confine, use_one_heap};
+pub use servant::{Confined, Gone, Lost, Servant, become_servant, confine};
 pub use spawn::{MARK, Program};
 
 /// Between SIGTERM and SIGKILL.

@@ -196,13 +196,13 @@ pub struct Confined {
 /// # Errors
 /// A limit can't be set: it must not go on.
 pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::thread::set_no_new_privs(true)?;
-    setpriority_process(None, NICENESS)?;
     // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
     let memory = unsafe { OwnedFd::from_raw_fd(3) };
     let page = Page::of(&memory)?;
     drop(memory);
+    // SAFETY: closes what whoever started us had open by mistake; nothing here owns any of it.
+    // Systems before Linux 5.9 refuse it.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     let has = memory_now()?;
     let limits = [
         (Resource::As, has + memory_bytes),
@@ -255,9 +255,17 @@ impl Confined {
     }
 }
 
-/// All of a servant's memory comes from one heap: each further one would reserve 64 MiB of the
-/// address space that it may use.
-pub fn use_one_heap() {
-    // SAFETY: sets one number of the allocator's; called before there is a second thread.
+/// Called by a servant first of all, before there is a second thread: it dies with who started it, and
+/// all of its memory comes from one heap, as each further one would reserve 64 MiB of the address
+/// space that it may use.
+///
+/// # Errors
+/// The system does not know how: it must not go on.
+pub fn become_servant() -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::thread::set_no_new_privs(true)?;
+    setpriority_process(None, NICENESS)?;
+    // SAFETY: sets one number of the allocator's; there is no other thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    Ok(())
 }

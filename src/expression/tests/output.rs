@@ -119,6 +119,8 @@ fn a_split_is_all_or_nothing() {
     assert_eq!(failed(split(".[], error(\"x\")")), "x");
     assert_eq!(failed(split("range(100001)")), "more than 100,000 items");
     assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
+    let keys = ask("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
+    assert_eq!(failed(keys), "more than 64 MiB of output");
     let Verdict::Yes(made) = split("range(100000)") else { panic!("too many") };
     assert_eq!(made.items.unwrap().len(), 100_000);
     let Verdict::Yes(made) = split("empty") else { panic!("not taken") };
