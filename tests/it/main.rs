@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod expression;
 mod faults;
+mod fuzzing;
 mod house;
 mod http;
 mod intake;

@@ -1,0 +1,106 @@
+//! A request made of bytes, and all that intake does with it before it is stored: whatever they are,
+//! nothing may panic, and what is answered in place must not depend on how often it is asked.
+
+use std::sync::LazyLock;
+
+use hooktrail::config::{self, Config, SecretRef, Secrets};
+use hooktrail::expression::{Questions, Scene, Taker, read_body};
+use hooktrail::web::verify::{Asked, Verifier};
+use hooktrail::{inbox, web};
+
+/// A source of each scheme, by name.
+static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let mut text = String::new();
+    for scheme in config::SCHEMES {
+        let mut keys = String::new();
+        if scheme.name != "none" {
+            keys.push_str(", secret = { env = \"FUZZ\" }");
+        }
+        keys.push_str(match scheme.name {
+            "token" => ", header = \"X-Token\"",
+            "mailchimp" => ", query = \"key\"",
+            "basic" => ", user = \"u\"",
+            "hmac" => ", header = \"X-Sig\", timestamp_header = \"X-Time\", tolerance = \"5m\"",
+            "meta" => ", verify_token = { env = \"FUZZ\" }",
+            _ => "",
+        });
+        text += &format!("[sources.{0}]\nverify = {{ scheme = \"{0}\"{keys} }}\n", scheme.name);
+    }
+    let file = std::env::temp_dir().join(format!("hooktrail-fuzz-{}.toml", std::process::id()));
+    std::fs::write(&file, text).expect("a configuration can be written");
+    let loaded = config::load(&file).expect("it has no faults");
+    let _ = std::fs::remove_file(&file);
+    let mut secrets = Secrets::default();
+    secrets.insert(SecretRef::Env("FUZZ".to_owned()), secret.as_bytes().to_vec());
+    (loaded.config, secrets)
+});
+
+static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
+    let expression = |text: &str| hooktrail::expression::Expression::new(text).ok();
+    let taker = Taker {
+        when: expression(r#".a? != null or .b.c < 7 or $headers["x-a"] == "1" or $query.q"#),
+        order_by: expression(".id // .data.id"),
+        newest_by: expression(".at"),
+        ..Taker::default()
+    };
+    Questions::new(expression("[.id, .b]"), vec![taker])
+});
+
+const TYPES: [&str; 6] = [
+    "application/json",
+    "application/x-www-form-urlencoded; charset=utf-8",
+    "multipart/form-data; boundary=x",
+    "text/plain",
+    "application/vnd.api+json",
+    "",
+];
+
+/// The first byte says which scheme and type; then lines of headers, an empty line, the body.
+pub fn intake(data: &[u8]) {
+    let Some((&first, rest)) = data.split_first() else { return };
+    let end = rest.windows(2).position(|two| two == b"\n\n").unwrap_or(0);
+    let (head, body) = (&rest[..end], rest.get(end + 2..).unwrap_or(rest));
+    let mut headers: Vec<(&str, &[u8])> = Vec::new();
+    for line in head.split(|&byte| byte == b'\n').take(64) {
+        let at = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
+        if let Ok(name) = std::str::from_utf8(&line[..at]) {
+            headers.push((name, line.get(at + 1..).unwrap_or_default()));
+        }
+    }
+    let content_type = TYPES[usize::from(first) % TYPES.len()];
+    let query = headers.first().and_then(|(_, value)| std::str::from_utf8(value).ok());
+    let (config, secrets) = &*SOURCES;
+    let source = &config.sources[usize::from(first) % config.sources.len()];
+    let verifier = Verifier::new(source, secrets);
+    let asked = Asked {
+        method: "POST",
+        path: "/hooks/a/segment",
+        query,
+        headers: &headers,
+        body,
+        secret_segment: None,
+        proxied: None,
+    };
+    let _ = verifier.check(&asked, 1_795_000_000_000);
+    if let Some(preset) = verifier.handshake() {
+        let _ = preset.ask(&asked);
+    }
+    let _ = verifier.answer(body);
+    let _ = inbox::dedupe_key(source, &headers, Some(content_type), body);
+    for accept in [config::Accept::Json, config::Accept::Form] {
+        let _ = web::form::check_accept(accept, Some(content_type), body);
+    }
+    let scene = Scene {
+        body,
+        content_type: Some(content_type),
+        source: "a",
+        headers: &headers,
+        query,
+        path: "/hooks/a",
+        ..Scene::default()
+    };
+    read_body(&scene);
+    let once = format!("{:?}", QUESTIONS.at_once(&scene));
+    assert_eq!(once, format!("{:?}", QUESTIONS.at_once(&scene)));
+}
