@@ -127,3 +127,72 @@ impl Input for Lines<'_> {
         self.written += count;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::Event;
+    use crate::handler::tests::sample;
+
+    fn line(body: &[u8]) -> String {
+        String::from_utf8(of(&Task { input: Arc::from(body), ..sample(|_| {}) })).unwrap()
+    }
+
+    const HEAD: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
+        \"source\":\"paminga\",\"received_at\":\"2026-11-18T11:06:40.123Z\",\
+        \"headers\":{\"content-type\":\"text/plain\",\"x-a\":\"1, say \\\"2\\\"\",\
+        \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\"key\":\"the-key\",";
+
+    /// What stands for the body.
+    #[track_caller]
+    fn check(body: &[u8], expected: &str) {
+        assert_eq!(line(body), format!("{HEAD}{expected}}}\n"));
+    }
+
+    #[test]
+    fn a_body_that_is_json_stands_there_byte_for_byte() {
+        check(b"{\"b\":1.50,\"a\":1e999,\"a\":[ ]}", "\"body\":{\"b\":1.50,\"a\":1e999,\"a\":[ ]}");
+        check(b"0", "\"body\":0");
+        check(b" null\t", "\"body\": null\t");
+        check("\"\u{e4}\\ud800\u{2027}\"".as_bytes(), "\"body\":\"\u{e4}\\ud800\u{2027}\"");
+        let deep = "[".repeat(128) + &"]".repeat(128);
+        check(deep.as_bytes(), &format!("\"body\":{deep}"));
+    }
+
+    #[test]
+    fn what_any_reader_takes_for_a_line_end_is_none() {
+        check(b"{\r\n\"a\":\n1\r}\n", "\"body\":{  \"a\": 1 } ");
+        let separators = "[\"\u{2028}x\u{2029}\",\"\u{20a8}\"]";
+        check(separators.as_bytes(), "\"body\":[\"\\u2028x\\u2029\",\"\u{20a8}\"]");
+        let mut task = sample(|_| {});
+        let query = Some("a=\n\u{2028}\0\"".to_owned());
+        task.event = Arc::new(Event { query, ..(*task.event).clone() });
+        let line = String::from_utf8(of(&task)).unwrap();
+        assert!(line.contains(r#""query":"a=\n\u2028\u0000\"","#), "{line}");
+        assert_eq!(line.find('\n'), Some(line.len() - 1));
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_comes_as_base64() {
+        check(b"the body", "\"body_base64\":\"dGhlIGJvZHk=\"");
+        check(b"", "\"body_base64\":\"\"");
+        check(b"\xff\n", "\"body_base64\":\"/wo=\"");
+        check(b"[\"\xff\"]", "\"body_base64\":\"WyL/Il0=\"");
+        check(b"{}{}", "\"body_base64\":\"e317fQ==\"");
+        check(b"NaN", "\"body_base64\":\"TmFO\"");
+        check(b"\xef\xbb\xbf1", "\"body_base64\":\"77u/MQ==\"");
+        let deeper = "[".repeat(129) + &"]".repeat(129);
+        check(deeper.as_bytes(), &format!("\"body_base64\":\"{}\"", STANDARD.encode(&deeper)));
+    }
+
+    #[test]
+    fn an_item_has_its_number_and_a_query_is_there_where_there_was_one() {
+        let mut task = Task { item: Some(5), ..sample(|_| {}) };
+        let query = Some(String::new());
+        task.event = Arc::new(Event { query, ..(*task.event).clone() });
+        let line = String::from_utf8(of(&task)).unwrap();
+        assert!(line.contains(r#""item":5,"#) && line.contains(r#""query":"","#), "{line}");
+    }
+}

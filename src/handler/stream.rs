@@ -78,13 +78,17 @@ impl Stream {
             Came::Ended => held.hear(heard),
             _ => Then::More,
         });
+        if came == Came::Ended {
+            // A line that it could not end says less than how it ended.
+            held.spoilt = None;
+        }
         if left.is_untouched && !is_its_own {
             if held.spoilt.is_some() {
                 self.pool.warn_of_speech();
             }
             return None;
         }
-        Some(match held.given.pop().filter(|_| held.spoilt.is_none()) {
+        Some(match held.given.pop().filter(|_| came == Came::Ended) {
             // Its last line, without an end.
             Some((_, answer)) => answer.ended(left.errors, &held.notes),
             None => {
