@@ -15,12 +15,15 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt, replay);
 INSERT INTO counters VALUES (1, 0, 0, 0, 0);
 
--- seen_at: about when its last event came (trail's clock). silent: that it is silent was told.
+-- seen_at: about when its last event came, or when it was first heard of (trail's clock). accepted:
+-- that it ever had one. silent, refusing: that it is so was told.
 CREATE TABLE sources (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
   seen_at INTEGER,
-  silent INTEGER
+  accepted INTEGER,
+  silent INTEGER,
+  refusing INTEGER
 );
 
 -- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands

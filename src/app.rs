@@ -25,14 +25,17 @@ use crate::process::{self, GRACE};
 use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
-use crate::store::{self, Lock, OpenError, Readers, Store, acts, checkpoint, op::Op, writer};
-use crate::upkeep::{self, Upkeep};
+use crate::store::{
+    self, Lock, OpenError, Readers, Store, acts, alerts, checkpoint, op::Op, writer,
+};
+use crate::upkeep::alerts::{Listeners, Told};
 use crate::web::{self, Gate};
 use crate::worker::task::{Maker, Paths};
 use crate::worker::{self, Running, Shared, Why};
 use crate::{clock, recovery};
 
 mod equip;
+mod keep;
 
 pub use equip::equip;
 use equip::{names, ready, source_paths};
@@ -123,6 +126,7 @@ struct Server {
     tally: Arc<Tally>,
     paths: Paths,
     handlers: ArcSwap<HashMap<HandlerId, Arc<Ready>>>,
+    told: Told,
     writer: Handle,
     intake: web::Listening,
     upkeep: (Sender<()>, JoinHandle<()>),
@@ -160,20 +164,20 @@ impl Server {
         sockets: web::Sockets,
         lock: Lock,
     ) -> anyhow::Result<Self> {
-        let health = Arc::new(HealthCell::default());
-        let hub = Arc::new(Hub::default());
-        let running = Arc::new(Running::default());
-        let tally = Arc::new(Tally::default());
+        let (health, hub) = (Arc::<HealthCell>::default(), Arc::<Hub>::default());
+        let (running, tally) = (Arc::<Running>::default(), Arc::<Tally>::default());
         let workers = config.workers.threads;
-        let readers = store::readers(&store.path, u32::try_from(workers + 2)?)?;
+        let readers = store::readers(&store.path, u32::try_from(workers + 3)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
         let counts = tally.watch(&web::limited(&config, registry));
         let maker = maker(&config, readers.clone(), trail, &database);
         let (paths, expressions) = (Arc::clone(&maker.paths), maker.expressions.clone());
 
-        let durability = config.store.durability;
+        let (holds, held) = bounded(1);
+        let end = broken(Arc::clone(&health));
         let (nudge, checkpoints) =
-            checkpoint::start(&database, durability, broken(Arc::clone(&health)))?;
+            checkpoint::start(&database, config.store.durability, end, holds)?;
+        let of_trail = keep::Trail { database, readers: readers.clone(), clock, held };
         let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
@@ -202,7 +206,8 @@ impl Server {
 
         let gate =
             Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts, expressions));
-        let upkeep = keep_up(&gate, &config, database, &running)?;
+        let told = Told::new(Listeners::new(&config, registry).map(Arc::new).into());
+        let upkeep = keep::up(&gate, &config, (&told, &tally), &running, of_trail)?;
         let intake = web::listen(sockets, &config, &gate)?;
         Ok(Self {
             file: config.file.clone(),
@@ -213,6 +218,7 @@ impl Server {
             tally,
             paths,
             handlers: ArcSwap::new(Arc::clone(&handlers)),
+            told,
             writer,
             intake,
             upkeep,
@@ -258,6 +264,7 @@ impl Server {
         let handlers = ready(&config, &registry, &secrets, &self.handlers.load());
         self.handlers.store(Arc::clone(&handlers));
         self.hub.configure(handlers);
+        self.told.store(Listeners::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
         self.writer.op(Op::Act(acts::Act {
             at_ms: clock::wall_ms(),
@@ -332,31 +339,12 @@ fn maker(config: &Config, readers: Readers, trail: String, database: &Path) -> M
     Maker { readers, expressions, paths, trail }
 }
 
-/// Starts upkeep; it ends when the sender is dropped.
-fn keep_up(
-    gate: &Arc<Gate>,
-    config: &Config,
-    database: PathBuf,
-    running: &Arc<Running>,
-) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
-    let (stop, stopped) = bounded(0);
-    let (refusals, handshakes) = (Arc::clone(gate), Arc::clone(gate));
-    let upkeep = Upkeep {
-        database,
-        free_bytes_min: config.store.free_bytes_min,
-        disk_low: Arc::clone(&gate.disk_low),
-        writer: gate.writer.clone(),
-        running: Arc::clone(running),
-        refusals: Box::new(move || refusals.refused()),
-        handshakes: Box::new(move || handshakes.shaken()),
-    };
-    Ok((stop, upkeep::start(upkeep, stopped)?))
-}
-
 fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     let (sources, handlers) = names(config);
     store::in_transaction(&store.conn, |conn| {
-        Ok(registry::register(conn, &sources, &handlers, store.clock.now_ms())?)
+        let registry = registry::register(conn, &sources, &handlers, store.clock.now_ms())?;
+        alerts::tell(conn, registry.sources.get(config::BUILT_IN).copied())?;
+        Ok(registry)
     })
 }
 

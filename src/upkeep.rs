@@ -1,5 +1,5 @@
 //! What has to be looked at from time to time: refusals to be written, room on the disk, systemd's
-//! watchdog, the clock's anchor. One thread; it ends when its `Sender` is dropped.
+//! watchdog, the clock's anchor, what the server has to tell. One thread; it ends when its `Sender` is dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,11 +10,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 
+use crate::store::alerts::Notice;
 use crate::store::channel::{Handle, Message};
 use crate::store::handshakes::Shaken;
 use crate::store::op::Op;
 use crate::store::refusals::Refused;
+use crate::store::tally::Tally;
 use crate::worker::Running;
+
+pub mod alerts;
+
+use alerts::Alerts;
 
 /// Between two looks: a refusal is on the trail within a second.
 const LOOK: Duration = Duration::from_millis(400);
@@ -24,6 +30,8 @@ const KEEP: Duration = Duration::from_secs(600);
 
 /// What the thread needs.
 pub struct Upkeep {
+    pub alerts: Alerts,
+    pub tally: Arc<Tally>,
     pub database: PathBuf,
     pub free_bytes_min: u64,
     pub disk_low: Arc<AtomicBool>,
@@ -39,7 +47,7 @@ pub struct Upkeep {
 ///
 /// # Errors
 /// The thread can't be made.
-pub fn start(it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
+pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
     guard_disk(&it);
     std::thread::Builder::new().name("upkeep".into()).spawn(move || {
         let mut kept = Instant::now();
@@ -47,10 +55,11 @@ pub fn start(it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> 
         while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             write_noted(&it);
             guard_disk(&it);
+            it.alerts.look(&it.writer);
             beat = watchdog(&it, beat);
             if kept.elapsed() >= KEEP {
                 kept = Instant::now();
-                it.writer.op(Op::Keep);
+                it.writer.op(Op::Keep(it.tally.seen()));
             }
         }
         write_noted(&it);
@@ -77,10 +86,12 @@ fn guard_disk(it: &Upkeep) {
     if it.disk_low.swap(low, Ordering::Relaxed) != low {
         let (path, free, min) = (it.database.display(), free >> 20, it.free_bytes_min >> 20);
         if low {
-            log::error!(
+            let why = format!(
                 "{path}: {free} MiB free, less than store.free_bytes_min ({min} MiB): senders get \
                  503 until there is room"
             );
+            log::error!("{why}");
+            it.writer.op(Op::Notice(Notice::DiskLow(why)));
         } else {
             log::info!("{path}: {free} MiB free: senders are answered again");
         }

@@ -4,14 +4,20 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use crate::config::{self, Config, EnvValue, Secrets};
+use crate::config::{self, BUILT_IN, Config, EnvValue, Secrets};
 use crate::dispatcher::Handlers;
 use crate::domain::HandlerId;
 use crate::handler::{self, Ready};
 use crate::store::registry::Registry;
 
 pub(super) fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
-    let sources = config.sources.iter().map(|source| source.name.clone()).collect();
+    let mut sources: Vec<String> =
+        config.sources.iter().map(|source| source.name.clone()).collect();
+    // The server's own is one only where a handler takes it.
+    let own = |handler: &config::Handler| handler.sources.iter().any(|name| name == BUILT_IN);
+    if config.handlers.iter().any(own) {
+        sources.push(BUILT_IN.to_owned());
+    }
     let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
     (sources, handlers)
 }

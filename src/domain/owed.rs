@@ -102,6 +102,14 @@ pub enum Plan {
 }
 
 impl Plan {
+    /// Whether no handler takes it.
+    pub fn is_nobodys(&self) -> bool {
+        match self {
+            Self::Plain(handlers) => handlers.is_empty(),
+            Self::Judged(all) => all.is_empty(),
+        }
+    }
+
     /// How many jobs that is.
     pub fn jobs(&self) -> usize {
         match self {

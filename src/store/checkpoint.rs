@@ -76,7 +76,8 @@ pub fn truncate(conn: &Connection) -> rusqlite::Result<bool> {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
-/// Starts the thread; it ends when the `Nudge` is dropped. `broken` is called when a sync failed.
+/// Starts the thread; it ends when the `Nudge` is dropped. `broken` is called when a sync failed;
+/// `held` is told why the log grows.
 ///
 /// # Errors
 /// The connection or the thread can't be made.
@@ -84,6 +85,7 @@ pub fn start(
     path: &Path,
     durability: Durability,
     broken: impl Fn(&str) + Send + 'static,
+    held: Sender<String>,
 ) -> anyhow::Result<(Nudge, JoinHandle<()>)> {
     let conn = Connection::open(path)?;
     super::set_pragmas(&conn, durability)?;
@@ -92,7 +94,8 @@ pub fn start(
     let progress = Arc::new(Progress::default());
     let (wake, woken) = bounded(1);
     let nudge = Nudge { progress: Arc::clone(&progress), wake };
-    let mut passes = Passes { conn, path: path.to_owned(), progress, warned_at: LOG_BYTES_WARNED };
+    let warned_at = LOG_BYTES_WARNED;
+    let mut passes = Passes { conn, path: path.to_owned(), progress, warned_at, held };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
         .spawn(move || passes.run(&woken, &broken))?;
@@ -104,6 +107,7 @@ struct Passes {
     path: PathBuf,
     progress: Arc<Progress>,
     warned_at: u64,
+    held: Sender<String>,
 }
 
 impl Passes {
@@ -131,12 +135,15 @@ impl Passes {
         let bytes = u64::try_from(log_bytes).unwrap_or(0);
         if bytes >= self.warned_at {
             let holder = readers_of(&self.path);
-            log::warn!(
+            let why = format!(
                 "{}-wal: grew to {} MiB because a reader keeps the file open in one long \
                  transaction{holder}: end it, and the log shrinks",
                 self.path.display(),
                 bytes >> 20
             );
+            log::warn!("{why}");
+            // One that waits to be told says as much.
+            let _ = self.held.try_send(why);
             self.warned_at = bytes * 2;
         } else if bytes < LOG_BYTES_WARNED / 2 {
             self.warned_at = LOG_BYTES_WARNED;

@@ -4,8 +4,8 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::insert::{self, Of};
-use super::jobs;
 use super::state::State;
+use super::{alerts, jobs, sources};
 use crate::domain::owed::{Key, Plan};
 use crate::domain::{EventId, SourceId};
 
@@ -92,6 +92,7 @@ pub fn accept(
         && let Some(first) = first_of(conn, accept.source, dedupe, now_ms)?
     {
         record_duplicate(conn, state, accept, first, dedupe.heal)?;
+        sources::heard(conn, state, accept.source, false)?;
         return Ok(Reply::Duplicate(first));
     }
     let event = state.counters.event + 1;
@@ -125,7 +126,11 @@ pub fn accept(
     }
     state.counters.event = event;
     insert_jobs(conn, state, inserts, accept)?;
+    if accept.owed.is_nobodys() {
+        alerts::unhandled(conn, state, EventId(event), accept.source)?;
+    }
     state.note_ip(conn, &accept.ip)?;
+    sources::heard(conn, state, accept.source, true)?;
     debug_assert_eq!(state.counters.job, first_job + count - 1);
     Ok(Reply::Stored(EventId(event)))
 }

@@ -3,10 +3,10 @@
 
 use rusqlite::{Connection, params};
 
-use super::keys;
 use super::state::State;
+use super::{alerts, keys};
 use crate::domain::owed::{JobKeys, Owed};
-use crate::domain::{HandlerId, SourceId};
+use crate::domain::{HandlerId, JobId, SourceId};
 
 /// What the new jobs of an event have in common.
 #[derive(Clone, Copy, Debug)]
@@ -197,5 +197,5 @@ fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Re
          VALUES (?1, ?2, 1, 'failed', ?3, ?4, 0)",
     )?
     .execute(params![state.counters.attempt, id, why, state.wall_ms])?;
-    Ok(())
+    alerts::job_dead(conn, state, JobId(id), of.source)
 }

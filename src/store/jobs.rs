@@ -5,9 +5,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::keys;
 use super::rest::{self, Breaker};
 use super::state::State;
+use super::{alerts, keys};
 use crate::domain::owed::Key;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
@@ -151,6 +151,9 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
     ])?;
     state.counters.attempt = id;
     rest::ended(conn, state, f)?;
+    if row_state == 4 {
+        alerts::job_dead(conn, state, f.claim.job, f.source)?;
+    }
     if row_state <= 1 {
         state.queue(f.source, 1);
     }

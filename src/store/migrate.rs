@@ -111,7 +111,10 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
         "ALTER TABLE counters ADD COLUMN replay;
          UPDATE counters SET replay = 0;
          ALTER TABLE sources ADD COLUMN seen_at INTEGER;
+         ALTER TABLE sources ADD COLUMN accepted INTEGER;
          ALTER TABLE sources ADD COLUMN silent INTEGER;
+         ALTER TABLE sources ADD COLUMN refusing INTEGER;
+         UPDATE sources SET accepted = 1 WHERE id IN (SELECT source FROM events);
          ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
          ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
          ALTER TABLE handlers ADD COLUMN rest_until INTEGER;

@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub mod acts;
+pub mod alerts;
 mod batch;
 pub mod channel;
 pub mod checkpoint;
@@ -32,6 +33,7 @@ pub mod registry;
 pub mod replay;
 pub mod rest;
 pub mod sent;
+mod sources;
 pub mod state;
 pub mod stats;
 pub mod tally;

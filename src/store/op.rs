@@ -13,9 +13,9 @@ use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Registry};
 use super::state::State;
-use super::{Trouble, acts, claim, trouble, write_anchor};
-use crate::domain::HandlerId;
+use super::{Trouble, acts, alerts, claim, sources, trouble, write_anchor};
 use crate::domain::ask::Ask;
+use crate::domain::{HandlerId, SourceId};
 
 /// One change to the trail.
 #[derive(Debug)]
@@ -37,8 +37,13 @@ pub enum Op {
     Act(acts::Act),
     /// Count the queue of each source again.
     Recount,
-    /// Keep the clock's anchor, and forget dedupe keys whose window is over.
-    Keep,
+    /// Keep the clock's anchor and when sources were heard of, and forget dedupe keys whose window is
+    /// over.
+    Keep(Vec<(SourceId, i64)>),
+    /// Something to be told, seen by who does not write.
+    Notice(alerts::Notice),
+    /// An event of the source `hooktrail`.
+    Alert(Box<alerts::Made>),
 }
 
 /// What an operation gave.
@@ -104,7 +109,8 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
         }
         Op::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
-            state.read_idle(conn)?;
+            alerts::tell(conn, registry.sources.get(alerts::SOURCE).copied())?;
+            state.read_names(conn)?;
             Done::Registered(reply.clone(), registry)
         }
         Op::Act(act) => {
@@ -112,7 +118,16 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
             Done::Nothing
         }
         Op::Recount => Done::Nothing,
-        Op::Keep => {
+        Op::Notice(notice) => {
+            alerts::notice(conn, state, notice)?;
+            Done::Nothing
+        }
+        Op::Alert(made) => {
+            alerts::make(conn, state, made)?;
+            Done::Nothing
+        }
+        Op::Keep(seen) => {
+            sources::keep(conn, seen)?;
             write_anchor(conn, &state.clock.anchor())?;
             events::forget_keys(conn, state.now_ms)?;
             Done::Nothing

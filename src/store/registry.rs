@@ -40,7 +40,11 @@ pub fn register(
 ) -> rusqlite::Result<Registry> {
     let mut registry = Registry::default();
     for name in sources {
-        conn.execute("INSERT INTO sources (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
+        conn.execute(
+            "INSERT INTO sources (name, seen_at) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
+               SET seen_at = coalesce(seen_at, excluded.seen_at)",
+            params![name, now_ms],
+        )?;
         let id =
             conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
         registry.sources.insert(name.clone(), SourceId(id));

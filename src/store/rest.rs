@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
+use super::alerts;
 use super::jobs::Finish;
 use super::state::State;
 use crate::domain::{HandlerId, Outcome};
@@ -79,7 +80,14 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         "resting" => format!("{} in a row: {}", after.streak, f.detail),
         _ => f.detail.clone(),
     };
-    note(conn, state, f.handler, what, &detail)
+    note(conn, state, f.handler, what, &detail)?;
+    // Told once: that it rests again after a trial is nothing new.
+    let told = match before.until_ms {
+        None => alerts::Breaker::Resting,
+        Some(_) if after.until_ms.is_none() => alerts::Breaker::Recovered,
+        Some(_) => return Ok(()),
+    };
+    alerts::breaker(conn, state, f.handler, f.source, told, &detail)
 }
 
 fn rest(state: &State, f: &Finish, streak: u32) -> Rest {

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
-use super::refusals;
 use super::registry::{self, Idle};
 use super::rest::{self, Rest};
+use super::sources::{self, Standing};
+use super::{alerts, refusals};
 use crate::clock::TrailClock;
 use crate::domain::{HandlerId, SourceId};
 
@@ -41,6 +42,11 @@ pub struct State {
     pub(super) queued: Vec<(SourceId, i64)>,
     known_ips: HashSet<String>,
     pub(super) refusals: i64,
+    /// The source `hooktrail`, where a handler takes its events.
+    pub alerts: Option<SourceId>,
+    pub(super) standing: HashMap<SourceId, Standing>,
+    /// Sources that had an event.
+    pub(super) heard: Vec<SourceId>,
 }
 
 /// So many accepted addresses are remembered, to spare the question whether they are on file.
@@ -65,6 +71,9 @@ impl State {
             queued: Vec::new(),
             known_ips: HashSet::new(),
             refusals: 0,
+            alerts: None,
+            standing: HashMap::new(),
+            heard: Vec::new(),
         };
         state.read_again(conn)?;
         Ok(state)
@@ -81,12 +90,22 @@ impl State {
                 let (event, job) = (row.get(0)?, row.get(1)?);
                 Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
             })?;
-        self.read_idle(conn)?;
         self.refusals = refusals::count(conn)?;
+        self.read_names(conn)
+    }
+
+    /// Reads again what a new configuration may have changed.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(super) fn read_names(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.read_idle(conn)?;
+        self.alerts = alerts::told_to(conn)?;
+        self.standing = sources::standing(conn)?;
         Ok(())
     }
 
-    /// Reads again how long handlers stood still.
+    /// Reads again how long handlers stood still, and how their breakers stand.
     ///
     /// # Errors
     /// The read failed.
@@ -132,7 +151,8 @@ impl State {
 
     /// Remembers an address that had an event accepted.
     pub(super) fn note_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
-        if self.known_ips.contains(ip) {
+        // What the server itself has to tell comes from nowhere.
+        if ip.is_empty() || self.known_ips.contains(ip) {
             return Ok(());
         }
         conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?.execute([ip])?;
@@ -150,5 +170,6 @@ impl State {
         self.due_ms = None;
         self.queued.clear();
         self.rested.clear();
+        self.heard.clear();
     }
 }

@@ -1,5 +1,6 @@
-//! How many jobs of each source are queued, counted in memory: `queued_max` is asked for at every
-//! request. The writer keeps it, and counts again when somebody else changed the file.
+//! What is known of each source in memory: how many of its jobs are queued, as `queued_max` is asked
+//! for at every request, and when it had its last event. The writer keeps both, and counts again when
+//! somebody else changed the file.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,10 +12,12 @@ use rusqlite::Connection;
 use super::jobs;
 use crate::domain::SourceId;
 
-/// The counts of those sources that have a limit.
+/// The counts of those sources that have a limit, and the last events of all.
 #[derive(Debug, Default)]
 pub struct Tally {
     of: Mutex<HashMap<SourceId, Arc<AtomicI64>>>,
+    /// Trail's clock.
+    seen: Mutex<HashMap<SourceId, i64>>,
 }
 
 impl Tally {
@@ -27,6 +30,22 @@ impl Tally {
             of.entry(source).or_default();
         }
         of.clone()
+    }
+
+    /// When a source had its last event, or was first heard of, on the trail's clock. One that is
+    /// asked for before it was heard of is heard of now.
+    pub fn seen_at(&self, source: SourceId, now_ms: i64) -> i64 {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(source).or_insert(now_ms)
+    }
+
+    /// All of them, to be kept.
+    pub fn seen(&self) -> Vec<(SourceId, i64)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
+    }
+
+    pub(super) fn saw(&self, sources: impl Iterator<Item = (SourceId, i64)>) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(sources);
     }
 
     pub(super) fn add(&self, source: SourceId, jobs: i64) {

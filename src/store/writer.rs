@@ -19,7 +19,7 @@ use super::events::{self, Inserts, Reply};
 use super::op::{self, Care, Done, Hear, Op};
 use super::state::State;
 use super::tally::{Recount, Tally};
-use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, trouble};
+use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, sources, trouble};
 
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
@@ -45,6 +45,7 @@ pub fn start(
     let state = State::read(&store.conn, store.clock)?;
     let version = data_version(&store.conn)?;
     tally.count_again(&store.conn)?;
+    tally.saw(sources::seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter());
     let handle = Handle { to, health: Arc::clone(&health) };
     let (tally, unwritten) = (Recount::new(tally), Vec::new());
     let mut writer = Writer { store, state, nudge, tally, hear, health, version, unwritten };
@@ -199,6 +200,10 @@ impl Writer {
         for (source, jobs) in self.state.queued.drain(..) {
             self.tally.of.add(source, jobs);
         }
+        let now_ms = self.state.now_ms;
+        if !self.state.heard.is_empty() {
+            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
+        }
         let mut done = done.into_iter();
         let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
         for one in done.by_ref().take(retried) {
@@ -267,7 +272,8 @@ impl Writer {
                     | Op::Expand(_)
                     | Op::Refusals(_)
                     | Op::Handshakes(_)
-                    | Op::Act(_)),
+                    | Op::Act(_)
+                    | Op::Notice(_)),
                 ) => {
                     if matches!(op, Op::Finish(_) | Op::Expand(_))
                         || self.unwritten.len() < GROUP_OPS_MAX
@@ -276,8 +282,10 @@ impl Writer {
                     }
                 }
                 // `writable` makes the dispatcher ask again; whoever registers finds its channel
-                // closed and says so.
-                Message::Op(Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep) => {}
+                // closed and says so. An alert is noted, and is made again.
+                Message::Op(
+                    Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep(_) | Op::Alert(_),
+                ) => {}
             }
         }
     }
@@ -331,7 +339,7 @@ impl Writer {
     fn look(&mut self) {
         match self.health.get() {
             Health::Broken => return,
-            Health::Blocked => return self.group(&mut vec![Message::Op(Op::Keep)]),
+            Health::Blocked => return self.keep(),
             Health::Good => {}
         }
         match data_version(&self.store.conn) {
@@ -360,11 +368,16 @@ impl Writer {
         }
     }
 
+    fn keep(&mut self) {
+        let keep = Op::Keep(self.tally.of.seen());
+        self.group(&mut vec![Message::Op(keep)]);
+    }
+
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
     fn close(&mut self) {
         let deadline = Instant::now() + FOREIGN_WRITER_PATIENCE;
         loop {
-            self.group(&mut vec![Message::Op(Op::Keep)]);
+            self.keep();
             match self.health.get() {
                 Health::Good => break,
                 Health::Broken => return,

@@ -113,6 +113,9 @@ impl Taking<'_> {
                 }
             }
         };
+        if let Some(gated) = gated {
+            gated.streak.refused(&refusal);
+        }
         let drained = self.drain(payload, &refusal).await;
         if refusal.recorded() {
             self.gate.ledger.note(
@@ -287,6 +290,9 @@ impl Taking<'_> {
         let reply = self.lane.store(accept).await;
         if let Some(queued) = &gated.queued {
             queued.coming.fetch_sub(jobs, Ordering::SeqCst);
+        }
+        if reply != Reply::Unavailable {
+            gated.streak.accepted();
         }
         match reply {
             Reply::Stored(event) => Ok(accepted.response(event.0, false)),

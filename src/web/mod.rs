@@ -41,6 +41,7 @@ pub mod rate;
 pub mod refuse;
 pub mod route;
 pub mod shaken;
+pub mod streak;
 pub mod verify;
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
@@ -69,6 +70,7 @@ pub struct Gated {
     pub greeting: Option<greet::Own>,
     pub rate: Option<rate::Limit>,
     pub queued: Option<Queued>,
+    pub streak: streak::Streak,
     /// Who wants its events, and what of them.
     pub judge: Judge,
 }
@@ -123,6 +125,7 @@ impl Settings {
                 greeting: greet::Own::new(source),
                 rate: source.accept_rate.map(rate::Limit::new),
                 queued,
+                streak: streak::Streak::default(),
                 judge: Judge::new(source, handlers),
                 source: source.clone(),
             }
@@ -183,6 +186,13 @@ impl Gate {
     /// What was refused since the last time.
     pub fn refused(&self) -> Vec<Refused> {
         self.ledger.drain(clock::wall_ms())
+    }
+
+    /// Sources that had so many refusals in a row since the last time, and what was said last.
+    pub fn refusing(&self) -> Vec<(SourceId, String)> {
+        let settings = self.settings.load();
+        let told = |gated: &Gated| Some((gated.id, gated.streak.take()?));
+        settings.sources.iter().filter_map(told).collect()
     }
 
     /// What handshakes were answered since the last time.

@@ -96,16 +96,23 @@ fn after_a_failed_sync_nothing_more_is_promised() {
 
 #[test]
 fn the_log_grows_while_a_reader_holds_a_snapshot_and_shrinks_after() {
-    let server = scenario().source("a", "body_bytes_max = \"4 MiB\"").start();
+    let server = scenario()
+        .source("a", "body_bytes_max = \"4 MiB\"")
+        .handler("alert", "when = '.type == \"wal.held\"'", "cat")
+        .from("alert", "hooktrail")
+        .start();
     let log = server.path().join("t.db-wal");
     let size = || fs::metadata(&log).map_or(0, |found| found.len());
     server.post("/hooks/a", "x");
     let reader = server.trail();
     reader.execute_batch("begin; select count(*) from events").expect("a snapshot");
     let body = vec![b'x'; 4 << 20];
-    while size() < 100 << 20 {
+    while size() < 260 << 20 {
         assert_eq!(server.post("/hooks/a", &body).status, 202);
     }
+    server.until("select count(*) from outcomes where handler = 'alert'", "1");
+    let alert = server.value("select stdout from attempts");
+    assert!(alert.contains("\"detail\":") && alert.contains("a reader keeps the file"), "{alert}");
     reader.execute_batch("commit").expect("the end");
     until("it shrinks", || size() <= 64 << 20);
 }

@@ -46,7 +46,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
-    ("upkeep", &["clock", "config", "domain", "store", "worker"]),
+    ("upkeep", &["clock", "config", "domain", "expression", "inbox", "store", "worker"]),
     ("web", &["clock", "config", "domain", "expression", "inbox", "json", "store"]),
     (
         "app",

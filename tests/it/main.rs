@@ -3,6 +3,7 @@
 //! would; `scenario` is how each test reads like a sentence. `house` reads the sources, `systemd` the
 //! units.
 
+mod alerts;
 mod cgi;
 mod cli;
 mod commands;

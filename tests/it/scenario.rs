@@ -75,6 +75,14 @@ impl Scenario {
         ))
     }
 
+    /// The handler `name`, which is there, takes another source instead of `a`.
+    pub fn from(mut self, name: &str, source: &str) -> Self {
+        let table = format!("[handlers.{name}]\nsources = ");
+        self.rest =
+            self.rest.replace(&format!("{table}[\"a\"]"), &format!("{table}[\"{source}\"]"));
+        self
+    }
+
     /// A file in its folder, executable.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         write_file(self.folder.path(), name, text)

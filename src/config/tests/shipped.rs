@@ -56,6 +56,17 @@ fn the_example_of_a_handler_is_one_once_it_is_uncommented() {
 }
 
 #[test]
+fn the_alerts_are_turned_on_by_uncommenting_their_lines() {
+    let (start, rest) = EMBEDDED.split_once("# [handlers.alert]").unwrap();
+    let (alert, _) = rest.split_once("\n\n").unwrap();
+    let alert = alert.replace("\n# ", "\n");
+    let config = super::Folder::new(&format!("{start}[handlers.alert]{alert}")).load().config;
+    let handler = config.handlers.last().unwrap();
+    assert_eq!((handler.name.as_str(), &handler.sources[..]), ("alert", &["hooktrail".into()][..]));
+    assert!(EMBEDDED_HANDLERS.iter().any(|(name, _)| handler.command[0].ends_with(name)));
+}
+
+#[test]
 fn every_program_of_the_shipped_configuration_is_embedded_and_executable() {
     let shipped = load(&top().join("config.toml")).unwrap().config;
     for handler in shipped.handlers {

@@ -16,6 +16,7 @@ use crate::domain::owed::{Collapse, InMemory, JobKeys, Key, Once, Owed, Plan};
 use crate::domain::stamp::Stamp;
 use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
+mod alerts;
 mod keys;
 mod migration;
 mod replay;
@@ -87,11 +88,11 @@ impl Trail {
 
     /// Claims as many as asked for; their numbers.
     fn claim(&mut self, asked: usize) -> Vec<Claimed> {
-        self.ask(asked, false)
+        self.ask(H, asked, false)
     }
 
-    fn ask(&mut self, jobs: usize, on_trial: bool) -> Vec<Claimed> {
-        let ask = Ask { handler: H, jobs, together: false, on_trial, gap_ms: None };
+    fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<Claimed> {
+        let ask = Ask { handler, jobs, together: false, on_trial, gap_ms: None };
         claim(&self.store.conn, &mut self.state, &ask).unwrap()
     }
 

@@ -24,7 +24,7 @@ fn changes(trail: &Trail) -> Vec<String> {
 
 /// Runs the trial to this end.
 fn tried(trail: &mut Trail, next: Next) {
-    let one = trail.ask(1, true).remove(0);
+    let one = trail.ask(H, 1, true).remove(0);
     assert!(one.on_trial);
     trail.finish(&one, next);
 }
@@ -40,11 +40,11 @@ fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
     }
     trail.run(again(0));
     assert_eq!(trail.claimed(9), NONE, "it rests");
-    assert_eq!(trail.ask(1, true).len(), 0, "for a minute");
+    assert_eq!(trail.ask(H, 1, true).len(), 0, "for a minute");
     trail.state.now_ms += 60_000;
     assert_eq!(trail.claimed(9), NONE, "and then one job is on trial");
     tried(&mut trail, again(0));
-    assert_eq!(trail.ask(1, true).len(), 0, "which failed");
+    assert_eq!(trail.ask(H, 1, true).len(), 0, "which failed");
     trail.state.now_ms += 60_000;
     tried(&mut trail, Next::Succeeded);
     assert_eq!(trail.claim(9).len(), 8);

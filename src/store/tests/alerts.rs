@@ -1,0 +1,244 @@
+//! What the source `hooktrail` has to tell: noted with what happened, made an event once a minute.
+
+use super::*;
+use crate::store::alerts::{self, Breaker, Made, Notice, Waiting};
+use crate::store::op::{self, Op};
+use crate::store::sources;
+
+const OWN: SourceId = SourceId(2);
+
+/// A trail whose second source is the server's own, which handler `other` takes.
+fn told() -> Trail {
+    let mut trail = trail();
+    let conn = &trail.store.conn;
+    registry::register(conn, &[alerts::SOURCE.to_owned()], &[], 0).unwrap();
+    alerts::tell(conn, Some(OWN)).unwrap();
+    trail.state.read_names(conn).unwrap();
+    trail
+}
+
+impl Trail {
+    fn apply(&mut self, op: Op) {
+        op::apply(&self.store.conn, &mut self.state, &op).unwrap();
+    }
+
+    fn die(&mut self) {
+        self.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+        self.run(died());
+    }
+
+    fn waiting(&self) -> Vec<Waiting> {
+        alerts::waiting(&self.store.conn, self.state.now_ms).unwrap()
+    }
+
+    /// Type and count of each.
+    fn kinds(&self) -> Vec<String> {
+        self.waiting().iter().map(|one| format!("{} {}", one.kind, one.count)).collect()
+    }
+
+    /// Makes events of what waits.
+    fn make(&mut self) {
+        for of in self.waiting() {
+            self.apply(Op::Alert(Box::new(made(of))));
+        }
+    }
+
+    fn value(&self, sql: &str) -> i64 {
+        self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+}
+
+fn made(of: Waiting) -> Made {
+    let accept = Accept {
+        slot: 0,
+        source: OWN,
+        uid: [1; 16],
+        received_at_ms: 1,
+        method: "POST".into(),
+        path: String::new(),
+        query: None,
+        ip: String::new(),
+        headers: Vec::new(),
+        body: b"{}".to_vec(),
+        dedupe: None,
+        note: None,
+        owed: Plan::Plain([HandlerId(2)].into()),
+    };
+    Made { of, accept: Some(accept) }
+}
+
+const OWN_EVENTS: &str = "SELECT count(*) FROM events WHERE source = 2";
+
+#[test]
+fn a_dead_job_is_noted_with_what_is_known_of_it() {
+    let mut trail = told();
+    trail.die();
+    trail.owe(vec![(H, items(&["1"], vec![]))]);
+    trail.run(died());
+    let expected = Waiting {
+        kind: "job.dead".into(),
+        source: "a".into(),
+        handler: "h".into(),
+        count: 2,
+        at_ms: trail.state.wall_ms,
+        event: Some(2),
+        job: Some(2),
+        item: Some(1),
+        attempts: Some(1),
+        detail: Some("exit 1".into()),
+    };
+    assert_eq!(trail.waiting(), [expected]);
+}
+
+#[test]
+fn a_job_that_is_dead_at_once_and_an_event_that_nobody_takes_are_noted() {
+    let mut trail = told();
+    trail.owe(vec![(H, Owed::Dead("when: no".into()))]);
+    trail.owe(vec![]);
+    trail.accept(Plan::Plain([].into()), None);
+    // A handler takes it, though there is nothing to do.
+    trail.owe(vec![(H, items(&[], vec![]))]);
+    assert_eq!(trail.kinds(), ["job.dead 1", "event.unhandled 2"]);
+}
+
+#[test]
+fn nothing_is_noted_where_nobody_is_told_and_what_was_is_forgotten() {
+    let mut trail = told();
+    trail.die();
+    alerts::tell(&trail.store.conn, None).unwrap();
+    trail.state.read_names(&trail.store.conn).unwrap();
+    trail.die();
+    trail.apply(Op::Notice(Notice::DiskLow("full".into())));
+    assert_eq!(trail.kinds(), Vec::<String>::new());
+}
+
+#[test]
+fn of_one_kind_at_most_one_a_minute_is_made_with_the_count() {
+    let mut trail = told();
+    trail.die();
+    trail.make();
+    for _ in 0..3 {
+        trail.die();
+    }
+    trail.wait_for(59_999);
+    assert_eq!(trail.kinds(), Vec::<String>::new());
+    trail.apply(Op::Notice(Notice::DiskLow("full".into())));
+    assert_eq!(trail.kinds(), ["disk.low 1"], "of another type at once");
+    trail.make();
+    trail.wait_for(1);
+    assert_eq!(trail.kinds(), ["job.dead 3"]);
+    trail.make();
+    assert_eq!(trail.value(OWN_EVENTS), 3);
+    assert_eq!(trail.value("SELECT sum(count) FROM alerts"), 0);
+}
+
+#[test]
+fn an_alert_that_is_asked_for_twice_is_made_once_and_counts_what_came_meanwhile() {
+    let mut trail = told();
+    trail.die();
+    let of = trail.waiting().remove(0);
+    trail.die();
+    for _ in 0..2 {
+        trail.apply(Op::Alert(Box::new(made(of.clone()))));
+    }
+    assert_eq!(trail.value(OWN_EVENTS), 1);
+    assert_eq!(trail.value("SELECT count FROM alerts"), 1);
+}
+
+#[test]
+fn an_alert_that_no_handler_wants_holds_none_back() {
+    let mut trail = told();
+    trail.die();
+    let of = trail.waiting().remove(0);
+    trail.apply(Op::Alert(Box::new(Made { of, accept: None })));
+    assert_eq!(trail.value(OWN_EVENTS), 0);
+    trail.die();
+    assert_eq!(trail.kinds(), ["job.dead 1"]);
+}
+
+#[test]
+fn what_is_cut_off_before_its_commit_neither_tells_nor_forgets() {
+    let mut trail = told();
+    trail.die();
+    let of = trail.waiting().remove(0);
+    trail.conn().execute_batch("BEGIN IMMEDIATE").unwrap();
+    trail.apply(Op::Alert(Box::new(made(of.clone()))));
+    trail.conn().execute_batch("ROLLBACK").unwrap();
+    assert_eq!((trail.value(OWN_EVENTS), trail.waiting()), (0, vec![of]));
+}
+
+#[test]
+fn what_happens_to_its_own_jobs_makes_none() {
+    let mut trail = told();
+    trail.die();
+    trail.make();
+    let job = trail.ask(HandlerId(2), 1, false).remove(0);
+    trail.finish(&job, died());
+    let (conn, state) = (&trail.store.conn, &trail.state);
+    alerts::breaker(conn, state, HandlerId(2), OWN, Breaker::Resting, "20 failed").unwrap();
+    trail.wait_for(60_000);
+    assert_eq!(trail.kinds(), Vec::<String>::new());
+}
+
+#[test]
+fn a_handler_that_rests_and_one_that_recovers_are_told() {
+    let mut trail = told();
+    for what in [Breaker::Resting, Breaker::Recovered] {
+        let (conn, state) = (&trail.store.conn, &trail.state);
+        alerts::breaker(conn, state, H, S, what, "20 failed").unwrap();
+    }
+    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
+    assert!(trail.waiting().iter().all(|one| one.handler == "h" && one.source.is_empty()));
+    trail.make();
+}
+
+#[test]
+fn a_silence_is_told_once_until_an_event_ends_it() {
+    let mut trail = told();
+    let silent = || Op::Notice(Notice::Silent(S, "no event".into()));
+    for _ in 0..2 {
+        trail.apply(silent());
+    }
+    assert_eq!(trail.kinds(), ["source.silent 1"]);
+    // It is known after a restart too.
+    trail.state = State::read(&trail.store.conn, trail.store.clock).unwrap();
+    trail.apply(silent());
+    assert_eq!(trail.value("SELECT count FROM alerts"), 1);
+    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.apply(silent());
+    assert_eq!(trail.value("SELECT count FROM alerts"), 2);
+}
+
+#[test]
+fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
+    let mut trail = told();
+    let refusing = || Op::Notice(Notice::Refusing(S, "20 refused".into()));
+    trail.apply(refusing());
+    assert_eq!(trail.kinds(), Vec::<String>::new());
+    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    for _ in 0..2 {
+        trail.apply(refusing());
+    }
+    assert_eq!(trail.kinds(), ["source.refusing 1"]);
+    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.apply(refusing());
+    assert_eq!(trail.kinds(), ["source.refusing 2"]);
+}
+
+#[test]
+fn after_a_crash_the_last_event_of_a_source_is_known_by_its_events() {
+    let mut trail = told();
+    let (conn, now_ms) = (&trail.store.conn, trail.state.now_ms);
+    sources::keep(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
+    let seen = |trail: &Trail, wall_ms| {
+        let seen = sources::seen(&trail.store.conn, now_ms, wall_ms).unwrap();
+        (now_ms - seen[&S], now_ms - seen[&OWN])
+    };
+    let wall_ms = trail.state.wall_ms;
+    assert_eq!(seen(&trail, wall_ms), (500_000, 5));
+    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    assert_eq!(seen(&trail, wall_ms + 3_000), (3_000, 5));
+    // A clock that was set back, or leapt ahead, makes it no earlier than what was kept.
+    assert_eq!(seen(&trail, wall_ms - 3_000), (0, 5));
+    assert_eq!(seen(&trail, wall_ms + 9_000_000), (500_000, 5));
+}
