@@ -25,7 +25,9 @@ pub(super) fn of(value: &Value<'_>) -> Option<Expression> {
                 ..2 => format!("is {}", values::shown_text(text)),
                 _ => format!(
                     "has {}",
-                    values::shown_text(text.lines().nth(line - 1).unwrap_or_default())
+                    values::shown_text(
+                        text.lines().nth(line.saturating_sub(1)).unwrap_or_default()
+                    )
                 ),
             };
             let reason =
