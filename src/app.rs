@@ -38,7 +38,7 @@ mod equip;
 mod keep;
 
 pub use equip::equip;
-use equip::{names, ready, source_paths};
+use equip::{close_replaced, names, ready, source_paths};
 
 /// A server that can't start, or could not end well: the text is for its owner.
 #[derive(Debug)]
@@ -261,9 +261,11 @@ impl Server {
         self.writer.op(Op::Recount);
         self.gate.configure(&config, &registry, &secrets, counts);
         self.paths.store(Arc::new(source_paths(&config)));
-        let handlers = ready(&config, &registry, &secrets, &self.handlers.load());
+        let before = self.handlers.load_full();
+        let handlers = ready(&config, &registry, &secrets, &before);
         self.handlers.store(Arc::clone(&handlers));
-        self.hub.configure(handlers);
+        self.hub.configure(Arc::clone(&handlers));
+        close_replaced(&before, &handlers);
         self.told.store(Listeners::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
         self.writer.op(Op::Act(acts::Act {
@@ -292,6 +294,9 @@ impl Server {
                 self.wait_for_jobs(Duration::from_millis(200), || false);
             }
         }
+        // Before intake: what stays until the end of its input may take its time over it.
+        self.handlers.load().values().for_each(|ready| ready.kind.close());
+        process::wait_for_retired(GRACE * 2);
         self.intake.stop(&self.gate);
         let (stop_upkeep, upkeep) = self.upkeep;
         drop(stop_upkeep);
@@ -301,6 +306,7 @@ impl Server {
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }
+        process::wait_for_retired(GRACE * 2);
         log::info!("stopped");
     }
 

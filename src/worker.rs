@@ -218,7 +218,8 @@ fn explained(mut ended: Ended, why: Option<Why>) -> Ended {
     if ended.outcome == Outcome::Interrupted {
         ended.detail = match why {
             Some(Why::Cancelled) => "cancelled".to_owned(),
-            Some(Why::Shutdown) | None => "the server was stopped".to_owned(),
+            Some(Why::Shutdown) => "the server was stopped".to_owned(),
+            None => "ended with another job of its batch".to_owned(),
         };
     }
     ended

@@ -27,8 +27,7 @@ pub(super) fn source_paths(config: &Config) -> HashMap<String, String> {
     config.sources.iter().map(|source| (source.name.clone(), source.path.clone())).collect()
 }
 
-/// Handlers with their environments, by their numbers.
-/// One that is as it was stays, with the processes that it keeps warm.
+/// Handlers with their environments, by their numbers. One that is as it was stays, with the processes that it keeps warm.
 pub(super) fn ready(
     config: &Config,
     registry: &Registry,
@@ -48,6 +47,15 @@ pub(super) fn ready(
     Arc::new(all)
 }
 
+/// Lets go of what those keep warm that are gone, or are no longer as they were.
+pub(super) fn close_replaced(before: &Handlers, now: &Handlers) {
+    for (id, old) in before.iter() {
+        if !now.get(id).is_some_and(|new| Arc::ptr_eq(new, old)) {
+            old.kind.close();
+        }
+    }
+}
+
 /// A handler with its secrets, ready to run.
 pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
     use std::os::unix::ffi::OsStringExt;
@@ -65,6 +73,7 @@ pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
         env: env.collect(),
         headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),
         sign: secrets.all(sign).map(<[u8]>::to_vec).collect(),
+        files: handler::files(handler),
         kind: handler::kind(handler),
     }
 }

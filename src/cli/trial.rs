@@ -268,6 +268,8 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
         }
         Ok(Some(_)) => all_succeeded = run_one(&maker, &claimed(None), &ready, &event, None)?,
     }
+    ready.kind.close();
+    process::wait_for_retired(process::GRACE * 2);
     if all_succeeded { Ok(()) } else { Err(Failure { code: 1, text: String::new() }) }
 }
 

@@ -25,6 +25,8 @@ pub mod stream;
 mod tests;
 pub mod url;
 
+pub use program::{File, files};
+
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
 pub struct Ready {
     pub settings: Arc<config::Handler>,
@@ -33,6 +35,8 @@ pub struct Ready {
     pub headers: Arc<[(String, Vec<u8>)]>,
     /// Secrets of `sign`.
     pub sign: Arc<[Vec<u8>]>,
+    /// The command's files as they were when this was made.
+    pub files: Vec<File>,
     pub kind: Box<dyn Kind>,
 }
 
@@ -43,6 +47,7 @@ impl Ready {
             && self.env == other.env
             && self.headers == other.headers
             && self.sign == other.sign
+            && self.files == other.files
             && !self.kind.is_read_anew()
     }
 }

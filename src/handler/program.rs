@@ -5,12 +5,13 @@
 
 use std::env::var_os;
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Metadata;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Task, line};
-use crate::clock;
 use crate::process::Program;
+use crate::{clock, config};
 
 /// Where programs are looked up when the server itself has no PATH.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -75,6 +76,28 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
     put("HEADERS", String::from_utf8(headers).unwrap_or_default());
     put("KEY", task.key.clone());
     env
+}
+
+/// A file as it is now: what is put in its place is another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    changed_at: (i64, i64),
+}
+
+/// The files that a command names, its script among its arguments included: where one has changed, a
+/// process that runs the old one is to be replaced.
+pub fn files(settings: &config::Handler) -> Vec<File> {
+    let file = |word: &String| {
+        let path = settings.directory.join(word);
+        let found = path.metadata().ok().filter(Metadata::is_file)?;
+        let changed_at = (found.ctime(), found.ctime_nsec());
+        Some(File { path, device: found.dev(), inode: found.ino(), bytes: found.len(), changed_at })
+    };
+    settings.command.iter().filter_map(file).collect()
 }
 
 /// The program of that name: with a slash it is a path, without it is looked up in PATH, whose

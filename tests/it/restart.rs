@@ -10,10 +10,33 @@ use crate::scenario::{Server, cli, err, is_alive, scenario, text, until};
 
 #[test]
 fn a_killed_server_loses_no_event_it_answered_for_and_runs_nothing_that_succeeded() {
-    let mut server = scenario()
-        .source("a", "")
-        .handler("h", "concurrency = 8", "echo $HOOKTRAIL_JOB $HOOKTRAIL_ATTEMPT >> ran")
-        .start();
+    killed_under_load("concurrency = 8", "echo $HOOKTRAIL_JOB $HOOKTRAIL_ATTEMPT >> ran");
+}
+
+/// Takes a job's and an attempt's number out of each line.
+const LINES: &str = r#"while read -r line; do
+  job=${line#*\"job\":}; job=${job%%,*}; attempt=${line#*\"attempt\":}
+  echo $job ${attempt%%,*} >> ran"#;
+
+#[test]
+fn the_same_holds_for_processes_that_stay() {
+    let script = format!("{LINES}; echo '{{\"job\":'$job',\"outcome\":\"succeeded\"}}'\ndone");
+    killed_under_load("mode = \"stream\"\nconcurrency = 8", &script);
+}
+
+#[test]
+fn the_same_holds_for_batches() {
+    let keys = "mode = \"batch\"\nbatch_wait = \"5ms\"\nbatch_jobs_max = 7";
+    let script = format!(
+        "{LINES}; [ $job = 3 ] || echo '{{\"job\":'$job',\"outcome\":\"succeeded\"}}'\ndone"
+    );
+    killed_under_load(keys, &script);
+}
+
+/// A server is killed again and again while it takes events; its handler writes each job and attempt
+/// that it runs into `ran`.
+fn killed_under_load(keys: &str, script: &str) {
+    let mut server = scenario().source("a", "").handler("h", keys, script).start();
     let mut answered = HashSet::new();
     for _ in 0..6 {
         answered.extend(load(&server, 60));

@@ -59,6 +59,78 @@ fn other_settings_are_another_process_and_the_old_one_is_ended() {
 }
 
 #[test]
+fn a_changed_program_takes_the_place_of_the_old_one_when_the_configuration_is_read_again() {
+    let server = streaming("concurrency = 1").start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    server.file("h.sh", &format!("#!/bin/sh\n{}\n", ANSWERS.replace("well", "better")));
+    server.signal(Signal::HUP);
+    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 2);
+    assert_eq!(server.list("select detail from outcomes order by id"), ["well", "better"]);
+    crate::scenario::until("the old one has ended", || !is_alive(&pids(&server)[0]));
+}
+
+#[test]
+fn a_stop_waits_for_processes_that_do_not_end_and_intake_goes_on_meanwhile() {
+    let stubborn = format!("trap '' TERM\n{ANSWERS}\n: > end; while :; do sleep 0.1; done");
+    let mut server =
+        scenario().source("a", "").handler("h", "mode = \"stream\"", &stubborn).start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    server.signal(Signal::TERM);
+    crate::scenario::until("its input has ended", || server.path().join("end").exists());
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    assert_eq!(server.ended(), Some(0));
+    assert!(pids(&server).iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
+fn a_cancelled_job_ends_the_process_that_holds_it_and_all_that_it_started() {
+    let script = format!("setsid sh -c 'echo $$ >> pids; exec sleep 1000' &\n{ANSWERS}");
+    let server = scenario().source("a", "").handler("h", "mode = \"stream\"", &script).start();
+    server.post("/hooks/a", "\"hang\"");
+    crate::scenario::until("it hangs", || server.path().join("hangs").exists());
+    crate::scenario::until("both run", || pids(&server).len() == 2);
+    assert!(server.cli(&["cancel", "1"]).status.success());
+    server.until("select outcome || ' ' || job_state from outcomes", "interrupted cancelled");
+    assert!(pids(&server).iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
+fn a_batch_is_ended_with_a_cancelled_job_and_the_others_run_again() {
+    let script = "echo $$ >> pids; cat > got; [ -e again ] && exit 0; : > again; exec sleep 1000";
+    let keys = "mode = \"batch\"\nbatch_jobs_max = 3\nbatch_wait = \"10m\"";
+    let server = scenario().source("a", "").handler("h", keys, script).start();
+    for _ in 0..3 {
+        server.post("/hooks/a", "{}");
+    }
+    crate::scenario::until("it runs", || server.path().join("again").exists());
+    assert!(server.cli(&["cancel", "2"]).status.success());
+    server.until("select count(*) from outcomes where outcome = 'interrupted'", "3");
+    assert_eq!(
+        server.list("select detail from outcomes order by job"),
+        ["ended with another job of its batch", "cancelled", "ended with another job of its batch"]
+    );
+    server.until("select group_concat(state) from depth", "queued");
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 3);
+    assert_eq!(pids(&server).len(), 2);
+}
+
+#[test]
+fn an_event_is_tried_on_a_stream_in_the_foreground_and_nothing_is_left() {
+    let mut server = streaming("").start();
+    server.post("/hooks/a", "{}");
+    succeeded(&server, 1);
+    assert_eq!(server.stop(), Some(0));
+    let run = server.cli(&["run", "h", "1"]);
+    assert_eq!(crate::scenario::err(&run), "succeeded: well\n");
+    assert!(pids(&server).len() == 2 && pids(&server).iter().all(|pid| !is_alive(pid)));
+}
+
+#[test]
 fn a_server_that_stops_leaves_no_process() {
     let mut server = streaming("").start();
     server.post("/hooks/a", "{}");
