@@ -215,6 +215,16 @@ fn expressions_can_be_tried_on_what_came() {
     let failing = eval(&[".a", "1"]);
     assert_eq!(failing.status.code(), Some(1), "{}", out(&failing));
 
+    // Where README says that it is not as in jq.
+    assert_eq!(
+        out(&eval(&["1e1000, 1.10, 12345678901234567890 + 1", "1"])),
+        "1e1000\n1.10\n12345678901234567891\n"
+    );
+    for fails in [r#""b" | test("(?=a)b")"#, "[1,2] | .[2] = 1", "nan", "1 / 0"] {
+        assert_eq!(eval(&[fails, "1"]).status.code(), Some(1), "{fails}");
+    }
+    assert_eq!(eval(&["$__loc__", "1"]).status.code(), Some(2));
+
     let check = out(&server.cli(&["check", "--event", "1"]));
     assert!(check.contains("event 1 of a: taken by h\n"), "{check}");
     assert!(check.contains("  h: 2 items, the first: {\"v\":1.50}\n"), "{check}");
