@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod bare;
 pub mod child;
 mod ears;
 mod evaluate;
@@ -74,7 +75,9 @@ impl Expression {
     }
 
     /// Its first output as JSON, where it is simple and the body plain; `None`: ask the pool.
-    fn at_once(&self, scene: &Scene<'_>) -> Option<Result<Vec<u8>, String>> {
+    ///
+    /// The inner error says why there is no output.
+    pub fn at_once(&self, scene: &Scene<'_>) -> Option<Result<Vec<u8>, String>> {
         let looked = self.0.alone.look(scene);
         let Some(value) = looked.result(0).ok()? else { return Some(Err(NOTHING.to_owned())) };
         let mut text = Vec::new();

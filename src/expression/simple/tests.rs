@@ -7,7 +7,7 @@ use super::super::evaluate::Evaluator;
 use super::super::language::on_a_large_stack;
 use super::super::output::Verdict;
 use super::super::wire::{Asked, Came, Request};
-use crate::expression::{Expression, Keyring, Keys, Questions, Scene, Taken, Taker};
+use crate::expression::{Expression, Keyring, Keys, Questions, Scene, Taken, Taker, bare};
 
 /// The event that expressions see here, but for its body.
 fn with<T>(body: &[u8], run: impl FnOnce(&Scene<'_>) -> T) -> T {
@@ -27,21 +27,13 @@ fn with<T>(body: &[u8], run: impl FnOnce(&Scene<'_>) -> T) -> T {
     })
 }
 
-/// What jaq gives first.
-fn by_jaq(text: &str, scene: &Scene<'_>) -> Result<Option<Vec<u8>>, String> {
-    let request = Request::Outputs { text: text.to_owned(), max: 1 };
-    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(Came::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
-    outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))
-}
-
 /// The result in place, if there is one, is jaq's.
 fn compare(text: &str, body: &[u8]) -> bool {
     with(body, |scene| {
         let expression = Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
         let Some(output) = expression.at_once(scene) else { return false };
         let shown = String::from_utf8_lossy(body);
-        match by_jaq(text, scene) {
+        match bare::first(&expression, scene) {
             Ok(Some(expected)) => {
                 let output = output.unwrap_or_else(|why| panic!("{text} of {shown}: {why}"));
                 let [output, expected] =

@@ -6,6 +6,7 @@ use super::wire::{Came, Request};
 use super::{Expression, Scene};
 
 mod builtins;
+mod differs;
 mod faults;
 mod input;
 mod output;

@@ -1,0 +1,243 @@
+//! What takes bytes of strangers at intake, each as a function that panics where a promise is broken.
+//!
+//! Run by `cargo fuzz` (fuzz_targets/), and for a bounded number of inputs by tests/it/fuzzing.rs.
+
+use std::cell::OnceCell;
+
+use hooktrail::expression::{Expression, Scene, bare};
+use serde_json::Value;
+
+mod intake;
+
+/// A target with inputs to begin with, and with what its inputs are made of.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub seeds: &'static [&'static [u8]],
+    pub parts: &'static [&'static [u8]],
+}
+
+/// All of them: a new one is a line here, a file in fuzz_targets/ and a `[[bin]]` of fuzz/Cargo.toml.
+pub const TARGETS: [Target; 6] = [
+    Target {
+        name: "expression",
+        run: expression,
+        seeds: &[
+            b".items[] | {id: .contact_id, name: \"\\(.first) \\(.last)\"}",
+            b"if .a? // false then [.b, -1.5e3] else $headers[\"x-y\"] == null end",
+            b"def f($x; g): reduce g as [$a, {b: $c}] ($x; . + $a); try f(1; .[]) catch .",
+        ],
+        parts: &[
+            b"(",
+            b")",
+            b"[",
+            b"]",
+            b"{",
+            b"}",
+            b"\"",
+            b"\\(",
+            b".",
+            b"..",
+            b"|",
+            b",",
+            b";",
+            b":",
+            b"?",
+            b"//",
+            b"as ",
+            b"$x",
+            b"def ",
+            b"if ",
+            b"then ",
+            b"end",
+            b"@base64",
+            b"#",
+            b"1e9",
+            b"import ",
+            b"include ",
+            b"debug",
+            b"label $x",
+            b"try ",
+            b"-",
+            b"and ",
+            b"not",
+        ],
+    },
+    Target {
+        name: "form",
+        run: form,
+        seeds: &[b"a=1&b[]=2&b[]=3&c[d][e]=4", b"a%5Bb%5D=%C3%BC+%&=x&a[0]=1&a[5]=2&a[]"],
+        parts: &[
+            b"&", b"=", b"[", b"]", b"[]", b"%", b"%5B", b"%ff", b"+", b"a", b"0", b"-1", b" ",
+        ],
+    },
+    Target { name: "intake", run: intake::intake, seeds: SEEDS, parts: PIECES },
+    Target { name: "in_place", run: in_place, seeds: JSON_SEEDS, parts: JSON_PARTS },
+    Target { name: "json", run: json, seeds: JSON_SEEDS, parts: JSON_PARTS },
+    Target {
+        name: "multipart",
+        run: multipart,
+        seeds: &[
+            b"--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n",
+            b"--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.bin\"\r\n\
+              Content-Type: image/png\r\n\r\n\0\x01\r\n--x--\r\n",
+        ],
+        parts: &[
+            b"--x",
+            b"--x--",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"Content-Disposition: form-data; name=\"a[b]\"",
+            b"; filename=\"",
+            b"\"",
+            b"Content-Type: ",
+            b"; filename*=UTF-8''%e2",
+            b":",
+            b"\xff",
+        ],
+    },
+];
+
+/// Requests: see `intake`.
+const SEEDS: &[&[u8]] = &[
+    b"\x00x-a:1\ncontent-type:a/b\n\n{\"a\":[1,{\"b\":\"\\u00e4\\ud83d\\ude00\"}],\"id\":1e999,\"at\":-0.0}",
+    b"\x01x-hub-signature-256:sha256=00ff\nx:=&%\n\na[b][]=1&a[b][]=%C3%A4&c=+%4&=&d[",
+    b"\x02stripe-signature:t=1795000000,v1=00,v1=zz,v0=\n\n--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes\r\n--x--\r\n",
+    b"\x06webhook-id:a\nwebhook-timestamp:9223372036854775807\nwebhook-signature:v1,AAAA v1a,===\n\n{\"type\":1}",
+    b"\x1cx:y\n\n{\"Type\":\"Notification\",\"Message\":\"\",\"MessageId\":\"1\",\"Timestamp\":\"+2026\",\"TopicArn\":\"\",\"Signature\":\"=\",\"SignatureVersion\":\"1\"}",
+    include_bytes!("../tests/payloads/paminga-campaign.json"),
+    include_bytes!("../tests/payloads/paminga-form.json"),
+];
+
+/// Pieces that parsers stumble over.
+const PIECES: &[&[u8]] = &[
+    b"[",
+    b"{\"a\":",
+    b"\"",
+    b"\\u",
+    b"\\ud800",
+    b"1e999",
+    b"-",
+    b"NaN",
+    b"\xff",
+    b"\0",
+    b"%",
+    b"%f",
+    b"=",
+    b"&",
+    b"[]",
+    b"--x",
+    b"\r\n",
+    b"\n\n",
+    b":",
+    b",",
+    b"99999999999999999999",
+    b"\xc3",
+];
+
+const JSON_SEEDS: &[&[u8]] = &[
+    br#"{"a":{"b":[1,"x",{"c":null}]},"n":1.50,"big":1e999,"a":2,"t":true}"#,
+    br#"[{"a":"\u00fc\ud83d\ude00","b":-0,"c":12345678901234567890}]"#,
+    br#""\ud800""#,
+];
+
+const JSON_PARTS: &[&[u8]] = &[
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\"",
+    b":",
+    b",",
+    b"\"a\":",
+    b"\"b\":",
+    b"null",
+    b"true",
+    b"1",
+    b"-0",
+    b"1.5",
+    b"1e999",
+    b"\\u00e9",
+    b"\\ud83d",
+    b"\\",
+    b" ",
+    b"\xc3\xbc",
+    b"\xff",
+    b"[[[[[[[[",
+];
+
+fn scene<'a>(content_type: &'a str, body: &'a [u8]) -> Scene<'a> {
+    Scene { body, content_type: Some(content_type), query: Some("a=1&b[]=2"), ..Scene::default() }
+}
+
+fn jq(text: &str) -> Expression {
+    Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
+}
+
+/// The body as an expression sees it: never a fault, always JSON.
+fn input(content_type: &str, body: &[u8]) -> Value {
+    thread_local! { static ALL: OnceCell<Expression> = const { OnceCell::new() }; }
+    let whole = ALL.with(|all| all.get_or_init(|| jq(".")).clone());
+    let text = bare::first(&whole, &scene(content_type, body));
+    let text = text.expect("a body is something").expect("`.` gives one output");
+    // A body of depth 128 is deeper than serde_json reads, and 1e999 is more.
+    serde_json::from_slice(&text).unwrap_or(Value::Null)
+}
+
+/// Any text compiles or has a fault with its place.
+pub fn expression(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Err(wrong) = Expression::new(text) {
+        let lines = text.split('\n').count();
+        assert!((1..=lines).contains(&wrong.line) && wrong.column >= 1, "{wrong:?}");
+        assert!(!wrong.text.is_empty());
+    }
+}
+
+/// A form is an object, or text where it has too many fields.
+pub fn form(data: &[u8]) {
+    let read = input("application/x-www-form-urlencoded", data);
+    assert!(read.is_object() || data.len() > 10_000, "{read}");
+}
+
+/// What serde_json reads is what expressions see; what is not JSON is text or null.
+pub fn json(data: &[u8]) {
+    let read = input("application/json", data);
+    match serde_json::from_slice::<Value>(data) {
+        Ok(expected) => assert_eq!(read, expected),
+        Err(_) => assert!(read.is_null() || std::str::from_utf8(data).is_ok()),
+    }
+}
+
+/// A multipart is an object of its fields; what is broken is text or null.
+pub fn multipart(data: &[u8]) {
+    let read = input("multipart/form-data; boundary=x", data);
+    assert!(read.is_object() || read.is_string() || read.is_null(), "{read}");
+}
+
+/// What is evaluated in place is what jaq gives.
+pub fn in_place(data: &[u8]) {
+    thread_local! { static ALL: OnceCell<Vec<Expression>> = const { OnceCell::new() }; }
+    const TEXTS: [&str; 8] = [
+        ".a? != null",
+        ".a.b == 1 or .a.b? == \"x\"",
+        "[.a.b[0], .n, .t]",
+        "if .t then .n else .big end",
+        ".[0].a?",
+        "{a: .a.b[2].c?, n: (.n // .t)}",
+        ".n < .big",
+        ".a | not",
+    ];
+    let all = ALL.with(|all| all.get_or_init(|| TEXTS.map(jq).to_vec()).clone());
+    let scene = scene("application/json", data);
+    for expression in all {
+        let Some(output) = expression.at_once(&scene) else { continue };
+        let expected = bare::first(&expression, &scene);
+        let text = expression.text();
+        match (&output, &expected) {
+            (Ok(output), Ok(Some(expected))) => assert_eq!(output, expected, "{text}"),
+            (Err(_), Ok(None)) => {}
+            _ => panic!("{text}: {output:?}, but {expected:?}"),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What a process does, done here, without its limits: for fuzz targets, which stand outside and
+//! bring expressions of their own. Nothing in the server calls it.
+
+use super::evaluate::Evaluator;
+use super::language::on_a_large_stack;
+use super::wire::{Came, Request};
+use super::{Expression, Scene};
+
+/// The first output as JSON text, by jaq; `None`: there is none.
+///
+/// # Errors
+/// The reason why it fails.
+pub fn first(expression: &Expression, scene: &Scene<'_>) -> Result<Option<Vec<u8>>, String> {
+    let request = Request::Outputs { text: expression.text().to_owned(), max: 1 };
+    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
+    match came {
+        Came::Outputs(outputs) => outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes)),
+        Came::Answers { .. } => Err("it answers something else".to_owned()),
+    }
+}
