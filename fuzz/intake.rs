@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use hooktrail::config::{self, Config, SecretRef, Secrets};
-use hooktrail::expression::{Questions, Scene, Taker, read_body};
+use hooktrail::expression::{Questions, Scene, Taker, bare};
 use hooktrail::web::verify::{Asked, Verifier};
 use hooktrail::{inbox, web};
 
@@ -100,7 +100,7 @@ pub fn intake(data: &[u8]) {
         path: "/hooks/a",
         ..Scene::default()
     };
-    read_body(&scene);
+    bare::read_body(&scene);
     let once = format!("{:?}", QUESTIONS.at_once(&scene));
     assert_eq!(once, format!("{:?}", QUESTIONS.at_once(&scene)));
 }

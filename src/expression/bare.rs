@@ -4,7 +4,7 @@
 use super::evaluate::Evaluator;
 use super::language::on_a_large_stack;
 use super::wire::{Came, Request};
-use super::{Expression, Scene};
+use super::{Expression, Scene, input, json};
 
 /// The first output as JSON text, by jaq; `None`: there is none.
 ///
@@ -17,4 +17,14 @@ pub fn first(expression: &Expression, scene: &Scene<'_>) -> Result<Option<Vec<u8
         Came::Outputs(outputs) => outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes)),
         Came::Answers { .. } => Err("it answers something else".to_owned()),
     }
+}
+
+/// Reads an event as expressions see it, and says how large what it read is when written.
+pub fn read_body(scene: &Scene<'_>) -> usize {
+    let mut written = Vec::new();
+    for value in [input::body(scene), input::query(scene), input::headers(scene)] {
+        // Memory takes all of it.
+        let _ = json::write(&value, &mut written);
+    }
+    written.len()
 }

@@ -32,17 +32,6 @@ pub use pool::{Answer, Busy, Pool};
 pub use question::{Answers, Keyring, Keys, Questions, Taken, Taker, Wanted};
 pub use scene::Scene;
 
-/// Reads an event as expressions see it, and says how large what it read is when written: what the
-/// fuzz target tries. The server leaves that to its processes.
-pub fn read_body(scene: &Scene<'_>) -> usize {
-    let mut written = Vec::new();
-    for value in [input::body(scene), input::query(scene), input::headers(scene)] {
-        // Memory takes all of it.
-        let _ = json::write(&value, &mut written);
-    }
-    written.len()
-}
-
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
 pub struct Expression(Arc<Inner>);
