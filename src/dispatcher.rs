@@ -21,7 +21,7 @@ use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed};
 use crate::store::op::Op;
 use crate::store::{Readers, registry, rest};
-use crate::worker::{Running, Start, Why};
+use crate::worker::{Running, Start};
 
 mod hub;
 
@@ -74,7 +74,6 @@ impl Loop {
     fn run(&mut self) {
         self.configure();
         self.go_on();
-        self.look();
         loop {
             self.promote();
             self.count();
@@ -137,6 +136,7 @@ impl Loop {
         let all =
             self.it.handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings))).collect();
         self.dispatch.configure(&all);
+        self.hold_rates();
         self.look();
     }
 
@@ -150,7 +150,7 @@ impl Loop {
                 self.dispatch.set_paused(&paused);
                 self.due_ms = due_ms;
                 for claim in cancelled {
-                    self.it.running.end(claim, Why::Cancelled);
+                    self.it.running.cancel(claim);
                 }
                 self.dispatch.wake_all();
             }
@@ -193,23 +193,33 @@ impl Loop {
         self.it.writer.op(Op::Finish(Box::new(finish)));
     }
 
-    /// What an earlier process left: handlers that rest, and when the next of a rate may start.
+    /// What an earlier process left: handlers that rest.
     fn go_on(&mut self) {
         let found = self.it.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok((rest::all(&conn)?, registry::rates(&conn)?)));
-        match found {
-            Ok((rests, rates)) => {
+        match found.and_then(|conn| Ok(rest::all(&conn)?)) {
+            Ok(rests) => {
                 for (handler, rest) in rests {
                     if let Some(until_ms) = rest.until_ms {
                         self.dispatch.rests(handler, Some(until_ms.saturating_mul(1000)));
                     }
                 }
+            }
+            Err(e) => log::error!("rests could not be read: {e:#}"),
+        }
+    }
+
+    /// When the next of a rate may start, as an earlier process left it, or this one before the rate
+    /// was taken out and put back.
+    fn hold_rates(&mut self) {
+        let found = self.it.readers.get().map_err(anyhow::Error::from);
+        match found.and_then(|conn| Ok(registry::rates(&conn)?)) {
+            Ok(rates) => {
                 let now_us = self.now_us();
                 for (handler, next_ms) in rates {
                     self.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
                 }
             }
-            Err(e) => log::error!("rates and rests could not be read: {e:#}"),
+            Err(e) => log::error!("rates could not be read: {e:#}"),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::store::acts::Act;
 use crate::store::list::Selector;
 use crate::store::replay::{self, Due, Meant};
 use crate::store::{self, Store, read, registry};
-use crate::worker::task::Maker;
+use crate::worker::{self, task::Maker};
 
 /// So many events, jobs and bytes of bodies are in memory at most.
 const EVENTS_AT_ONCE: usize = 2_000;
@@ -217,11 +217,11 @@ impl Chosen<'_> {
         store: &Store,
         config: &Config,
     ) -> anyhow::Result<HashMap<HandlerId, HandlerId>> {
-        let unknown: Vec<(String, bool)> = config
+        let unknown: Vec<registry::Named> = config
             .handlers
             .iter()
             .filter(|one| self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == one.name))
-            .map(|one| (one.name.clone(), one.paused))
+            .map(worker::named)
             .collect();
         if unknown.is_empty() {
             return Ok(HashMap::new());

@@ -22,6 +22,7 @@ use crate::store::channel::Handle;
 use crate::store::expand::Expansion;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
+use crate::store::registry::Named;
 use crate::store::rest::Breaker;
 
 pub mod task;
@@ -39,6 +40,8 @@ pub struct Start {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     Cancelled,
+    /// This one was, which runs in the same batch.
+    CancelledWith(JobId),
     Shutdown,
 }
 
@@ -46,14 +49,18 @@ pub enum Why {
 #[derive(Debug)]
 struct Run {
     attempt: u32,
+    /// The first of those that were started with it.
+    first: JobId,
     stop: Stop,
     why: Option<Why>,
 }
 
 impl Run {
-    /// The first reason is the one that counts.
+    /// The first reason of its own is the one that counts.
     fn end(&mut self, why: Why) {
-        self.why.get_or_insert(why);
+        if matches!(self.why, None | Some(Why::CancelledWith(_))) {
+            self.why = Some(why);
+        }
         self.stop.set();
     }
 }
@@ -69,12 +76,15 @@ impl Running {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends one attempt, if it still runs.
-    pub fn end(&self, claim: Claim, why: Why) {
-        if let Some(run) = self.jobs().get_mut(&claim.job)
-            && run.attempt == claim.attempt
-        {
-            run.end(why);
+    /// Ends one attempt, if it still runs, and with it those of its batch.
+    pub fn cancel(&self, claim: Claim) {
+        let mut jobs = self.jobs();
+        let run = jobs.get_mut(&claim.job).filter(|run| run.attempt == claim.attempt);
+        let Some(run) = run else { return };
+        run.end(Why::Cancelled);
+        let first = run.first;
+        for (_, other) in jobs.iter_mut().filter(|(_, run)| run.first == first) {
+            other.why.get_or_insert(Why::CancelledWith(claim.job));
         }
     }
 
@@ -155,7 +165,11 @@ fn step(shared: &Shared, start: &Start) {
     }
 }
 
-/// As the store takes it.
+/// A handler as the store knows it.
+pub fn named(handler: &config::Handler) -> Named {
+    Named { name: handler.name.clone(), paused: handler.paused, breaker: breaker(handler) }
+}
+
 fn breaker(settings: &config::Handler) -> Breaker {
     let config::Breaker { failures, pause } = settings.breaker;
     Breaker { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
@@ -169,9 +183,12 @@ fn attempt(
     over: &mut dyn FnMut(usize, Over),
 ) -> Result<(), String> {
     let stop = Stop::new().map_err(|e| format!("not started: {e}"))?;
-    for claimed in &start.claimed {
-        let run = Run { attempt: claimed.claim.attempt, stop: stop.clone(), why: None };
-        shared.running.jobs().insert(claimed.claim.job, run);
+    if let Some(first) = start.claimed.first().map(|one| one.claim.job) {
+        let mut jobs = shared.running.jobs();
+        jobs.extend(start.claimed.iter().map(|one| {
+            let Claim { job, attempt } = one.claim;
+            (job, Run { attempt, first, stop: stop.clone(), why: None })
+        }));
     }
     let (mut tasks, mut places) = (Vec::with_capacity(start.claimed.len()), Vec::new());
     for (at, claimed) in start.claimed.iter().enumerate() {
@@ -218,8 +235,8 @@ fn explained(mut ended: Ended, why: Option<Why>) -> Ended {
     if ended.outcome == Outcome::Interrupted {
         ended.detail = match why {
             Some(Why::Cancelled) => "cancelled".to_owned(),
-            Some(Why::Shutdown) => "the server was stopped".to_owned(),
-            None => "ended with another job of its batch".to_owned(),
+            Some(Why::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
+            Some(Why::Shutdown) | None => "the server was stopped".to_owned(),
         };
     }
     ended
@@ -242,7 +259,7 @@ pub fn finish(
         outcome: ended.outcome,
         at_once: ended.dead,
         on_trial: claimed.on_trial,
-        breaker: Breaker { failures: 0, pause_ms: 0 },
+        breaker: Breaker::NEVER,
         detail: ended.detail,
         ended_at_ms,
         duration_ms: ms(took),

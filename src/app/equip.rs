@@ -8,9 +8,10 @@ use crate::config::{self, BUILT_IN, Config, EnvValue, Secrets};
 use crate::dispatcher::Handlers;
 use crate::domain::HandlerId;
 use crate::handler::{self, Ready};
-use crate::store::registry::Registry;
+use crate::store::registry::{Named, Registry};
+use crate::worker;
 
-pub(super) fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
+pub(super) fn names(config: &Config) -> (Vec<String>, Vec<Named>) {
     let mut sources: Vec<String> =
         config.sources.iter().map(|source| source.name.clone()).collect();
     // The server's own is one only where a handler takes it.
@@ -18,7 +19,7 @@ pub(super) fn names(config: &Config) -> (Vec<String>, Vec<(String, bool)>) {
     if config.handlers.iter().any(own) {
         sources.push(BUILT_IN.to_owned());
     }
-    let handlers = config.handlers.iter().map(|one| (one.name.clone(), one.paused)).collect();
+    let handlers = config.handlers.iter().map(worker::named).collect();
     (sources, handlers)
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use super::insert::{self, Of};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::keys;
-use super::rest::Breaker;
+use super::rest::{self, Breaker};
 use super::state::State;
 use crate::domain::Outcome;
 use crate::domain::owed::{JobKeys, Owed};
@@ -38,7 +38,7 @@ impl Expansion {
             next: Next::Dead { reason: detail },
             at_once: true,
             on_trial: self.claimed.on_trial,
-            breaker: Breaker { failures: 0, pause_ms: 0 },
+            breaker: Breaker::NEVER,
             crashes: 0,
         }
     }
@@ -49,6 +49,7 @@ impl Expansion {
 /// # Errors
 /// The write failed.
 pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite::Result<Finished> {
+    rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
     let Some(current) = jobs::current(conn, it.claimed.claim)? else { return Ok(Finished::Stale) };
     if let Some(why) = current.cancel {
         return over(conn, state, it, &why, Some(1));

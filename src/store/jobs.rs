@@ -101,7 +101,10 @@ pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Optio
 /// # Errors
 /// The write failed.
 pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<Finished> {
-    let Some(current) = current(conn, f.claim)? else { return Ok(Finished::Stale) };
+    let Some(current) = current(conn, f.claim)? else {
+        rest::told_nothing(state, f.handler, f.on_trial);
+        return Ok(Finished::Stale);
+    };
     let now_ms = state.now_ms;
     // A job that succeeded before it could be ended has succeeded.
     let (row_state, reason, due_at, wait, failures) = match (&f.next, current.cancel) {

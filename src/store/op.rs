@@ -13,7 +13,7 @@ use super::jobs::{self, Claimed, Finish, Finished};
 use super::refusals::{self, Refused};
 use super::registry::{self, Registry};
 use super::state::State;
-use super::{Trouble, acts, alerts, claim, sources, trouble, write_anchor};
+use super::{Trouble, acts, alerts, claim, rest, sources, trouble, write_anchor};
 use crate::domain::ask::Ask;
 use crate::domain::{HandlerId, SourceId};
 
@@ -31,7 +31,7 @@ pub enum Op {
     /// Number the names of a configuration; the answer comes after the commit.
     Register {
         sources: Vec<String>,
-        handlers: Vec<(String, bool)>,
+        handlers: Vec<registry::Named>,
         reply: Sender<Registry>,
     },
     Act(acts::Act),
@@ -110,7 +110,9 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
         Op::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
             alerts::tell(conn, registry.sources.get(alerts::SOURCE).copied())?;
+            let before = std::mem::take(&mut state.rests);
             state.read_names(conn)?;
+            state.rested.extend(rest::changed(&before, &state.rests));
             Done::Registered(reply.clone(), registry)
         }
         Op::Act(act) => {
@@ -166,6 +168,7 @@ impl Care {
                 log::error!("an operation was refused by the database, and is left out: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
                 (state.counters, state.queued) = (counters, queued);
+                state.read_idle(conn)?;
                 Ok(Done::Nothing)
             }
             Err(e) => Err(e),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
+use super::rest::{self, Breaker};
 use crate::domain::{HandlerId, SourceId};
 
 /// The numbers of the names in a configuration.
@@ -12,6 +13,14 @@ use crate::domain::{HandlerId, SourceId};
 pub struct Registry {
     pub sources: HashMap<String, SourceId>,
     pub handlers: HashMap<String, HandlerId>,
+}
+
+/// A handler as a configuration names it.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub name: String,
+    pub paused: bool,
+    pub breaker: Breaker,
 }
 
 /// How long a handler stood still: its jobs don't age meanwhile. Trail's clock.
@@ -28,14 +37,15 @@ impl Idle {
     }
 }
 
-/// Gives each name its number and takes over what config.toml says of pauses. Within a transaction.
+/// Gives each name its number and takes over what config.toml says of pauses and breakers. Within a
+/// transaction.
 ///
 /// # Errors
 /// The write failed.
 pub fn register(
     conn: &Connection,
     sources: &[String],
-    handlers: &[(String, bool)],
+    handlers: &[Named],
     now_ms: i64,
 ) -> rusqlite::Result<Registry> {
     let mut registry = Registry::default();
@@ -49,7 +59,7 @@ pub fn register(
             conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
         registry.sources.insert(name.clone(), SourceId(id));
     }
-    for (name, paused) in handlers {
+    for Named { name, paused, breaker } in handlers {
         conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
         let (id, before): (i64, bool) = conn.query_row(
             "SELECT id, paused_in_config FROM handlers WHERE name = ?1",
@@ -60,6 +70,7 @@ pub fn register(
             conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
             set_paused(conn, HandlerId(id), *paused, now_ms)?;
         }
+        rest::configured(conn, HandlerId(id), *breaker, now_ms)?;
         registry.handlers.insert(name.clone(), HandlerId(id));
     }
     Ok(registry)

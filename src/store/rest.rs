@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use super::alerts;
 use super::jobs::Finish;
 use super::state::State;
+use crate::clock;
 use crate::domain::{HandlerId, Outcome};
 
 /// `breaker = { … }`, as an outcome brings it.
@@ -20,6 +21,10 @@ pub struct Breaker {
     /// So many in a row; 0: never.
     pub failures: u32,
     pub pause_ms: i64,
+}
+
+impl Breaker {
+    pub const NEVER: Self = Self { failures: 0, pause_ms: 0 };
 }
 
 /// How a handler's breaker stands.
@@ -43,6 +48,16 @@ pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Rest>> {
     rows.collect()
 }
 
+/// Who began to rest, rests for another time, or rests no more.
+pub(super) fn changed(
+    before: &HashMap<HandlerId, Rest>,
+    after: &HashMap<HandlerId, Rest>,
+) -> Vec<HandlerId> {
+    let of = |handler| before.get(handler).and_then(|rest| rest.until_ms);
+    let changed = after.iter().filter(|(handler, rest)| of(handler) != rest.until_ms);
+    changed.map(|(&handler, _)| handler).collect()
+}
+
 /// Takes an outcome into account.
 pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<()> {
     let before = state.rests.get(&f.handler).copied().unwrap_or_default();
@@ -54,7 +69,7 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         (Some(_), _) if failed => rest(state, f, before.streak.saturating_add(1)),
         // It tells nothing: another job is on trial.
         (Some(_), _) => {
-            state.rested.push(f.handler);
+            told_nothing(state, f.handler, true);
             return Ok(());
         }
         (None, _) if failed => {
@@ -76,11 +91,13 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         (Some(_), None) => "recovered",
         (None, None) => return Ok(()),
     };
+    let job = f.claim.job;
     let detail = match what {
-        "resting" => format!("{} in a row: {}", after.streak, f.detail),
-        _ => f.detail.clone(),
+        "resting" if f.on_trial => format!("job {job} failed on trial: {}", f.detail),
+        "resting" => format!("{} in a row, the last was job {job}: {}", after.streak, f.detail),
+        _ => format!("job {job}: {}", f.detail),
     };
-    note(conn, state, f.handler, what, &detail)?;
+    note(conn, state.wall_ms, f.handler, what, &detail)?;
     // Told once: that it rests again after a trial is nothing new.
     let told = match before.until_ms {
         None => alerts::Breaker::Resting,
@@ -101,6 +118,15 @@ fn set(
     rest: Rest,
 ) -> rusqlite::Result<()> {
     let changes = state.rests.insert(handler, rest).and_then(|rest| rest.until_ms) != rest.until_ms;
+    write(conn, handler, rest, state.now_ms)?;
+    if changes {
+        state.rested.push(handler);
+        state.read_idle(conn)?;
+    }
+    Ok(())
+}
+
+fn write(conn: &Connection, handler: HandlerId, rest: Rest, now_ms: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE handlers SET streak = ?2, rest_until = ?3,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
@@ -109,12 +135,42 @@ fn set(
              WHEN paused = 1 THEN idle_since END
          WHERE id = ?1",
     )?
-    .execute(params![handler.0, rest.streak, rest.until_ms, state.now_ms])?;
-    if changes {
-        state.rested.push(handler);
-        state.read_idle(conn)?;
+    .execute(params![handler.0, rest.streak, rest.until_ms, now_ms])?;
+    Ok(())
+}
+
+/// Takes over what config.toml says now: where it says never, a rest is over; no rest is longer than
+/// `pause` from now on, whatever the clock did.
+pub(super) fn configured(
+    conn: &Connection,
+    handler: HandlerId,
+    breaker: Breaker,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    let sql = "SELECT streak, rest_until FROM handlers WHERE id = ?1";
+    let before = conn.query_row(sql, [handler.0], |row| {
+        Ok(Rest { streak: row.get(0)?, until_ms: row.get(1)? })
+    })?;
+    let latest_ms = now_ms.saturating_add(breaker.pause_ms);
+    let after = match breaker.failures {
+        0 => Rest::default(),
+        _ => Rest { until_ms: before.until_ms.map(|until_ms| until_ms.min(latest_ms)), ..before },
+    };
+    if after == before {
+        return Ok(());
+    }
+    write(conn, handler, after, now_ms)?;
+    if before.until_ms.is_some() && after.until_ms.is_none() {
+        note(conn, clock::wall_ms(), handler, "recovered", "its breaker was turned off")?;
     }
     Ok(())
+}
+
+/// A job on trial is over and told nothing: another is next.
+pub(super) fn told_nothing(state: &mut State, handler: HandlerId, on_trial: bool) {
+    if on_trial {
+        state.rested.push(handler);
+    }
 }
 
 /// A job is on trial.
@@ -124,12 +180,12 @@ pub(super) fn on_trial(
     handler: HandlerId,
     job: i64,
 ) -> rusqlite::Result<()> {
-    note(conn, state, handler, "trial", &format!("job {job}"))
+    note(conn, state.wall_ms, handler, "trial", &format!("job {job}"))
 }
 
 fn note(
     conn: &Connection,
-    state: &State,
+    wall_ms: i64,
     handler: HandlerId,
     what: &str,
     detail: &str,
@@ -137,6 +193,6 @@ fn note(
     conn.prepare_cached(
         "INSERT INTO rest_log (at, handler, what, detail) VALUES (?1, ?2, ?3, ?4)",
     )?
-    .execute(params![state.wall_ms, handler.0, what, detail])?;
+    .execute(params![wall_ms, handler.0, what, detail])?;
     Ok(())
 }

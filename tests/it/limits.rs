@@ -77,8 +77,10 @@ fn a_cancelled_job_ends_its_batch_and_the_others_are_put_back() {
     assert!(server.cli(&["cancel", "1"]).status.success());
     server.until("select count(*) from trail where cancelled = 1", "1");
     server.until("select count(*) from trail where succeeded = 1", "1");
-    let outcomes = server.list("select outcome from outcomes where job = 2 order by id");
-    assert_eq!(outcomes, ["interrupted", "succeeded"]);
+    let outcomes = server.list("select outcome || ' ' || detail from outcomes where id < 3");
+    assert_eq!(outcomes, ["interrupted cancelled", "interrupted job 1 of its batch was cancelled"]);
+    let failures = server.value("select failures from jobs where id = 2");
+    assert_eq!(failures, "0", "that is not counted");
 }
 
 #[test]

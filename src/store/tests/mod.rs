@@ -37,12 +37,16 @@ struct Trail {
 fn trail() -> Trail {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
-    let names = (["a".to_owned()], [("h".to_owned(), false), ("other".to_owned(), false)]);
-    in_transaction(&store.conn, |conn| Ok(registry::register(conn, &names.0, &names.1, 0)?))
+    let handlers = ["h", "other"].map(|name| named(name, Breaker::NEVER));
+    in_transaction(&store.conn, |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?))
         .unwrap();
     let mut state = State::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    Trail { _folder: folder, store, state, breaker: Breaker { failures: 0, pause_ms: 0 } }
+    Trail { _folder: folder, store, state, breaker: Breaker::NEVER }
+}
+
+fn named(name: &str, breaker: Breaker) -> registry::Named {
+    registry::Named { name: name.into(), paused: false, breaker }
 }
 
 fn key(name: &str) -> Key {
@@ -105,6 +109,12 @@ impl Trail {
             Next::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
+        self.end(claimed, (outcome, false), next)
+    }
+
+    /// The outcome, and whether the handler said that the job is dead.
+    fn end(&mut self, claimed: &Claimed, ended: (Outcome, bool), next: Next) -> Finished {
+        let (outcome, at_once) = ended;
         let finish = Finish {
             claim: claimed.claim,
             handler: claimed.handler,
@@ -116,7 +126,7 @@ impl Trail {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next,
-            at_once: false,
+            at_once,
             on_trial: claimed.on_trial,
             breaker: self.breaker,
             crashes: 0,

@@ -1,6 +1,7 @@
 //! The breaker, and what is kept of rates.
 
 use super::*;
+use crate::store::op::{self, Op};
 use crate::store::rest;
 
 fn plain(trail: &mut Trail, jobs: usize) {
@@ -49,11 +50,11 @@ fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
     tried(&mut trail, Next::Succeeded);
     assert_eq!(trail.claim(9).len(), 8);
     let expected = [
-        "resting: 3 in a row: exit 1",
+        "resting: 3 in a row, the last was job 1: exit 1",
         "trial: job 1",
-        "resting: 4 in a row: exit 1",
+        "resting: job 1 failed on trial: exit 1",
         "trial: job 1",
-        "recovered: exit 1",
+        "recovered: job 1: exit 1",
     ];
     assert_eq!(changes(&trail), expected);
 }
@@ -67,7 +68,7 @@ fn what_ran_before_the_rest_ends_as_it_may_and_changes_nothing() {
     trail.finish(&all[2], Next::Succeeded);
     trail.finish(&all[3], again(0));
     assert_eq!(trail.claimed(1), NONE);
-    assert_eq!(changes(&trail), ["resting: 2 in a row: exit 1"]);
+    assert_eq!(changes(&trail), ["resting: 2 in a row, the last was job 2: exit 1"]);
 }
 
 #[test]
@@ -75,23 +76,7 @@ fn dead_at_once_is_no_failure_of_the_handler() {
     let mut trail = resting(2);
     let all = trail.claim(3);
     for one in &all {
-        let finish = Finish {
-            claim: one.claim,
-            handler: H,
-            source: S,
-            outcome: Outcome::Failed,
-            detail: "exit 65".into(),
-            ended_at_ms: 0,
-            duration_ms: 0,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-            next: died(),
-            at_once: true,
-            on_trial: false,
-            breaker: trail.breaker,
-            crashes: 0,
-        };
-        jobs::finish(&trail.store.conn, &mut trail.state, &finish).unwrap();
+        trail.end(one, (Outcome::Failed, true), died());
     }
     assert_eq!(trail.claim(1).len(), 1);
 }
@@ -123,4 +108,68 @@ fn when_the_next_of_a_rate_may_start_is_kept() {
     let ask = Ask { handler: H, jobs: 2, together: false, on_trial: false, gap_ms: Some(250) };
     assert_eq!(claim(&trail.store.conn, &mut trail.state, &ask).unwrap().len(), 2);
     assert_eq!(registry::rates(trail.conn()).unwrap(), [(H, 1_000_500)]);
+}
+
+/// Has this breaker taken over from config.toml.
+fn configure(trail: &mut Trail, breaker: Breaker) {
+    let (reply, _) = crossbeam_channel::bounded(1);
+    let handlers = vec![named("h", breaker)];
+    let op = Op::Register { sources: Vec::new(), handlers, reply };
+    op::apply(&trail.store.conn, &mut trail.state, &op).unwrap();
+}
+
+#[test]
+fn a_breaker_that_is_turned_off_ends_the_rest_and_a_shorter_pause_shortens_it() {
+    let mut trail = resting(1);
+    let before_ms = trail.state.active_ms(H);
+    trail.run(again(0));
+    trail.state.rested.clear();
+    trail.state.now_ms += 10_000;
+    configure(&mut trail, Breaker { failures: 1, pause_ms: 120_000 });
+    assert_eq!(trail.state.rested, [], "a longer pause is for the next rest");
+    configure(&mut trail, Breaker { failures: 1, pause_ms: 5_000 });
+    assert_eq!(trail.state.rests[&H].until_ms, Some(trail.state.now_ms + 5_000));
+    assert_eq!(trail.state.rested, [H]);
+    configure(&mut trail, Breaker::NEVER);
+    assert_eq!(trail.state.active_ms(H), before_ms);
+    assert_eq!(trail.claim(99).len(), 10);
+    assert_eq!(changes(&trail)[1..], ["recovered: its breaker was turned off"]);
+}
+
+#[test]
+fn a_trial_that_tells_nothing_is_followed_by_another() {
+    let mut trail = resting(1);
+    trail.run(again(0));
+    trail.state.now_ms += 60_000;
+    for ended in
+        [(Outcome::Interrupted, false), (Outcome::Deferred, false), (Outcome::Failed, true)]
+    {
+        let one = trail.ask(1, true).remove(0);
+        trail.state.rested.clear();
+        trail.end(&one, ended, if ended.1 { died() } else { again(0) });
+        assert_eq!(trail.state.rested, [H], "the dispatcher hears that it is over: {ended:?}");
+        assert!(trail.state.rests[&H].until_ms.is_some(), "it rests still: {ended:?}");
+    }
+    tried(&mut trail, Next::Succeeded);
+    assert_eq!(trail.claim(9).len(), 8);
+}
+
+#[test]
+fn a_trial_that_made_other_jobs_is_followed_by_another() {
+    let mut trail = resting(1);
+    trail.run(died());
+    trail.owe(vec![(H, Owed::Dead("when: no such thing".into()))]);
+    for job in 2..=10 {
+        trail.cancel(job);
+    }
+    assert!(trail.retry(11));
+    trail.state.now_ms += 60_000;
+    let claimed = trail.ask(1, true).remove(0);
+    assert!(claimed.expand && claimed.on_trial);
+    trail.state.rested.clear();
+    let owed = Some(items(&["1", "2"], Vec::new()));
+    let it = expand::Expansion { claimed, received_at_ms: 5, owed };
+    expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
+    assert_eq!(trail.state.rested, [H]);
+    assert_eq!(trail.ask(9, true).len(), 2, "the store gives what is asked for");
 }
