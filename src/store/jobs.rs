@@ -134,25 +134,8 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
             settled_at
         ])?;
     debug_assert_eq!(changed, 1);
-    let id = state.counters.attempt + 1;
-    let empty = |bytes: &Vec<u8>| (!bytes.is_empty()).then(|| bytes.clone());
-    conn.prepare_cached(
-        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at,
-           stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
-        id,
-        f.claim.job.0,
-        f.claim.attempt,
-        f.outcome.name(),
-        f.detail,
-        f.ended_at_ms,
-        f.duration_ms,
-        (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0)),
-        empty(&f.stdout),
-        empty(&f.stderr),
-    ])?;
-    state.counters.attempt = id;
+    let next_at = (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0));
+    attempt(conn, state, f, next_at)?;
     rest::ended(conn, state, f)?;
     if row_state == 4 {
         alerts::job_dead(conn, state, f.claim.job, f.source)?;
@@ -171,6 +154,38 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
         (1, Some(due_at)) => Finished::Waiting(due_at),
         _ => Finished::Settled,
     })
+}
+
+/// The row of an attempt that has ended.
+fn attempt(
+    conn: &Connection,
+    state: &mut State,
+    f: &Finish,
+    next_at: Option<i64>,
+) -> rusqlite::Result<()> {
+    let id = state.counters.attempt + 1;
+    conn.prepare_cached(
+        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at,
+           stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        id,
+        f.claim.job.0,
+        f.claim.attempt,
+        f.outcome.name(),
+        f.detail,
+        f.ended_at_ms,
+        f.duration_ms,
+        next_at,
+        some(&f.stdout),
+        some(&f.stderr),
+    ])?;
+    state.counters.attempt = id;
+    Ok(())
+}
+
+fn some(bytes: &[u8]) -> Option<&[u8]> {
+    (!bytes.is_empty()).then_some(bytes)
 }
 
 /// Dead jobs of an event run again, with fresh attempts.

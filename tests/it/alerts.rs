@@ -240,7 +240,7 @@ fn a_handler_that_rests_is_told_once_and_that_it_recovered() {
     let expected =
         [json!(["handler.resting", "bad", null]), json!(["handler.recovered", "bad", null])];
     assert_eq!(told, expected);
-    assert_eq!(alerts(&server)[0]["detail"], "2 in a row: exit 1: no luck");
+    assert_eq!(alerts(&server)[0]["detail"], "2 in a row, the last was job 1: exit 1: no luck");
     assert_eq!(server.value("select sum(count) from alerts"), "0");
 }
 

@@ -144,7 +144,7 @@ fn a_trial_that_tells_nothing_is_followed_by_another() {
     for ended in
         [(Outcome::Interrupted, false), (Outcome::Deferred, false), (Outcome::Failed, true)]
     {
-        let one = trail.ask(1, true).remove(0);
+        let one = trail.ask(H, 1, true).remove(0);
         trail.state.rested.clear();
         trail.end(&one, ended, if ended.1 { died() } else { again(0) });
         assert_eq!(trail.state.rested, [H], "the dispatcher hears that it is over: {ended:?}");
@@ -164,12 +164,12 @@ fn a_trial_that_made_other_jobs_is_followed_by_another() {
     }
     assert!(trail.retry(11));
     trail.state.now_ms += 60_000;
-    let claimed = trail.ask(1, true).remove(0);
+    let claimed = trail.ask(H, 1, true).remove(0);
     assert!(claimed.expand && claimed.on_trial);
     trail.state.rested.clear();
     let owed = Some(items(&["1", "2"], Vec::new()));
     let it = expand::Expansion { claimed, received_at_ms: 5, owed };
     expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
     assert_eq!(trail.state.rested, [H]);
-    assert_eq!(trail.ask(9, true).len(), 2, "the store gives what is asked for");
+    assert_eq!(trail.ask(H, 9, true).len(), 2, "the store gives what is asked for");
 }
