@@ -173,3 +173,59 @@ read -r line"#;
     assert_eq!(server.list("select outcome from outcomes order by id"), ["failed", "succeeded"]);
     assert_eq!(pids(&server).len(), 2);
 }
+
+/// What stands between these in docs/handlers.md, after `from`.
+fn told(from: &str, open: &str, close: &str) -> String {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/handlers.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let rest = page.split(from).nth(1).and_then(|rest| rest.split(open).nth(1));
+    rest.and_then(|rest| rest.split(close).next()).expect("the example").to_owned()
+}
+
+/// A server with the handler that the page shows in this section, in this language.
+fn shown(section: &str, language: &str, program: &str) -> Server {
+    let config = told(section, "```toml\n", "```").replace("\"paminga\"", "\"a\"");
+    let scenario = scenario().source("a", "").with(&config.replace("\"5s\"", "\"50ms\""));
+    std::fs::create_dir(scenario.path().join("handlers")).expect("a folder");
+    scenario.file(program, &told(section, &format!("```{language}\n"), "```"));
+    scenario.start()
+}
+
+#[test]
+fn the_stream_that_is_shown_runs_as_it_stands() {
+    let server = shown("## A process that stays", "python", "handlers/contacts.py");
+    server.post("/hooks/a", "{\n\"id\": 1}");
+    server.post("/hooks/a", "not JSON");
+    server.until("select count(*) from outcomes", "2");
+    let found = server
+        .list("select outcome || ' ' || job_state || ': ' || detail from outcomes o order by job");
+    assert_eq!(found, ["succeeded succeeded: stored", "failed dead: not a form"]);
+    let kept = rusqlite::Connection::open(server.path().join("contacts.db")).expect("contacts");
+    let body: String =
+        kept.query_row("select body from contacts", [], |row| row.get(0)).expect("a contact");
+    assert_eq!(body, "{\"id\": 1}");
+}
+
+#[test]
+fn the_batch_that_is_shown_runs_as_it_stands() {
+    let server = shown("## Many jobs at once", "sh", "handlers/import.sh");
+    for _ in 0..5 {
+        server.post("/hooks/a", "{}");
+    }
+    succeeded(&server, 5);
+    assert_eq!(server.text_of("jobs.ndjson").lines().count(), 5);
+}
+
+#[test]
+fn nodes_way_of_reading_lines_reads_one_a_job_whatever_its_body_holds() {
+    let script = r#"exec node -e '
+        const lines = require("readline").createInterface({ input: process.stdin });
+        lines.on("line", (line) => {
+          const { job, body } = JSON.parse(line);
+          const detail = body.map((text) => text.codePointAt(0).toString(16)).join(" ");
+          console.log(JSON.stringify({ job, outcome: "succeeded", detail }));
+        });'"#;
+    let server = scenario().source("a", "").handler("h", "mode = \"stream\"", script).start();
+    server.post("/hooks/a", "[\r\n\"\u{2028}\",\n\"\u{2029}\",\"\u{85}\"\r]\n");
+    server.until("select outcome || ' ' || detail from outcomes", "succeeded 2028 2029 85");
+}

@@ -1,0 +1,88 @@
+//! What `mode = "stream"` does by itself: threads that each hand one job after another to a process
+//! that stays, with no queue before it and no trail behind. `stream COMMAND THREADS SECONDS` prints
+//! one line of JSON.
+
+use std::env::args;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use hooktrail::config::{self, Mode};
+use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
+use hooktrail::handler::{Task, kind};
+use hooktrail::process::{GRACE, Stop, become_subreaper, wait_for_retired};
+
+const USAGE: &str = "usage: stream COMMAND THREADS SECONDS";
+
+const BODY: &[u8] = include_bytes!("body.json");
+
+fn main() -> anyhow::Result<()> {
+    let command = args().nth(1).context(USAGE)?;
+    let threads: i64 = args().nth(2).context(USAGE)?.parse()?;
+    let length = Duration::from_secs_f64(args().nth(3).context(USAGE)?.parse()?);
+    become_subreaper()?;
+    let mut settings = config::Handler::named("stream", Path::new("."));
+    settings.command = vec![command];
+    settings.mode = Mode::Stream;
+    let (stream, settings) = (kind(&settings), Arc::new(settings));
+    let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));
+    let end = Instant::now() + length;
+    std::thread::scope(|scope| {
+        for thread in 1..=threads {
+            let (stream, settings, good, bad) = (&stream, &settings, &good, &bad);
+            scope.spawn(move || -> std::io::Result<()> {
+                let (mut task, stop) = (task(settings), Stop::new()?);
+                while Instant::now() < end {
+                    task.claim.job.0 += thread;
+                    let succeeded = stream.run(&task, &stop).outcome == Outcome::Succeeded;
+                    let done = if succeeded { good } else { bad };
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+        }
+    });
+    stream.close();
+    ensure!(wait_for_retired(GRACE * 2), "a process goes on");
+    let (good, bad) = (good.into_inner(), bad.into_inner());
+    let rate = good as f64 / length.as_secs_f64();
+    println!(r#"{{"rate": {rate:.1}, "good": {good}, "bad": {bad}}}"#);
+    Ok(())
+}
+
+fn task(handler: &Arc<config::Handler>) -> Task {
+    let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let event = Event {
+        id: EventId(1),
+        uid: [0; 16],
+        source: "work".to_owned(),
+        received_at_ms: 0,
+        method: "POST".to_owned(),
+        path: "/hooks/work".to_owned(),
+        query: None,
+        ip: "127.0.0.1".to_owned(),
+        headers: Headers(vec![
+            line("host", "127.0.0.1:8080"),
+            line("content-type", "application/json"),
+            line("content-length", "600"),
+        ]),
+        body: Arc::from(BODY),
+        note: None,
+    };
+    Task {
+        claim: Claim { job: JobId(1), attempt: 1 },
+        handler: Arc::clone(handler),
+        env: Arc::new([]),
+        headers: Arc::new([]),
+        sign: Arc::new([]),
+        item: None,
+        input: Arc::clone(&event.body),
+        is_made: false,
+        attempts_max: 40,
+        key: "the-key".to_owned(),
+        mark: format!("bench{}.1.1", std::process::id()),
+        event: Arc::new(event),
+    }
+}
