@@ -63,4 +63,18 @@ fn main() {
             }
         });
     }
+    let contacts = (0..10_000).map(|n| format!("{{\"id\":{n},\"name\":\"contact {n}\"}}"));
+    let body = format!("{{\"contacts\":[{}]}}", contacts.collect::<Vec<_>>().join(","));
+    let scene = Scene { body: body.as_bytes(), ..scene };
+    let jq = |text| Some(Expression::new(text).expect("jq"));
+    let taker = Taker {
+        split: jq(".contacts[]"),
+        order_by: jq(".id"),
+        once_by: jq(".id"),
+        ..Taker::default()
+    };
+    let questions = Questions::new(None, vec![taker]);
+    measure("10,000 items with two keys each, by a process", 1, || {
+        pool.ask_and_wait(1, &questions, &scene).expect("an answer");
+    });
 }

@@ -26,14 +26,11 @@ pub(super) const VARIABLES: [&str; 8] =
     ["$source", "$headers", "$query", "$path", "$params", "$ip", "$received_at", "$event"];
 
 /// What leaves the expression, or comes from elsewhere than the event.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 14] = [
     "$ENV",
-    "$__prog_args",
-    "$__prog_name",
     "debug",
     "env",
     "get_search_list",
-    "getpath_from_env",
     "halt",
     "halt_error",
     "import",
@@ -46,15 +43,17 @@ const REFUSED: [&str; 17] = [
     "stderr",
 ];
 
-/// Definitions that go with the natives below.
+/// Definitions that go with natives that are left out. Local time is that of `more.jq`.
 const DEFINITIONS_LEFT_OUT: [&str; 4] = ["debug", "halt", "halt_error", "stderr"];
-const NATIVES_LEFT_OUT: [&str; 4] = ["debug_empty", "env", "halt", "stderr_empty"];
+const NATIVES_LEFT_OUT: [&str; 6] =
+    ["debug_empty", "env", "halt", "localtime", "stderr_empty", "strflocaltime"];
 
 /// Runs it on a thread whose stack holds whatever 4 KiB of text nest.
 ///
 /// # Errors
 /// There is no memory for it, or jaq gave up.
 pub(super) fn on_a_large_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
+    // Named as workers are: what jaq panics at is no reason for the server to end.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("worker-jq".into()).stack_size(STACK_BYTES);
         match thread.spawn_scoped(scope, run) {

@@ -60,7 +60,9 @@ def truncate_stream(stream):
 def gamma: lgamma;
 def lgamma_r: [lgamma, if tgamma < 0 then -1 else 1 end];
 
-# Dates
+# Dates; what evaluates them has no file that says where it is
+def localtime: gmtime;
+def strflocaltime($format): strftime($format);
 def date: todate;
 def dateadd(u; n): . + n;
 def datesub(u; n): . - n;

@@ -9,9 +9,9 @@ use super::open::Open;
 use super::wire::Put;
 use super::{Answers, Expression, Items};
 
-/// Waiting together.
+/// Waiting together in a lane. More bytes than these no process reads in the time that there is.
 const JOBS_MAX: usize = 4096;
-const BYTES_MAX: usize = 32 << 20;
+const BYTES_MAX: usize = 16 << 20;
 
 /// Handed over together, as long as a pipe holds them: more of them cost less each.
 const GROUP_MAX: usize = 8;
@@ -28,7 +28,7 @@ pub(super) enum Lane {
 
 impl Lane {
     /// How long a question may wait for a process.
-    fn patience(self) -> Duration {
+    pub fn patience(self) -> Duration {
         match self {
             Self::Intake => Duration::from_millis(500),
             Self::Later => Duration::from_secs(30),

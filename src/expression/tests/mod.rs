@@ -10,6 +10,7 @@ mod differs;
 mod faults;
 mod input;
 mod output;
+mod queue;
 
 /// All outputs, and the reason why there are no more.
 fn outputs(text: &str, scene: &Scene<'_>) -> Vec<String> {

@@ -1,0 +1,75 @@
+//! Who is next, and who is told to come again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::expression::queue::{Job, Lane, Next, Queue, What};
+
+/// A job whose `told` counts when it is told that all are busy.
+fn job(party: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Job {
+    let told = Arc::clone(told);
+    let tell = Box::new(move |_| {
+        told.fetch_add(1, Ordering::SeqCst);
+    });
+    let (lane, since) = (Lane::Intake, Instant::now());
+    let (began, lost, scene, what) = (None, 0, vec![0; bytes], What::Done);
+    Job { party, lane, what, scene, since, began, lost, tell: Some(tell) }
+}
+
+/// The party and the number of jobs of the next group, if there is one at once.
+fn next(queue: &Queue) -> Option<(u64, usize)> {
+    match queue.next(Lane::Intake, Some(Duration::ZERO)) {
+        Next::Group(jobs) => Some((jobs[0].party, jobs.len())),
+        Next::Idle | Next::Closed => None,
+    }
+}
+
+#[test]
+fn a_group_is_of_one_party_and_parties_take_turns() {
+    let (queue, told) = (Queue::new(4), Arc::default());
+    for party in [1, 1, 2].repeat(10) {
+        queue.put(job(party, 10, &told));
+    }
+    assert_eq!(next(&queue), Some((1, 8)));
+    assert_eq!(next(&queue), Some((2, 8)));
+    assert_eq!(next(&queue), Some((1, 8)));
+    assert_eq!(next(&queue), Some((2, 2)));
+    // It holds two of four: one more, and no further.
+    assert_eq!(next(&queue), Some((1, 4)));
+    queue.put(job(1, 10, &told));
+    assert_eq!(next(&queue), None);
+    queue.done(Lane::Intake, 1);
+    assert_eq!(next(&queue), Some((1, 1)));
+}
+
+#[test]
+fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
+    let (queue, told) = (Queue::new(2), Arc::default());
+    for _ in 0..20 {
+        queue.put(job(1, 1 << 20, &told));
+    }
+    assert_eq!(told.load(Ordering::SeqCst), 4);
+    assert_eq!(next(&queue), Some((1, 1)));
+    queue.put(job(2, 50 << 10, &told));
+    queue.put(job(2, 50 << 10, &told));
+    assert_eq!(next(&queue), Some((2, 1)));
+}
+
+#[test]
+fn who_waits_for_too_long_is_told() {
+    let (queue, told) = (Queue::new(2), Arc::default());
+    let mut old = job(1, 1, &told);
+    old.since -= Lane::Intake.patience();
+    queue.put(old);
+    queue.put(job(1, 1, &told));
+    assert!(queue.look(Lane::Intake));
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(next(&queue), Some((1, 1)));
+    queue.put(job(2, 1, &told));
+    queue.close();
+    queue.put(job(2, 1, &told));
+    assert!(!queue.look(Lane::Intake));
+    // The one that was taken was dropped, and so told.
+    assert_eq!(told.load(Ordering::SeqCst), 4);
+}
