@@ -97,6 +97,35 @@ fn a_dry_run_says_which_and_changes_nothing() {
 }
 
 #[test]
+fn what_an_event_owes_is_decided_by_the_expressions_as_they_are_now() {
+    let mut server = scenario().source("a", "").handler("h", "when = 'false'", "cat").start();
+    // Not one of those that are answered in place.
+    for body in [r#"{"ids":[1,2]}"#, r#"{"ids":[]}"#, r#"{"id":7}"#, "{"] {
+        server.post("/hooks/a", body);
+    }
+    assert_eq!(server.value("select count(*) from jobs"), "0");
+    let text = server.config().replace("when = 'false'", "when = 'has(\"ids\")'\nsplit = '.ids[]'");
+    *server.config() = text;
+    server.reload_with("");
+    until("it is read", || server.log().contains("read again"));
+    let said = out(&server.cli(&["replay", "--all", "--dry-run"]));
+    let mut lines = said.lines();
+    assert_eq!(lines.next(), Some("event 1 of a: h 2 jobs"), "{said}");
+    assert_eq!(lines.next(), Some("event 2 of a: h 0 jobs"), "{said}");
+    assert_eq!(lines.next(), Some("event 3 of a: not wanted by when"), "{said}");
+    let dead = lines.next().unwrap_or_default();
+    assert!(dead.starts_with("event 4 of a: h a dead job (when: "), "{said}");
+    assert_eq!(lines.next(), Some("would replay 4 events: 3 jobs"), "{said}");
+    let replayed = server.cli(&["replay", "--all"]);
+    assert_eq!(out(&replayed), "replayed 4 events: 3 jobs\n", "{}", err(&replayed));
+    server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
+    let items = "select item || ' ' || cast(stdout as text) from outcomes o join attempts a
+                 on a.id = o.id where o.outcome = 'succeeded' order by item";
+    assert_eq!(server.list(items), ["1 1", "2 2"]);
+    assert_eq!(server.value("select event from dead"), "4");
+}
+
+#[test]
 fn where_jobs_are_selected_only_their_handlers_get_the_event_again() {
     let server = scenario()
         .source("a", "")

@@ -77,6 +77,28 @@ fn an_event_that_is_gone_by_then_is_named_and_the_others_are_done() {
     assert_eq!((replay.jobs(), replay.gone()), (1, &[9][..]));
 }
 
+#[test]
+fn an_event_without_its_body_is_gone() {
+    let mut trail = trail();
+    trail.owe(vec![]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    // As it may be once bodies are not kept for ever.
+    let conn = trail.conn();
+    conn.execute_batch(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'body BLOB NOT NULL', 'body BLOB')
+           WHERE name = 'events';
+         PRAGMA writable_schema = RESET;
+         UPDATE events SET body = NULL;",
+    )
+    .unwrap();
+    assert_eq!(replay::has_body(conn, 1).unwrap(), Some(false));
+    assert_eq!(replay::has_body(conn, 2).unwrap(), None);
+    let mut replay = Replay::new(&trail.store, act());
+    replay.make(&[due(1, vec![(H, plain())])]).unwrap();
+    assert_eq!((replay.jobs(), replay.gone()), (0, &[1][..]));
+}
+
 /// Items that each take longer than the file may be held, of which the fourth can't be read.
 #[derive(Debug)]
 struct Slow;
