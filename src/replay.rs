@@ -20,7 +20,7 @@ use crate::store::{self, Store, read, registry};
 use crate::worker::{self, task::Maker};
 
 /// So many events, jobs and bytes of bodies are in memory at most.
-const EVENTS_AT_ONCE: usize = 2_000;
+const EVENTS_AT_ONCE: usize = 10_000;
 const JOBS_AT_ONCE: usize = 20_000;
 const BODIES_BYTES_AT_ONCE: usize = 8 << 20;
 

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::batch::in_batches;
+use super::batch::Turns;
 use super::registry;
 use super::state::State;
 use super::{in_transaction, jobs, keys};
@@ -61,7 +61,7 @@ pub fn change(
     if ids.is_empty() {
         return Ok(0);
     }
-    in_batches(store, |conn, state, hold| {
+    Turns::new(store).take(|conn, state, hold| {
         let mut now = 0;
         while hold.has_time()
             && let Some(&job) = left.next()

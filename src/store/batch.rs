@@ -32,41 +32,59 @@ impl Hold {
     }
 }
 
-/// Calls `step` in a transaction each, until it says that nothing is left. An end in between leaves
-/// what was done by whole transactions.
-///
-/// # Errors
-/// What `step` gives, or the file can't be written.
-pub fn in_batches(
-    store: &Store,
-    mut step: impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let conn = &store.conn;
-    conn.busy_handler(Some(ask_again))?;
-    let all = (|| {
-        while one(store, &mut step)? {
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
-    })();
-    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
-    all
+/// The command line's turns at a file that a server may be writing.
+#[derive(Debug)]
+pub struct Turns<'s> {
+    store: &'s Store,
+    /// When the last one ended.
+    ended: Option<Instant>,
 }
 
-fn one(
-    store: &Store,
-    step: &mut impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
-) -> anyhow::Result<bool> {
-    super::in_transaction(&store.conn, |conn| {
-        let hold = Hold(Instant::now());
-        let mut state = State::read(conn, store.clock)?;
-        let before = state.counters;
-        let is_more = step(conn, &mut state, hold)?;
-        if state.counters != before {
-            state.write_counters(conn)?;
-        }
-        Ok(is_more)
-    })
+impl<'s> Turns<'s> {
+    pub fn new(store: &'s Store) -> Self {
+        Self { store, ended: None }
+    }
+
+    /// Calls `step` in a transaction each, until it says that nothing is left. An end in between
+    /// leaves what was done by whole transactions.
+    ///
+    /// # Errors
+    /// What `step` gives, or the file can't be written.
+    pub fn take(
+        &mut self,
+        mut step: impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let conn = &self.store.conn;
+        conn.busy_handler(Some(ask_again))?;
+        let all = loop {
+            if let Some(ended) = self.ended {
+                std::thread::sleep(PAUSE.saturating_sub(ended.elapsed()));
+            }
+            let is_more = self.one(&mut step);
+            self.ended = Some(Instant::now());
+            if !matches!(is_more, Ok(true)) {
+                break is_more.map(drop);
+            }
+        };
+        conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
+        all
+    }
+
+    fn one(
+        &self,
+        step: &mut impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
+        super::in_transaction(&self.store.conn, |conn| {
+            let hold = Hold(Instant::now());
+            let mut state = State::read(conn, self.store.clock)?;
+            let before = state.counters;
+            let is_more = step(conn, &mut state, hold)?;
+            if state.counters != before {
+                state.write_counters(conn)?;
+            }
+            Ok(is_more)
+        })
+    }
 }
 
 fn ask_again(asked: i32) -> bool {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::Store;
 use super::acts::{self, Act};
-use super::batch::{Hold, in_batches};
+use super::batch::{Hold, Turns};
 use super::insert::{self, Of};
 use super::list::Selector;
 use super::state::State;
@@ -91,7 +91,7 @@ pub struct Due {
 /// A replay under way, with the number that makes its keys new.
 #[derive(Debug)]
 pub struct Replay<'s> {
-    store: &'s Store,
+    turns: Turns<'s>,
     act: Act,
     /// Its own, and the row of its act: once the first transaction is through.
     begun: Option<(i64, i64)>,
@@ -110,7 +110,7 @@ struct Place {
 impl<'s> Replay<'s> {
     /// `act`: how it is written down; how many jobs it made is added.
     pub fn new(store: &'s Store, act: Act) -> Self {
-        Self { store, act, begun: None, jobs: 0, gone: Vec::new() }
+        Self { turns: Turns::new(store), act, begun: None, jobs: 0, gone: Vec::new() }
     }
 
     /// Jobs that were made so far.
@@ -133,7 +133,7 @@ impl<'s> Replay<'s> {
             return Ok(());
         }
         let mut place = Place::default();
-        in_batches(self.store, |conn, state, hold| {
+        self.turns.take(|conn, state, hold| {
             let jobs_before = state.counters.job;
             let number = match self.begun {
                 Some((number, _)) => number,

@@ -50,6 +50,19 @@ fn each_replay_has_a_number_of_its_own_and_its_jobs_belong_to_their_events() {
 }
 
 #[test]
+fn between_two_turns_the_file_is_left_to_the_server_for_a_while() {
+    let mut trail = trail();
+    trail.owe(vec![]);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    let began = std::time::Instant::now();
+    let mut replay = Replay::new(&trail.store, act());
+    for _ in 0..4 {
+        replay.make(&[due(1, vec![(H, plain())])]).unwrap();
+    }
+    assert!(began.elapsed() >= Duration::from_millis(3 * 30));
+}
+
+#[test]
 fn jobs_of_a_replay_pass_once_by_and_neither_collapse_nor_are_collapsed() {
     let mut trail = trail();
     let keys = JobKeys {
