@@ -94,8 +94,9 @@ fn spread(line: &str) -> String {
 #[test]
 fn configurations_that_are_shown_have_no_faults() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["README.md", "docs/config.md", "docs/handlers.md", "docs/senders.md"] {
-        for block in blocks(&page(name), "toml") {
+    let names = ["README", "docs/alerts", "docs/config", "docs/handlers", "docs/senders"];
+    for name in names.map(|name| format!("{name}.md")) {
+        for block in blocks(&page(&name), "toml") {
             let paminga = "[sources.paminga]\n";
             let added = if block.contains("[sources.") { "" } else { paminga };
             let loaded = load(folder.path(), &format!("{block}{added}"));
