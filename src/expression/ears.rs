@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -215,8 +216,17 @@ impl Patience<'_> {
     }
 }
 
-/// A file that is gone when it is closed.
+/// A file that is gone when it is closed. Where the file system knows none without a name, it has one
+/// for a moment.
 fn without_a_name(folder: &Path) -> std::io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into())
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    if let Ok(file) = rustix::fs::open(folder, OFlags::TMPFILE | flags, mode) {
+        return Ok(file.into());
+    }
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!(".items-{}-{number}", std::process::id()));
+    let file = rustix::fs::open(&path, OFlags::CREATE | OFlags::EXCL | flags, mode)?;
+    std::fs::remove_file(&path)?;
+    Ok(file.into())
 }

@@ -283,7 +283,7 @@ impl Waiting {
         let jobs = self.jobs.get_mut(&party)?;
         let (mut group, mut bytes) = (VecDeque::new(), 0);
         while let Some(job) = jobs.front() {
-            bytes += job.scene.len() + 1024;
+            bytes += job.head().len() + job.scene.len();
             if !group.is_empty() && (group.len() >= GROUP_MAX || bytes > GROUP_BYTES_MAX) {
                 break;
             }

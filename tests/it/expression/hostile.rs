@@ -1,6 +1,6 @@
 //! Expressions and bodies that end an unprotected jaq, each in a process, which is replaced.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hooktrail::expression::{Questions, Taker};
 
@@ -114,4 +114,61 @@ fn what_is_not_json() {
         let reason = trial.outputs(text, body).unwrap_err();
         assert!(reason.starts_with("its output is not JSON: "), "{text}: {reason}");
     }
+}
+
+/// Whatever is put together of these.
+const PIECES: [&str; 32] = [
+    ".",
+    ".[]",
+    ".[]?",
+    "..",
+    "[.[]?]",
+    "[., .]",
+    "{a: .}",
+    ". + .",
+    ". * 9?",
+    "tojson",
+    "tostring",
+    "fromjson?",
+    "to_entries?",
+    "paths",
+    "[paths]",
+    "keys?",
+    "length",
+    "add?",
+    "explode?",
+    "flatten?",
+    "group_by(.)?",
+    "sort?",
+    "unique?",
+    "join(\",\")?",
+    "test(\"a*\")?",
+    "gsub(\"\"; \"a\")?",
+    "@base64",
+    "range(9)",
+    "[range(99999)]",
+    "recurse",
+    "limit(9; repeat(.))",
+    "transpose?",
+];
+
+#[test]
+fn random_expressions_over_hostile_bodies_are_all_answered() {
+    let trial = trial();
+    let bodies = [text("a", 1_000_000), text("[", 1_000_000), ones(400_000), deep(200_000)];
+    let began = Instant::now();
+    let mut seed = 7_usize;
+    let mut choose = |of: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % of
+    };
+    while began.elapsed() < Duration::from_secs(10) {
+        let pieces: Vec<_> = (0..=choose(5)).map(|_| PIECES[choose(PIECES.len())]).collect();
+        let text = pieces.join(" | ");
+        let taker = Taker { split: Some(jq(&text)), order_by: Some(jq(&text)), ..Taker::default() };
+        let asked = trial.ask(1, &Questions::new(None, vec![taker]), &bodies[choose(4)]);
+        let took = asked.took();
+        assert!(took < PATIENCE, "{text}: {took:?}");
+    }
+    assert_eq!(trial.outputs("length", "[1]"), Ok(vec!["1".to_owned()]));
 }
