@@ -19,6 +19,7 @@ use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 mod alerts;
 mod keys;
 mod migration;
+mod plans;
 mod replay;
 mod rests;
 mod retries;

@@ -1,0 +1,20 @@
+//! How statements are run: what nobody sees but in the time they take.
+
+use rusqlite::StatementStatus;
+
+use super::*;
+use crate::store::readers;
+
+#[test]
+fn a_statement_keeps_its_plan_whatever_is_bound() {
+    let trail = trail();
+    let readers = readers(&trail.store.path, 1).unwrap();
+    for conn in [trail.conn(), &*readers.get().unwrap()] {
+        let sql = "SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2";
+        let mut select = conn.prepare(sql).unwrap();
+        for limit in [1, 16, 100] {
+            assert!(!select.exists([H.0, limit]).unwrap());
+        }
+        assert_eq!(select.get_status(StatementStatus::RePrepare), 0);
+    }
+}
