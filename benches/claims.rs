@@ -26,6 +26,7 @@ const HANDLERS: i64 = 100;
 const PAUSED: std::ops::RangeInclusive<i64> = 1..=30;
 const ORDERED: std::ops::RangeInclusive<i64> = 31..=60;
 const RESTING: std::ops::RangeInclusive<i64> = 61..=90;
+const ACTIVE: usize = 10;
 const THREADS: usize = 16;
 const FEW: usize = 1_000;
 /// So many transactions of the one trail, then of the other.
@@ -143,7 +144,7 @@ impl Trail {
             self.wake();
         }
         let us = began.elapsed().as_secs_f64() * 1e6 / taken.len().max(1) as f64;
-        self.change(|conn, state, _| take(conn, state, &taken))?;
+        self.change(|conn, state, _| put_back(conn, state, &taken))?;
         self.wake();
         checkpoint::passive(&self.store.conn)?;
         Ok(us)
@@ -174,6 +175,19 @@ fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> any
         owed: Plan::Judged(handlers.iter().copied().map(owed).collect()),
     };
     events::accept(conn, state, &mut Inserts::new(conn)?, &accept)?;
+    Ok(())
+}
+
+/// Queues as many again, in rows that lie as apart as those of the stock do: among those of handlers
+/// that don't run, which are cancelled at once.
+fn put_back(conn: &rusqlite::Connection, state: &mut State, taken: &[i64]) -> anyhow::Result<()> {
+    let all: Vec<i64> = (1..=HANDLERS).collect();
+    let first = state.counters.job + 1;
+    (0..taken.len() / ACTIVE).try_for_each(|_| take(conn, state, &all))?;
+    conn.execute(
+        "UPDATE jobs SET state = 5 WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
+        [first, *RESTING.end()],
+    )?;
     Ok(())
 }
 

@@ -164,7 +164,7 @@ impl Server {
         sockets: web::Sockets,
         lock: Lock,
     ) -> anyhow::Result<Self> {
-        let (health, hub) = (Arc::<HealthCell>::default(), Arc::<Hub>::default());
+        let health = Arc::<HealthCell>::default();
         let (running, tally) = (Arc::<Running>::default(), Arc::<Tally>::default());
         let workers = config.workers.threads;
         let readers = store::readers(&store.path, u32::try_from(workers + 3)?)?;
@@ -178,29 +178,20 @@ impl Server {
         let (nudge, checkpoints) =
             checkpoint::start(&database, config.store.durability, end, holds)?;
         let of_trail = keep::Trail { database, readers: readers.clone(), clock, held };
+        let (to, from) = bounded(workers);
+        let hub = Arc::new(Hub::new(workers, clock, to));
         let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
         let handlers = ready(&config, registry, secrets, &Handlers::default());
-        let (to, from) = bounded(workers);
-        let dispatching = dispatcher::start(Dispatcher {
+        let dispatcher = Dispatcher {
             hub: Arc::clone(&hub),
             writer: writer.clone(),
             readers,
             running: Arc::clone(&running),
-            clock,
-            to,
-            threads: workers,
-            handlers: Arc::clone(&handlers),
-        })?;
-        let freed = Arc::clone(&hub);
-        let shared = Shared {
-            from,
-            maker,
-            writer: writer.clone(),
-            running: Arc::clone(&running),
-            freed: Arc::new(move |handler| freed.freed(handler)),
         };
+        let dispatching = dispatcher::start(dispatcher, Arc::clone(&handlers))?;
+        let shared = Shared { from, maker, writer: writer.clone(), running: Arc::clone(&running) };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 

@@ -1,35 +1,33 @@
-//! The thread between the writer and the workers: asks for claims when threads are free, and hands
-//! out what was claimed.
+//! Between the store and the workers: which jobs are claimed, and who runs what was claimed.
 //!
-//! It sleeps until it is told of something (`Hub`) or the next waiting job is due; what it decides
-//! is `queue::dispatch`.
+//! What is decided at each commit is decided on the writer's thread, with which a claim commits
+//! (`Hear::plan`, the desk). This thread does what takes a while or is a matter of time: reads what
+//! others changed, counts batches, makes ready what is due, starts what a `rate` or a rest held back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use rusqlite::Connection;
 
-use crate::clock::TrailClock;
-use crate::domain::HandlerId;
+use crate::domain::{Ended, HandlerId, Outcome};
 use crate::handler::Ready;
-use crate::queue::dispatch::Dispatch;
 use crate::queue::lane::Limits;
+use crate::queue::retry::Next;
 use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed};
 use crate::store::op::Op;
+use crate::store::rest::Rest;
 use crate::store::{Readers, registry, rest};
-use crate::worker::{Running, Start};
+use crate::worker::Running;
 
+mod desk;
 mod hub;
 
 pub use hub::{Ear, Hub};
-use hub::{Told, gathering};
 
-/// How often a promotion that got no answer is asked for again.
-const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
+use desk::Todo;
 
 /// The handlers as they are configured now.
 pub type Handlers = Arc<HashMap<HandlerId, Arc<Ready>>>;
@@ -40,230 +38,128 @@ pub struct Dispatcher {
     pub writer: Handle,
     pub readers: Readers,
     pub running: Arc<Running>,
-    pub clock: TrailClock,
-    pub to: Sender<Start>,
-    pub threads: usize,
-    pub handlers: Handlers,
 }
 
-/// Starts the thread; it ends by `Hub::leave`.
+/// Starts the thread, with what is configured; it ends by `Hub::leave`.
 ///
 /// # Errors
 /// The thread can't be made.
-pub fn start(it: Dispatcher) -> std::io::Result<JoinHandle<()>> {
-    it.hub.tell(|told| told.gathering = gathering(&it.handlers));
+pub fn start(it: Dispatcher, handlers: Handlers) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("dispatcher".into()).spawn(move || {
-        let dispatch = Dispatch::new(it.threads);
-        Loop { it, dispatch, due_ms: None, promoting: false, blocked: false, stopping: false }
-            .run();
+        // What an earlier process left counts before anything starts.
+        let rests = it.read("rests", rest::all);
+        it.configure(handlers, rests);
+        it.look();
+        it.run();
     })
 }
 
-struct Loop {
-    it: Dispatcher,
-    dispatch: Dispatch,
-    /// When the next waiting job is due, on the trail's clock.
-    due_ms: Option<i64>,
-    promoting: bool,
-    /// A claim was not written; `writable` will be told.
-    blocked: bool,
-    stopping: bool,
-}
-
-impl Loop {
-    fn run(&mut self) {
-        self.configure();
-        self.go_on();
+impl Dispatcher {
+    fn run(&self) {
         loop {
-            self.promote();
-            self.count();
-            self.claim();
-            let told = self.it.hub.wait(self.patience());
-            if told.leaving {
+            let mut desk = self.hub.wait();
+            if desk.is_left() {
                 return;
             }
-            self.hear(told);
-        }
-    }
-
-    fn hear(&mut self, told: Told) {
-        self.stopping |= told.stopping;
-        self.blocked &= !told.writable;
-        let now_us = self.now_us();
-        for (ask, claimed) in told.claimed {
-            self.dispatch.claimed(&ask, claimed.len(), now_us);
-            if ask.together {
-                self.start(claimed);
-            } else {
-                claimed.into_iter().for_each(|one| self.start(vec![one]));
+            let Todo { configure, look, put_back } = std::mem::take(&mut desk.todo);
+            let (to_count, promote) = (desk.dispatch.begin_count(), desk.promote());
+            drop(desk);
+            for claimed in &put_back {
+                self.put_back(claimed);
+            }
+            if let Some(handlers) = configure {
+                self.configure(handlers, HashMap::new());
+            }
+            if look {
+                self.look();
+            }
+            if promote {
+                self.writer.op(Op::Promote);
+            }
+            for (handler, max) in to_count {
+                self.count(handler, max);
+            }
+            let asks = self.hub.lock().plan();
+            for ask in asks {
+                self.writer.op(Op::Claim(ask));
             }
         }
-        // What was claimed in an earlier commit was claimed before these were known.
-        for (handler, until_ms) in told.rests {
-            self.dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
-        }
-        for ask in told.failed {
-            self.dispatch.claim_failed(&ask);
-            self.blocked = true;
-            self.promoting = false;
-        }
-        for handler in told.freed {
-            self.dispatch.finished(handler);
-        }
-        if let Some(due_ms) = told.promoted {
-            self.promoting = false;
-            self.due_ms = due_ms;
-        }
-        if let Some(at) = told.due_ms {
-            self.due_ms = Some(self.due_ms.map_or(at, |before| before.min(at)));
-        }
-        // After the claims: what was stored in their group or later may be ready.
-        for (handler, jobs) in told.woken {
-            self.dispatch.woken(handler, jobs, now_us);
-        }
-        if let Some(handlers) = told.handlers {
-            self.it.handlers = handlers;
-            self.configure();
-        }
-        if told.foreign || told.writable {
-            self.promoting = false;
-            self.look();
-        }
-        self.it.hub.busy.store(self.dispatch.busy(), Ordering::SeqCst);
     }
 
-    fn configure(&mut self) {
-        let all =
-            self.it.handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings))).collect();
-        self.dispatch.configure(&all);
-        self.hold_rates();
-        self.look();
+    /// Reads something from the trail; a default where it can't be read.
+    fn read<T: Default>(
+        &self,
+        what: &str,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> T {
+        let found = self.readers.get().map_err(anyhow::Error::from);
+        found.and_then(|conn| Ok(read(&conn)?)).unwrap_or_else(|e| {
+            log::error!("{what} could not be read: {e:#}");
+            T::default()
+        })
+    }
+
+    /// Takes over a configuration. With a `rate` the next start may be when an earlier process left
+    /// it, or this one before the rate was taken out and put back.
+    fn configure(&self, handlers: Handlers, rests: HashMap<HandlerId, Rest>) {
+        let limits = handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings)));
+        let limits: HashMap<HandlerId, Limits> = limits.collect();
+        let rates = self.read("rates", registry::rates);
+        let paused = self.read("pauses", registry::paused);
+        let mut desk = self.hub.lock();
+        desk.handlers = handlers;
+        desk.dispatch.configure(&limits);
+        desk.dispatch.set_paused(&paused);
+        let now_us = desk.now_us();
+        for (handler, next_ms) in rates {
+            desk.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
+        }
+        for (handler, rest) in rests {
+            if let Some(until_ms) = rest.until_ms {
+                desk.dispatch.rests(handler, Some(until_ms.saturating_mul(1000)));
+            }
+        }
     }
 
     /// Looks at what others may have changed.
-    fn look(&mut self) {
-        let found = self.it.readers.get().map_err(anyhow::Error::from).and_then(|conn| {
+    fn look(&self) {
+        let found = self.readers.get().map_err(anyhow::Error::from).and_then(|conn| {
             Ok((registry::paused(&conn)?, jobs::next_due(&conn)?, jobs::to_cancel(&conn)?))
         });
         match found {
             Ok((paused, due_ms, cancelled)) => {
-                self.dispatch.set_paused(&paused);
-                self.due_ms = due_ms;
                 for claim in cancelled {
-                    self.it.running.cancel(claim);
+                    self.running.cancel(claim);
                 }
-                self.dispatch.wake_all();
+                let mut desk = self.hub.lock();
+                desk.dispatch.set_paused(&paused);
+                desk.found_due(due_ms);
+                desk.dispatch.wake_all();
             }
             Err(e) => log::error!("the queue could not be read: {e:#}"),
         }
     }
 
-    /// Hands a claimed job to a worker: there is always one free, as no more are asked for.
-    fn start(&mut self, claimed: Vec<Claimed>) {
-        let Some(id) = claimed.first().map(|one| one.handler) else { return };
-        let Some(handler) = self.it.handlers.get(&id) else {
-            // Removed by a reload between the claim and here.
-            return self.put_back(&claimed);
-        };
-        let start = Start { claimed, handler: Arc::clone(handler) };
-        if let Err(e) = self.it.to.try_send(start) {
-            log::error!("no worker was free for a claimed job, which is put back");
-            self.put_back(&e.into_inner().claimed);
-        }
+    /// Counts the ready jobs of one that gathers a batch.
+    fn count(&self, handler: HandlerId, max: usize) {
+        let found = self.readers.get().map_err(anyhow::Error::from);
+        let found = found.and_then(|conn| Ok(jobs::count_ready(&conn, handler, max)?));
+        let count = found.unwrap_or_else(|e| {
+            log::error!("the queue could not be counted: {e:#}");
+            max
+        });
+        let mut desk = self.hub.lock();
+        let now_us = desk.now_us();
+        desk.dispatch.counted(handler, count, now_us);
     }
 
-    fn put_back(&mut self, all: &[Claimed]) {
-        for claimed in all {
-            self.put_one_back(claimed);
-        }
-        if let Some(first) = all.first() {
-            self.dispatch.finished(first.handler);
-        }
-    }
-
-    fn put_one_back(&self, claimed: &Claimed) {
-        let ended = crate::domain::Ended::new(
-            crate::domain::Outcome::Interrupted,
-            "its handler was taken out of the configuration",
-        );
-        let next =
-            crate::queue::retry::Next::Again { wait: Duration::ZERO, failures: claimed.failures };
+    /// A claimed job that can't be started waits again.
+    fn put_back(&self, claimed: &Claimed) {
+        let why = "its handler was taken out of the configuration";
+        let ended = Ended::new(Outcome::Interrupted, why);
+        let next = Next::Again { wait: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();
         let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
-        self.it.writer.op(Op::Finish(Box::new(finish)));
-    }
-
-    /// What an earlier process left: handlers that rest.
-    fn go_on(&mut self) {
-        let found = self.it.readers.get().map_err(anyhow::Error::from);
-        match found.and_then(|conn| Ok(rest::all(&conn)?)) {
-            Ok(rests) => {
-                for (handler, rest) in rests {
-                    if let Some(until_ms) = rest.until_ms {
-                        self.dispatch.rests(handler, Some(until_ms.saturating_mul(1000)));
-                    }
-                }
-            }
-            Err(e) => log::error!("rests could not be read: {e:#}"),
-        }
-    }
-
-    /// When the next of a rate may start, as an earlier process left it, or this one before the rate
-    /// was taken out and put back.
-    fn hold_rates(&mut self) {
-        let found = self.it.readers.get().map_err(anyhow::Error::from);
-        match found.and_then(|conn| Ok(registry::rates(&conn)?)) {
-            Ok(rates) => {
-                let now_us = self.now_us();
-                for (handler, next_ms) in rates {
-                    self.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
-                }
-            }
-            Err(e) => log::error!("rates could not be read: {e:#}"),
-        }
-    }
-
-    /// Counts the ready jobs of those that gather a batch.
-    fn count(&mut self) {
-        for (handler, max) in self.dispatch.to_count() {
-            let found = self.it.readers.get().map_err(anyhow::Error::from);
-            match found.and_then(|conn| Ok(jobs::count_ready(&conn, handler, max)?)) {
-                Ok(count) => self.dispatch.counted(handler, count, self.now_us()),
-                Err(e) => log::error!("the queue could not be counted: {e:#}"),
-            }
-        }
-    }
-
-    fn now_us(&self) -> i64 {
-        self.it.clock.now_ms().saturating_mul(1000)
-    }
-
-    fn claim(&mut self) {
-        if self.stopping || self.blocked {
-            return;
-        }
-        let plan = self.dispatch.plan(self.now_us());
-        self.it.hub.busy.store(self.dispatch.busy(), Ordering::SeqCst);
-        for ask in plan {
-            self.it.writer.op(Op::Claim(ask));
-        }
-    }
-
-    fn promote(&mut self) {
-        let due = self.due_ms.is_some_and(|due_ms| due_ms <= self.it.clock.now_ms());
-        if due && !self.promoting && !self.stopping && !self.blocked {
-            self.promoting = self.it.writer.op(Op::Promote);
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        if self.promoting || self.blocked || self.stopping {
-            return PROMOTION_PATIENCE;
-        }
-        // The next whole millisecond: the clock has no finer ones.
-        let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
-        let due_ms = self.due_ms.into_iter().chain(next_ms).min();
-        let left = due_ms.map_or(i64::MAX, |due_ms| due_ms - self.it.clock.now_ms());
-        Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(Duration::from_secs(3600))
+        self.writer.op(Op::Finish(Box::new(finish)));
     }
 }

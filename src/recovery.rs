@@ -49,7 +49,7 @@ fn interrupted(left: &Left, policy: &Retry) -> Finish {
     let ended = Ended::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     let record = Record { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
-    let next = retry::next(policy, record, &ended, clock::chance());
+    let next = retry::next(policy, record, &ended, clock::chance);
     let now_ms = clock::wall_ms();
     worker::finish(&left.claimed, ended, next, now_ms, ms(now_ms - left.started_at_ms), crashes)
 }

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 
 use crate::store::alerts::Notice;
-use crate::store::channel::{Handle, Message};
+use crate::store::channel::{Handle, Message, Write};
 use crate::store::handshakes::Shaken;
 use crate::store::op::Op;
 use crate::store::refusals::Refused;
@@ -70,11 +70,11 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
 fn write_noted(it: &Upkeep) {
     let refusals = (it.refusals)();
     if !refusals.is_empty() {
-        let _ = it.writer.to.try_send(Message::Op(Op::Refusals(refusals)));
+        let _ = it.writer.to.try_send(Message::Write(Write::Op(Op::Refusals(refusals))));
     }
     let handshakes = (it.handshakes)();
     if !handshakes.is_empty() {
-        let _ = it.writer.to.try_send(Message::Op(Op::Handshakes(handshakes)));
+        let _ = it.writer.to.try_send(Message::Write(Write::Op(Op::Handshakes(handshakes))));
     }
 }
 

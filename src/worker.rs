@@ -1,8 +1,8 @@
 //! The workers: OS threads that each take a job, run it, and report its outcome; and the list of
 //! what runs now, by which it can be ended.
 //!
-//! `step` is one job. A worker never waits for the store: it sends its outcome, and the claim of its
-//! next job stands behind that in the writer's channel, so that both are one commit.
+//! `step` is one job. A worker never waits for the store: it sends its outcome, with which the writer
+//! claims what it runs next, so that both are one commit.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use crossbeam_channel::Receiver;
 
 use crate::clock;
 use crate::config;
-use crate::domain::{Claim, Ended, HandlerId, JobId, Outcome};
+use crate::domain::{Claim, Ended, JobId, Outcome};
 use crate::handler::{Ready, Task};
 use crate::process::Stop;
 use crate::queue::retry::{self, Record};
@@ -107,8 +107,6 @@ pub struct Shared {
     pub maker: Maker,
     pub writer: Handle,
     pub running: Arc<Running>,
-    /// Told when a worker has sent the outcomes of what it was given.
-    pub freed: Arc<dyn Fn(HandlerId) + Send + Sync>,
 }
 
 /// Starts `threads` workers; each ends when nobody can send it a job any more.
@@ -119,39 +117,39 @@ pub fn start(threads: usize, shared: &Shared) -> std::io::Result<Vec<JoinHandle<
     let worker = |number: usize| {
         let shared = shared.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let mut spare = None;
             while let Ok(start) = shared.from.recv() {
-                step(&shared, &start);
+                step(&shared, &start, &mut spare);
             }
         })
     };
     (1..=threads).map(worker).collect()
 }
 
-/// Runs what was claimed to its end; each outcome is sent as soon as it is known.
-fn step(shared: &Shared, start: &Start) {
+/// Runs what was claimed to its end. Of several each outcome is sent as soon as it is known; that of
+/// one goes with the news that this thread is free. `spare` is the `Stop` of what ran before.
+fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
     let handler = &start.handler;
     let began = Instant::now();
     let mut left: Vec<Option<&Claimed>> = start.claimed.iter().map(Some).collect();
+    let mut last = None;
     let mut over = |at: usize, how: Over| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
         let run = shared.running.jobs().remove(&claimed.claim.job);
-        let ended = match how {
-            Over::Ended(ended) => ended,
-            Over::Expanded(expansion) => {
-                shared.writer.op(Op::Expand(expansion));
-                return;
+        let op = match how {
+            Over::Expanded(expansion) => Op::Expand(expansion),
+            Over::Ended(ended) => {
+                let ended = explained(ended, run.and_then(|run| run.why));
+                Op::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
             }
         };
-        let ended = explained(ended, run.and_then(|run| run.why));
-        let took = began.elapsed();
-        let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
-        let record = Record { failures: claimed.failures, age, crashes: 0 };
-        let next = retry::next(&handler.settings.retry, record, &ended, clock::chance());
-        let mut finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
-        finish.breaker = breaker(&handler.settings);
-        shared.writer.op(Op::Finish(Box::new(finish)));
+        if start.claimed.len() == 1 {
+            last = Some(op);
+        } else {
+            shared.writer.op(op);
+        }
     };
-    let run = AssertUnwindSafe(|| attempt(shared, start, &mut over));
+    let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut over));
     let fault = match catch_unwind(run) {
         Ok(Ok(())) => "not started: a fault in hooktrail: it gave no outcome".to_owned(),
         Ok(Err(why)) => why,
@@ -161,8 +159,18 @@ fn step(shared: &Shared, start: &Start) {
         over(at, Over::Ended(Ended::new(Outcome::Failed, fault.clone())));
     }
     if let Some(claimed) = start.claimed.first() {
-        (shared.freed)(claimed.handler);
+        shared.writer.free(last, claimed.handler);
     }
+}
+
+/// The outcome of an attempt, and what comes next.
+fn outcome(claimed: &Claimed, handler: &Ready, ended: Ended, took: Duration) -> Finish {
+    let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
+    let record = Record { failures: claimed.failures, age, crashes: 0 };
+    let next = retry::next(&handler.settings.retry, record, &ended, clock::chance);
+    let mut finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
+    finish.breaker = breaker(&handler.settings);
+    finish
 }
 
 /// A handler as the store knows it.
@@ -180,9 +188,13 @@ fn breaker(settings: &config::Handler) -> Breaker {
 fn attempt(
     shared: &Shared,
     start: &Start,
+    spare: &mut Option<Stop>,
     over: &mut dyn FnMut(usize, Over),
 ) -> Result<(), String> {
-    let stop = Stop::new().map_err(|e| format!("not started: {e}"))?;
+    // One that was not set is as good as new: it left `Running` with the last attempt.
+    let unset = spare.take().filter(|stop| !stop.is_set());
+    let stop = unset.map_or_else(Stop::new, Ok).map_err(|e| format!("not started: {e}"))?;
+    *spare = Some(stop.clone());
     if let Some(first) = start.claimed.first().map(|one| one.claim.job) {
         let mut jobs = shared.running.jobs();
         jobs.extend(start.claimed.iter().map(|one| {

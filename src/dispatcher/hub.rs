@@ -1,126 +1,80 @@
-//! Where the dispatcher is told things: by the writer (`Ear`), by workers, by whoever configures and
-//! stops it. A set, bounded by the number of handlers and threads.
+//! Where the writer, the workers' outcomes, and whoever configures and stops the server meet: the
+//! desk, its lock, and what wakes the dispatcher's thread.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+
+use crossbeam_channel::Sender;
 
 use super::Handlers;
-use crate::config::Mode;
+use super::desk::Desk;
+use crate::clock::TrailClock;
 use crate::domain::HandlerId;
 use crate::domain::ask::Ask;
-use crate::handler::Ready;
 use crate::store::jobs::{Claimed, Finished};
 use crate::store::op::Hear;
+use crate::worker::Start;
 
-/// What the dispatcher was told since it last looked; bounded by the number of handlers and threads.
-#[derive(Debug, Default)]
-pub(super) struct Told {
-    pub claimed: Vec<(Ask, Vec<Claimed>)>,
-    pub failed: Vec<Ask>,
-    pub rests: Vec<(HandlerId, Option<i64>)>,
-    pub freed: Vec<HandlerId>,
-    pub woken: HashMap<HandlerId, usize>,
-    pub due_ms: Option<i64>,
-    pub promoted: Option<Option<i64>>,
-    pub foreign: bool,
-    pub writable: bool,
-    pub handlers: Option<Handlers>,
-    pub stopping: bool,
-    pub leaving: bool,
-    /// Known to have jobs ready: waking the dispatcher for these again would tell it nothing. Stays
-    /// over its looks; ends where a claim gets fewer than it asked for.
-    ready: HashSet<HandlerId>,
-    /// Those that gather batches, and so have to know how many jobs are ready. Stays too.
-    pub gathering: HashSet<HandlerId>,
-}
-
-impl Told {
-    fn is_nothing(&self) -> bool {
-        self.claimed.is_empty()
-            && self.failed.is_empty()
-            && self.rests.is_empty()
-            && self.freed.is_empty()
-            && self.woken.is_empty()
-            && self.due_ms.is_none()
-            && self.promoted.is_none()
-            && !self.foreign
-            && !self.writable
-            && self.handlers.is_none()
-            && !self.stopping
-            && !self.leaving
-    }
-}
-
-/// Where the dispatcher is told things.
-#[derive(Debug, Default)]
+/// The desk, for all who change it.
+#[derive(Debug)]
 pub struct Hub {
-    told: Mutex<Told>,
+    desk: Mutex<Desk>,
     wake: Condvar,
-    /// Jobs that run, or were asked for, as of the last look.
-    pub(super) busy: AtomicUsize,
 }
 
 impl Hub {
-    pub(super) fn tell(&self, change: impl FnOnce(&mut Told)) {
-        change(&mut self.lock());
-        self.wake.notify_one();
+    /// For so many workers, who listen to `to`.
+    pub fn new(threads: usize, clock: TrailClock, to: Sender<Start>) -> Self {
+        Self { desk: Mutex::new(Desk::new(threads, clock, to)), wake: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker has sent its outcome to the writer and is free. A claim that is asked for from here
-    /// on stands behind that outcome in the writer's channel, and commits with it or after it.
-    pub fn freed(&self, handler: HandlerId) {
-        self.tell(|told| told.freed.push(handler));
+    fn tell(&self, change: impl FnOnce(&mut Desk)) {
+        let mut desk = self.lock();
+        change(&mut desk);
+        self.call(&desk);
+    }
+
+    /// Wakes the dispatcher's thread, if there is something for it.
+    fn call(&self, desk: &Desk) {
+        if desk.calls() {
+            self.wake.notify_one();
+        }
     }
 
     /// Takes over a configuration.
     pub fn configure(&self, handlers: Handlers) {
-        self.tell(|told| {
-            told.gathering = gathering(&handlers);
-            told.handlers = Some(handlers);
-        });
+        self.tell(|desk| desk.todo.configure = Some(handlers));
     }
 
     /// Starts no more jobs.
     pub fn stop(&self) {
-        self.tell(|told| told.stopping = true);
+        self.tell(|desk| desk.stopping = true);
     }
 
     /// Ends the dispatcher, and with it the workers.
     pub fn leave(&self) {
-        self.tell(|told| told.leaving = true);
+        self.tell(Desk::leave);
     }
 
-    /// Jobs that run, or were asked for.
+    /// Threads that run jobs, or for which some were asked.
     pub fn busy(&self) -> usize {
-        self.busy.load(Ordering::SeqCst)
+        self.lock().dispatch.busy()
     }
 
-    pub(super) fn wait(&self, timeout: Duration) -> Told {
-        let told = self.lock();
-        let waited = self.wake.wait_timeout_while(told, timeout, |told| told.is_nothing());
-        let (mut told, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let (ready, gathering) =
-            (std::mem::take(&mut told.ready), std::mem::take(&mut told.gathering));
-        let taken = std::mem::take(&mut *told);
-        (told.ready, told.gathering) = (ready, gathering);
-        taken
+    /// Sleeps until there is something to do.
+    pub(super) fn wait(&self) -> MutexGuard<'_, Desk> {
+        let mut desk = self.lock();
+        let sleep = desk.sleep();
+        let woken = self.wake.wait_timeout_while(desk, sleep, |desk| !desk.calls());
+        woken.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-pub(super) fn gathering(handlers: &Handlers) -> HashSet<HandlerId> {
-    let gathers = |(&id, ready): (&HandlerId, &Arc<Ready>)| {
-        (ready.settings.mode == Mode::Batch).then_some(id)
-    };
-    handlers.iter().filter_map(gathers).collect()
-}
-
-/// The writer's way to the dispatcher.
+/// The writer's way to the desk.
 pub struct Ear {
     pub hub: Arc<Hub>,
     /// Called when the process must end.
@@ -128,63 +82,64 @@ pub struct Ear {
 }
 
 impl Hear for Ear {
+    fn freed(&self, handler: HandlerId) {
+        self.hub.lock().dispatch.finished(handler);
+    }
+
+    fn plan(&self) -> Vec<Ask> {
+        let mut desk = self.hub.lock();
+        let asks = desk.plan();
+        // Here, where all that a commit changed is known, and not at each change.
+        self.hub.call(&desk);
+        asks
+    }
+
     fn claimed(&self, ask: Ask, jobs: Vec<Claimed>) {
-        self.hub.tell(|told| {
-            if jobs.len() < ask.jobs {
-                told.ready.remove(&ask.handler);
-            }
-            told.claimed.push((ask, jobs));
-        });
+        self.hub.lock().claimed(&ask, jobs);
     }
 
     fn claim_failed(&self, ask: Ask) {
-        self.hub.tell(|told| told.failed.push(ask));
+        self.hub.lock().claim_failed(&ask);
     }
 
     fn rests(&self, handler: HandlerId, until_ms: Option<i64>) {
-        self.hub.tell(|told| told.rests.push((handler, until_ms)));
+        self.hub.lock().dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
     }
 
     fn finished(&self, handler: HandlerId, how: Finished) {
         match how {
-            Finished::Ready => self.hub.tell(|told| {
-                told.ready.insert(handler);
-                *told.woken.entry(handler).or_default() += 1;
-            }),
-            Finished::Waiting(at) => self.waits(at),
+            Finished::Ready => self.hub.lock().woken(handler, 1),
+            Finished::Waiting(at_ms) => self.waits(at_ms),
             Finished::Settled | Finished::Stale => {}
         }
     }
 
     fn woken(&self, handlers: &HashMap<HandlerId, usize>) {
-        let mut told = self.hub.lock();
-        let mut is_news = false;
+        let mut desk = self.hub.lock();
         for (&handler, &jobs) in handlers {
-            if told.ready.insert(handler) || told.gathering.contains(&handler) {
-                *told.woken.entry(handler).or_default() += jobs;
-                is_news = true;
-            }
-        }
-        drop(told);
-        if is_news {
-            self.hub.wake.notify_one();
+            desk.woken(handler, jobs);
         }
     }
 
     fn waits(&self, until_ms: i64) {
-        self.hub.tell(|told| told.due_ms = told.due_ms.into_iter().chain([until_ms]).min());
+        self.hub.lock().waits(until_ms);
     }
 
     fn next_due(&self, at_ms: Option<i64>) {
-        self.hub.tell(|told| told.promoted = Some(at_ms));
+        let mut desk = self.hub.lock();
+        desk.promoting_ms = None;
+        desk.due_ms = at_ms;
     }
 
     fn foreign(&self) {
-        self.hub.tell(|told| told.foreign = true);
+        self.hub.tell(Desk::look);
     }
 
     fn writable(&self) {
-        self.hub.tell(|told| told.writable = true);
+        self.hub.tell(|desk| {
+            desk.blocked = false;
+            desk.look();
+        });
     }
 
     fn broken(&self, why: &str) {

@@ -54,10 +54,9 @@ impl Dispatch {
         }
     }
 
-    /// So many more jobs are ready. Whether that is news: a lane that is known to have some needs
-    /// none, unless it gathers.
-    pub fn woken(&mut self, handler: HandlerId, jobs: usize, now_us: i64) -> bool {
-        self.lane(handler).woken(jobs, now_us)
+    /// So many more jobs are ready.
+    pub fn woken(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
+        self.lane(handler).woken(jobs, now_us);
     }
 
     /// Any handler may have jobs ready.
@@ -67,13 +66,19 @@ impl Dispatch {
         }
     }
 
-    /// Handlers that gather a batch, each with how many ready jobs are to be counted at most.
-    pub fn to_count(&self) -> Vec<(HandlerId, usize)> {
-        let to_count = |(&handler, lane): (&HandlerId, &Lane)| Some((handler, lane.to_count()?));
-        self.lanes.iter().filter_map(to_count).collect()
+    /// Whether somebody gathers a batch whose ready jobs are to be counted.
+    pub fn is_to_count(&self) -> bool {
+        self.lanes.values().any(|lane| lane.to_count().is_some())
     }
 
-    /// It has so many ready jobs, or more where that is as many as were to be counted.
+    /// Those, each with how many are to be counted at most; what comes while they are is added.
+    pub fn begin_count(&mut self) -> Vec<(HandlerId, usize)> {
+        let begin =
+            |(&handler, lane): (&HandlerId, &mut Lane)| Some((handler, lane.begin_count()?));
+        self.lanes.iter_mut().filter_map(begin).collect()
+    }
+
+    /// It had so many ready jobs when they were counted, or more where that is as many as were to be.
     pub fn counted(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
         self.lane(handler).counted(jobs, now_us);
     }

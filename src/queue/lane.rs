@@ -53,6 +53,8 @@ struct Gathered {
     /// Ready at most, unless they are to be counted.
     jobs: usize,
     is_counted: bool,
+    /// So many came since a count began: they may be in it or not.
+    since_count: usize,
     /// When the first was there.
     since_us: Option<i64>,
 }
@@ -110,16 +112,15 @@ impl Lane {
         self.gathered.is_counted = false;
     }
 
-    pub fn woken(&mut self, jobs: usize, now_us: i64) -> bool {
-        let is_news = !self.ready;
+    pub fn woken(&mut self, jobs: usize, now_us: i64) {
         self.ready = true;
-        let Some(batch) = self.batch() else { return is_news };
+        let Some(batch) = self.batch() else { return };
         self.gathered.jobs = self.gathered.jobs.saturating_add(jobs);
+        self.gathered.since_count = self.gathered.since_count.saturating_add(jobs);
         self.gathered.since_us.get_or_insert(now_us);
         // Some of them may be cancelled or collapsed by now.
         let is_full = self.gathered.jobs >= batch.jobs_max;
         self.gathered.is_counted &= !is_full;
-        is_news || is_full
     }
 
     pub fn to_count(&self) -> Option<usize> {
@@ -128,10 +129,19 @@ impl Lane {
         batch.map(|batch| batch.jobs_max)
     }
 
-    pub fn counted(&mut self, jobs: usize, now_us: i64) {
+    pub fn begin_count(&mut self) -> Option<usize> {
+        self.gathered.since_count = 0;
+        self.to_count()
+    }
+
+    pub fn counted(&mut self, count: usize, now_us: i64) {
+        let jobs_max = self.batch().map_or(count, |batch| batch.jobs_max);
+        let jobs = count.saturating_add(self.gathered.since_count);
         self.ready = jobs > 0;
         let since_us = (jobs > 0).then(|| self.gathered.since_us.unwrap_or(now_us));
-        self.gathered = Gathered { jobs, is_counted: true, since_us };
+        // Full by what came meanwhile alone: that may have been counted twice.
+        let is_counted = jobs < jobs_max || count >= jobs_max;
+        self.gathered = Gathered { jobs, is_counted, since_count: 0, since_us };
     }
 
     pub fn claimed(&mut self, ask: &Ask, got: usize, now_us: i64) {

@@ -33,8 +33,8 @@ pub struct Record {
     pub crashes: u32,
 }
 
-/// Decides; `chance` is from 0 to 1.
-pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: f64) -> Next {
+/// Decides; `chance` gives a number from 0 to 1, and is asked only where there is a wait.
+pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) -> Next {
     let counts = match ended.outcome {
         Outcome::Succeeded => return Next::Succeeded,
         Outcome::Failed if ended.dead => return Next::Dead(ended.detail.clone()),
@@ -53,7 +53,7 @@ pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: f64) -> Next 
     let wait = match (ended.outcome, ended.wait) {
         (Outcome::Interrupted, _) if !counts => Duration::ZERO,
         (_, Some(asked)) => asked.min(ASKED_WAIT_MAX),
-        _ => backoff(policy, failures.max(1), chance),
+        _ => backoff(policy, failures.max(1), chance()),
     };
     Next::Again { wait, failures }
 }
@@ -93,7 +93,7 @@ mod tests {
 
     fn check(failures: u32, ended: &Ended, expected: &Next) {
         let record = Record { failures, age: Duration::ZERO, crashes: 0 };
-        assert_eq!(next(&policy(), record, ended, 0.5), *expected);
+        assert_eq!(next(&policy(), record, ended, || 0.5), *expected);
     }
 
     fn again(secs: u64, failures: u32) -> Next {
@@ -113,7 +113,7 @@ mod tests {
         let many = Retry { attempts_max: u32::MAX, ..policy() };
         for failures in [4, 100, 10_000_000] {
             let record = Record { failures, age: Duration::ZERO, crashes: 0 };
-            let found = next(&many, record, &ended(Outcome::Failed), 0.5);
+            let found = next(&many, record, &ended(Outcome::Failed), || 0.5);
             assert_eq!(found, again(60, failures + 1));
         }
     }
@@ -121,21 +121,22 @@ mod tests {
     #[test]
     fn chance_moves_a_wait_by_the_jitter_either_way() {
         let record = Record { failures: 0, age: Duration::ZERO, crashes: 0 };
-        let wait = |chance| match next(&policy(), record, &ended(Outcome::Failed), chance) {
-            Next::Again { wait, .. } => wait.as_millis(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!((wait(0.0), wait(1.0)), (4000, 6000));
+        let wait =
+            |chance: fn() -> f64| match next(&policy(), record, &ended(Outcome::Failed), chance) {
+                Next::Again { wait, .. } => wait.as_millis(),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!((wait(|| 0.0), wait(|| 1.0)), (4000, 6000));
     }
 
     #[test]
     fn a_stop_of_the_server_is_not_the_jobs_fault_until_the_fourth_crash_in_a_row() {
         for (crashes, expected) in [(0, again(0, 3)), (1, again(0, 3)), (3, again(0, 3))] {
             let record = Record { failures: 3, age: Duration::MAX, crashes };
-            assert_eq!(next(&policy(), record, &ended(Outcome::Interrupted), 0.5), expected);
+            assert_eq!(next(&policy(), record, &ended(Outcome::Interrupted), || 0.5), expected);
         }
         let fourth = Record { failures: 3, age: Duration::ZERO, crashes: 4 };
-        let found = next(&policy(), fourth, &ended(Outcome::Interrupted), 0.5);
+        let found = next(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
         assert_eq!(found, Next::Dead("exit 7".into()));
     }
 
@@ -157,8 +158,8 @@ mod tests {
     #[test]
     fn a_job_past_give_up_after_dies_when_an_attempt_ends_without_success() {
         let record = Record { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
-        assert!(matches!(next(&policy(), record, &ended(Outcome::Failed), 0.5), Next::Dead(_)));
-        let succeeded = next(&policy(), record, &ended(Outcome::Succeeded), 0.5);
+        assert!(matches!(next(&policy(), record, &ended(Outcome::Failed), || 0.5), Next::Dead(_)));
+        let succeeded = next(&policy(), record, &ended(Outcome::Succeeded), || 0.5);
         assert_eq!(succeeded, Next::Succeeded);
     }
 

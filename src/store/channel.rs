@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::events::{Accept, Reply};
 use super::op::Op;
+use crate::domain::HandlerId;
 
 /// So many messages wait for the writer; beyond it intake answers 503.
 pub(super) const CHANNEL_MESSAGES: usize = 4096;
@@ -44,12 +45,20 @@ impl Mailbox {
 /// What is sent to the writer.
 #[derive(Debug)]
 pub enum Message {
+    Write(Write),
+    /// A worker's thread is free: with the last outcome of what it ran, unless that was told.
+    Freed(Option<Op>, HandlerId),
+}
+
+/// What is to be written.
+#[derive(Debug)]
+pub enum Write {
     /// What one intake thread took since it last looked.
     Accepts(Vec<Accept>, Arc<Mailbox>),
     Op(Op),
 }
 
-impl Message {
+impl Write {
     /// How many operations it brings.
     pub(super) fn size(&self) -> usize {
         match self {
@@ -113,6 +122,12 @@ pub struct Handle {
 impl Handle {
     /// Sends an operation, waiting for room; `false` when the writer has ended.
     pub fn op(&self, op: Op) -> bool {
-        self.to.send(Message::Op(op)).is_ok()
+        self.to.send(Message::Write(Write::Op(op))).is_ok()
+    }
+
+    /// Sends the last outcome of what a worker ran, unless it was sent, with which its thread is free:
+    /// what it runs next is claimed in the same commit.
+    pub fn free(&self, last: Option<Op>, handler: HandlerId) {
+        let _ = self.to.send(Message::Freed(last, handler));
     }
 }

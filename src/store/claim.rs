@@ -16,12 +16,16 @@ use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 const ROUNDS_MAX: usize = 64;
 
 /// Claims the oldest ready jobs that are asked for. Those that `newest_by` finds too old are cancelled
-/// on the way. Of a handler that rests none are claimed but the one on trial.
+/// on the way. Of a handler that is paused none are claimed, whoever has heard of that; of one that
+/// rests none but the one on trial.
 ///
 /// # Errors
 /// The write failed.
 pub fn claim(conn: &Connection, state: &mut State, ask: &Ask) -> rusqlite::Result<Vec<Claimed>> {
     let rests = state.rests.get(&ask.handler).and_then(|rest| rest.until_ms);
+    if state.is_paused(ask.handler) {
+        return Ok(Vec::new());
+    }
     if rests.is_some_and(|until_ms| !ask.on_trial || state.now_ms < until_ms) {
         return Ok(Vec::new());
     }

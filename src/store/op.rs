@@ -59,6 +59,10 @@ pub enum Done {
 
 /// Who listens to the writer, on its thread: must not wait for anything.
 pub trait Hear: Send {
+    /// A thread is free; the outcomes of what it ran are in the group that is written next.
+    fn freed(&self, handler: HandlerId);
+    /// What to claim at the end of that group.
+    fn plan(&self) -> Vec<Ask>;
     /// A claim was committed; fewer than asked means that no more are ready.
     fn claimed(&self, ask: Ask, jobs: Vec<Claimed>);
     /// A claim was not written; `writable` will be heard.

@@ -28,6 +28,7 @@ pub struct Named {
 pub struct Idle {
     pub total_ms: i64,
     pub since_ms: Option<i64>,
+    pub is_paused: bool,
 }
 
 impl Idle {
@@ -140,9 +141,10 @@ pub fn rates(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
 /// # Errors
 /// The read failed.
 pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Idle>> {
-    let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since FROM handlers")?;
+    let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since, paused FROM handlers")?;
     let rows = select.query_map([], |row| {
-        Ok((HandlerId(row.get(0)?), Idle { total_ms: row.get(1)?, since_ms: row.get(2)? }))
+        let idle = Idle { total_ms: row.get(1)?, since_ms: row.get(2)?, is_paused: row.get(3)? };
+        Ok((HandlerId(row.get(0)?), idle))
     })?;
     rows.collect()
 }

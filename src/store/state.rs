@@ -131,6 +131,10 @@ impl State {
         self.idle.get(&handler).copied().unwrap_or_default().active_ms(self.now_ms)
     }
 
+    pub(super) fn is_paused(&self, handler: HandlerId) -> bool {
+        self.idle.get(&handler).is_some_and(|idle| idle.is_paused)
+    }
+
     /// To be told of when the transaction is through.
     pub fn wake(&mut self, handler: HandlerId) {
         *self.woken.entry(handler).or_default() += 1;

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rusqlite::Connection;
 
-use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message};
+use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message, Write};
 use super::checkpoint::{self, Nudge};
-use super::events::{self, Inserts, Reply};
+use super::events::{self, Inserts};
 use super::op::{self, Care, Done, Hear, Op};
 use super::state::State;
 use super::tally::{Recount, Tally};
 use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, sources, trouble};
+
+mod deliver;
 
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
@@ -76,20 +78,26 @@ impl Writer {
         let mut group = Vec::new();
         loop {
             self.health.beat();
-            match from.recv_timeout(LOOK) {
-                Ok(message) => group.push(message),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.look();
-                    continue;
+            self.claim(&mut group);
+            let mut ops = group.len();
+            if ops == 0 {
+                match from.recv_timeout(LOOK) {
+                    Ok(message) => ops += self.gather(message, &mut group),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.look();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
             }
-            let mut ops = group[0].size();
             while ops < GROUP_OPS_MAX
                 && let Ok(message) = from.try_recv()
             {
-                ops += message.size();
-                group.push(message);
+                ops += self.gather(message, &mut group);
+            }
+            self.claim(&mut group);
+            if group.is_empty() {
+                continue;
             }
             self.group(&mut group);
             if self.nudge.wants_restart()
@@ -102,8 +110,27 @@ impl Writer {
         self.close();
     }
 
+    /// Gives the number of operations that came with it.
+    fn gather(&self, message: Message, group: &mut Vec<Write>) -> usize {
+        let write = match message {
+            Message::Write(write) => Some(write),
+            Message::Freed(last, handler) => {
+                self.hear.freed(handler);
+                last.map(Write::Op)
+            }
+        };
+        let ops = write.as_ref().map_or(0, Write::size);
+        group.extend(write);
+        ops
+    }
+
+    /// What free threads are to run next is claimed behind what they ran before: both are one commit.
+    fn claim(&self, group: &mut Vec<Write>) {
+        group.extend(self.hear.plan().into_iter().map(|ask| Write::Op(Op::Claim(ask))));
+    }
+
     /// Writes a group and answers it.
-    fn group(&mut self, group: &mut Vec<Message>) {
+    fn group(&mut self, group: &mut Vec<Write>) {
         if self.health.get() == Health::Broken {
             self.refuse(group);
             return;
@@ -128,7 +155,7 @@ impl Writer {
                     // First: a pause holds for what this group brought, too.
                     self.hear.foreign();
                 }
-                let asked = group.iter().any(|one| matches!(one, Message::Op(Op::Recount)));
+                let asked = group.iter().any(|one| matches!(one, Write::Op(Op::Recount)));
                 self.deliver(group, done);
                 self.tally.is_old |= foreign;
                 self.tally.count(&self.store.conn, asked);
@@ -156,7 +183,7 @@ impl Writer {
     /// One transaction; whether somebody else wrote since the last.
     fn transaction(
         &mut self,
-        group: &[Message],
+        group: &[Write],
         done: &mut Vec<Done>,
         care: Care,
     ) -> rusqlite::Result<bool> {
@@ -177,14 +204,14 @@ impl Writer {
         let mut inserts = Inserts::new(conn)?;
         for message in group {
             match message {
-                Message::Accepts(accepts, _) => {
+                Write::Accepts(accepts, _) => {
                     for accept in accepts {
                         done.push(care.apply(conn, state, |c, s| {
                             events::accept(c, s, &mut inserts, accept).map(Done::Accepted)
                         })?);
                     }
                 }
-                Message::Op(op) => done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?),
+                Write::Op(op) => done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?),
             }
         }
         if self.state.counters != before {
@@ -193,101 +220,6 @@ impl Writer {
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.version = version;
         Ok(foreign)
-    }
-
-    fn deliver(&mut self, group: &mut Vec<Message>, done: Vec<Done>) {
-        // Before the answers: who was answered must be counted.
-        for (source, jobs) in self.state.queued.drain(..) {
-            self.tally.of.add(source, jobs);
-        }
-        let now_ms = self.state.now_ms;
-        if !self.state.heard.is_empty() {
-            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
-        }
-        let mut done = done.into_iter();
-        let retried = done.len() - group.iter().map(Message::size).sum::<usize>();
-        for one in done.by_ref().take(retried) {
-            self.tell(one);
-        }
-        for message in group.drain(..) {
-            match message {
-                Message::Accepts(accepts, mailbox) => {
-                    let count = accepts.len();
-                    mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
-                        |(accept, done)| match done {
-                            Done::Accepted(reply) => (accept.slot, reply),
-                            _ => (accept.slot, Reply::Unavailable),
-                        },
-                    ));
-                }
-                Message::Op(op) => match (done.next(), op) {
-                    (Some(Done::Nothing), Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
-                    (Some(Done::Nothing), Op::Expand(it)) => {
-                        // Not to be left running: that is what a person sees of it.
-                        self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
-                    }
-                    (Some(Done::Nothing), Op::Finish(finish)) => {
-                        self.hear.finished(finish.handler, super::jobs::Finished::Stale);
-                    }
-                    (Some(done), _) => self.tell(done),
-                    (None, _) => {}
-                },
-            }
-        }
-        for handler in self.state.rested.drain(..) {
-            let rest = self.state.rests.get(&handler).copied().unwrap_or_default();
-            self.hear.rests(handler, rest.until_ms);
-        }
-        if let Some(due_ms) = self.state.due_ms.take() {
-            self.hear.waits(due_ms);
-        }
-        if !self.state.woken.is_empty() {
-            self.hear.woken(&self.state.woken);
-            self.state.woken.clear();
-        }
-    }
-
-    fn tell(&self, done: Done) {
-        match done {
-            Done::Claimed { ask, jobs } => self.hear.claimed(ask, jobs),
-            Done::Finished { handler, how } => self.hear.finished(handler, how),
-            Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
-            Done::Registered(reply, registry) => {
-                let _ = reply.send(registry);
-            }
-            Done::Accepted(_) | Done::Nothing => {}
-        }
-    }
-
-    /// Answers a group that was not written.
-    fn refuse(&mut self, group: &mut Vec<Message>) {
-        for message in group.drain(..) {
-            match message {
-                Message::Accepts(accepts, mailbox) => {
-                    mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
-                }
-                Message::Op(Op::Claim(ask)) => self.hear.claim_failed(ask),
-                Message::Op(
-                    op @ (Op::Finish(_)
-                    | Op::Expand(_)
-                    | Op::Refusals(_)
-                    | Op::Handshakes(_)
-                    | Op::Act(_)
-                    | Op::Notice(_)),
-                ) => {
-                    if matches!(op, Op::Finish(_) | Op::Expand(_))
-                        || self.unwritten.len() < GROUP_OPS_MAX
-                    {
-                        self.unwritten.push(op);
-                    }
-                }
-                // `writable` makes the dispatcher ask again; whoever registers finds its channel
-                // closed and says so. An alert is noted, and is made again.
-                Message::Op(
-                    Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep(_) | Op::Alert(_),
-                ) => {}
-            }
-        }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
@@ -370,7 +302,7 @@ impl Writer {
 
     fn keep(&mut self) {
         let keep = Op::Keep(self.tally.of.seen());
-        self.group(&mut vec![Message::Op(keep)]);
+        self.group(&mut vec![Write::Op(keep)]);
     }
 
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Sender;
 
-use crate::store::channel::{Mailbox, Message};
+use crate::store::channel::{Mailbox, Message, Write};
 use crate::store::events::{Accept, Reply};
 
 /// So many requests of one intake thread wait for the writer; beyond it they are answered 503.
@@ -83,9 +83,9 @@ impl Lane {
         if accepts.is_empty() {
             return;
         }
-        let message = Message::Accepts(accepts, Arc::clone(&self.mailbox));
+        let message = Message::Write(Write::Accepts(accepts, Arc::clone(&self.mailbox)));
         if let Err(refused) = self.to.try_send(message)
-            && let Message::Accepts(accepts, _) = refused.into_inner()
+            && let Message::Write(Write::Accepts(accepts, _)) = refused.into_inner()
         {
             for accept in accepts {
                 self.answer(accept.slot, Reply::Unavailable);

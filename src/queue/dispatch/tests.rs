@@ -58,7 +58,7 @@ fn a_claim_that_got_fewer_frees_the_rest_and_waits_to_be_woken() {
     assert_eq!(asked(&mut it, 0), [(A, 2)]);
     it.claimed(&ask(A, 2), 0, 0);
     assert_eq!((asked(&mut it, 0), it.busy()), (vec![], 0));
-    assert!(it.woken(A, 1, 0));
+    it.woken(A, 1, 0);
     assert_eq!(asked(&mut it, 0), [(A, 2)]);
 }
 
@@ -96,7 +96,7 @@ fn a_stock_and_a_slow_command_do_not_hold_another_handlers_fresh_job() {
     it.claimed(&ask(B, 2), 0, 0);
     assert_eq!(asked(&mut it, 0), [(A, 1)]);
     it.claimed(&ask(A, 1), 1, 0);
-    assert!(it.woken(B, 1, 0));
+    it.woken(B, 1, 0);
     assert_eq!(asked(&mut it, 0), [(B, 1)], "a thread is free, as A has its concurrency");
 }
 
@@ -155,7 +155,7 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
     let mut it = dispatch(2, &[(A, Limits { batch, ..plain(0, 2) })]);
     let count = |it: &mut Dispatch, jobs: usize, now_us: i64| {
-        assert_eq!(it.to_count(), [(A, 3)]);
+        assert_eq!(it.begin_count(), [(A, 3)]);
         it.counted(A, jobs, now_us);
     };
     count(&mut it, 1, 0);
@@ -169,4 +169,29 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     it.woken(A, 2, 3 * SECOND_US);
     count(&mut it, 3, 3 * SECOND_US);
     assert_eq!(asked(&mut it, 3 * SECOND_US), [(A, 3)], "it is full");
+}
+
+#[test]
+fn what_comes_while_a_batch_is_counted_is_not_forgotten() {
+    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(1, &[(A, Limits { batch, ..plain(0, 1) })]);
+    it.begin_count();
+    it.woken(A, 1, 0);
+    it.counted(A, 0, SECOND_US);
+    assert_eq!(it.next_us(), Some(2 * SECOND_US), "it waits from when the first came");
+    assert_eq!(asked(&mut it, 2 * SECOND_US), [(A, 3)]);
+}
+
+#[test]
+fn a_batch_is_counted_again_that_is_full_only_by_what_came_meanwhile() {
+    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(1, &[(A, Limits { batch, ..plain(0, 1) })]);
+    it.begin_count();
+    it.woken(A, 2, 0);
+    it.counted(A, 2, 0);
+    assert!(it.is_to_count());
+    assert_eq!(asked(&mut it, 0), []);
+    it.begin_count();
+    it.counted(A, 3, 0);
+    assert_eq!(asked(&mut it, 0), [(A, 3)]);
 }

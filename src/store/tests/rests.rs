@@ -72,6 +72,18 @@ fn what_ran_before_the_rest_ends_as_it_may_and_changes_nothing() {
 }
 
 #[test]
+fn of_a_paused_handler_nothing_is_claimed_by_who_has_not_heard_of_it() {
+    let mut trail = trail();
+    plain(&mut trail, 1);
+    registry::set_paused(trail.conn(), H, true, 0).unwrap();
+    trail.state.read_again(&trail.store.conn).unwrap();
+    assert_eq!(trail.claimed(1), NONE);
+    registry::set_paused(trail.conn(), H, false, 0).unwrap();
+    trail.state.read_again(&trail.store.conn).unwrap();
+    assert_eq!(trail.claimed(1), [1]);
+}
+
+#[test]
 fn dead_at_once_is_no_failure_of_the_handler() {
     let mut trail = resting(2);
     let all = trail.claim(3);

@@ -1,0 +1,198 @@
+//! Who runs and who may: what is known of threads, handlers and time, in one place under one lock.
+//!
+//! The writer's thread changes it as it commits; the dispatcher's sees to what takes longer or is a
+//! matter of time. Nothing here waits for anything.
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::Handlers;
+use crate::clock::TrailClock;
+use crate::domain::HandlerId;
+use crate::domain::ask::Ask;
+use crate::queue::dispatch::Dispatch;
+use crate::store::jobs::Claimed;
+use crate::worker::Start;
+
+/// After so long without an answer it is asked again that what is due be made ready.
+const PROMOTION_PATIENCE_MS: i64 = 5_000;
+
+const SLEEP_MS_MAX: i64 = 3_600_000;
+
+/// What the dispatcher's thread has to do.
+#[derive(Debug, Default)]
+pub(super) struct Todo {
+    /// A configuration is to be taken over.
+    pub configure: Option<Handlers>,
+    /// Others may have changed the file.
+    pub look: bool,
+    /// Claimed jobs that can't be started.
+    pub put_back: Vec<Claimed>,
+}
+
+impl Todo {
+    fn is_nothing(&self) -> bool {
+        self.configure.is_none() && !self.look && self.put_back.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub dispatch: Dispatch,
+    pub handlers: Handlers,
+    clock: TrailClock,
+    /// To the workers; they end when it is gone.
+    to: Option<Sender<Start>>,
+    pub todo: Todo,
+    /// When the next waiting job is due, on the trail's clock.
+    pub due_ms: Option<i64>,
+    /// When it was asked for that what is due be made ready, where no answer came yet.
+    pub promoting_ms: Option<i64>,
+    /// A claim was not written; `writable` will be told.
+    pub blocked: bool,
+    pub stopping: bool,
+    /// Until when the dispatcher's thread sleeps.
+    sleeps_until_ms: i64,
+}
+
+impl Desk {
+    pub fn new(threads: usize, clock: TrailClock, to: Sender<Start>) -> Self {
+        Self {
+            dispatch: Dispatch::new(threads),
+            handlers: Handlers::default(),
+            clock,
+            to: Some(to),
+            todo: Todo::default(),
+            due_ms: None,
+            promoting_ms: None,
+            blocked: false,
+            stopping: false,
+            sleeps_until_ms: i64::MIN,
+        }
+    }
+
+    pub fn now_us(&self) -> i64 {
+        self.clock.now_ms().saturating_mul(1000)
+    }
+
+    /// What to claim now.
+    pub fn plan(&mut self) -> Vec<Ask> {
+        if self.stopping || self.blocked {
+            return Vec::new();
+        }
+        let now_us = self.now_us();
+        self.dispatch.plan(now_us)
+    }
+
+    /// Hands out what a claim got.
+    pub fn claimed(&mut self, ask: &Ask, claimed: Vec<Claimed>) {
+        let now_us = self.now_us();
+        self.dispatch.claimed(ask, claimed.len(), now_us);
+        if ask.together {
+            self.start(claimed);
+        } else {
+            claimed.into_iter().for_each(|one| self.start(vec![one]));
+        }
+    }
+
+    /// To a worker: there is always one free, as no more are asked for.
+    fn start(&mut self, claimed: Vec<Claimed>) {
+        let Some(id) = claimed.first().map(|one| one.handler) else { return };
+        // Removed by a reload between the claim and here?
+        let (Some(handler), Some(to)) = (self.handlers.get(&id), &self.to) else {
+            return self.put_back(claimed);
+        };
+        if let Err(e) = to.try_send(Start { claimed, handler: handler.clone() }) {
+            log::error!("no worker was free for a claimed job, which is put back");
+            self.put_back(e.into_inner().claimed);
+        }
+    }
+
+    fn put_back(&mut self, claimed: Vec<Claimed>) {
+        if let Some(first) = claimed.first() {
+            self.dispatch.finished(first.handler);
+        }
+        self.todo.put_back.extend(claimed);
+    }
+
+    /// So many more jobs of it are ready.
+    pub fn woken(&mut self, handler: HandlerId, jobs: usize) {
+        let now_us = self.now_us();
+        self.dispatch.woken(handler, jobs, now_us);
+    }
+
+    pub fn claim_failed(&mut self, ask: &Ask) {
+        self.dispatch.claim_failed(ask);
+        self.blocked = true;
+        self.promoting_ms = None;
+    }
+
+    pub fn waits(&mut self, until_ms: i64) {
+        self.due_ms = self.due_ms.into_iter().chain([until_ms]).min();
+    }
+
+    /// The file may have been changed by others, or can be written again.
+    pub fn look(&mut self) {
+        self.todo.look = true;
+        self.promoting_ms = None;
+    }
+
+    /// When the next waiting job is due, as the file said a moment ago: what was heard since counts too.
+    pub fn found_due(&mut self, at_ms: Option<i64>) {
+        self.due_ms = self.due_ms.into_iter().chain(at_ms).min();
+    }
+
+    /// Whether waiting jobs are due, which are to be made ready.
+    pub fn promote(&mut self) -> bool {
+        let now_ms = self.clock.now_ms();
+        let is_due = self.promotes_ms().is_some_and(|at_ms| at_ms <= now_ms);
+        if is_due {
+            self.promoting_ms = Some(now_ms);
+        }
+        is_due
+    }
+
+    /// When to ask for it: again after a while, where no answer came.
+    fn promotes_ms(&self) -> Option<i64> {
+        let due_ms = self.due_ms.filter(|_| !self.stopping && !self.blocked)?;
+        let again_ms = self.promoting_ms.map(|ms| ms.saturating_add(PROMOTION_PATIENCE_MS));
+        Some(again_ms.map_or(due_ms, |again_ms| again_ms.max(due_ms)))
+    }
+
+    /// Ends the workers, each after what it runs.
+    pub fn leave(&mut self) {
+        self.stopping = true;
+        self.to = None;
+    }
+
+    pub fn is_left(&self) -> bool {
+        self.to.is_none()
+    }
+
+    /// Whether the dispatcher's thread has something to do before it would wake by itself.
+    pub fn calls(&self) -> bool {
+        self.is_left()
+            || !self.todo.is_nothing()
+            || self.wakes_ms().is_some_and(|at_ms| at_ms < self.sleeps_until_ms)
+            || self.dispatch.is_to_count()
+    }
+
+    /// How long that thread may sleep.
+    pub fn sleep(&mut self) -> Duration {
+        let now_ms = self.clock.now_ms();
+        let at_ms = self.wakes_ms().unwrap_or(i64::MAX).min(now_ms.saturating_add(SLEEP_MS_MAX));
+        self.sleeps_until_ms = at_ms;
+        Duration::from_millis(u64::try_from(at_ms - now_ms).unwrap_or(0))
+    }
+
+    /// When there may be something to do by time alone.
+    fn wakes_ms(&self) -> Option<i64> {
+        if self.blocked || self.stopping {
+            return None;
+        }
+        // The next whole millisecond: the clock has no finer ones.
+        let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
+        self.promotes_ms().into_iter().chain(next_ms).min()
+    }
+}

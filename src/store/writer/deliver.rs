@@ -1,0 +1,104 @@
+//! What follows a group: everyone who waits for it is told how it went.
+
+use super::super::channel::Write;
+use super::super::events::Reply;
+use super::super::jobs::Finished;
+use super::super::op::{Done, Op};
+use super::{GROUP_OPS_MAX, Writer};
+
+impl Writer {
+    pub(super) fn deliver(&mut self, group: &mut Vec<Write>, done: Vec<Done>) {
+        // Before the answers: who was answered must be counted.
+        for (source, jobs) in self.state.queued.drain(..) {
+            self.tally.of.add(source, jobs);
+        }
+        let now_ms = self.state.now_ms;
+        if !self.state.heard.is_empty() {
+            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
+        }
+        let mut done = done.into_iter();
+        let retried = done.len() - group.iter().map(Write::size).sum::<usize>();
+        for one in done.by_ref().take(retried) {
+            self.tell(one);
+        }
+        for write in group.drain(..) {
+            match write {
+                Write::Accepts(accepts, mailbox) => {
+                    let count = accepts.len();
+                    mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
+                        |(accept, done)| match done {
+                            Done::Accepted(reply) => (accept.slot, reply),
+                            _ => (accept.slot, Reply::Unavailable),
+                        },
+                    ));
+                }
+                Write::Op(op) => match (done.next(), op) {
+                    (Some(Done::Nothing), Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
+                    (Some(Done::Nothing), Op::Expand(it)) => {
+                        // Not to be left running: that is what a person sees of it.
+                        self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+                    }
+                    (Some(Done::Nothing), Op::Finish(finish)) => {
+                        self.hear.finished(finish.handler, Finished::Stale);
+                    }
+                    (Some(done), _) => self.tell(done),
+                    (None, _) => {}
+                },
+            }
+        }
+        for handler in self.state.rested.drain(..) {
+            let rest = self.state.rests.get(&handler).copied().unwrap_or_default();
+            self.hear.rests(handler, rest.until_ms);
+        }
+        if let Some(due_ms) = self.state.due_ms.take() {
+            self.hear.waits(due_ms);
+        }
+        if !self.state.woken.is_empty() {
+            self.hear.woken(&self.state.woken);
+            self.state.woken.clear();
+        }
+    }
+
+    fn tell(&self, done: Done) {
+        match done {
+            Done::Claimed { ask, jobs } => self.hear.claimed(ask, jobs),
+            Done::Finished { handler, how } => self.hear.finished(handler, how),
+            Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
+            Done::Registered(reply, registry) => {
+                let _ = reply.send(registry);
+            }
+            Done::Accepted(_) | Done::Nothing => {}
+        }
+    }
+
+    /// Answers a group that was not written.
+    pub(super) fn refuse(&mut self, group: &mut Vec<Write>) {
+        for write in group.drain(..) {
+            match write {
+                Write::Accepts(accepts, mailbox) => {
+                    mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
+                }
+                Write::Op(Op::Claim(ask)) => self.hear.claim_failed(ask),
+                Write::Op(
+                    op @ (Op::Finish(_)
+                    | Op::Expand(_)
+                    | Op::Refusals(_)
+                    | Op::Handshakes(_)
+                    | Op::Act(_)
+                    | Op::Notice(_)),
+                ) => {
+                    if matches!(op, Op::Finish(_) | Op::Expand(_))
+                        || self.unwritten.len() < GROUP_OPS_MAX
+                    {
+                        self.unwritten.push(op);
+                    }
+                }
+                // `writable` makes the dispatcher ask again; whoever registers finds its channel
+                // closed and says so. An alert is noted, and is made again.
+                Write::Op(
+                    Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep(_) | Op::Alert(_),
+                ) => {}
+            }
+        }
+    }
+}
