@@ -13,6 +13,7 @@ mod fuzzing;
 mod house;
 mod http;
 mod intake;
+mod killed;
 mod libraries;
 mod limits;
 mod pages;

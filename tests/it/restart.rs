@@ -1,87 +1,12 @@
 //! After any end, however sudden: nothing lost, nothing run that has succeeded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 
-use crate::scenario::{Server, cli, err, is_alive, scenario, text, until};
-
-#[test]
-fn a_killed_server_loses_no_event_it_answered_for_and_runs_nothing_that_succeeded() {
-    killed_under_load("concurrency = 8", "echo $HOOKTRAIL_JOB $HOOKTRAIL_ATTEMPT >> ran");
-}
-
-/// Takes a job's and an attempt's number out of each line.
-const LINES: &str = r#"while read -r line; do
-  job=${line#*\"job\":}; job=${job%%,*}; attempt=${line#*\"attempt\":}
-  echo $job ${attempt%%,*} >> ran"#;
-
-#[test]
-fn the_same_holds_for_processes_that_stay() {
-    let script = format!("{LINES}; echo '{{\"job\":'$job',\"outcome\":\"succeeded\"}}'\ndone");
-    killed_under_load("mode = \"stream\"\nconcurrency = 8", &script);
-}
-
-#[test]
-fn the_same_holds_for_batches() {
-    let keys = "mode = \"batch\"\nbatch_wait = \"5ms\"\nbatch_jobs_max = 7";
-    let script = format!(
-        "{LINES}; [ $job = 3 ] || echo '{{\"job\":'$job',\"outcome\":\"succeeded\"}}'\ndone"
-    );
-    killed_under_load(keys, &script);
-}
-
-/// A server is killed again and again while it takes events; its handler writes each job and attempt
-/// that it runs into `ran`.
-fn killed_under_load(keys: &str, script: &str) {
-    let mut server = scenario().source("a", "").handler("h", keys, script).start();
-    let mut answered = HashSet::new();
-    for _ in 0..6 {
-        answered.extend(load(&server, 60));
-        server.kill();
-        server.start();
-    }
-    server.until("select count(*) from depth", "0");
-    let kept: HashSet<i64> = server
-        .rows("select id from events")
-        .iter()
-        .filter_map(|row| text(&row[0]).parse().ok())
-        .collect();
-    assert!(answered.is_subset(&kept), "lost: {:?}", answered.difference(&kept));
-    assert_eq!(server.value("select count(*) from trail where succeeded <> 1"), "0");
-    // The attempt that succeeded is the last one that ran.
-    let succeeded: HashMap<String, i64> = server
-        .rows("select job, attempt from outcomes where outcome = 'succeeded'")
-        .iter()
-        .map(|row| (text(&row[0]), text(&row[1]).parse().expect("a number")))
-        .collect();
-    for line in server.text_of("ran").lines() {
-        let Some((job, attempt)) = line.split_once(' ') else { continue };
-        let attempt: i64 = attempt.parse().expect("a number");
-        assert!(attempt <= succeeded[job], "job {job} ran again after its success");
-    }
-}
-
-/// Four senders post until `wanted` were answered; the events that were.
-fn load(server: &Server, wanted: usize) -> Vec<i64> {
-    let answered = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while answered.lock().expect("the list").len() < wanted {
-                    if let Some(answer) = server.try_request("POST", "/hooks/a", "", b"x")
-                        && answer.status == 202
-                    {
-                        answered.lock().expect("the list").push(answer.event());
-                    }
-                }
-            });
-        }
-    });
-    answered.into_inner().expect("the list")
-}
+use crate::scenario::{cli, err, is_alive, scenario, text, until};
 
 #[test]
 fn a_job_that_ran_when_the_server_was_killed_is_interrupted_and_runs_again() {
