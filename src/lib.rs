@@ -13,6 +13,7 @@ pub mod handler;
 pub mod inbox;
 pub mod json;
 pub mod log;
+pub mod multipart;
 pub mod process;
 pub mod queue;
 pub mod recovery;

@@ -1,37 +1,25 @@
-//! `multipart/form-data` as an object of its fields, by the `multer` crate: names nest as those of
-//! forms, files are `{name, type, base64}`.
-
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+//! `multipart/form-data` as an object of its fields: names nest as those of forms, files are
+//! `{name, type, base64}`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_core::Stream;
 use jaq_json::{Map, Val};
-use multer::Multipart;
-use multer::bytes::Bytes;
 
 use super::form::Form;
+use crate::multipart;
 
 /// `None`: it is broken, without an end, or has too many fields.
 pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
-    let boundary = multer::parse_boundary(content_type).ok()?;
-    let mut multipart = Multipart::new(Whole(Some(Bytes::copy_from_slice(body))), boundary);
     let mut form = Form::default();
-    while let Some(field) = now(multipart.next_field())?.ok()? {
-        let name = field.name().map(str::to_owned);
-        let file = field.file_name().map(str::to_owned);
-        let kind = field.content_type().map(ToString::to_string);
-        let bytes = now(field.bytes())?.ok()?;
+    multipart::each(content_type, body, |part| {
         // A part without a name is no field.
-        let Some(name) = name else { continue };
-        let value = match file {
-            Some(file) => file_of(file, kind, &bytes),
-            None => Val::from(String::from_utf8_lossy(&bytes).into_owned()),
+        let Some(name) = part.name else { return Some(()) };
+        let value = match part.file {
+            Some(file) => file_of(file, part.content_type, &part.bytes),
+            None => Val::from(String::from_utf8_lossy(&part.bytes).into_owned()),
         };
-        form.add(&name, value)?;
-    }
+        form.add(&name, value)
+    })?;
     Some(form.finish())
 }
 
@@ -43,25 +31,6 @@ fn file_of(name: String, kind: Option<String>, bytes: &[u8]) -> Val {
         (key("base64"), Val::from(STANDARD.encode(bytes))),
     ];
     Val::obj(Map::from_iter(members))
-}
-
-/// A body that is there as a whole.
-struct Whole(Option<Bytes>);
-
-impl Stream for Whole {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.take().map(Ok))
-    }
-}
-
-/// What it gives without waiting: there is nothing to wait for.
-fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(it) => Some(it),
-        Poll::Pending => None,
-    }
 }
 
 #[cfg(test)]

@@ -191,20 +191,6 @@ fn a_script_that_hangs_times_out_and_leaves_nothing() {
 }
 
 #[test]
-fn a_script_that_ran_when_the_server_was_killed_is_ended_and_runs_again() {
-    let script = "<?php file_put_contents('pids', getmypid() . \"\\n\", FILE_APPEND);
-        if (getenv('HOOKTRAIL_ATTEMPT') == 1) while (true) usleep(1000);";
-    let mut server = php("timeout = \"1h\"", script).start();
-    server.post("/hooks/a", "{}");
-    until("it runs", || !server.text_of("pids").is_empty());
-    server.kill();
-    server.start();
-    server.until("select attempt || outcome from outcomes order by id", "1interrupted 2succeeded");
-    let first = server.text_of("pids").lines().next().unwrap_or_default().to_owned();
-    assert!(!is_alive(&first), "it was not ended");
-}
-
-#[test]
 fn a_script_is_tried_in_the_foreground_too() {
     let server = php("", "<?php echo 'got ', file_get_contents('php://input');").start();
     server.post("/hooks/a", "it");

@@ -13,14 +13,15 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 21] = [
+const MAY_KNOW: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("json", &[]),
+    ("multipart", &[]),
     ("clock", &["domain"]),
     ("log", &["clock", "domain"]),
     ("process", &["clock", "domain"]),
     // Before config, which finds faults in expressions.
-    ("expression", &["clock", "domain", "json", "process"]),
+    ("expression", &["clock", "domain", "json", "multipart", "process"]),
     ("config", &["clock", "domain", "expression"]),
     // Of config only how durable the file is to be: see `the_store_knows_one_setting`.
     ("store", &["clock", "config", "domain"]),
@@ -47,7 +48,7 @@ const MAY_KNOW: [(&str, &[&str]); 21] = [
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "expression", "inbox", "store", "worker"]),
-    ("web", &["clock", "config", "domain", "expression", "inbox", "json", "store"]),
+    ("web", &["clock", "config", "domain", "expression", "inbox", "json", "multipart", "store"]),
     (
         "app",
         &[

@@ -104,6 +104,22 @@ fn load(server: &Server, wanted: usize) -> Vec<i64> {
     answered.into_inner().expect("the list")
 }
 
+#[test]
+fn a_job_that_ran_when_the_server_was_killed_is_interrupted_and_runs_again() {
+    each_command(|mode, handler| {
+        let what = "echo $$ >> pids; [ $attempt = 2 ] || exec sleep 1000";
+        let mut server = handler("timeout = \"1h\"", what).start();
+        server.post("/hooks/a", "x");
+        until("it runs", || !server.text_of("pids").is_empty());
+        server.kill();
+        server.start();
+        let outcomes = "select attempt || outcome from outcomes order by id";
+        server.until(outcomes, "1interrupted 2succeeded");
+        let first = server.text_of("pids").lines().next().unwrap_or_default().to_owned();
+        assert!(!is_alive(&first), "{mode}: it was not ended");
+    });
+}
+
 /// Keeps the server from writing.
 fn hold(server: &Server) -> Connection {
     let holder = server.trail();

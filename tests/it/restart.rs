@@ -6,22 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 
-use crate::scenario::{cli, err, is_alive, scenario, text, until};
-
-#[test]
-fn a_job_that_ran_when_the_server_was_killed_is_interrupted_and_runs_again() {
-    let mut server = scenario()
-        .source("a", "")
-        .handler("h", "", "echo $$ >> pids; [ $HOOKTRAIL_ATTEMPT = 2 ] || exec sleep 1000")
-        .start();
-    server.post("/hooks/a", "x");
-    until("it runs", || !server.text_of("pids").is_empty());
-    server.kill();
-    server.start();
-    server.until("select attempt || outcome from outcomes order by id", "1interrupted 2succeeded");
-    let first = server.text_of("pids").lines().next().unwrap_or_default().to_owned();
-    assert!(!is_alive(&first), "it was not ended");
-}
+use crate::scenario::{cli, err, scenario, text, until};
 
 #[test]
 fn the_fourth_crash_in_a_row_counts_as_a_failed_attempt() {

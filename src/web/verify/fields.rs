@@ -1,13 +1,8 @@
 //! Fields of a form, as Twilio, Mandrill and Mailgun sign them.
 
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
-
-use futures_core::Stream;
-use multer::Multipart;
-use multer::bytes::Bytes;
 use percent_encoding::percent_decode;
+
+use crate::multipart;
 
 /// A field's name and value, decoded.
 pub(super) type Field = (Vec<u8>, Vec<u8>);
@@ -45,35 +40,13 @@ pub(super) fn of_multipart(
     body: &[u8],
     names: &[&str],
 ) -> Option<Vec<Field>> {
-    let boundary = multer::parse_boundary(std::str::from_utf8(content_type?).ok()?).ok()?;
-    let mut multipart = Multipart::new(Whole(Some(Bytes::copy_from_slice(body))), boundary);
     let mut found = Vec::new();
-    while let Some(field) = now(multipart.next_field())?.ok()? {
-        let name = field.name().filter(|name| names.contains(name)).map(str::to_owned);
-        // Another's bytes are read too, to get to the next one.
-        let bytes = now(field.bytes())?.ok()?;
-        found.extend(name.map(|name| (name.into_bytes(), bytes.to_vec())));
-    }
+    multipart::each(std::str::from_utf8(content_type?).ok()?, body, |part| {
+        let name = part.name.filter(|name| names.contains(&name.as_str()));
+        found.extend(name.map(|name| (name.into_bytes(), part.bytes.to_vec())));
+        Some(())
+    })?;
     Some(found)
-}
-
-/// A body that is there as a whole.
-struct Whole(Option<Bytes>);
-
-impl Stream for Whole {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.take().map(Ok))
-    }
-}
-
-/// What it gives without waiting: there is nothing to wait for.
-fn now<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(it) => Some(it),
-        Poll::Pending => None,
-    }
 }
 
 pub(super) fn is_multipart(content_type: Option<&[u8]>) -> bool {
