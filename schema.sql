@@ -29,7 +29,8 @@ CREATE TABLE sources (
 -- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands
 -- still while it is paused or rests: `idle_ms` is how long it stood so far, `idle_since` since when.
 -- rate_next: no job starts before. streak: what failed or timed out in a row. rest_until: it rests
--- until then, and runs one job on trial from then on. All on the trail's clock.
+-- until then, and runs one job on trial from then on. All on the trail's clock. rest_told: whoever takes
+-- alerts was told of the rest, and is to be told when it is over.
 CREATE TABLE handlers (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -39,7 +40,8 @@ CREATE TABLE handlers (
   idle_since INTEGER,
   rate_next INTEGER,
   streak INTEGER NOT NULL DEFAULT 0,
-  rest_until INTEGER
+  rest_until INTEGER,
+  rest_told INTEGER NOT NULL DEFAULT 0
 );
 
 -- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later

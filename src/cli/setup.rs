@@ -30,8 +30,10 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
         }
     }
     if config.store.path.exists() {
-        let store = beside(loaded)?;
-        for line in waiting(&store, config)? {
+        // Of a trail that this user may not open, or that the server has yet to bring up, the
+        // configuration is none the worse.
+        let lines = beside(loaded).and_then(|store| waiting(&store, config));
+        for line in lines.unwrap_or_else(|failure| vec![failure.text]) {
             writeln!(out, "warning: {line}").map_err(failed)?;
         }
     }

@@ -65,7 +65,7 @@ pub(super) fn told_to(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
 }
 
 /// One more of its kind; of several the last is what is told.
-fn note(conn: &Connection, state: &State, kind: &str, fact: &Fact<'_>) -> rusqlite::Result<()> {
+fn note(conn: &Connection, wall_ms: i64, kind: &str, fact: &Fact<'_>) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO alerts (type, source, handler, count, at, event, job, item, attempts, detail)
          VALUES (?1, coalesce((SELECT name FROM sources WHERE id = ?2), ''),
@@ -78,7 +78,7 @@ fn note(conn: &Connection, state: &State, kind: &str, fact: &Fact<'_>) -> rusqli
         kind,
         fact.source.map(|source| source.0),
         fact.handler.map(|handler| handler.0),
-        state.wall_ms,
+        wall_ms,
         fact.event,
         fact.job,
         fact.item,
@@ -89,7 +89,7 @@ fn note(conn: &Connection, state: &State, kind: &str, fact: &Fact<'_>) -> rusqli
 }
 
 /// Whether what happens to the jobs of `source` is told.
-fn is_told(state: &State, source: SourceId) -> bool {
+pub(super) fn is_told(state: &State, source: SourceId) -> bool {
     state.alerts.is_some_and(|own| own != source)
 }
 
@@ -117,7 +117,7 @@ pub(super) fn job_dead(
         attempts: row.get(3)?,
         detail: reason.as_deref(),
     };
-    note(conn, state, "job.dead", &fact)
+    note(conn, state.wall_ms, "job.dead", &fact)
 }
 
 /// No handler took an event.
@@ -131,7 +131,7 @@ pub(super) fn unhandled(
         return Ok(());
     }
     let fact = Fact { source: Some(source), event: Some(event.0), ..Fact::default() };
-    note(conn, state, "event.unhandled", &fact)
+    note(conn, state.wall_ms, "event.unhandled", &fact)
 }
 
 /// What a handler's breaker did.
@@ -141,24 +141,20 @@ pub(super) enum Breaker {
     Recovered,
 }
 
-/// A handler began to rest, or recovered; `source` is that of the job with which it did.
+/// A handler rests, or recovered: whoever says so knows that it is to be told.
 pub(super) fn breaker(
     conn: &Connection,
-    state: &State,
+    wall_ms: i64,
     handler: HandlerId,
-    source: SourceId,
     what: Breaker,
     detail: &str,
 ) -> rusqlite::Result<()> {
-    if !is_told(state, source) {
-        return Ok(());
-    }
     let kind = match what {
         Breaker::Resting => "handler.resting",
         Breaker::Recovered => "handler.recovered",
     };
     let fact = Fact { handler: Some(handler), detail: Some(detail), ..Fact::default() };
-    note(conn, state, kind, &fact)
+    note(conn, wall_ms, kind, &fact)
 }
 
 /// What somebody noticed who does not write.
@@ -189,7 +185,7 @@ pub(super) fn notice(
         }
         sources::set(conn, state, source, after)?;
     }
-    note(conn, state, kind, &Fact { source, detail: Some(detail), ..Fact::default() })
+    note(conn, state.wall_ms, kind, &Fact { source, detail: Some(detail), ..Fact::default() })
 }
 
 /// What is to be made an event.

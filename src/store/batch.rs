@@ -18,8 +18,8 @@ const HOLD_MAX: Duration = Duration::from_millis(20);
 /// Between two transactions.
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// A server under load leaves gaps that are short: they are looked for every millisecond, for so
-/// many of them.
+/// A server under load leaves gaps that are short: whoever changes the file beside it looks for one every
+/// millisecond, for so many of them.
 const PATIENCE_MS: i32 = 30_000;
 
 /// Whether the transaction may go on.
@@ -54,20 +54,16 @@ impl<'s> Turns<'s> {
         &mut self,
         mut step: impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        let conn = &self.store.conn;
-        conn.busy_handler(Some(ask_again))?;
-        let all = loop {
+        loop {
             if let Some(ended) = self.ended {
                 std::thread::sleep(PAUSE.saturating_sub(ended.elapsed()));
             }
             let is_more = self.one(&mut step);
             self.ended = Some(Instant::now());
             if !matches!(is_more, Ok(true)) {
-                break is_more.map(drop);
+                return is_more.map(drop);
             }
-        };
-        conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
-        all
+        }
     }
 
     fn one(
@@ -87,7 +83,8 @@ impl<'s> Turns<'s> {
     }
 }
 
-fn ask_again(asked: i32) -> bool {
+/// What a connection does that finds the file held.
+pub(super) fn ask_again(asked: i32) -> bool {
     std::thread::sleep(Duration::from_millis(1));
     asked < PATIENCE_MS
 }

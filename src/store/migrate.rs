@@ -11,7 +11,7 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{OpenError, Store, set_pragmas};
+use super::{OpenError, Store, batch, set_pragmas};
 use crate::clock::{self, Anchor, TrailClock};
 use crate::config::Durability;
 
@@ -75,6 +75,7 @@ pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
             "is of schema version {version}, not {VERSION}: start the server, which brings it up"
         );
         set_pragmas(&conn, Durability::Full)?;
+        conn.busy_handler(Some(batch::ask_again))?;
         let (trail, anchor) = read_meta(&conn)?;
         Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
     };
@@ -118,6 +119,7 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
          ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
          ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
          ALTER TABLE handlers ADD COLUMN rest_until INTEGER;
+         ALTER TABLE handlers ADD COLUMN rest_told INTEGER NOT NULL DEFAULT 0;
          ALTER TABLE jobs ADD COLUMN order_key BLOB;
          ALTER TABLE jobs ADD COLUMN newest TEXT;
          ALTER TABLE jobs ADD COLUMN collapse_key BLOB;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::alerts;
 use super::jobs::Finish;
@@ -34,6 +34,8 @@ pub struct Rest {
     pub streak: u32,
     /// On the trail's clock; `None`: it does not rest.
     pub until_ms: Option<i64>,
+    /// Whoever takes alerts was told that it rests, and is to be told of its recovery.
+    is_told: bool,
 }
 
 /// How each handler's stands.
@@ -41,11 +43,13 @@ pub struct Rest {
 /// # Errors
 /// The read failed.
 pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Rest>> {
-    let mut select = conn.prepare_cached("SELECT id, streak, rest_until FROM handlers")?;
-    let rows = select.query_map([], |row| {
-        Ok((HandlerId(row.get(0)?), Rest { streak: row.get(1)?, until_ms: row.get(2)? }))
-    })?;
-    rows.collect()
+    let mut select =
+        conn.prepare_cached("SELECT streak, rest_until, rest_told, id FROM handlers")?;
+    select.query_map([], |row| Ok((HandlerId(row.get(3)?), read(row)?)))?.collect()
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Rest> {
+    Ok(Rest { streak: row.get(0)?, until_ms: row.get(1)?, is_told: row.get(2)? })
 }
 
 /// Who began to rest, rests for another time, or rests no more.
@@ -66,7 +70,7 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         // Not of the trial, but of what ran before it.
         (Some(_), _) if !f.on_trial => return Ok(()),
         (_, Outcome::Succeeded) => Rest::default(),
-        (Some(_), _) if failed => rest(state, f, before.streak.saturating_add(1)),
+        (Some(_), _) if failed => rest(state, f, before),
         // It tells nothing: another job is on trial.
         (Some(_), _) => {
             told_nothing(state, f.handler, true);
@@ -76,8 +80,8 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
             let streak = before.streak.saturating_add(1);
             match f.breaker.failures {
                 0 => Rest::default(),
-                failures if streak < failures => Rest { streak, until_ms: None },
-                _ => rest(state, f, streak),
+                failures if streak < failures => Rest { streak, ..before },
+                _ => rest(state, f, before),
             }
         }
         (None, _) => return Ok(()),
@@ -85,6 +89,7 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
     if after == before {
         return Ok(());
     }
+    let tells = after.is_told && !before.is_told;
     set(conn, state, f.handler, after)?;
     let what = match (before.until_ms, after.until_ms) {
         (_, Some(_)) => "resting",
@@ -98,17 +103,23 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         _ => format!("job {job}: {}", f.detail),
     };
     note(conn, state.wall_ms, f.handler, what, &detail)?;
-    // Told once: that it rests again after a trial is nothing new.
-    let told = match before.until_ms {
-        None => alerts::Breaker::Resting,
-        Some(_) if after.until_ms.is_none() => alerts::Breaker::Recovered,
-        Some(_) => return Ok(()),
-    };
-    alerts::breaker(conn, state, f.handler, f.source, told, &detail)
+    if tells {
+        alerts::breaker(conn, state.wall_ms, f.handler, alerts::Breaker::Resting, &detail)?;
+    }
+    if before.is_told && after.until_ms.is_none() {
+        alerts::breaker(conn, state.wall_ms, f.handler, alerts::Breaker::Recovered, &detail)?;
+    }
+    Ok(())
 }
 
-fn rest(state: &State, f: &Finish, streak: u32) -> Rest {
-    Rest { streak, until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)) }
+/// It rests (again). That is told once, by the first failure that is not of an alert's own job: so that
+/// a handler that can't even tell alerts makes none.
+fn rest(state: &State, f: &Finish, before: Rest) -> Rest {
+    Rest {
+        streak: before.streak.saturating_add(1),
+        until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
+        is_told: before.is_told || alerts::is_told(state, f.source),
+    }
 }
 
 fn set(
@@ -128,14 +139,14 @@ fn set(
 
 fn write(conn: &Connection, handler: HandlerId, rest: Rest, now_ms: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE handlers SET streak = ?2, rest_until = ?3,
+        "UPDATE handlers SET streak = ?2, rest_until = ?3, rest_told = ?5,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
              THEN max(0, ?4 - coalesce(idle_since, ?4)) ELSE 0 END,
            idle_since = CASE WHEN ?3 IS NOT NULL THEN coalesce(idle_since, ?4)
              WHEN paused = 1 THEN idle_since END
          WHERE id = ?1",
     )?
-    .execute(params![handler.0, rest.streak, rest.until_ms, now_ms])?;
+    .execute(params![handler.0, rest.streak, rest.until_ms, now_ms, rest.is_told])?;
     Ok(())
 }
 
@@ -147,10 +158,8 @@ pub(super) fn configured(
     breaker: Breaker,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    let sql = "SELECT streak, rest_until FROM handlers WHERE id = ?1";
-    let before = conn.query_row(sql, [handler.0], |row| {
-        Ok(Rest { streak: row.get(0)?, until_ms: row.get(1)? })
-    })?;
+    let sql = "SELECT streak, rest_until, rest_told FROM handlers WHERE id = ?1";
+    let before = conn.query_row(sql, [handler.0], read)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
         0 => Rest::default(),
@@ -161,7 +170,11 @@ pub(super) fn configured(
     }
     write(conn, handler, after, now_ms)?;
     if before.until_ms.is_some() && after.until_ms.is_none() {
-        note(conn, clock::wall_ms(), handler, "recovered", "its breaker was turned off")?;
+        let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
+        note(conn, wall_ms, handler, "recovered", why)?;
+        if before.is_told && alerts::told_to(conn)?.is_some() {
+            alerts::breaker(conn, wall_ms, handler, alerts::Breaker::Recovered, why)?;
+        }
     }
     Ok(())
 }

@@ -3,12 +3,11 @@
 //! `intake` takes a request, the other rooms decide about it, `lane` brings it to the writer. The
 //! admin listener so far answers `/healthz` and `/readyz` alone.
 
-use std::collections::HashMap;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,10 +18,9 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 
 use crate::clock;
-use crate::config::{Config, Listen, NO_QUEUED_MAX, Secrets};
+use crate::config::{Config, Listen, Secrets};
 use crate::domain::SourceId;
 use crate::expression::Pool;
-use crate::inbox::Judge;
 use crate::store::channel::{Handle, Health};
 use crate::store::handshakes::Shaken;
 use crate::store::refusals::Refused;
@@ -40,9 +38,12 @@ pub mod ledger;
 pub mod rate;
 pub mod refuse;
 pub mod route;
+pub mod settings;
 pub mod shaken;
 pub mod streak;
 pub mod verify;
+
+pub use settings::{Counts, Gated, Settings, limited};
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
 /// more take time from the writer on small machines.
@@ -54,34 +55,6 @@ const LAST_REQUESTS: Duration = Duration::from_millis(500);
 /// Intake has ended when no request was there for so long: one may sit in a socket unread.
 const QUIET: Duration = Duration::from_millis(40);
 
-/// What every request is measured by; replaced as a whole by a reload.
-pub struct Settings {
-    pub server: crate::config::Server,
-    pub routes: route::Routes,
-    pub sources: Vec<Gated>,
-}
-
-/// A source with everything that intake needs of it.
-pub struct Gated {
-    pub source: crate::config::Source,
-    pub id: SourceId,
-    pub verifier: verify::Verifier,
-    /// The source's own handshake.
-    pub greeting: Option<greet::Own>,
-    pub rate: Option<rate::Limit>,
-    pub queued: Option<Queued>,
-    pub streak: streak::Streak,
-    /// Who wants its events, and what of them.
-    pub judge: Judge,
-}
-
-/// `queued_max`: jobs on file, and those of requests on their way there.
-pub struct Queued {
-    pub stored: Arc<AtomicI64>,
-    pub coming: AtomicI64,
-    pub max: i64,
-}
-
 /// What all intake threads share.
 pub struct Gate {
     pub settings: ArcSwap<Settings>,
@@ -92,50 +65,11 @@ pub struct Gate {
     pub in_flight: AtomicUsize,
     /// Bytes of bodies held in memory.
     pub bodies: AtomicUsize,
+    streaks: streak::Streaks,
     pub ledger: ledger::Ledger,
     /// Where expressions are asked that can't be answered in place.
     pub expressions: Pool,
     pub handshakes: shaken::Handshakes,
-}
-
-/// Counts of those sources that have a `queued_max`.
-pub type Counts = HashMap<SourceId, Arc<AtomicI64>>;
-
-/// Sources that have a `queued_max`.
-pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
-    let limited = config.sources.iter().filter(|source| source.queued_max < NO_QUEUED_MAX);
-    limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
-}
-
-impl Settings {
-    fn new(config: &Config, registry: &Registry, secrets: &Secrets, counts: &Counts) -> Self {
-        let gated = |source: &crate::config::Source| {
-            let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
-            let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
-            let handlers =
-                handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
-            let queued = counts.get(&id).map(|stored| Queued {
-                stored: Arc::clone(stored),
-                coming: AtomicI64::new(0),
-                max: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
-            });
-            Gated {
-                id,
-                verifier: verify::Verifier::new(source, secrets),
-                greeting: greet::Own::new(source),
-                rate: source.accept_rate.map(rate::Limit::new),
-                queued,
-                streak: streak::Streak::default(),
-                judge: Judge::new(source, handlers),
-                source: source.clone(),
-            }
-        };
-        Self {
-            server: config.server.clone(),
-            routes: route::Routes::new(&config.sources),
-            sources: config.sources.iter().map(gated).collect(),
-        }
-    }
 }
 
 impl Gate {
@@ -147,8 +81,11 @@ impl Gate {
         counts: Counts,
         expressions: Pool,
     ) -> Self {
+        let streaks = streak::Streaks::default();
+        let settings = Settings::new(config, registry, secrets, &counts, &streaks);
         Self {
-            settings: ArcSwap::from_pointee(Settings::new(config, registry, secrets, &counts)),
+            settings: ArcSwap::from_pointee(settings),
+            streaks,
             writer,
             disk_low: Arc::default(),
             closing: AtomicBool::new(false),
@@ -168,7 +105,8 @@ impl Gate {
         secrets: &Secrets,
         counts: Counts,
     ) {
-        self.settings.store(Arc::new(Settings::new(config, registry, secrets, &counts)));
+        let settings = Settings::new(config, registry, secrets, &counts, &self.streaks);
+        self.settings.store(Arc::new(settings));
     }
 
     /// Why nothing can be accepted now, if so. While intake closes it still takes what is there.

@@ -1,9 +1,11 @@
 //! Refusals in a row of one source: so many that its secret, or its sender, must have changed.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::refuse::Refusal;
+use crate::domain::SourceId;
 
 /// So many in a row are told.
 const TOLD_AT: u32 = 20;
@@ -36,6 +38,17 @@ impl Streak {
     /// What is to be told, once.
     pub fn take(&self) -> Option<String> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// That of each source: a reload ends none.
+#[derive(Debug, Default)]
+pub struct Streaks(Mutex<HashMap<SourceId, Arc<Streak>>>);
+
+impl Streaks {
+    pub fn of(&self, source: SourceId) -> Arc<Streak> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(source).or_default())
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 
-use crate::scenario::{Server, cli, err, scenario, text, until};
+use crate::scenario::{Server, cli, err, out, scenario, text, until};
 
 /// Posts until the answer is not 202; the events that were taken.
 fn fill(server: &Server, at_most: usize) -> Vec<i64> {
@@ -155,6 +155,10 @@ fn a_file_of_a_newer_version_is_refused_and_left() {
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("schema version 99"), "{}", err(&output));
     assert_eq!(server.value("pragma user_version"), "99");
+    // The configuration is none the worse.
+    let check = server.cli(&["check"]);
+    assert!(check.status.success(), "{}", err(&check));
+    assert!(out(&check).contains("schema version 99") && out(&check).contains("no faults"));
 }
 
 #[test]

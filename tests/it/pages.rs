@@ -170,7 +170,7 @@ fn queries_that_are_shown_run() {
 
 #[test]
 fn a_handler_finds_the_variables_that_are_told() {
-    let server = scenario().source("a", "").handler("h", "", "env").start();
+    let server = scenario().source("a", "").handler("h", "split = \".\"", "env").start();
     server.post("/hooks/a", "body");
     server.until("select succeeded from trail", "1");
     let found = server.value("select cast(stdout as text) from attempts");

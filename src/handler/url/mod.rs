@@ -228,14 +228,14 @@ fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
     stdout.truncate(keep);
     let ended = match read {
         Ok(_) => decisive.ended(&said, clock::wall_ms()),
-        // An answer that is not whole is none (RFC 9112 section 8).
+        // An answer that is not whole is no success (RFC 9112 section 8); what its head asks for holds.
         Err(e) => {
             let ended = failed(Error::from(e), task, exchange);
-            let status = format!("status {}, but", decisive.status);
+            let Ended { dead, wait, .. } = decisive.ended("", clock::wall_ms());
+            let status = format!("status {}, but {}", decisive.status, ended.detail);
             match ended.outcome {
-                Outcome::Failed => {
-                    Ended { detail: detail::of(&[&format!("{status} {}", ended.detail)]), ..ended }
-                }
+                Outcome::Failed => Ended { detail: detail::of(&[&status]), dead, wait, ..ended },
+                Outcome::TimedOut => Ended { wait, ..ended },
                 _ => ended,
             }
         }

@@ -152,9 +152,6 @@ impl Transport for Socket {
             wait_for(&self.stream, PollFlags::IN)?;
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(amount) => {
-                    if amount > 0 {
-                        exchange::set_stale(false);
-                    }
                     self.buffers.input_appended(amount);
                     return Ok(amount > 0);
                 }
@@ -172,12 +169,43 @@ impl Transport for Socket {
     }
 }
 
+/// A connection, TLS or not, of which something was heard when an answer's first bytes are there: TLS
+/// also says that it ends.
+#[derive(Debug)]
+pub(super) struct Heard<T>(T);
+
+impl<T: Transport> Transport for Heard<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let is_heard = self.0.await_input(timeout)?;
+        if is_heard {
+            exchange::set_stale(false);
+        }
+        Ok(is_heard)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
+}
+
 /// ureq's TLS, which says when it was TLS that failed.
 #[derive(Debug, Default)]
 pub(super) struct Tls(RustlsConnector);
 
 impl<In: Transport> Connector<In> for Tls {
-    type Out = <RustlsConnector as Connector<In>>::Out;
+    type Out = Heard<<RustlsConnector as Connector<In>>::Out>;
 
     fn connect(
         &self,
@@ -185,13 +213,13 @@ impl<In: Transport> Connector<In> for Tls {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         if !details.needs_tls() {
-            return self.0.connect(details, chained);
+            return Ok(self.0.connect(details, chained)?.map(Heard));
         }
         let host = details.uri.host().unwrap_or_default();
         doing(format!("the TLS handshake with {host}"));
         let failed = |why: String| Fault::NotConnected(format!("{host}: TLS: {why}"));
-        let connected = self.0.connect(details, chained);
-        connected.inspect(|_| doing(exchange::WAITING)).map_err(|e| match e {
+        let connected = self.0.connect(details, chained).inspect(|_| doing(exchange::WAITING));
+        connected.map(|connected| connected.map(Heard)).map_err(|e| match e {
             Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 failed("the connection was closed".to_owned()).into()
             }

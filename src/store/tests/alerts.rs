@@ -1,11 +1,12 @@
 //! What the source `hooktrail` has to tell: noted with what happened, made an event once a minute.
 
 use super::*;
-use crate::store::alerts::{self, Breaker, Made, Notice, Waiting};
+use crate::store::alerts::{self, Made, Notice, Waiting};
 use crate::store::op::{self, Op};
 use crate::store::sources;
 
 const OWN: SourceId = SourceId(2);
+const NONE_TOLD: [&str; 0] = [];
 
 /// A trail whose second source is the server's own, which handler `other` takes.
 fn told() -> Trail {
@@ -174,22 +175,64 @@ fn what_happens_to_its_own_jobs_makes_none() {
     trail.make();
     let job = trail.ask(HandlerId(2), 1, false).remove(0);
     trail.finish(&job, died());
-    let (conn, state) = (&trail.store.conn, &trail.state);
-    alerts::breaker(conn, state, HandlerId(2), OWN, Breaker::Resting, "20 failed").unwrap();
     trail.wait_for(60_000);
     assert_eq!(trail.kinds(), Vec::<String>::new());
 }
 
-#[test]
-fn a_handler_that_rests_and_one_that_recovers_are_told() {
+/// A trail on which `h` rests after two failures in a row, by jobs of these sources.
+fn rested(sources: [SourceId; 2]) -> Trail {
     let mut trail = told();
-    for what in [Breaker::Resting, Breaker::Recovered] {
-        let (conn, state) = (&trail.store.conn, &trail.state);
-        alerts::breaker(conn, state, H, S, what, "20 failed").unwrap();
+    trail.breaker = Breaker { failures: 2, pause_ms: 60_000 };
+    for source in sources {
+        tried(&mut trail, source, again(3_600_000));
     }
+    assert_eq!(trail.value("SELECT count(*) FROM rests WHERE what = 'resting'"), 1);
+    trail
+}
+
+/// Runs a job of this source to this end, on trial where `h` rests.
+fn tried(trail: &mut Trail, source: SourceId, next: Next) {
+    let on_trial = trail.state.rests.get(&H).is_some_and(|rest| rest.until_ms.is_some());
+    trail.state.now_ms += if on_trial { 60_000 } else { 0 };
+    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    let one = Claimed { source, ..trail.ask(H, 1, on_trial).remove(0) };
+    trail.finish(&one, next);
+}
+
+#[test]
+fn a_handler_that_rests_and_one_that_recovers_are_told_once() {
+    let mut trail = rested([S, S]);
+    tried(&mut trail, S, again(3_600_000));
+    tried(&mut trail, S, Next::Succeeded);
     assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
     assert!(trail.waiting().iter().all(|one| one.handler == "h" && one.source.is_empty()));
     trail.make();
+}
+
+#[test]
+fn a_rest_is_told_by_the_first_failure_that_is_no_alerts_own_and_its_end_by_any_success() {
+    let mut trail = rested([S, OWN]);
+    assert_eq!(trail.kinds(), NONE_TOLD, "an alert's own job was the last");
+    tried(&mut trail, OWN, again(3_600_000));
+    assert_eq!(trail.kinds(), NONE_TOLD);
+    tried(&mut trail, S, again(3_600_000));
+    assert_eq!(trail.kinds(), ["handler.resting 1"]);
+    tried(&mut trail, OWN, Next::Succeeded);
+    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
+}
+
+#[test]
+fn what_was_not_told_to_rest_is_not_told_to_recover() {
+    let mut trail = rested([OWN, OWN]);
+    tried(&mut trail, S, Next::Succeeded);
+    assert_eq!(trail.kinds(), NONE_TOLD);
+}
+
+#[test]
+fn a_breaker_that_is_turned_off_is_a_recovery_that_is_told() {
+    let trail = rested([S, S]);
+    registry::register(trail.conn(), &[], &[named("h", Breaker::NEVER)], 0).unwrap();
+    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
 }
 
 #[test]

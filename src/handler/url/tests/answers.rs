@@ -104,6 +104,11 @@ fn an_answer_that_breaks_off_is_none() {
     let ended = short.run();
     check(&ended, Outcome::Failed, "status 200, but no answer: the connection was closed");
     assert_eq!(ended.stdout, b"hal");
+    // What its head asks for holds all the same.
+    let busy = b"HTTP/1.1 503 No\r\nRetry-After: 3600\r\nContent-Length: 9\r\n\r\nhal";
+    assert_eq!(says_and_closes(busy).run().wait, Some(Duration::from_secs(3600)));
+    let gone = b"HTTP/1.1 410 Gone\r\nContent-Length: 9\r\n\r\nhal";
+    assert!(says_and_closes(gone).run().dead);
     let chunk = says_and_closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhal");
     assert_eq!(chunk.run().outcome, Outcome::Failed);
     let garbage =

@@ -15,8 +15,9 @@ fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A server of that name, vouched for by `authority`: its port.
-fn server(authority: &Authority, name: &str) -> u16 {
+/// A server of that name, vouched for by `authority`: its port. It answers so many requests of each
+/// connection, and meets the next with the end.
+fn server(authority: &Authority, name: &str, answers: usize) -> u16 {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
@@ -36,10 +37,17 @@ fn server(authority: &Authority, name: &str) -> u16 {
             std::thread::spawn(move || {
                 let conn = ServerConnection::new(config).unwrap();
                 let mut reader = BufReader::new(StreamOwned::new(conn, stream));
-                while request(&mut reader).is_some() {
+                for _ in 0..answers {
+                    if request(&mut reader).is_none() {
+                        return;
+                    }
                     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
                     reader.get_mut().write_all(answer.as_bytes()).unwrap();
                 }
+                request(&mut reader);
+                let stream = reader.get_mut();
+                stream.conn.send_close_notify();
+                let _ = stream.conn.complete_io(&mut stream.sock);
             });
         }
     });
@@ -57,7 +65,7 @@ fn url(task: &Task, authority: &Authority) -> Url {
 fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
     let (own, strangers) = (authority("own"), authority("a stranger's"));
     let stop = Stop::new().unwrap();
-    let task = task(&format!("https://localhost:{}/", server(&own, "localhost")));
+    let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 9)));
     let trusting = url(&task, &own);
     for _ in 0..3 {
         // The same connection each time.
@@ -68,9 +76,20 @@ fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
 }
 
 #[test]
+fn a_kept_connection_that_was_closed_costs_no_attempt() {
+    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 2)));
+    let url = url(&task, &own);
+    for connection in [0, 0, 1, 1, 2] {
+        let detail = format!("status 200: {connection}");
+        check(&url.run(&task, &stop), Outcome::Succeeded, &detail);
+    }
+}
+
+#[test]
 fn another_name_is_another_server() {
     let (own, stop) = (authority("own"), Stop::new().unwrap());
-    let task = task(&format!("https://127.0.0.1:{}/", server(&own, "crm.example.com")));
+    let task = task(&format!("https://127.0.0.1:{}/", server(&own, "crm.example.com", 9)));
     let ended = url(&task, &own).run(&task, &stop);
     assert_eq!(ended.outcome, Outcome::Failed);
     let detail = "not connected: 127.0.0.1: TLS: invalid peer certificate: certificate not valid";

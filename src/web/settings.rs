@@ -1,0 +1,85 @@
+//! A configuration as intake needs it: each source with all that it is measured by.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use super::{greet, rate, route, streak, verify};
+use crate::config::{Config, NO_QUEUED_MAX, Secrets};
+use crate::domain::SourceId;
+use crate::inbox::Judge;
+use crate::store::registry::Registry;
+
+/// What every request is measured by; replaced as a whole by a reload.
+pub struct Settings {
+    pub server: crate::config::Server,
+    pub routes: route::Routes,
+    pub sources: Vec<Gated>,
+}
+
+/// A source with everything that intake needs of it.
+pub struct Gated {
+    pub source: crate::config::Source,
+    pub id: SourceId,
+    pub verifier: verify::Verifier,
+    /// The source's own handshake.
+    pub greeting: Option<greet::Own>,
+    pub rate: Option<rate::Limit>,
+    pub queued: Option<Queued>,
+    pub streak: Arc<streak::Streak>,
+    /// Who wants its events, and what of them.
+    pub judge: Judge,
+}
+
+/// `queued_max`: jobs on file, and those of requests on their way there.
+pub struct Queued {
+    pub stored: Arc<AtomicI64>,
+    pub coming: AtomicI64,
+    pub max: i64,
+}
+
+/// Counts of those sources that have a `queued_max`.
+pub type Counts = HashMap<SourceId, Arc<AtomicI64>>;
+
+/// Sources that have a `queued_max`.
+pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
+    let limited = config.sources.iter().filter(|source| source.queued_max < NO_QUEUED_MAX);
+    limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
+}
+
+impl Settings {
+    pub(super) fn new(
+        config: &Config,
+        registry: &Registry,
+        secrets: &Secrets,
+        counts: &Counts,
+        streaks: &streak::Streaks,
+    ) -> Self {
+        let gated = |source: &crate::config::Source| {
+            let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
+            let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
+            let handlers =
+                handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
+            let queued = counts.get(&id).map(|stored| Queued {
+                stored: Arc::clone(stored),
+                coming: AtomicI64::new(0),
+                max: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
+            });
+            Gated {
+                id,
+                verifier: verify::Verifier::new(source, secrets),
+                greeting: greet::Own::new(source),
+                rate: source.accept_rate.map(rate::Limit::new),
+                queued,
+                streak: streaks.of(id),
+                judge: Judge::new(source, handlers),
+                source: source.clone(),
+            }
+        };
+        Self {
+            server: config.server.clone(),
+            routes: route::Routes::new(&config.sources),
+            sources: config.sources.iter().map(gated).collect(),
+        }
+    }
+}
