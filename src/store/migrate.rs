@@ -24,7 +24,7 @@ const APPLICATION_ID: i64 = 0x486b_5472;
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[keys_and_limits];
+const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told];
 
 /// The version that this program reads and writes.
 const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
@@ -119,7 +119,6 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
          ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
          ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
          ALTER TABLE handlers ADD COLUMN rest_until INTEGER;
-         ALTER TABLE handlers ADD COLUMN rest_told INTEGER NOT NULL DEFAULT 0;
          ALTER TABLE jobs ADD COLUMN order_key BLOB;
          ALTER TABLE jobs ADD COLUMN newest TEXT;
          ALTER TABLE jobs ADD COLUMN collapse_key BLOB;
@@ -141,6 +140,14 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
            count INTEGER NOT NULL, at INTEGER, event INTEGER, job INTEGER, item INTEGER,
            attempts INTEGER, detail TEXT, made_at INTEGER,
            PRIMARY KEY (type, source, handler)) WITHOUT ROWID;",
+    )
+}
+
+/// To version 3: whether a rest was told, as all but a few were before.
+fn rests_told(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "ALTER TABLE handlers ADD COLUMN rest_told INTEGER NOT NULL DEFAULT 0;
+         UPDATE handlers SET rest_told = 1 WHERE rest_until IS NOT NULL;",
     )
 }
 
