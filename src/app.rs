@@ -179,7 +179,7 @@ impl Server {
             checkpoint::start(&database, config.store.durability, end, holds)?;
         let of_trail = keep::Trail { database, readers: readers.clone(), clock, held };
         let (to, from) = bounded(workers);
-        let hub = Arc::new(Hub::new(workers, clock, to));
+        let hub = Arc::new(Hub::new(workers, clock, to, &store::rest::all(&store.conn)?));
         let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;

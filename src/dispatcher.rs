@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use crate::domain::{Ended, HandlerId, Outcome};
 use crate::handler::Ready;
 use crate::queue::lane::Limits;
@@ -18,8 +16,7 @@ use crate::queue::retry::Next;
 use crate::store::channel::Handle;
 use crate::store::jobs::{self, Claimed};
 use crate::store::op::Op;
-use crate::store::rest::Rest;
-use crate::store::{Readers, registry, rest};
+use crate::store::{Readers, registry};
 use crate::worker::Running;
 
 mod desk;
@@ -40,16 +37,14 @@ pub struct Dispatcher {
     pub running: Arc<Running>,
 }
 
-/// Starts the thread, with what is configured; it ends by `Hub::leave`.
+/// Starts the thread, which begins with what is configured; it ends by `Hub::leave`.
 ///
 /// # Errors
 /// The thread can't be made.
 pub fn start(it: Dispatcher, handlers: Handlers) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("dispatcher".into()).spawn(move || {
-        // What an earlier process left counts before anything starts.
-        let rests = it.read("rests", rest::all);
-        it.configure(handlers, rests);
-        it.look();
+        it.hub.configure(handlers);
+        it.hub.look();
         it.run();
     })
 }
@@ -58,20 +53,25 @@ impl Dispatcher {
     fn run(&self) {
         loop {
             let mut desk = self.hub.wait();
-            if desk.is_left() {
-                return;
-            }
             let Todo { configure, look, put_back } = std::mem::take(&mut desk.todo);
+            let is_left = desk.is_left();
             let (to_count, promote) = (desk.dispatch.begin_count(), desk.promote());
             drop(desk);
             for claimed in &put_back {
                 self.put_back(claimed);
             }
-            if let Some(handlers) = configure {
-                self.configure(handlers, HashMap::new());
+            if is_left {
+                return;
             }
-            if look {
-                self.look();
+            if let Some(handlers) = configure
+                && let Err(e) = self.configure(&handlers)
+            {
+                log::error!("rates and pauses could not be read: {e:#}");
+                self.hub.lock().again(|todo| _ = todo.configure.get_or_insert(handlers));
+            }
+            if look && let Err(e) = self.look() {
+                log::error!("the queue could not be read: {e:#}");
+                self.hub.lock().again(|todo| todo.look = true);
             }
             if promote {
                 self.writer.op(Op::Promote);
@@ -86,58 +86,34 @@ impl Dispatcher {
         }
     }
 
-    /// Reads something from the trail; a default where it can't be read.
-    fn read<T: Default>(
-        &self,
-        what: &str,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> T {
-        let found = self.readers.get().map_err(anyhow::Error::from);
-        found.and_then(|conn| Ok(read(&conn)?)).unwrap_or_else(|e| {
-            log::error!("{what} could not be read: {e:#}");
-            T::default()
-        })
-    }
-
     /// Takes over a configuration. With a `rate` the next start may be when an earlier process left
     /// it, or this one before the rate was taken out and put back.
-    fn configure(&self, handlers: Handlers, rests: HashMap<HandlerId, Rest>) {
+    fn configure(&self, handlers: &Handlers) -> anyhow::Result<()> {
         let limits = handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings)));
         let limits: HashMap<HandlerId, Limits> = limits.collect();
-        let rates = self.read("rates", registry::rates);
-        let paused = self.read("pauses", registry::paused);
+        let conn = self.readers.get()?;
+        let (rates, paused) = (registry::rates(&conn)?, registry::paused(&conn)?);
         let mut desk = self.hub.lock();
-        desk.handlers = handlers;
+        desk.handlers = Arc::clone(handlers);
         desk.dispatch.configure(&limits);
         desk.dispatch.set_paused(&paused);
         let now_us = desk.now_us();
         for (handler, next_ms) in rates {
             desk.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
         }
-        for (handler, rest) in rests {
-            if let Some(until_ms) = rest.until_ms {
-                desk.dispatch.rests(handler, Some(until_ms.saturating_mul(1000)));
-            }
-        }
+        Ok(())
     }
 
     /// Looks at what others may have changed.
-    fn look(&self) {
-        let found = self.readers.get().map_err(anyhow::Error::from).and_then(|conn| {
-            Ok((registry::paused(&conn)?, jobs::next_due(&conn)?, jobs::to_cancel(&conn)?))
-        });
-        match found {
-            Ok((paused, due_ms, cancelled)) => {
-                for claim in cancelled {
-                    self.running.cancel(claim);
-                }
-                let mut desk = self.hub.lock();
-                desk.dispatch.set_paused(&paused);
-                desk.found_due(due_ms);
-                desk.dispatch.wake_all();
-            }
-            Err(e) => log::error!("the queue could not be read: {e:#}"),
-        }
+    fn look(&self) -> anyhow::Result<()> {
+        let conn = self.readers.get()?;
+        let (paused, due_ms) = (registry::paused(&conn)?, jobs::next_due(&conn)?);
+        self.running.cancel(&jobs::to_cancel(&conn)?);
+        let mut desk = self.hub.lock();
+        desk.dispatch.set_paused(&paused);
+        desk.found_due(due_ms);
+        desk.dispatch.wake_all();
+        Ok(())
     }
 
     /// Counts the ready jobs of one that gathers a batch.
@@ -155,7 +131,7 @@ impl Dispatcher {
 
     /// A claimed job that can't be started waits again.
     fn put_back(&self, claimed: &Claimed) {
-        let why = "its handler was taken out of the configuration";
+        let why = "its handler was changed, or taken out of the configuration";
         let ended = Ended::new(Outcome::Interrupted, why);
         let next = Next::Again { wait: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();

@@ -4,7 +4,7 @@
 //! `step` is one job. A worker never waits for the store: it sends its outcome, with which the writer
 //! claims what it runs next, so that both are one commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -65,38 +65,74 @@ impl Run {
     }
 }
 
+#[derive(Debug, Default)]
+struct Runs {
+    jobs: HashMap<JobId, Run>,
+    /// To be cancelled, and on their way to a worker, or over.
+    awaited: HashSet<Claim>,
+}
+
+impl Runs {
+    fn cancel(&mut self, claim: Claim) {
+        let run = self.jobs.get_mut(&claim.job).filter(|run| run.attempt == claim.attempt);
+        let Some(run) = run else {
+            self.awaited.insert(claim);
+            return;
+        };
+        run.end(Why::Cancelled);
+        let first = run.first;
+        for (_, other) in self.jobs.iter_mut().filter(|(_, run)| run.first == first) {
+            other.why.get_or_insert(Why::CancelledWith(claim.job));
+        }
+    }
+}
+
 /// What runs now.
 #[derive(Debug, Default)]
 pub struct Running {
-    jobs: Mutex<HashMap<JobId, Run>>,
+    runs: Mutex<Runs>,
 }
 
 impl Running {
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Run>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends one attempt, if it still runs, and with it those of its batch.
-    pub fn cancel(&self, claim: Claim) {
-        let mut jobs = self.jobs();
-        let run = jobs.get_mut(&claim.job).filter(|run| run.attempt == claim.attempt);
-        let Some(run) = run else { return };
-        run.end(Why::Cancelled);
-        let first = run.first;
-        for (_, other) in jobs.iter_mut().filter(|(_, run)| run.first == first) {
-            other.why.get_or_insert(Why::CancelledWith(claim.job));
-        }
+    /// Ends these attempts, and with each those of its batch. One that has not begun ends as it begins.
+    pub fn cancel(&self, claims: &[Claim]) {
+        let mut runs = self.lock();
+        runs.awaited.clear();
+        claims.iter().for_each(|&claim| runs.cancel(claim));
     }
 
     /// Ends all.
     pub fn end_all(&self, why: Why) {
-        for run in self.jobs().values_mut() {
+        for run in self.lock().jobs.values_mut() {
             run.end(why);
         }
     }
 
     pub fn count(&self) -> usize {
-        self.jobs().len()
+        self.lock().jobs.len()
+    }
+
+    /// These begin, to be ended together by `stop`.
+    fn begin(&self, claimed: &[Claimed], stop: &Stop) {
+        let Some(first) = claimed.first().map(|one| one.claim.job) else { return };
+        let mut runs = self.lock();
+        runs.jobs.extend(claimed.iter().map(|one| {
+            let Claim { job, attempt } = one.claim;
+            (job, Run { attempt, first, stop: stop.clone(), why: None })
+        }));
+        for one in claimed {
+            if runs.awaited.remove(&one.claim) {
+                runs.cancel(one.claim);
+            }
+        }
+    }
+
+    fn end(&self, job: JobId) -> Option<Why> {
+        self.lock().jobs.remove(&job)?.why
     }
 }
 
@@ -135,11 +171,11 @@ fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
     let mut last = None;
     let mut over = |at: usize, how: Over| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
-        let run = shared.running.jobs().remove(&claimed.claim.job);
+        let why = shared.running.end(claimed.claim.job);
         let op = match how {
             Over::Expanded(expansion) => Op::Expand(expansion),
             Over::Ended(ended) => {
-                let ended = explained(ended, run.and_then(|run| run.why));
+                let ended = explained(ended, why);
                 Op::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
             }
         };
@@ -195,13 +231,7 @@ fn attempt(
     let unset = spare.take().filter(|stop| !stop.is_set());
     let stop = unset.map_or_else(Stop::new, Ok).map_err(|e| format!("not started: {e}"))?;
     *spare = Some(stop.clone());
-    if let Some(first) = start.claimed.first().map(|one| one.claim.job) {
-        let mut jobs = shared.running.jobs();
-        jobs.extend(start.claimed.iter().map(|one| {
-            let Claim { job, attempt } = one.claim;
-            (job, Run { attempt, first, stop: stop.clone(), why: None })
-        }));
-    }
+    shared.running.begin(&start.claimed, &stop);
     let (mut tasks, mut places) = (Vec::with_capacity(start.claimed.len()), Vec::new());
     for (at, claimed) in start.claimed.iter().enumerate() {
         match prepare(&shared.maker, claimed, &start.handler) {
@@ -283,5 +313,48 @@ pub fn finish(
             retry::Next::Again { wait, failures } => Next::Again { wait_ms: ms(wait), failures },
         },
         crashes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{EventId, HandlerId, SourceId};
+
+    fn claimed(job: i64, attempt: u32) -> Claimed {
+        Claimed {
+            claim: Claim { job: JobId(job), attempt },
+            event: EventId(1),
+            source: SourceId(1),
+            handler: HandlerId(1),
+            failures: 0,
+            age_ms: 0,
+            item: None,
+            replay: 0,
+            expand: false,
+            on_trial: false,
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_cancelled_on_its_way_to_a_worker_ends_as_it_begins() {
+        let (running, stop) = (Running::default(), Stop::new().unwrap());
+        running.cancel(&[claimed(7, 2).claim, claimed(8, 1).claim]);
+        running.begin(&[claimed(7, 1)], &stop);
+        assert!(!stop.is_set(), "it is another attempt");
+        running.end(JobId(7));
+        running.begin(&[claimed(6, 1), claimed(7, 2)], &stop);
+        assert!(stop.is_set());
+        assert_eq!(running.end(JobId(7)), Some(Why::Cancelled));
+        assert_eq!(running.end(JobId(6)), Some(Why::CancelledWith(JobId(7))));
+    }
+
+    #[test]
+    fn what_is_not_to_be_cancelled_any_more_is_forgotten() {
+        let (running, stop) = (Running::default(), Stop::new().unwrap());
+        running.cancel(&[claimed(7, 2).claim]);
+        running.cancel(&[]);
+        running.begin(&[claimed(7, 2)], &stop);
+        assert!(!stop.is_set());
     }
 }

@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 
 use super::Handlers;
 use crate::clock::TrailClock;
+use crate::config::Mode;
 use crate::domain::HandlerId;
 use crate::domain::ask::Ask;
 use crate::queue::dispatch::Dispatch;
@@ -17,6 +18,9 @@ use crate::worker::Start;
 
 /// After so long without an answer it is asked again that what is due be made ready.
 const PROMOTION_PATIENCE_MS: i64 = 5_000;
+
+/// After so long what could not be read is read again.
+const AGAIN_MS: i64 = 1_000;
 
 const SLEEP_MS_MAX: i64 = 3_600_000;
 
@@ -54,6 +58,8 @@ pub(super) struct Desk {
     pub stopping: bool,
     /// Until when the dispatcher's thread sleeps.
     sleeps_until_ms: i64,
+    /// What failed is done again, and no sooner.
+    again_ms: Option<i64>,
 }
 
 impl Desk {
@@ -69,6 +75,7 @@ impl Desk {
             blocked: false,
             stopping: false,
             sleeps_until_ms: i64::MIN,
+            again_ms: None,
         }
     }
 
@@ -97,12 +104,15 @@ impl Desk {
     }
 
     /// To a worker: there is always one free, as no more are asked for.
-    fn start(&mut self, claimed: Vec<Claimed>) {
+    fn start(&mut self, mut claimed: Vec<Claimed>) {
         let Some(id) = claimed.first().map(|one| one.handler) else { return };
-        // Removed by a reload between the claim and here?
+        // Changed or removed by a reload between the claim and here?
         let (Some(handler), Some(to)) = (self.handlers.get(&id), &self.to) else {
             return self.put_back(claimed);
         };
+        if handler.settings.mode != Mode::Batch {
+            self.todo.put_back.extend(claimed.drain(1..));
+        }
         if let Err(e) = to.try_send(Start { claimed, handler: handler.clone() }) {
             log::error!("no worker was free for a claimed job, which is put back");
             self.put_back(e.into_inner().claimed);
@@ -114,6 +124,10 @@ impl Desk {
             self.dispatch.finished(first.handler);
         }
         self.todo.put_back.extend(claimed);
+    }
+
+    pub fn rests(&mut self, handler: HandlerId, until_ms: Option<i64>) {
+        self.dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
     }
 
     /// So many more jobs of it are ready.
@@ -160,6 +174,12 @@ impl Desk {
         Some(again_ms.map_or(due_ms, |again_ms| again_ms.max(due_ms)))
     }
 
+    /// Something could not be read: it is to be done again after a while.
+    pub fn again(&mut self, change: impl FnOnce(&mut Todo)) {
+        change(&mut self.todo);
+        self.again_ms = Some(self.clock.now_ms().saturating_add(AGAIN_MS));
+    }
+
     /// Ends the workers, each after what it runs.
     pub fn leave(&mut self) {
         self.stopping = true;
@@ -172,9 +192,13 @@ impl Desk {
 
     /// Whether the dispatcher's thread has something to do before it would wake by itself.
     pub fn calls(&self) -> bool {
+        let now_ms = self.clock.now_ms();
+        let is_todo = !self.todo.is_nothing() && self.again_ms.is_none_or(|at_ms| at_ms <= now_ms);
+        // The second: a thread sleeps on while the machine does, a wait does not.
+        let is_due = |at_ms| at_ms < self.sleeps_until_ms || at_ms <= now_ms;
         self.is_left()
-            || !self.todo.is_nothing()
-            || self.wakes_ms().is_some_and(|at_ms| at_ms < self.sleeps_until_ms)
+            || is_todo
+            || self.wakes_ms().is_some_and(is_due)
             || self.dispatch.is_to_count()
     }
 
@@ -188,11 +212,12 @@ impl Desk {
 
     /// When there may be something to do by time alone.
     fn wakes_ms(&self) -> Option<i64> {
+        let again_ms = self.again_ms.filter(|_| !self.todo.is_nothing());
         if self.blocked || self.stopping {
-            return None;
+            return again_ms;
         }
         // The next whole millisecond: the clock has no finer ones.
         let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
-        self.promotes_ms().into_iter().chain(next_ms).min()
+        self.promotes_ms().into_iter().chain(next_ms).chain(again_ms).min()
     }
 }

@@ -13,6 +13,7 @@ use crate::domain::HandlerId;
 use crate::domain::ask::Ask;
 use crate::store::jobs::{Claimed, Finished};
 use crate::store::op::Hear;
+use crate::store::rest::Rest;
 use crate::worker::Start;
 
 /// The desk, for all who change it.
@@ -23,9 +24,16 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// For so many workers, who listen to `to`.
-    pub fn new(threads: usize, clock: TrailClock, to: Sender<Start>) -> Self {
-        Self { desk: Mutex::new(Desk::new(threads, clock, to)), wake: Condvar::new() }
+    /// For so many workers, who listen to `to`; with the rests that an earlier process left.
+    pub fn new(
+        threads: usize,
+        clock: TrailClock,
+        to: Sender<Start>,
+        rests: &HashMap<HandlerId, Rest>,
+    ) -> Self {
+        let mut desk = Desk::new(threads, clock, to);
+        rests.iter().for_each(|(&handler, rest)| desk.rests(handler, rest.until_ms));
+        Self { desk: Mutex::new(desk), wake: Condvar::new() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Desk> {
@@ -48,6 +56,10 @@ impl Hub {
     /// Takes over a configuration.
     pub fn configure(&self, handlers: Handlers) {
         self.tell(|desk| desk.todo.configure = Some(handlers));
+    }
+
+    pub(super) fn look(&self) {
+        self.tell(Desk::look);
     }
 
     /// Starts no more jobs.
@@ -103,7 +115,7 @@ impl Hear for Ear {
     }
 
     fn rests(&self, handler: HandlerId, until_ms: Option<i64>) {
-        self.hub.lock().dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
+        self.hub.lock().rests(handler, until_ms);
     }
 
     fn finished(&self, handler: HandlerId, how: Finished) {
@@ -132,7 +144,7 @@ impl Hear for Ear {
     }
 
     fn foreign(&self) {
-        self.hub.tell(Desk::look);
+        self.hub.look();
     }
 
     fn writable(&self) {

@@ -59,12 +59,19 @@ impl Stream {
         let mut held = Held::new(std::slice::from_ref(task));
         let mut hear = |heard: Heard<'_>| held.hear(heard);
         let mut deadline = Deadline::new(timeout);
-        let came = kept.talk(&mut line.as_slice(), false, &mut deadline, stop, &mut hear);
+        let mut unread = line.as_slice();
+        let came = kept.talk(&mut unread, false, &mut deadline, stop, &mut hear);
         if held.spoilt.is_none()
             && let Some((_, answer)) = held.given.pop()
         {
             let errors = kept.take_errors();
-            self.pool.put(kept);
+            if unread.is_empty() {
+                self.pool.put(kept);
+            } else {
+                // It answered before it had read its line: the next one would be glued to the rest.
+                self.pool.let_go(&kept);
+                kept.end(Some(Tell::Term), self.grace, &mut |_| Then::More);
+            }
             return Some(answer.ended(errors, &held.notes));
         }
         let is_its_own = matches!(came, Came::Stopped | Came::TimedOut) || !kept.is_proven();

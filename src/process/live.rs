@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::process::{Pid, Signal, WaitStatus, kill_process_group};
+use rustix::process::{Pid, Signal, WaitStatus, getpgid, kill_process_group, pidfd_send_signal};
 
 use super::pipes::{Lines, Tail, read_some};
 use super::reap::Entered;
@@ -281,7 +281,7 @@ impl Live {
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    let _ = kill_process_group(self.pid, Signal::KILL);
+                    self.signal(Signal::KILL);
                     deadline = Instant::now() + grace.max(AGAIN);
                     continue;
                 }
@@ -299,18 +299,26 @@ impl Live {
         match tell {
             Tell::Close => self.stdin = None,
             Tell::Term => {
-                let _ = kill_process_group(self.pid, Signal::TERM);
+                self.signal(Signal::TERM);
             }
         }
         // What is suspended must go on to be told.
-        let _ = kill_process_group(self.pid, Signal::CONT);
+        self.signal(Signal::CONT);
+    }
+
+    /// To its group, and to itself where it has left that for another of its session.
+    fn signal(&self, signal: Signal) {
+        let _ = kill_process_group(self.pid, signal);
+        if getpgid(Some(self.pid)) != Ok(self.pid) {
+            let _ = pidfd_send_signal(&self.process, signal);
+        }
     }
 
     /// The process has ended, or ends now.
     fn finish(&mut self, hear: &mut dyn FnMut(Said<'_>) -> Then) -> Option<WaitStatus> {
         self.is_over = true;
         // Before it is reaped: until then no other group can have its number.
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.signal(Signal::KILL);
         self.entered.end_strays(self.pid);
         // What still holds a pipe open can't be seen: what is there now is taken, and no more.
         self.hear(Ready { stdout: true, stderr: true, notes: true, ..Ready::default() }, hear);

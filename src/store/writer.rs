@@ -148,7 +148,7 @@ impl Writer {
         }
         match result {
             Ok(foreign) => {
-                self.unwritten.clear();
+                let retried = std::mem::take(&mut self.unwritten);
                 self.nudge.committed();
                 self.good();
                 if foreign {
@@ -156,7 +156,7 @@ impl Writer {
                     self.hear.foreign();
                 }
                 let asked = group.iter().any(|one| matches!(one, Write::Op(Op::Recount)));
-                self.deliver(group, done);
+                self.deliver(retried, group, done);
                 self.tally.is_old |= foreign;
                 self.tally.count(&self.store.conn, asked);
             }
@@ -272,6 +272,8 @@ impl Writer {
         match self.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.keep(),
+            // An outcome that took the place of what could not be written.
+            Health::Good if !self.unwritten.is_empty() => self.keep(),
             Health::Good => {}
         }
         match data_version(&self.store.conn) {

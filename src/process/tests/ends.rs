@@ -53,6 +53,16 @@ fn a_process_that_is_suspended_hears_sigterm() {
 }
 
 #[test]
+fn a_process_that_left_its_group_for_another_is_ended_all_the_same() {
+    let gone = "setpgrp(0, getpgrp(getppid)) or die; open(F, '>up'); sleep 1000";
+    let script = format!("exec perl -e \"{gone}\"");
+    assert_eq!(sh(&script).stopped_when("up").exit, Exit::Stopped);
+    assert_eq!(sh(&script).timeout_ms(300).run().exit, Exit::TimedOut);
+    let stubborn = sh(&format!("trap '' TERM; {script}")).grace_ms(200);
+    assert_eq!(stubborn.stopped_when("up").exit, Exit::Stopped);
+}
+
+#[test]
 fn a_process_that_ignores_sigterm_is_killed_after_the_grace() {
     let began = Instant::now();
     let stubborn = sh("trap '' TERM; echo $$ > pid; : > up; while :; do sleep 0.01; done");

@@ -4,10 +4,12 @@ use super::super::channel::Write;
 use super::super::events::Reply;
 use super::super::jobs::Finished;
 use super::super::op::{Done, Op};
+use super::super::rest;
 use super::{GROUP_OPS_MAX, Writer};
 
 impl Writer {
-    pub(super) fn deliver(&mut self, group: &mut Vec<Write>, done: Vec<Done>) {
+    /// `retried` is what was written before the group.
+    pub(super) fn deliver(&mut self, retried: Vec<Op>, group: &mut Vec<Write>, done: Vec<Done>) {
         // Before the answers: who was answered must be counted.
         for (source, jobs) in self.state.queued.drain(..) {
             self.tally.of.add(source, jobs);
@@ -17,9 +19,8 @@ impl Writer {
             self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
         }
         let mut done = done.into_iter();
-        let retried = done.len() - group.iter().map(Write::size).sum::<usize>();
-        for one in done.by_ref().take(retried) {
-            self.tell(one);
+        for (op, done) in retried.into_iter().zip(done.by_ref()) {
+            self.tell(op, done);
         }
         for write in group.drain(..) {
             match write {
@@ -32,18 +33,11 @@ impl Writer {
                         },
                     ));
                 }
-                Write::Op(op) => match (done.next(), op) {
-                    (Some(Done::Nothing), Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
-                    (Some(Done::Nothing), Op::Expand(it)) => {
-                        // Not to be left running: that is what a person sees of it.
-                        self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+                Write::Op(op) => {
+                    if let Some(done) = done.next() {
+                        self.tell(op, done);
                     }
-                    (Some(Done::Nothing), Op::Finish(finish)) => {
-                        self.hear.finished(finish.handler, Finished::Stale);
-                    }
-                    (Some(done), _) => self.tell(done),
-                    (None, _) => {}
-                },
+                }
             }
         }
         for handler in self.state.rested.drain(..) {
@@ -59,15 +53,25 @@ impl Writer {
         }
     }
 
-    fn tell(&self, done: Done) {
-        match done {
-            Done::Claimed { ask, jobs } => self.hear.claimed(ask, jobs),
-            Done::Finished { handler, how } => self.hear.finished(handler, how),
-            Done::Promoted { next_due_ms } => self.hear.next_due(next_due_ms),
-            Done::Registered(reply, registry) => {
+    fn tell(&mut self, op: Op, done: Done) {
+        match (done, op) {
+            (Done::Claimed { ask, jobs }, _) => self.hear.claimed(ask, jobs),
+            (Done::Finished { handler, how }, _) => self.hear.finished(handler, how),
+            (Done::Promoted { next_due_ms }, _) => self.hear.next_due(next_due_ms),
+            (Done::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
-            Done::Accepted(_) | Done::Nothing => {}
+            // At fault by itself.
+            (Done::Nothing, Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
+            (Done::Nothing, Op::Expand(it)) => {
+                // Not to be left running: that is what a person sees of it.
+                self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+            }
+            (Done::Nothing, Op::Finish(finish)) => {
+                rest::told_nothing(&mut self.state, finish.handler, finish.on_trial);
+                self.hear.finished(finish.handler, Finished::Stale);
+            }
+            (Done::Accepted(_) | Done::Nothing, _) => {}
         }
     }
 

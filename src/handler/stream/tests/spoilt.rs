@@ -43,6 +43,18 @@ fn an_answer_for_another_job_is_none() {
 }
 
 #[test]
+fn who_answers_before_it_has_read_its_line_is_replaced() {
+    let trial = whole(
+        "got=$(dd bs=2000 count=1 2>&-); job=${got#*\\\"job\\\":}; job=${job%%,*}
+        echo \"{\\\"job\\\":$job,\\\"outcome\\\":\\\"succeeded\\\",\\\"detail\\\":\\\"$$\\\"}\"; exec sleep 1000",
+    )
+    .body(&[b'x'; 1 << 20]);
+    let first = trial.process(1);
+    assert!(!is_alive(&first), "it goes on");
+    assert_ne!(trial.process(2), first);
+}
+
+#[test]
 fn two_answers_are_none() {
     check("x=$(ok; ok); echo \"$x\"", "answered twice for job 2");
     check("x=$(ok; answer failed); echo \"$x\"", "answered twice for job 2");
