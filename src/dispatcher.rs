@@ -111,7 +111,7 @@ impl Dispatcher {
         self.running.cancel(&jobs::to_cancel(&conn)?);
         let mut desk = self.hub.lock();
         desk.dispatch.set_paused(&paused);
-        desk.found_due(due_ms);
+        desk.waits(due_ms);
         desk.dispatch.wake_all();
         Ok(())
     }

@@ -142,19 +142,16 @@ impl Desk {
         self.promoting_ms = None;
     }
 
-    pub fn waits(&mut self, until_ms: i64) {
-        self.due_ms = self.due_ms.into_iter().chain([until_ms]).min();
+    /// A job waits until then: one that began to, or what the file said a moment ago, which what was
+    /// heard since adds to.
+    pub fn waits(&mut self, until_ms: Option<i64>) {
+        self.due_ms = self.due_ms.into_iter().chain(until_ms).min();
     }
 
     /// The file may have been changed by others, or can be written again.
     pub fn look(&mut self) {
         self.todo.look = true;
         self.promoting_ms = None;
-    }
-
-    /// When the next waiting job is due, as the file said a moment ago: what was heard since counts too.
-    pub fn found_due(&mut self, at_ms: Option<i64>) {
-        self.due_ms = self.due_ms.into_iter().chain(at_ms).min();
     }
 
     /// Whether waiting jobs are due, which are to be made ready.

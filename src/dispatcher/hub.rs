@@ -134,7 +134,7 @@ impl Hear for Ear {
     }
 
     fn waits(&self, until_ms: i64) {
-        self.hub.lock().waits(until_ms);
+        self.hub.lock().waits(Some(until_ms));
     }
 
     fn next_due(&self, at_ms: Option<i64>) {

@@ -141,7 +141,7 @@ pub(super) enum Breaker {
     Recovered,
 }
 
-/// A handler rests, or recovered: whoever says so knows that it is to be told.
+/// A handler rests, or recovered: whoever says so knows that it is to be told, if to anybody.
 pub(super) fn breaker(
     conn: &Connection,
     wall_ms: i64,
@@ -149,6 +149,9 @@ pub(super) fn breaker(
     what: Breaker,
     detail: &str,
 ) -> rusqlite::Result<()> {
+    if told_to(conn)?.is_none() {
+        return Ok(());
+    }
     let kind = match what {
         Breaker::Resting => "handler.resting",
         Breaker::Recovered => "handler.recovered",

@@ -172,7 +172,7 @@ pub(super) fn configured(
     if before.until_ms.is_some() && after.until_ms.is_none() {
         let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
         note(conn, wall_ms, handler, "recovered", why)?;
-        if before.is_told && alerts::told_to(conn)?.is_some() {
+        if before.is_told {
             alerts::breaker(conn, wall_ms, handler, alerts::Breaker::Recovered, why)?;
         }
     }

@@ -229,6 +229,15 @@ fn what_was_not_told_to_rest_is_not_told_to_recover() {
 }
 
 #[test]
+fn a_recovery_is_not_kept_for_those_who_take_alerts_later() {
+    let mut trail = rested([S, S]);
+    alerts::tell(trail.conn(), None).unwrap();
+    trail.state.read_names(&trail.store.conn).unwrap();
+    tried(&mut trail, S, Next::Succeeded);
+    assert_eq!(trail.kinds(), NONE_TOLD);
+}
+
+#[test]
 fn a_breaker_that_is_turned_off_is_a_recovery_that_is_told() {
     let trail = rested([S, S]);
     registry::register(trail.conn(), &[], &[named("h", Breaker::NEVER)], 0).unwrap();
