@@ -92,10 +92,7 @@ const MAY_KNOW: [(&str, &[&str]); 22] = [
     ("lib", &[]),
 ];
 
-const FILE_LINES_MAX: usize = 400;
-const FUNCTION_LINES_MAX: usize = 70;
 const OPENING_LINES_MAX: usize = 12;
-const DOMAIN_LINES_MAX: usize = 150;
 
 #[track_caller]
 fn assert_none(found: &[String], rule: &str) {
@@ -288,45 +285,6 @@ fn the_store_knows_one_setting() {
         }));
     }
     assert_none(&found, "the store is told what it needs, it reads no configuration");
-}
-
-#[test]
-fn a_file_fits_a_sitting_and_a_function_a_screen() {
-    let mut found = Vec::new();
-    for source in ["src", "tests"].into_iter().flat_map(sources) {
-        let lines = source.text.lines().count();
-        let max = if source.path == "src/domain.rs" { DOMAIN_LINES_MAX } else { FILE_LINES_MAX };
-        if lines > max {
-            found.push(format!("{}: {lines} lines, at most {max}", source.path));
-        }
-        found.extend(long_functions(&source));
-    }
-    assert_none(&found, "more is a room that wants a wall");
-}
-
-fn long_functions(source: &Source) -> Vec<String> {
-    let lines: Vec<&str> = source.text.lines().collect();
-    let mut found = Vec::new();
-    for (at, line) in source.code.iter().enumerate() {
-        let rest = line.trim_start();
-        let words = ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn "];
-        if !words.iter().any(|word| rest.starts_with(word)) && !rest.starts_with("pub async fn ") {
-            continue;
-        }
-        // A declaration within a trait has no body.
-        if rest.ends_with(';') {
-            continue;
-        }
-        let end = format!("{}}}", &line[..line.len() - rest.len()]);
-        let length = lines[at..].iter().position(|line| *line == end).map_or(1, |found| found + 1);
-        let name = rest.split("fn ").nth(1).unwrap_or_default();
-        let name = name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
-        let what = format!("{}: {name}", source.path);
-        if length > FUNCTION_LINES_MAX {
-            found.push(format!("{what}: a function of {length} lines"));
-        }
-    }
-    found
 }
 
 #[test]
