@@ -26,9 +26,11 @@ const LIST_BYTES_MAX: u64 = 8 << 20;
 /// More than an environment usually has.
 const ENVIRON_BYTES: usize = 256 << 10;
 
-/// Who can't be told now is asked again after so long, and so often.
+/// Pause before a process that shows no environment yet is looked at again.
 pub(super) const AGAIN: Duration = Duration::from_millis(1);
-pub(super) const ASKED_MAX: usize = 50;
+
+/// How long such a process is looked at again: on a busy machine one may be within `exec` for long.
+pub(super) const UNCLEAR_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN).
 pub(super) fn lists_children() -> bool {
@@ -142,7 +144,7 @@ fn is_changing(pid: Pid) -> bool {
 pub fn end_marked(prefix: &str) -> usize {
     let deadline = Instant::now() + PATIENCE;
     let line: Vec<Pid> = std::iter::successors(Some(getpid()), |&pid| parent_of(pid)).collect();
-    let (mut ended, mut asked) = (0, 0);
+    let (mut ended, mut unclear_since) = (0, None);
     loop {
         let (mut killed, mut unclear) = (Vec::new(), Vec::new());
         for pid in all().into_iter().filter(|pid| !line.contains(pid)) {
@@ -167,8 +169,12 @@ pub fn end_marked(prefix: &str) -> usize {
         let gone = wait_for_ends(&killed, deadline);
         ended += killed.len();
         killed.iter().for_each(|(pid, _)| reap_stray(*pid));
-        asked += usize::from(killed.is_empty());
-        if !gone || (killed.is_empty() && (unclear.is_empty() || asked > ASKED_MAX)) {
+        if !killed.is_empty() {
+            unclear_since = None;
+        }
+        let since = *unclear_since.get_or_insert_with(Instant::now);
+        let is_settled = unclear.is_empty() || since.elapsed() > UNCLEAR_PATIENCE;
+        if !gone || (killed.is_empty() && is_settled) {
             return ended;
         }
         wait_for_ends(&unclear, Instant::now() + AGAIN);

@@ -19,7 +19,8 @@ use rustix::process::{
 use rustix::thread::gettid;
 
 use super::proc::{
-    AGAIN, ASKED_MAX, Mark, children, children_among_all, lists_children, mark_of, wait_for_ends,
+    AGAIN, Mark, UNCLEAR_PATIENCE, children, children_among_all, lists_children, mark_of,
+    wait_for_ends,
 };
 
 /// Strays of strays turn up only when their parents are gone; so many generations are followed.
@@ -98,8 +99,9 @@ impl Entered {
     pub fn end_strays(&self, group: Pid) {
         known().runs.remove(&self.number);
         let deadline = Instant::now() + PATIENCE;
-        let mut asked = 0;
-        for _ in 0..PASSES_MAX {
+        let mut unclear_since = None;
+        let mut generations = 0;
+        while generations < PASSES_MAX && Instant::now() < deadline {
             if children().is_empty() {
                 return;
             }
@@ -109,11 +111,12 @@ impl Entered {
                 return;
             }
             if pass.killed.is_empty() && pass.reaped == 0 {
-                asked += 1;
-                if pass.unclear.is_empty() || asked > ASKED_MAX {
+                let since = *unclear_since.get_or_insert_with(Instant::now);
+                if pass.unclear.is_empty() || since.elapsed() > UNCLEAR_PATIENCE {
                     return;
                 }
             }
+            generations += usize::from(pass.unclear.is_empty());
             wait_for_ends(&pass.unclear, Instant::now() + AGAIN);
         }
     }
