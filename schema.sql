@@ -55,7 +55,7 @@ CREATE TABLE events (
   method TEXT NOT NULL,
   path TEXT NOT NULL,
   query TEXT,
-  ip TEXT NOT NULL,
+  ip TEXT NOT NULL, -- empty: unknown
   headers BLOB NOT NULL,
   first_job INTEGER NOT NULL,
   last_job INTEGER NOT NULL,
@@ -242,7 +242,7 @@ FROM attempts a JOIN jobs j ON j.id = a.job
 CREATE VIEW trail AS
 SELECT e.id AS event,
   strftime('%Y-%m-%dT%H:%M:%fZ', e.received_at / 1000.0, 'unixepoch') AS received_at,
-  s.name AS source, e.ip AS remote_ip, length(e.body) AS bytes,
+  s.name AS source, nullif(e.ip, '') AS remote_ip, length(e.body) AS bytes,
   (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
     AS jobs,
@@ -287,12 +287,12 @@ JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;
 
 CREATE VIEW refused AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method, path,
-  ip AS remote_ip, status, reason, bytes, count
+  nullif(ip, '') AS remote_ip, status, reason, bytes, count
 FROM refusals;
 
 CREATE VIEW handshakes AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method,
-  ip AS remote_ip, detail
+  nullif(ip, '') AS remote_ip, detail
 FROM handshake_log;
 
 CREATE VIEW acts AS

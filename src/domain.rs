@@ -50,6 +50,7 @@ pub struct Event {
     pub path: String,
     /// What stood after `?`, as sent; `None` where there was no `?`.
     pub query: Option<String>,
+    /// The client's address; empty where it is unknown.
     pub ip: String,
     pub headers: Headers,
     pub body: Arc<[u8]>,

@@ -178,7 +178,7 @@ fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
         "method": event.method,
         "path": event.path,
         "query": event.query,
-        "remote_ip": event.ip,
+        "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
         "bytes": event.body.len(),
         "headers": headers,
         "body": std::str::from_utf8(&event.body).ok(),
@@ -195,7 +195,8 @@ fn print_event(
 ) -> std::io::Result<()> {
     let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let at = clock::local(event.received_at_ms);
-    writeln!(out, "event {} of {} from {} at {at}", event.id, event.source, event.ip)?;
+    let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
+    writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
     writeln!(out, "\n{} {}{}", event.method, plain(&event.path), plain(&query))?;
     for (name, value) in &event.headers.0 {
         writeln!(out, "{name}: {}", plain(&String::from_utf8_lossy(value)))?;

@@ -295,6 +295,7 @@ impl Event<'_> {
             "$query" => input::query(scene),
             "$path" => text(scene.path),
             "$params" => input::params(scene),
+            "$ip" if scene.ip.is_empty() => Val::Null,
             "$ip" => text(scene.ip),
             "$received_at" => Val::from(input::received_at(scene)),
             "$event" => scene.event.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),

@@ -13,6 +13,7 @@ pub struct Scene<'a> {
     pub path: &'a str,
     /// The path's named segments, decoded.
     pub params: &'a [(String, String)],
+    /// Empty: unknown, and null.
     pub ip: &'a str,
     /// Wall clock, milliseconds since 1970 in UTC.
     pub received_at_ms: i64,

@@ -39,7 +39,7 @@ fn write(line: &mut Vec<u8>, task: &Task) {
     line.extend_from_slice(br#","headers":"#);
     headers(line, &event.headers);
     text(line, "query", event.query.as_deref());
-    text(line, "ip", Some(&event.ip));
+    text(line, "ip", Some(event.ip.as_str()).filter(|ip| !ip.is_empty()));
     text(line, "key", Some(&task.key));
     body(line, &task.input);
     line.extend_from_slice(b"}");

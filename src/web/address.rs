@@ -1,10 +1,11 @@
-//! Who sent a request: the peer, or who a trusted proxy says it was.
+//! Who sent a request: the peer, or the client that a trusted proxy names.
 //!
 //! The proxy's header is read right to left, as each proxy adds to its end: the first address that
-//! is not a trusted proxy's is the client's. What can't be read ends the walk: nothing to the left
-//! of it is believed. IPv4 inside IPv6 counts as IPv4.
+//! is not a trusted proxy's is the client's. An element that is no address (RFC 7239 section 6 allows
+//! `unknown` and `_hidden`), an empty header or none at all leaves the client unknown: the proxy's own
+//! address would let a stranger pass `allow_from`. IPv4 inside IPv6 counts as IPv4.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -25,33 +26,33 @@ pub fn proxied(peer: Peer, trusted: &TrustedProxies) -> bool {
     }
 }
 
-/// The client's address as text; over a unix socket without a proxy, `unix`.
+/// The client's address; `None`: unknown, as over a unix socket without a proxy.
 pub fn client(
     peer: Peer,
     headers: &[(&str, &[u8])],
     trusted: &TrustedProxies,
     header: ProxyHeader,
-) -> String {
-    let mut client = match peer {
-        Peer::Tcp(ip) => Some(ip.to_canonical()),
-        Peer::Unix => None,
-    };
-    if proxied(peer, trusted) {
-        let (name, read): (_, fn(&str) -> Option<IpAddr>) = match header {
-            ProxyHeader::XForwardedFor => ("x-forwarded-for", address),
-            ProxyHeader::Forwarded => ("forwarded", forwarded_for),
+) -> Option<IpAddr> {
+    if !proxied(peer, trusted) {
+        return match peer {
+            Peer::Tcp(ip) => Some(ip.to_canonical()),
+            Peer::Unix => None,
         };
-        let lines = headers.iter().rev().filter(|(found, _)| *found == name);
-        let parts = lines.flat_map(|(_, value)| value.rsplit(|&byte| byte == b','));
-        for part in parts {
-            let Some(ip) = std::str::from_utf8(part).ok().and_then(read) else { break };
-            client = Some(ip.to_canonical());
-            if !is_in(&trusted.networks, ip) {
-                break;
-            }
+    }
+    let (name, read): (_, fn(&str) -> Option<IpAddr>) = match header {
+        ProxyHeader::XForwardedFor => ("x-forwarded-for", address),
+        ProxyHeader::Forwarded => ("forwarded", forwarded_for),
+    };
+    let lines = headers.iter().rev().filter(|(found, _)| *found == name);
+    let mut client = None;
+    for part in lines.flat_map(|(_, value)| value.rsplit(|&byte| byte == b',')) {
+        let ip = std::str::from_utf8(part).ok().and_then(read)?.to_canonical();
+        client = Some(ip);
+        if !is_in(&trusted.networks, ip) {
+            break;
         }
     }
-    client.map_or_else(|| "unix".to_owned(), |ip| ip.to_string())
+    client
 }
 
 /// Whether the source takes requests from there; an empty list: from anywhere.
@@ -64,11 +65,18 @@ fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&ip))
 }
 
-/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`.
+/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`. An address
+/// with a zone (RFC 4007) means nothing on this machine.
 fn address(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    let text = text.trim_matches([' ', '\t']);
+    if text.contains('%') {
+        return None;
+    }
+    let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if let Some(text) = bracketed {
+        return text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    }
+    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 fn forwarded_for(element: &str) -> Option<IpAddr> {
@@ -93,6 +101,7 @@ mod tests {
         TrustedProxies { networks, unix: true }
     }
 
+    /// `expected`: an address, or `unknown`.
     fn check(peer: &str, header: &str, expected: &str) {
         let peer = peer.parse().map_or(Peer::Unix, Peer::Tcp);
         let (name, kind) = if header.contains('=') {
@@ -101,7 +110,7 @@ mod tests {
             ("x-forwarded-for", ProxyHeader::XForwardedFor)
         };
         let found = client(peer, &[(name, header.as_bytes())], &trusted(), kind);
-        assert_eq!(found, expected, "{header} through {peer:?}");
+        assert_eq!(found, expected.parse().ok(), "{header} through {peer:?}");
     }
 
     #[test]
@@ -119,10 +128,42 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_ends_the_walk() {
-        check("10.0.0.1", "6.6.6.6, unknown, 10.1.1.1", "10.1.1.1");
-        check("10.0.0.1", "", "10.0.0.1");
-        check("unix", "junk", "unix");
+    fn an_element_that_is_no_address_leaves_the_client_unknown() {
+        for header in [
+            "6.6.6.6, unknown, 10.1.1.1",
+            "",
+            " ",
+            ",",
+            "192.0.2.7,",
+            "unknown",
+            "_hidden",
+            "junk",
+            "fe80::1%eth0",
+            "[fe80::1%1]:80",
+            "192.0.2.7:99999",
+            "192.0.2.7:",
+            "[192.0.2.7]",
+            "\"192.0.2.7\"",
+            "for=unknown",
+            "for=_hidden",
+            "for=\"[fe80::1%1]:80\"",
+            "for=192.0.2.7, for=",
+            "for=192.0.2.7, proto=https",
+            "for=192.0.2.7:_port",
+        ] {
+            check("10.0.0.1", header, "unknown");
+            check("unix", header, "unknown");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_without_its_header_leaves_the_client_unknown() {
+        for other in [&[][..], &[("forwarded", &b"for=192.0.2.7"[..])]] {
+            let peer = Peer::Tcp("10.0.0.1".parse().unwrap());
+            assert_eq!(client(peer, other, &trusted(), ProxyHeader::XForwardedFor), None);
+        }
+        let nobody = TrustedProxies::default();
+        assert_eq!(client(Peer::Unix, &[], &nobody, ProxyHeader::XForwardedFor), None);
     }
 
     #[test]

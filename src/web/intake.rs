@@ -63,6 +63,7 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
         lane,
         settings: &settings,
         deadline: Instant::now() + settings.server.request_timeout,
+        client: None,
         ip: String::new(),
         bytes: 0,
         held: Held { of: &gate.bodies, count: 0 },
@@ -81,6 +82,9 @@ pub(super) struct Taking<'a> {
     lane: &'a Rc<Lane>,
     settings: &'a Settings,
     deadline: Instant,
+    /// `None`: unknown.
+    client: Option<IpAddr>,
+    /// The same as text; empty where it is unknown.
     pub ip: String,
     /// Of the body, as far as it came.
     bytes: usize,
@@ -102,7 +106,8 @@ impl Taking<'_> {
         let path = request.uri().path();
         let found = self.settings.routes.find(path);
         let gated = found.as_ref().map(|found| &self.settings.sources[found.source]);
-        self.ip = self.client(request, &lines);
+        self.client = self.client(request, &lines);
+        self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
         let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
         let refusal = match gated {
             None => Refusal::Path,
@@ -137,7 +142,7 @@ impl Taking<'_> {
         response
     }
 
-    fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> String {
+    fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> Option<IpAddr> {
         let server = &self.settings.server;
         address::client(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
@@ -158,8 +163,7 @@ impl Taking<'_> {
         if !allowed && way.is_none() {
             return Err(not_allowed());
         }
-        let ip: Option<IpAddr> = self.ip.parse().ok();
-        if !address::allowed(&source.allow_from, ip) {
+        if !address::allowed(&source.allow_from, self.client) {
             return Err(Refusal::Address);
         }
         if self.gate.obstacle().is_some() {

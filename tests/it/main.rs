@@ -3,6 +3,7 @@
 //! would; `scenario` is how each test reads like a sentence. `house` reads the sources, `systemd` the
 //! units.
 
+mod addresses;
 mod alerts;
 mod cgi;
 mod cli;

@@ -243,6 +243,7 @@ impl<'a> Looked<'a> {
         Ok(match variable {
             Variable::Source => text(self.scene.source),
             Variable::Path => text(self.scene.path),
+            Variable::Ip if self.scene.ip.is_empty() => Value::Null,
             Variable::Ip => text(self.scene.ip),
             Variable::ReceivedAt => Value::Text(input::received_at(self.scene).into()),
             // Like the place in a sentence where it stands: jaq knows how to write it.
