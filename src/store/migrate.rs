@@ -271,8 +271,8 @@ fn explain(path: &Path, error: &anyhow::Error) -> String {
     let remedy = match code {
         Some(Code::NotADatabase) => "is not an SQLite database: name another file in store.path",
         Some(Code::DatabaseCorrupt) => {
-            "is damaged: put a backup in its place, or save what can be read with `sqlite3 FILE \
-             .recover`"
+            "is damaged: put a copy in its place and remove its -wal and -shm, or save what can \
+             be read with `sqlite3 FILE .recover`"
         }
         Some(Code::ReadOnly) => {
             "can't be written: make the file, its -wal and -shm and their folder writable for \

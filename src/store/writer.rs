@@ -231,8 +231,8 @@ impl Writer {
             }
             Trouble::Damaged => {
                 return self.broken(&format!(
-                    "{path} is damaged ({error}): put a backup in its place, or save what can be \
-                     read with `sqlite3 FILE .recover`"
+                    "{path} is damaged ({error}): put a copy in its place and remove its -wal and \
+                     -shm, or save what can be read with `sqlite3 FILE .recover`"
                 ));
             }
             Trouble::Busy if before == Health::Good => {

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hooktrail::config::{self, Config, Durability, Loaded};
 use rusqlite::Connection;
@@ -166,6 +168,31 @@ fn queries_that_are_shown_run() {
             assert_eq!(ran, Ok(()), "{query}");
         }
     }
+}
+
+#[test]
+fn the_copy_that_is_shown_ends_while_webhooks_come_and_holds_what_came_before() {
+    let page = page("docs/sqlite.md");
+    let shown = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
+    let shown = shown.expect("a command that copies").replace("hooktrail.db", "t.db");
+    let server = scenario().source("a", "").start();
+    let before = server.post("/hooks/a", "x").event();
+    let copied = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !copied.load(Ordering::Relaxed) {
+                server.post("/hooks/a", "x");
+            }
+        });
+        let limited = ["60", "sh", "-c", &shown];
+        let ran = Command::new("timeout").args(limited).current_dir(server.path()).status();
+        copied.store(true, Ordering::Relaxed);
+        ran.unwrap()
+    });
+    assert!(ran.success(), "{shown}: {ran}");
+    let copy = Connection::open(server.path().join("copy.db")).unwrap();
+    let holds = "select count(*) from events where id <= ?1";
+    assert_eq!(copy.query_row(holds, [before], |row| row.get(0)), Ok(before));
 }
 
 #[test]
