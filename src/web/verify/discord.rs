@@ -53,14 +53,11 @@ pub(super) fn no_content() -> Answer {
 
 impl Scheme for Discord {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        let signature = read::decoded(Encoding::Hex, asked.header(&self.header)?)?;
+        let signatures = read::bare_signatures(asked, &self.header, Encoding::Hex)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
-        let mut right = false;
-        for key in &self.keys {
-            right |= vouches(key, &text, &signature);
-        }
-        if !right {
+        let mut pairs = read::pairs(&signatures, &self.keys, &text);
+        if !pairs.any(|(signature, key)| vouches(key, &text, signature)) {
             return Err(MISMATCH.to_owned());
         }
         read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)

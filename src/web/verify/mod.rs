@@ -97,6 +97,16 @@ impl<'a> Asked<'a> {
         self.at_most_one(name)?.ok_or_else(|| format!("no {name} header"))
     }
 
+    /// The values of a header, a line each.
+    fn lines(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(found, _)| *found == name).map(|(_, value)| *value)
+    }
+
+    /// Requires that a header is there, however often.
+    fn require(&self, name: &str) -> Result<(), String> {
+        self.lines(name).next().map(|_| ()).ok_or_else(|| format!("no {name} header"))
+    }
+
     /// The value of a header that may be there once.
     pub(super) fn at_most_one(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
         let mut values = self.headers.iter().filter(|(found, _)| *found == name);

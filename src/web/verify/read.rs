@@ -1,13 +1,91 @@
 //! How headers and their parts are read: strictly, and never with a panic. What can't be read is
 //! told the trail in one of few fixed sentences, none of which shows what was sent.
+//!
+//! A sender that rotates its secret may send several signatures, separated by commas (RFC 9110
+//! section 5.3 lets a proxy join repeated lines like that) or in several lines. Any valid one is enough.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::Asked;
 use crate::config::{Encoding, TimestampUnit};
 
 /// The one sentence for every signature that is well formed and wrong.
 pub(super) const MISMATCH: &str = "signature does not match";
+
+/// Signatures of one request that are looked at. A sender that rotates its secret sends two or three.
+pub(super) const SIGNATURES_MAX: usize = 32;
+
+/// Pairs of a signature and a key that are looked at.
+pub(super) const PAIRS_MAX: usize = 64;
+
+/// Pairs that are looked at however large the body is: two signatures by two keys.
+const PAIRS_MIN: usize = 4;
+
+/// Bytes that the pairs of one request may hash together, beyond `PAIRS_MIN`.
+const HASHED_BYTES_MAX: usize = 64 << 20;
+
+/// The number of pairs that are looked at where each pair hashes a text of this size.
+pub(super) fn max_pairs(text_bytes: usize) -> usize {
+    (HASHED_BYTES_MAX / text_bytes.max(1)).clamp(PAIRS_MIN, PAIRS_MAX)
+}
+
+/// Pairs each signature with each key, as many as are looked at where each pair hashes `text`.
+pub(super) fn pairs<'a, S: AsRef<[u8]>, K>(
+    signatures: &'a [S],
+    keys: &'a [K],
+    text: &[u8],
+) -> impl Iterator<Item = (&'a [u8], &'a K)> {
+    let with_each = move |signature: &'a S| keys.iter().map(move |key| (signature.as_ref(), key));
+    signatures.iter().flat_map(with_each).take(max_pairs(text.len()))
+}
+
+/// Lists the values of a header over all its lines, split at commas, without the blanks around them.
+pub(super) fn elements<'a>(
+    asked: &Asked<'a>,
+    header: &str,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let lines: Vec<&'a [u8]> = asked.lines(header).collect();
+    let elements = lines.into_iter().flat_map(|value| value.split(|&byte| byte == b','));
+    elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+}
+
+/// Reads the signatures among `elements` by `read`. Unreadable ones are skipped unless all are.
+///
+/// # Errors
+/// There is none, or the first is unreadable and so are the others.
+pub(super) fn signatures<'a>(
+    elements: impl Iterator<Item = &'a [u8]>,
+    header: &str,
+    read: impl Fn(&'a [u8]) -> Result<Vec<u8>, String>,
+) -> Result<Vec<Vec<u8>>, String> {
+    let (mut found, mut first_error) = (Vec::new(), None);
+    for element in elements.take(SIGNATURES_MAX) {
+        match read(element) {
+            Ok(signature) => found.push(signature),
+            Err(reason) => first_error = first_error.or(Some(reason)),
+        }
+    }
+    match first_error {
+        _ if !found.is_empty() => Ok(found),
+        Some(reason) => Err(reason),
+        None => Err(format!("no signature in {header}")),
+    }
+}
+
+/// Reads the signatures of a header that has nothing else in it.
+///
+/// # Errors
+/// The header is missing, or all its signatures are unreadable.
+pub(super) fn bare_signatures(
+    asked: &Asked<'_>,
+    header: &str,
+    encoding: Encoding,
+) -> Result<Vec<Vec<u8>>, String> {
+    asked.require(header)?;
+    let read = |element: &[u8]| Ok(decoded(encoding, element)?);
+    signatures(elements(asked, header), header, read)
+}
 
 /// Hex, or canonical base64 with its padding.
 pub(super) fn decoded(encoding: Encoding, text: &[u8]) -> Result<Vec<u8>, &'static str> {
@@ -24,16 +102,9 @@ pub(super) fn encoded(encoding: Encoding, bytes: &[u8]) -> String {
     }
 }
 
-/// What stands in `name=value` pairs, split at `separator`: those called `name`.
-pub(super) fn named<'v>(
-    value: &'v [u8],
-    separator: u8,
-    name: &str,
-) -> impl Iterator<Item = &'v [u8]> {
-    let name = format!("{name}=");
-    value
-        .split(move |&byte| byte == separator)
-        .filter_map(move |part| part.strip_prefix(name.as_bytes()))
+/// The value in `name=value`.
+pub(super) fn value_of<'v>(part: &'v [u8], name: &str) -> Option<&'v [u8]> {
+    part.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 /// Both ways: a sender's clock may be ahead too.

@@ -67,9 +67,18 @@ impl Recipe {
         self.recipe.signed.iter().map(part).collect()
     }
 
-    fn signature(&self, asked: &Asked<'_>) -> Result<Vec<u8>, String> {
-        let (value, prefix) = (asked.header(&self.header)?, self.recipe.prefix.as_bytes());
-        let text = match value.strip_prefix(prefix) {
+    fn signatures(&self, asked: &Asked<'_>) -> Result<Vec<Vec<u8>>, String> {
+        asked.require(&self.header)?;
+        let read = |value| self.signature(value);
+        // Such a prefix can't be told from a list.
+        if self.recipe.prefix.contains(',') {
+            return read::signatures(asked.lines(&self.header), &self.header, read);
+        }
+        read::signatures(read::elements(asked, &self.header), &self.header, read)
+    }
+
+    fn signature(&self, value: &[u8]) -> Result<Vec<u8>, String> {
+        let text = match value.strip_prefix(self.recipe.prefix.as_bytes()) {
             Some(text) => text,
             None if self.oddity == Oddity::BarePrefix => value,
             None => {
@@ -85,7 +94,7 @@ impl Recipe {
 
 impl Scheme for Recipe {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        let signature = self.signature(asked)?;
+        let signatures = self.signatures(asked)?;
         let header = |name: &Option<String>| match name {
             Some(name) => asked.header(name),
             None => Ok(&b""[..]),
@@ -101,7 +110,7 @@ impl Scheme for Recipe {
         }
         let mut right = false;
         for url in &urls {
-            right |= self.keys.signed(&self.parts(asked, (timestamp, id), url), &signature);
+            right |= self.keys.signed_any(&self.parts(asked, (timestamp, id), url), &signatures);
         }
         if !right {
             return Err(MISMATCH.to_owned());

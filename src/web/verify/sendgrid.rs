@@ -29,15 +29,15 @@ impl SendGrid {
 
 impl Scheme for SendGrid {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        let signature = read::decoded(Encoding::Base64, asked.header(&self.header)?)?;
+        let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
-        let fits = |key: &SubjectPublicKeyInfoDer<'_>| {
+        let fits = |(signature, key): (&[u8], &SubjectPublicKeyInfoDer<'_>)| {
             let algorithm = webpki::ring::ECDSA_P256_SHA256;
             RawPublicKeyEntity::try_from(key)
-                .is_ok_and(|key| key.verify_signature(algorithm, &text, &signature).is_ok())
+                .is_ok_and(|key| key.verify_signature(algorithm, &text, signature).is_ok())
         };
-        if !self.keys.iter().fold(false, |any, key| any | fits(key)) {
+        if !read::pairs(&signatures, &self.keys, &text).any(fits) {
             return Err(MISMATCH.to_owned());
         }
         read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)

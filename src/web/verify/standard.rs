@@ -10,13 +10,10 @@ use ring::hmac;
 
 use super::discord::vouches;
 use super::keys::Keys;
-use super::read::{self, MISMATCH};
+use super::read::{self, MISMATCH, SIGNATURES_MAX};
 use super::{Asked, Draft, Scheme};
 use crate::config::keys::{self, StandardKey};
 use crate::config::{Encoding, TimestampUnit, Verify};
-
-/// A sender that rotates has two or three; each of `v1a` costs a curve's work.
-const SIGNATURES_MAX: usize = 32;
 
 pub(super) struct Standard {
     shared: Keys,
@@ -50,20 +47,29 @@ struct Listed {
     public: Vec<Vec<u8>>,
 }
 
-fn listed(value: &[u8], header: &str) -> Result<Listed, String> {
+/// Reads `v1,BASE64 v1a,BASE64`; a comma will do where a blank should be, and several lines are one.
+fn listed(asked: &Asked<'_>, header: &str) -> Result<Listed, String> {
+    asked.require(header)?;
     let (mut found, mut known, mut total) = (Listed::default(), false, 0);
-    for part in value.split(|&byte| byte == b' ').filter(|part| !part.is_empty()) {
+    let mut version: &[u8] = b"";
+    let words =
+        read::elements(asked, header).flat_map(|element| element.split(|&byte| byte == b' '));
+    for word in words.filter(|word| !word.is_empty()) {
+        if is_version(word) {
+            version = word;
+            continue;
+        }
         total += 1;
         if total > SIGNATURES_MAX {
-            return Err(format!("more than {SIGNATURES_MAX} signatures in {header}"));
+            break;
         }
-        let (list, text) = match (part.strip_prefix(b"v1,"), part.strip_prefix(b"v1a,")) {
-            (Some(text), _) => (&mut found.shared, text),
-            (_, Some(text)) => (&mut found.public, text),
-            (None, None) => continue,
+        let list = match version {
+            b"v1" => &mut found.shared,
+            b"v1a" => &mut found.public,
+            _ => continue,
         };
         known = true;
-        list.extend(read::decoded(Encoding::Base64, text));
+        list.extend(read::decoded(Encoding::Base64, word));
     }
     match known {
         false => Err(format!("no v1 or v1a in {header}")),
@@ -74,6 +80,13 @@ fn listed(value: &[u8], header: &str) -> Result<Listed, String> {
     }
 }
 
+/// `v1`, `v1a` and the like, which no signature looks like.
+fn is_version(word: &[u8]) -> bool {
+    let Some((b'v', rest)) = word.split_first() else { return false };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && rest.len() <= digits + 1 && rest[digits..].iter().all(u8::is_ascii_lowercase)
+}
+
 impl Scheme for Standard {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
         let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
@@ -81,7 +94,7 @@ impl Scheme for Standard {
             true => ["svix-id", "svix-timestamp", "svix-signature"],
             false => ["webhook-id", "webhook-timestamp", "webhook-signature"],
         };
-        let signatures = listed(asked.header(signature)?, signature)?;
+        let signatures = listed(asked, signature)?;
         let (id, timestamp) = (asked.header(id)?, asked.header(timestamp)?);
         // A repeat is known by either: one that nobody signed must not stand for the other.
         let ids =
@@ -93,11 +106,8 @@ impl Scheme for Standard {
         let mut right = self.shared.signed_any(&parts, &signatures.shared);
         if !self.public.is_empty() && !signatures.public.is_empty() {
             let text = parts.concat();
-            let pairs = self
-                .public
-                .iter()
-                .flat_map(|key| signatures.public.iter().map(move |signature| (key, signature)));
-            right |= pairs.fold(false, |any, (key, one)| any | vouches(key, &text, one));
+            let mut pairs = read::pairs(&signatures.public, &self.public, &text);
+            right |= pairs.any(|(signature, key)| vouches(key, &text, signature));
         }
         if !right {
             return Err(MISMATCH.to_owned());

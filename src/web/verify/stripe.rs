@@ -5,7 +5,7 @@
 use ring::hmac;
 
 use super::keys::Keys;
-use super::read::{self, MISMATCH};
+use super::read::{self, MISMATCH, SIGNATURES_MAX};
 use super::{Asked, Draft, Scheme};
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -47,29 +47,70 @@ impl Listed {
     }
 }
 
+/// A time stamp with the signatures beside it.
+#[derive(Default)]
+struct Stamped<'a> {
+    timestamp: Option<&'a [u8]>,
+    signatures: Vec<Vec<u8>>,
+}
+
+impl Listed {
+    /// Reads the header. A time stamp after the first begins another list: a sender may repeat the
+    /// header, and a proxy may join the lines.
+    fn stamped<'a>(&self, asked: &Asked<'a>) -> Result<Vec<Stamped<'a>>, String> {
+        let Form { separator, time, version, .. } = self.form;
+        asked.require(&self.header)?;
+        let (mut before, mut last) = (Vec::new(), Stamped::default());
+        let (mut total, mut first_error) = (0, None);
+        let elements = read::elements(asked, &self.header);
+        for part in elements.flat_map(|element| element.split(move |&byte| byte == separator)) {
+            let part = part.trim_ascii();
+            if let Some(timestamp) = read::value_of(part, time) {
+                if last.timestamp.is_some() {
+                    before.push(std::mem::take(&mut last));
+                }
+                last.timestamp = Some(timestamp);
+            } else if let Some(signature) = read::value_of(part, version) {
+                total += 1;
+                if total > SIGNATURES_MAX {
+                    break;
+                }
+                match read::decoded(Encoding::Hex, signature) {
+                    Ok(signature) => last.signatures.push(signature),
+                    Err(reason) => first_error = first_error.or(Some(reason)),
+                }
+            }
+        }
+        before.push(last);
+        if before.iter().all(|one| one.timestamp.is_none()) {
+            return Err(format!("no {time} in {}", self.header));
+        }
+        before.retain(|one| !one.signatures.is_empty());
+        match first_error {
+            _ if !before.is_empty() => Ok(before),
+            Some(reason) => Err(reason.to_owned()),
+            None => Err(format!("no {version} in {}", self.header)),
+        }
+    }
+}
+
 impl Scheme for Listed {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        let Form { separator, time, version, joint } = self.form;
-        let value = asked.header(&self.header)?;
-        let mut times = read::named(value, separator, time);
-        let timestamp = match (times.next(), times.next()) {
-            (Some(timestamp), None) => timestamp,
-            (None, _) => return Err(format!("no {time} in {}", self.header)),
-            (Some(_), Some(_)) => return Err(format!("more than one {time} in {}", self.header)),
-        };
-        let all = read::named(value, separator, version);
-        let all: Vec<_> = all.map(|text| read::decoded(Encoding::Hex, text)).collect();
-        if all.is_empty() {
-            return Err(format!("no {version} in {}", self.header));
+        let joint = self.form.joint.as_bytes();
+        // Each time stamp is a text of its own, which each key hashes.
+        let max = read::max_pairs(asked.body.len()).div_ceil(self.keys.len().max(1));
+        let mut found = Err(MISMATCH.to_owned());
+        for Stamped { timestamp, signatures } in self.stamped(asked)?.iter().take(max) {
+            let timestamp = timestamp.unwrap_or_default();
+            if self.keys.signed_any(&[timestamp, joint, asked.body], signatures) {
+                let unit = TimestampUnit::Seconds;
+                found = read::check_age(timestamp, unit, self.tolerance_ms, now_ms);
+                if found.is_ok() {
+                    break;
+                }
+            }
         }
-        let readable: Vec<Vec<u8>> = all.iter().flatten().cloned().collect();
-        if let (true, Some(Err(reason))) = (readable.is_empty(), all.first()) {
-            return Err((*reason).to_owned());
-        }
-        if !self.keys.signed_any(&[timestamp, joint.as_bytes(), asked.body], &readable) {
-            return Err(MISMATCH.to_owned());
-        }
-        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+        found
     }
 
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
