@@ -73,6 +73,7 @@ pub fn serve(file: &Path) -> Result<(), Failure> {
     end_with_a_dead_thread();
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
+    process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
     let server = Server::start(loaded, &secrets)?;
     for signal in signals.forever() {

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use live::{Live, Said};
 use pipes::Tail;
 
+mod files;
 mod kept;
 mod live;
 mod pipes;
@@ -25,6 +26,7 @@ mod spawn;
 #[cfg(test)]
 mod tests;
 
+pub use files::raise_file_limit;
 pub use kept::{ANSWER_BYTES_MAX, Errors, Heard, Kept, Left};
 pub use live::{Came, Deadline, Input, Tell, Then};
 pub use pool::{Pool, wait_for_retired};

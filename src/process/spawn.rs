@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::files::restore_file_limit;
 use super::reap::Entered;
 
 /// Set in the environment of what is started, so that it can be found again.
@@ -55,7 +56,7 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
     let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
     let (notes, their_notes) = pipe(true).map_err(no_pipes)?;
     let ends = [their_in, their_out, their_err, their_notes];
-    let pid = run.start(|| start(program, &ends))?;
+    let pid = run.start(|| start(program, &ends).inspect(|&pid| restore_file_limit(pid)))?;
     let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.end_strays(pid);

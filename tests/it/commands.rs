@@ -240,3 +240,19 @@ fn a_cancelled_job_that_runs_is_ended() {
     );
     assert_eq!(server.value("select reason from jobs"), "not wanted");
 }
+
+#[test]
+fn the_server_raises_its_limit_on_open_files_and_a_command_gets_the_one_from_before() {
+    // The limit is given back in the first moments of the command, so it waits for it.
+    let script = "until [ \"$(ulimit -S -n)\" = 300 ]; do :; done";
+    let server = scenario()
+        .under(&["prlimit", "--nofile=300:700"])
+        .source("a", "")
+        .handler("h", "timeout = \"30s\"\nretry = { attempts_max = 1 }", script)
+        .start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("700"), "{files}");
+    server.post("/hooks/a", "x");
+    server.until("select outcome || ' ' || detail from outcomes", "succeeded exit 0");
+}
