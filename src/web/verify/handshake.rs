@@ -219,9 +219,12 @@ fn mailchimp(_: &Preset, asked: &Asked<'_>) -> Found {
 
 /// A HEAD, then a POST of no events, signed with a key that nobody has yet.
 fn mandrill(_: &Preset, asked: &Asked<'_>) -> Found {
-    let fields = || fields::of(asked.body);
-    let asks = asked.method == "HEAD"
-        || matches!(&fields()[..], [(name, value)] if name == b"mandrill_events" && value == b"[]");
+    let mut fields = fields::each(asked.body);
+    let asks = match (fields.next(), fields.next()) {
+        _ if asked.method == "HEAD" => true,
+        (Some((name, value)), None) => *name == *b"mandrill_events" && *value == *b"[]",
+        _ => false,
+    };
     asks.then(|| shaken(asked.method, Answer::empty(200))).flatten()
 }
 

@@ -59,11 +59,10 @@ impl Scheme for Mailgun {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
         let content_type = asked.at_most_one("content-type")?;
         let fields = if fields::is_form(content_type) {
-            Some(fields::of(asked.body))
+            Some(fields::of(asked.body)?)
         } else if fields::is_multipart(content_type) {
             let names = ["timestamp", "token", "signature"];
-            let fields = fields::of_multipart(content_type, asked.body, &names);
-            Some(fields.ok_or("body is not multipart, as its type says")?)
+            Some(fields::of_multipart(content_type, asked.body, &names)?)
         } else {
             None
         };

@@ -24,11 +24,11 @@ impl Mandrill {
     }
 }
 
-fn sorted(body: &[u8]) -> Vec<u8> {
-    let mut fields = fields::of(body);
+fn sorted(body: &[u8]) -> Result<Vec<u8>, String> {
+    let mut fields = fields::of(body)?;
     // Values of one name stay in their order.
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
-    fields::joined(&fields)
+    Ok(fields::joined(&fields))
 }
 
 impl Scheme for Mandrill {
@@ -38,7 +38,7 @@ impl Scheme for Mandrill {
         }
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let url = url::public(self.url.as_deref(), asked);
-        match self.keys.signed_any(&[url.as_bytes(), &sorted(asked.body)], &signatures) {
+        match self.keys.signed_any(&[url.as_bytes(), &sorted(asked.body)?], &signatures) {
             true => Ok(()),
             false => Err(MISMATCH.to_owned()),
         }
@@ -46,7 +46,7 @@ impl Scheme for Mandrill {
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
         let url = draft.url(self.url.as_deref());
-        let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)], draft.bad)?;
+        let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.bad)?;
         let signature = read::encoded(Encoding::Base64, &signature);
         draft.put(&self.header, signature);
         Ok(())

@@ -41,27 +41,24 @@ impl Twilio {
     }
 }
 
-/// The fields of a form, each name and value once, sorted; or nothing, where the URL vouches for the
-/// body.
-fn signed_fields(asked: &Asked<'_>, url: &str) -> Result<Vec<u8>, String> {
-    if fields::is_form(asked.at_most_one("content-type")?) {
-        let mut fields = fields::of(asked.body);
-        fields.sort_unstable();
-        fields.dedup();
-        return Ok(fields::joined(&fields));
-    }
+/// The fields of a form, each name and value once, sorted.
+fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
+    let mut fields = fields::of(body)?;
+    fields.sort_unstable();
+    fields.dedup();
+    Ok(fields::joined(&fields))
+}
+
+/// The digest by which the URL vouches for a body that is no form; `None`: the body is empty.
+fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let mut sums = query.split('&').filter_map(|pair| pair.strip_prefix("bodySHA256="));
     match (sums.next(), sums.next()) {
         (Some(sum), None) => {
-            let right = digest::digest(&digest::SHA256, asked.body);
-            match hex::decode(sum) {
-                Ok(sum) if sum == right.as_ref() => Ok(Vec::new()),
-                Ok(_) => Err("bodySHA256 in the URL is not the body's".to_owned()),
-                Err(_) => Err("bodySHA256 in the URL is not hex".to_owned()),
-            }
+            let sum = hex::decode(sum).map_err(|_| "bodySHA256 in the URL is not hex")?;
+            Ok(Some(sum))
         }
-        (None, _) if asked.body.is_empty() => Ok(Vec::new()),
+        (None, _) if body.is_empty() => Ok(None),
         (None, _) => Err("no bodySHA256 in the URL, and the body is no form".to_owned()),
         (Some(_), Some(_)) => Err("more than one bodySHA256 in the URL".to_owned()),
     }
@@ -72,22 +69,37 @@ impl Scheme for Twilio {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
         let public = url::public(self.url.as_deref(), asked);
-        let fields = signed_fields(asked, &public)?;
+        let (fields, digest) = match fields::is_form(asked.at_most_one("content-type")?) {
+            true => (signed_fields(asked.body)?, None),
+            false => (Vec::new(), body_digest(asked.body, &public)?),
+        };
         let mut right = false;
         for url in url::with_and_without_port(&public) {
             right |= keys.signed_any(&[url.as_bytes(), &fields], &signatures);
         }
-        if right { Ok(()) } else { Err(MISMATCH.to_owned()) }
+        if !right {
+            return Err(MISMATCH.to_owned());
+        }
+        // The body is hashed last, where the signature holds.
+        match digest {
+            Some(sum) if sum != digest::digest(&digest::SHA256, asked.body).as_ref() => {
+                Err("bodySHA256 in the URL is not the body's".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
-        if !fields::is_form(draft.header("content-type").map(str::as_bytes)) {
+        let is_form = fields::is_form(draft.header("content-type").map(str::as_bytes));
+        if !is_form {
             let sum = digest::digest(&digest::SHA256, &draft.body);
             draft.put_parameter("bodySHA256", hex::encode(sum).as_bytes());
         }
         let url = draft.url(self.url.as_deref());
-        let lines = draft.lines();
-        let fields = signed_fields(&draft.asked(&lines), &url)?;
+        let fields = match is_form {
+            true => signed_fields(&draft.body)?,
+            false => body_digest(&draft.body, &url).map(|_| Vec::new())?,
+        };
         let signature = self.sha1.sign(&[url.as_bytes(), &fields], draft.bad)?;
         let signature = read::encoded(Encoding::Base64, &signature);
         draft.put(&self.header, signature);

@@ -465,3 +465,41 @@ fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
     case.expect(&multipart(&twice), NOW_MS, Err("not one field timestamp in the form"));
     case.expect(&multipart("--xx--\r\n"), NOW_MS, Err("not one field timestamp in the form"));
 }
+
+#[test]
+fn a_form_of_more_fields_than_its_sender_makes_is_refused_before_it_is_read_further() {
+    const TOO_MANY: &str = "form has more than 1000 fields";
+    for name in ["twilio", "mandrill", "mailgun"] {
+        let case = |case: &&Case| case.verify.contains(name) && case.content_type == FORM;
+        let case = CASES.iter().find(case).unwrap();
+        let own = if name == "mailgun" { 3 } else { 0 };
+        let mut draft = Draft { body: b"a=%31&".repeat(1000 - own), ..case.draft() };
+        case.verifier(&case.secrets).sign(&mut draft, NOW_MS).unwrap();
+        case.expect(&draft, NOW_MS, Ok(()));
+        // Nothing between two separators is no field.
+        draft.body = [b"&&&", &draft.body[..], b"&&&"].concat();
+        case.expect(&draft, NOW_MS, Ok(()));
+        draft.body.extend_from_slice(b"b");
+        case.expect(&draft, NOW_MS, Err(TOO_MANY));
+    }
+    let case = CASES.iter().find(|case| case.verify.contains("mailgun")).unwrap();
+    let part = "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
+    for (parts, expected) in [(1000, "not one field timestamp in the form"), (1001, TOO_MANY)] {
+        let body = format!("{}--xx--\r\n", part.repeat(parts)).into_bytes();
+        let mut draft = Draft { body, ..case.draft() };
+        draft.put("content-type", "multipart/form-data; boundary=xx");
+        case.expect(&draft, NOW_MS, Err(expected));
+    }
+}
+
+#[test]
+fn a_body_that_the_url_vouches_for_is_looked_at_where_the_signature_holds() {
+    let case = |case: &&Case| case.verify.contains("twilio") && case.content_type == JSON;
+    let case = CASES.iter().find(case).unwrap();
+    let mut draft = case.signed();
+    draft.body.push(b' ');
+    case.expect(&draft, NOW_MS, Err("bodySHA256 in the URL is not the body's"));
+    let mut draft = case.signed_by(case.secrets[1]);
+    draft.body.push(b' ');
+    case.expect(&draft, NOW_MS, Err(case.mismatch));
+}
