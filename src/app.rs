@@ -32,7 +32,7 @@ use crate::upkeep::alerts::{Listeners, Told};
 use crate::web::{self, Gate};
 use crate::worker::task::{Maker, Paths};
 use crate::worker::{self, Running, Shared, Why};
-use crate::{clock, recovery};
+use crate::{clock, notify, recovery};
 
 mod equip;
 mod keep;
@@ -69,8 +69,8 @@ impl From<OpenError> for Failure {
 /// # Errors
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), Failure> {
-    let (loaded, secrets) = load(file).map_err(Failure::config)?;
     end_with_a_dead_thread();
+    let (loaded, secrets) = load(file).map_err(Failure::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     process::raise_file_limit();
@@ -108,7 +108,7 @@ fn end_with_a_dead_thread() {
         let name = thread.name().unwrap_or("?");
         log::error!("a fault in hooktrail, thread {name}: {panic}");
         if !name.starts_with("worker-") {
-            std::process::exit(1);
+            crate::log::exit(1);
         }
     }));
 }
@@ -153,7 +153,7 @@ impl Server {
             log::info!("{line}");
         }
         log::debug!("started in {:?}", began.elapsed());
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        notify::send(&[NotifyState::Ready]);
         Ok(server)
     }
 
@@ -223,7 +223,7 @@ impl Server {
     fn reload(&self) {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
-        let _ = sd_notify::notify(&states);
+        notify::send(&states);
         let status = match self.take_over() {
             Ok(()) => {
                 log::info!("{}: read again", self.file.display());
@@ -237,7 +237,7 @@ impl Server {
                 "config.toml was not taken over, see the log".to_owned()
             }
         };
-        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        notify::send(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
     fn take_over(&self) -> anyhow::Result<()> {
@@ -273,7 +273,7 @@ impl Server {
 
     /// No new jobs; running ones get their time; intake ends last.
     fn stop(self, signals: &mut Signals) {
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        notify::send(&[NotifyState::Stopping]);
         let patience = self.config.load().workers.shutdown_timeout;
         log::info!("stopping: {} running jobs get {patience:?} to end", self.running.count());
         self.hub.stop();
@@ -354,10 +354,10 @@ fn broken(health: Arc<HealthCell>) -> impl Fn(&str) + Send + 'static {
         log::error!("{why}: nothing more can be promised by this process, it ends");
         let leave = || {
             std::thread::sleep(Duration::from_millis(300));
-            std::process::exit(1);
+            crate::log::exit(1);
         };
         if std::thread::Builder::new().name("leave".into()).spawn(leave).is_err() {
-            std::process::exit(1);
+            crate::log::exit(1);
         }
     }
 }

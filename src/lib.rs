@@ -14,6 +14,7 @@ pub mod inbox;
 pub mod json;
 pub mod log;
 pub mod multipart;
+pub mod notify;
 pub mod process;
 pub mod queue;
 pub mod recovery;

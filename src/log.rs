@@ -1,16 +1,53 @@
 //! Log lines on stderr: with journald's priorities and no second time stamp where it reads them, with
-//! a time and colour for people. What comes from outside is escaped by whoever logs it (`{:?}`).
+//! a time and colour for people. Callers escape text from outside (`{:?}`).
+//!
+//! No thread waits for the reader of stderr. Lines go into a bounded queue, and one thread writes them.
+//! When the queue is full, lines are dropped and counted. Repeats of a line are folded into one line
+//! with their count. `flush` and `exit` give the last lines one second.
 
-use std::io::Write;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{IsTerminal, Write};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use log::{Level, LevelFilter};
+use env_logger::{Target, WriteStyle};
+use log::{Level, LevelFilter, Record};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
+use rustix::io::Errno;
 
 use crate::clock;
 
-/// To be called once, by a command that runs for long. `HOOKTRAIL_LOG=debug` says more.
-pub fn start() {
-    let journal = is_journal();
+/// Maximum number of waiting lines, and of their bytes.
+const LINES_MAX: usize = 4096;
+const BYTES_MAX: usize = 1 << 20;
+
+/// Within this time, repeats of a line are folded.
+const FOLD_TIME: Duration = Duration::from_secs(60);
+
+/// The first repeats of our own lines are written, since an operator waits for some of them, such as
+/// "read again". A line of a library is about a connection, and strangers make those.
+const OWN_REPEATS_MAX: u32 = 5;
+
+/// Maximum number of different lines whose repeats are counted.
+const FOLDED_LINES_MAX: usize = 256;
+
+/// A folded line repeats the text up to this length.
+const FOLDED_CHARS_MAX: usize = 500;
+
+/// The time that the last lines have at an exit.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+static LAYOUT: OnceLock<Layout> = OnceLock::new();
+static QUEUE: Queue = Queue::new();
+
+/// Starts the log. To be called once, by a command that runs for long. `HOOKTRAIL_LOG=debug` says more.
+///
+/// # Errors
+/// The thread that writes cannot be started.
+pub fn start() -> std::io::Result<()> {
+    let layout = *LAYOUT.get_or_init(Layout::of_stderr);
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info);
     // The libraries beneath tell of threads and sockets, which is nobody's concern here.
@@ -18,11 +55,74 @@ pub fn start() {
         builder.filter_module(library, LevelFilter::Warn);
     }
     builder.parse_env("HOOKTRAIL_LOG");
+    builder.write_style(if layout.has_colour { WriteStyle::Always } else { WriteStyle::Never });
+    builder.target(Target::Pipe(Box::new(QueueWriter)));
     builder.format(move |out, record| {
-        let text = record.args().to_string();
-        let level = record.level();
-        for line in text.lines() {
-            if journal {
+        let (level, text) = entry(record);
+        match QUEUE.is_folded(record, level, &text) {
+            true => Ok(()),
+            false => out.write_all(&layout.line(level, &text)),
+        }
+    });
+    // A second start in one process (tests) keeps the first.
+    if builder.try_init().is_ok() {
+        std::thread::Builder::new().name("log".into()).spawn(|| QUEUE.run())?;
+    }
+    Ok(())
+}
+
+/// Writes the reason why the server cannot start or could not end well; `false` if the log was not
+/// started. Without a time stamp: the text is for the person who started it.
+pub fn write_failure(text: &str) -> bool {
+    let Some(layout) = LAYOUT.get() else { return false };
+    let plain = Layout { has_time: false, ..*layout };
+    QUEUE.put(plain.line(Level::Error, text));
+    true
+}
+
+/// Waits until all lines are written, at most one second.
+pub fn flush() {
+    QUEUE.flush(Instant::now() + FLUSH_TIME);
+}
+
+/// Ends the process after the last lines are written.
+pub fn exit(code: i32) -> ! {
+    flush();
+    std::process::exit(code);
+}
+
+/// The level and the text of a record. A connection that fails is the doing of a stranger, and no error
+/// of the server, whatever the library calls it.
+fn entry(record: &Record<'_>) -> (Level, String) {
+    let text = record.args().to_string();
+    if !record.target().starts_with("actix_http") || record.level() > Level::Warn {
+        return (record.level(), text);
+    }
+    let reason = text.strip_prefix("stream error: ").unwrap_or(&text);
+    (Level::Info, format!("a connection is closed: {reason}"))
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    is_journal: bool,
+    has_colour: bool,
+    has_time: bool,
+}
+
+impl Layout {
+    fn of_stderr() -> Self {
+        let is_journal = is_journal();
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let has_colour = std::io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb;
+        Self { is_journal, has_colour, has_time: !is_journal }
+    }
+
+    fn line(self, level: Level, text: &str) -> Vec<u8> {
+        let mut line = Vec::with_capacity(text.len() + 48);
+        for part in text.lines() {
+            if self.is_journal {
                 // <https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html>
                 let priority = match level {
                     Level::Error => 3,
@@ -30,17 +130,27 @@ pub fn start() {
                     Level::Info => 6,
                     Level::Debug | Level::Trace => 7,
                 };
-                writeln!(out, "<{priority}>{line}")?;
-            } else {
-                let style = out.default_level_style(level);
+                line.extend_from_slice(format!("<{priority}>").as_bytes());
+            } else if self.has_time {
                 let at = clock::iso(clock::wall_ms());
-                writeln!(out, "{at} {style}{level:5}{style:#} {line}")?;
+                let (on, off) = if self.has_colour { (colour(level), "\x1b[0m") } else { ("", "") };
+                line.extend_from_slice(format!("{at} {on}{level:5}{off} ").as_bytes());
             }
+            line.extend_from_slice(part.as_bytes());
+            line.push(b'\n');
         }
-        Ok(())
-    });
-    // A second start in one process (tests) keeps the first.
-    let _ = builder.try_init();
+        line
+    }
+}
+
+fn colour(level: Level) -> &'static str {
+    match level {
+        Level::Error => "\x1b[1;31m",
+        Level::Warn => "\x1b[33m",
+        Level::Info => "\x1b[32m",
+        Level::Debug => "\x1b[34m",
+        Level::Trace => "\x1b[36m",
+    }
 }
 
 /// Whether stderr is the journal's: the variable alone is inherited by pipes too.
@@ -48,4 +158,290 @@ fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(found) = fstat(rustix::stdio::stderr()) else { return false };
     named == format!("{}:{}", found.st_dev, found.st_ino)
+}
+
+/// The end of the queue that env_logger writes to.
+struct QueueWriter;
+
+impl Write for QueueWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        // The line of a folded repeat is empty.
+        if !line.is_empty() {
+            QUEUE.put(line.to_vec());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lines on their way to stderr.
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines that found no room, or could not be written, and were not reported yet.
+    dropped: u64,
+    /// The thread has lines in its hands.
+    is_writing: bool,
+    repeats: BTreeMap<u64, Repeats>,
+}
+
+/// How often a line came.
+#[derive(Debug)]
+struct Repeats {
+    level: Level,
+    text: String,
+    since: Instant,
+    written: u32,
+    folded: u64,
+}
+
+impl Queue {
+    const fn new() -> Self {
+        let state = State {
+            lines: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+            is_writing: false,
+            repeats: BTreeMap::new(),
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, line: Vec<u8>) {
+        self.lock().put(line);
+        self.changed.notify_all();
+    }
+
+    /// Whether this line is one repeat too many, which is only counted.
+    fn is_folded(&self, record: &Record<'_>, level: Level, text: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (record.file(), record.line(), text).hash(&mut hasher);
+        let is_own = record.target().starts_with("hooktrail");
+        let written_max = if is_own { OWN_REPEATS_MAX } else { 1 };
+        self.lock().is_folded(hasher.finish(), level, text, written_max, Instant::now())
+    }
+
+    /// Writes lines as they come, as long as the process lives.
+    fn run(&self) {
+        let mut state = self.lock();
+        loop {
+            state.report_repeats(Instant::now(), false);
+            if state.lines.is_empty() && state.dropped == 0 {
+                let timeout =
+                    state.next_report().map(|at| at.saturating_duration_since(Instant::now()));
+                state = match timeout {
+                    None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(timeout) => {
+                        let waited = self.changed.wait_timeout(state, timeout);
+                        waited.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+                continue;
+            }
+            let (lines, dropped) = state.take();
+            drop(state);
+            let lost = write_all(lines, dropped);
+            state = self.lock();
+            state.is_writing = false;
+            state.dropped = state.dropped.saturating_add(lost);
+            self.changed.notify_all();
+            if lost > 0 {
+                // Nothing can be written now: the next line tries again.
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn flush(&self, deadline: Instant) {
+        let mut state = self.lock();
+        state.report_repeats(Instant::now(), true);
+        self.changed.notify_all();
+        while state.is_writing || !state.lines.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl State {
+    fn put(&mut self, line: Vec<u8>) {
+        if self.lines.len() >= LINES_MAX || self.bytes + line.len() > BYTES_MAX {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        self.bytes += line.len();
+        self.lines.push_back(line);
+    }
+
+    /// All waiting lines, and how many were dropped behind them.
+    fn take(&mut self) -> (VecDeque<Vec<u8>>, u64) {
+        self.is_writing = true;
+        self.bytes = 0;
+        (std::mem::take(&mut self.lines), std::mem::take(&mut self.dropped))
+    }
+
+    fn is_folded(
+        &mut self,
+        key: u64,
+        level: Level,
+        text: &str,
+        written_max: u32,
+        now: Instant,
+    ) -> bool {
+        if let Some(repeats) = self.repeats.get_mut(&key) {
+            let is_over = now.duration_since(repeats.since) >= FOLD_TIME;
+            if !is_over || repeats.folded > 0 {
+                let is_folded = repeats.written >= written_max;
+                repeats.written += u32::from(!is_folded);
+                repeats.folded += u64::from(is_folded);
+                return is_folded;
+            }
+            (repeats.since, repeats.written) = (now, 1);
+            return false;
+        }
+        if self.repeats.len() >= FOLDED_LINES_MAX {
+            let is_current = |_: &u64, repeats: &mut Repeats| {
+                repeats.folded > 0 || now.duration_since(repeats.since) < FOLD_TIME
+            };
+            self.repeats.retain(is_current);
+        }
+        if self.repeats.len() < FOLDED_LINES_MAX {
+            let text = text.chars().take(FOLDED_CHARS_MAX).collect();
+            self.repeats.insert(key, Repeats { level, text, since: now, written: 1, folded: 0 });
+        }
+        false
+    }
+
+    /// When the next folded line is due.
+    fn next_report(&self) -> Option<Instant> {
+        let folded = self.repeats.values().filter(|repeats| repeats.folded > 0);
+        folded.map(|repeats| repeats.since + FOLD_TIME).min()
+    }
+
+    /// Puts the folded lines that are due, or all of them, into the queue. While a flood goes on, each
+    /// period gives one line.
+    fn report_repeats(&mut self, now: Instant, all: bool) {
+        let Some(layout) = LAYOUT.get() else { return };
+        let mut lines = Vec::new();
+        for repeats in self.repeats.values_mut().filter(|repeats| repeats.folded > 0) {
+            let age = now.duration_since(repeats.since);
+            if all || age >= FOLD_TIME {
+                let Repeats { folded, text, level, .. } = repeats;
+                let text = format!("{folded} more times within {} s: {text}", age.as_secs());
+                lines.push(layout.line(*level, &text));
+                (repeats.folded, repeats.since) = (0, now);
+            }
+        }
+        lines.into_iter().for_each(|line| self.put(line));
+    }
+}
+
+/// Writes lines to stderr, and then how many were dropped behind them; says how many lines were not
+/// written, or were not reported.
+fn write_all(lines: VecDeque<Vec<u8>>, dropped: u64) -> u64 {
+    let lost = lines.iter().filter(|line| write(line).is_err()).count();
+    let lost = u64::try_from(lost).unwrap_or(u64::MAX).saturating_add(dropped);
+    let (Some(layout), true) = (LAYOUT.get(), lost > 0) else { return lost };
+    let text =
+        format!("{lost} log lines were dropped: nobody read the log, or it could not be written");
+    if write(&layout.line(Level::Warn, &text)).is_ok() { 0 } else { lost }
+}
+
+/// Writes one line, and waits as long as it takes.
+fn write(mut line: &[u8]) -> Result<(), Errno> {
+    let stderr = rustix::stdio::stderr();
+    while !line.is_empty() {
+        match rustix::io::write(stderr, line) {
+            Ok(written) => line = &line[written..],
+            Err(Errno::INTR) => {}
+            // Somebody else made it non-blocking: that is a property of the open file.
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)], None);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        Queue::new().state.into_inner().unwrap()
+    }
+
+    #[test]
+    fn repeats_of_a_line_are_folded_into_one_line_for_each_period() {
+        LAYOUT.get_or_init(|| Layout { is_journal: true, has_colour: false, has_time: false });
+        let (mut state, began) = (state(), Instant::now());
+        let folded = |state: &mut State, secs| {
+            let now = began + Duration::from_secs(secs);
+            (0..100).filter(|_| state.is_folded(7, Level::Warn, "no", 5, now)).count()
+        };
+        assert_eq!(folded(&mut state, 0), 95);
+        assert_eq!(state.next_report(), Some(began + FOLD_TIME));
+        state.report_repeats(began + FOLD_TIME, false);
+        assert!(String::from_utf8_lossy(&state.lines[0]).contains("95 more times within 60 s: no"));
+        // The flood goes on.
+        assert_eq!(folded(&mut state, 61), 100);
+        state.report_repeats(began + FOLD_TIME * 2, false);
+        assert_eq!(state.lines.len(), 2);
+        // It was over for a while.
+        assert_eq!(folded(&mut state, 181), 95);
+    }
+
+    #[test]
+    fn many_different_lines_take_no_more_memory() {
+        let (mut state, now) = (state(), Instant::now());
+        for key in 0..10_000 {
+            assert!(!state.is_folded(key, Level::Warn, "no", 5, now));
+        }
+        assert_eq!(state.repeats.len(), FOLDED_LINES_MAX);
+        let later = now + FOLD_TIME;
+        assert!(!state.is_folded(10_000, Level::Warn, "no", 5, later));
+        assert_eq!(state.repeats.len(), 1);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_dropped_and_counted() {
+        let mut state = state();
+        for _ in 0..LINES_MAX + 3 {
+            state.put(vec![b'x'; 8]);
+        }
+        state.put(vec![b'x'; BYTES_MAX]);
+        assert_eq!(state.dropped, 4);
+        assert_eq!((state.take().1, state.lines.len(), state.bytes), (4, 0, 0));
+    }
+
+    #[test]
+    fn a_malformed_request_is_no_error() {
+        let record = |target| {
+            let args = format_args!("stream error: request parse error: invalid method");
+            let record = Record::builder().target(target).level(Level::Error).args(args).build();
+            entry(&record)
+        };
+        let closed = "a connection is closed: request parse error: invalid method".to_owned();
+        assert_eq!(record("actix_http::h1::dispatcher"), (Level::Info, closed));
+        assert_eq!(record("hooktrail::app").0, Level::Error);
+    }
 }

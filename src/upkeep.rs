@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sd_notify::NotifyState;
 
+use crate::notify;
 use crate::store::alerts::Notice;
 use crate::store::channel::{Handle, Message, Write};
 use crate::store::handshakes::Shaken;
@@ -104,7 +105,7 @@ fn watchdog(it: &Upkeep, before: u64) -> u64 {
     if beat != before {
         let status =
             format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());
-        let _ = sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
+        notify::send(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
     beat
 }

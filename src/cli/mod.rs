@@ -94,16 +94,18 @@ pub fn main() -> ExitCode {
         return child::main(arguments);
     }
     let cli = Cli::parse();
-    match run(cli) {
+    let code = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A reader that has seen enough, such as `head`, is no failure.
-            if !failure.text.is_empty() {
+            if !failure.text.is_empty() && !log::write_failure(&failure.text) {
                 let _ = writeln!(std::io::stderr(), "{}", failure.text);
             }
             ExitCode::from(failure.code)
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -128,7 +130,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let file = config::find(cli.config).map_err(|text| Failure { code: 78, text })?;
     if matches!(command, Command::Serve) {
-        log::start();
+        log::start().map_err(failed)?;
         return app::serve(&file);
     }
     let loaded =

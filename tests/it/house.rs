@@ -13,12 +13,13 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 22] = [
+const MAY_KNOW: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("json", &[]),
     ("multipart", &[]),
     ("clock", &["domain"]),
     ("log", &["clock", "domain"]),
+    ("notify", &[]),
     ("process", &["clock", "domain"]),
     // Before config, which finds faults in expressions.
     ("expression", &["clock", "domain", "json", "multipart", "process"]),
@@ -47,7 +48,7 @@ const MAY_KNOW: [(&str, &[&str]); 22] = [
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
-    ("upkeep", &["clock", "config", "domain", "expression", "inbox", "store", "worker"]),
+    ("upkeep", &["clock", "config", "domain", "expression", "inbox", "notify", "store", "worker"]),
     ("web", &["clock", "config", "domain", "expression", "inbox", "json", "multipart", "store"]),
     (
         "app",
@@ -59,6 +60,8 @@ const MAY_KNOW: [(&str, &[&str]); 22] = [
             "expression",
             "handler",
             "inbox",
+            "log",
+            "notify",
             "process",
             "queue",
             "recovery",
@@ -147,6 +150,15 @@ fn all_sql_is_in_the_store() {
 fn processes_start_in_one_room() {
     let words = ["Command::new(", "process::Command", "posix_spawn", "::fork(", "::exec", "clone3"];
     assert_none(&lines_with(&words, &["src/process"]), "src/process alone starts processes");
+}
+
+#[test]
+fn the_server_writes_to_stderr_and_to_systemd_in_one_place() {
+    let words = ["println!(", "print!(", "stderr()", "stdout()", "process::exit"];
+    let but = ["src/log.rs", "src/cli/", "src/expression/child.rs"];
+    assert_none(&lines_with(&words, &but), "src/log.rs alone writes, as a write may block");
+    let words = ["sd_notify::notify"];
+    assert_none(&lines_with(&words, &["src/notify.rs"]), "src/notify.rs alone sends");
 }
 
 #[test]

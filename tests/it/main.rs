@@ -17,6 +17,7 @@ mod intake;
 mod killed;
 mod libraries;
 mod limits;
+mod log;
 mod pages;
 mod promises;
 mod refusals;

@@ -323,7 +323,7 @@ impl Server {
     }
 }
 
-fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+pub fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
     rustix::process::kill_process(pid, signal)
 }

@@ -1,0 +1,103 @@
+//! Messages to systemd (`sd_notify(3)`), by a socket that never blocks. A manager that hangs must not
+//! hold the thread that handles signals, or the one that does maintenance.
+//!
+//! A message that finds no room waits here for the next one, in its order.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+};
+use sd_notify::NotifyState;
+
+/// Maximum number of waiting messages. Beyond it the oldest sign of life is dropped.
+const WAITING_MAX: usize = 16;
+
+static CHANNEL: Mutex<Channel> = Mutex::new(Channel { socket: None, waiting: VecDeque::new() });
+
+struct Channel {
+    socket: Option<(OwnedFd, SocketAddrUnix)>,
+    waiting: VecDeque<String>,
+}
+
+/// Sends a message; without a manager it does nothing.
+pub fn send(states: &[NotifyState<'_>]) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let mut message = String::new();
+    for state in states {
+        let _ = writeln!(message, "{state}");
+    }
+    CHANNEL.lock().unwrap_or_else(PoisonError::into_inner).send(name.as_bytes(), message);
+}
+
+impl Channel {
+    fn send(&mut self, name: &[u8], message: String) {
+        self.waiting.push_back(message);
+        if self.waiting.len() > WAITING_MAX {
+            let passing = |message: &String| {
+                message.starts_with("WATCHDOG=") || message.starts_with("STATUS=")
+            };
+            self.waiting.remove(self.waiting.iter().position(passing).unwrap_or(0));
+        }
+        if self.socket.is_none() {
+            // None to be had now: the next message tries again.
+            self.socket = open(name).ok();
+        }
+        let Some((socket, address)) = &self.socket else { return };
+        while let Some(message) = self.waiting.front() {
+            match sendto(socket, message.as_bytes(), SendFlags::NOSIGNAL, address) {
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return,
+                Err(Errno::INTR) => {}
+                // A manager that is gone hears nothing more.
+                Ok(_) | Err(_) => drop(self.waiting.pop_front()),
+            }
+        }
+    }
+}
+
+fn open(name: &[u8]) -> rustix::io::Result<(OwnedFd, SocketAddrUnix)> {
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(std::ffi::OsStr::from_bytes(name))?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok((socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_and_hears_what_matters_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let mut channel = Channel { socket: None, waiting: VecDeque::new() };
+        let name = path.as_os_str().as_bytes();
+        for number in 0..10_000 {
+            channel.send(name, format!("STATUS={number}\n"));
+        }
+        assert_eq!(channel.waiting.len(), WAITING_MAX);
+        manager.set_nonblocking(true).unwrap();
+        channel.send(name, "READY=1\n".to_owned());
+        let mut heard = Vec::new();
+        let mut buffer = [0; 64];
+        for _ in 0..100 {
+            while let Ok(length) = manager.recv(&mut buffer) {
+                heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            }
+            channel.send(name, "WATCHDOG=1\n".to_owned());
+        }
+        assert_eq!(heard[0], "STATUS=0\n");
+        assert!(heard.contains(&"READY=1\n".to_owned()));
+        assert_eq!(heard.last().map(String::as_str), Some("WATCHDOG=1\n"));
+    }
+}
