@@ -173,6 +173,7 @@ fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> any
         dedupe: None,
         note: None,
         owed: Plan::Judged(handlers.iter().copied().map(owed).collect()),
+        queue_limit: None,
     };
     events::accept(conn, state, &mut Inserts::new(conn)?, &accept)?;
     Ok(())

@@ -249,9 +249,14 @@ impl Server {
         let (sources, handlers) = names(&config);
         self.writer.op(Op::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
-        let counts = self.tally.watch(&web::limited(&config, &registry));
-        self.writer.op(Op::Recount);
+        // A limit that is new holds from its first event on: the queue is counted before.
+        let limited = web::limited(&config, &registry);
+        let counts = self.tally.watch(&limited);
+        let (reply, counted) = bounded(1);
+        self.writer.op(Op::Recount(reply));
+        counted.recv().context("the trail can't be read now")?;
         self.gate.configure(&config, &registry, &secrets, counts);
+        self.tally.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
         let before = self.handlers.load_full();
         let handlers = ready(&config, &registry, &secrets, &before);

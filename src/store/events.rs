@@ -5,6 +5,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::insert::{self, Of};
 use super::state::State;
+use super::tally::QueueLimit;
 use super::{alerts, jobs, sources};
 use crate::domain::owed::{Key, Plan};
 use crate::domain::{EventId, SourceId};
@@ -33,6 +34,8 @@ pub struct Accept {
     pub note: Option<String>,
     /// Who wants it, and what of it.
     pub owed: Plan,
+    /// Its source's, where it has one.
+    pub queue_limit: Option<QueueLimit>,
 }
 
 /// What a repeat is known by.
@@ -49,6 +52,8 @@ pub struct DedupeKey {
 pub enum Reply {
     Stored(EventId),
     Duplicate(EventId),
+    /// Not stored: the source's queue is at its limit.
+    QueueFull,
     /// Not stored: to be answered 503.
     Unavailable,
 }
@@ -77,7 +82,7 @@ impl<'c> Inserts<'c> {
     }
 }
 
-/// Stores `accept` with its jobs, or records it as a repeat.
+/// Stores `accept` with its jobs, or records it as a repeat. An event without jobs is never refused.
 ///
 /// # Errors
 /// The write failed; the caller takes all of it back.
@@ -87,6 +92,12 @@ pub fn accept(
     inserts: &mut Inserts<'_>,
     accept: &Accept,
 ) -> rusqlite::Result<Reply> {
+    if let Some(limit) = &accept.queue_limit
+        && accept.owed.jobs() > 0
+        && limit.is_reached(state.queue_change(accept.source))
+    {
+        return Ok(Reply::QueueFull);
+    }
     let now_ms = state.now_ms;
     if let Some(dedupe) = &accept.dedupe
         && let Some(first) = first_of(conn, accept.source, dedupe, now_ms)?

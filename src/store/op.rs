@@ -35,8 +35,8 @@ pub enum Op {
         reply: Sender<Registry>,
     },
     Act(acts::Act),
-    /// Count the queue of each source again.
-    Recount,
+    /// Count the queue of each source again; the answer comes when the counts hold.
+    Recount(Sender<()>),
     /// Keep the clock's anchor and when sources were heard of, and forget dedupe keys whose window is
     /// over.
     Keep(Vec<(SourceId, i64)>),
@@ -123,7 +123,7 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
             acts::record(conn, act)?;
             Done::Nothing
         }
-        Op::Recount => Done::Nothing,
+        Op::Recount(_) => Done::Nothing,
         Op::Notice(notice) => {
             alerts::notice(conn, state, notice)?;
             Done::Nothing

@@ -148,6 +148,11 @@ impl State {
         }
     }
 
+    /// How many more jobs of a source are queued than at the last commit.
+    pub(super) fn queue_change(&self, source: SourceId) -> i64 {
+        self.queued.iter().find(|(one, _)| *one == source).map_or(0, |(_, jobs)| *jobs)
+    }
+
     /// A job began to wait.
     pub(super) fn waits_until(&mut self, due_at: Option<i64>) {
         self.due_ms = self.due_ms.into_iter().chain(due_at).min();

@@ -12,6 +12,23 @@ use rusqlite::Connection;
 use super::jobs;
 use crate::domain::SourceId;
 
+/// A source's `queued_max`, and how many of its jobs are queued. The writer refuses an event where they
+/// are at the limit: it alone sees one event after another, so that of those that arrive together one
+/// at most goes beyond it.
+#[derive(Clone, Debug)]
+pub struct QueueLimit {
+    /// As of the last commit.
+    pub queued: Arc<AtomicI64>,
+    pub max_jobs: i64,
+}
+
+impl QueueLimit {
+    /// Whether it is at the limit, with what this much changed since the last commit.
+    pub fn is_reached(&self, change: i64) -> bool {
+        self.queued.load(Ordering::Relaxed).saturating_add(change) >= self.max_jobs
+    }
+}
+
 /// The counts of those sources that have a limit, and the last events of all.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -21,15 +38,20 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Which sources are to be counted from now on, each with its count, which holds when the writer
-    /// has counted (`Op::Recount`).
+    /// Counts these sources too from now on. Each count holds when the writer has counted
+    /// (`Op::Recount`).
     pub fn watch(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        of.retain(|source, _| sources.contains(source));
         for &source in sources {
             of.entry(source).or_default();
         }
         of.clone()
+    }
+
+    /// Counts no others any more.
+    pub fn retain(&self, sources: &[SourceId]) {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        of.retain(|source, _| sources.contains(source));
     }
 
     /// When a source had its last event, or was first heard of, on the trail's clock. One that is
@@ -83,21 +105,24 @@ impl Recount {
         Self { of, is_old: false, at: Instant::now(), took: Duration::ZERO }
     }
 
-    /// Counts where it `must`, or is old and did not take much of the time lately.
-    pub fn count(&mut self, conn: &Connection, must: bool) {
+    /// Counts where it `must`, or is old and did not take much of the time lately; whether the counts
+    /// hold.
+    pub fn count(&mut self, conn: &Connection, must: bool) -> bool {
         let is_due = self.is_old && self.at.elapsed() >= self.took * COUNTING_SHARE;
         if !must && !is_due {
-            return;
+            return !self.is_old;
         }
         let began = Instant::now();
-        if let Err(e) = self.of.count_again(conn) {
+        let counted = self.of.count_again(conn);
+        if let Err(e) = &counted {
             log::debug!("the queue could not be counted again: {e}");
         }
         *self = Self {
             of: Arc::clone(&self.of),
-            is_old: false,
+            is_old: counted.is_err(),
             at: Instant::now(),
             took: began.elapsed(),
         };
+        !self.is_old
     }
 }

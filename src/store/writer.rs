@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 
 use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message, Write};
@@ -71,6 +71,14 @@ struct Writer {
 
 fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// Who waits for counts.
+fn recount(write: &Write) -> Option<Sender<()>> {
+    match write {
+        Write::Op(Op::Recount(reply)) => Some(reply.clone()),
+        _ => None,
+    }
 }
 
 impl Writer {
@@ -155,10 +163,12 @@ impl Writer {
                     // First: a pause holds for what this group brought, too.
                     self.hear.foreign();
                 }
-                let asked = group.iter().any(|one| matches!(one, Write::Op(Op::Recount)));
+                let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
                 self.deliver(retried, group, done);
                 self.tally.is_old |= foreign;
-                self.tally.count(&self.store.conn, asked);
+                if self.tally.count(&self.store.conn, !recounts.is_empty()) {
+                    recounts.iter().for_each(|reply| _ = reply.try_send(()));
+                }
             }
             Err(e) => {
                 self.roll_back();

@@ -174,6 +174,7 @@ fn store(listeners: &Listeners, of: Waiting, body: Vec<u8>, judged: Judged, writ
         dedupe: None,
         note: judged.note,
         owed: judged.owed,
+        queue_limit: None,
     });
     writer.op(Op::Alert(Box::new(Made { of, accept })));
 }

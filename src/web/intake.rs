@@ -260,6 +260,7 @@ impl Taking<'_> {
             dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
             note: judged.note,
             owed: judged.owed,
+            queue_limit: gated.queue_limit.clone(),
         })
     }
 
@@ -283,26 +284,21 @@ impl Taking<'_> {
 
     async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {
         let accepted = Accepted::new(gated, &accept.body);
-        let jobs = i64::try_from(accept.owed.jobs()).unwrap_or(i64::MAX);
-        if let Some(queued) = &gated.queued {
-            let coming = queued.coming.fetch_add(jobs, Ordering::SeqCst);
-            if queued.stored.load(Ordering::SeqCst) + coming >= queued.max {
-                queued.coming.fetch_sub(jobs, Ordering::SeqCst);
-                return Err(Refusal::QueuedMax);
-            }
+        // A queue that is full by now is not the writer's to refuse: it has others to write for.
+        if let Some(limit) = &gated.queue_limit
+            && accept.owed.jobs() > 0
+            && limit.is_reached(0)
+        {
+            return Err(Refusal::QueuedMax);
         }
-        let reply = self.lane.store(accept).await;
-        if let Some(queued) = &gated.queued {
-            queued.coming.fetch_sub(jobs, Ordering::SeqCst);
-        }
-        if reply != Reply::Unavailable {
-            gated.streak.accepted();
-        }
-        match reply {
-            Reply::Stored(event) => Ok(accepted.response(event.0, false)),
-            Reply::Duplicate(event) => Ok(accepted.response(event.0, true)),
-            Reply::Unavailable => Err(Refusal::Unavailable),
-        }
+        let (event, is_duplicate) = match self.lane.store(accept).await {
+            Reply::Stored(event) => (event, false),
+            Reply::Duplicate(event) => (event, true),
+            Reply::QueueFull => return Err(Refusal::QueuedMax),
+            Reply::Unavailable => return Err(Refusal::Unavailable),
+        };
+        gated.streak.accepted();
+        Ok(accepted.response(event.0, is_duplicate))
     }
 
     /// The whole body, within its limits and in time.

@@ -9,6 +9,7 @@ use crate::config::{Config, NO_QUEUED_MAX, Secrets};
 use crate::domain::SourceId;
 use crate::inbox::Judge;
 use crate::store::registry::Registry;
+use crate::store::tally::QueueLimit;
 
 /// What every request is measured by; replaced as a whole by a reload.
 pub struct Settings {
@@ -25,17 +26,10 @@ pub struct Gated {
     /// The source's own handshake.
     pub greeting: Option<greet::Own>,
     pub rate: Option<rate::Limit>,
-    pub queued: Option<Queued>,
+    pub queue_limit: Option<QueueLimit>,
     pub streak: Arc<streak::Streak>,
     /// Who wants its events, and what of them.
     pub judge: Judge,
-}
-
-/// `queued_max`: jobs on file, and those of requests on their way there.
-pub struct Queued {
-    pub stored: Arc<AtomicI64>,
-    pub coming: AtomicI64,
-    pub max: i64,
 }
 
 /// Counts of those sources that have a `queued_max`.
@@ -60,17 +54,16 @@ impl Settings {
             let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
             let handlers =
                 handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
-            let queued = counts.get(&id).map(|stored| Queued {
-                stored: Arc::clone(stored),
-                coming: AtomicI64::new(0),
-                max: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
+            let queue_limit = counts.get(&id).map(|queued| QueueLimit {
+                queued: Arc::clone(queued),
+                max_jobs: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
             });
             Gated {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
                 greeting: greet::Own::new(source),
                 rate: source.accept_rate.map(rate::Limit::new),
-                queued,
+                queue_limit,
                 streak: streaks.of(id),
                 judge: Judge::new(source, handlers),
                 source: source.clone(),

@@ -29,6 +29,7 @@ mod send;
 mod senders;
 mod service;
 mod shipped;
+mod source_limits;
 mod splits;
 mod systemd;
 mod urls;

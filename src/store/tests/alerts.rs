@@ -64,6 +64,7 @@ fn made(of: Waiting) -> Made {
         dedupe: None,
         note: None,
         owed: Plan::Plain([HandlerId(2)].into()),
+        queue_limit: None,
     };
     Made { of, accept: Some(accept) }
 }

@@ -9,6 +9,7 @@ use super::events::{self, Accept, Inserts, Reply};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::rest::Breaker;
 use super::state::State;
+use super::tally::QueueLimit;
 use super::{Store, acts, expand, in_transaction, list, open, registry};
 use crate::config::Durability;
 use crate::domain::ask::Ask;
@@ -20,6 +21,7 @@ mod alerts;
 mod keys;
 mod migration;
 mod plans;
+mod queue_limit;
 mod replay;
 mod rests;
 mod retries;
@@ -33,6 +35,7 @@ struct Trail {
     store: Store,
     state: State,
     breaker: Breaker,
+    queue_limit: Option<QueueLimit>,
 }
 
 fn trail() -> Trail {
@@ -43,7 +46,7 @@ fn trail() -> Trail {
         .unwrap();
     let mut state = State::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    Trail { _folder: folder, store, state, breaker: Breaker::NEVER }
+    Trail { _folder: folder, store, state, breaker: Breaker::NEVER, queue_limit: None }
 }
 
 fn named(name: &str, breaker: Breaker) -> registry::Named {
@@ -85,6 +88,7 @@ impl Trail {
             dedupe,
             note: None,
             owed,
+            queue_limit: self.queue_limit.clone(),
         };
         let (conn, state) = (&self.store.conn, &mut self.state);
         let mut inserts = Inserts::new(conn).unwrap();

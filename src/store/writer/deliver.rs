@@ -97,10 +97,10 @@ impl Writer {
                         self.unwritten.push(op);
                     }
                 }
-                // `writable` makes the dispatcher ask again; whoever registers finds its channel
-                // closed and says so. An alert is noted, and is made again.
+                // `writable` makes the dispatcher ask again; whoever registers or has the queues
+                // counted finds its channel closed and says so. An alert is noted, and is made again.
                 Write::Op(
-                    Op::Promote | Op::Register { .. } | Op::Recount | Op::Keep(_) | Op::Alert(_),
+                    Op::Promote | Op::Register { .. } | Op::Recount(_) | Op::Keep(_) | Op::Alert(_),
                 ) => {}
             }
         }

@@ -1,0 +1,64 @@
+//! `queued_max`, as the writer decides it: within one transaction, as for events that arrive together.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::*;
+
+/// A trail whose source has a limit, with this much on file.
+fn limited(queued: i64, max_jobs: i64) -> Trail {
+    let queue_limit = Some(QueueLimit { queued: Arc::new(AtomicI64::new(queued)), max_jobs });
+    Trail { queue_limit, ..trail() }
+}
+
+impl Trail {
+    fn is_stored(&mut self, jobs: usize) -> bool {
+        let owed = items(&vec!["1"; jobs], Vec::new());
+        matches!(self.owe(vec![(H, owed)]), Reply::Stored(_))
+    }
+}
+
+#[test]
+fn of_events_that_arrive_together_one_alone_goes_beyond_the_limit() {
+    let mut trail = limited(9, 10);
+    let stored: Vec<bool> = (0..64).map(|_| trail.is_stored(5)).collect();
+    assert!(stored[0] && !stored[1..].contains(&true), "{stored:?}");
+}
+
+#[test]
+fn a_limit_is_reached_by_the_last_job_and_not_before() {
+    let mut trail = limited(0, 3);
+    let stored: Vec<bool> = (0..5).map(|_| trail.is_stored(1)).collect();
+    assert_eq!(stored, [true, true, true, false, false]);
+}
+
+#[test]
+fn an_event_without_jobs_is_never_refused() {
+    let mut trail = limited(10, 10);
+    assert_eq!(trail.owe(Vec::new()), Reply::Stored(EventId(1)));
+    assert!(trail.is_stored(0));
+    assert!(!trail.is_stored(1));
+}
+
+#[test]
+fn a_job_that_was_claimed_gives_its_place_back() {
+    let mut trail = limited(0, 1);
+    assert!(trail.is_stored(1) && !trail.is_stored(1));
+    let claimed = trail.claim(1).remove(0);
+    assert!(trail.is_stored(1) && !trail.is_stored(1));
+    trail.finish(&claimed, again(1));
+    trail.claim(1);
+    assert!(!trail.is_stored(1), "the one that waits for its retry is queued");
+}
+
+#[test]
+fn a_repeat_at_the_limit_brings_no_dead_job_back() {
+    let mut trail = limited(0, 1);
+    let dedupe = || events::DedupeKey { key: key("id"), window_ms: 1_000, heal: true };
+    let plan = Plan::Judged(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.accept(plan.clone(), Some(dedupe()));
+    trail.run(died());
+    assert!(trail.is_stored(1));
+    assert_eq!(trail.accept(plan.clone(), Some(dedupe())), Reply::QueueFull);
+    trail.queue_limit.as_ref().unwrap().queued.store(-1, Ordering::Relaxed);
+    assert_eq!(trail.accept(plan, Some(dedupe())), Reply::Duplicate(EventId(1)));
+}

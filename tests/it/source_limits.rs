@@ -1,0 +1,118 @@
+//! What limits a source, in the real server: its queue and its rate.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_linger;
+
+use crate::scenario::{Server, scenario, until};
+
+/// A state in /proc/net/tcp.
+const ESTABLISHED: &str = "01";
+
+/// The inodes of the connections of which the server has read all that was sent.
+fn read(server: &Server) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let port = format!(":{:04X}", server.port);
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, queues, inode) = (fields.get(1)?, fields.get(4)?, fields.get(9)?);
+        let is_read = local.ends_with(&port) && queues.ends_with(":00000000") && *inode != "0";
+        (is_read && *fields.get(3)? == ESTABLISHED).then(|| format!("socket:[{inode}]"))
+    };
+    table.lines().filter_map(inode).collect()
+}
+
+/// How many of these the server has not closed.
+fn open(server: &Server, inodes: &[String]) -> usize {
+    let all = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).into_iter().flatten();
+    let name = |fd: std::io::Result<std::fs::DirEntry>| std::fs::read_link(fd.ok()?.path()).ok();
+    let is_open =
+        |name: &std::path::PathBuf| inodes.iter().any(|inode| name.as_os_str() == &**inode);
+    all.filter_map(name).filter(is_open).count()
+}
+
+/// A request whose response is not read yet.
+fn send(server: &Server, path: &str, body: &str) -> TcpStream {
+    let mut stream = server.connect().expect("a connection");
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).expect("a request");
+    stream
+}
+
+#[test]
+fn a_connection_that_is_reset_before_the_commit_gives_its_place_in_the_queue_back() {
+    let server = scenario().source("a", "queued_max = 5").handler("h", "", "true").start();
+    // Nothing is committed while somebody else writes.
+    let other = server.trail();
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let waiting: Vec<TcpStream> = (0..10).map(|_| send(&server, "/hooks/a", "x")).collect();
+    until("they are read", || read(&server).len() == 10);
+    let inodes = read(&server);
+    for stream in waiting {
+        // So a close is a reset.
+        set_socket_linger(&stream, Some(Duration::ZERO)).expect("its option");
+    }
+    until("it has noticed", || open(&server, &inodes) == 0);
+    other.execute_batch("ROLLBACK").expect("an end");
+    server.until("select count(*) from trail where settled_at is null", "0");
+    until("it can write again", || server.post("/hooks/a", "x").status != 503);
+    for _ in 0..10 {
+        server.until("select count(*) from trail where settled_at is null", "0");
+        assert_eq!(server.post("/hooks/a", "x").status, 202);
+    }
+}
+
+#[test]
+fn one_event_may_go_beyond_the_queues_limit_and_no_second_one() {
+    let keys = "paused = true\nsplit = '.[]'";
+    let server = scenario().source("a", "queued_max = 10").handler("h", keys, "true").start();
+    let other = server.trail();
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let mut waiting: Vec<TcpStream> =
+        (0..12).map(|_| send(&server, "/hooks/a", "[1,2,3,4,5,6,7,8,9]")).collect();
+    other.execute_batch("ROLLBACK").expect("an end");
+    let mut statuses: Vec<u16> = waiting.iter_mut().map(status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [[202; 2].as_slice(), &[429; 10]].concat());
+    assert_eq!(server.value("select sum(queued) from trail"), "18");
+}
+
+/// The status of a response.
+fn status(stream: &mut TcpStream) -> u16 {
+    use std::io::Read;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).expect("a response");
+    String::from_utf8_lossy(&start[9..]).parse().expect("a status")
+}
+
+#[test]
+fn an_event_without_jobs_is_accepted_however_full_the_queue_is() {
+    let keys = "paused = true\nsplit = '.items[]'\nwhen = '.items'";
+    let server = scenario().source("a", "queued_max = 2").handler("h", keys, "true").start();
+    for (body, expected) in [
+        (r#"{"items":[1,2,3,4,5]}"#, 202),
+        (r#"{"items":[6]}"#, 429),
+        (r#"{"items":[]}"#, 202),
+        (r#"{"ping":1}"#, 202),
+        (r#"{"items":[7]}"#, 429),
+    ] {
+        assert_eq!(server.post("/hooks/a", body).status, expected, "{body}");
+    }
+    assert_eq!(server.value("select group_concat(jobs) from trail order by event"), "5,0,0");
+}
+
+#[test]
+fn a_limit_that_a_reload_brings_holds_for_what_is_queued_already() {
+    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
+    for _ in 0..3 {
+        assert_eq!(server.post("/hooks/a", "x").status, 202);
+    }
+    let text = server.config().replace("[sources.a]", "[sources.a]\nqueued_max = 3");
+    *server.config() = text;
+    server.reload_with("");
+    until("it is read", || server.log().contains("read again"));
+    assert_eq!(server.post("/hooks/a", "x").status, 429);
+}
