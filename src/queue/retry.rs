@@ -11,6 +11,9 @@ use crate::domain::{Ended, Outcome};
 /// A wait that a handler asked for is at most a day, whatever `longest` says.
 pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(86_400);
 
+/// And at least a second: without an end to it, `Retry-After: 0` would have it called without a pause.
+pub const ASKED_WAIT_MIN: Duration = Duration::from_secs(1);
+
 /// From this crash in a row on, each counts as a failed attempt.
 pub const CRASHES_FREE: u32 = 3;
 
@@ -52,7 +55,7 @@ pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) 
     }
     let wait = match (ended.outcome, ended.wait) {
         (Outcome::Interrupted, _) if !counts => Duration::ZERO,
-        (_, Some(asked)) => asked.min(ASKED_WAIT_MAX),
+        (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, ASKED_WAIT_MAX),
         _ => backoff(policy, failures.max(1), chance()),
     };
     Next::Again { wait, failures }
@@ -141,11 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_deferred_waits_as_asked_at_most_a_day_and_is_no_failure() {
+    fn what_is_deferred_waits_as_asked_a_second_to_a_day_and_is_no_failure() {
         let asked =
             |secs| Ended { wait: Some(Duration::from_secs(secs)), ..ended(Outcome::Deferred) };
         check(3, &asked(600), &again(600, 3));
         check(3, &asked(100_000), &again(86_400, 3));
+        check(3, &asked(0), &again(1, 3));
+        let failed = Ended { wait: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
+        check(0, &failed, &again(1, 1));
         check(0, &ended(Outcome::Deferred), &again(5, 0));
     }
 

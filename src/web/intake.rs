@@ -207,9 +207,15 @@ impl Taking<'_> {
             Wrong::Type => Refusal::Type,
             Wrong::Form(reason) => Refusal::Form { reason },
         })?;
-        rate::check(gated.rate.as_ref())?;
-        let accept = self.accept(gated, &asked, content_type, now_ms).await?;
-        self.store(gated, Accept { body, ..accept }).await
+        let admission = rate::check(gated.rate.as_ref())?;
+        let stored = match self.accept(gated, &asked, content_type, now_ms).await {
+            Ok(accept) => self.store(gated, Accept { body, ..accept }).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let (Err(_), Some(admission)) = (&stored, admission) {
+            admission.give_back();
+        }
+        stored
     }
 
     /// The rows of an accepted request, but for its body.

@@ -66,6 +66,7 @@ pub struct Gate {
     /// Bytes of bodies held in memory.
     pub bodies: AtomicUsize,
     streaks: streak::Streaks,
+    windows: rate::Windows,
     pub ledger: ledger::Ledger,
     /// Where expressions are asked that can't be answered in place.
     pub expressions: Pool,
@@ -82,10 +83,12 @@ impl Gate {
         expressions: Pool,
     ) -> Self {
         let streaks = streak::Streaks::default();
-        let settings = Settings::new(config, registry, secrets, &counts, &streaks);
+        let windows = rate::Windows::default();
+        let settings = Settings::new(config, registry, secrets, &counts, &streaks, &windows);
         Self {
             settings: ArcSwap::from_pointee(settings),
             streaks,
+            windows,
             writer,
             disk_low: Arc::default(),
             closing: AtomicBool::new(false),
@@ -105,7 +108,8 @@ impl Gate {
         secrets: &Secrets,
         counts: Counts,
     ) {
-        let settings = Settings::new(config, registry, secrets, &counts, &self.streaks);
+        let (streaks, windows) = (&self.streaks, &self.windows);
+        let settings = Settings::new(config, registry, secrets, &counts, streaks, windows);
         self.settings.store(Arc::new(settings));
     }
 

@@ -48,6 +48,7 @@ impl Settings {
         secrets: &Secrets,
         counts: &Counts,
         streaks: &streak::Streaks,
+        windows: &rate::Windows,
     ) -> Self {
         let gated = |source: &crate::config::Source| {
             let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
@@ -62,7 +63,7 @@ impl Settings {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
                 greeting: greet::Own::new(source),
-                rate: source.accept_rate.map(rate::Limit::new),
+                rate: source.accept_rate.map(|rate| windows.limit(id, rate)),
                 queue_limit,
                 streak: streaks.of(id),
                 judge: Judge::new(source, handlers),

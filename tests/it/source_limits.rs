@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::Signal;
 
 use crate::scenario::{Server, scenario, until};
 
@@ -115,4 +116,65 @@ fn a_limit_that_a_reload_brings_holds_for_what_is_queued_already() {
     server.reload_with("");
     until("it is read", || server.log().contains("read again"));
     assert_eq!(server.post("/hooks/a", "x").status, 429);
+}
+
+#[test]
+fn no_second_has_more_accepted_requests_than_the_rate() {
+    let server = scenario().source("a", "accept_rate = \"20/s\"").start();
+    let mut accepted: Vec<(Instant, Instant)> = Vec::new();
+    until("fifty are accepted", || {
+        let sent_at = Instant::now();
+        if server.post("/hooks/a", "x").status == 202 {
+            accepted.push((sent_at, Instant::now()));
+        }
+        accepted.len() == 50
+    });
+    for twenty_one in accepted.windows(21) {
+        let apart = twenty_one[20].1 - twenty_one[0].0;
+        assert!(apart >= Duration::from_secs(1), "21 accepted within {apart:?}");
+    }
+}
+
+#[test]
+fn a_reload_empties_no_window_and_the_new_rate_counts_what_came_before() {
+    let mut server = scenario().source("a", "accept_rate = \"3/h\"").start();
+    let statuses: Vec<u16> = (0..4).map(|_| server.post("/hooks/a", "x").status).collect();
+    assert_eq!(statuses, [202, 202, 202, 429]);
+    let reloads = "select count(*) from acts where what = 'reload'";
+    server.signal(Signal::HUP);
+    server.until(reloads, "1");
+    assert_eq!(server.post("/hooks/a", "x").status, 429);
+    let text = server.config().replace("3/h", "4/h");
+    *server.config() = text;
+    server.reload_with("");
+    server.until(reloads, "2");
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    let beyond = server.post("/hooks/a", "x");
+    let wait: u64 = beyond.header("retry-after").and_then(|it| it.parse().ok()).unwrap_or(0);
+    assert!(beyond.status == 429 && (3500..=3600).contains(&wait), "{beyond:?}");
+}
+
+#[test]
+fn a_request_that_is_refused_for_another_reason_does_not_count_for_the_rate() {
+    let keys = "accept_rate = \"3/h\"\nqueued_max = 1";
+    let server = scenario().source("a", keys).handler("h", "paused = true", "true").start();
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    for _ in 0..5 {
+        let answer = server.post("/hooks/a", "x");
+        assert!(answer.status == 429 && answer.body.contains("queue is full"), "{answer:?}");
+    }
+    assert!(server.cli(&["cancel", "--all", "--yes"]).status.success());
+    until("there is room", || server.post("/hooks/a", "x").status == 202);
+    assert!(server.cli(&["cancel", "--all", "--yes"]).status.success());
+    until("there is room", || server.post("/hooks/a", "x").status == 202);
+    assert!(server.post("/hooks/a", "x").body.contains("too many requests"));
+}
+
+#[test]
+fn repeats_count_for_the_rate() {
+    let keys = "accept_rate = \"2/h\"\ndedupe = { body = true }";
+    let server = scenario().source("a", keys).start();
+    let statuses: Vec<u16> = (0..3).map(|_| server.post("/hooks/a", "x").status).collect();
+    assert_eq!(statuses, [202, 202, 429]);
+    assert_eq!(server.value("select duplicates from trail"), "1");
 }
