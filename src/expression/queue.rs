@@ -153,9 +153,14 @@ impl Queue {
         starts
     }
 
-    /// A thread that `put` asked for could not be started.
+    /// A thread that `put` asked for could not be started. Where there is no other, what waits is told:
+    /// nobody would look at it.
     pub fn not_started(&self, lane: Lane) {
-        self.lane(lane).threads -= 1;
+        let mut waiting = self.lane(lane);
+        waiting.threads -= 1;
+        let unasked = if waiting.threads == 0 { waiting.take_all() } else { Vec::new() };
+        drop(waiting);
+        drop(unasked);
     }
 
     /// Waits for something to do. `patience`: until it is said that there is nothing.
@@ -251,7 +256,7 @@ impl Queue {
         for lane in [Lane::Intake, Lane::Later] {
             let mut waiting = self.lane(lane);
             waiting.is_closed = true;
-            let jobs = std::mem::take(&mut waiting.jobs);
+            let jobs = waiting.take_all();
             drop(waiting);
             drop(jobs);
             self.bells[lane as usize].notify_all();
@@ -298,6 +303,12 @@ impl Waiting {
         self.bytes -= group.iter().map(|job| job.scene.len()).sum::<usize>();
         *self.held.entry(party).or_default() += 1;
         Some(group)
+    }
+
+    fn take_all(&mut self) -> Vec<Job> {
+        (self.count, self.bytes) = (0, 0);
+        self.turn.clear();
+        self.jobs.drain().flat_map(|(_, jobs)| jobs).collect()
     }
 
     /// Since when the first waits.

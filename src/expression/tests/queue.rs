@@ -73,3 +73,16 @@ fn who_waits_for_too_long_is_told() {
     // The one that was taken was dropped, and so told.
     assert_eq!(told.load(Ordering::SeqCst), 4);
 }
+
+#[test]
+fn where_no_thread_can_be_had_what_waits_is_told() {
+    let (queue, told) = (Queue::new(2), Arc::default());
+    assert!(queue.put(job(1, 1, &told)), "it asks for a thread");
+    assert!(queue.put(job(2, 1, &told)), "and for another");
+    queue.not_started(Lane::Intake);
+    assert_eq!(told.load(Ordering::SeqCst), 0, "the other may come");
+    queue.not_started(Lane::Intake);
+    assert_eq!(told.load(Ordering::SeqCst), 2);
+    assert!(queue.put(job(1, 1, &told)), "it is asked for again");
+    assert_eq!(next(&queue), Some((1, 1)));
+}
