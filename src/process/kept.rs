@@ -83,7 +83,8 @@ impl Kept {
         program.mark = format!("{}.{number}", program.mark);
         Ok(Self {
             live: Live::start(&program, output_bytes_max)?,
-            answers: Lines::new(ANSWER_BYTES_MAX),
+            // One more: by it a line that is too long is known.
+            answers: Lines::new(ANSWER_BYTES_MAX + 1),
             late: Vec::new(),
             output_bytes_max,
             number,
@@ -179,7 +180,7 @@ fn line(answers: &mut Lines, said: Said<'_>, hear: &mut dyn FnMut(Heard<'_>) -> 
     let mut then = Then::More;
     answers.add(bytes, &mut |line| {
         if !line.trim_ascii().is_empty() {
-            let is_cut = line.len() >= ANSWER_BYTES_MAX;
+            let is_cut = line.len() > ANSWER_BYTES_MAX;
             then = then.max(hear(if is_cut { Heard::TooLong } else { Heard::Answer(line) }));
         }
     });

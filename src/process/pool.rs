@@ -223,20 +223,34 @@ fn retiring() -> MutexGuard<'static, usize> {
     RETIRING.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A process that is counted as being ended until this is dropped.
+struct Retiring(());
+
+impl Retiring {
+    fn new() -> Self {
+        *retiring() += 1;
+        Self(())
+    }
+}
+
+impl Drop for Retiring {
+    fn drop(&mut self) {
+        *retiring() -= 1;
+        RETIRING.1.notify_all();
+    }
+}
+
 /// Ends a process that holds nothing, on a thread of its own: by closing its input; what has not
 /// ended after the grace is killed, with its group.
 fn retire(kept: Kept) {
     unwatch(kept.number());
-    *retiring() += 1;
+    let retiring = Retiring::new();
     let end = move || {
         let _ = kept.end(Some(Tell::Close), GRACE, &mut |_| Then::More);
-        *retiring() -= 1;
-        RETIRING.1.notify_all();
+        drop(retiring);
     };
     // Without a thread it is dropped with the closure, and so killed.
-    if std::thread::Builder::new().name("retiring".into()).spawn(end).is_err() {
-        *retiring() -= 1;
-    }
+    let _ = std::thread::Builder::new().name("retiring".into()).spawn(end);
 }
 
 /// Waits until all processes that no pool keeps any more have ended; `false` where some have not by

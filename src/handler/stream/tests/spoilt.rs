@@ -74,11 +74,17 @@ fn a_flood_on_stdout_is_no_answer() {
 }
 
 #[test]
-fn a_long_answer_is_one() {
-    let trial = each(
-        "printf '{\"job\":'$job',\"detail\":\"'; head -c 1000000 /dev/zero | tr '\\0' x
-         echo '\",\"outcome\":\"succeeded\"}'",
-    );
+fn an_answer_of_1_mib_is_one_and_a_byte_more_is_too_long() {
+    let (start, end) = (r#"{"job":1,"detail":""#, r#"","outcome":"succeeded"}"#);
+    let answer = |bytes: usize| {
+        let detail = bytes - start.len() - end.len();
+        format!(
+            "printf '{{\"job\":'$job',\"detail\":\"'; head -c {detail} /dev/zero | tr '\\0' x
+             echo '{end}'"
+        )
+    };
+    check(&answer((1 << 20) + 1), "answered with a line of over 1 MiB");
+    let trial = each(&answer(1 << 20));
     for job in 1..3 {
         let ended = trial.run(job);
         assert_eq!((ended.outcome, ended.detail.len()), (Outcome::Succeeded, 500));
