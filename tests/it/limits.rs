@@ -48,6 +48,36 @@ fn a_rate_spreads_starts_and_holds_over_a_restart() {
 }
 
 #[test]
+fn a_rate_holds_over_a_reload_and_over_one_without_it() {
+    let script = "echo x >> starts";
+    let mut server = scenario()
+        .source("a", "")
+        .handler("h", "rate = \"1/h\"", script)
+        .handler("other", "", "true")
+        .start();
+    let reloads = "select count(*) from acts where what = 'reload'";
+    let others = "select count(*) from outcomes where handler = 'other'";
+    server.post("/hooks/a", "1");
+    until("the first has started", || server.text_of("starts") == "x\n");
+    let slow = server.config().clone();
+    server.signal(Signal::HUP);
+    server.until(reloads, "1");
+    server.post("/hooks/a", "2");
+    server.until(others, "2");
+    // It is taken out for a moment, in which nothing may start.
+    *server.config() = slow.replace("rate = \"1/h\"", "paused = true");
+    server.reload_with("");
+    server.until(reloads, "2");
+    *server.config() = slow;
+    server.reload_with("");
+    server.until(reloads, "3");
+    server.post("/hooks/a", "3");
+    server.until(others, "3");
+    assert_eq!(server.text_of("starts"), "x\n");
+    assert_eq!(server.value("select jobs from depth where handler = 'h'"), "2");
+}
+
+#[test]
 fn a_batch_gathers_what_comes_and_each_job_has_its_own_answer() {
     let keys = "mode = \"batch\"\nbatch_jobs_max = 3\nbatch_wait = \"5m\"\nconcurrency = 1";
     let script = r#"echo start >> runs

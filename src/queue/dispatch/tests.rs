@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::Rate;
 use crate::queue::lane::Batch;
@@ -194,4 +196,88 @@ fn a_batch_is_counted_again_that_is_full_only_by_what_came_meanwhile() {
     it.begin_count();
     it.counted(A, 3, 0);
     assert_eq!(asked(&mut it, 0), [(A, 3)]);
+}
+
+/// Every way that threads come and go, in any order.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Plan,
+    /// The oldest claim gets a share of what it asked for.
+    Claimed(usize),
+    ClaimFailed,
+    Finished(HandlerId),
+    Woken(HandlerId, usize),
+    Concurrency(usize),
+    Rests(Option<i64>),
+    Paused(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let handler = || prop_oneof![Just(A), Just(B)];
+    prop_oneof![
+        4 => Just(Step::Plan),
+        4 => (0..4_usize).prop_map(Step::Claimed),
+        1 => Just(Step::ClaimFailed),
+        4 => handler().prop_map(Step::Finished),
+        2 => (handler(), 1..4_usize).prop_map(|(handler, jobs)| Step::Woken(handler, jobs)),
+        1 => (1..5_usize).prop_map(Step::Concurrency),
+        1 => prop_oneof![Just(None), Just(Some(0))].prop_map(Step::Rests),
+        1 => any::<bool>().prop_map(Step::Paused),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_no_handler_is_given_more_than_its_concurrency_nor_all_more_than_there_are(
+        threads in 1..6_usize, is_batch in any::<bool>(), steps in prop::collection::vec(step(), 1..200),
+    ) {
+        let batch = is_batch.then_some(Batch { jobs_max: 3, wait: Duration::ZERO });
+        let limits = |concurrency: usize| {
+            [(A, plain(0, concurrency)), (B, Limits { batch, ..plain(0, 2) })]
+        };
+        let (mut concurrency, mut it) = (2, dispatch(threads, &limits(2)));
+        let mut running: HashMap<HandlerId, usize> = HashMap::new();
+        let mut asks: Vec<Ask> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Plan => {
+                    for (handler, max) in it.begin_count() {
+                        it.counted(handler, max, 0);
+                    }
+                    let plan = it.plan(0);
+                    asks.extend(&plan);
+                    let held = |handler: HandlerId| -> usize {
+                        let asked = asks.iter().filter(|ask| ask.handler == handler);
+                        let asked: usize = asked.map(|ask| ask.threads(ask.jobs)).sum();
+                        asked + running.get(&handler).copied().unwrap_or(0)
+                    };
+                    for ask in &plan {
+                        let max = if ask.handler == A { concurrency } else { 2 };
+                        prop_assert!(held(ask.handler) <= max, "{:?}", ask);
+                    }
+                    prop_assert!(held(A) + held(B) <= threads);
+                    prop_assert_eq!(held(A) + held(B), it.busy());
+                }
+                Step::Claimed(got) if !asks.is_empty() => {
+                    let ask = asks.remove(0);
+                    let got = got.min(ask.jobs);
+                    it.claimed(&ask, got, 0);
+                    *running.entry(ask.handler).or_default() += ask.threads(got);
+                }
+                Step::ClaimFailed if !asks.is_empty() => it.claim_failed(&asks.remove(0)),
+                Step::Finished(handler) if running.get(&handler).is_some_and(|&count| count > 0) => {
+                    it.finished(handler);
+                    *running.entry(handler).or_default() -= 1;
+                }
+                Step::Woken(handler, jobs) => it.woken(handler, jobs, 0),
+                Step::Concurrency(now) => {
+                    concurrency = now;
+                    it.configure(&limits(now).into_iter().collect());
+                }
+                Step::Rests(until_us) => it.rests(A, until_us),
+                Step::Paused(is_paused) => it.set_paused(if is_paused { &[A] } else { &[] }),
+                Step::Claimed(_) | Step::ClaimFailed | Step::Finished(_) => {}
+            }
+        }
+    }
 }
