@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use sd_notify::NotifyState;
 
 use crate::notify;
@@ -52,9 +52,9 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
     guard_disk(&it);
     std::thread::Builder::new().name("upkeep".into()).spawn(move || {
         let mut kept = Instant::now();
-        let mut beat = 0;
+        let (mut beat, mut unsent) = (0, Vec::new());
         while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-            write_noted(&it);
+            write_noted(&it, &mut unsent);
             guard_disk(&it);
             it.alerts.look(&it.writer);
             beat = watchdog(&it, beat);
@@ -63,19 +63,36 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
                 it.writer.op(Op::Keep(it.tally.seen()));
             }
         }
-        write_noted(&it);
+        write_noted(&it, &mut unsent);
+        // Intake has ended: there is room soon.
+        unsent.into_iter().for_each(|op| _ = it.writer.op(op));
     })
 }
 
-/// Events come first: where the writer has no room, these are the ones to go.
-fn write_noted(it: &Upkeep) {
-    let refusals = (it.refusals)();
-    if !refusals.is_empty() {
-        let _ = it.writer.to.try_send(Message::Write(Write::Op(Op::Refusals(refusals))));
+/// Has refusals and handshakes written. What is still `unsent` goes first; meanwhile more of them are
+/// counted within the bounds of their own lists.
+fn write_noted(it: &Upkeep, unsent: &mut Vec<Op>) {
+    if unsent.is_empty() {
+        let refusals = (it.refusals)();
+        if !refusals.is_empty() {
+            unsent.push(Op::Refusals(refusals));
+        }
+        let handshakes = (it.handshakes)();
+        if !handshakes.is_empty() {
+            unsent.push(Op::Handshakes(handshakes));
+        }
     }
-    let handshakes = (it.handshakes)();
-    if !handshakes.is_empty() {
-        let _ = it.writer.to.try_send(Message::Write(Write::Op(Op::Handshakes(handshakes))));
+    send(&it.writer.to, unsent);
+}
+
+/// Events come first: where the writer has no room, an operation stays and is sent at the next look.
+fn send(writer: &Sender<Message>, unsent: &mut Vec<Op>) {
+    while let Some(op) = unsent.pop() {
+        match writer.try_send(Message::Write(Write::Op(op))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(Message::Write(Write::Op(op)))) => return unsent.push(op),
+            Err(_) => return,
+        }
     }
 }
 
@@ -108,4 +125,25 @@ fn watchdog(it: &Upkeep, before: u64) -> u64 {
         notify::send(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
     beat
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    #[test]
+    fn what_the_writer_has_no_room_for_is_sent_later_and_not_lost() {
+        let (to, from) = bounded(1);
+        let mut unsent = vec![Op::Handshakes(Vec::new()), Op::Refusals(Vec::new())];
+        send(&to, &mut unsent);
+        assert_eq!((unsent.len(), from.len()), (1, 1));
+        send(&to, &mut unsent);
+        assert_eq!((unsent.len(), from.len()), (1, 1));
+        assert!(matches!(from.recv(), Ok(Message::Write(Write::Op(Op::Refusals(_))))));
+        send(&to, &mut unsent);
+        assert!(unsent.is_empty());
+        assert!(matches!(from.recv(), Ok(Message::Write(Write::Op(Op::Handshakes(_))))));
+    }
 }
