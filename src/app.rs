@@ -35,6 +35,7 @@ use crate::worker::{self, Running, Shared, Why};
 use crate::{clock, notify, recovery};
 
 mod equip;
+mod files;
 mod keep;
 
 pub use equip::equip;
@@ -73,9 +74,9 @@ pub fn serve(file: &Path) -> Result<(), Failure> {
     let (loaded, secrets) = load(file).map_err(Failure::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
-    process::raise_file_limit();
+    let files_max = process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
-    let server = Server::start(loaded, &secrets)?;
+    let server = Server::start(loaded, &secrets, files_max)?;
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
@@ -137,7 +138,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(loaded: Loaded, secrets: &Secrets) -> Result<Self, Failure> {
+    fn start(loaded: Loaded, secrets: &Secrets, files_max: u64) -> Result<Self, Failure> {
         let began = Instant::now();
         let config = loaded.config;
         let (lock, store) = open(&config)?;
@@ -147,6 +148,7 @@ impl Server {
             log::warn!("{interrupted} jobs were running when the server ended: they run again");
         }
         let sockets = web::bind(&config).map_err(Failure::other)?;
+        let sockets = (sockets, files::connections_max(&config, files_max));
         let server =
             Self::run(config, store, &registry, secrets, sockets, lock).map_err(Failure::other)?;
         for line in web::greeting(&server.config.load(), &server.intake) {
@@ -162,7 +164,7 @@ impl Server {
         store: Store,
         registry: &Registry,
         secrets: &Secrets,
-        sockets: web::Sockets,
+        (sockets, connections_max): (web::Sockets, usize),
         lock: Lock,
     ) -> anyhow::Result<Self> {
         let health = Arc::<HealthCell>::default();
@@ -200,7 +202,7 @@ impl Server {
             Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts, expressions));
         let told = Told::new(Listeners::new(&config, registry).map(Arc::new).into());
         let upkeep = keep::up(&gate, &config, (&told, &tally), &running, of_trail)?;
-        let intake = web::listen(sockets, &config, &gate)?;
+        let intake = web::listen(sockets, connections_max, &gate)?;
         Ok(Self {
             file: config.file.clone(),
             config: ArcSwap::from_pointee(config),

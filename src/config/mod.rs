@@ -66,7 +66,9 @@ pub struct Server {
     pub proxy_header: ProxyHeader,
     pub body_bytes_max: usize,
     pub bodies_bytes_max: usize,
+    pub max_connections: usize,
     pub request_timeout: Duration,
+    pub keep_alive: Duration,
 }
 
 /// An address to listen on.

@@ -10,6 +10,7 @@ pub fn reload_refusals(old: &Config, new: &Config) -> Vec<String> {
         ("store.durability", a.durability != b.durability),
         ("store.free_bytes_min", a.free_bytes_min != b.free_bytes_min),
         ("workers.threads", old.workers.threads != new.workers.threads),
+        ("server.max_connections", old.server.max_connections != new.server.max_connections),
         ("server.listen", old.server.listen != new.server.listen),
         ("admin.listen", old.admin.listen != new.admin.listen),
     ];

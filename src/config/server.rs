@@ -32,7 +32,11 @@ pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
             .unwrap_or(ProxyHeader::XForwardedFor),
         body_bytes_max: table.size("body_bytes_max", MIB, 1..=BODY_BYTES_MAX) as usize,
         bodies_bytes_max: table.size("bodies_bytes_max", 64 * MIB, 1..=1 << 40) as usize,
+        max_connections: table.integer("max_connections", 10_000, 1..=1_000_000) as usize,
         request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT),
+        // Longer than the proxies' in front, so that none of them uses a connection that just ends:
+        // Caddy's is 120 s (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
+        keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT),
     };
     if server.body_bytes_max > server.bodies_bytes_max {
         let limit = values::size_text(server.bodies_bytes_max as u64);

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::Gate;
+use super::body::{Body, answered};
+use super::connection::Connection;
 use super::refuse::Refusal;
 
 /// The path that says whether the process is alive.
@@ -15,9 +17,13 @@ const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
 
 /// The admin listener.
-pub async fn admin(request: HttpRequest) -> HttpResponse {
-    let Some(gate) = request.app_data::<Arc<Gate>>() else { return plain(500) };
-    health(gate, &request).unwrap_or_else(|| Refusal::Path.response())
+pub async fn admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let parts = (request.app_data::<Arc<Gate>>(), request.conn_data::<Arc<Connection>>());
+    let (Some(gate), Some(connection)) = parts else { return plain(500) };
+    connection.begin();
+    let body = Body::new(&request, payload);
+    let response = health(gate, &request).unwrap_or_else(|| Refusal::Path.response());
+    answered(response, &request, connection, &body)
 }
 
 /// An answer without a body.

@@ -1,21 +1,22 @@
 //! A request from its head to its answer, in the order of the contract's section 4: path, method,
 //! address, size and encoding, signature, type, form, rate. 2xx leaves after the commit.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, dev, web};
-use futures_core::Stream;
+use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout_at;
 
 use super::address::{self, Peer};
 use super::answer::Accepted;
+use super::body::{Body, answered};
+use super::budget::{Claim, Claimant, Full, STALLED_AFTER, STALLED_BYTES_MIN};
+use super::connection::{Connection, HEAD_BYTES_MAX};
 use super::form::{self, Wrong};
 use super::greet::{self, Way};
 use super::health::{health, plain};
@@ -27,59 +28,48 @@ use crate::expression::{Answers, Questions, Scene};
 use crate::store::events::{Accept, DedupeKey, Reply};
 use crate::{clock, inbox};
 
-/// Headers, with their names, beyond which a request is refused.
-const HEADERS_BYTES_MAX: usize = 32 << 10;
-
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
-
-/// A number that goes down again when this is dropped.
-struct Held<'a> {
-    of: &'a AtomicUsize,
-    count: usize,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.of.fetch_sub(self.count, Ordering::SeqCst);
-    }
-}
 
 /// Header lines as they came: lower-case name, value.
 type Lines<'a> = Vec<(&'a str, &'a [u8])>;
 
 /// The intake listener.
 pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let parts = (request.app_data::<Arc<Gate>>(), request.app_data::<Rc<Lane>>());
-    let (Some(gate), Some(lane)) = parts else { return plain(500) };
-    gate.in_flight.fetch_add(1, Ordering::SeqCst);
-    let _flight = Held { of: &gate.in_flight, count: 1 };
+    let parts = (
+        request.app_data::<Arc<Gate>>(),
+        request.app_data::<Rc<Lane>>(),
+        request.conn_data::<Arc<Connection>>(),
+    );
+    let (Some(gate), Some(lane), Some(connection)) = parts else { return plain(500) };
+    let began_at = connection.begin();
+    let mut body = Body::new(&request, payload);
     if let Some(response) = health(gate, &request) {
-        return response;
+        return answered(response, &request, connection, &body);
     }
     let settings = gate.settings.load_full();
     let mut taking = Taking {
         gate,
         lane,
+        connection,
         settings: &settings,
-        deadline: Instant::now() + settings.server.request_timeout,
+        deadline: began_at + settings.server.request_timeout,
         client: None,
         ip: String::new(),
         bytes: 0,
-        held: Held { of: &gate.bodies, count: 0 },
     };
-    let mut payload = payload.into_inner();
-    let mut response = taking.run(&request, &mut payload).await;
+    let mut response = taking.run(&request, &mut body).await;
     if gate.closing.load(Ordering::Relaxed) {
-        response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+        response.head_mut().set_connection_type(ConnectionType::Close);
     }
-    response
+    answered(response, &request, connection, &body)
 }
 
 /// A request that is being taken.
 pub(super) struct Taking<'a> {
     pub gate: &'a Gate,
     lane: &'a Rc<Lane>,
+    connection: &'a Connection,
     settings: &'a Settings,
     deadline: Instant,
     /// `None`: unknown.
@@ -88,18 +78,17 @@ pub(super) struct Taking<'a> {
     pub ip: String,
     /// Of the body, as far as it came.
     bytes: usize,
-    held: Held<'a>,
 }
 
 impl Taking<'_> {
-    async fn run(&mut self, request: &HttpRequest, payload: &mut dev::Payload) -> HttpResponse {
+    async fn run(&mut self, request: &HttpRequest, body: &mut Body) -> HttpResponse {
         let lines: Lines = request
             .headers()
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
         if lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-            > HEADERS_BYTES_MAX
+            > HEAD_BYTES_MAX
         {
             return plain(431);
         }
@@ -111,17 +100,15 @@ impl Taking<'_> {
         let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
         let refusal = match gated {
             None => Refusal::Path,
-            Some(gated) => {
-                match self.check(gated, secret_segment, request, &lines, payload).await {
-                    Ok(response) => return response,
-                    Err(refusal) => refusal,
-                }
-            }
+            Some(gated) => match self.check(gated, secret_segment, request, &lines, body).await {
+                Ok(response) => return response,
+                Err(refusal) => refusal,
+            },
         };
         if let Some(gated) = gated {
             gated.streak.refused(&refusal);
         }
-        let drained = self.drain(payload, &refusal).await;
+        self.drain(body, &refusal).await;
         if refusal.recorded() {
             self.gate.ledger.note(
                 &ledger::Request {
@@ -135,11 +122,7 @@ impl Taking<'_> {
                 clock::wall_ms(),
             );
         }
-        let mut response = refusal.response();
-        if !drained || matches!(refusal, Refusal::Late) {
-            response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
-        }
-        response
+        refusal.response()
     }
 
     fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> Option<IpAddr> {
@@ -153,7 +136,7 @@ impl Taking<'_> {
         secret_segment: Option<&str>,
         request: &HttpRequest,
         lines: &Lines<'_>,
-        payload: &mut dev::Payload,
+        payload: &mut Body,
     ) -> Result<HttpResponse, Refusal> {
         let source = &gated.source;
         let method = request.method().as_str();
@@ -170,7 +153,13 @@ impl Taking<'_> {
             return Err(Refusal::Unavailable);
         }
         check_size(request, source.body_bytes_max)?;
-        let body = self.body(payload, source.body_bytes_max).await?;
+        let mut claim = self.gate.budget.claim(Claimant {
+            client: self.client,
+            source: gated.id,
+            bytes_max: self.settings.server.bodies_bytes_max,
+            body_bytes_max: source.body_bytes_max,
+        });
+        let body = self.body(payload, source.body_bytes_max, &mut claim).await?;
         let (uri, server) = (request.uri(), &self.settings.server);
         let asked = Asked {
             method,
@@ -308,54 +297,66 @@ impl Taking<'_> {
     }
 
     /// The whole body, within its limits and in time.
-    async fn body(&mut self, payload: &mut dev::Payload, max: usize) -> Result<Vec<u8>, Refusal> {
-        let deadline = self.deadline.into();
-        let all_max = self.settings.server.bodies_bytes_max;
-        let read = async {
-            let mut body = Vec::new();
-            while let Some(chunk) = next(payload).await {
-                let chunk = chunk.map_err(|_| Refusal::Gone)?;
-                self.bytes += chunk.len();
-                if self.bytes > max {
-                    return Err(Refusal::TooLarge { max });
-                }
-                self.held.count += chunk.len();
-                let held = self.gate.bodies.fetch_add(chunk.len(), Ordering::SeqCst);
-                if held + chunk.len() > all_max {
-                    return Err(Refusal::Unavailable);
-                }
-                body.extend_from_slice(&chunk);
+    async fn body(
+        &mut self,
+        payload: &mut Body,
+        max: usize,
+        claim: &mut Claim<'_>,
+    ) -> Result<Vec<u8>, Refusal> {
+        let mut body = Vec::new();
+        if payload.is_large() {
+            claim.set_large();
+        }
+        // Only large bodies look at the clock.
+        let (mut stalled_at, mut bytes_before) = (None, 0);
+        loop {
+            let mut until = self.deadline;
+            if claim.is_large() {
+                let at = stalled_at.get_or_insert_with(|| Instant::now() + STALLED_AFTER);
+                until = until.min(*at);
             }
-            Ok(body)
-        };
-        timeout_at(deadline, read).await.unwrap_or(Err(Refusal::Late))
+            match timeout_at(until.into(), payload.next(|| claim.share())).await {
+                Ok(None) => break,
+                Ok(Some(chunk)) => {
+                    let chunk = chunk.map_err(Refusal::from)?;
+                    self.bytes += chunk.len();
+                    if self.bytes > max {
+                        return Err(Refusal::TooLarge { max });
+                    }
+                    claim.grow(chunk.len()).map_err(|Full| Refusal::Unavailable)?;
+                    body.extend_from_slice(&chunk);
+                }
+                Err(_) if Instant::now() >= self.deadline => return Err(Refusal::Late),
+                Err(_) => {
+                    if claim.is_pressed() && self.bytes - bytes_before < STALLED_BYTES_MIN {
+                        return Err(Refusal::Late);
+                    }
+                    (stalled_at, bytes_before) = (None, self.bytes);
+                }
+            }
+        }
+        claim.leave();
+        self.connection.end_body();
+        Ok(body)
     }
 
-    /// Reads on so that the answer arrives; whether it got to the end.
-    async fn drain(&mut self, payload: &mut dev::Payload, refusal: &Refusal) -> bool {
+    /// Reads on so that the answer arrives.
+    async fn drain(&mut self, payload: &mut Body, refusal: &Refusal) {
         if matches!(refusal, Refusal::Late | Refusal::Gone) {
-            return false;
+            return;
         }
-        let deadline = self.deadline.into();
         let read = async {
             let mut drained = 0;
-            while let Some(Ok(chunk)) = next(payload).await {
+            while let Some(Ok(chunk)) = payload.next(|| Ok(())).await {
                 drained += chunk.len();
                 self.bytes += chunk.len();
                 if drained > DRAINED_BYTES_MAX {
-                    return false;
+                    return;
                 }
             }
-            true
         };
-        timeout_at(deadline, read).await.unwrap_or(false)
+        let _ = timeout_at(self.deadline.into(), read).await;
     }
-}
-
-async fn next(
-    payload: &mut dev::Payload,
-) -> Option<Result<web::Bytes, actix_web::error::PayloadError>> {
-    poll_fn(|context| Pin::new(&mut *payload).poll_next(context)).await
 }
 
 /// The other end of the connection.

@@ -6,14 +6,10 @@
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpServer, web};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 
@@ -28,6 +24,10 @@ use crate::store::registry::Registry;
 
 pub mod address;
 pub mod answer;
+pub mod body;
+pub mod budget;
+pub mod connection;
+pub mod connections;
 pub mod form;
 pub mod greet;
 pub mod health;
@@ -38,16 +38,24 @@ pub mod ledger;
 pub mod rate;
 pub mod refuse;
 pub mod route;
+pub mod server;
 pub mod settings;
 pub mod shaken;
 pub mod streak;
 pub mod verify;
 
+use server::{Kind, serve};
 pub use settings::{Counts, Gated, Settings, limited};
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
 /// more take time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
+
+/// The admin listener's own connections: strangers at intake take none of them.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// New connections beyond the limit that are accepted and wait for a place, with the admin listener's.
+pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
 /// When intake ends, requests that are on their way get so long at most.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
@@ -61,10 +69,8 @@ pub struct Gate {
     pub writer: Handle,
     pub disk_low: Arc<AtomicBool>,
     pub closing: AtomicBool,
-    /// Requests that are being answered.
-    pub in_flight: AtomicUsize,
-    /// Bytes of bodies held in memory.
-    pub bodies: AtomicUsize,
+    /// Memory for the bodies of requests.
+    pub budget: budget::Budget,
     streaks: streak::Streaks,
     windows: rate::Windows,
     pub ledger: ledger::Ledger,
@@ -92,8 +98,7 @@ impl Gate {
             writer,
             disk_low: Arc::default(),
             closing: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-            bodies: AtomicUsize::new(0),
+            budget: budget::Budget::default(),
             ledger: ledger::Ledger::default(),
             expressions,
             handshakes: shaken::Handshakes::default(),
@@ -210,23 +215,27 @@ fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Servers that are running.
 pub struct Listening {
-    servers: Vec<(ServerHandle, JoinHandle<()>)>,
+    servers: Vec<server::Running>,
     /// Where intake listens, as a sender would write it.
     pub intake: Vec<String>,
     pub admin: Vec<String>,
 }
 
-/// Starts to answer.
+/// Starts to answer. Intake has at most so many connections.
 ///
 /// # Errors
 /// A thread can't be made.
-pub fn listen(sockets: Sockets, config: &Config, gate: &Arc<Gate>) -> anyhow::Result<Listening> {
+pub fn listen(
+    sockets: Sockets,
+    connections_max: usize,
+    gate: &Arc<Gate>,
+) -> anyhow::Result<Listening> {
     let intake = sockets.intake.iter().map(named).collect();
     let admin: Vec<String> = sockets.admin.iter().map(named).collect();
-    let timeout = config.server.request_timeout;
-    let mut servers = vec![serve("intake", sockets.intake, INTAKE_THREADS, timeout, gate, true)?];
+    let mut servers =
+        vec![serve(Kind::Intake, sockets.intake, INTAKE_THREADS, connections_max, gate)?];
     if !admin.is_empty() {
-        servers.push(serve("admin", sockets.admin, 1, timeout, gate, false)?);
+        servers.push(serve(Kind::Admin, sockets.admin, 1, ADMIN_CONNECTIONS_MAX, gate)?);
     }
     Ok(Listening { servers, intake, admin })
 }
@@ -244,58 +253,6 @@ fn named(socket: &Socket) -> String {
     }
 }
 
-fn serve(
-    name: &'static str,
-    sockets: Vec<Socket>,
-    threads: usize,
-    timeout: Duration,
-    gate: &Arc<Gate>,
-    takes: bool,
-) -> anyhow::Result<(ServerHandle, JoinHandle<()>)> {
-    let gate = Arc::clone(gate);
-    let (started, start) = mpsc::sync_channel(1);
-    let run = move || {
-        let of_app = Arc::clone(&gate);
-        let mut server = HttpServer::new(move || {
-            let app = App::new().app_data(Arc::clone(&of_app));
-            let app = app.app_data(Rc::clone(&lane::Lane::new(of_app.writer.to.clone())));
-            app.default_service(if takes { web::to(intake::take) } else { web::to(health::admin) })
-        })
-        .workers(threads)
-        .backlog(2048)
-        .max_connections(20_000)
-        .client_request_timeout(timeout)
-        .keep_alive(Duration::from_secs(75))
-        .shutdown_timeout(1)
-        .disable_signals();
-        for socket in sockets {
-            let added = match socket {
-                Socket::Tcp(tcp) => server.listen(tcp),
-                Socket::Unix(unix) => server.listen_uds(unix),
-            };
-            match added {
-                Ok(with) => server = with,
-                Err(e) => {
-                    let _ = started.send(Err(e));
-                    return;
-                }
-            }
-        }
-        let system = actix_web::rt::System::new();
-        let ended = system.block_on(async move {
-            let running = server.run();
-            let _ = started.send(Ok(running.handle()));
-            running.await
-        });
-        if let Err(e) = ended {
-            log::error!("{name}: {e}");
-        }
-    };
-    let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
-    let handle = start.recv().context("the listener ended at once")??;
-    Ok((handle, thread))
-}
-
 impl Listening {
     /// Requests that are there are answered, each the last on its connection; then all ends.
     pub fn stop(self, gate: &Gate) {
@@ -304,14 +261,11 @@ impl Listening {
         let mut busy_at = began;
         while busy_at.elapsed() < QUIET && began.elapsed() < LAST_REQUESTS {
             std::thread::sleep(Duration::from_millis(2));
-            if gate.in_flight.load(Ordering::SeqCst) > 0 {
+            if self.servers.iter().any(|server| server.connections.is_busy()) {
                 busy_at = Instant::now();
             }
         }
-        for (handle, thread) in self.servers {
-            drop(handle.stop(false));
-            let _ = thread.join();
-        }
+        self.servers.into_iter().for_each(server::Running::stop);
     }
 }
 

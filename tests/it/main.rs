@@ -8,6 +8,7 @@ mod alerts;
 mod cgi;
 mod cli;
 mod commands;
+mod connections;
 mod expression;
 mod faults;
 mod fuzzing;

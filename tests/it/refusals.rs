@@ -144,8 +144,10 @@ fn what_is_not_http_and_headers_without_end_leave_no_row() {
     let answer = server.request("POST", "/hooks/a", &long, b"x");
     assert_eq!((answer.status, answer.body.as_str()), (431, ""));
     let endless = format!("POST /hooks/a HTTP/1.1\r\nX: {}", "x".repeat(300 << 10));
-    let answer = server.raw(endless.as_bytes());
-    assert!(answer.is_empty() || answer.contains(" 431 ") || answer.contains(" 400 "), "{answer}");
+    let answer = parse(&server.raw(endless.as_bytes())).expect("an answer");
+    assert_eq!((answer.status, answer.body.as_str()), (431, ""));
+    let lines: String = (0..97).map(|number| format!("X-{number}: x\n")).collect();
+    assert_eq!(server.request("POST", "/hooks/a", &lines, b"x").status, 431);
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert_eq!(server.value("select count(*) from refused"), "0");
 }

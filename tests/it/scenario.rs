@@ -56,6 +56,12 @@ impl Scenario {
         self
     }
 
+    /// Keys of `[admin]`, which listens nowhere without them.
+    pub fn admin(mut self, keys: &str) -> Self {
+        self.rest = self.rest.replace("[admin]\nlisten = []\n", &format!("[admin]\n{keys}\n"));
+        self
+    }
+
     /// Any other table.
     pub fn with(mut self, text: &str) -> Self {
         let _ = writeln!(self.rest, "{text}");

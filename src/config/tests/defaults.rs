@@ -32,7 +32,9 @@ fn an_empty_file_has_the_contracts_defaults() {
             proxy_header: ProxyHeader::XForwardedFor,
             body_bytes_max: 1_048_576,
             bodies_bytes_max: 67_108_864,
+            max_connections: 10_000,
             request_timeout: secs(10),
+            keep_alive: secs(150),
         },
         admin: Admin { listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())] },
         store: Store {
@@ -118,7 +120,9 @@ trusted_proxies = ["10.1.2.3/8", "::ffff:192.168.0.0/112", "2001:db8::1", "unix"
 proxy_header = "forwarded"
 body_bytes_max = "2 MiB"
 bodies_bytes_max = 4194304
+max_connections = 7
 request_timeout = "1m 30s"
+keep_alive = "2m"
 [admin]
 listen = []
 [store]
@@ -141,7 +145,9 @@ shutdown_timeout = "0s"
         proxy_header: ProxyHeader::Forwarded,
         body_bytes_max: 2 << 20,
         bodies_bytes_max: 4 << 20,
+        max_connections: 7,
         request_timeout: secs(90),
+        keep_alive: secs(120),
     };
     assert_eq!(config.server, server);
     assert_eq!(config.admin.listen, vec![]);
