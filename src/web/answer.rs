@@ -8,18 +8,15 @@ use actix_web::http::header::X_CONTENT_TYPE_OPTIONS;
 use super::Gated;
 use super::verify::Answer;
 
-/// An answer in the making: what the body decides is known before the body is given away.
+/// An answer in the making.
 pub struct Accepted<'a> {
     gated: &'a Gated,
     preset: Option<Answer>,
 }
 
 impl<'a> Accepted<'a> {
-    pub fn new(gated: &'a Gated, body: &[u8]) -> Self {
-        let preset = match gated.source.respond {
-            Some(_) => None,
-            None => gated.verifier.answer(body),
-        };
+    /// `preset`: the response of the source's scheme, unless the source has its own.
+    pub fn new(gated: &'a Gated, preset: Option<Answer>) -> Self {
         Self { gated, preset }
     }
 

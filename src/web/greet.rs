@@ -5,12 +5,12 @@
 use actix_web::HttpResponse;
 
 use super::intake::Taking;
+use super::received::Received;
 use super::refuse::Refusal;
-use super::verify::{Answer, Asked, CHALLENGE_BYTES_MAX, Handshake, Preset, Verifier};
-use super::{Gated, answer, kept, rate};
+use super::verify::{Answer, CHALLENGE_BYTES_MAX, Handshake, Preset, Verifier};
+use super::{Gated, answer, rate};
 use crate::config::{self, Source};
-use crate::expression::{Questions, Scene};
-use crate::inbox;
+use crate::expression::Questions;
 use crate::store::handshakes::Shaken;
 
 /// A source's own: which requests it is asked of, and by what expression.
@@ -72,15 +72,15 @@ impl Taking<'_> {
     /// Answers a request that is a handshake.
     pub(super) async fn greet(
         &self,
-        gated: &Gated,
         way: Way<'_>,
-        asked: &Asked<'_>,
-        now_ms: i64,
+        received: &Received<'_>,
     ) -> Result<Option<HttpResponse>, Refusal> {
+        let Received { gated, asked, now_ms, .. } = *received;
         let found = match way {
             Way::None => None,
-            Way::Preset(preset) => preset.ask(asked),
-            Way::Own(own) => self.ask_own(gated, own, asked, now_ms).await?.map(Ok),
+            // Looks at short bodies alone.
+            Way::Preset(preset) => preset.ask(&asked),
+            Way::Own(_) => self.ask_own(received).await?.map(Ok),
         };
         let Some(found) = found else { return Ok(None) };
         let handshake = found.map_err(|reason| wrong(&gated.verifier, reason))?;
@@ -100,29 +100,14 @@ impl Taking<'_> {
     }
 
     /// Text is the answer; null is none. What fails is as if it were null.
-    async fn ask_own(
-        &self,
-        gated: &Gated,
-        own: &Own,
-        asked: &Asked<'_>,
-        now_ms: i64,
-    ) -> Result<Option<Handshake>, Refusal> {
-        let (source, path) = (&gated.source, kept::path(Some(&gated.verifier), asked.path));
-        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
-        let content_type = asked.at_most_one("content-type").ok().flatten();
-        let scene = Scene {
-            body: asked.body,
-            content_type: content_type.and_then(|value| std::str::from_utf8(value).ok()),
-            source: &source.name,
-            headers: &kept::lines(&gated.verifier, asked.headers),
-            query: query.as_deref(),
-            path: &path,
-            params: &inbox::params(&source.path, &path),
-            ip: &self.ip,
-            received_at_ms: now_ms,
-            event: None,
+    async fn ask_own(&self, received: &Received<'_>) -> Result<Option<Handshake>, Refusal> {
+        let ask = |received: &Received<'_>| {
+            let own = received.gated.greeting.as_ref()?;
+            Some(received.ask_handshake(&own.questions))
         };
-        let reason = match self.ask(gated, &own.questions, &scene).await?.dedupe {
+        let Some(asking) = self.examine(received, ask).await? else { return Ok(None) };
+        let (source, now_ms) = (&received.gated.source, received.now_ms);
+        let reason = match asking.answers().await?.dedupe {
             Ok(None) => return Ok(None),
             Ok(Some(text)) if text.len() <= CHALLENGE_BYTES_MAX => {
                 let (detail, answer) = ("handshake.respond".to_owned(), Answer::text(text));

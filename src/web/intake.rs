@@ -21,12 +21,12 @@ use super::form::{self, Wrong};
 use super::greet::{self, Way};
 use super::health::{health, plain};
 use super::lane::Lane;
+use super::received::{FullBody, Prepared, Received};
 use super::refuse::Refusal;
-use super::verify::Asked;
+use super::verify::{Answer, Asked};
 use super::{Gate, Gated, Settings, kept, ledger, rate};
-use crate::expression::{Answers, Questions, Scene};
+use crate::clock;
 use crate::store::events::{Accept, DedupeKey, Reply};
-use crate::{clock, inbox};
 
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
@@ -70,7 +70,7 @@ pub(super) struct Taking<'a> {
     pub gate: &'a Gate,
     lane: &'a Rc<Lane>,
     connection: &'a Connection,
-    settings: &'a Settings,
+    settings: &'a Arc<Settings>,
     deadline: Instant,
     /// `None`: unknown.
     client: Option<IpAddr>,
@@ -94,13 +94,15 @@ impl Taking<'_> {
         }
         let path = request.uri().path();
         let found = self.settings.routes.find(path);
-        let gated = found.as_ref().map(|found| &self.settings.sources[found.source]);
+        let at = found.as_ref().map(|found| found.source);
+        let settings = self.settings;
+        let gated = at.map(|at| &settings.sources[at]);
         self.client = self.client(request, &lines);
         self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
         let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
-        let refusal = match gated {
+        let refusal = match at {
             None => Refusal::Path,
-            Some(gated) => match self.check(gated, secret_segment, request, &lines, body).await {
+            Some(at) => match self.check(at, secret_segment, request, &lines, body).await {
                 Ok(response) => return response,
                 Err(refusal) => refusal,
             },
@@ -132,12 +134,14 @@ impl Taking<'_> {
 
     async fn check(
         &mut self,
-        gated: &Gated,
+        at: usize,
         secret_segment: Option<&str>,
         request: &HttpRequest,
         lines: &Lines<'_>,
         payload: &mut Body,
     ) -> Result<HttpResponse, Refusal> {
+        let (settings, gate) = (self.settings, self.gate);
+        let gated = &settings.sources[at];
         let source = &gated.source;
         let method = request.method().as_str();
         let allowed = source.methods.iter().any(|allowed| allowed == method);
@@ -156,49 +160,57 @@ impl Taking<'_> {
         let mut claim = self.gate.budget.claim(Claimant {
             client: self.client,
             source: gated.id,
-            bytes_max: self.settings.server.bodies_bytes_max,
+            bytes_max: settings.server.bodies_bytes_max,
             body_bytes_max: source.body_bytes_max,
         });
         let body = self.body(payload, source.body_bytes_max, &mut claim).await?;
-        let (uri, server) = (request.uri(), &self.settings.server);
+        let (uri, server) = (request.uri(), &settings.server);
         let asked = Asked {
             method,
             path: uri.path(),
             query: uri.query(),
             headers: lines,
-            body: &body,
+            body: &[],
             secret_segment,
             proxied: address::proxied(peer(request), &server.trusted_proxies)
                 .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
+        let head = Received::head(gated, asked, &self.ip, now_ms, &gate.expressions);
+        let body = FullBody::new(body, head, settings, at);
+        let received = body.received(head);
         if !way.is_signed() {
-            if let Some(response) = self.greet(gated, way, &asked, now_ms).await? {
+            if let Some(response) = self.greet(way, &received).await? {
                 return Ok(response);
             }
             if !allowed {
                 return Err(not_allowed());
             }
         }
-        let checked = gated.verifier.check(&asked, now_ms);
+        let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
+        let checked = self.examine(&received, check).await?;
         checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
         if way.is_signed() {
-            if let Some(response) = self.greet(gated, way, &asked, now_ms).await? {
+            if let Some(response) = self.greet(way, &received).await? {
                 return Ok(response);
             }
             if !allowed {
                 return Err(not_allowed());
             }
         }
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok());
-        form::check_accept(source.accept, content_type, &body).map_err(|wrong| match wrong {
+        let check_accept = |it: &Received<'_>| {
+            form::check_accept(it.gated.source.accept, it.content_type(), it.asked.body)
+        };
+        self.examine(&received, check_accept).await?.map_err(|wrong| match wrong {
             Wrong::Type => Refusal::Type,
             Wrong::Form(reason) => Refusal::Form { reason },
         })?;
         let admission = rate::check(gated.rate.as_ref())?;
-        let stored = match self.accept(gated, &asked, content_type, now_ms).await {
-            Ok(accept) => self.store(gated, Accept { body, ..accept }).await,
+        let stored = match self.accept(&received).await {
+            Ok((accept, preset)) => {
+                let body = body.into_bytes();
+                self.store(gated, Accept { body, ..accept }, preset).await
+            }
             Err(refusal) => Err(refusal),
         };
         if let (Err(_), Some(admission)) = (&stored, admission) {
@@ -207,78 +219,57 @@ impl Taking<'_> {
         stored
     }
 
-    /// The rows of an accepted request, but for its body.
-    async fn accept(
+    /// Does some of the work of a request whose body is there, where that takes little, or on a thread
+    /// of the check pool.
+    pub(super) async fn examine<T: Send + 'static>(
         &self,
-        gated: &Gated,
-        asked: &Asked<'_>,
-        content_type: Option<&str>,
-        now_ms: i64,
-    ) -> Result<Accept, Refusal> {
-        let source = &gated.source;
-        let path = kept::path(Some(&gated.verifier), asked.path);
-        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
-        let lines = kept::lines(&gated.verifier, asked.headers);
-        let judged = match gated.judge.questions() {
+        received: &Received<'_>,
+        work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let max_bytes = self.settings.server.bodies_bytes_max;
+        received.run(&self.gate.checks, max_bytes, work).await
+    }
+
+    /// The rows of an accepted request, but for its body; and a preset's response.
+    async fn accept(&self, received: &Received<'_>) -> Result<(Accept, Option<Answer>), Refusal> {
+        let Received { gated, now_ms, .. } = *received;
+        let prepare = |it: &Received<'_>| it.prepare();
+        let Prepared { path, query, headers, key, asking, answer } =
+            self.examine(received, prepare).await?;
+        let judged = match asking {
             None => gated.judge.plain(),
-            Some(questions) => {
-                let scene = Scene {
-                    body: asked.body,
-                    content_type,
-                    source: &source.name,
-                    headers: &lines,
-                    query: query.as_deref(),
-                    path: &path,
-                    params: &inbox::params(&source.path, &path),
-                    ip: &self.ip,
-                    received_at_ms: now_ms,
-                    event: None,
-                };
-                gated.judge.judged(self.ask(gated, questions, &scene).await?)
-            }
+            Some(asking) => gated.judge.judged(asking.answers().await?),
         };
-        let key = inbox::dedupe_key(source, asked.headers, content_type, asked.body);
+        let source = &gated.source;
         let key = key.or(judged.dedupe);
         let window_ms = i64::try_from(source.dedupe_window.as_millis()).unwrap_or(i64::MAX / 4);
         let heal = source.on_duplicate == crate::config::OnDuplicate::Heal;
-        Ok(Accept {
+        let accept = Accept {
             slot: 0,
             source: gated.id,
             uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
             received_at_ms: now_ms,
-            method: asked.method.to_owned(),
+            method: received.asked.method.to_owned(),
             path,
             query,
             ip: self.ip.clone(),
-            headers: kept::headers(&lines),
+            headers,
             body: Vec::new(),
             dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
             note: judged.note,
             owed: judged.owed,
             queue_limit: gated.queue_limit.clone(),
-        })
+        };
+        Ok((accept, answer))
     }
 
-    /// What the expressions give: in place, or by a process, which this thread does not wait for.
-    pub(super) async fn ask(
+    async fn store(
         &self,
         gated: &Gated,
-        questions: &Questions,
-        scene: &Scene<'_>,
-    ) -> Result<Answers, Refusal> {
-        if let Some(answers) = questions.at_once(scene) {
-            return Ok(answers);
-        }
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let party = u64::try_from(gated.id.0).unwrap_or(0);
-        let answer = Box::new(move |answers| drop(tell.send(answers)));
-        self.gate.expressions.ask(party, questions, scene, answer);
-        // Who asked too much at once is told so; a process that ended answers all the same.
-        told.await.ok().and_then(Result::ok).ok_or(Refusal::Unavailable)
-    }
-
-    async fn store(&self, gated: &Gated, accept: Accept) -> Result<HttpResponse, Refusal> {
-        let accepted = Accepted::new(gated, &accept.body);
+        accept: Accept,
+        preset: Option<Answer>,
+    ) -> Result<HttpResponse, Refusal> {
+        let accepted = Accepted::new(gated, preset);
         // A queue that is full by now is not the writer's to refuse: it has others to write for.
         if let Some(limit) = &gated.queue_limit
             && accept.owed.jobs() > 0

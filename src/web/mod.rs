@@ -26,6 +26,7 @@ pub mod address;
 pub mod answer;
 pub mod body;
 pub mod budget;
+pub mod check_pool;
 pub mod connection;
 pub mod connections;
 pub mod form;
@@ -36,6 +37,7 @@ pub mod kept;
 pub mod lane;
 pub mod ledger;
 pub mod rate;
+mod received;
 pub mod refuse;
 pub mod route;
 pub mod server;
@@ -77,6 +79,8 @@ pub struct Gate {
     /// Where expressions are asked that can't be answered in place.
     pub expressions: Pool,
     pub handshakes: shaken::Handshakes,
+    /// Where large requests are checked.
+    pub checks: check_pool::CheckPool,
 }
 
 impl Gate {
@@ -102,6 +106,7 @@ impl Gate {
             ledger: ledger::Ledger::default(),
             expressions,
             handshakes: shaken::Handshakes::default(),
+            checks: check_pool::CheckPool::default(),
         }
     }
 

@@ -16,6 +16,7 @@ mod house;
 mod http;
 mod intake;
 mod killed;
+mod large_requests;
 mod libraries;
 mod limits;
 mod log;

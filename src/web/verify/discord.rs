@@ -9,7 +9,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::read::{self, MISMATCH};
+use super::read::{self, MISMATCH, SIGNATURES_MAX};
 use super::{Answer, Asked, Scheme};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
@@ -61,6 +61,11 @@ impl Scheme for Discord {
             return Err(MISMATCH.to_owned());
         }
         read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        let signatures = read::elements(asked, &self.header).take(SIGNATURES_MAX).count();
+        read::public_key_work(signatures, self.keys.len(), asked.body.len())
     }
 
     fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {

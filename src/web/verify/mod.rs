@@ -78,6 +78,7 @@ const MAKERS: &[(&str, Make)] = &[
 ];
 
 /// A request as its sender signed it.
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     pub method: &'a str,
     pub path: &'a str,
@@ -161,6 +162,11 @@ trait Scheme: Send + Sync {
     /// The exact reason where the request is not from whom it should be.
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String>;
 
+    /// How much work `check` is, as that of hashing so many bytes.
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        asked.body.len()
+    }
+
     /// Signs as the sender would, or says why it can't.
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String>;
 
@@ -219,6 +225,11 @@ impl Verifier {
     /// The exact reason, for the trail alone.
     pub fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
         self.scheme.check(asked, now_ms)
+    }
+
+    /// How much work `check` is, as that of hashing so many bytes.
+    pub fn work(&self, asked: &Asked<'_>) -> usize {
+        self.scheme.work(asked)
     }
 
     /// Signs as the sender would.

@@ -25,9 +25,18 @@ const PAIRS_MIN: usize = 4;
 /// Bytes that the pairs of one request may hash together, beyond `PAIRS_MIN`.
 const HASHED_BYTES_MAX: usize = 64 << 20;
 
+/// A check by a public key takes about as long as hashing so many bytes: 0.1 ms.
+const PUBLIC_KEY_BYTES: usize = 16 << 10;
+
 /// The number of pairs that are looked at where each pair hashes a text of this size.
 pub(super) fn max_pairs(text_bytes: usize) -> usize {
     (HASHED_BYTES_MAX / text_bytes.max(1)).clamp(PAIRS_MIN, PAIRS_MAX)
+}
+
+/// The work of looking at so many pairs by a public key, as that of hashing so many bytes.
+pub(super) fn public_key_work(signatures: usize, keys: usize, text_bytes: usize) -> usize {
+    let pairs = (signatures.min(SIGNATURES_MAX) * keys).min(max_pairs(text_bytes));
+    pairs * (PUBLIC_KEY_BYTES + text_bytes)
 }
 
 /// Pairs each signature with each key, as many as are looked at where each pair hashes `text`.

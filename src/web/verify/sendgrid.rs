@@ -4,7 +4,7 @@
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
-use super::read::{self, MISMATCH};
+use super::read::{self, MISMATCH, SIGNATURES_MAX};
 use super::{Asked, Scheme};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
@@ -41,6 +41,11 @@ impl Scheme for SendGrid {
             return Err(MISMATCH.to_owned());
         }
         read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+    }
+
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        let signatures = read::elements(asked, &self.header).take(SIGNATURES_MAX).count();
+        read::public_key_work(signatures, self.keys.len(), asked.body.len())
     }
 
     fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {

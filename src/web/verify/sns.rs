@@ -135,6 +135,11 @@ impl Scheme for Sns {
         read::check_moment(at.as_millisecond(), self.tolerance_ms, now_ms)
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        let bytes = asked.body.len();
+        bytes + read::public_key_work(1, self.certificates.len(), bytes)
+    }
+
     fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
         Err(super::ONLY_PUBLIC.to_owned())
     }

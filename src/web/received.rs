@@ -1,0 +1,265 @@
+//! A request whose body has arrived: checked on its intake thread where that takes little, else on a
+//! thread of the check pool. Work is counted in bytes, as that of hashing them.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::check_pool::CheckPool;
+use super::refuse::Refusal;
+use super::verify::{Answer, Asked};
+use super::{Gated, Settings, kept};
+use crate::config::ProxyHeader;
+use crate::domain::owed::Key;
+use crate::expression::{Answers, Busy, Pool, Questions, Scene};
+use crate::inbox;
+
+/// Work that an intake thread does itself. Checks, parsing and expressions together take less than a
+/// millisecond for so many bytes.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// A byte of a query costs more than one of a body: it is parsed field by field for each `$query`.
+const QUERY_FACTOR: usize = 16;
+
+/// A request, and what its checks need beside it.
+#[derive(Clone, Copy)]
+pub(super) struct Received<'a> {
+    pub gated: &'a Gated,
+    pub asked: Asked<'a>,
+    pub ip: &'a str,
+    pub now_ms: i64,
+    pub expressions: &'a Pool,
+    /// The same for another thread, where the work is large.
+    large: Option<&'a Arc<Large>>,
+}
+
+/// A copy of a request for the check pool. It owns the body, which is not copied.
+pub(super) struct Large {
+    settings: Arc<Settings>,
+    source: usize,
+    method: String,
+    path: String,
+    query: Option<String>,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+    secret_segment: Option<String>,
+    proxied: Option<ProxyHeader>,
+    ip: String,
+    now_ms: i64,
+    expressions: Pool,
+}
+
+impl Large {
+    fn received<T>(&self, work: impl FnOnce(&Received<'_>) -> T) -> T {
+        let lines: Vec<(&str, &[u8])> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        work(&Received {
+            gated: &self.settings.sources[self.source],
+            asked: Asked {
+                method: &self.method,
+                path: &self.path,
+                query: self.query.as_deref(),
+                headers: &lines,
+                body: &self.body,
+                secret_segment: self.secret_segment.as_deref(),
+                proxied: self.proxied,
+            },
+            ip: &self.ip,
+            now_ms: self.now_ms,
+            expressions: &self.expressions,
+            large: None,
+        })
+    }
+}
+
+/// A body, wherever it is checked.
+pub(super) enum FullBody {
+    Small(Vec<u8>),
+    Large(Arc<Large>),
+}
+
+impl FullBody {
+    /// Decides where the body is checked. `head` is the request without its body.
+    pub fn new(body: Vec<u8>, head: Received<'_>, settings: &Arc<Settings>, source: usize) -> Self {
+        let asked = Asked { body: &body, ..head.asked };
+        let query_bytes = asked.query.map_or(0, str::len);
+        let work = head.gated.verifier.work(&asked) + query_bytes * QUERY_FACTOR;
+        if work <= INLINE_BYTES_MAX {
+            return Self::Small(body);
+        }
+        let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
+        Self::Large(Arc::new(Large {
+            settings: Arc::clone(settings),
+            source,
+            method: asked.method.to_owned(),
+            path: asked.path.to_owned(),
+            query: asked.query.map(str::to_owned),
+            headers: asked.headers.iter().map(header).collect(),
+            secret_segment: asked.secret_segment.map(str::to_owned),
+            proxied: asked.proxied,
+            body,
+            ip: head.ip.to_owned(),
+            now_ms: head.now_ms,
+            expressions: head.expressions.clone(),
+        }))
+    }
+
+    /// The request with its body.
+    pub fn received<'a>(&'a self, head: Received<'a>) -> Received<'a> {
+        let (body, large) = match self {
+            Self::Small(body) => (body, None),
+            Self::Large(large) => (&large.body, Some(large)),
+        };
+        Received { asked: Asked { body, ..head.asked }, large, ..head }
+    }
+
+    /// The bytes, when all checks are done.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Small(body) => body,
+            Self::Large(large) => {
+                Arc::try_unwrap(large).map_or_else(|large| large.body.clone(), |large| large.body)
+            }
+        }
+    }
+}
+
+/// Answers that are there, or will be.
+pub(super) enum Asking {
+    Answered(Answers),
+    Waiting(oneshot::Receiver<Result<Answers, Busy>>),
+}
+
+impl Asking {
+    /// Waits for the answers.
+    ///
+    /// # Errors
+    /// Too much was asked at once. A process that ended answers all the same.
+    pub async fn answers(self) -> Result<Answers, Refusal> {
+        match self {
+            Self::Answered(answers) => Ok(answers),
+            Self::Waiting(told) => told.await.ok().and_then(Result::ok).ok_or(Refusal::Unavailable),
+        }
+    }
+}
+
+/// What is made of an accepted request without waiting.
+pub(super) struct Prepared {
+    pub path: String,
+    pub query: Option<String>,
+    /// Kept lines.
+    pub headers: Vec<u8>,
+    /// What a repeat is known by where no expression is needed for it.
+    pub key: Option<Key>,
+    /// `None`: nothing is asked of the source's events.
+    pub asking: Option<Asking>,
+    /// The response of a preset.
+    pub answer: Option<Answer>,
+}
+
+impl<'a> Received<'a> {
+    /// The head of a request. Its body is added by [`FullBody::received`].
+    pub fn head(
+        gated: &'a Gated,
+        asked: Asked<'a>,
+        ip: &'a str,
+        now_ms: i64,
+        expressions: &'a Pool,
+    ) -> Self {
+        Self { gated, asked, ip, now_ms, expressions, large: None }
+    }
+
+    /// Does some of the work where the request is checked. `max_bytes`: of all bodies that wait.
+    ///
+    /// # Errors
+    /// Too much waits.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        pool: &CheckPool,
+        max_bytes: usize,
+        work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let Some(large) = self.large else { return Ok(work(self)) };
+        let large = Arc::clone(large);
+        let bytes = large.body.len();
+        // The copy is dropped before the reply is sent: who gets it may take the body.
+        let work = move || large.received(work);
+        let reply = pool.run(self.gated.id, bytes, max_bytes, work);
+        reply.await.map_err(|_| Refusal::Unavailable)
+    }
+
+    /// The content type that the body is read by.
+    pub fn content_type(&self) -> Option<&'a str> {
+        let (_, value) = self.asked.headers.iter().find(|(name, _)| *name == "content-type")?;
+        std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
+    }
+
+    /// Makes what is stored, and starts to ask what the handlers' expressions give.
+    pub fn prepare(&self) -> Prepared {
+        let (gated, asked) = (self.gated, &self.asked);
+        let path = kept::path(Some(&gated.verifier), asked.path);
+        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
+        let lines = kept::lines(&gated.verifier, asked.headers);
+        let asking = gated.judge.questions().map(|questions| {
+            self.ask(questions, &self.scene(&path, query.as_deref(), &lines, &self.params(&path)))
+        });
+        let source = &gated.source;
+        Prepared {
+            key: inbox::dedupe_key(source, asked.headers, self.content_type(), asked.body),
+            answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
+            headers: kept::headers(&lines),
+            asking,
+            path,
+            query,
+        }
+    }
+
+    /// Starts to ask the source's own handshake.
+    pub fn ask_handshake(&self, questions: &Questions) -> Asking {
+        let (verifier, asked) = (&self.gated.verifier, &self.asked);
+        let path = kept::path(Some(verifier), asked.path);
+        let query = asked.query.map(|query| kept::query(verifier, query));
+        let lines = kept::lines(verifier, asked.headers);
+        self.ask(questions, &self.scene(&path, query.as_deref(), &lines, &self.params(&path)))
+    }
+
+    fn params(&self, path: &str) -> Vec<(String, String)> {
+        inbox::params(&self.gated.source.path, path)
+    }
+
+    fn scene<'s>(
+        &self,
+        path: &'s str,
+        query: Option<&'s str>,
+        lines: &'s [(&'s str, &'s [u8])],
+        params: &'s [(String, String)],
+    ) -> Scene<'s>
+    where
+        'a: 's,
+    {
+        Scene {
+            body: self.asked.body,
+            content_type: self.content_type(),
+            source: &self.gated.source.name,
+            headers: lines,
+            query,
+            path,
+            params,
+            ip: self.ip,
+            received_at_ms: self.now_ms,
+            event: None,
+        }
+    }
+
+    /// Asks in place, or a process, which no thread waits for.
+    fn ask(&self, questions: &Questions, scene: &Scene<'_>) -> Asking {
+        if let Some(answers) = questions.at_once(scene) {
+            return Asking::Answered(answers);
+        }
+        let (tell, told) = oneshot::channel();
+        let party = u64::try_from(self.gated.id.0).unwrap_or(0);
+        let answer = Box::new(move |answers| drop(tell.send(answers)));
+        self.expressions.ask(party, questions, scene, answer);
+        Asking::Waiting(told)
+    }
+}
