@@ -3,11 +3,11 @@
 //! Intake's connections come last: strangers make them, and what the server needs for its own work, for
 //! its handlers and for the admin listener must not depend on how many of them there are.
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Handler, Mode};
 use crate::web::{ADMIN_CONNECTIONS_MAX, SPARE_CONNECTIONS};
 
 /// The trail with its log, listeners, event loops, expressions, folders that are looked through.
-const OWN_FILES: u64 = 100;
+const OWN_FILES: u64 = 128;
 /// A worker's own readers of the trail, each with its log.
 const FILES_OF_READER: u64 = 2;
 /// Four pipes and the process itself; while it starts, the other ends of its pipes too.
@@ -33,12 +33,13 @@ pub(super) fn connections_max(config: &Config, files_max: u64) -> usize {
 /// What everything else may need.
 fn reserve(config: &Config) -> u64 {
     let workers = config.workers.threads as u64;
-    let staying: u64 = config
-        .handlers
-        .iter()
-        .filter(|handler| matches!(handler.mode, Mode::Stream))
-        .map(|handler| handler.concurrency as u64 * FILES_OF_PROCESS)
-        .sum();
+    // Processes that stay, and connections to URLs that are kept.
+    let of_handler = |handler: &Handler| match (&handler.target, handler.mode) {
+        (Some(_), _) => handler.concurrency as u64,
+        (None, Mode::Stream) => handler.concurrency as u64 * FILES_OF_PROCESS,
+        (None, Mode::Each | Mode::Batch | Mode::Cgi) => 0,
+    };
+    let staying: u64 = config.handlers.iter().map(of_handler).sum();
     let connections = (ADMIN_CONNECTIONS_MAX + SPARE_CONNECTIONS) as u64;
     OWN_FILES
         + connections

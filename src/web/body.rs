@@ -40,18 +40,20 @@ pub struct Body {
     payload: dev::Payload,
     /// What is left of it, where actix-http does not know its end.
     left: Option<usize>,
-    declared: usize,
+    length: Option<usize>,
     is_complete: bool,
 }
 
 impl Body {
     pub fn new(request: &HttpRequest, payload: web::Payload) -> Self {
         let payload = payload.into_inner();
-        let declared = request.headers().get(CONTENT_LENGTH);
-        let declared = declared.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        let is_complete = matches!(payload, dev::Payload::None);
-        let left = (!is_complete && has_no_end(request)).then_some(declared.unwrap_or(0));
-        Self { payload, left, declared: declared.unwrap_or(0), is_complete }
+        if matches!(payload, dev::Payload::None) {
+            return Self { payload, left: None, length: Some(0), is_complete: true };
+        }
+        let length = request.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        let left = has_no_end(request).then_some(length.unwrap_or(0));
+        Self { payload, left, length, is_complete: false }
     }
 
     /// The next part; `wait` is asked when it has to be waited for.
@@ -83,9 +85,14 @@ impl Body {
         }
     }
 
-    /// Whether it says that it will be large.
+    /// What its head says; nothing where it comes in chunks.
+    pub fn length(&self) -> Option<usize> {
+        self.length
+    }
+
+    /// Whether its head says that it will be large.
     pub fn is_large(&self) -> bool {
-        self.declared >= LARGE_BYTES_MIN
+        self.length.is_some_and(|length| length >= LARGE_BYTES_MIN)
     }
 }
 

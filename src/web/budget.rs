@@ -119,6 +119,9 @@ impl Claim<'_> {
     /// # Errors
     /// Its address or its source holds its share already.
     pub fn share(&mut self) -> Result<(), Full> {
+        if self.shared_bytes == Some(self.bytes) {
+            return Ok(());
+        }
         let more = self.bytes - self.shared_bytes.unwrap_or(0);
         self.shared_bytes = Some(self.bytes);
         let pool =

@@ -9,7 +9,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -26,6 +26,8 @@ const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n
     content-length: 0\r\nconnection: close\r\n\r\n";
 const HEAD_TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 33\r\n\
     connection: close\r\ncontent-type: application/json\r\n\r\n{\"error\":\"request took too long\"}";
+
+const NO_LENGTH: usize = usize::MAX;
 
 /// Where a connection is between two requests or within one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +117,9 @@ pub struct Connection {
     connections: Arc<Connections>,
     state: AtomicU64,
     /// How many requests have begun.
-    requests: AtomicU64,
+    requests: AtomicUsize,
+    /// Of the last one's body, where its head says it.
+    body_length: AtomicUsize,
     /// Of the task that serves the connection.
     waker: Mutex<Option<Waker>>,
 }
@@ -126,7 +130,8 @@ impl Connection {
         Self {
             connections,
             state: AtomicU64::new(state.0),
-            requests: AtomicU64::new(0),
+            requests: AtomicUsize::new(0),
+            body_length: AtomicUsize::new(NO_LENGTH),
             waker: Mutex::default(),
         }
     }
@@ -168,8 +173,8 @@ impl Connection {
         expired
     }
 
-    /// A request's head is complete; when its first byte came.
-    pub fn begin(&self) -> Instant {
+    /// A request's head is complete, which may say how long its body is; when its first byte came.
+    pub fn begin(&self, body_length: Option<usize>) -> Instant {
         let state = self.state();
         let since_us = match state.phase() {
             Phase::Head => state.since_us(),
@@ -177,6 +182,7 @@ impl Connection {
             _ => self.connections.now_us(),
         };
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.body_length.store(body_length.unwrap_or(NO_LENGTH), Ordering::Relaxed);
         self.enter(Phase::Body, since_us, 0);
         self.connections.at(since_us)
     }
@@ -209,13 +215,20 @@ pub struct Stream<S> {
     connection: Arc<Connection>,
     /// As the watch has it.
     waker: Option<Waker>,
-    /// Bytes handed over of a head that is not complete.
+    /// Bytes handed over since the first of a head that is not complete.
     head_bytes: usize,
+    /// Where that head ends, once it is there, and which request it is.
+    head_end: HeadEnd,
+    head_of: usize,
+    /// Bytes handed over since the same first one, to the end of the request.
+    request_bytes: usize,
     /// All that a head may have, or had the time for, was handed over: is it complete?
     is_decided: bool,
+    /// Bytes of a body handed over since actix-http last looked at them.
+    body_bytes: usize,
     /// Bytes handed over behind the last byte of this request.
     ahead_bytes: usize,
-    ahead_of: u64,
+    ahead_of: usize,
     is_write_blocked: bool,
     /// Reading was refused, and nothing wakes the task for it.
     is_read_refused: bool,
@@ -237,7 +250,11 @@ impl<S> Stream<S> {
             connection,
             waker: None,
             head_bytes: 0,
+            head_end: HeadEnd::default(),
+            head_of: 0,
+            request_bytes: 0,
             is_decided: false,
+            body_bytes: 0,
             ahead_bytes: 0,
             ahead_of: 0,
             is_write_blocked: false,
@@ -248,6 +265,26 @@ impl<S> Stream<S> {
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// A head begins, of which so many bytes were handed over.
+    fn begin_head(&mut self, bytes: usize) {
+        let requests = self.connection.requests.load(Ordering::Relaxed);
+        (self.head_bytes, self.request_bytes, self.is_decided) = (bytes, bytes, false);
+        (self.head_end, self.head_of) = (HeadEnd::default(), requests + 1);
+        self.connection.enter(Phase::Head, self.connection.connections.now_us(), 0);
+    }
+
+    /// Bytes handed over that belong to the next request, as far as it can be known.
+    fn left_over(&mut self) -> usize {
+        let ahead = *self.ahead();
+        let length = self.connection.body_length.load(Ordering::Relaxed);
+        match self.head_end.at {
+            Some(head) if self.ahead_of == self.head_of && length != NO_LENGTH => {
+                self.request_bytes.saturating_sub(head.saturating_add(length))
+            }
+            _ => ahead,
+        }
     }
 
     /// Bytes that were handed over behind the request that is being handled.
@@ -295,12 +332,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         buffer: &mut ReadBuf<'_>,
         state: State,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         match self.read(context, buffer, HEAD_BYTES_MAX)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
             // Also where the connection was to be closed: nothing was said about it yet.
             Poll::Ready(count) => {
-                self.connection.enter(Phase::Head, self.connection.connections.now_us(), 0);
-                (self.head_bytes, self.is_decided) = (count, false);
+                self.begin_head(count);
+                self.head_end.look(&buffer.filled()[before..]);
                 Poll::Ready(Ok(()))
             }
             // The end of the input, for actix-http.
@@ -323,9 +361,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
         let room = HEAD_BYTES_MAX - self.head_bytes.min(HEAD_BYTES_MAX);
         if room > 0 {
+            let before = buffer.filled().len();
             match self.read(context, buffer, room)? {
                 Poll::Ready(count) => {
                     self.head_bytes += count;
+                    self.request_bytes += count;
+                    self.head_end.look(&buffer.filled()[before..]);
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending if !state.is_expired() => return Poll::Pending,
@@ -336,6 +377,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         self.is_decided = true;
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Part of a body, a little at once: actix-http keeps as large a buffer as it ever filled.
+    fn read_body(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.body_bytes >= HEAD_BYTES_MAX {
+            self.body_bytes = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.body_bytes += buffer.filled().len() - before;
+        self.request_bytes += buffer.filled().len() - before;
+        if read.is_pending() {
+            self.body_bytes = 0;
+        }
+        read
     }
 
     /// Writes a response of our own, where actix-http has none to write, and closes.
@@ -377,18 +439,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         let state = self.connection.state();
         if matches!(state.phase(), Phase::Responding | Phase::Writing) {
             let now_us = self.connection.connections.now_us();
-            match *self.ahead() {
+            match self.left_over() {
                 _ if state.should_close() => self.close(context),
                 0 => self.connection.enter(Phase::Idle, now_us, 0),
                 // The next request has begun already.
-                ahead => {
-                    self.connection.enter(Phase::Head, now_us, 0);
-                    (self.head_bytes, self.is_decided) = (ahead, false);
-                }
+                bytes => self.begin_head(bytes),
             }
         }
         if std::mem::take(&mut self.is_read_refused) {
             context.waker().wake_by_ref();
+        }
+    }
+}
+
+/// Where a head ends: only to know whether the next one has begun behind it.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeadEnd {
+    at: Option<usize>,
+    /// Bytes looked at, and the last of them.
+    seen: usize,
+    last: [u8; 3],
+}
+
+impl HeadEnd {
+    fn look(&mut self, bytes: &[u8]) {
+        if self.at.is_some() {
+            return;
+        }
+        // Line ends before a request are none of its own (RFC 9112, section 2.2).
+        let is_blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let skipped = match self.seen {
+            0 => bytes.iter().take_while(|byte| is_blank(byte)).count(),
+            _ => 0,
+        };
+        let end = b"\r\n\r\n";
+        // An end that began in the bytes before these.
+        let joint = [&self.last[..], &bytes[..bytes.len().min(3)]].concat();
+        let of_joint = (self.seen >= 3).then(|| memchr::memmem::find(&joint, end)).flatten();
+        let of_bytes = memchr::memmem::find(&bytes[skipped..], end);
+        self.at = match (of_joint, of_bytes) {
+            (Some(at), _) => Some(self.seen - 3 + at + end.len()),
+            (None, Some(at)) => Some(self.seen + skipped + at + end.len()),
+            (None, None) => None,
+        };
+        self.seen += bytes.len();
+        for byte in &bytes[bytes.len().saturating_sub(3)..] {
+            self.last = [self.last[1], self.last[2], *byte];
         }
     }
 }
@@ -415,14 +511,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             Phase::New | Phase::Idle => this.read_first(context, buffer, state),
             Phase::Head => this.read_head(context, buffer, state),
             Phase::Closing => this.discard(context),
-            Phase::Body => Pin::new(&mut this.inner).poll_read(context, buffer),
+            Phase::Body => this.read_body(context, buffer),
             Phase::Handling | Phase::Responding | Phase::Writing => {
                 let room = HEAD_BYTES_MAX - (*this.ahead()).min(HEAD_BYTES_MAX);
                 if room == 0 {
                     this.is_read_refused = true;
                     return Poll::Pending;
                 }
-                this.read(context, buffer, room).map_ok(|count| *this.ahead() += count)
+                this.read(context, buffer, room).map_ok(|count| {
+                    *this.ahead() += count;
+                    this.request_bytes += count;
+                })
             }
         }
     }
@@ -462,5 +561,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeadEnd;
+
+    #[track_caller]
+    fn check(parts: &[&str], expected: Option<usize>) {
+        let mut end = HeadEnd::default();
+        parts.iter().for_each(|part| end.look(part.as_bytes()));
+        assert_eq!(end.at, expected, "{parts:?}");
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_wherever_it_is_cut() {
+        let whole = "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
+        check(&[whole], Some(27));
+        for cut in 1..whole.len() {
+            check(&[&whole[..cut], &whole[cut..]], Some(27));
+        }
+        let bytes: Vec<&str> = (0..whole.len()).map(|at| &whole[at..=at]).collect();
+        check(&bytes, Some(27));
+        check(&["GET / HTTP/1.1\r\nHost: x\r\n"], None);
+        check(&["\r\n\r\nGET / HTTP/1.1\r\n\r\n"], Some(22));
     }
 }

@@ -20,8 +20,8 @@ const READYZ: &str = "/readyz";
 pub async fn admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let parts = (request.app_data::<Arc<Gate>>(), request.conn_data::<Arc<Connection>>());
     let (Some(gate), Some(connection)) = parts else { return plain(500) };
-    connection.begin();
     let body = Body::new(&request, payload);
+    connection.begin(body.length());
     let response = health(gate, &request).unwrap_or_else(|| Refusal::Path.response());
     answered(response, &request, connection, &body)
 }

@@ -42,8 +42,8 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
         request.conn_data::<Arc<Connection>>(),
     );
     let (Some(gate), Some(lane), Some(connection)) = parts else { return plain(500) };
-    let began_at = connection.begin();
     let mut body = Body::new(&request, payload);
+    let began_at = connection.begin(body.length());
     if let Some(response) = health(gate, &request) {
         return answered(response, &request, connection, &body);
     }
@@ -298,37 +298,51 @@ impl Taking<'_> {
         if payload.is_large() {
             claim.set_large();
         }
-        // Only large bodies look at the clock.
-        let (mut stalled_at, mut bytes_before) = (None, 0);
         loop {
-            let mut until = self.deadline;
+            let (bytes_before, mut until) = (self.bytes, self.deadline);
             if claim.is_large() {
-                let at = stalled_at.get_or_insert_with(|| Instant::now() + STALLED_AFTER);
-                until = until.min(*at);
+                until = until.min(Instant::now() + STALLED_AFTER);
             }
-            match timeout_at(until.into(), payload.next(|| claim.share())).await {
-                Ok(None) => break,
-                Ok(Some(chunk)) => {
-                    let chunk = chunk.map_err(Refusal::from)?;
-                    self.bytes += chunk.len();
-                    if self.bytes > max {
-                        return Err(Refusal::TooLarge { max });
-                    }
-                    claim.grow(chunk.len()).map_err(|Full| Refusal::Unavailable)?;
-                    body.extend_from_slice(&chunk);
-                }
+            let read = self.read(payload, max, claim, &mut body);
+            match timeout_at(until.into(), read).await {
+                Ok(Ok(true)) => break,
+                // It has become large.
+                Ok(Ok(false)) => {}
+                Ok(Err(refusal)) => return Err(refusal),
                 Err(_) if Instant::now() >= self.deadline => return Err(Refusal::Late),
-                Err(_) => {
-                    if claim.is_pressed() && self.bytes - bytes_before < STALLED_BYTES_MIN {
-                        return Err(Refusal::Late);
-                    }
-                    (stalled_at, bytes_before) = (None, self.bytes);
+                Err(_) if claim.is_pressed() && self.bytes - bytes_before < STALLED_BYTES_MIN => {
+                    return Err(Refusal::Late);
                 }
+                Err(_) => {}
             }
         }
         claim.leave();
         self.connection.end_body();
         Ok(body)
+    }
+
+    /// Reads to the end of the body, or until it has become large: whether it is complete.
+    async fn read(
+        &mut self,
+        payload: &mut Body,
+        max: usize,
+        claim: &mut Claim<'_>,
+        body: &mut Vec<u8>,
+    ) -> Result<bool, Refusal> {
+        let was_large = claim.is_large();
+        while let Some(chunk) = payload.next(|| claim.share()).await {
+            let chunk = chunk.map_err(Refusal::from)?;
+            self.bytes += chunk.len();
+            if self.bytes > max {
+                return Err(Refusal::TooLarge { max });
+            }
+            claim.grow(chunk.len()).map_err(|Full| Refusal::Unavailable)?;
+            body.extend_from_slice(&chunk);
+            if claim.is_large() != was_large {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads on so that the answer arrives.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -66,6 +67,34 @@ fn the_second_head_of_a_connection_has_no_more_time_than_the_first() {
     let late = parse(&read_all(&mut stream)).expect("a response");
     let told = (late.status, late.header("connection"), late.body.as_str());
     assert_eq!(told, (408, Some("close"), r#"{"error":"request took too long"}"#));
+}
+
+#[test]
+fn the_time_of_a_head_begins_though_it_came_with_the_request_before_it() {
+    let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
+    for before in [GET, POST] {
+        let sent = [before, b"POST /hooks/a HTTP/1.1\r\nX: "].concat();
+        let answered = server.raw(&sent);
+        assert_eq!(statuses(&answered)[1..], ["408"], "{answered}");
+    }
+}
+
+#[test]
+fn a_unix_socket_and_the_admin_listener_limit_the_time_too() {
+    let server = scenario()
+        .server("request_timeout = \"300ms\"")
+        .listen("unix:http.sock")
+        .admin("listen = [\"unix:admin.sock\"]")
+        .source("a", "")
+        .start();
+    for socket in ["http.sock", "admin.sock"] {
+        let mut stream = UnixStream::connect(server.path().join(socket)).expect("a connection");
+        let ahead = [GET, b"GET /healthz HTTP/1.1\r\nX: "].concat();
+        stream.write_all(&ahead).expect("a request and half a head");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("the end of the connection");
+        assert_eq!(statuses(&text), ["200", "408"], "{socket}");
+    }
 }
 
 #[test]
@@ -166,10 +195,12 @@ fn requests_that_are_sent_ahead_are_answered_in_turn() {
     let ahead = [POST, POST, GET].concat();
     stream.write_all(&ahead).expect("three requests");
     assert_eq!(statuses(&read_to(&mut stream, ALIVE)), ["202", "202", "200"]);
-    // Nothing is left over that would be taken for the beginning of another request.
-    until_over(Instant::now(), Duration::from_millis(900));
-    stream.write_all(GET).expect("it is open");
-    read_to(&mut stream, ALIVE);
+    for request in [POST, GET] {
+        // Nothing is left over that would be taken for the beginning of another request.
+        until_over(Instant::now(), Duration::from_millis(900));
+        stream.write_all(request).expect("it is open");
+        read_to(&mut stream, "}");
+    }
 }
 
 #[test]

@@ -56,6 +56,13 @@ impl Scenario {
         self
     }
 
+    /// Listens there too.
+    pub fn listen(mut self, address: &str) -> Self {
+        let first = "listen = [\"127.0.0.1:0\"";
+        self.server = self.server.replace(first, &format!("{first}, \"{address}\""));
+        self
+    }
+
     /// Keys of `[admin]`, which listens nowhere without them.
     pub fn admin(mut self, keys: &str) -> Self {
         self.rest = self.rest.replace("[admin]\nlisten = []\n", &format!("[admin]\n{keys}\n"));
