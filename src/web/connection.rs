@@ -192,7 +192,7 @@ impl Connection {
         self.enter(Phase::Handling, self.state().since_us(), 0);
     }
 
-    /// The response is ready. `is_last`: part of the request was not read, so the connection closes
+    /// The response is ready, in one piece. `is_last`: part of the request was not read, so the connection closes
     /// behind it.
     pub fn respond(&self, is_last: bool) {
         let flags = if is_last { State::CLOSE } else { 0 };
@@ -400,7 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         read
     }
 
-    /// Writes a response of our own, where actix-http has none to write, and closes.
+    /// Writes the response to what is no request, and closes.
     fn reject(&mut self, context: &mut Context<'_>, response: &[u8]) -> Poll<io::Result<()>> {
         // A connection on which nothing is on its way has room for so little; if not, it just ends.
         let _ = Pin::new(&mut self.inner).poll_write(context, response);
@@ -535,6 +535,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.remember(context.waker());
+        match this.connection.state().phase() {
+            // actix-http's own response, to what is no request. It would close at once, and what the
+            // peer still sends would cost it the response.
+            Phase::Head => return this.reject(context, bytes).map_ok(|()| bytes.len()),
+            Phase::Closing => return this.discard(context).map_ok(|()| bytes.len()),
+            _ => {}
+        }
         let written = Pin::new(&mut this.inner).poll_write(context, bytes);
         this.is_write_blocked = written.is_pending();
         if this.is_write_blocked {
