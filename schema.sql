@@ -1,4 +1,4 @@
--- Hooktrail's trail: the whole format of the file, version 3 (`PRAGMA user_version`).
+-- Hooktrail's trail: the whole format of the file, version 4 (`PRAGMA user_version`).
 --
 -- To change it: never edit a version that was released. Add a step to MIGRATIONS in
 -- src/store/migrate.rs, make this file what the steps lead to, and a line in CHANGELOG.md.
@@ -63,15 +63,15 @@ CREATE TABLE events (
   body BLOB NOT NULL
 );
 
--- What a source's `dedupe` knows repeats by: a SHA-256 of the key, cut to 16 bytes; `until` on the
--- trail's clock.
+-- What repeats are recognised by: a SHA-256 of the key, cut to 16 bytes; `until` on the trail's clock.
+-- An event may have two: one of its source's `dedupe`, and its sender's own of the delivery.
 CREATE TABLE dedupe (
-  event INTEGER PRIMARY KEY,
   source INTEGER NOT NULL,
   key BLOB NOT NULL,
-  until INTEGER NOT NULL
-);
-CREATE UNIQUE INDEX dedupe_key ON dedupe (source, key);
+  event INTEGER NOT NULL,
+  until INTEGER NOT NULL,
+  PRIMARY KEY (source, key)
+) WITHOUT ROWID;
 CREATE INDEX dedupe_until ON dedupe (until);
 
 -- A repeat, with its bytes where they differ from the first's, up to 10 an event.

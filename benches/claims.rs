@@ -14,7 +14,7 @@ use hooktrail::domain::owed::{JobKeys, Owed, Plan};
 use hooktrail::domain::{HandlerId, Outcome, SourceId};
 use hooktrail::queue::dispatch::Dispatch;
 use hooktrail::queue::lane::Limits;
-use hooktrail::store::events::{self, Accept, Inserts};
+use hooktrail::store::events::{self, Accept, Dedupe, Inserts};
 use hooktrail::store::jobs::{self, Claimed, Finish, Next};
 use hooktrail::store::registry::{self, Named};
 use hooktrail::store::rest::Breaker;
@@ -170,7 +170,7 @@ fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> any
         ip: "127.0.0.1".to_owned(),
         headers: b"content-type: application/json".to_vec(),
         body: include_bytes!("body.json").to_vec(),
-        dedupe: None,
+        dedupe: Dedupe::default(),
         note: None,
         owed: Plan::Judged(handlers.iter().copied().map(owed).collect()),
         queue_limit: None,

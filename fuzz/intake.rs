@@ -87,7 +87,7 @@ pub fn intake(data: &[u8]) {
         let _ = preset.ask(&asked);
     }
     let _ = verifier.answer(body);
-    let _ = inbox::dedupe_key(source, &headers, Some(content_type), body);
+    let _ = inbox::own_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
         let _ = web::form::check_accept(accept, Some(content_type), body);
     }

@@ -38,7 +38,7 @@ pub use fault::{Fault, Faults};
 pub use handler::BUILT_IN;
 pub use load::{Loaded, find, load};
 pub use reload::reload_refusals;
-pub use scheme::{Repeat, SCHEMES, Scheme, scheme};
+pub use scheme::{DeliveryKey, SCHEMES, Scheme, scheme};
 pub use secret::{Becomes, SecretUse, Secrets, secrets, secrets_under, standard_key};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
@@ -137,6 +137,8 @@ pub struct Source {
     pub dedupe_off: bool,
     /// How long `dedupe` remembers, a preset's too.
     pub dedupe_window: Duration,
+    /// Whether repeats are recognised by the sender's own key of a delivery, beside `dedupe`.
+    pub uses_preset_key: bool,
     pub on_duplicate: OnDuplicate,
     pub accept_rate: Option<Rate>,
     pub queued_max: u64,
@@ -147,6 +149,16 @@ pub struct Source {
     pub handshake: Handshake,
     /// No event for so long is an alert.
     pub silent_after: Option<Duration>,
+}
+
+impl Source {
+    /// How long a sender's own key of a delivery is kept: never shorter than a time stamp is taken, or a
+    /// captured request could be sent again after its key was forgotten.
+    pub fn preset_key_window(&self) -> Duration {
+        let taken =
+            self.verify.tolerance.map_or(Duration::ZERO, |it| it.back.saturating_add(it.ahead));
+        self.dedupe_window.max(taken)
+    }
 }
 
 /// How a sender's question whether we are there is answered.
@@ -182,8 +194,6 @@ pub enum Accept {
 pub enum Dedupe {
     /// Lower case.
     Header(String),
-    /// The first of these that is there: a preset's.
-    AnyHeader(&'static [&'static str]),
     Body,
     Jq(Expression),
 }
@@ -224,12 +234,19 @@ pub struct Verify {
     pub query: Option<String>,
     /// The path's last segment, after `path`, is the token.
     pub segment: bool,
-    pub tolerance: Option<Duration>,
+    pub tolerance: Option<Tolerance>,
     /// The public URL, as the sender calls it.
     pub url: Option<String>,
     pub hmac: Option<Hmac>,
     /// Meta's: given back to it in its GET.
     pub verify_token: Vec<SecretRef>,
+}
+
+/// How far a time stamp may be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerance {
+    pub back: Duration,
+    pub ahead: Duration,
 }
 
 /// The recipe of `scheme = "hmac"`.

@@ -1,13 +1,12 @@
-//! What is known of each scheme: one table of facts, in the contract's order. How a scheme verifies
-//! and shakes hands is `web`'s (`web/verify/mod.rs` has a line a scheme too, and a test holds the two
+//! What is known of each scheme: one table of facts, in the contract's order. How a scheme verifies,
+//! reads its delivery's key and shakes hands is `web`'s (`web/verify/mod.rs` has a line a scheme too, and a test holds the two
 //! against each other). The figures and delivery ids are the senders' own; docs/senders.md tells
 //! them to people.
 
 use std::time::Duration;
 
+use super::Tolerance;
 use super::secret::Becomes;
-use super::{Dedupe, Verify};
-use crate::expression::Expression;
 
 /// A way to verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,27 +18,26 @@ pub struct Scheme {
     pub preset: bool,
     /// Where its signature or token stands, lower case, unless the source says otherwise.
     pub header: Option<&'static str>,
-    /// How far its time stamp may be off, both ways; `None`: it has none.
-    pub tolerance: Option<Duration>,
-    /// What a repeat is known by, unless the source says otherwise.
-    pub repeat: Repeat,
+    /// How far its time stamp may be off; `None`: it has none.
+    pub tolerance: Option<Tolerance>,
+    /// Its retries repeat the time stamp of the first attempt.
+    pub repeats_stamp: bool,
+    /// Where the sender's own key of a delivery stands.
+    pub delivery_key: DeliveryKey,
     /// What its secret has to be made of.
     pub secret: Becomes,
     /// A secret may still be missing: its sender gives it only after a handshake.
     pub secret_later: bool,
 }
 
-/// What a sender makes unique for each notification.
+/// Where a sender puts what it makes unique for each notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
-    Nothing,
-    /// The first of these that is there, lower case.
+pub enum DeliveryKey {
+    Nowhere,
+    /// In the first of these headers that is there, lower case; its signature covers none of them.
     Header(&'static [&'static str]),
-    Body,
-    /// An expression on the body.
-    Jq(&'static str),
-    /// `inbox` knows.
-    Own,
+    /// Within what it signs: the scheme reads it as it verifies.
+    Signed,
 }
 
 /// What every scheme with a secret takes.
@@ -53,7 +51,8 @@ const fn plain(name: &'static str, keys: &'static [&'static str]) -> Scheme {
         preset: false,
         header: None,
         tolerance: None,
-        repeat: Repeat::Nothing,
+        repeats_stamp: false,
+        delivery_key: DeliveryKey::Nowhere,
         secret: Becomes::Bytes,
         secret_later: false,
     }
@@ -69,12 +68,26 @@ const fn signed(name: &'static str, header: &'static str) -> Scheme {
 }
 
 impl Scheme {
+    /// The time stamp is that of the attempt.
     const fn within(self, seconds: u64) -> Self {
-        Self { tolerance: Some(Duration::from_secs(seconds)), ..self }
+        let either = Duration::from_secs(seconds);
+        Self { tolerance: Some(Tolerance { back: either, ahead: either }), ..self }
     }
 
-    const fn knows(self, repeat: Repeat) -> Self {
-        Self { repeat, ..self }
+    /// Retries repeat the time stamp, so that `back` outlasts the last of them.
+    const fn stamped_once(self, back: u64, ahead: u64) -> Self {
+        let (back, ahead) = (Duration::from_secs(back), Duration::from_secs(ahead));
+        Self { tolerance: Some(Tolerance { back, ahead }), repeats_stamp: true, ..self }
+    }
+
+    /// The signature covers the delivery's key.
+    const fn signs_key(self) -> Self {
+        Self { delivery_key: DeliveryKey::Signed, ..self }
+    }
+
+    /// The delivery's key stands in a header that nobody signs.
+    const fn key_in(self, headers: &'static [&'static str]) -> Self {
+        Self { delivery_key: DeliveryKey::Header(headers), ..self }
     }
 
     const fn secret(self, secret: Becomes) -> Self {
@@ -112,94 +125,47 @@ pub const SCHEMES: &[Scheme] = &[
     plain("basic", &["user", "secret", "tolerance", "url"]),
     plain("bearer", COMMON),
     plain("hmac", HMAC),
-    signed("paminga", "x-paminga-signature").knows(Repeat::Own),
-    preset("standard")
-        .within(FIVE)
-        .secret(Becomes::StandardVerifier)
-        .knows(Repeat::Header(&["webhook-id", "svix-id"])),
+    signed("paminga", "x-paminga-signature").signs_key(),
+    preset("standard").within(FIVE).secret(Becomes::StandardVerifier).signs_key(),
     // The same on redelivery.
-    signed("github", "x-hub-signature-256").knows(Repeat::Header(&["x-github-delivery"])),
+    signed("github", "x-hub-signature-256").key_in(&["x-github-delivery"]),
     // X-Gitlab-Event-UUID is shared by events that follow from each other.
-    signed("gitlab", "x-gitlab-token").knows(Repeat::Header(&["idempotency-key"])),
-    signed("stripe", "stripe-signature").within(FIVE).knows(Repeat::Jq(".id")),
-    signed("shopify", "x-shopify-hmac-sha256").knows(Repeat::Header(&["x-shopify-webhook-id"])),
-    signed("slack", "x-slack-signature").within(FIVE).knows(Repeat::Jq(".event_id")),
-    signed("twilio", "x-twilio-signature").knows(Repeat::Header(&["i-twilio-idempotency-token"])),
+    signed("gitlab", "x-gitlab-token").key_in(&["idempotency-key"]),
+    signed("stripe", "stripe-signature").within(FIVE).signs_key(),
+    signed("shopify", "x-shopify-hmac-sha256").key_in(&["x-shopify-webhook-id"]),
+    signed("slack", "x-slack-signature").within(FIVE).signs_key(),
+    signed("twilio", "x-twilio-signature").key_in(&["i-twilio-idempotency-token"]),
     signed("sendgrid", "x-twilio-email-event-webhook-signature")
         .within(FIVE)
         .secret(Becomes::P256Key)
-        .knows(Repeat::Body),
-    // As a form it has the three fields of `signature` at its top.
-    preset("mailgun").within(FIVE).knows(Repeat::Jq(".signature.token? // .token")),
+        .signs_key(),
+    // It tries for 8 hours (documentation.mailgun.com, "Webhooks").
+    preset("mailgun").stamped_once(9 * HOUR, FIVE).signs_key(),
     preset("mailchimp").takes(&["query", "segment", "secret", "tolerance", "url"]),
-    Scheme { secret_later: true, ..signed("mandrill", "x-mandrill-signature") }.knows(Repeat::Body),
+    Scheme { secret_later: true, ..signed("mandrill", "x-mandrill-signature") }.signs_key(),
     signed("meta", "x-hub-signature-256")
         .takes(&["verify_token", "secret", "header", "tolerance", "url"])
-        .knows(Repeat::Body),
-    signed("zoom", "x-zm-signature").within(FIVE).knows(Repeat::Body),
-    signed("discord", "x-signature-ed25519")
-        .within(FIVE)
-        .secret(Becomes::Ed25519Key)
-        .knows(Repeat::Jq(".id")),
-    signed("paddle", "paddle-signature").within(FIVE).knows(Repeat::Jq(".event_id")),
-    signed("square", "x-square-hmacsha256-signature").knows(Repeat::Jq(".event_id")),
-    signed("hubspot", "x-hubspot-signature-v3").within(FIVE).knows(Repeat::Body),
-    signed("linear", "linear-signature").within(MINUTE).knows(Repeat::Header(&["linear-delivery"])),
-    signed("bitbucket", "x-hub-signature").knows(Repeat::Header(&["x-request-uuid"])),
+        .signs_key(),
+    signed("zoom", "x-zm-signature").within(FIVE).signs_key(),
+    signed("discord", "x-signature-ed25519").within(FIVE).secret(Becomes::Ed25519Key).signs_key(),
+    signed("paddle", "paddle-signature").within(FIVE).signs_key(),
+    signed("square", "x-square-hmacsha256-signature").signs_key(),
+    signed("hubspot", "x-hubspot-signature-v3").within(FIVE).signs_key(),
+    // It tries again after a minute, an hour and six hours (linear.app/developers/webhooks), and the
+    // minute of tolerance that the page advises would refuse all of these.
+    signed("linear", "linear-signature").stamped_once(8 * HOUR, MINUTE).signs_key(),
+    // Data Center names it X-Request-Id.
+    signed("bitbucket", "x-hub-signature").key_in(&["x-request-uuid", "x-request-id"]),
     // The bodies of later changes are the same bytes, and each is an event of its own.
     signed("dropbox", "x-dropbox-signature"),
-    // Two webhooks may call one source.
-    signed("trello", "x-trello-webhook")
-        .knows(Repeat::Jq("if .action.id then [.action.id, .webhook.id] else null end")),
+    signed("trello", "x-trello-webhook").signs_key(),
     preset("microsoft-graph"),
-    preset("sns").within(HOUR).secret(Becomes::Certificates).knows(Repeat::Jq(".MessageId")),
+    // The time stamp is that of publishing; by default it tries for about an hour
+    // (docs.aws.amazon.com/sns, "Message delivery retries").
+    preset("sns").stamped_once(24 * HOUR, HOUR).secret(Becomes::Certificates).signs_key(),
 ];
 
 /// The scheme of that name.
 pub fn scheme(name: &str) -> Option<&'static Scheme> {
     SCHEMES.iter().find(|scheme| scheme.name == name)
-}
-
-/// What a source whose scheme is a preset knows repeats by, where it does not say itself.
-pub(super) fn dedupe(verify: &Verify) -> Option<Dedupe> {
-    match scheme(&verify.scheme)?.repeat {
-        Repeat::Nothing | Repeat::Own => None,
-        Repeat::Header([name]) => Some(Dedupe::Header((*name).to_owned())),
-        Repeat::Header(names) => Some(Dedupe::AnyHeader(names)),
-        Repeat::Body => Some(Dedupe::Body),
-        Repeat::Jq(text) => Expression::new(text).ok().map(Dedupe::Jq),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A process for each of their events would cost more than all else about it.
-    #[test]
-    fn each_presets_expression_compiles_and_is_answered_in_place() {
-        use crate::expression::{Questions, Scene};
-        let key = |text: &str, body: &str| {
-            let questions = Questions::new(Some(Expression::new(text).unwrap()), Vec::new());
-            let content_type = Some("application/json");
-            let scene = Scene { body: body.as_bytes(), content_type, ..Scene::default() };
-            questions.at_once(&scene).unwrap_or_else(|| panic!("{text}")).dedupe
-        };
-        for (name, body, expected) in [
-            ("stripe", r#"{"id":"evt_1"}"#, Some("evt_1")),
-            ("slack", r#"{"event_id":"Ev1"}"#, Some("Ev1")),
-            ("slack", r#"{"event_id":""}"#, None),
-            ("discord", r#"{"type":1,"event":{}}"#, None),
-            ("mailgun", r#"{"signature":{"token":"t"}}"#, Some("t")),
-            ("mailgun", r#"{"signature":"s","token":"t"}"#, Some("t")),
-            ("trello", r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#, Some(r#"["a","w"]"#)),
-            ("trello", r#"{"action":{},"webhook":{"id":"w"}}"#, None),
-            ("paddle", r#"{"event_id":"p"}"#, Some("p")),
-            ("square", r#"{"event_id":"q"}"#, Some("q")),
-            ("sns", r#"{"MessageId":"m"}"#, Some("m")),
-        ] {
-            let Repeat::Jq(text) = scheme(name).unwrap().repeat else { panic!("{name}") };
-            assert_eq!(key(text, body), Ok(expected.map(str::to_owned)), "{name}: {body}");
-        }
-    }
 }

@@ -9,8 +9,8 @@ use super::server::{BODY_BYTES_MAX, beyond_all, close};
 use super::table::{Table, Value};
 use super::values::{self, DAY, POSITIVE};
 use super::{
-    Accept, Dedupe, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source, Verify,
-    expression, scheme, verify,
+    Accept, Dedupe, DeliveryKey, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source,
+    Verify, expression, scheme, verify,
 };
 
 /// `queued_max` where it is not written: as good as none, and still a number for SQLite.
@@ -42,7 +42,8 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
     let path_at = table.get("path").map_or(table.at, |value| value.at);
     let verify = read_verify(name, &table, server, folder);
     let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
-    let dedupe = dedupe.or_else(|| scheme::dedupe(&verify)).filter(|_| !dedupe_off);
+    let uses_preset_key = uses_preset_key(&verify, &dedupe, dedupe_off);
+    check_tolerance(&table, &verify, dedupe_window);
     let source = Source {
         name: name.to_owned(),
         path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
@@ -57,6 +58,7 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
         dedupe,
         dedupe_off,
         dedupe_window,
+        uses_preset_key,
         on_duplicate: table.choice(
             "on_duplicate",
             &[("heal", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
@@ -154,6 +156,30 @@ fn read_dedupe(table: &Table<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Dur
     let jq = expression::read(&table, "jq").map(Dedupe::Jq);
     close(table, &[]);
     (header.or(jq).or(body), false, window)
+}
+
+/// A key that is signed stays in force beside a source's own, as it is what makes it useless to send a
+/// captured request again. Where the tolerance outlasts retries nothing turns it off.
+fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
+    let Some(scheme) = scheme::scheme(&verify.scheme) else { return false };
+    match scheme.delivery_key {
+        DeliveryKey::Nowhere => false,
+        DeliveryKey::Header(_) => dedupe.is_none() && !is_off,
+        DeliveryKey::Signed => scheme.repeats_stamp || !is_off,
+    }
+}
+
+/// A tolerance that somebody chose makes keys stay longer than the window says.
+fn check_tolerance(table: &Table<'_>, verify: &Verify, window: Duration) {
+    let Some(scheme) = scheme::scheme(&verify.scheme) else { return };
+    let (Some(preset), Some(own)) = (scheme.tolerance, verify.tolerance) else { return };
+    if own.back != preset.back && own.back > window {
+        let (own, window) = (values::duration_text(own.back), values::duration_text(window));
+        table.warn(format!(
+            "has a verify.tolerance of {own}, longer than dedupe.window ({window}): the sender's own \
+             keys are kept for {own} too, so that no captured request is new again"
+        ));
+    }
 }
 
 fn read_handshake(table: &Table<'_>) -> Handshake {

@@ -10,13 +10,14 @@ use super::secret::{self, Becomes};
 use super::server::close;
 use super::table::{Table, Value};
 use super::values::{self, POSITIVE};
-use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Verify};
+use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Tolerance, Verify};
 
 const HEADER: &str = r#"expected a header's name such as "X-Signature""#;
 const TABLE: &str = r#"expected a table such as { scheme = "none" }"#;
 const TEXT: &str = "expected text";
-/// Both ways; senders' clocks and queues are that far off at most (senders.md).
-const TOLERANCE: Duration = Duration::from_secs(300);
+/// Senders' clocks and queues are that far off at most.
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+const TOLERANCE: Tolerance = Tolerance { back: FIVE_MINUTES, ahead: FIVE_MINUTES };
 
 /// What a source without `verify` has.
 pub(super) fn none() -> Verify {
@@ -74,7 +75,10 @@ fn read_common(table: &Table<'_>, scheme: &Scheme, folder: &Path, verify: &mut V
     verify.url = table.get("url").and_then(|value| read_url(&value));
     verify.tolerance = table.get("tolerance").and_then(|value| {
         let parse = |text: &str| values::duration_in(text, POSITIVE);
-        value.parsed(values::DURATION, parse)
+        let back = value.parsed(values::DURATION, parse)?;
+        // A clock that is ahead is no reason to wait longer for a sender.
+        let ahead = back.min(scheme.tolerance.unwrap_or(TOLERANCE).ahead);
+        Some(Tolerance { back, ahead })
     });
 }
 

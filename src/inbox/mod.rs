@@ -17,7 +17,6 @@ use crate::expression::{
     self, Answers, Expression, Keyring, Keys, Questions, Taken, Taker, Wanted,
 };
 
-mod paminga;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +32,8 @@ pub struct Judge {
     takers: Vec<Of>,
     /// All of them, where nothing is asked.
     plain: Arc<[HandlerId]>,
+    /// Of the keys of `dedupe`.
+    dedupe_kind: u8,
 }
 
 /// A handler, as far as answers don't say it.
@@ -61,10 +62,10 @@ impl Judge {
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
         let dedupe = match &source.dedupe {
-            Some(Dedupe::Jq(expression)) if !source.dedupe_off => Some(expression.clone()),
+            Some(Dedupe::Jq(expression)) => Some(expression.clone()),
             _ => None,
         };
-        Self::asking(dedupe, handlers)
+        Self { dedupe_kind: own_kind(source, b'j'), ..Self::asking(dedupe, handlers) }
     }
 
     /// For jobs that come after their event.
@@ -97,7 +98,7 @@ impl Judge {
             });
         }
         let plain = takers.iter().map(|of| of.handler).collect();
-        Self { questions: Questions::new(dedupe, asked), takers, plain }
+        Self { questions: Questions::new(dedupe, asked), takers, plain, dedupe_kind: b'j' }
     }
 
     /// What is to be asked of each event; `None`: nothing.
@@ -114,7 +115,7 @@ impl Judge {
     pub fn judged(&self, answers: Answers) -> Judged {
         let mut notes = Vec::new();
         let dedupe = match answers.dedupe {
-            Ok(key) => key.map(|key| hashed(b'j', key.as_bytes())),
+            Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
             Err(reason) => {
                 notes.push(format!("dedupe: {reason}"));
                 None
@@ -163,8 +164,9 @@ impl Of {
     }
 
     fn keys(&self, keys: &Keys) -> JobKeys {
-        let hash =
-            |kind: u8, key: &Option<String>| key.as_ref().map(|key| hashed(kind, key.as_bytes()));
+        let hash = |kind: u8, key: &Option<String>| {
+            key.as_ref().map(|key| hash_key(kind, &[key.as_bytes()]))
+        };
         let window_ms = self.once_window_ms;
         let settle_ms = self.settle_ms;
         JobKeys {
@@ -205,28 +207,26 @@ fn cut(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
 
-/// What a repeat is known by where no expression is needed for it; `None`: by nothing.
-pub fn dedupe_key(
-    source: &Source,
-    headers: &[(&str, &[u8])],
-    content_type: Option<&str>,
-    body: &[u8],
-) -> Option<Key> {
+/// The key of a source's own `dedupe` where no expression is needed for it.
+pub fn own_key(source: &Source, headers: &[(&str, &[u8])], body: &[u8]) -> Option<Key> {
     match &source.dedupe {
-        _ if source.dedupe_off => None,
-        Some(Dedupe::Header(name)) => by_header(headers, name),
-        Some(Dedupe::AnyHeader(names)) => names.iter().find_map(|name| by_header(headers, name)),
-        Some(Dedupe::Body) => Some(hashed(b'b', body)),
-        Some(Dedupe::Jq(_)) => None,
-        None if source.verify.scheme == "paminga" => paminga::key(content_type, body),
-        None => None,
+        Some(Dedupe::Header(name)) => header_key(own_kind(source, b'h'), headers, name),
+        Some(Dedupe::Body) => Some(hash_key(own_kind(source, b'b'), &[body])),
+        Some(Dedupe::Jq(_)) | None => None,
     }
 }
 
-fn by_header(headers: &[(&str, &[u8])], name: &str) -> Option<Key> {
+/// Keys of a source's own `dedupe` are kept apart from those of its preset: a sender may put the
+/// value of one into the other.
+fn own_kind(source: &Source, kind: u8) -> u8 {
+    if source.uses_preset_key { kind.to_ascii_uppercase() } else { kind }
+}
+
+/// The key that stands in a header.
+pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<Key> {
     let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
     let value = value.trim_ascii();
-    (!value.is_empty()).then(|| hashed(b'h', value))
+    (!value.is_empty()).then(|| hash_key(kind, &[value]))
 }
 
 /// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.
@@ -242,11 +242,11 @@ pub fn params(pattern: &str, path: &str) -> Vec<(String, String)> {
     pattern.split('/').zip(path.split('/')).filter_map(named).collect()
 }
 
-/// The first byte keeps keys of different kinds apart.
-fn hashed(kind: u8, key: &[u8]) -> [u8; 16] {
+/// A key as it is stored: the first byte keeps keys of different kinds apart.
+pub fn hash_key(kind: u8, parts: &[&[u8]]) -> Key {
     let mut digest = Context::new(&SHA256);
     digest.update(&[kind]);
-    digest.update(key);
+    parts.iter().for_each(|part| digest.update(part));
     let mut cut = [0; 16];
     cut.copy_from_slice(&digest.finish().as_ref()[..16]);
     cut

@@ -29,7 +29,7 @@ pub struct Accept {
     /// One `name: value` a line.
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
-    pub dedupe: Option<DedupeKey>,
+    pub dedupe: Dedupe,
     /// What could not be evaluated, for whoever looks at the event.
     pub note: Option<String>,
     /// Who wants it, and what of it.
@@ -38,13 +38,58 @@ pub struct Accept {
     pub queue_limit: Option<QueueLimit>,
 }
 
-/// What a repeat is known by.
-#[derive(Clone, Debug)]
+impl Accept {
+    /// Asks whether an event with this key is stored, and stores nothing.
+    pub fn look_up(source: SourceId, delivery: DedupeKey) -> Self {
+        let dedupe = Dedupe { delivery: Some(delivery), aim: Aim::LookUp, ..Dedupe::default() };
+        Self {
+            slot: 0,
+            source,
+            uid: [0; 16],
+            received_at_ms: 0,
+            method: String::new(),
+            path: String::new(),
+            query: None,
+            ip: String::new(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            dedupe,
+            note: None,
+            owed: Plan::Judged(Vec::new()),
+            queue_limit: None,
+        }
+    }
+}
+
+/// What repeats of an event are recognised by. Either key is enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dedupe {
+    /// Of the source's own `dedupe`.
+    pub own: Option<DedupeKey>,
+    /// The sender's own key of the delivery.
+    pub delivery: Option<DedupeKey>,
+    /// A repeat brings dead jobs back to life.
+    pub heal: bool,
+    pub aim: Aim,
+}
+
+/// A key and how long it is kept.
+#[derive(Clone, Copy, Debug)]
 pub struct DedupeKey {
     pub key: Key,
     pub window_ms: i64,
-    /// A repeat brings dead jobs back to life.
-    pub heal: bool,
+}
+
+/// What is wanted for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// Store it, or record it as a repeat.
+    #[default]
+    Store,
+    /// Say whether it is a repeat, and write nothing.
+    LookUp,
+    /// Record it as a repeat, or write nothing.
+    RecordRepeat,
 }
 
 /// What became of an accepted request.
@@ -54,6 +99,8 @@ pub enum Reply {
     Duplicate(EventId),
     /// Not stored: the source's queue is at its limit.
     QueueFull,
+    /// Repeats nothing, and was to be stored only as a repeat.
+    NoRepeat,
     /// Not stored: to be answered 503.
     Unavailable,
 }
@@ -99,12 +146,16 @@ pub fn accept(
         return Ok(Reply::QueueFull);
     }
     let now_ms = state.now_ms;
-    if let Some(dedupe) = &accept.dedupe
-        && let Some(first) = first_of(conn, accept.source, dedupe, now_ms)?
-    {
-        record_duplicate(conn, state, accept, first, dedupe.heal)?;
-        sources::heard(conn, state, accept.source, false)?;
+    let dedupe = &accept.dedupe;
+    if let Some(first) = first_of(conn, accept.source, dedupe, now_ms)? {
+        if dedupe.aim != Aim::LookUp {
+            record_duplicate(conn, state, accept, first, dedupe.heal)?;
+            sources::heard(conn, state, accept.source, false)?;
+        }
         return Ok(Reply::Duplicate(first));
+    }
+    if dedupe.aim != Aim::Store {
+        return Ok(Reply::NoRepeat);
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
@@ -124,16 +175,8 @@ pub fn accept(
         accept.note,
         accept.body,
     ])?;
-    if let Some(dedupe) = &accept.dedupe {
-        conn.prepare_cached(
-            "INSERT INTO dedupe (event, source, key, until) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![
-            event,
-            accept.source.0,
-            dedupe.key,
-            now_ms + dedupe.window_ms
-        ])?;
+    for key in dedupe.own.iter().chain(&dedupe.delivery) {
+        keep_key(conn, accept.source, key, event, now_ms)?;
     }
     state.counters.event = event;
     insert_jobs(conn, state, inserts, accept)?;
@@ -177,25 +220,59 @@ fn insert_jobs(
     Ok(())
 }
 
-/// The event that is within the window of its key; a key whose window is over is forgotten.
+/// The event that a request repeats. One that repeats by the source's own key alone leaves its
+/// delivery's key: it must not become an event later, when the own key is forgotten.
 fn first_of(
     conn: &Connection,
     source: SourceId,
-    dedupe: &DedupeKey,
+    dedupe: &Dedupe,
+    now_ms: i64,
+) -> rusqlite::Result<Option<EventId>> {
+    if let Some(delivery) = &dedupe.delivery
+        && let Some(first) = event_of(conn, source, delivery, now_ms)?
+    {
+        return Ok(Some(first));
+    }
+    let Some(own) = &dedupe.own else { return Ok(None) };
+    let Some(first) = event_of(conn, source, own, now_ms)? else { return Ok(None) };
+    if let Some(delivery) = &dedupe.delivery {
+        keep_key(conn, source, delivery, first.0, now_ms)?;
+    }
+    Ok(Some(first))
+}
+
+/// The event that is within the window of a key; a key whose window is over is forgotten.
+fn event_of(
+    conn: &Connection,
+    source: SourceId,
+    key: &DedupeKey,
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
     let found: Option<(i64, i64)> = conn
         .prepare_cached("SELECT event, until FROM dedupe WHERE source = ?1 AND key = ?2")?
-        .query_row(params![source.0, dedupe.key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![source.0, key.key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     match found {
         Some((event, until)) if now_ms < until => Ok(Some(EventId(event))),
-        Some((event, _)) => {
-            conn.execute("DELETE FROM dedupe WHERE event = ?1", [event])?;
+        Some(_) => {
+            conn.prepare_cached("DELETE FROM dedupe WHERE source = ?1 AND key = ?2")?
+                .execute(params![source.0, key.key])?;
             Ok(None)
         }
         None => Ok(None),
     }
+}
+
+fn keep_key(
+    conn: &Connection,
+    source: SourceId,
+    key: &DedupeKey,
+    event: i64,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT INTO dedupe (source, key, event, until) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
+    Ok(())
 }
 
 fn record_duplicate(
@@ -232,8 +309,8 @@ fn record_duplicate(
 pub fn forget_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
     let forgotten = super::keys::forget(conn, now_ms)?;
     conn.prepare_cached(
-        "DELETE FROM dedupe WHERE event IN
-           (SELECT event FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",
+        "DELETE FROM dedupe WHERE (source, key) IN
+           (SELECT source, key FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",
     )?
     .execute([now_ms])
     .map(|of_events| of_events + forgotten)

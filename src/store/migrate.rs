@@ -24,7 +24,7 @@ const APPLICATION_ID: i64 = 0x486b_5472;
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told];
+const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told, dedupe_by_key];
 
 /// The version that this program reads and writes.
 const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
@@ -148,6 +148,18 @@ fn rests_told(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "ALTER TABLE handlers ADD COLUMN rest_told INTEGER NOT NULL DEFAULT 0;
          UPDATE handlers SET rest_told = 1 WHERE rest_until IS NOT NULL;",
+    )
+}
+
+/// To version 4: an event may have more than one key that its repeats are recognised by.
+fn dedupe_by_key(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "ALTER TABLE dedupe RENAME TO dedupe_by_event;
+         CREATE TABLE dedupe (source INTEGER NOT NULL, key BLOB NOT NULL, event INTEGER NOT NULL,
+           until INTEGER NOT NULL, PRIMARY KEY (source, key)) WITHOUT ROWID;
+         INSERT INTO dedupe SELECT source, key, event, until FROM dedupe_by_event;
+         DROP TABLE dedupe_by_event;
+         CREATE INDEX dedupe_until ON dedupe (until);",
     )
 }
 

@@ -19,7 +19,7 @@ use crate::inbox::{Judge, Judged};
 use crate::store::Readers;
 use crate::store::alerts::{self, Made, Notice, SOURCE, Waiting};
 use crate::store::channel::Handle;
-use crate::store::events::Accept;
+use crate::store::events::{Accept, Dedupe};
 use crate::store::op::Op;
 use crate::store::registry::Registry;
 use crate::store::tally::Tally;
@@ -171,7 +171,7 @@ fn store(listeners: &Listeners, of: Waiting, body: Vec<u8>, judged: Judged, writ
         ip: String::new(),
         headers: b"content-type: application/json".to_vec(),
         body,
-        dedupe: None,
+        dedupe: Dedupe::default(),
         note: judged.note,
         owed: judged.owed,
         queue_limit: None,

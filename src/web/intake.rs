@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
@@ -23,10 +23,13 @@ use super::health::{health, plain};
 use super::lane::Lane;
 use super::received::{FullBody, Prepared, Received};
 use super::refuse::Refusal;
-use super::verify::{Answer, Asked};
+use super::verify::{Answer, Asked, Proof};
 use super::{Gate, Gated, Settings, kept, ledger, rate};
 use crate::clock;
-use crate::store::events::{Accept, DedupeKey, Reply};
+use crate::config::Source;
+use crate::domain::owed::Plan;
+use crate::inbox::Judged;
+use crate::store::events::{Accept, Aim, Dedupe, DedupeKey, Reply};
 
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
@@ -189,8 +192,11 @@ impl Taking<'_> {
         }
         let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
         let checked = self.examine(&received, check).await?;
-        checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
-        if way.is_signed() {
+        let proof = checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
+        if let Some(reason) = &proof.stale {
+            let delivery = if allowed { delivery_key(&gated.source, &proof) } else { None };
+            self.check_repeat(gated, delivery, reason, now_ms).await?;
+        } else if way.is_signed() {
             if let Some(response) = self.greet(way, &received).await? {
                 return Ok(response);
             }
@@ -206,7 +212,7 @@ impl Taking<'_> {
             Wrong::Form(reason) => Refusal::Form { reason },
         })?;
         let admission = rate::check(gated.rate.as_ref())?;
-        let stored = match self.accept(&received).await {
+        let stored = match self.accept(&received, &proof).await {
             Ok((accept, preset)) => {
                 let body = body.into_bytes();
                 self.store(gated, Accept { body, ..accept }, preset).await
@@ -230,20 +236,58 @@ impl Taking<'_> {
         received.run(&self.gate.checks, max_bytes, work).await
     }
 
+    /// Lets a request whose time stamp is outside the tolerance pass where it repeats a stored event:
+    /// its sender tries again with the first attempt's time, and would never hear that it arrived.
+    async fn check_repeat(
+        &self,
+        gated: &Gated,
+        delivery: Option<DedupeKey>,
+        reason: &str,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        if let Some(delivery) = delivery {
+            match self.lane.store(Accept::look_up(gated.id, delivery)).await {
+                Reply::Duplicate(_) => return Ok(()),
+                Reply::Unavailable => return Err(Refusal::Unavailable),
+                Reply::Stored(_) | Reply::NoRepeat | Reply::QueueFull => {}
+            }
+        }
+        if let Some(count) = gated.streak.stale(now_ms) {
+            log::warn!(
+                "source {}: {count} requests in a row whose signature holds and whose time stamp is \
+                 outside verify.tolerance ({reason}): is this machine's clock right?",
+                gated.source.name
+            );
+        }
+        let reason = format!("{reason}; is this machine's clock right?");
+        Err(greet::wrong(&gated.verifier, reason))
+    }
+
     /// The rows of an accepted request, but for its body; and a preset's response.
-    async fn accept(&self, received: &Received<'_>) -> Result<(Accept, Option<Answer>), Refusal> {
+    async fn accept(
+        &self,
+        received: &Received<'_>,
+        proof: &Proof,
+    ) -> Result<(Accept, Option<Answer>), Refusal> {
         let Received { gated, now_ms, .. } = *received;
-        let prepare = |it: &Received<'_>| it.prepare();
+        let is_stale = proof.stale.is_some();
+        let prepare = move |it: &Received<'_>| it.prepare(!is_stale);
         let Prepared { path, query, headers, key, asking, answer } =
             self.examine(received, prepare).await?;
         let judged = match asking {
+            // A repeat, of which nothing is asked.
+            None if is_stale => Judged { owed: Plan::Judged(Vec::new()), dedupe: None, note: None },
             None => gated.judge.plain(),
             Some(asking) => gated.judge.judged(asking.answers().await?),
         };
         let source = &gated.source;
-        let key = key.or(judged.dedupe);
-        let window_ms = i64::try_from(source.dedupe_window.as_millis()).unwrap_or(i64::MAX / 4);
-        let heal = source.on_duplicate == crate::config::OnDuplicate::Heal;
+        let own = key.or(judged.dedupe);
+        let dedupe = Dedupe {
+            own: own.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }),
+            delivery: delivery_key(source, proof),
+            heal: source.on_duplicate == crate::config::OnDuplicate::Heal && !is_stale,
+            aim: if is_stale { Aim::RecordRepeat } else { Aim::Store },
+        };
         let accept = Accept {
             slot: 0,
             source: gated.id,
@@ -255,7 +299,7 @@ impl Taking<'_> {
             ip: self.ip.clone(),
             headers,
             body: Vec::new(),
-            dedupe: key.map(|key| DedupeKey { key, window_ms, heal }),
+            dedupe,
             note: judged.note,
             owed: judged.owed,
             queue_limit: gated.queue_limit.clone(),
@@ -281,7 +325,8 @@ impl Taking<'_> {
             Reply::Stored(event) => (event, false),
             Reply::Duplicate(event) => (event, true),
             Reply::QueueFull => return Err(Refusal::QueuedMax),
-            Reply::Unavailable => return Err(Refusal::Unavailable),
+            // What it repeated was forgotten meanwhile.
+            Reply::Unavailable | Reply::NoRepeat => return Err(Refusal::Unavailable),
         };
         gated.streak.accepted();
         Ok(accepted.response(event.0, is_duplicate))
@@ -362,6 +407,17 @@ impl Taking<'_> {
         };
         let _ = timeout_at(self.deadline.into(), read).await;
     }
+}
+
+/// The sender's own key of the delivery, where it counts.
+fn delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
+    let key = proof.delivery_key.filter(|_| source.uses_preset_key)?;
+    Some(DedupeKey { key, window_ms: window_ms(source.preset_key_window()) })
+}
+
+/// A window that no clock gets to the end of where it is longer than it can count.
+fn window_ms(window: Duration) -> i64 {
+    i64::try_from(window.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
 /// The other end of the connection.

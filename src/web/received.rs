@@ -149,7 +149,7 @@ pub(super) struct Prepared {
     pub query: Option<String>,
     /// Kept lines.
     pub headers: Vec<u8>,
-    /// What a repeat is known by where no expression is needed for it.
+    /// Of the source's own `dedupe`, where no expression is needed for it.
     pub key: Option<Key>,
     /// `None`: nothing is asked of the source's events.
     pub asking: Option<Asking>,
@@ -194,18 +194,20 @@ impl<'a> Received<'a> {
         std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
     }
 
-    /// Makes what is stored, and starts to ask what the handlers' expressions give.
-    pub fn prepare(&self) -> Prepared {
+    /// Makes what is stored. Of a request that is new it reads the source's own key, and starts to ask what
+    /// the expressions give.
+    pub fn prepare(&self, is_new: bool) -> Prepared {
         let (gated, asked) = (self.gated, &self.asked);
         let path = kept::path(Some(&gated.verifier), asked.path);
         let query = asked.query.map(|query| kept::query(&gated.verifier, query));
         let lines = kept::lines(&gated.verifier, asked.headers);
-        let asking = gated.judge.questions().map(|questions| {
+        let questions = gated.judge.questions().filter(|_| is_new);
+        let asking = questions.map(|questions| {
             self.ask(questions, &self.scene(&path, query.as_deref(), &lines, &self.params(&path)))
         });
         let source = &gated.source;
         Prepared {
-            key: inbox::dedupe_key(source, asked.headers, self.content_type(), asked.body),
+            key: is_new.then(|| inbox::own_key(source, asked.headers, asked.body)).flatten(),
             answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
             headers: kept::headers(&lines),
             asking,

@@ -1,7 +1,7 @@
 //! Refusals in a row of one source: so many that its secret, or its sender, must have changed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::refuse::Refusal;
@@ -10,10 +10,20 @@ use crate::domain::SourceId;
 /// So many in a row are told.
 const TOLD_AT: u32 = 20;
 
+/// So many requests in a row that are wrong in their time alone are the clock's fault, rather than
+/// somebody's who sends an old one again.
+const STALE_MIN: u32 = 3;
+
+/// Between two warnings of one source's.
+const STALE_EVERY_MS: i64 = 600_000;
+
 /// Shared by all intake threads.
 #[derive(Debug, Default)]
 pub struct Streak {
     count: AtomicU32,
+    /// Of these, whose signature held and whose time stamp alone was wrong.
+    stale: AtomicU32,
+    stale_told_at_ms: AtomicI64,
     /// To be told: the last of them.
     last: Mutex<Option<String>>,
 }
@@ -29,9 +39,25 @@ impl Streak {
         }
     }
 
+    /// Counts a request whose time stamp alone is wrong; how many there were in a row, if it is time to
+    /// warn of them.
+    pub fn stale(&self, now_ms: i64) -> Option<u32> {
+        let count = self.stale.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let before = self.stale_told_at_ms.load(Ordering::Relaxed);
+        // Either way: the clock may be the one that is wrong.
+        let is_time = now_ms.saturating_sub(before).saturating_abs() >= STALE_EVERY_MS;
+        let (same, order) = (before, Ordering::Relaxed);
+        (count >= STALE_MIN
+            && is_time
+            && self.stale_told_at_ms.compare_exchange(same, now_ms, order, order).is_ok())
+        .then_some(count)
+    }
+
     pub fn accepted(&self) {
-        if self.count.load(Ordering::Relaxed) > 0 {
-            self.count.store(0, Ordering::Relaxed);
+        for count in [&self.count, &self.stale] {
+            if count.load(Ordering::Relaxed) > 0 {
+                count.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -58,6 +84,17 @@ mod tests {
 
     fn wrong() -> Refusal {
         Refusal::Signature { reason: "no x header".into(), challenge: None }
+    }
+
+    #[test]
+    fn a_clock_that_may_be_wrong_is_told_of_at_the_third_in_a_row_and_then_rarely() {
+        let streak = Streak::default();
+        let now_ms = 1_764_000_000_000;
+        assert_eq!([now_ms; 3].map(|now_ms| streak.stale(now_ms)), [None, None, Some(3)]);
+        assert_eq!(streak.stale(now_ms + STALE_EVERY_MS - 1), None);
+        assert_eq!(streak.stale(now_ms + STALE_EVERY_MS), Some(5));
+        streak.accepted();
+        assert_eq!(streak.stale(now_ms + 9 * STALE_EVERY_MS), None);
     }
 
     #[test]

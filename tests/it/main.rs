@@ -9,6 +9,7 @@ mod cgi;
 mod cli;
 mod commands;
 mod connections;
+mod deliveries;
 mod expression;
 mod faults;
 mod fuzzing;

@@ -63,38 +63,82 @@ fn each_scheme_takes_its_keys() {
     assert_eq!(paminga.header.as_deref(), Some("signature"));
 }
 
+/// A source with these keys of `verify`, and these of its own.
+fn source_of(verify: &str, keys: &str) -> crate::config::Source {
+    let text = format!("[sources.a]\nverify = {{ {verify}, {SECRET} }}\n{keys}");
+    Folder::new(&text).load().config.sources.remove(0)
+}
+
 #[test]
-fn a_preset_brings_its_header_its_tolerance_and_what_its_repeats_are_known_by() {
-    let source = |verify: &str, keys: &str| {
-        let text = format!("[sources.a]\nverify = {{ {verify}, {SECRET} }}\n{keys}");
-        Folder::new(&text).load().config.sources.remove(0)
-    };
-    let slack = source("scheme = 'slack'", "");
+fn a_preset_brings_its_header_its_tolerance_and_its_senders_own_key() {
+    let slack = source_of("scheme = 'slack'", "");
     assert_eq!(slack.verify.header.as_deref(), Some("x-slack-signature"));
-    assert_eq!(slack.verify.tolerance, Some(Duration::from_secs(300)));
-    assert!(matches!(&slack.dedupe, Some(Dedupe::Jq(it)) if it.text() == ".event_id"));
+    assert_eq!(slack.verify.tolerance, tolerance(300, 300));
+    assert_eq!((slack.dedupe, slack.uses_preset_key), (None, true));
     let own = "scheme = 'slack', header = 'X-Own', tolerance = '1m'";
-    let slack = source(own, "dedupe = { window = '1d' }");
+    let slack = source_of(own, "dedupe = { window = '1d' }");
     assert_eq!(slack.verify.header.as_deref(), Some("x-own"));
-    assert_eq!(slack.verify.tolerance, Some(Duration::from_secs(60)));
-    assert!(matches!(slack.dedupe, Some(Dedupe::Jq(_))));
+    assert_eq!(slack.verify.tolerance, tolerance(60, 60));
+    assert_eq!((&slack.dedupe, slack.uses_preset_key), (&None, true));
     assert_eq!(slack.dedupe_window, Duration::from_secs(86_400));
-    let slack = source(own, "dedupe = { header = 'X-Id' }");
-    assert_eq!(slack.dedupe, Some(Dedupe::Header("x-id".into())));
-    assert_eq!(source(own, "dedupe = false").dedupe, None);
-    for (scheme, dedupe) in [
-        ("github", Some(Dedupe::Header("x-github-delivery".into()))),
-        ("standard", Some(Dedupe::AnyHeader(&["webhook-id", "svix-id"]))),
-        ("sendgrid", Some(Dedupe::Body)),
-        ("dropbox", None),
-        ("microsoft-graph", None),
+    for (scheme, back, ahead) in [
+        ("linear", 8 * 3600, 60),
+        ("mailgun", 9 * 3600, 300),
+        ("sns", 24 * 3600, 3600),
+        ("standard", 300, 300),
     ] {
-        assert_eq!(source(&format!("scheme = '{scheme}'"), "").dedupe, dedupe, "{scheme}");
+        let own = source_of(&format!("scheme = '{scheme}'"), "").verify.tolerance;
+        assert_eq!(own, tolerance(back, ahead), "{scheme}");
+        // A set one is the time back.
+        let own = source_of(&format!("scheme = '{scheme}', tolerance = '3h'"), "");
+        assert_eq!(own.verify.tolerance, tolerance(3 * 3600, ahead), "{scheme}");
+        let own = source_of(&format!("scheme = '{scheme}', tolerance = '3s'"), "");
+        assert_eq!(own.verify.tolerance, tolerance(3, 3), "{scheme}");
     }
-    for (scheme, seconds) in [("linear", Some(60)), ("sns", Some(3600)), ("github", None)] {
-        let tolerance = source(&format!("scheme = '{scheme}'"), "").verify.tolerance;
-        assert_eq!(tolerance, seconds.map(Duration::from_secs), "{scheme}");
+    assert_eq!(source_of("scheme = 'github'", "").verify.tolerance, None);
+}
+
+fn tolerance(back: u64, ahead: u64) -> Option<Tolerance> {
+    let (back, ahead) = (Duration::from_secs(back), Duration::from_secs(ahead));
+    Some(Tolerance { back, ahead })
+}
+
+#[test]
+fn a_signed_key_stays_in_force_beside_a_sources_own() {
+    for (scheme, alone, own, off) in [
+        ("slack", true, true, false),
+        ("paminga", true, true, false),
+        ("mailgun", true, true, true),
+        ("linear", true, true, true),
+        ("sns", true, true, true),
+        ("github", true, false, false),
+        ("gitlab", true, false, false),
+        ("dropbox", false, false, false),
+        ("microsoft-graph", false, false, false),
+    ] {
+        let uses = |keys: &str| source_of(&format!("scheme = '{scheme}'"), keys).uses_preset_key;
+        let found = ["", "dedupe = { jq = '.x' }", "dedupe = false"].map(uses);
+        assert_eq!(found, [alone, own, off], "{scheme}");
     }
+    assert!(!source_of("scheme = 'bearer'", "dedupe = { body = true }").uses_preset_key);
+}
+
+#[test]
+fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
+    let window = |tolerance: &str, window: &str| {
+        let keys = format!("dedupe = {{ window = '{window}' }}");
+        source_of(&format!("scheme = 'mailgun', tolerance = '{tolerance}'"), &keys)
+            .preset_key_window()
+            .as_secs()
+    };
+    assert_eq!(window("9h", "1d"), 86_400);
+    assert_eq!(window("9h", "1h"), 9 * 3600 + 300);
+    assert_eq!(window("3s", "1s"), 6);
+    let text = format!("[sources.a]\nverify = {{ scheme = 'sns', tolerance = '8d', {SECRET} }}\n");
+    let warning = "config.toml:1: sources.a has a verify.tolerance of 8d, longer than dedupe.window \
+                   (7d): the sender's own keys are kept for 8d too, so that no captured request is \
+                   new again";
+    assert_eq!(Folder::new(&text).warnings(), [warning]);
 }
 
 #[test]
@@ -193,7 +237,7 @@ fn an_hmac_recipe_is_read_part_by_part() {
         id_header: Some("x-id".into()),
     };
     assert_eq!(most.hmac, Some(hmac));
-    assert_eq!(most.tolerance, Some(Duration::from_secs(300)));
+    assert_eq!(most.tolerance, tolerance(300, 300));
     assert_eq!(most.url.as_deref(), Some("https://example.com/a"));
 }
 

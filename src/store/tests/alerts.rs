@@ -61,7 +61,7 @@ fn made(of: Waiting) -> Made {
         ip: String::new(),
         headers: Vec::new(),
         body: b"{}".to_vec(),
-        dedupe: None,
+        dedupe: events::Dedupe::default(),
         note: None,
         owed: Plan::Plain([HandlerId(2)].into()),
         queue_limit: None,

@@ -32,6 +32,7 @@ fn a_file_of_version_1_becomes_what_a_new_one_is() {
            ('clock_wall_ms', 1), ('clock_boot_ms', 1), ('clock_boot_id', 'x');
          INSERT INTO sources VALUES (1, 'a');
          INSERT INTO handlers (id, name) VALUES (1, 'h');
+         INSERT INTO dedupe VALUES (7, 1, x'00112233445566778899aabbccddeeff', 9);
          INSERT INTO events VALUES (7, x'00', 1, 5, 'POST', '/', NULL, '::1', x'', 1, 1, NULL, x'7b7d');
          INSERT INTO jobs (id, event, handler, source, state, created_at, since)
            VALUES (1, 7, 1, 1, 0, 5, 5);
@@ -59,5 +60,12 @@ fn a_file_of_version_1_becomes_what_a_new_one_is() {
         .query_row("SELECT event, queued FROM trail", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
     assert_eq!(queued, (7, 1));
+    let known: (i64, i64, Vec<u8>) = migrated
+        .conn
+        .query_row("SELECT event, until, key FROM dedupe WHERE source = 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .unwrap();
+    assert_eq!((known.0, known.1, known.2[15]), (7, 9, 0xff));
     assert!(folder.path().join("old.db.v1").exists(), "kept as it was");
 }

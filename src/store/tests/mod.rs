@@ -18,6 +18,7 @@ use crate::domain::stamp::Stamp;
 use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
 mod alerts;
+mod dedupe;
 mod keys;
 mod migration;
 mod plans;
@@ -73,7 +74,7 @@ impl Trail {
         self.accept(Plan::Judged(owed), None)
     }
 
-    fn accept(&mut self, owed: Plan, dedupe: Option<events::DedupeKey>) -> Reply {
+    fn accept(&mut self, owed: Plan, dedupe: Option<events::Dedupe>) -> Reply {
         let accept = Accept {
             slot: 0,
             source: S,
@@ -85,7 +86,7 @@ impl Trail {
             ip: "192.0.2.1".into(),
             headers: Vec::new(),
             body: b"{}".to_vec(),
-            dedupe,
+            dedupe: dedupe.unwrap_or_default(),
             note: None,
             owed,
             queue_limit: self.queue_limit.clone(),

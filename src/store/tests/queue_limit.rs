@@ -53,7 +53,8 @@ fn a_job_that_was_claimed_gives_its_place_back() {
 #[test]
 fn a_repeat_at_the_limit_brings_no_dead_job_back() {
     let mut trail = limited(0, 1);
-    let dedupe = || events::DedupeKey { key: key("id"), window_ms: 1_000, heal: true };
+    let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
+    let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
     let plan = Plan::Judged(vec![(H, Owed::Event(JobKeys::default()))]);
     trail.accept(plan.clone(), Some(dedupe()));
     trail.run(died());

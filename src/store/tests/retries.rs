@@ -101,7 +101,8 @@ fn what_is_queued_is_counted() {
 #[test]
 fn a_duplicate_heals_what_is_dead() {
     let mut trail = trail();
-    let dedupe = || events::DedupeKey { key: key("id"), window_ms: 1_000, heal: true };
+    let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
+    let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
     let plan = Plan::Judged(vec![(H, ordered("k"))]);
     assert_eq!(trail.accept(plan.clone(), Some(dedupe())), Reply::Stored(EventId(1)));
     trail.run(died());

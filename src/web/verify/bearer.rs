@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::keys::Shared;
-use super::{Asked, Draft, Scheme};
+use super::{Asked, Draft, Proof, Scheme};
 
 pub(super) struct Bearer(Shared);
 
@@ -15,9 +15,13 @@ impl Bearer {
 }
 
 impl Scheme for Bearer {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "bearer")?;
-        if self.0.has(given) { Ok(()) } else { Err("bearer token does not match".to_owned()) }
+        if self.0.has(given) {
+            Ok(Proof::default())
+        } else {
+            Err("bearer token does not match".to_owned())
+        }
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
@@ -43,10 +47,14 @@ impl Basic {
 }
 
 impl Scheme for Basic {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "basic")?;
         let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
-        if self.0.has(&pair) { Ok(()) } else { Err("user or password does not match".to_owned()) }
+        if self.0.has(&pair) {
+            Ok(Proof::default())
+        } else {
+            Err("user or password does not match".to_owned())
+        }
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {

@@ -9,8 +9,8 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::read::{self, MISMATCH, SIGNATURES_MAX};
-use super::{Answer, Asked, Scheme};
+use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::{Answer, Asked, KeyPlace, Proof, Scheme};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -19,7 +19,7 @@ const TIMESTAMP: &str = "x-signature-timestamp";
 pub(super) struct Discord {
     keys: Vec<VerifyingKey>,
     header: String,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 /// What tells its requests apart.
@@ -36,7 +36,7 @@ impl Discord {
         Self {
             keys: secrets.iter().filter_map(|secret| keys::ed25519_hex(secret).ok()).collect(),
             header: verify.header.clone().unwrap_or_default(),
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn no_content() -> Answer {
 }
 
 impl Scheme for Discord {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Hex)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
@@ -60,7 +60,9 @@ impl Scheme for Discord {
         if !pairs.any(|(signature, key)| vouches(key, &text, signature)) {
             return Err(MISMATCH.to_owned());
         }
-        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
+        // A webhook event has no number of its own, and its time within what is signed.
+        Proof::of_body(KeyPlace::Field("id"), asked.body, stale)
     }
 
     fn work(&self, asked: &Asked<'_>) -> usize {

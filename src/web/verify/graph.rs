@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::body::{self, Fields};
 use super::keys::Shared;
-use super::{Asked, Draft, Scheme};
+use super::{Asked, Draft, Proof, Scheme};
 
 pub(super) struct Graph(Shared);
 
@@ -31,7 +31,7 @@ impl Graph {
 }
 
 impl Scheme for Graph {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let body: Body<'_> = body::read(asked.body, "notifications in value")?;
         if body.value.is_empty() {
             return Err("body has not notifications in value".to_owned());
@@ -43,7 +43,7 @@ impl Scheme for Graph {
                 return Err("clientState does not match".to_owned());
             }
         }
-        Ok(())
+        Ok(Proof::default())
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {

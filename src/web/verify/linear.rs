@@ -1,16 +1,18 @@
 //! `linear` (linear.app/developers/webhooks): an HMAC of the body like others', and a time stamp in
-//! the body, `.webhookTimestamp` in milliseconds, a minute either way.
+//! the body, `.webhookTimestamp` in milliseconds. Retries repeat it, and with it the bytes: those are
+//! the delivery's key, as `Linear-Delivery` is not signed.
 
 use serde::Deserialize;
 
 use super::body::{self, Fields};
+use super::read::Tolerance;
 use super::recipe::Recipe;
-use super::{Asked, Draft, Scheme, read};
+use super::{Asked, Draft, KeyPlace, Proof, Scheme};
 use crate::config::Verify;
 
 pub(super) struct Linear {
     recipe: Recipe,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 #[derive(Deserialize)]
@@ -21,15 +23,16 @@ struct Body {
 
 impl Linear {
     pub fn new(recipe: Recipe, verify: &Verify) -> Self {
-        Self { recipe, tolerance_ms: read::millis(verify.tolerance).unwrap_or(60_000) }
+        Self { recipe, tolerance: Tolerance::of(verify) }
     }
 }
 
 impl Scheme for Linear {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         self.recipe.check(asked, now_ms)?;
         let body: Body = body::read(asked.body, "a webhookTimestamp")?;
-        read::check_moment(body.timestamp, self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale_moment(body.timestamp, now_ms);
+        Proof::of_body(KeyPlace::Body, asked.body, stale)
     }
 
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! `mailgun` (documentation.mailgun.com, "Securing webhooks"): in the body `signature`, an object of
 //! `timestamp`, `token` and `signature`, hex HMAC-SHA256 over the first two; in a form these are three
-//! fields (multipart, where a message has attachments). It does not cover the body: whoever has seen one may send another with it for a while.
+//! fields (multipart, where a message has attachments). It does not cover the body: whoever has seen one may send another
+//! with it, which the token, the delivery's key, makes a repeat.
 
 use std::borrow::Cow;
 
@@ -9,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::body::{self, Fields};
 use super::keys::Keys;
-use super::read::{self, MISMATCH};
-use super::{Asked, Draft, Scheme, fields};
+use super::read::{self, MISMATCH, Tolerance};
+use super::{Asked, Draft, Proof, Scheme, fields};
 use crate::config::{Encoding, TimestampUnit, Verify};
+use crate::inbox::hash_key;
 
 pub(super) struct Mailgun {
     keys: Keys,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +40,7 @@ impl Mailgun {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
             keys: Keys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 
@@ -46,17 +48,18 @@ impl Mailgun {
         &self,
         [timestamp, token, signature]: [&[u8]; 3],
         now_ms: i64,
-    ) -> Result<(), String> {
+    ) -> Result<Proof, String> {
         let signature = read::decoded(Encoding::Hex, signature)?;
         if !self.keys.signed(&[timestamp, token], &signature) {
             return Err(MISMATCH.to_owned());
         }
-        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
+        Ok(Proof { delivery_key: Some(hash_key(b'j', &[token])), stale })
     }
 }
 
 impl Scheme for Mailgun {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let content_type = asked.at_most_one("content-type")?;
         let fields = if fields::is_form(content_type) {
             Some(fields::of(asked.body)?)

@@ -5,8 +5,9 @@ use ring::hmac;
 
 use super::keys::Keys;
 use super::read::{self, MISMATCH};
-use super::{Asked, Draft, Scheme, fields, url};
+use super::{Asked, Draft, Proof, Scheme, fields, url};
 use crate::config::{Encoding, Verify};
+use crate::inbox::hash_key;
 
 pub(super) struct Mandrill {
     keys: Keys,
@@ -32,16 +33,19 @@ fn sorted(body: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 impl Scheme for Mandrill {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         if self.keys.is_empty() {
             return Err("no secret is configured yet: only a handshake is answered".to_owned());
         }
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let url = url::public(self.url.as_deref(), asked);
-        match self.keys.signed_any(&[url.as_bytes(), &sorted(asked.body)?], &signatures) {
-            true => Ok(()),
-            false => Err(MISMATCH.to_owned()),
+        let fields = sorted(asked.body)?;
+        let signed = [url.as_bytes(), &fields];
+        if !self.keys.signed_any(&signed, &signatures) {
+            return Err(MISMATCH.to_owned());
         }
+        // Not the bytes of the body: the same fields may be encoded in another way.
+        Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale: None })
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {

@@ -6,6 +6,7 @@
 //! the signature that would have been right.
 
 use crate::config::{self, ProxyHeader, Secrets, Source, Verify};
+use crate::inbox;
 
 mod bearer;
 mod body;
@@ -14,10 +15,13 @@ mod draft;
 mod fields;
 mod graph;
 mod handshake;
+mod key_place;
 mod keys;
 mod linear;
 mod mailgun;
 mod mandrill;
+mod paminga;
+mod proof;
 mod read;
 mod recipe;
 mod senders;
@@ -31,6 +35,8 @@ mod url;
 
 pub use draft::Draft;
 pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, Preset};
+use key_place::KeyPlace;
+pub use proof::Proof;
 pub use token::is_named;
 
 /// Why a scheme of two keys can't be signed for.
@@ -159,8 +165,8 @@ struct Hidden<'s> {
 
 /// A scheme, ready to check.
 trait Scheme: Send + Sync {
-    /// The exact reason where the request is not from whom it should be.
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String>;
+    /// What the request proves, or the exact reason why it is not from whom it should be.
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String>;
 
     /// How much work `check` is, as that of hashing so many bytes.
     fn work(&self, asked: &Asked<'_>) -> usize {
@@ -189,8 +195,8 @@ trait Scheme: Send + Sync {
 struct Open;
 
 impl Scheme for Open {
-    fn check(&self, _: &Asked<'_>, _: i64) -> Result<(), String> {
-        Ok(())
+    fn check(&self, _: &Asked<'_>, _: i64) -> Result<Proof, String> {
+        Ok(Proof::default())
     }
 
     fn sign(&self, _: &mut Draft, _: i64) -> Result<(), String> {
@@ -221,10 +227,25 @@ impl Verifier {
         }
     }
 
+    /// Checks a request; one whose time stamp is outside the tolerance is not rejected yet.
+    ///
     /// # Errors
     /// The exact reason, for the trail alone.
-    pub fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
-        self.scheme.check(asked, now_ms)
+    pub fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+        let mut proof = self.scheme.check(asked, now_ms)?;
+        if let Some(names) = self.key_headers() {
+            let key = |name: &&str| inbox::header_key(b'h', asked.headers, name);
+            proof.delivery_key = names.iter().find_map(key);
+        }
+        Ok(proof)
+    }
+
+    /// The headers in which the sender names a delivery without signing them.
+    fn key_headers(&self) -> Option<&'static [&'static str]> {
+        match self.facts?.delivery_key {
+            config::DeliveryKey::Header(names) => Some(names),
+            config::DeliveryKey::Nowhere | config::DeliveryKey::Signed => None,
+        }
     }
 
     /// How much work `check` is, as that of hashing so many bytes.
@@ -237,7 +258,7 @@ impl Verifier {
     /// # Errors
     /// Why that can't be done here.
     pub fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
-        if let Some(config::Repeat::Header([name, ..])) = self.facts.map(|facts| facts.repeat)
+        if let Some([name, ..]) = self.key_headers()
             && draft.header(name).is_none()
         {
             let id = draft.id.clone();

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Asked;
-use crate::config::{Encoding, TimestampUnit};
+use crate::config::{self, Encoding, TimestampUnit};
 
 /// The one sentence for every signature that is well formed and wrong.
 pub(super) const MISMATCH: &str = "signature does not match";
@@ -116,29 +116,53 @@ pub(super) fn value_of<'v>(part: &'v [u8], name: &str) -> Option<&'v [u8]> {
     part.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// Both ways: a sender's clock may be ahead too.
-pub(super) fn check_age(
-    timestamp: &[u8],
-    unit: TimestampUnit,
-    tolerance_ms: i64,
-    now_ms: i64,
-) -> Result<(), String> {
-    let number = std::str::from_utf8(timestamp).ok().and_then(|text| text.trim().parse().ok());
-    let number: i64 = number.ok_or("timestamp is not a number")?;
-    let at_ms = match unit {
-        TimestampUnit::Seconds => number.saturating_mul(1000),
-        TimestampUnit::Milliseconds => number,
-    };
-    check_moment(at_ms, tolerance_ms, now_ms)
+/// How far a time stamp may be off, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tolerance {
+    back_ms: i64,
+    ahead_ms: i64,
 }
 
-pub(super) fn check_moment(at_ms: i64, tolerance_ms: i64, now_ms: i64) -> Result<(), String> {
-    let age_ms = now_ms.saturating_sub(at_ms);
-    let (off, max) = (age_ms.saturating_abs() / 1000, tolerance_ms / 1000);
-    match age_ms {
-        _ if age_ms.saturating_abs() <= tolerance_ms => Ok(()),
-        1.. => Err(format!("timestamp is {off} s old: at most {max} s")),
-        _ => Err(format!("timestamp is {off} s ahead: at most {max} s")),
+impl Tolerance {
+    /// Beyond a few hundred million years, the end of them.
+    pub fn new(tolerance: config::Tolerance) -> Self {
+        let millis = |it: std::time::Duration| i64::try_from(it.as_millis()).unwrap_or(i64::MAX);
+        Self { back_ms: millis(tolerance.back), ahead_ms: millis(tolerance.ahead) }
+    }
+
+    /// That of a scheme whose requests all have a time stamp; without one nothing is fresh.
+    pub fn of(verify: &config::Verify) -> Self {
+        verify.tolerance.map_or(Self { back_ms: 0, ahead_ms: 0 }, Self::new)
+    }
+
+    /// Why a time stamp is outside it, if it is.
+    ///
+    /// # Errors
+    /// It is not a number.
+    pub fn stale(
+        self,
+        timestamp: &[u8],
+        unit: TimestampUnit,
+        now_ms: i64,
+    ) -> Result<Option<String>, String> {
+        let number = std::str::from_utf8(timestamp).ok().and_then(|text| text.trim().parse().ok());
+        let number: i64 = number.ok_or("timestamp is not a number")?;
+        let at_ms = match unit {
+            TimestampUnit::Seconds => number.saturating_mul(1000),
+            TimestampUnit::Milliseconds => number,
+        };
+        Ok(self.stale_moment(at_ms, now_ms))
+    }
+
+    /// Why a moment is outside it, if it is.
+    pub fn stale_moment(self, at_ms: i64, now_ms: i64) -> Option<String> {
+        let age_ms = now_ms.saturating_sub(at_ms);
+        let (off_ms, max_ms, way) = match age_ms {
+            0.. => (age_ms, self.back_ms, "old"),
+            _ => (age_ms.saturating_neg(), self.ahead_ms, "ahead"),
+        };
+        let (off, max) = (off_ms / 1000, max_ms / 1000);
+        (off_ms > max_ms).then(|| format!("timestamp is {off} s {way}: at most {max} s"))
     }
 }
 
@@ -148,9 +172,4 @@ pub(super) fn stamp(unit: TimestampUnit, now_ms: i64) -> String {
         TimestampUnit::Seconds => now_ms.div_euclid(1000).to_string(),
         TimestampUnit::Milliseconds => now_ms.to_string(),
     }
-}
-
-/// As milliseconds; beyond a few hundred million years, the end of them.
-pub(super) fn millis(tolerance: Option<std::time::Duration>) -> Option<i64> {
-    tolerance.map(|it| i64::try_from(it.as_millis()).unwrap_or(i64::MAX))
 }

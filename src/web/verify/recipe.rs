@@ -4,8 +4,8 @@
 use ring::hmac;
 
 use super::keys::Keys;
-use super::read::{self, MISMATCH};
-use super::{Asked, Draft, Scheme, url};
+use super::read::{self, MISMATCH, Tolerance};
+use super::{Asked, Draft, KeyPlace, Proof, Scheme, url};
 use crate::config::{Algorithm, Hmac, SignedPart, Verify};
 
 /// What a recipe says, and whose keys sign.
@@ -13,9 +13,10 @@ pub(super) struct Recipe {
     keys: Keys,
     header: String,
     recipe: Hmac,
-    tolerance_ms: Option<i64>,
+    tolerance: Option<Tolerance>,
     url: Option<String>,
     oddity: Oddity,
+    key_place: KeyPlace,
 }
 
 /// In what a sender differs from a plain recipe.
@@ -39,14 +40,15 @@ impl Recipe {
             keys: Keys::new(algorithm, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
             recipe,
-            tolerance_ms: read::millis(verify.tolerance),
+            tolerance: verify.tolerance.map(Tolerance::new),
             url: verify.url.clone(),
             oddity: Oddity::None,
+            key_place: KeyPlace::Nowhere,
         }
     }
 
-    pub fn with(self, oddity: Oddity) -> Self {
-        Self { oddity, ..self }
+    pub fn with(self, oddity: Oddity, key_place: KeyPlace) -> Self {
+        Self { oddity, key_place, ..self }
     }
 
     /// What is signed where the URL is this one.
@@ -93,7 +95,7 @@ impl Recipe {
 }
 
 impl Scheme for Recipe {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = self.signatures(asked)?;
         let header = |name: &Option<String>| match name {
             Some(name) => asked.header(name),
@@ -115,12 +117,13 @@ impl Scheme for Recipe {
         if !right {
             return Err(MISMATCH.to_owned());
         }
-        match self.tolerance_ms {
-            Some(tolerance_ms) if self.recipe.timestamp_header.is_some() => {
-                read::check_age(timestamp, self.recipe.timestamp_unit, tolerance_ms, now_ms)
+        let stale = match self.tolerance {
+            Some(tolerance) if self.recipe.timestamp_header.is_some() => {
+                tolerance.stale(timestamp, self.recipe.timestamp_unit, now_ms)?
             }
-            _ => Ok(()),
-        }
+            _ => None,
+        };
+        Proof::of_body(self.key_place, asked.body, stale)
     }
 
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {

@@ -1,8 +1,8 @@
 //! Senders that sign by one HMAC over a text: a row each, with the page that says so.
 
-use super::Scheme;
 use super::linear::Linear;
 use super::recipe::{Oddity, Recipe};
+use super::{KeyPlace, Scheme};
 use crate::config::{Algorithm, Encoding, Hmac, TimestampUnit, Verify, signed_parts};
 
 /// How one of them signs.
@@ -14,6 +14,7 @@ struct Sender {
     signed: &'static str,
     timestamp: Option<(&'static str, TimestampUnit)>,
     oddity: Oddity,
+    key_place: KeyPlace,
 }
 
 /// HMAC-SHA256 of the body in hex.
@@ -26,6 +27,7 @@ const fn hex(name: &'static str, prefix: &'static str) -> Sender {
         signed: "{body}",
         timestamp: None,
         oddity: Oddity::None,
+        key_place: KeyPlace::Nowhere,
     }
 }
 
@@ -39,6 +41,10 @@ impl Sender {
         Self { signed, ..self }
     }
 
+    const fn known_by(self, key_place: KeyPlace) -> Self {
+        Self { key_place, ..self }
+    }
+
     const fn at(self, header: &'static str, unit: TimestampUnit) -> Self {
         Self { timestamp: Some((header, unit)), ..self }
     }
@@ -48,13 +54,13 @@ use TimestampUnit::{Milliseconds, Seconds};
 
 const SENDERS: &[Sender] = &[
     // Its documentation, "Webhook signatures"; a `sha256=` before it is let pass.
-    Sender { oddity: Oddity::BarePrefix, ..hex("paminga", "sha256=") },
+    Sender { oddity: Oddity::BarePrefix, ..hex("paminga", "sha256=") }.known_by(KeyPlace::Paminga),
     // docs.github.com, "Validating webhook deliveries".
     hex("github", "sha256="),
     // support.atlassian.com, "Manage webhooks: secure webhooks".
     hex("bitbucket", "sha256="),
     // developers.facebook.com, "Webhooks: validating payloads".
-    hex("meta", "sha256="),
+    hex("meta", "sha256=").known_by(KeyPlace::Body),
     // dropbox.com/developers/reference/webhooks, "Notifications".
     hex("dropbox", ""),
     // linear.app/developers/webhooks, "Securing webhooks"; the time stamp is in the body.
@@ -62,17 +68,27 @@ const SENDERS: &[Sender] = &[
     // shopify.dev, "Verify webhook deliveries".
     base64("shopify"),
     // docs.slack.dev, "Verifying requests from Slack".
-    hex("slack", "v0=").signed("v0:{timestamp}:{body}").at("x-slack-request-timestamp", Seconds),
+    // A slash command has no event_id, and is known by its bytes.
+    hex("slack", "v0=")
+        .signed("v0:{timestamp}:{body}")
+        .at("x-slack-request-timestamp", Seconds)
+        .known_by(KeyPlace::Field("event_id")),
     // developers.zoom.us, "Using webhooks: verify webhook events".
-    hex("zoom", "v0=").signed("v0:{timestamp}:{body}").at("x-zm-request-timestamp", Seconds),
+    hex("zoom", "v0=")
+        .signed("v0:{timestamp}:{body}")
+        .at("x-zm-request-timestamp", Seconds)
+        .known_by(KeyPlace::Body),
     // developer.atlassian.com/cloud/trello, "Webhook signatures".
-    Sender { algorithm: Algorithm::Sha1, ..base64("trello") }.signed("{body}{url}"),
+    Sender { algorithm: Algorithm::Sha1, ..base64("trello") }
+        .signed("{body}{url}")
+        .known_by(KeyPlace::Action),
     // developer.squareup.com, "Verify and validate an event notification".
-    base64("square").signed("{url}{body}"),
+    base64("square").signed("{url}{body}").known_by(KeyPlace::FieldBehindUrl("event_id")),
     // developers.hubspot.com, "Validating requests", version 3.
     Sender { oddity: Oddity::DecodedMarks, ..base64("hubspot") }
         .signed("{method}{url}{body}{timestamp}")
-        .at("x-hubspot-request-timestamp", Milliseconds),
+        .at("x-hubspot-request-timestamp", Milliseconds)
+        .known_by(KeyPlace::Batch),
 ];
 
 /// The scheme of a sender that has a row here.
@@ -90,7 +106,7 @@ pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Scheme> {
         timestamp_unit: sender.timestamp.map_or(Seconds, |(_, unit)| unit),
         id_header: None,
     };
-    let recipe = Recipe::new(recipe, verify, secrets).with(sender.oddity);
+    let recipe = Recipe::new(recipe, verify, secrets).with(sender.oddity, sender.key_place);
     match sender.name {
         "linear" => Box::new(Linear::new(recipe, verify)),
         _ => Box::new(recipe),

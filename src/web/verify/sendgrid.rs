@@ -4,8 +4,8 @@
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
-use super::read::{self, MISMATCH, SIGNATURES_MAX};
-use super::{Asked, Scheme};
+use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::{Asked, KeyPlace, Proof, Scheme};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -14,7 +14,7 @@ const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 pub(super) struct SendGrid {
     keys: Vec<SubjectPublicKeyInfoDer<'static>>,
     header: String,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 impl SendGrid {
@@ -22,13 +22,13 @@ impl SendGrid {
         Self {
             keys: secrets.iter().filter_map(|secret| keys::p256(secret).ok()).collect(),
             header: verify.header.clone().unwrap_or_default(),
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 }
 
 impl Scheme for SendGrid {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
@@ -40,7 +40,8 @@ impl Scheme for SendGrid {
         if !read::pairs(&signatures, &self.keys, &text).any(fits) {
             return Err(MISMATCH.to_owned());
         }
-        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
+        Proof::of_body(KeyPlace::Body, asked.body, stale)
     }
 
     fn work(&self, asked: &Asked<'_>) -> usize {

@@ -12,14 +12,15 @@ use rustls_pki_types::{
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use super::read::{self, MISMATCH};
-use super::{Asked, Scheme, body};
+use super::read::{self, MISMATCH, Tolerance};
+use super::{Asked, Proof, Scheme, body};
 use crate::config::keys;
 use crate::config::{Encoding, Verify};
+use crate::inbox::hash_key;
 
 pub(super) struct Sns {
     certificates: Vec<CertificateDer<'static>>,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 /// The fields that are signed, and the signature.
@@ -71,6 +72,12 @@ impl Body<'_> {
             ("TopicArn", Some(self.topic_arn.as_ref())),
             ("Type", Some(self.kind.as_ref())),
         ];
+        // A line break in a value but the message's could make two fields of one, under the same
+        // signature: another MessageId, say, where the message had a subject.
+        let others = fields.iter().filter(|(key, _)| *key != "Message");
+        if others.filter_map(|(_, value)| *value).any(|value| value.contains('\n')) {
+            return Err("body has a line break in a field that sns signs".to_owned());
+        }
         let lines = fields.iter().filter_map(|(key, value)| Some((key, (*value)?)));
         Ok(lines.map(|(key, value)| format!("{key}\n{value}\n")).collect())
     }
@@ -108,13 +115,13 @@ impl Sns {
         let read = |secret: &&[u8]| keys::certificates(secret).unwrap_or_default();
         Self {
             certificates: secrets.iter().flat_map(read).collect(),
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(3_600_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 }
 
 impl Scheme for Sns {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let body: Body<'_> = body::read(asked.body, "the fields that sns signs")?;
         let text = body.signed()?;
         let signature = read::decoded(Encoding::Base64, body.signature.as_bytes())?;
@@ -132,7 +139,9 @@ impl Scheme for Sns {
             return Err(MISMATCH.to_owned());
         }
         let at: jiff::Timestamp = body.timestamp.parse().map_err(|_| "timestamp is no date")?;
-        read::check_moment(at.as_millisecond(), self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale_moment(at.as_millisecond(), now_ms);
+        let delivery_key = Some(hash_key(b'j', &[body.message_id.as_bytes()]));
+        Ok(Proof { delivery_key, stale })
     }
 
     fn work(&self, asked: &Asked<'_>) -> usize {

@@ -10,15 +10,16 @@ use ring::hmac;
 
 use super::discord::vouches;
 use super::keys::Keys;
-use super::read::{self, MISMATCH, SIGNATURES_MAX};
-use super::{Asked, Draft, Scheme};
+use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::{Asked, Draft, Proof, Scheme};
 use crate::config::keys::{self, StandardKey};
 use crate::config::{Encoding, TimestampUnit, Verify};
+use crate::inbox::hash_key;
 
 pub(super) struct Standard {
     shared: Keys,
     public: Vec<VerifyingKey>,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 impl Standard {
@@ -35,7 +36,7 @@ impl Standard {
         Self {
             shared: Keys::new(hmac::HMAC_SHA256, shared.iter().map(Vec::as_slice)),
             public,
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 }
@@ -88,7 +89,7 @@ fn is_version(word: &[u8]) -> bool {
 }
 
 impl Scheme for Standard {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
         let [id, timestamp, signature] = match has("svix-signature") && !has("webhook-signature") {
             true => ["svix-id", "svix-timestamp", "svix-signature"],
@@ -112,7 +113,9 @@ impl Scheme for Standard {
         if !right {
             return Err(MISMATCH.to_owned());
         }
-        read::check_age(timestamp, TimestampUnit::Seconds, self.tolerance_ms, now_ms)
+        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
+        let delivery_key = (!id.is_empty()).then(|| hash_key(b'h', &[id]));
+        Ok(Proof { delivery_key, stale })
     }
 
     fn work(&self, asked: &Asked<'_>) -> usize {

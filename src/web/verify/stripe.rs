@@ -5,8 +5,8 @@
 use ring::hmac;
 
 use super::keys::Keys;
-use super::read::{self, MISMATCH, SIGNATURES_MAX};
-use super::{Asked, Draft, Scheme};
+use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::{Asked, Draft, KeyPlace, Proof, Scheme};
 use crate::config::{Encoding, TimestampUnit, Verify};
 
 /// How the header and the signed text are put together.
@@ -16,16 +16,19 @@ struct Form {
     version: &'static str,
     /// Between time stamp and body.
     joint: &'static str,
+    /// The field of the body that is unique to a delivery.
+    id: &'static str,
 }
 
-const STRIPE: Form = Form { separator: b',', time: "t", version: "v1", joint: "." };
-const PADDLE: Form = Form { separator: b';', time: "ts", version: "h1", joint: ":" };
+const STRIPE: Form = Form { separator: b',', time: "t", version: "v1", joint: ".", id: "id" };
+const PADDLE: Form =
+    Form { separator: b';', time: "ts", version: "h1", joint: ":", id: "event_id" };
 
 pub(super) struct Listed {
     keys: Keys,
     header: String,
     form: Form,
-    tolerance_ms: i64,
+    tolerance: Tolerance,
 }
 
 impl Listed {
@@ -42,7 +45,7 @@ impl Listed {
             keys: Keys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
             form,
-            tolerance_ms: read::millis(verify.tolerance).unwrap_or(300_000),
+            tolerance: Tolerance::of(verify),
         }
     }
 }
@@ -95,7 +98,7 @@ impl Listed {
 }
 
 impl Scheme for Listed {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let joint = self.form.joint.as_bytes();
         // Each time stamp is a text of its own, which each key hashes.
         let max = read::max_pairs(asked.body.len()).div_ceil(self.keys.len().max(1));
@@ -103,18 +106,17 @@ impl Scheme for Listed {
         for Stamped { timestamp, signatures } in self.stamped(asked)?.iter().take(max) {
             let timestamp = timestamp.unwrap_or_default();
             if self.keys.signed_any(&[timestamp, joint, asked.body], signatures) {
-                let unit = TimestampUnit::Seconds;
-                found = read::check_age(timestamp, unit, self.tolerance_ms, now_ms);
-                if found.is_ok() {
+                found = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms);
+                if found == Ok(None) {
                     break;
                 }
             }
         }
-        found
+        Proof::of_body(KeyPlace::Field(self.form.id), asked.body, found?)
     }
 
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
-        let Form { separator, time, version, joint } = self.form;
+        let Form { separator, time, version, joint, id: _ } = self.form;
         let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
         let parts = [timestamp.as_bytes(), joint.as_bytes(), &draft.body];
         let signature = hex::encode(self.keys.sign(&parts, draft.bad)?);

@@ -6,7 +6,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::keys::Shared;
-use super::{Asked, Draft, Hidden, Scheme};
+use super::{Asked, Draft, Hidden, Proof, Scheme};
 use crate::config::Verify;
 
 pub(super) struct Token {
@@ -33,7 +33,7 @@ impl Token {
 }
 
 impl Scheme for Token {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let (right, place) = match (&self.header, &self.parameter) {
             (Some(header), _) => (self.secrets.has(asked.header(header)?), "header"),
             (_, Some(name)) => {
@@ -46,7 +46,11 @@ impl Scheme for Token {
                 (self.secrets.has(segment.as_bytes()), "path segment")
             }
         };
-        if right { Ok(()) } else { Err(format!("token in the {place} does not match")) }
+        if right {
+            Ok(Proof::default())
+        } else {
+            Err(format!("token in the {place} does not match"))
+        }
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {

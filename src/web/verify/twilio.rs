@@ -7,7 +7,7 @@ use ring::{digest, hmac};
 
 use super::keys::Keys;
 use super::read::{self, MISMATCH};
-use super::{Answer, Asked, Draft, Scheme, fields, url};
+use super::{Answer, Asked, Draft, Proof, Scheme, fields, url};
 use crate::config::{Encoding, Verify};
 
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
@@ -65,7 +65,7 @@ fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
 }
 
 impl Scheme for Twilio {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<(), String> {
+    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
         let public = url::public(self.url.as_deref(), asked);
@@ -85,7 +85,7 @@ impl Scheme for Twilio {
             Some(sum) if sum != digest::digest(&digest::SHA256, asked.body).as_ref() => {
                 Err("bodySHA256 in the URL is not the body's".to_owned())
             }
-            _ => Ok(()),
+            _ => Ok(Proof::default()),
         }
     }
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Asked, MAKERS, Verifier};
 use crate::config::{self, ProxyHeader, SCHEMES, SecretRef, Secrets};
 
+mod delivery;
 mod handshakes;
 mod hostile;
 mod vectors;
@@ -66,7 +67,12 @@ fn check_at(
         secret_segment: Some("segment"),
         proxied: None,
     };
-    verifier.check(&asked, now_ms)
+    fresh(verifier, &asked, now_ms)
+}
+
+/// Whether a request is taken that repeats nothing.
+pub fn fresh(verifier: &Verifier, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+    verifier.check(asked, now_ms)?.stale.map_or(Ok(()), Err)
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
             secret_segment: None,
             proxied,
         };
-        assert_eq!(verifier.check(&asked, 0), Ok(()), "{headers:?} through {proxied:?}");
+        assert_eq!(fresh(&verifier, &asked, 0), Ok(()), "{headers:?} through {proxied:?}");
     };
     let x = Some(ProxyHeader::XForwardedFor);
     let both = [
