@@ -52,9 +52,9 @@ fn a_dead_job_is_told_to_the_handler_that_takes_alerts() {
         "event": 1, "job": 1, "item": null, "attempts": 1, "detail": "exit 65: no luck", "count": 1});
     assert_eq!(alert, expected);
     let event = server.value(
-        "select source || ' ' || remote_ip || ' ' || jobs from trail where source = 'hooktrail'",
+        "select source || ' ' || (remote_ip is null) || ' ' || jobs from trail where source = 'hooktrail'",
     );
-    assert_eq!(event, "hooktrail  1");
+    assert_eq!(event, "hooktrail 1 1", "it came from no address");
 }
 
 #[test]
