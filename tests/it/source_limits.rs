@@ -178,3 +178,19 @@ fn repeats_count_for_the_rate() {
     assert_eq!(statuses, [202, 202, 429]);
     assert_eq!(server.value("select duplicates from trail"), "1");
 }
+
+#[test]
+fn a_body_of_the_largest_size_is_accepted_and_a_byte_more_is_not() {
+    let server = scenario().source("a", "body_bytes_max = 1000").start();
+    for (bytes, expected) in [(1000, 202), (1001, 413)] {
+        let body = "x".repeat(bytes);
+        assert_eq!(server.post("/hooks/a", &body).status, expected, "{bytes}");
+        let head = "POST /hooks/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        let (first, rest) = body.split_at(600);
+        let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+        let chunked = format!("{head}{}{}0\r\n\r\n", chunk(first), chunk(rest));
+        let answer = crate::http::parse(&server.raw(chunked.as_bytes()));
+        assert_eq!(answer.map(|answer| answer.status), Some(expected), "{bytes} in chunks");
+    }
+}
