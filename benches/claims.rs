@@ -174,6 +174,7 @@ fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> any
         note: None,
         owed: Plan::Judged(handlers.iter().copied().map(owed).collect()),
         queue_limit: None,
+        body_memory: None,
     };
     events::accept(conn, state, &mut Inserts::new(conn)?, &accept)?;
     Ok(())

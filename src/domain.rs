@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub mod ask;
 pub mod owed;
+pub mod reservation;
 pub mod stamp;
 
 /// Number of an event: only grows, never used twice.

@@ -8,13 +8,14 @@ use super::state::State;
 use super::tally::QueueLimit;
 use super::{alerts, jobs, sources};
 use crate::domain::owed::{Key, Plan};
+use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
 /// A repeat keeps its bytes so many times an event.
 const DUPLICATE_BODIES_MAX: i64 = 10;
 
 /// An accepted request, encoded for its rows by whoever took it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Accept {
     /// Who is waiting: the place in the intake thread's mailbox.
     pub slot: usize,
@@ -36,6 +37,8 @@ pub struct Accept {
     pub owed: Plan,
     /// Its source's, where it has one.
     pub queue_limit: Option<QueueLimit>,
+    /// What the memory of `body` counts as.
+    pub body_memory: Option<Reservation>,
 }
 
 impl Accept {
@@ -57,6 +60,7 @@ impl Accept {
             note: None,
             owed: Plan::Judged(Vec::new()),
             queue_limit: None,
+            body_memory: None,
         }
     }
 }

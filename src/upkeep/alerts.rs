@@ -175,6 +175,7 @@ fn store(listeners: &Listeners, of: Waiting, body: Vec<u8>, judged: Judged, writ
         note: judged.note,
         owed: judged.owed,
         queue_limit: None,
+        body_memory: None,
     });
     writer.op(Op::Alert(Box::new(Made { of, accept })));
 }

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::SourceId;
+use crate::domain::reservation::Reservation;
 
 /// Bodies from this size on are large.
 pub const LARGE_BYTES_MIN: usize = 64 << 10;
@@ -48,7 +49,7 @@ struct Shares {
 /// Shared by all intake threads.
 #[derive(Default)]
 pub struct Budget {
-    held: AtomicUsize,
+    held: Arc<AtomicUsize>,
     shares: Mutex<Shares>,
 }
 
@@ -57,7 +58,8 @@ impl Budget {
     pub fn claim(&self, claimant: Claimant) -> Claim<'_> {
         let client = claimant.client.map(network);
         let claimant = Claimant { client, ..claimant };
-        Claim { budget: self, claimant, bytes: 0, is_large: false, shared_bytes: None }
+        let reservation = Reservation::new(&self.held);
+        Claim { budget: self, claimant, reservation, is_large: false, shared_bytes: None }
     }
 
     /// Whether more than half is in use.
@@ -78,9 +80,9 @@ fn network(ip: IpAddr) -> IpAddr {
 pub struct Claim<'a> {
     budget: &'a Budget,
     claimant: Claimant,
-    bytes: usize,
+    reservation: Reservation,
     is_large: bool,
-    /// Of these, what is counted by address and source.
+    /// Of its bytes, what is counted by address and source.
     shared_bytes: Option<usize>,
 }
 
@@ -90,9 +92,8 @@ impl Claim<'_> {
     /// # Errors
     /// There is no room.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Full> {
-        self.bytes += bytes;
-        let held = self.budget.held.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        if !self.is_large && self.bytes >= LARGE_BYTES_MIN {
+        let held = self.reservation.grow(bytes);
+        if !self.is_large && self.reservation.amount() >= LARGE_BYTES_MIN {
             self.set_large();
         }
         if held > self.pool() {
@@ -119,11 +120,12 @@ impl Claim<'_> {
     /// # Errors
     /// Its address or its source holds its share already.
     pub fn share(&mut self) -> Result<(), Full> {
-        if self.shared_bytes == Some(self.bytes) {
+        let bytes = self.reservation.amount();
+        if self.shared_bytes == Some(bytes) {
             return Ok(());
         }
-        let more = self.bytes - self.shared_bytes.unwrap_or(0);
-        self.shared_bytes = Some(self.bytes);
+        let more = bytes - self.shared_bytes.unwrap_or(0);
+        self.shared_bytes = Some(bytes);
         let pool =
             if self.is_large { self.claimant.bytes_max } else { self.claimant.bytes_max / 8 };
         let least = self.claimant.body_bytes_max;
@@ -143,6 +145,12 @@ impl Claim<'_> {
         let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
         take_back(&mut shares.by_client, (self.claimant.client, self.is_large), bytes);
         take_back(&mut shares.by_source, (self.claimant.source, self.is_large), bytes);
+    }
+
+    /// What the body's memory counts as, for who holds the body from here on.
+    pub fn take_reservation(&mut self) -> Reservation {
+        self.leave();
+        self.reservation.take()
     }
 
     /// Whether it must not be slow now.
@@ -173,7 +181,6 @@ fn take_back<K: Eq + Hash>(shares: &mut HashMap<K, usize>, key: K, bytes: usize)
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.leave();
-        self.budget.held.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 
@@ -255,6 +262,19 @@ mod tests {
             assert_eq!(claim.share(), Ok(()));
         }
         assert_eq!(claim.grow(1), Err(Full));
+    }
+
+    #[test]
+    fn a_body_counts_as_long_as_whoever_it_was_given_to_holds_it() {
+        let budget = Budget::default();
+        let mut claim = budget.claim(claimant("192.0.2.1", 1));
+        assert_eq!(claim.grow(48 * KIB).and_then(|()| claim.share()), Ok(()));
+        let reservation = claim.take_reservation();
+        drop(claim);
+        assert!(budget.shares.lock().unwrap().by_client.is_empty());
+        assert_eq!(budget.held.load(Ordering::SeqCst), 48 * KIB);
+        drop(reservation);
+        assert_eq!(budget.held.load(Ordering::SeqCst), 0);
     }
 
     #[test]

@@ -215,7 +215,9 @@ impl Taking<'_> {
         let stored = match self.accept(&received, &proof).await {
             Ok((accept, preset)) => {
                 let body = body.into_bytes();
-                self.store(gated, Accept { body, ..accept }, preset).await
+                // Where the connection breaks off, the body is there until the writer has it written.
+                let body_memory = Some(claim.take_reservation());
+                self.store(gated, Accept { body, body_memory, ..accept }, preset).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -303,6 +305,7 @@ impl Taking<'_> {
             note: judged.note,
             owed: judged.owed,
             queue_limit: gated.queue_limit.clone(),
+            body_memory: None,
         };
         Ok((accept, answer))
     }

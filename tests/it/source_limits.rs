@@ -34,6 +34,16 @@ fn open(server: &Server, inodes: &[String]) -> usize {
     all.filter_map(name).filter(is_open).count()
 }
 
+/// Resets connections, and waits until the server has noticed.
+fn reset(server: &Server, connections: Vec<TcpStream>) {
+    let inodes = read(server);
+    for stream in connections {
+        // So a close is a reset.
+        set_socket_linger(&stream, Some(Duration::ZERO)).expect("its option");
+    }
+    until("it has noticed", || open(server, &inodes) == 0);
+}
+
 /// A request whose response is not read yet.
 fn send(server: &Server, path: &str, body: &str) -> TcpStream {
     let mut stream = server.connect().expect("a connection");
@@ -51,12 +61,7 @@ fn a_connection_that_is_reset_before_the_commit_gives_its_place_in_the_queue_bac
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     let waiting: Vec<TcpStream> = (0..10).map(|_| send(&server, "/hooks/a", "x")).collect();
     until("they are read", || read(&server).len() == 10);
-    let inodes = read(&server);
-    for stream in waiting {
-        // So a close is a reset.
-        set_socket_linger(&stream, Some(Duration::ZERO)).expect("its option");
-    }
-    until("it has noticed", || open(&server, &inodes) == 0);
+    reset(&server, waiting);
     other.execute_batch("ROLLBACK").expect("an end");
     server.until("select count(*) from trail where settled_at is null", "0");
     until("it can write again", || server.post("/hooks/a", "x").status != 503);
@@ -193,4 +198,20 @@ fn a_body_of_the_largest_size_is_accepted_and_a_byte_more_is_not() {
         let answer = crate::http::parse(&server.raw(chunked.as_bytes()));
         assert_eq!(answer.map(|answer| answer.status), Some(expected), "{bytes} in chunks");
     }
+}
+
+#[test]
+fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
+    let server = scenario().server("bodies_bytes_max = \"4 MiB\"").source("a", "").start();
+    let other = server.trail();
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    let body = "x".repeat(1 << 20);
+    let waiting: Vec<TcpStream> = (0..3).map(|_| send(&server, "/hooks/a", &body)).collect();
+    until("they are read", || read(&server).len() == 3);
+    reset(&server, waiting);
+    let mut fourth = send(&server, "/hooks/a", &body);
+    until("it is read", || read(&server).len() == 1);
+    other.execute_batch("ROLLBACK").expect("an end");
+    assert_eq!(status(&mut fourth), 503, "three were still in memory");
+    until("they are written", || server.post("/hooks/a", &body).status == 202);
 }

@@ -65,6 +65,7 @@ fn made(of: Waiting) -> Made {
         note: None,
         owed: Plan::Plain([HandlerId(2)].into()),
         queue_limit: None,
+        body_memory: None,
     };
     Made { of, accept: Some(accept) }
 }

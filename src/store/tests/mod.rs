@@ -90,6 +90,7 @@ impl Trail {
             note: None,
             owed,
             queue_limit: self.queue_limit.clone(),
+            body_memory: None,
         };
         let (conn, state) = (&self.store.conn, &mut self.state);
         let mut inserts = Inserts::new(conn).unwrap();
