@@ -43,6 +43,8 @@ impl KeyPlace {
     /// This sender never sends such a body.
     pub fn read(self, body: &[u8]) -> Result<Option<Key>, String> {
         let bytes = || hash_key(b'b', &[body]);
+        // RFC 8259 section 8.1: a byte order mark may be there, and is not part of the JSON.
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let text = |id: &str| hash_key(b'j', &[id.as_bytes()]);
         let key = match self {
             Self::Nowhere => return Ok(None),
@@ -207,6 +209,7 @@ mod tests {
         assert_eq!(read(id, r#"{"id":12}"#), read(id, r#"{"id":"12"}"#));
         let nested = format!(r#"{{"id":"evt_1","x":{}{}}}"#, "[".repeat(9000), "]".repeat(9000));
         assert_eq!(read(id, &nested), first);
+        assert_eq!(read(id, "\u{feff}{\"id\":\"evt_1\"}"), first);
         for body in
             [r#"{"id":""}"#, r#"{"id":null}"#, r#"{"id":{"a":1}}"#, "[]", "id=evt_1", "x", ""]
         {

@@ -145,7 +145,9 @@ impl Tolerance {
         unit: TimestampUnit,
         now_ms: i64,
     ) -> Result<Option<String>, String> {
-        let number = std::str::from_utf8(timestamp).ok().and_then(|text| text.trim().parse().ok());
+        // Digits alone: nothing beside them may count as part of what stands next to it.
+        let digits = Some(timestamp).filter(|text| text.iter().all(u8::is_ascii_digit));
+        let number = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         let number: i64 = number.ok_or("timestamp is not a number")?;
         let at_ms = match unit {
             TimestampUnit::Seconds => number.saturating_mul(1000),

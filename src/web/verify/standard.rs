@@ -88,6 +88,19 @@ fn is_version(word: &[u8]) -> bool {
     digits > 0 && rest.len() <= digits + 1 && rest[digits..].iter().all(u8::is_ascii_lowercase)
 }
 
+/// Digits of a time stamp in seconds, until the year 2286.
+const STAMP_DIGITS: usize = 10;
+
+/// Refuses a body that begins as a time stamp ends, `1764000000.`. Where an id has dots, what is signed could
+/// be cut at others of them, and one message look like two.
+fn check_end_of_stamp(body: &[u8]) -> Result<(), String> {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    match digits >= STAMP_DIGITS && body.get(digits) == Some(&b'.') {
+        true => Err("body begins as a time stamp ends".to_owned()),
+        false => Ok(()),
+    }
+}
+
 impl Scheme for Standard {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
@@ -113,6 +126,7 @@ impl Scheme for Standard {
         if !right {
             return Err(MISMATCH.to_owned());
         }
+        check_end_of_stamp(asked.body)?;
         let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
         let delivery_key = (!id.is_empty()).then(|| hash_key(b'h', &[id]));
         Ok(Proof { delivery_key, stale })

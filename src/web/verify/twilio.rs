@@ -49,10 +49,15 @@ fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
     Ok(fields::joined(&fields))
 }
 
+/// The values of `bodySHA256` in a URL.
+fn digests(url: &str) -> impl Iterator<Item = &str> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').filter_map(|pair| pair.strip_prefix("bodySHA256="))
+}
+
 /// The digest by which the URL vouches for a body that is no form; `None`: the body is empty.
 fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let mut sums = query.split('&').filter_map(|pair| pair.strip_prefix("bodySHA256="));
+    let mut sums = digests(url);
     match (sums.next(), sums.next()) {
         (Some(sum), None) => {
             let sum = hex::decode(sum).map_err(|_| "bodySHA256 in the URL is not hex")?;
@@ -69,7 +74,10 @@ impl Scheme for Twilio {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
         let public = url::public(self.url.as_deref(), asked);
-        let (fields, digest) = match fields::is_form(asked.at_most_one("content-type")?) {
+        // A URL that vouches for the body does so whatever the type, which is not signed, says of it: as
+        // a form without fields any body would do.
+        let is_form = fields::is_form(asked.at_most_one("content-type")?);
+        let (fields, digest) = match is_form && digests(&public).next().is_none() {
             true => (signed_fields(asked.body)?, None),
             false => (Vec::new(), body_digest(asked.body, &public)?),
         };

@@ -115,6 +115,38 @@ fn no_line_break_makes_another_message_of_a_signed_one() {
     panic!("no message with a subject");
 }
 
+/// What is signed is `{id}.{timestamp}.{body}`, and an id may have dots.
+#[test]
+fn no_message_is_cut_into_another_id_time_and_body() {
+    let standard =
+        verifier("scheme = \"standard\"", &["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]);
+    let body = br#"{"a":1}"#.to_vec();
+    let mut draft = Draft { id: "order.1764000000".into(), body, ..Draft::default() };
+    standard.sign(&mut draft, 1_764_000_100_000).unwrap();
+    assert!(key(&standard, &draft, 1_764_000_100_000).is_ok());
+    draft.put("webhook-id", "order");
+    draft.put("webhook-timestamp", "1764000000");
+    draft.body = br#"1764000100.{"a":1}"#.to_vec();
+    let expected = Err("body begins as a time stamp ends".to_owned());
+    assert_eq!(key(&standard, &draft, 1_764_000_100_000), expected);
+}
+
+/// The URL is all that is signed of a JSON request, and all but the fields of a form.
+#[test]
+fn a_url_that_vouches_for_the_body_does_so_under_any_type() {
+    let url = "https://hooks.example.com/hooks/a";
+    let twilio = verifier(&format!("scheme = \"twilio\", url = \"{url}\""), &["s3cret"]);
+    let mut draft = Draft { body: b"{}".to_vec(), ..Draft::default() };
+    draft.put("content-type", "application/json");
+    twilio.sign(&mut draft, 0).unwrap();
+    assert_eq!(key(&twilio, &draft, 0), Ok(None));
+    draft.put("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(key(&twilio, &draft, 0), Ok(None));
+    draft.body = b"&".to_vec();
+    let expected = Err("bodySHA256 in the URL is not the body's".to_owned());
+    assert_eq!(key(&twilio, &draft, 0), expected);
+}
+
 #[test]
 fn a_slash_command_is_known_by_its_bytes() {
     let slack = verifier("scheme = \"slack\"", &["s3cret"]);
