@@ -14,7 +14,7 @@ use crate::config::{self, Dedupe, Source};
 use crate::domain::HandlerId;
 use crate::domain::owed::{Collapse, Items, JobKeys, Key, Once, Owed, Plan};
 use crate::expression::{
-    self, Answers, Expression, Keyring, Keys, Questions, Taken, Taker, Wanted,
+    self, Answers, Expression, Keyring, Keys, Questions, Scene, Taken, Taker, Wanted,
 };
 
 #[cfg(test)]
@@ -34,6 +34,8 @@ pub struct Judge {
     plain: Arc<[HandlerId]>,
     /// Of the keys of `dedupe`.
     dedupe_kind: u8,
+    /// `dedupe` alone, of a request that may be no more than a repeat.
+    dedupe_alone: Option<Questions>,
 }
 
 /// A handler, as far as answers don't say it.
@@ -65,7 +67,9 @@ impl Judge {
             Some(Dedupe::Jq(expression)) => Some(expression.clone()),
             _ => None,
         };
-        Self { dedupe_kind: own_kind(source, b'j'), ..Self::asking(dedupe, handlers) }
+        let dedupe_alone = dedupe.clone().map(|dedupe| Questions::new(Some(dedupe), Vec::new()));
+        let dedupe_kind = own_kind(source, b'j');
+        Self { dedupe_kind, dedupe_alone, ..Self::asking(dedupe, handlers) }
     }
 
     /// For jobs that come after their event.
@@ -98,12 +102,20 @@ impl Judge {
             });
         }
         let plain = takers.iter().map(|of| of.handler).collect();
-        Self { questions: Questions::new(dedupe, asked), takers, plain, dedupe_kind: b'j' }
+        let questions = Questions::new(dedupe, asked);
+        Self { questions, takers, plain, dedupe_kind: b'j', dedupe_alone: None }
     }
 
     /// What is to be asked of each event; `None`: nothing.
     pub fn questions(&self) -> Option<&Questions> {
         (!self.questions.is_empty()).then_some(&self.questions)
+    }
+
+    /// The key that the source's expression gives, where it is simple enough to be evaluated in place.
+    pub fn key_in_place(&self, scene: &Scene<'_>) -> Option<Key> {
+        let answers = self.dedupe_alone.as_ref()?.at_once(scene)?;
+        let key = answers.dedupe.ok()??;
+        Some(hash_key(self.dedupe_kind, &[key.as_bytes()]))
     }
 
     /// What an event owes of which nothing is asked.

@@ -193,9 +193,11 @@ impl Taking<'_> {
         let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
         let checked = self.examine(&received, check).await?;
         let proof = checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
+        let mut repeats = None;
         if let Some(reason) = &proof.stale {
-            let delivery = if allowed { delivery_key(&gated.source, &proof) } else { None };
-            self.check_repeat(gated, delivery, reason, now_ms).await?;
+            let key = if allowed { self.repeat_key(&received, &proof).await? } else { None };
+            self.check_repeat(gated, key, reason, now_ms).await?;
+            repeats = key;
         } else if way.is_signed() {
             if let Some(response) = self.greet(way, &received).await? {
                 return Ok(response);
@@ -212,7 +214,7 @@ impl Taking<'_> {
             Wrong::Form(reason) => Refusal::Form { reason },
         })?;
         let admission = rate::check(gated.rate.as_ref())?;
-        let stored = match self.accept(&received, &proof).await {
+        let stored = match self.accept(&received, &proof, repeats).await {
             Ok((accept, preset)) => {
                 let body = body.into_bytes();
                 // Where the connection breaks off, the body is there until the writer has it written.
@@ -238,17 +240,31 @@ impl Taking<'_> {
         received.run(&self.gate.checks, max_bytes, work).await
     }
 
+    /// The key by which a request with an old time stamp may repeat a stored event: one that is signed.
+    async fn repeat_key(
+        &self,
+        received: &Received<'_>,
+        proof: &Proof,
+    ) -> Result<Option<DedupeKey>, Refusal> {
+        let source = &received.gated.source;
+        if source.uses_preset_key {
+            return Ok(delivery_key(source, proof));
+        }
+        let key = self.examine(received, |it: &Received<'_>| it.signed_key()).await?;
+        Ok(key.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }))
+    }
+
     /// Lets a request whose time stamp is outside the tolerance pass where it repeats a stored event:
     /// its sender tries again with the first attempt's time, and would never hear that it arrived.
     async fn check_repeat(
         &self,
         gated: &Gated,
-        delivery: Option<DedupeKey>,
+        key: Option<DedupeKey>,
         reason: &str,
         now_ms: i64,
     ) -> Result<(), Refusal> {
-        if let Some(delivery) = delivery {
-            match self.lane.store(Accept::look_up(gated.id, delivery)).await {
+        if let Some(key) = key {
+            match self.lane.store(Accept::look_up(gated.id, key)).await {
                 Reply::Duplicate(_) => return Ok(()),
                 Reply::Unavailable => return Err(Refusal::Unavailable),
                 Reply::Stored(_) | Reply::NoRepeat | Reply::QueueFull => {}
@@ -270,15 +286,16 @@ impl Taking<'_> {
         &self,
         received: &Received<'_>,
         proof: &Proof,
+        repeats: Option<DedupeKey>,
     ) -> Result<(Accept, Option<Answer>), Refusal> {
         let Received { gated, now_ms, .. } = *received;
-        let is_stale = proof.stale.is_some();
-        let prepare = move |it: &Received<'_>| it.prepare(!is_stale);
+        let is_new = repeats.is_none();
+        let prepare = move |it: &Received<'_>| it.prepare(is_new);
         let Prepared { path, query, headers, key, asking, answer } =
             self.examine(received, prepare).await?;
         let judged = match asking {
             // A repeat, of which nothing is asked.
-            None if is_stale => Judged { owed: Plan::Judged(Vec::new()), dedupe: None, note: None },
+            None if !is_new => Judged { owed: Plan::Judged(Vec::new()), dedupe: None, note: None },
             None => gated.judge.plain(),
             Some(asking) => gated.judge.judged(asking.answers().await?),
         };
@@ -286,9 +303,9 @@ impl Taking<'_> {
         let own = key.or(judged.dedupe);
         let dedupe = Dedupe {
             own: own.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }),
-            delivery: delivery_key(source, proof),
-            heal: source.on_duplicate == crate::config::OnDuplicate::Heal && !is_stale,
-            aim: if is_stale { Aim::RecordRepeat } else { Aim::Store },
+            delivery: repeats.or_else(|| delivery_key(source, proof)),
+            heal: source.on_duplicate == crate::config::OnDuplicate::Heal && is_new,
+            aim: if is_new { Aim::Store } else { Aim::RecordRepeat },
         };
         let accept = Accept {
             slot: 0,

@@ -9,7 +9,7 @@ use super::check_pool::CheckPool;
 use super::refuse::Refusal;
 use super::verify::{Answer, Asked};
 use super::{Gated, Settings, kept};
-use crate::config::ProxyHeader;
+use crate::config::{Dedupe, ProxyHeader, SignedPart};
 use crate::domain::owed::Key;
 use crate::expression::{Answers, Busy, Pool, Questions, Scene};
 use crate::inbox;
@@ -213,6 +213,33 @@ impl<'a> Received<'a> {
             asking,
             path,
             query,
+        }
+    }
+
+    /// The source's own key of a request with an old time stamp, where it is signed and no process is asked
+    /// for it.
+    pub fn signed_key(&self) -> Option<Key> {
+        let source = &self.gated.source;
+        let hmac = source.verify.hmac.as_ref()?;
+        let is_signed = |part| hmac.signed.contains(&part);
+        match &source.dedupe {
+            Some(Dedupe::Header(name)) => {
+                let is_id = hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id);
+                is_id.then(|| inbox::own_key(source, self.asked.headers, b"")).flatten()
+            }
+            Some(Dedupe::Body) if is_signed(SignedPart::Body) => {
+                inbox::own_key(source, self.asked.headers, self.asked.body)
+            }
+            Some(Dedupe::Jq(_)) if is_signed(SignedPart::Body) => {
+                let (verifier, asked) = (&self.gated.verifier, &self.asked);
+                let path = kept::path(Some(verifier), asked.path);
+                let query = asked.query.map(|query| kept::query(verifier, query));
+                let lines = kept::lines(verifier, asked.headers);
+                let params = self.params(&path);
+                let scene = self.scene(&path, query.as_deref(), &lines, &params);
+                self.gated.judge.key_in_place(&scene)
+            }
+            _ => None,
         }
     }
 

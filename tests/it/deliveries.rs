@@ -181,6 +181,32 @@ fn a_late_retry_of_a_stored_event_is_a_repeat_that_heals_nothing_and_a_new_one_a
 }
 
 #[test]
+fn a_late_retry_by_a_recipe_of_ones_own_is_known_by_the_signed_key_of_its_dedupe() {
+    let recipe = "scheme = \"hmac\", header = \"X-Sig\", timestamp_header = \"X-Time\", \
+                  id_header = \"X-Id\", signed = \"{id}.{timestamp}.{body}\", tolerance = \"9h\"";
+    for (dedupe, late) in [
+        ("{ body = true }", 200),
+        ("{ jq = '.id' }", 200),
+        ("{ header = 'X-Id' }", 200),
+        // Anybody may write what is not signed.
+        ("{ header = 'X-Other' }", 401),
+    ] {
+        let keys = format!("dedupe = {dedupe}\nrespond = {{ status = 200 }}");
+        let mut server = started(with_source(scenario(), "m", recipe, &keys));
+        let body = ("application/json", r#"{"id":"1"}"#);
+        let mut draft = signed(&server, "m", ("d1", now_ms() - HOUR_MS), body);
+        draft.put("x-other", "1");
+        assert_eq!(send(&server, &draft).status, 200);
+        restart_with_tolerance(&mut server, "1m");
+        assert_eq!(send(&server, &draft).status, late, "{dedupe}");
+        let other = ("application/json", r#"{"id":"2"}"#);
+        let new = signed(&server, "m", ("d2", now_ms() - HOUR_MS), other);
+        assert_eq!(send(&server, &new).status, 401, "{dedupe}");
+        assert_eq!(server.value("select count(*) from trail"), "1");
+    }
+}
+
+#[test]
 fn an_old_handshake_is_refused_and_a_clock_that_may_be_wrong_is_told_of() {
     let server = started(with_source(scenario(), "a", "scheme = \"slack\"", ""));
     let asks = r#"{"type":"url_verification","challenge":"c"}"#;
