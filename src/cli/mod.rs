@@ -13,7 +13,7 @@ use crate::app::Failure;
 use crate::config::{self, Loaded};
 use crate::expression::child;
 use crate::store::{self, Store};
-use crate::{app, log};
+use crate::{app, log, process};
 
 mod change;
 mod look;
@@ -109,6 +109,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    // Before a secret is read. The environment may hold some, and handlers run as the same user.
+    process::forbid_inspection().map_err(failed)?;
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
         Command::Init => return setup::init(cli.config.as_deref()),

@@ -48,6 +48,8 @@ pub(super) struct Job {
     pub began: Option<Instant>,
     /// Processes that ended before they had looked at it.
     pub lost: u32,
+    /// Processes that evaluated it and were killed from outside, or got no processor.
+    pub killed: u32,
     pub tell: Option<Box<dyn FnOnce(Done) + Send>>,
 }
 

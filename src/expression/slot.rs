@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::ears::{Deaf, Ears, Heard, Patience};
 use super::queue::{Done, Job, Lane, Next, Queue, What};
-use crate::process::{Gone, Program, Servant};
+use crate::process::{End, Gone, Program, Servant};
 
 /// A process that had nothing to do for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
@@ -24,6 +24,13 @@ const WORTHWHILE: Duration = Duration::from_millis(50);
 
 /// A process may be ended by others; so often it is taken for that.
 const LOST_MAX: u32 = 2;
+
+/// So often an event is asked again whose process was killed from outside, such as by the kernel for want
+/// of memory, or got no processor. That says nothing of the expression.
+const KILLED_MAX: u32 = 5;
+
+/// Before it is asked again, doubled each time.
+const KILLED_WAIT: Duration = Duration::from_millis(50);
 
 /// After one has ended badly, so many answers are handed over one by one: others like that may come.
 const ONE_BY_ONE: u32 = 1000;
@@ -145,12 +152,16 @@ impl Slot {
 
     /// Hands them over and tells what comes.
     fn ask(&self, ears: &mut Ears, jobs: &mut VecDeque<Job>) -> After {
+        if let Some(first) = jobs.front_mut() {
+            first.began.get_or_insert_with(Instant::now);
+        }
         match self.say(ears, jobs) {
             Ok(()) => {}
             Err(Deaf::Closed) => {
                 jobs.clear();
                 return After::Spent;
             }
+            Err(Deaf::Late) => return After::Spent,
             Err(_) => return After::Died,
         }
         let mut gave_back = false;
@@ -158,7 +169,9 @@ impl Slot {
             let now = Instant::now();
             job.began.get_or_insert(now);
             let (until, party) = (now + self.left(&job), job.party);
+            let mut used_before = None;
             let mut tick = |ears: &Ears| {
+                used_before = used_before.or_else(|| ears.servant.processor_ms());
                 if now.elapsed() >= HELD_UP && self.queue.may_have_more(self.lane, party) {
                     let at = ears.at_hand().map_or(0, |(at, _)| at).min(jobs.len());
                     // They are on their way to it all the same.
@@ -174,6 +187,15 @@ impl Slot {
                     jobs.push_front(job);
                     return After::Died;
                 }
+                // It had little of the processor: that is the machine's doing.
+                Err(Deaf::Late)
+                    if self.is_starved(used_before, ears) && job.killed < KILLED_MAX =>
+                {
+                    job.killed += 1;
+                    job.began = None;
+                    jobs.push_front(job);
+                    return After::Spent;
+                }
                 Err(deaf) => {
                     self.unanswered(job, deaf, jobs);
                     return After::Spent;
@@ -181,6 +203,12 @@ impl Slot {
             }
         }
         if gave_back { After::Spent } else { After::Fit }
+    }
+
+    /// Whether a process got less than half of the processor time that it may use, in all of its time.
+    fn is_starved(&self, used_before: Option<u64>, ears: &Ears) -> bool {
+        let used = used_before.and_then(|before| Some(ears.servant.processor_ms()? - before));
+        used.is_some_and(|used_ms| used_ms < u64::from(self.lane.processor_ms()) / 2)
     }
 
     /// What is large goes alone, so that it need not be copied.
@@ -222,7 +250,7 @@ impl Slot {
     fn after_death(
         &self,
         at_hand: Option<(usize, u32)>,
-        gone: Gone,
+        end: End,
         jobs: &mut VecDeque<Job>,
     ) -> bool {
         let (at, stage) = at_hand.unwrap_or_default();
@@ -230,13 +258,20 @@ impl Slot {
         if at_hand.is_none() {
             job.lost += 1;
             if job.lost > LOST_MAX {
-                log::warn!("expressions: processes end before they begin: {gone:?}");
+                log::warn!("expressions: processes end before they begin: {:?}", end.gone);
                 return false;
             }
             jobs.push_front(job);
             return true;
         }
-        let reason = self.reason(gone);
+        if end.gone == Gone::Signal(Signal::KILL.as_raw()) {
+            job.killed += 1;
+            if job.killed <= KILLED_MAX {
+                self.ask_again(job, jobs);
+                return true;
+            }
+        }
+        let reason = self.reason(&end);
         if let What::Questions(open) = &mut job.what {
             open.fail(stage, &reason);
             if open.is_empty() {
@@ -256,15 +291,43 @@ impl Slot {
         true
     }
 
-    fn reason(&self, gone: Gone) -> String {
-        match gone {
-            Gone::Signal(signal) if signal == Signal::PROF.as_raw() => {
+    /// Its process was killed, not by the server: it waits, and is the next here. The others need not
+    /// wait for it.
+    fn ask_again(&self, mut job: Job, jobs: &mut VecDeque<Job>) {
+        let wait = KILLED_WAIT * (1 << (job.killed - 1));
+        log::warn!("expressions: a process was killed, not by this server: its event is asked again");
+        self.queue.give_back(self.lane, jobs.drain(..));
+        job.began = None;
+        if self.left(&job) >= wait + WORTHWHILE {
+            self.queue.pause(self.lane, wait);
+            jobs.push_front(job);
+        }
+    }
+
+    /// What is known of the end of a process.
+    fn reason(&self, end: &End) -> String {
+        const ABRT: i32 = libc::SIGABRT;
+        const PROF: i32 = libc::SIGPROF;
+        const KILL: i32 = libc::SIGKILL;
+        match end.gone {
+            Gone::Signal(PROF) => {
                 let seconds = self.lane.processor_ms() / 1000;
                 format!("took more than {seconds} s of processor time")
             }
-            Gone::Signal(_) => "took more than 256 MiB or nested too deep".to_owned(),
-            Gone::Code(code) => format!("ended its process with exit {code}"),
-            Gone::Unknown => "ended its process".to_owned(),
+            // The words of Rust's runtime.
+            Gone::Signal(ABRT) if end.said.contains("memory allocation of") => {
+                "took more than 256 MiB".to_owned()
+            }
+            Gone::Signal(ABRT) if end.said.contains("overflowed its stack") => {
+                "nested too deep".to_owned()
+            }
+            Gone::Signal(KILL) => format!(
+                "its process was killed {} times, not by this server: does the machine run out of memory?",
+                KILLED_MAX + 1
+            ),
+            Gone::Signal(signal) => format!("its process ended by signal {signal}"),
+            Gone::Code(code) => format!("its process ended with exit {code}"),
+            Gone::Unknown => "its process ended in a way that is not known".to_owned(),
         }
     }
 }

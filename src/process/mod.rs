@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use live::{Live, Said};
 use pipes::Tail;
@@ -17,6 +18,7 @@ use pipes::Tail;
 mod files;
 mod kept;
 mod live;
+mod oom;
 mod pipes;
 mod pool;
 mod proc;
@@ -32,8 +34,17 @@ pub use live::{Came, Deadline, Input, Tell, Then};
 pub use pool::{Pool, wait_for_retired};
 pub use proc::end_marked;
 pub use reap::become_subreaper;
-pub use servant::{Confined, Gone, Lost, Servant, become_servant, confine};
+pub use servant::{Confined, End, Gone, Lost, Servant, become_servant, confine};
 pub use spawn::{MARK, Program};
+
+/// Keeps other processes of the same user, such as handlers, from reading the memory, the environment
+/// and the open files of this one (PR_SET_DUMPABLE). It writes no core dump either.
+///
+/// # Errors
+/// The system refuses it.
+pub fn forbid_inspection() -> std::io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
 
 /// Between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);

@@ -80,6 +80,13 @@ fn stat(pid: Pid) -> Option<Vec<String>> {
     Some(stat.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect())
 }
 
+/// Processor time of a process, in the clock ticks of the system.
+pub(super) fn processor_ticks(pid: Pid) -> Option<u64> {
+    let stat = stat(pid)?;
+    let ticks = |at: usize| stat.get(at)?.parse::<u64>().ok();
+    Some(ticks(11)? + ticks(12)?)
+}
+
 fn parent_of(pid: Pid) -> Option<Pid> {
     Pid::from_raw(stat(pid)?.get(1)?.parse().ok()?)
 }

@@ -21,10 +21,15 @@ use rustix::process::{
 };
 
 use super::Program;
+use super::oom;
+use super::proc::processor_ticks;
 use super::reap::{reap, started};
 use super::spawn::{pipe, start};
 
 const PAGE_BYTES: usize = 4096;
+
+/// What is read of the reason for an abort.
+const SAID_BYTES: usize = 4096;
 
 /// Senders are answered first, but handlers must not starve it.
 const NICENESS: i32 = 5;
@@ -35,8 +40,8 @@ pub struct Servant {
     pid: Pid,
     to: OwnedFd,
     from: OwnedFd,
-    /// What it says when it dies is not of interest, but must go somewhere.
-    _errors: OwnedFd,
+    /// Where its runtime says why it aborts.
+    errors: OwnedFd,
     page: Page,
     is_reaped: bool,
 }
@@ -48,6 +53,13 @@ pub enum Lost {
     NotYet,
     /// It has ended, or closed its pipes.
     Ended,
+}
+
+/// How it ended, and what its runtime said of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    pub gone: Gone,
+    pub said: String,
 }
 
 /// How it ended.
@@ -69,7 +81,7 @@ impl Servant {
         let (errors, their_errors) = pipe(true).map_err(no_pipes)?;
         let ends = [their_in, their_out, their_errors, memory];
         let pid = started(|| start(program, &ends))?;
-        Ok(Self { pid, to, from, _errors: errors, page, is_reaped: false })
+        Ok(Self { pid, to, from, errors, page, is_reaped: false })
     }
 
     /// What it last wrote down: how much it has begun, and what it is at.
@@ -99,9 +111,18 @@ impl Servant {
         }
     }
 
+    /// Processor time that it has used in all; `None` where the system does not say.
+    pub fn processor_ms(&self) -> Option<u64> {
+        let ticks = processor_ticks(self.pid)?;
+        Some(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1))
+    }
+
     /// Sees it to its end. What ended it before stays the reason.
-    pub fn end(mut self) -> Gone {
-        self.kill()
+    pub fn end(mut self) -> End {
+        let gone = self.kill();
+        let mut said = [0; SAID_BYTES];
+        let length = rustix::io::read(&self.errors, &mut said[..]).unwrap_or(0);
+        End { gone, said: String::from_utf8_lossy(&said[..length]).into_owned() }
     }
 
     fn kill(&mut self) -> Gone {
@@ -265,6 +286,7 @@ pub fn become_servant() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     setpriority_process(None, NICENESS)?;
+    oom::raise_of_evaluator();
     // SAFETY: sets one number of the allocator's; there is no other thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     Ok(())

@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::files::restore_file_limit;
+use super::oom;
 use super::reap::Entered;
 
 /// Set in the environment of what is started, so that it can be found again.
@@ -56,7 +57,11 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
     let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
     let (notes, their_notes) = pipe(true).map_err(no_pipes)?;
     let ends = [their_in, their_out, their_err, their_notes];
-    let pid = run.start(|| start(program, &ends).inspect(|&pid| restore_file_limit(pid)))?;
+    let adjusted = |&pid: &Pid| {
+        restore_file_limit(pid);
+        oom::raise_of_handler(pid);
+    };
+    let pid = run.start(|| start(program, &ends).inspect(adjusted))?;
     let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.end_strays(pid);

@@ -105,7 +105,7 @@ fn shown(taken: &Taken) -> String {
     }
 }
 
-const TOO_MUCH: &str = "took more than 256 MiB or nested too deep";
+const TOO_MUCH: &str = "took more than 256 MiB";
 
 #[test]
 fn an_expression_is_evaluated_by_a_process_of_its_own() {
@@ -224,4 +224,60 @@ fn a_process_that_somebody_kills_costs_no_event() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
     assert_eq!(trial.outputs("length", "[1]").unwrap(), ["1"]);
+}
+
+/// Kills the process that evaluates, once it has worked for a while.
+fn kill_at_work(trial: &Trial, killed: &mut Vec<u32>) {
+    let ticks = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields.get(11).and_then(|ticks| ticks.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let mut found = None;
+    crate::scenario::until("a process is at work", || {
+        let all = trial.processes();
+        found = all.into_iter().find(|pid| !killed.contains(pid) && ticks(*pid) >= 3);
+        found.is_some()
+    });
+    let pid = found.unwrap();
+    killed.push(pid);
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn an_event_whose_process_is_killed_from_outside_is_asked_again() {
+    let trial = trial();
+    let long = jq("if ([range(150000)] | length) > 0 then . else . end");
+    let transformed = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| trial.pool.transform(1, &long, &of_json(b"[7]")));
+        kill_at_work(&trial, &mut Vec::new());
+        asked.join().unwrap()
+    });
+    assert_eq!(transformed, Ok(Ok(b"[7]".to_vec())));
+}
+
+#[test]
+fn an_event_whose_process_is_always_killed_fails_with_that_reason() {
+    let trial = trial();
+    let transformed = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| trial.pool.transform(1, &jq(ENDLESS), &of_json(b"1")));
+        let mut killed = Vec::new();
+        (0..6).for_each(|_| kill_at_work(&trial, &mut killed));
+        asked.join().unwrap()
+    });
+    let reason = transformed.unwrap().unwrap_err();
+    assert!(reason.starts_with("its process was killed 6 times, not by this server"), "{reason}");
+}
+
+#[test]
+fn limits_that_an_expression_hits_are_named_apart() {
+    let trial = trial();
+    for (text, reason) in [
+        (DEADLY, "took more than 256 MiB"),
+        ("def f: 1 + f; f", "nested too deep"),
+        (ENDLESS, "took more than 2 s of processor time"),
+    ] {
+        assert_eq!(trial.outputs(text, "1"), Err(reason.to_owned()), "{text}");
+    }
 }

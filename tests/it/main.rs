@@ -35,5 +35,6 @@ mod shipped;
 mod source_limits;
 mod splits;
 mod systemd;
+mod unprivileged;
 mod urls;
 mod warm;

@@ -13,8 +13,8 @@ fn job(party: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Job {
         told.fetch_add(1, Ordering::SeqCst);
     });
     let (lane, since) = (Lane::Intake, Instant::now());
-    let (began, lost, scene, what) = (None, 0, vec![0; bytes], What::Done);
-    Job { party, lane, what, scene, since, began, lost, tell: Some(tell) }
+    let (began, lost, killed, scene, what) = (None, 0, 0, vec![0; bytes], What::Done);
+    Job { party, lane, what, scene, since, began, lost, killed, tell: Some(tell) }
 }
 
 /// The party and the number of jobs of the next group, if there is one at once.

@@ -1,0 +1,36 @@
+//! Which process the kernel ends first when memory runs out: an evaluator, then a handler, and the
+//! server last. All have a higher `oom_score_adj` than the server (proc_pid_oom_score_adj(5)).
+//!
+//! The server is not dumpable, so its own files in /proc belong to root. It writes to those of the
+//! processes that it started, which are dumpable again since their `exec`.
+
+use std::fs;
+use std::sync::OnceLock;
+
+use rustix::process::Pid;
+
+/// What an evaluator and a handler have above the server.
+const EVALUATOR: i32 = 500;
+const HANDLER: i32 = 250;
+
+/// The kernel accepts no more.
+const MAX: i32 = 1000;
+
+/// The value of this process.
+fn own() -> i32 {
+    let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// Raises the value of a handler that was just started. Without this right it keeps that of the server.
+pub(super) fn raise_of_handler(pid: Pid) {
+    static SERVER: OnceLock<i32> = OnceLock::new();
+    let value = (SERVER.get_or_init(own) + HANDLER).min(MAX);
+    let _ = fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), value.to_string());
+}
+
+/// Raises the value of this process, which is an evaluator that inherited that of the server.
+pub(super) fn raise_of_evaluator() {
+    let value = (own() + EVALUATOR).min(MAX);
+    let _ = fs::write("/proc/self/oom_score_adj", value.to_string());
+}
