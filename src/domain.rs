@@ -136,7 +136,7 @@ pub struct Ended {
     pub dead: bool,
     /// Begins with `exit 7`, `signal 11`, `timeout 30s`, `not started`; then the last line of stderr.
     pub detail: String,
-    /// The wait that the handler asked for.
+    /// The wait that the handler asked for, or that a start waits which the system lacks something for.
     pub wait: Option<Duration>,
     /// The last bytes of each stream, at most `output_bytes_max`.
     pub stdout: Vec<u8>,

@@ -15,8 +15,8 @@ use crossbeam_channel::Receiver;
 use crate::clock;
 use crate::config;
 use crate::domain::{Claim, Ended, JobId, Outcome};
-use crate::handler::{Ready, Task};
-use crate::process::Stop;
+use crate::handler::{self, Ready, Task};
+use crate::process::{Shortage, Stop};
 use crate::queue::retry::{self, Record};
 use crate::store::channel::Handle;
 use crate::store::expand::Expansion;
@@ -186,13 +186,15 @@ fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
         }
     };
     let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut over));
-    let fault = match catch_unwind(run) {
-        Ok(Ok(())) => "not started: a fault in hooktrail: it gave no outcome".to_owned(),
-        Ok(Err(why)) => why,
-        Err(_) => "not started: a fault in hooktrail, see its log".to_owned(),
+    let fault =
+        |what| Ended::new(Outcome::Failed, format!("not started: a fault in hooktrail{what}"));
+    let unheard = match catch_unwind(run) {
+        Ok(Ok(())) => fault(": it gave no outcome"),
+        Ok(Err(ended)) => ended,
+        Err(_) => fault(", see its log"),
     };
     for at in 0..start.claimed.len() {
-        over(at, Over::Ended(Ended::new(Outcome::Failed, fault.clone())));
+        over(at, Over::Ended(unheard.clone()));
     }
     if let Some(claimed) = start.claimed.first() {
         shared.writer.free(last, claimed.handler);
@@ -219,17 +221,17 @@ fn breaker(settings: &config::Handler) -> Breaker {
     Breaker { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
 }
 
-/// Gives what was claimed to the handler. What `over` did not hear of by its end has failed, for the
-/// reason that is given back.
+/// Gives what was claimed to the handler. What `over` did not hear of by its end has ended as is given
+/// back.
 fn attempt(
     shared: &Shared,
     start: &Start,
     spare: &mut Option<Stop>,
     over: &mut dyn FnMut(usize, Over),
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     // One that was not set is as good as new: it left `Running` with the last attempt.
     let unset = spare.take().filter(|stop| !stop.is_set());
-    let stop = unset.map_or_else(Stop::new, Ok).map_err(|e| format!("not started: {e}"))?;
+    let stop = unset.map_or_else(stop_when_possible, Ok)?;
     *spare = Some(stop.clone());
     shared.running.begin(&start.claimed, &stop);
     let (mut tasks, mut places) = (Vec::with_capacity(start.claimed.len()), Vec::new());
@@ -251,6 +253,20 @@ fn attempt(
         start.handler.kind.run_all(&tasks, &stop, &mut ended);
     }
     Ok(())
+}
+
+/// A `Stop`, for which there may be no file descriptor now.
+fn stop_when_possible() -> Result<Stop, Ended> {
+    let mut shortage = Shortage::default();
+    loop {
+        match Stop::new() {
+            Ok(stop) => return Ok(stop),
+            Err(e) if !shortage.wait_without_stop(&e.to_string()) => {
+                return Err(handler::not_now(&e.to_string()));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// How a claimed job is over.
@@ -276,10 +292,13 @@ fn prepare(maker: &Maker, claimed: &Claimed, handler: &Ready) -> Result<Task, Ov
 fn explained(mut ended: Ended, why: Option<Why>) -> Ended {
     if ended.outcome == Outcome::Interrupted {
         ended.detail = match why {
+            // It could not be started now: that is said already.
+            None if ended.wait.is_some() => return ended,
             Some(Why::Cancelled) => "cancelled".to_owned(),
             Some(Why::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
             Some(Why::Shutdown) | None => "the server was stopped".to_owned(),
         };
+        ended.wait = None;
     }
     ended
 }

@@ -169,7 +169,8 @@ impl Inner {
         let mut put = Put::default();
         put.scene(scene);
         let (since, tell) = (Instant::now(), Some(tell));
-        let job = Job { party, lane, what, scene: put.0, since, began: None, lost: 0, killed: 0, tell };
+        let job =
+            Job { party, lane, what, scene: put.0, since, began: None, lost: 0, killed: 0, tell };
         if self.queue.put(job) && !self.start(lane) {
             self.queue.not_started(lane);
         }

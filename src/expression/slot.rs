@@ -7,11 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use super::ears::{Deaf, Ears, Heard, Patience};
 use super::queue::{Done, Job, Lane, Next, Queue, What};
-use crate::process::{End, Gone, Program, Servant};
+use crate::process::{End, Gone, Program, Servant, StartError};
 
 /// A process that had nothing to do for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
@@ -116,8 +114,12 @@ impl Slot {
             }
             let mut ears = match child.take().map_or_else(|| self.start(one_by_one), Ok) {
                 Ok(ears) => ears,
-                Err(why) => {
-                    log::warn!("expressions: no process to evaluate them: {why}");
+                Err(e) => {
+                    log::warn!("expressions: no process to evaluate them: {}", e.reason);
+                    if e.is_passing {
+                        // They wait as long as they may.
+                        self.queue.give_back(self.lane, jobs.into_iter());
+                    }
                     return false;
                 }
             };
@@ -135,7 +137,7 @@ impl Slot {
         }
     }
 
-    fn start(&self, one_by_one: u32) -> Result<Ears, String> {
+    fn start(&self, one_by_one: u32) -> Result<Ears, StartError> {
         let mut program = self.program.clone();
         program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
         Servant::start(&program).map(Ears::new)
@@ -206,7 +208,11 @@ impl Slot {
     }
 
     /// Whether a process got less than half of the processor time that it may use, in all of its time.
+    /// Where a sender waits there is no time to ask again.
     fn is_starved(&self, used_before: Option<u64>, ears: &Ears) -> bool {
+        if self.lane == Lane::Intake {
+            return false;
+        }
         let used = used_before.and_then(|before| Some(ears.servant.processor_ms()? - before));
         used.is_some_and(|used_ms| used_ms < u64::from(self.lane.processor_ms()) / 2)
     }
@@ -264,7 +270,7 @@ impl Slot {
             jobs.push_front(job);
             return true;
         }
-        if end.gone == Gone::Signal(Signal::KILL.as_raw()) {
+        if is_from_outside(end.gone) {
             job.killed += 1;
             if job.killed <= KILLED_MAX {
                 self.ask_again(job, jobs);
@@ -295,7 +301,9 @@ impl Slot {
     /// wait for it.
     fn ask_again(&self, mut job: Job, jobs: &mut VecDeque<Job>) {
         let wait = KILLED_WAIT * (1 << (job.killed - 1));
-        log::warn!("expressions: a process was killed, not by this server: its event is asked again");
+        log::warn!(
+            "expressions: a process was killed, not by this server: its event is asked again"
+        );
         self.queue.give_back(self.lane, jobs.drain(..));
         job.began = None;
         if self.left(&job) >= wait + WORTHWHILE {
@@ -308,7 +316,6 @@ impl Slot {
     fn reason(&self, end: &End) -> String {
         const ABRT: i32 = libc::SIGABRT;
         const PROF: i32 = libc::SIGPROF;
-        const KILL: i32 = libc::SIGKILL;
         match end.gone {
             Gone::Signal(PROF) => {
                 let seconds = self.lane.processor_ms() / 1000;
@@ -321,15 +328,24 @@ impl Slot {
             Gone::Signal(ABRT) if end.said.contains("overflowed its stack") => {
                 "nested too deep".to_owned()
             }
-            Gone::Signal(KILL) => format!(
-                "its process was killed {} times, not by this server: does the machine run out of memory?",
-                KILLED_MAX + 1
-            ),
+            Gone::Signal(signal) if is_from_outside(end.gone) => {
+                let times = KILLED_MAX + 1;
+                format!(
+                    "its process was killed {times} times, not by this server, last by signal {signal}: \
+                     does the machine run out of memory?"
+                )
+            }
             Gone::Signal(signal) => format!("its process ended by signal {signal}"),
             Gone::Code(code) => format!("its process ended with exit {code}"),
             Gone::Unknown => "its process ended in a way that is not known".to_owned(),
         }
     }
+}
+
+/// Whether no program ends by this of itself: the kernel wants memory back, or somebody stops processes.
+fn is_from_outside(gone: Gone) -> bool {
+    use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    matches!(gone, Gone::Signal(SIGHUP | SIGINT | SIGKILL | SIGQUIT | SIGTERM | SIGUSR1 | SIGUSR2))
 }
 
 /// Nothing of it is open any more.

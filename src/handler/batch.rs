@@ -10,7 +10,7 @@ use super::held::Held;
 use super::notes::Notes;
 use super::{Kind, Task, command, line, program};
 use crate::domain::{Ended, Outcome};
-use crate::process::{Came, Deadline, Errors, GRACE, Kept, Left, Stop, Tell, Then};
+use crate::process::{self, Came, Deadline, Errors, Exit, GRACE, Kept, Left, Stop, Tell, Then};
 
 #[cfg(test)]
 mod tests;
@@ -38,14 +38,18 @@ impl Kind for Batch {
     fn run_all(&self, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
         let Some(first) = tasks.first() else { return };
         let mut all = |ended: &Ended| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
-        if stop.is_set() {
-            return all(&Ended::new(Outcome::Interrupted, "stopped"));
-        }
-        let started = program::lasting(first, "batch")
-            .and_then(|program| Kept::start(program, first.handler.output_bytes_max));
+        let started = process::start_when_possible(stop, || {
+            let program = program::lasting(first, "batch")?;
+            Kept::start(program, first.handler.output_bytes_max)
+        });
         match started {
             Ok(kept) => self.ask(kept, tasks, stop, over),
-            Err(why) => all(&Ended::new(Outcome::Failed, format!("not started: {why}"))),
+            Err(Exit::Stopped) => all(&Ended::new(Outcome::Interrupted, "stopped")),
+            Err(Exit::NotNow(why)) => all(&super::not_now(&why)),
+            Err(exit) => {
+                let (outcome, _, how) = command::outcome(&exit);
+                all(&Ended::new(outcome, how));
+            }
         }
     }
 }

@@ -80,6 +80,8 @@ fn ended(over: Over, timeout: Duration) -> Ended {
         Exit::TimedOut => because(Outcome::TimedOut, format!("timeout {}", duration_text(timeout))),
         Exit::Stopped => because(Outcome::Interrupted, "stopped".to_owned()),
         Exit::NotStarted(why) => because(Outcome::Failed, format!("not started: {why}")),
+        Exit::NotNow(why) => super::not_now(&why),
+        Exit::Unknown(why) => because(Outcome::Failed, format!("exit unknown: {why}")),
     };
     Ended { stdout: over.stdout, stderr: over.stderr, ..ended }
 }

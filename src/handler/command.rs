@@ -53,6 +53,7 @@ impl Kind for Command {
 /// How the attempt ended: exit, last line of stderr, what was said on descriptor 3.
 fn ended(over: process::Over, notes: Notes, timeout: Duration) -> Ended {
     let (outcome, dead, how) = match over.exit {
+        Exit::NotNow(why) => return super::not_now(&why),
         Exit::TimedOut => (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout))),
         Exit::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
         Exit::Code(_) | Exit::Signal(_) if notes.deferred.is_some() => {
@@ -73,7 +74,10 @@ pub(super) fn outcome(exit: &Exit) -> (Outcome, bool, String) {
         Exit::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
         Exit::Code(code) => (Outcome::Failed, *code == EXIT_DEAD, format!("exit {code}")),
         Exit::Signal(signal) => (Outcome::Failed, false, format!("signal {signal}")),
-        Exit::NotStarted(why) => (Outcome::Failed, false, format!("not started: {why}")),
+        Exit::NotStarted(why) | Exit::NotNow(why) => {
+            (Outcome::Failed, false, format!("not started: {why}"))
+        }
+        Exit::Unknown(why) => (Outcome::Failed, false, format!("exit unknown: {why}")),
         Exit::TimedOut | Exit::Stopped => (Outcome::Failed, false, "told to end".to_owned()),
     }
 }

@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{self, Mode};
-use crate::domain::{Claim, Ended, Event};
+use crate::domain::{Claim, Ended, Event, Outcome};
 use crate::process::Stop;
 
 mod answer;
@@ -83,6 +84,16 @@ pub struct Task {
     /// Put into the environment of what is started (`HOOKTRAIL_MARK`), so that it can be found
     /// again and ended: the trail's own id, the job and the attempt.
     pub mark: String,
+}
+
+/// How long a job waits that could not be started because the system lacked something.
+const NOT_NOW_WAIT: Duration = Duration::from_secs(10);
+
+/// The end of an attempt that did not begin because the server itself lacks something: file descriptors,
+/// processes, memory, a place in one of its own queues. It counts for nobody.
+pub fn not_now(reason: &str) -> Ended {
+    let detail = detail::of(&["not started", reason]);
+    Ended { wait: Some(NOT_NOW_WAIT), ..Ended::new(Outcome::Interrupted, detail) }
 }
 
 /// A kind of handler.

@@ -37,6 +37,7 @@ impl Kind for Stream {
                 Err(Exit::NotStarted(why)) => {
                     return Ended::new(Outcome::Failed, format!("not started: {why}"));
                 }
+                Err(Exit::NotNow(why)) => return super::not_now(&why),
                 Err(_) => return Ended::new(Outcome::Interrupted, "stopped"),
             };
             if let Some(ended) = self.ask(kept, task, stop) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::live::{Came, Deadline, Input, Live, Said, Tell, Then};
 use super::pipes::Lines;
-use super::{Exit, Program, Stop};
+use super::{Exit, Program, StartError, Stop};
 
 /// No answer is longer.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -77,7 +77,7 @@ impl Kept {
     ///
     /// # Errors
     /// Why it could not be started, with what to do about it.
-    pub fn start(mut program: Program, output_bytes_max: usize) -> Result<Self, String> {
+    pub fn start(mut program: Program, output_bytes_max: usize) -> Result<Self, StartError> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         program.mark = format!("{}.{number}", program.mark);

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitStatus, getpgid, kill_process_group, pidf
 
 use super::pipes::{Lines, Tail, read_some};
 use super::reap::Entered;
-use super::{Exit, Program, Stop, spawn};
+use super::{Exit, Program, StartError, Stop, spawn};
 
 /// A line on file descriptor 3 is read up to this length. How many there are has no limit, as a long
 /// run may say `alive` for days; whoever takes them keeps only so much.
@@ -122,7 +122,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Starts it, or says why not.
-    pub fn start(program: &Program, output_bytes_max: usize) -> Result<Self, String> {
+    pub fn start(program: &Program, output_bytes_max: usize) -> Result<Self, StartError> {
         let entered = Entered::new(&program.mark);
         let child = spawn::spawn(program, &entered)?;
         Ok(Self {
@@ -351,11 +351,11 @@ struct Ready {
 
 fn exit(status: Option<WaitStatus>) -> Exit {
     let Some(status) = status else {
-        return Exit::NotStarted("its end was reported to somebody else".into());
+        return Exit::Unknown("its end was reported to another process".into());
     };
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::NotStarted("it ended in a way that is not known".into()),
+        (None, None) => Exit::Unknown("it ended neither by itself nor by a signal".into()),
     }
 }

@@ -24,6 +24,7 @@ mod pool;
 mod proc;
 mod reap;
 mod servant;
+mod shortage;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use pool::{Pool, wait_for_retired};
 pub use proc::end_marked;
 pub use reap::become_subreaper;
 pub use servant::{Confined, End, Gone, Lost, Servant, become_servant, confine};
+pub use shortage::{Shortage, StartError, is_shortage, start_when_possible};
 pub use spawn::{MARK, Program};
 
 /// Keeps other processes of the same user, such as handlers, from reading the memory, the environment
@@ -103,6 +105,10 @@ pub enum Exit {
     Stopped,
     /// Why, with what to do about it.
     NotStarted(String),
+    /// It was not started, because the system lacks something: why, with what to do about it.
+    NotNow(String),
+    /// It ran, and the system does not say how it ended: why.
+    Unknown(String),
 }
 
 /// A run that is over.
@@ -131,16 +137,12 @@ pub fn run(
     stop: &Stop,
     note: &mut dyn FnMut(&[u8]) -> Note,
 ) -> Over {
-    let not_started = |why: String| {
-        let exit = if stop.is_set() { Exit::Stopped } else { Exit::NotStarted(why) };
-        Over { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() }
-    };
-    if stop.is_set() {
-        return not_started(String::new());
-    }
-    let mut live = match Live::start(program, bounds.output_bytes_max) {
+    let start = || Live::start(program, bounds.output_bytes_max);
+    let mut live = match start_when_possible(stop, start) {
         Ok(live) => live,
-        Err(why) => return not_started(why),
+        Err(exit) => {
+            return Over { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() };
+        }
     };
     let mut stdout = Tail::new(bounds.start_bytes_max, bounds.output_bytes_max);
     let mut hear = |said: Said<'_>| match said {

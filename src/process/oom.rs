@@ -5,7 +5,9 @@
 //! processes that it started, which are dumpable again since their `exec`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -16,17 +18,30 @@ const HANDLER: i32 = 250;
 /// The kernel accepts no more.
 const MAX: i32 = 1000;
 
+/// How often and for how long a refusal is taken for a passing one.
+const TRIES: usize = 100;
+const WAIT: Duration = Duration::from_micros(200);
+
 /// The value of this process.
 fn own() -> i32 {
     let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
-/// Raises the value of a handler that was just started. Without this right it keeps that of the server.
+/// Raises the value of a handler that was just started. A program that this user may not read stays as
+/// it is, since its files in /proc belong to root.
+///
+/// `posix_spawn` returns a little before the program is dumpable, so a refusal may be passing.
 pub(super) fn raise_of_handler(pid: Pid) {
     static SERVER: OnceLock<i32> = OnceLock::new();
-    let value = (SERVER.get_or_init(own) + HANDLER).min(MAX);
-    let _ = fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), value.to_string());
+    let value = (SERVER.get_or_init(own) + HANDLER).min(MAX).to_string();
+    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+    for _ in 0..TRIES {
+        match fs::write(&path, &value) {
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => std::thread::sleep(WAIT),
+            Ok(()) | Err(_) => return,
+        }
+    }
 }
 
 /// Raises the value of this process, which is an evaluator that inherited that of the server.

@@ -7,14 +7,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::kept::{Fit, Kept};
 use super::live::{Tell, Then};
-use super::{Exit, GRACE, Program, Stop};
+use super::{Exit, GRACE, Program, Shortage, StartError, Stop};
 
 /// Between two starts, once a process was of no use; then doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -97,13 +97,14 @@ impl Pool {
     /// A process that can be asked: one that is there, or a new one.
     ///
     /// # Errors
-    /// `Stopped`, or `NotStarted`.
+    /// `Stopped`, `NotStarted` or `NotNow`.
     pub fn get(
         &self,
         stop: &Stop,
         output_bytes_max: usize,
         program: &dyn Fn() -> Result<Program, String>,
     ) -> Result<Kept, Exit> {
+        let mut shortage = Shortage::default();
         loop {
             if stop.is_set() {
                 return Err(Exit::Stopped);
@@ -120,7 +121,15 @@ impl Pool {
             let wait = state.backoff.wait(Instant::now());
             drop(state);
             if wait.is_zero() {
-                return self.start(output_bytes_max, program).map_err(Exit::NotStarted);
+                match self.start(output_bytes_max, program) {
+                    Ok(kept) => return Ok(kept),
+                    Err(e) if !e.is_passing => return Err(Exit::NotStarted(e.reason)),
+                    Err(e) if !shortage.wait(stop, &e.reason) => {
+                        return Err(Exit::NotNow(e.reason));
+                    }
+                    // Meanwhile another may have been given back.
+                    Err(_) => continue,
+                }
             }
             let wait = Timespec::try_from(wait).ok();
             let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], wait.as_ref());
@@ -131,7 +140,10 @@ impl Pool {
     fn checked(&self, mut kept: Kept) -> Option<Kept> {
         match kept.look() {
             Fit::Yes => return Some(kept),
-            Fit::Gone => log::info!("handler {}: a process ended while it held no job", self.name),
+            Fit::Gone => log::info!(
+                "handler {}: a process ended, or closed a pipe, while it held no job",
+                self.name
+            ),
             Fit::Spoke => self.warn_of_speech(),
         }
         self.let_go(&kept);
@@ -152,20 +164,23 @@ impl Pool {
         &self,
         output_bytes_max: usize,
         program: &dyn Fn() -> Result<Program, String>,
-    ) -> Result<Kept, String> {
+    ) -> Result<Kept, StartError> {
         let began = Instant::now();
-        let kept = program().and_then(|program| Kept::start(program, output_bytes_max));
+        let program = program().map_err(StartError::from);
+        let kept = program.and_then(|program| Kept::start(program, output_bytes_max));
         let kept = match kept {
             Ok(kept) => kept,
-            Err(why) => {
-                self.inner.state().backoff.lost(began, Instant::now());
-                return Err(why);
+            Err(e) => {
+                if !e.is_passing {
+                    self.inner.state().backoff.lost(began, Instant::now());
+                }
+                return Err(e);
             }
         };
         self.inner.state().held.insert(kept.number(), false);
         if let Err(e) = watch(&kept, &self.inner) {
             self.let_go(&kept);
-            return Err(format!("it can't be watched: {e}"));
+            return Err(StartError::of_io(&e, format!("it can't be watched: {e}")));
         }
         Ok(kept)
     }
@@ -267,12 +282,18 @@ struct Watch {
     pools: Mutex<HashMap<u64, Weak<Inner>>>,
 }
 
-static WATCH: LazyLock<Result<Watch, rustix::io::Errno>> = LazyLock::new(|| {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    Ok(Watch { epoll, pools: Mutex::default() })
-});
+static WATCH: OnceLock<Watch> = OnceLock::new();
 
 impl Watch {
+    /// Made on first need. Where there is no descriptor for it now, the next need tries again.
+    fn get() -> std::io::Result<&'static Self> {
+        if let Some(watch) = WATCH.get() {
+            return Ok(watch);
+        }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(WATCH.get_or_init(|| Self { epoll, pools: Mutex::default() }))
+    }
+
     fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -297,7 +318,7 @@ impl Watch {
 /// Has the end of a process told to its pool, once.
 fn watch(kept: &Kept, pool: &Arc<Inner>) -> std::io::Result<()> {
     static THREAD: Mutex<bool> = Mutex::new(false);
-    let watch = WATCH.as_ref().map_err(|&e| e)?;
+    let watch = Watch::get()?;
     let mut is_there = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
     if !*is_there {
         std::thread::Builder::new().name("watch".into()).spawn(|| watch.run())?;
@@ -313,7 +334,7 @@ fn watch(kept: &Kept, pool: &Arc<Inner>) -> std::io::Result<()> {
 
 /// Its descriptor leaves the list by being closed.
 fn unwatch(number: u64) {
-    if let Ok(watch) = WATCH.as_ref() {
+    if let Some(watch) = WATCH.get() {
         watch.pools().remove(&number);
     }
 }

@@ -18,6 +18,7 @@ use rustix::process::{
 };
 use rustix::thread::gettid;
 
+use super::StartError;
 use super::proc::{
     AGAIN, Mark, UNCLEAR_PATIENCE, children, children_among_all, lists_children, mark_of,
     wait_for_ends,
@@ -66,6 +67,10 @@ pub fn become_subreaper() -> std::io::Result<()> {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         known().only_ours = alone;
+        // Where it is ignored, which is inherited, the kernel reaps children and nobody learns how they
+        // ended (wait(2)).
+        // SAFETY: SIG_DFL runs no code of ours; nothing else sets this signal's disposition.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         // SAFETY: takes three numbers and only sets a flag on descriptors. Older systems than Linux
         // 5.11 refuse it, and what was given stays inheritable there.
         unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
@@ -90,7 +95,10 @@ impl Entered {
     }
 
     /// Starts its process: until it is written down nobody takes it for a stray.
-    pub fn start(&self, start: impl FnOnce() -> Result<Pid, String>) -> Result<Pid, String> {
+    pub fn start(
+        &self,
+        start: impl FnOnce() -> Result<Pid, StartError>,
+    ) -> Result<Pid, StartError> {
         started(start)
     }
 
@@ -128,7 +136,7 @@ impl Entered {
 }
 
 /// Starts a process that is no run's, or a run's.
-pub(super) fn started(start: impl FnOnce() -> Result<Pid, String>) -> Result<Pid, String> {
+pub(super) fn started(start: impl FnOnce() -> Result<Pid, StartError>) -> Result<Pid, StartError> {
     // Children of other threads are not listed with the strays.
     let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
     known().starting += listed;

@@ -20,11 +20,11 @@ use rustix::process::{
     setpriority_process, setrlimit,
 };
 
-use super::Program;
 use super::oom;
 use super::proc::processor_ticks;
 use super::reap::{reap, started};
 use super::spawn::{pipe, start};
+use super::{Program, StartError};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -73,9 +73,10 @@ pub enum Gone {
 impl Servant {
     /// # Errors
     /// Why it could not be started, with what to do about it.
-    pub fn start(program: &Program) -> Result<Self, String> {
-        let (page, memory) = Page::new().map_err(|e| format!("no memory to be shared: {e}"))?;
-        let no_pipes = |e: Errno| format!("no pipes to be had: {e}");
+    pub fn start(program: &Program) -> Result<Self, StartError> {
+        let no_memory = |e| StartError::of_errno(e, format!("no memory to be shared: {e}"));
+        let no_pipes = |e| StartError::of_errno(e, format!("no pipes to be had: {e}"));
+        let (page, memory) = Page::new().map_err(no_memory)?;
         let (their_in, to) = pipe(false).map_err(no_pipes)?;
         let (from, their_out) = pipe(true).map_err(no_pipes)?;
         let (errors, their_errors) = pipe(true).map_err(no_pipes)?;

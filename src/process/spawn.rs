@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -17,11 +18,15 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::files::restore_file_limit;
-use super::oom;
 use super::reap::Entered;
+use super::{StartError, oom, shortage::is_shortage};
 
 /// Set in the environment of what is started, so that it can be found again.
 pub const MARK: &str = "HOOKTRAIL_MARK";
+
+/// Waits for a descriptor of a process that was just started.
+const WATCH_TRIES: usize = 100;
+const WATCH_WAIT: Duration = Duration::from_millis(20);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -49,9 +54,12 @@ pub(super) struct Child {
 }
 
 /// Starts it, or says why not.
-pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
+pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, StartError> {
     let path = program.path.display();
-    let no_pipes = |e: Errno| format!("{path}: no pipes to be had: {}", remedy(e.raw_os_error()));
+    let no_pipes = |e: Errno| {
+        let reason = format!("{path}: no pipes to be had: {}", remedy(e.raw_os_error()));
+        StartError::of_errno(e, reason)
+    };
     let (their_in, stdin) = pipe(false).map_err(no_pipes)?;
     let (stdout, their_out) = pipe(true).map_err(no_pipes)?;
     let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
@@ -62,13 +70,27 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, String> {
         oom::raise_of_handler(pid);
     };
     let pid = run.start(|| start(program, &ends).inspect(adjusted))?;
-    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| {
+    // Their files are closed here, so that there is room for one.
+    drop(ends);
+    let process = watch(pid).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.end_strays(pid);
         run.reap(pid);
-        format!("{path}: it can't be watched: {}", remedy(e.raw_os_error()))
+        let reason = format!("{path}: it can't be watched: {}", remedy(e.raw_os_error()));
+        StartError::of_errno(e, reason)
     })?;
     Ok(Child { pid, process, stdin, stdout, stderr, notes })
+}
+
+/// A descriptor of a process that runs already: worth some waits where there is none to be had.
+fn watch(pid: Pid) -> Result<OwnedFd, Errno> {
+    for _ in 0..WATCH_TRIES {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(e) if is_shortage(e.raw_os_error()) => std::thread::sleep(WATCH_WAIT),
+            opened => return opened,
+        }
+    }
+    pidfd_open(pid, PidfdFlags::empty())
 }
 
 /// A pipe whose one end, ours, never waits: the reading or the writing one.
@@ -79,7 +101,7 @@ pub(super) fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, String> {
+pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
     let path = text(program.path.as_os_str().as_bytes())?;
     let directory = text(program.directory.as_os_str().as_bytes())?;
@@ -112,7 +134,7 @@ pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, Strin
     };
     match (error, Pid::from_raw(pid)) {
         (0, Some(pid)) => Ok(pid),
-        _ => Err(explain(program, error)),
+        _ => Err(StartError::of_errno(Errno::from_raw_os_error(error), explain(program, error))),
     }
 }
 

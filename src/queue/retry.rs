@@ -54,7 +54,7 @@ pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) 
         return Next::Dead(format!("{detail} (given up after {:?})", policy.give_up_after));
     }
     let wait = match (ended.outcome, ended.wait) {
-        (Outcome::Interrupted, _) if !counts => Duration::ZERO,
+        (Outcome::Interrupted, None) if !counts => Duration::ZERO,
         (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, ASKED_WAIT_MAX),
         _ => backoff(policy, failures.max(1), chance()),
     };
@@ -141,6 +141,14 @@ mod tests {
         let fourth = Record { failures: 3, age: Duration::ZERO, crashes: 4 };
         let found = next(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
         assert_eq!(found, Next::Dead("exit 7".into()));
+    }
+
+    #[test]
+    fn what_could_not_be_started_now_waits_is_no_failure_and_never_dies_of_age() {
+        let wait = Some(Duration::from_secs(10));
+        let not_now = Ended { wait, ..ended(Outcome::Interrupted) };
+        let record = Record { failures: 3, age: Duration::MAX, crashes: 0 };
+        assert_eq!(next(&policy(), record, &not_now, || 0.5), again(10, 3));
     }
 
     #[test]

@@ -42,6 +42,19 @@ pub fn item(conn: &Connection, job: JobId) -> rusqlite::Result<Arc<[u8]>> {
         .query_row([job.0], |row| Ok(Arc::from(row.get_ref(0)?.as_bytes()?)))
 }
 
+/// Whether a read failed for a reason that says nothing of what was read: no connection, no file
+/// descriptor, an error of the disk.
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.downcast_ref::<rusqlite::Error>() {
+        Some(rusqlite::Error::SqliteFailure(e, _)) => {
+            !matches!(e.code, DatabaseCorrupt | NotADatabase)
+        }
+        Some(_) => false,
+        None => error.is::<r2d2::Error>(),
+    }
+}
+
 /// Header lines as they are kept: `name: value`.
 pub fn headers(kept: &[u8]) -> Headers {
     let line = |line: &[u8]| {

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::domain::owed::{Owed, Plan};
 use crate::domain::{Ended, Event, Outcome};
 use crate::expression::{Pool, Scene};
-use crate::handler::{Ready, Task};
+use crate::handler::{self, Ready, Task};
 use crate::inbox::{self, Judge};
 use crate::queue::retry;
 use crate::store::jobs::Claimed;
@@ -166,13 +166,18 @@ impl Maker {
     }
 }
 
+/// That the database cannot be read now is not the job's fault; that it lacks the event is.
 fn unread(error: &anyhow::Error) -> Ended {
-    Ended::new(Outcome::Failed, format!("not started: the event was not read: {error}"))
+    let reason = format!("the event was not read: {error}");
+    match read::is_passing(error) {
+        true => handler::not_now(&reason),
+        false => Ended::new(Outcome::Failed, format!("not started: {reason}")),
+    }
 }
 
 /// Nothing was found out about the job: it waits, and is asked again.
 fn busy() -> Ended {
-    Ended::new(Outcome::Deferred, "no process was free for its expressions")
+    handler::not_now("no process could evaluate its expressions in time")
 }
 
 /// An expression that fails once fails always: a person has to mend it.

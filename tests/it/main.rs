@@ -32,6 +32,7 @@ mod send;
 mod senders;
 mod service;
 mod shipped;
+mod shortage;
 mod source_limits;
 mod splits;
 mod systemd;

@@ -28,7 +28,8 @@ fn as_nobody(scenario: Scenario) -> Option<Scenario> {
 
 #[test]
 fn handlers_cannot_read_the_environment_of_the_server() {
-    let script = "! cat /proc/$PPID/environ && ! ls /proc/$PPID/fd/ && ! head -c 1 /proc/$PPID/maps";
+    let script =
+        "! cat /proc/$PPID/environ && ! ls /proc/$PPID/fd/ && ! head -c 1 /proc/$PPID/maps";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
         return;
     };
@@ -66,7 +67,8 @@ fn the_kernel_ends_evaluators_and_handlers_before_the_server() {
 
 #[test]
 fn what_leaves_its_group_is_ended_all_the_same() {
-    let script = "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
+    let script =
+        "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
         return;
     };
@@ -75,4 +77,25 @@ fn what_leaves_its_group_is_ended_all_the_same() {
     server.until("select outcome from outcomes", "succeeded");
     let pid = server.text_of("pid");
     until("it was ended", || !is_alive(&pid));
+}
+
+#[test]
+fn without_room_for_a_process_a_job_waits_and_does_not_fail() {
+    let keys = "paused = true\nbreaker = { failures = 1 }\nretry = { attempts_max = 1 }";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", keys, "cat")) else {
+        return;
+    };
+    let server = scenario.start();
+    server.post("/hooks/a", "{}");
+    let pid = format!("--pid={}", server.pid());
+    let id = NOBODY.to_string();
+    let limit = |limit: &str| {
+        let user = ["--reuid", &id, "--regid", &id, "--clear-groups", "prlimit"];
+        Command::new("setpriv").args(user).args([&pid, limit]).status().unwrap()
+    };
+    assert!(limit("--nproc=1:").success());
+    assert!(server.cli(&["resume", "h"]).status.success());
+    until("it waits", || server.log().contains("no more processes"));
+    assert!(limit("--nproc=1000:").success());
+    server.until("select attempt || outcome from outcomes", "1succeeded");
 }

@@ -25,6 +25,8 @@ pub(super) enum Fault {
     Stopped,
     TimedOut,
     NotConnected(String),
+    /// The server itself lacks what a connection takes.
+    NotNow(String),
 }
 
 impl fmt::Display for Fault {
@@ -32,7 +34,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Stopped => f.write_str("stopped"),
             Self::TimedOut => f.write_str("timeout"),
-            Self::NotConnected(why) => write!(f, "not connected: {why}"),
+            Self::NotConnected(why) | Self::NotNow(why) => write!(f, "not connected: {why}"),
         }
     }
 }

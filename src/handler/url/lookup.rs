@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
 use super::exchange::{Fault, wait_for};
+use crate::process::is_shortage;
 
 /// Lookups that may hang at once, over all handlers.
 const LOOKUPS_MAX: usize = 64;
@@ -50,10 +51,11 @@ fn look_up(
     find: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<Vec<SocketAddr>, Fault> {
     let failed = |why: String| Fault::NotConnected(format!("{host}: {why}"));
+    let lacking = |why: String| Fault::NotNow(format!("{host}: {why}"));
     let counted = Counted::new()
-        .ok_or_else(|| failed(format!("{LOOKUPS_MAX} lookups wait for an answer already")))?;
+        .ok_or_else(|| lacking(format!("{LOOKUPS_MAX} lookups wait for an answer already")))?;
     let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-    let done = Arc::new(done.map_err(|e| failed(io::Error::from(e).to_string()))?);
+    let done = Arc::new(done.map_err(|e| lacking(io::Error::from(e).to_string()))?);
     let found = Arc::new(Mutex::new(None));
     let (tell, put, name) = (Arc::clone(&done), Arc::clone(&found), host.to_owned());
     let lookup = move || {
@@ -65,11 +67,12 @@ fn look_up(
     std::thread::Builder::new()
         .name("lookup".to_owned())
         .spawn(lookup)
-        .map_err(|e| failed(e.to_string()))?;
+        .map_err(|e| lacking(e.to_string()))?;
     wait_for(&*done, PollFlags::IN)?;
     let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     match found {
         Some(Ok(all)) if !all.is_empty() => Ok(all.into_iter().take(ADDRESSES_MAX).collect()),
+        Some(Err(e)) if e.raw_os_error().is_some_and(is_shortage) => Err(lacking(e.to_string())),
         Some(Err(e)) => Err(failed(e.to_string())),
         Some(Ok(_)) | None => Err(failed("it has no address".to_owned())),
     }

@@ -5,8 +5,9 @@
 //! proxies are taken from config.toml alone, and no more of an answer is read than is kept.
 
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use rustls_native_certs::ErrorKind;
 use ureq::config::Config;
 use ureq::http::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
@@ -16,11 +17,11 @@ use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
 
 use super::answer::Answer;
 use super::detail::{self, DETAIL_CHARS_MAX};
-use super::{Kind, Task};
+use super::{Kind, Task, command};
 use crate::clock;
 use crate::config::{self, Target, duration_text};
 use crate::domain::{Ended, Outcome};
-use crate::process::Stop;
+use crate::process::{self, Exit, Shortage, StartError, Stop};
 use exchange::{Exchange, Fault, doing};
 
 mod exchange;
@@ -41,8 +42,16 @@ const START_BYTES: usize = DETAIL_CHARS_MAX * 4;
 const STALE_MAX: usize = 4;
 
 /// `url = "https://…"`.
+///
+/// Without a client the next attempt tries to make one: the certificates may be there by then.
 #[derive(Debug)]
-pub struct Url(Result<Client, String>);
+pub struct Url {
+    client: OnceLock<Client>,
+    roots: Roots,
+}
+
+/// Reads the certificates of trusted authorities.
+type Roots = fn() -> Result<Vec<Certificate<'static>>, StartError>;
 
 #[derive(Debug)]
 struct Client {
@@ -53,26 +62,52 @@ struct Client {
 impl Url {
     /// Certificates of those whom the system trusts are read once, here.
     pub fn new(settings: &config::Handler) -> Self {
-        let target = settings.target.as_ref().ok_or_else(|| "no url".to_owned());
-        Self(target.and_then(|target| Client::new(settings, target, roots)))
+        let url = Self { client: OnceLock::new(), roots };
+        // An attempt says why there is none.
+        let _ = url.client(settings);
+        url
+    }
+
+    fn client(&self, settings: &config::Handler) -> Result<&Client, StartError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let target = settings.target.as_ref().ok_or_else(|| "no url".to_owned())?;
+        let client = Client::new(settings, target, self.roots)?;
+        Ok(self.client.get_or_init(|| client))
     }
 }
 
 impl Kind for Url {
     fn run(&self, task: &Task, stop: &Stop) -> Ended {
-        let asked = self.0.as_ref().map_err(Clone::clone);
-        let asked = asked.and_then(|client| Ok((client, client.request(task)?)));
+        let asked = process::start_when_possible(stop, || {
+            let client = self.client(&task.handler)?;
+            Ok((client, client.request(task)?))
+        });
         let (client, request) = match asked {
             Ok(asked) => asked,
-            Err(why) => return Ended::new(Outcome::Failed, format!("not started: {why}")),
+            Err(Exit::Stopped) => return Ended::new(Outcome::Interrupted, "stopped"),
+            Err(Exit::NotNow(why)) => return super::not_now(&why),
+            Err(exit) => {
+                let (outcome, _, how) = command::outcome(&exit);
+                return Ended::new(outcome, how);
+            }
         };
-        if stop.is_set() {
-            return Ended::new(Outcome::Interrupted, "stopped");
-        }
-        let exchange = Exchange::begin(stop, task.handler.timeout);
-        match client.call(&request, &exchange) {
-            Ok(answer) => take(answer, task, &exchange),
-            Err(error) => failed(error, task, &exchange),
+        let mut shortage = Shortage::default();
+        loop {
+            if stop.is_set() {
+                return Ended::new(Outcome::Interrupted, "stopped");
+            }
+            let exchange = Exchange::begin(stop, task.handler.timeout);
+            let error = match client.call(&request, &exchange) {
+                Ok(answer) => return take(answer, task, &exchange),
+                Err(error) => error,
+            };
+            match fault(&error) {
+                Some(Fault::NotNow(why)) if shortage.wait(stop, &why) => {}
+                Some(Fault::NotNow(why)) => return super::not_now(&why),
+                _ => return failed(error, task, &exchange),
+            }
         }
     }
 
@@ -86,8 +121,8 @@ impl Client {
     fn new(
         settings: &config::Handler,
         target: &Target,
-        roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, String>,
-    ) -> Result<Self, String> {
+        roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, StartError>,
+    ) -> Result<Self, StartError> {
         let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;
         let proxy = target.proxy.as_deref().map(proxy).transpose()?;
         let secure = |uri: &Uri| uri.scheme_str() == Some("https");
@@ -155,15 +190,21 @@ fn proxy(text: &str) -> Result<Proxy, String> {
 
 /// Those whom the system trusts, so that an owner's own authority is one among them; or those of
 /// SSL_CERT_FILE and SSL_CERT_DIR.
-fn roots() -> Result<Vec<Certificate<'static>>, String> {
+fn roots() -> Result<Vec<Certificate<'static>>, StartError> {
     let found = rustls_native_certs::load_native_certs();
     let remedy = "install ca-certificates, or set SSL_CERT_FILE";
     match found.errors.first() {
         _ if !found.certs.is_empty() => {
             Ok(found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect())
         }
-        Some(e) => Err(format!("no certificate of an authority was found: {e}: {remedy}")),
-        None => Err(format!("no certificate of an authority was found: {remedy}")),
+        Some(e) => {
+            let reason = format!("no certificate of an authority was found: {e}: {remedy}");
+            match &e.kind {
+                ErrorKind::Io { inner, .. } => Err(StartError::of_io(inner, reason)),
+                _ => Err(reason.into()),
+            }
+        }
+        None => Err(format!("no certificate of an authority was found: {remedy}").into()),
     }
 }
 
@@ -243,14 +284,17 @@ fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
     Ended { stdout, ..ended }
 }
 
-/// What an exchange without a whole answer comes to.
-fn failed(error: Error, task: &Task, exchange: &Exchange) -> Ended {
-    let fault = match &error {
+fn fault(error: &Error) -> Option<Fault> {
+    match error {
         Error::Other(other) => other.downcast_ref::<Fault>().cloned(),
         Error::Timeout(_) => Some(Fault::TimedOut),
         _ => None,
-    };
-    let why = match fault {
+    }
+}
+
+/// What an exchange without a whole answer comes to.
+fn failed(error: Error, task: &Task, exchange: &Exchange) -> Ended {
+    let why = match fault(&error) {
         Some(Fault::Stopped) => return Ended::new(Outcome::Interrupted, "stopped"),
         Some(Fault::TimedOut) => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));

@@ -23,6 +23,7 @@ use ureq::unversioned::transport::{
 
 use super::exchange::{self, Fault, doing, left, wait_at_most, wait_for};
 use super::lookup;
+use crate::process::is_shortage;
 
 /// An address that does not answer is left for the next one of its host after so long, if it has
 /// one: the time it takes to say hello twice.
@@ -84,7 +85,10 @@ fn open(addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
 }
 
 fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, Fault> {
-    let failed = |e: Errno| Fault::NotConnected(io::Error::from(e).to_string());
+    let failed = |e: Errno| match is_shortage(e.raw_os_error()) || e == Errno::NOBUFS {
+        true => Fault::NotNow(format!("{address}: {}", io::Error::from(e))),
+        false => Fault::NotConnected(io::Error::from(e).to_string()),
+    };
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,

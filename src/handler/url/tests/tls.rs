@@ -58,7 +58,8 @@ fn server(authority: &Authority, name: &str, answers: usize) -> u16 {
 fn url(task: &Task, authority: &Authority) -> Url {
     let roots = vec![Certificate::from_der(authority.der()).to_owned()];
     let target = task.handler.target.as_ref().unwrap();
-    Url(Client::new(&task.handler, target, || Ok(roots)))
+    let client = Client::new(&task.handler, target, || Ok(roots)).unwrap();
+    Url { client: client.into(), roots: super::super::roots }
 }
 
 #[test]
@@ -118,8 +119,8 @@ fn who_does_not_speak_tls_has_failed() {
 #[test]
 fn a_machine_that_trusts_nobody_says_what_to_do() {
     let task = task("https://127.0.0.1:1/");
-    let target = task.handler.target.as_ref().unwrap();
-    let none = Url(Client::new(&task.handler, target, || Err("no certificate".to_owned())));
+    let roots = || Err("no certificate".to_owned().into());
+    let none = Url { client: OnceLock::new(), roots };
     let ended = none.run(&task, &Stop::new().unwrap());
     check(&ended, Outcome::Failed, "not started: no certificate");
 }
