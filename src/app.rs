@@ -322,7 +322,7 @@ impl Server {
 fn open(config: &Config) -> Result<(Lock, Store), Failure> {
     let path = &config.store.path;
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
+        store::files::create_folder(folder)
             .with_context(|| format!("{}: can't be made: change store.path", folder.display()))
             .map_err(Failure::other)?;
     }

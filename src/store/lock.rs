@@ -3,12 +3,12 @@
 //! The kernel lets go of the lock with the process, so nothing has to be cleaned up after a crash.
 //! The file holds the owner's process id, for whoever is turned away.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::OpenError;
+use super::{OpenError, files};
 
 /// A server that was killed while it started a command leaves a child that holds the lock until it
 /// becomes that command: so long is waited for it, when the server itself is gone.
@@ -34,9 +34,7 @@ impl Lock {
     /// `OpenError::Owned`, naming the holder; or the lock file can't be written.
     pub fn take(database: &Path) -> Result<Self, OpenError> {
         let path = path_of(database);
-        let options =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
-        let mut file = options.open(&path).map_err(|e| {
+        let mut file = files::open_or_create(&path).map_err(|e| {
             OpenError::Other(format!(
                 "{}: can't be opened for writing ({e}): the server keeps its lock there; give it \
                  a folder that it may write to",

@@ -11,7 +11,7 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{OpenError, Store, batch, set_pragmas};
+use super::{OpenError, Store, batch, files, set_pragmas};
 use crate::clock::{self, Anchor, TrailClock};
 use crate::config::Durability;
 
@@ -47,6 +47,10 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
     }
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
+    if is_new {
+        // SQLite would create it by the umask. Nothing of it is open yet: closing loses no lock.
+        drop(files::open_or_create(path)?);
+    }
     let conn = Connection::open_with_flags(path, flags)?;
     if is_new || version_of(&conn)? == 0 {
         create(&conn, path)?;
@@ -240,6 +244,7 @@ fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<()>
         return Ok(());
     }
     let _ = fs::remove_file(&copy);
+    drop(files::open_or_create(&copy)?);
     conn.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     fs::File::open(&copy)?.sync_all()?;
     log::info!("{}: kept as it was in {}", path.display(), copy.display());

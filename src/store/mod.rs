@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod claim;
 pub mod events;
 pub mod expand;
+pub mod files;
 pub mod handshakes;
 mod insert;
 pub mod jobs;

@@ -3,15 +3,19 @@
 //! `intake` takes a request, the other rooms decide about it, `lane` brings it to the writer. The
 //! admin listener so far answers `/healthz` and `/readyz` alone.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use rustix::io::Errno;
 
 use crate::clock;
 use crate::config::{Config, Listen, Secrets};
@@ -194,15 +198,40 @@ fn bind_one(listen: &Listen) -> anyhow::Result<Socket> {
         Listen::Tcp(address) => bind_tcp(*address)
             .map(Socket::Tcp)
             .with_context(|| format!("can't listen on {address}: free it, or name another")),
-        Listen::Unix(path) => {
-            // A socket that an ended server left; one that is alive is somebody else's.
-            if std::os::unix::net::UnixStream::connect(path).is_err() {
-                let _ = std::fs::remove_file(path);
-            }
-            UnixListener::bind(path)
-                .map(Socket::Unix)
-                .with_context(|| format!("can't listen on unix:{}", path.display()))
+        Listen::Unix(path) => bind_unix(path)
+            .map(Socket::Unix)
+            .with_context(|| format!("can't listen on unix:{}", path.display())),
+    }
+}
+
+fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => remove_dead_socket(path)?,
+        Ok(_) => anyhow::bail!(
+            "something that is no socket is there, and it stays: remove it, or name another path"
+        ),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
+    Ok(UnixListener::bind(path)?)
+}
+
+/// Removes a socket on which nobody listens: an ended server left it.
+fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => Ok(std::fs::remove_file(path)?),
+        // It ended meanwhile, and took its socket along.
+        Err(Errno::NOENT) => Ok(()),
+        // A server whose queue is full (AGAIN), or one that speaks otherwise (PROTOTYPE).
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
+            anyhow::bail!("another program listens there: stop it, or name another path")
         }
+        Err(e) => anyhow::bail!(
+            "a socket is there that this user can't look at ({e}): remove it, or name another path"
+        ),
     }
 }
 

@@ -12,6 +12,7 @@ mod connections;
 mod deliveries;
 mod expression;
 mod faults;
+mod files;
 mod fuzzing;
 mod house;
 mod http;

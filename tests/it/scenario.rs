@@ -245,6 +245,11 @@ impl Server {
         self.ended()
     }
 
+    /// Its exit code, where it has ended.
+    pub fn ended_by_itself(&mut self) -> Option<i32> {
+        self.child.as_mut().and_then(|child| child.try_wait().expect("its state"))?.code()
+    }
+
     /// Waits for its end; its exit code.
     pub fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("it runs");

@@ -1,5 +1,7 @@
 //! A file of an older version becomes one of this version, with all that is in it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use rusqlite::Connection;
 
 use crate::config::Durability;
@@ -67,5 +69,6 @@ fn a_file_of_version_1_becomes_what_a_new_one_is() {
         })
         .unwrap();
     assert_eq!((known.0, known.1, known.2[15]), (7, 9, 0xff));
-    assert!(folder.path().join("old.db.v1").exists(), "kept as it was");
+    let copy = std::fs::metadata(folder.path().join("old.db.v1")).expect("kept as it was");
+    assert_eq!(copy.permissions().mode() & 0o777, 0o640);
 }

@@ -1,0 +1,51 @@
+//! Files and folders that hold webhooks. Their modes do not depend on the umask: the owner writes, its
+//! group reads, nobody else does. SQLite gives `-wal` and `-shm` the mode of the database.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
+
+/// Opens a file for reading and writing, and creates it where there is none.
+///
+/// # Errors
+/// The file can't be opened or created.
+pub fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(FILE_MODE);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+            Ok(file)
+        }
+        // It is there, or a symbolic link to where it is to be.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => options.create(true).open(path),
+        Err(e) => Err(e),
+    }
+}
+
+/// Creates a folder and those above it that are missing; existing ones keep their modes.
+///
+/// # Errors
+/// A folder can't be created.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    for folder in missing.into_iter().rev() {
+        match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+            // A group that the folder above passes on (setgid) stays.
+            Ok(()) => {
+                let inherited = fs::metadata(folder)?.permissions().mode() & 0o7000;
+                fs::set_permissions(folder, Permissions::from_mode(inherited | FOLDER_MODE))?;
+            }
+            Err(_) if folder.is_dir() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
