@@ -181,7 +181,7 @@ CREATE TABLE refusals (
 );
 CREATE INDEX refusals_ip ON refusals (ip);
 
--- Addresses that had an event accepted: their refusals are the last to go.
+-- Addresses that had an event accepted, of IPv6 the /64: their refusals are the last to go.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
 
 CREATE TABLE handshake_log (

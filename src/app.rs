@@ -22,6 +22,7 @@ use crate::domain::HandlerId;
 use crate::expression::Pool;
 use crate::handler::Ready;
 use crate::process::{self, GRACE};
+use crate::redact::Redactor;
 use crate::store::channel::{Handle, Health, HealthCell};
 use crate::store::registry::{self, Registry};
 use crate::store::tally::Tally;
@@ -71,12 +72,12 @@ impl From<OpenError> for Failure {
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), Failure> {
     end_with_a_dead_thread();
-    let (loaded, secrets) = load(file).map_err(Failure::config)?;
+    let (loaded, secrets, redactor) = load(file).map_err(Failure::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     let files_max = process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
-    let server = Server::start(loaded, &secrets, files_max)?;
+    let server = Server::start(loaded, (&secrets, redactor), files_max)?;
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
@@ -87,10 +88,14 @@ pub fn serve(file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads config.toml and its secrets; all faults at once.
-fn load(file: &Path) -> Result<(Loaded, Secrets), String> {
+/// Reads config.toml and its secrets; all faults at once. From here on no log line shows one of them,
+/// nor one of those before.
+fn load(file: &Path) -> Result<(Loaded, Secrets, Arc<Redactor>), String> {
     let loaded = config::load(file).map_err(|faults| faults.to_string())?;
     let (secrets, missing) = config::secrets(&loaded);
+    let redactor = crate::log::redactor().with(secrets.texts(&loaded.config)).map(Arc::new);
+    let redactor = redactor.map_err(|e| format!("secrets can't be kept out of the log: {e:#}"))?;
+    crate::log::redact_by(Arc::clone(&redactor));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
         return Err(lines.join("\n"));
@@ -98,7 +103,7 @@ fn load(file: &Path) -> Result<(Loaded, Secrets), String> {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    Ok((loaded, secrets))
+    Ok((loaded, secrets, redactor))
 }
 
 /// A fault in one of the server's own threads ends the process, which systemd starts again: a server
@@ -107,11 +112,21 @@ fn end_with_a_dead_thread() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
-        log::error!("a fault in hooktrail, thread {name}: {panic}");
+        log::error!("a fault in hooktrail, thread {name}: {}", fault(panic));
         if !name.starts_with("worker-") {
             crate::log::exit(1);
         }
     }));
+}
+
+/// Where a thread panicked, and its message where that is a literal: any other may quote a request, as
+/// that of a string cut within a letter does.
+fn fault(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let at = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    match panic.payload().downcast_ref::<&'static str>() {
+        Some(text) => format!("panicked at {at}: {text}"),
+        None => format!("panicked at {at}"),
+    }
 }
 
 fn ignore_file_size_signal() {
@@ -138,7 +153,11 @@ struct Server {
 }
 
 impl Server {
-    fn start(loaded: Loaded, secrets: &Secrets, files_max: u64) -> Result<Self, Failure> {
+    fn start(
+        loaded: Loaded,
+        secrets: (&Secrets, Arc<Redactor>),
+        files_max: u64,
+    ) -> Result<Self, Failure> {
         let began = Instant::now();
         let config = loaded.config;
         let (lock, store) = open(&config)?;
@@ -163,7 +182,7 @@ impl Server {
         config: Config,
         store: Store,
         registry: &Registry,
-        secrets: &Secrets,
+        (secrets, redactor): (&Secrets, Arc<Redactor>),
         (sockets, connections_max): (web::Sockets, usize),
         lock: Lock,
     ) -> anyhow::Result<Self> {
@@ -198,6 +217,7 @@ impl Server {
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
+        let secrets = (secrets, &redactor);
         let gate =
             Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts, expressions));
         let told = Told::new(Listeners::new(&config, registry).map(Arc::new).into());
@@ -243,7 +263,7 @@ impl Server {
     }
 
     fn take_over(&self) -> anyhow::Result<()> {
-        let (loaded, secrets) = load(&self.file).map_err(anyhow::Error::msg)?;
+        let (loaded, secrets, redactor) = load(&self.file).map_err(anyhow::Error::msg)?;
         let config = loaded.config;
         let refusals = config::reload_refusals(&self.config.load(), &config);
         anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
@@ -257,7 +277,7 @@ impl Server {
         let (reply, counted) = bounded(1);
         self.writer.op(Op::Recount(reply));
         counted.recv().context("the trail can't be read now")?;
-        self.gate.configure(&config, &registry, &secrets, counts);
+        self.gate.configure(&config, &registry, (&secrets, &redactor), counts);
         self.tally.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
         let before = self.handlers.load_full();

@@ -4,7 +4,9 @@
 //! an attempt, proven by a [`Claim`] and closed by an [`Ended`]. Knows no other room, does no I/O, and
 //! none of its types is serialised: how things look outside is decided where they leave.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +59,18 @@ pub struct Event {
     pub body: Arc<[u8]>,
     /// What could not be evaluated at intake and cost no job.
     pub note: Option<String>,
+}
+
+/// The network of one subscriber, which an address stands for where addresses are counted: an IPv6
+/// subscriber has a /64 at least (RFC 6177), and so any number of addresses.
+pub fn network_of(ip: &str) -> Cow<'_, str> {
+    match ip.parse::<Ipv6Addr>() {
+        Ok(six) => {
+            let prefix = Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64));
+            Cow::Owned(format!("{prefix}/64"))
+        }
+        Err(_) => Cow::Borrowed(ip),
+    }
 }
 
 /// Header lines in the order they are kept: lower-case name, value as its bytes.

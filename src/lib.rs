@@ -18,6 +18,7 @@ pub mod notify;
 pub mod process;
 pub mod queue;
 pub mod recovery;
+pub mod redact;
 pub mod replay;
 pub mod store;
 pub mod upkeep;

@@ -5,12 +5,14 @@
 //! When the queue is full, lines are dropped and counted. Repeats of a line are folded into one line
 //! with their count. `flush` and `exit` give the last lines one second.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IsTerminal, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use env_logger::{Target, WriteStyle};
 use log::{Level, LevelFilter, Record};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -18,6 +20,10 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use crate::clock;
+use crate::redact::Redactor;
+
+/// The logger is the process's, and so is what it must not show.
+static REDACTOR: ArcSwapOption<Redactor> = ArcSwapOption::const_empty();
 
 /// Maximum number of waiting lines, and of their bytes.
 const LINES_MAX: usize = 4096;
@@ -58,6 +64,10 @@ pub fn start() -> std::io::Result<()> {
     builder.write_style(if layout.has_colour { WriteStyle::Always } else { WriteStyle::Never });
     builder.target(Target::Pipe(Box::new(QueueWriter)));
     builder.format(move |out, record| {
+        // Libraries show headers and bodies in what they log for debugging.
+        if record.level() > Level::Warn && !record.target().starts_with("hooktrail") {
+            return Ok(());
+        }
         let (level, text) = entry(record);
         match QUEUE.is_folded(record, level, &text) {
             true => Ok(()),
@@ -76,7 +86,7 @@ pub fn start() -> std::io::Result<()> {
 pub fn write_failure(text: &str) -> bool {
     let Some(layout) = LAYOUT.get() else { return false };
     let plain = Layout { has_time: false, ..*layout };
-    QUEUE.put(plain.line(Level::Error, text));
+    QUEUE.put(plain.line(Level::Error, &redact(text)));
     true
 }
 
@@ -95,6 +105,7 @@ pub fn exit(code: i32) -> ! {
 /// of the server, whatever the library calls it.
 fn entry(record: &Record<'_>) -> (Level, String) {
     let text = record.args().to_string();
+    let text = redact(&text).into_owned();
     if !record.target().starts_with("actix_http") || record.level() > Level::Warn {
         return (record.level(), text);
     }
@@ -150,6 +161,24 @@ fn colour(level: Level) -> &'static str {
         Level::Info => "\x1b[32m",
         Level::Debug => "\x1b[34m",
         Level::Trace => "\x1b[36m",
+    }
+}
+
+/// Has no line show a secret that `redactor` knows.
+pub fn redact_by(redactor: Arc<Redactor>) {
+    REDACTOR.store(Some(redactor));
+}
+
+/// What no line shows.
+pub fn redactor() -> Arc<Redactor> {
+    REDACTOR.load_full().unwrap_or_default()
+}
+
+/// The text as it may be logged.
+fn redact(text: &str) -> Cow<'_, str> {
+    match &*REDACTOR.load() {
+        Some(redactor) => redactor.redact(text),
+        None => Cow::Borrowed(text),
     }
 }
 

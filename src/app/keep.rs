@@ -35,8 +35,8 @@ pub(super) fn up(
 ) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = bounded(0);
     let Trail { database, readers, clock, held } = trail;
-    let gates = [(); 3].map(|()| Arc::clone(gate));
-    let [refusals, handshakes, refusing] = gates;
+    let gates = [(); 4].map(|()| Arc::clone(gate));
+    let [refusals, handshakes, refusing, settings] = gates;
     let alerts = Alerts {
         told: Arc::clone(told),
         readers,
@@ -45,6 +45,7 @@ pub(super) fn up(
         tally: Arc::clone(tally),
         refusing: Box::new(move || refusing.refusing()),
         held,
+        redact: Box::new(move |text| settings.settings.load().redactor.redact(text).into_owned()),
         silent: HashMap::new(),
         asked: Arc::default(),
     };

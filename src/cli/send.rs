@@ -8,8 +8,9 @@ use clap::Args;
 use super::post::{self, Answer};
 use super::{Failure, beside, failed, refused, sample};
 use crate::config::{self, Accept, Loaded, Source};
+use crate::redact::Redactor;
 use crate::store::sent::{self, Mark};
-use crate::web::kept;
+use crate::web::kept::Redaction;
 use crate::web::verify::{Draft, Verifier};
 use crate::{clock, json};
 
@@ -126,13 +127,15 @@ fn concrete(path: &str) -> String {
 }
 
 fn print_request(out: &mut impl Write, draft: &Draft, verifier: &Verifier) -> std::io::Result<()> {
-    let path = kept::path(Some(verifier), &draft.path);
-    let query = draft.query.as_ref().map(|query| format!("?{}", kept::query(verifier, query)));
+    // Its place is enough: what is sent holds no other secret.
+    let redaction = Redaction { verifier: Some(verifier), redactor: &Redactor::default() };
+    let path = redaction.path(&draft.path);
+    let query = draft.query.as_ref().map(|query| format!("?{}", redaction.query(query)));
     writeln!(out, "{} {path}{}", draft.method, query.unwrap_or_default())?;
     let lines: Vec<(&str, &[u8])> =
         draft.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    for (name, value) in kept::lines(verifier, &lines) {
-        writeln!(out, "  {name}: {}", shown(value))?;
+    for (name, value) in redaction.lines(&lines) {
+        writeln!(out, "  {name}: {}", shown(&value))?;
     }
     writeln!(out, "  {} bytes", draft.body.len())
 }

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::STANDARD as STANDARD_BASE64;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::fault::Fault;
 use super::keys;
 use super::table::{Table, Value};
 use super::values;
-use super::{Loaded, SecretRef};
+use super::{Config, Loaded, SecretRef};
 
 const FORMS: &str = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 /// No key or certificate comes near; a device or a log given by mistake does.
@@ -91,6 +92,30 @@ impl Secrets {
         wanted.iter().filter_map(|secret| self.get(secret))
     }
 
+    /// Every text in which a request may give a secret of `config` away: the secrets themselves, the
+    /// credentials of `basic` (RFC 7617), and the keys of Standard Webhooks without what stands before
+    /// them.
+    pub fn texts(&self, config: &Config) -> Vec<Vec<u8>> {
+        let mut texts: Vec<Vec<u8>> = self.0.values().cloned().collect();
+        for verify in config.sources.iter().map(|source| &source.verify) {
+            let user = verify.user.as_deref().unwrap_or_default().as_bytes();
+            for secret in self.all(&verify.secret) {
+                match verify.scheme.as_str() {
+                    "basic" => {
+                        let pair = [user, b":", secret].concat();
+                        texts.push(STANDARD_BASE64.encode(pair).into_bytes());
+                    }
+                    "standard" => {
+                        let keys = secret.split(|&byte| byte == b'|');
+                        texts.extend(keys.map(|key| without_prefix(key).to_vec()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        texts
+    }
+
     /// For those who have secrets from elsewhere, such as tests.
     pub fn insert(&mut self, secret: SecretRef, bytes: Vec<u8>) {
         self.0.insert(secret, bytes);
@@ -101,6 +126,13 @@ impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secrets({} of them)", self.0.len())
     }
+}
+
+/// The base64 of a Standard Webhooks key: `v1,whsec_…`.
+fn without_prefix(key: &[u8]) -> &[u8] {
+    let key = key.strip_prefix(b"v1,").unwrap_or(key);
+    let private = key.strip_prefix(b"whsec_");
+    private.or_else(|| key.strip_prefix(b"whpk_")).unwrap_or(key)
 }
 
 /// Reads every secret; those that can't be had are faults, for `check` to show as warnings.

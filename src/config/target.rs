@@ -38,7 +38,7 @@ const OWN_HEADERS: [&str; 12] = [
 ];
 /// What a signature by Standard Webhooks writes.
 const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-/// What the trail keeps as `[secret]` alone.
+/// What the trail keeps as `[redacted]` alone.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
 
 pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
@@ -145,7 +145,7 @@ fn read_forwarded(table: &Table<'_>) -> Vec<String> {
         if OWN_HEADERS.contains(&&*name) || (signed && SIGNED_HEADERS.contains(&&*name)) {
             item.fault(format!("names {name:?}, which the server sets: expected another header"));
         } else if SECRET_HEADERS.contains(&&*name) {
-            item.warn(format!("names {name:?}, which is kept and passed on as [secret] alone"));
+            item.warn(format!("names {name:?}, which is kept and passed on as [redacted] alone"));
             names.push(name);
         } else if names.contains(&name) {
             item.fault(format!("names {name:?} twice: once is enough"));

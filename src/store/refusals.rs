@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use rusqlite::{Connection, params};
 
 use super::state::State;
+use crate::domain;
 
 /// At most so many rows are kept.
 pub const ROWS_MAX: i64 = 100_000;
@@ -71,12 +72,26 @@ pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
-    let strangers = conn.execute(
-        "DELETE FROM refusals WHERE id IN (SELECT id FROM refusals r WHERE NOT EXISTS
-           (SELECT 1 FROM accepted_ips a WHERE a.ip = r.ip) ORDER BY id LIMIT ?1)",
-        [wanted],
-    )?;
-    let gone = i64::try_from(strangers).unwrap_or(wanted);
+    let mut gone = 0;
+    {
+        let mut known = conn.prepare_cached("SELECT 1 FROM accepted_ips WHERE ip = ?1")?;
+        let mut delete = conn.prepare_cached("DELETE FROM refusals WHERE id = ?1")?;
+        let mut select = conn.prepare_cached("SELECT id, ip FROM refusals ORDER BY id")?;
+        let mut strangers = Vec::new();
+        let mut rows = select.query([])?;
+        while gone < wanted
+            && let Some(row) = rows.next()?
+        {
+            if !known.exists([&*domain::network_of(row.get_ref(1)?.as_str()?)])? {
+                strangers.push(row.get::<_, i64>(0)?);
+                gone += 1;
+            }
+        }
+        drop(rows);
+        for id in strangers {
+            delete.execute([id])?;
+        }
+    }
     let others = conn.execute(
         "DELETE FROM refusals WHERE id IN (SELECT id FROM refusals ORDER BY id LIMIT ?1)",
         [wanted - gone],

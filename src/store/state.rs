@@ -10,7 +10,7 @@ use super::rest::{self, Rest};
 use super::sources::{self, Standing};
 use super::{alerts, refusals};
 use crate::clock::TrailClock;
-use crate::domain::{HandlerId, SourceId};
+use crate::domain::{self, HandlerId, SourceId};
 
 /// The highest numbers given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,14 +161,16 @@ impl State {
     /// Remembers an address that had an event accepted.
     pub(super) fn note_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
         // What the server itself has to tell comes from nowhere.
-        if ip.is_empty() || self.known_ips.contains(ip) {
+        let network = domain::network_of(ip);
+        if ip.is_empty() || self.known_ips.contains(&*network) {
             return Ok(());
         }
-        conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?.execute([ip])?;
+        conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?
+            .execute([&*network])?;
         if self.known_ips.len() >= KNOWN_IPS_MAX {
             self.known_ips.clear();
         }
-        self.known_ips.insert(ip.to_owned());
+        self.known_ips.insert(network.into_owned());
         Ok(())
     }
 

@@ -64,6 +64,8 @@ pub struct Alerts {
     pub held: Receiver<String>,
     /// The silences that were noticed: the source, and its last event.
     pub silent: HashMap<SourceId, i64>,
+    /// Takes secrets out of what is told.
+    pub redact: Box<dyn Fn(&str) -> String + Send>,
     /// Those whose expressions are being evaluated.
     pub asked: Arc<AtomicUsize>,
 }
@@ -113,7 +115,8 @@ impl Alerts {
     }
 
     /// Asks what the handlers want of it, and has it stored. What comes to nothing stays noted.
-    fn make_one(&self, listeners: &Arc<Listeners>, of: Waiting, writer: &Handle) {
+    fn make_one(&self, listeners: &Arc<Listeners>, mut of: Waiting, writer: &Handle) {
+        of.detail = of.detail.map(|detail| (self.redact)(&detail));
         let body = body(&of);
         let Some(questions) = listeners.judge.questions() else {
             return store(listeners, of, body, listeners.judge.plain(), writer);

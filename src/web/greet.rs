@@ -85,16 +85,16 @@ impl Taking<'_> {
         let Some(found) = found else { return Ok(None) };
         let handshake = found.map_err(|reason| wrong(&gated.verifier, reason))?;
         rate::check(gated.rate.as_ref())?;
-        let source = &gated.source.name;
+        let (source, redactor) = (&gated.source.name, &gated.redactor);
         if let Some(wanted) = &handshake.wanted {
             log::warn!("source {source}: {wanted}");
         }
         self.gate.handshakes.note(Shaken {
             at_ms: now_ms,
             source: source.clone(),
-            method: asked.method.to_owned(),
+            method: redactor.redact(asked.method).into_owned(),
             ip: self.ip.clone(),
-            detail: handshake.detail,
+            detail: redactor.redact(&handshake.detail).into_owned(),
         });
         Ok(Some(answer::told(&handshake.answer)))
     }
@@ -107,18 +107,18 @@ impl Taking<'_> {
         };
         let Some(asking) = self.examine(received, ask).await? else { return Ok(None) };
         let (source, now_ms) = (&received.gated.source, received.now_ms);
+        // What jaq says of a failure quotes the request: the log gets none of it.
         let reason = match asking.answers().await?.dedupe {
             Ok(None) => return Ok(None),
             Ok(Some(text)) if text.len() <= CHALLENGE_BYTES_MAX => {
                 let (detail, answer) = ("handshake.respond".to_owned(), Answer::text(text));
                 return Ok(Some(Handshake { detail, answer, wanted: None }));
             }
-            Ok(Some(_)) => format!("it gives more than {CHALLENGE_BYTES_MAX} bytes"),
-            Err(reason) => reason,
+            Ok(Some(_)) => "gives more than 1024 bytes",
+            Err(_) => "fails: `hooktrail eval` shows how",
         };
         if self.gate.handshakes.may_warn(now_ms) {
-            let (name, reason) = (&source.name, reason.escape_debug());
-            log::warn!("source {name}: handshake.respond: {reason}: taken as null");
+            log::warn!("source {}: handshake.respond {reason}; taken as null", source.name);
         }
         Ok(None)
     }

@@ -110,24 +110,33 @@ impl Taking<'_> {
                 Err(refusal) => refusal,
             },
         };
-        if let Some(gated) = gated {
-            gated.streak.refused(&refusal);
-        }
         self.drain(body, &refusal).await;
         if refusal.recorded() {
-            self.gate.ledger.note(
-                &ledger::Request {
-                    source: gated.map(|gated| gated.source.name.as_str()),
-                    method: request.method().as_str(),
-                    path: &kept::path(gated.map(|gated| &gated.verifier), path),
-                    ip: &self.ip,
-                    bytes: self.bytes,
-                },
-                &refusal,
-                clock::wall_ms(),
-            );
+            self.record(&refusal, gated, request);
         }
         refusal.response()
+    }
+
+    fn record(&self, refusal: &Refusal, gated: Option<&Gated>, request: &HttpRequest) {
+        let redactor = &*self.settings.redactor;
+        let redaction = kept::Redaction { verifier: gated.map(|it| &it.verifier), redactor };
+        let reason = refusal.reason();
+        let reason = &*redactor.redact(&reason);
+        if let Some(gated) = gated {
+            gated.streak.refused(refusal, reason);
+        }
+        self.gate.ledger.note(
+            &ledger::Request {
+                source: gated.map(|gated| gated.source.name.as_str()),
+                method: &redactor.redact(request.method().as_str()),
+                path: &redaction.path(request.uri().path()),
+                ip: &self.ip,
+                bytes: self.bytes,
+                status: refusal.status(),
+                reason,
+            },
+            clock::wall_ms(),
+        );
     }
 
     fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> Option<IpAddr> {

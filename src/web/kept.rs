@@ -1,22 +1,74 @@
-//! A request as it is kept: byte for byte, but for what its source read as its secret, and
-//! `Authorization` and `Cookie`, which stand as `[secret]`.
+//! A request as it is kept: byte for byte but for secrets. What the source reads as its secret,
+//! `Authorization` and `Cookie` stand as `[redacted]`, and so does every known secret wherever it
+//! stands in a path, a query or a header's value.
+
+use std::borrow::Cow;
 
 use super::verify::{Verifier, is_named};
+use crate::redact::{REDACTED, Redactor};
 
-const SECRET: &str = "[secret]";
+/// Header lines: lower-case name, value.
+pub type Lines<'a> = Vec<(&'a str, Cow<'a, [u8]>)>;
 
-/// Header lines as they are kept, passed on, and seen by expressions.
-pub fn lines<'a>(verifier: &Verifier, lines: &[(&'a str, &'a [u8])]) -> Vec<(&'a str, &'a [u8])> {
-    let line = |&(name, value): &(&'a str, &'a [u8])| {
-        let secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
-            || verifier.secret_header() == Some(name);
-        (name, if secret { SECRET.as_bytes() } else { value })
-    };
-    lines.iter().map(line).collect()
+/// How secrets are taken out of the requests of one source, or of those that belong to none.
+#[derive(Clone, Copy)]
+pub struct Redaction<'r> {
+    /// Knows where the source reads its secret.
+    pub verifier: Option<&'r Verifier>,
+    pub redactor: &'r Redactor,
+}
+
+impl Redaction<'_> {
+    /// Header lines as they are kept, passed on, and seen by expressions.
+    pub fn lines<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> Lines<'a> {
+        let own = self.verifier.and_then(Verifier::secret_header);
+        let line = |&(name, value): &(&'a str, &'a [u8])| {
+            let is_secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
+                || own == Some(name);
+            let redacted = match is_secret {
+                true => Cow::Borrowed(REDACTED.as_bytes()),
+                false => self.redactor.redact_bytes(value),
+            };
+            (name, redacted)
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// The query; the value of the token's parameter is redacted wherever its name stands.
+    pub fn query(&self, query: &str) -> String {
+        let Some(secret) = self.verifier.and_then(Verifier::secret_parameter) else {
+            return self.redactor.redact(query).into_owned();
+        };
+        let pair = |pair: &str| match pair.split_once('=') {
+            Some((name, _)) if is_named(name, secret) => format!("{name}={REDACTED}"),
+            _ => self.redactor.redact(pair).into_owned(),
+        };
+        query.split('&').map(pair).collect::<Vec<_>>().join("&")
+    }
+
+    /// The path; its last segment is redacted where it is the token.
+    pub fn path(&self, path: &str) -> String {
+        if !self.verifier.is_some_and(Verifier::secret_segment) {
+            return self.redactor.redact(path).into_owned();
+        }
+        let (bare, slash) = match path.strip_suffix('/') {
+            Some(bare) => (bare, "/"),
+            None => (path, ""),
+        };
+        match bare.rsplit_once('/') {
+            Some((own, _)) => format!("{}/{REDACTED}{slash}", self.redactor.redact(own)),
+            None => self.redactor.redact(path).into_owned(),
+        }
+    }
+}
+
+/// Kept lines as expressions read them.
+pub fn borrowed<'a>(lines: &'a Lines<'_>) -> Vec<(&'a str, &'a [u8])> {
+    lines.iter().map(|(name, value)| (*name, &**value)).collect()
 }
 
 /// Kept lines, `name: value` each.
-pub fn headers(lines: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn headers(lines: &Lines<'_>) -> Vec<u8> {
     let size = lines.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
     let mut kept = Vec::with_capacity(size);
     for (name, value) in lines {
@@ -28,26 +80,6 @@ pub fn headers(lines: &[(&str, &[u8])]) -> Vec<u8> {
     kept
 }
 
-/// The query, the token's value replaced wherever its name stands.
-pub fn query(verifier: &Verifier, query: &str) -> String {
-    let Some(secret) = verifier.secret_parameter() else { return query.to_owned() };
-    let pair = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if is_named(name, secret) => format!("{name}={SECRET}"),
-        _ => pair.to_owned(),
-    };
-    query.split('&').map(pair).collect::<Vec<_>>().join("&")
-}
-
-/// The path, its last segment replaced where it is the token.
-pub fn path(verifier: Option<&Verifier>, path: &str) -> String {
-    match path.rsplit_once('/') {
-        Some((own, _)) if verifier.is_some_and(Verifier::secret_segment) => {
-            format!("{own}/{SECRET}")
-        }
-        _ => path.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,43 +89,65 @@ mod tests {
         verifier_of(&format!("scheme = \"token\", {place}"), &["s3cret"])
     }
 
+    /// With a secret of another source, and the token too short to be looked for.
+    fn check(verifier: Option<&Verifier>, run: impl FnOnce(&Redaction<'_>)) {
+        let redactor = Redactor::default().with(["other-secret", "s3cret"]).unwrap();
+        run(&Redaction { verifier, redactor: &redactor });
+    }
+
     #[test]
     fn header_lines_are_kept_as_they_came_but_for_secrets() {
-        let came: [(&str, &[u8]); 5] = [
+        let came: [(&str, &[u8]); 6] = [
             ("x-t", b"s3cret"),
             ("x-two", b"1\xff"),
             ("x-two", b""),
             ("cookie", b"a=b"),
             ("authorization", b"Bearer s3cret"),
+            ("x-original-uri", b"/hooks/b/%6fther-secret?\xff"),
         ];
-        let kept = headers(&lines(&token("header = \"X-T\""), &came));
-        let expected = b"x-t: [secret]\nx-two: 1\xff\nx-two: \ncookie: [secret]\n\
-                         authorization: [secret]\n";
-        assert_eq!(kept, expected);
-        let kept = headers(&lines(&token("segment = true"), &came[..1]));
-        assert_eq!(kept, b"x-t: s3cret\n");
+        check(Some(&token("header = \"X-T\"")), |redaction| {
+            let expected = b"x-t: [redacted]\nx-two: 1\xff\nx-two: \ncookie: [redacted]\n\
+                             authorization: [redacted]\nx-original-uri: /hooks/b/[redacted]?\xff\n";
+            assert_eq!(headers(&redaction.lines(&came)), expected);
+        });
+        check(Some(&token("segment = true")), |redaction| {
+            assert_eq!(headers(&redaction.lines(&came[..1])), b"x-t: s3cret\n");
+        });
     }
 
     #[test]
-    fn a_query_keeps_everything_but_its_token() {
-        let by_query = token("query = \"key\"");
+    fn a_query_keeps_everything_but_secrets() {
         for (sent, expected) in [
-            ("a=%20b&key=s3cret&&c", "a=%20b&key=[secret]&&c"),
-            ("k%65y=s3cret=", "k%65y=[secret]"),
-            ("key=1&key=s3cret", "key=[secret]&key=[secret]"),
+            ("a=%20b&key=s3cret&&c", "a=%20b&key=[redacted]&&c"),
+            ("k%65y=s3cret=", "k%65y=[redacted]"),
+            ("key=1&key=s3cret", "key=[redacted]&key=[redacted]"),
             ("akey=1&Key=2&%ff=3&key", "akey=1&Key=2&%ff=3&key"),
+            ("to=other-secret", "to=[redacted]"),
             ("", ""),
         ] {
-            assert_eq!(query(&by_query, sent), expected);
-            assert_eq!(query(&token("header = \"X-T\""), sent), sent);
+            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.query(sent), expected));
+        }
+        for (sent, expected) in [("key=s3cret", "key=s3cret"), ("&other-secret", "&[redacted]")] {
+            check(Some(&token("header = \"X-T\"")), |it| assert_eq!(it.query(sent), expected));
+            check(None, |it| assert_eq!(it.query(sent), expected));
         }
     }
 
     #[test]
-    fn a_path_keeps_everything_but_its_token() {
-        let by_segment = token("segment = true");
-        assert_eq!(path(Some(&by_segment), "/%61//s3%63ret"), "/%61//[secret]");
-        assert_eq!(path(Some(&token("query = \"key\"")), "/a/b"), "/a/b");
-        assert_eq!(path(None, "/a/b"), "/a/b");
+    fn a_path_keeps_everything_but_secrets() {
+        for (sent, expected) in [
+            ("/%61//s3%63ret", "/%61//[redacted]"),
+            ("/a/s3cret/", "/a/[redacted]/"),
+            ("/other-secret/s3cret", "/[redacted]/[redacted]"),
+            ("/", "/"),
+        ] {
+            check(Some(&token("segment = true")), |it| assert_eq!(it.path(sent), expected));
+        }
+        for (sent, expected) in
+            [("/a/s3cret", "/a/s3cret"), ("/a/other-secret/b", "/a/[redacted]/b")]
+        {
+            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.path(sent), expected));
+            check(None, |it| assert_eq!(it.path(sent), expected));
+        }
     }
 }

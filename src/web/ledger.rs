@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::refuse::Refusal;
+use crate::domain;
 use crate::store::refusals::Refused;
 
 /// Rows an hour for one source, address and reason.
@@ -34,6 +34,9 @@ pub struct Request<'a> {
     pub path: &'a str,
     pub ip: &'a str,
     pub bytes: usize,
+    pub status: u16,
+    /// Secrets replaced.
+    pub reason: &'a str,
 }
 
 /// One source, address and reason.
@@ -59,10 +62,9 @@ pub struct Ledger(Mutex<Inner>);
 
 impl Ledger {
     /// Notes one.
-    pub fn note(&self, request: &Request<'_>, refusal: &Refusal, now_ms: i64) {
-        let (reason, status) = (refusal.reason(), refusal.status());
-        let key = key(request, status, &reason);
-        let row = || row(request, status, &reason, now_ms);
+    pub fn note(&self, request: &Request<'_>, now_ms: i64) {
+        let (key, status) = (key(request), request.status);
+        let row = || row(request, now_ms);
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { keys, others, pending } = &mut *inner;
         let full = pending.len() >= PENDING_MAX;
@@ -128,26 +130,26 @@ impl Kept {
     }
 }
 
-fn key(request: &Request<'_>, status: u16, reason: &str) -> u64 {
+fn key(request: &Request<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (request.source, request.ip, status).hash(&mut hasher);
+    (request.source, domain::network_of(request.ip), request.status).hash(&mut hasher);
     // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of
     // one source and address count together beyond their first words.
-    for letter in reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
+    for letter in request.reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
         letter.hash(&mut hasher);
     }
     hasher.finish()
 }
 
-fn row(request: &Request<'_>, status: u16, reason: &str, now_ms: i64) -> Refused {
+fn row(request: &Request<'_>, now_ms: i64) -> Refused {
     Refused {
         at_ms: now_ms,
         source: request.source.map(str::to_owned),
         method: cut(request.method, METHOD_BYTES_MAX),
         path: cut(request.path, PATH_BYTES_MAX),
         ip: request.ip.to_owned(),
-        status,
-        reason: cut(reason, REASON_BYTES_MAX),
+        status: request.status,
+        reason: cut(request.reason, REASON_BYTES_MAX),
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
         row: Arc::new(AtomicI64::new(0)),
@@ -157,8 +159,9 @@ fn row(request: &Request<'_>, status: u16, reason: &str, now_ms: i64) -> Refused
 
 /// Names no source and no address, so that none is blamed for what others sent.
 fn other_row(status: u16, now_ms: i64) -> Refused {
-    let request = Request { source: None, method: "", path: "", ip: "", bytes: 0 };
-    row(&request, status, "of more addresses than are told apart", now_ms)
+    let reason = "of more addresses than are told apart";
+    let request = Request { source: None, method: "", path: "", ip: "", bytes: 0, status, reason };
+    row(&request, now_ms)
 }
 
 fn cut(text: &str, max: usize) -> String {
@@ -170,8 +173,10 @@ mod tests {
     use super::*;
 
     fn note(ledger: &Ledger, ip: &str, now_ms: i64) {
-        let request = Request { source: Some("a"), method: "POST", path: "/", ip, bytes: 3 };
-        ledger.note(&request, &Refusal::Address, now_ms);
+        let (method, path, reason) = ("POST", "/", "not in allow_from");
+        let source = Some("a");
+        let request = Request { source, method, path, ip, bytes: 3, status: 403, reason };
+        ledger.note(&request, now_ms);
     }
 
     fn counts(rows: &[Refused]) -> (usize, i64) {
@@ -193,6 +198,16 @@ mod tests {
         assert_eq!(counts(&ledger.drain(2000)), (0, 1));
         note(&ledger, "192.0.2.1", 1000 + HOUR_MS);
         assert_eq!(counts(&ledger.drain(1000 + HOUR_MS)), (1, 1));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_together() {
+        let ledger = Ledger::default();
+        for number in 0..300 {
+            note(&ledger, &format!("2001:db8:1:2::{number:x}"), 1000);
+            note(&ledger, &format!("2001:db8:1:{number:x}::1"), 1000);
+        }
+        assert_eq!(counts(&ledger.drain(1000)), (100 + 299, 600));
     }
 
     #[test]
@@ -243,8 +258,9 @@ mod tests {
         let ledger = Ledger::default();
         let path = "/\u{fc}".repeat(PATH_BYTES_MAX);
         let method = "M".repeat(1000);
-        let request = Request { source: None, method: &method, path: &path, ip: "", bytes: 0 };
-        ledger.note(&request, &Refusal::Path, 0);
+        let (method, path, reason) = (&*method, &*path, "no source at this path");
+        let request = Request { source: None, method, path, ip: "", bytes: 0, status: 404, reason };
+        ledger.note(&request, 0);
         let rows = ledger.drain(0);
         assert_eq!((rows[0].method.len(), rows[0].path.len()), (32, 2047));
     }

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::{Config, Listen, Secrets};
 use crate::domain::SourceId;
 use crate::expression::Pool;
+use crate::redact::Redactor;
 use crate::store::channel::{Handle, Health};
 use crate::store::handshakes::Shaken;
 use crate::store::refusals::Refused;
@@ -92,7 +93,7 @@ impl Gate {
         writer: Handle,
         config: &Config,
         registry: &Registry,
-        secrets: &Secrets,
+        secrets: (&Secrets, &Arc<Redactor>),
         counts: Counts,
         expressions: Pool,
     ) -> Self {
@@ -119,7 +120,7 @@ impl Gate {
         &self,
         config: &Config,
         registry: &Registry,
-        secrets: &Secrets,
+        secrets: (&Secrets, &Arc<Redactor>),
         counts: Counts,
     ) {
         let (streaks, windows) = (&self.streaks, &self.windows);

@@ -198,12 +198,14 @@ impl<'a> Received<'a> {
     /// the expressions give.
     pub fn prepare(&self, is_new: bool) -> Prepared {
         let (gated, asked) = (self.gated, &self.asked);
-        let path = kept::path(Some(&gated.verifier), asked.path);
-        let query = asked.query.map(|query| kept::query(&gated.verifier, query));
-        let lines = kept::lines(&gated.verifier, asked.headers);
+        let redaction = gated.redaction();
+        let path = redaction.path(asked.path);
+        let query = asked.query.map(|query| redaction.query(query));
+        let lines = redaction.lines(asked.headers);
         let questions = gated.judge.questions().filter(|_| is_new);
         let asking = questions.map(|questions| {
-            self.ask(questions, &self.scene(&path, query.as_deref(), &lines, &self.params(&path)))
+            let (headers, params) = (kept::borrowed(&lines), self.params(&path));
+            self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
         });
         let source = &gated.source;
         Prepared {
@@ -231,12 +233,12 @@ impl<'a> Received<'a> {
                 inbox::own_key(source, self.asked.headers, self.asked.body)
             }
             Some(Dedupe::Jq(_)) if is_signed(SignedPart::Body) => {
-                let (verifier, asked) = (&self.gated.verifier, &self.asked);
-                let path = kept::path(Some(verifier), asked.path);
-                let query = asked.query.map(|query| kept::query(verifier, query));
-                let lines = kept::lines(verifier, asked.headers);
-                let params = self.params(&path);
-                let scene = self.scene(&path, query.as_deref(), &lines, &params);
+                let (redaction, asked) = (self.gated.redaction(), &self.asked);
+                let path = redaction.path(asked.path);
+                let query = asked.query.map(|query| redaction.query(query));
+                let lines = redaction.lines(asked.headers);
+                let (headers, params) = (kept::borrowed(&lines), self.params(&path));
+                let scene = self.scene(&path, query.as_deref(), &headers, &params);
                 self.gated.judge.key_in_place(&scene)
             }
             _ => None,
@@ -245,11 +247,12 @@ impl<'a> Received<'a> {
 
     /// Starts to ask the source's own handshake.
     pub fn ask_handshake(&self, questions: &Questions) -> Asking {
-        let (verifier, asked) = (&self.gated.verifier, &self.asked);
-        let path = kept::path(Some(verifier), asked.path);
-        let query = asked.query.map(|query| kept::query(verifier, query));
-        let lines = kept::lines(verifier, asked.headers);
-        self.ask(questions, &self.scene(&path, query.as_deref(), &lines, &self.params(&path)))
+        let (redaction, asked) = (self.gated.redaction(), &self.asked);
+        let path = redaction.path(asked.path);
+        let query = asked.query.map(|query| redaction.query(query));
+        let lines = redaction.lines(asked.headers);
+        let (headers, params) = (kept::borrowed(&lines), self.params(&path));
+        self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
     }
 
     fn params(&self, path: &str) -> Vec<(String, String)> {

@@ -1,5 +1,5 @@
 //! Which source a path belongs to: segments compared after percent-decoding, a fixed one wins over a
-//! named one (`{tenant}`). Made anew at each reload; asked at each request.
+//! named one (`{tenant}`), and one slash more or less at the end makes no other path. Made anew at each reload; asked at each request.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -41,16 +41,18 @@ impl Routes {
     pub fn new(sources: &[Source]) -> Self {
         let (mut plain, mut patterns) = (HashMap::new(), Vec::new());
         for (number, source) in sources.iter().enumerate() {
-            // A token after a path that ends with a slash stands where that slash ends.
-            let path = match source.verify.segment {
-                true => source.path.strip_suffix('/').unwrap_or(&source.path),
-                false => &source.path,
-            };
+            let path = without_last_slash(&source.path);
             let segments: Vec<Segment> = path.split('/').skip(1).map(segment).collect();
             let named = segments.iter().any(|one| matches!(one, Segment::Named));
             if !named && !source.verify.segment {
-                plain.insert(source.path.clone(), number);
+                plain.insert(path.to_owned(), number);
+                plain.insert(format!("{path}/"), number);
             }
+            // A token follows the path at the root, too, where nothing is before it.
+            let segments = match source.verify.segment && path == "/" {
+                true => Vec::new(),
+                false => segments,
+            };
             patterns.push(Pattern { source: number, segments, token: source.verify.segment });
         }
         let rank = |pattern: &Pattern| -> Vec<bool> {
@@ -66,13 +68,18 @@ impl Routes {
         if let Some(&source) = self.plain.get(path) {
             return Some(Match { source, secret_segment: None });
         }
-        let sent: Vec<Cow<'_, str>> = path
+        let sent: Vec<Cow<'_, str>> = without_last_slash(path)
             .strip_prefix('/')?
             .split('/')
             .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
             .collect();
         self.patterns.iter().find_map(|pattern| pattern.matched(&sent))
     }
+}
+
+/// One slash more or less at its end makes no other path.
+fn without_last_slash(path: &str) -> &str {
+    path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path)
 }
 
 fn segment(text: &str) -> Segment {
@@ -128,7 +135,12 @@ mod tests {
         assert_eq!(find("/c/b"), Some((2, None)));
         assert_eq!(find("/d%2Fe/b"), Some((1, None)));
         assert_eq!(find("/t/se%63ret"), Some((3, Some("secret".to_owned()))));
-        for path in ["/", "", "/a/", "//b", "/t", "/t/a/b", "/c/b/"] {
+        for (path, source) in [("/a/", 0), ("/%61/", 0), ("/d/b/", 1), ("/c/b/", 2)] {
+            assert_eq!(find(path), Some((source, None)), "{path}");
+        }
+        assert_eq!(find("/t/secret/"), Some((3, Some("secret".to_owned()))));
+        for path in ["/", "", "/a//", "//a", "//b", "/t", "/t/", "/t/a/b", "/t/a//", "/A", "/a%2F"]
+        {
             assert_eq!(find(path), None, "{path}");
         }
     }
@@ -138,6 +150,7 @@ mod tests {
         let routes = routes(&["/u/t/"]);
         let token = |path| routes.find(path).and_then(|found| found.secret_segment);
         assert_eq!(token("/u/t/secret"), Some("secret".to_owned()));
+        assert_eq!(token("/u/t/secret/"), Some("secret".to_owned()));
         assert_eq!(token("/u/t//secret"), None);
     }
 }

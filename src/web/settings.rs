@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
-use super::{greet, rate, route, streak, verify};
+use super::{greet, kept, rate, route, streak, verify};
 use crate::config::{Config, NO_QUEUED_MAX, Secrets};
 use crate::domain::SourceId;
 use crate::inbox::Judge;
+use crate::redact::Redactor;
 use crate::store::registry::Registry;
 use crate::store::tally::QueueLimit;
 
@@ -15,6 +16,7 @@ use crate::store::tally::QueueLimit;
 pub struct Settings {
     pub server: crate::config::Server,
     pub routes: route::Routes,
+    pub redactor: Arc<Redactor>,
     pub sources: Vec<Gated>,
 }
 
@@ -23,6 +25,7 @@ pub struct Gated {
     pub source: crate::config::Source,
     pub id: SourceId,
     pub verifier: verify::Verifier,
+    pub redactor: Arc<Redactor>,
     /// The source's own handshake.
     pub greeting: Option<greet::Own>,
     pub rate: Option<rate::Limit>,
@@ -41,11 +44,19 @@ pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
     limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
 
+impl Gated {
+    /// How the source's requests are kept.
+    pub fn redaction(&self) -> kept::Redaction<'_> {
+        kept::Redaction { verifier: Some(&self.verifier), redactor: &self.redactor }
+    }
+}
+
 impl Settings {
+    /// `redactor` knows these secrets, and those of the configurations before.
     pub(super) fn new(
         config: &Config,
         registry: &Registry,
-        secrets: &Secrets,
+        (secrets, redactor): (&Secrets, &Arc<Redactor>),
         counts: &Counts,
         streaks: &streak::Streaks,
         windows: &rate::Windows,
@@ -62,6 +73,7 @@ impl Settings {
             Gated {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
+                redactor: Arc::clone(redactor),
                 greeting: greet::Own::new(source),
                 rate: source.accept_rate.map(|rate| windows.limit(id, rate)),
                 queue_limit,
@@ -73,6 +85,7 @@ impl Settings {
         Self {
             server: config.server.clone(),
             routes: route::Routes::new(&config.sources),
+            redactor: Arc::clone(redactor),
             sources: config.sources.iter().map(gated).collect(),
         }
     }

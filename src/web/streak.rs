@@ -30,11 +30,11 @@ pub struct Streak {
 
 impl Streak {
     /// Only what may be the server's own fault counts, and not a stranger's.
-    pub fn refused(&self, refusal: &Refusal) {
+    pub fn refused(&self, refusal: &Refusal, reason: &str) {
         let counts =
             matches!(refusal, Refusal::Signature { .. } | Refusal::Type | Refusal::Form { .. });
         if counts && self.count.fetch_add(1, Ordering::Relaxed) + 1 == TOLD_AT {
-            let why = format!("{TOLD_AT} refused in a row: {}", refusal.reason());
+            let why = format!("{TOLD_AT} refused in a row: {reason}");
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         }
     }
@@ -101,15 +101,15 @@ mod tests {
     fn twenty_in_a_row_are_told_once_and_an_accepted_one_begins_anew() {
         let streak = Streak::default();
         for _ in 0..19 {
-            streak.refused(&wrong());
+            streak.refused(&wrong(), &wrong().reason());
         }
-        streak.refused(&Refusal::Address);
+        streak.refused(&Refusal::Address, "");
         assert_eq!(streak.take(), None);
         streak.accepted();
-        streak.refused(&Refusal::Type);
+        streak.refused(&Refusal::Type, "");
         assert_eq!(streak.take(), None);
         for _ in 0..40 {
-            streak.refused(&wrong());
+            streak.refused(&wrong(), &wrong().reason());
         }
         assert_eq!(streak.take().as_deref(), Some("20 refused in a row: no x header"));
         assert_eq!(streak.take(), None);

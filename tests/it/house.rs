@@ -13,12 +13,13 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 23] = [
+const MAY_KNOW: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("json", &[]),
     ("multipart", &[]),
     ("clock", &["domain"]),
-    ("log", &["clock", "domain"]),
+    ("redact", &[]),
+    ("log", &["clock", "domain", "redact"]),
     ("notify", &[]),
     ("process", &["clock", "domain"]),
     // Before config, which finds faults in expressions.
@@ -49,7 +50,20 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
     ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "expression", "inbox", "notify", "store", "worker"]),
-    ("web", &["clock", "config", "domain", "expression", "inbox", "json", "multipart", "store"]),
+    (
+        "web",
+        &[
+            "clock",
+            "config",
+            "domain",
+            "expression",
+            "inbox",
+            "json",
+            "multipart",
+            "redact",
+            "store",
+        ],
+    ),
     (
         "app",
         &[
@@ -65,6 +79,7 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
             "process",
             "queue",
             "recovery",
+            "redact",
             "store",
             "upkeep",
             "web",
@@ -85,6 +100,7 @@ const MAY_KNOW: [(&str, &[&str]); 23] = [
             "log",
             "process",
             "queue",
+            "redact",
             "replay",
             "store",
             "web",

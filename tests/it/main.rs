@@ -24,6 +24,7 @@ mod limits;
 mod log;
 mod pages;
 mod promises;
+mod redaction;
 mod refusals;
 mod reload;
 mod replay;

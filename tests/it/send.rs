@@ -95,7 +95,7 @@ fn a_body_of_ones_own_is_sent_as_it_is_and_said_to_be_what_it_is() {
     }
     let sent = server.cli(&["send", "bearer", "form", "--content-type", "text/csv"]);
     assert!(out(&sent).contains("content-type: text/csv\n"), "{}", out(&sent));
-    assert!(out(&sent).contains("authorization: [secret]\n"), "{}", out(&sent));
+    assert!(out(&sent).contains("authorization: [redacted]\n"), "{}", out(&sent));
 }
 
 #[test]

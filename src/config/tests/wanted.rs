@@ -92,7 +92,7 @@ fn headers_of_a_url_are_its_own() {
     check(&url("headers = { Webhook-Id = 'a' }\nforward_headers = ['webhook-timestamp']"), &[]);
     let warned = Folder::new(&url("forward_headers = ['Cookie']")).warnings();
     let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is kept and \
-                   passed on as [secret] alone";
+                   passed on as [redacted] alone";
     assert_eq!(warned, [warning]);
 }
 

@@ -26,8 +26,8 @@ pub struct Handshake {
     /// For the trail.
     pub detail: String,
     pub answer: Answer,
-    /// A person has to do something about it, and what.
-    pub wanted: Option<String>,
+    /// A person has to do something about it, and what: a log line, which quotes no request.
+    pub wanted: Option<&'static str>,
 }
 
 /// A handshake, why it is refused, or none at all.
@@ -179,7 +179,7 @@ fn subscription(_: &Preset, asked: &Asked<'_>) -> Found {
     let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
     let detail = format!("subscription to {topic}: {url}");
-    let wanted = format!("a subscription to {topic} is to be confirmed: open {url}");
+    let wanted = "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
     let answer = Answer::empty(200);
     Some(Ok(Handshake { detail, answer, wanted: Some(wanted) }))
 }
