@@ -34,6 +34,14 @@ fn open(server: &Server, inodes: &[String]) -> usize {
     all.filter_map(name).filter(is_open).count()
 }
 
+/// Returns when each intake thread has handled what it had read before: connections go to them by
+/// turns.
+fn take_turns(server: &Server) {
+    for _ in 0..8 {
+        assert_eq!(server.request("GET", "/healthz", "", b"").status, 200);
+    }
+}
+
 /// Resets connections, and waits until the server has noticed.
 fn reset(server: &Server, connections: Vec<TcpStream>) {
     let inodes = read(server);
@@ -61,6 +69,7 @@ fn a_connection_that_is_reset_before_the_commit_gives_its_place_in_the_queue_bac
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     let waiting: Vec<TcpStream> = (0..10).map(|_| send(&server, "/hooks/a", "x")).collect();
     until("they are read", || read(&server).len() == 10);
+    take_turns(&server);
     reset(&server, waiting);
     other.execute_batch("ROLLBACK").expect("an end");
     server.until("select count(*) from trail where settled_at is null", "0");
@@ -202,16 +211,23 @@ fn a_body_of_the_largest_size_is_accepted_and_a_byte_more_is_not() {
 
 #[test]
 fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
-    let server = scenario().server("bodies_bytes_max = \"4 MiB\"").source("a", "").start();
+    let keys = "body_bytes_max = \"4 KiB\"\nbodies_bytes_max = \"16 KiB\"";
+    let server = scenario().server(keys).source("a", "").start();
     let other = server.trail();
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
-    let body = "x".repeat(1 << 20);
-    let waiting: Vec<TcpStream> = (0..3).map(|_| send(&server, "/hooks/a", &body)).collect();
-    until("they are read", || read(&server).len() == 3);
+    let body = "x".repeat(4 << 10);
+    let mut waiting = Vec::new();
+    // One after another, so that none has to be refused while another is being received.
+    for number in 1..=4 {
+        waiting.push(send(&server, "/hooks/a", &body));
+        until("it is read", || read(&server).len() == number);
+        take_turns(&server);
+    }
     reset(&server, waiting);
-    let mut fourth = send(&server, "/hooks/a", &body);
+    let mut fifth = send(&server, "/hooks/a", &body);
     until("it is read", || read(&server).len() == 1);
+    take_turns(&server);
     other.execute_batch("ROLLBACK").expect("an end");
-    assert_eq!(status(&mut fourth), 503, "three were still in memory");
+    assert_eq!(status(&mut fifth), 503, "four were still in memory");
     until("they are written", || server.post("/hooks/a", &body).status == 202);
 }
