@@ -240,6 +240,35 @@ fn where_no_connection_is_idle_new_ones_wait_and_the_admin_listener_does_not() {
 }
 
 #[test]
+fn connections_leave_files_for_jobs_and_the_admin_listener() {
+    let server = scenario()
+        .under(&["prlimit", "--nofile=240"])
+        .server("request_timeout = \"10m\"")
+        .admin("listen = [\"unix:admin.sock\"]")
+        .source("a", "")
+        .handler("h", "retry = { attempts_max = 1 }", "true")
+        .start();
+    assert!(server.log().contains("leaves 30 connections"), "{}", server.log());
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    // As many as there are files, each with half a head.
+    let busy = |_| {
+        let mut stream = server.connect().expect("a connection");
+        stream.write_all(&POST[..9]).expect("the first bytes");
+        stream
+    };
+    let busy: Vec<TcpStream> = (0..240).map(busy).collect();
+    let mut admin = UnixStream::connect(server.path().join("admin.sock")).expect("a connection");
+    admin.write_all(GET).expect("a request");
+    let mut text = [0; 12];
+    admin.read_exact(&mut text).expect("a response");
+    assert_eq!(text, *b"HTTP/1.1 200");
+    assert!(server.cli(&["replay", "1"]).status.success());
+    server.until("select group_concat(outcome) from outcomes", "succeeded,succeeded");
+    drop(busy);
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
 fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
     let keys = "bodies_bytes_max = \"1 MiB\"\nrequest_timeout = \"10m\"\n\
                 trusted_proxies = [\"127.0.0.1\"]";
