@@ -43,7 +43,7 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
     let verify = read_verify(name, &table, server, folder);
     let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
     let uses_preset_key = uses_preset_key(&verify, &dedupe, dedupe_off);
-    check_tolerance(&table, &verify, dedupe_window);
+    check_tolerance(&table, &verify, dedupe.is_some(), dedupe_window);
     let source = Source {
         name: name.to_owned(),
         path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
@@ -169,12 +169,21 @@ fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bo
     }
 }
 
-/// A tolerance that somebody chose makes keys stay longer than the window says.
-fn check_tolerance(table: &Table<'_>, verify: &Verify, window: Duration) {
-    let Some(scheme) = scheme::scheme(&verify.scheme) else { return };
-    let (Some(preset), Some(own)) = (scheme.tolerance, verify.tolerance) else { return };
-    if own.back != preset.back && own.back > window {
-        let (own, window) = (values::duration_text(own.back), values::duration_text(window));
+/// A tolerance that somebody chose makes a sender's keys stay longer than the window says, and outlasts
+/// those of a recipe.
+fn check_tolerance(table: &Table<'_>, verify: &Verify, has_dedupe: bool, window: Duration) {
+    let Some(tolerance) = verify.tolerance.filter(|tolerance| tolerance.back > window) else {
+        return;
+    };
+    let (own, window) = (values::duration_text(tolerance.back), values::duration_text(window));
+    if has_dedupe && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
+        table.warn(format!(
+            "has a verify.tolerance of {own}, longer than dedupe.window ({window}): a captured request \
+             is new again after {window}: expected a window of {own} or more"
+        ));
+    }
+    let preset = scheme::scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
+    if preset.is_some_and(|preset| preset.back != tolerance.back) {
         table.warn(format!(
             "has a verify.tolerance of {own}, longer than dedupe.window ({window}): the sender's own \
              keys are kept for {own} too, so that no captured request is new again"

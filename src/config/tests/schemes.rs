@@ -139,6 +139,16 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
                    (7d): the sender's own keys are kept for 8d too, so that no captured request is \
                    new again";
     assert_eq!(Folder::new(&text).warnings(), [warning]);
+    let verify = format!("scheme = 'hmac', header = 'X', timestamp_header = 'T', {SECRET}");
+    let verify = format!("{verify}, signed = '{{timestamp}}{{body}}', tolerance = '9h'");
+    let text = |dedupe: &str| format!("[sources.a]\nverify = {{ {verify} }}\n{dedupe}");
+    let warning = "config.toml:1: sources.a has a verify.tolerance of 9h, longer than dedupe.window \
+                   (1h): a captured request is new again after 1h: expected a window of 9h or more";
+    let folder = Folder::new(&text("dedupe = { body = true, window = '1h' }"));
+    assert_eq!(folder.warnings(), [warning]);
+    for dedupe in ["", "dedupe = { body = true, window = '9h' }"] {
+        assert_eq!(Folder::new(&text(dedupe)).warnings(), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::keys::Keys;
 use super::read::{self, MISMATCH, Tolerance};
 use super::{Asked, Draft, KeyPlace, Proof, Scheme, url};
 use crate::config::{Algorithm, Hmac, SignedPart, Verify};
+use crate::inbox::hash_key;
 
 /// What a recipe says, and whose keys sign.
 pub(super) struct Recipe {
@@ -123,7 +124,16 @@ impl Scheme for Recipe {
             }
             _ => None,
         };
-        Proof::of_body(self.key_place, asked.body, stale)
+        let mut proof = Proof::of_body(self.key_place, asked.body, stale)?;
+        if asked.body.is_empty()
+            && self.key_place != KeyPlace::Nowhere
+            && self.recipe.signed.contains(&SignedPart::Timestamp)
+        {
+            // All that tells it from the next: the time, and the URL where it is signed.
+            let signed = self.parts(asked, (timestamp, id), &urls[0]);
+            proof.delivery_key = Some(hash_key(b's', &signed));
+        }
+        Ok(proof)
     }
 
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {

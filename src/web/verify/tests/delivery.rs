@@ -148,6 +148,23 @@ fn a_url_that_vouches_for_the_body_does_so_under_any_type() {
 }
 
 #[test]
+fn requests_without_a_body_are_told_apart_by_their_time_and_url() {
+    let url = "https://hooks.example.com/hooks/a";
+    let hubspot = verifier(&format!("scheme = \"hubspot\", url = \"{url}\""), &["s3cret"]);
+    let key_of = |query: &str, now_ms: i64| {
+        let query = Some(query.to_owned());
+        let mut draft = Draft { method: "GET".into(), query, ..Draft::default() };
+        hubspot.sign(&mut draft, now_ms).unwrap();
+        key(&hubspot, &draft, now_ms).unwrap()
+    };
+    let first = key_of("a=1", 0);
+    assert!(first.is_some());
+    assert_eq!(key_of("a=1", 0), first);
+    assert_ne!(key_of("a=2", 0), first);
+    assert_ne!(key_of("a=1", 1), first);
+}
+
+#[test]
 fn a_slash_command_is_known_by_its_bytes() {
     let slack = verifier("scheme = \"slack\"", &["s3cret"]);
     let key_of = |body: &str, now_ms: i64| {
