@@ -24,23 +24,25 @@ use crate::handler::Ready;
 use crate::process::{self, GRACE};
 use crate::redact::Redactor;
 use crate::store::channel::{Handle, Health, HealthCell};
-use crate::store::registry::{self, Registry};
+use crate::store::registry::Registry;
 use crate::store::tally::Tally;
 use crate::store::{
-    self, Lock, OpenError, Readers, Store, acts, alerts, checkpoint, op::Op, writer,
+    self, OpenError, Readers, RunState, Store, acts, checkpoint, op::Op, open_files, writer,
 };
 use crate::upkeep::alerts::{Listeners, Told};
 use crate::web::{self, Gate};
 use crate::worker::task::{Maker, Paths};
 use crate::worker::{self, Running, Shared, Why};
-use crate::{clock, notify, recovery};
+use crate::{clock, notify};
 
 mod equip;
 mod files;
 mod keep;
+mod start;
 
 pub use equip::equip;
 use equip::{close_replaced, names, ready, source_paths};
+use start::{Arrived, Owner, Prepared};
 
 /// A server that can't start, or could not end well: the text is for its owner.
 #[derive(Debug)]
@@ -71,20 +73,43 @@ impl From<OpenError> for Failure {
 /// # Errors
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), Failure> {
-    end_with_a_dead_thread();
+    let owner = Owner::default();
+    end_with_a_dead_thread(owner.clone());
     let (loaded, secrets, redactor) = load(file).map_err(Failure::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     let files_max = process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
-    let server = Server::start(loaded, (&secrets, redactor), files_max)?;
+    let served = serve_until_signal(loaded, (&secrets, redactor), files_max, &mut signals, &owner);
+    owner.record(if served.is_ok() { RunState::Stopped } else { RunState::Failed });
+    served
+}
+
+fn serve_until_signal(
+    loaded: Loaded,
+    secrets: (&Secrets, Arc<Redactor>),
+    files_max: u64,
+    signals: &mut Signals,
+    owner: &Owner,
+) -> Result<(), Failure> {
+    let mut arrived = Arrived::default();
+    let config = loaded.config;
+    let Some(prepared) = start::prepare(&config, &mut arrived, signals, owner)? else {
+        log::info!("stopped before it could start");
+        return Ok(());
+    };
+    let server = Server::start(config, secrets, files_max, prepared, owner)?;
+    owner.record(RunState::Ready);
+    if arrived.reload {
+        server.reload();
+    }
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
         }
         server.reload();
     }
-    server.stop(&mut signals);
+    server.stop(signals);
     Ok(())
 }
 
@@ -108,12 +133,13 @@ fn load(file: &Path) -> Result<(Loaded, Secrets, Arc<Redactor>), String> {
 
 /// A fault in one of the server's own threads ends the process, which systemd starts again: a server
 /// without its writer would only look alive. Workers catch theirs, and the job fails.
-fn end_with_a_dead_thread() {
-    std::panic::set_hook(Box::new(|panic| {
+fn end_with_a_dead_thread(owner: Owner) {
+    std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
         log::error!("a fault in hooktrail, thread {name}: {}", fault(panic));
         if !name.starts_with("worker-") {
+            owner.record(RunState::Failed);
             crate::log::exit(1);
         }
     }));
@@ -149,27 +175,22 @@ struct Server {
     upkeep: (Sender<()>, JoinHandle<()>),
     /// In the order of their start, but for upkeep.
     threads: Vec<JoinHandle<()>>,
-    _lock: Lock,
+    /// Ends before the writer closes the files, which removes the log.
+    file_watch: (Sender<()>, JoinHandle<()>),
 }
 
 impl Server {
     fn start(
-        loaded: Loaded,
+        config: Config,
         secrets: (&Secrets, Arc<Redactor>),
         files_max: u64,
+        prepared: Prepared,
+        owner: &Owner,
     ) -> Result<Self, Failure> {
-        let began = Instant::now();
-        let config = loaded.config;
-        let (lock, store) = open(&config)?;
-        let registry = register(&store, &config).map_err(Failure::other)?;
-        let interrupted = recovery::settle(&store, &config, &registry).map_err(Failure::other)?;
-        if interrupted > 0 {
-            log::warn!("{interrupted} jobs were running when the server ended: they run again");
-        }
-        let sockets = web::bind(&config).map_err(Failure::other)?;
+        let Prepared { began, store, registry, sockets } = prepared;
         let sockets = (sockets, files::connections_max(&config, files_max));
         let server =
-            Self::run(config, store, &registry, secrets, sockets, lock).map_err(Failure::other)?;
+            Self::run(config, store, &registry, secrets, sockets, owner).map_err(Failure::other)?;
         for line in web::greeting(&server.config.load(), &server.intake) {
             log::info!("{line}");
         }
@@ -184,25 +205,28 @@ impl Server {
         registry: &Registry,
         (secrets, redactor): (&Secrets, Arc<Redactor>),
         (sockets, connections_max): (web::Sockets, usize),
-        lock: Lock,
+        owner: &Owner,
     ) -> anyhow::Result<Self> {
         let health = Arc::<HealthCell>::default();
         let (running, tally) = (Arc::<Running>::default(), Arc::<Tally>::default());
         let workers = config.workers.threads;
-        let readers = store::readers(&store.path, u32::try_from(workers + 3)?)?;
+        let readers = store::readers(&store, u32::try_from(workers + 3)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
         let counts = tally.watch(&web::limited(&config, registry));
         let maker = maker(&config, readers.clone(), trail, &database);
         let (paths, expressions) = (Arc::clone(&maker.paths), maker.expressions.clone());
 
         let (holds, held) = bounded(1);
-        let end = broken(Arc::clone(&health));
-        let (nudge, checkpoints) =
-            checkpoint::start(&database, config.store.durability, end, holds)?;
+        let end = broken(Arc::clone(&health), owner.clone());
+        let (nudge, checkpoints) = checkpoint::start(&store, config.store.durability, end, holds)?;
         let of_trail = keep::Trail { database, readers: readers.clone(), clock, held };
         let (to, from) = bounded(workers);
         let hub = Arc::new(Hub::new(workers, clock, to, &store::rest::all(&store.conn)?));
-        let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(broken(Arc::clone(&health))) };
+        let end = broken(Arc::clone(&health), owner.clone());
+        let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(end) };
+        let (stop_watch, watch_stopped) = bounded(0);
+        let watching =
+            open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
         let handlers = ready(&config, registry, secrets, &Handlers::default());
@@ -237,7 +261,7 @@ impl Server {
             intake,
             upkeep,
             threads,
-            _lock: lock,
+            file_watch: (stop_watch, watching),
         })
     }
 
@@ -320,6 +344,9 @@ impl Server {
         let (stop_upkeep, upkeep) = self.upkeep;
         drop(stop_upkeep);
         let _ = upkeep.join();
+        let (stop_watch, watching) = self.file_watch;
+        drop(stop_watch);
+        let _ = watching.join();
         self.hub.leave();
         drop((self.writer, self.gate));
         for thread in self.threads.into_iter().rev() {
@@ -337,24 +364,6 @@ impl Server {
     }
 }
 
-/// The file, owned and checked, with a log that is copied and synced: after a failed sync of an
-/// earlier process what the log says may not be on disk, until it is in the file.
-fn open(config: &Config) -> Result<(Lock, Store), Failure> {
-    let path = &config.store.path;
-    if let Some(folder) = path.parent() {
-        store::files::create_folder(folder)
-            .with_context(|| format!("{}: can't be made: change store.path", folder.display()))
-            .map_err(Failure::other)?;
-    }
-    let lock = Lock::take(path)?;
-    let store = store::open(path, config.store.durability)?;
-    if !checkpoint::truncate(&store.conn).map_err(Failure::other)? {
-        log::warn!("{}: a reader keeps the log from being cut", path.display());
-    }
-    process::become_subreaper().map_err(Failure::other)?;
-    Ok((lock, store))
-}
-
 /// What makes tasks of claims.
 fn maker(config: &Config, readers: Readers, trail: String, database: &Path) -> Maker {
     // Large items are written beside the trail: a folder for temporary files may be memory.
@@ -364,20 +373,12 @@ fn maker(config: &Config, readers: Readers, trail: String, database: &Path) -> M
     Maker { readers, expressions, paths, trail }
 }
 
-fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
-    let (sources, handlers) = names(config);
-    store::in_transaction(&store.conn, |conn| {
-        let registry = registry::register(conn, &sources, &handlers, store.clock.now_ms())?;
-        alerts::tell(conn, registry.sources.get(config::BUILT_IN).copied())?;
-        Ok(registry)
-    })
-}
-
 /// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,
 /// and the process ends without a checkpoint, which would write what may not be on disk.
-fn broken(health: Arc<HealthCell>) -> impl Fn(&str) + Send + 'static {
+fn broken(health: Arc<HealthCell>, owner: Owner) -> impl Fn(&str) + Send + 'static {
     move |why| {
         health.set(Health::Broken);
+        owner.record(RunState::Failed);
         log::error!("{why}: nothing more can be promised by this process, it ends");
         let leave = || {
             std::thread::sleep(Duration::from_millis(300));

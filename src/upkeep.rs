@@ -16,6 +16,7 @@ use crate::store::channel::{Handle, Message, Write};
 use crate::store::handshakes::Shaken;
 use crate::store::op::Op;
 use crate::store::refusals::Refused;
+use crate::store::reserve;
 use crate::store::tally::Tally;
 use crate::worker::Running;
 
@@ -101,6 +102,9 @@ fn guard_disk(it: &Upkeep) {
     let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let low = free < it.free_bytes_min;
+    if !low {
+        reserve::keep(&it.database, free - it.free_bytes_min);
+    }
     if it.disk_low.swap(low, Ordering::Relaxed) != low {
         let (path, free, min) = (it.database.display(), free >> 20, it.free_bytes_min >> 20);
         if low {

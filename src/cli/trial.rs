@@ -110,7 +110,7 @@ fn mark(trail: &str) -> String {
 
 /// What makes of events what handlers get, by the configuration.
 pub fn maker(loaded: &Loaded, store: &Store) -> Result<Maker, Failure> {
-    let readers = store::readers(&store.path, 1).map_err(failed)?;
+    let readers = store::readers(store, 1).map_err(failed)?;
     let expressions = Pool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
     let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));

@@ -74,7 +74,7 @@ pub enum Health {
     Good,
     /// The last group could not be written; it is tried again.
     Blocked,
-    /// Nothing is promised any more.
+    /// Nothing is promised any more; the process is about to end.
     Broken,
 }
 

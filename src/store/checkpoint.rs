@@ -6,7 +6,7 @@
 //! the end of a long log, the writer runs a last short one itself, after which the log starts over.
 //! While a foreign reader holds a snapshot the log can't start over and grows: that is warned of.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
-use super::{Trouble, trouble};
+use super::{Store, Trouble, trouble};
 use crate::config::Durability;
 
 /// What the log's file is cut down to when it starts over.
@@ -82,12 +82,13 @@ pub fn truncate(conn: &Connection) -> rusqlite::Result<bool> {
 /// # Errors
 /// The connection or the thread can't be made.
 pub fn start(
-    path: &Path,
+    store: &Store,
     durability: Durability,
     broken: impl Fn(&str) + Send + 'static,
     held: Sender<String>,
 ) -> anyhow::Result<(Nudge, JoinHandle<()>)> {
-    let conn = Connection::open(path)?;
+    let conn = Connection::open(&store.path)?;
+    super::check_opened(&store.files)?;
     super::set_pragmas(&conn, durability)?;
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(Duration::ZERO)?;
@@ -95,7 +96,7 @@ pub fn start(
     let (wake, woken) = bounded(1);
     let nudge = Nudge { progress: Arc::clone(&progress), wake };
     let warned_at = LOG_BYTES_WARNED;
-    let mut passes = Passes { conn, path: path.to_owned(), progress, warned_at, held };
+    let mut passes = Passes { conn, path: store.path.clone(), progress, warned_at, held };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
         .spawn(move || passes.run(&woken, &broken))?;
@@ -134,7 +135,9 @@ impl Passes {
     fn watch(&mut self, log_bytes: i64) {
         let bytes = u64::try_from(log_bytes).unwrap_or(0);
         if bytes >= self.warned_at {
-            let holder = readers_of(&self.path);
+            let found = super::readers_of(&self.path);
+            let holder =
+                if found.is_empty() { String::new() } else { format!(": {}", found.join(", ")) };
             let why = format!(
                 "{}-wal: grew to {} MiB because a reader keeps the file open in one long \
                  transaction{holder}: end it, and the log shrinks",
@@ -149,10 +152,4 @@ impl Passes {
             self.warned_at = LOG_BYTES_WARNED;
         }
     }
-}
-
-/// Who else reads the file now: WAL's read locks are bytes 123 to 127 of the `-shm` file.
-fn readers_of(path: &Path) -> String {
-    let found = super::lock_holders(path, 123, 127);
-    if found.is_empty() { String::new() } else { format!(": {}", found.join(", ")) }
 }

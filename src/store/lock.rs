@@ -1,92 +1,216 @@
-//! One server owns one file: `NAME.lock` beside the database, locked while it lives.
+//! One server owns one database: it locks the file itself, whatever it is called, so that a symbolic link,
+//! a hard link or a bind mount leads to the same lock.
 //!
-//! The kernel lets go of the lock with the process, so nothing has to be cleaned up after a crash.
-//! The file holds the owner's process id, for whoever is turned away.
+//! It is an open file description lock on a byte that SQLite does not use. SQLite's own locks are dropped
+//! when any other descriptor of the file is closed in this process
+//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). The lock's descriptor is therefore opened
+//! before SQLite opens the file, and never closed; the kernel releases it with the process.
+//! `NAME.lock` beside it is locked first: it holds the owner's process id and how its last runs ended, and
+//! keeps a second server away while the first one still saves a database that was removed.
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek};
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{OpenError, files};
+use super::open_files::{FileId, resolve, with_suffix};
+use super::run_record::{self, RunRecord, RunState};
+use super::{OpenError, files, rescue};
+use crate::clock;
 
-/// A server that was killed while it started a command leaves a child that holds the lock until it
+/// A server that was killed while it started a command leaves a child that holds the locks until it
 /// becomes that command: so long is waited for it, when the server itself is gone.
 const LAST_CHILD: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(2);
 
-/// Held by the one server of a database.
+/// The byte that is locked: behind those that SQLite locks, which are 512 from 0x40000000 on.
+const LOCKED_BYTE: i64 = 0x4000_0000 + 4096;
+
+/// Held by the one server of a database, until its process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
-}
-
-fn path_of(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".lock");
-    PathBuf::from(name)
+    path: PathBuf,
+    id: FileId,
+    name: File,
+    _database: ManuallyDrop<File>,
+    run: Mutex<RunRecord>,
 }
 
 impl Lock {
-    /// Takes the lock of `database`.
+    /// Locks `database`, and makes an empty file where there is none.
     ///
     /// # Errors
-    /// `OpenError::Owned`, naming the holder; or the lock file can't be written.
+    /// `Owned`, naming the holder; `Passing` where the file system is full or read-only; or what a person
+    /// has to do.
     pub fn take(database: &Path) -> Result<Self, OpenError> {
-        let path = path_of(database);
-        let mut file = files::open_or_create(&path).map_err(|e| {
-            OpenError::Other(format!(
-                "{}: can't be opened for writing ({e}): the server keeps its lock there; give it \
-                 a folder that it may write to",
-                path.display()
-            ))
-        })?;
         let deadline = Instant::now() + LAST_CHILD;
-        loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(e)) => {
-                    let path = path.display();
-                    return Err(OpenError::Other(format!("{path}: can't be locked: {e}")));
-                }
-            }
-            let holder = holder(&mut file);
-            if holder.is_some_and(is_alive) || Instant::now() > deadline {
-                let named = holder.map_or_else(
-                    || "another process".to_owned(),
-                    |pid| format!("process {pid} ({})", super::name_of_process(pid)),
-                );
-                return Err(OpenError::Owned(format!(
-                    "{}: owned by {named}: one server owns one file; stop that one first",
-                    database.display(),
-                )));
-            }
-            std::thread::sleep(AGAIN);
-        }
-        // Only for people: a lock without a readable pid still locks.
-        let _ = file.set_len(0);
-        let _ = writeln!(file, "{}", std::process::id());
-        Ok(Self { _file: file })
+        let path = resolve(database).map_err(|e| io_error(database, "cannot be found", &e))?;
+        let mut name = open_name(&path)?;
+        wait_for_name(&mut name, &path, deadline)?;
+        let (file, id) = wait_for_database(&path, deadline)?;
+        let previous = RunRecord::parse(&read_text(&mut name));
+        let run = Mutex::new(RunRecord::begin(previous.as_ref()));
+        let lock = Self { path, id, name, _database: file, run };
+        lock.record(RunState::Starting);
+        Ok(lock)
     }
 
-    /// Whether a server owns `database` now.
-    pub fn is_taken(database: &Path) -> bool {
-        File::open(path_of(database))
-            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    /// The database, by a path without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that is locked.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// The run that holds the lock.
+    pub fn run(&self) -> RunRecord {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the run begin now, after a wait that is no part of it.
+    pub fn begin_again(&self) {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).started_boot_ms = clock::boot_ms();
+        self.record(RunState::Starting);
+    }
+
+    /// Records how far this run got, for the next one.
+    pub fn record(&self, state: RunState) {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        run.state = state;
+        let text = run.to_text();
+        // Only a convenience: without a readable record the lock still locks. Written over the old text,
+        // so that no block is needed on a full disk.
+        if self.name.write_all_at(text.as_bytes(), 0).is_ok() {
+            let _ = self.name.set_len(u64::try_from(text.len()).unwrap_or(0));
+        }
     }
 }
 
-/// The process that says it holds the lock.
-fn holder(file: &mut File) -> Option<u32> {
+fn open_name(path: &Path) -> Result<File, OpenError> {
+    let name = with_suffix(path, ".lock");
+    files::open_or_create(&name).map_err(|e| {
+        io_error(
+            &name,
+            "cannot be opened for writing: the server keeps its lock there; give it a folder that it may \
+             write to",
+            &e,
+        )
+    })
+}
+
+/// Waits as long as the holder is a child that a dead server left.
+fn wait_for_name(name: &mut File, path: &Path, deadline: Instant) -> Result<(), OpenError> {
+    loop {
+        match name.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(io_error(path, "cannot be locked", &e)),
+        }
+        let holder = run_record::pid(&read_text(name)).filter(|pid| is_alive(*pid));
+        if holder.is_some() || Instant::now() > deadline {
+            return Err(owned(path, holder));
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// The same for the database itself, which may have another name for its owner.
+fn wait_for_database(
+    path: &Path,
+    deadline: Instant,
+) -> Result<(ManuallyDrop<File>, FileId), OpenError> {
+    loop {
+        let file = open_database(path)?;
+        let id = FileId::from_metadata(
+            &file.metadata().map_err(|e| io_error(path, "cannot be read", &e))?,
+        );
+        match lock_byte(&file) {
+            // Somebody may have put another file there meanwhile.
+            Ok(()) if FileId::at(path).ok() == Some(id) => return Ok((file, id)),
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::PermissionDenied) => {}
+            Err(e) => return Err(io_error(path, "cannot be locked", &e)),
+        }
+        // Nothing of SQLite has this file open in this process yet.
+        drop(ManuallyDrop::into_inner(file));
+        let holder = super::database_holders(path).into_iter().next();
+        if holder.is_some() || Instant::now() > deadline {
+            return Err(owned(path, holder));
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// The database for writing. A new one is only made where no server saved an earlier one.
+fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
+    if fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0) {
+        rescue::check_none(path)?;
+    }
+    files::open_or_create(path).map(ManuallyDrop::new).map_err(|e| {
+        io_error(
+            path,
+            "cannot be opened for writing: make the file, its -wal and -shm and their folder writable for \
+             this user",
+            &e,
+        )
+    })
+}
+
+/// Locks the byte for the open file description, which also a later `fork` shares.
+fn lock_byte(file: &File) -> io::Result<()> {
+    // SAFETY: `flock` is plain data, for which zeros are a valid value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    (lock.l_start, lock.l_len) = (LOCKED_BYTE, 1);
+    // SAFETY: the descriptor is open, and the kernel reads one `flock`, which lives until it returns.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn owned(path: &Path, holder: Option<u32>) -> OpenError {
+    let named = holder.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid} ({})", super::name_of_process(pid)),
+    );
+    OpenError::Owned(format!(
+        "{}: owned by {named}: one server owns one file; stop that one first",
+        path.display(),
+    ))
+}
+
+/// An error of the file system: one that passes when there is room, or when it is mounted writable.
+pub fn io_error(path: &Path, text: &str, error: &io::Error) -> OpenError {
+    let path = path.display();
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            OpenError::Passing(format!("{path}: the disk is full: free some space ({error})"))
+        }
+        ErrorKind::ReadOnlyFilesystem => OpenError::Passing(format!(
+            "{path}: its file system is mounted read-only: mount it writable ({error})"
+        )),
+        _ => OpenError::Other(format!("{path}: {text} ({error})")),
+    }
+}
+
+fn read_text(file: &mut File) -> String {
     let mut text = String::new();
     let _ = file.rewind();
     let _ = file.read_to_string(&mut text);
-    text.trim().parse().ok()
+    text
 }
 
 /// What waits to be reaped holds nothing.
 fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }

@@ -6,12 +6,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{OpenError, Store, batch, files, set_pragmas};
+use super::{OpenError, Store, batch, files, open_files, rescue, set_pragmas};
 use crate::clock::{self, Anchor, TrailClock};
 use crate::config::Durability;
 
@@ -37,7 +38,7 @@ const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
 /// # Errors
 /// What was found and what to do; the file is then as it was.
 pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
-    open_checked(path, durability).map_err(|e| OpenError::Other(explain(path, &e)))
+    open_checked(path, durability).map_err(|e| explain(path, &e))
 }
 
 fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
@@ -52,14 +53,24 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
         drop(files::open_or_create(path)?);
     }
     let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
     if is_new || version_of(&conn)? == 0 {
         create(&conn, path)?;
     } else {
+        // A copy that `VACUUM INTO` made is not in WAL mode.
+        use_wal(&conn)?;
         migrate(&conn, path)?;
     }
     set_pragmas(&conn, durability)?;
+    opened(path, conn)
+}
+
+/// What is known of a database once it is open: also which files these are.
+fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let (trail, anchor) = read_meta(&conn)?;
-    Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
+    let path = open_files::resolve(path)?;
+    let files = Arc::new(open_files::OpenFiles::new(&path)?);
+    Ok(Store { path, files, conn, clock: TrailClock::from_anchor(&anchor), trail })
 }
 
 /// Opens the database for a command that works beside a server, or without one: nothing is made and
@@ -69,7 +80,10 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
 /// What was found and what to do.
 pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
     let open = || {
-        anyhow::ensure!(path.exists(), "there is no trail yet: start the server once");
+        if !path.exists() {
+            rescue::check_none(&open_files::resolve(path)?)?;
+            anyhow::bail!("there is no trail yet: start the server once");
+        }
         check_whose(path)?;
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -80,10 +94,9 @@ pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
         );
         set_pragmas(&conn, Durability::Full)?;
         conn.busy_handler(Some(batch::ask_again))?;
-        let (trail, anchor) = read_meta(&conn)?;
-        Ok(Store { path: path.to_owned(), conn, clock: TrailClock::from_anchor(&anchor), trail })
+        opened(path, conn)
     };
-    open().map_err(|e| OpenError::Other(explain(path, &e)))
+    open().map_err(|e| explain(path, &e))
 }
 
 /// Looks at the file by a connection that leaves no trace.
@@ -188,8 +201,7 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     for (pragma, value) in FIXED {
         conn.pragma_update(None, pragma, value)?;
     }
-    let mode: String = conn.query_row("PRAGMA journal_mode = wal", [], |row| row.get(0))?;
-    anyhow::ensure!(mode == "wal", "can't be used in WAL mode here (it stayed {mode:?})");
+    use_wal(conn)?;
     conn.pragma_update(None, "synchronous", 2)?;
     let trail = hex::encode(clock::random::<8>()?);
     conn.execute_batch("BEGIN IMMEDIATE")?;
@@ -206,6 +218,12 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
         .context("its folder can't be synced")
 }
 
+fn use_wal(conn: &Connection) -> anyhow::Result<()> {
+    let mode: String = conn.query_row("PRAGMA journal_mode = wal", [], |row| row.get(0))?;
+    anyhow::ensure!(mode == "wal", "can't be used in WAL mode here (it stayed {mode:?})");
+    Ok(())
+}
+
 fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
     for (pragma, wanted) in FIXED {
         let found: i64 = conn.pragma_query_value(None, pragma, |row| row.get(0))?;
@@ -217,9 +235,29 @@ fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
 fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     check_fixed(conn)?;
     let version = version_of(conn)?;
-    if version < VERSION {
-        keep_copy(conn, path, version)?;
+    if version == VERSION {
+        return Ok(());
     }
+    // Before the copy: while another program holds the file, each try would make one.
+    conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
+    let copy = keep_copy(conn, path, version)?;
+    let migrated = run_steps(conn, path, version);
+    if let Err(e) = &migrated
+        && matches!(explain(path, e), OpenError::Passing(_))
+        && let Some(copy) = copy
+    {
+        if !conn.is_autocommit() {
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+        // As long as the file is as it was, the next try needs the room more.
+        if version_of(conn).is_ok_and(|now| now == version) {
+            let _ = fs::remove_file(copy);
+        }
+    }
+    migrated
+}
+
+fn run_steps(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<()> {
     for (step, from) in MIGRATIONS.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         step(conn)
@@ -233,22 +271,29 @@ fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Keeps the file as it was before the first step, where there is room twice over.
-fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".v{version}"));
-    let copy = PathBuf::from(name);
+fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
+    let copy = open_files::with_suffix(path, &format!(".v{version}"));
     let needed = fs::metadata(path)?.len() + super::log_bytes(path);
     let space = rustix::fs::statvfs(path)?;
     if space.f_bavail * space.f_frsize < needed * 2 {
         log::warn!("{}: no room to keep a copy before it is migrated", path.display());
-        return Ok(());
+        return Ok(None);
     }
-    let _ = fs::remove_file(&copy);
-    drop(files::open_or_create(&copy)?);
-    conn.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
-    fs::File::open(&copy)?.sync_all()?;
+    // Under another name until it is whole: half a copy would only take up the room.
+    let part = open_files::with_suffix(&copy, ".part");
+    let _ = fs::remove_file(&part);
+    drop(files::open_or_create(&part)?);
+    let copied = conn
+        .execute("VACUUM INTO ?1", [part.to_string_lossy()])
+        .map_err(anyhow::Error::from)
+        .and_then(|_| Ok(fs::File::open(&part)?.sync_all()?))
+        .and_then(|()| Ok(fs::rename(&part, &copy)?));
+    if let Err(e) = copied {
+        let _ = fs::remove_file(&part);
+        return Err(e.context(format!("{} could not be written", copy.display())));
+    }
     log::info!("{}: kept as it was in {}", path.display(), copy.display());
-    Ok(())
+    Ok(Some(copy))
 }
 
 fn read_meta(conn: &Connection) -> anyhow::Result<(String, Anchor)> {
@@ -278,14 +323,26 @@ pub fn write_anchor(conn: &Connection, anchor: &Anchor) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// `path: what was found: what to do`, once.
-fn explain(path: &Path, error: &anyhow::Error) -> String {
+/// Why a database cannot be served, as `path: what was found: what to do`; and whether that passes.
+pub fn explain(path: &Path, error: &anyhow::Error) -> OpenError {
     use rusqlite::ErrorCode as Code;
-    let code = error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
-        Some(rusqlite::Error::SqliteFailure(code, _)) => Some(code.code),
+    if let Some(known) = error.downcast_ref::<OpenError>() {
+        return known.clone();
+    }
+    let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
+    if let Some(passing @ OpenError::Passing(_)) = io.map(|e| super::io_error(path, "", e)) {
+        return passing;
+    }
+    let failure = error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
+        Some(rusqlite::Error::SqliteFailure(failure, _)) => Some(*failure),
         _ => None,
     });
-    let remedy = match code {
+    if let Some(failure) = failure
+        && let Some(text) = passing(path, failure)
+    {
+        return OpenError::Passing(format!("{}: {text} ({error:#})", path.display()));
+    }
+    let remedy = match failure.map(|failure| failure.code) {
         Some(Code::NotADatabase) => "is not an SQLite database: name another file in store.path",
         Some(Code::DatabaseCorrupt) => {
             "is damaged: put a copy in its place and remove its -wal and -shm, or save what can \
@@ -299,13 +356,37 @@ fn explain(path: &Path, error: &anyhow::Error) -> String {
             "can't be opened: see that it is a file, and that this user may read and write it and \
              its folder"
         }
-        Some(Code::DiskFull) => "can't be written, the disk is full: free some space",
-        Some(Code::DatabaseBusy | Code::DatabaseLocked) => {
+        _ => return OpenError::Other(format!("{}: {error:#}", path.display())),
+    };
+    OpenError::Other(format!("{}: {remedy} ({error:#})", path.display()))
+}
+
+/// What a failure is that passes without a change of the file or the configuration, and what ends it.
+fn passing(path: &Path, failure: rusqlite::ffi::Error) -> Option<String> {
+    use rusqlite::ErrorCode as Code;
+    use rusqlite::ffi;
+    const FAILED_WRITES: [i32; 3] =
+        [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE, ffi::SQLITE_IOERR_SHMSIZE];
+    match failure.code {
+        Code::DatabaseBusy | Code::DatabaseLocked => {
             let holder = super::write_lock_holder(path);
             let holder = holder.as_deref().unwrap_or("another program");
-            return format!("{}: held by {holder}: end it, or let it finish", path.display());
+            return Some(format!("held by {holder}: end it, or let it finish"));
         }
-        _ => return format!("{}: {error:#}", path.display()),
-    };
-    format!("{}: {remedy} ({error:#})", path.display())
+        Code::DiskFull => return Some("the disk is full: free some space".to_owned()),
+        Code::SystemIoFailure | Code::ReadOnly | Code::CannotOpen => {}
+        _ => return None,
+    }
+    let space = rustix::fs::statvfs(path.parent().unwrap_or(path)).ok()?;
+    if space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        Some("its file system is mounted read-only: mount it writable".to_owned())
+    } else if space.f_bavail == 0 {
+        Some("the disk is full: free some space".to_owned())
+    } else if FAILED_WRITES.contains(&failure.extended_code) {
+        Some(
+            "can't be written: see that there is room for it, also by quotas and limits".to_owned(),
+        )
+    } else {
+        None
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -28,11 +29,15 @@ pub mod list;
 mod lock;
 mod migrate;
 pub mod op;
+pub mod open_files;
 pub mod read;
 pub mod refusals;
 pub mod registry;
 pub mod replay;
+pub mod rescue;
+pub mod reserve;
 pub mod rest;
+mod run_record;
 pub mod sent;
 mod sources;
 pub mod state;
@@ -42,8 +47,9 @@ pub mod tally;
 mod tests;
 pub mod writer;
 
-pub use lock::Lock;
-pub use migrate::{open, open_beside, write_anchor};
+pub use lock::{Lock, io_error};
+pub use migrate::{explain, open, open_beside, write_anchor};
+pub use run_record::RunState;
 
 use crate::clock::TrailClock;
 use crate::config::Durability;
@@ -52,17 +58,19 @@ use crate::config::Durability;
 pub const FOREIGN_WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a database can't be served.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
     /// Another server owns it: exit 75.
     Owned(String),
+    /// It passes, with what a person can do about it: the server waits.
+    Passing(String),
     /// Anything else, with what to do about it: exit 1.
     Other(String),
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Owned(text) | Self::Other(text)) = self;
+        let (Self::Owned(text) | Self::Passing(text) | Self::Other(text)) = self;
         f.write_str(text)
     }
 }
@@ -72,7 +80,9 @@ impl std::error::Error for OpenError {}
 /// A database that was checked, brought to this version, and may be written.
 #[derive(Debug)]
 pub struct Store {
+    /// Without symbolic links.
     pub path: PathBuf,
+    pub files: Arc<open_files::OpenFiles>,
     pub conn: Connection,
     pub clock: TrailClock,
     /// The file's own random name.
@@ -82,14 +92,17 @@ pub struct Store {
 /// Connections that only read; they never hold a snapshot longer than one question takes.
 pub type Readers = r2d2::Pool<r2d2_sqlite::SqliteConnectionManager>;
 
-/// A pool of at most `size` reading connections on `path`.
+/// A pool of at most `size` reading connections on the database of `store`, and on no other that took its
+/// name.
 ///
 /// # Errors
 /// The file can't be opened.
-pub fn readers(path: &Path, size: u32) -> anyhow::Result<Readers> {
-    let manager = r2d2_sqlite::SqliteConnectionManager::file(path)
+pub fn readers(store: &Store, size: u32) -> anyhow::Result<Readers> {
+    let files = Arc::clone(&store.files);
+    let manager = r2d2_sqlite::SqliteConnectionManager::file(&store.path)
         .with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .with_init(|conn| {
+        .with_init(move |conn| {
+            check_opened(&files)?;
             conn.busy_timeout(FOREIGN_WRITER_PATIENCE)?;
             // A reader that is the last to close would checkpoint, where somebody waits for it.
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -102,6 +115,13 @@ pub fn readers(path: &Path, size: u32) -> anyhow::Result<Readers> {
         .min_idle(Some(1))
         .test_on_check_out(false)
         .build(manager)?)
+}
+
+/// Checks that a connection that was opened by path has the files of the server open.
+fn check_opened(files: &open_files::OpenFiles) -> rusqlite::Result<()> {
+    let Some(change) = files.compare() else { return Ok(()) };
+    let moved = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
+    Err(rusqlite::Error::SqliteFailure(moved, Some(change.to_string())))
 }
 
 /// Sets what a writing connection must have, and reads it back: a pragma that is misspelt or not
@@ -210,38 +230,58 @@ pub fn name_of_process(pid: u32) -> String {
         .map_or_else(|_| "gone".to_owned(), |name| name.trim().to_owned())
 }
 
-/// Who else holds the write lock of `database`.
+/// Who else holds the write lock of `database`: in WAL mode byte 120 of the `-shm` file
+/// (<https://www.sqlite.org/walformat.html>), else SQLite's bytes of the database itself.
 pub fn write_lock_holder(database: &Path) -> Option<String> {
-    lock_holders(database, 120, 120).into_iter().next()
+    let holders = lock_holders(&shm(database), (120, 120), &["WRITE"]);
+    let holders = holders.into_iter().chain(lock_holders(database, DATABASE_BYTES, &["WRITE"]));
+    holders.map(named).next()
 }
 
-/// Who else holds a lock on one of these bytes of the `-shm` file: in WAL mode 120 is the writer's,
-/// 123 to 127 are the readers' (<https://www.sqlite.org/walformat.html>).
-fn lock_holders(database: &Path, from: u64, to: u64) -> Vec<String> {
+/// Who else reads `database` now: WAL's read locks are bytes 123 to 127 of the `-shm` file.
+fn readers_of(database: &Path) -> Vec<String> {
+    lock_holders(&shm(database), (123, 127), &["READ", "WRITE"]).into_iter().map(named).collect()
+}
+
+/// Who else has `database` open with SQLite, in WAL mode.
+fn database_holders(database: &Path) -> Vec<u32> {
+    lock_holders(database, DATABASE_BYTES, &["READ", "WRITE"])
+}
+
+/// The bytes that SQLite locks in the database itself (<https://www.sqlite.org/c3ref/io_methods.html>).
+const DATABASE_BYTES: (u64, u64) = (0x4000_0000, 0x4000_0000 + 511);
+
+fn shm(database: &Path) -> PathBuf {
+    open_files::with_suffix(database, "-shm")
+}
+
+fn named(pid: u32) -> String {
+    format!("process {pid} ({})", name_of_process(pid))
+}
+
+/// Which other processes hold such a lock on one of the bytes of `file`.
+fn lock_holders(file: &Path, (from, to): (u64, u64), kinds: &[&str]) -> Vec<u32> {
     use std::os::unix::fs::MetadataExt;
-    let mut shm = database.as_os_str().to_owned();
-    shm.push("-shm");
-    let Ok(found) = std::fs::metadata(&shm) else { return Vec::new() };
+    let Ok(found) = std::fs::metadata(file) else { return Vec::new() };
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let holder = |line: &str| -> Option<u32> {
         // "1: POSIX  ADVISORY  WRITE 1234 08:01:567 120 120"
         let fields: Vec<&str> = line.split_whitespace().filter(|field| *field != "->").collect();
-        let [_, _, _, _, pid, file, first, last] = fields[..] else { return None };
+        let [_, "POSIX", _, kind, pid, file, first, last] = fields[..] else { return None };
         let first: u64 = first.parse().ok()?;
         let last: u64 = last.parse().unwrap_or(u64::MAX);
-        let ours = file.rsplit(':').next()?.parse() == Ok(found.ino());
+        let ours = file.rsplit(':').next()?.parse() == Ok(found.ino()) && kinds.contains(&kind);
         let pid: u32 = pid.parse().ok()?;
         (ours && first <= to && from <= last && pid != std::process::id()).then_some(pid)
     };
     let mut pids: Vec<u32> = locks.lines().filter_map(holder).collect();
     pids.sort_unstable();
     pids.dedup();
-    pids.iter().map(|&pid| format!("process {pid} ({})", name_of_process(pid))).collect()
+    pids
 }
 
 /// The size of the log beside `database`, in bytes.
 pub fn log_bytes(database: &Path) -> u64 {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
+    let log = open_files::with_suffix(database, "-wal");
     std::fs::metadata(log).map_or(0, |found| found.len())
 }

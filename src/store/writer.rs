@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message, Write};
 use super::checkpoint::{self, Nudge};
@@ -19,9 +19,10 @@ use super::events::{self, Inserts};
 use super::op::{self, Care, Done, Hear, Op};
 use super::state::State;
 use super::tally::{Recount, Tally};
-use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, sources, trouble};
+use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, reserve, sources, trouble};
 
 mod deliver;
+mod save;
 
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
@@ -86,6 +87,9 @@ impl Writer {
         let mut group = Vec::new();
         loop {
             self.health.beat();
+            if let Some(change) = self.store.files.change().cloned() {
+                return self.save(&change, from);
+            }
             self.claim(&mut group);
             let mut ops = group.len();
             if ops == 0 {
@@ -115,7 +119,10 @@ impl Writer {
                 self.broken(&format!("a checkpoint could not be synced ({e})"));
             }
         }
-        self.close();
+        match self.store.files.check().cloned() {
+            Some(change) => self.save(&change, from),
+            None => self.close(),
+        }
     }
 
     /// Gives the number of operations that came with it.
@@ -233,6 +240,9 @@ impl Writer {
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            reserve::release(&self.store.path);
+        }
         let path = self.store.path.display();
         let before = self.health.get();
         match trouble(error) {

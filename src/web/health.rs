@@ -33,12 +33,23 @@ pub(super) fn plain(status: u16) -> HttpResponse {
 
 /// `/healthz` and `/readyz`.
 pub(super) fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
+    respond(request, || {
+        if gate.closing.load(Ordering::Relaxed) { Some("shutting down") } else { gate.obstacle() }
+    })
+}
+
+/// The same while the server cannot start yet.
+pub(super) fn starting(request: &HttpRequest) -> Option<HttpResponse> {
+    respond(request, || Some("starting"))
+}
+
+fn respond(
+    request: &HttpRequest,
+    obstacle: impl FnOnce() -> Option<&'static str>,
+) -> Option<HttpResponse> {
     let (status, text) = match request.uri().path() {
         HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
-        READYZ if gate.closing.load(Ordering::Relaxed) => {
-            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"shutting down"}"#.to_owned())
-        }
-        READYZ => match gate.obstacle() {
+        READYZ => match obstacle() {
             None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
         },

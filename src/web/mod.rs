@@ -48,6 +48,7 @@ pub mod route;
 pub mod server;
 pub mod settings;
 pub mod shaken;
+pub mod standby;
 pub mod streak;
 pub mod verify;
 
@@ -164,10 +165,33 @@ pub enum Socket {
     Unix(UnixListener),
 }
 
+impl Socket {
+    /// Another descriptor of the same socket.
+    fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_clone().map(Self::Tcp),
+            Self::Unix(unix) => unix.try_clone().map(Self::Unix),
+        }
+    }
+}
+
 /// Bound, not yet listened on.
 pub struct Sockets {
     intake: Vec<Socket>,
     admin: Vec<Socket>,
+}
+
+impl Sockets {
+    /// Other descriptors of the same sockets.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        let clone = |sockets: &[Socket]| -> std::io::Result<Vec<Socket>> {
+            sockets.iter().map(Socket::try_clone).collect()
+        };
+        Ok(Self { intake: clone(&self.intake)?, admin: clone(&self.admin)? })
+    }
 }
 
 /// Binds what the configuration names, or takes what systemd hands over.

@@ -116,6 +116,15 @@ impl Scenario {
         self.file("config.toml", &format!("[server]\n{}{}", self.server, self.rest));
     }
 
+    /// A server on a port of its own that is yet to be started.
+    pub fn prepare(mut self) -> Server {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("its address").port();
+        self.server = self.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        self.write();
+        Server { scenario: self, child: None, port, log: Arc::default() }
+    }
+
     /// Starts the server and waits until it listens.
     pub fn start(self) -> Server {
         self.write();

@@ -79,6 +79,12 @@ fn a_stop_waits_longer_than_running_jobs_are_given() {
 }
 
 #[test]
+fn a_server_that_fails_is_started_again_without_limit() {
+    assert_eq!(value("StartLimitIntervalSec"), "0");
+    assert_eq!(value("Restart"), "on-failure");
+}
+
+#[test]
 fn a_faulty_configuration_is_not_tried_again() {
     assert_eq!(value("RestartPreventExitStatus"), "78");
     let output = Command::new(env!("CARGO_BIN_EXE_hooktrail"))

@@ -8,7 +8,7 @@ use crate::store::readers;
 #[test]
 fn a_statement_keeps_its_plan_whatever_is_bound() {
     let trail = trail();
-    let readers = readers(&trail.store.path, 1).unwrap();
+    let readers = readers(&trail.store, 1).unwrap();
     for conn in [trail.conn(), &*readers.get().unwrap()] {
         let sql = "SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2";
         let mut select = conn.prepare(sql).unwrap();

@@ -1,0 +1,217 @@
+//! Which files a server has open, told by device and inode, so that it notices when another file takes
+//! their names.
+//!
+//! A thread of its own compares them twice per second by stat(2). It never opens one: closing a descriptor of
+//! the database drops the locks that SQLite holds on it (see `lock`).
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::channel::{Health, HealthCell};
+
+/// How often the files are compared: with the writer's own `LOOK`, half of the two seconds within which
+/// nothing is accepted any more.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Symbolic links that are followed to a database that does not exist yet.
+const LINKS_MAX: usize = 40;
+
+/// The device and inode of a file: the file itself, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file that `metadata` describes.
+    pub fn from_metadata(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// The file at `path`; symbolic links are followed.
+    ///
+    /// # Errors
+    /// There is none, or its folder cannot be searched.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::from_metadata(&fs::metadata(path)?))
+    }
+}
+
+/// `path` with `suffix` at its end.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The path of the database without symbolic links, also where the file does not exist yet. SQLite names
+/// the `-wal` and `-shm` files after this path.
+///
+/// # Errors
+/// The folder does not exist, or links lead in a circle.
+pub fn resolve(database: &Path) -> io::Result<PathBuf> {
+    let mut path = database.to_owned();
+    for _ in 0..LINKS_MAX {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.canonicalize()?,
+            _ => Path::new(".").canonicalize()?,
+        };
+        let Some(name) = path.file_name() else { return path.canonicalize() };
+        let here = folder.join(name);
+        match fs::read_link(&here) {
+            Ok(target) => path = folder.join(target),
+            Err(_) => return Ok(here),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// What happened to a file that the server has open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileChange {
+    Removed(PathBuf),
+    Replaced(PathBuf),
+}
+
+impl fmt::Display for FileChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removed(path) => write!(f, "{}: was removed or moved away", path.display()),
+            Self::Replaced(path) => write!(f, "{}: was replaced by another file", path.display()),
+        }
+    }
+}
+
+/// The database, its `-wal` and its `-shm`, as they were when the server opened them.
+#[derive(Debug)]
+pub struct OpenFiles {
+    database: FileId,
+    files: Vec<(PathBuf, FileId)>,
+    change: OnceLock<FileChange>,
+}
+
+impl OpenFiles {
+    /// The files of the database at `path`, which an open connection has read. `path` has no symbolic links.
+    ///
+    /// # Errors
+    /// The database is not there.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let database = FileId::at(path)?;
+        let beside = ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix));
+        let mut files = vec![(path.to_owned(), database)];
+        files.extend(
+            beside.into_iter().filter_map(|path| FileId::at(&path).ok().map(|id| (path, id))),
+        );
+        Ok(Self { database, files, change: OnceLock::new() })
+    }
+
+    /// The database itself.
+    pub fn database(&self) -> FileId {
+        self.database
+    }
+
+    /// The first of the files that is no longer at its path. An error that says neither yes nor no, such
+    /// as a folder that must not be searched, is no change.
+    pub fn compare(&self) -> Option<FileChange> {
+        self.files.iter().find_map(|(path, id)| match FileId::at(path) {
+            Ok(found) if found == *id => None,
+            Ok(_) => Some(FileChange::Replaced(path.clone())),
+            Err(e) if is_absent(&e) => Some(FileChange::Removed(path.clone())),
+            Err(_) => None,
+        })
+    }
+
+    /// What `compare` found first; kept, as what was taken away once may come back with other content.
+    pub fn change(&self) -> Option<&FileChange> {
+        self.change.get()
+    }
+
+    /// Compares, and keeps what it finds.
+    pub fn check(&self) -> Option<&FileChange> {
+        if self.change.get().is_none()
+            && let Some(change) = self.compare()
+        {
+            let _ = self.change.set(change);
+        }
+        self.change.get()
+    }
+
+    /// Whether the file with this suffix is still the one that was opened.
+    pub(super) fn is_in_place(&self, suffix: &str) -> bool {
+        let database = &self.files[0].0;
+        let path = with_suffix(database, suffix);
+        self.files.iter().any(|(known, id)| *known == path && FileId::at(&path).ok() == Some(*id))
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Starts the thread that compares the files. When one is gone, `health` is `Broken` at once, and the writer,
+/// which looks as often, saves what it holds. The thread ends with the sender of `stop`.
+///
+/// # Errors
+/// The thread cannot be made.
+pub fn watch(
+    files: Arc<OpenFiles>,
+    health: Arc<HealthCell>,
+    stop: Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("file-watch".into()).spawn(move || {
+        while stop.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            if files.check().is_some() {
+                health.set(Health::Broken);
+                return;
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_resolved_through_links_to_a_file_that_does_not_exist_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("real.db", top.join("link.db")).unwrap();
+        std::os::unix::fs::symlink("link.db", top.join("second.db")).unwrap();
+        std::os::unix::fs::symlink("circle.db", top.join("circle.db")).unwrap();
+        for name in ["real.db", "link.db", "second.db"] {
+            assert_eq!(resolve(&top.join(name)).unwrap(), top.join("real.db"), "{name}");
+        }
+        assert!(resolve(&top.join("circle.db")).is_err());
+        assert!(resolve(&top.join("absent/t.db")).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_removed_or_replaced_is_noticed_and_a_changed_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let log = with_suffix(&path, "-wal");
+        for file in [&path, &log] {
+            fs::write(file, "x").unwrap();
+        }
+        let files = OpenFiles::new(&path).unwrap();
+        fs::write(&path, "other content").unwrap();
+        assert_eq!(files.compare(), None);
+        fs::remove_file(&log).unwrap();
+        assert_eq!(files.compare(), Some(FileChange::Removed(log)));
+        fs::write(folder.path().join("new"), "y").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!(files.check(), Some(&FileChange::Replaced(path.clone())));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(files.check(), Some(&FileChange::Replaced(path)), "the first is kept");
+    }
+}

@@ -1,0 +1,213 @@
+//! Saves a database whose file was removed or replaced while the server had it open: the open descriptors
+//! still reach it, until the process ends.
+//!
+//! The copy is made of one snapshot, page by page, beside the old path. It has another name until it is
+//! complete and synced. The next start makes no new database beside it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+
+use super::open_files::with_suffix;
+use super::{OpenError, files};
+use crate::clock;
+
+/// Between two calls of `on_step`: 4 MiB.
+const STEP_PAGES: i32 = 1024;
+
+/// What the copy needs beside its pages.
+const ROOM_SPARE_BYTES: u64 = 1 << 20;
+
+/// A step that finds the copy locked, by somebody who looks at it, is tried again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+const LOCKED_STEPS_MAX: u32 = 500;
+
+/// `NAME.rescued-`, by which the files are known.
+fn prefix(database: &Path) -> String {
+    let stem = database.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}.rescued-")
+}
+
+fn folder(database: &Path) -> &Path {
+    database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Where the copy of `database` goes: `NAME.rescued-20261128T173000Z.db`.
+pub fn target(database: &Path) -> PathBuf {
+    let seconds: String = clock::iso(clock::wall_ms()).chars().take(19).collect();
+    let compact = seconds.replace(['-', ':'], "");
+    folder(database).join(format!("{}{compact}Z.db", prefix(database)))
+}
+
+/// Files that an earlier server saved beside `database`, or began to.
+pub fn find(database: &Path) -> Vec<PathBuf> {
+    let prefix = prefix(database);
+    let Ok(entries) = fs::read_dir(folder(database)) else { return Vec::new() };
+    let names = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let is_rescued = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let part = [".db", ".part", ".wal"].iter().any(|end| name.ends_with(end));
+        name.starts_with(&prefix) && part
+    };
+    let mut found: Vec<PathBuf> = names.filter(is_rescued).collect();
+    found.sort();
+    found
+}
+
+/// Refuses to go on where a rescued file is beside a database that does not exist.
+///
+/// # Errors
+/// The files, and what to do with them.
+pub fn check_none(database: &Path) -> Result<(), OpenError> {
+    let found = find(database);
+    let Some(last) = found.last() else { return Ok(()) };
+    let complete = found.iter().rfind(|path| path.extension().is_some_and(|end| end == "db"));
+    let path = database.display();
+    let what = match complete {
+        Some(copy) => format!(
+            "{copy} is beside it: an earlier server saved its events there when the file was removed. To \
+             go on with them: mv {copy} {path}",
+            copy = copy.display()
+        ),
+        None => format!(
+            "{} is beside it: an earlier server ended before it had saved its events there",
+            last.display()
+        ),
+    };
+    let all = folder(database).join(prefix(database));
+    Err(OpenError::Other(format!(
+        "{path}: does not exist, and {what}. To begin without them: move {}* away",
+        all.display()
+    )))
+}
+
+/// How many bytes a copy needs.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
+    let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let page_bytes: i64 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    Ok(u64::try_from(pages * page_bytes).unwrap_or(0) + ROOM_SPARE_BYTES)
+}
+
+/// How many bytes are free where the copy goes. The folder is made again if it was removed too.
+///
+/// # Errors
+/// The folder cannot be made, or its file system says nothing.
+pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
+    let folder = folder(database);
+    files::create_folder(folder)?;
+    let space = rustix::fs::statvfs(folder)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Copies all that `conn` sees to `target`, and syncs it. `on_step` is called every 4 MiB.
+///
+/// # Errors
+/// A read, a write or a sync failed; nothing is left of the copy.
+pub fn copy(conn: &Connection, target: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
+    let part = with_suffix(target, ".part");
+    let copied = copy_pages(conn, &part, on_step)
+        .and_then(|()| Ok(File::open(&part)?.sync_all()?))
+        .and_then(|()| Ok(fs::rename(&part, target)?));
+    if copied.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    copied?;
+    File::open(folder(target))?.sync_all().context("its folder could not be synced")
+}
+
+fn copy_pages(conn: &Connection, part: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
+    drop(files::open_or_create(part)?);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut to = Connection::open_with_flags(part, flags)?;
+    // Half a copy is thrown away, and a whole one is synced by `copy`.
+    to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    // One snapshot: a commit of somebody else must not make the copy begin again.
+    conn.execute_batch("BEGIN")?;
+    let copied = copy_steps(conn, &mut to, on_step);
+    let _ = conn.execute_batch("COMMIT");
+    copied?;
+    to.close().map_err(|(_, e)| e)?;
+    Ok(())
+}
+
+fn copy_steps(
+    conn: &Connection,
+    to: &mut Connection,
+    on_step: &mut dyn FnMut(),
+) -> anyhow::Result<()> {
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+    let backup = Backup::new(conn, to)?;
+    let mut locked = 0;
+    loop {
+        on_step();
+        match backup.step(STEP_PAGES)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            _ => {
+                locked += 1;
+                anyhow::ensure!(locked < LOCKED_STEPS_MAX, "somebody keeps it locked");
+                std::thread::sleep(LOCKED_PAUSE);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Durability;
+    use crate::store::open;
+
+    #[test]
+    fn a_removed_database_is_saved_with_what_only_its_log_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let store = open(&path, Durability::Full).unwrap();
+        store.conn.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (7)").unwrap();
+        for suffix in ["", "-wal", "-shm"] {
+            fs::remove_file(with_suffix(&path, suffix)).unwrap();
+        }
+        let (target, mut steps) = (target(&path), 0);
+        copy(&store.conn, &target, &mut || steps += 1).unwrap();
+        assert!(steps > 0);
+        let saved = Connection::open(&target).unwrap();
+        let found = saved.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(found, Ok(7));
+        assert!(store.conn.is_autocommit());
+    }
+
+    #[test]
+    fn a_new_database_is_refused_beside_a_rescued_one_of_the_same_name_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        for name in ["other.rescued-1.db", "t.rescued-notes.txt", "t.db-wal"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(check_none(&path), Ok(()));
+        let rescued = folder.path().join("t.rescued-20261128T173000Z.db");
+        fs::write(&rescued, "").unwrap();
+        let Err(OpenError::Other(text)) = check_none(&path) else { panic!("it was not refused") };
+        let told = format!("mv {} {}", rescued.display(), path.display());
+        assert!(text.contains(&told), "{text}");
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let store = open(&path, Durability::Full).unwrap();
+        let target = target(&path);
+        // A folder in the place of the copy: it cannot be renamed.
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("x"), "").unwrap();
+        assert!(copy(&store.conn, &target, &mut || {}).is_err());
+        assert!(!with_suffix(&target, ".part").exists());
+    }
+}

@@ -1,0 +1,96 @@
+//! Answers while the server cannot start yet, on the sockets that it will listen on: 503 to senders,
+//! `/healthz` and `/readyz` to those who ask.
+//!
+//! The sockets are duplicates: when it ends, connections wait in their queue for the server itself.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::KeepAlive;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use anyhow::Context;
+use futures_core::Stream;
+
+use super::refuse::Refusal;
+use super::{Socket, Sockets, health};
+
+/// Connections at once; more wait in the queue of the socket.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// So much of a body is read and discarded, so that the response arrives.
+const DISCARDED_BYTES_MAX: usize = 8 << 20;
+
+/// Answers until it is stopped.
+pub struct Standby {
+    handle: ServerHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Standby {
+    /// # Errors
+    /// A socket cannot be duplicated, or the thread cannot be made.
+    pub fn start(sockets: &Sockets, timeout: Duration) -> anyhow::Result<Self> {
+        let all = sockets.intake.iter().chain(&sockets.admin);
+        let sockets: Vec<Socket> = all.map(Socket::try_clone).collect::<std::io::Result<_>>()?;
+        let (started, start) = mpsc::sync_channel(1);
+        let run = move || {
+            let server = HttpServer::new(move || {
+                App::new().app_data(timeout).default_service(web::to(respond))
+            })
+            .workers(1)
+            .max_connections(CONNECTIONS_MAX)
+            .client_request_timeout(timeout)
+            .keep_alive(KeepAlive::Disabled)
+            .shutdown_timeout(1)
+            .disable_signals();
+            let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
+                Socket::Tcp(tcp) => server.listen(tcp),
+                Socket::Unix(unix) => server.listen_uds(unix),
+            });
+            let server = match server {
+                Ok(server) => server,
+                Err(e) => return drop(started.send(Err(e))),
+            };
+            let ended = actix_web::rt::System::new().block_on(async move {
+                let running = server.run();
+                let _ = started.send(Ok(running.handle()));
+                running.await
+            });
+            if let Err(e) = ended {
+                log::error!("standby: {e}");
+            }
+        };
+        let thread = std::thread::Builder::new().name("standby".into()).spawn(run)?;
+        let handle = start.recv().context("the listener ended at once")??;
+        Ok(Self { handle, thread })
+    }
+
+    /// Answers the requests that are there, and gives the sockets back.
+    pub fn stop(self) {
+        drop(self.handle.stop(true));
+        let _ = self.thread.join();
+    }
+}
+
+async fn respond(request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    if let Some(response) = health::starting(&request) {
+        return response;
+    }
+    let timeout = request.app_data::<Duration>().copied().unwrap_or_default();
+    let _ = tokio::time::timeout(timeout, discard(payload)).await;
+    Refusal::Unavailable.response()
+}
+
+async fn discard(payload: web::Payload) {
+    let (mut payload, mut bytes) = (payload.into_inner(), 0);
+    while let Some(Ok(chunk)) = poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await {
+        bytes += chunk.len();
+        if bytes > DISCARDED_BYTES_MAX {
+            return;
+        }
+    }
+}
