@@ -194,7 +194,7 @@ fn delay(owner: &Owner, arrived: &mut Arrived, signals: &mut Signals) -> bool {
 fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> {
     let lock = owner.lock.get().ok_or_else(|| OpenError::Other("there is no lock".to_owned()))?;
     let path = lock.path();
-    let store = store::open(path, config.store.durability)?;
+    let store = store::open(&config.store.path, config.store.durability)?;
     if store.files.database() != lock.id() {
         let text = "was replaced while the server started: see who does that";
         return Err(OpenError::Other(format!("{}: {text}", path.display())));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, beside, failed, refused, trial};
 use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
-use crate::store::{Store, stats};
+use crate::store::{Store, rescue, stats};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
 pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
@@ -36,6 +36,9 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
         for line in lines.unwrap_or_else(|failure| vec![failure.text]) {
             writeln!(out, "warning: {line}").map_err(failed)?;
         }
+    }
+    if let Err(refusal) = rescue::check_before(&config.store.path) {
+        writeln!(out, "warning: {refusal}").map_err(failed)?;
     }
     if let Some(event) = event {
         trial::takers(&mut out, loaded, event)?;

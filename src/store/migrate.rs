@@ -68,8 +68,9 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
 /// What is known of a database once it is open: also which files these are.
 fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let (trail, anchor) = read_meta(&conn)?;
-    let path = open_files::resolve(path)?;
-    let files = Arc::new(open_files::OpenFiles::new(&path)?);
+    let configured = path;
+    let path = open_files::resolve(configured)?;
+    let files = Arc::new(open_files::OpenFiles::new(&path, configured)?);
     Ok(Store { path, files, conn, clock: TrailClock::from_anchor(&anchor), trail })
 }
 
@@ -80,8 +81,8 @@ fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
 /// What was found and what to do.
 pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
     let open = || {
+        rescue::check_before(path)?;
         if !path.exists() {
-            rescue::check_none(&open_files::resolve(path)?)?;
             anyhow::bail!("there is no trail yet: start the server once");
         }
         check_whose(path)?;

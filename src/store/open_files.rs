@@ -100,17 +100,21 @@ pub struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// The files of the database at `path`, which an open connection has read. `path` has no symbolic links.
+    /// The files of the database at `path`, which an open connection has read. `path` has no symbolic links;
+    /// `configured` may have some, of which none may lead to another file either.
     ///
     /// # Errors
     /// The database is not there.
-    pub fn new(path: &Path) -> io::Result<Self> {
+    pub fn new(path: &Path, configured: &Path) -> io::Result<Self> {
         let database = FileId::at(path)?;
         let beside = ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix));
         let mut files = vec![(path.to_owned(), database)];
         files.extend(
             beside.into_iter().filter_map(|path| FileId::at(&path).ok().map(|id| (path, id))),
         );
+        if configured != path {
+            files.push((configured.to_owned(), database));
+        }
         Ok(Self { database, files, change: OnceLock::new() })
     }
 
@@ -196,6 +200,22 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_leads_to_another_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("t.db"), folder.path().join("link.db"));
+        for name in ["t.db", "other.db"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        std::os::unix::fs::symlink("t.db", &link).unwrap();
+        let files = OpenFiles::new(&path, &link).unwrap();
+        assert_eq!(files.compare(), None);
+        fs::remove_file(&link).unwrap();
+        assert_eq!(files.compare(), Some(FileChange::Removed(link.clone())));
+        std::os::unix::fs::symlink("other.db", &link).unwrap();
+        assert_eq!(files.compare(), Some(FileChange::Replaced(link)));
+    }
+
+    #[test]
     fn a_file_that_is_removed_or_replaced_is_noticed_and_a_changed_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
@@ -203,7 +223,7 @@ mod tests {
         for file in [&path, &log] {
             fs::write(file, "x").unwrap();
         }
-        let files = OpenFiles::new(&path).unwrap();
+        let files = OpenFiles::new(&path, &path).unwrap();
         fs::write(&path, "other content").unwrap();
         assert_eq!(files.compare(), None);
         fs::remove_file(&log).unwrap();

@@ -12,7 +12,7 @@ use anyhow::Context;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
-use super::open_files::with_suffix;
+use super::open_files::{resolve, with_suffix};
 use super::{OpenError, files};
 use crate::clock;
 
@@ -83,6 +83,17 @@ pub fn check_none(database: &Path) -> Result<(), OpenError> {
         "{path}: does not exist, and {what}. To begin without them: move {}* away",
         all.display()
     )))
+}
+
+/// The same for the path of config.toml, before a server tries.
+///
+/// # Errors
+/// As `check_none`.
+pub fn check_before(configured: &Path) -> Result<(), OpenError> {
+    match resolve(configured) {
+        Ok(path) if !path.exists() => check_none(&path),
+        _ => Ok(()),
+    }
 }
 
 /// How many bytes a copy needs.

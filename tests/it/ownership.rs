@@ -155,6 +155,23 @@ fn a_removed_log_is_copied_into_the_database_that_is_still_there() {
 }
 
 #[test]
+fn a_link_to_the_database_that_leads_elsewhere_ends_the_server_and_leaves_all_in_the_database() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = folder.path().join("real.db");
+    let mut server = scenario().source("a", "").prepare();
+    symlink(&database, server.path().join("t.db")).expect("a symbolic link");
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    assert!(folder.path().join("real.db.lock").exists());
+    fs::remove_file(server.path().join("t.db")).expect("it goes");
+    assert_eq!(server.ended(), Some(1));
+    assert_eq!(count(&database), 1);
+    let names = fs::read_dir(folder.path()).expect("the folder");
+    let names = names.map(|entry| entry.expect("it").file_name().into_string().expect("a name"));
+    assert!(names.into_iter().all(|name| !name.contains("rescued")));
+}
+
+#[test]
 fn a_database_that_is_removed_during_a_stop_is_saved_too() {
     let mut server = scenario()
         .source("a", "")

@@ -137,3 +137,46 @@ fn a_run_is_recorded_beside_the_database_as_ready_and_as_stopped() {
     assert_eq!(server.stop(), Some(0));
     assert!(has(&server, "state stopped"));
 }
+
+/// A server whose database is on a file system of its own, in `mount`. `None`, and a note, where this
+/// machine lets nobody mount one.
+fn on_own_file_system(options: &str) -> Option<Server> {
+    let able =
+        Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !able.is_ok_and(|output| output.status.success()) {
+        println!("not tried: no file system can be mounted here");
+        return None;
+    }
+    let mount = format!("mount -t tmpfs -o {options} none mount && exec \"$@\"");
+    let scenario = scenario().source("a", "").under(&["unshare", "-rm", "sh", "-c", &mount, "sh"]);
+    std::fs::create_dir(scenario.path().join("mount")).expect("a folder");
+    let mut server = scenario.prepare();
+    let config = server.config();
+    *config = config.replace("\"t.db\"", "\"mount/t.db\"");
+    server.write_config();
+    Some(server)
+}
+
+#[test]
+fn a_disk_that_the_log_fills_is_written_again_by_the_room_that_was_kept() {
+    let Some(mut server) = on_own_file_system("size=900k") else { return };
+    server.start();
+    let body = vec![b'x'; 3000];
+    until("it is full", || server.post("/hooks/a", &body).status == 503);
+    until("it makes room", || server.log().contains("the server made room for itself"));
+    until("it takes some again", || server.post("/hooks/a", "x").status == 202);
+}
+
+#[test]
+fn a_file_system_that_is_mounted_read_only_is_waited_for() {
+    let Some(mut server) = on_own_file_system("ro") else { return };
+    server.spawn();
+    until_it_stands_by(&server);
+    assert!(server.log().contains("mounted read-only"), "{}", server.log());
+    let pid = server.pid().to_string();
+    let place = ["-t", &pid, "-U", "-m", "--preserve-credentials", "mount", "-o", "remount,rw"];
+    let mounted = Command::new("nsenter").args(place).arg(server.path().join("mount")).status();
+    assert!(mounted.expect("nsenter").success());
+    until("it starts", || server.log().contains("listening for webhooks"));
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}

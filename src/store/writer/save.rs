@@ -26,7 +26,7 @@ impl Writer {
         self.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
         self.write_outcomes(from);
-        let why = match self.put_log_back(change).map_or_else(|| self.rescue(from), Ok) {
+        let why = match self.put_log_back().map_or_else(|| self.rescue(from), Ok) {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
@@ -53,19 +53,19 @@ impl Writer {
         }
     }
 
-    /// Where only the log was removed, copying it into the database saves everything. Not where another
+    /// Where the database itself is still there, copying it into the database saves everything. Not where another
     /// program may have begun a log of its own.
-    fn put_log_back(&self, change: &FileChange) -> Option<String> {
+    fn put_log_back(&self) -> Option<String> {
         let files = &self.store.files;
         let is_alone = files.is_in_place("")
             && ["-wal", "-shm"].iter().all(|suffix| {
                 files.is_in_place(suffix) || !with_suffix(&self.store.path, suffix).exists()
             });
-        if !is_alone || matches!(change, FileChange::Replaced(_)) {
+        if !is_alone {
             return None;
         }
         match checkpoint::truncate(&self.store.conn) {
-            Ok(true) => Some("everything is in the database, which is still there".to_owned()),
+            Ok(true) => Some(format!("all events are in {}", self.store.path.display())),
             Ok(false) | Err(_) => None,
         }
     }
