@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use super::connection::{Connection, Phase, State, Stream};
 
@@ -19,6 +20,10 @@ pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Bounds of the time between two looks at all connections.
 const LOOK_MIN: Duration = Duration::from_millis(10);
+
+/// Minimum time without a request after which a connection is closed for another: a sender in the
+/// middle of its work would lose the request that it is about to send.
+const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
 
 /// Idle connections that one search remembers: the next ones to be closed cost no search.
 const CANDIDATES_MAX: usize = 256;
@@ -56,7 +61,7 @@ pub struct Connections {
     limits: Box<dyn Fn() -> Limits + Send + Sync>,
     places: Arc<Semaphore>,
     all: Mutex<All>,
-    /// Woken when the first connection comes.
+    /// Woken when the first connection comes, and when one has no place.
     came: Notify,
     /// New connections without a place.
     waiting: AtomicUsize,
@@ -129,6 +134,7 @@ impl Connections {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 let _waiting = Waiting(&self.waiting);
                 self.make_room(&mut self.lock());
+                self.came.notify_one();
                 let place = Arc::clone(&self.places).acquire_owned().await;
                 place.map_err(std::io::Error::other)?
             }
@@ -166,7 +172,12 @@ impl Connections {
                 None if has_searched => return,
                 None => {
                     has_searched = true;
-                    all.candidates = find_idle(&all.by_address);
+                    let now_us = self.now_us();
+                    let is_evictable = |state: State| {
+                        let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
+                        state.phase().is_idle() && !state.is_expired() && age >= EVICTABLE_AFTER
+                    };
+                    all.candidates = find(&all.by_address, is_evictable);
                 }
             }
         }
@@ -195,6 +206,7 @@ impl Connections {
         }
         if self.is_full() {
             self.make_room(&mut all);
+            next = next.min(EVICTABLE_AFTER);
         }
         Some(next.max(LOOK_MIN))
     }
@@ -203,25 +215,32 @@ impl Connections {
     pub async fn watch(self: Arc<Self>) {
         loop {
             match self.look() {
-                Some(pause) => tokio::time::sleep(pause).await,
+                Some(pause) => {
+                    if timeout(pause, self.came.notified()).await.is_ok() {
+                        tokio::time::sleep(LOOK_MIN).await;
+                    }
+                }
                 None => self.came.notified().await,
             }
         }
     }
 }
 
-/// Those idle longest, of these the longest last.
-fn find_idle(all: &HashMap<usize, Arc<Connection>>) -> Vec<(State, Arc<Connection>)> {
-    let mut idle: Vec<(State, &Arc<Connection>)> = all
+/// Those that have been in their state longest, of these the longest last.
+fn find(
+    all: &HashMap<usize, Arc<Connection>>,
+    is_wanted: impl Fn(State) -> bool,
+) -> Vec<(State, Arc<Connection>)> {
+    let mut found: Vec<(State, &Arc<Connection>)> = all
         .values()
         .map(|connection| (connection.state(), connection))
-        .filter(|(state, _)| state.phase().is_idle() && !state.is_expired())
+        .filter(|(state, _)| is_wanted(*state))
         .collect();
     let since = |(state, _): &(State, &Arc<Connection>)| state.since_us();
-    if idle.len() > CANDIDATES_MAX {
-        idle.select_nth_unstable_by_key(CANDIDATES_MAX, since);
-        idle.truncate(CANDIDATES_MAX);
+    if found.len() > CANDIDATES_MAX {
+        found.select_nth_unstable_by_key(CANDIDATES_MAX, since);
+        found.truncate(CANDIDATES_MAX);
     }
-    idle.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
-    idle.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
+    found.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
+    found.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
 }
