@@ -84,7 +84,8 @@ pub fn intake(data: &[u8]) {
     };
     let _ = verifier.check(&asked, 1_795_000_000_000);
     if let Some(preset) = verifier.handshake() {
-        let _ = preset.ask(&asked);
+        let _ = preset.ask(&asked, false);
+        let _ = preset.ask(&asked, true);
     }
     let _ = verifier.answer(body);
     let _ = inbox::own_key(source, &headers, body);

@@ -2,15 +2,22 @@
 //!
 //! Nothing is built of it, and its numbers may be of any size.
 
+/// The bytes without the byte order mark before them. RFC 8259 section 8.1 lets a reader skip it, and
+/// senders on Windows write it. One is skipped wherever a body is read, and none where it is stored.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// JSON may be nested so deep.
 pub const DEPTH_MAX: usize = 128;
 
 /// Skipping values is not recursive in `serde_json`, so nothing a sender nests can overflow the
-/// stack; but it has no limit either.
+/// stack; but it has no limit either. A byte order mark is skipped.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check(bytes: &[u8]) -> Result<(), String> {
+    let bytes = without_mark(bytes);
     // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|_| "not JSON: it is not UTF-8".to_owned())?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("not JSON: {e}"))?;

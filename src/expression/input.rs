@@ -6,6 +6,7 @@ use jaq_json::{Map, Val};
 
 use super::{Scene, form, json, multipart};
 use crate::clock;
+use crate::json::without_mark;
 
 /// How a body is read, by its content type alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +33,20 @@ pub(super) fn kind(content_type: Option<&str>) -> Kind {
     }
 }
 
-/// The body as a value.
+/// The body as a value. A byte order mark is skipped.
 pub(super) fn body(scene: &Scene<'_>) -> Val {
+    let body = without_mark(scene.body);
     let read = match kind(scene.content_type) {
-        Kind::Json | Kind::MaybeJson => match json::read(scene.body) {
+        Kind::Json | Kind::MaybeJson => match json::read(body) {
             Ok(value) => return value,
             Err(json::Wrong::TooDeep) => return Val::Null,
             Err(json::Wrong::Other(_)) => None,
         },
-        Kind::Form => form::read(scene.body),
-        Kind::Multipart => multipart::read(scene.content_type.unwrap_or_default(), scene.body),
+        Kind::Form => form::read(body),
+        Kind::Multipart => multipart::read(scene.content_type.unwrap_or_default(), body),
         Kind::Text => None,
     };
-    read.unwrap_or_else(|| match std::str::from_utf8(scene.body) {
+    read.unwrap_or_else(|| match std::str::from_utf8(body) {
         Ok(text) if !text.is_empty() => Val::from(text.to_owned()),
         _ => Val::Null,
     })

@@ -14,6 +14,9 @@ use super::{Wrong, natives};
 /// An expression's text may be so long.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 
+/// Around an expression's text there may be so much: [`super::Expression::first_in_list`].
+const AROUND_BYTES_MAX: usize = 16;
+
 /// Text of that length nests so deep that it takes 90 MiB in a debug build. It is address space:
 /// what is not touched is not there.
 pub(super) const STACK_BYTES: usize = 256 << 20;
@@ -80,7 +83,9 @@ pub(super) fn check_text(text: &str) -> Result<(), Wrong> {
 /// # Errors
 /// The first fault.
 pub(super) fn compile(text: &str) -> Result<Filter, Wrong> {
-    check_text(text)?;
+    if text.len() > TEXT_BYTES_MAX + AROUND_BYTES_MAX {
+        check_text(text)?;
+    }
     refuse_modules(text)?;
     let definitions = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
     let definitions = definitions

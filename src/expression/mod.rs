@@ -48,11 +48,26 @@ impl Expression {
     /// Where in the text, and what is wrong there.
     pub fn new(text: &str) -> Result<Self, Wrong> {
         language::check_text(text)?;
+        Self::compiled(text)
+    }
+
+    fn compiled(text: &str) -> Result<Self, Wrong> {
         let read = || language::compile(text).map(|_| simple::simple(text));
         let read = language::on_a_large_stack(read);
         let simple = read.unwrap_or_else(|why| Err(Wrong { line: 1, column: 1, text: why }))?;
         let alone = simple::Plan::new([simple.as_ref()]);
         Ok(Self(Arc::new(Inner { text: text.into(), simple, alone })))
+    }
+
+    /// `[first(…)]`: where text is asked for and none is not the same as empty text.
+    pub fn first_in_list(&self) -> Self {
+        let text = self.text();
+        // What is simple gives one output at most, and stays simple. A comment ends with its line.
+        let text = match self.simple() {
+            Some(_) => format!("[(\n{text}\n)]"),
+            None => format!("[first(\n{text}\n)]"),
+        };
+        Self::compiled(&text).unwrap_or_else(|_| self.clone())
     }
 
     pub fn text(&self) -> &str {

@@ -2,7 +2,7 @@
 //!
 //! A line ends where it is meant to end, for every reader: what is a line end outside of texts
 //! becomes a space, and U+2028 and U+2029, which Node's `readline` takes for line ends, are escaped.
-//! All else of a body is byte for byte as it came.
+//! All else of a body is byte for byte as it came, less a byte order mark before JSON.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -55,6 +55,7 @@ fn text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
 fn body(line: &mut Vec<u8>, body: &[u8]) {
     if json::check(body).is_ok() {
         line.extend_from_slice(br#","body":"#);
+        let body = json::without_mark(body);
         // No text of valid JSON holds one.
         let is_end = |byte| matches!(byte, b'\n' | b'\r');
         line.extend(body.iter().map(|&byte| if is_end(byte) { b' ' } else { byte }));
@@ -156,6 +157,8 @@ mod tests {
         check(b"{\"b\":1.50,\"a\":1e999,\"a\":[ ]}", "\"body\":{\"b\":1.50,\"a\":1e999,\"a\":[ ]}");
         check(b"0", "\"body\":0");
         check(b" null\t", "\"body\": null\t");
+        // A byte order mark could not stand there.
+        check(b"\xef\xbb\xbf{\"a\":1}", "\"body\":{\"a\":1}");
         check("\"\u{e4}\\ud800\u{2027}\"".as_bytes(), "\"body\":\"\u{e4}\\ud800\u{2027}\"");
         let deep = "[".repeat(128) + &"]".repeat(128);
         check(deep.as_bytes(), &format!("\"body\":{deep}"));
@@ -182,7 +185,7 @@ mod tests {
         check(b"[\"\xff\"]", "\"body_base64\":\"WyL/Il0=\"");
         check(b"{}{}", "\"body_base64\":\"e317fQ==\"");
         check(b"NaN", "\"body_base64\":\"TmFO\"");
-        check(b"\xef\xbb\xbf1", "\"body_base64\":\"77u/MQ==\"");
+        check(b"\xef\xbb\xbfx", "\"body_base64\":\"77u/eA==\"");
         let deeper = "[".repeat(129) + &"]".repeat(129);
         check(deeper.as_bytes(), &format!("\"body_base64\":\"{}\"", STANDARD.encode(&deeper)));
     }

@@ -38,6 +38,7 @@ fn check_json(body: &[u8]) -> Result<(), Wrong> {
 
 fn check_form(body: &[u8]) -> Result<(), Wrong> {
     let wrong = |text: &str| Err(Wrong::Form(format!("body is not a form: {text}")));
+    let body = json::without_mark(body);
     if !body.is_ascii() {
         return wrong("it has bytes beyond ASCII");
     }
@@ -79,6 +80,8 @@ mod tests {
         assert!(matches!(json(b""), Err(Wrong::Form(_))));
         assert!(matches!(json(b"{} {}"), Err(Wrong::Form(_))));
         assert_eq!(json("[\"\u{fc}\", 1e999]".as_bytes()), Ok(()));
+        assert_eq!(json(b"\xef\xbb\xbf{}"), Ok(()));
+        assert!(matches!(json(b"\xef\xbb\xbf\xef\xbb\xbf{}"), Err(Wrong::Form(_))));
     }
 
     #[test]
@@ -88,6 +91,7 @@ mod tests {
             check_accept(Accept::Form, content_type, body.as_bytes())
         };
         assert_eq!(form("a=1&b=%C3%A4"), Ok(()));
+        assert_eq!(form("\u{feff}a=1"), Ok(()));
         assert!(matches!(form("a=%4"), Err(Wrong::Form(_))));
         assert!(matches!(form("a=ä"), Err(Wrong::Form(_))));
         assert_eq!(check_accept(Accept::Form, None, b"a=1"), Err(Wrong::Type));

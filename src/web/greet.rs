@@ -3,6 +3,7 @@
 //! `accept_rate`, is recorded, and is no event.
 
 use actix_web::HttpResponse;
+use serde_json::value::RawValue;
 
 use super::intake::Taking;
 use super::received::Received;
@@ -17,7 +18,8 @@ use crate::store::handshakes::Shaken;
 pub struct Own {
     methods: Vec<String>,
     signed: bool,
-    /// Its first output as text is asked for in the way a `dedupe` is.
+    /// Its outputs in a list are asked for in the way a `dedupe` is, which alone would take empty text
+    /// for none.
     questions: Questions,
 }
 
@@ -27,39 +29,35 @@ impl Own {
         Some(Self {
             methods: own.methods.clone(),
             signed: own.signed,
-            questions: Questions::new(Some(own.respond.clone()), Vec::new()),
+            questions: Questions::new(Some(own.respond.first_in_list()), Vec::new()),
         })
+    }
+
+    fn comes_by(&self, method: &str) -> bool {
+        self.methods.iter().any(|own| own == method)
     }
 }
 
 /// How a request of this method may turn out to be a handshake.
 #[derive(Clone, Copy)]
-pub(super) enum Way<'g> {
-    None,
-    Preset(&'g Preset),
-    Own(&'g Own),
+pub(super) struct Ways<'g> {
+    own: Option<&'g Own>,
+    preset: Option<&'g Preset>,
+    /// One of them is asked where the signature holds.
+    pub has_signed: bool,
 }
 
-impl<'g> Way<'g> {
+impl<'g> Ways<'g> {
     pub fn of(gated: &'g Gated, method: &str) -> Self {
-        match (&gated.greeting, gated.verifier.handshake()) {
-            (Some(own), _) if own.methods.iter().any(|own| own == method) => Self::Own(own),
-            (None, Some(preset)) if preset.comes_by(method) => Self::Preset(preset),
-            _ => Self::None,
-        }
+        let own = gated.greeting.as_ref().filter(|own| own.comes_by(method));
+        let preset = gated.verifier.handshake().filter(|preset| preset.comes_by(method));
+        let has_signed = own.is_some_and(|own| own.signed)
+            || preset.is_some_and(|preset| preset.is_signed_by(method));
+        Self { own, preset, has_signed }
     }
 
     pub fn is_none(self) -> bool {
-        matches!(self, Self::None)
-    }
-
-    /// Whether the signature has to hold before it is asked.
-    pub fn is_signed(self) -> bool {
-        match self {
-            Self::None => false,
-            Self::Preset(preset) => preset.is_signed(),
-            Self::Own(own) => own.signed,
-        }
+        self.own.is_none() && self.preset.is_none()
     }
 }
 
@@ -69,19 +67,22 @@ pub(super) fn wrong(verifier: &Verifier, reason: String) -> Refusal {
 }
 
 impl Taking<'_> {
-    /// Answers a request that is a handshake.
+    /// Answers a request that is a handshake. `is_signed`: its signature holds.
     pub(super) async fn greet(
         &self,
-        way: Way<'_>,
+        ways: Ways<'_>,
+        is_signed: bool,
         received: &Received<'_>,
     ) -> Result<Option<HttpResponse>, Refusal> {
         let Received { gated, asked, now_ms, .. } = *received;
-        let found = match way {
-            Way::None => None,
+        let mut found = None;
+        if ways.own.is_some_and(|own| own.signed == is_signed) {
+            found = self.ask_own(received).await?.map(Ok);
+        }
+        if found.is_none() {
             // Looks at short bodies alone.
-            Way::Preset(preset) => preset.ask(&asked),
-            Way::Own(_) => self.ask_own(received).await?.map(Ok),
-        };
+            found = ways.preset.and_then(|preset| preset.ask(&asked, is_signed));
+        }
         let Some(found) = found else { return Ok(None) };
         let handshake = found.map_err(|reason| wrong(&gated.verifier, reason))?;
         rate::check(gated.rate.as_ref())?;
@@ -108,13 +109,13 @@ impl Taking<'_> {
         let Some(asking) = self.examine(received, ask).await? else { return Ok(None) };
         let (source, now_ms) = (&received.gated.source, received.now_ms);
         // What jaq says of a failure quotes the request: the log gets none of it.
-        let reason = match asking.answers().await?.dedupe {
-            Ok(None) => return Ok(None),
-            Ok(Some(text)) if text.len() <= CHALLENGE_BYTES_MAX => {
+        let reason = match asking.answers().await?.dedupe.map(|list| first(list.as_deref())) {
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Ok(Some(text))) if text.len() <= CHALLENGE_BYTES_MAX => {
                 let (detail, answer) = ("handshake.respond".to_owned(), Answer::text(text));
                 return Ok(Some(Handshake { detail, answer, wanted: None }));
             }
-            Ok(Some(_)) => "gives more than 1024 bytes",
+            Ok(_) => "gives more than 1024 bytes",
             Err(_) => "fails: `hooktrail eval` shows how",
         };
         if self.gate.handshakes.may_warn(now_ms) {
@@ -122,4 +123,16 @@ impl Taking<'_> {
         }
         Ok(None)
     }
+}
+
+/// What was cut because it is long.
+struct TooLong;
+
+/// The first of a list, as text; null and false are none.
+fn first(list: Option<&str>) -> Result<Option<String>, TooLong> {
+    let list: Vec<&RawValue> = serde_json::from_str(list.unwrap_or("[]")).map_err(|_| TooLong)?;
+    Ok(match list.first().map(|first| first.get()) {
+        None | Some("null" | "false") => None,
+        Some(text) => serde_json::from_str(text).ok().or_else(|| Some(text.to_owned())),
+    })
 }

@@ -18,7 +18,7 @@ use super::body::{Body, answered};
 use super::budget::{Claim, Claimant, Full, STALLED_AFTER, STALLED_BYTES_MIN};
 use super::connection::{Connection, HEAD_BYTES_MAX};
 use super::form::{self, Wrong};
-use super::greet::{self, Way};
+use super::greet::{self, Ways};
 use super::health::{health, plain};
 use super::lane::Lane;
 use super::received::{FullBody, Prepared, Received};
@@ -157,9 +157,9 @@ impl Taking<'_> {
         let source = &gated.source;
         let method = request.method().as_str();
         let allowed = source.methods.iter().any(|allowed| allowed == method);
-        let way = Way::of(gated, method);
+        let ways = Ways::of(gated, method);
         let not_allowed = || Refusal::Method { allow: source.methods.join(", ") };
-        if !allowed && way.is_none() {
+        if !allowed && ways.is_none() {
             return Err(not_allowed());
         }
         if !address::allowed(&source.allow_from, self.client) {
@@ -191,13 +191,11 @@ impl Taking<'_> {
         let head = Received::head(gated, asked, &self.ip, now_ms, &gate.expressions);
         let body = FullBody::new(body, head, settings, at);
         let received = body.received(head);
-        if !way.is_signed() {
-            if let Some(response) = self.greet(way, &received).await? {
-                return Ok(response);
-            }
-            if !allowed {
-                return Err(not_allowed());
-            }
+        if let Some(response) = self.greet(ways, false, &received).await? {
+            return Ok(response);
+        }
+        if !allowed && !ways.has_signed {
+            return Err(not_allowed());
         }
         let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
         let checked = self.examine(&received, check).await?;
@@ -207,13 +205,11 @@ impl Taking<'_> {
             let key = if allowed { self.repeat_key(&received, &proof).await? } else { None };
             self.check_repeat(gated, key, reason, now_ms).await?;
             repeats = key;
-        } else if way.is_signed() {
-            if let Some(response) = self.greet(way, &received).await? {
-                return Ok(response);
-            }
-            if !allowed {
-                return Err(not_allowed());
-            }
+        } else if let Some(response) = self.greet(ways, true, &received).await? {
+            return Ok(response);
+        }
+        if !allowed {
+            return Err(not_allowed());
         }
         let check_accept = |it: &Received<'_>| {
             form::check_accept(it.gated.source.accept, it.content_type(), it.asked.body)

@@ -9,6 +9,7 @@ use super::read::{Found, Places};
 use super::{Literal, Node, Value, Variable};
 use crate::expression::Scene;
 use crate::expression::input::{self, Kind};
+use crate::json::without_mark;
 
 /// Left to jaq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Plan {
     pub fn look<'a>(&'a self, scene: &'a Scene<'a>) -> Looked<'a> {
         let found = match input::kind(scene.content_type) {
             _ if self.places.is_empty() => None,
-            Kind::Json | Kind::MaybeJson => self.places.find(scene.body),
+            Kind::Json | Kind::MaybeJson => self.places.find(without_mark(scene.body)),
             Kind::Form | Kind::Multipart | Kind::Text => None,
         };
         Looked { plan: self, scene, found }

@@ -25,6 +25,23 @@ fn json_is_read_where_its_type_says_so() {
 }
 
 #[test]
+fn one_byte_order_mark_before_the_body_is_skipped() {
+    body(JSON, b"\xef\xbb\xbf{\"a\":[1]}", r#"{"a":[1]}"#);
+    body(None, b"\xef\xbb\xbf[1]", "[1]");
+    body(Some("application/x-www-form-urlencoded"), b"\xef\xbb\xbfa=1", r#"{"a":"1"}"#);
+    body(Some("text/html"), b"\xef\xbb\xbfx", r#""x""#);
+    body(Some("text/html"), b"\xef\xbb\xbf", "null");
+    body(JSON, b"\xef\xbb\xbf\xef\xbb\xbf[1]", "\"\u{feff}[1]\"");
+    let part = "\u{feff}--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n";
+    body(Some("multipart/form-data; boundary=x"), part.as_bytes(), r#"{"a":"1"}"#);
+    // In place too.
+    let scene =
+        Scene { body: b"\xef\xbb\xbf{\"a\":\"b\"}", content_type: JSON, ..Scene::default() };
+    let found = crate::expression::Expression::new(".a").unwrap().at_once(&scene);
+    assert_eq!(found, Some(Ok(b"\"b\"".to_vec())));
+}
+
+#[test]
 fn without_such_a_type_it_is_json_where_it_parses() {
     for content_type in [None, Some("text/plain; charset=utf-8"), Some("application/octet-stream")]
     {

@@ -9,9 +9,16 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::json;
+
+/// Parses a body, less the byte order mark that may stand before it.
+pub(super) fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(json::without_mark(body))
+}
+
 /// Reads the parts of a body that a scheme needs. The reason shows nothing of it.
 pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], wanted: &str) -> Result<T, String> {
-    serde_json::from_slice(body).map_err(|e| match e.classify() {
+    parse(body).map_err(|e| match e.classify() {
         serde_json::error::Category::Data => format!("body has not {wanted}"),
         _ => format!("body is not JSON: line {}, column {}", e.line(), e.column()),
     })

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{Answer, Asked, KeyPlace, Proof, Scheme};
+use super::{Answer, Asked, KeyPlace, Proof, Scheme, body};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -76,7 +76,7 @@ impl Scheme for Discord {
 
     /// A webhook event wants 204, an interaction to hear that an answer will follow.
     fn answer(&self, body: &[u8]) -> Answer {
-        match serde_json::from_slice(body) {
+        match body::parse(body) {
             Ok(Body { kind: 2.., event: None }) => Answer::json(r#"{"type":5}"#),
             _ => no_content(),
         }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::keys::{Keys, Shared};
 use super::token::parameter;
-use super::{Answer, Asked, discord, fields, sns};
+use super::{Answer, Asked, body, discord, fields, sns};
 use crate::config::{self, Encoding, Secrets, Source};
 
 /// A challenge that is longer is not answered.
@@ -42,12 +42,17 @@ struct Row {
     ask: fn(&Preset, &Asked<'_>) -> Found,
 }
 
+/// Fields of an unsigned form that asks.
+const FORM_FIELDS_MAX: usize = 16;
+
 const GET: &[&str] = &["GET"];
 const HEAD: &[&str] = &["HEAD"];
 const POST: &[&str] = &["POST"];
 
 const ROWS: &[Row] = &[
     Row { scheme: "slack", methods: POST, signed: true, ask: slack },
+    Row { scheme: "slack", methods: &["GET", "POST"], signed: false, ask: ssl_check },
+    Row { scheme: "bitbucket", methods: POST, signed: false, ask: diagnostics },
     Row { scheme: "zoom", methods: POST, signed: true, ask: zoom },
     Row { scheme: "discord", methods: POST, signed: true, ask: discord_ping },
     Row { scheme: "sns", methods: POST, signed: true, ask: subscription },
@@ -60,9 +65,9 @@ const ROWS: &[Row] = &[
     Row { scheme: "trello", methods: HEAD, signed: false, ask: there },
 ];
 
-/// A preset's handshake, ready to be answered.
+/// A preset's handshakes, ready to be answered.
 pub struct Preset {
-    row: &'static Row,
+    rows: Vec<&'static Row>,
     secrets: Vec<Vec<u8>>,
     /// Where the signature stands.
     header: String,
@@ -71,15 +76,18 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// `None` where there is none, or the source has its own or wants none.
+    /// `None` where there is none, or the source wants none. One of the source's own does not turn it off.
     pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
-        if source.handshake != config::Handshake::Preset {
+        if source.handshake == config::Handshake::Off {
             return None;
         }
-        let row = ROWS.iter().find(|row| row.scheme == source.verify.scheme)?;
+        let rows: Vec<_> = ROWS.iter().filter(|row| row.scheme == source.verify.scheme).collect();
+        if rows.is_empty() {
+            return None;
+        }
         let tokens: Vec<&[u8]> = secrets.all(&source.verify.verify_token).collect();
         Some(Self {
-            row,
+            rows,
             secrets: secrets.all(&source.verify.secret).map(<[u8]>::to_vec).collect(),
             header: source.verify.header.clone().unwrap_or_default(),
             has_token: !tokens.is_empty(),
@@ -87,20 +95,24 @@ impl Preset {
         })
     }
 
-    /// Whether it may come by this method, whatever the source's `methods` say.
+    /// Whether one may come by this method, whatever the source's `methods` say.
     pub fn comes_by(&self, method: &str) -> bool {
-        self.row.methods.contains(&method)
+        self.rows.iter().any(|row| row.methods.contains(&method))
     }
 
-    /// Whether the signature has to be checked before it is asked.
-    pub fn is_signed(&self) -> bool {
-        self.row.signed
+    /// Whether one that comes by this method is asked where the signature holds.
+    pub fn is_signed_by(&self, method: &str) -> bool {
+        self.rows.iter().any(|row| row.signed && row.methods.contains(&method))
     }
 
-    /// The handshake that this request is, if it is one.
-    pub fn ask(&self, asked: &Asked<'_>) -> Found {
-        let short = asked.body.len() <= BODY_BYTES_MAX;
-        (short && self.comes_by(asked.method)).then(|| (self.row.ask)(self, asked)).flatten()
+    /// The handshake that this request is, if it is one. `is_signed`: of those that are asked where the
+    /// signature holds, else of the others.
+    pub fn ask(&self, asked: &Asked<'_>, is_signed: bool) -> Found {
+        if asked.body.len() > BODY_BYTES_MAX {
+            return None;
+        }
+        let fits = |row: &&&Row| row.signed == is_signed && row.methods.contains(&asked.method);
+        self.rows.iter().filter(fits).find_map(|row| (row.ask)(self, asked))
     }
 }
 
@@ -110,7 +122,7 @@ fn shaken(detail: impl Into<String>, answer: Answer) -> Found {
 
 /// The challenge as it came, and nothing else.
 fn echoed(detail: &str, challenge: &str) -> Found {
-    let fits = (1..=CHALLENGE_BYTES_MAX).contains(&challenge.len());
+    let fits = challenge.len() <= CHALLENGE_BYTES_MAX;
     fits.then(|| shaken(detail, Answer::text(challenge))).flatten()
 }
 
@@ -128,8 +140,43 @@ fn slack(_: &Preset, asked: &Asked<'_>) -> Found {
         #[serde(borrow)]
         challenge: Cow<'a, str>,
     }
-    let body: Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    let body: Body<'_> = body::parse(asked.body).ok()?;
     (body.kind == "url_verification").then(|| echoed("url_verification", &body.challenge)).flatten()
+}
+
+/// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"): a form
+/// or a query whose `ssl_check` is 1, and which is no command.
+fn ssl_check(_: &Preset, asked: &Asked<'_>) -> Found {
+    let form = match asked.method {
+        "GET" => asked.query.unwrap_or_default().as_bytes(),
+        _ if fields::is_form(asked.at_most_one("content-type").ok()?) => asked.body,
+        _ => return None,
+    };
+    let mut checks = 0;
+    for (at, (name, value)) in fields::each(form).enumerate() {
+        match &*name {
+            b"command" | b"payload" => return None,
+            b"ssl_check" if *value == *b"1" => checks += 1,
+            b"ssl_check" => return None,
+            _ => {}
+        }
+        if at >= FORM_FIELDS_MAX {
+            return None;
+        }
+    }
+    (checks == 1).then(|| shaken("ssl_check", Answer::empty(200))).flatten()
+}
+
+/// Bitbucket Data Center's test of a connection (confluence.atlassian.com, "Manage webhooks").
+fn diagnostics(_: &Preset, asked: &Asked<'_>) -> Found {
+    #[derive(Deserialize)]
+    struct Body {
+        test: bool,
+    }
+    let key = asked.at_most_one("x-event-key").ok().flatten()?;
+    let asks =
+        key == b"diagnostics:ping" && body::parse(asked.body).is_ok_and(|Body { test }| test);
+    asks.then(|| shaken("diagnostics:ping", Answer::empty(200))).flatten()
 }
 
 /// `plainToken`, with its HMAC by the secret that signed the question.
@@ -146,7 +193,7 @@ fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
         #[serde(rename = "plainToken", borrow)]
         token: Cow<'a, str>,
     }
-    let body: Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    let body: Body<'_> = body::parse(asked.body).ok()?;
     let token = &*body.payload.token;
     if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
         return None;
@@ -165,7 +212,7 @@ fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
 
 /// `{"type":1}` of interactions, `{"type":0}` of events; an event of type 1 has an `event`.
 fn discord_ping(_: &Preset, asked: &Asked<'_>) -> Found {
-    let body: discord::Body = serde_json::from_slice(asked.body).ok()?;
+    let body: discord::Body = body::parse(asked.body).ok()?;
     match (body.kind, body.event) {
         (1, None) => shaken("ping of interactions", Answer::json(r#"{"type":1}"#)),
         (0, None) => shaken("ping of events", discord::no_content()),
@@ -175,7 +222,7 @@ fn discord_ping(_: &Preset, asked: &Asked<'_>) -> Found {
 
 /// Confirmed by a person who opens the URL: this server fetches nothing that it is sent.
 fn subscription(_: &Preset, asked: &Asked<'_>) -> Found {
-    let body: sns::Body<'_> = serde_json::from_slice(asked.body).ok()?;
+    let body: sns::Body<'_> = body::parse(asked.body).ok()?;
     let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
     let detail = format!("subscription to {topic}: {url}");

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::paminga;
 use crate::domain::owed::Key;
 use crate::inbox::hash_key;
+use crate::json;
 
 /// Where a sender's key of a delivery stands in its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,7 @@ impl KeyPlace {
             return Ok(None);
         }
         let bytes = || hash_key(b'b', &[body]);
-        // RFC 8259 section 8.1: a byte order mark may be there, and is not part of the JSON.
-        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let body = json::without_mark(body);
         let text = |id: &str| hash_key(b'j', &[id.as_bytes()]);
         let key = match self {
             Self::Nowhere => return Ok(None),

@@ -14,7 +14,7 @@ fn ask(verifier: &Verifier, request: &str, body: &str) -> Option<Result<Handshak
         ..Draft::default()
     };
     let lines = draft.lines();
-    verifier.handshake().unwrap().ask(&draft.asked(&lines))
+    super::ask(verifier.handshake().unwrap(), &draft.asked(&lines))
 }
 
 fn answer(verifier: &Verifier, request: &str, body: &str) -> Option<Answer> {
@@ -30,6 +30,7 @@ fn a_challenge_in_the_query_is_decoded_once_and_echoed_as_text() {
     let text = |body: &str| Some(Answer::text(body));
     let dropbox = verifier("scheme = \"dropbox\"", &["s"]);
     assert_eq!(answer(&dropbox, "GET /?challenge=a%2Bb+c%2541", ""), text("a+b c%41"));
+    assert_eq!(answer(&dropbox, "GET /?challenge=", ""), text(""));
     let graph = verifier("scheme = \"microsoft-graph\"", &["s"]);
     assert_eq!(
         answer(&graph, "POST /?validationToken=Validation%3A+%3Cb%3E", ""),
@@ -37,8 +38,6 @@ fn a_challenge_in_the_query_is_decoded_once_and_echoed_as_text() {
     );
     for (verifier, request) in [
         (&dropbox, "GET /"),
-        (&dropbox, "GET /?challenge="),
-        (&dropbox, "GET /?challenge"),
         (&dropbox, "GET /?challenge=%ff"),
         (&dropbox, "GET /?challenge=a&challenge=b"),
         (&dropbox, "POST /?challenge=a"),
@@ -138,6 +137,73 @@ fn questions_in_a_signed_body_are_told_from_events() {
     assert_eq!(answer(&slack, "POST /", &long), None);
 }
 
+/// A request with headers, unsigned.
+fn unsigned(verifier: &Verifier, request: &str, headers: &[(&str, &str)], body: &str) -> bool {
+    let (method, url) = request.split_once(' ').unwrap();
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let draft = Draft {
+        method: method.to_owned(),
+        path: "/".to_owned(),
+        query: url.split_once('?').map(|(_, query)| query.to_owned()),
+        headers: headers.collect(),
+        body: body.as_bytes().to_vec(),
+        ..Draft::default()
+    };
+    let lines = draft.lines();
+    let found = verifier.handshake().unwrap().ask(&draft.asked(&lines), false);
+    found.is_some_and(|found| found.unwrap().answer == Answer::empty(200))
+}
+
+#[test]
+fn slack_checks_a_slash_commands_certificate_unsigned() {
+    let slack = verifier("scheme = \"slack\"", &["s"]);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for (request, headers, body) in [
+        ("POST /", &form[..], "ssl_check=1&token=x"),
+        ("POST /", &form, "token=x&ssl%5Fcheck=%31"),
+        ("GET /?ssl_check=1", &[], ""),
+        ("GET /?ssl_check=1&token=x", &[], ""),
+    ] {
+        assert!(unsigned(&slack, request, headers, body), "{request} {body}");
+    }
+    let many = format!("{}ssl_check=1", "a=1&".repeat(16));
+    for (request, headers, body) in [
+        ("POST /", &[][..], "ssl_check=1"),
+        ("POST /", &[("content-type", "application/json")], "ssl_check=1"),
+        ("POST /", &form, "ssl_check=1&command=%2Fx"),
+        ("POST /", &form, "payload=&ssl_check=1"),
+        ("POST /", &form, "ssl_check=0"),
+        ("POST /", &form, "ssl_check=1&ssl_check=1"),
+        ("POST /", &form, "ssl_check=1&ssl_check=2"),
+        ("POST /", &form, &many),
+        ("POST /?ssl_check=1", &form, ""),
+        ("GET /?ssl_check=1&command=x", &[], ""),
+        ("GET /", &form, "ssl_check=1"),
+        ("HEAD /?ssl_check=1", &[], ""),
+    ] {
+        assert!(!unsigned(&slack, request, headers, body), "{request} {body}");
+    }
+}
+
+#[test]
+fn bitbucket_data_center_tests_a_connection_unsigned() {
+    let bitbucket = verifier("scheme = \"bitbucket\"", &["s"]);
+    let ping = [("x-event-key", "diagnostics:ping")];
+    assert!(unsigned(&bitbucket, "POST /", &ping, r#"{"test":true}"#));
+    assert!(unsigned(&bitbucket, "POST /", &ping, "\u{feff}{\"test\": true}"));
+    for (request, headers, body) in [
+        ("POST /", &ping[..], r#"{"test":false}"#),
+        ("POST /", &ping, r#"{"test":"true"}"#),
+        ("POST /", &ping, ""),
+        ("POST /", &[], r#"{"test":true}"#),
+        ("POST /", &[("x-event-key", "repo:push")], r#"{"test":true}"#),
+        ("POST /", &[ping[0], ping[0]], r#"{"test":true}"#),
+        ("GET /", &ping, r#"{"test":true}"#),
+    ] {
+        assert!(!unsigned(&bitbucket, request, headers, body), "{request} {body}");
+    }
+}
+
 #[test]
 fn zoom_is_answered_with_the_secret_that_it_signed_by() {
     let body =
@@ -152,7 +218,7 @@ fn zoom_is_answered_with_the_secret_that_it_signed_by() {
         };
         verifier("scheme = \"zoom\"", &[secret]).sign(&mut draft, 0).unwrap();
         let lines = draft.lines();
-        let found = both.handshake().unwrap().ask(&draft.asked(&lines)).unwrap().unwrap();
+        let found = super::ask(both.handshake().unwrap(), &draft.asked(&lines)).unwrap().unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
         let encrypted = hex::encode(ring::hmac::sign(&key, b"q\"t"));
         let json: serde_json::Value = serde_json::from_str(&found.answer.body).unwrap();

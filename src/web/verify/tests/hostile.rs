@@ -114,7 +114,8 @@ proptest! {
                 };
                 assert!(verifier.check(&asked, now_ms).is_err(), "{name}");
                 if let Some(handshake) = verifier.handshake() {
-                    let _ = handshake.ask(&asked);
+                    let _ = handshake.ask(&asked, false);
+                    let _ = handshake.ask(&asked, true);
                 }
                 let _ = verifier.answer(&body);
             }

@@ -39,6 +39,11 @@ fn without_secrets(verify: &str) -> Verifier {
     Verifier::new(&config::load(&file).unwrap().config.sources[0], &Secrets::default())
 }
 
+/// Asks whether a request is a handshake, whatever its signature.
+fn ask(preset: &super::Preset, asked: &Asked<'_>) -> Option<Result<super::Handshake, String>> {
+    preset.ask(asked, false).or_else(|| preset.ask(asked, true))
+}
+
 #[test]
 fn each_scheme_of_the_configuration_has_its_line() {
     let facts: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::super::{Asked, Draft, Verifier};
-use super::verifier;
+use super::{ask, verifier};
 
 /// A request of a file of vectors.
 pub(super) struct Vector {
@@ -106,7 +106,7 @@ fn a_handshake_is_known_and_answered_and_an_event_is_none() {
         let verifier = vector.verifier();
         let lines = vector.draft.lines();
         let asked = vector.draft.asked(&lines);
-        let found = verifier.handshake().and_then(|it| it.ask(&asked));
+        let found = verifier.handshake().and_then(|it| ask(it, &asked));
         assert_eq!(found.is_some(), vector.handshake, "{}", vector.scheme);
         let answer = match found {
             Some(found) => found.unwrap().answer,
@@ -158,7 +158,7 @@ fn sns_is_believed_in_both_versions_and_only_for_what_is_signed() {
         assert_eq!(found, Err("timestamp is 3601 s ahead: at most 3600 s".to_owned()));
         let lines = vector.draft.lines();
         let asked = vector.draft.asked(&lines);
-        let found = verifier.handshake().and_then(|it| it.ask(&asked)).map(Result::unwrap);
+        let found = verifier.handshake().and_then(|it| ask(it, &asked)).map(Result::unwrap);
         assert_eq!(found.is_some(), vector.handshake);
         if let Some(found) = found {
             assert!(found.wanted.is_some() && found.detail.contains("https://sns."));
