@@ -57,8 +57,8 @@ impl Dispatcher {
             let is_left = desk.is_left();
             let (to_count, promote) = (desk.dispatch.begin_count(), desk.promote());
             drop(desk);
-            for claimed in &put_back {
-                self.put_back(claimed);
+            for (claimed, why) in &put_back {
+                self.put_back(claimed, why);
             }
             if is_left {
                 return;
@@ -130,8 +130,7 @@ impl Dispatcher {
     }
 
     /// A claimed job that can't be started waits again.
-    fn put_back(&self, claimed: &Claimed) {
-        let why = "its handler was changed, or taken out of the configuration";
+    fn put_back(&self, claimed: &Claimed, why: &str) {
         let ended = Ended::new(Outcome::Interrupted, why);
         let next = Next::Again { wait: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();

@@ -463,6 +463,13 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_gets_the_priority_of_each_line() {
+        let layout = Layout { is_journal: true, has_colour: false, has_time: false };
+        assert_eq!(layout.line(Level::Error, "a\nb"), b"<3>a\n<3>b\n");
+        assert_eq!(layout.line(Level::Info, "a"), b"<6>a\n");
+    }
+
+    #[test]
     fn a_malformed_request_is_no_error() {
         let record = |target| {
             let args = format_args!("stream error: request parse error: invalid method");

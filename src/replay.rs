@@ -320,7 +320,9 @@ impl Chosen<'_> {
                 Err(Busy) if began.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                Err(Busy) => anyhow::bail!("no process was free for the expressions: try again"),
+                Err(Busy) => {
+                    anyhow::bail!("{}: try again", self.maker.expressions.busy_reason())
+                }
             }
         }
     }

@@ -154,7 +154,7 @@ fn taken(maker: &Maker, event: &Event, handler: &Handler) -> Result<Taken, Failu
             let scene = Scene { event: None, ..*scene };
             maker.expressions.ask_and_wait(0, questions, &scene)
         })
-        .map_err(|_| refused("no process was free for the expressions: try again"))?;
+        .map_err(|_| refused(format!("{}: try again", maker.expressions.busy_reason())))?;
     answers.takers.into_iter().next().ok_or_else(|| refused("the expressions gave no answer"))
 }
 
@@ -184,7 +184,7 @@ fn described(
         _ if is_empty => None,
         None => item.as_ref().map(|item| Ok(item.to_vec())),
         Some(transform) => Some(maker.with_scene(event, item.as_ref(), |scene| {
-            let busy = |_| Err("no process was free for it".to_owned());
+            let busy = |_| Err(maker.expressions.busy_reason());
             maker.expressions.transform(0, transform, scene).unwrap_or_else(busy)
         })),
     };

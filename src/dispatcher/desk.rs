@@ -31,8 +31,8 @@ pub(super) struct Todo {
     pub configure: Option<Handlers>,
     /// Others may have changed the file.
     pub look: bool,
-    /// Claimed jobs that can't be started.
-    pub put_back: Vec<Claimed>,
+    /// Claimed jobs that can't be started, and why.
+    pub put_back: Vec<(Claimed, &'static str)>,
 }
 
 impl Todo {
@@ -107,23 +107,26 @@ impl Desk {
     fn start(&mut self, mut claimed: Vec<Claimed>) {
         let Some(id) = claimed.first().map(|one| one.handler) else { return };
         // Changed or removed by a reload between the claim and here?
-        let (Some(handler), Some(to)) = (self.handlers.get(&id), &self.to) else {
-            return self.put_back(claimed);
+        let Some(to) = &self.to else { return self.put_back(claimed, "the server was stopped") };
+        let Some(handler) = self.handlers.get(&id) else {
+            return self.put_back(claimed, "its handler was taken out of the configuration");
         };
         if handler.settings.mode != Mode::Batch {
-            self.todo.put_back.extend(claimed.drain(1..));
+            let others =
+                claimed.drain(1..).map(|one| (one, "its handler takes no batches any more"));
+            self.todo.put_back.extend(others);
         }
         if let Err(e) = to.try_send(Start { claimed, handler: handler.clone() }) {
             log::error!("no worker was free for a claimed job, which is put back");
-            self.put_back(e.into_inner().claimed);
+            self.put_back(e.into_inner().claimed, "no thread was free for it");
         }
     }
 
-    fn put_back(&mut self, claimed: Vec<Claimed>) {
+    fn put_back(&mut self, claimed: Vec<Claimed>, why: &'static str) {
         if let Some(first) = claimed.first() {
             self.dispatch.finished(first.handler);
         }
-        self.todo.put_back.extend(claimed);
+        self.todo.put_back.extend(claimed.into_iter().map(|one| (one, why)));
     }
 
     pub fn rests(&mut self, handler: HandlerId, until_ms: Option<i64>) {

@@ -37,8 +37,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(&[processor_ms, one_by_one]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
         return ExitCode::from(2);
     };
-    if become_servant().is_err() {
-        return ExitCode::FAILURE;
+    if let Err(e) = become_servant() {
+        return failed(&e);
     }
     // What jaq has to say when it panics goes into the answer.
     std::panic::set_hook(Box::new(|_| {}));
@@ -49,8 +49,15 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     });
     match done.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+        Ok(Ok(Err(e))) | Err(e) => failed(&e),
+        Ok(Err(_)) => ExitCode::FAILURE,
     }
+}
+
+/// Says why to the server, which reads the stderr of a process that ended.
+fn failed(error: &io::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{error}");
+    ExitCode::FAILURE
 }
 
 /// Until the end of its input.

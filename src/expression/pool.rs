@@ -19,7 +19,7 @@ use crate::process::Program;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-const BUSY: &str = "no process was free for it in time";
+const BUSY: &str = "no process was free for its expressions in time";
 
 /// So many outputs are shown.
 const OUTPUTS_MAX: u32 = 10_000;
@@ -128,7 +128,12 @@ impl Pool {
         scene: &Scene<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
         let outputs = self.0.outputs(party, Lane::Intake, expression, scene, OUTPUTS_MAX);
-        outputs.unwrap_or_else(|Busy| Err(BUSY.to_owned()))
+        outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
+    }
+
+    /// Why nobody answered, as far as it is known.
+    pub fn busy_reason(&self) -> String {
+        self.0.queue.trouble().unwrap_or_else(|| BUSY.to_owned())
     }
 }
 

@@ -110,6 +110,8 @@ pub(super) struct Queue {
     bells: [Condvar; 2],
     /// Processes of a lane.
     pub processes: usize,
+    /// Why the last process could not be started; `None` since one could.
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -128,7 +130,16 @@ struct Waiting {
 
 impl Queue {
     pub fn new(processes: usize) -> Self {
-        Self { lanes: Default::default(), bells: Default::default(), processes }
+        let (lanes, bells, trouble) = Default::default();
+        Self { lanes, bells, processes, trouble }
+    }
+
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     fn lane(&self, lane: Lane) -> MutexGuard<'_, Waiting> {

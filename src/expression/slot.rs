@@ -115,7 +115,9 @@ impl Slot {
             let mut ears = match child.take().map_or_else(|| self.start(one_by_one), Ok) {
                 Ok(ears) => ears,
                 Err(e) => {
-                    log::warn!("expressions: no process to evaluate them: {}", e.reason);
+                    let trouble = format!("no process to evaluate them: {}", e.reason);
+                    log::warn!("expressions: {trouble}");
+                    self.queue.set_trouble(Some(trouble));
                     if e.is_passing {
                         // They wait as long as they may.
                         self.queue.give_back(self.lane, jobs.into_iter());
@@ -140,7 +142,9 @@ impl Slot {
     fn start(&self, one_by_one: u32) -> Result<Ears, StartError> {
         let mut program = self.program.clone();
         program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
-        Servant::start(&program).map(Ears::new)
+        let servant = Servant::start(&program)?;
+        self.queue.set_trouble(None);
+        Ok(Ears::new(servant))
     }
 
     /// How long a process may still take for it.
@@ -264,7 +268,10 @@ impl Slot {
         if at_hand.is_none() {
             job.lost += 1;
             if job.lost > LOST_MAX {
-                log::warn!("expressions: processes end before they begin: {:?}", end.gone);
+                let End { gone, said } = end;
+                let trouble = format!("processes end before they begin: {gone:?}: {}", said.trim());
+                log::warn!("expressions: {trouble}");
+                self.queue.set_trouble(Some(trouble));
                 return false;
             }
             jobs.push_front(job);

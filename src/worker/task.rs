@@ -98,7 +98,7 @@ impl Maker {
             .with_scene(event, item, |scene| self.expressions.transform(party, transform, scene));
         match made {
             Ok(made) => made.map(Arc::from).map_err(|reason| failed("transform", &reason)),
-            Err(_) => Err(busy()),
+            Err(_) => Err(self.busy()),
         }
     }
 
@@ -121,7 +121,7 @@ impl Maker {
                     let scene = Scene { event: None, ..*scene };
                     self.expressions.ask_and_wait(party, questions, &scene)
                 });
-                judge.judged(asked.map_err(|_| busy())?)
+                judge.judged(asked.map_err(|_| self.busy())?)
             }
         };
         match judged.owed {
@@ -134,6 +134,11 @@ impl Maker {
                 other => Ok(other.map(|(_, owed)| owed)),
             },
         }
+    }
+
+    /// Nothing was found out about the job: it waits, and is asked again.
+    fn busy(&self) -> Ended {
+        handler::not_now(&self.expressions.busy_reason())
     }
 
     /// An event, or an item of it, as expressions see it.
@@ -173,11 +178,6 @@ fn unread(error: &anyhow::Error) -> Ended {
         true => handler::not_now(&reason),
         false => Ended::new(Outcome::Failed, format!("not started: {reason}")),
     }
-}
-
-/// Nothing was found out about the job: it waits, and is asked again.
-fn busy() -> Ended {
-    handler::not_now("no process could evaluate its expressions in time")
 }
 
 /// An expression that fails once fails always: a person has to mend it.

@@ -286,3 +286,14 @@ fn limits_that_an_expression_hits_are_named_apart() {
         assert_eq!(transformed, Ok(Err(reason.to_owned())), "{text}");
     }
 }
+
+#[test]
+fn what_keeps_processes_from_evaluating_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = Pool::with_program(Path::new("/no/such/file"), folder.path(), "none");
+    let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
+    assert_eq!(reason, "no process to evaluate them: /no/such/file: there is no such file");
+    let pool = Pool::with_program(Path::new("/bin/false"), folder.path(), "none");
+    let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
+    assert!(reason.starts_with("processes end before they begin: Code(1)"), "{reason}");
+}
