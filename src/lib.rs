@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod dispatcher;
 pub mod domain;
+pub mod escape;
 pub mod expression;
 pub mod handler;
 pub mod inbox;

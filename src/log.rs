@@ -19,8 +19,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use crate::clock;
 use crate::redact::Redactor;
+use crate::{clock, escape};
 
 /// The logger is the process's, and so is what it must not show.
 static REDACTOR: ArcSwapOption<Redactor> = ArcSwapOption::const_empty();
@@ -147,6 +147,7 @@ impl Layout {
                 let (on, off) = if self.has_colour { (colour(level), "\x1b[0m") } else { ("", "") };
                 line.extend_from_slice(format!("{at} {on}{level:5}{off} ").as_bytes());
             }
+            let part = escape::escape_but(part, |c| c == '\t');
             line.extend_from_slice(part.as_bytes());
             line.push(b'\n');
         }

@@ -6,7 +6,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::Args;
 
 use super::select::SelectArgs;
-use super::{Failure, failed, refused};
+use super::{Failure, failed, output, refused};
 use crate::clock;
 use crate::domain::{JobId, JobState};
 use crate::store::acts::{self, Act, Change};
@@ -93,7 +93,7 @@ fn apply(
     let changed =
         acts::change(store, &ids, change, &act(&named(verb, &ids), reason)).map_err(failed)?;
     let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past(verb));
-    writeln!(std::io::stdout(), "{done} {changed} {jobs}").map_err(failed)
+    writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(failed)
 }
 
 /// What is written down: `retry`, or `retry 7` for one.
@@ -176,7 +176,7 @@ pub fn asked(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(true);
     }
-    write!(std::io::stderr(), "{question} [y/N] ").map_err(failed)?;
+    write!(output::stderr(), "{question} [y/N] ").map_err(failed)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -196,7 +196,7 @@ pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
         (false, true) => format!("{name} runs again"),
         (false, false) => format!("{name} was not paused"),
     };
-    writeln!(std::io::stdout(), "{text}").map_err(failed)
+    writeln!(output::stdout(), "{text}").map_err(failed)
 }
 
 /// Who did it, as far as that is known.

@@ -83,7 +83,7 @@ pub struct ShowArgs {
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), Failure> {
     let what = if args.refused { Tail::Refused } else { Tail::Outcomes };
     let conn = &store.conn;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     let mut version = list::data_version(conn).map_err(failed)?;
     let mut rows = list::after(conn, what, 0, 20).map_err(failed)?;
     let mut last = 0;
@@ -134,7 +134,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), Failure> {
     } else {
         list::jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(output::stdout());
     output::print(&mut out, &rows.map_err(failed)?, args.json).map_err(failed)?;
     out.flush().map_err(failed)
 }
@@ -145,7 +145,7 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), Failure> {
         return Err(refused(format!("event {}: there is no such event", args.event)));
     }
     let event = read::event(&store.conn, EventId(args.event)).map_err(failed)?;
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(output::stdout());
     if args.body {
         out.write_all(&event.body).map_err(failed)?;
         return out.flush().map_err(failed);
@@ -153,7 +153,7 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), Failure> {
     let (jobs, attempts) = list::of_event(&store.conn, event.id).map_err(failed)?;
     let items = list::items_of_event(&store.conn, event.id).map_err(failed)?;
     let shown = if args.json {
-        writeln!(out, "{}", as_json(&event, &jobs, &attempts))
+        writeln!(out, "{}", output::json_line(&as_json(&event, &jobs, &attempts)))
     } else {
         print_event(&mut out, &event, (&jobs, &items, &attempts))
     };
@@ -270,7 +270,7 @@ pub fn stats(store: &Store, loaded: &Loaded, json: bool) -> Result<(), Failure> 
             if loaded.config.handlers.iter().any(|handler| handler.name == *name));
         row.push(Value::Integer(i64::from(known)));
     }
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(output::stdout());
     output::print(&mut out, &handlers, json).map_err(failed)?;
     if !json {
         writeln!(out).map_err(failed)?;

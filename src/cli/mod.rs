@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             // A reader that has seen enough, such as `head`, is no failure.
             if !failure.text.is_empty() && !log::write_failure(&failure.text) {
-                let _ = writeln!(std::io::stderr(), "{}", failure.text);
+                let _ = writeln!(output::stderr(), "{}", failure.text);
             }
             ExitCode::from(failure.code)
         }

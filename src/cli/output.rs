@@ -1,14 +1,15 @@
 //! Rows for people (columns in line, local times, colour on a terminal) and for programs (one JSON
 //! object a line, named as the views' columns).
 
-use std::io::{IsTerminal, Write};
+use std::borrow::Cow;
+use std::io::{IsTerminal, StderrLock, StdoutLock, Write};
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
 use serde_json::{Map, Value as Json};
 
-use crate::clock;
 use crate::store::list::Rows;
+use crate::{clock, escape};
 
 /// Prints rows in the form asked for.
 pub fn print(out: &mut impl Write, rows: &Rows, json: bool) -> std::io::Result<()> {
@@ -17,7 +18,7 @@ pub fn print(out: &mut impl Write, rows: &Rows, json: bool) -> std::io::Result<(
 
 fn print_json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
     for row in &rows.rows {
-        writeln!(out, "{}", Json::Object(object(&rows.columns, row)))?;
+        writeln!(out, "{}", json_line(&Json::Object(object(&rows.columns, row))))?;
     }
     Ok(())
 }
@@ -99,9 +100,92 @@ fn local(text: &str) -> Option<String> {
     Some(clock::local(text.parse::<Timestamp>().ok()?.as_millisecond()))
 }
 
-/// Text from outside, without anything that moves a cursor.
+/// Text from outside on one line, with escapes for what moves a cursor or cannot be seen.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    escape::escape(text).into_owned()
+}
+
+/// A value on one line, with JSON's own escapes for what a terminal would act on.
+pub fn json_line(value: &Json) -> String {
+    escape::escape_json(&value.to_string()).into_owned()
+}
+
+/// Standard output as every command writes it.
+pub fn stdout() -> Screen<StdoutLock<'static>> {
+    let out = std::io::stdout();
+    Screen::new(out.is_terminal(), out.lock())
+}
+
+/// Standard error as every command writes it.
+pub fn stderr() -> Screen<StderrLock<'static>> {
+    let out = std::io::stderr();
+    Screen::new(out.is_terminal(), out.lock())
+}
+
+/// Writes what a command prints. A terminal gets escapes for whatever it would act on, hide or turn but
+/// line ends, tabs and our own colours; a file or a pipe gets the bytes as they are.
+pub struct Screen<W: Write> {
+    is_terminal: bool,
+    out: W,
+    /// The beginning of a character whose end is still to come.
+    begun: Vec<u8>,
+}
+
+impl<W: Write> Screen<W> {
+    fn new(is_terminal: bool, out: W) -> Self {
+        Self { is_terminal, out, begun: Vec::new() }
+    }
+
+    fn put(&mut self, text: &str) -> std::io::Result<()> {
+        let mut rest = text;
+        while let Some((before, from)) = rest.find(ESCAPE).map(|at| rest.split_at(at)) {
+            self.out.write_all(escaped(before).as_bytes())?;
+            let colour = COLOURS.into_iter().find(|colour| from.starts_with(colour));
+            let (shown, after) = from.split_at(colour.map_or(1, str::len));
+            let shown = if colour.is_some() { Cow::Borrowed(shown) } else { escaped(shown) };
+            self.out.write_all(shown.as_bytes())?;
+            rest = after;
+        }
+        self.out.write_all(escaped(rest).as_bytes())
+    }
+}
+
+const ESCAPE: char = '\x1b';
+const COLOURS: [&str; 4] = ["\x1b[0m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
+
+fn escaped(text: &str) -> Cow<'_, str> {
+    escape::escape_but(text, |c| matches!(c, '\n' | '\t'))
+}
+
+impl<W: Write> Write for Screen<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if !self.is_terminal {
+            return self.out.write(bytes);
+        }
+        let mut all = std::mem::take(&mut self.begun);
+        all.extend_from_slice(bytes);
+        let begun = all.utf8_chunks().last().map_or(0, |last| last.invalid().len());
+        // At most three bytes may begin a character; what is invalid here stays so.
+        let is_begun = std::str::from_utf8(&all[all.len() - begun..])
+            .is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none());
+        if is_begun {
+            self.begun = all.split_off(all.len() - begun);
+        }
+        self.put(&String::from_utf8_lossy(&all))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let begun = std::mem::take(&mut self.begun);
+        self.put(&String::from_utf8_lossy(&begun))?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Drop for Screen<W> {
+    fn drop(&mut self) {
+        let _ = self.flush();
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +216,31 @@ mod tests {
     fn what_came_from_outside_can_not_move_the_cursor() {
         let mut out = Vec::new();
         print(&mut out, &rows(), false).unwrap();
-        assert!(!out.contains(&0x1b));
+        assert!(String::from_utf8(out).unwrap().contains("exit 1: \\u{1b}[2J"));
+    }
+
+    fn on_screen(is_terminal: bool, pieces: &[&[u8]]) -> Vec<u8> {
+        let mut screen = Screen::new(is_terminal, Vec::new());
+        pieces.iter().for_each(|piece| screen.write_all(piece).unwrap());
+        screen.flush().unwrap();
+        std::mem::take(&mut screen.out)
+    }
+
+    #[test]
+    fn a_terminal_gets_escapes_and_a_pipe_the_bytes() {
+        let sent = "\x1b[31mdead\x1b[0m \x1b[8m\u{202e}gnp.exe\u{200b}\u{9b}2J\ta\r\n".as_bytes();
+        let seen = b"\x1b[31mdead\x1b[0m \\u{1b}[8m\\u{202e}gnp.exe\\u{200b}\\u{9b}2J\ta\\r\n";
+        assert_eq!(on_screen(true, &[sent]), seen);
+        assert_eq!(on_screen(false, &[sent, b"\xff"]), [sent, b"\xff"].concat());
+        // However it is cut.
+        let bytes: Vec<&[u8]> = "\u{202e}\u{fc}".as_bytes().chunks(1).collect();
+        assert_eq!(on_screen(true, &bytes), "\\u{202e}\u{fc}".as_bytes());
+        assert_eq!(on_screen(true, &[b"a\xffb\xe2\x80"]), "a\u{fffd}b\u{fffd}".as_bytes());
+    }
+
+    #[test]
+    fn json_has_escapes_of_its_own_for_what_cannot_be_seen() {
+        let value = serde_json::json!({"path": "/\u{202e}\u{9b}"});
+        assert_eq!(json_line(&value), r#"{"path":"/\u202e\u009b"}"#);
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::change::{act, asked, check_origin};
 use super::select::SelectArgs;
-use super::{Failure, beside, failed, refused, trial};
+use super::{Failure, beside, failed, output, refused, trial};
 use crate::config::Loaded;
 use crate::domain::owed::Owed;
 use crate::replay::{self, Asked, Chosen, Progress};
@@ -79,7 +79,7 @@ pub fn replay(loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failure> {
     let made = made.map_err(failed)?;
     let replayed = counted(chosen.events() - made.gone.len(), "event");
     let jobs = counted(usize::try_from(made.jobs).unwrap_or(0), "job");
-    writeln!(std::io::stdout(), "replayed {replayed}: {jobs}").map_err(failed)?;
+    writeln!(output::stdout(), "replayed {replayed}: {jobs}").map_err(failed)?;
     if made.gone.is_empty() { Ok(()) } else { Err(refused(bodiless(&made.gone))) }
 }
 
@@ -129,8 +129,7 @@ fn check_taken(args: &ReplayArgs, chosen: &Chosen<'_>) -> Result<(), Failure> {
     }
     if !untaken.is_empty() {
         let left_out = counted(untaken.len(), "event");
-        writeln!(std::io::stderr(), "left out: {left_out} that no handler takes")
-            .map_err(failed)?;
+        writeln!(output::stderr(), "left out: {left_out} that no handler takes").map_err(failed)?;
     }
     Ok(())
 }
@@ -147,7 +146,7 @@ fn bodiless(events: &[i64]) -> String {
 
 /// What would be done, an event a line.
 fn tell(store: &Store, chosen: &Chosen<'_>, json: bool) -> Result<(), Failure> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(output::stdout());
     let (mut events, mut jobs) = (0, 0);
     let mut gone = Vec::new();
     chosen
@@ -168,7 +167,7 @@ fn tell(store: &Store, chosen: &Chosen<'_>, json: bool) -> Result<(), Failure> {
                     };
                     let line = json!({"event": due.event, "source": source,
                         "handler": chosen.name(*handler), "jobs": owed.jobs(), "reason": reason});
-                    writeln!(out, "{line}")?;
+                    writeln!(out, "{}", output::json_line(&line))?;
                 }
             } else if said.is_empty() {
                 writeln!(out, "event {} of {source}: not wanted by when", due.event)?;

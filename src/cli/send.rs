@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use clap::Args;
 
 use super::post::{self, Answer};
-use super::{Failure, beside, failed, refused, sample};
+use super::{Failure, beside, failed, output, refused, sample};
 use crate::config::{self, Accept, Loaded, Source};
 use crate::redact::Redactor;
 use crate::store::sent::{self, Mark};
@@ -53,7 +53,7 @@ pub fn send(loaded: &Loaded, args: &SendArgs) -> Result<(), Failure> {
     verifier.sign(&mut draft, clock::wall_ms()).map_err(|why| {
         refused(format!("source {}: {}: {why}", source.name, source.verify.scheme))
     })?;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     print_request(&mut out, &draft, &verifier).map_err(failed)?;
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
@@ -182,7 +182,5 @@ fn print_event(
 
 /// On one line, whatever it is.
 fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.trim_end().chars().map(one).collect()
+    output::plain(String::from_utf8_lossy(bytes).trim_end())
 }

@@ -5,14 +5,14 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Failure, beside, failed, refused, trial};
+use super::{Failure, beside, failed, output, refused, trial};
 use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
 use crate::store::{Store, rescue, stats};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
 pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
     let config = &loaded.config;
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     let (_, missing) = config::secrets(loaded);
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}").map_err(failed)?;
@@ -80,9 +80,9 @@ pub fn init(config: Option<&Path>) -> Result<(), Failure> {
     for (path, text, mode) in &files {
         write_new(path, text, *mode)
             .map_err(|e| refused(format!("{}: can't be written: {e}", path.display())))?;
-        writeln!(std::io::stdout(), "wrote {}", path.display()).map_err(failed)?;
+        writeln!(output::stdout(), "wrote {}", path.display()).map_err(failed)?;
     }
-    writeln!(std::io::stdout(), "`hooktrail` serves it; `hooktrail check` finds faults in it")
+    writeln!(output::stdout(), "`hooktrail` serves it; `hooktrail check` finds faults in it")
         .map_err(failed)
 }
 

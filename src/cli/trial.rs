@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use clap::Args;
 
-use super::{Failure, beside, failed, refused};
+use super::{Failure, beside, failed, output, refused};
 use crate::config::{self, Handler, Loaded};
 use crate::domain::owed::Owed;
 use crate::domain::{Claim, Ended, Event, EventId, HandlerId, JobId, Outcome, SourceId};
@@ -85,7 +85,7 @@ pub fn eval(args: &EvalArgs, loaded: Option<&Loaded>) -> Result<(), Failure> {
         }
         (_, None) => return Err(refused("there is no event without a configuration")),
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = output::stdout();
     for output in outputs.map_err(refused)? {
         out.write_all(&output).and_then(|()| writeln!(out)).map_err(failed)?;
     }
@@ -286,10 +286,10 @@ fn run_one(
         Ok(task) => ready.kind.run(&task, &stop),
         Err(ended) => ended,
     };
-    std::io::stdout().write_all(&ended.stdout).map_err(failed)?;
-    std::io::stderr().write_all(&ended.stderr).map_err(failed)?;
+    output::stdout().write_all(&ended.stdout).map_err(failed)?;
+    output::stderr().write_all(&ended.stderr).map_err(failed)?;
     let item = claimed.item.map(|number| format!("item {number}: ")).unwrap_or_default();
-    writeln!(std::io::stderr(), "{item}{}: {}", ended.outcome.name(), ended.detail)
+    writeln!(output::stderr(), "{item}{}: {}", ended.outcome.name(), ended.detail)
         .map_err(failed)?;
     Ok(ended.outcome == Outcome::Succeeded)
 }

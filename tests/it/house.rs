@@ -13,13 +13,14 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 24] = [
+const MAY_KNOW: [(&str, &[&str]); 25] = [
     ("domain", &[]),
     ("json", &[]),
     ("multipart", &[]),
     ("clock", &["domain"]),
+    ("escape", &[]),
     ("redact", &[]),
-    ("log", &["clock", "domain", "redact"]),
+    ("log", &["clock", "domain", "escape", "redact"]),
     ("notify", &[]),
     ("process", &["clock", "domain"]),
     // Before config, which finds faults in expressions.
@@ -93,6 +94,7 @@ const MAY_KNOW: [(&str, &[&str]); 24] = [
             "clock",
             "config",
             "domain",
+            "escape",
             "expression",
             "handler",
             "inbox",

@@ -183,3 +183,32 @@ fn no_log_line_quotes_a_request() {
     });
     assert!(!server.log().contains("private"), "{}", server.log());
 }
+
+#[test]
+fn what_cannot_be_seen_is_escaped_in_what_commands_print() {
+    let server = scenario().source("open", "").start();
+    let path = "/hooks/open?a=\u{202e}gnp\u{200b}";
+    let sent =
+        server.request("POST", path, "X-H: \u{9b}2J\u{2066}", "b\u{202e}\u{1b}[2J".as_bytes());
+    assert_eq!(sent.status, 202);
+    assert_eq!(server.post("/\u{202e}exe", "x").status, 404);
+    server.until("select count(*) from refused", "1");
+    let hidden =
+        |text: &str| text.contains(['\u{202e}', '\u{200b}', '\u{9b}', '\u{2066}', '\u{1b}']);
+    for args in [&["show", "1"][..], &["show", "1", "--json"], &["tail", "--refused"]] {
+        let printed = crate::scenario::out(&server.cli(args));
+        assert!(!hidden(&printed) && printed.contains("202e"), "{args:?}: {printed}");
+    }
+    // The body's bytes alone are what was sent, unless a terminal is to show them.
+    let body = server.cli(&["show", "1", "--body"]).stdout;
+    assert_eq!(body, "b\u{202e}\u{1b}[2J".as_bytes());
+    let command = format!("{} show 1 --body", crate::scenario::HOOKTRAIL);
+    let on_terminal = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(server.path())
+        .env_remove("HOOKTRAIL_CONFIG")
+        .output()
+        .expect("script, of util-linux");
+    let printed = crate::scenario::out(&on_terminal);
+    assert!(printed.contains("b\\u{202e}\\u{1b}[2J"), "{printed:?}");
+}
