@@ -65,11 +65,7 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, StartErro
     let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
     let (notes, their_notes) = pipe(true).map_err(no_pipes)?;
     let ends = [their_in, their_out, their_err, their_notes];
-    let adjusted = |&pid: &Pid| {
-        restore_file_limit(pid);
-        oom::raise_of_handler(pid);
-    };
-    let pid = run.start(|| start(program, &ends).inspect(adjusted))?;
+    let pid = run.start(|| start(program, &ends).inspect(|&pid| restore_file_limit(pid)))?;
     // Their files are closed here, so that there is room for one.
     drop(ends);
     let process = watch(pid).map_err(|e| {
@@ -79,6 +75,8 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, StartErro
         let reason = format!("{path}: it can't be watched: {}", remedy(e.raw_os_error()));
         StartError::of_errno(e, reason)
     })?;
+    // Last: a moment after its start the program is dumpable.
+    oom::raise_of_handler(pid);
     Ok(Child { pid, process, stdin, stdout, stderr, notes })
 }
 
