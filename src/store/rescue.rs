@@ -210,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn a_new_database_is_refused_beside_half_a_rescued_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        fs::write(folder.path().join("t.rescued-20261128T173000Z.db.part"), "").unwrap();
+        let Err(OpenError::Other(text)) = check_none(&path) else { panic!("it was not refused") };
+        assert!(text.contains("ended before it had saved") && !text.contains("mv "), "{text}");
+    }
+
+    #[test]
     fn a_copy_that_fails_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");

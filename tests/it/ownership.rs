@@ -110,6 +110,10 @@ fn a_removed_database_is_saved_with_everything_that_was_accepted() {
         assert!(err(&refused).contains("To go on with them: mv "), "{}", err(&refused));
         assert!(!server.path().join("t.db").exists());
     }
+    let checked = server.cli(&["check"]);
+    assert!(
+        out(&checked).contains("warning: ") && out(&checked).contains("To go on with them: mv ")
+    );
     fs::rename(&found[0], server.path().join("t.db")).expect("its old name");
     server.start();
     assert_eq!(server.value("select count(*) from events"), events.to_string());

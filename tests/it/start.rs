@@ -157,6 +157,28 @@ fn on_own_file_system(options: &str) -> Option<Server> {
     Some(server)
 }
 
+/// Runs a line of shell where the file system of the server is seen.
+fn run_beside(server: &Server, line: &str) {
+    let pid = server.pid().to_string();
+    let place = ["-t", &pid, "-U", "-m", "--preserve-credentials", "sh", "-c"];
+    let line = format!("cd '{}' && {line}", server.path().display());
+    let ran = Command::new("nsenter").args(place).arg(line).status();
+    assert!(ran.expect("nsenter").success());
+}
+
+#[test]
+fn a_removed_database_is_saved_once_there_is_room_for_it() {
+    let Some(mut server) = on_own_file_system("size=900k") else { return };
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    run_beside(&server, "rm mount/t.db");
+    until("it says what it needs", || server.log().contains("make room within 10 minutes"));
+    assert_eq!(server.post("/hooks/a", "x").status, 503);
+    run_beside(&server, "mount -o remount,size=9m mount");
+    until("it is saved", || server.log().contains("all events are saved in"));
+    assert_eq!(server.ended(), Some(1));
+}
+
 #[test]
 fn a_disk_that_the_log_fills_is_written_again_by_the_room_that_was_kept() {
     let Some(mut server) = on_own_file_system("size=900k") else { return };
@@ -173,10 +195,7 @@ fn a_file_system_that_is_mounted_read_only_is_waited_for() {
     server.spawn();
     until_it_stands_by(&server);
     assert!(server.log().contains("mounted read-only"), "{}", server.log());
-    let pid = server.pid().to_string();
-    let place = ["-t", &pid, "-U", "-m", "--preserve-credentials", "mount", "-o", "remount,rw"];
-    let mounted = Command::new("nsenter").args(place).arg(server.path().join("mount")).status();
-    assert!(mounted.expect("nsenter").success());
+    run_beside(&server, "mount -o remount,rw mount");
     until("it starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
