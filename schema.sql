@@ -45,7 +45,8 @@ CREATE TABLE handlers (
 );
 
 -- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later
--- (jobs.later): so that taking a webhook writes no index by event. It is never updated.
+-- (jobs.later): so that taking a webhook writes no index by event. Of it only `note` is ever written
+-- later, once, when a deferred event is evaluated.
 -- headers: one `name: value` a line, the value's bytes as they came.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
@@ -62,6 +63,43 @@ CREATE TABLE events (
   note TEXT,
   body BLOB NOT NULL
 );
+
+-- Accepted events whose jobs are still to be inserted: their handlers' expressions were not evaluated
+-- before the response, or give more jobs than one transaction inserts, or an earlier event of the source
+-- is here.
+CREATE TABLE deferred_events (
+  event INTEGER PRIMARY KEY,
+  source INTEGER NOT NULL
+);
+CREATE INDEX deferred_events_source ON deferred_events (source, event);
+
+-- Jobs that are inserted in several transactions, in a range of numbers of their own. While is_visible
+-- is 0 they are hidden: no view has them. The last transaction that inserts some sets it, and from then
+-- on they are queued; those from next_job on, which have state 6, are then released in their order.
+-- job: the retried job that they were made of; else they are the event's own. duplicate_of: the event
+-- that theirs turned out to be a duplicate of, for which they are cancelled.
+CREATE TABLE expansions (
+  first_job INTEGER PRIMARY KEY,
+  last_job INTEGER NOT NULL,
+  next_job INTEGER NOT NULL,
+  event INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  job INTEGER,
+  duplicate_of INTEGER,
+  is_visible INTEGER NOT NULL DEFAULT 0
+);
+
+-- Of such jobs, until they are released: their key of `once_by` and its window, and their `settle`.
+CREATE TABLE expansion_keys (
+  job INTEGER PRIMARY KEY,
+  once_key BLOB,
+  once_ms INTEGER,
+  settle_ms INTEGER
+);
+
+-- Events whose dead jobs come back to life, as a duplicate came, in several transactions: those up to
+-- after_job had their turn.
+CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
 
 -- What repeats are recognised by: a SHA-256 of the key, cut to 16 bytes; `until` on the trail's clock.
 -- An event may have two: one of its source's `dedupe`, and its sender's own of the delivery.
@@ -85,7 +123,7 @@ CREATE TABLE duplicates (
 CREATE INDEX duplicates_event ON duplicates (event);
 
 -- state: -1 held (by an earlier job of its order_key), 0 ready, 1 waiting (until due_at), 2 running,
--- 3 succeeded, 4 dead, 5 cancelled.
+-- 3 succeeded, 4 dead, 5 cancelled, 6 to be released (see expansions).
 -- attempt: number of the last attempt. failures: what failed or timed out since the first attempt
 -- or the last `retry`. crashes: ends of the server with this job running, in a row.
 -- due_at, since (less the handler's idle time): on the trail's clock. wait_ms: what the wait was
@@ -124,7 +162,7 @@ CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
 CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
-CREATE INDEX jobs_later ON jobs (later) WHERE later IS NOT NULL;
+CREATE INDEX jobs_later ON jobs (later, state) WHERE later IS NOT NULL;
 CREATE INDEX jobs_order ON jobs (handler, order_key, state, id, source)
   WHERE order_key IS NOT NULL AND state < 3;
 CREATE INDEX jobs_collapse ON jobs (handler, collapse_key)
@@ -244,10 +282,12 @@ SELECT e.id AS event,
   strftime('%Y-%m-%dT%H:%M:%fZ', e.received_at / 1000.0, 'unixepoch') AS received_at,
   s.name AS source, nullif(e.ip, '') AS remote_ip, length(e.body) AS bytes,
   (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
-    AS jobs,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
-    AND j.state <= 1) AS queued,
+    AND (j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
+      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))) AS jobs,
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+    AND (j.state <= 1 OR j.state = 6 AND EXISTS (SELECT 1 FROM expansions x
+      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))) AS queued,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
     AND j.state = 2) AS running,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
@@ -256,7 +296,8 @@ SELECT e.id AS event,
     AND j.state = 4) AS dead,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
     AND j.state = 5) AS cancelled,
-  (SELECT CASE WHEN min(j.state) <= 2 THEN NULL ELSE
+  (SELECT CASE WHEN min(j.state) <= 2 OR max(j.state) = 6
+        OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(max(j.ended_at), e.received_at) / 1000.0, 'unixepoch')
       END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
     AS settled_at
@@ -281,6 +322,9 @@ FROM (
     FROM jobs WHERE state = 1 GROUP BY handler
   UNION ALL SELECT handler, 'queued', count(*), min(created_at)
     FROM jobs WHERE state = -1 AND order_key IS NOT NULL AND state < 3 GROUP BY handler
+  UNION ALL SELECT j.handler, 'queued', count(*), min(j.created_at) FROM expansions x
+    JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
+    WHERE x.is_visible GROUP BY j.handler
   UNION ALL SELECT handler, 'running', count(*), min(created_at)
     FROM jobs WHERE state = 2 GROUP BY handler) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;

@@ -19,11 +19,13 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, Config, Loaded, Secrets};
 use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
 use crate::domain::HandlerId;
+use crate::expander::{self, Expander, Judges};
 use crate::expression::Pool;
 use crate::handler::Ready;
 use crate::process::{self, GRACE};
 use crate::redact::Redactor;
 use crate::store::channel::{Handle, Health, HealthCell};
+use crate::store::deferrals::Deferrals;
 use crate::store::registry::Registry;
 use crate::store::tally::Tally;
 use crate::store::{
@@ -41,7 +43,7 @@ mod keep;
 mod start;
 
 pub use equip::equip;
-use equip::{close_replaced, names, ready, source_paths};
+use equip::{close_replaced, judges, names, ready, source_paths};
 use start::{Arrived, Owner, Prepared};
 
 /// A server that can't start, or could not end well: the text is for its owner.
@@ -170,6 +172,8 @@ struct Server {
     paths: Paths,
     handlers: ArcSwap<HashMap<HandlerId, Arc<Ready>>>,
     told: Told,
+    judges: Judges,
+    expander: JoinHandle<()>,
     writer: Handle,
     intake: web::Listening,
     upkeep: (Sender<()>, JoinHandle<()>),
@@ -209,6 +213,8 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let health = Arc::<HealthCell>::default();
         let (running, tally) = (Arc::<Running>::default(), Arc::<Tally>::default());
+        let deferrals = Arc::<Deferrals>::default();
+        let of_gate = Arc::clone(&deferrals);
         let workers = config.workers.threads;
         let readers = store::readers(&store, u32::try_from(workers + 3)?)?;
         let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
@@ -228,7 +234,7 @@ impl Server {
         let watching =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
         let (writer, writing) =
-            writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health)?;
+            writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health, deferrals)?;
         let handlers = ready(&config, registry, secrets, &Handlers::default());
         let dispatcher = Dispatcher {
             hub: Arc::clone(&hub),
@@ -237,13 +243,21 @@ impl Server {
             running: Arc::clone(&running),
         };
         let dispatching = dispatcher::start(dispatcher, Arc::clone(&handlers))?;
+        let judges = Judges::new(ArcSwap::from_pointee(judges(&config, registry)));
+        let expander = expander::start(Expander {
+            deferrals: Arc::clone(&of_gate),
+            writer: writer.clone(),
+            maker: maker.clone(),
+            judges: Arc::clone(&judges),
+        })?;
         let shared = Shared { from, maker, writer: writer.clone(), running: Arc::clone(&running) };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
         let secrets = (secrets, &redactor);
         let gate =
-            Arc::new(Gate::new(writer.clone(), &config, registry, secrets, counts, expressions));
+            Gate::new(writer.clone(), &config, registry, secrets, counts, expressions, of_gate);
+        let gate = Arc::new(gate);
         let told = Told::new(Listeners::new(&config, registry).map(Arc::new).into());
         let upkeep = keep::up(&gate, &config, (&told, &tally), &running, of_trail)?;
         let intake = web::listen(sockets, connections_max, &gate)?;
@@ -257,6 +271,8 @@ impl Server {
             paths,
             handlers: ArcSwap::new(Arc::clone(&handlers)),
             told,
+            judges,
+            expander,
             writer,
             intake,
             upkeep,
@@ -304,6 +320,8 @@ impl Server {
         self.gate.configure(&config, &registry, (&secrets, &redactor), counts);
         self.tally.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
+        self.judges.store(Arc::new(judges(&config, &registry)));
+        self.gate.deferrals.wake();
         let before = self.handlers.load_full();
         let handlers = ready(&config, &registry, &secrets, &before);
         self.handlers.store(Arc::clone(&handlers));
@@ -348,6 +366,8 @@ impl Server {
         drop(stop_watch);
         let _ = watching.join();
         self.hub.leave();
+        self.gate.deferrals.close();
+        let _ = self.expander.join();
         drop((self.writer, self.gate));
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();

@@ -9,6 +9,7 @@ pub mod config;
 pub mod dispatcher;
 pub mod domain;
 pub mod escape;
+pub mod expander;
 pub mod expression;
 pub mod handler;
 pub mod inbox;

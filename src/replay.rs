@@ -280,7 +280,7 @@ impl Chosen<'_> {
                 if answers[place].is_none() {
                     let tell = tell.clone();
                     let answer = Box::new(move |answer| drop(tell.send((place, answer))));
-                    self.maker.expressions.ask(party(source), questions, &scene, answer);
+                    self.maker.expressions.ask_deferred(party(source), questions, &scene, answer);
                     waiting += 1;
                 }
             });
@@ -339,5 +339,6 @@ fn listed(owed: Plan) -> Vec<(HandlerId, Owed)> {
             handlers.iter().map(|handler| (*handler, Owed::Event(JobKeys::default()))).collect()
         }
         Plan::Judged(all) => all,
+        Plan::Unevaluated => Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::clock;
 use crate::config;
@@ -19,6 +19,7 @@ use crate::handler::{self, Ready, Task};
 use crate::process::{Shortage, Stop};
 use crate::queue::retry::{self, Record};
 use crate::store::channel::Handle;
+use crate::store::deferred::Work;
 use crate::store::expand::Expansion;
 use crate::store::jobs::{Claimed, Finish, Next};
 use crate::store::op::Op;
@@ -112,6 +113,11 @@ impl Running {
         }
     }
 
+    /// Whether this job is to end.
+    fn is_stopped(&self, job: JobId) -> bool {
+        self.lock().jobs.get(&job).is_some_and(|run| run.stop.is_set())
+    }
+
     pub fn count(&self) -> usize {
         self.lock().jobs.len()
     }
@@ -145,6 +151,24 @@ pub struct Shared {
     pub running: Arc<Running>,
 }
 
+/// While the jobs of an expanded one are inserted, its worker looks so often whether it is stopped.
+const EXPANSION_LOOK: Duration = Duration::from_millis(50);
+
+impl Shared {
+    /// Has the jobs inserted that a job is expanded into, and waits for them, so that no more items are
+    /// in memory than there are workers.
+    fn expand(&self, expansion: Box<Expansion>) {
+        let (done, inserted) = bounded(1);
+        let job = expansion.claimed.claim.job;
+        self.writer.work(vec![Work::expand_job(expansion, done)]);
+        while inserted.recv_timeout(EXPANSION_LOOK) == Err(RecvTimeoutError::Timeout) {
+            if self.running.is_stopped(job) {
+                return;
+            }
+        }
+    }
+}
+
 /// Starts `threads` workers; each ends when nobody can send it a job any more.
 ///
 /// # Errors
@@ -171,10 +195,18 @@ fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
     let mut last = None;
     let mut over = |at: usize, how: Over| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
-        let why = shared.running.end(claimed.claim.job);
         let op = match how {
-            Over::Expanded(expansion) => Op::Expand(expansion),
+            Over::Expanded(expansion) if expansion.is_large() => {
+                shared.expand(expansion);
+                shared.running.end(claimed.claim.job);
+                return;
+            }
+            Over::Expanded(expansion) => {
+                shared.running.end(claimed.claim.job);
+                Op::Expand(expansion)
+            }
             Over::Ended(ended) => {
+                let why = shared.running.end(claimed.claim.job);
                 let ended = explained(ended, why);
                 Op::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
             }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::config::{self, BUILT_IN, Config, EnvValue, Secrets};
 use crate::dispatcher::Handlers;
-use crate::domain::HandlerId;
+use crate::domain::{HandlerId, SourceId};
 use crate::handler::{self, Ready};
+use crate::inbox::Judge;
 use crate::store::registry::{Named, Registry};
 use crate::worker;
 
@@ -21,6 +22,20 @@ pub(super) fn names(config: &Config) -> (Vec<String>, Vec<Named>) {
     }
     let handlers = config.handlers.iter().map(worker::named).collect();
     (sources, handlers)
+}
+
+/// What the handlers of each source make of its events.
+pub(super) fn judges(config: &Config, registry: &Registry) -> HashMap<SourceId, Judge> {
+    let judge = |name: &str| {
+        let source = *registry.sources.get(name)?;
+        let handlers = config.handlers.iter();
+        let handlers = handlers.filter(|handler| handler.sources.iter().any(|own| own == name));
+        let handlers =
+            handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
+        Some((source, Judge::of_handlers(handlers)))
+    };
+    let names = config.sources.iter().map(|source| source.name.as_str());
+    names.chain([BUILT_IN]).filter_map(judge).collect()
 }
 
 /// What `$params` is read by.

@@ -65,7 +65,7 @@ pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), Failure> {
     let CancelArgs { jobs, select, all, reason, yes } = args;
     let wanted = Wanted { jobs, select, all: *all, yes: *yes };
     let change = Change::Cancel { reason: reason.clone() };
-    apply(store, &wanted, &change, ("cancel", "-1, 0, 1, 2, 4"))
+    apply(store, &wanted, &change, ("cancel", "-1, 0, 1, 2, 4, 6"))
 }
 
 fn apply(

@@ -14,6 +14,9 @@ pub type Key = [u8; 16];
 pub trait Items: fmt::Debug + Send + Sync {
     fn count(&self) -> usize;
 
+    /// The size of all items together.
+    fn bytes(&self) -> u64;
+
     /// Puts the bytes of the item at this place, from 0, into `into`, instead of what is there.
     ///
     /// # Errors
@@ -34,6 +37,10 @@ pub struct InMemory(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
 impl Items for InMemory {
     fn count(&self) -> usize {
         self.0.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|item| item.len() as u64).sum()
     }
 
     fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()> {
@@ -91,7 +98,24 @@ impl Owed {
             Self::Items(items) => items.count(),
         }
     }
+
+    /// The size of its items.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Event(_) | Self::Dead(_) => 0,
+            Self::Items(items) => items.bytes(),
+        }
+    }
+
+    /// Whether its jobs are too many for one transaction that others wait for.
+    pub fn is_large(&self) -> bool {
+        self.jobs() > LARGE_JOBS || self.bytes() > LARGE_BYTES
+    }
 }
+
+/// Beyond this number of jobs, or of bytes of items, jobs are inserted in transactions of their own.
+const LARGE_JOBS: usize = 256;
+const LARGE_BYTES: u64 = 256 << 10;
 
 /// What an event owes to all of them.
 #[derive(Clone, Debug)]
@@ -99,6 +123,8 @@ pub enum Plan {
     /// One job each, without keys.
     Plain(Arc<[HandlerId]>),
     Judged(Vec<(HandlerId, Owed)>),
+    /// The handlers' expressions are evaluated after the response.
+    Unevaluated,
 }
 
 impl Plan {
@@ -107,14 +133,29 @@ impl Plan {
         match self {
             Self::Plain(handlers) => handlers.is_empty(),
             Self::Judged(all) => all.is_empty(),
+            Self::Unevaluated => false,
         }
     }
 
-    /// How many jobs that is.
+    /// How many jobs that is; an event that is not evaluated yet counts as one.
     pub fn jobs(&self) -> usize {
         match self {
             Self::Plain(handlers) => handlers.len(),
             Self::Judged(all) => all.iter().map(|(_, owed)| owed.jobs()).sum(),
+            Self::Unevaluated => 1,
         }
+    }
+
+    /// The size of the items of all jobs.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Plain(_) | Self::Unevaluated => 0,
+            Self::Judged(all) => all.iter().map(|(_, owed)| owed.bytes()).sum(),
+        }
+    }
+
+    /// Whether its jobs are too many for one transaction that others wait for.
+    pub fn is_large(&self) -> bool {
+        self.jobs() > LARGE_JOBS || self.bytes() > LARGE_BYTES
     }
 }

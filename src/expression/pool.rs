@@ -1,6 +1,6 @@
 //! Processes of the server's own that evaluate expressions, and always end: by their processor time,
-//! by their memory, or by the clock. Two at least, four at most, and as many again for `transform`;
-//! each has a thread here. They are started when there is something to ask.
+//! by their memory, or by the clock. Two at least, four at most, and as many again for `transform` and
+//! for events that are stored already; each has a thread here. They are started when there is something to ask.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,28 @@ impl Pool {
     /// Asks without waiting; `answer` is called on another thread, or at once where nothing need be
     /// asked or too much waits. `party`: the source's number; none holds all processes.
     pub fn ask(&self, party: u64, questions: &Questions, scene: &Scene<'_>, answer: Answer) {
+        self.ask_in(Lane::Intake, party, questions, scene, answer);
+    }
+
+    /// The same for an event that is stored: no sender waits for the answer, and none waits behind it.
+    pub fn ask_deferred(
+        &self,
+        party: u64,
+        questions: &Questions,
+        scene: &Scene<'_>,
+        answer: Answer,
+    ) {
+        self.ask_in(Lane::Deferred, party, questions, scene, answer);
+    }
+
+    fn ask_in(
+        &self,
+        lane: Lane,
+        party: u64,
+        questions: &Questions,
+        scene: &Scene<'_>,
+        answer: Answer,
+    ) {
         let open = Open::new(questions, scene);
         let tell: Box<dyn FnOnce(Done) + Send> = Box::new(move |done| match done {
             Done::Answers(answers) => answer(Ok(answers)),
@@ -82,7 +104,7 @@ impl Pool {
             tell(open.finish().map_or(Done::Busy, Done::Answers));
             return;
         }
-        self.0.put(party, Lane::Intake, What::Questions(open), scene, tell);
+        self.0.put(party, lane, What::Questions(open), scene, tell);
     }
 
     /// Asks and waits.
@@ -96,7 +118,8 @@ impl Pool {
         scene: &Scene<'_>,
     ) -> Result<Answers, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
-        self.ask(party, questions, scene, Box::new(move |answers| drop(tell.send(answers))));
+        let answer = Box::new(move |answers| drop(tell.send(answers)));
+        self.ask_deferred(party, questions, scene, answer);
         told.recv().unwrap_or(Err(Busy))
     }
 

@@ -98,6 +98,15 @@ impl Questions {
         })
     }
 
+    /// The key of `dedupe`, where it can be had in place or there is none to be had; `None`: ask the
+    /// pool.
+    pub fn dedupe_at_once(&self, scene: &Scene<'_>) -> Option<Option<String>> {
+        match self.0.dedupe {
+            None => Some(None),
+            Some(_) => self.0.plan.look(scene).result(0).and_then(output::simple_text).ok(),
+        }
+    }
+
     /// What can be answered in place.
     pub(super) fn in_place(&self, scene: &Scene<'_>) -> InPlace {
         let looked = self.0.plan.look(scene);

@@ -13,6 +13,10 @@ use super::{Answers, Expression, Items};
 const JOBS_MAX: usize = 4096;
 const BYTES_MAX: usize = 16 << 20;
 
+/// Half of that is one party's at most. A single job fits, however large.
+const PARTY_JOBS_MAX: usize = JOBS_MAX / 2;
+const PARTY_BYTES_MAX: usize = BYTES_MAX / 2;
+
 /// Handed over together, as long as a pipe holds them: more of them cost less each.
 const GROUP_MAX: usize = 8;
 const GROUP_BYTES_MAX: usize = 60 << 10;
@@ -24,14 +28,17 @@ pub(super) enum Lane {
     Intake,
     /// A worker waits.
     Later,
+    /// Nobody waits: the event is stored.
+    Deferred,
 }
 
 impl Lane {
     /// How long a question may wait for a process.
     pub fn patience(self) -> Duration {
         match self {
-            Self::Intake => Duration::from_millis(500),
-            Self::Later => Duration::from_secs(30),
+            // A response waits no longer.
+            Self::Intake => Duration::from_millis(250),
+            Self::Later | Self::Deferred => Duration::from_secs(30),
         }
     }
 }
@@ -106,8 +113,8 @@ pub(super) enum Next {
 }
 
 pub(super) struct Queue {
-    lanes: [Mutex<Waiting>; 2],
-    bells: [Condvar; 2],
+    lanes: [Mutex<Waiting>; 3],
+    bells: [Condvar; 3],
     /// Processes of a lane.
     pub processes: usize,
     /// Why the last process could not be started; `None` since one could.
@@ -117,6 +124,8 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Waiting {
     jobs: HashMap<u64, VecDeque<Job>>,
+    /// The size of each party's jobs.
+    sizes: HashMap<u64, usize>,
     /// Parties that have jobs waiting, in the order of their turn.
     turn: VecDeque<u64>,
     /// Processes that a party holds.
@@ -149,8 +158,7 @@ impl Queue {
     /// Whether another thread should be started for the lane; where too much waits, the job is told.
     pub fn put(&self, job: Job) -> bool {
         let (lane, mut waiting) = (job.lane, self.lane(job.lane));
-        let fits = waiting.count < JOBS_MAX && waiting.bytes + job.scene.len() <= BYTES_MAX;
-        if waiting.is_closed || !fits {
+        if waiting.is_closed || !waiting.fits(&job) {
             drop(waiting);
             drop(job);
             return false;
@@ -266,7 +274,7 @@ impl Queue {
 
     /// From here on nothing is done; what waits is told.
     pub fn close(&self) {
-        for lane in [Lane::Intake, Lane::Later] {
+        for lane in [Lane::Intake, Lane::Later, Lane::Deferred] {
             let mut waiting = self.lane(lane);
             waiting.is_closed = true;
             let jobs = waiting.take_all();
@@ -278,10 +286,34 @@ impl Queue {
 }
 
 impl Waiting {
+    fn fits(&self, job: &Job) -> bool {
+        let Some(jobs) = self.jobs.get(&job.party) else { return self.count < JOBS_MAX };
+        let bytes = self.sizes.get(&job.party).copied().unwrap_or(0);
+        self.count < JOBS_MAX
+            && self.bytes + job.scene.len() <= BYTES_MAX
+            && jobs.len() < PARTY_JOBS_MAX
+            && bytes + job.scene.len() <= PARTY_BYTES_MAX
+    }
+
+    /// Jobs of a party were put in or taken out.
+    fn resize(&mut self, party: u64, jobs: &[&Job], is_more: bool) {
+        let bytes: usize = jobs.iter().map(|job| job.scene.len()).sum();
+        let size = self.sizes.entry(party).or_default();
+        if is_more {
+            (self.count, self.bytes, *size) =
+                (self.count + jobs.len(), self.bytes + bytes, *size + bytes);
+        } else {
+            (self.count, self.bytes, *size) =
+                (self.count - jobs.len(), self.bytes - bytes, *size - bytes);
+        }
+        if *size == 0 {
+            self.sizes.remove(&party);
+        }
+    }
+
     fn put(&mut self, job: Job, first: bool) {
-        self.count += 1;
-        self.bytes += job.scene.len();
         let party = job.party;
+        self.resize(party, &[&job], true);
         let jobs = self.jobs.entry(party).or_default();
         if jobs.is_empty() {
             self.turn.push_back(party);
@@ -312,8 +344,7 @@ impl Waiting {
         } else {
             self.turn.push_back(party);
         }
-        self.count -= group.len();
-        self.bytes -= group.iter().map(|job| job.scene.len()).sum::<usize>();
+        self.resize(party, &group.iter().collect::<Vec<_>>(), false);
         *self.held.entry(party).or_default() += 1;
         Some(group)
     }
@@ -338,8 +369,7 @@ impl Waiting {
             }
         }
         if !late.is_empty() {
-            self.count -= late.len();
-            self.bytes -= late.iter().map(|job| job.scene.len()).sum::<usize>();
+            late.iter().for_each(|job| self.resize(job.party, &[job], false));
             self.jobs.retain(|_, jobs| !jobs.is_empty());
             let jobs = &self.jobs;
             self.turn.retain(|party| jobs.contains_key(party));

@@ -59,7 +59,7 @@ impl Lane {
     /// Processor time of an event, which the process itself keeps to.
     fn processor_ms(self) -> u32 {
         match self {
-            Self::Intake => 2000,
+            Self::Intake | Self::Deferred => 2000,
             Self::Later => 1000,
         }
     }
@@ -68,7 +68,7 @@ impl Lane {
     fn in_all(self) -> Option<Duration> {
         match self {
             Self::Intake => Some(Duration::from_millis(2900)),
-            Self::Later => None,
+            Self::Later | Self::Deferred => None,
         }
     }
 
@@ -77,6 +77,7 @@ impl Lane {
         match self {
             Self::Intake => Duration::from_millis(2400),
             Self::Later => Duration::from_secs(10),
+            Self::Deferred => Duration::from_secs(30),
         }
     }
 }

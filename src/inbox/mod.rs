@@ -123,6 +123,12 @@ impl Judge {
         Judged { owed: Plan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
     }
 
+    /// An event whose handlers' expressions are evaluated later.
+    pub fn unevaluated(&self, dedupe: Option<String>) -> Judged {
+        let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
+        Judged { owed: Plan::Unevaluated, dedupe, note: None }
+    }
+
     /// What an event owes by its answers.
     pub fn judged(&self, answers: Answers) -> Judged {
         let mut notes = Vec::new();
@@ -201,6 +207,10 @@ struct Split {
 impl Items for Split {
     fn count(&self) -> usize {
         self.items.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.items.bytes()
     }
 
     fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()> {

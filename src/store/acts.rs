@@ -114,7 +114,7 @@ pub(super) fn change_one(
                ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
                due_at = NULL, wait_ms = NULL,
                state = CASE state WHEN 2 THEN 2 ELSE 5 END
-             WHERE id = ?1 AND state IN (-1, 0, 1, 2, 4)",
+             WHERE id = ?1 AND state IN (-1, 0, 1, 2, 4, 6)",
         )?
         .execute(params![job.0, reason, state.wall_ms])?;
     if let Some(key) = order.filter(|_| changed > 0) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 
+use super::deferred::Work;
 use super::events::{Accept, Reply};
 use super::op::Op;
 use crate::domain::HandlerId;
@@ -48,6 +49,8 @@ pub enum Message {
     Write(Write),
     /// A worker's thread is free: with the last outcome of what it ran, unless that was told.
     Freed(Option<Op>, HandlerId),
+    /// To be done in short transactions between others.
+    Work(Vec<Work>),
 }
 
 /// What is to be written.
@@ -59,11 +62,11 @@ pub enum Write {
 }
 
 impl Write {
-    /// How many operations it brings.
-    pub(super) fn size(&self) -> usize {
+    /// What it costs, in operations and in rows.
+    pub(super) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Accepts(accepts, _) => accepts.len(),
-            Self::Op(_) => 1,
+            Self::Accepts(accepts, _) => (accepts.len(), accepts.iter().map(Accept::weight).sum()),
+            Self::Op(op) => (1, op.weight()),
         }
     }
 }
@@ -123,6 +126,12 @@ impl Handle {
     /// Sends an operation, waiting for room; `false` when the writer has ended.
     pub fn op(&self, op: Op) -> bool {
         self.to.send(Message::Write(Write::Op(op))).is_ok()
+    }
+
+    /// Sends work that is done in short transactions, waiting for room; `false` when the writer has
+    /// ended.
+    pub fn work(&self, works: Vec<Work>) -> bool {
+        self.to.send(Message::Work(works)).is_ok()
     }
 
     /// Sends the last outcome of what a worker ran, unless it was sent, with which its thread is free:

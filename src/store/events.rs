@@ -3,10 +3,10 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::insert::{self, Of};
+use super::insert::{self, Of, Origin};
 use super::state::State;
 use super::tally::QueueLimit;
-use super::{alerts, jobs, sources};
+use super::{alerts, deferred, sources};
 use crate::domain::owed::{Key, Plan};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
@@ -65,6 +65,20 @@ impl Accept {
     }
 }
 
+/// One row costs the writer as much as so many bytes more or less.
+const ROW_BYTES: usize = 4096;
+
+impl Accept {
+    /// What it costs the writer, in rows.
+    pub fn weight(&self) -> usize {
+        if self.owed.is_large() || matches!(self.owed, Plan::Unevaluated) {
+            return 2 + self.body.len() / ROW_BYTES;
+        }
+        let items = usize::try_from(self.owed.bytes()).unwrap_or(usize::MAX);
+        1 + self.owed.jobs() + (self.body.len() + items) / ROW_BYTES
+    }
+}
+
 /// What repeats of an event are recognised by. Either key is enough.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dedupe {
@@ -100,6 +114,8 @@ pub enum Aim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     Stored(EventId),
+    /// Stored, its jobs are inserted later. Intake hears `Stored`.
+    Deferred(EventId),
     Duplicate(EventId),
     /// Not stored: the source's queue is at its limit.
     QueueFull,
@@ -163,7 +179,11 @@ pub fn accept(
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
-    let count = i64::try_from(accept.owed.jobs()).unwrap_or(i64::MAX);
+    let is_deferred = state.is_deferring(accept.source)
+        || matches!(accept.owed, Plan::Unevaluated)
+        || accept.owed.is_large();
+    let jobs = if is_deferred { 0 } else { accept.owed.jobs() };
+    let count = i64::try_from(jobs).unwrap_or(i64::MAX);
     inserts.event.execute(params![
         event,
         accept.uid,
@@ -183,14 +203,19 @@ pub fn accept(
         keep_key(conn, accept.source, key, event, now_ms)?;
     }
     state.counters.event = event;
-    insert_jobs(conn, state, inserts, accept)?;
-    if accept.owed.is_nobodys() {
-        alerts::unhandled(conn, state, EventId(event), accept.source)?;
+    if is_deferred {
+        deferred::defer_event(conn, state, event, accept.source)?;
+    } else {
+        insert_jobs(conn, state, inserts, accept)?;
+        if accept.owed.is_nobodys() {
+            alerts::unhandled(conn, state, EventId(event), accept.source)?;
+        }
     }
     state.note_ip(conn, &accept.ip)?;
     sources::heard(conn, state, accept.source, true)?;
     debug_assert_eq!(state.counters.job, first_job + count - 1);
-    Ok(Reply::Stored(EventId(event)))
+    let event = EventId(event);
+    Ok(if is_deferred { Reply::Deferred(event) } else { Reply::Stored(event) })
 }
 
 /// The jobs of the event that was just inserted.
@@ -216,10 +241,12 @@ fn insert_jobs(
         }
         Plan::Judged(all) => {
             for (handler, owed) in all {
-                let of = Of { event, source, handler: *handler, created_at_ms, later: None };
+                let (handler, origin) = (*handler, Origin::Event);
+                let of = Of { event, source, handler, created_at_ms, origin };
                 insert::owed(conn, state, of, owed)?;
             }
         }
+        Plan::Unevaluated => {}
     }
     Ok(())
 }
@@ -301,7 +328,7 @@ fn record_duplicate(
         DUPLICATE_BODIES_MAX
     ])?;
     if heal {
-        jobs::heal(conn, state, first)?;
+        deferred::revive_event(conn, state, accept.source, first)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::insert::{self, Of};
+use super::insert::{self, Of, Origin};
 use super::jobs::{self, Claimed, Finish, Finished, Next};
 use super::keys;
 use super::rest::{self, Breaker};
@@ -22,20 +22,37 @@ pub struct Expansion {
 }
 
 impl Expansion {
+    /// Whether its jobs are too many for one transaction that others wait for.
+    pub fn is_large(&self) -> bool {
+        self.owed.as_ref().is_some_and(Owed::is_large)
+    }
+
     /// The job's end where the jobs that were made of it could not be written.
     pub(super) fn unwritten(&self, wall_ms: i64) -> Finish {
         let detail = "split: its jobs could not be written, see the log".to_owned();
+        self.finish(wall_ms, Outcome::Failed, detail.clone(), Next::Dead { reason: detail })
+    }
+
+    /// The job's end where the server stops before the jobs that are made of it are there: it is
+    /// evaluated again.
+    pub(super) fn interrupted(&self, wall_ms: i64) -> Finish {
+        let detail = "the server was stopped".to_owned();
+        let next = Next::Again { wait_ms: 0, failures: self.claimed.failures };
+        self.finish(wall_ms, Outcome::Interrupted, detail, next)
+    }
+
+    fn finish(&self, wall_ms: i64, outcome: Outcome, detail: String, next: Next) -> Finish {
         Finish {
             claim: self.claimed.claim,
             handler: self.claimed.handler,
             source: self.claimed.source,
-            outcome: Outcome::Failed,
-            detail: detail.clone(),
+            outcome,
+            detail,
             ended_at_ms: wall_ms,
             duration_ms: 0,
             stdout: Vec::new(),
             stderr: Vec::new(),
-            next: Next::Dead { reason: detail },
+            next,
             at_once: true,
             on_trial: self.claimed.on_trial,
             breaker: Breaker::NEVER,
@@ -64,7 +81,7 @@ pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite:
                 source: it.claimed.source,
                 handler: it.claimed.handler,
                 created_at_ms: it.received_at_ms,
-                later: Some(i64::from(it.claimed.replay)),
+                origin: Origin::Replay(i64::from(it.claimed.replay)),
             };
             insert::owed(conn, state, of, owed)?;
             let last = state.counters.job;
@@ -76,6 +93,24 @@ pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite:
             over(conn, state, it, &format!("expanded into {into}"), Some(2))
         }
     }
+}
+
+/// Ends a job whose jobs were inserted in transactions before this one; `false`: it has ended by
+/// itself, or was cancelled, and they are not wanted.
+pub(super) fn replace(
+    conn: &Connection,
+    state: &mut State,
+    it: &Expansion,
+    into: &str,
+) -> rusqlite::Result<bool> {
+    rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
+    let Some(current) = jobs::current(conn, it.claimed.claim)? else { return Ok(false) };
+    if let Some(why) = current.cancel {
+        over(conn, state, it, &why, Some(1))?;
+        return Ok(false);
+    }
+    over(conn, state, it, &format!("expanded into {into}"), Some(2))?;
+    Ok(true)
 }
 
 fn over(

@@ -16,15 +16,39 @@ pub struct Of {
     pub handler: HandlerId,
     /// Wall clock.
     pub created_at_ms: i64,
-    /// They came after their event: by a replay (its number, else 0) or by an expansion.
-    pub later: Option<i64>,
+    pub origin: Origin,
+}
+
+/// How jobs came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Inserted together with their event: a range of numbers that the event names.
+    Event,
+    /// The event's own jobs, inserted after it.
+    DeferredEvent,
+    /// Inserted by the replay with this number or, with 0 or a replay's number, by `retry` of a job
+    /// whose expressions had failed.
+    Replay(i64),
 }
 
 impl Of {
     /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `once_by` lets
     /// them pass.
     fn passes(self) -> bool {
-        self.later.is_some()
+        matches!(self.origin, Origin::Replay(_))
+    }
+
+    /// The number of the replay.
+    pub(super) fn replay(self) -> Option<i64> {
+        match self.origin {
+            Origin::Replay(number) if number > 0 => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The event, where it does not name the jobs itself.
+    pub(super) fn later(self) -> Option<i64> {
+        (self.origin != Origin::Event).then_some(self.event)
     }
 }
 
@@ -72,12 +96,12 @@ pub fn some(
 
 /// How a new job stands.
 #[derive(Default)]
-struct Stand {
-    state: i64,
-    due_at: Option<i64>,
-    wait_ms: Option<i64>,
-    burst_at: Option<i64>,
-    reason: Option<String>,
+pub(super) struct Stand {
+    pub state: i64,
+    pub due_at: Option<i64>,
+    pub wait_ms: Option<i64>,
+    pub burst_at: Option<i64>,
+    pub reason: Option<String>,
 }
 
 fn job(
@@ -88,7 +112,7 @@ fn job(
     keys: &JobKeys,
 ) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
-    let stand = stand(conn, state, of, id, keys)?;
+    let stand = place_job(conn, state, of, id, keys)?;
     let collapse = keys.collapse.filter(|_| !of.passes()).map(|collapse| collapse.key);
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, due_at, wait_ms,
@@ -108,30 +132,26 @@ fn job(
         (stand.state == 5).then_some(state.wall_ms),
         stand.reason,
         item.and_then(|item| i64::try_from(item).ok()),
-        of.later.filter(|&replay| replay > 0),
-        of.later.map(|_| of.event),
+        of.replay(),
+        of.later(),
         keys.order,
         keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept),
         collapse,
         stand.burst_at,
     ])?;
     state.counters.job = id;
+    state.queue(of.source, i64::from(stand.state < 2));
     match stand.state {
-        0 => {
-            state.queue(of.source, 1);
-            state.wake(of.handler);
-        }
-        1 => {
-            state.queue(of.source, 1);
-            state.waits_until(stand.due_at);
-        }
-        -1 => state.queue(of.source, 1),
+        0 => state.wake(of.handler),
+        1 => state.waits_until(stand.due_at),
         _ => {}
     }
     Ok(())
 }
 
-fn stand(
+/// Decides whether a new job is ready, waits or is held, or is cancelled at once, by its keys and by
+/// the jobs before it. Cancels the jobs that it supersedes.
+pub(super) fn place_job(
     conn: &Connection,
     state: &mut State,
     of: Of,
@@ -172,7 +192,6 @@ fn stand(
 /// A job whose expression failed: one attempt that says so, and dead.
 fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
-    let (replay, later) = (of.later.filter(|&replay| replay > 0), of.later.map(|_| of.event));
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, failures,
            ended_at, reason, replay, later, expand)
@@ -187,10 +206,21 @@ fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Re
         state.active_ms(of.handler),
         state.wall_ms,
         why,
-        replay,
-        later,
+        of.replay(),
+        of.later(),
     ])?;
     state.counters.job = id;
+    record_failure(conn, state, of, id, why)
+}
+
+/// The attempt of a job whose expression failed.
+pub(super) fn record_failure(
+    conn: &Connection,
+    state: &mut State,
+    of: Of,
+    id: i64,
+    why: &str,
+) -> rusqlite::Result<()> {
     state.counters.attempt += 1;
     conn.prepare_cached(
         "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)

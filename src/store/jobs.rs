@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::rest::{self, Breaker};
 use super::state::State;
-use super::{alerts, keys};
+use super::{alerts, deferred, keys};
 use crate::domain::owed::Key;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
@@ -188,25 +188,6 @@ fn some(bytes: &[u8]) -> Option<&[u8]> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// Dead jobs of an event run again, with fresh attempts.
-pub(super) fn heal(conn: &Connection, state: &mut State, event: EventId) -> rusqlite::Result<()> {
-    let mut select = conn.prepare_cached(
-        "SELECT j.id, j.handler, j.source FROM events e JOIN jobs j
-           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
-         WHERE e.id = ?1 AND j.state = 4",
-    )?;
-    let dead: Vec<(i64, i64, i64)> = select
-        .query_map([event.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (job, handler, source) in dead {
-        let source = SourceId(source);
-        if revive(conn, state, JobId(job), HandlerId(handler))? {
-            state.queue(source, 1);
-        }
-    }
-    Ok(())
-}
-
 /// Lets a job run again now, with fresh attempts and the same key, unless it was expanded into
 /// others; says whether it will. It collapses nothing, and nothing collapses it.
 pub(super) fn revive(
@@ -232,6 +213,9 @@ pub(super) fn revive(
     Ok(true)
 }
 
+/// At most this number of due jobs is made ready in one transaction.
+pub(super) const PROMOTED_AT_ONCE: i64 = 500;
+
 /// Makes ready what is due, a few at a time, and wakes the handlers that have work now. What has an
 /// order key may have to wait for an older job of it that came back.
 ///
@@ -241,11 +225,11 @@ pub fn promote(conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, due_at = NULL,
            wait_ms = NULL WHERE id IN
-           (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT 500)
+           (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
          RETURNING handler, order_key",
     )?;
     let due: Vec<(i64, Option<Key>)> = update
-        .query_map([state.now_ms], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map([state.now_ms, PROMOTED_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (handler, order) in due {
         match order {
@@ -349,5 +333,6 @@ pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
            + (SELECT count(*) FROM jobs INDEXED BY jobs_order
                 WHERE state = -1 AND order_key IS NOT NULL AND state < 3 AND source = ?1)",
     )?
-    .query_row([source.0], |row| row.get(0))
+    .query_row([source.0], |row| row.get::<_, i64>(0))
+    .and_then(|queued| Ok(queued + deferred::count_queued(conn, source)?))
 }

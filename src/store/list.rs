@@ -28,6 +28,10 @@ pub struct Selector {
     pub detail: Option<String>,
 }
 
+/// A job that a person sees: not one whose event does not have all of its jobs yet.
+const VISIBLE: &str = "(j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
+  WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))";
+
 const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
   WHEN 5 THEN 'cancelled' ELSE 'queued' END";
 
@@ -59,6 +63,7 @@ impl Where {
 impl Selector {
     pub(super) fn of_jobs(&self) -> Where {
         let mut it = Where::new();
+        it.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
             it.parts.push(format!("j.id IN ({})", listed(&self.jobs)));
         }
@@ -84,7 +89,7 @@ impl Selector {
         self.common(&mut it, "j.source", "j.created_at");
         match self.state {
             None => {}
-            Some(JobState::Queued) => it.parts.push("j.state < 2".to_owned()),
+            Some(JobState::Queued) => it.parts.push("j.state IN (-1, 0, 1, 6)".to_owned()),
             Some(JobState::Running) => it.parts.push("j.state = 2".to_owned()),
             Some(JobState::Succeeded) => it.parts.push("j.state = 3".to_owned()),
             Some(JobState::Dead) => it.parts.push("j.state = 4".to_owned()),
@@ -189,7 +194,11 @@ pub fn job_ids(
 /// The read failed.
 pub fn job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
     let state: Option<i64> = conn
-        .query_row("SELECT state FROM jobs WHERE id = ?1", [job], |row| row.get(0))
+        .query_row(
+            &format!("SELECT j.state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
+            [job],
+            |row| row.get(0),
+        )
         .optional()?;
     Ok(state.map(|state| match state {
         2 => JobState::Running,
@@ -310,9 +319,11 @@ pub fn of_event(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Ro
 pub fn items_of_event(conn: &Connection, event: EventId) -> rusqlite::Result<Rows> {
     query(
         conn,
-        "SELECT j.id, j.item, CAST(substr(i.body, 1, 200) AS TEXT) FROM events e JOIN jobs j
-           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
-         JOIN items i ON i.job = j.id WHERE e.id = ?1 ORDER BY j.id",
+        &format!(
+            "SELECT j.id, j.item, CAST(substr(i.body, 1, 200) AS TEXT) FROM events e JOIN jobs j
+               ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+             JOIN items i ON i.job = j.id WHERE e.id = ?1 AND {VISIBLE} ORDER BY j.id"
+        ),
         &[event.0.into()],
     )
 }
@@ -336,10 +347,12 @@ pub fn job_of(
 ) -> rusqlite::Result<Option<(JobId, u32)>> {
     let values: [&dyn ToSql; 2] = [&event.0, &handler];
     conn.query_row(
-        "SELECT j.id, j.attempt FROM events e JOIN jobs j
-           ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
-         WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2)
-         ORDER BY j.id DESC LIMIT 1",
+        &format!(
+            "SELECT j.id, j.attempt FROM events e JOIN jobs j
+               ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+             WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2) AND {VISIBLE}
+             ORDER BY j.id DESC LIMIT 1"
+        ),
         values,
         |row| Ok((JobId(row.get(0)?), row.get(1)?)),
     )

@@ -25,7 +25,7 @@ const APPLICATION_ID: i64 = 0x486b_5472;
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told, dedupe_by_key];
+const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told, keys_and_deferred_events];
 
 /// The version that this program reads and writes.
 const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
@@ -169,15 +169,27 @@ fn rests_told(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// To version 4: an event may have more than one key that its repeats are recognised by.
-fn dedupe_by_key(conn: &Connection) -> rusqlite::Result<()> {
+/// To version 4: an event may have more than one key that its repeats are recognised by, and jobs that
+/// are inserted later and in several transactions.
+fn keys_and_deferred_events(conn: &Connection) -> rusqlite::Result<()> {
+    // These first: a table can't be renamed while a view names one that is missing.
     conn.execute_batch(
-        "ALTER TABLE dedupe RENAME TO dedupe_by_event;
+        "CREATE TABLE deferred_events (event INTEGER PRIMARY KEY, source INTEGER NOT NULL);
+         CREATE INDEX deferred_events_source ON deferred_events (source, event);
+         CREATE TABLE expansions (first_job INTEGER PRIMARY KEY, last_job INTEGER NOT NULL,
+           next_job INTEGER NOT NULL, event INTEGER NOT NULL, source INTEGER NOT NULL, job INTEGER,
+           duplicate_of INTEGER, is_visible INTEGER NOT NULL DEFAULT 0);
+         CREATE TABLE expansion_keys (job INTEGER PRIMARY KEY, once_key BLOB, once_ms INTEGER,
+           settle_ms INTEGER);
+         CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
+         ALTER TABLE dedupe RENAME TO dedupe_by_event;
          CREATE TABLE dedupe (source INTEGER NOT NULL, key BLOB NOT NULL, event INTEGER NOT NULL,
            until INTEGER NOT NULL, PRIMARY KEY (source, key)) WITHOUT ROWID;
          INSERT INTO dedupe SELECT source, key, event, until FROM dedupe_by_event;
          DROP TABLE dedupe_by_event;
-         CREATE INDEX dedupe_until ON dedupe (until);",
+         CREATE INDEX dedupe_until ON dedupe (until);
+         DROP INDEX jobs_later;
+         CREATE INDEX jobs_later ON jobs (later, state) WHERE later IS NOT NULL;",
     )
 }
 

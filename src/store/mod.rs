@@ -18,6 +18,8 @@ mod batch;
 pub mod channel;
 pub mod checkpoint;
 pub mod claim;
+pub mod deferrals;
+pub mod deferred;
 pub mod events;
 pub mod expand;
 pub mod files;

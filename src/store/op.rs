@@ -46,6 +46,23 @@ pub enum Op {
     Alert(Box<alerts::Made>),
 }
 
+impl Op {
+    /// What it costs, in rows.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Claim(ask) => ask.jobs,
+            Self::Expand(it) => it.owed.as_ref().map_or(1, |owed| 1 + owed.jobs()),
+            Self::Promote => usize::try_from(jobs::PROMOTED_AT_ONCE).unwrap_or(usize::MAX),
+            Self::Refusals(rows) => rows.len(),
+            Self::Handshakes(rows) => rows.len(),
+            Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
+            Self::Keep(seen) => seen.len(),
+            Self::Alert(made) => made.accept.as_ref().map_or(1, events::Accept::weight),
+            Self::Finish(_) | Self::Act(_) | Self::Recount(_) | Self::Notice(_) => 2,
+        }
+    }
+}
+
 /// What an operation gave.
 #[derive(Debug)]
 pub enum Done {
@@ -135,7 +152,6 @@ pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<
         Op::Keep(seen) => {
             sources::keep(conn, seen)?;
             write_anchor(conn, &state.clock.anchor())?;
-            events::forget_keys(conn, state.now_ms)?;
             Done::Nothing
         }
     })
@@ -163,6 +179,7 @@ impl Care {
         }
         conn.prepare_cached("SAVEPOINT op")?.execute([])?;
         let (counters, queued) = (state.counters, state.queued.clone());
+        let (deferred, revivals) = (state.deferred.clone(), state.revivals.len());
         match apply(conn, state) {
             Ok(done) => {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
@@ -171,7 +188,8 @@ impl Care {
             Err(e) if trouble(&e) == Trouble::Own => {
                 log::error!("an operation was refused by the database, and is left out: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                (state.counters, state.queued) = (counters, queued);
+                (state.counters, state.queued, state.deferred) = (counters, queued, deferred);
+                state.revivals.truncate(revivals);
                 state.read_idle(conn)?;
                 Ok(Done::Nothing)
             }

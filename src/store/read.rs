@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::{Event, EventId, Headers, JobId};
 
@@ -31,6 +31,16 @@ pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             note: row.get(9)?,
         })
     })
+}
+
+/// When an event came; `None`: there is no such event.
+///
+/// # Errors
+/// The read failed.
+pub fn received_at(conn: &Connection, id: EventId) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT received_at FROM events WHERE id = ?1")?
+        .query_row([id.0], |row| row.get(0))
+        .optional()
 }
 
 /// The bytes of an item, by its job.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use super::Store;
 use super::acts::{self, Act};
 use super::batch::{Hold, Turns};
-use super::insert::{self, Of};
+use super::insert::{self, Of, Origin};
 use super::list::Selector;
 use super::state::State;
 use crate::domain::owed::Owed;
@@ -178,7 +178,7 @@ fn some_of(
             source: stored.source,
             handler: *handler,
             created_at_ms: stored.received_at_ms,
-            later: Some(number),
+            origin: Origin::Replay(number),
         };
         place.job = insert::some(conn, state, of, owed, place.job, || hold.has_time())?;
         if place.job < owed.jobs() {

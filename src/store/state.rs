@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
+use super::deferred::Revival;
 use super::registry::{self, Idle};
 use super::rest::{self, Rest};
 use super::sources::{self, Standing};
@@ -47,6 +48,13 @@ pub struct State {
     pub(super) standing: HashMap<SourceId, Standing>,
     /// Sources that had an event.
     pub(super) heard: Vec<SourceId>,
+    /// How many events of a source have jobs that are still to be inserted or released: while there
+    /// are any, the jobs of its newer events come after those. Sources without are not in it.
+    pub(super) deferred: HashMap<SourceId, usize>,
+    /// The same before the transaction.
+    deferred_before: HashMap<SourceId, usize>,
+    /// Events that a duplicate brings back to life, whose dead jobs are too many for one transaction.
+    pub(super) revivals: Vec<Revival>,
 }
 
 /// So many accepted addresses are remembered, to spare the question whether they are on file.
@@ -74,6 +82,9 @@ impl State {
             alerts: None,
             standing: HashMap::new(),
             heard: Vec::new(),
+            deferred: HashMap::new(),
+            deferred_before: HashMap::new(),
+            revivals: Vec::new(),
         };
         state.read_again(conn)?;
         Ok(state)
@@ -182,5 +193,39 @@ impl State {
         self.queued.clear();
         self.rested.clear();
         self.heard.clear();
+        self.revivals.clear();
+        self.deferred.clone_from(&self.deferred_before);
+    }
+
+    /// Remembers what a rollback returns to. To be called when a transaction begins.
+    pub(super) fn begin(&mut self) {
+        if self.deferred != self.deferred_before {
+            self.deferred_before.clone_from(&self.deferred);
+        }
+    }
+
+    /// Whether this transaction deferred events or settled some.
+    pub(super) fn has_deferral_changed(&self) -> bool {
+        self.deferred != self.deferred_before
+    }
+
+    /// Whether jobs of earlier events of this source are still to come.
+    pub(super) fn is_deferring(&self, source: SourceId) -> bool {
+        !self.deferred.is_empty() && self.deferred.contains_key(&source)
+    }
+
+    /// One more event whose jobs come later.
+    pub(super) fn defer(&mut self, source: SourceId) {
+        *self.deferred.entry(source).or_default() += 1;
+    }
+
+    /// All jobs of such an event are there.
+    pub(super) fn settle_deferred(&mut self, source: SourceId) {
+        if let Some(count) = self.deferred.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.deferred.remove(&source);
+            }
+        }
     }
 }

@@ -10,22 +10,33 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use rusqlite::{Connection, ErrorCode};
 
 use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message, Write};
 use super::checkpoint::{self, Nudge};
+use super::deferrals::Deferrals;
+use super::deferred::{self, Failed, Work};
 use super::events::{self, Inserts};
 use super::op::{self, Care, Done, Hear, Op};
-use super::state::State;
+use super::state::{Counters, State};
 use super::tally::{Recount, Tally};
 use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, reserve, sources, trouble};
 
+mod backlog;
 mod deliver;
 mod save;
 
+use backlog::Backlog;
+
 /// So many operations go into one commit at most.
 const GROUP_OPS_MAX: usize = 1024;
+
+/// So many rows go into one commit at most, as far as operations can be told apart.
+const GROUP_ROWS_MAX: usize = 4096;
+
+/// After that time a group is committed, and what is left of it is the next one's.
+const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// How often `data_version` is looked at while nothing is written.
 const LOOK: Duration = Duration::from_millis(500);
@@ -43,15 +54,27 @@ pub fn start(
     tally: Arc<Tally>,
     hear: Box<dyn Hear>,
     health: Arc<HealthCell>,
+    deferrals: Arc<Deferrals>,
 ) -> anyhow::Result<(Handle, JoinHandle<()>)> {
     let (to, from) = bounded(CHANNEL_MESSAGES);
-    let state = State::read(&store.conn, store.clock)?;
+    let mut state = State::read(&store.conn, store.clock)?;
+    let mut backlog = Backlog::new();
+    for work in deferred::read_left(&store.conn, &mut state)? {
+        let is_of_event = work.is_of_deferred_event();
+        if is_of_event {
+            deferrals.count(&state.deferred);
+            deferrals.send(work.source(), 1);
+        }
+        backlog.push(work);
+    }
+    deferrals.count(&state.deferred);
     let version = data_version(&store.conn)?;
     tally.count_again(&store.conn)?;
     tally.saw(sources::seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter());
     let handle = Handle { to, health: Arc::clone(&health) };
     let (tally, unwritten) = (Recount::new(tally), Vec::new());
-    let mut writer = Writer { store, state, nudge, tally, hear, health, version, unwritten };
+    let mut writer =
+        Writer { store, state, nudge, tally, hear, health, version, unwritten, backlog, deferrals };
     let thread =
         std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&from))?;
     Ok((handle, thread))
@@ -68,6 +91,17 @@ struct Writer {
     version: i64,
     /// Outcomes that could not be written yet; at most one a worker, as none starts meanwhile.
     unwritten: Vec<Op>,
+    /// What is done between groups.
+    backlog: Backlog,
+    deferrals: Arc<Deferrals>,
+}
+
+/// A transaction that is open.
+struct Begun {
+    version: i64,
+    /// Somebody else wrote since the last.
+    is_foreign: bool,
+    counters: Counters,
 }
 
 fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
@@ -85,16 +119,21 @@ fn recount(write: &Write) -> Option<Sender<()>> {
 impl Writer {
     fn run(&mut self, from: &Receiver<Message>) {
         let mut group = Vec::new();
-        loop {
+        'running: loop {
             self.health.beat();
             if let Some(change) = self.store.files.change().cloned() {
                 return self.save(&change, from);
             }
             self.claim(&mut group);
-            let mut ops = group.len();
-            if ops == 0 {
+            let (mut ops, mut rows) = (0, 0);
+            let mut add = |(more_ops, more_rows)| {
+                (ops, rows) = (ops + more_ops, rows + more_rows);
+                ops < GROUP_OPS_MAX && rows < GROUP_ROWS_MAX
+            };
+            let mut has_room = group.iter().map(Write::weight).all(&mut add);
+            if group.is_empty() && !self.has_work() {
                 match from.recv_timeout(LOOK) {
-                    Ok(message) => ops += self.gather(message, &mut group),
+                    Ok(message) => has_room = add(self.gather(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
                         self.look();
                         continue;
@@ -102,16 +141,20 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
-            while ops < GROUP_OPS_MAX
-                && let Ok(message) = from.try_recv()
-            {
-                ops += self.gather(message, &mut group);
+            while has_room {
+                match from.try_recv() {
+                    Ok(message) => has_room = add(self.gather(message, &mut group)),
+                    Err(TryRecvError::Disconnected) if group.is_empty() => break 'running,
+                    Err(_) => break,
+                }
             }
             self.claim(&mut group);
-            if group.is_empty() {
-                continue;
+            if !group.is_empty() {
+                self.group(&mut group);
             }
-            self.group(&mut group);
+            if self.has_work() {
+                self.work();
+            }
             if self.nudge.wants_restart()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
                 && trouble(&e) == Trouble::Sync
@@ -125,18 +168,27 @@ impl Writer {
         }
     }
 
-    /// Gives the number of operations that came with it.
-    fn gather(&self, message: Message, group: &mut Vec<Write>) -> usize {
+    /// Gives what came with it, in operations and in rows.
+    fn gather(&mut self, message: Message, group: &mut Vec<Write>) -> (usize, usize) {
         let write = match message {
             Message::Write(write) => Some(write),
             Message::Freed(last, handler) => {
                 self.hear.freed(handler);
                 last.map(Write::Op)
             }
+            Message::Work(works) => {
+                works.into_iter().for_each(|work| self.backlog.push(work));
+                None
+            }
         };
-        let ops = write.as_ref().map_or(0, Write::size);
+        let weight = write.as_ref().map_or((0, 0), Write::weight);
         group.extend(write);
-        ops
+        weight
+    }
+
+    /// Whether there is work that may be done now.
+    fn has_work(&self) -> bool {
+        !self.backlog.is_empty() && self.health.get() == Health::Good
     }
 
     /// What free threads are to run next is claimed behind what they ran before: both are one commit.
@@ -144,7 +196,7 @@ impl Writer {
         group.extend(self.hear.plan().into_iter().map(|ask| Write::Op(Op::Claim(ask))));
     }
 
-    /// Writes a group and answers it.
+    /// Writes a group and answers it. What there was no time for is left in it.
     fn group(&mut self, group: &mut Vec<Write>) {
         if self.health.get() == Health::Broken {
             self.refuse(group);
@@ -162,16 +214,16 @@ impl Writer {
             result = self.transaction(group, &mut done, Care::EachAlone);
         }
         match result {
-            Ok(foreign) => {
+            Ok((foreign, written)) => {
                 let retried = std::mem::take(&mut self.unwritten);
-                self.nudge.committed();
-                self.good();
-                if foreign {
-                    // First: a pause holds for what this group brought, too.
-                    self.hear.foreign();
-                }
+                let rest = group.split_off(written);
+                self.committed(foreign);
                 let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
+                if group.iter().any(|one| matches!(one, Write::Op(Op::Keep(_)))) {
+                    self.backlog.push(Work::forget_keys());
+                }
                 self.deliver(retried, group, done);
+                *group = rest;
                 self.tally.is_old |= foreign;
                 if self.tally.count(&self.store.conn, !recounts.is_empty()) {
                     recounts.iter().for_each(|reply| _ = reply.try_send(()));
@@ -181,6 +233,56 @@ impl Writer {
                 self.roll_back();
                 self.failed(&e);
                 self.refuse(group);
+            }
+        }
+    }
+
+    /// What follows each commit, before anybody is told of it.
+    fn committed(&mut self, foreign: bool) {
+        self.nudge.committed();
+        self.good();
+        if foreign {
+            // First: a pause holds for what this group brought, too.
+            self.hear.foreign();
+        }
+    }
+
+    /// Does a part of the work that others must not wait for, in a transaction of its own.
+    fn work(&mut self) {
+        let began = Instant::now();
+        let done = self.begin().and_then(|begun| {
+            self.backlog.step(&self.store.conn, &mut self.state)?;
+            self.commit(&begun)?;
+            Ok(begun.is_foreign)
+        });
+        match done {
+            Ok(foreign) => {
+                self.committed(foreign);
+                self.tally.is_old |= foreign;
+                if let Some((source, events)) = self.backlog.commit(began.elapsed()) {
+                    self.deferrals.settle(source, events);
+                    self.deferrals.count(&self.state.deferred);
+                }
+                self.tell_counts();
+                self.tell_jobs();
+                self.tally.count(&self.store.conn, false);
+            }
+            Err(e) => {
+                self.roll_back();
+                if trouble(&e) != Trouble::Own {
+                    self.backlog.roll_back();
+                    return self.failed(&e);
+                }
+                log::error!("jobs could not be inserted: {e}");
+                let Some(refused) = self.backlog.refuse() else { return };
+                match refused.failed {
+                    Failed::Event => self.deferrals.reset(refused.source, refused.left),
+                    Failed::Retry(expansion) => {
+                        let finish = expansion.unwritten(self.state.wall_ms);
+                        self.unwritten.push(Op::Finish(Box::new(finish)));
+                    }
+                    Failed::Other => {}
+                }
             }
         }
     }
@@ -197,29 +299,50 @@ impl Writer {
         }
     }
 
-    /// One transaction; whether somebody else wrote since the last.
+    /// Begins a transaction.
+    fn begin(&mut self) -> rusqlite::Result<Begun> {
+        let conn = &self.store.conn;
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let version = data_version(conn)?;
+        let is_foreign = version != self.version;
+        if is_foreign {
+            self.state.read_again(conn)?;
+        }
+        self.state.now_ms = self.store.clock.now_ms();
+        self.state.wall_ms = crate::clock::wall_ms();
+        self.state.begin();
+        Ok(Begun { version, is_foreign, counters: self.state.counters })
+    }
+
+    fn commit(&mut self, begun: &Begun) -> rusqlite::Result<()> {
+        let conn = &self.store.conn;
+        if self.state.counters != begun.counters {
+            self.state.write_counters(conn)?;
+        }
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        self.version = begun.version;
+        Ok(())
+    }
+
+    /// One transaction; whether somebody else wrote since the last, and how much of the group it has.
     fn transaction(
         &mut self,
         group: &[Write],
         done: &mut Vec<Done>,
         care: Care,
-    ) -> rusqlite::Result<bool> {
-        let conn = &self.store.conn;
-        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let version = data_version(conn)?;
-        let foreign = version != self.version;
-        if foreign {
-            self.state.read_again(conn)?;
-        }
-        self.state.now_ms = self.store.clock.now_ms();
-        self.state.wall_ms = crate::clock::wall_ms();
-        let before = self.state.counters;
-        let state = &mut self.state;
+    ) -> rusqlite::Result<(bool, usize)> {
+        let begun = self.begin()?;
+        let began = Instant::now();
+        let (conn, state) = (&self.store.conn, &mut self.state);
         for op in &self.unwritten {
             done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?);
         }
-        let mut inserts = Inserts::new(conn)?;
+        let (mut inserts, mut written) = (Inserts::new(conn)?, 0);
         for message in group {
+            if written > 0 && began.elapsed() > GROUP_TIME_MAX {
+                break;
+            }
+            written += 1;
             match message {
                 Write::Accepts(accepts, _) => {
                     for accept in accepts {
@@ -231,12 +354,9 @@ impl Writer {
                 Write::Op(op) => done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?),
             }
         }
-        if self.state.counters != before {
-            self.state.write_counters(conn)?;
-        }
-        conn.prepare_cached("COMMIT")?.execute([])?;
-        self.version = version;
-        Ok(foreign)
+        drop(inserts);
+        self.commit(&begun)?;
+        Ok((begun.is_foreign, written))
     }
 
     fn failed(&mut self, error: &rusqlite::Error) {
@@ -330,6 +450,10 @@ impl Writer {
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
     fn close(&mut self) {
         let deadline = Instant::now() + FOREIGN_WRITER_PATIENCE;
+        // A retry whose jobs are not all there begins again with the next process.
+        for expansion in self.backlog.drain().filter_map(Work::unfinished_retry) {
+            self.unwritten.push(Op::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
+        }
         loop {
             self.keep();
             match self.health.get() {

@@ -139,7 +139,7 @@ impl Alerts {
             }
             drop(asked);
         });
-        self.expressions.ask(party, questions, &scene, answer);
+        self.expressions.ask_deferred(party, questions, &scene, answer);
     }
 }
 

@@ -21,7 +21,7 @@ use super::form::{self, Wrong};
 use super::greet::{self, Ways};
 use super::health::{health, plain};
 use super::lane::Lane;
-use super::received::{FullBody, Prepared, Received};
+use super::received::{Evaluation, FullBody, Prepared, Received};
 use super::refuse::Refusal;
 use super::verify::{Answer, Asked, Proof};
 use super::{Gate, Gated, Settings, kept, ledger, rate};
@@ -188,7 +188,8 @@ impl Taking<'_> {
                 .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
-        let head = Received::head(gated, asked, &self.ip, now_ms, &gate.expressions);
+        let is_deferring = gate.deferrals.is_deferring(gated.id);
+        let head = Received::head(gated, asked, &self.ip, now_ms, &gate.expressions, is_deferring);
         let body = FullBody::new(body, head, settings, at);
         let received = body.received(head);
         if let Some(response) = self.greet(ways, false, &received).await? {
@@ -272,7 +273,7 @@ impl Taking<'_> {
             match self.lane.store(Accept::look_up(gated.id, key)).await {
                 Reply::Duplicate(_) => return Ok(()),
                 Reply::Unavailable => return Err(Refusal::Unavailable),
-                Reply::Stored(_) | Reply::NoRepeat | Reply::QueueFull => {}
+                Reply::Stored(_) | Reply::Deferred(_) | Reply::NoRepeat | Reply::QueueFull => {}
             }
         }
         if let Some(count) = gated.streak.stale(now_ms) {
@@ -302,7 +303,10 @@ impl Taking<'_> {
             // A repeat, of which nothing is asked.
             None if !is_new => Judged { owed: Plan::Judged(Vec::new()), dedupe: None, note: None },
             None => gated.judge.plain(),
-            Some(asking) => gated.judge.judged(asking.answers().await?),
+            Some(asking) => match asking.evaluation().await? {
+                Evaluation::Answers(answers) => gated.judge.judged(answers),
+                Evaluation::Deferred(key) => gated.judge.unevaluated(key),
+            },
         };
         let source = &gated.source;
         let own = key.or(judged.dedupe);
@@ -347,7 +351,7 @@ impl Taking<'_> {
             return Err(Refusal::QueuedMax);
         }
         let (event, is_duplicate) = match self.lane.store(accept).await {
-            Reply::Stored(event) => (event, false),
+            Reply::Stored(event) | Reply::Deferred(event) => (event, false),
             Reply::Duplicate(event) => (event, true),
             Reply::QueueFull => return Err(Refusal::QueuedMax),
             // What it repeated was forgotten meanwhile.

@@ -2,8 +2,11 @@
 //! loop is one message, and a group's answers are one wake-up.
 //!
 //! A wake-up a request, both ways, is what limits intake at many connections (benches/README.md).
+//! What a thread has on its way to the writer is bounded. Beyond that its requests wait here, and the
+//! sources have their turns, so that a flood of one source delays the others by that much at most.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,11 +15,21 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Sender;
 
+use crate::domain::SourceId;
 use crate::store::channel::{Mailbox, Message, Write};
 use crate::store::events::{Accept, Reply};
 
 /// So many requests of one intake thread wait for the writer; beyond it they are answered 503.
 const WAITING_MAX: usize = 8192;
+
+/// So many of them are of one source.
+const WAITING_OF_SOURCE_MAX: usize = WAITING_MAX / 4 * 3;
+
+/// Maximum number of rows of one intake thread that are on their way to the writer.
+const SENT_ROWS_MAX: usize = 2048;
+
+/// Maximum number of rows in one message: between two messages the writer may commit.
+const MESSAGE_ROWS_MAX: usize = 512;
 
 enum Slot {
     Free,
@@ -30,10 +43,86 @@ enum Slot {
 pub struct Lane {
     to: Sender<Message>,
     mailbox: Arc<Mailbox>,
-    outbox: RefCell<Vec<Accept>>,
+    outbox: RefCell<Outbox>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     handing_over: Cell<bool>,
+}
+
+/// Events that are not with the writer yet.
+#[derive(Default)]
+struct Outbox {
+    /// To be sent in this turn of the loop.
+    next: Vec<Accept>,
+    /// Those for which there is no room: by source, and the sources in the order of their turn.
+    waiting: HashMap<SourceId, VecDeque<Accept>>,
+    turn: VecDeque<SourceId>,
+    /// Rows of `next`, and of those that the writer has not answered yet.
+    sent_rows: usize,
+    /// For each slot whose event it holds, and how many rows that is.
+    costs: Vec<(SourceId, usize)>,
+    /// How many slots each source has.
+    slots: HashMap<SourceId, usize>,
+}
+
+impl Outbox {
+    fn has_room(&self, rows: usize) -> bool {
+        self.sent_rows == 0 || self.sent_rows + rows <= SENT_ROWS_MAX
+    }
+
+    fn put(&mut self, accept: Accept) {
+        let (source, rows) = (accept.source, accept.weight());
+        if self.costs.len() <= accept.slot {
+            self.costs.resize(accept.slot + 1, (SourceId(0), 0));
+        }
+        self.costs[accept.slot] = (source, 0);
+        *self.slots.entry(source).or_default() += 1;
+        if self.turn.is_empty() && self.has_room(rows) {
+            self.send(accept, rows);
+            return;
+        }
+        let waiting = self.waiting.entry(source).or_default();
+        if waiting.is_empty() {
+            self.turn.push_back(source);
+        }
+        waiting.push_back(accept);
+    }
+
+    fn send(&mut self, accept: Accept, rows: usize) {
+        self.costs[accept.slot].1 = rows;
+        self.sent_rows += rows;
+        self.next.push(accept);
+    }
+
+    /// An event has its answer.
+    fn answered(&mut self, slot: usize) {
+        let Some((source, rows)) = self.costs.get_mut(slot) else { return };
+        self.sent_rows -= std::mem::take(rows);
+        if let Some(slots) = self.slots.get_mut(source) {
+            *slots -= 1;
+        }
+    }
+
+    /// Sends what there is room for now, an event of each source in turn.
+    fn refill(&mut self) {
+        while let Some(&source) = self.turn.front() {
+            let Some(waiting) = self.waiting.get_mut(&source) else { return };
+            let Some(rows) = waiting.front().map(Accept::weight) else { return };
+            if self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
+                return;
+            }
+            self.turn.pop_front();
+            let accept = waiting.pop_front();
+            if waiting.is_empty() {
+                self.waiting.remove(&source);
+            } else {
+                self.turn.push_back(source);
+            }
+            if let Some(accept) = accept {
+                self.send(accept, rows);
+            }
+        }
+    }
 }
 
 impl Lane {
@@ -59,6 +148,8 @@ impl Lane {
                 for (slot, reply) in replies.drain(..) {
                     lane.answer(slot, reply);
                 }
+                lane.outbox.borrow_mut().refill();
+                lane.hand_over();
             }
         });
         lane
@@ -66,9 +157,13 @@ impl Lane {
 
     /// Stores it, with all others of this turn; answered after the commit.
     pub async fn store(self: &Rc<Self>, mut accept: Accept) -> Reply {
+        let slots = self.outbox.borrow().slots.get(&accept.source).copied();
+        if slots.is_some_and(|slots| slots >= WAITING_OF_SOURCE_MAX) {
+            return Reply::Unavailable;
+        }
         let Some(slot) = self.take_slot() else { return Reply::Unavailable };
         accept.slot = slot;
-        self.outbox.borrow_mut().push(accept);
+        self.outbox.borrow_mut().put(accept);
         if !self.handing_over.replace(true) {
             let lane = Rc::clone(self);
             // Runs when those that are ready in this turn have had theirs.
@@ -79,10 +174,19 @@ impl Lane {
 
     fn hand_over(&self) {
         self.handing_over.set(false);
-        let accepts = std::mem::take(&mut *self.outbox.borrow_mut());
-        if accepts.is_empty() {
-            return;
+        let mut accepts = std::mem::take(&mut self.outbox.borrow_mut().next);
+        while !accepts.is_empty() {
+            let mut rows = 0;
+            let cut = accepts.iter().position(|accept| {
+                rows += accept.weight();
+                rows > MESSAGE_ROWS_MAX
+            });
+            let rest = accepts.split_off(cut.map_or(accepts.len(), |at| at.max(1)));
+            self.send(std::mem::replace(&mut accepts, rest));
         }
+    }
+
+    fn send(&self, accepts: Vec<Accept>) {
         let message = Message::Write(Write::Accepts(accepts, Arc::clone(&self.mailbox)));
         if let Err(refused) = self.to.try_send(message)
             && let Message::Write(Write::Accepts(accepts, _)) = refused.into_inner()
@@ -106,6 +210,7 @@ impl Lane {
     }
 
     fn answer(&self, slot: usize, reply: Reply) {
+        self.outbox.borrow_mut().answered(slot);
         let mut slots = self.slots.borrow_mut();
         match std::mem::replace(&mut slots[slot], Slot::Answered(reply)) {
             Slot::Waiting(waker) => {

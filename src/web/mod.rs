@@ -23,6 +23,7 @@ use crate::domain::SourceId;
 use crate::expression::Pool;
 use crate::redact::Redactor;
 use crate::store::channel::{Handle, Health};
+use crate::store::deferrals::Deferrals;
 use crate::store::handshakes::Shaken;
 use crate::store::refusals::Refused;
 use crate::store::registry::Registry;
@@ -84,6 +85,8 @@ pub struct Gate {
     pub ledger: ledger::Ledger,
     /// Where expressions are asked that can't be answered in place.
     pub expressions: Pool,
+    /// Sources whose newer events wait for earlier ones.
+    pub deferrals: Arc<Deferrals>,
     pub handshakes: shaken::Handshakes,
     /// Where large requests are checked.
     pub checks: check_pool::CheckPool,
@@ -97,6 +100,7 @@ impl Gate {
         secrets: (&Secrets, &Arc<Redactor>),
         counts: Counts,
         expressions: Pool,
+        deferrals: Arc<Deferrals>,
     ) -> Self {
         let streaks = streak::Streaks::default();
         let windows = rate::Windows::default();
@@ -111,6 +115,7 @@ impl Gate {
             budget: budget::Budget::default(),
             ledger: ledger::Ledger::default(),
             expressions,
+            deferrals,
             handshakes: shaken::Handshakes::default(),
             checks: check_pool::CheckPool::default(),
         }

@@ -2,8 +2,10 @@
 //! thread of the check pool. Work is counted in bytes, as that of hashing them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::check_pool::CheckPool;
 use super::refuse::Refusal;
@@ -29,6 +31,8 @@ pub(super) struct Received<'a> {
     pub ip: &'a str,
     pub now_ms: i64,
     pub expressions: &'a Pool,
+    /// Earlier events of the source are still to be evaluated.
+    pub is_deferring: bool,
     /// The same for another thread, where the work is large.
     large: Option<&'a Arc<Large>>,
 }
@@ -47,6 +51,7 @@ pub(super) struct Large {
     ip: String,
     now_ms: i64,
     expressions: Pool,
+    is_deferring: bool,
 }
 
 impl Large {
@@ -67,6 +72,7 @@ impl Large {
             ip: &self.ip,
             now_ms: self.now_ms,
             expressions: &self.expressions,
+            is_deferring: self.is_deferring,
             large: None,
         })
     }
@@ -101,6 +107,7 @@ impl FullBody {
             ip: head.ip.to_owned(),
             now_ms: head.now_ms,
             expressions: head.expressions.clone(),
+            is_deferring: head.is_deferring,
         }))
     }
 
@@ -124,21 +131,55 @@ impl FullBody {
     }
 }
 
+/// A response waits no longer than that for expressions.
+const EVALUATION_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A `dedupe` key that is known, or that there is none; `None`: it is not known yet.
+type KnownKey = Option<Option<String>>;
+
 /// Answers that are there, or will be.
 pub(super) enum Asking {
     Answered(Answers),
-    Waiting(oneshot::Receiver<Result<Answers, Busy>>),
+    Waiting(oneshot::Receiver<Result<Answers, Busy>>, KnownKey),
+    /// Earlier events of the source are still to be evaluated: so is this one.
+    Deferred(Option<String>),
+}
+
+/// What the expressions of an event gave.
+pub(super) enum Evaluation {
+    Answers(Answers),
+    /// They are evaluated after the response, but for the key of `dedupe`, which is there.
+    Deferred(Option<String>),
 }
 
 impl Asking {
-    /// Waits for the answers.
+    /// Waits for the answers, for as long as a response may.
     ///
     /// # Errors
-    /// Too much was asked at once. A process that ended answers all the same.
+    /// There are none in time, or too much was asked at once.
     pub async fn answers(self) -> Result<Answers, Refusal> {
+        match self.evaluation().await? {
+            Evaluation::Answers(answers) => Ok(answers),
+            Evaluation::Deferred(_) => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// Waits for the answers, for as long as a response may; then they are had later.
+    ///
+    /// # Errors
+    /// The key of `dedupe` must be known before the event is stored, and is not.
+    pub async fn evaluation(self) -> Result<Evaluation, Refusal> {
         match self {
-            Self::Answered(answers) => Ok(answers),
-            Self::Waiting(told) => told.await.ok().and_then(Result::ok).ok_or(Refusal::Unavailable),
+            Self::Answered(answers) => Ok(Evaluation::Answers(answers)),
+            Self::Deferred(key) => Ok(Evaluation::Deferred(key)),
+            Self::Waiting(told, key) => {
+                let told = timeout(EVALUATION_TIMEOUT, told).await.ok().and_then(Result::ok);
+                match (told.and_then(Result::ok), key) {
+                    (Some(answers), _) => Ok(Evaluation::Answers(answers)),
+                    (None, Some(key)) => Ok(Evaluation::Deferred(key)),
+                    (None, None) => Err(Refusal::Unavailable),
+                }
+            }
         }
     }
 }
@@ -165,8 +206,9 @@ impl<'a> Received<'a> {
         ip: &'a str,
         now_ms: i64,
         expressions: &'a Pool,
+        is_deferring: bool,
     ) -> Self {
-        Self { gated, asked, ip, now_ms, expressions, large: None }
+        Self { gated, asked, ip, now_ms, expressions, is_deferring, large: None }
     }
 
     /// Does some of the work where the request is checked. `max_bytes`: of all bodies that wait.
@@ -288,10 +330,16 @@ impl<'a> Received<'a> {
         if let Some(answers) = questions.at_once(scene) {
             return Asking::Answered(answers);
         }
+        let key = questions.dedupe_at_once(scene);
+        if self.is_deferring
+            && let Some(key) = key
+        {
+            return Asking::Deferred(key);
+        }
         let (tell, told) = oneshot::channel();
         let party = u64::try_from(self.gated.id.0).unwrap_or(0);
         let answer = Box::new(move |answers| drop(tell.send(answers)));
         self.expressions.ask(party, questions, scene, answer);
-        Asking::Waiting(told)
+        Asking::Waiting(told, key)
     }
 }

@@ -13,7 +13,7 @@ use source::{Source, files, sources, top};
 mod source;
 
 /// Each room and those it may know, which all stand above it: so imports go one way.
-const MAY_KNOW: [(&str, &[&str]); 25] = [
+const MAY_KNOW: [(&str, &[&str]); 26] = [
     ("domain", &[]),
     ("json", &[]),
     ("multipart", &[]),
@@ -49,6 +49,7 @@ const MAY_KNOW: [(&str, &[&str]); 25] = [
     ),
     ("dispatcher", &["clock", "config", "domain", "handler", "queue", "store", "worker"]),
     ("recovery", &["clock", "config", "domain", "process", "queue", "store", "worker"]),
+    ("expander", &["domain", "expression", "inbox", "store", "worker"]),
     ("replay", &["config", "domain", "expression", "inbox", "store", "worker"]),
     ("upkeep", &["clock", "config", "domain", "expression", "inbox", "notify", "store", "worker"]),
     (
@@ -72,6 +73,7 @@ const MAY_KNOW: [(&str, &[&str]); 25] = [
             "config",
             "dispatcher",
             "domain",
+            "expander",
             "expression",
             "handler",
             "inbox",

@@ -18,6 +18,7 @@ mod house;
 mod http;
 mod intake;
 mod killed;
+mod large;
 mod large_requests;
 mod libraries;
 mod limits;

@@ -49,8 +49,11 @@ fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
     for _ in 0..20 {
         queue.put(job(1, 1 << 20, &told));
     }
-    assert_eq!(told.load(Ordering::SeqCst), 4);
+    assert_eq!(told.load(Ordering::SeqCst), 12, "half of it is left to others");
+    queue.put(job(3, 100 << 20, &told));
+    assert_eq!(told.load(Ordering::SeqCst), 12, "one fits, however large");
     assert_eq!(next(&queue), Some((1, 1)));
+    assert_eq!(next(&queue), Some((3, 1)));
     queue.put(job(2, 50 << 10, &told));
     queue.put(job(2, 50 << 10, &told));
     assert_eq!(next(&queue), Some((2, 1)));

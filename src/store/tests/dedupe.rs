@@ -22,10 +22,6 @@ impl Trail {
     fn dedupe(&mut self, dedupe: Dedupe) -> Reply {
         self.accept(Plan::Judged(vec![(H, ordered("k"))]), Some(dedupe))
     }
-
-    fn number(&self, sql: &str) -> i64 {
-        self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
-    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
 mod alerts;
 mod dedupe;
+mod deferred;
 mod keys;
 mod migration;
 mod plans;
@@ -95,6 +96,10 @@ impl Trail {
         let (conn, state) = (&self.store.conn, &mut self.state);
         let mut inserts = Inserts::new(conn).unwrap();
         events::accept(conn, state, &mut inserts, &accept).unwrap()
+    }
+
+    fn number(&self, sql: &str) -> i64 {
+        self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
     /// Claims as many as asked for; their numbers.

@@ -117,6 +117,10 @@ fn an_event_without_its_body_is_gone() {
 struct Slow;
 
 impl Items for Slow {
+    fn bytes(&self) -> u64 {
+        0
+    }
+
     fn count(&self) -> usize {
         10
     }

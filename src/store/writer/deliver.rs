@@ -1,6 +1,7 @@
 //! What follows a group: everyone who waits for it is told how it went.
 
 use super::super::channel::Write;
+use super::super::deferred::Work;
 use super::super::events::Reply;
 use super::super::jobs::Finished;
 use super::super::op::{Done, Op};
@@ -11,13 +12,7 @@ impl Writer {
     /// `retried` is what was written before the group.
     pub(super) fn deliver(&mut self, retried: Vec<Op>, group: &mut Vec<Write>, done: Vec<Done>) {
         // Before the answers: who was answered must be counted.
-        for (source, jobs) in self.state.queued.drain(..) {
-            self.tally.of.add(source, jobs);
-        }
-        let now_ms = self.state.now_ms;
-        if !self.state.heard.is_empty() {
-            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
-        }
+        self.tell_counts();
         let mut done = done.into_iter();
         for (op, done) in retried.into_iter().zip(done.by_ref()) {
             self.tell(op, done);
@@ -28,6 +23,10 @@ impl Writer {
                     let count = accepts.len();
                     mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
                         |(accept, done)| match done {
+                            Done::Accepted(Reply::Deferred(event)) => {
+                                self.deferrals.keep_plan(accept.source, event, &accept.owed);
+                                (accept.slot, Reply::Stored(event))
+                            }
                             Done::Accepted(reply) => (accept.slot, reply),
                             _ => (accept.slot, Reply::Unavailable),
                         },
@@ -39,6 +38,29 @@ impl Writer {
                     }
                 }
             }
+        }
+        // After the plans are there.
+        if self.state.has_deferral_changed() {
+            self.deferrals.count(&self.state.deferred);
+        }
+        self.tell_jobs();
+    }
+
+    /// How many jobs are queued now, and who had an event.
+    pub(super) fn tell_counts(&mut self) {
+        for (source, jobs) in self.state.queued.drain(..) {
+            self.tally.of.add(source, jobs);
+        }
+        let now_ms = self.state.now_ms;
+        if !self.state.heard.is_empty() {
+            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
+        }
+    }
+
+    /// What the dispatcher hears of jobs that are ready, wait or rest, and what is left to do.
+    pub(super) fn tell_jobs(&mut self) {
+        for revival in self.state.revivals.drain(..) {
+            self.backlog.push(Work::revive_jobs(revival));
         }
         for handler in self.state.rested.drain(..) {
             let rest = self.state.rests.get(&handler).copied().unwrap_or_default();

@@ -1,0 +1,305 @@
+//! Jobs that are inserted after their event, in several transactions: with any cut between two of
+//! them the outcome is that of one transaction.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::store::deferred::{self, Budget, EventJobs, Work};
+use crate::store::insert;
+
+/// More than one transaction inserts, with keys of all kinds.
+fn large(seed: usize) -> Owed {
+    let names = ["k", "l", "m", "n", "o"];
+    let keys = (0..300).map(|at| JobKeys {
+        order: (at % 3 == 0).then(|| key(names[(at + seed) % 5])),
+        newest: None,
+        once: (at % 7 == 0)
+            .then(|| Once { key: key(&format!("{}", (at + seed) % 40)), window_ms: 60_000 }),
+        collapse: (at % 11 == 0).then(|| Collapse {
+            key: key(names[(at * seed) % 5]),
+            settle_ms: if at % 2 == 0 { 5_000 } else { 0 },
+        }),
+    });
+    let bodies = vec![b"{}".to_vec(); 300];
+    Owed::Items(Arc::new(InMemory(bodies, keys.collect())))
+}
+
+fn budget(rows: usize) -> Budget {
+    Budget { rows, bytes: usize::MAX, until: Instant::now() + Duration::from_secs(60) }
+}
+
+impl Trail {
+    /// Stores an event, whose jobs are still to be inserted.
+    fn defer(&mut self, owed: Vec<(HandlerId, Owed)>) -> EventJobs {
+        let reply = self.accept(Plan::Judged(owed.clone()), None);
+        let Reply::Deferred(event) = reply else { panic!("{reply:?}") };
+        let received_at_ms = self.state.wall_ms;
+        EventJobs { event, source: S, received_at_ms, owed, note: None, dedupe: None }
+    }
+
+    /// One transaction of that many rows; whether the work is over.
+    fn step(&mut self, work: &mut Work, rows: usize) -> bool {
+        let progress = work.step(&self.store.conn, &mut self.state, &mut budget(rows)).unwrap();
+        work.advance(progress);
+        self.state.write_counters(&self.store.conn).unwrap();
+        progress.is_over()
+    }
+
+    /// What the next process finds, after this one was killed.
+    fn crash(&mut self) -> Vec<Work> {
+        let (now_ms, wall_ms) = (self.state.now_ms, self.state.wall_ms);
+        self.state = State::read(&self.store.conn, self.store.clock).unwrap();
+        (self.state.now_ms, self.state.wall_ms) = (now_ms, wall_ms);
+        deferred::read_left(&self.store.conn, &mut self.state).unwrap()
+    }
+
+    /// All jobs, by their place in their event.
+    fn places(&self) -> Vec<String> {
+        let sql =
+            "SELECT e.id || ' ' || j.handler || ' ' || coalesce(j.item, 0) || ' ' || j.state || ' '
+                     || coalesce(j.due_at, '') || ' ' || coalesce(o.event || ' ' || o.item, '')
+                   FROM jobs j JOIN events e ON e.id = j.event
+                   LEFT JOIN jobs o ON j.reason LIKE '% job ' || o.id
+                   ORDER BY e.id, j.handler, j.item";
+        let mut select = self.conn().prepare(sql).unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn check_views(&self, event: EventId, count: i64) -> bool {
+        let jobs = self.number(&format!("SELECT jobs FROM trail WHERE event = {}", event.0));
+        assert!(jobs == 0 || jobs == count, "{jobs} of {count} jobs can be seen");
+        let sum =
+            "SELECT queued + running + succeeded + dead + cancelled FROM trail WHERE event = ";
+        assert_eq!(self.number(&format!("{sum}{}", event.0)), jobs);
+        let depth = self.number("SELECT coalesce(sum(jobs), 0) FROM depth");
+        assert_eq!(depth, self.number("SELECT sum(queued + running) FROM trail"));
+        jobs > 0
+    }
+}
+
+/// What one transaction for each event gives.
+fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
+    let mut trail = trail();
+    for seed in seeds {
+        let source = S;
+        let event = trail.state.counters.event + 1;
+        trail.owe(vec![]);
+        for handler in [H, HandlerId(2)] {
+            let of = insert::Of {
+                event,
+                source,
+                handler,
+                created_at_ms: 0,
+                origin: insert::Origin::DeferredEvent,
+            };
+            let (conn, state) = (&trail.store.conn, &mut trail.state);
+            insert::owed(conn, state, of, &large(seed)).unwrap();
+        }
+    }
+    trail.places()
+}
+
+#[test]
+fn jobs_that_are_inserted_in_many_transactions_are_those_of_one() {
+    let mut trail = trail();
+    for seed in 1..4 {
+        let jobs = trail.defer(vec![(H, large(seed)), (HandlerId(2), large(seed))]);
+        let event = jobs.event;
+        let mut work = Work::insert_event_jobs(jobs);
+        let mut was_visible = false;
+        while !trail.step(&mut work, 37) {
+            let is_visible = trail.check_views(event, 600);
+            assert!(is_visible || !was_visible, "what was seen is gone");
+            was_visible = is_visible;
+        }
+        assert!(was_visible);
+    }
+    assert!(trail.places() == at_once(1..4));
+    assert!(trail.state.deferred.is_empty());
+    for table in ["deferred_events", "expansions", "expansion_keys"] {
+        assert_eq!(trail.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(queued, trail.number("SELECT sum(queued) FROM trail"));
+}
+
+#[test]
+fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
+    let mut cut = 0;
+    loop {
+        let mut trail = trail();
+        let owed = vec![(H, large(1)), (HandlerId(2), large(1))];
+        let jobs = trail.defer(owed.clone());
+        let event = jobs.event;
+        let mut work = Work::insert_event_jobs(jobs);
+        let mut is_over = false;
+        for _ in 0..cut {
+            is_over = is_over || trail.step(&mut work, 150);
+        }
+        let was_visible = trail.check_views(event, 600);
+        drop(work);
+        let left = trail.crash();
+        assert_eq!(trail.check_views(event, 600), was_visible);
+        for mut work in left {
+            while !trail.step(&mut work, 150) {}
+        }
+        let waiting = deferred::list_events(trail.conn(), S, EventId(0), 9).unwrap();
+        assert_eq!(
+            waiting.len(),
+            usize::from(!was_visible),
+            "evaluated again unless it has its jobs"
+        );
+        if !was_visible {
+            let hidden = trail.number("SELECT count(*) FROM jobs")
+                + trail.number("SELECT count(*) FROM items");
+            assert_eq!(hidden, 0);
+            let (received_at_ms, note) = (trail.state.wall_ms, None);
+            let jobs = EventJobs { event, source: S, received_at_ms, owed, note, dedupe: None };
+            let mut work = Work::insert_event_jobs(jobs);
+            while !trail.step(&mut work, 150) {}
+        }
+        assert!(trail.state.deferred.is_empty());
+        assert!(trail.places() == at_once(1..2));
+        if is_over {
+            return;
+        }
+        cut += 1;
+    }
+}
+
+#[test]
+fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are_not() {
+    let mut trail = trail();
+    let first = trail.defer(vec![(H, large(1))]);
+    let second = trail.defer(vec![(H, Owed::Event(JobKeys::default()))]);
+    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
+    let settled = "SELECT count(*) FROM trail WHERE settled_at IS NOT NULL";
+    assert_eq!(trail.number(settled), 0);
+    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(queued, 2, "each counts as one");
+    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), 2);
+    for jobs in [first, second] {
+        let mut work = Work::insert_event_jobs(jobs);
+        while !trail.step(&mut work, 100) {}
+    }
+    let of_second = trail.number("SELECT min(id) FROM jobs WHERE event = 2");
+    assert!(of_second > trail.number("SELECT max(id) FROM jobs WHERE event = 1"));
+    assert_eq!(trail.accept(Plan::Plain([H].into()), None), Reply::Stored(EventId(3)));
+}
+
+#[test]
+fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
+    let mut trail = trail();
+    let reply = trail.accept(Plan::Unevaluated, None);
+    assert_eq!(reply, Reply::Deferred(EventId(1)));
+    let event = EventId(1);
+    let note = Some("h: order_by: no".to_owned());
+    let jobs = EventJobs { event, source: S, received_at_ms: 1, owed: vec![], note, dedupe: None };
+    assert!(trail.step(&mut Work::insert_event_jobs(jobs), 100));
+    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
+    assert_eq!(trail.number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
+    assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: order_by: no'"), 1);
+    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), 0);
+}
+
+#[test]
+fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
+    let mut trail = trail();
+    let jobs = trail.defer(vec![(H, large(1))]);
+    let mut work = Work::insert_event_jobs(jobs);
+    while trail.number("SELECT jobs FROM trail") == 0 {
+        assert!(!trail.step(&mut work, 100));
+    }
+    trail.cancel(299);
+    while !trail.step(&mut work, 100) {}
+    assert_eq!(trail.jobs()[298], "299 cancelled: no more");
+    let queued: i64 = trail.number("SELECT queued FROM trail");
+    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), queued);
+}
+
+#[test]
+fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
+    let mut trail = trail();
+    let keys = vec![JobKeys { order: Some(key("k")), ..JobKeys::default() }; 300];
+    let owed = Owed::Items(Arc::new(InMemory(vec![b"1".to_vec(); 300], keys)));
+    let jobs = trail.defer(vec![(H, owed)]);
+    let mut work = Work::insert_event_jobs(jobs);
+    trail.step(&mut work, 10);
+    // From another source.
+    let of = insert::Of {
+        event: 1,
+        source: SourceId(2),
+        handler: H,
+        created_at_ms: 0,
+        origin: insert::Origin::Event,
+    };
+    insert::owed(&trail.store.conn, &mut trail.state, of, &ordered("k")).unwrap();
+    while !trail.step(&mut work, 100) {}
+    assert_eq!(trail.claimed(9), [1]);
+    assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
+}
+
+#[test]
+fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
+    let mut trail = trail();
+    let owed = vec![(H, Owed::Dead("when: no".into())), (HandlerId(2), large(1))];
+    let mut work = Work::insert_event_jobs(trail.defer(owed));
+    while trail.number("SELECT jobs FROM trail") == 0 {
+        assert_eq!(trail.number("SELECT count(*) FROM outcomes"), 0, "no outcome before its job");
+        assert!(!trail.step(&mut work, 100));
+    }
+    while !trail.step(&mut work, 100) {}
+    assert_eq!(trail.jobs()[0], "1 dead: when: no");
+    assert_eq!(trail.number("SELECT count(*) FROM outcomes WHERE detail = 'when: no'"), 1);
+}
+
+#[test]
+fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
+    let mut trail = trail();
+    let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
+    let dedupe = events::Dedupe { own, heal: true, ..Default::default() };
+    let owed = (0..250).map(|_| (H, Owed::Event(JobKeys::default()))).collect();
+    trail.accept(Plan::Judged(owed), Some(dedupe));
+    for _ in 0..250 {
+        trail.run(died());
+    }
+    trail.accept(Plan::Plain([].into()), Some(dedupe));
+    let dead = "SELECT count(*) FROM dead";
+    assert_eq!(trail.number(dead), 150);
+    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut works = trail.crash();
+    let mut work = works.remove(0);
+    trail.run(died());
+    while !trail.step(&mut work, 60) {}
+    assert_eq!(trail.number(dead), 1, "what died meanwhile has had its turn");
+    assert_eq!(trail.number("SELECT count(*) FROM revivals"), 0);
+    assert!(works.is_empty());
+}
+
+#[test]
+fn a_retried_job_makes_many_jobs_in_many_transactions_and_none_if_it_is_cancelled() {
+    for is_cancelled in [false, true] {
+        let mut trail = trail();
+        trail.owe(vec![(H, Owed::Dead("split: no".into()))]);
+        assert!(trail.retry(1));
+        let claimed = trail.claim(1).remove(0);
+        let owed = Some(large(1));
+        let expansion =
+            Box::new(crate::store::expand::Expansion { claimed, received_at_ms: 0, owed });
+        let (done, _) = crossbeam_channel::bounded(1);
+        let mut work = Work::expand_job(expansion, done);
+        trail.step(&mut work, 100);
+        assert_eq!(trail.number("SELECT jobs FROM trail"), 1);
+        if is_cancelled {
+            trail.cancel(1);
+        }
+        while !trail.step(&mut work, 100) {}
+        let (first, count) = (trail.jobs().remove(0), trail.number("SELECT jobs FROM trail"));
+        if is_cancelled {
+            assert_eq!((first.as_str(), count), ("1 cancelled: no more", 1));
+        } else {
+            assert_eq!((first.as_str(), count), ("1 cancelled: expanded into jobs 2–301", 301));
+        }
+        assert_eq!(trail.number("SELECT count(*) FROM expansions"), 0);
+    }
+}
