@@ -76,7 +76,7 @@ pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, StartErro
         StartError::of_errno(e, reason)
     })?;
     // Last: a moment after its start the program is dumpable.
-    oom::raise_of_handler(pid);
+    oom::raise_of_handler(pid, &process);
     Ok(Child { pid, process, stdin, stdout, stderr, notes })
 }
 
