@@ -98,3 +98,33 @@ fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
     )?;
     Ok(gone + i64::try_from(others).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Durability;
+
+    #[test]
+    fn those_of_networks_that_had_no_event_accepted_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::open(&folder.path().join("t.db"), Durability::Full).unwrap();
+        let conn = &store.conn;
+        let accepted = ["2001:db8:1:2::1", "192.0.2.1"];
+        let refused = ["2001:db8:1:2::ff", "192.0.2.1", "2001:db8:1:3::1", "192.0.2.2", ""];
+        for ip in accepted {
+            let network = domain::network_of(ip);
+            conn.execute("INSERT INTO accepted_ips VALUES (?1)", [&*network]).unwrap();
+        }
+        for ip in refused {
+            let sql = "INSERT INTO refusals (at, method, path, ip, status, reason, bytes)
+                       VALUES (1, 'POST', '/', ?1, 404, '', 0)";
+            conn.execute(sql, [ip]).unwrap();
+        }
+        let kept = || -> String {
+            let sql = "SELECT group_concat(id, ' ' ORDER BY id) FROM refusals";
+            conn.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((trim(conn, 2).unwrap(), kept()), (2, "1 2 5".to_owned()));
+        assert_eq!((trim(conn, 2).unwrap(), kept()), (2, "2".to_owned()));
+    }
+}
