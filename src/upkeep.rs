@@ -27,6 +27,9 @@ use alerts::Alerts;
 /// Between two looks: a refusal is on the trail within a second.
 const LOOK: Duration = Duration::from_millis(400);
 
+/// Maximum number of refusals or handshakes in one operation.
+const NOTED_AT_ONCE: usize = 250;
+
 /// How often the clock's anchor is kept, and old dedupe keys are forgotten.
 const KEEP: Duration = Duration::from_secs(600);
 
@@ -75,15 +78,21 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
 fn write_noted(it: &Upkeep, unsent: &mut Vec<Op>) {
     if unsent.is_empty() {
         let refusals = (it.refusals)();
-        if !refusals.is_empty() {
-            unsent.push(Op::Refusals(refusals));
-        }
+        unsent.extend(split(refusals).into_iter().rev().map(Op::Refusals));
         let handshakes = (it.handshakes)();
-        if !handshakes.is_empty() {
-            unsent.push(Op::Handshakes(handshakes));
-        }
+        unsent.extend(split(handshakes).into_iter().rev().map(Op::Handshakes));
     }
     send(&it.writer.to, unsent);
+}
+
+/// Between two operations the writer may commit, so that no sender waits for thousands of rows.
+fn split<T>(mut rows: Vec<T>) -> Vec<Vec<T>> {
+    let mut parts = Vec::new();
+    while !rows.is_empty() {
+        let rest = rows.split_off(rows.len().min(NOTED_AT_ONCE));
+        parts.push(std::mem::replace(&mut rows, rest));
+    }
+    parts
 }
 
 /// Events come first: where the writer has no room, an operation stays and is sent at the next look.

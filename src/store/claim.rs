@@ -15,6 +15,9 @@ use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 /// A claim looks at so many at most before it lets others have their turn.
 const ROUNDS_MAX: usize = 64;
 
+/// Having looked at that many jobs, it is the last round.
+const LOOKED_MAX: usize = 500;
+
 /// Claims the oldest ready jobs that are asked for. Those that `newest_by` finds too old are cancelled
 /// on the way. Of a handler that is paused none are claimed, whoever has heard of that; of one that
 /// rests none but the one on trial.
@@ -51,10 +54,14 @@ fn ready(
     handler: HandlerId,
     asked: usize,
 ) -> rusqlite::Result<Vec<Claimed>> {
-    let mut claimed = Vec::with_capacity(asked);
+    let (mut claimed, mut looked) = (Vec::with_capacity(asked), 0);
     for _ in 0..ROUNDS_MAX {
+        if looked >= LOOKED_MAX {
+            break;
+        }
         let taken = take(conn, state, handler, asked - claimed.len())?;
         let all = taken.len();
+        looked += all;
         let before = claimed.len();
         for (job, order) in taken {
             state.queue(job.source, -1);

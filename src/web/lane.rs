@@ -260,3 +260,53 @@ impl Drop for Answer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::events::DedupeKey;
+
+    fn put(outbox: &mut Outbox, slot: usize, source: i64, bytes: usize) {
+        let key = DedupeKey { key: [0; 16], window_ms: 0 };
+        let mut accept = Accept::look_up(SourceId(source), key);
+        (accept.slot, accept.body) = (slot, vec![0; bytes]);
+        outbox.put(accept);
+    }
+
+    fn sent(outbox: &mut Outbox) -> Vec<usize> {
+        outbox.next.drain(..).map(|accept| accept.slot).collect()
+    }
+
+    #[test]
+    fn an_event_of_another_source_waits_for_none_of_a_flood_but_those_on_their_way() {
+        let mut outbox = Outbox::default();
+        for slot in 0..40 {
+            put(&mut outbox, slot, 1, 1 << 20);
+        }
+        put(&mut outbox, 40, 2, 1);
+        put(&mut outbox, 41, 2, 1);
+        let first = sent(&mut outbox);
+        assert_eq!(first, (0..7).collect::<Vec<_>>(), "no more than the writer is to have at once");
+        outbox.answered(0);
+        outbox.refill();
+        assert_eq!(sent(&mut outbox), [7, 40], "the sources take turns");
+        first[1..].iter().for_each(|slot| outbox.answered(*slot));
+        outbox.refill();
+        assert_eq!(sent(&mut outbox)[..2], [8, 41]);
+    }
+
+    #[test]
+    fn what_is_larger_than_all_room_goes_alone_and_every_event_goes_once() {
+        let mut outbox = Outbox::default();
+        for slot in 0..4 {
+            put(&mut outbox, slot, 1, 16 << 20);
+        }
+        for slot in 0..4 {
+            assert_eq!(sent(&mut outbox), [slot]);
+            outbox.answered(slot);
+            outbox.refill();
+        }
+        assert!(outbox.turn.is_empty() && outbox.waiting.is_empty());
+        assert_eq!((outbox.sent_rows, outbox.slots[&SourceId(1)]), (0, 0));
+    }
+}
