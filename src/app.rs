@@ -130,6 +130,9 @@ fn load(file: &Path) -> Result<(Loaded, Secrets, Arc<Redactor>), String> {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
+    for warning in config::secret_warnings(&loaded, &secrets) {
+        log::warn!("{warning}");
+    }
     Ok((loaded, secrets, redactor))
 }
 

@@ -6,19 +6,23 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, beside, failed, output, refused, trial};
-use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Listen, Loaded};
+use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Faults, Listen, Loaded};
 use crate::store::{Store, rescue, stats};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
 pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
     let config = &loaded.config;
     let mut out = output::stdout();
-    let (_, missing) = config::secrets(loaded);
+    let (secrets, _) = config::secrets(loaded);
+    let (faults, elsewhere) = config::unusable_secrets(loaded);
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}").map_err(failed)?;
     }
-    for fault in missing {
-        writeln!(out, "warning: {fault}").map_err(failed)?;
+    for warning in config::secret_warnings(loaded, &secrets).iter().chain(&elsewhere) {
+        writeln!(out, "warning: {warning}").map_err(failed)?;
+    }
+    if !faults.is_empty() {
+        return Err(Failure { code: 78, text: Faults(faults).to_string() });
     }
     for source in &config.sources {
         for listen in &config.server.listen {

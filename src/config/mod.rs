@@ -19,6 +19,7 @@ mod include;
 pub mod keys;
 mod load;
 mod program;
+mod public_url;
 mod reload;
 mod scheme;
 mod secret;
@@ -37,9 +38,13 @@ mod tests;
 pub use fault::{Fault, Faults};
 pub use handler::BUILT_IN;
 pub use load::{Loaded, find, load};
+pub use public_url::PublicUrl;
 pub use reload::reload_refusals;
 pub use scheme::{DeliveryKey, SCHEMES, Scheme, scheme};
-pub use secret::{Becomes, SecretUse, Secrets, secrets, secrets_under, standard_key};
+pub use secret::{
+    Becomes, SecretUse, Secrets, secret_warnings, secrets, secrets_under, standard_key,
+    unusable_secrets,
+};
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
 pub use values::{duration_text, parse_duration};
@@ -236,7 +241,7 @@ pub struct Verify {
     pub segment: bool,
     pub tolerance: Option<Tolerance>,
     /// The public URL, as the sender calls it.
-    pub url: Option<String>,
+    pub url: Option<PublicUrl>,
     pub hmac: Option<Hmac>,
     /// Meta's: given back to it in its GET.
     pub verify_token: Vec<SecretRef>,

@@ -123,7 +123,7 @@ pub const SCHEMES: &[Scheme] = &[
     plain("none", &[]),
     plain("token", TOKEN),
     plain("basic", &["user", "secret", "tolerance", "url"]),
-    plain("bearer", COMMON),
+    plain("bearer", COMMON).secret(Becomes::BearerToken),
     plain("hmac", HMAC),
     signed("paminga", "x-paminga-signature").signs_key(),
     preset("standard").within(FIVE).secret(Becomes::StandardVerifier).signs_key(),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,8 @@ pub struct SecretUse {
 pub enum Becomes {
     /// Whatever it is, it is used as it is.
     Bytes,
+    /// What follows `Bearer` in a header.
+    BearerToken,
     /// A variable of a handler's environment.
     Variable,
     /// A header's value.
@@ -67,12 +69,43 @@ impl Becomes {
             Self::Header if bytes.iter().any(control) => {
                 Some("has a line break or the like: expected one line of text".to_owned())
             }
-            Self::Bytes | Self::Variable | Self::Header => None,
+            Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
             Self::StandardKey => standard_key(bytes).err(),
             Self::StandardVerifier => keys::standard(bytes).err(),
             Self::Ed25519Key => keys::ed25519_hex(bytes).err(),
             Self::P256Key => keys::p256(bytes).err(),
             Self::Certificates => keys::certificates(bytes).err(),
+        }
+    }
+}
+
+impl Becomes {
+    /// What a text may have by mistake, so that nothing that is right fits it.
+    fn oddity(self, bytes: &[u8]) -> Option<&'static str> {
+        let is_text =
+            matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
+        let text = bytes.trim_ascii();
+        let quotes = [&b"\""[..], b"'", b"`"];
+        let is_quoted =
+            |quote: &&[u8]| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+        let begins =
+            |name: &[u8]| text.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+        match self {
+            _ if !is_text => None,
+            _ if bytes.starts_with(b"\xef\xbb\xbf") => Some(
+                "begins with a byte order mark, which is taken for a part of it: save it without",
+            ),
+            _ if text.len() < bytes.len() => Some(
+                "begins or ends with white space, which is taken for a part of it: only one newline \
+                 at the end is not",
+            ),
+            _ if quotes.iter().any(is_quoted) => {
+                Some("stands in quotes, which are taken for a part of it: leave them out")
+            }
+            Self::BearerToken if begins(b"bearer ") => {
+                Some("begins with \"Bearer\": expected what follows it in the header")
+            }
+            _ => None,
         }
     }
 }
@@ -135,7 +168,28 @@ fn without_prefix(key: &[u8]) -> &[u8] {
     private.or_else(|| key.strip_prefix(b"whpk_")).unwrap_or(key)
 }
 
-/// Reads every secret; those that can't be had are faults, for `check` to show as warnings.
+/// Secrets that were read and are probably not what was meant. None is shown.
+pub fn secret_warnings(loaded: &Loaded, secrets: &Secrets) -> Vec<Fault> {
+    let warning =
+        |used: &SecretUse| Some(used.fault(used.becomes.oddity(secrets.get(&used.secret)?)?));
+    loaded.secrets.iter().filter_map(warning).collect()
+}
+
+/// What keeps a server from starting wherever it is started, and what may be otherwise there: a variable or
+/// a credential that its unit sets, a file that this user may not read.
+pub fn unusable_secrets(loaded: &Loaded) -> (Vec<Fault>, Vec<Fault>) {
+    let (mut faults, mut elsewhere) = (Vec::new(), Vec::new());
+    for used in &loaded.secrets {
+        match used.secret.read() {
+            Ok(bytes) => faults.extend(used.becomes.fault(&bytes).map(|it| used.fault(&it))),
+            Err(Unread::Here(reason)) => faults.push(used.fault(&reason)),
+            Err(Unread::Elsewhere(reason)) => elsewhere.push(used.fault(&reason)),
+        }
+    }
+    (faults, elsewhere)
+}
+
+/// Reads every secret; those that can't be had or used are faults.
 pub fn secrets(loaded: &Loaded) -> (Secrets, Vec<Fault>) {
     secrets_under(loaded, "")
 }
@@ -157,7 +211,9 @@ pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
                 Some(reason) => faults.push(used.fault(&reason)),
                 None => found.insert(used.secret.clone(), bytes),
             },
-            Err(reason) => faults.push(used.fault(&reason)),
+            Err(Unread::Here(reason) | Unread::Elsewhere(reason)) => {
+                faults.push(used.fault(&reason));
+            }
         }
     }
     (found, faults)
@@ -180,22 +236,35 @@ impl fmt::Display for SecretRef {
     }
 }
 
+/// Why a secret can't be had, and what to do.
+enum Unread {
+    /// Wherever the server is started.
+    Here(String),
+    /// By this user, in this environment.
+    Elsewhere(String),
+}
+
 impl SecretRef {
-    /// The secret without one trailing newline, or why it can't be had and what to do.
-    pub fn read(&self) -> Result<Vec<u8>, String> {
+    /// The secret without one trailing newline.
+    fn read(&self) -> Result<Vec<u8>, Unread> {
+        let elsewhere = |reason: String| Unread::Elsewhere(reason);
         let mut bytes = match self {
-            Self::Env(name) => std::env::var_os(name)
-                .map(OsStringExt::into_vec)
-                .ok_or("is not set: set it where hooktrail is started")?,
+            Self::Env(name) => {
+                std::env::var_os(name).map(OsStringExt::into_vec).ok_or_else(|| {
+                    elsewhere("is not set: set it where hooktrail is started".to_owned())
+                })?
+            }
             Self::File(path) => read_file(path)?,
             Self::Credential(name) => {
                 let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                    format!(
+                    elsewhere(format!(
                         "needs CREDENTIALS_DIRECTORY: systemd sets it for \
                          LoadCredential={name}:/path"
-                    )
+                    ))
                 })?;
-                read_file(&Path::new(&folder).join(name))?
+                read_file(&Path::new(&folder).join(name)).map_err(|unread| match unread {
+                    Unread::Here(reason) | Unread::Elsewhere(reason) => elsewhere(reason),
+                })?
             }
         };
         if bytes.last() == Some(&b'\n') {
@@ -204,17 +273,27 @@ impl SecretRef {
                 bytes.pop();
             }
         }
-        if bytes.is_empty() { Err("is empty: put the secret there".to_owned()) } else { Ok(bytes) }
+        match bytes.is_empty() {
+            true => Err(Unread::Here("is empty: put the secret there".to_owned())),
+            false => Ok(bytes),
+        }
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("can't be read: {error}: it must exist and be readable"))?;
+        .map_err(|error| {
+            let reason = format!("can't be read: {error}: it must exist and be readable");
+            match error.kind() {
+                ErrorKind::PermissionDenied => Unread::Elsewhere(reason),
+                _ => Unread::Here(reason),
+            }
+        })?;
     if bytes.len() > SECRET_BYTES_MAX {
-        return Err(format!("is larger than {SECRET_BYTES_MAX} bytes: expected one secret"));
+        let reason = format!("is larger than {SECRET_BYTES_MAX} bytes: expected one secret");
+        return Err(Unread::Here(reason));
     }
     Ok(bytes)
 }

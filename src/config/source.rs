@@ -40,13 +40,14 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
         table.fault(format!("is no name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
-    let verify = read_verify(name, &table, server, folder);
+    let path = table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}"));
+    let verify = read_verify(name, &table, server, (folder, &path));
     let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
     let uses_preset_key = uses_preset_key(&verify, &dedupe, dedupe_off);
     check_tolerance(&table, &verify, dedupe.is_some(), dedupe_window);
     let source = Source {
         name: name.to_owned(),
-        path: table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}")),
+        path,
         methods: read_methods(&table, "POST"),
         accept: table.choice(
             "accept",
@@ -78,10 +79,15 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
     Read { source, path_at }
 }
 
-fn read_verify(name: &str, table: &Table<'_>, server: &Server, folder: &Path) -> Verify {
+fn read_verify(
+    name: &str,
+    table: &Table<'_>,
+    server: &Server,
+    (folder, path): (&Path, &str),
+) -> Verify {
     let value = table.get("verify");
     // A scheme that could not be read is a fault, and no one gets to use this value.
-    let read = value.as_ref().map(|value| verify::read(value, folder));
+    let read = value.as_ref().map(|value| verify::read(value, folder, path));
     let verify = read.flatten().unwrap_or_else(verify::none);
     let beyond = |listen: &super::Listen| match listen {
         super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),

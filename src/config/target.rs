@@ -4,6 +4,7 @@ use std::path::Path;
 
 use actix_web::http::Uri;
 
+use super::public_url::next_name;
 use super::secret::{self, Becomes};
 use super::table::{Table, Value};
 use super::values;
@@ -62,7 +63,7 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
     let keys = |value: Value<'_>| secret::some(&value, folder, Becomes::StandardKey);
     let sign = table.get("sign").map(keys);
     let target = Target {
-        url: read_url(&value, URL).unwrap_or_default(),
+        url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
         headers: headers.unwrap_or_default(),
         forward_headers: read_forwarded(table),
         sign: sign.unwrap_or_default(),
@@ -77,6 +78,14 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
         }
     }
     Some(target)
+}
+
+/// A handler's URL has no names that are filled in.
+fn warn_of_names(value: &Value<'_>, url: &str) {
+    if let Some((_, name, _)) = next_name(url) {
+        value
+            .warn(format!("has {{{name}}}: it is called as it stands there, nothing is filled in"));
+    }
 }
 
 /// Not shown when it is wrong: a URL may hold a password.

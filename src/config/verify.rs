@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::public_url::PublicUrl;
 use super::scheme::{SCHEMES, Scheme, scheme};
 use super::secret::{self, Becomes};
 use super::server::close;
@@ -25,7 +26,8 @@ pub(super) fn none() -> Verify {
 }
 
 /// Reads `verify`; `None` where the scheme is not to be known, with its fault noted.
-pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
+/// `path`: the source's.
+pub(super) fn read(value: &Value<'_>, folder: &Path, path: &str) -> Option<Verify> {
     if !value.is_table() {
         // It may be the secret, written in the wrong place.
         return value.wrong_unseen(TABLE);
@@ -34,7 +36,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
     let scheme = read_scheme(&table)?;
     let mut verify = Verify { scheme: scheme.name.to_owned(), ..Verify::default() };
     if scheme.keys.contains(&"secret") {
-        read_common(&table, scheme, folder, &mut verify);
+        read_common(&table, scheme, (folder, path), &mut verify);
     }
     match scheme.name {
         "token" => read_token(&table, true, &mut verify),
@@ -61,7 +63,12 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Verify> {
     Some(verify)
 }
 
-fn read_common(table: &Table<'_>, scheme: &Scheme, folder: &Path, verify: &mut Verify) {
+fn read_common(
+    table: &Table<'_>,
+    scheme: &Scheme,
+    (folder, path): (&Path, &str),
+    verify: &mut Verify,
+) {
     match table.get("secret") {
         Some(value) => verify.secret = secret::some(&value, folder, scheme.secret),
         None if scheme.secret_later => table.warn(
@@ -72,7 +79,7 @@ fn read_common(table: &Table<'_>, scheme: &Scheme, folder: &Path, verify: &mut V
             scheme.name
         )),
     }
-    verify.url = table.get("url").and_then(|value| read_url(&value));
+    verify.url = table.get("url").and_then(|value| read_url(&value, path));
     verify.tolerance = table.get("tolerance").and_then(|value| {
         let parse = |text: &str| values::duration_in(text, POSITIVE);
         let back = value.parsed(values::DURATION, parse)?;
@@ -104,14 +111,22 @@ fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
 }
 
 /// Not shown when it is wrong: a URL may hold a password.
-fn read_url(value: &Value<'_>) -> Option<String> {
+fn read_url(value: &Value<'_>, path: &str) -> Option<PublicUrl> {
     let plain = |rest: &&str| {
         !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic())
     };
     let text = value.raw_text().unwrap_or_default();
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     match rest.filter(plain) {
-        Some(_) => Some(text.to_owned()),
+        Some(_) => {
+            let (url, unknown) = PublicUrl::new(text, path);
+            for name in unknown {
+                value.warn(format!(
+                    "has {name}, which the source's path has not: it is signed as it stands there"
+                ));
+            }
+            Some(url)
+        }
         None => value.wrong_unseen("expected a URL that begins with https:// or http://"),
     }
 }

@@ -218,3 +218,23 @@ fn the_line_that_is_printed_at_the_start_works_when_pasted() {
     let answer = std::process::Command::new("sh").args(["-c", line]).output().expect("sh");
     assert_eq!(out(&answer), r#"{"event":1}"#);
 }
+
+#[test]
+fn check_and_the_start_warn_of_an_odd_secret_and_check_fails_where_there_is_none() {
+    let verify = "verify = { scheme = \"github\", secret = { file = \"secret\" } }";
+    let scenario = scenario().source("a", verify);
+    scenario.file("secret", "hush-hush \n");
+    let server = scenario.start();
+    let warning = "sources.a.verify.secret: file secret begins or ends with white space";
+    let warning =
+        warning.replace("file secret", &format!("file {}", server.path().join("secret").display()));
+    until("the log warns", || server.log().contains(&warning));
+    let found = server.cli(&["check"]);
+    assert!(out(&found).contains(&format!("{warning}, ")), "{}", out(&found));
+    assert_eq!(found.status.code(), Some(0));
+    assert!(!out(&found).contains("hush") && !server.log().contains("hush"));
+    std::fs::remove_file(server.path().join("secret")).expect("it was there");
+    let found = server.cli(&["check"]);
+    assert_eq!(found.status.code(), Some(78));
+    assert!(err(&found).contains("secret can't be read: No such file"), "{}", err(&found));
+}

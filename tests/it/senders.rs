@@ -155,6 +155,23 @@ fn one_byte_order_mark_is_skipped_wherever_a_body_is_read_and_stored_as_it_came(
 }
 
 #[test]
+fn a_public_url_has_the_segments_of_the_requests_own_path() {
+    let url = "url = \"https://h.example/shops/{shop}\"";
+    let server = server(&format!("scheme = \"square\", {url}"), "path = \"/shops/{shop}\"");
+    let post = |path: &str, signed: &str| {
+        use base64::Engine;
+        let signature = hmac("s3cret", &format!("https://h.example{signed}{{}}"));
+        let signature = base64::engine::general_purpose::STANDARD.encode(signature);
+        let headers = format!("X-Square-HmacSha256-Signature: {signature}");
+        server.request("POST", path, &headers, b"{}").status
+    };
+    assert_eq!(post("/shops/one", "/shops/one"), 200);
+    assert_eq!(post("/shops/o%6Ee?x=1", "/shops/o%6Ee?x=1"), 200);
+    assert_eq!(post("/shops/two", "/shops/one"), 401);
+    assert_eq!(post("/shops/one", "/shops/{shop}"), 401);
+}
+
+#[test]
 fn a_handshake_is_answered_recorded_and_no_event() {
     let server = server("scheme = \"slack\"", "");
     let asks = r#"{"type":"url_verification","challenge":"<b>3eZ"}"#;

@@ -138,3 +138,88 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
         assert_eq!(standard_key(secret.as_bytes()), Err(format!("{fault}: {remedy}")));
     }
 }
+
+/// A configuration with a `bearer`, a `basic` and a handler's variable of the secret.
+fn used_everywhere() -> String {
+    bearer("{ file = 'key' }")
+        + "[sources.b.verify]\nscheme = 'basic'\nuser = 'ada'\nsecret = { file = 'key' }\n\
+           [handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'key' } }\n"
+}
+
+#[test]
+fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
+    const SPACE: &str = "begins or ends with white space, which is taken for a part of it: only one \
+                         newline at the end is not";
+    const QUOTES: &str = "stands in quotes, which are taken for a part of it: leave them out";
+    const MARK: &str =
+        "begins with a byte order mark, which is taken for a part of it: save it without";
+    for (text, expected) in [
+        ("hush hush", None),
+        ("hush\n", None),
+        ("hush\r\n", None),
+        ("\"hush", None),
+        ("'hush\"", None),
+        ("\"", None),
+        ("hush \n", Some(SPACE)),
+        (" hush\n", Some(SPACE)),
+        ("\thush", Some(SPACE)),
+        ("hush\n\n", Some(SPACE)),
+        ("\"hush\"\n", Some(QUOTES)),
+        ("'hush'", Some(QUOTES)),
+        ("`hush`", Some(QUOTES)),
+        ("\u{feff}hush\n", Some(MARK)),
+    ] {
+        let folder = Folder::new(&used_everywhere()).write("key", text);
+        let loaded = folder.load();
+        let (secrets, faults) = secrets(&loaded);
+        assert_eq!(faults, []);
+        let warnings: Vec<String> =
+            secret_warnings(&loaded, &secrets).iter().map(Fault::to_string).collect();
+        assert!(!warnings.iter().any(|warning| warning.contains("hush")), "{warnings:?}");
+        let found = folder.lines(warnings.iter().map(String::as_str));
+        let expected: Vec<String> =
+            ["3: sources.a.verify.secret", "7: sources.b.verify.secret", "11: handlers.h.env.K"]
+                .iter()
+                .flat_map(|place| expected.map(|it| format!("config.toml:{place}: file key {it}")))
+                .collect();
+        assert_eq!(found, expected, "{text:?}");
+    }
+}
+
+#[test]
+fn a_bearer_token_is_what_follows_bearer_and_other_headers_are_whole() {
+    let header = "[handlers.u]\nsources = ['a']\nurl = 'https://a.example'\n\
+                  headers = { Authorization = { file = 'key' } }\n";
+    for (text, count) in [("Bearer hush", 1), ("bearer  hush", 1), ("bearerhush", 0), ("hush", 0)] {
+        let folder = Folder::new(&(used_everywhere() + header)).write("key", text);
+        let loaded = folder.load();
+        let warnings = secret_warnings(&loaded, &secrets(&loaded).0);
+        assert_eq!(warnings.len(), count, "{warnings:?}");
+        let expected = "begins with \"Bearer\": expected what follows it in the header";
+        assert!(warnings.iter().all(|it| it.text.ends_with(expected)), "{warnings:?}");
+    }
+}
+
+#[test]
+fn what_no_server_could_use_is_a_fault_and_what_only_its_unit_may_have_is_not() {
+    let keys = "[sources.s.verify]\nscheme = 'standard'\nsecret = { file = 'short' }\n";
+    let text = bearer(
+        "[{ file = 'none' }, { file = 'empty' }, { env = 'HOOKTRAIL_TEST_UNSET' }, \
+         { credential = 'unset' }, { file = 'key' }]",
+    ) + keys;
+    let folder = Folder::new(&text).write("empty", "\r\n").write("key", "hush");
+    let folder = folder.write("short", "whsec_aHVzaA==");
+    let (faults, elsewhere) = unusable_secrets(&folder.load());
+    let texts = |all: &[Fault]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
+    let (faults, elsewhere) = (texts(&faults), texts(&elsewhere));
+    for (text, all) in [
+        ("none can't be read", &faults),
+        ("empty is empty", &faults),
+        ("is a key of 4 bytes", &faults),
+        ("HOOKTRAIL_TEST_UNSET is not set", &elsewhere),
+        ("credential unset needs CREDENTIALS_DIRECTORY", &elsewhere),
+    ] {
+        assert!(all.contains(text), "{text}: {all}");
+    }
+    assert_eq!((faults.lines().count(), elsewhere.lines().count()), (3, 2));
+}

@@ -150,3 +150,28 @@ fn a_signature_that_vouches_for_too_little_is_a_warning() {
         check(&hmac(line), &[&format!("{key}{warning}")]);
     }
 }
+
+#[test]
+fn a_name_in_a_url_that_nothing_is_filled_in_for_is_a_warning() {
+    let square = |path: &str, url: &str| {
+        format!(
+            "[sources.a]\npath = '{path}'\n[sources.a.verify]\nscheme = 'square'\nsecret = {{ env = \
+             'S' }}\nurl = '{url}'"
+        )
+    };
+    check(&square("/shops/{shop}", "https://h.example/shops/{shop}"), &[]);
+    check(
+        &square("/shops/{shop}", "https://h.example/shops/{name}"),
+        &[
+            "config.toml:6: sources.a.verify.url has {name}, which the source's path has not: it is \
+           signed as it stands there",
+        ],
+    );
+    check(
+        "[sources.a]\n[handlers.h]\nsources = ['a']\nurl = 'https://h.example/{id}/x'",
+        &[
+            "config.toml:4: handlers.h.url has {id}: it is called as it stands there, nothing is filled \
+           in",
+        ],
+    );
+}

@@ -1,6 +1,7 @@
 //! A request in the making: what `hooktrail send` and the tests have signed as a sender would.
 
 use super::{Asked, url};
+use crate::config::PublicUrl;
 
 /// A request that is about to be signed.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +46,7 @@ impl Draft {
     }
 
     /// What the sender would have been told to call.
-    pub(super) fn url(&self, configured: Option<&str>) -> String {
+    pub(super) fn url(&self, configured: Option<&PublicUrl>) -> String {
         let headers = self.lines();
         url::public(configured, &self.asked(&headers))
     }

@@ -6,13 +6,13 @@ use ring::hmac;
 use super::keys::Keys;
 use super::read::{self, MISMATCH};
 use super::{Asked, Draft, Proof, Scheme, fields, url};
-use crate::config::{Encoding, Verify};
+use crate::config::{Encoding, PublicUrl, Verify};
 use crate::inbox::hash_key;
 
 pub(super) struct Mandrill {
     keys: Keys,
     header: String,
-    url: Option<String>,
+    url: Option<PublicUrl>,
 }
 
 impl Mandrill {
@@ -38,7 +38,7 @@ impl Scheme for Mandrill {
             return Err("no secret is configured yet: only a handshake is answered".to_owned());
         }
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
-        let url = url::public(self.url.as_deref(), asked);
+        let url = url::public(self.url.as_ref(), asked);
         let fields = sorted(asked.body)?;
         let signed = [url.as_bytes(), &fields];
         if !self.keys.signed_any(&signed, &signatures) {
@@ -49,7 +49,7 @@ impl Scheme for Mandrill {
     }
 
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
-        let url = draft.url(self.url.as_deref());
+        let url = draft.url(self.url.as_ref());
         let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.bad)?;
         let signature = read::encoded(Encoding::Base64, &signature);
         draft.put(&self.header, signature);

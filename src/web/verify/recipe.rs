@@ -6,7 +6,7 @@ use ring::hmac;
 use super::keys::Keys;
 use super::read::{self, MISMATCH, Tolerance};
 use super::{Asked, Draft, KeyPlace, Proof, Scheme, url};
-use crate::config::{Algorithm, Hmac, SignedPart, Verify};
+use crate::config::{Algorithm, Hmac, PublicUrl, SignedPart, Verify};
 use crate::inbox::hash_key;
 
 /// What a recipe says, and whose keys sign.
@@ -15,7 +15,7 @@ pub(super) struct Recipe {
     header: String,
     recipe: Hmac,
     tolerance: Option<Tolerance>,
-    url: Option<String>,
+    url: Option<PublicUrl>,
     oddity: Oddity,
     key_place: KeyPlace,
 }
@@ -106,7 +106,7 @@ impl Scheme for Recipe {
         let id = header(&self.recipe.id_header)?;
         let mut urls = vec![String::new()];
         if self.recipe.signed.contains(&SignedPart::Url) {
-            urls = vec![url::public(self.url.as_deref(), asked)];
+            urls = vec![url::public(self.url.as_ref(), asked)];
         }
         if self.oddity == Oddity::DecodedMarks {
             urls.push(url::with_marks(&urls[0]));
@@ -143,7 +143,7 @@ impl Scheme for Recipe {
         for (name, value) in timed.chain(self.recipe.id_header.iter().map(|name| (name, &id))) {
             draft.put(name, value);
         }
-        let mut url = draft.url(self.url.as_deref());
+        let mut url = draft.url(self.url.as_ref());
         if self.oddity == Oddity::DecodedMarks {
             url = url::with_marks(&url);
         }

@@ -8,7 +8,7 @@ use ring::{digest, hmac};
 use super::keys::Keys;
 use super::read::{self, MISMATCH};
 use super::{Answer, Asked, Draft, Proof, Scheme, fields, url};
-use crate::config::{Encoding, Verify};
+use crate::config::{Encoding, PublicUrl, Verify};
 
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
@@ -16,7 +16,7 @@ pub(super) struct Twilio {
     sha1: Keys,
     sha256: Keys,
     header: String,
-    url: Option<String>,
+    url: Option<PublicUrl>,
 }
 
 impl Twilio {
@@ -73,7 +73,7 @@ impl Scheme for Twilio {
     fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
-        let public = url::public(self.url.as_deref(), asked);
+        let public = url::public(self.url.as_ref(), asked);
         // A URL that vouches for the body does so whatever the type, which is not signed, says of it: as
         // a form without fields any body would do.
         let is_form = fields::is_form(asked.at_most_one("content-type")?);
@@ -103,7 +103,7 @@ impl Scheme for Twilio {
             let sum = digest::digest(&digest::SHA256, &draft.body);
             draft.put_parameter("bodySHA256", hex::encode(sum).as_bytes());
         }
-        let url = draft.url(self.url.as_deref());
+        let url = draft.url(self.url.as_ref());
         let fields = match is_form {
             true => signed_fields(&draft.body)?,
             false => body_digest(&draft.body, &url).map(|_| Vec::new())?,

@@ -3,15 +3,16 @@
 use actix_web::http::Uri;
 
 use super::Asked;
-use crate::config::ProxyHeader;
+use crate::config::{ProxyHeader, PublicUrl};
 use crate::web::address::forwarded_pair;
 
 /// `verify.url`, to which the request's query is added where it has none; else as the configured
 /// header of a trusted proxy, or the request itself, says.
-pub(super) fn public(configured: Option<&str>, asked: &Asked<'_>) -> String {
+pub(super) fn public(configured: Option<&PublicUrl>, asked: &Asked<'_>) -> String {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     if let Some(url) = configured {
-        return if url.contains('?') { url.to_owned() } else { format!("{url}{query}") };
+        let url = url.for_path(asked.path);
+        return if url.contains('?') { url.into_owned() } else { format!("{url}{query}") };
     }
     // A proxy hands a stranger's header of the other kind through: it is never looked at.
     let (scheme, host) = match asked.proxied {
