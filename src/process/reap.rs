@@ -139,14 +139,28 @@ impl Entered {
 pub(super) fn started(start: impl FnOnce() -> Result<Pid, StartError>) -> Result<Pid, StartError> {
     // Children of other threads are not listed with the strays.
     let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
-    known().starting += listed;
+    let _starting = Starting::new(listed);
     let started = start();
-    let mut known = known();
-    known.starting -= listed;
     if let Ok(pid) = started {
-        known.started.insert(pid);
+        known().started.insert(pid);
     }
     started
+}
+
+/// Starts that are counted until they are over, also by a fault: else no stray would be reaped again.
+struct Starting(usize);
+
+impl Starting {
+    fn new(count: usize) -> Self {
+        known().starting += count;
+        Self(count)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        known().starting -= self.0;
+    }
 }
 
 /// Waits for what was started and reaps it.
