@@ -224,7 +224,6 @@ impl Writer {
                 }
                 self.deliver(retried, group, done);
                 *group = rest;
-                self.tally.is_old |= foreign;
                 if self.tally.count(&self.store.conn, !recounts.is_empty()) {
                     recounts.iter().for_each(|reply| _ = reply.try_send(()));
                 }
@@ -258,7 +257,6 @@ impl Writer {
         match done {
             Ok(foreign) => {
                 self.committed(foreign);
-                self.tally.is_old |= foreign;
                 if let Some((source, events)) = self.backlog.commit(began.elapsed()) {
                     self.deferrals.settle(source, events);
                     self.deferrals.count(&self.state.deferred);
@@ -307,6 +305,9 @@ impl Writer {
         let is_foreign = version != self.version;
         if is_foreign {
             self.state.read_again(conn)?;
+            // Here, and not after the commit: `queued_max` holds for this group, too.
+            self.tally.is_old = true;
+            self.tally.count(conn, false);
         }
         self.state.now_ms = self.store.clock.now_ms();
         self.state.wall_ms = crate::clock::wall_ms();

@@ -103,13 +103,18 @@ impl Outbox {
         }
     }
 
-    /// Sends what there is room for now, an event of each source in turn.
-    fn refill(&mut self) {
+    /// Sends what there is room for now, an event of each source in turn. Those whose requests are gone
+    /// are dropped, as nothing was promised to them; gives their slots.
+    fn refill(&mut self, is_gone: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut gone = Vec::new();
         while let Some(&source) = self.turn.front() {
-            let Some(waiting) = self.waiting.get_mut(&source) else { return };
-            let Some(rows) = waiting.front().map(Accept::weight) else { return };
-            if self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
-                return;
+            let Some(waiting) = self.waiting.get_mut(&source) else { break };
+            while let Some(accept) = waiting.pop_front_if(|accept| is_gone(accept.slot)) {
+                gone.push(accept.slot);
+            }
+            let rows = waiting.front().map_or(0, Accept::weight);
+            if rows > 0 && self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
+                break;
             }
             self.turn.pop_front();
             let accept = waiting.pop_front();
@@ -122,6 +127,7 @@ impl Outbox {
                 self.send(accept, rows);
             }
         }
+        gone
     }
 }
 
@@ -148,7 +154,7 @@ impl Lane {
                 for (slot, reply) in replies.drain(..) {
                     lane.answer(slot, reply);
                 }
-                lane.outbox.borrow_mut().refill();
+                lane.refill();
                 lane.hand_over();
             }
         });
@@ -172,17 +178,32 @@ impl Lane {
         Answer { lane: self, slot }.await
     }
 
+    fn refill(&self) {
+        let is_gone = |slot: usize| matches!(self.slots.borrow()[slot], Slot::Left);
+        let gone = self.outbox.borrow_mut().refill(is_gone);
+        for slot in gone {
+            self.answer(slot, Reply::Unavailable);
+        }
+    }
+
     fn hand_over(&self) {
         self.handing_over.set(false);
-        let mut accepts = std::mem::take(&mut self.outbox.borrow_mut().next);
-        while !accepts.is_empty() {
-            let mut rows = 0;
-            let cut = accepts.iter().position(|accept| {
-                rows += accept.weight();
-                rows > MESSAGE_ROWS_MAX
-            });
-            let rest = accepts.split_off(cut.map_or(accepts.len(), |at| at.max(1)));
-            self.send(std::mem::replace(&mut accepts, rest));
+        loop {
+            let mut accepts = std::mem::take(&mut self.outbox.borrow_mut().next);
+            if accepts.is_empty() {
+                return;
+            }
+            while !accepts.is_empty() {
+                let mut rows = 0;
+                let cut = accepts.iter().position(|accept| {
+                    rows += accept.weight();
+                    rows > MESSAGE_ROWS_MAX
+                });
+                let rest = accepts.split_off(cut.map_or(accepts.len(), |at| at.max(1)));
+                self.send(std::mem::replace(&mut accepts, rest));
+            }
+            // Where the writer had no room, no reply of its own would move on those that wait.
+            self.refill();
         }
     }
 
@@ -264,6 +285,7 @@ impl Drop for Answer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::EventId;
     use crate::store::events::DedupeKey;
 
     fn put(outbox: &mut Outbox, slot: usize, source: i64, bytes: usize) {
@@ -288,10 +310,10 @@ mod tests {
         let first = sent(&mut outbox);
         assert_eq!(first, (0..7).collect::<Vec<_>>(), "no more than the writer is to have at once");
         outbox.answered(0);
-        outbox.refill();
+        outbox.refill(|_| false);
         assert_eq!(sent(&mut outbox), [7, 40], "the sources take turns");
         first[1..].iter().for_each(|slot| outbox.answered(*slot));
-        outbox.refill();
+        outbox.refill(|_| false);
         assert_eq!(sent(&mut outbox)[..2], [8, 41]);
     }
 
@@ -304,9 +326,70 @@ mod tests {
         for slot in 0..4 {
             assert_eq!(sent(&mut outbox), [slot]);
             outbox.answered(slot);
-            outbox.refill();
+            outbox.refill(|_| false);
         }
         assert!(outbox.turn.is_empty() && outbox.waiting.is_empty());
         assert_eq!((outbox.sent_rows, outbox.slots[&SourceId(1)]), (0, 0));
+    }
+
+    /// As heavy as a message may be: three of them are on their way to the writer at once.
+    fn heavy() -> Accept {
+        let key = DedupeKey { key: [0; 16], window_ms: 0 };
+        let body = vec![0; MESSAGE_ROWS_MAX * 4096];
+        Accept { body, ..Accept::look_up(SourceId(1), key) }
+    }
+
+    fn poll(future: Pin<&mut impl Future<Output = Reply>>) -> Option<Reply> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => Some(reply),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_writer_without_room_is_told() {
+        let (to, from) = crossbeam_channel::bounded(1);
+        actix_web::rt::System::new().block_on(async {
+            let lane = Lane::new(to);
+            let mut requests: Vec<_> = (0..5).map(|_| Box::pin(lane.store(heavy()))).collect();
+            for request in &mut requests {
+                assert_eq!(poll(request.as_mut()), None);
+            }
+            lane.hand_over();
+            let replies: Vec<_> = requests.iter_mut().map(|it| poll(it.as_mut())).collect();
+            assert_eq!(
+                replies,
+                [
+                    None,
+                    Some(Reply::Unavailable),
+                    Some(Reply::Unavailable),
+                    Some(Reply::Unavailable),
+                    Some(Reply::Unavailable)
+                ]
+            );
+            assert_eq!(from.len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_request_that_is_gone_before_its_turn_is_not_sent_and_its_slot_is_free() {
+        let (to, from) = crossbeam_channel::bounded(9);
+        actix_web::rt::System::new().block_on(async {
+            let lane = Lane::new(to);
+            let mut requests: Vec<_> = (0..5).map(|_| Box::pin(lane.store(heavy()))).collect();
+            for request in &mut requests {
+                assert_eq!(poll(request.as_mut()), None);
+            }
+            lane.hand_over();
+            assert_eq!(from.len(), 3);
+            drop(requests.remove(3));
+            lane.answer(0, Reply::Stored(EventId(1)));
+            lane.refill();
+            lane.hand_over();
+            assert_eq!(from.len(), 4, "the fifth");
+            assert_eq!(*lane.free.borrow(), [3]);
+            assert_eq!(lane.outbox.borrow().slots[&SourceId(1)], 3);
+            assert_eq!(poll(requests[0].as_mut()), Some(Reply::Stored(EventId(1))));
+        });
     }
 }

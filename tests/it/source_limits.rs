@@ -231,3 +231,18 @@ fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
     assert_eq!(status(&mut fifth), 503, "four were still in memory");
     until("they are written", || server.post("/hooks/a", &body).status == 202);
 }
+
+#[test]
+fn what_a_person_queues_again_counts_at_once() {
+    let keys = "retry = { attempts_max = 1 }\nconcurrency = 1";
+    let script = "[ ! -e hold ] || exec sleep 1000; exit 1";
+    let server = scenario().source("a", "queued_max = 2").handler("h", keys, script).start();
+    for _ in 0..3 {
+        assert_eq!(server.post("/hooks/a", "x").status, 202);
+        server.until("select count(*) from trail where settled_at is null", "0");
+    }
+    server.file("hold", "");
+    assert!(server.cli(&["retry", "--all", "--yes"]).status.success());
+    // One of the three may run by now.
+    assert_eq!(server.post("/hooks/a", "x").status, 429);
+}
