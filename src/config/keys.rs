@@ -25,6 +25,15 @@ pub enum StandardKey {
 const STANDARD_KEY: &str = "expected whpk_ and the base64 of the public key, or whsec_ and that of \
                             24 to 64 bytes";
 
+/// One key, or several joined by `|`, each with a `v1,` before it or none: Supabase shows them like that.
+///
+/// # Errors
+/// What is wrong with one of them, and what was expected.
+pub fn standard_keys(secret: &[u8]) -> Result<Vec<StandardKey>, String> {
+    let keys = secret.split(|&byte| byte == b'|');
+    keys.map(|key| standard(key.strip_prefix(b"v1,").unwrap_or(key))).collect()
+}
+
 /// `whsec_…` or `whpk_…`.
 ///
 /// # Errors

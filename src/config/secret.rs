@@ -71,7 +71,7 @@ impl Becomes {
             }
             Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
             Self::StandardKey => standard_key(bytes).err(),
-            Self::StandardVerifier => keys::standard(bytes).err(),
+            Self::StandardVerifier => keys::standard_keys(bytes).err(),
             Self::Ed25519Key => keys::ed25519_hex(bytes).err(),
             Self::P256Key => keys::p256(bytes).err(),
             Self::Certificates => keys::certificates(bytes).err(),

@@ -7,6 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::fields;
 use super::key_place::as_text;
 use crate::domain::owed::Key;
 use crate::inbox::hash_key;
@@ -79,15 +80,8 @@ pub(super) fn key(body: &[u8]) -> Option<Key> {
 
 /// The last value of a field of an urlencoded form.
 fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let decoded = |text: &[u8]| -> Vec<u8> {
-        let spaced: Vec<u8> = text.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
-        percent_encoding::percent_decode(&spaced).collect()
-    };
-    let value = |pair: &[u8]| {
-        let at = pair.iter().position(|&byte| byte == b'=')?;
-        (decoded(&pair[..at]) == name).then(|| decoded(&pair[at + 1..]))
-    };
-    body.split(|&byte| byte == b'&').filter_map(value).next_back()
+    let named = fields::each(body).filter(|(found, _)| **found == *name);
+    named.last().map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]

@@ -25,12 +25,12 @@ pub(super) struct Standard {
 impl Standard {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         let (mut shared, mut public) = (Vec::new(), Vec::new());
-        for secret in secrets {
-            match keys::standard(secret) {
-                Ok(StandardKey::Shared(key)) => shared.push(key),
-                Ok(StandardKey::Public(key)) => public.push(key),
-                // Was a fault when it was read.
-                Err(_) => {}
+        // What can't be read was a fault when it was.
+        for key in secrets.iter().flat_map(|secret| keys::standard_keys(secret).unwrap_or_default())
+        {
+            match key {
+                StandardKey::Shared(key) => shared.push(key),
+                StandardKey::Public(key) => public.push(key),
             }
         }
         Self {

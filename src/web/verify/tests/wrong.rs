@@ -503,3 +503,16 @@ fn a_body_that_the_url_vouches_for_is_looked_at_where_the_signature_holds() {
     draft.body.push(b' ');
     case.expect(&draft, NOW_MS, Err(case.mismatch));
 }
+
+#[test]
+fn keys_of_standard_webhooks_may_be_joined_as_supabase_shows_them() {
+    let case = CASES.iter().find(|case| case.verify.contains("standard")).unwrap();
+    let joined = format!("v1,{}|v1,{}", case.secrets[0], case.secrets[1]);
+    for secret in case.secrets {
+        let draft = case.signed_by(secret);
+        assert!(checked(&case.verifier(&[&joined]), &draft, NOW_MS).is_ok());
+        assert!(checked(&case.verifier(&[&format!("v1,{secret}")]), &draft, NOW_MS).is_ok());
+    }
+    assert!(crate::config::keys::standard_keys(joined.as_bytes()).is_ok());
+    assert!(crate::config::keys::standard_keys(format!("{joined}|").as_bytes()).is_err());
+}
