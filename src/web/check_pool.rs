@@ -280,14 +280,14 @@ mod tests {
         assert!(pool.run(A, MIB, 8 * MIB, || ()).blocking_recv().is_err());
         waiting.pop();
         waiting.push(pool.run(A, MIB, 8 * MIB, || ()));
-        // A source that holds nothing may hold one body, however large.
-        assert_eq!(pool.run(B, 16 * MIB, 8 * MIB, || 7).blocking_recv(), Ok(7));
         let small: Vec<_> = (3..TASKS_MAX).map(|_| pool.run(A, 0, 8 * MIB, || ())).collect();
         assert!(pool.run(A, 0, 8 * MIB, || ()).blocking_recv().is_err());
         drop(release);
         for reply in waiting.into_iter().chain(small).chain([first]) {
             assert_eq!(reply.blocking_recv(), Ok(()));
         }
+        // A source that holds nothing may hold one body, however large.
+        assert_eq!(pool.run(B, 16 * MIB, 8 * MIB, || 7).blocking_recv(), Ok(7));
     }
 
     #[test]
