@@ -66,10 +66,12 @@ CREATE TABLE events (
 
 -- Accepted events whose jobs are still to be inserted: their handlers' expressions were not evaluated
 -- before the response, or give more jobs than one transaction inserts, or an earlier event of the source
--- is here.
+-- is here. handlers: a JSON array of the handlers with one job each, which views count as queued; empty
+-- where one of them has a `split`.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
-  source INTEGER NOT NULL
+  source INTEGER NOT NULL,
+  handlers TEXT NOT NULL
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
 
@@ -284,10 +286,14 @@ SELECT e.id AS event,
   (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
     AND (j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
-      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))) AS jobs,
+      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible)))
+    + coalesce((SELECT json_array_length(d.handlers) FROM deferred_events d WHERE d.event = e.id), 0)
+    AS jobs,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
     AND (j.state <= 1 OR j.state = 6 AND EXISTS (SELECT 1 FROM expansions x
-      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))) AS queued,
+      WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible)))
+    + coalesce((SELECT json_array_length(d.handlers) FROM deferred_events d WHERE d.event = e.id), 0)
+    AS queued,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
     AND j.state = 2) AS running,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
@@ -325,6 +331,8 @@ FROM (
   UNION ALL SELECT j.handler, 'queued', count(*), min(j.created_at) FROM expansions x
     JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
     WHERE x.is_visible GROUP BY j.handler
+  UNION ALL SELECT u.value, 'queued', count(*), min(e.received_at) FROM deferred_events d
+    JOIN events e ON e.id = d.event JOIN json_each(d.handlers) u GROUP BY u.value
   UNION ALL SELECT handler, 'running', count(*), min(created_at)
     FROM jobs WHERE state = 2 GROUP BY handler) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;

@@ -277,6 +277,6 @@ fn list(owed: Plan) -> Vec<(HandlerId, Owed)> {
             handlers.iter().map(|handler| (*handler, Owed::Event(JobKeys::default()))).collect()
         }
         Plan::Judged(all) => all,
-        Plan::Unevaluated => Vec::new(),
+        Plan::Unevaluated(_) => Vec::new(),
     }
 }

@@ -123,8 +123,9 @@ pub enum Plan {
     /// One job each, without keys.
     Plain(Arc<[HandlerId]>),
     Judged(Vec<(HandlerId, Owed)>),
-    /// The handlers' expressions are evaluated after the response.
-    Unevaluated,
+    /// The handlers' expressions are evaluated after the response. Holds the handlers, unless one
+    /// of them has a `split`.
+    Unevaluated(Arc<[HandlerId]>),
 }
 
 impl Plan {
@@ -133,7 +134,7 @@ impl Plan {
         match self {
             Self::Plain(handlers) => handlers.is_empty(),
             Self::Judged(all) => all.is_empty(),
-            Self::Unevaluated => false,
+            Self::Unevaluated(_) => false,
         }
     }
 
@@ -142,14 +143,26 @@ impl Plan {
         match self {
             Self::Plain(handlers) => handlers.len(),
             Self::Judged(all) => all.iter().map(|(_, owed)| owed.jobs()).sum(),
-            Self::Unevaluated => 1,
+            Self::Unevaluated(_) => 1,
+        }
+    }
+
+    /// Handlers that have one job each, for the event itself. None where one of them splits it: how many
+    /// jobs there are is then known when all are inserted.
+    pub fn handlers_of_event(&self) -> Vec<HandlerId> {
+        match self {
+            Self::Plain(handlers) | Self::Unevaluated(handlers) => handlers.to_vec(),
+            Self::Judged(all) if all.iter().any(|(_, owed)| matches!(owed, Owed::Items(_))) => {
+                Vec::new()
+            }
+            Self::Judged(all) => all.iter().map(|(handler, _)| *handler).collect(),
         }
     }
 
     /// The size of the items of all jobs.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Plain(_) | Self::Unevaluated => 0,
+            Self::Plain(_) | Self::Unevaluated(_) => 0,
             Self::Judged(all) => all.iter().map(|(_, owed)| owed.bytes()).sum(),
         }
     }

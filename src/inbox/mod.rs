@@ -32,6 +32,8 @@ pub struct Judge {
     takers: Vec<Of>,
     /// All of them, where nothing is asked.
     plain: Arc<[HandlerId]>,
+    /// All of them, unless one has a `split`.
+    unsplit: Arc<[HandlerId]>,
     /// Of the keys of `dedupe`.
     dedupe_kind: u8,
     /// `dedupe` alone, of a request that may be no more than a repeat.
@@ -101,9 +103,11 @@ impl Judge {
                 collapse_by: it.collapse_by.clone(),
             });
         }
-        let plain = takers.iter().map(|of| of.handler).collect();
+        let plain: Arc<[HandlerId]> = takers.iter().map(|of| of.handler).collect();
+        let has_split = asked.iter().any(|taker| taker.split.is_some());
+        let unsplit = if has_split { Arc::default() } else { Arc::clone(&plain) };
         let questions = Questions::new(dedupe, asked);
-        Self { questions, takers, plain, dedupe_kind: b'j', dedupe_alone: None }
+        Self { questions, takers, plain, unsplit, dedupe_kind: b'j', dedupe_alone: None }
     }
 
     /// What is to be asked of each event; `None`: nothing.
@@ -126,7 +130,7 @@ impl Judge {
     /// An event whose handlers' expressions are evaluated later.
     pub fn unevaluated(&self, dedupe: Option<String>) -> Judged {
         let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
-        Judged { owed: Plan::Unevaluated, dedupe, note: None }
+        Judged { owed: Plan::Unevaluated(Arc::clone(&self.unsplit)), dedupe, note: None }
     }
 
     /// What an event owes by its answers.

@@ -141,7 +141,7 @@ impl Deferrals {
 
     /// Keeps what an event owes that was just stored.
     pub(super) fn keep_plan(&self, source: SourceId, event: EventId, plan: &Plan) {
-        if matches!(plan, Plan::Unevaluated) {
+        if matches!(plan, Plan::Unevaluated(_)) {
             return;
         }
         let mut inner = self.lock();

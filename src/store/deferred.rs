@@ -18,7 +18,7 @@ use super::expand::{self, Expansion};
 use super::insert::{self, Of, Origin};
 use super::state::State;
 use super::{alerts, jobs, keys};
-use crate::domain::owed::{Collapse, JobKeys, Key, Once, Owed};
+use crate::domain::owed::{Collapse, JobKeys, Key, Once, Owed, Plan};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// The state of a job that is not released yet.
@@ -461,9 +461,14 @@ pub(super) fn defer_event(
     state: &mut State,
     event: i64,
     source: SourceId,
+    plan: &Plan,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT INTO deferred_events (event, source) VALUES (?1, ?2)")?
-        .execute([event, source.0])?;
+    let handlers = plan.handlers_of_event().iter().map(|handler| handler.0).collect::<Vec<_>>();
+    let handlers = format!("{handlers:?}"); // a JSON array
+    conn.prepare_cached(
+        "INSERT INTO deferred_events (event, source, handlers) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![event, source.0, handlers])?;
     state.defer(source);
     state.queue(source, 1);
     Ok(())

@@ -71,7 +71,7 @@ const ROW_BYTES: usize = 4096;
 impl Accept {
     /// What it costs the writer, in rows.
     pub fn weight(&self) -> usize {
-        if self.owed.is_large() || matches!(self.owed, Plan::Unevaluated) {
+        if self.owed.is_large() || matches!(self.owed, Plan::Unevaluated(_)) {
             return 2 + self.body.len() / ROW_BYTES;
         }
         let items = usize::try_from(self.owed.bytes()).unwrap_or(usize::MAX);
@@ -180,7 +180,7 @@ pub fn accept(
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
     let is_deferred = state.is_deferring(accept.source)
-        || matches!(accept.owed, Plan::Unevaluated)
+        || matches!(accept.owed, Plan::Unevaluated(_))
         || accept.owed.is_large();
     let jobs = if is_deferred { 0 } else { accept.owed.jobs() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
@@ -204,7 +204,7 @@ pub fn accept(
     }
     state.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, state, event, accept.source)?;
+        deferred::defer_event(conn, state, event, accept.source, &accept.owed)?;
     } else {
         insert_jobs(conn, state, inserts, accept)?;
         if accept.owed.is_nobodys() {
@@ -246,7 +246,7 @@ fn insert_jobs(
                 insert::owed(conn, state, of, owed)?;
             }
         }
-        Plan::Unevaluated => {}
+        Plan::Unevaluated(_) => {}
     }
     Ok(())
 }

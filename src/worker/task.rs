@@ -127,7 +127,7 @@ impl Maker {
         match judged.owed {
             Plan::Plain(handlers) if handlers.is_empty() => Ok(None),
             Plan::Plain(_) => Ok(Some(Owed::Event(Default::default()))),
-            Plan::Unevaluated => Err(self.busy()),
+            Plan::Unevaluated(_) => Err(self.busy()),
             Plan::Judged(all) => match all.into_iter().next() {
                 Some((_, Owed::Dead(why))) => {
                     Err(Ended { dead: true, ..Ended::new(Outcome::Failed, why) })

@@ -126,8 +126,10 @@ const JOBS: &str =
 fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_events() {
     let server = slow();
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
-    let seen = server.list("select jobs || ' ' || coalesce(settled_at, 'open') from trail");
-    assert_eq!(seen, ["0 open"], "answered before it is evaluated");
+    let seen = "select jobs || ' ' || queued || ' ' || coalesce(settled_at, 'open') from trail";
+    assert_eq!(server.list(seen), ["2 2 open"], "answered before it is evaluated");
+    let depth = server.list("select handler || ' ' || state || ' ' || jobs from depth");
+    assert_eq!(depth, ["endless queued 1", "plain queued 1"]);
     for body in [r#"{"n":2,"id":7}"#, r#"{"n":2,"id":7}"#, r#"{"n":0}"#, r#"{"n":1}"#] {
         assert_eq!(server.post("/hooks/a", body).status, 202);
     }

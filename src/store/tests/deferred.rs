@@ -190,7 +190,7 @@ fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are
 #[test]
 fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
     let mut trail = trail();
-    let reply = trail.accept(Plan::Unevaluated, None);
+    let reply = trail.accept(Plan::Unevaluated([H].into()), None);
     assert_eq!(reply, Reply::Deferred(EventId(1)));
     let event = EventId(1);
     let note = Some("h: order_by: no".to_owned());
