@@ -104,7 +104,8 @@ CREATE TABLE expansion_keys (
 CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
 
 -- What repeats are recognised by: a SHA-256 of the key, cut to 16 bytes; `until` on the trail's clock.
--- An event may have two: one of its source's `dedupe`, and its sender's own of the delivery.
+-- An event may have two: one of its source's `dedupe`, and its sender's own of the delivery or that of a
+-- signed body's bytes.
 CREATE TABLE dedupe (
   source INTEGER NOT NULL,
   key BLOB NOT NULL,

@@ -247,6 +247,19 @@ pub struct Verify {
     pub verify_token: Vec<SecretRef>,
 }
 
+impl Verify {
+    /// Whether a signature covers the bytes of the body, and with them nothing that says how they are read.
+    pub fn signs_body(&self) -> bool {
+        match self.scheme.as_str() {
+            "none" | "token" | "basic" | "bearer" => false,
+            // What these send is a secret, or a signature of a part of the body.
+            "gitlab" | "mailchimp" | "mailgun" | "microsoft-graph" => false,
+            "hmac" => self.hmac.as_ref().is_some_and(|it| it.signed.contains(&SignedPart::Body)),
+            _ => true,
+        }
+    }
+}
+
 /// How far a time stamp may be off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance {

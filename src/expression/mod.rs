@@ -74,6 +74,13 @@ impl Expression {
         &self.0.text
     }
 
+    /// Whether the body is all that its outputs depend on, as far as its words tell.
+    pub fn reads_body_alone(&self) -> bool {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
+        let mut words = self.text().split(|c| !is_part(c));
+        words.all(|word| word != "now" && !language::VARIABLES.contains(&word))
+    }
+
     fn simple(&self) -> Option<&simple::Node> {
         self.0.simple.as_ref()
     }

@@ -38,6 +38,8 @@ pub struct Judge {
     dedupe_kind: u8,
     /// `dedupe` alone, of a request that may be no more than a repeat.
     dedupe_alone: Option<Questions>,
+    /// The text of a `dedupe` that reads a signed body by a type that is not signed.
+    guarded_by: Option<String>,
 }
 
 /// A handler, as far as answers don't say it.
@@ -71,7 +73,8 @@ impl Judge {
         };
         let dedupe_alone = dedupe.clone().map(|dedupe| Questions::new(Some(dedupe), Vec::new()));
         let dedupe_kind = own_kind(source, b'j');
-        Self { dedupe_kind, dedupe_alone, ..Self::asking(dedupe, handlers) }
+        let guarded_by = guarded(source).map(|dedupe| dedupe.text().to_owned());
+        Self { dedupe_kind, dedupe_alone, guarded_by, ..Self::asking(dedupe, handlers) }
     }
 
     /// For jobs that come after their event.
@@ -107,7 +110,8 @@ impl Judge {
         let has_split = asked.iter().any(|taker| taker.split.is_some());
         let unsplit = if has_split { Arc::default() } else { Arc::clone(&plain) };
         let questions = Questions::new(dedupe, asked);
-        Self { questions, takers, plain, unsplit, dedupe_kind: b'j', dedupe_alone: None }
+        let (dedupe_kind, dedupe_alone, guarded_by) = (b'j', None, None);
+        Self { questions, takers, plain, unsplit, dedupe_kind, dedupe_alone, guarded_by }
     }
 
     /// What is to be asked of each event; `None`: nothing.
@@ -120,6 +124,13 @@ impl Judge {
         let answers = self.dedupe_alone.as_ref()?.at_once(scene)?;
         let key = answers.dedupe.ok()??;
         Some(hash_key(self.dedupe_kind, &[key.as_bytes()]))
+    }
+
+    /// The key that stands beside that of `dedupe`, so that the same bytes under another type are no other
+    /// event. A `dedupe` that is changed begins anew.
+    pub fn guard_key(&self, body: &[u8]) -> Option<Key> {
+        let text = self.guarded_by.as_ref()?;
+        Some(hash_key(b'g', &[&text.len().to_le_bytes(), text.as_bytes(), body]))
     }
 
     /// What an event owes of which nothing is asked.
@@ -240,6 +251,16 @@ pub fn own_key(source: &Source, headers: &[(&str, &[u8])], body: &[u8]) -> Optio
         Some(Dedupe::Body) => Some(hash_key(own_kind(source, b'b'), &[body])),
         Some(Dedupe::Jq(_)) | None => None,
     }
+}
+
+/// The source's `dedupe`, where a captured request could be read otherwise under another Content-Type:
+/// that header is signed by no sender.
+fn guarded(source: &Source) -> Option<&Expression> {
+    let Some(Dedupe::Jq(dedupe)) = &source.dedupe else { return None };
+    let is_guarded = source.accept == config::Accept::Any
+        && source.verify.signs_body()
+        && dedupe.reads_body_alone();
+    is_guarded.then_some(dedupe)
 }
 
 /// Keys of a source's own `dedupe` are kept apart from those of its preset: a sender may put the

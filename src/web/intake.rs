@@ -297,7 +297,7 @@ impl Taking<'_> {
         let Received { gated, now_ms, .. } = *received;
         let is_new = repeats.is_none();
         let prepare = move |it: &Received<'_>| it.prepare(is_new);
-        let Prepared { path, query, headers, key, asking, answer } =
+        let Prepared { path, query, headers, key, guard, asking, answer } =
             self.examine(received, prepare).await?;
         let judged = match asking {
             // A repeat, of which nothing is asked.
@@ -309,13 +309,21 @@ impl Taking<'_> {
             },
         };
         let source = &gated.source;
-        let own = key.or(judged.dedupe);
-        let dedupe = Dedupe {
-            own: own.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }),
-            delivery: repeats.or_else(|| delivery_key(source, proof)),
-            heal: source.on_duplicate == crate::config::OnDuplicate::Heal && is_new,
-            aim: if is_new { Aim::Store } else { Aim::RecordRepeat },
-        };
+        let with_window = |key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) };
+        let own = key.or(judged.dedupe).map(with_window);
+        let mut delivery = repeats.or_else(|| delivery_key(source, proof));
+        let (mut aim, mut owed) = (Aim::Store, judged.owed);
+        if delivery.is_none() {
+            delivery = self.guard(gated, guard.map(with_window), own.is_some()).await?;
+            if delivery.is_some() && own.is_none() {
+                (aim, owed) = (Aim::RecordRepeat, Plan::Judged(Vec::new()));
+            }
+        }
+        if !is_new {
+            aim = Aim::RecordRepeat;
+        }
+        let heal = source.on_duplicate == crate::config::OnDuplicate::Heal && is_new;
+        let dedupe = Dedupe { own, delivery, heal, aim };
         let accept = Accept {
             slot: 0,
             source: gated.id,
@@ -329,11 +337,27 @@ impl Taking<'_> {
             body: Vec::new(),
             dedupe,
             note: judged.note,
-            owed: judged.owed,
+            owed,
             queue_limit: gated.queue_limit.clone(),
             body_memory: None,
         };
         Ok((accept, answer))
+    }
+
+    /// The key of a signed body's bytes, where it counts: beside a key of `dedupe`, or where an event is
+    /// stored under it. Without either, `dedupe` gave no key, and each such event is new.
+    async fn guard(
+        &self,
+        gated: &Gated,
+        guard: Option<DedupeKey>,
+        has_key: bool,
+    ) -> Result<Option<DedupeKey>, Refusal> {
+        let Some(key) = guard.filter(|_| !has_key) else { return Ok(guard) };
+        match self.lane.store(Accept::look_up(gated.id, key)).await {
+            Reply::Duplicate(_) => Ok(guard),
+            Reply::Unavailable => Err(Refusal::Unavailable),
+            Reply::Stored(_) | Reply::Deferred(_) | Reply::NoRepeat | Reply::QueueFull => Ok(None),
+        }
     }
 
     async fn store(

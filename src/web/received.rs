@@ -192,6 +192,8 @@ pub(super) struct Prepared {
     pub headers: Vec<u8>,
     /// Of the source's own `dedupe`, where no expression is needed for it.
     pub key: Option<Key>,
+    /// What a signed body is known by, whatever type it comes under.
+    pub guard: Option<Key>,
     /// `None`: nothing is asked of the source's events.
     pub asking: Option<Asking>,
     /// The response of a preset.
@@ -252,6 +254,7 @@ impl<'a> Received<'a> {
         let source = &gated.source;
         Prepared {
             key: is_new.then(|| inbox::own_key(source, asked.headers, asked.body)).flatten(),
+            guard: is_new.then(|| gated.judge.guard_key(asked.body)).flatten(),
             answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
             headers: kept::headers(&lines),
             asking,

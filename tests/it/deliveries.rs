@@ -145,6 +145,47 @@ fn a_signed_key_guards_against_replays_whatever_dedupe_says() {
     assert_eq!(server.value("select count(*) from trail where source = 'own'"), "2");
 }
 
+#[test]
+fn a_captured_request_is_no_second_event_where_dedupe_reads_it_otherwise_under_another_type() {
+    let recipe = "scheme = \"hmac\", header = \"X-Sig\"";
+    let other_types = ["text/html", "application/x-www-form-urlencoded", "application/json"];
+    for (verify, dedupe, (content_type, body)) in [
+        (recipe, ".id", ("application/json", r#"{"id":"1"}"#)),
+        (recipe, ".id", ("application/x-www-form-urlencoded", "id=1")),
+        // Asked of a process, and never without a key.
+        (recipe, r#""\(.id?)-\(.v?)""#, ("application/json", r#"{"id":"1","v":2}"#)),
+        ("scheme = \"github\"", ".id", ("application/json", r#"{"id":"1"}"#)),
+    ] {
+        let keys = format!("dedupe = {{ jq = '{dedupe}' }}\nrespond = {{ status = 200 }}");
+        let server = started(with_source(scenario(), "m", verify, &keys));
+        let draft = signed(&server, "m", ("d1", now_ms()), (content_type, body));
+        assert_eq!(send(&server, &draft).status, 200);
+        for other in other_types {
+            let mut again = draft.clone();
+            again.put("content-type", other);
+            again.put("x-github-delivery", other);
+            assert_eq!(send(&server, &again).status, 200, "{dedupe} {other}");
+        }
+        assert_eq!(server.list("select duplicates from trail"), ["3"], "{dedupe} of {body}");
+    }
+}
+
+#[test]
+fn signed_bodies_for_which_dedupe_gives_no_key_are_events_each() {
+    let recipe = "scheme = \"hmac\", header = \"X-Sig\"";
+    for (dedupe, events) in [(".id", "2"), ("$headers[\"x-id\"]", "2"), (".kind", "1")] {
+        let keys = format!("dedupe = {{ jq = '{dedupe}' }}\nrespond = {{ status = 200 }}");
+        let server = started(with_source(scenario(), "m", recipe, &keys));
+        let body = ("application/json", r#"{"kind":"ping"}"#);
+        let mut draft = signed(&server, "m", ("d1", now_ms()), body);
+        for id in ["1", "2"] {
+            draft.put("x-id", id);
+            assert_eq!(send(&server, &draft).status, 200);
+        }
+        assert_eq!(server.value("select count(*) from trail"), events, "{dedupe}");
+    }
+}
+
 /// No test waits until a request is old: its source gets another tolerance.
 fn restart_with_tolerance(server: &mut Server, tolerance: &str) {
     let config = server.config();
