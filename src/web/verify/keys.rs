@@ -60,6 +60,12 @@ impl Keys {
         self.0.len()
     }
 
+    /// The work of looking for signatures of `texts` texts of this size, as that of hashing so many bytes:
+    /// each key hashes each of them.
+    pub fn work(&self, texts: usize, text_bytes: usize) -> usize {
+        texts.max(1) * self.0.len().clamp(1, PAIRS_MAX) * text_bytes
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

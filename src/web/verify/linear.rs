@@ -35,6 +35,10 @@ impl Scheme for Linear {
         Proof::of_body(KeyPlace::Body, asked.body, stale)
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        self.recipe.work(asked)
+    }
+
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
         let mut fields = Fields::read(&draft.body)?;
         fields.set("webhookTimestamp", &now_ms)?;

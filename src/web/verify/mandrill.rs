@@ -48,6 +48,10 @@ impl Scheme for Mandrill {
         Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale: None })
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        self.keys.work(1, asked.body.len())
+    }
+
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
         let url = draft.url(self.url.as_ref());
         let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.bad)?;

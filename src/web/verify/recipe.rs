@@ -136,6 +136,11 @@ impl Scheme for Recipe {
         Ok(proof)
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        let urls = if self.oddity == Oddity::DecodedMarks { 2 } else { 1 };
+        self.keys.work(urls, asked.body.len())
+    }
+
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
         let timestamp = read::stamp(self.recipe.timestamp_unit, now_ms);
         let id = draft.id.clone();

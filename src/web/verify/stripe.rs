@@ -115,6 +115,14 @@ impl Scheme for Listed {
         Proof::of_body(KeyPlace::Field(self.form.id), asked.body, found?)
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        let texts = asked.lines(&self.header).map(|value| {
+            let parts = value.split(|&byte| byte == b',' || byte == self.form.separator);
+            parts.filter(|part| read::value_of(part.trim_ascii(), self.form.time).is_some()).count()
+        });
+        self.keys.work(texts.sum::<usize>().min(SIGNATURES_MAX), asked.body.len())
+    }
+
     fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
         let Form { separator, time, version, joint, id: _ } = self.form;
         let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);

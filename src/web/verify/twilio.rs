@@ -97,6 +97,11 @@ impl Scheme for Twilio {
         }
     }
 
+    fn work(&self, asked: &Asked<'_>) -> usize {
+        // The URL with its port and without.
+        self.sha1.work(2, asked.body.len())
+    }
+
     fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
         let is_form = fields::is_form(draft.header("content-type").map(str::as_bytes));
         if !is_form {

@@ -123,6 +123,37 @@ proptest! {
     }
 }
 
+/// Decides where a request is checked: beyond 64 KiB not on an intake thread.
+#[test]
+fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
+    let stamps: Vec<String> = (0..40).map(|at| format!("t={at},v1=aa")).collect();
+    let stripe = stamps.join(",");
+    let paddle = stripe.replace("t=", "ts=").replace("v1", "h1").replace(",h", ";h");
+    let standard = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for (verify, secrets, (header, value), times) in [
+        ("scheme = \"hmac\", header = \"X-Sig\"", &["one", "two"][..], ("x-sig", "aa"), 2),
+        ("scheme = \"linear\"", &["one", "two"], ("linear-signature", "aa"), 2),
+        ("scheme = \"hubspot\"", &["one"], ("x-hubspot-signature-v3", "aaaa"), 2),
+        ("scheme = \"twilio\"", &["one"], ("x-twilio-signature", "aaaa"), 2),
+        ("scheme = \"mandrill\"", &["one", "two"], ("x-mandrill-signature", "aaaa"), 2),
+        ("scheme = \"standard\"", &[standard, standard], ("webhook-signature", "v1,aaaa"), 2),
+        ("scheme = \"stripe\"", &["one"], ("stripe-signature", "t=1,v1=aa"), 1),
+        ("scheme = \"stripe\"", &["one"], ("stripe-signature", &*stripe), 32),
+        ("scheme = \"paddle\"", &["one", "two"], ("paddle-signature", &*paddle), 64),
+    ] {
+        let asked = Asked {
+            method: "POST",
+            path: "/hooks/a",
+            query: None,
+            headers: &[(header, value.as_bytes())],
+            body: &[b'x'; 1000],
+            secret_segment: None,
+            proxied: None,
+        };
+        assert_eq!(verifier(verify, secrets).work(&asked), times * 1000, "{verify}");
+    }
+}
+
 #[test]
 fn a_point_of_small_order_vouches_for_nothing() {
     // Eight torsion makes four canonical encodings that are easily written down: with the first two
