@@ -34,7 +34,9 @@ const AHEAD_BYTES_MAX: usize = 4 << 20;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// What the handlers of each source make of its events, by the configuration as it is now.
-pub type Judges = Arc<ArcSwap<HashMap<SourceId, Judge>>>;
+pub type Judges = Arc<ArcSwap<JudgesNow>>;
+
+type JudgesNow = HashMap<SourceId, Judge>;
 
 /// What the thread needs.
 pub struct Expander {
@@ -82,7 +84,8 @@ struct Ahead {
 enum Stage {
     /// To be evaluated, but not before that.
     Waiting(Instant),
-    Asked,
+    /// By this configuration, to which the answers belong.
+    Asked(Arc<JudgesNow>),
     Evaluated(Box<EventJobs>),
     /// There is no such event any more.
     Gone,
@@ -125,9 +128,11 @@ impl Expander {
         if line.resets != of.resets {
             *line = Line { resets: of.resets, ..Line::default() };
         }
-        let judges = self.judges.load();
+        let judges = self.judges.load_full();
         // Events of a source that is not configured now wait until it is.
-        let Some(judge) = judges.get(&of.source) else { return Ok(None) };
+        if !judges.contains_key(&of.source) {
+            return Ok(None);
+        }
         let sent = self.send(line, of);
         if of.events > sent + line.ahead.len() && line.ahead.len() < AHEAD_MAX {
             let after = line.last.unwrap_or(EventId(0));
@@ -148,7 +153,7 @@ impl Expander {
                     again = again.into_iter().chain([at]).min()
                 }
                 Stage::Waiting(_) => {
-                    self.evaluate(ahead, (of.source, line.resets), judge, inbox)?;
+                    self.evaluate(ahead, (of.source, line.resets), &judges, inbox)?;
                     bytes += ahead.bytes;
                 }
                 _ => {}
@@ -175,7 +180,7 @@ impl Expander {
             let is_large = match &ahead.stage {
                 Stage::Evaluated(jobs) => jobs.owed.iter().any(|(_, owed)| owed.is_large()),
                 Stage::Gone => false,
-                Stage::Waiting(_) | Stage::Asked => break,
+                Stage::Waiting(_) | Stage::Asked(_) => break,
             };
             // One large event of a source at once: its items are held in memory, or in a file.
             if is_large && sent > 0 {
@@ -199,9 +204,10 @@ impl Expander {
         &self,
         ahead: &mut Ahead,
         (source, resets): (SourceId, u64),
-        judge: &Judge,
+        judges: &Arc<JudgesNow>,
         inbox: &Inbox,
     ) -> anyhow::Result<()> {
+        let Some(judge) = judges.get(&source) else { return Ok(()) };
         let id = ahead.event;
         let kept = self.deferrals.take_plan(source, id);
         let conn = self.maker.readers.get()?;
@@ -227,7 +233,7 @@ impl Expander {
                 return;
             }
             ahead.bytes = event.body.len();
-            ahead.stage = Stage::Asked;
+            ahead.stage = Stage::Asked(Arc::clone(judges));
             let (inbox, deferrals) = (Arc::clone(inbox), Arc::clone(&self.deferrals));
             let answer = Box::new(move |answers| {
                 let answered = Answered { source, event: id, resets, answers };
@@ -249,6 +255,11 @@ impl Expander {
         let Some(ahead) = line.ahead.iter_mut().find(|ahead| ahead.event == event) else { return };
         ahead.bytes = 0;
         let judges = self.judges.load();
+        // Answers to another configuration are those of other handlers.
+        if !matches!(&ahead.stage, Stage::Asked(asked) if Arc::ptr_eq(asked, &judges)) {
+            ahead.stage = Stage::Waiting(Instant::now());
+            return;
+        }
         let (Ok(answers), Some(judge)) = (answers, judges.get(&source)) else {
             ahead.stage = Stage::Waiting(Instant::now() + RETRY_DELAY);
             return;

@@ -168,6 +168,31 @@ fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_nex
 }
 
 #[test]
+fn answers_of_expressions_that_a_reload_replaced_meanwhile_are_not_taken_for_those_of_others() {
+    let mut server = scenario()
+        .source("a", "")
+        .handler("endless", "when = 'def f: f; f'\npaused = true", "cat")
+        .handler("never", "when = '[.] | length > 1'\npaused = true", "cat")
+        .start();
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    server.until("select count(*) from deferred_events", "1");
+    let (before, after) = server.config().split_once("[handlers.endless]").expect("a handler");
+    let (_, after) = after.split_once("[handlers.never]").expect("another");
+    *server.config() = format!("{before}[handlers.never]{after}");
+    server.write_config();
+    server.signal(Signal::HUP);
+    server.until("select count(*) from acts where what = 'reload'", "1");
+    assert_eq!(server.value("select count(*) from deferred_events"), "1", "it is evaluated still");
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(
+        server.value("select count(*) from jobs"),
+        "0",
+        "{:?}",
+        server.list("select detail from dead")
+    );
+}
+
+#[test]
 fn events_of_a_source_that_is_not_configured_wait_until_it_is() {
     let mut server = slow();
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
