@@ -132,7 +132,7 @@ impl Progress {
 
 /// What is left to do of a work that the database refused.
 pub(super) enum Failed {
-    /// The event is to be evaluated again.
+    /// Events are to be evaluated again: this one, unless it has its jobs, and those behind it.
     Event,
     /// The job failed.
     Retry(Box<Expansion>),
@@ -221,6 +221,8 @@ impl Work {
         });
         let failed = match self.subject {
             Subject::Event(_) => Failed::Event,
+            // What came behind it is given back with it.
+            Subject::Stored(expanded) if expanded.job.is_none() => Failed::Event,
             Subject::Retry(expansion, _) if stage != Stage::Release => Failed::Retry(expansion),
             _ => Failed::Other,
         };
@@ -563,6 +565,11 @@ fn begin_event(
     progress: &mut Progress,
     budget: &mut Budget,
 ) -> rusqlite::Result<()> {
+    // After a refusal an event may have been sent twice.
+    if !is_deferred(conn, jobs.event)? {
+        progress.stage = Stage::Over;
+        return Ok(());
+    }
     let count: usize = jobs.owed.iter().map(|(_, owed)| owed.jobs()).sum();
     let is_large = jobs.owed.iter().any(|(_, owed)| owed.is_large()) || count > budget.rows;
     if is_large {
@@ -583,6 +590,12 @@ fn begin_event(
     state.settle_deferred(jobs.source);
     progress.stage = Stage::Over;
     Ok(())
+}
+
+/// Whether the jobs of an event are still to be inserted.
+fn is_deferred(conn: &Connection, event: EventId) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM deferred_events WHERE event = ?1)")?
+        .query_row([event.0], |row| row.get(0))
 }
 
 /// Deletes the mark of a deferred event, as it has its jobs.

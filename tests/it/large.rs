@@ -106,6 +106,33 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
     assert_eq!(server.value(ready), "5", "one of each key");
 }
 
+#[test]
+fn jobs_that_cannot_be_released_keep_no_later_event_from_its_jobs() {
+    const ITEMS: usize = 300;
+    let mut server =
+        scenario().source("a", "").handler("h", "split = '.[]'\npaused = true", "cat").start();
+    server.post("/hooks/a", array(ITEMS));
+    server.until("select jobs from trail", &ITEMS.to_string());
+    server.until("select count(*) from expansions", "0");
+    assert_eq!(server.stop(), Some(0));
+    // As a kill leaves it, and a database that refuses one of the jobs.
+    let trail = rusqlite::Connection::open(server.path().join("t.db")).expect("the trail");
+    trail
+        .execute_batch(
+            "update jobs set state = 6;
+            insert into expansions (first_job, last_job, next_job, event, source, is_visible)
+              select min(id), max(id), min(id), event, source, 1 from jobs;
+            create trigger refuse before update on jobs when old.item = 7 begin
+              select raise(abort, 'no'); end;",
+        )
+        .expect("the change");
+    drop(trail);
+    server.start();
+    until("it is refused", || server.log().contains("jobs could not be inserted"));
+    assert_eq!(server.post("/hooks/a", array(ITEMS)).status, 202);
+    server.until("select jobs from trail where event = 2", &ITEMS.to_string());
+}
+
 /// A server whose source `a` has an expression that takes two seconds where the body says so.
 fn slow() -> Server {
     let endless = "when = 'if .slow then (def f: f; f) else .n > 1 end'\npaused = true";

@@ -188,6 +188,26 @@ fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are
 }
 
 #[test]
+fn an_event_whose_jobs_are_sent_twice_has_them_once() {
+    let mut trail = trail();
+    let all = [large(1), Owed::Event(JobKeys::default()), large(2)].map(|owed| vec![(H, owed)]);
+    let mut sent: Vec<EventJobs> = all.iter().map(|owed| trail.defer(owed.clone())).collect();
+    sent.pop();
+    for at in [0, 1] {
+        let (event, received_at_ms, owed) = (sent[at].event, 0, all[at].clone());
+        sent.push(EventJobs { event, source: S, received_at_ms, owed, note: None, dedupe: None });
+    }
+    for jobs in sent {
+        let mut work = Work::insert_event_jobs(jobs);
+        while !trail.step(&mut work, 100) {}
+    }
+    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 301);
+    assert_eq!(trail.state.deferred.get(&S), Some(&1), "the third is still to come");
+    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), queued);
+}
+
+#[test]
 fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
     let mut trail = trail();
     let reply = trail.accept(Plan::Unevaluated([H].into()), None);
