@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::keys::{Keys, Shared};
 use super::token::parameter;
-use super::{Answer, Asked, body, discord, fields, sns};
+use super::{Answer, Asked, body, discord, fields, read, sns};
 use crate::config::{self, Encoding, Secrets, Source};
 
 /// A challenge that is longer is not answered.
@@ -198,13 +198,15 @@ fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
     if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
         return None;
     }
-    let signature = asked.header(&known.header).ok()?.strip_prefix(b"v0=")?;
-    let signature = super::read::decoded(Encoding::Hex, signature).ok()?;
+    let signatures: Vec<Vec<u8>> = read::elements(asked, &known.header)
+        .take(read::SIGNATURES_MAX)
+        .filter_map(|element| read::decoded(Encoding::Hex, element.strip_prefix(b"v0=")?).ok())
+        .collect();
     let timestamp = asked.header("x-zm-request-timestamp").ok()?;
     let parts = [b"v0:", timestamp, b":", asked.body];
     let key = |secret: &Vec<u8>| Keys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
     let mut keys = known.secrets.iter().map(key);
-    let key = keys.find(|key| key.signed(&parts, &signature))?;
+    let key = keys.find(|key| key.signed_any(&parts, &signatures))?;
     let encrypted = hex::encode(key.sign(&[token.as_bytes()], false).ok()?);
     let answer = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
     shaken("endpoint.url_validation", Answer::json(answer.to_string()))

@@ -224,6 +224,11 @@ fn zoom_is_answered_with_the_secret_that_it_signed_by() {
         let json: serde_json::Value = serde_json::from_str(&found.answer.body).unwrap();
         assert_eq!(json["encryptedToken"], encrypted);
         assert_eq!(json["plainToken"], "q\"t");
+        let right = draft.header("x-zm-signature").unwrap().to_owned();
+        draft.put("x-zm-signature", format!("v0={}, {right}", "0".repeat(64)));
+        let lines = draft.lines();
+        let several = super::ask(both.handshake().unwrap(), &draft.asked(&lines));
+        assert_eq!(several.unwrap().unwrap().answer, found.answer);
     }
     assert_eq!(ask(&both, "POST /", body), None);
 }
