@@ -14,7 +14,7 @@ use crate::config::{self, Dedupe, Source};
 use crate::domain::HandlerId;
 use crate::domain::owed::{Collapse, Items, JobKeys, Key, Once, Owed, Plan};
 use crate::expression::{
-    self, Answers, Expression, Keyring, Keys, Questions, Scene, Taken, Taker, Wanted,
+    self, Answers, Expression, Keyring, Keys, Questions, Taken, Taker, Wanted,
 };
 
 #[cfg(test)]
@@ -119,11 +119,14 @@ impl Judge {
         (!self.questions.is_empty()).then_some(&self.questions)
     }
 
-    /// The key that the source's expression gives, where it is simple enough to be evaluated in place.
-    pub fn key_in_place(&self, scene: &Scene<'_>) -> Option<Key> {
-        let answers = self.dedupe_alone.as_ref()?.at_once(scene)?;
-        let key = answers.dedupe.ok()??;
-        Some(hash_key(self.dedupe_kind, &[key.as_bytes()]))
+    /// What is to be asked for the key of `dedupe` alone, where that is an expression.
+    pub fn dedupe_questions(&self) -> Option<&Questions> {
+        self.dedupe_alone.as_ref()
+    }
+
+    /// The key of what the source's expression gave.
+    pub fn key_of(&self, text: &str) -> Key {
+        hash_key(self.dedupe_kind, &[text.as_bytes()])
     }
 
     /// The key that stands beside that of `dedupe`, so that the same bytes under another type are no other

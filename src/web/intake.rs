@@ -21,7 +21,7 @@ use super::form::{self, Wrong};
 use super::greet::{self, Ways};
 use super::health::{health, plain};
 use super::lane::Lane;
-use super::received::{Evaluation, FullBody, Prepared, Received};
+use super::received::{Evaluation, FullBody, Prepared, Received, SignedKey};
 use super::refuse::Refusal;
 use super::verify::{Answer, Asked, Proof};
 use super::{Gate, Gated, Settings, kept, ledger, rate};
@@ -256,7 +256,18 @@ impl Taking<'_> {
         if source.uses_preset_key {
             return Ok(delivery_key(source, proof));
         }
-        let key = self.examine(received, |it: &Received<'_>| it.signed_key()).await?;
+        let signed_key = |it: &Received<'_>| it.signed_key();
+        let key = match self.examine(received, signed_key).await? {
+            SignedKey::None => None,
+            SignedKey::Known(key) => Some(key),
+            SignedKey::Asked(asking) => {
+                let text = match asking.evaluation().await? {
+                    Evaluation::Answers(answers) => answers.dedupe.ok().flatten(),
+                    Evaluation::Deferred(text) => text,
+                };
+                text.map(|text| received.gated.judge.key_of(&text))
+            }
+        };
         Ok(key.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }))
     }
 

@@ -184,6 +184,14 @@ impl Asking {
     }
 }
 
+/// A source's own key of a request with an old time stamp.
+pub(super) enum SignedKey {
+    /// There is none, or it is not signed.
+    None,
+    Known(Key),
+    Asked(Asking),
+}
+
 /// What is made of an accepted request without waiting.
 pub(super) struct Prepared {
     pub path: String,
@@ -263,30 +271,34 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// The source's own key of a request with an old time stamp, where it is signed and no process is asked
-    /// for it.
-    pub fn signed_key(&self) -> Option<Key> {
+    /// The source's own key of a request with an old time stamp, where it is signed.
+    pub fn signed_key(&self) -> SignedKey {
         let source = &self.gated.source;
-        let hmac = source.verify.hmac.as_ref()?;
+        let Some(hmac) = &source.verify.hmac else { return SignedKey::None };
         let is_signed = |part| hmac.signed.contains(&part);
-        match &source.dedupe {
-            Some(Dedupe::Header(name)) => {
-                let is_id = hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id);
-                is_id.then(|| inbox::own_key(source, self.asked.headers, b"")).flatten()
+        let own = |body| {
+            let key = inbox::own_key(source, self.asked.headers, body);
+            key.map_or(SignedKey::None, SignedKey::Known)
+        };
+        match (&source.dedupe, self.gated.judge.dedupe_questions()) {
+            (Some(Dedupe::Header(name)), _)
+                if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
+            {
+                own(b"")
             }
-            Some(Dedupe::Body) if is_signed(SignedPart::Body) => {
-                inbox::own_key(source, self.asked.headers, self.asked.body)
-            }
-            Some(Dedupe::Jq(_)) if is_signed(SignedPart::Body) => {
+            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => own(self.asked.body),
+            (Some(Dedupe::Jq(dedupe)), Some(questions))
+                if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
+            {
                 let (redaction, asked) = (self.gated.redaction(), &self.asked);
                 let path = redaction.path(asked.path);
                 let query = asked.query.map(|query| redaction.query(query));
                 let lines = redaction.lines(asked.headers);
                 let (headers, params) = (kept::borrowed(&lines), self.params(&path));
                 let scene = self.scene(&path, query.as_deref(), &headers, &params);
-                self.gated.judge.key_in_place(&scene)
+                SignedKey::Asked(self.ask(questions, &scene))
             }
-            _ => None,
+            _ => SignedKey::None,
         }
     }
 

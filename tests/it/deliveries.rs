@@ -228,9 +228,12 @@ fn a_late_retry_by_a_recipe_of_ones_own_is_known_by_the_signed_key_of_its_dedupe
     for (dedupe, late) in [
         ("{ body = true }", 200),
         ("{ jq = '.id' }", 200),
+        // Asked of a process.
+        ("{ jq = '.id | ascii_downcase' }", 200),
         ("{ header = 'X-Id' }", 200),
         // Anybody may write what is not signed.
         ("{ header = 'X-Other' }", 401),
+        ("{ jq = '$headers[\"x-other\"]' }", 401),
     ] {
         let keys = format!("dedupe = {dedupe}\nrespond = {{ status = 200 }}");
         let mut server = started(with_source(scenario(), "m", recipe, &keys));
