@@ -8,9 +8,9 @@ use clap::Args;
 use super::select::SelectArgs;
 use super::{Failure, failed, output, refused};
 use crate::clock;
-use crate::domain::{JobId, JobState};
+use crate::domain::{EventId, JobId, JobState};
 use crate::store::acts::{self, Act, Change};
-use crate::store::{Store, list, registry};
+use crate::store::{Store, deferred, list, registry};
 
 /// `retry`
 #[derive(Debug, Args)]
@@ -130,6 +130,15 @@ fn check_named(store: &Store, wanted: &Wanted<'_>, verb: &str) -> Result<(), Fai
         faults.push(format!("job {job}: {why}"));
     }
     check_selected(store, wanted.select, &mut faults)?;
+    if verb == "cancel"
+        && let Some(event) = wanted.select.event()
+        && deferred::is_deferred(&store.conn, EventId(event)).map_err(failed)?
+    {
+        faults.push(format!(
+            "event {event}: its jobs are not there yet, so they can't be cancelled: wait until `hooktrail \
+             show {event}` lists them"
+        ));
+    }
     if faults.is_empty() { Ok(()) } else { Err(refused(faults.join("\n"))) }
 }
 

@@ -593,7 +593,10 @@ fn begin_event(
 }
 
 /// Whether the jobs of an event are still to be inserted.
-fn is_deferred(conn: &Connection, event: EventId) -> rusqlite::Result<bool> {
+///
+/// # Errors
+/// The read failed.
+pub fn is_deferred(conn: &Connection, event: EventId) -> rusqlite::Result<bool> {
     conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM deferred_events WHERE event = ?1)")?
         .query_row([event.0], |row| row.get(0))
 }

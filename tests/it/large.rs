@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 
-use crate::scenario::{Server, out, scenario, until};
+use crate::scenario::{Server, err, out, scenario, until};
 
 fn array(items: usize) -> String {
     let mut body = String::from("[0");
@@ -192,6 +192,17 @@ fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_nex
         server.until("select count(*) from deferred_events", "0");
         assert_eq!(server.value(JOBS), "1plain 2plain");
     }
+}
+
+#[test]
+fn jobs_that_are_not_there_yet_are_not_said_to_be_cancelled() {
+    let server = slow();
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
+    let early = server.cli(&["cancel", "--event", "1", "--yes"]);
+    assert_eq!(early.status.code(), Some(1), "{}", out(&early));
+    assert!(err(&early).contains("event 1: its jobs are not there yet"), "{}", err(&early));
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(out(&server.cli(&["cancel", "--event", "1", "--yes"])), "cancelled 2 jobs\n");
 }
 
 #[test]
