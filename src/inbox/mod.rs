@@ -279,6 +279,11 @@ pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<Key
     (!value.is_empty()).then(|| hash_key(kind, &[value]))
 }
 
+/// The content type that a body is read by, at intake and ever after.
+pub fn content_type(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
+}
+
 /// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.
 pub fn params(pattern: &str, path: &str) -> Vec<(String, String)> {
     if !pattern.contains('{') {

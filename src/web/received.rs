@@ -243,7 +243,7 @@ impl<'a> Received<'a> {
     /// The content type that the body is read by.
     pub fn content_type(&self) -> Option<&'a str> {
         let (_, value) = self.asked.headers.iter().find(|(name, _)| *name == "content-type")?;
-        std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
+        inbox::content_type(value)
     }
 
     /// Makes what is stored. Of a request that is new it reads the source's own key, and starts to ask what

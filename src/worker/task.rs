@@ -158,7 +158,7 @@ impl Maker {
             body: item.unwrap_or(&event.body),
             content_type: match item {
                 Some(_) => Some("application/json"),
-                None => content_type.and_then(|value| std::str::from_utf8(value).ok()),
+                None => content_type.and_then(inbox::content_type),
             },
             source: &event.source,
             headers: &headers,

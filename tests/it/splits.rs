@@ -91,6 +91,18 @@ fn what_a_handler_gets_is_transformed_at_each_attempt_by_the_configuration_then_
 }
 
 #[test]
+fn a_body_is_read_at_each_attempt_as_it_was_when_it_came() {
+    let server = scenario()
+        .source("a", "")
+        .handler("h", "when = 'type == \"string\"'\ntransform = 'type'", "cat")
+        .start();
+    let odd = "Content-Type: application/x-www-form-urlencoded; x=\u{fc}";
+    server.request("POST", "/hooks/a", odd, b"a=1");
+    settled(&server);
+    assert_eq!(server.list("select stdout from attempts"), [r#""string""#]);
+}
+
+#[test]
 fn a_body_that_is_not_transformed_passes_byte_for_byte() {
     let server = scenario().source("a", "").handler("h", "when = '.a'", "cat").start();
     let body = "{ \"a\": 1.0e2,\t\"a\" : true }\r\n";
