@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-use crate::multipart;
+use crate::{json, multipart};
 
 /// A field's name and value, decoded.
 pub(super) type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
@@ -13,9 +13,10 @@ pub(super) type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 /// Fields of a form that are read. These senders send tens; PHP's `max_input_vars` is the same.
 pub(super) const FIELDS_MAX: usize = 1000;
 
-/// Reads the fields of an urlencoded body, in their order.
+/// Reads the fields of an urlencoded body, in their order. A byte order mark is skipped, as everywhere
+/// that a form is read.
 pub(super) fn each(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(field)
+    json::without_mark(body).split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(field)
 }
 
 /// Lists the fields of an urlencoded body, in their order.
@@ -68,7 +69,7 @@ pub(super) fn of_multipart(
 ) -> Result<Vec<Field<'static>>, String> {
     let (mut found, mut total) = (Vec::new(), 0);
     let content_type = std::str::from_utf8(content_type.unwrap_or_default()).unwrap_or_default();
-    let whole = multipart::each(content_type, body, |part| {
+    let whole = multipart::each(content_type, json::without_mark(body), |part| {
         total += 1;
         let name = part.name.filter(|name| names.contains(&name.as_str()));
         let field = |name: String| (name.into_bytes().into(), part.bytes.to_vec().into());

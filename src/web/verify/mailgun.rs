@@ -14,7 +14,6 @@ use super::read::{self, MISMATCH, Tolerance};
 use super::{Asked, Draft, Proof, Scheme, fields};
 use crate::config::{Encoding, TimestampUnit, Verify};
 use crate::inbox::hash_key;
-use crate::json;
 
 pub(super) struct Mailgun {
     keys: Keys,
@@ -63,7 +62,7 @@ impl Scheme for Mailgun {
     fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
         let content_type = asked.at_most_one("content-type")?;
         let fields = if fields::is_form(content_type) {
-            Some(fields::of(json::without_mark(asked.body))?)
+            Some(fields::of(asked.body)?)
         } else if fields::is_multipart(content_type) {
             let names = ["timestamp", "token", "signature"];
             Some(fields::of_multipart(content_type, asked.body, &names)?)

@@ -459,6 +459,7 @@ fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
         draft
     };
     case.expect(&multipart(&body), NOW_MS, Ok(()));
+    case.expect(&multipart(&format!("\u{feff}{body}")), NOW_MS, Ok(()));
     let wrong = "body is not multipart, as its type says";
     case.expect(&multipart(&body[..body.len() / 2]), NOW_MS, Err(wrong));
     let twice = format!("{parts}{body}");
@@ -515,4 +516,24 @@ fn keys_of_standard_webhooks_may_be_joined_as_supabase_shows_them() {
     }
     assert!(crate::config::keys::standard_keys(joined.as_bytes()).is_ok());
     assert!(crate::config::keys::standard_keys(format!("{joined}|").as_bytes()).is_err());
+}
+
+#[test]
+fn a_byte_order_mark_before_a_form_is_no_part_of_its_first_field() {
+    let form = ("content-type".to_owned(), "application/x-www-form-urlencoded".to_owned());
+    for scheme in ["twilio", "mandrill", "mailgun"] {
+        let url = if scheme == "mailgun" { "" } else { ", url = \"https://h/x\"" };
+        let verifier = verifier(&format!("scheme = \"{scheme}\"{url}"), &["s"]);
+        let mut draft = Draft {
+            method: "POST".to_owned(),
+            path: "/x".to_owned(),
+            headers: vec![form.clone()],
+            body: b"a=1&b=2".to_vec(),
+            ..Draft::default()
+        };
+        verifier.sign(&mut draft, NOW_MS).unwrap();
+        draft.body.splice(0..0, *b"\xef\xbb\xbf");
+        let lines = draft.lines();
+        assert_eq!(super::fresh(&verifier, &draft.asked(&lines), NOW_MS), Ok(()), "{scheme}");
+    }
 }
