@@ -24,7 +24,7 @@ use crate::domain::{EventId, HandlerId, JobId, SourceId};
 /// The state of a job that is not released yet.
 const HIDDEN: i64 = 6;
 
-/// At most this number of dead jobs comes back to life in the transaction of a duplicate.
+/// At most this number of dead jobs comes back to life in a transaction of duplicates.
 const REVIVED_AT_ONCE: usize = 100;
 
 /// Rows are deleted this many at a time.
@@ -839,8 +839,11 @@ pub(super) fn revive_event(
     source: SourceId,
     event: EventId,
 ) -> rusqlite::Result<()> {
-    let (revived, after_job) = revive_dead_jobs(conn, state, event, 0, REVIVED_AT_ONCE)?;
-    if revived == REVIVED_AT_ONCE {
+    // Of all duplicates of a group together: each may have as many.
+    let limit = REVIVED_AT_ONCE.saturating_sub(state.revived);
+    let (revived, after_job) = revive_dead_jobs(conn, state, event, 0, limit)?;
+    state.revived += revived;
+    if revived == limit {
         let sql = "INSERT OR IGNORE INTO revivals (event, after_job) VALUES (?1, ?2)";
         if conn.prepare_cached(sql)?.execute([event.0, after_job])? == 1 {
             state.revivals.push(Revival { source, event, after_job });

@@ -55,6 +55,8 @@ pub struct State {
     deferred_before: HashMap<SourceId, usize>,
     /// Events that a duplicate brings back to life, whose dead jobs are too many for one transaction.
     pub(super) revivals: Vec<Revival>,
+    /// How many jobs duplicates brought back to life in this transaction.
+    pub(super) revived: usize,
 }
 
 /// So many accepted addresses are remembered, to spare the question whether they are on file.
@@ -85,6 +87,7 @@ impl State {
             deferred: HashMap::new(),
             deferred_before: HashMap::new(),
             revivals: Vec::new(),
+            revived: 0,
         };
         state.read_again(conn)?;
         Ok(state)
@@ -199,6 +202,7 @@ impl State {
 
     /// Remembers what a rollback returns to. To be called when a transaction begins.
     pub(super) fn begin(&mut self) {
+        self.revived = 0;
         if self.deferred != self.deferred_before {
             self.deferred_before.clone_from(&self.deferred);
         }

@@ -297,6 +297,33 @@ fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
 }
 
 #[test]
+fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others() {
+    let mut trail = trail();
+    let dedupe = |name| {
+        let own = Some(events::DedupeKey { key: key(name), window_ms: 60_000 });
+        Some(events::Dedupe { own, heal: true, ..Default::default() })
+    };
+    for name in ["x", "y", "z"] {
+        let owed = (0..80).map(|_| (H, Owed::Event(JobKeys::default()))).collect();
+        trail.accept(Plan::Judged(owed), dedupe(name));
+    }
+    for _ in 0..240 {
+        trail.run(died());
+    }
+    trail.state.begin();
+    for name in ["x", "y", "z"] {
+        trail.accept(Plan::Plain([].into()), dedupe(name));
+    }
+    let dead = "SELECT count(*) FROM dead";
+    assert_eq!(trail.number(dead), 140);
+    for mut work in trail.crash() {
+        while !trail.step(&mut work, 60) {}
+    }
+    assert_eq!(trail.number(dead), 0);
+    assert_eq!(trail.number("SELECT count(*) FROM revivals"), 0);
+}
+
+#[test]
 fn a_retried_job_makes_many_jobs_in_many_transactions_and_none_if_it_is_cancelled() {
     for is_cancelled in [false, true] {
         let mut trail = trail();
