@@ -67,11 +67,13 @@ CREATE TABLE events (
 -- Accepted events whose jobs are still to be inserted: their handlers' expressions were not evaluated
 -- before the response, or give more jobs than one transaction inserts, or an earlier event of the source
 -- is here. handlers: a JSON array of the handlers with one job each, which views count as queued; empty
--- where one of them has a `split`.
+-- where one of them has a `split`. jobs: what `queued_max` counts it as: its jobs, or 1 if it is not
+-- evaluated yet.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
   source INTEGER NOT NULL,
-  handlers TEXT NOT NULL
+  handlers TEXT NOT NULL,
+  jobs INTEGER NOT NULL
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
 

@@ -386,8 +386,8 @@ impl Work {
         progress.stage = Stage::Release;
         match &self.subject {
             Subject::Event(jobs) => {
-                settle_event(conn, jobs)?;
-                state.queue(jobs.source, count - 1);
+                let counted = settle_event(conn, jobs)?;
+                state.queue(jobs.source, count - counted);
             }
             Subject::Retry(expansion, _) => {
                 let into = format!("jobs {first}–{last}");
@@ -467,12 +467,13 @@ pub(super) fn defer_event(
 ) -> rusqlite::Result<()> {
     let handlers = plan.handlers_of_event().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
+    let jobs = i64::try_from(plan.jobs()).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "INSERT INTO deferred_events (event, source, handlers) VALUES (?1, ?2, ?3)",
+        "INSERT INTO deferred_events (event, source, handlers, jobs) VALUES (?1, ?2, ?3, ?4)",
     )?
-    .execute(params![event, source.0, handlers])?;
+    .execute(params![event, source.0, handlers, jobs])?;
     state.defer(source);
-    state.queue(source, 1);
+    state.queue(source, jobs);
     Ok(())
 }
 
@@ -585,8 +586,8 @@ fn begin_event(
     if jobs.owed.is_empty() {
         alerts::unhandled(conn, state, jobs.event, jobs.source)?;
     }
-    settle_event(conn, jobs)?;
-    state.queue(jobs.source, -1);
+    let counted = settle_event(conn, jobs)?;
+    state.queue(jobs.source, -counted);
     state.settle_deferred(jobs.source);
     progress.stage = Stage::Over;
     Ok(())
@@ -601,14 +602,16 @@ pub fn is_deferred(conn: &Connection, event: EventId) -> rusqlite::Result<bool> 
         .query_row([event.0], |row| row.get(0))
 }
 
-/// Deletes the mark of a deferred event, as it has its jobs.
-fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM deferred_events WHERE event = ?1")?.execute([jobs.event.0])?;
+/// Deletes the mark of a deferred event, as it has its jobs; how many queued jobs it counted as.
+fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
+    let counted = conn
+        .prepare_cached("DELETE FROM deferred_events WHERE event = ?1 RETURNING jobs")?
+        .query_row([jobs.event.0], |row| row.get(0))?;
     if let Some(note) = &jobs.note {
         conn.prepare_cached("UPDATE events SET note = ?2 WHERE id = ?1")?
             .execute(params![jobs.event.0, note])?;
     }
-    Ok(())
+    Ok(counted)
 }
 
 fn reserve(
@@ -881,10 +884,10 @@ fn revive_dead_jobs(
     Ok((dead.len(), dead.last().map_or(after, |(job, _, _)| *job)))
 }
 
-/// How many jobs of a source are to be released, and how many of its events are to be evaluated.
+/// How many jobs of a source are to be released, and what its deferred events count as.
 pub(super) fn count_queued(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
-        "SELECT (SELECT count(*) FROM deferred_events WHERE source = ?1)
+        "SELECT (SELECT coalesce(sum(jobs), 0) FROM deferred_events WHERE source = ?1)
            + (SELECT count(*) FROM expansions x JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job
                 WHERE x.source = ?1 AND x.is_visible AND j.state = ?2)",
     )?

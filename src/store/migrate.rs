@@ -175,7 +175,7 @@ fn keys_and_deferred_events(conn: &Connection) -> rusqlite::Result<()> {
     // These first: a table can't be renamed while a view names one that is missing.
     conn.execute_batch(
         "CREATE TABLE deferred_events (event INTEGER PRIMARY KEY, source INTEGER NOT NULL,
-           handlers TEXT NOT NULL);
+           handlers TEXT NOT NULL, jobs INTEGER NOT NULL);
          CREATE INDEX deferred_events_source ON deferred_events (source, event);
          CREATE TABLE expansions (first_job INTEGER PRIMARY KEY, last_job INTEGER NOT NULL,
            next_job INTEGER NOT NULL, event INTEGER NOT NULL, source INTEGER NOT NULL, job INTEGER,
