@@ -16,8 +16,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, kill_process_group, set_parent_process_death_signal,
-    setpriority_process, setrlimit,
+    Pid, Resource, Rlimit, Signal, getpriority_process, getrlimit, kill_process_group,
+    set_parent_process_death_signal, setpriority_process, setrlimit,
 };
 
 use super::oom;
@@ -234,6 +234,8 @@ pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
         (Resource::Nproc, 0),
     ];
     for (resource, limit) in limits {
+        // Only root may go beyond a limit that the server was started with.
+        let limit = getrlimit(resource).maximum.map_or(limit, |maximum| limit.min(maximum));
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     Ok(Confined { page, processor_ms })
@@ -286,7 +288,10 @@ impl Confined {
 pub fn become_servant() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
-    setpriority_process(None, NICENESS)?;
+    // A server that was started with a higher nice value keeps it: only root may lower one.
+    if getpriority_process(None)? < NICENESS {
+        setpriority_process(None, NICENESS)?;
+    }
     oom::raise_of_evaluator();
     // SAFETY: sets one number of the allocator's; there is no other thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };

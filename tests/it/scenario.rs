@@ -107,6 +107,13 @@ impl Scenario {
         self
     }
 
+    /// Started by another program, before those of `under`.
+    pub fn wrapped_in(mut self, words: &[&str]) -> Self {
+        let outer = words.iter().map(|word| (*word).to_owned());
+        self.wrap = outer.chain(std::mem::take(&mut self.wrap)).collect();
+        self
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

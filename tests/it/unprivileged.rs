@@ -66,6 +66,19 @@ fn the_kernel_ends_evaluators_and_handlers_before_the_server() {
 }
 
 #[test]
+fn a_server_that_was_started_with_less_than_usual_evaluates_all_the_same() {
+    let when = "when = 'length >= 0'";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, "cat")) else {
+        return;
+    };
+    // Before the user changes: only root may raise these limits again.
+    let limited = "ulimit -v 8000000; exec nice -n 15 \"$@\"";
+    let server = scenario.wrapped_in(&["sh", "-c", limited, "sh"]).start();
+    server.post("/hooks/a", "{}");
+    server.until("select outcome from outcomes", "succeeded");
+}
+
+#[test]
 fn what_leaves_its_group_is_ended_all_the_same() {
     let script =
         "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
