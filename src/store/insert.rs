@@ -168,6 +168,16 @@ pub(super) fn place_job(
     if !of.passes()
         && let Some(collapse) = keys.collapse
     {
+        // One that is released may have been overtaken by a job of another source.
+        if id <= state.counters.job
+            && let Some(newer) = keys::superseding(conn, of.handler, collapse, id)?
+        {
+            return Ok(Stand {
+                state: 5,
+                reason: Some(format!("superseded by job {newer}")),
+                ..stand
+            });
+        }
         let began_at = keys::collapse(conn, state, of.handler, collapse, id)?;
         if collapse.settle_ms > 0 {
             // At the latest after ten times that, since the burst began.

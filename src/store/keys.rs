@@ -118,6 +118,21 @@ pub(super) fn collapse(
     Ok(began_at)
 }
 
+/// The newest queued job of a key that is newer than this one.
+pub(super) fn superseding(
+    conn: &Connection,
+    handler: HandlerId,
+    collapse: Collapse,
+    job: i64,
+) -> rusqlite::Result<Option<JobId>> {
+    conn.prepare_cached(
+        "SELECT max(id) FROM jobs INDEXED BY jobs_collapse WHERE handler = ?1 AND collapse_key = ?2
+           AND collapse_key IS NOT NULL AND state < 2 AND id > ?3",
+    )?
+    .query_row(params![handler.0, collapse.key, job], |row| row.get::<_, Option<i64>>(0))
+    .map(|newer| newer.map(JobId))
+}
+
 /// A value of `newest_by` as it is kept.
 pub(super) fn kept(stamp: &Stamp) -> String {
     match stamp {

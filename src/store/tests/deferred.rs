@@ -260,6 +260,25 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
 }
 
 #[test]
+fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key() {
+    let mut trail = trail();
+    let collapse = Some(Collapse { key: key("k"), settle_ms: 5_000 });
+    let keys = JobKeys { collapse, ..JobKeys::default() };
+    let bodies = vec![b"1".to_vec(); 300];
+    let owed = Owed::Items(Arc::new(InMemory(bodies, vec![keys.clone(); 300])));
+    let mut work = Work::insert_event_jobs(trail.defer(vec![(H, owed)]));
+    trail.step(&mut work, 10);
+    let (event, source, handler) = (1, SourceId(2), H);
+    let origin = insert::Origin::Event;
+    let of = insert::Of { event, source, handler, created_at_ms: 0, origin };
+    insert::owed(&trail.store.conn, &mut trail.state, of, &Owed::Event(keys)).unwrap();
+    while !trail.step(&mut work, 100) {}
+    assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
+    assert_eq!(trail.number("SELECT id FROM jobs WHERE state = 1"), 301);
+    assert_eq!(trail.jobs()[299], "300 cancelled: superseded by job 301");
+}
+
+#[test]
 fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
     let mut trail = trail();
     let owed = vec![(H, Owed::Dead("when: no".into())), (HandlerId(2), large(1))];
