@@ -29,10 +29,6 @@ const HEAD_TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 3
 
 const NO_LENGTH: usize = usize::MAX;
 
-/// Maximum number of bytes that actix-http is given beyond what it asked for: it makes requests of all of
-/// them at once, each of some KiB.
-const AHEAD_BYTES_MAX: usize = 4 << 10;
-
 /// Where a connection is between two requests or within one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -233,8 +229,6 @@ pub struct Stream<S> {
     /// Bytes handed over behind the last byte of this request.
     ahead_bytes: usize,
     ahead_of: usize,
-    /// actix-http may have requests that it has not begun. It gets no more before it has.
-    is_pipelined: bool,
     is_write_blocked: bool,
     /// Reading was refused, and nothing wakes the task for it.
     is_read_refused: bool,
@@ -263,7 +257,6 @@ impl<S> Stream<S> {
             body_bytes: 0,
             ahead_bytes: 0,
             ahead_of: 0,
-            is_pipelined: false,
             is_write_blocked: false,
             is_read_refused: false,
             _place: place,
@@ -303,22 +296,6 @@ impl<S> Stream<S> {
         &mut self.ahead_bytes
     }
 
-    /// Whether actix-http may have, behind the request that is being handled, the next one.
-    fn is_pipelined(&mut self) -> bool {
-        let requests = self.connection.requests.load(Ordering::Relaxed);
-        self.is_pipelined |= requests != self.head_of || self.left_over() > 0;
-        self.is_pipelined
-    }
-
-    /// Lets actix-http begin what it has before it is given more: it asks again if that was nothing.
-    fn take_pipelined(&mut self, context: &Context<'_>) -> bool {
-        let is_pipelined = std::mem::take(&mut self.is_pipelined);
-        if is_pipelined {
-            context.waker().wake_by_ref();
-        }
-        is_pipelined
-    }
-
     fn remember(&mut self, waker: &Waker) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
@@ -355,17 +332,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         buffer: &mut ReadBuf<'_>,
         state: State,
     ) -> Poll<io::Result<()>> {
-        if self.take_pipelined(context) {
-            return Poll::Pending;
-        }
         let before = buffer.filled().len();
-        match self.read(context, buffer, AHEAD_BYTES_MAX)? {
+        match self.read(context, buffer, HEAD_BYTES_MAX)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
             // Also where the connection was to be closed: nothing was said about it yet.
             Poll::Ready(count) => {
                 self.begin_head(count);
                 self.head_end.look(&buffer.filled()[before..]);
-                self.is_pipelined = count == AHEAD_BYTES_MAX;
                 Poll::Ready(Ok(()))
             }
             // The end of the input, for actix-http.
@@ -386,19 +359,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             let response = if too_late { HEAD_TOO_LATE } else { HEAD_TOO_LARGE };
             return self.reject(context, response);
         }
-        if self.take_pipelined(context) {
-            return Poll::Pending;
-        }
         let room = HEAD_BYTES_MAX - self.head_bytes.min(HEAD_BYTES_MAX);
         if room > 0 {
             let before = buffer.filled().len();
-            match self.read(context, buffer, room.min(AHEAD_BYTES_MAX))? {
+            match self.read(context, buffer, room)? {
                 Poll::Ready(count) => {
                     self.head_bytes += count;
                     self.request_bytes += count;
                     self.head_end.look(&buffer.filled()[before..]);
-                    // Each such part has a turn of its own.
-                    self.is_pipelined = count == AHEAD_BYTES_MAX;
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending if !state.is_expired() => return Poll::Pending,
@@ -422,23 +390,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let length = self.connection.body_length.load(Ordering::Relaxed);
-        let is_known = self.head_of == self.connection.requests.load(Ordering::Relaxed);
-        let rest = match self.head_end.at {
-            Some(head) if is_known && length != NO_LENGTH => {
-                head.saturating_add(length).saturating_sub(self.request_bytes)
-            }
-            _ => 0,
-        };
-        let read = self.read(context, buffer, rest.max(AHEAD_BYTES_MAX));
-        if let Poll::Ready(Ok(count)) = &read {
-            // Where the end is not known, actix-http looks at each part.
-            self.body_bytes += if rest > 0 { *count } else { HEAD_BYTES_MAX };
-            self.request_bytes += count;
-        } else {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.body_bytes += buffer.filled().len() - before;
+        self.request_bytes += buffer.filled().len() - before;
+        if read.is_pending() {
             self.body_bytes = 0;
         }
-        read.map_ok(|_| ())
+        read
     }
 
     /// Writes the response to what is no request, and closes.
@@ -480,8 +439,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         let state = self.connection.state();
         if matches!(state.phase(), Phase::Responding | Phase::Writing) {
             let now_us = self.connection.connections.now_us();
-            let length = self.connection.body_length.load(Ordering::Relaxed);
-            self.is_pipelined = self.is_pipelined() || length == NO_LENGTH;
             match self.left_over() {
                 _ if state.should_close() => self.close(context),
                 0 => self.connection.enter(Phase::Idle, now_us, 0),
@@ -556,8 +513,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             Phase::Closing => this.discard(context),
             Phase::Body => this.read_body(context, buffer),
             Phase::Handling | Phase::Responding | Phase::Writing => {
-                let room = AHEAD_BYTES_MAX - (*this.ahead()).min(AHEAD_BYTES_MAX);
-                if room == 0 || this.is_pipelined() {
+                let room = HEAD_BYTES_MAX - (*this.ahead()).min(HEAD_BYTES_MAX);
+                if room == 0 {
                     this.is_read_refused = true;
                     return Poll::Pending;
                 }

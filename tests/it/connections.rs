@@ -204,33 +204,6 @@ fn requests_that_are_sent_ahead_are_answered_in_turn() {
 }
 
 #[test]
-fn requests_that_are_sent_ahead_take_little_memory() {
-    let server = scenario().source("a", "").start();
-    let peak_kib = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
-    };
-    used(&server);
-    let before = peak_kib();
-    let sent = [[POST].repeat(600).concat(), GET.to_vec()].concat();
-    std::thread::scope(|scope| {
-        for _ in 0..20 {
-            scope.spawn(|| {
-                let mut stream = server.connect().expect("a connection");
-                let mut writer = stream.try_clone().expect("a writer");
-                let sent = &sent;
-                scope.spawn(move || writer.write_all(sent).expect("requests"));
-                let text = read_to(&mut stream, ALIVE);
-                assert_eq!(statuses(&text)[..600], ["202"; 600]);
-            });
-        }
-    });
-    let grown = peak_kib() - before;
-    assert!(grown < 32 << 10, "{grown} KiB for the requests of 20 connections");
-}
-
-#[test]
 fn beyond_max_connections_the_longest_idle_one_is_closed() {
     let server = scenario().server("max_connections = 3").source("a", "").start();
     let mut idle: Vec<TcpStream> = (0..3).map(|_| used(&server)).collect();
