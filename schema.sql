@@ -23,13 +23,13 @@ CREATE TABLE sources (
   seen_at INTEGER,
   accepted INTEGER,
   silent INTEGER,
-  refusing INTEGER
+  rejecting INTEGER
 );
 
 -- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands
 -- still while it is paused or rests: `idle_ms` is how long it stood so far, `idle_since` since when.
--- rate_next: no job starts before. streak: what failed or timed out in a row. rest_until: it rests
--- until then, and runs one job on trial from then on. All on the trail's clock. rest_told: whoever takes
+-- rate_next: no job starts before. streak: what failed or timed out in a row. breaker_open_until: it rests
+-- until then, and runs one job on trial from then on. All on the trail's clock. breaker_alerted: whoever takes
 -- alerts was told of the rest, and is to be told when it is over.
 CREATE TABLE handlers (
   id INTEGER PRIMARY KEY,
@@ -40,8 +40,8 @@ CREATE TABLE handlers (
   idle_since INTEGER,
   rate_next INTEGER,
   streak INTEGER NOT NULL DEFAULT 0,
-  rest_until INTEGER,
-  rest_told INTEGER NOT NULL DEFAULT 0
+  breaker_open_until INTEGER,
+  breaker_alerted INTEGER NOT NULL DEFAULT 0
 );
 
 -- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later
@@ -67,7 +67,7 @@ CREATE TABLE events (
 -- Accepted events whose jobs are still to be inserted: their handlers' expressions were not evaluated
 -- before the response, or give more jobs than one transaction inserts, or an earlier event of the source
 -- is here. handlers: a JSON array of the handlers with one job each, which views count as queued; empty
--- where one of them has a `split`. jobs: what `queued_max` counts it as: its jobs, or 1 if it is not
+-- where one of them has a `split`. jobs: what `max_queued` counts it as: its jobs, or 1 if it is not
 -- evaluated yet.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
@@ -93,7 +93,7 @@ CREATE TABLE expansions (
   is_visible INTEGER NOT NULL DEFAULT 0
 );
 
--- Of such jobs, until they are released: their key of `once_by` and its window, and their `settle`.
+-- Of such jobs, until they are released: their key of `unique_by` and its window, and their `settle`.
 CREATE TABLE expansion_keys (
   job INTEGER PRIMARY KEY,
   once_key BLOB,
@@ -127,15 +127,15 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state: -1 held (by an earlier job of its order_key), 0 ready, 1 waiting (until due_at), 2 running,
+-- state: -1 held (by an earlier job of its ordering_key), 0 ready, 1 waiting (until due_at), 2 running,
 -- 3 succeeded, 4 dead, 5 cancelled, 6 to be released (see expansions).
 -- attempt: number of the last attempt. failures: what failed or timed out since the first attempt
 -- or the last `retry`. crashes: ends of the server with this job running, in a row.
 -- due_at, since (less the handler's idle time): on the trail's clock. wait_ms: what the wait was
 -- set for: no job waits longer. cancel: a running job that is to be ended, and why. item: its number,
 -- from 1. replay: the replay that made it. later: the event of a job that came after its event.
--- order_key, collapse_key: SHA-256 of the key, cut to 16 bytes. newest: n or t (number or text) and
--- the value. burst_at: when its collapse_key was first heard of. expand: 1 its expressions are to be
+-- ordering_key, debounce_key: SHA-256 of the key, cut to 16 bytes. newest: n or t (number or text) and
+-- the value. debounce_since: when its debounce_key was first heard of. expand: 1 its expressions are to be
 -- evaluated anew, 2 that made other jobs of it.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY,
@@ -157,10 +157,10 @@ CREATE TABLE jobs (
   item INTEGER,
   replay INTEGER,
   later INTEGER,
-  order_key BLOB,
+  ordering_key BLOB,
   newest TEXT,
-  collapse_key BLOB,
-  burst_at INTEGER,
+  debounce_key BLOB,
+  debounce_since INTEGER,
   expand INTEGER
 );
 CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
@@ -168,26 +168,26 @@ CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
 CREATE INDEX jobs_later ON jobs (later, state) WHERE later IS NOT NULL;
-CREATE INDEX jobs_order ON jobs (handler, order_key, state, id, source)
-  WHERE order_key IS NOT NULL AND state < 3;
-CREATE INDEX jobs_collapse ON jobs (handler, collapse_key)
-  WHERE collapse_key IS NOT NULL AND state < 2;
+CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
+  WHERE ordering_key IS NOT NULL AND state < 3;
+CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
+  WHERE debounce_key IS NOT NULL AND state < 2;
 
 -- What `split` gave, a row a job: apart from `jobs`, whose rows are written again and again.
 CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
 
--- The keys of `once_by`, cut as those of `dedupe`; `until` on the trail's clock.
-CREATE TABLE once (
+-- The keys of `unique_by`, cut as those of `dedupe`; `until` on the trail's clock.
+CREATE TABLE unique_keys (
   handler INTEGER NOT NULL,
   key BLOB NOT NULL,
   job INTEGER NOT NULL,
   until INTEGER NOT NULL,
   PRIMARY KEY (handler, key)
 ) WITHOUT ROWID;
-CREATE INDEX once_until ON once (until);
+CREATE INDEX unique_keys_until ON unique_keys (until);
 
--- The highest value of `newest_by` that succeeded, for each key of `order_by`.
-CREATE TABLE newest (
+-- The highest value of `version_by` that succeeded, for each key of `ordering_key`.
+CREATE TABLE versions (
   handler INTEGER NOT NULL,
   key BLOB NOT NULL,
   value TEXT NOT NULL,
@@ -210,7 +210,7 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_job ON attempts (job, attempt);
 
-CREATE TABLE refusals (
+CREATE TABLE rejected_requests (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
   source TEXT,
@@ -222,7 +222,7 @@ CREATE TABLE refusals (
   bytes INTEGER NOT NULL,
   count INTEGER NOT NULL DEFAULT 1
 );
-CREATE INDEX refusals_ip ON refusals (ip);
+CREATE INDEX rejected_requests_ip ON rejected_requests (ip);
 
 -- Addresses that had an event accepted, of IPv6 the /64: their refusals are the last to go.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -237,7 +237,7 @@ CREATE TABLE handshake_log (
 );
 
 -- What the breaker did: `resting`, `trial`, `recovered`.
-CREATE TABLE rest_log (
+CREATE TABLE breaker_changes (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
   handler INTEGER NOT NULL,
@@ -262,7 +262,7 @@ CREATE TABLE alerts (
   PRIMARY KEY (type, source, handler)
 ) WITHOUT ROWID;
 
-CREATE TABLE act_log (
+CREATE TABLE audit_entries (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
   who TEXT NOT NULL,
@@ -312,7 +312,7 @@ SELECT e.id AS event,
     AS settled_at
 FROM events e JOIN sources s ON s.id = e.source;
 
-CREATE VIEW dead AS
+CREATE VIEW dead_jobs AS
 SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
   j.attempt AS attempts,
   strftime('%Y-%m-%dT%H:%M:%fZ', j.ended_at / 1000.0, 'unixepoch') AS died_at,
@@ -320,7 +320,7 @@ SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
 FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
 WHERE j.state = 4;
 
-CREATE VIEW depth AS
+CREATE VIEW queue_depth AS
 SELECT h.name AS handler, d.state, sum(d.jobs)
     AS jobs,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(d.oldest) / 1000.0, 'unixepoch') AS oldest_at
@@ -330,7 +330,7 @@ FROM (
   UNION ALL SELECT handler, 'queued', count(*), min(created_at)
     FROM jobs WHERE state = 1 GROUP BY handler
   UNION ALL SELECT handler, 'queued', count(*), min(created_at)
-    FROM jobs WHERE state = -1 AND order_key IS NOT NULL AND state < 3 GROUP BY handler
+    FROM jobs WHERE state = -1 AND ordering_key IS NOT NULL AND state < 3 GROUP BY handler
   UNION ALL SELECT j.handler, 'queued', count(*), min(j.created_at) FROM expansions x
     JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
     WHERE x.is_visible GROUP BY j.handler
@@ -340,22 +340,22 @@ FROM (
     FROM jobs WHERE state = 2 GROUP BY handler) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;
 
-CREATE VIEW refused AS
+CREATE VIEW rejections AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method, path,
   nullif(ip, '') AS remote_ip, status, reason, bytes, count
-FROM refusals;
+FROM rejected_requests;
 
 CREATE VIEW handshakes AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, source, method,
   nullif(ip, '') AS remote_ip, detail
 FROM handshake_log;
 
-CREATE VIEW acts AS
+CREATE VIEW audit_log AS
 SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, who, via, what, jobs,
   reason
-FROM act_log;
+FROM audit_entries;
 
-CREATE VIEW rests AS
+CREATE VIEW breaker_log AS
 SELECT r.id, strftime('%Y-%m-%dT%H:%M:%fZ', r.at / 1000.0, 'unixepoch') AS at, h.name AS handler,
   r.what, r.detail
-FROM rest_log r JOIN handlers h ON h.id = r.handler;
+FROM breaker_changes r JOIN handlers h ON h.id = r.handler;

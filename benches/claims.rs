@@ -82,7 +82,7 @@ impl Trail {
             let now_ms = store.clock.now_ms();
             registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
             conn.execute(
-                "UPDATE handlers SET rest_until = ?1 WHERE id BETWEEN ?2 AND ?3",
+                "UPDATE handlers SET breaker_open_until = ?1 WHERE id BETWEEN ?2 AND ?3",
                 [now_ms + HOUR_MS, *RESTING.start(), *RESTING.end()],
             )?;
             Ok(())

@@ -69,8 +69,8 @@ fn main() {
     let jq = |text| Some(Expression::new(text).expect("jq"));
     let taker = Taker {
         split: jq(".contacts[]"),
-        order_by: jq(".id"),
-        once_by: jq(".id"),
+        ordering_key: jq(".id"),
+        unique_by: jq(".id"),
         ..Taker::default()
     };
     let questions = Questions::new(None, vec![taker]);

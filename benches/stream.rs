@@ -80,7 +80,7 @@ fn task(handler: &Arc<config::Handler>) -> Task {
         item: None,
         input: Arc::clone(&event.body),
         is_made: false,
-        attempts_max: 40,
+        max_attempts: 40,
         key: "the-key".to_owned(),
         mark: format!("bench{}.1.1", std::process::id()),
         event: Arc::new(event),

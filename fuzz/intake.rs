@@ -40,8 +40,8 @@ static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
     let expression = |text: &str| hooktrail::expression::Expression::new(text).ok();
     let taker = Taker {
         when: expression(r#".a? != null or .b.c < 7 or $headers["x-a"] == "1" or $query.q"#),
-        order_by: expression(".id // .data.id"),
-        newest_by: expression(".at"),
+        ordering_key: expression(".id // .data.id"),
+        version_by: expression(".at"),
         ..Taker::default()
     };
     Questions::new(expression("[.id, .b]"), vec![taker])

@@ -43,7 +43,7 @@ impl fmt::Display for JobId {
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
-    /// Sixteen random bytes given when it was accepted: what `HOOKTRAIL_KEY` is made of.
+    /// Sixteen random bytes given when it was accepted: what `HOOKTRAIL_IDEMPOTENCY_KEY` is made of.
     pub uid: [u8; 16],
     pub source: String,
     /// Wall clock, milliseconds since 1970 in UTC.
@@ -152,7 +152,7 @@ pub struct Ended {
     pub detail: String,
     /// The wait that the handler asked for, or that a start waits which the system lacks something for.
     pub wait: Option<Duration>,
-    /// The last bytes of each stream, at most `output_bytes_max`.
+    /// The last bytes of each stream, at most `max_output_size`.
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }

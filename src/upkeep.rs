@@ -38,7 +38,7 @@ pub struct Upkeep {
     pub alerts: Alerts,
     pub tally: Arc<Tally>,
     pub database: PathBuf,
-    pub free_bytes_min: u64,
+    pub min_free_bytes: u64,
     pub disk_low: Arc<AtomicBool>,
     pub writer: Handle,
     pub running: Arc<Running>,
@@ -106,19 +106,19 @@ fn send(writer: &Sender<Message>, unsent: &mut Vec<Op>) {
     }
 }
 
-/// Below `free_bytes_min` senders get 503, while the queue is worked off.
+/// Below `min_free_space` senders get 503, while the queue is worked off.
 fn guard_disk(it: &Upkeep) {
     let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
-    let low = free < it.free_bytes_min;
+    let low = free < it.min_free_bytes;
     if !low {
-        reserve::keep(&it.database, free - it.free_bytes_min);
+        reserve::keep(&it.database, free - it.min_free_bytes);
     }
     if it.disk_low.swap(low, Ordering::Relaxed) != low {
-        let (path, free, min) = (it.database.display(), free >> 20, it.free_bytes_min >> 20);
+        let (path, free, min) = (it.database.display(), free >> 20, it.min_free_bytes >> 20);
         if low {
             let why = format!(
-                "{path}: {free} MiB free, less than store.free_bytes_min ({min} MiB): senders get \
+                "{path}: {free} MiB free, less than store.min_free_space ({min} MiB): senders get \
                  503 until there is room"
             );
             log::error!("{why}");

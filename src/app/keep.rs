@@ -53,7 +53,7 @@ pub(super) fn up(
         alerts,
         tally: Arc::clone(tally),
         database,
-        free_bytes_min: config.store.free_bytes_min,
+        min_free_bytes: config.store.min_free_bytes,
         disk_low: Arc::clone(&gate.disk_low),
         writer: gate.writer.clone(),
         running: Arc::clone(running),

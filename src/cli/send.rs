@@ -173,7 +173,7 @@ fn print_event(
             writeln!(out, "a repeat of event {event}")
         }
         None if answer.status >= 400 && answer.status < 500 => {
-            writeln!(out, "no event: `hooktrail tail --refused` tells why, within a second")
+            writeln!(out, "no event: `hooktrail tail --rejected` tells why, within a second")
         }
         None => writeln!(out, "no event"),
     }

@@ -205,10 +205,10 @@ fn shown_keys(keys: &Keys) -> Vec<String> {
         Stamp::Text(text) => text.clone(),
     });
     let all = [
-        ("order_by", &keys.order),
-        ("newest_by", &newest),
-        ("once_by", &keys.once),
-        ("collapse_by", &keys.collapse),
+        ("ordering_key", &keys.order),
+        ("version_by", &newest),
+        ("unique_by", &keys.once),
+        ("debounce_by", &keys.collapse),
     ];
     let shown = |(name, key): (&str, &Option<String>)| {
         key.as_ref().map(|key| format!("{name} {}", shown(key)))

@@ -26,7 +26,7 @@ const OWN_VARIABLES: [&str; 16] = [
     "JOB",
     "ITEM",
     "ATTEMPT",
-    "ATTEMPTS_MAX",
+    "MAX_ATTEMPTS",
     "SOURCE",
     "HANDLER",
     "RECEIVED_AT",
@@ -36,8 +36,8 @@ const OWN_VARIABLES: [&str; 16] = [
     "IP",
     "CONTENT_TYPE",
     "HEADERS",
-    "KEY",
-    "MARK",
+    "IDEMPOTENCY_KEY",
+    "RUN_ID",
 ];
 
 /// `sources`: the names of all that there are.
@@ -55,7 +55,7 @@ pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
         timeout: table.duration("timeout", default.timeout, TIMEOUT),
         env: read_env(&table, folder),
-        output_bytes_max: table.size("output_bytes_max", 64 << 10, 0..=OUTPUT_BYTES_MAX) as usize,
+        max_output_bytes: table.size("max_output_size", 64 << 10, 0..=OUTPUT_BYTES_MAX) as usize,
         retry: table.get("retry").and_then(|value| read_retry(&value)).unwrap_or_default(),
         paused: table.flag("paused", false),
         ..default
@@ -171,20 +171,20 @@ impl Handler {
             when: None,
             split: None,
             transform: None,
-            order_by: None,
-            newest_by: None,
-            once_by: None,
-            collapse_by: None,
+            ordering_key: None,
+            version_by: None,
+            unique_by: None,
+            debounce_by: None,
             settle: None,
             rate: None,
-            batch_jobs_max: 100,
+            batch_size: 100,
             batch_wait: Duration::from_secs(1),
             breaker: Breaker::default(),
             priority: 0,
             concurrency: 4,
             timeout: Duration::from_secs(30),
             env: Vec::new(),
-            output_bytes_max: 64 << 10,
+            max_output_bytes: 64 << 10,
             retry: Retry::default(),
             paused: false,
         }
@@ -200,27 +200,32 @@ impl Default for Breaker {
 impl Default for Retry {
     fn default() -> Self {
         Self {
-            attempts_max: 40,
+            max_attempts: 40,
             first: Duration::from_secs(5),
             factor: 2.0,
             longest: Duration::from_secs(6 * 3_600),
             jitter: 0.2,
-            give_up_after: 7 * DAY,
+            max_age: 7 * DAY,
         }
     }
 }
 
 fn read_retry(value: &Value<'_>) -> Option<Retry> {
-    let table = value.table("expected a table such as { attempts_max = 40 }")?;
+    let table = value.table("expected a table such as { max_attempts = 40 }")?;
     let default = Retry::default();
-    let attempts = table.integer("attempts_max", i64::from(default.attempts_max), 1..=1_000_000);
+    let attempts = table.integer("max_attempts", i64::from(default.max_attempts), 1..=1_000_000);
     let retry = Retry {
-        attempts_max: u32::try_from(attempts).unwrap_or(default.attempts_max),
-        first: table.duration("first", default.first, ANY),
-        factor: table.number("factor", default.factor, 1.0..=1e9, "expected a number, at least 1"),
-        longest: table.duration("longest", default.longest, ANY),
+        max_attempts: u32::try_from(attempts).unwrap_or(default.max_attempts),
+        first: table.duration("initial_delay", default.first, ANY),
+        factor: table.number(
+            "multiplier",
+            default.factor,
+            1.0..=1e9,
+            "expected a number, at least 1",
+        ),
+        longest: table.duration("max_delay", default.longest, ANY),
         jitter: table.number("jitter", default.jitter, 0.0..=1.0, "expected a number from 0 to 1"),
-        give_up_after: table.duration("give_up_after", default.give_up_after, POSITIVE),
+        max_age: table.duration("max_age", default.max_age, POSITIVE),
     };
     close(table, &[]);
     Some(retry)

@@ -69,8 +69,8 @@ pub struct Server {
     pub listen: Vec<Listen>,
     pub trusted_proxies: TrustedProxies,
     pub proxy_header: ProxyHeader,
-    pub body_bytes_max: usize,
-    pub bodies_bytes_max: usize,
+    pub max_body_bytes: usize,
+    pub max_inflight_bytes: usize,
     pub max_connections: usize,
     pub request_timeout: Duration,
     pub keep_alive: Duration,
@@ -109,7 +109,7 @@ pub struct Store {
     /// Absolute.
     pub path: PathBuf,
     pub durability: Durability,
-    pub free_bytes_min: u64,
+    pub min_free_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,15 +145,15 @@ pub struct Source {
     /// Whether repeats are recognised by the sender's own key of a delivery, beside `dedupe`.
     pub uses_preset_key: bool,
     pub on_duplicate: OnDuplicate,
-    pub accept_rate: Option<Rate>,
-    pub queued_max: u64,
+    pub rate_limit: Option<Rate>,
+    pub max_queued: u64,
     /// `None`: the scheme's own answer.
     pub respond: Option<Respond>,
     /// The server's, unless the source has its own.
-    pub body_bytes_max: usize,
+    pub max_body_bytes: usize,
     pub handshake: Handshake,
     /// No event for so long is an alert.
-    pub silent_after: Option<Duration>,
+    pub alert_if_silent_for: Option<Duration>,
 }
 
 impl Source {
@@ -339,22 +339,22 @@ pub struct Handler {
     pub when: Option<Expression>,
     pub split: Option<Expression>,
     pub transform: Option<Expression>,
-    pub order_by: Option<Expression>,
-    /// With `order_by`.
-    pub newest_by: Option<Expression>,
-    pub once_by: Option<Once>,
-    pub collapse_by: Option<Expression>,
-    /// With `collapse_by`: starts when its key has been quiet for so long.
+    pub ordering_key: Option<Expression>,
+    /// With `ordering_key`.
+    pub version_by: Option<Expression>,
+    pub unique_by: Option<Once>,
+    pub debounce_by: Option<Expression>,
+    /// With `debounce_by`: starts when its key has been quiet for so long.
     pub settle: Option<Duration>,
     pub rate: Option<Rate>,
-    pub batch_jobs_max: usize,
+    pub batch_size: usize,
     pub batch_wait: Duration,
     pub breaker: Breaker,
     pub priority: i64,
     pub concurrency: usize,
     pub timeout: Duration,
     pub env: Vec<(String, EnvValue)>,
-    pub output_bytes_max: usize,
+    pub max_output_bytes: usize,
     pub retry: Retry,
     pub paused: bool,
 }
@@ -380,7 +380,7 @@ pub struct Target {
     pub proxy: Option<String>,
 }
 
-/// `once_by = { … }`
+/// `unique_by = { … }`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Once {
     pub jq: Expression,
@@ -404,11 +404,11 @@ pub enum EnvValue {
 /// `retry = { … }`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
-    pub attempts_max: u32,
+    pub max_attempts: u32,
     pub first: Duration,
     pub factor: f64,
     pub longest: Duration,
     /// 0 to 1: a wait is changed by at most this share, either way.
     pub jitter: f64,
-    pub give_up_after: Duration,
+    pub max_age: Duration,
 }

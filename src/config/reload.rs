@@ -8,7 +8,7 @@ pub fn reload_refusals(old: &Config, new: &Config) -> Vec<String> {
     let changed = [
         ("store.path", a.path != b.path),
         ("store.durability", a.durability != b.durability),
-        ("store.free_bytes_min", a.free_bytes_min != b.free_bytes_min),
+        ("store.min_free_space", a.min_free_bytes != b.min_free_bytes),
         ("workers.threads", old.workers.threads != new.workers.threads),
         ("server.max_connections", old.server.max_connections != new.server.max_connections),
         ("server.listen", old.server.listen != new.server.listen),

@@ -103,7 +103,7 @@ const MINUTE: u64 = 60;
 const FIVE: u64 = 5 * MINUTE;
 const HOUR: u64 = 60 * MINUTE;
 
-const TOKEN: &[&str] = &["header", "query", "segment", "secret", "tolerance", "url"];
+const TOKEN: &[&str] = &["header", "query", "path_token", "secret", "tolerance", "url"];
 const HMAC: &[&str] = &[
     "algorithm",
     "header",
@@ -141,7 +141,7 @@ pub const SCHEMES: &[Scheme] = &[
         .signs_key(),
     // It tries for 8 hours (documentation.mailgun.com, "Webhooks").
     preset("mailgun").stamped_once(9 * HOUR, FIVE).signs_key(),
-    preset("mailchimp").takes(&["query", "segment", "secret", "tolerance", "url"]),
+    preset("mailchimp").takes(&["query", "path_token", "secret", "tolerance", "url"]),
     Scheme { secret_later: true, ..signed("mandrill", "x-mandrill-signature") }.signs_key(),
     signed("meta", "x-hub-signature-256")
         .takes(&["verify_token", "secret", "header", "tolerance", "url"])

@@ -30,21 +30,21 @@ pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
         proxy_header: table
             .parsed("proxy_header", r#"expected "X-Forwarded-For" or "Forwarded""#, proxy_header)
             .unwrap_or(ProxyHeader::XForwardedFor),
-        body_bytes_max: table.size("body_bytes_max", MIB, 1..=BODY_BYTES_MAX) as usize,
-        bodies_bytes_max: table.size("bodies_bytes_max", 64 * MIB, 1..=1 << 40) as usize,
+        max_body_bytes: table.size("max_body_size", MIB, 1..=BODY_BYTES_MAX) as usize,
+        max_inflight_bytes: table.size("max_inflight_size", 64 * MIB, 1..=1 << 40) as usize,
         max_connections: table.integer("max_connections", 10_000, 1..=1_000_000) as usize,
         request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT),
         // Longer than the proxies' in front, so that none of them uses a connection that just ends:
         // Caddy's is 120 s (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
         keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT),
     };
-    if server.body_bytes_max > server.bodies_bytes_max {
-        let limit = values::size_text(server.bodies_bytes_max as u64);
-        match (table.get("body_bytes_max"), table.get("bodies_bytes_max")) {
+    if server.max_body_bytes > server.max_inflight_bytes {
+        let limit = values::size_text(server.max_inflight_bytes as u64);
+        match (table.get("max_body_size"), table.get("max_inflight_size")) {
             (Some(value), _) => beyond_all(&value, &limit),
             (None, Some(value)) => value.fault(format!(
-                "is {limit}: expected at least server.body_bytes_max, which is {}",
-                values::size_text(server.body_bytes_max as u64)
+                "is {limit}: expected at least server.max_body_size, which is {}",
+                values::size_text(server.max_body_bytes as u64)
             )),
             (None, None) => {}
         }
@@ -53,10 +53,10 @@ pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
     server
 }
 
-/// A `body_bytes_max` that all bodies together could never reach.
+/// A `max_body_size` that all bodies together could never reach.
 pub(super) fn beyond_all(value: &Value<'_>, limit: &str) {
     let _: Option<()> =
-        value.wrong(format!("expected at most server.bodies_bytes_max, which is {limit}"));
+        value.wrong(format!("expected at most server.max_inflight_size, which is {limit}"));
 }
 
 pub(super) fn admin(table: Table<'_>, server: &Server, folder: &Path) -> Admin {
@@ -78,7 +78,7 @@ pub(super) fn store(table: Table<'_>, folder: &Path) -> Store {
             &[("full", Durability::Full), ("normal", Durability::Normal)],
             Durability::Full,
         ),
-        free_bytes_min: table.size("free_bytes_min", 256 * MIB, 0..=u64::MAX),
+        min_free_bytes: table.size("min_free_space", 256 * MIB, 0..=u64::MAX),
     };
     if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
         value.warn(r#"is "normal": a power cut may lose the newest events"#);

@@ -13,7 +13,7 @@ use super::{
     Verify, expression, scheme, verify,
 };
 
-/// `queued_max` where it is not written: as good as none, and still a number for SQLite.
+/// `max_queued` where it is not written: as good as none, and still a number for SQLite.
 pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
 
 const LATER: &[&str] = &["jetstream"];
@@ -62,18 +62,18 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
         uses_preset_key,
         on_duplicate: table.choice(
             "on_duplicate",
-            &[("heal", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
+            &[("retry_dead", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
             OnDuplicate::Heal,
         ),
-        accept_rate: table.parsed("accept_rate", values::RATE, values::rate),
-        queued_max: u64::try_from(table.integer("queued_max", i64::MAX, 1..=i64::MAX))
+        rate_limit: table.parsed("rate_limit", values::RATE, values::rate),
+        max_queued: u64::try_from(table.integer("max_queued", i64::MAX, 1..=i64::MAX))
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
-        body_bytes_max: read_body_max(&table, server),
+        max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),
-        silent_after: table
-            .has("silent_after")
-            .then(|| table.duration("silent_after", DAY, POSITIVE)),
+        alert_if_silent_for: table
+            .has("alert_if_silent_for")
+            .then(|| table.duration("alert_if_silent_for", DAY, POSITIVE)),
     };
     close(table, LATER);
     Read { source, path_at }
@@ -107,10 +107,10 @@ fn read_verify(
 }
 
 fn read_body_max(table: &Table<'_>, server: &Server) -> usize {
-    let default = server.body_bytes_max as u64;
-    let max = table.size("body_bytes_max", default, 1..=BODY_BYTES_MAX) as usize;
-    if let (true, Some(value)) = (max > server.bodies_bytes_max, table.get("body_bytes_max")) {
-        beyond_all(&value, &values::size_text(server.bodies_bytes_max as u64));
+    let default = server.max_body_bytes as u64;
+    let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
+    if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
+        beyond_all(&value, &values::size_text(server.max_inflight_bytes as u64));
     }
     max
 }

@@ -13,7 +13,7 @@ use super::{EnvValue, Target};
 /// Keys that say how a URL is called.
 const OWN: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];
 /// Keys that say how a command is run.
-const COMMANDS: [&str; 5] = ["directory", "mode", "env", "batch_jobs_max", "batch_wait"];
+const COMMANDS: [&str; 5] = ["directory", "mode", "env", "batch_size", "batch_wait"];
 
 const URL: &str = "expected a URL that begins with https:// or http://";
 const PROXY: &str = r#"expected a proxy such as "http://proxy.example.com:3128""#;

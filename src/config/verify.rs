@@ -139,12 +139,12 @@ fn read_token(table: &Table<'_>, in_header: bool, verify: &mut Verify) {
     verify.query = table.parsed("query", "expected the name of a query's field", |text| {
         if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
     });
-    verify.segment = table.flag("segment", false);
-    let segment = verify.segment || (table.has("segment") && !is_false(table, "segment"));
+    verify.segment = table.flag("path_token", false);
+    let segment = verify.segment || (table.has("path_token") && !is_false(table, "path_token"));
     let places = [in_header && table.has("header"), table.has("query"), segment];
     let expected = match in_header {
-        true => ["header, query or segment = true", "header, query, segment = true"],
-        false => ["query or segment = true", "query, segment = true"],
+        true => ["header, query or path_token = true", "header, query, path_token = true"],
+        false => ["query or path_token = true", "query, path_token = true"],
     };
     match places.iter().filter(|there| **there).count() {
         1 => {}

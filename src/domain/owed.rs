@@ -64,14 +64,14 @@ pub struct JobKeys {
     pub collapse: Option<Collapse>,
 }
 
-/// `once_by`
+/// `unique_by`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Once {
     pub key: Key,
     pub window_ms: i64,
 }
 
-/// `collapse_by` and `settle`
+/// `debounce_by` and `settle`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collapse {
     pub key: Key,

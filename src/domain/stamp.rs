@@ -1,9 +1,9 @@
-//! What `newest_by` compares: numbers as numbers, whatever their length, text by its bytes, and
+//! What `version_by` compares: numbers as numbers, whatever their length, text by its bytes, and
 //! two of different types not at all.
 
 use std::cmp::Ordering;
 
-/// A value of `newest_by`, its type kept.
+/// A value of `version_by`, its type kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stamp {
     /// As it is written in JSON, all its digits.

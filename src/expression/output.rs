@@ -98,7 +98,7 @@ pub(super) fn text(value: &Val) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then(|| shortened(text)))
 }
 
-/// What `newest_by` gives: a number or text, else nothing.
+/// What `version_by` gives: a number or text, else nothing.
 pub(super) fn stamp(value: &Val) -> Result<Option<Stamp>, String> {
     Ok(Some(match value {
         Val::Num(_) => Stamp::Number(short(written(value)?)?),

@@ -46,7 +46,7 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// `folder`: where large items are written, to files without a name. `mark`: by what the
-    /// processes are known (`HOOKTRAIL_MARK`).
+    /// processes are known (`HOOKTRAIL_RUN_ID`).
     pub fn new(folder: &Path, mark: &str) -> Self {
         // What runs now, whatever has become of its file.
         Self::with_program(Path::new("/proc/self/exe"), folder, mark)

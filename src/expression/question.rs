@@ -9,30 +9,30 @@ use crate::domain::stamp::Stamp;
 
 /// What a handler asks, by the names that config.toml has for it.
 pub(super) const KINDS: [&str; 6] =
-    ["when", "split", "order_by", "newest_by", "once_by", "collapse_by"];
+    ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
 /// What one handler asks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Taker {
     pub when: Option<Expression>,
     pub split: Option<Expression>,
-    pub order_by: Option<Expression>,
-    pub newest_by: Option<Expression>,
-    pub once_by: Option<Expression>,
-    pub collapse_by: Option<Expression>,
+    pub ordering_key: Option<Expression>,
+    pub version_by: Option<Expression>,
+    pub unique_by: Option<Expression>,
+    pub debounce_by: Option<Expression>,
 }
 
 impl Taker {
     /// In the order of `KINDS`.
     pub(super) fn parts(&self) -> [Option<&Expression>; KINDS.len()] {
-        let Self { when, split, order_by, newest_by, once_by, collapse_by } = self;
-        [when, split, order_by, newest_by, once_by, collapse_by].map(Option::as_ref)
+        let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
+        [when, split, ordering_key, version_by, unique_by, debounce_by].map(Option::as_ref)
     }
 
     /// Takes one of them away, by its place in `KINDS`.
     pub(super) fn without(&mut self, kind: usize) {
-        let Self { when, split, order_by, newest_by, once_by, collapse_by } = self;
-        *[when, split, order_by, newest_by, once_by, collapse_by][kind] = None;
+        let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
+        *[when, split, ordering_key, version_by, unique_by, debounce_by][kind] = None;
     }
 
     fn has_keys(&self) -> bool {
@@ -172,7 +172,7 @@ pub struct Wanted {
     /// With `split`: its outputs, each a job.
     pub items: Option<Items>,
     pub keys: Keyring,
-    /// `order_by: reason`: a `…_by` that failed is no key. One line for each of them.
+    /// `ordering_key: reason`: a `…_by` that failed is no key. One line for each of them.
     pub faults: Vec<String>,
 }
 

@@ -40,7 +40,7 @@ impl Kind for Batch {
         let mut all = |ended: &Ended| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
         let started = process::start_when_possible(stop, || {
             let program = program::lasting(first, "batch")?;
-            Kept::start(program, first.handler.output_bytes_max)
+            Kept::start(program, first.handler.max_output_bytes)
         });
         match started {
             Ok(kept) => self.ask(kept, tasks, stop, over),

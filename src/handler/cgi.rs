@@ -46,7 +46,7 @@ impl Kind for Cgi {
         let bounds = Bounds {
             timeout: task.handler.timeout,
             grace: self.grace,
-            output_bytes_max: task.handler.output_bytes_max,
+            max_output_bytes: task.handler.max_output_bytes,
             start_bytes_max: head::BYTES_MAX + DETAIL_CHARS_MAX * 4,
         };
         let over = process::run(&program, &task.input, bounds, stop, &mut |_| Note::Noted);

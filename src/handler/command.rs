@@ -41,7 +41,7 @@ impl Kind for Command {
         let bounds = Bounds {
             timeout: task.handler.timeout,
             grace: self.grace,
-            output_bytes_max: task.handler.output_bytes_max,
+            max_output_bytes: task.handler.max_output_bytes,
             start_bytes_max: 0,
         };
         let mut notes = Notes::default();

@@ -77,11 +77,11 @@ pub struct Task {
     pub input: Arc<[u8]>,
     /// `input` is an item or was transformed: JSON, whatever the event's type was.
     pub is_made: bool,
-    /// The number after which this run of attempts ends (`HOOKTRAIL_ATTEMPTS_MAX`).
-    pub attempts_max: u32,
-    /// The idempotency key (`HOOKTRAIL_KEY`): the same for every attempt of a job.
+    /// The number after which this run of attempts ends (`HOOKTRAIL_MAX_ATTEMPTS`).
+    pub max_attempts: u32,
+    /// The idempotency key (`HOOKTRAIL_IDEMPOTENCY_KEY`): the same for every attempt of a job.
     pub key: String,
-    /// Put into the environment of what is started (`HOOKTRAIL_MARK`), so that it can be found
+    /// Put into the environment of what is started (`HOOKTRAIL_RUN_ID`), so that it can be found
     /// again and ended: the trail's own id, the job and the attempt.
     pub mark: String,
 }

@@ -62,7 +62,7 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
         put("ITEM", number.to_string());
     }
     put("ATTEMPT", task.claim.attempt.to_string());
-    put("ATTEMPTS_MAX", task.attempts_max.to_string());
+    put("MAX_ATTEMPTS", task.max_attempts.to_string());
     put("SOURCE", event.source.clone());
     put("HANDLER", task.handler.name.clone());
     put("RECEIVED_AT", clock::iso(event.received_at_ms));
@@ -74,7 +74,7 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
     let mut headers = Vec::new();
     line::headers(&mut headers, &event.headers);
     put("HEADERS", String::from_utf8(headers).unwrap_or_default());
-    put("KEY", task.key.clone());
+    put("IDEMPOTENCY_KEY", task.key.clone());
     env
 }
 

@@ -32,7 +32,7 @@ impl Kind for Stream {
     fn run(&self, task: &Task, stop: &Stop) -> Ended {
         let program = || program::lasting(task, "stream");
         loop {
-            let kept = match self.pool.get(stop, task.handler.output_bytes_max, &program) {
+            let kept = match self.pool.get(stop, task.handler.max_output_bytes, &program) {
                 Ok(kept) => kept,
                 Err(Exit::NotStarted(why)) => {
                     return Ended::new(Outcome::Failed, format!("not started: {why}"));

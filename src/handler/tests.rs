@@ -45,7 +45,7 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
         is_made: false,
         event: Arc::new(event),
         item: None,
-        attempts_max: 40,
+        max_attempts: 40,
         key: "the-key".into(),
         mark: format!("sample{}.7.3", std::process::id()),
     }

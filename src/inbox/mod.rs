@@ -94,16 +94,16 @@ impl Judge {
             takers.push(Of {
                 handler,
                 name: it.name.clone(),
-                once_window_ms: it.once_by.as_ref().map_or(0, |once| ms(once.window)),
+                once_window_ms: it.unique_by.as_ref().map_or(0, |once| ms(once.window)),
                 settle_ms: it.settle.map_or(0, ms),
             });
             asked.push(Taker {
                 when: it.when.clone(),
                 split: it.split.clone(),
-                order_by: it.order_by.clone(),
-                newest_by: it.newest_by.clone(),
-                once_by: it.once_by.as_ref().map(|once| once.jq.clone()),
-                collapse_by: it.collapse_by.clone(),
+                ordering_key: it.ordering_key.clone(),
+                version_by: it.version_by.clone(),
+                unique_by: it.unique_by.as_ref().map(|once| once.jq.clone()),
+                debounce_by: it.debounce_by.clone(),
             });
         }
         let plain: Arc<[HandlerId]> = takers.iter().map(|of| of.handler).collect();

@@ -31,8 +31,8 @@ fn where_nothing_is_asked_each_handler_is_owed_a_job() {
 #[test]
 fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
     let judge = judge(&format!(
-        "{PLAIN}split = '.[]'\nonce_by = {{ jq = '.id', window = '1m' }}\ncollapse_by = '.k'\n\
-         settle = '2s'\n"
+        "{PLAIN}split = '.[]'\nunique_by = {{ jq = '.id', window = '1m' }}\ndebounce_by = '.k'\n\
+         debounce = '2s'\n"
     ));
     let keys = |name: &str| Keys {
         once: Some(name.to_owned()),
@@ -47,13 +47,13 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
     let wanted = Wanted {
         items: Some(expression::Items::new(b"12".to_vec(), vec![1, 2])),
         keys: Keyring::Many(expression::Items::new(kept, ends)),
-        faults: vec!["order_by: no".to_owned()],
+        faults: vec!["ordering_key: no".to_owned()],
     };
     let failed = Taken::Failed { which: "when", reason: "no such".to_owned() };
     let answers =
         Answers { dedupe: Err("why".to_owned()), takers: vec![failed, Taken::Yes(wanted)] };
     let judged = judge.judged(answers);
-    assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: order_by: no"));
+    assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((judged.dedupe, judged.owed.jobs()), (None, 3));
     let Plan::Judged(all) = judged.owed else { panic!("it was judged") };
     assert!(matches!(&all[0], (HandlerId(1), Owed::Dead(why)) if why == "when: no such"));

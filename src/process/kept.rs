@@ -65,7 +65,7 @@ pub struct Kept {
     answers: Lines,
     /// What it wrote to stderr while it held nothing.
     late: Vec<u8>,
-    output_bytes_max: usize,
+    max_output_bytes: usize,
     number: u64,
     pub(super) started_at: Instant,
     /// It was of use: an exchange with it went well.
@@ -77,16 +77,16 @@ impl Kept {
     ///
     /// # Errors
     /// Why it could not be started, with what to do about it.
-    pub fn start(mut program: Program, output_bytes_max: usize) -> Result<Self, StartError> {
+    pub fn start(mut program: Program, max_output_bytes: usize) -> Result<Self, StartError> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         program.mark = format!("{}.{number}", program.mark);
         Ok(Self {
-            live: Live::start(&program, output_bytes_max)?,
+            live: Live::start(&program, max_output_bytes)?,
             // One more: by it a line that is too long is known.
             answers: Lines::new(ANSWER_BYTES_MAX + 1),
             late: Vec::new(),
-            output_bytes_max,
+            max_output_bytes,
             number,
             started_at: Instant::now(),
             is_proven: false,
@@ -143,7 +143,7 @@ impl Kept {
     pub fn take_errors(&mut self) -> Errors {
         let own = self.live.errors.take().1;
         let mut all = std::mem::take(&mut self.late);
-        let over = (all.len() + own.len()).saturating_sub(self.output_bytes_max);
+        let over = (all.len() + own.len()).saturating_sub(self.max_output_bytes);
         all.drain(..over.min(all.len()));
         let own_from = all.len();
         all.extend(own);

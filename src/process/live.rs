@@ -122,7 +122,7 @@ pub(super) struct Live {
 
 impl Live {
     /// Starts it, or says why not.
-    pub fn start(program: &Program, output_bytes_max: usize) -> Result<Self, StartError> {
+    pub fn start(program: &Program, max_output_bytes: usize) -> Result<Self, StartError> {
         let entered = Entered::new(&program.mark);
         let child = spawn::spawn(program, &entered)?;
         Ok(Self {
@@ -132,7 +132,7 @@ impl Live {
             stdin: Some(child.stdin),
             stdout: Some(child.stdout),
             stderr: Some(child.stderr),
-            errors: Tail::new(0, output_bytes_max),
+            errors: Tail::new(0, max_output_bytes),
             notes: Some(child.notes),
             lines: Lines::new(NOTE_BYTES_MAX),
             written: 0,

@@ -91,7 +91,7 @@ pub struct Bounds {
     pub timeout: Duration,
     pub grace: Duration,
     /// Kept of stdout and of stderr, their ends.
-    pub output_bytes_max: usize,
+    pub max_output_bytes: usize,
     /// Kept of stdout's start besides.
     pub start_bytes_max: usize,
 }
@@ -137,14 +137,14 @@ pub fn run(
     stop: &Stop,
     note: &mut dyn FnMut(&[u8]) -> Note,
 ) -> Over {
-    let start = || Live::start(program, bounds.output_bytes_max);
+    let start = || Live::start(program, bounds.max_output_bytes);
     let mut live = match start_when_possible(stop, start) {
         Ok(live) => live,
         Err(exit) => {
             return Over { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() };
         }
     };
-    let mut stdout = Tail::new(bounds.start_bytes_max, bounds.output_bytes_max);
+    let mut stdout = Tail::new(bounds.start_bytes_max, bounds.max_output_bytes);
     let mut hear = |said: Said<'_>| match said {
         Said::Out(bytes) => {
             stdout.add(bytes);

@@ -101,7 +101,7 @@ impl Pool {
     pub fn get(
         &self,
         stop: &Stop,
-        output_bytes_max: usize,
+        max_output_bytes: usize,
         program: &dyn Fn() -> Result<Program, String>,
     ) -> Result<Kept, Exit> {
         let mut shortage = Shortage::default();
@@ -121,7 +121,7 @@ impl Pool {
             let wait = state.backoff.wait(Instant::now());
             drop(state);
             if wait.is_zero() {
-                match self.start(output_bytes_max, program) {
+                match self.start(max_output_bytes, program) {
                     Ok(kept) => return Ok(kept),
                     Err(e) if !e.is_passing => return Err(Exit::NotStarted(e.reason)),
                     Err(e) if !shortage.wait(stop, &e.reason) => {
@@ -162,12 +162,12 @@ impl Pool {
 
     fn start(
         &self,
-        output_bytes_max: usize,
+        max_output_bytes: usize,
         program: &dyn Fn() -> Result<Program, String>,
     ) -> Result<Kept, StartError> {
         let began = Instant::now();
         let program = program().map_err(StartError::from);
-        let kept = program.and_then(|program| Kept::start(program, output_bytes_max));
+        let kept = program.and_then(|program| Kept::start(program, max_output_bytes));
         let kept = match kept {
             Ok(kept) => kept,
             Err(e) => {

@@ -22,7 +22,7 @@ use super::reap::Entered;
 use super::{StartError, oom, shortage::is_shortage};
 
 /// Set in the environment of what is started, so that it can be found again.
-pub const MARK: &str = "HOOKTRAIL_MARK";
+pub const MARK: &str = "HOOKTRAIL_RUN_ID";
 
 /// Waits for a descriptor of a process that was just started.
 const WATCH_TRIES: usize = 100;

@@ -20,7 +20,7 @@ pub struct Limits {
     pub batch: Option<Batch>,
 }
 
-/// `batch_jobs_max` and `batch_wait`
+/// `batch_size` and `batch_wait`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
     pub jobs_max: usize,
@@ -29,7 +29,7 @@ pub struct Batch {
 
 impl Limits {
     pub fn of(handler: &config::Handler) -> Self {
-        let batch = Batch { jobs_max: handler.batch_jobs_max, wait: handler.batch_wait };
+        let batch = Batch { jobs_max: handler.batch_size, wait: handler.batch_wait };
         Self {
             priority: handler.priority,
             concurrency: handler.concurrency,

@@ -46,12 +46,12 @@ pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) 
         Outcome::Deferred => false,
     };
     let failures = record.failures.saturating_add(u32::from(counts));
-    if counts && failures >= policy.attempts_max {
+    if counts && failures >= policy.max_attempts {
         return Next::Dead(ended.detail.clone());
     }
-    if record.age >= policy.give_up_after && (counts || ended.outcome == Outcome::Deferred) {
+    if record.age >= policy.max_age && (counts || ended.outcome == Outcome::Deferred) {
         let detail = &ended.detail;
-        return Next::Dead(format!("{detail} (given up after {:?})", policy.give_up_after));
+        return Next::Dead(format!("{detail} (given up after {:?})", policy.max_age));
     }
     let wait = match (ended.outcome, ended.wait) {
         (Outcome::Interrupted, None) if !counts => Duration::ZERO,
@@ -62,8 +62,8 @@ pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) 
 }
 
 /// The number after which this run of attempts ends, seen from attempt `attempt`.
-pub fn attempts_max(policy: &Retry, attempt: u32, failures: u32) -> u32 {
-    attempt.saturating_add(policy.attempts_max.saturating_sub(failures).saturating_sub(1))
+pub fn max_attempts(policy: &Retry, attempt: u32, failures: u32) -> u32 {
+    attempt.saturating_add(policy.max_attempts.saturating_sub(failures).saturating_sub(1))
 }
 
 fn backoff(policy: &Retry, n: u32, chance: f64) -> Duration {
@@ -81,12 +81,12 @@ mod tests {
 
     fn policy() -> Retry {
         Retry {
-            attempts_max: 4,
+            max_attempts: 4,
             first: Duration::from_secs(5),
             factor: 2.0,
             longest: Duration::from_secs(60),
             jitter: 0.2,
-            give_up_after: Duration::from_secs(3600),
+            max_age: Duration::from_secs(3600),
         }
     }
 
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn no_wait_is_longer_than_the_longest_however_many_failed() {
-        let many = Retry { attempts_max: u32::MAX, ..policy() };
+        let many = Retry { max_attempts: u32::MAX, ..policy() };
         for failures in [4, 100, 10_000_000] {
             let record = Record { failures, age: Duration::ZERO, crashes: 0 };
             let found = next(&many, record, &ended(Outcome::Failed), || 0.5);
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn the_last_attempts_number_moves_with_what_did_not_count() {
-        assert_eq!(attempts_max(&policy(), 1, 0), 4);
-        assert_eq!(attempts_max(&policy(), 3, 0), 6);
-        assert_eq!(attempts_max(&policy(), 4, 3), 4);
+        assert_eq!(max_attempts(&policy(), 1, 0), 4);
+        assert_eq!(max_attempts(&policy(), 3, 0), 6);
+        assert_eq!(max_attempts(&policy(), 4, 3), 4);
     }
 }

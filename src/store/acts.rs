@@ -40,7 +40,7 @@ pub enum Change {
 /// The write failed.
 pub fn record(conn: &Connection, act: &Act) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO act_log (at, who, via, what, jobs, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO audit_entries (at, who, via, what, jobs, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute(params![act.at_ms, act.who, act.via, act.what, act.jobs, act.reason])?;
     Ok(())
@@ -83,7 +83,7 @@ pub(super) fn record_more(
     jobs: i64,
 ) -> rusqlite::Result<i64> {
     if let Some(row) = row {
-        conn.prepare_cached("UPDATE act_log SET jobs = jobs + ?2 WHERE id = ?1")?
+        conn.prepare_cached("UPDATE audit_entries SET jobs = jobs + ?2 WHERE id = ?1")?
             .execute([row, jobs])?;
         return Ok(row);
     }
@@ -98,7 +98,7 @@ pub(super) fn change_one(
     change: &Change,
 ) -> rusqlite::Result<i64> {
     let found: Option<(i64, Option<Key>)> = conn
-        .prepare_cached("SELECT handler, order_key FROM jobs WHERE id = ?1")?
+        .prepare_cached("SELECT handler, ordering_key FROM jobs WHERE id = ?1")?
         .query_row([job.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((handler, order)) = found else { return Ok(0) };

@@ -153,8 +153,8 @@ pub(super) fn breaker(
         return Ok(());
     }
     let kind = match what {
-        Breaker::Resting => "handler.resting",
-        Breaker::Recovered => "handler.recovered",
+        Breaker::Resting => "handler.breaker_opened",
+        Breaker::Recovered => "handler.breaker_closed",
     };
     let fact = Fact { handler: Some(handler), detail: Some(detail), ..Fact::default() };
     note(conn, wall_ms, kind, &fact)
@@ -171,9 +171,9 @@ pub(super) fn notice(
     }
     let (kind, source, detail) = match notice {
         Notice::DiskLow(detail) => ("disk.low", None, detail),
-        Notice::WalHeld(detail) => ("wal.held", None, detail),
+        Notice::WalHeld(detail) => ("wal.blocked", None, detail),
         Notice::Silent(source, detail) => ("source.silent", Some(*source), detail),
-        Notice::Refusing(source, detail) => ("source.refusing", Some(*source), detail),
+        Notice::Refusing(source, detail) => ("source.rejecting", Some(*source), detail),
     };
     if let Some(source) = source {
         // Once a silence, once until it accepts again.

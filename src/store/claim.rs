@@ -1,6 +1,6 @@
 //! Claims: the oldest ready jobs of a handler become running, each with the number of its attempt.
 //!
-//! `newest_by` is decided here, when a job would start: what comes too late is cancelled on the way.
+//! `version_by` is decided here, when a job would start: what comes too late is cancelled on the way.
 
 use rusqlite::{Connection, params};
 
@@ -18,7 +18,7 @@ const ROUNDS_MAX: usize = 64;
 /// Having looked at that many jobs, it is the last round.
 const LOOKED_MAX: usize = 500;
 
-/// Claims the oldest ready jobs that are asked for. Those that `newest_by` finds too old are cancelled
+/// Claims the oldest ready jobs that are asked for. Those that `version_by` finds too old are cancelled
 /// on the way. Of a handler that is paused none are claimed, whoever has heard of that; of one that
 /// rests none but the one on trial.
 ///
@@ -87,7 +87,7 @@ fn ready(
     Ok(claimed)
 }
 
-/// What `newest_by` goes by: the job's order key and its own value.
+/// What `version_by` goes by: the job's order key and its own value.
 type Order = Option<(Key, String)>;
 
 fn take(
@@ -101,7 +101,7 @@ fn take(
            wait_ms = NULL, cancel = NULL
          WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
          RETURNING id, attempt, event, source, failures, since, item, replay, expand, newest,
-           order_key",
+           ordering_key",
     )?;
     let active_ms = state.active_ms(handler);
     let asked = i64::try_from(asked).unwrap_or(i64::MAX);

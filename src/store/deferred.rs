@@ -669,7 +669,7 @@ fn insert_hidden_job(
     let is_failed = i64::from(failure.is_some());
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, failures,
-           reason, item, replay, later, order_key, newest, collapse_key, expand)
+           reason, item, replay, later, ordering_key, newest, debounce_key, expand)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
@@ -719,8 +719,8 @@ fn hidden_jobs(
 ) -> rusqlite::Result<Vec<HiddenJob>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "SELECT j.id, j.handler, CASE WHEN j.expand = 1 THEN j.reason END, j.order_key,
-           j.collapse_key, k.once_key, k.once_ms, k.settle_ms
+        "SELECT j.id, j.handler, CASE WHEN j.expand = 1 THEN j.reason END, j.ordering_key,
+           j.debounce_key, k.once_key, k.once_ms, k.settle_ms
          FROM jobs j LEFT JOIN expansion_keys k ON k.job = j.id
          WHERE j.id BETWEEN ?1 AND ?2 AND j.state = ?3 ORDER BY j.id LIMIT ?4",
     )?
@@ -778,7 +778,7 @@ fn release_job(
         stand.state = -1;
     }
     conn.prepare_cached(
-        "UPDATE jobs SET state = ?2, since = ?3, due_at = ?4, wait_ms = ?5, burst_at = ?6,
+        "UPDATE jobs SET state = ?2, since = ?3, due_at = ?4, wait_ms = ?5, debounce_since = ?6,
            ended_at = ?7, reason = ?8 WHERE id = ?1",
     )?
     .execute(params![

@@ -138,7 +138,7 @@ fn ready(
     let newest = keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept);
     conn.prepare_cached(
         "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, expand = NULL,
-           order_key = ?3, newest = ?4 WHERE id = ?1",
+           ordering_key = ?3, newest = ?4 WHERE id = ?1",
     )?
     .execute(params![
         it.claimed.claim.job.0,

@@ -32,7 +32,7 @@ pub enum Origin {
 }
 
 impl Of {
-    /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `once_by` lets
+    /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `unique_by` lets
     /// them pass.
     fn passes(self) -> bool {
         matches!(self.origin, Origin::Replay(_))
@@ -116,7 +116,7 @@ fn job(
     let collapse = keys.collapse.filter(|_| !of.passes()).map(|collapse| collapse.key);
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, due_at, wait_ms,
-           ended_at, reason, item, replay, later, order_key, newest, collapse_key, burst_at)
+           ended_at, reason, item, replay, later, ordering_key, newest, debounce_key, debounce_since)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?
     .execute(params![

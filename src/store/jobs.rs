@@ -88,7 +88,7 @@ pub(super) struct Current {
 /// `None`: the claim is not current any more.
 pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Option<Current>> {
     conn.prepare_cached(
-        "SELECT cancel, order_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
+        "SELECT cancel, ordering_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
     )?
     .query_row(params![claim.job.0, claim.attempt], |row| {
         Ok(Current { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
@@ -198,10 +198,10 @@ pub(super) fn revive(
 ) -> rusqlite::Result<bool> {
     let revived: Option<Option<Key>> = conn
         .prepare_cached(
-            "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, since = ?2,
+            "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, since = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
-               reason = NULL, cancel = NULL, collapse_key = NULL
-             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING order_key",
+               reason = NULL, cancel = NULL, debounce_key = NULL
+             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING ordering_key",
         )?
         .query_row(params![job.0, state.active_ms(handler)], |row| row.get(0))
         .optional()?;
@@ -223,10 +223,10 @@ pub(super) const PROMOTED_AT_ONCE: i64 = 500;
 /// The write failed.
 pub fn promote(conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
-        "UPDATE jobs SET state = CASE WHEN order_key IS NULL THEN 0 ELSE -1 END, due_at = NULL,
+        "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, due_at = NULL,
            wait_ms = NULL WHERE id IN
            (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
-         RETURNING handler, order_key",
+         RETURNING handler, ordering_key",
     )?;
     let due: Vec<(i64, Option<Key>)> = update
         .query_map([state.now_ms, PROMOTED_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -331,7 +331,7 @@ pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
         "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
            + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)
            + (SELECT count(*) FROM jobs INDEXED BY jobs_order
-                WHERE state = -1 AND order_key IS NOT NULL AND state < 3 AND source = ?1)",
+                WHERE state = -1 AND ordering_key IS NOT NULL AND state < 3 AND source = ?1)",
     )?
     .query_row([source.0], |row| row.get::<_, i64>(0))
     .and_then(|queued| Ok(queued + deferred::count_queued(conn, source)?))

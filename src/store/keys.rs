@@ -1,5 +1,5 @@
-//! What jobs are ordered, recognised and collapsed by: `order_by`, `newest_by`, `once_by`,
-//! `collapse_by`, each decided within the transaction that changes a job.
+//! What jobs are ordered, recognised and collapsed by: `ordering_key`, `version_by`, `unique_by`,
+//! `debounce_by`, each decided within the transaction that changes a job.
 //!
 //! Of the jobs of one order key at most one is ready: the oldest that has not ended. The others are
 //! held, out of the index that claims go by, so that a claim costs the same however many wait.
@@ -15,7 +15,7 @@ use crate::domain::{HandlerId, JobId, SourceId};
 pub(super) fn is_taken(conn: &Connection, handler: HandlerId, key: &Key) -> rusqlite::Result<bool> {
     conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_order
-           WHERE handler = ?1 AND order_key = ?2 AND order_key IS NOT NULL AND state < 3)",
+           WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3)",
     )?
     .query_row(params![handler.0, key], |row| row.get(0))
 }
@@ -30,7 +30,7 @@ pub(super) fn let_next(
 ) -> rusqlite::Result<()> {
     let mut first = conn.prepare_cached(
         "SELECT min(id) FROM jobs INDEXED BY jobs_order
-         WHERE handler = ?1 AND order_key = ?2 AND order_key IS NOT NULL AND state < 3 AND state = ?3",
+         WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3 AND state = ?3",
     )?;
     let mut oldest = |of: i64| -> rusqlite::Result<Option<i64>> {
         first.query_row(params![handler.0, key, of], |row| row.get(0))
@@ -63,13 +63,13 @@ pub(super) fn first_of(
 ) -> rusqlite::Result<Option<JobId>> {
     let first: Option<i64> = conn
         .prepare_cached(
-            "SELECT o.job FROM once o WHERE o.handler = ?1 AND o.key = ?2 AND o.until > ?3
+            "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.until > ?3
                AND coalesce((SELECT j.state NOT IN (4, 5) FROM jobs j WHERE j.id = o.job), 1)",
         )?
         .query_row(params![handler.0, once.key, now_ms], |row| row.get(0))
         .optional()?;
     if first.is_none() {
-        conn.prepare_cached("INSERT OR REPLACE INTO once VALUES (?1, ?2, ?3, ?4)")?
+        conn.prepare_cached("INSERT OR REPLACE INTO unique_keys VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![handler.0, once.key, job, now_ms.saturating_add(once.window_ms)])?;
     }
     Ok(first.map(JobId))
@@ -78,8 +78,8 @@ pub(super) fn first_of(
 /// Forgets keys whose window is over, a few at a time.
 pub(super) fn forget(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
     conn.prepare_cached(
-        "DELETE FROM once WHERE (handler, key) IN
-           (SELECT handler, key FROM once WHERE until <= ?1 ORDER BY until LIMIT 500)",
+        "DELETE FROM unique_keys WHERE (handler, key) IN
+           (SELECT handler, key FROM unique_keys WHERE until <= ?1 ORDER BY until LIMIT 500)",
     )?
     .execute([now_ms])
 }
@@ -94,9 +94,9 @@ pub(super) fn collapse(
 ) -> rusqlite::Result<i64> {
     let mut end = conn.prepare_cached(
         "UPDATE jobs SET state = 5, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
-         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_collapse WHERE handler = ?1
-           AND collapse_key = ?2 AND collapse_key IS NOT NULL AND state < 2 AND id < ?3)
-         RETURNING source, order_key, burst_at, attempt",
+         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
+           AND debounce_key = ?2 AND debounce_key IS NOT NULL AND state < 2 AND id < ?3)
+         RETURNING source, ordering_key, debounce_since, attempt",
     )?;
     let reason = format!("superseded by job {by}");
     let ended: Vec<(i64, Option<Key>, Option<i64>, i64)> = end
@@ -126,14 +126,14 @@ pub(super) fn superseding(
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
     conn.prepare_cached(
-        "SELECT max(id) FROM jobs INDEXED BY jobs_collapse WHERE handler = ?1 AND collapse_key = ?2
-           AND collapse_key IS NOT NULL AND state < 2 AND id > ?3",
+        "SELECT max(id) FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1 AND debounce_key = ?2
+           AND debounce_key IS NOT NULL AND state < 2 AND id > ?3",
     )?
     .query_row(params![handler.0, collapse.key, job], |row| row.get::<_, Option<i64>>(0))
     .map(|newer| newer.map(JobId))
 }
 
-/// A value of `newest_by` as it is kept.
+/// A value of `version_by` as it is kept.
 pub(super) fn kept(stamp: &Stamp) -> String {
     match stamp {
         Stamp::Number(digits) => format!("n{digits}"),
@@ -157,7 +157,7 @@ pub(super) fn newer_than(
     value: &str,
 ) -> rusqlite::Result<Option<JobId>> {
     let highest: Option<(String, i64)> = conn
-        .prepare_cached("SELECT value, job FROM newest WHERE handler = ?1 AND key = ?2")?
+        .prepare_cached("SELECT value, job FROM versions WHERE handler = ?1 AND key = ?2")?
         .query_row(params![handler.0, key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(highest.and_then(|(highest, job)| {
@@ -176,7 +176,7 @@ pub(super) fn succeeded(
     job: JobId,
 ) -> rusqlite::Result<()> {
     if newer_than(conn, handler, key, value)?.is_none() {
-        conn.prepare_cached("INSERT OR REPLACE INTO newest VALUES (?1, ?2, ?3, ?4)")?
+        conn.prepare_cached("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![handler.0, key, value, job.0])?;
     }
     Ok(())

@@ -254,7 +254,7 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
     }
     it.values.push(limit.into());
     let sql = format!(
-        "SELECT v.* FROM refusals r JOIN refused v ON v.id = r.id WHERE {} ORDER BY r.id DESC
+        "SELECT v.* FROM rejected_requests r JOIN rejections v ON v.id = r.id WHERE {} ORDER BY r.id DESC
            LIMIT ?{}",
         it.text(),
         it.values.len()

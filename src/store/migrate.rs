@@ -124,7 +124,7 @@ fn check_whose(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// To version 2: what `order_by`, `once_by` and the others need; rates, rests and alerts.
+/// To version 2: what `ordering_key`, `unique_by` and the others need; rates, rests and alerts.
 fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "ALTER TABLE counters ADD COLUMN replay;
@@ -132,27 +132,27 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
          ALTER TABLE sources ADD COLUMN seen_at INTEGER;
          ALTER TABLE sources ADD COLUMN accepted INTEGER;
          ALTER TABLE sources ADD COLUMN silent INTEGER;
-         ALTER TABLE sources ADD COLUMN refusing INTEGER;
+         ALTER TABLE sources ADD COLUMN rejecting INTEGER;
          UPDATE sources SET accepted = 1 WHERE id IN (SELECT source FROM events);
          ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
          ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
-         ALTER TABLE handlers ADD COLUMN rest_until INTEGER;
-         ALTER TABLE jobs ADD COLUMN order_key BLOB;
+         ALTER TABLE handlers ADD COLUMN breaker_open_until INTEGER;
+         ALTER TABLE jobs ADD COLUMN ordering_key BLOB;
          ALTER TABLE jobs ADD COLUMN newest TEXT;
-         ALTER TABLE jobs ADD COLUMN collapse_key BLOB;
-         ALTER TABLE jobs ADD COLUMN burst_at INTEGER;
+         ALTER TABLE jobs ADD COLUMN debounce_key BLOB;
+         ALTER TABLE jobs ADD COLUMN debounce_since INTEGER;
          ALTER TABLE jobs ADD COLUMN expand INTEGER;
-         CREATE INDEX jobs_order ON jobs (handler, order_key, state, id, source)
-           WHERE order_key IS NOT NULL AND state < 3;
-         CREATE INDEX jobs_collapse ON jobs (handler, collapse_key)
-           WHERE collapse_key IS NOT NULL AND state < 2;
+         CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
+           WHERE ordering_key IS NOT NULL AND state < 3;
+         CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
+           WHERE debounce_key IS NOT NULL AND state < 2;
          CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
-         CREATE TABLE once (handler INTEGER NOT NULL, key BLOB NOT NULL, job INTEGER NOT NULL,
+         CREATE TABLE unique_keys (handler INTEGER NOT NULL, key BLOB NOT NULL, job INTEGER NOT NULL,
            until INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
-         CREATE INDEX once_until ON once (until);
-         CREATE TABLE newest (handler INTEGER NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL,
+         CREATE INDEX unique_keys_until ON unique_keys (until);
+         CREATE TABLE versions (handler INTEGER NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL,
            job INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
-         CREATE TABLE rest_log (id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+         CREATE TABLE breaker_changes (id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
            handler INTEGER NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
          CREATE TABLE alerts (type TEXT NOT NULL, source TEXT NOT NULL, handler TEXT NOT NULL,
            count INTEGER NOT NULL, at INTEGER, event INTEGER, job INTEGER, item INTEGER,
@@ -164,8 +164,8 @@ fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
 /// To version 3: whether a rest was told, as all but a few were before.
 fn rests_told(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
-        "ALTER TABLE handlers ADD COLUMN rest_told INTEGER NOT NULL DEFAULT 0;
-         UPDATE handlers SET rest_told = 1 WHERE rest_until IS NOT NULL;",
+        "ALTER TABLE handlers ADD COLUMN breaker_alerted INTEGER NOT NULL DEFAULT 0;
+         UPDATE handlers SET breaker_alerted = 1 WHERE breaker_open_until IS NOT NULL;",
     )
 }
 

@@ -44,10 +44,11 @@ pub(super) fn write(
     rows: &[Refused],
 ) -> rusqlite::Result<()> {
     let mut insert = conn.prepare_cached(
-        "INSERT INTO refusals (at, source, method, path, ip, status, reason, bytes, count)
+        "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    let mut add = conn.prepare_cached("UPDATE refusals SET count = count + ?2 WHERE id = ?1")?;
+    let mut add =
+        conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
     for one in rows {
         let row = one.row.load(Ordering::Relaxed);
         if one.adds && row != 0 && add.execute([row, one.count])? == 1 {
@@ -68,15 +69,15 @@ pub(super) fn write(
 
 /// How many rows there are.
 pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("SELECT count(*) FROM refusals")?.query_row([], |row| row.get(0))
+    conn.prepare_cached("SELECT count(*) FROM rejected_requests")?.query_row([], |row| row.get(0))
 }
 
 fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
     let mut gone = 0;
     {
         let mut known = conn.prepare_cached("SELECT 1 FROM accepted_ips WHERE ip = ?1")?;
-        let mut delete = conn.prepare_cached("DELETE FROM refusals WHERE id = ?1")?;
-        let mut select = conn.prepare_cached("SELECT id, ip FROM refusals ORDER BY id")?;
+        let mut delete = conn.prepare_cached("DELETE FROM rejected_requests WHERE id = ?1")?;
+        let mut select = conn.prepare_cached("SELECT id, ip FROM rejected_requests ORDER BY id")?;
         let mut strangers = Vec::new();
         let mut rows = select.query([])?;
         while gone < wanted
@@ -93,7 +94,7 @@ fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
         }
     }
     let others = conn.execute(
-        "DELETE FROM refusals WHERE id IN (SELECT id FROM refusals ORDER BY id LIMIT ?1)",
+        "DELETE FROM rejected_requests WHERE id IN (SELECT id FROM rejected_requests ORDER BY id LIMIT ?1)",
         [wanted - gone],
     )?;
     Ok(gone + i64::try_from(others).unwrap_or(0))
@@ -116,12 +117,12 @@ mod tests {
             conn.execute("INSERT INTO accepted_ips VALUES (?1)", [&*network]).unwrap();
         }
         for ip in refused {
-            let sql = "INSERT INTO refusals (at, method, path, ip, status, reason, bytes)
+            let sql = "INSERT INTO rejected_requests (at, method, path, ip, status, reason, bytes)
                        VALUES (1, 'POST', '/', ?1, 404, '', 0)";
             conn.execute(sql, [ip]).unwrap();
         }
         let kept = || -> String {
-            let sql = "SELECT group_concat(id, ' ' ORDER BY id) FROM refusals";
+            let sql = "SELECT group_concat(id, ' ' ORDER BY id) FROM rejected_requests";
             conn.query_row(sql, [], |row| row.get(0)).unwrap()
         };
         assert_eq!((trim(conn, 2).unwrap(), kept()), (2, "1 2 5".to_owned()));

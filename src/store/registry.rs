@@ -96,9 +96,9 @@ pub fn set_paused(
     } else {
         conn.execute(
             "UPDATE handlers SET paused = 0,
-               idle_ms = idle_ms + CASE WHEN rest_until IS NULL
+               idle_ms = idle_ms + CASE WHEN breaker_open_until IS NULL
                  THEN max(0, ?2 - coalesce(idle_since, ?2)) ELSE 0 END,
-               idle_since = CASE WHEN rest_until IS NOT NULL THEN idle_since END
+               idle_since = CASE WHEN breaker_open_until IS NOT NULL THEN idle_since END
              WHERE id = ?1 AND paused = 1",
             params![handler.0, now_ms],
         )?

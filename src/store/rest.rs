@@ -43,8 +43,8 @@ pub struct Rest {
 /// # Errors
 /// The read failed.
 pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Rest>> {
-    let mut select =
-        conn.prepare_cached("SELECT streak, rest_until, rest_told, id FROM handlers")?;
+    let mut select = conn
+        .prepare_cached("SELECT streak, breaker_open_until, breaker_alerted, id FROM handlers")?;
     select.query_map([], |row| Ok((HandlerId(row.get(3)?), read(row)?)))?.collect()
 }
 
@@ -139,7 +139,7 @@ fn set(
 
 fn write(conn: &Connection, handler: HandlerId, rest: Rest, now_ms: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE handlers SET streak = ?2, rest_until = ?3, rest_told = ?5,
+        "UPDATE handlers SET streak = ?2, breaker_open_until = ?3, breaker_alerted = ?5,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
              THEN max(0, ?4 - coalesce(idle_since, ?4)) ELSE 0 END,
            idle_since = CASE WHEN ?3 IS NOT NULL THEN coalesce(idle_since, ?4)
@@ -158,7 +158,7 @@ pub(super) fn configured(
     breaker: Breaker,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    let sql = "SELECT streak, rest_until, rest_told FROM handlers WHERE id = ?1";
+    let sql = "SELECT streak, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
     let before = conn.query_row(sql, [handler.0], read)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
@@ -204,7 +204,7 @@ fn note(
     detail: &str,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO rest_log (at, handler, what, detail) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO breaker_changes (at, handler, what, detail) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![wall_ms, handler.0, what, detail])?;
     Ok(())

@@ -22,7 +22,7 @@ pub(super) struct Standing {
 
 pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, Standing>> {
     let mut select = conn.prepare_cached(
-        "SELECT id, accepted IS NOT NULL, silent IS NOT NULL, refusing IS NOT NULL FROM sources",
+        "SELECT id, accepted IS NOT NULL, silent IS NOT NULL, rejecting IS NOT NULL FROM sources",
     )?;
     let rows = select.query_map([], |row| {
         let (accepted, silent, refusing) = (row.get(1)?, row.get(2)?, row.get(3)?);
@@ -58,7 +58,7 @@ pub(super) fn set(
     let yes = |is_so: bool| is_so.then_some(1);
     let Standing { accepted, silent, refusing } = standing;
     conn.prepare_cached(
-        "UPDATE sources SET accepted = ?2, silent = ?3, refusing = ?4 WHERE id = ?1",
+        "UPDATE sources SET accepted = ?2, silent = ?3, rejecting = ?4 WHERE id = ?1",
     )?
     .execute(params![source.0, yes(accepted), yes(silent), yes(refusing)])?;
     state.standing.insert(source, standing);

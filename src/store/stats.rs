@@ -15,12 +15,12 @@ pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
     query(
         conn,
         "SELECT h.name AS handler, h.paused,
-           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
+           coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
              AS queued,
-           coalesce((SELECT jobs FROM depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
+           coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
              AS running,
            (SELECT count(*) FROM jobs j WHERE j.state = 4 AND j.handler = h.id) AS dead,
-           (SELECT min(oldest_at) FROM depth d WHERE d.handler = h.name) AS oldest_at,
+           (SELECT min(oldest_at) FROM queue_depth d WHERE d.handler = h.name) AS oldest_at,
            coalesce(r.succeeded, 0) AS succeeded_last_hour,
            coalesce(r.other, 0) AS unsuccessful_last_hour
          FROM handlers h LEFT JOIN (
@@ -42,7 +42,7 @@ pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
         conn,
         &format!(
             "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
-               coalesce((SELECT sum(r.count) FROM refusals r WHERE r.source = s.name
+               coalesce((SELECT sum(r.count) FROM rejected_requests r WHERE r.source = s.name
                  AND r.at >= ?1), 0) AS refused_last_hour,
                strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
              FROM sources s LEFT JOIN (
@@ -60,6 +60,7 @@ pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
 /// # Errors
 /// The read failed.
 pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
-    let mut select = conn.prepare("SELECT handler, jobs FROM depth WHERE state = 'queued'")?;
+    let mut select =
+        conn.prepare("SELECT handler, jobs FROM queue_depth WHERE state = 'queued'")?;
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }

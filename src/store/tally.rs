@@ -1,4 +1,4 @@
-//! What is known of each source in memory: how many of its jobs are queued, as `queued_max` is asked
+//! What is known of each source in memory: how many of its jobs are queued, as `max_queued` is asked
 //! for at every request, and when it had its last event. The writer keeps both, and counts again when
 //! somebody else changed the file.
 
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::jobs;
 use crate::domain::SourceId;
 
-/// A source's `queued_max`, and how many of its jobs are queued. The writer refuses an event where they
+/// A source's `max_queued`, and how many of its jobs are queued. The writer refuses an event where they
 /// are at the limit: it alone sees one event after another, so that of those that arrive together one
 /// at most goes beyond it.
 #[derive(Clone, Debug)]

@@ -305,7 +305,7 @@ impl Writer {
         let is_foreign = version != self.version;
         if is_foreign {
             self.state.read_again(conn)?;
-            // Here, and not after the commit: `queued_max` holds for this group, too.
+            // Here, and not after the commit: `max_queued` holds for this group, too.
             self.tally.is_old = true;
             self.tally.count(conn, false);
         }

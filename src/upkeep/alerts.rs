@@ -32,8 +32,8 @@ pub type Told = Arc<ArcSwapOption<Listeners>>;
 pub struct Listeners {
     source: SourceId,
     judge: Judge,
-    /// Sources with a `silent_after`.
-    silent_after: Vec<(SourceId, Duration)>,
+    /// Sources with a `alert_if_silent_for`.
+    alert_if_silent_for: Vec<(SourceId, Duration)>,
 }
 
 impl Listeners {
@@ -44,10 +44,10 @@ impl Listeners {
         let handlers = config.handlers.iter().filter(takes);
         let handlers = handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
         let silent = config.sources.iter().filter_map(|source| {
-            Some((*registry.sources.get(&source.name)?, source.silent_after?))
+            Some((*registry.sources.get(&source.name)?, source.alert_if_silent_for?))
         });
-        let silent_after = silent.collect();
-        Some(Self { source, judge: Judge::of_handlers(handlers), silent_after })
+        let alert_if_silent_for = silent.collect();
+        Some(Self { source, judge: Judge::of_handlers(handlers), alert_if_silent_for })
     }
 }
 
@@ -91,7 +91,7 @@ impl Alerts {
     /// Notices silences, each once.
     fn listen(&mut self, listeners: &Listeners, writer: &Handle) {
         let now_ms = self.clock.now_ms();
-        for &(source, after) in &listeners.silent_after {
+        for &(source, after) in &listeners.alert_if_silent_for {
             let seen_at = self.tally.seen_at(source, now_ms);
             let is_silent =
                 u128::try_from(now_ms - seen_at).is_ok_and(|it| it >= after.as_millis());

@@ -1,6 +1,6 @@
 //! How much memory the bodies of requests may take, and who gets which part of it.
 //!
-//! Each byte counts against `bodies_bytes_max`. An eighth of it is for bodies under 64 KiB. Of what is
+//! Each byte counts against `max_inflight_size`. An eighth of it is for bodies under 64 KiB. Of what is
 //! still being received no client address may hold more than five eighths and no source more than
 //! three quarters, so that one cannot fill it for all. Only bodies that have to be waited for are
 //! counted by address and source: a request that came in one piece costs one atomic.
@@ -33,10 +33,10 @@ pub struct Claimant {
     /// None: unknown, or a unix socket.
     pub client: Option<IpAddr>,
     pub source: SourceId,
-    /// `bodies_bytes_max`
+    /// `max_inflight_size`
     pub bytes_max: usize,
-    /// `body_bytes_max` of the source: one such body always fits into an empty budget.
-    pub body_bytes_max: usize,
+    /// `max_body_size` of the source: one such body always fits into an empty budget.
+    pub max_body_bytes: usize,
 }
 
 /// The bytes of those bodies that are being received.
@@ -128,7 +128,7 @@ impl Claim<'_> {
         self.shared_bytes = Some(bytes);
         let pool =
             if self.is_large { self.claimant.bytes_max } else { self.claimant.bytes_max / 8 };
-        let least = self.claimant.body_bytes_max;
+        let least = self.claimant.max_body_bytes;
         let least = if self.is_large { least } else { least.min(LARGE_BYTES_MIN) };
         let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let of_client = shares.by_client.entry((self.claimant.client, self.is_large)).or_default();
@@ -165,7 +165,7 @@ impl Claim<'_> {
     /// How much all bodies together may hold when this one grows.
     fn pool(&self) -> usize {
         let all = self.claimant.bytes_max;
-        if self.is_large { (all - all / 8).max(self.claimant.body_bytes_max) } else { all }
+        if self.is_large { (all - all / 8).max(self.claimant.max_body_bytes) } else { all }
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
             client: client.parse().ok(),
             source: SourceId(source),
             bytes_max: 1024 * KIB,
-            body_bytes_max: 128 * KIB,
+            max_body_bytes: 128 * KIB,
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_body_of_the_whole_budget_fits_where_there_is_no_other() {
         let budget = Budget::default();
-        let mut claim = budget.claim(Claimant { body_bytes_max: 1024 * KIB, ..claimant("::1", 1) });
+        let mut claim = budget.claim(Claimant { max_body_bytes: 1024 * KIB, ..claimant("::1", 1) });
         for _ in 0..16 {
             assert_eq!(claim.grow(64 * KIB), Ok(()));
             assert_eq!(claim.share(), Ok(()));

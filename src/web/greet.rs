@@ -1,6 +1,6 @@
 //! Handshakes: a sender's question whether we are there, known by its scheme (`verify/handshake.rs`)
 //! or by the source's own `handshake`. It is answered whatever `methods` says, counts for
-//! `accept_rate`, is recorded, and is no event.
+//! `rate_limit`, is recorded, and is no event.
 
 use actix_web::HttpResponse;
 use serde_json::value::RawValue;

@@ -168,14 +168,14 @@ impl Taking<'_> {
         if self.gate.obstacle().is_some() {
             return Err(Refusal::Unavailable);
         }
-        check_size(request, source.body_bytes_max)?;
+        check_size(request, source.max_body_bytes)?;
         let mut claim = self.gate.budget.claim(Claimant {
             client: self.client,
             source: gated.id,
-            bytes_max: settings.server.bodies_bytes_max,
-            body_bytes_max: source.body_bytes_max,
+            bytes_max: settings.server.max_inflight_bytes,
+            max_body_bytes: source.max_body_bytes,
         });
-        let body = self.body(payload, source.body_bytes_max, &mut claim).await?;
+        let body = self.body(payload, source.max_body_bytes, &mut claim).await?;
         let (uri, server) = (request.uri(), &settings.server);
         let asked = Asked {
             method,
@@ -242,7 +242,7 @@ impl Taking<'_> {
         received: &Received<'_>,
         work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let max_bytes = self.settings.server.bodies_bytes_max;
+        let max_bytes = self.settings.server.max_inflight_bytes;
         received.run(&self.gate.checks, max_bytes, work).await
     }
 

@@ -110,7 +110,7 @@ mod tests {
                              authorization: [redacted]\nx-original-uri: /hooks/b/[redacted]?\xff\n";
             assert_eq!(headers(&redaction.lines(&came)), expected);
         });
-        check(Some(&token("segment = true")), |redaction| {
+        check(Some(&token("path_token = true")), |redaction| {
             assert_eq!(headers(&redaction.lines(&came[..1])), b"x-t: s3cret\n");
         });
     }
@@ -141,7 +141,7 @@ mod tests {
             ("/other-secret/s3cret", "/[redacted]/[redacted]"),
             ("/", "/"),
         ] {
-            check(Some(&token("segment = true")), |it| assert_eq!(it.path(sent), expected));
+            check(Some(&token("path_token = true")), |it| assert_eq!(it.path(sent), expected));
         }
         for (sent, expected) in
             [("/a/s3cret", "/a/s3cret"), ("/a/other-secret/b", "/a/[redacted]/b")]

@@ -1,4 +1,4 @@
-//! `accept_rate`: a sliding window. No period, whenever it begins, has more accepted requests than the
+//! `rate_limit`: a sliding window. No period, whenever it begins, has more accepted requests than the
 //! rate says.
 //!
 //! The window is a log of the moments at which requests were accepted. It is exact up to 4,096 requests

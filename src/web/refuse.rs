@@ -75,8 +75,8 @@ impl Refusal {
         match self {
             Self::Signature { reason, .. } | Self::Form { reason } => reason.clone(),
             Self::TooLarge { max } => format!("body over {max} bytes"),
-            Self::Rate { .. } => "beyond accept_rate".to_owned(),
-            Self::QueuedMax => "beyond queued_max".to_owned(),
+            Self::Rate { .. } => "beyond rate_limit".to_owned(),
+            Self::QueuedMax => "beyond max_queued".to_owned(),
             Self::Address => "not in allow_from".to_owned(),
             other => other.told().1.to_owned(),
         }

@@ -117,8 +117,7 @@ mod tests {
         for (number, path) in paths.iter().enumerate() {
             text += &format!("[sources.s{number}]\npath = \"{path}\"\n");
             if path.ends_with("/t") || path.ends_with("/t/") {
-                text +=
-                    "verify = { scheme = \"token\", segment = true, secret = { env = \"X\" } }\n";
+                text += "verify = { scheme = \"token\", path_token = true, secret = { env = \"X\" } }\n";
             }
         }
         let file = folder.path().join("config.toml");

@@ -35,12 +35,12 @@ pub struct Gated {
     pub judge: Judge,
 }
 
-/// Counts of those sources that have a `queued_max`.
+/// Counts of those sources that have a `max_queued`.
 pub type Counts = HashMap<SourceId, Arc<AtomicI64>>;
 
-/// Sources that have a `queued_max`.
+/// Sources that have a `max_queued`.
 pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
-    let limited = config.sources.iter().filter(|source| source.queued_max < NO_QUEUED_MAX);
+    let limited = config.sources.iter().filter(|source| source.max_queued < NO_QUEUED_MAX);
     limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
 
@@ -68,14 +68,14 @@ impl Settings {
                 handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
             let queue_limit = counts.get(&id).map(|queued| QueueLimit {
                 queued: Arc::clone(queued),
-                max_jobs: i64::try_from(source.queued_max).unwrap_or(i64::MAX),
+                max_jobs: i64::try_from(source.max_queued).unwrap_or(i64::MAX),
             });
             Gated {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
                 redactor: Arc::clone(redactor),
                 greeting: greet::Own::new(source),
-                rate: source.accept_rate.map(|rate| windows.limit(id, rate)),
+                rate: source.rate_limit.map(|rate| windows.limit(id, rate)),
                 queue_limit,
                 streak: streaks.of(id),
                 judge: Judge::new(source, handlers),

@@ -75,7 +75,7 @@ impl Maker {
             item: claimed.item,
             input,
             is_made: item.is_some() || handler.settings.transform.is_some(),
-            attempts_max: retry::attempts_max(retry, claimed.claim.attempt, claimed.failures),
+            max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
             key: key(&event, &handler.settings.name, claimed),
             mark: format!("{}.{}.{}", self.trail, claimed.claim.job, claimed.claim.attempt),
             event: Arc::new(event),

@@ -30,7 +30,7 @@ fn a_client_that_a_trusted_proxy_does_not_name_is_in_no_allow_from() {
     assert_eq!(status(&server, ""), 403);
     assert_eq!(status(&server, "X-Forwarded-For: 127.0.0.2"), 202);
     assert_eq!(status(&server, "X-Forwarded-For: ::ffff:127.0.0.2"), 202);
-    server.until("select count(*) from refused where remote_ip is null", "8");
+    server.until("select count(*) from rejections where remote_ip is null", "8");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn told_of(server: &Server, kind: &str) -> i64 {
 fn a_dead_job_is_told_to_the_handler_that_takes_alerts() {
     let server = told("cat", "")
         .source("a", "")
-        .handler("bad", "retry = { attempts_max = 1 }", "echo no luck >&2; exit 65")
+        .handler("bad", "retry = { max_attempts = 1 }", "echo no luck >&2; exit 65")
         .start();
     server.post("/hooks/a", "x");
     server.until("select outcome from outcomes where handler = 'alert'", "succeeded");
@@ -67,7 +67,7 @@ fn of_one_kind_one_a_minute_is_told_and_none_is_forgotten() {
     for _ in 0..10 {
         server.post("/hooks/a", "x");
     }
-    server.until("select count(*) from dead", "20");
+    server.until("select count(*) from dead_jobs", "20");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
     assert_eq!(told_of(&server, "job.dead"), 20);
     let mut handlers: Vec<Value> =
@@ -80,7 +80,7 @@ fn of_one_kind_one_a_minute_is_told_and_none_is_forgotten() {
 fn an_alert_that_fails_makes_none() {
     let server = told("exit 65", "").source("a", "").start();
     server.post("/hooks/a", "nobody takes it");
-    server.until("select count(*) from dead where handler = 'alert'", "1");
+    server.until("select count(*) from dead_jobs where handler = 'alert'", "1");
     // It would have been noted with its outcome.
     assert_eq!(server.value("select count(*) from alerts where type <> 'event.unhandled'"), "0");
     assert_eq!(alerts(&server).len(), 1);
@@ -123,8 +123,8 @@ fn without_a_handler_that_takes_them_there_are_none() {
 #[test]
 fn a_silence_is_told_once() {
     let server = told("true", "")
-        .source("a", "silent_after = \"1s\"")
-        .source("b", "silent_after = \"1h\"")
+        .source("a", "alert_if_silent_for = \"1s\"")
+        .source("b", "alert_if_silent_for = \"1h\"")
         .handler("h", "", "true")
         .start();
     server.post("/hooks/a", "x");
@@ -141,8 +141,10 @@ fn a_silence_is_told_once() {
 
 #[test]
 fn a_silence_is_counted_from_the_last_event_also_after_a_crash() {
-    let mut server =
-        told("true", "").source("a", "silent_after = \"1h\"").handler("h", "", "true").start();
+    let mut server = told("true", "")
+        .source("a", "alert_if_silent_for = \"1h\"")
+        .handler("h", "", "true")
+        .start();
     let hour_ago = "update sources set seen_at = seen_at - 3600000 where name = 'a'";
     server.post("/hooks/a", "x");
     server.kill();
@@ -176,23 +178,23 @@ fn a_source_that_only_refuses_is_told_if_it_ever_accepted() {
         }
         // A reload ends no row of refusals.
         server.reload_with(&format!("[sources.more{times}]"));
-        server.until("select count(*) from acts where what = 'reload'", &times.to_string());
+        server.until("select count(*) from audit_log where action = 'reload'", &times.to_string());
     }
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
     let told = &alerts(&server)[0];
-    assert_eq!((&told["type"], &told["source"]), (&json!("source.refusing"), &json!("a")));
+    assert_eq!((&told["type"], &told["source"]), (&json!("source.rejecting"), &json!("a")));
     assert_eq!(told["detail"], "20 refused in a row: bearer token does not match");
-    assert_eq!(told_of(&server, "source.refusing"), 1);
-    assert_eq!(server.value("select group_concat(name) from sources where refusing"), "a");
+    assert_eq!(told_of(&server, "source.rejecting"), 1);
+    assert_eq!(server.value("select group_concat(name) from sources where rejecting"), "a");
     assert_eq!(post(&server, "/hooks/a", "right-and-long-enough"), 202);
-    assert_eq!(server.value("select count(*) from sources where refusing"), "0");
+    assert_eq!(server.value("select count(*) from sources where rejecting"), "0");
 }
 
 #[test]
 fn a_disk_without_room_is_told_although_senders_are_refused() {
     let mut server = told("true", "").source("a", "").handler("h", "", "true").start();
     assert_eq!(server.stop(), Some(0));
-    let text = server.config().replace("free_bytes_min = 1024", "free_bytes_min = \"1000 TiB\"");
+    let text = server.config().replace("min_free_space = 1024", "min_free_space = \"1000 TiB\"");
     *server.config() = text;
     server.write_config();
     server.start();
@@ -200,7 +202,7 @@ fn a_disk_without_room_is_told_although_senders_are_refused() {
     assert_eq!(server.post("/hooks/a", "x").status, 503);
     let told = alerts(&server);
     let detail = told[0]["detail"].as_str().unwrap_or_default();
-    assert!(told[0]["type"] == "disk.low" && detail.contains("free_bytes_min"), "{told:?}");
+    assert!(told[0]["type"] == "disk.low" && detail.contains("min_free_space"), "{told:?}");
 }
 
 #[test]
@@ -209,12 +211,12 @@ fn no_alert_is_lost_or_told_twice_however_often_the_server_is_killed() {
     for round in 1..=4 {
         server.post("/hooks/a", "x");
         if round % 2 == 0 {
-            server.until("select count(*) from dead", &round.to_string());
+            server.until("select count(*) from dead_jobs", &round.to_string());
         }
         server.kill();
         server.start();
     }
-    server.until("select count(*) from dead", "4");
+    server.until("select count(*) from dead_jobs", "4");
     assert_eq!(told_of(&server, "job.dead"), 4);
     server.signal(Signal::TERM);
     assert_eq!(server.ended(), Some(0));
@@ -225,23 +227,25 @@ fn no_alert_is_lost_or_told_twice_however_often_the_server_is_killed() {
 
 #[test]
 fn a_handler_that_rests_is_told_once_and_that_it_recovered() {
-    let keys = "breaker = { failures = 2, pause = \"50ms\" }
-                retry = { attempts_max = 1000, first = \"20ms\", longest = \"20ms\" }";
+    let keys = "breaker = { threshold = 2, cooldown = \"50ms\" }
+                retry = { max_attempts = 1000, initial_delay = \"20ms\", max_delay = \"20ms\" }";
     let server = told("true", "")
         .source("a", "")
         .handler("bad", keys, "[ -e mended ] || { echo no luck >&2; exit 1; }")
         .start();
     server.post("/hooks/a", "x");
     until("it rests again and again", || {
-        let rests = server.value("select count(*) from rests where what = 'resting'");
+        let rests = server.value("select count(*) from breaker_log where what = 'opened'");
         rests.parse::<i64>().expect("a count") > 3
     });
     server.file("mended", "");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
     let told: Vec<Value> =
         alerts(&server).iter().map(|it| json!([it["type"], it["handler"], it["source"]])).collect();
-    let expected =
-        [json!(["handler.resting", "bad", null]), json!(["handler.recovered", "bad", null])];
+    let expected = [
+        json!(["handler.breaker_opened", "bad", null]),
+        json!(["handler.breaker_closed", "bad", null]),
+    ];
     assert_eq!(told, expected);
     assert_eq!(alerts(&server)[0]["detail"], "2 in a row, the last was job 1: exit 1: no luck");
     assert_eq!(server.value("select sum(count) from alerts"), "0");

@@ -41,7 +41,7 @@ echo "$_POST[event] $_POST[recipient] $tags ", $_GET['list'] ?? '-', ' ', count(
 fn php(keys: &str, script: &str) -> Scenario {
     let scenario = scenario().source("a", "methods = [\"POST\", \"PUT\"]").with(&format!(
         "[handlers.php]\nsources = [\"a\"]\nmode = \"cgi\"\ncommand = [\"php-cgi\", \"receiver.php\"]\n\
-         retry = {{ attempts_max = 3 }}\n{keys}"
+         retry = {{ max_attempts = 3 }}\n{keys}"
     ));
     scenario.file("receiver.php", script);
     scenario
@@ -131,7 +131,7 @@ fn no_query_reaches_phps_command_line_or_takes_anything_from_it() {
                   ' ', $argc ?? 'none';";
     let command = "command = [\"php-cgi\", \"-d\", \"error_prepend_string=set\", \"receiver.php\"]";
     let scenario = scenario().source("a", "").with(&format!(
-        "[handlers.php]\nsources = [\"a\"]\nmode = \"cgi\"\n{command}\nretry = {{ attempts_max = 1 }}"
+        "[handlers.php]\nsources = [\"a\"]\nmode = \"cgi\"\n{command}\nretry = {{ max_attempts = 1 }}"
     ));
     scenario.file("receiver.php", script);
     let server = scenario.start();
@@ -175,7 +175,7 @@ fn a_script_that_says_gone_is_dead_at_once_and_one_that_says_later_waits() {
     let script = "<?php http_response_code($_GET['status']); header('Retry-After: 600');";
     let server = php("", script).start();
     server.post("/hooks/a?status=410", "{}");
-    server.until("select detail from dead", "status 410");
+    server.until("select detail from dead_jobs", "status 410");
     server.post("/hooks/a?status=429", "{}");
     server.until("select detail from outcomes where event = 2", "status 429");
     assert_eq!(server.value("select wait_ms from jobs where event = 2"), "600000");

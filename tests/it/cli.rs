@@ -28,7 +28,7 @@ fn sorted(names: &str) -> Vec<&str> {
 fn three() -> Server {
     let server = scenario()
         .source("a", "")
-        .handler("h", "retry = { attempts_max = 1 }", "[ $HOOKTRAIL_EVENT = 2 ] || exit 7")
+        .handler("h", "retry = { max_attempts = 1 }", "[ $HOOKTRAIL_EVENT = 2 ] || exit 7")
         .start();
     for body in ["one", "two", "three"] {
         server.post("/hooks/a", body);
@@ -138,7 +138,10 @@ fn a_dead_job_runs_again_and_a_succeeded_one_is_refused_by_name() {
     let done = server.cli(&["retry", "--state", "dead", "--yes"]);
     assert_eq!(out(&done), "retried 2 jobs\n");
     server.until("select count(*) from outcomes where attempt = 2", "2");
-    assert_eq!(server.value("select what || ' ' || jobs || ' ' || via from acts"), "retry 2 cli");
+    assert_eq!(
+        server.value("select what || ' ' || jobs || ' ' || via from audit_log"),
+        "retry 2 cli"
+    );
     let missing = server.cli(&["retry", "77"]);
     assert_eq!(missing.status.code(), Some(1));
 }

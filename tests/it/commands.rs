@@ -24,7 +24,7 @@ fn exit_65_is_dead_at_once() {
 #[test]
 fn any_other_exit_is_tried_again_until_there_are_no_attempts_left() {
     check(
-        "retry = { first = \"1ms\", attempts_max = 3 }",
+        "retry = { initial_delay = \"1ms\", max_attempts = 3 }",
         "echo one >&2; echo last >&2; exit 7",
         "dead",
         &["failed: exit 7: last", "failed: exit 7: last", "failed: exit 7: last"],
@@ -34,7 +34,7 @@ fn any_other_exit_is_tried_again_until_there_are_no_attempts_left() {
 #[test]
 fn a_job_that_fails_and_then_succeeds_has_succeeded() {
     check(
-        "retry = { first = \"1ms\" }",
+        "retry = { initial_delay = \"1ms\" }",
         "[ $HOOKTRAIL_ATTEMPT = 2 ] || exit 75",
         "succeeded",
         &["failed: exit 75", "succeeded: exit 0"],
@@ -43,9 +43,9 @@ fn a_job_that_fails_and_then_succeeds_has_succeeded() {
 
 #[test]
 fn a_signal_and_a_timeout_are_failures() {
-    let once = "retry = { attempts_max = 1 }";
+    let once = "retry = { max_attempts = 1 }";
     check(once, "kill -9 $$", "dead", &["failed: signal 9"]);
-    let keys = "retry = { attempts_max = 1 }\ntimeout = \"100ms\"";
+    let keys = "retry = { max_attempts = 1 }\ntimeout = \"100ms\"";
     check(keys, "echo started >&2; exec sleep 100", "dead", &["timed_out: timeout 100ms: started"]);
 }
 
@@ -53,7 +53,7 @@ fn a_signal_and_a_timeout_are_failures() {
 fn what_can_not_be_started_says_why() {
     let server = scenario()
         .source("a", "")
-        .with("[handlers.h]\nsources = [\"a\"]\ncommand = [\"no-such-program\"]\nretry = { attempts_max = 1 }")
+        .with("[handlers.h]\nsources = [\"a\"]\ncommand = [\"no-such-program\"]\nretry = { max_attempts = 1 }")
         .start();
     server.post("/hooks/a", "body");
     server.until("select substr(detail, 1, 28) from outcomes", "not started: no-such-program");
@@ -77,7 +77,7 @@ fn a_deferred_job_waits_as_asked_and_has_not_failed() {
 #[test]
 fn a_sign_of_life_starts_the_timeout_anew() {
     check(
-        "timeout = \"2s\"\nretry = { attempts_max = 1 }",
+        "timeout = \"2s\"\nretry = { max_attempts = 1 }",
         r#"for i in 1 2 3 4 5 6; do sleep 0.5; echo '{"alive":true}' >&3; done"#,
         "succeeded",
         &["succeeded: exit 0"],
@@ -88,7 +88,7 @@ fn a_sign_of_life_starts_the_timeout_anew() {
 fn output_is_kept_up_to_its_limit_its_end_rather_than_its_start() {
     let server = scenario()
         .source("a", "")
-        .handler("h", "output_bytes_max = 1024", "yes | head -c 5000000; echo the end")
+        .handler("h", "max_output_size = 1024", "yes | head -c 5000000; echo the end")
         .start();
     server.post("/hooks/a", vec![b'x'; 500_000]);
     server.until("select outcome from outcomes", "succeeded");
@@ -128,7 +128,7 @@ fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
         ("HOOKTRAIL_EVENT", "1"),
         ("HOOKTRAIL_JOB", "1"),
         ("HOOKTRAIL_ATTEMPT", "1"),
-        ("HOOKTRAIL_ATTEMPTS_MAX", "40"),
+        ("HOOKTRAIL_MAX_ATTEMPTS", "40"),
         ("HOOKTRAIL_SOURCE", "a"),
         ("HOOKTRAIL_HANDLER", "h"),
         ("HOOKTRAIL_METHOD", "POST"),
@@ -142,7 +142,7 @@ fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
     }
     let headers: serde_json::Value = serde_json::from_str(env["HOOKTRAIL_HEADERS"]).expect("JSON");
     assert_eq!(headers["x-tag"], "1, 2");
-    let key = env["HOOKTRAIL_KEY"];
+    let key = env["HOOKTRAIL_IDEMPOTENCY_KEY"];
     assert!(
         key.len() <= 100 && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
     );
@@ -168,7 +168,7 @@ fn concurrency_is_kept_and_the_highest_priority_comes_first() {
     for _ in 0..2 {
         server.post("/hooks/a", "body");
     }
-    server.until("select count(*) from depth where state = 'running'", "1");
+    server.until("select count(*) from queue_depth where state = 'running'", "1");
     server.file("go", "");
     server.until("select count(*) from outcomes", "4");
     let order = server.text_of("order");
@@ -189,7 +189,11 @@ fn concurrency_is_kept_and_the_highest_priority_comes_first() {
 fn a_waiting_job_starts_when_it_is_due_and_a_new_one_at_once() {
     let server = scenario()
         .source("a", "")
-        .handler("h", "retry = { first = \"300ms\", jitter = 0 }", "[ $HOOKTRAIL_ATTEMPT -gt 1 ]")
+        .handler(
+            "h",
+            "retry = { initial_delay = \"300ms\", jitter = 0 }",
+            "[ $HOOKTRAIL_ATTEMPT -gt 1 ]",
+        )
         .start();
     server.post("/hooks/a", "body");
     server.until("select count(*) from outcomes", "2");
@@ -217,7 +221,7 @@ fn a_handler_that_ignores_sigterm_is_killed_after_its_grace() {
         .source("a", "")
         .handler(
             "h",
-            "timeout = \"200ms\"\nretry = { attempts_max = 1 }",
+            "timeout = \"200ms\"\nretry = { max_attempts = 1 }",
             "trap '' TERM; while :; do sleep 0.1; done",
         )
         .start();
@@ -231,7 +235,9 @@ fn a_handler_that_ignores_sigterm_is_killed_after_its_grace() {
 fn a_cancelled_job_that_runs_is_ended() {
     let server = scenario().source("a", "").handler("h", "", "exec sleep 1000").start();
     server.post("/hooks/a", "body");
-    until("it runs", || server.value("select count(*) from depth where state = 'running'") == "1");
+    until("it runs", || {
+        server.value("select count(*) from queue_depth where state = 'running'") == "1"
+    });
     let done = server.cli(&["cancel", "1", "--reason", "not wanted"]);
     assert!(done.status.success(), "{done:?}");
     server.until(
@@ -248,7 +254,7 @@ fn the_server_raises_its_limit_on_open_files_and_a_command_gets_the_one_from_bef
     let server = scenario()
         .under(&["prlimit", "--nofile=300:700"])
         .source("a", "")
-        .handler("h", "timeout = \"30s\"\nretry = { attempts_max = 1 }", script)
+        .handler("h", "timeout = \"30s\"\nretry = { max_attempts = 1 }", script)
         .start();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();

@@ -246,7 +246,7 @@ fn connections_leave_files_for_jobs_and_the_admin_listener() {
         .server("request_timeout = \"10m\"")
         .admin("listen = [\"unix:admin.sock\"]")
         .source("a", "")
-        .handler("h", "retry = { attempts_max = 1 }", "true")
+        .handler("h", "retry = { max_attempts = 1 }", "true")
         .start();
     assert!(server.log().contains("leaves 30 connections"), "{}", server.log());
     assert_eq!(server.post("/hooks/a", "x").status, 202);
@@ -270,10 +270,10 @@ fn connections_leave_files_for_jobs_and_the_admin_listener() {
 
 #[test]
 fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
-    let keys = "bodies_bytes_max = \"1 MiB\"\nrequest_timeout = \"10m\"\n\
+    let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"\n\
                 trusted_proxies = [\"127.0.0.1\"]";
     let server = scenario()
-        .server(&format!("{keys}\nbody_bytes_max = \"256 KiB\""))
+        .server(&format!("{keys}\nmax_body_size = \"256 KiB\""))
         .source("a", "")
         .source("b", "")
         .start();
@@ -302,7 +302,7 @@ fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
 
 #[test]
 fn a_large_body_that_stalls_while_memory_is_short_is_ended() {
-    let keys = "bodies_bytes_max = \"1 MiB\"\nrequest_timeout = \"10m\"";
+    let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"";
     let server = scenario().server(keys).source("a", "").start();
     let mut stream = server.connect().expect("a connection");
     let head = "POST /hooks/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n";

@@ -200,7 +200,7 @@ fn restart_with_tolerance(server: &mut Server, tolerance: &str) {
 #[test]
 fn a_late_retry_of_a_stored_event_is_a_repeat_that_heals_nothing_and_a_new_one_as_old_is_refused() {
     let scenario =
-        scenario().handler("h", "retry = { attempts_max = 1 }", "exit 65").from("h", "m");
+        scenario().handler("h", "retry = { max_attempts = 1 }", "exit 65").from("h", "m");
     let verify = "scheme = \"mailgun\", tolerance = \"9h\"";
     let mut server = started(with_source(scenario, "m", verify, ""));
     let at_ms = now_ms() - HOUR_MS;
@@ -214,7 +214,7 @@ fn a_late_retry_of_a_stored_event_is_a_repeat_that_heals_nothing_and_a_new_one_a
     assert_eq!(server.value("select state from jobs"), "4");
     assert_eq!(send(&server, &signed(&server, "m", ("d2", at_ms), DATA)).status, 401);
     let reason = "select reason like 'timestamp is 360_ s old: at most 60 s; is this machine''s \
-                  clock right?' from refused";
+                  clock right?' from rejections";
     server.until(reason, "1");
     restart_with_tolerance(&mut server, "9h");
     assert_eq!(send(&server, &draft).status, 200);
@@ -260,7 +260,7 @@ fn an_old_handshake_is_refused_and_a_clock_that_may_be_wrong_is_told_of() {
     assert_eq!(send(&server, &old("{}")).status, 401);
     assert_eq!(send(&server, &old("[]")).status, 401);
     until("it is told", || server.log().contains("outside verify.tolerance (timestamp is 360"));
-    server.until("select sum(count) from refused where reason like '%clock right?'", "3");
+    server.until("select sum(count) from rejections where reason like '%clock right?'", "3");
     assert_eq!(server.value("select count(*) from trail"), "0");
     assert_eq!(server.value("select count(*) from handshakes"), "0");
 }
@@ -288,7 +288,7 @@ fn single_events_of_sendgrid_that_come_again_in_other_batches_run_once() {
     let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").expect("hex");
     let spki = STANDARD.encode([head.as_slice(), key.public_key().as_ref()].concat());
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/senders.md"));
-    let recipe = "split = '.[]'\nonce_by = { jq = '.sg_event_id', window = \"7d\" }";
+    let recipe = "split = '.[]'\nunique_by = { jq = '.sg_event_id', window = \"7d\" }";
     assert!(page.expect("the page").contains(recipe));
     let verify = "verify = { scheme = \"sendgrid\", secret = { file = \"key\" } }";
     let scenario = scenario().source("a", verify).handler("h", recipe, "true");

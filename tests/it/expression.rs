@@ -70,7 +70,7 @@ impl Trial {
         let environ = |pid: &u32| {
             let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environ.split(|&byte| byte == 0).any(|line| {
-                line.strip_prefix(b"HOOKTRAIL_MARK=").is_some_and(|it| it == self.mark.as_bytes())
+                line.strip_prefix(b"HOOKTRAIL_RUN_ID=").is_some_and(|it| it == self.mark.as_bytes())
             })
         };
         let all = std::fs::read_dir("/proc").unwrap().flatten();
@@ -151,8 +151,8 @@ fn only_the_expression_that_ends_its_process_fails() {
     let takers = vec![
         Taker { when: by(HARMLESS), ..Taker::default() },
         Taker { when: by(DEADLY), ..Taker::default() },
-        Taker { order_by: by("length"), once_by: by(DEADLY), ..Taker::default() },
-        Taker { split: by(".[]"), order_by: by(". + 1"), ..Taker::default() },
+        Taker { ordering_key: by("length"), unique_by: by(DEADLY), ..Taker::default() },
+        Taker { split: by(".[]"), ordering_key: by(". + 1"), ..Taker::default() },
         Taker { split: by(DEADLY), ..Taker::default() },
         Taker { when: by("length == 0"), ..Taker::default() },
     ];
@@ -163,7 +163,7 @@ fn only_the_expression_that_ends_its_process_fails() {
     let (when, split) = (format!("when: {TOO_MUCH}"), format!("split: {TOO_MUCH}"));
     assert_eq!(shown, ["yes", &when, "yes", "yes", &split, "no"]);
     let Taken::Yes(keyed) = &answers.takers[2] else { unreachable!() };
-    assert_eq!(keyed.faults, [format!("once_by: {TOO_MUCH}")]);
+    assert_eq!(keyed.faults, [format!("unique_by: {TOO_MUCH}")]);
     let keys = keyed.keys.get(0).unwrap();
     assert_eq!((keys.order.as_deref(), keys.once), (Some("2"), None));
     let Taken::Yes(split) = &answers.takers[3] else { unreachable!() };

@@ -97,8 +97,8 @@ fn after_a_failed_sync_nothing_more_is_promised() {
 #[test]
 fn the_log_grows_while_a_reader_holds_a_snapshot_and_shrinks_after() {
     let server = scenario()
-        .source("a", "body_bytes_max = \"4 MiB\"")
-        .handler("alert", "when = '.type == \"wal.held\"'", "cat")
+        .source("a", "max_body_size = \"4 MiB\"")
+        .handler("alert", "when = '.type == \"wal.blocked\"'", "cat")
         .from("alert", "hooktrail")
         .start();
     let log = server.path().join("t.db-wal");

@@ -72,7 +72,7 @@ fn shared_secrets_are_kept_as_secret_wherever_they_came() {
             [sources.q]
             verify = { scheme = "token", query = "key", secret = { file = "secret" } }
             [sources.s]
-            verify = { scheme = "token", segment = true, secret = { file = "secret" } }
+            verify = { scheme = "token", path_token = true, secret = { file = "secret" } }
             "#,
     );
     server.file("secret", "s3cret-s3cret-s3cret-s3cret\n");
@@ -84,9 +84,9 @@ fn shared_secrets_are_kept_as_secret_wherever_they_came() {
     assert_eq!(server.request("POST", &format!("/hooks/s/{secret}"), "", b"3").status, 202);
     // Refused ones show it no more than accepted ones.
     assert_eq!(server.request("GET", &format!("/hooks/s/{secret}"), "", b"").status, 405);
-    server.until("select count(*) from refused", "1");
+    server.until("select count(*) from rejections", "1");
     let kept = server.list("select cast(headers as text) || path || ifnull(query, '') from events");
-    let refused = server.list("select path from refused");
+    let refused = server.list("select path from rejections");
     assert!(
         kept.iter().all(|kept| kept.contains("[redacted]") && !kept.contains(secret)),
         "{kept:?}"
@@ -154,10 +154,10 @@ fn a_repeat_runs_dead_jobs_again_unless_it_is_to_be_ignored() {
     for (keys, state) in [("", "succeeded"), ("on_duplicate = \"ignore\"", "dead")] {
         let server = scenario()
             .source("a", &format!("dedupe = {{ body = true }}\n{keys}"))
-            .handler("h", "retry = { attempts_max = 1 }", "test -e ok")
+            .handler("h", "retry = { max_attempts = 1 }", "test -e ok")
             .start();
         server.post("/hooks/a", "x");
-        server.until("select count(*) from dead", "1");
+        server.until("select count(*) from dead_jobs", "1");
         server.file("ok", "");
         server.post("/hooks/a", "x");
         server.post("/hooks/a", "y");

@@ -14,7 +14,7 @@ use crate::service::{service, status};
 const COMMANDS: [(&str, &str, &str, &str); 4] = [
     ("each", "", "job=$HOOKTRAIL_JOB attempt=$HOOKTRAIL_ATTEMPT", ""),
     ("stream", "mode = \"stream\"", LINE, ANSWER),
-    ("batch", "mode = \"batch\"\nbatch_jobs_max = 7\nbatch_wait = \"5ms\"", LINE, ANSWER),
+    ("batch", "mode = \"batch\"\nbatch_size = 7\nbatch_wait = \"5ms\"", LINE, ANSWER),
     (
         "cgi",
         "mode = \"cgi\"",
@@ -74,7 +74,7 @@ fn under_load(scenario: Scenario) -> Server {
         server.kill();
         server.start();
     }
-    server.until("select count(*) from depth", "0");
+    server.until("select count(*) from queue_depth", "0");
     let kept = server.rows("select id from events");
     let kept: HashSet<i64> = kept.iter().filter_map(|row| text(&row[0]).parse().ok()).collect();
     assert!(answered.is_subset(&kept), "lost: {:?}", answered.difference(&kept));
@@ -168,7 +168,7 @@ fn what_a_batch_had_answered_stays_answered_and_the_rest_runs_again() {
     let script = format!(
         "{LINE}\necho $job >> ran; if [ $job = 2 ] && [ $attempt = 1 ]; then sleep 1000; fi\n{ANSWER}"
     );
-    let keys = "mode = \"batch\"\nbatch_jobs_max = 3\nbatch_wait = \"1h\"";
+    let keys = "mode = \"batch\"\nbatch_size = 3\nbatch_wait = \"1h\"";
     let mut server = scenario().source("a", "").handler("h", keys, &script).start();
     for _ in 0..3 {
         server.post("/hooks/a", "x");
@@ -187,7 +187,7 @@ fn what_a_batch_had_answered_stays_answered_and_the_rest_runs_again() {
 
 #[test]
 fn jobs_of_one_key_keep_their_order_however_often_the_server_is_killed() {
-    let keys = "order_by = \".k\"\nconcurrency = 8";
+    let keys = "ordering_key = \".k\"\nconcurrency = 8";
     let script = "printf '%s %s\\n' \"$(cat)\" $HOOKTRAIL_JOB >> ran";
     let mut server = scenario().source("a", "").handler("h", keys, script).start();
     for _ in 0..5 {
@@ -211,10 +211,10 @@ fn what_waits_is_held_or_rests_does_so_after_a_kill_too() {
     let failing = "[ -e mended ] || exit 1; echo $HOOKTRAIL_JOB >> ran";
     let mut server = scenario()
         .source("a", "")
-        .handler("waits", "retry = { first = \"1h\" }", failing)
-        .handler("held", "order_by = \"1\"\nretry = { first = \"1h\" }", failing)
-        .handler("rests", "breaker = { failures = 1, pause = \"1h\" }", failing)
-        .handler("settles", "collapse_by = \"1\"\nsettle = \"1h\"", failing)
+        .handler("waits", "retry = { initial_delay = \"1h\" }", failing)
+        .handler("held", "ordering_key = \"1\"\nretry = { initial_delay = \"1h\" }", failing)
+        .handler("rests", "breaker = { threshold = 1, cooldown = \"1h\" }", failing)
+        .handler("settles", "debounce_by = \"1\"\ndebounce = \"1h\"", failing)
         .handler("paused", "paused = true", failing)
         .start();
     server.post("/hooks/a", "{}");
@@ -222,13 +222,13 @@ fn what_waits_is_held_or_rests_does_so_after_a_kill_too() {
     server.post("/hooks/a", "{}");
     server.until("select count(*) from outcomes", "4");
     server.file("mended", "");
-    let depth = "select handler || ' ' || state || ' ' || jobs from depth order by handler";
+    let depth = "select handler || ' ' || state || ' ' || jobs from queue_depth order by handler";
     let before = server.list(depth);
     server.kill();
     server.start();
     // One that is free is done before anything else could be.
     server.reload_with("[handlers.free]\nsources = [\"a\"]\ncommand = [\"true\"]");
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes where handler = 'free'", "succeeded");
     let expected = [

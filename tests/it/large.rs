@@ -20,7 +20,7 @@ fn array(items: usize) -> String {
 fn others_are_answered_while_the_jobs_of_a_large_event_are_inserted_and_these_are_seen_at_once() {
     const ITEMS: usize = 20_000;
     let server = scenario()
-        .server("body_bytes_max = \"4 MiB\"")
+        .server("max_body_size = \"4 MiB\"")
         .source("a", "")
         .source("b", "")
         .handler("h", "split = '.[]'\npaused = true", "cat")
@@ -41,7 +41,7 @@ fn others_are_answered_while_the_jobs_of_a_large_event_are_inserted_and_these_ar
     server.until("select count(*) from expansions", "0");
     let counts = "select count(*) || ' ' || count(distinct item) || ' ' || max(item) from jobs";
     assert_eq!(server.value(counts), format!("{ITEMS} {ITEMS} {ITEMS}"));
-    assert_eq!(server.value("select sum(jobs) from depth"), ITEMS.to_string());
+    assert_eq!(server.value("select sum(jobs) from queue_depth"), ITEMS.to_string());
     let last = "select body from items where job = (select max(id) from jobs)";
     assert_eq!(server.value(last), (ITEMS - 1).to_string());
 }
@@ -51,7 +51,7 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
     const ITEMS: usize = 700;
     let mut server = scenario()
         .source("a", "")
-        .handler("h", "split = '.[]'\norder_by = '. % 5'\npaused = true", "cat")
+        .handler("h", "split = '.[]'\nordering_key = '. % 5'\npaused = true", "cat")
         .handler("plain", "paused = true", "cat")
         .start();
     let is_over = AtomicBool::new(false);
@@ -102,7 +102,7 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
     let in_order = "select count(*) from (select min(id) as first,
         lag(max(id)) over (order by event) as before from jobs group by event) where first < before";
     assert_eq!(server.value(in_order), "0", "jobs keep the order of their events");
-    let ready = "select count(*) from jobs where state = 0 and order_key is not null";
+    let ready = "select count(*) from jobs where state = 0 and ordering_key is not null";
     assert_eq!(server.value(ready), "5", "one of each key");
 }
 
@@ -155,7 +155,7 @@ fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_ev
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
     let seen = "select jobs || ' ' || queued || ' ' || coalesce(settled_at, 'open') from trail";
     assert_eq!(server.list(seen), ["2 2 open"], "answered before it is evaluated");
-    let depth = server.list("select handler || ' ' || state || ' ' || jobs from depth");
+    let depth = server.list("select handler || ' ' || state || ' ' || jobs from queue_depth");
     assert_eq!(depth, ["endless queued 1", "plain queued 1"]);
     for body in [r#"{"n":2,"id":7}"#, r#"{"n":2,"id":7}"#, r#"{"n":0}"#, r#"{"n":1}"#] {
         assert_eq!(server.post("/hooks/a", body).status, 202);
@@ -163,7 +163,7 @@ fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_ev
     assert_eq!(server.post("/hooks/b", "{}").status, 202);
     server.until("select count(*) from deferred_events", "0");
     assert_eq!(server.value(JOBS), "1endless 1plain 2endless 2plain 4plain");
-    let dead = server.value("select detail from dead");
+    let dead = server.value("select detail from dead_jobs");
     assert!(dead.starts_with("when: took more than "), "{dead}");
     assert_eq!(server.list("select jobs from trail order by event"), ["2", "2", "0", "1", "0"]);
     let settled = "select group_concat(event) from trail where settled_at is not null";
@@ -219,14 +219,14 @@ fn answers_of_expressions_that_a_reload_replaced_meanwhile_are_not_taken_for_tho
     *server.config() = format!("{before}[handlers.never]{after}");
     server.write_config();
     server.signal(Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     assert_eq!(server.value("select count(*) from deferred_events"), "1", "it is evaluated still");
     server.until("select count(*) from deferred_events", "0");
     assert_eq!(
         server.value("select count(*) from jobs"),
         "0",
         "{:?}",
-        server.list("select detail from dead")
+        server.list("select detail from dead_jobs")
     );
 }
 
@@ -255,7 +255,7 @@ fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
         .handler("h", "split = '.items | .[]'\npaused = true", "cat")
         .start();
     server.post("/hooks/a", format!("{{\"items\":7,\"rest\":{}}}", array(1_000)));
-    server.until("select count(*) from dead", "1");
+    server.until("select count(*) from dead_jobs", "1");
     *server.config() = server
         .config()
         .replace(".items | .[]", ".rest[]")
@@ -263,7 +263,7 @@ fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
     server.file("h.sh", "#!/bin/sh\nexit 0\n");
     server.write_config();
     server.signal(Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     assert!(
         server.cli(&["resume", "h"]).status.success()
             && server.cli(&["retry", "1"]).status.success()

@@ -112,7 +112,7 @@ impl Drop for Unread {
 
 fn reloads(database: &Path) -> i64 {
     let conn = rusqlite::Connection::open(database).unwrap();
-    let count = "select count(*) from acts where what = 'reload'";
+    let count = "select count(*) from audit_log where action = 'reload'";
     conn.query_row(count, [], |row| row.get(0)).unwrap()
 }
 

@@ -48,7 +48,7 @@ fn handlers_that_never_end_delay_no_sender() {
     let answers = (0..100).map(|_| server.post("/hooks/a", "x").status);
     assert!(answers.into_iter().all(|status| status == 202));
     // All threads are taken; senders were answered all the same.
-    server.until("select jobs from depth where state = 'running'", "16");
+    server.until("select jobs from queue_depth where state = 'running'", "16");
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert_eq!(server.value("select count(*) from outcomes"), "0");
     // Killed, it would leave them behind.

@@ -14,7 +14,7 @@ fn with_token() -> Scenario {
     let scenario = scenario()
         .source(
             "a",
-            "verify = { scheme = \"token\", segment = true, secret = { file = \"token\" } }",
+            "verify = { scheme = \"token\", path_token = true, secret = { file = \"token\" } }",
         )
         .source("open", "methods = [\"POST\", \"GET\"]")
         .handler("h", "env = { KEY = { file = \"key\" } }", "echo \"$HOOKTRAIL_HEADERS\"")
@@ -39,7 +39,7 @@ fn one_slash_more_or_less_at_the_end_of_a_path_is_the_same_path() {
     let server = scenario()
         .source(
             "a",
-            "verify = { scheme = \"token\", segment = true, secret = { file = \"token\" } }",
+            "verify = { scheme = \"token\", path_token = true, secret = { file = \"token\" } }",
         )
         .source("b", "path = \"/hooks/b/\"")
         .source("c", "path = \"/hooks/c/{name}\"\nrespond = { body = \"c\" }");
@@ -87,10 +87,13 @@ fn a_path_that_is_almost_right_leaves_no_token() {
     // A wrong method, and one that is itself the token.
     assert_eq!(server.request("GET", &format!("/hooks/a/{TOKEN}/"), "", b"").status, 405);
     assert_eq!(server.request(TOKEN, "/hooks/a/x", "", b"").status, 405);
-    server.until("select sum(count) from refused", &(refused + 2).to_string());
-    let paths = server.list("select path from refused");
+    server.until("select sum(count) from rejections", &(refused + 2).to_string());
+    let paths = server.list("select path from rejections");
     assert!(paths.iter().all(|path| path.contains("[redacted]")), "{paths:?}");
-    assert_eq!(server.value("select method from refused order by id desc limit 1"), "[redacted]");
+    assert_eq!(
+        server.value("select method from rejections order by id desc limit 1"),
+        "[redacted]"
+    );
     for trace in [TOKEN, ENCODED, &TOKEN.to_uppercase()] {
         assert!(!is_kept(&server, trace), "{trace}");
     }
@@ -149,7 +152,7 @@ fn a_reload_adds_secrets_and_forgets_none() {
         assert_eq!(server.post(&format!("/hooks/b/{token}"), "x").status, 404);
     }
     server.until(
-        "select group_concat(path, ' ') from refused",
+        "select group_concat(path, ' ') from rejections",
         "/hooks/b/[redacted] /hooks/b/[redacted]",
     );
 }
@@ -158,7 +161,7 @@ fn a_reload_adds_secrets_and_forgets_none() {
 fn an_alert_shows_no_secret_of_the_reason_that_it_tells() {
     let server = with_token()
         .source("dead", "")
-        .handler("leaks", "retry = { attempts_max = 1 }", &format!("echo {TOKEN} >&2; exit 1"))
+        .handler("leaks", "retry = { max_attempts = 1 }", &format!("echo {TOKEN} >&2; exit 1"))
         .from("leaks", "dead")
         .handler("told", "", "cat")
         .from("told", "hooktrail")

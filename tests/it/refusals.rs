@@ -17,8 +17,8 @@ fn check(keys: &str, cases: &[(&str, &str, &str, &str, u16)]) {
             let json: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
             assert!(json["error"].is_string(), "{}", answer.body);
         }
-        server.until("select coalesce(sum(count), 0) from refused", &(number + 1).to_string());
-        let row = server.value("select status from refused order by id desc limit 1");
+        server.until("select coalesce(sum(count), 0) from rejections", &(number + 1).to_string());
+        let row = server.value("select status from rejections order by id desc limit 1");
         assert_eq!(row, status.to_string());
     }
     assert_eq!(server.value("select count(*) from events"), "0");
@@ -63,9 +63,9 @@ fn all_wrong_signatures_look_alike_to_the_sender_and_not_to_the_trail() {
     let answers: Vec<_> =
         wrong.iter().map(|line| server.request("POST", "/hooks/a", line, b"x").body).collect();
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-    server.until("select sum(count) from refused", "5");
+    server.until("select sum(count) from rejections", "5");
     assert_eq!(
-        server.list("select reason from refused order by id"),
+        server.list("select reason from rejections order by id"),
         [
             "no x-sig header",
             "signature is not hex",
@@ -97,7 +97,7 @@ fn basic_and_bearer_tell_how_to_authenticate() {
 
 #[test]
 fn the_first_thing_that_is_wrong_decides() {
-    let keys = "allow_from = [\"192.0.2.0/24\"]\nbody_bytes_max = 10";
+    let keys = "allow_from = [\"192.0.2.0/24\"]\nmax_body_size = 10";
     check(
         keys,
         &[
@@ -106,7 +106,7 @@ fn the_first_thing_that_is_wrong_decides() {
             ("POST", "/hooks/a", "", "12345678901", 403),
         ],
     );
-    let keys = "accept = \"json\"\nbody_bytes_max = 10\n\
+    let keys = "accept = \"json\"\nmax_body_size = 10\n\
                 verify = { scheme = \"bearer\", secret = { file = \"secret\" } }";
     check(
         keys,
@@ -120,7 +120,7 @@ fn the_first_thing_that_is_wrong_decides() {
 
 #[test]
 fn a_body_over_the_limit_is_answered_though_it_is_still_being_sent() {
-    let server = scenario().source("a", "body_bytes_max = \"64 KiB\"").start();
+    let server = scenario().source("a", "max_body_size = \"64 KiB\"").start();
     let body = vec![b'x'; 2 << 20];
     assert_eq!(server.post("/hooks/a", &body).status, 413);
     let mut chunked = b"POST /hooks/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
@@ -151,7 +151,7 @@ fn what_is_not_http_and_headers_without_end_leave_no_row() {
     let lines: String = (0..97).map(|number| format!("X-{number}: x\n")).collect();
     assert_eq!(server.request("POST", "/hooks/a", &lines, &[b'x'; 2 << 20]).status, 431);
     assert_eq!(server.post("/hooks/a", "x").status, 202);
-    assert_eq!(server.value("select count(*) from refused"), "0");
+    assert_eq!(server.value("select count(*) from rejections"), "0");
 }
 
 #[test]
@@ -169,8 +169,8 @@ fn a_request_that_does_not_arrive_in_time_is_408_and_the_connection_closed() {
 #[test]
 fn beyond_its_rate_and_beyond_its_queue_a_source_answers_429() {
     let server = scenario()
-        .source("a", "queued_max = 2")
-        .source("b", "accept_rate = \"1/h\"")
+        .source("a", "max_queued = 2")
+        .source("b", "rate_limit = \"1/h\"")
         .handler("h", "paused = true", "true")
         .start();
     let statuses: Vec<u16> = (0..3).map(|_| server.post("/hooks/a", "x").status).collect();
@@ -189,20 +189,20 @@ fn a_flood_of_refusals_is_counted_and_leaves_a_hundred_rows() {
     for _ in 0..300 {
         assert_eq!(server.request("GET", "/hooks/a", "", b"").status, 405);
     }
-    server.until("select sum(count) from refused", "300");
-    assert_eq!(server.value("select count(*) from refused"), "100");
+    server.until("select sum(count) from rejections", "300");
+    assert_eq!(server.value("select count(*) from rejections"), "100");
 }
 
 #[test]
 fn a_server_without_disk_space_says_503_and_is_not_ready() {
     let server =
-        scenario().with("[workers]\nthreads = 1").source("a", "").server("body_bytes_max = 100");
+        scenario().with("[workers]\nthreads = 1").source("a", "").server("max_body_size = 100");
     let server = server.start();
     assert_eq!(server.request("GET", "/readyz", "", b"").status, 200);
     assert_eq!(server.request("GET", "/healthz", "", b"").status, 200);
     drop(server);
     let mut low = scenario().source("a", "").start();
-    let text = low.config().replace("free_bytes_min = 1024", "free_bytes_min = \"1000 TiB\"");
+    let text = low.config().replace("min_free_space = 1024", "min_free_space = \"1000 TiB\"");
     *low.config() = text;
     low.write_config();
     assert_eq!(low.stop(), Some(0));
@@ -210,5 +210,5 @@ fn a_server_without_disk_space_says_503_and_is_not_ready() {
     let answer = low.post("/hooks/a", "x");
     assert!(answer.status == 503 && answer.header("retry-after").is_some(), "{answer:?}");
     assert_eq!(low.request("GET", "/readyz", "", b"").status, 503);
-    assert_eq!(low.value("select count(*) from refused"), "0");
+    assert_eq!(low.value("select count(*) from rejections"), "0");
 }

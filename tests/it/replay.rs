@@ -34,7 +34,8 @@ fn filled(events: usize) -> Server {
 
 #[test]
 fn a_replayed_event_runs_again_under_a_new_key() {
-    let server = scenario().source("a", "").handler("h", "", "echo $HOOKTRAIL_KEY; cat").start();
+    let server =
+        scenario().source("a", "").handler("h", "", "echo $HOOKTRAIL_IDEMPOTENCY_KEY; cat").start();
     server.post("/hooks/a", "the body");
     server.until("select count(*) from outcomes", "1");
     let replayed = server.cli(&["replay", "1"]);
@@ -47,7 +48,7 @@ fn a_replayed_event_runs_again_under_a_new_key() {
     assert_eq!(keys.len(), 3, "{said:?}");
     assert!(said.iter().all(|said| said.ends_with("the body")), "{said:?}");
     assert_eq!(server.value("select jobs || ' ' || succeeded from trail"), "3 3");
-    let acts = server.list("select what || ' ' || via || ' ' || jobs from acts order by id");
+    let acts = server.list("select what || ' ' || via || ' ' || jobs from audit_log order by id");
     assert_eq!(acts, ["replay 1 cli 1", "replay cli 1"]);
 }
 
@@ -64,7 +65,7 @@ fn a_handler_that_did_not_exist_then_gets_what_came_before_it() {
     let replayed = server.cli(&["replay", "--all", "--handler", "new"]);
     assert_eq!(out(&replayed), "replayed 2 events: 2 jobs\n", "{}", err(&replayed));
     assert_eq!(err(&replayed), "left out: 1 event that no handler takes\n");
-    assert_eq!(server.value("select jobs from depth where handler = 'new'"), "2");
+    assert_eq!(server.value("select jobs from queue_depth where handler = 'new'"), "2");
     server.reload_with("");
     server.until("select count(*) from outcomes where handler = 'new'", "2");
     let bodies = "select stdout from attempts where stdout is not null order by job";
@@ -93,7 +94,7 @@ fn a_dry_run_says_which_and_changes_nothing() {
         {"event": 2, "source": "b", "handler": "k", "jobs": 1, "reason": null});
     assert_eq!(object, expected);
     assert_eq!(server.value("select count(*) from jobs"), "3");
-    assert_eq!(server.value("select count(*) from acts"), "0");
+    assert_eq!(server.value("select count(*) from audit_log"), "0");
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn what_an_event_owes_is_decided_by_the_expressions_as_they_are_now() {
     let items = "select item || ' ' || cast(stdout as text) from outcomes o join attempts a
                  on a.id = o.id where o.outcome = 'succeeded' order by item";
     assert_eq!(server.list(items), ["1 1", "2 2"]);
-    assert_eq!(server.value("select event from dead"), "4");
+    assert_eq!(server.value("select event from dead_jobs"), "4");
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn where_jobs_are_selected_only_their_handlers_get_the_event_again() {
     let server = scenario()
         .source("a", "")
         .handler("good", "", "true")
-        .handler("bad", "retry = { attempts_max = 1 }", "echo no luck >&2; exit 65")
+        .handler("bad", "retry = { max_attempts = 1 }", "echo no luck >&2; exit 65")
         .start();
     for _ in 0..2 {
         server.post("/hooks/a", "x");
@@ -169,7 +170,7 @@ fn what_is_named_and_not_there_is_refused_and_nothing_is_done() {
     }
     assert_eq!(server.cli(&["replay"]).status.code(), Some(2));
     assert_eq!(server.value("select count(*) from jobs"), "1");
-    assert_eq!(server.value("select count(*) from acts"), "0");
+    assert_eq!(server.value("select count(*) from audit_log"), "0");
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn senders_are_answered_while_very_many_events_are_replayed() {
     // It began after some of them perhaps, and says how many it made.
     let made = server.value("select count(*) from jobs where replay = 1");
     assert!(made.parse::<usize>().expect("a number") >= EVENTS, "{made}");
-    assert_eq!(server.value("select jobs from acts"), made);
+    assert_eq!(server.value("select jobs from audit_log"), made);
     assert!(answers > 1, "no sender was answered meanwhile");
     let own = "select count(*) from jobs where replay is null and event > 20000";
     assert_eq!(server.value(own), answers.to_string());
@@ -210,7 +211,7 @@ fn a_replay_that_was_cut_off_leaves_whole_jobs_and_a_true_count() {
     replay.kill().expect("its end");
     replay.wait().expect("its end");
     let made = made();
-    assert_eq!(server.value("select jobs || ' ' || what from acts"), format!("{made} replay"));
+    assert_eq!(server.value("select jobs || ' ' || what from audit_log"), format!("{made} replay"));
     assert_eq!(server.value("select job from counters"), server.value("select max(id) from jobs"));
     let whole = "select count(*) from jobs where replay = 1 and later = event and state = 0";
     assert_eq!(server.value(whole), made);

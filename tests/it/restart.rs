@@ -12,7 +12,7 @@ use crate::scenario::{cli, err, scenario, text, until};
 fn the_fourth_crash_in_a_row_counts_as_a_failed_attempt() {
     let mut server = scenario()
         .source("a", "")
-        .handler("h", "retry = { attempts_max = 1 }", "echo >> ran; exec sleep 1000")
+        .handler("h", "retry = { max_attempts = 1 }", "echo >> ran; exec sleep 1000")
         .start();
     server.post("/hooks/a", "x");
     for crash in 1..=4 {
@@ -117,7 +117,7 @@ fn pauses_hold_over_a_restart() {
     server.post("/hooks/a", "x");
     assert_eq!(server.stop(), Some(0));
     server.start();
-    server.until("select count(*) from depth where state = 'queued'", "1");
+    server.until("select count(*) from queue_depth where state = 'queued'", "1");
     assert!(server.cli(&["resume", "h"]).status.success());
     server.until("select outcome from outcomes", "succeeded");
 }

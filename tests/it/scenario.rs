@@ -45,7 +45,7 @@ pub struct Scenario {
 /// A server that listens on a free port, without handlers or sources yet.
 pub fn scenario() -> Scenario {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let rest = "[admin]\nlisten = []\n[store]\npath = \"t.db\"\nfree_bytes_min = 1024\n".to_owned();
+    let rest = "[admin]\nlisten = []\n[store]\npath = \"t.db\"\nmin_free_space = 1024\n".to_owned();
     Scenario { folder, server: "listen = [\"127.0.0.1:0\"]\n".to_owned(), rest, wrap: Vec::new() }
 }
 

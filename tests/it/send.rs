@@ -7,7 +7,7 @@ use crate::scenario::{Server, err, out, scenario, until};
 const SCHEMES: [(&str, &str, bool, u16); 27] = [
     ("token", "scheme = \"token\", header = \"X-T\"", false, 202),
     ("query", "scheme = \"token\", query = \"key\"", false, 202),
-    ("segment", "scheme = \"token\", segment = true", false, 202),
+    ("segment", "scheme = \"token\", path_token = true", false, 202),
     ("basic", "scheme = \"basic\", user = \"ada\"", false, 202),
     ("bearer", "scheme = \"bearer\"", false, 202),
     ("hmac", "scheme = \"hmac\", header = \"X-Sig\", signed = \"{method} {url} {body}\"", false, 202),
@@ -76,8 +76,9 @@ fn every_scheme_is_signed_as_its_sender_would_and_what_is_signed_wrongly_is_refu
         assert!(bad.status.success(), "{name}: {}{}", out(&bad), err(&bad));
         assert!(out(&bad).contains("\n401 "), "{name}: {}", out(&bad));
     }
-    server.until("select sum(count) from refused", &SCHEMES.len().to_string());
-    let shown = "select count(*) from refused where reason like '%s3cr3t%' or path like '%s3cr3t%'";
+    server.until("select sum(count) from rejections", &SCHEMES.len().to_string());
+    let shown =
+        "select count(*) from rejections where reason like '%s3cr3t%' or path like '%s3cr3t%'";
     assert_eq!(server.value(shown), "0");
 }
 

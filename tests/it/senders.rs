@@ -58,7 +58,7 @@ fn a_sender_is_answered_as_it_wants_and_its_repeats_are_no_events() {
     assert_eq!(github(&server, "0ther", "3", "{}").status, 401);
     assert_eq!(server.value("select count(*) from trail"), "2");
     assert_eq!(server.value("select duplicates from trail where event = 1"), "1");
-    server.until("select reason from refused", "signature does not match");
+    server.until("select reason from rejections", "signature does not match");
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_handshake_is_answered_whatever_methods_says_and_nothing_else_is() {
         let count = if expected.0 == 200 { "1" } else { "0" };
         server.until("select count(*) from handshakes", count);
         assert_eq!(server.value("select count(*) from trail"), "0", "{verify} {request}");
-        let hidden = "select count(*) from refused where reason like '%t0ken%'";
+        let hidden = "select count(*) from rejections where reason like '%t0ken%'";
         assert_eq!(server.value(hidden), "0");
     }
 }
@@ -233,13 +233,13 @@ fn mandrill_is_answered_before_its_key_is_known_and_nothing_is_let_in() {
     assert_eq!(post("mandrill_events=%5B%5D"), 200);
     assert_eq!(post("mandrill_events=%5B1%5D"), 401);
     let reason = "no secret is configured yet: only a handshake is answered";
-    server.until("select reason from refused", reason);
+    server.until("select reason from rejections", reason);
     assert_eq!(server.value("select count(*) from trail"), "0");
 }
 
 #[test]
 fn handshakes_count_for_the_rate_and_a_flood_of_them_leaves_few_rows() {
-    let server = server("scheme = \"trello\"", "accept_rate = \"2/h\"");
+    let server = server("scheme = \"trello\"", "rate_limit = \"2/h\"");
     let statuses: Vec<u16> =
         (0..3).map(|_| server.request("HEAD", "/hooks/a", "", b"").status).collect();
     assert_eq!(statuses, [200, 200, 429]);
@@ -251,13 +251,13 @@ fn the_secret_of_gitlab_and_mailchimp_is_kept_nowhere() {
     let gitlab = server("scheme = \"gitlab\"", "");
     assert_eq!(gitlab.request("POST", "/hooks/a", "X-Gitlab-Token: s3cret", b"{}").status, 200);
     assert_eq!(gitlab.request("POST", "/hooks/a", "X-Gitlab-Token: wr0ng", b"{}").status, 401);
-    let mailchimp = server("scheme = \"mailchimp\", segment = true", "");
+    let mailchimp = server("scheme = \"mailchimp\", path_token = true", "");
     assert_eq!(mailchimp.request("POST", "/hooks/a/s3cret", "", b"type=x").status, 200);
     assert_eq!(mailchimp.request("POST", "/hooks/a/wr0ng", "", b"type=x").status, 401);
     for server in [&gitlab, &mailchimp] {
-        server.until("select count(*) from refused", "1");
+        server.until("select count(*) from rejections", "1");
         let kept = server.value(
-            "select cast(headers as text) || path || (select reason || path from refused) from events",
+            "select cast(headers as text) || path || (select reason || path from rejections) from events",
         );
         assert!(kept.contains("[redacted]"), "{kept}");
         assert!(!kept.contains("s3cret") && !kept.contains("wr0ng"), "{kept}");

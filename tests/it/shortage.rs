@@ -19,7 +19,7 @@ echo '{"job":'$job',"outcome":"succeeded"}'; done"#;
 #[test]
 fn without_a_free_file_descriptor_jobs_wait_and_none_fails() {
     let crm = service(|_| Some(status(200, "")));
-    let breaker = "paused = true\nbreaker = { failures = 1 }\nretry = { attempts_max = 1 }";
+    let breaker = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
     let keys = |keys: &str| format!("{breaker}\n{keys}");
     let server = scenario()
         .source("a", "")
@@ -55,7 +55,7 @@ fn without_a_free_file_descriptor_jobs_wait_and_none_fails() {
         server.until(&outcome, "1succeeded");
     }
     assert_eq!(server.value("select count(*) from outcomes"), "7");
-    assert_eq!(server.value("select count(*) from rests"), "0");
+    assert_eq!(server.value("select count(*) from breaker_log"), "0");
 }
 
 #[test]
@@ -66,5 +66,5 @@ fn a_server_that_was_started_with_children_ignored_still_learns_how_they_end() {
         .under(&["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"])
         .start();
     server.post("/hooks/a", "{}");
-    server.until("select detail from dead", "exit 65");
+    server.until("select detail from dead_jobs", "exit 65");
 }

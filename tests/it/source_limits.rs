@@ -70,7 +70,7 @@ fn send(server: &Server, path: &str, body: &str) -> TcpStream {
 
 #[test]
 fn a_connection_that_is_reset_before_the_commit_gives_its_place_in_the_queue_back() {
-    let server = scenario().source("a", "queued_max = 5").handler("h", "", "true").start();
+    let server = scenario().source("a", "max_queued = 5").handler("h", "", "true").start();
     // Nothing is committed while somebody else writes.
     let other = server.trail();
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
@@ -89,7 +89,7 @@ fn a_connection_that_is_reset_before_the_commit_gives_its_place_in_the_queue_bac
 
 #[test]
 fn one_event_may_go_beyond_the_queues_limit_and_no_second_one() {
-    let server = three_handlers("queued_max = 5", "").start();
+    let server = three_handlers("max_queued = 5", "").start();
     let other = server.trail();
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     let mut waiting: Vec<TcpStream> = (0..12).map(|_| send(&server, "/hooks/a", "x")).collect();
@@ -111,7 +111,7 @@ fn status(stream: &mut TcpStream) -> u16 {
 #[test]
 fn an_event_without_jobs_is_accepted_however_full_the_queue_is() {
     // An expression that is evaluated in place: an event that is evaluated later counts as a job.
-    let server = three_handlers("queued_max = 2", "when = '.item'").start();
+    let server = three_handlers("max_queued = 2", "when = '.item'").start();
     for (body, expected) in [
         (r#"{"item":1}"#, 202),
         (r#"{"item":2}"#, 429),
@@ -130,7 +130,7 @@ fn a_limit_that_a_reload_brings_holds_for_what_is_queued_already() {
     for _ in 0..3 {
         assert_eq!(server.post("/hooks/a", "x").status, 202);
     }
-    let text = server.config().replace("[sources.a]", "[sources.a]\nqueued_max = 3");
+    let text = server.config().replace("[sources.a]", "[sources.a]\nmax_queued = 3");
     *server.config() = text;
     server.reload_with("");
     until("it is read", || server.log().contains("read again"));
@@ -139,7 +139,7 @@ fn a_limit_that_a_reload_brings_holds_for_what_is_queued_already() {
 
 #[test]
 fn no_second_has_more_accepted_requests_than_the_rate() {
-    let server = scenario().source("a", "accept_rate = \"20/s\"").start();
+    let server = scenario().source("a", "rate_limit = \"20/s\"").start();
     let mut accepted: Vec<(Instant, Instant)> = Vec::new();
     until("fifty are accepted", || {
         let sent_at = Instant::now();
@@ -156,10 +156,10 @@ fn no_second_has_more_accepted_requests_than_the_rate() {
 
 #[test]
 fn a_reload_empties_no_window_and_the_new_rate_counts_what_came_before() {
-    let mut server = scenario().source("a", "accept_rate = \"3/h\"").start();
+    let mut server = scenario().source("a", "rate_limit = \"3/h\"").start();
     let statuses: Vec<u16> = (0..4).map(|_| server.post("/hooks/a", "x").status).collect();
     assert_eq!(statuses, [202, 202, 202, 429]);
-    let reloads = "select count(*) from acts where what = 'reload'";
+    let reloads = "select count(*) from audit_log where action = 'reload'";
     server.signal(Signal::HUP);
     server.until(reloads, "1");
     assert_eq!(server.post("/hooks/a", "x").status, 429);
@@ -175,7 +175,7 @@ fn a_reload_empties_no_window_and_the_new_rate_counts_what_came_before() {
 
 #[test]
 fn a_request_that_is_refused_for_another_reason_does_not_count_for_the_rate() {
-    let keys = "accept_rate = \"3/h\"\nqueued_max = 1";
+    let keys = "rate_limit = \"3/h\"\nmax_queued = 1";
     let server = scenario().source("a", keys).handler("h", "paused = true", "true").start();
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     for _ in 0..5 {
@@ -191,7 +191,7 @@ fn a_request_that_is_refused_for_another_reason_does_not_count_for_the_rate() {
 
 #[test]
 fn repeats_count_for_the_rate() {
-    let keys = "accept_rate = \"2/h\"\ndedupe = { body = true }";
+    let keys = "rate_limit = \"2/h\"\ndedupe = { body = true }";
     let server = scenario().source("a", keys).start();
     let statuses: Vec<u16> = (0..3).map(|_| server.post("/hooks/a", "x").status).collect();
     assert_eq!(statuses, [202, 202, 429]);
@@ -200,7 +200,7 @@ fn repeats_count_for_the_rate() {
 
 #[test]
 fn a_body_of_the_largest_size_is_accepted_and_a_byte_more_is_not() {
-    let server = scenario().source("a", "body_bytes_max = 1000").start();
+    let server = scenario().source("a", "max_body_size = 1000").start();
     for (bytes, expected) in [(1000, 202), (1001, 413)] {
         let body = "x".repeat(bytes);
         assert_eq!(server.post("/hooks/a", &body).status, expected, "{bytes}");
@@ -216,7 +216,7 @@ fn a_body_of_the_largest_size_is_accepted_and_a_byte_more_is_not() {
 
 #[test]
 fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
-    let keys = "body_bytes_max = \"4 KiB\"\nbodies_bytes_max = \"16 KiB\"";
+    let keys = "max_body_size = \"4 KiB\"\nmax_inflight_size = \"16 KiB\"";
     let server = scenario().server(keys).source("a", "").start();
     let other = server.trail();
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
@@ -239,9 +239,9 @@ fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
 
 #[test]
 fn what_a_person_queues_again_counts_at_once() {
-    let keys = "retry = { attempts_max = 1 }\nconcurrency = 1";
+    let keys = "retry = { max_attempts = 1 }\nconcurrency = 1";
     let script = "[ ! -e hold ] || exec sleep 1000; exit 1";
-    let server = scenario().source("a", "queued_max = 2").handler("h", keys, script).start();
+    let server = scenario().source("a", "max_queued = 2").handler("h", keys, script).start();
     for _ in 0..3 {
         assert_eq!(server.post("/hooks/a", "x").status, 202);
         server.until("select count(*) from trail where settled_at is null", "0");

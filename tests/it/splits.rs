@@ -32,7 +32,7 @@ fn a_handler_gets_what_it_wants_and_an_event_that_none_wants_is_kept() {
 #[test]
 fn each_item_is_a_job_of_its_own_with_retries_of_its_own() {
     let script = "test $HOOKTRAIL_ITEM != 2 || test $HOOKTRAIL_ATTEMPT -ge 3 || exit 1; cat";
-    let keys = "split = '.items[]'\nretry = { first = '10ms' }";
+    let keys = "split = '.items[]'\nretry = { initial_delay = '10ms' }";
     let server = scenario().source("a", "").handler("h", keys, script).start();
     server.post("/hooks/a", r#"{"items":[{"id":1},{ "id" : 12345678901234567890 },"three"]}"#);
     settled(&server);
@@ -49,9 +49,9 @@ fn each_item_is_a_job_of_its_own_with_retries_of_its_own() {
 #[test]
 fn ten_thousand_items_in_one_body_are_ten_thousand_jobs() {
     let server = scenario()
-        .server("body_bytes_max = \"4 MiB\"")
+        .server("max_body_size = \"4 MiB\"")
         .source("a", "")
-        .handler("h", "split = '.[]'\norder_by = '.id % 10'\npaused = true", "cat")
+        .handler("h", "split = '.[]'\nordering_key = '.id % 10'\npaused = true", "cat")
         .start();
     let mut body = String::from("[");
     for id in 0..10_000 {
@@ -73,7 +73,7 @@ fn what_a_handler_gets_is_transformed_at_each_attempt_by_the_configuration_then_
         .source("a", "path = \"/in/{tenant}\"")
         .handler(
             "h",
-            "transform = '{id: .n, t: $params.tenant, e: $event}'\nretry = { first = '1h' }",
+            "transform = '{id: .n, t: $params.tenant, e: $event}'\nretry = { initial_delay = '1h' }",
             "cat; exit $HOOKTRAIL_ATTEMPT",
         )
         .start();
@@ -82,7 +82,7 @@ fn what_a_handler_gets_is_transformed_at_each_attempt_by_the_configuration_then_
     *server.config() = server.config().replace("{id: .n,", "{no: .n,");
     server.write_config();
     server.signal(rustix::process::Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     assert!(server.cli(&["retry", "1"]).status.success());
     server.until("select count(*) from outcomes", "2");
     let outputs = server.list("select stdout from attempts order by id");
@@ -129,7 +129,7 @@ fn an_expression_that_fails_loses_nothing_and_is_done_again_when_it_is_mended() 
     *server.config() = server.config().replace(".items | .[]", ".rest[]");
     server.write_config();
     server.signal(rustix::process::Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     assert!(server.cli(&["retry", "1"]).status.success());
     server.until("select count(*) from outcomes where outcome = 'succeeded'", "3");
     let reason = "select reason from jobs where id = 1";
@@ -142,7 +142,7 @@ fn an_expression_that_fails_loses_nothing_and_is_done_again_when_it_is_mended() 
 #[test]
 fn jobs_of_one_key_run_one_after_another_in_their_order() {
     let script = "read x; echo \"$x\" >> log; test $HOOKTRAIL_ATTEMPT -ge 2 || exit 1";
-    let keys = "order_by = '.key'\nconcurrency = 8\nretry = { first = '5ms' }";
+    let keys = "ordering_key = '.key'\nconcurrency = 8\nretry = { initial_delay = '5ms' }";
     let server = scenario().source("a", "").handler("h", keys, script).start();
     for n in 0..6 {
         server.post("/hooks/a", format!("{{\"key\":\"k\",\"n\":{n}}}\n"));
@@ -156,7 +156,7 @@ fn jobs_of_one_key_run_one_after_another_in_their_order() {
 
 #[test]
 fn an_item_that_comes_twice_is_one_job_however_it_comes() {
-    let keys = "split = '.[]'\nonce_by = { jq = '.id' }\npaused = true";
+    let keys = "split = '.[]'\nunique_by = { jq = '.id' }\npaused = true";
     let server = scenario().source("a", "").handler("h", keys, "cat").start();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -199,12 +199,12 @@ fn a_repeat_by_expression_is_one_event_at_the_same_moment_and_after_a_restart() 
 fn a_key_that_fails_is_none_and_is_noted() {
     let server = scenario()
         .source("a", "dedupe = { jq = '.id.x' }")
-        .handler("h", "order_by = '.id | error'", "cat")
+        .handler("h", "ordering_key = '.id | error'", "cat")
         .start();
     server.post("/hooks/a", r#"{"id":1}"#);
     settled(&server);
     let note = server.value("select note from events");
-    assert!(note.starts_with("dedupe: ") && note.contains("h: order_by: "), "{note}");
+    assert!(note.starts_with("dedupe: ") && note.contains("h: ordering_key: "), "{note}");
     assert!(out(&server.cli(&["show", "1"])).contains("note: dedupe: "));
 }
 

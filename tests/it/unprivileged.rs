@@ -94,7 +94,7 @@ fn what_leaves_its_group_is_ended_all_the_same() {
 
 #[test]
 fn without_room_for_a_process_a_job_waits_and_does_not_fail() {
-    let keys = "paused = true\nbreaker = { failures = 1 }\nretry = { attempts_max = 1 }";
+    let keys = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", keys, "cat")) else {
         return;
     };

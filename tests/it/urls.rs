@@ -71,7 +71,7 @@ fn each_attempt_has_the_same_key_and_the_status_decides_what_comes_next() {
             _ => status(200, ""),
         })
     });
-    let keys = "retry = { first = \"1ms\" }";
+    let keys = "retry = { initial_delay = \"1ms\" }";
     let server = scenario().source("a", "").with(&crm.handler("crm", keys)).start();
     server.post("/hooks/a", "{}");
     server.until("select count(*) from trail where succeeded = 1", "1");
@@ -90,7 +90,7 @@ fn a_service_that_is_gone_for_good_is_believed() {
     let crm = service(|_| Some("HTTP/1.1 410 Gone\r\nContent-Length: 2\r\n\r\nno".into()));
     let server = scenario().source("a", "").with(&crm.handler("crm", "")).start();
     server.post("/hooks/a", "{}");
-    server.until("select detail from dead", "status 410: no");
+    server.until("select detail from dead_jobs", "status 410: no");
     assert_eq!(server.value("select count(*) from outcomes"), "1");
 }
 
@@ -104,7 +104,7 @@ fn a_service_says_when_to_come_again_in_seconds_or_by_a_date_at_most_a_day_ahead
         (429, format!("{date}Retry-After: Sat, 06 Nov 2094 12:00:00 GMT\r\n"), "86400000"),
     ] {
         let crm = service(move |_| Some(status(code, &headers)));
-        let keys = "retry = { first = \"1s\", longest = \"2s\" }";
+        let keys = "retry = { initial_delay = \"1s\", max_delay = \"2s\" }";
         let server = scenario().source("a", "").with(&crm.handler("crm", keys)).start();
         server.post("/hooks/a", "{}");
         server.until(
@@ -214,7 +214,7 @@ fn a_call_that_was_under_way_when_the_server_was_killed_is_made_again() {
 #[test]
 fn a_silent_service_times_out() {
     let crm = service(|_| None);
-    let keys = "timeout = \"200ms\"\nretry = { attempts_max = 1 }";
+    let keys = "timeout = \"200ms\"\nretry = { max_attempts = 1 }";
     let server = scenario().source("a", "").with(&crm.handler("crm", keys)).start();
     server.post("/hooks/a", "{}");
     let expected = "timed_out: timeout 200ms: waiting for an answer";
@@ -243,7 +243,7 @@ fn an_owners_own_authority_is_trusted_from_the_next_reload_on() {
         Some(StreamOwned::new(ServerConnection::new(Arc::clone(&config)).ok()?, stream))
     };
     let crm = service_over(|_| Some(status(200, "")), secure);
-    let handler = crm.handler("crm", "retry = { attempts_max = 1 }");
+    let handler = crm.handler("crm", "retry = { max_attempts = 1 }");
     let handler = handler.replace("http://127.0.0.1", "https://localhost");
     let wrap = ["env", "SSL_CERT_FILE=ca.pem", "SSL_CERT_DIR="];
     let scenario = scenario().source("a", "").with(&handler).under(&wrap);
@@ -253,7 +253,7 @@ fn an_owners_own_authority_is_trusted_from_the_next_reload_on() {
     server.until("select substr(detail, 1, 27) from outcomes", "not started: no certificate");
     server.file("ca.pem", &authority.pem());
     server.signal(rustix::process::Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     server.post("/hooks/a", "{}");
     server.until("select detail from outcomes where event = 2", "status 200");
 }

@@ -35,7 +35,7 @@ fn one_process_answers_job_after_job_and_stays_when_the_configuration_is_read_ag
     }
     succeeded(&server, 5);
     server.reload_with("[sources.b]");
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     server.post("/hooks/a", "{}");
     succeeded(&server, 6);
     assert_eq!(pids(&server).len(), 1, "{:?}", pids(&server));
@@ -50,7 +50,7 @@ fn other_settings_are_another_process_and_the_old_one_is_ended() {
     *server.config() = server.config().replace("concurrency = 1", "timeout = \"9s\"");
     server.write_config();
     server.signal(Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     server.post("/hooks/a", "{}");
     succeeded(&server, 2);
     let pids = pids(&server);
@@ -65,7 +65,7 @@ fn a_changed_program_takes_the_place_of_the_old_one_when_the_configuration_is_re
     succeeded(&server, 1);
     server.file("h.sh", &format!("#!/bin/sh\n{}\n", ANSWERS.replace("well", "better")));
     server.signal(Signal::HUP);
-    server.until("select count(*) from acts where what = 'reload'", "1");
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
     server.post("/hooks/a", "{}");
     succeeded(&server, 2);
     assert_eq!(server.list("select detail from outcomes order by id"), ["well", "better"]);
@@ -101,7 +101,7 @@ fn a_cancelled_job_ends_the_process_that_holds_it_and_all_that_it_started() {
 #[test]
 fn a_batch_is_ended_with_a_cancelled_job_and_the_others_run_again() {
     let script = "echo $$ >> pids; cat > got; [ -e again ] && exit 0; : > again; exec sleep 1000";
-    let keys = "mode = \"batch\"\nbatch_jobs_max = 3\nbatch_wait = \"10m\"";
+    let keys = "mode = \"batch\"\nbatch_size = 3\nbatch_wait = \"10m\"";
     let server = scenario().source("a", "").handler("h", keys, script).start();
     for _ in 0..3 {
         server.post("/hooks/a", "{}");
@@ -112,7 +112,7 @@ fn a_batch_is_ended_with_a_cancelled_job_and_the_others_run_again() {
     let other = "job 2 of its batch was cancelled";
     let details = server.list("select detail from outcomes order by job");
     assert_eq!(details, [other, "cancelled", other]);
-    server.until("select group_concat(state) from depth", "queued");
+    server.until("select group_concat(state) from queue_depth", "queued");
     server.post("/hooks/a", "{}");
     succeeded(&server, 3);
     assert_eq!(pids(&server).len(), 2);
@@ -166,7 +166,7 @@ fn a_process_that_answers_for_another_job_fails_its_own_and_is_replaced() {
 read -r line
 if [ -e once ]; then echo '{"job":1,"outcome":"succeeded"}'; else : > once; echo '{"job":77,"outcome":"succeeded"}'; fi
 read -r line"#;
-    let keys = "mode = \"stream\"\nretry = { first = \"10ms\" }";
+    let keys = "mode = \"stream\"\nretry = { initial_delay = \"10ms\" }";
     let server = scenario().source("a", "").handler("h", keys, script).start();
     server.post("/hooks/a", "{}");
     succeeded(&server, 1);

@@ -30,8 +30,8 @@ fn an_empty_file_has_the_contracts_defaults() {
             listen: vec![Listen::Tcp("127.0.0.1:8080".parse().unwrap())],
             trusted_proxies: TrustedProxies { networks: vec![], unix: false },
             proxy_header: ProxyHeader::XForwardedFor,
-            body_bytes_max: 1_048_576,
-            bodies_bytes_max: 67_108_864,
+            max_body_bytes: 1_048_576,
+            max_inflight_bytes: 67_108_864,
             max_connections: 10_000,
             request_timeout: secs(10),
             keep_alive: secs(150),
@@ -40,7 +40,7 @@ fn an_empty_file_has_the_contracts_defaults() {
         store: Store {
             path: path.join("hooktrail.db"),
             durability: Durability::Full,
-            free_bytes_min: 268_435_456,
+            min_free_bytes: 268_435_456,
         },
         workers: Workers { threads: 16, shutdown_timeout: secs(25) },
         sources: vec![],
@@ -67,12 +67,12 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         dedupe_window: secs(7 * 86_400),
         uses_preset_key: false,
         on_duplicate: OnDuplicate::Heal,
-        accept_rate: None,
-        queued_max: NO_QUEUED_MAX,
+        rate_limit: None,
+        max_queued: NO_QUEUED_MAX,
         respond: None,
-        body_bytes_max: 1_048_576,
+        max_body_bytes: 1_048_576,
         handshake: Handshake::Preset,
-        silent_after: None,
+        alert_if_silent_for: None,
     };
     let handler = Handler {
         name: "crm".into(),
@@ -84,27 +84,27 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         when: None,
         split: None,
         transform: None,
-        order_by: None,
-        newest_by: None,
-        once_by: None,
-        collapse_by: None,
+        ordering_key: None,
+        version_by: None,
+        unique_by: None,
+        debounce_by: None,
         settle: None,
         rate: None,
-        batch_jobs_max: 100,
+        batch_size: 100,
         batch_wait: secs(1),
         breaker: Breaker { failures: 20, pause: secs(60) },
         priority: 0,
         concurrency: 4,
         timeout: secs(30),
         env: vec![],
-        output_bytes_max: 65_536,
+        max_output_bytes: 65_536,
         retry: Retry {
-            attempts_max: 40,
+            max_attempts: 40,
             first: secs(5),
             factor: 2.0,
             longest: secs(6 * 3_600),
             jitter: 0.2,
-            give_up_after: secs(7 * 86_400),
+            max_age: secs(7 * 86_400),
         },
         paused: false,
     };
@@ -119,8 +119,8 @@ fn every_key_that_is_written_is_heard() {
 listen = ["[::1]:9000", "unix:run/http.sock"]
 trusted_proxies = ["10.1.2.3/8", "::ffff:192.168.0.0/112", "2001:db8::1", "unix"]
 proxy_header = "forwarded"
-body_bytes_max = "2 MiB"
-bodies_bytes_max = 4194304
+max_body_size = "2 MiB"
+max_inflight_size = 4194304
 max_connections = 7
 request_timeout = "1m 30s"
 keep_alive = "2m"
@@ -128,7 +128,7 @@ keep_alive = "2m"
 listen = []
 [store]
 path = "./data/trail.db"
-free_bytes_min = 0
+min_free_space = 0
 [workers]
 threads = 1
 shutdown_timeout = "0s"
@@ -144,8 +144,8 @@ shutdown_timeout = "0s"
         ],
         trusted_proxies: TrustedProxies { networks, unix: true },
         proxy_header: ProxyHeader::Forwarded,
-        body_bytes_max: 2 << 20,
-        bodies_bytes_max: 4 << 20,
+        max_body_bytes: 2 << 20,
+        max_inflight_bytes: 4 << 20,
         max_connections: 7,
         request_timeout: secs(90),
         keep_alive: secs(120),
@@ -153,7 +153,7 @@ shutdown_timeout = "0s"
     assert_eq!(config.server, server);
     assert_eq!(config.admin.listen, vec![]);
     assert_eq!(config.store.path, folder.path().join("data/trail.db"));
-    assert_eq!(config.store.free_bytes_min, 0);
+    assert_eq!(config.store.min_free_bytes, 0);
     assert_eq!(config.workers, Workers { threads: 1, shutdown_timeout: Duration::ZERO });
 }
 
@@ -168,12 +168,12 @@ accept = "json"
 allow_from = ["192.0.2.7"]
 dedupe = { jq = ".id", window = "1d" }
 handshake = { methods = ["GET", "POST"], respond = "$query.challenge", signed = false }
-silent_after = "24h"
+alert_if_silent_for = "24h"
 on_duplicate = "ignore"
-accept_rate = "100/m"
-queued_max = 7
+rate_limit = "100/m"
+max_queued = 7
 respond = { status = 200, body = "ok", content_type = "text/plain" }
-body_bytes_max = "64 KiB"
+max_body_size = "64 KiB"
 "#,
     )
     .sources
@@ -190,20 +190,20 @@ body_bytes_max = "64 KiB"
         dedupe_window: secs(86_400),
         uses_preset_key: false,
         on_duplicate: OnDuplicate::Ignore,
-        accept_rate: Some(Rate { count: 100, period: secs(60) }),
-        queued_max: 7,
+        rate_limit: Some(Rate { count: 100, period: secs(60) }),
+        max_queued: 7,
         respond: Some(Respond {
             status: 200,
             body: Some("ok".into()),
             content_type: Some("text/plain".into()),
         }),
-        body_bytes_max: 65_536,
+        max_body_bytes: 65_536,
         handshake: Handshake::Own(OwnHandshake {
             methods: vec!["GET".into(), "POST".into()],
             respond: jq("$query.challenge"),
             signed: false,
         }),
-        silent_after: Some(secs(86_400)),
+        alert_if_silent_for: Some(secs(86_400)),
     };
     assert_eq!(source, expected);
 }
@@ -221,21 +221,21 @@ mode = "batch"
 when = ".form_id? != null"
 split = ".items[]"
 transform = "{id: .contact_id}"
-order_by = ".contact_id"
-newest_by = ".updated_at"
-once_by = { jq = ".id", window = "1d" }
-collapse_by = ".repository.id"
-settle = "5s"
-rate = "50/m"
-batch_jobs_max = 10000
+ordering_key = ".contact_id"
+version_by = ".updated_at"
+unique_by = { jq = ".id", window = "1d" }
+debounce_by = ".repository.id"
+debounce = "5s"
+rate_limit = "50/m"
+batch_size = 10000
 batch_wait = "0s"
-breaker = { failures = 0 }
+breaker = { threshold = 0 }
 priority = -3
 concurrency = 1
 timeout = "7d"
 env = { B = "text", A = { file = "crm.key" } }
-output_bytes_max = "1 KiB"
-retry = { attempts_max = 3, jitter = 0 }
+max_output_size = "1 KiB"
+retry = { max_attempts = 3, jitter = 0 }
 paused = true
 "#,
     );
@@ -253,13 +253,13 @@ paused = true
         when: Some(jq(".form_id? != null")),
         split: Some(jq(".items[]")),
         transform: Some(jq("{id: .contact_id}")),
-        order_by: Some(jq(".contact_id")),
-        newest_by: Some(jq(".updated_at")),
-        once_by: Some(Once { jq: jq(".id"), window: secs(86_400) }),
-        collapse_by: Some(jq(".repository.id")),
+        ordering_key: Some(jq(".contact_id")),
+        version_by: Some(jq(".updated_at")),
+        unique_by: Some(Once { jq: jq(".id"), window: secs(86_400) }),
+        debounce_by: Some(jq(".repository.id")),
         settle: Some(secs(5)),
         rate: Some(Rate { count: 50, period: secs(60) }),
-        batch_jobs_max: 10_000,
+        batch_size: 10_000,
         batch_wait: Duration::ZERO,
         breaker: Breaker { failures: 0, pause: secs(60) },
         priority: -3,
@@ -269,8 +269,8 @@ paused = true
             ("B".into(), EnvValue::Text("text".into())),
             ("A".into(), EnvValue::Secret(SecretRef::File(folder.path().join("crm.key")))),
         ],
-        output_bytes_max: 1_024,
-        retry: Retry { attempts_max: 3, jitter: 0.0, ..Retry::default() },
+        max_output_bytes: 1_024,
+        retry: Retry { max_attempts: 3, jitter: 0.0, ..Retry::default() },
         paused: true,
         ..Handler::named("crm", folder.path())
     };

@@ -111,12 +111,12 @@ fn a_reload_refuses_by_name_what_needs_a_restart() {
     let old = read("");
     for (text, refused) in [
         (
-            "[sources.a]\n[workers]\nshutdown_timeout = '1s'\n[server]\nbody_bytes_max = 9\nkeep_alive = '9s'",
+            "[sources.a]\n[workers]\nshutdown_timeout = '1s'\n[server]\nmax_body_size = 9\nkeep_alive = '9s'",
             None,
         ),
         ("[store]\npath = 'x.db'", Some("store.path")),
         ("[store]\ndurability = 'normal'", Some("store.durability")),
-        ("[store]\nfree_bytes_min = 1", Some("store.free_bytes_min")),
+        ("[store]\nmin_free_space = 1", Some("store.min_free_space")),
         ("[workers]\nthreads = 1", Some("workers.threads")),
         ("[server]\nmax_connections = 9", Some("server.max_connections")),
         ("[server]\nlisten = ['127.0.0.1:9999']", Some("server.listen")),

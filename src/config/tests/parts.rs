@@ -103,7 +103,7 @@ fn two_sources_never_match_the_same_paths() {
         let start = format!("config.toml:4: sources.b.path is \"{b}\": sources.a has it already (");
         assert!(fault.starts_with(&start) && fault.contains(place), "{fault}");
     }
-    let token = "verify = { scheme = 'token', segment = true, secret = { env = 'X' } }";
+    let token = "verify = { scheme = 'token', path_token = true, secret = { env = 'X' } }";
     let clash = format!("[sources.b]\npath = '/in/{{x}}'\n[sources.a]\npath = '/in'\n{token}");
     assert_eq!(Folder::new(&clash).faults().len(), 1);
     for (a, b) in [("/hooks/{a}", "/hooks/x"), ("/a", "/A"), ("/{a}", "/{a}/b")] {
@@ -220,7 +220,10 @@ fn a_handler_says_whose_events_it_takes_and_what_it_does() {
              { credential = \"name\" }",
         ),
         ("'A=B' = 'x'", "env.\"A=B\" is no name for a variable: expected one without ="),
-        ("HOOKTRAIL_KEY = 'x'", "env.HOOKTRAIL_KEY is set by the server: expected another name"),
+        (
+            "HOOKTRAIL_IDEMPOTENCY_KEY = 'x'",
+            "env.HOOKTRAIL_IDEMPOTENCY_KEY is set by the server: expected another name",
+        ),
     ] {
         check(&handler(&format!("env = {{ {env} }}")), &[&format!("5: handlers.h.{fault}")]);
     }

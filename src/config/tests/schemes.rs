@@ -50,9 +50,9 @@ fn each_scheme_takes_its_keys() {
         |scheme: &str| Verify { scheme: scheme.into(), secret: secret(), ..Verify::default() };
     let token = read(&format!("scheme = 'token', header = 'X-Token', {SECRET}"));
     assert_eq!(token, Verify { header: Some("x-token".into()), ..base("token") });
-    let token = read(&format!("scheme = 'token', query = 'key', segment = false, {SECRET}"));
+    let token = read(&format!("scheme = 'token', query = 'key', path_token = false, {SECRET}"));
     assert_eq!(token, Verify { query: Some("key".into()), ..base("token") });
-    let token = read(&format!("scheme = 'token', segment = true, {SECRET}"));
+    let token = read(&format!("scheme = 'token', path_token = true, {SECRET}"));
     assert_eq!(token, Verify { segment: true, ..base("token") });
     let basic = read(&format!("scheme = 'basic', user = 'me', {SECRET}"));
     assert_eq!(basic, Verify { user: Some("me".into()), ..base("basic") });
@@ -155,8 +155,8 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
 fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrill_may_have_none_yet() {
     let verify = read(&format!("scheme = 'mailchimp', query = 'key', {SECRET}"));
     assert_eq!((verify.query.as_deref(), verify.segment), (Some("key"), false));
-    assert!(read(&format!("scheme = 'mailchimp', segment = true, {SECRET}")).segment);
-    let places = "expected query or segment = true";
+    assert!(read(&format!("scheme = 'mailchimp', path_token = true, {SECRET}")).segment);
+    let places = "expected query or path_token = true";
     check(
         &source(&format!("scheme = 'mailchimp', {SECRET}")),
         &[&format!("2: sources.a.verify has no place for the token: {places}")],
@@ -281,11 +281,11 @@ fn a_scheme_refuses_what_it_can_not_use() {
         ),
         (
             format!("scheme = 'token', {SECRET}"),
-            " has no place for the token: expected header, query or segment = true".into(),
+            " has no place for the token: expected header, query or path_token = true".into(),
         ),
         (
-            format!("scheme = 'token', header = 'X', segment = true, {SECRET}"),
-            " has more than one place for the token: expected one of header, query, segment = true"
+            format!("scheme = 'token', header = 'X', path_token = true, {SECRET}"),
+            " has more than one place for the token: expected one of header, query, path_token = true"
                 .into(),
         ),
         (

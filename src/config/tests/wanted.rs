@@ -108,29 +108,29 @@ fn a_handler_does_one_thing_and_has_the_keys_of_that() {
         check(&handler(key), &[&fault]);
     }
     for key in
-        ["directory = '.'", "mode = 'each'", "env = {}", "batch_jobs_max = 1", "batch_wait = '1s'"]
+        ["directory = '.'", "mode = 'each'", "env = {}", "batch_size = 1", "batch_wait = '1s'"]
     {
         let name = key.split(' ').next().unwrap();
         let fault = format!("5: handlers.h.{name} goes with command: a url has none");
         check(&url(key), &[&fault]);
     }
-    check(&url("concurrency = 1\ntimeout = '1s'\noutput_bytes_max = 0\nrate = '1/h'"), &[]);
+    check(&url("concurrency = 1\ntimeout = '1s'\nmax_output_size = 0\nrate_limit = '1/h'"), &[]);
 }
 
 #[test]
 fn what_goes_together_is_given_together() {
     let cases = [
-        ("newest_by = '.at'", "has newest_by without order_by: expected both, or neither"),
-        ("settle = '5s'", "has settle without collapse_by: expected both, or neither"),
+        ("version_by = '.at'", "has version_by without ordering_key: expected both, or neither"),
+        ("debounce = '5s'", "has settle without debounce_by: expected both, or neither"),
     ];
     for (line, fault) in cases {
         check(&handler(line), &[&format!("2: handlers.h {fault}")]);
     }
-    check(&handler("order_by = '.id'\ncollapse_by = '.id'"), &[]);
+    check(&handler("ordering_key = '.id'\ndebounce_by = '.id'"), &[]);
     let once = "expected a table such as { jq = \".id\", window = \"7d\" }";
     check(
-        &handler("once_by = { window = '1d' }"),
-        &[&format!("5: handlers.h.once_by has no jq: {once}")],
+        &handler("unique_by = { window = '1d' }"),
+        &[&format!("5: handlers.h.unique_by has no jq: {once}")],
     );
     let missing = "expected a table such as { respond = \"$query.challenge\" }, or false";
     check(
@@ -145,16 +145,22 @@ fn what_goes_together_is_given_together() {
 
 #[test]
 fn a_fault_of_an_expression_has_its_place() {
-    for key in
-        ["when", "split", "transform", "order_by", "collapse_by", "once_by = { jq", "newest_by"]
-    {
+    for key in [
+        "when",
+        "split",
+        "transform",
+        "ordering_key",
+        "debounce_by",
+        "unique_by = { jq",
+        "version_by",
+    ] {
         let (name, end) = match key.split_once(" = {") {
             Some((name, jq)) => (format!("{name}.{}", jq.trim()), " }"),
             None => (key.to_owned(), ""),
         };
         let config = handler(&format!("{key} = ''{end}\n"));
         let config = match key {
-            "newest_by" => format!("{config}order_by = '.id'"),
+            "version_by" => format!("{config}ordering_key = '.id'"),
             _ => config,
         };
         let fault = format!("5: handlers.h.{name} is \"\": line 1, column 1: it is empty");

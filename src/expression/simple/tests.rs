@@ -315,8 +315,8 @@ fn answers(when: &str, key: &str, scene: &Scene<'_>) {
     let [when, key] = [when, key].map(|text| Expression::new(text).unwrap());
     let taker = Taker {
         when: Some(when.clone()),
-        order_by: Some(key.clone()),
-        newest_by: Some(key.clone()),
+        ordering_key: Some(key.clone()),
+        version_by: Some(key.clone()),
         ..Taker::default()
     };
     let text = |it: &Expression| Some(it.text().to_owned());

@@ -135,9 +135,9 @@ fn a_key_that_fails_is_none_and_noted_once() {
     assert_eq!(keys[0].order.as_deref(), Some("1"));
     assert_eq!((&keys[1].order, &keys[1].newest), (&None, &None));
     let expected = [
-        "order_by: item 2: cannot index 2 with \"a\" (1 more)",
-        "newest_by: item 2: longer than 2 KiB (1 more)",
-        "collapse_by: item 1: c (3 more)",
+        "ordering_key: item 2: cannot index 2 with \"a\" (1 more)",
+        "version_by: item 2: longer than 2 KiB (1 more)",
+        "debounce_by: item 1: c (3 more)",
     ];
     assert_eq!(faults, expected);
 }

@@ -96,7 +96,9 @@ fn the_variables_are_those_of_the_rfc() {
 
 #[test]
 fn what_each_command_has_is_there_too() {
-    let said = run_of(&task("printf 'Status: 200\\n\\n%s %s' $HOOKTRAIL_EVENT $HOOKTRAIL_KEY"));
+    let said = run_of(&task(
+        "printf 'Status: 200\\n\\n%s %s' $HOOKTRAIL_EVENT $HOOKTRAIL_IDEMPOTENCY_KEY",
+    ));
     assert_eq!(said.detail, "status 200: 42 the-key");
 }
 
@@ -226,7 +228,7 @@ fn a_head_is_found_before_any_length_of_body() {
     let script = "printf 'Status: 500\\n\\nthe start '; head -c 1000000 /dev/zero; echo the end";
     let handler = |handler: &mut Handler| {
         handler.command = ["sh", "-c", script].map(String::from).to_vec();
-        handler.output_bytes_max = 8;
+        handler.max_output_bytes = 8;
     };
     let ended = run_of(&with(handler));
     assert!(ended.detail.starts_with("status 500: the start"), "{}", ended.detail);

@@ -95,7 +95,7 @@ fn the_environment_is_the_contracts() {
         ("HOOKTRAIL_EVENT", "42"),
         ("HOOKTRAIL_JOB", "7"),
         ("HOOKTRAIL_ATTEMPT", "3"),
-        ("HOOKTRAIL_ATTEMPTS_MAX", "40"),
+        ("HOOKTRAIL_MAX_ATTEMPTS", "40"),
         ("HOOKTRAIL_SOURCE", "paminga"),
         ("HOOKTRAIL_HANDLER", "crm"),
         ("HOOKTRAIL_RECEIVED_AT", "2026-11-18T11:06:40.123Z"),
@@ -105,12 +105,12 @@ fn the_environment_is_the_contracts() {
         ("HOOKTRAIL_IP", "192.0.2.7"),
         ("HOOKTRAIL_CONTENT_TYPE", "text/plain"),
         ("HOOKTRAIL_HEADERS", r#"{"content-type":"text/plain","x-a":"1, say \"2\"","x-raw":"�"}"#),
-        ("HOOKTRAIL_KEY", "the-key"),
+        ("HOOKTRAIL_IDEMPOTENCY_KEY", "the-key"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let task = with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
-    expected.push(("HOOKTRAIL_MARK".into(), task.mark.clone()));
+    expected.push(("HOOKTRAIL_RUN_ID".into(), task.mark.clone()));
     for name in ["PATH", "HOME", "LANG", "TZ"] {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }

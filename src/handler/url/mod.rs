@@ -261,7 +261,7 @@ fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
         date: header(DATE),
     };
     doing("reading the answer");
-    let keep = task.handler.output_bytes_max;
+    let keep = task.handler.max_output_bytes;
     let most = keep.max(START_BYTES) as u64 + 1;
     let mut stdout = Vec::new();
     let read = body.as_reader().take(most).read_to_end(&mut stdout);

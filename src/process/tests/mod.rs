@@ -59,7 +59,7 @@ fn program(path: impl Into<PathBuf>, args: &[&str]) -> Trial {
         mark: format!("test{}.1.1", folder.path().display()),
     };
     let bounds =
-        Bounds { timeout: LONG, grace: LONG, output_bytes_max: 64 << 10, start_bytes_max: 0 };
+        Bounds { timeout: LONG, grace: LONG, max_output_bytes: 64 << 10, start_bytes_max: 0 };
     Trial { folder, program, input: Vec::new(), bounds, stop: Stop::new().unwrap() }
 }
 
@@ -80,7 +80,7 @@ impl Trial {
     }
 
     fn keep(mut self, bytes: usize) -> Self {
-        self.bounds.output_bytes_max = bytes;
+        self.bounds.max_output_bytes = bytes;
         self
     }
 

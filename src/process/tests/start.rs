@@ -13,7 +13,7 @@ fn a_process_finds_the_environment_it_is_given_and_its_mark_and_nothing_else() {
     let said = String::from_utf8(trial.run().stdout).unwrap();
     let mut lines: Vec<&str> = said.split_terminator('\0').collect();
     lines.sort_unstable();
-    let mark = format!("HOOKTRAIL_MARK={}", trial.program.mark);
+    let mark = format!("HOOKTRAIL_RUN_ID={}", trial.program.mark);
     assert_eq!(lines, ["EMPTY=", mark.as_str(), "NUL=a?b", "TEXT=ä = \"'\n$(x)"]);
 }
 

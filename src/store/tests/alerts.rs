@@ -188,7 +188,7 @@ fn rested(sources: [SourceId; 2]) -> Trail {
     for source in sources {
         tried(&mut trail, source, again(3_600_000));
     }
-    assert_eq!(trail.value("SELECT count(*) FROM rests WHERE what = 'resting'"), 1);
+    assert_eq!(trail.value("SELECT count(*) FROM breaker_log WHERE what = 'opened'"), 1);
     trail
 }
 
@@ -206,7 +206,7 @@ fn a_handler_that_rests_and_one_that_recovers_are_told_once() {
     let mut trail = rested([S, S]);
     tried(&mut trail, S, again(3_600_000));
     tried(&mut trail, S, Next::Succeeded);
-    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
+    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
     assert!(trail.waiting().iter().all(|one| one.handler == "h" && one.source.is_empty()));
     trail.make();
 }
@@ -218,9 +218,9 @@ fn a_rest_is_told_by_the_first_failure_that_is_no_alerts_own_and_its_end_by_any_
     tried(&mut trail, OWN, again(3_600_000));
     assert_eq!(trail.kinds(), NONE_TOLD);
     tried(&mut trail, S, again(3_600_000));
-    assert_eq!(trail.kinds(), ["handler.resting 1"]);
+    assert_eq!(trail.kinds(), ["handler.breaker_opened 1"]);
     tried(&mut trail, OWN, Next::Succeeded);
-    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
+    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_recovery_is_not_kept_for_those_who_take_alerts_later() {
 fn a_breaker_that_is_turned_off_is_a_recovery_that_is_told() {
     let trail = rested([S, S]);
     registry::register(trail.conn(), &[], &[named("h", Breaker::NEVER)], 0).unwrap();
-    assert_eq!(trail.kinds(), ["handler.resting 1", "handler.recovered 1"]);
+    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
@@ -273,10 +273,10 @@ fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
     for _ in 0..2 {
         trail.apply(refusing());
     }
-    assert_eq!(trail.kinds(), ["source.refusing 1"]);
+    assert_eq!(trail.kinds(), ["source.rejecting 1"]);
     trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
     trail.apply(refusing());
-    assert_eq!(trail.kinds(), ["source.refusing 2"]);
+    assert_eq!(trail.kinds(), ["source.rejecting 2"]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Trail {
         let sum =
             "SELECT queued + running + succeeded + dead + cancelled FROM trail WHERE event = ";
         assert_eq!(self.number(&format!("{sum}{}", event.0)), jobs);
-        let depth = self.number("SELECT coalesce(sum(jobs), 0) FROM depth");
+        let depth = self.number("SELECT coalesce(sum(jobs), 0) FROM queue_depth");
         assert_eq!(depth, self.number("SELECT sum(queued + running) FROM trail"));
         jobs > 0
     }
@@ -213,12 +213,12 @@ fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
     let reply = trail.accept(Plan::Unevaluated([H].into()), None);
     assert_eq!(reply, Reply::Deferred(EventId(1)));
     let event = EventId(1);
-    let note = Some("h: order_by: no".to_owned());
+    let note = Some("h: ordering_key: no".to_owned());
     let jobs = EventJobs { event, source: S, received_at_ms: 1, owed: vec![], note, dedupe: None };
     assert!(trail.step(&mut Work::insert_event_jobs(jobs), 100));
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
     assert_eq!(trail.number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
-    assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: order_by: no'"), 1);
+    assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"), 1);
     assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), 0);
 }
 
@@ -303,7 +303,7 @@ fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
         trail.run(died());
     }
     trail.accept(Plan::Plain([].into()), Some(dedupe));
-    let dead = "SELECT count(*) FROM dead";
+    let dead = "SELECT count(*) FROM dead_jobs";
     assert_eq!(trail.number(dead), 150);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut works = trail.crash();
@@ -333,7 +333,7 @@ fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others
     for name in ["x", "y", "z"] {
         trail.accept(Plan::Plain([].into()), dedupe(name));
     }
-    let dead = "SELECT count(*) FROM dead";
+    let dead = "SELECT count(*) FROM dead_jobs";
     assert_eq!(trail.number(dead), 140);
     for mut work in trail.crash() {
         while !trail.step(&mut work, 60) {}

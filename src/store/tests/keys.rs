@@ -1,4 +1,4 @@
-//! Order, `newest_by`, `once_by`, `collapse_by` and `settle`.
+//! Order, `version_by`, `unique_by`, `debounce_by` and `settle`.
 
 use super::*;
 
@@ -79,10 +79,10 @@ fn of_all_ways_that_jobs_can_go_never_two_of_a_key_run_and_none_is_forgotten() {
             _ => trail.wait_for(20),
         }
         let double = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN (0, 2)
-                      GROUP BY order_key HAVING count(*) > 1)";
+                      GROUP BY ordering_key HAVING count(*) > 1)";
         let stuck = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state < 3
-                     GROUP BY order_key HAVING max(state) = -1)";
-        let late = "SELECT count(*) FROM jobs r JOIN jobs o USING (order_key)
+                     GROUP BY ordering_key HAVING max(state) = -1)";
+        let late = "SELECT count(*) FROM jobs r JOIN jobs o USING (ordering_key)
                     WHERE r.state = 0 AND o.state < 2 AND o.id < r.id";
         for broken in [double, stuck, late] {
             let found: i64 = trail.conn().query_row(broken, [], |row| row.get(0)).unwrap();

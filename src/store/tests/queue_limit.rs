@@ -1,4 +1,4 @@
-//! `queued_max`, as the writer decides it: within one transaction, as for events that arrive together.
+//! `max_queued`, as the writer decides it: within one transaction, as for events that arrive together.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

@@ -45,7 +45,7 @@ fn each_replay_has_a_number_of_its_own_and_its_jobs_belong_to_their_events() {
     }
     let sql = "SELECT replay * 1000 + later * 100 + handler FROM jobs WHERE id > 1 ORDER BY id";
     assert_eq!(numbers(&trail, sql), [1101, 1201, 1202, 2101, 2201, 2202]);
-    assert_eq!(numbers(&trail, "SELECT jobs FROM act_log"), [3, 3]);
+    assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3, 3]);
     assert_eq!(numbers(&trail, "SELECT replay FROM counters"), [2]);
 }
 
@@ -143,7 +143,7 @@ fn the_file_is_given_free_between_items_and_a_cut_leaves_what_was_counted() {
     let mut replay = Replay::new(&trail.store, act());
     assert!(replay.make(&[due(1, vec![(H, Owed::Items(Arc::new(Slow)))])]).is_err());
     assert_eq!(numbers(&trail, "SELECT item FROM jobs"), [1, 2, 3]);
-    assert_eq!(numbers(&trail, "SELECT jobs FROM act_log"), [3]);
+    assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3]);
     assert_eq!(numbers(&trail, "SELECT job FROM counters"), [3]);
 }
 

@@ -18,7 +18,7 @@ fn resting(failures: u32) -> Trail {
 }
 
 fn changes(trail: &Trail) -> Vec<String> {
-    let sql = "SELECT what || ': ' || detail FROM rests ORDER BY id";
+    let sql = "SELECT what || ': ' || detail FROM breaker_log ORDER BY id";
     let mut select = trail.conn().prepare(sql).unwrap();
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
@@ -50,11 +50,11 @@ fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
     tried(&mut trail, Next::Succeeded);
     assert_eq!(trail.claim(9).len(), 8);
     let expected = [
-        "resting: 3 in a row, the last was job 1: exit 1",
-        "trial: job 1",
-        "resting: job 1 failed on trial: exit 1",
-        "trial: job 1",
-        "recovered: job 1: exit 1",
+        "opened: 3 in a row, the last was job 1: exit 1",
+        "probe: job 1",
+        "opened: job 1 failed on trial: exit 1",
+        "probe: job 1",
+        "closed: job 1: exit 1",
     ];
     assert_eq!(changes(&trail), expected);
 }
@@ -68,7 +68,7 @@ fn what_ran_before_the_rest_ends_as_it_may_and_changes_nothing() {
     trail.finish(&all[2], Next::Succeeded);
     trail.finish(&all[3], again(0));
     assert_eq!(trail.claimed(1), NONE);
-    assert_eq!(changes(&trail), ["resting: 2 in a row, the last was job 2: exit 1"]);
+    assert_eq!(changes(&trail), ["opened: 2 in a row, the last was job 2: exit 1"]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_breaker_that_is_turned_off_ends_the_rest_and_a_shorter_pause_shortens_it() 
     configure(&mut trail, Breaker::NEVER);
     assert_eq!(trail.state.active_ms(H), before_ms);
     assert_eq!(trail.claim(99).len(), 10);
-    assert_eq!(changes(&trail)[1..], ["recovered: its breaker was turned off"]);
+    assert_eq!(changes(&trail)[1..], ["closed: its breaker was turned off"]);
 }
 
 #[test]

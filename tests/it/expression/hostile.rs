@@ -165,7 +165,8 @@ fn random_expressions_over_hostile_bodies_are_all_answered() {
     while began.elapsed() < Duration::from_secs(10) {
         let pieces: Vec<_> = (0..=choose(5)).map(|_| PIECES[choose(PIECES.len())]).collect();
         let text = pieces.join(" | ");
-        let taker = Taker { split: Some(jq(&text)), order_by: Some(jq(&text)), ..Taker::default() };
+        let taker =
+            Taker { split: Some(jq(&text)), ordering_key: Some(jq(&text)), ..Taker::default() };
         let asked = trial.ask(1, &Questions::new(None, vec![taker]), &bodies[choose(4)]);
         let took = asked.took();
         assert!(took < PATIENCE, "{text}: {took:?}");

@@ -12,7 +12,7 @@ fn a_process_has_nothing_but_its_pipes() {
     trial.outputs("length", "[1]").unwrap();
     let pid = trial.processes()[0];
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
-    assert_eq!(read("environ"), format!("HOOKTRAIL_MARK={}\0", trial.mark));
+    assert_eq!(read("environ"), format!("HOOKTRAIL_RUN_ID={}\0", trial.mark));
     let mut files: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .flatten()
@@ -36,7 +36,7 @@ fn a_process_has_nothing_but_its_pipes() {
 
 /// The items of `split`, or why there are none.
 fn split(trial: &Trial, split: &str, keys: &str, scene: &Scene<'_>) -> Result<Taken, String> {
-    let taker = Taker { split: Some(jq(split)), order_by: Some(jq(keys)), ..Taker::default() };
+    let taker = Taker { split: Some(jq(split)), ordering_key: Some(jq(keys)), ..Taker::default() };
     let answers = trial.pool.ask_and_wait(1, &Questions::new(None, vec![taker]), scene).unwrap();
     match answers.takers.into_iter().next().unwrap() {
         Taken::Failed { which: "split", reason } => Err(reason),

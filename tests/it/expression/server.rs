@@ -33,7 +33,7 @@ fn hostile_expressions_harm_neither_the_server_nor_other_sources() {
             assert_eq!(status.join().unwrap(), 202, "no expression delays a sender");
         }
     });
-    let dead = "select count(*) from dead where detail like 'when: took %'";
+    let dead = "select count(*) from dead_jobs where detail like 'when: took %'";
     server.until(dead, "4");
     assert_eq!(server.post("/hooks/c", &body).status, 202);
     server.until("select queued from trail where source = 'c'", "6");

@@ -188,7 +188,7 @@ fn a_process_finds_its_handlers_environment_and_nothing_of_an_event() {
     let env = trial.file("env");
     let lines: Vec<&str> = env.lines().collect();
     assert_eq!(lines[..2], ["CRM_KEY=a secret", "HOOKTRAIL_HANDLER=crm"]);
-    let mark = format!("HOOKTRAIL_MARK=sample{}.stream.", std::process::id());
+    let mark = format!("HOOKTRAIL_RUN_ID=sample{}.stream.", std::process::id());
     assert!(lines.len() == 3 && lines[2].starts_with(&mark), "{env}");
     assert_eq!(Path::new(trial.file("pwd").trim_end()), trial.path().canonicalize().unwrap());
 }
@@ -196,7 +196,7 @@ fn a_process_finds_its_handlers_environment_and_nothing_of_an_event() {
 #[test]
 fn what_is_written_to_stderr_is_kept_with_the_attempt_that_was_held() {
     let mut trial = each("echo job $job >&2; ok");
-    trial.handler.output_bytes_max = 6;
+    trial.handler.max_output_bytes = 6;
     assert_eq!(trial.run(1).stderr, b"job 1\n");
     assert_eq!(trial.run(22).stderr, b"ob 22\n");
 }

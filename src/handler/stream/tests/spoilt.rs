@@ -98,7 +98,7 @@ fn a_flood_on_stderr_or_descriptor_3_is_no_fault() {
     for job in 1..3 {
         let ended = trial.run(job);
         assert_eq!(ended.outcome, Outcome::Succeeded);
-        assert_eq!(ended.stderr.len(), trial.handler.output_bytes_max);
+        assert_eq!(ended.stderr.len(), trial.handler.max_output_bytes);
         assert!(ended.stderr.ends_with(b"xend\n"));
     }
 }

@@ -89,11 +89,11 @@ fn no_more_of_an_answer_is_read_than_is_kept() {
         while stream.write_all(&[b'x'; 4096]).is_ok() {}
         false
     });
-    let task = with(&flood.task(), |handler| handler.output_bytes_max = 10_000);
+    let task = with(&flood.task(), |handler| handler.max_output_bytes = 10_000);
     let ended = run_of(&task);
     assert_eq!((ended.outcome, ended.stdout.len()), (Outcome::Succeeded, 10_000));
     assert_eq!(ended.detail.len(), DETAIL_CHARS_MAX);
-    let none = with(&flood.task(), |handler| handler.output_bytes_max = 0);
+    let none = with(&flood.task(), |handler| handler.max_output_bytes = 0);
     let ended = run_of(&none);
     assert!(ended.stdout.is_empty() && ended.detail.starts_with("status 200: xxx"));
 }

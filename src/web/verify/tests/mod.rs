@@ -120,9 +120,9 @@ fn a_token_is_found_where_it_should_be_and_nowhere_else() {
     assert!(check(&header, &[("x-t", "one"), ("x-t", "one")], b"").is_err());
     let query = verifier("scheme = \"token\", query = \"key\"", &["a b"]);
     assert_eq!(check(&query, &[], b""), Ok(()));
-    let segment = verifier("scheme = \"token\", segment = true", &["segment"]);
+    let segment = verifier("scheme = \"token\", path_token = true", &["segment"]);
     assert_eq!(check(&segment, &[], b""), Ok(()));
-    let other = verifier("scheme = \"token\", segment = true", &["other"]);
+    let other = verifier("scheme = \"token\", path_token = true", &["other"]);
     assert!(check(&other, &[], b"").is_err());
 }
 

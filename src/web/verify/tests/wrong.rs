@@ -76,7 +76,7 @@ const URL: &str = "https://hooks.example.com/hooks/a";
 const CASES: &[Case] = &[
     token("scheme = 'token', header = 'X-T'", "x-t", "token in the header does not match"),
     token("scheme = 'token', query = 'key'", "", "token in the query parameter does not match"),
-    token("scheme = 'token', segment = true", "", "token in the path segment does not match"),
+    token("scheme = 'token', path_token = true", "", "token in the path segment does not match"),
     token("scheme = 'bearer'", "authorization", "bearer token does not match"),
     token("scheme = 'basic', user = 'ada'", "authorization", "user or password does not match"),
     case("scheme = 'hmac', header = 'X-Sig'", "x-sig", NOT_HEX),
@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
     Case { covers: false, time: NINE_HOURS, ..timed("scheme = 'mailgun'", "", "") },
     Case { covers: false, time: NINE_HOURS, content_type: FORM, body: "subject=x", ..timed("scheme = 'mailgun'", "", "") },
     token("scheme = 'mailchimp', query = 'key'", "", "token in the query parameter does not match"),
-    token("scheme = 'mailchimp', segment = true", "", "token in the path segment does not match"),
+    token("scheme = 'mailchimp', path_token = true", "", "token in the path segment does not match"),
     Case { content_type: FORM, body: "mandrill_events=%5B1%5D&a=2&a=1", ..case("scheme = 'mandrill'", "x-mandrill-signature", NOT_BASE64) },
     case("scheme = 'meta', verify_token = { env = 'T' }", "x-hub-signature-256", "x-hub-signature-256 does not begin with \"sha256=\""),
     timed("scheme = 'zoom'", "x-zm-signature", "x-zm-signature does not begin with \"v0=\""),
