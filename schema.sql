@@ -241,7 +241,7 @@ CREATE TABLE breaker_changes (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
   handler INTEGER NOT NULL,
-  what TEXT NOT NULL,
+  change TEXT NOT NULL,
   detail TEXT NOT NULL
 );
 
@@ -267,7 +267,8 @@ CREATE TABLE audit_entries (
   at INTEGER NOT NULL,
   who TEXT NOT NULL,
   via TEXT NOT NULL,
-  what TEXT NOT NULL,
+  action TEXT NOT NULL,
+  target TEXT,
   jobs INTEGER NOT NULL,
   reason TEXT
 );
@@ -351,11 +352,11 @@ SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, sourc
 FROM handshake_log;
 
 CREATE VIEW audit_log AS
-SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, who, via, what, jobs,
-  reason
+SELECT id, strftime('%Y-%m-%dT%H:%M:%fZ', at / 1000.0, 'unixepoch') AS at, who, via, action,
+  target, jobs, reason
 FROM audit_entries;
 
 CREATE VIEW breaker_log AS
 SELECT r.id, strftime('%Y-%m-%dT%H:%M:%fZ', r.at / 1000.0, 'unixepoch') AS at, h.name AS handler,
-  r.what, r.detail
+  r.change, r.detail
 FROM breaker_changes r JOIN handlers h ON h.id = r.handler;

@@ -336,7 +336,8 @@ impl Server {
             at_ms: clock::wall_ms(),
             who: "SIGHUP".to_owned(),
             via: "signal",
-            what: "reload".to_owned(),
+            action: "reload".to_owned(),
+            target: None,
             jobs: 0,
             reason: None,
         }));

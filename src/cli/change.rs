@@ -91,16 +91,16 @@ fn apply(
         Change::Retry => None,
     };
     let changed =
-        acts::change(store, &ids, change, &act(&named(verb, &ids), reason)).map_err(failed)?;
+        acts::change(store, &ids, change, &act(verb, target(&ids), reason)).map_err(failed)?;
     let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past(verb));
     writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(failed)
 }
 
-/// What is written down: `retry`, or `retry 7` for one.
-fn named(verb: &str, ids: &[JobId]) -> String {
+/// The target in the audit log: `job 7`, or none for a selection.
+fn target(ids: &[JobId]) -> Option<String> {
     match ids {
-        [one] => format!("{verb} {one}"),
-        _ => verb.to_owned(),
+        [job] => Some(format!("job {job}")),
+        _ => None,
     }
 }
 
@@ -197,7 +197,7 @@ pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
     let Some(handler) = registry::handler_named(&store.conn, name).map_err(failed)? else {
         return Err(refused(format!("handler {name}: the trail knows none of that name")));
     };
-    let changed = acts::pause(store, handler, paused, &act(&format!("{verb} {name}"), None))
+    let changed = acts::pause(store, handler, paused, &act(verb, Some(name.to_owned()), None))
         .map_err(failed)?;
     let text = match (paused, changed) {
         (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),
@@ -209,9 +209,17 @@ pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
 }
 
 /// Who did it, as far as that is known.
-pub fn act(what: &str, reason: Option<String>) -> Act {
+pub fn act(action: &str, target: Option<String>, reason: Option<String>) -> Act {
     let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
     let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
     let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-    Act { at_ms: clock::wall_ms(), who, via: "cli", what: what.to_owned(), jobs: 0, reason }
+    Act {
+        at_ms: clock::wall_ms(),
+        who,
+        via: "cli",
+        action: action.to_owned(),
+        target,
+        jobs: 0,
+        reason,
+    }
 }

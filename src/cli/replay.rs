@@ -69,12 +69,13 @@ pub fn replay(loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failure> {
     {
         return Err(refused("nothing was changed"));
     }
-    let what = match args.events[..] {
-        [one] => format!("replay {one}"),
-        _ => "replay".to_owned(),
+    let target = match args.events[..] {
+        [event] => Some(format!("event {event}")),
+        _ => None,
     };
     let mut progress = Line::new();
-    let made = chosen.make(&store, &loaded.config, act(&what, None), &mut |it| progress.tell(it));
+    let made = chosen
+        .make(&store, &loaded.config, act("replay", target, None), &mut |it| progress.tell(it));
     progress.clear();
     let made = made.map_err(failed)?;
     let replayed = counted(chosen.events() - made.gone.len(), "event");

@@ -20,7 +20,10 @@ pub struct Act {
     pub who: String,
     /// `cli`, `console`, `api`, `signal`.
     pub via: &'static str,
-    pub what: String,
+    /// What was done: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`.
+    pub action: String,
+    /// What it was done to: `job 12`, `event 7`, a handler's name; `None`: a selection, or the server.
+    pub target: Option<String>,
     pub jobs: i64,
     pub reason: Option<String>,
 }
@@ -40,9 +43,10 @@ pub enum Change {
 /// The write failed.
 pub fn record(conn: &Connection, act: &Act) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO audit_entries (at, who, via, what, jobs, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO audit_entries (at, who, via, action, target, jobs, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![act.at_ms, act.who, act.via, act.what, act.jobs, act.reason])?;
+    .execute(params![act.at_ms, act.who, act.via, act.action, act.target, act.jobs, act.reason])?;
     Ok(())
 }
 

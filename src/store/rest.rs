@@ -92,14 +92,14 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
     let tells = after.is_told && !before.is_told;
     set(conn, state, f.handler, after)?;
     let what = match (before.until_ms, after.until_ms) {
-        (_, Some(_)) => "resting",
-        (Some(_), None) => "recovered",
+        (_, Some(_)) => "opened",
+        (Some(_), None) => "closed",
         (None, None) => return Ok(()),
     };
     let job = f.claim.job;
     let detail = match what {
-        "resting" if f.on_trial => format!("job {job} failed on trial: {}", f.detail),
-        "resting" => format!("{} in a row, the last was job {job}: {}", after.streak, f.detail),
+        "opened" if f.on_trial => format!("job {job} failed on trial: {}", f.detail),
+        "opened" => format!("{} in a row, the last was job {job}: {}", after.streak, f.detail),
         _ => format!("job {job}: {}", f.detail),
     };
     note(conn, state.wall_ms, f.handler, what, &detail)?;
@@ -171,7 +171,7 @@ pub(super) fn configured(
     write(conn, handler, after, now_ms)?;
     if before.until_ms.is_some() && after.until_ms.is_none() {
         let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
-        note(conn, wall_ms, handler, "recovered", why)?;
+        note(conn, wall_ms, handler, "closed", why)?;
         if before.is_told {
             alerts::breaker(conn, wall_ms, handler, alerts::Breaker::Recovered, why)?;
         }
@@ -193,7 +193,7 @@ pub(super) fn on_trial(
     handler: HandlerId,
     job: i64,
 ) -> rusqlite::Result<()> {
-    note(conn, state.wall_ms, handler, "trial", &format!("job {job}"))
+    note(conn, state.wall_ms, handler, "probe", &format!("job {job}"))
 }
 
 fn note(
@@ -204,7 +204,7 @@ fn note(
     detail: &str,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO breaker_changes (at, handler, what, detail) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO breaker_changes (at, handler, change, detail) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![wall_ms, handler.0, what, detail])?;
     Ok(())

@@ -235,7 +235,7 @@ fn a_handler_that_rests_is_told_once_and_that_it_recovered() {
         .start();
     server.post("/hooks/a", "x");
     until("it rests again and again", || {
-        let rests = server.value("select count(*) from breaker_log where what = 'opened'");
+        let rests = server.value("select count(*) from breaker_log where change = 'opened'");
         rests.parse::<i64>().expect("a count") > 3
     });
     server.file("mended", "");

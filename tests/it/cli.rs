@@ -139,7 +139,7 @@ fn a_dead_job_runs_again_and_a_succeeded_one_is_refused_by_name() {
     assert_eq!(out(&done), "retried 2 jobs\n");
     server.until("select count(*) from outcomes where attempt = 2", "2");
     assert_eq!(
-        server.value("select what || ' ' || jobs || ' ' || via from audit_log"),
+        server.value("select action || ' ' || jobs || ' ' || via from audit_log"),
         "retry 2 cli"
     );
     let missing = server.cli(&["retry", "77"]);

@@ -11,7 +11,7 @@ fn adding_a_handler_is_an_edit_and_a_reload() {
     until("it is read", || server.log().contains("read again"));
     server.post("/hooks/a", "after");
     server.until("select event || handler || outcome from outcomes", "2newsucceeded");
-    assert_eq!(server.value("select what || ' ' || via from audit_log"), "reload signal");
+    assert_eq!(server.value("select action || ' ' || via from audit_log"), "reload signal");
 }
 
 #[test]

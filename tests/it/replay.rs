@@ -48,8 +48,8 @@ fn a_replayed_event_runs_again_under_a_new_key() {
     assert_eq!(keys.len(), 3, "{said:?}");
     assert!(said.iter().all(|said| said.ends_with("the body")), "{said:?}");
     assert_eq!(server.value("select jobs || ' ' || succeeded from trail"), "3 3");
-    let acts = server.list("select what || ' ' || via || ' ' || jobs from audit_log order by id");
-    assert_eq!(acts, ["replay 1 cli 1", "replay cli 1"]);
+    let acts = server.list("select action || ' ' || via || ' ' || jobs from audit_log order by id");
+    assert_eq!(acts, ["replay cli 1", "replay cli 1"]);
 }
 
 #[test]
@@ -211,7 +211,10 @@ fn a_replay_that_was_cut_off_leaves_whole_jobs_and_a_true_count() {
     replay.kill().expect("its end");
     replay.wait().expect("its end");
     let made = made();
-    assert_eq!(server.value("select jobs || ' ' || what from audit_log"), format!("{made} replay"));
+    assert_eq!(
+        server.value("select jobs || ' ' || action from audit_log"),
+        format!("{made} replay")
+    );
     assert_eq!(server.value("select job from counters"), server.value("select max(id) from jobs"));
     let whole = "select count(*) from jobs where replay = 1 and later = event and state = 0";
     assert_eq!(server.value(whole), made);

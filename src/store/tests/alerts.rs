@@ -188,7 +188,7 @@ fn rested(sources: [SourceId; 2]) -> Trail {
     for source in sources {
         tried(&mut trail, source, again(3_600_000));
     }
-    assert_eq!(trail.value("SELECT count(*) FROM breaker_log WHERE what = 'opened'"), 1);
+    assert_eq!(trail.value("SELECT count(*) FROM breaker_log WHERE change = 'opened'"), 1);
     trail
 }
 

@@ -12,7 +12,8 @@ fn act() -> acts::Act {
         at_ms: 1,
         who: "somebody".into(),
         via: "cli",
-        what: "replay".into(),
+        action: "replay".into(),
+        target: None,
         jobs: 0,
         reason: None,
     }

@@ -18,7 +18,7 @@ fn resting(failures: u32) -> Trail {
 }
 
 fn changes(trail: &Trail) -> Vec<String> {
-    let sql = "SELECT what || ': ' || detail FROM breaker_log ORDER BY id";
+    let sql = "SELECT change || ': ' || detail FROM breaker_log ORDER BY id";
     let mut select = trail.conn().prepare(sql).unwrap();
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
