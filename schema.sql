@@ -1,4 +1,4 @@
--- Hooktrail's trail: the whole format of the file, version 4 (`PRAGMA user_version`).
+-- Hooktrail's trail: the whole format of the file, version 1 (`PRAGMA user_version`).
 --
 -- To change it: never edit a version that was released. Add a step to MIGRATIONS in
 -- src/store/migrate.rs, make this file what the steps lead to, and a line in CHANGELOG.md.

@@ -18,17 +18,24 @@ use crate::config::Durability;
 
 const SCHEMA: &str = include_str!("../../schema.sql");
 
-/// `PRAGMA application_id`: "HkTr".
-const APPLICATION_ID: i64 = 0x486b_5472;
+/// `PRAGMA application_id`: "Hktl".
+const APPLICATION_ID: i64 = 0x486b_746c;
+
+/// "HkTr": what builds before the first release wrote.
+const PRE_RELEASE_APPLICATION_ID: i64 = 0x486b_5472;
 
 /// A step from version n (its place, from 1) to the next.
-type Step = fn(&Connection) -> rusqlite::Result<()>;
+pub(super) type Step = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[keys_and_limits, rests_told, keys_and_deferred_events];
+const MIGRATIONS: &[Step] = &[];
 
 /// The version that this program reads and writes.
-const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
+const VERSION: i64 = version_after(MIGRATIONS);
+
+const fn version_after(steps: &[Step]) -> i64 {
+    steps.len() as i64 + 1
+}
 
 /// What can't be changed without rewriting the file, and its measured values.
 const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
@@ -38,13 +45,18 @@ const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
 /// # Errors
 /// What was found and what to do; the file is then as it was.
 pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
-    open_checked(path, durability).map_err(|e| explain(path, &e))
+    open_with_steps(path, durability, MIGRATIONS).map_err(|e| explain(path, &e))
 }
 
-fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
+/// Opens the database, and brings an older one to the version that `steps` lead to.
+pub(super) fn open_with_steps(
+    path: &Path,
+    durability: Durability,
+    steps: &[Step],
+) -> anyhow::Result<Store> {
     let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
     if !is_new {
-        check_whose(path)?;
+        check_whose(path, version_after(steps))?;
     }
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
@@ -59,7 +71,7 @@ fn open_checked(path: &Path, durability: Durability) -> anyhow::Result<Store> {
     } else {
         // A copy that `VACUUM INTO` made is not in WAL mode.
         use_wal(&conn)?;
-        migrate(&conn, path)?;
+        migrate(&conn, path, steps)?;
     }
     set_pragmas(&conn, durability)?;
     opened(path, conn)
@@ -85,7 +97,7 @@ pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
         if !path.exists() {
             anyhow::bail!("there is no trail yet: start the server once");
         }
-        check_whose(path)?;
+        check_whose(path, VERSION)?;
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let version = version_of(&conn)?;
@@ -101,20 +113,25 @@ pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
 }
 
 /// Looks at the file by a connection that leaves no trace.
-fn check_whose(path: &Path) -> anyhow::Result<()> {
+fn check_whose(path: &Path, newest: i64) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     anyhow::ensure!(
+        id != PRE_RELEASE_APPLICATION_ID,
+        "was made by a pre-release build of Hooktrail, whose format this version does not read: name \
+         a new file in store.path, and let the old build finish what is queued"
+    );
+    anyhow::ensure!(
         id == APPLICATION_ID || (id == 0 && tables == 0),
         "is a database of another program: name a file of Hooktrail's own in store.path"
     );
     let version = version_of(&conn)?;
     anyhow::ensure!(
-        version <= VERSION,
-        "is of schema version {version}, and this program knows up to {VERSION}: run the newer \
+        version <= newest,
+        "is of schema version {version}, and this program knows up to {newest}: run the newer \
          hooktrail that wrote it"
     );
     anyhow::ensure!(
@@ -122,76 +139,6 @@ fn check_whose(path: &Path) -> anyhow::Result<()> {
         "can't be written: make the file, its -wal and -shm and their folder writable for this user"
     );
     Ok(())
-}
-
-/// To version 2: what `ordering_key`, `unique_by` and the others need; rates, rests and alerts.
-fn keys_and_limits(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch(
-        "ALTER TABLE counters ADD COLUMN replay;
-         UPDATE counters SET replay = 0;
-         ALTER TABLE sources ADD COLUMN seen_at INTEGER;
-         ALTER TABLE sources ADD COLUMN accepted INTEGER;
-         ALTER TABLE sources ADD COLUMN silent INTEGER;
-         ALTER TABLE sources ADD COLUMN rejecting INTEGER;
-         UPDATE sources SET accepted = 1 WHERE id IN (SELECT source FROM events);
-         ALTER TABLE handlers ADD COLUMN rate_next INTEGER;
-         ALTER TABLE handlers ADD COLUMN streak INTEGER NOT NULL DEFAULT 0;
-         ALTER TABLE handlers ADD COLUMN breaker_open_until INTEGER;
-         ALTER TABLE jobs ADD COLUMN ordering_key BLOB;
-         ALTER TABLE jobs ADD COLUMN newest TEXT;
-         ALTER TABLE jobs ADD COLUMN debounce_key BLOB;
-         ALTER TABLE jobs ADD COLUMN debounce_since INTEGER;
-         ALTER TABLE jobs ADD COLUMN expand INTEGER;
-         CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
-           WHERE ordering_key IS NOT NULL AND state < 3;
-         CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
-           WHERE debounce_key IS NOT NULL AND state < 2;
-         CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
-         CREATE TABLE unique_keys (handler INTEGER NOT NULL, key BLOB NOT NULL, job INTEGER NOT NULL,
-           until INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
-         CREATE INDEX unique_keys_until ON unique_keys (until);
-         CREATE TABLE versions (handler INTEGER NOT NULL, key BLOB NOT NULL, value TEXT NOT NULL,
-           job INTEGER NOT NULL, PRIMARY KEY (handler, key)) WITHOUT ROWID;
-         CREATE TABLE breaker_changes (id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
-           handler INTEGER NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
-         CREATE TABLE alerts (type TEXT NOT NULL, source TEXT NOT NULL, handler TEXT NOT NULL,
-           count INTEGER NOT NULL, at INTEGER, event INTEGER, job INTEGER, item INTEGER,
-           attempts INTEGER, detail TEXT, made_at INTEGER,
-           PRIMARY KEY (type, source, handler)) WITHOUT ROWID;",
-    )
-}
-
-/// To version 3: whether a rest was told, as all but a few were before.
-fn rests_told(conn: &Connection) -> rusqlite::Result<()> {
-    conn.execute_batch(
-        "ALTER TABLE handlers ADD COLUMN breaker_alerted INTEGER NOT NULL DEFAULT 0;
-         UPDATE handlers SET breaker_alerted = 1 WHERE breaker_open_until IS NOT NULL;",
-    )
-}
-
-/// To version 4: an event may have more than one key that its repeats are recognised by, and jobs that
-/// are inserted later and in several transactions.
-fn keys_and_deferred_events(conn: &Connection) -> rusqlite::Result<()> {
-    // These first: a table can't be renamed while a view names one that is missing.
-    conn.execute_batch(
-        "CREATE TABLE deferred_events (event INTEGER PRIMARY KEY, source INTEGER NOT NULL,
-           handlers TEXT NOT NULL, jobs INTEGER NOT NULL);
-         CREATE INDEX deferred_events_source ON deferred_events (source, event);
-         CREATE TABLE expansions (first_job INTEGER PRIMARY KEY, last_job INTEGER NOT NULL,
-           next_job INTEGER NOT NULL, event INTEGER NOT NULL, source INTEGER NOT NULL, job INTEGER,
-           duplicate_of INTEGER, is_visible INTEGER NOT NULL DEFAULT 0);
-         CREATE TABLE expansion_keys (job INTEGER PRIMARY KEY, once_key BLOB, once_ms INTEGER,
-           settle_ms INTEGER);
-         CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
-         ALTER TABLE dedupe RENAME TO dedupe_by_event;
-         CREATE TABLE dedupe (source INTEGER NOT NULL, key BLOB NOT NULL, event INTEGER NOT NULL,
-           until INTEGER NOT NULL, PRIMARY KEY (source, key)) WITHOUT ROWID;
-         INSERT INTO dedupe SELECT source, key, event, until FROM dedupe_by_event;
-         DROP TABLE dedupe_by_event;
-         CREATE INDEX dedupe_until ON dedupe (until);
-         DROP INDEX jobs_later;
-         CREATE INDEX jobs_later ON jobs (later, state) WHERE later IS NOT NULL;",
-    )
 }
 
 /// Views are for people and hold nothing: they are always those of this version.
@@ -246,16 +193,16 @@ fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
+fn migrate(conn: &Connection, path: &Path, steps: &[Step]) -> anyhow::Result<()> {
     check_fixed(conn)?;
     let version = version_of(conn)?;
-    if version == VERSION {
+    if version == version_after(steps) {
         return Ok(());
     }
     // Before the copy: while another program holds the file, each try would make one.
     conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
     let copy = keep_copy(conn, path, version)?;
-    let migrated = run_steps(conn, path, version);
+    let migrated = run_steps(conn, path, version, steps);
     if let Err(e) = &migrated
         && matches!(explain(path, e), OpenError::Passing(_))
         && let Some(copy) = copy
@@ -271,8 +218,8 @@ fn migrate(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     migrated
 }
 
-fn run_steps(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<()> {
-    for (step, from) in MIGRATIONS.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
+fn run_steps(conn: &Connection, path: &Path, version: i64, steps: &[Step]) -> anyhow::Result<()> {
+    for (step, from) in steps.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         step(conn)
             .and_then(|()| views(conn))

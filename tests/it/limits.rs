@@ -16,11 +16,11 @@ fn a_handler_that_fails_in_a_row_rests_is_tried_by_one_job_and_recovers() {
     for _ in 0..6 {
         server.post("/hooks/a", "{}");
     }
-    let resting = "select count(*) > 0 from breaker_log where what = 'opened'";
+    let resting = "select count(*) > 0 from breaker_log where change = 'opened'";
     server.until(resting, "1");
     server.kill();
     server.start();
-    let trial = "select count(*) > 1 from breaker_log where what = 'probe'";
+    let trial = "select count(*) > 1 from breaker_log where change = 'probe'";
     server.until(trial, "1");
     server.file("mended", "");
     server.until("select count(*) from trail where succeeded = 1", "6");

@@ -3,8 +3,6 @@
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use rusqlite::Connection;
-
 use crate::scenario::{Server, err, scenario, until};
 
 /// Waits until it answers in place of the server that cannot start.
@@ -20,41 +18,22 @@ fn waits(server: &Server) -> usize {
     server.log().matches("the server waits for that").count()
 }
 
-/// A database of the first schema version.
-fn make_version_1(path: &std::path::Path) {
-    let conn = Connection::open(path).expect("a database");
-    let fixed = "pragma page_size = 4096; pragma auto_vacuum = 2; pragma journal_mode = wal";
-    conn.execute_batch(fixed).expect("its form");
-    conn.execute_batch(include_str!("../schema-v1.sql")).expect("its schema");
-    conn.execute_batch(
-        "pragma application_id = 0x486b5472; pragma user_version = 1;
-         insert into meta values ('trail', '0011223344556677'), ('clock_trail_ms', 1),
-           ('clock_wall_ms', 1), ('clock_boot_ms', 1), ('clock_boot_id', 'x');",
-    )
-    .expect("its rows");
-}
-
 #[test]
 fn a_start_without_room_waits_and_goes_on_when_there_is_some() {
-    for is_old in [false, true] {
-        // No file may be longer than 64 KiB: the soft limit alone, so that it can be raised again.
-        let mut server = scenario()
-            .source("a", "")
-            .under(&["sh", "-c", "ulimit -S -f 128; exec \"$@\"", "sh"])
-            .prepare();
-        if is_old {
-            make_version_1(&server.path().join("t.db"));
-        }
-        server.spawn();
-        until_it_stands_by(&server);
-        assert_eq!(waits(&server), 1, "{}", server.log());
-        let limit = format!("--pid={}", server.pid());
-        let raised = Command::new("prlimit").args([&limit, "--fsize=unlimited:"]).status();
-        assert!(raised.expect("prlimit").success());
-        until("it starts", || server.log().contains("listening for webhooks"));
-        assert_eq!(server.post("/hooks/a", "x").status, 202);
-        assert_eq!(waits(&server), 1, "{}", server.log());
-    }
+    // No file may be longer than 64 KiB: the soft limit alone, so that it can be raised again.
+    let mut server = scenario()
+        .source("a", "")
+        .under(&["sh", "-c", "ulimit -S -f 128; exec \"$@\"", "sh"])
+        .prepare();
+    server.spawn();
+    until_it_stands_by(&server);
+    assert_eq!(waits(&server), 1, "{}", server.log());
+    let limit = format!("--pid={}", server.pid());
+    let raised = Command::new("prlimit").args([&limit, "--fsize=unlimited:"]).status();
+    assert!(raised.expect("prlimit").success());
+    until("it starts", || server.log().contains("listening for webhooks"));
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    assert_eq!(waits(&server), 1, "{}", server.log());
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn a_handler_does_one_thing_and_has_the_keys_of_that() {
 fn what_goes_together_is_given_together() {
     let cases = [
         ("version_by = '.at'", "has version_by without ordering_key: expected both, or neither"),
-        ("debounce = '5s'", "has settle without debounce_by: expected both, or neither"),
+        ("debounce = '5s'", "has debounce without debounce_by: expected both, or neither"),
     ];
     for (line, fault) in cases {
         check(&handler(line), &[&format!("2: handlers.h {fault}")]);
