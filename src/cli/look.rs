@@ -32,7 +32,7 @@ pub struct TailArgs {
     follow: bool,
     /// Refused requests rather than outcomes
     #[arg(long)]
-    refused: bool,
+    rejected: bool,
     /// One object a line
     #[arg(long)]
     json: bool,
@@ -46,7 +46,7 @@ pub struct ListArgs {
     events: bool,
     /// Refused requests
     #[arg(long, group = "what")]
-    refused: bool,
+    rejected: bool,
     /// Handlers
     #[arg(long, group = "what")]
     handlers: bool,
@@ -81,7 +81,7 @@ pub struct ShowArgs {
 
 /// The last 20 outcomes, and with `-f` those that come.
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), Failure> {
-    let what = if args.refused { Tail::Refused } else { Tail::Outcomes };
+    let what = if args.rejected { Tail::Refused } else { Tail::Outcomes };
     let conn = &store.conn;
     let mut out = output::stdout();
     let mut version = list::data_version(conn).map_err(failed)?;
@@ -125,7 +125,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), Failure> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let rows = if args.events {
         list::events(conn, &selector, limit)
-    } else if args.refused {
+    } else if args.rejected {
         list::refused(conn, &selector, limit)
     } else if args.handlers {
         depths::handlers(conn, hour_ago_ms)

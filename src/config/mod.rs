@@ -14,6 +14,7 @@ use crate::expression::Expression;
 
 mod expression;
 mod fault;
+mod former_keys;
 mod handler;
 mod include;
 pub mod keys;

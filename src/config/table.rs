@@ -12,6 +12,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Log, Place};
+use super::former_keys;
 use super::values::{self, Span};
 
 /// A file's number in the log, its text, and where its lines end: what a place is worked out from.
@@ -124,7 +125,11 @@ impl<'a> Table<'a> {
         let asked = self.asked.borrow();
         for (name, value) in self.all() {
             if !asked.contains(&name) && !later.contains(&name) {
-                let hint = values::hint(name, &asked, |known| known.to_owned());
+                let known = |key: &&str| asked.contains(key);
+                let hint = match former_keys::successor(name).filter(known) {
+                    Some(key) => format!("its name is now {key}"),
+                    None => values::hint(name, &asked, |known| known.to_owned()),
+                };
                 self.log.wrong(value.key_at, format!("{} is unknown: {hint}", value.key));
             }
         }

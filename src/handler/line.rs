@@ -40,7 +40,7 @@ fn write(line: &mut Vec<u8>, task: &Task) {
     headers(line, &event.headers);
     text(line, "query", event.query.as_deref());
     text(line, "ip", Some(event.ip.as_str()).filter(|ip| !ip.is_empty()));
-    text(line, "key", Some(&task.key));
+    text(line, "idempotency_key", Some(&task.key));
     body(line, &task.input);
     line.extend_from_slice(b"}");
     escape_separators(line);
@@ -144,7 +144,7 @@ mod tests {
     const HEAD: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
         \"source\":\"paminga\",\"received_at\":\"2026-11-18T11:06:40.123Z\",\
         \"headers\":{\"content-type\":\"text/plain\",\"x-a\":\"1, say \\\"2\\\"\",\
-        \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\"key\":\"the-key\",";
+        \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\"idempotency_key\":\"the-key\",";
 
     /// What stands for the body.
     #[track_caller]

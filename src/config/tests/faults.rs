@@ -178,3 +178,17 @@ fn no_text_however_torn_ends_the_reader() {
         }
     }
 }
+
+#[test]
+fn a_key_of_a_pre_release_build_names_its_successor() {
+    let config = "[sources.a]\naccept_rate = '5/s'\n[handlers.h]\nsources = ['a']\n\
+                  command = ['true']\nrate = '5/s'\nretry = { attempts_max = 3 }";
+    check(
+        config,
+        &[
+            "2: sources.a.accept_rate is unknown: its name is now rate_limit",
+            "6: handlers.h.rate is unknown: its name is now rate_limit",
+            "7: handlers.h.retry.attempts_max is unknown: its name is now max_attempts",
+        ],
+    );
+}
