@@ -25,8 +25,8 @@ fn a_handler_that_fails_in_a_row_rests_is_tried_by_one_job_and_recovers() {
     server.file("mended", "");
     server.until("select count(*) from trail where succeeded = 1", "6");
     let rests = server.value(RESTS);
-    assert!(rests.starts_with("resting trial resting trial"), "{rests}");
-    assert!(rests.ends_with("trial recovered"), "{rests}");
+    assert!(rests.starts_with("opened probe opened probe"), "{rests}");
+    assert!(rests.ends_with("probe closed"), "{rests}");
 }
 
 #[test]
