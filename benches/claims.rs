@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use hooktrail::config::Durability;
-use hooktrail::domain::owed::{JobKeys, Owed, Plan};
+use hooktrail::domain::owed::{JobKeys, JobPlan, JobSpec};
 use hooktrail::domain::{HandlerId, Outcome, SourceId};
-use hooktrail::queue::dispatch::Dispatch;
-use hooktrail::queue::lane::Limits;
-use hooktrail::store::events::{self, Accept, Dedupe, Inserts};
-use hooktrail::store::jobs::{self, Claimed, Finish, Next};
-use hooktrail::store::registry::{self, Named};
-use hooktrail::store::rest::Breaker;
-use hooktrail::store::state::State;
+use hooktrail::queue::dispatch::Scheduler;
+use hooktrail::queue::lane::HandlerLimits;
+use hooktrail::store::events::{self, Dedupe, InsertStatements, NewEvent};
+use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob, Next};
+use hooktrail::store::registry::{self, HandlerRegistration};
+use hooktrail::store::rest::BreakerPolicy;
+use hooktrail::store::state::WriterState;
 use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
 
 const USAGE: &str = "usage: claims FOLDER JOBS SECONDS";
@@ -35,9 +35,9 @@ const HOUR_MS: i64 = 3_600_000;
 
 struct Trail {
     store: Store,
-    state: State,
-    dispatch: Dispatch,
-    running: VecDeque<Claimed>,
+    state: WriterState,
+    dispatch: Scheduler,
+    running: VecDeque<ClaimedJob>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -64,20 +64,20 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// One for its event, or of the one key.
-fn owed(handler: i64) -> (HandlerId, Owed) {
+fn owed(handler: i64) -> (HandlerId, JobSpec) {
     let order = ORDERED.contains(&handler).then_some([7; 16]);
-    (HandlerId(handler), Owed::Event(JobKeys { order, ..JobKeys::default() }))
+    (HandlerId(handler), JobSpec::Event(JobKeys { order, ..JobKeys::default() }))
 }
 
 impl Trail {
     fn filled(path: &Path, count: usize) -> anyhow::Result<Self> {
         let store = open(path, Durability::Normal)?;
-        let named = |handler: i64| Named {
+        let named = |handler: i64| HandlerRegistration {
             name: format!("h{handler}"),
             paused: PAUSED.contains(&handler),
-            breaker: Breaker { failures: 1, pause_ms: HOUR_MS },
+            breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
         };
-        let handlers: Vec<Named> = (1..=HANDLERS).map(named).collect();
+        let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(named).collect();
         in_transaction(&store.conn, |conn| {
             let now_ms = store.clock.now_ms();
             registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
@@ -87,13 +87,13 @@ impl Trail {
             )?;
             Ok(())
         })?;
-        let mut dispatch = Dispatch::new(THREADS);
-        let limits = Limits { priority: 0, concurrency: THREADS, rate: None, batch: None };
+        let mut dispatch = Scheduler::new(THREADS);
+        let limits = HandlerLimits { priority: 0, concurrency: THREADS, rate: None, batch: None };
         let limits = (1..=HANDLERS).map(|handler| (HandlerId(handler), limits));
         dispatch.configure(&limits.collect::<HashMap<_, _>>());
         dispatch.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
         RESTING.for_each(|handler| dispatch.rests(HandlerId(handler), Some(i64::MAX)));
-        let state = State::read(&store.conn, store.clock)?;
+        let state = WriterState::read(&store.conn, store.clock)?;
         let mut trail = Self { store, state, dispatch, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
@@ -107,7 +107,7 @@ impl Trail {
     /// One transaction, as the writer makes it.
     fn change(
         &mut self,
-        change: impl FnOnce(&rusqlite::Connection, &mut State, &Store) -> anyhow::Result<()>,
+        change: impl FnOnce(&rusqlite::Connection, &mut WriterState, &Store) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Self { store, state, .. } = self;
         in_transaction(&store.conn, |conn| {
@@ -123,7 +123,7 @@ impl Trail {
         let mut taken = Vec::new();
         let began = Instant::now();
         for _ in 0..TURN {
-            let ended: Vec<Claimed> = self.running.drain(..).collect();
+            let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
             taken.extend(ended.iter().map(|one| one.handler.0));
             ended.iter().for_each(|one| self.dispatch.finished(one.handler));
             let asks = self.dispatch.plan(self.store.clock.now_ms() * 1000);
@@ -158,8 +158,12 @@ impl Trail {
 }
 
 /// An event that owes these handlers a job each.
-fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> anyhow::Result<()> {
-    let accept = Accept {
+fn take(
+    conn: &rusqlite::Connection,
+    state: &mut WriterState,
+    handlers: &[i64],
+) -> anyhow::Result<()> {
+    let accept = NewEvent {
         slot: 0,
         source: SourceId(1),
         uid: [7; 16],
@@ -172,17 +176,21 @@ fn take(conn: &rusqlite::Connection, state: &mut State, handlers: &[i64]) -> any
         body: include_bytes!("body.json").to_vec(),
         dedupe: Dedupe::default(),
         note: None,
-        owed: Plan::Judged(handlers.iter().copied().map(owed).collect()),
+        owed: JobPlan::Judged(handlers.iter().copied().map(owed).collect()),
         queue_limit: None,
         body_memory: None,
     };
-    events::accept(conn, state, &mut Inserts::new(conn)?, &accept)?;
+    events::accept(conn, state, &mut InsertStatements::new(conn)?, &accept)?;
     Ok(())
 }
 
 /// Queues as many again, in rows that lie as apart as those of the stock do: among those of handlers
 /// that don't run, which are cancelled at once.
-fn put_back(conn: &rusqlite::Connection, state: &mut State, taken: &[i64]) -> anyhow::Result<()> {
+fn put_back(
+    conn: &rusqlite::Connection,
+    state: &mut WriterState,
+    taken: &[i64],
+) -> anyhow::Result<()> {
     let all: Vec<i64> = (1..=HANDLERS).collect();
     let first = state.counters.job + 1;
     (0..taken.len() / ACTIVE).try_for_each(|_| take(conn, state, &all))?;
@@ -193,8 +201,8 @@ fn put_back(conn: &rusqlite::Connection, state: &mut State, taken: &[i64]) -> an
     Ok(())
 }
 
-fn finish(claimed: &Claimed) -> Finish {
-    Finish {
+fn finish(claimed: &ClaimedJob) -> AttemptRecord {
+    AttemptRecord {
         claim: claimed.claim,
         handler: claimed.handler,
         source: claimed.source,
@@ -207,7 +215,7 @@ fn finish(claimed: &Claimed) -> Finish {
         next: Next::Succeeded,
         at_once: false,
         on_trial: false,
-        breaker: Breaker::NEVER,
+        breaker: BreakerPolicy::NEVER,
         crashes: 0,
     }
 }

@@ -6,14 +6,16 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hooktrail::expression::{Expression, Pool, Questions, Scene, Taker};
+use hooktrail::expression::{
+    EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions,
+};
 
 const BODY: &[u8] = include_bytes!("body.json");
 const TIME: Duration = Duration::from_secs(2);
 
-fn questions(when: &str) -> Questions {
+fn questions(when: &str) -> ExpressionSet {
     let when = Some(Expression::new(when).expect("jq"));
-    Questions::new(None, vec![Taker { when, ..Taker::default() }])
+    ExpressionSet::new(None, vec![HandlerExpressions { when, ..HandlerExpressions::default() }])
 }
 
 /// Microseconds for each of what is done at once.
@@ -32,14 +34,15 @@ fn measure(what: &str, at_once: u32, mut does: impl FnMut()) {
 fn main() {
     let headers: [(&str, &[u8]); 2] = [("content-type", b"application/json"), ("x-kind", b"push")];
     let content_type = Some("application/json");
-    let scene = Scene { body: BODY, content_type, headers: &headers, ..Scene::default() };
+    let scene =
+        EventContext { body: BODY, content_type, headers: &headers, ..EventContext::default() };
     for when in [".form_id? != null", ".a.b == 1 and .c != 2", "$headers[\"x-kind\"] == \"push\""] {
         let questions = questions(when);
         measure(when, 1, || drop(black_box(questions.at_once(black_box(&scene)))));
     }
     let binary = std::env::args().nth(1).unwrap_or_else(|| "target/release/hooktrail".to_owned());
     let binary = Path::new(&binary).canonicalize().expect("a hooktrail that was built");
-    let pool = Pool::with_program(&binary, &std::env::temp_dir(), "bench");
+    let pool = EvaluatorPool::with_program(&binary, &std::env::temp_dir(), "bench");
     for when in [".form_id | length > 0", "[.. | strings] | length > 0"] {
         let questions = questions(when);
         measure(&format!("{when}, by a process, alone"), 1, || {
@@ -65,15 +68,15 @@ fn main() {
     }
     let contacts = (0..10_000).map(|n| format!("{{\"id\":{n},\"name\":\"contact {n}\"}}"));
     let body = format!("{{\"contacts\":[{}]}}", contacts.collect::<Vec<_>>().join(","));
-    let scene = Scene { body: body.as_bytes(), ..scene };
+    let scene = EventContext { body: body.as_bytes(), ..scene };
     let jq = |text| Some(Expression::new(text).expect("jq"));
-    let taker = Taker {
+    let taker = HandlerExpressions {
         split: jq(".contacts[]"),
         ordering_key: jq(".id"),
         unique_by: jq(".id"),
-        ..Taker::default()
+        ..HandlerExpressions::default()
     };
-    let questions = Questions::new(None, vec![taker]);
+    let questions = ExpressionSet::new(None, vec![taker]);
     measure("10,000 items with two keys each, by a process", 1, || {
         pool.ask_and_wait(1, &questions, &scene).expect("an answer");
     });

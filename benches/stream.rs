@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use hooktrail::config::{self, Mode};
 use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::handler::{Task, kind};
-use hooktrail::process::{GRACE, Stop, become_subreaper, wait_for_retired};
+use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_retired};
 
 const USAGE: &str = "usage: stream COMMAND THREADS SECONDS";
 
@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<()> {
         for thread in 1..=threads {
             let (stream, settings, good, bad) = (&stream, &settings, &good, &bad);
             scope.spawn(move || -> std::io::Result<()> {
-                let (mut task, stop) = (task(settings), Stop::new()?);
+                let (mut task, stop) = (task(settings), CancelToken::new()?);
                 while Instant::now() < end {
                     task.claim.job.0 += thread;
                     let succeeded = stream.run(&task, &stop).outcome == Outcome::Succeeded;

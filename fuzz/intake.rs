@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 
 use hooktrail::config::{self, Config, SecretRef, Secrets};
-use hooktrail::expression::{Questions, Scene, Taker, bare};
-use hooktrail::web::verify::{Asked, Verifier};
+use hooktrail::expression::{EventContext, ExpressionSet, HandlerExpressions, bare};
+use hooktrail::web::verify::{SignedRequest, Verifier};
 use hooktrail::{inbox, web};
 
 /// A source of each scheme, by name.
@@ -36,15 +36,15 @@ static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
     (loaded.config, secrets)
 });
 
-static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
+static QUESTIONS: LazyLock<ExpressionSet> = LazyLock::new(|| {
     let expression = |text: &str| hooktrail::expression::Expression::new(text).ok();
-    let taker = Taker {
+    let taker = HandlerExpressions {
         when: expression(r#".a? != null or .b.c < 7 or $headers["x-a"] == "1" or $query.q"#),
         ordering_key: expression(".id // .data.id"),
         version_by: expression(".at"),
-        ..Taker::default()
+        ..HandlerExpressions::default()
     };
-    Questions::new(expression("[.id, .b]"), vec![taker])
+    ExpressionSet::new(expression("[.id, .b]"), vec![taker])
 });
 
 const TYPES: [&str; 6] = [
@@ -73,7 +73,7 @@ pub fn intake(data: &[u8]) {
     let (config, secrets) = &*SOURCES;
     let source = &config.sources[usize::from(first) % config.sources.len()];
     let verifier = Verifier::new(source, secrets);
-    let asked = Asked {
+    let asked = SignedRequest {
         method: "POST",
         path: "/hooks/a/segment",
         query,
@@ -92,14 +92,14 @@ pub fn intake(data: &[u8]) {
     for accept in [config::Accept::Json, config::Accept::Form] {
         let _ = web::form::check_accept(accept, Some(content_type), body);
     }
-    let scene = Scene {
+    let scene = EventContext {
         body,
         content_type: Some(content_type),
         source: "a",
         headers: &headers,
         query,
         path: "/hooks/a",
-        ..Scene::default()
+        ..EventContext::default()
     };
     bare::read_body(&scene);
     let once = format!("{:?}", QUESTIONS.at_once(&scene));

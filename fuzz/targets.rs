@@ -4,7 +4,7 @@
 
 use std::cell::OnceCell;
 
-use hooktrail::expression::{Expression, Scene, bare};
+use hooktrail::expression::{EventContext, Expression, bare};
 use serde_json::Value;
 
 mod intake;
@@ -166,8 +166,13 @@ const JSON_PARTS: &[&[u8]] = &[
     b"[[[[[[[[",
 ];
 
-fn scene<'a>(content_type: &'a str, body: &'a [u8]) -> Scene<'a> {
-    Scene { body, content_type: Some(content_type), query: Some("a=1&b[]=2"), ..Scene::default() }
+fn scene<'a>(content_type: &'a str, body: &'a [u8]) -> EventContext<'a> {
+    EventContext {
+        body,
+        content_type: Some(content_type),
+        query: Some("a=1&b[]=2"),
+        ..EventContext::default()
+    }
 }
 
 fn jq(text: &str) -> Expression {

@@ -16,25 +16,25 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config, Loaded, Secrets};
-use crate::dispatcher::{self, Dispatcher, Ear, Handlers, Hub};
+use crate::config::{self, Config, LoadedConfig, Secrets};
+use crate::dispatcher::{self, Dispatcher, HandlerMap, Scheduler, WriterListener};
 use crate::domain::HandlerId;
 use crate::expander::{self, Expander, Judges};
-use crate::expression::Pool;
-use crate::handler::Ready;
+use crate::expression::EvaluatorPool;
+use crate::handler::HandlerRuntime;
 use crate::process::{self, GRACE};
 use crate::redact::Redactor;
-use crate::store::channel::{Handle, Health, HealthCell};
+use crate::store::channel::{Health, WriterHandle, WriterHealth};
 use crate::store::deferrals::Deferrals;
 use crate::store::registry::Registry;
-use crate::store::tally::Tally;
+use crate::store::tally::SourceCounters;
 use crate::store::{
-    self, OpenError, Readers, RunState, Store, acts, checkpoint, op::Op, open_files, writer,
+    self, OpenError, ReadPool, RunState, Store, acts, checkpoint, op::Operation, open_files, writer,
 };
-use crate::upkeep::alerts::{Listeners, Told};
-use crate::web::{self, Gate};
-use crate::worker::task::{Maker, Paths};
-use crate::worker::{self, Running, Shared, Why};
+use crate::upkeep::alerts::{AlertSubscribers, AlertSubscription};
+use crate::web::{self, IntakeState};
+use crate::worker::task::{SourcePaths, TaskBuilder};
+use crate::worker::{self, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
 mod equip;
@@ -48,12 +48,12 @@ use start::{Arrived, Owner, Prepared};
 
 /// A server that can't start, or could not end well: the text is for its owner.
 #[derive(Debug)]
-pub struct Failure {
+pub struct ExitError {
     pub code: u8,
     pub text: String,
 }
 
-impl Failure {
+impl ExitError {
     fn other(error: impl std::fmt::Display) -> Self {
         Self { code: 1, text: format!("{error:#}") }
     }
@@ -63,7 +63,7 @@ impl Failure {
     }
 }
 
-impl From<OpenError> for Failure {
+impl From<OpenError> for ExitError {
     fn from(error: OpenError) -> Self {
         let code = if matches!(error, OpenError::Owned(_)) { 75 } else { 1 };
         Self { code, text: error.to_string() }
@@ -74,26 +74,26 @@ impl From<OpenError> for Failure {
 ///
 /// # Errors
 /// Why it could not start.
-pub fn serve(file: &Path) -> Result<(), Failure> {
+pub fn serve(file: &Path) -> Result<(), ExitError> {
     let owner = Owner::default();
     end_with_a_dead_thread(owner.clone());
-    let (loaded, secrets, redactor) = load(file).map_err(Failure::config)?;
+    let (loaded, secrets, redactor) = load(file).map_err(ExitError::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
     ignore_file_size_signal();
     let files_max = process::raise_file_limit();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Failure::other)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
     let served = serve_until_signal(loaded, (&secrets, redactor), files_max, &mut signals, &owner);
     owner.record(if served.is_ok() { RunState::Stopped } else { RunState::Failed });
     served
 }
 
 fn serve_until_signal(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     secrets: (&Secrets, Arc<Redactor>),
     files_max: u64,
     signals: &mut Signals,
     owner: &Owner,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let mut arrived = Arrived::default();
     let config = loaded.config;
     let Some(prepared) = start::prepare(&config, &mut arrived, signals, owner)? else {
@@ -117,7 +117,7 @@ fn serve_until_signal(
 
 /// Reads config.toml and its secrets; all faults at once. From here on no log line shows one of them,
 /// nor one of those before.
-fn load(file: &Path) -> Result<(Loaded, Secrets, Arc<Redactor>), String> {
+fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     let loaded = config::load(file).map_err(|faults| faults.to_string())?;
     let (secrets, missing) = config::secrets(&loaded);
     let redactor = crate::log::redactor().with(secrets.texts(&loaded.config)).map(Arc::new);
@@ -168,17 +168,17 @@ fn ignore_file_size_signal() {
 struct Server {
     file: PathBuf,
     config: ArcSwap<Config>,
-    gate: Arc<Gate>,
-    hub: Arc<Hub>,
-    running: Arc<Running>,
-    tally: Arc<Tally>,
-    paths: Paths,
-    handlers: ArcSwap<HashMap<HandlerId, Arc<Ready>>>,
-    told: Told,
+    gate: Arc<IntakeState>,
+    hub: Arc<Scheduler>,
+    running: Arc<RunningJobs>,
+    tally: Arc<SourceCounters>,
+    paths: SourcePaths,
+    handlers: ArcSwap<HashMap<HandlerId, Arc<HandlerRuntime>>>,
+    told: AlertSubscription,
     judges: Judges,
     expander: JoinHandle<()>,
-    writer: Handle,
-    intake: web::Listening,
+    writer: WriterHandle,
+    intake: web::RunningServers,
     upkeep: (Sender<()>, JoinHandle<()>),
     /// In the order of their start, but for upkeep.
     threads: Vec<JoinHandle<()>>,
@@ -193,11 +193,11 @@ impl Server {
         files_max: u64,
         prepared: Prepared,
         owner: &Owner,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ExitError> {
         let Prepared { began, store, registry, sockets } = prepared;
         let sockets = (sockets, files::connections_max(&config, files_max));
-        let server =
-            Self::run(config, store, &registry, secrets, sockets, owner).map_err(Failure::other)?;
+        let server = Self::run(config, store, &registry, secrets, sockets, owner)
+            .map_err(ExitError::other)?;
         for line in web::greeting(&server.config.load(), &server.intake) {
             log::info!("{line}");
         }
@@ -214,8 +214,8 @@ impl Server {
         (sockets, connections_max): (web::Sockets, usize),
         owner: &Owner,
     ) -> anyhow::Result<Self> {
-        let health = Arc::<HealthCell>::default();
-        let (running, tally) = (Arc::<Running>::default(), Arc::<Tally>::default());
+        let health = Arc::<WriterHealth>::default();
+        let (running, tally) = (Arc::<RunningJobs>::default(), Arc::<SourceCounters>::default());
         let deferrals = Arc::<Deferrals>::default();
         let of_gate = Arc::clone(&deferrals);
         let workers = config.workers.threads;
@@ -228,17 +228,17 @@ impl Server {
         let (holds, held) = bounded(1);
         let end = broken(Arc::clone(&health), owner.clone());
         let (nudge, checkpoints) = checkpoint::start(&store, config.store.durability, end, holds)?;
-        let of_trail = keep::Trail { database, readers: readers.clone(), clock, held };
+        let of_trail = keep::MaintenanceInputs { database, readers: readers.clone(), clock, held };
         let (to, from) = bounded(workers);
-        let hub = Arc::new(Hub::new(workers, clock, to, &store::rest::all(&store.conn)?));
+        let hub = Arc::new(Scheduler::new(workers, clock, to, &store::rest::all(&store.conn)?));
         let end = broken(Arc::clone(&health), owner.clone());
-        let ear = Ear { hub: Arc::clone(&hub), broken: Box::new(end) };
+        let ear = WriterListener { hub: Arc::clone(&hub), broken: Box::new(end) };
         let (stop_watch, watch_stopped) = bounded(0);
         let watching =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health, deferrals)?;
-        let handlers = ready(&config, registry, secrets, &Handlers::default());
+        let handlers = ready(&config, registry, secrets, &HandlerMap::default());
         let dispatcher = Dispatcher {
             hub: Arc::clone(&hub),
             writer: writer.clone(),
@@ -253,15 +253,24 @@ impl Server {
             maker: maker.clone(),
             judges: Arc::clone(&judges),
         })?;
-        let shared = Shared { from, maker, writer: writer.clone(), running: Arc::clone(&running) };
+        let shared =
+            WorkerContext { from, maker, writer: writer.clone(), running: Arc::clone(&running) };
         let mut threads = vec![checkpoints, writing, dispatching];
         threads.extend(worker::start(workers, &shared)?);
 
         let secrets = (secrets, &redactor);
-        let gate =
-            Gate::new(writer.clone(), &config, registry, secrets, counts, expressions, of_gate);
+        let gate = IntakeState::new(
+            writer.clone(),
+            &config,
+            registry,
+            secrets,
+            counts,
+            expressions,
+            of_gate,
+        );
         let gate = Arc::new(gate);
-        let told = Told::new(Listeners::new(&config, registry).map(Arc::new).into());
+        let told =
+            AlertSubscription::new(AlertSubscribers::new(&config, registry).map(Arc::new).into());
         let upkeep = keep::up(&gate, &config, (&told, &tally), &running, of_trail)?;
         let intake = web::listen(sockets, connections_max, &gate)?;
         Ok(Self {
@@ -312,13 +321,13 @@ impl Server {
         anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
         let (reply, registered) = bounded(1);
         let (sources, handlers) = names(&config);
-        self.writer.op(Op::Register { sources, handlers, reply });
+        self.writer.op(Operation::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
         // A limit that is new holds from its first event on: the queue is counted before.
         let limited = web::limited(&config, &registry);
         let counts = self.tally.watch(&limited);
         let (reply, counted) = bounded(1);
-        self.writer.op(Op::Recount(reply));
+        self.writer.op(Operation::Recount(reply));
         counted.recv().context("the trail can't be read now")?;
         self.gate.configure(&config, &registry, (&secrets, &redactor), counts);
         self.tally.retain(&limited);
@@ -330,9 +339,9 @@ impl Server {
         self.handlers.store(Arc::clone(&handlers));
         self.hub.configure(Arc::clone(&handlers));
         close_replaced(&before, &handlers);
-        self.told.store(Listeners::new(&config, &registry).map(Arc::new));
+        self.told.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
-        self.writer.op(Op::Act(acts::Act {
+        self.writer.op(Operation::Act(acts::AuditEntry {
             at_ms: clock::wall_ms(),
             who: "SIGHUP".to_owned(),
             via: "signal",
@@ -355,7 +364,7 @@ impl Server {
             log::warn!("ending {} jobs: they are put back", self.running.count());
             let began = Instant::now();
             while self.hub.busy() > 0 && began.elapsed() < GRACE * 2 {
-                self.running.end_all(Why::Shutdown);
+                self.running.end_all(StopReason::Shutdown);
                 self.wait_for_jobs(Duration::from_millis(200), || false);
             }
         }
@@ -389,17 +398,17 @@ impl Server {
 }
 
 /// What makes tasks of claims.
-fn maker(config: &Config, readers: Readers, trail: String, database: &Path) -> Maker {
+fn maker(config: &Config, readers: ReadPool, trail: String, database: &Path) -> TaskBuilder {
     // Large items are written beside the trail: a folder for temporary files may be memory.
     let folder = database.parent().unwrap_or(Path::new("."));
-    let expressions = Pool::new(folder, &trail);
-    let paths = Paths::new(ArcSwap::from_pointee(source_paths(config)));
-    Maker { readers, expressions, paths, trail }
+    let expressions = EvaluatorPool::new(folder, &trail);
+    let paths = SourcePaths::new(ArcSwap::from_pointee(source_paths(config)));
+    TaskBuilder { readers, expressions, paths, trail }
 }
 
 /// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,
 /// and the process ends without a checkpoint, which would write what may not be on disk.
-fn broken(health: Arc<HealthCell>, owner: Owner) -> impl Fn(&str) + Send + 'static {
+fn broken(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str) + Send + 'static {
     move |why| {
         health.set(Health::Broken);
         owner.record(RunState::Failed);

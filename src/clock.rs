@@ -95,14 +95,14 @@ pub fn chance() -> f64 {
 
 /// A moment by all three clocks, as the file keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Anchor {
+pub struct ClockAnchor {
     pub trail_ms: i64,
     pub wall_ms: i64,
     pub boot_ms: i64,
     pub boot_id: String,
 }
 
-impl Anchor {
+impl ClockAnchor {
     /// This moment, before there was a trail.
     pub fn first() -> Self {
         let wall_ms = wall_ms();
@@ -122,14 +122,14 @@ impl Anchor {
 
 /// The trail's clock.
 #[derive(Clone, Copy, Debug)]
-pub struct TrailClock {
+pub struct MonotonicClock {
     /// Trail time less boot time.
     offset_ms: i64,
 }
 
-impl TrailClock {
+impl MonotonicClock {
     /// Goes on from where the file's anchor stood.
-    pub fn from_anchor(anchor: &Anchor) -> Self {
+    pub fn from_anchor(anchor: &ClockAnchor) -> Self {
         let boot = boot_ms();
         Self { offset_ms: anchor.carry_on(wall_ms(), boot, &boot_id()) - boot }
     }
@@ -140,10 +140,10 @@ impl TrailClock {
     }
 
     /// This moment, to be kept in the file.
-    pub fn anchor(self) -> Anchor {
+    pub fn anchor(self) -> ClockAnchor {
         let boot = boot_ms();
         let trail_ms = boot + self.offset_ms;
-        Anchor { trail_ms, wall_ms: wall_ms(), boot_ms: boot, boot_id: boot_id() }
+        ClockAnchor { trail_ms, wall_ms: wall_ms(), boot_ms: boot, boot_id: boot_id() }
     }
 
     /// What the wall clock will show when the trail's clock shows `trail_ms`.
@@ -158,8 +158,8 @@ mod tests {
 
     const YEAR_MS: i64 = 365 * 86_400_000;
 
-    fn anchor() -> Anchor {
-        Anchor { trail_ms: 1000, wall_ms: 50_000, boot_ms: 700, boot_id: "a".into() }
+    fn anchor() -> ClockAnchor {
+        ClockAnchor { trail_ms: 1000, wall_ms: 50_000, boot_ms: 700, boot_id: "a".into() }
     }
 
     #[test]

@@ -9,39 +9,39 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::domain::{Ended, HandlerId, Outcome};
-use crate::handler::Ready;
-use crate::queue::lane::Limits;
-use crate::queue::retry::Next;
-use crate::store::channel::Handle;
-use crate::store::jobs::{self, Claimed};
-use crate::store::op::Op;
-use crate::store::{Readers, registry};
-use crate::worker::Running;
+use crate::domain::{AttemptResult, HandlerId, Outcome};
+use crate::handler::HandlerRuntime;
+use crate::queue::lane::HandlerLimits;
+use crate::queue::retry::NextStep;
+use crate::store::channel::WriterHandle;
+use crate::store::jobs::{self, ClaimedJob};
+use crate::store::op::Operation;
+use crate::store::{ReadPool, registry};
+use crate::worker::RunningJobs;
 
 mod desk;
 mod hub;
 
-pub use hub::{Ear, Hub};
+pub use hub::{Scheduler, WriterListener};
 
-use desk::Todo;
+use desk::PendingWork;
 
 /// The handlers as they are configured now.
-pub type Handlers = Arc<HashMap<HandlerId, Arc<Ready>>>;
+pub type HandlerMap = Arc<HashMap<HandlerId, Arc<HandlerRuntime>>>;
 
 /// What the thread needs.
 pub struct Dispatcher {
-    pub hub: Arc<Hub>,
-    pub writer: Handle,
-    pub readers: Readers,
-    pub running: Arc<Running>,
+    pub hub: Arc<Scheduler>,
+    pub writer: WriterHandle,
+    pub readers: ReadPool,
+    pub running: Arc<RunningJobs>,
 }
 
 /// Starts the thread, which begins with what is configured; it ends by `Hub::leave`.
 ///
 /// # Errors
 /// The thread can't be made.
-pub fn start(it: Dispatcher, handlers: Handlers) -> std::io::Result<JoinHandle<()>> {
+pub fn start(it: Dispatcher, handlers: HandlerMap) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("dispatcher".into()).spawn(move || {
         it.hub.configure(handlers);
         it.hub.look();
@@ -53,7 +53,7 @@ impl Dispatcher {
     fn run(&self) {
         loop {
             let mut desk = self.hub.wait();
-            let Todo { configure, look, put_back } = std::mem::take(&mut desk.todo);
+            let PendingWork { configure, look, put_back } = std::mem::take(&mut desk.todo);
             let is_left = desk.is_left();
             let (to_count, promote) = (desk.dispatch.begin_count(), desk.promote());
             drop(desk);
@@ -74,23 +74,23 @@ impl Dispatcher {
                 self.hub.lock().again(|todo| todo.look = true);
             }
             if promote {
-                self.writer.op(Op::Promote);
+                self.writer.op(Operation::Promote);
             }
             for (handler, max) in to_count {
                 self.count(handler, max);
             }
             let asks = self.hub.lock().plan();
             for ask in asks {
-                self.writer.op(Op::Claim(ask));
+                self.writer.op(Operation::Claim(ask));
             }
         }
     }
 
     /// Takes over a configuration. With a `rate` the next start may be when an earlier process left
     /// it, or this one before the rate was taken out and put back.
-    fn configure(&self, handlers: &Handlers) -> anyhow::Result<()> {
-        let limits = handlers.iter().map(|(&id, ready)| (id, Limits::of(&ready.settings)));
-        let limits: HashMap<HandlerId, Limits> = limits.collect();
+    fn configure(&self, handlers: &HandlerMap) -> anyhow::Result<()> {
+        let limits = handlers.iter().map(|(&id, ready)| (id, HandlerLimits::of(&ready.settings)));
+        let limits: HashMap<HandlerId, HandlerLimits> = limits.collect();
         let conn = self.readers.get()?;
         let (rates, paused) = (registry::rates(&conn)?, registry::paused(&conn)?);
         let mut desk = self.hub.lock();
@@ -130,11 +130,11 @@ impl Dispatcher {
     }
 
     /// A claimed job that can't be started waits again.
-    fn put_back(&self, claimed: &Claimed, why: &str) {
-        let ended = Ended::new(Outcome::Interrupted, why);
-        let next = Next::Again { wait: Duration::ZERO, failures: claimed.failures };
+    fn put_back(&self, claimed: &ClaimedJob, why: &str) {
+        let ended = AttemptResult::new(Outcome::Interrupted, why);
+        let next = NextStep::Again { wait: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();
         let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
-        self.writer.op(Op::Finish(Box::new(finish)));
+        self.writer.op(Operation::Finish(Box::new(finish)));
     }
 }

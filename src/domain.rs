@@ -144,7 +144,7 @@ pub struct Claim {
 
 /// What a run of an attempt came to: data, whatever went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct AttemptResult {
     pub outcome: Outcome,
     /// The handler said that trying again is useless (with `Outcome::Failed`).
     pub dead: bool,
@@ -157,7 +157,7 @@ pub struct Ended {
     pub stderr: Vec<u8>,
 }
 
-impl Ended {
+impl AttemptResult {
     /// An end without output.
     pub fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
         let (stdout, stderr) = (Vec::new(), Vec::new());

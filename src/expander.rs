@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::domain::owed::{JobKeys, Owed, Plan};
+use crate::domain::owed::{JobKeys, JobPlan, JobSpec};
 use crate::domain::{EventId, HandlerId, SourceId};
-use crate::expression::{Answers, Busy, Scene};
-use crate::inbox::{Judge, Judged};
-use crate::store::channel::Handle;
+use crate::expression::{Busy, EvaluationResult, EventContext};
+use crate::inbox::{JobPlanner, PlannedEvent};
+use crate::store::channel::WriterHandle;
 use crate::store::deferrals::{Deferrals, Deferred};
 use crate::store::deferred::{self, EventJobs, Work};
 use crate::store::read;
-use crate::worker::task::Maker;
+use crate::worker::task::TaskBuilder;
 
 /// Maximum number of events of one source that are evaluated ahead: one process takes as many at once.
 const AHEAD_MAX: usize = 8;
@@ -36,13 +36,13 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// What the handlers of each source make of its events, by the configuration as it is now.
 pub type Judges = Arc<ArcSwap<JudgesNow>>;
 
-type JudgesNow = HashMap<SourceId, Judge>;
+type JudgesNow = HashMap<SourceId, JobPlanner>;
 
 /// What the thread needs.
 pub struct Expander {
     pub deferrals: Arc<Deferrals>,
-    pub writer: Handle,
-    pub maker: Maker,
+    pub writer: WriterHandle,
+    pub maker: TaskBuilder,
     pub judges: Judges,
 }
 
@@ -59,7 +59,7 @@ struct Answered {
     source: SourceId,
     event: EventId,
     resets: u64,
-    answers: Result<Answers, Busy>,
+    answers: Result<EvaluationResult, Busy>,
 }
 
 type Inbox = Arc<Mutex<Vec<Answered>>>;
@@ -217,7 +217,7 @@ impl Expander {
         };
         let done = |judged| Stage::Evaluated(Box::new(jobs(id, source, received_at_ms, judged)));
         if let Some(owed) = kept {
-            ahead.stage = done(Judged { owed, dedupe: None, note: None });
+            ahead.stage = done(PlannedEvent { owed, dedupe: None, note: None });
             return Ok(());
         }
         let Some(questions) = judge.questions() else {
@@ -227,7 +227,7 @@ impl Expander {
         let event = read::event(&conn, id)?;
         drop(conn);
         self.maker.with_scene(&event, None, |scene| {
-            let scene = Scene { event: None, ..*scene };
+            let scene = EventContext { event: None, ..*scene };
             if let Some(answers) = questions.at_once(&scene) {
                 ahead.stage = done(judge.judged(answers));
                 return;
@@ -276,18 +276,18 @@ impl Expander {
     }
 }
 
-fn jobs(event: EventId, source: SourceId, received_at_ms: i64, judged: Judged) -> EventJobs {
-    let Judged { owed, note, .. } = judged;
+fn jobs(event: EventId, source: SourceId, received_at_ms: i64, judged: PlannedEvent) -> EventJobs {
+    let PlannedEvent { owed, note, .. } = judged;
     EventJobs { event, source, received_at_ms, owed: list(owed), note, dedupe: None }
 }
 
 /// A plan, handler by handler.
-fn list(owed: Plan) -> Vec<(HandlerId, Owed)> {
+fn list(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
     match owed {
-        Plan::Plain(handlers) => {
-            handlers.iter().map(|handler| (*handler, Owed::Event(JobKeys::default()))).collect()
+        JobPlan::Plain(handlers) => {
+            handlers.iter().map(|handler| (*handler, JobSpec::Event(JobKeys::default()))).collect()
         }
-        Plan::Judged(all) => all,
-        Plan::Unevaluated(_) => Vec::new(),
+        JobPlan::Judged(all) => all,
+        JobPlan::Unevaluated(_) => Vec::new(),
     }
 }

@@ -25,7 +25,7 @@ pub fn each(
     mut take: impl FnMut(Part) -> Option<()>,
 ) -> Option<()> {
     let boundary = multer::parse_boundary(content_type).ok()?;
-    let mut multipart = Multipart::new(Whole(Some(Bytes::copy_from_slice(body))), boundary);
+    let mut multipart = Multipart::new(OneChunk(Some(Bytes::copy_from_slice(body))), boundary);
     while let Some(field) = now(multipart.next_field())?.ok()? {
         let name = field.name().map(str::to_owned);
         let file = field.file_name().map(str::to_owned);
@@ -37,9 +37,9 @@ pub fn each(
 }
 
 /// A body that is there as a whole.
-struct Whole(Option<Bytes>);
+struct OneChunk(Option<Bytes>);
 
-impl Stream for Whole {
+impl Stream for OneChunk {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {

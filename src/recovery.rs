@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{Config, Retry};
-use crate::domain::{Ended, HandlerId, Outcome};
+use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::process;
-use crate::queue::retry::{self, Record};
-use crate::store::jobs::{Finish, Left};
+use crate::queue::retry::{self, JobHistory};
+use crate::store::jobs::{AttemptRecord, OrphanedJob};
 use crate::store::registry::Registry;
-use crate::store::state::State;
+use crate::store::state::WriterState;
 use crate::store::{self, Store, jobs};
 use crate::worker;
 
@@ -31,7 +31,7 @@ pub fn settle(store: &Store, config: &Config, registry: &Registry) -> anyhow::Re
         .collect();
     let default = Retry::default();
     store::in_transaction(&store.conn, |conn| {
-        let mut state = State::read(conn, store.clock)?;
+        let mut state = WriterState::read(conn, store.clock)?;
         jobs::clamp_waits(conn, state.now_ms)?;
         let left = jobs::left_running(conn, &state)?;
         for one in &left {
@@ -43,12 +43,13 @@ pub fn settle(store: &Store, config: &Config, registry: &Registry) -> anyhow::Re
     })
 }
 
-fn interrupted(left: &Left, policy: &Retry) -> Finish {
+fn interrupted(left: &OrphanedJob, policy: &Retry) -> AttemptRecord {
     let crashes = left.crashes.saturating_add(1);
     let detail = if left.cancelled { "cancelled" } else { "the server ended while it ran" };
-    let ended = Ended::new(Outcome::Interrupted, detail);
+    let ended = AttemptResult::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let record = Record { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
+    let record =
+        JobHistory { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
     let next = retry::next(policy, record, &ended, clock::chance);
     let now_ms = clock::wall_ms();
     worker::finish(&left.claimed, ended, next, now_ms, ms(now_ms - left.started_at_ms), crashes)

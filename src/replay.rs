@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use crate::config::{Config, Handler};
-use crate::domain::owed::{JobKeys, Owed, Plan};
+use crate::domain::owed::{JobKeys, JobPlan, JobSpec};
 use crate::domain::{EventId, HandlerId, SourceId};
-use crate::expression::{Answers, Busy, Questions, Scene};
-use crate::inbox::Judge;
-use crate::store::acts::Act;
+use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet};
+use crate::inbox::JobPlanner;
+use crate::store::acts::AuditEntry;
 use crate::store::list::Selector;
-use crate::store::replay::{self, Due, Meant};
+use crate::store::replay::{self, PlannedReplay, SelectedEvent};
 use crate::store::{self, Store, read, registry};
-use crate::worker::{self, task::Maker};
+use crate::worker::{self, task::TaskBuilder};
 
 /// So many events, jobs and bytes of bodies are in memory at most.
 const EVENTS_AT_ONCE: usize = 10_000;
@@ -32,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub struct Asked<'a> {
+pub struct ReplayRequest<'a> {
     pub selector: Selector,
     /// For this one alone, which is configured.
     pub handler: Option<&'a str>,
 }
 
-impl Asked<'_> {
+impl ReplayRequest<'_> {
     /// Whether jobs are selected: then only their handlers get their events.
     fn is_of_jobs(&self) -> bool {
         self.selector.state.is_some() || self.selector.detail.is_some()
@@ -46,10 +46,10 @@ impl Asked<'_> {
 }
 
 /// Which events, and who takes them.
-pub struct Chosen<'a> {
-    maker: &'a Maker,
+pub struct ReplaySelection<'a> {
+    maker: &'a TaskBuilder,
     /// Those that take some of them, each set of handlers once.
-    judges: Vec<Judge>,
+    judges: Vec<JobPlanner>,
     /// Event, source, place of its judge.
     due: Vec<(i64, SourceId, usize)>,
     /// How many events each handler takes.
@@ -61,7 +61,7 @@ pub struct Chosen<'a> {
 
 /// How far a replay is.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct ReplayProgress {
     pub events: usize,
     pub of: usize,
     pub jobs: i64,
@@ -69,7 +69,7 @@ pub struct Progress {
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
-pub struct Made {
+pub struct ReplaySummary {
     pub jobs: i64,
     /// Events that were not there any more, or had no body.
     pub gone: Vec<i64>,
@@ -95,9 +95,9 @@ fn numbered<'c>(
 pub fn choose<'a>(
     store: &Store,
     config: &Config,
-    asked: &Asked<'_>,
-    maker: &'a Maker,
-) -> anyhow::Result<Chosen<'a>> {
+    asked: &ReplayRequest<'_>,
+    maker: &'a TaskBuilder,
+) -> anyhow::Result<ReplaySelection<'a>> {
     let meant = if asked.is_of_jobs() {
         replay::events_of_jobs(&store.conn, &asked.selector)?
     } else {
@@ -107,12 +107,12 @@ pub fn choose<'a>(
     };
     let handlers = numbered(store, config)?;
     let sources = registry::source_names(&store.conn)?;
-    let takes = |(handler, id): &&(&Handler, HandlerId), one: &Meant| {
+    let takes = |(handler, id): &&(&Handler, HandlerId), one: &SelectedEvent| {
         asked.handler.is_none_or(|name| name == handler.name)
             && one.handler.is_none_or(|had| had == *id)
             && sources.get(&one.source).is_some_and(|name| handler.sources.contains(name))
     };
-    let mut chosen = Chosen {
+    let mut chosen = ReplaySelection {
         maker,
         judges: Vec::new(),
         due: Vec::new(),
@@ -126,7 +126,7 @@ pub fn choose<'a>(
         let takers: Vec<&(&Handler, HandlerId)> =
             handlers.iter().filter(|one| of_event.iter().any(|meant| takes(one, meant))).collect();
         let ids: Vec<HandlerId> = takers.iter().map(|(_, id)| *id).collect();
-        let Meant { event, source, .. } = of_event[0];
+        let SelectedEvent { event, source, .. } = of_event[0];
         if ids.is_empty() {
             chosen.untaken.push(event);
             continue;
@@ -135,7 +135,7 @@ pub fn choose<'a>(
             *chosen.counts.entry(*id).or_default() += 1;
         }
         let judge = *judges.entry(ids).or_insert_with(|| {
-            chosen.judges.push(Judge::of_handlers(takers.into_iter().copied()));
+            chosen.judges.push(JobPlanner::of_handlers(takers.into_iter().copied()));
             chosen.judges.len() - 1
         });
         chosen.due.push((event, source, judge));
@@ -143,7 +143,7 @@ pub fn choose<'a>(
     Ok(chosen)
 }
 
-impl Chosen<'_> {
+impl ReplaySelection<'_> {
     /// How many events there are that a handler takes.
     pub fn events(&self) -> usize {
         self.due.len()
@@ -172,9 +172,9 @@ impl Chosen<'_> {
         &self,
         store: &Store,
         config: &Config,
-        act: Act,
-        tell: &mut dyn FnMut(Progress),
-    ) -> anyhow::Result<Made> {
+        act: AuditEntry,
+        tell: &mut dyn FnMut(ReplayProgress),
+    ) -> anyhow::Result<ReplaySummary> {
         let numbers = self.register(store, config)?;
         let mut replay = replay::Replay::new(store, act);
         let mut at = 0;
@@ -185,9 +185,9 @@ impl Chosen<'_> {
             }
             replay.make(&due)?;
             at = next;
-            tell(Progress { events: at, of: self.due.len(), jobs: replay.jobs() });
+            tell(ReplayProgress { events: at, of: self.due.len(), jobs: replay.jobs() });
         }
-        Ok(Made { jobs: replay.jobs(), gone: replay.gone().to_vec() })
+        Ok(ReplaySummary { jobs: replay.jobs(), gone: replay.gone().to_vec() })
     }
 
     /// Says what each event owes, and makes nothing of it.
@@ -197,7 +197,7 @@ impl Chosen<'_> {
     pub fn each(
         &self,
         store: &Store,
-        tell: &mut dyn FnMut(&str, &Due) -> anyhow::Result<()>,
+        tell: &mut dyn FnMut(&str, &PlannedReplay) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let sources = registry::source_names(&store.conn)?;
         let mut at = 0;
@@ -217,7 +217,7 @@ impl Chosen<'_> {
         store: &Store,
         config: &Config,
     ) -> anyhow::Result<HashMap<HandlerId, HandlerId>> {
-        let unknown: Vec<registry::Named> = config
+        let unknown: Vec<registry::HandlerRegistration> = config
             .handlers
             .iter()
             .filter(|one| self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == one.name))
@@ -235,7 +235,7 @@ impl Chosen<'_> {
     }
 
     /// What some events owe, from that place on; where to go on.
-    fn judge(&self, store: &Store, from: usize) -> anyhow::Result<(Vec<Due>, usize)> {
+    fn judge(&self, store: &Store, from: usize) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
         let (mut due, mut at) = (Vec::new(), from);
         let (mut jobs, mut bytes) = (0, 0);
         while at < self.due.len()
@@ -251,7 +251,7 @@ impl Chosen<'_> {
                 let judge = &self.judges[*judge];
                 let judged = answers.map_or_else(|| judge.plain(), |it| judge.judged(it));
                 jobs += judged.owed.jobs();
-                due.push(Due { event: *event, owed: listed(judged.owed) });
+                due.push(PlannedReplay { event: *event, owed: listed(judged.owed) });
             }
             at = end;
         }
@@ -263,7 +263,7 @@ impl Chosen<'_> {
         &self,
         store: &Store,
         some: &[(i64, SourceId, usize)],
-    ) -> anyhow::Result<(Vec<Option<Answers>>, usize)> {
+    ) -> anyhow::Result<(Vec<Option<EvaluationResult>>, usize)> {
         let (tell, told) = bounded(some.len());
         let (mut answers, mut bytes, mut waiting) = (Vec::new(), 0, 0);
         answers.resize_with(some.len(), || None);
@@ -275,7 +275,7 @@ impl Chosen<'_> {
             let event = read::event(&store.conn, EventId(event))?;
             bytes += event.body.len();
             self.maker.with_scene(&event, None, |scene| {
-                let scene = Scene { event: None, ..*scene };
+                let scene = EventContext { event: None, ..*scene };
                 answers[place] = questions.at_once(&scene);
                 if answers[place].is_none() {
                     let tell = tell.clone();
@@ -286,7 +286,7 @@ impl Chosen<'_> {
             });
         }
         for _ in 0..waiting {
-            let (place, answer): (usize, Result<Answers, Busy>) = told.recv()?;
+            let (place, answer): (usize, Result<EvaluationResult, Busy>) = told.recv()?;
             answers[place] = Some(match answer {
                 Ok(answer) => answer,
                 Err(Busy) => {
@@ -306,13 +306,13 @@ impl Chosen<'_> {
         store: &Store,
         event: i64,
         source: SourceId,
-        questions: &Questions,
-    ) -> anyhow::Result<Answers> {
+        questions: &ExpressionSet,
+    ) -> anyhow::Result<EvaluationResult> {
         let began = Instant::now();
         let event = read::event(&store.conn, EventId(event))?;
         loop {
             let asked = self.maker.with_scene(&event, None, |scene| {
-                let scene = Scene { event: None, ..*scene };
+                let scene = EventContext { event: None, ..*scene };
                 self.maker.expressions.ask_and_wait(party(source), questions, &scene)
             });
             match asked {
@@ -333,12 +333,12 @@ fn party(source: SourceId) -> u64 {
 }
 
 /// A plan, handler by handler.
-fn listed(owed: Plan) -> Vec<(HandlerId, Owed)> {
+fn listed(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
     match owed {
-        Plan::Plain(handlers) => {
-            handlers.iter().map(|handler| (*handler, Owed::Event(JobKeys::default()))).collect()
+        JobPlan::Plain(handlers) => {
+            handlers.iter().map(|handler| (*handler, JobSpec::Event(JobKeys::default()))).collect()
         }
-        Plan::Judged(all) => all,
-        Plan::Unevaluated(_) => Vec::new(),
+        JobPlan::Judged(all) => all,
+        JobPlan::Unevaluated(_) => Vec::new(),
     }
 }

@@ -11,18 +11,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use sd_notify::NotifyState;
 
 use crate::notify;
-use crate::store::alerts::Notice;
-use crate::store::channel::{Handle, Message, Write};
-use crate::store::handshakes::Shaken;
-use crate::store::op::Op;
-use crate::store::refusals::Refused;
+use crate::store::alerts::AlertSignal;
+use crate::store::channel::{WriteRequest, WriterHandle, WriterMessage};
+use crate::store::handshakes::HandshakeRecord;
+use crate::store::op::Operation;
+use crate::store::refusals::RejectionRow;
 use crate::store::reserve;
-use crate::store::tally::Tally;
-use crate::worker::Running;
+use crate::store::tally::SourceCounters;
+use crate::worker::RunningJobs;
 
 pub mod alerts;
 
-use alerts::Alerts;
+use alerts::AlertMonitor;
 
 /// Between two looks: a refusal is on the trail within a second.
 const LOOK: Duration = Duration::from_millis(400);
@@ -34,25 +34,25 @@ const NOTED_AT_ONCE: usize = 250;
 const KEEP: Duration = Duration::from_secs(600);
 
 /// What the thread needs.
-pub struct Upkeep {
-    pub alerts: Alerts,
-    pub tally: Arc<Tally>,
+pub struct Maintenance {
+    pub alerts: AlertMonitor,
+    pub tally: Arc<SourceCounters>,
     pub database: PathBuf,
     pub min_free_bytes: u64,
     pub disk_low: Arc<AtomicBool>,
-    pub writer: Handle,
-    pub running: Arc<Running>,
+    pub writer: WriterHandle,
+    pub running: Arc<RunningJobs>,
     /// Takes what intake refused since the last look.
-    pub refusals: Box<dyn Fn() -> Vec<Refused> + Send>,
+    pub refusals: Box<dyn Fn() -> Vec<RejectionRow> + Send>,
     /// Takes the handshakes that intake answered since the last look.
-    pub handshakes: Box<dyn Fn() -> Vec<Shaken> + Send>,
+    pub handshakes: Box<dyn Fn() -> Vec<HandshakeRecord> + Send>,
 }
 
 /// Starts the thread.
 ///
 /// # Errors
 /// The thread can't be made.
-pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
+pub fn start(mut it: Maintenance, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
     guard_disk(&it);
     std::thread::Builder::new().name("upkeep".into()).spawn(move || {
         let mut kept = Instant::now();
@@ -64,7 +64,7 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
             beat = watchdog(&it, beat);
             if kept.elapsed() >= KEEP {
                 kept = Instant::now();
-                it.writer.op(Op::Keep(it.tally.seen()));
+                it.writer.op(Operation::Keep(it.tally.seen()));
             }
         }
         write_noted(&it, &mut unsent);
@@ -75,12 +75,12 @@ pub fn start(mut it: Upkeep, stop: Receiver<()>) -> std::io::Result<JoinHandle<(
 
 /// Has refusals and handshakes written. What is still `unsent` goes first; meanwhile more of them are
 /// counted within the bounds of their own lists.
-fn write_noted(it: &Upkeep, unsent: &mut Vec<Op>) {
+fn write_noted(it: &Maintenance, unsent: &mut Vec<Operation>) {
     if unsent.is_empty() {
         let refusals = (it.refusals)();
-        unsent.extend(split(refusals).into_iter().rev().map(Op::Refusals));
+        unsent.extend(split(refusals).into_iter().rev().map(Operation::Refusals));
         let handshakes = (it.handshakes)();
-        unsent.extend(split(handshakes).into_iter().rev().map(Op::Handshakes));
+        unsent.extend(split(handshakes).into_iter().rev().map(Operation::Handshakes));
     }
     send(&it.writer.to, unsent);
 }
@@ -96,18 +96,20 @@ fn split<T>(mut rows: Vec<T>) -> Vec<Vec<T>> {
 }
 
 /// Events come first: where the writer has no room, an operation stays and is sent at the next look.
-fn send(writer: &Sender<Message>, unsent: &mut Vec<Op>) {
+fn send(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
     while let Some(op) = unsent.pop() {
-        match writer.try_send(Message::Write(Write::Op(op))) {
+        match writer.try_send(WriterMessage::Write(WriteRequest::Op(op))) {
             Ok(()) => {}
-            Err(TrySendError::Full(Message::Write(Write::Op(op)))) => return unsent.push(op),
+            Err(TrySendError::Full(WriterMessage::Write(WriteRequest::Op(op)))) => {
+                return unsent.push(op);
+            }
             Err(_) => return,
         }
     }
 }
 
 /// Below `min_free_space` senders get 503, while the queue is worked off.
-fn guard_disk(it: &Upkeep) {
+fn guard_disk(it: &Maintenance) {
     let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let low = free < it.min_free_bytes;
@@ -122,7 +124,7 @@ fn guard_disk(it: &Upkeep) {
                  503 until there is room"
             );
             log::error!("{why}");
-            it.writer.op(Op::Notice(Notice::DiskLow(why)));
+            it.writer.op(Operation::Notice(AlertSignal::DiskLow(why)));
         } else {
             log::info!("{path}: {free} MiB free: senders are answered again");
         }
@@ -130,7 +132,7 @@ fn guard_disk(it: &Upkeep) {
 }
 
 /// Tells systemd that the writer is alive, if it is; gives its latest beat.
-fn watchdog(it: &Upkeep, before: u64) -> u64 {
+fn watchdog(it: &Maintenance, before: u64) -> u64 {
     let beat = it.writer.health.beats();
     if beat != before {
         let status =
@@ -149,14 +151,20 @@ mod tests {
     #[test]
     fn what_the_writer_has_no_room_for_is_sent_later_and_not_lost() {
         let (to, from) = bounded(1);
-        let mut unsent = vec![Op::Handshakes(Vec::new()), Op::Refusals(Vec::new())];
+        let mut unsent = vec![Operation::Handshakes(Vec::new()), Operation::Refusals(Vec::new())];
         send(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
         send(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
-        assert!(matches!(from.recv(), Ok(Message::Write(Write::Op(Op::Refusals(_))))));
+        assert!(matches!(
+            from.recv(),
+            Ok(WriterMessage::Write(WriteRequest::Op(Operation::Refusals(_))))
+        ));
         send(&to, &mut unsent);
         assert!(unsent.is_empty());
-        assert!(matches!(from.recv(), Ok(Message::Write(Write::Op(Op::Handshakes(_))))));
+        assert!(matches!(
+            from.recv(),
+            Ok(WriterMessage::Write(WriteRequest::Op(Operation::Handshakes(_))))
+        ));
     }
 }

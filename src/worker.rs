@@ -14,32 +14,32 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::clock;
 use crate::config;
-use crate::domain::{Claim, Ended, JobId, Outcome};
-use crate::handler::{self, Ready, Task};
-use crate::process::{Shortage, Stop};
-use crate::queue::retry::{self, Record};
-use crate::store::channel::Handle;
+use crate::domain::{AttemptResult, Claim, JobId, Outcome};
+use crate::handler::{self, HandlerRuntime, Task};
+use crate::process::{CancelToken, Shortage};
+use crate::queue::retry::{self, JobHistory};
+use crate::store::channel::WriterHandle;
 use crate::store::deferred::Work;
-use crate::store::expand::Expansion;
-use crate::store::jobs::{Claimed, Finish, Next};
-use crate::store::op::Op;
-use crate::store::registry::Named;
-use crate::store::rest::Breaker;
+use crate::store::expand::Reevaluation;
+use crate::store::jobs::{AttemptRecord, ClaimedJob, Next};
+use crate::store::op::Operation;
+use crate::store::registry::HandlerRegistration;
+use crate::store::rest::BreakerPolicy;
 
 pub mod task;
 
-use task::Maker;
+use task::TaskBuilder;
 
 /// Claimed jobs on their way to a worker: one, or with `mode = "batch"` some of one handler.
 #[derive(Debug)]
-pub struct Start {
-    pub claimed: Vec<Claimed>,
-    pub handler: Arc<Ready>,
+pub struct Assignment {
+    pub claimed: Vec<ClaimedJob>,
+    pub handler: Arc<HandlerRuntime>,
 }
 
 /// Why a running job is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StopReason {
     Cancelled,
     /// This one was, which runs in the same batch.
     CancelledWith(JobId),
@@ -48,18 +48,18 @@ pub enum Why {
 
 /// An attempt that runs now.
 #[derive(Debug)]
-struct Run {
+struct RunningAttempt {
     attempt: u32,
     /// The first of those that were started with it.
     first: JobId,
-    stop: Stop,
-    why: Option<Why>,
+    stop: CancelToken,
+    why: Option<StopReason>,
 }
 
-impl Run {
+impl RunningAttempt {
     /// The first reason of its own is the one that counts.
-    fn end(&mut self, why: Why) {
-        if matches!(self.why, None | Some(Why::CancelledWith(_))) {
+    fn end(&mut self, why: StopReason) {
+        if matches!(self.why, None | Some(StopReason::CancelledWith(_))) {
             self.why = Some(why);
         }
         self.stop.set();
@@ -67,35 +67,35 @@ impl Run {
 }
 
 #[derive(Debug, Default)]
-struct Runs {
-    jobs: HashMap<JobId, Run>,
+struct RunningAttempts {
+    jobs: HashMap<JobId, RunningAttempt>,
     /// To be cancelled, and on their way to a worker, or over.
     awaited: HashSet<Claim>,
 }
 
-impl Runs {
+impl RunningAttempts {
     fn cancel(&mut self, claim: Claim) {
         let run = self.jobs.get_mut(&claim.job).filter(|run| run.attempt == claim.attempt);
         let Some(run) = run else {
             self.awaited.insert(claim);
             return;
         };
-        run.end(Why::Cancelled);
+        run.end(StopReason::Cancelled);
         let first = run.first;
         for (_, other) in self.jobs.iter_mut().filter(|(_, run)| run.first == first) {
-            other.why.get_or_insert(Why::CancelledWith(claim.job));
+            other.why.get_or_insert(StopReason::CancelledWith(claim.job));
         }
     }
 }
 
 /// What runs now.
 #[derive(Debug, Default)]
-pub struct Running {
-    runs: Mutex<Runs>,
+pub struct RunningJobs {
+    runs: Mutex<RunningAttempts>,
 }
 
-impl Running {
-    fn lock(&self) -> MutexGuard<'_, Runs> {
+impl RunningJobs {
+    fn lock(&self) -> MutexGuard<'_, RunningAttempts> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,7 +107,7 @@ impl Running {
     }
 
     /// Ends all.
-    pub fn end_all(&self, why: Why) {
+    pub fn end_all(&self, why: StopReason) {
         for run in self.lock().jobs.values_mut() {
             run.end(why);
         }
@@ -123,12 +123,12 @@ impl Running {
     }
 
     /// These begin, to be ended together by `stop`.
-    fn begin(&self, claimed: &[Claimed], stop: &Stop) {
+    fn begin(&self, claimed: &[ClaimedJob], stop: &CancelToken) {
         let Some(first) = claimed.first().map(|one| one.claim.job) else { return };
         let mut runs = self.lock();
         runs.jobs.extend(claimed.iter().map(|one| {
             let Claim { job, attempt } = one.claim;
-            (job, Run { attempt, first, stop: stop.clone(), why: None })
+            (job, RunningAttempt { attempt, first, stop: stop.clone(), why: None })
         }));
         for one in claimed {
             if runs.awaited.remove(&one.claim) {
@@ -137,27 +137,27 @@ impl Running {
         }
     }
 
-    fn end(&self, job: JobId) -> Option<Why> {
+    fn end(&self, job: JobId) -> Option<StopReason> {
         self.lock().jobs.remove(&job)?.why
     }
 }
 
 /// What all workers share.
 #[derive(Clone)]
-pub struct Shared {
-    pub from: Receiver<Start>,
-    pub maker: Maker,
-    pub writer: Handle,
-    pub running: Arc<Running>,
+pub struct WorkerContext {
+    pub from: Receiver<Assignment>,
+    pub maker: TaskBuilder,
+    pub writer: WriterHandle,
+    pub running: Arc<RunningJobs>,
 }
 
 /// While the jobs of an expanded one are inserted, its worker looks so often whether it is stopped.
 const EXPANSION_LOOK: Duration = Duration::from_millis(50);
 
-impl Shared {
+impl WorkerContext {
     /// Has the jobs inserted that a job is expanded into, and waits for them, so that no more items are
     /// in memory than there are workers.
-    fn expand(&self, expansion: Box<Expansion>) {
+    fn expand(&self, expansion: Box<Reevaluation>) {
         let (done, inserted) = bounded(1);
         let job = expansion.claimed.claim.job;
         self.writer.work(vec![Work::expand_job(expansion, done)]);
@@ -173,7 +173,7 @@ impl Shared {
 ///
 /// # Errors
 /// A thread can't be made.
-pub fn start(threads: usize, shared: &Shared) -> std::io::Result<Vec<JoinHandle<()>>> {
+pub fn start(threads: usize, shared: &WorkerContext) -> std::io::Result<Vec<JoinHandle<()>>> {
     let worker = |number: usize| {
         let shared = shared.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -188,27 +188,27 @@ pub fn start(threads: usize, shared: &Shared) -> std::io::Result<Vec<JoinHandle<
 
 /// Runs what was claimed to its end. Of several each outcome is sent as soon as it is known; that of
 /// one goes with the news that this thread is free. `spare` is the `Stop` of what ran before.
-fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
+fn step(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelToken>) {
     let handler = &start.handler;
     let began = Instant::now();
-    let mut left: Vec<Option<&Claimed>> = start.claimed.iter().map(Some).collect();
+    let mut left: Vec<Option<&ClaimedJob>> = start.claimed.iter().map(Some).collect();
     let mut last = None;
-    let mut over = |at: usize, how: Over| {
+    let mut over = |at: usize, how: JobCompletion| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
         let op = match how {
-            Over::Expanded(expansion) if expansion.is_large() => {
+            JobCompletion::Expanded(expansion) if expansion.is_large() => {
                 shared.expand(expansion);
                 shared.running.end(claimed.claim.job);
                 return;
             }
-            Over::Expanded(expansion) => {
+            JobCompletion::Expanded(expansion) => {
                 shared.running.end(claimed.claim.job);
-                Op::Expand(expansion)
+                Operation::Expand(expansion)
             }
-            Over::Ended(ended) => {
+            JobCompletion::Ended(ended) => {
                 let why = shared.running.end(claimed.claim.job);
                 let ended = explained(ended, why);
-                Op::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
+                Operation::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
             }
         };
         if start.claimed.len() == 1 {
@@ -218,15 +218,16 @@ fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
         }
     };
     let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut over));
-    let fault =
-        |what| Ended::new(Outcome::Failed, format!("not started: a fault in hooktrail{what}"));
+    let fault = |what| {
+        AttemptResult::new(Outcome::Failed, format!("not started: a fault in hooktrail{what}"))
+    };
     let unheard = match catch_unwind(run) {
         Ok(Ok(())) => fault(": it gave no outcome"),
         Ok(Err(ended)) => ended,
         Err(_) => fault(", see its log"),
     };
     for at in 0..start.claimed.len() {
-        over(at, Over::Ended(unheard.clone()));
+        over(at, JobCompletion::Ended(unheard.clone()));
     }
     if let Some(claimed) = start.claimed.first() {
         shared.writer.free(last, claimed.handler);
@@ -234,9 +235,14 @@ fn step(shared: &Shared, start: &Start, spare: &mut Option<Stop>) {
 }
 
 /// The outcome of an attempt, and what comes next.
-fn outcome(claimed: &Claimed, handler: &Ready, ended: Ended, took: Duration) -> Finish {
+fn outcome(
+    claimed: &ClaimedJob,
+    handler: &HandlerRuntime,
+    ended: AttemptResult,
+    took: Duration,
+) -> AttemptRecord {
     let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
-    let record = Record { failures: claimed.failures, age, crashes: 0 };
+    let record = JobHistory { failures: claimed.failures, age, crashes: 0 };
     let next = retry::next(&handler.settings.retry, record, &ended, clock::chance);
     let mut finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
     finish.breaker = breaker(&handler.settings);
@@ -244,23 +250,27 @@ fn outcome(claimed: &Claimed, handler: &Ready, ended: Ended, took: Duration) -> 
 }
 
 /// A handler as the store knows it.
-pub fn named(handler: &config::Handler) -> Named {
-    Named { name: handler.name.clone(), paused: handler.paused, breaker: breaker(handler) }
+pub fn named(handler: &config::Handler) -> HandlerRegistration {
+    HandlerRegistration {
+        name: handler.name.clone(),
+        paused: handler.paused,
+        breaker: breaker(handler),
+    }
 }
 
-fn breaker(settings: &config::Handler) -> Breaker {
+fn breaker(settings: &config::Handler) -> BreakerPolicy {
     let config::Breaker { failures, pause } = settings.breaker;
-    Breaker { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
+    BreakerPolicy { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
 }
 
 /// Gives what was claimed to the handler. What `over` did not hear of by its end has ended as is given
 /// back.
 fn attempt(
-    shared: &Shared,
-    start: &Start,
-    spare: &mut Option<Stop>,
-    over: &mut dyn FnMut(usize, Over),
-) -> Result<(), Ended> {
+    shared: &WorkerContext,
+    start: &Assignment,
+    spare: &mut Option<CancelToken>,
+    over: &mut dyn FnMut(usize, JobCompletion),
+) -> Result<(), AttemptResult> {
     // One that was not set is as good as new: it left `Running` with the last attempt.
     let unset = spare.take().filter(|stop| !stop.is_set());
     let stop = unset.map_or_else(stop_when_possible, Ok)?;
@@ -277,9 +287,9 @@ fn attempt(
         }
     }
     if !tasks.is_empty() {
-        let mut ended = |at: usize, ended: Ended| {
+        let mut ended = |at: usize, ended: AttemptResult| {
             if let Some(&place) = places.get(at) {
-                over(place, Over::Ended(ended));
+                over(place, JobCompletion::Ended(ended));
             }
         };
         start.handler.kind.run_all(&tasks, &stop, &mut ended);
@@ -288,10 +298,10 @@ fn attempt(
 }
 
 /// A `Stop`, for which there may be no file descriptor now.
-fn stop_when_possible() -> Result<Stop, Ended> {
+fn stop_when_possible() -> Result<CancelToken, AttemptResult> {
     let mut shortage = Shortage::default();
     loop {
-        match Stop::new() {
+        match CancelToken::new() {
             Ok(stop) => return Ok(stop),
             Err(e) if !shortage.wait_without_stop(&e.to_string()) => {
                 return Err(handler::not_now(&e.to_string()));
@@ -302,33 +312,37 @@ fn stop_when_possible() -> Result<Stop, Ended> {
 }
 
 /// How a claimed job is over.
-enum Over {
-    Ended(Ended),
+enum JobCompletion {
+    Ended(AttemptResult),
     /// Its expressions were evaluated anew: that was no attempt.
-    Expanded(Box<Expansion>),
+    Expanded(Box<Reevaluation>),
 }
 
 /// A task, or how the job is over without one.
-fn prepare(maker: &Maker, claimed: &Claimed, handler: &Ready) -> Result<Task, Over> {
-    let event = maker.event(claimed).map_err(Over::Ended)?;
+fn prepare(
+    maker: &TaskBuilder,
+    claimed: &ClaimedJob,
+    handler: &HandlerRuntime,
+) -> Result<Task, JobCompletion> {
+    let event = maker.event(claimed).map_err(JobCompletion::Ended)?;
     if !claimed.expand {
-        let item = maker.item(claimed).map_err(Over::Ended)?;
-        return maker.task(claimed, handler, event, item.as_ref()).map_err(Over::Ended);
+        let item = maker.item(claimed).map_err(JobCompletion::Ended)?;
+        return maker.task(claimed, handler, event, item.as_ref()).map_err(JobCompletion::Ended);
     }
-    let owed = maker.judge(claimed, handler, &event).map_err(Over::Ended)?;
+    let owed = maker.judge(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
-    Err(Over::Expanded(Box::new(Expansion { claimed, received_at_ms, owed })))
+    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, owed })))
 }
 
 /// An interruption says whose doing it was.
-fn explained(mut ended: Ended, why: Option<Why>) -> Ended {
+fn explained(mut ended: AttemptResult, why: Option<StopReason>) -> AttemptResult {
     if ended.outcome == Outcome::Interrupted {
         ended.detail = match why {
             // It could not be started now: that is said already.
             None if ended.wait.is_some() => return ended,
-            Some(Why::Cancelled) => "cancelled".to_owned(),
-            Some(Why::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
-            Some(Why::Shutdown) | None => "the server was stopped".to_owned(),
+            Some(StopReason::Cancelled) => "cancelled".to_owned(),
+            Some(StopReason::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
+            Some(StopReason::Shutdown) | None => "the server was stopped".to_owned(),
         };
         ended.wait = None;
     }
@@ -337,31 +351,33 @@ fn explained(mut ended: Ended, why: Option<Why>) -> Ended {
 
 /// The outcome as it is written.
 pub fn finish(
-    claimed: &Claimed,
-    ended: Ended,
-    next: retry::Next,
+    claimed: &ClaimedJob,
+    ended: AttemptResult,
+    next: retry::NextStep,
     ended_at_ms: i64,
     took: Duration,
     crashes: u32,
-) -> Finish {
+) -> AttemptRecord {
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    Finish {
+    AttemptRecord {
         claim: claimed.claim,
         handler: claimed.handler,
         source: claimed.source,
         outcome: ended.outcome,
         at_once: ended.dead,
         on_trial: claimed.on_trial,
-        breaker: Breaker::NEVER,
+        breaker: BreakerPolicy::NEVER,
         detail: ended.detail,
         ended_at_ms,
         duration_ms: ms(took),
         stdout: ended.stdout,
         stderr: ended.stderr,
         next: match next {
-            retry::Next::Succeeded => Next::Succeeded,
-            retry::Next::Dead(reason) => Next::Dead { reason },
-            retry::Next::Again { wait, failures } => Next::Again { wait_ms: ms(wait), failures },
+            retry::NextStep::Succeeded => Next::Succeeded,
+            retry::NextStep::Dead(reason) => Next::Dead { reason },
+            retry::NextStep::Again { wait, failures } => {
+                Next::Again { wait_ms: ms(wait), failures }
+            }
         },
         crashes,
     }
@@ -372,8 +388,8 @@ mod tests {
     use super::*;
     use crate::domain::{EventId, HandlerId, SourceId};
 
-    fn claimed(job: i64, attempt: u32) -> Claimed {
-        Claimed {
+    fn claimed(job: i64, attempt: u32) -> ClaimedJob {
+        ClaimedJob {
             claim: Claim { job: JobId(job), attempt },
             event: EventId(1),
             source: SourceId(1),
@@ -389,20 +405,20 @@ mod tests {
 
     #[test]
     fn a_job_that_is_cancelled_on_its_way_to_a_worker_ends_as_it_begins() {
-        let (running, stop) = (Running::default(), Stop::new().unwrap());
+        let (running, stop) = (RunningJobs::default(), CancelToken::new().unwrap());
         running.cancel(&[claimed(7, 2).claim, claimed(8, 1).claim]);
         running.begin(&[claimed(7, 1)], &stop);
         assert!(!stop.is_set(), "it is another attempt");
         running.end(JobId(7));
         running.begin(&[claimed(6, 1), claimed(7, 2)], &stop);
         assert!(stop.is_set());
-        assert_eq!(running.end(JobId(7)), Some(Why::Cancelled));
-        assert_eq!(running.end(JobId(6)), Some(Why::CancelledWith(JobId(7))));
+        assert_eq!(running.end(JobId(7)), Some(StopReason::Cancelled));
+        assert_eq!(running.end(JobId(6)), Some(StopReason::CancelledWith(JobId(7))));
     }
 
     #[test]
     fn what_is_not_to_be_cancelled_any_more_is_forgotten() {
-        let (running, stop) = (Running::default(), Stop::new().unwrap());
+        let (running, stop) = (RunningJobs::default(), CancelToken::new().unwrap());
         running.cancel(&[claimed(7, 2).claim]);
         running.cancel(&[]);
         running.begin(&[claimed(7, 2)], &stop);

@@ -5,14 +5,14 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::config::{self, BUILT_IN, Config, EnvValue, Secrets};
-use crate::dispatcher::Handlers;
+use crate::dispatcher::HandlerMap;
 use crate::domain::{HandlerId, SourceId};
-use crate::handler::{self, Ready};
-use crate::inbox::Judge;
-use crate::store::registry::{Named, Registry};
+use crate::handler::{self, HandlerRuntime};
+use crate::inbox::JobPlanner;
+use crate::store::registry::{HandlerRegistration, Registry};
 use crate::worker;
 
-pub(super) fn names(config: &Config) -> (Vec<String>, Vec<Named>) {
+pub(super) fn names(config: &Config) -> (Vec<String>, Vec<HandlerRegistration>) {
     let mut sources: Vec<String> =
         config.sources.iter().map(|source| source.name.clone()).collect();
     // The server's own is one only where a handler takes it.
@@ -25,14 +25,14 @@ pub(super) fn names(config: &Config) -> (Vec<String>, Vec<Named>) {
 }
 
 /// What the handlers of each source make of its events.
-pub(super) fn judges(config: &Config, registry: &Registry) -> HashMap<SourceId, Judge> {
+pub(super) fn judges(config: &Config, registry: &Registry) -> HashMap<SourceId, JobPlanner> {
     let judge = |name: &str| {
         let source = *registry.sources.get(name)?;
         let handlers = config.handlers.iter();
         let handlers = handlers.filter(|handler| handler.sources.iter().any(|own| own == name));
         let handlers =
             handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
-        Some((source, Judge::of_handlers(handlers)))
+        Some((source, JobPlanner::of_handlers(handlers)))
     };
     let names = config.sources.iter().map(|source| source.name.as_str());
     names.chain([BUILT_IN]).filter_map(judge).collect()
@@ -48,9 +48,9 @@ pub(super) fn ready(
     config: &Config,
     registry: &Registry,
     secrets: &Secrets,
-    before: &Handlers,
-) -> Handlers {
-    let mut all: HashMap<HandlerId, Arc<Ready>> = HashMap::new();
+    before: &HandlerMap,
+) -> HandlerMap {
+    let mut all: HashMap<HandlerId, Arc<HandlerRuntime>> = HashMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
         let ready = equip(handler, secrets);
@@ -64,7 +64,7 @@ pub(super) fn ready(
 }
 
 /// Lets go of what those keep warm that are gone, or are no longer as they were.
-pub(super) fn close_replaced(before: &Handlers, now: &Handlers) {
+pub(super) fn close_replaced(before: &HandlerMap, now: &HandlerMap) {
     for (id, old) in before.iter() {
         if !now.get(id).is_some_and(|new| Arc::ptr_eq(new, old)) {
             old.kind.close();
@@ -73,7 +73,7 @@ pub(super) fn close_replaced(before: &Handlers, now: &Handlers) {
 }
 
 /// A handler with its secrets, ready to run.
-pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
+pub fn equip(handler: &config::Handler, secrets: &Secrets) -> HandlerRuntime {
     use std::os::unix::ffi::OsStringExt;
     let value = |value: &EnvValue| match value {
         EnvValue::Text(text) => text.clone().into_bytes(),
@@ -84,7 +84,7 @@ pub fn equip(handler: &config::Handler, secrets: &Secrets) -> Ready {
         None => Default::default(),
     };
     let env = handler.env.iter().map(|(name, it)| (name.clone(), OsString::from_vec(value(it))));
-    Ready {
+    HandlerRuntime {
         settings: Arc::new(handler.clone()),
         env: env.collect(),
         headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),

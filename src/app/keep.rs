@@ -7,37 +7,37 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::clock::TrailClock;
+use crate::clock::MonotonicClock;
 use crate::config::Config;
-use crate::store::Readers;
-use crate::store::tally::Tally;
-use crate::upkeep::alerts::{Alerts, Told};
-use crate::upkeep::{self, Upkeep};
-use crate::web::Gate;
-use crate::worker::Running;
+use crate::store::ReadPool;
+use crate::store::tally::SourceCounters;
+use crate::upkeep::alerts::{AlertMonitor, AlertSubscription};
+use crate::upkeep::{self, Maintenance};
+use crate::web::IntakeState;
+use crate::worker::RunningJobs;
 
 /// What it needs of the trail.
-pub(super) struct Trail {
+pub(super) struct MaintenanceInputs {
     pub database: PathBuf,
-    pub readers: Readers,
-    pub clock: TrailClock,
+    pub readers: ReadPool,
+    pub clock: MonotonicClock,
     /// What keeps the log from starting over.
     pub held: Receiver<String>,
 }
 
 /// Starts upkeep; it ends when the sender is dropped.
 pub(super) fn up(
-    gate: &Arc<Gate>,
+    gate: &Arc<IntakeState>,
     config: &Config,
-    (told, tally): (&Told, &Arc<Tally>),
-    running: &Arc<Running>,
-    trail: Trail,
+    (told, tally): (&AlertSubscription, &Arc<SourceCounters>),
+    running: &Arc<RunningJobs>,
+    trail: MaintenanceInputs,
 ) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = bounded(0);
-    let Trail { database, readers, clock, held } = trail;
+    let MaintenanceInputs { database, readers, clock, held } = trail;
     let gates = [(); 4].map(|()| Arc::clone(gate));
     let [refusals, handshakes, refusing, settings] = gates;
-    let alerts = Alerts {
+    let alerts = AlertMonitor {
         told: Arc::clone(told),
         readers,
         expressions: gate.expressions.clone(),
@@ -49,7 +49,7 @@ pub(super) fn up(
         silent: HashMap::new(),
         asked: Arc::default(),
     };
-    let upkeep = Upkeep {
+    let upkeep = Maintenance {
         alerts,
         tally: Arc::clone(tally),
         database,

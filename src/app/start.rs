@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
-use super::Failure;
+use super::ExitError;
 use super::equip::names;
 use crate::config::{self, Config};
 use crate::store::registry::{self, Registry};
@@ -97,15 +97,16 @@ pub(super) fn prepare(
     arrived: &mut Arrived,
     signals: &mut Signals,
     owner: &Owner,
-) -> Result<Option<Prepared>, Failure> {
+) -> Result<Option<Prepared>, ExitError> {
     let began = Instant::now();
     // Before anything is bound or touched: a second server ends here.
     let mut locked = lock(config, owner);
     let sockets = match locked {
-        Ok(()) | Err(OpenError::Passing(_)) => web::bind(config).map_err(Failure::other)?,
+        Ok(()) | Err(OpenError::Passing(_)) => web::bind(config).map_err(ExitError::other)?,
         Err(e) => return Err(e.into()),
     };
-    let standby = start_standby(&sockets, config.server.request_timeout).map_err(Failure::other)?;
+    let standby =
+        start_standby(&sockets, config.server.request_timeout).map_err(ExitError::other)?;
     let mut reasons = Reasons::default();
     while let Err(error) = locked {
         reasons.tell(error)?;
@@ -143,7 +144,7 @@ struct Reasons {
 impl Reasons {
     /// # Errors
     /// It does not pass.
-    fn tell(&mut self, error: OpenError) -> Result<(), Failure> {
+    fn tell(&mut self, error: OpenError) -> Result<(), ExitError> {
         let OpenError::Passing(text) = error else { return Err(error.into()) };
         let is_old = |(last, at): &(String, Instant)| *last == text && at.elapsed() < SAID_AGAIN;
         if !self.last.as_ref().is_some_and(is_old) {

@@ -6,10 +6,10 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::Args;
 
 use super::select::SelectArgs;
-use super::{Failure, failed, output, refused};
+use super::{ExitError, failed, output, refused};
 use crate::clock;
 use crate::domain::{EventId, JobId, JobState};
-use crate::store::acts::{self, Act, Change};
+use crate::store::acts::{self, AuditEntry, JobCommand};
 use crate::store::{Store, deferred, list, registry};
 
 /// `retry`
@@ -46,7 +46,7 @@ pub struct CancelArgs {
 }
 
 /// Which jobs, and whether to ask.
-struct Wanted<'a> {
+struct Selection<'a> {
     jobs: &'a [i64],
     select: &'a SelectArgs,
     all: bool,
@@ -54,31 +54,31 @@ struct Wanted<'a> {
 }
 
 /// Dead, cancelled or waiting jobs run again now.
-pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), Failure> {
+pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), ExitError> {
     let RetryArgs { jobs, select, all, yes } = args;
-    let wanted = Wanted { jobs, select, all: *all, yes: *yes };
-    apply(store, &wanted, &Change::Retry, ("retry", "1, 4, 5"))
+    let wanted = Selection { jobs, select, all: *all, yes: *yes };
+    apply(store, &wanted, &JobCommand::Retry, ("retry", "1, 4, 5"))
 }
 
 /// Queued jobs never run, running ones are ended, dead ones are dismissed.
-pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), Failure> {
+pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), ExitError> {
     let CancelArgs { jobs, select, all, reason, yes } = args;
-    let wanted = Wanted { jobs, select, all: *all, yes: *yes };
-    let change = Change::Cancel { reason: reason.clone() };
+    let wanted = Selection { jobs, select, all: *all, yes: *yes };
+    let change = JobCommand::Cancel { reason: reason.clone() };
     apply(store, &wanted, &change, ("cancel", "-1, 0, 1, 2, 4, 6"))
 }
 
 fn apply(
     store: &Store,
-    wanted: &Wanted<'_>,
-    change: &Change,
+    wanted: &Selection<'_>,
+    change: &JobCommand,
     (verb, states): (&str, &str),
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let by_selection = !wanted.select.is_empty() || wanted.all;
     if wanted.jobs.is_empty() && !by_selection {
         let text =
             format!("{verb}: which jobs? Name them, or select by --handler, --all and others");
-        return Err(Failure { code: 2, text });
+        return Err(ExitError { code: 2, text });
     }
     check_named(store, wanted, verb)?;
     let selector = wanted.select.selector(wanted.jobs);
@@ -87,8 +87,8 @@ fn apply(
         return Err(refused("nothing was changed"));
     }
     let reason = match change {
-        Change::Cancel { reason } => Some(reason.clone()),
-        Change::Retry => None,
+        JobCommand::Cancel { reason } => Some(reason.clone()),
+        JobCommand::Retry => None,
     };
     let changed =
         acts::change(store, &ids, change, &act(verb, target(&ids), reason)).map_err(failed)?;
@@ -109,7 +109,7 @@ fn past(verb: &str) -> &'static str {
 }
 
 /// What is named must be there, and in a state that can be changed.
-fn check_named(store: &Store, wanted: &Wanted<'_>, verb: &str) -> Result<(), Failure> {
+fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     for &job in wanted.jobs {
         let why = match (list::job_state(&store.conn, job).map_err(failed)?, verb) {
@@ -147,7 +147,7 @@ pub fn check_selected(
     store: &Store,
     select: &SelectArgs,
     faults: &mut Vec<String>,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     if let (Some(name), _) = select.names()
         && registry::handler_named(&store.conn, name).map_err(failed)?.is_none()
     {
@@ -161,7 +161,7 @@ pub fn check_origin(
     store: &Store,
     select: &SelectArgs,
     faults: &mut Vec<String>,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     if let (_, Some(name)) = select.names()
         && !registry::source_exists(&store.conn, name).map_err(failed)?
     {
@@ -175,13 +175,13 @@ pub fn check_origin(
     Ok(())
 }
 
-fn confirmed(verb: &str, count: usize) -> Result<bool, Failure> {
+fn confirmed(verb: &str, count: usize) -> Result<bool, ExitError> {
     let jobs = if count == 1 { "job" } else { "jobs" };
     asked(&format!("{verb} {count} {jobs}?"))
 }
 
 /// What a person at a terminal says to a question; without one, yes.
-pub fn asked(question: &str) -> Result<bool, Failure> {
+pub fn asked(question: &str) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
         return Ok(true);
     }
@@ -192,7 +192,7 @@ pub fn asked(question: &str) -> Result<bool, Failure> {
 }
 
 /// Pauses or resumes a handler.
-pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
+pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), ExitError> {
     let verb = if paused { "pause" } else { "resume" };
     let Some(handler) = registry::handler_named(&store.conn, name).map_err(failed)? else {
         return Err(refused(format!("handler {name}: the trail knows none of that name")));
@@ -209,11 +209,11 @@ pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), Failure> {
 }
 
 /// Who did it, as far as that is known.
-pub fn act(action: &str, target: Option<String>, reason: Option<String>) -> Act {
+pub fn act(action: &str, target: Option<String>, reason: Option<String>) -> AuditEntry {
     let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
     let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
     let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-    Act {
+    AuditEntry {
         at_ms: clock::wall_ms(),
         who,
         via: "cli",

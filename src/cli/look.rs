@@ -11,11 +11,11 @@ use super::change::check_selected;
 use super::output::{self, plain};
 use super::select::SelectArgs;
 use super::setup::waiting;
-use super::{Failure, failed, refused};
+use super::{ExitError, failed, refused};
 use crate::clock;
-use crate::config::Loaded;
+use crate::config::LoadedConfig;
 use crate::domain::{Event, EventId};
-use crate::store::list::{self, Rows, Tail};
+use crate::store::list::{self, Rows, TailView};
 use crate::store::{Store, read, registry, stats as depths};
 
 /// How often `tail -f` looks whether somebody wrote.
@@ -80,8 +80,8 @@ pub struct ShowArgs {
 }
 
 /// The last 20 outcomes, and with `-f` those that come.
-pub fn tail(store: &Store, args: &TailArgs) -> Result<(), Failure> {
-    let what = if args.rejected { Tail::Refused } else { Tail::Outcomes };
+pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
+    let what = if args.rejected { TailView::Refused } else { TailView::Outcomes };
     let conn = &store.conn;
     let mut out = output::stdout();
     let mut version = list::data_version(conn).map_err(failed)?;
@@ -113,7 +113,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), Failure> {
 }
 
 /// Jobs, or what else was asked for.
-pub fn list(store: &Store, args: &ListArgs) -> Result<(), Failure> {
+pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     check_selected(store, &args.select, &mut faults)?;
     if !faults.is_empty() {
@@ -140,7 +140,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), Failure> {
 }
 
 /// One event with everything that became of it.
-pub fn show(store: &Store, args: &ShowArgs) -> Result<(), Failure> {
+pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     if !registry::event_exists(&store.conn, args.event).map_err(failed)? {
         return Err(refused(format!("event {}: there is no such event", args.event)));
     }
@@ -259,7 +259,7 @@ fn lines(text: &str) -> String {
 }
 
 /// Depth, rates and ages.
-pub fn stats(store: &Store, loaded: &Loaded, json: bool) -> Result<(), Failure> {
+pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(failed)?;
     let sources = depths::sources(&store.conn, hour_ago_ms).map_err(failed)?;

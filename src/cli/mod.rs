@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::app::Failure;
-use crate::config::{self, Loaded};
+use crate::app::ExitError;
+use crate::config::{self, LoadedConfig};
 use crate::expression::child;
 use crate::store::{self, Store};
 use crate::{app, log, process};
@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli) -> Result<(), ExitError> {
     // Before a secret is read. The environment may hold some, and handlers run as the same user.
     process::forbid_inspection().map_err(failed)?;
     let command = cli.command.unwrap_or(Command::Serve);
@@ -130,13 +130,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(args) if args.is_of_file() => return trial::eval(args, None),
         _ => {}
     }
-    let file = config::find(cli.config).map_err(|text| Failure { code: 78, text })?;
+    let file = config::find(cli.config).map_err(|text| ExitError { code: 78, text })?;
     if matches!(command, Command::Serve) {
         log::start().map_err(failed)?;
         return app::serve(&file);
     }
     let loaded =
-        config::load(&file).map_err(|faults| Failure { code: 78, text: faults.to_string() })?;
+        config::load(&file).map_err(|faults| ExitError { code: 78, text: faults.to_string() })?;
     match command {
         Command::Check { event } => setup::check(&loaded, event),
         Command::Run(args) => trial::run(&loaded, &args),
@@ -155,21 +155,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn beside(loaded: &Loaded) -> Result<Store, Failure> {
+fn beside(loaded: &LoadedConfig) -> Result<Store, ExitError> {
     Ok(store::open_beside(&loaded.config.store.path)?)
 }
 
 /// An error as a failure: exit 1.
-fn failed(error: impl Into<anyhow::Error>) -> Failure {
+fn failed(error: impl Into<anyhow::Error>) -> ExitError {
     let error = error.into();
     let closed = error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
     });
     let text = if closed { String::new() } else { format!("{error:#}") };
-    Failure { code: u8::from(!closed), text }
+    ExitError { code: u8::from(!closed), text }
 }
 
 /// Something that was asked for and can't be: exit 1.
-fn refused(text: impl Into<String>) -> Failure {
-    Failure { code: 1, text: text.into() }
+fn refused(text: impl Into<String>) -> ExitError {
+    ExitError { code: 1, text: text.into() }
 }

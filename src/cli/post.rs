@@ -19,7 +19,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Body, Error};
 
 use crate::config::Listen;
-use crate::web::verify::Draft;
+use crate::web::verify::OutgoingRequest;
 
 /// Longer than any server of ours takes; a proxy in its place may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ pub fn place(listen: &Listen) -> Result<(String, String), String> {
 ///
 /// # Errors
 /// Nobody answered, or not by HTTP.
-pub fn post(listen: &Listen, draft: &Draft) -> Result<Answer, String> {
+pub fn post(listen: &Listen, draft: &OutgoingRequest) -> Result<Answer, String> {
     let (base, _) = place(listen)?;
     let query = draft.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::builder()
@@ -89,7 +89,7 @@ fn agent(listen: &Listen) -> Agent {
         .build();
     match listen {
         Listen::Tcp(_) => Agent::new_with_config(config),
-        Listen::Unix(path) => Agent::with_parts(config, ToSocket(path.clone()), Nowhere),
+        Listen::Unix(path) => Agent::with_parts(config, LocalConnector(path.clone()), Nowhere),
     }
 }
 
@@ -114,9 +114,9 @@ impl Resolver for Nowhere {
 
 /// Connects to a unix socket, whatever the URL's host is.
 #[derive(Debug)]
-struct ToSocket(PathBuf);
+struct LocalConnector(PathBuf);
 
-impl<In: Transport> Connector<In> for ToSocket {
+impl<In: Transport> Connector<In> for LocalConnector {
     type Out = Socket;
 
     fn connect(

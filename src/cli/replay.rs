@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::change::{act, asked, check_origin};
 use super::select::SelectArgs;
-use super::{Failure, beside, failed, output, refused, trial};
-use crate::config::Loaded;
-use crate::domain::owed::Owed;
-use crate::replay::{self, Asked, Chosen, Progress};
+use super::{ExitError, beside, failed, output, refused, trial};
+use crate::config::LoadedConfig;
+use crate::domain::owed::JobSpec;
+use crate::replay::{self, ReplayProgress, ReplayRequest, ReplaySelection};
 use crate::store::{Store, replay as stored};
 
 /// Between two words on how far it is.
@@ -44,17 +44,17 @@ pub struct ReplayArgs {
 }
 
 /// Makes the jobs, or says which it would make.
-pub fn replay(loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failure> {
+pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let by_selection = !args.select.is_empty() || args.all;
     if args.events.is_empty() && !by_selection {
         let text = "replay: which events? Name them, or select by --source, --all and others";
-        return Err(Failure { code: 2, text: text.to_owned() });
+        return Err(ExitError { code: 2, text: text.to_owned() });
     }
     let store = beside(loaded)?;
     check(&store, loaded, args)?;
     let mut selector = args.select.selector(&[]);
     selector.events = args.events.clone();
-    let asked_for = Asked { selector, handler: args.select.names().0 };
+    let asked_for = ReplayRequest { selector, handler: args.select.names().0 };
     let maker = trial::maker(loaded, &store)?;
     let chosen = replay::choose(&store, &loaded.config, &asked_for, &maker).map_err(failed)?;
     check_taken(args, &chosen)?;
@@ -73,7 +73,7 @@ pub fn replay(loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failure> {
         [event] => Some(format!("event {event}")),
         _ => None,
     };
-    let mut progress = Line::new();
+    let mut progress = ProgressLine::new();
     let made = chosen
         .make(&store, &loaded.config, act("replay", target, None), &mut |it| progress.tell(it));
     progress.clear();
@@ -89,7 +89,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// Handlers, with how many events each takes where that is not all of them.
-fn takers(chosen: &Chosen<'_>) -> String {
+fn takers(chosen: &ReplaySelection<'_>) -> String {
     let one = |(name, events): (&str, usize)| match events {
         all if all == chosen.events() => name.to_owned(),
         some => format!("{name} ({some})"),
@@ -98,7 +98,7 @@ fn takers(chosen: &Chosen<'_>) -> String {
 }
 
 /// What is named must be there.
-fn check(store: &Store, loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failure> {
+fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     for &event in &args.events {
         let why = match stored::has_body(&store.conn, event).map_err(failed)? {
@@ -118,7 +118,7 @@ fn check(store: &Store, loaded: &Loaded, args: &ReplayArgs) -> Result<(), Failur
 }
 
 /// A named event that nobody takes is a mistake; of others a word is enough.
-fn check_taken(args: &ReplayArgs, chosen: &Chosen<'_>) -> Result<(), Failure> {
+fn check_taken(args: &ReplayArgs, chosen: &ReplaySelection<'_>) -> Result<(), ExitError> {
     let untaken = chosen.untaken();
     let fault = |event: &&i64| match args.select.names().0 {
         Some(name) => format!("event {event}: handler {name} does not take it"),
@@ -146,7 +146,7 @@ fn bodiless(events: &[i64]) -> String {
 }
 
 /// What would be done, an event a line.
-fn tell(store: &Store, chosen: &Chosen<'_>, json: bool) -> Result<(), Failure> {
+fn tell(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), ExitError> {
     let mut out = BufWriter::new(output::stdout());
     let (mut events, mut jobs) = (0, 0);
     let mut gone = Vec::new();
@@ -163,8 +163,8 @@ fn tell(store: &Store, chosen: &Chosen<'_>, json: bool) -> Result<(), Failure> {
             if json {
                 for (handler, owed) in &due.owed {
                     let reason = match owed {
-                        Owed::Dead(why) => Some(why),
-                        Owed::Event(_) | Owed::Items(_) => None,
+                        JobSpec::Dead(why) => Some(why),
+                        JobSpec::Event(_) | JobSpec::Items(_) => None,
                     };
                     let line = json!({"event": due.event, "source": source,
                         "handler": chosen.name(*handler), "jobs": owed.jobs(), "reason": reason});
@@ -186,28 +186,28 @@ fn tell(store: &Store, chosen: &Chosen<'_>, json: bool) -> Result<(), Failure> {
     if gone.is_empty() { Ok(()) } else { Err(refused(bodiless(&gone))) }
 }
 
-fn said(handler: &str, owed: &Owed) -> String {
+fn said(handler: &str, owed: &JobSpec) -> String {
     match owed {
-        Owed::Dead(why) => format!("{handler} a dead job ({why})"),
-        Owed::Event(_) | Owed::Items(_) => {
+        JobSpec::Dead(why) => format!("{handler} a dead job ({why})"),
+        JobSpec::Event(_) | JobSpec::Items(_) => {
             format!("{handler} {}", counted(owed.jobs(), "job"))
         }
     }
 }
 
 /// How far it is, on one line of a terminal.
-struct Line {
+struct ProgressLine {
     is_shown: bool,
     told: Instant,
     length: usize,
 }
 
-impl Line {
+impl ProgressLine {
     fn new() -> Self {
         Self { is_shown: std::io::stderr().is_terminal(), told: Instant::now(), length: 0 }
     }
 
-    fn tell(&mut self, it: Progress) {
+    fn tell(&mut self, it: ReplayProgress) {
         if self.is_shown && self.told.elapsed() >= TELL {
             self.told = Instant::now();
             self.put(&format!("{} of {} events, {} jobs", it.events, it.of, it.jobs));

@@ -6,12 +6,12 @@ use std::io::{Read, Write};
 use clap::Args;
 
 use super::post::{self, Answer};
-use super::{Failure, beside, failed, output, refused, sample};
-use crate::config::{self, Accept, Loaded, Source};
+use super::{ExitError, beside, failed, output, refused, sample};
+use crate::config::{self, Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
-use crate::store::sent::{self, Mark};
+use crate::store::sent::{self, Position};
 use crate::web::kept::Redaction;
-use crate::web::verify::{Draft, Verifier};
+use crate::web::verify::{OutgoingRequest, Verifier};
 use crate::{clock, json};
 
 /// `send`
@@ -32,7 +32,7 @@ pub struct SendArgs {
 }
 
 /// Sends, and prints the request, the answer and the event.
-pub fn send(loaded: &Loaded, args: &SendArgs) -> Result<(), Failure> {
+pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let config = &loaded.config;
     let Some(source) = config.sources.iter().find(|source| source.name == args.source) else {
         let name = &args.source;
@@ -45,7 +45,7 @@ pub fn send(loaded: &Loaded, args: &SendArgs) -> Result<(), Failure> {
         config::secrets_under(loaded, &format!("sources.{}.verify", source.name));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(Failure { code: 78, text: lines.join("\n") });
+        return Err(ExitError { code: 78, text: lines.join("\n") });
     }
     let verifier = Verifier::new(source, &secrets);
     let (_, host) = post::place(listen).map_err(refused)?;
@@ -73,11 +73,11 @@ pub fn send(loaded: &Loaded, args: &SendArgs) -> Result<(), Failure> {
             "a wrong signature was let in: scheme \"{}\" does not look at one",
             source.verify.scheme
         ))),
-        _ => Err(Failure { code: 1, text: String::new() }),
+        _ => Err(ExitError { code: 1, text: String::new() }),
     }
 }
 
-fn draft(source: &Source, args: &SendArgs, host: String) -> Result<Draft, Failure> {
+fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingRequest, ExitError> {
     let method = ["POST", "PUT", "PATCH"];
     let Some(method) = method.into_iter().find(|it| source.methods.iter().any(|own| own == it))
     else {
@@ -108,13 +108,13 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<Draft, Failur
         None if std::str::from_utf8(&body).is_ok() => "text/plain",
         None => "application/octet-stream",
     };
-    let mut draft = Draft {
+    let mut draft = OutgoingRequest {
         method: method.to_owned(),
         path: concrete(&source.path),
         body,
         id,
         bad: args.bad_signature,
-        ..Draft::default()
+        ..OutgoingRequest::default()
     };
     draft.put("host", host);
     draft.put("content-type", content_type);
@@ -126,7 +126,11 @@ fn concrete(path: &str) -> String {
     path.replace(['{', '}'], "")
 }
 
-fn print_request(out: &mut impl Write, draft: &Draft, verifier: &Verifier) -> std::io::Result<()> {
+fn print_request(
+    out: &mut impl Write,
+    draft: &OutgoingRequest,
+    verifier: &Verifier,
+) -> std::io::Result<()> {
     // Its place is enough: what is sent holds no other secret.
     let redaction = Redaction { verifier: Some(verifier), redactor: &Redactor::default() };
     let path = redaction.path(&draft.path);
@@ -149,7 +153,7 @@ fn print_answer(out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
 }
 
 /// Where the trail is, unless there is none yet.
-fn mark(loaded: &Loaded) -> Result<Option<Mark>, Failure> {
+fn mark(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
     if !loaded.config.store.path.exists() {
         return Ok(None);
     }
@@ -158,18 +162,18 @@ fn mark(loaded: &Loaded) -> Result<Option<Mark>, Failure> {
 
 fn print_event(
     out: &mut impl Write,
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     source: &Source,
-    draft: &Draft,
-    mark: &Mark,
+    draft: &OutgoingRequest,
+    mark: &Position,
     answer: &Answer,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let found = sent::since(&beside(loaded)?.conn, mark, &source.name, &draft.body);
     match found.map_err(failed)? {
-        Some(sent::Found { event, is_duplicate: false }) => {
+        Some(sent::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")
         }
-        Some(sent::Found { event, is_duplicate: true }) => {
+        Some(sent::SentEvent { event, is_duplicate: true }) => {
             writeln!(out, "a repeat of event {event}")
         }
         None if answer.status >= 400 && answer.status < 500 => {

@@ -5,12 +5,14 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Failure, beside, failed, output, refused, trial};
-use crate::config::{self, Config, EMBEDDED, EMBEDDED_HANDLERS, Faults, Listen, Loaded};
+use super::{ExitError, beside, failed, output, refused, trial};
+use crate::config::{
+    self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
+};
 use crate::store::{Store, rescue, stats};
 
 /// Says what is wrong, where each source listens, and what the trail knows that the file does not.
-pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
+pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError> {
     let config = &loaded.config;
     let mut out = output::stdout();
     let (secrets, _) = config::secrets(loaded);
@@ -22,7 +24,7 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
         writeln!(out, "warning: {warning}").map_err(failed)?;
     }
     if !faults.is_empty() {
-        return Err(Failure { code: 78, text: Faults(faults).to_string() });
+        return Err(ExitError { code: 78, text: ConfigErrors(faults).to_string() });
     }
     for source in &config.sources {
         for listen in &config.server.listen {
@@ -51,7 +53,7 @@ pub fn check(loaded: &Loaded, event: Option<i64>) -> Result<(), Failure> {
 }
 
 /// Handlers that config.toml no longer names although jobs wait for them, a line each.
-pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, Failure> {
+pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, ExitError> {
     let queued = stats::queued_by_handler(&store.conn).map_err(failed)?;
     let gone = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
     let line = |(name, jobs): (&String, &i64)| {
@@ -66,7 +68,7 @@ pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, Failure> {
 }
 
 /// Writes config.toml and the handlers it names; never overwrites.
-pub fn init(config: Option<&Path>) -> Result<(), Failure> {
+pub fn init(config: Option<&Path>) -> Result<(), ExitError> {
     let config = config.map_or_else(|| PathBuf::from("config.toml"), Path::to_owned);
     let folder = config.parent().map(Path::to_owned).unwrap_or_default();
     let mut files = vec![(config, EMBEDDED, 0o644)];

@@ -8,17 +8,19 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use clap::Args;
 
-use super::{Failure, beside, failed, output, refused};
-use crate::config::{self, Handler, Loaded};
-use crate::domain::owed::Owed;
-use crate::domain::{Claim, Ended, Event, EventId, HandlerId, JobId, Outcome, SourceId};
-use crate::expression::{Expression, Keys, Pool, Scene, Taken, Wanted};
-use crate::handler::Ready;
-use crate::inbox::Judge;
-use crate::process::{self, Stop};
-use crate::store::jobs::Claimed;
+use super::{ExitError, beside, failed, output, refused};
+use crate::config::{self, Handler, LoadedConfig};
+use crate::domain::owed::JobSpec;
+use crate::domain::{AttemptResult, Claim, Event, EventId, HandlerId, JobId, Outcome, SourceId};
+use crate::expression::{
+    EvaluatorPool, EventContext, Expression, HandlerDecision, HandlerMatch, RawJobKeys,
+};
+use crate::handler::HandlerRuntime;
+use crate::inbox::JobPlanner;
+use crate::process::{self, CancelToken};
+use crate::store::jobs::ClaimedJob;
 use crate::store::{self, Store, list, read, registry};
-use crate::worker::task::Maker;
+use crate::worker::task::TaskBuilder;
 use crate::{app, clock};
 
 /// So much of an input or a key is shown.
@@ -55,21 +57,21 @@ impl EvalArgs {
 }
 
 /// Prints what an expression gives, an output a line.
-pub fn eval(args: &EvalArgs, loaded: Option<&Loaded>) -> Result<(), Failure> {
+pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitError> {
     let expression = Expression::new(&args.expression).map_err(|wrong| {
         let text =
             format!("expression: line {}, column {}: {}", wrong.line, wrong.column, wrong.text);
-        Failure { code: 2, text }
+        ExitError { code: 2, text }
     })?;
     let outputs = match (&args.of, loaded) {
         (Some(file), _) if args.is_of_file() => {
             let body = read_body(file)?;
-            let pool = Pool::new(&std::env::temp_dir(), &mark(""));
-            let scene = Scene {
+            let pool = EvaluatorPool::new(&std::env::temp_dir(), &mark(""));
+            let scene = EventContext {
                 body: &body,
                 content_type: args.content_type.as_deref(),
                 received_at_ms: clock::wall_ms(),
-                ..Scene::default()
+                ..EventContext::default()
             };
             pool.outputs(0, &expression, &scene)
         }
@@ -92,7 +94,7 @@ pub fn eval(args: &EvalArgs, loaded: Option<&Loaded>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_body(file: &str) -> Result<Vec<u8>, Failure> {
+fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {
     let mut body = Vec::new();
     let read = match file {
         "-" => std::io::stdin().lock().read_to_end(&mut body),
@@ -109,15 +111,16 @@ fn mark(trail: &str) -> String {
 }
 
 /// What makes of events what handlers get, by the configuration.
-pub fn maker(loaded: &Loaded, store: &Store) -> Result<Maker, Failure> {
+pub fn maker(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
     let readers = store::readers(store, 1).map_err(failed)?;
-    let expressions = Pool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
+    let expressions =
+        EvaluatorPool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
     let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
-    Ok(Maker { readers, expressions, paths, trail: mark(&store.trail) })
+    Ok(TaskBuilder { readers, expressions, paths, trail: mark(&store.trail) })
 }
 
-fn stored(store: &Store, event: i64) -> Result<Event, Failure> {
+fn stored(store: &Store, event: i64) -> Result<Event, ExitError> {
     if !registry::event_exists(&store.conn, event).map_err(failed)? {
         return Err(refused(format!("event {event}: there is no such event")));
     }
@@ -125,16 +128,16 @@ fn stored(store: &Store, event: i64) -> Result<Event, Failure> {
 }
 
 /// Which handlers would take an event, and with what.
-pub fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), Failure> {
+pub fn takers(out: &mut impl Write, loaded: &LoadedConfig, event: i64) -> Result<(), ExitError> {
     let store = beside(loaded)?;
     let event = stored(&store, event)?;
     let maker = maker(loaded, &store)?;
     let (mut names, mut lines) = (Vec::new(), Vec::new());
     for handler in loaded.config.handlers.iter().filter(|one| one.sources.contains(&event.source)) {
         let (takes, line) = match taken(&maker, &event, handler)? {
-            Taken::No => (false, "not wanted by when".to_owned()),
-            Taken::Failed { which, reason } => (true, format!("{which} fails: {reason}")),
-            Taken::Yes(wanted) => (true, described(&maker, &event, handler, &wanted)?),
+            HandlerDecision::No => (false, "not wanted by when".to_owned()),
+            HandlerDecision::Failed { which, reason } => (true, format!("{which} fails: {reason}")),
+            HandlerDecision::Yes(wanted) => (true, described(&maker, &event, handler, &wanted)?),
         };
         if takes {
             names.push(handler.name.as_str());
@@ -146,12 +149,18 @@ pub fn takers(out: &mut impl Write, loaded: &Loaded, event: i64) -> Result<(), F
     lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(failed)
 }
 
-fn taken(maker: &Maker, event: &Event, handler: &Handler) -> Result<Taken, Failure> {
-    let judge = Judge::of_handlers([(handler, HandlerId(0))].into_iter());
-    let Some(questions) = judge.questions() else { return Ok(Taken::Yes(Wanted::default())) };
+fn taken(
+    maker: &TaskBuilder,
+    event: &Event,
+    handler: &Handler,
+) -> Result<HandlerDecision, ExitError> {
+    let judge = JobPlanner::of_handlers([(handler, HandlerId(0))].into_iter());
+    let Some(questions) = judge.questions() else {
+        return Ok(HandlerDecision::Yes(HandlerMatch::default()));
+    };
     let answers = maker
         .with_scene(event, None, |scene| {
-            let scene = Scene { event: None, ..*scene };
+            let scene = EventContext { event: None, ..*scene };
             maker.expressions.ask_and_wait(0, questions, &scene)
         })
         .map_err(|_| refused(format!("{}: try again", maker.expressions.busy_reason())))?;
@@ -160,11 +169,11 @@ fn taken(maker: &Maker, event: &Event, handler: &Handler) -> Result<Taken, Failu
 
 /// What a handler would get, and by which keys.
 fn described(
-    maker: &Maker,
+    maker: &TaskBuilder,
     event: &Event,
     handler: &Handler,
-    wanted: &Wanted,
-) -> Result<String, Failure> {
+    wanted: &HandlerMatch,
+) -> Result<String, ExitError> {
     let mut said = Vec::new();
     let mut item: Option<Arc<[u8]>> = None;
     if let Some(items) = &wanted.items {
@@ -198,11 +207,11 @@ fn described(
     Ok(said.join(", "))
 }
 
-fn shown_keys(keys: &Keys) -> Vec<String> {
-    use crate::domain::stamp::Stamp;
+fn shown_keys(keys: &RawJobKeys) -> Vec<String> {
+    use crate::domain::stamp::VersionValue;
     let newest = keys.newest.as_ref().map(|stamp| match stamp {
-        Stamp::Number(digits) => digits.clone(),
-        Stamp::Text(text) => text.clone(),
+        VersionValue::Number(digits) => digits.clone(),
+        VersionValue::Text(text) => text.clone(),
     });
     let all = [
         ("ordering_key", &keys.order),
@@ -221,7 +230,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Runs a handler on an event in the foreground, with `split` on each of its items.
-pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
+pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let name = &args.handler;
     let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == *name) else {
         return Err(refused(format!("handler {name}: there is none of that name in config.toml")));
@@ -229,7 +238,7 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
     let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(Failure { code: 78, text: lines.join("\n") });
+        return Err(ExitError { code: 78, text: lines.join("\n") });
     }
     let store = beside(loaded)?;
     let event = stored(&store, args.event)?;
@@ -237,7 +246,7 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
     process::become_subreaper().map_err(failed)?;
     let job = list::job_of(&store.conn, event.id, name).map_err(failed)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
-    let claimed = |item| Claimed {
+    let claimed = |item| ClaimedJob {
         claim: Claim { job, attempt: attempt.max(1) },
         event: event.id,
         source: SourceId(0),
@@ -253,7 +262,7 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
     match maker.judge(&claimed(None), &ready, &event) {
         Err(ended) => return Err(refused(ended.detail)),
         Ok(None) => return Err(refused(format!("event {}: not wanted by when", event.id))),
-        Ok(Some(Owed::Items(items))) => {
+        Ok(Some(JobSpec::Items(items))) => {
             let mut body = Vec::new();
             for at in 0..items.count() {
                 let number = u32::try_from(at + 1).map_err(failed)?;
@@ -270,19 +279,19 @@ pub fn run(loaded: &Loaded, args: &RunArgs) -> Result<(), Failure> {
     }
     ready.kind.close();
     process::wait_for_retired(process::GRACE * 2);
-    if all_succeeded { Ok(()) } else { Err(Failure { code: 1, text: String::new() }) }
+    if all_succeeded { Ok(()) } else { Err(ExitError { code: 1, text: String::new() }) }
 }
 
 /// Whether it succeeded.
 fn run_one(
-    maker: &Maker,
-    claimed: &Claimed,
-    ready: &Ready,
+    maker: &TaskBuilder,
+    claimed: &ClaimedJob,
+    ready: &HandlerRuntime,
     event: &Event,
     item: Option<&Arc<[u8]>>,
-) -> Result<bool, Failure> {
-    let stop = Stop::new().map_err(failed)?;
-    let ended: Ended = match maker.task(claimed, ready, event.clone(), item) {
+) -> Result<bool, ExitError> {
+    let stop = CancelToken::new().map_err(failed)?;
+    let ended: AttemptResult = match maker.task(claimed, ready, event.clone(), item) {
         Ok(task) => ready.kind.run(&task, &stop),
         Err(ended) => ended,
     };

@@ -1,19 +1,19 @@
 //! Expressions where config.toml has them: compiled as they are read, so that a fault in one is a
 //! fault of the configuration, with its place in the file and in the expression.
 
-use super::fault::Place;
-use super::table::{Table, Value};
+use super::fault::Location;
+use super::table::{TomlTable, TomlValue};
 use super::values;
 use crate::expression::Expression;
 
 const EXPRESSION: &str = r#"expected an expression such as ".form_id""#;
 
 /// The expression of that key, where it is written and has no fault.
-pub(super) fn read(table: &Table<'_>, name: &'static str) -> Option<Expression> {
+pub(super) fn read(table: &TomlTable<'_>, name: &'static str) -> Option<Expression> {
     of(&table.get(name)?)
 }
 
-pub(super) fn of(value: &Value<'_>) -> Option<Expression> {
+pub(super) fn of(value: &TomlValue<'_>) -> Option<Expression> {
     let text = value.text(EXPRESSION)?;
     match Expression::new(text) {
         Ok(expression) => Some(expression),
@@ -32,7 +32,7 @@ pub(super) fn of(value: &Value<'_>) -> Option<Expression> {
             };
             let reason =
                 format!("{} {shown}: line {line}, column {column}: {}", value.key, wrong.text);
-            value.log.wrong(Place { line: at.line.max(value.at.line), ..at }, reason);
+            value.log.wrong(Location { line: at.line.max(value.at.line), ..at }, reason);
             None
         }
     }

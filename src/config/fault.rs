@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::secret::SecretUse;
+use super::secret::SecretReference;
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     pub file: PathBuf,
     /// From 1; `None`: the file as a whole.
     pub line: Option<usize>,
@@ -21,7 +21,7 @@ pub struct Fault {
     pub text: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.text),
@@ -32,9 +32,9 @@ impl fmt::Display for Fault {
 
 /// All that is wrong, a line each, in the order of files and lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, fault) in self.0.iter().enumerate() {
             if i > 0 {
@@ -46,11 +46,11 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigErrors {}
 
 /// A file (by its order of reading) and a line, from 1; 0 is the file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub file: usize,
     pub line: usize,
 }
@@ -67,15 +67,15 @@ enum Kind {
 
 /// Collects while files are read.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct Diagnostics {
     files: RefCell<Vec<PathBuf>>,
-    faults: RefCell<Vec<(Place, Kind, String)>>,
-    warnings: RefCell<Vec<(Place, String)>>,
-    secrets: RefCell<Vec<SecretUse>>,
+    faults: RefCell<Vec<(Location, Kind, String)>>,
+    warnings: RefCell<Vec<(Location, String)>>,
+    secrets: RefCell<Vec<SecretReference>>,
     broken: Cell<bool>,
 }
 
-impl Log {
+impl Diagnostics {
     /// A file that is about to be read, named as people will see it.
     pub fn add_file(&self, name: &Path) -> usize {
         let mut files = self.files.borrow_mut();
@@ -83,46 +83,46 @@ impl Log {
         files.len() - 1
     }
 
-    pub fn syntax(&self, at: Place, text: String) {
+    pub fn syntax(&self, at: Location, text: String) {
         self.broken.set(true);
         self.faults.borrow_mut().push((at, Kind::Syntax, text));
     }
 
-    pub fn wrong(&self, at: Place, text: String) {
+    pub fn wrong(&self, at: Location, text: String) {
         self.faults.borrow_mut().push((at, Kind::Wrong, text));
     }
 
-    pub fn missing(&self, at: Place, text: String) {
+    pub fn missing(&self, at: Location, text: String) {
         self.faults.borrow_mut().push((at, Kind::Missing, text));
     }
 
-    pub fn warn(&self, at: Place, text: String) {
+    pub fn warn(&self, at: Location, text: String) {
         self.warnings.borrow_mut().push((at, text));
     }
 
-    pub fn secret(&self, used: SecretUse) {
+    pub fn secret(&self, used: SecretReference) {
         self.secrets.borrow_mut().push(used);
     }
 
-    pub fn file_name(&self, at: Place) -> PathBuf {
+    pub fn file_name(&self, at: Location) -> PathBuf {
         self.files.borrow().get(at.file).cloned().unwrap_or_default()
     }
 
     /// `config.toml:3`, to point at another place from within a fault.
-    pub fn show(&self, at: Place) -> String {
+    pub fn show(&self, at: Location) -> String {
         format!("{}:{}", self.file_name(at).display(), at.line)
     }
 
-    fn fault(&self, at: Place, text: String) -> Fault {
-        Fault { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
+    fn fault(&self, at: Location, text: String) -> ConfigError {
+        ConfigError { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
     }
 
     /// The faults, or what was noted besides: warnings and secrets.
-    pub fn close(self) -> Result<(Vec<String>, Vec<SecretUse>), Faults> {
+    pub fn close(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
         let mut faults = self.faults.take();
         faults.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         faults.dedup();
-        let torn: BTreeSet<Place> =
+        let torn: BTreeSet<Location> =
             faults.iter().filter(|fault| fault.1 == Kind::Syntax).map(|fault| fault.0).collect();
         faults.retain(|(at, kind, _)| match kind {
             Kind::Syntax => true,
@@ -131,7 +131,7 @@ impl Log {
         });
         if !faults.is_empty() {
             let faults = faults.into_iter().map(|(at, _, text)| self.fault(at, text));
-            return Err(Faults(faults.collect()));
+            return Err(ConfigErrors(faults.collect()));
         }
         let mut warnings = self.warnings.take();
         warnings.sort();

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::secret::Becomes;
+use super::secret::SecretFormat;
 use super::server::close;
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values::{self, ANY, DAY, POSITIVE, TIMEOUT};
 use super::{Breaker, EnvValue, Handler, Mode, Retry, program, secret, target, wanted};
 
@@ -41,7 +41,7 @@ const OWN_VARIABLES: [&str; 16] = [
 ];
 
 /// `sources`: the names of all that there are.
-pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path) -> Handler {
+pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &Path) -> Handler {
     if let Err(remedy) = values::name(name) {
         table.fault(format!("is no name: {remedy}"));
     }
@@ -65,7 +65,7 @@ pub(super) fn read(name: &str, table: Table<'_>, sources: &[&str], folder: &Path
     handler
 }
 
-fn read_sources(table: &Table<'_>, known: &[&str]) -> Vec<String> {
+fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     let Some(value) = table.get("sources") else {
         table.missing(format!("has no sources: {SOURCES}"));
         return Vec::new();
@@ -93,7 +93,7 @@ fn read_sources(table: &Table<'_>, known: &[&str]) -> Vec<String> {
     sources
 }
 
-fn read_command(table: &Table<'_>, folder: &Path) -> Vec<String> {
+fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
     let Some(value) = table.get("command") else {
         if !["url", "jetstream"].iter().any(|key| table.has(key)) {
             table.missing(NOTHING);
@@ -118,7 +118,7 @@ fn read_command(table: &Table<'_>, folder: &Path) -> Vec<String> {
     command
 }
 
-fn read_directory(table: &Table<'_>, folder: &Path) -> PathBuf {
+fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
     let Some(value) = table.get("directory") else { return folder.to_owned() };
     let parse = |text: &str| match text {
         "" => Err("expected a folder".to_owned()),
@@ -128,7 +128,7 @@ fn read_directory(table: &Table<'_>, folder: &Path) -> PathBuf {
     path
 }
 
-fn read_env(table: &Table<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
+fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
     let Some(table) = table.get("env").and_then(|value| value.table(ENV)) else {
         return Vec::new();
     };
@@ -147,9 +147,9 @@ fn read_env(table: &Table<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
 }
 
 /// Text is not shown: where people put passwords all the same, no fault repeats them.
-fn read_env_value(value: &Value<'_>, folder: &Path) -> Option<EnvValue> {
+fn read_env_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
-        return secret::one(value, folder, Becomes::Variable).map(EnvValue::Secret);
+        return secret::one(value, folder, SecretFormat::Variable).map(EnvValue::Secret);
     }
     match value.raw_text() {
         Some(text) if text.contains('\0') => value.wrong_unseen("expected text without a NUL"),
@@ -210,7 +210,7 @@ impl Default for Retry {
     }
 }
 
-fn read_retry(value: &Value<'_>) -> Option<Retry> {
+fn read_retry(value: &TomlValue<'_>) -> Option<Retry> {
     let table = value.table("expected a table such as { max_attempts = 40 }")?;
     let default = Retry::default();
     let attempts = table.integer("max_attempts", i64::from(default.max_attempts), 1..=1_000_000);

@@ -5,15 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fault::Log;
-use super::table::{Table, Value};
+use super::fault::Diagnostics;
+use super::table::{TomlTable, TomlValue};
 use super::values;
 
 const INCLUDE: &str = r#"expected a list such as ["conf.d/*.toml"]"#;
 const FILES_MAX: usize = 1_000;
 
 /// The files to read beside `main`, named as people will see them, each once.
-pub(super) fn expand(root: &Table<'_>, main: &Path, log: &Log) -> Vec<PathBuf> {
+pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Vec<PathBuf> {
     let Some(value) = root.get("include") else { return Vec::new() };
     let folder = main.parent().unwrap_or(Path::new(""));
     let mut files = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn expand(root: &Table<'_>, main: &Path, log: &Log) -> Vec<PathBuf> {
     files
 }
 
-fn matching(item: &Value<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
+fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let nothing = Vec::new;
     let (sub, pattern) = text.rsplit_once('/').map_or(("", text), |(sub, name)| (sub, name));
     let sub = if sub.is_empty() && text.starts_with('/') { "/" } else { sub };

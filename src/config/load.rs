@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::fault::{Faults, Log, Place};
-use super::table::{File, Table, Value};
-use super::{Config, Handler, SecretUse, handler, include, program, server, source, values};
+use super::fault::{ConfigErrors, Diagnostics, Location};
+use super::table::{File, TomlTable, TomlValue};
+use super::{Config, Handler, SecretReference, handler, include, program, server, source, values};
 
 /// Far beyond any configuration; a database or a device given by mistake ends here.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -17,12 +17,12 @@ const SYSTEM_FILE: &str = "/etc/hooktrail/config.toml";
 
 /// A configuration without a fault.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     /// What may be meant and yet hurt, each with file and line.
     pub warnings: Vec<String>,
     /// Where secrets are asked for: `secrets` reads them.
-    pub secrets: Vec<SecretUse>,
+    pub secrets: Vec<SecretReference>,
 }
 
 /// The file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual places.
@@ -43,41 +43,42 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
 }
 
 /// Reads a file and all that it includes, and gives all faults at once.
-pub fn load(path: &Path) -> Result<Loaded, Faults> {
-    let log = Log::default();
+pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
+    let log = Diagnostics::default();
     let config = read_all(path, &log);
     let (warnings, secrets) = log.close()?;
     // Nothing but a noted fault makes `read_all` give nothing.
-    let config = config.ok_or_else(|| Faults(Vec::new()))?;
-    Ok(Loaded { config, warnings, secrets })
+    let config = config.ok_or_else(|| ConfigErrors(Vec::new()))?;
+    Ok(LoadedConfig { config, warnings, secrets })
 }
 
-fn read_all(path: &Path, log: &Log) -> Option<Config> {
+fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let main = read_file(path, log)?;
-    let whole = Place { line: 0, ..main.place(0) };
+    let whole = Location { line: 0, ..main.place(0) };
     let absolute = std::path::absolute(path)
         .map_err(|error| log.wrong(whole, format!("can't be made absolute: {error}")))
         .ok()?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     let tree = parse(&main, log);
-    let names = include::expand(&Table::root(&main, &tree, log), path, log);
+    let names = include::expand(&TomlTable::root(&main, &tree, log), path, log);
     let files: Vec<File> = names.iter().filter_map(|name| read_file(name, log)).collect();
     let mut trees = vec![(&main, tree)];
     trees.extend(files.iter().map(|file| (file, parse(file, log))));
 
     let mut sections = Sections::default();
     for (i, (file, tree)) in trees.iter().enumerate() {
-        sections.add(Table::root(file, tree, log), i > 0);
+        sections.add(TomlTable::root(file, tree, log), i > 0);
     }
-    let mut single =
-        |key: &'static str| sections.single.remove(key).unwrap_or_else(|| Table::absent(key, log));
+    let mut single = |key: &'static str| {
+        sections.single.remove(key).unwrap_or_else(|| TomlTable::absent(key, log))
+    };
     let server = server::server(single("server"), &folder);
     let admin = server::admin(single("admin"), &server, &folder);
     let store = server::store(single("store"), &folder);
     let workers = single("workers");
     let threads_at = workers.get("threads").map_or(workers.at, |value| value.at);
     let workers = server::workers(workers);
-    let sources: Vec<source::Read> = sections
+    let sources: Vec<source::ParsedSource> = sections
         .sources
         .into_iter()
         .map(|(name, table)| source::read(name, table, &server, &folder))
@@ -94,9 +95,9 @@ fn read_all(path: &Path, log: &Log) -> Option<Config> {
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
 }
 
-fn read_file(path: &Path, log: &Log) -> Option<File> {
+fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
     let number = log.add_file(path);
-    let whole = Place { file: number, line: 0 };
+    let whole = Location { file: number, line: 0 };
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
@@ -114,13 +115,13 @@ fn read_file(path: &Path, log: &Log) -> Option<File> {
         Err(error) => {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            log.wrong(Place { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
+            log.wrong(Location { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
             None
         }
     }
 }
 
-fn parse<'f>(file: &'f File, log: &Log) -> DeTable<'f> {
+fn parse<'f>(file: &'f File, log: &Diagnostics) -> DeTable<'f> {
     let (tree, errors) = DeTable::parse_recoverable(&file.text);
     for error in errors {
         let at = file.place(error.span().map_or(0, |span| span.start));
@@ -132,14 +133,14 @@ fn parse<'f>(file: &'f File, log: &Log) -> DeTable<'f> {
 /// The tables of all files, each of which may stand in one file alone.
 #[derive(Default)]
 struct Sections<'a> {
-    single: BTreeMap<&'static str, Table<'a>>,
-    sources: Vec<(&'a str, Table<'a>)>,
-    handlers: Vec<(&'a str, Table<'a>)>,
-    places: BTreeMap<String, Place>,
+    single: BTreeMap<&'static str, TomlTable<'a>>,
+    sources: Vec<(&'a str, TomlTable<'a>)>,
+    handlers: Vec<(&'a str, TomlTable<'a>)>,
+    places: BTreeMap<String, Location>,
 }
 
 impl<'a> Sections<'a> {
-    fn add(&mut self, root: Table<'a>, included: bool) {
+    fn add(&mut self, root: TomlTable<'a>, included: bool) {
         if let (true, Some(value)) = (included, root.get("include")) {
             value.fault("stands in an included file: expected in config.toml alone");
         }
@@ -154,7 +155,7 @@ impl<'a> Sections<'a> {
         for (kind, example) in [("sources", "[sources.paminga]"), ("handlers", "[handlers.crm]")] {
             let expected = format!("expected a table such as {example}");
             let tables = root.get(kind).and_then(|value| value.table(&expected));
-            for (name, value) in tables.iter().flat_map(Table::all) {
+            for (name, value) in tables.iter().flat_map(TomlTable::all) {
                 if let Some(table) = value.table(&expected)
                     && self.first(&value)
                 {
@@ -168,7 +169,7 @@ impl<'a> Sections<'a> {
     }
 
     /// Whether no earlier file has the table.
-    fn first(&mut self, value: &Value<'_>) -> bool {
+    fn first(&mut self, value: &TomlValue<'_>) -> bool {
         if let Some(first) = self.places.get(&value.key) {
             let place = value.log.show(*first);
             value.fault(format!("stands in two files: {place} has it too: expected in one"));

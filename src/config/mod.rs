@@ -36,14 +36,14 @@ mod wanted;
 #[cfg(test)]
 mod tests;
 
-pub use fault::{Fault, Faults};
+pub use fault::{ConfigError, ConfigErrors};
 pub use handler::BUILT_IN;
-pub use load::{Loaded, find, load};
+pub use load::{LoadedConfig, find, load};
 pub use public_url::PublicUrl;
 pub use reload::reload_refusals;
 pub use scheme::{DeliveryKey, SCHEMES, Scheme, scheme};
 pub use secret::{
-    Becomes, SecretUse, Secrets, secret_warnings, secrets, secrets_under, standard_key,
+    SecretFormat, SecretReference, Secrets, secret_warnings, secrets, secrets_under, standard_key,
     unusable_secrets,
 };
 pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::fault::{Log, Place};
-use super::table::Table;
+use super::fault::{Diagnostics, Location};
+use super::table::TomlTable;
 use super::{EnvValue, Handler, Mode, values};
 
-pub(super) fn warn(table: &Table<'_>, handler: &Handler) {
+pub(super) fn warn(table: &TomlTable<'_>, handler: &Handler) {
     if !handler.command.is_empty() {
         warn_of_command(table, handler);
         warn_of_script(table, handler);
@@ -18,7 +18,7 @@ pub(super) fn warn(table: &Table<'_>, handler: &Handler) {
     }
 }
 
-fn warn_of_command(table: &Table<'_>, handler: &Handler) {
+fn warn_of_command(table: &TomlTable<'_>, handler: &Handler) {
     let (Some(program), Some(value)) = (handler.command.first(), table.get("command")) else {
         return;
     };
@@ -39,7 +39,7 @@ fn warn_of_command(table: &Table<'_>, handler: &Handler) {
 }
 
 /// What a CGI program is to run is seen by nobody but that program, which may say little.
-fn warn_of_script(table: &Table<'_>, handler: &Handler) {
+fn warn_of_script(table: &TomlTable<'_>, handler: &Handler) {
     let [_, .., script] = handler.command.as_slice() else { return };
     if handler.mode == Mode::Cgi
         && !handler.directory.join(script).is_file()
@@ -79,7 +79,7 @@ fn in_path(program: &str, handler: &Handler) -> bool {
 
 /// Only who runs it can tell whether a folder may be written to: modes are not all there is to it
 /// (`ProtectSystem=`), so this asks for the user that `check` runs as.
-fn warn_of_directory(table: &Table<'_>, handler: &Handler) {
+fn warn_of_directory(table: &TomlTable<'_>, handler: &Handler) {
     let folder = &handler.directory;
     let at = table.get("directory").map_or(table.at, |value| value.at);
     let shown = values::shown_text(&folder.to_string_lossy());
@@ -94,7 +94,12 @@ fn warn_of_directory(table: &Table<'_>, handler: &Handler) {
 }
 
 /// Handlers that together ask for more than there is take turns, which may be what is meant.
-pub(super) fn warn_of_threads(handlers: &[Handler], threads: usize, at: Place, log: &Log) {
+pub(super) fn warn_of_threads(
+    handlers: &[Handler],
+    threads: usize,
+    at: Location,
+    log: &Diagnostics,
+) {
     let asked: usize = handlers.iter().map(|handler| handler.concurrency).sum();
     if asked > threads {
         let text = format!(

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Tolerance;
-use super::secret::Becomes;
+use super::secret::SecretFormat;
 
 /// A way to verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Scheme {
     /// Where the sender's own key of a delivery stands.
     pub delivery_key: DeliveryKey,
     /// What its secret has to be made of.
-    pub secret: Becomes,
+    pub secret: SecretFormat,
     /// A secret may still be missing: its sender gives it only after a handshake.
     pub secret_later: bool,
 }
@@ -53,7 +53,7 @@ const fn plain(name: &'static str, keys: &'static [&'static str]) -> Scheme {
         tolerance: None,
         repeats_stamp: false,
         delivery_key: DeliveryKey::Nowhere,
-        secret: Becomes::Bytes,
+        secret: SecretFormat::Bytes,
         secret_later: false,
     }
 }
@@ -90,7 +90,7 @@ impl Scheme {
         Self { delivery_key: DeliveryKey::Header(headers), ..self }
     }
 
-    const fn secret(self, secret: Becomes) -> Self {
+    const fn secret(self, secret: SecretFormat) -> Self {
         Self { secret, ..self }
     }
 
@@ -123,10 +123,10 @@ pub const SCHEMES: &[Scheme] = &[
     plain("none", &[]),
     plain("token", TOKEN),
     plain("basic", &["user", "secret", "tolerance", "url"]),
-    plain("bearer", COMMON).secret(Becomes::BearerToken),
+    plain("bearer", COMMON).secret(SecretFormat::BearerToken),
     plain("hmac", HMAC),
     signed("paminga", "x-paminga-signature").signs_key(),
-    preset("standard").within(FIVE).secret(Becomes::StandardVerifier).signs_key(),
+    preset("standard").within(FIVE).secret(SecretFormat::StandardVerifier).signs_key(),
     // The same on redelivery.
     signed("github", "x-hub-signature-256").key_in(&["x-github-delivery"]),
     // X-Gitlab-Event-UUID is shared by events that follow from each other.
@@ -137,7 +137,7 @@ pub const SCHEMES: &[Scheme] = &[
     signed("twilio", "x-twilio-signature").key_in(&["i-twilio-idempotency-token"]),
     signed("sendgrid", "x-twilio-email-event-webhook-signature")
         .within(FIVE)
-        .secret(Becomes::P256Key)
+        .secret(SecretFormat::P256Key)
         .signs_key(),
     // It tries for 8 hours (documentation.mailgun.com, "Webhooks").
     preset("mailgun").stamped_once(9 * HOUR, FIVE).signs_key(),
@@ -147,7 +147,10 @@ pub const SCHEMES: &[Scheme] = &[
         .takes(&["verify_token", "secret", "header", "tolerance", "url"])
         .signs_key(),
     signed("zoom", "x-zm-signature").within(FIVE).signs_key(),
-    signed("discord", "x-signature-ed25519").within(FIVE).secret(Becomes::Ed25519Key).signs_key(),
+    signed("discord", "x-signature-ed25519")
+        .within(FIVE)
+        .secret(SecretFormat::Ed25519Key)
+        .signs_key(),
     signed("paddle", "paddle-signature").within(FIVE).signs_key(),
     signed("square", "x-square-hmacsha256-signature").signs_key(),
     signed("hubspot", "x-hubspot-signature-v3").within(FIVE).signs_key(),
@@ -162,7 +165,7 @@ pub const SCHEMES: &[Scheme] = &[
     preset("microsoft-graph"),
     // The time stamp is that of publishing; by default it tries for about an hour
     // (docs.aws.amazon.com/sns, "Message delivery retries").
-    preset("sns").stamped_once(24 * HOUR, HOUR).secret(Becomes::Certificates).signs_key(),
+    preset("sns").stamped_once(24 * HOUR, HOUR).secret(SecretFormat::Certificates).signs_key(),
 ];
 
 /// The scheme of that name.

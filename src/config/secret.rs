@@ -16,11 +16,11 @@ use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::STANDARD as STANDARD_BASE64;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::fault::Fault;
+use super::fault::ConfigError;
 use super::keys;
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values;
-use super::{Config, Loaded, SecretRef};
+use super::{Config, LoadedConfig, SecretRef};
 
 const FORMS: &str = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 /// No key or certificate comes near; a device or a log given by mistake does.
@@ -28,18 +28,18 @@ const SECRET_BYTES_MAX: usize = 1 << 20;
 
 /// A place in config.toml where a secret is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretUse {
+pub struct SecretReference {
     pub file: PathBuf,
     pub line: usize,
     /// `sources.paminga.verify.secret`
     pub key: String,
     pub secret: SecretRef,
-    pub becomes: Becomes,
+    pub becomes: SecretFormat,
 }
 
 /// What is made of a secret, and so what it can't hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Becomes {
+pub enum SecretFormat {
     /// Whatever it is, it is used as it is.
     Bytes,
     /// What follows `Bearer` in a header.
@@ -60,7 +60,7 @@ pub enum Becomes {
     Certificates,
 }
 
-impl Becomes {
+impl SecretFormat {
     fn fault(self, bytes: &[u8]) -> Option<String> {
         // RFC 9110 section 5.5.
         let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
@@ -79,7 +79,7 @@ impl Becomes {
     }
 }
 
-impl Becomes {
+impl SecretFormat {
     /// What a text may have by mistake, so that nothing that is right fits it.
     fn oddity(self, bytes: &[u8]) -> Option<&'static str> {
         let is_text =
@@ -169,15 +169,15 @@ fn without_prefix(key: &[u8]) -> &[u8] {
 }
 
 /// Secrets that were read and are probably not what was meant. None is shown.
-pub fn secret_warnings(loaded: &Loaded, secrets: &Secrets) -> Vec<Fault> {
+pub fn secret_warnings(loaded: &LoadedConfig, secrets: &Secrets) -> Vec<ConfigError> {
     let warning =
-        |used: &SecretUse| Some(used.fault(used.becomes.oddity(secrets.get(&used.secret)?)?));
+        |used: &SecretReference| Some(used.fault(used.becomes.oddity(secrets.get(&used.secret)?)?));
     loaded.secrets.iter().filter_map(warning).collect()
 }
 
 /// What keeps a server from starting wherever it is started, and what may be otherwise there: a variable or
 /// a credential that its unit sets, a file that this user may not read.
-pub fn unusable_secrets(loaded: &Loaded) -> (Vec<Fault>, Vec<Fault>) {
+pub fn unusable_secrets(loaded: &LoadedConfig) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let (mut faults, mut elsewhere) = (Vec::new(), Vec::new());
     for used in &loaded.secrets {
         match used.secret.read() {
@@ -190,12 +190,12 @@ pub fn unusable_secrets(loaded: &Loaded) -> (Vec<Fault>, Vec<Fault>) {
 }
 
 /// Reads every secret; those that can't be had or used are faults.
-pub fn secrets(loaded: &Loaded) -> (Secrets, Vec<Fault>) {
+pub fn secrets(loaded: &LoadedConfig) -> (Secrets, Vec<ConfigError>) {
     secrets_under(loaded, "")
 }
 
 /// Like `secrets`, of one part alone: `handlers.crm`.
-pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
+pub fn secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigError>) {
     let (mut found, mut faults) = (Secrets::default(), Vec::new());
     let under = |key: &str| {
         let rest = key.strip_prefix(part);
@@ -219,10 +219,10 @@ pub fn secrets_under(loaded: &Loaded, part: &str) -> (Secrets, Vec<Fault>) {
     (found, faults)
 }
 
-impl SecretUse {
-    fn fault(&self, reason: &str) -> Fault {
+impl SecretReference {
+    fn fault(&self, reason: &str) -> ConfigError {
         let text = format!("{}: {} {reason}", self.key, self.secret);
-        Fault { file: self.file.clone(), line: Some(self.line), text }
+        ConfigError { file: self.file.clone(), line: Some(self.line), text }
     }
 }
 
@@ -299,7 +299,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Unread> {
 }
 
 /// One secret or a list of them, all valid.
-pub(super) fn some(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Vec<SecretRef> {
+pub(super) fn some(value: &TomlValue<'_>, folder: &Path, becomes: SecretFormat) -> Vec<SecretRef> {
     if !value.is_list() {
         return one(value, folder, becomes).into_iter().collect();
     }
@@ -311,7 +311,11 @@ pub(super) fn some(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Vec<Se
 }
 
 /// One secret. Whatever else stands there is not shown: it may well be one.
-pub(super) fn one(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Option<SecretRef> {
+pub(super) fn one(
+    value: &TomlValue<'_>,
+    folder: &Path,
+    becomes: SecretFormat,
+) -> Option<SecretRef> {
     if !value.is_table() {
         return value.wrong_unseen(FORMS);
     }
@@ -329,7 +333,7 @@ pub(super) fn one(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Option<
     }
     let (secret, at) = found.into_iter().flatten().next()?;
     let secret = secret.map_or_else(|remedy| at.wrong_unseen(remedy), Some)?;
-    value.log.secret(SecretUse {
+    value.log.secret(SecretReference {
         file: value.log.file_name(value.at),
         line: value.at.line,
         key: value.key.clone(),
@@ -339,7 +343,7 @@ pub(super) fn one(value: &Value<'_>, folder: &Path, becomes: Becomes) -> Option<
     Some(secret)
 }
 
-fn text<'a>(table: &Table<'a>, key: &'static str) -> Option<(Value<'a>, String)> {
+fn text<'a>(table: &TomlTable<'a>, key: &'static str) -> Option<(TomlValue<'a>, String)> {
     let value = table.get(key)?;
     match value.raw_text().filter(|text| !text.is_empty() && !text.contains('\0')) {
         Some(text) => Some((value.clone(), text.to_owned())),

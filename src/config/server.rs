@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values::{self, GRACE, LISTEN, TIMEOUT};
 use super::{Admin, Durability, Listen, ProxyHeader, Server, Store, TrustedProxies, Workers};
 
@@ -14,9 +14,9 @@ const LISTEN_LIST: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
 const PROXIES: &str = r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
 const PATH: &str = "expected a path";
 
-pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
+pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
     let listen = listens(&table, folder, "127.0.0.1:8080", &[]);
-    if let Some(value) = table.get("listen").filter(Value::is_empty_list) {
+    if let Some(value) = table.get("listen").filter(TomlValue::is_empty_list) {
         value.fault("is []: expected at least one address");
     }
     let proxy_header = |text: &str| match text.to_ascii_lowercase().as_str() {
@@ -54,18 +54,18 @@ pub(super) fn server(table: Table<'_>, folder: &Path) -> Server {
 }
 
 /// A `max_body_size` that all bodies together could never reach.
-pub(super) fn beyond_all(value: &Value<'_>, limit: &str) {
+pub(super) fn beyond_all(value: &TomlValue<'_>, limit: &str) {
     let _: Option<()> =
         value.wrong(format!("expected at most server.max_inflight_size, which is {limit}"));
 }
 
-pub(super) fn admin(table: Table<'_>, server: &Server, folder: &Path) -> Admin {
+pub(super) fn admin(table: TomlTable<'_>, server: &Server, folder: &Path) -> Admin {
     let admin = Admin { listen: listens(&table, folder, "127.0.0.1:8081", &server.listen) };
     close(table, &["token", "read_token"]);
     admin
 }
 
-pub(super) fn store(table: Table<'_>, folder: &Path) -> Store {
+pub(super) fn store(table: TomlTable<'_>, folder: &Path) -> Store {
     let path = |text: &str| match text {
         "" => Err("expected the path of a file".to_owned()),
         text if text.ends_with('/') => Err("expected the path of a file, not a folder".to_owned()),
@@ -87,7 +87,7 @@ pub(super) fn store(table: Table<'_>, folder: &Path) -> Store {
     store
 }
 
-pub(super) fn workers(table: Table<'_>) -> Workers {
+pub(super) fn workers(table: TomlTable<'_>) -> Workers {
     let workers = Workers {
         threads: table.integer("threads", 16, 1..=1024) as usize,
         shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), GRACE),
@@ -97,13 +97,13 @@ pub(super) fn workers(table: Table<'_>) -> Workers {
 }
 
 /// Refuses by name what has its time still to come, and what is unknown.
-pub(super) fn close(table: Table<'_>, later: &[&'static str]) {
+pub(super) fn close(table: TomlTable<'_>, later: &[&'static str]) {
     table.not_yet(later);
     table.finish(later);
 }
 
 /// The addresses of one `listen`; two listeners can't have one, but port 0 is a new one each time.
-fn listens(table: &Table<'_>, folder: &Path, default: &str, taken: &[Listen]) -> Vec<Listen> {
+fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]) -> Vec<Listen> {
     let once = |address: &Listen, before: &[Listen]| {
         let fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
         match fixed && before.contains(address) {
@@ -132,7 +132,7 @@ fn listens(table: &Table<'_>, folder: &Path, default: &str, taken: &[Listen]) ->
     listens
 }
 
-fn trusted_proxies(table: &Table<'_>) -> TrustedProxies {
+fn trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
     let mut proxies = TrustedProxies::default();
     let parse = |text: &str| match text {
         "unix" => Ok(None),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fault::{Log, Place};
+use super::fault::{Diagnostics, Location};
 use super::server::{BODY_BYTES_MAX, beyond_all, close};
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values::{self, DAY, POSITIVE};
 use super::{
     Accept, Dedupe, DeliveryKey, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source,
@@ -28,12 +28,17 @@ const PATH: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenan
 const OWN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 /// A source and where its path was written, for `check`.
-pub(super) struct Read {
+pub(super) struct ParsedSource {
     pub source: Source,
-    pub path_at: Place,
+    pub path_at: Location,
 }
 
-pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path) -> Read {
+pub(super) fn read(
+    name: &str,
+    table: TomlTable<'_>,
+    server: &Server,
+    folder: &Path,
+) -> ParsedSource {
     if name == "hooktrail" {
         table.fault("is the name of the server's own source: expected another");
     } else if let Err(remedy) = values::name(name) {
@@ -76,12 +81,12 @@ pub(super) fn read(name: &str, table: Table<'_>, server: &Server, folder: &Path)
             .then(|| table.duration("alert_if_silent_for", DAY, POSITIVE)),
     };
     close(table, LATER);
-    Read { source, path_at }
+    ParsedSource { source, path_at }
 }
 
 fn read_verify(
     name: &str,
-    table: &Table<'_>,
+    table: &TomlTable<'_>,
     server: &Server,
     (folder, path): (&Path, &str),
 ) -> Verify {
@@ -106,7 +111,7 @@ fn read_verify(
     verify
 }
 
-fn read_body_max(table: &Table<'_>, server: &Server) -> usize {
+fn read_body_max(table: &TomlTable<'_>, server: &Server) -> usize {
     let default = server.max_body_bytes as u64;
     let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
     if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
@@ -115,7 +120,7 @@ fn read_body_max(table: &Table<'_>, server: &Server) -> usize {
     max
 }
 
-fn read_methods(table: &Table<'_>, default: &str) -> Vec<String> {
+fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
     let parse = |text: &str| match METHODS.contains(&text) {
         true => Ok(text.to_owned()),
         false => Err(match METHODS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
@@ -138,7 +143,7 @@ fn read_methods(table: &Table<'_>, default: &str) -> Vec<String> {
     methods
 }
 
-fn read_dedupe(table: &Table<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Duration) {
+fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Duration) {
     let week = 7 * DAY;
     let Some(value) = table.get("dedupe") else { return (None, false, week) };
     if value.as_flag() == Some(false) {
@@ -177,7 +182,7 @@ fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bo
 
 /// A tolerance that somebody chose makes a sender's keys stay longer than the window says, and outlasts
 /// those of a recipe.
-fn check_tolerance(table: &Table<'_>, verify: &Verify, has_dedupe: bool, window: Duration) {
+fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, window: Duration) {
     let Some(tolerance) = verify.tolerance.filter(|tolerance| tolerance.back > window) else {
         return;
     };
@@ -197,7 +202,7 @@ fn check_tolerance(table: &Table<'_>, verify: &Verify, has_dedupe: bool, window:
     }
 }
 
-fn read_handshake(table: &Table<'_>) -> Handshake {
+fn read_handshake(table: &TomlTable<'_>) -> Handshake {
     let Some(value) = table.get("handshake") else { return Handshake::Preset };
     if value.as_flag() == Some(false) {
         return Handshake::Off;
@@ -216,7 +221,7 @@ fn read_handshake(table: &Table<'_>) -> Handshake {
     }
 }
 
-fn read_respond(value: &Value<'_>) -> Option<Respond> {
+fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
     let table = value.table("expected a table such as { status = 202 }")?;
     let body = table.get("body");
     let respond = Respond {
@@ -270,7 +275,7 @@ fn plain(b: u8) -> bool {
 }
 
 /// Two sources that match the same paths, whatever their segments are called.
-pub(super) fn check_paths(sources: &[Read], log: &Log) {
+pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
     let pattern = |source: &Source| {
         let mut segments: Vec<&str> = source.path.split('/').collect();
         // One slash more or less at the end makes no other path.
@@ -286,7 +291,7 @@ pub(super) fn check_paths(sources: &[Read], log: &Log) {
     };
     let mut firsts = BTreeMap::new();
     for read in sources {
-        let first: &mut &Read = firsts.entry(pattern(&read.source)).or_insert(read);
+        let first: &mut &ParsedSource = firsts.entry(pattern(&read.source)).or_insert(read);
         if std::ptr::eq(*first, read) {
             continue;
         }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::fault::{Log, Place};
+use super::fault::{Diagnostics, Location};
 use super::former_keys;
-use super::values::{self, Span};
+use super::values::{self, DurationRange};
 
 /// A file's number in the log, its text, and where its lines end: what a place is worked out from.
 pub(super) struct File {
@@ -29,18 +29,18 @@ impl File {
     }
 
     /// The line of an offset.
-    pub fn place(&self, offset: usize) -> Place {
+    pub fn place(&self, offset: usize) -> Location {
         let line = 1 + self.line_ends.partition_point(|end| *end < offset);
-        Place { file: self.number, line }
+        Location { file: self.number, line }
     }
 }
 
 /// A table, or the absence of one that is optional.
-pub(super) struct Table<'a> {
+pub(super) struct TomlTable<'a> {
     /// `handlers.crm`; empty for a file's root.
     pub key: String,
-    pub at: Place,
-    pub log: &'a Log,
+    pub at: Location,
+    pub log: &'a Diagnostics,
     file: Option<&'a File>,
     entries: Option<&'a DeTable<'a>>,
     asked: RefCell<Vec<&'static str>>,
@@ -48,27 +48,27 @@ pub(super) struct Table<'a> {
 
 /// A value and its key.
 #[derive(Clone)]
-pub(super) struct Value<'a> {
+pub(super) struct TomlValue<'a> {
     pub key: String,
-    pub at: Place,
-    pub log: &'a Log,
+    pub at: Location,
+    pub log: &'a Diagnostics,
     file: &'a File,
-    key_at: Place,
+    key_at: Location,
     /// Where it begins in the file.
     start: usize,
     inner: &'a DeValue<'a>,
 }
 
-impl<'a> Table<'a> {
-    pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Log) -> Self {
+impl<'a> TomlTable<'a> {
+    pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
         let at = file.place(0);
         let asked = RefCell::default();
         Self { key: String::new(), at, log, file: Some(file), entries: Some(entries), asked }
     }
 
     /// A table that nobody wrote: every key has its default.
-    pub fn absent(key: &str, log: &'a Log) -> Self {
-        let at = Place { file: 0, line: 0 };
+    pub fn absent(key: &str, log: &'a Diagnostics) -> Self {
+        let at = Location { file: 0, line: 0 };
         Self { key: key.to_owned(), at, log, file: None, entries: None, asked: RefCell::default() }
     }
 
@@ -81,17 +81,17 @@ impl<'a> Table<'a> {
         if self.key.is_empty() { name } else { format!("{}.{name}", self.key) }
     }
 
-    fn value(&self, name: &str) -> Option<Value<'a>> {
+    fn value(&self, name: &str) -> Option<TomlValue<'a>> {
         let (file, entries) = (self.file?, self.entries?);
         let (key, inner) = entries.get_key_value(name)?;
         let start = inner.span().start;
         let (key_at, at) = (file.place(key.span().start), file.place(start));
         let at = if inner.get_ref().is_table() { key_at } else { at };
         let (key, inner) = (self.key_of(name), inner.get_ref());
-        Some(Value { key, at, log: self.log, file, key_at, start, inner })
+        Some(TomlValue { key, at, log: self.log, file, key_at, start, inner })
     }
 
-    pub fn get(&self, name: &'static str) -> Option<Value<'a>> {
+    pub fn get(&self, name: &'static str) -> Option<TomlValue<'a>> {
         let mut asked = self.asked.borrow_mut();
         if !asked.contains(&name) {
             asked.push(name);
@@ -105,7 +105,7 @@ impl<'a> Table<'a> {
     }
 
     /// All entries, in the order in which they were written, for tables whose keys are names.
-    pub fn all(&self) -> Vec<(&'a str, Value<'a>)> {
+    pub fn all(&self) -> Vec<(&'a str, TomlValue<'a>)> {
         let Some(entries) = self.entries else { return Vec::new() };
         let mut keys: Vec<_> = entries.keys().collect();
         keys.sort_by_key(|key| key.span().start);
@@ -173,13 +173,13 @@ impl<'a> Table<'a> {
         self.parsed(name, &values::one_of("", &names), parse).unwrap_or(default)
     }
 
-    pub fn duration(&self, name: &'static str, default: Duration, span: Span) -> Duration {
+    pub fn duration(&self, name: &'static str, default: Duration, span: DurationRange) -> Duration {
         let parse = |text: &str| values::duration_in(text, span);
         self.parsed(name, values::DURATION, parse).unwrap_or(default)
     }
 
     pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let read = |value: Value<'a>| {
+        let read = |value: TomlValue<'a>| {
             let size = match value.inner {
                 DeValue::String(text) => values::size(text),
                 _ => value.integer().and_then(|n| u64::try_from(n).ok()),
@@ -194,7 +194,7 @@ impl<'a> Table<'a> {
     }
 
     pub fn integer(&self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
-        let read = |value: Value<'a>| {
+        let read = |value: TomlValue<'a>| {
             let number = value.integer().filter(|n| range.contains(n));
             let expected = || values::integer_range(&range);
             number.or_else(|| value.wrong(expected()))
@@ -209,7 +209,7 @@ impl<'a> Table<'a> {
         range: RangeInclusive<f64>,
         expected: &str,
     ) -> f64 {
-        let read = |value: Value<'a>| {
+        let read = |value: TomlValue<'a>| {
             let number = match value.inner {
                 DeValue::Float(float) => float.as_str().parse().ok(),
                 _ => value.integer().map(|n| n as f64),
@@ -232,7 +232,7 @@ impl<'a> Table<'a> {
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> TomlValue<'a> {
     /// Notes that the value is wrong; gives nothing, for the caller's ease.
     pub fn wrong<T>(&self, expected: impl Display) -> Option<T> {
         self.fault(format!("is {}: {expected}", values::shown(self.inner)));
@@ -259,7 +259,7 @@ impl<'a> Value<'a> {
     }
 
     /// The place so many bytes into `written`.
-    pub fn place_within(&self, bytes: usize) -> Place {
+    pub fn place_within(&self, bytes: usize) -> Location {
         self.file.place(self.start + bytes)
     }
 
@@ -306,9 +306,9 @@ impl<'a> Value<'a> {
         i64::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
-    pub fn list(&self, expected: &str) -> Option<Vec<Value<'a>>> {
+    pub fn list(&self, expected: &str) -> Option<Vec<TomlValue<'a>>> {
         let Some(items) = self.inner.as_array() else { return self.wrong(expected) };
-        let item = |item: &'a toml::Spanned<DeValue<'a>>| Value {
+        let item = |item: &'a toml::Spanned<DeValue<'a>>| TomlValue {
             at: self.file.place(item.span().start),
             start: item.span().start,
             inner: item.get_ref(),
@@ -317,9 +317,9 @@ impl<'a> Value<'a> {
         Some(items.iter().map(item).collect())
     }
 
-    pub fn table(&self, expected: &str) -> Option<Table<'a>> {
+    pub fn table(&self, expected: &str) -> Option<TomlTable<'a>> {
         let Some(entries) = self.inner.as_table() else { return self.wrong(expected) };
-        Some(Table {
+        Some(TomlTable {
             key: self.key.clone(),
             at: self.at,
             log: self.log,

@@ -5,8 +5,8 @@ use std::path::Path;
 use actix_web::http::Uri;
 
 use super::public_url::next_name;
-use super::secret::{self, Becomes};
-use super::table::{Table, Value};
+use super::secret::{self, SecretFormat};
+use super::table::{TomlTable, TomlValue};
 use super::values;
 use super::{EnvValue, Target};
 
@@ -42,7 +42,7 @@ const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-s
 /// What the trail keeps as `[redacted]` alone.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
 
-pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
+pub(super) fn read(table: &TomlTable<'_>, folder: &Path) -> Option<Target> {
     let Some(value) = table.get("url") else {
         // Known keys all the same, so that no fault calls them unknown.
         for value in OWN.iter().filter_map(|key| table.get(key)) {
@@ -60,7 +60,7 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
         }
     }
     let headers = table.get("headers").map(|value| read_headers(&value, table.has("sign"), folder));
-    let keys = |value: Value<'_>| secret::some(&value, folder, Becomes::StandardKey);
+    let keys = |value: TomlValue<'_>| secret::some(&value, folder, SecretFormat::StandardKey);
     let sign = table.get("sign").map(keys);
     let target = Target {
         url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
@@ -81,7 +81,7 @@ pub(super) fn read(table: &Table<'_>, folder: &Path) -> Option<Target> {
 }
 
 /// A handler's URL has no names that are filled in.
-fn warn_of_names(value: &Value<'_>, url: &str) {
+fn warn_of_names(value: &TomlValue<'_>, url: &str) {
     if let Some((_, name, _)) = next_name(url) {
         value
             .warn(format!("has {{{name}}}: it is called as it stands there, nothing is filled in"));
@@ -89,7 +89,7 @@ fn warn_of_names(value: &Value<'_>, url: &str) {
 }
 
 /// Not shown when it is wrong: a URL may hold a password.
-fn read_url(value: &Value<'_>, expected: &str) -> Option<String> {
+fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
     let Some(text) = value.raw_text() else { return value.wrong_unseen(expected) };
     let Ok(uri) = text.parse::<Uri>() else { return value.wrong_unseen(expected) };
     let begins = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -112,7 +112,7 @@ fn read_url(value: &Value<'_>, expected: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn read_headers(value: &Value<'_>, signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
+fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
     let Some(table) = value.table(HEADERS) else { return Vec::new() };
     let mut headers: Vec<(String, EnvValue)> = Vec::new();
     for (name, value) in table.all() {
@@ -136,9 +136,9 @@ fn read_headers(value: &Value<'_>, signed: bool, folder: &Path) -> Vec<(String, 
 }
 
 /// Text is not shown, as with `env`.
-fn read_header_value(value: &Value<'_>, folder: &Path) -> Option<EnvValue> {
+fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
-        return secret::one(value, folder, Becomes::Header).map(EnvValue::Secret);
+        return secret::one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
     }
     match value.raw_text().map(values::header_value) {
         Some(Ok(text)) => Some(EnvValue::Text(text)),
@@ -146,7 +146,7 @@ fn read_header_value(value: &Value<'_>, folder: &Path) -> Option<EnvValue> {
     }
 }
 
-fn read_forwarded(table: &Table<'_>) -> Vec<String> {
+fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
     let signed = table.has("sign");
     let mut names: Vec<String> = Vec::new();
     for item in table.get("forward_headers").and_then(|value| value.list(HEADER)).iter().flatten() {

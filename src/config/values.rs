@@ -32,7 +32,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Between what a duration may be.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct DurationRange {
     pub min: Duration,
     pub max: Duration,
 }
@@ -40,12 +40,13 @@ pub(super) struct Span {
 /// A hundred years: far from where milliseconds in 64 bits end.
 const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
 /// Zero too.
-pub(super) const ANY: Span = Span { min: Duration::ZERO, max: LONGEST };
-pub(super) const POSITIVE: Span = Span { min: Duration::from_millis(1), max: LONGEST };
-pub(super) const TIMEOUT: Span =
-    Span { min: Duration::from_millis(1), max: Duration::from_secs(7 * 86_400) };
+pub(super) const ANY: DurationRange = DurationRange { min: Duration::ZERO, max: LONGEST };
+pub(super) const POSITIVE: DurationRange =
+    DurationRange { min: Duration::from_millis(1), max: LONGEST };
+pub(super) const TIMEOUT: DurationRange =
+    DurationRange { min: Duration::from_millis(1), max: Duration::from_secs(7 * 86_400) };
 /// A wait that may be none at all.
-pub(super) const GRACE: Span = Span { min: Duration::ZERO, max: TIMEOUT.max };
+pub(super) const GRACE: DurationRange = DurationRange { min: Duration::ZERO, max: TIMEOUT.max };
 
 const DURATION_UNITS: [(&str, u128); 6] = [
     ("ms", 1_000_000),
@@ -104,7 +105,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, u32::try_from(nanos % 1_000_000_000).ok()?))
 }
 
-pub(super) fn duration_in(text: &str, span: Span) -> Result<Duration, String> {
+pub(super) fn duration_in(text: &str, span: DurationRange) -> Result<Duration, String> {
     let value = parse_duration(text).ok_or(DURATION)?;
     if value < span.min {
         return Err(format!("expected at least {}", duration_text(span.min)));

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::public_url::PublicUrl;
 use super::scheme::{SCHEMES, Scheme, scheme};
-use super::secret::{self, Becomes};
+use super::secret::{self, SecretFormat};
 use super::server::close;
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values::{self, POSITIVE};
 use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Tolerance, Verify};
 
@@ -27,7 +27,7 @@ pub(super) fn none() -> Verify {
 
 /// Reads `verify`; `None` where the scheme is not to be known, with its fault noted.
 /// `path`: the source's.
-pub(super) fn read(value: &Value<'_>, folder: &Path, path: &str) -> Option<Verify> {
+pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<Verify> {
     if !value.is_table() {
         // It may be the secret, written in the wrong place.
         return value.wrong_unseen(TABLE);
@@ -64,7 +64,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path, path: &str) -> Option<Verif
 }
 
 fn read_common(
-    table: &Table<'_>,
+    table: &TomlTable<'_>,
     scheme: &Scheme,
     (folder, path): (&Path, &str),
     verify: &mut Verify,
@@ -90,9 +90,9 @@ fn read_common(
 }
 
 /// What Meta is given back in its handshake.
-fn read_verify_token(table: &Table<'_>, folder: &Path, verify: &mut Verify) {
+fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) {
     match table.get("verify_token") {
-        Some(value) => verify.verify_token = secret::some(&value, folder, Becomes::Bytes),
+        Some(value) => verify.verify_token = secret::some(&value, folder, SecretFormat::Bytes),
         None => table.warn(
             "has no verify_token: Meta's handshake will be refused; expected the token that you gave \
              it, such as verify_token = { file = \"path\" }",
@@ -100,7 +100,7 @@ fn read_verify_token(table: &Table<'_>, folder: &Path, verify: &mut Verify) {
     }
 }
 
-fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
+fn read_scheme(table: &TomlTable<'_>) -> Option<&'static Scheme> {
     let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let Some(value) = table.get("scheme") else {
         table.missing(format!("has no scheme: {}", values::one_of("", &names)));
@@ -111,7 +111,7 @@ fn read_scheme(table: &Table<'_>) -> Option<&'static Scheme> {
 }
 
 /// Not shown when it is wrong: a URL may hold a password.
-fn read_url(value: &Value<'_>, path: &str) -> Option<PublicUrl> {
+fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
     let plain = |rest: &&str| {
         !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic())
     };
@@ -132,7 +132,7 @@ fn read_url(value: &Value<'_>, path: &str) -> Option<PublicUrl> {
 }
 
 /// Where a token stands. No header of a sender that can't set one.
-fn read_token(table: &Table<'_>, in_header: bool, verify: &mut Verify) {
+fn read_token(table: &TomlTable<'_>, in_header: bool, verify: &mut Verify) {
     if in_header {
         verify.header = table.parsed("header", HEADER, values::header_name);
     }
@@ -156,11 +156,11 @@ fn read_token(table: &Table<'_>, in_header: bool, verify: &mut Verify) {
     }
 }
 
-fn is_false(table: &Table<'_>, key: &'static str) -> bool {
+fn is_false(table: &TomlTable<'_>, key: &'static str) -> bool {
     table.get(key).and_then(|value| value.as_flag()) == Some(false)
 }
 
-fn read_user(table: &Table<'_>, verify: &mut Verify) {
+fn read_user(table: &TomlTable<'_>, verify: &mut Verify) {
     // RFC 7617 section 2: the first colon ends the user.
     verify.user = table.parsed("user", TEXT, |text| match text.contains(':') {
         true => Err("expected a user without a colon".to_owned()),
@@ -171,7 +171,7 @@ fn read_user(table: &Table<'_>, verify: &mut Verify) {
     }
 }
 
-fn read_hmac(table: &Table<'_>, verify: &mut Verify) {
+fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
     verify.header = table.parsed("header", HEADER, values::header_name);
     if !table.has("header") {
         table.missing(r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#);
@@ -199,7 +199,7 @@ fn read_hmac(table: &Table<'_>, verify: &mut Verify) {
 }
 
 /// What is signed must be there, and what is there had better be signed.
-fn check_signed(table: &Table<'_>, hmac: &Hmac) {
+fn check_signed(table: &TomlTable<'_>, hmac: &Hmac) {
     let signed = |part: SignedPart| hmac.signed.contains(&part);
     for (part, name, key) in [
         (SignedPart::Timestamp, "{timestamp}", "timestamp_header"),

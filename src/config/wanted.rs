@@ -2,7 +2,7 @@
 
 use super::expression;
 use super::server::close;
-use super::table::{Table, Value};
+use super::table::{TomlTable, TomlValue};
 use super::values::{self, DAY, GRACE, POSITIVE};
 use super::{Breaker, Handler, Mode, Once};
 
@@ -12,7 +12,7 @@ const MODES: [(&str, Mode); 4] =
     [("each", Mode::Each), ("stream", Mode::Stream), ("batch", Mode::Batch), ("cgi", Mode::Cgi)];
 
 /// `default` with what of these keys is written.
-pub(super) fn read(table: &Table<'_>, default: Handler) -> Handler {
+pub(super) fn read(table: &TomlTable<'_>, default: Handler) -> Handler {
     let mode = table.choice("mode", &MODES, default.mode);
     let settle = table.has("debounce").then(|| table.duration("debounce", DAY, POSITIVE));
     let batch_size = table.integer("batch_size", default.batch_size as i64, 1..=10_000);
@@ -45,7 +45,7 @@ pub(super) fn read(table: &Table<'_>, default: Handler) -> Handler {
     handler
 }
 
-fn read_once(value: &Value<'_>) -> Option<Once> {
+fn read_once(value: &TomlValue<'_>) -> Option<Once> {
     let table = value.table(ONCE)?;
     if !table.has("jq") {
         table.missing(format!("has no jq: {ONCE}"));
@@ -56,7 +56,7 @@ fn read_once(value: &Value<'_>) -> Option<Once> {
     Some(Once { jq: jq?, window })
 }
 
-fn read_breaker(value: &Value<'_>) -> Option<Breaker> {
+fn read_breaker(value: &TomlValue<'_>) -> Option<Breaker> {
     let table = value.table(BREAKER)?;
     let default = Breaker::default();
     let failures = table.integer("threshold", i64::from(default.failures), 0..=1_000_000);

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::Handlers;
-use crate::clock::TrailClock;
+use super::HandlerMap;
+use crate::clock::MonotonicClock;
 use crate::config::Mode;
 use crate::domain::HandlerId;
-use crate::domain::ask::Ask;
-use crate::queue::dispatch::Dispatch;
-use crate::store::jobs::Claimed;
-use crate::worker::Start;
+use crate::domain::ask::ClaimRequest;
+use crate::queue::dispatch::Scheduler;
+use crate::store::jobs::ClaimedJob;
+use crate::worker::Assignment;
 
 /// After so long without an answer it is asked again that what is due be made ready.
 const PROMOTION_PATIENCE_MS: i64 = 5_000;
@@ -26,29 +26,29 @@ const SLEEP_MS_MAX: i64 = 3_600_000;
 
 /// What the dispatcher's thread has to do.
 #[derive(Debug, Default)]
-pub(super) struct Todo {
+pub(super) struct PendingWork {
     /// A configuration is to be taken over.
-    pub configure: Option<Handlers>,
+    pub configure: Option<HandlerMap>,
     /// Others may have changed the file.
     pub look: bool,
     /// Claimed jobs that can't be started, and why.
-    pub put_back: Vec<(Claimed, &'static str)>,
+    pub put_back: Vec<(ClaimedJob, &'static str)>,
 }
 
-impl Todo {
+impl PendingWork {
     fn is_nothing(&self) -> bool {
         self.configure.is_none() && !self.look && self.put_back.is_empty()
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Desk {
-    pub dispatch: Dispatch,
-    pub handlers: Handlers,
-    clock: TrailClock,
+pub(super) struct SchedulerState {
+    pub dispatch: Scheduler,
+    pub handlers: HandlerMap,
+    clock: MonotonicClock,
     /// To the workers; they end when it is gone.
-    to: Option<Sender<Start>>,
-    pub todo: Todo,
+    to: Option<Sender<Assignment>>,
+    pub todo: PendingWork,
     /// When the next waiting job is due, on the trail's clock.
     pub due_ms: Option<i64>,
     /// When it was asked for that what is due be made ready, where no answer came yet.
@@ -62,14 +62,14 @@ pub(super) struct Desk {
     again_ms: Option<i64>,
 }
 
-impl Desk {
-    pub fn new(threads: usize, clock: TrailClock, to: Sender<Start>) -> Self {
+impl SchedulerState {
+    pub fn new(threads: usize, clock: MonotonicClock, to: Sender<Assignment>) -> Self {
         Self {
-            dispatch: Dispatch::new(threads),
-            handlers: Handlers::default(),
+            dispatch: Scheduler::new(threads),
+            handlers: HandlerMap::default(),
             clock,
             to: Some(to),
-            todo: Todo::default(),
+            todo: PendingWork::default(),
             due_ms: None,
             promoting_ms: None,
             blocked: false,
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// What to claim now.
-    pub fn plan(&mut self) -> Vec<Ask> {
+    pub fn plan(&mut self) -> Vec<ClaimRequest> {
         if self.stopping || self.blocked {
             return Vec::new();
         }
@@ -93,7 +93,7 @@ impl Desk {
     }
 
     /// Hands out what a claim got.
-    pub fn claimed(&mut self, ask: &Ask, claimed: Vec<Claimed>) {
+    pub fn claimed(&mut self, ask: &ClaimRequest, claimed: Vec<ClaimedJob>) {
         let now_us = self.now_us();
         self.dispatch.claimed(ask, claimed.len(), now_us);
         if ask.together {
@@ -104,7 +104,7 @@ impl Desk {
     }
 
     /// To a worker: there is always one free, as no more are asked for.
-    fn start(&mut self, mut claimed: Vec<Claimed>) {
+    fn start(&mut self, mut claimed: Vec<ClaimedJob>) {
         let Some(id) = claimed.first().map(|one| one.handler) else { return };
         // Changed or removed by a reload between the claim and here?
         let Some(to) = &self.to else { return self.put_back(claimed, "the server was stopped") };
@@ -116,13 +116,13 @@ impl Desk {
                 claimed.drain(1..).map(|one| (one, "its handler takes no batches any more"));
             self.todo.put_back.extend(others);
         }
-        if let Err(e) = to.try_send(Start { claimed, handler: handler.clone() }) {
+        if let Err(e) = to.try_send(Assignment { claimed, handler: handler.clone() }) {
             log::error!("no worker was free for a claimed job, which is put back");
             self.put_back(e.into_inner().claimed, "no thread was free for it");
         }
     }
 
-    fn put_back(&mut self, claimed: Vec<Claimed>, why: &'static str) {
+    fn put_back(&mut self, claimed: Vec<ClaimedJob>, why: &'static str) {
         if let Some(first) = claimed.first() {
             self.dispatch.finished(first.handler);
         }
@@ -139,7 +139,7 @@ impl Desk {
         self.dispatch.woken(handler, jobs, now_us);
     }
 
-    pub fn claim_failed(&mut self, ask: &Ask) {
+    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
         self.dispatch.claim_failed(ask);
         self.blocked = true;
         self.promoting_ms = None;
@@ -175,7 +175,7 @@ impl Desk {
     }
 
     /// Something could not be read: it is to be done again after a while.
-    pub fn again(&mut self, change: impl FnOnce(&mut Todo)) {
+    pub fn again(&mut self, change: impl FnOnce(&mut PendingWork)) {
         change(&mut self.todo);
         self.again_ms = Some(self.clock.now_ms().saturating_add(AGAIN_MS));
     }

@@ -6,60 +6,60 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 
-use super::Handlers;
-use super::desk::Desk;
-use crate::clock::TrailClock;
+use super::HandlerMap;
+use super::desk::SchedulerState;
+use crate::clock::MonotonicClock;
 use crate::domain::HandlerId;
-use crate::domain::ask::Ask;
-use crate::store::jobs::{Claimed, Finished};
-use crate::store::op::Hear;
-use crate::store::rest::Rest;
-use crate::worker::Start;
+use crate::domain::ask::ClaimRequest;
+use crate::store::jobs::{ClaimedJob, JobDisposition};
+use crate::store::op::WriterObserver;
+use crate::store::rest::BreakerState;
+use crate::worker::Assignment;
 
 /// The desk, for all who change it.
 #[derive(Debug)]
-pub struct Hub {
-    desk: Mutex<Desk>,
+pub struct Scheduler {
+    desk: Mutex<SchedulerState>,
     wake: Condvar,
 }
 
-impl Hub {
+impl Scheduler {
     /// For so many workers, who listen to `to`; with the rests that an earlier process left.
     pub fn new(
         threads: usize,
-        clock: TrailClock,
-        to: Sender<Start>,
-        rests: &HashMap<HandlerId, Rest>,
+        clock: MonotonicClock,
+        to: Sender<Assignment>,
+        rests: &HashMap<HandlerId, BreakerState>,
     ) -> Self {
-        let mut desk = Desk::new(threads, clock, to);
+        let mut desk = SchedulerState::new(threads, clock, to);
         rests.iter().for_each(|(&handler, rest)| desk.rests(handler, rest.until_ms));
         Self { desk: Mutex::new(desk), wake: Condvar::new() }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SchedulerState> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, change: impl FnOnce(&mut Desk)) {
+    fn tell(&self, change: impl FnOnce(&mut SchedulerState)) {
         let mut desk = self.lock();
         change(&mut desk);
         self.call(&desk);
     }
 
     /// Wakes the dispatcher's thread, if there is something for it.
-    fn call(&self, desk: &Desk) {
+    fn call(&self, desk: &SchedulerState) {
         if desk.calls() {
             self.wake.notify_one();
         }
     }
 
     /// Takes over a configuration.
-    pub fn configure(&self, handlers: Handlers) {
+    pub fn configure(&self, handlers: HandlerMap) {
         self.tell(|desk| desk.todo.configure = Some(handlers));
     }
 
     pub(super) fn look(&self) {
-        self.tell(Desk::look);
+        self.tell(SchedulerState::look);
     }
 
     /// Starts no more jobs.
@@ -69,7 +69,7 @@ impl Hub {
 
     /// Ends the dispatcher, and with it the workers.
     pub fn leave(&self) {
-        self.tell(Desk::leave);
+        self.tell(SchedulerState::leave);
     }
 
     /// Threads that run jobs, or for which some were asked.
@@ -78,7 +78,7 @@ impl Hub {
     }
 
     /// Sleeps until there is something to do.
-    pub(super) fn wait(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn wait(&self) -> MutexGuard<'_, SchedulerState> {
         let mut desk = self.lock();
         let sleep = desk.sleep();
         let woken = self.wake.wait_timeout_while(desk, sleep, |desk| !desk.calls());
@@ -87,18 +87,18 @@ impl Hub {
 }
 
 /// The writer's way to the desk.
-pub struct Ear {
-    pub hub: Arc<Hub>,
+pub struct WriterListener {
+    pub hub: Arc<Scheduler>,
     /// Called when the process must end.
     pub broken: Box<dyn Fn(&str) + Send>,
 }
 
-impl Hear for Ear {
+impl WriterObserver for WriterListener {
     fn freed(&self, handler: HandlerId) {
         self.hub.lock().dispatch.finished(handler);
     }
 
-    fn plan(&self) -> Vec<Ask> {
+    fn plan(&self) -> Vec<ClaimRequest> {
         let mut desk = self.hub.lock();
         let asks = desk.plan();
         // Here, where all that a commit changed is known, and not at each change.
@@ -106,11 +106,11 @@ impl Hear for Ear {
         asks
     }
 
-    fn claimed(&self, ask: Ask, jobs: Vec<Claimed>) {
+    fn claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>) {
         self.hub.lock().claimed(&ask, jobs);
     }
 
-    fn claim_failed(&self, ask: Ask) {
+    fn claim_failed(&self, ask: ClaimRequest) {
         self.hub.lock().claim_failed(&ask);
     }
 
@@ -118,11 +118,11 @@ impl Hear for Ear {
         self.hub.lock().rests(handler, until_ms);
     }
 
-    fn finished(&self, handler: HandlerId, how: Finished) {
+    fn finished(&self, handler: HandlerId, how: JobDisposition) {
         match how {
-            Finished::Ready => self.hub.lock().woken(handler, 1),
-            Finished::Waiting(at_ms) => self.waits(at_ms),
-            Finished::Settled | Finished::Stale => {}
+            JobDisposition::Ready => self.hub.lock().woken(handler, 1),
+            JobDisposition::Waiting(at_ms) => self.waits(at_ms),
+            JobDisposition::Settled | JobDisposition::Stale => {}
         }
     }
 

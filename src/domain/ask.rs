@@ -4,7 +4,7 @@ use super::HandlerId;
 
 /// Jobs of one handler are to be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct ClaimRequest {
     pub handler: HandlerId,
     /// At most so many.
     pub jobs: usize,
@@ -16,7 +16,7 @@ pub struct Ask {
     pub gap_ms: Option<i64>,
 }
 
-impl Ask {
+impl ClaimRequest {
     /// How many threads so many jobs of it take.
     pub fn threads(&self, jobs: usize) -> usize {
         if self.together { jobs.min(1) } else { jobs }

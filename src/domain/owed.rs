@@ -5,13 +5,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::HandlerId;
-use super::stamp::Stamp;
+use super::stamp::VersionValue;
 
 /// A key of `dedupe`, or of one of the `…_by`: SHA-256, cut.
-pub type Key = [u8; 16];
+pub type KeyHash = [u8; 16];
 
 /// What `split` gave: items in their order, wherever their bytes are kept meanwhile.
-pub trait Items: fmt::Debug + Send + Sync {
+pub trait ItemSource: fmt::Debug + Send + Sync {
     fn count(&self) -> usize;
 
     /// The size of all items together.
@@ -32,9 +32,9 @@ pub trait Items: fmt::Debug + Send + Sync {
 
 /// Items in memory, with keys for as many of them as there are.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct InMemory(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
+pub struct VecItems(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
 
-impl Items for InMemory {
+impl ItemSource for VecItems {
     fn count(&self) -> usize {
         self.0.len()
     }
@@ -57,40 +57,40 @@ impl Items for InMemory {
 /// By what a job is ordered, recognised and collapsed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobKeys {
-    pub order: Option<Key>,
+    pub order: Option<KeyHash>,
     /// With `order`.
-    pub newest: Option<Stamp>,
-    pub once: Option<Once>,
-    pub collapse: Option<Collapse>,
+    pub newest: Option<VersionValue>,
+    pub once: Option<UniqueKey>,
+    pub collapse: Option<DebounceKey>,
 }
 
 /// `unique_by`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Once {
-    pub key: Key,
+pub struct UniqueKey {
+    pub key: KeyHash,
     pub window_ms: i64,
 }
 
 /// `debounce_by` and `settle`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Collapse {
-    pub key: Key,
+pub struct DebounceKey {
+    pub key: KeyHash,
     /// 0: it starts at once.
     pub settle_ms: i64,
 }
 
 /// What one handler is owed.
 #[derive(Clone, Debug)]
-pub enum Owed {
+pub enum JobSpec {
     /// A job for the event itself.
     Event(JobKeys),
     /// A job an item.
-    Items(Arc<dyn Items>),
+    Items(Arc<dyn ItemSource>),
     /// An expression failed: a job that is dead, and why.
     Dead(String),
 }
 
-impl Owed {
+impl JobSpec {
     /// How many jobs that is.
     pub fn jobs(&self) -> usize {
         match self {
@@ -119,16 +119,16 @@ const LARGE_BYTES: u64 = 256 << 10;
 
 /// What an event owes to all of them.
 #[derive(Clone, Debug)]
-pub enum Plan {
+pub enum JobPlan {
     /// One job each, without keys.
     Plain(Arc<[HandlerId]>),
-    Judged(Vec<(HandlerId, Owed)>),
+    Judged(Vec<(HandlerId, JobSpec)>),
     /// The handlers' expressions are evaluated after the response. Holds the handlers, unless one
     /// of them has a `split`.
     Unevaluated(Arc<[HandlerId]>),
 }
 
-impl Plan {
+impl JobPlan {
     /// Whether no handler takes it.
     pub fn is_nobodys(&self) -> bool {
         match self {
@@ -152,7 +152,7 @@ impl Plan {
     pub fn handlers_of_event(&self) -> Vec<HandlerId> {
         match self {
             Self::Plain(handlers) | Self::Unevaluated(handlers) => handlers.to_vec(),
-            Self::Judged(all) if all.iter().any(|(_, owed)| matches!(owed, Owed::Items(_))) => {
+            Self::Judged(all) if all.iter().any(|(_, owed)| matches!(owed, JobSpec::Items(_))) => {
                 Vec::new()
             }
             Self::Judged(all) => all.iter().map(|(handler, _)| *handler).collect(),

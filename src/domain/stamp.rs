@@ -5,13 +5,13 @@ use std::cmp::Ordering;
 
 /// A value of `version_by`, its type kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stamp {
+pub enum VersionValue {
     /// As it is written in JSON, all its digits.
     Number(String),
     Text(String),
 }
 
-impl PartialOrd for Stamp {
+impl PartialOrd for VersionValue {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => {
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn check(a: &str, expected: Option<Ordering>, b: &str) {
-        let number = |text: &str| Stamp::Number(text.to_owned());
+        let number = |text: &str| VersionValue::Number(text.to_owned());
         assert_eq!(number(a).partial_cmp(&number(b)), expected, "{a} {b}");
         let reverse = expected.map(Ordering::reverse);
         assert_eq!(number(b).partial_cmp(&number(a)), reverse, "{b} {a}");
@@ -97,9 +97,9 @@ mod tests {
 
     #[test]
     fn text_compares_by_its_bytes_and_two_types_not_at_all() {
-        let text = |text: &str| Stamp::Text(text.to_owned());
+        let text = |text: &str| VersionValue::Text(text.to_owned());
         assert!(text("2026-11-24T10:00:00Z") < text("2026-11-25"));
         assert!(text("B") < text("a"));
-        assert_eq!(text("1").partial_cmp(&Stamp::Number("1".to_owned())), None);
+        assert_eq!(text("1").partial_cmp(&VersionValue::Number("1".to_owned())), None);
     }
 }

@@ -3,24 +3,26 @@
 
 use super::evaluate::Evaluator;
 use super::language::on_a_large_stack;
-use super::wire::{Came, Request};
-use super::{Expression, Scene, input, json};
+use super::wire::{Request, Response};
+use super::{EventContext, Expression, input, json};
 
 /// The first output as JSON text, by jaq; `None`: there is none.
 ///
 /// # Errors
 /// The reason why it fails.
-pub fn first(expression: &Expression, scene: &Scene<'_>) -> Result<Option<Vec<u8>>, String> {
+pub fn first(expression: &Expression, scene: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
     let request = Request::Outputs { text: expression.text().to_owned(), max: 1 };
     let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
     match came {
-        Came::Outputs(outputs) => outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes)),
-        Came::Answers { .. } => Err("it answers something else".to_owned()),
+        Response::Outputs(outputs) => {
+            outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))
+        }
+        Response::Answers { .. } => Err("it answers something else".to_owned()),
     }
 }
 
 /// Reads an event as expressions see it, and says how large what it read is when written.
-pub fn read_body(scene: &Scene<'_>) -> usize {
+pub fn read_body(scene: &EventContext<'_>) -> usize {
     let mut written = Vec::new();
     for value in [input::body(scene), input::query(scene), input::headers(scene)] {
         // Memory takes all of it.

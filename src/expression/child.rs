@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::evaluate::{Evaluator, STAGE_INPUT};
-use super::wire::{self, Take};
-use crate::process::{Confined, become_servant, confine};
+use super::wire::{self, Decoder};
+use crate::process::{Sandbox, become_servant, confine};
 
 /// The command that starts it, hidden from help.
 pub const COMMAND: &str = "__expression";
@@ -61,7 +61,7 @@ fn failed(error: &io::Error) -> ExitCode {
 }
 
 /// Until the end of its input.
-fn serve(confined: &Confined, mut one_by_one: u32) -> io::Result<()> {
+fn serve(confined: &Sandbox, mut one_by_one: u32) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER_BYTES, Pipes);
     let mut to = BufWriter::with_capacity(BUFFER_BYTES, Pipes);
     let (mut evaluator, mut question) = (Evaluator::default(), Vec::new());
@@ -81,7 +81,7 @@ fn serve(confined: &Confined, mut one_by_one: u32) -> io::Result<()> {
         question.resize(u32::from_le_bytes(length) as usize, 0);
         from.read_exact(&mut question)?;
         confined.begin(STAGE_INPUT);
-        let mut take = Take(&question);
+        let mut take = Decoder(&question);
         let request = take.request().ok_or(io::ErrorKind::InvalidData)?;
         let answer = take
             .scene(|scene| evaluator.answer(&request, scene, &|stage| confined.set_stage(stage)));

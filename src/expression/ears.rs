@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use super::Items;
-use super::open::Received;
-use super::wire::{Head, HeadTaken, Sizes, Take};
-use crate::process::{Lost, Servant};
+use super::open::HandlerAnswer;
+use super::wire::{Decoder, HandlerHead, Head, Sizes};
+use crate::process::{ConnectionLost, SandboxedProcess};
 
 /// Items are kept in memory up to here.
 const MEMORY_BYTES_MAX: usize = 4 << 20;
@@ -30,14 +30,14 @@ const TICK: Duration = Duration::from_millis(30);
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// An answer, its items received.
-pub(super) enum Heard {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<Received> },
+pub(super) enum Response {
+    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerAnswer> },
     Outputs(Result<Items, String>),
 }
 
 /// Why there is none.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Deaf {
+pub(super) enum ConnectionError {
     Late,
     /// It has ended.
     Ended,
@@ -49,15 +49,15 @@ pub(super) enum Deaf {
 }
 
 /// How long is waited, and what is done meanwhile.
-pub(super) struct Patience<'a> {
+pub(super) struct WaitPolicy<'a> {
     pub until: Instant,
     /// `false`: nothing more is waited for.
-    pub tick: &'a mut dyn FnMut(&Ears) -> bool,
+    pub tick: &'a mut dyn FnMut(&EvaluatorConnection) -> bool,
 }
 
 /// A process, and what was heard of it but not yet taken.
-pub(super) struct Ears {
-    pub servant: Servant,
+pub(super) struct EvaluatorConnection {
+    pub servant: SandboxedProcess,
     /// Answers that were heard.
     heard: u32,
     buffer: Box<[u8]>,
@@ -65,8 +65,8 @@ pub(super) struct Ears {
     fresh: Range<usize>,
 }
 
-impl Ears {
-    pub fn new(servant: Servant) -> Self {
+impl EvaluatorConnection {
+    pub fn new(servant: SandboxedProcess) -> Self {
         Self { servant, heard: 0, buffer: vec![0; BUFFER_BYTES].into(), fresh: 0..0 }
     }
 
@@ -79,7 +79,11 @@ impl Ears {
     }
 
     /// Asks.
-    pub fn say(&self, mut bytes: &[u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
+    pub fn say(
+        &self,
+        mut bytes: &[u8],
+        patience: &mut WaitPolicy<'_>,
+    ) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
             let written = patience.wait(self, |ears, until| ears.servant.write(bytes, until))?;
             bytes = &bytes[written..];
@@ -88,26 +92,30 @@ impl Ears {
     }
 
     /// The next answer. `folder`: for what is large.
-    pub fn hear(&mut self, folder: &Path, patience: &mut Patience<'_>) -> Result<Heard, Deaf> {
+    pub fn hear(
+        &mut self,
+        folder: &Path,
+        patience: &mut WaitPolicy<'_>,
+    ) -> Result<Response, ConnectionError> {
         let mut length = [0; 4];
         self.take_all(&mut length, patience)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > HEAD_BYTES_MAX {
-            return Err(Deaf::Garbled);
+            return Err(ConnectionError::Garbled);
         }
         let mut head = vec![0; length];
         self.take_all(&mut head, patience)?;
-        let head = Take(&head).head().ok_or(Deaf::Garbled)?;
+        let head = Decoder(&head).head().ok_or(ConnectionError::Garbled)?;
         patience.until = patience.until.max(Instant::now() + HANDED_OVER);
         let heard = match head {
-            Head::Outputs(Err(reason)) => Heard::Outputs(Err(reason)),
-            Head::Outputs(Ok(sizes)) => Heard::Outputs(Ok(self.items(sizes, folder, patience)?)),
+            Head::Outputs(Err(reason)) => Response::Outputs(Err(reason)),
+            Head::Outputs(Ok(sizes)) => Response::Outputs(Ok(self.items(sizes, folder, patience)?)),
             Head::Answers { dedupe, takers } => {
                 let mut received = Vec::with_capacity(takers.len());
                 for taken in takers {
                     received.push(self.receive(taken, folder, patience)?);
                 }
-                Heard::Answers { dedupe, takers: received }
+                Response::Answers { dedupe, takers: received }
             }
         };
         self.heard = self.heard.wrapping_add(1);
@@ -116,27 +124,29 @@ impl Ears {
 
     fn receive(
         &mut self,
-        taken: HeadTaken,
+        taken: HandlerHead,
         folder: &Path,
-        patience: &mut Patience<'_>,
-    ) -> Result<Received, Deaf> {
+        patience: &mut WaitPolicy<'_>,
+    ) -> Result<HandlerAnswer, ConnectionError> {
         let (items, keys, faults) = match taken {
-            HeadTaken::No => return Ok(Received::No),
-            HeadTaken::Failed { which, reason } => return Ok(Received::Failed { which, reason }),
-            HeadTaken::Yes { items, keys, faults } => (items, keys, faults),
+            HandlerHead::No => return Ok(HandlerAnswer::No),
+            HandlerHead::Failed { which, reason } => {
+                return Ok(HandlerAnswer::Failed { which, reason });
+            }
+            HandlerHead::Yes { items, keys, faults } => (items, keys, faults),
         };
         let mut receive = |sizes: Option<Sizes>| {
             sizes.map(|sizes| self.items(sizes, folder, patience)).transpose()
         };
-        Ok(Received::Yes { items: receive(items)?, keys: receive(keys)?, faults })
+        Ok(HandlerAnswer::Yes { items: receive(items)?, keys: receive(keys)?, faults })
     }
 
     fn items(
         &mut self,
         sizes: Sizes,
         folder: &Path,
-        patience: &mut Patience<'_>,
-    ) -> Result<Items, Deaf> {
+        patience: &mut WaitPolicy<'_>,
+    ) -> Result<Items, ConnectionError> {
         let mut ends = Vec::with_capacity(sizes.count as usize);
         let mut end = 0_u64;
         for _ in 0..sizes.count {
@@ -146,7 +156,7 @@ impl Ears {
             ends.push(end);
         }
         if end != u64::from(sizes.bytes) {
-            return Err(Deaf::Garbled);
+            return Err(ConnectionError::Garbled);
         }
         let mut left = sizes.bytes as usize;
         if left <= MEMORY_BYTES_MAX {
@@ -154,7 +164,7 @@ impl Ears {
             self.take_all(&mut bytes, patience)?;
             return Ok(Items::new(bytes, ends));
         }
-        let disk = |e: std::io::Error| Deaf::Disk(format!("{}: {e}", folder.display()));
+        let disk = |e: std::io::Error| ConnectionError::Disk(format!("{}: {e}", folder.display()));
         let mut file = without_a_name(folder).map_err(disk)?;
         while left > 0 {
             self.fill(patience)?;
@@ -165,7 +175,11 @@ impl Ears {
         Ok(Items::in_file(file, ends))
     }
 
-    fn take_all(&mut self, mut to: &mut [u8], patience: &mut Patience<'_>) -> Result<(), Deaf> {
+    fn take_all(
+        &mut self,
+        mut to: &mut [u8],
+        patience: &mut WaitPolicy<'_>,
+    ) -> Result<(), ConnectionError> {
         while !to.is_empty() {
             self.fill(patience)?;
             let some = self.some(to.len());
@@ -177,7 +191,7 @@ impl Ears {
     }
 
     /// Something is there.
-    fn fill(&mut self, patience: &mut Patience<'_>) -> Result<(), Deaf> {
+    fn fill(&mut self, patience: &mut WaitPolicy<'_>) -> Result<(), ConnectionError> {
         if !self.fresh.is_empty() {
             return Ok(());
         }
@@ -197,20 +211,24 @@ impl Ears {
     }
 }
 
-impl Patience<'_> {
+impl WaitPolicy<'_> {
     fn wait(
         &mut self,
-        ears: &Ears,
-        mut does: impl FnMut(&Ears, Instant) -> Result<usize, Lost>,
-    ) -> Result<usize, Deaf> {
+        ears: &EvaluatorConnection,
+        mut does: impl FnMut(&EvaluatorConnection, Instant) -> Result<usize, ConnectionLost>,
+    ) -> Result<usize, ConnectionError> {
         loop {
             let now = Instant::now();
             match does(ears, self.until.min(now + TICK)) {
                 Ok(count) => return Ok(count),
-                Err(Lost::Ended) => return Err(Deaf::Ended),
-                Err(Lost::NotYet) if Instant::now() >= self.until => return Err(Deaf::Late),
-                Err(Lost::NotYet) if !(self.tick)(ears) => return Err(Deaf::Closed),
-                Err(Lost::NotYet) => {}
+                Err(ConnectionLost::Ended) => return Err(ConnectionError::Ended),
+                Err(ConnectionLost::NotYet) if Instant::now() >= self.until => {
+                    return Err(ConnectionError::Late);
+                }
+                Err(ConnectionLost::NotYet) if !(self.tick)(ears) => {
+                    return Err(ConnectionError::Closed);
+                }
+                Err(ConnectionLost::NotYet) => {}
             }
         }
     }

@@ -10,10 +10,13 @@ use jaq_core::{Ctx, ValT, Vars};
 use jaq_json::{Num, Val};
 
 use super::language::{self, Data, Filter, VARIABLES};
-use super::output::{Bounded, Faults, ITEMS_MAX, Made, OUTPUT_BYTES_MAX, Packed, Verdict};
-use super::question::{KINDS, Keys};
-use super::wire::{Asked, Came, Request};
-use super::{Scene, input, json, output};
+use super::output::{
+    BoundedWriter, HandlerOutput, HandlerResult, ITEMS_MAX, KeyErrors, OUTPUT_BYTES_MAX,
+    PackedStrings,
+};
+use super::question::{KINDS, RawJobKeys};
+use super::wire::{QuestionSet, Request, Response};
+use super::{EventContext, input, json, output};
 
 /// So many expressions are kept compiled; then it begins anew.
 const KEPT_MAX: usize = 512;
@@ -35,8 +38,8 @@ struct Compiled {
 }
 
 /// An event, of which only what is used is made.
-struct Event<'a> {
-    scene: &'a Scene<'a>,
+struct EvaluationState<'a> {
+    scene: &'a EventContext<'a>,
     input: OnceCell<Val>,
     variables: [OnceCell<Val>; VARIABLES.len()],
     /// Hears where the evaluation is.
@@ -48,8 +51,13 @@ struct Event<'a> {
 }
 
 impl Evaluator {
-    pub fn answer(&mut self, asked: &Request, scene: &Scene<'_>, stage: &dyn Fn(u32)) -> Came {
-        let mut event = Event {
+    pub fn answer(
+        &mut self,
+        asked: &Request,
+        scene: &EventContext<'_>,
+        stage: &dyn Fn(u32),
+    ) -> Response {
+        let mut event = EvaluationState {
             scene,
             input: OnceCell::new(),
             variables: Default::default(),
@@ -58,12 +66,14 @@ impl Evaluator {
             left: OUTPUT_BYTES_MAX,
         };
         match asked {
-            Request::Outputs { text, max } => Came::Outputs(self.outputs(text, *max, &mut event)),
+            Request::Outputs { text, max } => {
+                Response::Outputs(self.outputs(text, *max, &mut event))
+            }
             Request::Questions(asked) => self.questions(asked, &mut event),
         }
     }
 
-    fn questions(&mut self, asked: &Asked, event: &mut Event<'_>) -> Came {
+    fn questions(&mut self, asked: &QuestionSet, event: &mut EvaluationState<'_>) -> Response {
         let dedupe = match &asked.dedupe {
             None => Ok(None),
             Some(text) => event.at(
@@ -80,25 +90,26 @@ impl Evaluator {
             takers.push(self.taker(taker, number, event));
             number += KINDS.len() as u32;
         }
-        Came::Answers { dedupe, takers }
+        Response::Answers { dedupe, takers }
     }
 
     fn taker(
         &mut self,
         taker: &[Option<String>; 6],
         number: u32,
-        event: &mut Event<'_>,
-    ) -> Verdict {
+        event: &mut EvaluationState<'_>,
+    ) -> HandlerResult {
         let [when, split, keys @ ..] = taker;
         if let Some(when) = when {
             let wanted = event.at(number, || self.compiled(when), |event, when| event.when(when));
             match wanted {
                 Ok(true) => {}
-                Ok(false) => return Verdict::No,
-                Err(reason) => return Verdict::Failed { which: 0, reason },
+                Ok(false) => return HandlerResult::No,
+                Err(reason) => return HandlerResult::Failed { which: 0, reason },
             }
         }
-        let mut by = By { number: number + 2, all: Vec::new(), faults: Faults::default() };
+        let mut by =
+            KeyExpressions { number: number + 2, all: Vec::new(), faults: KeyErrors::default() };
         for (kind, text) in keys.iter().enumerate() {
             let Some(text) = text else { continue };
             match self.compiled(text) {
@@ -107,13 +118,16 @@ impl Evaluator {
             }
         }
         let has_keys = keys.iter().any(Option::is_some);
-        let mut made =
-            Made { items: None, keys: has_keys.then(Packed::default), faults: Vec::new() };
+        let mut made = HandlerOutput {
+            items: None,
+            keys: has_keys.then(PackedStrings::default),
+            faults: Vec::new(),
+        };
         let done = match split {
             None => event.keys(&mut by, None, made.keys.as_mut()),
             Some(split) => {
                 let split = self.compiled(split);
-                let items = Packed::default();
+                let items = PackedStrings::default();
                 event.split(split, number + 1, &mut by, items, made.keys.as_mut()).map(|items| {
                     made.items = Some(items);
                 })
@@ -121,17 +135,22 @@ impl Evaluator {
         };
         made.faults = by.faults.lines();
         match done {
-            Ok(()) => Verdict::Yes(made),
-            Err(reason) => Verdict::Failed { which: 1, reason },
+            Ok(()) => HandlerResult::Yes(made),
+            Err(reason) => HandlerResult::Failed { which: 1, reason },
         }
     }
 
-    fn outputs(&mut self, text: &str, max: u32, event: &mut Event<'_>) -> Result<Packed, String> {
+    fn outputs(
+        &mut self,
+        text: &str,
+        max: u32,
+        event: &mut EvaluationState<'_>,
+    ) -> Result<PackedStrings, String> {
         event.at(
             0,
             || self.compiled(text),
             |event, compiled| {
-                let mut packed = Packed::default();
+                let mut packed = PackedStrings::default();
                 for output in event.run(compiled, event.input()).take(max as usize) {
                     event.pack(&output?, &mut packed)?;
                 }
@@ -156,14 +175,14 @@ impl Evaluator {
 }
 
 /// The `…_by` of a handler that compile.
-struct By {
+struct KeyExpressions {
     /// Of the first of them in what is asked.
     number: u32,
     all: Vec<(usize, Rc<Compiled>)>,
-    faults: Faults,
+    faults: KeyErrors,
 }
 
-impl Event<'_> {
+impl EvaluationState<'_> {
     /// Evaluates expression `number`, whatever jaq does.
     fn at<T>(
         &mut self,
@@ -216,10 +235,10 @@ impl Event<'_> {
         &mut self,
         split: Result<Rc<Compiled>, String>,
         number: u32,
-        by: &mut By,
-        mut items: Packed,
-        mut keys: Option<&mut Packed>,
-    ) -> Result<Packed, String> {
+        by: &mut KeyExpressions,
+        mut items: PackedStrings,
+        mut keys: Option<&mut PackedStrings>,
+    ) -> Result<PackedStrings, String> {
         self.at(
             number,
             || split,
@@ -241,12 +260,12 @@ impl Event<'_> {
     /// The keys of an item with its number, or of the event.
     fn keys(
         &mut self,
-        by: &mut By,
+        by: &mut KeyExpressions,
         item: Option<(&Val, usize)>,
-        to: Option<&mut Packed>,
+        to: Option<&mut PackedStrings>,
     ) -> Result<(), String> {
         let Some(to) = to else { return Ok(()) };
-        let mut keys = Keys::default();
+        let mut keys = RawJobKeys::default();
         for (kind, compiled) in &by.all {
             let first = by.number + u32::try_from(*kind).unwrap_or(0);
             let value = self.at(
@@ -269,8 +288,8 @@ impl Event<'_> {
         Ok(())
     }
 
-    fn pack(&mut self, value: &Val, to: &mut Packed) -> Result<(), String> {
-        let mut bounded = Bounded { to: &mut to.bytes, left: &mut self.left };
+    fn pack(&mut self, value: &Val, to: &mut PackedStrings) -> Result<(), String> {
+        let mut bounded = BoundedWriter { to: &mut to.bytes, left: &mut self.left };
         json::write(value, &mut bounded).map_err(|e| e.to_string())?;
         to.end();
         Ok(())
@@ -306,7 +325,7 @@ impl Event<'_> {
 }
 
 /// `kind`: of the `…_by`.
-fn set(keys: &mut Keys, kind: usize, value: Option<&Val>) -> Result<(), String> {
+fn set(keys: &mut RawJobKeys, kind: usize, value: Option<&Val>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
     match kind {
         0 => keys.order = output::text(value)?,

@@ -31,12 +31,12 @@ fn decoded(text: &[u8]) -> String {
 /// A form in the making.
 #[derive(Default)]
 pub(super) struct Form {
-    top: Nest,
+    top: FormNode,
     fields: usize,
 }
 
 #[derive(Default)]
-struct Nest {
+struct FormNode {
     /// By text, or by whole number where a key reads as one.
     all: Map<Val, Node>,
     /// The number that `[]` gets.
@@ -46,7 +46,7 @@ struct Nest {
 enum Node {
     /// More than one where the field was given more than once.
     Values(Vec<Val>),
-    Nest(Nest),
+    Nest(FormNode),
 }
 
 impl Form {
@@ -66,14 +66,14 @@ impl Form {
     }
 }
 
-impl Nest {
+impl FormNode {
     /// What is nested replaces what is not, and the other way round, as in PHP.
     fn add(&mut self, mut key: Val, keys: &[Option<&str>], value: Val) {
         let mut nest = self;
         for next in keys {
-            let node = nest.all.entry(key).or_insert_with(|| Node::Nest(Nest::default()));
+            let node = nest.all.entry(key).or_insert_with(|| Node::Nest(FormNode::default()));
             if let Node::Values(_) = node {
-                *node = Node::Nest(Nest::default());
+                *node = Node::Nest(FormNode::default());
             }
             let Node::Nest(inner) = node else { return };
             key = inner.key(*next);
@@ -114,7 +114,7 @@ impl Node {
     }
 }
 
-impl Nest {
+impl FormNode {
     fn is_list(&self) -> bool {
         self.all.keys().zip(0_isize..).all(|(key, at)| *key == Val::from(at))
     }

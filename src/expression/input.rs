@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use jaq_json::{Map, Val};
 
-use super::{Scene, form, json, multipart};
+use super::{EventContext, form, json, multipart};
 use crate::clock;
 use crate::json::without_mark;
 
@@ -34,13 +34,13 @@ pub(super) fn kind(content_type: Option<&str>) -> Kind {
 }
 
 /// The body as a value. A byte order mark is skipped.
-pub(super) fn body(scene: &Scene<'_>) -> Val {
+pub(super) fn body(scene: &EventContext<'_>) -> Val {
     let body = without_mark(scene.body);
     let read = match kind(scene.content_type) {
         Kind::Json | Kind::MaybeJson => match json::read(body) {
             Ok(value) => return value,
-            Err(json::Wrong::TooDeep) => return Val::Null,
-            Err(json::Wrong::Other(_)) => None,
+            Err(json::JsonError::TooDeep) => return Val::Null,
+            Err(json::JsonError::Other(_)) => None,
         },
         Kind::Form => form::read(body),
         Kind::Multipart => multipart::read(scene.content_type.unwrap_or_default(), body),
@@ -53,7 +53,7 @@ pub(super) fn body(scene: &Scene<'_>) -> Val {
 }
 
 /// Header lines of one name in one text.
-pub(super) fn header(scene: &Scene<'_>, name: &str) -> Option<String> {
+pub(super) fn header(scene: &EventContext<'_>, name: &str) -> Option<String> {
     let lines = scene.headers.iter().filter(|(found, _)| *found == name);
     let values: Vec<Cow<'_, str>> =
         lines.map(|(_, value)| String::from_utf8_lossy(value)).collect();
@@ -61,7 +61,7 @@ pub(super) fn header(scene: &Scene<'_>, name: &str) -> Option<String> {
 }
 
 /// `$headers`.
-pub(super) fn headers(scene: &Scene<'_>) -> Val {
+pub(super) fn headers(scene: &EventContext<'_>) -> Val {
     let mut all: Map<Val, String> = Map::default();
     for (name, value) in scene.headers {
         let value = String::from_utf8_lossy(value);
@@ -76,18 +76,18 @@ pub(super) fn headers(scene: &Scene<'_>) -> Val {
 }
 
 /// `$query`: as a form; with too many fields it is empty.
-pub(super) fn query(scene: &Scene<'_>) -> Val {
+pub(super) fn query(scene: &EventContext<'_>) -> Val {
     let read = form::read(scene.query.unwrap_or_default().as_bytes());
     read.unwrap_or_else(|| Val::obj(Map::default()))
 }
 
 /// `$params`.
-pub(super) fn params(scene: &Scene<'_>) -> Val {
+pub(super) fn params(scene: &EventContext<'_>) -> Val {
     let all = scene.params.iter();
     Val::obj(all.map(|(name, value)| (name.clone().into(), value.clone().into())).collect())
 }
 
 /// `$received_at`.
-pub(super) fn received_at(scene: &Scene<'_>) -> String {
+pub(super) fn received_at(scene: &EventContext<'_>) -> String {
     clock::iso(scene.received_at_ms)
 }

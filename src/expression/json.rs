@@ -24,12 +24,12 @@ const WHOLE_DIGITS_MAX: usize = 1000;
 
 /// Why a text is no JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum JsonError {
     TooDeep,
     Other(String),
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooDeep => write!(f, "nested deeper than {DEPTH_MAX}"),
@@ -40,21 +40,22 @@ impl fmt::Display for Wrong {
 
 /// # Errors
 /// It is not JSON, has a half of a surrogate pair, or is nested too deep.
-pub(super) fn read(text: &[u8]) -> Result<Val, Wrong> {
-    let text = std::str::from_utf8(text).map_err(|_| Wrong::Other("it is not UTF-8".to_owned()))?;
+pub(super) fn read(text: &[u8]) -> Result<Val, JsonError> {
+    let text =
+        std::str::from_utf8(text).map_err(|_| JsonError::Other("it is not UTF-8".to_owned()))?;
     let mut json = serde_json::Deserializer::from_str(text);
     let quickly = Reading.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     quickly.or_else(|_| read_by_level(text))
 }
 
-fn read_by_level(text: &str) -> Result<Val, Wrong> {
+fn read_by_level(text: &str) -> Result<Val, JsonError> {
     let parsed = serde_json::from_str::<IgnoredAny>(text);
     let length = parsed.as_ref().err().map_or(text.len(), |e| place(text, e));
     if depth(&text.as_bytes()[..length]) > DEPTH_MAX {
-        return Err(Wrong::TooDeep);
+        return Err(JsonError::TooDeep);
     }
     let raw = parsed.and_then(|_| serde_json::from_str(text));
-    raw.and_then(read_raw).map_err(|e| Wrong::Other(e.to_string()))
+    raw.and_then(read_raw).map_err(|e| JsonError::Other(e.to_string()))
 }
 
 /// Where a fault is, in bytes from the start.

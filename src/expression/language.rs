@@ -9,7 +9,7 @@ use jaq_core::load::{self, Arena, File, Lexer, Loader, lex, parse};
 use jaq_core::{Compiler, native};
 use jaq_json::Val;
 
-use super::{Wrong, natives};
+use super::{CompileError, natives};
 
 /// An expression's text may be so long.
 const TEXT_BYTES_MAX: usize = 4 << 10;
@@ -67,8 +67,8 @@ pub(super) fn on_a_large_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Resul
 }
 
 /// What can be said before it is parsed.
-pub(super) fn check_text(text: &str) -> Result<(), Wrong> {
-    let wrong = |text: &str| Err(Wrong { line: 1, column: 1, text: text.to_owned() });
+pub(super) fn check_text(text: &str) -> Result<(), CompileError> {
+    let wrong = |text: &str| Err(CompileError { line: 1, column: 1, text: text.to_owned() });
     if text.trim().is_empty() {
         return wrong("it is empty");
     }
@@ -82,7 +82,7 @@ pub(super) fn check_text(text: &str) -> Result<(), Wrong> {
 ///
 /// # Errors
 /// The first fault.
-pub(super) fn compile(text: &str) -> Result<Filter, Wrong> {
+pub(super) fn compile(text: &str) -> Result<Filter, CompileError> {
     if text.len() > TEXT_BYTES_MAX + AROUND_BYTES_MAX {
         check_text(text)?;
     }
@@ -113,7 +113,7 @@ fn functions() -> impl Iterator<Item = native::Fun<Data>> {
 }
 
 /// `import` and `include` stand before anything else, after `module` if that is there.
-fn refuse_modules(text: &str) -> Result<(), Wrong> {
+fn refuse_modules(text: &str) -> Result<(), CompileError> {
     let Ok(tokens) = Lexer::new(text).lex() else { return Ok(()) };
     let mut at_start = true;
     for token in &tokens {
@@ -127,7 +127,7 @@ fn refuse_modules(text: &str) -> Result<(), Wrong> {
 }
 
 /// The fault that stands first in the text.
-fn first<'a>(text: &str, faults: impl IntoIterator<Item = (&'a str, String)>) -> Wrong {
+fn first<'a>(text: &str, faults: impl IntoIterator<Item = (&'a str, String)>) -> CompileError {
     let placed = |(part, what): (&str, String)| {
         let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
         (if start <= text.len() { start } else { 0 }, what)
@@ -135,7 +135,11 @@ fn first<'a>(text: &str, faults: impl IntoIterator<Item = (&'a str, String)>) ->
     let (at, what) = faults.into_iter().map(placed).min_by_key(|fault| fault.0).unwrap_or_default();
     let before = text.get(..at).unwrap_or_default();
     let line = before.rsplit('\n').next().unwrap_or_default();
-    Wrong { line: before.matches('\n').count() + 1, column: line.chars().count() + 1, text: what }
+    CompileError {
+        line: before.matches('\n').count() + 1,
+        column: line.chars().count() + 1,
+        text: what,
+    }
 }
 
 fn loading(fault: load::Error<&str>) -> Vec<(&str, String)> {

@@ -28,9 +28,12 @@ mod tests;
 mod wire;
 
 pub use items::Items;
-pub use pool::{Answer, Busy, Pool};
-pub use question::{Answers, Keyring, Keys, Questions, Taken, Taker, Wanted};
-pub use scene::Scene;
+pub use pool::{AnswerCallback, Busy, EvaluatorPool};
+pub use question::{
+    EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
+    RawJobKeys,
+};
+pub use scene::EventContext;
 
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
@@ -40,22 +43,23 @@ struct Inner {
     text: Box<str>,
     simple: Option<simple::Node>,
     /// The same by itself, ready to be evaluated.
-    alone: simple::Plan,
+    alone: simple::InlinePlan,
 }
 
 impl Expression {
     /// # Errors
     /// Where in the text, and what is wrong there.
-    pub fn new(text: &str) -> Result<Self, Wrong> {
+    pub fn new(text: &str) -> Result<Self, CompileError> {
         language::check_text(text)?;
         Self::compiled(text)
     }
 
-    fn compiled(text: &str) -> Result<Self, Wrong> {
+    fn compiled(text: &str) -> Result<Self, CompileError> {
         let read = || language::compile(text).map(|_| simple::simple(text));
         let read = language::on_a_large_stack(read);
-        let simple = read.unwrap_or_else(|why| Err(Wrong { line: 1, column: 1, text: why }))?;
-        let alone = simple::Plan::new([simple.as_ref()]);
+        let simple =
+            read.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
+        let alone = simple::InlinePlan::new([simple.as_ref()]);
         Ok(Self(Arc::new(Inner { text: text.into(), simple, alone })))
     }
 
@@ -88,7 +92,7 @@ impl Expression {
     /// Its first output as JSON, where it is simple and the body plain; `None`: ask the pool.
     ///
     /// The inner error says why there is no output.
-    pub fn at_once(&self, scene: &Scene<'_>) -> Option<Result<Vec<u8>, String>> {
+    pub fn at_once(&self, scene: &EventContext<'_>) -> Option<Result<Vec<u8>, String>> {
         let looked = self.0.alone.look(scene);
         let Some(value) = looked.result(0).ok()? else { return Some(Err(NOTHING.to_owned())) };
         let mut text = Vec::new();
@@ -114,7 +118,7 @@ impl fmt::Debug for Expression {
 
 /// What is wrong with an expression, and where in its text, both from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct CompileError {
     pub line: usize,
     pub column: usize,
     pub text: String,

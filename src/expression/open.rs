@@ -1,41 +1,48 @@
 //! Questions on their way: what is still open of them, as answers come and processes end.
 
 use super::evaluate::STAGE_EXPRESSION;
-use super::question::{Answers, InPlace, KINDS, Keyring, Keys, Taken, Taker, Wanted};
-use super::wire::Put;
-use super::{Expression, Items, Questions, Scene};
+use super::question::{
+    EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch, InlineAnswers, KINDS,
+    KeySet, RawJobKeys,
+};
+use super::wire::Encoder;
+use super::{EventContext, Expression, ExpressionSet, Items};
 
 /// What is asked of one event, less what is answered.
-pub(super) struct Open {
+pub(super) struct PendingRequest {
     dedupe: Option<Expression>,
     /// With their places among the answers.
-    takers: Vec<(usize, Taker)>,
-    answered: Answered,
+    takers: Vec<(usize, HandlerExpressions)>,
+    answered: PartialAnswers,
 }
 
-struct Answered {
+struct PartialAnswers {
     dedupe: Result<Option<String>, String>,
-    takers: Vec<Option<Taken>>,
+    takers: Vec<Option<HandlerDecision>>,
     /// `…_by` that were taken away, by the taker's place.
     faults: Vec<(usize, String)>,
 }
 
 /// A handler's answer, its items received.
-pub(super) enum Received {
+pub(super) enum HandlerAnswer {
     No,
     Failed { which: u8, reason: String },
     Yes { items: Option<Items>, keys: Option<Items>, faults: Vec<String> },
 }
 
-impl Open {
+impl PendingRequest {
     /// What can be had in place is answered already.
-    pub fn new(questions: &Questions, scene: &Scene<'_>) -> Self {
-        let InPlace { dedupe, takers } = questions.in_place(scene);
+    pub fn new(questions: &ExpressionSet, scene: &EventContext<'_>) -> Self {
+        let InlineAnswers { dedupe, takers } = questions.in_place(scene);
         let open = takers.iter().zip(questions.takers()).enumerate();
         let open = open.filter(|(_, (answer, _))| answer.is_none());
         Self {
             takers: open.map(|(at, (_, taker))| (at, taker.clone())).collect(),
-            answered: Answered { dedupe: Ok(dedupe.clone().flatten()), takers, faults: Vec::new() },
+            answered: PartialAnswers {
+                dedupe: Ok(dedupe.clone().flatten()),
+                takers,
+                faults: Vec::new(),
+            },
             dedupe: questions.dedupe().filter(|_| dedupe.is_none()).cloned(),
         }
     }
@@ -44,7 +51,7 @@ impl Open {
         self.dedupe.is_none() && self.takers.is_empty()
     }
 
-    pub fn put(&self, to: &mut Put) {
+    pub fn put(&self, to: &mut Encoder) {
         let dedupe = self.dedupe.as_ref().map(Expression::text);
         to.questions(dedupe, self.takers.iter().map(|(_, taker)| taker));
     }
@@ -68,7 +75,7 @@ impl Open {
     fn fail_part(&mut self, taker: usize, kind: usize, reason: &str) {
         let place = self.takers[taker].0;
         if kind < 2 {
-            let failed = Taken::Failed { which: KINDS[kind], reason: reason.to_owned() };
+            let failed = HandlerDecision::Failed { which: KINDS[kind], reason: reason.to_owned() };
             self.answered.takers[place] = Some(failed);
             self.takers.remove(taker);
         } else {
@@ -87,7 +94,8 @@ impl Open {
             match parts.iter().position(Option::is_some) {
                 Some(kind) => self.fail_part(self.takers.len() - 1, kind, reason),
                 None => {
-                    self.answered.takers[place] = Some(Taken::Yes(Wanted::default()));
+                    self.answered.takers[place] =
+                        Some(HandlerDecision::Yes(HandlerMatch::default()));
                     self.takers.pop();
                 }
             }
@@ -98,7 +106,7 @@ impl Open {
     pub fn answer(
         &mut self,
         dedupe: Result<Option<String>, String>,
-        takers: Vec<Received>,
+        takers: Vec<HandlerAnswer>,
     ) -> Option<()> {
         if takers.len() != self.takers.len() {
             return None;
@@ -108,15 +116,15 @@ impl Open {
         }
         for ((place, taker), received) in std::mem::take(&mut self.takers).into_iter().zip(takers) {
             self.answered.takers[place] = Some(match received {
-                Received::No => Taken::No,
-                Received::Failed { which, reason } => {
-                    Taken::Failed { which: KINDS.get(usize::from(which))?, reason }
+                HandlerAnswer::No => HandlerDecision::No,
+                HandlerAnswer::Failed { which, reason } => {
+                    HandlerDecision::Failed { which: KINDS.get(usize::from(which))?, reason }
                 }
-                Received::Yes { items, keys, faults } => Taken::Yes(Wanted {
+                HandlerAnswer::Yes { items, keys, faults } => HandlerDecision::Yes(HandlerMatch {
                     keys: match keys {
-                        None => Keyring::None,
-                        Some(keys) if taker.split.is_none() => Keyring::One(only(&keys)?),
-                        Some(keys) => Keyring::Many(keys),
+                        None => KeySet::None,
+                        Some(keys) if taker.split.is_none() => KeySet::One(only(&keys)?),
+                        Some(keys) => KeySet::Many(keys),
                     },
                     items,
                     faults,
@@ -127,20 +135,20 @@ impl Open {
     }
 
     /// All answers; `None`: something is still open.
-    pub fn finish(self) -> Option<Answers> {
-        let Answered { dedupe, takers, faults } = self.answered;
+    pub fn finish(self) -> Option<EvaluationResult> {
+        let PartialAnswers { dedupe, takers, faults } = self.answered;
         let mut takers = takers.into_iter().collect::<Option<Vec<_>>>()?;
         for (place, fault) in faults {
-            if let Some(Taken::Yes(wanted)) = takers.get_mut(place) {
+            if let Some(HandlerDecision::Yes(wanted)) = takers.get_mut(place) {
                 wanted.faults.push(fault);
             }
         }
-        Some(Answers { dedupe, takers })
+        Some(EvaluationResult { dedupe, takers })
     }
 }
 
-fn only(keys: &Items) -> Option<Keys> {
+fn only(keys: &Items) -> Option<RawJobKeys> {
     let mut bytes = Vec::new();
     keys.get(0, &mut bytes).ok()?;
-    Keys::decode(&bytes)
+    RawJobKeys::decode(&bytes)
 }

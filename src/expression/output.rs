@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 use super::json;
 use super::question::KINDS;
 use super::simple::{Odd, Value};
-use crate::domain::stamp::Stamp;
+use crate::domain::stamp::VersionValue;
 
 /// Of the expressions of one event together.
 pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 20;
@@ -26,12 +26,12 @@ const REASON_BYTES_MAX: usize = 400;
 
 /// Texts, one after another.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(super) struct PackedStrings {
     pub bytes: Vec<u8>,
     pub ends: Vec<u32>,
 }
 
-impl Packed {
+impl PackedStrings {
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -47,31 +47,31 @@ impl Packed {
 
 /// What a handler makes of an event.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum HandlerResult {
     No,
     /// `which`: in `KINDS`.
     Failed {
         which: u8,
         reason: String,
     },
-    Yes(Made),
+    Yes(HandlerOutput),
 }
 
 #[derive(Debug)]
-pub(super) struct Made {
-    pub items: Option<Packed>,
+pub(super) struct HandlerOutput {
+    pub items: Option<PackedStrings>,
     /// One for each item, without `split` one.
-    pub keys: Option<Packed>,
+    pub keys: Option<PackedStrings>,
     pub faults: Vec<String>,
 }
 
 /// Takes so much and no more.
-pub(super) struct Bounded<'a> {
+pub(super) struct BoundedWriter<'a> {
     pub to: &'a mut Vec<u8>,
     pub left: &'a mut usize,
 }
 
-impl io::Write for Bounded<'_> {
+impl io::Write for BoundedWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let left = self.left.checked_sub(bytes.len());
         *self.left = left.ok_or_else(|| io::Error::other(too_much()))?;
@@ -99,10 +99,10 @@ pub(super) fn text(value: &Val) -> Result<Option<String>, String> {
 }
 
 /// What `version_by` gives: a number or text, else nothing.
-pub(super) fn stamp(value: &Val) -> Result<Option<Stamp>, String> {
+pub(super) fn stamp(value: &Val) -> Result<Option<VersionValue>, String> {
     Ok(Some(match value {
-        Val::Num(_) => Stamp::Number(short(written(value)?)?),
-        Val::TStr(text) if !text.is_empty() => Stamp::Text(short(utf8(text)?)?),
+        Val::Num(_) => VersionValue::Number(short(written(value)?)?),
+        Val::TStr(text) if !text.is_empty() => VersionValue::Text(short(utf8(text)?)?),
         _ => return Ok(None),
     }))
 }
@@ -113,7 +113,7 @@ pub(super) fn simple_text(value: Option<Value<'_>>) -> Result<Option<String>, Od
     text(&value).map_err(|_| Odd)
 }
 
-pub(super) fn simple_stamp(value: Option<Value<'_>>) -> Result<Option<Stamp>, Odd> {
+pub(super) fn simple_stamp(value: Option<Value<'_>>) -> Result<Option<VersionValue>, Odd> {
     match value {
         // Neither an array nor an object is one, whatever is in it.
         Some(Value::BodyArray | Value::BodyObject) | None => Ok(None),
@@ -128,7 +128,8 @@ fn utf8(text: &[u8]) -> Result<String, String> {
 
 fn written(value: &Val) -> Result<String, String> {
     let (mut to, mut left) = (Vec::new(), OUTPUT_BYTES_MAX);
-    json::write(value, &mut Bounded { to: &mut to, left: &mut left }).map_err(|e| e.to_string())?;
+    json::write(value, &mut BoundedWriter { to: &mut to, left: &mut left })
+        .map_err(|e| e.to_string())?;
     utf8(&to)
 }
 
@@ -176,12 +177,12 @@ pub(super) fn reason(what: &impl fmt::Display) -> String {
 
 /// Why keys could not be had: for each `…_by` the first reason, and how many there were.
 #[derive(Default)]
-pub(super) struct Faults([Option<Fault>; 4]);
+pub(super) struct KeyErrors([Option<Fault>; 4]);
 
 /// The item's number, the reason, how many there were.
 type Fault = (Option<usize>, String, usize);
 
-impl Faults {
+impl KeyErrors {
     /// `item`: its number, from 1.
     pub fn note(&mut self, kind: usize, item: Option<usize>, reason: String) {
         let (_, _, count) = self.0[kind].get_or_insert((item, reason, 0));

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::open::Open;
-use super::queue::{Done, Job, Lane, Queue, What};
-use super::slot::Slot;
-use super::wire::Put;
-use super::{Answers, Expression, NOTHING, Questions, Scene, child};
-use crate::process::Program;
+use super::open::PendingRequest;
+use super::queue::{EvaluationOutcome, EvaluationRequest, Priority, Queue, RequestKind};
+use super::slot::EvaluatorThread;
+use super::wire::Encoder;
+use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NOTHING, child};
+use crate::process::CommandSpec;
 
 /// No process was free in time, or too much waits already: to be answered 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,26 +25,26 @@ const BUSY: &str = "no process was free for its expressions in time";
 const OUTPUTS_MAX: u32 = 10_000;
 
 /// Told once what came of a question.
-pub type Answer = Box<dyn FnOnce(Result<Answers, Busy>) + Send>;
+pub type AnswerCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
 
 /// Asks processes of this binary; cheap to clone. When the last clone is dropped they are ended.
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct EvaluatorPool(Arc<Inner>);
 
 struct Inner {
     queue: Arc<Queue>,
     folder: PathBuf,
-    program: Program,
+    program: CommandSpec,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl fmt::Debug for Pool {
+impl fmt::Debug for EvaluatorPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pool({})", self.0.program.mark)
     }
 }
 
-impl Pool {
+impl EvaluatorPool {
     /// `folder`: where large items are written, to files without a name. `mark`: by what the
     /// processes are known (`HOOKTRAIL_RUN_ID`).
     pub fn new(folder: &Path, mark: &str) -> Self {
@@ -55,7 +55,7 @@ impl Pool {
     /// The same with a binary of one's choice, for tests.
     pub fn with_program(path: &Path, folder: &Path, mark: &str) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let program = Program {
+        let program = CommandSpec {
             path: path.to_owned(),
             args: vec!["hooktrail".to_owned(), child::COMMAND.to_owned()],
             env: Vec::new(),
@@ -72,39 +72,45 @@ impl Pool {
 
     /// Asks without waiting; `answer` is called on another thread, or at once where nothing need be
     /// asked or too much waits. `party`: the source's number; none holds all processes.
-    pub fn ask(&self, party: u64, questions: &Questions, scene: &Scene<'_>, answer: Answer) {
-        self.ask_in(Lane::Intake, party, questions, scene, answer);
+    pub fn ask(
+        &self,
+        party: u64,
+        questions: &ExpressionSet,
+        scene: &EventContext<'_>,
+        answer: AnswerCallback,
+    ) {
+        self.ask_in(Priority::Intake, party, questions, scene, answer);
     }
 
     /// The same for an event that is stored: no sender waits for the answer, and none waits behind it.
     pub fn ask_deferred(
         &self,
         party: u64,
-        questions: &Questions,
-        scene: &Scene<'_>,
-        answer: Answer,
+        questions: &ExpressionSet,
+        scene: &EventContext<'_>,
+        answer: AnswerCallback,
     ) {
-        self.ask_in(Lane::Deferred, party, questions, scene, answer);
+        self.ask_in(Priority::Deferred, party, questions, scene, answer);
     }
 
     fn ask_in(
         &self,
-        lane: Lane,
+        lane: Priority,
         party: u64,
-        questions: &Questions,
-        scene: &Scene<'_>,
-        answer: Answer,
+        questions: &ExpressionSet,
+        scene: &EventContext<'_>,
+        answer: AnswerCallback,
     ) {
-        let open = Open::new(questions, scene);
-        let tell: Box<dyn FnOnce(Done) + Send> = Box::new(move |done| match done {
-            Done::Answers(answers) => answer(Ok(answers)),
-            Done::Busy | Done::Outputs(_) => answer(Err(Busy)),
+        let open = PendingRequest::new(questions, scene);
+        let tell: Box<dyn FnOnce(EvaluationOutcome) + Send> = Box::new(move |done| match done {
+            EvaluationOutcome::Answers(answers) => answer(Ok(answers)),
+            EvaluationOutcome::Busy | EvaluationOutcome::Outputs(_) => answer(Err(Busy)),
         });
         if open.is_empty() {
-            tell(open.finish().map_or(Done::Busy, Done::Answers));
+            tell(open.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Answers));
             return;
         }
-        self.0.put(party, lane, What::Questions(open), scene, tell);
+        self.0.put(party, lane, RequestKind::Questions(open), scene, tell);
     }
 
     /// Asks and waits.
@@ -114,9 +120,9 @@ impl Pool {
     pub fn ask_and_wait(
         &self,
         party: u64,
-        questions: &Questions,
-        scene: &Scene<'_>,
-    ) -> Result<Answers, Busy> {
+        questions: &ExpressionSet,
+        scene: &EventContext<'_>,
+    ) -> Result<EvaluationResult, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let answer = Box::new(move |answers| drop(tell.send(answers)));
         self.ask_deferred(party, questions, scene, answer);
@@ -131,12 +137,12 @@ impl Pool {
         &self,
         party: u64,
         expression: &Expression,
-        scene: &Scene<'_>,
+        scene: &EventContext<'_>,
     ) -> Result<Result<Vec<u8>, String>, Busy> {
         if let Some(output) = expression.at_once(scene) {
             return Ok(output);
         }
-        let outputs = self.0.outputs(party, Lane::Later, expression, scene, 1)?;
+        let outputs = self.0.outputs(party, Priority::Later, expression, scene, 1)?;
         Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NOTHING.to_owned())))
     }
 
@@ -148,9 +154,9 @@ impl Pool {
         &self,
         party: u64,
         expression: &Expression,
-        scene: &Scene<'_>,
+        scene: &EventContext<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
-        let outputs = self.0.outputs(party, Lane::Intake, expression, scene, OUTPUTS_MAX);
+        let outputs = self.0.outputs(party, Priority::Intake, expression, scene, OUTPUTS_MAX);
         outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
     }
 
@@ -164,17 +170,19 @@ impl Inner {
     fn outputs(
         &self,
         party: u64,
-        lane: Lane,
+        lane: Priority,
         expression: &Expression,
-        scene: &Scene<'_>,
+        scene: &EventContext<'_>,
         max: u32,
     ) -> Result<Result<Vec<Vec<u8>>, String>, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
-        let what = What::Outputs { expression: expression.clone(), max };
+        let what = RequestKind::Outputs { expression: expression.clone(), max };
         self.put(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
         let items = match told.recv() {
-            Ok(Done::Outputs(outputs)) => outputs,
-            Ok(Done::Answers(_) | Done::Busy) | Err(_) => return Err(Busy),
+            Ok(EvaluationOutcome::Outputs(outputs)) => outputs,
+            Ok(EvaluationOutcome::Answers(_) | EvaluationOutcome::Busy) | Err(_) => {
+                return Err(Busy);
+            }
         };
         Ok(items.and_then(|items| {
             let output = |at| {
@@ -189,25 +197,34 @@ impl Inner {
     fn put(
         &self,
         party: u64,
-        lane: Lane,
-        what: What,
-        scene: &Scene<'_>,
-        tell: Box<dyn FnOnce(Done) + Send>,
+        lane: Priority,
+        what: RequestKind,
+        scene: &EventContext<'_>,
+        tell: Box<dyn FnOnce(EvaluationOutcome) + Send>,
     ) {
-        let mut put = Put::default();
+        let mut put = Encoder::default();
         put.scene(scene);
         let (since, tell) = (Instant::now(), Some(tell));
-        let job =
-            Job { party, lane, what, scene: put.0, since, began: None, lost: 0, killed: 0, tell };
+        let job = EvaluationRequest {
+            party,
+            lane,
+            what,
+            scene: put.0,
+            since,
+            began: None,
+            lost: 0,
+            killed: 0,
+            tell,
+        };
         if self.queue.put(job) && !self.start(lane) {
             self.queue.not_started(lane);
         }
     }
 
-    fn start(&self, lane: Lane) -> bool {
+    fn start(&self, lane: Priority) -> bool {
         let (program, queue, folder) =
             (self.program.clone(), Arc::clone(&self.queue), self.folder.clone());
-        let slot = Slot { queue, lane, program, folder };
+        let slot = EvaluatorThread { queue, lane, program, folder };
         let thread = std::thread::Builder::new().name("expression".into());
         match thread.spawn(move || slot.run()) {
             Ok(thread) => {

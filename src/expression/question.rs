@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::simple::{Looked, Odd, Plan};
-use super::{Expression, Items, Scene, output};
-use crate::domain::stamp::Stamp;
+use super::simple::{ExtractedEvent, InlinePlan, Odd};
+use super::{EventContext, Expression, Items, output};
+use crate::domain::stamp::VersionValue;
 
 /// What a handler asks, by the names that config.toml has for it.
 pub(super) const KINDS: [&str; 6] =
@@ -13,7 +13,7 @@ pub(super) const KINDS: [&str; 6] =
 
 /// What one handler asks.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Taker {
+pub struct HandlerExpressions {
     pub when: Option<Expression>,
     pub split: Option<Expression>,
     pub ordering_key: Option<Expression>,
@@ -22,7 +22,7 @@ pub struct Taker {
     pub debounce_by: Option<Expression>,
 }
 
-impl Taker {
+impl HandlerExpressions {
     /// In the order of `KINDS`.
     pub(super) fn parts(&self) -> [Option<&Expression>; KINDS.len()] {
         let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
@@ -42,26 +42,26 @@ impl Taker {
 
 /// What is asked of an event: made once for each source. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Questions(Arc<Inner>);
+pub struct ExpressionSet(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     dedupe: Option<Expression>,
-    takers: Vec<Taker>,
+    takers: Vec<HandlerExpressions>,
     /// What is simple: `dedupe`, then six for each taker.
-    plan: Plan,
+    plan: InlinePlan,
 }
 
 /// Answers that were had in place; the others are to be asked for.
 #[derive(Debug)]
-pub(super) struct InPlace {
+pub(super) struct InlineAnswers {
     pub dedupe: Option<Option<String>>,
-    pub takers: Vec<Option<Taken>>,
+    pub takers: Vec<Option<HandlerDecision>>,
 }
 
-impl Questions {
+impl ExpressionSet {
     /// `takers`: the source's handlers, in the order in which answers are wanted.
-    pub fn new(dedupe: Option<Expression>, takers: Vec<Taker>) -> Self {
+    pub fn new(dedupe: Option<Expression>, takers: Vec<HandlerExpressions>) -> Self {
         let first = dedupe.as_ref().and_then(Expression::simple);
         let simple = takers.iter().flat_map(|taker| {
             let mut parts = taker.parts().map(|part| part.and_then(Expression::simple));
@@ -71,28 +71,29 @@ impl Questions {
             }
             parts
         });
-        let plan = Plan::new([first].into_iter().chain(simple));
+        let plan = InlinePlan::new([first].into_iter().chain(simple));
         Self(Arc::new(Inner { dedupe, takers, plan }))
     }
 
     /// Whether there is nothing to be asked.
     pub fn is_empty(&self) -> bool {
-        self.0.dedupe.is_none() && self.0.takers.iter().all(|taker| *taker == Taker::default())
+        self.0.dedupe.is_none()
+            && self.0.takers.iter().all(|taker| *taker == HandlerExpressions::default())
     }
 
     pub fn dedupe(&self) -> Option<&Expression> {
         self.0.dedupe.as_ref()
     }
 
-    pub fn takers(&self) -> &[Taker] {
+    pub fn takers(&self) -> &[HandlerExpressions] {
         &self.0.takers
     }
 
     /// Answers in place, where everything that matters is simple and the body plain JSON, with the
     /// result that the pool would give; `None`: ask the pool.
-    pub fn at_once(&self, scene: &Scene<'_>) -> Option<Answers> {
-        let InPlace { dedupe, takers } = self.in_place(scene);
-        Some(Answers {
+    pub fn at_once(&self, scene: &EventContext<'_>) -> Option<EvaluationResult> {
+        let InlineAnswers { dedupe, takers } = self.in_place(scene);
+        Some(EvaluationResult {
             dedupe: Ok(dedupe?),
             takers: takers.into_iter().collect::<Option<Vec<_>>>()?,
         })
@@ -100,7 +101,7 @@ impl Questions {
 
     /// The key of `dedupe`, where it can be had in place or there is none to be had; `None`: ask the
     /// pool.
-    pub fn dedupe_at_once(&self, scene: &Scene<'_>) -> Option<Option<String>> {
+    pub fn dedupe_at_once(&self, scene: &EventContext<'_>) -> Option<Option<String>> {
         match self.0.dedupe {
             None => Some(None),
             Some(_) => self.0.plan.look(scene).result(0).and_then(output::simple_text).ok(),
@@ -108,7 +109,7 @@ impl Questions {
     }
 
     /// What can be answered in place.
-    pub(super) fn in_place(&self, scene: &Scene<'_>) -> InPlace {
+    pub(super) fn in_place(&self, scene: &EventContext<'_>) -> InlineAnswers {
         let looked = self.0.plan.look(scene);
         let dedupe = match self.0.dedupe {
             None => Some(None),
@@ -116,91 +117,95 @@ impl Questions {
         };
         let takers = self.0.takers.iter().enumerate();
         let takers = takers.map(|(at, taker)| taken(taker, &looked, 1 + at * KINDS.len()).ok());
-        InPlace { dedupe, takers: takers.collect() }
+        InlineAnswers { dedupe, takers: takers.collect() }
     }
 }
 
 /// `first`: the number of the taker's first part in the plan.
-fn taken(taker: &Taker, looked: &Looked<'_>, first: usize) -> Result<Taken, Odd> {
+fn taken(
+    taker: &HandlerExpressions,
+    looked: &ExtractedEvent<'_>,
+    first: usize,
+) -> Result<HandlerDecision, Odd> {
     if taker.when.is_some() && !looked.result(first)?.is_some_and(|value| value.is_true()) {
-        return Ok(Taken::No);
+        return Ok(HandlerDecision::No);
     }
     if taker.split.is_some() {
         return Err(Odd);
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = HandlerMatch::default();
     if taker.has_keys() {
         let [_, _, order, newest, once, collapse] = taker.parts();
         let result = |part: Option<&Expression>, kind| match part {
             None => Ok(None),
             Some(_) => looked.result(first + kind),
         };
-        wanted.keys = Keyring::One(Keys {
+        wanted.keys = KeySet::One(RawJobKeys {
             order: output::simple_text(result(order, 2)?)?,
             newest: output::simple_stamp(result(newest, 3)?)?,
             once: output::simple_text(result(once, 4)?)?,
             collapse: output::simple_text(result(collapse, 5)?)?,
         });
     }
-    Ok(Taken::Yes(wanted))
+    Ok(HandlerDecision::Yes(wanted))
 }
 
 /// What the questions came to.
 #[derive(Debug)]
-pub struct Answers {
+pub struct EvaluationResult {
     /// The key, if any; else the reason why it could not be had.
     pub dedupe: Result<Option<String>, String>,
     /// In the order of the questions' takers.
-    pub takers: Vec<Taken>,
+    pub takers: Vec<HandlerDecision>,
 }
 
 /// What a handler makes of an event.
 #[derive(Debug)]
-pub enum Taken {
+pub enum HandlerDecision {
     No,
     /// The expression `which` (`when` or `split`) failed.
     Failed {
         which: &'static str,
         reason: String,
     },
-    Yes(Wanted),
+    Yes(HandlerMatch),
 }
 
 /// An event that a handler takes.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct HandlerMatch {
     /// With `split`: its outputs, each a job.
     pub items: Option<Items>,
-    pub keys: Keyring,
+    pub keys: KeySet,
     /// `ordering_key: reason`: a `…_by` that failed is no key. One line for each of them.
     pub faults: Vec<String>,
 }
 
 /// The keys of a handler's jobs.
 #[derive(Debug, Default)]
-pub enum Keyring {
+pub enum KeySet {
     /// The handler has no `…_by`.
     #[default]
     None,
     /// Without `split`.
-    One(Keys),
+    One(RawJobKeys),
     /// With `split`: those of each item, kept as the items are.
     Many(Items),
 }
 
-impl Keyring {
+impl KeySet {
     /// The keys of the item at `at`, from 0; without `split` the job's, whatever `at` is.
     ///
     /// # Errors
     /// The file that they are in can't be read.
-    pub fn get(&self, at: usize) -> io::Result<Keys> {
+    pub fn get(&self, at: usize) -> io::Result<RawJobKeys> {
         match self {
-            Self::None => Ok(Keys::default()),
+            Self::None => Ok(RawJobKeys::default()),
             Self::One(keys) => Ok(keys.clone()),
             Self::Many(items) => {
                 let mut bytes = Vec::new();
                 items.get(at, &mut bytes)?;
-                Keys::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+                RawJobKeys::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
         }
     }
@@ -208,20 +213,20 @@ impl Keyring {
 
 /// The keys of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
+pub struct RawJobKeys {
     pub order: Option<String>,
-    pub newest: Option<Stamp>,
+    pub newest: Option<VersionValue>,
     pub once: Option<String>,
     pub collapse: Option<String>,
 }
 
 /// One byte says which field comes, four how long it is; what is not there is left out.
-impl Keys {
+impl RawJobKeys {
     pub fn encode(&self, to: &mut Vec<u8>) {
         let (number, text) = match &self.newest {
             None => (None, None),
-            Some(Stamp::Number(digits)) => (Some(digits), None),
-            Some(Stamp::Text(text)) => (None, Some(text)),
+            Some(VersionValue::Number(digits)) => (Some(digits), None),
+            Some(VersionValue::Text(text)) => (None, Some(text)),
         };
         let fields =
             [self.order.as_ref(), number, text, self.once.as_ref(), self.collapse.as_ref()];
@@ -241,8 +246,8 @@ impl Keys {
             let value = String::from_utf8(value.to_vec()).ok()?;
             match kind {
                 0 => keys.order = Some(value),
-                1 => keys.newest = Some(Stamp::Number(value)),
-                2 => keys.newest = Some(Stamp::Text(value)),
+                1 => keys.newest = Some(VersionValue::Number(value)),
+                2 => keys.newest = Some(VersionValue::Text(value)),
                 3 => keys.once = Some(value),
                 4 => keys.collapse = Some(value),
                 _ => return None,
@@ -261,13 +266,16 @@ mod tests {
     fn keys_are_the_same_after_they_were_kept() {
         let text = |text: &str| Some(text.to_owned());
         let all = [
-            Keys::default(),
-            Keys { order: text("a"), once: text(""), ..Keys::default() },
-            Keys { newest: Some(Stamp::Number("1e999".to_owned())), ..Keys::default() },
-            Keys {
-                newest: Some(Stamp::Text("ü".to_owned())),
+            RawJobKeys::default(),
+            RawJobKeys { order: text("a"), once: text(""), ..RawJobKeys::default() },
+            RawJobKeys {
+                newest: Some(VersionValue::Number("1e999".to_owned())),
+                ..RawJobKeys::default()
+            },
+            RawJobKeys {
+                newest: Some(VersionValue::Text("ü".to_owned())),
                 collapse: text("b"),
-                ..Keys::default()
+                ..RawJobKeys::default()
             },
         ];
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
@@ -275,7 +283,7 @@ mod tests {
             keys.encode(&mut bytes);
             ends.push(bytes.len() as u64);
         }
-        let ring = Keyring::Many(Items::new(bytes, ends));
+        let ring = KeySet::Many(Items::new(bytes, ends));
         for (at, keys) in all.iter().enumerate() {
             assert_eq!(ring.get(at).unwrap(), *keys);
         }
@@ -284,8 +292,8 @@ mod tests {
 
     #[test]
     fn without_a_split_there_is_one_set_of_keys() {
-        let keys = Keys { order: Some("a".to_owned()), ..Keys::default() };
-        assert_eq!(Keyring::One(keys.clone()).get(7).unwrap(), keys);
-        assert_eq!(Keyring::None.get(0).unwrap(), Keys::default());
+        let keys = RawJobKeys { order: Some("a".to_owned()), ..RawJobKeys::default() };
+        assert_eq!(KeySet::One(keys.clone()).get(7).unwrap(), keys);
+        assert_eq!(KeySet::None.get(0).unwrap(), RawJobKeys::default());
     }
 }

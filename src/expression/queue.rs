@@ -5,9 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::Open;
-use super::wire::Put;
-use super::{Answers, Expression, Items};
+use super::open::PendingRequest;
+use super::wire::Encoder;
+use super::{EvaluationResult, Expression, Items};
 
 /// Waiting together in a lane. More bytes than these no process reads in the time that there is.
 const JOBS_MAX: usize = 4096;
@@ -23,7 +23,7 @@ const GROUP_BYTES_MAX: usize = 60 << 10;
 
 /// Who asks, and so how long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum Priority {
     /// A sender waits.
     Intake,
     /// A worker waits.
@@ -32,7 +32,7 @@ pub(super) enum Lane {
     Deferred,
 }
 
-impl Lane {
+impl Priority {
     /// How long a question may wait for a process.
     pub fn patience(self) -> Duration {
         match self {
@@ -44,10 +44,10 @@ impl Lane {
 }
 
 /// A question on its way.
-pub(super) struct Job {
+pub(super) struct EvaluationRequest {
     pub party: u64,
-    pub lane: Lane,
-    pub what: What,
+    pub lane: Priority,
+    pub what: RequestKind,
     /// The event.
     pub scene: Vec<u8>,
     pub since: Instant,
@@ -57,24 +57,24 @@ pub(super) struct Job {
     pub lost: u32,
     /// Processes that evaluated it and were killed from outside, or got no processor.
     pub killed: u32,
-    pub tell: Option<Box<dyn FnOnce(Done) + Send>>,
+    pub tell: Option<Box<dyn FnOnce(EvaluationOutcome) + Send>>,
 }
 
-pub(super) enum What {
-    Questions(Open),
+pub(super) enum RequestKind {
+    Questions(PendingRequest),
     Outputs { expression: Expression, max: u32 },
     Done,
 }
 
 /// What became of it.
-pub(super) enum Done {
-    Answers(Answers),
+pub(super) enum EvaluationOutcome {
+    Answers(EvaluationResult),
     Outputs(Result<Items, String>),
     Busy,
 }
 
-impl Job {
-    pub fn tell(mut self, done: Done) {
+impl EvaluationRequest {
+    pub fn tell(mut self, done: EvaluationOutcome) {
         if let Some(tell) = self.tell.take() {
             tell(done);
         }
@@ -82,11 +82,11 @@ impl Job {
 
     /// As a process reads it, but for the event.
     pub fn head(&self) -> Vec<u8> {
-        let mut put = Put(vec![0; 4]);
+        let mut put = Encoder(vec![0; 4]);
         match &self.what {
-            What::Questions(open) => open.put(&mut put),
-            What::Outputs { expression, max } => put.outputs(expression.text(), *max),
-            What::Done => {}
+            RequestKind::Questions(open) => open.put(&mut put),
+            RequestKind::Outputs { expression, max } => put.outputs(expression.text(), *max),
+            RequestKind::Done => {}
         }
         let length = u32::try_from(put.0.len() - 4 + self.scene.len()).unwrap_or(u32::MAX);
         put.0[..4].copy_from_slice(&length.to_le_bytes());
@@ -95,25 +95,25 @@ impl Job {
 }
 
 /// Whoever asked is told, whatever happens.
-impl Drop for Job {
+impl Drop for EvaluationRequest {
     fn drop(&mut self) {
         if let Some(tell) = self.tell.take() {
-            tell(Done::Busy);
+            tell(EvaluationOutcome::Busy);
         }
     }
 }
 
 /// What a process is to do next.
-pub(super) enum Next {
+pub(super) enum QueueEvent {
     /// Questions of one party, which now holds one process more: `done` gives it back.
-    Group(VecDeque<Job>),
+    Group(VecDeque<EvaluationRequest>),
     /// There was nothing for so long.
     Idle,
     Closed,
 }
 
 pub(super) struct Queue {
-    lanes: [Mutex<Waiting>; 3],
+    lanes: [Mutex<LaneState>; 3],
     bells: [Condvar; 3],
     /// Processes of a lane.
     pub processes: usize,
@@ -122,8 +122,8 @@ pub(super) struct Queue {
 }
 
 #[derive(Default)]
-struct Waiting {
-    jobs: HashMap<u64, VecDeque<Job>>,
+struct LaneState {
+    jobs: HashMap<u64, VecDeque<EvaluationRequest>>,
     /// The size of each party's jobs.
     sizes: HashMap<u64, usize>,
     /// Parties that have jobs waiting, in the order of their turn.
@@ -151,12 +151,12 @@ impl Queue {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    fn lane(&self, lane: Lane) -> MutexGuard<'_, Waiting> {
+    fn lane(&self, lane: Priority) -> MutexGuard<'_, LaneState> {
         self.lanes[lane as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether another thread should be started for the lane; where too much waits, the job is told.
-    pub fn put(&self, job: Job) -> bool {
+    pub fn put(&self, job: EvaluationRequest) -> bool {
         let (lane, mut waiting) = (job.lane, self.lane(job.lane));
         if waiting.is_closed || !waiting.fits(&job) {
             drop(waiting);
@@ -176,7 +176,7 @@ impl Queue {
 
     /// A thread that `put` asked for could not be started. Where there is no other, what waits is told:
     /// nobody would look at it.
-    pub fn not_started(&self, lane: Lane) {
+    pub fn not_started(&self, lane: Priority) {
         let mut waiting = self.lane(lane);
         waiting.threads -= 1;
         let unasked = if waiting.threads == 0 { waiting.take_all() } else { Vec::new() };
@@ -185,7 +185,7 @@ impl Queue {
     }
 
     /// Waits for something to do. `patience`: until it is said that there is nothing.
-    pub fn next(&self, lane: Lane, patience: Option<Duration>) -> Next {
+    pub fn next(&self, lane: Priority, patience: Option<Duration>) -> QueueEvent {
         let idle_at = patience.map(|patience| Instant::now() + patience);
         let mut waiting = self.lane(lane);
         loop {
@@ -198,13 +198,13 @@ impl Queue {
                 continue;
             }
             if waiting.is_closed {
-                return Next::Closed;
+                return QueueEvent::Closed;
             }
             if let Some(group) = waiting.take(self.processes) {
-                return Next::Group(group);
+                return QueueEvent::Group(group);
             }
             if idle_at.is_some_and(|at| at <= now) {
-                return Next::Idle;
+                return QueueEvent::Idle;
             }
             let first = waiting.first().map(|since| since + lane.patience());
             let until = [first, idle_at].into_iter().flatten().min();
@@ -222,7 +222,7 @@ impl Queue {
     }
 
     /// Tells those that have waited for too long; `false`: nothing is to be done any more.
-    pub fn look(&self, lane: Lane) -> bool {
+    pub fn look(&self, lane: Priority) -> bool {
         let mut waiting = self.lane(lane);
         let late = waiting.late(Instant::now(), lane.patience());
         let goes_on = !waiting.is_closed;
@@ -232,7 +232,11 @@ impl Queue {
     }
 
     /// Gives jobs back that are not begun, to be the next.
-    pub fn give_back(&self, lane: Lane, jobs: impl DoubleEndedIterator<Item = Job>) {
+    pub fn give_back(
+        &self,
+        lane: Priority,
+        jobs: impl DoubleEndedIterator<Item = EvaluationRequest>,
+    ) {
         let mut waiting = self.lane(lane);
         jobs.rev().for_each(|job| waiting.put(job, true));
         drop(waiting);
@@ -240,13 +244,13 @@ impl Queue {
     }
 
     /// Whether the party may have another process.
-    pub fn may_have_more(&self, lane: Lane, party: u64) -> bool {
+    pub fn may_have_more(&self, lane: Priority, party: u64) -> bool {
         let waiting = self.lane(lane);
         waiting.held.get(&party).is_none_or(|held| held + 1 < self.processes)
     }
 
     /// A group is done with.
-    pub fn done(&self, lane: Lane, party: u64) {
+    pub fn done(&self, lane: Priority, party: u64) {
         let mut waiting = self.lane(lane);
         if let Some(held) = waiting.held.get_mut(&party) {
             *held -= 1;
@@ -259,7 +263,7 @@ impl Queue {
     }
 
     /// Waits, but not past the end.
-    pub fn pause(&self, lane: Lane, time: Duration) {
+    pub fn pause(&self, lane: Priority, time: Duration) {
         let until = Instant::now() + time;
         let mut waiting = self.lane(lane);
         while !waiting.is_closed {
@@ -274,7 +278,7 @@ impl Queue {
 
     /// From here on nothing is done; what waits is told.
     pub fn close(&self) {
-        for lane in [Lane::Intake, Lane::Later, Lane::Deferred] {
+        for lane in [Priority::Intake, Priority::Later, Priority::Deferred] {
             let mut waiting = self.lane(lane);
             waiting.is_closed = true;
             let jobs = waiting.take_all();
@@ -285,8 +289,8 @@ impl Queue {
     }
 }
 
-impl Waiting {
-    fn fits(&self, job: &Job) -> bool {
+impl LaneState {
+    fn fits(&self, job: &EvaluationRequest) -> bool {
         let Some(jobs) = self.jobs.get(&job.party) else { return self.count < JOBS_MAX };
         let bytes = self.sizes.get(&job.party).copied().unwrap_or(0);
         self.count < JOBS_MAX
@@ -296,7 +300,7 @@ impl Waiting {
     }
 
     /// Jobs of a party were put in or taken out.
-    fn resize(&mut self, party: u64, jobs: &[&Job], is_more: bool) {
+    fn resize(&mut self, party: u64, jobs: &[&EvaluationRequest], is_more: bool) {
         let bytes: usize = jobs.iter().map(|job| job.scene.len()).sum();
         let size = self.sizes.entry(party).or_default();
         if is_more {
@@ -311,7 +315,7 @@ impl Waiting {
         }
     }
 
-    fn put(&mut self, job: Job, first: bool) {
+    fn put(&mut self, job: EvaluationRequest, first: bool) {
         let party = job.party;
         self.resize(party, &[&job], true);
         let jobs = self.jobs.entry(party).or_default();
@@ -326,7 +330,7 @@ impl Waiting {
     }
 
     /// A group of whose turn it is and who does not hold all processes but one.
-    fn take(&mut self, processes: usize) -> Option<VecDeque<Job>> {
+    fn take(&mut self, processes: usize) -> Option<VecDeque<EvaluationRequest>> {
         let may = |party: &u64| self.held.get(party).is_none_or(|held| held + 1 < processes);
         let at = self.turn.iter().position(may)?;
         let party = self.turn.remove(at)?;
@@ -349,7 +353,7 @@ impl Waiting {
         Some(group)
     }
 
-    fn take_all(&mut self) -> Vec<Job> {
+    fn take_all(&mut self) -> Vec<EvaluationRequest> {
         (self.count, self.bytes) = (0, 0);
         self.turn.clear();
         self.jobs.drain().flat_map(|(_, jobs)| jobs).collect()
@@ -361,7 +365,7 @@ impl Waiting {
     }
 
     /// Takes out those that have waited for too long.
-    fn late(&mut self, now: Instant, patience: Duration) -> Vec<Job> {
+    fn late(&mut self, now: Instant, patience: Duration) -> Vec<EvaluationRequest> {
         let mut late = Vec::new();
         for jobs in self.jobs.values_mut() {
             while jobs.front().is_some_and(|job| job.since + patience <= now) {

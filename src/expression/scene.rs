@@ -2,7 +2,7 @@
 
 /// An event as expressions see it, borrowed from whoever has it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Scene<'a> {
+pub struct EventContext<'a> {
     pub body: &'a [u8],
     pub content_type: Option<&'a str>,
     pub source: &'a str,

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ears::{Deaf, Ears, Heard, Patience};
-use super::queue::{Done, Job, Lane, Next, Queue, What};
-use crate::process::{End, Gone, Program, Servant, StartError};
+use super::ears::{ConnectionError, EvaluatorConnection, Response, WaitPolicy};
+use super::queue::{
+    EvaluationOutcome, EvaluationRequest, Priority, Queue, QueueEvent, RequestKind,
+};
+use crate::process::{CommandSpec, End, ExitStatus, SandboxedProcess, StartError};
 
 /// A process that had nothing to do for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
@@ -39,7 +41,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What a process is good for after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+enum ProcessFate {
     Fit,
     /// It is to be replaced.
     Spent,
@@ -47,15 +49,15 @@ enum After {
     Died,
 }
 
-pub(super) struct Slot {
+pub(super) struct EvaluatorThread {
     pub queue: Arc<Queue>,
-    pub lane: Lane,
-    pub program: Program,
+    pub lane: Priority,
+    pub program: CommandSpec,
     /// Where large items go.
     pub folder: PathBuf,
 }
 
-impl Lane {
+impl Priority {
     /// Processor time of an event, which the process itself keeps to.
     fn processor_ms(self) -> u32 {
         match self {
@@ -82,15 +84,15 @@ impl Lane {
     }
 }
 
-impl Slot {
+impl EvaluatorThread {
     /// Until the queue is closed.
     pub fn run(self) {
         let (mut child, mut failures) = (None, 0_u32);
         loop {
             match self.queue.next(self.lane, child.as_ref().map(|_| IDLE)) {
-                Next::Closed => return,
-                Next::Idle => child = None,
-                Next::Group(jobs) => {
+                QueueEvent::Closed => return,
+                QueueEvent::Idle => child = None,
+                QueueEvent::Group(jobs) => {
                     let party = jobs.front().map_or(0, |job| job.party);
                     let begun = self.group(jobs, &mut child);
                     self.queue.done(self.lane, party);
@@ -105,7 +107,11 @@ impl Slot {
     }
 
     /// `false`: processes can't be had.
-    fn group(&self, mut jobs: VecDeque<Job>, child: &mut Option<Ears>) -> bool {
+    fn group(
+        &self,
+        mut jobs: VecDeque<EvaluationRequest>,
+        child: &mut Option<EvaluatorConnection>,
+    ) -> bool {
         let mut one_by_one = 0;
         loop {
             // Those that others held up for too long are told.
@@ -127,9 +133,9 @@ impl Slot {
                 }
             };
             match self.ask(&mut ears, &mut jobs) {
-                After::Fit => *child = Some(ears),
-                After::Spent => drop(ears),
-                After::Died => {
+                ProcessFate::Fit => *child = Some(ears),
+                ProcessFate::Spent => drop(ears),
+                ProcessFate::Died => {
                     let at_hand = ears.at_hand();
                     if !self.after_death(at_hand, ears.servant.end(), &mut jobs) {
                         return false;
@@ -140,16 +146,16 @@ impl Slot {
         }
     }
 
-    fn start(&self, one_by_one: u32) -> Result<Ears, StartError> {
+    fn start(&self, one_by_one: u32) -> Result<EvaluatorConnection, StartError> {
         let mut program = self.program.clone();
         program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
-        let servant = Servant::start(&program)?;
+        let servant = SandboxedProcess::start(&program)?;
         self.queue.set_trouble(None);
-        Ok(Ears::new(servant))
+        Ok(EvaluatorConnection::new(servant))
     }
 
     /// How long a process may still take for it.
-    fn left(&self, job: &Job) -> Duration {
+    fn left(&self, job: &EvaluationRequest) -> Duration {
         let by_itself = job.began.map(|began| began + self.lane.time());
         let in_all = self.lane.in_all().map(|in_all| job.since + in_all);
         let until = [by_itself, in_all].into_iter().flatten().min();
@@ -158,18 +164,22 @@ impl Slot {
     }
 
     /// Hands them over and tells what comes.
-    fn ask(&self, ears: &mut Ears, jobs: &mut VecDeque<Job>) -> After {
+    fn ask(
+        &self,
+        ears: &mut EvaluatorConnection,
+        jobs: &mut VecDeque<EvaluationRequest>,
+    ) -> ProcessFate {
         if let Some(first) = jobs.front_mut() {
             first.began.get_or_insert_with(Instant::now);
         }
         match self.say(ears, jobs) {
             Ok(()) => {}
-            Err(Deaf::Closed) => {
+            Err(ConnectionError::Closed) => {
                 jobs.clear();
-                return After::Spent;
+                return ProcessFate::Spent;
             }
-            Err(Deaf::Late) => return After::Spent,
-            Err(_) => return After::Died,
+            Err(ConnectionError::Late) => return ProcessFate::Spent,
+            Err(_) => return ProcessFate::Died,
         }
         let mut gave_back = false;
         while let Some(mut job) = jobs.pop_front() {
@@ -177,7 +187,7 @@ impl Slot {
             job.began.get_or_insert(now);
             let (until, party) = (now + self.left(&job), job.party);
             let mut used_before = None;
-            let mut tick = |ears: &Ears| {
+            let mut tick = |ears: &EvaluatorConnection| {
                 used_before = used_before.or_else(|| ears.servant.processor_ms());
                 if now.elapsed() >= HELD_UP && self.queue.may_have_more(self.lane, party) {
                     let at = ears.at_hand().map_or(0, |(at, _)| at).min(jobs.len());
@@ -187,35 +197,35 @@ impl Slot {
                 }
                 self.queue.look(self.lane)
             };
-            let mut patience = Patience { until, tick: &mut tick };
+            let mut patience = WaitPolicy { until, tick: &mut tick };
             match ears.hear(&self.folder, &mut patience) {
                 Ok(heard) => answer(job, heard),
-                Err(Deaf::Ended) => {
+                Err(ConnectionError::Ended) => {
                     jobs.push_front(job);
-                    return After::Died;
+                    return ProcessFate::Died;
                 }
                 // It had little of the processor: that is the machine's doing.
-                Err(Deaf::Late)
+                Err(ConnectionError::Late)
                     if self.is_starved(used_before, ears) && job.killed < KILLED_MAX =>
                 {
                     job.killed += 1;
                     job.began = None;
                     jobs.push_front(job);
-                    return After::Spent;
+                    return ProcessFate::Spent;
                 }
                 Err(deaf) => {
                     self.unanswered(job, deaf, jobs);
-                    return After::Spent;
+                    return ProcessFate::Spent;
                 }
             }
         }
-        if gave_back { After::Spent } else { After::Fit }
+        if gave_back { ProcessFate::Spent } else { ProcessFate::Fit }
     }
 
     /// Whether a process got less than half of the processor time that it may use, in all of its time.
     /// Where a sender waits there is no time to ask again.
-    fn is_starved(&self, used_before: Option<u64>, ears: &Ears) -> bool {
-        if self.lane == Lane::Intake {
+    fn is_starved(&self, used_before: Option<u64>, ears: &EvaluatorConnection) -> bool {
+        if self.lane == Priority::Intake {
             return false;
         }
         let used = used_before.and_then(|before| Some(ears.servant.processor_ms()? - before));
@@ -223,9 +233,13 @@ impl Slot {
     }
 
     /// What is large goes alone, so that it need not be copied.
-    fn say(&self, ears: &Ears, jobs: &VecDeque<Job>) -> Result<(), Deaf> {
+    fn say(
+        &self,
+        ears: &EvaluatorConnection,
+        jobs: &VecDeque<EvaluationRequest>,
+    ) -> Result<(), ConnectionError> {
         let until = Instant::now() + self.lane.time();
-        let mut patience = Patience { until, tick: &mut |_| self.queue.look(self.lane) };
+        let mut patience = WaitPolicy { until, tick: &mut |_| self.queue.look(self.lane) };
         if let ([job], []) | ([], [job]) = jobs.as_slices() {
             ears.say(&job.head(), &mut patience)?;
             return ears.say(&job.scene, &mut patience);
@@ -239,20 +253,30 @@ impl Slot {
     }
 
     /// There is no answer, although its process runs.
-    fn unanswered(&self, mut job: Job, deaf: Deaf, jobs: &mut VecDeque<Job>) {
+    fn unanswered(
+        &self,
+        mut job: EvaluationRequest,
+        deaf: ConnectionError,
+        jobs: &mut VecDeque<EvaluationRequest>,
+    ) {
         match deaf {
             // Others held it up for most of its time.
-            Deaf::Late if job.began.is_none_or(|began| began.elapsed() < self.lane.time()) => {}
-            Deaf::Late => {
+            ConnectionError::Late
+                if job.began.is_none_or(|began| began.elapsed() < self.lane.time()) => {}
+            ConnectionError::Late => {
                 let reason = format!("took more than {} s", self.lane.time().as_secs_f32());
-                if let What::Questions(open) = &mut job.what {
+                if let RequestKind::Questions(open) = &mut job.what {
                     open.fail_all(&reason);
                 }
                 finish(job, &reason);
             }
-            Deaf::Disk(why) => log::warn!("expressions: large items can't be kept: {why}"),
-            Deaf::Closed => jobs.clear(),
-            Deaf::Garbled | Deaf::Ended => log::error!("a fault in hooktrail: {deaf:?}"),
+            ConnectionError::Disk(why) => {
+                log::warn!("expressions: large items can't be kept: {why}")
+            }
+            ConnectionError::Closed => jobs.clear(),
+            ConnectionError::Garbled | ConnectionError::Ended => {
+                log::error!("a fault in hooktrail: {deaf:?}")
+            }
         }
     }
 
@@ -262,7 +286,7 @@ impl Slot {
         &self,
         at_hand: Option<(usize, u32)>,
         end: End,
-        jobs: &mut VecDeque<Job>,
+        jobs: &mut VecDeque<EvaluationRequest>,
     ) -> bool {
         let (at, stage) = at_hand.unwrap_or_default();
         let Some(mut job) = jobs.remove(at) else { return true };
@@ -286,7 +310,7 @@ impl Slot {
             }
         }
         let reason = self.reason(&end);
-        if let What::Questions(open) = &mut job.what {
+        if let RequestKind::Questions(open) = &mut job.what {
             open.fail(stage, &reason);
             if open.is_empty() {
                 finish(job, &reason);
@@ -297,7 +321,7 @@ impl Slot {
                 jobs.push_front(job);
                 return true;
             }
-            if let What::Questions(open) = &mut job.what {
+            if let RequestKind::Questions(open) = &mut job.what {
                 open.fail_all(&reason);
             }
         }
@@ -307,7 +331,7 @@ impl Slot {
 
     /// Its process was killed, not by the server: it waits, and is the next here. The others need not
     /// wait for it.
-    fn ask_again(&self, mut job: Job, jobs: &mut VecDeque<Job>) {
+    fn ask_again(&self, mut job: EvaluationRequest, jobs: &mut VecDeque<EvaluationRequest>) {
         let wait = KILLED_WAIT * (1 << (job.killed - 1));
         log::warn!(
             "expressions: a process was killed, not by this server: its event is asked again"
@@ -325,59 +349,64 @@ impl Slot {
         const ABRT: i32 = libc::SIGABRT;
         const PROF: i32 = libc::SIGPROF;
         match end.gone {
-            Gone::Signal(PROF) => {
+            ExitStatus::Signal(PROF) => {
                 let seconds = self.lane.processor_ms() / 1000;
                 format!("took more than {seconds} s of processor time")
             }
             // The words of Rust's runtime.
-            Gone::Signal(ABRT) if end.said.contains("memory allocation of") => {
+            ExitStatus::Signal(ABRT) if end.said.contains("memory allocation of") => {
                 "took more than 256 MiB".to_owned()
             }
-            Gone::Signal(ABRT) if end.said.contains("overflowed its stack") => {
+            ExitStatus::Signal(ABRT) if end.said.contains("overflowed its stack") => {
                 "nested too deep".to_owned()
             }
-            Gone::Signal(signal) if is_from_outside(end.gone) => {
+            ExitStatus::Signal(signal) if is_from_outside(end.gone) => {
                 let times = KILLED_MAX + 1;
                 format!(
                     "its process was killed {times} times, not by this server, last by signal {signal}: \
                      does the machine run out of memory?"
                 )
             }
-            Gone::Signal(signal) => format!("its process ended by signal {signal}"),
-            Gone::Code(code) => format!("its process ended with exit {code}"),
-            Gone::Unknown => "its process ended in a way that is not known".to_owned(),
+            ExitStatus::Signal(signal) => format!("its process ended by signal {signal}"),
+            ExitStatus::Code(code) => format!("its process ended with exit {code}"),
+            ExitStatus::Unknown => "its process ended in a way that is not known".to_owned(),
         }
     }
 }
 
 /// Whether no program ends by this of itself: the kernel wants memory back, or somebody stops processes.
-fn is_from_outside(gone: Gone) -> bool {
+fn is_from_outside(gone: ExitStatus) -> bool {
     use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    matches!(gone, Gone::Signal(SIGHUP | SIGINT | SIGKILL | SIGQUIT | SIGTERM | SIGUSR1 | SIGUSR2))
+    matches!(
+        gone,
+        ExitStatus::Signal(SIGHUP | SIGINT | SIGKILL | SIGQUIT | SIGTERM | SIGUSR1 | SIGUSR2)
+    )
 }
 
 /// Nothing of it is open any more.
-fn finish(mut job: Job, reason: &str) {
-    let what = std::mem::replace(&mut job.what, What::Done);
+fn finish(mut job: EvaluationRequest, reason: &str) {
+    let what = std::mem::replace(&mut job.what, RequestKind::Done);
     match what {
-        What::Questions(open) => match open.finish() {
-            Some(answers) => job.tell(Done::Answers(answers)),
-            None => job.tell(Done::Busy),
+        RequestKind::Questions(open) => match open.finish() {
+            Some(answers) => job.tell(EvaluationOutcome::Answers(answers)),
+            None => job.tell(EvaluationOutcome::Busy),
         },
-        What::Outputs { .. } => job.tell(Done::Outputs(Err(reason.to_owned()))),
-        What::Done => {}
+        RequestKind::Outputs { .. } => job.tell(EvaluationOutcome::Outputs(Err(reason.to_owned()))),
+        RequestKind::Done => {}
     }
 }
 
-fn answer(mut job: Job, heard: Heard) {
-    match (std::mem::replace(&mut job.what, What::Done), heard) {
-        (What::Questions(mut open), Heard::Answers { dedupe, takers }) => {
+fn answer(mut job: EvaluationRequest, heard: Response) {
+    match (std::mem::replace(&mut job.what, RequestKind::Done), heard) {
+        (RequestKind::Questions(mut open), Response::Answers { dedupe, takers }) => {
             match open.answer(dedupe, takers).and_then(|()| open.finish()) {
-                Some(answers) => job.tell(Done::Answers(answers)),
-                None => job.tell(Done::Busy),
+                Some(answers) => job.tell(EvaluationOutcome::Answers(answers)),
+                None => job.tell(EvaluationOutcome::Busy),
             }
         }
-        (What::Outputs { .. }, Heard::Outputs(outputs)) => job.tell(Done::Outputs(outputs)),
-        _ => job.tell(Done::Busy),
+        (RequestKind::Outputs { .. }, Response::Outputs(outputs)) => {
+            job.tell(EvaluationOutcome::Outputs(outputs))
+        }
+        _ => job.tell(EvaluationOutcome::Busy),
     }
 }

@@ -4,14 +4,14 @@
 //! A question is its length, what is asked, the event. An answer is the length of its head, the head,
 //! and for each handler with items or keys their lengths and then themselves.
 
-use super::Scene;
-use super::output::{Made, Packed, Verdict};
-use super::question::Taker;
+use super::EventContext;
+use super::output::{HandlerOutput, HandlerResult, PackedStrings};
+use super::question::HandlerExpressions;
 
 /// What is asked.
 #[derive(Debug, PartialEq)]
 pub(super) enum Request {
-    Questions(Asked),
+    Questions(QuestionSet),
     /// The first outputs.
     Outputs {
         text: String,
@@ -21,27 +21,27 @@ pub(super) enum Request {
 
 /// At intake; the parts of a taker in the order of `KINDS`.
 #[derive(Debug, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct QuestionSet {
     pub dedupe: Option<String>,
     pub takers: Vec<[Option<String>; 6]>,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Came {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<Verdict> },
-    Outputs(Result<Packed, String>),
+pub(super) enum Response {
+    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerResult> },
+    Outputs(Result<PackedStrings, String>),
 }
 
 /// The head of an answer: what follows it is known by its sizes.
 #[derive(Debug)]
 pub(super) enum Head {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HeadTaken> },
+    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerHead> },
     Outputs(Result<Sizes, String>),
 }
 
 #[derive(Debug)]
-pub(super) enum HeadTaken {
+pub(super) enum HandlerHead {
     No,
     Failed { which: u8, reason: String },
     Yes { items: Option<Sizes>, keys: Option<Sizes>, faults: Vec<String> },
@@ -56,9 +56,9 @@ pub(super) struct Sizes {
 
 /// Bytes in the making.
 #[derive(Default)]
-pub(super) struct Put(pub Vec<u8>);
+pub(super) struct Encoder(pub Vec<u8>);
 
-impl Put {
+impl Encoder {
     fn number(&mut self, number: u32) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
@@ -79,7 +79,7 @@ impl Put {
     pub fn questions<'a>(
         &mut self,
         dedupe: Option<&str>,
-        takers: impl ExactSizeIterator<Item = &'a Taker>,
+        takers: impl ExactSizeIterator<Item = &'a HandlerExpressions>,
     ) {
         self.0.push(0);
         self.text(dedupe);
@@ -97,7 +97,7 @@ impl Put {
         self.number(max);
     }
 
-    pub fn scene(&mut self, scene: &Scene<'_>) {
+    pub fn scene(&mut self, scene: &EventContext<'_>) {
         self.bytes(scene.body);
         self.text(scene.content_type);
         self.bytes(scene.source.as_bytes());
@@ -127,7 +127,7 @@ impl Put {
         }
     }
 
-    fn sizes(&mut self, packed: Option<&Packed>) {
+    fn sizes(&mut self, packed: Option<&PackedStrings>) {
         self.0.push(u8::from(packed.is_some()));
         if let Some(packed) = packed {
             self.number(u32::try_from(packed.len()).unwrap_or(0));
@@ -135,17 +135,17 @@ impl Put {
         }
     }
 
-    fn head(&mut self, came: &Came) {
+    fn head(&mut self, came: &Response) {
         match came {
-            Came::Outputs(Ok(packed)) => {
+            Response::Outputs(Ok(packed)) => {
                 self.0.push(1);
                 self.sizes(Some(packed));
             }
-            Came::Outputs(Err(reason)) => {
+            Response::Outputs(Err(reason)) => {
                 self.0.push(2);
                 self.bytes(reason.as_bytes());
             }
-            Came::Answers { dedupe, takers } => {
+            Response::Answers { dedupe, takers } => {
                 self.0.push(0);
                 self.reason(dedupe);
                 self.number(u32::try_from(takers.len()).unwrap_or(0));
@@ -154,14 +154,14 @@ impl Put {
         }
     }
 
-    fn verdict(&mut self, verdict: &Verdict) {
+    fn verdict(&mut self, verdict: &HandlerResult) {
         match verdict {
-            Verdict::No => self.0.push(0),
-            Verdict::Failed { which, reason } => {
+            HandlerResult::No => self.0.push(0),
+            HandlerResult::Failed { which, reason } => {
                 self.0.extend_from_slice(&[1, *which]);
                 self.bytes(reason.as_bytes());
             }
-            Verdict::Yes(made) => {
+            HandlerResult::Yes(made) => {
                 self.0.push(2);
                 self.sizes(made.items.as_ref());
                 self.sizes(made.keys.as_ref());
@@ -173,15 +173,15 @@ impl Put {
 }
 
 /// Writes an answer.
-pub(super) fn write_answer(came: &Came, to: &mut impl std::io::Write) -> std::io::Result<()> {
-    let mut head = Put::default();
+pub(super) fn write_answer(came: &Response, to: &mut impl std::io::Write) -> std::io::Result<()> {
+    let mut head = Encoder::default();
     head.head(came);
-    let mut all = Put::default();
+    let mut all = Encoder::default();
     all.bytes(&head.0);
     let made = match came {
-        Came::Outputs(Ok(packed)) => vec![packed],
-        Came::Outputs(Err(_)) => Vec::new(),
-        Came::Answers { takers, .. } => takers.iter().flat_map(made).collect(),
+        Response::Outputs(Ok(packed)) => vec![packed],
+        Response::Outputs(Err(_)) => Vec::new(),
+        Response::Answers { takers, .. } => takers.iter().flat_map(made).collect(),
     };
     for packed in made {
         let mut start = 0;
@@ -196,18 +196,18 @@ pub(super) fn write_answer(came: &Came, to: &mut impl std::io::Write) -> std::io
     to.write_all(&all.0)
 }
 
-fn made(verdict: &Verdict) -> impl Iterator<Item = &Packed> {
+fn made(verdict: &HandlerResult) -> impl Iterator<Item = &PackedStrings> {
     let made = match verdict {
-        Verdict::Yes(Made { items, keys, .. }) => [items.as_ref(), keys.as_ref()],
-        Verdict::No | Verdict::Failed { .. } => [None, None],
+        HandlerResult::Yes(HandlerOutput { items, keys, .. }) => [items.as_ref(), keys.as_ref()],
+        HandlerResult::No | HandlerResult::Failed { .. } => [None, None],
     };
     made.into_iter().flatten()
 }
 
 /// Bytes that are read; `None` where they end too soon, or are not what they should be.
-pub(super) struct Take<'a>(pub &'a [u8]);
+pub(super) struct Decoder<'a>(pub &'a [u8]);
 
-impl<'a> Take<'a> {
+impl<'a> Decoder<'a> {
     fn some(&mut self, count: usize) -> Option<&'a [u8]> {
         let (some, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -255,7 +255,7 @@ impl<'a> Take<'a> {
     pub fn request(&mut self) -> Option<Request> {
         let text = |it: &mut Self| it.text().map(|text| text.map(str::to_owned));
         Some(match self.byte()? {
-            0 => Request::Questions(Asked {
+            0 => Request::Questions(QuestionSet {
                 dedupe: text(self)?,
                 takers: self.list(|it| {
                     let mut taker: [Option<String>; 6] = Default::default();
@@ -270,14 +270,14 @@ impl<'a> Take<'a> {
     }
 
     /// An event; `run` gets it.
-    pub fn scene<T>(&mut self, run: impl FnOnce(&Scene<'_>) -> T) -> Option<T> {
+    pub fn scene<T>(&mut self, run: impl FnOnce(&EventContext<'_>) -> T) -> Option<T> {
         let (body, content_type, source) = (self.bytes()?, self.text()?, self.str()?);
         let headers = self.list(|it| Some((it.str()?, it.bytes()?)))?;
         let (query, path) = (self.text()?, self.str()?);
         let params = self.list(|it| Some((it.owned()?, it.owned()?)))?;
         let (ip, received_at_ms) = (self.str()?, i64::from_le_bytes(self.array()?));
         let (has_event, event) = (self.byte()?, i64::from_le_bytes(self.array()?));
-        Some(run(&Scene {
+        Some(run(&EventContext {
             body,
             content_type,
             source,
@@ -309,9 +309,9 @@ impl<'a> Take<'a> {
                 },
                 takers: self.list(|it| {
                     Some(match it.byte()? {
-                        0 => HeadTaken::No,
-                        1 => HeadTaken::Failed { which: it.byte()?, reason: it.owned()? },
-                        _ => HeadTaken::Yes {
+                        0 => HandlerHead::No,
+                        1 => HandlerHead::Failed { which: it.byte()?, reason: it.owned()? },
+                        _ => HandlerHead::Yes {
                             items: it.sizes()?,
                             keys: it.sizes()?,
                             faults: it.list(Self::owned)?,

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::detail;
 use crate::clock;
-use crate::domain::{Ended, Outcome};
+use crate::domain::{AttemptResult, Outcome};
 
 /// The head of an answer, as far as it decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpOutcome {
     pub status: u16,
     pub retry_after: Option<Vec<u8>>,
     pub location: Option<Vec<u8>>,
@@ -19,9 +19,9 @@ pub struct Answer {
     pub date: Option<Vec<u8>>,
 }
 
-impl Answer {
+impl HttpOutcome {
     /// What it comes to; `said` is shown besides.
-    pub fn ended(&self, said: &str, now_ms: i64) -> Ended {
+    pub fn ended(&self, said: &str, now_ms: i64) -> AttemptResult {
         let status = format!("status {}", self.status);
         let elsewhere = match (&self.location, self.status) {
             (Some(location), 300..=399) => {
@@ -35,7 +35,7 @@ impl Answer {
             _ => Outcome::Failed,
         };
         let wait = self.wait(now_ms).filter(|_| matches!(self.status, 429 | 503));
-        Ended { dead: self.status == 410, wait, ..Ended::new(outcome, detail) }
+        AttemptResult { dead: self.status == 410, wait, ..AttemptResult::new(outcome, detail) }
     }
 
     /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is read against the date
@@ -68,8 +68,8 @@ mod tests {
     const NOON: &str = "Sun, 06 Nov 1994 12:00:00 GMT";
     const NOON_MS: i64 = 784_123_200_000;
 
-    fn answer(status: u16) -> Answer {
-        Answer { status, ..Answer::default() }
+    fn answer(status: u16) -> HttpOutcome {
+        HttpOutcome { status, ..HttpOutcome::default() }
     }
 
     #[test]
@@ -92,16 +92,16 @@ mod tests {
     #[test]
     fn a_redirect_says_where_to() {
         let location = Some(b"https://example.com/\x1b[2J".to_vec());
-        let ended = Answer { location: location.clone(), ..answer(302) }.ended("", 0);
+        let ended = HttpOutcome { location: location.clone(), ..answer(302) }.ended("", 0);
         assert_eq!(ended.detail, "status 302: not followed to https://example.com/ [2J");
-        assert_eq!(Answer { location, ..answer(201) }.ended("", 0).detail, "status 201");
+        assert_eq!(HttpOutcome { location, ..answer(201) }.ended("", 0).detail, "status 201");
     }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
         let check = |asked: &str, expected_ms: Option<u64>| {
             let retry_after = Some(asked.as_bytes().to_vec());
-            let ended = Answer { retry_after, ..answer(503) }.ended("", NOON_MS);
+            let ended = HttpOutcome { retry_after, ..answer(503) }.ended("", NOON_MS);
             assert_eq!(ended.wait, expected_ms.map(Duration::from_millis), "{asked}");
         };
         check("120", Some(120_000));
@@ -122,11 +122,11 @@ mod tests {
     fn a_wait_is_finite_and_heard_with_429_and_503_alone() {
         let endless = || Some(b"99999999999999999999999".to_vec());
         for status in [429, 503] {
-            let ended = Answer { retry_after: endless(), ..answer(status) }.ended("", 0);
+            let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
             assert!(ended.wait.is_some_and(|wait| wait > Duration::from_secs(86_400)));
         }
         for status in [200, 302, 410, 500, 502] {
-            let ended = Answer { retry_after: endless(), ..answer(status) }.ended("", 0);
+            let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
             assert_eq!(ended.wait, None, "{status}");
         }
         assert_eq!(answer(503).ended("", 0).wait, None);
@@ -136,7 +136,7 @@ mod tests {
     fn a_date_is_read_against_the_clock_of_who_gave_it() {
         let retry_after = Some(b"Sun, 06 Nov 1994 12:01:00 GMT".to_vec());
         let date = Some(NOON.as_bytes().to_vec());
-        let ended = Answer { retry_after, date, ..answer(429) }.ended("", NOON_MS - 3_600_000);
+        let ended = HttpOutcome { retry_after, date, ..answer(429) }.ended("", NOON_MS - 3_600_000);
         assert_eq!(ended.wait, Some(Duration::from_secs(60)));
     }
 }

@@ -6,11 +6,14 @@
 
 use std::time::Duration;
 
-use super::held::Held;
-use super::notes::Notes;
-use super::{Kind, Task, command, line, program};
-use crate::domain::{Ended, Outcome};
-use crate::process::{self, Came, Deadline, Errors, Exit, GRACE, Kept, Left, Stop, Tell, Then};
+use super::held::PendingAnswers;
+use super::notes::ControlMessages;
+use super::{HandlerRunner, Task, command, line, program};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{
+    self, CancelToken, Deadline, Directive, EndReason, ExitReason, ExitReport, GRACE, LineProcess,
+    StderrCapture, StopSignal,
+};
 
 #[cfg(test)]
 mod tests;
@@ -28,54 +31,66 @@ impl Default for Batch {
     }
 }
 
-impl Kind for Batch {
-    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+impl HandlerRunner for Batch {
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let mut found = None;
         self.run_all(std::slice::from_ref(task), stop, &mut |_, ended| found = Some(ended));
-        found.unwrap_or_else(|| Ended::new(Outcome::Failed, "it gave no outcome"))
+        found.unwrap_or_else(|| AttemptResult::new(Outcome::Failed, "it gave no outcome"))
     }
 
-    fn run_all(&self, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+    fn run_all(
+        &self,
+        tasks: &[Task],
+        stop: &CancelToken,
+        over: &mut dyn FnMut(usize, AttemptResult),
+    ) {
         let Some(first) = tasks.first() else { return };
-        let mut all = |ended: &Ended| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
+        let mut all =
+            |ended: &AttemptResult| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
         let started = process::start_when_possible(stop, || {
             let program = program::lasting(first, "batch")?;
-            Kept::start(program, first.handler.max_output_bytes)
+            LineProcess::start(program, first.handler.max_output_bytes)
         });
         match started {
             Ok(kept) => self.ask(kept, tasks, stop, over),
-            Err(Exit::Stopped) => all(&Ended::new(Outcome::Interrupted, "stopped")),
-            Err(Exit::NotNow(why)) => all(&super::not_now(&why)),
+            Err(ExitReason::Stopped) => all(&AttemptResult::new(Outcome::Interrupted, "stopped")),
+            Err(ExitReason::NotNow(why)) => all(&super::not_now(&why)),
             Err(exit) => {
                 let (outcome, _, how) = command::outcome(&exit);
-                all(&Ended::new(outcome, how));
+                all(&AttemptResult::new(outcome, how));
             }
         }
     }
 }
 
 impl Batch {
-    fn ask(&self, mut kept: Kept, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+    fn ask(
+        &self,
+        mut kept: LineProcess,
+        tasks: &[Task],
+        stop: &CancelToken,
+        over: &mut dyn FnMut(usize, AttemptResult),
+    ) {
         let timeout = tasks[0].handler.timeout;
-        let (mut input, mut deadline) = (line::Lines::new(tasks), Deadline::new(timeout));
-        let mut held = Held::new(tasks);
+        let (mut input, mut deadline) = (line::JobLines::new(tasks), Deadline::new(timeout));
+        let mut held = PendingAnswers::new(tasks);
         let came = loop {
             let came =
                 kept.talk(&mut input, true, &mut deadline, stop, &mut |heard| held.hear(heard));
             hand_out(&mut held, &|| kept.errors(), over);
-            if came != Came::Enough || held.spoilt.is_some() || held.is_done() {
+            if came != EndReason::Enough || held.spoilt.is_some() || held.is_done() {
                 break came;
             }
         };
         let tell = match came {
-            Came::Ended => None,
+            EndReason::Ended => None,
             // All is answered for: what it does besides has its grace.
-            Came::Enough if held.spoilt.is_none() => Some(Tell::Close),
-            _ => Some(Tell::Term),
+            EndReason::Enough if held.spoilt.is_none() => Some(StopSignal::Close),
+            _ => Some(StopSignal::Term),
         };
-        let Left { exit, errors, .. } = kept.end(tell, self.grace, &mut |heard| match came {
-            Came::Ended => held.hear(heard),
-            _ => Then::More,
+        let ExitReport { exit, errors, .. } = kept.end(tell, self.grace, &mut |heard| match came {
+            EndReason::Ended => held.hear(heard),
+            _ => Directive::More,
         });
         hand_out(&mut held, &|| errors.clone(), over);
         let by_itself = command::outcome(&exit);
@@ -87,9 +102,13 @@ impl Batch {
 
 /// Reports what was answered. What the process wrote to stderr is of all its jobs: it is kept with
 /// those that did not succeed.
-fn hand_out(held: &mut Held<'_>, errors: &dyn Fn() -> Errors, over: &mut dyn FnMut(usize, Ended)) {
+fn hand_out(
+    held: &mut PendingAnswers<'_>,
+    errors: &dyn Fn() -> StderrCapture,
+    over: &mut dyn FnMut(usize, AttemptResult),
+) {
     for (at, answer) in std::mem::take(&mut held.given) {
-        let errors = if answer.is_success() { Errors::default() } else { errors() };
-        over(at, answer.ended(errors, &Notes::default()));
+        let errors = if answer.is_success() { StderrCapture::default() } else { errors() };
+        over(at, answer.ended(errors, &ControlMessages::default()));
     }
 }

@@ -9,11 +9,11 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::detail::{self, DETAIL_CHARS_MAX, last_line};
-use super::{Kind, Task, program};
+use super::{HandlerRunner, Task, program};
 use crate::clock;
 use crate::config::duration_text;
-use crate::domain::{Ended, Outcome};
-use crate::process::{self, Bounds, Exit, GRACE, Note, Over, Stop};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{self, CancelToken, ControlLine, ExitReason, GRACE, RunLimits, RunResult};
 
 mod head;
 mod meta;
@@ -33,23 +33,23 @@ impl Default for Cgi {
     }
 }
 
-impl Kind for Cgi {
-    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+impl HandlerRunner for Cgi {
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let program = match program::of(task, program::environment(task)) {
             Ok(mut program) => {
                 let script = meta::script(task, &program.path);
                 program.env.extend(own(task, meta::variables(task, &script)));
                 program
             }
-            Err(why) => return Ended::new(Outcome::Failed, format!("not started: {why}")),
+            Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
         };
-        let bounds = Bounds {
+        let bounds = RunLimits {
             timeout: task.handler.timeout,
             grace: self.grace,
             max_output_bytes: task.handler.max_output_bytes,
             start_bytes_max: head::BYTES_MAX + DETAIL_CHARS_MAX * 4,
         };
-        let over = process::run(&program, &task.input, bounds, stop, &mut |_| Note::Noted);
+        let over = process::run(&program, &task.input, bounds, stop, &mut |_| ControlLine::Noted);
         ended(over, task.handler.timeout)
     }
 }
@@ -64,24 +64,26 @@ fn own(
 }
 
 /// How the attempt ended: status, else exit; then the last line of stderr, else what it answered.
-fn ended(over: Over, timeout: Duration) -> Ended {
+fn ended(over: RunResult, timeout: Duration) -> AttemptResult {
     let last = last_line(&over.stderr);
-    let because = |outcome, how: String| Ended::new(outcome, detail::of(&[&how, &last]));
+    let because = |outcome, how: String| AttemptResult::new(outcome, detail::of(&[&how, &last]));
     let ended = match over.exit {
-        Exit::Code(0) => match head::read(&over.start) {
+        ExitReason::Code(0) => match head::read(&over.start) {
             Ok((answer, body)) => {
                 let said = if last.is_empty() { detail::start(body) } else { last };
                 answer.ended(&said, clock::wall_ms())
             }
             Err(why) => because(Outcome::Failed, format!("exit 0: no header block: {why}")),
         },
-        Exit::Code(code) => because(Outcome::Failed, format!("exit {code}")),
-        Exit::Signal(signal) => because(Outcome::Failed, format!("signal {signal}")),
-        Exit::TimedOut => because(Outcome::TimedOut, format!("timeout {}", duration_text(timeout))),
-        Exit::Stopped => because(Outcome::Interrupted, "stopped".to_owned()),
-        Exit::NotStarted(why) => because(Outcome::Failed, format!("not started: {why}")),
-        Exit::NotNow(why) => super::not_now(&why),
-        Exit::Unknown(why) => because(Outcome::Failed, format!("exit unknown: {why}")),
+        ExitReason::Code(code) => because(Outcome::Failed, format!("exit {code}")),
+        ExitReason::Signal(signal) => because(Outcome::Failed, format!("signal {signal}")),
+        ExitReason::TimedOut => {
+            because(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
+        }
+        ExitReason::Stopped => because(Outcome::Interrupted, "stopped".to_owned()),
+        ExitReason::NotStarted(why) => because(Outcome::Failed, format!("not started: {why}")),
+        ExitReason::NotNow(why) => super::not_now(&why),
+        ExitReason::Unknown(why) => because(Outcome::Failed, format!("exit unknown: {why}")),
     };
-    Ended { stdout: over.stdout, stderr: over.stderr, ..ended }
+    AttemptResult { stdout: over.stdout, stderr: over.stderr, ..ended }
 }

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use super::detail::{self, last_line};
-use super::notes::Notes;
-use super::{Kind, Task, program};
+use super::notes::ControlMessages;
+use super::{HandlerRunner, Task, program};
 use crate::config::duration_text;
-use crate::domain::{Ended, Outcome};
-use crate::process::{self, Bounds, Exit, GRACE, Stop};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{self, CancelToken, ExitReason, GRACE, RunLimits};
 
 #[cfg(test)]
 mod tests;
@@ -32,31 +32,33 @@ impl Default for Command {
     }
 }
 
-impl Kind for Command {
-    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+impl HandlerRunner for Command {
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let program = match program::of(task, program::environment(task)) {
             Ok(program) => program,
-            Err(why) => return Ended::new(Outcome::Failed, format!("not started: {why}")),
+            Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
         };
-        let bounds = Bounds {
+        let bounds = RunLimits {
             timeout: task.handler.timeout,
             grace: self.grace,
             max_output_bytes: task.handler.max_output_bytes,
             start_bytes_max: 0,
         };
-        let mut notes = Notes::default();
+        let mut notes = ControlMessages::default();
         let over = process::run(&program, &task.input, bounds, stop, &mut |line| notes.take(line));
         ended(over, notes, task.handler.timeout)
     }
 }
 
 /// How the attempt ended: exit, last line of stderr, what was said on descriptor 3.
-fn ended(over: process::Over, notes: Notes, timeout: Duration) -> Ended {
+fn ended(over: process::RunResult, notes: ControlMessages, timeout: Duration) -> AttemptResult {
     let (outcome, dead, how) = match over.exit {
-        Exit::NotNow(why) => return super::not_now(&why),
-        Exit::TimedOut => (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout))),
-        Exit::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
-        Exit::Code(_) | Exit::Signal(_) if notes.deferred.is_some() => {
+        ExitReason::NotNow(why) => return super::not_now(&why),
+        ExitReason::TimedOut => {
+            (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
+        }
+        ExitReason::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
+        ExitReason::Code(_) | ExitReason::Signal(_) if notes.deferred.is_some() => {
             (Outcome::Deferred, false, "deferred".to_owned())
         }
         exit => outcome(&exit),
@@ -64,20 +66,22 @@ fn ended(over: process::Over, notes: Notes, timeout: Duration) -> Ended {
     let wait = notes.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
     let last = last_line(&over.stderr);
     let detail = detail::of(&[&how, &last, &notes.others]);
-    Ended { outcome, dead, detail, wait, stdout: over.stdout, stderr: over.stderr }
+    AttemptResult { outcome, dead, detail, wait, stdout: over.stdout, stderr: over.stderr }
 }
 
 /// What the end of a process comes to that was not told to end: the outcome, whether it is useless to
 /// try again, and how it is shown.
-pub(super) fn outcome(exit: &Exit) -> (Outcome, bool, String) {
+pub(super) fn outcome(exit: &ExitReason) -> (Outcome, bool, String) {
     match exit {
-        Exit::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
-        Exit::Code(code) => (Outcome::Failed, *code == EXIT_DEAD, format!("exit {code}")),
-        Exit::Signal(signal) => (Outcome::Failed, false, format!("signal {signal}")),
-        Exit::NotStarted(why) | Exit::NotNow(why) => {
+        ExitReason::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
+        ExitReason::Code(code) => (Outcome::Failed, *code == EXIT_DEAD, format!("exit {code}")),
+        ExitReason::Signal(signal) => (Outcome::Failed, false, format!("signal {signal}")),
+        ExitReason::NotStarted(why) | ExitReason::NotNow(why) => {
             (Outcome::Failed, false, format!("not started: {why}"))
         }
-        Exit::Unknown(why) => (Outcome::Failed, false, format!("exit unknown: {why}")),
-        Exit::TimedOut | Exit::Stopped => (Outcome::Failed, false, "told to end".to_owned()),
+        ExitReason::Unknown(why) => (Outcome::Failed, false, format!("exit unknown: {why}")),
+        ExitReason::TimedOut | ExitReason::Stopped => {
+            (Outcome::Failed, false, "told to end".to_owned())
+        }
     }
 }

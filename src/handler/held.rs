@@ -11,19 +11,19 @@ use serde_json::Value;
 
 use super::Task;
 use super::detail::{self, last_line, one_line};
-use super::notes::{self, Notes};
+use super::notes::{self, ControlMessages};
 use crate::config::duration_text;
-use crate::domain::{Ended, Outcome};
-use crate::process::{Came, Errors, Heard, Note, Then};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{ControlLine, Directive, EndReason, ProtocolEvent, StderrCapture};
 
 /// So much of a line that is no answer is shown.
 const SHOWN_BYTES: usize = 80;
 
 /// What a process says became of a job.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Answer {
+pub struct JobAnswer {
     job: i64,
-    outcome: Answered,
+    outcome: JobAnswerOutcome,
     #[serde(default)]
     detail: Value,
     #[serde(default)]
@@ -32,24 +32,24 @@ pub struct Answer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answered {
+enum JobAnswerOutcome {
     Succeeded,
     Failed,
     Dead,
     Deferred,
 }
 
-impl Answer {
+impl JobAnswer {
     pub fn is_success(&self) -> bool {
-        self.outcome == Answered::Succeeded
+        self.outcome == JobAnswerOutcome::Succeeded
     }
 
     /// How the attempt ended; `errors` is what was said on stderr meanwhile.
-    pub fn ended(&self, errors: Errors, notes: &Notes) -> Ended {
+    pub fn ended(&self, errors: StderrCapture, notes: &ControlMessages) -> AttemptResult {
         let outcome = match self.outcome {
-            Answered::Succeeded => Outcome::Succeeded,
-            Answered::Failed | Answered::Dead => Outcome::Failed,
-            Answered::Deferred => Outcome::Deferred,
+            JobAnswerOutcome::Succeeded => Outcome::Succeeded,
+            JobAnswerOutcome::Failed | JobAnswerOutcome::Dead => Outcome::Failed,
+            JobAnswerOutcome::Deferred => Outcome::Deferred,
         };
         let wait = notes::wait(&self.retry_after).filter(|_| outcome != Outcome::Succeeded);
         let wrong = match &self.retry_after {
@@ -65,27 +65,27 @@ impl Answer {
         };
         let how = if said.is_empty() { "answered" } else { how };
         let detail = detail::of(&[how, &said, &wrong, &notes.others]);
-        let (dead, stdout) = (self.outcome == Answered::Dead, Vec::new());
-        Ended { outcome, dead, detail, wait, stdout, stderr: errors.all }
+        let (dead, stdout) = (self.outcome == JobAnswerOutcome::Dead, Vec::new());
+        AttemptResult { outcome, dead, detail, wait, stdout, stderr: errors.all }
     }
 }
 
 /// What a process holds.
 #[derive(Debug)]
-pub struct Held<'a> {
+pub struct PendingAnswers<'a> {
     tasks: &'a [Task],
     is_answered: Vec<bool>,
     answered: usize,
     /// Where the next answer is looked for first.
     next: usize,
     /// Answers since they were last taken, by the place of their job.
-    pub given: Vec<(usize, Answer)>,
+    pub given: Vec<(usize, JobAnswer)>,
     /// Why nothing that the process says counts any more.
     pub spoilt: Option<String>,
-    pub notes: Notes,
+    pub notes: ControlMessages,
 }
 
-impl<'a> Held<'a> {
+impl<'a> PendingAnswers<'a> {
     pub fn new(tasks: &'a [Task]) -> Self {
         Self {
             tasks,
@@ -94,7 +94,7 @@ impl<'a> Held<'a> {
             next: 0,
             given: Vec::new(),
             spoilt: None,
-            notes: Notes::default(),
+            notes: ControlMessages::default(),
         }
     }
 
@@ -108,14 +108,18 @@ impl<'a> Held<'a> {
     }
 
     /// Takes what the process said.
-    pub fn hear(&mut self, heard: Heard<'_>) -> Then {
+    pub fn hear(&mut self, heard: ProtocolEvent<'_>) -> Directive {
         let line = match heard {
-            Heard::Note(line) if self.notes.hear(line) == Note::Alive => return Then::Alive,
-            Heard::Note(_) => return Then::More,
-            Heard::TooLong => return self.spoil("answered with a line of over 1 MiB".to_owned()),
-            Heard::Answer(line) => line,
+            ProtocolEvent::Note(line) if self.notes.hear(line) == ControlLine::Alive => {
+                return Directive::Alive;
+            }
+            ProtocolEvent::Note(_) => return Directive::More,
+            ProtocolEvent::TooLong => {
+                return self.spoil("answered with a line of over 1 MiB".to_owned());
+            }
+            ProtocolEvent::Answer(line) => line,
         };
-        let answer = serde_json::from_slice::<Answer>(line).ok();
+        let answer = serde_json::from_slice::<JobAnswer>(line).ok();
         let Some(answer) = answer.filter(|_| line.trim_ascii_start().starts_with(b"{")) else {
             let shown = one_line(&line[..line.len().min(SHOWN_BYTES)]);
             return self.spoil(format!("answered with what is no answer: {shown}"));
@@ -129,7 +133,7 @@ impl<'a> Held<'a> {
                 self.answered += 1;
                 self.next = at + 1;
                 self.given.push((at, answer));
-                Then::Enough
+                Directive::Enough
             }
         }
     }
@@ -142,32 +146,32 @@ impl<'a> Held<'a> {
         found.or_else(|| before.iter().position(is_it))
     }
 
-    fn spoil(&mut self, why: String) -> Then {
+    fn spoil(&mut self, why: String) -> Directive {
         self.spoilt.get_or_insert(why);
-        Then::Enough
+        Directive::Enough
     }
 
     /// How an attempt ended that was not answered for; `by_itself` is what it comes to where the process
     /// came to its end by itself.
     pub fn unanswered(
         &self,
-        came: Came,
+        came: EndReason,
         by_itself: (Outcome, bool, String),
-        errors: &Errors,
+        errors: &StderrCapture,
         timeout: Duration,
-    ) -> Ended {
+    ) -> AttemptResult {
         let failed = |why: &str| (Outcome::Failed, false, why.to_owned());
         let (outcome, dead, how) = match (came, &self.spoilt) {
-            (Came::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
+            (EndReason::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
             (_, Some(why)) => failed(why),
-            (Came::TimedOut, _) => {
+            (EndReason::TimedOut, _) => {
                 (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
             }
-            (Came::Deaf, _) => failed("closed its stdin or its stdout before it answered"),
-            (Came::Ended | Came::Enough, _) => by_itself,
+            (EndReason::Deaf, _) => failed("closed its stdin or its stdout before it answered"),
+            (EndReason::Ended | EndReason::Enough, _) => by_itself,
         };
         let detail = detail::of(&[&how, &last_line(errors.own()), &self.notes.others]);
         let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { errors.all.clone() };
-        Ended { dead, stderr, ..Ended::new(outcome, detail) }
+        AttemptResult { dead, stderr, ..AttemptResult::new(outcome, detail) }
     }
 }

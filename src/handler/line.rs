@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Task;
 use crate::domain::Headers;
-use crate::process::Input;
+use crate::process::InputSource;
 use crate::{clock, json};
 
 /// More than the line of a small event usually has, its body apart.
@@ -102,19 +102,19 @@ pub fn headers(line: &mut Vec<u8>, headers: &Headers) {
 }
 
 /// The lines of many jobs, each made when the one before it was read.
-pub struct Lines<'a> {
+pub struct JobLines<'a> {
     left: std::slice::Iter<'a, Task>,
     line: Vec<u8>,
     written: usize,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> JobLines<'a> {
     pub fn new(tasks: &'a [Task]) -> Self {
         Self { left: tasks.iter(), line: Vec::new(), written: 0 }
     }
 }
 
-impl Input for Lines<'_> {
+impl InputSource for JobLines<'_> {
     fn rest(&mut self) -> &[u8] {
         if self.written == self.line.len()
             && let Some(task) = self.left.next()

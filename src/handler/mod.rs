@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{self, Mode};
-use crate::domain::{Claim, Ended, Event, Outcome};
-use crate::process::Stop;
+use crate::domain::{AttemptResult, Claim, Event, Outcome};
+use crate::process::CancelToken;
 
 mod answer;
 pub mod batch;
@@ -26,10 +26,10 @@ pub mod stream;
 mod tests;
 pub mod url;
 
-pub use program::{File, files};
+pub use program::{FileStamp, files};
 
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
-pub struct Ready {
+pub struct HandlerRuntime {
     pub settings: Arc<config::Handler>,
     pub env: Arc<[(String, OsString)]>,
     /// `headers` of a URL.
@@ -37,11 +37,11 @@ pub struct Ready {
     /// Secrets of `sign`.
     pub sign: Arc<[Vec<u8>]>,
     /// The command's files as they were when this was made.
-    pub files: Vec<File>,
-    pub kind: Box<dyn Kind>,
+    pub files: Vec<FileStamp>,
+    pub kind: Box<dyn HandlerRunner>,
 }
 
-impl Ready {
+impl HandlerRuntime {
     /// Whether nothing would change if it stood for the other.
     pub fn is_like(&self, other: &Self) -> bool {
         self.settings == other.settings
@@ -53,7 +53,7 @@ impl Ready {
     }
 }
 
-impl fmt::Debug for Ready {
+impl fmt::Debug for HandlerRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ready({})", self.settings.name)
     }
@@ -91,16 +91,16 @@ const NOT_NOW_WAIT: Duration = Duration::from_secs(10);
 
 /// The end of an attempt that did not begin because the server itself lacks something: file descriptors,
 /// processes, memory, a place in one of its own queues. It counts for nobody.
-pub fn not_now(reason: &str) -> Ended {
+pub fn not_now(reason: &str) -> AttemptResult {
     let detail = detail::of(&["not started", reason]);
-    Ended { wait: Some(NOT_NOW_WAIT), ..Ended::new(Outcome::Interrupted, detail) }
+    AttemptResult { wait: Some(NOT_NOW_WAIT), ..AttemptResult::new(Outcome::Interrupted, detail) }
 }
 
 /// A kind of handler.
-pub trait Kind: Send + Sync {
+pub trait HandlerRunner: Send + Sync {
     /// Runs one attempt to its end. Never panics, never outlives its `timeout` by more than the
     /// time it takes to end what it started, and leaves no process behind but those it keeps warm.
-    fn run(&self, task: &Task, stop: &Stop) -> Ended;
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult;
 
     /// At a reload it is made anew although its settings are the same: it read what is not in them.
     fn is_read_anew(&self) -> bool {
@@ -109,7 +109,12 @@ pub trait Kind: Send + Sync {
 
     /// Runs attempts that were claimed together; `over` hears of each, by its place, exactly once.
     /// More than one comes only where `mode = "batch"`.
-    fn run_all(&self, tasks: &[Task], stop: &Stop, over: &mut dyn FnMut(usize, Ended)) {
+    fn run_all(
+        &self,
+        tasks: &[Task],
+        stop: &CancelToken,
+        over: &mut dyn FnMut(usize, AttemptResult),
+    ) {
         for (at, task) in tasks.iter().enumerate() {
             over(at, self.run(task, stop));
         }
@@ -121,13 +126,13 @@ pub trait Kind: Send + Sync {
 }
 
 /// A row of the table: whether it is these settings' kind, and what makes it.
-type Row = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn Kind>);
+type RunnerEntry = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn HandlerRunner>);
 
 /// One process a job: what a command is run by where its mode says nothing else.
-const EACH: Row = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
+const EACH: RunnerEntry = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
 
 /// The table of kinds; the first that takes the settings is theirs.
-const KINDS: &[Row] = &[
+const KINDS: &[RunnerEntry] = &[
     (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
     EACH,
     (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
@@ -136,7 +141,7 @@ const KINDS: &[Row] = &[
 ];
 
 /// The kind that a handler's settings name.
-pub fn kind(settings: &config::Handler) -> Box<dyn Kind> {
+pub fn kind(settings: &config::Handler) -> Box<dyn HandlerRunner> {
     let (_, make) = KINDS.iter().find(|(takes, _)| takes(settings)).unwrap_or(&EACH);
     make(settings)
 }

@@ -6,20 +6,20 @@ use serde_json::{Map, Value, json};
 
 use super::detail::{DETAIL_CHARS_MAX, one_line};
 use crate::config;
-use crate::process::Note;
+use crate::process::ControlLine;
 
 /// The lines of one attempt.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct ControlMessages {
     /// It is to be tried again later, after this wait or the backoff's own.
     pub deferred: Option<Option<Duration>>,
     /// All other lines, as much as fits into `detail`.
     pub others: String,
 }
 
-impl Notes {
+impl ControlMessages {
     /// A line of a process that is one attempt.
-    pub fn take(&mut self, line: &[u8]) -> Note {
+    pub fn take(&mut self, line: &[u8]) -> ControlLine {
         let said = object(line);
         let deferred = said.get("outcome") == Some(&json!("deferred"));
         let asked = said.get("retry_after").filter(|asked| !asked.is_null());
@@ -29,20 +29,20 @@ impl Notes {
         }
         // A wait that is none is shown to whoever wrote it; the backoff's own is taken.
         let is_clear = deferred && (asked.is_none() || wait.is_some());
-        if is_clear && !is_alive(&said) { Note::Noted } else { self.hear(line) }
+        if is_clear && !is_alive(&said) { ControlLine::Noted } else { self.hear(line) }
     }
 
     /// A line of a process that answers on its stdout: nothing but a sign of life decides anything.
-    pub fn hear(&mut self, line: &[u8]) -> Note {
+    pub fn hear(&mut self, line: &[u8]) -> ControlLine {
         if is_alive(&object(line)) {
-            return Note::Alive;
+            return ControlLine::Alive;
         }
         if self.others.len() < DETAIL_CHARS_MAX {
             let gap = if self.others.is_empty() { "" } else { " " };
             self.others.push_str(gap);
             self.others.push_str(&one_line(line));
         }
-        Note::Noted
+        ControlLine::Noted
     }
 }
 
@@ -70,9 +70,11 @@ mod tests {
     #[test]
     fn what_is_said_on_descriptor_3_is_understood() {
         let check = |lines: &[&str], deferred: Option<Option<u64>>, others: &str| {
-            let mut notes = Notes::default();
-            let alive =
-                lines.iter().filter(|line| notes.take(line.as_bytes()) == Note::Alive).count();
+            let mut notes = ControlMessages::default();
+            let alive = lines
+                .iter()
+                .filter(|line| notes.take(line.as_bytes()) == ControlLine::Alive)
+                .count();
             assert_eq!(
                 notes.deferred,
                 deferred.map(|wait| wait.map(Duration::from_secs)),
@@ -101,10 +103,10 @@ mod tests {
 
     #[test]
     fn where_answers_come_by_stdout_it_takes_signs_of_life_alone() {
-        let mut notes = Notes::default();
-        assert_eq!(notes.hear(br#"{"alive":true}"#), Note::Alive);
+        let mut notes = ControlMessages::default();
+        assert_eq!(notes.hear(br#"{"alive":true}"#), ControlLine::Alive);
         let deferred = r#"{"outcome":"deferred"}"#;
-        assert_eq!(notes.hear(deferred.as_bytes()), Note::Noted);
+        assert_eq!(notes.hear(deferred.as_bytes()), ControlLine::Noted);
         assert_eq!((notes.deferred, notes.others.as_str()), (None, deferred));
     }
 }

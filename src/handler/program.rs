@@ -10,28 +10,28 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Task, line};
-use crate::process::Program;
+use crate::process::CommandSpec;
 use crate::{clock, config};
 
 /// Where programs are looked up when the server itself has no PATH.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The handler's command with this environment, or why there is none to start.
-pub fn of(task: &Task, env: Vec<(String, OsString)>) -> Result<Program, String> {
+pub fn of(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
     let handler = &task.handler;
     let name = handler.command.first().ok_or("no command")?;
     let path = look_up(name, &env, &handler.directory)?;
     let (args, directory) = (handler.command.clone(), handler.directory.clone());
-    Ok(Program { path, args, env, directory, mark: task.mark.clone() })
+    Ok(CommandSpec { path, args, env, directory, mark: task.mark.clone() })
 }
 
 /// The same for a process that is more than one attempt: of the task it knows the handler alone, and
 /// its mark begins with the trail's own id and `sort`.
-pub fn lasting(task: &Task, sort: &str) -> Result<Program, String> {
+pub fn lasting(task: &Task, sort: &str) -> Result<CommandSpec, String> {
     let mut env = own_environment(task);
     env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
     let trail = task.mark.split('.').next().unwrap_or_default();
-    Ok(Program { mark: format!("{trail}.{sort}"), ..of(task, env)? })
+    Ok(CommandSpec { mark: format!("{trail}.{sort}"), ..of(task, env)? })
 }
 
 /// What every process of a handler finds in its environment.
@@ -80,7 +80,7 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
 
 /// A file as it is now: what is put in its place is another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub struct FileStamp {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -90,12 +90,18 @@ pub struct File {
 
 /// The files that a command names, its script among its arguments included: where one has changed, a
 /// process that runs the old one is to be replaced.
-pub fn files(settings: &config::Handler) -> Vec<File> {
+pub fn files(settings: &config::Handler) -> Vec<FileStamp> {
     let file = |word: &String| {
         let path = settings.directory.join(word);
         let found = path.metadata().ok().filter(Metadata::is_file)?;
         let changed_at = (found.ctime(), found.ctime_nsec());
-        Some(File { path, device: found.dev(), inode: found.ino(), bytes: found.len(), changed_at })
+        Some(FileStamp {
+            path,
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            changed_at,
+        })
     };
     settings.command.iter().filter_map(file).collect()
 }

@@ -6,39 +6,42 @@
 
 use std::time::Duration;
 
-use super::held::Held;
-use super::{Kind, Task, command, line, program};
+use super::held::PendingAnswers;
+use super::{HandlerRunner, Task, command, line, program};
 use crate::config;
-use crate::domain::{Ended, Outcome};
-use crate::process::{Came, Deadline, Exit, GRACE, Heard, Kept, Pool, Stop, Tell, Then};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{
+    CancelToken, Deadline, Directive, EndReason, ExitReason, GRACE, LineProcess, ProcessPool,
+    ProtocolEvent, StopSignal,
+};
 
 #[cfg(test)]
 mod tests;
 
 /// The processes of one handler.
 pub struct Stream {
-    pool: Pool,
+    pool: ProcessPool,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
 impl Stream {
     pub fn new(settings: &config::Handler) -> Self {
-        Self { pool: Pool::new(&settings.name), grace: GRACE }
+        Self { pool: ProcessPool::new(&settings.name), grace: GRACE }
     }
 }
 
-impl Kind for Stream {
-    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+impl HandlerRunner for Stream {
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let program = || program::lasting(task, "stream");
         loop {
             let kept = match self.pool.get(stop, task.handler.max_output_bytes, &program) {
                 Ok(kept) => kept,
-                Err(Exit::NotStarted(why)) => {
-                    return Ended::new(Outcome::Failed, format!("not started: {why}"));
+                Err(ExitReason::NotStarted(why)) => {
+                    return AttemptResult::new(Outcome::Failed, format!("not started: {why}"));
                 }
-                Err(Exit::NotNow(why)) => return super::not_now(&why),
-                Err(_) => return Ended::new(Outcome::Interrupted, "stopped"),
+                Err(ExitReason::NotNow(why)) => return super::not_now(&why),
+                Err(_) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
             };
             if let Some(ended) = self.ask(kept, task, stop) {
                 return ended;
@@ -54,11 +57,11 @@ impl Kind for Stream {
 impl Stream {
     /// Hands it the job. `None`: the process had done with it all before it read the line, so that
     /// the job is another's to do.
-    fn ask(&self, mut kept: Kept, task: &Task, stop: &Stop) -> Option<Ended> {
+    fn ask(&self, mut kept: LineProcess, task: &Task, stop: &CancelToken) -> Option<AttemptResult> {
         let line = line::of(task);
         let timeout = task.handler.timeout;
-        let mut held = Held::new(std::slice::from_ref(task));
-        let mut hear = |heard: Heard<'_>| held.hear(heard);
+        let mut held = PendingAnswers::new(std::slice::from_ref(task));
+        let mut hear = |heard: ProtocolEvent<'_>| held.hear(heard);
         let mut deadline = Deadline::new(timeout);
         let mut unread = line.as_slice();
         let came = kept.talk(&mut unread, false, &mut deadline, stop, &mut hear);
@@ -71,22 +74,23 @@ impl Stream {
             } else {
                 // It answered before it had read its line: the next one would be glued to the rest.
                 self.pool.let_go(&kept);
-                kept.end(Some(Tell::Term), self.grace, &mut |_| Then::More);
+                kept.end(Some(StopSignal::Term), self.grace, &mut |_| Directive::More);
             }
             return Some(answer.ended(errors, &held.notes));
         }
-        let is_its_own = matches!(came, Came::Stopped | Came::TimedOut) || !kept.is_proven();
-        if came == Came::Stopped {
+        let is_its_own =
+            matches!(came, EndReason::Stopped | EndReason::TimedOut) || !kept.is_proven();
+        if came == EndReason::Stopped {
             self.pool.let_go(&kept);
         } else {
             self.pool.lost(&kept);
         }
-        let tell = (came != Came::Ended).then_some(Tell::Term);
+        let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
         let left = kept.end(tell, self.grace, &mut |heard| match came {
-            Came::Ended => held.hear(heard),
-            _ => Then::More,
+            EndReason::Ended => held.hear(heard),
+            _ => Directive::More,
         });
-        if came == Came::Ended {
+        if came == EndReason::Ended {
             // A line that it could not end says less than how it ended.
             held.spoilt = None;
         }
@@ -96,7 +100,7 @@ impl Stream {
             }
             return None;
         }
-        Some(match held.given.pop().filter(|_| came == Came::Ended) {
+        Some(match held.given.pop().filter(|_| came == EndReason::Ended) {
             // Its last line, without an end.
             Some((_, answer)) => answer.ended(left.errors, &held.notes),
             None => {

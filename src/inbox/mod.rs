@@ -12,9 +12,10 @@ use ring::digest::{Context, SHA256};
 
 use crate::config::{self, Dedupe, Source};
 use crate::domain::HandlerId;
-use crate::domain::owed::{Collapse, Items, JobKeys, Key, Once, Owed, Plan};
+use crate::domain::owed::{DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
 use crate::expression::{
-    self, Answers, Expression, Keyring, Keys, Questions, Taken, Taker, Wanted,
+    self, EvaluationResult, Expression, ExpressionSet, HandlerDecision, HandlerExpressions,
+    HandlerMatch, KeySet, RawJobKeys,
 };
 
 #[cfg(test)]
@@ -27,9 +28,9 @@ const DETAIL_CHARS_MAX: usize = 500;
 
 /// What is decided about a source's events, by the configuration as it is now.
 #[derive(Clone, Debug)]
-pub struct Judge {
-    questions: Questions,
-    takers: Vec<Of>,
+pub struct JobPlanner {
+    questions: ExpressionSet,
+    takers: Vec<HandlerSpec>,
     /// All of them, where nothing is asked.
     plain: Arc<[HandlerId]>,
     /// All of them, unless one has a `split`.
@@ -37,14 +38,14 @@ pub struct Judge {
     /// Of the keys of `dedupe`.
     dedupe_kind: u8,
     /// `dedupe` alone, of a request that may be no more than a repeat.
-    dedupe_alone: Option<Questions>,
+    dedupe_alone: Option<ExpressionSet>,
     /// The text of a `dedupe` that reads a signed body by a type that is not signed.
     guarded_by: Option<String>,
 }
 
 /// A handler, as far as answers don't say it.
 #[derive(Clone, Debug)]
-struct Of {
+struct HandlerSpec {
     handler: HandlerId,
     name: String,
     once_window_ms: i64,
@@ -53,15 +54,15 @@ struct Of {
 
 /// What came of an event.
 #[derive(Clone, Debug)]
-pub struct Judged {
-    pub owed: Plan,
+pub struct PlannedEvent {
+    pub owed: JobPlan,
     /// Of a `dedupe` by expression.
-    pub dedupe: Option<Key>,
+    pub dedupe: Option<KeyHash>,
     /// What could not be evaluated and costs no job.
     pub note: Option<String>,
 }
 
-impl Judge {
+impl JobPlanner {
     /// `handlers`: those that take the source's events.
     pub fn new<'c>(
         source: &Source,
@@ -71,7 +72,8 @@ impl Judge {
             Some(Dedupe::Jq(expression)) => Some(expression.clone()),
             _ => None,
         };
-        let dedupe_alone = dedupe.clone().map(|dedupe| Questions::new(Some(dedupe), Vec::new()));
+        let dedupe_alone =
+            dedupe.clone().map(|dedupe| ExpressionSet::new(Some(dedupe), Vec::new()));
         let dedupe_kind = own_kind(source, b'j');
         let guarded_by = guarded(source).map(|dedupe| dedupe.text().to_owned());
         Self { dedupe_kind, dedupe_alone, guarded_by, ..Self::asking(dedupe, handlers) }
@@ -91,13 +93,13 @@ impl Judge {
         let ms = |it: std::time::Duration| i64::try_from(it.as_millis()).unwrap_or(i64::MAX / 4);
         let (mut takers, mut asked) = (Vec::new(), Vec::new());
         for (it, handler) in handlers {
-            takers.push(Of {
+            takers.push(HandlerSpec {
                 handler,
                 name: it.name.clone(),
                 once_window_ms: it.unique_by.as_ref().map_or(0, |once| ms(once.window)),
                 settle_ms: it.settle.map_or(0, ms),
             });
-            asked.push(Taker {
+            asked.push(HandlerExpressions {
                 when: it.when.clone(),
                 split: it.split.clone(),
                 ordering_key: it.ordering_key.clone(),
@@ -109,46 +111,46 @@ impl Judge {
         let plain: Arc<[HandlerId]> = takers.iter().map(|of| of.handler).collect();
         let has_split = asked.iter().any(|taker| taker.split.is_some());
         let unsplit = if has_split { Arc::default() } else { Arc::clone(&plain) };
-        let questions = Questions::new(dedupe, asked);
+        let questions = ExpressionSet::new(dedupe, asked);
         let (dedupe_kind, dedupe_alone, guarded_by) = (b'j', None, None);
         Self { questions, takers, plain, unsplit, dedupe_kind, dedupe_alone, guarded_by }
     }
 
     /// What is to be asked of each event; `None`: nothing.
-    pub fn questions(&self) -> Option<&Questions> {
+    pub fn questions(&self) -> Option<&ExpressionSet> {
         (!self.questions.is_empty()).then_some(&self.questions)
     }
 
     /// What is to be asked for the key of `dedupe` alone, where that is an expression.
-    pub fn dedupe_questions(&self) -> Option<&Questions> {
+    pub fn dedupe_questions(&self) -> Option<&ExpressionSet> {
         self.dedupe_alone.as_ref()
     }
 
     /// The key of what the source's expression gave.
-    pub fn key_of(&self, text: &str) -> Key {
+    pub fn key_of(&self, text: &str) -> KeyHash {
         hash_key(self.dedupe_kind, &[text.as_bytes()])
     }
 
     /// The key that stands beside that of `dedupe`, so that the same bytes under another type are no other
     /// event. A `dedupe` that is changed begins anew.
-    pub fn guard_key(&self, body: &[u8]) -> Option<Key> {
+    pub fn guard_key(&self, body: &[u8]) -> Option<KeyHash> {
         let text = self.guarded_by.as_ref()?;
         Some(hash_key(b'g', &[&text.len().to_le_bytes(), text.as_bytes(), body]))
     }
 
     /// What an event owes of which nothing is asked.
-    pub fn plain(&self) -> Judged {
-        Judged { owed: Plan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
+    pub fn plain(&self) -> PlannedEvent {
+        PlannedEvent { owed: JobPlan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
     }
 
     /// An event whose handlers' expressions are evaluated later.
-    pub fn unevaluated(&self, dedupe: Option<String>) -> Judged {
+    pub fn unevaluated(&self, dedupe: Option<String>) -> PlannedEvent {
         let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
-        Judged { owed: Plan::Unevaluated(Arc::clone(&self.unsplit)), dedupe, note: None }
+        PlannedEvent { owed: JobPlan::Unevaluated(Arc::clone(&self.unsplit)), dedupe, note: None }
     }
 
     /// What an event owes by its answers.
-    pub fn judged(&self, answers: Answers) -> Judged {
+    pub fn judged(&self, answers: EvaluationResult) -> PlannedEvent {
         let mut notes = Vec::new();
         let dedupe = match answers.dedupe {
             Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
@@ -160,12 +162,12 @@ impl Judge {
         let mut all = Vec::with_capacity(self.takers.len());
         for (of, taken) in self.takers.iter().zip(answers.takers) {
             match taken {
-                Taken::No => {}
-                Taken::Failed { which, reason } => {
+                HandlerDecision::No => {}
+                HandlerDecision::Failed { which, reason } => {
                     let why = cut(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
-                    all.push((of.handler, Owed::Dead(why)));
+                    all.push((of.handler, JobSpec::Dead(why)));
                 }
-                Taken::Yes(wanted) => {
+                HandlerDecision::Yes(wanted) => {
                     notes.extend(wanted.faults.iter().map(|it| format!("{}: {it}", of.name)));
                     all.push((of.handler, of.owed(wanted)));
                 }
@@ -173,33 +175,35 @@ impl Judge {
         }
         let owed = self.plan(all);
         let note = (!notes.is_empty()).then(|| cut(&notes.join("; "), NOTE_CHARS_MAX));
-        Judged { owed, dedupe, note }
+        PlannedEvent { owed, dedupe, note }
     }
 
     /// Most events owe a job without keys to each: that costs the writer least.
-    fn plan(&self, all: Vec<(HandlerId, Owed)>) -> Plan {
+    fn plan(&self, all: Vec<(HandlerId, JobSpec)>) -> JobPlan {
         let plain = JobKeys::default();
-        if !all.iter().all(|(_, owed)| matches!(owed, Owed::Event(keys) if *keys == plain)) {
-            return Plan::Judged(all);
+        if !all.iter().all(|(_, owed)| matches!(owed, JobSpec::Event(keys) if *keys == plain)) {
+            return JobPlan::Judged(all);
         }
         if all.len() == self.plain.len() {
-            return Plan::Plain(Arc::clone(&self.plain));
+            return JobPlan::Plain(Arc::clone(&self.plain));
         }
-        Plan::Plain(all.into_iter().map(|(handler, _)| handler).collect())
+        JobPlan::Plain(all.into_iter().map(|(handler, _)| handler).collect())
     }
 }
 
-impl Of {
-    fn owed(&self, wanted: Wanted) -> Owed {
-        let Wanted { items, keys, .. } = wanted;
+impl HandlerSpec {
+    fn owed(&self, wanted: HandlerMatch) -> JobSpec {
+        let HandlerMatch { items, keys, .. } = wanted;
         match (items, keys) {
-            (Some(items), keys) => Owed::Items(Arc::new(Split { items, keys, of: self.clone() })),
-            (None, Keyring::One(keys)) => Owed::Event(self.keys(&keys)),
-            (None, _) => Owed::Event(JobKeys::default()),
+            (Some(items), keys) => {
+                JobSpec::Items(Arc::new(SplitItems { items, keys, of: self.clone() }))
+            }
+            (None, KeySet::One(keys)) => JobSpec::Event(self.keys(&keys)),
+            (None, _) => JobSpec::Event(JobKeys::default()),
         }
     }
 
-    fn keys(&self, keys: &Keys) -> JobKeys {
+    fn keys(&self, keys: &RawJobKeys) -> JobKeys {
         let hash = |kind: u8, key: &Option<String>| {
             key.as_ref().map(|key| hash_key(kind, &[key.as_bytes()]))
         };
@@ -208,21 +212,21 @@ impl Of {
         JobKeys {
             order: hash(b'o', &keys.order),
             newest: keys.newest.clone(),
-            once: hash(b'1', &keys.once).map(|key| Once { key, window_ms }),
-            collapse: hash(b'c', &keys.collapse).map(|key| Collapse { key, settle_ms }),
+            once: hash(b'1', &keys.once).map(|key| UniqueKey { key, window_ms }),
+            collapse: hash(b'c', &keys.collapse).map(|key| DebounceKey { key, settle_ms }),
         }
     }
 }
 
 /// The items of a handler, with what their keys are.
 #[derive(Debug)]
-struct Split {
+struct SplitItems {
     items: expression::Items,
-    keys: Keyring,
-    of: Of,
+    keys: KeySet,
+    of: HandlerSpec,
 }
 
-impl Items for Split {
+impl ItemSource for SplitItems {
     fn count(&self) -> usize {
         self.items.len()
     }
@@ -237,7 +241,7 @@ impl Items for Split {
 
     fn keys(&self, at: usize) -> io::Result<JobKeys> {
         match &self.keys {
-            Keyring::None => Ok(JobKeys::default()),
+            KeySet::None => Ok(JobKeys::default()),
             keys => Ok(self.of.keys(&keys.get(at)?)),
         }
     }
@@ -248,7 +252,7 @@ fn cut(text: &str, chars: usize) -> String {
 }
 
 /// The key of a source's own `dedupe` where no expression is needed for it.
-pub fn own_key(source: &Source, headers: &[(&str, &[u8])], body: &[u8]) -> Option<Key> {
+pub fn own_key(source: &Source, headers: &[(&str, &[u8])], body: &[u8]) -> Option<KeyHash> {
     match &source.dedupe {
         Some(Dedupe::Header(name)) => header_key(own_kind(source, b'h'), headers, name),
         Some(Dedupe::Body) => Some(hash_key(own_kind(source, b'b'), &[body])),
@@ -273,7 +277,7 @@ fn own_kind(source: &Source, kind: u8) -> u8 {
 }
 
 /// The key that stands in a header.
-pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<Key> {
+pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<KeyHash> {
     let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
     let value = value.trim_ascii();
     (!value.is_empty()).then(|| hash_key(kind, &[value]))
@@ -298,7 +302,7 @@ pub fn params(pattern: &str, path: &str) -> Vec<(String, String)> {
 }
 
 /// A key as it is stored: the first byte keeps keys of different kinds apart.
-pub fn hash_key(kind: u8, parts: &[&[u8]]) -> Key {
+pub fn hash_key(kind: u8, parts: &[&[u8]]) -> KeyHash {
     let mut digest = Context::new(&SHA256);
     digest.update(&[kind]);
     parts.iter().for_each(|part| digest.update(part));

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn judge(text: &str) -> Judge {
+fn judge(text: &str) -> JobPlanner {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     std::fs::write(&file, text).unwrap();
     let config = config::load(&file).unwrap().config;
     let handlers = config.handlers.iter().zip((1..).map(HandlerId));
-    Judge::new(&config.sources[0], handlers)
+    JobPlanner::new(&config.sources[0], handlers)
 }
 
 const PLAIN: &str = "
@@ -34,30 +34,32 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
         "{PLAIN}split = '.[]'\nunique_by = {{ jq = '.id', window = '1m' }}\ndebounce_by = '.k'\n\
          debounce = '2s'\n"
     ));
-    let keys = |name: &str| Keys {
+    let keys = |name: &str| RawJobKeys {
         once: Some(name.to_owned()),
         collapse: Some(name.to_owned()),
-        ..Keys::default()
+        ..RawJobKeys::default()
     };
     let (mut kept, mut ends) = (Vec::new(), Vec::new());
     for name in ["x", "y"] {
         keys(name).encode(&mut kept);
         ends.push(kept.len() as u64);
     }
-    let wanted = Wanted {
+    let wanted = HandlerMatch {
         items: Some(expression::Items::new(b"12".to_vec(), vec![1, 2])),
-        keys: Keyring::Many(expression::Items::new(kept, ends)),
+        keys: KeySet::Many(expression::Items::new(kept, ends)),
         faults: vec!["ordering_key: no".to_owned()],
     };
-    let failed = Taken::Failed { which: "when", reason: "no such".to_owned() };
-    let answers =
-        Answers { dedupe: Err("why".to_owned()), takers: vec![failed, Taken::Yes(wanted)] };
+    let failed = HandlerDecision::Failed { which: "when", reason: "no such".to_owned() };
+    let answers = EvaluationResult {
+        dedupe: Err("why".to_owned()),
+        takers: vec![failed, HandlerDecision::Yes(wanted)],
+    };
     let judged = judge.judged(answers);
     assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((judged.dedupe, judged.owed.jobs()), (None, 3));
-    let Plan::Judged(all) = judged.owed else { panic!("it was judged") };
-    assert!(matches!(&all[0], (HandlerId(1), Owed::Dead(why)) if why == "when: no such"));
-    let (HandlerId(2), Owed::Items(items)) = &all[1] else { panic!("{all:?}") };
+    let JobPlan::Judged(all) = judged.owed else { panic!("it was judged") };
+    assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
+    let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());
     assert_eq!(keys[0].once.map(|once| once.window_ms), Some(60_000));
     assert_eq!(keys[0].collapse.map(|collapse| collapse.settle_ms), Some(2_000));

@@ -8,16 +8,18 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::live::{Came, Deadline, Input, Live, Said, Tell, Then};
-use super::pipes::Lines;
-use super::{Exit, Program, StartError, Stop};
+use super::live::{
+    ChildProcess, Deadline, Directive, EndReason, InputSource, OutputEvent, StopSignal,
+};
+use super::pipes::LineSplitter;
+use super::{CancelToken, CommandSpec, ExitReason, StartError};
 
 /// No answer is longer.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// What is heard from it.
 #[derive(Clone, Copy, Debug)]
-pub enum Heard<'a> {
+pub enum ProtocolEvent<'a> {
     /// A line on its stdout.
     Answer(&'a [u8]),
     /// A line on its stdout without an end.
@@ -28,13 +30,13 @@ pub enum Heard<'a> {
 
 /// The end of what a process wrote to stderr.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Errors {
+pub struct StderrCapture {
     pub all: Vec<u8>,
     /// What stands before it was written while the process held nothing.
     pub own_from: usize,
 }
 
-impl Errors {
+impl StderrCapture {
     pub fn own(&self) -> &[u8] {
         &self.all[self.own_from..]
     }
@@ -42,7 +44,7 @@ impl Errors {
 
 /// Whether a process can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(super) enum IdleCheck {
     Yes,
     /// It has ended, or closed one of its pipes.
     Gone,
@@ -52,17 +54,17 @@ pub(super) enum Fit {
 
 /// What a process leaves behind.
 #[derive(Clone, Debug)]
-pub struct Left {
-    pub exit: Exit,
-    pub errors: Errors,
+pub struct ExitReport {
+    pub exit: ExitReason,
+    pub errors: StderrCapture,
     /// It has read nothing of what was written to it last: so it can't have begun with it.
     pub is_untouched: bool,
 }
 
 /// A process that runs; dropped, it is killed.
-pub struct Kept {
-    live: Live,
-    answers: Lines,
+pub struct LineProcess {
+    live: ChildProcess,
+    answers: LineSplitter,
     /// What it wrote to stderr while it held nothing.
     late: Vec<u8>,
     max_output_bytes: usize,
@@ -72,19 +74,19 @@ pub struct Kept {
     pub(super) is_proven: bool,
 }
 
-impl Kept {
+impl LineProcess {
     /// Starts it, its mark being `program.mark` and its number.
     ///
     /// # Errors
     /// Why it could not be started, with what to do about it.
-    pub fn start(mut program: Program, max_output_bytes: usize) -> Result<Self, StartError> {
+    pub fn start(mut program: CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         program.mark = format!("{}.{number}", program.mark);
         Ok(Self {
-            live: Live::start(&program, max_output_bytes)?,
+            live: ChildProcess::start(&program, max_output_bytes)?,
             // One more: by it a line that is too long is known.
-            answers: Lines::new(ANSWER_BYTES_MAX + 1),
+            answers: LineSplitter::new(ANSWER_BYTES_MAX + 1),
             late: Vec::new(),
             max_output_bytes,
             number,
@@ -111,81 +113,89 @@ impl Kept {
     /// go on.
     pub fn talk(
         &mut self,
-        input: &mut dyn Input,
+        input: &mut dyn InputSource,
         last: bool,
         deadline: &mut Deadline,
-        stop: &Stop,
-        hear: &mut dyn FnMut(Heard<'_>) -> Then,
-    ) -> Came {
+        stop: &CancelToken,
+        hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+    ) -> EndReason {
         let answers = &mut self.answers;
         self.live.talk(input, last, deadline, stop, &mut |said| line(answers, said, hear))
     }
 
     /// Whether it can be asked.
-    pub(super) fn look(&mut self) -> Fit {
+    pub(super) fn look(&mut self) -> IdleCheck {
         let mut spoke = self.answers.is_within();
         let answers = &mut self.answers;
         let runs = self.live.look(&mut |said| {
             line(answers, said, &mut |heard| {
-                spoke |= !matches!(heard, Heard::Note(_));
-                Then::More
+                spoke |= !matches!(heard, ProtocolEvent::Note(_));
+                Directive::More
             })
         });
         self.late.extend(self.live.errors.take().1);
         match runs {
-            _ if spoke || self.answers.is_within() => Fit::Spoke,
-            true => Fit::Yes,
-            false => Fit::Gone,
+            _ if spoke || self.answers.is_within() => IdleCheck::Spoke,
+            true => IdleCheck::Yes,
+            false => IdleCheck::Gone,
         }
     }
 
     /// What it wrote to stderr; what it writes from here on is another's.
-    pub fn take_errors(&mut self) -> Errors {
+    pub fn take_errors(&mut self) -> StderrCapture {
         let own = self.live.errors.take().1;
         let mut all = std::mem::take(&mut self.late);
         let over = (all.len() + own.len()).saturating_sub(self.max_output_bytes);
         all.drain(..over.min(all.len()));
         let own_from = all.len();
         all.extend(own);
-        Errors { all, own_from }
+        StderrCapture { all, own_from }
     }
 
     /// The same, and it stays.
-    pub fn errors(&self) -> Errors {
-        Errors { all: self.live.errors.end(), own_from: 0 }
+    pub fn errors(&self) -> StderrCapture {
+        StderrCapture { all: self.live.errors.end(), own_from: 0 }
     }
 
     /// Sees it to its end; an answer that it gave before is still heard.
     pub fn end(
         mut self,
-        tell: Option<Tell>,
+        tell: Option<StopSignal>,
         grace: Duration,
-        hear: &mut dyn FnMut(Heard<'_>) -> Then,
-    ) -> Left {
+        hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+    ) -> ExitReport {
         let answers = &mut self.answers;
         let exit = self.live.end(tell, grace, &mut |said| line(answers, said, hear));
         self.answers.end(&mut |line| {
-            hear(Heard::Answer(line));
+            hear(ProtocolEvent::Answer(line));
         });
-        Left { exit, errors: self.take_errors(), is_untouched: self.live.is_untouched() }
+        ExitReport { exit, errors: self.take_errors(), is_untouched: self.live.is_untouched() }
     }
 }
 
 /// What is said, in lines.
-fn line(answers: &mut Lines, said: Said<'_>, hear: &mut dyn FnMut(Heard<'_>) -> Then) -> Then {
+fn line(
+    answers: &mut LineSplitter,
+    said: OutputEvent<'_>,
+    hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+) -> Directive {
     let bytes = match said {
-        Said::Note(line) => return hear(Heard::Note(line)),
-        Said::Out(bytes) => bytes,
+        OutputEvent::Note(line) => return hear(ProtocolEvent::Note(line)),
+        OutputEvent::Out(bytes) => bytes,
     };
-    let mut then = Then::More;
+    let mut then = Directive::More;
     answers.add(bytes, &mut |line| {
         if !line.trim_ascii().is_empty() {
             let is_cut = line.len() > ANSWER_BYTES_MAX;
-            then = then.max(hear(if is_cut { Heard::TooLong } else { Heard::Answer(line) }));
+            then = then.max(hear(if is_cut {
+                ProtocolEvent::TooLong
+            } else {
+                ProtocolEvent::Answer(line)
+            }));
         }
     });
     if answers.is_full() {
-        then = then.max(hear(Heard::TooLong));
+        then = then.max(hear(ProtocolEvent::TooLong));
     }
     then
 }

@@ -13,9 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, Signal, WaitStatus, getpgid, kill_process_group, pidfd_send_signal};
 
-use super::pipes::{Lines, Tail, read_some};
-use super::reap::Entered;
-use super::{Exit, Program, StartError, Stop, spawn};
+use super::pipes::{LineSplitter, TailBuffer, read_some};
+use super::reap::RunGuard;
+use super::{CancelToken, CommandSpec, ExitReason, StartError, spawn};
 
 /// A line on file descriptor 3 is read up to this length. How many there are has no limit, as a long
 /// run may say `alive` for days; whoever takes them keeps only so much.
@@ -29,7 +29,7 @@ const DEAF_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a process says while it runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Said<'a> {
+pub(super) enum OutputEvent<'a> {
     /// Bytes of its stdout.
     Out(&'a [u8]),
     /// A line on file descriptor 3.
@@ -38,7 +38,7 @@ pub(super) enum Said<'a> {
 
 /// What follows from what was said; the last is the strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Then {
+pub enum Directive {
     More,
     /// The timeout starts anew.
     Alive,
@@ -48,7 +48,7 @@ pub enum Then {
 
 /// Why a talk with it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
+pub enum EndReason {
     Enough,
     /// It has ended.
     Ended,
@@ -76,14 +76,14 @@ impl Deadline {
 }
 
 /// What is written to a process, bit by bit.
-pub trait Input {
+pub trait InputSource {
     /// What is to be written next; empty at the end.
     fn rest(&mut self) -> &[u8];
 
     fn written(&mut self, count: usize);
 }
 
-impl Input for &[u8] {
+impl InputSource for &[u8] {
     fn rest(&mut self) -> &[u8] {
         self
     }
@@ -95,7 +95,7 @@ impl Input for &[u8] {
 
 /// How a process is told to end; it is killed when it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
+pub enum StopSignal {
     /// By the end of its input.
     Close,
     /// By SIGTERM.
@@ -103,27 +103,27 @@ pub enum Tell {
 }
 
 /// A process that runs. Dropped before its end was seen to, it is killed.
-pub(super) struct Live {
+pub(super) struct ChildProcess {
     pid: Pid,
     /// Readable when the process has ended.
     process: OwnedFd,
-    entered: Entered,
+    entered: RunGuard,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    pub errors: Tail,
+    pub errors: TailBuffer,
     notes: Option<OwnedFd>,
-    lines: Lines,
+    lines: LineSplitter,
     /// How much was written to its stdin last, and how much of it was never read.
     written: u64,
     unread: Option<u64>,
     is_over: bool,
 }
 
-impl Live {
+impl ChildProcess {
     /// Starts it, or says why not.
-    pub fn start(program: &Program, max_output_bytes: usize) -> Result<Self, StartError> {
-        let entered = Entered::new(&program.mark);
+    pub fn start(program: &CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
+        let entered = RunGuard::new(&program.mark);
         let child = spawn::spawn(program, &entered)?;
         Ok(Self {
             pid: child.pid,
@@ -132,9 +132,9 @@ impl Live {
             stdin: Some(child.stdin),
             stdout: Some(child.stdout),
             stderr: Some(child.stderr),
-            errors: Tail::new(0, max_output_bytes),
+            errors: TailBuffer::new(0, max_output_bytes),
             notes: Some(child.notes),
-            lines: Lines::new(NOTE_BYTES_MAX),
+            lines: LineSplitter::new(NOTE_BYTES_MAX),
             written: 0,
             unread: None,
             is_over: false,
@@ -149,12 +149,12 @@ impl Live {
     /// the process says, until that is enough, it ends, the deadline is there, or `stop` is set.
     pub fn talk(
         &mut self,
-        input: &mut dyn Input,
+        input: &mut dyn InputSource,
         last: bool,
         deadline: &mut Deadline,
-        stop: &Stop,
-        hear: &mut dyn FnMut(Said<'_>) -> Then,
-    ) -> Came {
+        stop: &CancelToken,
+        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+    ) -> EndReason {
         let mut is_deaf = false;
         self.written = 0;
         let mut wants = self.feed(input, last);
@@ -166,29 +166,29 @@ impl Live {
             }
             let left = deadline.left();
             if left.is_zero() {
-                return if is_deaf { Came::Deaf } else { Came::TimedOut };
+                return if is_deaf { EndReason::Deaf } else { EndReason::TimedOut };
             }
             if stop.is_set() {
-                return Came::Stopped;
+                return EndReason::Stopped;
             }
             let Some(ready) = self.wait(wants, Some(stop), left) else { continue };
             if ready.stdin {
                 wants = self.feed(input, last);
             }
             match self.hear(ready, hear) {
-                Then::Enough => return Came::Enough,
-                Then::Alive => *deadline = Deadline::new(deadline.timeout),
-                Then::More => {}
+                Directive::Enough => return EndReason::Enough,
+                Directive::Alive => *deadline = Deadline::new(deadline.timeout),
+                Directive::More => {}
             }
             if ready.ended {
-                return Came::Ended;
+                return EndReason::Ended;
             }
         }
     }
 
     /// Writes what the pipe takes; whether there is more. A process that does not read its input is
     /// no fault.
-    fn feed(&mut self, input: &mut dyn Input, last: bool) -> bool {
+    fn feed(&mut self, input: &mut dyn InputSource, last: bool) -> bool {
         while let Some(stdin) = &self.stdin {
             let rest = input.rest();
             if rest.is_empty() {
@@ -221,7 +221,7 @@ impl Live {
         now.or(self.unread).is_some_and(|left| left >= self.written)
     }
 
-    fn wait(&self, feeding: bool, stop: Option<&Stop>, left: Duration) -> Option<Ready> {
+    fn wait(&self, feeding: bool, stop: Option<&CancelToken>, left: Duration) -> Option<ReadyFds> {
         let stdin = self.stdin.as_ref().filter(|_| feeding);
         // What it said before it ended, or before it answered, is there when that is seen: so these
         // stand in this order.
@@ -242,26 +242,32 @@ impl Live {
         let events = all.map(|(fd, _)| fd.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
         let [ended, stdout, stderr, notes, stdin, _] = events.map(|events| !events.is_empty());
         let broken = events[4].contains(PollFlags::ERR);
-        Some(Ready { ended, stdin, broken, stdout, stderr, notes })
+        Some(ReadyFds { ended, stdin, broken, stdout, stderr, notes })
     }
 
-    fn hear(&mut self, ready: Ready, hear: &mut dyn FnMut(Said<'_>) -> Then) -> Then {
-        let mut then = Then::More;
+    fn hear(
+        &mut self,
+        ready: ReadyFds,
+        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+    ) -> Directive {
+        let mut then = Directive::More;
         if ready.stderr {
             read_some(&mut self.stderr, &mut |bytes| self.errors.add(bytes));
         }
         if ready.notes {
-            let mut each = |line: &[u8]| then = then.max(hear(Said::Note(line)));
+            let mut each = |line: &[u8]| then = then.max(hear(OutputEvent::Note(line)));
             read_some(&mut self.notes, &mut |bytes| self.lines.add(bytes, &mut each));
         }
         if ready.stdout {
-            read_some(&mut self.stdout, &mut |bytes| then = then.max(hear(Said::Out(bytes))));
+            read_some(&mut self.stdout, &mut |bytes| {
+                then = then.max(hear(OutputEvent::Out(bytes)))
+            });
         }
         then
     }
 
     /// Hears what it has said, without waiting; whether it still runs and can be talked to.
-    pub fn look(&mut self, hear: &mut dyn FnMut(Said<'_>) -> Then) -> bool {
+    pub fn look(&mut self, hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
         let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
         self.hear(ready, hear);
         !ready.ended && !ready.broken && self.stdin.is_some() && self.stdout.is_some()
@@ -271,10 +277,10 @@ impl Live {
     /// left is ended too.
     pub fn end(
         &mut self,
-        tell: Option<Tell>,
+        tell: Option<StopSignal>,
         grace: Duration,
-        hear: &mut dyn FnMut(Said<'_>) -> Then,
-    ) -> Exit {
+        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+    ) -> ExitReason {
         if let Some(tell) = tell {
             self.tell(tell);
             let mut deadline = Instant::now() + grace;
@@ -295,10 +301,10 @@ impl Live {
         exit(self.finish(hear))
     }
 
-    fn tell(&mut self, tell: Tell) {
+    fn tell(&mut self, tell: StopSignal) {
         match tell {
-            Tell::Close => self.stdin = None,
-            Tell::Term => {
+            StopSignal::Close => self.stdin = None,
+            StopSignal::Term => {
                 self.signal(Signal::TERM);
             }
         }
@@ -315,31 +321,34 @@ impl Live {
     }
 
     /// The process has ended, or ends now.
-    fn finish(&mut self, hear: &mut dyn FnMut(Said<'_>) -> Then) -> Option<WaitStatus> {
+    fn finish(&mut self, hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> Option<WaitStatus> {
         self.is_over = true;
         // Before it is reaped: until then no other group can have its number.
         self.signal(Signal::KILL);
         self.entered.end_strays(self.pid);
         // What still holds a pipe open can't be seen: what is there now is taken, and no more.
-        self.hear(Ready { stdout: true, stderr: true, notes: true, ..Ready::default() }, hear);
+        self.hear(
+            ReadyFds { stdout: true, stderr: true, notes: true, ..ReadyFds::default() },
+            hear,
+        );
         self.lines.end(&mut |line| {
-            hear(Said::Note(line));
+            hear(OutputEvent::Note(line));
         });
         self.entered.reap(self.pid)
     }
 }
 
-impl Drop for Live {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         if !self.is_over {
-            self.finish(&mut |_| Then::More);
+            self.finish(&mut |_| Directive::More);
         }
     }
 }
 
 /// What there is to do.
 #[derive(Clone, Copy, Default)]
-struct Ready {
+struct ReadyFds {
     ended: bool,
     stdin: bool,
     /// Nobody reads its stdin any more; known where it is waited for.
@@ -349,13 +358,13 @@ struct Ready {
     notes: bool,
 }
 
-fn exit(status: Option<WaitStatus>) -> Exit {
+fn exit(status: Option<WaitStatus>) -> ExitReason {
     let Some(status) = status else {
-        return Exit::Unknown("its end was reported to another process".into());
+        return ExitReason::Unknown("its end was reported to another process".into());
     };
     match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Unknown("it ended neither by itself nor by a signal".into()),
+        (Some(code), _) => ExitReason::Code(code),
+        (None, Some(signal)) => ExitReason::Signal(signal),
+        (None, None) => ExitReason::Unknown("it ended neither by itself nor by a signal".into()),
     }
 }

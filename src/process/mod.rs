@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use live::{Live, Said};
-use pipes::Tail;
+use live::{ChildProcess, OutputEvent};
+use pipes::TailBuffer;
 
 mod files;
 mod kept;
@@ -30,14 +30,16 @@ mod spawn;
 mod tests;
 
 pub use files::raise_file_limit;
-pub use kept::{ANSWER_BYTES_MAX, Errors, Heard, Kept, Left};
-pub use live::{Came, Deadline, Input, Tell, Then};
-pub use pool::{Pool, wait_for_retired};
+pub use kept::{ANSWER_BYTES_MAX, ExitReport, LineProcess, ProtocolEvent, StderrCapture};
+pub use live::{Deadline, Directive, EndReason, InputSource, StopSignal};
+pub use pool::{ProcessPool, wait_for_retired};
 pub use proc::end_marked;
 pub use reap::become_subreaper;
-pub use servant::{Confined, End, Gone, Lost, Servant, become_servant, confine};
+pub use servant::{
+    ConnectionLost, End, ExitStatus, Sandbox, SandboxedProcess, become_servant, confine,
+};
 pub use shortage::{Shortage, StartError, is_shortage, start_when_possible};
-pub use spawn::{MARK, Program};
+pub use spawn::{CommandSpec, MARK};
 
 /// Keeps other processes of the same user, such as handlers, from reading the memory, the environment
 /// and the open files of this one (PR_SET_DUMPABLE). It writes no core dump either.
@@ -53,12 +55,12 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends a run from another thread.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub struct CancelToken {
     is_set: Arc<AtomicBool>,
     wake: Arc<OwnedFd>,
 }
 
-impl Stop {
+impl CancelToken {
     /// # Errors
     /// No file descriptor is to be had.
     pub fn new() -> std::io::Result<Self> {
@@ -79,7 +81,7 @@ impl Stop {
 }
 
 /// Readable from when it is set on: for whoever waits for something else too.
-impl AsFd for Stop {
+impl AsFd for CancelToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -87,7 +89,7 @@ impl AsFd for Stop {
 
 /// What bounds a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct RunLimits {
     pub timeout: Duration,
     pub grace: Duration,
     /// Kept of stdout and of stderr, their ends.
@@ -98,7 +100,7 @@ pub struct Bounds {
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub enum ExitReason {
     Code(i32),
     Signal(i32),
     TimedOut,
@@ -113,8 +115,8 @@ pub enum Exit {
 
 /// A run that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Over {
-    pub exit: Exit,
+pub struct RunResult {
+    pub exit: ExitReason,
     /// The first bytes of stdout, at most `start_bytes_max`.
     pub start: Vec<u8>,
     pub stdout: Vec<u8>,
@@ -123,7 +125,7 @@ pub struct Over {
 
 /// What a line on file descriptor 3 asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum ControlLine {
     /// The timeout starts anew.
     Alive,
     Noted,
@@ -131,37 +133,37 @@ pub enum Note {
 
 /// Runs `program` to its end with `input` on its stdin; `note` gets each line of descriptor 3.
 pub fn run(
-    program: &Program,
+    program: &CommandSpec,
     input: &[u8],
-    bounds: Bounds,
-    stop: &Stop,
-    note: &mut dyn FnMut(&[u8]) -> Note,
-) -> Over {
-    let start = || Live::start(program, bounds.max_output_bytes);
+    bounds: RunLimits,
+    stop: &CancelToken,
+    note: &mut dyn FnMut(&[u8]) -> ControlLine,
+) -> RunResult {
+    let start = || ChildProcess::start(program, bounds.max_output_bytes);
     let mut live = match start_when_possible(stop, start) {
         Ok(live) => live,
         Err(exit) => {
-            return Over { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() };
+            return RunResult { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() };
         }
     };
-    let mut stdout = Tail::new(bounds.start_bytes_max, bounds.max_output_bytes);
-    let mut hear = |said: Said<'_>| match said {
-        Said::Out(bytes) => {
+    let mut stdout = TailBuffer::new(bounds.start_bytes_max, bounds.max_output_bytes);
+    let mut hear = |said: OutputEvent<'_>| match said {
+        OutputEvent::Out(bytes) => {
             stdout.add(bytes);
-            Then::More
+            Directive::More
         }
-        Said::Note(line) if note(line) == Note::Alive => Then::Alive,
-        Said::Note(_) => Then::More,
+        OutputEvent::Note(line) if note(line) == ControlLine::Alive => Directive::Alive,
+        OutputEvent::Note(_) => Directive::More,
     };
     let (mut input, mut deadline) = (input, Deadline::new(bounds.timeout));
     let came = live.talk(&mut input, true, &mut deadline, stop, &mut hear);
-    let tell = (came != Came::Ended).then_some(Tell::Term);
+    let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
     let exit = live.end(tell, bounds.grace, &mut hear);
     let exit = match came {
-        Came::Stopped => Exit::Stopped,
-        Came::Ended => exit,
-        Came::TimedOut | Came::Enough | Came::Deaf => Exit::TimedOut,
+        EndReason::Stopped => ExitReason::Stopped,
+        EndReason::Ended => exit,
+        EndReason::TimedOut | EndReason::Enough | EndReason::Deaf => ExitReason::TimedOut,
     };
     let ((start, stdout), (_, stderr)) = (stdout.take(), live.errors.take());
-    Over { exit, start, stdout, stderr }
+    RunResult { exit, start, stdout, stderr }
 }

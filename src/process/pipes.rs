@@ -12,14 +12,14 @@ const TURN_BYTES: usize = 1 << 20;
 
 /// An output stream, of which the start and the end are kept.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(super) struct TailBuffer {
     start: Vec<u8>,
     start_max: usize,
     kept: VecDeque<u8>,
     max: usize,
 }
 
-impl Tail {
+impl TailBuffer {
     pub fn new(start_max: usize, max: usize) -> Self {
         Self { start: Vec::new(), start_max, kept: VecDeque::new(), max }
     }
@@ -46,12 +46,12 @@ impl Tail {
 
 /// A stream of lines, each cut where it is too long; empty ones are none.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct LineSplitter {
     begun: Vec<u8>,
     max: usize,
 }
 
-impl Lines {
+impl LineSplitter {
     pub fn new(bytes_max: usize) -> Self {
         Self { begun: Vec::new(), max: bytes_max }
     }

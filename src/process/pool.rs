@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::kept::{Fit, Kept};
-use super::live::{Tell, Then};
-use super::{Exit, GRACE, Program, Shortage, StartError, Stop};
+use super::kept::{IdleCheck, LineProcess};
+use super::live::{Directive, StopSignal};
+use super::{CancelToken, CommandSpec, ExitReason, GRACE, Shortage, StartError};
 
 /// Between two starts, once a process was of no use; then doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 /// The processes of one handler that are kept warm. Dropped, it ends them.
-pub struct Pool {
+pub struct ProcessPool {
     /// Whose they are, for the log.
     name: String,
     inner: Arc<Inner>,
@@ -34,7 +34,7 @@ struct Inner(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Kept>,
+    idle: Vec<LineProcess>,
     /// Whom somebody holds; whether it has ended all the same.
     held: HashMap<u64, bool>,
     backoff: Backoff,
@@ -89,7 +89,7 @@ impl Backoff {
     }
 }
 
-impl Pool {
+impl ProcessPool {
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), inner: Arc::default() }
     }
@@ -100,14 +100,14 @@ impl Pool {
     /// `Stopped`, `NotStarted` or `NotNow`.
     pub fn get(
         &self,
-        stop: &Stop,
+        stop: &CancelToken,
         max_output_bytes: usize,
-        program: &dyn Fn() -> Result<Program, String>,
-    ) -> Result<Kept, Exit> {
+        program: &dyn Fn() -> Result<CommandSpec, String>,
+    ) -> Result<LineProcess, ExitReason> {
         let mut shortage = Shortage::default();
         loop {
             if stop.is_set() {
-                return Err(Exit::Stopped);
+                return Err(ExitReason::Stopped);
             }
             let mut state = self.inner.state();
             if let Some(kept) = state.idle.pop() {
@@ -123,9 +123,9 @@ impl Pool {
             if wait.is_zero() {
                 match self.start(max_output_bytes, program) {
                     Ok(kept) => return Ok(kept),
-                    Err(e) if !e.is_passing => return Err(Exit::NotStarted(e.reason)),
+                    Err(e) if !e.is_passing => return Err(ExitReason::NotStarted(e.reason)),
                     Err(e) if !shortage.wait(stop, &e.reason) => {
-                        return Err(Exit::NotNow(e.reason));
+                        return Err(ExitReason::NotNow(e.reason));
                     }
                     // Meanwhile another may have been given back.
                     Err(_) => continue,
@@ -137,14 +137,14 @@ impl Pool {
     }
 
     /// The process, unless it is to be replaced.
-    fn checked(&self, mut kept: Kept) -> Option<Kept> {
+    fn checked(&self, mut kept: LineProcess) -> Option<LineProcess> {
         match kept.look() {
-            Fit::Yes => return Some(kept),
-            Fit::Gone => log::info!(
+            IdleCheck::Yes => return Some(kept),
+            IdleCheck::Gone => log::info!(
                 "handler {}: a process ended, or closed a pipe, while it held no job",
                 self.name
             ),
-            Fit::Spoke => self.warn_of_speech(),
+            IdleCheck::Spoke => self.warn_of_speech(),
         }
         self.let_go(&kept);
         retire(kept);
@@ -163,11 +163,11 @@ impl Pool {
     fn start(
         &self,
         max_output_bytes: usize,
-        program: &dyn Fn() -> Result<Program, String>,
-    ) -> Result<Kept, StartError> {
+        program: &dyn Fn() -> Result<CommandSpec, String>,
+    ) -> Result<LineProcess, StartError> {
         let began = Instant::now();
         let program = program().map_err(StartError::from);
-        let kept = program.and_then(|program| Kept::start(program, max_output_bytes));
+        let kept = program.and_then(|program| LineProcess::start(program, max_output_bytes));
         let kept = match kept {
             Ok(kept) => kept,
             Err(e) => {
@@ -186,7 +186,7 @@ impl Pool {
     }
 
     /// Gives a process back that did what it was asked for.
-    pub fn put(&self, mut kept: Kept) {
+    pub fn put(&self, mut kept: LineProcess) {
         kept.is_proven = true;
         let number = kept.number();
         let mut state = self.inner.state();
@@ -201,13 +201,13 @@ impl Pool {
 
     /// Says that a process that was taken will not come back. Where it ended by itself, or did not do
     /// what it was asked for, `lost` says so.
-    pub fn let_go(&self, kept: &Kept) {
+    pub fn let_go(&self, kept: &LineProcess) {
         unwatch(kept.number());
         self.inner.state().held.remove(&kept.number());
     }
 
     /// As `let_go`; the next start waits, if this process has never been of use.
-    pub fn lost(&self, kept: &Kept) {
+    pub fn lost(&self, kept: &LineProcess) {
         self.let_go(kept);
         if !kept.is_proven {
             self.inner.state().backoff.lost(kept.started_at, Instant::now());
@@ -225,7 +225,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for ProcessPool {
     fn drop(&mut self) {
         self.close();
     }
@@ -257,11 +257,11 @@ impl Drop for Retiring {
 
 /// Ends a process that holds nothing, on a thread of its own: by closing its input; what has not
 /// ended after the grace is killed, with its group.
-fn retire(kept: Kept) {
+fn retire(kept: LineProcess) {
     unwatch(kept.number());
     let retiring = Retiring::new();
     let end = move || {
-        let _ = kept.end(Some(Tell::Close), GRACE, &mut |_| Then::More);
+        let _ = kept.end(Some(StopSignal::Close), GRACE, &mut |_| Directive::More);
         drop(retiring);
     };
     // Without a thread it is dropped with the closure, and so killed.
@@ -277,14 +277,14 @@ pub fn wait_for_retired(patience: Duration) -> bool {
 }
 
 /// What watches over the processes of all pools.
-struct Watch {
+struct ExitWatcher {
     epoll: OwnedFd,
     pools: Mutex<HashMap<u64, Weak<Inner>>>,
 }
 
-static WATCH: OnceLock<Watch> = OnceLock::new();
+static WATCH: OnceLock<ExitWatcher> = OnceLock::new();
 
-impl Watch {
+impl ExitWatcher {
     /// Made on first need. Where there is no descriptor for it now, the next need tries again.
     fn get() -> std::io::Result<&'static Self> {
         if let Some(watch) = WATCH.get() {
@@ -316,9 +316,9 @@ impl Watch {
 }
 
 /// Has the end of a process told to its pool, once.
-fn watch(kept: &Kept, pool: &Arc<Inner>) -> std::io::Result<()> {
+fn watch(kept: &LineProcess, pool: &Arc<Inner>) -> std::io::Result<()> {
     static THREAD: Mutex<bool> = Mutex::new(false);
-    let watch = Watch::get()?;
+    let watch = ExitWatcher::get()?;
     let mut is_there = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
     if !*is_there {
         std::thread::Builder::new().name("watch".into()).spawn(|| watch.run())?;

@@ -93,7 +93,7 @@ fn parent_of(pid: Pid) -> Option<Pid> {
 
 /// What a process shows of whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(super) enum RunId {
     Is(String),
     /// It has none, or it is not for us to see.
     None,
@@ -101,18 +101,18 @@ pub(super) enum Mark {
     NotNow,
 }
 
-pub(super) fn mark_of(pid: Pid) -> Mark {
+pub(super) fn mark_of(pid: Pid) -> RunId {
     let environ = environ_of(pid);
     match &environ {
         Ok(environ) if !environ.is_empty() => {
             let mut lines = environ.split(|&byte| byte == 0);
             let mark =
                 lines.find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
-            mark.map_or(Mark::None, |mark| Mark::Is(String::from_utf8_lossy(mark).into_owned()))
+            mark.map_or(RunId::None, |mark| RunId::Is(String::from_utf8_lossy(mark).into_owned()))
         }
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => Mark::None,
-        Ok(_) | Err(_) if is_changing(pid) => Mark::NotNow,
-        Ok(_) | Err(_) => Mark::None,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => RunId::None,
+        Ok(_) | Err(_) if is_changing(pid) => RunId::NotNow,
+        Ok(_) | Err(_) => RunId::None,
     }
 }
 
@@ -158,9 +158,9 @@ pub fn end_marked(prefix: &str) -> usize {
             // Opened before it is looked at, so that what is killed is what was looked at.
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             match mark_of(pid) {
-                Mark::Is(mark) if mark.starts_with(prefix) => {}
-                Mark::Is(_) | Mark::None => continue,
-                Mark::NotNow => {
+                RunId::Is(mark) if mark.starts_with(prefix) => {}
+                RunId::Is(_) | RunId::None => continue,
+                RunId::NotNow => {
                     unclear.push((pid, process));
                     continue;
                 }

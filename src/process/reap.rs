@@ -20,7 +20,7 @@ use rustix::thread::gettid;
 
 use super::StartError;
 use super::proc::{
-    AGAIN, Mark, UNCLEAR_PATIENCE, children, children_among_all, lists_children, mark_of,
+    AGAIN, RunId, UNCLEAR_PATIENCE, children, children_among_all, lists_children, mark_of,
     wait_for_ends,
 };
 
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// By what a run knows that processes are its own, and which ones must be left alone.
 #[derive(Debug, Default)]
-struct Known {
+struct ProcessTable {
     /// Started here and not yet reaped.
     started: HashSet<Pid>,
     /// So many may be listed as children although `started` does not have them yet.
@@ -48,9 +48,9 @@ struct Known {
     only_ours: bool,
 }
 
-static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<ProcessTable>> = LazyLock::new(Mutex::default);
 
-fn known() -> MutexGuard<'static, Known> {
+fn known() -> MutexGuard<'static, ProcessTable> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -80,12 +80,12 @@ pub fn become_subreaper() -> std::io::Result<()> {
 
 /// A run that is known here until it is dropped.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) struct RunGuard {
     number: u64,
     mark: String,
 }
 
-impl Entered {
+impl RunGuard {
     pub fn new(mark: &str) -> Self {
         let mut known = known();
         known.last_run += 1;
@@ -173,24 +173,24 @@ pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
     waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }
 
-impl Drop for Entered {
+impl Drop for RunGuard {
     fn drop(&mut self) {
         known().runs.remove(&self.number);
     }
 }
 
 #[derive(Debug, Default)]
-struct Pass {
+struct Sweep {
     killed: Vec<(Pid, OwnedFd)>,
     /// It can't be told yet whose they are.
     unclear: Vec<(Pid, OwnedFd)>,
     reaped: usize,
 }
 
-impl Known {
+impl ProcessTable {
     /// Looks once at every stray: reaps it, kills it or leaves it.
-    fn pass(&mut self, mark: &str, group: Pid) -> Pass {
-        let mut pass = Pass::default();
+    fn pass(&mut self, mark: &str, group: Pid) -> Sweep {
+        let mut pass = Sweep::default();
         let listed = children();
         self.nameless.retain(|pid, _| listed.contains(pid));
         self.stuck.retain(|pid| listed.contains(pid));
@@ -207,11 +207,11 @@ impl Known {
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             let is_over = match mark_of(pid) {
                 _ if getpgid(Some(pid)) == Ok(group) => true,
-                Mark::Is(its) if its == mark => true,
+                RunId::Is(its) if its == mark => true,
                 _ if self.starting > 0 => false,
-                Mark::Is(its) => !self.runs.values().any(|running| *running == its),
-                Mark::None => self.is_over_nameless(pid),
-                Mark::NotNow => {
+                RunId::Is(its) => !self.runs.values().any(|running| *running == its),
+                RunId::None => self.is_over_nameless(pid),
+                RunId::NotNow => {
                     pass.unclear.push((pid, process));
                     continue;
                 }

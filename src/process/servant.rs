@@ -24,7 +24,7 @@ use super::oom;
 use super::proc::processor_ticks;
 use super::reap::{reap, started};
 use super::spawn::{pipe, start};
-use super::{Program, StartError};
+use super::{CommandSpec, StartError};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -36,19 +36,19 @@ const NICENESS: i32 = 5;
 
 /// A process that serves this one; dropped, it is killed.
 #[derive(Debug)]
-pub struct Servant {
+pub struct SandboxedProcess {
     pid: Pid,
     to: OwnedFd,
     from: OwnedFd,
     /// Where its runtime says why it aborts.
     errors: OwnedFd,
-    page: Page,
+    page: SharedPage,
     is_reaped: bool,
 }
 
 /// Why it can't be talked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
+pub enum ConnectionLost {
     /// It may still come.
     NotYet,
     /// It has ended, or closed its pipes.
@@ -58,25 +58,25 @@ pub enum Lost {
 /// How it ended, and what its runtime said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    pub gone: Gone,
+    pub gone: ExitStatus,
     pub said: String,
 }
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum ExitStatus {
     Code(i32),
     Signal(i32),
     Unknown,
 }
 
-impl Servant {
+impl SandboxedProcess {
     /// # Errors
     /// Why it could not be started, with what to do about it.
-    pub fn start(program: &Program) -> Result<Self, StartError> {
+    pub fn start(program: &CommandSpec) -> Result<Self, StartError> {
         let no_memory = |e| StartError::of_errno(e, format!("no memory to be shared: {e}"));
         let no_pipes = |e| StartError::of_errno(e, format!("no pipes to be had: {e}"));
-        let (page, memory) = Page::new().map_err(no_memory)?;
+        let (page, memory) = SharedPage::new().map_err(no_memory)?;
         let (their_in, to) = pipe(false).map_err(no_pipes)?;
         let (from, their_out) = pipe(true).map_err(no_pipes)?;
         let (errors, their_errors) = pipe(true).map_err(no_pipes)?;
@@ -95,7 +95,7 @@ impl Servant {
     ///
     /// # Errors
     /// It takes nothing now, or never again.
-    pub fn write(&self, bytes: &[u8], until: Instant) -> Result<usize, Lost> {
+    pub fn write(&self, bytes: &[u8], until: Instant) -> Result<usize, ConnectionLost> {
         ready(&self.to, PollFlags::OUT, until, || rustix::io::write(&self.to, bytes))
     }
 
@@ -103,11 +103,11 @@ impl Servant {
     ///
     /// # Errors
     /// There is nothing now, or never again.
-    pub fn read(&self, buffer: &mut [u8], until: Instant) -> Result<usize, Lost> {
+    pub fn read(&self, buffer: &mut [u8], until: Instant) -> Result<usize, ConnectionLost> {
         match ready(&self.from, PollFlags::IN, until, || {
             rustix::io::read(&self.from, &mut *buffer)
         })? {
-            0 => Err(Lost::Ended),
+            0 => Err(ConnectionLost::Ended),
             count => Ok(count),
         }
     }
@@ -126,19 +126,19 @@ impl Servant {
         End { gone, said: String::from_utf8_lossy(&said[..length]).into_owned() }
     }
 
-    fn kill(&mut self) -> Gone {
+    fn kill(&mut self) -> ExitStatus {
         let _ = kill_process_group(self.pid, Signal::KILL);
         self.is_reaped = true;
-        let Some(status) = reap(self.pid) else { return Gone::Unknown };
+        let Some(status) = reap(self.pid) else { return ExitStatus::Unknown };
         match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Gone::Code(code),
-            (None, Some(signal)) => Gone::Signal(signal),
-            (None, None) => Gone::Unknown,
+            (Some(code), _) => ExitStatus::Code(code),
+            (None, Some(signal)) => ExitStatus::Signal(signal),
+            (None, None) => ExitStatus::Unknown,
         }
     }
 }
 
-impl Drop for Servant {
+impl Drop for SandboxedProcess {
     fn drop(&mut self) {
         if !self.is_reaped {
             self.kill();
@@ -152,17 +152,17 @@ fn ready(
     flags: PollFlags,
     until: Instant,
     mut does: impl FnMut() -> Result<usize, Errno>,
-) -> Result<usize, Lost> {
+) -> Result<usize, ConnectionLost> {
     loop {
         match does() {
             Ok(count) => return Ok(count),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => {}
-            Err(_) => return Err(Lost::Ended),
+            Err(_) => return Err(ConnectionLost::Ended),
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Lost::NotYet);
+            return Err(ConnectionLost::NotYet);
         }
         let timeout = Timespec::try_from(left).ok();
         let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), flags)], timeout.as_ref());
@@ -171,12 +171,12 @@ fn ready(
 
 /// Memory that both sides see, or one's view of it.
 #[derive(Debug)]
-struct Page(NonNull<[AtomicU32; 2]>);
+struct SharedPage(NonNull<[AtomicU32; 2]>);
 
 // SAFETY: the page is reached by atomic reads and writes alone, from whatever thread.
-unsafe impl Send for Page {}
+unsafe impl Send for SharedPage {}
 
-impl Page {
+impl SharedPage {
     fn new() -> rustix::io::Result<(Self, OwnedFd)> {
         let memory = memfd_create("hooktrail", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, PAGE_BYTES as u64)?;
@@ -198,7 +198,7 @@ impl Page {
     }
 }
 
-impl Drop for Page {
+impl Drop for SharedPage {
     fn drop(&mut self) {
         // SAFETY: what was mapped, once; no reference to it is left.
         let _ = unsafe { munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
@@ -207,8 +207,8 @@ impl Drop for Page {
 
 /// What a servant may still do: say what it is at, and have its processor time counted anew.
 #[derive(Debug)]
-pub struct Confined {
-    page: Page,
+pub struct Sandbox {
+    page: SharedPage,
     processor_ms: u32,
 }
 
@@ -217,10 +217,10 @@ pub struct Confined {
 ///
 /// # Errors
 /// A limit can't be set: it must not go on.
-pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
+pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Sandbox> {
     // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
     let memory = unsafe { OwnedFd::from_raw_fd(3) };
-    let page = Page::of(&memory)?;
+    let page = SharedPage::of(&memory)?;
     drop(memory);
     // SAFETY: closes what whoever started us had open by mistake; nothing here owns any of it.
     // Systems before Linux 5.9 refuse it.
@@ -238,7 +238,7 @@ pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Confined> {
         let limit = getrlimit(resource).maximum.map_or(limit, |maximum| limit.min(maximum));
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
-    Ok(Confined { page, processor_ms })
+    Ok(Sandbox { page, processor_ms })
 }
 
 /// Address space in use.
@@ -249,7 +249,7 @@ fn memory_now() -> io::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-impl Confined {
+impl Sandbox {
     /// Writes down what it is at; 0: nothing.
     pub fn set_stage(&self, stage: u32) {
         self.page.numbers()[1].store(stage, Ordering::Release);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{Exit, Stop};
+use super::{CancelToken, ExitReason};
 
 /// The first wait; each is twice as long as the one before.
 const WAIT: Duration = Duration::from_millis(20);
@@ -64,7 +64,7 @@ impl Default for Shortage {
 
 impl Shortage {
     /// Waits until it is worth another try, or `stop` is set; `false`: it has lasted too long.
-    pub fn wait(&mut self, stop: &Stop, reason: &str) -> bool {
+    pub fn wait(&mut self, stop: &CancelToken, reason: &str) -> bool {
         if !self.has_time(reason) {
             return false;
         }
@@ -95,18 +95,18 @@ impl Shortage {
 /// # Errors
 /// `Stopped`, `NotStarted` or `NotNow`.
 pub fn start_when_possible<T>(
-    stop: &Stop,
+    stop: &CancelToken,
     mut start: impl FnMut() -> Result<T, StartError>,
-) -> Result<T, Exit> {
+) -> Result<T, ExitReason> {
     let mut shortage = Shortage::default();
     loop {
         if stop.is_set() {
-            return Err(Exit::Stopped);
+            return Err(ExitReason::Stopped);
         }
         match start() {
             Ok(started) => return Ok(started),
-            Err(e) if !e.is_passing => return Err(Exit::NotStarted(e.reason)),
-            Err(e) if !shortage.wait(stop, &e.reason) => return Err(Exit::NotNow(e.reason)),
+            Err(e) if !e.is_passing => return Err(ExitReason::NotStarted(e.reason)),
+            Err(e) if !shortage.wait(stop, &e.reason) => return Err(ExitReason::NotNow(e.reason)),
             Err(_) => {}
         }
     }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_start_is_tried_again_until_the_system_has_what_it_takes() {
-        let (stop, mut tries) = (Stop::new().unwrap(), 0);
+        let (stop, mut tries) = (CancelToken::new().unwrap(), 0);
         let started = start_when_possible(&stop, || {
             tries += 1;
             if tries < 4 { Err(lacking("no files")) } else { Ok(tries) }
@@ -132,24 +132,24 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_by_itself_is_not_tried_again() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let started = start_when_possible(&stop, || Err::<(), _>("gone".to_owned().into()));
-        assert_eq!(started, Err(Exit::NotStarted("gone".to_owned())));
+        assert_eq!(started, Err(ExitReason::NotStarted("gone".to_owned())));
     }
 
     #[test]
     fn a_stop_ends_the_wait() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let started = start_when_possible(&stop, || {
             stop.set();
             Err::<(), _>(lacking("no files"))
         });
-        assert_eq!(started, Err(Exit::Stopped));
+        assert_eq!(started, Err(ExitReason::Stopped));
     }
 
     #[test]
     fn a_shortage_that_lasts_is_given_up() {
-        let stop = Stop::new().unwrap();
+        let stop = CancelToken::new().unwrap();
         let mut shortage = Shortage { until: Instant::now(), ..Shortage::default() };
         assert!(!shortage.wait(&stop, "no files"));
     }

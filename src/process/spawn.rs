@@ -18,7 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::files::restore_file_limit;
-use super::reap::Entered;
+use super::reap::RunGuard;
 use super::{StartError, oom, shortage::is_shortage};
 
 /// Set in the environment of what is started, so that it can be found again.
@@ -30,7 +30,7 @@ const WATCH_WAIT: Duration = Duration::from_millis(20);
 
 /// What to start.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct CommandSpec {
     /// Absolute.
     pub path: PathBuf,
     /// What it is called by, then its arguments.
@@ -54,7 +54,7 @@ pub(super) struct Child {
 }
 
 /// Starts it, or says why not.
-pub(super) fn spawn(program: &Program, run: &Entered) -> Result<Child, StartError> {
+pub(super) fn spawn(program: &CommandSpec, run: &RunGuard) -> Result<Child, StartError> {
     let path = program.path.display();
     let no_pipes = |e: Errno| {
         let reason = format!("{path}: no pipes to be had: {}", remedy(e.raw_os_error()));
@@ -99,7 +99,7 @@ pub(super) fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
-pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
+pub(super) fn start(program: &CommandSpec, ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
     let path = text(program.path.as_os_str().as_bytes())?;
     let directory = text(program.directory.as_os_str().as_bytes())?;
@@ -117,7 +117,7 @@ pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, Start
         all.iter().map(|one| one.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
     };
     let (argv, envp) = (pointers(&args), pointers(&env));
-    let settings = Settings::new(&directory, ends)?;
+    let settings = SpawnAttributes::new(&directory, ends)?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: path, argv and envp are NUL-terminated and outlive the call; settings are initialised.
     let error = unsafe {
@@ -137,12 +137,12 @@ pub(super) fn start(program: &Program, ends: &[OwnedFd; 4]) -> Result<Pid, Start
 }
 
 /// What `posix_spawn` is told besides the program.
-struct Settings {
+struct SpawnAttributes {
     actions: MaybeUninit<libc::posix_spawn_file_actions_t>,
     attributes: MaybeUninit<libc::posix_spawnattr_t>,
 }
 
-impl Settings {
+impl SpawnAttributes {
     fn new(directory: &CString, ends: &[OwnedFd; 4]) -> Result<Self, String> {
         let mut it = Self { actions: MaybeUninit::uninit(), attributes: MaybeUninit::uninit() };
         let (actions, attributes) = (it.actions.as_mut_ptr(), it.attributes.as_mut_ptr());
@@ -177,7 +177,7 @@ impl Settings {
     }
 }
 
-impl Drop for Settings {
+impl Drop for SpawnAttributes {
     fn drop(&mut self) {
         // SAFETY: both were initialised in `new`; each is destroyed once.
         unsafe {
@@ -188,7 +188,7 @@ impl Drop for Settings {
 }
 
 /// `posix_spawn` gives one number for the program, its interpreter and its directory.
-fn explain(program: &Program, error: i32) -> String {
+fn explain(program: &CommandSpec, error: i32) -> String {
     let (path, directory) = (program.path.display(), program.directory.display());
     match error {
         _ if !program.directory.is_dir() => format!("{directory}: there is no such directory"),

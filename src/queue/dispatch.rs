@@ -7,25 +7,25 @@
 
 use std::collections::HashMap;
 
-use super::lane::{Lane, Limits};
+use super::lane::{HandlerLimits, HandlerSchedule};
 use crate::domain::HandlerId;
-use crate::domain::ask::Ask;
+use crate::domain::ask::ClaimRequest;
 
 /// The state of all handlers. Moments are in microseconds on the trail's clock.
 #[derive(Debug)]
-pub struct Dispatch {
+pub struct Scheduler {
     threads: usize,
     busy: usize,
-    lanes: HashMap<HandlerId, Lane>,
+    lanes: HashMap<HandlerId, HandlerSchedule>,
 }
 
-impl Dispatch {
+impl Scheduler {
     pub fn new(threads: usize) -> Self {
         Self { threads, busy: 0, lanes: HashMap::new() }
     }
 
     /// Takes over a configuration; any handler may have jobs ready.
-    pub fn configure(&mut self, limits: &HashMap<HandlerId, Limits>) {
+    pub fn configure(&mut self, limits: &HashMap<HandlerId, HandlerLimits>) {
         for (handler, lane) in &mut self.lanes {
             lane.configure(limits.get(handler).copied());
         }
@@ -73,8 +73,9 @@ impl Dispatch {
 
     /// Those, each with how many are to be counted at most; what comes while they are is added.
     pub fn begin_count(&mut self) -> Vec<(HandlerId, usize)> {
-        let begin =
-            |(&handler, lane): (&HandlerId, &mut Lane)| Some((handler, lane.begin_count()?));
+        let begin = |(&handler, lane): (&HandlerId, &mut HandlerSchedule)| {
+            Some((handler, lane.begin_count()?))
+        };
         self.lanes.iter_mut().filter_map(begin).collect()
     }
 
@@ -84,13 +85,13 @@ impl Dispatch {
     }
 
     /// A claim got `got` jobs.
-    pub fn claimed(&mut self, ask: &Ask, got: usize, now_us: i64) {
+    pub fn claimed(&mut self, ask: &ClaimRequest, got: usize, now_us: i64) {
         self.busy -= ask.threads(ask.jobs) - ask.threads(got);
         self.lane(ask.handler).claimed(ask, got, now_us);
     }
 
     /// A claim was not written.
-    pub fn claim_failed(&mut self, ask: &Ask) {
+    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
         self.busy -= ask.threads(ask.jobs);
         self.lane(ask.handler).claim_failed(ask);
     }
@@ -108,8 +109,8 @@ impl Dispatch {
     }
 
     /// What to ask for now; counted as running from here on.
-    pub fn plan(&mut self, now_us: i64) -> Vec<Ask> {
-        let mut asks: Vec<Ask> = Vec::new();
+    pub fn plan(&mut self, now_us: i64) -> Vec<ClaimRequest> {
+        let mut asks: Vec<ClaimRequest> = Vec::new();
         if self.busy >= self.threads {
             return asks;
         }
@@ -137,10 +138,10 @@ impl Dispatch {
         if self.busy >= self.threads {
             return None;
         }
-        self.lanes.values().filter_map(Lane::due_us).min()
+        self.lanes.values().filter_map(HandlerSchedule::due_us).min()
     }
 
-    fn lane(&mut self, handler: HandlerId) -> &mut Lane {
+    fn lane(&mut self, handler: HandlerId) -> &mut HandlerSchedule {
         self.lanes.entry(handler).or_default()
     }
 }

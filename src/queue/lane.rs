@@ -6,30 +6,30 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::limits::Pace;
+use super::limits::RateLimiter;
 use crate::config::{self, Mode, Rate};
 use crate::domain::HandlerId;
-use crate::domain::ask::Ask;
+use crate::domain::ask::ClaimRequest;
 
 /// What config.toml says of a handler, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct HandlerLimits {
     pub priority: i64,
     pub concurrency: usize,
     pub rate: Option<Rate>,
-    pub batch: Option<Batch>,
+    pub batch: Option<BatchPolicy>,
 }
 
 /// `batch_size` and `batch_wait`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct BatchPolicy {
     pub jobs_max: usize,
     pub wait: Duration,
 }
 
-impl Limits {
+impl HandlerLimits {
     pub fn of(handler: &config::Handler) -> Self {
-        let batch = Batch { jobs_max: handler.batch_size, wait: handler.batch_wait };
+        let batch = BatchPolicy { jobs_max: handler.batch_size, wait: handler.batch_wait };
         Self {
             priority: handler.priority,
             concurrency: handler.concurrency,
@@ -41,7 +41,7 @@ impl Limits {
 
 /// A rest, and the trial after it.
 #[derive(Clone, Copy, Debug)]
-struct Rest {
+struct OpenCircuit {
     until_us: i64,
     /// The job on trial was asked for, or runs.
     on_trial: bool,
@@ -49,7 +49,7 @@ struct Rest {
 
 /// What is known of a batch that is waiting for more.
 #[derive(Clone, Copy, Debug, Default)]
-struct Gathered {
+struct BatchProgress {
     /// Ready at most, unless they are to be counted.
     jobs: usize,
     is_counted: bool,
@@ -60,23 +60,23 @@ struct Gathered {
 }
 
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct HandlerSchedule {
     /// `None`: not configured any more; what runs may end.
-    limits: Option<Limits>,
+    limits: Option<HandlerLimits>,
     pub paused: bool,
     ready: bool,
     /// Threads that run its jobs, or for which some were asked.
     pub busy: usize,
-    pub pace: Option<Pace>,
-    rest: Option<Rest>,
-    gathered: Gathered,
+    pub pace: Option<RateLimiter>,
+    rest: Option<OpenCircuit>,
+    gathered: BatchProgress,
     /// An answer is waited for before anything more is asked.
     asking: bool,
     /// How many more threads this plan may give it.
     left: usize,
 }
 
-impl Default for Lane {
+impl Default for HandlerSchedule {
     fn default() -> Self {
         Self {
             limits: None,
@@ -85,25 +85,25 @@ impl Default for Lane {
             busy: 0,
             pace: None,
             rest: None,
-            gathered: Gathered::default(),
+            gathered: BatchProgress::default(),
             asking: false,
             left: 0,
         }
     }
 }
 
-impl Lane {
-    pub fn configure(&mut self, limits: Option<Limits>) {
+impl HandlerSchedule {
+    pub fn configure(&mut self, limits: Option<HandlerLimits>) {
         self.limits = limits;
         match (limits.and_then(|limits| limits.rate), &mut self.pace) {
             (Some(rate), Some(pace)) => pace.change(rate),
-            (Some(rate), pace) => *pace = Some(Pace::new(rate)),
+            (Some(rate), pace) => *pace = Some(RateLimiter::new(rate)),
             (None, pace) => *pace = None,
         }
     }
 
     pub fn rests(&mut self, until_us: Option<i64>) {
-        self.rest = until_us.map(|until_us| Rest { until_us, on_trial: false });
+        self.rest = until_us.map(|until_us| OpenCircuit { until_us, on_trial: false });
         self.may_have_jobs();
     }
 
@@ -141,10 +141,10 @@ impl Lane {
         let since_us = (jobs > 0).then(|| self.gathered.since_us.unwrap_or(now_us));
         // Full by what came meanwhile alone: that may have been counted twice.
         let is_counted = jobs < jobs_max || count >= jobs_max;
-        self.gathered = Gathered { jobs, is_counted, since_count: 0, since_us };
+        self.gathered = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
 
-    pub fn claimed(&mut self, ask: &Ask, got: usize, now_us: i64) {
+    pub fn claimed(&mut self, ask: &ClaimRequest, got: usize, now_us: i64) {
         self.busy -= ask.threads(ask.jobs) - ask.threads(got);
         self.asking = false;
         if let Some(pace) = &mut self.pace {
@@ -158,10 +158,10 @@ impl Lane {
             rest.on_trial = got > 0;
         }
         self.ready &= got == ask.jobs;
-        self.gathered = Gathered::default();
+        self.gathered = BatchProgress::default();
     }
 
-    pub fn claim_failed(&mut self, ask: &Ask) {
+    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
         self.busy -= ask.threads(ask.jobs);
         self.asking = false;
         if let Some(rest) = &mut self.rest {
@@ -193,9 +193,9 @@ impl Lane {
     pub fn plan(
         &mut self,
         handler: HandlerId,
-        before: Option<&mut Ask>,
+        before: Option<&mut ClaimRequest>,
         now_us: i64,
-    ) -> Option<Ask> {
+    ) -> Option<ClaimRequest> {
         self.busy += 1;
         self.left -= 1;
         if let Some(ask) = before {
@@ -213,8 +213,8 @@ impl Lane {
             Some(batch) if !on_trial => batch.jobs_max.min(allowed),
             _ => 1,
         };
-        let gap_ms = self.pace.as_ref().map(Pace::gap_ms);
-        Some(Ask { handler, jobs, together: batch.is_some(), on_trial, gap_ms })
+        let gap_ms = self.pace.as_ref().map(RateLimiter::gap_ms);
+        Some(ClaimRequest { handler, jobs, together: batch.is_some(), on_trial, gap_ms })
     }
 
     /// When it may start one: none where that is not a matter of time, or at once.
@@ -233,7 +233,7 @@ impl Lane {
             _ => None,
         };
         let rested_us = self.rest.map(|rest| rest.until_us);
-        let paced_us = self.pace.as_ref().map(Pace::due_us);
+        let paced_us = self.pace.as_ref().map(RateLimiter::due_us);
         [full_us, rested_us, paced_us].into_iter().flatten().max()
     }
 
@@ -245,7 +245,7 @@ impl Lane {
             && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
     }
 
-    fn batch(&self) -> Option<Batch> {
+    fn batch(&self) -> Option<BatchPolicy> {
         self.limits.and_then(|limits| limits.batch)
     }
 }

@@ -19,14 +19,14 @@ const TICK_US: i64 = 2_000;
 
 /// The starts of one handler, evenly spread. All moments in microseconds on the trail's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct RateLimiter {
     rate: Rate,
     gap_us: i64,
     /// Nothing starts before.
     next_us: i64,
 }
 
-impl Pace {
+impl RateLimiter {
     pub fn new(rate: Rate) -> Self {
         Self { rate, gap_us: gap_us(rate), next_us: i64::MIN }
     }
@@ -101,7 +101,7 @@ mod tests {
     /// A handler that always has jobs, seen for so long: the moment of each start. `waits` are how
     /// long each claim takes, over and over; `pauses` how long before it nothing was ready.
     fn starts(rate: Rate, length_us: i64, waits: &[i64], pauses: &[i64]) -> Vec<i64> {
-        let (mut pace, mut now_us, mut starts) = (Pace::new(rate), START_US, Vec::new());
+        let (mut pace, mut now_us, mut starts) = (RateLimiter::new(rate), START_US, Vec::new());
         for round in 0.. {
             now_us = now_us.max(pace.due_us()) + pauses[round % pauses.len()];
             if now_us >= START_US + length_us {
@@ -146,7 +146,7 @@ mod tests {
             let rate = rate(count, 1);
             let mut all = starts(rate, 1_500_000, &[wait], &[0]);
             // What the writer keeps goes by when it wrote, which is before the start.
-            let mut kept = Pace::new(rate);
+            let mut kept = RateLimiter::new(rate);
             let last = *all.last().unwrap();
             let together = all.iter().filter(|&&at| at == last).count() as i64;
             let now_us = last + gone;
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_was_missed_is_never_caught_up() {
-        let mut pace = Pace::new(rate(50, 1));
+        let mut pace = RateLimiter::new(rate(50, 1));
         pace.started(1, START_US);
         let later_us = START_US + 3_600_000_000;
         assert_eq!(pace.allows(later_us), 1);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_nearer_than_a_tick_is_asked_for_together() {
-        let mut pace = Pace::new(rate(2_000, 1));
+        let mut pace = RateLimiter::new(rate(2_000, 1));
         pace.started(1, START_US);
         assert!(pace.due_us() - START_US < LATE_US);
         let due_us = pace.due_us();
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn another_rate_holds_from_the_last_start_on() {
-        let mut pace = Pace::new(rate(1, 3_600));
+        let mut pace = RateLimiter::new(rate(1, 3_600));
         pace.started(1, START_US);
         pace.change(rate(10, 1));
         assert!(pace.due_us() <= START_US + 110_000);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_leapt_holds_nothing_for_longer_than_a_gap() {
-        let mut pace = Pace::new(rate(1, 60));
+        let mut pace = RateLimiter::new(rate(1, 60));
         pace.hold_until(START_US + 86_400_000_000, START_US);
         assert!(pace.due_us() <= START_US + 61_000_000);
     }

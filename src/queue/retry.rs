@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::config::Retry;
-use crate::domain::{Ended, Outcome};
+use crate::domain::{AttemptResult, Outcome};
 
 /// A wait that a handler asked for is at most a day, whatever `longest` says.
 pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(86_400);
@@ -19,7 +19,7 @@ pub const CRASHES_FREE: u32 = 3;
 
 /// What becomes of the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextStep {
     Succeeded,
     Dead(String),
     Again { wait: Duration, failures: u32 },
@@ -27,7 +27,7 @@ pub enum Next {
 
 /// What is known of a job when its attempt has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub struct JobHistory {
     /// Failed or timed out before this attempt.
     pub failures: u32,
     /// Since its first attempt or last `retry`, its handler's pauses apart.
@@ -37,28 +37,33 @@ pub struct Record {
 }
 
 /// Decides; `chance` gives a number from 0 to 1, and is asked only where there is a wait.
-pub fn next(policy: &Retry, record: Record, ended: &Ended, chance: fn() -> f64) -> Next {
+pub fn next(
+    policy: &Retry,
+    record: JobHistory,
+    ended: &AttemptResult,
+    chance: fn() -> f64,
+) -> NextStep {
     let counts = match ended.outcome {
-        Outcome::Succeeded => return Next::Succeeded,
-        Outcome::Failed if ended.dead => return Next::Dead(ended.detail.clone()),
+        Outcome::Succeeded => return NextStep::Succeeded,
+        Outcome::Failed if ended.dead => return NextStep::Dead(ended.detail.clone()),
         Outcome::Failed | Outcome::TimedOut => true,
         Outcome::Interrupted => record.crashes > CRASHES_FREE,
         Outcome::Deferred => false,
     };
     let failures = record.failures.saturating_add(u32::from(counts));
     if counts && failures >= policy.max_attempts {
-        return Next::Dead(ended.detail.clone());
+        return NextStep::Dead(ended.detail.clone());
     }
     if record.age >= policy.max_age && (counts || ended.outcome == Outcome::Deferred) {
         let detail = &ended.detail;
-        return Next::Dead(format!("{detail} (given up after {:?})", policy.max_age));
+        return NextStep::Dead(format!("{detail} (given up after {:?})", policy.max_age));
     }
     let wait = match (ended.outcome, ended.wait) {
         (Outcome::Interrupted, None) if !counts => Duration::ZERO,
         (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, ASKED_WAIT_MAX),
         _ => backoff(policy, failures.max(1), chance()),
     };
-    Next::Again { wait, failures }
+    NextStep::Again { wait, failures }
 }
 
 /// The number after which this run of attempts ends, seen from attempt `attempt`.
@@ -90,17 +95,17 @@ mod tests {
         }
     }
 
-    fn ended(outcome: Outcome) -> Ended {
-        Ended::new(outcome, "exit 7")
+    fn ended(outcome: Outcome) -> AttemptResult {
+        AttemptResult::new(outcome, "exit 7")
     }
 
-    fn check(failures: u32, ended: &Ended, expected: &Next) {
-        let record = Record { failures, age: Duration::ZERO, crashes: 0 };
+    fn check(failures: u32, ended: &AttemptResult, expected: &NextStep) {
+        let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
         assert_eq!(next(&policy(), record, ended, || 0.5), *expected);
     }
 
-    fn again(secs: u64, failures: u32) -> Next {
-        Next::Again { wait: Duration::from_secs(secs), failures }
+    fn again(secs: u64, failures: u32) -> NextStep {
+        NextStep::Again { wait: Duration::from_secs(secs), failures }
     }
 
     #[test]
@@ -108,14 +113,14 @@ mod tests {
         check(0, &ended(Outcome::Failed), &again(5, 1));
         check(1, &ended(Outcome::TimedOut), &again(10, 2));
         check(2, &ended(Outcome::Failed), &again(20, 3));
-        check(3, &ended(Outcome::Failed), &Next::Dead("exit 7".into()));
+        check(3, &ended(Outcome::Failed), &NextStep::Dead("exit 7".into()));
     }
 
     #[test]
     fn no_wait_is_longer_than_the_longest_however_many_failed() {
         let many = Retry { max_attempts: u32::MAX, ..policy() };
         for failures in [4, 100, 10_000_000] {
-            let record = Record { failures, age: Duration::ZERO, crashes: 0 };
+            let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
             let found = next(&many, record, &ended(Outcome::Failed), || 0.5);
             assert_eq!(found, again(60, failures + 1));
         }
@@ -123,10 +128,10 @@ mod tests {
 
     #[test]
     fn chance_moves_a_wait_by_the_jitter_either_way() {
-        let record = Record { failures: 0, age: Duration::ZERO, crashes: 0 };
+        let record = JobHistory { failures: 0, age: Duration::ZERO, crashes: 0 };
         let wait =
             |chance: fn() -> f64| match next(&policy(), record, &ended(Outcome::Failed), chance) {
-                Next::Again { wait, .. } => wait.as_millis(),
+                NextStep::Again { wait, .. } => wait.as_millis(),
                 other => panic!("{other:?}"),
             };
         assert_eq!((wait(|| 0.0), wait(|| 1.0)), (4000, 6000));
@@ -135,46 +140,52 @@ mod tests {
     #[test]
     fn a_stop_of_the_server_is_not_the_jobs_fault_until_the_fourth_crash_in_a_row() {
         for (crashes, expected) in [(0, again(0, 3)), (1, again(0, 3)), (3, again(0, 3))] {
-            let record = Record { failures: 3, age: Duration::MAX, crashes };
+            let record = JobHistory { failures: 3, age: Duration::MAX, crashes };
             assert_eq!(next(&policy(), record, &ended(Outcome::Interrupted), || 0.5), expected);
         }
-        let fourth = Record { failures: 3, age: Duration::ZERO, crashes: 4 };
+        let fourth = JobHistory { failures: 3, age: Duration::ZERO, crashes: 4 };
         let found = next(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
-        assert_eq!(found, Next::Dead("exit 7".into()));
+        assert_eq!(found, NextStep::Dead("exit 7".into()));
     }
 
     #[test]
     fn what_could_not_be_started_now_waits_is_no_failure_and_never_dies_of_age() {
         let wait = Some(Duration::from_secs(10));
-        let not_now = Ended { wait, ..ended(Outcome::Interrupted) };
-        let record = Record { failures: 3, age: Duration::MAX, crashes: 0 };
+        let not_now = AttemptResult { wait, ..ended(Outcome::Interrupted) };
+        let record = JobHistory { failures: 3, age: Duration::MAX, crashes: 0 };
         assert_eq!(next(&policy(), record, &not_now, || 0.5), again(10, 3));
     }
 
     #[test]
     fn what_is_deferred_waits_as_asked_a_second_to_a_day_and_is_no_failure() {
-        let asked =
-            |secs| Ended { wait: Some(Duration::from_secs(secs)), ..ended(Outcome::Deferred) };
+        let asked = |secs| AttemptResult {
+            wait: Some(Duration::from_secs(secs)),
+            ..ended(Outcome::Deferred)
+        };
         check(3, &asked(600), &again(600, 3));
         check(3, &asked(100_000), &again(86_400, 3));
         check(3, &asked(0), &again(1, 3));
-        let failed = Ended { wait: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
+        let failed =
+            AttemptResult { wait: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
         check(0, &failed, &again(1, 1));
         check(0, &ended(Outcome::Deferred), &again(5, 0));
     }
 
     #[test]
     fn a_handler_that_says_dead_is_believed_at_once() {
-        let dead = Ended { dead: true, ..ended(Outcome::Failed) };
-        check(0, &dead, &Next::Dead("exit 7".into()));
+        let dead = AttemptResult { dead: true, ..ended(Outcome::Failed) };
+        check(0, &dead, &NextStep::Dead("exit 7".into()));
     }
 
     #[test]
     fn a_job_past_give_up_after_dies_when_an_attempt_ends_without_success() {
-        let record = Record { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
-        assert!(matches!(next(&policy(), record, &ended(Outcome::Failed), || 0.5), Next::Dead(_)));
+        let record = JobHistory { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
+        assert!(matches!(
+            next(&policy(), record, &ended(Outcome::Failed), || 0.5),
+            NextStep::Dead(_)
+        ));
         let succeeded = next(&policy(), record, &ended(Outcome::Succeeded), || 0.5);
-        assert_eq!(succeeded, Next::Succeeded);
+        assert_eq!(succeeded, NextStep::Succeeded);
     }
 
     #[test]

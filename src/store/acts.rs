@@ -5,16 +5,16 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::batch::Turns;
+use super::batch::ChunkedWriter;
 use super::registry;
-use super::state::State;
+use super::state::WriterState;
 use super::{in_transaction, jobs, keys};
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 use crate::domain::{HandlerId, JobId};
 
 /// A row of the view `acts`.
 #[derive(Clone, Debug)]
-pub struct Act {
+pub struct AuditEntry {
     /// Wall clock.
     pub at_ms: i64,
     pub who: String,
@@ -30,7 +30,7 @@ pub struct Act {
 
 /// What is to be done to jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum JobCommand {
     /// Run again now, with fresh attempts.
     Retry,
     /// Queued ones never run, running ones are ended, dead ones are dismissed.
@@ -41,7 +41,7 @@ pub enum Change {
 ///
 /// # Errors
 /// The write failed.
-pub fn record(conn: &Connection, act: &Act) -> rusqlite::Result<()> {
+pub fn record(conn: &Connection, act: &AuditEntry) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO audit_entries (at, who, via, action, target, jobs, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -58,14 +58,14 @@ pub fn record(conn: &Connection, act: &Act) -> rusqlite::Result<()> {
 pub fn change(
     store: &super::Store,
     ids: &[JobId],
-    change: &Change,
-    act: &Act,
+    change: &JobCommand,
+    act: &AuditEntry,
 ) -> anyhow::Result<i64> {
     let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
     if ids.is_empty() {
         return Ok(0);
     }
-    Turns::new(store).take(|conn, state, hold| {
+    ChunkedWriter::new(store).take(|conn, state, hold| {
         let mut now = 0;
         while hold.has_time()
             && let Some(&job) = left.next()
@@ -83,7 +83,7 @@ pub fn change(
 pub(super) fn record_more(
     conn: &Connection,
     row: Option<i64>,
-    act: &Act,
+    act: &AuditEntry,
     jobs: i64,
 ) -> rusqlite::Result<i64> {
     if let Some(row) = row {
@@ -91,25 +91,25 @@ pub(super) fn record_more(
             .execute([row, jobs])?;
         return Ok(row);
     }
-    record(conn, &Act { jobs, ..act.clone() })?;
+    record(conn, &AuditEntry { jobs, ..act.clone() })?;
     Ok(conn.last_insert_rowid())
 }
 
 pub(super) fn change_one(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     job: JobId,
-    change: &Change,
+    change: &JobCommand,
 ) -> rusqlite::Result<i64> {
-    let found: Option<(i64, Option<Key>)> = conn
+    let found: Option<(i64, Option<KeyHash>)> = conn
         .prepare_cached("SELECT handler, ordering_key FROM jobs WHERE id = ?1")?
         .query_row([job.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((handler, order)) = found else { return Ok(0) };
     let handler = HandlerId(handler);
     let reason = match change {
-        Change::Retry => return Ok(i64::from(jobs::revive(conn, state, job, handler)?)),
-        Change::Cancel { reason } => reason,
+        JobCommand::Retry => return Ok(i64::from(jobs::revive(conn, state, job, handler)?)),
+        JobCommand::Cancel { reason } => reason,
     };
     let changed = conn
         .prepare_cached(
@@ -135,7 +135,7 @@ pub fn pause(
     store: &super::Store,
     handler: HandlerId,
     paused: bool,
-    act: &Act,
+    act: &AuditEntry,
 ) -> anyhow::Result<bool> {
     in_transaction(&store.conn, |conn| {
         let changed = registry::set_paused(conn, handler, paused, store.clock.now_ms())?;

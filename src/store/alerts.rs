@@ -5,9 +5,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::events::{self, Accept, Inserts};
-use super::sources::{self, Standing};
-use super::state::State;
+use super::events::{self, InsertStatements, NewEvent};
+use super::sources::{self, SourceStatus};
+use super::state::WriterState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Its name.
@@ -18,7 +18,7 @@ const APART_MS: i64 = 60_000;
 
 /// What somebody noticed who does not write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum AlertSignal {
     /// No event for so long.
     Silent(SourceId, String),
     /// Nothing but refusals for so many.
@@ -29,7 +29,7 @@ pub enum Notice {
 
 /// What is known of it, but for its type.
 #[derive(Default)]
-struct Fact<'a> {
+struct AlertDetails<'a> {
     source: Option<SourceId>,
     handler: Option<HandlerId>,
     event: Option<i64>,
@@ -65,7 +65,12 @@ pub(super) fn told_to(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
 }
 
 /// One more of its kind; of several the last is what is told.
-fn note(conn: &Connection, wall_ms: i64, kind: &str, fact: &Fact<'_>) -> rusqlite::Result<()> {
+fn note(
+    conn: &Connection,
+    wall_ms: i64,
+    kind: &str,
+    fact: &AlertDetails<'_>,
+) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO alerts (type, source, handler, count, at, event, job, item, attempts, detail)
          VALUES (?1, coalesce((SELECT name FROM sources WHERE id = ?2), ''),
@@ -89,14 +94,14 @@ fn note(conn: &Connection, wall_ms: i64, kind: &str, fact: &Fact<'_>) -> rusqlit
 }
 
 /// Whether what happens to the jobs of `source` is told.
-pub(super) fn is_told(state: &State, source: SourceId) -> bool {
+pub(super) fn is_told(state: &WriterState, source: SourceId) -> bool {
     state.alerts.is_some_and(|own| own != source)
 }
 
 /// A job died.
 pub(super) fn job_dead(
     conn: &Connection,
-    state: &State,
+    state: &WriterState,
     job: JobId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
@@ -108,7 +113,7 @@ pub(super) fn job_dead(
     let mut rows = select.query([job.0])?;
     let Some(row) = rows.next()? else { return Ok(()) };
     let reason: Option<String> = row.get(4)?;
-    let fact = Fact {
+    let fact = AlertDetails {
         source: Some(source),
         handler: Some(HandlerId(row.get(1)?)),
         event: row.get(0)?,
@@ -123,20 +128,21 @@ pub(super) fn job_dead(
 /// No handler took an event.
 pub(super) fn unhandled(
     conn: &Connection,
-    state: &State,
+    state: &WriterState,
     event: EventId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
     if !is_told(state, source) {
         return Ok(());
     }
-    let fact = Fact { source: Some(source), event: Some(event.0), ..Fact::default() };
+    let fact =
+        AlertDetails { source: Some(source), event: Some(event.0), ..AlertDetails::default() };
     note(conn, state.wall_ms, "event.unhandled", &fact)
 }
 
 /// What a handler's breaker did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Breaker {
+pub(super) enum BreakerTransition {
     Resting,
     Recovered,
 }
@@ -146,41 +152,42 @@ pub(super) fn breaker(
     conn: &Connection,
     wall_ms: i64,
     handler: HandlerId,
-    what: Breaker,
+    what: BreakerTransition,
     detail: &str,
 ) -> rusqlite::Result<()> {
     if told_to(conn)?.is_none() {
         return Ok(());
     }
     let kind = match what {
-        Breaker::Resting => "handler.breaker_opened",
-        Breaker::Recovered => "handler.breaker_closed",
+        BreakerTransition::Resting => "handler.breaker_opened",
+        BreakerTransition::Recovered => "handler.breaker_closed",
     };
-    let fact = Fact { handler: Some(handler), detail: Some(detail), ..Fact::default() };
+    let fact =
+        AlertDetails { handler: Some(handler), detail: Some(detail), ..AlertDetails::default() };
     note(conn, wall_ms, kind, &fact)
 }
 
 /// What somebody noticed who does not write.
 pub(super) fn notice(
     conn: &Connection,
-    state: &mut State,
-    notice: &Notice,
+    state: &mut WriterState,
+    notice: &AlertSignal,
 ) -> rusqlite::Result<()> {
     if state.alerts.is_none() {
         return Ok(());
     }
     let (kind, source, detail) = match notice {
-        Notice::DiskLow(detail) => ("disk.low", None, detail),
-        Notice::WalHeld(detail) => ("wal.blocked", None, detail),
-        Notice::Silent(source, detail) => ("source.silent", Some(*source), detail),
-        Notice::Refusing(source, detail) => ("source.rejecting", Some(*source), detail),
+        AlertSignal::DiskLow(detail) => ("disk.low", None, detail),
+        AlertSignal::WalHeld(detail) => ("wal.blocked", None, detail),
+        AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
+        AlertSignal::Refusing(source, detail) => ("source.rejecting", Some(*source), detail),
     };
     if let Some(source) = source {
         // Once a silence, once until it accepts again.
         let before = state.standing.get(&source).copied().unwrap_or_default();
         let after = match notice {
-            Notice::Silent(..) => Standing { silent: true, ..before },
-            _ if before.accepted => Standing { refusing: true, ..before },
+            AlertSignal::Silent(..) => SourceStatus { silent: true, ..before },
+            _ if before.accepted => SourceStatus { refusing: true, ..before },
             _ => before,
         };
         if before == after {
@@ -188,12 +195,17 @@ pub(super) fn notice(
         }
         sources::set(conn, state, source, after)?;
     }
-    note(conn, state.wall_ms, kind, &Fact { source, detail: Some(detail), ..Fact::default() })
+    note(
+        conn,
+        state.wall_ms,
+        kind,
+        &AlertDetails { source, detail: Some(detail), ..AlertDetails::default() },
+    )
 }
 
 /// What is to be made an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct PendingAlert {
     pub kind: String,
     /// Empty where it does not apply, and `handler` likewise.
     pub source: String,
@@ -212,14 +224,14 @@ pub struct Waiting {
 ///
 /// # Errors
 /// The read failed.
-pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<Waiting>> {
+pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAlert>> {
     let mut select = conn.prepare_cached(
         "SELECT type, source, handler, count, at, event, job, item, attempts, detail FROM alerts
          WHERE count > 0 AND coalesce(made_at, ?1) <= ?1 ORDER BY at, type DESC",
     )?;
     let row = |row: &Row<'_>| {
         let (kind, source, handler) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(Waiting {
+        Ok(PendingAlert {
             kind,
             source,
             handler,
@@ -237,15 +249,19 @@ pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<Waiting>>
 
 /// What was waiting, and the event of it; `None` where no handler wants it.
 #[derive(Debug)]
-pub struct Made {
-    pub of: Waiting,
-    pub accept: Option<Accept>,
+pub struct AlertEvent {
+    pub of: PendingAlert,
+    pub accept: Option<NewEvent>,
 }
 
 /// Stores the event with its jobs, and takes from the count what it tells: both or neither, and once
 /// however often it is asked for.
-pub(super) fn make(conn: &Connection, state: &mut State, made: &Made) -> rusqlite::Result<()> {
-    let Waiting { kind, source, handler, count, .. } = &made.of;
+pub(super) fn make(
+    conn: &Connection,
+    state: &mut WriterState,
+    made: &AlertEvent,
+) -> rusqlite::Result<()> {
+    let PendingAlert { kind, source, handler, count, .. } = &made.of;
     let taken = conn
         .prepare_cached(
             "UPDATE alerts SET count = count - ?4, made_at = CASE WHEN ?5 THEN ?6 ELSE made_at END
@@ -262,7 +278,7 @@ pub(super) fn make(conn: &Connection, state: &mut State, made: &Made) -> rusqlit
             state.now_ms - APART_MS
         ])?;
     if let Some(accept) = made.accept.as_ref().filter(|_| taken == 1) {
-        events::accept(conn, state, &mut Inserts::new(conn)?, accept)?;
+        events::accept(conn, state, &mut InsertStatements::new(conn)?, accept)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::Store;
-use super::state::State;
+use super::state::WriterState;
 
 /// No command holds the file for longer at once, its commit apart.
 const HOLD_MAX: Duration = Duration::from_millis(20);
@@ -24,9 +24,9 @@ const PATIENCE_MS: i32 = 30_000;
 
 /// Whether the transaction may go on.
 #[derive(Clone, Copy, Debug)]
-pub struct Hold(Instant);
+pub struct TimeSlice(Instant);
 
-impl Hold {
+impl TimeSlice {
     pub fn has_time(self) -> bool {
         self.0.elapsed() < HOLD_MAX
     }
@@ -34,13 +34,13 @@ impl Hold {
 
 /// The command line's turns at a file that a server may be writing.
 #[derive(Debug)]
-pub struct Turns<'s> {
+pub struct ChunkedWriter<'s> {
     store: &'s Store,
     /// When the last one ended.
     ended: Option<Instant>,
 }
 
-impl<'s> Turns<'s> {
+impl<'s> ChunkedWriter<'s> {
     pub fn new(store: &'s Store) -> Self {
         Self { store, ended: None }
     }
@@ -52,7 +52,7 @@ impl<'s> Turns<'s> {
     /// What `step` gives, or the file can't be written.
     pub fn take(
         &mut self,
-        mut step: impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+        mut step: impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
             if let Some(ended) = self.ended {
@@ -68,11 +68,11 @@ impl<'s> Turns<'s> {
 
     fn one(
         &self,
-        step: &mut impl FnMut(&Connection, &mut State, Hold) -> anyhow::Result<bool>,
+        step: &mut impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
         super::in_transaction(&self.store.conn, |conn| {
-            let hold = Hold(Instant::now());
-            let mut state = State::read(conn, self.store.clock)?;
+            let hold = TimeSlice(Instant::now());
+            let mut state = WriterState::read(conn, self.store.clock)?;
             let before = state.counters;
             let is_more = step(conn, &mut state, hold)?;
             if state.counters != before {

@@ -7,37 +7,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::Sender;
 
 use super::deferred::Work;
-use super::events::{Accept, Reply};
-use super::op::Op;
+use super::events::{InsertReply, NewEvent};
+use super::op::Operation;
 use crate::domain::HandlerId;
 
 /// So many messages wait for the writer; beyond it intake answers 503.
 pub(super) const CHANNEL_MESSAGES: usize = 4096;
 
 /// Where answers for one intake thread are put: one wake-up a group.
-pub struct Mailbox {
-    replies: Mutex<Vec<(usize, Reply)>>,
+pub struct ReplyQueue {
+    replies: Mutex<Vec<(usize, InsertReply)>>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-impl std::fmt::Debug for Mailbox {
+impl std::fmt::Debug for ReplyQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Mailbox")
     }
 }
 
-impl Mailbox {
+impl ReplyQueue {
     /// `wake` is called after answers were put in.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { replies: Mutex::default(), wake: Box::new(wake) }
     }
 
     /// Takes all answers that are there.
-    pub fn take(&self, into: &mut Vec<(usize, Reply)>) {
+    pub fn take(&self, into: &mut Vec<(usize, InsertReply)>) {
         into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn put(&self, replies: impl Iterator<Item = (usize, Reply)>) {
+    pub(super) fn put(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
         (self.wake)();
     }
@@ -45,27 +45,29 @@ impl Mailbox {
 
 /// What is sent to the writer.
 #[derive(Debug)]
-pub enum Message {
-    Write(Write),
+pub enum WriterMessage {
+    Write(WriteRequest),
     /// A worker's thread is free: with the last outcome of what it ran, unless that was told.
-    Freed(Option<Op>, HandlerId),
+    Freed(Option<Operation>, HandlerId),
     /// To be done in short transactions between others.
     Work(Vec<Work>),
 }
 
 /// What is to be written.
 #[derive(Debug)]
-pub enum Write {
+pub enum WriteRequest {
     /// What one intake thread took since it last looked.
-    Accepts(Vec<Accept>, Arc<Mailbox>),
-    Op(Op),
+    Accepts(Vec<NewEvent>, Arc<ReplyQueue>),
+    Op(Operation),
 }
 
-impl Write {
+impl WriteRequest {
     /// What it costs, in operations and in rows.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Accepts(accepts, _) => (accepts.len(), accepts.iter().map(Accept::weight).sum()),
+            Self::Accepts(accepts, _) => {
+                (accepts.len(), accepts.iter().map(NewEvent::weight).sum())
+            }
             Self::Op(op) => (1, op.weight()),
         }
     }
@@ -83,12 +85,12 @@ pub enum Health {
 
 /// `Health`, known to all threads.
 #[derive(Debug, Default)]
-pub struct HealthCell {
+pub struct WriterHealth {
     health: AtomicU8,
     beats: AtomicU64,
 }
 
-impl HealthCell {
+impl WriterHealth {
     pub fn get(&self) -> Health {
         match self.health.load(Ordering::Acquire) {
             0 => Health::Good,
@@ -117,26 +119,26 @@ impl HealthCell {
 
 /// The writer, as others see it.
 #[derive(Clone, Debug)]
-pub struct Handle {
-    pub to: Sender<Message>,
-    pub health: Arc<HealthCell>,
+pub struct WriterHandle {
+    pub to: Sender<WriterMessage>,
+    pub health: Arc<WriterHealth>,
 }
 
-impl Handle {
+impl WriterHandle {
     /// Sends an operation, waiting for room; `false` when the writer has ended.
-    pub fn op(&self, op: Op) -> bool {
-        self.to.send(Message::Write(Write::Op(op))).is_ok()
+    pub fn op(&self, op: Operation) -> bool {
+        self.to.send(WriterMessage::Write(WriteRequest::Op(op))).is_ok()
     }
 
     /// Sends work that is done in short transactions, waiting for room; `false` when the writer has
     /// ended.
     pub fn work(&self, works: Vec<Work>) -> bool {
-        self.to.send(Message::Work(works)).is_ok()
+        self.to.send(WriterMessage::Work(works)).is_ok()
     }
 
     /// Sends the last outcome of what a worker ran, unless it was sent, with which its thread is free:
     /// what it runs next is claimed in the same commit.
-    pub fn free(&self, last: Option<Op>, handler: HandlerId) {
-        let _ = self.to.send(Message::Freed(last, handler));
+    pub fn free(&self, last: Option<Operation>, handler: HandlerId) {
+        let _ = self.to.send(WriterMessage::Freed(last, handler));
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
-use super::{Store, Trouble, trouble};
+use super::{ErrorKind, Store, trouble};
 use crate::config::Durability;
 
 /// What the log's file is cut down to when it starts over.
@@ -32,7 +32,7 @@ const LOG_PAGES_LONG: i64 = 10_000;
 
 /// What the writer and the checkpointer tell each other.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct CheckpointProgress {
     /// The last pass got to the end of a log of so many pages; 0: nothing to do for the writer.
     restart_pages: AtomicI64,
     written: AtomicBool,
@@ -40,12 +40,12 @@ pub struct Progress {
 
 /// The writer's end.
 #[derive(Debug)]
-pub struct Nudge {
-    progress: Arc<Progress>,
+pub struct CheckpointSignal {
+    progress: Arc<CheckpointProgress>,
     wake: Sender<()>,
 }
 
-impl Nudge {
+impl CheckpointSignal {
     /// After a commit.
     pub fn committed(&self) {
         if !self.progress.written.swap(true, Ordering::Relaxed) {
@@ -86,32 +86,32 @@ pub fn start(
     durability: Durability,
     broken: impl Fn(&str) + Send + 'static,
     held: Sender<String>,
-) -> anyhow::Result<(Nudge, JoinHandle<()>)> {
+) -> anyhow::Result<(CheckpointSignal, JoinHandle<()>)> {
     let conn = Connection::open(&store.path)?;
     super::check_opened(&store.files)?;
     super::set_pragmas(&conn, durability)?;
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(Duration::ZERO)?;
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(CheckpointProgress::default());
     let (wake, woken) = bounded(1);
-    let nudge = Nudge { progress: Arc::clone(&progress), wake };
+    let nudge = CheckpointSignal { progress: Arc::clone(&progress), wake };
     let warned_at = LOG_BYTES_WARNED;
-    let mut passes = Passes { conn, path: store.path.clone(), progress, warned_at, held };
+    let mut passes = Checkpointer { conn, path: store.path.clone(), progress, warned_at, held };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
         .spawn(move || passes.run(&woken, &broken))?;
     Ok((nudge, thread))
 }
 
-struct Passes {
+struct Checkpointer {
     conn: Connection,
     path: PathBuf,
-    progress: Arc<Progress>,
+    progress: Arc<CheckpointProgress>,
     warned_at: u64,
     held: Sender<String>,
 }
 
-impl Passes {
+impl Checkpointer {
     fn run(&mut self, woken: &Receiver<()>, broken: &dyn Fn(&str)) {
         while woken.recv().is_ok() {
             std::thread::sleep(PASS);
@@ -123,8 +123,8 @@ impl Passes {
                     self.watch(log * 4096);
                 }
                 Err(e) => match trouble(&e) {
-                    Trouble::Sync => broken(&format!("a checkpoint could not be synced ({e})")),
-                    Trouble::Busy => {}
+                    ErrorKind::Sync => broken(&format!("a checkpoint could not be synced ({e})")),
+                    ErrorKind::Busy => {}
                     _ => log::debug!("a checkpoint did not get through: {e}"),
                 },
             }

@@ -4,12 +4,12 @@
 
 use rusqlite::{Connection, params};
 
-use super::jobs::Claimed;
+use super::jobs::ClaimedJob;
 use super::keys;
 use super::rest;
-use super::state::State;
-use crate::domain::ask::Ask;
-use crate::domain::owed::Key;
+use super::state::WriterState;
+use crate::domain::ask::ClaimRequest;
+use crate::domain::owed::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
 /// A claim looks at so many at most before it lets others have their turn.
@@ -24,7 +24,11 @@ const LOOKED_MAX: usize = 500;
 ///
 /// # Errors
 /// The write failed.
-pub fn claim(conn: &Connection, state: &mut State, ask: &Ask) -> rusqlite::Result<Vec<Claimed>> {
+pub fn claim(
+    conn: &Connection,
+    state: &mut WriterState,
+    ask: &ClaimRequest,
+) -> rusqlite::Result<Vec<ClaimedJob>> {
     let rests = state.rests.get(&ask.handler).and_then(|rest| rest.until_ms);
     if state.is_paused(ask.handler) {
         return Ok(Vec::new());
@@ -50,10 +54,10 @@ pub fn claim(conn: &Connection, state: &mut State, ask: &Ask) -> rusqlite::Resul
 
 fn ready(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     handler: HandlerId,
     asked: usize,
-) -> rusqlite::Result<Vec<Claimed>> {
+) -> rusqlite::Result<Vec<ClaimedJob>> {
     let (mut claimed, mut looked) = (Vec::with_capacity(asked), 0);
     for _ in 0..ROUNDS_MAX {
         if looked >= LOOKED_MAX {
@@ -88,14 +92,14 @@ fn ready(
 }
 
 /// What `version_by` goes by: the job's order key and its own value.
-type Order = Option<(Key, String)>;
+type VersionKey = Option<(KeyHash, String)>;
 
 fn take(
     conn: &Connection,
-    state: &State,
+    state: &WriterState,
     handler: HandlerId,
     asked: usize,
-) -> rusqlite::Result<Vec<(Claimed, Order)>> {
+) -> rusqlite::Result<Vec<(ClaimedJob, VersionKey)>> {
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
            wait_ms = NULL, cancel = NULL
@@ -106,7 +110,7 @@ fn take(
     let active_ms = state.active_ms(handler);
     let asked = i64::try_from(asked).unwrap_or(i64::MAX);
     let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
-        let claimed = Claimed {
+        let claimed = ClaimedJob {
             claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
             event: EventId(row.get(2)?),
             source: SourceId(row.get(3)?),
@@ -120,7 +124,7 @@ fn take(
         };
         let newest: Option<String> = row.get(9)?;
         let order = match newest {
-            Some(value) => row.get::<_, Option<Key>>(10)?.map(|key| (key, value)),
+            Some(value) => row.get::<_, Option<KeyHash>>(10)?.map(|key| (key, value)),
             None => None,
         };
         Ok((claimed, order))
@@ -129,7 +133,12 @@ fn take(
 }
 
 /// A job that would have started, and comes too late.
-fn too_old(conn: &Connection, state: &State, job: &Claimed, newer: JobId) -> rusqlite::Result<()> {
+fn too_old(
+    conn: &Connection,
+    state: &WriterState,
+    job: &ClaimedJob,
+    newer: JobId,
+) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, ended_at = ?2,
            reason = ?3 WHERE id = ?1",

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::domain::owed::Plan;
+use crate::domain::owed::JobPlan;
 use crate::domain::{EventId, SourceId};
 
 /// At most this number of plans is kept for each source; expressions of other events are evaluated
@@ -27,7 +27,7 @@ struct Source {
     /// Grows when the writer gives those back.
     resets: u64,
     /// What events owe, as it was evaluated before they were stored.
-    plans: BTreeMap<EventId, Plan>,
+    plans: BTreeMap<EventId, JobPlan>,
     large_plans: usize,
 }
 
@@ -113,7 +113,7 @@ impl Deferrals {
     }
 
     /// Takes what the event owes, if that is known.
-    pub fn take_plan(&self, source: SourceId, event: EventId) -> Option<Plan> {
+    pub fn take_plan(&self, source: SourceId, event: EventId) -> Option<JobPlan> {
         let mut inner = self.lock();
         let source = inner.sources.get_mut(&source)?;
         let plan = source.plans.remove(&event)?;
@@ -140,8 +140,8 @@ impl Deferrals {
     }
 
     /// Keeps what an event owes that was just stored.
-    pub(super) fn keep_plan(&self, source: SourceId, event: EventId, plan: &Plan) {
-        if matches!(plan, Plan::Unevaluated(_)) {
+    pub(super) fn keep_plan(&self, source: SourceId, event: EventId, plan: &JobPlan) {
+        if matches!(plan, JobPlan::Unevaluated(_)) {
             return;
         }
         let mut inner = self.lock();

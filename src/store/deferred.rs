@@ -14,11 +14,11 @@ use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
 use super::events::{self, DedupeKey};
-use super::expand::{self, Expansion};
-use super::insert::{self, Of, Origin};
-use super::state::State;
+use super::expand::{self, Reevaluation};
+use super::insert::{self, JobOrigin, Origin};
+use super::state::WriterState;
 use super::{alerts, jobs, keys};
-use crate::domain::owed::{Collapse, JobKeys, Key, Once, Owed, Plan};
+use crate::domain::owed::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// The state of a job that is not released yet.
@@ -62,7 +62,7 @@ pub struct EventJobs {
     pub event: EventId,
     pub source: SourceId,
     pub received_at_ms: i64,
-    pub owed: Vec<(HandlerId, Owed)>,
+    pub owed: Vec<(HandlerId, JobSpec)>,
     pub note: Option<String>,
     /// The key that was still to be evaluated when the event was stored.
     pub dedupe: Option<DedupeKey>,
@@ -72,7 +72,7 @@ pub struct EventJobs {
 enum Subject {
     Event(EventJobs),
     /// The jobs that `retry` makes of a job. The sender is dropped when they are there.
-    Retry(Box<Expansion>, #[expect(dead_code)] Option<Sender<()>>),
+    Retry(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
     /// Rows that an earlier process inserted.
     Stored(Expanded),
     /// Dead jobs of an event come back to life.
@@ -135,7 +135,7 @@ pub(super) enum Failed {
     /// Events are to be evaluated again: this one, unless it has its jobs, and those behind it.
     Event,
     /// The job failed.
-    Retry(Box<Expansion>),
+    Retry(Box<Reevaluation>),
     Other,
 }
 
@@ -150,7 +150,7 @@ impl Work {
     }
 
     /// Inserts the jobs that a retried job is expanded into. `done` is dropped afterwards.
-    pub fn expand_job(expansion: Box<Expansion>, done: Sender<()>) -> Self {
+    pub fn expand_job(expansion: Box<Reevaluation>, done: Sender<()>) -> Self {
         Self::new(Subject::Retry(expansion, Some(done)))
     }
 
@@ -230,7 +230,7 @@ impl Work {
     }
 
     /// The retried job, where its jobs are not there yet.
-    pub(super) fn unfinished_retry(self) -> Option<Box<Expansion>> {
+    pub(super) fn unfinished_retry(self) -> Option<Box<Reevaluation>> {
         match self.subject {
             Subject::Retry(expansion, _)
                 if matches!(self.progress.stage, Stage::Begin | Stage::Insert) =>
@@ -248,7 +248,7 @@ impl Work {
     pub(super) fn step(
         &self,
         conn: &Connection,
-        state: &mut State,
+        state: &mut WriterState,
         budget: &mut Budget,
     ) -> rusqlite::Result<Progress> {
         let mut progress = self.progress;
@@ -269,7 +269,7 @@ impl Work {
     fn begin(
         &self,
         conn: &Connection,
-        state: &mut State,
+        state: &mut WriterState,
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> rusqlite::Result<()> {
@@ -328,7 +328,7 @@ impl Work {
     fn insert(
         &self,
         conn: &Connection,
-        state: &mut State,
+        state: &mut WriterState,
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> rusqlite::Result<()> {
@@ -351,7 +351,7 @@ impl Work {
                 progress.handler += 1;
                 continue;
             }
-            let of = Of { handler: *handler, ..of };
+            let of = JobOrigin { handler: *handler, ..of };
             insert_hidden_job(conn, of, owed, progress, &mut body)?;
             budget.spend(1, body.len());
             progress.next += 1;
@@ -377,7 +377,7 @@ impl Work {
     fn reveal(
         &self,
         conn: &Connection,
-        state: &mut State,
+        state: &mut WriterState,
         progress: &mut Progress,
     ) -> rusqlite::Result<()> {
         let Progress { first, last, .. } = *progress;
@@ -408,7 +408,7 @@ impl Work {
     fn release(
         &self,
         conn: &Connection,
-        state: &mut State,
+        state: &mut WriterState,
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> rusqlite::Result<()> {
@@ -460,10 +460,10 @@ impl Work {
 /// Marks an event that was just stored: its jobs are inserted later.
 pub(super) fn defer_event(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     event: i64,
     source: SourceId,
-    plan: &Plan,
+    plan: &JobPlan,
 ) -> rusqlite::Result<()> {
     let handlers = plan.handlers_of_event().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
@@ -479,7 +479,7 @@ pub(super) fn defer_event(
 
 /// What an earlier process left: how many events of each source are deferred, and works that were
 /// begun.
-pub(super) fn read_left(conn: &Connection, state: &mut State) -> rusqlite::Result<Vec<Work>> {
+pub(super) fn read_left(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<Vec<Work>> {
     let mut select =
         conn.prepare("SELECT source, count(*) FROM deferred_events GROUP BY source")?;
     let mut rows = select.query([])?;
@@ -538,8 +538,8 @@ pub fn list_events(
     .collect()
 }
 
-fn of_event(jobs: &EventJobs) -> Of {
-    Of {
+fn of_event(jobs: &EventJobs) -> JobOrigin {
+    JobOrigin {
         event: jobs.event.0,
         source: jobs.source,
         handler: HandlerId(0),
@@ -548,8 +548,8 @@ fn of_event(jobs: &EventJobs) -> Of {
     }
 }
 
-fn of_retry(expansion: &Expansion) -> Of {
-    Of {
+fn of_retry(expansion: &Reevaluation) -> JobOrigin {
+    JobOrigin {
         event: expansion.claimed.event.0,
         source: expansion.claimed.source,
         handler: expansion.claimed.handler,
@@ -561,7 +561,7 @@ fn of_retry(expansion: &Expansion) -> Of {
 /// Inserts the jobs of a deferred event where they are few, else reserves their numbers.
 fn begin_event(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     jobs: &EventJobs,
     progress: &mut Progress,
     budget: &mut Budget,
@@ -579,7 +579,7 @@ fn begin_event(
         return reserve(conn, state, expanded, count, progress);
     }
     for (handler, owed) in &jobs.owed {
-        insert::owed(conn, state, Of { handler: *handler, ..of_event(jobs) }, owed)?;
+        insert::owed(conn, state, JobOrigin { handler: *handler, ..of_event(jobs) }, owed)?;
         budget.spend(owed.jobs(), usize::try_from(owed.bytes()).unwrap_or(usize::MAX));
     }
     budget.spend(1, 0);
@@ -616,7 +616,7 @@ fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
 
 fn reserve(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     expanded: Expanded,
     count: usize,
     progress: &mut Progress,
@@ -644,8 +644,8 @@ fn reserve(
 /// Inserts the job with the number `progress.next`. `body` holds its item afterwards.
 fn insert_hidden_job(
     conn: &Connection,
-    of: Of,
-    owed: &Owed,
+    of: JobOrigin,
+    owed: &JobSpec,
     progress: &Progress,
     body: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
@@ -653,16 +653,16 @@ fn insert_hidden_job(
     let id = progress.next;
     body.clear();
     let (keys, failure) = match owed {
-        Owed::Event(keys) => (keys.clone(), None),
-        Owed::Dead(why) => (JobKeys::default(), Some(why)),
-        Owed::Items(items) => {
+        JobSpec::Event(keys) => (keys.clone(), None),
+        JobSpec::Dead(why) => (JobKeys::default(), Some(why)),
+        JobSpec::Items(items) => {
             items.read(progress.item, body).map_err(unread)?;
             conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?
                 .execute(params![id, &*body])?;
             (items.keys(progress.item).map_err(unread)?, None)
         }
     };
-    let is_item = matches!(owed, Owed::Items(_));
+    let is_item = matches!(owed, JobSpec::Items(_));
     let is_replay = matches!(of.origin, Origin::Replay(_));
     let collapse = keys.collapse.filter(|_| !is_replay);
     let once = keys.once.filter(|_| !is_replay);
@@ -725,8 +725,8 @@ fn hidden_jobs(
          WHERE j.id BETWEEN ?1 AND ?2 AND j.state = ?3 ORDER BY j.id LIMIT ?4",
     )?
     .query_map(params![progress.next, progress.last, HIDDEN, limit], |row| {
-        let collapse: Option<Key> = row.get(4)?;
-        let once: Option<Key> = row.get(5)?;
+        let collapse: Option<KeyHash> = row.get(4)?;
+        let once: Option<KeyHash> = row.get(5)?;
         let window_ms = row.get::<_, Option<i64>>(6)?.unwrap_or(0);
         let settle_ms = row.get::<_, Option<i64>>(7)?.unwrap_or(0);
         Ok(HiddenJob {
@@ -736,8 +736,8 @@ fn hidden_jobs(
             keys: JobKeys {
                 order: row.get(3)?,
                 newest: None,
-                once: once.map(|key| Once { key, window_ms }),
-                collapse: collapse.map(|key| Collapse { key, settle_ms }),
+                once: once.map(|key| UniqueKey { key, window_ms }),
+                collapse: collapse.map(|key| DebounceKey { key, settle_ms }),
             },
         })
     })?
@@ -747,11 +747,11 @@ fn hidden_jobs(
 /// Gives a job the state that it would have if it was inserted now.
 fn release_job(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     expanded: Expanded,
     job: &HiddenJob,
 ) -> rusqlite::Result<()> {
-    let of = Of {
+    let of = JobOrigin {
         event: expanded.event.0,
         source: expanded.source,
         handler: job.handler,
@@ -762,13 +762,13 @@ fn release_job(
         },
     };
     let mut stand = match (&job.failure, expanded.duplicate_of) {
-        (_, Some(first)) => insert::Stand {
+        (_, Some(first)) => insert::InitialState {
             state: 5,
             reason: Some(format!("duplicate of event {first}")),
             ..Default::default()
         },
         (Some(why), None) => {
-            insert::Stand { state: 4, reason: Some(why.clone()), ..Default::default() }
+            insert::InitialState { state: 4, reason: Some(why.clone()), ..Default::default() }
         }
         (None, None) => insert::place_job(conn, state, of, job.id, &job.keys)?,
     };
@@ -838,7 +838,7 @@ fn delete_expansion(conn: &Connection, first: i64) -> rusqlite::Result<()> {
 /// their own.
 pub(super) fn revive_event(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     source: SourceId,
     event: EventId,
 ) -> rusqlite::Result<()> {
@@ -859,7 +859,7 @@ pub(super) fn revive_event(
 /// the last number.
 fn revive_dead_jobs(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     event: EventId,
     after: i64,
     limit: usize,

@@ -3,11 +3,11 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::insert::{self, Of, Origin};
-use super::state::State;
+use super::insert::{self, JobOrigin, Origin};
+use super::state::WriterState;
 use super::tally::QueueLimit;
 use super::{alerts, deferred, sources};
-use crate::domain::owed::{Key, Plan};
+use crate::domain::owed::{JobPlan, KeyHash};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
@@ -16,7 +16,7 @@ const DUPLICATE_BODIES_MAX: i64 = 10;
 
 /// An accepted request, encoded for its rows by whoever took it.
 #[derive(Debug)]
-pub struct Accept {
+pub struct NewEvent {
     /// Who is waiting: the place in the intake thread's mailbox.
     pub slot: usize,
     pub source: SourceId,
@@ -34,14 +34,14 @@ pub struct Accept {
     /// What could not be evaluated, for whoever looks at the event.
     pub note: Option<String>,
     /// Who wants it, and what of it.
-    pub owed: Plan,
+    pub owed: JobPlan,
     /// Its source's, where it has one.
     pub queue_limit: Option<QueueLimit>,
     /// What the memory of `body` counts as.
     pub body_memory: Option<Reservation>,
 }
 
-impl Accept {
+impl NewEvent {
     /// Asks whether an event with this key is stored, and stores nothing.
     pub fn look_up(source: SourceId, delivery: DedupeKey) -> Self {
         let dedupe = Dedupe { delivery: Some(delivery), aim: Aim::LookUp, ..Dedupe::default() };
@@ -58,7 +58,7 @@ impl Accept {
             body: Vec::new(),
             dedupe,
             note: None,
-            owed: Plan::Judged(Vec::new()),
+            owed: JobPlan::Judged(Vec::new()),
             queue_limit: None,
             body_memory: None,
         }
@@ -68,10 +68,10 @@ impl Accept {
 /// One row costs the writer as much as so many bytes more or less.
 const ROW_BYTES: usize = 4096;
 
-impl Accept {
+impl NewEvent {
     /// What it costs the writer, in rows.
     pub fn weight(&self) -> usize {
-        if self.owed.is_large() || matches!(self.owed, Plan::Unevaluated(_)) {
+        if self.owed.is_large() || matches!(self.owed, JobPlan::Unevaluated(_)) {
             return 2 + self.body.len() / ROW_BYTES;
         }
         let items = usize::try_from(self.owed.bytes()).unwrap_or(usize::MAX);
@@ -94,7 +94,7 @@ pub struct Dedupe {
 /// A key and how long it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct DedupeKey {
-    pub key: Key,
+    pub key: KeyHash,
     pub window_ms: i64,
 }
 
@@ -112,7 +112,7 @@ pub enum Aim {
 
 /// What became of an accepted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum InsertReply {
     Stored(EventId),
     /// Stored, its jobs are inserted later. Intake hears `Stored`.
     Deferred(EventId),
@@ -127,12 +127,12 @@ pub enum Reply {
 
 /// The statements of an event and its jobs, looked up once a group: for each event it costs as much
 /// as a tenth of its insert.
-pub struct Inserts<'c> {
+pub struct InsertStatements<'c> {
     event: CachedStatement<'c>,
     job: CachedStatement<'c>,
 }
 
-impl<'c> Inserts<'c> {
+impl<'c> InsertStatements<'c> {
     /// # Errors
     /// The read of the schema failed.
     pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
@@ -155,15 +155,15 @@ impl<'c> Inserts<'c> {
 /// The write failed; the caller takes all of it back.
 pub fn accept(
     conn: &Connection,
-    state: &mut State,
-    inserts: &mut Inserts<'_>,
-    accept: &Accept,
-) -> rusqlite::Result<Reply> {
+    state: &mut WriterState,
+    inserts: &mut InsertStatements<'_>,
+    accept: &NewEvent,
+) -> rusqlite::Result<InsertReply> {
     if let Some(limit) = &accept.queue_limit
         && accept.owed.jobs() > 0
         && limit.is_reached(state.queue_change(accept.source))
     {
-        return Ok(Reply::QueueFull);
+        return Ok(InsertReply::QueueFull);
     }
     let now_ms = state.now_ms;
     let dedupe = &accept.dedupe;
@@ -172,15 +172,15 @@ pub fn accept(
             record_duplicate(conn, state, accept, first, dedupe.heal)?;
             sources::heard(conn, state, accept.source, false)?;
         }
-        return Ok(Reply::Duplicate(first));
+        return Ok(InsertReply::Duplicate(first));
     }
     if dedupe.aim != Aim::Store {
-        return Ok(Reply::NoRepeat);
+        return Ok(InsertReply::NoRepeat);
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
     let is_deferred = state.is_deferring(accept.source)
-        || matches!(accept.owed, Plan::Unevaluated(_))
+        || matches!(accept.owed, JobPlan::Unevaluated(_))
         || accept.owed.is_large();
     let jobs = if is_deferred { 0 } else { accept.owed.jobs() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
@@ -215,20 +215,20 @@ pub fn accept(
     sources::heard(conn, state, accept.source, true)?;
     debug_assert_eq!(state.counters.job, first_job + count - 1);
     let event = EventId(event);
-    Ok(if is_deferred { Reply::Deferred(event) } else { Reply::Stored(event) })
+    Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
 }
 
 /// The jobs of the event that was just inserted.
 fn insert_jobs(
     conn: &Connection,
-    state: &mut State,
-    inserts: &mut Inserts<'_>,
-    accept: &Accept,
+    state: &mut WriterState,
+    inserts: &mut InsertStatements<'_>,
+    accept: &NewEvent,
 ) -> rusqlite::Result<()> {
     let (event, source, created_at_ms) =
         (state.counters.event, accept.source, accept.received_at_ms);
     match &accept.owed {
-        Plan::Plain(handlers) => {
+        JobPlan::Plain(handlers) => {
             for &handler in handlers.iter() {
                 let id = state.counters.job + 1;
                 let since_ms = state.active_ms(handler);
@@ -239,14 +239,14 @@ fn insert_jobs(
                 state.wake(handler);
             }
         }
-        Plan::Judged(all) => {
+        JobPlan::Judged(all) => {
             for (handler, owed) in all {
                 let (handler, origin) = (*handler, Origin::Event);
-                let of = Of { event, source, handler, created_at_ms, origin };
+                let of = JobOrigin { event, source, handler, created_at_ms, origin };
                 insert::owed(conn, state, of, owed)?;
             }
         }
-        Plan::Unevaluated(_) => {}
+        JobPlan::Unevaluated(_) => {}
     }
     Ok(())
 }
@@ -308,8 +308,8 @@ fn keep_key(
 
 fn record_duplicate(
     conn: &Connection,
-    state: &mut State,
-    accept: &Accept,
+    state: &mut WriterState,
+    accept: &NewEvent,
     first: EventId,
     heal: bool,
 ) -> rusqlite::Result<()> {

@@ -3,46 +3,46 @@
 
 use rusqlite::{Connection, params};
 
-use super::insert::{self, Of, Origin};
-use super::jobs::{self, Claimed, Finish, Finished, Next};
+use super::insert::{self, JobOrigin, Origin};
+use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, Next};
 use super::keys;
-use super::rest::{self, Breaker};
-use super::state::State;
+use super::rest::{self, BreakerPolicy};
+use super::state::WriterState;
 use crate::domain::Outcome;
-use crate::domain::owed::{JobKeys, Owed};
+use crate::domain::owed::{JobKeys, JobSpec};
 
 /// What the expressions gave, for a claimed job.
 #[derive(Debug)]
-pub struct Expansion {
-    pub claimed: Claimed,
+pub struct Reevaluation {
+    pub claimed: ClaimedJob,
     /// Wall clock: when the event came.
     pub received_at_ms: i64,
     /// `None`: `when` does not want it.
-    pub owed: Option<Owed>,
+    pub owed: Option<JobSpec>,
 }
 
-impl Expansion {
+impl Reevaluation {
     /// Whether its jobs are too many for one transaction that others wait for.
     pub fn is_large(&self) -> bool {
-        self.owed.as_ref().is_some_and(Owed::is_large)
+        self.owed.as_ref().is_some_and(JobSpec::is_large)
     }
 
     /// The job's end where the jobs that were made of it could not be written.
-    pub(super) fn unwritten(&self, wall_ms: i64) -> Finish {
+    pub(super) fn unwritten(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "split: its jobs could not be written, see the log".to_owned();
         self.finish(wall_ms, Outcome::Failed, detail.clone(), Next::Dead { reason: detail })
     }
 
     /// The job's end where the server stops before the jobs that are made of it are there: it is
     /// evaluated again.
-    pub(super) fn interrupted(&self, wall_ms: i64) -> Finish {
+    pub(super) fn interrupted(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "the server was stopped".to_owned();
         let next = Next::Again { wait_ms: 0, failures: self.claimed.failures };
         self.finish(wall_ms, Outcome::Interrupted, detail, next)
     }
 
-    fn finish(&self, wall_ms: i64, outcome: Outcome, detail: String, next: Next) -> Finish {
-        Finish {
+    fn finish(&self, wall_ms: i64, outcome: Outcome, detail: String, next: Next) -> AttemptRecord {
+        AttemptRecord {
             claim: self.claimed.claim,
             handler: self.claimed.handler,
             source: self.claimed.source,
@@ -55,7 +55,7 @@ impl Expansion {
             next,
             at_once: true,
             on_trial: self.claimed.on_trial,
-            breaker: Breaker::NEVER,
+            breaker: BreakerPolicy::NEVER,
             crashes: 0,
         }
     }
@@ -65,18 +65,24 @@ impl Expansion {
 ///
 /// # Errors
 /// The write failed.
-pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite::Result<Finished> {
+pub fn expand(
+    conn: &Connection,
+    state: &mut WriterState,
+    it: &Reevaluation,
+) -> rusqlite::Result<JobDisposition> {
     rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
-    let Some(current) = jobs::current(conn, it.claimed.claim)? else { return Ok(Finished::Stale) };
+    let Some(current) = jobs::current(conn, it.claimed.claim)? else {
+        return Ok(JobDisposition::Stale);
+    };
     if let Some(why) = current.cancel {
         return over(conn, state, it, &why, Some(1));
     }
     match &it.owed {
         None => over(conn, state, it, "not wanted by when", Some(1)),
-        Some(Owed::Event(keys)) => ready(conn, state, it, keys),
+        Some(JobSpec::Event(keys)) => ready(conn, state, it, keys),
         Some(owed) => {
             let first = state.counters.job + 1;
-            let of = Of {
+            let of = JobOrigin {
                 event: it.claimed.event.0,
                 source: it.claimed.source,
                 handler: it.claimed.handler,
@@ -99,8 +105,8 @@ pub fn expand(conn: &Connection, state: &mut State, it: &Expansion) -> rusqlite:
 /// itself, or was cancelled, and they are not wanted.
 pub(super) fn replace(
     conn: &Connection,
-    state: &mut State,
-    it: &Expansion,
+    state: &mut WriterState,
+    it: &Reevaluation,
     into: &str,
 ) -> rusqlite::Result<bool> {
     rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
@@ -115,26 +121,26 @@ pub(super) fn replace(
 
 fn over(
     conn: &Connection,
-    state: &State,
-    it: &Expansion,
+    state: &WriterState,
+    it: &Reevaluation,
     reason: &str,
     expand: Option<i64>,
-) -> rusqlite::Result<Finished> {
+) -> rusqlite::Result<JobDisposition> {
     conn.prepare_cached(
         "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel = NULL,
            ended_at = ?2, reason = ?3, expand = ?4 WHERE id = ?1",
     )?
     .execute(params![it.claimed.claim.job.0, state.wall_ms, reason, expand])?;
-    Ok(Finished::Settled)
+    Ok(JobDisposition::Settled)
 }
 
 /// It runs as it is, with the keys that it has now.
 fn ready(
     conn: &Connection,
-    state: &mut State,
-    it: &Expansion,
+    state: &mut WriterState,
+    it: &Reevaluation,
     keys: &JobKeys,
-) -> rusqlite::Result<Finished> {
+) -> rusqlite::Result<JobDisposition> {
     let newest = keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept);
     conn.prepare_cached(
         "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, expand = NULL,
@@ -151,5 +157,5 @@ fn ready(
         Some(key) => keys::let_next(conn, state, it.claimed.handler, key)?,
         None => state.wake(it.claimed.handler),
     }
-    Ok(Finished::Settled)
+    Ok(JobDisposition::Settled)
 }

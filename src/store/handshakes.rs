@@ -8,7 +8,7 @@ pub const ROWS_MAX: i64 = 100_000;
 
 /// A handshake that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shaken {
+pub struct HandshakeRecord {
     /// Wall clock.
     pub at_ms: i64,
     pub source: String,
@@ -17,7 +17,7 @@ pub struct Shaken {
     pub detail: String,
 }
 
-pub(super) fn write(conn: &Connection, rows: &[Shaken]) -> rusqlite::Result<()> {
+pub(super) fn write(conn: &Connection, rows: &[HandshakeRecord]) -> rusqlite::Result<()> {
     let mut insert = conn.prepare_cached(
         "INSERT INTO handshake_log (at, source, method, ip, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
@@ -39,7 +39,7 @@ mod tests {
         conn.execute_batch(include_str!("../../schema.sql")).unwrap();
         let (at_ms, method) = (0, "GET".to_owned());
         let (source, ip, detail) = ("a".to_owned(), "::1".to_owned(), String::new());
-        let one = Shaken { at_ms, source, method, ip, detail };
+        let one = HandshakeRecord { at_ms, source, method, ip, detail };
         write(&conn, &vec![one.clone(); 5]).unwrap();
         conn.execute("UPDATE handshake_log SET id = id + ?1 WHERE id >= 3", [ROWS_MAX]).unwrap();
         write(&conn, &[one.clone(), one]).unwrap();

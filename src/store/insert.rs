@@ -3,14 +3,14 @@
 
 use rusqlite::{Connection, params};
 
-use super::state::State;
+use super::state::WriterState;
 use super::{alerts, keys};
-use crate::domain::owed::{JobKeys, Owed};
+use crate::domain::owed::{JobKeys, JobSpec};
 use crate::domain::{HandlerId, JobId, SourceId};
 
 /// What the new jobs of an event have in common.
 #[derive(Clone, Copy, Debug)]
-pub struct Of {
+pub struct JobOrigin {
     pub event: i64,
     pub source: SourceId,
     pub handler: HandlerId,
@@ -31,7 +31,7 @@ pub enum Origin {
     Replay(i64),
 }
 
-impl Of {
+impl JobOrigin {
     /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `unique_by` lets
     /// them pass.
     fn passes(self) -> bool {
@@ -56,7 +56,12 @@ impl Of {
 ///
 /// # Errors
 /// The write failed, or items can't be read.
-pub fn owed(conn: &Connection, state: &mut State, of: Of, owed: &Owed) -> rusqlite::Result<()> {
+pub fn owed(
+    conn: &Connection,
+    state: &mut WriterState,
+    of: JobOrigin,
+    owed: &JobSpec,
+) -> rusqlite::Result<()> {
     some(conn, state, of, owed, 0, || true).map(drop)
 }
 
@@ -67,16 +72,16 @@ pub fn owed(conn: &Connection, state: &mut State, of: Of, owed: &Owed) -> rusqli
 /// The write failed, or items can't be read.
 pub fn some(
     conn: &Connection,
-    state: &mut State,
-    of: Of,
-    owed: &Owed,
+    state: &mut WriterState,
+    of: JobOrigin,
+    owed: &JobSpec,
     from: usize,
     goes_on: impl Fn() -> bool,
 ) -> rusqlite::Result<usize> {
     match owed {
-        Owed::Event(keys) => job(conn, state, of, None, keys)?,
-        Owed::Dead(why) => dead(conn, state, of, why)?,
-        Owed::Items(items) => {
+        JobSpec::Event(keys) => job(conn, state, of, None, keys)?,
+        JobSpec::Dead(why) => dead(conn, state, of, why)?,
+        JobSpec::Items(items) => {
             let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             let mut body = Vec::new();
             let mut insert =
@@ -96,7 +101,7 @@ pub fn some(
 
 /// How a new job stands.
 #[derive(Default)]
-pub(super) struct Stand {
+pub(super) struct InitialState {
     pub state: i64,
     pub due_at: Option<i64>,
     pub wait_ms: Option<i64>,
@@ -106,8 +111,8 @@ pub(super) struct Stand {
 
 fn job(
     conn: &Connection,
-    state: &mut State,
-    of: Of,
+    state: &mut WriterState,
+    of: JobOrigin,
     item: Option<usize>,
     keys: &JobKeys,
 ) -> rusqlite::Result<()> {
@@ -153,17 +158,21 @@ fn job(
 /// the jobs before it. Cancels the jobs that it supersedes.
 pub(super) fn place_job(
     conn: &Connection,
-    state: &mut State,
-    of: Of,
+    state: &mut WriterState,
+    of: JobOrigin,
     id: i64,
     keys: &JobKeys,
-) -> rusqlite::Result<Stand> {
-    let mut stand = Stand::default();
+) -> rusqlite::Result<InitialState> {
+    let mut stand = InitialState::default();
     if !of.passes()
         && let Some(once) = keys.once
         && let Some(first) = keys::first_of(conn, state.now_ms, of.handler, once, id)?
     {
-        return Ok(Stand { state: 5, reason: Some(format!("same as job {first}")), ..stand });
+        return Ok(InitialState {
+            state: 5,
+            reason: Some(format!("same as job {first}")),
+            ..stand
+        });
     }
     if !of.passes()
         && let Some(collapse) = keys.collapse
@@ -172,7 +181,7 @@ pub(super) fn place_job(
         if id <= state.counters.job
             && let Some(newer) = keys::superseding(conn, of.handler, collapse, id)?
         {
-            return Ok(Stand {
+            return Ok(InitialState {
                 state: 5,
                 reason: Some(format!("superseded by job {newer}")),
                 ..stand
@@ -200,7 +209,12 @@ pub(super) fn place_job(
 }
 
 /// A job whose expression failed: one attempt that says so, and dead.
-fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Result<()> {
+fn dead(
+    conn: &Connection,
+    state: &mut WriterState,
+    of: JobOrigin,
+    why: &str,
+) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, failures,
@@ -226,8 +240,8 @@ fn dead(conn: &Connection, state: &mut State, of: Of, why: &str) -> rusqlite::Re
 /// The attempt of a job whose expression failed.
 pub(super) fn record_failure(
     conn: &Connection,
-    state: &mut State,
-    of: Of,
+    state: &mut WriterState,
+    of: JobOrigin,
     id: i64,
     why: &str,
 ) -> rusqlite::Result<()> {

@@ -5,15 +5,15 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::rest::{self, Breaker};
-use super::state::State;
+use super::rest::{self, BreakerPolicy};
+use super::state::WriterState;
 use super::{alerts, deferred, keys};
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
 /// A job that this process may run now, once.
 #[derive(Clone, Debug)]
-pub struct Claimed {
+pub struct ClaimedJob {
     pub claim: Claim,
     pub event: EventId,
     pub source: SourceId,
@@ -47,7 +47,7 @@ pub enum Next {
 
 /// The end of an attempt, to be written.
 #[derive(Clone, Debug)]
-pub struct Finish {
+pub struct AttemptRecord {
     pub claim: Claim,
     pub handler: HandlerId,
     pub source: SourceId,
@@ -62,14 +62,14 @@ pub struct Finish {
     /// The handler said that trying again is useless: that is no failure of its own.
     pub at_once: bool,
     pub on_trial: bool,
-    pub breaker: Breaker,
+    pub breaker: BreakerPolicy,
     /// Ends of the server with this job running, in a row, this one included; else 0.
     pub crashes: u32,
 }
 
 /// How a job stands after its finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finished {
+pub enum JobDisposition {
     Settled,
     Ready,
     /// Until then, on the trail's clock.
@@ -79,19 +79,19 @@ pub enum Finished {
 }
 
 /// What is known of a running job whose claim is current.
-pub(super) struct Current {
+pub(super) struct CurrentClaim {
     pub cancel: Option<String>,
-    pub order: Option<Key>,
+    pub order: Option<KeyHash>,
     pub newest: Option<String>,
 }
 
 /// `None`: the claim is not current any more.
-pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Option<Current>> {
+pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Option<CurrentClaim>> {
     conn.prepare_cached(
         "SELECT cancel, ordering_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
     )?
     .query_row(params![claim.job.0, claim.attempt], |row| {
-        Ok(Current { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
+        Ok(CurrentClaim { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
     })
     .optional()
 }
@@ -100,10 +100,14 @@ pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Optio
 ///
 /// # Errors
 /// The write failed.
-pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<Finished> {
+pub fn finish(
+    conn: &Connection,
+    state: &mut WriterState,
+    f: &AttemptRecord,
+) -> rusqlite::Result<JobDisposition> {
     let Some(current) = current(conn, f.claim)? else {
         rest::told_nothing(state, f.handler, f.on_trial);
-        return Ok(Finished::Stale);
+        return Ok(JobDisposition::Stale);
     };
     let now_ms = state.now_ms;
     // A job that succeeded before it could be ended has succeeded.
@@ -150,17 +154,17 @@ pub fn finish(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Res
         keys::let_next(conn, state, f.handler, &key)?;
     }
     Ok(match (row_state, due_at) {
-        (0, _) => Finished::Ready,
-        (1, Some(due_at)) => Finished::Waiting(due_at),
-        _ => Finished::Settled,
+        (0, _) => JobDisposition::Ready,
+        (1, Some(due_at)) => JobDisposition::Waiting(due_at),
+        _ => JobDisposition::Settled,
     })
 }
 
 /// The row of an attempt that has ended.
 fn attempt(
     conn: &Connection,
-    state: &mut State,
-    f: &Finish,
+    state: &mut WriterState,
+    f: &AttemptRecord,
     next_at: Option<i64>,
 ) -> rusqlite::Result<()> {
     let id = state.counters.attempt + 1;
@@ -192,11 +196,11 @@ fn some(bytes: &[u8]) -> Option<&[u8]> {
 /// others; says whether it will. It collapses nothing, and nothing collapses it.
 pub(super) fn revive(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     job: JobId,
     handler: HandlerId,
 ) -> rusqlite::Result<bool> {
-    let revived: Option<Option<Key>> = conn
+    let revived: Option<Option<KeyHash>> = conn
         .prepare_cached(
             "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, since = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
@@ -221,14 +225,14 @@ pub(super) const PROMOTED_AT_ONCE: i64 = 500;
 ///
 /// # Errors
 /// The write failed.
-pub fn promote(conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
+pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, due_at = NULL,
            wait_ms = NULL WHERE id IN
            (SELECT id FROM jobs WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
          RETURNING handler, ordering_key",
     )?;
-    let due: Vec<(i64, Option<Key>)> = update
+    let due: Vec<(i64, Option<KeyHash>)> = update
         .query_map([state.now_ms, PROMOTED_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (handler, order) in due {
@@ -286,8 +290,8 @@ pub fn to_cancel(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
 
 /// A job that an earlier process was running when it ended.
 #[derive(Clone, Debug)]
-pub struct Left {
-    pub claimed: Claimed,
+pub struct OrphanedJob {
+    pub claimed: ClaimedJob,
     pub crashes: u32,
     pub started_at_ms: i64,
     pub cancelled: bool,
@@ -297,14 +301,14 @@ pub struct Left {
 ///
 /// # Errors
 /// The read failed.
-pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Left>> {
+pub fn left_running(conn: &Connection, state: &WriterState) -> rusqlite::Result<Vec<OrphanedJob>> {
     let mut select = conn.prepare(
         "SELECT id, attempt, event, source, handler, failures, since, item, replay, crashes,
            coalesce(started_at, 0), cancel IS NOT NULL, expand FROM jobs WHERE state = 2 ORDER BY id",
     )?;
     let rows = select.query_map([], |row| {
         let handler = HandlerId(row.get(4)?);
-        let claimed = Claimed {
+        let claimed = ClaimedJob {
             claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
             event: EventId(row.get(2)?),
             source: SourceId(row.get(3)?),
@@ -317,7 +321,7 @@ pub fn left_running(conn: &Connection, state: &State) -> rusqlite::Result<Vec<Le
             on_trial: false,
         };
         let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
-        Ok(Left { claimed, crashes, started_at_ms, cancelled })
+        Ok(OrphanedJob { claimed, crashes, started_at_ms, cancelled })
     })?;
     rows.collect()
 }

@@ -6,13 +6,17 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::state::State;
-use crate::domain::owed::{Collapse, Key, Once};
-use crate::domain::stamp::Stamp;
+use super::state::WriterState;
+use crate::domain::owed::{DebounceKey, KeyHash, UniqueKey};
+use crate::domain::stamp::VersionValue;
 use crate::domain::{HandlerId, JobId, SourceId};
 
 /// Whether a job of this key has not ended.
-pub(super) fn is_taken(conn: &Connection, handler: HandlerId, key: &Key) -> rusqlite::Result<bool> {
+pub(super) fn is_taken(
+    conn: &Connection,
+    handler: HandlerId,
+    key: &KeyHash,
+) -> rusqlite::Result<bool> {
     conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_order
            WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3)",
@@ -24,9 +28,9 @@ pub(super) fn is_taken(conn: &Connection, handler: HandlerId, key: &Key) -> rusq
 /// ended or has come back.
 pub(super) fn let_next(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     handler: HandlerId,
-    key: &Key,
+    key: &KeyHash,
 ) -> rusqlite::Result<()> {
     let mut first = conn.prepare_cached(
         "SELECT min(id) FROM jobs INDEXED BY jobs_order
@@ -58,7 +62,7 @@ pub(super) fn first_of(
     conn: &Connection,
     now_ms: i64,
     handler: HandlerId,
-    once: Once,
+    once: UniqueKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
     let first: Option<i64> = conn
@@ -87,9 +91,9 @@ pub(super) fn forget(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> 
 /// Ends the older queued jobs of a key; gives the moment at which its burst began.
 pub(super) fn collapse(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     handler: HandlerId,
-    collapse: Collapse,
+    collapse: DebounceKey,
     by: i64,
 ) -> rusqlite::Result<i64> {
     let mut end = conn.prepare_cached(
@@ -99,7 +103,7 @@ pub(super) fn collapse(
          RETURNING source, ordering_key, debounce_since, attempt",
     )?;
     let reason = format!("superseded by job {by}");
-    let ended: Vec<(i64, Option<Key>, Option<i64>, i64)> = end
+    let ended: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = end
         .query_map(params![handler.0, collapse.key, by, reason, state.wall_ms], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
@@ -122,7 +126,7 @@ pub(super) fn collapse(
 pub(super) fn superseding(
     conn: &Connection,
     handler: HandlerId,
-    collapse: Collapse,
+    collapse: DebounceKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
     conn.prepare_cached(
@@ -134,18 +138,18 @@ pub(super) fn superseding(
 }
 
 /// A value of `version_by` as it is kept.
-pub(super) fn kept(stamp: &Stamp) -> String {
+pub(super) fn kept(stamp: &VersionValue) -> String {
     match stamp {
-        Stamp::Number(digits) => format!("n{digits}"),
-        Stamp::Text(text) => format!("t{text}"),
+        VersionValue::Number(digits) => format!("n{digits}"),
+        VersionValue::Text(text) => format!("t{text}"),
     }
 }
 
-fn stamp(kept: &str) -> Option<Stamp> {
+fn stamp(kept: &str) -> Option<VersionValue> {
     let text = || kept.get(1..).map(str::to_owned);
     match kept.as_bytes().first()? {
-        b'n' => text().map(Stamp::Number),
-        _ => text().map(Stamp::Text),
+        b'n' => text().map(VersionValue::Number),
+        _ => text().map(VersionValue::Text),
     }
 }
 
@@ -153,7 +157,7 @@ fn stamp(kept: &str) -> Option<Stamp> {
 pub(super) fn newer_than(
     conn: &Connection,
     handler: HandlerId,
-    key: &Key,
+    key: &KeyHash,
     value: &str,
 ) -> rusqlite::Result<Option<JobId>> {
     let highest: Option<(String, i64)> = conn
@@ -171,7 +175,7 @@ pub(super) fn newer_than(
 pub(super) fn succeeded(
     conn: &Connection,
     handler: HandlerId,
-    key: &Key,
+    key: &KeyHash,
     value: &str,
     job: JobId,
 ) -> rusqlite::Result<()> {

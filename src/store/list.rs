@@ -38,12 +38,12 @@ const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' 
 pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
 /// Conditions that are joined with "and", and the values of their places.
-pub(super) struct Where {
+pub(super) struct Filter {
     parts: Vec<String>,
     pub(super) values: Vec<Value>,
 }
 
-impl Where {
+impl Filter {
     fn new() -> Self {
         Self { parts: vec!["1".to_owned()], values: Vec::new() }
     }
@@ -61,8 +61,8 @@ impl Where {
 }
 
 impl Selector {
-    pub(super) fn of_jobs(&self) -> Where {
-        let mut it = Where::new();
+    pub(super) fn of_jobs(&self) -> Filter {
+        let mut it = Filter::new();
         it.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
             it.parts.push(format!("j.id IN ({})", listed(&self.jobs)));
@@ -105,8 +105,8 @@ impl Selector {
         it
     }
 
-    pub(super) fn of_events(&self) -> Where {
-        let mut it = Where::new();
+    pub(super) fn of_events(&self) -> Filter {
+        let mut it = Filter::new();
         if !self.events.is_empty() {
             it.parts.push(format!("e.id IN ({})", listed(&self.events)));
         }
@@ -117,7 +117,7 @@ impl Selector {
         it
     }
 
-    fn common(&self, it: &mut Where, source: &str, at: &str) {
+    fn common(&self, it: &mut Filter, source: &str, at: &str) {
         if let Some(name) = &self.source {
             it.and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
         }
@@ -239,7 +239,7 @@ pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::R
 /// # Errors
 /// The read failed.
 pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
-    let mut it = Where::new();
+    let mut it = Filter::new();
     if let Some(source) = &selector.source {
         it.and("r.source = ?", source.clone());
     }
@@ -266,10 +266,10 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
 ///
 /// # Errors
 /// The read failed.
-pub fn after(conn: &Connection, view: Tail, id: i64, limit: i64) -> rusqlite::Result<Rows> {
+pub fn after(conn: &Connection, view: TailView, id: i64, limit: i64) -> rusqlite::Result<Rows> {
     let view = match view {
-        Tail::Outcomes => "outcomes",
-        Tail::Refused => "refused",
+        TailView::Outcomes => "outcomes",
+        TailView::Refused => "refused",
     };
     let sql = format!(
         "SELECT * FROM (SELECT * FROM {view} WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"
@@ -279,7 +279,7 @@ pub fn after(conn: &Connection, view: Tail, id: i64, limit: i64) -> rusqlite::Re
 
 /// What `tail` follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tail {
+pub enum TailView {
     Outcomes,
     Refused,
 }

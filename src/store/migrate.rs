@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::{OpenError, Store, batch, files, open_files, rescue, set_pragmas};
-use crate::clock::{self, Anchor, TrailClock};
+use crate::clock::{self, ClockAnchor, MonotonicClock};
 use crate::config::Durability;
 
 const SCHEMA: &str = include_str!("../../schema.sql");
@@ -25,15 +25,15 @@ const APPLICATION_ID: i64 = 0x486b_746c;
 const PRE_RELEASE_APPLICATION_ID: i64 = 0x486b_5472;
 
 /// A step from version n (its place, from 1) to the next.
-pub(super) type Step = fn(&Connection) -> rusqlite::Result<()>;
+pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// To add one: write the function, put it last here, make schema.sql what it leads to.
-const MIGRATIONS: &[Step] = &[];
+const MIGRATIONS: &[Migration] = &[];
 
 /// The version that this program reads and writes.
 const VERSION: i64 = version_after(MIGRATIONS);
 
-const fn version_after(steps: &[Step]) -> i64 {
+const fn version_after(steps: &[Migration]) -> i64 {
     steps.len() as i64 + 1
 }
 
@@ -52,7 +52,7 @@ pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
 pub(super) fn open_with_steps(
     path: &Path,
     durability: Durability,
-    steps: &[Step],
+    steps: &[Migration],
 ) -> anyhow::Result<Store> {
     let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
     if !is_new {
@@ -83,7 +83,7 @@ fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let configured = path;
     let path = open_files::resolve(configured)?;
     let files = Arc::new(open_files::OpenFiles::new(&path, configured)?);
-    Ok(Store { path, files, conn, clock: TrailClock::from_anchor(&anchor), trail })
+    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), trail })
 }
 
 /// Opens the database for a command that works beside a server, or without one: nothing is made and
@@ -170,7 +170,7 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.pragma_update(None, "user_version", VERSION)?;
     conn.execute("INSERT INTO meta VALUES ('trail', ?1)", [&trail])?;
-    write_anchor(conn, &Anchor::first())?;
+    write_anchor(conn, &ClockAnchor::first())?;
     conn.execute_batch("COMMIT")?;
     check_fixed(conn)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -193,7 +193,7 @@ fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn migrate(conn: &Connection, path: &Path, steps: &[Step]) -> anyhow::Result<()> {
+fn migrate(conn: &Connection, path: &Path, steps: &[Migration]) -> anyhow::Result<()> {
     check_fixed(conn)?;
     let version = version_of(conn)?;
     if version == version_after(steps) {
@@ -218,7 +218,12 @@ fn migrate(conn: &Connection, path: &Path, steps: &[Step]) -> anyhow::Result<()>
     migrated
 }
 
-fn run_steps(conn: &Connection, path: &Path, version: i64, steps: &[Step]) -> anyhow::Result<()> {
+fn run_steps(
+    conn: &Connection,
+    path: &Path,
+    version: i64,
+    steps: &[Migration],
+) -> anyhow::Result<()> {
     for (step, from) in steps.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         step(conn)
@@ -257,10 +262,10 @@ fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Opt
     Ok(Some(copy))
 }
 
-fn read_meta(conn: &Connection) -> anyhow::Result<(String, Anchor)> {
+fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
     let trail = value.query_row(["trail"], |row| row.get(0))?;
-    let anchor = Anchor {
+    let anchor = ClockAnchor {
         trail_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
         wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
         boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
@@ -273,7 +278,7 @@ fn read_meta(conn: &Connection) -> anyhow::Result<(String, Anchor)> {
 ///
 /// # Errors
 /// The write failed.
-pub fn write_anchor(conn: &Connection, anchor: &Anchor) -> rusqlite::Result<()> {
+pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result<()> {
     let mut set = conn.prepare_cached(
         "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )?;

@@ -53,7 +53,7 @@ pub use lock::{Lock, io_error};
 pub use migrate::{explain, open, open_beside, write_anchor};
 pub use run_record::RunState;
 
-use crate::clock::TrailClock;
+use crate::clock::MonotonicClock;
 use crate::config::Durability;
 
 /// How long the writer waits for a foreign one before it answers 503.
@@ -86,20 +86,20 @@ pub struct Store {
     pub path: PathBuf,
     pub files: Arc<open_files::OpenFiles>,
     pub conn: Connection,
-    pub clock: TrailClock,
+    pub clock: MonotonicClock,
     /// The file's own random name.
     pub trail: String,
 }
 
 /// Connections that only read; they never hold a snapshot longer than one question takes.
-pub type Readers = r2d2::Pool<r2d2_sqlite::SqliteConnectionManager>;
+pub type ReadPool = r2d2::Pool<r2d2_sqlite::SqliteConnectionManager>;
 
 /// A pool of at most `size` reading connections on the database of `store`, and on no other that took its
 /// name.
 ///
 /// # Errors
 /// The file can't be opened.
-pub fn readers(store: &Store, size: u32) -> anyhow::Result<Readers> {
+pub fn readers(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
     let files = Arc::clone(&store.files);
     let manager = r2d2_sqlite::SqliteConnectionManager::file(&store.path)
         .with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
@@ -192,7 +192,7 @@ pub fn in_transaction<T>(
 
 /// What an error of SQLite means for whoever has to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ErrorKind {
     /// A sync failed: what is on disk is unknown, nothing more may be promised by this process.
     Sync,
     /// The file is damaged or was taken away: no use to go on.
@@ -206,14 +206,14 @@ pub enum Trouble {
 }
 
 /// Sorts an error.
-pub fn trouble(error: &rusqlite::Error) -> Trouble {
+pub fn trouble(error: &rusqlite::Error) -> ErrorKind {
     const IOERR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_FSYNC;
     const IOERR_DIR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC;
-    let rusqlite::Error::SqliteFailure(code, _) = error else { return Trouble::Own };
+    let rusqlite::Error::SqliteFailure(code, _) = error else { return ErrorKind::Own };
     match (code.code, code.extended_code) {
-        (_, IOERR_FSYNC | IOERR_DIR_FSYNC) => Trouble::Sync,
-        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Trouble::Damaged,
-        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Trouble::Busy,
+        (_, IOERR_FSYNC | IOERR_DIR_FSYNC) => ErrorKind::Sync,
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => ErrorKind::Damaged,
+        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => ErrorKind::Busy,
         (
             ErrorCode::DiskFull
             | ErrorCode::SystemIoFailure
@@ -221,8 +221,8 @@ pub fn trouble(error: &rusqlite::Error) -> Trouble {
             | ErrorCode::CannotOpen
             | ErrorCode::OutOfMemory,
             _,
-        ) => Trouble::Passing,
-        _ => Trouble::Own,
+        ) => ErrorKind::Passing,
+        _ => ErrorKind::Own,
     }
 }
 

@@ -6,47 +6,47 @@ use std::collections::HashMap;
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
-use super::events::{self, Reply};
-use super::expand::{self, Expansion};
-use super::handshakes::{self, Shaken};
-use super::jobs::{self, Claimed, Finish, Finished};
-use super::refusals::{self, Refused};
+use super::events::{self, InsertReply};
+use super::expand::{self, Reevaluation};
+use super::handshakes::{self, HandshakeRecord};
+use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition};
+use super::refusals::{self, RejectionRow};
 use super::registry::{self, Registry};
-use super::state::State;
-use super::{Trouble, acts, alerts, claim, rest, sources, trouble, write_anchor};
-use crate::domain::ask::Ask;
+use super::state::WriterState;
+use super::{ErrorKind, acts, alerts, claim, rest, sources, trouble, write_anchor};
+use crate::domain::ask::ClaimRequest;
 use crate::domain::{HandlerId, SourceId};
 
 /// One change to the trail.
 #[derive(Debug)]
-pub enum Op {
+pub enum Operation {
     /// Claim ready jobs.
-    Claim(Ask),
-    Finish(Box<Finish>),
-    Expand(Box<Expansion>),
+    Claim(ClaimRequest),
+    Finish(Box<AttemptRecord>),
+    Expand(Box<Reevaluation>),
     /// Make ready what is due.
     Promote,
-    Refusals(Vec<Refused>),
-    Handshakes(Vec<Shaken>),
+    Refusals(Vec<RejectionRow>),
+    Handshakes(Vec<HandshakeRecord>),
     /// Number the names of a configuration; the answer comes after the commit.
     Register {
         sources: Vec<String>,
-        handlers: Vec<registry::Named>,
+        handlers: Vec<registry::HandlerRegistration>,
         reply: Sender<Registry>,
     },
-    Act(acts::Act),
+    Act(acts::AuditEntry),
     /// Count the queue of each source again; the answer comes when the counts hold.
     Recount(Sender<()>),
     /// Keep the clock's anchor and when sources were heard of, and forget dedupe keys whose window is
     /// over.
     Keep(Vec<(SourceId, i64)>),
     /// Something to be told, seen by who does not write.
-    Notice(alerts::Notice),
+    Notice(alerts::AlertSignal),
     /// An event of the source `hooktrail`.
-    Alert(Box<alerts::Made>),
+    Alert(Box<alerts::AlertEvent>),
 }
 
-impl Op {
+impl Operation {
     /// What it costs, in rows.
     pub(super) fn weight(&self) -> usize {
         match self {
@@ -57,7 +57,7 @@ impl Op {
             Self::Handshakes(rows) => rows.len(),
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
             Self::Keep(seen) => seen.len(),
-            Self::Alert(made) => made.accept.as_ref().map_or(1, events::Accept::weight),
+            Self::Alert(made) => made.accept.as_ref().map_or(1, events::NewEvent::weight),
             Self::Finish(_) | Self::Act(_) | Self::Recount(_) | Self::Notice(_) => 2,
         }
     }
@@ -65,30 +65,30 @@ impl Op {
 
 /// What an operation gave.
 #[derive(Debug)]
-pub enum Done {
-    Accepted(Reply),
-    Claimed { ask: Ask, jobs: Vec<Claimed> },
-    Finished { handler: HandlerId, how: Finished },
+pub enum OperationResult {
+    Accepted(InsertReply),
+    Claimed { ask: ClaimRequest, jobs: Vec<ClaimedJob> },
+    Finished { handler: HandlerId, how: JobDisposition },
     Promoted { next_due_ms: Option<i64> },
     Registered(Sender<Registry>, Registry),
     Nothing,
 }
 
 /// Who listens to the writer, on its thread: must not wait for anything.
-pub trait Hear: Send {
+pub trait WriterObserver: Send {
     /// A thread is free; the outcomes of what it ran are in the group that is written next.
     fn freed(&self, handler: HandlerId);
     /// What to claim at the end of that group.
-    fn plan(&self) -> Vec<Ask>;
+    fn plan(&self) -> Vec<ClaimRequest>;
     /// A claim was committed; fewer than asked means that no more are ready.
-    fn claimed(&self, ask: Ask, jobs: Vec<Claimed>);
+    fn claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>);
     /// A claim was not written; `writable` will be heard.
-    fn claim_failed(&self, ask: Ask);
+    fn claim_failed(&self, ask: ClaimRequest);
     /// A handler rests until then, on the trail's clock, and has a job on trial after that; `None`:
     /// it rests no more.
     fn rests(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
-    fn finished(&self, handler: HandlerId, how: Finished);
+    fn finished(&self, handler: HandlerId, how: JobDisposition);
     /// These have so many more jobs that are ready.
     fn woken(&self, handlers: &HashMap<HandlerId, usize>);
     /// A job began to wait until then, on the trail's clock.
@@ -107,59 +107,67 @@ pub trait Hear: Send {
 ///
 /// # Errors
 /// The write failed; the caller takes all of it back.
-pub fn apply(conn: &Connection, state: &mut State, op: &Op) -> rusqlite::Result<Done> {
+pub fn apply(
+    conn: &Connection,
+    state: &mut WriterState,
+    op: &Operation,
+) -> rusqlite::Result<OperationResult> {
     Ok(match op {
-        Op::Claim(ask) => Done::Claimed { ask: *ask, jobs: claim::claim(conn, state, ask)? },
-        Op::Finish(finish) => {
-            Done::Finished { handler: finish.handler, how: jobs::finish(conn, state, finish)? }
+        Operation::Claim(ask) => {
+            OperationResult::Claimed { ask: *ask, jobs: claim::claim(conn, state, ask)? }
         }
-        Op::Expand(it) => {
-            Done::Finished { handler: it.claimed.handler, how: expand::expand(conn, state, it)? }
-        }
-        Op::Promote => {
+        Operation::Finish(finish) => OperationResult::Finished {
+            handler: finish.handler,
+            how: jobs::finish(conn, state, finish)?,
+        },
+        Operation::Expand(it) => OperationResult::Finished {
+            handler: it.claimed.handler,
+            how: expand::expand(conn, state, it)?,
+        },
+        Operation::Promote => {
             jobs::promote(conn, state)?;
-            Done::Promoted { next_due_ms: jobs::next_due(conn)? }
+            OperationResult::Promoted { next_due_ms: jobs::next_due(conn)? }
         }
-        Op::Refusals(rows) => {
+        Operation::Refusals(rows) => {
             refusals::write(conn, state, rows)?;
-            Done::Nothing
+            OperationResult::Nothing
         }
-        Op::Handshakes(rows) => {
+        Operation::Handshakes(rows) => {
             handshakes::write(conn, rows)?;
-            Done::Nothing
+            OperationResult::Nothing
         }
-        Op::Register { sources, handlers, reply } => {
+        Operation::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
             alerts::tell(conn, registry.sources.get(alerts::SOURCE).copied())?;
             let before = std::mem::take(&mut state.rests);
             state.read_names(conn)?;
             state.rested.extend(rest::changed(&before, &state.rests));
-            Done::Registered(reply.clone(), registry)
+            OperationResult::Registered(reply.clone(), registry)
         }
-        Op::Act(act) => {
+        Operation::Act(act) => {
             acts::record(conn, act)?;
-            Done::Nothing
+            OperationResult::Nothing
         }
-        Op::Recount(_) => Done::Nothing,
-        Op::Notice(notice) => {
+        Operation::Recount(_) => OperationResult::Nothing,
+        Operation::Notice(notice) => {
             alerts::notice(conn, state, notice)?;
-            Done::Nothing
+            OperationResult::Nothing
         }
-        Op::Alert(made) => {
+        Operation::Alert(made) => {
             alerts::make(conn, state, made)?;
-            Done::Nothing
+            OperationResult::Nothing
         }
-        Op::Keep(seen) => {
+        Operation::Keep(seen) => {
             sources::keep(conn, seen)?;
             write_anchor(conn, &state.clock.anchor())?;
-            Done::Nothing
+            OperationResult::Nothing
         }
     })
 }
 
 /// How the operations of a group are kept apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Care {
+pub(super) enum Isolation {
     /// Not at all: the first fault takes all of them back. A savepoint each would cost every
     /// operation a tenth of its time, for faults that hardly ever happen.
     Together,
@@ -167,13 +175,13 @@ pub(super) enum Care {
     EachAlone,
 }
 
-impl Care {
+impl Isolation {
     pub(super) fn apply(
         self,
         conn: &Connection,
-        state: &mut State,
-        apply: impl FnOnce(&Connection, &mut State) -> rusqlite::Result<Done>,
-    ) -> rusqlite::Result<Done> {
+        state: &mut WriterState,
+        apply: impl FnOnce(&Connection, &mut WriterState) -> rusqlite::Result<OperationResult>,
+    ) -> rusqlite::Result<OperationResult> {
         if self == Self::Together {
             return apply(conn, state);
         }
@@ -185,13 +193,13 @@ impl Care {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
                 Ok(done)
             }
-            Err(e) if trouble(&e) == Trouble::Own => {
+            Err(e) if trouble(&e) == ErrorKind::Own => {
                 log::error!("an operation was refused by the database, and is left out: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
                 (state.counters, state.queued, state.deferred) = (counters, queued, deferred);
                 state.revivals.truncate(revivals);
                 state.read_idle(conn)?;
-                Ok(Done::Nothing)
+                Ok(OperationResult::Nothing)
             }
             Err(e) => Err(e),
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::channel::{Health, HealthCell};
+use super::channel::{Health, WriterHealth};
 
 /// How often the files are compared: with the writer's own `LOOK`, half of the two seconds within which
 /// nothing is accepted any more.
@@ -168,7 +168,7 @@ fn is_absent(error: &io::Error) -> bool {
 /// The thread cannot be made.
 pub fn watch(
     files: Arc<OpenFiles>,
-    health: Arc<HealthCell>,
+    health: Arc<WriterHealth>,
     stop: Receiver<()>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("file-watch".into()).spawn(move || {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, params};
 
-use super::state::State;
+use super::state::WriterState;
 use crate::domain;
 
 /// At most so many rows are kept.
@@ -20,7 +20,7 @@ const TRIM_STEP: i64 = 1_000;
 
 /// A row to be written, or a count on one that was.
 #[derive(Clone, Debug)]
-pub struct Refused {
+pub struct RejectionRow {
     /// Wall clock.
     pub at_ms: i64,
     pub source: Option<String>,
@@ -40,8 +40,8 @@ pub struct Refused {
 
 pub(super) fn write(
     conn: &Connection,
-    state: &mut State,
-    rows: &[Refused],
+    state: &mut WriterState,
+    rows: &[RejectionRow],
 ) -> rusqlite::Result<()> {
     let mut insert = conn.prepare_cached(
         "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)

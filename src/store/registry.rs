@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::rest::{self, Breaker};
+use super::rest::{self, BreakerPolicy};
 use crate::domain::{HandlerId, SourceId};
 
 /// The numbers of the names in a configuration.
@@ -17,21 +17,21 @@ pub struct Registry {
 
 /// A handler as a configuration names it.
 #[derive(Clone, Debug)]
-pub struct Named {
+pub struct HandlerRegistration {
     pub name: String,
     pub paused: bool,
-    pub breaker: Breaker,
+    pub breaker: BreakerPolicy,
 }
 
 /// How long a handler stood still: its jobs don't age meanwhile. Trail's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Idle {
+pub struct IdleTime {
     pub total_ms: i64,
     pub since_ms: Option<i64>,
     pub is_paused: bool,
 }
 
-impl Idle {
+impl IdleTime {
     /// A job's own time at `now_ms`: it runs on only while its handler does.
     pub fn active_ms(self, now_ms: i64) -> i64 {
         now_ms - self.total_ms - self.since_ms.map_or(0, |since| (now_ms - since).max(0))
@@ -46,7 +46,7 @@ impl Idle {
 pub fn register(
     conn: &Connection,
     sources: &[String],
-    handlers: &[Named],
+    handlers: &[HandlerRegistration],
     now_ms: i64,
 ) -> rusqlite::Result<Registry> {
     let mut registry = Registry::default();
@@ -60,7 +60,7 @@ pub fn register(
             conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
         registry.sources.insert(name.clone(), SourceId(id));
     }
-    for Named { name, paused, breaker } in handlers {
+    for HandlerRegistration { name, paused, breaker } in handlers {
         conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
         let (id, before): (i64, bool) = conn.query_row(
             "SELECT id, paused_in_config FROM handlers WHERE name = ?1",
@@ -140,10 +140,11 @@ pub fn rates(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
 ///
 /// # Errors
 /// The read failed.
-pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Idle>> {
+pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, IdleTime>> {
     let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since, paused FROM handlers")?;
     let rows = select.query_map([], |row| {
-        let idle = Idle { total_ms: row.get(1)?, since_ms: row.get(2)?, is_paused: row.get(3)? };
+        let idle =
+            IdleTime { total_ms: row.get(1)?, since_ms: row.get(2)?, is_paused: row.get(3)? };
         Ok((HandlerId(row.get(0)?), idle))
     })?;
     rows.collect()

@@ -4,17 +4,17 @@
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::Store;
-use super::acts::{self, Act};
-use super::batch::{Hold, Turns};
-use super::insert::{self, Of, Origin};
+use super::acts::{self, AuditEntry};
+use super::batch::{ChunkedWriter, TimeSlice};
+use super::insert::{self, JobOrigin, Origin};
 use super::list::Selector;
-use super::state::State;
-use crate::domain::owed::Owed;
+use super::state::WriterState;
+use crate::domain::owed::JobSpec;
 use crate::domain::{HandlerId, SourceId};
 
 /// An event that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Meant {
+pub struct SelectedEvent {
     pub event: i64,
     pub source: SourceId,
     /// Where jobs were selected: whose.
@@ -26,12 +26,12 @@ pub struct Meant {
 ///
 /// # Errors
 /// The read failed.
-pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<Meant>> {
+pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<SelectedEvent>> {
     let it = selector.of_events();
     let sql = format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", it.text());
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| {
-        Ok(Meant { event: row.get(0)?, source: SourceId(row.get(1)?), handler: None })
+        Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler: None })
     })?;
     rows.collect()
 }
@@ -40,7 +40,10 @@ pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<Me
 ///
 /// # Errors
 /// The read failed.
-pub fn events_of_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<Meant>> {
+pub fn events_of_jobs(
+    conn: &Connection,
+    selector: &Selector,
+) -> rusqlite::Result<Vec<SelectedEvent>> {
     let it = selector.of_jobs();
     let sql = format!(
         "SELECT DISTINCT j.event, j.source, j.handler FROM jobs j WHERE {} ORDER BY 1, 3",
@@ -49,22 +52,22 @@ pub fn events_of_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Resul
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| {
         let handler = Some(HandlerId(row.get(2)?));
-        Ok(Meant { event: row.get(0)?, source: SourceId(row.get(1)?), handler })
+        Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler })
     })?;
     rows.collect()
 }
 
 /// What must be known of an event before its jobs are made.
-struct Stored {
+struct EventFacts {
     source: SourceId,
     received_at_ms: i64,
     has_body: bool,
 }
 
-fn stored(conn: &Connection, event: i64) -> rusqlite::Result<Option<Stored>> {
+fn stored(conn: &Connection, event: i64) -> rusqlite::Result<Option<EventFacts>> {
     conn.prepare_cached("SELECT source, received_at, body IS NOT NULL FROM events WHERE id = ?1")?
         .query_row([event], |row| {
-            Ok(Stored {
+            Ok(EventFacts {
                 source: SourceId(row.get(0)?),
                 received_at_ms: row.get(1)?,
                 has_body: row.get(2)?,
@@ -83,16 +86,16 @@ pub fn has_body(conn: &Connection, event: i64) -> rusqlite::Result<Option<bool>>
 
 /// An event and what it owes now.
 #[derive(Clone, Debug)]
-pub struct Due {
+pub struct PlannedReplay {
     pub event: i64,
-    pub owed: Vec<(HandlerId, Owed)>,
+    pub owed: Vec<(HandlerId, JobSpec)>,
 }
 
 /// A replay under way, with the number that makes its keys new.
 #[derive(Debug)]
 pub struct Replay<'s> {
-    turns: Turns<'s>,
-    act: Act,
+    turns: ChunkedWriter<'s>,
+    act: AuditEntry,
     /// Its own, and the row of its act: once the first transaction is through.
     begun: Option<(i64, i64)>,
     jobs: i64,
@@ -101,7 +104,7 @@ pub struct Replay<'s> {
 
 /// How far it is: the event, the handler, the job.
 #[derive(Clone, Copy, Default)]
-struct Place {
+struct ReplayCursor {
     event: usize,
     handler: usize,
     job: usize,
@@ -109,8 +112,8 @@ struct Place {
 
 impl<'s> Replay<'s> {
     /// `act`: how it is written down; how many jobs it made is added.
-    pub fn new(store: &'s Store, act: Act) -> Self {
-        Self { turns: Turns::new(store), act, begun: None, jobs: 0, gone: Vec::new() }
+    pub fn new(store: &'s Store, act: AuditEntry) -> Self {
+        Self { turns: ChunkedWriter::new(store), act, begun: None, jobs: 0, gone: Vec::new() }
     }
 
     /// Jobs that were made so far.
@@ -128,11 +131,11 @@ impl<'s> Replay<'s> {
     ///
     /// # Errors
     /// The write failed, or items can't be read.
-    pub fn make(&mut self, due: &[Due]) -> anyhow::Result<()> {
+    pub fn make(&mut self, due: &[PlannedReplay]) -> anyhow::Result<()> {
         if due.is_empty() {
             return Ok(());
         }
-        let mut place = Place::default();
+        let mut place = ReplayCursor::default();
         self.turns.take(|conn, state, hold| {
             let jobs_before = state.counters.job;
             let number = match self.begun {
@@ -161,19 +164,19 @@ impl<'s> Replay<'s> {
 /// its body, is gone.
 fn some_of(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     number: i64,
-    due: &Due,
-    place: &mut Place,
-    hold: Hold,
+    due: &PlannedReplay,
+    place: &mut ReplayCursor,
+    hold: TimeSlice,
 ) -> rusqlite::Result<bool> {
-    let next = Place { event: place.event + 1, ..Place::default() };
+    let next = ReplayCursor { event: place.event + 1, ..ReplayCursor::default() };
     let Some(stored) = stored(conn, due.event)?.filter(|stored| stored.has_body) else {
         *place = next;
         return Ok(false);
     };
     while let Some((handler, owed)) = due.owed.get(place.handler) {
-        let of = Of {
+        let of = JobOrigin {
             event: due.event,
             source: stored.source,
             handler: *handler,

@@ -10,26 +10,26 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Row, params};
 
 use super::alerts;
-use super::jobs::Finish;
-use super::state::State;
+use super::jobs::AttemptRecord;
+use super::state::WriterState;
 use crate::clock;
 use crate::domain::{HandlerId, Outcome};
 
 /// `breaker = { … }`, as an outcome brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Breaker {
+pub struct BreakerPolicy {
     /// So many in a row; 0: never.
     pub failures: u32,
     pub pause_ms: i64,
 }
 
-impl Breaker {
+impl BreakerPolicy {
     pub const NEVER: Self = Self { failures: 0, pause_ms: 0 };
 }
 
 /// How a handler's breaker stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rest {
+pub struct BreakerState {
     /// What failed or timed out in a row.
     pub streak: u32,
     /// On the trail's clock; `None`: it does not rest.
@@ -42,20 +42,20 @@ pub struct Rest {
 ///
 /// # Errors
 /// The read failed.
-pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, Rest>> {
+pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, BreakerState>> {
     let mut select = conn
         .prepare_cached("SELECT streak, breaker_open_until, breaker_alerted, id FROM handlers")?;
     select.query_map([], |row| Ok((HandlerId(row.get(3)?), read(row)?)))?.collect()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Rest> {
-    Ok(Rest { streak: row.get(0)?, until_ms: row.get(1)?, is_told: row.get(2)? })
+fn read(row: &Row<'_>) -> rusqlite::Result<BreakerState> {
+    Ok(BreakerState { streak: row.get(0)?, until_ms: row.get(1)?, is_told: row.get(2)? })
 }
 
 /// Who began to rest, rests for another time, or rests no more.
 pub(super) fn changed(
-    before: &HashMap<HandlerId, Rest>,
-    after: &HashMap<HandlerId, Rest>,
+    before: &HashMap<HandlerId, BreakerState>,
+    after: &HashMap<HandlerId, BreakerState>,
 ) -> Vec<HandlerId> {
     let of = |handler| before.get(handler).and_then(|rest| rest.until_ms);
     let changed = after.iter().filter(|(handler, rest)| of(handler) != rest.until_ms);
@@ -63,13 +63,17 @@ pub(super) fn changed(
 }
 
 /// Takes an outcome into account.
-pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlite::Result<()> {
+pub(super) fn ended(
+    conn: &Connection,
+    state: &mut WriterState,
+    f: &AttemptRecord,
+) -> rusqlite::Result<()> {
     let before = state.rests.get(&f.handler).copied().unwrap_or_default();
     let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.at_once;
     let after = match (before.until_ms, f.outcome) {
         // Not of the trial, but of what ran before it.
         (Some(_), _) if !f.on_trial => return Ok(()),
-        (_, Outcome::Succeeded) => Rest::default(),
+        (_, Outcome::Succeeded) => BreakerState::default(),
         (Some(_), _) if failed => rest(state, f, before),
         // It tells nothing: another job is on trial.
         (Some(_), _) => {
@@ -79,8 +83,8 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
         (None, _) if failed => {
             let streak = before.streak.saturating_add(1);
             match f.breaker.failures {
-                0 => Rest::default(),
-                failures if streak < failures => Rest { streak, ..before },
+                0 => BreakerState::default(),
+                failures if streak < failures => BreakerState { streak, ..before },
                 _ => rest(state, f, before),
             }
         }
@@ -104,18 +108,30 @@ pub(super) fn ended(conn: &Connection, state: &mut State, f: &Finish) -> rusqlit
     };
     note(conn, state.wall_ms, f.handler, what, &detail)?;
     if tells {
-        alerts::breaker(conn, state.wall_ms, f.handler, alerts::Breaker::Resting, &detail)?;
+        alerts::breaker(
+            conn,
+            state.wall_ms,
+            f.handler,
+            alerts::BreakerTransition::Resting,
+            &detail,
+        )?;
     }
     if before.is_told && after.until_ms.is_none() {
-        alerts::breaker(conn, state.wall_ms, f.handler, alerts::Breaker::Recovered, &detail)?;
+        alerts::breaker(
+            conn,
+            state.wall_ms,
+            f.handler,
+            alerts::BreakerTransition::Recovered,
+            &detail,
+        )?;
     }
     Ok(())
 }
 
 /// It rests (again). That is told once, by the first failure that is not of an alert's own job: so that
 /// a handler that can't even tell alerts makes none.
-fn rest(state: &State, f: &Finish, before: Rest) -> Rest {
-    Rest {
+fn rest(state: &WriterState, f: &AttemptRecord, before: BreakerState) -> BreakerState {
+    BreakerState {
         streak: before.streak.saturating_add(1),
         until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
         is_told: before.is_told || alerts::is_told(state, f.source),
@@ -124,9 +140,9 @@ fn rest(state: &State, f: &Finish, before: Rest) -> Rest {
 
 fn set(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     handler: HandlerId,
-    rest: Rest,
+    rest: BreakerState,
 ) -> rusqlite::Result<()> {
     let changes = state.rests.insert(handler, rest).and_then(|rest| rest.until_ms) != rest.until_ms;
     write(conn, handler, rest, state.now_ms)?;
@@ -137,7 +153,12 @@ fn set(
     Ok(())
 }
 
-fn write(conn: &Connection, handler: HandlerId, rest: Rest, now_ms: i64) -> rusqlite::Result<()> {
+fn write(
+    conn: &Connection,
+    handler: HandlerId,
+    rest: BreakerState,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE handlers SET streak = ?2, breaker_open_until = ?3, breaker_alerted = ?5,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
@@ -155,15 +176,18 @@ fn write(conn: &Connection, handler: HandlerId, rest: Rest, now_ms: i64) -> rusq
 pub(super) fn configured(
     conn: &Connection,
     handler: HandlerId,
-    breaker: Breaker,
+    breaker: BreakerPolicy,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     let sql = "SELECT streak, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
     let before = conn.query_row(sql, [handler.0], read)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
-        0 => Rest::default(),
-        _ => Rest { until_ms: before.until_ms.map(|until_ms| until_ms.min(latest_ms)), ..before },
+        0 => BreakerState::default(),
+        _ => BreakerState {
+            until_ms: before.until_ms.map(|until_ms| until_ms.min(latest_ms)),
+            ..before
+        },
     };
     if after == before {
         return Ok(());
@@ -173,14 +197,14 @@ pub(super) fn configured(
         let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
         note(conn, wall_ms, handler, "closed", why)?;
         if before.is_told {
-            alerts::breaker(conn, wall_ms, handler, alerts::Breaker::Recovered, why)?;
+            alerts::breaker(conn, wall_ms, handler, alerts::BreakerTransition::Recovered, why)?;
         }
     }
     Ok(())
 }
 
 /// A job on trial is over and told nothing: another is next.
-pub(super) fn told_nothing(state: &mut State, handler: HandlerId, on_trial: bool) {
+pub(super) fn told_nothing(state: &mut WriterState, handler: HandlerId, on_trial: bool) {
     if on_trial {
         state.rested.push(handler);
     }
@@ -189,7 +213,7 @@ pub(super) fn told_nothing(state: &mut State, handler: HandlerId, on_trial: bool
 /// A job is on trial.
 pub(super) fn on_trial(
     conn: &Connection,
-    state: &State,
+    state: &WriterState,
     handler: HandlerId,
     job: i64,
 ) -> rusqlite::Result<()> {

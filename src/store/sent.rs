@@ -4,14 +4,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 /// How far the trail went before.
 #[derive(Clone, Copy, Debug)]
-pub struct Mark {
+pub struct Position {
     event: i64,
     duplicate: i64,
 }
 
 /// The event, or the first of its repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct SentEvent {
     pub event: i64,
     pub is_duplicate: bool,
 }
@@ -20,12 +20,12 @@ pub struct Found {
 ///
 /// # Errors
 /// The read failed.
-pub fn mark(conn: &Connection) -> rusqlite::Result<Mark> {
+pub fn mark(conn: &Connection) -> rusqlite::Result<Position> {
     conn.query_row(
         "SELECT (SELECT coalesce(max(id), 0) FROM events),
            (SELECT coalesce(max(id), 0) FROM duplicates)",
         [],
-        |row| Ok(Mark { event: row.get(0)?, duplicate: row.get(1)? }),
+        |row| Ok(Position { event: row.get(0)?, duplicate: row.get(1)? }),
     )
 }
 
@@ -35,10 +35,10 @@ pub fn mark(conn: &Connection) -> rusqlite::Result<Mark> {
 /// The read failed.
 pub fn since(
     conn: &Connection,
-    mark: &Mark,
+    mark: &Position,
     source: &str,
     body: &[u8],
-) -> rusqlite::Result<Option<Found>> {
+) -> rusqlite::Result<Option<SentEvent>> {
     let event = conn
         .query_row(
             "SELECT e.id FROM events e JOIN sources s ON s.id = e.source
@@ -48,14 +48,14 @@ pub fn since(
         )
         .optional()?;
     if let Some(event) = event {
-        return Ok(Some(Found { event, is_duplicate: false }));
+        return Ok(Some(SentEvent { event, is_duplicate: false }));
     }
     conn.query_row(
         "SELECT d.event FROM duplicates d JOIN events e ON e.id = d.event
            JOIN sources s ON s.id = e.source
          WHERE d.id > ?1 AND s.name = ?2 ORDER BY d.id LIMIT 1",
         params![mark.duplicate, source],
-        |row| Ok(Found { event: row.get(0)?, is_duplicate: true }),
+        |row| Ok(SentEvent { event: row.get(0)?, is_duplicate: true }),
     )
     .optional()
 }

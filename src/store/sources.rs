@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::state::State;
+use super::state::WriterState;
 use crate::domain::SourceId;
 
 /// So many of the newest events are looked through for a source's last one: `seen_at` is kept now
@@ -14,19 +14,19 @@ const NEWEST: i64 = 10_000;
 
 /// What was told of a source, and whether it ever had an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct SourceStatus {
     pub accepted: bool,
     pub silent: bool,
     pub refusing: bool,
 }
 
-pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, Standing>> {
+pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, SourceStatus>> {
     let mut select = conn.prepare_cached(
         "SELECT id, accepted IS NOT NULL, silent IS NOT NULL, rejecting IS NOT NULL FROM sources",
     )?;
     let rows = select.query_map([], |row| {
         let (accepted, silent, refusing) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((SourceId(row.get(0)?), Standing { accepted, silent, refusing }))
+        Ok((SourceId(row.get(0)?), SourceStatus { accepted, silent, refusing }))
     })?;
     rows.collect()
 }
@@ -34,7 +34,7 @@ pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, 
 /// A source had an event, or a repeat of one: it refuses no more, and with an event is not silent.
 pub(super) fn heard(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     source: SourceId,
     is_event: bool,
 ) -> rusqlite::Result<()> {
@@ -42,7 +42,8 @@ pub(super) fn heard(
         state.heard.push(source);
     }
     let before = state.standing.get(&source).copied().unwrap_or_default();
-    let after = Standing { accepted: true, silent: before.silent && !is_event, refusing: false };
+    let after =
+        SourceStatus { accepted: true, silent: before.silent && !is_event, refusing: false };
     if before != after {
         set(conn, state, source, after)?;
     }
@@ -51,12 +52,12 @@ pub(super) fn heard(
 
 pub(super) fn set(
     conn: &Connection,
-    state: &mut State,
+    state: &mut WriterState,
     source: SourceId,
-    standing: Standing,
+    standing: SourceStatus,
 ) -> rusqlite::Result<()> {
     let yes = |is_so: bool| is_so.then_some(1);
-    let Standing { accepted, silent, refusing } = standing;
+    let SourceStatus { accepted, silent, refusing } = standing;
     conn.prepare_cached(
         "UPDATE sources SET accepted = ?2, silent = ?3, rejecting = ?4 WHERE id = ?1",
     )?

@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, params};
 
 use super::deferred::Revival;
-use super::registry::{self, Idle};
-use super::rest::{self, Rest};
-use super::sources::{self, Standing};
+use super::registry::{self, IdleTime};
+use super::rest::{self, BreakerState};
+use super::sources::{self, SourceStatus};
 use super::{alerts, refusals};
-use crate::clock::TrailClock;
+use crate::clock::MonotonicClock;
 use crate::domain::{self, HandlerId, SourceId};
 
 /// The highest numbers given.
@@ -24,17 +24,17 @@ pub struct Counters {
 
 /// What the writer knows between transactions; re-read when somebody else changed the file.
 #[derive(Debug)]
-pub struct State {
-    pub clock: TrailClock,
+pub struct WriterState {
+    pub clock: MonotonicClock,
     /// Trail's clock, as of this group.
     pub now_ms: i64,
     /// Wall clock, as of this group.
     pub wall_ms: i64,
     pub counters: Counters,
-    idle: HashMap<HandlerId, Idle>,
+    idle: HashMap<HandlerId, IdleTime>,
     pub woken: HashMap<HandlerId, usize>,
     /// How each handler's breaker stands.
-    pub(super) rests: HashMap<HandlerId, Rest>,
+    pub(super) rests: HashMap<HandlerId, BreakerState>,
     /// Whose breaker changed in this group.
     pub(super) rested: Vec<HandlerId>,
     /// When the next of those that began to wait is due, on the trail's clock.
@@ -45,7 +45,7 @@ pub struct State {
     pub(super) refusals: i64,
     /// The source `hooktrail`, where a handler takes its events.
     pub alerts: Option<SourceId>,
-    pub(super) standing: HashMap<SourceId, Standing>,
+    pub(super) standing: HashMap<SourceId, SourceStatus>,
     /// Sources that had an event.
     pub(super) heard: Vec<SourceId>,
     /// How many events of a source have jobs that are still to be inserted or released: while there
@@ -62,12 +62,12 @@ pub struct State {
 /// So many accepted addresses are remembered, to spare the question whether they are on file.
 const KNOWN_IPS_MAX: usize = 10_000;
 
-impl State {
+impl WriterState {
     /// Reads what has to be known before the first operation.
     ///
     /// # Errors
     /// The read failed.
-    pub fn read(conn: &Connection, clock: TrailClock) -> rusqlite::Result<Self> {
+    pub fn read(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<Self> {
         let mut state = Self {
             clock,
             now_ms: clock.now_ms(),

@@ -31,13 +31,13 @@ impl QueueLimit {
 
 /// The counts of those sources that have a limit, and the last events of all.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct SourceCounters {
     of: Mutex<HashMap<SourceId, Arc<AtomicI64>>>,
     /// Trail's clock.
     seen: Mutex<HashMap<SourceId, i64>>,
 }
 
-impl Tally {
+impl SourceCounters {
     /// Counts these sources too from now on. Each count holds when the writer has counted
     /// (`Op::Recount`).
     pub fn watch(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
@@ -92,16 +92,16 @@ const COUNTING_SHARE: u32 = 50;
 
 /// Counts again where somebody else wrote; the writer's.
 #[derive(Debug)]
-pub(super) struct Recount {
-    pub of: Arc<Tally>,
+pub(super) struct QueueRecount {
+    pub of: Arc<SourceCounters>,
     /// Somebody else wrote since.
     pub is_old: bool,
     at: Instant,
     took: Duration,
 }
 
-impl Recount {
-    pub fn new(of: Arc<Tally>) -> Self {
+impl QueueRecount {
+    pub fn new(of: Arc<SourceCounters>) -> Self {
         Self { of, is_old: false, at: Instant::now(), took: Duration::ZERO }
     }
 

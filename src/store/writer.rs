@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use rusqlite::{Connection, ErrorCode};
 
-use super::channel::{CHANNEL_MESSAGES, Handle, Health, HealthCell, Message, Write};
-use super::checkpoint::{self, Nudge};
+use super::channel::{
+    CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
+};
+use super::checkpoint::{self, CheckpointSignal};
 use super::deferrals::Deferrals;
 use super::deferred::{self, Failed, Work};
-use super::events::{self, Inserts};
-use super::op::{self, Care, Done, Hear, Op};
-use super::state::{Counters, State};
-use super::tally::{Recount, Tally};
-use super::{FOREIGN_WRITER_PATIENCE, Store, Trouble, reserve, sources, trouble};
+use super::events::{self, InsertStatements};
+use super::op::{self, Isolation, Operation, OperationResult, WriterObserver};
+use super::state::{Counters, WriterState};
+use super::tally::{QueueRecount, SourceCounters};
+use super::{ErrorKind, FOREIGN_WRITER_PATIENCE, Store, reserve, sources, trouble};
 
 mod backlog;
 mod deliver;
@@ -50,14 +52,14 @@ const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
 /// The thread can't be made, or the file can't be read.
 pub fn start(
     store: Store,
-    nudge: Nudge,
-    tally: Arc<Tally>,
-    hear: Box<dyn Hear>,
-    health: Arc<HealthCell>,
+    nudge: CheckpointSignal,
+    tally: Arc<SourceCounters>,
+    hear: Box<dyn WriterObserver>,
+    health: Arc<WriterHealth>,
     deferrals: Arc<Deferrals>,
-) -> anyhow::Result<(Handle, JoinHandle<()>)> {
+) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
     let (to, from) = bounded(CHANNEL_MESSAGES);
-    let mut state = State::read(&store.conn, store.clock)?;
+    let mut state = WriterState::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
     for work in deferred::read_left(&store.conn, &mut state)? {
         let is_of_event = work.is_of_deferred_event();
@@ -71,8 +73,8 @@ pub fn start(
     let version = data_version(&store.conn)?;
     tally.count_again(&store.conn)?;
     tally.saw(sources::seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter());
-    let handle = Handle { to, health: Arc::clone(&health) };
-    let (tally, unwritten) = (Recount::new(tally), Vec::new());
+    let handle = WriterHandle { to, health: Arc::clone(&health) };
+    let (tally, unwritten) = (QueueRecount::new(tally), Vec::new());
     let mut writer =
         Writer { store, state, nudge, tally, hear, health, version, unwritten, backlog, deferrals };
     let thread =
@@ -82,15 +84,15 @@ pub fn start(
 
 struct Writer {
     store: Store,
-    state: State,
-    nudge: Nudge,
-    tally: Recount,
-    hear: Box<dyn Hear>,
-    health: Arc<HealthCell>,
+    state: WriterState,
+    nudge: CheckpointSignal,
+    tally: QueueRecount,
+    hear: Box<dyn WriterObserver>,
+    health: Arc<WriterHealth>,
     /// `PRAGMA data_version`: changes when somebody else wrote.
     version: i64,
     /// Outcomes that could not be written yet; at most one a worker, as none starts meanwhile.
-    unwritten: Vec<Op>,
+    unwritten: Vec<Operation>,
     /// What is done between groups.
     backlog: Backlog,
     deferrals: Arc<Deferrals>,
@@ -109,15 +111,15 @@ fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Who waits for counts.
-fn recount(write: &Write) -> Option<Sender<()>> {
+fn recount(write: &WriteRequest) -> Option<Sender<()>> {
     match write {
-        Write::Op(Op::Recount(reply)) => Some(reply.clone()),
+        WriteRequest::Op(Operation::Recount(reply)) => Some(reply.clone()),
         _ => None,
     }
 }
 
 impl Writer {
-    fn run(&mut self, from: &Receiver<Message>) {
+    fn run(&mut self, from: &Receiver<WriterMessage>) {
         let mut group = Vec::new();
         'running: loop {
             self.health.beat();
@@ -130,7 +132,7 @@ impl Writer {
                 (ops, rows) = (ops + more_ops, rows + more_rows);
                 ops < GROUP_OPS_MAX && rows < GROUP_ROWS_MAX
             };
-            let mut has_room = group.iter().map(Write::weight).all(&mut add);
+            let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
             if group.is_empty() && !self.has_work() {
                 match from.recv_timeout(LOOK) {
                     Ok(message) => has_room = add(self.gather(message, &mut group)),
@@ -157,7 +159,7 @@ impl Writer {
             }
             if self.nudge.wants_restart()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
-                && trouble(&e) == Trouble::Sync
+                && trouble(&e) == ErrorKind::Sync
             {
                 self.broken(&format!("a checkpoint could not be synced ({e})"));
             }
@@ -169,19 +171,19 @@ impl Writer {
     }
 
     /// Gives what came with it, in operations and in rows.
-    fn gather(&mut self, message: Message, group: &mut Vec<Write>) -> (usize, usize) {
+    fn gather(&mut self, message: WriterMessage, group: &mut Vec<WriteRequest>) -> (usize, usize) {
         let write = match message {
-            Message::Write(write) => Some(write),
-            Message::Freed(last, handler) => {
+            WriterMessage::Write(write) => Some(write),
+            WriterMessage::Freed(last, handler) => {
                 self.hear.freed(handler);
-                last.map(Write::Op)
+                last.map(WriteRequest::Op)
             }
-            Message::Work(works) => {
+            WriterMessage::Work(works) => {
                 works.into_iter().for_each(|work| self.backlog.push(work));
                 None
             }
         };
-        let weight = write.as_ref().map_or((0, 0), Write::weight);
+        let weight = write.as_ref().map_or((0, 0), WriteRequest::weight);
         group.extend(write);
         weight
     }
@@ -192,26 +194,28 @@ impl Writer {
     }
 
     /// What free threads are to run next is claimed behind what they ran before: both are one commit.
-    fn claim(&self, group: &mut Vec<Write>) {
-        group.extend(self.hear.plan().into_iter().map(|ask| Write::Op(Op::Claim(ask))));
+    fn claim(&self, group: &mut Vec<WriteRequest>) {
+        group.extend(
+            self.hear.plan().into_iter().map(|ask| WriteRequest::Op(Operation::Claim(ask))),
+        );
     }
 
     /// Writes a group and answers it. What there was no time for is left in it.
-    fn group(&mut self, group: &mut Vec<Write>) {
+    fn group(&mut self, group: &mut Vec<WriteRequest>) {
         if self.health.get() == Health::Broken {
             self.refuse(group);
             return;
         }
         let retried = self.unwritten.len();
         let mut done = Vec::with_capacity(group.len() + retried);
-        let mut result = self.transaction(group, &mut done, Care::Together);
+        let mut result = self.transaction(group, &mut done, Isolation::Together);
         if let Err(e) = &result
-            && trouble(e) == Trouble::Own
+            && trouble(e) == ErrorKind::Own
         {
             // One of them is at fault: again, each by itself.
             self.roll_back();
             done.clear();
-            result = self.transaction(group, &mut done, Care::EachAlone);
+            result = self.transaction(group, &mut done, Isolation::EachAlone);
         }
         match result {
             Ok((foreign, written)) => {
@@ -219,7 +223,7 @@ impl Writer {
                 let rest = group.split_off(written);
                 self.committed(foreign);
                 let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
-                if group.iter().any(|one| matches!(one, Write::Op(Op::Keep(_)))) {
+                if group.iter().any(|one| matches!(one, WriteRequest::Op(Operation::Keep(_)))) {
                     self.backlog.push(Work::forget_keys());
                 }
                 self.deliver(retried, group, done);
@@ -267,7 +271,7 @@ impl Writer {
             }
             Err(e) => {
                 self.roll_back();
-                if trouble(&e) != Trouble::Own {
+                if trouble(&e) != ErrorKind::Own {
                     self.backlog.roll_back();
                     return self.failed(&e);
                 }
@@ -277,7 +281,7 @@ impl Writer {
                     Failed::Event => self.deferrals.reset(refused.source, refused.left),
                     Failed::Retry(expansion) => {
                         let finish = expansion.unwritten(self.state.wall_ms);
-                        self.unwritten.push(Op::Finish(Box::new(finish)));
+                        self.unwritten.push(Operation::Finish(Box::new(finish)));
                     }
                     Failed::Other => {}
                 }
@@ -328,9 +332,9 @@ impl Writer {
     /// One transaction; whether somebody else wrote since the last, and how much of the group it has.
     fn transaction(
         &mut self,
-        group: &[Write],
-        done: &mut Vec<Done>,
-        care: Care,
+        group: &[WriteRequest],
+        done: &mut Vec<OperationResult>,
+        care: Isolation,
     ) -> rusqlite::Result<(bool, usize)> {
         let begun = self.begin()?;
         let began = Instant::now();
@@ -338,21 +342,24 @@ impl Writer {
         for op in &self.unwritten {
             done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?);
         }
-        let (mut inserts, mut written) = (Inserts::new(conn)?, 0);
+        let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
             if written > 0 && began.elapsed() > GROUP_TIME_MAX {
                 break;
             }
             written += 1;
             match message {
-                Write::Accepts(accepts, _) => {
+                WriteRequest::Accepts(accepts, _) => {
                     for accept in accepts {
                         done.push(care.apply(conn, state, |c, s| {
-                            events::accept(c, s, &mut inserts, accept).map(Done::Accepted)
+                            events::accept(c, s, &mut inserts, accept)
+                                .map(OperationResult::Accepted)
                         })?);
                     }
                 }
-                Write::Op(op) => done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?),
+                WriteRequest::Op(op) => {
+                    done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?)
+                }
             }
         }
         drop(inserts);
@@ -367,16 +374,16 @@ impl Writer {
         let path = self.store.path.display();
         let before = self.health.get();
         match trouble(error) {
-            Trouble::Sync => {
+            ErrorKind::Sync => {
                 return self.broken(&format!("a commit could not be synced ({error})"));
             }
-            Trouble::Damaged => {
+            ErrorKind::Damaged => {
                 return self.broken(&format!(
                     "{path} is damaged ({error}): put a copy in its place and remove its -wal and \
                      -shm, or save what can be read with `sqlite3 FILE .recover`"
                 ));
             }
-            Trouble::Busy if before == Health::Good => {
+            ErrorKind::Busy if before == Health::Good => {
                 let holder = super::write_lock_holder(&self.store.path);
                 log::error!(
                     "{path}: {} has held it for writing for over {FOREIGN_WRITER_PATIENCE:?}: \
@@ -435,7 +442,7 @@ impl Writer {
         if super::log_bytes(&self.store.path) > kept {
             let _ = self.store.conn.busy_timeout(Duration::ZERO);
             if let Err(e) = checkpoint::truncate(&self.store.conn)
-                && trouble(&e) == Trouble::Sync
+                && trouble(&e) == ErrorKind::Sync
             {
                 self.broken(&format!("a checkpoint could not be synced ({e})"));
             }
@@ -444,8 +451,8 @@ impl Writer {
     }
 
     fn keep(&mut self) {
-        let keep = Op::Keep(self.tally.of.seen());
-        self.group(&mut vec![Write::Op(keep)]);
+        let keep = Operation::Keep(self.tally.of.seen());
+        self.group(&mut vec![WriteRequest::Op(keep)]);
     }
 
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
@@ -453,7 +460,8 @@ impl Writer {
         let deadline = Instant::now() + FOREIGN_WRITER_PATIENCE;
         // A retry whose jobs are not all there begins again with the next process.
         for expansion in self.backlog.drain().filter_map(Work::unfinished_retry) {
-            self.unwritten.push(Op::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
+            self.unwritten
+                .push(Operation::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
         }
         loop {
             self.keep();

@@ -11,32 +11,32 @@ use arc_swap::ArcSwapOption;
 use crossbeam_channel::Receiver;
 use serde_json::Value;
 
-use crate::clock::{self, TrailClock};
+use crate::clock::{self, MonotonicClock};
 use crate::config::{Config, duration_text};
 use crate::domain::SourceId;
-use crate::expression::{Pool, Scene};
-use crate::inbox::{Judge, Judged};
-use crate::store::Readers;
-use crate::store::alerts::{self, Made, Notice, SOURCE, Waiting};
-use crate::store::channel::Handle;
-use crate::store::events::{Accept, Dedupe};
-use crate::store::op::Op;
+use crate::expression::{EvaluatorPool, EventContext};
+use crate::inbox::{JobPlanner, PlannedEvent};
+use crate::store::ReadPool;
+use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert, SOURCE};
+use crate::store::channel::WriterHandle;
+use crate::store::events::{Dedupe, NewEvent};
+use crate::store::op::Operation;
 use crate::store::registry::Registry;
-use crate::store::tally::Tally;
+use crate::store::tally::SourceCounters;
 
 /// Who is told, by the configuration as it is now; nothing where no handler takes that source.
-pub type Told = Arc<ArcSwapOption<Listeners>>;
+pub type AlertSubscription = Arc<ArcSwapOption<AlertSubscribers>>;
 
 /// The handlers that take the source `hooktrail`, and what is to be watched for them.
 #[derive(Debug)]
-pub struct Listeners {
+pub struct AlertSubscribers {
     source: SourceId,
-    judge: Judge,
+    judge: JobPlanner,
     /// Sources with a `alert_if_silent_for`.
     alert_if_silent_for: Vec<(SourceId, Duration)>,
 }
 
-impl Listeners {
+impl AlertSubscribers {
     /// `None`: nobody is to be told.
     pub fn new(config: &Config, registry: &Registry) -> Option<Self> {
         let source = *registry.sources.get(SOURCE)?;
@@ -47,17 +47,17 @@ impl Listeners {
             Some((*registry.sources.get(&source.name)?, source.alert_if_silent_for?))
         });
         let alert_if_silent_for = silent.collect();
-        Some(Self { source, judge: Judge::of_handlers(handlers), alert_if_silent_for })
+        Some(Self { source, judge: JobPlanner::of_handlers(handlers), alert_if_silent_for })
     }
 }
 
 /// What is needed to tell.
-pub struct Alerts {
-    pub told: Told,
-    pub readers: Readers,
-    pub expressions: Pool,
-    pub clock: TrailClock,
-    pub tally: Arc<Tally>,
+pub struct AlertMonitor {
+    pub told: AlertSubscription,
+    pub readers: ReadPool,
+    pub expressions: EvaluatorPool,
+    pub clock: MonotonicClock,
+    pub tally: Arc<SourceCounters>,
     /// Takes the sources that accept nothing any more, and what they said last.
     pub refusing: Box<dyn Fn() -> Vec<(SourceId, String)> + Send>,
     /// What keeps the log from starting over.
@@ -70,16 +70,16 @@ pub struct Alerts {
     pub asked: Arc<AtomicUsize>,
 }
 
-impl Alerts {
+impl AlertMonitor {
     /// One look at everything.
-    pub fn look(&mut self, writer: &Handle) {
+    pub fn look(&mut self, writer: &WriterHandle) {
         let (refusing, held) = ((self.refusing)(), self.held.try_recv().ok());
         let Some(listeners) = self.told.load_full() else { return };
         for (source, why) in refusing {
-            writer.op(Op::Notice(Notice::Refusing(source, why)));
+            writer.op(Operation::Notice(AlertSignal::Refusing(source, why)));
         }
         if let Some(why) = held {
-            writer.op(Op::Notice(Notice::WalHeld(why)));
+            writer.op(Operation::Notice(AlertSignal::WalHeld(why)));
         }
         self.listen(&listeners, writer);
         // Those that are being asked about would only be asked about again.
@@ -89,7 +89,7 @@ impl Alerts {
     }
 
     /// Notices silences, each once.
-    fn listen(&mut self, listeners: &Listeners, writer: &Handle) {
+    fn listen(&mut self, listeners: &AlertSubscribers, writer: &WriterHandle) {
         let now_ms = self.clock.now_ms();
         for &(source, after) in &listeners.alert_if_silent_for {
             let seen_at = self.tally.seen_at(source, now_ms);
@@ -98,12 +98,12 @@ impl Alerts {
             if is_silent && self.silent.insert(source, seen_at) != Some(seen_at) {
                 let since = clock::iso(self.clock.to_wall_ms(seen_at));
                 let detail = format!("no event for {}, since {since}", duration_text(after));
-                writer.op(Op::Notice(Notice::Silent(source, detail)));
+                writer.op(Operation::Notice(AlertSignal::Silent(source, detail)));
             }
         }
     }
 
-    fn make(&self, listeners: &Arc<Listeners>, writer: &Handle) {
+    fn make(&self, listeners: &Arc<AlertSubscribers>, writer: &WriterHandle) {
         let found = self.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(alerts::waiting(&conn, self.clock.now_ms())?));
         match found {
@@ -115,22 +115,27 @@ impl Alerts {
     }
 
     /// Asks what the handlers want of it, and has it stored. What comes to nothing stays noted.
-    fn make_one(&self, listeners: &Arc<Listeners>, mut of: Waiting, writer: &Handle) {
+    fn make_one(
+        &self,
+        listeners: &Arc<AlertSubscribers>,
+        mut of: PendingAlert,
+        writer: &WriterHandle,
+    ) {
         of.detail = of.detail.map(|detail| (self.redact)(&detail));
         let body = body(&of);
         let Some(questions) = listeners.judge.questions() else {
             return store(listeners, of, body, listeners.judge.plain(), writer);
         };
         let text = body.clone();
-        let scene = Scene {
+        let scene = EventContext {
             body: &text,
             content_type: Some("application/json"),
             source: SOURCE,
             headers: &[("content-type", b"application/json")],
             received_at_ms: clock::wall_ms(),
-            ..Scene::default()
+            ..EventContext::default()
         };
-        let (asked, writer) = (Asked::new(&self.asked), writer.clone());
+        let (asked, writer) = (InFlightGuard::new(&self.asked), writer.clone());
         let whose = Arc::clone(listeners);
         let party = u64::try_from(listeners.source.0).unwrap_or(0);
         let answer = Box::new(move |answers| {
@@ -144,26 +149,32 @@ impl Alerts {
 }
 
 /// One that is being asked about, until it is answered or given up.
-struct Asked(Arc<AtomicUsize>);
+struct InFlightGuard(Arc<AtomicUsize>);
 
-impl Asked {
+impl InFlightGuard {
     fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Asked {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// Has the event stored, or what was noted taken for told where no handler wants it.
-fn store(listeners: &Listeners, of: Waiting, body: Vec<u8>, judged: Judged, writer: &Handle) {
+fn store(
+    listeners: &AlertSubscribers,
+    of: PendingAlert,
+    body: Vec<u8>,
+    judged: PlannedEvent,
+    writer: &WriterHandle,
+) {
     // Without a name there is no event: it stays noted.
     let Ok(uid) = clock::random_name() else { return };
-    let accept = (!judged.owed.is_nobodys()).then(|| Accept {
+    let accept = (!judged.owed.is_nobodys()).then(|| NewEvent {
         slot: 0,
         source: listeners.source,
         uid,
@@ -180,11 +191,11 @@ fn store(listeners: &Listeners, of: Waiting, body: Vec<u8>, judged: Judged, writ
         queue_limit: None,
         body_memory: None,
     });
-    writer.op(Op::Alert(Box::new(Made { of, accept })));
+    writer.op(Operation::Alert(Box::new(AlertEvent { of, accept })));
 }
 
 /// The keys in the contract's order; null where one does not apply.
-fn body(of: &Waiting) -> Vec<u8> {
+fn body(of: &PendingAlert) -> Vec<u8> {
     let text = |text: &str| match text {
         "" => Value::Null,
         text => Value::from(text),
@@ -212,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_alert_is_an_object_with_null_where_something_does_not_apply() {
-        let of = Waiting {
+        let of = PendingAlert {
             kind: "job.dead".into(),
             source: "a".into(),
             handler: String::new(),

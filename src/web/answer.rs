@@ -5,18 +5,18 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::X_CONTENT_TYPE_OPTIONS;
 
-use super::Gated;
-use super::verify::Answer;
+use super::SourceRuntime;
+use super::verify::SenderResponse;
 
 /// An answer in the making.
-pub struct Accepted<'a> {
-    gated: &'a Gated,
-    preset: Option<Answer>,
+pub struct AcceptedResponse<'a> {
+    gated: &'a SourceRuntime,
+    preset: Option<SenderResponse>,
 }
 
-impl<'a> Accepted<'a> {
+impl<'a> AcceptedResponse<'a> {
     /// `preset`: the response of the source's scheme, unless the source has its own.
-    pub fn new(gated: &'a Gated, preset: Option<Answer>) -> Self {
+    pub fn new(gated: &'a SourceRuntime, preset: Option<SenderResponse>) -> Self {
         Self { gated, preset }
     }
 
@@ -49,7 +49,7 @@ impl<'a> Accepted<'a> {
 }
 
 /// An answer as it is, never guessed at: it may hold what a stranger wrote.
-pub fn told(answer: &Answer) -> HttpResponse {
+pub fn told(answer: &SenderResponse) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut response = HttpResponse::build(status);
     if let Some(content_type) = answer.content_type {

@@ -15,7 +15,7 @@ use futures_core::Stream;
 
 use super::budget::{Full, LARGE_BYTES_MIN};
 use super::connection::Connection;
-use super::refuse::Refusal;
+use super::refuse::Rejection;
 
 /// Why a body breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Broken {
     Full,
 }
 
-impl From<Broken> for Refusal {
+impl From<Broken> for Rejection {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Gone => Self::Gone,

@@ -5,7 +5,7 @@ use crate::json;
 
 /// What is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
+pub enum ContentTypeError {
     /// Answered 415.
     Type,
     /// Answered 400.
@@ -16,14 +16,18 @@ pub enum Wrong {
 ///
 /// # Errors
 /// Which of the two is wrong.
-pub fn check_accept(accept: Accept, content_type: Option<&str>, body: &[u8]) -> Result<(), Wrong> {
+pub fn check_accept(
+    accept: Accept,
+    content_type: Option<&str>,
+    body: &[u8],
+) -> Result<(), ContentTypeError> {
     let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
     let is = |name: &str| essence.eq_ignore_ascii_case(name);
     match accept {
         Accept::Any => Ok(()),
         Accept::Json if is("application/json") || is_plus_json(essence) => check_json(body),
         Accept::Form if is("application/x-www-form-urlencoded") => check_form(body),
-        Accept::Json | Accept::Form => Err(Wrong::Type),
+        Accept::Json | Accept::Form => Err(ContentTypeError::Type),
     }
 }
 
@@ -32,12 +36,12 @@ fn is_plus_json(essence: &str) -> bool {
     suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-fn check_json(body: &[u8]) -> Result<(), Wrong> {
-    json::check(body).map_err(|why| Wrong::Form(format!("body is {why}")))
+fn check_json(body: &[u8]) -> Result<(), ContentTypeError> {
+    json::check(body).map_err(|why| ContentTypeError::Form(format!("body is {why}")))
 }
 
-fn check_form(body: &[u8]) -> Result<(), Wrong> {
-    let wrong = |text: &str| Err(Wrong::Form(format!("body is not a form: {text}")));
+fn check_form(body: &[u8]) -> Result<(), ContentTypeError> {
+    let wrong = |text: &str| Err(ContentTypeError::Form(format!("body is not a form: {text}")));
     let body = json::without_mark(body);
     if !body.is_ascii() {
         return wrong("it has bytes beyond ASCII");
@@ -62,26 +66,32 @@ mod tests {
             |content_type, body: &str| check_accept(Accept::Json, content_type, body.as_bytes());
         assert_eq!(json(Some("application/json; charset=utf-8"), "{}"), Ok(()));
         assert_eq!(json(Some("application/cloudevents+json"), "[1]"), Ok(()));
-        assert_eq!(json(Some("text/plain"), "{}"), Err(Wrong::Type));
-        assert_eq!(json(None, "{}"), Err(Wrong::Type));
-        assert!(matches!(json(Some("application/json"), "{"), Err(Wrong::Form(_))));
+        assert_eq!(json(Some("text/plain"), "{}"), Err(ContentTypeError::Type));
+        assert_eq!(json(None, "{}"), Err(ContentTypeError::Type));
+        assert!(matches!(json(Some("application/json"), "{"), Err(ContentTypeError::Form(_))));
         let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
         assert_eq!(json(Some("application/json"), &nested(128)), Ok(()));
-        assert!(matches!(json(Some("application/json"), &nested(129)), Err(Wrong::Form(_))));
+        assert!(matches!(
+            json(Some("application/json"), &nested(129)),
+            Err(ContentTypeError::Form(_))
+        ));
         let text = format!("[{:?}]", "[\"".repeat(200));
         assert_eq!(json(Some("application/json"), &text), Ok(()));
-        assert!(matches!(json(Some("application/json"), &nested(200_000)), Err(Wrong::Form(_))));
+        assert!(matches!(
+            json(Some("application/json"), &nested(200_000)),
+            Err(ContentTypeError::Form(_))
+        ));
     }
 
     #[test]
     fn json_must_be_utf_8() {
         let json = |body: &[u8]| check_accept(Accept::Json, Some("application/json"), body);
-        assert!(matches!(json(b"[\"\xff\"]"), Err(Wrong::Form(_))));
-        assert!(matches!(json(b""), Err(Wrong::Form(_))));
-        assert!(matches!(json(b"{} {}"), Err(Wrong::Form(_))));
+        assert!(matches!(json(b"[\"\xff\"]"), Err(ContentTypeError::Form(_))));
+        assert!(matches!(json(b""), Err(ContentTypeError::Form(_))));
+        assert!(matches!(json(b"{} {}"), Err(ContentTypeError::Form(_))));
         assert_eq!(json("[\"\u{fc}\", 1e999]".as_bytes()), Ok(()));
         assert_eq!(json(b"\xef\xbb\xbf{}"), Ok(()));
-        assert!(matches!(json(b"\xef\xbb\xbf\xef\xbb\xbf{}"), Err(Wrong::Form(_))));
+        assert!(matches!(json(b"\xef\xbb\xbf\xef\xbb\xbf{}"), Err(ContentTypeError::Form(_))));
     }
 
     #[test]
@@ -92,9 +102,9 @@ mod tests {
         };
         assert_eq!(form("a=1&b=%C3%A4"), Ok(()));
         assert_eq!(form("\u{feff}a=1"), Ok(()));
-        assert!(matches!(form("a=%4"), Err(Wrong::Form(_))));
-        assert!(matches!(form("a=ä"), Err(Wrong::Form(_))));
-        assert_eq!(check_accept(Accept::Form, None, b"a=1"), Err(Wrong::Type));
+        assert!(matches!(form("a=%4"), Err(ContentTypeError::Form(_))));
+        assert!(matches!(form("a=ä"), Err(ContentTypeError::Form(_))));
+        assert_eq!(check_accept(Accept::Form, None, b"a=1"), Err(ContentTypeError::Type));
     }
 
     #[test]

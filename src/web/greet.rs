@@ -5,31 +5,31 @@
 use actix_web::HttpResponse;
 use serde_json::value::RawValue;
 
-use super::intake::Taking;
+use super::intake::IntakeRequest;
 use super::received::Received;
-use super::refuse::Refusal;
-use super::verify::{Answer, CHALLENGE_BYTES_MAX, Handshake, Preset, Verifier};
-use super::{Gated, answer, rate};
+use super::refuse::Rejection;
+use super::verify::{CHALLENGE_BYTES_MAX, Handshake, PresetHandshake, SenderResponse, Verifier};
+use super::{SourceRuntime, answer, rate};
 use crate::config::{self, Source};
-use crate::expression::Questions;
-use crate::store::handshakes::Shaken;
+use crate::expression::ExpressionSet;
+use crate::store::handshakes::HandshakeRecord;
 
 /// A source's own: which requests it is asked of, and by what expression.
-pub struct Own {
+pub struct CustomHandshake {
     methods: Vec<String>,
     signed: bool,
     /// Its outputs in a list are asked for in the way a `dedupe` is, which alone would take empty text
     /// for none.
-    questions: Questions,
+    questions: ExpressionSet,
 }
 
-impl Own {
+impl CustomHandshake {
     pub fn new(source: &Source) -> Option<Self> {
         let config::Handshake::Own(own) = &source.handshake else { return None };
         Some(Self {
             methods: own.methods.clone(),
             signed: own.signed,
-            questions: Questions::new(Some(own.respond.first_in_list()), Vec::new()),
+            questions: ExpressionSet::new(Some(own.respond.first_in_list()), Vec::new()),
         })
     }
 
@@ -41,14 +41,14 @@ impl Own {
 /// How a request of this method may turn out to be a handshake.
 #[derive(Clone, Copy)]
 pub(super) struct Ways<'g> {
-    own: Option<&'g Own>,
-    preset: Option<&'g Preset>,
+    own: Option<&'g CustomHandshake>,
+    preset: Option<&'g PresetHandshake>,
     /// One of them is asked where the signature holds.
     pub has_signed: bool,
 }
 
 impl<'g> Ways<'g> {
-    pub fn of(gated: &'g Gated, method: &str) -> Self {
+    pub fn of(gated: &'g SourceRuntime, method: &str) -> Self {
         let own = gated.greeting.as_ref().filter(|own| own.comes_by(method));
         let preset = gated.verifier.handshake().filter(|preset| preset.comes_by(method));
         let has_signed = own.is_some_and(|own| own.signed)
@@ -62,18 +62,18 @@ impl<'g> Ways<'g> {
 }
 
 /// Whose signature is missing or wrong.
-pub(super) fn wrong(verifier: &Verifier, reason: String) -> Refusal {
-    Refusal::Signature { reason, challenge: verifier.challenge() }
+pub(super) fn wrong(verifier: &Verifier, reason: String) -> Rejection {
+    Rejection::Signature { reason, challenge: verifier.challenge() }
 }
 
-impl Taking<'_> {
+impl IntakeRequest<'_> {
     /// Answers a request that is a handshake. `is_signed`: its signature holds.
     pub(super) async fn greet(
         &self,
         ways: Ways<'_>,
         is_signed: bool,
         received: &Received<'_>,
-    ) -> Result<Option<HttpResponse>, Refusal> {
+    ) -> Result<Option<HttpResponse>, Rejection> {
         let Received { gated, asked, now_ms, .. } = *received;
         let mut found = None;
         if ways.own.is_some_and(|own| own.signed == is_signed) {
@@ -90,7 +90,7 @@ impl Taking<'_> {
         if let Some(wanted) = &handshake.wanted {
             log::warn!("source {source}: {wanted}");
         }
-        self.gate.handshakes.note(Shaken {
+        self.gate.handshakes.note(HandshakeRecord {
             at_ms: now_ms,
             source: source.clone(),
             method: redactor.redact(asked.method).into_owned(),
@@ -101,7 +101,7 @@ impl Taking<'_> {
     }
 
     /// Text is the answer; null is none. What fails is as if it were null.
-    async fn ask_own(&self, received: &Received<'_>) -> Result<Option<Handshake>, Refusal> {
+    async fn ask_own(&self, received: &Received<'_>) -> Result<Option<Handshake>, Rejection> {
         let ask = |received: &Received<'_>| {
             let own = received.gated.greeting.as_ref()?;
             Some(received.ask_handshake(&own.questions))
@@ -112,7 +112,7 @@ impl Taking<'_> {
         let reason = match asking.answers().await?.dedupe.map(|list| first(list.as_deref())) {
             Ok(Ok(None)) => return Ok(None),
             Ok(Ok(Some(text))) if text.len() <= CHALLENGE_BYTES_MAX => {
-                let (detail, answer) = ("handshake.respond".to_owned(), Answer::text(text));
+                let (detail, answer) = ("handshake.respond".to_owned(), SenderResponse::text(text));
                 return Ok(Some(Handshake { detail, answer, wanted: None }));
             }
             Ok(_) => "gives more than 1024 bytes",

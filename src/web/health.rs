@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::Gate;
+use super::IntakeState;
 use super::body::{Body, answered};
 use super::connection::Connection;
-use super::refuse::Refusal;
+use super::refuse::Rejection;
 
 /// The path that says whether the process is alive.
 const HEALTHZ: &str = "/healthz";
@@ -18,11 +18,11 @@ const READYZ: &str = "/readyz";
 
 /// The admin listener.
 pub async fn admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let parts = (request.app_data::<Arc<Gate>>(), request.conn_data::<Arc<Connection>>());
+    let parts = (request.app_data::<Arc<IntakeState>>(), request.conn_data::<Arc<Connection>>());
     let (Some(gate), Some(connection)) = parts else { return plain(500) };
     let body = Body::new(&request, payload);
     connection.begin(body.length());
-    let response = health(gate, &request).unwrap_or_else(|| Refusal::Path.response());
+    let response = health(gate, &request).unwrap_or_else(|| Rejection::Path.response());
     answered(response, &request, connection, &body)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn plain(status: u16) -> HttpResponse {
 }
 
 /// `/healthz` and `/readyz`.
-pub(super) fn health(gate: &Gate, request: &HttpRequest) -> Option<HttpResponse> {
+pub(super) fn health(gate: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
     respond(request, || {
         if gate.closing.load(Ordering::Relaxed) { Some("shutting down") } else { gate.obstacle() }
     })
@@ -56,7 +56,7 @@ fn respond(
         _ => return None,
     };
     if !matches!(request.method().as_str(), "GET" | "HEAD") {
-        return Some(Refusal::Method { allow: "GET, HEAD".to_owned() }.response());
+        return Some(Rejection::Method { allow: "GET, HEAD".to_owned() }.response());
     }
     Some(HttpResponse::build(status).content_type("application/json").body(text))
 }

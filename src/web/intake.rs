@@ -13,35 +13,35 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout_at;
 
 use super::address::{self, Peer};
-use super::answer::Accepted;
+use super::answer::AcceptedResponse;
 use super::body::{Body, answered};
 use super::budget::{Claim, Claimant, Full, STALLED_AFTER, STALLED_BYTES_MIN};
 use super::connection::{Connection, HEAD_BYTES_MAX};
-use super::form::{self, Wrong};
+use super::form::{self, ContentTypeError};
 use super::greet::{self, Ways};
 use super::health::{health, plain};
-use super::lane::Lane;
+use super::lane::WriterClient;
 use super::received::{Evaluation, FullBody, Prepared, Received, SignedKey};
-use super::refuse::Refusal;
-use super::verify::{Answer, Asked, Proof};
-use super::{Gate, Gated, Settings, kept, ledger, rate};
+use super::refuse::Rejection;
+use super::verify::{Proof, SenderResponse, SignedRequest};
+use super::{IntakeConfig, IntakeState, SourceRuntime, kept, ledger, rate};
 use crate::clock;
 use crate::config::Source;
-use crate::domain::owed::Plan;
-use crate::inbox::Judged;
-use crate::store::events::{Accept, Aim, Dedupe, DedupeKey, Reply};
+use crate::domain::owed::JobPlan;
+use crate::inbox::PlannedEvent;
+use crate::store::events::{Aim, Dedupe, DedupeKey, InsertReply, NewEvent};
 
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// Header lines as they came: lower-case name, value.
-type Lines<'a> = Vec<(&'a str, &'a [u8])>;
+type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
 
 /// The intake listener.
 pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let parts = (
-        request.app_data::<Arc<Gate>>(),
-        request.app_data::<Rc<Lane>>(),
+        request.app_data::<Arc<IntakeState>>(),
+        request.app_data::<Rc<WriterClient>>(),
         request.conn_data::<Arc<Connection>>(),
     );
     let (Some(gate), Some(lane), Some(connection)) = parts else { return plain(500) };
@@ -51,7 +51,7 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
         return answered(response, &request, connection, &body);
     }
     let settings = gate.settings.load_full();
-    let mut taking = Taking {
+    let mut taking = IntakeRequest {
         gate,
         lane,
         connection,
@@ -69,11 +69,11 @@ pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
 }
 
 /// A request that is being taken.
-pub(super) struct Taking<'a> {
-    pub gate: &'a Gate,
-    lane: &'a Rc<Lane>,
+pub(super) struct IntakeRequest<'a> {
+    pub gate: &'a IntakeState,
+    lane: &'a Rc<WriterClient>,
     connection: &'a Connection,
-    settings: &'a Arc<Settings>,
+    settings: &'a Arc<IntakeConfig>,
     deadline: Instant,
     /// `None`: unknown.
     client: Option<IpAddr>,
@@ -83,9 +83,9 @@ pub(super) struct Taking<'a> {
     bytes: usize,
 }
 
-impl Taking<'_> {
+impl IntakeRequest<'_> {
     async fn run(&mut self, request: &HttpRequest, body: &mut Body) -> HttpResponse {
-        let lines: Lines = request
+        let lines: HeaderRefs = request
             .headers()
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
@@ -104,7 +104,7 @@ impl Taking<'_> {
         self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
         let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
         let refusal = match at {
-            None => Refusal::Path,
+            None => Rejection::Path,
             Some(at) => match self.check(at, secret_segment, request, &lines, body).await {
                 Ok(response) => return response,
                 Err(refusal) => refusal,
@@ -117,7 +117,7 @@ impl Taking<'_> {
         refusal.response()
     }
 
-    fn record(&self, refusal: &Refusal, gated: Option<&Gated>, request: &HttpRequest) {
+    fn record(&self, refusal: &Rejection, gated: Option<&SourceRuntime>, request: &HttpRequest) {
         let redactor = &*self.settings.redactor;
         let redaction = kept::Redaction { verifier: gated.map(|it| &it.verifier), redactor };
         let reason = refusal.reason();
@@ -126,7 +126,7 @@ impl Taking<'_> {
             gated.streak.refused(refusal, reason);
         }
         self.gate.ledger.note(
-            &ledger::Request {
+            &ledger::RejectedRequest {
                 source: gated.map(|gated| gated.source.name.as_str()),
                 method: &redactor.redact(request.method().as_str()),
                 path: &redaction.path(request.uri().path()),
@@ -139,7 +139,7 @@ impl Taking<'_> {
         );
     }
 
-    fn client(&self, request: &HttpRequest, lines: &Lines<'_>) -> Option<IpAddr> {
+    fn client(&self, request: &HttpRequest, lines: &HeaderRefs<'_>) -> Option<IpAddr> {
         let server = &self.settings.server;
         address::client(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
@@ -149,24 +149,24 @@ impl Taking<'_> {
         at: usize,
         secret_segment: Option<&str>,
         request: &HttpRequest,
-        lines: &Lines<'_>,
+        lines: &HeaderRefs<'_>,
         payload: &mut Body,
-    ) -> Result<HttpResponse, Refusal> {
+    ) -> Result<HttpResponse, Rejection> {
         let (settings, gate) = (self.settings, self.gate);
         let gated = &settings.sources[at];
         let source = &gated.source;
         let method = request.method().as_str();
         let allowed = source.methods.iter().any(|allowed| allowed == method);
         let ways = Ways::of(gated, method);
-        let not_allowed = || Refusal::Method { allow: source.methods.join(", ") };
+        let not_allowed = || Rejection::Method { allow: source.methods.join(", ") };
         if !allowed && ways.is_none() {
             return Err(not_allowed());
         }
         if !address::allowed(&source.allow_from, self.client) {
-            return Err(Refusal::Address);
+            return Err(Rejection::Address);
         }
         if self.gate.obstacle().is_some() {
-            return Err(Refusal::Unavailable);
+            return Err(Rejection::Unavailable);
         }
         check_size(request, source.max_body_bytes)?;
         let mut claim = self.gate.budget.claim(Claimant {
@@ -177,7 +177,7 @@ impl Taking<'_> {
         });
         let body = self.body(payload, source.max_body_bytes, &mut claim).await?;
         let (uri, server) = (request.uri(), &settings.server);
-        let asked = Asked {
+        let asked = SignedRequest {
             method,
             path: uri.path(),
             query: uri.query(),
@@ -216,8 +216,8 @@ impl Taking<'_> {
             form::check_accept(it.gated.source.accept, it.content_type(), it.asked.body)
         };
         self.examine(&received, check_accept).await?.map_err(|wrong| match wrong {
-            Wrong::Type => Refusal::Type,
-            Wrong::Form(reason) => Refusal::Form { reason },
+            ContentTypeError::Type => Rejection::Type,
+            ContentTypeError::Form(reason) => Rejection::Form { reason },
         })?;
         let admission = rate::check(gated.rate.as_ref())?;
         let stored = match self.accept(&received, &proof, repeats).await {
@@ -225,7 +225,7 @@ impl Taking<'_> {
                 let body = body.into_bytes();
                 // Where the connection breaks off, the body is there until the writer has it written.
                 let body_memory = Some(claim.take_reservation());
-                self.store(gated, Accept { body, body_memory, ..accept }, preset).await
+                self.store(gated, NewEvent { body, body_memory, ..accept }, preset).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -241,7 +241,7 @@ impl Taking<'_> {
         &self,
         received: &Received<'_>,
         work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Rejection> {
         let max_bytes = self.settings.server.max_inflight_bytes;
         received.run(&self.gate.checks, max_bytes, work).await
     }
@@ -251,7 +251,7 @@ impl Taking<'_> {
         &self,
         received: &Received<'_>,
         proof: &Proof,
-    ) -> Result<Option<DedupeKey>, Refusal> {
+    ) -> Result<Option<DedupeKey>, Rejection> {
         let source = &received.gated.source;
         if source.uses_preset_key {
             return Ok(delivery_key(source, proof));
@@ -275,16 +275,19 @@ impl Taking<'_> {
     /// its sender tries again with the first attempt's time, and would never hear that it arrived.
     async fn check_repeat(
         &self,
-        gated: &Gated,
+        gated: &SourceRuntime,
         key: Option<DedupeKey>,
         reason: &str,
         now_ms: i64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         if let Some(key) = key {
-            match self.lane.store(Accept::look_up(gated.id, key)).await {
-                Reply::Duplicate(_) => return Ok(()),
-                Reply::Unavailable => return Err(Refusal::Unavailable),
-                Reply::Stored(_) | Reply::Deferred(_) | Reply::NoRepeat | Reply::QueueFull => {}
+            match self.lane.store(NewEvent::look_up(gated.id, key)).await {
+                InsertReply::Duplicate(_) => return Ok(()),
+                InsertReply::Unavailable => return Err(Rejection::Unavailable),
+                InsertReply::Stored(_)
+                | InsertReply::Deferred(_)
+                | InsertReply::NoRepeat
+                | InsertReply::QueueFull => {}
             }
         }
         if let Some(count) = gated.streak.stale(now_ms) {
@@ -304,7 +307,7 @@ impl Taking<'_> {
         received: &Received<'_>,
         proof: &Proof,
         repeats: Option<DedupeKey>,
-    ) -> Result<(Accept, Option<Answer>), Refusal> {
+    ) -> Result<(NewEvent, Option<SenderResponse>), Rejection> {
         let Received { gated, now_ms, .. } = *received;
         let is_new = repeats.is_none();
         let prepare = move |it: &Received<'_>| it.prepare(is_new);
@@ -312,7 +315,9 @@ impl Taking<'_> {
             self.examine(received, prepare).await?;
         let judged = match asking {
             // A repeat, of which nothing is asked.
-            None if !is_new => Judged { owed: Plan::Judged(Vec::new()), dedupe: None, note: None },
+            None if !is_new => {
+                PlannedEvent { owed: JobPlan::Judged(Vec::new()), dedupe: None, note: None }
+            }
             None => gated.judge.plain(),
             Some(asking) => match asking.evaluation().await? {
                 Evaluation::Answers(answers) => gated.judge.judged(answers),
@@ -327,7 +332,7 @@ impl Taking<'_> {
         if delivery.is_none() {
             delivery = self.guard(gated, guard.map(with_window), own.is_some()).await?;
             if delivery.is_some() && own.is_none() {
-                (aim, owed) = (Aim::RecordRepeat, Plan::Judged(Vec::new()));
+                (aim, owed) = (Aim::RecordRepeat, JobPlan::Judged(Vec::new()));
             }
         }
         if !is_new {
@@ -335,10 +340,10 @@ impl Taking<'_> {
         }
         let heal = source.on_duplicate == crate::config::OnDuplicate::Heal && is_new;
         let dedupe = Dedupe { own, delivery, heal, aim };
-        let accept = Accept {
+        let accept = NewEvent {
             slot: 0,
             source: gated.id,
-            uid: clock::random_name().map_err(|_| Refusal::Unavailable)?,
+            uid: clock::random_name().map_err(|_| Rejection::Unavailable)?,
             received_at_ms: now_ms,
             method: received.asked.method.to_owned(),
             path,
@@ -359,38 +364,41 @@ impl Taking<'_> {
     /// stored under it. Without either, `dedupe` gave no key, and each such event is new.
     async fn guard(
         &self,
-        gated: &Gated,
+        gated: &SourceRuntime,
         guard: Option<DedupeKey>,
         has_key: bool,
-    ) -> Result<Option<DedupeKey>, Refusal> {
+    ) -> Result<Option<DedupeKey>, Rejection> {
         let Some(key) = guard.filter(|_| !has_key) else { return Ok(guard) };
-        match self.lane.store(Accept::look_up(gated.id, key)).await {
-            Reply::Duplicate(_) => Ok(guard),
-            Reply::Unavailable => Err(Refusal::Unavailable),
-            Reply::Stored(_) | Reply::Deferred(_) | Reply::NoRepeat | Reply::QueueFull => Ok(None),
+        match self.lane.store(NewEvent::look_up(gated.id, key)).await {
+            InsertReply::Duplicate(_) => Ok(guard),
+            InsertReply::Unavailable => Err(Rejection::Unavailable),
+            InsertReply::Stored(_)
+            | InsertReply::Deferred(_)
+            | InsertReply::NoRepeat
+            | InsertReply::QueueFull => Ok(None),
         }
     }
 
     async fn store(
         &self,
-        gated: &Gated,
-        accept: Accept,
-        preset: Option<Answer>,
-    ) -> Result<HttpResponse, Refusal> {
-        let accepted = Accepted::new(gated, preset);
+        gated: &SourceRuntime,
+        accept: NewEvent,
+        preset: Option<SenderResponse>,
+    ) -> Result<HttpResponse, Rejection> {
+        let accepted = AcceptedResponse::new(gated, preset);
         // A queue that is full by now is not the writer's to refuse: it has others to write for.
         if let Some(limit) = &gated.queue_limit
             && accept.owed.jobs() > 0
             && limit.is_reached(0)
         {
-            return Err(Refusal::QueuedMax);
+            return Err(Rejection::QueuedMax);
         }
         let (event, is_duplicate) = match self.lane.store(accept).await {
-            Reply::Stored(event) | Reply::Deferred(event) => (event, false),
-            Reply::Duplicate(event) => (event, true),
-            Reply::QueueFull => return Err(Refusal::QueuedMax),
+            InsertReply::Stored(event) | InsertReply::Deferred(event) => (event, false),
+            InsertReply::Duplicate(event) => (event, true),
+            InsertReply::QueueFull => return Err(Rejection::QueuedMax),
             // What it repeated was forgotten meanwhile.
-            Reply::Unavailable | Reply::NoRepeat => return Err(Refusal::Unavailable),
+            InsertReply::Unavailable | InsertReply::NoRepeat => return Err(Rejection::Unavailable),
         };
         gated.streak.accepted();
         Ok(accepted.response(event.0, is_duplicate))
@@ -402,7 +410,7 @@ impl Taking<'_> {
         payload: &mut Body,
         max: usize,
         claim: &mut Claim<'_>,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<Vec<u8>, Rejection> {
         let mut body = Vec::new();
         if payload.is_large() {
             claim.set_large();
@@ -418,9 +426,9 @@ impl Taking<'_> {
                 // It has become large.
                 Ok(Ok(false)) => {}
                 Ok(Err(refusal)) => return Err(refusal),
-                Err(_) if Instant::now() >= self.deadline => return Err(Refusal::Late),
+                Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Late),
                 Err(_) if claim.is_pressed() && self.bytes - bytes_before < STALLED_BYTES_MIN => {
-                    return Err(Refusal::Late);
+                    return Err(Rejection::Late);
                 }
                 Err(_) => {}
             }
@@ -437,15 +445,15 @@ impl Taking<'_> {
         max: usize,
         claim: &mut Claim<'_>,
         body: &mut Vec<u8>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Rejection> {
         let was_large = claim.is_large();
         while let Some(chunk) = payload.next(|| claim.share()).await {
-            let chunk = chunk.map_err(Refusal::from)?;
+            let chunk = chunk.map_err(Rejection::from)?;
             self.bytes += chunk.len();
             if self.bytes > max {
-                return Err(Refusal::TooLarge { max });
+                return Err(Rejection::TooLarge { max });
             }
-            claim.grow(chunk.len()).map_err(|Full| Refusal::Unavailable)?;
+            claim.grow(chunk.len()).map_err(|Full| Rejection::Unavailable)?;
             body.extend_from_slice(&chunk);
             if claim.is_large() != was_large {
                 return Ok(false);
@@ -455,8 +463,8 @@ impl Taking<'_> {
     }
 
     /// Reads on so that the answer arrives.
-    async fn drain(&mut self, payload: &mut Body, refusal: &Refusal) {
-        if matches!(refusal, Refusal::Late | Refusal::Gone) {
+    async fn drain(&mut self, payload: &mut Body, refusal: &Rejection) {
+        if matches!(refusal, Rejection::Late | Rejection::Gone) {
             return;
         }
         let read = async {
@@ -490,17 +498,17 @@ fn peer(request: &HttpRequest) -> Peer {
 }
 
 /// What the head says of the body.
-fn check_size(request: &HttpRequest, max: usize) -> Result<(), Refusal> {
+fn check_size(request: &HttpRequest, max: usize) -> Result<(), Rejection> {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<usize>().ok());
     if length.is_some_and(|length| length > max) {
-        return Err(Refusal::TooLarge { max });
+        return Err(Rejection::TooLarge { max });
     }
     let identity = |value: &HeaderValue| {
         value.to_str().is_ok_and(|coding| coding.trim().eq_ignore_ascii_case("identity"))
     };
     if !request.headers().get_all(header::CONTENT_ENCODING).all(identity) {
-        return Err(Refusal::Encoding);
+        return Err(Rejection::Encoding);
     }
     Ok(())
 }

@@ -16,8 +16,8 @@ use std::task::{Context, Poll, Waker};
 use crossbeam_channel::Sender;
 
 use crate::domain::SourceId;
-use crate::store::channel::{Mailbox, Message, Write};
-use crate::store::events::{Accept, Reply};
+use crate::store::channel::{ReplyQueue, WriteRequest, WriterMessage};
+use crate::store::events::{InsertReply, NewEvent};
 
 /// So many requests of one intake thread wait for the writer; beyond it they are answered 503.
 const WAITING_MAX: usize = 8192;
@@ -31,20 +31,20 @@ const SENT_ROWS_MAX: usize = 2048;
 /// Maximum number of rows in one message: between two messages the writer may commit.
 const MESSAGE_ROWS_MAX: usize = 512;
 
-enum Slot {
+enum PendingSlot {
     Free,
     Waiting(Option<Waker>),
-    Answered(Reply),
+    Answered(InsertReply),
     /// Whoever asked has gone.
     Left,
 }
 
 /// Not shared between threads.
-pub struct Lane {
-    to: Sender<Message>,
-    mailbox: Arc<Mailbox>,
+pub struct WriterClient {
+    to: Sender<WriterMessage>,
+    mailbox: Arc<ReplyQueue>,
     outbox: RefCell<Outbox>,
-    slots: RefCell<Vec<Slot>>,
+    slots: RefCell<Vec<PendingSlot>>,
     free: RefCell<Vec<usize>>,
     handing_over: Cell<bool>,
 }
@@ -53,9 +53,9 @@ pub struct Lane {
 #[derive(Default)]
 struct Outbox {
     /// To be sent in this turn of the loop.
-    next: Vec<Accept>,
+    next: Vec<NewEvent>,
     /// Those for which there is no room: by source, and the sources in the order of their turn.
-    waiting: HashMap<SourceId, VecDeque<Accept>>,
+    waiting: HashMap<SourceId, VecDeque<NewEvent>>,
     turn: VecDeque<SourceId>,
     /// Rows of `next`, and of those that the writer has not answered yet.
     sent_rows: usize,
@@ -70,7 +70,7 @@ impl Outbox {
         self.sent_rows == 0 || self.sent_rows + rows <= SENT_ROWS_MAX
     }
 
-    fn put(&mut self, accept: Accept) {
+    fn put(&mut self, accept: NewEvent) {
         let (source, rows) = (accept.source, accept.weight());
         if self.costs.len() <= accept.slot {
             self.costs.resize(accept.slot + 1, (SourceId(0), 0));
@@ -88,7 +88,7 @@ impl Outbox {
         waiting.push_back(accept);
     }
 
-    fn send(&mut self, accept: Accept, rows: usize) {
+    fn send(&mut self, accept: NewEvent, rows: usize) {
         self.costs[accept.slot].1 = rows;
         self.sent_rows += rows;
         self.next.push(accept);
@@ -112,7 +112,7 @@ impl Outbox {
             while let Some(accept) = waiting.pop_front_if(|accept| is_gone(accept.slot)) {
                 gone.push(accept.slot);
             }
-            let rows = waiting.front().map_or(0, Accept::weight);
+            let rows = waiting.front().map_or(0, NewEvent::weight);
             if rows > 0 && self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
                 break;
             }
@@ -131,14 +131,14 @@ impl Outbox {
     }
 }
 
-impl Lane {
+impl WriterClient {
     /// Within an intake thread's runtime: starts the task that gives out the answers.
-    pub fn new(to: Sender<Message>) -> Rc<Self> {
+    pub fn new(to: Sender<WriterMessage>) -> Rc<Self> {
         let notify = Arc::new(tokio::sync::Notify::new());
         let woken = Arc::clone(&notify);
         let lane = Rc::new(Self {
             to,
-            mailbox: Arc::new(Mailbox::new(move || woken.notify_one())),
+            mailbox: Arc::new(ReplyQueue::new(move || woken.notify_one())),
             outbox: RefCell::default(),
             slots: RefCell::default(),
             free: RefCell::default(),
@@ -162,12 +162,12 @@ impl Lane {
     }
 
     /// Stores it, with all others of this turn; answered after the commit.
-    pub async fn store(self: &Rc<Self>, mut accept: Accept) -> Reply {
+    pub async fn store(self: &Rc<Self>, mut accept: NewEvent) -> InsertReply {
         let slots = self.outbox.borrow().slots.get(&accept.source).copied();
         if slots.is_some_and(|slots| slots >= WAITING_OF_SOURCE_MAX) {
-            return Reply::Unavailable;
+            return InsertReply::Unavailable;
         }
-        let Some(slot) = self.take_slot() else { return Reply::Unavailable };
+        let Some(slot) = self.take_slot() else { return InsertReply::Unavailable };
         accept.slot = slot;
         self.outbox.borrow_mut().put(accept);
         if !self.handing_over.replace(true) {
@@ -175,14 +175,14 @@ impl Lane {
             // Runs when those that are ready in this turn have had theirs.
             actix_web::rt::spawn(async move { lane.hand_over() });
         }
-        Answer { lane: self, slot }.await
+        PendingReply { lane: self, slot }.await
     }
 
     fn refill(&self) {
-        let is_gone = |slot: usize| matches!(self.slots.borrow()[slot], Slot::Left);
+        let is_gone = |slot: usize| matches!(self.slots.borrow()[slot], PendingSlot::Left);
         let gone = self.outbox.borrow_mut().refill(is_gone);
         for slot in gone {
-            self.answer(slot, Reply::Unavailable);
+            self.answer(slot, InsertReply::Unavailable);
         }
     }
 
@@ -207,13 +207,14 @@ impl Lane {
         }
     }
 
-    fn send(&self, accepts: Vec<Accept>) {
-        let message = Message::Write(Write::Accepts(accepts, Arc::clone(&self.mailbox)));
+    fn send(&self, accepts: Vec<NewEvent>) {
+        let message =
+            WriterMessage::Write(WriteRequest::Accepts(accepts, Arc::clone(&self.mailbox)));
         if let Err(refused) = self.to.try_send(message)
-            && let Message::Write(Write::Accepts(accepts, _)) = refused.into_inner()
+            && let WriterMessage::Write(WriteRequest::Accepts(accepts, _)) = refused.into_inner()
         {
             for accept in accepts {
-                self.answer(accept.slot, Reply::Unavailable);
+                self.answer(accept.slot, InsertReply::Unavailable);
             }
         }
     }
@@ -221,61 +222,61 @@ impl Lane {
     fn take_slot(&self) -> Option<usize> {
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = self.free.borrow_mut().pop() {
-            slots[slot] = Slot::Waiting(None);
+            slots[slot] = PendingSlot::Waiting(None);
             return Some(slot);
         }
         (slots.len() < WAITING_MAX).then(|| {
-            slots.push(Slot::Waiting(None));
+            slots.push(PendingSlot::Waiting(None));
             slots.len() - 1
         })
     }
 
-    fn answer(&self, slot: usize, reply: Reply) {
+    fn answer(&self, slot: usize, reply: InsertReply) {
         self.outbox.borrow_mut().answered(slot);
         let mut slots = self.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], Slot::Answered(reply)) {
-            Slot::Waiting(waker) => {
+        match std::mem::replace(&mut slots[slot], PendingSlot::Answered(reply)) {
+            PendingSlot::Waiting(waker) => {
                 drop(slots);
                 if let Some(waker) = waker {
                     waker.wake();
                 }
             }
-            Slot::Left | Slot::Free | Slot::Answered(_) => {
-                slots[slot] = Slot::Free;
+            PendingSlot::Left | PendingSlot::Free | PendingSlot::Answered(_) => {
+                slots[slot] = PendingSlot::Free;
                 self.free.borrow_mut().push(slot);
             }
         }
     }
 }
 
-struct Answer<'a> {
-    lane: &'a Lane,
+struct PendingReply<'a> {
+    lane: &'a WriterClient,
     slot: usize,
 }
 
-impl Future for Answer<'_> {
-    type Output = Reply;
+impl Future for PendingReply<'_> {
+    type Output = InsertReply;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Reply> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InsertReply> {
         match &mut self.lane.slots.borrow_mut()[self.slot] {
-            Slot::Answered(reply) => Poll::Ready(*reply),
-            Slot::Waiting(waker) => {
+            PendingSlot::Answered(reply) => Poll::Ready(*reply),
+            PendingSlot::Waiting(waker) => {
                 *waker = Some(context.waker().clone());
                 Poll::Pending
             }
-            Slot::Free | Slot::Left => Poll::Ready(Reply::Unavailable),
+            PendingSlot::Free | PendingSlot::Left => Poll::Ready(InsertReply::Unavailable),
         }
     }
 }
 
-impl Drop for Answer<'_> {
+impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
         let slot = &mut self.lane.slots.borrow_mut()[self.slot];
         match slot {
             // The sender went away before the commit: the event is kept all the same.
-            Slot::Waiting(_) => *slot = Slot::Left,
-            Slot::Answered(_) | Slot::Free | Slot::Left => {
-                *slot = Slot::Free;
+            PendingSlot::Waiting(_) => *slot = PendingSlot::Left,
+            PendingSlot::Answered(_) | PendingSlot::Free | PendingSlot::Left => {
+                *slot = PendingSlot::Free;
                 self.lane.free.borrow_mut().push(self.slot);
             }
         }
@@ -290,7 +291,7 @@ mod tests {
 
     fn put(outbox: &mut Outbox, slot: usize, source: i64, bytes: usize) {
         let key = DedupeKey { key: [0; 16], window_ms: 0 };
-        let mut accept = Accept::look_up(SourceId(source), key);
+        let mut accept = NewEvent::look_up(SourceId(source), key);
         (accept.slot, accept.body) = (slot, vec![0; bytes]);
         outbox.put(accept);
     }
@@ -333,13 +334,13 @@ mod tests {
     }
 
     /// As heavy as a message may be: three of them are on their way to the writer at once.
-    fn heavy() -> Accept {
+    fn heavy() -> NewEvent {
         let key = DedupeKey { key: [0; 16], window_ms: 0 };
         let body = vec![0; MESSAGE_ROWS_MAX * 4096];
-        Accept { body, ..Accept::look_up(SourceId(1), key) }
+        NewEvent { body, ..NewEvent::look_up(SourceId(1), key) }
     }
 
-    fn poll(future: Pin<&mut impl Future<Output = Reply>>) -> Option<Reply> {
+    fn poll(future: Pin<&mut impl Future<Output = InsertReply>>) -> Option<InsertReply> {
         match future.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reply) => Some(reply),
             Poll::Pending => None,
@@ -350,7 +351,7 @@ mod tests {
     fn what_waits_for_a_writer_without_room_is_told() {
         let (to, from) = crossbeam_channel::bounded(1);
         actix_web::rt::System::new().block_on(async {
-            let lane = Lane::new(to);
+            let lane = WriterClient::new(to);
             let mut requests: Vec<_> = (0..5).map(|_| Box::pin(lane.store(heavy()))).collect();
             for request in &mut requests {
                 assert_eq!(poll(request.as_mut()), None);
@@ -361,10 +362,10 @@ mod tests {
                 replies,
                 [
                     None,
-                    Some(Reply::Unavailable),
-                    Some(Reply::Unavailable),
-                    Some(Reply::Unavailable),
-                    Some(Reply::Unavailable)
+                    Some(InsertReply::Unavailable),
+                    Some(InsertReply::Unavailable),
+                    Some(InsertReply::Unavailable),
+                    Some(InsertReply::Unavailable)
                 ]
             );
             assert_eq!(from.len(), 1);
@@ -375,7 +376,7 @@ mod tests {
     fn a_request_that_is_gone_before_its_turn_is_not_sent_and_its_slot_is_free() {
         let (to, from) = crossbeam_channel::bounded(9);
         actix_web::rt::System::new().block_on(async {
-            let lane = Lane::new(to);
+            let lane = WriterClient::new(to);
             let mut requests: Vec<_> = (0..5).map(|_| Box::pin(lane.store(heavy()))).collect();
             for request in &mut requests {
                 assert_eq!(poll(request.as_mut()), None);
@@ -383,13 +384,13 @@ mod tests {
             lane.hand_over();
             assert_eq!(from.len(), 3);
             drop(requests.remove(3));
-            lane.answer(0, Reply::Stored(EventId(1)));
+            lane.answer(0, InsertReply::Stored(EventId(1)));
             lane.refill();
             lane.hand_over();
             assert_eq!(from.len(), 4, "the fifth");
             assert_eq!(*lane.free.borrow(), [3]);
             assert_eq!(lane.outbox.borrow().slots[&SourceId(1)], 3);
-            assert_eq!(poll(requests[0].as_mut()), Some(Reply::Stored(EventId(1))));
+            assert_eq!(poll(requests[0].as_mut()), Some(InsertReply::Stored(EventId(1))));
         });
     }
 }

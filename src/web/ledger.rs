@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain;
-use crate::store::refusals::Refused;
+use crate::store::refusals::RejectionRow;
 
 /// Rows an hour for one source, address and reason.
 const ROWS_AN_HOUR: u32 = 100;
@@ -27,7 +27,7 @@ const METHOD_BYTES_MAX: usize = 32;
 const REASON_BYTES_MAX: usize = 256;
 
 /// A request that was refused.
-pub struct Request<'a> {
+pub struct RejectedRequest<'a> {
     pub source: Option<&'a str>,
     pub method: &'a str,
     /// Without the query; secrets replaced.
@@ -40,29 +40,29 @@ pub struct Request<'a> {
 }
 
 /// One source, address and reason.
-struct Kept {
+struct RejectionBucket {
     since_ms: i64,
     rows: u32,
     /// On the last row, since the last drain.
     more: i64,
-    last: Refused,
+    last: RejectionRow,
 }
 
 #[derive(Default)]
 struct Inner {
-    keys: HashMap<u64, Kept>,
+    keys: HashMap<u64, RejectionBucket>,
     /// What no key had room for, by status.
-    others: HashMap<u16, Kept>,
-    pending: Vec<Refused>,
+    others: HashMap<u16, RejectionBucket>,
+    pending: Vec<RejectionRow>,
 }
 
 /// Shared by all intake threads.
 #[derive(Default)]
-pub struct Ledger(Mutex<Inner>);
+pub struct RejectionLog(Mutex<Inner>);
 
-impl Ledger {
+impl RejectionLog {
     /// Notes one.
-    pub fn note(&self, request: &Request<'_>, now_ms: i64) {
+    pub fn note(&self, request: &RejectedRequest<'_>, now_ms: i64) {
         let (key, status) = (key(request), request.status);
         let row = || row(request, now_ms);
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,32 +89,34 @@ impl Ledger {
                 None => {
                     let row = other_row(status, now_ms);
                     pending.push(row.clone());
-                    others.insert(status, Kept::new(row, now_ms));
+                    others.insert(status, RejectionBucket::new(row, now_ms));
                 }
             },
             None => {
                 let row = row();
                 pending.push(row.clone());
-                keys.insert(key, Kept::new(row, now_ms));
+                keys.insert(key, RejectionBucket::new(row, now_ms));
             }
         }
     }
 
     /// What is to be written now. Those whose hour is over are forgotten here, once a look, and not
     /// while a request waits.
-    pub fn drain(&self, now_ms: i64) -> Vec<Refused> {
+    pub fn drain(&self, now_ms: i64) -> Vec<RejectionRow> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { keys, others, pending } = &mut *inner;
         let mut rows = std::mem::take(pending);
-        rows.extend(keys.values_mut().chain(others.values_mut()).filter_map(Kept::take_more));
+        rows.extend(
+            keys.values_mut().chain(others.values_mut()).filter_map(RejectionBucket::take_more),
+        );
         keys.retain(|_, kept| kept.is_current(now_ms));
         others.retain(|_, kept| kept.is_current(now_ms));
         rows
     }
 }
 
-impl Kept {
-    fn new(row: Refused, now_ms: i64) -> Self {
+impl RejectionBucket {
+    fn new(row: RejectionRow, now_ms: i64) -> Self {
         Self { since_ms: now_ms, rows: 1, more: 0, last: row }
     }
 
@@ -124,13 +126,13 @@ impl Kept {
     }
 
     /// What is to be counted on its last row.
-    fn take_more(&mut self) -> Option<Refused> {
+    fn take_more(&mut self) -> Option<RejectionRow> {
         let count = std::mem::take(&mut self.more);
-        (count > 0).then(|| Refused { count, adds: true, ..self.last.clone() })
+        (count > 0).then(|| RejectionRow { count, adds: true, ..self.last.clone() })
     }
 }
 
-fn key(request: &Request<'_>) -> u64 {
+fn key(request: &RejectedRequest<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (request.source, domain::network_of(request.ip), request.status).hash(&mut hasher);
     // Reasons that name the sender's own text or clock would each be a new one: 401s and 400s of
@@ -141,8 +143,8 @@ fn key(request: &Request<'_>) -> u64 {
     hasher.finish()
 }
 
-fn row(request: &Request<'_>, now_ms: i64) -> Refused {
-    Refused {
+fn row(request: &RejectedRequest<'_>, now_ms: i64) -> RejectionRow {
+    RejectionRow {
         at_ms: now_ms,
         source: request.source.map(str::to_owned),
         method: cut(request.method, METHOD_BYTES_MAX),
@@ -158,9 +160,10 @@ fn row(request: &Request<'_>, now_ms: i64) -> Refused {
 }
 
 /// Names no source and no address, so that none is blamed for what others sent.
-fn other_row(status: u16, now_ms: i64) -> Refused {
+fn other_row(status: u16, now_ms: i64) -> RejectionRow {
     let reason = "of more addresses than are told apart";
-    let request = Request { source: None, method: "", path: "", ip: "", bytes: 0, status, reason };
+    let request =
+        RejectedRequest { source: None, method: "", path: "", ip: "", bytes: 0, status, reason };
     row(&request, now_ms)
 }
 
@@ -172,21 +175,21 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    fn note(ledger: &Ledger, ip: &str, now_ms: i64) {
+    fn note(ledger: &RejectionLog, ip: &str, now_ms: i64) {
         let (method, path, reason) = ("POST", "/", "not in allow_from");
         let source = Some("a");
-        let request = Request { source, method, path, ip, bytes: 3, status: 403, reason };
+        let request = RejectedRequest { source, method, path, ip, bytes: 3, status: 403, reason };
         ledger.note(&request, now_ms);
     }
 
-    fn counts(rows: &[Refused]) -> (usize, i64) {
+    fn counts(rows: &[RejectionRow]) -> (usize, i64) {
         let new = rows.iter().filter(|row| !row.adds).count();
         (new, rows.iter().map(|row| row.count).sum())
     }
 
     #[test]
     fn the_first_hundred_an_hour_are_rows_and_the_rest_a_count_on_the_last() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         for _ in 0..250 {
             note(&ledger, "192.0.2.1", 1000);
         }
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_are_counted_together() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         for number in 0..300 {
             note(&ledger, &format!("2001:db8:1:2::{number:x}"), 1000);
             note(&ledger, &format!("2001:db8:1:{number:x}::1"), 1000);
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_many_addresses_stays_within_its_bounds_and_loses_no_count() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         for number in 0..30_000 {
             note(&ledger, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn no_address_is_blamed_for_what_others_sent() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         for number in 0..30_000 {
             note(&ledger, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
@@ -238,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_new_hour_begins_anew_and_leaves_nothing_behind() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         for _ in 0..150 {
             note(&ledger, "192.0.2.1", 0);
         }
@@ -247,7 +250,7 @@ mod tests {
         }
         let rows = ledger.drain(HOUR_MS);
         assert_eq!(counts(&rows), (200, 300));
-        let adds: Vec<&Refused> = rows.iter().filter(|row| row.adds).collect();
+        let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.adds).collect();
         assert!(Arc::ptr_eq(&adds[0].row, &rows[99].row) && adds[0].count == 50);
         assert_eq!(counts(&ledger.drain(2 * HOUR_MS)), (0, 0));
         assert!(ledger.0.lock().unwrap().keys.is_empty());
@@ -255,11 +258,12 @@ mod tests {
 
     #[test]
     fn what_a_stranger_made_long_is_cut_between_letters() {
-        let ledger = Ledger::default();
+        let ledger = RejectionLog::default();
         let path = "/\u{fc}".repeat(PATH_BYTES_MAX);
         let method = "M".repeat(1000);
         let (method, path, reason) = (&*method, &*path, "no source at this path");
-        let request = Request { source: None, method, path, ip: "", bytes: 0, status: 404, reason };
+        let request =
+            RejectedRequest { source: None, method, path, ip: "", bytes: 0, status: 404, reason };
         ledger.note(&request, 0);
         let rows = ledger.drain(0);
         assert_eq!((rows[0].method.len(), rows[0].path.len()), (32, 2047));

@@ -20,12 +20,12 @@ use rustix::io::Errno;
 use crate::clock;
 use crate::config::{Config, Listen, Secrets};
 use crate::domain::SourceId;
-use crate::expression::Pool;
+use crate::expression::EvaluatorPool;
 use crate::redact::Redactor;
-use crate::store::channel::{Handle, Health};
+use crate::store::channel::{Health, WriterHandle};
 use crate::store::deferrals::Deferrals;
-use crate::store::handshakes::Shaken;
-use crate::store::refusals::Refused;
+use crate::store::handshakes::HandshakeRecord;
+use crate::store::refusals::RejectionRow;
 use crate::store::registry::Registry;
 
 pub mod address;
@@ -54,7 +54,7 @@ pub mod streak;
 pub mod verify;
 
 use server::{Kind, serve};
-pub use settings::{Counts, Gated, Settings, limited};
+pub use settings::{IntakeConfig, QueueCounters, SourceRuntime, limited};
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
 /// more take time from the writer on small machines.
@@ -73,38 +73,38 @@ const LAST_REQUESTS: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(40);
 
 /// What all intake threads share.
-pub struct Gate {
-    pub settings: ArcSwap<Settings>,
-    pub writer: Handle,
+pub struct IntakeState {
+    pub settings: ArcSwap<IntakeConfig>,
+    pub writer: WriterHandle,
     pub disk_low: Arc<AtomicBool>,
     pub closing: AtomicBool,
     /// Memory for the bodies of requests.
     pub budget: budget::Budget,
-    streaks: streak::Streaks,
+    streaks: streak::RejectionStreaks,
     windows: rate::Windows,
-    pub ledger: ledger::Ledger,
+    pub ledger: ledger::RejectionLog,
     /// Where expressions are asked that can't be answered in place.
-    pub expressions: Pool,
+    pub expressions: EvaluatorPool,
     /// Sources whose newer events wait for earlier ones.
     pub deferrals: Arc<Deferrals>,
-    pub handshakes: shaken::Handshakes,
+    pub handshakes: shaken::HandshakeLog,
     /// Where large requests are checked.
     pub checks: check_pool::CheckPool,
 }
 
-impl Gate {
+impl IntakeState {
     pub fn new(
-        writer: Handle,
+        writer: WriterHandle,
         config: &Config,
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
-        counts: Counts,
-        expressions: Pool,
+        counts: QueueCounters,
+        expressions: EvaluatorPool,
         deferrals: Arc<Deferrals>,
     ) -> Self {
-        let streaks = streak::Streaks::default();
+        let streaks = streak::RejectionStreaks::default();
         let windows = rate::Windows::default();
-        let settings = Settings::new(config, registry, secrets, &counts, &streaks, &windows);
+        let settings = IntakeConfig::new(config, registry, secrets, &counts, &streaks, &windows);
         Self {
             settings: ArcSwap::from_pointee(settings),
             streaks,
@@ -113,10 +113,10 @@ impl Gate {
             disk_low: Arc::default(),
             closing: AtomicBool::new(false),
             budget: budget::Budget::default(),
-            ledger: ledger::Ledger::default(),
+            ledger: ledger::RejectionLog::default(),
             expressions,
             deferrals,
-            handshakes: shaken::Handshakes::default(),
+            handshakes: shaken::HandshakeLog::default(),
             checks: check_pool::CheckPool::default(),
         }
     }
@@ -127,10 +127,10 @@ impl Gate {
         config: &Config,
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
-        counts: Counts,
+        counts: QueueCounters,
     ) {
         let (streaks, windows) = (&self.streaks, &self.windows);
-        let settings = Settings::new(config, registry, secrets, &counts, streaks, windows);
+        let settings = IntakeConfig::new(config, registry, secrets, &counts, streaks, windows);
         self.settings.store(Arc::new(settings));
     }
 
@@ -147,30 +147,30 @@ impl Gate {
     }
 
     /// What was refused since the last time.
-    pub fn refused(&self) -> Vec<Refused> {
+    pub fn refused(&self) -> Vec<RejectionRow> {
         self.ledger.drain(clock::wall_ms())
     }
 
     /// Sources that had so many refusals in a row since the last time, and what was said last.
     pub fn refusing(&self) -> Vec<(SourceId, String)> {
         let settings = self.settings.load();
-        let told = |gated: &Gated| Some((gated.id, gated.streak.take()?));
+        let told = |gated: &SourceRuntime| Some((gated.id, gated.streak.take()?));
         settings.sources.iter().filter_map(told).collect()
     }
 
     /// What handshakes were answered since the last time.
-    pub fn shaken(&self) -> Vec<Shaken> {
+    pub fn shaken(&self) -> Vec<HandshakeRecord> {
         self.handshakes.drain(clock::wall_ms())
     }
 }
 
 /// A bound socket.
-pub enum Socket {
+pub enum BoundSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Socket {
+impl BoundSocket {
     /// Another descriptor of the same socket.
     fn try_clone(&self) -> std::io::Result<Self> {
         match self {
@@ -182,8 +182,8 @@ impl Socket {
 
 /// Bound, not yet listened on.
 pub struct Sockets {
-    intake: Vec<Socket>,
-    admin: Vec<Socket>,
+    intake: Vec<BoundSocket>,
+    admin: Vec<BoundSocket>,
 }
 
 impl Sockets {
@@ -192,8 +192,8 @@ impl Sockets {
     /// # Errors
     /// There are no more descriptors.
     pub fn try_clone(&self) -> std::io::Result<Self> {
-        let clone = |sockets: &[Socket]| -> std::io::Result<Vec<Socket>> {
-            sockets.iter().map(Socket::try_clone).collect()
+        let clone = |sockets: &[BoundSocket]| -> std::io::Result<Vec<BoundSocket>> {
+            sockets.iter().map(BoundSocket::try_clone).collect()
         };
         Ok(Self { intake: clone(&self.intake)?, admin: clone(&self.admin)? })
     }
@@ -215,21 +215,21 @@ pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         Ok(match rustix::net::sockopt::socket_domain(&fd)? {
-            rustix::net::AddressFamily::UNIX => Socket::Unix(UnixListener::from(fd)),
-            _ => Socket::Tcp(TcpListener::from(fd)),
+            rustix::net::AddressFamily::UNIX => BoundSocket::Unix(UnixListener::from(fd)),
+            _ => BoundSocket::Tcp(TcpListener::from(fd)),
         })
     };
     let intake = handed.into_iter().map(taken).collect::<anyhow::Result<_>>()?;
     Ok(Sockets { intake, admin })
 }
 
-fn bind_one(listen: &Listen) -> anyhow::Result<Socket> {
+fn bind_one(listen: &Listen) -> anyhow::Result<BoundSocket> {
     match listen {
         Listen::Tcp(address) => bind_tcp(*address)
-            .map(Socket::Tcp)
+            .map(BoundSocket::Tcp)
             .with_context(|| format!("can't listen on {address}: free it, or name another")),
         Listen::Unix(path) => bind_unix(path)
-            .map(Socket::Unix)
+            .map(BoundSocket::Unix)
             .with_context(|| format!("can't listen on unix:{}", path.display())),
     }
 }
@@ -278,7 +278,7 @@ fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Servers that are running.
-pub struct Listening {
+pub struct RunningServers {
     servers: Vec<server::Running>,
     /// Where intake listens, as a sender would write it.
     pub intake: Vec<String>,
@@ -292,8 +292,8 @@ pub struct Listening {
 pub fn listen(
     sockets: Sockets,
     connections_max: usize,
-    gate: &Arc<Gate>,
-) -> anyhow::Result<Listening> {
+    gate: &Arc<IntakeState>,
+) -> anyhow::Result<RunningServers> {
     let intake = sockets.intake.iter().map(named).collect();
     let admin: Vec<String> = sockets.admin.iter().map(named).collect();
     let mut servers =
@@ -301,15 +301,15 @@ pub fn listen(
     if !admin.is_empty() {
         servers.push(serve(Kind::Admin, sockets.admin, 1, ADMIN_CONNECTIONS_MAX, gate)?);
     }
-    Ok(Listening { servers, intake, admin })
+    Ok(RunningServers { servers, intake, admin })
 }
 
-fn named(socket: &Socket) -> String {
+fn named(socket: &BoundSocket) -> String {
     match socket {
-        Socket::Tcp(tcp) => {
+        BoundSocket::Tcp(tcp) => {
             tcp.local_addr().map_or_else(|_| "?".to_owned(), |address| format!("http://{address}"))
         }
-        Socket::Unix(unix) => {
+        BoundSocket::Unix(unix) => {
             let path = unix.local_addr().ok();
             let path = path.as_ref().and_then(|address| address.as_pathname());
             format!("unix:{}", path.map_or_else(|| "?".into(), |path| path.to_string_lossy()))
@@ -317,9 +317,9 @@ fn named(socket: &Socket) -> String {
     }
 }
 
-impl Listening {
+impl RunningServers {
     /// Requests that are there are answered, each the last on its connection; then all ends.
-    pub fn stop(self, gate: &Gate) {
+    pub fn stop(self, gate: &IntakeState) {
         gate.closing.store(true, Ordering::SeqCst);
         let began = Instant::now();
         let mut busy_at = began;
@@ -334,7 +334,7 @@ impl Listening {
 }
 
 /// What is said at the start: where it listens and what to try, the command last on its line.
-pub fn greeting(config: &Config, listening: &Listening) -> Vec<String> {
+pub fn greeting(config: &Config, listening: &RunningServers) -> Vec<String> {
     let mut lines = Vec::new();
     for at in &listening.intake {
         lines.push(format!("listening for webhooks on {at}"));

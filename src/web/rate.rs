@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::refuse::Refusal;
+use super::refuse::Rejection;
 use crate::config::Rate;
 use crate::domain::SourceId;
 
@@ -102,9 +102,9 @@ pub struct Windows(Mutex<HashMap<SourceId, Arc<SharedWindow>>>);
 
 impl Windows {
     /// The limit of a source at this rate.
-    pub fn limit(&self, source: SourceId, rate: Rate) -> Limit {
+    pub fn limit(&self, source: SourceId, rate: Rate) -> RateLimiter {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Limit { rate, window: Arc::clone(all.entry(source).or_default()) }
+        RateLimiter { rate, window: Arc::clone(all.entry(source).or_default()) }
     }
 }
 
@@ -129,7 +129,7 @@ impl SharedWindow {
 
 /// One source's limit.
 #[derive(Debug)]
-pub struct Limit {
+pub struct RateLimiter {
     rate: Rate,
     window: Arc<SharedWindow>,
 }
@@ -137,11 +137,11 @@ pub struct Limit {
 /// A request that was counted.
 #[derive(Debug)]
 pub struct Admission<'l> {
-    limit: &'l Limit,
+    limit: &'l RateLimiter,
     at_ns: u64,
 }
 
-impl Limit {
+impl RateLimiter {
     /// Counts one request.
     ///
     /// # Errors
@@ -169,9 +169,9 @@ impl Admission<'_> {
 }
 
 /// Counts one request of a source, if it has a limit: events, repeats and handshakes.
-pub(super) fn check(limit: Option<&Limit>) -> Result<Option<Admission<'_>>, Refusal> {
-    let admission = limit.map(Limit::admit).transpose();
-    admission.map_err(|retry_after| Refusal::Rate { retry_after })
+pub(super) fn check(limit: Option<&RateLimiter>) -> Result<Option<Admission<'_>>, Rejection> {
+    let admission = limit.map(RateLimiter::admit).transpose();
+    admission.map_err(|retry_after| Rejection::Rate { retry_after })
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::check_pool::CheckPool;
-use super::refuse::Refusal;
-use super::verify::{Answer, Asked};
-use super::{Gated, Settings, kept};
+use super::refuse::Rejection;
+use super::verify::{SenderResponse, SignedRequest};
+use super::{IntakeConfig, SourceRuntime, kept};
 use crate::config::{Dedupe, ProxyHeader, SignedPart};
-use crate::domain::owed::Key;
-use crate::expression::{Answers, Busy, Pool, Questions, Scene};
+use crate::domain::owed::KeyHash;
+use crate::expression::{Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet};
 use crate::inbox;
 
 /// Work that an intake thread does itself. Checks, parsing and expressions together take less than a
@@ -26,11 +26,11 @@ const QUERY_FACTOR: usize = 16;
 /// A request, and what its checks need beside it.
 #[derive(Clone, Copy)]
 pub(super) struct Received<'a> {
-    pub gated: &'a Gated,
-    pub asked: Asked<'a>,
+    pub gated: &'a SourceRuntime,
+    pub asked: SignedRequest<'a>,
     pub ip: &'a str,
     pub now_ms: i64,
-    pub expressions: &'a Pool,
+    pub expressions: &'a EvaluatorPool,
     /// Earlier events of the source are still to be evaluated.
     pub is_deferring: bool,
     /// The same for another thread, where the work is large.
@@ -39,7 +39,7 @@ pub(super) struct Received<'a> {
 
 /// A copy of a request for the check pool. It owns the body, which is not copied.
 pub(super) struct Large {
-    settings: Arc<Settings>,
+    settings: Arc<IntakeConfig>,
     source: usize,
     method: String,
     path: String,
@@ -50,7 +50,7 @@ pub(super) struct Large {
     proxied: Option<ProxyHeader>,
     ip: String,
     now_ms: i64,
-    expressions: Pool,
+    expressions: EvaluatorPool,
     is_deferring: bool,
 }
 
@@ -60,7 +60,7 @@ impl Large {
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         work(&Received {
             gated: &self.settings.sources[self.source],
-            asked: Asked {
+            asked: SignedRequest {
                 method: &self.method,
                 path: &self.path,
                 query: self.query.as_deref(),
@@ -86,8 +86,13 @@ pub(super) enum FullBody {
 
 impl FullBody {
     /// Decides where the body is checked. `head` is the request without its body.
-    pub fn new(body: Vec<u8>, head: Received<'_>, settings: &Arc<Settings>, source: usize) -> Self {
-        let asked = Asked { body: &body, ..head.asked };
+    pub fn new(
+        body: Vec<u8>,
+        head: Received<'_>,
+        settings: &Arc<IntakeConfig>,
+        source: usize,
+    ) -> Self {
+        let asked = SignedRequest { body: &body, ..head.asked };
         let query_bytes = asked.query.map_or(0, str::len);
         let work = head.gated.verifier.work(&asked) + query_bytes * QUERY_FACTOR;
         if work <= INLINE_BYTES_MAX {
@@ -117,7 +122,7 @@ impl FullBody {
             Self::Small(body) => (body, None),
             Self::Large(large) => (&large.body, Some(large)),
         };
-        Received { asked: Asked { body, ..head.asked }, large, ..head }
+        Received { asked: SignedRequest { body, ..head.asked }, large, ..head }
     }
 
     /// The bytes, when all checks are done.
@@ -139,15 +144,15 @@ type KnownKey = Option<Option<String>>;
 
 /// Answers that are there, or will be.
 pub(super) enum Asking {
-    Answered(Answers),
-    Waiting(oneshot::Receiver<Result<Answers, Busy>>, KnownKey),
+    Answered(EvaluationResult),
+    Waiting(oneshot::Receiver<Result<EvaluationResult, Busy>>, KnownKey),
     /// Earlier events of the source are still to be evaluated: so is this one.
     Deferred(Option<String>),
 }
 
 /// What the expressions of an event gave.
 pub(super) enum Evaluation {
-    Answers(Answers),
+    Answers(EvaluationResult),
     /// They are evaluated after the response, but for the key of `dedupe`, which is there.
     Deferred(Option<String>),
 }
@@ -157,10 +162,10 @@ impl Asking {
     ///
     /// # Errors
     /// There are none in time, or too much was asked at once.
-    pub async fn answers(self) -> Result<Answers, Refusal> {
+    pub async fn answers(self) -> Result<EvaluationResult, Rejection> {
         match self.evaluation().await? {
             Evaluation::Answers(answers) => Ok(answers),
-            Evaluation::Deferred(_) => Err(Refusal::Unavailable),
+            Evaluation::Deferred(_) => Err(Rejection::Unavailable),
         }
     }
 
@@ -168,7 +173,7 @@ impl Asking {
     ///
     /// # Errors
     /// The key of `dedupe` must be known before the event is stored, and is not.
-    pub async fn evaluation(self) -> Result<Evaluation, Refusal> {
+    pub async fn evaluation(self) -> Result<Evaluation, Rejection> {
         match self {
             Self::Answered(answers) => Ok(Evaluation::Answers(answers)),
             Self::Deferred(key) => Ok(Evaluation::Deferred(key)),
@@ -177,7 +182,7 @@ impl Asking {
                 match (told.and_then(Result::ok), key) {
                     (Some(answers), _) => Ok(Evaluation::Answers(answers)),
                     (None, Some(key)) => Ok(Evaluation::Deferred(key)),
-                    (None, None) => Err(Refusal::Unavailable),
+                    (None, None) => Err(Rejection::Unavailable),
                 }
             }
         }
@@ -188,7 +193,7 @@ impl Asking {
 pub(super) enum SignedKey {
     /// There is none, or it is not signed.
     None,
-    Known(Key),
+    Known(KeyHash),
     Asked(Asking),
 }
 
@@ -199,23 +204,23 @@ pub(super) struct Prepared {
     /// Kept lines.
     pub headers: Vec<u8>,
     /// Of the source's own `dedupe`, where no expression is needed for it.
-    pub key: Option<Key>,
+    pub key: Option<KeyHash>,
     /// What a signed body is known by, whatever type it comes under.
-    pub guard: Option<Key>,
+    pub guard: Option<KeyHash>,
     /// `None`: nothing is asked of the source's events.
     pub asking: Option<Asking>,
     /// The response of a preset.
-    pub answer: Option<Answer>,
+    pub answer: Option<SenderResponse>,
 }
 
 impl<'a> Received<'a> {
     /// The head of a request. Its body is added by [`FullBody::received`].
     pub fn head(
-        gated: &'a Gated,
-        asked: Asked<'a>,
+        gated: &'a SourceRuntime,
+        asked: SignedRequest<'a>,
         ip: &'a str,
         now_ms: i64,
-        expressions: &'a Pool,
+        expressions: &'a EvaluatorPool,
         is_deferring: bool,
     ) -> Self {
         Self { gated, asked, ip, now_ms, expressions, is_deferring, large: None }
@@ -230,14 +235,14 @@ impl<'a> Received<'a> {
         pool: &CheckPool,
         max_bytes: usize,
         work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Rejection> {
         let Some(large) = self.large else { return Ok(work(self)) };
         let large = Arc::clone(large);
         let bytes = large.body.len();
         // The copy is dropped before the reply is sent: who gets it may take the body.
         let work = move || large.received(work);
         let reply = pool.run(self.gated.id, bytes, max_bytes, work);
-        reply.await.map_err(|_| Refusal::Unavailable)
+        reply.await.map_err(|_| Rejection::Unavailable)
     }
 
     /// The content type that the body is read by.
@@ -303,7 +308,7 @@ impl<'a> Received<'a> {
     }
 
     /// Starts to ask the source's own handshake.
-    pub fn ask_handshake(&self, questions: &Questions) -> Asking {
+    pub fn ask_handshake(&self, questions: &ExpressionSet) -> Asking {
         let (redaction, asked) = (self.gated.redaction(), &self.asked);
         let path = redaction.path(asked.path);
         let query = asked.query.map(|query| redaction.query(query));
@@ -322,11 +327,11 @@ impl<'a> Received<'a> {
         query: Option<&'s str>,
         lines: &'s [(&'s str, &'s [u8])],
         params: &'s [(String, String)],
-    ) -> Scene<'s>
+    ) -> EventContext<'s>
     where
         'a: 's,
     {
-        Scene {
+        EventContext {
             body: self.asked.body,
             content_type: self.content_type(),
             source: &self.gated.source.name,
@@ -341,7 +346,7 @@ impl<'a> Received<'a> {
     }
 
     /// Asks in place, or a process, which no thread waits for.
-    fn ask(&self, questions: &Questions, scene: &Scene<'_>) -> Asking {
+    fn ask(&self, questions: &ExpressionSet, scene: &EventContext<'_>) -> Asking {
         if let Some(answers) = questions.at_once(scene) {
             return Asking::Answered(answers);
         }

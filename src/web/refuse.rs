@@ -11,7 +11,7 @@ const RETRY_AFTER_SECS: u64 = 5;
 
 /// Why a request was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     Path,
     Method {
         allow: String,
@@ -41,7 +41,7 @@ pub enum Refusal {
     Gone,
 }
 
-impl Refusal {
+impl Rejection {
     /// Status, and what the sender is told.
     fn told(&self) -> (u16, &'static str) {
         match self {
@@ -113,26 +113,26 @@ mod tests {
     /// Each case of the contract's section 4: status, whether it leaves a row, what else is said.
     #[test]
     fn each_refusal_has_its_status_its_row_and_its_headers() {
-        let signature = |reason: &str| Refusal::Signature {
+        let signature = |reason: &str| Rejection::Signature {
             reason: reason.to_owned(),
             challenge: Some("Bearer"),
         };
-        let form = Refusal::Form { reason: "body is not JSON".to_owned() };
-        let method = Refusal::Method { allow: "POST, PUT".to_owned() };
+        let form = Rejection::Form { reason: "body is not JSON".to_owned() };
+        let method = Rejection::Method { allow: "POST, PUT".to_owned() };
         for (refusal, status, recorded, header) in [
-            (Refusal::Path, 404, true, None),
+            (Rejection::Path, 404, true, None),
             (method, 405, true, Some((ALLOW, "POST, PUT"))),
-            (Refusal::Address, 403, true, None),
-            (Refusal::TooLarge { max: 5 }, 413, true, None),
-            (Refusal::Encoding, 415, true, None),
+            (Rejection::Address, 403, true, None),
+            (Rejection::TooLarge { max: 5 }, 413, true, None),
+            (Rejection::Encoding, 415, true, None),
             (signature("no x header"), 401, true, Some((WWW_AUTHENTICATE, "Bearer"))),
-            (Refusal::Type, 415, true, None),
+            (Rejection::Type, 415, true, None),
             (form, 400, true, None),
-            (Refusal::Late, 408, true, None),
-            (Refusal::Rate { retry_after: 7 }, 429, true, Some((RETRY_AFTER, "7"))),
-            (Refusal::QueuedMax, 429, true, Some((RETRY_AFTER, "5"))),
-            (Refusal::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
-            (Refusal::Gone, 400, false, None),
+            (Rejection::Late, 408, true, None),
+            (Rejection::Rate { retry_after: 7 }, 429, true, Some((RETRY_AFTER, "7"))),
+            (Rejection::QueuedMax, 429, true, Some((RETRY_AFTER, "5"))),
+            (Rejection::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
+            (Rejection::Gone, 400, false, None),
         ] {
             let response = refusal.response();
             assert_eq!(response.status().as_u16(), status, "{refusal:?}");
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_reason_is_for_the_trail_and_not_for_the_sender() {
-        let wrong = |reason: &str| Refusal::Signature { reason: reason.into(), challenge: None };
+        let wrong = |reason: &str| Rejection::Signature { reason: reason.into(), challenge: None };
         let (missing, old) = (wrong("no x header"), wrong("timestamp is 412 s old"));
         assert_eq!(missing.reason(), "no x header");
         assert_eq!(missing.told(), old.told());

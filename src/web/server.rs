@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::Stream;
 use super::connections::{Connections, LINGER, Limits};
-use super::{Gate, Socket, health, intake, lane};
+use super::{BoundSocket, IntakeState, health, intake, lane};
 
 /// Which requests a listener takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ impl Running {
 /// A thread can't be made.
 pub fn serve(
     kind: Kind,
-    sockets: Vec<Socket>,
+    sockets: Vec<BoundSocket>,
     threads: usize,
     connections_max: usize,
-    gate: &Arc<Gate>,
+    gate: &Arc<IntakeState>,
 ) -> anyhow::Result<Running> {
     let name = if kind == Kind::Intake { "intake" } else { "admin" };
     let of_limits = Arc::clone(gate);
@@ -79,10 +79,10 @@ pub fn serve(
         for socket in sockets {
             let (gate, connections) = (Arc::clone(&gate), Arc::clone(&of_run));
             let added = match socket {
-                Socket::Tcp(tcp) => {
+                BoundSocket::Tcp(tcp) => {
                     server.listen(name, tcp, move || tcp_service(kind, &gate, &connections))
                 }
-                Socket::Unix(unix) => {
+                BoundSocket::Unix(unix) => {
                     server.listen_uds(name, unix, move || unix_service(kind, &gate, &connections))
                 }
             };
@@ -112,7 +112,7 @@ pub fn serve(
 
 fn tcp_service(
     kind: Kind,
-    gate: &Arc<Gate>,
+    gate: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<TcpStream, Config = ()> + use<> {
     let connections = Arc::clone(connections);
@@ -130,7 +130,7 @@ fn tcp_service(
 
 fn unix_service(
     kind: Kind,
-    gate: &Arc<Gate>,
+    gate: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<UnixStream, Config = ()> + use<> {
     let connections = Arc::clone(connections);
@@ -147,7 +147,7 @@ fn unix_service(
 /// HTTP/1.1 over a stream whose time is limited by `Connections`, not by actix-http.
 fn http_service<S>(
     kind: Kind,
-    gate: &Arc<Gate>,
+    gate: &Arc<IntakeState>,
 ) -> impl ServiceFactory<
     (Stream<S>, Protocol, Option<SocketAddr>),
     Config = (),
@@ -159,7 +159,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let app = App::new().app_data(Arc::clone(gate));
-    let app = app.app_data(Rc::clone(&lane::Lane::new(gate.writer.to.clone())));
+    let app = app.app_data(Rc::clone(&lane::WriterClient::new(gate.writer.to.clone())));
     let app = app.default_service(match kind {
         Kind::Intake => web::to(intake::take),
         Kind::Admin => web::to(health::admin),

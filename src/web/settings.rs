@@ -7,36 +7,36 @@ use std::sync::atomic::AtomicI64;
 use super::{greet, kept, rate, route, streak, verify};
 use crate::config::{Config, NO_QUEUED_MAX, Secrets};
 use crate::domain::SourceId;
-use crate::inbox::Judge;
+use crate::inbox::JobPlanner;
 use crate::redact::Redactor;
 use crate::store::registry::Registry;
 use crate::store::tally::QueueLimit;
 
 /// What every request is measured by; replaced as a whole by a reload.
-pub struct Settings {
+pub struct IntakeConfig {
     pub server: crate::config::Server,
     pub routes: route::Routes,
     pub redactor: Arc<Redactor>,
-    pub sources: Vec<Gated>,
+    pub sources: Vec<SourceRuntime>,
 }
 
 /// A source with everything that intake needs of it.
-pub struct Gated {
+pub struct SourceRuntime {
     pub source: crate::config::Source,
     pub id: SourceId,
     pub verifier: verify::Verifier,
     pub redactor: Arc<Redactor>,
     /// The source's own handshake.
-    pub greeting: Option<greet::Own>,
-    pub rate: Option<rate::Limit>,
+    pub greeting: Option<greet::CustomHandshake>,
+    pub rate: Option<rate::RateLimiter>,
     pub queue_limit: Option<QueueLimit>,
-    pub streak: Arc<streak::Streak>,
+    pub streak: Arc<streak::RejectionStreak>,
     /// Who wants its events, and what of them.
-    pub judge: Judge,
+    pub judge: JobPlanner,
 }
 
 /// Counts of those sources that have a `max_queued`.
-pub type Counts = HashMap<SourceId, Arc<AtomicI64>>;
+pub type QueueCounters = HashMap<SourceId, Arc<AtomicI64>>;
 
 /// Sources that have a `max_queued`.
 pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
@@ -44,21 +44,21 @@ pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
     limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
 
-impl Gated {
+impl SourceRuntime {
     /// How the source's requests are kept.
     pub fn redaction(&self) -> kept::Redaction<'_> {
         kept::Redaction { verifier: Some(&self.verifier), redactor: &self.redactor }
     }
 }
 
-impl Settings {
+impl IntakeConfig {
     /// `redactor` knows these secrets, and those of the configurations before.
     pub(super) fn new(
         config: &Config,
         registry: &Registry,
         (secrets, redactor): (&Secrets, &Arc<Redactor>),
-        counts: &Counts,
-        streaks: &streak::Streaks,
+        counts: &QueueCounters,
+        streaks: &streak::RejectionStreaks,
         windows: &rate::Windows,
     ) -> Self {
         let gated = |source: &crate::config::Source| {
@@ -70,15 +70,15 @@ impl Settings {
                 queued: Arc::clone(queued),
                 max_jobs: i64::try_from(source.max_queued).unwrap_or(i64::MAX),
             });
-            Gated {
+            SourceRuntime {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
                 redactor: Arc::clone(redactor),
-                greeting: greet::Own::new(source),
+                greeting: greet::CustomHandshake::new(source),
                 rate: source.rate_limit.map(|rate| windows.limit(id, rate)),
                 queue_limit,
                 streak: streaks.of(id),
-                judge: Judge::new(source, handlers),
+                judge: JobPlanner::new(source, handlers),
                 source: source.clone(),
             }
         };

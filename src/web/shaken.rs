@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::store::handshakes::Shaken;
+use crate::store::handshakes::HandshakeRecord;
 
 /// So many wait to be written.
 const PENDING_MAX: usize = 1_000;
@@ -14,7 +14,7 @@ const DETAIL_BYTES_MAX: usize = 2048;
 
 #[derive(Default)]
 struct Inner {
-    pending: Vec<Shaken>,
+    pending: Vec<HandshakeRecord>,
     more: u64,
 }
 
@@ -23,14 +23,14 @@ const WARN_EVERY_MS: i64 = 60_000;
 
 /// Shared by all intake threads.
 #[derive(Default)]
-pub struct Handshakes {
+pub struct HandshakeLog {
     inner: Mutex<Inner>,
     warned_at_ms: AtomicI64,
 }
 
-impl Handshakes {
+impl HandshakeLog {
     /// Notes one.
-    pub fn note(&self, mut shaken: Shaken) {
+    pub fn note(&self, mut shaken: HandshakeRecord) {
         shaken.detail.truncate(shaken.detail.floor_char_boundary(DETAIL_BYTES_MAX));
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.pending.len() < PENDING_MAX {
@@ -49,13 +49,13 @@ impl Handshakes {
     }
 
     /// What is to be written now.
-    pub fn drain(&self, now_ms: i64) -> Vec<Shaken> {
+    pub fn drain(&self, now_ms: i64) -> Vec<HandshakeRecord> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = std::mem::take(&mut inner.pending);
         let more = std::mem::take(&mut inner.more);
         if more > 0 {
             // Names no source and no address, so that none is blamed for what others sent.
-            rows.push(Shaken {
+            rows.push(HandshakeRecord {
                 at_ms: now_ms,
                 source: String::new(),
                 method: String::new(),
@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_flood_of_handshakes_stays_within_its_bounds_and_is_counted() {
-        let handshakes = Handshakes::default();
-        let one = Shaken {
+        let handshakes = HandshakeLog::default();
+        let one = HandshakeRecord {
             at_ms: 1,
             source: "a".to_owned(),
             method: "HEAD".to_owned(),
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_warning_is_given_once_a_minute() {
-        let handshakes = Handshakes::default();
+        let handshakes = HandshakeLog::default();
         let at = [100_000, 100_001, 159_999, 160_000, 1_000];
         assert_eq!(at.map(|at| handshakes.may_warn(at)), [true, false, false, true, true]);
     }

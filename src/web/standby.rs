@@ -15,8 +15,8 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use futures_core::Stream;
 
-use super::refuse::Refusal;
-use super::{Socket, Sockets, health};
+use super::refuse::Rejection;
+use super::{BoundSocket, Sockets, health};
 
 /// Connections at once; more wait in the queue of the socket.
 const CONNECTIONS_MAX: usize = 1024;
@@ -35,7 +35,8 @@ impl Standby {
     /// A socket cannot be duplicated, or the thread cannot be made.
     pub fn start(sockets: &Sockets, timeout: Duration) -> anyhow::Result<Self> {
         let all = sockets.intake.iter().chain(&sockets.admin);
-        let sockets: Vec<Socket> = all.map(Socket::try_clone).collect::<std::io::Result<_>>()?;
+        let sockets: Vec<BoundSocket> =
+            all.map(BoundSocket::try_clone).collect::<std::io::Result<_>>()?;
         let (started, start) = mpsc::sync_channel(1);
         let run = move || {
             let server = HttpServer::new(move || {
@@ -48,8 +49,8 @@ impl Standby {
             .shutdown_timeout(1)
             .disable_signals();
             let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
-                Socket::Tcp(tcp) => server.listen(tcp),
-                Socket::Unix(unix) => server.listen_uds(unix),
+                BoundSocket::Tcp(tcp) => server.listen(tcp),
+                BoundSocket::Unix(unix) => server.listen_uds(unix),
             });
             let server = match server {
                 Ok(server) => server,
@@ -82,7 +83,7 @@ async fn respond(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     }
     let timeout = request.app_data::<Duration>().copied().unwrap_or_default();
     let _ = tokio::time::timeout(timeout, discard(payload)).await;
-    Refusal::Unavailable.response()
+    Rejection::Unavailable.response()
 }
 
 async fn discard(payload: web::Payload) {

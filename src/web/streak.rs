@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::refuse::Refusal;
+use super::refuse::Rejection;
 use crate::domain::SourceId;
 
 /// So many in a row are told.
@@ -19,7 +19,7 @@ const STALE_EVERY_MS: i64 = 600_000;
 
 /// Shared by all intake threads.
 #[derive(Debug, Default)]
-pub struct Streak {
+pub struct RejectionStreak {
     count: AtomicU32,
     /// Of these, whose signature held and whose time stamp alone was wrong.
     stale: AtomicU32,
@@ -28,11 +28,13 @@ pub struct Streak {
     last: Mutex<Option<String>>,
 }
 
-impl Streak {
+impl RejectionStreak {
     /// Only what may be the server's own fault counts, and not a stranger's.
-    pub fn refused(&self, refusal: &Refusal, reason: &str) {
-        let counts =
-            matches!(refusal, Refusal::Signature { .. } | Refusal::Type | Refusal::Form { .. });
+    pub fn refused(&self, refusal: &Rejection, reason: &str) {
+        let counts = matches!(
+            refusal,
+            Rejection::Signature { .. } | Rejection::Type | Rejection::Form { .. }
+        );
         if counts && self.count.fetch_add(1, Ordering::Relaxed) + 1 == TOLD_AT {
             let why = format!("{TOLD_AT} refused in a row: {reason}");
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
@@ -69,10 +71,10 @@ impl Streak {
 
 /// That of each source: a reload ends none.
 #[derive(Debug, Default)]
-pub struct Streaks(Mutex<HashMap<SourceId, Arc<Streak>>>);
+pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 
-impl Streaks {
-    pub fn of(&self, source: SourceId) -> Arc<Streak> {
+impl RejectionStreaks {
+    pub fn of(&self, source: SourceId) -> Arc<RejectionStreak> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(source).or_default())
     }
@@ -82,13 +84,13 @@ impl Streaks {
 mod tests {
     use super::*;
 
-    fn wrong() -> Refusal {
-        Refusal::Signature { reason: "no x header".into(), challenge: None }
+    fn wrong() -> Rejection {
+        Rejection::Signature { reason: "no x header".into(), challenge: None }
     }
 
     #[test]
     fn a_clock_that_may_be_wrong_is_told_of_at_the_third_in_a_row_and_then_rarely() {
-        let streak = Streak::default();
+        let streak = RejectionStreak::default();
         let now_ms = 1_764_000_000_000;
         assert_eq!([now_ms; 3].map(|now_ms| streak.stale(now_ms)), [None, None, Some(3)]);
         assert_eq!(streak.stale(now_ms + STALE_EVERY_MS - 1), None);
@@ -99,14 +101,14 @@ mod tests {
 
     #[test]
     fn twenty_in_a_row_are_told_once_and_an_accepted_one_begins_anew() {
-        let streak = Streak::default();
+        let streak = RejectionStreak::default();
         for _ in 0..19 {
             streak.refused(&wrong(), &wrong().reason());
         }
-        streak.refused(&Refusal::Address, "");
+        streak.refused(&Rejection::Address, "");
         assert_eq!(streak.take(), None);
         streak.accepted();
-        streak.refused(&Refusal::Type, "");
+        streak.refused(&Rejection::Type, "");
         assert_eq!(streak.take(), None);
         for _ in 0..40 {
             streak.refused(&wrong(), &wrong().reason());

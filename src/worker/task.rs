@@ -8,34 +8,34 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::owed::{Owed, Plan};
-use crate::domain::{Ended, Event, Outcome};
-use crate::expression::{Pool, Scene};
-use crate::handler::{self, Ready, Task};
-use crate::inbox::{self, Judge};
+use crate::domain::owed::{JobPlan, JobSpec};
+use crate::domain::{AttemptResult, Event, Outcome};
+use crate::expression::{EvaluatorPool, EventContext};
+use crate::handler::{self, HandlerRuntime, Task};
+use crate::inbox::{self, JobPlanner};
 use crate::queue::retry;
-use crate::store::jobs::Claimed;
-use crate::store::{Readers, read};
+use crate::store::jobs::ClaimedJob;
+use crate::store::{ReadPool, read};
 
 /// The paths of sources as they are configured now, by their names: what `$params` is read by.
-pub type Paths = Arc<ArcSwap<HashMap<String, String>>>;
+pub type SourcePaths = Arc<ArcSwap<HashMap<String, String>>>;
 
 /// What is needed to make a task of a claim.
 #[derive(Clone)]
-pub struct Maker {
-    pub readers: Readers,
-    pub expressions: Pool,
-    pub paths: Paths,
+pub struct TaskBuilder {
+    pub readers: ReadPool,
+    pub expressions: EvaluatorPool,
+    pub paths: SourcePaths,
     /// The first part of every mark.
     pub trail: String,
 }
 
-impl Maker {
+impl TaskBuilder {
     /// The event of a claimed job.
     ///
     /// # Errors
     /// It could not be read: how the attempt ends.
-    pub fn event(&self, claimed: &Claimed) -> Result<Event, Ended> {
+    pub fn event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
         let found = self.readers.get().map_err(anyhow::Error::from);
         found.and_then(|conn| Ok(read::event(&conn, claimed.event)?)).map_err(|e| unread(&e))
     }
@@ -44,7 +44,7 @@ impl Maker {
     ///
     /// # Errors
     /// It could not be read: how the attempt ends.
-    pub fn item(&self, claimed: &Claimed) -> Result<Option<Arc<[u8]>>, Ended> {
+    pub fn item(&self, claimed: &ClaimedJob) -> Result<Option<Arc<[u8]>>, AttemptResult> {
         if claimed.item.is_none() {
             return Ok(None);
         }
@@ -59,11 +59,11 @@ impl Maker {
     /// How the attempt ends where there is nothing to be run.
     pub fn task(
         &self,
-        claimed: &Claimed,
-        handler: &Ready,
+        claimed: &ClaimedJob,
+        handler: &HandlerRuntime,
         event: Event,
         item: Option<&Arc<[u8]>>,
-    ) -> Result<Task, Ended> {
+    ) -> Result<Task, AttemptResult> {
         let input = self.input(claimed, handler, &event, item)?;
         let retry = &handler.settings.retry;
         Ok(Task {
@@ -85,11 +85,11 @@ impl Maker {
     /// The item or the event's bytes, or what `transform` makes of them.
     fn input(
         &self,
-        claimed: &Claimed,
-        handler: &Ready,
+        claimed: &ClaimedJob,
+        handler: &HandlerRuntime,
         event: &Event,
         item: Option<&Arc<[u8]>>,
-    ) -> Result<Arc<[u8]>, Ended> {
+    ) -> Result<Arc<[u8]>, AttemptResult> {
         let Some(transform) = &handler.settings.transform else {
             return Ok(Arc::clone(item.unwrap_or(&event.body)));
         };
@@ -108,29 +108,29 @@ impl Maker {
     /// They fail still, or could not be asked: how the attempt ends.
     pub fn judge(
         &self,
-        claimed: &Claimed,
-        handler: &Ready,
+        claimed: &ClaimedJob,
+        handler: &HandlerRuntime,
         event: &Event,
-    ) -> Result<Option<Owed>, Ended> {
-        let judge = Judge::of_handlers([(&*handler.settings, claimed.handler)].into_iter());
+    ) -> Result<Option<JobSpec>, AttemptResult> {
+        let judge = JobPlanner::of_handlers([(&*handler.settings, claimed.handler)].into_iter());
         let judged = match judge.questions() {
             None => judge.plain(),
             Some(questions) => {
                 let party = u64::try_from(claimed.source.0).unwrap_or(0);
                 let asked = self.with_scene(event, None, |scene| {
-                    let scene = Scene { event: None, ..*scene };
+                    let scene = EventContext { event: None, ..*scene };
                     self.expressions.ask_and_wait(party, questions, &scene)
                 });
                 judge.judged(asked.map_err(|_| self.busy())?)
             }
         };
         match judged.owed {
-            Plan::Plain(handlers) if handlers.is_empty() => Ok(None),
-            Plan::Plain(_) => Ok(Some(Owed::Event(Default::default()))),
-            Plan::Unevaluated(_) => Err(self.busy()),
-            Plan::Judged(all) => match all.into_iter().next() {
-                Some((_, Owed::Dead(why))) => {
-                    Err(Ended { dead: true, ..Ended::new(Outcome::Failed, why) })
+            JobPlan::Plain(handlers) if handlers.is_empty() => Ok(None),
+            JobPlan::Plain(_) => Ok(Some(JobSpec::Event(Default::default()))),
+            JobPlan::Unevaluated(_) => Err(self.busy()),
+            JobPlan::Judged(all) => match all.into_iter().next() {
+                Some((_, JobSpec::Dead(why))) => {
+                    Err(AttemptResult { dead: true, ..AttemptResult::new(Outcome::Failed, why) })
                 }
                 other => Ok(other.map(|(_, owed)| owed)),
             },
@@ -138,7 +138,7 @@ impl Maker {
     }
 
     /// Nothing was found out about the job: it waits, and is asked again.
-    fn busy(&self) -> Ended {
+    fn busy(&self) -> AttemptResult {
         handler::not_now(&self.expressions.busy_reason())
     }
 
@@ -147,14 +147,14 @@ impl Maker {
         &self,
         event: &Event,
         item: Option<&Arc<[u8]>>,
-        ask: impl FnOnce(&Scene<'_>) -> T,
+        ask: impl FnOnce(&EventContext<'_>) -> T,
     ) -> T {
         let headers: Vec<(&str, &[u8])> =
             event.headers.0.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
         let paths = self.paths.load();
         let params = paths.get(&event.source).map(|path| inbox::params(path, &event.path));
         let content_type = event.headers.get("content-type");
-        ask(&Scene {
+        ask(&EventContext {
             body: item.unwrap_or(&event.body),
             content_type: match item {
                 Some(_) => Some("application/json"),
@@ -173,22 +173,25 @@ impl Maker {
 }
 
 /// That the database cannot be read now is not the job's fault; that it lacks the event is.
-fn unread(error: &anyhow::Error) -> Ended {
+fn unread(error: &anyhow::Error) -> AttemptResult {
     let reason = format!("the event was not read: {error}");
     match read::is_passing(error) {
         true => handler::not_now(&reason),
-        false => Ended::new(Outcome::Failed, format!("not started: {reason}")),
+        false => AttemptResult::new(Outcome::Failed, format!("not started: {reason}")),
     }
 }
 
 /// An expression that fails once fails always: a person has to mend it.
-fn failed(which: &str, reason: &str) -> Ended {
-    Ended { dead: true, ..Ended::new(Outcome::Failed, format!("{which}: {reason}")) }
+fn failed(which: &str, reason: &str) -> AttemptResult {
+    AttemptResult {
+        dead: true,
+        ..AttemptResult::new(Outcome::Failed, format!("{which}: {reason}"))
+    }
 }
 
 /// An idempotency key: the event's random id, the handler, the item, the replay; the last two are
 /// always there, so that no two jobs share one. At most 100 characters.
-pub fn key(event: &Event, handler: &str, claimed: &Claimed) -> String {
+pub fn key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
     let uid = URL_SAFE_NO_PAD.encode(event.uid);
     format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
 }

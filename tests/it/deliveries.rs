@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hooktrail::config;
-use hooktrail::web::verify::{Draft, Verifier};
+use hooktrail::web::verify::{OutgoingRequest, Verifier};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 use crate::http::Answer;
@@ -50,7 +50,12 @@ fn started(scenario: Scenario) -> Server {
 }
 
 /// Signed by the sender as the delivery of this id, at that moment.
-fn signed(server: &Server, source: &str, (id, at_ms): (&str, i64), sent: (&str, &str)) -> Draft {
+fn signed(
+    server: &Server,
+    source: &str,
+    (id, at_ms): (&str, i64),
+    sent: (&str, &str),
+) -> OutgoingRequest {
     let (content_type, body) = sent;
     let loaded = config::load(&server.path().join("config.toml")).expect("a configuration");
     let (secrets, missing) = config::secrets_under(&loaded, &format!("sources.{source}.verify"));
@@ -58,19 +63,19 @@ fn signed(server: &Server, source: &str, (id, at_ms): (&str, i64), sent: (&str, 
     let found = loaded.config.sources.iter().find(|it| it.name == source).expect("the source");
     let headers =
         [("host", "localhost"), ("content-type", content_type)].map(|(n, v)| (n.into(), v.into()));
-    let mut draft = Draft {
+    let mut draft = OutgoingRequest {
         method: "POST".to_owned(),
         path: found.path.clone(),
         headers: headers.to_vec(),
         body: body.as_bytes().to_vec(),
         id: id.to_owned(),
-        ..Draft::default()
+        ..OutgoingRequest::default()
     };
     Verifier::new(found, &secrets).sign(&mut draft, at_ms).expect("it can be signed for");
     draft
 }
 
-fn send(server: &Server, draft: &Draft) -> Answer {
+fn send(server: &Server, draft: &OutgoingRequest) -> Answer {
     let lines: Vec<String> = draft
         .headers
         .iter()
@@ -117,11 +122,11 @@ fn a_captured_request_is_no_second_event_under_another_type_or_with_other_header
 const DATA: (&str, &str) = ("application/json", r#"{"event-data":{"id":"1"}}"#);
 
 /// Mailgun's body with another part that nobody signed.
-fn with_other_data(draft: &Draft, id: &str) -> Draft {
+fn with_other_data(draft: &OutgoingRequest, id: &str) -> OutgoingRequest {
     let text = String::from_utf8(draft.body.clone()).expect("text");
     let body = text.replace(r#""id":"1""#, &format!(r#""id":"{id}""#));
     assert_ne!(body, text);
-    Draft { body: body.into_bytes(), ..draft.clone() }
+    OutgoingRequest { body: body.into_bytes(), ..draft.clone() }
 }
 
 #[test]

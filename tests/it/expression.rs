@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use hooktrail::expression::{Answers, Busy, Expression, Pool, Questions, Scene, Taken, Taker};
+use hooktrail::expression::{
+    Busy, EvaluationResult, EvaluatorPool, EventContext, Expression, ExpressionSet,
+    HandlerDecision, HandlerExpressions,
+};
 use tempfile::TempDir;
 
 use crate::scenario::HOOKTRAIL;
@@ -16,14 +19,14 @@ mod server;
 /// A pool with a folder of its own, known by its mark.
 struct Trial {
     folder: TempDir,
-    pool: Pool,
+    pool: EvaluatorPool,
     mark: String,
 }
 
 fn trial() -> Trial {
     let folder = tempfile::tempdir().unwrap();
     let mark = format!("test{}", folder.path().display());
-    let pool = Pool::with_program(Path::new(HOOKTRAIL), folder.path(), &mark);
+    let pool = EvaluatorPool::with_program(Path::new(HOOKTRAIL), folder.path(), &mark);
     Trial { folder, pool, mark: format!("{mark}.expression") }
 }
 
@@ -31,14 +34,15 @@ fn jq(text: &str) -> Expression {
     Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
 }
 
-fn of_json(body: &[u8]) -> Scene<'_> {
-    Scene { body, content_type: Some("application/json"), ..Scene::default() }
+fn of_json(body: &[u8]) -> EventContext<'_> {
+    EventContext { body, content_type: Some("application/json"), ..EventContext::default() }
 }
 
 /// `when` of handlers.
-fn whens(all: &[&str]) -> Questions {
-    let taker = |when: &&str| Taker { when: Some(jq(when)), ..Taker::default() };
-    Questions::new(None, all.iter().map(taker).collect())
+fn whens(all: &[&str]) -> ExpressionSet {
+    let taker =
+        |when: &&str| HandlerExpressions { when: Some(jq(when)), ..HandlerExpressions::default() };
+    ExpressionSet::new(None, all.iter().map(taker).collect())
 }
 
 /// Ends its process at once: there is not so much memory.
@@ -56,7 +60,7 @@ impl Trial {
         Ok(outputs.into_iter().map(|it| String::from_utf8(it).unwrap()).collect())
     }
 
-    fn ask(&self, party: u64, questions: &Questions, body: &str) -> Asked {
+    fn ask(&self, party: u64, questions: &ExpressionSet, body: &str) -> Asked {
         let (tell, told) = sync_channel(1);
         let answer = Box::new(move |answers| {
             let _ = tell.send((answers, Instant::now()));
@@ -81,12 +85,12 @@ impl Trial {
 
 /// A question on its way.
 struct Asked {
-    told: Receiver<(Result<Answers, Busy>, Instant)>,
+    told: Receiver<(Result<EvaluationResult, Busy>, Instant)>,
     at: Instant,
 }
 
 impl Asked {
-    fn answers(&self) -> Result<Answers, Busy> {
+    fn answers(&self) -> Result<EvaluationResult, Busy> {
         self.told.recv_timeout(Duration::from_secs(60)).expect("an answer").0
     }
 
@@ -97,11 +101,11 @@ impl Asked {
 }
 
 /// `yes`, `no`, or what failed and why.
-fn shown(taken: &Taken) -> String {
+fn shown(taken: &HandlerDecision) -> String {
     match taken {
-        Taken::No => "no".to_owned(),
-        Taken::Failed { which, reason } => format!("{which}: {reason}"),
-        Taken::Yes(_) => "yes".to_owned(),
+        HandlerDecision::No => "no".to_owned(),
+        HandlerDecision::Failed { which, reason } => format!("{which}: {reason}"),
+        HandlerDecision::Yes(_) => "yes".to_owned(),
     }
 }
 
@@ -117,7 +121,7 @@ fn an_expression_is_evaluated_by_a_process_of_its_own() {
     assert_eq!(transformed, Ok(Ok(b"[1,0]".to_vec())));
     assert_eq!(trial.processes().len(), 2);
     let before = trial.processes();
-    let nothing = trial.pool.transform(1, &jq("empty"), &Scene::default());
+    let nothing = trial.pool.transform(1, &jq("empty"), &EventContext::default());
     assert_eq!(nothing, Ok(Err("it gives nothing".to_owned())));
     assert_eq!(trial.processes(), before);
 }
@@ -138,7 +142,7 @@ fn the_end_of_the_pool_is_the_end_of_its_processes() {
     let mut trial = trial();
     trial.outputs(HARMLESS, "[1]").unwrap();
     let waiting = trial.ask(1, &whens(&[ENDLESS]), "1");
-    let other = Pool::with_program(Path::new("/nothing"), trial.folder.path(), "none");
+    let other = EvaluatorPool::with_program(Path::new("/nothing"), trial.folder.path(), "none");
     drop(std::mem::replace(&mut trial.pool, other));
     assert_eq!(trial.processes().len(), 0);
     assert!(matches!(waiting.answers(), Err(Busy)));
@@ -149,24 +153,32 @@ fn only_the_expression_that_ends_its_process_fails() {
     let trial = trial();
     let by = |key: &str| Some(jq(key));
     let takers = vec![
-        Taker { when: by(HARMLESS), ..Taker::default() },
-        Taker { when: by(DEADLY), ..Taker::default() },
-        Taker { ordering_key: by("length"), unique_by: by(DEADLY), ..Taker::default() },
-        Taker { split: by(".[]"), ordering_key: by(". + 1"), ..Taker::default() },
-        Taker { split: by(DEADLY), ..Taker::default() },
-        Taker { when: by("length == 0"), ..Taker::default() },
+        HandlerExpressions { when: by(HARMLESS), ..HandlerExpressions::default() },
+        HandlerExpressions { when: by(DEADLY), ..HandlerExpressions::default() },
+        HandlerExpressions {
+            ordering_key: by("length"),
+            unique_by: by(DEADLY),
+            ..HandlerExpressions::default()
+        },
+        HandlerExpressions {
+            split: by(".[]"),
+            ordering_key: by(". + 1"),
+            ..HandlerExpressions::default()
+        },
+        HandlerExpressions { split: by(DEADLY), ..HandlerExpressions::default() },
+        HandlerExpressions { when: by("length == 0"), ..HandlerExpressions::default() },
     ];
-    let questions = Questions::new(by(DEADLY), takers);
+    let questions = ExpressionSet::new(by(DEADLY), takers);
     let answers = trial.ask(1, &questions, "[1,2]").answers().unwrap();
     assert_eq!(answers.dedupe, Err(TOO_MUCH.to_owned()));
     let shown: Vec<_> = answers.takers.iter().map(shown).collect();
     let (when, split) = (format!("when: {TOO_MUCH}"), format!("split: {TOO_MUCH}"));
     assert_eq!(shown, ["yes", &when, "yes", "yes", &split, "no"]);
-    let Taken::Yes(keyed) = &answers.takers[2] else { unreachable!() };
+    let HandlerDecision::Yes(keyed) = &answers.takers[2] else { unreachable!() };
     assert_eq!(keyed.faults, [format!("unique_by: {TOO_MUCH}")]);
     let keys = keyed.keys.get(0).unwrap();
     assert_eq!((keys.order.as_deref(), keys.once), (Some("2"), None));
-    let Taken::Yes(split) = &answers.takers[3] else { unreachable!() };
+    let HandlerDecision::Yes(split) = &answers.takers[3] else { unreachable!() };
     assert_eq!(split.items.as_ref().map(|items| items.len()), Some(2));
     assert_eq!(split.keys.get(1).unwrap().order.as_deref(), Some("3"));
 }
@@ -290,10 +302,10 @@ fn limits_that_an_expression_hits_are_named_apart() {
 #[test]
 fn what_keeps_processes_from_evaluating_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let pool = Pool::with_program(Path::new("/no/such/file"), folder.path(), "none");
+    let pool = EvaluatorPool::with_program(Path::new("/no/such/file"), folder.path(), "none");
     let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
     assert_eq!(reason, "no process to evaluate them: /no/such/file: there is no such file");
-    let pool = Pool::with_program(Path::new("/bin/false"), folder.path(), "none");
+    let pool = EvaluatorPool::with_program(Path::new("/bin/false"), folder.path(), "none");
     let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
     assert!(reason.starts_with("processes end before they begin: Code(1)"), "{reason}");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hooktrail::config::{self, Config, Durability, Loaded};
+use hooktrail::config::{self, Config, Durability, LoadedConfig};
 use rusqlite::Connection;
 
 use crate::scenario::scenario;
@@ -34,7 +34,9 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
 fn load(folder: &Path, text: &str) -> Result<Config, String> {
     let file = folder.join("config.toml");
     fs::write(&file, text).unwrap();
-    config::load(&file).map(|Loaded { config, .. }| config).map_err(|faults| faults.to_string())
+    config::load(&file)
+        .map(|LoadedConfig { config, .. }| config)
+        .map_err(|faults| faults.to_string())
 }
 
 /// `code` without its quotes.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Config, Loaded, load};
+use super::{Config, LoadedConfig, load};
 
 mod defaults;
 mod faults;
@@ -52,7 +52,7 @@ impl Folder {
         lines.map(|line| line.replace(&folder, "")).collect()
     }
 
-    fn load(&self) -> Loaded {
+    fn load(&self) -> LoadedConfig {
         load(&self.file()).unwrap_or_else(|faults| panic!("{faults}"))
     }
 

@@ -201,7 +201,7 @@ fn a_secret_that_is_no_key_of_its_scheme_is_a_fault_and_not_shown() {
         let keys = format!("scheme = '{scheme}', secret = {{ file = 'key' }}");
         let folder = Folder::new(&source(&keys)).write("key", &secret);
         let (_, faults) = secrets(&folder.load());
-        let found = faults.first().map(Fault::to_string).unwrap_or_default();
+        let found = faults.first().map(ConfigError::to_string).unwrap_or_default();
         assert!(found.contains(fault.unwrap_or("")), "{scheme}: {found}");
         assert_eq!(found.is_empty(), fault.is_none(), "{scheme}: {found}");
         assert!(!found.contains(&secret) && !found.contains("hush"), "{found}");

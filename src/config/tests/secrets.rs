@@ -78,7 +78,7 @@ fn secrets_that_can_not_be_had_are_faults_with_their_line() {
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'nul' } }";
     let folder = Folder::new(&text).write("empty", "\n").write("nul", "a\0b");
     let (_, faults) = secrets(&folder.load());
-    let shown: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    let shown: Vec<String> = faults.iter().map(ConfigError::to_string).collect();
     let shown = folder.lines(shown.iter().map(String::as_str));
     let at = "config.toml:3: sources.a.verify.secret:";
     assert_eq!(
@@ -174,7 +174,7 @@ fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
         let (secrets, faults) = secrets(&loaded);
         assert_eq!(faults, []);
         let warnings: Vec<String> =
-            secret_warnings(&loaded, &secrets).iter().map(Fault::to_string).collect();
+            secret_warnings(&loaded, &secrets).iter().map(ConfigError::to_string).collect();
         assert!(!warnings.iter().any(|warning| warning.contains("hush")), "{warnings:?}");
         let found = folder.lines(warnings.iter().map(String::as_str));
         let expected: Vec<String> =
@@ -210,7 +210,8 @@ fn what_no_server_could_use_is_a_fault_and_what_only_its_unit_may_have_is_not() 
     let folder = Folder::new(&text).write("empty", "\r\n").write("key", "hush");
     let folder = folder.write("short", "whsec_aHVzaA==");
     let (faults, elsewhere) = unusable_secrets(&folder.load());
-    let texts = |all: &[Fault]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
+    let texts =
+        |all: &[ConfigError]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
     let (faults, elsewhere) = (texts(&faults), texts(&elsewhere));
     for (text, all) in [
         ("none can't be read", &faults),

@@ -18,7 +18,7 @@ mod read;
 mod tests;
 mod value;
 
-pub(super) use plan::{Looked, Odd, Plan};
+pub(super) use plan::{ExtractedEvent, InlinePlan, Odd};
 pub(super) use value::Value;
 
 use value::Number;

@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 
 use jaq_core::ops::Cmp;
 
-use super::read::{Found, Places};
+use super::read::{ExtractedValue, PathTree};
 use super::{Literal, Node, Value, Variable};
-use crate::expression::Scene;
+use crate::expression::EventContext;
 use crate::expression::input::{self, Kind};
 use crate::json::without_mark;
 
@@ -17,43 +17,43 @@ pub(in crate::expression) struct Odd;
 
 /// Expressions whose places are found together.
 #[derive(Clone, Debug, Default)]
-pub(in crate::expression) struct Plan {
-    nodes: Vec<Option<Node<Spot>>>,
-    places: Places,
+pub(in crate::expression) struct InlinePlan {
+    nodes: Vec<Option<Node<PathRef>>>,
+    places: PathTree,
 }
 
 /// Where a path's place is found.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::expression) struct Spot {
+pub(in crate::expression) struct PathRef {
     slot: usize,
     /// For each part of the path, whether a fault at it is nothing.
     optional: Vec<bool>,
 }
 
 /// What an expression came to.
-enum Out<'a> {
+enum InlineResult<'a> {
     Value(Value<'a>),
     Nothing,
     Fault,
 }
 
 /// An event whose places were found.
-pub(in crate::expression) struct Looked<'a> {
-    plan: &'a Plan,
-    scene: &'a Scene<'a>,
+pub(in crate::expression) struct ExtractedEvent<'a> {
+    plan: &'a InlinePlan,
+    scene: &'a EventContext<'a>,
     /// `None`: the body is not plain JSON.
-    found: Option<Vec<Found<'a>>>,
+    found: Option<Vec<ExtractedValue<'a>>>,
 }
 
-impl Plan {
+impl InlinePlan {
     /// In the order of `all`, of which `None` are not simple.
     pub fn new<'a>(all: impl IntoIterator<Item = Option<&'a Node>>) -> Self {
-        let mut places = Places::default();
+        let mut places = PathTree::default();
         let nodes: Vec<_> = all
             .into_iter()
             .map(|node| {
                 node.map(|node| {
-                    node.map(&mut |steps| Spot {
+                    node.map(&mut |steps| PathRef {
                         slot: places.add(steps),
                         optional: steps.iter().map(|step| step.optional).collect(),
                     })
@@ -61,18 +61,18 @@ impl Plan {
             })
             .collect();
         places.number();
-        let slot = &mut |spot: &Spot| Spot { slot: places.slot(spot.slot), ..spot.clone() };
+        let slot = &mut |spot: &PathRef| PathRef { slot: places.slot(spot.slot), ..spot.clone() };
         let nodes = nodes.iter().map(|node| Some(node.as_ref()?.map(slot))).collect();
         Self { nodes, places }
     }
 
-    pub fn look<'a>(&'a self, scene: &'a Scene<'a>) -> Looked<'a> {
+    pub fn look<'a>(&'a self, scene: &'a EventContext<'a>) -> ExtractedEvent<'a> {
         let found = match input::kind(scene.content_type) {
             _ if self.places.is_empty() => None,
             Kind::Json | Kind::MaybeJson => self.places.find(without_mark(scene.body)),
             Kind::Form | Kind::Multipart | Kind::Text => None,
         };
-        Looked { plan: self, scene, found }
+        ExtractedEvent { plan: self, scene, found }
     }
 }
 
@@ -106,7 +106,7 @@ impl<P> Node<P> {
     }
 }
 
-impl<'a> Looked<'a> {
+impl<'a> ExtractedEvent<'a> {
     /// What the expression of this number gives, if anything.
     ///
     /// # Errors
@@ -114,15 +114,19 @@ impl<'a> Looked<'a> {
     pub fn result(&'a self, at: usize) -> Result<Option<Value<'a>>, Odd> {
         let node = self.plan.nodes.get(at).and_then(Option::as_ref).ok_or(Odd)?;
         match self.out(node, None)? {
-            Out::Value(value) => Ok(Some(value)),
-            Out::Nothing => Ok(None),
+            InlineResult::Value(value) => Ok(Some(value)),
+            InlineResult::Nothing => Ok(None),
             // jaq says what is wrong.
-            Out::Fault => Err(Odd),
+            InlineResult::Fault => Err(Odd),
         }
     }
 
-    fn out(&'a self, node: &'a Node<Spot>, input: Option<&Value<'a>>) -> Result<Out<'a>, Odd> {
-        Ok(Out::Value(match node {
+    fn out(
+        &'a self,
+        node: &'a Node<PathRef>,
+        input: Option<&Value<'a>>,
+    ) -> Result<InlineResult<'a>, Odd> {
+        Ok(InlineResult::Value(match node {
             Node::Literal(literal) => match literal {
                 Literal::Null => Value::Null,
                 Literal::Bool(value) => Value::Bool(*value),
@@ -130,15 +134,15 @@ impl<'a> Looked<'a> {
                 Literal::Text(text) => Value::Text(Cow::Borrowed(text)),
             },
             Node::Body(spot) => match self.found.as_ref().ok_or(Odd)?[spot.slot] {
-                Found::Null => Value::Null,
-                Found::Raw(raw) => Value::of_body(raw)?,
-                Found::Fault(at) if spot.optional[at] => return Ok(Out::Nothing),
-                Found::Fault(_) => return Ok(Out::Fault),
+                ExtractedValue::Null => Value::Null,
+                ExtractedValue::Raw(raw) => Value::of_body(raw)?,
+                ExtractedValue::Fault(at) if spot.optional[at] => return Ok(InlineResult::Nothing),
+                ExtractedValue::Fault(_) => return Ok(InlineResult::Fault),
             },
             Node::Variable(variable) => self.variable(variable)?,
             Node::Input => input.cloned().ok_or(Odd)?,
             Node::Not(node) => match self.out(node, input)? {
-                Out::Value(value) => Value::Bool(!value.is_true()),
+                InlineResult::Value(value) => Value::Bool(!value.is_true()),
                 other => return Ok(other),
             },
             Node::Compare(op, nodes) => match self.both(nodes, input)? {
@@ -148,21 +152,23 @@ impl<'a> Looked<'a> {
             Node::And(nodes) => return self.logic(nodes, input, false),
             Node::Or(nodes) => return self.logic(nodes, input, true),
             Node::Else(nodes) => match self.out(&nodes[0], input)? {
-                Out::Value(value) if value.is_true() => value,
-                Out::Fault => return Ok(Out::Fault),
-                Out::Value(_) | Out::Nothing => return self.out(&nodes[1], input),
+                InlineResult::Value(value) if value.is_true() => value,
+                InlineResult::Fault => return Ok(InlineResult::Fault),
+                InlineResult::Value(_) | InlineResult::Nothing => {
+                    return self.out(&nodes[1], input);
+                }
             },
             Node::If(nodes) => match self.out(&nodes[0], input)? {
-                Out::Value(value) if value.is_true() => return self.out(&nodes[1], input),
-                Out::Value(_) => return self.out(&nodes[2], input),
+                InlineResult::Value(value) if value.is_true() => return self.out(&nodes[1], input),
+                InlineResult::Value(_) => return self.out(&nodes[2], input),
                 other => return Ok(other),
             },
             Node::Try(node) => match self.out(node, input)? {
-                Out::Fault => return Ok(Out::Nothing),
+                InlineResult::Fault => return Ok(InlineResult::Nothing),
                 other => return Ok(other),
             },
             Node::Pipe(nodes) => match self.out(&nodes[0], input)? {
-                Out::Value(value) => return self.out(&nodes[1], Some(&value)),
+                InlineResult::Value(value) => return self.out(&nodes[1], Some(&value)),
                 other => return Ok(other),
             },
             Node::Array(nodes) => return self.array(nodes, input),
@@ -173,70 +179,76 @@ impl<'a> Looked<'a> {
     /// The first one's outputs come first; where the second gives nothing, so do both.
     fn both(
         &'a self,
-        [one, other]: &'a [Node<Spot>; 2],
+        [one, other]: &'a [Node<PathRef>; 2],
         input: Option<&Value<'a>>,
-    ) -> Result<Result<[Value<'a>; 2], Out<'a>>, Odd> {
+    ) -> Result<Result<[Value<'a>; 2], InlineResult<'a>>, Odd> {
         let one = match self.out(one, input)? {
-            Out::Nothing => return Ok(Err(Out::Nothing)),
+            InlineResult::Nothing => return Ok(Err(InlineResult::Nothing)),
             one => one,
         };
         Ok(match (one, self.out(other, input)?) {
-            (Out::Value(one), Out::Value(other)) => Ok([one, other]),
-            (_, Out::Nothing) => Err(Out::Nothing),
-            _ => Err(Out::Fault),
+            (InlineResult::Value(one), InlineResult::Value(other)) => Ok([one, other]),
+            (_, InlineResult::Nothing) => Err(InlineResult::Nothing),
+            _ => Err(InlineResult::Fault),
         })
     }
 
     /// `and`, `or`: the second is asked only where the first is not `decides`.
     fn logic(
         &'a self,
-        [first, second]: &'a [Node<Spot>; 2],
+        [first, second]: &'a [Node<PathRef>; 2],
         input: Option<&Value<'a>>,
         decides: bool,
-    ) -> Result<Out<'a>, Odd> {
+    ) -> Result<InlineResult<'a>, Odd> {
         let first = match self.out(first, input)? {
-            Out::Value(value) if value.is_true() == decides => Value::Bool(decides),
-            Out::Value(_) => match self.out(second, input)? {
-                Out::Value(value) => Value::Bool(value.is_true()),
+            InlineResult::Value(value) if value.is_true() == decides => Value::Bool(decides),
+            InlineResult::Value(_) => match self.out(second, input)? {
+                InlineResult::Value(value) => Value::Bool(value.is_true()),
                 other => return Ok(other),
             },
             other => return Ok(other),
         };
-        Ok(Out::Value(first))
+        Ok(InlineResult::Value(first))
     }
 
-    fn array(&'a self, nodes: &'a [Node<Spot>], input: Option<&Value<'a>>) -> Result<Out<'a>, Odd> {
+    fn array(
+        &'a self,
+        nodes: &'a [Node<PathRef>],
+        input: Option<&Value<'a>>,
+    ) -> Result<InlineResult<'a>, Odd> {
         let mut all = Vec::with_capacity(nodes.len());
         for node in nodes {
             match self.out(node, input)? {
-                Out::Value(value) => all.push(value),
-                Out::Nothing => {}
-                Out::Fault => return Ok(Out::Fault),
+                InlineResult::Value(value) => all.push(value),
+                InlineResult::Nothing => {}
+                InlineResult::Fault => return Ok(InlineResult::Fault),
             }
         }
-        Ok(Out::Value(Value::Array(all)))
+        Ok(InlineResult::Value(Value::Array(all)))
     }
 
     /// jaq adds objects of one member each, from the right: a member that gives nothing makes the
     /// whole nothing, even where one before it has a fault.
     fn object(
         &'a self,
-        members: &'a [(std::sync::Arc<str>, Node<Spot>)],
+        members: &'a [(std::sync::Arc<str>, Node<PathRef>)],
         input: Option<&Value<'a>>,
-    ) -> Result<Out<'a>, Odd> {
+    ) -> Result<InlineResult<'a>, Odd> {
         let mut all: Vec<(Cow<'_, str>, Value<'_>)> = Vec::with_capacity(members.len());
         let mut is_fault = false;
         for (key, node) in members {
             match self.out(node, input)? {
-                Out::Value(value) => match all.iter_mut().find(|(known, _)| **known == **key) {
-                    Some((_, known)) => *known = value,
-                    None => all.push((Cow::Borrowed(key), value)),
-                },
-                Out::Nothing => return Ok(Out::Nothing),
-                Out::Fault => is_fault = true,
+                InlineResult::Value(value) => {
+                    match all.iter_mut().find(|(known, _)| **known == **key) {
+                        Some((_, known)) => *known = value,
+                        None => all.push((Cow::Borrowed(key), value)),
+                    }
+                }
+                InlineResult::Nothing => return Ok(InlineResult::Nothing),
+                InlineResult::Fault => is_fault = true,
             }
         }
-        Ok(if is_fault { Out::Fault } else { Out::Value(Value::Object(all)) })
+        Ok(if is_fault { InlineResult::Fault } else { InlineResult::Value(Value::Object(all)) })
     }
 
     fn variable(&self, variable: &'a Variable) -> Result<Value<'a>, Odd> {

@@ -15,7 +15,7 @@ const DEPTH_MAX: usize = 120;
 
 /// What is at a place.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Found<'a> {
+pub(super) enum ExtractedValue<'a> {
     /// Null, or nothing at all.
     Null,
     /// The value's text.
@@ -26,13 +26,13 @@ pub(super) enum Found<'a> {
 
 /// The places to be found, as a tree of keys.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
-    nodes: Vec<Place>,
+pub(super) struct PathTree {
+    nodes: Vec<PathNode>,
     count: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Place {
+struct PathNode {
     /// Parts of the path that lead here.
     depth: usize,
     /// Below it.
@@ -43,13 +43,13 @@ struct Place {
     slots: Range<usize>,
 }
 
-impl Default for Places {
+impl Default for PathTree {
     fn default() -> Self {
-        Self { nodes: vec![Place::default()], count: 0 }
+        Self { nodes: vec![PathNode::default()], count: 0 }
     }
 }
 
-impl Places {
+impl PathTree {
     /// The number of a place, new or known; not yet its slot.
     pub fn add(&mut self, steps: &[Step]) -> usize {
         let mut at = 0;
@@ -60,7 +60,7 @@ impl Places {
                 None => {
                     let child = self.nodes.len();
                     let depth = self.nodes[at].depth + 1;
-                    self.nodes.push(Place { depth, ..Place::default() });
+                    self.nodes.push(PathNode { depth, ..PathNode::default() });
                     self.nodes[at].children.push((step.key.clone(), child));
                     child
                 }
@@ -99,14 +99,14 @@ impl Places {
     }
 
     /// What is at each place, by slot; `None`: the body is not plain.
-    pub fn find<'de>(&self, body: &'de [u8]) -> Option<Vec<Found<'de>>> {
+    pub fn find<'de>(&self, body: &'de [u8]) -> Option<Vec<ExtractedValue<'de>>> {
         let text = std::str::from_utf8(body).ok()?;
         if !is_plain(body) {
             return None;
         }
-        let mut found = vec![Found::Null; self.count];
+        let mut found = vec![ExtractedValue::Null; self.count];
         let mut json = serde_json::Deserializer::from_str(text);
-        Finding { places: self, at: 0, found: &mut found }.deserialize(&mut json).ok()?;
+        ExtractVisitor { places: self, at: 0, found: &mut found }.deserialize(&mut json).ok()?;
         json.end().ok()?;
         Some(found)
     }
@@ -120,18 +120,18 @@ fn is_plain(body: &[u8]) -> bool {
     !pairs && (opens <= DEPTH_MAX || json::depth(body) <= DEPTH_MAX)
 }
 
-struct Finding<'p, 'f, 'de> {
-    places: &'p Places,
+struct ExtractVisitor<'p, 'f, 'de> {
+    places: &'p PathTree,
     at: usize,
-    found: &'f mut [Found<'de>],
+    found: &'f mut [ExtractedValue<'de>],
 }
 
-impl<'p, 'de> Finding<'p, '_, 'de> {
-    fn place(&self) -> &'p Place {
+impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
+    fn place(&self) -> &'p PathNode {
         &self.places.nodes[self.at]
     }
 
-    fn fill(&mut self, place: usize, with: Found<'de>) {
+    fn fill(&mut self, place: usize, with: ExtractedValue<'de>) {
         self.found[self.places.nodes[place].slots.clone()].fill(with);
     }
 
@@ -139,24 +139,29 @@ impl<'p, 'de> Finding<'p, '_, 'de> {
     fn fault(&mut self, is_wrong: impl Fn(&Key) -> bool) {
         let place = self.place();
         for (key, child) in &place.children {
-            let found = if is_wrong(key) { Found::Fault(place.depth) } else { Found::Null };
+            let found = if is_wrong(key) {
+                ExtractedValue::Fault(place.depth)
+            } else {
+                ExtractedValue::Null
+            };
             self.fill(*child, found);
         }
     }
 
-    fn below(&mut self, child: usize) -> Finding<'p, '_, 'de> {
-        Finding { places: self.places, at: child, found: self.found }
+    fn below(&mut self, child: usize) -> ExtractVisitor<'p, '_, 'de> {
+        ExtractVisitor { places: self.places, at: child, found: self.found }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Finding<'_, '_, 'de> {
+impl<'de> DeserializeSeed<'de> for ExtractVisitor<'_, '_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
         let place = self.place();
         let Some(slot) = place.slot else { return json.deserialize_any(self) };
         let raw = <&RawValue>::deserialize(json)?.get();
-        self.found[slot] = if raw == "null" { Found::Null } else { Found::Raw(raw) };
+        self.found[slot] =
+            if raw == "null" { ExtractedValue::Null } else { ExtractedValue::Raw(raw) };
         if place.children.is_empty() {
             return Ok(());
         }
@@ -165,7 +170,7 @@ impl<'de> DeserializeSeed<'de> for Finding<'_, '_, 'de> {
     }
 }
 
-impl<'de> Visitor<'de> for Finding<'_, '_, 'de> {
+impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,11 +179,11 @@ impl<'de> Visitor<'de> for Finding<'_, '_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         self.fault(|_| false);
-        while let Some(child) = map.next_key_seed(Which(&self.place().children))? {
+        while let Some(child) = map.next_key_seed(ChildKeySeed(&self.place().children))? {
             match child {
                 Some(child) => {
                     // Of a key given twice the last counts.
-                    self.fill(child, Found::Null);
+                    self.fill(child, ExtractedValue::Null);
                     map.next_value_seed(self.below(child))?;
                 }
                 None => drop(map.next_value::<IgnoredAny>()?),
@@ -235,9 +240,9 @@ impl<'de> Visitor<'de> for Finding<'_, '_, 'de> {
 }
 
 /// Which of the children a key leads to.
-struct Which<'p>(&'p [(Key, usize)]);
+struct ChildKeySeed<'p>(&'p [(Key, usize)]);
 
-impl<'de> DeserializeSeed<'de> for Which<'_> {
+impl<'de> DeserializeSeed<'de> for ChildKeySeed<'_> {
     type Value = Option<usize>;
 
     fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<Self::Value, D::Error> {
@@ -245,7 +250,7 @@ impl<'de> DeserializeSeed<'de> for Which<'_> {
     }
 }
 
-impl Visitor<'_> for Which<'_> {
+impl Visitor<'_> for ChildKeySeed<'_> {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,15 +5,18 @@ use proptest::string::string_regex;
 
 use super::super::evaluate::Evaluator;
 use super::super::language::on_a_large_stack;
-use super::super::output::Verdict;
-use super::super::wire::{Asked, Came, Request};
-use crate::expression::{Expression, Keyring, Keys, Questions, Scene, Taken, Taker, bare};
+use super::super::output::HandlerResult;
+use super::super::wire::{QuestionSet, Request, Response};
+use crate::expression::{
+    EventContext, Expression, ExpressionSet, HandlerDecision, HandlerExpressions, KeySet,
+    RawJobKeys, bare,
+};
 
 /// The event that expressions see here, but for its body.
-fn with<T>(body: &[u8], run: impl FnOnce(&Scene<'_>) -> T) -> T {
+fn with<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
     let headers: [(&str, &[u8]); 4] =
         [("x-kind", b"push"), ("x-two", b"1"), ("x-two", b"\xff"), ("content-type", b"")];
-    run(&Scene {
+    run(&EventContext {
         body,
         content_type: Some("application/json"),
         source: "shop",
@@ -179,7 +182,8 @@ fn what_is_not_plain_is_left_to_jaq() {
         left_to_jaq(".a == 1", body);
     }
     with(b"a=1", |scene| {
-        let form = Scene { content_type: Some("application/x-www-form-urlencoded"), ..*scene };
+        let form =
+            EventContext { content_type: Some("application/x-www-form-urlencoded"), ..*scene };
         let asks = |text: &str| Expression::new(text).unwrap().at_once(&form);
         assert_eq!(asks(".a == 1"), None);
         assert_eq!(asks("$source == \"shop\""), Some(Ok(b"true".to_vec())));
@@ -311,28 +315,28 @@ proptest! {
     }
 }
 
-fn answers(when: &str, key: &str, scene: &Scene<'_>) {
+fn answers(when: &str, key: &str, scene: &EventContext<'_>) {
     let [when, key] = [when, key].map(|text| Expression::new(text).unwrap());
-    let taker = Taker {
+    let taker = HandlerExpressions {
         when: Some(when.clone()),
         ordering_key: Some(key.clone()),
         version_by: Some(key.clone()),
-        ..Taker::default()
+        ..HandlerExpressions::default()
     };
     let text = |it: &Expression| Some(it.text().to_owned());
     let parts = [text(&when), None, text(&key), text(&key), None, None];
-    let asked = Asked { dedupe: text(&key), takers: vec![parts] };
-    let Some(found) = Questions::new(Some(key), vec![taker]).at_once(scene) else { return };
+    let asked = QuestionSet { dedupe: text(&key), takers: vec![parts] };
+    let Some(found) = ExpressionSet::new(Some(key), vec![taker]).at_once(scene) else { return };
     let request = Request::Questions(asked);
     let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(Came::Answers { dedupe, takers }) = came else { panic!("no answers") };
+    let Ok(Response::Answers { dedupe, takers }) = came else { panic!("no answers") };
     assert_eq!(found.dedupe, dedupe);
     match (&found.takers[0], &takers[0]) {
-        (Taken::No, Verdict::No) => {}
-        (Taken::Yes(wanted), Verdict::Yes(made)) => {
-            let Keyring::One(keys) = &wanted.keys else { panic!("no keys") };
+        (HandlerDecision::No, HandlerResult::No) => {}
+        (HandlerDecision::Yes(wanted), HandlerResult::Yes(made)) => {
+            let KeySet::One(keys) = &wanted.keys else { panic!("no keys") };
             let bytes = &made.keys.as_ref().unwrap().bytes;
-            assert_eq!(Keys::decode(bytes).as_ref(), Some(keys));
+            assert_eq!(RawJobKeys::decode(bytes).as_ref(), Some(keys));
             assert!(made.faults.is_empty());
         }
         (taken, verdict) => panic!("{taken:?}, but {verdict:?}"),

@@ -1,11 +1,11 @@
 //! Faults have their place and say what is wrong; whatever the text nests.
 
-use crate::expression::{Expression, Wrong};
+use crate::expression::{CompileError, Expression};
 
 #[track_caller]
 fn check(text: &str, line: usize, column: usize, expected: &str) {
     let wrong = Expression::new(text).unwrap_err();
-    assert_eq!(wrong, Wrong { line, column, text: expected.to_owned() }, "{text}");
+    assert_eq!(wrong, CompileError { line, column, text: expected.to_owned() }, "{text}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What `.` and the variables are.
 
 use super::{check, outputs};
-use crate::expression::Scene;
+use crate::expression::EventContext;
 
 #[track_caller]
 fn body(content_type: Option<&str>, body: &[u8], expected: &str) {
-    let scene = Scene { body, content_type, ..Scene::default() };
+    let scene = EventContext { body, content_type, ..EventContext::default() };
     let shown = String::from_utf8_lossy(body);
     assert_eq!(outputs(".", &scene).join(" "), expected, "{content_type:?} {shown}");
 }
@@ -35,8 +35,11 @@ fn one_byte_order_mark_before_the_body_is_skipped() {
     let part = "\u{feff}--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n";
     body(Some("multipart/form-data; boundary=x"), part.as_bytes(), r#"{"a":"1"}"#);
     // In place too.
-    let scene =
-        Scene { body: b"\xef\xbb\xbf{\"a\":\"b\"}", content_type: JSON, ..Scene::default() };
+    let scene = EventContext {
+        body: b"\xef\xbb\xbf{\"a\":\"b\"}",
+        content_type: JSON,
+        ..EventContext::default()
+    };
     let found = crate::expression::Expression::new(".a").unwrap().at_once(&scene);
     assert_eq!(found, Some(Ok(b"\"b\"".to_vec())));
 }
@@ -119,7 +122,7 @@ fn forms_are_objects() {
 fn variables_are_set() {
     let headers: [(&str, &[u8]); 4] =
         [("x-a", b"1"), ("content-type", b"text/plain"), ("x-a", b"2"), ("x-b", b"\xe4")];
-    let scene = Scene {
+    let scene = EventContext {
         body: b"x",
         content_type: None,
         source: "shop",
@@ -143,6 +146,6 @@ fn variables_are_set() {
     ];
     let text = "$source, $headers, $query, $path, $params, $ip, $received_at, $event";
     assert_eq!(outputs(text, &scene), expected);
-    let bare = Scene::default();
+    let bare = EventContext::default();
     assert_eq!(outputs("$query, $headers, $params, $event", &bare), ["{}", "{}", "{}", "null"]);
 }

@@ -2,8 +2,8 @@
 
 use super::evaluate::Evaluator;
 use super::language::on_a_large_stack;
-use super::wire::{Came, Request};
-use super::{Expression, Scene};
+use super::wire::{Request, Response};
+use super::{EventContext, Expression};
 
 mod builtins;
 mod differs;
@@ -13,11 +13,11 @@ mod output;
 mod queue;
 
 /// All outputs, and the reason why there are no more.
-fn outputs(text: &str, scene: &Scene<'_>) -> Vec<String> {
+fn outputs(text: &str, scene: &EventContext<'_>) -> Vec<String> {
     Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
     let request = Request::Outputs { text: text.to_owned(), max: 100 };
     let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(Came::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
+    let Ok(Response::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
     let packed = match outputs {
         Ok(packed) => packed,
         Err(reason) => return vec![format!("fault: {reason}")],
@@ -31,8 +31,12 @@ fn outputs(text: &str, scene: &Scene<'_>) -> Vec<String> {
     texts.collect()
 }
 
-fn of_json<'a>(body: &'a str) -> Scene<'a> {
-    Scene { body: body.as_bytes(), content_type: Some("application/json"), ..Scene::default() }
+fn of_json<'a>(body: &'a str) -> EventContext<'a> {
+    EventContext {
+        body: body.as_bytes(),
+        content_type: Some("application/json"),
+        ..EventContext::default()
+    }
 }
 
 /// `expected`: the outputs, between blanks.

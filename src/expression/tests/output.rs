@@ -1,21 +1,25 @@
 //! What is given, as it is kept: keys, stamps, items, and what is not JSON.
 
 use super::{check, of_json};
-use crate::domain::stamp::Stamp;
+use crate::domain::stamp::VersionValue;
 use crate::expression::evaluate::Evaluator;
 use crate::expression::language::on_a_large_stack;
-use crate::expression::output::Verdict;
-use crate::expression::question::Keys;
-use crate::expression::wire::{Asked, Came, Request};
+use crate::expression::output::HandlerResult;
+use crate::expression::question::RawJobKeys;
+use crate::expression::wire::{QuestionSet, Request, Response};
 
 /// `dedupe` and one handler: `when`, `split`, and the `…_by`.
-fn ask(dedupe: &str, parts: [&str; 6], body: &str) -> (Result<Option<String>, String>, Verdict) {
+fn ask(
+    dedupe: &str,
+    parts: [&str; 6],
+    body: &str,
+) -> (Result<Option<String>, String>, HandlerResult) {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let asked = Asked { dedupe: some(dedupe), takers: vec![parts.map(some)] };
+    let asked = QuestionSet { dedupe: some(dedupe), takers: vec![parts.map(some)] };
     let request = Request::Questions(asked);
     let scene = of_json(body);
     let came = on_a_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
-    let Ok(Came::Answers { dedupe, mut takers }) = came else { panic!("no answers") };
+    let Ok(Response::Answers { dedupe, mut takers }) = came else { panic!("no answers") };
     (dedupe, takers.remove(0))
 }
 
@@ -24,9 +28,9 @@ fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
 }
 
 /// Items, the keys of each, and faults.
-fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<Keys>, Vec<String>) {
-    let Verdict::Yes(made) = ask("", parts, body).1 else { panic!("not taken") };
-    let texts = |packed: crate::expression::output::Packed| {
+fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<String>) {
+    let HandlerResult::Yes(made) = ask("", parts, body).1 else { panic!("not taken") };
+    let texts = |packed: crate::expression::output::PackedStrings| {
         let mut start = 0;
         let ends = packed.ends.into_iter();
         let text = ends.map(|end| {
@@ -39,7 +43,7 @@ fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<Keys>, Vec<String>) 
     let items = made.items.map(texts).unwrap_or_default();
     let items = items.into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
     let keys = made.keys.map(texts).unwrap_or_default();
-    (items, keys.iter().map(|keys| Keys::decode(keys).unwrap()).collect(), made.faults)
+    (items, keys.iter().map(|keys| RawJobKeys::decode(keys).unwrap()).collect(), made.faults)
 }
 
 #[test]
@@ -82,12 +86,12 @@ fn a_long_key_stays_itself_and_a_long_reason_is_cut() {
 #[test]
 fn an_event_is_taken_where_any_output_is_neither_false_nor_null() {
     let taken = |when: &str| ask("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
-    assert!(matches!(taken("null, false, 0"), Verdict::Yes(_)));
-    assert!(matches!(taken("1, error(\"x\")"), Verdict::Yes(_)));
+    assert!(matches!(taken("null, false, 0"), HandlerResult::Yes(_)));
+    assert!(matches!(taken("1, error(\"x\")"), HandlerResult::Yes(_)));
     for none in ["null", "false, null", "empty", ".a[] | . == 2"] {
-        assert!(matches!(taken(none), Verdict::No), "{none}");
+        assert!(matches!(taken(none), HandlerResult::No), "{none}");
     }
-    assert!(matches!(taken("null, error(\"x\"), 1"), Verdict::Failed { which: 0, .. }));
+    assert!(matches!(taken("null, error(\"x\"), 1"), HandlerResult::Failed { which: 0, .. }));
 }
 
 #[test]
@@ -97,13 +101,17 @@ fn each_output_of_a_split_is_an_item_with_its_keys() {
     assert_eq!(items, [r#"{"id":1,"at":"b"}"#, r#"{"id":2.50,"at":7}"#, r#"{"id":null,"at":[1]}"#]);
     let text = |text: &str| Some(text.to_owned());
     let expected = [
-        Keys { order: text("1"), newest: Some(Stamp::Text("b".to_owned())), ..Keys::default() },
-        Keys {
-            order: text("2.50"),
-            newest: Some(Stamp::Number("7".to_owned())),
-            ..Keys::default()
+        RawJobKeys {
+            order: text("1"),
+            newest: Some(VersionValue::Text("b".to_owned())),
+            ..RawJobKeys::default()
         },
-        Keys::default(),
+        RawJobKeys {
+            order: text("2.50"),
+            newest: Some(VersionValue::Number("7".to_owned())),
+            ..RawJobKeys::default()
+        },
+        RawJobKeys::default(),
     ];
     assert_eq!(keys, expected);
     assert!(faults.is_empty());
@@ -113,7 +121,7 @@ fn each_output_of_a_split_is_an_item_with_its_keys() {
 fn a_split_is_all_or_nothing() {
     let split = |split: &str| ask("", ["", split, "", "", "", ""], "[1,2]").1;
     let failed = |verdict| match verdict {
-        Verdict::Failed { which: 1, reason } => reason,
+        HandlerResult::Failed { which: 1, reason } => reason,
         verdict => panic!("{verdict:?}"),
     };
     assert_eq!(failed(split(".[], error(\"x\")")), "x");
@@ -121,9 +129,9 @@ fn a_split_is_all_or_nothing() {
     assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
     let keys = ask("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
     assert_eq!(failed(keys), "more than 64 MiB of output");
-    let Verdict::Yes(made) = split("range(100000)") else { panic!("too many") };
+    let HandlerResult::Yes(made) = split("range(100000)") else { panic!("too many") };
     assert_eq!(made.items.unwrap().len(), 100_000);
-    let Verdict::Yes(made) = split("empty") else { panic!("not taken") };
+    let HandlerResult::Yes(made) = split("empty") else { panic!("not taken") };
     assert_eq!((made.items.unwrap().len(), made.keys.is_none()), (0, true));
 }
 

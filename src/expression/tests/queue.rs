@@ -4,24 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::expression::queue::{Job, Lane, Next, Queue, What};
+use crate::expression::queue::{EvaluationRequest, Priority, Queue, QueueEvent, RequestKind};
 
 /// A job whose `told` counts when it is told that all are busy.
-fn job(party: u64, bytes: usize, told: &Arc<AtomicUsize>) -> Job {
+fn job(party: u64, bytes: usize, told: &Arc<AtomicUsize>) -> EvaluationRequest {
     let told = Arc::clone(told);
     let tell = Box::new(move |_| {
         told.fetch_add(1, Ordering::SeqCst);
     });
-    let (lane, since) = (Lane::Intake, Instant::now());
-    let (began, lost, killed, scene, what) = (None, 0, 0, vec![0; bytes], What::Done);
-    Job { party, lane, what, scene, since, began, lost, killed, tell: Some(tell) }
+    let (lane, since) = (Priority::Intake, Instant::now());
+    let (began, lost, killed, scene, what) = (None, 0, 0, vec![0; bytes], RequestKind::Done);
+    EvaluationRequest { party, lane, what, scene, since, began, lost, killed, tell: Some(tell) }
 }
 
 /// The party and the number of jobs of the next group, if there is one at once.
 fn next(queue: &Queue) -> Option<(u64, usize)> {
-    match queue.next(Lane::Intake, Some(Duration::ZERO)) {
-        Next::Group(jobs) => Some((jobs[0].party, jobs.len())),
-        Next::Idle | Next::Closed => None,
+    match queue.next(Priority::Intake, Some(Duration::ZERO)) {
+        QueueEvent::Group(jobs) => Some((jobs[0].party, jobs.len())),
+        QueueEvent::Idle | QueueEvent::Closed => None,
     }
 }
 
@@ -39,7 +39,7 @@ fn a_group_is_of_one_party_and_parties_take_turns() {
     assert_eq!(next(&queue), Some((1, 4)));
     queue.put(job(1, 10, &told));
     assert_eq!(next(&queue), None);
-    queue.done(Lane::Intake, 1);
+    queue.done(Priority::Intake, 1);
     assert_eq!(next(&queue), Some((1, 1)));
 }
 
@@ -63,16 +63,16 @@ fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
 fn who_waits_for_too_long_is_told() {
     let (queue, told) = (Queue::new(2), Arc::default());
     let mut old = job(1, 1, &told);
-    old.since -= Lane::Intake.patience();
+    old.since -= Priority::Intake.patience();
     queue.put(old);
     queue.put(job(1, 1, &told));
-    assert!(queue.look(Lane::Intake));
+    assert!(queue.look(Priority::Intake));
     assert_eq!(told.load(Ordering::SeqCst), 1);
     assert_eq!(next(&queue), Some((1, 1)));
     queue.put(job(2, 1, &told));
     queue.close();
     queue.put(job(2, 1, &told));
-    assert!(!queue.look(Lane::Intake));
+    assert!(!queue.look(Priority::Intake));
     // The one that was taken was dropped, and so told.
     assert_eq!(told.load(Ordering::SeqCst), 4);
 }
@@ -82,9 +82,9 @@ fn where_no_thread_can_be_had_what_waits_is_told() {
     let (queue, told) = (Queue::new(2), Arc::default());
     assert!(queue.put(job(1, 1, &told)), "it asks for a thread");
     assert!(queue.put(job(2, 1, &told)), "and for another");
-    queue.not_started(Lane::Intake);
+    queue.not_started(Priority::Intake);
     assert_eq!(told.load(Ordering::SeqCst), 0, "the other may come");
-    queue.not_started(Lane::Intake);
+    queue.not_started(Priority::Intake);
     assert_eq!(told.load(Ordering::SeqCst), 2);
     assert!(queue.put(job(1, 1, &told)), "it is asked for again");
     assert_eq!(next(&queue), Some((1, 1)));

@@ -17,7 +17,7 @@ struct Trial {
     batch: Batch,
     handler: config::Handler,
     body: Arc<[u8]>,
-    stop: Stop,
+    stop: CancelToken,
 }
 
 /// One whose process runs this script.
@@ -30,7 +30,7 @@ fn whole(script: &str) -> Trial {
     });
     let handler = (*task.handler).clone();
     let (batch, body) = (Batch::default(), task.input);
-    Trial { folder, batch, handler, body, stop: Stop::new().unwrap() }
+    Trial { folder, batch, handler, body, stop: CancelToken::new().unwrap() }
 }
 
 /// One whose process does this for each line, `$job` being its number.
@@ -55,7 +55,7 @@ impl Trial {
 
     /// Gives it jobs 1 to `count`; how each ended, in the order of the jobs.
     #[track_caller]
-    fn run(&self, count: i64) -> Vec<Ended> {
+    fn run(&self, count: i64) -> Vec<AttemptResult> {
         let tasks = self.tasks(count);
         let mut all = vec![None; tasks.len()];
         self.batch.run_all(&tasks, &self.stop, &mut |at, ended| {
@@ -67,7 +67,7 @@ impl Trial {
     /// `succeeded`, `failed: detail` and so on, dead ones with `!`.
     #[track_caller]
     fn check(&self, expected: &[&str]) {
-        let shown = |ended: Ended| match (ended.outcome, ended.dead) {
+        let shown = |ended: AttemptResult| match (ended.outcome, ended.dead) {
             (Outcome::Succeeded, _) => "succeeded".to_owned(),
             (outcome, dead) => {
                 format!("{}{}: {}", outcome.name(), if dead { "!" } else { "" }, ended.detail)

@@ -1,14 +1,14 @@
 //! The head of what a CGI script answers (RFC 3875 section 6).
 
-use super::super::answer::Answer;
+use super::super::answer::HttpOutcome;
 use super::super::detail;
 
 /// A head is at most so long.
 pub(super) const BYTES_MAX: usize = 32 << 10;
 
 /// What it says, and the start of the body; or why it is none.
-pub(super) fn read(start: &[u8]) -> Result<(Answer, &[u8]), String> {
-    let (mut answer, mut status, mut rest, mut lines) = (Answer::default(), None, start, 0);
+pub(super) fn read(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
+    let (mut answer, mut status, mut rest, mut lines) = (HttpOutcome::default(), None, start, 0);
     loop {
         let end = rest.iter().position(|&byte| byte == b'\n');
         let end = match end {

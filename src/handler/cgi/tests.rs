@@ -19,8 +19,8 @@ fn with(change: impl FnOnce(&mut Handler)) -> Task {
     })
 }
 
-fn run_of(task: &Task) -> Ended {
-    Cgi::default().run(task, &Stop::new().unwrap())
+fn run_of(task: &Task) -> AttemptResult {
+    Cgi::default().run(task, &CancelToken::new().unwrap())
 }
 
 fn asked(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
@@ -257,7 +257,7 @@ fn a_script_is_bounded_and_can_be_stopped() {
     });
     let ended = run_of(&stuck);
     assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::TimedOut, "timeout 300ms: at it"));
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.set();
     let ended = Cgi::default().run(&task("exit 0"), &stop);
     assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));

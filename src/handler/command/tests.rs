@@ -19,8 +19,8 @@ fn with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
     Task { handler: Arc::new(handler), ..task }
 }
 
-fn run_of(task: &Task) -> Ended {
-    Command::default().run(task, &Stop::new().unwrap())
+fn run_of(task: &Task) -> AttemptResult {
+    Command::default().run(task, &CancelToken::new().unwrap())
 }
 
 fn printed(task: &Task) -> String {
@@ -29,35 +29,37 @@ fn printed(task: &Task) -> String {
 
 #[test]
 fn an_end_is_an_outcome() {
-    let over = |exit| process::Over {
+    let over = |exit| process::RunResult {
         exit,
         start: Vec::new(),
         stdout: b"out".to_vec(),
         stderr: b"why\n\n".to_vec(),
     };
-    let check = |exit: Exit, deferred: bool, expected: (Outcome, bool, &str)| {
+    let check = |exit: ExitReason, deferred: bool, expected: (Outcome, bool, &str)| {
         let deferred = deferred.then_some(Some(Duration::from_secs(9)));
-        let notes = Notes { deferred, others: "said".into() };
+        let notes = ControlMessages { deferred, others: "said".into() };
         let ended = ended(over(exit), notes, Duration::from_secs(90));
         assert_eq!((ended.outcome, ended.dead, ended.detail.as_str()), expected);
         assert_eq!(ended.wait.is_some(), ended.outcome == Outcome::Deferred);
         assert_eq!(ended.stdout, b"out");
     };
     use Outcome::{Deferred, Failed, Interrupted, Succeeded, TimedOut};
-    check(Exit::Code(0), false, (Succeeded, false, "exit 0: why: said"));
-    check(Exit::Code(65), false, (Failed, true, "exit 65: why: said"));
-    check(Exit::Code(75), false, (Failed, false, "exit 75: why: said"));
-    check(Exit::Signal(11), false, (Failed, false, "signal 11: why: said"));
-    check(Exit::TimedOut, false, (TimedOut, false, "timeout 1m 30s: why: said"));
-    check(Exit::Stopped, false, (Interrupted, false, "stopped: why: said"));
-    let lost = || Exit::NotStarted("/x: gone".into());
+    check(ExitReason::Code(0), false, (Succeeded, false, "exit 0: why: said"));
+    check(ExitReason::Code(65), false, (Failed, true, "exit 65: why: said"));
+    check(ExitReason::Code(75), false, (Failed, false, "exit 75: why: said"));
+    check(ExitReason::Signal(11), false, (Failed, false, "signal 11: why: said"));
+    check(ExitReason::TimedOut, false, (TimedOut, false, "timeout 1m 30s: why: said"));
+    check(ExitReason::Stopped, false, (Interrupted, false, "stopped: why: said"));
+    let lost = || ExitReason::NotStarted("/x: gone".into());
     check(lost(), false, (Failed, false, "not started: /x: gone: why: said"));
     // What was asked for decides whatever the exit code, and nothing else.
-    for exit in [Exit::Code(0), Exit::Code(7), Exit::Code(65), Exit::Signal(15)] {
+    for exit in
+        [ExitReason::Code(0), ExitReason::Code(7), ExitReason::Code(65), ExitReason::Signal(15)]
+    {
         check(exit, true, (Deferred, false, "deferred: why: said"));
     }
-    check(Exit::TimedOut, true, (TimedOut, false, "timeout 1m 30s: why: said"));
-    check(Exit::Stopped, true, (Interrupted, false, "stopped: why: said"));
+    check(ExitReason::TimedOut, true, (TimedOut, false, "timeout 1m 30s: why: said"));
+    check(ExitReason::Stopped, true, (Interrupted, false, "stopped: why: said"));
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn a_timeout_says_how_long_it_was_and_what_was_said_last() {
 
 #[test]
 fn a_stopped_attempt_is_interrupted() {
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.set();
     let ended = Command::default().run(&task("exit 0"), &stop);
     assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::process::Stop;
+use crate::process::CancelToken;
 
 /// What most of an exchange is.
 pub(super) const WAITING: &str = "waiting for an answer";
 
 /// Why an exchange got no further. Goes through ureq as its `Error::Other`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum CallError {
     Stopped,
     TimedOut,
     NotConnected(String),
@@ -29,7 +29,7 @@ pub(super) enum Fault {
     NotNow(String),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stopped => f.write_str("stopped"),
@@ -39,17 +39,17 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for CallError {}
 
-impl From<Fault> for ureq::Error {
-    fn from(fault: Fault) -> Self {
+impl From<CallError> for ureq::Error {
+    fn from(fault: CallError) -> Self {
         Self::Other(Box::new(fault))
     }
 }
 
-struct Bounds {
+struct CallContext {
     number: u64,
-    stop: Stop,
+    stop: CancelToken,
     deadline: Instant,
     doing: Cow<'static, str>,
     /// It goes over a connection that was used before, and nothing was heard on it yet.
@@ -57,23 +57,23 @@ struct Bounds {
 }
 
 thread_local! {
-    static NOW: RefCell<Option<Bounds>> = const { RefCell::new(None) };
+    static NOW: RefCell<Option<CallContext>> = const { RefCell::new(None) };
 }
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The thread's exchange, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Exchange(());
+pub(super) struct CallGuard(());
 
-impl Exchange {
-    pub fn begin(stop: &Stop, timeout: Duration) -> Self {
+impl CallGuard {
+    pub fn begin(stop: &CancelToken, timeout: Duration) -> Self {
         let now = Instant::now();
         // A timeout that no clock reaches is none.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(1 << 32));
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let doing = WAITING.into();
-        let bounds = Bounds { number, stop: stop.clone(), deadline, doing, stale: false };
+        let bounds = CallContext { number, stop: stop.clone(), deadline, doing, stale: false };
         NOW.set(Some(bounds));
         Self(())
     }
@@ -90,13 +90,13 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         NOW.set(None);
     }
 }
 
-fn within<T>(look: impl FnOnce(&mut Bounds) -> T) -> Option<T> {
+fn within<T>(look: impl FnOnce(&mut CallContext) -> T) -> Option<T> {
     NOW.with_borrow_mut(|now| now.as_mut().map(look))
 }
 
@@ -121,19 +121,23 @@ pub(super) fn left() -> Duration {
 }
 
 /// Waits until something can be done with `fd`, the time is up, or it is stopped.
-pub(super) fn wait_for(fd: impl AsFd, flags: PollFlags) -> Result<(), Fault> {
+pub(super) fn wait_for(fd: impl AsFd, flags: PollFlags) -> Result<(), CallError> {
     match wait_at_most(fd, flags, Duration::MAX)? {
         true => Ok(()),
-        false => Err(Fault::TimedOut),
+        false => Err(CallError::TimedOut),
     }
 }
 
 /// Like `wait_for`, but no longer than `most`: then false.
-pub(super) fn wait_at_most(fd: impl AsFd, flags: PollFlags, most: Duration) -> Result<bool, Fault> {
+pub(super) fn wait_at_most(
+    fd: impl AsFd,
+    flags: PollFlags,
+    most: Duration,
+) -> Result<bool, CallError> {
     let until = Instant::now().checked_add(most);
     let Some((stop, deadline)) = within(|bounds| (bounds.stop.clone(), bounds.deadline)) else {
         // Nobody waits outside an exchange: a probe of an idle connection asks without.
-        return Err(Fault::TimedOut);
+        return Err(CallError::TimedOut);
     };
     let until = until.map_or(deadline, |until| until.min(deadline));
     let mut fds = [PollFd::new(&fd, flags), PollFd::new(&stop, PollFlags::IN)];
@@ -142,12 +146,12 @@ pub(super) fn wait_at_most(fd: impl AsFd, flags: PollFlags, most: Duration) -> R
         // Longer waits than poll knows are cut; the loop looks at the clock again.
         let time = Timespec::try_from(left.min(Duration::from_secs(86_400))).ok();
         match poll(&mut fds, time.as_ref()) {
-            Ok(_) if !fds[1].revents().is_empty() => return Err(Fault::Stopped),
+            Ok(_) if !fds[1].revents().is_empty() => return Err(CallError::Stopped),
             Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
-            Ok(_) if left.is_zero() && until == deadline => return Err(Fault::TimedOut),
+            Ok(_) if left.is_zero() && until == deadline => return Err(CallError::TimedOut),
             Ok(_) if left.is_zero() => return Ok(false),
             Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(e) => return Err(Fault::NotConnected(std::io::Error::from(e).to_string())),
+            Err(e) => return Err(CallError::NotConnected(std::io::Error::from(e).to_string())),
         }
     }
 }

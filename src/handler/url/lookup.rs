@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
-use super::exchange::{Fault, wait_for};
+use super::exchange::{CallError, wait_for};
 use crate::process::is_shortage;
 
 /// Lookups that may hang at once, over all handlers.
@@ -38,7 +38,7 @@ impl Drop for Counted {
 }
 
 /// The addresses of `host`, the best first; at least one.
-pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, CallError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
@@ -49,9 +49,9 @@ pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault>
 fn look_up(
     host: &str,
     find: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
-) -> Result<Vec<SocketAddr>, Fault> {
-    let failed = |why: String| Fault::NotConnected(format!("{host}: {why}"));
-    let lacking = |why: String| Fault::NotNow(format!("{host}: {why}"));
+) -> Result<Vec<SocketAddr>, CallError> {
+    let failed = |why: String| CallError::NotConnected(format!("{host}: {why}"));
+    let lacking = |why: String| CallError::NotNow(format!("{host}: {why}"));
     let counted = Counted::new()
         .ok_or_else(|| lacking(format!("{LOOKUPS_MAX} lookups wait for an answer already")))?;
     let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -82,13 +82,13 @@ fn look_up(
 mod tests {
     use std::time::Duration;
 
-    use super::super::exchange::Exchange;
+    use super::super::exchange::CallGuard;
     use super::*;
-    use crate::process::Stop;
+    use crate::process::CancelToken;
 
-    fn within(timeout: Duration) -> (Stop, Exchange) {
-        let stop = Stop::new().unwrap();
-        let exchange = Exchange::begin(&stop, timeout);
+    fn within(timeout: Duration) -> (CancelToken, CallGuard) {
+        let stop = CancelToken::new().unwrap();
+        let exchange = CallGuard::begin(&stop, timeout);
         (stop, exchange)
     }
 
@@ -111,9 +111,9 @@ mod tests {
         let (_stop, _exchange) = within(Duration::from_secs(60));
         let gone = |_: &str| Err(io::Error::other("no such host"));
         let found = look_up("crm.example.com", gone);
-        assert_eq!(found, Err(Fault::NotConnected("crm.example.com: no such host".into())));
+        assert_eq!(found, Err(CallError::NotConnected("crm.example.com: no such host".into())));
         let none = look_up("crm.example.com", |_| Ok(Vec::new()));
-        assert_eq!(none, Err(Fault::NotConnected("crm.example.com: it has no address".into())));
+        assert_eq!(none, Err(CallError::NotConnected("crm.example.com: it has no address".into())));
     }
 
     #[test]
@@ -123,10 +123,10 @@ mod tests {
             Ok(Vec::new())
         };
         let (_stop, exchange) = within(Duration::from_millis(1));
-        assert_eq!(look_up("slow.example.com", hang), Err(Fault::TimedOut));
+        assert_eq!(look_up("slow.example.com", hang), Err(CallError::TimedOut));
         drop(exchange);
         let (stop, _exchange) = within(Duration::from_secs(60));
         stop.set();
-        assert_eq!(look_up("slow.example.com", hang), Err(Fault::Stopped));
+        assert_eq!(look_up("slow.example.com", hang), Err(CallError::Stopped));
     }
 }

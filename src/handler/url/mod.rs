@@ -15,14 +15,14 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
 
-use super::answer::Answer;
+use super::answer::HttpOutcome;
 use super::detail::{self, DETAIL_CHARS_MAX};
-use super::{Kind, Task, command};
+use super::{HandlerRunner, Task, command};
 use crate::clock;
 use crate::config::{self, Target, duration_text};
-use crate::domain::{Ended, Outcome};
-use crate::process::{self, Exit, Shortage, StartError, Stop};
-use exchange::{Exchange, Fault, doing};
+use crate::domain::{AttemptResult, Outcome};
+use crate::process::{self, CancelToken, ExitReason, Shortage, StartError};
+use exchange::{CallError, CallGuard, doing};
 
 mod exchange;
 mod lookup;
@@ -78,34 +78,34 @@ impl Url {
     }
 }
 
-impl Kind for Url {
-    fn run(&self, task: &Task, stop: &Stop) -> Ended {
+impl HandlerRunner for Url {
+    fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let asked = process::start_when_possible(stop, || {
             let client = self.client(&task.handler)?;
             Ok((client, client.request(task)?))
         });
         let (client, request) = match asked {
             Ok(asked) => asked,
-            Err(Exit::Stopped) => return Ended::new(Outcome::Interrupted, "stopped"),
-            Err(Exit::NotNow(why)) => return super::not_now(&why),
+            Err(ExitReason::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
+            Err(ExitReason::NotNow(why)) => return super::not_now(&why),
             Err(exit) => {
                 let (outcome, _, how) = command::outcome(&exit);
-                return Ended::new(outcome, how);
+                return AttemptResult::new(outcome, how);
             }
         };
         let mut shortage = Shortage::default();
         loop {
             if stop.is_set() {
-                return Ended::new(Outcome::Interrupted, "stopped");
+                return AttemptResult::new(Outcome::Interrupted, "stopped");
             }
-            let exchange = Exchange::begin(stop, task.handler.timeout);
+            let exchange = CallGuard::begin(stop, task.handler.timeout);
             let error = match client.call(&request, &exchange) {
                 Ok(answer) => return take(answer, task, &exchange),
                 Err(error) => error,
             };
             match fault(&error) {
-                Some(Fault::NotNow(why)) if shortage.wait(stop, &why) => {}
-                Some(Fault::NotNow(why)) => return super::not_now(&why),
+                Some(CallError::NotNow(why)) if shortage.wait(stop, &why) => {}
+                Some(CallError::NotNow(why)) => return super::not_now(&why),
                 _ => return failed(error, task, &exchange),
             }
         }
@@ -151,7 +151,7 @@ impl Client {
         let chain =
             ().chain(ConnectProxyConnector::default())
                 .chain(socket::Plain)
-                .chain(socket::Tls::default());
+                .chain(socket::TlsConnector::default());
         Ok(Self { agent: Agent::with_parts(config, chain, socket::NotNow), uri })
     }
 
@@ -165,7 +165,11 @@ impl Client {
 
     /// Sends it; once more where a connection that was kept was closed before anything was heard
     /// over it (RFC 9112 section 9.3.1, with `Idempotency-Key` for what was read all the same).
-    fn call(&self, request: &Request<&[u8]>, exchange: &Exchange) -> Result<Response<Body>, Error> {
+    fn call(
+        &self,
+        request: &Request<&[u8]>,
+        exchange: &CallGuard,
+    ) -> Result<Response<Body>, Error> {
         let mut answer = self.agent.run(request.clone());
         for _ in 0..STALE_MAX {
             match answer {
@@ -251,10 +255,10 @@ fn value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
 }
 
 /// Reads an answer, as far as it is kept, and lets its status decide.
-fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
+fn take(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> AttemptResult {
     let (head, mut body) = answer.into_parts();
     let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_vec());
-    let decisive = Answer {
+    let decisive = HttpOutcome {
         status: head.status.as_u16(),
         retry_after: header(RETRY_AFTER),
         location: header(LOCATION),
@@ -272,39 +276,41 @@ fn take(answer: Response<Body>, task: &Task, exchange: &Exchange) -> Ended {
         // An answer that is not whole is no success (RFC 9112 section 8); what its head asks for holds.
         Err(e) => {
             let ended = failed(Error::from(e), task, exchange);
-            let Ended { dead, wait, .. } = decisive.ended("", clock::wall_ms());
+            let AttemptResult { dead, wait, .. } = decisive.ended("", clock::wall_ms());
             let status = format!("status {}, but {}", decisive.status, ended.detail);
             match ended.outcome {
-                Outcome::Failed => Ended { detail: detail::of(&[&status]), dead, wait, ..ended },
-                Outcome::TimedOut => Ended { wait, ..ended },
+                Outcome::Failed => {
+                    AttemptResult { detail: detail::of(&[&status]), dead, wait, ..ended }
+                }
+                Outcome::TimedOut => AttemptResult { wait, ..ended },
                 _ => ended,
             }
         }
     };
-    Ended { stdout, ..ended }
+    AttemptResult { stdout, ..ended }
 }
 
-fn fault(error: &Error) -> Option<Fault> {
+fn fault(error: &Error) -> Option<CallError> {
     match error {
-        Error::Other(other) => other.downcast_ref::<Fault>().cloned(),
-        Error::Timeout(_) => Some(Fault::TimedOut),
+        Error::Other(other) => other.downcast_ref::<CallError>().cloned(),
+        Error::Timeout(_) => Some(CallError::TimedOut),
         _ => None,
     }
 }
 
 /// What an exchange without a whole answer comes to.
-fn failed(error: Error, task: &Task, exchange: &Exchange) -> Ended {
+fn failed(error: Error, task: &Task, exchange: &CallGuard) -> AttemptResult {
     let why = match fault(&error) {
-        Some(Fault::Stopped) => return Ended::new(Outcome::Interrupted, "stopped"),
-        Some(Fault::TimedOut) => {
+        Some(CallError::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
+        Some(CallError::TimedOut) => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));
             let detail = detail::of(&[&timeout, &exchange.doing()]);
-            return Ended::new(Outcome::TimedOut, detail);
+            return AttemptResult::new(Outcome::TimedOut, detail);
         }
         Some(fault) => fault.to_string(),
         None => explain(&error),
     };
-    Ended::new(Outcome::Failed, detail::of(&[&detail::one_line(why.as_bytes())]))
+    AttemptResult::new(Outcome::Failed, detail::of(&[&detail::one_line(why.as_bytes())]))
 }
 
 fn explain(error: &Error) -> String {

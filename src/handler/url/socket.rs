@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-use super::exchange::{self, Fault, doing, left, wait_at_most, wait_for};
+use super::exchange::{self, CallError, doing, left, wait_at_most, wait_for};
 use super::lookup;
 use crate::process::is_shortage;
 
@@ -45,7 +45,7 @@ impl Resolver for NotNow {
 pub(super) struct Plain;
 
 impl<In: Transport> Connector<In> for Plain {
-    type Out = Either<In, Socket>;
+    type Out = Either<In, CancellableTcp>;
 
     fn connect(
         &self,
@@ -63,20 +63,20 @@ impl<In: Transport> Connector<In> for Plain {
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         let exchange = exchange::number();
-        Ok(Some(Either::B(Socket { stream, buffers, exchange, is_cut: false })))
+        Ok(Some(Either::B(CancellableTcp { stream, buffers, exchange, is_cut: false })))
     }
 }
 
 /// A connection to the first of `addresses` that takes one.
-fn open(addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
-    let mut why = Fault::TimedOut;
+fn open(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
+    let mut why = CallError::TimedOut;
     for (at, &address) in addresses.iter().enumerate() {
         let is_last = at + 1 == addresses.len();
         let most = if is_last { Duration::MAX } else { NEXT_ADDRESS.min(left() / 2) };
         doing(format!("connecting to {address}"));
         match open_one(address, most) {
-            Err(Fault::NotConnected(reason)) => {
-                why = Fault::NotConnected(format!("{address}: {reason}"));
+            Err(CallError::NotConnected(reason)) => {
+                why = CallError::NotConnected(format!("{address}: {reason}"));
             }
             decided => return decided,
         }
@@ -84,10 +84,10 @@ fn open(addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
     Err(why)
 }
 
-fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, Fault> {
+fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, CallError> {
     let failed = |e: Errno| match is_shortage(e.raw_os_error()) || e == Errno::NOBUFS {
-        true => Fault::NotNow(format!("{address}: {}", io::Error::from(e))),
-        false => Fault::NotConnected(io::Error::from(e).to_string()),
+        true => CallError::NotNow(format!("{address}: {}", io::Error::from(e))),
+        false => CallError::NotConnected(io::Error::from(e).to_string()),
     };
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -99,7 +99,7 @@ fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, Fault> {
         Ok(()) => {}
         Err(Errno::INPROGRESS | Errno::INTR) => {
             if !wait_at_most(&socket, PollFlags::OUT, most)? {
-                return Err(Fault::NotConnected(format!("no answer within {most:?}")));
+                return Err(CallError::NotConnected(format!("no answer within {most:?}")));
             }
             sockopt::socket_error(&socket).map_err(failed)?.map_err(failed)?;
         }
@@ -111,7 +111,7 @@ fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, Fault> {
 }
 
 /// A connection that never blocks but in an exchange's own wait.
-pub(super) struct Socket {
+pub(super) struct CancellableTcp {
     stream: TcpStream,
     buffers: LazyBuffers,
     /// The exchange that used it last.
@@ -120,13 +120,13 @@ pub(super) struct Socket {
     is_cut: bool,
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for CancellableTcp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Socket({:?})", self.stream.peer_addr().ok())
     }
 }
 
-impl Transport for Socket {
+impl Transport for CancellableTcp {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -176,9 +176,9 @@ impl Transport for Socket {
 /// A connection, TLS or not, of which something was heard when an answer's first bytes are there: TLS
 /// also says that it ends.
 #[derive(Debug)]
-pub(super) struct Heard<T>(T);
+pub(super) struct StaleTracking<T>(T);
 
-impl<T: Transport> Transport for Heard<T> {
+impl<T: Transport> Transport for StaleTracking<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
@@ -206,10 +206,10 @@ impl<T: Transport> Transport for Heard<T> {
 
 /// ureq's TLS, which says when it was TLS that failed.
 #[derive(Debug, Default)]
-pub(super) struct Tls(RustlsConnector);
+pub(super) struct TlsConnector(RustlsConnector);
 
-impl<In: Transport> Connector<In> for Tls {
-    type Out = Heard<<RustlsConnector as Connector<In>>::Out>;
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = StaleTracking<<RustlsConnector as Connector<In>>::Out>;
 
     fn connect(
         &self,
@@ -217,13 +217,13 @@ impl<In: Transport> Connector<In> for Tls {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         if !details.needs_tls() {
-            return Ok(self.0.connect(details, chained)?.map(Heard));
+            return Ok(self.0.connect(details, chained)?.map(StaleTracking));
         }
         let host = details.uri.host().unwrap_or_default();
         doing(format!("the TLS handshake with {host}"));
-        let failed = |why: String| Fault::NotConnected(format!("{host}: TLS: {why}"));
+        let failed = |why: String| CallError::NotConnected(format!("{host}: TLS: {why}"));
         let connected = self.0.connect(details, chained).inspect(|_| doing(exchange::WAITING));
-        connected.map(|connected| connected.map(Heard)).map_err(|e| match e {
+        connected.map(|connected| connected.map(StaleTracking)).map_err(|e| match e {
             Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 failed("the connection was closed".to_owned()).into()
             }

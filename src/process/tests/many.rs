@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Exit, alone, sh};
+use super::{ExitReason, alone, sh};
 
 #[test]
 fn two_hundred_runs_leave_no_process_and_no_descriptor() {
@@ -11,7 +11,7 @@ fn two_hundred_runs_leave_no_process_and_no_descriptor() {
 
 fn two_hundred_runs() {
     // The first run opens what stays open.
-    assert_eq!(sh("exit 0").exit(), Exit::Code(0));
+    assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
     let before = open();
     std::thread::scope(|scope| {
         for thread in 0..8 {
@@ -25,15 +25,15 @@ fn two_hundred_runs() {
 /// Each ends in another way.
 fn one(number: i32) {
     let (trial, exit) = match number % 5 {
-        0 => (sh("cat > /dev/null; exit 3").input(&[b'x'; 100_000]), Exit::Code(3)),
-        1 => (sh("sleep 1000 & exit 0"), Exit::Code(0)),
-        2 => (sh("(setsid sleep 1000 &); exit 0"), Exit::Code(0)),
-        3 => (sh("exec sleep 1000").timeout_ms(20), Exit::TimedOut),
+        0 => (sh("cat > /dev/null; exit 3").input(&[b'x'; 100_000]), ExitReason::Code(3)),
+        1 => (sh("sleep 1000 & exit 0"), ExitReason::Code(0)),
+        2 => (sh("(setsid sleep 1000 &); exit 0"), ExitReason::Code(0)),
+        3 => (sh("exec sleep 1000").timeout_ms(20), ExitReason::TimedOut),
         _ => {
             let mut trial = sh("exit 0");
             trial.program.directory = "/no/such".into();
             let why = "/no/such: there is no such directory".to_owned();
-            (trial, Exit::NotStarted(why))
+            (trial, ExitReason::NotStarted(why))
         }
     };
     assert_eq!(trial.exit(), exit);

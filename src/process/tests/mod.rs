@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Bounds, Exit, Note, Over, Program, Stop, become_subreaper, run};
+use super::{
+    CancelToken, CommandSpec, ControlLine, ExitReason, RunLimits, RunResult, become_subreaper, run,
+};
 
 mod ends;
 mod many;
@@ -37,10 +39,10 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A run in the making, in a folder of its own.
 struct Trial {
     folder: TempDir,
-    program: Program,
+    program: CommandSpec,
     input: Vec<u8>,
-    bounds: Bounds,
-    stop: Stop,
+    bounds: RunLimits,
+    stop: CancelToken,
 }
 
 /// A shell script.
@@ -50,7 +52,7 @@ fn sh(script: &str) -> Trial {
 
 fn program(path: impl Into<PathBuf>, args: &[&str]) -> Trial {
     let folder = tempfile::tempdir().unwrap();
-    let program = Program {
+    let program = CommandSpec {
         path: path.into(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".into())],
@@ -59,8 +61,8 @@ fn program(path: impl Into<PathBuf>, args: &[&str]) -> Trial {
         mark: format!("test{}.1.1", folder.path().display()),
     };
     let bounds =
-        Bounds { timeout: LONG, grace: LONG, max_output_bytes: 64 << 10, start_bytes_max: 0 };
-    Trial { folder, program, input: Vec::new(), bounds, stop: Stop::new().unwrap() }
+        RunLimits { timeout: LONG, grace: LONG, max_output_bytes: 64 << 10, start_bytes_max: 0 };
+    Trial { folder, program, input: Vec::new(), bounds, stop: CancelToken::new().unwrap() }
 }
 
 impl Trial {
@@ -93,21 +95,21 @@ impl Trial {
         fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
 
-    fn run(&self) -> Over {
-        self.run_with(&mut |_| Note::Noted)
+    fn run(&self) -> RunResult {
+        self.run_with(&mut |_| ControlLine::Noted)
     }
 
-    fn run_with(&self, note: &mut dyn FnMut(&[u8]) -> Note) -> Over {
+    fn run_with(&self, note: &mut dyn FnMut(&[u8]) -> ControlLine) -> RunResult {
         become_subreaper().unwrap();
         run(&self.program, &self.input, self.bounds, &self.stop, note)
     }
 
-    fn exit(&self) -> Exit {
+    fn exit(&self) -> ExitReason {
         self.run().exit
     }
 
     /// Runs it, and stops it when `name` is there.
-    fn stopped_when(&self, name: &str) -> Over {
+    fn stopped_when(&self, name: &str) -> RunResult {
         std::thread::scope(|scope| {
             let over = scope.spawn(|| self.run());
             until(&format!("{name} is there"), || self.path().join(name).exists());

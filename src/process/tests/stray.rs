@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use super::{Exit, exists, sh, until};
+use super::{ExitReason, exists, sh, until};
 use crate::process::{MARK, end_marked};
 
 /// Runs a script that writes down the processes it leaves behind; all are gone after it.
@@ -12,7 +12,7 @@ use crate::process::{MARK, end_marked};
 fn check(script: &str, left: usize) {
     let wait = format!("until [ \"$(wc -l < pids)\" -ge {left} ]; do sleep 0.01; done");
     let trial = sh(&format!(": > pids\n{script}\n{wait}"));
-    assert_eq!(trial.exit(), Exit::Code(0));
+    assert_eq!(trial.exit(), ExitReason::Code(0));
     let pids = trial.file("pids");
     assert_eq!(pids.lines().count(), left);
     for pid in pids.lines() {
@@ -62,10 +62,10 @@ fn strays_of_another_run_are_left_alone() {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| one.exit());
         until("the first has its stray", || one.path().join("up").exists());
-        assert_eq!(sh("exit 0").exit(), Exit::Code(0));
+        assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
         assert!(exists(&one.file("pids")), "another run's stray was ended");
         std::fs::write(one.path().join("go"), "").unwrap();
-        assert_eq!(run.join().unwrap(), Exit::Code(0));
+        assert_eq!(run.join().unwrap(), ExitReason::Code(0));
     });
     assert!(!exists(&one.file("pids")));
 }

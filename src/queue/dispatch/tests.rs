@@ -6,31 +6,31 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Rate;
-use crate::queue::lane::Batch;
+use crate::queue::lane::BatchPolicy;
 
 const A: HandlerId = HandlerId(1);
 const B: HandlerId = HandlerId(2);
 const SECOND_US: i64 = 1_000_000;
 
-fn plain(priority: i64, concurrency: usize) -> Limits {
-    Limits { priority, concurrency, rate: None, batch: None }
+fn plain(priority: i64, concurrency: usize) -> HandlerLimits {
+    HandlerLimits { priority, concurrency, rate: None, batch: None }
 }
 
-fn dispatch(threads: usize, limits: &[(HandlerId, Limits)]) -> Dispatch {
-    let mut dispatch = Dispatch::new(threads);
+fn dispatch(threads: usize, limits: &[(HandlerId, HandlerLimits)]) -> Scheduler {
+    let mut dispatch = Scheduler::new(threads);
     dispatch.configure(&limits.iter().copied().collect());
     dispatch
 }
 
 /// What is asked for at a moment, in the order of handlers.
-fn asked(it: &mut Dispatch, now_us: i64) -> Vec<(HandlerId, usize)> {
+fn asked(it: &mut Scheduler, now_us: i64) -> Vec<(HandlerId, usize)> {
     let mut asked: Vec<_> = it.plan(now_us).iter().map(|ask| (ask.handler, ask.jobs)).collect();
     asked.sort();
     asked
 }
 
-fn ask(handler: HandlerId, jobs: usize) -> Ask {
-    Ask { handler, jobs, together: false, on_trial: false, gap_ms: None }
+fn ask(handler: HandlerId, jobs: usize) -> ClaimRequest {
+    ClaimRequest { handler, jobs, together: false, on_trial: false, gap_ms: None }
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_claim_that_was_refused_since_its_handler_rests_takes_no_trial_away() {
 #[test]
 fn a_rate_gives_one_start_after_another() {
     let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
-    let mut it = dispatch(8, &[(A, Limits { rate, ..plain(0, 8) })]);
+    let mut it = dispatch(8, &[(A, HandlerLimits { rate, ..plain(0, 8) })]);
     let (mut now_us, mut starts) = (0, Vec::new());
     while starts.len() < 30 {
         for ask in it.plan(now_us) {
@@ -154,9 +154,9 @@ fn a_rate_gives_one_start_after_another() {
 
 #[test]
 fn a_batch_waits_for_more_and_takes_one_thread() {
-    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
-    let mut it = dispatch(2, &[(A, Limits { batch, ..plain(0, 2) })]);
-    let count = |it: &mut Dispatch, jobs: usize, now_us: i64| {
+    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(2, &[(A, HandlerLimits { batch, ..plain(0, 2) })]);
+    let count = |it: &mut Scheduler, jobs: usize, now_us: i64| {
         assert_eq!(it.begin_count(), [(A, 3)]);
         it.counted(A, jobs, now_us);
     };
@@ -175,8 +175,8 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
 
 #[test]
 fn what_comes_while_a_batch_is_counted_is_not_forgotten() {
-    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
-    let mut it = dispatch(1, &[(A, Limits { batch, ..plain(0, 1) })]);
+    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     it.begin_count();
     it.woken(A, 1, 0);
     it.counted(A, 0, SECOND_US);
@@ -186,8 +186,8 @@ fn what_comes_while_a_batch_is_counted_is_not_forgotten() {
 
 #[test]
 fn a_batch_is_counted_again_that_is_full_only_by_what_came_meanwhile() {
-    let batch = Some(Batch { jobs_max: 3, wait: Duration::from_secs(2) });
-    let mut it = dispatch(1, &[(A, Limits { batch, ..plain(0, 1) })]);
+    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let mut it = dispatch(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     it.begin_count();
     it.woken(A, 2, 0);
     it.counted(A, 2, 0);
@@ -231,13 +231,13 @@ proptest! {
     fn whatever_happens_no_handler_is_given_more_than_its_concurrency_nor_all_more_than_there_are(
         threads in 1..6_usize, is_batch in any::<bool>(), steps in prop::collection::vec(step(), 1..200),
     ) {
-        let batch = is_batch.then_some(Batch { jobs_max: 3, wait: Duration::ZERO });
+        let batch = is_batch.then_some(BatchPolicy { jobs_max: 3, wait: Duration::ZERO });
         let limits = |concurrency: usize| {
-            [(A, plain(0, concurrency)), (B, Limits { batch, ..plain(0, 2) })]
+            [(A, plain(0, concurrency)), (B, HandlerLimits { batch, ..plain(0, 2) })]
         };
         let (mut concurrency, mut it) = (2, dispatch(threads, &limits(2)));
         let mut running: HashMap<HandlerId, usize> = HashMap::new();
-        let mut asks: Vec<Ask> = Vec::new();
+        let mut asks: Vec<ClaimRequest> = Vec::new();
         for step in steps {
             match step {
                 Step::Plan => {

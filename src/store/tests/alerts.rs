@@ -1,8 +1,8 @@
 //! What the source `hooktrail` has to tell: noted with what happened, made an event once a minute.
 
 use super::*;
-use crate::store::alerts::{self, Made, Notice, Waiting};
-use crate::store::op::{self, Op};
+use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
+use crate::store::op::{self, Operation};
 use crate::store::sources;
 
 const OWN: SourceId = SourceId(2);
@@ -19,16 +19,16 @@ fn told() -> Trail {
 }
 
 impl Trail {
-    fn apply(&mut self, op: Op) {
+    fn apply(&mut self, op: Operation) {
         op::apply(&self.store.conn, &mut self.state, &op).unwrap();
     }
 
     fn die(&mut self) {
-        self.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+        self.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
         self.run(died());
     }
 
-    fn waiting(&self) -> Vec<Waiting> {
+    fn waiting(&self) -> Vec<PendingAlert> {
         alerts::waiting(&self.store.conn, self.state.now_ms).unwrap()
     }
 
@@ -40,7 +40,7 @@ impl Trail {
     /// Makes events of what waits.
     fn make(&mut self) {
         for of in self.waiting() {
-            self.apply(Op::Alert(Box::new(made(of))));
+            self.apply(Operation::Alert(Box::new(made(of))));
         }
     }
 
@@ -49,8 +49,8 @@ impl Trail {
     }
 }
 
-fn made(of: Waiting) -> Made {
-    let accept = Accept {
+fn made(of: PendingAlert) -> AlertEvent {
+    let accept = NewEvent {
         slot: 0,
         source: OWN,
         uid: [1; 16],
@@ -63,11 +63,11 @@ fn made(of: Waiting) -> Made {
         body: b"{}".to_vec(),
         dedupe: events::Dedupe::default(),
         note: None,
-        owed: Plan::Plain([HandlerId(2)].into()),
+        owed: JobPlan::Plain([HandlerId(2)].into()),
         queue_limit: None,
         body_memory: None,
     };
-    Made { of, accept: Some(accept) }
+    AlertEvent { of, accept: Some(accept) }
 }
 
 const OWN_EVENTS: &str = "SELECT count(*) FROM events WHERE source = 2";
@@ -78,7 +78,7 @@ fn a_dead_job_is_noted_with_what_is_known_of_it() {
     trail.die();
     trail.owe(vec![(H, items(&["1"], vec![]))]);
     trail.run(died());
-    let expected = Waiting {
+    let expected = PendingAlert {
         kind: "job.dead".into(),
         source: "a".into(),
         handler: "h".into(),
@@ -96,9 +96,9 @@ fn a_dead_job_is_noted_with_what_is_known_of_it() {
 #[test]
 fn a_job_that_is_dead_at_once_and_an_event_that_nobody_takes_are_noted() {
     let mut trail = told();
-    trail.owe(vec![(H, Owed::Dead("when: no".into()))]);
+    trail.owe(vec![(H, JobSpec::Dead("when: no".into()))]);
     trail.owe(vec![]);
-    trail.accept(Plan::Plain([].into()), None);
+    trail.accept(JobPlan::Plain([].into()), None);
     // A handler takes it, though there is nothing to do.
     trail.owe(vec![(H, items(&[], vec![]))]);
     assert_eq!(trail.kinds(), ["job.dead 1", "event.unhandled 2"]);
@@ -111,7 +111,7 @@ fn nothing_is_noted_where_nobody_is_told_and_what_was_is_forgotten() {
     alerts::tell(&trail.store.conn, None).unwrap();
     trail.state.read_names(&trail.store.conn).unwrap();
     trail.die();
-    trail.apply(Op::Notice(Notice::DiskLow("full".into())));
+    trail.apply(Operation::Notice(AlertSignal::DiskLow("full".into())));
     assert_eq!(trail.kinds(), Vec::<String>::new());
 }
 
@@ -125,7 +125,7 @@ fn of_one_kind_at_most_one_a_minute_is_made_with_the_count() {
     }
     trail.wait_for(59_999);
     assert_eq!(trail.kinds(), Vec::<String>::new());
-    trail.apply(Op::Notice(Notice::DiskLow("full".into())));
+    trail.apply(Operation::Notice(AlertSignal::DiskLow("full".into())));
     assert_eq!(trail.kinds(), ["disk.low 1"], "of another type at once");
     trail.make();
     trail.wait_for(1);
@@ -142,7 +142,7 @@ fn an_alert_that_is_asked_for_twice_is_made_once_and_counts_what_came_meanwhile(
     let of = trail.waiting().remove(0);
     trail.die();
     for _ in 0..2 {
-        trail.apply(Op::Alert(Box::new(made(of.clone()))));
+        trail.apply(Operation::Alert(Box::new(made(of.clone()))));
     }
     assert_eq!(trail.value(OWN_EVENTS), 1);
     assert_eq!(trail.value("SELECT count FROM alerts"), 1);
@@ -153,7 +153,7 @@ fn an_alert_that_no_handler_wants_holds_none_back() {
     let mut trail = told();
     trail.die();
     let of = trail.waiting().remove(0);
-    trail.apply(Op::Alert(Box::new(Made { of, accept: None })));
+    trail.apply(Operation::Alert(Box::new(AlertEvent { of, accept: None })));
     assert_eq!(trail.value(OWN_EVENTS), 0);
     trail.die();
     assert_eq!(trail.kinds(), ["job.dead 1"]);
@@ -165,7 +165,7 @@ fn what_is_cut_off_before_its_commit_neither_tells_nor_forgets() {
     trail.die();
     let of = trail.waiting().remove(0);
     trail.conn().execute_batch("BEGIN IMMEDIATE").unwrap();
-    trail.apply(Op::Alert(Box::new(made(of.clone()))));
+    trail.apply(Operation::Alert(Box::new(made(of.clone()))));
     trail.conn().execute_batch("ROLLBACK").unwrap();
     assert_eq!((trail.value(OWN_EVENTS), trail.waiting()), (0, vec![of]));
 }
@@ -184,7 +184,7 @@ fn what_happens_to_its_own_jobs_makes_none() {
 /// A trail on which `h` rests after two failures in a row, by jobs of these sources.
 fn rested(sources: [SourceId; 2]) -> Trail {
     let mut trail = told();
-    trail.breaker = Breaker { failures: 2, pause_ms: 60_000 };
+    trail.breaker = BreakerPolicy { failures: 2, pause_ms: 60_000 };
     for source in sources {
         tried(&mut trail, source, again(3_600_000));
     }
@@ -196,8 +196,8 @@ fn rested(sources: [SourceId; 2]) -> Trail {
 fn tried(trail: &mut Trail, source: SourceId, next: Next) {
     let on_trial = trail.state.rests.get(&H).is_some_and(|rest| rest.until_ms.is_some());
     trail.state.now_ms += if on_trial { 60_000 } else { 0 };
-    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
-    let one = Claimed { source, ..trail.ask(H, 1, on_trial).remove(0) };
+    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    let one = ClaimedJob { source, ..trail.ask(H, 1, on_trial).remove(0) };
     trail.finish(&one, next);
 }
 
@@ -242,23 +242,23 @@ fn a_recovery_is_not_kept_for_those_who_take_alerts_later() {
 #[test]
 fn a_breaker_that_is_turned_off_is_a_recovery_that_is_told() {
     let trail = rested([S, S]);
-    registry::register(trail.conn(), &[], &[named("h", Breaker::NEVER)], 0).unwrap();
+    registry::register(trail.conn(), &[], &[named("h", BreakerPolicy::NEVER)], 0).unwrap();
     assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
 fn a_silence_is_told_once_until_an_event_ends_it() {
     let mut trail = told();
-    let silent = || Op::Notice(Notice::Silent(S, "no event".into()));
+    let silent = || Operation::Notice(AlertSignal::Silent(S, "no event".into()));
     for _ in 0..2 {
         trail.apply(silent());
     }
     assert_eq!(trail.kinds(), ["source.silent 1"]);
     // It is known after a restart too.
-    trail.state = State::read(&trail.store.conn, trail.store.clock).unwrap();
+    trail.state = WriterState::read(&trail.store.conn, trail.store.clock).unwrap();
     trail.apply(silent());
     assert_eq!(trail.value("SELECT count FROM alerts"), 1);
-    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     trail.apply(silent());
     assert_eq!(trail.value("SELECT count FROM alerts"), 2);
 }
@@ -266,15 +266,15 @@ fn a_silence_is_told_once_until_an_event_ends_it() {
 #[test]
 fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
     let mut trail = told();
-    let refusing = || Op::Notice(Notice::Refusing(S, "20 refused".into()));
+    let refusing = || Operation::Notice(AlertSignal::Refusing(S, "20 refused".into()));
     trail.apply(refusing());
     assert_eq!(trail.kinds(), Vec::<String>::new());
-    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     for _ in 0..2 {
         trail.apply(refusing());
     }
     assert_eq!(trail.kinds(), ["source.rejecting 1"]);
-    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     trail.apply(refusing());
     assert_eq!(trail.kinds(), ["source.rejecting 2"]);
 }
@@ -290,7 +290,7 @@ fn after_a_crash_the_last_event_of_a_source_is_known_by_its_events() {
     };
     let wall_ms = trail.state.wall_ms;
     assert_eq!(seen(&trail, wall_ms), (500_000, 5));
-    trail.owe(vec![(H, Owed::Event(JobKeys::default()))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     assert_eq!(seen(&trail, wall_ms + 3_000), (3_000, 5));
     // A clock that was set back, or leapt ahead, makes it no earlier than what was kept.
     assert_eq!(seen(&trail, wall_ms - 3_000), (0, 5));

@@ -8,20 +8,20 @@ use crate::store::deferred::{self, Budget, EventJobs, Work};
 use crate::store::insert;
 
 /// More than one transaction inserts, with keys of all kinds.
-fn large(seed: usize) -> Owed {
+fn large(seed: usize) -> JobSpec {
     let names = ["k", "l", "m", "n", "o"];
     let keys = (0..300).map(|at| JobKeys {
         order: (at % 3 == 0).then(|| key(names[(at + seed) % 5])),
         newest: None,
         once: (at % 7 == 0)
-            .then(|| Once { key: key(&format!("{}", (at + seed) % 40)), window_ms: 60_000 }),
-        collapse: (at % 11 == 0).then(|| Collapse {
+            .then(|| UniqueKey { key: key(&format!("{}", (at + seed) % 40)), window_ms: 60_000 }),
+        collapse: (at % 11 == 0).then(|| DebounceKey {
             key: key(names[(at * seed) % 5]),
             settle_ms: if at % 2 == 0 { 5_000 } else { 0 },
         }),
     });
     let bodies = vec![b"{}".to_vec(); 300];
-    Owed::Items(Arc::new(InMemory(bodies, keys.collect())))
+    JobSpec::Items(Arc::new(VecItems(bodies, keys.collect())))
 }
 
 fn budget(rows: usize) -> Budget {
@@ -30,9 +30,9 @@ fn budget(rows: usize) -> Budget {
 
 impl Trail {
     /// Stores an event, whose jobs are still to be inserted.
-    fn defer(&mut self, owed: Vec<(HandlerId, Owed)>) -> EventJobs {
-        let reply = self.accept(Plan::Judged(owed.clone()), None);
-        let Reply::Deferred(event) = reply else { panic!("{reply:?}") };
+    fn defer(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> EventJobs {
+        let reply = self.accept(JobPlan::Judged(owed.clone()), None);
+        let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
         let received_at_ms = self.state.wall_ms;
         EventJobs { event, source: S, received_at_ms, owed, note: None, dedupe: None }
     }
@@ -48,7 +48,7 @@ impl Trail {
     /// What the next process finds, after this one was killed.
     fn crash(&mut self) -> Vec<Work> {
         let (now_ms, wall_ms) = (self.state.now_ms, self.state.wall_ms);
-        self.state = State::read(&self.store.conn, self.store.clock).unwrap();
+        self.state = WriterState::read(&self.store.conn, self.store.clock).unwrap();
         (self.state.now_ms, self.state.wall_ms) = (now_ms, wall_ms);
         deferred::read_left(&self.store.conn, &mut self.state).unwrap()
     }
@@ -85,7 +85,7 @@ fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
         let event = trail.state.counters.event + 1;
         trail.owe(vec![]);
         for handler in [H, HandlerId(2)] {
-            let of = insert::Of {
+            let of = insert::JobOrigin {
                 event,
                 source,
                 handler,
@@ -171,7 +171,7 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
 fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are_not() {
     let mut trail = trail();
     let first = trail.defer(vec![(H, large(1))]);
-    let second = trail.defer(vec![(H, Owed::Event(JobKeys::default()))]);
+    let second = trail.defer(vec![(H, JobSpec::Event(JobKeys::default()))]);
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
     let settled = "SELECT count(*) FROM trail WHERE settled_at IS NOT NULL";
     assert_eq!(trail.number(settled), 0);
@@ -184,13 +184,13 @@ fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are
     }
     let of_second = trail.number("SELECT min(id) FROM jobs WHERE event = 2");
     assert!(of_second > trail.number("SELECT max(id) FROM jobs WHERE event = 1"));
-    assert_eq!(trail.accept(Plan::Plain([H].into()), None), Reply::Stored(EventId(3)));
+    assert_eq!(trail.accept(JobPlan::Plain([H].into()), None), InsertReply::Stored(EventId(3)));
 }
 
 #[test]
 fn an_event_whose_jobs_are_sent_twice_has_them_once() {
     let mut trail = trail();
-    let all = [large(1), Owed::Event(JobKeys::default()), large(2)].map(|owed| vec![(H, owed)]);
+    let all = [large(1), JobSpec::Event(JobKeys::default()), large(2)].map(|owed| vec![(H, owed)]);
     let mut sent: Vec<EventJobs> = all.iter().map(|owed| trail.defer(owed.clone())).collect();
     sent.pop();
     for at in [0, 1] {
@@ -210,8 +210,8 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
 #[test]
 fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
     let mut trail = trail();
-    let reply = trail.accept(Plan::Unevaluated([H].into()), None);
-    assert_eq!(reply, Reply::Deferred(EventId(1)));
+    let reply = trail.accept(JobPlan::Unevaluated([H].into()), None);
+    assert_eq!(reply, InsertReply::Deferred(EventId(1)));
     let event = EventId(1);
     let note = Some("h: ordering_key: no".to_owned());
     let jobs = EventJobs { event, source: S, received_at_ms: 1, owed: vec![], note, dedupe: None };
@@ -241,12 +241,12 @@ fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
 fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
     let mut trail = trail();
     let keys = vec![JobKeys { order: Some(key("k")), ..JobKeys::default() }; 300];
-    let owed = Owed::Items(Arc::new(InMemory(vec![b"1".to_vec(); 300], keys)));
+    let owed = JobSpec::Items(Arc::new(VecItems(vec![b"1".to_vec(); 300], keys)));
     let jobs = trail.defer(vec![(H, owed)]);
     let mut work = Work::insert_event_jobs(jobs);
     trail.step(&mut work, 10);
     // From another source.
-    let of = insert::Of {
+    let of = insert::JobOrigin {
         event: 1,
         source: SourceId(2),
         handler: H,
@@ -262,16 +262,16 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
 #[test]
 fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key() {
     let mut trail = trail();
-    let collapse = Some(Collapse { key: key("k"), settle_ms: 5_000 });
+    let collapse = Some(DebounceKey { key: key("k"), settle_ms: 5_000 });
     let keys = JobKeys { collapse, ..JobKeys::default() };
     let bodies = vec![b"1".to_vec(); 300];
-    let owed = Owed::Items(Arc::new(InMemory(bodies, vec![keys.clone(); 300])));
+    let owed = JobSpec::Items(Arc::new(VecItems(bodies, vec![keys.clone(); 300])));
     let mut work = Work::insert_event_jobs(trail.defer(vec![(H, owed)]));
     trail.step(&mut work, 10);
     let (event, source, handler) = (1, SourceId(2), H);
     let origin = insert::Origin::Event;
-    let of = insert::Of { event, source, handler, created_at_ms: 0, origin };
-    insert::owed(&trail.store.conn, &mut trail.state, of, &Owed::Event(keys)).unwrap();
+    let of = insert::JobOrigin { event, source, handler, created_at_ms: 0, origin };
+    insert::owed(&trail.store.conn, &mut trail.state, of, &JobSpec::Event(keys)).unwrap();
     while !trail.step(&mut work, 100) {}
     assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
     assert_eq!(trail.number("SELECT id FROM jobs WHERE state = 1"), 301);
@@ -281,7 +281,7 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key
 #[test]
 fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
     let mut trail = trail();
-    let owed = vec![(H, Owed::Dead("when: no".into())), (HandlerId(2), large(1))];
+    let owed = vec![(H, JobSpec::Dead("when: no".into())), (HandlerId(2), large(1))];
     let mut work = Work::insert_event_jobs(trail.defer(owed));
     while trail.number("SELECT jobs FROM trail") == 0 {
         assert_eq!(trail.number("SELECT count(*) FROM outcomes"), 0, "no outcome before its job");
@@ -297,12 +297,12 @@ fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
     let dedupe = events::Dedupe { own, heal: true, ..Default::default() };
-    let owed = (0..250).map(|_| (H, Owed::Event(JobKeys::default()))).collect();
-    trail.accept(Plan::Judged(owed), Some(dedupe));
+    let owed = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
+    trail.accept(JobPlan::Judged(owed), Some(dedupe));
     for _ in 0..250 {
         trail.run(died());
     }
-    trail.accept(Plan::Plain([].into()), Some(dedupe));
+    trail.accept(JobPlan::Plain([].into()), Some(dedupe));
     let dead = "SELECT count(*) FROM dead_jobs";
     assert_eq!(trail.number(dead), 150);
     trail.state.write_counters(&trail.store.conn).unwrap();
@@ -323,15 +323,15 @@ fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others
         Some(events::Dedupe { own, heal: true, ..Default::default() })
     };
     for name in ["x", "y", "z"] {
-        let owed = (0..80).map(|_| (H, Owed::Event(JobKeys::default()))).collect();
-        trail.accept(Plan::Judged(owed), dedupe(name));
+        let owed = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
+        trail.accept(JobPlan::Judged(owed), dedupe(name));
     }
     for _ in 0..240 {
         trail.run(died());
     }
     trail.state.begin();
     for name in ["x", "y", "z"] {
-        trail.accept(Plan::Plain([].into()), dedupe(name));
+        trail.accept(JobPlan::Plain([].into()), dedupe(name));
     }
     let dead = "SELECT count(*) FROM dead_jobs";
     assert_eq!(trail.number(dead), 140);
@@ -346,12 +346,12 @@ fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others
 fn a_retried_job_makes_many_jobs_in_many_transactions_and_none_if_it_is_cancelled() {
     for is_cancelled in [false, true] {
         let mut trail = trail();
-        trail.owe(vec![(H, Owed::Dead("split: no".into()))]);
+        trail.owe(vec![(H, JobSpec::Dead("split: no".into()))]);
         assert!(trail.retry(1));
         let claimed = trail.claim(1).remove(0);
         let owed = Some(large(1));
         let expansion =
-            Box::new(crate::store::expand::Expansion { claimed, received_at_ms: 0, owed });
+            Box::new(crate::store::expand::Reevaluation { claimed, received_at_ms: 0, owed });
         let (done, _) = crossbeam_channel::bounded(1);
         let mut work = Work::expand_job(expansion, done);
         trail.step(&mut work, 100);

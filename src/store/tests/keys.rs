@@ -52,7 +52,7 @@ fn a_job_that_comes_back_goes_before_younger_ones_but_ends_none() {
 fn of_all_ways_that_jobs_can_go_never_two_of_a_key_run_and_none_is_forgotten() {
     // A recorded run, driven by a fixed sequence of choices.
     let mut trail = trail();
-    let (mut seed, mut running): (u64, Vec<Claimed>) = (7, Vec::new());
+    let (mut seed, mut running): (u64, Vec<ClaimedJob>) = (7, Vec::new());
     let mut choose = |of: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % of
@@ -95,8 +95,8 @@ fn of_all_ways_that_jobs_can_go_never_two_of_a_key_run_and_none_is_forgotten() {
 fn what_is_older_than_what_succeeded_is_cancelled_when_it_would_start() {
     let mut trail = trail();
     let newest = |value: &str| {
-        let newest = Some(Stamp::Number(value.to_owned()));
-        Owed::Event(JobKeys { order: Some(key("k")), newest, ..JobKeys::default() })
+        let newest = Some(VersionValue::Number(value.to_owned()));
+        JobSpec::Event(JobKeys { order: Some(key("k")), newest, ..JobKeys::default() })
     };
     for value in ["5", "9", "7", "9", "10"] {
         trail.owe(vec![(H, newest(value))]);
@@ -119,7 +119,7 @@ fn what_is_older_than_what_succeeded_is_cancelled_when_it_would_start() {
 fn an_item_that_comes_again_within_its_window_is_one_job() {
     let mut trail = trail();
     let once = |name: &str| JobKeys {
-        once: Some(Once { key: key(name), window_ms: 1_000 }),
+        once: Some(UniqueKey { key: key(name), window_ms: 1_000 }),
         ..JobKeys::default()
     };
     trail.owe(vec![(H, items(&["1", "2", "1"], vec![once("x"), once("y"), once("x")]))]);
@@ -137,9 +137,9 @@ fn an_item_that_comes_again_within_its_window_is_one_job() {
     assert_eq!(trail.jobs()[6], "7 ready", "its window is over");
 }
 
-fn collapsing(settle_ms: i64) -> Owed {
-    let collapse = Some(Collapse { key: key("repo"), settle_ms });
-    Owed::Event(JobKeys { collapse, ..JobKeys::default() })
+fn collapsing(settle_ms: i64) -> JobSpec {
+    let collapse = Some(DebounceKey { key: key("repo"), settle_ms });
+    JobSpec::Event(JobKeys { collapse, ..JobKeys::default() })
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use rusqlite::Connection;
 
 use crate::config::Durability;
-use crate::store::migrate::{Step, open_with_steps};
+use crate::store::migrate::{Migration, open_with_steps};
 use crate::store::open;
 
 /// A step as a release would add it: a table, and a column that existing rows fill in.
@@ -28,7 +28,7 @@ fn an_older_database_keeps_its_rows_through_each_step_and_a_copy_of_it_is_kept()
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
-    let steps: &[Step] = &[add_column];
+    let steps: &[Migration] = &[add_column];
     let migrated = open_with_steps(&path, Durability::Full, steps).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = migrated.conn.query_row(owner, [], |row| row.get(0)).unwrap();

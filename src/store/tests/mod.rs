@@ -5,16 +5,16 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::claim::claim;
-use super::events::{self, Accept, Inserts, Reply};
-use super::jobs::{self, Claimed, Finish, Finished, Next};
-use super::rest::Breaker;
-use super::state::State;
+use super::events::{self, InsertReply, InsertStatements, NewEvent};
+use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, Next};
+use super::rest::BreakerPolicy;
+use super::state::WriterState;
 use super::tally::QueueLimit;
 use super::{Store, acts, expand, in_transaction, list, open, registry};
 use crate::config::Durability;
-use crate::domain::ask::Ask;
-use crate::domain::owed::{Collapse, InMemory, JobKeys, Key, Once, Owed, Plan};
-use crate::domain::stamp::Stamp;
+use crate::domain::ask::ClaimRequest;
+use crate::domain::owed::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems};
+use crate::domain::stamp::VersionValue;
 use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
 mod alerts;
@@ -35,35 +35,35 @@ const NONE: [i64; 0] = [];
 struct Trail {
     _folder: tempfile::TempDir,
     store: Store,
-    state: State,
-    breaker: Breaker,
+    state: WriterState,
+    breaker: BreakerPolicy,
     queue_limit: Option<QueueLimit>,
 }
 
 fn trail() -> Trail {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
-    let handlers = ["h", "other"].map(|name| named(name, Breaker::NEVER));
+    let handlers = ["h", "other"].map(|name| named(name, BreakerPolicy::NEVER));
     in_transaction(&store.conn, |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?))
         .unwrap();
-    let mut state = State::read(&store.conn, store.clock).unwrap();
+    let mut state = WriterState::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    Trail { _folder: folder, store, state, breaker: Breaker::NEVER, queue_limit: None }
+    Trail { _folder: folder, store, state, breaker: BreakerPolicy::NEVER, queue_limit: None }
 }
 
-fn named(name: &str, breaker: Breaker) -> registry::Named {
-    registry::Named { name: name.into(), paused: false, breaker }
+fn named(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
+    registry::HandlerRegistration { name: name.into(), paused: false, breaker }
 }
 
-fn key(name: &str) -> Key {
+fn key(name: &str) -> KeyHash {
     let mut key = [0; 16];
     key[..name.len()].copy_from_slice(name.as_bytes());
     key
 }
 
 /// A job with this order key.
-fn ordered(name: &str) -> Owed {
-    Owed::Event(JobKeys { order: Some(key(name)), ..JobKeys::default() })
+fn ordered(name: &str) -> JobSpec {
+    JobSpec::Event(JobKeys { order: Some(key(name)), ..JobKeys::default() })
 }
 
 impl Trail {
@@ -71,12 +71,12 @@ impl Trail {
         &self.store.conn
     }
 
-    fn owe(&mut self, owed: Vec<(HandlerId, Owed)>) -> Reply {
-        self.accept(Plan::Judged(owed), None)
+    fn owe(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> InsertReply {
+        self.accept(JobPlan::Judged(owed), None)
     }
 
-    fn accept(&mut self, owed: Plan, dedupe: Option<events::Dedupe>) -> Reply {
-        let accept = Accept {
+    fn accept(&mut self, owed: JobPlan, dedupe: Option<events::Dedupe>) -> InsertReply {
+        let accept = NewEvent {
             slot: 0,
             source: S,
             uid: [7; 16],
@@ -94,7 +94,7 @@ impl Trail {
             body_memory: None,
         };
         let (conn, state) = (&self.store.conn, &mut self.state);
-        let mut inserts = Inserts::new(conn).unwrap();
+        let mut inserts = InsertStatements::new(conn).unwrap();
         events::accept(conn, state, &mut inserts, &accept).unwrap()
     }
 
@@ -103,12 +103,12 @@ impl Trail {
     }
 
     /// Claims as many as asked for; their numbers.
-    fn claim(&mut self, asked: usize) -> Vec<Claimed> {
+    fn claim(&mut self, asked: usize) -> Vec<ClaimedJob> {
         self.ask(H, asked, false)
     }
 
-    fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<Claimed> {
-        let ask = Ask { handler, jobs, together: false, on_trial, gap_ms: None };
+    fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<ClaimedJob> {
+        let ask = ClaimRequest { handler, jobs, together: false, on_trial, gap_ms: None };
         claim(&self.store.conn, &mut self.state, &ask).unwrap()
     }
 
@@ -116,7 +116,7 @@ impl Trail {
         self.claim(asked).iter().map(|one| one.claim.job.0).collect()
     }
 
-    fn finish(&mut self, claimed: &Claimed, next: Next) -> Finished {
+    fn finish(&mut self, claimed: &ClaimedJob, next: Next) -> JobDisposition {
         let outcome = match next {
             Next::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
@@ -125,9 +125,9 @@ impl Trail {
     }
 
     /// The outcome, and whether the handler said that the job is dead.
-    fn end(&mut self, claimed: &Claimed, ended: (Outcome, bool), next: Next) -> Finished {
+    fn end(&mut self, claimed: &ClaimedJob, ended: (Outcome, bool), next: Next) -> JobDisposition {
         let (outcome, at_once) = ended;
-        let finish = Finish {
+        let finish = AttemptRecord {
             claim: claimed.claim,
             handler: claimed.handler,
             source: claimed.source,
@@ -163,7 +163,7 @@ impl Trail {
     }
 
     fn cancel(&mut self, job: i64) {
-        let change = acts::Change::Cancel { reason: "no more".into() };
+        let change = acts::JobCommand::Cancel { reason: "no more".into() };
         acts::change_one(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
     }
 
@@ -193,7 +193,7 @@ fn died() -> Next {
     Next::Dead { reason: "exit 1".into() }
 }
 
-fn items(bodies: &[&str], keys: Vec<JobKeys>) -> Owed {
+fn items(bodies: &[&str], keys: Vec<JobKeys>) -> JobSpec {
     let bodies = bodies.iter().map(|body| body.as_bytes().to_vec()).collect();
-    Owed::Items(Arc::new(InMemory(bodies, keys)))
+    JobSpec::Items(Arc::new(VecItems(bodies, keys)))
 }

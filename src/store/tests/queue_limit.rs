@@ -13,7 +13,7 @@ fn limited(queued: i64, max_jobs: i64) -> Trail {
 impl Trail {
     fn is_stored(&mut self, jobs: usize) -> bool {
         let owed = items(&vec!["1"; jobs], Vec::new());
-        matches!(self.owe(vec![(H, owed)]), Reply::Stored(_))
+        matches!(self.owe(vec![(H, owed)]), InsertReply::Stored(_))
     }
 }
 
@@ -34,7 +34,7 @@ fn a_limit_is_reached_by_the_last_job_and_not_before() {
 #[test]
 fn an_event_without_jobs_is_never_refused() {
     let mut trail = limited(10, 10);
-    assert_eq!(trail.owe(Vec::new()), Reply::Stored(EventId(1)));
+    assert_eq!(trail.owe(Vec::new()), InsertReply::Stored(EventId(1)));
     assert!(trail.is_stored(0));
     assert!(!trail.is_stored(1));
 }
@@ -55,11 +55,11 @@ fn a_repeat_at_the_limit_brings_no_dead_job_back() {
     let mut trail = limited(0, 1);
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
     let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
-    let plan = Plan::Judged(vec![(H, Owed::Event(JobKeys::default()))]);
+    let plan = JobPlan::Judged(vec![(H, JobSpec::Event(JobKeys::default()))]);
     trail.accept(plan.clone(), Some(dedupe()));
     trail.run(died());
     assert!(trail.is_stored(1));
-    assert_eq!(trail.accept(plan.clone(), Some(dedupe())), Reply::QueueFull);
+    assert_eq!(trail.accept(plan.clone(), Some(dedupe())), InsertReply::QueueFull);
     trail.queue_limit.as_ref().unwrap().queued.store(-1, Ordering::Relaxed);
-    assert_eq!(trail.accept(plan, Some(dedupe())), Reply::Duplicate(EventId(1)));
+    assert_eq!(trail.accept(plan, Some(dedupe())), InsertReply::Duplicate(EventId(1)));
 }

@@ -4,11 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::domain::owed::Items;
-use crate::store::replay::{self, Due, Replay};
+use crate::domain::owed::ItemSource;
+use crate::store::replay::{self, PlannedReplay, Replay};
 
-fn act() -> acts::Act {
-    acts::Act {
+fn act() -> acts::AuditEntry {
+    acts::AuditEntry {
         at_ms: 1,
         who: "somebody".into(),
         via: "cli",
@@ -19,8 +19,8 @@ fn act() -> acts::Act {
     }
 }
 
-fn due(event: i64, owed: Vec<(HandlerId, Owed)>) -> Due {
-    Due { event, owed }
+fn due(event: i64, owed: Vec<(HandlerId, JobSpec)>) -> PlannedReplay {
+    PlannedReplay { event, owed }
 }
 
 fn numbers(trail: &Trail, sql: &str) -> Vec<i64> {
@@ -28,8 +28,8 @@ fn numbers(trail: &Trail, sql: &str) -> Vec<i64> {
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-fn plain() -> Owed {
-    Owed::Event(JobKeys::default())
+fn plain() -> JobSpec {
+    JobSpec::Event(JobKeys::default())
 }
 
 #[test]
@@ -67,17 +67,17 @@ fn between_two_turns_the_file_is_left_to_the_server_for_a_while() {
 fn jobs_of_a_replay_pass_once_by_and_neither_collapse_nor_are_collapsed() {
     let mut trail = trail();
     let keys = JobKeys {
-        once: Some(Once { key: key("k"), window_ms: 1_000_000 }),
-        collapse: Some(Collapse { key: key("k"), settle_ms: 0 }),
+        once: Some(UniqueKey { key: key("k"), window_ms: 1_000_000 }),
+        collapse: Some(DebounceKey { key: key("k"), settle_ms: 0 }),
         ..JobKeys::default()
     };
-    trail.owe(vec![(H, Owed::Event(keys.clone()))]);
+    trail.owe(vec![(H, JobSpec::Event(keys.clone()))]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
-    replay.make(&[due(1, vec![(H, Owed::Event(keys.clone()))])]).unwrap();
+    replay.make(&[due(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
     trail.state.read_again(&trail.store.conn).unwrap();
     assert_eq!(trail.jobs(), ["1 ready", "2 ready"]);
-    trail.owe(vec![(H, Owed::Event(JobKeys { once: None, ..keys }))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys { once: None, ..keys }))]);
     assert_eq!(trail.jobs(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
 }
 
@@ -117,7 +117,7 @@ fn an_event_without_its_body_is_gone() {
 #[derive(Debug)]
 struct Slow;
 
-impl Items for Slow {
+impl ItemSource for Slow {
     fn bytes(&self) -> u64 {
         0
     }
@@ -142,7 +142,7 @@ fn the_file_is_given_free_between_items_and_a_cut_leaves_what_was_counted() {
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
-    assert!(replay.make(&[due(1, vec![(H, Owed::Items(Arc::new(Slow)))])]).is_err());
+    assert!(replay.make(&[due(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
     assert_eq!(numbers(&trail, "SELECT item FROM jobs"), [1, 2, 3]);
     assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3]);
     assert_eq!(numbers(&trail, "SELECT job FROM counters"), [3]);

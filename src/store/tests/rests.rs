@@ -1,18 +1,18 @@
 //! The breaker, and what is kept of rates.
 
 use super::*;
-use crate::store::op::{self, Op};
+use crate::store::op::{self, Operation};
 use crate::store::rest;
 
 fn plain(trail: &mut Trail, jobs: usize) {
     for _ in 0..jobs {
-        trail.accept(Plan::Plain([H].into()), None);
+        trail.accept(JobPlan::Plain([H].into()), None);
     }
 }
 
 fn resting(failures: u32) -> Trail {
     let mut trail = trail();
-    trail.breaker = Breaker { failures, pause_ms: 60_000 };
+    trail.breaker = BreakerPolicy { failures, pause_ms: 60_000 };
     plain(&mut trail, 10);
     trail
 }
@@ -99,7 +99,7 @@ fn a_rest_is_kept_over_a_restart_and_a_handlers_clock_stands_still_meanwhile() {
     let before_ms = trail.state.active_ms(H);
     trail.run(again(0));
     trail.state.write_counters(&trail.store.conn).unwrap();
-    trail.state = State::read(&trail.store.conn, trail.store.clock).unwrap();
+    trail.state = WriterState::read(&trail.store.conn, trail.store.clock).unwrap();
     trail.state.now_ms = 1_000_000 + 30_000;
     assert_eq!(trail.claimed(1), NONE);
     assert_eq!(rest::all(trail.conn()).unwrap()[&H].until_ms, Some(1_060_000));
@@ -117,16 +117,17 @@ fn a_rest_is_kept_over_a_restart_and_a_handlers_clock_stands_still_meanwhile() {
 #[test]
 fn when_the_next_of_a_rate_may_start_is_kept() {
     let mut trail = resting(0);
-    let ask = Ask { handler: H, jobs: 2, together: false, on_trial: false, gap_ms: Some(250) };
+    let ask =
+        ClaimRequest { handler: H, jobs: 2, together: false, on_trial: false, gap_ms: Some(250) };
     assert_eq!(claim(&trail.store.conn, &mut trail.state, &ask).unwrap().len(), 2);
     assert_eq!(registry::rates(trail.conn()).unwrap(), [(H, 1_000_500)]);
 }
 
 /// Has this breaker taken over from config.toml.
-fn configure(trail: &mut Trail, breaker: Breaker) {
+fn configure(trail: &mut Trail, breaker: BreakerPolicy) {
     let (reply, _) = crossbeam_channel::bounded(1);
     let handlers = vec![named("h", breaker)];
-    let op = Op::Register { sources: Vec::new(), handlers, reply };
+    let op = Operation::Register { sources: Vec::new(), handlers, reply };
     op::apply(&trail.store.conn, &mut trail.state, &op).unwrap();
 }
 
@@ -137,12 +138,12 @@ fn a_breaker_that_is_turned_off_ends_the_rest_and_a_shorter_pause_shortens_it() 
     trail.run(again(0));
     trail.state.rested.clear();
     trail.state.now_ms += 10_000;
-    configure(&mut trail, Breaker { failures: 1, pause_ms: 120_000 });
+    configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 120_000 });
     assert_eq!(trail.state.rested, [], "a longer pause is for the next rest");
-    configure(&mut trail, Breaker { failures: 1, pause_ms: 5_000 });
+    configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 5_000 });
     assert_eq!(trail.state.rests[&H].until_ms, Some(trail.state.now_ms + 5_000));
     assert_eq!(trail.state.rested, [H]);
-    configure(&mut trail, Breaker::NEVER);
+    configure(&mut trail, BreakerPolicy::NEVER);
     assert_eq!(trail.state.active_ms(H), before_ms);
     assert_eq!(trail.claim(99).len(), 10);
     assert_eq!(changes(&trail)[1..], ["closed: its breaker was turned off"]);
@@ -170,7 +171,7 @@ fn a_trial_that_tells_nothing_is_followed_by_another() {
 fn a_trial_that_made_other_jobs_is_followed_by_another() {
     let mut trail = resting(1);
     trail.run(died());
-    trail.owe(vec![(H, Owed::Dead("when: no such thing".into()))]);
+    trail.owe(vec![(H, JobSpec::Dead("when: no such thing".into()))]);
     for job in 2..=10 {
         trail.cancel(job);
     }
@@ -180,7 +181,7 @@ fn a_trial_that_made_other_jobs_is_followed_by_another() {
     assert!(claimed.expand && claimed.on_trial);
     trail.state.rested.clear();
     let owed = Some(items(&["1", "2"], Vec::new()));
-    let it = expand::Expansion { claimed, received_at_ms: 5, owed };
+    let it = expand::Reevaluation { claimed, received_at_ms: 5, owed };
     expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
     assert_eq!(trail.state.rested, [H]);
     assert_eq!(trail.ask(H, 9, true).len(), 2, "the store gives what is asked for");

@@ -1,18 +1,18 @@
 //! Jobs whose expressions failed, and what `retry` makes of them; items; what is counted as queued.
 
 use super::*;
-use crate::store::expand::Expansion;
+use crate::store::expand::Reevaluation;
 use crate::store::read;
 
-fn expand(trail: &mut Trail, owed: Option<Owed>) {
+fn expand(trail: &mut Trail, owed: Option<JobSpec>) {
     let claimed = trail.claim(1).remove(0);
     assert!(claimed.expand);
-    let it = Expansion { claimed, received_at_ms: 5, owed };
+    let it = Reevaluation { claimed, received_at_ms: 5, owed };
     expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
 }
 
 fn failed(trail: &mut Trail) {
-    trail.owe(vec![(H, Owed::Dead("when: no such thing".into()))]);
+    trail.owe(vec![(H, JobSpec::Dead("when: no such thing".into()))]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn an_item_is_stored_with_its_job_and_numbered_from_1() {
 fn what_is_queued_is_counted() {
     let mut trail = trail();
     let total = |trail: &Trail| trail.state.queued.iter().map(|(_, jobs)| jobs).sum::<i64>();
-    trail.accept(Plan::Plain([H].into()), None);
+    trail.accept(JobPlan::Plain([H].into()), None);
     trail.owe(vec![(H, ordered("k"))]);
     trail.owe(vec![(H, ordered("k"))]);
     failed(&mut trail);
@@ -103,9 +103,9 @@ fn a_duplicate_heals_what_is_dead() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
     let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
-    let plan = Plan::Judged(vec![(H, ordered("k"))]);
-    assert_eq!(trail.accept(plan.clone(), Some(dedupe())), Reply::Stored(EventId(1)));
+    let plan = JobPlan::Judged(vec![(H, ordered("k"))]);
+    assert_eq!(trail.accept(plan.clone(), Some(dedupe())), InsertReply::Stored(EventId(1)));
     trail.run(died());
-    assert_eq!(trail.accept(plan, Some(dedupe())), Reply::Duplicate(EventId(1)));
+    assert_eq!(trail.accept(plan, Some(dedupe())), InsertReply::Duplicate(EventId(1)));
     assert_eq!(trail.claimed(9), [1]);
 }

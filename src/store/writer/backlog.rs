@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::deferred::{Budget, Failed, Progress, Work};
-use super::super::state::State;
+use super::super::state::WriterState;
 use crate::domain::SourceId;
 
 /// How long a transaction may take, its commit included.
@@ -79,7 +79,7 @@ impl Backlog {
     }
 
     /// Does a part of the work, in the transaction that is open.
-    pub fn step(&mut self, conn: &Connection, state: &mut State) -> rusqlite::Result<()> {
+    pub fn step(&mut self, conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
         let Some(&key) = self.turn.front() else { return Ok(()) };
         let Some(queue) = self.queues.get(&key) else { return Ok(()) };
         let until = Instant::now() + ROWS_TIME;

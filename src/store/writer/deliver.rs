@@ -1,16 +1,21 @@
 //! What follows a group: everyone who waits for it is told how it went.
 
-use super::super::channel::Write;
+use super::super::channel::WriteRequest;
 use super::super::deferred::Work;
-use super::super::events::Reply;
-use super::super::jobs::Finished;
-use super::super::op::{Done, Op};
+use super::super::events::InsertReply;
+use super::super::jobs::JobDisposition;
+use super::super::op::{Operation, OperationResult};
 use super::super::rest;
 use super::{GROUP_OPS_MAX, Writer};
 
 impl Writer {
     /// `retried` is what was written before the group.
-    pub(super) fn deliver(&mut self, retried: Vec<Op>, group: &mut Vec<Write>, done: Vec<Done>) {
+    pub(super) fn deliver(
+        &mut self,
+        retried: Vec<Operation>,
+        group: &mut Vec<WriteRequest>,
+        done: Vec<OperationResult>,
+    ) {
         // Before the answers: who was answered must be counted.
         self.tell_counts();
         let mut done = done.into_iter();
@@ -19,20 +24,20 @@ impl Writer {
         }
         for write in group.drain(..) {
             match write {
-                Write::Accepts(accepts, mailbox) => {
+                WriteRequest::Accepts(accepts, mailbox) => {
                     let count = accepts.len();
                     mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
                         |(accept, done)| match done {
-                            Done::Accepted(Reply::Deferred(event)) => {
+                            OperationResult::Accepted(InsertReply::Deferred(event)) => {
                                 self.deferrals.keep_plan(accept.source, event, &accept.owed);
-                                (accept.slot, Reply::Stored(event))
+                                (accept.slot, InsertReply::Stored(event))
                             }
-                            Done::Accepted(reply) => (accept.slot, reply),
-                            _ => (accept.slot, Reply::Unavailable),
+                            OperationResult::Accepted(reply) => (accept.slot, reply),
+                            _ => (accept.slot, InsertReply::Unavailable),
                         },
                     ));
                 }
-                Write::Op(op) => {
+                WriteRequest::Op(op) => {
                     if let Some(done) = done.next() {
                         self.tell(op, done);
                     }
@@ -75,45 +80,46 @@ impl Writer {
         }
     }
 
-    fn tell(&mut self, op: Op, done: Done) {
+    fn tell(&mut self, op: Operation, done: OperationResult) {
         match (done, op) {
-            (Done::Claimed { ask, jobs }, _) => self.hear.claimed(ask, jobs),
-            (Done::Finished { handler, how }, _) => self.hear.finished(handler, how),
-            (Done::Promoted { next_due_ms }, _) => self.hear.next_due(next_due_ms),
-            (Done::Registered(reply, registry), _) => {
+            (OperationResult::Claimed { ask, jobs }, _) => self.hear.claimed(ask, jobs),
+            (OperationResult::Finished { handler, how }, _) => self.hear.finished(handler, how),
+            (OperationResult::Promoted { next_due_ms }, _) => self.hear.next_due(next_due_ms),
+            (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
             // At fault by itself.
-            (Done::Nothing, Op::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
-            (Done::Nothing, Op::Expand(it)) => {
+            (OperationResult::Nothing, Operation::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
+            (OperationResult::Nothing, Operation::Expand(it)) => {
                 // Not to be left running: that is what a person sees of it.
-                self.unwritten.push(Op::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+                self.unwritten.push(Operation::Finish(Box::new(it.unwritten(self.state.wall_ms))));
             }
-            (Done::Nothing, Op::Finish(finish)) => {
+            (OperationResult::Nothing, Operation::Finish(finish)) => {
                 rest::told_nothing(&mut self.state, finish.handler, finish.on_trial);
-                self.hear.finished(finish.handler, Finished::Stale);
+                self.hear.finished(finish.handler, JobDisposition::Stale);
             }
-            (Done::Accepted(_) | Done::Nothing, _) => {}
+            (OperationResult::Accepted(_) | OperationResult::Nothing, _) => {}
         }
     }
 
     /// Answers a group that was not written.
-    pub(super) fn refuse(&mut self, group: &mut Vec<Write>) {
+    pub(super) fn refuse(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
-                Write::Accepts(accepts, mailbox) => {
-                    mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
+                WriteRequest::Accepts(accepts, mailbox) => {
+                    mailbox
+                        .put(accepts.iter().map(|accept| (accept.slot, InsertReply::Unavailable)));
                 }
-                Write::Op(Op::Claim(ask)) => self.hear.claim_failed(ask),
-                Write::Op(
-                    op @ (Op::Finish(_)
-                    | Op::Expand(_)
-                    | Op::Refusals(_)
-                    | Op::Handshakes(_)
-                    | Op::Act(_)
-                    | Op::Notice(_)),
+                WriteRequest::Op(Operation::Claim(ask)) => self.hear.claim_failed(ask),
+                WriteRequest::Op(
+                    op @ (Operation::Finish(_)
+                    | Operation::Expand(_)
+                    | Operation::Refusals(_)
+                    | Operation::Handshakes(_)
+                    | Operation::Act(_)
+                    | Operation::Notice(_)),
                 ) => {
-                    if matches!(op, Op::Finish(_) | Op::Expand(_))
+                    if matches!(op, Operation::Finish(_) | Operation::Expand(_))
                         || self.unwritten.len() < GROUP_OPS_MAX
                     {
                         self.unwritten.push(op);
@@ -121,8 +127,12 @@ impl Writer {
                 }
                 // `writable` makes the dispatcher ask again; whoever registers or has the queues
                 // counted finds its channel closed and says so. An alert is noted, and is made again.
-                Write::Op(
-                    Op::Promote | Op::Register { .. } | Op::Recount(_) | Op::Keep(_) | Op::Alert(_),
+                WriteRequest::Op(
+                    Operation::Promote
+                    | Operation::Register { .. }
+                    | Operation::Recount(_)
+                    | Operation::Keep(_)
+                    | Operation::Alert(_),
                 ) => {}
             }
         }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::super::channel::{Health, Message, Write};
-use super::super::events::Reply;
-use super::super::op::Care;
+use super::super::channel::{Health, WriteRequest, WriterMessage};
+use super::super::events::InsertReply;
+use super::super::op::Isolation;
 use super::super::open_files::{FileChange, with_suffix};
 use super::super::{checkpoint, rescue};
 use super::Writer;
@@ -22,7 +22,7 @@ const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// Saves everything that was accepted, and has the process end. Nothing is accepted from here on.
-    pub(super) fn save(&mut self, change: &FileChange, from: &Receiver<Message>) {
+    pub(super) fn save(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
         self.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
         self.write_outcomes(from);
@@ -36,14 +36,14 @@ impl Writer {
     }
 
     /// The outcomes of jobs that have ended are a part of what is saved.
-    fn write_outcomes(&mut self, from: &Receiver<Message>) {
+    fn write_outcomes(&mut self, from: &Receiver<WriterMessage>) {
         self.roll_back();
         let mut group = Vec::new();
         while let Ok(message) = from.try_recv() {
             self.gather(message, &mut group);
         }
         self.refuse(&mut group);
-        let written = self.transaction(&[], &mut Vec::new(), Care::EachAlone);
+        let written = self.transaction(&[], &mut Vec::new(), Isolation::EachAlone);
         if let Err(e) = written {
             log::warn!(
                 "{} outcomes could not be saved ({e}): their jobs run again",
@@ -71,7 +71,7 @@ impl Writer {
     }
 
     /// Copies the database beside its old path, where there is room.
-    fn rescue(&self, from: &Receiver<Message>) -> anyhow::Result<String> {
+    fn rescue(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<String> {
         let path = &self.store.path;
         let target = rescue::target(path);
         let saved = self.wait_for_room(from).and_then(|()| {
@@ -94,7 +94,7 @@ impl Writer {
 
     /// # Errors
     /// There is no room, and nobody made any.
-    fn wait_for_room(&self, from: &Receiver<Message>) -> anyhow::Result<()> {
+    fn wait_for_room(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
         let path = &self.store.path;
         let needed = rescue::needed_bytes(&self.store.conn)?;
         let (began, mut is_told) = (Instant::now(), false);
@@ -143,8 +143,8 @@ impl Writer {
 }
 
 /// Answers a message without writing it.
-fn refuse_message(message: Message) {
-    if let Message::Write(Write::Accepts(accepts, mailbox)) = message {
-        mailbox.put(accepts.iter().map(|accept| (accept.slot, Reply::Unavailable)));
+fn refuse_message(message: WriterMessage) {
+    if let WriterMessage::Write(WriteRequest::Accepts(accepts, mailbox)) = message {
+        mailbox.put(accepts.iter().map(|accept| (accept.slot, InsertReply::Unavailable)));
     }
 }

@@ -3,19 +3,19 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::keys::Shared;
-use super::{Asked, Draft, Proof, Scheme};
+use super::keys::SharedSecrets;
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
 
-pub(super) struct Bearer(Shared);
+pub(super) struct Bearer(SharedSecrets);
 
 impl Bearer {
     pub fn new(secrets: &[&[u8]]) -> Self {
-        Self(Shared::new(secrets.iter().copied()))
+        Self(SharedSecrets::new(secrets.iter().copied()))
     }
 }
 
 impl Scheme for Bearer {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "bearer")?;
         if self.0.has(given) {
             Ok(Proof::default())
@@ -24,7 +24,7 @@ impl Scheme for Bearer {
         }
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let token = String::from_utf8(self.0.of(draft)?);
         let token = token.map_err(|_| "the secret is not UTF-8")?;
         draft.put("authorization", format!("Bearer {token}"));
@@ -36,18 +36,18 @@ impl Scheme for Bearer {
     }
 }
 
-pub(super) struct Basic(Shared);
+pub(super) struct Basic(SharedSecrets);
 
 impl Basic {
     pub fn new(user: &str, secrets: &[&[u8]]) -> Self {
         let pairs: Vec<Vec<u8>> =
             secrets.iter().map(|secret| [user.as_bytes(), b":", secret].concat()).collect();
-        Self(Shared::new(pairs.iter().map(Vec::as_slice)))
+        Self(SharedSecrets::new(pairs.iter().map(Vec::as_slice)))
     }
 }
 
 impl Scheme for Basic {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "basic")?;
         let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
         if self.0.has(&pair) {
@@ -57,7 +57,7 @@ impl Scheme for Basic {
         }
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let pair = self.0.of(draft)?;
         draft.put("authorization", format!("Basic {}", STANDARD.encode(pair)));
         Ok(())
@@ -69,7 +69,7 @@ impl Scheme for Basic {
 }
 
 /// What follows the scheme's name in `Authorization`.
-fn credentials<'a>(asked: &Asked<'a>, scheme: &str) -> Result<&'a [u8], String> {
+fn credentials<'a>(asked: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
     let value = asked.header("authorization")?;
     let other = || format!("authorization is not {scheme}");
     let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;

@@ -26,9 +26,9 @@ pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], wanted: &str) -> Resu
 
 /// An object whose values stay as they were written, to set one of them.
 #[derive(Debug)]
-pub(super) struct Fields(Vec<(String, Box<RawValue>)>);
+pub(super) struct RawJsonObject(Vec<(String, Box<RawValue>)>);
 
-impl Fields {
+impl RawJsonObject {
     pub fn read(body: &[u8]) -> Result<Self, String> {
         read(body, "the form of an object, which this sender signs")
     }
@@ -51,29 +51,29 @@ impl Fields {
     }
 }
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for RawJsonObject {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Reading;
         impl<'de> Visitor<'de> for Reading {
-            type Value = Fields;
+            type Value = RawJsonObject;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawJsonObject, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Fields(fields))
+                Ok(RawJsonObject(fields))
             }
         }
         from.deserialize_map(Reading)
     }
 }
 
-impl Serialize for Fields {
+impl Serialize for RawJsonObject {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(Some(self.0.len()))?;
         for (name, value) in &self.0 {

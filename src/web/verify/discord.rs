@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{Answer, Asked, KeyPlace, Proof, Scheme, body};
+use super::{KeyPlace, Proof, Scheme, SenderResponse, SignedRequest, body};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -47,12 +47,12 @@ pub(super) fn vouches(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool
 }
 
 /// It wants to hear of a type even where there is nothing.
-pub(super) fn no_content() -> Answer {
-    Answer { content_type: Some("application/json"), ..Answer::empty(204) }
+pub(super) fn no_content() -> SenderResponse {
+    SenderResponse { content_type: Some("application/json"), ..SenderResponse::empty(204) }
 }
 
 impl Scheme for Discord {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Hex)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
@@ -65,19 +65,19 @@ impl Scheme for Discord {
         Proof::of_body(KeyPlace::Field("id"), asked.body, stale)
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         let signatures = read::elements(asked, &self.header).take(SIGNATURES_MAX).count();
         read::public_key_work(signatures, self.keys.len(), asked.body.len())
     }
 
-    fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
         Err(super::ONLY_PUBLIC.to_owned())
     }
 
     /// A webhook event wants 204, an interaction to hear that an answer will follow.
-    fn answer(&self, body: &[u8]) -> Answer {
+    fn answer(&self, body: &[u8]) -> SenderResponse {
         match body::parse(body) {
-            Ok(Body { kind: 2.., event: None }) => Answer::json(r#"{"type":5}"#),
+            Ok(Body { kind: 2.., event: None }) => SenderResponse::json(r#"{"type":5}"#),
             _ => no_content(),
         }
     }

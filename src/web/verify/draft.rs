@@ -1,11 +1,11 @@
 //! A request in the making: what `hooktrail send` and the tests have signed as a sender would.
 
-use super::{Asked, url};
+use super::{SignedRequest, url};
 use crate::config::PublicUrl;
 
 /// A request that is about to be signed.
 #[derive(Clone, Debug, Default)]
-pub struct Draft {
+pub struct OutgoingRequest {
     pub method: String,
     pub path: String,
     pub query: Option<String>,
@@ -18,7 +18,7 @@ pub struct Draft {
     pub bad: bool,
 }
 
-impl Draft {
+impl OutgoingRequest {
     /// Sets a header.
     pub fn put(&mut self, name: &str, value: impl Into<String>) {
         self.headers.retain(|(found, _)| found != name);
@@ -56,8 +56,8 @@ impl Draft {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }
 
-    pub(super) fn asked<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> Asked<'a> {
-        Asked {
+    pub(super) fn asked<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> SignedRequest<'a> {
+        SignedRequest {
             method: &self.method,
             path: &self.path,
             query: self.query.as_deref(),

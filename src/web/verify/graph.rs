@@ -6,11 +6,11 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::body::{self, Fields};
-use super::keys::Shared;
-use super::{Asked, Draft, Proof, Scheme};
+use super::body::{self, RawJsonObject};
+use super::keys::SharedSecrets;
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
 
-pub(super) struct Graph(Shared);
+pub(super) struct Graph(SharedSecrets);
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -26,12 +26,12 @@ struct Notification<'a> {
 
 impl Graph {
     pub fn new(secrets: &[&[u8]]) -> Self {
-        Self(Shared::new(secrets.iter().copied()))
+        Self(SharedSecrets::new(secrets.iter().copied()))
     }
 }
 
 impl Scheme for Graph {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let body: Body<'_> = body::read(asked.body, "notifications in value")?;
         if body.value.is_empty() {
             return Err("body has not notifications in value".to_owned());
@@ -46,12 +46,12 @@ impl Scheme for Graph {
         Ok(Proof::default())
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let state = self.0.of(draft)?;
         let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
-        let mut fields = Fields::read(&draft.body)?;
+        let mut fields = RawJsonObject::read(&draft.body)?;
         let value = fields.get("value").map_or("[]", |value| value.get());
-        let mut value: Vec<Fields> = body::read(value.as_bytes(), "a list in value")?;
+        let mut value: Vec<RawJsonObject> = body::read(value.as_bytes(), "a list in value")?;
         for one in &mut value {
             one.set("clientState", &state)?;
         }

@@ -9,9 +9,9 @@ use std::borrow::Cow;
 use ring::hmac;
 use serde::Deserialize;
 
-use super::keys::{Keys, Shared};
+use super::keys::{HmacKeys, SharedSecrets};
 use super::token::parameter;
-use super::{Answer, Asked, body, discord, fields, read, sns};
+use super::{SenderResponse, SignedRequest, body, discord, fields, read, sns};
 use crate::config::{self, Encoding, Secrets, Source};
 
 /// A challenge that is longer is not answered.
@@ -25,21 +25,21 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 pub struct Handshake {
     /// For the trail.
     pub detail: String,
-    pub answer: Answer,
+    pub answer: SenderResponse,
     /// A person has to do something about it, and what: a log line, which quotes no request.
     pub wanted: Option<&'static str>,
 }
 
 /// A handshake, why it is refused, or none at all.
-type Found = Option<Result<Handshake, String>>;
+type HandshakeResult = Option<Result<Handshake, String>>;
 
 /// How one sender asks.
-struct Row {
+struct HandshakeSpec {
     scheme: &'static str,
     methods: &'static [&'static str],
     /// Asked only where the signature holds.
     signed: bool,
-    ask: fn(&Preset, &Asked<'_>) -> Found,
+    ask: fn(&PresetHandshake, &SignedRequest<'_>) -> HandshakeResult,
 }
 
 /// Fields of an unsigned form that asks.
@@ -49,33 +49,38 @@ const GET: &[&str] = &["GET"];
 const HEAD: &[&str] = &["HEAD"];
 const POST: &[&str] = &["POST"];
 
-const ROWS: &[Row] = &[
-    Row { scheme: "slack", methods: POST, signed: true, ask: slack },
-    Row { scheme: "slack", methods: &["GET", "POST"], signed: false, ask: ssl_check },
-    Row { scheme: "bitbucket", methods: POST, signed: false, ask: diagnostics },
-    Row { scheme: "zoom", methods: POST, signed: true, ask: zoom },
-    Row { scheme: "discord", methods: POST, signed: true, ask: discord_ping },
-    Row { scheme: "sns", methods: POST, signed: true, ask: subscription },
+const ROWS: &[HandshakeSpec] = &[
+    HandshakeSpec { scheme: "slack", methods: POST, signed: true, ask: slack },
+    HandshakeSpec { scheme: "slack", methods: &["GET", "POST"], signed: false, ask: ssl_check },
+    HandshakeSpec { scheme: "bitbucket", methods: POST, signed: false, ask: diagnostics },
+    HandshakeSpec { scheme: "zoom", methods: POST, signed: true, ask: zoom },
+    HandshakeSpec { scheme: "discord", methods: POST, signed: true, ask: discord_ping },
+    HandshakeSpec { scheme: "sns", methods: POST, signed: true, ask: subscription },
     // Brings a token of its own.
-    Row { scheme: "meta", methods: GET, signed: false, ask: meta },
-    Row { scheme: "microsoft-graph", methods: POST, signed: false, ask: validation_token },
-    Row { scheme: "dropbox", methods: GET, signed: false, ask: challenge },
-    Row { scheme: "mailchimp", methods: &["GET", "POST"], signed: false, ask: mailchimp },
-    Row { scheme: "mandrill", methods: &["HEAD", "POST"], signed: false, ask: mandrill },
-    Row { scheme: "trello", methods: HEAD, signed: false, ask: there },
+    HandshakeSpec { scheme: "meta", methods: GET, signed: false, ask: meta },
+    HandshakeSpec {
+        scheme: "microsoft-graph",
+        methods: POST,
+        signed: false,
+        ask: validation_token,
+    },
+    HandshakeSpec { scheme: "dropbox", methods: GET, signed: false, ask: challenge },
+    HandshakeSpec { scheme: "mailchimp", methods: &["GET", "POST"], signed: false, ask: mailchimp },
+    HandshakeSpec { scheme: "mandrill", methods: &["HEAD", "POST"], signed: false, ask: mandrill },
+    HandshakeSpec { scheme: "trello", methods: HEAD, signed: false, ask: there },
 ];
 
 /// A preset's handshakes, ready to be answered.
-pub struct Preset {
-    rows: Vec<&'static Row>,
+pub struct PresetHandshake {
+    rows: Vec<&'static HandshakeSpec>,
     secrets: Vec<Vec<u8>>,
     /// Where the signature stands.
     header: String,
-    tokens: Shared,
+    tokens: SharedSecrets,
     has_token: bool,
 }
 
-impl Preset {
+impl PresetHandshake {
     /// `None` where there is none, or the source wants none. One of the source's own does not turn it off.
     pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
         if source.handshake == config::Handshake::Off {
@@ -91,7 +96,7 @@ impl Preset {
             secrets: secrets.all(&source.verify.secret).map(<[u8]>::to_vec).collect(),
             header: source.verify.header.clone().unwrap_or_default(),
             has_token: !tokens.is_empty(),
-            tokens: Shared::new(tokens),
+            tokens: SharedSecrets::new(tokens),
         })
     }
 
@@ -107,32 +112,33 @@ impl Preset {
 
     /// The handshake that this request is, if it is one. `is_signed`: of those that are asked where the
     /// signature holds, else of the others.
-    pub fn ask(&self, asked: &Asked<'_>, is_signed: bool) -> Found {
+    pub fn ask(&self, asked: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
         if asked.body.len() > BODY_BYTES_MAX {
             return None;
         }
-        let fits = |row: &&&Row| row.signed == is_signed && row.methods.contains(&asked.method);
+        let fits =
+            |row: &&&HandshakeSpec| row.signed == is_signed && row.methods.contains(&asked.method);
         self.rows.iter().filter(fits).find_map(|row| (row.ask)(self, asked))
     }
 }
 
-fn shaken(detail: impl Into<String>, answer: Answer) -> Found {
+fn shaken(detail: impl Into<String>, answer: SenderResponse) -> HandshakeResult {
     Some(Ok(Handshake { detail: detail.into(), answer, wanted: None }))
 }
 
 /// The challenge as it came, and nothing else.
-fn echoed(detail: &str, challenge: &str) -> Found {
+fn echoed(detail: &str, challenge: &str) -> HandshakeResult {
     let fits = challenge.len() <= CHALLENGE_BYTES_MAX;
-    fits.then(|| shaken(detail, Answer::text(challenge))).flatten()
+    fits.then(|| shaken(detail, SenderResponse::text(challenge))).flatten()
 }
 
 /// A parameter that is there once, decoded once; a name that repeats is no handshake.
-fn asked_for(asked: &Asked<'_>, name: &str) -> Option<String> {
+fn asked_for(asked: &SignedRequest<'_>, name: &str) -> Option<String> {
     String::from_utf8(parameter(asked.query, name).ok()??).ok()
 }
 
 /// `{"type":"url_verification","challenge":C}`: `C`.
-fn slack(_: &Preset, asked: &Asked<'_>) -> Found {
+fn slack(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(rename = "type", borrow)]
@@ -146,7 +152,7 @@ fn slack(_: &Preset, asked: &Asked<'_>) -> Found {
 
 /// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"): a form
 /// or a query whose `ssl_check` is 1, and which is no command.
-fn ssl_check(_: &Preset, asked: &Asked<'_>) -> Found {
+fn ssl_check(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let form = match asked.method {
         "GET" => asked.query.unwrap_or_default().as_bytes(),
         _ if fields::is_form(asked.at_most_one("content-type").ok()?) => asked.body,
@@ -164,11 +170,11 @@ fn ssl_check(_: &Preset, asked: &Asked<'_>) -> Found {
             return None;
         }
     }
-    (checks == 1).then(|| shaken("ssl_check", Answer::empty(200))).flatten()
+    (checks == 1).then(|| shaken("ssl_check", SenderResponse::empty(200))).flatten()
 }
 
 /// Bitbucket Data Center's test of a connection (confluence.atlassian.com, "Manage webhooks").
-fn diagnostics(_: &Preset, asked: &Asked<'_>) -> Found {
+fn diagnostics(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct Body {
         test: bool,
@@ -176,11 +182,11 @@ fn diagnostics(_: &Preset, asked: &Asked<'_>) -> Found {
     let key = asked.at_most_one("x-event-key").ok().flatten()?;
     let asks =
         key == b"diagnostics:ping" && body::parse(asked.body).is_ok_and(|Body { test }| test);
-    asks.then(|| shaken("diagnostics:ping", Answer::empty(200))).flatten()
+    asks.then(|| shaken("diagnostics:ping", SenderResponse::empty(200))).flatten()
 }
 
 /// `plainToken`, with its HMAC by the secret that signed the question.
-fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
+fn zoom(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(borrow)]
@@ -204,37 +210,37 @@ fn zoom(known: &Preset, asked: &Asked<'_>) -> Found {
         .collect();
     let timestamp = asked.header("x-zm-request-timestamp").ok()?;
     let parts = [b"v0:", timestamp, b":", asked.body];
-    let key = |secret: &Vec<u8>| Keys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
+    let key = |secret: &Vec<u8>| HmacKeys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
     let mut keys = known.secrets.iter().map(key);
     let key = keys.find(|key| key.signed_any(&parts, &signatures))?;
     let encrypted = hex::encode(key.sign(&[token.as_bytes()], false).ok()?);
     let answer = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
-    shaken("endpoint.url_validation", Answer::json(answer.to_string()))
+    shaken("endpoint.url_validation", SenderResponse::json(answer.to_string()))
 }
 
 /// `{"type":1}` of interactions, `{"type":0}` of events; an event of type 1 has an `event`.
-fn discord_ping(_: &Preset, asked: &Asked<'_>) -> Found {
+fn discord_ping(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let body: discord::Body = body::parse(asked.body).ok()?;
     match (body.kind, body.event) {
-        (1, None) => shaken("ping of interactions", Answer::json(r#"{"type":1}"#)),
+        (1, None) => shaken("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
         (0, None) => shaken("ping of events", discord::no_content()),
         _ => None,
     }
 }
 
 /// Confirmed by a person who opens the URL: this server fetches nothing that it is sent.
-fn subscription(_: &Preset, asked: &Asked<'_>) -> Found {
+fn subscription(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let body: sns::Body<'_> = body::parse(asked.body).ok()?;
     let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
     let detail = format!("subscription to {topic}: {url}");
     let wanted = "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
-    let answer = Answer::empty(200);
+    let answer = SenderResponse::empty(200);
     Some(Ok(Handshake { detail, answer, wanted: Some(wanted) }))
 }
 
 /// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: `C`, where `V` is the token.
-fn meta(known: &Preset, asked: &Asked<'_>) -> Found {
+fn meta(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     if asked_for(asked, "hub.mode")? != "subscribe" {
         return None;
     }
@@ -252,33 +258,33 @@ fn meta(known: &Preset, asked: &Asked<'_>) -> Found {
     echoed("hub.mode=subscribe", &asked_for(asked, "hub.challenge")?)
 }
 
-fn validation_token(_: &Preset, asked: &Asked<'_>) -> Found {
+fn validation_token(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     echoed("validationToken", &asked_for(asked, "validationToken")?)
 }
 
-fn challenge(_: &Preset, asked: &Asked<'_>) -> Found {
+fn challenge(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     echoed("challenge", &asked_for(asked, "challenge")?)
 }
 
 /// A GET; its older checks are an empty POST.
-fn mailchimp(_: &Preset, asked: &Asked<'_>) -> Found {
+fn mailchimp(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let asks = asked.method == "GET" || asked.body.is_empty();
-    asks.then(|| shaken(asked.method, Answer::empty(200))).flatten()
+    asks.then(|| shaken(asked.method, SenderResponse::empty(200))).flatten()
 }
 
 /// A HEAD, then a POST of no events, signed with a key that nobody has yet.
-fn mandrill(_: &Preset, asked: &Asked<'_>) -> Found {
+fn mandrill(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let mut fields = fields::each(asked.body);
     let asks = match (fields.next(), fields.next()) {
         _ if asked.method == "HEAD" => true,
         (Some((name, value)), None) => *name == *b"mandrill_events" && *value == *b"[]",
         _ => false,
     };
-    asks.then(|| shaken(asked.method, Answer::empty(200))).flatten()
+    asks.then(|| shaken(asked.method, SenderResponse::empty(200))).flatten()
 }
 
-fn there(_: &Preset, asked: &Asked<'_>) -> Found {
-    shaken(asked.method, Answer::empty(200))
+fn there(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
+    shaken(asked.method, SenderResponse::empty(200))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::paminga;
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 use crate::inbox::hash_key;
 use crate::json;
 
@@ -43,7 +43,7 @@ impl KeyPlace {
     ///
     /// # Errors
     /// This sender never sends such a body.
-    pub fn read(self, body: &[u8]) -> Result<Option<Key>, String> {
+    pub fn read(self, body: &[u8]) -> Result<Option<KeyHash>, String> {
         if body.is_empty() {
             return Ok(None);
         }
@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for Batch<'_> {
     }
 }
 
-fn batch(body: &[u8]) -> serde_json::Result<Key> {
+fn batch(body: &[u8]) -> serde_json::Result<KeyHash> {
     let mut digest = Context::new(&SHA256);
     let mut json = serde_json::Deserializer::from_slice(body);
     Batch { digest: &mut digest, is_item: false }.deserialize(&mut json)?;
@@ -198,7 +198,7 @@ fn batch(body: &[u8]) -> serde_json::Result<Key> {
 mod tests {
     use super::*;
 
-    fn read(place: KeyPlace, body: &str) -> Option<Key> {
+    fn read(place: KeyPlace, body: &str) -> Option<KeyHash> {
         place.read(body.as_bytes()).unwrap()
     }
 

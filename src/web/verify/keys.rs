@@ -3,12 +3,12 @@
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
-use super::Draft;
+use super::OutgoingRequest;
 use super::read::PAIRS_MAX;
 
 /// Secrets that are compared as they are: by their digests, so that neither their length nor their
 /// beginning shows in the time it takes.
-pub(super) struct Shared {
+pub(super) struct SharedSecrets {
     digests: Vec<hmac::Tag>,
     /// To send, and not to compare.
     first: Option<Vec<u8>>,
@@ -19,7 +19,7 @@ fn digest(bytes: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"compare"), bytes)
 }
 
-impl Shared {
+impl SharedSecrets {
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Self {
         let secrets: Vec<&[u8]> = secrets.into_iter().collect();
         let first = secrets.first().map(|secret| secret.to_vec());
@@ -34,7 +34,7 @@ impl Shared {
     }
 
     /// What a sender would send; wrong where the draft asks for that.
-    pub fn of(&self, draft: &Draft) -> Result<Vec<u8>, String> {
+    pub fn of(&self, draft: &OutgoingRequest) -> Result<Vec<u8>, String> {
         let mut secret = self.first.clone().ok_or(NO_SECRET)?;
         if draft.bad {
             secret.push(b'x');
@@ -44,11 +44,11 @@ impl Shared {
 }
 
 /// Keys of HMAC.
-pub(super) struct Keys(Vec<hmac::Key>);
+pub(super) struct HmacKeys(Vec<hmac::Key>);
 
 const NO_SECRET: &str = "there is no secret to sign with";
 
-impl Keys {
+impl HmacKeys {
     pub fn new<'s>(
         algorithm: hmac::Algorithm,
         secrets: impl IntoIterator<Item = &'s [u8]>,

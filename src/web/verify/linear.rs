@@ -4,14 +4,14 @@
 
 use serde::Deserialize;
 
-use super::body::{self, Fields};
+use super::body::{self, RawJsonObject};
 use super::read::Tolerance;
-use super::recipe::Recipe;
-use super::{Asked, Draft, KeyPlace, Proof, Scheme};
+use super::recipe::HmacScheme;
+use super::{KeyPlace, OutgoingRequest, Proof, Scheme, SignedRequest};
 use crate::config::Verify;
 
 pub(super) struct Linear {
-    recipe: Recipe,
+    recipe: HmacScheme,
     tolerance: Tolerance,
 }
 
@@ -22,25 +22,25 @@ struct Body {
 }
 
 impl Linear {
-    pub fn new(recipe: Recipe, verify: &Verify) -> Self {
+    pub fn new(recipe: HmacScheme, verify: &Verify) -> Self {
         Self { recipe, tolerance: Tolerance::of(verify) }
     }
 }
 
 impl Scheme for Linear {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         self.recipe.check(asked, now_ms)?;
         let body: Body = body::read(asked.body, "a webhookTimestamp")?;
         let stale = self.tolerance.stale_moment(body.timestamp, now_ms);
         Proof::of_body(KeyPlace::Body, asked.body, stale)
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         self.recipe.work(asked)
     }
 
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
-        let mut fields = Fields::read(&draft.body)?;
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+        let mut fields = RawJsonObject::read(&draft.body)?;
         fields.set("webhookTimestamp", &now_ms)?;
         draft.body = fields.written()?;
         self.recipe.sign(draft, now_ms)

@@ -8,15 +8,15 @@ use std::borrow::Cow;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use super::body::{self, Fields};
-use super::keys::Keys;
+use super::body::{self, RawJsonObject};
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH, Tolerance};
-use super::{Asked, Draft, Proof, Scheme, fields};
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest, fields};
 use crate::config::{Encoding, TimestampUnit, Verify};
 use crate::inbox::hash_key;
 
 pub(super) struct Mailgun {
-    keys: Keys,
+    keys: HmacKeys,
     tolerance: Tolerance,
 }
 
@@ -39,7 +39,7 @@ struct Signature<'a> {
 impl Mailgun {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
-            keys: Keys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
+            keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
             tolerance: Tolerance::of(verify),
         }
     }
@@ -59,7 +59,7 @@ impl Mailgun {
 }
 
 impl Scheme for Mailgun {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let content_type = asked.at_most_one("content-type")?;
         let fields = if fields::is_form(content_type) {
             Some(fields::of(asked.body)?)
@@ -83,7 +83,7 @@ impl Scheme for Mailgun {
         self.check_one(parts, now_ms)
     }
 
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
         let token = hex::encode(&draft.id);
         let signature = self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], draft.bad)?;
@@ -98,7 +98,7 @@ impl Scheme for Mailgun {
             draft.body = others.chain([own.as_bytes()]).collect::<Vec<_>>().join(&b'&');
             return Ok(());
         }
-        let mut fields = Fields::read(&draft.body)?;
+        let mut fields = RawJsonObject::read(&draft.body)?;
         let (timestamp, token, signature) = (timestamp.into(), token.into(), signature.into());
         fields.set("signature", &Signature { timestamp, token, signature })?;
         draft.body = fields.written()?;

@@ -3,14 +3,14 @@
 
 use ring::hmac;
 
-use super::keys::Keys;
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH};
-use super::{Asked, Draft, Proof, Scheme, fields, url};
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest, fields, url};
 use crate::config::{Encoding, PublicUrl, Verify};
 use crate::inbox::hash_key;
 
 pub(super) struct Mandrill {
-    keys: Keys,
+    keys: HmacKeys,
     header: String,
     url: Option<PublicUrl>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Mandrill {
 impl Mandrill {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
-            keys: Keys::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secrets.iter().copied()),
+            keys: HmacKeys::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
             url: verify.url.clone(),
         }
@@ -33,7 +33,7 @@ fn sorted(body: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 impl Scheme for Mandrill {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         if self.keys.is_empty() {
             return Err("no secret is configured yet: only a handshake is answered".to_owned());
         }
@@ -48,11 +48,11 @@ impl Scheme for Mandrill {
         Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale: None })
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         self.keys.work(1, asked.body.len())
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let url = draft.url(self.url.as_ref());
         let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.bad)?;
         let signature = read::encoded(Encoding::Base64, &signature);

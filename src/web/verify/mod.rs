@@ -33,8 +33,8 @@ mod token;
 mod twilio;
 mod url;
 
-pub use draft::Draft;
-pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, Preset};
+pub use draft::OutgoingRequest;
+pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, PresetHandshake};
 use key_place::KeyPlace;
 pub use proof::Proof;
 pub use token::is_named;
@@ -43,10 +43,10 @@ pub use token::is_named;
 const ONLY_PUBLIC: &str = "only the sender can sign: the secret here is its public key";
 
 /// How a scheme is made ready.
-type Make = fn(&Verify, &[&[u8]]) -> Box<dyn Scheme>;
+type SchemeConstructor = fn(&Verify, &[&[u8]]) -> Box<dyn Scheme>;
 
 /// Each scheme; what else is known of it stands in `config::SCHEMES`, its handshake in `handshake`.
-const MAKERS: &[(&str, Make)] = &[
+const MAKERS: &[(&str, SchemeConstructor)] = &[
     ("none", |_, _| Box::new(Open)),
     ("token", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
     ("basic", |verify, secrets| {
@@ -54,14 +54,14 @@ const MAKERS: &[(&str, Make)] = &[
     }),
     ("bearer", |_, secrets| Box::new(bearer::Bearer::new(secrets))),
     ("hmac", |verify, secrets| match &verify.hmac {
-        Some(recipe) => Box::new(recipe::Recipe::new(recipe.clone(), verify, secrets)),
+        Some(recipe) => Box::new(recipe::HmacScheme::new(recipe.clone(), verify, secrets)),
         None => Box::new(token::Token::nobody()),
     }),
     ("paminga", senders::scheme),
     ("standard", |verify, secrets| Box::new(standard::Standard::new(verify, secrets))),
     ("github", senders::scheme),
     ("gitlab", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
-    ("stripe", |verify, secrets| Box::new(stripe::Listed::stripe(verify, secrets))),
+    ("stripe", |verify, secrets| Box::new(stripe::TimestampedSignatures::stripe(verify, secrets))),
     ("shopify", senders::scheme),
     ("slack", senders::scheme),
     ("twilio", |verify, secrets| Box::new(twilio::Twilio::new(verify, secrets))),
@@ -72,7 +72,7 @@ const MAKERS: &[(&str, Make)] = &[
     ("meta", senders::scheme),
     ("zoom", senders::scheme),
     ("discord", |verify, secrets| Box::new(discord::Discord::new(verify, secrets))),
-    ("paddle", |verify, secrets| Box::new(stripe::Listed::paddle(verify, secrets))),
+    ("paddle", |verify, secrets| Box::new(stripe::TimestampedSignatures::paddle(verify, secrets))),
     ("square", senders::scheme),
     ("hubspot", senders::scheme),
     ("linear", senders::scheme),
@@ -85,7 +85,7 @@ const MAKERS: &[(&str, Make)] = &[
 
 /// A request as its sender signed it.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct SignedRequest<'a> {
     pub method: &'a str,
     pub path: &'a str,
     pub query: Option<&'a str>,
@@ -98,7 +98,7 @@ pub struct Asked<'a> {
     pub proxied: Option<ProxyHeader>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> SignedRequest<'a> {
     /// The value of a header that must be there once.
     fn header(&self, name: &str) -> Result<&'a [u8], String> {
         self.at_most_one(name)?.ok_or_else(|| format!("no {name} header"))
@@ -134,13 +134,13 @@ impl<'a> Asked<'a> {
 
 /// What a sender is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct SenderResponse {
     pub status: u16,
     pub content_type: Option<&'static str>,
     pub body: String,
 }
 
-impl Answer {
+impl SenderResponse {
     fn empty(status: u16) -> Self {
         Self { status, content_type: None, body: String::new() }
     }
@@ -157,7 +157,7 @@ impl Answer {
 
 /// Where a request has the secret itself, which is not kept.
 #[derive(Clone, Copy, Debug, Default)]
-struct Hidden<'s> {
+struct SecretLocation<'s> {
     header: Option<&'s str>,
     parameter: Option<&'s str>,
     segment: bool,
@@ -166,18 +166,18 @@ struct Hidden<'s> {
 /// A scheme, ready to check.
 trait Scheme: Send + Sync {
     /// What the request proves, or the exact reason why it is not from whom it should be.
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String>;
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String>;
 
     /// How much work `check` is, as that of hashing so many bytes.
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         asked.body.len()
     }
 
     /// Signs as the sender would, or says why it can't.
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String>;
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String>;
 
-    fn hidden(&self) -> Hidden<'_> {
-        Hidden::default()
+    fn hidden(&self) -> SecretLocation<'_> {
+        SecretLocation::default()
     }
 
     /// `WWW-Authenticate`.
@@ -186,8 +186,8 @@ trait Scheme: Send + Sync {
     }
 
     /// A preset's answer to an event, and to its repeat.
-    fn answer(&self, _body: &[u8]) -> Answer {
-        Answer::empty(200)
+    fn answer(&self, _body: &[u8]) -> SenderResponse {
+        SenderResponse::empty(200)
     }
 }
 
@@ -195,11 +195,11 @@ trait Scheme: Send + Sync {
 struct Open;
 
 impl Scheme for Open {
-    fn check(&self, _: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, _: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         Ok(Proof::default())
     }
 
-    fn sign(&self, _: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, _: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         Ok(())
     }
 }
@@ -208,7 +208,7 @@ impl Scheme for Open {
 pub struct Verifier {
     scheme: Box<dyn Scheme>,
     facts: Option<&'static config::Scheme>,
-    handshake: Option<handshake::Preset>,
+    handshake: Option<handshake::PresetHandshake>,
 }
 
 impl Verifier {
@@ -223,7 +223,7 @@ impl Verifier {
                 |(_, make)| make(verify, &known),
             ),
             facts: config::scheme(&verify.scheme),
-            handshake: handshake::Preset::new(source, secrets),
+            handshake: handshake::PresetHandshake::new(source, secrets),
         }
     }
 
@@ -231,7 +231,7 @@ impl Verifier {
     ///
     /// # Errors
     /// The exact reason, for the trail alone.
-    pub fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    pub fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let mut proof = self.scheme.check(asked, now_ms)?;
         if let Some(names) = self.key_headers() {
             let key = |name: &&str| inbox::header_key(b'h', asked.headers, name);
@@ -249,7 +249,7 @@ impl Verifier {
     }
 
     /// How much work `check` is, as that of hashing so many bytes.
-    pub fn work(&self, asked: &Asked<'_>) -> usize {
+    pub fn work(&self, asked: &SignedRequest<'_>) -> usize {
         self.scheme.work(asked)
     }
 
@@ -257,7 +257,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Why that can't be done here.
-    pub fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+    pub fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         if let Some([name, ..]) = self.key_headers()
             && draft.header(name).is_none()
         {
@@ -268,7 +268,7 @@ impl Verifier {
     }
 
     /// How this scheme's sender asks whether we are there, if it does and is to be answered.
-    pub fn handshake(&self) -> Option<&handshake::Preset> {
+    pub fn handshake(&self) -> Option<&handshake::PresetHandshake> {
         self.handshake.as_ref()
     }
 
@@ -283,7 +283,7 @@ impl Verifier {
     }
 
     /// A named sender's own answer to its events.
-    pub fn answer(&self, body: &[u8]) -> Option<Answer> {
+    pub fn answer(&self, body: &[u8]) -> Option<SenderResponse> {
         self.is_preset().then(|| self.scheme.answer(body))
     }
 

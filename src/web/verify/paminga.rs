@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fields;
 use super::key_place::as_text;
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 use crate::inbox::hash_key;
 
 /// The parts of Paminga's bodies that matter here; of a key given twice the last counts, as in jq.
@@ -67,7 +67,7 @@ fn read(body: &[u8]) -> serde_json::Result<Paminga<'_>> {
 
 /// A form by its completion's number, a campaign by its bytes; two alerts may well be the same. JSON
 /// and forms are told apart by the bytes, which are signed, and not by the type, which is not.
-pub(super) fn key(body: &[u8]) -> Option<Key> {
+pub(super) fn key(body: &[u8]) -> Option<KeyHash> {
     let Ok(found) = read(body) else {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hash_key(b'f', &[&id]));

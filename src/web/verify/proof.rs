@@ -1,7 +1,7 @@
 //! What a check gives where the signature holds.
 
 use super::KeyPlace;
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 
 /// A request whose signature or token holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct Proof {
     /// The sender's own key of the delivery, read by the reader that verified the signature: a second
     /// parser could be made to see another one. Where the sender names it in a header that it does not
     /// sign, it is that header's.
-    pub delivery_key: Option<Key>,
+    pub delivery_key: Option<KeyHash>,
     /// Why its time stamp is outside the tolerance. Such a request may repeat a stored event, and is
     /// rejected otherwise.
     pub stale: Option<String>,

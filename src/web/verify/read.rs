@@ -7,7 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Asked;
+use super::SignedRequest;
 use crate::config::{self, Encoding, TimestampUnit};
 
 /// The one sentence for every signature that is well formed and wrong.
@@ -51,7 +51,7 @@ pub(super) fn pairs<'a, S: AsRef<[u8]>, K>(
 
 /// Lists the values of a header over all its lines, split at commas, without the blanks around them.
 pub(super) fn elements<'a>(
-    asked: &Asked<'a>,
+    asked: &SignedRequest<'a>,
     header: &str,
 ) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let lines: Vec<&'a [u8]> = asked.lines(header).collect();
@@ -87,7 +87,7 @@ pub(super) fn signatures<'a>(
 /// # Errors
 /// The header is missing, or all its signatures are unreadable.
 pub(super) fn bare_signatures(
-    asked: &Asked<'_>,
+    asked: &SignedRequest<'_>,
     header: &str,
     encoding: Encoding,
 ) -> Result<Vec<Vec<u8>>, String> {

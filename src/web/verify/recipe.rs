@@ -3,26 +3,26 @@
 
 use ring::hmac;
 
-use super::keys::Keys;
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH, Tolerance};
-use super::{Asked, Draft, KeyPlace, Proof, Scheme, url};
+use super::{KeyPlace, OutgoingRequest, Proof, Scheme, SignedRequest, url};
 use crate::config::{Algorithm, Hmac, PublicUrl, SignedPart, Verify};
 use crate::inbox::hash_key;
 
 /// What a recipe says, and whose keys sign.
-pub(super) struct Recipe {
-    keys: Keys,
+pub(super) struct HmacScheme {
+    keys: HmacKeys,
     header: String,
     recipe: Hmac,
     tolerance: Option<Tolerance>,
     url: Option<PublicUrl>,
-    oddity: Oddity,
+    oddity: Quirk,
     key_place: KeyPlace,
 }
 
 /// In what a sender differs from a plain recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Oddity {
+pub(super) enum Quirk {
     None,
     /// The prefix may be missing, and the sender leaves it out.
     BarePrefix,
@@ -30,7 +30,7 @@ pub(super) enum Oddity {
     DecodedMarks,
 }
 
-impl Recipe {
+impl HmacScheme {
     pub fn new(recipe: Hmac, verify: &Verify, secrets: &[&[u8]]) -> Self {
         let algorithm = match recipe.algorithm {
             Algorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
@@ -38,24 +38,24 @@ impl Recipe {
             Algorithm::Sha256 => hmac::HMAC_SHA256,
         };
         Self {
-            keys: Keys::new(algorithm, secrets.iter().copied()),
+            keys: HmacKeys::new(algorithm, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
             recipe,
             tolerance: verify.tolerance.map(Tolerance::new),
             url: verify.url.clone(),
-            oddity: Oddity::None,
+            oddity: Quirk::None,
             key_place: KeyPlace::Nowhere,
         }
     }
 
-    pub fn with(self, oddity: Oddity, key_place: KeyPlace) -> Self {
+    pub fn with(self, oddity: Quirk, key_place: KeyPlace) -> Self {
         Self { oddity, key_place, ..self }
     }
 
     /// What is signed where the URL is this one.
     fn parts<'t>(
         &'t self,
-        asked: &Asked<'t>,
+        asked: &SignedRequest<'t>,
         (timestamp, id): (&'t [u8], &'t [u8]),
         url: &'t str,
     ) -> Vec<&'t [u8]> {
@@ -70,7 +70,7 @@ impl Recipe {
         self.recipe.signed.iter().map(part).collect()
     }
 
-    fn signatures(&self, asked: &Asked<'_>) -> Result<Vec<Vec<u8>>, String> {
+    fn signatures(&self, asked: &SignedRequest<'_>) -> Result<Vec<Vec<u8>>, String> {
         asked.require(&self.header)?;
         let read = |value| self.signature(value);
         // Such a prefix can't be told from a list.
@@ -83,7 +83,7 @@ impl Recipe {
     fn signature(&self, value: &[u8]) -> Result<Vec<u8>, String> {
         let text = match value.strip_prefix(self.recipe.prefix.as_bytes()) {
             Some(text) => text,
-            None if self.oddity == Oddity::BarePrefix => value,
+            None if self.oddity == Quirk::BarePrefix => value,
             None => {
                 return Err(format!(
                     "{} does not begin with {:?}",
@@ -95,8 +95,8 @@ impl Recipe {
     }
 }
 
-impl Scheme for Recipe {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+impl Scheme for HmacScheme {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = self.signatures(asked)?;
         let header = |name: &Option<String>| match name {
             Some(name) => asked.header(name),
@@ -108,7 +108,7 @@ impl Scheme for Recipe {
         if self.recipe.signed.contains(&SignedPart::Url) {
             urls = vec![url::public(self.url.as_ref(), asked)];
         }
-        if self.oddity == Oddity::DecodedMarks {
+        if self.oddity == Quirk::DecodedMarks {
             urls.push(url::with_marks(&urls[0]));
         }
         let mut right = false;
@@ -136,12 +136,12 @@ impl Scheme for Recipe {
         Ok(proof)
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
-        let urls = if self.oddity == Oddity::DecodedMarks { 2 } else { 1 };
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
+        let urls = if self.oddity == Quirk::DecodedMarks { 2 } else { 1 };
         self.keys.work(urls, asked.body.len())
     }
 
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         let timestamp = read::stamp(self.recipe.timestamp_unit, now_ms);
         let id = draft.id.clone();
         let timed = self.recipe.timestamp_header.iter().map(|name| (name, &timestamp));
@@ -149,7 +149,7 @@ impl Scheme for Recipe {
             draft.put(name, value);
         }
         let mut url = draft.url(self.url.as_ref());
-        if self.oddity == Oddity::DecodedMarks {
+        if self.oddity == Quirk::DecodedMarks {
             url = url::with_marks(&url);
         }
         let lines = draft.lines();
@@ -158,8 +158,8 @@ impl Scheme for Recipe {
         let signature = self.keys.sign(&parts, draft.bad)?;
         let signature = read::encoded(self.recipe.encoding, &signature);
         let prefix = match self.oddity {
-            Oddity::BarePrefix => "",
-            Oddity::None | Oddity::DecodedMarks => &self.recipe.prefix,
+            Quirk::BarePrefix => "",
+            Quirk::None | Quirk::DecodedMarks => &self.recipe.prefix,
         };
         let value = format!("{prefix}{signature}");
         draft.put(&self.header, value);

@@ -1,7 +1,7 @@
 //! Senders that sign by one HMAC over a text: a row each, with the page that says so.
 
 use super::linear::Linear;
-use super::recipe::{Oddity, Recipe};
+use super::recipe::{HmacScheme, Quirk};
 use super::{KeyPlace, Scheme};
 use crate::config::{Algorithm, Encoding, Hmac, TimestampUnit, Verify, signed_parts};
 
@@ -13,7 +13,7 @@ struct Sender {
     encoding: Encoding,
     signed: &'static str,
     timestamp: Option<(&'static str, TimestampUnit)>,
-    oddity: Oddity,
+    oddity: Quirk,
     key_place: KeyPlace,
 }
 
@@ -26,7 +26,7 @@ const fn hex(name: &'static str, prefix: &'static str) -> Sender {
         encoding: Encoding::Hex,
         signed: "{body}",
         timestamp: None,
-        oddity: Oddity::None,
+        oddity: Quirk::None,
         key_place: KeyPlace::Nowhere,
     }
 }
@@ -54,7 +54,7 @@ use TimestampUnit::{Milliseconds, Seconds};
 
 const SENDERS: &[Sender] = &[
     // Its documentation, "Webhook signatures"; a `sha256=` before it is let pass.
-    Sender { oddity: Oddity::BarePrefix, ..hex("paminga", "sha256=") }.known_by(KeyPlace::Paminga),
+    Sender { oddity: Quirk::BarePrefix, ..hex("paminga", "sha256=") }.known_by(KeyPlace::Paminga),
     // docs.github.com, "Validating webhook deliveries".
     hex("github", "sha256="),
     // support.atlassian.com, "Manage webhooks: secure webhooks".
@@ -85,7 +85,7 @@ const SENDERS: &[Sender] = &[
     // developer.squareup.com, "Verify and validate an event notification".
     base64("square").signed("{url}{body}").known_by(KeyPlace::FieldBehindUrl("event_id")),
     // developers.hubspot.com, "Validating requests", version 3.
-    Sender { oddity: Oddity::DecodedMarks, ..base64("hubspot") }
+    Sender { oddity: Quirk::DecodedMarks, ..base64("hubspot") }
         .signed("{method}{url}{body}{timestamp}")
         .at("x-hubspot-request-timestamp", Milliseconds)
         .known_by(KeyPlace::Batch),
@@ -106,7 +106,7 @@ pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Scheme> {
         timestamp_unit: sender.timestamp.map_or(Seconds, |(_, unit)| unit),
         id_header: None,
     };
-    let recipe = Recipe::new(recipe, verify, secrets).with(sender.oddity, sender.key_place);
+    let recipe = HmacScheme::new(recipe, verify, secrets).with(sender.oddity, sender.key_place);
     match sender.name {
         "linear" => Box::new(Linear::new(recipe, verify)),
         _ => Box::new(recipe),

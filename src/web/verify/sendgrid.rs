@@ -5,7 +5,7 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{Asked, KeyPlace, Proof, Scheme};
+use super::{KeyPlace, Proof, Scheme, SignedRequest};
 use crate::config::keys;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -28,7 +28,7 @@ impl SendGrid {
 }
 
 impl Scheme for SendGrid {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let timestamp = asked.header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
@@ -44,12 +44,12 @@ impl Scheme for SendGrid {
         Proof::of_body(KeyPlace::Body, asked.body, stale)
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         let signatures = read::elements(asked, &self.header).take(SIGNATURES_MAX).count();
         read::public_key_work(signatures, self.keys.len(), asked.body.len())
     }
 
-    fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
         Err(super::ONLY_PUBLIC.to_owned())
     }
 }

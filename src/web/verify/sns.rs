@@ -13,7 +13,7 @@ use serde::Deserialize;
 use webpki::EndEntityCert;
 
 use super::read::{self, MISMATCH, Tolerance};
-use super::{Asked, Proof, Scheme, body};
+use super::{Proof, Scheme, SignedRequest, body};
 use crate::config::keys;
 use crate::config::{Encoding, Verify};
 use crate::inbox::hash_key;
@@ -121,7 +121,7 @@ impl Sns {
 }
 
 impl Scheme for Sns {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let body: Body<'_> = body::read(asked.body, "the fields that sns signs")?;
         let text = body.signed()?;
         let signature = read::decoded(Encoding::Base64, body.signature.as_bytes())?;
@@ -144,12 +144,12 @@ impl Scheme for Sns {
         Ok(Proof { delivery_key, stale })
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         let bytes = asked.body.len();
         bytes + read::public_key_work(1, self.certificates.len(), bytes)
     }
 
-    fn sign(&self, _: &mut super::Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
         Err(super::ONLY_PUBLIC.to_owned())
     }
 }

@@ -9,15 +9,15 @@ use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
 use super::discord::vouches;
-use super::keys::Keys;
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{Asked, Draft, Proof, Scheme};
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
 use crate::config::keys::{self, StandardKey};
 use crate::config::{Encoding, TimestampUnit, Verify};
 use crate::inbox::hash_key;
 
 pub(super) struct Standard {
-    shared: Keys,
+    shared: HmacKeys,
     public: Vec<VerifyingKey>,
     tolerance: Tolerance,
 }
@@ -34,7 +34,7 @@ impl Standard {
             }
         }
         Self {
-            shared: Keys::new(hmac::HMAC_SHA256, shared.iter().map(Vec::as_slice)),
+            shared: HmacKeys::new(hmac::HMAC_SHA256, shared.iter().map(Vec::as_slice)),
             public,
             tolerance: Tolerance::of(verify),
         }
@@ -43,15 +43,15 @@ impl Standard {
 
 /// Signatures of one header that can be read.
 #[derive(Default)]
-struct Listed {
+struct ParsedSignatures {
     shared: Vec<Vec<u8>>,
     public: Vec<Vec<u8>>,
 }
 
 /// Reads `v1,BASE64 v1a,BASE64`; a comma will do where a blank should be, and several lines are one.
-fn listed(asked: &Asked<'_>, header: &str) -> Result<Listed, String> {
+fn listed(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
     asked.require(header)?;
-    let (mut found, mut known, mut total) = (Listed::default(), false, 0);
+    let (mut found, mut known, mut total) = (ParsedSignatures::default(), false, 0);
     let mut version: &[u8] = b"";
     let words =
         read::elements(asked, header).flat_map(|element| element.split(|&byte| byte == b' '));
@@ -102,7 +102,7 @@ fn check_end_of_stamp(body: &[u8]) -> Result<(), String> {
 }
 
 impl Scheme for Standard {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
         let [id, timestamp, signature] = match has("svix-signature") && !has("webhook-signature") {
             true => ["svix-id", "svix-timestamp", "svix-signature"],
@@ -132,7 +132,7 @@ impl Scheme for Standard {
         Ok(Proof { delivery_key, stale })
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         let bytes = asked.body.len();
         let shared = self.shared.work(1, bytes);
         if self.public.is_empty() {
@@ -144,7 +144,7 @@ impl Scheme for Standard {
         shared + read::public_key_work(signatures, self.public.len(), bytes)
     }
 
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         if self.shared.is_empty() && !self.public.is_empty() {
             return Err(super::ONLY_PUBLIC.to_owned());
         }

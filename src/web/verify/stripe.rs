@@ -4,13 +4,13 @@
 
 use ring::hmac;
 
-use super::keys::Keys;
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{Asked, Draft, KeyPlace, Proof, Scheme};
+use super::{KeyPlace, OutgoingRequest, Proof, Scheme, SignedRequest};
 use crate::config::{Encoding, TimestampUnit, Verify};
 
 /// How the header and the signed text are put together.
-struct Form {
+struct HeaderFormat {
     separator: u8,
     time: &'static str,
     version: &'static str,
@@ -20,18 +20,19 @@ struct Form {
     id: &'static str,
 }
 
-const STRIPE: Form = Form { separator: b',', time: "t", version: "v1", joint: ".", id: "id" };
-const PADDLE: Form =
-    Form { separator: b';', time: "ts", version: "h1", joint: ":", id: "event_id" };
+const STRIPE: HeaderFormat =
+    HeaderFormat { separator: b',', time: "t", version: "v1", joint: ".", id: "id" };
+const PADDLE: HeaderFormat =
+    HeaderFormat { separator: b';', time: "ts", version: "h1", joint: ":", id: "event_id" };
 
-pub(super) struct Listed {
-    keys: Keys,
+pub(super) struct TimestampedSignatures {
+    keys: HmacKeys,
     header: String,
-    form: Form,
+    form: HeaderFormat,
     tolerance: Tolerance,
 }
 
-impl Listed {
+impl TimestampedSignatures {
     pub fn stripe(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self::new(STRIPE, verify, secrets)
     }
@@ -40,9 +41,9 @@ impl Listed {
         Self::new(PADDLE, verify, secrets)
     }
 
-    fn new(form: Form, verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(form: HeaderFormat, verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
-            keys: Keys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
+            keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
             form,
             tolerance: Tolerance::of(verify),
@@ -57,11 +58,11 @@ struct Stamped<'a> {
     signatures: Vec<Vec<u8>>,
 }
 
-impl Listed {
+impl TimestampedSignatures {
     /// Reads the header. A time stamp after the first begins another list: a sender may repeat the
     /// header, and a proxy may join the lines.
-    fn stamped<'a>(&self, asked: &Asked<'a>) -> Result<Vec<Stamped<'a>>, String> {
-        let Form { separator, time, version, .. } = self.form;
+    fn stamped<'a>(&self, asked: &SignedRequest<'a>) -> Result<Vec<Stamped<'a>>, String> {
+        let HeaderFormat { separator, time, version, .. } = self.form;
         asked.require(&self.header)?;
         let (mut before, mut last) = (Vec::new(), Stamped::default());
         let (mut total, mut first_error) = (0, None);
@@ -97,8 +98,8 @@ impl Listed {
     }
 }
 
-impl Scheme for Listed {
-    fn check(&self, asked: &Asked<'_>, now_ms: i64) -> Result<Proof, String> {
+impl Scheme for TimestampedSignatures {
+    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let joint = self.form.joint.as_bytes();
         // Each time stamp is a text of its own, which each key hashes.
         let max = read::max_pairs(asked.body.len()).div_ceil(self.keys.len().max(1));
@@ -115,7 +116,7 @@ impl Scheme for Listed {
         Proof::of_body(KeyPlace::Field(self.form.id), asked.body, found?)
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         let texts = asked.lines(&self.header).map(|value| {
             let parts = value.split(|&byte| byte == b',' || byte == self.form.separator);
             parts.filter(|part| read::value_of(part.trim_ascii(), self.form.time).is_some()).count()
@@ -123,8 +124,8 @@ impl Scheme for Listed {
         self.keys.work(texts.sum::<usize>().min(SIGNATURES_MAX), asked.body.len())
     }
 
-    fn sign(&self, draft: &mut Draft, now_ms: i64) -> Result<(), String> {
-        let Form { separator, time, version, joint, id: _ } = self.form;
+    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+        let HeaderFormat { separator, time, version, joint, id: _ } = self.form;
         let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
         let parts = [timestamp.as_bytes(), joint.as_bytes(), &draft.body];
         let signature = hex::encode(self.keys.sign(&parts, draft.bad)?);

@@ -5,12 +5,12 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::keys::Shared;
-use super::{Asked, Draft, Hidden, Proof, Scheme};
+use super::keys::SharedSecrets;
+use super::{OutgoingRequest, Proof, Scheme, SecretLocation, SignedRequest};
 use crate::config::Verify;
 
 pub(super) struct Token {
-    secrets: Shared,
+    secrets: SharedSecrets,
     header: Option<String>,
     parameter: Option<String>,
     segment: bool,
@@ -19,7 +19,7 @@ pub(super) struct Token {
 impl Token {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
-            secrets: Shared::new(secrets.iter().copied()),
+            secrets: SharedSecrets::new(secrets.iter().copied()),
             header: verify.header.clone(),
             parameter: verify.query.clone(),
             segment: verify.segment,
@@ -28,12 +28,12 @@ impl Token {
 
     /// Lets nobody in.
     pub fn nobody() -> Self {
-        Self { secrets: Shared::new([]), header: None, parameter: None, segment: false }
+        Self { secrets: SharedSecrets::new([]), header: None, parameter: None, segment: false }
     }
 }
 
 impl Scheme for Token {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let (right, place) = match (&self.header, &self.parameter) {
             (Some(header), _) => (self.secrets.has(asked.header(header)?), "header"),
             (_, Some(name)) => {
@@ -53,7 +53,7 @@ impl Scheme for Token {
         }
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let secret = self.secrets.of(draft)?;
         match (&self.header, &self.parameter) {
             (Some(header), _) => {
@@ -71,8 +71,8 @@ impl Scheme for Token {
         Ok(())
     }
 
-    fn hidden(&self) -> Hidden<'_> {
-        Hidden {
+    fn hidden(&self) -> SecretLocation<'_> {
+        SecretLocation {
             header: self.header.as_deref(),
             parameter: self.parameter.as_deref(),
             segment: self.segment,

@@ -5,23 +5,23 @@
 
 use ring::{digest, hmac};
 
-use super::keys::Keys;
+use super::keys::HmacKeys;
 use super::read::{self, MISMATCH};
-use super::{Answer, Asked, Draft, Proof, Scheme, fields, url};
+use super::{OutgoingRequest, Proof, Scheme, SenderResponse, SignedRequest, fields, url};
 use crate::config::{Encoding, PublicUrl, Verify};
 
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
 pub(super) struct Twilio {
-    sha1: Keys,
-    sha256: Keys,
+    sha1: HmacKeys,
+    sha256: HmacKeys,
     header: String,
     url: Option<PublicUrl>,
 }
 
 impl Twilio {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        let keys = |algorithm| Keys::new(algorithm, secrets.iter().copied());
+        let keys = |algorithm| HmacKeys::new(algorithm, secrets.iter().copied());
         Self {
             sha1: keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
             sha256: keys(hmac::HMAC_SHA256),
@@ -30,7 +30,7 @@ impl Twilio {
         }
     }
 
-    fn keys(&self, asked: &Asked<'_>) -> Result<&Keys, String> {
+    fn keys(&self, asked: &SignedRequest<'_>) -> Result<&HmacKeys, String> {
         let Some(settings) = asked.at_most_one(SETTINGS)? else { return Ok(&self.sha1) };
         let parts = settings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         match parts.filter_map(|part| part.strip_prefix(b"algorithm=")).next() {
@@ -70,7 +70,7 @@ fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
 }
 
 impl Scheme for Twilio {
-    fn check(&self, asked: &Asked<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
         let public = url::public(self.url.as_ref(), asked);
@@ -97,12 +97,12 @@ impl Scheme for Twilio {
         }
     }
 
-    fn work(&self, asked: &Asked<'_>) -> usize {
+    fn work(&self, asked: &SignedRequest<'_>) -> usize {
         // The URL with its port and without.
         self.sha1.work(2, asked.body.len())
     }
 
-    fn sign(&self, draft: &mut Draft, _: i64) -> Result<(), String> {
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let is_form = fields::is_form(draft.header("content-type").map(str::as_bytes));
         if !is_form {
             let sum = digest::digest(&digest::SHA256, &draft.body);
@@ -119,7 +119,7 @@ impl Scheme for Twilio {
         Ok(())
     }
 
-    fn answer(&self, _: &[u8]) -> Answer {
-        Answer::empty(204)
+    fn answer(&self, _: &[u8]) -> SenderResponse {
+        SenderResponse::empty(204)
     }
 }

@@ -2,13 +2,13 @@
 
 use actix_web::http::Uri;
 
-use super::Asked;
+use super::SignedRequest;
 use crate::config::{ProxyHeader, PublicUrl};
 use crate::web::address::forwarded_pair;
 
 /// `verify.url`, to which the request's query is added where it has none; else as the configured
 /// header of a trusted proxy, or the request itself, says.
-pub(super) fn public(configured: Option<&PublicUrl>, asked: &Asked<'_>) -> String {
+pub(super) fn public(configured: Option<&PublicUrl>, asked: &SignedRequest<'_>) -> String {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     if let Some(url) = configured {
         let url = url.for_path(asked.path);

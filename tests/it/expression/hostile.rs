@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hooktrail::expression::{Questions, Taker};
+use hooktrail::expression::{ExpressionSet, HandlerExpressions};
 
 use super::{jq, of_json, trial, whens};
 
@@ -15,8 +15,8 @@ fn check(lines: &[(&str, &str)]) {
     for (text, body) in lines {
         let shown = format!("{text} of {}", &body[..body.len().min(40)]);
         // A `when` may be cut short: `split` writes everything out.
-        let taker = Taker { split: Some(jq(text)), ..Taker::default() };
-        let took = trial.ask(1, &Questions::new(None, vec![taker]), body).took();
+        let taker = HandlerExpressions { split: Some(jq(text)), ..HandlerExpressions::default() };
+        let took = trial.ask(1, &ExpressionSet::new(None, vec![taker]), body).took();
         assert!(took < PATIENCE, "{shown}: {took:?}");
         assert_eq!(trial.outputs("length", "[1]"), Ok(vec!["1".to_owned()]), "after {shown}");
     }
@@ -165,9 +165,12 @@ fn random_expressions_over_hostile_bodies_are_all_answered() {
     while began.elapsed() < Duration::from_secs(10) {
         let pieces: Vec<_> = (0..=choose(5)).map(|_| PIECES[choose(PIECES.len())]).collect();
         let text = pieces.join(" | ");
-        let taker =
-            Taker { split: Some(jq(&text)), ordering_key: Some(jq(&text)), ..Taker::default() };
-        let asked = trial.ask(1, &Questions::new(None, vec![taker]), &bodies[choose(4)]);
+        let taker = HandlerExpressions {
+            split: Some(jq(&text)),
+            ordering_key: Some(jq(&text)),
+            ..HandlerExpressions::default()
+        };
+        let asked = trial.ask(1, &ExpressionSet::new(None, vec![taker]), &bodies[choose(4)]);
         let took = asked.took();
         assert!(took < PATIENCE, "{text}: {took:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hooktrail::expression::{Questions, Scene, Taken, Taker};
+use hooktrail::expression::{EventContext, ExpressionSet, HandlerDecision, HandlerExpressions};
 
 use super::{Trial, jq, of_json, trial};
 
@@ -35,11 +35,21 @@ fn a_process_has_nothing_but_its_pipes() {
 }
 
 /// The items of `split`, or why there are none.
-fn split(trial: &Trial, split: &str, keys: &str, scene: &Scene<'_>) -> Result<Taken, String> {
-    let taker = Taker { split: Some(jq(split)), ordering_key: Some(jq(keys)), ..Taker::default() };
-    let answers = trial.pool.ask_and_wait(1, &Questions::new(None, vec![taker]), scene).unwrap();
+fn split(
+    trial: &Trial,
+    split: &str,
+    keys: &str,
+    scene: &EventContext<'_>,
+) -> Result<HandlerDecision, String> {
+    let taker = HandlerExpressions {
+        split: Some(jq(split)),
+        ordering_key: Some(jq(keys)),
+        ..HandlerExpressions::default()
+    };
+    let answers =
+        trial.pool.ask_and_wait(1, &ExpressionSet::new(None, vec![taker]), scene).unwrap();
     match answers.takers.into_iter().next().unwrap() {
-        Taken::Failed { which: "split", reason } => Err(reason),
+        HandlerDecision::Failed { which: "split", reason } => Err(reason),
         taken => Ok(taken),
     }
 }
@@ -50,7 +60,7 @@ fn ten_thousand_items_come_in_their_order() {
     let contacts = (0..10_000).map(|n| format!("{{\"id\":{n},\"name\":\"contact {n}\"}}"));
     let body = format!("{{\"contacts\":[{}]}}", contacts.collect::<Vec<_>>().join(","));
     let taken = split(&trial, ".contacts[]", ".id", &of_json(body.as_bytes())).unwrap();
-    let Taken::Yes(wanted) = taken else { panic!("not taken") };
+    let HandlerDecision::Yes(wanted) = taken else { panic!("not taken") };
     let items = wanted.items.unwrap();
     assert_eq!(items.len(), 10_000);
     let mut item = Vec::new();
@@ -68,7 +78,7 @@ fn large_items_are_in_a_file_without_a_name() {
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(500_000));
     let scene = of_json(body.as_bytes());
     let taken = split(&trial, ". as $r | range(12) | {n: ., text: $r.text}", ".n", &scene);
-    let Taken::Yes(wanted) = taken.unwrap() else { panic!("not taken") };
+    let HandlerDecision::Yes(wanted) = taken.unwrap() else { panic!("not taken") };
     let items = wanted.items.unwrap();
     assert_eq!((items.len(), items.bytes() > 6_000_000), (12, true));
     let mut item = Vec::new();

@@ -22,7 +22,7 @@ struct Trial {
     stream: Stream,
     handler: config::Handler,
     body: Arc<[u8]>,
-    stop: Stop,
+    stop: CancelToken,
 }
 
 /// One whose processes do this for each line, `$job` being its number; `ok` answers, `$$` in detail.
@@ -40,7 +40,7 @@ fn whole(script: &str) -> Trial {
         handler.concurrency = 4;
     });
     let (stream, handler) = (Stream::new(&task.handler), (*task.handler).clone());
-    Trial { folder, stream, handler, body: task.input, stop: Stop::new().unwrap() }
+    Trial { folder, stream, handler, body: task.input, stop: CancelToken::new().unwrap() }
 }
 
 impl Trial {
@@ -74,7 +74,7 @@ impl Trial {
     }
 
     /// Gives it a job.
-    fn run(&self, job: i64) -> Ended {
+    fn run(&self, job: i64) -> AttemptResult {
         self.stream.run(&self.task(job), &self.stop)
     }
 

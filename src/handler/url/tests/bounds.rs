@@ -3,8 +3,8 @@
 use super::*;
 
 /// What is done within a moment, with a timeout of an hour.
-fn stopped_when(task: &Task, is_there: impl Fn() -> bool) -> Ended {
-    let (stop, began) = (Stop::new().unwrap(), Instant::now());
+fn stopped_when(task: &Task, is_there: impl Fn() -> bool) -> AttemptResult {
+    let (stop, began) = (CancelToken::new().unwrap(), Instant::now());
     let task = with(task, |handler| handler.timeout = Duration::from_secs(3600));
     let ended = std::thread::scope(|scope| {
         let run = scope.spawn(|| Url::new(&task.handler).run(&task, &stop));
@@ -64,7 +64,7 @@ fn a_stopped_attempt_ends_at_once_wherever_it_is() {
         check(&ended, Outcome::Interrupted, "stopped");
     }
     let before = silent();
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     stop.set();
     let ended = Url::new(&before.task().handler).run(&before.task(), &stop);
     check(&ended, Outcome::Interrupted, "stopped");

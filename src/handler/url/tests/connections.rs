@@ -28,7 +28,7 @@ fn what_can_not_be_called_is_not_started() {
 #[test]
 fn a_connection_is_used_again() {
     let fake = says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let (task, stop) = (fake.task(), Stop::new().unwrap());
+    let (task, stop) = (fake.task(), CancelToken::new().unwrap());
     let url = Url::new(&task.handler);
     for _ in 0..5 {
         check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
@@ -39,7 +39,7 @@ fn a_connection_is_used_again() {
 #[test]
 fn a_connection_with_a_rest_is_not_used_again() {
     let rest = says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Ha\r\n\r\n");
-    let (task, stop) = (rest.task(), Stop::new().unwrap());
+    let (task, stop) = (rest.task(), CancelToken::new().unwrap());
     let url = Url::new(&task.handler);
     for _ in 0..2 {
         check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
@@ -61,7 +61,7 @@ fn a_kept_connection_that_was_closed_costs_no_attempt() {
         let is_first = number % 2 == 1;
         is_first && stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
     });
-    let (task, stop) = (fake.task(), Stop::new().unwrap());
+    let (task, stop) = (fake.task(), CancelToken::new().unwrap());
     let url = Url::new(&task.handler);
     for _ in 0..3 {
         check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");

@@ -90,7 +90,7 @@ impl Fake {
         task(&self.url)
     }
 
-    fn run(&self) -> Ended {
+    fn run(&self) -> AttemptResult {
         run_of(&self.task())
     }
 
@@ -128,14 +128,14 @@ fn with(task: &Task, change: impl FnOnce(&mut config::Handler)) -> Task {
     Task { handler: Arc::new(handler), ..task.clone() }
 }
 
-fn run_of(task: &Task) -> Ended {
+fn run_of(task: &Task) -> AttemptResult {
     let began = Instant::now();
-    let ended = Url::new(&task.handler).run(task, &Stop::new().unwrap());
+    let ended = Url::new(&task.handler).run(task, &CancelToken::new().unwrap());
     assert!(began.elapsed() < LONG, "{ended:?}");
     ended
 }
 
 #[track_caller]
-fn check(ended: &Ended, outcome: Outcome, detail: &str) {
+fn check(ended: &AttemptResult, outcome: Outcome, detail: &str) {
     assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail));
 }

@@ -65,7 +65,7 @@ fn url(task: &Task, authority: &Authority) -> Url {
 #[test]
 fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
     let (own, strangers) = (authority("own"), authority("a stranger's"));
-    let stop = Stop::new().unwrap();
+    let stop = CancelToken::new().unwrap();
     let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 9)));
     let trusting = url(&task, &own);
     for _ in 0..3 {
@@ -78,7 +78,7 @@ fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
 
 #[test]
 fn a_kept_connection_that_was_closed_costs_no_attempt() {
-    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
     let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 2)));
     let url = url(&task, &own);
     for connection in [0, 0, 1, 1, 2] {
@@ -89,7 +89,7 @@ fn a_kept_connection_that_was_closed_costs_no_attempt() {
 
 #[test]
 fn another_name_is_another_server() {
-    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
     let task = task(&format!("https://127.0.0.1:{}/", server(&own, "crm.example.com", 9)));
     let ended = url(&task, &own).run(&task, &stop);
     assert_eq!(ended.outcome, Outcome::Failed);
@@ -99,7 +99,7 @@ fn another_name_is_another_server() {
 
 #[test]
 fn who_does_not_speak_tls_has_failed() {
-    let (own, stop) = (authority("own"), Stop::new().unwrap());
+    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
     for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let task = task(&format!("https://{}/", listener.local_addr().unwrap()));
@@ -121,6 +121,6 @@ fn a_machine_that_trusts_nobody_says_what_to_do() {
     let task = task("https://127.0.0.1:1/");
     let roots = || Err("no certificate".to_owned().into());
     let none = Url { client: OnceLock::new(), roots };
-    let ended = none.run(&task, &Stop::new().unwrap());
+    let ended = none.run(&task, &CancelToken::new().unwrap());
     check(&ended, Outcome::Failed, "not started: no certificate");
 }

@@ -1,11 +1,11 @@
 //! The sender's own key of a delivery: the same for a captured request that is sent again, however it is
 //! dressed up without its signature.
 
-use super::super::{Draft, Verifier};
+use super::super::{OutgoingRequest, Verifier};
 use super::vectors::{Vector, vectors};
 use super::verifier;
 use crate::config::{self, DeliveryKey};
-use crate::domain::owed::Key;
+use crate::domain::owed::KeyHash;
 
 const TYPES: [&str; 7] = [
     "application/json",
@@ -24,7 +24,11 @@ fn all() -> Vec<Vector> {
 }
 
 /// The key of a request that is let in, or why it is not.
-fn key(verifier: &Verifier, draft: &Draft, now_ms: i64) -> Result<Option<Key>, String> {
+fn key(
+    verifier: &Verifier,
+    draft: &OutgoingRequest,
+    now_ms: i64,
+) -> Result<Option<KeyHash>, String> {
     let lines = draft.lines();
     verifier.check(&draft.asked(&lines), now_ms).map(|proof| proof.delivery_key)
 }
@@ -91,7 +95,7 @@ fn parts_of_a_body_that_are_not_signed_make_no_other_key() {
         for (old, new) in changes {
             let body = text.replacen(old, new, 1);
             assert!(body != text || *old == "event-data", "{}: {old}", vector.scheme);
-            let changed = Draft { body: body.into_bytes(), ..vector.draft.clone() };
+            let changed = OutgoingRequest { body: body.into_bytes(), ..vector.draft.clone() };
             assert_eq!(key(&verifier, &changed, vector.now_ms), first, "{}: {new}", vector.scheme);
         }
     }
@@ -107,7 +111,8 @@ fn no_line_break_makes_another_message_of_a_signed_one() {
         let id = body["MessageId"].as_str().unwrap().to_owned();
         body["MessageId"] = format!("{id}\nSubject\n{subject}").into();
         body.as_object_mut().unwrap().remove("Subject");
-        let forged = Draft { body: body.to_string().into_bytes(), ..vector.draft.clone() };
+        let forged =
+            OutgoingRequest { body: body.to_string().into_bytes(), ..vector.draft.clone() };
         let expected = Err("body has a line break in a field that sns signs".to_owned());
         assert_eq!(key(&verifier, &forged, vector.now_ms), expected);
         return;
@@ -121,7 +126,8 @@ fn no_message_is_cut_into_another_id_time_and_body() {
     let standard =
         verifier("scheme = \"standard\"", &["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]);
     let body = br#"{"a":1}"#.to_vec();
-    let mut draft = Draft { id: "order.1764000000".into(), body, ..Draft::default() };
+    let mut draft =
+        OutgoingRequest { id: "order.1764000000".into(), body, ..OutgoingRequest::default() };
     standard.sign(&mut draft, 1_764_000_100_000).unwrap();
     assert!(key(&standard, &draft, 1_764_000_100_000).is_ok());
     draft.put("webhook-id", "order");
@@ -136,7 +142,7 @@ fn no_message_is_cut_into_another_id_time_and_body() {
 fn a_url_that_vouches_for_the_body_does_so_under_any_type() {
     let url = "https://hooks.example.com/hooks/a";
     let twilio = verifier(&format!("scheme = \"twilio\", url = \"{url}\""), &["s3cret"]);
-    let mut draft = Draft { body: b"{}".to_vec(), ..Draft::default() };
+    let mut draft = OutgoingRequest { body: b"{}".to_vec(), ..OutgoingRequest::default() };
     draft.put("content-type", "application/json");
     twilio.sign(&mut draft, 0).unwrap();
     assert_eq!(key(&twilio, &draft, 0), Ok(None));
@@ -153,7 +159,8 @@ fn requests_without_a_body_are_told_apart_by_their_time_and_url() {
     let hubspot = verifier(&format!("scheme = \"hubspot\", url = \"{url}\""), &["s3cret"]);
     let key_of = |query: &str, now_ms: i64| {
         let query = Some(query.to_owned());
-        let mut draft = Draft { method: "GET".into(), query, ..Draft::default() };
+        let mut draft =
+            OutgoingRequest { method: "GET".into(), query, ..OutgoingRequest::default() };
         hubspot.sign(&mut draft, now_ms).unwrap();
         key(&hubspot, &draft, now_ms).unwrap()
     };
@@ -168,7 +175,11 @@ fn requests_without_a_body_are_told_apart_by_their_time_and_url() {
 fn a_slash_command_is_known_by_its_bytes() {
     let slack = verifier("scheme = \"slack\"", &["s3cret"]);
     let key_of = |body: &str, now_ms: i64| {
-        let mut draft = Draft { method: "POST".into(), body: body.into(), ..Draft::default() };
+        let mut draft = OutgoingRequest {
+            method: "POST".into(),
+            body: body.into(),
+            ..OutgoingRequest::default()
+        };
         slack.sign(&mut draft, now_ms).unwrap();
         key(&slack, &draft, now_ms).unwrap()
     };
@@ -183,7 +194,11 @@ fn an_attempt_that_is_counted_up_is_the_same_delivery() {
     let url = "https://hooks.example.com/hooks/a";
     let hubspot = verifier(&format!("scheme = \"hubspot\", url = \"{url}\""), &["s3cret"]);
     let key_of = |body: &str, now_ms: i64| {
-        let mut draft = Draft { method: "POST".into(), body: body.into(), ..Draft::default() };
+        let mut draft = OutgoingRequest {
+            method: "POST".into(),
+            body: body.into(),
+            ..OutgoingRequest::default()
+        };
         hubspot.sign(&mut draft, now_ms).unwrap();
         key(&hubspot, &draft, now_ms)
     };

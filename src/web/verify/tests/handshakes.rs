@@ -1,33 +1,33 @@
 //! Handshakes: what is one, what is none, and what is never echoed.
 
-use super::super::{Answer, Draft, Handshake, Verifier};
+use super::super::{Handshake, OutgoingRequest, SenderResponse, Verifier};
 use super::{verifier, without_secrets};
 
 fn ask(verifier: &Verifier, request: &str, body: &str) -> Option<Result<Handshake, String>> {
     let (method, url) = request.split_once(' ').unwrap();
     let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
-    let draft = Draft {
+    let draft = OutgoingRequest {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.map(str::to_owned),
         body: body.as_bytes().to_vec(),
-        ..Draft::default()
+        ..OutgoingRequest::default()
     };
     let lines = draft.lines();
     super::ask(verifier.handshake().unwrap(), &draft.asked(&lines))
 }
 
-fn answer(verifier: &Verifier, request: &str, body: &str) -> Option<Answer> {
+fn answer(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
     ask(verifier, request, body).map(|found| found.unwrap().answer)
 }
 
-fn empty(status: u16) -> Option<Answer> {
-    Some(Answer::empty(status))
+fn empty(status: u16) -> Option<SenderResponse> {
+    Some(SenderResponse::empty(status))
 }
 
 #[test]
 fn a_challenge_in_the_query_is_decoded_once_and_echoed_as_text() {
-    let text = |body: &str| Some(Answer::text(body));
+    let text = |body: &str| Some(SenderResponse::text(body));
     let dropbox = verifier("scheme = \"dropbox\"", &["s"]);
     assert_eq!(answer(&dropbox, "GET /?challenge=a%2Bb+c%2541", ""), text("a+b c%41"));
     assert_eq!(answer(&dropbox, "GET /?challenge=", ""), text(""));
@@ -68,7 +68,7 @@ fn meta_is_answered_where_it_knows_the_token() {
     let mode = "hub.mode=subscribe&hub.challenge=115";
     for token in ["to+ken", "to%20ken", "older"] {
         let found = ask(&format!("{mode}&hub.verify_token={token}")).unwrap().unwrap();
-        assert_eq!(found.answer, Answer::text("115"));
+        assert_eq!(found.answer, SenderResponse::text("115"));
     }
     for (query, reason) in [
         (format!("{mode}&hub.verify_token=other"), "hub.verify_token does not match"),
@@ -111,9 +111,9 @@ fn who_only_looks_whether_somebody_is_there_is_told_so() {
 fn questions_in_a_signed_body_are_told_from_events() {
     let slack = verifier("scheme = \"slack\"", &["s"]);
     let asks = r#"{"token":"x","type":"url_verification","challenge":"<b>\u00fc"}"#;
-    assert_eq!(answer(&slack, "POST /", asks), Some(Answer::text("<b>\u{fc}")));
+    assert_eq!(answer(&slack, "POST /", asks), Some(SenderResponse::text("<b>\u{fc}")));
     let discord = verifier("scheme = \"discord\"", &["s"]);
-    let pong = Answer {
+    let pong = SenderResponse {
         status: 200,
         content_type: Some("application/json"),
         body: r#"{"type":1}"#.into(),
@@ -141,17 +141,17 @@ fn questions_in_a_signed_body_are_told_from_events() {
 fn unsigned(verifier: &Verifier, request: &str, headers: &[(&str, &str)], body: &str) -> bool {
     let (method, url) = request.split_once(' ').unwrap();
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let draft = Draft {
+    let draft = OutgoingRequest {
         method: method.to_owned(),
         path: "/".to_owned(),
         query: url.split_once('?').map(|(_, query)| query.to_owned()),
         headers: headers.collect(),
         body: body.as_bytes().to_vec(),
-        ..Draft::default()
+        ..OutgoingRequest::default()
     };
     let lines = draft.lines();
     let found = verifier.handshake().unwrap().ask(&draft.asked(&lines), false);
-    found.is_some_and(|found| found.unwrap().answer == Answer::empty(200))
+    found.is_some_and(|found| found.unwrap().answer == SenderResponse::empty(200))
 }
 
 #[test]
@@ -210,11 +210,11 @@ fn zoom_is_answered_with_the_secret_that_it_signed_by() {
         r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q\"t"},"event_ts":1}"#;
     let both = verifier("scheme = \"zoom\"", &["old", "new"]);
     for secret in ["old", "new"] {
-        let mut draft = Draft {
+        let mut draft = OutgoingRequest {
             method: "POST".to_owned(),
             path: "/".to_owned(),
             body: body.as_bytes().to_vec(),
-            ..Draft::default()
+            ..OutgoingRequest::default()
         };
         verifier("scheme = \"zoom\"", &[secret]).sign(&mut draft, 0).unwrap();
         let lines = draft.lines();

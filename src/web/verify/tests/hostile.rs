@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
-use super::super::{Asked, MAKERS, Verifier};
+use super::super::{MAKERS, SignedRequest, Verifier};
 use super::vectors::{check, vectors};
 use super::{check_at, verifier};
 
@@ -103,7 +103,7 @@ proptest! {
             lines.iter().map(|(name, value)| (HEADERS[*name], value.as_slice())).collect();
         ALL.with(|all| for (name, verifier) in all {
             for method in ["POST", "GET", "HEAD"] {
-                let asked = Asked {
+                let asked = SignedRequest {
                     method,
                     path: "/hooks/a",
                     query: query.as_deref(),
@@ -141,7 +141,7 @@ fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
         ("scheme = \"stripe\"", &["one"], ("stripe-signature", &*stripe), 32),
         ("scheme = \"paddle\"", &["one", "two"], ("paddle-signature", &*paddle), 64),
     ] {
-        let asked = Asked {
+        let asked = SignedRequest {
             method: "POST",
             path: "/hooks/a",
             query: None,

@@ -5,7 +5,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Asked, MAKERS, Verifier};
+use super::{MAKERS, SignedRequest, Verifier};
 use crate::config::{self, ProxyHeader, SCHEMES, SecretRef, Secrets};
 
 mod delivery;
@@ -40,7 +40,10 @@ fn without_secrets(verify: &str) -> Verifier {
 }
 
 /// Asks whether a request is a handshake, whatever its signature.
-fn ask(preset: &super::Preset, asked: &Asked<'_>) -> Option<Result<super::Handshake, String>> {
+fn ask(
+    preset: &super::PresetHandshake,
+    asked: &SignedRequest<'_>,
+) -> Option<Result<super::Handshake, String>> {
     preset.ask(asked, false).or_else(|| preset.ask(asked, true))
 }
 
@@ -63,7 +66,7 @@ fn check_at(
 ) -> Result<(), String> {
     let headers: Vec<(&str, &[u8])> =
         headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-    let asked = Asked {
+    let asked = SignedRequest {
         method: "POST",
         path: "/hooks/a",
         query: Some("key=a%20b&other=1"),
@@ -76,7 +79,7 @@ fn check_at(
 }
 
 /// Whether a request is taken that repeats nothing.
-pub fn fresh(verifier: &Verifier, asked: &Asked<'_>, now_ms: i64) -> Result<(), String> {
+pub fn fresh(verifier: &Verifier, asked: &SignedRequest<'_>, now_ms: i64) -> Result<(), String> {
     verifier.check(asked, now_ms)?.stale.map_or(Ok(()), Err)
 }
 
@@ -146,7 +149,7 @@ fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
         let signature = hex::encode(ring::hmac::sign(&key, url.as_bytes()));
         let mut lines: Vec<(&str, &[u8])> = vec![("x-sig", signature.as_bytes())];
         lines.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
-        let asked = Asked {
+        let asked = SignedRequest {
             method: "POST",
             path: "/hooks/a",
             query: Some("b=1"),

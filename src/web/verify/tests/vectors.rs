@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::super::{Asked, Draft, Verifier};
+use super::super::{OutgoingRequest, SignedRequest, Verifier};
 use super::{ask, verifier};
 
 /// A request of a file of vectors.
@@ -13,7 +13,7 @@ pub(super) struct Vector {
     pub scheme: String,
     pub secret: String,
     pub url: String,
-    pub draft: Draft,
+    pub draft: OutgoingRequest,
     pub now_ms: i64,
     pub handshake: bool,
     pub answer: Value,
@@ -33,13 +33,13 @@ fn vector(json: &Value) -> Vector {
     let header = |(name, value): (&String, &Value)| {
         (name.to_ascii_lowercase(), value.as_str().unwrap().to_owned())
     };
-    let draft = Draft {
+    let draft = OutgoingRequest {
         method: text("method"),
         path: format!("/{path}"),
         query: query.map(str::to_owned),
         headers: headers.map(header).collect(),
         body: STANDARD.decode(text("body_base64")).unwrap(),
-        ..Draft::default()
+        ..OutgoingRequest::default()
     };
     Vector {
         scheme: text("scheme"),
@@ -69,7 +69,11 @@ impl Vector {
     }
 }
 
-pub(super) fn check(verifier: &Verifier, draft: &Draft, now_ms: i64) -> Result<(), String> {
+pub(super) fn check(
+    verifier: &Verifier,
+    draft: &OutgoingRequest,
+    now_ms: i64,
+) -> Result<(), String> {
     let lines = draft.lines();
     super::fresh(verifier, &draft.asked(&lines), now_ms)
 }
@@ -178,7 +182,7 @@ fn what_reads_the_body_reads_no_more_than_it_needs() {
         }
         let body = text.replacen('{', &deep, 1).into_bytes();
         let lines = vector.draft.lines();
-        let asked = Asked { body: &body, ..vector.draft.asked(&lines) };
+        let asked = SignedRequest { body: &body, ..vector.draft.asked(&lines) };
         assert_eq!(
             super::fresh(&vector.verifier(), &asked, vector.now_ms),
             Ok(()),

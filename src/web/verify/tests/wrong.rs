@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::{Draft, Verifier};
+use super::super::{OutgoingRequest, Verifier};
 use super::vectors::check;
 use super::verifier;
 
@@ -118,8 +118,8 @@ impl Case {
         verifier(&format!("{}{url}", self.verify).replace('\'', "\""), secrets)
     }
 
-    fn draft(&self) -> Draft {
-        Draft {
+    fn draft(&self) -> OutgoingRequest {
+        OutgoingRequest {
             method: "POST".to_owned(),
             path: "/hooks/a".to_owned(),
             query: Some("a=1%2C2".to_owned()),
@@ -133,19 +133,19 @@ impl Case {
         }
     }
 
-    fn signed_by(&self, secret: &str) -> Draft {
+    fn signed_by(&self, secret: &str) -> OutgoingRequest {
         let mut draft = self.draft();
         let signed = self.verifier(&[secret]).sign(&mut draft, NOW_MS);
         assert_eq!(signed, Ok(()), "{}", self.verify);
         draft
     }
 
-    fn signed(&self) -> Draft {
+    fn signed(&self) -> OutgoingRequest {
         self.signed_by(self.secrets[0])
     }
 
     #[track_caller]
-    fn expect(&self, draft: &Draft, now_ms: i64, expected: Result<(), &str>) {
+    fn expect(&self, draft: &OutgoingRequest, now_ms: i64, expected: Result<(), &str>) {
         let verifier = self.verifier(&self.secrets[..1]);
         let found = checked(&verifier, draft, now_ms);
         assert_eq!(found.as_ref().map_err(String::as_str).copied(), expected, "{}", self.verify);
@@ -153,13 +153,14 @@ impl Case {
 }
 
 /// As it arrives: where the token is the path's last segment, that is taken off.
-fn checked(verifier: &Verifier, draft: &Draft, now_ms: i64) -> Result<(), String> {
+fn checked(verifier: &Verifier, draft: &OutgoingRequest, now_ms: i64) -> Result<(), String> {
     if !verifier.secret_segment() {
         return check(verifier, draft, now_ms);
     }
     let lines = draft.lines();
     let segment = draft.path.rsplit('/').next().unwrap();
-    let asked = super::super::Asked { secret_segment: Some(segment), ..draft.asked(&lines) };
+    let asked =
+        super::super::SignedRequest { secret_segment: Some(segment), ..draft.asked(&lines) };
     super::fresh(verifier, &asked, now_ms)
 }
 
@@ -186,7 +187,7 @@ fn either_of_two_secrets_will_do() {
 fn another_secret_and_a_bad_signature_do_not_match() {
     for case in CASES {
         case.expect(&case.signed_by(case.secrets[1]), NOW_MS, Err(case.mismatch));
-        let mut draft = Draft { bad: true, ..case.draft() };
+        let mut draft = OutgoingRequest { bad: true, ..case.draft() };
         case.verifier(&case.secrets).sign(&mut draft, NOW_MS).unwrap();
         case.expect(&draft, NOW_MS, Err(case.mismatch));
     }
@@ -433,7 +434,7 @@ fn only_the_sender_can_sign_by_a_public_key() {
         ("scheme = \"sendgrid\"", "x"),
         ("scheme = \"sns\"", "x"),
     ] {
-        let found = verifier(verify, &[secret]).sign(&mut Draft::default(), NOW_MS);
+        let found = verifier(verify, &[secret]).sign(&mut OutgoingRequest::default(), NOW_MS);
         let expected = "only the sender can sign: the secret here is its public key";
         assert_eq!(found, Err(expected.to_owned()), "{verify}");
     }
@@ -442,8 +443,9 @@ fn only_the_sender_can_sign_by_a_public_key() {
 #[test]
 fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
     let case = CASES.iter().find(|case| case.verify.contains("mailgun")).unwrap();
-    let form = Draft { body: Vec::new(), ..case.draft() };
-    let mut form = Draft { headers: vec![("content-type".to_owned(), FORM.to_owned())], ..form };
+    let form = OutgoingRequest { body: Vec::new(), ..case.draft() };
+    let mut form =
+        OutgoingRequest { headers: vec![("content-type".to_owned(), FORM.to_owned())], ..form };
     case.verifier(&case.secrets).sign(&mut form, NOW_MS).unwrap();
     let text = String::from_utf8(form.body).unwrap();
     let part = |pair: &str| {
@@ -454,7 +456,7 @@ fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
     let parts: String = text.split('&').map(part).collect();
     let body = format!("{file}{parts}--xx--\r\n");
     let multipart = |body: &str| {
-        let mut draft = Draft { body: body.as_bytes().to_vec(), ..case.draft() };
+        let mut draft = OutgoingRequest { body: body.as_bytes().to_vec(), ..case.draft() };
         draft.put("content-type", "multipart/form-data; boundary=xx");
         draft
     };
@@ -474,7 +476,7 @@ fn a_form_of_more_fields_than_its_sender_makes_is_refused_before_it_is_read_furt
         let case = |case: &&Case| case.verify.contains(name) && case.content_type == FORM;
         let case = CASES.iter().find(case).unwrap();
         let own = if name == "mailgun" { 3 } else { 0 };
-        let mut draft = Draft { body: b"a=%31&".repeat(1000 - own), ..case.draft() };
+        let mut draft = OutgoingRequest { body: b"a=%31&".repeat(1000 - own), ..case.draft() };
         case.verifier(&case.secrets).sign(&mut draft, NOW_MS).unwrap();
         case.expect(&draft, NOW_MS, Ok(()));
         // Nothing between two separators is no field.
@@ -487,7 +489,7 @@ fn a_form_of_more_fields_than_its_sender_makes_is_refused_before_it_is_read_furt
     let part = "--xx\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
     for (parts, expected) in [(1000, "not one field timestamp in the form"), (1001, TOO_MANY)] {
         let body = format!("{}--xx--\r\n", part.repeat(parts)).into_bytes();
-        let mut draft = Draft { body, ..case.draft() };
+        let mut draft = OutgoingRequest { body, ..case.draft() };
         draft.put("content-type", "multipart/form-data; boundary=xx");
         case.expect(&draft, NOW_MS, Err(expected));
     }
@@ -524,12 +526,12 @@ fn a_byte_order_mark_before_a_form_is_no_part_of_its_first_field() {
     for scheme in ["twilio", "mandrill", "mailgun"] {
         let url = if scheme == "mailgun" { "" } else { ", url = \"https://h/x\"" };
         let verifier = verifier(&format!("scheme = \"{scheme}\"{url}"), &["s"]);
-        let mut draft = Draft {
+        let mut draft = OutgoingRequest {
             method: "POST".to_owned(),
             path: "/x".to_owned(),
             headers: vec![form.clone()],
             body: b"a=1&b=2".to_vec(),
-            ..Draft::default()
+            ..OutgoingRequest::default()
         };
         verifier.sign(&mut draft, NOW_MS).unwrap();
         draft.body.splice(0..0, *b"\xef\xbb\xbf");
