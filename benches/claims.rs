@@ -92,7 +92,7 @@ impl Trail {
         let limits = (1..=HANDLERS).map(|handler| (HandlerId(handler), limits));
         dispatch.configure(&limits.collect::<HashMap<_, _>>());
         dispatch.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
-        RESTING.for_each(|handler| dispatch.rests(HandlerId(handler), Some(i64::MAX)));
+        RESTING.for_each(|handler| dispatch.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let state = WriterState::read(&store.conn, store.clock)?;
         let mut trail = Self { store, state, dispatch, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
@@ -125,7 +125,7 @@ impl Trail {
         for _ in 0..TURN {
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
             taken.extend(ended.iter().map(|one| one.handler.0));
-            ended.iter().for_each(|one| self.dispatch.finished(one.handler));
+            ended.iter().for_each(|one| self.dispatch.release_thread(one.handler));
             let asks = self.dispatch.plan(self.store.clock.now_ms() * 1000);
             let mut answers = Vec::with_capacity(asks.len());
             self.change(|conn, state, _| {
@@ -151,8 +151,8 @@ impl Trail {
     }
 
     fn wake(&mut self) {
-        for (handler, jobs) in self.state.woken.drain() {
-            self.dispatch.woken(handler, jobs, 0);
+        for (handler, jobs) in self.state.ready_counts.drain() {
+            self.dispatch.add_ready(handler, jobs, 0);
         }
     }
 }
@@ -164,7 +164,7 @@ fn take(
     handlers: &[i64],
 ) -> anyhow::Result<()> {
     let accept = NewEvent {
-        slot: 0,
+        reply_slot: 0,
         source: SourceId(1),
         uid: [7; 16],
         received_at_ms: state.wall_ms,
@@ -180,7 +180,7 @@ fn take(
         queue_limit: None,
         body_memory: None,
     };
-    events::accept(conn, state, &mut InsertStatements::new(conn)?, &accept)?;
+    events::insert_event(conn, state, &mut InsertStatements::new(conn)?, &accept)?;
     Ok(())
 }
 
@@ -213,7 +213,7 @@ fn finish(claimed: &ClaimedJob) -> AttemptRecord {
         stdout: Vec::new(),
         stderr: Vec::new(),
         next: Next::Succeeded,
-        at_once: false,
+        is_permanent: false,
         on_trial: false,
         breaker: BreakerPolicy::NEVER,
         crashes: 0,

@@ -38,7 +38,7 @@ fn main() {
         EventContext { body: BODY, content_type, headers: &headers, ..EventContext::default() };
     for when in [".form_id? != null", ".a.b == 1 and .c != 2", "$headers[\"x-kind\"] == \"push\""] {
         let questions = questions(when);
-        measure(when, 1, || drop(black_box(questions.at_once(black_box(&scene)))));
+        measure(when, 1, || drop(black_box(questions.evaluate_inline(black_box(&scene)))));
     }
     let binary = std::env::args().nth(1).unwrap_or_else(|| "target/release/hooktrail".to_owned());
     let binary = Path::new(&binary).canonicalize().expect("a hooktrail that was built");
@@ -46,13 +46,13 @@ fn main() {
     for when in [".form_id | length > 0", "[.. | strings] | length > 0"] {
         let questions = questions(when);
         measure(&format!("{when}, by a process, alone"), 1, || {
-            pool.ask_and_wait(1, &questions, &scene).expect("an answer");
+            pool.evaluate(1, &questions, &scene).expect("an answer");
         });
         measure(&format!("{when}, by a process, in eights"), 8, || {
             let (tell, told) = crossbeam_channel::bounded(8);
             for _ in 0..8 {
                 let tell = tell.clone();
-                pool.ask(
+                pool.evaluate_async(
                     1,
                     &questions,
                     &scene,
@@ -78,6 +78,6 @@ fn main() {
     };
     let questions = ExpressionSet::new(None, vec![taker]);
     measure("10,000 items with two keys each, by a process", 1, || {
-        pool.ask_and_wait(1, &questions, &scene).expect("an answer");
+        pool.evaluate(1, &questions, &scene).expect("an answer");
     });
 }

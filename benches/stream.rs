@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use hooktrail::config::{self, Mode};
 use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::handler::{Task, kind};
-use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_retired};
+use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
 
 const USAGE: &str = "usage: stream COMMAND THREADS SECONDS";
 
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let threads: i64 = args().nth(2).context(USAGE)?.parse()?;
     let length = Duration::from_secs_f64(args().nth(3).context(USAGE)?.parse()?);
     become_subreaper()?;
-    let mut settings = config::Handler::named("stream", Path::new("."));
+    let mut settings = config::Handler::with_defaults("stream", Path::new("."));
     settings.command = vec![command];
     settings.mode = Mode::Stream;
     let (stream, settings) = (kind(&settings), Arc::new(settings));
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
         }
     });
     stream.close();
-    ensure!(wait_for_retired(GRACE * 2), "a process goes on");
+    ensure!(wait_for_drained(GRACE * 2), "a process goes on");
     let (good, bad) = (good.into_inner(), bad.into_inner());
     let rate = good as f64 / length.as_secs_f64();
     println!(r#"{{"rate": {rate:.1}, "good": {good}, "bad": {bad}}}"#);
@@ -79,10 +79,10 @@ fn task(handler: &Arc<config::Handler>) -> Task {
         sign: Arc::new([]),
         item: None,
         input: Arc::clone(&event.body),
-        is_made: false,
+        is_json_input: false,
         max_attempts: 40,
         key: "the-key".to_owned(),
-        mark: format!("bench{}.1.1", std::process::id()),
+        run_id: format!("bench{}.1.1", std::process::id()),
         event: Arc::new(event),
     }
 }

@@ -80,17 +80,17 @@ pub fn intake(data: &[u8]) {
         headers: &headers,
         body,
         secret_segment: None,
-        proxied: None,
+        trusted_proxy_header: None,
     };
     let _ = verifier.check(&asked, 1_795_000_000_000);
     if let Some(preset) = verifier.handshake() {
-        let _ = preset.ask(&asked, false);
-        let _ = preset.ask(&asked, true);
+        let _ = preset.detect(&asked, false);
+        let _ = preset.detect(&asked, true);
     }
     let _ = verifier.answer(body);
     let _ = inbox::own_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
-        let _ = web::form::check_accept(accept, Some(content_type), body);
+        let _ = web::form::check_content_type(accept, Some(content_type), body);
     }
     let scene = EventContext {
         body,
@@ -102,6 +102,6 @@ pub fn intake(data: &[u8]) {
         ..EventContext::default()
     };
     bare::read_body(&scene);
-    let once = format!("{:?}", QUESTIONS.at_once(&scene));
-    assert_eq!(once, format!("{:?}", QUESTIONS.at_once(&scene)));
+    let once = format!("{:?}", QUESTIONS.evaluate_inline(&scene));
+    assert_eq!(once, format!("{:?}", QUESTIONS.evaluate_inline(&scene)));
 }

@@ -236,7 +236,7 @@ pub fn in_place(data: &[u8]) {
     let all = ALL.with(|all| all.get_or_init(|| TEXTS.map(jq).to_vec()).clone());
     let scene = scene("application/json", data);
     for expression in all {
-        let Some(output) = expression.at_once(&scene) else { continue };
+        let Some(output) = expression.evaluate_inline(&scene) else { continue };
         let expected = bare::first(&expression, &scene);
         let text = expression.text();
         match (&output, &expected) {

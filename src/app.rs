@@ -42,8 +42,8 @@ mod files;
 mod keep;
 mod start;
 
-pub use equip::equip;
-use equip::{close_replaced, judges, names, ready, source_paths};
+pub use equip::build_handler;
+use equip::{build_handlers, close_replaced, judges, registration_names, source_paths};
 use start::{Arrived, Owner, Prepared};
 
 /// A server that can't start, or could not end well: the text is for its owner.
@@ -76,10 +76,10 @@ impl From<OpenError> for ExitError {
 /// Why it could not start.
 pub fn serve(file: &Path) -> Result<(), ExitError> {
     let owner = Owner::default();
-    end_with_a_dead_thread(owner.clone());
+    abort_on_thread_panic(owner.clone());
     let (loaded, secrets, redactor) = load(file).map_err(ExitError::config)?;
     // A file-size limit is a full disk to us, not a reason to die.
-    ignore_file_size_signal();
+    ignore_sigxfsz();
     let files_max = process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
     let served = serve_until_signal(loaded, (&secrets, redactor), files_max, &mut signals, &owner);
@@ -138,7 +138,7 @@ fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
 
 /// A fault in one of the server's own threads ends the process, which systemd starts again: a server
 /// without its writer would only look alive. Workers catch theirs, and the job fails.
-fn end_with_a_dead_thread(owner: Owner) {
+fn abort_on_thread_panic(owner: Owner) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
@@ -160,7 +160,7 @@ fn fault(panic: &std::panic::PanicHookInfo<'_>) -> String {
     }
 }
 
-fn ignore_file_size_signal() {
+fn ignore_sigxfsz() {
     // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
@@ -174,7 +174,7 @@ struct Server {
     tally: Arc<SourceCounters>,
     paths: SourcePaths,
     handlers: ArcSwap<HashMap<HandlerId, Arc<HandlerRuntime>>>,
-    told: AlertSubscription,
+    alert_subscribers: AlertSubscription,
     judges: Judges,
     expander: JoinHandle<()>,
     writer: WriterHandle,
@@ -198,7 +198,7 @@ impl Server {
         let sockets = (sockets, files::connections_max(&config, files_max));
         let server = Self::run(config, store, &registry, secrets, sockets, owner)
             .map_err(ExitError::other)?;
-        for line in web::greeting(&server.config.load(), &server.intake) {
+        for line in web::startup_banner(&server.config.load(), &server.intake) {
             log::info!("{line}");
         }
         log::debug!("started in {:?}", began.elapsed());
@@ -220,25 +220,25 @@ impl Server {
         let of_gate = Arc::clone(&deferrals);
         let workers = config.workers.threads;
         let readers = store::readers(&store, u32::try_from(workers + 3)?)?;
-        let (trail, clock, database) = (store.trail.clone(), store.clock, store.path.clone());
-        let counts = tally.watch(&web::limited(&config, registry));
+        let (trail, clock, database) = (store.database_id.clone(), store.clock, store.path.clone());
+        let counts = tally.set_watched(&web::sources_with_queue_limit(&config, registry));
         let maker = maker(&config, readers.clone(), trail, &database);
         let (paths, expressions) = (Arc::clone(&maker.paths), maker.expressions.clone());
 
         let (holds, held) = bounded(1);
-        let end = broken(Arc::clone(&health), owner.clone());
+        let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
         let (nudge, checkpoints) = checkpoint::start(&store, config.store.durability, end, holds)?;
         let of_trail = keep::MaintenanceInputs { database, readers: readers.clone(), clock, held };
         let (to, from) = bounded(workers);
         let hub = Arc::new(Scheduler::new(workers, clock, to, &store::rest::all(&store.conn)?));
-        let end = broken(Arc::clone(&health), owner.clone());
+        let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
         let ear = WriterListener { hub: Arc::clone(&hub), broken: Box::new(end) };
         let (stop_watch, watch_stopped) = bounded(0);
         let watching =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
         let (writer, writing) =
             writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health, deferrals)?;
-        let handlers = ready(&config, registry, secrets, &HandlerMap::default());
+        let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
         let dispatcher = Dispatcher {
             hub: Arc::clone(&hub),
             writer: writer.clone(),
@@ -271,7 +271,7 @@ impl Server {
         let gate = Arc::new(gate);
         let told =
             AlertSubscription::new(AlertSubscribers::new(&config, registry).map(Arc::new).into());
-        let upkeep = keep::up(&gate, &config, (&told, &tally), &running, of_trail)?;
+        let upkeep = keep::start_maintenance(&gate, &config, (&told, &tally), &running, of_trail)?;
         let intake = web::listen(sockets, connections_max, &gate)?;
         Ok(Self {
             file: config.file.clone(),
@@ -282,7 +282,7 @@ impl Server {
             tally,
             paths,
             handlers: ArcSwap::new(Arc::clone(&handlers)),
-            told,
+            alert_subscribers: told,
             judges,
             expander,
             writer,
@@ -298,7 +298,7 @@ impl Server {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify::send(&states);
-        let status = match self.take_over() {
+        let status = match self.apply_config() {
             Ok(()) => {
                 log::info!("{}: read again", self.file.display());
                 "read config.toml again".to_owned()
@@ -314,20 +314,20 @@ impl Server {
         notify::send(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
-    fn take_over(&self) -> anyhow::Result<()> {
+    fn apply_config(&self) -> anyhow::Result<()> {
         let (loaded, secrets, redactor) = load(&self.file).map_err(anyhow::Error::msg)?;
         let config = loaded.config;
         let refusals = config::reload_refusals(&self.config.load(), &config);
         anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
         let (reply, registered) = bounded(1);
-        let (sources, handlers) = names(&config);
-        self.writer.op(Operation::Register { sources, handlers, reply });
+        let (sources, handlers) = registration_names(&config);
+        self.writer.send(Operation::Register { sources, handlers, reply });
         let registry = registered.recv().context("the trail can't be written now")?;
         // A limit that is new holds from its first event on: the queue is counted before.
-        let limited = web::limited(&config, &registry);
-        let counts = self.tally.watch(&limited);
+        let limited = web::sources_with_queue_limit(&config, &registry);
+        let counts = self.tally.set_watched(&limited);
         let (reply, counted) = bounded(1);
-        self.writer.op(Operation::Recount(reply));
+        self.writer.send(Operation::Recount(reply));
         counted.recv().context("the trail can't be read now")?;
         self.gate.configure(&config, &registry, (&secrets, &redactor), counts);
         self.tally.retain(&limited);
@@ -335,13 +335,13 @@ impl Server {
         self.judges.store(Arc::new(judges(&config, &registry)));
         self.gate.deferrals.wake();
         let before = self.handlers.load_full();
-        let handlers = ready(&config, &registry, &secrets, &before);
+        let handlers = build_handlers(&config, &registry, &secrets, &before);
         self.handlers.store(Arc::clone(&handlers));
         self.hub.configure(Arc::clone(&handlers));
         close_replaced(&before, &handlers);
-        self.told.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
+        self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
-        self.writer.op(Operation::Act(acts::AuditEntry {
+        self.writer.send(Operation::Audit(acts::AuditEntry {
             at_ms: clock::wall_ms(),
             who: "SIGHUP".to_owned(),
             via: "signal",
@@ -370,7 +370,7 @@ impl Server {
         }
         // Before intake: what stays until the end of its input may take its time over it.
         self.handlers.load().values().for_each(|ready| ready.kind.close());
-        process::wait_for_retired(GRACE * 2);
+        process::wait_for_drained(GRACE * 2);
         self.intake.stop(&self.gate);
         let (stop_upkeep, upkeep) = self.upkeep;
         drop(stop_upkeep);
@@ -378,14 +378,14 @@ impl Server {
         let (stop_watch, watching) = self.file_watch;
         drop(stop_watch);
         let _ = watching.join();
-        self.hub.leave();
+        self.hub.shut_down();
         self.gate.deferrals.close();
         let _ = self.expander.join();
         drop((self.writer, self.gate));
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }
-        process::wait_for_retired(GRACE * 2);
+        process::wait_for_drained(GRACE * 2);
         log::info!("stopped");
     }
 
@@ -408,7 +408,7 @@ fn maker(config: &Config, readers: ReadPool, trail: String, database: &Path) -> 
 
 /// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,
 /// and the process ends without a checkpoint, which would write what may not be on disk.
-fn broken(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str) + Send + 'static {
+fn on_fatal_store_error(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str) + Send + 'static {
     move |why| {
         health.set(Health::Broken);
         owner.record(RunState::Failed);

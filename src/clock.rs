@@ -33,7 +33,7 @@ pub fn boot_id() -> String {
 }
 
 /// ISO 8601 in UTC with milliseconds: `2026-11-23T10:00:00.123Z`.
-pub fn iso(ms: i64) -> String {
+pub fn format_rfc3339(ms: i64) -> String {
     match Timestamp::from_millisecond(ms) {
         Ok(at) => at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
         Err(_) => ms.to_string(),
@@ -41,7 +41,7 @@ pub fn iso(ms: i64) -> String {
 }
 
 /// For people: the local date and time to the second.
-pub fn local(ms: i64) -> String {
+pub fn format_local(ms: i64) -> String {
     match Timestamp::from_millisecond(ms) {
         Ok(at) => at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         Err(_) => ms.to_string(),
@@ -72,7 +72,7 @@ const NAMES_AT_ONCE: usize = 64;
 ///
 /// # Errors
 /// The system gave none.
-pub fn random_name() -> anyhow::Result<[u8; 16]> {
+pub fn random_id() -> anyhow::Result<[u8; 16]> {
     thread_local! {
         static NAMES: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
     }
@@ -86,7 +86,7 @@ pub fn random_name() -> anyhow::Result<[u8; 16]> {
 }
 
 /// A number from 0 up to 1, for jitter: one half where the system gives no chance.
-pub fn chance() -> f64 {
+pub fn random_unit_f64() -> f64 {
     match random::<4>() {
         Ok(bytes) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
         Err(_) => 0.5,
@@ -96,7 +96,7 @@ pub fn chance() -> f64 {
 /// A moment by all three clocks, as the file keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClockAnchor {
-    pub trail_ms: i64,
+    pub logical_ms: i64,
     pub wall_ms: i64,
     pub boot_ms: i64,
     pub boot_id: String,
@@ -106,17 +106,17 @@ impl ClockAnchor {
     /// This moment, before there was a trail.
     pub fn first() -> Self {
         let wall_ms = wall_ms();
-        Self { trail_ms: wall_ms, wall_ms, boot_ms: boot_ms(), boot_id: boot_id() }
+        Self { logical_ms: wall_ms, wall_ms, boot_ms: boot_ms(), boot_id: boot_id() }
     }
 
     /// What the trail's clock shows when the others show these.
-    pub fn carry_on(&self, wall_ms: i64, boot_ms: i64, boot_id: &str) -> i64 {
+    pub fn advance(&self, wall_ms: i64, boot_ms: i64, boot_id: &str) -> i64 {
         let passed = if self.boot_id == boot_id && !boot_id.is_empty() {
             boot_ms - self.boot_ms
         } else {
             wall_ms - self.wall_ms
         };
-        self.trail_ms + passed.max(0)
+        self.logical_ms + passed.max(0)
     }
 }
 
@@ -131,7 +131,7 @@ impl MonotonicClock {
     /// Goes on from where the file's anchor stood.
     pub fn from_anchor(anchor: &ClockAnchor) -> Self {
         let boot = boot_ms();
-        Self { offset_ms: anchor.carry_on(wall_ms(), boot, &boot_id()) - boot }
+        Self { offset_ms: anchor.advance(wall_ms(), boot, &boot_id()) - boot }
     }
 
     /// Now, in milliseconds on the trail's clock.
@@ -143,7 +143,7 @@ impl MonotonicClock {
     pub fn anchor(self) -> ClockAnchor {
         let boot = boot_ms();
         let trail_ms = boot + self.offset_ms;
-        ClockAnchor { trail_ms, wall_ms: wall_ms(), boot_ms: boot, boot_id: boot_id() }
+        ClockAnchor { logical_ms: trail_ms, wall_ms: wall_ms(), boot_ms: boot, boot_id: boot_id() }
     }
 
     /// What the wall clock will show when the trail's clock shows `trail_ms`.
@@ -159,29 +159,29 @@ mod tests {
     const YEAR_MS: i64 = 365 * 86_400_000;
 
     fn anchor() -> ClockAnchor {
-        ClockAnchor { trail_ms: 1000, wall_ms: 50_000, boot_ms: 700, boot_id: "a".into() }
+        ClockAnchor { logical_ms: 1000, wall_ms: 50_000, boot_ms: 700, boot_id: "a".into() }
     }
 
     #[test]
     fn a_leap_of_the_wall_clock_does_not_move_the_trails_clock() {
         for leap in [-YEAR_MS, 0, YEAR_MS] {
-            assert_eq!(anchor().carry_on(50_000 + leap, 900, "a"), 1200);
+            assert_eq!(anchor().advance(50_000 + leap, 900, "a"), 1200);
         }
     }
 
     #[test]
     fn after_a_reboot_the_wall_clock_says_how_long_the_machine_was_off() {
-        assert_eq!(anchor().carry_on(53_000, 5, "b"), 4000);
+        assert_eq!(anchor().advance(53_000, 5, "b"), 4000);
     }
 
     #[test]
     fn the_trails_clock_never_goes_back() {
-        assert_eq!(anchor().carry_on(50_000 - YEAR_MS, 5, "b"), 1000);
-        assert_eq!(anchor().carry_on(50_000 - YEAR_MS, 5, ""), 1000);
+        assert_eq!(anchor().advance(50_000 - YEAR_MS, 5, "b"), 1000);
+        assert_eq!(anchor().advance(50_000 - YEAR_MS, 5, ""), 1000);
     }
 
     #[test]
     fn a_moment_is_written_with_milliseconds() {
-        assert_eq!(iso(1_795_000_000_123), "2026-11-18T11:06:40.123Z");
+        assert_eq!(format_rfc3339(1_795_000_000_123), "2026-11-18T11:06:40.123Z");
     }
 }

@@ -52,13 +52,13 @@ pub fn start(it: Dispatcher, handlers: HandlerMap) -> std::io::Result<JoinHandle
 impl Dispatcher {
     fn run(&self) {
         loop {
-            let mut desk = self.hub.wait();
+            let mut desk = self.hub.wait_for_work();
             let PendingWork { configure, look, put_back } = std::mem::take(&mut desk.todo);
-            let is_left = desk.is_left();
-            let (to_count, promote) = (desk.dispatch.begin_count(), desk.promote());
+            let is_left = desk.is_closed();
+            let (to_count, promote) = (desk.dispatch.begin_count(), desk.should_promote());
             drop(desk);
             for (claimed, why) in &put_back {
-                self.put_back(claimed, why);
+                self.requeue(claimed, why);
             }
             if is_left {
                 return;
@@ -67,21 +67,21 @@ impl Dispatcher {
                 && let Err(e) = self.configure(&handlers)
             {
                 log::error!("rates and pauses could not be read: {e:#}");
-                self.hub.lock().again(|todo| _ = todo.configure.get_or_insert(handlers));
+                self.hub.lock().retry_later(|todo| _ = todo.configure.get_or_insert(handlers));
             }
-            if look && let Err(e) = self.look() {
+            if look && let Err(e) = self.refresh_from_db() {
                 log::error!("the queue could not be read: {e:#}");
-                self.hub.lock().again(|todo| todo.look = true);
+                self.hub.lock().retry_later(|todo| todo.look = true);
             }
             if promote {
-                self.writer.op(Operation::Promote);
+                self.writer.send(Operation::Promote);
             }
             for (handler, max) in to_count {
                 self.count(handler, max);
             }
             let asks = self.hub.lock().plan();
             for ask in asks {
-                self.writer.op(Operation::Claim(ask));
+                self.writer.send(Operation::Claim(ask));
             }
         }
     }
@@ -99,19 +99,19 @@ impl Dispatcher {
         desk.dispatch.set_paused(&paused);
         let now_us = desk.now_us();
         for (handler, next_ms) in rates {
-            desk.dispatch.hold_until(handler, next_ms.saturating_mul(1000), now_us);
+            desk.dispatch.restore_rate_limit(handler, next_ms.saturating_mul(1000), now_us);
         }
         Ok(())
     }
 
     /// Looks at what others may have changed.
-    fn look(&self) -> anyhow::Result<()> {
+    fn refresh_from_db(&self) -> anyhow::Result<()> {
         let conn = self.readers.get()?;
         let (paused, due_ms) = (registry::paused(&conn)?, jobs::next_due(&conn)?);
-        self.running.cancel(&jobs::to_cancel(&conn)?);
+        self.running.cancel(&jobs::pending_cancellations(&conn)?);
         let mut desk = self.hub.lock();
         desk.dispatch.set_paused(&paused);
-        desk.waits(due_ms);
+        desk.note_due_at(due_ms);
         desk.dispatch.wake_all();
         Ok(())
     }
@@ -126,15 +126,16 @@ impl Dispatcher {
         });
         let mut desk = self.hub.lock();
         let now_us = desk.now_us();
-        desk.dispatch.counted(handler, count, now_us);
+        desk.dispatch.set_counted(handler, count, now_us);
     }
 
     /// A claimed job that can't be started waits again.
-    fn put_back(&self, claimed: &ClaimedJob, why: &str) {
+    fn requeue(&self, claimed: &ClaimedJob, why: &str) {
         let ended = AttemptResult::new(Outcome::Interrupted, why);
         let next = NextStep::Again { wait: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();
-        let finish = crate::worker::finish(claimed, ended, next, at_ms, Duration::ZERO, 0);
-        self.writer.op(Operation::Finish(Box::new(finish)));
+        let finish =
+            crate::worker::build_attempt_record(claimed, ended, next, at_ms, Duration::ZERO, 0);
+        self.writer.send(Operation::Finish(Box::new(finish)));
     }
 }

@@ -147,11 +147,11 @@ pub struct Claim {
 pub struct AttemptResult {
     pub outcome: Outcome,
     /// The handler said that trying again is useless (with `Outcome::Failed`).
-    pub dead: bool,
+    pub is_permanent: bool,
     /// Begins with `exit 7`, `signal 11`, `timeout 30s`, `not started`; then the last line of stderr.
     pub detail: String,
     /// The wait that the handler asked for, or that a start waits which the system lacks something for.
-    pub wait: Option<Duration>,
+    pub retry_after: Option<Duration>,
     /// The last bytes of each stream, at most `max_output_size`.
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
@@ -161,6 +161,13 @@ impl AttemptResult {
     /// An end without output.
     pub fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
         let (stdout, stderr) = (Vec::new(), Vec::new());
-        Self { outcome, dead: false, detail: detail.into(), wait: None, stdout, stderr }
+        Self {
+            outcome,
+            is_permanent: false,
+            detail: detail.into(),
+            retry_after: None,
+            stdout,
+            stderr,
+        }
     }
 }

@@ -221,15 +221,15 @@ impl Expander {
             return Ok(());
         }
         let Some(questions) = judge.questions() else {
-            ahead.stage = done(judge.plain());
+            ahead.stage = done(judge.unconditional_plan());
             return Ok(());
         };
         let event = read::event(&conn, id)?;
         drop(conn);
-        self.maker.with_scene(&event, None, |scene| {
+        self.maker.with_context(&event, None, |scene| {
             let scene = EventContext { event: None, ..*scene };
-            if let Some(answers) = questions.at_once(&scene) {
-                ahead.stage = done(judge.judged(answers));
+            if let Some(answers) = questions.evaluate_inline(&scene) {
+                ahead.stage = done(judge.plan_from(answers));
                 return;
             }
             ahead.bytes = event.body.len();
@@ -268,7 +268,7 @@ impl Expander {
         let found = found.and_then(|conn| Ok(read::received_at(&conn, event)?));
         ahead.stage = match found {
             Ok(Some(at_ms)) => {
-                Stage::Evaluated(Box::new(jobs(event, source, at_ms, judge.judged(answers))))
+                Stage::Evaluated(Box::new(jobs(event, source, at_ms, judge.plan_from(answers))))
             }
             Ok(None) => Stage::Gone,
             Err(_) => Stage::Waiting(Instant::now() + RETRY_DELAY),

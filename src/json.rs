@@ -16,7 +16,7 @@ pub const DEPTH_MAX: usize = 128;
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(bytes: &[u8]) -> Result<(), String> {
+pub fn validate(bytes: &[u8]) -> Result<(), String> {
     let bytes = without_mark(bytes);
     // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|_| "not JSON: it is not UTF-8".to_owned())?;

@@ -143,7 +143,7 @@ impl Layout {
                 };
                 line.extend_from_slice(format!("<{priority}>").as_bytes());
             } else if self.has_time {
-                let at = clock::iso(clock::wall_ms());
+                let at = clock::format_rfc3339(clock::wall_ms());
                 let (on, off) = if self.has_colour { (colour(level), "\x1b[0m") } else { ("", "") };
                 line.extend_from_slice(format!("{at} {on}{level:5}{off} ").as_bytes());
             }

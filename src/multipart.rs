@@ -19,18 +19,18 @@ pub struct Part {
 
 /// Gives each part in its order to `take`, until that has enough by `None`. `None`: it had, or the
 /// body is broken, without an end, or none.
-pub fn each(
+pub fn for_each_part(
     content_type: &str,
     body: &[u8],
     mut take: impl FnMut(Part) -> Option<()>,
 ) -> Option<()> {
     let boundary = multer::parse_boundary(content_type).ok()?;
     let mut multipart = Multipart::new(OneChunk(Some(Bytes::copy_from_slice(body))), boundary);
-    while let Some(field) = now(multipart.next_field())?.ok()? {
+    while let Some(field) = poll_ready(multipart.next_field())?.ok()? {
         let name = field.name().map(str::to_owned);
         let file = field.file_name().map(str::to_owned);
         let content_type = field.content_type().map(ToString::to_string);
-        let bytes = now(field.bytes())?.ok()?;
+        let bytes = poll_ready(field.bytes())?.ok()?;
         take(Part { name, file, content_type, bytes })?;
     }
     Some(())
@@ -48,7 +48,7 @@ impl Stream for OneChunk {
 }
 
 /// What it gives without waiting: there is nothing to wait for.
-fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+fn poll_ready<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(it) => Some(it),
         Poll::Pending => None,

@@ -19,8 +19,12 @@ use crate::worker;
 ///
 /// # Errors
 /// The write failed: nothing was changed.
-pub fn settle(store: &Store, config: &Config, registry: &Registry) -> anyhow::Result<usize> {
-    let strays = process::end_marked(&format!("{}.", store.trail));
+pub fn recover_after_crash(
+    store: &Store,
+    config: &Config,
+    registry: &Registry,
+) -> anyhow::Result<usize> {
+    let strays = process::kill_run(&format!("{}.", store.database_id));
     if strays > 0 {
         log::warn!("ended {strays} processes that an earlier server had left");
     }
@@ -33,7 +37,7 @@ pub fn settle(store: &Store, config: &Config, registry: &Registry) -> anyhow::Re
     store::in_transaction(&store.conn, |conn| {
         let mut state = WriterState::read(conn, store.clock)?;
         jobs::clamp_waits(conn, state.now_ms)?;
-        let left = jobs::left_running(conn, &state)?;
+        let left = jobs::orphaned_jobs(conn, &state)?;
         for one in &left {
             let policy = policies.get(&one.claimed.handler).copied().unwrap_or(&default);
             jobs::finish(conn, &mut state, &interrupted(one, policy))?;
@@ -50,7 +54,14 @@ fn interrupted(left: &OrphanedJob, policy: &Retry) -> AttemptRecord {
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     let record =
         JobHistory { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
-    let next = retry::next(policy, record, &ended, clock::chance);
+    let next = retry::next_step(policy, record, &ended, clock::random_unit_f64);
     let now_ms = clock::wall_ms();
-    worker::finish(&left.claimed, ended, next, now_ms, ms(now_ms - left.started_at_ms), crashes)
+    worker::build_attempt_record(
+        &left.claimed,
+        ended,
+        next,
+        now_ms,
+        ms(now_ms - left.started_at_ms),
+        crashes,
+    )
 }

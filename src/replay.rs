@@ -72,12 +72,12 @@ pub struct ReplayProgress {
 pub struct ReplaySummary {
     pub jobs: i64,
     /// Events that were not there any more, or had no body.
-    pub gone: Vec<i64>,
+    pub missing_events: Vec<i64>,
 }
 
 /// The numbers of configured handlers. One that the trail does not know yet gets a number of its own,
 /// below 0, until its jobs are made.
-fn numbered<'c>(
+fn handlers_with_ids<'c>(
     store: &Store,
     config: &'c Config,
 ) -> rusqlite::Result<Vec<(&'c Handler, HandlerId)>> {
@@ -92,7 +92,7 @@ fn numbered<'c>(
 ///
 /// # Errors
 /// The read failed.
-pub fn choose<'a>(
+pub fn select_events<'a>(
     store: &Store,
     config: &Config,
     asked: &ReplayRequest<'_>,
@@ -105,7 +105,7 @@ pub fn choose<'a>(
         let selector = Selector { handler: None, ..asked.selector.clone() };
         replay::events(&store.conn, &selector)?
     };
-    let handlers = numbered(store, config)?;
+    let handlers = handlers_with_ids(store, config)?;
     let sources = registry::source_names(&store.conn)?;
     let takes = |(handler, id): &&(&Handler, HandlerId), one: &SelectedEvent| {
         asked.handler.is_none_or(|name| name == handler.name)
@@ -135,7 +135,7 @@ pub fn choose<'a>(
             *chosen.counts.entry(*id).or_default() += 1;
         }
         let judge = *judges.entry(ids).or_insert_with(|| {
-            chosen.judges.push(JobPlanner::of_handlers(takers.into_iter().copied()));
+            chosen.judges.push(JobPlanner::for_handlers(takers.into_iter().copied()));
             chosen.judges.len() - 1
         });
         chosen.due.push((event, source, judge));
@@ -150,7 +150,7 @@ impl ReplaySelection<'_> {
     }
 
     /// Events that are meant, and that no handler takes.
-    pub fn untaken(&self) -> &[i64] {
+    pub fn unmatched(&self) -> &[i64] {
         &self.untaken
     }
 
@@ -168,7 +168,7 @@ impl ReplaySelection<'_> {
     ///
     /// # Errors
     /// The trail can't be read or written, or no process was free for the expressions.
-    pub fn make(
+    pub fn run(
         &self,
         store: &Store,
         config: &Config,
@@ -179,7 +179,7 @@ impl ReplaySelection<'_> {
         let mut replay = replay::Replay::new(store, act);
         let mut at = 0;
         while at < self.due.len() {
-            let (mut due, next) = self.judge(store, at)?;
+            let (mut due, next) = self.evaluate_chunk(store, at)?;
             for (handler, _) in due.iter_mut().flat_map(|one| &mut one.owed) {
                 *handler = *numbers.get(handler).unwrap_or(handler);
             }
@@ -187,14 +187,14 @@ impl ReplaySelection<'_> {
             at = next;
             tell(ReplayProgress { events: at, of: self.due.len(), jobs: replay.jobs() });
         }
-        Ok(ReplaySummary { jobs: replay.jobs(), gone: replay.gone().to_vec() })
+        Ok(ReplaySummary { jobs: replay.jobs(), missing_events: replay.gone().to_vec() })
     }
 
     /// Says what each event owes, and makes nothing of it.
     ///
     /// # Errors
     /// The trail can't be read, what `tell` gives, or no process was free for the expressions.
-    pub fn each(
+    pub fn for_each(
         &self,
         store: &Store,
         tell: &mut dyn FnMut(&str, &PlannedReplay) -> anyhow::Result<()>,
@@ -202,7 +202,7 @@ impl ReplaySelection<'_> {
         let sources = registry::source_names(&store.conn)?;
         let mut at = 0;
         while at < self.due.len() {
-            let (due, next) = self.judge(store, at)?;
+            let (due, next) = self.evaluate_chunk(store, at)?;
             for (one, (_, source, _)) in due.iter().zip(&self.due[at..]) {
                 tell(sources.get(source).map_or("?", String::as_str), one)?;
             }
@@ -221,7 +221,7 @@ impl ReplaySelection<'_> {
             .handlers
             .iter()
             .filter(|one| self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == one.name))
-            .map(worker::named)
+            .map(worker::registration_of)
             .collect();
         if unknown.is_empty() {
             return Ok(HashMap::new());
@@ -235,7 +235,11 @@ impl ReplaySelection<'_> {
     }
 
     /// What some events owe, from that place on; where to go on.
-    fn judge(&self, store: &Store, from: usize) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
+    fn evaluate_chunk(
+        &self,
+        store: &Store,
+        from: usize,
+    ) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
         let (mut due, mut at) = (Vec::new(), from);
         let (mut jobs, mut bytes) = (0, 0);
         while at < self.due.len()
@@ -245,13 +249,14 @@ impl ReplaySelection<'_> {
         {
             let end = self.due.len().min(at + ASKED_AT_ONCE);
             let some = &self.due[at..end];
-            let (answers, read) = self.ask(store, some)?;
+            let (answers, read) = self.evaluate(store, some)?;
             bytes += read;
             for ((event, _, judge), answers) in some.iter().zip(answers) {
                 let judge = &self.judges[*judge];
-                let judged = answers.map_or_else(|| judge.plain(), |it| judge.judged(it));
+                let judged =
+                    answers.map_or_else(|| judge.unconditional_plan(), |it| judge.plan_from(it));
                 jobs += judged.owed.jobs();
-                due.push(PlannedReplay { event: *event, owed: listed(judged.owed) });
+                due.push(PlannedReplay { event: *event, owed: plan_to_vec(judged.owed) });
             }
             at = end;
         }
@@ -259,7 +264,7 @@ impl ReplaySelection<'_> {
     }
 
     /// The answers of some events: `None` where nothing is asked; how many bytes were read.
-    fn ask(
+    fn evaluate(
         &self,
         store: &Store,
         some: &[(i64, SourceId, usize)],
@@ -274,13 +279,18 @@ impl ReplaySelection<'_> {
             }
             let event = read::event(&store.conn, EventId(event))?;
             bytes += event.body.len();
-            self.maker.with_scene(&event, None, |scene| {
+            self.maker.with_context(&event, None, |scene| {
                 let scene = EventContext { event: None, ..*scene };
-                answers[place] = questions.at_once(&scene);
+                answers[place] = questions.evaluate_inline(&scene);
                 if answers[place].is_none() {
                     let tell = tell.clone();
                     let answer = Box::new(move |answer| drop(tell.send((place, answer))));
-                    self.maker.expressions.ask_deferred(party(source), questions, &scene, answer);
+                    self.maker.expressions.ask_deferred(
+                        fairness_key(source),
+                        questions,
+                        &scene,
+                        answer,
+                    );
                     waiting += 1;
                 }
             });
@@ -293,7 +303,7 @@ impl ReplaySelection<'_> {
                     let (event, source, judge) = some[place];
                     let questions = self.judges[judge].questions();
                     let questions = questions.ok_or(anyhow::anyhow!("nothing was asked"))?;
-                    self.ask_again(store, event, source, questions)?
+                    self.evaluate_with_retry(store, event, source, questions)?
                 }
             });
         }
@@ -301,7 +311,7 @@ impl ReplaySelection<'_> {
     }
 
     /// Waits for a free process.
-    fn ask_again(
+    fn evaluate_with_retry(
         &self,
         store: &Store,
         event: i64,
@@ -311,9 +321,9 @@ impl ReplaySelection<'_> {
         let began = Instant::now();
         let event = read::event(&store.conn, EventId(event))?;
         loop {
-            let asked = self.maker.with_scene(&event, None, |scene| {
+            let asked = self.maker.with_context(&event, None, |scene| {
                 let scene = EventContext { event: None, ..*scene };
-                self.maker.expressions.ask_and_wait(party(source), questions, &scene)
+                self.maker.expressions.evaluate(fairness_key(source), questions, &scene)
             });
             match asked {
                 Ok(answers) => return Ok(answers),
@@ -328,12 +338,12 @@ impl ReplaySelection<'_> {
     }
 }
 
-fn party(source: SourceId) -> u64 {
+fn fairness_key(source: SourceId) -> u64 {
     u64::try_from(source.0).unwrap_or(0)
 }
 
 /// A plan, handler by handler.
-fn listed(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
+fn plan_to_vec(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
     match owed {
         JobPlan::Plain(handlers) => {
             handlers.iter().map(|handler| (*handler, JobSpec::Event(JobKeys::default()))).collect()

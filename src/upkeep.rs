@@ -25,13 +25,13 @@ pub mod alerts;
 use alerts::AlertMonitor;
 
 /// Between two looks: a refusal is on the trail within a second.
-const LOOK: Duration = Duration::from_millis(400);
+const TICK: Duration = Duration::from_millis(400);
 
 /// Maximum number of refusals or handshakes in one operation.
 const NOTED_AT_ONCE: usize = 250;
 
 /// How often the clock's anchor is kept, and old dedupe keys are forgotten.
-const KEEP: Duration = Duration::from_secs(600);
+const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What the thread needs.
 pub struct Maintenance {
@@ -53,29 +53,29 @@ pub struct Maintenance {
 /// # Errors
 /// The thread can't be made.
 pub fn start(mut it: Maintenance, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
-    guard_disk(&it);
+    check_disk_space(&it);
     std::thread::Builder::new().name("upkeep".into()).spawn(move || {
         let mut kept = Instant::now();
         let (mut beat, mut unsent) = (0, Vec::new());
-        while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-            write_noted(&it, &mut unsent);
-            guard_disk(&it);
-            it.alerts.look(&it.writer);
+        while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            flush_logs(&it, &mut unsent);
+            check_disk_space(&it);
+            it.alerts.tick(&it.writer);
             beat = watchdog(&it, beat);
-            if kept.elapsed() >= KEEP {
+            if kept.elapsed() >= SAVE_INTERVAL {
                 kept = Instant::now();
-                it.writer.op(Operation::Keep(it.tally.seen()));
+                it.writer.send(Operation::SaveState(it.tally.last_seen_all()));
             }
         }
-        write_noted(&it, &mut unsent);
+        flush_logs(&it, &mut unsent);
         // Intake has ended: there is room soon.
-        unsent.into_iter().for_each(|op| _ = it.writer.op(op));
+        unsent.into_iter().for_each(|op| _ = it.writer.send(op));
     })
 }
 
 /// Has refusals and handshakes written. What is still `unsent` goes first; meanwhile more of them are
 /// counted within the bounds of their own lists.
-fn write_noted(it: &Maintenance, unsent: &mut Vec<Operation>) {
+fn flush_logs(it: &Maintenance, unsent: &mut Vec<Operation>) {
     if unsent.is_empty() {
         let refusals = (it.refusals)();
         unsent.extend(split(refusals).into_iter().rev().map(Operation::Refusals));
@@ -109,7 +109,7 @@ fn send(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
 }
 
 /// Below `min_free_space` senders get 503, while the queue is worked off.
-fn guard_disk(it: &Maintenance) {
+fn check_disk_space(it: &Maintenance) {
     let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let low = free < it.min_free_bytes;
@@ -124,7 +124,7 @@ fn guard_disk(it: &Maintenance) {
                  503 until there is room"
             );
             log::error!("{why}");
-            it.writer.op(Operation::Notice(AlertSignal::DiskLow(why)));
+            it.writer.send(Operation::Notice(AlertSignal::DiskLow(why)));
         } else {
             log::info!("{path}: {free} MiB free: senders are answered again");
         }
@@ -133,7 +133,7 @@ fn guard_disk(it: &Maintenance) {
 
 /// Tells systemd that the writer is alive, if it is; gives its latest beat.
 fn watchdog(it: &Maintenance, before: u64) -> u64 {
-    let beat = it.writer.health.beats();
+    let beat = it.writer.health.heartbeats();
     if beat != before {
         let status =
             format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());

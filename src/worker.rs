@@ -70,14 +70,14 @@ impl RunningAttempt {
 struct RunningAttempts {
     jobs: HashMap<JobId, RunningAttempt>,
     /// To be cancelled, and on their way to a worker, or over.
-    awaited: HashSet<Claim>,
+    pending_cancellations: HashSet<Claim>,
 }
 
 impl RunningAttempts {
     fn cancel(&mut self, claim: Claim) {
         let run = self.jobs.get_mut(&claim.job).filter(|run| run.attempt == claim.attempt);
         let Some(run) = run else {
-            self.awaited.insert(claim);
+            self.pending_cancellations.insert(claim);
             return;
         };
         run.end(StopReason::Cancelled);
@@ -102,7 +102,7 @@ impl RunningJobs {
     /// Ends these attempts, and with each those of its batch. One that has not begun ends as it begins.
     pub fn cancel(&self, claims: &[Claim]) {
         let mut runs = self.lock();
-        runs.awaited.clear();
+        runs.pending_cancellations.clear();
         claims.iter().for_each(|&claim| runs.cancel(claim));
     }
 
@@ -131,7 +131,7 @@ impl RunningJobs {
             (job, RunningAttempt { attempt, first, stop: stop.clone(), why: None })
         }));
         for one in claimed {
-            if runs.awaited.remove(&one.claim) {
+            if runs.pending_cancellations.remove(&one.claim) {
                 runs.cancel(one.claim);
             }
         }
@@ -177,9 +177,9 @@ pub fn start(threads: usize, shared: &WorkerContext) -> std::io::Result<Vec<Join
     let worker = |number: usize| {
         let shared = shared.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            let mut spare = None;
+            let mut reusable_token = None;
             while let Ok(start) = shared.from.recv() {
-                step(&shared, &start, &mut spare);
+                run_assignment(&shared, &start, &mut reusable_token);
             }
         })
     };
@@ -188,12 +188,12 @@ pub fn start(threads: usize, shared: &WorkerContext) -> std::io::Result<Vec<Join
 
 /// Runs what was claimed to its end. Of several each outcome is sent as soon as it is known; that of
 /// one goes with the news that this thread is free. `spare` is the `Stop` of what ran before.
-fn step(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelToken>) {
+fn run_assignment(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelToken>) {
     let handler = &start.handler;
     let began = Instant::now();
     let mut left: Vec<Option<&ClaimedJob>> = start.claimed.iter().map(Some).collect();
     let mut last = None;
-    let mut over = |at: usize, how: JobCompletion| {
+    let mut on_complete = |at: usize, how: JobCompletion| {
         let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
         let op = match how {
             JobCompletion::Expanded(expansion) if expansion.is_large() => {
@@ -207,17 +207,22 @@ fn step(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelTok
             }
             JobCompletion::Ended(ended) => {
                 let why = shared.running.end(claimed.claim.job);
-                let ended = explained(ended, why);
-                Operation::Finish(Box::new(outcome(claimed, handler, ended, began.elapsed())))
+                let ended = with_stop_reason(ended, why);
+                Operation::Finish(Box::new(decide_outcome(
+                    claimed,
+                    handler,
+                    ended,
+                    began.elapsed(),
+                )))
             }
         };
         if start.claimed.len() == 1 {
             last = Some(op);
         } else {
-            shared.writer.op(op);
+            shared.writer.send(op);
         }
     };
-    let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut over));
+    let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut on_complete));
     let fault = |what| {
         AttemptResult::new(Outcome::Failed, format!("not started: a fault in hooktrail{what}"))
     };
@@ -227,15 +232,15 @@ fn step(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelTok
         Err(_) => fault(", see its log"),
     };
     for at in 0..start.claimed.len() {
-        over(at, JobCompletion::Ended(unheard.clone()));
+        on_complete(at, JobCompletion::Ended(unheard.clone()));
     }
     if let Some(claimed) = start.claimed.first() {
-        shared.writer.free(last, claimed.handler);
+        shared.writer.release_worker(last, claimed.handler);
     }
 }
 
 /// The outcome of an attempt, and what comes next.
-fn outcome(
+fn decide_outcome(
     claimed: &ClaimedJob,
     handler: &HandlerRuntime,
     ended: AttemptResult,
@@ -243,14 +248,14 @@ fn outcome(
 ) -> AttemptRecord {
     let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
     let record = JobHistory { failures: claimed.failures, age, crashes: 0 };
-    let next = retry::next(&handler.settings.retry, record, &ended, clock::chance);
-    let mut finish = finish(claimed, ended, next, clock::wall_ms(), took, 0);
+    let next = retry::next_step(&handler.settings.retry, record, &ended, clock::random_unit_f64);
+    let mut finish = build_attempt_record(claimed, ended, next, clock::wall_ms(), took, 0);
     finish.breaker = breaker(&handler.settings);
     finish
 }
 
 /// A handler as the store knows it.
-pub fn named(handler: &config::Handler) -> HandlerRegistration {
+pub fn registration_of(handler: &config::Handler) -> HandlerRegistration {
     HandlerRegistration {
         name: handler.name.clone(),
         paused: handler.paused,
@@ -324,33 +329,35 @@ fn prepare(
     claimed: &ClaimedJob,
     handler: &HandlerRuntime,
 ) -> Result<Task, JobCompletion> {
-    let event = maker.event(claimed).map_err(JobCompletion::Ended)?;
+    let event = maker.load_event(claimed).map_err(JobCompletion::Ended)?;
     if !claimed.expand {
-        let item = maker.item(claimed).map_err(JobCompletion::Ended)?;
-        return maker.task(claimed, handler, event, item.as_ref()).map_err(JobCompletion::Ended);
+        let item = maker.load_item(claimed).map_err(JobCompletion::Ended)?;
+        return maker
+            .build_task(claimed, handler, event, item.as_ref())
+            .map_err(JobCompletion::Ended);
     }
-    let owed = maker.judge(claimed, handler, &event).map_err(JobCompletion::Ended)?;
+    let owed = maker.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
     Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, owed })))
 }
 
 /// An interruption says whose doing it was.
-fn explained(mut ended: AttemptResult, why: Option<StopReason>) -> AttemptResult {
+fn with_stop_reason(mut ended: AttemptResult, why: Option<StopReason>) -> AttemptResult {
     if ended.outcome == Outcome::Interrupted {
         ended.detail = match why {
             // It could not be started now: that is said already.
-            None if ended.wait.is_some() => return ended,
+            None if ended.retry_after.is_some() => return ended,
             Some(StopReason::Cancelled) => "cancelled".to_owned(),
             Some(StopReason::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
             Some(StopReason::Shutdown) | None => "the server was stopped".to_owned(),
         };
-        ended.wait = None;
+        ended.retry_after = None;
     }
     ended
 }
 
 /// The outcome as it is written.
-pub fn finish(
+pub fn build_attempt_record(
     claimed: &ClaimedJob,
     ended: AttemptResult,
     next: retry::NextStep,
@@ -364,7 +371,7 @@ pub fn finish(
         handler: claimed.handler,
         source: claimed.source,
         outcome: ended.outcome,
-        at_once: ended.dead,
+        is_permanent: ended.is_permanent,
         on_trial: claimed.on_trial,
         breaker: BreakerPolicy::NEVER,
         detail: ended.detail,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use crate::config::{self, BUILT_IN, Config, EnvValue, Secrets};
+use crate::config::{self, Config, EnvValue, INTERNAL_SOURCE, Secrets};
 use crate::dispatcher::HandlerMap;
 use crate::domain::{HandlerId, SourceId};
 use crate::handler::{self, HandlerRuntime};
@@ -12,15 +12,16 @@ use crate::inbox::JobPlanner;
 use crate::store::registry::{HandlerRegistration, Registry};
 use crate::worker;
 
-pub(super) fn names(config: &Config) -> (Vec<String>, Vec<HandlerRegistration>) {
+pub(super) fn registration_names(config: &Config) -> (Vec<String>, Vec<HandlerRegistration>) {
     let mut sources: Vec<String> =
         config.sources.iter().map(|source| source.name.clone()).collect();
     // The server's own is one only where a handler takes it.
-    let own = |handler: &config::Handler| handler.sources.iter().any(|name| name == BUILT_IN);
+    let own =
+        |handler: &config::Handler| handler.sources.iter().any(|name| name == INTERNAL_SOURCE);
     if config.handlers.iter().any(own) {
-        sources.push(BUILT_IN.to_owned());
+        sources.push(INTERNAL_SOURCE.to_owned());
     }
-    let handlers = config.handlers.iter().map(worker::named).collect();
+    let handlers = config.handlers.iter().map(worker::registration_of).collect();
     (sources, handlers)
 }
 
@@ -32,10 +33,10 @@ pub(super) fn judges(config: &Config, registry: &Registry) -> HashMap<SourceId, 
         let handlers = handlers.filter(|handler| handler.sources.iter().any(|own| own == name));
         let handlers =
             handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
-        Some((source, JobPlanner::of_handlers(handlers)))
+        Some((source, JobPlanner::for_handlers(handlers)))
     };
     let names = config.sources.iter().map(|source| source.name.as_str());
-    names.chain([BUILT_IN]).filter_map(judge).collect()
+    names.chain([INTERNAL_SOURCE]).filter_map(judge).collect()
 }
 
 /// What `$params` is read by.
@@ -44,7 +45,7 @@ pub(super) fn source_paths(config: &Config) -> HashMap<String, String> {
 }
 
 /// Handlers with their environments, by their numbers. One that is as it was stays, with the processes that it keeps warm.
-pub(super) fn ready(
+pub(super) fn build_handlers(
     config: &Config,
     registry: &Registry,
     secrets: &Secrets,
@@ -53,9 +54,9 @@ pub(super) fn ready(
     let mut all: HashMap<HandlerId, Arc<HandlerRuntime>> = HashMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
-        let ready = equip(handler, secrets);
+        let ready = build_handler(handler, secrets);
         let ready = match before.get(&id) {
-            Some(before) if before.is_like(&ready) => Arc::clone(before),
+            Some(before) if before.is_equivalent(&ready) => Arc::clone(before),
             _ => Arc::new(ready),
         };
         all.insert(id, ready);
@@ -73,7 +74,7 @@ pub(super) fn close_replaced(before: &HandlerMap, now: &HandlerMap) {
 }
 
 /// A handler with its secrets, ready to run.
-pub fn equip(handler: &config::Handler, secrets: &Secrets) -> HandlerRuntime {
+pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRuntime {
     use std::os::unix::ffi::OsStringExt;
     let value = |value: &EnvValue| match value {
         EnvValue::Text(text) => text.clone().into_bytes(),
@@ -88,8 +89,8 @@ pub fn equip(handler: &config::Handler, secrets: &Secrets) -> HandlerRuntime {
         settings: Arc::new(handler.clone()),
         env: env.collect(),
         headers: headers.iter().map(|(name, it)| (name.clone(), value(it))).collect(),
-        sign: secrets.all(sign).map(<[u8]>::to_vec).collect(),
-        files: handler::files(handler),
+        sign: secrets.resolve(sign).map(<[u8]>::to_vec).collect(),
+        files: handler::command_file_stamps(handler),
         kind: handler::kind(handler),
     }
 }

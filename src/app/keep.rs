@@ -26,7 +26,7 @@ pub(super) struct MaintenanceInputs {
 }
 
 /// Starts upkeep; it ends when the sender is dropped.
-pub(super) fn up(
+pub(super) fn start_maintenance(
     gate: &Arc<IntakeState>,
     config: &Config,
     (told, tally): (&AlertSubscription, &Arc<SourceCounters>),
@@ -43,8 +43,8 @@ pub(super) fn up(
         expressions: gate.expressions.clone(),
         clock,
         tally: Arc::clone(tally),
-        refusing: Box::new(move || refusing.refusing()),
-        held,
+        refusing: Box::new(move || refusing.drain_rejecting_sources()),
+        wal_blocked: held,
         redact: Box::new(move |text| settings.settings.load().redactor.redact(text).into_owned()),
         silent: HashMap::new(),
         asked: Arc::default(),
@@ -57,8 +57,8 @@ pub(super) fn up(
         disk_low: Arc::clone(&gate.disk_low),
         writer: gate.writer.clone(),
         running: Arc::clone(running),
-        refusals: Box::new(move || refusals.refused()),
-        handshakes: Box::new(move || handshakes.shaken()),
+        refusals: Box::new(move || refusals.drain_rejections()),
+        handshakes: Box::new(move || handshakes.drain_handshakes()),
     };
     Ok((stop, upkeep::start(upkeep, stopped)?))
 }

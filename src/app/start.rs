@@ -15,7 +15,7 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use super::ExitError;
-use super::equip::names;
+use super::equip::registration_names;
 use crate::config::{self, Config};
 use crate::store::registry::{self, Registry};
 use crate::store::{self, Lock, OpenError, RunState, Store, alerts, checkpoint, rescue, reserve};
@@ -206,13 +206,13 @@ fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> 
         }
         process::become_subreaper()?;
         let registry = register(&store, config)?;
-        let interrupted = recovery::settle(&store, config, &registry)?;
+        let interrupted = recovery::recover_after_crash(&store, config, &registry)?;
         if interrupted > 0 {
             log::warn!("{interrupted} jobs were running when the server ended: they run again");
         }
         Ok(registry)
     };
-    let registry = settle().map_err(|e| store::explain(path, &e))?;
+    let registry = settle().map_err(|e| store::open_error_text(path, &e))?;
     warn_of_rescued(path);
     Ok((store, registry))
 }
@@ -228,10 +228,10 @@ fn warn_of_rescued(path: &Path) {
 }
 
 fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
-    let (sources, handlers) = names(config);
+    let (sources, handlers) = registration_names(config);
     store::in_transaction(&store.conn, |conn| {
         let registry = registry::register(conn, &sources, &handlers, store.clock.now_ms())?;
-        alerts::tell(conn, registry.sources.get(config::BUILT_IN).copied())?;
+        alerts::set_subscriber(conn, registry.sources.get(config::INTERNAL_SOURCE).copied())?;
         Ok(registry)
     })
 }

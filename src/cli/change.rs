@@ -6,7 +6,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::Args;
 
 use super::select::SelectArgs;
-use super::{ExitError, failed, output, refused};
+use super::{ExitError, output, runtime_error, user_error};
 use crate::clock;
 use crate::domain::{EventId, JobId, JobState};
 use crate::store::acts::{self, AuditEntry, JobCommand};
@@ -82,18 +82,18 @@ fn apply(
     }
     check_named(store, wanted, verb)?;
     let selector = wanted.select.selector(wanted.jobs);
-    let ids = list::job_ids(&store.conn, &selector, states).map_err(failed)?;
+    let ids = list::job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
     if by_selection && !ids.is_empty() && !wanted.yes && !confirmed(verb, ids.len())? {
-        return Err(refused("nothing was changed"));
+        return Err(user_error("nothing was changed"));
     }
     let reason = match change {
         JobCommand::Cancel { reason } => Some(reason.clone()),
         JobCommand::Retry => None,
     };
-    let changed =
-        acts::change(store, &ids, change, &act(verb, target(&ids), reason)).map_err(failed)?;
-    let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past(verb));
-    writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(failed)
+    let changed = acts::change(store, &ids, change, &audit_entry(verb, target(&ids), reason))
+        .map_err(runtime_error)?;
+    let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past_tense(verb));
+    writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(runtime_error)
 }
 
 /// The target in the audit log: `job 7`, or none for a selection.
@@ -104,7 +104,7 @@ fn target(ids: &[JobId]) -> Option<String> {
     }
 }
 
-fn past(verb: &str) -> &'static str {
+fn past_tense(verb: &str) -> &'static str {
     if verb == "retry" { "retried" } else { "cancelled" }
 }
 
@@ -112,7 +112,7 @@ fn past(verb: &str) -> &'static str {
 fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     for &job in wanted.jobs {
-        let why = match (list::job_state(&store.conn, job).map_err(failed)?, verb) {
+        let why = match (list::job_state(&store.conn, job).map_err(runtime_error)?, verb) {
             (None, _) => "there is no such job",
             (Some(JobState::Succeeded), "retry") => {
                 "it has succeeded, and runs no more: `hooktrail replay` makes a new job of its event"
@@ -121,7 +121,7 @@ fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), 
             (Some(JobState::Running), "retry") => "it is running",
             (Some(JobState::Cancelled), "cancel") => "it is cancelled already",
             (Some(JobState::Cancelled), _)
-                if list::is_expanded(&store.conn, job).map_err(failed)? =>
+                if list::is_expanded(&store.conn, job).map_err(runtime_error)? =>
             {
                 "it was expanded into others: retry those"
             }
@@ -132,14 +132,14 @@ fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), 
     check_selected(store, wanted.select, &mut faults)?;
     if verb == "cancel"
         && let Some(event) = wanted.select.event()
-        && deferred::is_deferred(&store.conn, EventId(event)).map_err(failed)?
+        && deferred::is_deferred(&store.conn, EventId(event)).map_err(runtime_error)?
     {
         faults.push(format!(
             "event {event}: its jobs are not there yet, so they can't be cancelled: wait until `hooktrail \
              show {event}` lists them"
         ));
     }
-    if faults.is_empty() { Ok(()) } else { Err(refused(faults.join("\n"))) }
+    if faults.is_empty() { Ok(()) } else { Err(user_error(faults.join("\n"))) }
 }
 
 /// Names and numbers in selectors must be known to the trail.
@@ -149,7 +149,7 @@ pub fn check_selected(
     faults: &mut Vec<String>,
 ) -> Result<(), ExitError> {
     if let (Some(name), _) = select.names()
-        && registry::handler_named(&store.conn, name).map_err(failed)?.is_none()
+        && registry::handler_named(&store.conn, name).map_err(runtime_error)?.is_none()
     {
         faults.push(format!("handler {name}: the trail knows none of that name"));
     }
@@ -163,12 +163,12 @@ pub fn check_origin(
     faults: &mut Vec<String>,
 ) -> Result<(), ExitError> {
     if let (_, Some(name)) = select.names()
-        && !registry::source_exists(&store.conn, name).map_err(failed)?
+        && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
     {
         faults.push(format!("source {name}: the trail knows none of that name"));
     }
     if let Some(event) = select.event()
-        && !registry::event_exists(&store.conn, event).map_err(failed)?
+        && !registry::event_exists(&store.conn, event).map_err(runtime_error)?
     {
         faults.push(format!("event {event}: there is no such event"));
     }
@@ -177,39 +177,40 @@ pub fn check_origin(
 
 fn confirmed(verb: &str, count: usize) -> Result<bool, ExitError> {
     let jobs = if count == 1 { "job" } else { "jobs" };
-    asked(&format!("{verb} {count} {jobs}?"))
+    confirm(&format!("{verb} {count} {jobs}?"))
 }
 
 /// What a person at a terminal says to a question; without one, yes.
-pub fn asked(question: &str) -> Result<bool, ExitError> {
+pub fn confirm(question: &str) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
         return Ok(true);
     }
-    write!(output::stderr(), "{question} [y/N] ").map_err(failed)?;
+    write!(output::stderr(), "{question} [y/N] ").map_err(runtime_error)?;
     let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    std::io::stdin().lock().read_line(&mut answer).map_err(runtime_error)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Pauses or resumes a handler.
 pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), ExitError> {
     let verb = if paused { "pause" } else { "resume" };
-    let Some(handler) = registry::handler_named(&store.conn, name).map_err(failed)? else {
-        return Err(refused(format!("handler {name}: the trail knows none of that name")));
+    let Some(handler) = registry::handler_named(&store.conn, name).map_err(runtime_error)? else {
+        return Err(user_error(format!("handler {name}: the trail knows none of that name")));
     };
-    let changed = acts::pause(store, handler, paused, &act(verb, Some(name.to_owned()), None))
-        .map_err(failed)?;
+    let changed =
+        acts::pause(store, handler, paused, &audit_entry(verb, Some(name.to_owned()), None))
+            .map_err(runtime_error)?;
     let text = match (paused, changed) {
         (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),
         (true, false) => format!("{name} was paused already"),
         (false, true) => format!("{name} runs again"),
         (false, false) => format!("{name} was not paused"),
     };
-    writeln!(output::stdout(), "{text}").map_err(failed)
+    writeln!(output::stdout(), "{text}").map_err(runtime_error)
 }
 
 /// Who did it, as far as that is known.
-pub fn act(action: &str, target: Option<String>, reason: Option<String>) -> AuditEntry {
+pub fn audit_entry(action: &str, target: Option<String>, reason: Option<String>) -> AuditEntry {
     let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
     let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
     let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));

@@ -10,8 +10,8 @@ use serde_json::{Value as Json, json};
 use super::change::check_selected;
 use super::output::{self, plain};
 use super::select::SelectArgs;
-use super::setup::waiting;
-use super::{ExitError, failed, refused};
+use super::setup::orphaned_queue_warnings;
+use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::{Event, EventId};
@@ -84,10 +84,10 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let what = if args.rejected { TailView::Refused } else { TailView::Outcomes };
     let conn = &store.conn;
     let mut out = output::stdout();
-    let mut version = list::data_version(conn).map_err(failed)?;
-    let mut rows = list::after(conn, what, 0, 20).map_err(failed)?;
+    let mut version = list::data_version(conn).map_err(runtime_error)?;
+    let mut rows = list::rows_after(conn, what, 0, 20).map_err(runtime_error)?;
     let mut last = 0;
-    output::print(&mut out, &rows, args.json).map_err(failed)?;
+    output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
     loop {
         if let Some(Value::Integer(id)) = rows.rows.last().and_then(|row| row.first()) {
             last = *id;
@@ -95,19 +95,19 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         if !args.follow {
             return Ok(());
         }
-        out.flush().map_err(failed)?;
+        out.flush().map_err(runtime_error)?;
         loop {
             std::thread::sleep(FOLLOW);
-            let now = list::data_version(conn).map_err(failed)?;
+            let now = list::data_version(conn).map_err(runtime_error)?;
             if std::mem::replace(&mut version, now) != now {
                 break;
             }
         }
-        rows = list::after(conn, what, last, i64::MAX).map_err(failed)?;
+        rows = list::rows_after(conn, what, last, i64::MAX).map_err(runtime_error)?;
         if args.json {
-            output::print(&mut out, &rows, true).map_err(failed)?;
+            output::print(&mut out, &rows, true).map_err(runtime_error)?;
         } else {
-            output::print_table(&mut out, &rows, false).map_err(failed)?;
+            output::print_table(&mut out, &rows, false).map_err(runtime_error)?;
         }
     }
 }
@@ -117,7 +117,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     check_selected(store, &args.select, &mut faults)?;
     if !faults.is_empty() {
-        return Err(refused(faults.join("\n")));
+        return Err(user_error(faults.join("\n")));
     }
     let conn = &store.conn;
     let selector = args.select.selector(&[]);
@@ -135,29 +135,29 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
         list::jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &rows.map_err(failed)?, args.json).map_err(failed)?;
-    out.flush().map_err(failed)
+    output::print(&mut out, &rows.map_err(runtime_error)?, args.json).map_err(runtime_error)?;
+    out.flush().map_err(runtime_error)
 }
 
 /// One event with everything that became of it.
 pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
-    if !registry::event_exists(&store.conn, args.event).map_err(failed)? {
-        return Err(refused(format!("event {}: there is no such event", args.event)));
+    if !registry::event_exists(&store.conn, args.event).map_err(runtime_error)? {
+        return Err(user_error(format!("event {}: there is no such event", args.event)));
     }
-    let event = read::event(&store.conn, EventId(args.event)).map_err(failed)?;
+    let event = read::event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
     if args.body {
-        out.write_all(&event.body).map_err(failed)?;
-        return out.flush().map_err(failed);
+        out.write_all(&event.body).map_err(runtime_error)?;
+        return out.flush().map_err(runtime_error);
     }
-    let (jobs, attempts) = list::of_event(&store.conn, event.id).map_err(failed)?;
-    let items = list::items_of_event(&store.conn, event.id).map_err(failed)?;
+    let (jobs, attempts) = list::of_event(&store.conn, event.id).map_err(runtime_error)?;
+    let items = list::items_of_event(&store.conn, event.id).map_err(runtime_error)?;
     let shown = if args.json {
         writeln!(out, "{}", output::json_line(&as_json(&event, &jobs, &attempts)))
     } else {
         print_event(&mut out, &event, (&jobs, &items, &attempts))
     };
-    shown.and_then(|()| out.flush()).map_err(failed)
+    shown.and_then(|()| out.flush()).map_err(runtime_error)
 }
 
 fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
@@ -174,7 +174,7 @@ fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
     json!({
         "event": event.id.0,
         "source": event.source,
-        "received_at": clock::iso(event.received_at_ms),
+        "received_at": clock::format_rfc3339(event.received_at_ms),
         "method": event.method,
         "path": event.path,
         "query": event.query,
@@ -194,7 +194,7 @@ fn print_event(
     (jobs, items, attempts): (&Rows, &Rows, &Rows),
 ) -> std::io::Result<()> {
     let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let at = clock::local(event.received_at_ms);
+    let at = clock::format_local(event.received_at_ms);
     let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
     writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
     writeln!(out, "\n{} {}{}", event.method, plain(&event.path), plain(&query))?;
@@ -261,8 +261,8 @@ fn lines(text: &str) -> String {
 /// Depth, rates and ages.
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
-    let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(failed)?;
-    let sources = depths::sources(&store.conn, hour_ago_ms).map_err(failed)?;
+    let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let sources = depths::sources(&store.conn, hour_ago_ms).map_err(runtime_error)?;
     // Jobs of a handler that is gone stay queued: who looks here should see it.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {
@@ -271,16 +271,16 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
         row.push(Value::Integer(i64::from(known)));
     }
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &handlers, json).map_err(failed)?;
+    output::print(&mut out, &handlers, json).map_err(runtime_error)?;
     if !json {
-        writeln!(out).map_err(failed)?;
+        writeln!(out).map_err(runtime_error)?;
     }
-    output::print(&mut out, &sources, json).map_err(failed)?;
+    output::print(&mut out, &sources, json).map_err(runtime_error)?;
     if !json {
-        for (i, line) in waiting(store, &loaded.config)?.iter().enumerate() {
+        for (i, line) in orphaned_queue_warnings(store, &loaded.config)?.iter().enumerate() {
             let space = if i == 0 { "\n" } else { "" };
-            writeln!(out, "{space}warning: {line}").map_err(failed)?;
+            writeln!(out, "{space}warning: {line}").map_err(runtime_error)?;
         }
     }
-    out.flush().map_err(failed)
+    out.flush().map_err(runtime_error)
 }

@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), ExitError> {
     // Before a secret is read. The environment may hold some, and handlers run as the same user.
-    process::forbid_inspection().map_err(failed)?;
+    process::forbid_inspection().map_err(runtime_error)?;
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
         Command::Init => return setup::init(cli.config.as_deref()),
@@ -125,14 +125,14 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         }
         Command::Man => {
             let page = clap_mangen::Man::new(Cli::command());
-            return page.render(&mut std::io::stdout()).map_err(failed);
+            return page.render(&mut std::io::stdout()).map_err(runtime_error);
         }
         Command::Eval(args) if args.is_of_file() => return trial::eval(args, None),
         _ => {}
     }
     let file = config::find(cli.config).map_err(|text| ExitError { code: 78, text })?;
     if matches!(command, Command::Serve) {
-        log::start().map_err(failed)?;
+        log::start().map_err(runtime_error)?;
         return app::serve(&file);
     }
     let loaded =
@@ -142,25 +142,25 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Run(args) => trial::run(&loaded, &args),
         Command::Eval(args) => trial::eval(&args, Some(&loaded)),
         Command::Send(args) => send::send(&loaded, &args),
-        Command::Tail(args) => look::tail(&beside(&loaded)?, &args),
-        Command::List(args) => look::list(&beside(&loaded)?, &args),
-        Command::Show(args) => look::show(&beside(&loaded)?, &args),
-        Command::Stats { json } => look::stats(&beside(&loaded)?, &loaded, json),
-        Command::Retry(args) => change::retry(&beside(&loaded)?, &args),
+        Command::Tail(args) => look::tail(&open_store(&loaded)?, &args),
+        Command::List(args) => look::list(&open_store(&loaded)?, &args),
+        Command::Show(args) => look::show(&open_store(&loaded)?, &args),
+        Command::Stats { json } => look::stats(&open_store(&loaded)?, &loaded, json),
+        Command::Retry(args) => change::retry(&open_store(&loaded)?, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
-        Command::Cancel(args) => change::cancel(&beside(&loaded)?, &args),
-        Command::Pause { handler } => change::pause(&beside(&loaded)?, &handler, true),
-        Command::Resume { handler } => change::pause(&beside(&loaded)?, &handler, false),
+        Command::Cancel(args) => change::cancel(&open_store(&loaded)?, &args),
+        Command::Pause { handler } => change::pause(&open_store(&loaded)?, &handler, true),
+        Command::Resume { handler } => change::pause(&open_store(&loaded)?, &handler, false),
         Command::Serve | Command::Init | Command::Completions { .. } | Command::Man => Ok(()),
     }
 }
 
-fn beside(loaded: &LoadedConfig) -> Result<Store, ExitError> {
-    Ok(store::open_beside(&loaded.config.store.path)?)
+fn open_store(loaded: &LoadedConfig) -> Result<Store, ExitError> {
+    Ok(store::open_for_cli(&loaded.config.store.path)?)
 }
 
 /// An error as a failure: exit 1.
-fn failed(error: impl Into<anyhow::Error>) -> ExitError {
+fn runtime_error(error: impl Into<anyhow::Error>) -> ExitError {
     let error = error.into();
     let closed = error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
@@ -170,6 +170,6 @@ fn failed(error: impl Into<anyhow::Error>) -> ExitError {
 }
 
 /// Something that was asked for and can't be: exit 1.
-fn refused(text: impl Into<String>) -> ExitError {
+fn user_error(text: impl Into<String>) -> ExitError {
     ExitError { code: 1, text: text.into() }
 }

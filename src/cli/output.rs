@@ -97,7 +97,7 @@ fn local(text: &str) -> Option<String> {
     if text.len() != 24 || !text.ends_with('Z') {
         return None;
     }
-    Some(clock::local(text.parse::<Timestamp>().ok()?.as_millisecond()))
+    Some(clock::format_local(text.parse::<Timestamp>().ok()?.as_millisecond()))
 }
 
 /// Text from outside on one line, with escapes for what moves a cursor or cannot be seen.

@@ -38,7 +38,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// It can't be known.
-pub fn place(listen: &Listen) -> Result<(String, String), String> {
+pub fn local_endpoint(listen: &Listen) -> Result<(String, String), String> {
     match listen {
         Listen::Tcp(address) if address.port() == 0 => {
             Err("server.listen has port 0: it is not known where the server listens".to_owned())
@@ -61,7 +61,7 @@ pub fn place(listen: &Listen) -> Result<(String, String), String> {
 /// # Errors
 /// Nobody answered, or not by HTTP.
 pub fn post(listen: &Listen, draft: &OutgoingRequest) -> Result<Answer, String> {
-    let (base, _) = place(listen)?;
+    let (base, _) = local_endpoint(listen)?;
     let query = draft.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::builder()
         .method(draft.method.as_str())

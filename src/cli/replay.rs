@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::change::{act, asked, check_origin};
+use super::change::{audit_entry, check_origin, confirm};
 use super::select::SelectArgs;
-use super::{ExitError, beside, failed, output, refused, trial};
+use super::{ExitError, open_store, output, runtime_error, trial, user_error};
 use crate::config::LoadedConfig;
 use crate::domain::owed::JobSpec;
 use crate::replay::{self, ReplayProgress, ReplayRequest, ReplaySelection};
@@ -50,38 +50,44 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
         let text = "replay: which events? Name them, or select by --source, --all and others";
         return Err(ExitError { code: 2, text: text.to_owned() });
     }
-    let store = beside(loaded)?;
+    let store = open_store(loaded)?;
     check(&store, loaded, args)?;
     let mut selector = args.select.selector(&[]);
     selector.events = args.events.clone();
     let asked_for = ReplayRequest { selector, handler: args.select.names().0 };
     let maker = trial::maker(loaded, &store)?;
-    let chosen = replay::choose(&store, &loaded.config, &asked_for, &maker).map_err(failed)?;
-    check_taken(args, &chosen)?;
+    let chosen =
+        replay::select_events(&store, &loaded.config, &asked_for, &maker).map_err(runtime_error)?;
+    check_matched(args, &chosen)?;
     if args.dry_run {
-        return tell(&store, &chosen, args.json);
+        return print_plan(&store, &chosen, args.json);
     }
     let events = counted(chosen.events(), "event");
     if by_selection
         && chosen.events() > 0
         && !args.yes
-        && !asked(&format!("replay {events} for {}?", takers(&chosen)))?
+        && !confirm(&format!("replay {events} for {}?", describe_handlers(&chosen)))?
     {
-        return Err(refused("nothing was changed"));
+        return Err(user_error("nothing was changed"));
     }
     let target = match args.events[..] {
         [event] => Some(format!("event {event}")),
         _ => None,
     };
     let mut progress = ProgressLine::new();
-    let made = chosen
-        .make(&store, &loaded.config, act("replay", target, None), &mut |it| progress.tell(it));
+    let made = chosen.run(&store, &loaded.config, audit_entry("replay", target, None), &mut |it| {
+        progress.tell(it)
+    });
     progress.clear();
-    let made = made.map_err(failed)?;
-    let replayed = counted(chosen.events() - made.gone.len(), "event");
+    let made = made.map_err(runtime_error)?;
+    let replayed = counted(chosen.events() - made.missing_events.len(), "event");
     let jobs = counted(usize::try_from(made.jobs).unwrap_or(0), "job");
-    writeln!(output::stdout(), "replayed {replayed}: {jobs}").map_err(failed)?;
-    if made.gone.is_empty() { Ok(()) } else { Err(refused(bodiless(&made.gone))) }
+    writeln!(output::stdout(), "replayed {replayed}: {jobs}").map_err(runtime_error)?;
+    if made.missing_events.is_empty() {
+        Ok(())
+    } else {
+        Err(user_error(missing_body_message(&made.missing_events)))
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -89,7 +95,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// Handlers, with how many events each takes where that is not all of them.
-fn takers(chosen: &ReplaySelection<'_>) -> String {
+fn describe_handlers(chosen: &ReplaySelection<'_>) -> String {
     let one = |(name, events): (&str, usize)| match events {
         all if all == chosen.events() => name.to_owned(),
         some => format!("{name} ({some})"),
@@ -101,7 +107,7 @@ fn takers(chosen: &ReplaySelection<'_>) -> String {
 fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     for &event in &args.events {
-        let why = match stored::has_body(&store.conn, event).map_err(failed)? {
+        let why = match stored::has_body(&store.conn, event).map_err(runtime_error)? {
             None => "there is no such event",
             Some(false) => "it has no body any more",
             Some(true) => continue,
@@ -114,28 +120,29 @@ fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), 
         faults.push(format!("handler {name}: there is none of that name in config.toml"));
     }
     check_origin(store, &args.select, &mut faults)?;
-    if faults.is_empty() { Ok(()) } else { Err(refused(faults.join("\n"))) }
+    if faults.is_empty() { Ok(()) } else { Err(user_error(faults.join("\n"))) }
 }
 
 /// A named event that nobody takes is a mistake; of others a word is enough.
-fn check_taken(args: &ReplayArgs, chosen: &ReplaySelection<'_>) -> Result<(), ExitError> {
-    let untaken = chosen.untaken();
+fn check_matched(args: &ReplayArgs, chosen: &ReplaySelection<'_>) -> Result<(), ExitError> {
+    let untaken = chosen.unmatched();
     let fault = |event: &&i64| match args.select.names().0 {
         Some(name) => format!("event {event}: handler {name} does not take it"),
         None => format!("event {event}: no handler takes it"),
     };
     if !args.events.is_empty() && !untaken.is_empty() {
         let faults: Vec<String> = untaken.iter().take(NAMED_MAX).map(|it| fault(&it)).collect();
-        return Err(refused(faults.join("\n")));
+        return Err(user_error(faults.join("\n")));
     }
     if !untaken.is_empty() {
         let left_out = counted(untaken.len(), "event");
-        writeln!(output::stderr(), "left out: {left_out} that no handler takes").map_err(failed)?;
+        writeln!(output::stderr(), "left out: {left_out} that no handler takes")
+            .map_err(runtime_error)?;
     }
     Ok(())
 }
 
-fn bodiless(events: &[i64]) -> String {
+fn missing_body_message(events: &[i64]) -> String {
     let named = events.iter().take(NAMED_MAX);
     let mut lines: Vec<String> =
         named.map(|event| format!("event {event}: it has no body any more")).collect();
@@ -146,20 +153,20 @@ fn bodiless(events: &[i64]) -> String {
 }
 
 /// What would be done, an event a line.
-fn tell(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), ExitError> {
+fn print_plan(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), ExitError> {
     let mut out = BufWriter::new(output::stdout());
     let (mut events, mut jobs) = (0, 0);
     let mut gone = Vec::new();
     chosen
-        .each(store, &mut |source, due| {
+        .for_each(store, &mut |source, due| {
             if stored::has_body(&store.conn, due.event)? != Some(true) {
                 gone.push(due.event);
                 return Ok(());
             }
             events += 1;
-            jobs += due.owed.iter().map(|(_, owed)| owed.jobs()).sum::<usize>();
+            jobs += due.owed.iter().map(|(_, owed)| owed.job_count()).sum::<usize>();
             let said: Vec<String> =
-                due.owed.iter().map(|(handler, owed)| said(chosen.name(*handler), owed)).collect();
+                due.owed.iter().map(|(handler, owed)| describe_jobs(chosen.name(*handler), owed)).collect();
             if json {
                 for (handler, owed) in &due.owed {
                     let reason = match owed {
@@ -167,7 +174,7 @@ fn tell(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), E
                         JobSpec::Event(_) | JobSpec::Items(_) => None,
                     };
                     let line = json!({"event": due.event, "source": source,
-                        "handler": chosen.name(*handler), "jobs": owed.jobs(), "reason": reason});
+                        "handler": chosen.name(*handler), "jobs": owed.job_count(), "reason": reason});
                     writeln!(out, "{}", output::json_line(&line))?;
                 }
             } else if said.is_empty() {
@@ -177,20 +184,20 @@ fn tell(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), E
             }
             Ok(())
         })
-        .map_err(failed)?;
+        .map_err(runtime_error)?;
     if !json {
         let (events, jobs) = (counted(events, "event"), counted(jobs, "job"));
-        writeln!(out, "would replay {events}: {jobs}").map_err(failed)?;
+        writeln!(out, "would replay {events}: {jobs}").map_err(runtime_error)?;
     }
-    out.flush().map_err(failed)?;
-    if gone.is_empty() { Ok(()) } else { Err(refused(bodiless(&gone))) }
+    out.flush().map_err(runtime_error)?;
+    if gone.is_empty() { Ok(()) } else { Err(user_error(missing_body_message(&gone))) }
 }
 
-fn said(handler: &str, owed: &JobSpec) -> String {
+fn describe_jobs(handler: &str, owed: &JobSpec) -> String {
     match owed {
         JobSpec::Dead(why) => format!("{handler} a dead job ({why})"),
         JobSpec::Event(_) | JobSpec::Items(_) => {
-            format!("{handler} {}", counted(owed.jobs(), "job"))
+            format!("{handler} {}", counted(owed.job_count(), "job"))
         }
     }
 }

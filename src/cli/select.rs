@@ -23,10 +23,10 @@ pub struct SelectArgs {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Received at or after: 2026-11-23, "2026-11-23 10:00" (local), 2026-11-23T10:00:00Z, or 2h ago
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<i64>,
     /// Received before
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<i64>,
     /// queued, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE", value_parser = state)]
@@ -80,7 +80,7 @@ fn state(text: &str) -> Result<JobState, String> {
 }
 
 /// A moment on the wall clock: a date or time, or so long ago.
-fn moment(text: &str) -> Result<i64, String> {
+fn parse_time(text: &str) -> Result<i64, String> {
     let text = text.trim();
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.as_millisecond());
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_time_or_so_long_ago() {
-        assert_eq!(moment("2026-11-18T11:06:40.123Z"), Ok(1_795_000_000_123));
-        assert!(moment("2026-11-18").is_ok());
-        assert!(moment("2026-11-18 10:00").is_ok());
-        assert!(moment("2h").unwrap() <= clock::wall_ms() - 7_200_000);
-        assert!(moment("yesterday").is_err());
+        assert_eq!(parse_time("2026-11-18T11:06:40.123Z"), Ok(1_795_000_000_123));
+        assert!(parse_time("2026-11-18").is_ok());
+        assert!(parse_time("2026-11-18 10:00").is_ok());
+        assert!(parse_time("2h").unwrap() <= clock::wall_ms() - 7_200_000);
+        assert!(parse_time("yesterday").is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use clap::Args;
 
 use super::post::{self, Answer};
-use super::{ExitError, beside, failed, output, refused, sample};
+use super::{ExitError, open_store, output, runtime_error, sample, user_error};
 use crate::config::{self, Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
 use crate::store::sent::{self, Position};
@@ -36,10 +36,12 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let config = &loaded.config;
     let Some(source) = config.sources.iter().find(|source| source.name == args.source) else {
         let name = &args.source;
-        return Err(refused(format!("source {name}: there is none of that name in config.toml")));
+        return Err(user_error(format!(
+            "source {name}: there is none of that name in config.toml"
+        )));
     };
     let Some(listen) = config.server.listen.first() else {
-        return Err(refused("server.listen is empty: there is nowhere to send to"));
+        return Err(user_error("server.listen is empty: there is nowhere to send to"));
     };
     let (secrets, missing) =
         config::secrets_under(loaded, &format!("sources.{}.verify", source.name));
@@ -48,18 +50,18 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         return Err(ExitError { code: 78, text: lines.join("\n") });
     }
     let verifier = Verifier::new(source, &secrets);
-    let (_, host) = post::place(listen).map_err(refused)?;
+    let (_, host) = post::local_endpoint(listen).map_err(user_error)?;
     let mut draft = draft(source, args, host)?;
     verifier.sign(&mut draft, clock::wall_ms()).map_err(|why| {
-        refused(format!("source {}: {}: {why}", source.name, source.verify.scheme))
+        user_error(format!("source {}: {}: {why}", source.name, source.verify.scheme))
     })?;
     let mut out = output::stdout();
-    print_request(&mut out, &draft, &verifier).map_err(failed)?;
+    print_request(&mut out, &draft, &verifier).map_err(runtime_error)?;
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
         let mark = mark(loaded)?;
-        let answer = post::post(listen, &draft).map_err(refused)?;
-        print_answer(&mut out, &answer).map_err(failed)?;
+        let answer = post::post(listen, &draft).map_err(user_error)?;
+        print_answer(&mut out, &answer).map_err(runtime_error)?;
         if let Some(mark) = mark {
             print_event(&mut out, loaded, source, &draft, &mark, &answer)?;
         }
@@ -69,7 +71,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     match (args.bad_signature, taken) {
         (false, true) => Ok(()),
         (true, false) if statuses.iter().all(|status| *status == 401) => Ok(()),
-        (true, true) => Err(refused(format!(
+        (true, true) => Err(user_error(format!(
             "a wrong signature was let in: scheme \"{}\" does not look at one",
             source.verify.scheme
         ))),
@@ -81,48 +83,48 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
     let method = ["POST", "PUT", "PATCH"];
     let Some(method) = method.into_iter().find(|it| source.methods.iter().any(|own| own == it))
     else {
-        return Err(refused(format!(
+        return Err(user_error(format!(
             "source {}: takes {} alone, none of which has a body",
             source.name,
             source.methods.join(", ")
         )));
     };
-    let id = hex::encode(clock::random_name().map_err(failed)?);
+    let id = hex::encode(clock::random_id().map_err(runtime_error)?);
     let scheme = &source.verify.scheme;
     let body = match args.file.as_deref() {
         None => sample::body(scheme, &id).into_bytes(),
         Some("-") => {
             let mut body = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut body).map_err(failed)?;
+            std::io::stdin().lock().read_to_end(&mut body).map_err(runtime_error)?;
             body
         }
         Some(path) => {
-            std::fs::read(path).map_err(|e| refused(format!("{path}: can't be read: {e}")))?
+            std::fs::read(path).map_err(|e| user_error(format!("{path}: can't be read: {e}")))?
         }
     };
     let is_form = source.accept == Accept::Form || sample::is_form(scheme);
     let content_type = match &args.content_type {
         Some(content_type) => content_type,
-        None if json::check(&body).is_ok() => "application/json",
+        None if json::validate(&body).is_ok() => "application/json",
         None if is_form => "application/x-www-form-urlencoded",
         None if std::str::from_utf8(&body).is_ok() => "text/plain",
         None => "application/octet-stream",
     };
     let mut draft = OutgoingRequest {
         method: method.to_owned(),
-        path: concrete(&source.path),
+        path: fill_path_params(&source.path),
         body,
         id,
-        bad: args.bad_signature,
+        corrupt_signature: args.bad_signature,
         ..OutgoingRequest::default()
     };
-    draft.put("host", host);
-    draft.put("content-type", content_type);
+    draft.set_header("host", host);
+    draft.set_header("content-type", content_type);
     Ok(draft)
 }
 
 /// A path of a source, its named segments given their own names.
-fn concrete(path: &str) -> String {
+fn fill_path_params(path: &str) -> String {
     path.replace(['{', '}'], "")
 }
 
@@ -133,12 +135,12 @@ fn print_request(
 ) -> std::io::Result<()> {
     // Its place is enough: what is sent holds no other secret.
     let redaction = Redaction { verifier: Some(verifier), redactor: &Redactor::default() };
-    let path = redaction.path(&draft.path);
-    let query = draft.query.as_ref().map(|query| format!("?{}", redaction.query(query)));
+    let path = redaction.redact_path(&draft.path);
+    let query = draft.query.as_ref().map(|query| format!("?{}", redaction.redact_query(query)));
     writeln!(out, "{} {path}{}", draft.method, query.unwrap_or_default())?;
     let lines: Vec<(&str, &[u8])> =
         draft.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    for (name, value) in redaction.lines(&lines) {
+    for (name, value) in redaction.redact_headers(&lines) {
         writeln!(out, "  {name}: {}", shown(&value))?;
     }
     writeln!(out, "  {} bytes", draft.body.len())
@@ -157,7 +159,7 @@ fn mark(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
     if !loaded.config.store.path.exists() {
         return Ok(None);
     }
-    sent::mark(&beside(loaded)?.conn).map(Some).map_err(failed)
+    sent::position(&open_store(loaded)?.conn).map(Some).map_err(runtime_error)
 }
 
 fn print_event(
@@ -168,8 +170,8 @@ fn print_event(
     mark: &Position,
     answer: &Answer,
 ) -> Result<(), ExitError> {
-    let found = sent::since(&beside(loaded)?.conn, mark, &source.name, &draft.body);
-    match found.map_err(failed)? {
+    let found = sent::since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
+    match found.map_err(runtime_error)? {
         Some(sent::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")
         }
@@ -181,7 +183,7 @@ fn print_event(
         }
         None => writeln!(out, "no event"),
     }
-    .map_err(failed)
+    .map_err(runtime_error)
 }
 
 /// On one line, whatever it is.

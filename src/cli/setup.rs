@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{ExitError, beside, failed, output, refused, trial};
+use super::{ExitError, open_store, output, runtime_error, trial, user_error};
 use crate::config::{
     self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
 };
@@ -18,10 +18,10 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError>
     let (secrets, _) = config::secrets(loaded);
     let (faults, elsewhere) = config::unusable_secrets(loaded);
     for warning in &loaded.warnings {
-        writeln!(out, "warning: {warning}").map_err(failed)?;
+        writeln!(out, "warning: {warning}").map_err(runtime_error)?;
     }
     for warning in config::secret_warnings(loaded, &secrets).iter().chain(&elsewhere) {
-        writeln!(out, "warning: {warning}").map_err(failed)?;
+        writeln!(out, "warning: {warning}").map_err(runtime_error)?;
     }
     if !faults.is_empty() {
         return Err(ExitError { code: 78, text: ConfigErrors(faults).to_string() });
@@ -32,29 +32,29 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError>
                 Listen::Tcp(address) => format!("http://{address}{}", source.path),
                 Listen::Unix(path) => format!("unix:{} {}", path.display(), source.path),
             };
-            writeln!(out, "source {}: {at}", source.name).map_err(failed)?;
+            writeln!(out, "source {}: {at}", source.name).map_err(runtime_error)?;
         }
     }
     if config.store.path.exists() {
         // Of a trail that this user may not open, or that the server has yet to bring up, the
         // configuration is none the worse.
-        let lines = beside(loaded).and_then(|store| waiting(&store, config));
+        let lines = open_store(loaded).and_then(|store| orphaned_queue_warnings(&store, config));
         for line in lines.unwrap_or_else(|failure| vec![failure.text]) {
-            writeln!(out, "warning: {line}").map_err(failed)?;
+            writeln!(out, "warning: {line}").map_err(runtime_error)?;
         }
     }
     if let Err(refusal) = rescue::check_before(&config.store.path) {
-        writeln!(out, "warning: {refusal}").map_err(failed)?;
+        writeln!(out, "warning: {refusal}").map_err(runtime_error)?;
     }
     if let Some(event) = event {
-        trial::takers(&mut out, loaded, event)?;
+        trial::print_matching_handlers(&mut out, loaded, event)?;
     }
-    writeln!(out, "{}: no faults", config.file.display()).map_err(failed)
+    writeln!(out, "{}: no faults", config.file.display()).map_err(runtime_error)
 }
 
 /// Handlers that config.toml no longer names although jobs wait for them, a line each.
-pub fn waiting(store: &Store, config: &Config) -> Result<Vec<String>, ExitError> {
-    let queued = stats::queued_by_handler(&store.conn).map_err(failed)?;
+pub fn orphaned_queue_warnings(store: &Store, config: &Config) -> Result<Vec<String>, ExitError> {
+    let queued = stats::queued_by_handler(&store.conn).map_err(runtime_error)?;
     let gone = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
     let line = |(name, jobs): (&String, &i64)| {
         format!(
@@ -81,15 +81,15 @@ pub fn init(config: Option<&Path>) -> Result<(), ExitError> {
         .map(|(path, _, _)| format!("{}: is there already, and is not overwritten", path.display()))
         .collect();
     if !there.is_empty() {
-        return Err(refused(there.join("\n")));
+        return Err(user_error(there.join("\n")));
     }
     for (path, text, mode) in &files {
         write_new(path, text, *mode)
-            .map_err(|e| refused(format!("{}: can't be written: {e}", path.display())))?;
-        writeln!(output::stdout(), "wrote {}", path.display()).map_err(failed)?;
+            .map_err(|e| user_error(format!("{}: can't be written: {e}", path.display())))?;
+        writeln!(output::stdout(), "wrote {}", path.display()).map_err(runtime_error)?;
     }
     writeln!(output::stdout(), "`hooktrail` serves it; `hooktrail check` finds faults in it")
-        .map_err(failed)
+        .map_err(runtime_error)
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {

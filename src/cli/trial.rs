@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use clap::Args;
 
-use super::{ExitError, beside, failed, output, refused};
+use super::{ExitError, open_store, output, runtime_error, user_error};
 use crate::config::{self, Handler, LoadedConfig};
 use crate::domain::owed::JobSpec;
 use crate::domain::{AttemptResult, Claim, Event, EventId, HandlerId, JobId, Outcome, SourceId};
@@ -66,7 +66,7 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
     let outputs = match (&args.of, loaded) {
         (Some(file), _) if args.is_of_file() => {
             let body = read_body(file)?;
-            let pool = EvaluatorPool::new(&std::env::temp_dir(), &mark(""));
+            let pool = EvaluatorPool::new(&std::env::temp_dir(), &cli_run_id(""));
             let scene = EventContext {
                 body: &body,
                 content_type: args.content_type.as_deref(),
@@ -76,20 +76,22 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
             pool.outputs(0, &expression, &scene)
         }
         (of, Some(loaded)) => {
-            let store = beside(loaded)?;
+            let store = open_store(loaded)?;
             let of = of.as_ref().and_then(|of| of.parse().ok());
-            let event = match of.or(list::newest_event(&store.conn).map_err(failed)?) {
-                Some(event) => stored(&store, event)?,
-                None => return Err(refused("there is no event yet")),
+            let event = match of.or(list::newest_event(&store.conn).map_err(runtime_error)?) {
+                Some(event) => load_event(&store, event)?,
+                None => return Err(user_error("there is no event yet")),
             };
             let maker = maker(loaded, &store)?;
-            maker.with_scene(&event, None, |scene| maker.expressions.outputs(0, &expression, scene))
+            maker.with_context(&event, None, |scene| {
+                maker.expressions.outputs(0, &expression, scene)
+            })
         }
-        (_, None) => return Err(refused("there is no event without a configuration")),
+        (_, None) => return Err(user_error("there is no event without a configuration")),
     };
     let mut out = output::stdout();
-    for output in outputs.map_err(refused)? {
-        out.write_all(&output).and_then(|()| writeln!(out)).map_err(failed)?;
+    for output in outputs.map_err(user_error)? {
+        out.write_all(&output).and_then(|()| writeln!(out)).map_err(runtime_error)?;
     }
     Ok(())
 }
@@ -100,44 +102,52 @@ fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {
         "-" => std::io::stdin().lock().read_to_end(&mut body),
         file => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut body)),
     };
-    read.map_err(|e| refused(format!("{file}: can't be read: {e}")))?;
+    read.map_err(|e| user_error(format!("{file}: can't be read: {e}")))?;
     Ok(body)
 }
 
 /// By what processes started here are known: not the trail's own name, so that a server that starts
 /// meanwhile leaves them alone.
-fn mark(trail: &str) -> String {
+fn cli_run_id(trail: &str) -> String {
     format!("cli.{}.{trail}", std::process::id())
 }
 
 /// What makes of events what handlers get, by the configuration.
 pub fn maker(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
-    let readers = store::readers(store, 1).map_err(failed)?;
-    let expressions =
-        EvaluatorPool::new(store.path.parent().unwrap_or(Path::new(".")), &mark(&store.trail));
+    let readers = store::readers(store, 1).map_err(runtime_error)?;
+    let expressions = EvaluatorPool::new(
+        store.path.parent().unwrap_or(Path::new(".")),
+        &cli_run_id(&store.database_id),
+    );
     let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
-    Ok(TaskBuilder { readers, expressions, paths, trail: mark(&store.trail) })
+    Ok(TaskBuilder { readers, expressions, paths, trail: cli_run_id(&store.database_id) })
 }
 
-fn stored(store: &Store, event: i64) -> Result<Event, ExitError> {
-    if !registry::event_exists(&store.conn, event).map_err(failed)? {
-        return Err(refused(format!("event {event}: there is no such event")));
+fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
+    if !registry::event_exists(&store.conn, event).map_err(runtime_error)? {
+        return Err(user_error(format!("event {event}: there is no such event")));
     }
-    read::event(&store.conn, EventId(event)).map_err(failed)
+    read::event(&store.conn, EventId(event)).map_err(runtime_error)
 }
 
 /// Which handlers would take an event, and with what.
-pub fn takers(out: &mut impl Write, loaded: &LoadedConfig, event: i64) -> Result<(), ExitError> {
-    let store = beside(loaded)?;
-    let event = stored(&store, event)?;
+pub fn print_matching_handlers(
+    out: &mut impl Write,
+    loaded: &LoadedConfig,
+    event: i64,
+) -> Result<(), ExitError> {
+    let store = open_store(loaded)?;
+    let event = load_event(&store, event)?;
     let maker = maker(loaded, &store)?;
     let (mut names, mut lines) = (Vec::new(), Vec::new());
     for handler in loaded.config.handlers.iter().filter(|one| one.sources.contains(&event.source)) {
-        let (takes, line) = match taken(&maker, &event, handler)? {
+        let (takes, line) = match evaluate(&maker, &event, handler)? {
             HandlerDecision::No => (false, "not wanted by when".to_owned()),
             HandlerDecision::Failed { which, reason } => (true, format!("{which} fails: {reason}")),
-            HandlerDecision::Yes(wanted) => (true, described(&maker, &event, handler, &wanted)?),
+            HandlerDecision::Yes(wanted) => {
+                (true, describe_match(&maker, &event, handler, &wanted)?)
+            }
         };
         if takes {
             names.push(handler.name.as_str());
@@ -145,30 +155,31 @@ pub fn takers(out: &mut impl Write, loaded: &LoadedConfig, event: i64) -> Result
         lines.push(format!("  {}: {line}", handler.name));
     }
     let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
-    writeln!(out, "event {} of {}: taken by {names}", event.id, event.source).map_err(failed)?;
-    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(failed)
+    writeln!(out, "event {} of {}: taken by {names}", event.id, event.source)
+        .map_err(runtime_error)?;
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(runtime_error)
 }
 
-fn taken(
+fn evaluate(
     maker: &TaskBuilder,
     event: &Event,
     handler: &Handler,
 ) -> Result<HandlerDecision, ExitError> {
-    let judge = JobPlanner::of_handlers([(handler, HandlerId(0))].into_iter());
+    let judge = JobPlanner::for_handlers([(handler, HandlerId(0))].into_iter());
     let Some(questions) = judge.questions() else {
         return Ok(HandlerDecision::Yes(HandlerMatch::default()));
     };
     let answers = maker
-        .with_scene(event, None, |scene| {
+        .with_context(event, None, |scene| {
             let scene = EventContext { event: None, ..*scene };
-            maker.expressions.ask_and_wait(0, questions, &scene)
+            maker.expressions.evaluate(0, questions, &scene)
         })
-        .map_err(|_| refused(format!("{}: try again", maker.expressions.busy_reason())))?;
-    answers.takers.into_iter().next().ok_or_else(|| refused("the expressions gave no answer"))
+        .map_err(|_| user_error(format!("{}: try again", maker.expressions.busy_reason())))?;
+    answers.takers.into_iter().next().ok_or_else(|| user_error("the expressions gave no answer"))
 }
 
 /// What a handler would get, and by which keys.
-fn described(
+fn describe_match(
     maker: &TaskBuilder,
     event: &Event,
     handler: &Handler,
@@ -180,19 +191,19 @@ fn described(
         said.push(format!("{} items", items.len()));
         if !items.is_empty() {
             let mut first = Vec::new();
-            items.get(0, &mut first).map_err(failed)?;
+            items.get(0, &mut first).map_err(runtime_error)?;
             item = Some(Arc::from(first));
         }
     }
     let is_empty = wanted.items.as_ref().is_some_and(|items| items.is_empty());
     if !is_empty {
-        said.extend(shown_keys(&wanted.keys.get(0).map_err(failed)?));
+        said.extend(shown_keys(&wanted.keys.get(0).map_err(runtime_error)?));
     }
     said.extend(wanted.faults.iter().map(|fault| format!("{fault} (no key)")));
     let input = match &handler.transform {
         _ if is_empty => None,
         None => item.as_ref().map(|item| Ok(item.to_vec())),
-        Some(transform) => Some(maker.with_scene(event, item.as_ref(), |scene| {
+        Some(transform) => Some(maker.with_context(event, item.as_ref(), |scene| {
             let busy = |_| Err(maker.expressions.busy_reason());
             maker.expressions.transform(0, transform, scene).unwrap_or_else(busy)
         })),
@@ -233,18 +244,20 @@ fn shown(text: &str) -> String {
 pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let name = &args.handler;
     let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == *name) else {
-        return Err(refused(format!("handler {name}: there is none of that name in config.toml")));
+        return Err(user_error(format!(
+            "handler {name}: there is none of that name in config.toml"
+        )));
     };
     let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
         return Err(ExitError { code: 78, text: lines.join("\n") });
     }
-    let store = beside(loaded)?;
-    let event = stored(&store, args.event)?;
-    let (maker, ready) = (maker(loaded, &store)?, app::equip(handler, &secrets));
-    process::become_subreaper().map_err(failed)?;
-    let job = list::job_of(&store.conn, event.id, name).map_err(failed)?;
+    let store = open_store(loaded)?;
+    let event = load_event(&store, args.event)?;
+    let (maker, ready) = (maker(loaded, &store)?, app::build_handler(handler, &secrets));
+    process::become_subreaper().map_err(runtime_error)?;
+    let job = list::job_of(&store.conn, event.id, name).map_err(runtime_error)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
     let claimed = |item| ClaimedJob {
         claim: Claim { job, attempt: attempt.max(1) },
@@ -259,17 +272,17 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         on_trial: false,
     };
     let mut all_succeeded = true;
-    match maker.judge(&claimed(None), &ready, &event) {
-        Err(ended) => return Err(refused(ended.detail)),
-        Ok(None) => return Err(refused(format!("event {}: not wanted by when", event.id))),
+    match maker.reevaluate(&claimed(None), &ready, &event) {
+        Err(ended) => return Err(user_error(ended.detail)),
+        Ok(None) => return Err(user_error(format!("event {}: not wanted by when", event.id))),
         Ok(Some(JobSpec::Items(items))) => {
             let mut body = Vec::new();
             for at in 0..items.count() {
-                let number = u32::try_from(at + 1).map_err(failed)?;
+                let number = u32::try_from(at + 1).map_err(runtime_error)?;
                 if args.item.is_some_and(|wanted| wanted != number) {
                     continue;
                 }
-                items.read(at, &mut body).map_err(failed)?;
+                items.read(at, &mut body).map_err(runtime_error)?;
                 let item = Arc::from(body.as_slice());
                 all_succeeded &=
                     run_one(&maker, &claimed(Some(number)), &ready, &event, Some(&item))?;
@@ -278,7 +291,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         Ok(Some(_)) => all_succeeded = run_one(&maker, &claimed(None), &ready, &event, None)?,
     }
     ready.kind.close();
-    process::wait_for_retired(process::GRACE * 2);
+    process::wait_for_drained(process::GRACE * 2);
     if all_succeeded { Ok(()) } else { Err(ExitError { code: 1, text: String::new() }) }
 }
 
@@ -290,15 +303,15 @@ fn run_one(
     event: &Event,
     item: Option<&Arc<[u8]>>,
 ) -> Result<bool, ExitError> {
-    let stop = CancelToken::new().map_err(failed)?;
-    let ended: AttemptResult = match maker.task(claimed, ready, event.clone(), item) {
+    let stop = CancelToken::new().map_err(runtime_error)?;
+    let ended: AttemptResult = match maker.build_task(claimed, ready, event.clone(), item) {
         Ok(task) => ready.kind.run(&task, &stop),
         Err(ended) => ended,
     };
-    output::stdout().write_all(&ended.stdout).map_err(failed)?;
-    output::stderr().write_all(&ended.stderr).map_err(failed)?;
+    output::stdout().write_all(&ended.stdout).map_err(runtime_error)?;
+    output::stderr().write_all(&ended.stderr).map_err(runtime_error)?;
     let item = claimed.item.map(|number| format!("item {number}: ")).unwrap_or_default();
     writeln!(output::stderr(), "{item}{}: {}", ended.outcome.name(), ended.detail)
-        .map_err(failed)?;
+        .map_err(runtime_error)?;
     Ok(ended.outcome == Outcome::Succeeded)
 }

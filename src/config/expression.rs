@@ -18,7 +18,7 @@ pub(super) fn of(value: &TomlValue<'_>) -> Option<Expression> {
     match Expression::new(text) {
         Ok(expression) => Some(expression),
         Err(wrong) => {
-            let at = value.place_within(line_start(value.written(), wrong.line));
+            let at = value.place_within(line_start(value.source_text(), wrong.line));
             let (line, column) = (wrong.line, wrong.column);
             // Of several lines the one that matters.
             let shown = match text.trim_end().lines().count() {
@@ -32,7 +32,7 @@ pub(super) fn of(value: &TomlValue<'_>) -> Option<Expression> {
             };
             let reason =
                 format!("{} {shown}: line {line}, column {column}: {}", value.key, wrong.text);
-            value.log.wrong(Location { line: at.line.max(value.at.line), ..at }, reason);
+            value.log.error(Location { line: at.line.max(value.at.line), ..at }, reason);
             None
         }
     }

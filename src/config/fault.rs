@@ -88,11 +88,11 @@ impl Diagnostics {
         self.faults.borrow_mut().push((at, Kind::Syntax, text));
     }
 
-    pub fn wrong(&self, at: Location, text: String) {
+    pub fn error(&self, at: Location, text: String) {
         self.faults.borrow_mut().push((at, Kind::Wrong, text));
     }
 
-    pub fn missing(&self, at: Location, text: String) {
+    pub fn missing_error(&self, at: Location, text: String) {
         self.faults.borrow_mut().push((at, Kind::Missing, text));
     }
 
@@ -118,7 +118,7 @@ impl Diagnostics {
     }
 
     /// The faults, or what was noted besides: warnings and secrets.
-    pub fn close(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
+    pub fn finish(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
         let mut faults = self.faults.take();
         faults.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         faults.dedup();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::secret::SecretFormat;
-use super::server::close;
+use super::server::reject_rest;
 use super::table::{TomlTable, TomlValue};
 use super::values::{self, ANY, DAY, POSITIVE, TIMEOUT};
 use super::{Breaker, EnvValue, Handler, Mode, Retry, program, secret, target, wanted};
@@ -17,7 +17,7 @@ const ENV: &str = r#"expected a table such as { CRM_URL = "https://example.com" 
 const ENV_VALUE: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 /// The server's own source: its events say what a person may want to know.
-pub const BUILT_IN: &str = "hooktrail";
+pub const INTERNAL_SOURCE: &str = "hooktrail";
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Variables that the server sets for each attempt.
@@ -45,7 +45,7 @@ pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &
     if let Err(remedy) = values::name(name) {
         table.fault(format!("is no name: {remedy}"));
     }
-    let default = wanted::read(&table, Handler::named(name, folder));
+    let default = wanted::read(&table, Handler::with_defaults(name, folder));
     let handler = Handler {
         sources: read_sources(&table, sources),
         command: read_command(&table, folder),
@@ -61,7 +61,7 @@ pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &
         ..default
     };
     program::warn(&table, &handler);
-    close(table, &["jetstream"]);
+    reject_rest(table, &["jetstream"]);
     handler
 }
 
@@ -79,13 +79,13 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
         let Some(text) = item.text(SOURCES) else { continue };
         if sources.iter().any(|source| source == text) {
             item.fault(format!("names {} twice: once is enough", values::shown_text(text)));
-        } else if text != BUILT_IN && !known.contains(&text) {
-            let all: Vec<&str> = known.iter().copied().chain([BUILT_IN]).collect();
-            let hint = values::hint(text, &all, values::shown_text);
+        } else if text != INTERNAL_SOURCE && !known.contains(&text) {
+            let all: Vec<&str> = known.iter().copied().chain([INTERNAL_SOURCE]).collect();
+            let hint = values::suggest(text, &all, values::shown_text);
             let text =
                 format!("{} names {}, no source: {hint}", item.key, values::shown_text(text));
             // In broken TOML the source may be there.
-            table.log.missing(item.at, text);
+            table.log.missing_error(item.at, text);
         } else {
             sources.push(text.to_owned());
         }
@@ -149,18 +149,18 @@ fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
 /// Text is not shown: where people put passwords all the same, no fault repeats them.
 fn read_env_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
-        return secret::one(value, folder, SecretFormat::Variable).map(EnvValue::Secret);
+        return secret::parse_one(value, folder, SecretFormat::Variable).map(EnvValue::Secret);
     }
     match value.raw_text() {
-        Some(text) if text.contains('\0') => value.wrong_unseen("expected text without a NUL"),
+        Some(text) if text.contains('\0') => value.invalid_redacted("expected text without a NUL"),
         Some(text) => Some(EnvValue::Text(text.to_owned())),
-        None => value.wrong_unseen(ENV_VALUE),
+        None => value.invalid_redacted(ENV_VALUE),
     }
 }
 
 impl Handler {
     /// One with the contract's defaults that does nothing yet.
-    pub fn named(name: &str, directory: &Path) -> Self {
+    pub fn with_defaults(name: &str, directory: &Path) -> Self {
         Self {
             name: name.to_owned(),
             sources: Vec::new(),
@@ -227,6 +227,6 @@ fn read_retry(value: &TomlValue<'_>) -> Option<Retry> {
         jitter: table.number("jitter", default.jitter, 0.0..=1.0, "expected a number from 0 to 1"),
         max_age: table.duration("max_age", default.max_age, POSITIVE),
     };
-    close(table, &[]);
+    reject_rest(table, &[]);
     Some(retry)
 }

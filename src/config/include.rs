@@ -31,7 +31,7 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
         }
     }
     if files.len() > FILES_MAX {
-        log.wrong(value.at, format!("{} finds over {FILES_MAX} files: expected fewer", value.key));
+        log.error(value.at, format!("{} finds over {FILES_MAX} files: expected fewer", value.key));
         files.truncate(FILES_MAX);
     }
     files
@@ -42,8 +42,8 @@ fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let (sub, pattern) = text.rsplit_once('/').map_or(("", text), |(sub, name)| (sub, name));
     let sub = if sub.is_empty() && text.starts_with('/') { "/" } else { sub };
     if pattern.is_empty() || sub.contains(['*', '?']) {
-        let _: Option<()> =
-            item.wrong("expected a file, * and ? in its own name alone, such as \"conf.d/*.toml\"");
+        let _: Option<()> = item
+            .invalid("expected a file, * and ? in its own name alone, such as \"conf.d/*.toml\"");
         return nothing();
     }
     if !pattern.contains(['*', '?']) {

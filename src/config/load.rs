@@ -46,7 +46,7 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
 pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
     let log = Diagnostics::default();
     let config = read_all(path, &log);
-    let (warnings, secrets) = log.close()?;
+    let (warnings, secrets) = log.finish()?;
     // Nothing but a noted fault makes `read_all` give nothing.
     let config = config.ok_or_else(|| ConfigErrors(Vec::new()))?;
     Ok(LoadedConfig { config, warnings, secrets })
@@ -56,7 +56,7 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let main = read_file(path, log)?;
     let whole = Location { line: 0, ..main.place(0) };
     let absolute = std::path::absolute(path)
-        .map_err(|error| log.wrong(whole, format!("can't be made absolute: {error}")))
+        .map_err(|error| log.error(whole, format!("can't be made absolute: {error}")))
         .ok()?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     let tree = parse(&main, log);
@@ -102,12 +102,12 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
-        log.wrong(whole, format!("can't be read: {error}"));
+        log.error(whole, format!("can't be read: {error}"));
         return None;
     }
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let max = values::size_text(FILE_BYTES_MAX);
-        log.wrong(whole, format!("is larger than {max}: expected a configuration"));
+        log.error(whole, format!("is larger than {max}: expected a configuration"));
         return None;
     }
     match String::from_utf8(bytes) {
@@ -115,7 +115,7 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
         Err(error) => {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            log.wrong(Location { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
+            log.error(Location { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
             None
         }
     }
@@ -165,7 +165,7 @@ impl<'a> Sections<'a> {
                 }
             }
         }
-        root.finish(&[]);
+        root.reject_unknown(&[]);
     }
 
     /// Whether no earlier file has the table.

@@ -37,7 +37,7 @@ mod wanted;
 mod tests;
 
 pub use fault::{ConfigError, ConfigErrors};
-pub use handler::BUILT_IN;
+pub use handler::INTERNAL_SOURCE;
 pub use load::{LoadedConfig, find, load};
 pub use public_url::PublicUrl;
 pub use reload::reload_refusals;

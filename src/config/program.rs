@@ -24,7 +24,7 @@ fn warn_of_command(table: &TomlTable<'_>, handler: &Handler) {
     };
     let shown = values::shown_text(program);
     let reason = if program.contains('/') {
-        let remedy = match runs(Path::new(program)) {
+        let remedy = match check_executable(Path::new(program)) {
             Runs::Yes => return,
             Runs::NotExecutable => format!("is not executable: chmod +x {program}"),
             Runs::NotThere => "does not exist: expected a program".to_owned(),
@@ -57,7 +57,7 @@ enum Runs {
 }
 
 /// By the file's mode, since `check` is often run by another user than the server.
-fn runs(program: &Path) -> Runs {
+fn check_executable(program: &Path) -> Runs {
     match program.metadata() {
         Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => Runs::Yes,
         Ok(file) if file.is_file() => Runs::NotExecutable,
@@ -73,7 +73,7 @@ fn in_path(program: &str, handler: &Handler) -> bool {
         Some((_, EnvValue::Secret(_))) => return true,
         None => std::env::var_os("PATH").unwrap_or_default(),
     };
-    let found = |folder: PathBuf| matches!(runs(&folder.join(program)), Runs::Yes);
+    let found = |folder: PathBuf| matches!(check_executable(&folder.join(program)), Runs::Yes);
     std::env::split_paths(&path).any(|folder| found(handler.directory.join(folder)))
 }
 

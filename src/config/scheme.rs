@@ -27,7 +27,7 @@ pub struct Scheme {
     /// What its secret has to be made of.
     pub secret: SecretFormat,
     /// A secret may still be missing: its sender gives it only after a handshake.
-    pub secret_later: bool,
+    pub secret_optional: bool,
 }
 
 /// Where a sender puts what it makes unique for each notification.
@@ -54,7 +54,7 @@ const fn plain(name: &'static str, keys: &'static [&'static str]) -> Scheme {
         repeats_stamp: false,
         delivery_key: DeliveryKey::Nowhere,
         secret: SecretFormat::Bytes,
-        secret_later: false,
+        secret_optional: false,
     }
 }
 
@@ -69,7 +69,7 @@ const fn signed(name: &'static str, header: &'static str) -> Scheme {
 
 impl Scheme {
     /// The time stamp is that of the attempt.
-    const fn within(self, seconds: u64) -> Self {
+    const fn tolerance(self, seconds: u64) -> Self {
         let either = Duration::from_secs(seconds);
         Self { tolerance: Some(Tolerance { back: either, ahead: either }), ..self }
     }
@@ -94,7 +94,7 @@ impl Scheme {
         Self { secret, ..self }
     }
 
-    const fn takes(self, keys: &'static [&'static str]) -> Self {
+    const fn with_keys(self, keys: &'static [&'static str]) -> Self {
         Self { keys, ..self }
     }
 }
@@ -126,34 +126,34 @@ pub const SCHEMES: &[Scheme] = &[
     plain("bearer", COMMON).secret(SecretFormat::BearerToken),
     plain("hmac", HMAC),
     signed("paminga", "x-paminga-signature").signs_key(),
-    preset("standard").within(FIVE).secret(SecretFormat::StandardVerifier).signs_key(),
+    preset("standard").tolerance(FIVE).secret(SecretFormat::StandardVerifier).signs_key(),
     // The same on redelivery.
     signed("github", "x-hub-signature-256").key_in(&["x-github-delivery"]),
     // X-Gitlab-Event-UUID is shared by events that follow from each other.
     signed("gitlab", "x-gitlab-token").key_in(&["idempotency-key"]),
-    signed("stripe", "stripe-signature").within(FIVE).signs_key(),
+    signed("stripe", "stripe-signature").tolerance(FIVE).signs_key(),
     signed("shopify", "x-shopify-hmac-sha256").key_in(&["x-shopify-webhook-id"]),
-    signed("slack", "x-slack-signature").within(FIVE).signs_key(),
+    signed("slack", "x-slack-signature").tolerance(FIVE).signs_key(),
     signed("twilio", "x-twilio-signature").key_in(&["i-twilio-idempotency-token"]),
     signed("sendgrid", "x-twilio-email-event-webhook-signature")
-        .within(FIVE)
+        .tolerance(FIVE)
         .secret(SecretFormat::P256Key)
         .signs_key(),
     // It tries for 8 hours (documentation.mailgun.com, "Webhooks").
     preset("mailgun").stamped_once(9 * HOUR, FIVE).signs_key(),
-    preset("mailchimp").takes(&["query", "path_token", "secret", "tolerance", "url"]),
-    Scheme { secret_later: true, ..signed("mandrill", "x-mandrill-signature") }.signs_key(),
+    preset("mailchimp").with_keys(&["query", "path_token", "secret", "tolerance", "url"]),
+    Scheme { secret_optional: true, ..signed("mandrill", "x-mandrill-signature") }.signs_key(),
     signed("meta", "x-hub-signature-256")
-        .takes(&["verify_token", "secret", "header", "tolerance", "url"])
+        .with_keys(&["verify_token", "secret", "header", "tolerance", "url"])
         .signs_key(),
-    signed("zoom", "x-zm-signature").within(FIVE).signs_key(),
+    signed("zoom", "x-zm-signature").tolerance(FIVE).signs_key(),
     signed("discord", "x-signature-ed25519")
-        .within(FIVE)
+        .tolerance(FIVE)
         .secret(SecretFormat::Ed25519Key)
         .signs_key(),
-    signed("paddle", "paddle-signature").within(FIVE).signs_key(),
+    signed("paddle", "paddle-signature").tolerance(FIVE).signs_key(),
     signed("square", "x-square-hmacsha256-signature").signs_key(),
-    signed("hubspot", "x-hubspot-signature-v3").within(FIVE).signs_key(),
+    signed("hubspot", "x-hubspot-signature-v3").tolerance(FIVE).signs_key(),
     // It tries again after a minute, an hour and six hours (linear.app/developers/webhooks), and the
     // minute of tolerance that the page advises would refuse all of these.
     signed("linear", "linear-signature").stamped_once(8 * HOUR, MINUTE).signs_key(),

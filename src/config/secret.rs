@@ -121,7 +121,7 @@ impl Secrets {
     }
 
     /// Those of `wanted` that could be read, in that order.
-    pub fn all<'s>(&'s self, wanted: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
+    pub fn resolve<'s>(&'s self, wanted: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
         wanted.iter().filter_map(|secret| self.get(secret))
     }
 
@@ -132,7 +132,7 @@ impl Secrets {
         let mut texts: Vec<Vec<u8>> = self.0.values().cloned().collect();
         for verify in config.sources.iter().map(|source| &source.verify) {
             let user = verify.user.as_deref().unwrap_or_default().as_bytes();
-            for secret in self.all(&verify.secret) {
+            for secret in self.resolve(&verify.secret) {
                 match verify.scheme.as_str() {
                     "basic" => {
                         let pair = [user, b":", secret].concat();
@@ -299,25 +299,29 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Unread> {
 }
 
 /// One secret or a list of them, all valid.
-pub(super) fn some(value: &TomlValue<'_>, folder: &Path, becomes: SecretFormat) -> Vec<SecretRef> {
+pub(super) fn parse_list(
+    value: &TomlValue<'_>,
+    folder: &Path,
+    becomes: SecretFormat,
+) -> Vec<SecretRef> {
     if !value.is_list() {
-        return one(value, folder, becomes).into_iter().collect();
+        return parse_one(value, folder, becomes).into_iter().collect();
     }
     let items = value.list(FORMS).unwrap_or_default();
     if items.is_empty() {
         value.fault(format!("is []: {FORMS}"));
     }
-    items.iter().filter_map(|item| one(item, folder, becomes)).collect()
+    items.iter().filter_map(|item| parse_one(item, folder, becomes)).collect()
 }
 
 /// One secret. Whatever else stands there is not shown: it may well be one.
-pub(super) fn one(
+pub(super) fn parse_one(
     value: &TomlValue<'_>,
     folder: &Path,
     becomes: SecretFormat,
 ) -> Option<SecretRef> {
     if !value.is_table() {
-        return value.wrong_unseen(FORMS);
+        return value.invalid_redacted(FORMS);
     }
     let table = value.table(FORMS)?;
     let found = [
@@ -327,12 +331,12 @@ pub(super) fn one(
     ];
     let written = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
     let empty = table.all().is_empty();
-    table.finish(&[]);
+    table.reject_unknown(&[]);
     if empty || written > 1 {
-        return value.wrong_unseen(FORMS);
+        return value.invalid_redacted(FORMS);
     }
     let (secret, at) = found.into_iter().flatten().next()?;
-    let secret = secret.map_or_else(|remedy| at.wrong_unseen(remedy), Some)?;
+    let secret = secret.map_or_else(|remedy| at.invalid_redacted(remedy), Some)?;
     value.log.secret(SecretReference {
         file: value.log.file_name(value.at),
         line: value.at.line,
@@ -347,7 +351,7 @@ fn text<'a>(table: &TomlTable<'a>, key: &'static str) -> Option<(TomlValue<'a>, 
     let value = table.get(key)?;
     match value.raw_text().filter(|text| !text.is_empty() && !text.contains('\0')) {
         Some(text) => Some((value.clone(), text.to_owned())),
-        None => value.wrong_unseen(FORMS),
+        None => value.invalid_redacted(FORMS),
     }
 }
 

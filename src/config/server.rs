@@ -22,7 +22,7 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
     let proxy_header = |text: &str| match text.to_ascii_lowercase().as_str() {
         "x-forwarded-for" => Ok(ProxyHeader::XForwardedFor),
         "forwarded" => Ok(ProxyHeader::Forwarded),
-        _ => Err(values::one_of(text, &["X-Forwarded-For", "Forwarded"])),
+        _ => Err(values::expected_one_of(text, &["X-Forwarded-For", "Forwarded"])),
     };
     let server = Server {
         listen,
@@ -41,7 +41,7 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
     if server.max_body_bytes > server.max_inflight_bytes {
         let limit = values::size_text(server.max_inflight_bytes as u64);
         match (table.get("max_body_size"), table.get("max_inflight_size")) {
-            (Some(value), _) => beyond_all(&value, &limit),
+            (Some(value), _) => exceeds_total(&value, &limit),
             (None, Some(value)) => value.fault(format!(
                 "is {limit}: expected at least server.max_body_size, which is {}",
                 values::size_text(server.max_body_bytes as u64)
@@ -49,19 +49,19 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
             (None, None) => {}
         }
     }
-    close(table, &["tls"]);
+    reject_rest(table, &["tls"]);
     server
 }
 
 /// A `max_body_size` that all bodies together could never reach.
-pub(super) fn beyond_all(value: &TomlValue<'_>, limit: &str) {
+pub(super) fn exceeds_total(value: &TomlValue<'_>, limit: &str) {
     let _: Option<()> =
-        value.wrong(format!("expected at most server.max_inflight_size, which is {limit}"));
+        value.invalid(format!("expected at most server.max_inflight_size, which is {limit}"));
 }
 
 pub(super) fn admin(table: TomlTable<'_>, server: &Server, folder: &Path) -> Admin {
     let admin = Admin { listen: listens(&table, folder, "127.0.0.1:8081", &server.listen) };
-    close(table, &["token", "read_token"]);
+    reject_rest(table, &["token", "read_token"]);
     admin
 }
 
@@ -83,7 +83,7 @@ pub(super) fn store(table: TomlTable<'_>, folder: &Path) -> Store {
     if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
         value.warn(r#"is "normal": a power cut may lose the newest events"#);
     }
-    close(table, &["keep_bodies", "keep_trail", "keep_dead"]);
+    reject_rest(table, &["keep_bodies", "keep_trail", "keep_dead"]);
     store
 }
 
@@ -92,14 +92,14 @@ pub(super) fn workers(table: TomlTable<'_>) -> Workers {
         threads: table.integer("threads", 16, 1..=1024) as usize,
         shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), GRACE),
     };
-    close(table, &[]);
+    reject_rest(table, &[]);
     workers
 }
 
 /// Refuses by name what has its time still to come, and what is unknown.
-pub(super) fn close(table: TomlTable<'_>, later: &[&'static str]) {
-    table.not_yet(later);
-    table.finish(later);
+pub(super) fn reject_rest(table: TomlTable<'_>, later: &[&'static str]) {
+    table.reject_reserved(later);
+    table.reject_unknown(later);
 }
 
 /// The addresses of one `listen`; two listeners can't have one, but port 0 is a new one each time.

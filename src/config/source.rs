@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::fault::{Diagnostics, Location};
-use super::server::{BODY_BYTES_MAX, beyond_all, close};
+use super::server::{BODY_BYTES_MAX, exceeds_total, reject_rest};
 use super::table::{TomlTable, TomlValue};
 use super::values::{self, DAY, POSITIVE};
 use super::{
@@ -16,7 +16,7 @@ use super::{
 /// `max_queued` where it is not written: as good as none, and still a number for SQLite.
 pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
 
-const LATER: &[&str] = &["jetstream"];
+const RESERVED_KEYS: &[&str] = &["jetstream"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
 const METHODS_LIST: &str = r#"expected a list such as ["POST"]"#;
 const NETWORKS: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
@@ -80,7 +80,7 @@ pub(super) fn read(
             .has("alert_if_silent_for")
             .then(|| table.duration("alert_if_silent_for", DAY, POSITIVE)),
     };
-    close(table, LATER);
+    reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, path_at }
 }
 
@@ -115,7 +115,7 @@ fn read_body_max(table: &TomlTable<'_>, server: &Server) -> usize {
     let default = server.max_body_bytes as u64;
     let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
     if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
-        beyond_all(&value, &values::size_text(server.max_inflight_bytes as u64));
+        exceeds_total(&value, &values::size_text(server.max_inflight_bytes as u64));
     }
     max
 }
@@ -125,7 +125,7 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
         true => Ok(text.to_owned()),
         false => Err(match METHODS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
             Some(known) => format!("did you mean {known:?}?"),
-            None => values::one_of("", &METHODS),
+            None => values::expected_one_of("", &METHODS),
         }),
     };
     let Some(value) = table.get("methods") else { return vec![default.to_owned()] };
@@ -153,7 +153,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
     let header = table.parsed("header", DEDUPE, values::header_name).map(Dedupe::Header);
     let body = table.get("body").and_then(|value| match value.as_flag() {
         Some(true) => Some(Dedupe::Body),
-        _ => value.wrong("expected true"),
+        _ => value.invalid("expected true"),
     });
     let window = table.duration("window", week, POSITIVE);
     let written = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
@@ -165,7 +165,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
         table.missing(format!("has nothing to recognise a repeat by: {DEDUPE}"));
     }
     let jq = expression::read(&table, "jq").map(Dedupe::Jq);
-    close(table, &[]);
+    reject_rest(table, &[]);
     (header.or(jq).or(body), false, window)
 }
 
@@ -214,7 +214,7 @@ fn read_handshake(table: &TomlTable<'_>) -> Handshake {
     let methods = read_methods(&table, "GET");
     let respond = expression::read(&table, "respond");
     let signed = table.flag("signed", true);
-    close(table, &[]);
+    reject_rest(table, &[]);
     match respond {
         Some(respond) => Handshake::Own(OwnHandshake { methods, respond, signed }),
         None => Handshake::Preset,
@@ -228,7 +228,7 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
         status: u16::try_from(table.integer("status", 202, 200..=299)).unwrap_or(202),
         body: body.as_ref().and_then(|value| match value.raw_text() {
             Some(text) => Some(text.to_owned()),
-            None => value.wrong("expected text"),
+            None => value.invalid("expected text"),
         }),
         content_type: table.parsed("content_type", "expected text", values::header_value),
     };
@@ -236,7 +236,7 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {
         table.fault(format!("has a body: an answer of {} can't have one", respond.status));
     }
-    close(table, &[]);
+    reject_rest(table, &[]);
     Some(respond)
 }
 
@@ -302,6 +302,6 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
             read.source.path,
             log.show(first.path_at),
         );
-        log.wrong(read.path_at, text);
+        log.error(read.path_at, text);
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct TomlTable<'a> {
     pub log: &'a Diagnostics,
     file: Option<&'a File>,
     entries: Option<&'a DeTable<'a>>,
-    asked: RefCell<Vec<&'static str>>,
+    known_keys: RefCell<Vec<&'static str>>,
 }
 
 /// A value and its key.
@@ -63,13 +63,27 @@ impl<'a> TomlTable<'a> {
     pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
         let at = file.place(0);
         let asked = RefCell::default();
-        Self { key: String::new(), at, log, file: Some(file), entries: Some(entries), asked }
+        Self {
+            key: String::new(),
+            at,
+            log,
+            file: Some(file),
+            entries: Some(entries),
+            known_keys: asked,
+        }
     }
 
     /// A table that nobody wrote: every key has its default.
     pub fn absent(key: &str, log: &'a Diagnostics) -> Self {
         let at = Location { file: 0, line: 0 };
-        Self { key: key.to_owned(), at, log, file: None, entries: None, asked: RefCell::default() }
+        Self {
+            key: key.to_owned(),
+            at,
+            log,
+            file: None,
+            entries: None,
+            known_keys: RefCell::default(),
+        }
     }
 
     fn key_of(&self, name: &str) -> String {
@@ -92,7 +106,7 @@ impl<'a> TomlTable<'a> {
     }
 
     pub fn get(&self, name: &'static str) -> Option<TomlValue<'a>> {
-        let mut asked = self.asked.borrow_mut();
+        let mut asked = self.known_keys.borrow_mut();
         if !asked.contains(&name) {
             asked.push(name);
         }
@@ -114,30 +128,30 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Keys of the contract whose time is still to come.
-    pub fn not_yet(&self, names: &[&'static str]) {
+    pub fn reject_reserved(&self, names: &[&'static str]) {
         for value in names.iter().filter_map(|name| self.value(name)) {
             value.fault("is not yet known to this version");
         }
     }
 
     /// Notes every key that nobody asked for. `later`: what `not_yet` has named already.
-    pub fn finish(self, later: &[&str]) {
-        let asked = self.asked.borrow();
+    pub fn reject_unknown(self, later: &[&str]) {
+        let asked = self.known_keys.borrow();
         for (name, value) in self.all() {
             if !asked.contains(&name) && !later.contains(&name) {
                 let known = |key: &&str| asked.contains(key);
                 let hint = match former_keys::successor(name).filter(known) {
                     Some(key) => format!("its name is now {key}"),
-                    None => values::hint(name, &asked, |known| known.to_owned()),
+                    None => values::suggest(name, &asked, |known| known.to_owned()),
                 };
-                self.log.wrong(value.key_at, format!("{} is unknown: {hint}", value.key));
+                self.log.error(value.key_at, format!("{} is unknown: {hint}", value.key));
             }
         }
     }
 
     /// A fault of the table as a whole.
     pub fn fault(&self, text: impl Display) {
-        self.log.wrong(self.at, format!("{} {text}", self.key));
+        self.log.error(self.at, format!("{} {text}", self.key));
     }
 
     /// Something of the table as a whole that may hurt.
@@ -147,7 +161,7 @@ impl<'a> TomlTable<'a> {
 
     /// Something that has to be here is not.
     pub fn missing(&self, text: impl Display) {
-        self.log.missing(self.at, format!("{} {text}", self.key));
+        self.log.missing_error(self.at, format!("{} {text}", self.key));
     }
 
     pub fn flag(&self, name: &'static str, default: bool) -> bool {
@@ -168,9 +182,9 @@ impl<'a> TomlTable<'a> {
         let names: Vec<&str> = choices.iter().map(|choice| choice.0).collect();
         let parse = |text: &str| {
             let found = choices.iter().find(|choice| choice.0 == text);
-            found.map(|choice| choice.1).ok_or_else(|| values::one_of(text, &names))
+            found.map(|choice| choice.1).ok_or_else(|| values::expected_one_of(text, &names))
         };
-        self.parsed(name, &values::one_of("", &names), parse).unwrap_or(default)
+        self.parsed(name, &values::expected_one_of("", &names), parse).unwrap_or(default)
     }
 
     pub fn duration(&self, name: &'static str, default: Duration, span: DurationRange) -> Duration {
@@ -184,9 +198,9 @@ impl<'a> TomlTable<'a> {
                 DeValue::String(text) => values::size(text),
                 _ => value.integer().and_then(|n| u64::try_from(n).ok()),
             };
-            let Some(size) = size else { return value.wrong(values::SIZE) };
+            let Some(size) = size else { return value.invalid(values::SIZE) };
             if !range.contains(&size) {
-                return value.wrong(values::size_range(&range));
+                return value.invalid(values::size_range(&range));
             }
             Some(size)
         };
@@ -197,7 +211,7 @@ impl<'a> TomlTable<'a> {
         let read = |value: TomlValue<'a>| {
             let number = value.integer().filter(|n| range.contains(n));
             let expected = || values::integer_range(&range);
-            number.or_else(|| value.wrong(expected()))
+            number.or_else(|| value.invalid(expected()))
         };
         self.get(name).and_then(read).unwrap_or(default)
     }
@@ -215,7 +229,7 @@ impl<'a> TomlTable<'a> {
                 _ => value.integer().map(|n| n as f64),
             };
             let number = number.filter(|n: &f64| n.is_finite() && range.contains(n));
-            number.or_else(|| value.wrong(expected))
+            number.or_else(|| value.invalid(expected))
         };
         self.get(name).and_then(read).unwrap_or(default)
     }
@@ -234,19 +248,19 @@ impl<'a> TomlTable<'a> {
 
 impl<'a> TomlValue<'a> {
     /// Notes that the value is wrong; gives nothing, for the caller's ease.
-    pub fn wrong<T>(&self, expected: impl Display) -> Option<T> {
-        self.fault(format!("is {}: {expected}", values::shown(self.inner)));
+    pub fn invalid<T>(&self, expected: impl Display) -> Option<T> {
+        self.fault(format!("is {}: {expected}", values::display_value(self.inner)));
         None
     }
 
     /// Like `wrong`, for values that may be a secret: never shows them.
-    pub fn wrong_unseen<T>(&self, expected: impl Display) -> Option<T> {
-        self.fault(format!("is {}: {expected}", values::sort_of(self.inner)));
+    pub fn invalid_redacted<T>(&self, expected: impl Display) -> Option<T> {
+        self.fault(format!("is {}: {expected}", values::type_name(self.inner)));
         None
     }
 
     pub fn fault(&self, text: impl Display) {
-        self.log.wrong(self.at, format!("{} {text}", self.key));
+        self.log.error(self.at, format!("{} {text}", self.key));
     }
 
     pub fn warn(&self, text: impl Display) {
@@ -254,7 +268,7 @@ impl<'a> TomlValue<'a> {
     }
 
     /// The file from where the value begins: the value as it was written, and what follows it.
-    pub fn written(&self) -> &'a str {
+    pub fn source_text(&self) -> &'a str {
         self.file.text.get(self.start..).unwrap_or_default()
     }
 
@@ -280,13 +294,13 @@ impl<'a> TomlValue<'a> {
     }
 
     pub fn flag(&self) -> Option<bool> {
-        self.as_flag().or_else(|| self.wrong("expected true or false"))
+        self.as_flag().or_else(|| self.invalid("expected true or false"))
     }
 
     /// Text without a NUL, which neither paths, arguments nor headers can hold.
     pub fn text(&self, expected: &str) -> Option<&'a str> {
-        let Some(text) = self.inner.as_str() else { return self.wrong(expected) };
-        if text.contains('\0') { self.wrong("expected text without a NUL") } else { Some(text) }
+        let Some(text) = self.inner.as_str() else { return self.invalid(expected) };
+        if text.contains('\0') { self.invalid("expected text without a NUL") } else { Some(text) }
     }
 
     pub fn raw_text(&self) -> Option<&'a str> {
@@ -298,7 +312,7 @@ impl<'a> TomlValue<'a> {
         expected: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        parse(self.text(expected)?).map_or_else(|remedy| self.wrong(remedy), Some)
+        parse(self.text(expected)?).map_or_else(|remedy| self.invalid(remedy), Some)
     }
 
     fn integer(&self) -> Option<i64> {
@@ -307,7 +321,7 @@ impl<'a> TomlValue<'a> {
     }
 
     pub fn list(&self, expected: &str) -> Option<Vec<TomlValue<'a>>> {
-        let Some(items) = self.inner.as_array() else { return self.wrong(expected) };
+        let Some(items) = self.inner.as_array() else { return self.invalid(expected) };
         let item = |item: &'a toml::Spanned<DeValue<'a>>| TomlValue {
             at: self.file.place(item.span().start),
             start: item.span().start,
@@ -318,14 +332,14 @@ impl<'a> TomlValue<'a> {
     }
 
     pub fn table(&self, expected: &str) -> Option<TomlTable<'a>> {
-        let Some(entries) = self.inner.as_table() else { return self.wrong(expected) };
+        let Some(entries) = self.inner.as_table() else { return self.invalid(expected) };
         Some(TomlTable {
             key: self.key.clone(),
             at: self.at,
             log: self.log,
             file: Some(self.file),
             entries: Some(entries),
-            asked: RefCell::default(),
+            known_keys: RefCell::default(),
         })
     }
 }

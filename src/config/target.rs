@@ -60,7 +60,7 @@ pub(super) fn read(table: &TomlTable<'_>, folder: &Path) -> Option<Target> {
         }
     }
     let headers = table.get("headers").map(|value| read_headers(&value, table.has("sign"), folder));
-    let keys = |value: TomlValue<'_>| secret::some(&value, folder, SecretFormat::StandardKey);
+    let keys = |value: TomlValue<'_>| secret::parse_list(&value, folder, SecretFormat::StandardKey);
     let sign = table.get("sign").map(keys);
     let target = Target {
         url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
@@ -90,11 +90,11 @@ fn warn_of_names(value: &TomlValue<'_>, url: &str) {
 
 /// Not shown when it is wrong: a URL may hold a password.
 fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
-    let Some(text) = value.raw_text() else { return value.wrong_unseen(expected) };
-    let Ok(uri) = text.parse::<Uri>() else { return value.wrong_unseen(expected) };
+    let Some(text) = value.raw_text() else { return value.invalid_redacted(expected) };
+    let Ok(uri) = text.parse::<Uri>() else { return value.invalid_redacted(expected) };
     let begins = matches!(uri.scheme_str(), Some("http" | "https"));
     let Some(authority) = uri.authority().filter(|it| begins && !it.host().is_empty()) else {
-        return value.wrong_unseen(expected);
+        return value.invalid_redacted(expected);
     };
     if authority.as_str().contains('@') {
         let remedy = "has a user in it: a secret never stands here: see headers";
@@ -104,10 +104,10 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
     let after = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     let port = after.strip_prefix(':').map(str::parse::<u16>);
     if (port.is_none() && !after.is_empty()) || port.is_some_and(|port| !matches!(port, Ok(1..))) {
-        return value.wrong_unseen("expected a port from 1 to 65535, or none");
+        return value.invalid_redacted("expected a port from 1 to 65535, or none");
     }
     if text.contains('#') {
-        return value.wrong_unseen("expected a URL without a #: what follows it is never sent");
+        return value.invalid_redacted("expected a URL without a #: what follows it is never sent");
     }
     Some(text.to_owned())
 }
@@ -138,11 +138,11 @@ fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(Stri
 /// Text is not shown, as with `env`.
 fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
-        return secret::one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
+        return secret::parse_one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
     }
     match value.raw_text().map(values::header_value) {
         Some(Ok(text)) => Some(EnvValue::Text(text)),
-        _ => value.wrong_unseen(HEADER_VALUE),
+        _ => value.invalid_redacted(HEADER_VALUE),
     }
 }
 

@@ -244,19 +244,19 @@ pub(super) fn shown_text(text: &str) -> String {
     }
 }
 
-pub(super) fn shown(value: &DeValue<'_>) -> String {
+pub(super) fn display_value(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => shown_text(text),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.to_string(),
         DeValue::Boolean(flag) => flag.to_string(),
         DeValue::Array(items) if items.is_empty() => "[]".to_owned(),
-        _ => sort_of(value).to_owned(),
+        _ => type_name(value).to_owned(),
     }
 }
 
 /// What a value is, without showing it.
-pub(super) fn sort_of(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a bare text",
         DeValue::Integer(_) | DeValue::Float(_) => "a number",
@@ -276,24 +276,24 @@ pub(super) fn nearest<'n>(wrong: &str, names: &[&'n str]) -> Option<&'n str> {
 }
 
 /// `did you mean "timeout"?`, or all that is allowed.
-pub(super) fn hint(wrong: &str, names: &[&str], show: impl Fn(&str) -> String) -> String {
+pub(super) fn suggest(wrong: &str, names: &[&str], show: impl Fn(&str) -> String) -> String {
     match nearest(wrong, names) {
         Some(name) => format!("did you mean {}?", show(name)),
         None if names.is_empty() => "nothing is allowed here".to_owned(),
-        None => format!("expected {}", listed(names, show)),
+        None => format!("expected {}", join_or(names, show)),
     }
 }
 
 /// `expected "any", "json" or "form"`, with a guess where there is one.
-pub(super) fn one_of(wrong: &str, names: &[&str]) -> String {
-    let expected = format!("expected {}", listed(names, shown_text));
+pub(super) fn expected_one_of(wrong: &str, names: &[&str]) -> String {
+    let expected = format!("expected {}", join_or(names, shown_text));
     match nearest(wrong, names) {
         Some(name) if !wrong.is_empty() => format!("{expected}: did you mean {name:?}?"),
         _ => expected,
     }
 }
 
-fn listed(names: &[&str], show: impl Fn(&str) -> String) -> String {
+fn join_or(names: &[&str], show: impl Fn(&str) -> String) -> String {
     match names {
         [] => String::new(),
         [one] => show(one),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::public_url::PublicUrl;
 use super::scheme::{SCHEMES, Scheme, scheme};
 use super::secret::{self, SecretFormat};
-use super::server::close;
+use super::server::reject_rest;
 use super::table::{TomlTable, TomlValue};
 use super::values::{self, POSITIVE};
 use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Tolerance, Verify};
@@ -30,7 +30,7 @@ pub(super) fn none() -> Verify {
 pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<Verify> {
     if !value.is_table() {
         // It may be the secret, written in the wrong place.
-        return value.wrong_unseen(TABLE);
+        return value.invalid_redacted(TABLE);
     }
     let table = value.table(TABLE)?;
     let scheme = read_scheme(&table)?;
@@ -59,7 +59,7 @@ pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<V
     {
         value.warn("has no effect: there is no time stamp");
     }
-    close(table, &[]);
+    reject_rest(table, &[]);
     Some(verify)
 }
 
@@ -70,8 +70,8 @@ fn read_common(
     verify: &mut Verify,
 ) {
     match table.get("secret") {
-        Some(value) => verify.secret = secret::some(&value, folder, scheme.secret),
-        None if scheme.secret_later => table.warn(
+        Some(value) => verify.secret = secret::parse_list(&value, folder, scheme.secret),
+        None if scheme.secret_optional => table.warn(
             "has no secret yet: its sender's handshake is answered, and everything else is refused",
         ),
         None => table.missing(format!(
@@ -92,7 +92,7 @@ fn read_common(
 /// What Meta is given back in its handshake.
 fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) {
     match table.get("verify_token") {
-        Some(value) => verify.verify_token = secret::some(&value, folder, SecretFormat::Bytes),
+        Some(value) => verify.verify_token = secret::parse_list(&value, folder, SecretFormat::Bytes),
         None => table.warn(
             "has no verify_token: Meta's handshake will be refused; expected the token that you gave \
              it, such as verify_token = { file = \"path\" }",
@@ -103,11 +103,11 @@ fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) 
 fn read_scheme(table: &TomlTable<'_>) -> Option<&'static Scheme> {
     let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let Some(value) = table.get("scheme") else {
-        table.missing(format!("has no scheme: {}", values::one_of("", &names)));
+        table.missing(format!("has no scheme: {}", values::expected_one_of("", &names)));
         return None;
     };
-    let parse = |text: &str| scheme(text).ok_or_else(|| values::one_of(text, &names));
-    value.parsed(&values::one_of("", &names), parse)
+    let parse = |text: &str| scheme(text).ok_or_else(|| values::expected_one_of(text, &names));
+    value.parsed(&values::expected_one_of("", &names), parse)
 }
 
 /// Not shown when it is wrong: a URL may hold a password.
@@ -127,7 +127,7 @@ fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
             }
             Some(url)
         }
-        None => value.wrong_unseen("expected a URL that begins with https:// or http://"),
+        None => value.invalid_redacted("expected a URL that begins with https:// or http://"),
     }
 }
 

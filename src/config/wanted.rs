@@ -1,7 +1,7 @@
 //! A handler's keys for what it gets and when: expressions, `rate`, batches and the breaker.
 
 use super::expression;
-use super::server::close;
+use super::server::reject_rest;
 use super::table::{TomlTable, TomlValue};
 use super::values::{self, DAY, GRACE, POSITIVE};
 use super::{Breaker, Handler, Mode, Once};
@@ -52,7 +52,7 @@ fn read_once(value: &TomlValue<'_>) -> Option<Once> {
     }
     let jq = expression::read(&table, "jq");
     let window = table.duration("window", 7 * DAY, POSITIVE);
-    close(table, &[]);
+    reject_rest(table, &[]);
     Some(Once { jq: jq?, window })
 }
 
@@ -64,6 +64,6 @@ fn read_breaker(value: &TomlValue<'_>) -> Option<Breaker> {
         failures: u32::try_from(failures).unwrap_or(default.failures),
         pause: table.duration("cooldown", default.pause, POSITIVE),
     };
-    close(table, &[]);
+    reject_rest(table, &[]);
     Some(breaker)
 }

@@ -96,7 +96,7 @@ impl SchedulerState {
     pub fn claimed(&mut self, ask: &ClaimRequest, claimed: Vec<ClaimedJob>) {
         let now_us = self.now_us();
         self.dispatch.claimed(ask, claimed.len(), now_us);
-        if ask.together {
+        if ask.as_one_batch {
             self.start(claimed);
         } else {
             claimed.into_iter().for_each(|one| self.start(vec![one]));
@@ -124,19 +124,19 @@ impl SchedulerState {
 
     fn put_back(&mut self, claimed: Vec<ClaimedJob>, why: &'static str) {
         if let Some(first) = claimed.first() {
-            self.dispatch.finished(first.handler);
+            self.dispatch.release_thread(first.handler);
         }
         self.todo.put_back.extend(claimed.into_iter().map(|one| (one, why)));
     }
 
-    pub fn rests(&mut self, handler: HandlerId, until_ms: Option<i64>) {
-        self.dispatch.rests(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
+    pub fn set_open_until(&mut self, handler: HandlerId, until_ms: Option<i64>) {
+        self.dispatch.set_breaker(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
     }
 
     /// So many more jobs of it are ready.
-    pub fn woken(&mut self, handler: HandlerId, jobs: usize) {
+    pub fn add_ready(&mut self, handler: HandlerId, jobs: usize) {
         let now_us = self.now_us();
-        self.dispatch.woken(handler, jobs, now_us);
+        self.dispatch.add_ready(handler, jobs, now_us);
     }
 
     pub fn claim_failed(&mut self, ask: &ClaimRequest) {
@@ -147,20 +147,20 @@ impl SchedulerState {
 
     /// A job waits until then: one that began to, or what the file said a moment ago, which what was
     /// heard since adds to.
-    pub fn waits(&mut self, until_ms: Option<i64>) {
+    pub fn note_due_at(&mut self, until_ms: Option<i64>) {
         self.due_ms = self.due_ms.into_iter().chain(until_ms).min();
     }
 
     /// The file may have been changed by others, or can be written again.
-    pub fn look(&mut self) {
+    pub fn request_refresh(&mut self) {
         self.todo.look = true;
         self.promoting_ms = None;
     }
 
     /// Whether waiting jobs are due, which are to be made ready.
-    pub fn promote(&mut self) -> bool {
+    pub fn should_promote(&mut self) -> bool {
         let now_ms = self.clock.now_ms();
-        let is_due = self.promotes_ms().is_some_and(|at_ms| at_ms <= now_ms);
+        let is_due = self.promote_at_ms().is_some_and(|at_ms| at_ms <= now_ms);
         if is_due {
             self.promoting_ms = Some(now_ms);
         }
@@ -168,56 +168,57 @@ impl SchedulerState {
     }
 
     /// When to ask for it: again after a while, where no answer came.
-    fn promotes_ms(&self) -> Option<i64> {
+    fn promote_at_ms(&self) -> Option<i64> {
         let due_ms = self.due_ms.filter(|_| !self.stopping && !self.blocked)?;
         let again_ms = self.promoting_ms.map(|ms| ms.saturating_add(PROMOTION_PATIENCE_MS));
         Some(again_ms.map_or(due_ms, |again_ms| again_ms.max(due_ms)))
     }
 
     /// Something could not be read: it is to be done again after a while.
-    pub fn again(&mut self, change: impl FnOnce(&mut PendingWork)) {
+    pub fn retry_later(&mut self, change: impl FnOnce(&mut PendingWork)) {
         change(&mut self.todo);
         self.again_ms = Some(self.clock.now_ms().saturating_add(AGAIN_MS));
     }
 
     /// Ends the workers, each after what it runs.
-    pub fn leave(&mut self) {
+    pub fn close(&mut self) {
         self.stopping = true;
         self.to = None;
     }
 
-    pub fn is_left(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.to.is_none()
     }
 
     /// Whether the dispatcher's thread has something to do before it would wake by itself.
-    pub fn calls(&self) -> bool {
+    pub fn has_work(&self) -> bool {
         let now_ms = self.clock.now_ms();
         let is_todo = !self.todo.is_nothing() && self.again_ms.is_none_or(|at_ms| at_ms <= now_ms);
         // The second: a thread sleeps on while the machine does, a wait does not.
         let is_due = |at_ms| at_ms < self.sleeps_until_ms || at_ms <= now_ms;
-        self.is_left()
+        self.is_closed()
             || is_todo
-            || self.wakes_ms().is_some_and(is_due)
-            || self.dispatch.is_to_count()
+            || self.next_wakeup_ms().is_some_and(is_due)
+            || self.dispatch.needs_count()
     }
 
     /// How long that thread may sleep.
-    pub fn sleep(&mut self) -> Duration {
+    pub fn sleep_duration(&mut self) -> Duration {
         let now_ms = self.clock.now_ms();
-        let at_ms = self.wakes_ms().unwrap_or(i64::MAX).min(now_ms.saturating_add(SLEEP_MS_MAX));
+        let at_ms =
+            self.next_wakeup_ms().unwrap_or(i64::MAX).min(now_ms.saturating_add(SLEEP_MS_MAX));
         self.sleeps_until_ms = at_ms;
         Duration::from_millis(u64::try_from(at_ms - now_ms).unwrap_or(0))
     }
 
     /// When there may be something to do by time alone.
-    fn wakes_ms(&self) -> Option<i64> {
+    fn next_wakeup_ms(&self) -> Option<i64> {
         let again_ms = self.again_ms.filter(|_| !self.todo.is_nothing());
         if self.blocked || self.stopping {
             return again_ms;
         }
         // The next whole millisecond: the clock has no finer ones.
         let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
-        self.promotes_ms().into_iter().chain(next_ms).chain(again_ms).min()
+        self.promote_at_ms().into_iter().chain(next_ms).chain(again_ms).min()
     }
 }

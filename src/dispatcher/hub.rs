@@ -32,7 +32,7 @@ impl Scheduler {
         rests: &HashMap<HandlerId, BreakerState>,
     ) -> Self {
         let mut desk = SchedulerState::new(threads, clock, to);
-        rests.iter().for_each(|(&handler, rest)| desk.rests(handler, rest.until_ms));
+        rests.iter().for_each(|(&handler, rest)| desk.set_open_until(handler, rest.until_ms));
         Self { desk: Mutex::new(desk), wake: Condvar::new() }
     }
 
@@ -40,36 +40,36 @@ impl Scheduler {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, change: impl FnOnce(&mut SchedulerState)) {
+    fn update(&self, change: impl FnOnce(&mut SchedulerState)) {
         let mut desk = self.lock();
         change(&mut desk);
-        self.call(&desk);
+        self.wake_if_needed(&desk);
     }
 
     /// Wakes the dispatcher's thread, if there is something for it.
-    fn call(&self, desk: &SchedulerState) {
-        if desk.calls() {
+    fn wake_if_needed(&self, desk: &SchedulerState) {
+        if desk.has_work() {
             self.wake.notify_one();
         }
     }
 
     /// Takes over a configuration.
     pub fn configure(&self, handlers: HandlerMap) {
-        self.tell(|desk| desk.todo.configure = Some(handlers));
+        self.update(|desk| desk.todo.configure = Some(handlers));
     }
 
     pub(super) fn look(&self) {
-        self.tell(SchedulerState::look);
+        self.update(SchedulerState::request_refresh);
     }
 
     /// Starts no more jobs.
     pub fn stop(&self) {
-        self.tell(|desk| desk.stopping = true);
+        self.update(|desk| desk.stopping = true);
     }
 
     /// Ends the dispatcher, and with it the workers.
-    pub fn leave(&self) {
-        self.tell(SchedulerState::leave);
+    pub fn shut_down(&self) {
+        self.update(SchedulerState::close);
     }
 
     /// Threads that run jobs, or for which some were asked.
@@ -78,10 +78,10 @@ impl Scheduler {
     }
 
     /// Sleeps until there is something to do.
-    pub(super) fn wait(&self) -> MutexGuard<'_, SchedulerState> {
+    pub(super) fn wait_for_work(&self) -> MutexGuard<'_, SchedulerState> {
         let mut desk = self.lock();
-        let sleep = desk.sleep();
-        let woken = self.wake.wait_timeout_while(desk, sleep, |desk| !desk.calls());
+        let sleep = desk.sleep_duration();
+        let woken = self.wake.wait_timeout_while(desk, sleep, |desk| !desk.has_work());
         woken.unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -94,15 +94,15 @@ pub struct WriterListener {
 }
 
 impl WriterObserver for WriterListener {
-    fn freed(&self, handler: HandlerId) {
-        self.hub.lock().dispatch.finished(handler);
+    fn worker_freed(&self, handler: HandlerId) {
+        self.hub.lock().dispatch.release_thread(handler);
     }
 
     fn plan(&self) -> Vec<ClaimRequest> {
         let mut desk = self.hub.lock();
         let asks = desk.plan();
         // Here, where all that a commit changed is known, and not at each change.
-        self.hub.call(&desk);
+        self.hub.wake_if_needed(&desk);
         asks
     }
 
@@ -114,27 +114,27 @@ impl WriterObserver for WriterListener {
         self.hub.lock().claim_failed(&ask);
     }
 
-    fn rests(&self, handler: HandlerId, until_ms: Option<i64>) {
-        self.hub.lock().rests(handler, until_ms);
+    fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>) {
+        self.hub.lock().set_open_until(handler, until_ms);
     }
 
     fn finished(&self, handler: HandlerId, how: JobDisposition) {
         match how {
-            JobDisposition::Ready => self.hub.lock().woken(handler, 1),
-            JobDisposition::Waiting(at_ms) => self.waits(at_ms),
+            JobDisposition::Ready => self.hub.lock().add_ready(handler, 1),
+            JobDisposition::Waiting(at_ms) => self.job_scheduled(at_ms),
             JobDisposition::Settled | JobDisposition::Stale => {}
         }
     }
 
-    fn woken(&self, handlers: &HashMap<HandlerId, usize>) {
+    fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>) {
         let mut desk = self.hub.lock();
         for (&handler, &jobs) in handlers {
-            desk.woken(handler, jobs);
+            desk.add_ready(handler, jobs);
         }
     }
 
-    fn waits(&self, until_ms: i64) {
-        self.hub.lock().waits(Some(until_ms));
+    fn job_scheduled(&self, until_ms: i64) {
+        self.hub.lock().note_due_at(Some(until_ms));
     }
 
     fn next_due(&self, at_ms: Option<i64>) {
@@ -143,14 +143,14 @@ impl WriterObserver for WriterListener {
         desk.due_ms = at_ms;
     }
 
-    fn foreign(&self) {
+    fn external_write(&self) {
         self.hub.look();
     }
 
-    fn writable(&self) {
-        self.hub.tell(|desk| {
+    fn store_recovered(&self) {
+        self.hub.update(|desk| {
             desk.blocked = false;
-            desk.look();
+            desk.request_refresh();
         });
     }
 

@@ -9,16 +9,16 @@ pub struct ClaimRequest {
     /// At most so many.
     pub jobs: usize,
     /// They start together, on one thread; else each on one of its own.
-    pub together: bool,
+    pub as_one_batch: bool,
     /// The handler rests: this is to be its trial.
-    pub on_trial: bool,
+    pub is_probe: bool,
     /// With `rate`: the gap between two starts, for whoever goes on after this process.
-    pub gap_ms: Option<i64>,
+    pub min_interval_ms: Option<i64>,
 }
 
 impl ClaimRequest {
     /// How many threads so many jobs of it take.
     pub fn threads(&self, jobs: usize) -> usize {
-        if self.together { jobs.min(1) } else { jobs }
+        if self.as_one_batch { jobs.min(1) } else { jobs }
     }
 }

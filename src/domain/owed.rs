@@ -92,7 +92,7 @@ pub enum JobSpec {
 
 impl JobSpec {
     /// How many jobs that is.
-    pub fn jobs(&self) -> usize {
+    pub fn job_count(&self) -> usize {
         match self {
             Self::Event(_) | Self::Dead(_) => 1,
             Self::Items(items) => items.count(),
@@ -109,7 +109,7 @@ impl JobSpec {
 
     /// Whether its jobs are too many for one transaction that others wait for.
     pub fn is_large(&self) -> bool {
-        self.jobs() > LARGE_JOBS || self.bytes() > LARGE_BYTES
+        self.job_count() > LARGE_JOBS || self.bytes() > LARGE_BYTES
     }
 }
 
@@ -130,7 +130,7 @@ pub enum JobPlan {
 
 impl JobPlan {
     /// Whether no handler takes it.
-    pub fn is_nobodys(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(handlers) => handlers.is_empty(),
             Self::Judged(all) => all.is_empty(),
@@ -142,7 +142,7 @@ impl JobPlan {
     pub fn jobs(&self) -> usize {
         match self {
             Self::Plain(handlers) => handlers.len(),
-            Self::Judged(all) => all.iter().map(|(_, owed)| owed.jobs()).sum(),
+            Self::Judged(all) => all.iter().map(|(_, owed)| owed.job_count()).sum(),
             Self::Unevaluated(_) => 1,
         }
     }

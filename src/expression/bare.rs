@@ -2,7 +2,7 @@
 //! bring expressions of their own. Nothing in the server calls it.
 
 use super::evaluate::Evaluator;
-use super::language::on_a_large_stack;
+use super::language::with_large_stack;
 use super::wire::{Request, Response};
 use super::{EventContext, Expression, input, json};
 
@@ -12,7 +12,7 @@ use super::{EventContext, Expression, input, json};
 /// The reason why it fails.
 pub fn first(expression: &Expression, scene: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
     let request = Request::Outputs { text: expression.text().to_owned(), max: 1 };
-    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
+    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
     match came {
         Response::Outputs(outputs) => {
             outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::evaluate::{Evaluator, STAGE_INPUT};
 use super::wire::{self, Decoder};
-use crate::process::{Sandbox, become_servant, confine};
+use crate::process::{Sandbox, apply_limits, enter_sandbox_early};
 
 /// The command that starts it, hidden from help.
 pub const COMMAND: &str = "__expression";
@@ -37,14 +37,14 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(&[processor_ms, one_by_one]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
         return ExitCode::from(2);
     };
-    if let Err(e) = become_servant() {
+    if let Err(e) = enter_sandbox_early() {
         return failed(&e);
     }
     // What jaq has to say when it panics goes into the answer.
     std::panic::set_hook(Box::new(|_| {}));
     let thread = std::thread::Builder::new().name("expression".into()).stack_size(STACK_BYTES);
     let done = thread.spawn(move || {
-        let confined = confine(processor_ms, MEMORY_BYTES)?;
+        let confined = apply_limits(processor_ms, MEMORY_BYTES)?;
         serve(&confined, one_by_one)
     });
     match done.map(std::thread::JoinHandle::join) {
@@ -61,7 +61,7 @@ fn failed(error: &io::Error) -> ExitCode {
 }
 
 /// Until the end of its input.
-fn serve(confined: &Sandbox, mut one_by_one: u32) -> io::Result<()> {
+fn serve(confined: &Sandbox, mut flush_each: u32) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER_BYTES, Pipes);
     let mut to = BufWriter::with_capacity(BUFFER_BYTES, Pipes);
     let (mut evaluator, mut question) = (Evaluator::default(), Vec::new());
@@ -74,7 +74,7 @@ fn serve(confined: &Sandbox, mut one_by_one: u32) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e),
         }
-        confined.count_anew()?;
+        confined.reset_cpu_timer()?;
         if is_first {
             since = Instant::now();
         }
@@ -88,8 +88,8 @@ fn serve(confined: &Sandbox, mut one_by_one: u32) -> io::Result<()> {
         let answer = answer.ok_or(io::ErrorKind::InvalidData)?;
         wire::write_answer(&answer, &mut to)?;
         let is_last = from.buffer().is_empty();
-        if is_last || one_by_one > 0 || since.elapsed() > HELD_BACK {
-            one_by_one = one_by_one.saturating_sub(1);
+        if is_last || flush_each > 0 || since.elapsed() > HELD_BACK {
+            flush_each = flush_each.saturating_sub(1);
             to.flush()?;
             since = Instant::now();
         }

@@ -62,24 +62,24 @@ pub(super) struct EvaluatorConnection {
     heard: u32,
     buffer: Box<[u8]>,
     /// What of it came and is not yet taken.
-    fresh: Range<usize>,
+    unread: Range<usize>,
 }
 
 impl EvaluatorConnection {
     pub fn new(servant: SandboxedProcess) -> Self {
-        Self { servant, heard: 0, buffer: vec![0; BUFFER_BYTES].into(), fresh: 0..0 }
+        Self { servant, heard: 0, buffer: vec![0; BUFFER_BYTES].into(), unread: 0..0 }
     }
 
     /// Of those that are asked and not yet answered, which one it is at, and at which stage; `None`:
     /// at none.
-    pub fn at_hand(&self) -> Option<(usize, u32)> {
+    pub fn current_request(&self) -> Option<(usize, u32)> {
         let (begun, stage) = self.servant.progress();
         let at = begun.wrapping_sub(self.heard).checked_sub(1)?;
         (stage != 0).then_some((at as usize, stage))
     }
 
     /// Asks.
-    pub fn say(
+    pub fn send(
         &self,
         mut bytes: &[u8],
         patience: &mut WaitPolicy<'_>,
@@ -92,7 +92,7 @@ impl EvaluatorConnection {
     }
 
     /// The next answer. `folder`: for what is large.
-    pub fn hear(
+    pub fn receive(
         &mut self,
         folder: &Path,
         patience: &mut WaitPolicy<'_>,
@@ -113,7 +113,7 @@ impl EvaluatorConnection {
             Head::Answers { dedupe, takers } => {
                 let mut received = Vec::with_capacity(takers.len());
                 for taken in takers {
-                    received.push(self.receive(taken, folder, patience)?);
+                    received.push(self.receive_handler(taken, folder, patience)?);
                 }
                 Response::Answers { dedupe, takers: received }
             }
@@ -122,7 +122,7 @@ impl EvaluatorConnection {
         Ok(heard)
     }
 
-    fn receive(
+    fn receive_handler(
         &mut self,
         taken: HandlerHead,
         folder: &Path,
@@ -165,7 +165,7 @@ impl EvaluatorConnection {
             return Ok(Items::new(bytes, ends));
         }
         let disk = |e: std::io::Error| ConnectionError::Disk(format!("{}: {e}", folder.display()));
-        let mut file = without_a_name(folder).map_err(disk)?;
+        let mut file = unnamed_temp_file(folder).map_err(disk)?;
         while left > 0 {
             self.fill(patience)?;
             let some = self.some(left);
@@ -192,21 +192,21 @@ impl EvaluatorConnection {
 
     /// Something is there.
     fn fill(&mut self, patience: &mut WaitPolicy<'_>) -> Result<(), ConnectionError> {
-        if !self.fresh.is_empty() {
+        if !self.unread.is_empty() {
             return Ok(());
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let came = patience.wait(self, |ears, until| ears.servant.read(&mut buffer, until));
         self.buffer = buffer;
-        self.fresh = 0..came?;
+        self.unread = 0..came?;
         Ok(())
     }
 
     /// Takes at most so much of what is there.
     fn some(&mut self, max: usize) -> &[u8] {
-        let start = self.fresh.start;
-        let end = self.fresh.end.min(start + max);
-        self.fresh.start = end;
+        let start = self.unread.start;
+        let end = self.unread.end.min(start + max);
+        self.unread.start = end;
         &self.buffer[start..end]
     }
 }
@@ -236,7 +236,7 @@ impl WaitPolicy<'_> {
 
 /// A file that is gone when it is closed. Where the file system knows none without a name, it has one
 /// for a moment.
-fn without_a_name(folder: &Path) -> std::io::Result<File> {
+fn unnamed_temp_file(folder: &Path) -> std::io::Result<File> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
     if let Ok(file) = rustix::fs::open(folder, OFlags::TMPFILE | flags, mode) {

@@ -14,7 +14,7 @@ use super::output::{
     BoundedWriter, HandlerOutput, HandlerResult, ITEMS_MAX, KeyErrors, OUTPUT_BYTES_MAX,
     PackedStrings,
 };
-use super::question::{KINDS, RawJobKeys};
+use super::question::{EXPRESSION_KEYS, RawJobKeys};
 use super::wire::{QuestionSet, Request, Response};
 use super::{EventContext, input, json, output};
 
@@ -28,7 +28,7 @@ pub(super) const STAGE_INPUT: u32 = 1;
 /// Keeps what it has compiled.
 #[derive(Default)]
 pub(super) struct Evaluator {
-    kept: HashMap<String, Rc<Compiled>>,
+    cache: HashMap<String, Rc<Compiled>>,
 }
 
 struct Compiled {
@@ -76,11 +76,11 @@ impl Evaluator {
     fn questions(&mut self, asked: &QuestionSet, event: &mut EvaluationState<'_>) -> Response {
         let dedupe = match &asked.dedupe {
             None => Ok(None),
-            Some(text) => event.at(
+            Some(text) => event.run_guarded(
                 0,
                 || self.compiled(text),
                 |event, compiled| {
-                    output::text(&event.first(compiled, event.input())?.unwrap_or_default())
+                    output::key_text(&event.first(compiled, event.input())?.unwrap_or_default())
                 },
             ),
         };
@@ -88,7 +88,7 @@ impl Evaluator {
         let mut takers = Vec::with_capacity(asked.takers.len());
         for taker in &asked.takers {
             takers.push(self.taker(taker, number, event));
-            number += KINDS.len() as u32;
+            number += EXPRESSION_KEYS.len() as u32;
         }
         Response::Answers { dedupe, takers }
     }
@@ -101,7 +101,8 @@ impl Evaluator {
     ) -> HandlerResult {
         let [when, split, keys @ ..] = taker;
         if let Some(when) = when {
-            let wanted = event.at(number, || self.compiled(when), |event, when| event.when(when));
+            let wanted =
+                event.run_guarded(number, || self.compiled(when), |event, when| event.when(when));
             match wanted {
                 Ok(true) => {}
                 Ok(false) => return HandlerResult::No,
@@ -146,7 +147,7 @@ impl Evaluator {
         max: u32,
         event: &mut EvaluationState<'_>,
     ) -> Result<PackedStrings, String> {
-        event.at(
+        event.run_guarded(
             0,
             || self.compiled(text),
             |event, compiled| {
@@ -160,16 +161,16 @@ impl Evaluator {
     }
 
     fn compiled(&mut self, text: &str) -> Result<Rc<Compiled>, String> {
-        if let Some(compiled) = self.kept.get(text) {
+        if let Some(compiled) = self.cache.get(text) {
             return Ok(Rc::clone(compiled));
         }
-        if self.kept.len() >= KEPT_MAX {
-            self.kept.clear();
+        if self.cache.len() >= KEPT_MAX {
+            self.cache.clear();
         }
         let filter = language::compile(text).map_err(|wrong| wrong.text)?;
         let uses = VARIABLES.map(|name| text.contains(name));
         let compiled = Rc::new(Compiled { filter, uses });
-        self.kept.insert(text.to_owned(), Rc::clone(&compiled));
+        self.cache.insert(text.to_owned(), Rc::clone(&compiled));
         Ok(compiled)
     }
 }
@@ -184,13 +185,13 @@ struct KeyExpressions {
 
 impl EvaluationState<'_> {
     /// Evaluates expression `number`, whatever jaq does.
-    fn at<T>(
+    fn run_guarded<T>(
         &mut self,
         number: u32,
         compile: impl FnOnce() -> Result<Rc<Compiled>, String>,
         evaluate: impl FnOnce(&mut Self, &Compiled) -> Result<T, String>,
     ) -> Result<T, String> {
-        self.is_at(number);
+        self.enter_stage(number);
         let done = catch_unwind(AssertUnwindSafe(|| evaluate(self, &*compile()?)));
         done.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -199,7 +200,7 @@ impl EvaluationState<'_> {
         })
     }
 
-    fn is_at(&self, number: u32) {
+    fn enter_stage(&self, number: u32) {
         self.at.set(number);
         (self.stage)(STAGE_EXPRESSION + number);
     }
@@ -239,7 +240,7 @@ impl EvaluationState<'_> {
         mut items: PackedStrings,
         mut keys: Option<&mut PackedStrings>,
     ) -> Result<PackedStrings, String> {
-        self.at(
+        self.run_guarded(
             number,
             || split,
             |event, compiled| {
@@ -250,7 +251,7 @@ impl EvaluationState<'_> {
                     }
                     event.pack(&item, &mut items)?;
                     event.keys(by, Some((&item, items.len())), keys.as_deref_mut())?;
-                    event.is_at(number);
+                    event.enter_stage(number);
                 }
                 Ok(items)
             },
@@ -268,7 +269,7 @@ impl EvaluationState<'_> {
         let mut keys = RawJobKeys::default();
         for (kind, compiled) in &by.all {
             let first = by.number + u32::try_from(*kind).unwrap_or(0);
-            let value = self.at(
+            let value = self.run_guarded(
                 first,
                 || Ok(Rc::clone(compiled)),
                 |event, compiled| {
@@ -299,7 +300,7 @@ impl EvaluationState<'_> {
         let read = || {
             (self.stage)(STAGE_INPUT);
             let input = input::body(self.scene);
-            self.is_at(self.at.get());
+            self.enter_stage(self.at.get());
             input
         };
         self.input.get_or_init(read).clone()
@@ -328,10 +329,10 @@ impl EvaluationState<'_> {
 fn set(keys: &mut RawJobKeys, kind: usize, value: Option<&Val>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
     match kind {
-        0 => keys.order = output::text(value)?,
-        1 => keys.newest = output::stamp(value)?,
-        2 => keys.once = output::text(value)?,
-        _ => keys.collapse = output::text(value)?,
+        0 => keys.order = output::key_text(value)?,
+        1 => keys.newest = output::version_value(value)?,
+        2 => keys.once = output::key_text(value)?,
+        _ => keys.collapse = output::key_text(value)?,
     }
     Ok(())
 }

@@ -89,5 +89,5 @@ pub(super) fn params(scene: &EventContext<'_>) -> Val {
 
 /// `$received_at`.
 pub(super) fn received_at(scene: &EventContext<'_>) -> String {
-    clock::iso(scene.received_at_ms)
+    clock::format_rfc3339(scene.received_at_ms)
 }

@@ -55,7 +55,7 @@ const NATIVES_LEFT_OUT: [&str; 6] =
 ///
 /// # Errors
 /// There is no memory for it, or jaq gave up.
-pub(super) fn on_a_large_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
+pub(super) fn with_large_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
     // Named as workers are: what jaq panics at is no reason for the server to end.
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("worker-jq".into()).stack_size(STACK_BYTES);

@@ -55,8 +55,8 @@ impl Expression {
     }
 
     fn compiled(text: &str) -> Result<Self, CompileError> {
-        let read = || language::compile(text).map(|_| simple::simple(text));
-        let read = language::on_a_large_stack(read);
+        let read = || language::compile(text).map(|_| simple::parse_inlineable(text));
+        let read = language::with_large_stack(read);
         let simple =
             read.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
         let alone = simple::InlinePlan::new([simple.as_ref()]);
@@ -92,8 +92,8 @@ impl Expression {
     /// Its first output as JSON, where it is simple and the body plain; `None`: ask the pool.
     ///
     /// The inner error says why there is no output.
-    pub fn at_once(&self, scene: &EventContext<'_>) -> Option<Result<Vec<u8>, String>> {
-        let looked = self.0.alone.look(scene);
+    pub fn evaluate_inline(&self, scene: &EventContext<'_>) -> Option<Result<Vec<u8>, String>> {
+        let looked = self.0.alone.extract(scene);
         let Some(value) = looked.result(0).ok()? else { return Some(Err(NOTHING.to_owned())) };
         let mut text = Vec::new();
         json::write(&value.into_val().ok()?, &mut text).ok()?;

@@ -11,7 +11,7 @@ use crate::multipart;
 /// `None`: it is broken, without an end, or has too many fields.
 pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
     let mut form = Form::default();
-    multipart::each(content_type, body, |part| {
+    multipart::for_each_part(content_type, body, |part| {
         // A part without a name is no field.
         let Some(name) = part.name else { return Some(()) };
         let value = match part.file {

@@ -2,8 +2,8 @@
 
 use super::evaluate::STAGE_EXPRESSION;
 use super::question::{
-    EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch, InlineAnswers, KINDS,
-    KeySet, RawJobKeys,
+    EXPRESSION_KEYS, EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch,
+    InlineAnswers, KeySet, RawJobKeys,
 };
 use super::wire::Encoder;
 use super::{EventContext, Expression, ExpressionSet, Items};
@@ -33,7 +33,7 @@ pub(super) enum HandlerAnswer {
 impl PendingRequest {
     /// What can be had in place is answered already.
     pub fn new(questions: &ExpressionSet, scene: &EventContext<'_>) -> Self {
-        let InlineAnswers { dedupe, takers } = questions.in_place(scene);
+        let InlineAnswers { dedupe, takers } = questions.partial_inline(scene);
         let open = takers.iter().zip(questions.takers()).enumerate();
         let open = open.filter(|(_, (answer, _))| answer.is_none());
         Self {
@@ -51,7 +51,7 @@ impl PendingRequest {
         self.dedupe.is_none() && self.takers.is_empty()
     }
 
-    pub fn put(&self, to: &mut Encoder) {
+    pub fn encode(&self, to: &mut Encoder) {
         let dedupe = self.dedupe.as_ref().map(Expression::text);
         to.questions(dedupe, self.takers.iter().map(|(_, taker)| taker));
     }
@@ -64,23 +64,28 @@ impl PendingRequest {
                 self.dedupe = None;
                 self.answered.dedupe = Err(reason.to_owned());
             }
-            Some(number @ 1..) if (number - 1) / KINDS.len() < self.takers.len() => {
-                self.fail_part((number - 1) / KINDS.len(), (number - 1) % KINDS.len(), reason);
+            Some(number @ 1..) if (number - 1) / EXPRESSION_KEYS.len() < self.takers.len() => {
+                self.fail_expression(
+                    (number - 1) / EXPRESSION_KEYS.len(),
+                    (number - 1) % EXPRESSION_KEYS.len(),
+                    reason,
+                );
             }
             // Reading the body ended it: that would happen again.
             _ => self.fail_all(reason),
         }
     }
 
-    fn fail_part(&mut self, taker: usize, kind: usize, reason: &str) {
+    fn fail_expression(&mut self, taker: usize, kind: usize, reason: &str) {
         let place = self.takers[taker].0;
         if kind < 2 {
-            let failed = HandlerDecision::Failed { which: KINDS[kind], reason: reason.to_owned() };
+            let failed =
+                HandlerDecision::Failed { which: EXPRESSION_KEYS[kind], reason: reason.to_owned() };
             self.answered.takers[place] = Some(failed);
             self.takers.remove(taker);
         } else {
             self.takers[taker].1.without(kind);
-            self.answered.faults.push((place, format!("{}: {reason}", KINDS[kind])));
+            self.answered.faults.push((place, format!("{}: {reason}", EXPRESSION_KEYS[kind])));
         }
     }
 
@@ -92,7 +97,7 @@ impl PendingRequest {
         while let Some((place, taker)) = self.takers.last() {
             let (place, parts) = (*place, taker.parts());
             match parts.iter().position(Option::is_some) {
-                Some(kind) => self.fail_part(self.takers.len() - 1, kind, reason),
+                Some(kind) => self.fail_expression(self.takers.len() - 1, kind, reason),
                 None => {
                     self.answered.takers[place] =
                         Some(HandlerDecision::Yes(HandlerMatch::default()));
@@ -117,9 +122,10 @@ impl PendingRequest {
         for ((place, taker), received) in std::mem::take(&mut self.takers).into_iter().zip(takers) {
             self.answered.takers[place] = Some(match received {
                 HandlerAnswer::No => HandlerDecision::No,
-                HandlerAnswer::Failed { which, reason } => {
-                    HandlerDecision::Failed { which: KINDS.get(usize::from(which))?, reason }
-                }
+                HandlerAnswer::Failed { which, reason } => HandlerDecision::Failed {
+                    which: EXPRESSION_KEYS.get(usize::from(which))?,
+                    reason,
+                },
                 HandlerAnswer::Yes { items, keys, faults } => HandlerDecision::Yes(HandlerMatch {
                     keys: match keys {
                         None => KeySet::None,

@@ -8,7 +8,7 @@ use jaq_json::Val;
 use ring::digest::{SHA256, digest};
 
 use super::json;
-use super::question::KINDS;
+use super::question::EXPRESSION_KEYS;
 use super::simple::{Odd, Value};
 use crate::domain::stamp::VersionValue;
 
@@ -89,20 +89,20 @@ pub(super) fn too_much() -> String {
 }
 
 /// A key: text as it is, anything else as JSON; null, false and empty text are none.
-pub(super) fn text(value: &Val) -> Result<Option<String>, String> {
+pub(super) fn key_text(value: &Val) -> Result<Option<String>, String> {
     let text = match value {
         Val::Null | Val::Bool(false) => return Ok(None),
         Val::TStr(text) => utf8(text)?,
         value => written(value)?,
     };
-    Ok((!text.is_empty()).then(|| shortened(text)))
+    Ok((!text.is_empty()).then(|| abbreviate(text)))
 }
 
 /// What `version_by` gives: a number or text, else nothing.
-pub(super) fn stamp(value: &Val) -> Result<Option<VersionValue>, String> {
+pub(super) fn version_value(value: &Val) -> Result<Option<VersionValue>, String> {
     Ok(Some(match value {
-        Val::Num(_) => VersionValue::Number(short(written(value)?)?),
-        Val::TStr(text) if !text.is_empty() => VersionValue::Text(short(utf8(text)?)?),
+        Val::Num(_) => VersionValue::Number(check_length(written(value)?)?),
+        Val::TStr(text) if !text.is_empty() => VersionValue::Text(check_length(utf8(text)?)?),
         _ => return Ok(None),
     }))
 }
@@ -110,14 +110,14 @@ pub(super) fn stamp(value: &Val) -> Result<Option<VersionValue>, String> {
 /// The same for what was evaluated in place.
 pub(super) fn simple_text(value: Option<Value<'_>>) -> Result<Option<String>, Odd> {
     let value = value.map_or(Ok(Val::Null), Value::into_val)?;
-    text(&value).map_err(|_| Odd)
+    key_text(&value).map_err(|_| Odd)
 }
 
 pub(super) fn simple_stamp(value: Option<Value<'_>>) -> Result<Option<VersionValue>, Odd> {
     match value {
         // Neither an array nor an object is one, whatever is in it.
         Some(Value::BodyArray | Value::BodyObject) | None => Ok(None),
-        Some(value) => stamp(&value.into_val()?).map_err(|_| Odd),
+        Some(value) => version_value(&value.into_val()?).map_err(|_| Odd),
     }
 }
 
@@ -133,7 +133,7 @@ fn written(value: &Val) -> Result<String, String> {
     utf8(&to)
 }
 
-fn shortened(text: String) -> String {
+fn abbreviate(text: String) -> String {
     if text.len() <= KEY_BYTES_MAX {
         return text;
     }
@@ -142,7 +142,7 @@ fn shortened(text: String) -> String {
 }
 
 /// It is compared by its bytes, so that no other can stand for it.
-fn short(text: String) -> Result<String, String> {
+fn check_length(text: String) -> Result<String, String> {
     if text.len() > KEY_BYTES_MAX {
         return Err("longer than 2 KiB".to_owned());
     }
@@ -190,7 +190,7 @@ impl KeyErrors {
     }
 
     pub fn lines(&self) -> Vec<String> {
-        let named = KINDS[2..].iter().zip(&self.0);
+        let named = EXPRESSION_KEYS[2..].iter().zip(&self.0);
         let line = |(name, fault): (&&str, &Option<Fault>)| {
             let (item, reason, count) = fault.as_ref()?;
             let item = item.map(|number| format!("item {number}: ")).unwrap_or_default();

@@ -72,14 +72,14 @@ impl EvaluatorPool {
 
     /// Asks without waiting; `answer` is called on another thread, or at once where nothing need be
     /// asked or too much waits. `party`: the source's number; none holds all processes.
-    pub fn ask(
+    pub fn evaluate_async(
         &self,
-        party: u64,
+        fairness_key: u64,
         questions: &ExpressionSet,
         scene: &EventContext<'_>,
         answer: AnswerCallback,
     ) {
-        self.ask_in(Priority::Intake, party, questions, scene, answer);
+        self.ask_in(Priority::Intake, fairness_key, questions, scene, answer);
     }
 
     /// The same for an event that is stored: no sender waits for the answer, and none waits behind it.
@@ -117,7 +117,7 @@ impl EvaluatorPool {
     ///
     /// # Errors
     /// No process was free in time.
-    pub fn ask_and_wait(
+    pub fn evaluate(
         &self,
         party: u64,
         questions: &ExpressionSet,
@@ -139,7 +139,7 @@ impl EvaluatorPool {
         expression: &Expression,
         scene: &EventContext<'_>,
     ) -> Result<Result<Vec<u8>, String>, Busy> {
-        if let Some(output) = expression.at_once(scene) {
+        if let Some(output) = expression.evaluate_inline(scene) {
             return Ok(output);
         }
         let outputs = self.0.outputs(party, Priority::Later, expression, scene, 1)?;
@@ -216,7 +216,7 @@ impl Inner {
             killed: 0,
             tell,
         };
-        if self.queue.put(job) && !self.start(lane) {
+        if self.queue.enqueue(job) && !self.start(lane) {
             self.queue.not_started(lane);
         }
     }

@@ -8,7 +8,7 @@ use super::{EventContext, Expression, Items, output};
 use crate::domain::stamp::VersionValue;
 
 /// What a handler asks, by the names that config.toml has for it.
-pub(super) const KINDS: [&str; 6] =
+pub(super) const EXPRESSION_KEYS: [&str; 6] =
     ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
 /// What one handler asks.
@@ -24,7 +24,7 @@ pub struct HandlerExpressions {
 
 impl HandlerExpressions {
     /// In the order of `KINDS`.
-    pub(super) fn parts(&self) -> [Option<&Expression>; KINDS.len()] {
+    pub(super) fn parts(&self) -> [Option<&Expression>; EXPRESSION_KEYS.len()] {
         let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
         [when, split, ordering_key, version_by, unique_by, debounce_by].map(Option::as_ref)
     }
@@ -91,8 +91,8 @@ impl ExpressionSet {
 
     /// Answers in place, where everything that matters is simple and the body plain JSON, with the
     /// result that the pool would give; `None`: ask the pool.
-    pub fn at_once(&self, scene: &EventContext<'_>) -> Option<EvaluationResult> {
-        let InlineAnswers { dedupe, takers } = self.in_place(scene);
+    pub fn evaluate_inline(&self, scene: &EventContext<'_>) -> Option<EvaluationResult> {
+        let InlineAnswers { dedupe, takers } = self.partial_inline(scene);
         Some(EvaluationResult {
             dedupe: Ok(dedupe?),
             takers: takers.into_iter().collect::<Option<Vec<_>>>()?,
@@ -104,19 +104,20 @@ impl ExpressionSet {
     pub fn dedupe_at_once(&self, scene: &EventContext<'_>) -> Option<Option<String>> {
         match self.0.dedupe {
             None => Some(None),
-            Some(_) => self.0.plan.look(scene).result(0).and_then(output::simple_text).ok(),
+            Some(_) => self.0.plan.extract(scene).result(0).and_then(output::simple_text).ok(),
         }
     }
 
     /// What can be answered in place.
-    pub(super) fn in_place(&self, scene: &EventContext<'_>) -> InlineAnswers {
-        let looked = self.0.plan.look(scene);
+    pub(super) fn partial_inline(&self, scene: &EventContext<'_>) -> InlineAnswers {
+        let looked = self.0.plan.extract(scene);
         let dedupe = match self.0.dedupe {
             None => Some(None),
             Some(_) => looked.result(0).and_then(output::simple_text).ok(),
         };
         let takers = self.0.takers.iter().enumerate();
-        let takers = takers.map(|(at, taker)| taken(taker, &looked, 1 + at * KINDS.len()).ok());
+        let takers =
+            takers.map(|(at, taker)| taken(taker, &looked, 1 + at * EXPRESSION_KEYS.len()).ok());
         InlineAnswers { dedupe, takers: takers.collect() }
     }
 }

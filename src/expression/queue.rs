@@ -34,7 +34,7 @@ pub(super) enum Priority {
 
 impl Priority {
     /// How long a question may wait for a process.
-    pub fn patience(self) -> Duration {
+    pub fn max_wait(self) -> Duration {
         match self {
             // A response waits no longer.
             Self::Intake => Duration::from_millis(250),
@@ -84,7 +84,7 @@ impl EvaluationRequest {
     pub fn head(&self) -> Vec<u8> {
         let mut put = Encoder(vec![0; 4]);
         match &self.what {
-            RequestKind::Questions(open) => open.put(&mut put),
+            RequestKind::Questions(open) => open.encode(&mut put),
             RequestKind::Outputs { expression, max } => put.outputs(expression.text(), *max),
             RequestKind::Done => {}
         }
@@ -114,7 +114,7 @@ pub(super) enum QueueEvent {
 
 pub(super) struct Queue {
     lanes: [Mutex<LaneState>; 3],
-    bells: [Condvar; 3],
+    condvars: [Condvar; 3],
     /// Processes of a lane.
     pub processes: usize,
     /// Why the last process could not be started; `None` since one could.
@@ -127,7 +127,7 @@ struct LaneState {
     /// The size of each party's jobs.
     sizes: HashMap<u64, usize>,
     /// Parties that have jobs waiting, in the order of their turn.
-    turn: VecDeque<u64>,
+    round_robin: VecDeque<u64>,
     /// Processes that a party holds.
     held: HashMap<u64, usize>,
     count: usize,
@@ -140,7 +140,7 @@ struct LaneState {
 impl Queue {
     pub fn new(processes: usize) -> Self {
         let (lanes, bells, trouble) = Default::default();
-        Self { lanes, bells, processes, trouble }
+        Self { lanes, condvars: bells, processes, trouble }
     }
 
     pub fn trouble(&self) -> Option<String> {
@@ -156,7 +156,7 @@ impl Queue {
     }
 
     /// Whether another thread should be started for the lane; where too much waits, the job is told.
-    pub fn put(&self, job: EvaluationRequest) -> bool {
+    pub fn enqueue(&self, job: EvaluationRequest) -> bool {
         let (lane, mut waiting) = (job.lane, self.lane(job.lane));
         if waiting.is_closed || !waiting.fits(&job) {
             drop(waiting);
@@ -169,7 +169,7 @@ impl Queue {
         let is_heard = waiting.idle > 0;
         drop(waiting);
         if is_heard {
-            self.bells[lane as usize].notify_one();
+            self.condvars[lane as usize].notify_one();
         }
         starts
     }
@@ -190,7 +190,7 @@ impl Queue {
         let mut waiting = self.lane(lane);
         loop {
             let now = Instant::now();
-            let late = waiting.late(now, lane.patience());
+            let late = waiting.take_expired(now, lane.max_wait());
             if !late.is_empty() {
                 drop(waiting);
                 drop(late);
@@ -206,10 +206,10 @@ impl Queue {
             if idle_at.is_some_and(|at| at <= now) {
                 return QueueEvent::Idle;
             }
-            let first = waiting.first().map(|since| since + lane.patience());
+            let first = waiting.first().map(|since| since + lane.max_wait());
             let until = [first, idle_at].into_iter().flatten().min();
             waiting.idle += 1;
-            let bell = &self.bells[lane as usize];
+            let bell = &self.condvars[lane as usize];
             waiting = match until {
                 None => bell.wait(waiting).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
@@ -222,9 +222,9 @@ impl Queue {
     }
 
     /// Tells those that have waited for too long; `false`: nothing is to be done any more.
-    pub fn look(&self, lane: Priority) -> bool {
+    pub fn expire_waiting(&self, lane: Priority) -> bool {
         let mut waiting = self.lane(lane);
-        let late = waiting.late(Instant::now(), lane.patience());
+        let late = waiting.take_expired(Instant::now(), lane.max_wait());
         let goes_on = !waiting.is_closed;
         drop(waiting);
         drop(late);
@@ -232,7 +232,7 @@ impl Queue {
     }
 
     /// Gives jobs back that are not begun, to be the next.
-    pub fn give_back(
+    pub fn requeue_front(
         &self,
         lane: Priority,
         jobs: impl DoubleEndedIterator<Item = EvaluationRequest>,
@@ -240,7 +240,7 @@ impl Queue {
         let mut waiting = self.lane(lane);
         jobs.rev().for_each(|job| waiting.put(job, true));
         drop(waiting);
-        self.bells[lane as usize].notify_one();
+        self.condvars[lane as usize].notify_one();
     }
 
     /// Whether the party may have another process.
@@ -259,7 +259,7 @@ impl Queue {
             }
         }
         drop(waiting);
-        self.bells[lane as usize].notify_one();
+        self.condvars[lane as usize].notify_one();
     }
 
     /// Waits, but not past the end.
@@ -271,7 +271,7 @@ impl Queue {
             if left.is_zero() {
                 return;
             }
-            let bell = &self.bells[lane as usize];
+            let bell = &self.condvars[lane as usize];
             waiting = bell.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -284,7 +284,7 @@ impl Queue {
             let jobs = waiting.take_all();
             drop(waiting);
             drop(jobs);
-            self.bells[lane as usize].notify_all();
+            self.condvars[lane as usize].notify_all();
         }
     }
 }
@@ -320,7 +320,7 @@ impl LaneState {
         self.resize(party, &[&job], true);
         let jobs = self.jobs.entry(party).or_default();
         if jobs.is_empty() {
-            self.turn.push_back(party);
+            self.round_robin.push_back(party);
         }
         if first {
             jobs.push_front(job);
@@ -332,8 +332,8 @@ impl LaneState {
     /// A group of whose turn it is and who does not hold all processes but one.
     fn take(&mut self, processes: usize) -> Option<VecDeque<EvaluationRequest>> {
         let may = |party: &u64| self.held.get(party).is_none_or(|held| held + 1 < processes);
-        let at = self.turn.iter().position(may)?;
-        let party = self.turn.remove(at)?;
+        let at = self.round_robin.iter().position(may)?;
+        let party = self.round_robin.remove(at)?;
         let jobs = self.jobs.get_mut(&party)?;
         let (mut group, mut bytes) = (VecDeque::new(), 0);
         while let Some(job) = jobs.front() {
@@ -346,7 +346,7 @@ impl LaneState {
         if jobs.is_empty() {
             self.jobs.remove(&party);
         } else {
-            self.turn.push_back(party);
+            self.round_robin.push_back(party);
         }
         self.resize(party, &group.iter().collect::<Vec<_>>(), false);
         *self.held.entry(party).or_default() += 1;
@@ -355,7 +355,7 @@ impl LaneState {
 
     fn take_all(&mut self) -> Vec<EvaluationRequest> {
         (self.count, self.bytes) = (0, 0);
-        self.turn.clear();
+        self.round_robin.clear();
         self.jobs.drain().flat_map(|(_, jobs)| jobs).collect()
     }
 
@@ -365,7 +365,7 @@ impl LaneState {
     }
 
     /// Takes out those that have waited for too long.
-    fn late(&mut self, now: Instant, patience: Duration) -> Vec<EvaluationRequest> {
+    fn take_expired(&mut self, now: Instant, patience: Duration) -> Vec<EvaluationRequest> {
         let mut late = Vec::new();
         for jobs in self.jobs.values_mut() {
             while jobs.front().is_some_and(|job| job.since + patience <= now) {
@@ -376,7 +376,7 @@ impl LaneState {
             late.iter().for_each(|job| self.resize(job.party, &[job], false));
             self.jobs.retain(|_, jobs| !jobs.is_empty());
             let jobs = &self.jobs;
-            self.turn.retain(|party| jobs.contains_key(party));
+            self.round_robin.retain(|party| jobs.contains_key(party));
         }
         late
     }

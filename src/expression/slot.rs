@@ -17,10 +17,10 @@ use crate::process::{CommandSpec, End, ExitStatus, SandboxedProcess, StartError}
 const IDLE: Duration = Duration::from_secs(60);
 
 /// What is behind one that takes so long is given to others.
-const HELD_UP: Duration = Duration::from_millis(30);
+const STALL_THRESHOLD: Duration = Duration::from_millis(30);
 
 /// Less time than this is not worth to ask again.
-const WORTHWHILE: Duration = Duration::from_millis(50);
+const MIN_RETRY_BUDGET: Duration = Duration::from_millis(50);
 
 /// A process may be ended by others; so often it is taken for that.
 const LOST_MAX: u32 = 2;
@@ -67,7 +67,7 @@ impl Priority {
     }
 
     /// From when it was asked: a sender is answered within 3 s.
-    fn in_all(self) -> Option<Duration> {
+    fn total_limit(self) -> Option<Duration> {
         match self {
             Self::Intake => Some(Duration::from_millis(2900)),
             Self::Later | Self::Deferred => None,
@@ -75,7 +75,7 @@ impl Priority {
     }
 
     /// By the clock, in case the machine is busy.
-    fn time(self) -> Duration {
+    fn per_event_limit(self) -> Duration {
         match self {
             Self::Intake => Duration::from_millis(2400),
             Self::Later => Duration::from_secs(10),
@@ -115,7 +115,7 @@ impl EvaluatorThread {
         let mut one_by_one = 0;
         loop {
             // Those that others held up for too long are told.
-            jobs.retain(|job| self.left(job) >= WORTHWHILE);
+            jobs.retain(|job| self.left(job) >= MIN_RETRY_BUDGET);
             if jobs.is_empty() {
                 return true;
             }
@@ -127,7 +127,7 @@ impl EvaluatorThread {
                     self.queue.set_trouble(Some(trouble));
                     if e.is_passing {
                         // They wait as long as they may.
-                        self.queue.give_back(self.lane, jobs.into_iter());
+                        self.queue.requeue_front(self.lane, jobs.into_iter());
                     }
                     return false;
                 }
@@ -136,8 +136,8 @@ impl EvaluatorThread {
                 ProcessFate::Fit => *child = Some(ears),
                 ProcessFate::Spent => drop(ears),
                 ProcessFate::Died => {
-                    let at_hand = ears.at_hand();
-                    if !self.after_death(at_hand, ears.servant.end(), &mut jobs) {
+                    let at_hand = ears.current_request();
+                    if !self.on_process_exit(at_hand, ears.servant.end(), &mut jobs) {
                         return false;
                     }
                     one_by_one = ONE_BY_ONE;
@@ -156,11 +156,11 @@ impl EvaluatorThread {
 
     /// How long a process may still take for it.
     fn left(&self, job: &EvaluationRequest) -> Duration {
-        let by_itself = job.began.map(|began| began + self.lane.time());
-        let in_all = self.lane.in_all().map(|in_all| job.since + in_all);
+        let by_itself = job.began.map(|began| began + self.lane.per_event_limit());
+        let in_all = self.lane.total_limit().map(|in_all| job.since + in_all);
         let until = [by_itself, in_all].into_iter().flatten().min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        left.unwrap_or_else(|| self.lane.time())
+        left.unwrap_or_else(|| self.lane.per_event_limit())
     }
 
     /// Hands them over and tells what comes.
@@ -189,16 +189,16 @@ impl EvaluatorThread {
             let mut used_before = None;
             let mut tick = |ears: &EvaluatorConnection| {
                 used_before = used_before.or_else(|| ears.servant.processor_ms());
-                if now.elapsed() >= HELD_UP && self.queue.may_have_more(self.lane, party) {
-                    let at = ears.at_hand().map_or(0, |(at, _)| at).min(jobs.len());
+                if now.elapsed() >= STALL_THRESHOLD && self.queue.may_have_more(self.lane, party) {
+                    let at = ears.current_request().map_or(0, |(at, _)| at).min(jobs.len());
                     // They are on their way to it all the same.
                     gave_back |= at < jobs.len();
-                    self.queue.give_back(self.lane, jobs.drain(at..));
+                    self.queue.requeue_front(self.lane, jobs.drain(at..));
                 }
-                self.queue.look(self.lane)
+                self.queue.expire_waiting(self.lane)
             };
             let mut patience = WaitPolicy { until, tick: &mut tick };
-            match ears.hear(&self.folder, &mut patience) {
+            match ears.receive(&self.folder, &mut patience) {
                 Ok(heard) => answer(job, heard),
                 Err(ConnectionError::Ended) => {
                     jobs.push_front(job);
@@ -214,7 +214,7 @@ impl EvaluatorThread {
                     return ProcessFate::Spent;
                 }
                 Err(deaf) => {
-                    self.unanswered(job, deaf, jobs);
+                    self.on_no_answer(job, deaf, jobs);
                     return ProcessFate::Spent;
                 }
             }
@@ -238,22 +238,23 @@ impl EvaluatorThread {
         ears: &EvaluatorConnection,
         jobs: &VecDeque<EvaluationRequest>,
     ) -> Result<(), ConnectionError> {
-        let until = Instant::now() + self.lane.time();
-        let mut patience = WaitPolicy { until, tick: &mut |_| self.queue.look(self.lane) };
+        let until = Instant::now() + self.lane.per_event_limit();
+        let mut patience =
+            WaitPolicy { until, tick: &mut |_| self.queue.expire_waiting(self.lane) };
         if let ([job], []) | ([], [job]) = jobs.as_slices() {
-            ears.say(&job.head(), &mut patience)?;
-            return ears.say(&job.scene, &mut patience);
+            ears.send(&job.head(), &mut patience)?;
+            return ears.send(&job.scene, &mut patience);
         }
         let mut all = Vec::new();
         for job in jobs {
             all.extend_from_slice(&job.head());
             all.extend_from_slice(&job.scene);
         }
-        ears.say(&all, &mut patience)
+        ears.send(&all, &mut patience)
     }
 
     /// There is no answer, although its process runs.
-    fn unanswered(
+    fn on_no_answer(
         &self,
         mut job: EvaluationRequest,
         deaf: ConnectionError,
@@ -262,9 +263,10 @@ impl EvaluatorThread {
         match deaf {
             // Others held it up for most of its time.
             ConnectionError::Late
-                if job.began.is_none_or(|began| began.elapsed() < self.lane.time()) => {}
+                if job.began.is_none_or(|began| began.elapsed() < self.lane.per_event_limit()) => {}
             ConnectionError::Late => {
-                let reason = format!("took more than {} s", self.lane.time().as_secs_f32());
+                let reason =
+                    format!("took more than {} s", self.lane.per_event_limit().as_secs_f32());
                 if let RequestKind::Questions(open) = &mut job.what {
                     open.fail_all(&reason);
                 }
@@ -282,7 +284,7 @@ impl EvaluatorThread {
 
     /// Its process ended: the expression that did it has failed, and what is left is worth asking
     /// while there is time. `false`: it was none of them.
-    fn after_death(
+    fn on_process_exit(
         &self,
         at_hand: Option<(usize, u32)>,
         end: End,
@@ -317,7 +319,7 @@ impl EvaluatorThread {
                 return true;
             }
             job.began.get_or_insert_with(Instant::now);
-            if self.left(&job) >= WORTHWHILE {
+            if self.left(&job) >= MIN_RETRY_BUDGET {
                 jobs.push_front(job);
                 return true;
             }
@@ -336,9 +338,9 @@ impl EvaluatorThread {
         log::warn!(
             "expressions: a process was killed, not by this server: its event is asked again"
         );
-        self.queue.give_back(self.lane, jobs.drain(..));
+        self.queue.requeue_front(self.lane, jobs.drain(..));
         job.began = None;
-        if self.left(&job) >= wait + WORTHWHILE {
+        if self.left(&job) >= wait + MIN_RETRY_BUDGET {
             self.queue.pause(self.lane, wait);
             jobs.push_front(job);
         }

@@ -29,13 +29,17 @@ impl HttpOutcome {
             }
             _ => String::new(),
         };
-        let detail = detail::of(&[&status, &elsewhere, said]);
+        let detail = detail::join(&[&status, &elsewhere, said]);
         let outcome = match self.status {
             200..=299 => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
         let wait = self.wait(now_ms).filter(|_| matches!(self.status, 429 | 503));
-        AttemptResult { dead: self.status == 410, wait, ..AttemptResult::new(outcome, detail) }
+        AttemptResult {
+            is_permanent: self.status == 410,
+            retry_after: wait,
+            ..AttemptResult::new(outcome, detail)
+        }
     }
 
     /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is read against the date
@@ -76,9 +80,9 @@ mod tests {
     fn a_status_is_an_outcome() {
         let check = |status: u16, expected: (Outcome, bool)| {
             let ended = answer(status).ended("so it said", 0);
-            assert_eq!((ended.outcome, ended.dead), expected, "{status}");
+            assert_eq!((ended.outcome, ended.is_permanent), expected, "{status}");
             assert_eq!(ended.detail, format!("status {status}: so it said"));
-            assert_eq!(ended.wait, None);
+            assert_eq!(ended.retry_after, None);
         };
         for status in [200, 201, 202, 204, 299] {
             check(status, (Outcome::Succeeded, false));
@@ -102,7 +106,7 @@ mod tests {
         let check = |asked: &str, expected_ms: Option<u64>| {
             let retry_after = Some(asked.as_bytes().to_vec());
             let ended = HttpOutcome { retry_after, ..answer(503) }.ended("", NOON_MS);
-            assert_eq!(ended.wait, expected_ms.map(Duration::from_millis), "{asked}");
+            assert_eq!(ended.retry_after, expected_ms.map(Duration::from_millis), "{asked}");
         };
         check("120", Some(120_000));
         check(" 7 ", Some(7000));
@@ -123,13 +127,13 @@ mod tests {
         let endless = || Some(b"99999999999999999999999".to_vec());
         for status in [429, 503] {
             let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
-            assert!(ended.wait.is_some_and(|wait| wait > Duration::from_secs(86_400)));
+            assert!(ended.retry_after.is_some_and(|wait| wait > Duration::from_secs(86_400)));
         }
         for status in [200, 302, 410, 500, 502] {
             let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
-            assert_eq!(ended.wait, None, "{status}");
+            assert_eq!(ended.retry_after, None, "{status}");
         }
-        assert_eq!(answer(503).ended("", 0).wait, None);
+        assert_eq!(answer(503).ended("", 0).retry_after, None);
     }
 
     #[test]
@@ -137,6 +141,6 @@ mod tests {
         let retry_after = Some(b"Sun, 06 Nov 1994 12:01:00 GMT".to_vec());
         let date = Some(NOON.as_bytes().to_vec());
         let ended = HttpOutcome { retry_after, date, ..answer(429) }.ended("", NOON_MS - 3_600_000);
-        assert_eq!(ended.wait, Some(Duration::from_secs(60)));
+        assert_eq!(ended.retry_after, Some(Duration::from_secs(60)));
     }
 }

@@ -48,11 +48,11 @@ impl HandlerRunner for Batch {
         let mut all =
             |ended: &AttemptResult| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
         let started = process::start_when_possible(stop, || {
-            let program = program::lasting(first, "batch")?;
+            let program = program::for_long_lived(first, "batch")?;
             LineProcess::start(program, first.handler.max_output_bytes)
         });
         match started {
-            Ok(kept) => self.ask(kept, tasks, stop, over),
+            Ok(kept) => self.run_on(kept, tasks, stop, over),
             Err(ExitReason::Stopped) => all(&AttemptResult::new(Outcome::Interrupted, "stopped")),
             Err(ExitReason::NotNow(why)) => all(&super::not_now(&why)),
             Err(exit) => {
@@ -64,7 +64,7 @@ impl HandlerRunner for Batch {
 }
 
 impl Batch {
-    fn ask(
+    fn run_on(
         &self,
         mut kept: LineProcess,
         tasks: &[Task],
@@ -75,39 +75,40 @@ impl Batch {
         let (mut input, mut deadline) = (line::JobLines::new(tasks), Deadline::new(timeout));
         let mut held = PendingAnswers::new(tasks);
         let came = loop {
-            let came =
-                kept.talk(&mut input, true, &mut deadline, stop, &mut |heard| held.hear(heard));
-            hand_out(&mut held, &|| kept.errors(), over);
-            if came != EndReason::Enough || held.spoilt.is_some() || held.is_done() {
+            let came = kept.communicate(&mut input, true, &mut deadline, stop, &mut |heard| {
+                held.on_output(heard)
+            });
+            report_answers(&mut held, &|| kept.errors(), over);
+            if came != EndReason::Enough || held.protocol_error.is_some() || held.is_done() {
                 break came;
             }
         };
         let tell = match came {
             EndReason::Ended => None,
             // All is answered for: what it does besides has its grace.
-            EndReason::Enough if held.spoilt.is_none() => Some(StopSignal::Close),
+            EndReason::Enough if held.protocol_error.is_none() => Some(StopSignal::Close),
             _ => Some(StopSignal::Term),
         };
         let ExitReport { exit, errors, .. } = kept.end(tell, self.grace, &mut |heard| match came {
-            EndReason::Ended => held.hear(heard),
+            EndReason::Ended => held.on_output(heard),
             _ => Directive::More,
         });
-        hand_out(&mut held, &|| errors.clone(), over);
+        report_answers(&mut held, &|| errors.clone(), over);
         let by_itself = command::outcome(&exit);
-        for at in held.left() {
-            over(at, held.unanswered(came, by_itself.clone(), &errors, timeout));
+        for at in held.unanswered_indices() {
+            over(at, held.result_without_answer(came, by_itself.clone(), &errors, timeout));
         }
     }
 }
 
 /// Reports what was answered. What the process wrote to stderr is of all its jobs: it is kept with
 /// those that did not succeed.
-fn hand_out(
+fn report_answers(
     held: &mut PendingAnswers<'_>,
     errors: &dyn Fn() -> StderrCapture,
     over: &mut dyn FnMut(usize, AttemptResult),
 ) {
-    for (at, answer) in std::mem::take(&mut held.given) {
+    for (at, answer) in std::mem::take(&mut held.answers) {
         let errors = if answer.is_success() { StderrCapture::default() } else { errors() };
         over(at, answer.ended(errors, &ControlMessages::default()));
     }

@@ -35,10 +35,10 @@ impl Default for Cgi {
 
 impl HandlerRunner for Cgi {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match program::of(task, program::environment(task)) {
+        let program = match program::for_task(task, program::environment(task)) {
             Ok(mut program) => {
                 let script = meta::script(task, &program.path);
-                program.env.extend(own(task, meta::variables(task, &script)));
+                program.env.extend(without_overridden(task, meta::variables(task, &script)));
                 program
             }
             Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
@@ -55,7 +55,7 @@ impl HandlerRunner for Cgi {
 }
 
 /// What the handler's `env` sets comes before the request's variables: `HTTPS = "on"`.
-fn own(
+fn without_overridden(
     task: &Task,
     variables: Vec<(String, OsString)>,
 ) -> impl Iterator<Item = (String, OsString)> {
@@ -66,11 +66,11 @@ fn own(
 /// How the attempt ended: status, else exit; then the last line of stderr, else what it answered.
 fn ended(over: RunResult, timeout: Duration) -> AttemptResult {
     let last = last_line(&over.stderr);
-    let because = |outcome, how: String| AttemptResult::new(outcome, detail::of(&[&how, &last]));
+    let because = |outcome, how: String| AttemptResult::new(outcome, detail::join(&[&how, &last]));
     let ended = match over.exit {
         ExitReason::Code(0) => match head::read(&over.start) {
             Ok((answer, body)) => {
-                let said = if last.is_empty() { detail::start(body) } else { last };
+                let said = if last.is_empty() { detail::first_words(body) } else { last };
                 answer.ended(&said, clock::wall_ms())
             }
             Err(why) => because(Outcome::Failed, format!("exit 0: no header block: {why}")),

@@ -34,7 +34,7 @@ impl Default for Command {
 
 impl HandlerRunner for Command {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match program::of(task, program::environment(task)) {
+        let program = match program::for_task(task, program::environment(task)) {
             Ok(program) => program,
             Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
         };
@@ -45,7 +45,8 @@ impl HandlerRunner for Command {
             start_bytes_max: 0,
         };
         let mut notes = ControlMessages::default();
-        let over = process::run(&program, &task.input, bounds, stop, &mut |line| notes.take(line));
+        let over =
+            process::run(&program, &task.input, bounds, stop, &mut |line| notes.on_line(line));
         ended(over, notes, task.handler.timeout)
     }
 }
@@ -65,8 +66,15 @@ fn ended(over: process::RunResult, notes: ControlMessages, timeout: Duration) ->
     };
     let wait = notes.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
     let last = last_line(&over.stderr);
-    let detail = detail::of(&[&how, &last, &notes.others]);
-    AttemptResult { outcome, dead, detail, wait, stdout: over.stdout, stderr: over.stderr }
+    let detail = detail::join(&[&how, &last, &notes.free_text]);
+    AttemptResult {
+        outcome,
+        is_permanent: dead,
+        detail,
+        retry_after: wait,
+        stdout: over.stdout,
+        stderr: over.stderr,
+    }
 }
 
 /// What the end of a process comes to that was not told to end: the outcome, whether it is useless to

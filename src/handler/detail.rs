@@ -4,7 +4,7 @@
 pub const DETAIL_CHARS_MAX: usize = 500;
 
 /// What there is to say, the decisive first; empty parts are left out.
-pub fn of(parts: &[&str]) -> String {
+pub fn join(parts: &[&str]) -> String {
     let said = parts.iter().copied().filter(|part| !part.is_empty());
     said.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
 }
@@ -23,7 +23,7 @@ pub fn one_line(bytes: &[u8]) -> String {
 }
 
 /// The start of an answer in one line; gaps are one space wide, since answers are often laid out.
-pub fn start(answer: &[u8]) -> String {
+pub fn first_words(answer: &[u8]) -> String {
     let text = one_line(answer);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

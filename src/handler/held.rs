@@ -59,14 +59,21 @@ impl JobAnswer {
         };
         // What the handler says of itself stands as it said it.
         let (how, said) = match &self.detail {
-            Value::Null => ("answered", last_line(errors.own())),
+            Value::Null => ("answered", last_line(errors.during_job())),
             Value::String(text) => ("", one_line(text.as_bytes())),
             other => ("", one_line(other.to_string().as_bytes())),
         };
         let how = if said.is_empty() { "answered" } else { how };
-        let detail = detail::of(&[how, &said, &wrong, &notes.others]);
+        let detail = detail::join(&[how, &said, &wrong, &notes.free_text]);
         let (dead, stdout) = (self.outcome == JobAnswerOutcome::Dead, Vec::new());
-        AttemptResult { outcome, dead, detail, wait, stdout, stderr: errors.all }
+        AttemptResult {
+            outcome,
+            is_permanent: dead,
+            detail,
+            retry_after: wait,
+            stdout,
+            stderr: errors.all,
+        }
     }
 }
 
@@ -79,9 +86,9 @@ pub struct PendingAnswers<'a> {
     /// Where the next answer is looked for first.
     next: usize,
     /// Answers since they were last taken, by the place of their job.
-    pub given: Vec<(usize, JobAnswer)>,
+    pub answers: Vec<(usize, JobAnswer)>,
     /// Why nothing that the process says counts any more.
-    pub spoilt: Option<String>,
+    pub protocol_error: Option<String>,
     pub notes: ControlMessages,
 }
 
@@ -92,14 +99,14 @@ impl<'a> PendingAnswers<'a> {
             is_answered: vec![false; tasks.len()],
             answered: 0,
             next: 0,
-            given: Vec::new(),
-            spoilt: None,
+            answers: Vec::new(),
+            protocol_error: None,
             notes: ControlMessages::default(),
         }
     }
 
     /// The places of the jobs that were not answered for.
-    pub fn left(&self) -> impl Iterator<Item = usize> {
+    pub fn unanswered_indices(&self) -> impl Iterator<Item = usize> {
         (0..self.tasks.len()).filter(|&at| !self.is_answered[at])
     }
 
@@ -108,52 +115,56 @@ impl<'a> PendingAnswers<'a> {
     }
 
     /// Takes what the process said.
-    pub fn hear(&mut self, heard: ProtocolEvent<'_>) -> Directive {
+    pub fn on_output(&mut self, heard: ProtocolEvent<'_>) -> Directive {
         let line = match heard {
-            ProtocolEvent::Note(line) if self.notes.hear(line) == ControlLine::Alive => {
+            ProtocolEvent::Note(line)
+                if self.notes.on_line_answering_mode(line) == ControlLine::Alive =>
+            {
                 return Directive::Alive;
             }
             ProtocolEvent::Note(_) => return Directive::More,
             ProtocolEvent::TooLong => {
-                return self.spoil("answered with a line of over 1 MiB".to_owned());
+                return self.fail_protocol("answered with a line of over 1 MiB".to_owned());
             }
             ProtocolEvent::Answer(line) => line,
         };
         let answer = serde_json::from_slice::<JobAnswer>(line).ok();
         let Some(answer) = answer.filter(|_| line.trim_ascii_start().starts_with(b"{")) else {
             let shown = one_line(&line[..line.len().min(SHOWN_BYTES)]);
-            return self.spoil(format!("answered with what is no answer: {shown}"));
+            return self.fail_protocol(format!("answered with what is no answer: {shown}"));
         };
         let job = answer.job;
-        match self.place(job) {
-            None => self.spoil(format!("answered for job {job}, which it does not hold")),
-            Some(at) if self.is_answered[at] => self.spoil(format!("answered twice for job {job}")),
+        match self.index_of(job) {
+            None => self.fail_protocol(format!("answered for job {job}, which it does not hold")),
+            Some(at) if self.is_answered[at] => {
+                self.fail_protocol(format!("answered twice for job {job}"))
+            }
             Some(at) => {
                 self.is_answered[at] = true;
                 self.answered += 1;
                 self.next = at + 1;
-                self.given.push((at, answer));
+                self.answers.push((at, answer));
                 Directive::Enough
             }
         }
     }
 
     /// As a rule they are answered for in their order.
-    fn place(&self, job: i64) -> Option<usize> {
+    fn index_of(&self, job: i64) -> Option<usize> {
         let (before, from) = self.tasks.split_at(self.next);
         let is_it = |task: &Task| task.claim.job.0 == job;
         let found = from.iter().position(is_it).map(|at| at + self.next);
         found.or_else(|| before.iter().position(is_it))
     }
 
-    fn spoil(&mut self, why: String) -> Directive {
-        self.spoilt.get_or_insert(why);
+    fn fail_protocol(&mut self, why: String) -> Directive {
+        self.protocol_error.get_or_insert(why);
         Directive::Enough
     }
 
     /// How an attempt ended that was not answered for; `by_itself` is what it comes to where the process
     /// came to its end by itself.
-    pub fn unanswered(
+    pub fn result_without_answer(
         &self,
         came: EndReason,
         by_itself: (Outcome, bool, String),
@@ -161,7 +172,7 @@ impl<'a> PendingAnswers<'a> {
         timeout: Duration,
     ) -> AttemptResult {
         let failed = |why: &str| (Outcome::Failed, false, why.to_owned());
-        let (outcome, dead, how) = match (came, &self.spoilt) {
+        let (outcome, dead, how) = match (came, &self.protocol_error) {
             (EndReason::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
             (_, Some(why)) => failed(why),
             (EndReason::TimedOut, _) => {
@@ -170,8 +181,8 @@ impl<'a> PendingAnswers<'a> {
             (EndReason::Deaf, _) => failed("closed its stdin or its stdout before it answered"),
             (EndReason::Ended | EndReason::Enough, _) => by_itself,
         };
-        let detail = detail::of(&[&how, &last_line(errors.own()), &self.notes.others]);
+        let detail = detail::join(&[&how, &last_line(errors.during_job()), &self.notes.free_text]);
         let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { errors.all.clone() };
-        AttemptResult { dead, stderr, ..AttemptResult::new(outcome, detail) }
+        AttemptResult { is_permanent: dead, stderr, ..AttemptResult::new(outcome, detail) }
     }
 }

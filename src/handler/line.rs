@@ -19,7 +19,7 @@ use crate::{clock, json};
 const USUAL_BYTES: usize = 1024;
 
 /// The line of a job, with its end.
-pub fn of(task: &Task) -> Vec<u8> {
+pub fn encode(task: &Task) -> Vec<u8> {
     let mut line = Vec::with_capacity(USUAL_BYTES + task.input.len() + task.input.len() / 3);
     write(&mut line, task);
     line
@@ -35,7 +35,7 @@ fn write(line: &mut Vec<u8>, task: &Task) {
     };
     let _ = write!(line, r#","attempt":{}"#, task.claim.attempt);
     text(line, "source", Some(&event.source));
-    text(line, "received_at", Some(&clock::iso(event.received_at_ms)));
+    text(line, "received_at", Some(&clock::format_rfc3339(event.received_at_ms)));
     line.extend_from_slice(br#","headers":"#);
     headers(line, &event.headers);
     text(line, "query", event.query.as_deref());
@@ -53,7 +53,7 @@ fn text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
 }
 
 fn body(line: &mut Vec<u8>, body: &[u8]) {
-    if json::check(body).is_ok() {
+    if json::validate(body).is_ok() {
         line.extend_from_slice(br#","body":"#);
         let body = json::without_mark(body);
         // No text of valid JSON holds one.
@@ -115,16 +115,16 @@ impl<'a> JobLines<'a> {
 }
 
 impl InputSource for JobLines<'_> {
-    fn rest(&mut self) -> &[u8] {
+    fn remaining(&mut self) -> &[u8] {
         if self.written == self.line.len()
             && let Some(task) = self.left.next()
         {
-            (self.line, self.written) = (of(task), 0);
+            (self.line, self.written) = (encode(task), 0);
         }
         &self.line[self.written..]
     }
 
-    fn written(&mut self, count: usize) {
+    fn advance(&mut self, count: usize) {
         self.written += count;
     }
 }
@@ -138,7 +138,7 @@ mod tests {
     use crate::handler::tests::sample;
 
     fn line(body: &[u8]) -> String {
-        String::from_utf8(of(&Task { input: Arc::from(body), ..sample(|_| {}) })).unwrap()
+        String::from_utf8(encode(&Task { input: Arc::from(body), ..sample(|_| {}) })).unwrap()
     }
 
     const HEAD: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
@@ -172,7 +172,7 @@ mod tests {
         let mut task = sample(|_| {});
         let query = Some("a=\n\u{2028}\0\"".to_owned());
         task.event = Arc::new(Event { query, ..(*task.event).clone() });
-        let line = String::from_utf8(of(&task)).unwrap();
+        let line = String::from_utf8(encode(&task)).unwrap();
         assert!(line.contains(r#""query":"a=\n\u2028\u0000\"","#), "{line}");
         assert_eq!(line.find('\n'), Some(line.len() - 1));
     }
@@ -195,7 +195,7 @@ mod tests {
         let mut task = Task { item: Some(5), ..sample(|_| {}) };
         let query = Some(String::new());
         task.event = Arc::new(Event { query, ..(*task.event).clone() });
-        let line = String::from_utf8(of(&task)).unwrap();
+        let line = String::from_utf8(encode(&task)).unwrap();
         assert!(line.contains(r#""item":5,"#) && line.contains(r#""query":"","#), "{line}");
     }
 }

@@ -26,7 +26,7 @@ pub mod stream;
 mod tests;
 pub mod url;
 
-pub use program::{FileStamp, files};
+pub use program::{FileStamp, command_file_stamps};
 
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
 pub struct HandlerRuntime {
@@ -43,13 +43,13 @@ pub struct HandlerRuntime {
 
 impl HandlerRuntime {
     /// Whether nothing would change if it stood for the other.
-    pub fn is_like(&self, other: &Self) -> bool {
+    pub fn is_equivalent(&self, other: &Self) -> bool {
         self.settings == other.settings
             && self.env == other.env
             && self.headers == other.headers
             && self.sign == other.sign
             && self.files == other.files
-            && !self.kind.is_read_anew()
+            && !self.kind.needs_rebuild_on_reload()
     }
 }
 
@@ -76,14 +76,14 @@ pub struct Task {
     /// What the handler reads: what `transform` gave, the item, or the event's bytes.
     pub input: Arc<[u8]>,
     /// `input` is an item or was transformed: JSON, whatever the event's type was.
-    pub is_made: bool,
+    pub is_json_input: bool,
     /// The number after which this run of attempts ends (`HOOKTRAIL_MAX_ATTEMPTS`).
     pub max_attempts: u32,
     /// The idempotency key (`HOOKTRAIL_IDEMPOTENCY_KEY`): the same for every attempt of a job.
     pub key: String,
     /// Put into the environment of what is started (`HOOKTRAIL_RUN_ID`), so that it can be found
     /// again and ended: the trail's own id, the job and the attempt.
-    pub mark: String,
+    pub run_id: String,
 }
 
 /// How long a job waits that could not be started because the system lacked something.
@@ -92,8 +92,11 @@ const NOT_NOW_WAIT: Duration = Duration::from_secs(10);
 /// The end of an attempt that did not begin because the server itself lacks something: file descriptors,
 /// processes, memory, a place in one of its own queues. It counts for nobody.
 pub fn not_now(reason: &str) -> AttemptResult {
-    let detail = detail::of(&["not started", reason]);
-    AttemptResult { wait: Some(NOT_NOW_WAIT), ..AttemptResult::new(Outcome::Interrupted, detail) }
+    let detail = detail::join(&["not started", reason]);
+    AttemptResult {
+        retry_after: Some(NOT_NOW_WAIT),
+        ..AttemptResult::new(Outcome::Interrupted, detail)
+    }
 }
 
 /// A kind of handler.
@@ -103,7 +106,7 @@ pub trait HandlerRunner: Send + Sync {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult;
 
     /// At a reload it is made anew although its settings are the same: it read what is not in them.
-    fn is_read_anew(&self) -> bool {
+    fn needs_rebuild_on_reload(&self) -> bool {
         false
     }
 
@@ -129,12 +132,13 @@ pub trait HandlerRunner: Send + Sync {
 type RunnerEntry = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn HandlerRunner>);
 
 /// One process a job: what a command is run by where its mode says nothing else.
-const EACH: RunnerEntry = (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
+const PER_JOB: RunnerEntry =
+    (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
 
 /// The table of kinds; the first that takes the settings is theirs.
-const KINDS: &[RunnerEntry] = &[
+const RUNNERS: &[RunnerEntry] = &[
     (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
-    EACH,
+    PER_JOB,
     (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
     (|it| it.mode == Mode::Stream, |it| Box::new(stream::Stream::new(it))),
     (|it| it.mode == Mode::Batch, |_| Box::new(batch::Batch::default())),
@@ -142,6 +146,6 @@ const KINDS: &[RunnerEntry] = &[
 
 /// The kind that a handler's settings name.
 pub fn kind(settings: &config::Handler) -> Box<dyn HandlerRunner> {
-    let (_, make) = KINDS.iter().find(|(takes, _)| takes(settings)).unwrap_or(&EACH);
+    let (_, make) = RUNNERS.iter().find(|(takes, _)| takes(settings)).unwrap_or(&PER_JOB);
     make(settings)
 }

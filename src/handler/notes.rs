@@ -14,12 +14,12 @@ pub struct ControlMessages {
     /// It is to be tried again later, after this wait or the backoff's own.
     pub deferred: Option<Option<Duration>>,
     /// All other lines, as much as fits into `detail`.
-    pub others: String,
+    pub free_text: String,
 }
 
 impl ControlMessages {
     /// A line of a process that is one attempt.
-    pub fn take(&mut self, line: &[u8]) -> ControlLine {
+    pub fn on_line(&mut self, line: &[u8]) -> ControlLine {
         let said = object(line);
         let deferred = said.get("outcome") == Some(&json!("deferred"));
         let asked = said.get("retry_after").filter(|asked| !asked.is_null());
@@ -29,18 +29,22 @@ impl ControlMessages {
         }
         // A wait that is none is shown to whoever wrote it; the backoff's own is taken.
         let is_clear = deferred && (asked.is_none() || wait.is_some());
-        if is_clear && !is_alive(&said) { ControlLine::Noted } else { self.hear(line) }
+        if is_clear && !is_alive(&said) {
+            ControlLine::Noted
+        } else {
+            self.on_line_answering_mode(line)
+        }
     }
 
     /// A line of a process that answers on its stdout: nothing but a sign of life decides anything.
-    pub fn hear(&mut self, line: &[u8]) -> ControlLine {
+    pub fn on_line_answering_mode(&mut self, line: &[u8]) -> ControlLine {
         if is_alive(&object(line)) {
             return ControlLine::Alive;
         }
-        if self.others.len() < DETAIL_CHARS_MAX {
-            let gap = if self.others.is_empty() { "" } else { " " };
-            self.others.push_str(gap);
-            self.others.push_str(&one_line(line));
+        if self.free_text.len() < DETAIL_CHARS_MAX {
+            let gap = if self.free_text.is_empty() { "" } else { " " };
+            self.free_text.push_str(gap);
+            self.free_text.push_str(&one_line(line));
         }
         ControlLine::Noted
     }
@@ -73,14 +77,14 @@ mod tests {
             let mut notes = ControlMessages::default();
             let alive = lines
                 .iter()
-                .filter(|line| notes.take(line.as_bytes()) == ControlLine::Alive)
+                .filter(|line| notes.on_line(line.as_bytes()) == ControlLine::Alive)
                 .count();
             assert_eq!(
                 notes.deferred,
                 deferred.map(|wait| wait.map(Duration::from_secs)),
                 "{lines:?}"
             );
-            assert_eq!(notes.others, others, "{lines:?}");
+            assert_eq!(notes.free_text, others, "{lines:?}");
             alive
         };
         assert_eq!(check(&[r#"{"alive":true}"#, r#"{ "alive" : true }"#], None, ""), 2);
@@ -104,9 +108,9 @@ mod tests {
     #[test]
     fn where_answers_come_by_stdout_it_takes_signs_of_life_alone() {
         let mut notes = ControlMessages::default();
-        assert_eq!(notes.hear(br#"{"alive":true}"#), ControlLine::Alive);
+        assert_eq!(notes.on_line_answering_mode(br#"{"alive":true}"#), ControlLine::Alive);
         let deferred = r#"{"outcome":"deferred"}"#;
-        assert_eq!(notes.hear(deferred.as_bytes()), ControlLine::Noted);
-        assert_eq!((notes.deferred, notes.others.as_str()), (None, deferred));
+        assert_eq!(notes.on_line_answering_mode(deferred.as_bytes()), ControlLine::Noted);
+        assert_eq!((notes.deferred, notes.free_text.as_str()), (None, deferred));
     }
 }

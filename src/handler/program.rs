@@ -17,25 +17,25 @@ use crate::{clock, config};
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The handler's command with this environment, or why there is none to start.
-pub fn of(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
+pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
     let handler = &task.handler;
     let name = handler.command.first().ok_or("no command")?;
     let path = look_up(name, &env, &handler.directory)?;
     let (args, directory) = (handler.command.clone(), handler.directory.clone());
-    Ok(CommandSpec { path, args, env, directory, mark: task.mark.clone() })
+    Ok(CommandSpec { path, args, env, directory, mark: task.run_id.clone() })
 }
 
 /// The same for a process that is more than one attempt: of the task it knows the handler alone, and
 /// its mark begins with the trail's own id and `sort`.
-pub fn lasting(task: &Task, sort: &str) -> Result<CommandSpec, String> {
-    let mut env = own_environment(task);
+pub fn for_long_lived(task: &Task, sort: &str) -> Result<CommandSpec, String> {
+    let mut env = base_environment(task);
     env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
-    let trail = task.mark.split('.').next().unwrap_or_default();
-    Ok(CommandSpec { mark: format!("{trail}.{sort}"), ..of(task, env)? })
+    let trail = task.run_id.split('.').next().unwrap_or_default();
+    Ok(CommandSpec { mark: format!("{trail}.{sort}"), ..for_task(task, env)? })
 }
 
 /// What every process of a handler finds in its environment.
-fn own_environment(task: &Task) -> Vec<(String, OsString)> {
+fn base_environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = Vec::with_capacity(32);
     env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())));
     for name in ["HOME", "LANG", "TZ"] {
@@ -52,7 +52,7 @@ fn own_environment(task: &Task) -> Vec<(String, OsString)> {
 
 /// Everything that the process finds in its environment; nothing else is inherited.
 pub fn environment(task: &Task) -> Vec<(String, OsString)> {
-    let mut env = own_environment(task);
+    let mut env = base_environment(task);
     let event = &task.event;
     let content_type = event.headers.get("content-type").unwrap_or_default();
     let mut put = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
@@ -65,7 +65,7 @@ pub fn environment(task: &Task) -> Vec<(String, OsString)> {
     put("MAX_ATTEMPTS", task.max_attempts.to_string());
     put("SOURCE", event.source.clone());
     put("HANDLER", task.handler.name.clone());
-    put("RECEIVED_AT", clock::iso(event.received_at_ms));
+    put("RECEIVED_AT", clock::format_rfc3339(event.received_at_ms));
     put("METHOD", event.method.clone());
     put("PATH", event.path.clone());
     put("QUERY", event.query.clone().unwrap_or_default());
@@ -90,7 +90,7 @@ pub struct FileStamp {
 
 /// The files that a command names, its script among its arguments included: where one has changed, a
 /// process that runs the old one is to be replaced.
-pub fn files(settings: &config::Handler) -> Vec<FileStamp> {
+pub fn command_file_stamps(settings: &config::Handler) -> Vec<FileStamp> {
     let file = |word: &String| {
         let path = settings.directory.join(word);
         let found = path.metadata().ok().filter(Metadata::is_file)?;

@@ -33,9 +33,9 @@ impl Stream {
 
 impl HandlerRunner for Stream {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = || program::lasting(task, "stream");
+        let program = || program::for_long_lived(task, "stream");
         loop {
-            let kept = match self.pool.get(stop, task.handler.max_output_bytes, &program) {
+            let kept = match self.pool.acquire(stop, task.handler.max_output_bytes, &program) {
                 Ok(kept) => kept,
                 Err(ExitReason::NotStarted(why)) => {
                     return AttemptResult::new(Outcome::Failed, format!("not started: {why}"));
@@ -43,7 +43,7 @@ impl HandlerRunner for Stream {
                 Err(ExitReason::NotNow(why)) => return super::not_now(&why),
                 Err(_) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
             };
-            if let Some(ended) = self.ask(kept, task, stop) {
+            if let Some(ended) = self.run_on(kept, task, stop) {
                 return ended;
             }
         }
@@ -57,50 +57,55 @@ impl HandlerRunner for Stream {
 impl Stream {
     /// Hands it the job. `None`: the process had done with it all before it read the line, so that
     /// the job is another's to do.
-    fn ask(&self, mut kept: LineProcess, task: &Task, stop: &CancelToken) -> Option<AttemptResult> {
-        let line = line::of(task);
+    fn run_on(
+        &self,
+        mut kept: LineProcess,
+        task: &Task,
+        stop: &CancelToken,
+    ) -> Option<AttemptResult> {
+        let line = line::encode(task);
         let timeout = task.handler.timeout;
         let mut held = PendingAnswers::new(std::slice::from_ref(task));
-        let mut hear = |heard: ProtocolEvent<'_>| held.hear(heard);
+        let mut hear = |heard: ProtocolEvent<'_>| held.on_output(heard);
         let mut deadline = Deadline::new(timeout);
         let mut unread = line.as_slice();
-        let came = kept.talk(&mut unread, false, &mut deadline, stop, &mut hear);
-        if held.spoilt.is_none()
-            && let Some((_, answer)) = held.given.pop()
+        let came = kept.communicate(&mut unread, false, &mut deadline, stop, &mut hear);
+        if held.protocol_error.is_none()
+            && let Some((_, answer)) = held.answers.pop()
         {
             let errors = kept.take_errors();
             if unread.is_empty() {
-                self.pool.put(kept);
+                self.pool.release(kept);
             } else {
                 // It answered before it had read its line: the next one would be glued to the rest.
-                self.pool.let_go(&kept);
+                self.pool.discard(&kept);
                 kept.end(Some(StopSignal::Term), self.grace, &mut |_| Directive::More);
             }
             return Some(answer.ended(errors, &held.notes));
         }
         let is_its_own =
-            matches!(came, EndReason::Stopped | EndReason::TimedOut) || !kept.is_proven();
+            matches!(came, EndReason::Stopped | EndReason::TimedOut) || !kept.has_succeeded();
         if came == EndReason::Stopped {
-            self.pool.let_go(&kept);
+            self.pool.discard(&kept);
         } else {
             self.pool.lost(&kept);
         }
         let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
         let left = kept.end(tell, self.grace, &mut |heard| match came {
-            EndReason::Ended => held.hear(heard),
+            EndReason::Ended => held.on_output(heard),
             _ => Directive::More,
         });
         if came == EndReason::Ended {
             // A line that it could not end says less than how it ended.
-            held.spoilt = None;
+            held.protocol_error = None;
         }
-        if left.is_untouched && !is_its_own {
-            if held.spoilt.is_some() {
-                self.pool.warn_of_speech();
+        if left.input_unread && !is_its_own {
+            if held.protocol_error.is_some() {
+                self.pool.warn_unexpected_output();
             }
             return None;
         }
-        Some(match held.given.pop().filter(|_| came == EndReason::Ended) {
+        Some(match held.answers.pop().filter(|_| came == EndReason::Ended) {
             // Its last line, without an end.
             Some((_, answer)) => answer.ended(left.errors, &held.notes),
             None => {
@@ -108,7 +113,12 @@ impl Stream {
                     (Outcome::Succeeded, _, how) => format!("{how} without an answer"),
                     (_, _, how) => how,
                 };
-                held.unanswered(came, (Outcome::Failed, false, how), &left.errors, timeout)
+                held.result_without_answer(
+                    came,
+                    (Outcome::Failed, false, how),
+                    &left.errors,
+                    timeout,
+                )
             }
         })
     }

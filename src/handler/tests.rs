@@ -32,7 +32,7 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
         sources: vec!["paminga".into()],
         concurrency: 1,
         timeout: Duration::from_secs(120),
-        ..config::Handler::named("crm", Path::new("/"))
+        ..config::Handler::with_defaults("crm", Path::new("/"))
     };
     change(&mut handler);
     Task {
@@ -42,12 +42,12 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
         headers: Arc::new([]),
         sign: Arc::new([]),
         input: Arc::clone(&event.body),
-        is_made: false,
+        is_json_input: false,
         event: Arc::new(event),
         item: None,
         max_attempts: 40,
         key: "the-key".into(),
-        mark: format!("sample{}.7.3", std::process::id()),
+        run_id: format!("sample{}.7.3", std::process::id()),
     }
 }
 

@@ -76,17 +76,17 @@ impl JobPlanner {
             dedupe.clone().map(|dedupe| ExpressionSet::new(Some(dedupe), Vec::new()));
         let dedupe_kind = own_kind(source, b'j');
         let guarded_by = guarded(source).map(|dedupe| dedupe.text().to_owned());
-        Self { dedupe_kind, dedupe_alone, guarded_by, ..Self::asking(dedupe, handlers) }
+        Self { dedupe_kind, dedupe_alone, guarded_by, ..Self::with_expressions(dedupe, handlers) }
     }
 
     /// For jobs that come after their event.
-    pub fn of_handlers<'c>(
+    pub fn for_handlers<'c>(
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
-        Self::asking(None, handlers)
+        Self::with_expressions(None, handlers)
     }
 
-    fn asking<'c>(
+    fn with_expressions<'c>(
         dedupe: Option<Expression>,
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
@@ -139,7 +139,7 @@ impl JobPlanner {
     }
 
     /// What an event owes of which nothing is asked.
-    pub fn plain(&self) -> PlannedEvent {
+    pub fn unconditional_plan(&self) -> PlannedEvent {
         PlannedEvent { owed: JobPlan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
     }
 
@@ -150,7 +150,7 @@ impl JobPlanner {
     }
 
     /// What an event owes by its answers.
-    pub fn judged(&self, answers: EvaluationResult) -> PlannedEvent {
+    pub fn plan_from(&self, answers: EvaluationResult) -> PlannedEvent {
         let mut notes = Vec::new();
         let dedupe = match answers.dedupe {
             Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
@@ -164,7 +164,7 @@ impl JobPlanner {
             match taken {
                 HandlerDecision::No => {}
                 HandlerDecision::Failed { which, reason } => {
-                    let why = cut(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
+                    let why = truncate_chars(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
                     all.push((of.handler, JobSpec::Dead(why)));
                 }
                 HandlerDecision::Yes(wanted) => {
@@ -174,7 +174,7 @@ impl JobPlanner {
             }
         }
         let owed = self.plan(all);
-        let note = (!notes.is_empty()).then(|| cut(&notes.join("; "), NOTE_CHARS_MAX));
+        let note = (!notes.is_empty()).then(|| truncate_chars(&notes.join("; "), NOTE_CHARS_MAX));
         PlannedEvent { owed, dedupe, note }
     }
 
@@ -247,7 +247,7 @@ impl ItemSource for SplitItems {
     }
 }
 
-fn cut(text: &str, chars: usize) -> String {
+fn truncate_chars(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
 
@@ -289,7 +289,7 @@ pub fn content_type(value: &[u8]) -> Option<&str> {
 }
 
 /// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.
-pub fn params(pattern: &str, path: &str) -> Vec<(String, String)> {
+pub fn path_params(pattern: &str, path: &str) -> Vec<(String, String)> {
     if !pattern.contains('{') {
         return Vec::new();
     }

@@ -25,7 +25,7 @@ command = ['true']
 fn where_nothing_is_asked_each_handler_is_owed_a_job() {
     let judge = judge(PLAIN);
     assert!(judge.questions().is_none());
-    assert_eq!(judge.plain().owed.jobs(), 2);
+    assert_eq!(judge.unconditional_plan().owed.jobs(), 2);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
         dedupe: Err("why".to_owned()),
         takers: vec![failed, HandlerDecision::Yes(wanted)],
     };
-    let judged = judge.judged(answers);
+    let judged = judge.plan_from(answers);
     assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((judged.dedupe, judged.owed.jobs()), (None, 3));
     let JobPlan::Judged(all) = judged.owed else { panic!("it was judged") };
@@ -68,8 +68,8 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
 
 #[test]
 fn named_segments_are_decoded() {
-    let found = params("/hooks/{tenant}/x/{id}", "/hooks/a%20b/x/7/[redacted]");
+    let found = path_params("/hooks/{tenant}/x/{id}", "/hooks/a%20b/x/7/[redacted]");
     let expected = [("tenant", "a b"), ("id", "7")];
     assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    assert_eq!(params("/hooks/a", "/hooks/a"), []);
+    assert_eq!(path_params("/hooks/a", "/hooks/a"), []);
 }

@@ -37,7 +37,7 @@ pub struct StderrCapture {
 }
 
 impl StderrCapture {
-    pub fn own(&self) -> &[u8] {
+    pub fn during_job(&self) -> &[u8] {
         &self.all[self.own_from..]
     }
 }
@@ -58,7 +58,7 @@ pub struct ExitReport {
     pub exit: ExitReason,
     pub errors: StderrCapture,
     /// It has read nothing of what was written to it last: so it can't have begun with it.
-    pub is_untouched: bool,
+    pub input_unread: bool,
 }
 
 /// A process that runs; dropped, it is killed.
@@ -66,7 +66,7 @@ pub struct LineProcess {
     live: ChildProcess,
     answers: LineSplitter,
     /// What it wrote to stderr while it held nothing.
-    late: Vec<u8>,
+    idle_stderr: Vec<u8>,
     max_output_bytes: usize,
     number: u64,
     pub(super) started_at: Instant,
@@ -87,7 +87,7 @@ impl LineProcess {
             live: ChildProcess::start(&program, max_output_bytes)?,
             // One more: by it a line that is too long is known.
             answers: LineSplitter::new(ANSWER_BYTES_MAX + 1),
-            late: Vec::new(),
+            idle_stderr: Vec::new(),
             max_output_bytes,
             number,
             started_at: Instant::now(),
@@ -96,7 +96,7 @@ impl LineProcess {
     }
 
     /// Whether an exchange with it has gone well before.
-    pub fn is_proven(&self) -> bool {
+    pub fn has_succeeded(&self) -> bool {
         self.is_proven
     }
 
@@ -111,7 +111,7 @@ impl LineProcess {
 
     /// Writes `input`, as its `last` or not, and hears what it says, until that is enough or it can't
     /// go on.
-    pub fn talk(
+    pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,
         last: bool,
@@ -120,12 +120,12 @@ impl LineProcess {
         hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
     ) -> EndReason {
         let answers = &mut self.answers;
-        self.live.talk(input, last, deadline, stop, &mut |said| line(answers, said, hear))
+        self.live.communicate(input, last, deadline, stop, &mut |said| line(answers, said, hear))
     }
 
     /// Whether it can be asked.
     pub(super) fn look(&mut self) -> IdleCheck {
-        let mut spoke = self.answers.is_within();
+        let mut spoke = self.answers.is_mid_line();
         let answers = &mut self.answers;
         let runs = self.live.look(&mut |said| {
             line(answers, said, &mut |heard| {
@@ -133,9 +133,9 @@ impl LineProcess {
                 Directive::More
             })
         });
-        self.late.extend(self.live.errors.take().1);
+        self.idle_stderr.extend(self.live.errors.take().1);
         match runs {
-            _ if spoke || self.answers.is_within() => IdleCheck::Spoke,
+            _ if spoke || self.answers.is_mid_line() => IdleCheck::Spoke,
             true => IdleCheck::Yes,
             false => IdleCheck::Gone,
         }
@@ -144,7 +144,7 @@ impl LineProcess {
     /// What it wrote to stderr; what it writes from here on is another's.
     pub fn take_errors(&mut self) -> StderrCapture {
         let own = self.live.errors.take().1;
-        let mut all = std::mem::take(&mut self.late);
+        let mut all = std::mem::take(&mut self.idle_stderr);
         let over = (all.len() + own.len()).saturating_sub(self.max_output_bytes);
         all.drain(..over.min(all.len()));
         let own_from = all.len();
@@ -165,11 +165,11 @@ impl LineProcess {
         hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
     ) -> ExitReport {
         let answers = &mut self.answers;
-        let exit = self.live.end(tell, grace, &mut |said| line(answers, said, hear));
+        let exit = self.live.terminate(tell, grace, &mut |said| line(answers, said, hear));
         self.answers.end(&mut |line| {
             hear(ProtocolEvent::Answer(line));
         });
-        ExitReport { exit, errors: self.take_errors(), is_untouched: self.live.is_untouched() }
+        ExitReport { exit, errors: self.take_errors(), input_unread: self.live.is_untouched() }
     }
 }
 

@@ -25,7 +25,7 @@ const NOTE_BYTES_MAX: usize = 64 << 10;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long what closed the pipe that it answers by, or is asked by, has until it ends by itself.
-const DEAF_PATIENCE: Duration = Duration::from_secs(1);
+const CLOSED_PIPE_GRACE: Duration = Duration::from_secs(1);
 
 /// What a process says while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -78,17 +78,17 @@ impl Deadline {
 /// What is written to a process, bit by bit.
 pub trait InputSource {
     /// What is to be written next; empty at the end.
-    fn rest(&mut self) -> &[u8];
+    fn remaining(&mut self) -> &[u8];
 
-    fn written(&mut self, count: usize);
+    fn advance(&mut self, count: usize);
 }
 
 impl InputSource for &[u8] {
-    fn rest(&mut self) -> &[u8] {
+    fn remaining(&mut self) -> &[u8] {
         self
     }
 
-    fn written(&mut self, count: usize) {
+    fn advance(&mut self, count: usize) {
         *self = &self[count..];
     }
 }
@@ -147,7 +147,7 @@ impl ChildProcess {
 
     /// Writes `input` (and closes the process's stdin behind it, if it is the `last`) and hears what
     /// the process says, until that is enough, it ends, the deadline is there, or `stop` is set.
-    pub fn talk(
+    pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,
         last: bool,
@@ -157,12 +157,12 @@ impl ChildProcess {
     ) -> EndReason {
         let mut is_deaf = false;
         self.written = 0;
-        let mut wants = self.feed(input, last);
+        let mut wants = self.write_input(input, last);
         loop {
             let closed = self.stdout.is_none() || self.stdin.is_none();
             if closed && !last && !is_deaf {
                 is_deaf = true;
-                deadline.at = deadline.at.min(Instant::now() + DEAF_PATIENCE);
+                deadline.at = deadline.at.min(Instant::now() + CLOSED_PIPE_GRACE);
             }
             let left = deadline.left();
             if left.is_zero() {
@@ -173,9 +173,9 @@ impl ChildProcess {
             }
             let Some(ready) = self.wait(wants, Some(stop), left) else { continue };
             if ready.stdin {
-                wants = self.feed(input, last);
+                wants = self.write_input(input, last);
             }
-            match self.hear(ready, hear) {
+            match self.read_output(ready, hear) {
                 Directive::Enough => return EndReason::Enough,
                 Directive::Alive => *deadline = Deadline::new(deadline.timeout),
                 Directive::More => {}
@@ -188,15 +188,15 @@ impl ChildProcess {
 
     /// Writes what the pipe takes; whether there is more. A process that does not read its input is
     /// no fault.
-    fn feed(&mut self, input: &mut dyn InputSource, last: bool) -> bool {
+    fn write_input(&mut self, input: &mut dyn InputSource, last: bool) -> bool {
         while let Some(stdin) = &self.stdin {
-            let rest = input.rest();
+            let rest = input.remaining();
             if rest.is_empty() {
                 break;
             }
             match rustix::io::write(stdin, rest) {
                 Ok(count) => {
-                    input.written(count);
+                    input.advance(count);
                     self.written += count as u64;
                 }
                 Err(Errno::INTR) => {}
@@ -245,7 +245,7 @@ impl ChildProcess {
         Some(ReadyFds { ended, stdin, broken, stdout, stderr, notes })
     }
 
-    fn hear(
+    fn read_output(
         &mut self,
         ready: ReadyFds,
         hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
@@ -269,20 +269,20 @@ impl ChildProcess {
     /// Hears what it has said, without waiting; whether it still runs and can be talked to.
     pub fn look(&mut self, hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
         let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
-        self.hear(ready, hear);
+        self.read_output(ready, hear);
         !ready.ended && !ready.broken && self.stdin.is_some() && self.stdout.is_some()
     }
 
     /// Sees it to its end: it has ended, or is told to, gets its grace, and is killed. All that it
     /// left is ended too.
-    pub fn end(
+    pub fn terminate(
         &mut self,
         tell: Option<StopSignal>,
         grace: Duration,
         hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> ExitReason {
         if let Some(tell) = tell {
-            self.tell(tell);
+            self.send_stop(tell);
             let mut deadline = Instant::now() + grace;
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -292,7 +292,7 @@ impl ChildProcess {
                     continue;
                 }
                 let Some(ready) = self.wait(false, None, left) else { continue };
-                self.hear(ready, hear);
+                self.read_output(ready, hear);
                 if ready.ended {
                     break;
                 }
@@ -301,7 +301,7 @@ impl ChildProcess {
         exit(self.finish(hear))
     }
 
-    fn tell(&mut self, tell: StopSignal) {
+    fn send_stop(&mut self, tell: StopSignal) {
         match tell {
             StopSignal::Close => self.stdin = None,
             StopSignal::Term => {
@@ -325,9 +325,9 @@ impl ChildProcess {
         self.is_over = true;
         // Before it is reaped: until then no other group can have its number.
         self.signal(Signal::KILL);
-        self.entered.end_strays(self.pid);
+        self.entered.kill_orphans(self.pid);
         // What still holds a pipe open can't be seen: what is there now is taken, and no more.
-        self.hear(
+        self.read_output(
             ReadyFds { stdout: true, stderr: true, notes: true, ..ReadyFds::default() },
             hear,
         );

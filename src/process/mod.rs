@@ -32,11 +32,11 @@ mod tests;
 pub use files::raise_file_limit;
 pub use kept::{ANSWER_BYTES_MAX, ExitReport, LineProcess, ProtocolEvent, StderrCapture};
 pub use live::{Deadline, Directive, EndReason, InputSource, StopSignal};
-pub use pool::{ProcessPool, wait_for_retired};
-pub use proc::end_marked;
+pub use pool::{ProcessPool, wait_for_drained};
+pub use proc::kill_run;
 pub use reap::become_subreaper;
 pub use servant::{
-    ConnectionLost, End, ExitStatus, Sandbox, SandboxedProcess, become_servant, confine,
+    ConnectionLost, End, ExitStatus, Sandbox, SandboxedProcess, apply_limits, enter_sandbox_early,
 };
 pub use shortage::{Shortage, StartError, is_shortage, start_when_possible};
 pub use spawn::{CommandSpec, MARK};
@@ -156,9 +156,9 @@ pub fn run(
         OutputEvent::Note(_) => Directive::More,
     };
     let (mut input, mut deadline) = (input, Deadline::new(bounds.timeout));
-    let came = live.talk(&mut input, true, &mut deadline, stop, &mut hear);
+    let came = live.communicate(&mut input, true, &mut deadline, stop, &mut hear);
     let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
-    let exit = live.end(tell, bounds.grace, &mut hear);
+    let exit = live.terminate(tell, bounds.grace, &mut hear);
     let exit = match came {
         EndReason::Stopped => ExitReason::Stopped,
         EndReason::Ended => exit,

@@ -91,7 +91,7 @@ impl LineSplitter {
     }
 
     /// A line was begun.
-    pub fn is_within(&self) -> bool {
+    pub fn is_mid_line(&self) -> bool {
         !self.begun.is_empty()
     }
 }

@@ -48,7 +48,7 @@ impl Inner {
     }
 
     /// The thread that watches saw the process end.
-    fn saw_end(&self, number: u64) {
+    fn on_exit(&self, number: u64) {
         let mut state = self.state();
         if let Some(has_ended) = state.held.get_mut(&number) {
             *has_ended = true;
@@ -81,7 +81,7 @@ impl Backoff {
 
     /// One that was started at `started_at` ended without having been of use. Those that were started
     /// together count as one.
-    fn lost(&mut self, started_at: Instant, now: Instant) {
+    fn discard_failed(&mut self, started_at: Instant, now: Instant) {
         if self.last_at.is_none_or(|last_at| started_at >= last_at) {
             self.lost = self.lost.saturating_add(1);
         }
@@ -98,7 +98,7 @@ impl ProcessPool {
     ///
     /// # Errors
     /// `Stopped`, `NotStarted` or `NotNow`.
-    pub fn get(
+    pub fn acquire(
         &self,
         stop: &CancelToken,
         max_output_bytes: usize,
@@ -113,7 +113,7 @@ impl ProcessPool {
             if let Some(kept) = state.idle.pop() {
                 state.held.insert(kept.number(), false);
                 drop(state);
-                if let Some(kept) = self.checked(kept) {
+                if let Some(kept) = self.health_checked(kept) {
                     return Ok(kept);
                 }
                 continue;
@@ -137,22 +137,22 @@ impl ProcessPool {
     }
 
     /// The process, unless it is to be replaced.
-    fn checked(&self, mut kept: LineProcess) -> Option<LineProcess> {
+    fn health_checked(&self, mut kept: LineProcess) -> Option<LineProcess> {
         match kept.look() {
             IdleCheck::Yes => return Some(kept),
             IdleCheck::Gone => log::info!(
                 "handler {}: a process ended, or closed a pipe, while it held no job",
                 self.name
             ),
-            IdleCheck::Spoke => self.warn_of_speech(),
+            IdleCheck::Spoke => self.warn_unexpected_output(),
         }
-        self.let_go(&kept);
+        self.discard(&kept);
         retire(kept);
         None
     }
 
     /// Says in the log what otherwise harms nobody, and so would never be known.
-    pub fn warn_of_speech(&self) {
+    pub fn warn_unexpected_output(&self) {
         log::warn!(
             "handler {}: a process wrote to stdout while it held no job, and is replaced: expected \
              one line a job, and no other",
@@ -172,21 +172,21 @@ impl ProcessPool {
             Ok(kept) => kept,
             Err(e) => {
                 if !e.is_passing {
-                    self.inner.state().backoff.lost(began, Instant::now());
+                    self.inner.state().backoff.discard_failed(began, Instant::now());
                 }
                 return Err(e);
             }
         };
         self.inner.state().held.insert(kept.number(), false);
         if let Err(e) = watch(&kept, &self.inner) {
-            self.let_go(&kept);
+            self.discard(&kept);
             return Err(StartError::of_io(&e, format!("it can't be watched: {e}")));
         }
         Ok(kept)
     }
 
     /// Gives a process back that did what it was asked for.
-    pub fn put(&self, mut kept: LineProcess) {
+    pub fn release(&self, mut kept: LineProcess) {
         kept.is_proven = true;
         let number = kept.number();
         let mut state = self.inner.state();
@@ -201,16 +201,16 @@ impl ProcessPool {
 
     /// Says that a process that was taken will not come back. Where it ended by itself, or did not do
     /// what it was asked for, `lost` says so.
-    pub fn let_go(&self, kept: &LineProcess) {
+    pub fn discard(&self, kept: &LineProcess) {
         unwatch(kept.number());
         self.inner.state().held.remove(&kept.number());
     }
 
     /// As `let_go`; the next start waits, if this process has never been of use.
     pub fn lost(&self, kept: &LineProcess) {
-        self.let_go(kept);
+        self.discard(kept);
         if !kept.is_proven {
-            self.inner.state().backoff.lost(kept.started_at, Instant::now());
+            self.inner.state().backoff.discard_failed(kept.started_at, Instant::now());
         }
     }
 
@@ -270,7 +270,7 @@ fn retire(kept: LineProcess) {
 
 /// Waits until all processes that no pool keeps any more have ended; `false` where some have not by
 /// then.
-pub fn wait_for_retired(patience: Duration) -> bool {
+pub fn wait_for_drained(patience: Duration) -> bool {
     let waited = RETIRING.1.wait_timeout_while(retiring(), patience, |count| *count > 0);
     let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
     *count == 0
@@ -308,7 +308,7 @@ impl ExitWatcher {
                 let number = event.data.u64();
                 let pool = self.pools().remove(&number).and_then(|pool| pool.upgrade());
                 if let Some(pool) = pool {
-                    pool.saw_end(number);
+                    pool.on_exit(number);
                 }
             }
         }

@@ -101,7 +101,7 @@ pub(super) enum RunId {
     NotNow,
 }
 
-pub(super) fn mark_of(pid: Pid) -> RunId {
+pub(super) fn read_run_id(pid: Pid) -> RunId {
     let environ = environ_of(pid);
     match &environ {
         Ok(environ) if !environ.is_empty() => {
@@ -111,7 +111,7 @@ pub(super) fn mark_of(pid: Pid) -> RunId {
             mark.map_or(RunId::None, |mark| RunId::Is(String::from_utf8_lossy(mark).into_owned()))
         }
         Err(e) if e.kind() == ErrorKind::PermissionDenied => RunId::None,
-        Ok(_) | Err(_) if is_changing(pid) => RunId::NotNow,
+        Ok(_) | Err(_) if is_in_transition(pid) => RunId::NotNow,
         Ok(_) | Err(_) => RunId::None,
     }
 }
@@ -131,7 +131,7 @@ fn environ_of(pid: Pid) -> std::io::Result<Vec<u8>> {
 /// Whether a process without an environment had one before, or will have one: it is ending, but not
 /// yet a zombie, or it is within `exec`, where the end of the environment is 0 for a moment
 /// (proc_pid_stat(5), fields 3, 9 and 51).
-fn is_changing(pid: Pid) -> bool {
+fn is_in_transition(pid: Pid) -> bool {
     const PF_EXITING: u64 = 4;
     const PF_KTHREAD: u64 = 0x0020_0000;
     let Some(stat) = stat(pid) else { return false };
@@ -148,7 +148,7 @@ fn is_changing(pid: Pid) -> bool {
 
 /// Ends every process whose mark begins with `prefix`, with its group; says how many. This process
 /// and those it came from are spared: a server may have been started by a handler.
-pub fn end_marked(prefix: &str) -> usize {
+pub fn kill_run(prefix: &str) -> usize {
     let deadline = Instant::now() + PATIENCE;
     let line: Vec<Pid> = std::iter::successors(Some(getpid()), |&pid| parent_of(pid)).collect();
     let (mut ended, mut unclear_since) = (0, None);
@@ -157,7 +157,7 @@ pub fn end_marked(prefix: &str) -> usize {
         for pid in all().into_iter().filter(|pid| !line.contains(pid)) {
             // Opened before it is looked at, so that what is killed is what was looked at.
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            match mark_of(pid) {
+            match read_run_id(pid) {
                 RunId::Is(mark) if mark.starts_with(prefix) => {}
                 RunId::Is(_) | RunId::None => continue,
                 RunId::NotNow => {

@@ -20,7 +20,7 @@ use rustix::thread::gettid;
 
 use super::StartError;
 use super::proc::{
-    AGAIN, RunId, UNCLEAR_PATIENCE, children, children_among_all, lists_children, mark_of,
+    AGAIN, RunId, UNCLEAR_PATIENCE, children, children_among_all, lists_children, read_run_id,
     wait_for_ends,
 };
 
@@ -41,7 +41,7 @@ struct ProcessTable {
     runs: BTreeMap<u64, String>,
     last_run: u64,
     /// Strays that show no mark, with the last run that began before they were seen.
-    nameless: HashMap<Pid, u64>,
+    untagged: HashMap<Pid, u64>,
     /// Killed in vain: not waited for again.
     stuck: HashSet<Pid>,
     /// Nobody but a run can have left a stray.
@@ -99,12 +99,12 @@ impl RunGuard {
         &self,
         start: impl FnOnce() -> Result<Pid, StartError>,
     ) -> Result<Pid, StartError> {
-        started(start)
+        track_start(start)
     }
 
     /// Ends what the run left, its process having ended, but not being reaped, so that `group` is
     /// still its own.
-    pub fn end_strays(&self, group: Pid) {
+    pub fn kill_orphans(&self, group: Pid) {
         known().runs.remove(&self.number);
         let deadline = Instant::now() + PATIENCE;
         let mut unclear_since = None;
@@ -113,7 +113,7 @@ impl RunGuard {
             if children().is_empty() {
                 return;
             }
-            let pass = known().pass(&self.mark, group);
+            let pass = known().sweep(&self.mark, group);
             if !wait_for_ends(&pass.killed, deadline) {
                 known().stuck.extend(pass.killed.iter().map(|(pid, _)| *pid));
                 return;
@@ -136,7 +136,9 @@ impl RunGuard {
 }
 
 /// Starts a process that is no run's, or a run's.
-pub(super) fn started(start: impl FnOnce() -> Result<Pid, StartError>) -> Result<Pid, StartError> {
+pub(super) fn track_start(
+    start: impl FnOnce() -> Result<Pid, StartError>,
+) -> Result<Pid, StartError> {
     // Children of other threads are not listed with the strays.
     let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
     let _starting = Starting::new(listed);
@@ -189,10 +191,10 @@ struct Sweep {
 
 impl ProcessTable {
     /// Looks once at every stray: reaps it, kills it or leaves it.
-    fn pass(&mut self, mark: &str, group: Pid) -> Sweep {
+    fn sweep(&mut self, mark: &str, group: Pid) -> Sweep {
         let mut pass = Sweep::default();
         let listed = children();
-        self.nameless.retain(|pid, _| listed.contains(pid));
+        self.untagged.retain(|pid, _| listed.contains(pid));
         self.stuck.retain(|pid| listed.contains(pid));
         for pid in listed.into_iter().filter(|&pid| pid != group) {
             if self.started.contains(&pid) {
@@ -205,12 +207,12 @@ impl ProcessTable {
                 continue;
             }
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            let is_over = match mark_of(pid) {
+            let is_over = match read_run_id(pid) {
                 _ if getpgid(Some(pid)) == Ok(group) => true,
                 RunId::Is(its) if its == mark => true,
                 _ if self.starting > 0 => false,
                 RunId::Is(its) => !self.runs.values().any(|running| *running == its),
-                RunId::None => self.is_over_nameless(pid),
+                RunId::None => self.untagged_is_orphan(pid),
                 RunId::NotNow => {
                     pass.unclear.push((pid, process));
                     continue;
@@ -225,8 +227,8 @@ impl ProcessTable {
     }
 
     /// Whether every run that can have left a stray without a mark is over.
-    fn is_over_nameless(&mut self, pid: Pid) -> bool {
-        let seen = *self.nameless.entry(pid).or_insert(self.last_run);
+    fn untagged_is_orphan(&mut self, pid: Pid) -> bool {
+        let seen = *self.untagged.entry(pid).or_insert(self.last_run);
         self.only_ours && self.runs.first_key_value().is_none_or(|(&run, _)| run > seen)
     }
 }

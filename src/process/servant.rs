@@ -22,7 +22,7 @@ use rustix::process::{
 
 use super::oom;
 use super::proc::processor_ticks;
-use super::reap::{reap, started};
+use super::reap::{reap, track_start};
 use super::spawn::{pipe, start};
 use super::{CommandSpec, StartError};
 
@@ -32,7 +32,7 @@ const PAGE_BYTES: usize = 4096;
 const SAID_BYTES: usize = 4096;
 
 /// Senders are answered first, but handlers must not starve it.
-const NICENESS: i32 = 5;
+const NICE: i32 = 5;
 
 /// A process that serves this one; dropped, it is killed.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl SandboxedProcess {
         let (from, their_out) = pipe(true).map_err(no_pipes)?;
         let (errors, their_errors) = pipe(true).map_err(no_pipes)?;
         let ends = [their_in, their_out, their_errors, memory];
-        let pid = started(|| start(program, &ends))?;
+        let pid = track_start(|| start(program, &ends))?;
         Ok(Self { pid, to, from, errors, page, is_reaped: false })
     }
 
@@ -217,7 +217,7 @@ pub struct Sandbox {
 ///
 /// # Errors
 /// A limit can't be set: it must not go on.
-pub fn confine(processor_ms: u32, memory_bytes: u64) -> io::Result<Sandbox> {
+pub fn apply_limits(processor_ms: u32, memory_bytes: u64) -> io::Result<Sandbox> {
     // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
     let memory = unsafe { OwnedFd::from_raw_fd(3) };
     let page = SharedPage::of(&memory)?;
@@ -265,7 +265,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// The system does not know how.
-    pub fn count_anew(&self) -> io::Result<()> {
+    pub fn reset_cpu_timer(&self) -> io::Result<()> {
         let interval = libc::timeval { tv_sec: 0, tv_usec: 0 };
         let value = libc::timeval {
             tv_sec: libc::time_t::from(self.processor_ms / 1000),
@@ -285,12 +285,12 @@ impl Sandbox {
 ///
 /// # Errors
 /// The system does not know how: it must not go on.
-pub fn become_servant() -> io::Result<()> {
+pub fn enter_sandbox_early() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     // A server that was started with a higher nice value keeps it: only root may lower one.
-    if getpriority_process(None)? < NICENESS {
-        setpriority_process(None, NICENESS)?;
+    if getpriority_process(None)? < NICE {
+        setpriority_process(None, NICE)?;
     }
     oom::raise_of_evaluator();
     // SAFETY: sets one number of the allocator's; there is no other thread.

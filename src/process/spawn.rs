@@ -57,7 +57,7 @@ pub(super) struct Child {
 pub(super) fn spawn(program: &CommandSpec, run: &RunGuard) -> Result<Child, StartError> {
     let path = program.path.display();
     let no_pipes = |e: Errno| {
-        let reason = format!("{path}: no pipes to be had: {}", remedy(e.raw_os_error()));
+        let reason = format!("{path}: no pipes to be had: {}", hint(e.raw_os_error()));
         StartError::of_errno(e, reason)
     };
     let (their_in, stdin) = pipe(false).map_err(no_pipes)?;
@@ -70,9 +70,9 @@ pub(super) fn spawn(program: &CommandSpec, run: &RunGuard) -> Result<Child, Star
     drop(ends);
     let process = watch(pid).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
-        run.end_strays(pid);
+        run.kill_orphans(pid);
         run.reap(pid);
-        let reason = format!("{path}: it can't be watched: {}", remedy(e.raw_os_error()));
+        let reason = format!("{path}: it can't be watched: {}", hint(e.raw_os_error()));
         StartError::of_errno(e, reason)
     })?;
     // Last: a moment after its start the program is dumpable.
@@ -132,7 +132,10 @@ pub(super) fn start(program: &CommandSpec, ends: &[OwnedFd; 4]) -> Result<Pid, S
     };
     match (error, Pid::from_raw(pid)) {
         (0, Some(pid)) => Ok(pid),
-        _ => Err(StartError::of_errno(Errno::from_raw_os_error(error), explain(program, error))),
+        _ => Err(StartError::of_errno(
+            Errno::from_raw_os_error(error),
+            spawn_error_text(program, error),
+        )),
     }
 }
 
@@ -188,7 +191,7 @@ impl Drop for SpawnAttributes {
 }
 
 /// `posix_spawn` gives one number for the program, its interpreter and its directory.
-fn explain(program: &CommandSpec, error: i32) -> String {
+fn spawn_error_text(program: &CommandSpec, error: i32) -> String {
     let (path, directory) = (program.path.display(), program.directory.display());
     match error {
         _ if !program.directory.is_dir() => format!("{directory}: there is no such directory"),
@@ -205,11 +208,11 @@ fn explain(program: &CommandSpec, error: i32) -> String {
         libc::ENOEXEC => {
             format!("{path}: not a program: a script needs a first line such as #!/bin/sh")
         }
-        _ => format!("{path}: {}", remedy(error)),
+        _ => format!("{path}: {}", hint(error)),
     }
 }
 
-fn remedy(error: i32) -> String {
+fn hint(error: i32) -> String {
     match error {
         libc::E2BIG => {
             "the environment is too large: no variable may be longer than 128 KiB".to_owned()

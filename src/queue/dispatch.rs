@@ -43,32 +43,32 @@ impl Scheduler {
     }
 
     /// It rests until then, and has one job on trial from then on; `None`: it does not rest any more.
-    pub fn rests(&mut self, handler: HandlerId, until_us: Option<i64>) {
+    pub fn set_breaker(&mut self, handler: HandlerId, until_us: Option<i64>) {
         self.lane(handler).rests(until_us);
     }
 
     /// With `rate`: what an earlier process left, no start before.
-    pub fn hold_until(&mut self, handler: HandlerId, at_us: i64, now_us: i64) {
+    pub fn restore_rate_limit(&mut self, handler: HandlerId, at_us: i64, now_us: i64) {
         if let Some(pace) = &mut self.lane(handler).pace {
-            pace.hold_until(at_us, now_us);
+            pace.restore(at_us, now_us);
         }
     }
 
     /// So many more jobs are ready.
-    pub fn woken(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
+    pub fn add_ready(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
         self.lane(handler).woken(jobs, now_us);
     }
 
     /// Any handler may have jobs ready.
     pub fn wake_all(&mut self) {
         for lane in self.lanes.values_mut() {
-            lane.may_have_jobs();
+            lane.mark_maybe_ready();
         }
     }
 
     /// Whether somebody gathers a batch whose ready jobs are to be counted.
-    pub fn is_to_count(&self) -> bool {
-        self.lanes.values().any(|lane| lane.to_count().is_some())
+    pub fn needs_count(&self) -> bool {
+        self.lanes.values().any(|lane| lane.count_limit().is_some())
     }
 
     /// Those, each with how many are to be counted at most; what comes while they are is added.
@@ -80,7 +80,7 @@ impl Scheduler {
     }
 
     /// It had so many ready jobs when they were counted, or more where that is as many as were to be.
-    pub fn counted(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
+    pub fn set_counted(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
         self.lane(handler).counted(jobs, now_us);
     }
 
@@ -98,7 +98,7 @@ impl Scheduler {
 
     /// A thread is free again; the outcomes of what it ran are on their way to the disk, before any
     /// claim that is asked for from here on.
-    pub fn finished(&mut self, handler: HandlerId) {
+    pub fn release_thread(&mut self, handler: HandlerId) {
         self.busy -= 1;
         self.lane(handler).busy -= 1;
     }
@@ -122,13 +122,13 @@ impl Scheduler {
                 .lanes
                 .iter_mut()
                 .filter(|(_, lane)| lane.may_start())
-                .min_by_key(|(handler, lane)| (lane.rank(), **handler))
+                .min_by_key(|(handler, lane)| (lane.sort_key(), **handler))
             else {
                 break;
             };
             self.busy += 1;
             let before = asks.iter_mut().find(|ask| ask.handler == handler);
-            lane.plan(handler, before, now_us).into_iter().for_each(|ask| asks.push(ask));
+            lane.grant_thread(handler, before, now_us).into_iter().for_each(|ask| asks.push(ask));
         }
         asks
     }

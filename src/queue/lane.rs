@@ -71,9 +71,9 @@ pub(super) struct HandlerSchedule {
     rest: Option<OpenCircuit>,
     gathered: BatchProgress,
     /// An answer is waited for before anything more is asked.
-    asking: bool,
+    claim_in_flight: bool,
     /// How many more threads this plan may give it.
-    left: usize,
+    threads_left: usize,
 }
 
 impl Default for HandlerSchedule {
@@ -86,8 +86,8 @@ impl Default for HandlerSchedule {
             pace: None,
             rest: None,
             gathered: BatchProgress::default(),
-            asking: false,
-            left: 0,
+            claim_in_flight: false,
+            threads_left: 0,
         }
     }
 }
@@ -96,7 +96,7 @@ impl HandlerSchedule {
     pub fn configure(&mut self, limits: Option<HandlerLimits>) {
         self.limits = limits;
         match (limits.and_then(|limits| limits.rate), &mut self.pace) {
-            (Some(rate), Some(pace)) => pace.change(rate),
+            (Some(rate), Some(pace)) => pace.set_rate(rate),
             (Some(rate), pace) => *pace = Some(RateLimiter::new(rate)),
             (None, pace) => *pace = None,
         }
@@ -104,10 +104,10 @@ impl HandlerSchedule {
 
     pub fn rests(&mut self, until_us: Option<i64>) {
         self.rest = until_us.map(|until_us| OpenCircuit { until_us, on_trial: false });
-        self.may_have_jobs();
+        self.mark_maybe_ready();
     }
 
-    pub fn may_have_jobs(&mut self) {
+    pub fn mark_maybe_ready(&mut self) {
         self.ready = true;
         self.gathered.is_counted = false;
     }
@@ -123,15 +123,15 @@ impl HandlerSchedule {
         self.gathered.is_counted &= !is_full;
     }
 
-    pub fn to_count(&self) -> Option<usize> {
-        let is_due = self.can_start() && !self.asking && self.rest.is_none();
+    pub fn count_limit(&self) -> Option<usize> {
+        let is_due = self.can_start() && !self.claim_in_flight && self.rest.is_none();
         let batch = self.batch().filter(|_| is_due && !self.gathered.is_counted);
         batch.map(|batch| batch.jobs_max)
     }
 
     pub fn begin_count(&mut self) -> Option<usize> {
         self.gathered.since_count = 0;
-        self.to_count()
+        self.count_limit()
     }
 
     pub fn counted(&mut self, count: usize, now_us: i64) {
@@ -146,12 +146,12 @@ impl HandlerSchedule {
 
     pub fn claimed(&mut self, ask: &ClaimRequest, got: usize, now_us: i64) {
         self.busy -= ask.threads(ask.jobs) - ask.threads(got);
-        self.asking = false;
+        self.claim_in_flight = false;
         if let Some(pace) = &mut self.pace {
             pace.started(got, now_us);
         }
         if let Some(rest) = &mut self.rest {
-            if !ask.on_trial {
+            if !ask.is_probe {
                 // Asked for before it rested, and refused: there may be jobs all the same.
                 return;
             }
@@ -163,41 +163,41 @@ impl HandlerSchedule {
 
     pub fn claim_failed(&mut self, ask: &ClaimRequest) {
         self.busy -= ask.threads(ask.jobs);
-        self.asking = false;
+        self.claim_in_flight = false;
         if let Some(rest) = &mut self.rest {
-            rest.on_trial &= !ask.on_trial;
+            rest.on_trial &= !ask.is_probe;
         }
     }
 
     /// The smallest is next.
-    pub fn rank(&self) -> (Reverse<i64>, usize) {
+    pub fn sort_key(&self) -> (Reverse<i64>, usize) {
         (Reverse(self.limits.map_or(i64::MIN, |limits| limits.priority)), self.busy)
     }
 
     pub fn begin_plan(&mut self, now_us: i64) {
         let is_due = self.can_start() && self.due_us().is_none_or(|due_us| due_us <= now_us);
-        self.left = match &self.pace {
-            _ if !is_due || self.asking || self.to_count().is_some() => 0,
+        self.threads_left = match &self.pace {
+            _ if !is_due || self.claim_in_flight || self.count_limit().is_some() => 0,
             _ if self.rest.is_some() || self.batch().is_some() => 1,
-            Some(pace) => pace.allows(now_us),
+            Some(pace) => pace.permits_now(now_us),
             None => usize::MAX,
         };
     }
 
     pub fn may_start(&self) -> bool {
-        self.left > 0 && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
+        self.threads_left > 0 && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
     }
 
     /// Gives it a thread more: by what was asked for it already in this plan, or by what is given
     /// back.
-    pub fn plan(
+    pub fn grant_thread(
         &mut self,
         handler: HandlerId,
         before: Option<&mut ClaimRequest>,
         now_us: i64,
     ) -> Option<ClaimRequest> {
         self.busy += 1;
-        self.left -= 1;
+        self.threads_left -= 1;
         if let Some(ask) = before {
             ask.jobs += 1;
             return None;
@@ -207,19 +207,25 @@ impl HandlerSchedule {
             rest.on_trial = true;
         }
         let batch = self.batch();
-        self.asking = on_trial || batch.is_some() || self.pace.is_some();
-        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.allows(now_us));
+        self.claim_in_flight = on_trial || batch.is_some() || self.pace.is_some();
+        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.permits_now(now_us));
         let jobs = match batch {
             Some(batch) if !on_trial => batch.jobs_max.min(allowed),
             _ => 1,
         };
         let gap_ms = self.pace.as_ref().map(RateLimiter::gap_ms);
-        Some(ClaimRequest { handler, jobs, together: batch.is_some(), on_trial, gap_ms })
+        Some(ClaimRequest {
+            handler,
+            jobs,
+            as_one_batch: batch.is_some(),
+            is_probe: on_trial,
+            min_interval_ms: gap_ms,
+        })
     }
 
     /// When it may start one: none where that is not a matter of time, or at once.
     pub fn due_us(&self) -> Option<i64> {
-        if !self.can_start() || self.asking {
+        if !self.can_start() || self.claim_in_flight {
             return None;
         }
         let gathered = &self.gathered;

@@ -32,7 +32,7 @@ impl RateLimiter {
     }
 
     /// Another rate, from the last start on.
-    pub fn change(&mut self, rate: Rate) {
+    pub fn set_rate(&mut self, rate: Rate) {
         if rate != self.rate {
             let last_us = self.next_us.saturating_sub(self.gap_us);
             *self = Self::new(rate);
@@ -42,7 +42,7 @@ impl RateLimiter {
 
     /// What an earlier process left: no start before `at_us`. Never longer than two starts are apart,
     /// whatever the clock did.
-    pub fn hold_until(&mut self, at_us: i64, now_us: i64) {
+    pub fn restore(&mut self, at_us: i64, now_us: i64) {
         let at_us = at_us.saturating_add(LATE_US);
         self.next_us = self.next_us.max(at_us.min(now_us + self.gap_us + 2 * LATE_US));
     }
@@ -59,7 +59,7 @@ impl RateLimiter {
     }
 
     /// How many may start now.
-    pub fn allows(&self, now_us: i64) -> usize {
+    pub fn permits_now(&self, now_us: i64) -> usize {
         if now_us < self.due_us() {
             return 0;
         }
@@ -107,7 +107,7 @@ mod tests {
             if now_us >= START_US + length_us {
                 break;
             }
-            let count = pace.allows(now_us);
+            let count = pace.permits_now(now_us);
             assert!(count > 0, "asked when it was due");
             now_us += waits[round % waits.len()];
             pace.started(count, now_us);
@@ -150,11 +150,11 @@ mod tests {
             let last = *all.last().unwrap();
             let together = all.iter().filter(|&&at| at == last).count() as i64;
             let now_us = last + gone;
-            kept.hold_until(last - wait + together * kept.gap_ms() * 1000, now_us);
+            kept.restore(last - wait + together * kept.gap_ms() * 1000, now_us);
             let mut now_us = now_us;
             while now_us < last + 2_000_000 {
                 now_us = now_us.max(kept.due_us());
-                let count = kept.allows(now_us);
+                let count = kept.permits_now(now_us);
                 now_us += wait;
                 kept.started(count, now_us);
                 all.extend(std::iter::repeat_n(now_us, count));
@@ -182,9 +182,9 @@ mod tests {
         let mut pace = RateLimiter::new(rate(50, 1));
         pace.started(1, START_US);
         let later_us = START_US + 3_600_000_000;
-        assert_eq!(pace.allows(later_us), 1);
+        assert_eq!(pace.permits_now(later_us), 1);
         pace.started(1, later_us);
-        assert_eq!(pace.allows(later_us), 0);
+        assert_eq!(pace.permits_now(later_us), 0);
         assert!(pace.due_us() - later_us >= 10_000);
     }
 
@@ -194,23 +194,23 @@ mod tests {
         pace.started(1, START_US);
         assert!(pace.due_us() - START_US < LATE_US);
         let due_us = pace.due_us();
-        assert_eq!((pace.allows(due_us - 1), pace.allows(due_us)), (0, 4));
+        assert_eq!((pace.permits_now(due_us - 1), pace.permits_now(due_us)), (0, 4));
     }
 
     #[test]
     fn another_rate_holds_from_the_last_start_on() {
         let mut pace = RateLimiter::new(rate(1, 3_600));
         pace.started(1, START_US);
-        pace.change(rate(10, 1));
+        pace.set_rate(rate(10, 1));
         assert!(pace.due_us() <= START_US + 110_000);
-        pace.change(rate(1, 60));
+        pace.set_rate(rate(1, 60));
         assert!(pace.due_us() >= START_US + 59_000_000);
     }
 
     #[test]
     fn a_clock_that_leapt_holds_nothing_for_longer_than_a_gap() {
         let mut pace = RateLimiter::new(rate(1, 60));
-        pace.hold_until(START_US + 86_400_000_000, START_US);
+        pace.restore(START_US + 86_400_000_000, START_US);
         assert!(pace.due_us() <= START_US + 61_000_000);
     }
 }

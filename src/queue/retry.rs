@@ -9,13 +9,13 @@ use crate::config::Retry;
 use crate::domain::{AttemptResult, Outcome};
 
 /// A wait that a handler asked for is at most a day, whatever `longest` says.
-pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(86_400);
+pub const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(86_400);
 
 /// And at least a second: without an end to it, `Retry-After: 0` would have it called without a pause.
 pub const ASKED_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// From this crash in a row on, each counts as a failed attempt.
-pub const CRASHES_FREE: u32 = 3;
+pub const FREE_CRASHES: u32 = 3;
 
 /// What becomes of the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct JobHistory {
 }
 
 /// Decides; `chance` gives a number from 0 to 1, and is asked only where there is a wait.
-pub fn next(
+pub fn next_step(
     policy: &Retry,
     record: JobHistory,
     ended: &AttemptResult,
@@ -45,9 +45,9 @@ pub fn next(
 ) -> NextStep {
     let counts = match ended.outcome {
         Outcome::Succeeded => return NextStep::Succeeded,
-        Outcome::Failed if ended.dead => return NextStep::Dead(ended.detail.clone()),
+        Outcome::Failed if ended.is_permanent => return NextStep::Dead(ended.detail.clone()),
         Outcome::Failed | Outcome::TimedOut => true,
-        Outcome::Interrupted => record.crashes > CRASHES_FREE,
+        Outcome::Interrupted => record.crashes > FREE_CRASHES,
         Outcome::Deferred => false,
     };
     let failures = record.failures.saturating_add(u32::from(counts));
@@ -58,9 +58,9 @@ pub fn next(
         let detail = &ended.detail;
         return NextStep::Dead(format!("{detail} (given up after {:?})", policy.max_age));
     }
-    let wait = match (ended.outcome, ended.wait) {
+    let wait = match (ended.outcome, ended.retry_after) {
         (Outcome::Interrupted, None) if !counts => Duration::ZERO,
-        (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, ASKED_WAIT_MAX),
+        (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, MAX_REQUESTED_DELAY),
         _ => backoff(policy, failures.max(1), chance()),
     };
     NextStep::Again { wait, failures }
@@ -101,7 +101,7 @@ mod tests {
 
     fn check(failures: u32, ended: &AttemptResult, expected: &NextStep) {
         let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
-        assert_eq!(next(&policy(), record, ended, || 0.5), *expected);
+        assert_eq!(next_step(&policy(), record, ended, || 0.5), *expected);
     }
 
     fn again(secs: u64, failures: u32) -> NextStep {
@@ -121,7 +121,7 @@ mod tests {
         let many = Retry { max_attempts: u32::MAX, ..policy() };
         for failures in [4, 100, 10_000_000] {
             let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
-            let found = next(&many, record, &ended(Outcome::Failed), || 0.5);
+            let found = next_step(&many, record, &ended(Outcome::Failed), || 0.5);
             assert_eq!(found, again(60, failures + 1));
         }
     }
@@ -129,11 +129,15 @@ mod tests {
     #[test]
     fn chance_moves_a_wait_by_the_jitter_either_way() {
         let record = JobHistory { failures: 0, age: Duration::ZERO, crashes: 0 };
-        let wait =
-            |chance: fn() -> f64| match next(&policy(), record, &ended(Outcome::Failed), chance) {
-                NextStep::Again { wait, .. } => wait.as_millis(),
-                other => panic!("{other:?}"),
-            };
+        let wait = |chance: fn() -> f64| match next_step(
+            &policy(),
+            record,
+            &ended(Outcome::Failed),
+            chance,
+        ) {
+            NextStep::Again { wait, .. } => wait.as_millis(),
+            other => panic!("{other:?}"),
+        };
         assert_eq!((wait(|| 0.0), wait(|| 1.0)), (4000, 6000));
     }
 
@@ -141,39 +145,42 @@ mod tests {
     fn a_stop_of_the_server_is_not_the_jobs_fault_until_the_fourth_crash_in_a_row() {
         for (crashes, expected) in [(0, again(0, 3)), (1, again(0, 3)), (3, again(0, 3))] {
             let record = JobHistory { failures: 3, age: Duration::MAX, crashes };
-            assert_eq!(next(&policy(), record, &ended(Outcome::Interrupted), || 0.5), expected);
+            assert_eq!(
+                next_step(&policy(), record, &ended(Outcome::Interrupted), || 0.5),
+                expected
+            );
         }
         let fourth = JobHistory { failures: 3, age: Duration::ZERO, crashes: 4 };
-        let found = next(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
+        let found = next_step(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
         assert_eq!(found, NextStep::Dead("exit 7".into()));
     }
 
     #[test]
     fn what_could_not_be_started_now_waits_is_no_failure_and_never_dies_of_age() {
         let wait = Some(Duration::from_secs(10));
-        let not_now = AttemptResult { wait, ..ended(Outcome::Interrupted) };
+        let not_now = AttemptResult { retry_after: wait, ..ended(Outcome::Interrupted) };
         let record = JobHistory { failures: 3, age: Duration::MAX, crashes: 0 };
-        assert_eq!(next(&policy(), record, &not_now, || 0.5), again(10, 3));
+        assert_eq!(next_step(&policy(), record, &not_now, || 0.5), again(10, 3));
     }
 
     #[test]
     fn what_is_deferred_waits_as_asked_a_second_to_a_day_and_is_no_failure() {
         let asked = |secs| AttemptResult {
-            wait: Some(Duration::from_secs(secs)),
+            retry_after: Some(Duration::from_secs(secs)),
             ..ended(Outcome::Deferred)
         };
         check(3, &asked(600), &again(600, 3));
         check(3, &asked(100_000), &again(86_400, 3));
         check(3, &asked(0), &again(1, 3));
         let failed =
-            AttemptResult { wait: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
+            AttemptResult { retry_after: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
         check(0, &failed, &again(1, 1));
         check(0, &ended(Outcome::Deferred), &again(5, 0));
     }
 
     #[test]
     fn a_handler_that_says_dead_is_believed_at_once() {
-        let dead = AttemptResult { dead: true, ..ended(Outcome::Failed) };
+        let dead = AttemptResult { is_permanent: true, ..ended(Outcome::Failed) };
         check(0, &dead, &NextStep::Dead("exit 7".into()));
     }
 
@@ -181,10 +188,10 @@ mod tests {
     fn a_job_past_give_up_after_dies_when_an_attempt_ends_without_success() {
         let record = JobHistory { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
         assert!(matches!(
-            next(&policy(), record, &ended(Outcome::Failed), || 0.5),
+            next_step(&policy(), record, &ended(Outcome::Failed), || 0.5),
             NextStep::Dead(_)
         ));
-        let succeeded = next(&policy(), record, &ended(Outcome::Succeeded), || 0.5);
+        let succeeded = next_step(&policy(), record, &ended(Outcome::Succeeded), || 0.5);
         assert_eq!(succeeded, NextStep::Succeeded);
     }
 

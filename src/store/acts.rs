@@ -65,14 +65,14 @@ pub fn change(
     if ids.is_empty() {
         return Ok(0);
     }
-    ChunkedWriter::new(store).take(|conn, state, hold| {
+    ChunkedWriter::new(store).run(|conn, state, hold| {
         let mut now = 0;
         while hold.has_time()
             && let Some(&job) = left.next()
         {
-            now += change_one(conn, state, job, change)?;
+            now += apply_command(conn, state, job, change)?;
         }
-        row = Some(record_more(conn, row, act, now)?);
+        row = Some(record_progress(conn, row, act, now)?);
         changed += now;
         Ok(!left.as_slice().is_empty())
     })?;
@@ -80,7 +80,7 @@ pub fn change(
 }
 
 /// Writes an act down, or adds `jobs` to what was written of it; the row's number.
-pub(super) fn record_more(
+pub(super) fn record_progress(
     conn: &Connection,
     row: Option<i64>,
     act: &AuditEntry,
@@ -95,7 +95,7 @@ pub(super) fn record_more(
     Ok(conn.last_insert_rowid())
 }
 
-pub(super) fn change_one(
+pub(super) fn apply_command(
     conn: &Connection,
     state: &mut WriterState,
     job: JobId,
@@ -108,7 +108,7 @@ pub(super) fn change_one(
     let Some((handler, order)) = found else { return Ok(0) };
     let handler = HandlerId(handler);
     let reason = match change {
-        JobCommand::Retry => return Ok(i64::from(jobs::revive(conn, state, job, handler)?)),
+        JobCommand::Retry => return Ok(i64::from(jobs::requeue(conn, state, job, handler)?)),
         JobCommand::Cancel { reason } => reason,
     };
     let changed = conn
@@ -122,7 +122,7 @@ pub(super) fn change_one(
         )?
         .execute(params![job.0, reason, state.wall_ms])?;
     if let Some(key) = order.filter(|_| changed > 0) {
-        keys::let_next(conn, state, handler, &key)?;
+        keys::release_next(conn, state, handler, &key)?;
     }
     Ok(i64::try_from(changed).unwrap_or(0))
 }

@@ -14,7 +14,7 @@ use crate::domain::{EventId, HandlerId, JobId, SourceId};
 pub const SOURCE: &str = "hooktrail";
 
 /// Between two events of one type, source and handler.
-const APART_MS: i64 = 60_000;
+const MIN_INTERVAL_MS: i64 = 60_000;
 
 /// What somebody noticed who does not write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct AlertDetails<'a> {
 ///
 /// # Errors
 /// The write failed.
-pub fn tell(conn: &Connection, source: Option<SourceId>) -> rusqlite::Result<()> {
+pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::Result<()> {
     conn.execute(
         "INSERT INTO meta VALUES ('alerts', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
         [source.map(|source| source.0)],
@@ -56,7 +56,7 @@ pub fn tell(conn: &Connection, source: Option<SourceId>) -> rusqlite::Result<()>
 }
 
 /// The source's number, where anybody is to be told.
-pub(super) fn told_to(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
+pub(super) fn subscriber(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
     let found = conn
         .prepare_cached("SELECT value FROM meta WHERE name = 'alerts'")?
         .query_row([], |row| row.get::<_, Option<i64>>(0))
@@ -65,7 +65,7 @@ pub(super) fn told_to(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
 }
 
 /// One more of its kind; of several the last is what is told.
-fn note(
+fn record(
     conn: &Connection,
     wall_ms: i64,
     kind: &str,
@@ -94,7 +94,7 @@ fn note(
 }
 
 /// Whether what happens to the jobs of `source` is told.
-pub(super) fn is_told(state: &WriterState, source: SourceId) -> bool {
+pub(super) fn should_alert(state: &WriterState, source: SourceId) -> bool {
     state.alerts.is_some_and(|own| own != source)
 }
 
@@ -105,7 +105,7 @@ pub(super) fn job_dead(
     job: JobId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
-    if !is_told(state, source) {
+    if !should_alert(state, source) {
         return Ok(());
     }
     let mut select = conn
@@ -122,7 +122,7 @@ pub(super) fn job_dead(
         attempts: row.get(3)?,
         detail: reason.as_deref(),
     };
-    note(conn, state.wall_ms, "job.dead", &fact)
+    record(conn, state.wall_ms, "job.dead", &fact)
 }
 
 /// No handler took an event.
@@ -132,12 +132,12 @@ pub(super) fn unhandled(
     event: EventId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
-    if !is_told(state, source) {
+    if !should_alert(state, source) {
         return Ok(());
     }
     let fact =
         AlertDetails { source: Some(source), event: Some(event.0), ..AlertDetails::default() };
-    note(conn, state.wall_ms, "event.unhandled", &fact)
+    record(conn, state.wall_ms, "event.unhandled", &fact)
 }
 
 /// What a handler's breaker did.
@@ -155,7 +155,7 @@ pub(super) fn breaker(
     what: BreakerTransition,
     detail: &str,
 ) -> rusqlite::Result<()> {
-    if told_to(conn)?.is_none() {
+    if subscriber(conn)?.is_none() {
         return Ok(());
     }
     let kind = match what {
@@ -164,11 +164,11 @@ pub(super) fn breaker(
     };
     let fact =
         AlertDetails { handler: Some(handler), detail: Some(detail), ..AlertDetails::default() };
-    note(conn, wall_ms, kind, &fact)
+    record(conn, wall_ms, kind, &fact)
 }
 
 /// What somebody noticed who does not write.
-pub(super) fn notice(
+pub(super) fn record_signal(
     conn: &Connection,
     state: &mut WriterState,
     notice: &AlertSignal,
@@ -195,7 +195,7 @@ pub(super) fn notice(
         }
         sources::set(conn, state, source, after)?;
     }
-    note(
+    record(
         conn,
         state.wall_ms,
         kind,
@@ -244,7 +244,7 @@ pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAl
             detail: row.get(9)?,
         })
     };
-    select.query_map([now_ms - APART_MS], row)?.collect()
+    select.query_map([now_ms - MIN_INTERVAL_MS], row)?.collect()
 }
 
 /// What was waiting, and the event of it; `None` where no handler wants it.
@@ -256,7 +256,7 @@ pub struct AlertEvent {
 
 /// Stores the event with its jobs, and takes from the count what it tells: both or neither, and once
 /// however often it is asked for.
-pub(super) fn make(
+pub(super) fn emit(
     conn: &Connection,
     state: &mut WriterState,
     made: &AlertEvent,
@@ -275,10 +275,10 @@ pub(super) fn make(
             count,
             made.accept.is_some(),
             state.now_ms,
-            state.now_ms - APART_MS
+            state.now_ms - MIN_INTERVAL_MS
         ])?;
     if let Some(accept) = made.accept.as_ref().filter(|_| taken == 1) {
-        events::accept(conn, state, &mut InsertStatements::new(conn)?, accept)?;
+        events::insert_event(conn, state, &mut InsertStatements::new(conn)?, accept)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::Store;
 use super::state::WriterState;
 
 /// No command holds the file for longer at once, its commit apart.
-const HOLD_MAX: Duration = Duration::from_millis(20);
+const MAX_SLICE: Duration = Duration::from_millis(20);
 
 /// Between two transactions.
 const PAUSE: Duration = Duration::from_millis(30);
@@ -28,7 +28,7 @@ pub struct TimeSlice(Instant);
 
 impl TimeSlice {
     pub fn has_time(self) -> bool {
-        self.0.elapsed() < HOLD_MAX
+        self.0.elapsed() < MAX_SLICE
     }
 }
 
@@ -50,7 +50,7 @@ impl<'s> ChunkedWriter<'s> {
     ///
     /// # Errors
     /// What `step` gives, or the file can't be written.
-    pub fn take(
+    pub fn run(
         &mut self,
         mut step: impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
@@ -58,7 +58,7 @@ impl<'s> ChunkedWriter<'s> {
             if let Some(ended) = self.ended {
                 std::thread::sleep(PAUSE.saturating_sub(ended.elapsed()));
             }
-            let is_more = self.one(&mut step);
+            let is_more = self.run_chunk(&mut step);
             self.ended = Some(Instant::now());
             if !matches!(is_more, Ok(true)) {
                 return is_more.map(drop);
@@ -66,7 +66,7 @@ impl<'s> ChunkedWriter<'s> {
         }
     }
 
-    fn one(
+    fn run_chunk(
         &self,
         step: &mut impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
@@ -84,7 +84,7 @@ impl<'s> ChunkedWriter<'s> {
 }
 
 /// What a connection does that finds the file held.
-pub(super) fn ask_again(asked: i32) -> bool {
+pub(super) fn busy_handler(asked: i32) -> bool {
     std::thread::sleep(Duration::from_millis(1));
     asked < PATIENCE_MS
 }

@@ -48,7 +48,7 @@ impl ReplyQueue {
 pub enum WriterMessage {
     Write(WriteRequest),
     /// A worker's thread is free: with the last outcome of what it ran, unless that was told.
-    Freed(Option<Operation>, HandlerId),
+    WorkerFreed(Option<Operation>, HandlerId),
     /// To be done in short transactions between others.
     Work(Vec<Work>),
 }
@@ -57,7 +57,7 @@ pub enum WriterMessage {
 #[derive(Debug)]
 pub enum WriteRequest {
     /// What one intake thread took since it last looked.
-    Accepts(Vec<NewEvent>, Arc<ReplyQueue>),
+    NewEvents(Vec<NewEvent>, Arc<ReplyQueue>),
     Op(Operation),
 }
 
@@ -65,7 +65,7 @@ impl WriteRequest {
     /// What it costs, in operations and in rows.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Accepts(accepts, _) => {
+            Self::NewEvents(accepts, _) => {
                 (accepts.len(), accepts.iter().map(NewEvent::weight).sum())
             }
             Self::Op(op) => (1, op.weight()),
@@ -76,7 +76,7 @@ impl WriteRequest {
 /// Whether the trail can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    Good,
+    Healthy,
     /// The last group could not be written; it is tried again.
     Blocked,
     /// Nothing is promised any more; the process is about to end.
@@ -93,25 +93,25 @@ pub struct WriterHealth {
 impl WriterHealth {
     pub fn get(&self) -> Health {
         match self.health.load(Ordering::Acquire) {
-            0 => Health::Good,
+            0 => Health::Healthy,
             1 => Health::Blocked,
             _ => Health::Broken,
         }
     }
 
     /// Grows at least twice a second while the writer is alive.
-    pub fn beats(&self) -> u64 {
+    pub fn heartbeats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
 
-    pub(super) fn beat(&self) {
+    pub(super) fn heartbeat(&self) {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// `Broken` stays.
     pub fn set(&self, health: Health) {
         self.health.fetch_max(health as u8, Ordering::AcqRel);
-        if health == Health::Good {
+        if health == Health::Healthy {
             let _ = self.health.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
@@ -126,7 +126,7 @@ pub struct WriterHandle {
 
 impl WriterHandle {
     /// Sends an operation, waiting for room; `false` when the writer has ended.
-    pub fn op(&self, op: Operation) -> bool {
+    pub fn send(&self, op: Operation) -> bool {
         self.to.send(WriterMessage::Write(WriteRequest::Op(op))).is_ok()
     }
 
@@ -138,7 +138,7 @@ impl WriterHandle {
 
     /// Sends the last outcome of what a worker ran, unless it was sent, with which its thread is free:
     /// what it runs next is claimed in the same commit.
-    pub fn free(&self, last: Option<Operation>, handler: HandlerId) {
-        let _ = self.to.send(WriterMessage::Freed(last, handler));
+    pub fn release_worker(&self, last: Option<Operation>, handler: HandlerId) {
+        let _ = self.to.send(WriterMessage::WorkerFreed(last, handler));
     }
 }

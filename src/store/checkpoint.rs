@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
-use super::{ErrorKind, Store, trouble};
+use super::{ErrorKind, Store, classify};
 use crate::config::Durability;
 
 /// What the log's file is cut down to when it starts over.
@@ -47,14 +47,14 @@ pub struct CheckpointSignal {
 
 impl CheckpointSignal {
     /// After a commit.
-    pub fn committed(&self) {
+    pub fn notify_commit(&self) {
         if !self.progress.written.swap(true, Ordering::Relaxed) {
             let _ = self.wake.try_send(());
         }
     }
 
     /// Whether the writer should run the pass after which the log starts over.
-    pub fn wants_restart(&self) -> bool {
+    pub fn should_restart_wal(&self) -> bool {
         self.progress.restart_pages.swap(0, Ordering::Relaxed) > LOG_PAGES_LONG
     }
 }
@@ -85,7 +85,7 @@ pub fn start(
     store: &Store,
     durability: Durability,
     broken: impl Fn(&str) + Send + 'static,
-    held: Sender<String>,
+    on_blocked: Sender<String>,
 ) -> anyhow::Result<(CheckpointSignal, JoinHandle<()>)> {
     let conn = Connection::open(&store.path)?;
     super::check_opened(&store.files)?;
@@ -96,7 +96,8 @@ pub fn start(
     let (wake, woken) = bounded(1);
     let nudge = CheckpointSignal { progress: Arc::clone(&progress), wake };
     let warned_at = LOG_BYTES_WARNED;
-    let mut passes = Checkpointer { conn, path: store.path.clone(), progress, warned_at, held };
+    let mut passes =
+        Checkpointer { conn, path: store.path.clone(), progress, warned_at, held: on_blocked };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
         .spawn(move || passes.run(&woken, &broken))?;
@@ -122,7 +123,7 @@ impl Checkpointer {
                     self.progress.restart_pages.store(done, Ordering::Relaxed);
                     self.watch(log * 4096);
                 }
-                Err(e) => match trouble(&e) {
+                Err(e) => match classify(&e) {
                     ErrorKind::Sync => broken(&format!("a checkpoint could not be synced ({e})")),
                     ErrorKind::Busy => {}
                     _ => log::debug!("a checkpoint did not get through: {e}"),

@@ -33,17 +33,17 @@ pub fn claim(
     if state.is_paused(ask.handler) {
         return Ok(Vec::new());
     }
-    if rests.is_some_and(|until_ms| !ask.on_trial || state.now_ms < until_ms) {
+    if rests.is_some_and(|until_ms| !ask.is_probe || state.now_ms < until_ms) {
         return Ok(Vec::new());
     }
-    let mut claimed = ready(conn, state, ask.handler, ask.jobs)?;
+    let mut claimed = claim_ready(conn, state, ask.handler, ask.jobs)?;
     if rests.is_some()
         && let Some(first) = claimed.first_mut()
     {
         first.on_trial = true;
-        rest::on_trial(conn, state, ask.handler, first.claim.job.0)?;
+        rest::log_probe(conn, state, ask.handler, first.claim.job.0)?;
     }
-    if let Some(gap_ms) = ask.gap_ms.filter(|_| !claimed.is_empty()) {
+    if let Some(gap_ms) = ask.min_interval_ms.filter(|_| !claimed.is_empty()) {
         let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
         let next_ms = state.now_ms.saturating_add(gap_ms.saturating_mul(count));
         conn.prepare_cached("UPDATE handlers SET rate_next = ?2 WHERE id = ?1")?
@@ -52,7 +52,7 @@ pub fn claim(
     Ok(claimed)
 }
 
-fn ready(
+fn claim_ready(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
@@ -63,20 +63,20 @@ fn ready(
         if looked >= LOOKED_MAX {
             break;
         }
-        let taken = take(conn, state, handler, asked - claimed.len())?;
+        let taken = mark_running(conn, state, handler, asked - claimed.len())?;
         let all = taken.len();
         looked += all;
         let before = claimed.len();
         for (job, order) in taken {
-            state.queue(job.source, -1);
+            state.adjust_queued(job.source, -1);
             let newer = match &order {
-                Some((key, value)) => keys::newer_than(conn, handler, key, value)?,
+                Some((key, value)) => keys::superseding_job(conn, handler, key, value)?,
                 None => None,
             };
             match (newer, order) {
                 (Some(newer), Some((key, _))) => {
-                    too_old(conn, state, &job, newer)?;
-                    keys::let_next(conn, state, handler, &key)?;
+                    cancel_stale(conn, state, &job, newer)?;
+                    keys::release_next(conn, state, handler, &key)?;
                 }
                 _ => claimed.push(job),
             }
@@ -87,14 +87,14 @@ fn ready(
         }
     }
     // There may be more: fewer than asked for would say that there are none.
-    state.wake(handler);
+    state.mark_ready(handler);
     Ok(claimed)
 }
 
 /// What `version_by` goes by: the job's order key and its own value.
 type VersionKey = Option<(KeyHash, String)>;
 
-fn take(
+fn mark_running(
     conn: &Connection,
     state: &WriterState,
     handler: HandlerId,
@@ -133,7 +133,7 @@ fn take(
 }
 
 /// A job that would have started, and comes too late.
-fn too_old(
+fn cancel_stale(
     conn: &Connection,
     state: &WriterState,
     job: &ClaimedJob,

@@ -276,7 +276,7 @@ impl Work {
         match &self.subject {
             Subject::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
             Subject::Retry(expansion, _) => {
-                let current = jobs::current(conn, expansion.claimed.claim)?;
+                let current = jobs::load_current_claim(conn, expansion.claimed.claim)?;
                 let is_wanted = current.is_some_and(|current| current.cancel.is_none());
                 match &expansion.owed {
                     Some(owed) if is_wanted => {
@@ -284,11 +284,11 @@ impl Work {
                         let (event, source) = (claimed.event, claimed.source);
                         let job = Some(claimed.claim.job.0);
                         let expanded = Expanded { event, source, job, duplicate_of: None };
-                        reserve(conn, state, expanded, owed.jobs(), progress)
+                        reserve(conn, state, expanded, owed.job_count(), progress)
                     }
                     // The job was cancelled, or is over.
                     _ => {
-                        expand::expand(conn, state, expansion)?;
+                        expand::apply_reevaluation(conn, state, expansion)?;
                         progress.stage = Stage::Over;
                         Ok(())
                     }
@@ -310,7 +310,7 @@ impl Work {
                 Ok(())
             }
             Subject::Keys => {
-                let forgotten = events::forget_keys(conn, state.now_ms)?;
+                let forgotten = events::purge_expired_keys(conn, state.now_ms)?;
                 budget.spend(forgotten.max(1), 0);
                 if forgotten == 0 {
                     progress.stage = Stage::Over;
@@ -347,7 +347,7 @@ impl Work {
         };
         let mut body = Vec::new();
         while let Some((handler, owed)) = owed.get(progress.handler) {
-            if owed.jobs() == 0 {
+            if owed.job_count() == 0 {
                 progress.handler += 1;
                 continue;
             }
@@ -356,7 +356,7 @@ impl Work {
             budget.spend(1, body.len());
             progress.next += 1;
             progress.item += 1;
-            if progress.item >= owed.jobs() {
+            if progress.item >= owed.job_count() {
                 (progress.handler, progress.item) = (progress.handler + 1, 0);
             }
             if budget.is_spent() && progress.handler < self.handlers() {
@@ -387,7 +387,7 @@ impl Work {
         match &self.subject {
             Subject::Event(jobs) => {
                 let counted = settle_event(conn, jobs)?;
-                state.queue(jobs.source, count - counted);
+                state.adjust_queued(jobs.source, count - counted);
             }
             Subject::Retry(expansion, _) => {
                 let into = format!("jobs {first}–{last}");
@@ -395,7 +395,7 @@ impl Work {
                     progress.stage = Stage::Remove;
                     return Ok(());
                 }
-                state.queue(expansion.claimed.source, count);
+                state.adjust_queued(expansion.claimed.source, count);
             }
             _ => {}
         }
@@ -473,7 +473,7 @@ pub(super) fn defer_event(
     )?
     .execute(params![event, source.0, handlers, jobs])?;
     state.defer(source);
-    state.queue(source, jobs);
+    state.adjust_queued(source, jobs);
     Ok(())
 }
 
@@ -571,7 +571,7 @@ fn begin_event(
         progress.stage = Stage::Over;
         return Ok(());
     }
-    let count: usize = jobs.owed.iter().map(|(_, owed)| owed.jobs()).sum();
+    let count: usize = jobs.owed.iter().map(|(_, owed)| owed.job_count()).sum();
     let is_large = jobs.owed.iter().any(|(_, owed)| owed.is_large()) || count > budget.rows;
     if is_large {
         let (event, source) = (jobs.event, jobs.source);
@@ -579,15 +579,15 @@ fn begin_event(
         return reserve(conn, state, expanded, count, progress);
     }
     for (handler, owed) in &jobs.owed {
-        insert::owed(conn, state, JobOrigin { handler: *handler, ..of_event(jobs) }, owed)?;
-        budget.spend(owed.jobs(), usize::try_from(owed.bytes()).unwrap_or(usize::MAX));
+        insert::insert_jobs(conn, state, JobOrigin { handler: *handler, ..of_event(jobs) }, owed)?;
+        budget.spend(owed.job_count(), usize::try_from(owed.bytes()).unwrap_or(usize::MAX));
     }
     budget.spend(1, 0);
     if jobs.owed.is_empty() {
         alerts::unhandled(conn, state, jobs.event, jobs.source)?;
     }
     let counted = settle_event(conn, jobs)?;
-    state.queue(jobs.source, -counted);
+    state.adjust_queued(jobs.source, -counted);
     state.settle_deferred(jobs.source);
     progress.stage = Stage::Over;
     Ok(())
@@ -685,7 +685,7 @@ fn insert_hidden_job(
         of.replay(),
         of.later(),
         keys.order,
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept),
+        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::encode_version),
         collapse.map(|collapse| collapse.key),
         failure.map(|_| 1),
     ])?;
@@ -792,16 +792,16 @@ fn release_job(
         stand.reason,
     ])?;
     match (stand.state, order) {
-        (_, Some(key)) => keys::let_next(conn, state, job.handler, key)?,
-        (0, None) => state.wake(job.handler),
-        (1, _) => state.waits_until(stand.due_at),
+        (_, Some(key)) => keys::release_next(conn, state, job.handler, key)?,
+        (0, None) => state.mark_ready(job.handler),
+        (1, _) => state.mark_due(stand.due_at),
         (4, _) => {
             insert::record_failure(conn, state, of, job.id, &stand.reason.unwrap_or_default())?
         }
         _ => {}
     }
     if stand.state > 3 {
-        state.queue(expanded.source, -1);
+        state.adjust_queued(expanded.source, -1);
     }
     Ok(())
 }
@@ -877,8 +877,8 @@ fn revive_dead_jobs(
         .query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for &(job, handler, source) in &dead {
-        if jobs::revive(conn, state, JobId(job), HandlerId(handler))? {
-            state.queue(SourceId(source), 1);
+        if jobs::requeue(conn, state, JobId(job), HandlerId(handler))? {
+            state.adjust_queued(SourceId(source), 1);
         }
     }
     Ok((dead.len(), dead.last().map_or(after, |(job, _, _)| *job)))

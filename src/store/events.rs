@@ -18,7 +18,7 @@ const DUPLICATE_BODIES_MAX: i64 = 10;
 #[derive(Debug)]
 pub struct NewEvent {
     /// Who is waiting: the place in the intake thread's mailbox.
-    pub slot: usize,
+    pub reply_slot: usize,
     pub source: SourceId,
     pub uid: [u8; 16],
     /// Wall clock.
@@ -46,7 +46,7 @@ impl NewEvent {
     pub fn look_up(source: SourceId, delivery: DedupeKey) -> Self {
         let dedupe = Dedupe { delivery: Some(delivery), aim: Aim::LookUp, ..Dedupe::default() };
         Self {
-            slot: 0,
+            reply_slot: 0,
             source,
             uid: [0; 16],
             received_at_ms: 0,
@@ -87,7 +87,7 @@ pub struct Dedupe {
     /// The sender's own key of the delivery.
     pub delivery: Option<DedupeKey>,
     /// A repeat brings dead jobs back to life.
-    pub heal: bool,
+    pub retry_dead: bool,
     pub aim: Aim,
 }
 
@@ -153,7 +153,7 @@ impl<'c> InsertStatements<'c> {
 ///
 /// # Errors
 /// The write failed; the caller takes all of it back.
-pub fn accept(
+pub fn insert_event(
     conn: &Connection,
     state: &mut WriterState,
     inserts: &mut InsertStatements<'_>,
@@ -167,10 +167,10 @@ pub fn accept(
     }
     let now_ms = state.now_ms;
     let dedupe = &accept.dedupe;
-    if let Some(first) = first_of(conn, accept.source, dedupe, now_ms)? {
+    if let Some(first) = find_original(conn, accept.source, dedupe, now_ms)? {
         if dedupe.aim != Aim::LookUp {
-            record_duplicate(conn, state, accept, first, dedupe.heal)?;
-            sources::heard(conn, state, accept.source, false)?;
+            record_duplicate(conn, state, accept, first, dedupe.retry_dead)?;
+            sources::record_activity(conn, state, accept.source, false)?;
         }
         return Ok(InsertReply::Duplicate(first));
     }
@@ -207,12 +207,12 @@ pub fn accept(
         deferred::defer_event(conn, state, event, accept.source, &accept.owed)?;
     } else {
         insert_jobs(conn, state, inserts, accept)?;
-        if accept.owed.is_nobodys() {
+        if accept.owed.is_empty() {
             alerts::unhandled(conn, state, EventId(event), accept.source)?;
         }
     }
-    state.note_ip(conn, &accept.ip)?;
-    sources::heard(conn, state, accept.source, true)?;
+    state.remember_ip(conn, &accept.ip)?;
+    sources::record_activity(conn, state, accept.source, true)?;
     debug_assert_eq!(state.counters.job, first_job + count - 1);
     let event = EventId(event);
     Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
@@ -235,15 +235,15 @@ fn insert_jobs(
                 let values = params![id, event, handler.0, source.0, created_at_ms, since_ms];
                 inserts.job.execute(values)?;
                 state.counters.job = id;
-                state.queue(source, 1);
-                state.wake(handler);
+                state.adjust_queued(source, 1);
+                state.mark_ready(handler);
             }
         }
         JobPlan::Judged(all) => {
             for (handler, owed) in all {
                 let (handler, origin) = (*handler, Origin::Event);
                 let of = JobOrigin { event, source, handler, created_at_ms, origin };
-                insert::owed(conn, state, of, owed)?;
+                insert::insert_jobs(conn, state, of, owed)?;
             }
         }
         JobPlan::Unevaluated(_) => {}
@@ -253,7 +253,7 @@ fn insert_jobs(
 
 /// The event that a request repeats. One that repeats by the source's own key alone leaves its
 /// delivery's key: it must not become an event later, when the own key is forgotten.
-fn first_of(
+fn find_original(
     conn: &Connection,
     source: SourceId,
     dedupe: &Dedupe,
@@ -337,8 +337,8 @@ fn record_duplicate(
 ///
 /// # Errors
 /// The write failed.
-pub fn forget_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
-    let forgotten = super::keys::forget(conn, now_ms)?;
+pub fn purge_expired_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    let forgotten = super::keys::purge_expired(conn, now_ms)?;
     conn.prepare_cached(
         "DELETE FROM dedupe WHERE (source, key) IN
            (SELECT source, key FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",

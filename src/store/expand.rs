@@ -28,7 +28,7 @@ impl Reevaluation {
     }
 
     /// The job's end where the jobs that were made of it could not be written.
-    pub(super) fn unwritten(&self, wall_ms: i64) -> AttemptRecord {
+    pub(super) fn write_failed_record(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "split: its jobs could not be written, see the log".to_owned();
         self.finish(wall_ms, Outcome::Failed, detail.clone(), Next::Dead { reason: detail })
     }
@@ -53,7 +53,7 @@ impl Reevaluation {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next,
-            at_once: true,
+            is_permanent: true,
             on_trial: self.claimed.on_trial,
             breaker: BreakerPolicy::NEVER,
             crashes: 0,
@@ -65,21 +65,21 @@ impl Reevaluation {
 ///
 /// # Errors
 /// The write failed.
-pub fn expand(
+pub fn apply_reevaluation(
     conn: &Connection,
     state: &mut WriterState,
     it: &Reevaluation,
 ) -> rusqlite::Result<JobDisposition> {
-    rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
-    let Some(current) = jobs::current(conn, it.claimed.claim)? else {
+    rest::probe_inconclusive(state, it.claimed.handler, it.claimed.on_trial);
+    let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else {
         return Ok(JobDisposition::Stale);
     };
     if let Some(why) = current.cancel {
-        return over(conn, state, it, &why, Some(1));
+        return close_job(conn, state, it, &why, Some(1));
     }
     match &it.owed {
-        None => over(conn, state, it, "not wanted by when", Some(1)),
-        Some(JobSpec::Event(keys)) => ready(conn, state, it, keys),
+        None => close_job(conn, state, it, "not wanted by when", Some(1)),
+        Some(JobSpec::Event(keys)) => requeue(conn, state, it, keys),
         Some(owed) => {
             let first = state.counters.job + 1;
             let of = JobOrigin {
@@ -89,14 +89,14 @@ pub fn expand(
                 created_at_ms: it.received_at_ms,
                 origin: Origin::Replay(i64::from(it.claimed.replay)),
             };
-            insert::owed(conn, state, of, owed)?;
+            insert::insert_jobs(conn, state, of, owed)?;
             let last = state.counters.job;
             let into = match last + 1 - first {
                 0 => "no jobs: split gave nothing".to_owned(),
                 1 => format!("job {first}"),
                 _ => format!("jobs {first}–{last}"),
             };
-            over(conn, state, it, &format!("expanded into {into}"), Some(2))
+            close_job(conn, state, it, &format!("expanded into {into}"), Some(2))
         }
     }
 }
@@ -109,17 +109,17 @@ pub(super) fn replace(
     it: &Reevaluation,
     into: &str,
 ) -> rusqlite::Result<bool> {
-    rest::told_nothing(state, it.claimed.handler, it.claimed.on_trial);
-    let Some(current) = jobs::current(conn, it.claimed.claim)? else { return Ok(false) };
+    rest::probe_inconclusive(state, it.claimed.handler, it.claimed.on_trial);
+    let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else { return Ok(false) };
     if let Some(why) = current.cancel {
-        over(conn, state, it, &why, Some(1))?;
+        close_job(conn, state, it, &why, Some(1))?;
         return Ok(false);
     }
-    over(conn, state, it, &format!("expanded into {into}"), Some(2))?;
+    close_job(conn, state, it, &format!("expanded into {into}"), Some(2))?;
     Ok(true)
 }
 
-fn over(
+fn close_job(
     conn: &Connection,
     state: &WriterState,
     it: &Reevaluation,
@@ -135,13 +135,13 @@ fn over(
 }
 
 /// It runs as it is, with the keys that it has now.
-fn ready(
+fn requeue(
     conn: &Connection,
     state: &mut WriterState,
     it: &Reevaluation,
     keys: &JobKeys,
 ) -> rusqlite::Result<JobDisposition> {
-    let newest = keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept);
+    let newest = keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::encode_version);
     conn.prepare_cached(
         "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, expand = NULL,
            ordering_key = ?3, newest = ?4 WHERE id = ?1",
@@ -152,10 +152,10 @@ fn ready(
         keys.order,
         newest
     ])?;
-    state.queue(it.claimed.source, 1);
+    state.adjust_queued(it.claimed.source, 1);
     match &keys.order {
-        Some(key) => keys::let_next(conn, state, it.claimed.handler, key)?,
-        None => state.wake(it.claimed.handler),
+        Some(key) => keys::release_next(conn, state, it.claimed.handler, key)?,
+        None => state.mark_ready(it.claimed.handler),
     }
     Ok(JobDisposition::Settled)
 }

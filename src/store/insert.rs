@@ -34,7 +34,7 @@ pub enum Origin {
 impl JobOrigin {
     /// Those of `retry` and `replay` neither collapse others nor are collapsed, and `unique_by` lets
     /// them pass.
-    fn passes(self) -> bool {
+    fn bypasses_keys(self) -> bool {
         matches!(self.origin, Origin::Replay(_))
     }
 
@@ -56,13 +56,13 @@ impl JobOrigin {
 ///
 /// # Errors
 /// The write failed, or items can't be read.
-pub fn owed(
+pub fn insert_jobs(
     conn: &Connection,
     state: &mut WriterState,
     of: JobOrigin,
     owed: &JobSpec,
 ) -> rusqlite::Result<()> {
-    some(conn, state, of, owed, 0, || true).map(drop)
+    insert_jobs_from(conn, state, of, owed, 0, || true).map(drop)
 }
 
 /// Inserts of what is owed the jobs from that place on, at least one, as long as `goes_on` says so;
@@ -70,7 +70,7 @@ pub fn owed(
 ///
 /// # Errors
 /// The write failed, or items can't be read.
-pub fn some(
+pub fn insert_jobs_from(
     conn: &Connection,
     state: &mut WriterState,
     of: JobOrigin,
@@ -80,7 +80,7 @@ pub fn some(
 ) -> rusqlite::Result<usize> {
     match owed {
         JobSpec::Event(keys) => job(conn, state, of, None, keys)?,
-        JobSpec::Dead(why) => dead(conn, state, of, why)?,
+        JobSpec::Dead(why) => insert_dead_job(conn, state, of, why)?,
         JobSpec::Items(items) => {
             let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             let mut body = Vec::new();
@@ -96,7 +96,7 @@ pub fn some(
             }
         }
     }
-    Ok(owed.jobs())
+    Ok(owed.job_count())
 }
 
 /// How a new job stands.
@@ -118,7 +118,7 @@ fn job(
 ) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
     let stand = place_job(conn, state, of, id, keys)?;
-    let collapse = keys.collapse.filter(|_| !of.passes()).map(|collapse| collapse.key);
+    let collapse = keys.collapse.filter(|_| !of.bypasses_keys()).map(|collapse| collapse.key);
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, since, due_at, wait_ms,
            ended_at, reason, item, replay, later, ordering_key, newest, debounce_key, debounce_since)
@@ -140,15 +140,15 @@ fn job(
         of.replay(),
         of.later(),
         keys.order,
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::kept),
+        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::encode_version),
         collapse,
         stand.burst_at,
     ])?;
     state.counters.job = id;
-    state.queue(of.source, i64::from(stand.state < 2));
+    state.adjust_queued(of.source, i64::from(stand.state < 2));
     match stand.state {
-        0 => state.wake(of.handler),
-        1 => state.waits_until(stand.due_at),
+        0 => state.mark_ready(of.handler),
+        1 => state.mark_due(stand.due_at),
         _ => {}
     }
     Ok(())
@@ -164,9 +164,9 @@ pub(super) fn place_job(
     keys: &JobKeys,
 ) -> rusqlite::Result<InitialState> {
     let mut stand = InitialState::default();
-    if !of.passes()
+    if !of.bypasses_keys()
         && let Some(once) = keys.once
-        && let Some(first) = keys::first_of(conn, state.now_ms, of.handler, once, id)?
+        && let Some(first) = keys::claim_unique_key(conn, state.now_ms, of.handler, once, id)?
     {
         return Ok(InitialState {
             state: 5,
@@ -174,7 +174,7 @@ pub(super) fn place_job(
             ..stand
         });
     }
-    if !of.passes()
+    if !of.bypasses_keys()
         && let Some(collapse) = keys.collapse
     {
         // One that is released may have been overtaken by a job of another source.
@@ -187,7 +187,7 @@ pub(super) fn place_job(
                 ..stand
             });
         }
-        let began_at = keys::collapse(conn, state, of.handler, collapse, id)?;
+        let began_at = keys::supersede_older(conn, state, of.handler, collapse, id)?;
         if collapse.settle_ms > 0 {
             // At the latest after ten times that, since the burst began.
             let latest = began_at.saturating_add(collapse.settle_ms.saturating_mul(10));
@@ -201,7 +201,7 @@ pub(super) fn place_job(
     }
     if stand.state == 0
         && let Some(key) = &keys.order
-        && keys::is_taken(conn, of.handler, key)?
+        && keys::has_unfinished(conn, of.handler, key)?
     {
         stand.state = -1;
     }
@@ -209,7 +209,7 @@ pub(super) fn place_job(
 }
 
 /// A job whose expression failed: one attempt that says so, and dead.
-fn dead(
+fn insert_dead_job(
     conn: &Connection,
     state: &mut WriterState,
     of: JobOrigin,

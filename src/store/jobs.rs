@@ -60,7 +60,7 @@ pub struct AttemptRecord {
     pub stderr: Vec<u8>,
     pub next: Next,
     /// The handler said that trying again is useless: that is no failure of its own.
-    pub at_once: bool,
+    pub is_permanent: bool,
     pub on_trial: bool,
     pub breaker: BreakerPolicy,
     /// Ends of the server with this job running, in a row, this one included; else 0.
@@ -86,7 +86,10 @@ pub(super) struct CurrentClaim {
 }
 
 /// `None`: the claim is not current any more.
-pub(super) fn current(conn: &Connection, claim: Claim) -> rusqlite::Result<Option<CurrentClaim>> {
+pub(super) fn load_current_claim(
+    conn: &Connection,
+    claim: Claim,
+) -> rusqlite::Result<Option<CurrentClaim>> {
     conn.prepare_cached(
         "SELECT cancel, ordering_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
     )?
@@ -105,8 +108,8 @@ pub fn finish(
     state: &mut WriterState,
     f: &AttemptRecord,
 ) -> rusqlite::Result<JobDisposition> {
-    let Some(current) = current(conn, f.claim)? else {
-        rest::told_nothing(state, f.handler, f.on_trial);
+    let Some(current) = load_current_claim(conn, f.claim)? else {
+        rest::probe_inconclusive(state, f.handler, f.on_trial);
         return Ok(JobDisposition::Stale);
     };
     let now_ms = state.now_ms;
@@ -139,19 +142,19 @@ pub fn finish(
         ])?;
     debug_assert_eq!(changed, 1);
     let next_at = (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0));
-    attempt(conn, state, f, next_at)?;
-    rest::ended(conn, state, f)?;
+    insert_attempt(conn, state, f, next_at)?;
+    rest::on_attempt(conn, state, f)?;
     if row_state == 4 {
         alerts::job_dead(conn, state, f.claim.job, f.source)?;
     }
     if row_state <= 1 {
-        state.queue(f.source, 1);
+        state.adjust_queued(f.source, 1);
     }
     if let Some(key) = current.order {
         if let (3, Some(value)) = (row_state, current.newest) {
-            keys::succeeded(conn, f.handler, &key, &value, f.claim.job)?;
+            keys::record_version(conn, f.handler, &key, &value, f.claim.job)?;
         }
-        keys::let_next(conn, state, f.handler, &key)?;
+        keys::release_next(conn, state, f.handler, &key)?;
     }
     Ok(match (row_state, due_at) {
         (0, _) => JobDisposition::Ready,
@@ -161,7 +164,7 @@ pub fn finish(
 }
 
 /// The row of an attempt that has ended.
-fn attempt(
+fn insert_attempt(
     conn: &Connection,
     state: &mut WriterState,
     f: &AttemptRecord,
@@ -181,20 +184,20 @@ fn attempt(
         f.ended_at_ms,
         f.duration_ms,
         next_at,
-        some(&f.stdout),
-        some(&f.stderr),
+        non_empty(&f.stdout),
+        non_empty(&f.stderr),
     ])?;
     state.counters.attempt = id;
     Ok(())
 }
 
-fn some(bytes: &[u8]) -> Option<&[u8]> {
+fn non_empty(bytes: &[u8]) -> Option<&[u8]> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
 /// Lets a job run again now, with fresh attempts and the same key, unless it was expanded into
 /// others; says whether it will. It collapses nothing, and nothing collapses it.
-pub(super) fn revive(
+pub(super) fn requeue(
     conn: &Connection,
     state: &mut WriterState,
     job: JobId,
@@ -211,8 +214,8 @@ pub(super) fn revive(
         .optional()?;
     let Some(order) = revived else { return Ok(false) };
     match order {
-        Some(key) => keys::let_next(conn, state, handler, &key)?,
-        None => state.wake(handler),
+        Some(key) => keys::release_next(conn, state, handler, &key)?,
+        None => state.mark_ready(handler),
     }
     Ok(true)
 }
@@ -237,8 +240,8 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
         .collect::<rusqlite::Result<_>>()?;
     for (handler, order) in due {
         match order {
-            Some(key) => keys::let_next(conn, state, HandlerId(handler), &key)?,
-            None => state.wake(HandlerId(handler)),
+            Some(key) => keys::release_next(conn, state, HandlerId(handler), &key)?,
+            None => state.mark_ready(HandlerId(handler)),
         }
     }
     Ok(())
@@ -281,7 +284,7 @@ pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
 ///
 /// # Errors
 /// The read failed.
-pub fn to_cancel(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
+pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
     let mut select =
         conn.prepare_cached("SELECT id, attempt FROM jobs WHERE state = 2 AND cancel IS NOT NULL")?;
     let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
@@ -301,7 +304,7 @@ pub struct OrphanedJob {
 ///
 /// # Errors
 /// The read failed.
-pub fn left_running(conn: &Connection, state: &WriterState) -> rusqlite::Result<Vec<OrphanedJob>> {
+pub fn orphaned_jobs(conn: &Connection, state: &WriterState) -> rusqlite::Result<Vec<OrphanedJob>> {
     let mut select = conn.prepare(
         "SELECT id, attempt, event, source, handler, failures, since, item, replay, crashes,
            coalesce(started_at, 0), cancel IS NOT NULL, expand FROM jobs WHERE state = 2 ORDER BY id",
@@ -330,7 +333,7 @@ pub fn left_running(conn: &Connection, state: &WriterState) -> rusqlite::Result<
 ///
 /// # Errors
 /// The read failed.
-pub fn queued_of(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
+pub fn queued_count(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
         "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
            + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)

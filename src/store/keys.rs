@@ -12,7 +12,7 @@ use crate::domain::stamp::VersionValue;
 use crate::domain::{HandlerId, JobId, SourceId};
 
 /// Whether a job of this key has not ended.
-pub(super) fn is_taken(
+pub(super) fn has_unfinished(
     conn: &Connection,
     handler: HandlerId,
     key: &KeyHash,
@@ -26,7 +26,7 @@ pub(super) fn is_taken(
 
 /// Lets the oldest job of a key be next, and holds the others. To be called whenever one of them has
 /// ended or has come back.
-pub(super) fn let_next(
+pub(super) fn release_next(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
@@ -51,14 +51,14 @@ pub(super) fn let_next(
         && next == Some(held)
     {
         set.execute([held, 0])?;
-        state.wake(handler);
+        state.mark_ready(handler);
     }
     Ok(())
 }
 
 /// The job of this handler that has the key within its window, and is neither dead nor cancelled;
 /// else the key is `job`'s from here on.
-pub(super) fn first_of(
+pub(super) fn claim_unique_key(
     conn: &Connection,
     now_ms: i64,
     handler: HandlerId,
@@ -80,7 +80,7 @@ pub(super) fn first_of(
 }
 
 /// Forgets keys whose window is over, a few at a time.
-pub(super) fn forget(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+pub(super) fn purge_expired(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
     conn.prepare_cached(
         "DELETE FROM unique_keys WHERE (handler, key) IN
            (SELECT handler, key FROM unique_keys WHERE until <= ?1 ORDER BY until LIMIT 500)",
@@ -89,7 +89,7 @@ pub(super) fn forget(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> 
 }
 
 /// Ends the older queued jobs of a key; gives the moment at which its burst began.
-pub(super) fn collapse(
+pub(super) fn supersede_older(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
@@ -110,13 +110,13 @@ pub(super) fn collapse(
         .collect::<rusqlite::Result<_>>()?;
     let mut began_at = state.now_ms;
     for (source, order, burst_at, attempt) in ended {
-        state.queue(SourceId(source), -1);
+        state.adjust_queued(SourceId(source), -1);
         // One that has run belongs to a burst that is over.
         if let Some(at) = burst_at.filter(|_| attempt == 0) {
             began_at = began_at.min(at);
         }
         if let Some(key) = order {
-            let_next(conn, state, handler, &key)?;
+            release_next(conn, state, handler, &key)?;
         }
     }
     Ok(began_at)
@@ -138,14 +138,14 @@ pub(super) fn superseding(
 }
 
 /// A value of `version_by` as it is kept.
-pub(super) fn kept(stamp: &VersionValue) -> String {
+pub(super) fn encode_version(stamp: &VersionValue) -> String {
     match stamp {
         VersionValue::Number(digits) => format!("n{digits}"),
         VersionValue::Text(text) => format!("t{text}"),
     }
 }
 
-fn stamp(kept: &str) -> Option<VersionValue> {
+fn decode_version(kept: &str) -> Option<VersionValue> {
     let text = || kept.get(1..).map(str::to_owned);
     match kept.as_bytes().first()? {
         b'n' => text().map(VersionValue::Number),
@@ -154,7 +154,7 @@ fn stamp(kept: &str) -> Option<VersionValue> {
 }
 
 /// The job that makes one with this value come too late: it succeeded with a higher one.
-pub(super) fn newer_than(
+pub(super) fn superseding_job(
     conn: &Connection,
     handler: HandlerId,
     key: &KeyHash,
@@ -165,21 +165,21 @@ pub(super) fn newer_than(
         .query_row(params![handler.0, key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     Ok(highest.and_then(|(highest, job)| {
-        let is_older = stamp(value)? < stamp(&highest)?;
+        let is_older = decode_version(value)? < decode_version(&highest)?;
         is_older.then_some(JobId(job))
     }))
 }
 
 /// Remembers what succeeded, where it is the highest. One of another type takes the place of what it
 /// can't be compared with.
-pub(super) fn succeeded(
+pub(super) fn record_version(
     conn: &Connection,
     handler: HandlerId,
     key: &KeyHash,
     value: &str,
     job: JobId,
 ) -> rusqlite::Result<()> {
-    if newer_than(conn, handler, key, value)?.is_none() {
+    if superseding_job(conn, handler, key, value)?.is_none() {
         conn.prepare_cached("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![handler.0, key, value, job.0])?;
     }

@@ -55,7 +55,7 @@ impl Filter {
         self.parts.push(format!("({})", condition.replace('?', &number)));
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(super) fn to_sql(&self) -> String {
         self.parts.join(" AND ")
     }
 }
@@ -65,14 +65,14 @@ impl Selector {
         let mut it = Filter::new();
         it.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
-            it.parts.push(format!("j.id IN ({})", listed(&self.jobs)));
+            it.parts.push(format!("j.id IN ({})", id_list(&self.jobs)));
         }
         if !self.events.is_empty() {
             it.parts.push(format!(
                 "j.id IN (SELECT o.id FROM events e JOIN jobs o
                    ON o.id BETWEEN e.first_job AND e.last_job OR o.later = e.id
                    WHERE e.id IN ({}))",
-                listed(&self.events)
+                id_list(&self.events)
             ));
         }
         if let Some(event) = self.event {
@@ -108,7 +108,7 @@ impl Selector {
     pub(super) fn of_events(&self) -> Filter {
         let mut it = Filter::new();
         if !self.events.is_empty() {
-            it.parts.push(format!("e.id IN ({})", listed(&self.events)));
+            it.parts.push(format!("e.id IN ({})", id_list(&self.events)));
         }
         if let Some(event) = self.event {
             it.and("e.id = ?", event);
@@ -130,7 +130,7 @@ impl Selector {
     }
 }
 
-fn listed(numbers: &[i64]) -> String {
+fn id_list(numbers: &[i64]) -> String {
     numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
@@ -164,7 +164,7 @@ pub fn jobs(
            strftime({ISO}, (j.due_at + ?{wall}) / 1000.0, 'unixepoch') AS due_at
          FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
          WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
-        it.text()
+        it.to_sql()
     );
     query(conn, &sql, &it.values)
 }
@@ -181,7 +181,7 @@ pub fn job_ids(
     let it = selector.of_jobs();
     let sql = format!(
         "SELECT j.id FROM jobs j WHERE {} AND j.state IN ({states}) ORDER BY j.id",
-        it.text()
+        it.to_sql()
     );
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| row.get(0).map(JobId))?;
@@ -228,7 +228,7 @@ pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::R
     let sql = format!(
         "SELECT t.* FROM (SELECT e.id FROM events e WHERE {} ORDER BY e.id DESC LIMIT ?{}) f
            JOIN trail t ON t.event = f.id ORDER BY t.event DESC",
-        it.text(),
+        it.to_sql(),
         it.values.len()
     );
     query(conn, &sql, &it.values)
@@ -256,7 +256,7 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
     let sql = format!(
         "SELECT v.* FROM rejected_requests r JOIN rejections v ON v.id = r.id WHERE {} ORDER BY r.id DESC
            LIMIT ?{}",
-        it.text(),
+        it.to_sql(),
         it.values.len()
     );
     query(conn, &sql, &it.values)
@@ -266,7 +266,12 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
 ///
 /// # Errors
 /// The read failed.
-pub fn after(conn: &Connection, view: TailView, id: i64, limit: i64) -> rusqlite::Result<Rows> {
+pub fn rows_after(
+    conn: &Connection,
+    view: TailView,
+    id: i64,
+    limit: i64,
+) -> rusqlite::Result<Rows> {
     let view = match view {
         TailView::Outcomes => "outcomes",
         TailView::Refused => "refused",

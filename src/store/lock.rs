@@ -24,7 +24,7 @@ use crate::clock;
 
 /// A server that was killed while it started a command leaves a child that holds the locks until it
 /// becomes that command: so long is waited for it, when the server itself is gone.
-const LAST_CHILD: Duration = Duration::from_secs(5);
+const STALE_LOCK_GRACE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// The byte that is locked: behind those that SQLite locks, which are 512 from 0x40000000 on.
@@ -47,7 +47,7 @@ impl Lock {
     /// `Owned`, naming the holder; `Passing` where the file system is full or read-only; or what a person
     /// has to do.
     pub fn take(database: &Path) -> Result<Self, OpenError> {
-        let deadline = Instant::now() + LAST_CHILD;
+        let deadline = Instant::now() + STALE_LOCK_GRACE;
         let path = resolve(database).map_err(|e| io_error(database, "cannot be found", &e))?;
         let mut name = open_name(&path)?;
         wait_for_name(&mut name, &path, deadline)?;

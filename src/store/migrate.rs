@@ -45,7 +45,7 @@ const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
 /// # Errors
 /// What was found and what to do; the file is then as it was.
 pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
-    open_with_steps(path, durability, MIGRATIONS).map_err(|e| explain(path, &e))
+    open_with_steps(path, durability, MIGRATIONS).map_err(|e| open_error_text(path, &e))
 }
 
 /// Opens the database, and brings an older one to the version that `steps` lead to.
@@ -56,7 +56,7 @@ pub(super) fn open_with_steps(
 ) -> anyhow::Result<Store> {
     let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
     if !is_new {
-        check_whose(path, version_after(steps))?;
+        check_application_id(path, version_after(steps))?;
     }
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
@@ -65,7 +65,7 @@ pub(super) fn open_with_steps(
         drop(files::open_or_create(path)?);
     }
     let conn = Connection::open_with_flags(path, flags)?;
-    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
+    conn.busy_timeout(super::BUSY_TIMEOUT)?;
     if is_new || version_of(&conn)? == 0 {
         create(&conn, path)?;
     } else {
@@ -83,7 +83,7 @@ fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let configured = path;
     let path = open_files::resolve(configured)?;
     let files = Arc::new(open_files::OpenFiles::new(&path, configured)?);
-    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), trail })
+    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id: trail })
 }
 
 /// Opens the database for a command that works beside a server, or without one: nothing is made and
@@ -91,13 +91,13 @@ fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
 ///
 /// # Errors
 /// What was found and what to do.
-pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
+pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
     let open = || {
         rescue::check_before(path)?;
         if !path.exists() {
             anyhow::bail!("there is no trail yet: start the server once");
         }
-        check_whose(path, VERSION)?;
+        check_application_id(path, VERSION)?;
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let version = version_of(&conn)?;
@@ -106,17 +106,17 @@ pub fn open_beside(path: &Path) -> Result<Store, OpenError> {
             "is of schema version {version}, not {VERSION}: start the server, which brings it up"
         );
         set_pragmas(&conn, Durability::Full)?;
-        conn.busy_handler(Some(batch::ask_again))?;
+        conn.busy_handler(Some(batch::busy_handler))?;
         opened(path, conn)
     };
-    open().map_err(|e| explain(path, &e))
+    open().map_err(|e| open_error_text(path, &e))
 }
 
 /// Looks at the file by a connection that leaves no trace.
-fn check_whose(path: &Path, newest: i64) -> anyhow::Result<()> {
+fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    conn.busy_timeout(super::FOREIGN_WRITER_PATIENCE)?;
+    conn.busy_timeout(super::BUSY_TIMEOUT)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     anyhow::ensure!(
@@ -201,10 +201,10 @@ fn migrate(conn: &Connection, path: &Path, steps: &[Migration]) -> anyhow::Resul
     }
     // Before the copy: while another program holds the file, each try would make one.
     conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
-    let copy = keep_copy(conn, path, version)?;
+    let copy = back_up(conn, path, version)?;
     let migrated = run_steps(conn, path, version, steps);
     if let Err(e) = &migrated
-        && matches!(explain(path, e), OpenError::Passing(_))
+        && matches!(open_error_text(path, e), OpenError::Passing(_))
         && let Some(copy) = copy
     {
         if !conn.is_autocommit() {
@@ -237,7 +237,7 @@ fn run_steps(
 }
 
 /// Keeps the file as it was before the first step, where there is room twice over.
-fn keep_copy(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
+fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
     let copy = open_files::with_suffix(path, &format!(".v{version}"));
     let needed = fs::metadata(path)?.len() + super::log_bytes(path);
     let space = rustix::fs::statvfs(path)?;
@@ -266,7 +266,7 @@ fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
     let trail = value.query_row(["trail"], |row| row.get(0))?;
     let anchor = ClockAnchor {
-        trail_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
+        logical_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
         wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
         boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
         boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
@@ -282,7 +282,7 @@ pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result
     let mut set = conn.prepare_cached(
         "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )?;
-    set.execute(params!["clock_trail_ms", anchor.trail_ms])?;
+    set.execute(params!["clock_trail_ms", anchor.logical_ms])?;
     set.execute(params!["clock_wall_ms", anchor.wall_ms])?;
     set.execute(params!["clock_boot_ms", anchor.boot_ms])?;
     set.execute(params!["clock_boot_id", anchor.boot_id])?;
@@ -290,7 +290,7 @@ pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result
 }
 
 /// Why a database cannot be served, as `path: what was found: what to do`; and whether that passes.
-pub fn explain(path: &Path, error: &anyhow::Error) -> OpenError {
+pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
     use rusqlite::ErrorCode as Code;
     if let Some(known) = error.downcast_ref::<OpenError>() {
         return known.clone();

@@ -50,14 +50,14 @@ mod tests;
 pub mod writer;
 
 pub use lock::{Lock, io_error};
-pub use migrate::{explain, open, open_beside, write_anchor};
+pub use migrate::{open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::RunState;
 
 use crate::clock::MonotonicClock;
 use crate::config::Durability;
 
 /// How long the writer waits for a foreign one before it answers 503.
-pub const FOREIGN_WRITER_PATIENCE: Duration = Duration::from_secs(2);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a database can't be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub struct Store {
     pub conn: Connection,
     pub clock: MonotonicClock,
     /// The file's own random name.
-    pub trail: String,
+    pub database_id: String,
 }
 
 /// Connections that only read; they never hold a snapshot longer than one question takes.
@@ -105,10 +105,10 @@ pub fn readers(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
         .with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .with_init(move |conn| {
             check_opened(&files)?;
-            conn.busy_timeout(FOREIGN_WRITER_PATIENCE)?;
+            conn.busy_timeout(BUSY_TIMEOUT)?;
             // A reader that is the last to close would checkpoint, where somebody waits for it.
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-            keep_plans(conn)?;
+            enable_query_planner_stability(conn)?;
             conn.set_prepared_statement_cache_capacity(32);
             conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -1024;")
         });
@@ -136,7 +136,7 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
         Durability::Full => 2,
         Durability::Normal => 1,
     };
-    conn.busy_timeout(FOREIGN_WRITER_PATIENCE)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     // wal_autocheckpoint: checkpoint.rs does it, on another thread. journal_size_limit: what the
     // log is cut down to when it starts over. cell_size_check: a corrupt page is refused early.
     let wanted: [(&str, i64); 6] = [
@@ -159,14 +159,14 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     }
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     anyhow::ensure!(mode == "wal", "PRAGMA journal_mode is {mode:?}: expected \"wal\"");
-    keep_plans(conn)?;
+    enable_query_planner_stability(conn)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
 /// Statements keep the plan they were prepared with. Else SQLite prepares one anew whenever a value is
 /// bound that the plan may go by, such as that of a `LIMIT`: half the time of a claim.
-fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
+fn enable_query_planner_stability(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
@@ -206,7 +206,7 @@ pub enum ErrorKind {
 }
 
 /// Sorts an error.
-pub fn trouble(error: &rusqlite::Error) -> ErrorKind {
+pub fn classify(error: &rusqlite::Error) -> ErrorKind {
     const IOERR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_FSYNC;
     const IOERR_DIR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC;
     let rusqlite::Error::SqliteFailure(code, _) = error else { return ErrorKind::Own };

@@ -13,7 +13,7 @@ use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition};
 use super::refusals::{self, RejectionRow};
 use super::registry::{self, Registry};
 use super::state::WriterState;
-use super::{ErrorKind, acts, alerts, claim, rest, sources, trouble, write_anchor};
+use super::{ErrorKind, acts, alerts, claim, classify, rest, sources, write_anchor};
 use crate::domain::ask::ClaimRequest;
 use crate::domain::{HandlerId, SourceId};
 
@@ -34,12 +34,12 @@ pub enum Operation {
         handlers: Vec<registry::HandlerRegistration>,
         reply: Sender<Registry>,
     },
-    Act(acts::AuditEntry),
+    Audit(acts::AuditEntry),
     /// Count the queue of each source again; the answer comes when the counts hold.
     Recount(Sender<()>),
     /// Keep the clock's anchor and when sources were heard of, and forget dedupe keys whose window is
     /// over.
-    Keep(Vec<(SourceId, i64)>),
+    SaveState(Vec<(SourceId, i64)>),
     /// Something to be told, seen by who does not write.
     Notice(alerts::AlertSignal),
     /// An event of the source `hooktrail`.
@@ -51,14 +51,14 @@ impl Operation {
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Claim(ask) => ask.jobs,
-            Self::Expand(it) => it.owed.as_ref().map_or(1, |owed| 1 + owed.jobs()),
+            Self::Expand(it) => it.owed.as_ref().map_or(1, |owed| 1 + owed.job_count()),
             Self::Promote => usize::try_from(jobs::PROMOTED_AT_ONCE).unwrap_or(usize::MAX),
             Self::Refusals(rows) => rows.len(),
             Self::Handshakes(rows) => rows.len(),
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
-            Self::Keep(seen) => seen.len(),
+            Self::SaveState(seen) => seen.len(),
             Self::Alert(made) => made.accept.as_ref().map_or(1, events::NewEvent::weight),
-            Self::Finish(_) | Self::Act(_) | Self::Recount(_) | Self::Notice(_) => 2,
+            Self::Finish(_) | Self::Audit(_) | Self::Recount(_) | Self::Notice(_) => 2,
         }
     }
 }
@@ -77,7 +77,7 @@ pub enum OperationResult {
 /// Who listens to the writer, on its thread: must not wait for anything.
 pub trait WriterObserver: Send {
     /// A thread is free; the outcomes of what it ran are in the group that is written next.
-    fn freed(&self, handler: HandlerId);
+    fn worker_freed(&self, handler: HandlerId);
     /// What to claim at the end of that group.
     fn plan(&self) -> Vec<ClaimRequest>;
     /// A claim was committed; fewer than asked means that no more are ready.
@@ -86,19 +86,19 @@ pub trait WriterObserver: Send {
     fn claim_failed(&self, ask: ClaimRequest);
     /// A handler rests until then, on the trail's clock, and has a job on trial after that; `None`:
     /// it rests no more.
-    fn rests(&self, handler: HandlerId, until_ms: Option<i64>);
+    fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
     fn finished(&self, handler: HandlerId, how: JobDisposition);
     /// These have so many more jobs that are ready.
-    fn woken(&self, handlers: &HashMap<HandlerId, usize>);
+    fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>);
     /// A job began to wait until then, on the trail's clock.
-    fn waits(&self, until_ms: i64);
+    fn job_scheduled(&self, until_ms: i64);
     /// When the next waiting job is due, on the trail's clock.
     fn next_due(&self, at_ms: Option<i64>);
     /// Somebody else changed the file.
-    fn foreign(&self);
+    fn external_write(&self);
     /// The file can be written again.
-    fn writable(&self);
+    fn store_recovered(&self);
     /// Nothing more can be promised by this process: it must end.
     fn broken(&self, why: &str);
 }
@@ -122,7 +122,7 @@ pub fn apply(
         },
         Operation::Expand(it) => OperationResult::Finished {
             handler: it.claimed.handler,
-            how: expand::expand(conn, state, it)?,
+            how: expand::apply_reevaluation(conn, state, it)?,
         },
         Operation::Promote => {
             jobs::promote(conn, state)?;
@@ -138,27 +138,27 @@ pub fn apply(
         }
         Operation::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
-            alerts::tell(conn, registry.sources.get(alerts::SOURCE).copied())?;
+            alerts::set_subscriber(conn, registry.sources.get(alerts::SOURCE).copied())?;
             let before = std::mem::take(&mut state.rests);
-            state.read_names(conn)?;
-            state.rested.extend(rest::changed(&before, &state.rests));
+            state.reload_config_tables(conn)?;
+            state.changed_breakers.extend(rest::diff(&before, &state.rests));
             OperationResult::Registered(reply.clone(), registry)
         }
-        Operation::Act(act) => {
+        Operation::Audit(act) => {
             acts::record(conn, act)?;
             OperationResult::Nothing
         }
         Operation::Recount(_) => OperationResult::Nothing,
         Operation::Notice(notice) => {
-            alerts::notice(conn, state, notice)?;
+            alerts::record_signal(conn, state, notice)?;
             OperationResult::Nothing
         }
         Operation::Alert(made) => {
-            alerts::make(conn, state, made)?;
+            alerts::emit(conn, state, made)?;
             OperationResult::Nothing
         }
-        Operation::Keep(seen) => {
-            sources::keep(conn, seen)?;
+        Operation::SaveState(seen) => {
+            sources::save_last_seen(conn, seen)?;
             write_anchor(conn, &state.clock.anchor())?;
             OperationResult::Nothing
         }
@@ -193,7 +193,7 @@ impl Isolation {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
                 Ok(done)
             }
-            Err(e) if trouble(&e) == ErrorKind::Own => {
+            Err(e) if classify(&e) == ErrorKind::Own => {
                 log::error!("an operation was refused by the database, and is left out: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
                 (state.counters, state.queued, state.deferred) = (counters, queued, deferred);

@@ -26,7 +26,7 @@ pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             path: row.get(4)?,
             query: row.get(5)?,
             ip: row.get(6)?,
-            headers: headers(row.get_ref(7)?.as_bytes()?),
+            headers: decode_headers(row.get_ref(7)?.as_bytes()?),
             body: Arc::from(row.get_ref(8)?.as_bytes()?),
             note: row.get(9)?,
         })
@@ -66,7 +66,7 @@ pub fn is_passing(error: &anyhow::Error) -> bool {
 }
 
 /// Header lines as they are kept: `name: value`.
-pub fn headers(kept: &[u8]) -> Headers {
+pub fn decode_headers(kept: &[u8]) -> Headers {
     let line = |line: &[u8]| {
         let colon = line.iter().position(|&byte| byte == b':')?;
         let name = String::from_utf8_lossy(&line[..colon]).into_owned();

@@ -35,7 +35,7 @@ pub struct RejectionRow {
     /// The number of the row: 0 asks for a new one, and is set to it.
     pub row: Arc<AtomicI64>,
     /// Counts on the row that `row` names rather than being one.
-    pub adds: bool,
+    pub is_increment: bool,
 }
 
 pub(super) fn write(
@@ -51,7 +51,7 @@ pub(super) fn write(
         conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
     for one in rows {
         let row = one.row.load(Ordering::Relaxed);
-        if one.adds && row != 0 && add.execute([row, one.count])? == 1 {
+        if one.is_increment && row != 0 && add.execute([row, one.count])? == 1 {
             continue;
         }
         insert.execute(params![

@@ -33,7 +33,7 @@ pub struct IdleTime {
 
 impl IdleTime {
     /// A job's own time at `now_ms`: it runs on only while its handler does.
-    pub fn active_ms(self, now_ms: i64) -> i64 {
+    pub fn handler_time_ms(self, now_ms: i64) -> i64 {
         now_ms - self.total_ms - self.since_ms.map_or(0, |since| (now_ms - since).max(0))
     }
 }
@@ -71,7 +71,7 @@ pub fn register(
             conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
             set_paused(conn, HandlerId(id), *paused, now_ms)?;
         }
-        rest::configured(conn, HandlerId(id), *breaker, now_ms)?;
+        rest::apply_config(conn, HandlerId(id), *breaker, now_ms)?;
         registry.handlers.insert(name.clone(), HandlerId(id));
     }
     Ok(registry)

@@ -28,7 +28,7 @@ pub struct SelectedEvent {
 /// The read failed.
 pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<SelectedEvent>> {
     let it = selector.of_events();
-    let sql = format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", it.text());
+    let sql = format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", it.to_sql());
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| {
         Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler: None })
@@ -47,7 +47,7 @@ pub fn events_of_jobs(
     let it = selector.of_jobs();
     let sql = format!(
         "SELECT DISTINCT j.event, j.source, j.handler FROM jobs j WHERE {} ORDER BY 1, 3",
-        it.text()
+        it.to_sql()
     );
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| {
@@ -136,7 +136,7 @@ impl<'s> Replay<'s> {
             return Ok(());
         }
         let mut place = ReplayCursor::default();
-        self.turns.take(|conn, state, hold| {
+        self.turns.run(|conn, state, hold| {
             let jobs_before = state.counters.job;
             let number = match self.begun {
                 Some((number, _)) => number,
@@ -153,7 +153,7 @@ impl<'s> Replay<'s> {
             }
             let made = state.counters.job - jobs_before;
             let row = self.begun.map(|(_, row)| row);
-            self.begun = Some((number, acts::record_more(conn, row, &self.act, made)?));
+            self.begun = Some((number, acts::record_progress(conn, row, &self.act, made)?));
             self.jobs += made;
             Ok(place.event < due.len())
         })
@@ -183,8 +183,8 @@ fn some_of(
             created_at_ms: stored.received_at_ms,
             origin: Origin::Replay(number),
         };
-        place.job = insert::some(conn, state, of, owed, place.job, || hold.has_time())?;
-        if place.job < owed.jobs() {
+        place.job = insert::insert_jobs_from(conn, state, of, owed, place.job, || hold.has_time())?;
+        if place.job < owed.job_count() {
             return Ok(true);
         }
         (place.handler, place.job) = (place.handler + 1, 0);

@@ -38,7 +38,7 @@ fn folder(database: &Path) -> &Path {
 
 /// Where the copy of `database` goes: `NAME.rescued-20261128T173000Z.db`.
 pub fn target(database: &Path) -> PathBuf {
-    let seconds: String = clock::iso(clock::wall_ms()).chars().take(19).collect();
+    let seconds: String = clock::format_rfc3339(clock::wall_ms()).chars().take(19).collect();
     let compact = seconds.replace(['-', ':'], "");
     folder(database).join(format!("{}{compact}Z.db", prefix(database)))
 }

@@ -31,11 +31,11 @@ impl BreakerPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BreakerState {
     /// What failed or timed out in a row.
-    pub streak: u32,
+    pub consecutive_failures: u32,
     /// On the trail's clock; `None`: it does not rest.
     pub until_ms: Option<i64>,
     /// Whoever takes alerts was told that it rests, and is to be told of its recovery.
-    is_told: bool,
+    is_alerted: bool,
 }
 
 /// How each handler's stands.
@@ -49,11 +49,15 @@ pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, BreakerStat
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<BreakerState> {
-    Ok(BreakerState { streak: row.get(0)?, until_ms: row.get(1)?, is_told: row.get(2)? })
+    Ok(BreakerState {
+        consecutive_failures: row.get(0)?,
+        until_ms: row.get(1)?,
+        is_alerted: row.get(2)?,
+    })
 }
 
 /// Who began to rest, rests for another time, or rests no more.
-pub(super) fn changed(
+pub(super) fn diff(
     before: &HashMap<HandlerId, BreakerState>,
     after: &HashMap<HandlerId, BreakerState>,
 ) -> Vec<HandlerId> {
@@ -63,29 +67,31 @@ pub(super) fn changed(
 }
 
 /// Takes an outcome into account.
-pub(super) fn ended(
+pub(super) fn on_attempt(
     conn: &Connection,
     state: &mut WriterState,
     f: &AttemptRecord,
 ) -> rusqlite::Result<()> {
     let before = state.rests.get(&f.handler).copied().unwrap_or_default();
-    let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.at_once;
+    let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.is_permanent;
     let after = match (before.until_ms, f.outcome) {
         // Not of the trial, but of what ran before it.
         (Some(_), _) if !f.on_trial => return Ok(()),
         (_, Outcome::Succeeded) => BreakerState::default(),
-        (Some(_), _) if failed => rest(state, f, before),
+        (Some(_), _) if failed => open_breaker(state, f, before),
         // It tells nothing: another job is on trial.
         (Some(_), _) => {
-            told_nothing(state, f.handler, true);
+            probe_inconclusive(state, f.handler, true);
             return Ok(());
         }
         (None, _) if failed => {
-            let streak = before.streak.saturating_add(1);
+            let streak = before.consecutive_failures.saturating_add(1);
             match f.breaker.failures {
                 0 => BreakerState::default(),
-                failures if streak < failures => BreakerState { streak, ..before },
-                _ => rest(state, f, before),
+                failures if streak < failures => {
+                    BreakerState { consecutive_failures: streak, ..before }
+                }
+                _ => open_breaker(state, f, before),
             }
         }
         (None, _) => return Ok(()),
@@ -93,7 +99,7 @@ pub(super) fn ended(
     if after == before {
         return Ok(());
     }
-    let tells = after.is_told && !before.is_told;
+    let tells = after.is_alerted && !before.is_alerted;
     set(conn, state, f.handler, after)?;
     let what = match (before.until_ms, after.until_ms) {
         (_, Some(_)) => "opened",
@@ -103,10 +109,12 @@ pub(super) fn ended(
     let job = f.claim.job;
     let detail = match what {
         "opened" if f.on_trial => format!("job {job} failed on trial: {}", f.detail),
-        "opened" => format!("{} in a row, the last was job {job}: {}", after.streak, f.detail),
+        "opened" => {
+            format!("{} in a row, the last was job {job}: {}", after.consecutive_failures, f.detail)
+        }
         _ => format!("job {job}: {}", f.detail),
     };
-    note(conn, state.wall_ms, f.handler, what, &detail)?;
+    log(conn, state.wall_ms, f.handler, what, &detail)?;
     if tells {
         alerts::breaker(
             conn,
@@ -116,7 +124,7 @@ pub(super) fn ended(
             &detail,
         )?;
     }
-    if before.is_told && after.until_ms.is_none() {
+    if before.is_alerted && after.until_ms.is_none() {
         alerts::breaker(
             conn,
             state.wall_ms,
@@ -130,11 +138,11 @@ pub(super) fn ended(
 
 /// It rests (again). That is told once, by the first failure that is not of an alert's own job: so that
 /// a handler that can't even tell alerts makes none.
-fn rest(state: &WriterState, f: &AttemptRecord, before: BreakerState) -> BreakerState {
+fn open_breaker(state: &WriterState, f: &AttemptRecord, before: BreakerState) -> BreakerState {
     BreakerState {
-        streak: before.streak.saturating_add(1),
+        consecutive_failures: before.consecutive_failures.saturating_add(1),
         until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
-        is_told: before.is_told || alerts::is_told(state, f.source),
+        is_alerted: before.is_alerted || alerts::should_alert(state, f.source),
     }
 }
 
@@ -147,7 +155,7 @@ fn set(
     let changes = state.rests.insert(handler, rest).and_then(|rest| rest.until_ms) != rest.until_ms;
     write(conn, handler, rest, state.now_ms)?;
     if changes {
-        state.rested.push(handler);
+        state.changed_breakers.push(handler);
         state.read_idle(conn)?;
     }
     Ok(())
@@ -167,13 +175,19 @@ fn write(
              WHEN paused = 1 THEN idle_since END
          WHERE id = ?1",
     )?
-    .execute(params![handler.0, rest.streak, rest.until_ms, now_ms, rest.is_told])?;
+    .execute(params![
+        handler.0,
+        rest.consecutive_failures,
+        rest.until_ms,
+        now_ms,
+        rest.is_alerted
+    ])?;
     Ok(())
 }
 
 /// Takes over what config.toml says now: where it says never, a rest is over; no rest is longer than
 /// `pause` from now on, whatever the clock did.
-pub(super) fn configured(
+pub(super) fn apply_config(
     conn: &Connection,
     handler: HandlerId,
     breaker: BreakerPolicy,
@@ -195,8 +209,8 @@ pub(super) fn configured(
     write(conn, handler, after, now_ms)?;
     if before.until_ms.is_some() && after.until_ms.is_none() {
         let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
-        note(conn, wall_ms, handler, "closed", why)?;
-        if before.is_told {
+        log(conn, wall_ms, handler, "closed", why)?;
+        if before.is_alerted {
             alerts::breaker(conn, wall_ms, handler, alerts::BreakerTransition::Recovered, why)?;
         }
     }
@@ -204,23 +218,23 @@ pub(super) fn configured(
 }
 
 /// A job on trial is over and told nothing: another is next.
-pub(super) fn told_nothing(state: &mut WriterState, handler: HandlerId, on_trial: bool) {
+pub(super) fn probe_inconclusive(state: &mut WriterState, handler: HandlerId, on_trial: bool) {
     if on_trial {
-        state.rested.push(handler);
+        state.changed_breakers.push(handler);
     }
 }
 
 /// A job is on trial.
-pub(super) fn on_trial(
+pub(super) fn log_probe(
     conn: &Connection,
     state: &WriterState,
     handler: HandlerId,
     job: i64,
 ) -> rusqlite::Result<()> {
-    note(conn, state.wall_ms, handler, "probe", &format!("job {job}"))
+    log(conn, state.wall_ms, handler, "probe", &format!("job {job}"))
 }
 
-fn note(
+fn log(
     conn: &Connection,
     wall_ms: i64,
     handler: HandlerId,

@@ -20,7 +20,7 @@ pub struct SentEvent {
 ///
 /// # Errors
 /// The read failed.
-pub fn mark(conn: &Connection) -> rusqlite::Result<Position> {
+pub fn position(conn: &Connection) -> rusqlite::Result<Position> {
     conn.query_row(
         "SELECT (SELECT coalesce(max(id), 0) FROM events),
            (SELECT coalesce(max(id), 0) FROM duplicates)",

@@ -20,7 +20,7 @@ pub(super) struct SourceStatus {
     pub refusing: bool,
 }
 
-pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, SourceStatus>> {
+pub(super) fn load_status(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, SourceStatus>> {
     let mut select = conn.prepare_cached(
         "SELECT id, accepted IS NOT NULL, silent IS NOT NULL, rejecting IS NOT NULL FROM sources",
     )?;
@@ -32,14 +32,14 @@ pub(super) fn standing(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, 
 }
 
 /// A source had an event, or a repeat of one: it refuses no more, and with an event is not silent.
-pub(super) fn heard(
+pub(super) fn record_activity(
     conn: &Connection,
     state: &mut WriterState,
     source: SourceId,
     is_event: bool,
 ) -> rusqlite::Result<()> {
-    if is_event && !state.heard.contains(&source) {
-        state.heard.push(source);
+    if is_event && !state.active_sources.contains(&source) {
+        state.active_sources.push(source);
     }
     let before = state.standing.get(&source).copied().unwrap_or_default();
     let after =
@@ -67,7 +67,7 @@ pub(super) fn set(
 }
 
 /// When each source had its last event, or was first heard of, on the trail's clock.
-pub(super) fn seen(
+pub(super) fn load_last_seen(
     conn: &Connection,
     now_ms: i64,
     wall_ms: i64,
@@ -91,7 +91,7 @@ pub(super) fn seen(
 }
 
 /// Keeps it.
-pub(super) fn keep(conn: &Connection, seen: &[(SourceId, i64)]) -> rusqlite::Result<()> {
+pub(super) fn save_last_seen(conn: &Connection, seen: &[(SourceId, i64)]) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE sources SET seen_at = ?2 WHERE id = ?1 AND coalesce(seen_at, 0) < ?2",
     )?;

@@ -32,11 +32,11 @@ pub struct WriterState {
     pub wall_ms: i64,
     pub counters: Counters,
     idle: HashMap<HandlerId, IdleTime>,
-    pub woken: HashMap<HandlerId, usize>,
+    pub ready_counts: HashMap<HandlerId, usize>,
     /// How each handler's breaker stands.
     pub(super) rests: HashMap<HandlerId, BreakerState>,
     /// Whose breaker changed in this group.
-    pub(super) rested: Vec<HandlerId>,
+    pub(super) changed_breakers: Vec<HandlerId>,
     /// When the next of those that began to wait is due, on the trail's clock.
     pub(super) due_ms: Option<i64>,
     /// How many more jobs of each source are queued than before.
@@ -47,7 +47,7 @@ pub struct WriterState {
     pub alerts: Option<SourceId>,
     pub(super) standing: HashMap<SourceId, SourceStatus>,
     /// Sources that had an event.
-    pub(super) heard: Vec<SourceId>,
+    pub(super) active_sources: Vec<SourceId>,
     /// How many events of a source have jobs that are still to be inserted or released: while there
     /// are any, the jobs of its newer events come after those. Sources without are not in it.
     pub(super) deferred: HashMap<SourceId, usize>,
@@ -74,22 +74,22 @@ impl WriterState {
             wall_ms: crate::clock::wall_ms(),
             counters: Counters::default(),
             idle: HashMap::new(),
-            woken: HashMap::new(),
+            ready_counts: HashMap::new(),
             rests: HashMap::new(),
-            rested: Vec::new(),
+            changed_breakers: Vec::new(),
             due_ms: None,
             queued: Vec::new(),
             known_ips: HashSet::new(),
             refusals: 0,
             alerts: None,
             standing: HashMap::new(),
-            heard: Vec::new(),
+            active_sources: Vec::new(),
             deferred: HashMap::new(),
             deferred_before: HashMap::new(),
             revivals: Vec::new(),
             revived: 0,
         };
-        state.read_again(conn)?;
+        state.reload(conn)?;
         Ok(state)
     }
 
@@ -97,7 +97,7 @@ impl WriterState {
     ///
     /// # Errors
     /// The read failed.
-    pub fn read_again(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    pub fn reload(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.counters = conn
             .prepare_cached("SELECT event, job, attempt, replay FROM counters")?
             .query_row([], |row| {
@@ -105,17 +105,17 @@ impl WriterState {
                 Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
             })?;
         self.refusals = refusals::count(conn)?;
-        self.read_names(conn)
+        self.reload_config_tables(conn)
     }
 
     /// Reads again what a new configuration may have changed.
     ///
     /// # Errors
     /// The read failed.
-    pub(super) fn read_names(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn reload_config_tables(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.read_idle(conn)?;
-        self.alerts = alerts::told_to(conn)?;
-        self.standing = sources::standing(conn)?;
+        self.alerts = alerts::subscriber(conn)?;
+        self.standing = sources::load_status(conn)?;
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl WriterState {
 
     /// A handler's own time now: it stands still while it is paused.
     pub fn active_ms(&self, handler: HandlerId) -> i64 {
-        self.idle.get(&handler).copied().unwrap_or_default().active_ms(self.now_ms)
+        self.idle.get(&handler).copied().unwrap_or_default().handler_time_ms(self.now_ms)
     }
 
     pub(super) fn is_paused(&self, handler: HandlerId) -> bool {
@@ -150,12 +150,12 @@ impl WriterState {
     }
 
     /// To be told of when the transaction is through.
-    pub fn wake(&mut self, handler: HandlerId) {
-        *self.woken.entry(handler).or_default() += 1;
+    pub fn mark_ready(&mut self, handler: HandlerId) {
+        *self.ready_counts.entry(handler).or_default() += 1;
     }
 
     /// Some jobs were queued, or are not any more.
-    pub(super) fn queue(&mut self, source: SourceId, jobs: i64) {
+    pub(super) fn adjust_queued(&mut self, source: SourceId, jobs: i64) {
         match self.queued.iter_mut().find(|(one, _)| *one == source) {
             Some((_, count)) => *count += jobs,
             None => self.queued.push((source, jobs)),
@@ -168,12 +168,12 @@ impl WriterState {
     }
 
     /// A job began to wait.
-    pub(super) fn waits_until(&mut self, due_at: Option<i64>) {
+    pub(super) fn mark_due(&mut self, due_at: Option<i64>) {
         self.due_ms = self.due_ms.into_iter().chain(due_at).min();
     }
 
     /// Remembers an address that had an event accepted.
-    pub(super) fn note_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
+    pub(super) fn remember_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
         // What the server itself has to tell comes from nowhere.
         let network = domain::network_of(ip);
         if ip.is_empty() || self.known_ips.contains(&*network) {
@@ -189,13 +189,13 @@ impl WriterState {
     }
 
     /// After a rollback: what was remembered may not be on file.
-    pub fn forget(&mut self) {
+    pub fn discard_effects(&mut self) {
         self.known_ips.clear();
-        self.woken.clear();
+        self.ready_counts.clear();
         self.due_ms = None;
         self.queued.clear();
-        self.rested.clear();
-        self.heard.clear();
+        self.changed_breakers.clear();
+        self.active_sources.clear();
         self.revivals.clear();
         self.deferred.clone_from(&self.deferred_before);
     }

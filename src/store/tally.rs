@@ -40,7 +40,7 @@ pub struct SourceCounters {
 impl SourceCounters {
     /// Counts these sources too from now on. Each count holds when the writer has counted
     /// (`Op::Recount`).
-    pub fn watch(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
+    pub fn set_watched(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         for &source in sources {
             of.entry(source).or_default();
@@ -61,12 +61,12 @@ impl SourceCounters {
     }
 
     /// All of them, to be kept.
-    pub fn seen(&self) -> Vec<(SourceId, i64)> {
+    pub fn last_seen_all(&self) -> Vec<(SourceId, i64)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
     }
 
-    pub(super) fn saw(&self, sources: impl Iterator<Item = (SourceId, i64)>) {
+    pub(super) fn set_last_seen(&self, sources: impl Iterator<Item = (SourceId, i64)>) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(sources);
     }
 
@@ -77,10 +77,10 @@ impl SourceCounters {
         }
     }
 
-    pub(super) fn count_again(&self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn recount(&self, conn: &Connection) -> rusqlite::Result<()> {
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         for (&source, count) in of.iter() {
-            count.store(jobs::queued_of(conn, source)?, Ordering::Relaxed);
+            count.store(jobs::queued_count(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -95,34 +95,34 @@ const COUNTING_SHARE: u32 = 50;
 pub(super) struct QueueRecount {
     pub of: Arc<SourceCounters>,
     /// Somebody else wrote since.
-    pub is_old: bool,
+    pub is_stale: bool,
     at: Instant,
     took: Duration,
 }
 
 impl QueueRecount {
     pub fn new(of: Arc<SourceCounters>) -> Self {
-        Self { of, is_old: false, at: Instant::now(), took: Duration::ZERO }
+        Self { of, is_stale: false, at: Instant::now(), took: Duration::ZERO }
     }
 
     /// Counts where it `must`, or is old and did not take much of the time lately; whether the counts
     /// hold.
     pub fn count(&mut self, conn: &Connection, must: bool) -> bool {
-        let is_due = self.is_old && self.at.elapsed() >= self.took * COUNTING_SHARE;
+        let is_due = self.is_stale && self.at.elapsed() >= self.took * COUNTING_SHARE;
         if !must && !is_due {
-            return !self.is_old;
+            return !self.is_stale;
         }
         let began = Instant::now();
-        let counted = self.of.count_again(conn);
+        let counted = self.of.recount(conn);
         if let Err(e) = &counted {
             log::debug!("the queue could not be counted again: {e}");
         }
         *self = Self {
             of: Arc::clone(&self.of),
-            is_old: counted.is_err(),
+            is_stale: counted.is_err(),
             at: Instant::now(),
             took: began.elapsed(),
         };
-        !self.is_old
+        !self.is_stale
     }
 }

@@ -23,7 +23,7 @@ use super::events::{self, InsertStatements};
 use super::op::{self, Isolation, Operation, OperationResult, WriterObserver};
 use super::state::{Counters, WriterState};
 use super::tally::{QueueRecount, SourceCounters};
-use super::{ErrorKind, FOREIGN_WRITER_PATIENCE, Store, reserve, sources, trouble};
+use super::{BUSY_TIMEOUT, ErrorKind, Store, classify, reserve, sources};
 
 mod backlog;
 mod deliver;
@@ -41,7 +41,7 @@ const GROUP_ROWS_MAX: usize = 4096;
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// How often `data_version` is looked at while nothing is written.
-const LOOK: Duration = Duration::from_millis(500);
+const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// While a foreign writer holds the file, how long each further try may take.
 const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
@@ -52,9 +52,9 @@ const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
 /// The thread can't be made, or the file can't be read.
 pub fn start(
     store: Store,
-    nudge: CheckpointSignal,
+    checkpoint_signal: CheckpointSignal,
     tally: Arc<SourceCounters>,
-    hear: Box<dyn WriterObserver>,
+    observer: Box<dyn WriterObserver>,
     health: Arc<WriterHealth>,
     deferrals: Arc<Deferrals>,
 ) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
@@ -71,12 +71,24 @@ pub fn start(
     }
     deferrals.count(&state.deferred);
     let version = data_version(&store.conn)?;
-    tally.count_again(&store.conn)?;
-    tally.saw(sources::seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter());
+    tally.recount(&store.conn)?;
+    tally.set_last_seen(
+        sources::load_last_seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter(),
+    );
     let handle = WriterHandle { to, health: Arc::clone(&health) };
     let (tally, unwritten) = (QueueRecount::new(tally), Vec::new());
-    let mut writer =
-        Writer { store, state, nudge, tally, hear, health, version, unwritten, backlog, deferrals };
+    let mut writer = Writer {
+        store,
+        state,
+        nudge: checkpoint_signal,
+        tally,
+        hear: observer,
+        health,
+        version,
+        retry_queue: unwritten,
+        backlog,
+        deferrals,
+    };
     let thread =
         std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&from))?;
     Ok((handle, thread))
@@ -92,7 +104,7 @@ struct Writer {
     /// `PRAGMA data_version`: changes when somebody else wrote.
     version: i64,
     /// Outcomes that could not be written yet; at most one a worker, as none starts meanwhile.
-    unwritten: Vec<Operation>,
+    retry_queue: Vec<Operation>,
     /// What is done between groups.
     backlog: Backlog,
     deferrals: Arc<Deferrals>,
@@ -122,7 +134,7 @@ impl Writer {
     fn run(&mut self, from: &Receiver<WriterMessage>) {
         let mut group = Vec::new();
         'running: loop {
-            self.health.beat();
+            self.health.heartbeat();
             if let Some(change) = self.store.files.change().cloned() {
                 return self.save(&change, from);
             }
@@ -134,10 +146,10 @@ impl Writer {
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
             if group.is_empty() && !self.has_work() {
-                match from.recv_timeout(LOOK) {
-                    Ok(message) => has_room = add(self.gather(message, &mut group)),
+                match from.recv_timeout(IDLE_INTERVAL) {
+                    Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
-                        self.look();
+                        self.on_idle();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
@@ -145,7 +157,7 @@ impl Writer {
             }
             while has_room {
                 match from.try_recv() {
-                    Ok(message) => has_room = add(self.gather(message, &mut group)),
+                    Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(TryRecvError::Disconnected) if group.is_empty() => break 'running,
                     Err(_) => break,
                 }
@@ -157,25 +169,25 @@ impl Writer {
             if self.has_work() {
                 self.work();
             }
-            if self.nudge.wants_restart()
+            if self.nudge.should_restart_wal()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
-                && trouble(&e) == ErrorKind::Sync
+                && classify(&e) == ErrorKind::Sync
             {
-                self.broken(&format!("a checkpoint could not be synced ({e})"));
+                self.mark_failed(&format!("a checkpoint could not be synced ({e})"));
             }
         }
         match self.store.files.check().cloned() {
             Some(change) => self.save(&change, from),
-            None => self.close(),
+            None => self.shut_down(),
         }
     }
 
     /// Gives what came with it, in operations and in rows.
-    fn gather(&mut self, message: WriterMessage, group: &mut Vec<WriteRequest>) -> (usize, usize) {
+    fn collect(&mut self, message: WriterMessage, group: &mut Vec<WriteRequest>) -> (usize, usize) {
         let write = match message {
             WriterMessage::Write(write) => Some(write),
-            WriterMessage::Freed(last, handler) => {
-                self.hear.freed(handler);
+            WriterMessage::WorkerFreed(last, handler) => {
+                self.hear.worker_freed(handler);
                 last.map(WriteRequest::Op)
             }
             WriterMessage::Work(works) => {
@@ -190,7 +202,7 @@ impl Writer {
 
     /// Whether there is work that may be done now.
     fn has_work(&self) -> bool {
-        !self.backlog.is_empty() && self.health.get() == Health::Good
+        !self.backlog.is_empty() && self.health.get() == Health::Healthy
     }
 
     /// What free threads are to run next is claimed behind what they ran before: both are one commit.
@@ -203,14 +215,14 @@ impl Writer {
     /// Writes a group and answers it. What there was no time for is left in it.
     fn group(&mut self, group: &mut Vec<WriteRequest>) {
         if self.health.get() == Health::Broken {
-            self.refuse(group);
+            self.fail_group(group);
             return;
         }
-        let retried = self.unwritten.len();
+        let retried = self.retry_queue.len();
         let mut done = Vec::with_capacity(group.len() + retried);
         let mut result = self.transaction(group, &mut done, Isolation::Together);
         if let Err(e) = &result
-            && trouble(e) == ErrorKind::Own
+            && classify(e) == ErrorKind::Own
         {
             // One of them is at fault: again, each by itself.
             self.roll_back();
@@ -219,14 +231,15 @@ impl Writer {
         }
         match result {
             Ok((foreign, written)) => {
-                let retried = std::mem::take(&mut self.unwritten);
+                let retried = std::mem::take(&mut self.retry_queue);
                 let rest = group.split_off(written);
                 self.committed(foreign);
                 let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
-                if group.iter().any(|one| matches!(one, WriteRequest::Op(Operation::Keep(_)))) {
+                if group.iter().any(|one| matches!(one, WriteRequest::Op(Operation::SaveState(_))))
+                {
                     self.backlog.push(Work::forget_keys());
                 }
-                self.deliver(retried, group, done);
+                self.notify_observers(retried, group, done);
                 *group = rest;
                 if self.tally.count(&self.store.conn, !recounts.is_empty()) {
                     recounts.iter().for_each(|reply| _ = reply.try_send(()));
@@ -234,19 +247,19 @@ impl Writer {
             }
             Err(e) => {
                 self.roll_back();
-                self.failed(&e);
-                self.refuse(group);
+                self.handle_error(&e);
+                self.fail_group(group);
             }
         }
     }
 
     /// What follows each commit, before anybody is told of it.
     fn committed(&mut self, foreign: bool) {
-        self.nudge.committed();
-        self.good();
+        self.nudge.notify_commit();
+        self.mark_healthy();
         if foreign {
             // First: a pause holds for what this group brought, too.
-            self.hear.foreign();
+            self.hear.external_write();
         }
     }
 
@@ -271,17 +284,17 @@ impl Writer {
             }
             Err(e) => {
                 self.roll_back();
-                if trouble(&e) != ErrorKind::Own {
+                if classify(&e) != ErrorKind::Own {
                     self.backlog.roll_back();
-                    return self.failed(&e);
+                    return self.handle_error(&e);
                 }
                 log::error!("jobs could not be inserted: {e}");
                 let Some(refused) = self.backlog.refuse() else { return };
                 match refused.failed {
                     Failed::Event => self.deferrals.reset(refused.source, refused.left),
                     Failed::Retry(expansion) => {
-                        let finish = expansion.unwritten(self.state.wall_ms);
-                        self.unwritten.push(Operation::Finish(Box::new(finish)));
+                        let finish = expansion.write_failed_record(self.state.wall_ms);
+                        self.retry_queue.push(Operation::Finish(Box::new(finish)));
                     }
                     Failed::Other => {}
                 }
@@ -294,8 +307,8 @@ impl Writer {
         if !self.store.conn.is_autocommit() {
             let _ = self.store.conn.execute_batch("ROLLBACK");
         }
-        self.state.forget();
-        if let Err(e) = self.state.read_again(&self.store.conn) {
+        self.state.discard_effects();
+        if let Err(e) = self.state.reload(&self.store.conn) {
             log::debug!("the counters could not be read again: {e}");
             self.version = -1;
         }
@@ -308,9 +321,9 @@ impl Writer {
         let version = data_version(conn)?;
         let is_foreign = version != self.version;
         if is_foreign {
-            self.state.read_again(conn)?;
+            self.state.reload(conn)?;
             // Here, and not after the commit: `max_queued` holds for this group, too.
-            self.tally.is_old = true;
+            self.tally.is_stale = true;
             self.tally.count(conn, false);
         }
         self.state.now_ms = self.store.clock.now_ms();
@@ -339,7 +352,7 @@ impl Writer {
         let begun = self.begin()?;
         let began = Instant::now();
         let (conn, state) = (&self.store.conn, &mut self.state);
-        for op in &self.unwritten {
+        for op in &self.retry_queue {
             done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
@@ -349,10 +362,10 @@ impl Writer {
             }
             written += 1;
             match message {
-                WriteRequest::Accepts(accepts, _) => {
+                WriteRequest::NewEvents(accepts, _) => {
                     for accept in accepts {
                         done.push(care.apply(conn, state, |c, s| {
-                            events::accept(c, s, &mut inserts, accept)
+                            events::insert_event(c, s, &mut inserts, accept)
                                 .map(OperationResult::Accepted)
                         })?);
                     }
@@ -367,32 +380,32 @@ impl Writer {
         Ok((begun.is_foreign, written))
     }
 
-    fn failed(&mut self, error: &rusqlite::Error) {
+    fn handle_error(&mut self, error: &rusqlite::Error) {
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
             reserve::release(&self.store.path);
         }
         let path = self.store.path.display();
         let before = self.health.get();
-        match trouble(error) {
+        match classify(error) {
             ErrorKind::Sync => {
-                return self.broken(&format!("a commit could not be synced ({error})"));
+                return self.mark_failed(&format!("a commit could not be synced ({error})"));
             }
             ErrorKind::Damaged => {
-                return self.broken(&format!(
+                return self.mark_failed(&format!(
                     "{path} is damaged ({error}): put a copy in its place and remove its -wal and \
                      -shm, or save what can be read with `sqlite3 FILE .recover`"
                 ));
             }
-            ErrorKind::Busy if before == Health::Good => {
+            ErrorKind::Busy if before == Health::Healthy => {
                 let holder = super::write_lock_holder(&self.store.path);
                 log::error!(
-                    "{path}: {} has held it for writing for over {FOREIGN_WRITER_PATIENCE:?}: \
+                    "{path}: {} has held it for writing for over {BUSY_TIMEOUT:?}: \
                      senders get 503 until it lets go",
                     holder.as_deref().unwrap_or("another program"),
                 );
                 let _ = self.store.conn.busy_timeout(BLOCKED_PATIENCE);
             }
-            _ if before == Health::Good => {
+            _ if before == Health::Healthy => {
                 log::error!("{path}: can't be written ({error}): senders get 503 until it can");
             }
             _ => {}
@@ -400,76 +413,76 @@ impl Writer {
         self.health.set(Health::Blocked);
     }
 
-    fn good(&mut self) {
+    fn mark_healthy(&mut self) {
         if self.health.get() == Health::Blocked {
             log::info!("{}: can be written again", self.store.path.display());
-            let _ = self.store.conn.busy_timeout(FOREIGN_WRITER_PATIENCE);
-            self.health.set(Health::Good);
-            self.hear.writable();
+            let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
+            self.health.set(Health::Healthy);
+            self.hear.store_recovered();
         }
     }
 
-    fn broken(&self, why: &str) {
+    fn mark_failed(&self, why: &str) {
         self.health.set(Health::Broken);
         self.hear.broken(why);
     }
 
     /// Nothing came for a while: did somebody else write, can a blocked file be written, is a long
     /// log to be cut.
-    fn look(&mut self) {
+    fn on_idle(&mut self) {
         match self.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.keep(),
             // An outcome that took the place of what could not be written.
-            Health::Good if !self.unwritten.is_empty() => self.keep(),
-            Health::Good => {}
+            Health::Healthy if !self.retry_queue.is_empty() => self.keep(),
+            Health::Healthy => {}
         }
         match data_version(&self.store.conn) {
             Ok(version) if version != self.version => {
                 self.version = version;
-                if let Err(e) = self.state.read_again(&self.store.conn) {
+                if let Err(e) = self.state.reload(&self.store.conn) {
                     self.version = -1;
                     log::debug!("what others wrote could not be read: {e}");
                 }
-                self.hear.foreign();
-                self.tally.is_old = true;
+                self.hear.external_write();
+                self.tally.is_stale = true;
             }
             Ok(_) => {}
-            Err(e) => self.failed(&e),
+            Err(e) => self.handle_error(&e),
         }
         self.tally.count(&self.store.conn, false);
         let kept = u64::try_from(checkpoint::LOG_BYTES_KEPT).unwrap_or(u64::MAX);
         if super::log_bytes(&self.store.path) > kept {
             let _ = self.store.conn.busy_timeout(Duration::ZERO);
             if let Err(e) = checkpoint::truncate(&self.store.conn)
-                && trouble(&e) == ErrorKind::Sync
+                && classify(&e) == ErrorKind::Sync
             {
-                self.broken(&format!("a checkpoint could not be synced ({e})"));
+                self.mark_failed(&format!("a checkpoint could not be synced ({e})"));
             }
-            let _ = self.store.conn.busy_timeout(FOREIGN_WRITER_PATIENCE);
+            let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
         }
     }
 
     fn keep(&mut self) {
-        let keep = Operation::Keep(self.tally.of.seen());
+        let keep = Operation::SaveState(self.tally.of.last_seen_all());
         self.group(&mut vec![WriteRequest::Op(keep)]);
     }
 
     /// All handles are gone: the last outcomes, the clock, a last checkpoint.
-    fn close(&mut self) {
-        let deadline = Instant::now() + FOREIGN_WRITER_PATIENCE;
+    fn shut_down(&mut self) {
+        let deadline = Instant::now() + BUSY_TIMEOUT;
         // A retry whose jobs are not all there begins again with the next process.
         for expansion in self.backlog.drain().filter_map(Work::unfinished_retry) {
-            self.unwritten
+            self.retry_queue
                 .push(Operation::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
         }
         loop {
             self.keep();
             match self.health.get() {
-                Health::Good => break,
+                Health::Healthy => break,
                 Health::Broken => return,
                 Health::Blocked if Instant::now() > deadline => {
-                    let lost = self.unwritten.len();
+                    let lost = self.retry_queue.len();
                     log::error!("{lost} outcomes could not be written: their jobs will run again");
                     break;
                 }

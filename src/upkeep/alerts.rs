@@ -47,7 +47,7 @@ impl AlertSubscribers {
             Some((*registry.sources.get(&source.name)?, source.alert_if_silent_for?))
         });
         let alert_if_silent_for = silent.collect();
-        Some(Self { source, judge: JobPlanner::of_handlers(handlers), alert_if_silent_for })
+        Some(Self { source, judge: JobPlanner::for_handlers(handlers), alert_if_silent_for })
     }
 }
 
@@ -61,7 +61,7 @@ pub struct AlertMonitor {
     /// Takes the sources that accept nothing any more, and what they said last.
     pub refusing: Box<dyn Fn() -> Vec<(SourceId, String)> + Send>,
     /// What keeps the log from starting over.
-    pub held: Receiver<String>,
+    pub wal_blocked: Receiver<String>,
     /// The silences that were noticed: the source, and its last event.
     pub silent: HashMap<SourceId, i64>,
     /// Takes secrets out of what is told.
@@ -72,59 +72,52 @@ pub struct AlertMonitor {
 
 impl AlertMonitor {
     /// One look at everything.
-    pub fn look(&mut self, writer: &WriterHandle) {
-        let (refusing, held) = ((self.refusing)(), self.held.try_recv().ok());
+    pub fn tick(&mut self, writer: &WriterHandle) {
+        let (refusing, held) = ((self.refusing)(), self.wal_blocked.try_recv().ok());
         let Some(listeners) = self.told.load_full() else { return };
         for (source, why) in refusing {
-            writer.op(Operation::Notice(AlertSignal::Refusing(source, why)));
+            writer.send(Operation::Notice(AlertSignal::Refusing(source, why)));
         }
         if let Some(why) = held {
-            writer.op(Operation::Notice(AlertSignal::WalHeld(why)));
+            writer.send(Operation::Notice(AlertSignal::WalHeld(why)));
         }
-        self.listen(&listeners, writer);
+        self.check_silence(&listeners, writer);
         // Those that are being asked about would only be asked about again.
         if self.asked.load(Ordering::SeqCst) == 0 {
-            self.make(&listeners, writer);
+            self.emit_pending(&listeners, writer);
         }
     }
 
     /// Notices silences, each once.
-    fn listen(&mut self, listeners: &AlertSubscribers, writer: &WriterHandle) {
+    fn check_silence(&mut self, listeners: &AlertSubscribers, writer: &WriterHandle) {
         let now_ms = self.clock.now_ms();
         for &(source, after) in &listeners.alert_if_silent_for {
             let seen_at = self.tally.seen_at(source, now_ms);
             let is_silent =
                 u128::try_from(now_ms - seen_at).is_ok_and(|it| it >= after.as_millis());
             if is_silent && self.silent.insert(source, seen_at) != Some(seen_at) {
-                let since = clock::iso(self.clock.to_wall_ms(seen_at));
+                let since = clock::format_rfc3339(self.clock.to_wall_ms(seen_at));
                 let detail = format!("no event for {}, since {since}", duration_text(after));
-                writer.op(Operation::Notice(AlertSignal::Silent(source, detail)));
+                writer.send(Operation::Notice(AlertSignal::Silent(source, detail)));
             }
         }
     }
 
-    fn make(&self, listeners: &Arc<AlertSubscribers>, writer: &WriterHandle) {
+    fn emit_pending(&self, listeners: &Arc<AlertSubscribers>, writer: &WriterHandle) {
         let found = self.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(alerts::waiting(&conn, self.clock.now_ms())?));
         match found {
-            Ok(waiting) => {
-                waiting.into_iter().for_each(|one| self.make_one(listeners, one, writer))
-            }
+            Ok(waiting) => waiting.into_iter().for_each(|one| self.emit(listeners, one, writer)),
             Err(e) => log::debug!("alerts could not be read: {e:#}"),
         }
     }
 
     /// Asks what the handlers want of it, and has it stored. What comes to nothing stays noted.
-    fn make_one(
-        &self,
-        listeners: &Arc<AlertSubscribers>,
-        mut of: PendingAlert,
-        writer: &WriterHandle,
-    ) {
+    fn emit(&self, listeners: &Arc<AlertSubscribers>, mut of: PendingAlert, writer: &WriterHandle) {
         of.detail = of.detail.map(|detail| (self.redact)(&detail));
         let body = body(&of);
         let Some(questions) = listeners.judge.questions() else {
-            return store(listeners, of, body, listeners.judge.plain(), writer);
+            return store(listeners, of, body, listeners.judge.unconditional_plan(), writer);
         };
         let text = body.clone();
         let scene = EventContext {
@@ -140,7 +133,7 @@ impl AlertMonitor {
         let party = u64::try_from(listeners.source.0).unwrap_or(0);
         let answer = Box::new(move |answers| {
             if let Ok(answers) = answers {
-                store(&whose, of, body, whose.judge.judged(answers), &writer);
+                store(&whose, of, body, whose.judge.plan_from(answers), &writer);
             }
             drop(asked);
         });
@@ -173,9 +166,9 @@ fn store(
     writer: &WriterHandle,
 ) {
     // Without a name there is no event: it stays noted.
-    let Ok(uid) = clock::random_name() else { return };
-    let accept = (!judged.owed.is_nobodys()).then(|| NewEvent {
-        slot: 0,
+    let Ok(uid) = clock::random_id() else { return };
+    let accept = (!judged.owed.is_empty()).then(|| NewEvent {
+        reply_slot: 0,
         source: listeners.source,
         uid,
         received_at_ms: clock::wall_ms(),
@@ -191,7 +184,7 @@ fn store(
         queue_limit: None,
         body_memory: None,
     });
-    writer.op(Operation::Alert(Box::new(AlertEvent { of, accept })));
+    writer.send(Operation::Alert(Box::new(AlertEvent { of, accept })));
 }
 
 /// The keys in the contract's order; null where one does not apply.
@@ -203,7 +196,7 @@ fn body(of: &PendingAlert) -> Vec<u8> {
     let number = |number: Option<i64>| number.map_or(Value::Null, Value::from);
     let fields = [
         ("type", text(&of.kind)),
-        ("at", Value::from(clock::iso(of.at_ms))),
+        ("at", Value::from(clock::format_rfc3339(of.at_ms))),
         ("source", text(&of.source)),
         ("handler", text(&of.handler)),
         ("event", number(of.event)),

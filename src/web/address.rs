@@ -19,7 +19,7 @@ pub enum Peer {
 }
 
 /// Whether the peer is a proxy whose headers are believed.
-pub fn proxied(peer: Peer, trusted: &TrustedProxies) -> bool {
+pub fn is_trusted_proxy(peer: Peer, trusted: &TrustedProxies) -> bool {
     match peer {
         Peer::Unix => trusted.unix,
         Peer::Tcp(ip) => is_in(&trusted.networks, ip),
@@ -27,13 +27,13 @@ pub fn proxied(peer: Peer, trusted: &TrustedProxies) -> bool {
 }
 
 /// The client's address; `None`: unknown, as over a unix socket without a proxy.
-pub fn client(
+pub fn client_ip(
     peer: Peer,
     headers: &[(&str, &[u8])],
     trusted: &TrustedProxies,
     header: ProxyHeader,
 ) -> Option<IpAddr> {
-    if !proxied(peer, trusted) {
+    if !is_trusted_proxy(peer, trusted) {
         return match peer {
             Peer::Tcp(ip) => Some(ip.to_canonical()),
             Peer::Unix => None,
@@ -109,7 +109,7 @@ mod tests {
         } else {
             ("x-forwarded-for", ProxyHeader::XForwardedFor)
         };
-        let found = client(peer, &[(name, header.as_bytes())], &trusted(), kind);
+        let found = client_ip(peer, &[(name, header.as_bytes())], &trusted(), kind);
         assert_eq!(found, expected.parse().ok(), "{header} through {peer:?}");
     }
 
@@ -160,10 +160,10 @@ mod tests {
     fn a_trusted_proxy_without_its_header_leaves_the_client_unknown() {
         for other in [&[][..], &[("forwarded", &b"for=192.0.2.7"[..])]] {
             let peer = Peer::Tcp("10.0.0.1".parse().unwrap());
-            assert_eq!(client(peer, other, &trusted(), ProxyHeader::XForwardedFor), None);
+            assert_eq!(client_ip(peer, other, &trusted(), ProxyHeader::XForwardedFor), None);
         }
         let nobody = TrustedProxies::default();
-        assert_eq!(client(Peer::Unix, &[], &nobody, ProxyHeader::XForwardedFor), None);
+        assert_eq!(client_ip(Peer::Unix, &[], &nobody, ProxyHeader::XForwardedFor), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl<'a> AcceptedResponse<'a> {
     /// Once the event, or the first of its repeats, is on disk.
     pub fn response(&self, event: i64, duplicate: bool) -> HttpResponse {
         if let Some(answer) = &self.preset {
-            return told(answer);
+            return to_http_response(answer);
         }
         let respond = self.gated.source.respond.as_ref();
         let status = respond.map_or(202, |respond| respond.status);
@@ -49,7 +49,7 @@ impl<'a> AcceptedResponse<'a> {
 }
 
 /// An answer as it is, never guessed at: it may hold what a stranger wrote.
-pub fn told(answer: &SenderResponse) -> HttpResponse {
+pub fn to_http_response(answer: &SenderResponse) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut response = HttpResponse::build(status);
     if let Some(content_type) = answer.content_type {

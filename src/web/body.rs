@@ -29,7 +29,7 @@ pub enum Broken {
 impl From<Broken> for Rejection {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Gone => Self::Gone,
+            Broken::Gone => Self::Disconnected,
             Broken::Full => Self::Unavailable,
         }
     }

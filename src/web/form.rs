@@ -16,7 +16,7 @@ pub enum ContentTypeError {
 ///
 /// # Errors
 /// Which of the two is wrong.
-pub fn check_accept(
+pub fn check_content_type(
     accept: Accept,
     content_type: Option<&str>,
     body: &[u8],
@@ -37,7 +37,7 @@ fn is_plus_json(essence: &str) -> bool {
 }
 
 fn check_json(body: &[u8]) -> Result<(), ContentTypeError> {
-    json::check(body).map_err(|why| ContentTypeError::Form(format!("body is {why}")))
+    json::validate(body).map_err(|why| ContentTypeError::Form(format!("body is {why}")))
 }
 
 fn check_form(body: &[u8]) -> Result<(), ContentTypeError> {
@@ -62,8 +62,9 @@ mod tests {
 
     #[test]
     fn json_must_say_so_and_parse_to_a_depth_of_128() {
-        let json =
-            |content_type, body: &str| check_accept(Accept::Json, content_type, body.as_bytes());
+        let json = |content_type, body: &str| {
+            check_content_type(Accept::Json, content_type, body.as_bytes())
+        };
         assert_eq!(json(Some("application/json; charset=utf-8"), "{}"), Ok(()));
         assert_eq!(json(Some("application/cloudevents+json"), "[1]"), Ok(()));
         assert_eq!(json(Some("text/plain"), "{}"), Err(ContentTypeError::Type));
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn json_must_be_utf_8() {
-        let json = |body: &[u8]| check_accept(Accept::Json, Some("application/json"), body);
+        let json = |body: &[u8]| check_content_type(Accept::Json, Some("application/json"), body);
         assert!(matches!(json(b"[\"\xff\"]"), Err(ContentTypeError::Form(_))));
         assert!(matches!(json(b""), Err(ContentTypeError::Form(_))));
         assert!(matches!(json(b"{} {}"), Err(ContentTypeError::Form(_))));
@@ -98,17 +99,17 @@ mod tests {
     fn a_form_must_say_so_and_be_encoded() {
         let form = |body: &str| {
             let content_type = Some("Application/X-WWW-Form-URLencoded");
-            check_accept(Accept::Form, content_type, body.as_bytes())
+            check_content_type(Accept::Form, content_type, body.as_bytes())
         };
         assert_eq!(form("a=1&b=%C3%A4"), Ok(()));
         assert_eq!(form("\u{feff}a=1"), Ok(()));
         assert!(matches!(form("a=%4"), Err(ContentTypeError::Form(_))));
         assert!(matches!(form("a=ä"), Err(ContentTypeError::Form(_))));
-        assert_eq!(check_accept(Accept::Form, None, b"a=1"), Err(ContentTypeError::Type));
+        assert_eq!(check_content_type(Accept::Form, None, b"a=1"), Err(ContentTypeError::Type));
     }
 
     #[test]
     fn anything_goes_where_nothing_is_asked_for() {
-        assert_eq!(check_accept(Accept::Any, None, b"\xff\0"), Ok(()));
+        assert_eq!(check_content_type(Accept::Any, None, b"\xff\0"), Ok(()));
     }
 }

@@ -49,8 +49,8 @@ pub(super) struct Ways<'g> {
 
 impl<'g> Ways<'g> {
     pub fn of(gated: &'g SourceRuntime, method: &str) -> Self {
-        let own = gated.greeting.as_ref().filter(|own| own.comes_by(method));
-        let preset = gated.verifier.handshake().filter(|preset| preset.comes_by(method));
+        let own = gated.custom_handshake.as_ref().filter(|own| own.comes_by(method));
+        let preset = gated.verifier.handshake().filter(|preset| preset.accepts_method(method));
         let has_signed = own.is_some_and(|own| own.signed)
             || preset.is_some_and(|preset| preset.is_signed_by(method));
         Self { own, preset, has_signed }
@@ -62,13 +62,13 @@ impl<'g> Ways<'g> {
 }
 
 /// Whose signature is missing or wrong.
-pub(super) fn wrong(verifier: &Verifier, reason: String) -> Rejection {
+pub(super) fn unauthorized(verifier: &Verifier, reason: String) -> Rejection {
     Rejection::Signature { reason, challenge: verifier.challenge() }
 }
 
 impl IntakeRequest<'_> {
     /// Answers a request that is a handshake. `is_signed`: its signature holds.
-    pub(super) async fn greet(
+    pub(super) async fn try_handshake(
         &self,
         ways: Ways<'_>,
         is_signed: bool,
@@ -77,33 +77,36 @@ impl IntakeRequest<'_> {
         let Received { gated, asked, now_ms, .. } = *received;
         let mut found = None;
         if ways.own.is_some_and(|own| own.signed == is_signed) {
-            found = self.ask_own(received).await?.map(Ok);
+            found = self.evaluate_custom(received).await?.map(Ok);
         }
         if found.is_none() {
             // Looks at short bodies alone.
-            found = ways.preset.and_then(|preset| preset.ask(&asked, is_signed));
+            found = ways.preset.and_then(|preset| preset.detect(&asked, is_signed));
         }
         let Some(found) = found else { return Ok(None) };
-        let handshake = found.map_err(|reason| wrong(&gated.verifier, reason))?;
+        let handshake = found.map_err(|reason| unauthorized(&gated.verifier, reason))?;
         rate::check(gated.rate.as_ref())?;
         let (source, redactor) = (&gated.source.name, &gated.redactor);
-        if let Some(wanted) = &handshake.wanted {
+        if let Some(wanted) = &handshake.operator_action {
             log::warn!("source {source}: {wanted}");
         }
-        self.gate.handshakes.note(HandshakeRecord {
+        self.gate.handshakes.record(HandshakeRecord {
             at_ms: now_ms,
             source: source.clone(),
             method: redactor.redact(asked.method).into_owned(),
             ip: self.ip.clone(),
             detail: redactor.redact(&handshake.detail).into_owned(),
         });
-        Ok(Some(answer::told(&handshake.answer)))
+        Ok(Some(answer::to_http_response(&handshake.answer)))
     }
 
     /// Text is the answer; null is none. What fails is as if it were null.
-    async fn ask_own(&self, received: &Received<'_>) -> Result<Option<Handshake>, Rejection> {
+    async fn evaluate_custom(
+        &self,
+        received: &Received<'_>,
+    ) -> Result<Option<Handshake>, Rejection> {
         let ask = |received: &Received<'_>| {
-            let own = received.gated.greeting.as_ref()?;
+            let own = received.gated.custom_handshake.as_ref()?;
             Some(received.ask_handshake(&own.questions))
         };
         let Some(asking) = self.examine(received, ask).await? else { return Ok(None) };
@@ -113,7 +116,7 @@ impl IntakeRequest<'_> {
             Ok(Ok(None)) => return Ok(None),
             Ok(Ok(Some(text))) if text.len() <= CHALLENGE_BYTES_MAX => {
                 let (detail, answer) = ("handshake.respond".to_owned(), SenderResponse::text(text));
-                return Ok(Some(Handshake { detail, answer, wanted: None }));
+                return Ok(Some(Handshake { detail, answer, operator_action: None }));
             }
             Ok(_) => "gives more than 1024 bytes",
             Err(_) => "fails: `hooktrail eval` shows how",

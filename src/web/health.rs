@@ -22,7 +22,7 @@ pub async fn admin(request: HttpRequest, payload: web::Payload) -> HttpResponse 
     let (Some(gate), Some(connection)) = parts else { return plain(500) };
     let body = Body::new(&request, payload);
     connection.begin(body.length());
-    let response = health(gate, &request).unwrap_or_else(|| Rejection::Path.response());
+    let response = health(gate, &request).unwrap_or_else(|| Rejection::NotFound.response());
     answered(response, &request, connection, &body)
 }
 
@@ -34,7 +34,11 @@ pub(super) fn plain(status: u16) -> HttpResponse {
 /// `/healthz` and `/readyz`.
 pub(super) fn health(gate: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
     respond(request, || {
-        if gate.closing.load(Ordering::Relaxed) { Some("shutting down") } else { gate.obstacle() }
+        if gate.closing.load(Ordering::Relaxed) {
+            Some("shutting down")
+        } else {
+            gate.unavailable_reason()
+        }
     })
 }
 

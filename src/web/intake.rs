@@ -38,7 +38,7 @@ const DRAINED_BYTES_MAX: usize = 8 << 20;
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
 
 /// The intake listener.
-pub async fn take(request: HttpRequest, payload: web::Payload) -> HttpResponse {
+pub async fn handle_webhook(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let parts = (
         request.app_data::<Arc<IntakeState>>(),
         request.app_data::<Rc<WriterClient>>(),
@@ -104,14 +104,14 @@ impl IntakeRequest<'_> {
         self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
         let secret_segment = found.as_ref().and_then(|found| found.secret_segment.as_deref());
         let refusal = match at {
-            None => Rejection::Path,
-            Some(at) => match self.check(at, secret_segment, request, &lines, body).await {
+            None => Rejection::NotFound,
+            Some(at) => match self.process(at, secret_segment, request, &lines, body).await {
                 Ok(response) => return response,
                 Err(refusal) => refusal,
             },
         };
         self.drain(body, &refusal).await;
-        if refusal.recorded() {
+        if refusal.is_recorded() {
             self.record(&refusal, gated, request);
         }
         refusal.response()
@@ -125,11 +125,11 @@ impl IntakeRequest<'_> {
         if let Some(gated) = gated {
             gated.streak.refused(refusal, reason);
         }
-        self.gate.ledger.note(
+        self.gate.ledger.record(
             &ledger::RejectedRequest {
                 source: gated.map(|gated| gated.source.name.as_str()),
                 method: &redactor.redact(request.method().as_str()),
-                path: &redaction.path(request.uri().path()),
+                path: &redaction.redact_path(request.uri().path()),
                 ip: &self.ip,
                 bytes: self.bytes,
                 status: refusal.status(),
@@ -141,10 +141,10 @@ impl IntakeRequest<'_> {
 
     fn client(&self, request: &HttpRequest, lines: &HeaderRefs<'_>) -> Option<IpAddr> {
         let server = &self.settings.server;
-        address::client(peer(request), lines, &server.trusted_proxies, server.proxy_header)
+        address::client_ip(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
 
-    async fn check(
+    async fn process(
         &mut self,
         at: usize,
         secret_segment: Option<&str>,
@@ -165,10 +165,10 @@ impl IntakeRequest<'_> {
         if !address::allowed(&source.allow_from, self.client) {
             return Err(Rejection::Address);
         }
-        if self.gate.obstacle().is_some() {
+        if self.gate.unavailable_reason().is_some() {
             return Err(Rejection::Unavailable);
         }
-        check_size(request, source.max_body_bytes)?;
+        check_headers(request, source.max_body_bytes)?;
         let mut claim = self.gate.budget.claim(Claimant {
             client: self.client,
             source: gated.id,
@@ -184,7 +184,7 @@ impl IntakeRequest<'_> {
             headers: lines,
             body: &[],
             secret_segment,
-            proxied: address::proxied(peer(request), &server.trusted_proxies)
+            trusted_proxy_header: address::is_trusted_proxy(peer(request), &server.trusted_proxies)
                 .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
@@ -192,7 +192,7 @@ impl IntakeRequest<'_> {
         let head = Received::head(gated, asked, &self.ip, now_ms, &gate.expressions, is_deferring);
         let body = FullBody::new(body, head, settings, at);
         let received = body.received(head);
-        if let Some(response) = self.greet(ways, false, &received).await? {
+        if let Some(response) = self.try_handshake(ways, false, &received).await? {
             return Ok(response);
         }
         if !allowed && !ways.has_signed {
@@ -200,27 +200,27 @@ impl IntakeRequest<'_> {
         }
         let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
         let checked = self.examine(&received, check).await?;
-        let proof = checked.map_err(|reason| greet::wrong(&gated.verifier, reason))?;
+        let proof = checked.map_err(|reason| greet::unauthorized(&gated.verifier, reason))?;
         let mut repeats = None;
         if let Some(reason) = &proof.stale {
             let key = if allowed { self.repeat_key(&received, &proof).await? } else { None };
             self.check_repeat(gated, key, reason, now_ms).await?;
             repeats = key;
-        } else if let Some(response) = self.greet(ways, true, &received).await? {
+        } else if let Some(response) = self.try_handshake(ways, true, &received).await? {
             return Ok(response);
         }
         if !allowed {
             return Err(not_allowed());
         }
         let check_accept = |it: &Received<'_>| {
-            form::check_accept(it.gated.source.accept, it.content_type(), it.asked.body)
+            form::check_content_type(it.gated.source.accept, it.content_type(), it.asked.body)
         };
         self.examine(&received, check_accept).await?.map_err(|wrong| match wrong {
-            ContentTypeError::Type => Rejection::Type,
-            ContentTypeError::Form(reason) => Rejection::Form { reason },
+            ContentTypeError::Type => Rejection::UnsupportedMediaType,
+            ContentTypeError::Form(reason) => Rejection::MalformedBody { reason },
         })?;
         let admission = rate::check(gated.rate.as_ref())?;
-        let stored = match self.accept(&received, &proof, repeats).await {
+        let stored = match self.build_event(&received, &proof, repeats).await {
             Ok((accept, preset)) => {
                 let body = body.into_bytes();
                 // Where the connection breaks off, the body is there until the writer has it written.
@@ -265,7 +265,7 @@ impl IntakeRequest<'_> {
                     Evaluation::Answers(answers) => answers.dedupe.ok().flatten(),
                     Evaluation::Deferred(text) => text,
                 };
-                text.map(|text| received.gated.judge.key_of(&text))
+                text.map(|text| received.gated.planner.key_of(&text))
             }
         };
         Ok(key.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }))
@@ -298,11 +298,11 @@ impl IntakeRequest<'_> {
             );
         }
         let reason = format!("{reason}; is this machine's clock right?");
-        Err(greet::wrong(&gated.verifier, reason))
+        Err(greet::unauthorized(&gated.verifier, reason))
     }
 
     /// The rows of an accepted request, but for its body; and a preset's response.
-    async fn accept(
+    async fn build_event(
         &self,
         received: &Received<'_>,
         proof: &Proof,
@@ -318,10 +318,10 @@ impl IntakeRequest<'_> {
             None if !is_new => {
                 PlannedEvent { owed: JobPlan::Judged(Vec::new()), dedupe: None, note: None }
             }
-            None => gated.judge.plain(),
+            None => gated.planner.unconditional_plan(),
             Some(asking) => match asking.evaluation().await? {
-                Evaluation::Answers(answers) => gated.judge.judged(answers),
-                Evaluation::Deferred(key) => gated.judge.unevaluated(key),
+                Evaluation::Answers(answers) => gated.planner.plan_from(answers),
+                Evaluation::Deferred(key) => gated.planner.unevaluated(key),
             },
         };
         let source = &gated.source;
@@ -339,11 +339,11 @@ impl IntakeRequest<'_> {
             aim = Aim::RecordRepeat;
         }
         let heal = source.on_duplicate == crate::config::OnDuplicate::Heal && is_new;
-        let dedupe = Dedupe { own, delivery, heal, aim };
+        let dedupe = Dedupe { own, delivery, retry_dead: heal, aim };
         let accept = NewEvent {
-            slot: 0,
+            reply_slot: 0,
             source: gated.id,
-            uid: clock::random_name().map_err(|_| Rejection::Unavailable)?,
+            uid: clock::random_id().map_err(|_| Rejection::Unavailable)?,
             received_at_ms: now_ms,
             method: received.asked.method.to_owned(),
             path,
@@ -391,12 +391,12 @@ impl IntakeRequest<'_> {
             && accept.owed.jobs() > 0
             && limit.is_reached(0)
         {
-            return Err(Rejection::QueuedMax);
+            return Err(Rejection::QueueFull);
         }
         let (event, is_duplicate) = match self.lane.store(accept).await {
             InsertReply::Stored(event) | InsertReply::Deferred(event) => (event, false),
             InsertReply::Duplicate(event) => (event, true),
-            InsertReply::QueueFull => return Err(Rejection::QueuedMax),
+            InsertReply::QueueFull => return Err(Rejection::QueueFull),
             // What it repeated was forgotten meanwhile.
             InsertReply::Unavailable | InsertReply::NoRepeat => return Err(Rejection::Unavailable),
         };
@@ -426,9 +426,9 @@ impl IntakeRequest<'_> {
                 // It has become large.
                 Ok(Ok(false)) => {}
                 Ok(Err(refusal)) => return Err(refusal),
-                Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Late),
+                Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Timeout),
                 Err(_) if claim.is_pressed() && self.bytes - bytes_before < STALLED_BYTES_MIN => {
-                    return Err(Rejection::Late);
+                    return Err(Rejection::Timeout);
                 }
                 Err(_) => {}
             }
@@ -464,7 +464,7 @@ impl IntakeRequest<'_> {
 
     /// Reads on so that the answer arrives.
     async fn drain(&mut self, payload: &mut Body, refusal: &Rejection) {
-        if matches!(refusal, Rejection::Late | Rejection::Gone) {
+        if matches!(refusal, Rejection::Timeout | Rejection::Disconnected) {
             return;
         }
         let read = async {
@@ -498,7 +498,7 @@ fn peer(request: &HttpRequest) -> Peer {
 }
 
 /// What the head says of the body.
-fn check_size(request: &HttpRequest, max: usize) -> Result<(), Rejection> {
+fn check_headers(request: &HttpRequest, max: usize) -> Result<(), Rejection> {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<usize>().ok());
     if length.is_some_and(|length| length > max) {

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::verify::{Verifier, is_named};
+use super::verify::{Verifier, param_name_matches};
 use crate::redact::{REDACTED, Redactor};
 
 /// Header lines: lower-case name, value.
@@ -20,7 +20,7 @@ pub struct Redaction<'r> {
 
 impl Redaction<'_> {
     /// Header lines as they are kept, passed on, and seen by expressions.
-    pub fn lines<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> Lines<'a> {
+    pub fn redact_headers<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> Lines<'a> {
         let own = self.verifier.and_then(Verifier::secret_header);
         let line = |&(name, value): &(&'a str, &'a [u8])| {
             let is_secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
@@ -35,19 +35,19 @@ impl Redaction<'_> {
     }
 
     /// The query; the value of the token's parameter is redacted wherever its name stands.
-    pub fn query(&self, query: &str) -> String {
+    pub fn redact_query(&self, query: &str) -> String {
         let Some(secret) = self.verifier.and_then(Verifier::secret_parameter) else {
             return self.redactor.redact(query).into_owned();
         };
         let pair = |pair: &str| match pair.split_once('=') {
-            Some((name, _)) if is_named(name, secret) => format!("{name}={REDACTED}"),
+            Some((name, _)) if param_name_matches(name, secret) => format!("{name}={REDACTED}"),
             _ => self.redactor.redact(pair).into_owned(),
         };
         query.split('&').map(pair).collect::<Vec<_>>().join("&")
     }
 
     /// The path; its last segment is redacted where it is the token.
-    pub fn path(&self, path: &str) -> String {
+    pub fn redact_path(&self, path: &str) -> String {
         if !self.verifier.is_some_and(Verifier::secret_segment) {
             return self.redactor.redact(path).into_owned();
         }
@@ -68,7 +68,7 @@ pub fn borrowed<'a>(lines: &'a Lines<'_>) -> Vec<(&'a str, &'a [u8])> {
 }
 
 /// Kept lines, `name: value` each.
-pub fn headers(lines: &Lines<'_>) -> Vec<u8> {
+pub fn encode_headers(lines: &Lines<'_>) -> Vec<u8> {
     let size = lines.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
     let mut kept = Vec::with_capacity(size);
     for (name, value) in lines {
@@ -108,10 +108,10 @@ mod tests {
         check(Some(&token("header = \"X-T\"")), |redaction| {
             let expected = b"x-t: [redacted]\nx-two: 1\xff\nx-two: \ncookie: [redacted]\n\
                              authorization: [redacted]\nx-original-uri: /hooks/b/[redacted]?\xff\n";
-            assert_eq!(headers(&redaction.lines(&came)), expected);
+            assert_eq!(encode_headers(&redaction.redact_headers(&came)), expected);
         });
         check(Some(&token("path_token = true")), |redaction| {
-            assert_eq!(headers(&redaction.lines(&came[..1])), b"x-t: s3cret\n");
+            assert_eq!(encode_headers(&redaction.redact_headers(&came[..1])), b"x-t: s3cret\n");
         });
     }
 
@@ -125,11 +125,15 @@ mod tests {
             ("to=other-secret", "to=[redacted]"),
             ("", ""),
         ] {
-            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.query(sent), expected));
+            check(Some(&token("query = \"key\"")), |it| {
+                assert_eq!(it.redact_query(sent), expected)
+            });
         }
         for (sent, expected) in [("key=s3cret", "key=s3cret"), ("&other-secret", "&[redacted]")] {
-            check(Some(&token("header = \"X-T\"")), |it| assert_eq!(it.query(sent), expected));
-            check(None, |it| assert_eq!(it.query(sent), expected));
+            check(Some(&token("header = \"X-T\"")), |it| {
+                assert_eq!(it.redact_query(sent), expected)
+            });
+            check(None, |it| assert_eq!(it.redact_query(sent), expected));
         }
     }
 
@@ -141,13 +145,15 @@ mod tests {
             ("/other-secret/s3cret", "/[redacted]/[redacted]"),
             ("/", "/"),
         ] {
-            check(Some(&token("path_token = true")), |it| assert_eq!(it.path(sent), expected));
+            check(Some(&token("path_token = true")), |it| {
+                assert_eq!(it.redact_path(sent), expected)
+            });
         }
         for (sent, expected) in
             [("/a/s3cret", "/a/s3cret"), ("/a/other-secret/b", "/a/[redacted]/b")]
         {
-            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.path(sent), expected));
-            check(None, |it| assert_eq!(it.path(sent), expected));
+            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.redact_path(sent), expected));
+            check(None, |it| assert_eq!(it.redact_path(sent), expected));
         }
     }
 }

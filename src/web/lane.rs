@@ -46,7 +46,7 @@ pub struct WriterClient {
     outbox: RefCell<Outbox>,
     slots: RefCell<Vec<PendingSlot>>,
     free: RefCell<Vec<usize>>,
-    handing_over: Cell<bool>,
+    flush_scheduled: Cell<bool>,
 }
 
 /// Events that are not with the writer yet.
@@ -72,10 +72,10 @@ impl Outbox {
 
     fn put(&mut self, accept: NewEvent) {
         let (source, rows) = (accept.source, accept.weight());
-        if self.costs.len() <= accept.slot {
-            self.costs.resize(accept.slot + 1, (SourceId(0), 0));
+        if self.costs.len() <= accept.reply_slot {
+            self.costs.resize(accept.reply_slot + 1, (SourceId(0), 0));
         }
-        self.costs[accept.slot] = (source, 0);
+        self.costs[accept.reply_slot] = (source, 0);
         *self.slots.entry(source).or_default() += 1;
         if self.turn.is_empty() && self.has_room(rows) {
             self.send(accept, rows);
@@ -89,7 +89,7 @@ impl Outbox {
     }
 
     fn send(&mut self, accept: NewEvent, rows: usize) {
-        self.costs[accept.slot].1 = rows;
+        self.costs[accept.reply_slot].1 = rows;
         self.sent_rows += rows;
         self.next.push(accept);
     }
@@ -109,8 +109,8 @@ impl Outbox {
         let mut gone = Vec::new();
         while let Some(&source) = self.turn.front() {
             let Some(waiting) = self.waiting.get_mut(&source) else { break };
-            while let Some(accept) = waiting.pop_front_if(|accept| is_gone(accept.slot)) {
-                gone.push(accept.slot);
+            while let Some(accept) = waiting.pop_front_if(|accept| is_gone(accept.reply_slot)) {
+                gone.push(accept.reply_slot);
             }
             let rows = waiting.front().map_or(0, NewEvent::weight);
             if rows > 0 && self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
@@ -142,7 +142,7 @@ impl WriterClient {
             outbox: RefCell::default(),
             slots: RefCell::default(),
             free: RefCell::default(),
-            handing_over: Cell::new(false),
+            flush_scheduled: Cell::new(false),
         });
         let weak = Rc::downgrade(&lane);
         actix_web::rt::spawn(async move {
@@ -152,10 +152,10 @@ impl WriterClient {
                 let Some(lane) = weak.upgrade() else { return };
                 lane.mailbox.take(&mut replies);
                 for (slot, reply) in replies.drain(..) {
-                    lane.answer(slot, reply);
+                    lane.complete(slot, reply);
                 }
                 lane.refill();
-                lane.hand_over();
+                lane.flush();
             }
         });
         lane
@@ -167,13 +167,13 @@ impl WriterClient {
         if slots.is_some_and(|slots| slots >= WAITING_OF_SOURCE_MAX) {
             return InsertReply::Unavailable;
         }
-        let Some(slot) = self.take_slot() else { return InsertReply::Unavailable };
-        accept.slot = slot;
+        let Some(slot) = self.reserve_slot() else { return InsertReply::Unavailable };
+        accept.reply_slot = slot;
         self.outbox.borrow_mut().put(accept);
-        if !self.handing_over.replace(true) {
+        if !self.flush_scheduled.replace(true) {
             let lane = Rc::clone(self);
             // Runs when those that are ready in this turn have had theirs.
-            actix_web::rt::spawn(async move { lane.hand_over() });
+            actix_web::rt::spawn(async move { lane.flush() });
         }
         PendingReply { lane: self, slot }.await
     }
@@ -182,12 +182,12 @@ impl WriterClient {
         let is_gone = |slot: usize| matches!(self.slots.borrow()[slot], PendingSlot::Left);
         let gone = self.outbox.borrow_mut().refill(is_gone);
         for slot in gone {
-            self.answer(slot, InsertReply::Unavailable);
+            self.complete(slot, InsertReply::Unavailable);
         }
     }
 
-    fn hand_over(&self) {
-        self.handing_over.set(false);
+    fn flush(&self) {
+        self.flush_scheduled.set(false);
         loop {
             let mut accepts = std::mem::take(&mut self.outbox.borrow_mut().next);
             if accepts.is_empty() {
@@ -209,17 +209,17 @@ impl WriterClient {
 
     fn send(&self, accepts: Vec<NewEvent>) {
         let message =
-            WriterMessage::Write(WriteRequest::Accepts(accepts, Arc::clone(&self.mailbox)));
+            WriterMessage::Write(WriteRequest::NewEvents(accepts, Arc::clone(&self.mailbox)));
         if let Err(refused) = self.to.try_send(message)
-            && let WriterMessage::Write(WriteRequest::Accepts(accepts, _)) = refused.into_inner()
+            && let WriterMessage::Write(WriteRequest::NewEvents(accepts, _)) = refused.into_inner()
         {
             for accept in accepts {
-                self.answer(accept.slot, InsertReply::Unavailable);
+                self.complete(accept.reply_slot, InsertReply::Unavailable);
             }
         }
     }
 
-    fn take_slot(&self) -> Option<usize> {
+    fn reserve_slot(&self) -> Option<usize> {
         let mut slots = self.slots.borrow_mut();
         if let Some(slot) = self.free.borrow_mut().pop() {
             slots[slot] = PendingSlot::Waiting(None);
@@ -231,7 +231,7 @@ impl WriterClient {
         })
     }
 
-    fn answer(&self, slot: usize, reply: InsertReply) {
+    fn complete(&self, slot: usize, reply: InsertReply) {
         self.outbox.borrow_mut().answered(slot);
         let mut slots = self.slots.borrow_mut();
         match std::mem::replace(&mut slots[slot], PendingSlot::Answered(reply)) {
@@ -292,12 +292,12 @@ mod tests {
     fn put(outbox: &mut Outbox, slot: usize, source: i64, bytes: usize) {
         let key = DedupeKey { key: [0; 16], window_ms: 0 };
         let mut accept = NewEvent::look_up(SourceId(source), key);
-        (accept.slot, accept.body) = (slot, vec![0; bytes]);
+        (accept.reply_slot, accept.body) = (slot, vec![0; bytes]);
         outbox.put(accept);
     }
 
     fn sent(outbox: &mut Outbox) -> Vec<usize> {
-        outbox.next.drain(..).map(|accept| accept.slot).collect()
+        outbox.next.drain(..).map(|accept| accept.reply_slot).collect()
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
             for request in &mut requests {
                 assert_eq!(poll(request.as_mut()), None);
             }
-            lane.hand_over();
+            lane.flush();
             let replies: Vec<_> = requests.iter_mut().map(|it| poll(it.as_mut())).collect();
             assert_eq!(
                 replies,
@@ -381,12 +381,12 @@ mod tests {
             for request in &mut requests {
                 assert_eq!(poll(request.as_mut()), None);
             }
-            lane.hand_over();
+            lane.flush();
             assert_eq!(from.len(), 3);
             drop(requests.remove(3));
-            lane.answer(0, InsertReply::Stored(EventId(1)));
+            lane.complete(0, InsertReply::Stored(EventId(1)));
             lane.refill();
-            lane.hand_over();
+            lane.flush();
             assert_eq!(from.len(), 4, "the fifth");
             assert_eq!(*lane.free.borrow(), [3]);
             assert_eq!(lane.outbox.borrow().slots[&SourceId(1)], 3);

@@ -44,7 +44,7 @@ struct RejectionBucket {
     since_ms: i64,
     rows: u32,
     /// On the last row, since the last drain.
-    more: i64,
+    suppressed: i64,
     last: RejectionRow,
 }
 
@@ -52,7 +52,7 @@ struct RejectionBucket {
 struct Inner {
     keys: HashMap<u64, RejectionBucket>,
     /// What no key had room for, by status.
-    others: HashMap<u16, RejectionBucket>,
+    overflow: HashMap<u16, RejectionBucket>,
     pending: Vec<RejectionRow>,
 }
 
@@ -62,20 +62,20 @@ pub struct RejectionLog(Mutex<Inner>);
 
 impl RejectionLog {
     /// Notes one.
-    pub fn note(&self, request: &RejectedRequest<'_>, now_ms: i64) {
+    pub fn record(&self, request: &RejectedRequest<'_>, now_ms: i64) {
         let (key, status) = (key(request), request.status);
         let row = || row(request, now_ms);
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { keys, others, pending } = &mut *inner;
+        let Inner { keys, overflow: others, pending } = &mut *inner;
         let full = pending.len() >= PENDING_MAX;
         let no_room = full || keys.len() >= KEYS_MAX;
         match keys.get_mut(&key) {
             Some(kept) if full || (kept.is_current(now_ms) && kept.rows >= ROWS_AN_HOUR) => {
-                kept.more += 1;
+                kept.suppressed += 1;
             }
             Some(kept) => {
                 // Counts belong to the row before this one.
-                pending.extend(kept.take_more());
+                pending.extend(kept.take_suppressed());
                 let row = row();
                 pending.push(row.clone());
                 if !kept.is_current(now_ms) {
@@ -85,9 +85,9 @@ impl RejectionLog {
                 kept.last = row;
             }
             None if no_room => match others.get_mut(&status) {
-                Some(kept) => kept.more += 1,
+                Some(kept) => kept.suppressed += 1,
                 None => {
-                    let row = other_row(status, now_ms);
+                    let row = overflow_row(status, now_ms);
                     pending.push(row.clone());
                     others.insert(status, RejectionBucket::new(row, now_ms));
                 }
@@ -104,10 +104,12 @@ impl RejectionLog {
     /// while a request waits.
     pub fn drain(&self, now_ms: i64) -> Vec<RejectionRow> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { keys, others, pending } = &mut *inner;
+        let Inner { keys, overflow: others, pending } = &mut *inner;
         let mut rows = std::mem::take(pending);
         rows.extend(
-            keys.values_mut().chain(others.values_mut()).filter_map(RejectionBucket::take_more),
+            keys.values_mut()
+                .chain(others.values_mut())
+                .filter_map(RejectionBucket::take_suppressed),
         );
         keys.retain(|_, kept| kept.is_current(now_ms));
         others.retain(|_, kept| kept.is_current(now_ms));
@@ -117,7 +119,7 @@ impl RejectionLog {
 
 impl RejectionBucket {
     fn new(row: RejectionRow, now_ms: i64) -> Self {
-        Self { since_ms: now_ms, rows: 1, more: 0, last: row }
+        Self { since_ms: now_ms, rows: 1, suppressed: 0, last: row }
     }
 
     /// Not where the clock was set back: its hour would never end.
@@ -126,9 +128,9 @@ impl RejectionBucket {
     }
 
     /// What is to be counted on its last row.
-    fn take_more(&mut self) -> Option<RejectionRow> {
-        let count = std::mem::take(&mut self.more);
-        (count > 0).then(|| RejectionRow { count, adds: true, ..self.last.clone() })
+    fn take_suppressed(&mut self) -> Option<RejectionRow> {
+        let count = std::mem::take(&mut self.suppressed);
+        (count > 0).then(|| RejectionRow { count, is_increment: true, ..self.last.clone() })
     }
 }
 
@@ -155,12 +157,12 @@ fn row(request: &RejectedRequest<'_>, now_ms: i64) -> RejectionRow {
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
         row: Arc::new(AtomicI64::new(0)),
-        adds: false,
+        is_increment: false,
     }
 }
 
 /// Names no source and no address, so that none is blamed for what others sent.
-fn other_row(status: u16, now_ms: i64) -> RejectionRow {
+fn overflow_row(status: u16, now_ms: i64) -> RejectionRow {
     let reason = "of more addresses than are told apart";
     let request =
         RejectedRequest { source: None, method: "", path: "", ip: "", bytes: 0, status, reason };
@@ -179,11 +181,11 @@ mod tests {
         let (method, path, reason) = ("POST", "/", "not in allow_from");
         let source = Some("a");
         let request = RejectedRequest { source, method, path, ip, bytes: 3, status: 403, reason };
-        ledger.note(&request, now_ms);
+        ledger.record(&request, now_ms);
     }
 
     fn counts(rows: &[RejectionRow]) -> (usize, i64) {
-        let new = rows.iter().filter(|row| !row.adds).count();
+        let new = rows.iter().filter(|row| !row.is_increment).count();
         (new, rows.iter().map(|row| row.count).sum())
     }
 
@@ -195,7 +197,7 @@ mod tests {
         }
         let rows = ledger.drain(1000);
         assert_eq!(counts(&rows), (100, 250));
-        let added = rows.iter().find(|row| row.adds).unwrap();
+        let added = rows.iter().find(|row| row.is_increment).unwrap();
         assert!(Arc::ptr_eq(&added.row, &rows[99].row));
         note(&ledger, "192.0.2.1", 2000);
         assert_eq!(counts(&ledger.drain(2000)), (0, 1));
@@ -250,7 +252,7 @@ mod tests {
         }
         let rows = ledger.drain(HOUR_MS);
         assert_eq!(counts(&rows), (200, 300));
-        let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.adds).collect();
+        let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.is_increment).collect();
         assert!(Arc::ptr_eq(&adds[0].row, &rows[99].row) && adds[0].count == 50);
         assert_eq!(counts(&ledger.drain(2 * HOUR_MS)), (0, 0));
         assert!(ledger.0.lock().unwrap().keys.is_empty());
@@ -264,7 +266,7 @@ mod tests {
         let (method, path, reason) = (&*method, &*path, "no source at this path");
         let request =
             RejectedRequest { source: None, method, path, ip: "", bytes: 0, status: 404, reason };
-        ledger.note(&request, 0);
+        ledger.record(&request, 0);
         let rows = ledger.drain(0);
         assert_eq!((rows[0].method.len(), rows[0].path.len()), (32, 2047));
     }

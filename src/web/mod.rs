@@ -54,7 +54,7 @@ pub mod streak;
 pub mod verify;
 
 use server::{Kind, serve};
-pub use settings::{IntakeConfig, QueueCounters, SourceRuntime, limited};
+pub use settings::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
 /// more take time from the writer on small machines.
@@ -67,10 +67,10 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
 /// When intake ends, requests that are on their way get so long at most.
-const LAST_REQUESTS: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Intake has ended when no request was there for so long: one may sit in a socket unread.
-const QUIET: Duration = Duration::from_millis(40);
+const DRAIN_IDLE: Duration = Duration::from_millis(40);
 
 /// What all intake threads share.
 pub struct IntakeState {
@@ -135,31 +135,31 @@ impl IntakeState {
     }
 
     /// Why nothing can be accepted now, if so. While intake closes it still takes what is there.
-    pub fn obstacle(&self) -> Option<&'static str> {
+    pub fn unavailable_reason(&self) -> Option<&'static str> {
         if self.disk_low.load(Ordering::Relaxed) {
             Some("disk low")
         } else {
             match self.writer.health.get() {
-                Health::Good => None,
+                Health::Healthy => None,
                 Health::Blocked | Health::Broken => Some("the trail can't be written"),
             }
         }
     }
 
     /// What was refused since the last time.
-    pub fn refused(&self) -> Vec<RejectionRow> {
+    pub fn drain_rejections(&self) -> Vec<RejectionRow> {
         self.ledger.drain(clock::wall_ms())
     }
 
     /// Sources that had so many refusals in a row since the last time, and what was said last.
-    pub fn refusing(&self) -> Vec<(SourceId, String)> {
+    pub fn drain_rejecting_sources(&self) -> Vec<(SourceId, String)> {
         let settings = self.settings.load();
-        let told = |gated: &SourceRuntime| Some((gated.id, gated.streak.take()?));
+        let told = |gated: &SourceRuntime| Some((gated.id, gated.streak.take_alert()?));
         settings.sources.iter().filter_map(told).collect()
     }
 
     /// What handshakes were answered since the last time.
-    pub fn shaken(&self) -> Vec<HandshakeRecord> {
+    pub fn drain_handshakes(&self) -> Vec<HandshakeRecord> {
         self.handshakes.drain(clock::wall_ms())
     }
 }
@@ -294,8 +294,8 @@ pub fn listen(
     connections_max: usize,
     gate: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServers> {
-    let intake = sockets.intake.iter().map(named).collect();
-    let admin: Vec<String> = sockets.admin.iter().map(named).collect();
+    let intake = sockets.intake.iter().map(display_address).collect();
+    let admin: Vec<String> = sockets.admin.iter().map(display_address).collect();
     let mut servers =
         vec![serve(Kind::Intake, sockets.intake, INTAKE_THREADS, connections_max, gate)?];
     if !admin.is_empty() {
@@ -304,7 +304,7 @@ pub fn listen(
     Ok(RunningServers { servers, intake, admin })
 }
 
-fn named(socket: &BoundSocket) -> String {
+fn display_address(socket: &BoundSocket) -> String {
     match socket {
         BoundSocket::Tcp(tcp) => {
             tcp.local_addr().map_or_else(|_| "?".to_owned(), |address| format!("http://{address}"))
@@ -323,7 +323,7 @@ impl RunningServers {
         gate.closing.store(true, Ordering::SeqCst);
         let began = Instant::now();
         let mut busy_at = began;
-        while busy_at.elapsed() < QUIET && began.elapsed() < LAST_REQUESTS {
+        while busy_at.elapsed() < DRAIN_IDLE && began.elapsed() < DRAIN_TIMEOUT {
             std::thread::sleep(Duration::from_millis(2));
             if self.servers.iter().any(|server| server.connections.is_busy()) {
                 busy_at = Instant::now();
@@ -334,7 +334,7 @@ impl RunningServers {
 }
 
 /// What is said at the start: where it listens and what to try, the command last on its line.
-pub fn greeting(config: &Config, listening: &RunningServers) -> Vec<String> {
+pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String> {
     let mut lines = Vec::new();
     for at in &listening.intake {
         lines.push(format!("listening for webhooks on {at}"));

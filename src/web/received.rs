@@ -67,7 +67,7 @@ impl Large {
                 headers: &lines,
                 body: &self.body,
                 secret_segment: self.secret_segment.as_deref(),
-                proxied: self.proxied,
+                trusted_proxy_header: self.proxied,
             },
             ip: &self.ip,
             now_ms: self.now_ms,
@@ -107,7 +107,7 @@ impl FullBody {
             query: asked.query.map(str::to_owned),
             headers: asked.headers.iter().map(header).collect(),
             secret_segment: asked.secret_segment.map(str::to_owned),
-            proxied: asked.proxied,
+            proxied: asked.trusted_proxy_header,
             body,
             ip: head.ip.to_owned(),
             now_ms: head.now_ms,
@@ -256,10 +256,10 @@ impl<'a> Received<'a> {
     pub fn prepare(&self, is_new: bool) -> Prepared {
         let (gated, asked) = (self.gated, &self.asked);
         let redaction = gated.redaction();
-        let path = redaction.path(asked.path);
-        let query = asked.query.map(|query| redaction.query(query));
-        let lines = redaction.lines(asked.headers);
-        let questions = gated.judge.questions().filter(|_| is_new);
+        let path = redaction.redact_path(asked.path);
+        let query = asked.query.map(|query| redaction.redact_query(query));
+        let lines = redaction.redact_headers(asked.headers);
+        let questions = gated.planner.questions().filter(|_| is_new);
         let asking = questions.map(|questions| {
             let (headers, params) = (kept::borrowed(&lines), self.params(&path));
             self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
@@ -267,9 +267,9 @@ impl<'a> Received<'a> {
         let source = &gated.source;
         Prepared {
             key: is_new.then(|| inbox::own_key(source, asked.headers, asked.body)).flatten(),
-            guard: is_new.then(|| gated.judge.guard_key(asked.body)).flatten(),
+            guard: is_new.then(|| gated.planner.guard_key(asked.body)).flatten(),
             answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
-            headers: kept::headers(&lines),
+            headers: kept::encode_headers(&lines),
             asking,
             path,
             query,
@@ -285,7 +285,7 @@ impl<'a> Received<'a> {
             let key = inbox::own_key(source, self.asked.headers, body);
             key.map_or(SignedKey::None, SignedKey::Known)
         };
-        match (&source.dedupe, self.gated.judge.dedupe_questions()) {
+        match (&source.dedupe, self.gated.planner.dedupe_questions()) {
             (Some(Dedupe::Header(name)), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
@@ -296,9 +296,9 @@ impl<'a> Received<'a> {
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
                 let (redaction, asked) = (self.gated.redaction(), &self.asked);
-                let path = redaction.path(asked.path);
-                let query = asked.query.map(|query| redaction.query(query));
-                let lines = redaction.lines(asked.headers);
+                let path = redaction.redact_path(asked.path);
+                let query = asked.query.map(|query| redaction.redact_query(query));
+                let lines = redaction.redact_headers(asked.headers);
                 let (headers, params) = (kept::borrowed(&lines), self.params(&path));
                 let scene = self.scene(&path, query.as_deref(), &headers, &params);
                 SignedKey::Asked(self.ask(questions, &scene))
@@ -310,15 +310,15 @@ impl<'a> Received<'a> {
     /// Starts to ask the source's own handshake.
     pub fn ask_handshake(&self, questions: &ExpressionSet) -> Asking {
         let (redaction, asked) = (self.gated.redaction(), &self.asked);
-        let path = redaction.path(asked.path);
-        let query = asked.query.map(|query| redaction.query(query));
-        let lines = redaction.lines(asked.headers);
+        let path = redaction.redact_path(asked.path);
+        let query = asked.query.map(|query| redaction.redact_query(query));
+        let lines = redaction.redact_headers(asked.headers);
         let (headers, params) = (kept::borrowed(&lines), self.params(&path));
         self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
     }
 
     fn params(&self, path: &str) -> Vec<(String, String)> {
-        inbox::params(&self.gated.source.path, path)
+        inbox::path_params(&self.gated.source.path, path)
     }
 
     fn scene<'s>(
@@ -347,7 +347,7 @@ impl<'a> Received<'a> {
 
     /// Asks in place, or a process, which no thread waits for.
     fn ask(&self, questions: &ExpressionSet, scene: &EventContext<'_>) -> Asking {
-        if let Some(answers) = questions.at_once(scene) {
+        if let Some(answers) = questions.evaluate_inline(scene) {
             return Asking::Answered(answers);
         }
         let key = questions.dedupe_at_once(scene);
@@ -359,7 +359,7 @@ impl<'a> Received<'a> {
         let (tell, told) = oneshot::channel();
         let party = u64::try_from(self.gated.id.0).unwrap_or(0);
         let answer = Box::new(move |answers| drop(tell.send(answers)));
-        self.expressions.ask(party, questions, scene, answer);
+        self.expressions.evaluate_async(party, questions, scene, answer);
         Asking::Waiting(told, key)
     }
 }

@@ -12,7 +12,7 @@ const RETRY_AFTER_SECS: u64 = 5;
 /// Why a request was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    Path,
+    NotFound,
     Method {
         allow: String,
     },
@@ -25,66 +25,66 @@ pub enum Rejection {
         reason: String,
         challenge: Option<&'static str>,
     },
-    Type,
-    Form {
+    UnsupportedMediaType,
+    MalformedBody {
         reason: String,
     },
-    Late,
+    Timeout,
     /// In seconds.
     Rate {
         retry_after: u64,
     },
-    QueuedMax,
+    QueueFull,
     /// Not the sender's doing; no row.
     Unavailable,
     /// The connection broke off within the body; nobody reads the answer.
-    Gone,
+    Disconnected,
 }
 
 impl Rejection {
     /// Status, and what the sender is told.
-    fn told(&self) -> (u16, &'static str) {
+    fn status_and_message(&self) -> (u16, &'static str) {
         match self {
-            Self::Path => (404, "no source at this path"),
+            Self::NotFound => (404, "no source at this path"),
             Self::Method { .. } => (405, "method not allowed"),
             Self::Address => (403, "not allowed from this address"),
             Self::TooLarge { .. } => (413, "body too large"),
             Self::Encoding => (415, "content encoding not supported"),
             Self::Signature { .. } => (401, "not authenticated"),
-            Self::Type => (415, "content type not accepted"),
-            Self::Form { .. } => (400, "body does not parse"),
-            Self::Late => (408, "request took too long"),
+            Self::UnsupportedMediaType => (415, "content type not accepted"),
+            Self::MalformedBody { .. } => (400, "body does not parse"),
+            Self::Timeout => (408, "request took too long"),
             Self::Rate { .. } => (429, "too many requests"),
-            Self::QueuedMax => (429, "queue is full"),
+            Self::QueueFull => (429, "queue is full"),
             Self::Unavailable => (503, "try again later"),
-            Self::Gone => (400, "request ended early"),
+            Self::Disconnected => (400, "request ended early"),
         }
     }
 
     pub fn status(&self) -> u16 {
-        self.told().0
+        self.status_and_message().0
     }
 
     /// Whether it leaves a row.
-    pub fn recorded(&self) -> bool {
-        !matches!(self, Self::Unavailable | Self::Gone)
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self, Self::Unavailable | Self::Disconnected)
     }
 
     /// For the trail.
     pub fn reason(&self) -> String {
         match self {
-            Self::Signature { reason, .. } | Self::Form { reason } => reason.clone(),
+            Self::Signature { reason, .. } | Self::MalformedBody { reason } => reason.clone(),
             Self::TooLarge { max } => format!("body over {max} bytes"),
             Self::Rate { .. } => "beyond rate_limit".to_owned(),
-            Self::QueuedMax => "beyond max_queued".to_owned(),
+            Self::QueueFull => "beyond max_queued".to_owned(),
             Self::Address => "not in allow_from".to_owned(),
-            other => other.told().1.to_owned(),
+            other => other.status_and_message().1.to_owned(),
         }
     }
 
     /// For the sender.
     pub fn response(&self) -> HttpResponse {
-        let (status, text) = self.told();
+        let (status, text) = self.status_and_message();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
         let mut response = HttpResponse::build(status);
         match self {
@@ -97,7 +97,7 @@ impl Rejection {
             Self::Rate { retry_after } => {
                 response.insert_header((RETRY_AFTER, *retry_after));
             }
-            Self::QueuedMax | Self::Unavailable => {
+            Self::QueueFull | Self::Unavailable => {
                 response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS));
             }
             _ => {}
@@ -117,26 +117,26 @@ mod tests {
             reason: reason.to_owned(),
             challenge: Some("Bearer"),
         };
-        let form = Rejection::Form { reason: "body is not JSON".to_owned() };
+        let form = Rejection::MalformedBody { reason: "body is not JSON".to_owned() };
         let method = Rejection::Method { allow: "POST, PUT".to_owned() };
         for (refusal, status, recorded, header) in [
-            (Rejection::Path, 404, true, None),
+            (Rejection::NotFound, 404, true, None),
             (method, 405, true, Some((ALLOW, "POST, PUT"))),
             (Rejection::Address, 403, true, None),
             (Rejection::TooLarge { max: 5 }, 413, true, None),
             (Rejection::Encoding, 415, true, None),
             (signature("no x header"), 401, true, Some((WWW_AUTHENTICATE, "Bearer"))),
-            (Rejection::Type, 415, true, None),
+            (Rejection::UnsupportedMediaType, 415, true, None),
             (form, 400, true, None),
-            (Rejection::Late, 408, true, None),
+            (Rejection::Timeout, 408, true, None),
             (Rejection::Rate { retry_after: 7 }, 429, true, Some((RETRY_AFTER, "7"))),
-            (Rejection::QueuedMax, 429, true, Some((RETRY_AFTER, "5"))),
+            (Rejection::QueueFull, 429, true, Some((RETRY_AFTER, "5"))),
             (Rejection::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
-            (Rejection::Gone, 400, false, None),
+            (Rejection::Disconnected, 400, false, None),
         ] {
             let response = refusal.response();
             assert_eq!(response.status().as_u16(), status, "{refusal:?}");
-            assert_eq!(refusal.recorded(), recorded, "{refusal:?}");
+            assert_eq!(refusal.is_recorded(), recorded, "{refusal:?}");
             for name in [ALLOW, WWW_AUTHENTICATE, RETRY_AFTER] {
                 let expected = header.as_ref().filter(|(own, _)| *own == name).map(|(_, it)| *it);
                 let found = response.headers().get(&name).and_then(|it| it.to_str().ok());
@@ -150,6 +150,6 @@ mod tests {
         let wrong = |reason: &str| Rejection::Signature { reason: reason.into(), challenge: None };
         let (missing, old) = (wrong("no x header"), wrong("timestamp is 412 s old"));
         assert_eq!(missing.reason(), "no x header");
-        assert_eq!(missing.told(), old.told());
+        assert_eq!(missing.status_and_message(), old.status_and_message());
     }
 }

@@ -161,7 +161,7 @@ where
     let app = App::new().app_data(Arc::clone(gate));
     let app = app.app_data(Rc::clone(&lane::WriterClient::new(gate.writer.to.clone())));
     let app = app.default_service(match kind {
-        Kind::Intake => web::to(intake::take),
+        Kind::Intake => web::to(intake::handle_webhook),
         Kind::Admin => web::to(health::admin),
     });
     let app = app.into_factory().map_err(|error| error.error_response());

@@ -27,19 +27,19 @@ pub struct SourceRuntime {
     pub verifier: verify::Verifier,
     pub redactor: Arc<Redactor>,
     /// The source's own handshake.
-    pub greeting: Option<greet::CustomHandshake>,
+    pub custom_handshake: Option<greet::CustomHandshake>,
     pub rate: Option<rate::RateLimiter>,
     pub queue_limit: Option<QueueLimit>,
     pub streak: Arc<streak::RejectionStreak>,
     /// Who wants its events, and what of them.
-    pub judge: JobPlanner,
+    pub planner: JobPlanner,
 }
 
 /// Counts of those sources that have a `max_queued`.
 pub type QueueCounters = HashMap<SourceId, Arc<AtomicI64>>;
 
 /// Sources that have a `max_queued`.
-pub fn limited(config: &Config, registry: &Registry) -> Vec<SourceId> {
+pub fn sources_with_queue_limit(config: &Config, registry: &Registry) -> Vec<SourceId> {
     let limited = config.sources.iter().filter(|source| source.max_queued < NO_QUEUED_MAX);
     limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
@@ -74,11 +74,11 @@ impl IntakeConfig {
                 id,
                 verifier: verify::Verifier::new(source, secrets),
                 redactor: Arc::clone(redactor),
-                greeting: greet::CustomHandshake::new(source),
+                custom_handshake: greet::CustomHandshake::new(source),
                 rate: source.rate_limit.map(|rate| windows.limit(id, rate)),
                 queue_limit,
-                streak: streaks.of(id),
-                judge: JobPlanner::new(source, handlers),
+                streak: streaks.for_source(id),
+                planner: JobPlanner::new(source, handlers),
                 source: source.clone(),
             }
         };

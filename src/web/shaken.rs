@@ -30,7 +30,7 @@ pub struct HandshakeLog {
 
 impl HandshakeLog {
     /// Notes one.
-    pub fn note(&self, mut shaken: HandshakeRecord) {
+    pub fn record(&self, mut shaken: HandshakeRecord) {
         shaken.detail.truncate(shaken.detail.floor_char_boundary(DETAIL_BYTES_MAX));
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.pending.len() < PENDING_MAX {
@@ -82,7 +82,7 @@ mod tests {
             detail: "\u{fc}".repeat(5000),
         };
         for _ in 0..5_000 {
-            handshakes.note(one.clone());
+            handshakes.record(one.clone());
         }
         let rows = handshakes.drain(2);
         assert_eq!((rows.len(), rows[0].detail.len()), (PENDING_MAX + 1, 2048));

@@ -8,7 +8,7 @@ use super::refuse::Rejection;
 use crate::domain::SourceId;
 
 /// So many in a row are told.
-const TOLD_AT: u32 = 20;
+const ALERT_THRESHOLD: u32 = 20;
 
 /// So many requests in a row that are wrong in their time alone are the clock's fault, rather than
 /// somebody's who sends an old one again.
@@ -33,10 +33,12 @@ impl RejectionStreak {
     pub fn refused(&self, refusal: &Rejection, reason: &str) {
         let counts = matches!(
             refusal,
-            Rejection::Signature { .. } | Rejection::Type | Rejection::Form { .. }
+            Rejection::Signature { .. }
+                | Rejection::UnsupportedMediaType
+                | Rejection::MalformedBody { .. }
         );
-        if counts && self.count.fetch_add(1, Ordering::Relaxed) + 1 == TOLD_AT {
-            let why = format!("{TOLD_AT} refused in a row: {reason}");
+        if counts && self.count.fetch_add(1, Ordering::Relaxed) + 1 == ALERT_THRESHOLD {
+            let why = format!("{ALERT_THRESHOLD} refused in a row: {reason}");
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         }
     }
@@ -64,7 +66,7 @@ impl RejectionStreak {
     }
 
     /// What is to be told, once.
-    pub fn take(&self) -> Option<String> {
+    pub fn take_alert(&self) -> Option<String> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -74,7 +76,7 @@ impl RejectionStreak {
 pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 
 impl RejectionStreaks {
-    pub fn of(&self, source: SourceId) -> Arc<RejectionStreak> {
+    pub fn for_source(&self, source: SourceId) -> Arc<RejectionStreak> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(source).or_default())
     }
@@ -106,14 +108,14 @@ mod tests {
             streak.refused(&wrong(), &wrong().reason());
         }
         streak.refused(&Rejection::Address, "");
-        assert_eq!(streak.take(), None);
+        assert_eq!(streak.take_alert(), None);
         streak.accepted();
-        streak.refused(&Rejection::Type, "");
-        assert_eq!(streak.take(), None);
+        streak.refused(&Rejection::UnsupportedMediaType, "");
+        assert_eq!(streak.take_alert(), None);
         for _ in 0..40 {
             streak.refused(&wrong(), &wrong().reason());
         }
-        assert_eq!(streak.take().as_deref(), Some("20 refused in a row: no x header"));
-        assert_eq!(streak.take(), None);
+        assert_eq!(streak.take_alert().as_deref(), Some("20 refused in a row: no x header"));
+        assert_eq!(streak.take_alert(), None);
     }
 }

@@ -35,36 +35,38 @@ impl TaskBuilder {
     ///
     /// # Errors
     /// It could not be read: how the attempt ends.
-    pub fn event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
+    pub fn load_event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
         let found = self.readers.get().map_err(anyhow::Error::from);
-        found.and_then(|conn| Ok(read::event(&conn, claimed.event)?)).map_err(|e| unread(&e))
+        found
+            .and_then(|conn| Ok(read::event(&conn, claimed.event)?))
+            .map_err(|e| event_unreadable(&e))
     }
 
     /// The item of a claimed job, if it is one of `split`.
     ///
     /// # Errors
     /// It could not be read: how the attempt ends.
-    pub fn item(&self, claimed: &ClaimedJob) -> Result<Option<Arc<[u8]>>, AttemptResult> {
+    pub fn load_item(&self, claimed: &ClaimedJob) -> Result<Option<Arc<[u8]>>, AttemptResult> {
         if claimed.item.is_none() {
             return Ok(None);
         }
         let found = self.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(read::item(&conn, claimed.claim.job)?));
-        found.map(Some).map_err(|e| unread(&e))
+        found.map(Some).map_err(|e| event_unreadable(&e))
     }
 
     /// One job as its handler gets it.
     ///
     /// # Errors
     /// How the attempt ends where there is nothing to be run.
-    pub fn task(
+    pub fn build_task(
         &self,
         claimed: &ClaimedJob,
         handler: &HandlerRuntime,
         event: Event,
         item: Option<&Arc<[u8]>>,
     ) -> Result<Task, AttemptResult> {
-        let input = self.input(claimed, handler, &event, item)?;
+        let input = self.build_input(claimed, handler, &event, item)?;
         let retry = &handler.settings.retry;
         Ok(Task {
             claim: claimed.claim,
@@ -74,16 +76,16 @@ impl TaskBuilder {
             sign: Arc::clone(&handler.sign),
             item: claimed.item,
             input,
-            is_made: item.is_some() || handler.settings.transform.is_some(),
+            is_json_input: item.is_some() || handler.settings.transform.is_some(),
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
-            key: key(&event, &handler.settings.name, claimed),
-            mark: format!("{}.{}.{}", self.trail, claimed.claim.job, claimed.claim.attempt),
+            key: idempotency_key(&event, &handler.settings.name, claimed),
+            run_id: format!("{}.{}.{}", self.trail, claimed.claim.job, claimed.claim.attempt),
             event: Arc::new(event),
         })
     }
 
     /// The item or the event's bytes, or what `transform` makes of them.
-    fn input(
+    fn build_input(
         &self,
         claimed: &ClaimedJob,
         handler: &HandlerRuntime,
@@ -95,10 +97,12 @@ impl TaskBuilder {
         };
         let party = u64::try_from(claimed.source.0).unwrap_or(0);
         let made = self
-            .with_scene(event, item, |scene| self.expressions.transform(party, transform, scene));
+            .with_context(event, item, |scene| self.expressions.transform(party, transform, scene));
         match made {
-            Ok(made) => made.map(Arc::from).map_err(|reason| failed("transform", &reason)),
-            Err(_) => Err(self.busy()),
+            Ok(made) => {
+                made.map(Arc::from).map_err(|reason| expression_failed("transform", &reason))
+            }
+            Err(_) => Err(self.evaluators_busy()),
         }
     }
 
@@ -106,44 +110,45 @@ impl TaskBuilder {
     ///
     /// # Errors
     /// They fail still, or could not be asked: how the attempt ends.
-    pub fn judge(
+    pub fn reevaluate(
         &self,
         claimed: &ClaimedJob,
         handler: &HandlerRuntime,
         event: &Event,
     ) -> Result<Option<JobSpec>, AttemptResult> {
-        let judge = JobPlanner::of_handlers([(&*handler.settings, claimed.handler)].into_iter());
+        let judge = JobPlanner::for_handlers([(&*handler.settings, claimed.handler)].into_iter());
         let judged = match judge.questions() {
-            None => judge.plain(),
+            None => judge.unconditional_plan(),
             Some(questions) => {
                 let party = u64::try_from(claimed.source.0).unwrap_or(0);
-                let asked = self.with_scene(event, None, |scene| {
+                let asked = self.with_context(event, None, |scene| {
                     let scene = EventContext { event: None, ..*scene };
-                    self.expressions.ask_and_wait(party, questions, &scene)
+                    self.expressions.evaluate(party, questions, &scene)
                 });
-                judge.judged(asked.map_err(|_| self.busy())?)
+                judge.plan_from(asked.map_err(|_| self.evaluators_busy())?)
             }
         };
         match judged.owed {
             JobPlan::Plain(handlers) if handlers.is_empty() => Ok(None),
             JobPlan::Plain(_) => Ok(Some(JobSpec::Event(Default::default()))),
-            JobPlan::Unevaluated(_) => Err(self.busy()),
+            JobPlan::Unevaluated(_) => Err(self.evaluators_busy()),
             JobPlan::Judged(all) => match all.into_iter().next() {
-                Some((_, JobSpec::Dead(why))) => {
-                    Err(AttemptResult { dead: true, ..AttemptResult::new(Outcome::Failed, why) })
-                }
+                Some((_, JobSpec::Dead(why))) => Err(AttemptResult {
+                    is_permanent: true,
+                    ..AttemptResult::new(Outcome::Failed, why)
+                }),
                 other => Ok(other.map(|(_, owed)| owed)),
             },
         }
     }
 
     /// Nothing was found out about the job: it waits, and is asked again.
-    fn busy(&self) -> AttemptResult {
+    fn evaluators_busy(&self) -> AttemptResult {
         handler::not_now(&self.expressions.busy_reason())
     }
 
     /// An event, or an item of it, as expressions see it.
-    pub fn with_scene<T>(
+    pub fn with_context<T>(
         &self,
         event: &Event,
         item: Option<&Arc<[u8]>>,
@@ -152,7 +157,7 @@ impl TaskBuilder {
         let headers: Vec<(&str, &[u8])> =
             event.headers.0.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
         let paths = self.paths.load();
-        let params = paths.get(&event.source).map(|path| inbox::params(path, &event.path));
+        let params = paths.get(&event.source).map(|path| inbox::path_params(path, &event.path));
         let content_type = event.headers.get("content-type");
         ask(&EventContext {
             body: item.unwrap_or(&event.body),
@@ -173,7 +178,7 @@ impl TaskBuilder {
 }
 
 /// That the database cannot be read now is not the job's fault; that it lacks the event is.
-fn unread(error: &anyhow::Error) -> AttemptResult {
+fn event_unreadable(error: &anyhow::Error) -> AttemptResult {
     let reason = format!("the event was not read: {error}");
     match read::is_passing(error) {
         true => handler::not_now(&reason),
@@ -182,16 +187,16 @@ fn unread(error: &anyhow::Error) -> AttemptResult {
 }
 
 /// An expression that fails once fails always: a person has to mend it.
-fn failed(which: &str, reason: &str) -> AttemptResult {
+fn expression_failed(which: &str, reason: &str) -> AttemptResult {
     AttemptResult {
-        dead: true,
+        is_permanent: true,
         ..AttemptResult::new(Outcome::Failed, format!("{which}: {reason}"))
     }
 }
 
 /// An idempotency key: the event's random id, the handler, the item, the replay; the last two are
 /// always there, so that no two jobs share one. At most 100 characters.
-pub fn key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
+pub fn idempotency_key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
     let uid = URL_SAFE_NO_PAD.encode(event.uid);
     format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
 }

@@ -107,9 +107,9 @@ fn a_captured_request_is_no_second_event_under_another_type_or_with_other_header
             "text/plain",
         ] {
             let mut again = draft.clone();
-            again.put("content-type", other);
-            again.put("linear-delivery", other.replace('/', "-"));
-            again.put("idempotency-key", other.replace('/', "-"));
+            again.set_header("content-type", other);
+            again.set_header("linear-delivery", other.replace('/', "-"));
+            again.set_header("idempotency-key", other.replace('/', "-"));
             let status = send(&server, &again).status;
             // Mailgun's signature stands in the body: read otherwise it may not be there.
             assert!(status == 200 || (*scheme == "mailgun" && status == 401), "{scheme} {other}");
@@ -167,8 +167,8 @@ fn a_captured_request_is_no_second_event_where_dedupe_reads_it_otherwise_under_a
         assert_eq!(send(&server, &draft).status, 200);
         for other in other_types {
             let mut again = draft.clone();
-            again.put("content-type", other);
-            again.put("x-github-delivery", other);
+            again.set_header("content-type", other);
+            again.set_header("x-github-delivery", other);
             assert_eq!(send(&server, &again).status, 200, "{dedupe} {other}");
         }
         assert_eq!(server.list("select duplicates from trail"), ["3"], "{dedupe} of {body}");
@@ -184,7 +184,7 @@ fn signed_bodies_for_which_dedupe_gives_no_key_are_events_each() {
         let body = ("application/json", r#"{"kind":"ping"}"#);
         let mut draft = signed(&server, "m", ("d1", now_ms()), body);
         for id in ["1", "2"] {
-            draft.put("x-id", id);
+            draft.set_header("x-id", id);
             assert_eq!(send(&server, &draft).status, 200);
         }
         assert_eq!(server.value("select count(*) from trail"), events, "{dedupe}");
@@ -244,7 +244,7 @@ fn a_late_retry_by_a_recipe_of_ones_own_is_known_by_the_signed_key_of_its_dedupe
         let mut server = started(with_source(scenario(), "m", recipe, &keys));
         let body = ("application/json", r#"{"id":"1"}"#);
         let mut draft = signed(&server, "m", ("d1", now_ms() - HOUR_MS), body);
-        draft.put("x-other", "1");
+        draft.set_header("x-other", "1");
         assert_eq!(send(&server, &draft).status, 200);
         restart_with_tolerance(&mut server, "1m");
         assert_eq!(send(&server, &draft).status, late, "{dedupe}");

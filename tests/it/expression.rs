@@ -65,7 +65,7 @@ impl Trial {
         let answer = Box::new(move |answers| {
             let _ = tell.send((answers, Instant::now()));
         });
-        self.pool.ask(party, questions, &of_json(body.as_bytes()), answer);
+        self.pool.evaluate_async(party, questions, &of_json(body.as_bytes()), answer);
         Asked { told, at: Instant::now() }
     }
 
@@ -130,7 +130,7 @@ fn an_expression_is_evaluated_by_a_process_of_its_own() {
 fn what_is_simple_needs_no_process() {
     let trial = trial();
     let scene = of_json(br#"{"a":"x"}"#);
-    let answers = trial.pool.ask_and_wait(1, &whens(&[".a == \"x\"", ".b"]), &scene).unwrap();
+    let answers = trial.pool.evaluate(1, &whens(&[".a == \"x\"", ".b"]), &scene).unwrap();
     assert_eq!(answers.takers.iter().map(shown).collect::<Vec<_>>(), ["yes", "no"]);
     let transformed = trial.pool.transform(1, &jq("{b: .a}"), &scene);
     assert_eq!(transformed, Ok(Ok(br#"{"b":"x"}"#.to_vec())));

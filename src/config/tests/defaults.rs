@@ -272,7 +272,7 @@ paused = true
         max_output_bytes: 1_024,
         retry: Retry { max_attempts: 3, jitter: 0.0, ..Retry::default() },
         paused: true,
-        ..Handler::named("crm", folder.path())
+        ..Handler::with_defaults("crm", folder.path())
     };
     assert_eq!(handler, expected);
 }

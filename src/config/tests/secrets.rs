@@ -67,7 +67,7 @@ fn one_trailing_newline_is_no_part_of_a_secret() {
         let loaded = folder.load();
         let (secrets, faults) = secrets(&loaded);
         assert_eq!(faults, []);
-        let found = secrets.all(&loaded.config.sources[0].verify.secret).next();
+        let found = secrets.resolve(&loaded.config.sources[0].verify.secret).next();
         assert_eq!(found, Some(secret.as_bytes()));
     }
 }

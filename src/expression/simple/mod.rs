@@ -88,7 +88,7 @@ enum Input {
 }
 
 /// The expression, if it is simple. Needs as much stack as to compile it.
-pub(super) fn simple(text: &str) -> Option<Node> {
+pub(super) fn parse_inlineable(text: &str) -> Option<Node> {
     let term = jaq_core::load::parse(text, |parser| parser.term())?;
     node(&term, &Input::Body(Vec::new()), 0)
 }

@@ -66,7 +66,7 @@ impl InlinePlan {
         Self { nodes, places }
     }
 
-    pub fn look<'a>(&'a self, scene: &'a EventContext<'a>) -> ExtractedEvent<'a> {
+    pub fn extract<'a>(&'a self, scene: &'a EventContext<'a>) -> ExtractedEvent<'a> {
         let found = match input::kind(scene.content_type) {
             _ if self.places.is_empty() => None,
             Kind::Json | Kind::MaybeJson => self.places.find(without_mark(scene.body)),
@@ -146,7 +146,7 @@ impl<'a> ExtractedEvent<'a> {
                 other => return Ok(other),
             },
             Node::Compare(op, nodes) => match self.both(nodes, input)? {
-                Ok([one, other]) => Value::Bool(holds(*op, one.compare(&other)?)),
+                Ok([one, other]) => Value::Bool(compare(*op, one.compare(&other)?)),
                 Err(other) => return Ok(other),
             },
             Node::And(nodes) => return self.logic(nodes, input, false),
@@ -286,7 +286,7 @@ impl<'a> ExtractedEvent<'a> {
     }
 }
 
-fn holds(op: Cmp, order: Ordering) -> bool {
+fn compare(op: Cmp, order: Ordering) -> bool {
     match op {
         Cmp::Lt => order.is_lt(),
         Cmp::Le => order.is_le(),

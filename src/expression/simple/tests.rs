@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::string::string_regex;
 
 use super::super::evaluate::Evaluator;
-use super::super::language::on_a_large_stack;
+use super::super::language::with_large_stack;
 use super::super::output::HandlerResult;
 use super::super::wire::{QuestionSet, Request, Response};
 use crate::expression::{
@@ -34,7 +34,7 @@ fn with<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
 fn compare(text: &str, body: &[u8]) -> bool {
     with(body, |scene| {
         let expression = Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
-        let Some(output) = expression.at_once(scene) else { return false };
+        let Some(output) = expression.evaluate_inline(scene) else { return false };
         let shown = String::from_utf8_lossy(body);
         match bare::first(&expression, scene) {
             Ok(Some(expected)) => {
@@ -184,7 +184,7 @@ fn what_is_not_plain_is_left_to_jaq() {
     with(b"a=1", |scene| {
         let form =
             EventContext { content_type: Some("application/x-www-form-urlencoded"), ..*scene };
-        let asks = |text: &str| Expression::new(text).unwrap().at_once(&form);
+        let asks = |text: &str| Expression::new(text).unwrap().evaluate_inline(&form);
         assert_eq!(asks(".a == 1"), None);
         assert_eq!(asks("$source == \"shop\""), Some(Ok(b"true".to_vec())));
     });
@@ -326,9 +326,11 @@ fn answers(when: &str, key: &str, scene: &EventContext<'_>) {
     let text = |it: &Expression| Some(it.text().to_owned());
     let parts = [text(&when), None, text(&key), text(&key), None, None];
     let asked = QuestionSet { dedupe: text(&key), takers: vec![parts] };
-    let Some(found) = ExpressionSet::new(Some(key), vec![taker]).at_once(scene) else { return };
+    let Some(found) = ExpressionSet::new(Some(key), vec![taker]).evaluate_inline(scene) else {
+        return;
+    };
     let request = Request::Questions(asked);
-    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
+    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
     let Ok(Response::Answers { dedupe, takers }) = came else { panic!("no answers") };
     assert_eq!(found.dedupe, dedupe);
     match (&found.takers[0], &takers[0]) {

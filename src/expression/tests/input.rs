@@ -40,7 +40,7 @@ fn one_byte_order_mark_before_the_body_is_skipped() {
         content_type: JSON,
         ..EventContext::default()
     };
-    let found = crate::expression::Expression::new(".a").unwrap().at_once(&scene);
+    let found = crate::expression::Expression::new(".a").unwrap().evaluate_inline(&scene);
     assert_eq!(found, Some(Ok(b"\"b\"".to_vec())));
 }
 

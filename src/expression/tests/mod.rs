@@ -1,7 +1,7 @@
 //! What expressions give, asked of the evaluator in this process: nothing here is hostile.
 
 use super::evaluate::Evaluator;
-use super::language::on_a_large_stack;
+use super::language::with_large_stack;
 use super::wire::{Request, Response};
 use super::{EventContext, Expression};
 
@@ -16,7 +16,7 @@ mod queue;
 fn outputs(text: &str, scene: &EventContext<'_>) -> Vec<String> {
     Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
     let request = Request::Outputs { text: text.to_owned(), max: 100 };
-    let came = on_a_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
+    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
     let Ok(Response::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
     let packed = match outputs {
         Ok(packed) => packed,

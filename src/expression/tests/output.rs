@@ -3,7 +3,7 @@
 use super::{check, of_json};
 use crate::domain::stamp::VersionValue;
 use crate::expression::evaluate::Evaluator;
-use crate::expression::language::on_a_large_stack;
+use crate::expression::language::with_large_stack;
 use crate::expression::output::HandlerResult;
 use crate::expression::question::RawJobKeys;
 use crate::expression::wire::{QuestionSet, Request, Response};
@@ -18,7 +18,7 @@ fn ask(
     let asked = QuestionSet { dedupe: some(dedupe), takers: vec![parts.map(some)] };
     let request = Request::Questions(asked);
     let scene = of_json(body);
-    let came = on_a_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
+    let came = with_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
     let Ok(Response::Answers { dedupe, mut takers }) = came else { panic!("no answers") };
     (dedupe, takers.remove(0))
 }

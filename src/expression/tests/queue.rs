@@ -29,7 +29,7 @@ fn next(queue: &Queue) -> Option<(u64, usize)> {
 fn a_group_is_of_one_party_and_parties_take_turns() {
     let (queue, told) = (Queue::new(4), Arc::default());
     for party in [1, 1, 2].repeat(10) {
-        queue.put(job(party, 10, &told));
+        queue.enqueue(job(party, 10, &told));
     }
     assert_eq!(next(&queue), Some((1, 8)));
     assert_eq!(next(&queue), Some((2, 8)));
@@ -37,7 +37,7 @@ fn a_group_is_of_one_party_and_parties_take_turns() {
     assert_eq!(next(&queue), Some((2, 2)));
     // It holds two of four: one more, and no further.
     assert_eq!(next(&queue), Some((1, 4)));
-    queue.put(job(1, 10, &told));
+    queue.enqueue(job(1, 10, &told));
     assert_eq!(next(&queue), None);
     queue.done(Priority::Intake, 1);
     assert_eq!(next(&queue), Some((1, 1)));
@@ -47,15 +47,15 @@ fn a_group_is_of_one_party_and_parties_take_turns() {
 fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
     let (queue, told) = (Queue::new(2), Arc::default());
     for _ in 0..20 {
-        queue.put(job(1, 1 << 20, &told));
+        queue.enqueue(job(1, 1 << 20, &told));
     }
     assert_eq!(told.load(Ordering::SeqCst), 12, "half of it is left to others");
-    queue.put(job(3, 100 << 20, &told));
+    queue.enqueue(job(3, 100 << 20, &told));
     assert_eq!(told.load(Ordering::SeqCst), 12, "one fits, however large");
     assert_eq!(next(&queue), Some((1, 1)));
     assert_eq!(next(&queue), Some((3, 1)));
-    queue.put(job(2, 50 << 10, &told));
-    queue.put(job(2, 50 << 10, &told));
+    queue.enqueue(job(2, 50 << 10, &told));
+    queue.enqueue(job(2, 50 << 10, &told));
     assert_eq!(next(&queue), Some((2, 1)));
 }
 
@@ -63,16 +63,16 @@ fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
 fn who_waits_for_too_long_is_told() {
     let (queue, told) = (Queue::new(2), Arc::default());
     let mut old = job(1, 1, &told);
-    old.since -= Priority::Intake.patience();
-    queue.put(old);
-    queue.put(job(1, 1, &told));
-    assert!(queue.look(Priority::Intake));
+    old.since -= Priority::Intake.max_wait();
+    queue.enqueue(old);
+    queue.enqueue(job(1, 1, &told));
+    assert!(queue.expire_waiting(Priority::Intake));
     assert_eq!(told.load(Ordering::SeqCst), 1);
     assert_eq!(next(&queue), Some((1, 1)));
-    queue.put(job(2, 1, &told));
+    queue.enqueue(job(2, 1, &told));
     queue.close();
-    queue.put(job(2, 1, &told));
-    assert!(!queue.look(Priority::Intake));
+    queue.enqueue(job(2, 1, &told));
+    assert!(!queue.expire_waiting(Priority::Intake));
     // The one that was taken was dropped, and so told.
     assert_eq!(told.load(Ordering::SeqCst), 4);
 }
@@ -80,12 +80,12 @@ fn who_waits_for_too_long_is_told() {
 #[test]
 fn where_no_thread_can_be_had_what_waits_is_told() {
     let (queue, told) = (Queue::new(2), Arc::default());
-    assert!(queue.put(job(1, 1, &told)), "it asks for a thread");
-    assert!(queue.put(job(2, 1, &told)), "and for another");
+    assert!(queue.enqueue(job(1, 1, &told)), "it asks for a thread");
+    assert!(queue.enqueue(job(2, 1, &told)), "and for another");
     queue.not_started(Priority::Intake);
     assert_eq!(told.load(Ordering::SeqCst), 0, "the other may come");
     queue.not_started(Priority::Intake);
     assert_eq!(told.load(Ordering::SeqCst), 2);
-    assert!(queue.put(job(1, 1, &told)), "it is asked for again");
+    assert!(queue.enqueue(job(1, 1, &told)), "it is asked for again");
     assert_eq!(next(&queue), Some((1, 1)));
 }

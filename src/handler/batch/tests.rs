@@ -67,7 +67,7 @@ impl Trial {
     /// `succeeded`, `failed: detail` and so on, dead ones with `!`.
     #[track_caller]
     fn check(&self, expected: &[&str]) {
-        let shown = |ended: AttemptResult| match (ended.outcome, ended.dead) {
+        let shown = |ended: AttemptResult| match (ended.outcome, ended.is_permanent) {
             (Outcome::Succeeded, _) => "succeeded".to_owned(),
             (outcome, dead) => {
                 format!("{}{}: {}", outcome.name(), if dead { "!" } else { "" }, ended.detail)
@@ -86,7 +86,7 @@ impl Trial {
 fn all_jobs_come_as_lines_and_then_the_end_of_the_input() {
     let trial = whole("cat > got; echo end >> got");
     trial.check(&["succeeded"; 3]);
-    let lines: Vec<Vec<u8>> = trial.tasks(3).iter().map(line::of).collect();
+    let lines: Vec<Vec<u8>> = trial.tasks(3).iter().map(line::encode).collect();
     assert_eq!(trial.file("got").into_bytes(), [lines.concat(), b"end\n".to_vec()].concat());
 }
 
@@ -95,7 +95,7 @@ fn more_than_a_pipe_holds_comes_whole() {
     let mut trial = whole("wc -c > size");
     trial.body = format!("{:?}", "x".repeat(100_000)).into_bytes().into();
     trial.check(&["succeeded"; 50]);
-    let size: usize = trial.tasks(50).iter().map(|task| line::of(task).len()).sum();
+    let size: usize = trial.tasks(50).iter().map(|task| line::encode(task).len()).sum();
     assert_eq!(trial.file("size").trim(), size.to_string());
 }
 
@@ -236,5 +236,5 @@ fn what_can_not_be_started_says_why_for_each() {
 fn one_job_alone_is_a_batch_too() {
     let trial = whole("cat > got; exit 65");
     let ended = trial.batch.run(&trial.tasks(1)[0], &trial.stop);
-    assert_eq!((ended.outcome, ended.dead), (Outcome::Failed, true));
+    assert_eq!((ended.outcome, ended.is_permanent), (Outcome::Failed, true));
 }

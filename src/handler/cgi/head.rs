@@ -43,9 +43,8 @@ pub(super) fn read(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
         return Err("an empty line came first".to_owned());
     }
     answer.status = match (status, &answer.location) {
-        (Some(status), _) => {
-            code(&status).ok_or_else(|| format!("{:?} is no status", detail::one_line(&status)))?
-        }
+        (Some(status), _) => parse_status(&status)
+            .ok_or_else(|| format!("{:?} is no status", detail::one_line(&status)))?,
         // A script that only says where to go on redirects (section 6.2.3).
         (None, Some(_)) => 302,
         (None, None) => 200,
@@ -61,7 +60,7 @@ fn field(line: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// `404 Not Found`, or the number alone.
-fn code(status: &[u8]) -> Option<u16> {
+fn parse_status(status: &[u8]) -> Option<u16> {
     let digits = status.split(|byte| *byte == b' ').next()?;
     let code = std::str::from_utf8(digits).ok()?;
     let is_code = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());

@@ -51,7 +51,7 @@ pub(super) fn variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
     put("REDIRECT_STATUS", "200".into());
     put("CONTENT_LENGTH", task.input.len().to_string().into());
     match event.headers.get("content-type") {
-        _ if task.is_made => put("CONTENT_TYPE", "application/json".into()),
+        _ if task.is_json_input => put("CONTENT_TYPE", "application/json".into()),
         Some(content_type) => put("CONTENT_TYPE", OsString::from_vec(content_type.to_vec())),
         None => {}
     }

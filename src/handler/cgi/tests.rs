@@ -78,7 +78,7 @@ fn the_variables_are_those_of_the_rfc() {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
     assert!(!found.iter().any(|line| line.starts_with("CONTENT_TYPE")), "{found:?}");
-    let made = Task { is_made: true, input: Arc::from(*b"{}"), ..task };
+    let made = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
     let found = variables(&made);
     for line in ["CONTENT_TYPE=application/json", "CONTENT_LENGTH=2"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
@@ -174,7 +174,11 @@ fn the_body_is_read_from_stdin() {
 fn answers(script: &str, outcome: Outcome, dead: bool, wait: Option<u64>, detail: &str) {
     let ended = run_of(&task(script));
     assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail), "{script}");
-    assert_eq!((ended.dead, ended.wait), (dead, wait.map(Duration::from_secs)), "{script}");
+    assert_eq!(
+        (ended.is_permanent, ended.retry_after),
+        (dead, wait.map(Duration::from_secs)),
+        "{script}"
+    );
 }
 
 #[test]

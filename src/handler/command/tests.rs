@@ -37,10 +37,10 @@ fn an_end_is_an_outcome() {
     };
     let check = |exit: ExitReason, deferred: bool, expected: (Outcome, bool, &str)| {
         let deferred = deferred.then_some(Some(Duration::from_secs(9)));
-        let notes = ControlMessages { deferred, others: "said".into() };
+        let notes = ControlMessages { deferred, free_text: "said".into() };
         let ended = ended(over(exit), notes, Duration::from_secs(90));
-        assert_eq!((ended.outcome, ended.dead, ended.detail.as_str()), expected);
-        assert_eq!(ended.wait.is_some(), ended.outcome == Outcome::Deferred);
+        assert_eq!((ended.outcome, ended.is_permanent, ended.detail.as_str()), expected);
+        assert_eq!(ended.retry_after.is_some(), ended.outcome == Outcome::Deferred);
         assert_eq!(ended.stdout, b"out");
     };
     use Outcome::{Deferred, Failed, Interrupted, Succeeded, TimedOut};
@@ -65,7 +65,10 @@ fn an_end_is_an_outcome() {
 #[test]
 fn descriptor_3_defers_a_job() {
     let ended = run_of(&task(r#"echo '{"outcome":"deferred","retry_after":"10m"}' >&3; exit 1"#));
-    assert_eq!((ended.outcome, ended.wait), (Outcome::Deferred, Some(Duration::from_secs(600))));
+    assert_eq!(
+        (ended.outcome, ended.retry_after),
+        (Outcome::Deferred, Some(Duration::from_secs(600)))
+    );
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn the_environment_is_the_contracts() {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let task = with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
-    expected.push(("HOOKTRAIL_RUN_ID".into(), task.mark.clone()));
+    expected.push(("HOOKTRAIL_RUN_ID".into(), task.run_id.clone()));
     for name in ["PATH", "HOME", "LANG", "TZ"] {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }

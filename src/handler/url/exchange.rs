@@ -79,14 +79,14 @@ impl CallGuard {
     }
 
     /// What it was at when time was up.
-    pub fn doing(&self) -> String {
-        within(|bounds| bounds.doing.to_string()).unwrap_or_default()
+    pub fn set_phase(&self) -> String {
+        with_current(|bounds| bounds.doing.to_string()).unwrap_or_default()
     }
 
     /// The other end closed a connection just when it was used again: whatever was sent was most
     /// likely never read.
     pub fn was_stale(&self) -> bool {
-        within(|bounds| bounds.stale).unwrap_or(false)
+        with_current(|bounds| bounds.stale).unwrap_or(false)
     }
 }
 
@@ -96,28 +96,29 @@ impl Drop for CallGuard {
     }
 }
 
-fn within<T>(look: impl FnOnce(&mut CallContext) -> T) -> Option<T> {
+fn with_current<T>(look: impl FnOnce(&mut CallContext) -> T) -> Option<T> {
     NOW.with_borrow_mut(|now| now.as_mut().map(look))
 }
 
 /// Says what the thread is at, for people.
 pub(super) fn doing(what: impl Into<Cow<'static, str>>) {
     let what = what.into();
-    within(|bounds| bounds.doing = what);
+    with_current(|bounds| bounds.doing = what);
 }
 
 /// The number of the thread's exchange: no two share one.
 pub(super) fn number() -> u64 {
-    within(|bounds| bounds.number).unwrap_or(0)
+    with_current(|bounds| bounds.number).unwrap_or(0)
 }
 
 pub(super) fn set_stale(stale: bool) {
-    within(|bounds| bounds.stale = stale);
+    with_current(|bounds| bounds.stale = stale);
 }
 
 /// Time that is left.
-pub(super) fn left() -> Duration {
-    within(|bounds| bounds.deadline.saturating_duration_since(Instant::now())).unwrap_or_default()
+pub(super) fn remaining() -> Duration {
+    with_current(|bounds| bounds.deadline.saturating_duration_since(Instant::now()))
+        .unwrap_or_default()
 }
 
 /// Waits until something can be done with `fd`, the time is up, or it is stopped.
@@ -135,7 +136,8 @@ pub(super) fn wait_at_most(
     most: Duration,
 ) -> Result<bool, CallError> {
     let until = Instant::now().checked_add(most);
-    let Some((stop, deadline)) = within(|bounds| (bounds.stop.clone(), bounds.deadline)) else {
+    let Some((stop, deadline)) = with_current(|bounds| (bounds.stop.clone(), bounds.deadline))
+    else {
         // Nobody waits outside an exchange: a probe of an idle connection asks without.
         return Err(CallError::TimedOut);
     };

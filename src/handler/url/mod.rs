@@ -62,7 +62,7 @@ struct Client {
 impl Url {
     /// Certificates of those whom the system trusts are read once, here.
     pub fn new(settings: &config::Handler) -> Self {
-        let url = Self { client: OnceLock::new(), roots };
+        let url = Self { client: OnceLock::new(), roots: load_root_certificates };
         // An attempt says why there is none.
         let _ = url.client(settings);
         url
@@ -100,19 +100,19 @@ impl HandlerRunner for Url {
             }
             let exchange = CallGuard::begin(stop, task.handler.timeout);
             let error = match client.call(&request, &exchange) {
-                Ok(answer) => return take(answer, task, &exchange),
+                Ok(answer) => return read_response(answer, task, &exchange),
                 Err(error) => error,
             };
             match fault(&error) {
                 Some(CallError::NotNow(why)) if shortage.wait(stop, &why) => {}
                 Some(CallError::NotNow(why)) => return super::not_now(&why),
-                _ => return failed(error, task, &exchange),
+                _ => return result_from_error(error, task, &exchange),
             }
         }
     }
 
     /// The authorities that the system trusts.
-    fn is_read_anew(&self) -> bool {
+    fn needs_rebuild_on_reload(&self) -> bool {
         true
     }
 }
@@ -194,7 +194,7 @@ fn proxy(text: &str) -> Result<Proxy, String> {
 
 /// Those whom the system trusts, so that an owner's own authority is one among them; or those of
 /// SSL_CERT_FILE and SSL_CERT_DIR.
-fn roots() -> Result<Vec<Certificate<'static>>, StartError> {
+fn load_root_certificates() -> Result<Vec<Certificate<'static>>, StartError> {
     let found = rustls_native_certs::load_native_certs();
     let remedy = "install ca-certificates, or set SSL_CERT_FILE";
     match found.errors.first() {
@@ -215,8 +215,8 @@ fn roots() -> Result<Vec<Certificate<'static>>, StartError> {
 /// What is sent besides what ureq adds: Host, Content-Length, User-Agent, Accept.
 fn headers_of(task: &Task) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    let own = task.event.headers.get("content-type").filter(|_| !task.is_made);
-    let content_type = if task.is_made { Some(&b"application/json"[..]) } else { own };
+    let own = task.event.headers.get("content-type").filter(|_| !task.is_json_input);
+    let content_type = if task.is_json_input { Some(&b"application/json"[..]) } else { own };
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, value("content-type", content_type)?);
     }
@@ -255,7 +255,7 @@ fn value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
 }
 
 /// Reads an answer, as far as it is kept, and lets its status decide.
-fn take(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> AttemptResult {
+fn read_response(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> AttemptResult {
     let (head, mut body) = answer.into_parts();
     let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_vec());
     let decisive = HttpOutcome {
@@ -269,20 +269,24 @@ fn take(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> AttemptRes
     let most = keep.max(START_BYTES) as u64 + 1;
     let mut stdout = Vec::new();
     let read = body.as_reader().take(most).read_to_end(&mut stdout);
-    let said = detail::start(&stdout);
+    let said = detail::first_words(&stdout);
     stdout.truncate(keep);
     let ended = match read {
         Ok(_) => decisive.ended(&said, clock::wall_ms()),
         // An answer that is not whole is no success (RFC 9112 section 8); what its head asks for holds.
         Err(e) => {
-            let ended = failed(Error::from(e), task, exchange);
-            let AttemptResult { dead, wait, .. } = decisive.ended("", clock::wall_ms());
+            let ended = result_from_error(Error::from(e), task, exchange);
+            let AttemptResult { is_permanent: dead, retry_after: wait, .. } =
+                decisive.ended("", clock::wall_ms());
             let status = format!("status {}, but {}", decisive.status, ended.detail);
             match ended.outcome {
-                Outcome::Failed => {
-                    AttemptResult { detail: detail::of(&[&status]), dead, wait, ..ended }
-                }
-                Outcome::TimedOut => AttemptResult { wait, ..ended },
+                Outcome::Failed => AttemptResult {
+                    detail: detail::join(&[&status]),
+                    is_permanent: dead,
+                    retry_after: wait,
+                    ..ended
+                },
+                Outcome::TimedOut => AttemptResult { retry_after: wait, ..ended },
                 _ => ended,
             }
         }
@@ -299,18 +303,18 @@ fn fault(error: &Error) -> Option<CallError> {
 }
 
 /// What an exchange without a whole answer comes to.
-fn failed(error: Error, task: &Task, exchange: &CallGuard) -> AttemptResult {
+fn result_from_error(error: Error, task: &Task, exchange: &CallGuard) -> AttemptResult {
     let why = match fault(&error) {
         Some(CallError::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
         Some(CallError::TimedOut) => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));
-            let detail = detail::of(&[&timeout, &exchange.doing()]);
+            let detail = detail::join(&[&timeout, &exchange.set_phase()]);
             return AttemptResult::new(Outcome::TimedOut, detail);
         }
         Some(fault) => fault.to_string(),
         None => explain(&error),
     };
-    AttemptResult::new(Outcome::Failed, detail::of(&[&detail::one_line(why.as_bytes())]))
+    AttemptResult::new(Outcome::Failed, detail::join(&[&detail::one_line(why.as_bytes())]))
 }
 
 fn explain(error: &Error) -> String {

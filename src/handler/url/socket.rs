@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-use super::exchange::{self, CallError, doing, left, wait_at_most, wait_for};
+use super::exchange::{self, CallError, doing, remaining, wait_at_most, wait_for};
 use super::lookup;
 use crate::process::is_shortage;
 
@@ -63,7 +63,7 @@ impl<In: Transport> Connector<In> for Plain {
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
         let exchange = exchange::number();
-        Ok(Some(Either::B(CancellableTcp { stream, buffers, exchange, is_cut: false })))
+        Ok(Some(Either::B(CancellableTcp { stream, buffers, exchange, peer_closed: false })))
     }
 }
 
@@ -72,7 +72,7 @@ fn open(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
     let mut why = CallError::TimedOut;
     for (at, &address) in addresses.iter().enumerate() {
         let is_last = at + 1 == addresses.len();
-        let most = if is_last { Duration::MAX } else { NEXT_ADDRESS.min(left() / 2) };
+        let most = if is_last { Duration::MAX } else { NEXT_ADDRESS.min(remaining() / 2) };
         doing(format!("connecting to {address}"));
         match open_one(address, most) {
             Err(CallError::NotConnected(reason)) => {
@@ -117,7 +117,7 @@ pub(super) struct CancellableTcp {
     /// The exchange that used it last.
     exchange: u64,
     /// The other end does not read any more.
-    is_cut: bool,
+    peer_closed: bool,
 }
 
 impl fmt::Debug for CancellableTcp {
@@ -137,7 +137,7 @@ impl Transport for CancellableTcp {
             exchange::set_stale(true);
         }
         let mut output = &self.buffers.output()[..amount];
-        while !output.is_empty() && !self.is_cut {
+        while !output.is_empty() && !self.peer_closed {
             match self.stream.write(output) {
                 Ok(written) => output = &output[written..],
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -145,7 +145,7 @@ impl Transport for CancellableTcp {
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 // Whoever does not want to read it all may have answered, and said why.
-                Err(_) => self.is_cut = true,
+                Err(_) => self.peer_closed = true,
             }
         }
         Ok(())
@@ -169,7 +169,7 @@ impl Transport for CancellableTcp {
     /// and it is of no use.
     fn is_open(&mut self) -> bool {
         let peeked = self.stream.peek(&mut [0]);
-        !self.is_cut && peeked.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+        !self.peer_closed && peeked.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::{ExitReason, exists, sh, until};
-use crate::process::{MARK, end_marked};
+use crate::process::{MARK, kill_run};
 
 /// Runs a script that writes down the processes it leaves behind; all are gone after it.
 #[track_caller]
@@ -94,7 +94,7 @@ fn what_an_earlier_server_left_is_found_by_its_mark_and_ended_with_its_group() {
     let script = "sleep 1000 & echo $$ $!; wait";
     let mine: Vec<_> = (1..4).map(|job| left(&format!("t{own}.{job}.1"), script)).collect();
     let mut other = left(&format!("t{own}0.1.1"), script);
-    assert!(end_marked(&format!("t{own}.")) >= 3);
+    assert!(kill_run(&format!("t{own}.")) >= 3);
     for (mut child, pids) in mine {
         // Reaped already, or to be.
         let _ = child.wait();
@@ -103,8 +103,8 @@ fn what_an_earlier_server_left_is_found_by_its_mark_and_ended_with_its_group() {
         }
     }
     assert!(other.1.split_whitespace().all(is_alive), "another trail's was ended");
-    assert!(end_marked(&format!("t{own}0.")) >= 1);
-    assert_eq!(end_marked(&format!("t{own}")), 0);
+    assert!(kill_run(&format!("t{own}0.")) >= 1);
+    assert_eq!(kill_run(&format!("t{own}")), 0);
     let _ = other.0.wait();
 }
 
@@ -115,7 +115,7 @@ fn what_keeps_becoming_another_program_is_found_all_the_same() {
         check("echo 'exec sh again' > again; setsid sh -c 'echo $$ >> pids; exec sh again' &", 1);
         let mark = format!("again{}.{round}.1", std::process::id());
         let (mut child, pid) = left(&mark, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
-        assert!(end_marked(&mark) >= 1);
+        assert!(kill_run(&mark) >= 1);
         let _ = child.wait();
         assert!(!is_alive(pid.trim()));
     }

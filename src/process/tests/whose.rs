@@ -3,7 +3,7 @@
 use rustix::process::{Signal, kill_process_group};
 
 use super::{DEADLINE, ExitReason, Instant, Trial, alone, exists, sh, until};
-use crate::process::proc::{RunId, children, children_among_all, mark_of, wait_for_ends};
+use crate::process::proc::{RunId, children, children_among_all, read_run_id, wait_for_ends};
 use crate::process::reap::RunGuard;
 use crate::process::{become_subreaper, spawn};
 
@@ -69,11 +69,11 @@ fn without_a_list_of_children_they_are_found_among_all_processes() {
         assert!(children_among_all().contains(&strays[0]));
         assert!(children_among_all().contains(&child.pid));
         let mark = RunId::Is(trial.program.mark.clone());
-        until("its mark is seen", || mark_of(strays[0]) == mark);
+        until("its mark is seen", || read_run_id(strays[0]) == mark);
         kill_process_group(child.pid, Signal::KILL).unwrap();
         assert!(wait_for_ends(&[(child.pid, child.process)], Instant::now() + DEADLINE));
-        assert_eq!(mark_of(child.pid), RunId::None);
-        entered.end_strays(child.pid);
+        assert_eq!(read_run_id(child.pid), RunId::None);
+        entered.kill_orphans(child.pid);
         entered.reap(child.pid).unwrap();
         assert_eq!(children_among_all(), []);
     });

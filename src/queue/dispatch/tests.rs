@@ -30,7 +30,7 @@ fn asked(it: &mut Scheduler, now_us: i64) -> Vec<(HandlerId, usize)> {
 }
 
 fn ask(handler: HandlerId, jobs: usize) -> ClaimRequest {
-    ClaimRequest { handler, jobs, together: false, on_trial: false, gap_ms: None }
+    ClaimRequest { handler, jobs, as_one_batch: false, is_probe: false, min_interval_ms: None }
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn equals_share_the_threads() {
 fn a_free_thread_goes_to_the_handler_with_the_fewest_running() {
     let mut it = dispatch(4, &[(A, plain(0, 9)), (B, plain(0, 9))]);
     it.plan(0);
-    it.finished(B);
+    it.release_thread(B);
     assert_eq!(asked(&mut it, 0), [(B, 1)]);
 }
 
@@ -60,7 +60,7 @@ fn a_claim_that_got_fewer_frees_the_rest_and_waits_to_be_woken() {
     assert_eq!(asked(&mut it, 0), [(A, 2)]);
     it.claimed(&ask(A, 2), 0, 0);
     assert_eq!((asked(&mut it, 0), it.busy()), (vec![], 0));
-    it.woken(A, 1, 0);
+    it.add_ready(A, 1, 0);
     assert_eq!(asked(&mut it, 0), [(A, 2)]);
 }
 
@@ -86,7 +86,7 @@ fn a_handler_that_is_gone_keeps_its_running_jobs_and_starts_none() {
     let mut it = dispatch(3, &[(A, plain(0, 1)), (B, plain(0, 1))]);
     it.plan(0);
     it.configure(&HashMap::from([(A, plain(0, 3))]));
-    it.finished(B);
+    it.release_thread(B);
     assert_eq!(asked(&mut it, 0), [(A, 2)]);
 }
 
@@ -98,28 +98,28 @@ fn a_stock_and_a_slow_command_do_not_hold_another_handlers_fresh_job() {
     it.claimed(&ask(B, 2), 0, 0);
     assert_eq!(asked(&mut it, 0), [(A, 1)]);
     it.claimed(&ask(A, 1), 1, 0);
-    it.woken(B, 1, 0);
+    it.add_ready(B, 1, 0);
     assert_eq!(asked(&mut it, 0), [(B, 1)], "a thread is free, as A has its concurrency");
 }
 
 #[test]
 fn a_rested_handler_has_one_job_on_trial_and_no_other() {
     let mut it = dispatch(8, &[(A, plain(0, 8))]);
-    it.rests(A, Some(SECOND_US));
+    it.set_breaker(A, Some(SECOND_US));
     assert_eq!(asked(&mut it, SECOND_US - 1), []);
     assert_eq!(it.next_us(), Some(SECOND_US));
     let plan = it.plan(SECOND_US);
-    assert_eq!((plan.len(), plan[0].jobs, plan[0].on_trial), (1, 1, true));
+    assert_eq!((plan.len(), plan[0].jobs, plan[0].is_probe), (1, 1, true));
     it.claimed(&plan[0], 1, SECOND_US);
-    it.woken(A, 9, SECOND_US);
+    it.add_ready(A, 9, SECOND_US);
     assert_eq!(asked(&mut it, 9 * SECOND_US), [], "until the trial is over");
-    it.finished(A);
-    it.rests(A, Some(20 * SECOND_US));
+    it.release_thread(A);
+    it.set_breaker(A, Some(20 * SECOND_US));
     assert_eq!(asked(&mut it, 19 * SECOND_US), [], "it failed");
     let plan = it.plan(20 * SECOND_US);
     it.claimed(&plan[0], 1, 20 * SECOND_US);
-    it.finished(A);
-    it.rests(A, None);
+    it.release_thread(A);
+    it.set_breaker(A, None);
     assert_eq!(asked(&mut it, 20 * SECOND_US), [(A, 8)], "it has recovered");
 }
 
@@ -127,7 +127,7 @@ fn a_rested_handler_has_one_job_on_trial_and_no_other() {
 fn a_claim_that_was_refused_since_its_handler_rests_takes_no_trial_away() {
     let mut it = dispatch(8, &[(A, plain(0, 8))]);
     let plan = it.plan(0);
-    it.rests(A, Some(SECOND_US));
+    it.set_breaker(A, Some(SECOND_US));
     it.claimed(&plan[0], 0, 0);
     assert_eq!(asked(&mut it, SECOND_US), [(A, 1)]);
 }
@@ -141,7 +141,7 @@ fn a_rate_gives_one_start_after_another() {
         for ask in it.plan(now_us) {
             it.claimed(&ask, ask.jobs, now_us);
             starts.extend(std::iter::repeat_n(now_us, ask.jobs));
-            (0..ask.jobs).for_each(|_| it.finished(A));
+            (0..ask.jobs).for_each(|_| it.release_thread(A));
         }
         now_us = it.next_us().unwrap().max(now_us + 1);
     }
@@ -158,17 +158,17 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     let mut it = dispatch(2, &[(A, HandlerLimits { batch, ..plain(0, 2) })]);
     let count = |it: &mut Scheduler, jobs: usize, now_us: i64| {
         assert_eq!(it.begin_count(), [(A, 3)]);
-        it.counted(A, jobs, now_us);
+        it.set_counted(A, jobs, now_us);
     };
     count(&mut it, 1, 0);
     assert_eq!(asked(&mut it, 2 * SECOND_US - 1), []);
     let plan = it.plan(2 * SECOND_US);
-    assert_eq!((plan.len(), plan[0].jobs, plan[0].together), (1, 3, true));
+    assert_eq!((plan.len(), plan[0].jobs, plan[0].as_one_batch), (1, 3, true));
     it.claimed(&plan[0], 1, 2 * SECOND_US);
     assert_eq!(it.busy(), 1);
-    it.woken(A, 1, 3 * SECOND_US);
+    it.add_ready(A, 1, 3 * SECOND_US);
     count(&mut it, 1, 3 * SECOND_US);
-    it.woken(A, 2, 3 * SECOND_US);
+    it.add_ready(A, 2, 3 * SECOND_US);
     count(&mut it, 3, 3 * SECOND_US);
     assert_eq!(asked(&mut it, 3 * SECOND_US), [(A, 3)], "it is full");
 }
@@ -178,8 +178,8 @@ fn what_comes_while_a_batch_is_counted_is_not_forgotten() {
     let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
     let mut it = dispatch(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     it.begin_count();
-    it.woken(A, 1, 0);
-    it.counted(A, 0, SECOND_US);
+    it.add_ready(A, 1, 0);
+    it.set_counted(A, 0, SECOND_US);
     assert_eq!(it.next_us(), Some(2 * SECOND_US), "it waits from when the first came");
     assert_eq!(asked(&mut it, 2 * SECOND_US), [(A, 3)]);
 }
@@ -189,12 +189,12 @@ fn a_batch_is_counted_again_that_is_full_only_by_what_came_meanwhile() {
     let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
     let mut it = dispatch(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     it.begin_count();
-    it.woken(A, 2, 0);
-    it.counted(A, 2, 0);
-    assert!(it.is_to_count());
+    it.add_ready(A, 2, 0);
+    it.set_counted(A, 2, 0);
+    assert!(it.needs_count());
     assert_eq!(asked(&mut it, 0), []);
     it.begin_count();
-    it.counted(A, 3, 0);
+    it.set_counted(A, 3, 0);
     assert_eq!(asked(&mut it, 0), [(A, 3)]);
 }
 
@@ -242,7 +242,7 @@ proptest! {
             match step {
                 Step::Plan => {
                     for (handler, max) in it.begin_count() {
-                        it.counted(handler, max, 0);
+                        it.set_counted(handler, max, 0);
                     }
                     let plan = it.plan(0);
                     asks.extend(&plan);
@@ -266,15 +266,15 @@ proptest! {
                 }
                 Step::ClaimFailed if !asks.is_empty() => it.claim_failed(&asks.remove(0)),
                 Step::Finished(handler) if running.get(&handler).is_some_and(|&count| count > 0) => {
-                    it.finished(handler);
+                    it.release_thread(handler);
                     *running.entry(handler).or_default() -= 1;
                 }
-                Step::Woken(handler, jobs) => it.woken(handler, jobs, 0),
+                Step::Woken(handler, jobs) => it.add_ready(handler, jobs, 0),
                 Step::Concurrency(now) => {
                     concurrency = now;
                     it.configure(&limits(now).into_iter().collect());
                 }
-                Step::Rests(until_us) => it.rests(A, until_us),
+                Step::Rests(until_us) => it.set_breaker(A, until_us),
                 Step::Paused(is_paused) => it.set_paused(if is_paused { &[A] } else { &[] }),
                 Step::Claimed(_) | Step::ClaimFailed | Step::Finished(_) => {}
             }

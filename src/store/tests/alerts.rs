@@ -13,8 +13,8 @@ fn told() -> Trail {
     let mut trail = trail();
     let conn = &trail.store.conn;
     registry::register(conn, &[alerts::SOURCE.to_owned()], &[], 0).unwrap();
-    alerts::tell(conn, Some(OWN)).unwrap();
-    trail.state.read_names(conn).unwrap();
+    alerts::set_subscriber(conn, Some(OWN)).unwrap();
+    trail.state.reload_config_tables(conn).unwrap();
     trail
 }
 
@@ -51,7 +51,7 @@ impl Trail {
 
 fn made(of: PendingAlert) -> AlertEvent {
     let accept = NewEvent {
-        slot: 0,
+        reply_slot: 0,
         source: OWN,
         uid: [1; 16],
         received_at_ms: 1,
@@ -108,8 +108,8 @@ fn a_job_that_is_dead_at_once_and_an_event_that_nobody_takes_are_noted() {
 fn nothing_is_noted_where_nobody_is_told_and_what_was_is_forgotten() {
     let mut trail = told();
     trail.die();
-    alerts::tell(&trail.store.conn, None).unwrap();
-    trail.state.read_names(&trail.store.conn).unwrap();
+    alerts::set_subscriber(&trail.store.conn, None).unwrap();
+    trail.state.reload_config_tables(&trail.store.conn).unwrap();
     trail.die();
     trail.apply(Operation::Notice(AlertSignal::DiskLow("full".into())));
     assert_eq!(trail.kinds(), Vec::<String>::new());
@@ -233,8 +233,8 @@ fn what_was_not_told_to_rest_is_not_told_to_recover() {
 #[test]
 fn a_recovery_is_not_kept_for_those_who_take_alerts_later() {
     let mut trail = rested([S, S]);
-    alerts::tell(trail.conn(), None).unwrap();
-    trail.state.read_names(&trail.store.conn).unwrap();
+    alerts::set_subscriber(trail.conn(), None).unwrap();
+    trail.state.reload_config_tables(&trail.store.conn).unwrap();
     tried(&mut trail, S, Next::Succeeded);
     assert_eq!(trail.kinds(), NONE_TOLD);
 }
@@ -283,9 +283,9 @@ fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
 fn after_a_crash_the_last_event_of_a_source_is_known_by_its_events() {
     let mut trail = told();
     let (conn, now_ms) = (&trail.store.conn, trail.state.now_ms);
-    sources::keep(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
+    sources::save_last_seen(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
     let seen = |trail: &Trail, wall_ms| {
-        let seen = sources::seen(&trail.store.conn, now_ms, wall_ms).unwrap();
+        let seen = sources::load_last_seen(&trail.store.conn, now_ms, wall_ms).unwrap();
         (now_ms - seen[&S], now_ms - seen[&OWN])
     };
     let wall_ms = trail.state.wall_ms;

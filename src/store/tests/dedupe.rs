@@ -11,11 +11,11 @@ fn one(name: &str) -> Option<DedupeKey> {
 
 /// Keys of a request: of the source's own `dedupe`, and of the delivery.
 fn keys(own: &str, delivery: &str) -> Dedupe {
-    Dedupe { own: one(own), delivery: one(delivery), heal: true, aim: Aim::Store }
+    Dedupe { own: one(own), delivery: one(delivery), retry_dead: true, aim: Aim::Store }
 }
 
 fn of_delivery(name: &str, aim: Aim) -> Dedupe {
-    Dedupe { delivery: one(name), heal: aim == Aim::Store, aim, ..Dedupe::default() }
+    Dedupe { delivery: one(name), retry_dead: aim == Aim::Store, aim, ..Dedupe::default() }
 }
 
 impl Trail {
@@ -60,7 +60,7 @@ fn a_key_whose_window_is_over_is_free_again_and_forgotten() {
     assert_eq!(trail.dedupe(keys("a", "1")), InsertReply::Stored(EventId(2)));
     assert_eq!(trail.number("SELECT count(*) FROM dedupe"), 2);
     trail.state.now_ms += WINDOW_MS;
-    events::forget_keys(trail.conn(), trail.state.now_ms).unwrap();
+    events::purge_expired_keys(trail.conn(), trail.state.now_ms).unwrap();
     assert_eq!(trail.number("SELECT count(*) FROM dedupe"), 0);
 }
 

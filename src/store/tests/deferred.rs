@@ -93,7 +93,7 @@ fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
                 origin: insert::Origin::DeferredEvent,
             };
             let (conn, state) = (&trail.store.conn, &mut trail.state);
-            insert::owed(conn, state, of, &large(seed)).unwrap();
+            insert::insert_jobs(conn, state, of, &large(seed)).unwrap();
         }
     }
     trail.places()
@@ -177,7 +177,7 @@ fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are
     assert_eq!(trail.number(settled), 0);
     let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(queued, 301, "they count as the jobs that they will have");
-    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), 301);
+    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), 301);
     for jobs in [first, second] {
         let mut work = Work::insert_event_jobs(jobs);
         while !trail.step(&mut work, 100) {}
@@ -204,7 +204,7 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 301);
     assert_eq!(trail.state.deferred.get(&S), Some(&1), "the third is still to come");
     let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
-    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), queued);
+    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), queued);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
     assert_eq!(trail.number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
     assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"), 1);
-    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), 0);
+    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), 0);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
     while !trail.step(&mut work, 100) {}
     assert_eq!(trail.jobs()[298], "299 cancelled: no more");
     let queued: i64 = trail.number("SELECT queued FROM trail");
-    assert_eq!(jobs::queued_of(trail.conn(), S).unwrap(), queued);
+    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), queued);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
         created_at_ms: 0,
         origin: insert::Origin::Event,
     };
-    insert::owed(&trail.store.conn, &mut trail.state, of, &ordered("k")).unwrap();
+    insert::insert_jobs(&trail.store.conn, &mut trail.state, of, &ordered("k")).unwrap();
     while !trail.step(&mut work, 100) {}
     assert_eq!(trail.claimed(9), [1]);
     assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
@@ -271,7 +271,7 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key
     let (event, source, handler) = (1, SourceId(2), H);
     let origin = insert::Origin::Event;
     let of = insert::JobOrigin { event, source, handler, created_at_ms: 0, origin };
-    insert::owed(&trail.store.conn, &mut trail.state, of, &JobSpec::Event(keys)).unwrap();
+    insert::insert_jobs(&trail.store.conn, &mut trail.state, of, &JobSpec::Event(keys)).unwrap();
     while !trail.step(&mut work, 100) {}
     assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
     assert_eq!(trail.number("SELECT id FROM jobs WHERE state = 1"), 301);
@@ -296,7 +296,7 @@ fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
 fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
-    let dedupe = events::Dedupe { own, heal: true, ..Default::default() };
+    let dedupe = events::Dedupe { own, retry_dead: true, ..Default::default() };
     let owed = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
     trail.accept(JobPlan::Judged(owed), Some(dedupe));
     for _ in 0..250 {
@@ -320,7 +320,7 @@ fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others
     let mut trail = trail();
     let dedupe = |name| {
         let own = Some(events::DedupeKey { key: key(name), window_ms: 60_000 });
-        Some(events::Dedupe { own, heal: true, ..Default::default() })
+        Some(events::Dedupe { own, retry_dead: true, ..Default::default() })
     };
     for name in ["x", "y", "z"] {
         let owed = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();

@@ -77,7 +77,7 @@ impl Trail {
 
     fn accept(&mut self, owed: JobPlan, dedupe: Option<events::Dedupe>) -> InsertReply {
         let accept = NewEvent {
-            slot: 0,
+            reply_slot: 0,
             source: S,
             uid: [7; 16],
             received_at_ms: self.state.wall_ms,
@@ -95,7 +95,7 @@ impl Trail {
         };
         let (conn, state) = (&self.store.conn, &mut self.state);
         let mut inserts = InsertStatements::new(conn).unwrap();
-        events::accept(conn, state, &mut inserts, &accept).unwrap()
+        events::insert_event(conn, state, &mut inserts, &accept).unwrap()
     }
 
     fn number(&self, sql: &str) -> i64 {
@@ -108,7 +108,13 @@ impl Trail {
     }
 
     fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<ClaimedJob> {
-        let ask = ClaimRequest { handler, jobs, together: false, on_trial, gap_ms: None };
+        let ask = ClaimRequest {
+            handler,
+            jobs,
+            as_one_batch: false,
+            is_probe: on_trial,
+            min_interval_ms: None,
+        };
         claim(&self.store.conn, &mut self.state, &ask).unwrap()
     }
 
@@ -138,7 +144,7 @@ impl Trail {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next,
-            at_once,
+            is_permanent: at_once,
             on_trial: claimed.on_trial,
             breaker: self.breaker,
             crashes: 0,
@@ -159,12 +165,12 @@ impl Trail {
     }
 
     fn retry(&mut self, job: i64) -> bool {
-        jobs::revive(&self.store.conn, &mut self.state, JobId(job), H).unwrap()
+        jobs::requeue(&self.store.conn, &mut self.state, JobId(job), H).unwrap()
     }
 
     fn cancel(&mut self, job: i64) {
         let change = acts::JobCommand::Cancel { reason: "no more".into() };
-        acts::change_one(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
+        acts::apply_command(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
     }
 
     /// State and reason of each job.

@@ -54,7 +54,7 @@ fn a_job_that_was_claimed_gives_its_place_back() {
 fn a_repeat_at_the_limit_brings_no_dead_job_back() {
     let mut trail = limited(0, 1);
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
+    let dedupe = || events::Dedupe { own, retry_dead: true, ..events::Dedupe::default() };
     let plan = JobPlan::Judged(vec![(H, JobSpec::Event(JobKeys::default()))]);
     trail.accept(plan.clone(), Some(dedupe()));
     trail.run(died());

@@ -75,7 +75,7 @@ fn jobs_of_a_replay_pass_once_by_and_neither_collapse_nor_are_collapsed() {
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
     replay.make(&[due(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
-    trail.state.read_again(&trail.store.conn).unwrap();
+    trail.state.reload(&trail.store.conn).unwrap();
     assert_eq!(trail.jobs(), ["1 ready", "2 ready"]);
     trail.owe(vec![(H, JobSpec::Event(JobKeys { once: None, ..keys }))]);
     assert_eq!(trail.jobs(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);

@@ -76,10 +76,10 @@ fn of_a_paused_handler_nothing_is_claimed_by_who_has_not_heard_of_it() {
     let mut trail = trail();
     plain(&mut trail, 1);
     registry::set_paused(trail.conn(), H, true, 0).unwrap();
-    trail.state.read_again(&trail.store.conn).unwrap();
+    trail.state.reload(&trail.store.conn).unwrap();
     assert_eq!(trail.claimed(1), NONE);
     registry::set_paused(trail.conn(), H, false, 0).unwrap();
-    trail.state.read_again(&trail.store.conn).unwrap();
+    trail.state.reload(&trail.store.conn).unwrap();
     assert_eq!(trail.claimed(1), [1]);
 }
 
@@ -117,8 +117,13 @@ fn a_rest_is_kept_over_a_restart_and_a_handlers_clock_stands_still_meanwhile() {
 #[test]
 fn when_the_next_of_a_rate_may_start_is_kept() {
     let mut trail = resting(0);
-    let ask =
-        ClaimRequest { handler: H, jobs: 2, together: false, on_trial: false, gap_ms: Some(250) };
+    let ask = ClaimRequest {
+        handler: H,
+        jobs: 2,
+        as_one_batch: false,
+        is_probe: false,
+        min_interval_ms: Some(250),
+    };
     assert_eq!(claim(&trail.store.conn, &mut trail.state, &ask).unwrap().len(), 2);
     assert_eq!(registry::rates(trail.conn()).unwrap(), [(H, 1_000_500)]);
 }
@@ -136,13 +141,13 @@ fn a_breaker_that_is_turned_off_ends_the_rest_and_a_shorter_pause_shortens_it() 
     let mut trail = resting(1);
     let before_ms = trail.state.active_ms(H);
     trail.run(again(0));
-    trail.state.rested.clear();
+    trail.state.changed_breakers.clear();
     trail.state.now_ms += 10_000;
     configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 120_000 });
-    assert_eq!(trail.state.rested, [], "a longer pause is for the next rest");
+    assert_eq!(trail.state.changed_breakers, [], "a longer pause is for the next rest");
     configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 5_000 });
     assert_eq!(trail.state.rests[&H].until_ms, Some(trail.state.now_ms + 5_000));
-    assert_eq!(trail.state.rested, [H]);
+    assert_eq!(trail.state.changed_breakers, [H]);
     configure(&mut trail, BreakerPolicy::NEVER);
     assert_eq!(trail.state.active_ms(H), before_ms);
     assert_eq!(trail.claim(99).len(), 10);
@@ -158,9 +163,13 @@ fn a_trial_that_tells_nothing_is_followed_by_another() {
         [(Outcome::Interrupted, false), (Outcome::Deferred, false), (Outcome::Failed, true)]
     {
         let one = trail.ask(H, 1, true).remove(0);
-        trail.state.rested.clear();
+        trail.state.changed_breakers.clear();
         trail.end(&one, ended, if ended.1 { died() } else { again(0) });
-        assert_eq!(trail.state.rested, [H], "the dispatcher hears that it is over: {ended:?}");
+        assert_eq!(
+            trail.state.changed_breakers,
+            [H],
+            "the dispatcher hears that it is over: {ended:?}"
+        );
         assert!(trail.state.rests[&H].until_ms.is_some(), "it rests still: {ended:?}");
     }
     tried(&mut trail, Next::Succeeded);
@@ -179,10 +188,10 @@ fn a_trial_that_made_other_jobs_is_followed_by_another() {
     trail.state.now_ms += 60_000;
     let claimed = trail.ask(H, 1, true).remove(0);
     assert!(claimed.expand && claimed.on_trial);
-    trail.state.rested.clear();
+    trail.state.changed_breakers.clear();
     let owed = Some(items(&["1", "2"], Vec::new()));
     let it = expand::Reevaluation { claimed, received_at_ms: 5, owed };
-    expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
-    assert_eq!(trail.state.rested, [H]);
+    expand::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
+    assert_eq!(trail.state.changed_breakers, [H]);
     assert_eq!(trail.ask(H, 9, true).len(), 2, "the store gives what is asked for");
 }

@@ -8,7 +8,7 @@ fn expand(trail: &mut Trail, owed: Option<JobSpec>) {
     let claimed = trail.claim(1).remove(0);
     assert!(claimed.expand);
     let it = Reevaluation { claimed, received_at_ms: 5, owed };
-    expand::expand(&trail.store.conn, &mut trail.state, &it).unwrap();
+    expand::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
 }
 
 fn failed(trail: &mut Trail) {
@@ -94,7 +94,7 @@ fn what_is_queued_is_counted() {
     trail.finish(&claimed[0], again(1));
     trail.finish(&claimed[1], died());
     assert_eq!(total(&trail), 2);
-    let counted = jobs::queued_of(trail.conn(), S).unwrap();
+    let counted = jobs::queued_count(trail.conn(), S).unwrap();
     assert_eq!(counted, 2, "as the file says");
 }
 
@@ -102,7 +102,7 @@ fn what_is_queued_is_counted() {
 fn a_duplicate_heals_what_is_dead() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::Dedupe { own, heal: true, ..events::Dedupe::default() };
+    let dedupe = || events::Dedupe { own, retry_dead: true, ..events::Dedupe::default() };
     let plan = JobPlan::Judged(vec![(H, ordered("k"))]);
     assert_eq!(trail.accept(plan.clone(), Some(dedupe())), InsertReply::Stored(EventId(1)));
     trail.run(died());

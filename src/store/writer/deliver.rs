@@ -10,7 +10,7 @@ use super::{GROUP_OPS_MAX, Writer};
 
 impl Writer {
     /// `retried` is what was written before the group.
-    pub(super) fn deliver(
+    pub(super) fn notify_observers(
         &mut self,
         retried: Vec<Operation>,
         group: &mut Vec<WriteRequest>,
@@ -20,26 +20,26 @@ impl Writer {
         self.tell_counts();
         let mut done = done.into_iter();
         for (op, done) in retried.into_iter().zip(done.by_ref()) {
-            self.tell(op, done);
+            self.notify(op, done);
         }
         for write in group.drain(..) {
             match write {
-                WriteRequest::Accepts(accepts, mailbox) => {
+                WriteRequest::NewEvents(accepts, mailbox) => {
                     let count = accepts.len();
                     mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
                         |(accept, done)| match done {
                             OperationResult::Accepted(InsertReply::Deferred(event)) => {
                                 self.deferrals.keep_plan(accept.source, event, &accept.owed);
-                                (accept.slot, InsertReply::Stored(event))
+                                (accept.reply_slot, InsertReply::Stored(event))
                             }
-                            OperationResult::Accepted(reply) => (accept.slot, reply),
-                            _ => (accept.slot, InsertReply::Unavailable),
+                            OperationResult::Accepted(reply) => (accept.reply_slot, reply),
+                            _ => (accept.reply_slot, InsertReply::Unavailable),
                         },
                     ));
                 }
                 WriteRequest::Op(op) => {
                     if let Some(done) = done.next() {
-                        self.tell(op, done);
+                        self.notify(op, done);
                     }
                 }
             }
@@ -57,8 +57,10 @@ impl Writer {
             self.tally.of.add(source, jobs);
         }
         let now_ms = self.state.now_ms;
-        if !self.state.heard.is_empty() {
-            self.tally.of.saw(self.state.heard.drain(..).map(|source| (source, now_ms)));
+        if !self.state.active_sources.is_empty() {
+            self.tally
+                .of
+                .set_last_seen(self.state.active_sources.drain(..).map(|source| (source, now_ms)));
         }
     }
 
@@ -67,20 +69,20 @@ impl Writer {
         for revival in self.state.revivals.drain(..) {
             self.backlog.push(Work::revive_jobs(revival));
         }
-        for handler in self.state.rested.drain(..) {
+        for handler in self.state.changed_breakers.drain(..) {
             let rest = self.state.rests.get(&handler).copied().unwrap_or_default();
-            self.hear.rests(handler, rest.until_ms);
+            self.hear.breaker_changed(handler, rest.until_ms);
         }
         if let Some(due_ms) = self.state.due_ms.take() {
-            self.hear.waits(due_ms);
+            self.hear.job_scheduled(due_ms);
         }
-        if !self.state.woken.is_empty() {
-            self.hear.woken(&self.state.woken);
-            self.state.woken.clear();
+        if !self.state.ready_counts.is_empty() {
+            self.hear.jobs_ready(&self.state.ready_counts);
+            self.state.ready_counts.clear();
         }
     }
 
-    fn tell(&mut self, op: Operation, done: OperationResult) {
+    fn notify(&mut self, op: Operation, done: OperationResult) {
         match (done, op) {
             (OperationResult::Claimed { ask, jobs }, _) => self.hear.claimed(ask, jobs),
             (OperationResult::Finished { handler, how }, _) => self.hear.finished(handler, how),
@@ -92,10 +94,11 @@ impl Writer {
             (OperationResult::Nothing, Operation::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
             (OperationResult::Nothing, Operation::Expand(it)) => {
                 // Not to be left running: that is what a person sees of it.
-                self.unwritten.push(Operation::Finish(Box::new(it.unwritten(self.state.wall_ms))));
+                self.retry_queue
+                    .push(Operation::Finish(Box::new(it.write_failed_record(self.state.wall_ms))));
             }
             (OperationResult::Nothing, Operation::Finish(finish)) => {
-                rest::told_nothing(&mut self.state, finish.handler, finish.on_trial);
+                rest::probe_inconclusive(&mut self.state, finish.handler, finish.on_trial);
                 self.hear.finished(finish.handler, JobDisposition::Stale);
             }
             (OperationResult::Accepted(_) | OperationResult::Nothing, _) => {}
@@ -103,12 +106,13 @@ impl Writer {
     }
 
     /// Answers a group that was not written.
-    pub(super) fn refuse(&mut self, group: &mut Vec<WriteRequest>) {
+    pub(super) fn fail_group(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
-                WriteRequest::Accepts(accepts, mailbox) => {
-                    mailbox
-                        .put(accepts.iter().map(|accept| (accept.slot, InsertReply::Unavailable)));
+                WriteRequest::NewEvents(accepts, mailbox) => {
+                    mailbox.put(
+                        accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)),
+                    );
                 }
                 WriteRequest::Op(Operation::Claim(ask)) => self.hear.claim_failed(ask),
                 WriteRequest::Op(
@@ -116,13 +120,13 @@ impl Writer {
                     | Operation::Expand(_)
                     | Operation::Refusals(_)
                     | Operation::Handshakes(_)
-                    | Operation::Act(_)
+                    | Operation::Audit(_)
                     | Operation::Notice(_)),
                 ) => {
                     if matches!(op, Operation::Finish(_) | Operation::Expand(_))
-                        || self.unwritten.len() < GROUP_OPS_MAX
+                        || self.retry_queue.len() < GROUP_OPS_MAX
                     {
-                        self.unwritten.push(op);
+                        self.retry_queue.push(op);
                     }
                 }
                 // `writable` makes the dispatcher ask again; whoever registers or has the queues
@@ -131,7 +135,7 @@ impl Writer {
                     Operation::Promote
                     | Operation::Register { .. }
                     | Operation::Recount(_)
-                    | Operation::Keep(_)
+                    | Operation::SaveState(_)
                     | Operation::Alert(_),
                 ) => {}
             }

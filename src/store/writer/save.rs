@@ -40,14 +40,14 @@ impl Writer {
         self.roll_back();
         let mut group = Vec::new();
         while let Ok(message) = from.try_recv() {
-            self.gather(message, &mut group);
+            self.collect(message, &mut group);
         }
-        self.refuse(&mut group);
+        self.fail_group(&mut group);
         let written = self.transaction(&[], &mut Vec::new(), Isolation::EachAlone);
         if let Err(e) = written {
             log::warn!(
                 "{} outcomes could not be saved ({e}): their jobs run again",
-                self.unwritten.len()
+                self.retry_queue.len()
             );
             self.roll_back();
         }
@@ -76,7 +76,7 @@ impl Writer {
         let target = rescue::target(path);
         let saved = self.wait_for_room(from).and_then(|()| {
             rescue::copy(&self.store.conn, &target, &mut || {
-                self.health.beat();
+                self.health.heartbeat();
                 while let Ok(message) = from.try_recv() {
                     refuse_message(message);
                 }
@@ -114,7 +114,7 @@ impl Writer {
                 );
                 is_told = true;
             }
-            self.health.beat();
+            self.health.heartbeat();
             match from.recv_timeout(ROOM_LOOK) {
                 Ok(message) => refuse_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -144,7 +144,7 @@ impl Writer {
 
 /// Answers a message without writing it.
 fn refuse_message(message: WriterMessage) {
-    if let WriterMessage::Write(WriteRequest::Accepts(accepts, mailbox)) = message {
-        mailbox.put(accepts.iter().map(|accept| (accept.slot, InsertReply::Unavailable)));
+    if let WriterMessage::Write(WriteRequest::NewEvents(accepts, mailbox)) = message {
+        mailbox.put(accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)));
     }
 }

@@ -17,7 +17,7 @@ impl Bearer {
 impl Scheme for Bearer {
     fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "bearer")?;
-        if self.0.has(given) {
+        if self.0.contains(given) {
             Ok(Proof::default())
         } else {
             Err("bearer token does not match".to_owned())
@@ -25,9 +25,9 @@ impl Scheme for Bearer {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let token = String::from_utf8(self.0.of(draft)?);
+        let token = String::from_utf8(self.0.first_for(draft)?);
         let token = token.map_err(|_| "the secret is not UTF-8")?;
-        draft.put("authorization", format!("Bearer {token}"));
+        draft.set_header("authorization", format!("Bearer {token}"));
         Ok(())
     }
 
@@ -50,7 +50,7 @@ impl Scheme for Basic {
     fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let given = credentials(asked, "basic")?;
         let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
-        if self.0.has(&pair) {
+        if self.0.contains(&pair) {
             Ok(Proof::default())
         } else {
             Err("user or password does not match".to_owned())
@@ -58,8 +58,8 @@ impl Scheme for Basic {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let pair = self.0.of(draft)?;
-        draft.put("authorization", format!("Basic {}", STANDARD.encode(pair)));
+        let pair = self.0.first_for(draft)?;
+        draft.set_header("authorization", format!("Basic {}", STANDARD.encode(pair)));
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Scheme for Basic {
 
 /// What follows the scheme's name in `Authorization`.
 fn credentials<'a>(asked: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
-    let value = asked.header("authorization")?;
+    let value = asked.required_header("authorization")?;
     let other = || format!("authorization is not {scheme}");
     let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;
     let (name, given) = value.split_at(gap);

@@ -46,7 +46,7 @@ impl RawJsonObject {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
-    pub fn written(&self) -> Result<Vec<u8>, String> {
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         serde_json::to_vec(self).map_err(|e| e.to_string())
     }
 }

@@ -42,7 +42,7 @@ impl Discord {
 }
 
 /// Whether the key's owner signed the text.
-pub(super) fn vouches(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool {
+pub(super) fn verify_ed25519(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool {
     Signature::from_slice(signature).is_ok_and(|it| key.verify_strict(text, &it).is_ok())
 }
 
@@ -54,10 +54,10 @@ pub(super) fn no_content() -> SenderResponse {
 impl Scheme for Discord {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Hex)?;
-        let timestamp = asked.header(TIMESTAMP)?;
+        let timestamp = asked.required_header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
         let mut pairs = read::pairs(&signatures, &self.keys, &text);
-        if !pairs.any(|(signature, key)| vouches(key, &text, signature)) {
+        if !pairs.any(|(signature, key)| verify_ed25519(key, &text, signature)) {
             return Err(MISMATCH.to_owned());
         }
         let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
@@ -75,7 +75,7 @@ impl Scheme for Discord {
     }
 
     /// A webhook event wants 204, an interaction to hear that an answer will follow.
-    fn answer(&self, body: &[u8]) -> SenderResponse {
+    fn success_response(&self, body: &[u8]) -> SenderResponse {
         match body::parse(body) {
             Ok(Body { kind: 2.., event: None }) => SenderResponse::json(r#"{"type":5}"#),
             _ => no_content(),

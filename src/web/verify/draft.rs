@@ -15,12 +15,12 @@ pub struct OutgoingRequest {
     /// What the sender would make unique for it.
     pub id: String,
     /// Sign it wrongly.
-    pub bad: bool,
+    pub corrupt_signature: bool,
 }
 
 impl OutgoingRequest {
     /// Sets a header.
-    pub fn put(&mut self, name: &str, value: impl Into<String>) {
+    pub fn set_header(&mut self, name: &str, value: impl Into<String>) {
         self.headers.retain(|(found, _)| found != name);
         self.headers.push((name.to_owned(), value.into()));
     }
@@ -30,7 +30,7 @@ impl OutgoingRequest {
     }
 
     /// Adds a field to the query, or sets it.
-    pub(super) fn put_parameter(&mut self, name: &str, value: &[u8]) {
+    pub(super) fn set_query_param(&mut self, name: &str, value: &[u8]) {
         let encode = |text: &[u8]| {
             percent_encoding::percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         };
@@ -38,7 +38,7 @@ impl OutgoingRequest {
         let mut pairs: Vec<String> = own
             .split('&')
             .filter(|pair| !pair.is_empty())
-            .filter(|pair| !super::is_named(pair.split('=').next().unwrap_or(""), name))
+            .filter(|pair| !super::param_name_matches(pair.split('=').next().unwrap_or(""), name))
             .map(str::to_owned)
             .collect();
         pairs.push(format!("{}={}", encode(name.as_bytes()), encode(value)));
@@ -47,16 +47,19 @@ impl OutgoingRequest {
 
     /// What the sender would have been told to call.
     pub(super) fn url(&self, configured: Option<&PublicUrl>) -> String {
-        let headers = self.lines();
-        url::public(configured, &self.asked(&headers))
+        let headers = self.header_refs();
+        url::public_url(configured, &self.as_signed_request(&headers))
     }
 
     /// As it will arrive.
-    pub(super) fn lines(&self) -> Vec<(&str, &[u8])> {
+    pub(super) fn header_refs(&self) -> Vec<(&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }
 
-    pub(super) fn asked<'a>(&'a self, headers: &'a [(&'a str, &'a [u8])]) -> SignedRequest<'a> {
+    pub(super) fn as_signed_request<'a>(
+        &'a self,
+        headers: &'a [(&'a str, &'a [u8])],
+    ) -> SignedRequest<'a> {
         SignedRequest {
             method: &self.method,
             path: &self.path,
@@ -64,7 +67,7 @@ impl OutgoingRequest {
             headers,
             body: &self.body,
             secret_segment: None,
-            proxied: None,
+            trusted_proxy_header: None,
         }
     }
 }

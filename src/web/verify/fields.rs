@@ -23,7 +23,7 @@ pub(super) fn each(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
 ///
 /// # Errors
 /// There are more than `FIELDS_MAX`.
-pub(super) fn of(body: &[u8]) -> Result<Vec<Field<'_>>, String> {
+pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<Field<'_>>, String> {
     let fields: Vec<Field<'_>> = each(body).take(FIELDS_MAX + 1).collect();
     if fields.len() > FIELDS_MAX { Err(too_many()) } else { Ok(fields) }
 }
@@ -46,14 +46,14 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The value of a field that must be there once.
-pub(super) fn one<'f>(fields: &'f [Field<'_>], name: &str) -> Option<&'f [u8]> {
+pub(super) fn unique_value<'f>(fields: &'f [Field<'_>], name: &str) -> Option<&'f [u8]> {
     let mut values = fields.iter().filter(|(found, _)| **found == *name.as_bytes());
     let (_, value) = values.next()?;
     values.next().is_none().then_some(value)
 }
 
 /// Names and values of sorted fields, one after the other.
-pub(super) fn joined(fields: &[Field<'_>]) -> Vec<u8> {
+pub(super) fn concat(fields: &[Field<'_>]) -> Vec<u8> {
     let parts: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&**name, &**value]).collect();
     parts.concat()
 }
@@ -62,14 +62,14 @@ pub(super) fn joined(fields: &[Field<'_>]) -> Vec<u8> {
 ///
 /// # Errors
 /// The body is not multipart, broken, or has more than `FIELDS_MAX` parts.
-pub(super) fn of_multipart(
+pub(super) fn parse_multipart(
     content_type: Option<&[u8]>,
     body: &[u8],
     names: &[&str],
 ) -> Result<Vec<Field<'static>>, String> {
     let (mut found, mut total) = (Vec::new(), 0);
     let content_type = std::str::from_utf8(content_type.unwrap_or_default()).unwrap_or_default();
-    let whole = multipart::each(content_type, json::without_mark(body), |part| {
+    let whole = multipart::for_each_part(content_type, json::without_mark(body), |part| {
         total += 1;
         let name = part.name.filter(|name| names.contains(&name.as_str()));
         let field = |name: String| (name.into_bytes().into(), part.bytes.to_vec().into());
@@ -84,14 +84,14 @@ pub(super) fn of_multipart(
 }
 
 pub(super) fn is_multipart(content_type: Option<&[u8]>) -> bool {
-    is(content_type, b"multipart/form-data")
+    has_media_type(content_type, b"multipart/form-data")
 }
 
 pub(super) fn is_form(content_type: Option<&[u8]>) -> bool {
-    is(content_type, b"application/x-www-form-urlencoded")
+    has_media_type(content_type, b"application/x-www-form-urlencoded")
 }
 
-fn is(content_type: Option<&[u8]>, name: &[u8]) -> bool {
+fn has_media_type(content_type: Option<&[u8]>, name: &[u8]) -> bool {
     let essence = content_type.unwrap_or_default().split(|&byte| byte == b';').next();
     essence.unwrap_or_default().trim_ascii().eq_ignore_ascii_case(name)
 }

@@ -39,7 +39,7 @@ impl Scheme for Graph {
         // The first that is wrong ends it: whoever does not know the secret gets no further.
         for one in &body.value {
             let state = one.client_state.as_deref().ok_or("no clientState in a notification")?;
-            if !self.0.has(state.as_bytes()) {
+            if !self.0.contains(state.as_bytes()) {
                 return Err("clientState does not match".to_owned());
             }
         }
@@ -47,7 +47,7 @@ impl Scheme for Graph {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let state = self.0.of(draft)?;
+        let state = self.0.first_for(draft)?;
         let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
         let mut fields = RawJsonObject::read(&draft.body)?;
         let value = fields.get("value").map_or("[]", |value| value.get());
@@ -56,7 +56,7 @@ impl Scheme for Graph {
             one.set("clientState", &state)?;
         }
         fields.set("value", &value)?;
-        draft.body = fields.written()?;
+        draft.body = fields.to_bytes()?;
         Ok(())
     }
 }

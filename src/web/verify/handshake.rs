@@ -27,7 +27,7 @@ pub struct Handshake {
     pub detail: String,
     pub answer: SenderResponse,
     /// A person has to do something about it, and what: a log line, which quotes no request.
-    pub wanted: Option<&'static str>,
+    pub operator_action: Option<&'static str>,
 }
 
 /// A handshake, why it is refused, or none at all.
@@ -49,7 +49,7 @@ const GET: &[&str] = &["GET"];
 const HEAD: &[&str] = &["HEAD"];
 const POST: &[&str] = &["POST"];
 
-const ROWS: &[HandshakeSpec] = &[
+const HANDSHAKES: &[HandshakeSpec] = &[
     HandshakeSpec { scheme: "slack", methods: POST, signed: true, ask: slack },
     HandshakeSpec { scheme: "slack", methods: &["GET", "POST"], signed: false, ask: ssl_check },
     HandshakeSpec { scheme: "bitbucket", methods: POST, signed: false, ask: diagnostics },
@@ -67,7 +67,7 @@ const ROWS: &[HandshakeSpec] = &[
     HandshakeSpec { scheme: "dropbox", methods: GET, signed: false, ask: challenge },
     HandshakeSpec { scheme: "mailchimp", methods: &["GET", "POST"], signed: false, ask: mailchimp },
     HandshakeSpec { scheme: "mandrill", methods: &["HEAD", "POST"], signed: false, ask: mandrill },
-    HandshakeSpec { scheme: "trello", methods: HEAD, signed: false, ask: there },
+    HandshakeSpec { scheme: "trello", methods: HEAD, signed: false, ask: empty_ok },
 ];
 
 /// A preset's handshakes, ready to be answered.
@@ -86,14 +86,15 @@ impl PresetHandshake {
         if source.handshake == config::Handshake::Off {
             return None;
         }
-        let rows: Vec<_> = ROWS.iter().filter(|row| row.scheme == source.verify.scheme).collect();
+        let rows: Vec<_> =
+            HANDSHAKES.iter().filter(|row| row.scheme == source.verify.scheme).collect();
         if rows.is_empty() {
             return None;
         }
-        let tokens: Vec<&[u8]> = secrets.all(&source.verify.verify_token).collect();
+        let tokens: Vec<&[u8]> = secrets.resolve(&source.verify.verify_token).collect();
         Some(Self {
             rows,
-            secrets: secrets.all(&source.verify.secret).map(<[u8]>::to_vec).collect(),
+            secrets: secrets.resolve(&source.verify.secret).map(<[u8]>::to_vec).collect(),
             header: source.verify.header.clone().unwrap_or_default(),
             has_token: !tokens.is_empty(),
             tokens: SharedSecrets::new(tokens),
@@ -101,7 +102,7 @@ impl PresetHandshake {
     }
 
     /// Whether one may come by this method, whatever the source's `methods` say.
-    pub fn comes_by(&self, method: &str) -> bool {
+    pub fn accepts_method(&self, method: &str) -> bool {
         self.rows.iter().any(|row| row.methods.contains(&method))
     }
 
@@ -112,7 +113,7 @@ impl PresetHandshake {
 
     /// The handshake that this request is, if it is one. `is_signed`: of those that are asked where the
     /// signature holds, else of the others.
-    pub fn ask(&self, asked: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
+    pub fn detect(&self, asked: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
         if asked.body.len() > BODY_BYTES_MAX {
             return None;
         }
@@ -122,18 +123,18 @@ impl PresetHandshake {
     }
 }
 
-fn shaken(detail: impl Into<String>, answer: SenderResponse) -> HandshakeResult {
-    Some(Ok(Handshake { detail: detail.into(), answer, wanted: None }))
+fn reply(detail: impl Into<String>, answer: SenderResponse) -> HandshakeResult {
+    Some(Ok(Handshake { detail: detail.into(), answer, operator_action: None }))
 }
 
 /// The challenge as it came, and nothing else.
-fn echoed(detail: &str, challenge: &str) -> HandshakeResult {
+fn echo_challenge(detail: &str, challenge: &str) -> HandshakeResult {
     let fits = challenge.len() <= CHALLENGE_BYTES_MAX;
-    fits.then(|| shaken(detail, SenderResponse::text(challenge))).flatten()
+    fits.then(|| reply(detail, SenderResponse::text(challenge))).flatten()
 }
 
 /// A parameter that is there once, decoded once; a name that repeats is no handshake.
-fn asked_for(asked: &SignedRequest<'_>, name: &str) -> Option<String> {
+fn query_param(asked: &SignedRequest<'_>, name: &str) -> Option<String> {
     String::from_utf8(parameter(asked.query, name).ok()??).ok()
 }
 
@@ -147,7 +148,9 @@ fn slack(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
         challenge: Cow<'a, str>,
     }
     let body: Body<'_> = body::parse(asked.body).ok()?;
-    (body.kind == "url_verification").then(|| echoed("url_verification", &body.challenge)).flatten()
+    (body.kind == "url_verification")
+        .then(|| echo_challenge("url_verification", &body.challenge))
+        .flatten()
 }
 
 /// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"): a form
@@ -155,7 +158,7 @@ fn slack(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
 fn ssl_check(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let form = match asked.method {
         "GET" => asked.query.unwrap_or_default().as_bytes(),
-        _ if fields::is_form(asked.at_most_one("content-type").ok()?) => asked.body,
+        _ if fields::is_form(asked.optional_header("content-type").ok()?) => asked.body,
         _ => return None,
     };
     let mut checks = 0;
@@ -170,7 +173,7 @@ fn ssl_check(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult 
             return None;
         }
     }
-    (checks == 1).then(|| shaken("ssl_check", SenderResponse::empty(200))).flatten()
+    (checks == 1).then(|| reply("ssl_check", SenderResponse::empty(200))).flatten()
 }
 
 /// Bitbucket Data Center's test of a connection (confluence.atlassian.com, "Manage webhooks").
@@ -179,10 +182,10 @@ fn diagnostics(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResul
     struct Body {
         test: bool,
     }
-    let key = asked.at_most_one("x-event-key").ok().flatten()?;
+    let key = asked.optional_header("x-event-key").ok().flatten()?;
     let asks =
         key == b"diagnostics:ping" && body::parse(asked.body).is_ok_and(|Body { test }| test);
-    asks.then(|| shaken("diagnostics:ping", SenderResponse::empty(200))).flatten()
+    asks.then(|| reply("diagnostics:ping", SenderResponse::empty(200))).flatten()
 }
 
 /// `plainToken`, with its HMAC by the secret that signed the question.
@@ -206,24 +209,26 @@ fn zoom(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     }
     let signatures: Vec<Vec<u8>> = read::elements(asked, &known.header)
         .take(read::SIGNATURES_MAX)
-        .filter_map(|element| read::decoded(Encoding::Hex, element.strip_prefix(b"v0=")?).ok())
+        .filter_map(|element| {
+            read::decode_signature(Encoding::Hex, element.strip_prefix(b"v0=")?).ok()
+        })
         .collect();
-    let timestamp = asked.header("x-zm-request-timestamp").ok()?;
+    let timestamp = asked.required_header("x-zm-request-timestamp").ok()?;
     let parts = [b"v0:", timestamp, b":", asked.body];
     let key = |secret: &Vec<u8>| HmacKeys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
     let mut keys = known.secrets.iter().map(key);
     let key = keys.find(|key| key.signed_any(&parts, &signatures))?;
     let encrypted = hex::encode(key.sign(&[token.as_bytes()], false).ok()?);
     let answer = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
-    shaken("endpoint.url_validation", SenderResponse::json(answer.to_string()))
+    reply("endpoint.url_validation", SenderResponse::json(answer.to_string()))
 }
 
 /// `{"type":1}` of interactions, `{"type":0}` of events; an event of type 1 has an `event`.
 fn discord_ping(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let body: discord::Body = body::parse(asked.body).ok()?;
     match (body.kind, body.event) {
-        (1, None) => shaken("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
-        (0, None) => shaken("ping of events", discord::no_content()),
+        (1, None) => reply("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
+        (0, None) => reply("ping of events", discord::no_content()),
         _ => None,
     }
 }
@@ -236,12 +241,12 @@ fn subscription(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResu
     let detail = format!("subscription to {topic}: {url}");
     let wanted = "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
     let answer = SenderResponse::empty(200);
-    Some(Ok(Handshake { detail, answer, wanted: Some(wanted) }))
+    Some(Ok(Handshake { detail, answer, operator_action: Some(wanted) }))
 }
 
 /// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: `C`, where `V` is the token.
 fn meta(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    if asked_for(asked, "hub.mode")? != "subscribe" {
+    if query_param(asked, "hub.mode")? != "subscribe" {
         return None;
     }
     if !known.has_token {
@@ -252,24 +257,24 @@ fn meta(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
         Ok(None) => return Some(Err("no query parameter hub.verify_token".to_owned())),
         Err(reason) => return Some(Err(reason)),
     };
-    if !known.tokens.has(&given) {
+    if !known.tokens.contains(&given) {
         return Some(Err("hub.verify_token does not match".to_owned()));
     }
-    echoed("hub.mode=subscribe", &asked_for(asked, "hub.challenge")?)
+    echo_challenge("hub.mode=subscribe", &query_param(asked, "hub.challenge")?)
 }
 
 fn validation_token(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    echoed("validationToken", &asked_for(asked, "validationToken")?)
+    echo_challenge("validationToken", &query_param(asked, "validationToken")?)
 }
 
 fn challenge(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    echoed("challenge", &asked_for(asked, "challenge")?)
+    echo_challenge("challenge", &query_param(asked, "challenge")?)
 }
 
 /// A GET; its older checks are an empty POST.
 fn mailchimp(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
     let asks = asked.method == "GET" || asked.body.is_empty();
-    asks.then(|| shaken(asked.method, SenderResponse::empty(200))).flatten()
+    asks.then(|| reply(asked.method, SenderResponse::empty(200))).flatten()
 }
 
 /// A HEAD, then a POST of no events, signed with a key that nobody has yet.
@@ -280,11 +285,11 @@ fn mandrill(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
         (Some((name, value)), None) => *name == *b"mandrill_events" && *value == *b"[]",
         _ => false,
     };
-    asks.then(|| shaken(asked.method, SenderResponse::empty(200))).flatten()
+    asks.then(|| reply(asked.method, SenderResponse::empty(200))).flatten()
 }
 
-fn there(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    shaken(asked.method, SenderResponse::empty(200))
+fn empty_ok(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
+    reply(asked.method, SenderResponse::empty(200))
 }
 
 #[cfg(test)]
@@ -293,7 +298,7 @@ mod tests {
 
     #[test]
     fn each_row_is_of_a_preset() {
-        for row in ROWS {
+        for row in HANDSHAKES {
             assert!(config::scheme(row.scheme).is_some_and(|it| it.preset), "{}", row.scheme);
         }
     }

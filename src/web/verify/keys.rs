@@ -27,16 +27,16 @@ impl SharedSecrets {
     }
 
     /// Compares with all of them, whichever fits.
-    pub fn has(&self, given: &[u8]) -> bool {
+    pub fn contains(&self, given: &[u8]) -> bool {
         let given = digest(given);
         let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(given.as_ref());
         self.digests.iter().map(equal).fold(subtle::Choice::from(0), |any, one| any | one).into()
     }
 
     /// What a sender would send; wrong where the draft asks for that.
-    pub fn of(&self, draft: &OutgoingRequest) -> Result<Vec<u8>, String> {
+    pub fn first_for(&self, draft: &OutgoingRequest) -> Result<Vec<u8>, String> {
         let mut secret = self.first.clone().ok_or(NO_SECRET)?;
-        if draft.bad {
+        if draft.corrupt_signature {
             secret.push(b'x');
         }
         Ok(secret)
@@ -71,7 +71,7 @@ impl HmacKeys {
     }
 
     /// Whether one of the keys signed `parts` with this.
-    pub fn signed(&self, parts: &[&[u8]], signature: &[u8]) -> bool {
+    pub fn verify(&self, parts: &[&[u8]], signature: &[u8]) -> bool {
         self.signed_any(parts, &[signature])
     }
 
@@ -80,7 +80,7 @@ impl HmacKeys {
     pub fn signed_any(&self, parts: &[&[u8]], signatures: &[impl AsRef<[u8]>]) -> bool {
         let mut any = subtle::Choice::from(0);
         for (at, key) in self.0.iter().take(PAIRS_MAX).enumerate() {
-            let right = tag(key, parts);
+            let right = hmac_tag(key, parts);
             // Counted signature by signature: so many of the first pairs have this key.
             let pairs = (PAIRS_MAX - at).div_ceil(self.0.len());
             for signature in signatures.iter().take(pairs) {
@@ -94,13 +94,13 @@ impl HmacKeys {
 
     /// As a sender signs, with the first key; wrong where the draft asks for that.
     pub fn sign(&self, parts: &[&[u8]], bad: bool) -> Result<Vec<u8>, String> {
-        let mut signature = tag(self.0.first().ok_or(NO_SECRET)?, parts).as_ref().to_vec();
+        let mut signature = hmac_tag(self.0.first().ok_or(NO_SECRET)?, parts).as_ref().to_vec();
         signature[0] ^= u8::from(bad);
         Ok(signature)
     }
 }
 
-fn tag(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     for part in parts {
         context.update(part);

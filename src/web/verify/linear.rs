@@ -42,7 +42,7 @@ impl Scheme for Linear {
     fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         let mut fields = RawJsonObject::read(&draft.body)?;
         fields.set("webhookTimestamp", &now_ms)?;
-        draft.body = fields.written()?;
+        draft.body = fields.to_bytes()?;
         self.recipe.sign(draft, now_ms)
     }
 }

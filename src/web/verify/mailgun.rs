@@ -49,8 +49,8 @@ impl Mailgun {
         [timestamp, token, signature]: [&[u8]; 3],
         now_ms: i64,
     ) -> Result<Proof, String> {
-        let signature = read::decoded(Encoding::Hex, signature)?;
-        if !self.keys.signed(&[timestamp, token], &signature) {
+        let signature = read::decode_signature(Encoding::Hex, signature)?;
+        if !self.keys.verify(&[timestamp, token], &signature) {
             return Err(MISMATCH.to_owned());
         }
         let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
@@ -60,18 +60,18 @@ impl Mailgun {
 
 impl Scheme for Mailgun {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let content_type = asked.at_most_one("content-type")?;
+        let content_type = asked.optional_header("content-type")?;
         let fields = if fields::is_form(content_type) {
-            Some(fields::of(asked.body)?)
+            Some(fields::parse_urlencoded(asked.body)?)
         } else if fields::is_multipart(content_type) {
             let names = ["timestamp", "token", "signature"];
-            Some(fields::of_multipart(content_type, asked.body, &names)?)
+            Some(fields::parse_multipart(content_type, asked.body, &names)?)
         } else {
             None
         };
         if let Some(fields) = fields {
             let field = |name: &str| {
-                fields::one(&fields, name)
+                fields::unique_value(&fields, name)
                     .ok_or_else(|| format!("not one field {name} in the form"))
             };
             return self
@@ -84,9 +84,10 @@ impl Scheme for Mailgun {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
+        let timestamp = read::format_timestamp(TimestampUnit::Seconds, now_ms);
         let token = hex::encode(&draft.id);
-        let signature = self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], draft.bad)?;
+        let signature =
+            self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], draft.corrupt_signature)?;
         let signature = hex::encode(signature);
         if fields::is_form(draft.header("content-type").map(str::as_bytes)) {
             let is_old = |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
@@ -101,7 +102,7 @@ impl Scheme for Mailgun {
         let mut fields = RawJsonObject::read(&draft.body)?;
         let (timestamp, token, signature) = (timestamp.into(), token.into(), signature.into());
         fields.set("signature", &Signature { timestamp, token, signature })?;
-        draft.body = fields.written()?;
+        draft.body = fields.to_bytes()?;
         Ok(())
     }
 }

@@ -26,10 +26,10 @@ impl Mandrill {
 }
 
 fn sorted(body: &[u8]) -> Result<Vec<u8>, String> {
-    let mut fields = fields::of(body)?;
+    let mut fields = fields::parse_urlencoded(body)?;
     // Values of one name stay in their order.
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(fields::joined(&fields))
+    Ok(fields::concat(&fields))
 }
 
 impl Scheme for Mandrill {
@@ -38,7 +38,7 @@ impl Scheme for Mandrill {
             return Err("no secret is configured yet: only a handshake is answered".to_owned());
         }
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
-        let url = url::public(self.url.as_ref(), asked);
+        let url = url::public_url(self.url.as_ref(), asked);
         let fields = sorted(asked.body)?;
         let signed = [url.as_bytes(), &fields];
         if !self.keys.signed_any(&signed, &signatures) {
@@ -54,9 +54,10 @@ impl Scheme for Mandrill {
 
     fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
         let url = draft.url(self.url.as_ref());
-        let signature = self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.bad)?;
-        let signature = read::encoded(Encoding::Base64, &signature);
-        draft.put(&self.header, signature);
+        let signature =
+            self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.corrupt_signature)?;
+        let signature = read::encode_signature(Encoding::Base64, &signature);
+        draft.set_header(&self.header, signature);
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ pub use draft::OutgoingRequest;
 pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, PresetHandshake};
 use key_place::KeyPlace;
 pub use proof::Proof;
-pub use token::is_named;
+pub use token::param_name_matches;
 
 /// Why a scheme of two keys can't be signed for.
 const ONLY_PUBLIC: &str = "only the sender can sign: the secret here is its public key";
@@ -46,7 +46,7 @@ const ONLY_PUBLIC: &str = "only the sender can sign: the secret here is its publ
 type SchemeConstructor = fn(&Verify, &[&[u8]]) -> Box<dyn Scheme>;
 
 /// Each scheme; what else is known of it stands in `config::SCHEMES`, its handshake in `handshake`.
-const MAKERS: &[(&str, SchemeConstructor)] = &[
+const CONSTRUCTORS: &[(&str, SchemeConstructor)] = &[
     ("none", |_, _| Box::new(Open)),
     ("token", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
     ("basic", |verify, secrets| {
@@ -55,7 +55,7 @@ const MAKERS: &[(&str, SchemeConstructor)] = &[
     ("bearer", |_, secrets| Box::new(bearer::Bearer::new(secrets))),
     ("hmac", |verify, secrets| match &verify.hmac {
         Some(recipe) => Box::new(recipe::HmacScheme::new(recipe.clone(), verify, secrets)),
-        None => Box::new(token::Token::nobody()),
+        None => Box::new(token::Token::deny_all()),
     }),
     ("paminga", senders::scheme),
     ("standard", |verify, secrets| Box::new(standard::Standard::new(verify, secrets))),
@@ -95,13 +95,13 @@ pub struct SignedRequest<'a> {
     /// The path's last segment, decoded, where it is the token.
     pub secret_segment: Option<&'a str>,
     /// It came through a proxy that is believed, and in which header.
-    pub proxied: Option<ProxyHeader>,
+    pub trusted_proxy_header: Option<ProxyHeader>,
 }
 
 impl<'a> SignedRequest<'a> {
     /// The value of a header that must be there once.
-    fn header(&self, name: &str) -> Result<&'a [u8], String> {
-        self.at_most_one(name)?.ok_or_else(|| format!("no {name} header"))
+    fn required_header(&self, name: &str) -> Result<&'a [u8], String> {
+        self.optional_header(name)?.ok_or_else(|| format!("no {name} header"))
     }
 
     /// The values of a header, a line each.
@@ -115,7 +115,7 @@ impl<'a> SignedRequest<'a> {
     }
 
     /// The value of a header that may be there once.
-    pub(super) fn at_most_one(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
+    pub(super) fn optional_header(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
         let mut values = self.headers.iter().filter(|(found, _)| *found == name);
         match (values.next(), values.next()) {
             (Some((_, value)), None) => Ok(Some(value)),
@@ -125,7 +125,7 @@ impl<'a> SignedRequest<'a> {
     }
 
     /// The last element of a list that may go over several lines: the nearest proxy's.
-    fn last_of(&self, name: &str) -> Option<&'a str> {
+    fn last_list_item(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self.headers.iter().rev().find(|(found, _)| *found == name)?;
         let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
         (!last.is_empty()).then_some(last)
@@ -176,7 +176,7 @@ trait Scheme: Send + Sync {
     /// Signs as the sender would, or says why it can't.
     fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String>;
 
-    fn hidden(&self) -> SecretLocation<'_> {
+    fn secret_location(&self) -> SecretLocation<'_> {
         SecretLocation::default()
     }
 
@@ -186,7 +186,7 @@ trait Scheme: Send + Sync {
     }
 
     /// A preset's answer to an event, and to its repeat.
-    fn answer(&self, _body: &[u8]) -> SenderResponse {
+    fn success_response(&self, _body: &[u8]) -> SenderResponse {
         SenderResponse::empty(200)
     }
 }
@@ -207,22 +207,22 @@ impl Scheme for Open {
 /// How one source's requests are checked.
 pub struct Verifier {
     scheme: Box<dyn Scheme>,
-    facts: Option<&'static config::Scheme>,
+    spec: Option<&'static config::Scheme>,
     handshake: Option<handshake::PresetHandshake>,
 }
 
 impl Verifier {
     pub fn new(source: &Source, secrets: &Secrets) -> Self {
         let verify = &source.verify;
-        let known: Vec<&[u8]> = secrets.all(&verify.secret).collect();
-        let make = MAKERS.iter().find(|(name, _)| *name == verify.scheme);
+        let known: Vec<&[u8]> = secrets.resolve(&verify.secret).collect();
+        let make = CONSTRUCTORS.iter().find(|(name, _)| *name == verify.scheme);
         Self {
             // The configuration lets no other pass; nobody is let in by one.
             scheme: make.map_or_else(
-                || Box::new(token::Token::nobody()) as Box<dyn Scheme>,
+                || Box::new(token::Token::deny_all()) as Box<dyn Scheme>,
                 |(_, make)| make(verify, &known),
             ),
-            facts: config::scheme(&verify.scheme),
+            spec: config::scheme(&verify.scheme),
             handshake: handshake::PresetHandshake::new(source, secrets),
         }
     }
@@ -242,7 +242,7 @@ impl Verifier {
 
     /// The headers in which the sender names a delivery without signing them.
     fn key_headers(&self) -> Option<&'static [&'static str]> {
-        match self.facts?.delivery_key {
+        match self.spec?.delivery_key {
             config::DeliveryKey::Header(names) => Some(names),
             config::DeliveryKey::Nowhere | config::DeliveryKey::Signed => None,
         }
@@ -262,7 +262,7 @@ impl Verifier {
             && draft.header(name).is_none()
         {
             let id = draft.id.clone();
-            draft.put(name, id);
+            draft.set_header(name, id);
         }
         self.scheme.sign(draft, now_ms)
     }
@@ -279,27 +279,27 @@ impl Verifier {
 
     /// A named sender's scheme, with that sender's answer.
     pub fn is_preset(&self) -> bool {
-        self.facts.is_some_and(|facts| facts.preset)
+        self.spec.is_some_and(|facts| facts.preset)
     }
 
     /// A named sender's own answer to its events.
     pub fn answer(&self, body: &[u8]) -> Option<SenderResponse> {
-        self.is_preset().then(|| self.scheme.answer(body))
+        self.is_preset().then(|| self.scheme.success_response(body))
     }
 
     /// The header that holds a shared secret, besides those that always do.
     pub fn secret_header(&self) -> Option<&str> {
-        self.scheme.hidden().header
+        self.scheme.secret_location().header
     }
 
     /// The query parameter that holds it.
     pub fn secret_parameter(&self) -> Option<&str> {
-        self.scheme.hidden().parameter
+        self.scheme.secret_location().parameter
     }
 
     /// Whether the path's last segment is it.
     pub fn secret_segment(&self) -> bool {
-        self.scheme.hidden().segment
+        self.scheme.secret_location().segment
     }
 }
 

@@ -92,19 +92,19 @@ pub(super) fn bare_signatures(
     encoding: Encoding,
 ) -> Result<Vec<Vec<u8>>, String> {
     asked.require(header)?;
-    let read = |element: &[u8]| Ok(decoded(encoding, element)?);
+    let read = |element: &[u8]| Ok(decode_signature(encoding, element)?);
     signatures(elements(asked, header), header, read)
 }
 
 /// Hex, or canonical base64 with its padding.
-pub(super) fn decoded(encoding: Encoding, text: &[u8]) -> Result<Vec<u8>, &'static str> {
+pub(super) fn decode_signature(encoding: Encoding, text: &[u8]) -> Result<Vec<u8>, &'static str> {
     match encoding {
         Encoding::Hex => hex::decode(text).map_err(|_| "signature is not hex"),
         Encoding::Base64 => STANDARD.decode(text).map_err(|_| "signature is not base64"),
     }
 }
 
-pub(super) fn encoded(encoding: Encoding, bytes: &[u8]) -> String {
+pub(super) fn encode_signature(encoding: Encoding, bytes: &[u8]) -> String {
     match encoding {
         Encoding::Hex => hex::encode(bytes),
         Encoding::Base64 => STANDARD.encode(bytes),
@@ -169,7 +169,7 @@ impl Tolerance {
 }
 
 /// Seconds or milliseconds, as a sender writes them.
-pub(super) fn stamp(unit: TimestampUnit, now_ms: i64) -> String {
+pub(super) fn format_timestamp(unit: TimestampUnit, now_ms: i64) -> String {
     match unit {
         TimestampUnit::Seconds => now_ms.div_euclid(1000).to_string(),
         TimestampUnit::Milliseconds => now_ms.to_string(),

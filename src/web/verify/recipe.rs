@@ -25,9 +25,9 @@ pub(super) struct HmacScheme {
 pub(super) enum Quirk {
     None,
     /// The prefix may be missing, and the sender leaves it out.
-    BarePrefix,
+    PrefixOptional,
     /// Some escapes of the URL are decoded before it is signed.
-    DecodedMarks,
+    DecodeUrlEscapes,
 }
 
 impl HmacScheme {
@@ -48,7 +48,7 @@ impl HmacScheme {
         }
     }
 
-    pub fn with(self, oddity: Quirk, key_place: KeyPlace) -> Self {
+    pub fn with_quirk(self, oddity: Quirk, key_place: KeyPlace) -> Self {
         Self { oddity, key_place, ..self }
     }
 
@@ -83,7 +83,7 @@ impl HmacScheme {
     fn signature(&self, value: &[u8]) -> Result<Vec<u8>, String> {
         let text = match value.strip_prefix(self.recipe.prefix.as_bytes()) {
             Some(text) => text,
-            None if self.oddity == Quirk::BarePrefix => value,
+            None if self.oddity == Quirk::PrefixOptional => value,
             None => {
                 return Err(format!(
                     "{} does not begin with {:?}",
@@ -91,7 +91,7 @@ impl HmacScheme {
                 ));
             }
         };
-        Ok(read::decoded(self.recipe.encoding, text)?)
+        Ok(read::decode_signature(self.recipe.encoding, text)?)
     }
 }
 
@@ -99,17 +99,17 @@ impl Scheme for HmacScheme {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = self.signatures(asked)?;
         let header = |name: &Option<String>| match name {
-            Some(name) => asked.header(name),
+            Some(name) => asked.required_header(name),
             None => Ok(&b""[..]),
         };
         let timestamp = header(&self.recipe.timestamp_header)?;
         let id = header(&self.recipe.id_header)?;
         let mut urls = vec![String::new()];
         if self.recipe.signed.contains(&SignedPart::Url) {
-            urls = vec![url::public(self.url.as_ref(), asked)];
+            urls = vec![url::public_url(self.url.as_ref(), asked)];
         }
-        if self.oddity == Quirk::DecodedMarks {
-            urls.push(url::with_marks(&urls[0]));
+        if self.oddity == Quirk::DecodeUrlEscapes {
+            urls.push(url::decode_hubspot_escapes(&urls[0]));
         }
         let mut right = false;
         for url in &urls {
@@ -137,32 +137,32 @@ impl Scheme for HmacScheme {
     }
 
     fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        let urls = if self.oddity == Quirk::DecodedMarks { 2 } else { 1 };
+        let urls = if self.oddity == Quirk::DecodeUrlEscapes { 2 } else { 1 };
         self.keys.work(urls, asked.body.len())
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let timestamp = read::stamp(self.recipe.timestamp_unit, now_ms);
+        let timestamp = read::format_timestamp(self.recipe.timestamp_unit, now_ms);
         let id = draft.id.clone();
         let timed = self.recipe.timestamp_header.iter().map(|name| (name, &timestamp));
         for (name, value) in timed.chain(self.recipe.id_header.iter().map(|name| (name, &id))) {
-            draft.put(name, value);
+            draft.set_header(name, value);
         }
         let mut url = draft.url(self.url.as_ref());
-        if self.oddity == Quirk::DecodedMarks {
-            url = url::with_marks(&url);
+        if self.oddity == Quirk::DecodeUrlEscapes {
+            url = url::decode_hubspot_escapes(&url);
         }
-        let lines = draft.lines();
-        let asked = draft.asked(&lines);
+        let lines = draft.header_refs();
+        let asked = draft.as_signed_request(&lines);
         let parts = self.parts(&asked, (timestamp.as_bytes(), id.as_bytes()), &url);
-        let signature = self.keys.sign(&parts, draft.bad)?;
-        let signature = read::encoded(self.recipe.encoding, &signature);
+        let signature = self.keys.sign(&parts, draft.corrupt_signature)?;
+        let signature = read::encode_signature(self.recipe.encoding, &signature);
         let prefix = match self.oddity {
-            Quirk::BarePrefix => "",
-            Quirk::None | Quirk::DecodedMarks => &self.recipe.prefix,
+            Quirk::PrefixOptional => "",
+            Quirk::None | Quirk::DecodeUrlEscapes => &self.recipe.prefix,
         };
         let value = format!("{prefix}{signature}");
-        draft.put(&self.header, value);
+        draft.set_header(&self.header, value);
         Ok(())
     }
 }

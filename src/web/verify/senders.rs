@@ -54,7 +54,8 @@ use TimestampUnit::{Milliseconds, Seconds};
 
 const SENDERS: &[Sender] = &[
     // Its documentation, "Webhook signatures"; a `sha256=` before it is let pass.
-    Sender { oddity: Quirk::BarePrefix, ..hex("paminga", "sha256=") }.known_by(KeyPlace::Paminga),
+    Sender { oddity: Quirk::PrefixOptional, ..hex("paminga", "sha256=") }
+        .known_by(KeyPlace::Paminga),
     // docs.github.com, "Validating webhook deliveries".
     hex("github", "sha256="),
     // support.atlassian.com, "Manage webhooks: secure webhooks".
@@ -85,7 +86,7 @@ const SENDERS: &[Sender] = &[
     // developer.squareup.com, "Verify and validate an event notification".
     base64("square").signed("{url}{body}").known_by(KeyPlace::FieldBehindUrl("event_id")),
     // developers.hubspot.com, "Validating requests", version 3.
-    Sender { oddity: Quirk::DecodedMarks, ..base64("hubspot") }
+    Sender { oddity: Quirk::DecodeUrlEscapes, ..base64("hubspot") }
         .signed("{method}{url}{body}{timestamp}")
         .at("x-hubspot-request-timestamp", Milliseconds)
         .known_by(KeyPlace::Batch),
@@ -94,7 +95,7 @@ const SENDERS: &[Sender] = &[
 /// The scheme of a sender that has a row here.
 pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Scheme> {
     let Some(sender) = SENDERS.iter().find(|sender| sender.name == verify.scheme) else {
-        return Box::new(super::token::Token::nobody());
+        return Box::new(super::token::Token::deny_all());
     };
     let recipe = Hmac {
         algorithm: sender.algorithm,
@@ -106,7 +107,8 @@ pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Scheme> {
         timestamp_unit: sender.timestamp.map_or(Seconds, |(_, unit)| unit),
         id_header: None,
     };
-    let recipe = HmacScheme::new(recipe, verify, secrets).with(sender.oddity, sender.key_place);
+    let recipe =
+        HmacScheme::new(recipe, verify, secrets).with_quirk(sender.oddity, sender.key_place);
     match sender.name {
         "linear" => Box::new(Linear::new(recipe, verify)),
         _ => Box::new(recipe),

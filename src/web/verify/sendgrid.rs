@@ -30,7 +30,7 @@ impl SendGrid {
 impl Scheme for SendGrid {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
-        let timestamp = asked.header(TIMESTAMP)?;
+        let timestamp = asked.required_header(TIMESTAMP)?;
         let text = [timestamp, asked.body].concat();
         let fits = |(signature, key): (&[u8], &SubjectPublicKeyInfoDer<'_>)| {
             let algorithm = webpki::ring::ECDSA_P256_SHA256;

@@ -124,7 +124,7 @@ impl Scheme for Sns {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let body: Body<'_> = body::read(asked.body, "the fields that sns signs")?;
         let text = body.signed()?;
-        let signature = read::decoded(Encoding::Base64, body.signature.as_bytes())?;
+        let signature = read::decode_signature(Encoding::Base64, body.signature.as_bytes())?;
         let algorithm: &dyn SignatureVerificationAlgorithm = match &*body.signature_version {
             "1" => &WithSha1,
             "2" => webpki::ring::RSA_PKCS1_2048_8192_SHA256,

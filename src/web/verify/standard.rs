@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
-use super::discord::vouches;
+use super::discord::verify_ed25519;
 use super::keys::HmacKeys;
 use super::read::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
 use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
@@ -49,7 +49,7 @@ struct ParsedSignatures {
 }
 
 /// Reads `v1,BASE64 v1a,BASE64`; a comma will do where a blank should be, and several lines are one.
-fn listed(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
+fn parse_signatures(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
     asked.require(header)?;
     let (mut found, mut known, mut total) = (ParsedSignatures::default(), false, 0);
     let mut version: &[u8] = b"";
@@ -70,7 +70,7 @@ fn listed(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, S
             _ => continue,
         };
         known = true;
-        list.extend(read::decoded(Encoding::Base64, word));
+        list.extend(read::decode_signature(Encoding::Base64, word));
     }
     match known {
         false => Err(format!("no v1 or v1a in {header}")),
@@ -108,8 +108,8 @@ impl Scheme for Standard {
             true => ["svix-id", "svix-timestamp", "svix-signature"],
             false => ["webhook-id", "webhook-timestamp", "webhook-signature"],
         };
-        let signatures = listed(asked, signature)?;
-        let (id, timestamp) = (asked.header(id)?, asked.header(timestamp)?);
+        let signatures = parse_signatures(asked, signature)?;
+        let (id, timestamp) = (asked.required_header(id)?, asked.required_header(timestamp)?);
         // A repeat is known by either: one that nobody signed must not stand for the other.
         let ids =
             asked.headers.iter().filter(|(name, _)| matches!(*name, "webhook-id" | "svix-id"));
@@ -121,7 +121,7 @@ impl Scheme for Standard {
         if !self.public.is_empty() && !signatures.public.is_empty() {
             let text = parts.concat();
             let mut pairs = read::pairs(&signatures.public, &self.public, &text);
-            right |= pairs.any(|(signature, key)| vouches(key, &text, signature));
+            right |= pairs.any(|(signature, key)| verify_ed25519(key, &text, signature));
         }
         if !right {
             return Err(MISMATCH.to_owned());
@@ -148,13 +148,13 @@ impl Scheme for Standard {
         if self.shared.is_empty() && !self.public.is_empty() {
             return Err(super::ONLY_PUBLIC.to_owned());
         }
-        let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
+        let timestamp = read::format_timestamp(TimestampUnit::Seconds, now_ms);
         let id = draft.id.clone();
         let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &draft.body];
-        let signature = STANDARD.encode(self.shared.sign(&parts, draft.bad)?);
-        draft.put("webhook-id", id);
-        draft.put("webhook-timestamp", timestamp);
-        draft.put("webhook-signature", format!("v1,{signature}"));
+        let signature = STANDARD.encode(self.shared.sign(&parts, draft.corrupt_signature)?);
+        draft.set_header("webhook-id", id);
+        draft.set_header("webhook-timestamp", timestamp);
+        draft.set_header("webhook-signature", format!("v1,{signature}"));
         Ok(())
     }
 }

@@ -15,15 +15,20 @@ struct HeaderFormat {
     time: &'static str,
     version: &'static str,
     /// Between time stamp and body.
-    joint: &'static str,
+    payload_separator: &'static str,
     /// The field of the body that is unique to a delivery.
     id: &'static str,
 }
 
 const STRIPE: HeaderFormat =
-    HeaderFormat { separator: b',', time: "t", version: "v1", joint: ".", id: "id" };
-const PADDLE: HeaderFormat =
-    HeaderFormat { separator: b';', time: "ts", version: "h1", joint: ":", id: "event_id" };
+    HeaderFormat { separator: b',', time: "t", version: "v1", payload_separator: ".", id: "id" };
+const PADDLE: HeaderFormat = HeaderFormat {
+    separator: b';',
+    time: "ts",
+    version: "h1",
+    payload_separator: ":",
+    id: "event_id",
+};
 
 pub(super) struct TimestampedSignatures {
     keys: HmacKeys,
@@ -79,7 +84,7 @@ impl TimestampedSignatures {
                 if total > SIGNATURES_MAX {
                     break;
                 }
-                match read::decoded(Encoding::Hex, signature) {
+                match read::decode_signature(Encoding::Hex, signature) {
                     Ok(signature) => last.signatures.push(signature),
                     Err(reason) => first_error = first_error.or(Some(reason)),
                 }
@@ -100,7 +105,7 @@ impl TimestampedSignatures {
 
 impl Scheme for TimestampedSignatures {
     fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let joint = self.form.joint.as_bytes();
+        let joint = self.form.payload_separator.as_bytes();
         // Each time stamp is a text of its own, which each key hashes.
         let max = read::max_pairs(asked.body.len()).div_ceil(self.keys.len().max(1));
         let mut found = Err(MISMATCH.to_owned());
@@ -125,12 +130,15 @@ impl Scheme for TimestampedSignatures {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let HeaderFormat { separator, time, version, joint, id: _ } = self.form;
-        let timestamp = read::stamp(TimestampUnit::Seconds, now_ms);
+        let HeaderFormat { separator, time, version, payload_separator: joint, id: _ } = self.form;
+        let timestamp = read::format_timestamp(TimestampUnit::Seconds, now_ms);
         let parts = [timestamp.as_bytes(), joint.as_bytes(), &draft.body];
-        let signature = hex::encode(self.keys.sign(&parts, draft.bad)?);
+        let signature = hex::encode(self.keys.sign(&parts, draft.corrupt_signature)?);
         let separator = char::from(separator);
-        draft.put(&self.header, format!("{time}={timestamp}{separator}{version}={signature}"));
+        draft.set_header(
+            &self.header,
+            format!("{time}={timestamp}{separator}{version}={signature}"),
+        );
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ impl Token {
     }
 
     /// Lets nobody in.
-    pub fn nobody() -> Self {
+    pub fn deny_all() -> Self {
         Self { secrets: SharedSecrets::new([]), header: None, parameter: None, segment: false }
     }
 }
@@ -35,15 +35,15 @@ impl Token {
 impl Scheme for Token {
     fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let (right, place) = match (&self.header, &self.parameter) {
-            (Some(header), _) => (self.secrets.has(asked.header(header)?), "header"),
+            (Some(header), _) => (self.secrets.contains(asked.required_header(header)?), "header"),
             (_, Some(name)) => {
                 let value = parameter(asked.query, name)?
                     .ok_or_else(|| format!("no query parameter {name}"))?;
-                (self.secrets.has(&value), "query parameter")
+                (self.secrets.contains(&value), "query parameter")
             }
             _ => {
                 let segment = asked.secret_segment.ok_or("no token in the path")?;
-                (self.secrets.has(segment.as_bytes()), "path segment")
+                (self.secrets.contains(segment.as_bytes()), "path segment")
             }
         };
         if right {
@@ -54,13 +54,13 @@ impl Scheme for Token {
     }
 
     fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let secret = self.secrets.of(draft)?;
+        let secret = self.secrets.first_for(draft)?;
         match (&self.header, &self.parameter) {
             (Some(header), _) => {
                 let secret = String::from_utf8(secret).map_err(|_| "the secret is not UTF-8")?;
-                draft.put(header, secret);
+                draft.set_header(header, secret);
             }
-            (_, Some(name)) => draft.put_parameter(name, &secret),
+            (_, Some(name)) => draft.set_query_param(name, &secret),
             _ => {
                 let all = percent_encoding::NON_ALPHANUMERIC;
                 let segment = percent_encoding::percent_encode(&secret, all).to_string();
@@ -71,7 +71,7 @@ impl Scheme for Token {
         Ok(())
     }
 
-    fn hidden(&self) -> SecretLocation<'_> {
+    fn secret_location(&self) -> SecretLocation<'_> {
         SecretLocation {
             header: self.header.as_deref(),
             parameter: self.parameter.as_deref(),
@@ -84,7 +84,7 @@ impl Scheme for Token {
 pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8>>, String> {
     let pairs =
         query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut values = pairs.filter(|(found, _)| is_named(found, name));
+    let mut values = pairs.filter(|(found, _)| param_name_matches(found, name));
     match (values.next(), values.next()) {
         (Some((_, value)), None) => {
             Ok(Some(percent_decode_str(&value.replace('+', " ")).collect::<Vec<u8>>()))
@@ -95,6 +95,6 @@ pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8
 }
 
 /// Whether a name in a query is this one, however it is encoded.
-pub fn is_named(sent: &str, name: &str) -> bool {
+pub fn param_name_matches(sent: &str, name: &str) -> bool {
     sent == name || percent_decode_str(sent).decode_utf8().is_ok_and(|sent| sent == name)
 }

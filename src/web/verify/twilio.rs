@@ -31,7 +31,7 @@ impl Twilio {
     }
 
     fn keys(&self, asked: &SignedRequest<'_>) -> Result<&HmacKeys, String> {
-        let Some(settings) = asked.at_most_one(SETTINGS)? else { return Ok(&self.sha1) };
+        let Some(settings) = asked.optional_header(SETTINGS)? else { return Ok(&self.sha1) };
         let parts = settings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         match parts.filter_map(|part| part.strip_prefix(b"algorithm=")).next() {
             Some(b"HMAC_SHA256") => Ok(&self.sha256),
@@ -43,10 +43,10 @@ impl Twilio {
 
 /// The fields of a form, each name and value once, sorted.
 fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
-    let mut fields = fields::of(body)?;
+    let mut fields = fields::parse_urlencoded(body)?;
     fields.sort_unstable();
     fields.dedup();
-    Ok(fields::joined(&fields))
+    Ok(fields::concat(&fields))
 }
 
 /// The values of `bodySHA256` in a URL.
@@ -73,10 +73,10 @@ impl Scheme for Twilio {
     fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         let signatures = read::bare_signatures(asked, &self.header, Encoding::Base64)?;
         let keys = self.keys(asked)?;
-        let public = url::public(self.url.as_ref(), asked);
+        let public = url::public_url(self.url.as_ref(), asked);
         // A URL that vouches for the body does so whatever the type, which is not signed, says of it: as
         // a form without fields any body would do.
-        let is_form = fields::is_form(asked.at_most_one("content-type")?);
+        let is_form = fields::is_form(asked.optional_header("content-type")?);
         let (fields, digest) = match is_form && digests(&public).next().is_none() {
             true => (signed_fields(asked.body)?, None),
             false => (Vec::new(), body_digest(asked.body, &public)?),
@@ -106,20 +106,20 @@ impl Scheme for Twilio {
         let is_form = fields::is_form(draft.header("content-type").map(str::as_bytes));
         if !is_form {
             let sum = digest::digest(&digest::SHA256, &draft.body);
-            draft.put_parameter("bodySHA256", hex::encode(sum).as_bytes());
+            draft.set_query_param("bodySHA256", hex::encode(sum).as_bytes());
         }
         let url = draft.url(self.url.as_ref());
         let fields = match is_form {
             true => signed_fields(&draft.body)?,
             false => body_digest(&draft.body, &url).map(|_| Vec::new())?,
         };
-        let signature = self.sha1.sign(&[url.as_bytes(), &fields], draft.bad)?;
-        let signature = read::encoded(Encoding::Base64, &signature);
-        draft.put(&self.header, signature);
+        let signature = self.sha1.sign(&[url.as_bytes(), &fields], draft.corrupt_signature)?;
+        let signature = read::encode_signature(Encoding::Base64, &signature);
+        draft.set_header(&self.header, signature);
         Ok(())
     }
 
-    fn answer(&self, _: &[u8]) -> SenderResponse {
+    fn success_response(&self, _: &[u8]) -> SenderResponse {
         SenderResponse::empty(204)
     }
 }

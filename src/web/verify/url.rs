@@ -8,24 +8,25 @@ use crate::web::address::forwarded_pair;
 
 /// `verify.url`, to which the request's query is added where it has none; else as the configured
 /// header of a trusted proxy, or the request itself, says.
-pub(super) fn public(configured: Option<&PublicUrl>, asked: &SignedRequest<'_>) -> String {
+pub(super) fn public_url(configured: Option<&PublicUrl>, asked: &SignedRequest<'_>) -> String {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     if let Some(url) = configured {
         let url = url.for_path(asked.path);
         return if url.contains('?') { url.into_owned() } else { format!("{url}{query}") };
     }
     // A proxy hands a stranger's header of the other kind through: it is never looked at.
-    let (scheme, host) = match asked.proxied {
+    let (scheme, host) = match asked.trusted_proxy_header {
         None => (None, None),
         Some(ProxyHeader::XForwardedFor) => {
-            (asked.last_of("x-forwarded-proto"), asked.last_of("x-forwarded-host"))
+            (asked.last_list_item("x-forwarded-proto"), asked.last_list_item("x-forwarded-host"))
         }
         Some(ProxyHeader::Forwarded) => {
-            let element = asked.last_of("forwarded").unwrap_or("");
+            let element = asked.last_list_item("forwarded").unwrap_or("");
             (forwarded_pair(element, "proto"), forwarded_pair(element, "host"))
         }
     };
-    let own_host = || asked.header("host").ok().and_then(|host| std::str::from_utf8(host).ok());
+    let own_host =
+        || asked.required_header("host").ok().and_then(|host| std::str::from_utf8(host).ok());
     let host = host.or_else(own_host).unwrap_or("").trim();
     format!("{}://{host}{}{query}", scheme.unwrap_or("http"), asked.path)
 }
@@ -51,7 +52,7 @@ pub(super) fn with_and_without_port(url: &str) -> Vec<String> {
 }
 
 /// The URL with those escapes decoded that HubSpot decodes before it signs.
-pub(super) fn with_marks(url: &str) -> String {
+pub(super) fn decode_hubspot_escapes(url: &str) -> String {
     const MARKS: [(&str, &str); 12] = [
         ("%3A", ":"),
         ("%2F", "/"),
@@ -95,6 +96,9 @@ mod tests {
 
     #[test]
     fn marks_are_decoded_once() {
-        assert_eq!(with_marks("https://h/a%2fb%2Cc%20d%253A"), "https://h/a/b,c%20d%253A");
+        assert_eq!(
+            decode_hubspot_escapes("https://h/a%2fb%2Cc%20d%253A"),
+            "https://h/a/b,c%20d%253A"
+        );
     }
 }

@@ -22,7 +22,7 @@ fn check(lines: &[(&str, &str)]) {
     }
     // What is asked is not changed by who was asked before.
     let scene = of_json(b"[1]");
-    assert!(trial.pool.ask_and_wait(1, &whens(&["length == 1"]), &scene).is_ok());
+    assert!(trial.pool.evaluate(1, &whens(&["length == 1"]), &scene).is_ok());
 }
 
 fn text(of: &str, bytes: usize) -> String {

@@ -46,8 +46,7 @@ fn split(
         ordering_key: Some(jq(keys)),
         ..HandlerExpressions::default()
     };
-    let answers =
-        trial.pool.ask_and_wait(1, &ExpressionSet::new(None, vec![taker]), scene).unwrap();
+    let answers = trial.pool.evaluate(1, &ExpressionSet::new(None, vec![taker]), scene).unwrap();
     match answers.takers.into_iter().next().unwrap() {
         HandlerDecision::Failed { which: "split", reason } => Err(reason),
         taken => Ok(taken),

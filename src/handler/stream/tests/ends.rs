@@ -17,7 +17,7 @@ fn a_process_that_dies_fails_the_job_it_holds_and_the_next_gets_another() {
         let trial = each(&format!("[ $job != 2 ] || {{ {script}; }}; ok"));
         let first = trial.process(1);
         let ended = trial.run(2);
-        assert_eq!((ended.outcome, ended.dead), (Outcome::Failed, false), "{script}");
+        assert_eq!((ended.outcome, ended.is_permanent), (Outcome::Failed, false), "{script}");
         assert_eq!(ended.detail, detail, "{script}");
         assert_ne!(trial.process(3), first);
         assert!(!is_alive(&first));

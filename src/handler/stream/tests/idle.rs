@@ -60,7 +60,7 @@ fn when_nothing_is_kept_any_more_all_end_by_the_end_of_their_input() {
     let first = trial.process(1);
     trial.stream.close();
     until("it saw the end of its input", || trial.file("bye").trim() == first);
-    assert!(wait_for_retired(Duration::from_secs(60)));
+    assert!(wait_for_drained(Duration::from_secs(60)));
     until("it is gone", || !is_alive(&first));
     // A job that was claimed before is still run, and its process not kept.
     let second = trial.process(2);

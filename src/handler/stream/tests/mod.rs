@@ -10,7 +10,7 @@ use super::*;
 use crate::config;
 use crate::domain::JobId;
 use crate::handler::tests::{ANSWERS, is_alive, sample, until};
-use crate::process::{become_subreaper, wait_for_retired};
+use crate::process::{become_subreaper, wait_for_drained};
 
 mod ends;
 mod idle;
@@ -134,8 +134,8 @@ fn an_answer_is_an_outcome() {
     let check = |said: &str, expected: (Outcome, bool, &str), wait: Option<u64>| {
         let trial = each(&format!("echo 'why' >&2; printf '%s\n' '{{\"job\":'$job',{said}}}'"));
         let ended = trial.run(7);
-        assert_eq!((ended.outcome, ended.dead, ended.detail.as_str()), expected, "{said}");
-        assert_eq!(ended.wait, wait.map(Duration::from_secs), "{said}");
+        assert_eq!((ended.outcome, ended.is_permanent, ended.detail.as_str()), expected, "{said}");
+        assert_eq!(ended.retry_after, wait.map(Duration::from_secs), "{said}");
         assert_eq!((ended.stdout, ended.stderr), (vec![], b"why\n".to_vec()));
     };
     check(r#""outcome":"succeeded""#, (Succeeded, false, "answered: why"), None);
@@ -175,7 +175,7 @@ fn a_job_comes_as_one_line_whatever_its_body_is() {
     let trial = each("printf %s \"$line\" | wc -c >> sizes; ok").body(body.as_bytes());
     trial.process(1);
     trial.process(2);
-    let size = line::of(&trial.task(1)).len() - 1;
+    let size = line::encode(&trial.task(1)).len() - 1;
     assert_eq!(trial.file("sizes"), format!("{size}\n{size}\n"));
 }
 

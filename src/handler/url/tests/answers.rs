@@ -8,7 +8,11 @@ fn the_status_decides() {
     let check_status = |answer: &'static str, outcome, dead, wait: Option<u64>, detail: &str| {
         let ended = says(answer).run();
         check(&ended, outcome, detail);
-        assert_eq!((ended.dead, ended.wait), (dead, wait.map(Duration::from_secs)), "{answer}");
+        assert_eq!(
+            (ended.is_permanent, ended.retry_after),
+            (dead, wait.map(Duration::from_secs)),
+            "{answer}"
+        );
     };
     check_status(
         "HTTP/1.1 201 Made\r\nContent-Length: 0\r\n\r\n",
@@ -106,9 +110,9 @@ fn an_answer_that_breaks_off_is_none() {
     assert_eq!(ended.stdout, b"hal");
     // What its head asks for holds all the same.
     let busy = b"HTTP/1.1 503 No\r\nRetry-After: 3600\r\nContent-Length: 9\r\n\r\nhal";
-    assert_eq!(says_and_closes(busy).run().wait, Some(Duration::from_secs(3600)));
+    assert_eq!(says_and_closes(busy).run().retry_after, Some(Duration::from_secs(3600)));
     let gone = b"HTTP/1.1 410 Gone\r\nContent-Length: 9\r\n\r\nhal";
-    assert!(says_and_closes(gone).run().dead);
+    assert!(says_and_closes(gone).run().is_permanent);
     let chunk = says_and_closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhal");
     assert_eq!(chunk.run().outcome, Outcome::Failed);
     let garbage =
@@ -183,5 +187,5 @@ fn who_answers_before_it_has_read_all_is_heard() {
     let ended = run_of(&Task { input, ..task(&url) });
     server.join().unwrap();
     check(&ended, Outcome::Failed, "status 410: no");
-    assert!(ended.dead);
+    assert!(ended.is_permanent);
 }

@@ -40,7 +40,7 @@ fn bytes_without_a_type_get_none_and_what_was_made_is_json() {
     assert!(head.contains(&"content-length: 0".to_owned()), "{head:?}");
     assert!(body.is_empty());
     let fake = says("HTTP/1.1 204 No Content\r\n\r\n");
-    let made = Task { input: Arc::from(*b"{}"), is_made: true, ..fake.task() };
+    let made = Task { input: Arc::from(*b"{}"), is_json_input: true, ..fake.task() };
     run_of(&made);
     assert!(fake.only().0.contains(&"content-type: application/json".to_owned()));
 }

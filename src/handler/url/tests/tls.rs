@@ -59,7 +59,7 @@ fn url(task: &Task, authority: &Authority) -> Url {
     let roots = vec![Certificate::from_der(authority.der()).to_owned()];
     let target = task.handler.target.as_ref().unwrap();
     let client = Client::new(&task.handler, target, || Ok(roots)).unwrap();
-    Url { client: client.into(), roots: super::super::roots }
+    Url { client: client.into(), roots: super::super::load_root_certificates }
 }
 
 #[test]

@@ -13,8 +13,8 @@ fn ask(verifier: &Verifier, request: &str, body: &str) -> Option<Result<Handshak
         body: body.as_bytes().to_vec(),
         ..OutgoingRequest::default()
     };
-    let lines = draft.lines();
-    super::ask(verifier.handshake().unwrap(), &draft.asked(&lines))
+    let lines = draft.header_refs();
+    super::ask(verifier.handshake().unwrap(), &draft.as_signed_request(&lines))
 }
 
 fn answer(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
@@ -149,8 +149,8 @@ fn unsigned(verifier: &Verifier, request: &str, headers: &[(&str, &str)], body: 
         body: body.as_bytes().to_vec(),
         ..OutgoingRequest::default()
     };
-    let lines = draft.lines();
-    let found = verifier.handshake().unwrap().ask(&draft.asked(&lines), false);
+    let lines = draft.header_refs();
+    let found = verifier.handshake().unwrap().detect(&draft.as_signed_request(&lines), false);
     found.is_some_and(|found| found.unwrap().answer == SenderResponse::empty(200))
 }
 
@@ -217,17 +217,19 @@ fn zoom_is_answered_with_the_secret_that_it_signed_by() {
             ..OutgoingRequest::default()
         };
         verifier("scheme = \"zoom\"", &[secret]).sign(&mut draft, 0).unwrap();
-        let lines = draft.lines();
-        let found = super::ask(both.handshake().unwrap(), &draft.asked(&lines)).unwrap().unwrap();
+        let lines = draft.header_refs();
+        let found = super::ask(both.handshake().unwrap(), &draft.as_signed_request(&lines))
+            .unwrap()
+            .unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
         let encrypted = hex::encode(ring::hmac::sign(&key, b"q\"t"));
         let json: serde_json::Value = serde_json::from_str(&found.answer.body).unwrap();
         assert_eq!(json["encryptedToken"], encrypted);
         assert_eq!(json["plainToken"], "q\"t");
         let right = draft.header("x-zm-signature").unwrap().to_owned();
-        draft.put("x-zm-signature", format!("v0={}, {right}", "0".repeat(64)));
-        let lines = draft.lines();
-        let several = super::ask(both.handshake().unwrap(), &draft.asked(&lines));
+        draft.set_header("x-zm-signature", format!("v0={}, {right}", "0".repeat(64)));
+        let lines = draft.header_refs();
+        let several = super::ask(both.handshake().unwrap(), &draft.as_signed_request(&lines));
         assert_eq!(several.unwrap().unwrap().answer, found.answer);
     }
     assert_eq!(ask(&both, "POST /", body), None);

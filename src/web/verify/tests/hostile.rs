@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
-use super::super::{MAKERS, SignedRequest, Verifier};
+use super::super::{CONSTRUCTORS, SignedRequest, Verifier};
 use super::vectors::{check, vectors};
 use super::{check_at, verifier};
 
@@ -59,7 +59,7 @@ fn all() -> Vec<(&'static str, Verifier)> {
         let secret = secret.map_or("s3cret", |vector| vector.secret.as_str());
         Some((*name, verifier(&verify, &[secret])))
     };
-    MAKERS.iter().filter_map(one).collect()
+    CONSTRUCTORS.iter().filter_map(one).collect()
 }
 
 /// What a header may hold that is nearly right.
@@ -110,12 +110,12 @@ proptest! {
                     headers: &lines,
                     body: &body,
                     secret_segment: None,
-                    proxied: None,
+                    trusted_proxy_header: None,
                 };
                 assert!(verifier.check(&asked, now_ms).is_err(), "{name}");
                 if let Some(handshake) = verifier.handshake() {
-                    let _ = handshake.ask(&asked, false);
-                    let _ = handshake.ask(&asked, true);
+                    let _ = handshake.detect(&asked, false);
+                    let _ = handshake.detect(&asked, true);
                 }
                 let _ = verifier.answer(&body);
             }
@@ -148,7 +148,7 @@ fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
             headers: &[(header, value.as_bytes())],
             body: &[b'x'; 1000],
             secret_segment: None,
-            proxied: None,
+            trusted_proxy_header: None,
         };
         assert_eq!(verifier(verify, secrets).work(&asked), times * 1000, "{verify}");
     }
@@ -239,12 +239,12 @@ fn sendgrid_is_too_old_and_from_the_future_as_others_are() {
     let found = check(&verifier, &vector.draft, at - 301_000);
     assert_eq!(found, Err("timestamp is 301 s ahead: at most 300 s".to_owned()));
     let mut draft = vector.draft.clone();
-    draft.put("x-twilio-email-event-webhook-signature", "MEYCIQ==");
+    draft.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ==");
     let mismatch = Err("signature does not match".to_owned());
     assert_eq!(check(&verifier, &draft, at), mismatch);
     let right = vector.draft.header("x-twilio-email-event-webhook-signature").unwrap();
-    draft.put("x-twilio-email-event-webhook-signature", format!("MEYCIQ==, {right}"));
+    draft.set_header("x-twilio-email-event-webhook-signature", format!("MEYCIQ==, {right}"));
     assert_eq!(check(&verifier, &draft, at), Ok(()));
-    draft.put("x-twilio-email-event-webhook-signature", "MEYCIQ");
+    draft.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ");
     assert_eq!(check(&verifier, &draft, at), Err("signature is not base64".to_owned()));
 }

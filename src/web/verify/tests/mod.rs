@@ -5,7 +5,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{MAKERS, SignedRequest, Verifier};
+use super::{CONSTRUCTORS, SignedRequest, Verifier};
 use crate::config::{self, ProxyHeader, SCHEMES, SecretRef, Secrets};
 
 mod delivery;
@@ -44,13 +44,13 @@ fn ask(
     preset: &super::PresetHandshake,
     asked: &SignedRequest<'_>,
 ) -> Option<Result<super::Handshake, String>> {
-    preset.ask(asked, false).or_else(|| preset.ask(asked, true))
+    preset.detect(asked, false).or_else(|| preset.detect(asked, true))
 }
 
 #[test]
 fn each_scheme_of_the_configuration_has_its_line() {
     let facts: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
-    let made: Vec<&str> = MAKERS.iter().map(|(name, _)| *name).collect();
+    let made: Vec<&str> = CONSTRUCTORS.iter().map(|(name, _)| *name).collect();
     assert_eq!(made, facts);
 }
 
@@ -73,7 +73,7 @@ fn check_at(
         headers: &headers,
         body,
         secret_segment: Some("segment"),
-        proxied: None,
+        trusted_proxy_header: None,
     };
     fresh(verifier, &asked, now_ms)
 }
@@ -156,7 +156,7 @@ fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
             headers: &lines,
             body: b"",
             secret_segment: None,
-            proxied,
+            trusted_proxy_header: proxied,
         };
         assert_eq!(fresh(&verifier, &asked, 0), Ok(()), "{headers:?} through {proxied:?}");
     };

@@ -74,8 +74,8 @@ pub(super) fn check(
     draft: &OutgoingRequest,
     now_ms: i64,
 ) -> Result<(), String> {
-    let lines = draft.lines();
-    super::fresh(verifier, &draft.asked(&lines), now_ms)
+    let lines = draft.header_refs();
+    super::fresh(verifier, &draft.as_signed_request(&lines), now_ms)
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn what_a_sender_signed_is_let_in_and_nothing_that_was_changed() {
 fn a_handshake_is_known_and_answered_and_an_event_is_none() {
     for vector in vectors(include_str!("../../../../tests/vectors.json")) {
         let verifier = vector.verifier();
-        let lines = vector.draft.lines();
-        let asked = vector.draft.asked(&lines);
+        let lines = vector.draft.header_refs();
+        let asked = vector.draft.as_signed_request(&lines);
         let found = verifier.handshake().and_then(|it| ask(it, &asked));
         assert_eq!(found.is_some(), vector.handshake, "{}", vector.scheme);
         let answer = match found {
@@ -160,12 +160,12 @@ fn sns_is_believed_in_both_versions_and_only_for_what_is_signed() {
         assert_eq!(found, Err("timestamp is 86401 s old: at most 86400 s".to_owned()));
         let found = check(&verifier, &vector.draft, at - hour - 1000);
         assert_eq!(found, Err("timestamp is 3601 s ahead: at most 3600 s".to_owned()));
-        let lines = vector.draft.lines();
-        let asked = vector.draft.asked(&lines);
+        let lines = vector.draft.header_refs();
+        let asked = vector.draft.as_signed_request(&lines);
         let found = verifier.handshake().and_then(|it| ask(it, &asked)).map(Result::unwrap);
         assert_eq!(found.is_some(), vector.handshake);
         if let Some(found) = found {
-            assert!(found.wanted.is_some() && found.detail.contains("https://sns."));
+            assert!(found.operator_action.is_some() && found.detail.contains("https://sns."));
             assert_eq!(found.answer.status, 200);
         }
     }
@@ -181,8 +181,8 @@ fn what_reads_the_body_reads_no_more_than_it_needs() {
             continue;
         }
         let body = text.replacen('{', &deep, 1).into_bytes();
-        let lines = vector.draft.lines();
-        let asked = SignedRequest { body: &body, ..vector.draft.asked(&lines) };
+        let lines = vector.draft.header_refs();
+        let asked = SignedRequest { body: &body, ..vector.draft.as_signed_request(&lines) };
         assert_eq!(
             super::fresh(&vector.verifier(), &asked, vector.now_ms),
             Ok(()),

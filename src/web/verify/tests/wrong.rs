@@ -129,7 +129,7 @@ impl Case {
             ],
             body: self.body.as_bytes().to_vec(),
             id: "7f3c".to_owned(),
-            bad: false,
+            corrupt_signature: false,
         }
     }
 
@@ -157,10 +157,12 @@ fn checked(verifier: &Verifier, draft: &OutgoingRequest, now_ms: i64) -> Result<
     if !verifier.secret_segment() {
         return check(verifier, draft, now_ms);
     }
-    let lines = draft.lines();
+    let lines = draft.header_refs();
     let segment = draft.path.rsplit('/').next().unwrap();
-    let asked =
-        super::super::SignedRequest { secret_segment: Some(segment), ..draft.asked(&lines) };
+    let asked = super::super::SignedRequest {
+        secret_segment: Some(segment),
+        ..draft.as_signed_request(&lines)
+    };
     super::fresh(verifier, &asked, now_ms)
 }
 
@@ -187,7 +189,7 @@ fn either_of_two_secrets_will_do() {
 fn another_secret_and_a_bad_signature_do_not_match() {
     for case in CASES {
         case.expect(&case.signed_by(case.secrets[1]), NOW_MS, Err(case.mismatch));
-        let mut draft = OutgoingRequest { bad: true, ..case.draft() };
+        let mut draft = OutgoingRequest { corrupt_signature: true, ..case.draft() };
         case.verifier(&case.secrets).sign(&mut draft, NOW_MS).unwrap();
         case.expect(&draft, NOW_MS, Err(case.mismatch));
     }
@@ -224,7 +226,7 @@ fn a_header_that_is_missing_or_unreadable_and_a_token_that_is_there_twice_are_sa
 
         if case.mismatch != case.unreadable {
             let mut draft = signed.clone();
-            draft.put(case.header, "zz!");
+            draft.set_header(case.header, "zz!");
             case.expect(&draft, NOW_MS, Err(case.unreadable));
         }
     }
@@ -300,7 +302,7 @@ fn one_right_signature_of_several_is_enough() {
         (format!("v1,{wrong} {}", right.replace("v1,", "v11,")), Err("signature does not match")),
     ] {
         let mut draft = standard.signed();
-        draft.put("webhook-signature", value);
+        draft.set_header("webhook-signature", value);
         standard.expect(&draft, NOW_MS, expected);
     }
     for (name, separator, version, other) in
@@ -326,7 +328,7 @@ fn one_right_signature_of_several_is_enough() {
             (format!("{right}00"), Err(case.mismatch)),
         ] {
             let mut draft = case.signed();
-            draft.put(case.header, value);
+            draft.set_header(case.header, value);
             case.expect(&draft, NOW_MS, expected);
         }
     }
@@ -384,11 +386,11 @@ fn a_stale_signature_beside_a_fresh_one_does_no_harm_and_no_good() {
         let stale = Err("timestamp is 301 s old: at most 300 s");
         case.expect(&old, NOW_MS, stale);
         let [one, other] = [&old, &fresh].map(|it| it.header(case.header).unwrap().to_owned());
-        old.put(case.header, format!("{one}, {other}"));
+        old.set_header(case.header, format!("{one}, {other}"));
         case.expect(&old, NOW_MS, Ok(()));
         // The time stamp of another list does not stand for its own.
         let borrowed = other.replace("=1764000000", "=1763999699");
-        old.put(case.header, format!("{one}, {borrowed}"));
+        old.set_header(case.header, format!("{one}, {borrowed}"));
         case.expect(&old, NOW_MS, stale);
     }
 }
@@ -418,9 +420,9 @@ fn standard_webhooks_and_svix_are_one_and_no_id_stands_for_the_other() {
         *name = name.replace("webhook-", "svix-");
     }
     case.expect(&svix, NOW_MS, Ok(()));
-    svix.put("webhook-id", "other");
+    svix.set_header("webhook-id", "other");
     case.expect(&svix, NOW_MS, Err("webhook-id and svix-id differ"));
-    svix.put("webhook-id", "7f3c");
+    svix.set_header("webhook-id", "7f3c");
     case.expect(&svix, NOW_MS, Ok(()));
 }
 
@@ -457,7 +459,7 @@ fn mailgun_signs_a_multipart_body_by_three_of_its_fields() {
     let body = format!("{file}{parts}--xx--\r\n");
     let multipart = |body: &str| {
         let mut draft = OutgoingRequest { body: body.as_bytes().to_vec(), ..case.draft() };
-        draft.put("content-type", "multipart/form-data; boundary=xx");
+        draft.set_header("content-type", "multipart/form-data; boundary=xx");
         draft
     };
     case.expect(&multipart(&body), NOW_MS, Ok(()));
@@ -490,7 +492,7 @@ fn a_form_of_more_fields_than_its_sender_makes_is_refused_before_it_is_read_furt
     for (parts, expected) in [(1000, "not one field timestamp in the form"), (1001, TOO_MANY)] {
         let body = format!("{}--xx--\r\n", part.repeat(parts)).into_bytes();
         let mut draft = OutgoingRequest { body, ..case.draft() };
-        draft.put("content-type", "multipart/form-data; boundary=xx");
+        draft.set_header("content-type", "multipart/form-data; boundary=xx");
         case.expect(&draft, NOW_MS, Err(expected));
     }
 }
@@ -535,7 +537,11 @@ fn a_byte_order_mark_before_a_form_is_no_part_of_its_first_field() {
         };
         verifier.sign(&mut draft, NOW_MS).unwrap();
         draft.body.splice(0..0, *b"\xef\xbb\xbf");
-        let lines = draft.lines();
-        assert_eq!(super::fresh(&verifier, &draft.asked(&lines), NOW_MS), Ok(()), "{scheme}");
+        let lines = draft.header_refs();
+        assert_eq!(
+            super::fresh(&verifier, &draft.as_signed_request(&lines), NOW_MS),
+            Ok(()),
+            "{scheme}"
+        );
     }
 }
