@@ -1,4 +1,4 @@
-//! The words of the contract as types: read this first.
+//! The terms of the project as types: read this first.
 //!
 //! A webhook becomes an [`Event`]; each handler that wants it is owed jobs (`owed`); each run of one is
 //! an attempt, proven by a [`Claim`] and closed by an [`Ended`]. Knows no other room, does no I/O, and

@@ -1,4 +1,4 @@
-//! Whether bytes are JSON as the contract means it: UTF-8, one value, nested at most 128 deep.
+//! Whether bytes are JSON in the strict sense: UTF-8, one value, nested at most 128 deep.
 //!
 //! Nothing is built of it, and its numbers may be of any size.
 

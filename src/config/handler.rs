@@ -159,7 +159,7 @@ fn read_env_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
 }
 
 impl Handler {
-    /// One with the contract's defaults that does nothing yet.
+    /// A handler with the documented defaults that does nothing yet.
     pub fn with_defaults(name: &str, directory: &Path) -> Self {
         Self {
             name: name.to_owned(),

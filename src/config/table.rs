@@ -127,7 +127,7 @@ impl<'a> TomlTable<'a> {
         keys.into_iter().filter_map(|key| entry(key.get_ref().as_ref())).collect()
     }
 
-    /// Keys of the contract whose time is still to come.
+    /// Rejects keys that a later version will know.
     pub fn reject_reserved(&self, names: &[&'static str]) {
         for value in names.iter().filter_map(|name| self.value(name)) {
             value.fault("is not yet known to this version");

@@ -187,7 +187,7 @@ fn store(
     writer.send(Operation::Alert(Box::new(AlertEvent { of, accept })));
 }
 
-/// The keys in the contract's order; null where one does not apply.
+/// The keys in the documented order; null where one does not apply.
 fn body(of: &PendingAlert) -> Vec<u8> {
     let text = |text: &str| match text {
         "" => Value::Null,

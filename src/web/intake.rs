@@ -1,5 +1,5 @@
-//! A request from its head to its answer, in the order of the contract's section 4: path, method,
-//! address, size and encoding, signature, type, form, rate. 2xx leaves after the commit.
+//! A request from its head to its response, checked in this order: path, method, address, size and
+//! encoding, signature, type, form, rate. A 2xx leaves after the commit.
 
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -110,7 +110,7 @@ impl Rejection {
 mod tests {
     use super::*;
 
-    /// Each case of the contract's section 4: status, whether it leaves a row, what else is said.
+    /// Each rejection: status, whether it leaves a row, what else is said.
     #[test]
     fn each_refusal_has_its_status_its_row_and_its_headers() {
         let signature = |reason: &str| Rejection::Signature {

@@ -1,4 +1,4 @@
-//! Every default of the contract's section 3, and every key written with another value.
+//! Every documented default, and every key written with another value.
 
 use std::time::Duration;
 
