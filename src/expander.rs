@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::domain::owed::{JobKeys, JobPlan, JobSpec};
-use crate::domain::{EventId, HandlerId, SourceId};
+use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
 use crate::inbox::{JobPlanner, PlannedEvent};
 use crate::store::channel::WriterHandle;
@@ -278,16 +277,5 @@ impl Expander {
 
 fn jobs(event: EventId, source: SourceId, received_at_ms: i64, judged: PlannedEvent) -> EventJobs {
     let PlannedEvent { owed, note, .. } = judged;
-    EventJobs { event, source, received_at_ms, owed: list(owed), note, dedupe: None }
-}
-
-/// A plan, handler by handler.
-fn list(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
-    match owed {
-        JobPlan::Plain(handlers) => {
-            handlers.iter().map(|handler| (*handler, JobSpec::Event(JobKeys::default()))).collect()
-        }
-        JobPlan::Judged(all) => all,
-        JobPlan::Unevaluated(_) => Vec::new(),
-    }
+    EventJobs { event, source, received_at_ms, owed: owed.into_specs(), note, dedupe: None }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use crate::config::{Config, Handler};
-use crate::domain::owed::{JobKeys, JobPlan, JobSpec};
 use crate::domain::{EventId, HandlerId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet};
 use crate::inbox::JobPlanner;
@@ -256,7 +255,7 @@ impl ReplaySelection<'_> {
                 let judged =
                     answers.map_or_else(|| judge.unconditional_plan(), |it| judge.plan_from(it));
                 jobs += judged.owed.jobs();
-                due.push(PlannedReplay { event: *event, owed: plan_to_vec(judged.owed) });
+                due.push(PlannedReplay { event: *event, owed: judged.owed.into_specs() });
             }
             at = end;
         }
@@ -340,15 +339,4 @@ impl ReplaySelection<'_> {
 
 fn fairness_key(source: SourceId) -> u64 {
     u64::try_from(source.0).unwrap_or(0)
-}
-
-/// A plan, handler by handler.
-fn plan_to_vec(owed: JobPlan) -> Vec<(HandlerId, JobSpec)> {
-    match owed {
-        JobPlan::Plain(handlers) => {
-            handlers.iter().map(|handler| (*handler, JobSpec::Event(JobKeys::default()))).collect()
-        }
-        JobPlan::Judged(all) => all,
-        JobPlan::Unevaluated(_) => Vec::new(),
-    }
 }

@@ -159,6 +159,18 @@ impl JobPlan {
         }
     }
 
+    /// The jobs of each handler; none where the expressions are not evaluated yet.
+    pub fn into_specs(self) -> Vec<(HandlerId, JobSpec)> {
+        match self {
+            Self::Plain(handlers) => {
+                let of_event = |handler: &HandlerId| (*handler, JobSpec::Event(JobKeys::default()));
+                handlers.iter().map(of_event).collect()
+            }
+            Self::Judged(all) => all,
+            Self::Unevaluated(_) => Vec::new(),
+        }
+    }
+
     /// The size of the items of all jobs.
     pub fn bytes(&self) -> u64 {
         match self {
