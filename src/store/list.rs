@@ -234,7 +234,7 @@ pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::R
     query(conn, &sql, &it.values)
 }
 
-/// Refusals, newest first, as the view `refused` has them.
+/// Refusals, newest first, as the view `rejections` has them.
 ///
 /// # Errors
 /// The read failed.
@@ -262,7 +262,7 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
     query(conn, &sql, &it.values)
 }
 
-/// Rows of the view `outcomes` (or `refused`) after `id`, oldest first; the last `limit` of them.
+/// Rows of the view `outcomes` (or `rejections`) after `id`, oldest first; the last `limit` of them.
 ///
 /// # Errors
 /// The read failed.
@@ -274,7 +274,7 @@ pub fn rows_after(
 ) -> rusqlite::Result<Rows> {
     let view = match view {
         TailView::Outcomes => "outcomes",
-        TailView::Refused => "refused",
+        TailView::Refused => "rejections",
     };
     let sql = format!(
         "SELECT * FROM (SELECT * FROM {view} WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"

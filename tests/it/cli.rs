@@ -181,6 +181,19 @@ fn a_handler_runs_in_the_foreground_and_nothing_is_recorded() {
 }
 
 #[test]
+fn tail_and_list_show_rejections_with_the_columns_of_the_view() {
+    let server = scenario().source("a", "").start();
+    assert_eq!(server.post("/hooks/unknown", "x").status, 404);
+    server.until("select count(*) from rejections", "1");
+    for args in [["tail", "--rejected", "--json"], ["list", "--rejected", "--json"]] {
+        let rejections = objects(&server, &args);
+        let columns = "id at source method path remote_ip status reason bytes count";
+        assert_eq!(keys(&rejections[0]), sorted(columns), "{args:?}");
+        assert_eq!(rejections[0]["status"], 404, "{args:?}");
+    }
+}
+
+#[test]
 fn tail_follows_what_comes() {
     let server = scenario().source("a", "").handler("h", "", "true").start();
     let mut tail = std::process::Command::new(crate::scenario::HOOKTRAIL)
