@@ -14,8 +14,14 @@ use crate::scenario::scenario;
 
 const BOTH: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
 
+mod cli_reference;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn page(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+    fs::read_to_string(repository().join(name)).unwrap()
 }
 
 /// The cells of every table row of a page.
