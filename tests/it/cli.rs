@@ -116,6 +116,17 @@ fn lists_are_named_as_the_views_columns() {
 }
 
 #[test]
+fn rejected_requests_are_listed_and_tailed_with_the_columns_of_their_view() {
+    let server = three();
+    assert_eq!(server.post("/hooks/unknown", "").status, 404);
+    server.until("select count(*) from rejections", "1");
+    let columns = "id at source method path remote_ip status reason bytes count";
+    for args in [["list", "--rejected", "--json"], ["tail", "--rejected", "--json"]] {
+        assert_eq!(keys(&objects(&server, &args)[0]), sorted(columns), "{args:?}");
+    }
+}
+
+#[test]
 fn show_gives_the_request_and_all_that_became_of_it() {
     let server = three();
     let shown = &objects(&server, &["show", "1", "--json"])[0];
