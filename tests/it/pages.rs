@@ -54,7 +54,7 @@ fn code(cell: &str) -> Option<&str> {
 fn the_page_of_keys_knows_every_key_and_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let plain = load(folder.path(), BOTH).unwrap();
-    let page = page("docs/config.md");
+    let page = page("docs/configuration.md");
     let mut seen = 0;
     for row in rows(&page) {
         let Some(key) = code(row[0]).filter(|key| key.contains('.')) else { continue };
@@ -104,7 +104,7 @@ fn spread(line: &str) -> String {
 #[test]
 fn configurations_that_are_shown_have_no_faults() {
     let folder = tempfile::tempdir().unwrap();
-    let names = ["README", "docs/alerts", "docs/config", "docs/handlers", "docs/senders"];
+    let names = ["README", "docs/alerts", "docs/configuration", "docs/handlers", "docs/senders"];
     for name in names.map(|name| format!("{name}.md")) {
         for block in blocks(&page(&name), "toml") {
             let paminga = "[sources.paminga]\n";
@@ -148,7 +148,7 @@ fn the_views_have_the_columns_that_are_told() {
         let mut select = conn.prepare(sql).unwrap();
         select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
-    let page = page("docs/sqlite.md");
+    let page = page("docs/database.md");
     let mut told = BTreeSet::new();
     for row in rows(&page) {
         let Some(view) = code(row[0]) else { continue };
@@ -167,7 +167,7 @@ fn the_views_have_the_columns_that_are_told() {
 #[test]
 fn queries_that_are_shown_run() {
     let (_folder, conn) = trail();
-    let blocks = blocks(&page("docs/sqlite.md"), "sql");
+    let blocks = blocks(&page("docs/database.md"), "sql");
     assert!(blocks.len() > 5);
     for query in blocks.iter().flat_map(|block| block.split(';')) {
         // `writefile` is the sqlite3 program's own.
@@ -180,7 +180,7 @@ fn queries_that_are_shown_run() {
 
 #[test]
 fn the_copy_that_is_shown_ends_while_webhooks_come_and_holds_what_came_before() {
-    let page = page("docs/sqlite.md");
+    let page = page("docs/database.md");
     let shown = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
     let shown = shown.expect("a command that copies").replace("hooktrail.db", "t.db");
     let server = scenario().source("a", "").start();
@@ -222,7 +222,7 @@ fn a_handler_finds_the_variables_that_are_told() {
 #[test]
 fn the_page_of_keys_leaves_none_out() {
     let folder = tempfile::tempdir().unwrap();
-    let page = page("docs/config.md");
+    let page = page("docs/configuration.md");
     let tables = ["server", "admin", "store", "workers", "sources.a", "handlers.h"];
     for table in tables.into_iter().chain(["handlers.h.retry", "handlers.h.breaker"]) {
         // A name that is near no key's, so that the fault lists all that there are.
@@ -232,7 +232,7 @@ fn the_page_of_keys_leaves_none_out() {
         for key in listed.expect(&fault).split(", ").flat_map(|part| part.split(" or ")) {
             let key = format!("{table}.{key}").replace(".a.", ".NAME.").replace(".h.", ".NAME.");
             let told = page.contains(&format!("| `{key}` |")) || page.contains(&format!("`{key}."));
-            assert!(told, "docs/config.md has no {key}");
+            assert!(told, "docs/configuration.md has no {key}");
         }
     }
 }

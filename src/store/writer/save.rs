@@ -85,7 +85,7 @@ impl Writer {
         self.part_with_log(&target, saved.is_ok());
         saved.map(|()| {
             format!(
-                "all events are saved in {}; stop what removes it, and see docs/sqlite.md on how to \
+                "all events are saved in {}; stop what removes it, and see docs/database.md on how to \
                  go on",
                 target.display()
             )
