@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use hooktrail::config::Durability;
-use hooktrail::domain::owed::{JobKeys, JobPlan, JobSpec};
+use hooktrail::domain::job_plan::{JobKeys, JobPlan, JobSpec};
 use hooktrail::domain::{HandlerId, Outcome, SourceId};
-use hooktrail::queue::dispatch::Scheduler;
-use hooktrail::queue::lane::HandlerLimits;
+use hooktrail::scheduler::Scheduler;
+use hooktrail::scheduler::handler_schedule::HandlerLimits;
+use hooktrail::store::breaker::BreakerPolicy;
 use hooktrail::store::events::{self, Dedupe, InsertStatements, NewEvent};
 use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob, Next};
 use hooktrail::store::registry::{self, HandlerRegistration};
-use hooktrail::store::rest::BreakerPolicy;
-use hooktrail::store::state::WriterState;
+use hooktrail::store::writer_state::WriterState;
 use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
 
 const USAGE: &str = "usage: claims FOLDER JOBS SECONDS";

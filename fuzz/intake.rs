@@ -4,9 +4,9 @@
 use std::sync::LazyLock;
 
 use hooktrail::config::{self, Config, SecretRef, Secrets};
-use hooktrail::expression::{EventContext, ExpressionSet, HandlerExpressions, bare};
-use hooktrail::web::verify::{SignedRequest, Verifier};
-use hooktrail::{inbox, web};
+use hooktrail::expression::{EventContext, ExpressionSet, HandlerExpressions, unsandboxed};
+use hooktrail::verify::{SignedRequest, Verifier};
+use hooktrail::{planner, web};
 
 /// A source of each scheme, by name.
 static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
@@ -88,9 +88,9 @@ pub fn intake(data: &[u8]) {
         let _ = preset.detect(&asked, true);
     }
     let _ = verifier.answer(body);
-    let _ = inbox::own_key(source, &headers, body);
+    let _ = planner::own_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
-        let _ = web::form::check_content_type(accept, Some(content_type), body);
+        let _ = web::content_type::check_content_type(accept, Some(content_type), body);
     }
     let scene = EventContext {
         body,
@@ -101,7 +101,7 @@ pub fn intake(data: &[u8]) {
         path: "/hooks/a",
         ..EventContext::default()
     };
-    bare::read_body(&scene);
+    unsandboxed::read_body(&scene);
     let once = format!("{:?}", QUESTIONS.evaluate_inline(&scene));
     assert_eq!(once, format!("{:?}", QUESTIONS.evaluate_inline(&scene)));
 }

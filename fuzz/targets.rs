@@ -1,10 +1,10 @@
 //! What takes bytes of strangers at intake, each as a function that panics where a promise is broken.
 //!
-//! Run by `cargo fuzz` (fuzz_targets/), and for a bounded number of inputs by tests/it/fuzzing.rs.
+//! Run by `cargo fuzz` (fuzz_targets/), and for a bounded number of inputs by tests/integration/fuzzing.rs.
 
 use std::cell::OnceCell;
 
-use hooktrail::expression::{EventContext, Expression, bare};
+use hooktrail::expression::{EventContext, Expression, unsandboxed};
 use serde_json::Value;
 
 mod intake;
@@ -183,7 +183,7 @@ fn jq(text: &str) -> Expression {
 fn input(content_type: &str, body: &[u8]) -> Value {
     thread_local! { static ALL: OnceCell<Expression> = const { OnceCell::new() }; }
     let whole = ALL.with(|all| all.get_or_init(|| jq(".")).clone());
-    let text = bare::first(&whole, &scene(content_type, body));
+    let text = unsandboxed::first(&whole, &scene(content_type, body));
     let text = text.expect("a body is something").expect("`.` gives one output");
     // A body of depth 128 is deeper than serde_json reads, and 1e999 is more.
     serde_json::from_slice(&text).unwrap_or(Value::Null)
@@ -237,7 +237,7 @@ pub fn in_place(data: &[u8]) {
     let scene = scene("application/json", data);
     for expression in all {
         let Some(output) = expression.evaluate_inline(&scene) else { continue };
-        let expected = bare::first(&expression, &scene);
+        let expected = unsandboxed::first(&expression, &scene);
         let text = expression.text();
         match (&output, &expected) {
             (Ok(output), Ok(Some(expected))) => assert_eq!(output, expected, "{text}"),

@@ -22,28 +22,29 @@ use crate::domain::HandlerId;
 use crate::expander::{self, Expander, Judges};
 use crate::expression::EvaluatorPool;
 use crate::handler::HandlerRuntime;
+use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::process::{self, GRACE};
 use crate::redact::Redactor;
-use crate::store::channel::{Health, WriterHandle, WriterHealth};
 use crate::store::deferrals::Deferrals;
+use crate::store::handle::{Health, WriterHandle, WriterHealth};
 use crate::store::registry::Registry;
-use crate::store::tally::SourceCounters;
+use crate::store::source_counters::SourceCounters;
 use crate::store::{
-    self, OpenError, ReadPool, RunState, Store, acts, checkpoint, op::Operation, open_files, writer,
+    self, OpenError, ReadPool, RunState, Store, audit, checkpoint, open_files,
+    operation::Operation, writer,
 };
-use crate::upkeep::alerts::{AlertSubscribers, AlertSubscription};
 use crate::web::{self, IntakeState};
-use crate::worker::task::{SourcePaths, TaskBuilder};
+use crate::worker::task_builder::{SourcePaths, TaskBuilder};
 use crate::worker::{self, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
-mod equip;
 mod files;
-mod keep;
+mod handlers;
+mod maintenance;
 mod start;
 
-pub use equip::build_handler;
-use equip::{build_handlers, close_replaced, judges, registration_names, source_paths};
+pub use handlers::build_handler;
+use handlers::{build_handlers, close_replaced, judges, registration_names, source_paths};
 use start::{Arrived, Owner, Prepared};
 
 /// A server that can't start, or could not end well: the text is for its owner.
@@ -228,9 +229,10 @@ impl Server {
         let (holds, held) = bounded(1);
         let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
         let (nudge, checkpoints) = checkpoint::start(&store, config.store.durability, end, holds)?;
-        let of_trail = keep::MaintenanceInputs { database, readers: readers.clone(), clock, held };
+        let of_trail =
+            maintenance::MaintenanceInputs { database, readers: readers.clone(), clock, held };
         let (to, from) = bounded(workers);
-        let hub = Arc::new(Scheduler::new(workers, clock, to, &store::rest::all(&store.conn)?));
+        let hub = Arc::new(Scheduler::new(workers, clock, to, &store::breaker::all(&store.conn)?));
         let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
         let ear = WriterListener { hub: Arc::clone(&hub), broken: Box::new(end) };
         let (stop_watch, watch_stopped) = bounded(0);
@@ -271,7 +273,8 @@ impl Server {
         let gate = Arc::new(gate);
         let told =
             AlertSubscription::new(AlertSubscribers::new(&config, registry).map(Arc::new).into());
-        let upkeep = keep::start_maintenance(&gate, &config, (&told, &tally), &running, of_trail)?;
+        let upkeep =
+            maintenance::start_maintenance(&gate, &config, (&told, &tally), &running, of_trail)?;
         let intake = web::listen(sockets, connections_max, &gate)?;
         Ok(Self {
             file: config.file.clone(),
@@ -341,7 +344,7 @@ impl Server {
         close_replaced(&before, &handlers);
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
-        self.writer.send(Operation::Audit(acts::AuditEntry {
+        self.writer.send(Operation::Audit(audit::AuditEntry {
             at_ms: clock::wall_ms(),
             who: "SIGHUP".to_owned(),
             via: "signal",

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::handler::HandlerRuntime;
-use crate::queue::lane::HandlerLimits;
-use crate::queue::retry::NextStep;
-use crate::store::channel::WriterHandle;
+use crate::scheduler::handler_schedule::HandlerLimits;
+use crate::scheduler::retry::NextStep;
+use crate::store::handle::WriterHandle;
 use crate::store::jobs::{self, ClaimedJob};
-use crate::store::op::Operation;
+use crate::store::operation::Operation;
 use crate::store::{ReadPool, registry};
 use crate::worker::RunningJobs;
 
-mod desk;
-mod hub;
+mod handle;
+mod state;
 
-pub use hub::{Scheduler, WriterListener};
+pub use handle::{Scheduler, WriterListener};
 
-use desk::PendingWork;
+use state::PendingWork;
 
 /// The handlers as they are configured now.
 pub type HandlerMap = Arc<HashMap<HandlerId, Arc<HandlerRuntime>>>;

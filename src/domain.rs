@@ -10,10 +10,10 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub mod ask;
-pub mod owed;
+pub mod claim_request;
+pub mod job_plan;
 pub mod reservation;
-pub mod stamp;
+pub mod version_value;
 
 /// Number of an event: only grows, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -13,12 +13,12 @@ use arc_swap::ArcSwap;
 
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
-use crate::inbox::{JobPlanner, PlannedEvent};
-use crate::store::channel::WriterHandle;
+use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::deferrals::{Deferrals, Deferred};
 use crate::store::deferred::{self, EventJobs, Work};
-use crate::store::read;
-use crate::worker::task::TaskBuilder;
+use crate::store::event_reads;
+use crate::store::handle::WriterHandle;
+use crate::worker::task_builder::TaskBuilder;
 
 /// Maximum number of events of one source that are evaluated ahead: one process takes as many at once.
 const AHEAD_MAX: usize = 8;
@@ -210,7 +210,7 @@ impl Expander {
         let id = ahead.event;
         let kept = self.deferrals.take_plan(source, id);
         let conn = self.maker.readers.get()?;
-        let Some(received_at_ms) = read::received_at(&conn, id)? else {
+        let Some(received_at_ms) = event_reads::received_at(&conn, id)? else {
             ahead.stage = Stage::Gone;
             return Ok(());
         };
@@ -223,7 +223,7 @@ impl Expander {
             ahead.stage = done(judge.unconditional_plan());
             return Ok(());
         };
-        let event = read::event(&conn, id)?;
+        let event = event_reads::event(&conn, id)?;
         drop(conn);
         self.maker.with_context(&event, None, |scene| {
             let scene = EventContext { event: None, ..*scene };
@@ -264,7 +264,7 @@ impl Expander {
             return;
         };
         let found = self.maker.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok(read::received_at(&conn, event)?));
+        let found = found.and_then(|conn| Ok(event_reads::received_at(&conn, event)?));
         ahead.stage = match found {
             Ok(Some(at_ms)) => {
                 Stage::Evaluated(Box::new(jobs(event, source, at_ms, judge.plan_from(answers))))

@@ -8,10 +8,10 @@ use crate::clock;
 use crate::config::{Config, Retry};
 use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::process;
-use crate::queue::retry::{self, JobHistory};
+use crate::scheduler::retry::{self, JobHistory};
 use crate::store::jobs::{AttemptRecord, OrphanedJob};
 use crate::store::registry::Registry;
-use crate::store::state::WriterState;
+use crate::store::writer_state::WriterState;
 use crate::store::{self, Store, jobs};
 use crate::worker;
 

@@ -11,12 +11,12 @@ use crossbeam_channel::bounded;
 use crate::config::{Config, Handler};
 use crate::domain::{EventId, HandlerId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet};
-use crate::inbox::JobPlanner;
-use crate::store::acts::AuditEntry;
-use crate::store::list::Selector;
+use crate::planner::JobPlanner;
+use crate::store::audit::AuditEntry;
+use crate::store::queries::Selector;
 use crate::store::replay::{self, PlannedReplay, SelectedEvent};
-use crate::store::{self, Store, read, registry};
-use crate::worker::{self, task::TaskBuilder};
+use crate::store::{self, Store, event_reads, registry};
+use crate::worker::{self, task_builder::TaskBuilder};
 
 /// So many events, jobs and bytes of bodies are in memory at most.
 const EVENTS_AT_ONCE: usize = 10_000;
@@ -276,7 +276,7 @@ impl ReplaySelection<'_> {
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
-            let event = read::event(&store.conn, EventId(event))?;
+            let event = event_reads::event(&store.conn, EventId(event))?;
             bytes += event.body.len();
             self.maker.with_context(&event, None, |scene| {
                 let scene = EventContext { event: None, ..*scene };
@@ -318,7 +318,7 @@ impl ReplaySelection<'_> {
         questions: &ExpressionSet,
     ) -> anyhow::Result<EvaluationResult> {
         let began = Instant::now();
-        let event = read::event(&store.conn, EventId(event))?;
+        let event = event_reads::event(&store.conn, EventId(event))?;
         loop {
             let asked = self.maker.with_context(&event, None, |scene| {
                 let scene = EventContext { event: None, ..*scene };

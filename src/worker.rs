@@ -17,18 +17,18 @@ use crate::config;
 use crate::domain::{AttemptResult, Claim, JobId, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::process::{CancelToken, Shortage};
-use crate::queue::retry::{self, JobHistory};
-use crate::store::channel::WriterHandle;
+use crate::scheduler::retry::{self, JobHistory};
+use crate::store::breaker::BreakerPolicy;
 use crate::store::deferred::Work;
-use crate::store::expand::Reevaluation;
+use crate::store::handle::WriterHandle;
 use crate::store::jobs::{AttemptRecord, ClaimedJob, Next};
-use crate::store::op::Operation;
+use crate::store::operation::Operation;
+use crate::store::reevaluate::Reevaluation;
 use crate::store::registry::HandlerRegistration;
-use crate::store::rest::BreakerPolicy;
 
-pub mod task;
+pub mod task_builder;
 
-use task::TaskBuilder;
+use task_builder::TaskBuilder;
 
 /// Claimed jobs on their way to a worker: one, or with `mode = "batch"` some of one handler.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 use super::ExitError;
-use super::equip::registration_names;
+use super::handlers::registration_names;
 use crate::config::{self, Config};
 use crate::store::registry::{self, Registry};
 use crate::store::{self, Lock, OpenError, RunState, Store, alerts, checkpoint, rescue, reserve};

@@ -11,20 +11,20 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::app::ExitError;
 use crate::config::{self, LoadedConfig};
-use crate::expression::child;
+use crate::expression::evaluator_main;
 use crate::store::{self, Store};
 use crate::{app, log, process};
 
-mod change;
-mod look;
+mod dry_run;
+mod http_client;
+mod inspect;
+mod jobs;
 mod output;
-mod post;
 mod replay;
-mod sample;
-mod select;
+mod sample_bodies;
+mod selector_args;
 mod send;
 mod setup;
-mod trial;
 
 /// A webhook receiver that stores each webhook before it answers, and keeps a trail of what became
 /// of it.
@@ -52,17 +52,17 @@ enum Command {
     /// Write a commented config.toml and working handler scripts
     Init,
     /// The last outcomes, oldest first
-    Tail(look::TailArgs),
+    Tail(inspect::TailArgs),
     /// Jobs, newest first; or events, refusals, handlers, sources
-    List(look::ListArgs),
+    List(inspect::ListArgs),
     /// One event: the request, its jobs, their attempts and outputs
-    Show(look::ShowArgs),
+    Show(inspect::ShowArgs),
     /// Run dead, cancelled or waiting jobs again now, with fresh attempts and the same key
-    Retry(change::RetryArgs),
+    Retry(jobs::RetryArgs),
     /// New jobs with new keys from stored events, also for a handler that did not exist then
     Replay(replay::ReplayArgs),
     /// Queued jobs never run, running ones are ended, dead ones are dismissed
-    Cancel(change::CancelArgs),
+    Cancel(jobs::CancelArgs),
     /// Start no more jobs of a handler, until it is resumed
     Pause { handler: String },
     /// Start jobs of a handler again
@@ -74,9 +74,9 @@ enum Command {
         json: bool,
     },
     /// Run a handler on an event in the foreground; nothing is recorded
-    Run(trial::RunArgs),
+    Run(dry_run::RunArgs),
     /// Show what an expression gives for an event or a file
-    Eval(trial::EvalArgs),
+    Eval(dry_run::EvalArgs),
     /// Post a webhook to the server, signed as its source's sender would
     Send(send::SendArgs),
     /// Print completions for a shell
@@ -90,8 +90,8 @@ enum Command {
 pub fn main() -> ExitCode {
     // Before anything else: it reads no configuration and no environment.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == child::COMMAND) {
-        return child::main(arguments);
+    if arguments.next().is_some_and(|command| command == evaluator_main::COMMAND) {
+        return evaluator_main::main(arguments);
     }
     let cli = Cli::parse();
     let code = match run(cli) {
@@ -127,7 +127,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
             let page = clap_mangen::Man::new(Cli::command());
             return page.render(&mut std::io::stdout()).map_err(runtime_error);
         }
-        Command::Eval(args) if args.is_of_file() => return trial::eval(args, None),
+        Command::Eval(args) if args.is_of_file() => return dry_run::eval(args, None),
         _ => {}
     }
     let file = config::find(cli.config).map_err(|text| ExitError { code: 78, text })?;
@@ -139,18 +139,18 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         config::load(&file).map_err(|faults| ExitError { code: 78, text: faults.to_string() })?;
     match command {
         Command::Check { event } => setup::check(&loaded, event),
-        Command::Run(args) => trial::run(&loaded, &args),
-        Command::Eval(args) => trial::eval(&args, Some(&loaded)),
+        Command::Run(args) => dry_run::run(&loaded, &args),
+        Command::Eval(args) => dry_run::eval(&args, Some(&loaded)),
         Command::Send(args) => send::send(&loaded, &args),
-        Command::Tail(args) => look::tail(&open_store(&loaded)?, &args),
-        Command::List(args) => look::list(&open_store(&loaded)?, &args),
-        Command::Show(args) => look::show(&open_store(&loaded)?, &args),
-        Command::Stats { json } => look::stats(&open_store(&loaded)?, &loaded, json),
-        Command::Retry(args) => change::retry(&open_store(&loaded)?, &args),
+        Command::Tail(args) => inspect::tail(&open_store(&loaded)?, &args),
+        Command::List(args) => inspect::list(&open_store(&loaded)?, &args),
+        Command::Show(args) => inspect::show(&open_store(&loaded)?, &args),
+        Command::Stats { json } => inspect::stats(&open_store(&loaded)?, &loaded, json),
+        Command::Retry(args) => jobs::retry(&open_store(&loaded)?, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
-        Command::Cancel(args) => change::cancel(&open_store(&loaded)?, &args),
-        Command::Pause { handler } => change::pause(&open_store(&loaded)?, &handler, true),
-        Command::Resume { handler } => change::pause(&open_store(&loaded)?, &handler, false),
+        Command::Cancel(args) => jobs::cancel(&open_store(&loaded)?, &args),
+        Command::Pause { handler } => jobs::pause(&open_store(&loaded)?, &handler, true),
+        Command::Resume { handler } => jobs::pause(&open_store(&loaded)?, &handler, false),
         Command::Serve | Command::Init | Command::Completions { .. } | Command::Man => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::types::Value;
 use serde_json::{Map, Value as Json};
 
-use crate::store::list::Rows;
+use crate::store::queries::Rows;
 use crate::{clock, escape};
 
 /// Prints rows in the form asked for.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::change::{audit_entry, check_origin, confirm};
-use super::select::SelectArgs;
-use super::{ExitError, open_store, output, runtime_error, trial, user_error};
+use super::jobs::{audit_entry, check_origin, confirm};
+use super::selector_args::SelectArgs;
+use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::LoadedConfig;
-use crate::domain::owed::JobSpec;
+use crate::domain::job_plan::JobSpec;
 use crate::replay::{self, ReplayProgress, ReplayRequest, ReplaySelection};
 use crate::store::{Store, replay as stored};
 
@@ -55,7 +55,7 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
     let mut selector = args.select.selector(&[]);
     selector.events = args.events.clone();
     let asked_for = ReplayRequest { selector, handler: args.select.names().0 };
-    let maker = trial::maker(loaded, &store)?;
+    let maker = dry_run::maker(loaded, &store)?;
     let chosen =
         replay::select_events(&store, &loaded.config, &asked_for, &maker).map_err(runtime_error)?;
     check_matched(args, &chosen)?;

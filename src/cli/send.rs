@@ -5,13 +5,13 @@ use std::io::{Read, Write};
 
 use clap::Args;
 
-use super::post::{self, Answer};
-use super::{ExitError, open_store, output, runtime_error, sample, user_error};
+use super::http_client::{self, Answer};
+use super::{ExitError, open_store, output, runtime_error, sample_bodies, user_error};
 use crate::config::{self, Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
-use crate::store::sent::{self, Position};
-use crate::web::kept::Redaction;
-use crate::web::verify::{OutgoingRequest, Verifier};
+use crate::store::send_lookup::{self, Position};
+use crate::verify::{OutgoingRequest, Verifier};
+use crate::web::stored_request::Redaction;
 use crate::{clock, json};
 
 /// `send`
@@ -50,7 +50,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         return Err(ExitError { code: 78, text: lines.join("\n") });
     }
     let verifier = Verifier::new(source, &secrets);
-    let (_, host) = post::local_endpoint(listen).map_err(user_error)?;
+    let (_, host) = http_client::local_endpoint(listen).map_err(user_error)?;
     let mut draft = draft(source, args, host)?;
     verifier.sign(&mut draft, clock::wall_ms()).map_err(|why| {
         user_error(format!("source {}: {}: {why}", source.name, source.verify.scheme))
@@ -60,7 +60,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
         let mark = mark(loaded)?;
-        let answer = post::post(listen, &draft).map_err(user_error)?;
+        let answer = http_client::post(listen, &draft).map_err(user_error)?;
         print_answer(&mut out, &answer).map_err(runtime_error)?;
         if let Some(mark) = mark {
             print_event(&mut out, loaded, source, &draft, &mark, &answer)?;
@@ -92,7 +92,7 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
     let id = hex::encode(clock::random_id().map_err(runtime_error)?);
     let scheme = &source.verify.scheme;
     let body = match args.file.as_deref() {
-        None => sample::body(scheme, &id).into_bytes(),
+        None => sample_bodies::body(scheme, &id).into_bytes(),
         Some("-") => {
             let mut body = Vec::new();
             std::io::stdin().lock().read_to_end(&mut body).map_err(runtime_error)?;
@@ -102,7 +102,7 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
             std::fs::read(path).map_err(|e| user_error(format!("{path}: can't be read: {e}")))?
         }
     };
-    let is_form = source.accept == Accept::Form || sample::is_form(scheme);
+    let is_form = source.accept == Accept::Form || sample_bodies::is_form(scheme);
     let content_type = match &args.content_type {
         Some(content_type) => content_type,
         None if json::validate(&body).is_ok() => "application/json",
@@ -159,7 +159,7 @@ fn mark(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
     if !loaded.config.store.path.exists() {
         return Ok(None);
     }
-    sent::position(&open_store(loaded)?.conn).map(Some).map_err(runtime_error)
+    send_lookup::position(&open_store(loaded)?.conn).map(Some).map_err(runtime_error)
 }
 
 fn print_event(
@@ -170,12 +170,12 @@ fn print_event(
     mark: &Position,
     answer: &Answer,
 ) -> Result<(), ExitError> {
-    let found = sent::since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
+    let found = send_lookup::since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
     match found.map_err(runtime_error)? {
-        Some(sent::SentEvent { event, is_duplicate: false }) => {
+        Some(send_lookup::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")
         }
-        Some(sent::SentEvent { event, is_duplicate: true }) => {
+        Some(send_lookup::SentEvent { event, is_duplicate: true }) => {
             writeln!(out, "a repeat of event {event}")
         }
         None if answer.status >= 400 && answer.status < 500 => {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{ExitError, open_store, output, runtime_error, trial, user_error};
+use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::{
     self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
 };
@@ -47,7 +47,7 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError>
         writeln!(out, "warning: {refusal}").map_err(runtime_error)?;
     }
     if let Some(event) = event {
-        trial::print_matching_handlers(&mut out, loaded, event)?;
+        dry_run::print_matching_handlers(&mut out, loaded, event)?;
     }
     writeln!(out, "{}: no faults", config.file.display()).map_err(runtime_error)
 }

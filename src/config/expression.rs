@@ -1,9 +1,9 @@
 //! Expressions where config.toml has them: compiled as they are read, so that a fault in one is a
 //! fault of the configuration, with its place in the file and in the expression.
 
-use super::fault::Location;
-use super::table::{TomlTable, TomlValue};
-use super::values;
+use super::error::Location;
+use super::parse;
+use super::toml_reader::{TomlTable, TomlValue};
 use crate::expression::Expression;
 
 const EXPRESSION: &str = r#"expected an expression such as ".form_id""#;
@@ -22,12 +22,10 @@ pub(super) fn of(value: &TomlValue<'_>) -> Option<Expression> {
             let (line, column) = (wrong.line, wrong.column);
             // Of several lines the one that matters.
             let shown = match text.trim_end().lines().count() {
-                ..2 => format!("is {}", values::shown_text(text)),
+                ..2 => format!("is {}", parse::shown_text(text)),
                 _ => format!(
                     "has {}",
-                    values::shown_text(
-                        text.lines().nth(line.saturating_sub(1)).unwrap_or_default()
-                    )
+                    parse::shown_text(text.lines().nth(line.saturating_sub(1)).unwrap_or_default())
                 ),
             };
             let reason =

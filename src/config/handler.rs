@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::parse::{self, ANY, DAY, POSITIVE, TIMEOUT};
 use super::secret::SecretFormat;
 use super::server::reject_rest;
-use super::table::{TomlTable, TomlValue};
-use super::values::{self, ANY, DAY, POSITIVE, TIMEOUT};
-use super::{Breaker, EnvValue, Handler, Mode, Retry, program, secret, target, wanted};
+use super::toml_reader::{TomlTable, TomlValue};
+use super::{
+    Breaker, EnvValue, Handler, Mode, Retry, command_checks, handler_delivery, secret, url_handler,
+};
 
 const SOURCES: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND: &str =
@@ -42,14 +44,14 @@ const OWN_VARIABLES: [&str; 16] = [
 
 /// `sources`: the names of all that there are.
 pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &Path) -> Handler {
-    if let Err(remedy) = values::name(name) {
+    if let Err(remedy) = parse::name(name) {
         table.fault(format!("is no name: {remedy}"));
     }
-    let default = wanted::read(&table, Handler::with_defaults(name, folder));
+    let default = handler_delivery::read(&table, Handler::with_defaults(name, folder));
     let handler = Handler {
         sources: read_sources(&table, sources),
         command: read_command(&table, folder),
-        target: target::read(&table, folder),
+        target: url_handler::read(&table, folder),
         directory: read_directory(&table, folder),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
@@ -60,7 +62,7 @@ pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &
         paused: table.flag("paused", false),
         ..default
     };
-    program::warn(&table, &handler);
+    command_checks::warn(&table, &handler);
     reject_rest(table, &["jetstream"]);
     handler
 }
@@ -78,12 +80,11 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     for item in &items {
         let Some(text) = item.text(SOURCES) else { continue };
         if sources.iter().any(|source| source == text) {
-            item.fault(format!("names {} twice: once is enough", values::shown_text(text)));
+            item.fault(format!("names {} twice: once is enough", parse::shown_text(text)));
         } else if text != INTERNAL_SOURCE && !known.contains(&text) {
             let all: Vec<&str> = known.iter().copied().chain([INTERNAL_SOURCE]).collect();
-            let hint = values::suggest(text, &all, values::shown_text);
-            let text =
-                format!("{} names {}, no source: {hint}", item.key, values::shown_text(text));
+            let hint = parse::suggest(text, &all, parse::shown_text);
+            let text = format!("{} names {}, no source: {hint}", item.key, parse::shown_text(text));
             // In broken TOML the source may be there.
             table.log.missing_error(item.at, text);
         } else {
@@ -109,7 +110,7 @@ fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
         Some(program) if program.is_empty() => {
             value.fault(format!("has an empty program: {COMMAND}"));
         }
-        Some(program) if program.contains('/') => match values::path(program, folder).to_str() {
+        Some(program) if program.contains('/') => match parse::path(program, folder).to_str() {
             Some(path) => *program = path.to_owned(),
             None => value.fault("is under a folder whose name is not UTF-8: expected one that is"),
         },
@@ -122,7 +123,7 @@ fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
     let Some(value) = table.get("directory") else { return folder.to_owned() };
     let parse = |text: &str| match text {
         "" => Err("expected a folder".to_owned()),
-        text => Ok(values::path(text, folder)),
+        text => Ok(parse::path(text, folder)),
     };
     let Some(path) = value.parsed("expected a folder", parse) else { return folder.to_owned() };
     path

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::fault::Diagnostics;
-use super::table::{TomlTable, TomlValue};
-use super::values;
+use super::error::Diagnostics;
+use super::parse;
+use super::toml_reader::{TomlTable, TomlValue};
 
 const INCLUDE: &str = r#"expected a list such as ["conf.d/*.toml"]"#;
 const FILES_MAX: usize = 1_000;
@@ -49,7 +49,7 @@ fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     if !pattern.contains(['*', '?']) {
         let file = folder.join(text);
         if !file.is_file() {
-            let shown = values::shown_text(&file.to_string_lossy());
+            let shown = parse::shown_text(&file.to_string_lossy());
             item.fault(format!("names {shown}: no such file"));
             return nothing();
         }
@@ -61,7 +61,7 @@ fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return nothing(),
         Err(error) => {
-            item.fault(format!("is {}: {error}", values::shown_text(text)));
+            item.fault(format!("is {}: {error}", parse::shown_text(text)));
             return nothing();
         }
     };

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::fault::{ConfigErrors, Diagnostics, Location};
-use super::table::{File, TomlTable, TomlValue};
-use super::{Config, Handler, SecretReference, handler, include, program, server, source, values};
+use super::error::{ConfigErrors, Diagnostics, Location};
+use super::toml_reader::{File, TomlTable, TomlValue};
+use super::{
+    Config, Handler, SecretReference, command_checks, handler, include, parse, server, source,
+};
 
 /// Far beyond any configuration; a database or a device given by mistake ends here.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -90,7 +92,7 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
         .into_iter()
         .map(|(name, table)| handler::read(name, table, &names, &folder))
         .collect();
-    program::warn_of_threads(&handlers, workers.threads, threads_at, log);
+    command_checks::warn_of_threads(&handlers, workers.threads, threads_at, log);
     let sources = sources.into_iter().map(|read| read.source).collect();
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
 }
@@ -106,7 +108,7 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
         return None;
     }
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        let max = values::size_text(FILE_BYTES_MAX);
+        let max = parse::size_text(FILE_BYTES_MAX);
         log.error(whole, format!("is larger than {max}: expected a configuration"));
         return None;
     }

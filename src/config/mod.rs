@@ -12,43 +12,43 @@ use ipnet::IpNet;
 
 use crate::expression::Expression;
 
+mod command_checks;
+mod error;
 mod expression;
-mod fault;
 mod former_keys;
 mod handler;
+mod handler_delivery;
 mod include;
-pub mod keys;
+pub mod key_material;
 mod load;
-mod program;
+mod parse;
 mod public_url;
-mod reload;
+mod restart_required;
 mod scheme;
 mod secret;
 mod server;
-mod shipped;
 mod source;
-mod table;
-mod target;
-mod values;
+mod templates;
+mod toml_reader;
+mod url_handler;
 mod verify;
-mod wanted;
 
 #[cfg(test)]
 mod tests;
 
-pub use fault::{ConfigError, ConfigErrors};
+pub use error::{ConfigError, ConfigErrors};
 pub use handler::INTERNAL_SOURCE;
 pub use load::{LoadedConfig, find, load};
+pub use parse::{duration_text, parse_duration};
 pub use public_url::PublicUrl;
-pub use reload::reload_refusals;
+pub use restart_required::reload_refusals;
 pub use scheme::{DeliveryKey, SCHEMES, Scheme, scheme};
 pub use secret::{
     SecretFormat, SecretReference, Secrets, secret_warnings, secrets, secrets_under, standard_key,
     unusable_secrets,
 };
-pub use shipped::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use source::NO_QUEUED_MAX;
-pub use values::{duration_text, parse_duration};
+pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use verify::signed_parts;
 
 /// Everything that config.toml and its includes say, defaults filled in.

@@ -1,5 +1,5 @@
 //! What is known of each scheme: one table of facts, in the order of docs/configuration.md. How a scheme verifies,
-//! reads its delivery's key and shakes hands is `web`'s (`web/verify/mod.rs` has a line a scheme too, and a test holds the two
+//! reads its delivery's key and shakes hands is `web`'s (`verify/mod.rs` has a line a scheme too, and a test holds the two
 //! against each other). The figures and delivery ids are the senders' own; docs/senders.md tells
 //! them to people.
 

@@ -16,10 +16,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::STANDARD as STANDARD_BASE64;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-use super::fault::ConfigError;
-use super::keys;
-use super::table::{TomlTable, TomlValue};
-use super::values;
+use super::error::ConfigError;
+use super::key_material;
+use super::parse;
+use super::toml_reader::{TomlTable, TomlValue};
 use super::{Config, LoadedConfig, SecretRef};
 
 const FORMS: &str = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
@@ -71,10 +71,10 @@ impl SecretFormat {
             }
             Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
             Self::StandardKey => standard_key(bytes).err(),
-            Self::StandardVerifier => keys::standard_keys(bytes).err(),
-            Self::Ed25519Key => keys::ed25519_hex(bytes).err(),
-            Self::P256Key => keys::p256(bytes).err(),
-            Self::Certificates => keys::certificates(bytes).err(),
+            Self::StandardVerifier => key_material::standard_keys(bytes).err(),
+            Self::Ed25519Key => key_material::ed25519_hex(bytes).err(),
+            Self::P256Key => key_material::p256(bytes).err(),
+            Self::Certificates => key_material::certificates(bytes).err(),
         }
     }
 }
@@ -363,7 +363,7 @@ fn env(name: &str) -> Result<SecretRef, String> {
 }
 
 fn file(path: &str, folder: &Path) -> Result<SecretRef, String> {
-    Ok(SecretRef::File(values::path(path, folder)))
+    Ok(SecretRef::File(parse::path(path, folder)))
 }
 
 fn credential(name: &str) -> Result<SecretRef, String> {

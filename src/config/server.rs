@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::table::{TomlTable, TomlValue};
-use super::values::{self, GRACE, LISTEN, TIMEOUT};
+use super::parse::{self, GRACE, LISTEN, TIMEOUT};
+use super::toml_reader::{TomlTable, TomlValue};
 use super::{Admin, Durability, Listen, ProxyHeader, Server, Store, TrustedProxies, Workers};
 
 const MIB: u64 = 1 << 20;
@@ -22,7 +22,7 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
     let proxy_header = |text: &str| match text.to_ascii_lowercase().as_str() {
         "x-forwarded-for" => Ok(ProxyHeader::XForwardedFor),
         "forwarded" => Ok(ProxyHeader::Forwarded),
-        _ => Err(values::expected_one_of(text, &["X-Forwarded-For", "Forwarded"])),
+        _ => Err(parse::expected_one_of(text, &["X-Forwarded-For", "Forwarded"])),
     };
     let server = Server {
         listen,
@@ -39,12 +39,12 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
         keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT),
     };
     if server.max_body_bytes > server.max_inflight_bytes {
-        let limit = values::size_text(server.max_inflight_bytes as u64);
+        let limit = parse::size_text(server.max_inflight_bytes as u64);
         match (table.get("max_body_size"), table.get("max_inflight_size")) {
             (Some(value), _) => exceeds_total(&value, &limit),
             (None, Some(value)) => value.fault(format!(
                 "is {limit}: expected at least server.max_body_size, which is {}",
-                values::size_text(server.max_body_bytes as u64)
+                parse::size_text(server.max_body_bytes as u64)
             )),
             (None, None) => {}
         }
@@ -69,7 +69,7 @@ pub(super) fn store(table: TomlTable<'_>, folder: &Path) -> Store {
     let path = |text: &str| match text {
         "" => Err("expected the path of a file".to_owned()),
         text if text.ends_with('/') => Err("expected the path of a file, not a folder".to_owned()),
-        text => Ok(values::path(text, folder)),
+        text => Ok(parse::path(text, folder)),
     };
     let store = Store {
         path: table.parsed("path", PATH, path).unwrap_or_else(|| folder.join("hooktrail.db")),
@@ -113,7 +113,7 @@ fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]
     };
     let mut listens: Vec<Listen> = Vec::new();
     let Some(value) = table.get("listen") else {
-        listens.extend(values::listen(default, folder));
+        listens.extend(parse::listen(default, folder));
         if let Some(Err(remedy)) = listens.first().map(|address| once(address, taken)) {
             table.fault(format!("has {default:?} as its listen, which {remedy}"));
         }
@@ -121,7 +121,7 @@ fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]
     };
     for item in value.list(LISTEN_LIST).unwrap_or_default() {
         let parse = |text: &str| {
-            let address = values::listen(text, folder)?;
+            let address = parse::listen(text, folder)?;
             once(&address, taken)?;
             once(&address, &listens)?;
             Ok(address)
@@ -136,7 +136,7 @@ fn trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
     let mut proxies = TrustedProxies::default();
     let parse = |text: &str| match text {
         "unix" => Ok(None),
-        text => values::network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\"")),
+        text => parse::network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\"")),
     };
     for network in table.texts("trusted_proxies", PROXIES, parse).unwrap_or_default() {
         match network {

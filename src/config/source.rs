@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use super::fault::{Diagnostics, Location};
+use super::error::{Diagnostics, Location};
+use super::parse::{self, DAY, POSITIVE};
 use super::server::{BODY_BYTES_MAX, exceeds_total, reject_rest};
-use super::table::{TomlTable, TomlValue};
-use super::values::{self, DAY, POSITIVE};
+use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DeliveryKey, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source,
     Verify, expression, scheme, verify,
@@ -41,7 +41,7 @@ pub(super) fn read(
 ) -> ParsedSource {
     if name == "hooktrail" {
         table.fault("is the name of the server's own source: expected another");
-    } else if let Err(remedy) = values::name(name) {
+    } else if let Err(remedy) = parse::name(name) {
         table.fault(format!("is no name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
@@ -59,7 +59,7 @@ pub(super) fn read(
             &[("any", Accept::Any), ("json", Accept::Json), ("form", Accept::Form)],
             Accept::Any,
         ),
-        allow_from: table.texts("allow_from", NETWORKS, values::network).unwrap_or_default(),
+        allow_from: table.texts("allow_from", NETWORKS, parse::network).unwrap_or_default(),
         verify,
         dedupe,
         dedupe_off,
@@ -70,7 +70,7 @@ pub(super) fn read(
             &[("retry_dead", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
             OnDuplicate::Heal,
         ),
-        rate_limit: table.parsed("rate_limit", values::RATE, values::rate),
+        rate_limit: table.parsed("rate_limit", parse::RATE, parse::rate),
         max_queued: u64::try_from(table.integer("max_queued", i64::MAX, 1..=i64::MAX))
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
@@ -115,7 +115,7 @@ fn read_body_max(table: &TomlTable<'_>, server: &Server) -> usize {
     let default = server.max_body_bytes as u64;
     let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
     if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
-        exceeds_total(&value, &values::size_text(server.max_inflight_bytes as u64));
+        exceeds_total(&value, &parse::size_text(server.max_inflight_bytes as u64));
     }
     max
 }
@@ -125,7 +125,7 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
         true => Ok(text.to_owned()),
         false => Err(match METHODS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
             Some(known) => format!("did you mean {known:?}?"),
-            None => values::expected_one_of("", &METHODS),
+            None => parse::expected_one_of("", &METHODS),
         }),
     };
     let Some(value) = table.get("methods") else { return vec![default.to_owned()] };
@@ -150,7 +150,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
         return (None, true, week);
     }
     let Some(table) = value.table(DEDUPE) else { return (None, false, week) };
-    let header = table.parsed("header", DEDUPE, values::header_name).map(Dedupe::Header);
+    let header = table.parsed("header", DEDUPE, parse::header_name).map(Dedupe::Header);
     let body = table.get("body").and_then(|value| match value.as_flag() {
         Some(true) => Some(Dedupe::Body),
         _ => value.invalid("expected true"),
@@ -186,7 +186,7 @@ fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, win
     let Some(tolerance) = verify.tolerance.filter(|tolerance| tolerance.back > window) else {
         return;
     };
-    let (own, window) = (values::duration_text(tolerance.back), values::duration_text(window));
+    let (own, window) = (parse::duration_text(tolerance.back), parse::duration_text(window));
     if has_dedupe && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
         table.warn(format!(
             "has a verify.tolerance of {own}, longer than dedupe.window ({window}): a captured request \
@@ -230,7 +230,7 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
             Some(text) => Some(text.to_owned()),
             None => value.invalid("expected text"),
         }),
-        content_type: table.parsed("content_type", "expected text", values::header_value),
+        content_type: table.parsed("content_type", "expected text", parse::header_value),
     };
     // RFC 9110 sections 15.3.5 and 15.3.6.
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {

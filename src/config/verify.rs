@@ -5,12 +5,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::parse::{self, POSITIVE};
 use super::public_url::PublicUrl;
 use super::scheme::{SCHEMES, Scheme, scheme};
 use super::secret::{self, SecretFormat};
 use super::server::reject_rest;
-use super::table::{TomlTable, TomlValue};
-use super::values::{self, POSITIVE};
+use super::toml_reader::{TomlTable, TomlValue};
 use super::{Algorithm, Encoding, Hmac, SignedPart, TimestampUnit, Tolerance, Verify};
 
 const HEADER: &str = r#"expected a header's name such as "X-Signature""#;
@@ -47,7 +47,7 @@ pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<V
         _ => {}
     }
     if let Some(default) = scheme.header {
-        let header = table.parsed("header", HEADER, values::header_name);
+        let header = table.parsed("header", HEADER, parse::header_name);
         verify.header = Some(header.unwrap_or_else(|| default.to_owned()));
     }
     verify.tolerance = verify.tolerance.or(scheme.tolerance);
@@ -81,8 +81,8 @@ fn read_common(
     }
     verify.url = table.get("url").and_then(|value| read_url(&value, path));
     verify.tolerance = table.get("tolerance").and_then(|value| {
-        let parse = |text: &str| values::duration_in(text, POSITIVE);
-        let back = value.parsed(values::DURATION, parse)?;
+        let parse = |text: &str| parse::duration_in(text, POSITIVE);
+        let back = value.parsed(parse::DURATION, parse)?;
         // A clock that is ahead is no reason to wait longer for a sender.
         let ahead = back.min(scheme.tolerance.unwrap_or(TOLERANCE).ahead);
         Some(Tolerance { back, ahead })
@@ -103,11 +103,11 @@ fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) 
 fn read_scheme(table: &TomlTable<'_>) -> Option<&'static Scheme> {
     let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let Some(value) = table.get("scheme") else {
-        table.missing(format!("has no scheme: {}", values::expected_one_of("", &names)));
+        table.missing(format!("has no scheme: {}", parse::expected_one_of("", &names)));
         return None;
     };
-    let parse = |text: &str| scheme(text).ok_or_else(|| values::expected_one_of(text, &names));
-    value.parsed(&values::expected_one_of("", &names), parse)
+    let parse = |text: &str| scheme(text).ok_or_else(|| parse::expected_one_of(text, &names));
+    value.parsed(&parse::expected_one_of("", &names), parse)
 }
 
 /// Not shown when it is wrong: a URL may hold a password.
@@ -134,7 +134,7 @@ fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
 /// Where a token stands. No header of a sender that can't set one.
 fn read_token(table: &TomlTable<'_>, in_header: bool, verify: &mut Verify) {
     if in_header {
-        verify.header = table.parsed("header", HEADER, values::header_name);
+        verify.header = table.parsed("header", HEADER, parse::header_name);
     }
     verify.query = table.parsed("query", "expected the name of a query's field", |text| {
         if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
@@ -172,7 +172,7 @@ fn read_user(table: &TomlTable<'_>, verify: &mut Verify) {
 }
 
 fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
-    verify.header = table.parsed("header", HEADER, values::header_name);
+    verify.header = table.parsed("header", HEADER, parse::header_name);
     if !table.has("header") {
         table.missing(r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#);
     }
@@ -187,9 +187,9 @@ fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
         signed: table
             .parsed("signed", TEXT, signed_parts)
             .unwrap_or_else(|| vec![SignedPart::Body]),
-        timestamp_header: table.parsed("timestamp_header", HEADER, values::header_name),
+        timestamp_header: table.parsed("timestamp_header", HEADER, parse::header_name),
         timestamp_unit: table.choice("timestamp_unit", &units, TimestampUnit::Seconds),
-        id_header: table.parsed("id_header", HEADER, values::header_name),
+        id_header: table.parsed("id_header", HEADER, parse::header_name),
     };
     if hmac.timestamp_header.is_some() {
         verify.tolerance = verify.tolerance.or(Some(TOLERANCE));

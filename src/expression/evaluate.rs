@@ -9,13 +9,13 @@ use std::rc::Rc;
 use jaq_core::{Ctx, ValT, Vars};
 use jaq_json::{Num, Val};
 
-use super::language::{self, Data, Filter, VARIABLES};
+use super::compiler::{self, Data, Filter, VARIABLES};
 use super::output::{
     BoundedWriter, HandlerOutput, HandlerResult, ITEMS_MAX, KeyErrors, OUTPUT_BYTES_MAX,
     PackedStrings,
 };
-use super::question::{EXPRESSION_KEYS, RawJobKeys};
-use super::wire::{QuestionSet, Request, Response};
+use super::protocol::{QuestionSet, Request, Response};
+use super::request::{EXPRESSION_KEYS, RawJobKeys};
 use super::{EventContext, input, json, output};
 
 /// So many expressions are kept compiled; then it begins anew.
@@ -167,7 +167,7 @@ impl Evaluator {
         if self.cache.len() >= KEPT_MAX {
             self.cache.clear();
         }
-        let filter = language::compile(text).map_err(|wrong| wrong.text)?;
+        let filter = compiler::compile(text).map_err(|wrong| wrong.text)?;
         let uses = VARIABLES.map(|name| text.contains(name));
         let compiled = Rc::new(Compiled { filter, uses });
         self.cache.insert(text.to_owned(), Rc::clone(&compiled));

@@ -4,36 +4,36 @@
 use std::fmt;
 use std::sync::Arc;
 
-pub mod bare;
-pub mod child;
-mod ears;
+mod builtins;
+mod compiler;
+mod connection;
 mod evaluate;
+pub mod evaluator_main;
+mod evaluator_thread;
+mod event_context;
 mod form;
+mod inline;
 mod input;
 mod items;
 mod json;
-mod language;
 mod multipart;
-mod natives;
-mod open;
 mod output;
+mod pending;
 mod pool;
-mod question;
+mod protocol;
 mod queue;
-mod scene;
-mod simple;
-mod slot;
+mod request;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod unsandboxed;
 
+pub use event_context::EventContext;
 pub use items::Items;
 pub use pool::{AnswerCallback, Busy, EvaluatorPool};
-pub use question::{
+pub use request::{
     EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
     RawJobKeys,
 };
-pub use scene::EventContext;
 
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
@@ -41,25 +41,25 @@ pub struct Expression(Arc<Inner>);
 
 struct Inner {
     text: Box<str>,
-    simple: Option<simple::Node>,
+    simple: Option<inline::Node>,
     /// The same by itself, ready to be evaluated.
-    alone: simple::InlinePlan,
+    alone: inline::InlinePlan,
 }
 
 impl Expression {
     /// # Errors
     /// Where in the text, and what is wrong there.
     pub fn new(text: &str) -> Result<Self, CompileError> {
-        language::check_text(text)?;
+        compiler::check_text(text)?;
         Self::compiled(text)
     }
 
     fn compiled(text: &str) -> Result<Self, CompileError> {
-        let read = || language::compile(text).map(|_| simple::parse_inlineable(text));
-        let read = language::with_large_stack(read);
+        let read = || compiler::compile(text).map(|_| inline::parse_inlineable(text));
+        let read = compiler::with_large_stack(read);
         let simple =
             read.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
-        let alone = simple::InlinePlan::new([simple.as_ref()]);
+        let alone = inline::InlinePlan::new([simple.as_ref()]);
         Ok(Self(Arc::new(Inner { text: text.into(), simple, alone })))
     }
 
@@ -82,10 +82,10 @@ impl Expression {
     pub fn reads_body_alone(&self) -> bool {
         let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
         let mut words = self.text().split(|c| !is_part(c));
-        words.all(|word| word != "now" && !language::VARIABLES.contains(&word))
+        words.all(|word| word != "now" && !compiler::VARIABLES.contains(&word))
     }
 
-    fn simple(&self) -> Option<&simple::Node> {
+    fn simple(&self) -> Option<&inline::Node> {
         self.0.simple.as_ref()
     }
 

@@ -7,10 +7,10 @@ use jaq_core::Exn;
 use jaq_json::Val;
 use ring::digest::{SHA256, digest};
 
+use super::inline::{Odd, Value};
 use super::json;
-use super::question::EXPRESSION_KEYS;
-use super::simple::{Odd, Value};
-use crate::domain::stamp::VersionValue;
+use super::request::EXPRESSION_KEYS;
+use crate::domain::version_value::VersionValue;
 
 /// Of the expressions of one event together.
 pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 20;

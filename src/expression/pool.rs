@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::open::PendingRequest;
+use super::evaluator_thread::EvaluatorThread;
+use super::pending::PendingRequest;
+use super::protocol::Encoder;
 use super::queue::{EvaluationOutcome, EvaluationRequest, Priority, Queue, RequestKind};
-use super::slot::EvaluatorThread;
-use super::wire::Encoder;
-use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NOTHING, child};
+use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NOTHING, evaluator_main};
 use crate::process::CommandSpec;
 
 /// No process was free in time, or too much waits already: to be answered 503.
@@ -57,7 +57,7 @@ impl EvaluatorPool {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let program = CommandSpec {
             path: path.to_owned(),
-            args: vec!["hooktrail".to_owned(), child::COMMAND.to_owned()],
+            args: vec!["hooktrail".to_owned(), evaluator_main::COMMAND.to_owned()],
             env: Vec::new(),
             directory: PathBuf::from("/"),
             mark: format!("{mark}.expression"),

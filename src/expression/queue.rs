@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::open::PendingRequest;
-use super::wire::Encoder;
+use super::pending::PendingRequest;
+use super::protocol::Encoder;
 use super::{EvaluationResult, Expression, Items};
 
 /// Waiting together in a lane. More bytes than these no process reads in the time that there is.

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::held::PendingAnswers;
-use super::notes::ControlMessages;
-use super::{HandlerRunner, Task, command, line, program};
+use super::control_fd::ControlMessages;
+use super::line_protocol::PendingAnswers;
+use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{
     self, CancelToken, Deadline, Directive, EndReason, ExitReason, ExitReport, GRACE, LineProcess,
@@ -48,7 +48,7 @@ impl HandlerRunner for Batch {
         let mut all =
             |ended: &AttemptResult| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
         let started = process::start_when_possible(stop, || {
-            let program = program::for_long_lived(first, "batch")?;
+            let program = command_spec::for_long_lived(first, "batch")?;
             LineProcess::start(program, first.handler.max_output_bytes)
         });
         match started {
@@ -72,7 +72,7 @@ impl Batch {
         over: &mut dyn FnMut(usize, AttemptResult),
     ) {
         let timeout = tasks[0].handler.timeout;
-        let (mut input, mut deadline) = (line::JobLines::new(tasks), Deadline::new(timeout));
+        let (mut input, mut deadline) = (job_line::JobLines::new(tasks), Deadline::new(timeout));
         let mut held = PendingAnswers::new(tasks);
         let came = loop {
             let came = kept.communicate(&mut input, true, &mut deadline, stop, &mut |heard| {

@@ -8,8 +8,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::detail::{self, DETAIL_CHARS_MAX, last_line};
-use super::{HandlerRunner, Task, program};
+use super::detail_text::{self, DETAIL_CHARS_MAX, last_line};
+use super::{HandlerRunner, Task, command_spec};
 use crate::clock;
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
@@ -35,7 +35,7 @@ impl Default for Cgi {
 
 impl HandlerRunner for Cgi {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match program::for_task(task, program::environment(task)) {
+        let program = match command_spec::for_task(task, command_spec::environment(task)) {
             Ok(mut program) => {
                 let script = meta::script(task, &program.path);
                 program.env.extend(without_overridden(task, meta::variables(task, &script)));
@@ -66,11 +66,12 @@ fn without_overridden(
 /// How the attempt ended: status, else exit; then the last line of stderr, else what it answered.
 fn ended(over: RunResult, timeout: Duration) -> AttemptResult {
     let last = last_line(&over.stderr);
-    let because = |outcome, how: String| AttemptResult::new(outcome, detail::join(&[&how, &last]));
+    let because =
+        |outcome, how: String| AttemptResult::new(outcome, detail_text::join(&[&how, &last]));
     let ended = match over.exit {
         ExitReason::Code(0) => match head::read(&over.start) {
             Ok((answer, body)) => {
-                let said = if last.is_empty() { detail::first_words(body) } else { last };
+                let said = if last.is_empty() { detail_text::first_words(body) } else { last };
                 answer.ended(&said, clock::wall_ms())
             }
             Err(why) => because(Outcome::Failed, format!("exit 0: no header block: {why}")),

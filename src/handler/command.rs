@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::detail::{self, last_line};
-use super::notes::ControlMessages;
-use super::{HandlerRunner, Task, program};
+use super::control_fd::ControlMessages;
+use super::detail_text::{self, last_line};
+use super::{HandlerRunner, Task, command_spec};
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{self, CancelToken, ExitReason, GRACE, RunLimits};
@@ -34,7 +34,7 @@ impl Default for Command {
 
 impl HandlerRunner for Command {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match program::for_task(task, program::environment(task)) {
+        let program = match command_spec::for_task(task, command_spec::environment(task)) {
             Ok(program) => program,
             Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
         };
@@ -66,7 +66,7 @@ fn ended(over: process::RunResult, notes: ControlMessages, timeout: Duration) ->
     };
     let wait = notes.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
     let last = last_line(&over.stderr);
-    let detail = detail::join(&[&how, &last, &notes.free_text]);
+    let detail = detail_text::join(&[&how, &last, &notes.free_text]);
     AttemptResult {
         outcome,
         is_permanent: dead,

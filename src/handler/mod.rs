@@ -12,21 +12,21 @@ use crate::config::{self, Mode};
 use crate::domain::{AttemptResult, Claim, Event, Outcome};
 use crate::process::CancelToken;
 
-mod answer;
 pub mod batch;
 pub mod cgi;
 pub mod command;
-mod detail;
-mod held;
-mod line;
-mod notes;
-mod program;
+mod command_spec;
+mod control_fd;
+mod detail_text;
+mod http_outcome;
+mod job_line;
+mod line_protocol;
 pub mod stream;
 #[cfg(test)]
 mod tests;
 pub mod url;
 
-pub use program::{FileStamp, command_file_stamps};
+pub use command_spec::{FileStamp, command_file_stamps};
 
 /// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
 pub struct HandlerRuntime {
@@ -92,7 +92,7 @@ const NOT_NOW_WAIT: Duration = Duration::from_secs(10);
 /// The end of an attempt that did not begin because the server itself lacks something: file descriptors,
 /// processes, memory, a place in one of its own queues. It counts for nobody.
 pub fn not_now(reason: &str) -> AttemptResult {
-    let detail = detail::join(&["not started", reason]);
+    let detail = detail_text::join(&["not started", reason]);
     AttemptResult {
         retry_after: Some(NOT_NOW_WAIT),
         ..AttemptResult::new(Outcome::Interrupted, detail)

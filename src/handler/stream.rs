@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::held::PendingAnswers;
-use super::{HandlerRunner, Task, command, line, program};
+use super::line_protocol::PendingAnswers;
+use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::config;
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{
@@ -33,7 +33,7 @@ impl Stream {
 
 impl HandlerRunner for Stream {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = || program::for_long_lived(task, "stream");
+        let program = || command_spec::for_long_lived(task, "stream");
         loop {
             let kept = match self.pool.acquire(stop, task.handler.max_output_bytes, &program) {
                 Ok(kept) => kept,
@@ -63,7 +63,7 @@ impl Stream {
         task: &Task,
         stop: &CancelToken,
     ) -> Option<AttemptResult> {
-        let line = line::encode(task);
+        let line = job_line::encode(task);
         let timeout = task.handler.timeout;
         let mut held = PendingAnswers::new(std::slice::from_ref(task));
         let mut hear = |heard: ProtocolEvent<'_>| held.on_output(heard);

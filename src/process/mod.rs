@@ -12,30 +12,30 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use live::{ChildProcess, OutputEvent};
+use child::{ChildProcess, OutputEvent};
 use pipes::TailBuffer;
 
-mod files;
-mod kept;
-mod live;
+mod child;
+mod file_limit;
+mod line_process;
 mod oom;
+mod orphans;
 mod pipes;
 mod pool;
-mod proc;
-mod reap;
-mod servant;
+mod procfs;
+mod sandbox;
 mod shortage;
 mod spawn;
 #[cfg(test)]
 mod tests;
 
-pub use files::raise_file_limit;
-pub use kept::{ANSWER_BYTES_MAX, ExitReport, LineProcess, ProtocolEvent, StderrCapture};
-pub use live::{Deadline, Directive, EndReason, InputSource, StopSignal};
+pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
+pub use file_limit::raise_file_limit;
+pub use line_process::{ANSWER_BYTES_MAX, ExitReport, LineProcess, ProtocolEvent, StderrCapture};
+pub use orphans::become_subreaper;
 pub use pool::{ProcessPool, wait_for_drained};
-pub use proc::kill_run;
-pub use reap::become_subreaper;
-pub use servant::{
+pub use procfs::kill_run;
+pub use sandbox::{
     ConnectionLost, End, ExitStatus, Sandbox, SandboxedProcess, apply_limits, enter_sandbox_early,
 };
 pub use shortage::{Shortage, StartError, is_shortage, start_when_possible};

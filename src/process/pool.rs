@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use super::kept::{IdleCheck, LineProcess};
-use super::live::{Directive, StopSignal};
+use super::child::{Directive, StopSignal};
+use super::line_process::{IdleCheck, LineProcess};
 use super::{CancelToken, CommandSpec, ExitReason, GRACE, Shortage, StartError};
 
 /// Between two starts, once a process was of no use; then doubled each time.

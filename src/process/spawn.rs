@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::files::restore_file_limit;
-use super::reap::RunGuard;
+use super::file_limit::restore_file_limit;
+use super::orphans::RunGuard;
 use super::{StartError, oom, shortage::is_shortage};
 
 /// Set in the environment of what is started, so that it can be found again.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::events::{self, InsertStatements, NewEvent};
 use super::sources::{self, SourceStatus};
-use super::state::WriterState;
+use super::writer_state::WriterState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Its name.

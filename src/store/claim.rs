@@ -4,12 +4,12 @@
 
 use rusqlite::{Connection, params};
 
+use super::breaker;
+use super::job_keys;
 use super::jobs::ClaimedJob;
-use super::keys;
-use super::rest;
-use super::state::WriterState;
-use crate::domain::ask::ClaimRequest;
-use crate::domain::owed::KeyHash;
+use super::writer_state::WriterState;
+use crate::domain::claim_request::ClaimRequest;
+use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
 /// A claim looks at so many at most before it lets others have their turn.
@@ -41,7 +41,7 @@ pub fn claim(
         && let Some(first) = claimed.first_mut()
     {
         first.on_trial = true;
-        rest::log_probe(conn, state, ask.handler, first.claim.job.0)?;
+        breaker::log_probe(conn, state, ask.handler, first.claim.job.0)?;
     }
     if let Some(gap_ms) = ask.min_interval_ms.filter(|_| !claimed.is_empty()) {
         let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
@@ -70,13 +70,13 @@ fn claim_ready(
         for (job, order) in taken {
             state.adjust_queued(job.source, -1);
             let newer = match &order {
-                Some((key, value)) => keys::superseding_job(conn, handler, key, value)?,
+                Some((key, value)) => job_keys::superseding_job(conn, handler, key, value)?,
                 None => None,
             };
             match (newer, order) {
                 (Some(newer), Some((key, _))) => {
                     cancel_stale(conn, state, &job, newer)?;
-                    keys::release_next(conn, state, handler, &key)?;
+                    job_keys::release_next(conn, state, handler, &key)?;
                 }
                 _ => claimed.push(job),
             }

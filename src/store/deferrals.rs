@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::domain::owed::JobPlan;
+use crate::domain::job_plan::JobPlan;
 use crate::domain::{EventId, SourceId};
 
 /// At most this number of plans is kept for each source; expressions of other events are evaluated

@@ -14,11 +14,11 @@ use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
 use super::events::{self, DedupeKey};
-use super::expand::{self, Reevaluation};
 use super::insert::{self, JobOrigin, Origin};
-use super::state::WriterState;
-use super::{alerts, jobs, keys};
-use crate::domain::owed::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
+use super::reevaluate::{self, Reevaluation};
+use super::writer_state::WriterState;
+use super::{alerts, job_keys, jobs};
+use crate::domain::job_plan::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// The state of a job that is not released yet.
@@ -288,7 +288,7 @@ impl Work {
                     }
                     // The job was cancelled, or is over.
                     _ => {
-                        expand::apply_reevaluation(conn, state, expansion)?;
+                        reevaluate::apply_reevaluation(conn, state, expansion)?;
                         progress.stage = Stage::Over;
                         Ok(())
                     }
@@ -391,7 +391,7 @@ impl Work {
             }
             Subject::Retry(expansion, _) => {
                 let into = format!("jobs {first}–{last}");
-                if !expand::replace(conn, state, expansion, &into)? {
+                if !reevaluate::replace(conn, state, expansion, &into)? {
                     progress.stage = Stage::Remove;
                     return Ok(());
                 }
@@ -685,7 +685,7 @@ fn insert_hidden_job(
         of.replay(),
         of.later(),
         keys.order,
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::encode_version),
+        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(job_keys::encode_version),
         collapse.map(|collapse| collapse.key),
         failure.map(|_| 1),
     ])?;
@@ -792,7 +792,7 @@ fn release_job(
         stand.reason,
     ])?;
     match (stand.state, order) {
-        (_, Some(key)) => keys::release_next(conn, state, job.handler, key)?,
+        (_, Some(key)) => job_keys::release_next(conn, state, job.handler, key)?,
         (0, None) => state.mark_ready(job.handler),
         (1, _) => state.mark_due(stand.due_at),
         (4, _) => {

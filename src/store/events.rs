@@ -4,10 +4,10 @@
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::insert::{self, JobOrigin, Origin};
-use super::state::WriterState;
-use super::tally::QueueLimit;
+use super::source_counters::QueueLimit;
+use super::writer_state::WriterState;
 use super::{alerts, deferred, sources};
-use crate::domain::owed::{JobPlan, KeyHash};
+use crate::domain::job_plan::{JobPlan, KeyHash};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
@@ -338,7 +338,7 @@ fn record_duplicate(
 /// # Errors
 /// The write failed.
 pub fn purge_expired_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
-    let forgotten = super::keys::purge_expired(conn, now_ms)?;
+    let forgotten = super::job_keys::purge_expired(conn, now_ms)?;
     conn.prepare_cached(
         "DELETE FROM dedupe WHERE (source, key) IN
            (SELECT source, key FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",

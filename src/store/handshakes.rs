@@ -1,5 +1,5 @@
 //! Table `handshake_log`: senders' questions whether we are there. The front gathers them and bounds
-//! how many come at once (web/shaken.rs); beyond `ROWS_MAX` rows the oldest go.
+//! how many come at once (web/handshake_log.rs); beyond `ROWS_MAX` rows the oldest go.
 
 use rusqlite::{Connection, params};
 

@@ -3,9 +3,9 @@
 
 use rusqlite::{Connection, params};
 
-use super::state::WriterState;
-use super::{alerts, keys};
-use crate::domain::owed::{JobKeys, JobSpec};
+use super::writer_state::WriterState;
+use super::{alerts, job_keys};
+use crate::domain::job_plan::{JobKeys, JobSpec};
 use crate::domain::{HandlerId, JobId, SourceId};
 
 /// What the new jobs of an event have in common.
@@ -140,7 +140,7 @@ fn job(
         of.replay(),
         of.later(),
         keys.order,
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(keys::encode_version),
+        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(job_keys::encode_version),
         collapse,
         stand.burst_at,
     ])?;
@@ -166,7 +166,7 @@ pub(super) fn place_job(
     let mut stand = InitialState::default();
     if !of.bypasses_keys()
         && let Some(once) = keys.once
-        && let Some(first) = keys::claim_unique_key(conn, state.now_ms, of.handler, once, id)?
+        && let Some(first) = job_keys::claim_unique_key(conn, state.now_ms, of.handler, once, id)?
     {
         return Ok(InitialState {
             state: 5,
@@ -179,7 +179,7 @@ pub(super) fn place_job(
     {
         // One that is released may have been overtaken by a job of another source.
         if id <= state.counters.job
-            && let Some(newer) = keys::superseding(conn, of.handler, collapse, id)?
+            && let Some(newer) = job_keys::superseding(conn, of.handler, collapse, id)?
         {
             return Ok(InitialState {
                 state: 5,
@@ -187,7 +187,7 @@ pub(super) fn place_job(
                 ..stand
             });
         }
-        let began_at = keys::supersede_older(conn, state, of.handler, collapse, id)?;
+        let began_at = job_keys::supersede_older(conn, state, of.handler, collapse, id)?;
         if collapse.settle_ms > 0 {
             // At the latest after ten times that, since the burst began.
             let latest = began_at.saturating_add(collapse.settle_ms.saturating_mul(10));
@@ -201,7 +201,7 @@ pub(super) fn place_job(
     }
     if stand.state == 0
         && let Some(key) = &keys.order
-        && keys::has_unfinished(conn, of.handler, key)?
+        && job_keys::has_unfinished(conn, of.handler, key)?
     {
         stand.state = -1;
     }

@@ -5,10 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::rest::{self, BreakerPolicy};
-use super::state::WriterState;
-use super::{alerts, deferred, keys};
-use crate::domain::owed::KeyHash;
+use super::breaker::{self, BreakerPolicy};
+use super::writer_state::WriterState;
+use super::{alerts, deferred, job_keys};
+use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
 /// A job that this process may run now, once.
@@ -109,7 +109,7 @@ pub fn finish(
     f: &AttemptRecord,
 ) -> rusqlite::Result<JobDisposition> {
     let Some(current) = load_current_claim(conn, f.claim)? else {
-        rest::probe_inconclusive(state, f.handler, f.on_trial);
+        breaker::probe_inconclusive(state, f.handler, f.on_trial);
         return Ok(JobDisposition::Stale);
     };
     let now_ms = state.now_ms;
@@ -143,7 +143,7 @@ pub fn finish(
     debug_assert_eq!(changed, 1);
     let next_at = (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0));
     insert_attempt(conn, state, f, next_at)?;
-    rest::on_attempt(conn, state, f)?;
+    breaker::on_attempt(conn, state, f)?;
     if row_state == 4 {
         alerts::job_dead(conn, state, f.claim.job, f.source)?;
     }
@@ -152,9 +152,9 @@ pub fn finish(
     }
     if let Some(key) = current.order {
         if let (3, Some(value)) = (row_state, current.newest) {
-            keys::record_version(conn, f.handler, &key, &value, f.claim.job)?;
+            job_keys::record_version(conn, f.handler, &key, &value, f.claim.job)?;
         }
-        keys::release_next(conn, state, f.handler, &key)?;
+        job_keys::release_next(conn, state, f.handler, &key)?;
     }
     Ok(match (row_state, due_at) {
         (0, _) => JobDisposition::Ready,
@@ -214,7 +214,7 @@ pub(super) fn requeue(
         .optional()?;
     let Some(order) = revived else { return Ok(false) };
     match order {
-        Some(key) => keys::release_next(conn, state, handler, &key)?,
+        Some(key) => job_keys::release_next(conn, state, handler, &key)?,
         None => state.mark_ready(handler),
     }
     Ok(true)
@@ -240,7 +240,7 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
         .collect::<rusqlite::Result<_>>()?;
     for (handler, order) in due {
         match order {
-            Some(key) => keys::release_next(conn, state, HandlerId(handler), &key)?,
+            Some(key) => job_keys::release_next(conn, state, HandlerId(handler), &key)?,
             None => state.mark_ready(HandlerId(handler)),
         }
     }

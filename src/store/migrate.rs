@@ -12,7 +12,7 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{OpenError, Store, batch, files, open_files, rescue, set_pragmas};
+use super::{OpenError, Store, chunked_writes, files, open_files, rescue, set_pragmas};
 use crate::clock::{self, ClockAnchor, MonotonicClock};
 use crate::config::Durability;
 
@@ -106,7 +106,7 @@ pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
             "is of schema version {version}, not {VERSION}: start the server, which brings it up"
         );
         set_pragmas(&conn, Durability::Full)?;
-        conn.busy_handler(Some(batch::busy_handler))?;
+        conn.busy_handler(Some(chunked_writes::busy_handler))?;
         opened(path, conn)
     };
     open().map_err(|e| open_error_text(path, &e))

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::channel::{Health, WriterHealth};
+use super::handle::{Health, WriterHealth};
 
 /// How often the files are compared: with the writer's own `LOOK`, half of the two seconds within which
 /// nothing is accepted any more.

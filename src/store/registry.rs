@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::rest::{self, BreakerPolicy};
+use super::breaker::{self, BreakerPolicy};
 use crate::domain::{HandlerId, SourceId};
 
 /// The numbers of the names in a configuration.
@@ -71,7 +71,7 @@ pub fn register(
             conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
             set_paused(conn, HandlerId(id), *paused, now_ms)?;
         }
-        rest::apply_config(conn, HandlerId(id), *breaker, now_ms)?;
+        breaker::apply_config(conn, HandlerId(id), *breaker, now_ms)?;
         registry.handlers.insert(name.clone(), HandlerId(id));
     }
     Ok(registry)

@@ -4,12 +4,12 @@
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::Store;
-use super::acts::{self, AuditEntry};
-use super::batch::{ChunkedWriter, TimeSlice};
+use super::audit::{self, AuditEntry};
+use super::chunked_writes::{ChunkedWriter, TimeSlice};
 use super::insert::{self, JobOrigin, Origin};
-use super::list::Selector;
-use super::state::WriterState;
-use crate::domain::owed::JobSpec;
+use super::queries::Selector;
+use super::writer_state::WriterState;
+use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, SourceId};
 
 /// An event that is meant.
@@ -153,7 +153,7 @@ impl<'s> Replay<'s> {
             }
             let made = state.counters.job - jobs_before;
             let row = self.begun.map(|(_, row)| row);
-            self.begun = Some((number, acts::record_progress(conn, row, &self.act, made)?));
+            self.begun = Some((number, audit::record_progress(conn, row, &self.act, made)?));
             self.jobs += made;
             Ok(place.event < due.len())
         })

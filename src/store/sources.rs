@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::state::WriterState;
+use super::writer_state::WriterState;
 use crate::domain::SourceId;
 
 /// So many of the newest events are looked through for a source's last one: `seen_at` is kept now

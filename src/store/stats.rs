@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
-use super::list::{ISO, Rows, query};
+use super::queries::{ISO, Rows, query};
 
 /// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
 /// for in the newest 200,000 attempts.

@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use rusqlite::{Connection, ErrorCode};
 
-use super::channel::{
-    CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
-};
 use super::checkpoint::{self, CheckpointSignal};
 use super::deferrals::Deferrals;
 use super::deferred::{self, Failed, Work};
 use super::events::{self, InsertStatements};
-use super::op::{self, Isolation, Operation, OperationResult, WriterObserver};
-use super::state::{Counters, WriterState};
-use super::tally::{QueueRecount, SourceCounters};
+use super::handle::{
+    CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
+};
+use super::operation::{self, Isolation, Operation, OperationResult, WriterObserver};
+use super::source_counters::{QueueRecount, SourceCounters};
+use super::writer_state::{Counters, WriterState};
 use super::{BUSY_TIMEOUT, ErrorKind, Store, classify, reserve, sources};
 
 mod backlog;
-mod deliver;
-mod save;
+mod database_loss;
+mod notify;
 
 use backlog::Backlog;
 
@@ -353,7 +353,7 @@ impl Writer {
         let began = Instant::now();
         let (conn, state) = (&self.store.conn, &mut self.state);
         for op in &self.retry_queue {
-            done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?);
+            done.push(care.apply(conn, state, |c, s| operation::apply(c, s, op))?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
@@ -371,7 +371,7 @@ impl Writer {
                     }
                 }
                 WriteRequest::Op(op) => {
-                    done.push(care.apply(conn, state, |c, s| op::apply(c, s, op))?)
+                    done.push(care.apply(conn, state, |c, s| operation::apply(c, s, op))?)
                 }
             }
         }

@@ -13,9 +13,9 @@ use actix_web::http::{ConnectionType, Method};
 use actix_web::{HttpRequest, HttpResponse, dev, web};
 use futures_core::Stream;
 
-use super::budget::{Full, LARGE_BYTES_MIN};
+use super::body_memory::{Full, LARGE_BYTES_MIN};
 use super::connection::Connection;
-use super::refuse::Rejection;
+use super::rejection::Rejection;
 
 /// Why a body breaks off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::IntakeState;
 use super::body::{Body, answered};
 use super::connection::Connection;
-use super::refuse::Rejection;
+use super::rejection::Rejection;
 
 /// The path that says whether the process is alive.
 const HEALTHZ: &str = "/healthz";

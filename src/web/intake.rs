@@ -12,24 +12,26 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout_at;
 
-use super::address::{self, Peer};
-use super::answer::AcceptedResponse;
 use super::body::{Body, answered};
-use super::budget::{Claim, Claimant, Full, STALLED_AFTER, STALLED_BYTES_MIN};
+use super::body_memory::{Claim, Claimant, Full, STALLED_AFTER, STALLED_BYTES_MIN};
+use super::client_ip::{self, Peer};
 use super::connection::{Connection, HEAD_BYTES_MAX};
-use super::form::{self, ContentTypeError};
-use super::greet::{self, Ways};
+use super::content_type::{self, ContentTypeError};
+use super::handshake::{self, Ways};
 use super::health::{health, plain};
-use super::lane::WriterClient;
-use super::received::{Evaluation, FullBody, Prepared, Received, SignedKey};
-use super::refuse::Rejection;
-use super::verify::{Proof, SenderResponse, SignedRequest};
-use super::{IntakeConfig, IntakeState, SourceRuntime, kept, ledger, rate};
+use super::received_request::{Evaluation, FullBody, Prepared, Received, SignedKey};
+use super::rejection::Rejection;
+use super::response::AcceptedResponse;
+use super::writer_client::WriterClient;
+use super::{
+    IntakeConfig, IntakeState, SourceRuntime, rate_limiter, rejection_log, stored_request,
+};
 use crate::clock;
 use crate::config::Source;
-use crate::domain::owed::JobPlan;
-use crate::inbox::PlannedEvent;
+use crate::domain::job_plan::JobPlan;
+use crate::planner::PlannedEvent;
 use crate::store::events::{Aim, Dedupe, DedupeKey, InsertReply, NewEvent};
+use crate::verify::{Proof, SenderResponse, SignedRequest};
 
 /// So much of a refused body is read and thrown away, so that the answer arrives.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
@@ -119,14 +121,15 @@ impl IntakeRequest<'_> {
 
     fn record(&self, refusal: &Rejection, gated: Option<&SourceRuntime>, request: &HttpRequest) {
         let redactor = &*self.settings.redactor;
-        let redaction = kept::Redaction { verifier: gated.map(|it| &it.verifier), redactor };
+        let redaction =
+            stored_request::Redaction { verifier: gated.map(|it| &it.verifier), redactor };
         let reason = refusal.reason();
         let reason = &*redactor.redact(&reason);
         if let Some(gated) = gated {
             gated.streak.refused(refusal, reason);
         }
         self.gate.ledger.record(
-            &ledger::RejectedRequest {
+            &rejection_log::RejectedRequest {
                 source: gated.map(|gated| gated.source.name.as_str()),
                 method: &redactor.redact(request.method().as_str()),
                 path: &redaction.redact_path(request.uri().path()),
@@ -141,7 +144,7 @@ impl IntakeRequest<'_> {
 
     fn client(&self, request: &HttpRequest, lines: &HeaderRefs<'_>) -> Option<IpAddr> {
         let server = &self.settings.server;
-        address::client_ip(peer(request), lines, &server.trusted_proxies, server.proxy_header)
+        client_ip::client_ip(peer(request), lines, &server.trusted_proxies, server.proxy_header)
     }
 
     async fn process(
@@ -162,7 +165,7 @@ impl IntakeRequest<'_> {
         if !allowed && ways.is_none() {
             return Err(not_allowed());
         }
-        if !address::allowed(&source.allow_from, self.client) {
+        if !client_ip::allowed(&source.allow_from, self.client) {
             return Err(Rejection::Address);
         }
         if self.gate.unavailable_reason().is_some() {
@@ -184,8 +187,11 @@ impl IntakeRequest<'_> {
             headers: lines,
             body: &[],
             secret_segment,
-            trusted_proxy_header: address::is_trusted_proxy(peer(request), &server.trusted_proxies)
-                .then_some(server.proxy_header),
+            trusted_proxy_header: client_ip::is_trusted_proxy(
+                peer(request),
+                &server.trusted_proxies,
+            )
+            .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
         let is_deferring = gate.deferrals.is_deferring(gated.id);
@@ -200,7 +206,7 @@ impl IntakeRequest<'_> {
         }
         let check = |it: &Received<'_>| it.gated.verifier.check(&it.asked, it.now_ms);
         let checked = self.examine(&received, check).await?;
-        let proof = checked.map_err(|reason| greet::unauthorized(&gated.verifier, reason))?;
+        let proof = checked.map_err(|reason| handshake::unauthorized(&gated.verifier, reason))?;
         let mut repeats = None;
         if let Some(reason) = &proof.stale {
             let key = if allowed { self.repeat_key(&received, &proof).await? } else { None };
@@ -213,13 +219,17 @@ impl IntakeRequest<'_> {
             return Err(not_allowed());
         }
         let check_accept = |it: &Received<'_>| {
-            form::check_content_type(it.gated.source.accept, it.content_type(), it.asked.body)
+            content_type::check_content_type(
+                it.gated.source.accept,
+                it.content_type(),
+                it.asked.body,
+            )
         };
         self.examine(&received, check_accept).await?.map_err(|wrong| match wrong {
             ContentTypeError::Type => Rejection::UnsupportedMediaType,
             ContentTypeError::Form(reason) => Rejection::MalformedBody { reason },
         })?;
-        let admission = rate::check(gated.rate.as_ref())?;
+        let admission = rate_limiter::check(gated.rate.as_ref())?;
         let stored = match self.build_event(&received, &proof, repeats).await {
             Ok((accept, preset)) => {
                 let body = body.into_bytes();
@@ -298,7 +308,7 @@ impl IntakeRequest<'_> {
             );
         }
         let reason = format!("{reason}; is this machine's clock right?");
-        Err(greet::unauthorized(&gated.verifier, reason))
+        Err(handshake::unauthorized(&gated.verifier, reason))
     }
 
     /// The rows of an accepted request, but for its body; and a preset's response.

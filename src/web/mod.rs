@@ -22,39 +22,38 @@ use crate::config::{Config, Listen, Secrets};
 use crate::domain::SourceId;
 use crate::expression::EvaluatorPool;
 use crate::redact::Redactor;
-use crate::store::channel::{Health, WriterHandle};
 use crate::store::deferrals::Deferrals;
+use crate::store::handle::{Health, WriterHandle};
 use crate::store::handshakes::HandshakeRecord;
-use crate::store::refusals::RejectionRow;
 use crate::store::registry::Registry;
+use crate::store::rejections::RejectionRow;
 
-pub mod address;
-pub mod answer;
 pub mod body;
-pub mod budget;
+pub mod body_memory;
 pub mod check_pool;
+pub mod client_ip;
 pub mod connection;
 pub mod connections;
-pub mod form;
-pub mod greet;
+pub mod content_type;
+pub mod handshake;
+pub mod handshake_log;
 pub mod health;
 pub mod intake;
-pub mod kept;
-pub mod lane;
-pub mod ledger;
-pub mod rate;
-mod received;
-pub mod refuse;
+pub mod intake_config;
+pub mod rate_limiter;
+mod received_request;
+pub mod rejection;
+pub mod rejection_log;
+pub mod rejection_streak;
+pub mod response;
 pub mod route;
 pub mod server;
-pub mod settings;
-pub mod shaken;
 pub mod standby;
-pub mod streak;
-pub mod verify;
+pub mod stored_request;
+pub mod writer_client;
 
+pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
 use server::{Kind, serve};
-pub use settings::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
 
 /// Threads that take requests. One more than one keeps a slow connection from holding others up;
 /// more take time from the writer on small machines.
@@ -79,15 +78,15 @@ pub struct IntakeState {
     pub disk_low: Arc<AtomicBool>,
     pub closing: AtomicBool,
     /// Memory for the bodies of requests.
-    pub budget: budget::Budget,
-    streaks: streak::RejectionStreaks,
-    windows: rate::Windows,
-    pub ledger: ledger::RejectionLog,
+    pub budget: body_memory::Budget,
+    streaks: rejection_streak::RejectionStreaks,
+    windows: rate_limiter::Windows,
+    pub ledger: rejection_log::RejectionLog,
     /// Where expressions are asked that can't be answered in place.
     pub expressions: EvaluatorPool,
     /// Sources whose newer events wait for earlier ones.
     pub deferrals: Arc<Deferrals>,
-    pub handshakes: shaken::HandshakeLog,
+    pub handshakes: handshake_log::HandshakeLog,
     /// Where large requests are checked.
     pub checks: check_pool::CheckPool,
 }
@@ -102,8 +101,8 @@ impl IntakeState {
         expressions: EvaluatorPool,
         deferrals: Arc<Deferrals>,
     ) -> Self {
-        let streaks = streak::RejectionStreaks::default();
-        let windows = rate::Windows::default();
+        let streaks = rejection_streak::RejectionStreaks::default();
+        let windows = rate_limiter::Windows::default();
         let settings = IntakeConfig::new(config, registry, secrets, &counts, &streaks, &windows);
         Self {
             settings: ArcSwap::from_pointee(settings),
@@ -112,11 +111,11 @@ impl IntakeState {
             writer,
             disk_low: Arc::default(),
             closing: AtomicBool::new(false),
-            budget: budget::Budget::default(),
-            ledger: ledger::RejectionLog::default(),
+            budget: body_memory::Budget::default(),
+            ledger: rejection_log::RejectionLog::default(),
             expressions,
             deferrals,
-            handshakes: shaken::HandshakeLog::default(),
+            handshakes: handshake_log::HandshakeLog::default(),
             checks: check_pool::CheckPool::default(),
         }
     }

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::Stream;
 use super::connections::{Connections, LINGER, Limits};
-use super::{BoundSocket, IntakeState, health, intake, lane};
+use super::{BoundSocket, IntakeState, health, intake, writer_client};
 
 /// Which requests a listener takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let app = App::new().app_data(Arc::clone(gate));
-    let app = app.app_data(Rc::clone(&lane::WriterClient::new(gate.writer.to.clone())));
+    let app = app.app_data(Rc::clone(&writer_client::WriterClient::new(gate.writer.to.clone())));
     let app = app.default_service(match kind {
         Kind::Intake => web::to(intake::handle_webhook),
         Kind::Admin => web::to(health::admin),

@@ -15,7 +15,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use futures_core::Stream;
 
-use super::refuse::Rejection;
+use super::rejection::Rejection;
 use super::{BoundSocket, Sockets, health};
 
 /// Connections at once; more wait in the queue of the socket.

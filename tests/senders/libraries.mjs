@@ -1,5 +1,5 @@
 // Senders' own libraries of Node: `sign` prints secrets and signed requests, `check` reads requests that
-// Hooktrail signed and has the libraries judge them. Called by tests/it/libraries.rs.
+// Hooktrail signed and has the libraries judge them. Called by tests/integration/sender_sdks.rs.
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";

@@ -1,5 +1,5 @@
 """Senders' own libraries of Python: `sign` prints secrets and signed requests, `check` reads requests
-that Hooktrail signed and has the libraries judge them. Called by tests/it/libraries.rs."""
+that Hooktrail signed and has the libraries judge them. Called by tests/integration/sender_sdks.rs."""
 
 import base64
 import json

@@ -7,14 +7,14 @@ use tempfile::TempDir;
 use super::{Config, LoadedConfig, load};
 
 mod defaults;
-mod faults;
+mod errors;
 mod files;
-mod parts;
+mod handler_delivery;
 mod schemes;
 mod secrets;
-mod shipped;
+mod sections;
+mod templates;
 mod values;
-mod wanted;
 mod warnings;
 
 /// A folder with config.toml and whatever else a test puts there.

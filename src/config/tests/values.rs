@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::values::{
+use super::super::parse::{
     duration_text, listen, nearest, network, parse_duration, rate, size, size_text,
 };
 

@@ -1,14 +1,14 @@
 //! What expressions give, asked of the evaluator in this process: nothing here is hostile.
 
+use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
-use super::language::with_large_stack;
-use super::wire::{Request, Response};
+use super::protocol::{Request, Response};
 use super::{EventContext, Expression};
 
 mod builtins;
-mod differs;
-mod faults;
+mod errors;
 mod input;
+mod jq_differences;
 mod output;
 mod queue;
 

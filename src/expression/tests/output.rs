@@ -1,12 +1,12 @@
 //! What is given, as it is kept: keys, stamps, items, and what is not JSON.
 
 use super::{check, of_json};
-use crate::domain::stamp::VersionValue;
+use crate::domain::version_value::VersionValue;
+use crate::expression::compiler::with_large_stack;
 use crate::expression::evaluate::Evaluator;
-use crate::expression::language::with_large_stack;
 use crate::expression::output::HandlerResult;
-use crate::expression::question::RawJobKeys;
-use crate::expression::wire::{QuestionSet, Request, Response};
+use crate::expression::protocol::{QuestionSet, Request, Response};
+use crate::expression::request::RawJobKeys;
 
 /// `dedupe` and one handler: `when`, `split`, and the `…_by`.
 fn ask(

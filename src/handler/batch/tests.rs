@@ -86,7 +86,7 @@ impl Trial {
 fn all_jobs_come_as_lines_and_then_the_end_of_the_input() {
     let trial = whole("cat > got; echo end >> got");
     trial.check(&["succeeded"; 3]);
-    let lines: Vec<Vec<u8>> = trial.tasks(3).iter().map(line::encode).collect();
+    let lines: Vec<Vec<u8>> = trial.tasks(3).iter().map(job_line::encode).collect();
     assert_eq!(trial.file("got").into_bytes(), [lines.concat(), b"end\n".to_vec()].concat());
 }
 
@@ -95,7 +95,7 @@ fn more_than_a_pipe_holds_comes_whole() {
     let mut trial = whole("wc -c > size");
     trial.body = format!("{:?}", "x".repeat(100_000)).into_bytes().into();
     trial.check(&["succeeded"; 50]);
-    let size: usize = trial.tasks(50).iter().map(|task| line::encode(task).len()).sum();
+    let size: usize = trial.tasks(50).iter().map(|task| job_line::encode(task).len()).sum();
     assert_eq!(trial.file("size").trim(), size.to_string());
 }
 

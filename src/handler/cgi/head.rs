@@ -1,7 +1,7 @@
 //! The head of what a CGI script answers (RFC 3875 section 6).
 
-use super::super::answer::HttpOutcome;
-use super::super::detail;
+use super::super::detail_text;
+use super::super::http_outcome::HttpOutcome;
 
 /// A head is at most so long.
 pub(super) const BYTES_MAX: usize = 32 << 10;
@@ -26,7 +26,7 @@ pub(super) fn read(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
         }
         lines += 1;
         let (name, value) = field(line).ok_or_else(|| {
-            let shown: String = detail::one_line(line).chars().take(80).collect();
+            let shown: String = detail_text::one_line(line).chars().take(80).collect();
             format!("{shown:?} is no header")
         })?;
         // Of one that is there twice the first counts.
@@ -44,7 +44,7 @@ pub(super) fn read(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
     }
     answer.status = match (status, &answer.location) {
         (Some(status), _) => parse_status(&status)
-            .ok_or_else(|| format!("{:?} is no status", detail::one_line(&status)))?,
+            .ok_or_else(|| format!("{:?} is no status", detail_text::one_line(&status)))?,
         // A script that only says where to go on redirects (section 6.2.3).
         (None, Some(_)) => 302,
         (None, None) => 200,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config;
 use crate::domain::Event;
-use crate::handler::detail::DETAIL_CHARS_MAX;
+use crate::handler::detail_text::DETAIL_CHARS_MAX;
 use crate::handler::tests::sample;
 
 fn task(script: &str) -> Task {

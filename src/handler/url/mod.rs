@@ -15,17 +15,17 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
 
-use super::answer::HttpOutcome;
-use super::detail::{self, DETAIL_CHARS_MAX};
+use super::detail_text::{self, DETAIL_CHARS_MAX};
+use super::http_outcome::HttpOutcome;
 use super::{HandlerRunner, Task, command};
 use crate::clock;
 use crate::config::{self, Target, duration_text};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{self, CancelToken, ExitReason, Shortage, StartError};
-use exchange::{CallError, CallGuard, doing};
+use call_context::{CallError, CallGuard, doing};
 
-mod exchange;
-mod lookup;
+mod call_context;
+mod dns;
 mod sign;
 mod socket;
 #[cfg(test)]
@@ -174,7 +174,7 @@ impl Client {
         for _ in 0..STALE_MAX {
             match answer {
                 Err(Error::Io(_)) if exchange.was_stale() => {
-                    exchange::set_stale(false);
+                    call_context::set_stale(false);
                     answer = self.agent.run(request.clone());
                 }
                 answer => return answer,
@@ -269,7 +269,7 @@ fn read_response(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> A
     let most = keep.max(START_BYTES) as u64 + 1;
     let mut stdout = Vec::new();
     let read = body.as_reader().take(most).read_to_end(&mut stdout);
-    let said = detail::first_words(&stdout);
+    let said = detail_text::first_words(&stdout);
     stdout.truncate(keep);
     let ended = match read {
         Ok(_) => decisive.ended(&said, clock::wall_ms()),
@@ -281,7 +281,7 @@ fn read_response(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> A
             let status = format!("status {}, but {}", decisive.status, ended.detail);
             match ended.outcome {
                 Outcome::Failed => AttemptResult {
-                    detail: detail::join(&[&status]),
+                    detail: detail_text::join(&[&status]),
                     is_permanent: dead,
                     retry_after: wait,
                     ..ended
@@ -308,13 +308,16 @@ fn result_from_error(error: Error, task: &Task, exchange: &CallGuard) -> Attempt
         Some(CallError::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
         Some(CallError::TimedOut) => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));
-            let detail = detail::join(&[&timeout, &exchange.set_phase()]);
+            let detail = detail_text::join(&[&timeout, &exchange.set_phase()]);
             return AttemptResult::new(Outcome::TimedOut, detail);
         }
         Some(fault) => fault.to_string(),
         None => explain(&error),
     };
-    AttemptResult::new(Outcome::Failed, detail::join(&[&detail::one_line(why.as_bytes())]))
+    AttemptResult::new(
+        Outcome::Failed,
+        detail_text::join(&[&detail_text::one_line(why.as_bytes())]),
+    )
 }
 
 fn explain(error: &Error) -> String {

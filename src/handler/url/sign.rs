@@ -1,7 +1,7 @@
 //! Standard Webhooks: headers by which the receiver knows who sent a body, and that it is the same.
 //!
 //! `webhook-signature` has one `v1,BASE64` for each secret, so that a receiver may change to a new
-//! one before the old one goes. <https://www.standardwebhooks.com>, checked in tests/it/urls.rs with
+//! one before the old one goes. <https://www.standardwebhooks.com>, checked in tests/integration/url_handlers.rs with
 //! that project's own package and with Svix's.
 
 use base64::Engine;

@@ -21,8 +21,8 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-use super::exchange::{self, CallError, doing, remaining, wait_at_most, wait_for};
-use super::lookup;
+use super::call_context::{self, CallError, doing, remaining, wait_at_most, wait_for};
+use super::dns;
 use crate::process::is_shortage;
 
 /// An address that does not answer is left for the next one of its host after so long, if it has
@@ -58,11 +58,11 @@ impl<In: Transport> Connector<In> for Plain {
         let host = details.uri.host().unwrap_or_default();
         let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
         doing(format!("looking up {host}"));
-        let stream = open(&lookup::addresses(host, port)?)?;
-        doing(exchange::WAITING);
+        let stream = open(&dns::addresses(host, port)?)?;
+        doing(call_context::WAITING);
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        let exchange = exchange::number();
+        let exchange = call_context::number();
         Ok(Some(Either::B(CancellableTcp { stream, buffers, exchange, peer_closed: false })))
     }
 }
@@ -132,9 +132,9 @@ impl Transport for CancellableTcp {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
-        if self.exchange != exchange::number() {
-            self.exchange = exchange::number();
-            exchange::set_stale(true);
+        if self.exchange != call_context::number() {
+            self.exchange = call_context::number();
+            call_context::set_stale(true);
         }
         let mut output = &self.buffers.output()[..amount];
         while !output.is_empty() && !self.peer_closed {
@@ -190,7 +190,7 @@ impl<T: Transport> Transport for StaleTracking<T> {
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let is_heard = self.0.await_input(timeout)?;
         if is_heard {
-            exchange::set_stale(false);
+            call_context::set_stale(false);
         }
         Ok(is_heard)
     }
@@ -222,7 +222,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let host = details.uri.host().unwrap_or_default();
         doing(format!("the TLS handshake with {host}"));
         let failed = |why: String| CallError::NotConnected(format!("{host}: TLS: {why}"));
-        let connected = self.0.connect(details, chained).inspect(|_| doing(exchange::WAITING));
+        let connected = self.0.connect(details, chained).inspect(|_| doing(call_context::WAITING));
         connected.map(|connected| connected.map(StaleTracking)).map_err(|e| match e {
             Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 failed("the connection was closed".to_owned()).into()

@@ -12,13 +12,13 @@ use super::{
     CancelToken, CommandSpec, ControlLine, ExitReason, RunLimits, RunResult, become_subreaper, run,
 };
 
-mod ends;
-mod many;
-mod notes;
-mod start;
-mod stray;
+mod concurrency;
+mod control_lines;
+mod orphan_ownership;
+mod orphans;
+mod spawn_errors;
 mod streams;
-mod whose;
+mod termination;
 
 /// How long anything may take before a test gives up on it.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
-use crate::store::op::{self, Operation};
+use crate::store::operation::{self, Operation};
 use crate::store::sources;
 
 const OWN: SourceId = SourceId(2);
@@ -20,7 +20,7 @@ fn told() -> Trail {
 
 impl Trail {
     fn apply(&mut self, op: Operation) {
-        op::apply(&self.store.conn, &mut self.state, &op).unwrap();
+        operation::apply(&self.store.conn, &mut self.state, &op).unwrap();
     }
 
     fn die(&mut self) {

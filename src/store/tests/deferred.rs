@@ -351,7 +351,7 @@ fn a_retried_job_makes_many_jobs_in_many_transactions_and_none_if_it_is_cancelle
         let claimed = trail.claim(1).remove(0);
         let owed = Some(large(1));
         let expansion =
-            Box::new(crate::store::expand::Reevaluation { claimed, received_at_ms: 0, owed });
+            Box::new(crate::store::reevaluate::Reevaluation { claimed, received_at_ms: 0, owed });
         let (done, _) = crossbeam_channel::bounded(1);
         let mut work = Work::expand_job(expansion, done);
         trail.step(&mut work, 100);

@@ -4,28 +4,30 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::breaker::BreakerPolicy;
 use super::claim::claim;
 use super::events::{self, InsertReply, InsertStatements, NewEvent};
 use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, Next};
-use super::rest::BreakerPolicy;
-use super::state::WriterState;
-use super::tally::QueueLimit;
-use super::{Store, acts, expand, in_transaction, list, open, registry};
+use super::source_counters::QueueLimit;
+use super::writer_state::WriterState;
+use super::{Store, audit, in_transaction, open, queries, reevaluate, registry};
 use crate::config::Durability;
-use crate::domain::ask::ClaimRequest;
-use crate::domain::owed::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems};
-use crate::domain::stamp::VersionValue;
+use crate::domain::claim_request::ClaimRequest;
+use crate::domain::job_plan::{
+    DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems,
+};
+use crate::domain::version_value::VersionValue;
 use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
 
 mod alerts;
+mod breaker;
 mod dedupe;
 mod deferred;
-mod keys;
+mod job_keys;
 mod migration;
-mod plans;
+mod query_plans;
 mod queue_limit;
 mod replay;
-mod rests;
 mod retries;
 
 const H: HandlerId = HandlerId(1);
@@ -169,8 +171,8 @@ impl Trail {
     }
 
     fn cancel(&mut self, job: i64) {
-        let change = acts::JobCommand::Cancel { reason: "no more".into() };
-        acts::apply_command(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
+        let change = audit::JobCommand::Cancel { reason: "no more".into() };
+        audit::apply_command(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
     }
 
     /// State and reason of each job.

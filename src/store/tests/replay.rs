@@ -4,11 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::domain::owed::ItemSource;
+use crate::domain::job_plan::ItemSource;
 use crate::store::replay::{self, PlannedReplay, Replay};
 
-fn act() -> acts::AuditEntry {
-    acts::AuditEntry {
+fn act() -> audit::AuditEntry {
+    audit::AuditEntry {
         at_ms: 1,
         who: "somebody".into(),
         via: "cli",
@@ -154,20 +154,20 @@ fn events_are_found_by_what_they_are_and_by_their_jobs() {
     trail.owe(vec![(H, plain()), (HandlerId(2), plain())]);
     trail.owe(vec![(H, plain())]);
     trail.run(died());
-    let found = |selector: list::Selector| -> Vec<(i64, Option<i64>)> {
+    let found = |selector: queries::Selector| -> Vec<(i64, Option<i64>)> {
         let found = match selector.state {
             Some(_) => replay::events_of_jobs(trail.conn(), &selector),
             None => replay::events(trail.conn(), &selector),
         };
         found.unwrap().iter().map(|one| (one.event, one.handler.map(|it| it.0))).collect()
     };
-    let all = list::Selector::default();
+    let all = queries::Selector::default();
     assert_eq!(found(all.clone()), [(1, None), (2, None)]);
-    assert_eq!(found(list::Selector { events: vec![2, 3], ..all.clone() }), [(2, None)]);
-    assert_eq!(found(list::Selector { source: Some("x".into()), ..all.clone() }), []);
-    let by_state = |state| list::Selector { state: Some(state), ..all.clone() };
+    assert_eq!(found(queries::Selector { events: vec![2, 3], ..all.clone() }), [(2, None)]);
+    assert_eq!(found(queries::Selector { source: Some("x".into()), ..all.clone() }), []);
+    let by_state = |state| queries::Selector { state: Some(state), ..all.clone() };
     assert_eq!(found(by_state(JobState::Dead)), [(1, Some(1))]);
     assert_eq!(found(by_state(JobState::Queued)), [(1, Some(2)), (2, Some(1))]);
-    let one = list::Selector { events: vec![1], ..by_state(JobState::Queued) };
+    let one = queries::Selector { events: vec![1], ..by_state(JobState::Queued) };
     assert_eq!(found(one), [(1, Some(2))]);
 }

@@ -1,14 +1,14 @@
 //! Jobs whose expressions failed, and what `retry` makes of them; items; what is counted as queued.
 
 use super::*;
-use crate::store::expand::Reevaluation;
-use crate::store::read;
+use crate::store::event_reads;
+use crate::store::reevaluate::Reevaluation;
 
 fn expand(trail: &mut Trail, owed: Option<JobSpec>) {
     let claimed = trail.claim(1).remove(0);
     assert!(claimed.expand);
     let it = Reevaluation { claimed, received_at_ms: 5, owed };
-    expand::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
+    reevaluate::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
 }
 
 fn failed(trail: &mut Trail) {
@@ -76,7 +76,7 @@ fn an_item_is_stored_with_its_job_and_numbered_from_1() {
     let claimed = trail.claim(9);
     let numbers: Vec<_> = claimed.iter().map(|one| one.item).collect();
     assert_eq!(numbers, [Some(1), Some(2)]);
-    let body = read::item(trail.conn(), claimed[0].claim.job).unwrap();
+    let body = event_reads::item(trail.conn(), claimed[0].claim.job).unwrap();
     assert_eq!(&*body, b"{\"a\":1}");
 }
 

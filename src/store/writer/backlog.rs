@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::deferred::{Budget, Failed, Progress, Work};
-use super::super::state::WriterState;
+use super::super::writer_state::WriterState;
 use crate::domain::SourceId;
 
 /// How long a transaction may take, its commit included.

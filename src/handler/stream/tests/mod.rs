@@ -12,9 +12,9 @@ use crate::domain::JobId;
 use crate::handler::tests::{ANSWERS, is_alive, sample, until};
 use crate::process::{become_subreaper, wait_for_drained};
 
-mod ends;
 mod idle;
-mod spoilt;
+mod protocol_errors;
+mod termination;
 
 /// A handler in the mode `stream`, in a folder of its own.
 struct Trial {
@@ -175,7 +175,7 @@ fn a_job_comes_as_one_line_whatever_its_body_is() {
     let trial = each("printf %s \"$line\" | wc -c >> sizes; ok").body(body.as_bytes());
     trial.process(1);
     trial.process(2);
-    let size = line::encode(&trial.task(1)).len() - 1;
+    let size = job_line::encode(&trial.task(1)).len() - 1;
     assert_eq!(trial.file("sizes"), format!("{size}\n{size}\n"));
 }
 

@@ -9,10 +9,10 @@ use super::*;
 use crate::domain::{Event, Headers};
 use crate::handler::tests::sample;
 
-mod answers;
-mod bounds;
 mod connections;
-mod sent;
+mod requests;
+mod responses;
+mod timeouts;
 mod tls;
 
 /// Longer than any test may take.

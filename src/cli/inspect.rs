@@ -1,0 +1,286 @@
+//! `tail`, `list`, `show`, `stats`: reads of the trail, for people and with `--json` for programs.
+
+use std::io::{BufWriter, Write};
+use std::time::Duration;
+
+use clap::Args;
+use rusqlite::types::Value;
+use serde_json::{Value as Json, json};
+
+use super::jobs::check_selected;
+use super::output::{self, plain};
+use super::selector_args::SelectArgs;
+use super::setup::orphaned_queue_warnings;
+use super::{ExitError, runtime_error, user_error};
+use crate::clock;
+use crate::config::LoadedConfig;
+use crate::domain::{Event, EventId};
+use crate::store::queries::{self, Rows, TailView};
+use crate::store::{Store, event_reads, registry, stats as depths};
+
+/// How often `tail -f` looks whether somebody wrote.
+const FOLLOW: Duration = Duration::from_millis(200);
+
+/// An hour.
+const HOUR_MS: i64 = 3_600_000;
+
+/// `tail`
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// Go on with what comes
+    #[arg(long, short)]
+    follow: bool,
+    /// Refused requests rather than outcomes
+    #[arg(long)]
+    rejected: bool,
+    /// One object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Events rather than jobs
+    #[arg(long, group = "what")]
+    events: bool,
+    /// Refused requests
+    #[arg(long, group = "what")]
+    rejected: bool,
+    /// Handlers
+    #[arg(long, group = "what")]
+    handlers: bool,
+    /// Sources
+    #[arg(long, group = "what")]
+    sources: bool,
+    #[command(flatten)]
+    select: SelectArgs,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "COUNT",
+          value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+    /// All of them
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    /// One object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    event: i64,
+    /// The bytes of the body alone
+    #[arg(long)]
+    body: bool,
+    /// One object
+    #[arg(long, conflicts_with = "body")]
+    json: bool,
+}
+
+/// The last 20 outcomes, and with `-f` those that come.
+pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
+    let what = if args.rejected { TailView::Refused } else { TailView::Outcomes };
+    let conn = &store.conn;
+    let mut out = output::stdout();
+    let mut version = queries::data_version(conn).map_err(runtime_error)?;
+    let mut rows = queries::rows_after(conn, what, 0, 20).map_err(runtime_error)?;
+    let mut last = 0;
+    output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
+    loop {
+        if let Some(Value::Integer(id)) = rows.rows.last().and_then(|row| row.first()) {
+            last = *id;
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        out.flush().map_err(runtime_error)?;
+        loop {
+            std::thread::sleep(FOLLOW);
+            let now = queries::data_version(conn).map_err(runtime_error)?;
+            if std::mem::replace(&mut version, now) != now {
+                break;
+            }
+        }
+        rows = queries::rows_after(conn, what, last, i64::MAX).map_err(runtime_error)?;
+        if args.json {
+            output::print(&mut out, &rows, true).map_err(runtime_error)?;
+        } else {
+            output::print_table(&mut out, &rows, false).map_err(runtime_error)?;
+        }
+    }
+}
+
+/// Jobs, or what else was asked for.
+pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
+    let mut faults = Vec::new();
+    check_selected(store, &args.select, &mut faults)?;
+    if !faults.is_empty() {
+        return Err(user_error(faults.join("\n")));
+    }
+    let conn = &store.conn;
+    let selector = args.select.selector(&[]);
+    let limit = if args.all { i64::MAX } else { args.limit };
+    let hour_ago_ms = clock::wall_ms() - HOUR_MS;
+    let rows = if args.events {
+        queries::events(conn, &selector, limit)
+    } else if args.rejected {
+        queries::refused(conn, &selector, limit)
+    } else if args.handlers {
+        depths::handlers(conn, hour_ago_ms)
+    } else if args.sources {
+        depths::sources(conn, hour_ago_ms)
+    } else {
+        queries::jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
+    };
+    let mut out = BufWriter::new(output::stdout());
+    output::print(&mut out, &rows.map_err(runtime_error)?, args.json).map_err(runtime_error)?;
+    out.flush().map_err(runtime_error)
+}
+
+/// One event with everything that became of it.
+pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
+    if !registry::event_exists(&store.conn, args.event).map_err(runtime_error)? {
+        return Err(user_error(format!("event {}: there is no such event", args.event)));
+    }
+    let event = event_reads::event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
+    let mut out = BufWriter::new(output::stdout());
+    if args.body {
+        out.write_all(&event.body).map_err(runtime_error)?;
+        return out.flush().map_err(runtime_error);
+    }
+    let (jobs, attempts) = queries::of_event(&store.conn, event.id).map_err(runtime_error)?;
+    let items = queries::items_of_event(&store.conn, event.id).map_err(runtime_error)?;
+    let shown = if args.json {
+        writeln!(out, "{}", output::json_line(&as_json(&event, &jobs, &attempts)))
+    } else {
+        print_event(&mut out, &event, (&jobs, &items, &attempts))
+    };
+    shown.and_then(|()| out.flush()).map_err(runtime_error)
+}
+
+fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
+    let objects = |rows: &Rows| -> Vec<Json> {
+        let object = |row: &Vec<Value>| Json::Object(output::object(&rows.columns, row));
+        rows.rows.iter().map(object).collect()
+    };
+    let headers: Vec<Json> = event
+        .headers
+        .0
+        .iter()
+        .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]))
+        .collect();
+    json!({
+        "event": event.id.0,
+        "source": event.source,
+        "received_at": clock::format_rfc3339(event.received_at_ms),
+        "method": event.method,
+        "path": event.path,
+        "query": event.query,
+        "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
+        "bytes": event.body.len(),
+        "headers": headers,
+        "body": std::str::from_utf8(&event.body).ok(),
+        "note": event.note,
+        "jobs": objects(jobs),
+        "attempts": objects(attempts),
+    })
+}
+
+fn print_event(
+    out: &mut impl Write,
+    event: &Event,
+    (jobs, items, attempts): (&Rows, &Rows, &Rows),
+) -> std::io::Result<()> {
+    let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let at = clock::format_local(event.received_at_ms);
+    let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
+    writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
+    writeln!(out, "\n{} {}{}", event.method, plain(&event.path), plain(&query))?;
+    for (name, value) in &event.headers.0 {
+        writeln!(out, "{name}: {}", plain(&String::from_utf8_lossy(value)))?;
+    }
+    match std::str::from_utf8(&event.body) {
+        Ok("") => writeln!(out, "\n(no body)")?,
+        Ok(text) => writeln!(out, "\n{}", lines(text))?,
+        Err(_) => {
+            let bytes = event.body.len();
+            writeln!(out, "\n({bytes} bytes that are not text: `show {} --body`)", event.id)?;
+        }
+    }
+    if let Some(note) = &event.note {
+        writeln!(out, "\nnote: {}", plain(note))?;
+    }
+    writeln!(out)?;
+    output::print_table(out, jobs, true)?;
+    for row in &items.rows {
+        if let [Value::Integer(job), Value::Integer(number), Value::Text(start)] = &row[..] {
+            writeln!(out, "item {number} (job {job}): {}", plain(start))?;
+        }
+    }
+    for row in &attempts.rows {
+        let [job, attempt, outcome, at, detail, took, next, stdout, stderr] = &row[..] else {
+            continue;
+        };
+        let text = |value: &Value| match value {
+            Value::Text(text) => plain(text),
+            Value::Integer(number) => number.to_string(),
+            _ => String::new(),
+        };
+        writeln!(
+            out,
+            "\njob {} attempt {}: {} at {} after {} ms: {}",
+            text(job),
+            text(attempt),
+            text(outcome),
+            text(at),
+            text(took),
+            text(detail)
+        )?;
+        if let Value::Text(next) = next {
+            writeln!(out, "  again at {next}")?;
+        }
+        for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
+            if let Value::Blob(bytes) = bytes {
+                writeln!(out, "  {name}:")?;
+                for line in String::from_utf8_lossy(bytes).lines() {
+                    writeln!(out, "    {}", plain(line))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Text of several lines without anything else that moves a cursor.
+fn lines(text: &str) -> String {
+    text.lines().map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// Depth, rates and ages.
+pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
+    let hour_ago_ms = clock::wall_ms() - HOUR_MS;
+    let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let sources = depths::sources(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    // Jobs of a handler that is gone stay queued: who looks here should see it.
+    handlers.columns.push("configured".to_owned());
+    for row in &mut handlers.rows {
+        let known = matches!(&row[0], Value::Text(name)
+            if loaded.config.handlers.iter().any(|handler| handler.name == *name));
+        row.push(Value::Integer(i64::from(known)));
+    }
+    let mut out = BufWriter::new(output::stdout());
+    output::print(&mut out, &handlers, json).map_err(runtime_error)?;
+    if !json {
+        writeln!(out).map_err(runtime_error)?;
+    }
+    output::print(&mut out, &sources, json).map_err(runtime_error)?;
+    if !json {
+        for (i, line) in orphaned_queue_warnings(store, &loaded.config)?.iter().enumerate() {
+            let space = if i == 0 { "\n" } else { "" };
+            writeln!(out, "{space}warning: {line}").map_err(runtime_error)?;
+        }
+    }
+    out.flush().map_err(runtime_error)
+}

@@ -1,0 +1,345 @@
+//! A reader over parsed TOML that knows where everything stands.
+//!
+//! A [`Table`] remembers each key that it was asked for, so that at its end every other key is
+//! unknown by definition: the list of valid keys is never written twice. A [`Value`] that is wrong
+//! notes a fault and gives nothing, and the caller goes on with its default.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Diagnostics, Location};
+use super::former_keys;
+use super::parse::{self, DurationRange};
+
+/// A file's number in the log, its text, and where its lines end: what a place is worked out from.
+pub(super) struct File {
+    pub text: String,
+    number: usize,
+    line_ends: Vec<usize>,
+}
+
+impl File {
+    pub fn new(number: usize, text: String) -> Self {
+        let line_ends = text.match_indices('\n').map(|(offset, _)| offset).collect();
+        Self { text, number, line_ends }
+    }
+
+    /// The line of an offset.
+    pub fn place(&self, offset: usize) -> Location {
+        let line = 1 + self.line_ends.partition_point(|end| *end < offset);
+        Location { file: self.number, line }
+    }
+}
+
+/// A table, or the absence of one that is optional.
+pub(super) struct TomlTable<'a> {
+    /// `handlers.crm`; empty for a file's root.
+    pub key: String,
+    pub at: Location,
+    pub log: &'a Diagnostics,
+    file: Option<&'a File>,
+    entries: Option<&'a DeTable<'a>>,
+    known_keys: RefCell<Vec<&'static str>>,
+}
+
+/// A value and its key.
+#[derive(Clone)]
+pub(super) struct TomlValue<'a> {
+    pub key: String,
+    pub at: Location,
+    pub log: &'a Diagnostics,
+    file: &'a File,
+    key_at: Location,
+    /// Where it begins in the file.
+    start: usize,
+    inner: &'a DeValue<'a>,
+}
+
+impl<'a> TomlTable<'a> {
+    pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
+        let at = file.place(0);
+        let asked = RefCell::default();
+        Self {
+            key: String::new(),
+            at,
+            log,
+            file: Some(file),
+            entries: Some(entries),
+            known_keys: asked,
+        }
+    }
+
+    /// A table that nobody wrote: every key has its default.
+    pub fn absent(key: &str, log: &'a Diagnostics) -> Self {
+        let at = Location { file: 0, line: 0 };
+        Self {
+            key: key.to_owned(),
+            at,
+            log,
+            file: None,
+            entries: None,
+            known_keys: RefCell::default(),
+        }
+    }
+
+    fn key_of(&self, name: &str) -> String {
+        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let name = match !name.is_empty() && name.chars().all(bare) {
+            true => name.to_owned(),
+            false => parse::shown_text(name),
+        };
+        if self.key.is_empty() { name } else { format!("{}.{name}", self.key) }
+    }
+
+    fn value(&self, name: &str) -> Option<TomlValue<'a>> {
+        let (file, entries) = (self.file?, self.entries?);
+        let (key, inner) = entries.get_key_value(name)?;
+        let start = inner.span().start;
+        let (key_at, at) = (file.place(key.span().start), file.place(start));
+        let at = if inner.get_ref().is_table() { key_at } else { at };
+        let (key, inner) = (self.key_of(name), inner.get_ref());
+        Some(TomlValue { key, at, log: self.log, file, key_at, start, inner })
+    }
+
+    pub fn get(&self, name: &'static str) -> Option<TomlValue<'a>> {
+        let mut asked = self.known_keys.borrow_mut();
+        if !asked.contains(&name) {
+            asked.push(name);
+        }
+        self.value(name)
+    }
+
+    /// Whether `name` was written, without making it a valid key.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.is_some_and(|entries| entries.contains_key(name))
+    }
+
+    /// All entries, in the order in which they were written, for tables whose keys are names.
+    pub fn all(&self) -> Vec<(&'a str, TomlValue<'a>)> {
+        let Some(entries) = self.entries else { return Vec::new() };
+        let mut keys: Vec<_> = entries.keys().collect();
+        keys.sort_by_key(|key| key.span().start);
+        let entry = |name: &'a str| Some((name, self.value(name)?));
+        keys.into_iter().filter_map(|key| entry(key.get_ref().as_ref())).collect()
+    }
+
+    /// Rejects keys that a later version will know.
+    pub fn reject_reserved(&self, names: &[&'static str]) {
+        for value in names.iter().filter_map(|name| self.value(name)) {
+            value.fault("is not yet known to this version");
+        }
+    }
+
+    /// Notes every key that nobody asked for. `later`: what `not_yet` has named already.
+    pub fn reject_unknown(self, later: &[&str]) {
+        let asked = self.known_keys.borrow();
+        for (name, value) in self.all() {
+            if !asked.contains(&name) && !later.contains(&name) {
+                let known = |key: &&str| asked.contains(key);
+                let hint = match former_keys::successor(name).filter(known) {
+                    Some(key) => format!("its name is now {key}"),
+                    None => parse::suggest(name, &asked, |known| known.to_owned()),
+                };
+                self.log.error(value.key_at, format!("{} is unknown: {hint}", value.key));
+            }
+        }
+    }
+
+    /// A fault of the table as a whole.
+    pub fn fault(&self, text: impl Display) {
+        self.log.error(self.at, format!("{} {text}", self.key));
+    }
+
+    /// Something of the table as a whole that may hurt.
+    pub fn warn(&self, text: impl Display) {
+        self.log.warn(self.at, format!("{} {text}", self.key));
+    }
+
+    /// Something that has to be here is not.
+    pub fn missing(&self, text: impl Display) {
+        self.log.missing_error(self.at, format!("{} {text}", self.key));
+    }
+
+    pub fn flag(&self, name: &'static str, default: bool) -> bool {
+        let Some(value) = self.get(name) else { return default };
+        value.flag().unwrap_or(default)
+    }
+
+    pub fn parsed<T>(
+        &self,
+        name: &'static str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.get(name)?.parsed(expected, parse)
+    }
+
+    pub fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)], default: T) -> T {
+        let names: Vec<&str> = choices.iter().map(|choice| choice.0).collect();
+        let parse = |text: &str| {
+            let found = choices.iter().find(|choice| choice.0 == text);
+            found.map(|choice| choice.1).ok_or_else(|| parse::expected_one_of(text, &names))
+        };
+        self.parsed(name, &parse::expected_one_of("", &names), parse).unwrap_or(default)
+    }
+
+    pub fn duration(&self, name: &'static str, default: Duration, span: DurationRange) -> Duration {
+        let parse = |text: &str| parse::duration_in(text, span);
+        self.parsed(name, parse::DURATION, parse).unwrap_or(default)
+    }
+
+    pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let read = |value: TomlValue<'a>| {
+            let size = match value.inner {
+                DeValue::String(text) => parse::size(text),
+                _ => value.integer().and_then(|n| u64::try_from(n).ok()),
+            };
+            let Some(size) = size else { return value.invalid(parse::SIZE) };
+            if !range.contains(&size) {
+                return value.invalid(parse::size_range(&range));
+            }
+            Some(size)
+        };
+        self.get(name).and_then(read).unwrap_or(default)
+    }
+
+    pub fn integer(&self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
+        let read = |value: TomlValue<'a>| {
+            let number = value.integer().filter(|n| range.contains(n));
+            let expected = || parse::integer_range(&range);
+            number.or_else(|| value.invalid(expected()))
+        };
+        self.get(name).and_then(read).unwrap_or(default)
+    }
+
+    pub fn number(
+        &self,
+        name: &'static str,
+        default: f64,
+        range: RangeInclusive<f64>,
+        expected: &str,
+    ) -> f64 {
+        let read = |value: TomlValue<'a>| {
+            let number = match value.inner {
+                DeValue::Float(float) => float.as_str().parse().ok(),
+                _ => value.integer().map(|n| n as f64),
+            };
+            let number = number.filter(|n: &f64| n.is_finite() && range.contains(n));
+            number.or_else(|| value.invalid(expected))
+        };
+        self.get(name).and_then(read).unwrap_or(default)
+    }
+
+    /// A list of texts, each parsed; what is wrong is left out. `None` where it is not written.
+    pub fn texts<T>(
+        &self,
+        name: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let items = self.get(name)?.list(expected).unwrap_or_default();
+        Some(items.iter().filter_map(|item| item.parsed(expected, &parse)).collect())
+    }
+}
+
+impl<'a> TomlValue<'a> {
+    /// Notes that the value is wrong; gives nothing, for the caller's ease.
+    pub fn invalid<T>(&self, expected: impl Display) -> Option<T> {
+        self.fault(format!("is {}: {expected}", parse::display_value(self.inner)));
+        None
+    }
+
+    /// Like `wrong`, for values that may be a secret: never shows them.
+    pub fn invalid_redacted<T>(&self, expected: impl Display) -> Option<T> {
+        self.fault(format!("is {}: {expected}", parse::type_name(self.inner)));
+        None
+    }
+
+    pub fn fault(&self, text: impl Display) {
+        self.log.error(self.at, format!("{} {text}", self.key));
+    }
+
+    pub fn warn(&self, text: impl Display) {
+        self.log.warn(self.at, format!("{} {text}", self.key));
+    }
+
+    /// The file from where the value begins: the value as it was written, and what follows it.
+    pub fn source_text(&self) -> &'a str {
+        self.file.text.get(self.start..).unwrap_or_default()
+    }
+
+    /// The place so many bytes into `written`.
+    pub fn place_within(&self, bytes: usize) -> Location {
+        self.file.place(self.start + bytes)
+    }
+
+    pub fn is_list(&self) -> bool {
+        self.inner.is_array()
+    }
+
+    pub fn is_empty_list(&self) -> bool {
+        self.inner.as_array().is_some_and(|items| items.is_empty())
+    }
+
+    pub fn is_table(&self) -> bool {
+        self.inner.is_table()
+    }
+
+    pub fn as_flag(&self) -> Option<bool> {
+        self.inner.as_bool()
+    }
+
+    pub fn flag(&self) -> Option<bool> {
+        self.as_flag().or_else(|| self.invalid("expected true or false"))
+    }
+
+    /// Text without a NUL, which neither paths, arguments nor headers can hold.
+    pub fn text(&self, expected: &str) -> Option<&'a str> {
+        let Some(text) = self.inner.as_str() else { return self.invalid(expected) };
+        if text.contains('\0') { self.invalid("expected text without a NUL") } else { Some(text) }
+    }
+
+    pub fn raw_text(&self) -> Option<&'a str> {
+        self.inner.as_str()
+    }
+
+    pub fn parsed<T>(
+        &self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        parse(self.text(expected)?).map_or_else(|remedy| self.invalid(remedy), Some)
+    }
+
+    fn integer(&self) -> Option<i64> {
+        let number = self.inner.as_integer()?;
+        i64::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+
+    pub fn list(&self, expected: &str) -> Option<Vec<TomlValue<'a>>> {
+        let Some(items) = self.inner.as_array() else { return self.invalid(expected) };
+        let item = |item: &'a toml::Spanned<DeValue<'a>>| TomlValue {
+            at: self.file.place(item.span().start),
+            start: item.span().start,
+            inner: item.get_ref(),
+            ..self.clone()
+        };
+        Some(items.iter().map(item).collect())
+    }
+
+    pub fn table(&self, expected: &str) -> Option<TomlTable<'a>> {
+        let Some(entries) = self.inner.as_table() else { return self.invalid(expected) };
+        Some(TomlTable {
+            key: self.key.clone(),
+            at: self.at,
+            log: self.log,
+            file: Some(self.file),
+            entries: Some(entries),
+            known_keys: RefCell::default(),
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! `url` and the keys that go with it, as `command` has its own.
+
+use std::path::Path;
+
+use actix_web::http::Uri;
+
+use super::parse;
+use super::public_url::next_name;
+use super::secret::{self, SecretFormat};
+use super::toml_reader::{TomlTable, TomlValue};
+use super::{EnvValue, Target};
+
+/// Keys that say how a URL is called.
+const OWN: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];
+/// Keys that say how a command is run.
+const COMMANDS: [&str; 5] = ["directory", "mode", "env", "batch_size", "batch_wait"];
+
+const URL: &str = "expected a URL that begins with https:// or http://";
+const PROXY: &str = r#"expected a proxy such as "http://proxy.example.com:3128""#;
+const HEADERS: &str = r#"expected a table such as { Authorization = { env = "NAME" } }"#;
+const HEADER: &str = r#"expected a list of headers' names such as ["X-Request-Id"]"#;
+const HEADER_VALUE: &str =
+    r#"expected one line of text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
+
+/// Headers of the exchange itself (RFC 9110 section 7.6.1), and those that the server writes.
+const OWN_HEADERS: [&str; 12] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authorization",
+];
+/// What a signature by Standard Webhooks writes.
+const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+/// What the trail keeps as `[redacted]` alone.
+const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
+
+pub(super) fn read(table: &TomlTable<'_>, folder: &Path) -> Option<Target> {
+    let Some(value) = table.get("url") else {
+        // Known keys all the same, so that no fault calls them unknown.
+        for value in OWN.iter().filter_map(|key| table.get(key)) {
+            if !table.has("jetstream") {
+                value.fault("goes with url: a command has none");
+            }
+        }
+        return None;
+    };
+    if table.has("command") {
+        table.fault("has a command and a url: expected one of them");
+    } else {
+        for value in COMMANDS.iter().filter_map(|key| table.get(key)) {
+            value.fault("goes with command: a url has none");
+        }
+    }
+    let headers = table.get("headers").map(|value| read_headers(&value, table.has("sign"), folder));
+    let keys = |value: TomlValue<'_>| secret::parse_list(&value, folder, SecretFormat::StandardKey);
+    let sign = table.get("sign").map(keys);
+    let target = Target {
+        url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
+        headers: headers.unwrap_or_default(),
+        forward_headers: read_forwarded(table),
+        sign: sign.unwrap_or_default(),
+        proxy: table.get("proxy").and_then(|value| read_url(&value, PROXY)),
+    };
+    for name in &target.forward_headers {
+        let same = |(own, _): &&(String, EnvValue)| own.eq_ignore_ascii_case(name);
+        if let (Some((own, _)), Some(value)) =
+            (target.headers.iter().find(same), table.get("forward_headers"))
+        {
+            value.fault(format!("names {name:?}: headers has {own} already: expected it once"));
+        }
+    }
+    Some(target)
+}
+
+/// A handler's URL has no names that are filled in.
+fn warn_of_names(value: &TomlValue<'_>, url: &str) {
+    if let Some((_, name, _)) = next_name(url) {
+        value
+            .warn(format!("has {{{name}}}: it is called as it stands there, nothing is filled in"));
+    }
+}
+
+/// Not shown when it is wrong: a URL may hold a password.
+fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
+    let Some(text) = value.raw_text() else { return value.invalid_redacted(expected) };
+    let Ok(uri) = text.parse::<Uri>() else { return value.invalid_redacted(expected) };
+    let begins = matches!(uri.scheme_str(), Some("http" | "https"));
+    let Some(authority) = uri.authority().filter(|it| begins && !it.host().is_empty()) else {
+        return value.invalid_redacted(expected);
+    };
+    if authority.as_str().contains('@') {
+        let remedy = "has a user in it: a secret never stands here: see headers";
+        value.fault(remedy);
+        return None;
+    }
+    let after = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    let port = after.strip_prefix(':').map(str::parse::<u16>);
+    if (port.is_none() && !after.is_empty()) || port.is_some_and(|port| !matches!(port, Ok(1..))) {
+        return value.invalid_redacted("expected a port from 1 to 65535, or none");
+    }
+    if text.contains('#') {
+        return value.invalid_redacted("expected a URL without a #: what follows it is never sent");
+    }
+    Some(text.to_owned())
+}
+
+fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
+    let Some(table) = value.table(HEADERS) else { return Vec::new() };
+    let mut headers: Vec<(String, EnvValue)> = Vec::new();
+    for (name, value) in table.all() {
+        let lower = match parse::header_name(name) {
+            Ok(lower) => lower,
+            Err(remedy) => {
+                value.fault(format!("is no header: {remedy}"));
+                continue;
+            }
+        };
+        let twice = headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        if OWN_HEADERS.contains(&&*lower) || (signed && SIGNED_HEADERS.contains(&&*lower)) {
+            value.fault("is set by the server: expected another header");
+        } else if twice {
+            value.fault("is there twice: once is enough, in capitals or not");
+        } else if let Some(value) = read_header_value(&value, folder) {
+            headers.push((name.to_owned(), value));
+        }
+    }
+    headers
+}
+
+/// Text is not shown, as with `env`.
+fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
+    if value.is_table() {
+        return secret::parse_one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
+    }
+    match value.raw_text().map(parse::header_value) {
+        Some(Ok(text)) => Some(EnvValue::Text(text)),
+        _ => value.invalid_redacted(HEADER_VALUE),
+    }
+}
+
+fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
+    let signed = table.has("sign");
+    let mut names: Vec<String> = Vec::new();
+    for item in table.get("forward_headers").and_then(|value| value.list(HEADER)).iter().flatten() {
+        let Some(name) = item.parsed(HEADER, parse::header_name) else { continue };
+        if OWN_HEADERS.contains(&&*name) || (signed && SIGNED_HEADERS.contains(&&*name)) {
+            item.fault(format!("names {name:?}, which the server sets: expected another header"));
+        } else if SECRET_HEADERS.contains(&&*name) {
+            item.warn(format!("names {name:?}, which is kept and passed on as [redacted] alone"));
+            names.push(name);
+        } else if names.contains(&name) {
+            item.fault(format!("names {name:?} twice: once is enough"));
+        } else {
+            names.push(name);
+        }
+    }
+    names
+}

@@ -1,0 +1,147 @@
+//! What people do to jobs and handlers: retry, cancel, pause, resume, each with its row in `acts`.
+//!
+//! The command line calls these on a connection of its own, beside a running server or without one;
+//! each transaction is short, so that the server's writer never waits for long.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::chunked_writes::ChunkedWriter;
+use super::registry;
+use super::writer_state::WriterState;
+use super::{in_transaction, job_keys, jobs};
+use crate::domain::job_plan::KeyHash;
+use crate::domain::{HandlerId, JobId};
+
+/// A row of the view `acts`.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    /// Wall clock.
+    pub at_ms: i64,
+    pub who: String,
+    /// `cli`, `console`, `api`, `signal`.
+    pub via: &'static str,
+    /// What was done: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`.
+    pub action: String,
+    /// What it was done to: `job 12`, `event 7`, a handler's name; `None`: a selection, or the server.
+    pub target: Option<String>,
+    pub jobs: i64,
+    pub reason: Option<String>,
+}
+
+/// What is to be done to jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobCommand {
+    /// Run again now, with fresh attempts.
+    Retry,
+    /// Queued ones never run, running ones are ended, dead ones are dismissed.
+    Cancel { reason: String },
+}
+
+/// Writes it down. Within a transaction.
+///
+/// # Errors
+/// The write failed.
+pub fn record(conn: &Connection, act: &AuditEntry) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO audit_entries (at, who, via, action, target, jobs, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![act.at_ms, act.who, act.via, act.action, act.target, act.jobs, act.reason])?;
+    Ok(())
+}
+
+/// Changes those of `ids` that can be changed; says how many were. A few at a time: an end in
+/// between leaves the rest as they were, and the count in `acts` true.
+///
+/// # Errors
+/// The write failed.
+pub fn change(
+    store: &super::Store,
+    ids: &[JobId],
+    change: &JobCommand,
+    act: &AuditEntry,
+) -> anyhow::Result<i64> {
+    let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    ChunkedWriter::new(store).run(|conn, state, hold| {
+        let mut now = 0;
+        while hold.has_time()
+            && let Some(&job) = left.next()
+        {
+            now += apply_command(conn, state, job, change)?;
+        }
+        row = Some(record_progress(conn, row, act, now)?);
+        changed += now;
+        Ok(!left.as_slice().is_empty())
+    })?;
+    Ok(changed)
+}
+
+/// Writes an act down, or adds `jobs` to what was written of it; the row's number.
+pub(super) fn record_progress(
+    conn: &Connection,
+    row: Option<i64>,
+    act: &AuditEntry,
+    jobs: i64,
+) -> rusqlite::Result<i64> {
+    if let Some(row) = row {
+        conn.prepare_cached("UPDATE audit_entries SET jobs = jobs + ?2 WHERE id = ?1")?
+            .execute([row, jobs])?;
+        return Ok(row);
+    }
+    record(conn, &AuditEntry { jobs, ..act.clone() })?;
+    Ok(conn.last_insert_rowid())
+}
+
+pub(super) fn apply_command(
+    conn: &Connection,
+    state: &mut WriterState,
+    job: JobId,
+    change: &JobCommand,
+) -> rusqlite::Result<i64> {
+    let found: Option<(i64, Option<KeyHash>)> = conn
+        .prepare_cached("SELECT handler, ordering_key FROM jobs WHERE id = ?1")?
+        .query_row([job.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((handler, order)) = found else { return Ok(0) };
+    let handler = HandlerId(handler);
+    let reason = match change {
+        JobCommand::Retry => return Ok(i64::from(jobs::requeue(conn, state, job, handler)?)),
+        JobCommand::Cancel { reason } => reason,
+    };
+    let changed = conn
+        .prepare_cached(
+            "UPDATE jobs SET cancel = CASE state WHEN 2 THEN ?2 END,
+               reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
+               ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
+               due_at = NULL, wait_ms = NULL,
+               state = CASE state WHEN 2 THEN 2 ELSE 5 END
+             WHERE id = ?1 AND state IN (-1, 0, 1, 2, 4, 6)",
+        )?
+        .execute(params![job.0, reason, state.wall_ms])?;
+    if let Some(key) = order.filter(|_| changed > 0) {
+        job_keys::release_next(conn, state, handler, &key)?;
+    }
+    Ok(i64::try_from(changed).unwrap_or(0))
+}
+
+/// Pauses or resumes a handler; whether that changed anything.
+///
+/// # Errors
+/// The write failed.
+pub fn pause(
+    store: &super::Store,
+    handler: HandlerId,
+    paused: bool,
+    act: &AuditEntry,
+) -> anyhow::Result<bool> {
+    in_transaction(&store.conn, |conn| {
+        let changed = registry::set_paused(conn, handler, paused, store.clock.now_ms())?;
+        if changed {
+            record(conn, act)?;
+        }
+        Ok(changed)
+    })
+}

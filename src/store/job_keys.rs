@@ -1,0 +1,187 @@
+//! What jobs are ordered, recognised and collapsed by: `ordering_key`, `version_by`, `unique_by`,
+//! `debounce_by`, each decided within the transaction that changes a job.
+//!
+//! Of the jobs of one order key at most one is ready: the oldest that has not ended. The others are
+//! held, out of the index that claims go by, so that a claim costs the same however many wait.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::writer_state::WriterState;
+use crate::domain::job_plan::{DebounceKey, KeyHash, UniqueKey};
+use crate::domain::version_value::VersionValue;
+use crate::domain::{HandlerId, JobId, SourceId};
+
+/// Whether a job of this key has not ended.
+pub(super) fn has_unfinished(
+    conn: &Connection,
+    handler: HandlerId,
+    key: &KeyHash,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_order
+           WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3)",
+    )?
+    .query_row(params![handler.0, key], |row| row.get(0))
+}
+
+/// Lets the oldest job of a key be next, and holds the others. To be called whenever one of them has
+/// ended or has come back.
+pub(super) fn release_next(
+    conn: &Connection,
+    state: &mut WriterState,
+    handler: HandlerId,
+    key: &KeyHash,
+) -> rusqlite::Result<()> {
+    let mut first = conn.prepare_cached(
+        "SELECT min(id) FROM jobs INDEXED BY jobs_order
+         WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3 AND state = ?3",
+    )?;
+    let mut oldest = |of: i64| -> rusqlite::Result<Option<i64>> {
+        first.query_row(params![handler.0, key, of], |row| row.get(0))
+    };
+    let (held, ready, waiting, running) = (oldest(-1)?, oldest(0)?, oldest(1)?, oldest(2)?);
+    let next = [held, ready, waiting].into_iter().flatten().min().filter(|_| running.is_none());
+    let mut set = conn.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?;
+    if let Some(ready) = ready
+        && next != Some(ready)
+    {
+        set.execute([ready, -1])?;
+    }
+    if let Some(held) = held
+        && next == Some(held)
+    {
+        set.execute([held, 0])?;
+        state.mark_ready(handler);
+    }
+    Ok(())
+}
+
+/// The job of this handler that has the key within its window, and is neither dead nor cancelled;
+/// else the key is `job`'s from here on.
+pub(super) fn claim_unique_key(
+    conn: &Connection,
+    now_ms: i64,
+    handler: HandlerId,
+    once: UniqueKey,
+    job: i64,
+) -> rusqlite::Result<Option<JobId>> {
+    let first: Option<i64> = conn
+        .prepare_cached(
+            "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.until > ?3
+               AND coalesce((SELECT j.state NOT IN (4, 5) FROM jobs j WHERE j.id = o.job), 1)",
+        )?
+        .query_row(params![handler.0, once.key, now_ms], |row| row.get(0))
+        .optional()?;
+    if first.is_none() {
+        conn.prepare_cached("INSERT OR REPLACE INTO unique_keys VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![handler.0, once.key, job, now_ms.saturating_add(once.window_ms)])?;
+    }
+    Ok(first.map(JobId))
+}
+
+/// Forgets keys whose window is over, a few at a time.
+pub(super) fn purge_expired(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    conn.prepare_cached(
+        "DELETE FROM unique_keys WHERE (handler, key) IN
+           (SELECT handler, key FROM unique_keys WHERE until <= ?1 ORDER BY until LIMIT 500)",
+    )?
+    .execute([now_ms])
+}
+
+/// Ends the older queued jobs of a key; gives the moment at which its burst began.
+pub(super) fn supersede_older(
+    conn: &Connection,
+    state: &mut WriterState,
+    handler: HandlerId,
+    collapse: DebounceKey,
+    by: i64,
+) -> rusqlite::Result<i64> {
+    let mut end = conn.prepare_cached(
+        "UPDATE jobs SET state = 5, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
+         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
+           AND debounce_key = ?2 AND debounce_key IS NOT NULL AND state < 2 AND id < ?3)
+         RETURNING source, ordering_key, debounce_since, attempt",
+    )?;
+    let reason = format!("superseded by job {by}");
+    let ended: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = end
+        .query_map(params![handler.0, collapse.key, by, reason, state.wall_ms], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut began_at = state.now_ms;
+    for (source, order, burst_at, attempt) in ended {
+        state.adjust_queued(SourceId(source), -1);
+        // One that has run belongs to a burst that is over.
+        if let Some(at) = burst_at.filter(|_| attempt == 0) {
+            began_at = began_at.min(at);
+        }
+        if let Some(key) = order {
+            release_next(conn, state, handler, &key)?;
+        }
+    }
+    Ok(began_at)
+}
+
+/// The newest queued job of a key that is newer than this one.
+pub(super) fn superseding(
+    conn: &Connection,
+    handler: HandlerId,
+    collapse: DebounceKey,
+    job: i64,
+) -> rusqlite::Result<Option<JobId>> {
+    conn.prepare_cached(
+        "SELECT max(id) FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1 AND debounce_key = ?2
+           AND debounce_key IS NOT NULL AND state < 2 AND id > ?3",
+    )?
+    .query_row(params![handler.0, collapse.key, job], |row| row.get::<_, Option<i64>>(0))
+    .map(|newer| newer.map(JobId))
+}
+
+/// A value of `version_by` as it is kept.
+pub(super) fn encode_version(stamp: &VersionValue) -> String {
+    match stamp {
+        VersionValue::Number(digits) => format!("n{digits}"),
+        VersionValue::Text(text) => format!("t{text}"),
+    }
+}
+
+fn decode_version(kept: &str) -> Option<VersionValue> {
+    let text = || kept.get(1..).map(str::to_owned);
+    match kept.as_bytes().first()? {
+        b'n' => text().map(VersionValue::Number),
+        _ => text().map(VersionValue::Text),
+    }
+}
+
+/// The job that makes one with this value come too late: it succeeded with a higher one.
+pub(super) fn superseding_job(
+    conn: &Connection,
+    handler: HandlerId,
+    key: &KeyHash,
+    value: &str,
+) -> rusqlite::Result<Option<JobId>> {
+    let highest: Option<(String, i64)> = conn
+        .prepare_cached("SELECT value, job FROM versions WHERE handler = ?1 AND key = ?2")?
+        .query_row(params![handler.0, key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(highest.and_then(|(highest, job)| {
+        let is_older = decode_version(value)? < decode_version(&highest)?;
+        is_older.then_some(JobId(job))
+    }))
+}
+
+/// Remembers what succeeded, where it is the highest. One of another type takes the place of what it
+/// can't be compared with.
+pub(super) fn record_version(
+    conn: &Connection,
+    handler: HandlerId,
+    key: &KeyHash,
+    value: &str,
+    job: JobId,
+) -> rusqlite::Result<()> {
+    if superseding_job(conn, handler, key, value)?.is_none() {
+        conn.prepare_cached("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![handler.0, key, value, job.0])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What the writer does when the database was removed or replaced: it saves what it still holds, and the
+//! process ends.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::super::events::InsertReply;
+use super::super::handle::{Health, WriteRequest, WriterMessage};
+use super::super::open_files::{FileChange, with_suffix};
+use super::super::operation::Isolation;
+use super::super::{checkpoint, rescue};
+use super::Writer;
+
+/// How long room on the disk is waited for: the process is all that still reaches the events.
+const ROOM_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often it looks for room.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
+
+impl Writer {
+    /// Saves everything that was accepted, and has the process end. Nothing is accepted from here on.
+    pub(super) fn save(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
+        self.health.set(Health::Broken);
+        log::error!("{change}: senders get 503, and what this server still holds is saved");
+        self.write_outcomes(from);
+        let why = match self.put_log_back().map_or_else(|| self.rescue(from), Ok) {
+            Ok(saved) => format!("{change}: {saved}"),
+            Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
+        };
+        self.hear.broken(&why);
+        // The process ends by itself: a stop that is under way must not report success.
+        std::thread::sleep(Duration::from_secs(5));
+    }
+
+    /// The outcomes of jobs that have ended are a part of what is saved.
+    fn write_outcomes(&mut self, from: &Receiver<WriterMessage>) {
+        self.roll_back();
+        let mut group = Vec::new();
+        while let Ok(message) = from.try_recv() {
+            self.collect(message, &mut group);
+        }
+        self.fail_group(&mut group);
+        let written = self.transaction(&[], &mut Vec::new(), Isolation::EachAlone);
+        if let Err(e) = written {
+            log::warn!(
+                "{} outcomes could not be saved ({e}): their jobs run again",
+                self.retry_queue.len()
+            );
+            self.roll_back();
+        }
+    }
+
+    /// Where the database itself is still there, copying it into the database saves everything. Not where another
+    /// program may have begun a log of its own.
+    fn put_log_back(&self) -> Option<String> {
+        let files = &self.store.files;
+        let is_alone = files.is_in_place("")
+            && ["-wal", "-shm"].iter().all(|suffix| {
+                files.is_in_place(suffix) || !with_suffix(&self.store.path, suffix).exists()
+            });
+        if !is_alone {
+            return None;
+        }
+        match checkpoint::truncate(&self.store.conn) {
+            Ok(true) => Some(format!("all events are in {}", self.store.path.display())),
+            Ok(false) | Err(_) => None,
+        }
+    }
+
+    /// Copies the database beside its old path, where there is room.
+    fn rescue(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<String> {
+        let path = &self.store.path;
+        let target = rescue::target(path);
+        let saved = self.wait_for_room(from).and_then(|()| {
+            rescue::copy(&self.store.conn, &target, &mut || {
+                self.health.heartbeat();
+                while let Ok(message) = from.try_recv() {
+                    refuse_message(message);
+                }
+            })
+        });
+        self.part_with_log(&target, saved.is_ok());
+        saved.map(|()| {
+            format!(
+                "all events are saved in {}; stop what removes it, and see docs/database.md on how to \
+                 go on",
+                target.display()
+            )
+        })
+    }
+
+    /// # Errors
+    /// There is no room, and nobody made any.
+    fn wait_for_room(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
+        let path = &self.store.path;
+        let needed = rescue::needed_bytes(&self.store.conn)?;
+        let (began, mut is_told) = (Instant::now(), false);
+        loop {
+            let free = rescue::free_bytes(path)?;
+            if free >= needed {
+                return Ok(());
+            }
+            let (free_mib, needed_mib) = (free >> 20, (needed >> 20) + 1);
+            let lack = format!("{free_mib} MiB are free beside it, {needed_mib} MiB are needed");
+            anyhow::ensure!(began.elapsed() < ROOM_PATIENCE, "{lack}");
+            if !is_told {
+                log::error!(
+                    "{}: {lack}: make room within {} minutes, or its events are lost",
+                    path.display(),
+                    ROOM_PATIENCE.as_secs() / 60
+                );
+                is_told = true;
+            }
+            self.health.heartbeat();
+            match from.recv_timeout(ROOM_LOOK) {
+                Ok(message) => refuse_message(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{lack}"),
+            }
+        }
+    }
+
+    /// A log that is left behind belongs to the old file, and would be applied to whichever database is at its
+    /// path next. It stays where the old file only has another name and may come back.
+    fn part_with_log(&self, target: &Path, is_saved: bool) {
+        let files = &self.store.files;
+        let is_replaced = self.store.path.exists() && !files.is_in_place("");
+        if !is_replaced {
+            return;
+        }
+        let log = with_suffix(&self.store.path, "-wal");
+        if files.is_in_place("-wal") {
+            let kept: PathBuf = target.with_extension("wal");
+            let _ = if is_saved { fs::remove_file(&log) } else { fs::rename(&log, kept) };
+        }
+        if files.is_in_place("-shm") {
+            let _ = fs::remove_file(with_suffix(&self.store.path, "-shm"));
+        }
+    }
+}
+
+/// Answers a message without writing it.
+fn refuse_message(message: WriterMessage) {
+    if let WriterMessage::Write(WriteRequest::NewEvents(accepts, mailbox)) = message {
+        mailbox.put(accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)));
+    }
+}

@@ -1,0 +1,78 @@
+//! `bearer` (RFC 6750) and `basic` (RFC 7617): a shared secret in `Authorization`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::secrets::SharedSecrets;
+use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
+
+pub(super) struct Bearer(SharedSecrets);
+
+impl Bearer {
+    pub fn new(secrets: &[&[u8]]) -> Self {
+        Self(SharedSecrets::new(secrets.iter().copied()))
+    }
+}
+
+impl Scheme for Bearer {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let given = credentials(asked, "bearer")?;
+        if self.0.contains(given) {
+            Ok(Proof::default())
+        } else {
+            Err("bearer token does not match".to_owned())
+        }
+    }
+
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let token = String::from_utf8(self.0.first_for(draft)?);
+        let token = token.map_err(|_| "the secret is not UTF-8")?;
+        draft.set_header("authorization", format!("Bearer {token}"));
+        Ok(())
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        Some("Bearer")
+    }
+}
+
+pub(super) struct Basic(SharedSecrets);
+
+impl Basic {
+    pub fn new(user: &str, secrets: &[&[u8]]) -> Self {
+        let pairs: Vec<Vec<u8>> =
+            secrets.iter().map(|secret| [user.as_bytes(), b":", secret].concat()).collect();
+        Self(SharedSecrets::new(pairs.iter().map(Vec::as_slice)))
+    }
+}
+
+impl Scheme for Basic {
+    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let given = credentials(asked, "basic")?;
+        let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
+        if self.0.contains(&pair) {
+            Ok(Proof::default())
+        } else {
+            Err("user or password does not match".to_owned())
+        }
+    }
+
+    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let pair = self.0.first_for(draft)?;
+        draft.set_header("authorization", format!("Basic {}", STANDARD.encode(pair)));
+        Ok(())
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        Some(r#"Basic realm="hooktrail""#)
+    }
+}
+
+/// What follows the scheme's name in `Authorization`.
+fn credentials<'a>(asked: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
+    let value = asked.required_header("authorization")?;
+    let other = || format!("authorization is not {scheme}");
+    let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;
+    let (name, given) = value.split_at(gap);
+    if name.eq_ignore_ascii_case(scheme.as_bytes()) { Ok(given.trim_ascii()) } else { Err(other()) }
+}

@@ -1,0 +1,256 @@
+//! The schemes that a configuration puts together (`token`, `basic`, `bearer`, `hmac`), and what all
+//! schemes have in common; the senders' own against requests that others signed are in `vectors`,
+//! against what is wrong in `wrong`, against anything at all in `hostile`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{CONSTRUCTORS, SignedRequest, Verifier};
+use crate::config::{self, ProxyHeader, SCHEMES, SecretRef, Secrets};
+
+mod delivery_key;
+mod handshakes;
+mod hostile;
+mod rejected;
+mod vectors;
+
+/// A verifier of `verify = { … }`, whose secrets are `{ env = "S0" }` and on.
+pub fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let names: Vec<String> =
+        (0..secrets.len()).map(|number| format!("{{ env = \"S{number}\" }}")).collect();
+    let text = format!("[sources.a]\nverify = {{ {verify}, secret = [{}] }}\n", names.join(", "));
+    std::fs::write(&file, text).unwrap();
+    let loaded = config::load(&file).unwrap();
+    let mut known = Secrets::default();
+    for (number, secret) in secrets.iter().enumerate() {
+        known.insert(SecretRef::Env(format!("S{number}")), secret.as_bytes().to_vec());
+    }
+    Verifier::new(&loaded.config.sources[0], &known)
+}
+
+/// A verifier whose secret could not be had.
+fn without_secrets(verify: &str) -> Verifier {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let text = format!("[sources.a]\nverify = {{ {verify}, secret = {{ env = \"X\" }} }}\n");
+    std::fs::write(&file, text).unwrap();
+    Verifier::new(&config::load(&file).unwrap().config.sources[0], &Secrets::default())
+}
+
+/// Asks whether a request is a handshake, whatever its signature.
+fn ask(
+    preset: &super::PresetHandshake,
+    asked: &SignedRequest<'_>,
+) -> Option<Result<super::Handshake, String>> {
+    preset.detect(asked, false).or_else(|| preset.detect(asked, true))
+}
+
+#[test]
+fn each_scheme_of_the_configuration_has_its_line() {
+    let facts: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
+    let made: Vec<&str> = CONSTRUCTORS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(made, facts);
+}
+
+fn check(verifier: &Verifier, headers: &[(&str, &str)], body: &[u8]) -> Result<(), String> {
+    check_at(verifier, headers, body, 0)
+}
+
+fn check_at(
+    verifier: &Verifier,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    now_ms: i64,
+) -> Result<(), String> {
+    let headers: Vec<(&str, &[u8])> =
+        headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+    let asked = SignedRequest {
+        method: "POST",
+        path: "/hooks/a",
+        query: Some("key=a%20b&other=1"),
+        headers: &headers,
+        body,
+        secret_segment: Some("segment"),
+        trusted_proxy_header: None,
+    };
+    fresh(verifier, &asked, now_ms)
+}
+
+/// Whether a request is taken that repeats nothing.
+pub fn fresh(verifier: &Verifier, asked: &SignedRequest<'_>, now_ms: i64) -> Result<(), String> {
+    verifier.check(asked, now_ms)?.stale.map_or(Ok(()), Err)
+}
+
+#[test]
+fn a_signature_is_read_strictly() {
+    let hex = verifier("scheme = \"hmac\", header = \"X-Sig\"", &["key"]);
+    let check = |value: &str| check(&hex, &[("x-sig", value)], b"body");
+    let signed = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key"), b"body");
+    let right = hex::encode(signed);
+    assert_eq!(check(&right), Ok(()));
+    assert_eq!(check(&right.to_uppercase()), Ok(()));
+    for wrong in [&right[2..], &format!("{right}00"), &format!(" {right}x"), "", "zz"] {
+        assert!(check(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_recipe_is_built_as_it_says_and_old_time_stamps_are_refused() {
+    let recipe = r#"scheme = "hmac", header = "X-Sig", prefix = "v1=", encoding = "base64",
+        algorithm = "sha512", signed = "{method}:{id}.{timestamp}.{body}", tolerance = "5m",
+        timestamp_header = "X-Time", id_header = "X-Id""#;
+    let recipe = recipe.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verifier = verifier(&recipe, &["key"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA512, b"key");
+    let signature = format!("v1={}", STANDARD.encode(ring::hmac::sign(&key, b"POST:7.1000.body")));
+    let headers = [("x-sig", signature.as_str()), ("x-time", "1000"), ("x-id", "7")];
+    for (now_s, right) in [(1000, true), (1300, true), (700, true), (1301, false), (699, false)] {
+        let found = check_at(&verifier, &headers, b"body", now_s * 1000);
+        assert_eq!(found.is_ok(), right, "{now_s}: {found:?}");
+    }
+    let forged = [("x-sig", signature.as_str()), ("x-time", "1001"), ("x-id", "7")];
+    let found = check_at(&verifier, &forged, b"body", 1_000_000);
+    assert_eq!(found, Err("signature does not match".to_owned()));
+}
+
+#[test]
+fn a_token_is_found_where_it_should_be_and_nowhere_else() {
+    let header = verifier("scheme = \"token\", header = \"X-T\"", &["one", "two"]);
+    assert_eq!(check(&header, &[("x-t", "two")], b""), Ok(()));
+    assert!(check(&header, &[("x-t", "twoo")], b"").is_err());
+    assert!(check(&header, &[("x-t", "one"), ("x-t", "one")], b"").is_err());
+    let query = verifier("scheme = \"token\", query = \"key\"", &["a b"]);
+    assert_eq!(check(&query, &[], b""), Ok(()));
+    let segment = verifier("scheme = \"token\", path_token = true", &["segment"]);
+    assert_eq!(check(&segment, &[], b""), Ok(()));
+    let other = verifier("scheme = \"token\", path_token = true", &["other"]);
+    assert!(check(&other, &[], b"").is_err());
+}
+
+#[test]
+fn no_reason_tells_a_secret() {
+    for verify in
+        ["scheme = \"token\", header = \"X-T\"", "scheme = \"bearer\"", "scheme = \"paminga\""]
+    {
+        let verifier = verifier(verify, &["the-secret"]);
+        let headers = [("x-t", "x"), ("authorization", "Bearer x"), ("x-paminga-signature", "00")];
+        let reason = check(&verifier, &headers, b"").unwrap_err();
+        assert!(!reason.contains("the-secret"), "{reason}");
+    }
+}
+
+#[test]
+fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
+    let verifier = verifier(r#"scheme = "hmac", header = "X-Sig", signed = "{url}""#, &["key"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
+    let check = |headers: &[(&str, &str)], proxied: Option<ProxyHeader>, url: &str| {
+        let signature = hex::encode(ring::hmac::sign(&key, url.as_bytes()));
+        let mut lines: Vec<(&str, &[u8])> = vec![("x-sig", signature.as_bytes())];
+        lines.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let asked = SignedRequest {
+            method: "POST",
+            path: "/hooks/a",
+            query: Some("b=1"),
+            headers: &lines,
+            body: b"",
+            secret_segment: None,
+            trusted_proxy_header: proxied,
+        };
+        assert_eq!(fresh(&verifier, &asked, 0), Ok(()), "{headers:?} through {proxied:?}");
+    };
+    let x = Some(ProxyHeader::XForwardedFor);
+    let both = [
+        ("host", "inner:8080"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "x.example.com"),
+        (
+            "forwarded",
+            r#"for=6.6.6.6;host=six, for=192.0.2.1;HOST="f.example.com:8443";proto=https"#,
+        ),
+    ];
+    check(&both, None, "http://inner:8080/hooks/a?b=1");
+    check(&both, x, "https://x.example.com/hooks/a?b=1");
+    check(&both, Some(ProxyHeader::Forwarded), "https://f.example.com:8443/hooks/a?b=1");
+    let chain =
+        [("host", "inner"), ("x-forwarded-proto", "http"), ("x-forwarded-proto", "a, https")];
+    check(&chain, x, "https://inner/hooks/a?b=1");
+    check(&[("host", "inner")], x, "http://inner/hooks/a?b=1");
+}
+
+#[test]
+fn basic_and_bearer_take_what_is_in_authorization_alone() {
+    let basic = verifier(r#"scheme = "basic", user = "ada""#, &["old", "pass:word"]);
+    let with = |verifier: &Verifier, value: &str| check(verifier, &[("authorization", value)], b"");
+    let pair = |text: &str| format!("bAsIc {}", STANDARD.encode(text));
+    assert_eq!(with(&basic, &pair("ada:pass:word")), Ok(()));
+    assert_eq!(with(&basic, &pair("ada:old")), Ok(()));
+    for wrong in ["bob:old", "ada:", "ada", ":old", "ada:older"] {
+        let found = with(&basic, &pair(wrong));
+        assert_eq!(found, Err("user or password does not match".to_owned()), "{wrong}");
+    }
+    let found = with(&basic, "Basic YWRhOm9sZB==");
+    assert_eq!(found, Err("basic credentials are not base64".to_owned()));
+    assert_eq!(with(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
+    assert_eq!(basic.challenge(), Some(r#"Basic realm="hooktrail""#));
+
+    let bearer = verifier("scheme = \"bearer\"", &["old", "new"]);
+    assert_eq!(with(&bearer, "Bearer  new"), Ok(()));
+    for wrong in ["Bearer", "Bearer ", "Bearer new2", "new", "Basic new"] {
+        assert!(with(&bearer, wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(check(&bearer, &[], b""), Err("no authorization header".to_owned()));
+    assert_eq!(bearer.challenge(), Some("Bearer"));
+}
+
+#[test]
+fn a_time_stamp_tells_how_far_it_is_off_and_never_overflows() {
+    let keys = r#"scheme = "hmac", header = "X-Sig", signed = "{timestamp}", tolerance = "300s",
+        timestamp_header = "X-Time", timestamp_unit = "ms""#;
+    let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verifier = verifier(&keys, &["key"]);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
+    let now_ms = 1_764_000_000_000;
+    for (time, expected) in [
+        ("1764000000000", None),
+        ("1763999588000", Some("timestamp is 412 s old: at most 300 s")),
+        ("1764000301000", Some("timestamp is 301 s ahead: at most 300 s")),
+        ("soon", Some("timestamp is not a number")),
+        ("", Some("timestamp is not a number")),
+        ("99999999999999999999", Some("timestamp is not a number")),
+    ] {
+        let signature = hex::encode(ring::hmac::sign(&key, time.as_bytes()));
+        let found = check_at(&verifier, &[("x-sig", &signature), ("x-time", time)], b"", now_ms);
+        assert_eq!(found.err().as_deref(), expected, "{time}");
+    }
+    for time in [i64::MIN, i64::MAX] {
+        let time = time.to_string();
+        let signature = hex::encode(ring::hmac::sign(&key, time.as_bytes()));
+        assert!(
+            check_at(&verifier, &[("x-sig", &signature), ("x-time", &time)], b"", now_ms).is_err()
+        );
+    }
+}
+
+#[test]
+fn a_verifier_without_secrets_lets_nobody_in() {
+    let signature =
+        hex::encode(ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b""), b""));
+    let headers = [
+        ("x-t", ""),
+        ("authorization", "Bearer "),
+        ("x-sig", signature.as_str()),
+        ("x-paminga-signature", signature.as_str()),
+    ];
+    for verify in [
+        "scheme = \"token\", header = \"X-T\"",
+        "scheme = \"bearer\"",
+        "scheme = \"basic\", user = \"ada\"",
+        "scheme = \"hmac\", header = \"X-Sig\"",
+        "scheme = \"paminga\"",
+    ] {
+        let verifier = without_secrets(verify);
+        assert!(check(&verifier, &headers, b"").is_err(), "{verify}");
+    }
+}

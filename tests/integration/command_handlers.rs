@@ -1,0 +1,264 @@
+//! Each way a command can end, and what becomes of its job.
+
+use crate::support::server::{scenario, text, until};
+
+/// Posts one event to a handler with this script; waits for its only job to settle in `state`.
+fn check(keys: &str, script: &str, state: &str, outcomes: &[&str]) {
+    let server = scenario().source("a", "").handler("h", keys, script).start();
+    server.post("/hooks/a", "body");
+    server.until(&format!("select count(*) from trail where {state} = 1"), "1");
+    let found = server.list("select outcome || ': ' || detail from outcomes order by id");
+    assert_eq!(found, outcomes);
+}
+
+#[test]
+fn exit_0_is_success() {
+    check("", "exit 0", "succeeded", &["succeeded: exit 0"]);
+}
+
+#[test]
+fn exit_65_is_dead_at_once() {
+    check("", "echo bad >&2; exit 65", "dead", &["failed: exit 65: bad"]);
+}
+
+#[test]
+fn any_other_exit_is_tried_again_until_there_are_no_attempts_left() {
+    check(
+        "retry = { initial_delay = \"1ms\", max_attempts = 3 }",
+        "echo one >&2; echo last >&2; exit 7",
+        "dead",
+        &["failed: exit 7: last", "failed: exit 7: last", "failed: exit 7: last"],
+    );
+}
+
+#[test]
+fn a_job_that_fails_and_then_succeeds_has_succeeded() {
+    check(
+        "retry = { initial_delay = \"1ms\" }",
+        "[ $HOOKTRAIL_ATTEMPT = 2 ] || exit 75",
+        "succeeded",
+        &["failed: exit 75", "succeeded: exit 0"],
+    );
+}
+
+#[test]
+fn a_signal_and_a_timeout_are_failures() {
+    let once = "retry = { max_attempts = 1 }";
+    check(once, "kill -9 $$", "dead", &["failed: signal 9"]);
+    let keys = "retry = { max_attempts = 1 }\ntimeout = \"100ms\"";
+    check(keys, "echo started >&2; exec sleep 100", "dead", &["timed_out: timeout 100ms: started"]);
+}
+
+#[test]
+fn what_can_not_be_started_says_why() {
+    let server = scenario()
+        .source("a", "")
+        .with("[handlers.h]\nsources = [\"a\"]\ncommand = [\"no-such-program\"]\nretry = { max_attempts = 1 }")
+        .start();
+    server.post("/hooks/a", "body");
+    server.until("select substr(detail, 1, 28) from outcomes", "not started: no-such-program");
+}
+
+#[test]
+fn a_deferred_job_waits_as_asked_and_has_not_failed() {
+    let server = scenario()
+        .source("a", "")
+        .handler("h", "", r#"echo '{"outcome":"deferred","retry_after":"1h"}' >&3; exit 1"#)
+        .start();
+    server.post("/hooks/a", "body");
+    server.until("select outcome from outcomes", "deferred");
+    let row = &server.rows(
+        "select j.wait_ms, j.failures, a.next_at - a.ended_at from jobs j join attempts a on a.job = j.id",
+    )[0];
+    let row: Vec<String> = row.iter().map(text).collect();
+    assert_eq!(row, ["3600000", "0", "3600000"]);
+}
+
+#[test]
+fn a_sign_of_life_starts_the_timeout_anew() {
+    check(
+        "timeout = \"2s\"\nretry = { max_attempts = 1 }",
+        r#"for i in 1 2 3 4 5 6; do sleep 0.5; echo '{"alive":true}' >&3; done"#,
+        "succeeded",
+        &["succeeded: exit 0"],
+    );
+}
+
+#[test]
+fn output_is_kept_up_to_its_limit_its_end_rather_than_its_start() {
+    let server = scenario()
+        .source("a", "")
+        .handler("h", "max_output_size = 1024", "yes | head -c 5000000; echo the end")
+        .start();
+    server.post("/hooks/a", vec![b'x'; 500_000]);
+    server.until("select outcome from outcomes", "succeeded");
+    let kept = server.value("select stdout from attempts");
+    assert!(kept.len() == 1024 && kept.ends_with("the end\n"), "{}", kept.len());
+}
+
+#[test]
+fn children_left_behind_are_ended_also_in_a_session_of_their_own() {
+    let server = scenario()
+        .source("a", "")
+        .handler(
+            "h",
+            "",
+            "sleep 1000 & echo $! >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 1000' &
+             (setsid sh -c 'setsid sh -c \"echo \\$\\$ >> pids; exec sleep 1000\" &' &)
+             while [ $(wc -l < pids) -lt 3 ]; do :; done",
+        )
+        .start();
+    server.post("/hooks/a", "body");
+    server.until("select outcome from outcomes", "succeeded");
+    for pid in server.text_of("pids").lines() {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    }
+}
+
+#[test]
+fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
+    let server =
+        scenario().source("a", "").handler("h", "env = { MINE = \"yes\" }", "env -0").start();
+    server.request("POST", "/hooks/a?x=1&y=%20", "X-Tag: 1\nX-Tag: 2\nContent-Type: t/x", b"body");
+    server.until("select outcome from outcomes", "succeeded");
+    let said = server.value("select stdout from attempts");
+    let env: std::collections::BTreeMap<&str, &str> =
+        said.split('\0').filter_map(|line| line.split_once('=')).collect();
+    for (name, value) in [
+        ("HOOKTRAIL_EVENT", "1"),
+        ("HOOKTRAIL_JOB", "1"),
+        ("HOOKTRAIL_ATTEMPT", "1"),
+        ("HOOKTRAIL_MAX_ATTEMPTS", "40"),
+        ("HOOKTRAIL_SOURCE", "a"),
+        ("HOOKTRAIL_HANDLER", "h"),
+        ("HOOKTRAIL_METHOD", "POST"),
+        ("HOOKTRAIL_PATH", "/hooks/a"),
+        ("HOOKTRAIL_QUERY", "x=1&y=%20"),
+        ("HOOKTRAIL_IP", "127.0.0.1"),
+        ("HOOKTRAIL_CONTENT_TYPE", "t/x"),
+        ("MINE", "yes"),
+    ] {
+        assert_eq!(env.get(name), Some(&value), "{name}");
+    }
+    let headers: serde_json::Value = serde_json::from_str(env["HOOKTRAIL_HEADERS"]).expect("JSON");
+    assert_eq!(headers["x-tag"], "1, 2");
+    let key = env["HOOKTRAIL_IDEMPOTENCY_KEY"];
+    assert!(
+        key.len() <= 100 && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+    );
+    // What sh sets by itself apart.
+    let known = ["PATH", "HOME", "LANG", "TZ", "MINE", "PWD", "OLDPWD", "SHLVL", "_"];
+    let others: Vec<_> = env
+        .keys()
+        .filter(|name| !name.starts_with("HOOKTRAIL_") && !known.contains(name))
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn concurrency_is_kept_and_the_highest_priority_comes_first() {
+    let script = "echo start $HOOKTRAIL_HANDLER >> order; until [ -e go ]; do sleep 0.01; done
+                  echo end $HOOKTRAIL_HANDLER >> order";
+    let server = scenario()
+        .with("[workers]\nthreads = 1")
+        .source("a", "")
+        .handler("low", "concurrency = 2", script)
+        .handler("high", "priority = 5", script)
+        .start();
+    for _ in 0..2 {
+        server.post("/hooks/a", "body");
+    }
+    server.until("select count(*) from queue_depth where state = 'running'", "1");
+    server.file("go", "");
+    server.until("select count(*) from outcomes", "4");
+    let order = server.text_of("order");
+    let pairs: Vec<&str> = order.lines().filter_map(|line| line.strip_prefix("start ")).collect();
+    // One thread: what was running first may be either; then the higher goes before the lower.
+    assert_eq!(pairs.iter().rev().take(1).collect::<Vec<_>>(), [&"low"], "{order}");
+    let running: Vec<i64> = order
+        .lines()
+        .scan(0, |running, line| {
+            *running += if line.starts_with("start") { 1 } else { -1 };
+            Some(*running)
+        })
+        .collect();
+    assert!(running.iter().all(|&running| running <= 1), "{order}");
+}
+
+#[test]
+fn a_waiting_job_starts_when_it_is_due_and_a_new_one_at_once() {
+    let server = scenario()
+        .source("a", "")
+        .handler(
+            "h",
+            "retry = { initial_delay = \"300ms\", jitter = 0 }",
+            "[ $HOOKTRAIL_ATTEMPT -gt 1 ]",
+        )
+        .start();
+    server.post("/hooks/a", "body");
+    server.until("select count(*) from outcomes", "2");
+    let row = &server.rows(
+        "select (select ended_at - duration_ms from attempts where id = 2) - ended_at from attempts
+         where id = 1",
+    )[0];
+    let waited: i64 = text(&row[0]).parse().expect("milliseconds");
+    assert!((299..30_000).contains(&waited), "{waited}");
+}
+
+#[test]
+fn no_shell_ever_sees_what_a_sender_sent() {
+    let server = scenario().source("a", "path = \"/h/{x}\"").handler("h", "", "true").start();
+    let answer =
+        server.request("POST", "/h/$(touch%20pwned)", "X-A: $(touch pwned)", b"`touch pwned`");
+    assert_eq!(answer.status, 202);
+    server.until("select outcome from outcomes", "succeeded");
+    assert!(!server.path().join("pwned").exists());
+}
+
+#[test]
+fn a_handler_that_ignores_sigterm_is_killed_after_its_grace() {
+    let server = scenario()
+        .source("a", "")
+        .handler(
+            "h",
+            "timeout = \"200ms\"\nretry = { max_attempts = 1 }",
+            "trap '' TERM; while :; do sleep 0.1; done",
+        )
+        .start();
+    server.post("/hooks/a", "body");
+    server.until("select outcome from outcomes", "timed_out");
+    let took: i64 = server.value("select duration_ms from outcomes").parse().expect("milliseconds");
+    assert!(took >= 5000, "{took}");
+}
+
+#[test]
+fn a_cancelled_job_that_runs_is_ended() {
+    let server = scenario().source("a", "").handler("h", "", "exec sleep 1000").start();
+    server.post("/hooks/a", "body");
+    until("it runs", || {
+        server.value("select count(*) from queue_depth where state = 'running'") == "1"
+    });
+    let done = server.cli(&["cancel", "1", "--reason", "not wanted"]);
+    assert!(done.status.success(), "{done:?}");
+    server.until(
+        "select outcome || ' ' || detail || ' ' || job_state from outcomes",
+        "interrupted cancelled cancelled",
+    );
+    assert_eq!(server.value("select reason from jobs"), "not wanted");
+}
+
+#[test]
+fn the_server_raises_its_limit_on_open_files_and_a_command_gets_the_one_from_before() {
+    // The limit is given back in the first moments of the command, so it waits for it.
+    let script = "until [ \"$(ulimit -S -n)\" = 300 ]; do :; done";
+    let server = scenario()
+        .under(&["prlimit", "--nofile=300:700"])
+        .source("a", "")
+        .handler("h", "timeout = \"30s\"\nretry = { max_attempts = 1 }", script)
+        .start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("700"), "{files}");
+    server.post("/hooks/a", "x");
+    server.until("select outcome || ' ' || detail from outcomes", "succeeded exit 0");
+}

@@ -1,0 +1,328 @@
+//! What a connection may take of the server: time, memory, a place; and what others keep.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::client::parse;
+use crate::support::server::{Server, scenario, until};
+
+const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+const POST: &[u8] = b"POST /hooks/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+const ALIVE: &str = r#"{"status":"alive"}"#;
+
+/// Reads one response, which ends with this.
+fn read_to(stream: &mut TcpStream, end: &str) -> String {
+    let (mut text, mut byte) = (String::new(), [0]);
+    while !text.ends_with(end) {
+        assert_eq!(stream.read(&mut byte).expect("a response"), 1, "{text:?} breaks off");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+/// What comes until the connection ends.
+fn read_all(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the end of the connection");
+    text
+}
+
+fn statuses(text: &str) -> Vec<&str> {
+    text.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]).collect()
+}
+
+/// Waits until so much time is over since then.
+fn until_over(since: Instant, time: Duration) {
+    until("time passes", || since.elapsed() >= time);
+}
+
+/// A connection that had one request.
+fn used(server: &Server) -> TcpStream {
+    let mut stream = server.connect().expect("a connection");
+    stream.write_all(GET).expect("a request");
+    read_to(&mut stream, ALIVE);
+    stream
+}
+
+/// Whether the peer has closed it.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("its mode");
+    let read = stream.read(&mut [0]);
+    stream.set_nonblocking(false).expect("its mode");
+    match read {
+        Ok(count) => count == 0,
+        Err(e) => e.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn the_second_head_of_a_connection_has_no_more_time_than_the_first() {
+    let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
+    let mut stream = used(&server);
+    stream.write_all(b"POST /hooks/a HTTP/1.1\r\nX: ").expect("half a head");
+    let late = parse(&read_all(&mut stream)).expect("a response");
+    let told = (late.status, late.header("connection"), late.body.as_str());
+    assert_eq!(told, (408, Some("close"), r#"{"error":"request took too long"}"#));
+}
+
+#[test]
+fn the_time_of_a_head_begins_though_it_came_with_the_request_before_it() {
+    let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
+    for before in [GET, POST] {
+        let sent = [before, b"POST /hooks/a HTTP/1.1\r\nX: "].concat();
+        let answered = server.raw(&sent);
+        assert_eq!(statuses(&answered)[1..], ["408"], "{answered}");
+    }
+}
+
+#[test]
+fn a_unix_socket_and_the_admin_listener_limit_the_time_too() {
+    let server = scenario()
+        .server("request_timeout = \"300ms\"")
+        .listen("unix:http.sock")
+        .admin("listen = [\"unix:admin.sock\"]")
+        .source("a", "")
+        .start();
+    for socket in ["http.sock", "admin.sock"] {
+        let mut stream = UnixStream::connect(server.path().join(socket)).expect("a connection");
+        let ahead = [GET, b"GET /healthz HTTP/1.1\r\nX: "].concat();
+        stream.write_all(&ahead).expect("a request and half a head");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("the end of the connection");
+        assert_eq!(statuses(&text), ["200", "408"], "{socket}");
+    }
+}
+
+#[test]
+fn the_time_of_a_request_begins_with_its_first_byte() {
+    let server = scenario().server("request_timeout = \"2s\"").source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    let connected_at = Instant::now();
+    until_over(connected_at, Duration::from_millis(1200));
+    stream.write_all(&POST[..9]).expect("the first bytes");
+    until_over(connected_at, Duration::from_millis(2200));
+    stream.write_all(&POST[9..]).expect("the rest");
+    assert!(read_to(&mut stream, "}").starts_with("HTTP/1.1 202"));
+}
+
+#[test]
+fn head_and_body_share_the_time_of_a_request() {
+    let server = scenario().server("request_timeout = \"3s\"").source("a", "").start();
+    let mut stream = used(&server);
+    let began_at = Instant::now();
+    stream.write_all(&POST[..9]).expect("the first bytes");
+    until_over(began_at, Duration::from_secs(2));
+    let head_at = Instant::now();
+    stream.write_all(&POST[9..POST.len() - 1]).expect("all but one");
+    assert_eq!(statuses(&read_all(&mut stream)), ["408"]);
+    assert!(head_at.elapsed() < Duration::from_secs(3), "a new time began with the body");
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_sent_is_closed_without_a_response() {
+    let server = scenario().server("request_timeout = \"200ms\"").source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    assert_eq!(read_all(&mut stream), "");
+}
+
+#[test]
+fn an_idle_connection_lives_as_long_as_keep_alive_says_and_no_longer() {
+    let server = scenario()
+        .server("request_timeout = \"100ms\"\nkeep_alive = \"2s\"")
+        .source("a", "")
+        .start();
+    let mut stream = used(&server);
+    let idle_at = Instant::now();
+    until_over(idle_at, Duration::from_millis(500));
+    stream.write_all(GET).expect("it is open");
+    read_to(&mut stream, ALIVE);
+    assert_eq!(read_all(&mut stream), "");
+    assert!(idle_at.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn a_peer_that_reads_no_responses_is_cut_off() {
+    let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    stream.set_nonblocking(true).expect("its mode");
+    let flood = GET.repeat(200);
+    let mut sent = 0;
+    until("it is cut off", || {
+        loop {
+            match stream.write(&flood[sent..]) {
+                Ok(count) => sent = (sent + count) % flood.len(),
+                Err(e) => return e.kind() != ErrorKind::WouldBlock,
+            }
+        }
+    });
+}
+
+#[test]
+fn a_body_without_end_is_not_read_for_ever_after_its_response() {
+    let server = scenario().source("a", "").start();
+    let head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = [b"10000\r\n".as_slice(), &vec![b'x'; 0x10000], b"\r\n"].concat();
+    let mut stream = server.connect().expect("a connection");
+    stream.write_all(head.as_bytes()).expect("a head");
+    let mut reader = stream.try_clone().expect("another handle");
+    let response = std::thread::spawn(move || read_to(&mut reader, "}"));
+    until("it is cut off", || stream.write_all(&chunk).is_err());
+    assert!(response.join().expect("a response").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn a_websocket_upgrade_is_ignored_and_the_body_ends_where_its_length_says() {
+    let server = scenario().server("request_timeout = \"10m\"").source("a", "").start();
+    let upgrade =
+        "POST /hooks/a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    let whole = format!("{upgrade}Content-Length: 4\r\n\r\nbody, and what comes behind it");
+    assert_eq!(statuses(&server.raw(whole.as_bytes())), ["202"]);
+    assert_eq!(server.value("select cast(body as text) from events"), "body");
+    let bare = format!("{upgrade}\r\n");
+    assert_eq!(statuses(&server.raw(bare.as_bytes())), ["202"]);
+    let connect = "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(statuses(&server.raw(connect.as_bytes())), ["404"]);
+}
+
+#[test]
+fn requests_that_are_sent_ahead_are_answered_in_turn() {
+    let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    let ahead = [POST, POST, GET].concat();
+    stream.write_all(&ahead).expect("three requests");
+    assert_eq!(statuses(&read_to(&mut stream, ALIVE)), ["202", "202", "200"]);
+    for request in [POST, GET] {
+        // Nothing is left over that would be taken for the beginning of another request.
+        until_over(Instant::now(), Duration::from_millis(900));
+        stream.write_all(request).expect("it is open");
+        read_to(&mut stream, "}");
+    }
+}
+
+#[test]
+fn beyond_max_connections_the_longest_idle_one_is_closed() {
+    let server = scenario().server("max_connections = 3").source("a", "").start();
+    let mut idle: Vec<TcpStream> = (0..3).map(|_| used(&server)).collect();
+    // The first is not the longest idle any more.
+    idle[0].write_all(GET).expect("a request");
+    read_to(&mut idle[0], ALIVE);
+    let _fourth = used(&server);
+    until("the second is closed", || is_closed(&mut idle[1]));
+    assert!(!is_closed(&mut idle[0]) && !is_closed(&mut idle[2]));
+}
+
+#[test]
+fn where_no_connection_is_idle_new_ones_wait_and_the_admin_listener_does_not() {
+    let server = scenario()
+        .server("max_connections = 1\nrequest_timeout = \"10m\"")
+        .admin("listen = [\"127.0.0.1:0\"]")
+        .source("a", "")
+        .start();
+    let mut busy = used(&server);
+    busy.write_all(&POST[..9]).expect("the first bytes");
+    let mut waiting = server.connect().expect("a connection");
+    waiting.write_all(POST).expect("a request");
+    let log = server.log();
+    let admin = log.split("readyz on http://").nth(1).and_then(|rest| rest.lines().next());
+    let mut admin = TcpStream::connect(admin.expect("its address").trim()).expect("a connection");
+    admin.write_all(GET).expect("a request");
+    read_to(&mut admin, ALIVE);
+    assert!(!is_closed(&mut waiting), "it waits");
+    busy.write_all(&POST[9..]).expect("the rest");
+    let response = read_all(&mut busy);
+    assert_eq!(statuses(&response), ["202"]);
+    assert!(response.contains("connection: close"), "its place is wanted: {response}");
+    assert!(read_to(&mut waiting, "}").starts_with("HTTP/1.1 202"));
+}
+
+#[test]
+fn connections_leave_files_for_jobs_and_the_admin_listener() {
+    let server = scenario()
+        .under(&["prlimit", "--nofile=240"])
+        .server("request_timeout = \"10m\"")
+        .admin("listen = [\"unix:admin.sock\"]")
+        .source("a", "")
+        .handler("h", "retry = { max_attempts = 1 }", "true")
+        .start();
+    assert!(server.log().contains("leaves 30 connections"), "{}", server.log());
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    // As many as there are files, each with half a head.
+    let busy = |_| {
+        let mut stream = server.connect().expect("a connection");
+        stream.write_all(&POST[..9]).expect("the first bytes");
+        stream
+    };
+    let busy: Vec<TcpStream> = (0..240).map(busy).collect();
+    let mut admin = UnixStream::connect(server.path().join("admin.sock")).expect("a connection");
+    admin.write_all(GET).expect("a request");
+    let mut text = [0; 12];
+    admin.read_exact(&mut text).expect("a response");
+    assert_eq!(text, *b"HTTP/1.1 200");
+    assert!(server.cli(&["replay", "1"]).status.success());
+    server.until("select group_concat(outcome) from outcomes", "succeeded,succeeded");
+    drop(busy);
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
+fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
+    let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"\n\
+                trusted_proxies = [\"127.0.0.1\"]";
+    let server = scenario()
+        .server(&format!("{keys}\nmax_body_size = \"256 KiB\""))
+        .source("a", "")
+        .source("b", "")
+        .start();
+    let unfinished = |ip: &str, path: &str| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {ip}\r\nContent-Length: 131072\r\n\r\n"
+        );
+        let mut stream = server.connect().expect("a connection");
+        stream.write_all(head.as_bytes()).expect("a head");
+        stream.write_all(&[b'x'; 131_071]).expect("all but one");
+        stream
+    };
+    let held: Vec<TcpStream> = (0..8).map(|_| unfinished("192.0.2.1", "/hooks/a")).collect();
+    let post = |ip: &str, body: &[u8]| {
+        server.request("POST", "/hooks/b", &format!("X-Forwarded-For: {ip}"), body).status
+    };
+    // Five eighths of 1 MiB are five such bodies.
+    until("its share is full", || post("192.0.2.1", &[b'x'; 131_072]) == 503);
+    assert_eq!(post("192.0.2.2", &[b'x'; 131_072]), 202, "a large one of another address");
+    assert_eq!(post("192.0.2.1", b"x"), 202, "a small one of the same");
+    for mut stream in held {
+        let _ = stream.write_all(b"x");
+        assert!(matches!(statuses(&read_to(&mut stream, "}"))[..], ["202" | "503"]));
+    }
+}
+
+#[test]
+fn a_large_body_that_stalls_while_memory_is_short_is_ended() {
+    let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"";
+    let server = scenario().server(keys).source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    let head = "POST /hooks/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("a head");
+    stream.write_all(&vec![b'x'; 600 << 10]).expect("more than half");
+    assert_eq!(statuses(&read_all(&mut stream)), ["408"]);
+}
+
+#[test]
+fn a_request_under_way_at_a_stop_gets_its_response() {
+    let mut server = scenario().server("request_timeout = \"10m\"").source("a", "").start();
+    let mut stream = used(&server);
+    stream.write_all(&POST[..POST.len() - 1]).expect("all but one");
+    let mut idle = used(&server);
+    // Its head is in when the one behind it, on the other thread or the same, was answered.
+    server.signal(Signal::TERM);
+    until("it stops", || server.log().contains("stopping"));
+    stream.write_all(b"}").expect("the last");
+    assert!(read_to(&mut stream, "}").starts_with("HTTP/1.1 202"));
+    assert_eq!(read_all(&mut idle), "");
+    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.value("select count(*) from events"), "1");
+}

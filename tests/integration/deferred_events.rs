@@ -1,0 +1,278 @@
+//! Events that make many jobs, or whose expressions take long: they are stored and answered like any
+//! other, and others do not wait for them.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+
+use crate::support::server::{Server, err, out, scenario, until};
+
+fn array(items: usize) -> String {
+    let mut body = String::from("[0");
+    for item in 1..items {
+        let _ = write!(body, ",{item}");
+    }
+    body + "]"
+}
+
+#[test]
+fn others_are_answered_while_the_jobs_of_a_large_event_are_inserted_and_these_are_seen_at_once() {
+    const ITEMS: usize = 20_000;
+    let server = scenario()
+        .server("max_body_size = \"4 MiB\"")
+        .source("a", "")
+        .source("b", "")
+        .handler("h", "split = '.[]'\npaused = true", "cat")
+        .start();
+    assert_eq!(server.post("/hooks/a", array(ITEMS)).status, 202);
+    let mut answered_meanwhile = 0;
+    let mut jobs = 0;
+    until("its jobs are there", || {
+        assert_eq!(server.post("/hooks/b", "{}").status, 202);
+        jobs = server.value("select jobs from trail where event = 1").parse().expect("a number");
+        assert!(jobs == 0 || jobs == ITEMS, "{jobs} jobs are seen");
+        answered_meanwhile += usize::from(jobs == 0);
+        jobs == ITEMS
+    });
+    assert!(answered_meanwhile > 0, "another source waited");
+    let queued = "select queued from trail where event = 1";
+    assert_eq!(server.value(queued), ITEMS.to_string(), "they are queued from the first moment");
+    server.until("select count(*) from expansions", "0");
+    let counts = "select count(*) || ' ' || count(distinct item) || ' ' || max(item) from jobs";
+    assert_eq!(server.value(counts), format!("{ITEMS} {ITEMS} {ITEMS}"));
+    assert_eq!(server.value("select sum(jobs) from queue_depth"), ITEMS.to_string());
+    let last = "select body from items where job = (select max(id) from jobs)";
+    assert_eq!(server.value(last), (ITEMS - 1).to_string());
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twice() {
+    const ITEMS: usize = 700;
+    let mut server = scenario()
+        .source("a", "")
+        .handler("h", "split = '.[]'\nordering_key = '. % 5'\npaused = true", "cat")
+        .handler("plain", "paused = true", "cat")
+        .start();
+    let is_over = AtomicBool::new(false);
+    let whole = ITEMS + 1;
+    let mut accepted = 0;
+    for round in 0..8 {
+        let (at, is_over) = (server.trail(), &is_over);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let sql = format!("select count(*) from trail where jobs not in (0, {whole})");
+                let mut select = at.prepare(&sql).expect("the query");
+                let mut most = 0;
+                while !is_over.load(Ordering::SeqCst) {
+                    let partial: i64 = select.query_row([], |row| row.get(0)).expect("a count");
+                    most = partial.max(most);
+                }
+                most
+            });
+            let before = server.value("select count(*) from trail where jobs > 0");
+            for _ in 0..4 {
+                let answer = server.post("/hooks/a", array(ITEMS));
+                accepted += usize::from(answer.status == 202);
+            }
+            // Each time a little later.
+            let hidden = format!("select count(*) from jobs where state = 6 and {round} % 2 = 0");
+            until("it is inserting jobs", || {
+                let inserted: usize = server.value(&hidden).parse().expect("a count");
+                let seen = server.value("select count(*) from trail where jobs > 0");
+                inserted > round * 80 || seen != before
+            });
+            server.kill();
+            is_over.store(true, Ordering::SeqCst);
+            assert_eq!(watch.join().expect("it looked"), 0, "a part of an event's jobs was seen");
+        });
+        is_over.store(false, Ordering::SeqCst);
+        server.start();
+    }
+    let whole = format!("select count(*) from trail where jobs = {whole}");
+    server.until(&whole, &accepted.to_string());
+    server.until("select count(*) from expansions", "0");
+    assert_eq!(server.value("select count(*) from trail"), accepted.to_string());
+    let twice = "select count(*) from (select 1 from jobs group by event, handler, item having count(*) > 1)";
+    assert_eq!(server.value(twice), "0");
+    assert_eq!(
+        server.value("select count(*) from items where job not in (select id from jobs)"),
+        "0"
+    );
+    let in_order = "select count(*) from (select min(id) as first,
+        lag(max(id)) over (order by event) as before from jobs group by event) where first < before";
+    assert_eq!(server.value(in_order), "0", "jobs keep the order of their events");
+    let ready = "select count(*) from jobs where state = 0 and ordering_key is not null";
+    assert_eq!(server.value(ready), "5", "one of each key");
+}
+
+#[test]
+fn jobs_that_cannot_be_released_keep_no_later_event_from_its_jobs() {
+    const ITEMS: usize = 300;
+    let mut server =
+        scenario().source("a", "").handler("h", "split = '.[]'\npaused = true", "cat").start();
+    server.post("/hooks/a", array(ITEMS));
+    server.until("select jobs from trail", &ITEMS.to_string());
+    server.until("select count(*) from expansions", "0");
+    assert_eq!(server.stop(), Some(0));
+    // As a kill leaves it, and a database that refuses one of the jobs.
+    let trail = rusqlite::Connection::open(server.path().join("t.db")).expect("the trail");
+    trail
+        .execute_batch(
+            "update jobs set state = 6;
+            insert into expansions (first_job, last_job, next_job, event, source, is_visible)
+              select min(id), max(id), min(id), event, source, 1 from jobs;
+            create trigger refuse before update on jobs when old.event = 1 and old.item = 7 begin
+              select raise(abort, 'no'); end;",
+        )
+        .expect("the change");
+    drop(trail);
+    server.start();
+    until("it is refused", || server.log().contains("jobs could not be inserted"));
+    assert_eq!(server.post("/hooks/a", array(ITEMS)).status, 202);
+    server.until("select jobs from trail where event = 2", &ITEMS.to_string());
+}
+
+/// A server whose source `a` has an expression that takes two seconds where the body says so.
+fn slow() -> Server {
+    let endless = "when = 'if .slow then (def f: f; f) else .n > 1 end'\npaused = true";
+    let plain = "when = '.n | . > 0'\npaused = true";
+    scenario()
+        .source("a", "dedupe = { jq = '.id' }")
+        .source("b", "")
+        .handler("endless", endless, "cat")
+        .handler("plain", plain, "cat")
+        .start()
+}
+
+const JOBS: &str =
+    "select group_concat(event || handler, ' ') from (select event, h.name as handler
+    from jobs j join handlers h on h.id = j.handler order by j.id)";
+
+#[test]
+fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_events() {
+    let server = slow();
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
+    let seen = "select jobs || ' ' || queued || ' ' || coalesce(settled_at, 'open') from trail";
+    assert_eq!(server.list(seen), ["2 2 open"], "answered before it is evaluated");
+    let depth = server.list("select handler || ' ' || state || ' ' || jobs from queue_depth");
+    assert_eq!(depth, ["endless queued 1", "plain queued 1"]);
+    for body in [r#"{"n":2,"id":7}"#, r#"{"n":2,"id":7}"#, r#"{"n":0}"#, r#"{"n":1}"#] {
+        assert_eq!(server.post("/hooks/a", body).status, 202);
+    }
+    assert_eq!(server.post("/hooks/b", "{}").status, 202);
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(server.value(JOBS), "1endless 1plain 2endless 2plain 4plain");
+    let dead = server.value("select detail from dead_jobs");
+    assert!(dead.starts_with("when: took more than "), "{dead}");
+    assert_eq!(server.list("select jobs from trail order by event"), ["2", "2", "0", "1", "0"]);
+    let settled = "select group_concat(event) from trail where settled_at is not null";
+    assert_eq!(server.value(settled), "3,5", "what no handler wants leaves no row and no open job");
+    assert_eq!(server.value("select duplicates from trail where event = 2"), "1");
+    // No event is left to wait for.
+    server.post("/hooks/a", r#"{"n":1}"#);
+    assert_eq!(server.value("select jobs from trail where event = 6"), "1");
+}
+
+#[test]
+fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_next() {
+    for is_killed in [true, false] {
+        let mut server = slow();
+        assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
+        server.post("/hooks/a", r#"{"n":1}"#);
+        if is_killed {
+            server.kill();
+        } else {
+            assert_eq!(server.stop(), Some(0));
+        }
+        // By the configuration in force then.
+        *server.config() = server.config().replace("if .slow then", "if false then");
+        server.write_config();
+        server.start();
+        server.until("select count(*) from deferred_events", "0");
+        assert_eq!(server.value(JOBS), "1plain 2plain");
+    }
+}
+
+#[test]
+fn jobs_that_are_not_there_yet_are_not_said_to_be_cancelled() {
+    let server = slow();
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
+    let early = server.cli(&["cancel", "--event", "1", "--yes"]);
+    assert_eq!(early.status.code(), Some(1), "{}", out(&early));
+    assert!(err(&early).contains("event 1: its jobs are not there yet"), "{}", err(&early));
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(out(&server.cli(&["cancel", "--event", "1", "--yes"])), "cancelled 2 jobs\n");
+}
+
+#[test]
+fn answers_of_expressions_that_a_reload_replaced_meanwhile_are_not_taken_for_those_of_others() {
+    let mut server = scenario()
+        .source("a", "")
+        .handler("endless", "when = 'def f: f; f'\npaused = true", "cat")
+        .handler("never", "when = '[.] | length > 1'\npaused = true", "cat")
+        .start();
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    server.until("select count(*) from deferred_events", "1");
+    let (before, after) = server.config().split_once("[handlers.endless]").expect("a handler");
+    let (_, after) = after.split_once("[handlers.never]").expect("another");
+    *server.config() = format!("{before}[handlers.never]{after}");
+    server.write_config();
+    server.signal(Signal::HUP);
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
+    assert_eq!(server.value("select count(*) from deferred_events"), "1", "it is evaluated still");
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(
+        server.value("select count(*) from jobs"),
+        "0",
+        "{:?}",
+        server.list("select detail from dead_jobs")
+    );
+}
+
+#[test]
+fn events_of_a_source_that_is_not_configured_wait_until_it_is() {
+    let mut server = slow();
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
+    server.kill();
+    let before = server.config().clone();
+    *server.config() = before.replace("[sources.a]", "[sources.c]").replace("\"a\"", "\"c\"");
+    server.write_config();
+    server.start();
+    server.post("/hooks/c", "{}");
+    assert_eq!(server.value("select count(*) from deferred_events"), "1");
+    *server.config() = before.replace("if .slow then", "if false then");
+    server.write_config();
+    server.signal(Signal::HUP);
+    server.until("select count(*) from deferred_events", "0");
+    server.until(JOBS, "1plain");
+}
+
+#[test]
+fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
+    let mut server = scenario()
+        .source("a", "")
+        .handler("h", "split = '.items | .[]'\npaused = true", "cat")
+        .start();
+    server.post("/hooks/a", format!("{{\"items\":7,\"rest\":{}}}", array(1_000)));
+    server.until("select count(*) from dead_jobs", "1");
+    *server.config() = server
+        .config()
+        .replace(".items | .[]", ".rest[]")
+        .replace("paused = true", "concurrency = 4");
+    server.file("h.sh", "#!/bin/sh\nexit 0\n");
+    server.write_config();
+    server.signal(Signal::HUP);
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
+    assert!(
+        server.cli(&["resume", "h"]).status.success()
+            && server.cli(&["retry", "1"]).status.success()
+    );
+    server.until("select jobs from trail", "1001");
+    assert_eq!(server.value("select reason from jobs where id = 1"), "expanded into jobs 2–1001");
+    assert!(server.cli(&["cancel", "--all"]).status.success());
+    server.until("select queued + running from trail", "0");
+    server.until("select count(*) from expansions", "0");
+    let listed = out(&server.cli(&["list", "--all", "--json"]));
+    assert_eq!(listed.lines().count(), 1001);
+}

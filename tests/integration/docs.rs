@@ -1,0 +1,261 @@
+//! README.md and docs/: what they say of keys, defaults, columns and variables is so, and what they
+//! show can be used as it stands.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hooktrail::config::{self, Config, Durability, LoadedConfig};
+use rusqlite::Connection;
+
+use crate::support::server::scenario;
+
+const BOTH: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
+
+mod cli_reference;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(repository().join(name)).unwrap()
+}
+
+/// The cells of every table row of a page.
+fn rows(page: &str) -> Vec<Vec<&str>> {
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+/// The code blocks of that language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let open = format!("```{language}\n");
+    let after = page.split(&open).skip(1);
+    after.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn load(folder: &Path, text: &str) -> Result<Config, String> {
+    let file = folder.join("config.toml");
+    fs::write(&file, text).unwrap();
+    config::load(&file)
+        .map(|LoadedConfig { config, .. }| config)
+        .map_err(|faults| faults.to_string())
+}
+
+/// `code` without its quotes.
+fn code(cell: &str) -> Option<&str> {
+    cell.strip_prefix('`')?.strip_suffix('`')
+}
+
+#[test]
+fn the_page_of_keys_knows_every_key_and_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = load(folder.path(), BOTH).unwrap();
+    let page = page("docs/configuration.md");
+    let mut seen = 0;
+    for row in rows(&page) {
+        let Some(key) = code(row[0]).filter(|key| key.contains('.')) else { continue };
+        seen += 1;
+        let own = if key.starts_with("sources") { "a" } else { "h" };
+        let named = |text: &str| text.replace("NAME", own);
+        if let Some(default) = code(row[1]) {
+            // A window belongs to a key that repeats are known by.
+            let dedupe = key.contains("dedupe").then_some("sources.a.dedupe.body = true\n");
+            let dedupe = dedupe.unwrap_or_default();
+            let line = format!("{dedupe}{} = {}\n", named(key), named(default));
+            let mut with = load(folder.path(), &spread(&line)).unwrap();
+            with.sources.iter_mut().for_each(|source| source.dedupe = None);
+            for handler in with.handlers.iter_mut().filter(|handler| handler.target.is_some()) {
+                (handler.target, handler.command) = (None, vec!["true".to_owned()]);
+            }
+            assert_eq!(with, plain, "{key} = {default}");
+        } else {
+            let faults = load(folder.path(), &spread(&format!("{} = 0\n", named(key))));
+            let faults = faults.err().unwrap_or_default();
+            assert!(!faults.contains("unknown") && !faults.contains("not yet"), "{key}: {faults}");
+        }
+    }
+    assert!(seen > 30, "only {seen} keys were found on the page");
+}
+
+/// A line with a source and a handler beside it, written so that it may be a part of either.
+fn spread(line: &str) -> String {
+    let own = |key: &str| line.starts_with(&format!("{key} "));
+    let mut text = line.to_owned();
+    if !own("handlers.h.sources") {
+        text.push_str("handlers.h.sources = ['a']\n");
+    }
+    // Either a command or a URL.
+    let url = ["url", "headers", "forward_headers", "sign", "proxy"];
+    if url[1..].iter().any(|key| own(&format!("handlers.h.{key}"))) {
+        text.push_str("handlers.h.url = 'https://example.com'\n");
+    } else if !own("handlers.h.command") && !own("handlers.h.url") {
+        text.push_str("handlers.h.command = ['true']\n");
+    }
+    if !line.starts_with("sources.a.verify") {
+        text.push_str("sources.a.verify = { scheme = 'none' }\n");
+    }
+    text
+}
+
+#[test]
+fn configurations_that_are_shown_have_no_faults() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["README", "docs/alerts", "docs/configuration", "docs/handlers", "docs/senders"];
+    for name in names.map(|name| format!("{name}.md")) {
+        for block in blocks(&page(&name), "toml") {
+            let paminga = "[sources.paminga]\n";
+            let added = if block.contains("[sources.") { "" } else { paminga };
+            let loaded = load(folder.path(), &format!("{block}{added}"));
+            assert!(loaded.is_ok(), "{name}: {block}{}", loaded.unwrap_err());
+        }
+    }
+}
+
+#[test]
+fn every_sender_has_its_lines_in_the_table_and_on_its_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (readme, senders) = (page("README.md"), page("docs/senders.md"));
+    for scheme in config::SCHEMES.iter().filter(|scheme| scheme.preset) {
+        let named = format!("{{ scheme = \"{}\",", scheme.name);
+        let own = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
+        assert_eq!(own.count(), 1, "docs/senders.md: {}", scheme.name);
+        if scheme.name == "paminga" {
+            continue;
+        }
+        let row = rows(&readme).into_iter().find(|row| row[1].contains(&named));
+        let verify = row.and_then(|row| code(row[1])).unwrap_or_else(|| panic!("{}", scheme.name));
+        let loaded = load(folder.path(), &format!("[sources.a]\nverify = {verify}\n"));
+        assert!(loaded.is_ok(), "README.md: {}", loaded.unwrap_err());
+        assert!(senders.contains(&format!("verify = {}", verify.split("NAME").next().unwrap())));
+    }
+}
+
+fn trail() -> (tempfile::TempDir, Connection) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hooktrail.db");
+    let made = hooktrail::store::open(&path, Durability::Full).unwrap();
+    (folder, made.conn)
+}
+
+#[test]
+fn the_views_have_the_columns_that_are_told() {
+    let (_folder, conn) = trail();
+    let names = |sql: &str| -> BTreeSet<String> {
+        let mut select = conn.prepare(sql).unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let page = page("docs/database.md");
+    let mut told = BTreeSet::new();
+    for row in rows(&page) {
+        let Some(view) = code(row[0]) else { continue };
+        let plain: String =
+            row[2].split('(').map(|part| part.split(')').next_back().unwrap()).collect();
+        // `depth.state (queued, running)`: what stands in brackets is no column.
+        let columns: Vec<&str> =
+            plain.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let select = conn.prepare(&format!("select * from {view}")).unwrap();
+        assert_eq!(select.column_names(), columns, "{view}");
+        told.insert(view.to_owned());
+    }
+    assert_eq!(told, names("select name from sqlite_master where type = 'view'"));
+}
+
+#[test]
+fn queries_that_are_shown_run() {
+    let (_folder, conn) = trail();
+    let blocks = blocks(&page("docs/database.md"), "sql");
+    assert!(blocks.len() > 5);
+    for query in blocks.iter().flat_map(|block| block.split(';')) {
+        // `writefile` is the sqlite3 program's own.
+        if !query.trim().is_empty() && !query.contains("writefile(") {
+            let ran = conn.prepare(query).map(|_| ());
+            assert_eq!(ran, Ok(()), "{query}");
+        }
+    }
+}
+
+#[test]
+fn the_copy_that_is_shown_ends_while_webhooks_come_and_holds_what_came_before() {
+    let page = page("docs/database.md");
+    let shown = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
+    let shown = shown.expect("a command that copies").replace("hooktrail.db", "t.db");
+    let server = scenario().source("a", "").start();
+    let before = server.post("/hooks/a", "x").event();
+    let copied = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !copied.load(Ordering::Relaxed) {
+                server.post("/hooks/a", "x");
+            }
+        });
+        let limited = ["60", "sh", "-c", &shown];
+        let ran = Command::new("timeout").args(limited).current_dir(server.path()).status();
+        copied.store(true, Ordering::Relaxed);
+        ran.unwrap()
+    });
+    assert!(ran.success(), "{shown}: {ran}");
+    let copy = Connection::open(server.path().join("copy.db")).unwrap();
+    let holds = "select count(*) from events where id <= ?1";
+    assert_eq!(copy.query_row(holds, [before], |row| row.get(0)), Ok(before));
+}
+
+#[test]
+fn a_handler_finds_the_variables_that_are_told() {
+    let server = scenario().source("a", "").handler("h", "split = \".\"", "env").start();
+    server.post("/hooks/a", "body");
+    server.until("select succeeded from trail", "1");
+    let found = server.value("select cast(stdout as text) from attempts");
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("HOOKTRAIL_")).map(str::to_owned).collect()
+    };
+    let lines = found.lines().filter_map(|line| line.split('=').next());
+    let page = page("docs/handlers.md");
+    let told: String = rows(&page).iter().map(|row| format!("{} ", row[0])).collect();
+    assert_eq!(names(&lines.collect::<Vec<_>>().join(" ")), names(&told));
+}
+
+#[test]
+fn the_page_of_keys_leaves_none_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = page("docs/configuration.md");
+    let tables = ["server", "admin", "store", "workers", "sources.a", "handlers.h"];
+    for table in tables.into_iter().chain(["handlers.h.retry", "handlers.h.breaker"]) {
+        // A name that is near no key's, so that the fault lists all that there are.
+        let faults = load(folder.path(), &spread(&format!("{table}.qqqqqqqqqqqqq = 0\n")));
+        let fault = faults.unwrap_err();
+        let listed = fault.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
+        for key in listed.expect(&fault).split(", ").flat_map(|part| part.split(" or ")) {
+            let key = format!("{table}.{key}").replace(".a.", ".NAME.").replace(".h.", ".NAME.");
+            let told = page.contains(&format!("| `{key}` |")) || page.contains(&format!("`{key}."));
+            assert!(told, "docs/configuration.md has no {key}");
+        }
+    }
+}
+
+#[test]
+fn the_tests_that_keep_the_promises_exist() {
+    let page = page("README.md");
+    let promises = page.split("## What is ").find(|part| part.starts_with("promised")).unwrap();
+    let named: Vec<&str> = promises
+        .split('`')
+        .filter(|word| word.contains('_') && !word.contains([' ', '.', '/']))
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    let tops = ["src", "tests"].map(|top| Path::new(env!("CARGO_MANIFEST_DIR")).join(top));
+    let sources =
+        fs::read_dir(&tops[0]).unwrap().chain(fs::read_dir(tops[1].join("integration")).unwrap());
+    let sources = sources.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let sources: String = sources.map(|path| fs::read_to_string(path).unwrap()).collect();
+    for name in named {
+        assert!(
+            sources.contains(&format!("#[test]\nfn {name}()"))
+                || sources.contains(&format!("#[test]\n    fn {name}()")),
+            "there is no test {name}"
+        );
+    }
+}

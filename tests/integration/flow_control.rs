@@ -1,0 +1,151 @@
+//! What limits a handler, in the real server: rests, rates, batches, bursts.
+
+use rustix::process::Signal;
+
+use crate::support::server::{scenario, until};
+
+const RESTS: &str =
+    "select group_concat(change, ' ') from (select change from breaker_log order by id)";
+
+#[test]
+fn a_handler_that_fails_in_a_row_rests_is_tried_by_one_job_and_recovers() {
+    let keys =
+        "breaker = { threshold = 3, cooldown = \"300ms\" }\nretry = { initial_delay = \"1ms\" }";
+    let script = "test -e mended || exit 1; echo x >> done";
+    let mut server = scenario().source("a", "").handler("h", keys, script).start();
+    for _ in 0..6 {
+        server.post("/hooks/a", "{}");
+    }
+    let resting = "select count(*) > 0 from breaker_log where change = 'opened'";
+    server.until(resting, "1");
+    server.kill();
+    server.start();
+    let trial = "select count(*) > 1 from breaker_log where change = 'probe'";
+    server.until(trial, "1");
+    server.file("mended", "");
+    server.until("select count(*) from trail where succeeded = 1", "6");
+    let rests = server.value(RESTS);
+    assert!(rests.starts_with("opened probe opened probe"), "{rests}");
+    assert!(rests.ends_with("probe closed"), "{rests}");
+}
+
+#[test]
+fn a_rate_spreads_starts_and_holds_over_a_restart() {
+    let keys = "rate_limit = \"20/s\"\nconcurrency = 8";
+    let script = "date +%s%N >> starts";
+    let mut server = scenario().source("a", "").handler("h", keys, script).start();
+    for _ in 0..30 {
+        server.post("/hooks/a", "{}");
+    }
+    until("some have started", || server.text_of("starts").lines().count() >= 8);
+    server.kill();
+    server.start();
+    server.until("select count(*) from trail where succeeded = 1", "30");
+    let text = server.text_of("starts");
+    let mut starts: Vec<u128> = text.lines().map(|line| line.parse().unwrap()).collect();
+    starts.sort_unstable();
+    let within = |from: usize| starts[from..].partition_point(|at| at - starts[from] < 900_000_000);
+    let most = (0..starts.len()).map(within).max().unwrap();
+    assert!(most <= 20, "{most} within less than a second");
+}
+
+#[test]
+fn a_rate_holds_over_a_reload_and_over_one_without_it() {
+    let script = "echo x >> starts";
+    let mut server = scenario()
+        .source("a", "")
+        .handler("h", "rate_limit = \"1/h\"", script)
+        .handler("other", "", "true")
+        .start();
+    let reloads = "select count(*) from audit_log where action = 'reload'";
+    let others = "select count(*) from outcomes where handler = 'other'";
+    server.post("/hooks/a", "1");
+    until("the first has started", || server.text_of("starts") == "x\n");
+    let slow = server.config().clone();
+    server.signal(Signal::HUP);
+    server.until(reloads, "1");
+    server.post("/hooks/a", "2");
+    server.until(others, "2");
+    // It is taken out for a moment, in which nothing may start.
+    *server.config() = slow.replace("rate_limit = \"1/h\"", "paused = true");
+    server.reload_with("");
+    server.until(reloads, "2");
+    *server.config() = slow;
+    server.reload_with("");
+    server.until(reloads, "3");
+    server.post("/hooks/a", "3");
+    server.until(others, "3");
+    assert_eq!(server.text_of("starts"), "x\n");
+    assert_eq!(server.value("select jobs from queue_depth where handler = 'h'"), "2");
+}
+
+#[test]
+fn a_batch_gathers_what_comes_and_each_job_has_its_own_answer() {
+    let keys = "mode = \"batch\"\nbatch_size = 3\nbatch_wait = \"5m\"\nconcurrency = 1";
+    let script = r#"echo start >> runs
+while read -r line; do
+  job=${line#*\"job\":}; job=${job%%,*}
+  case $line in *bad*) echo "{\"job\":$job,\"outcome\":\"dead\",\"detail\":\"bad\"}";; esac
+done"#;
+    let server = scenario().source("a", "").handler("h", keys, script).start();
+    for body in ["1", "\"bad\"", "3", "4"] {
+        server.post("/hooks/a", body);
+    }
+    server.until("select count(*) from outcomes", "3");
+    let states = "select group_concat(job_state, ' ') from (select * from outcomes order by job)";
+    assert_eq!(server.value(states), "succeeded dead succeeded");
+    assert_eq!(server.text_of("runs"), "start\n");
+    assert_eq!(
+        server.value("select jobs from queue_depth where state = 'queued'"),
+        "1",
+        "it waits"
+    );
+}
+
+#[test]
+fn a_cancelled_job_ends_its_batch_and_the_others_are_put_back() {
+    let keys = "mode = \"batch\"\nbatch_size = 2\nconcurrency = 1";
+    let script = "cat > /dev/null; if [ ! -e held ]; then : > held; sleep 1000; fi";
+    let server = scenario().source("a", "").handler("h", keys, script).start();
+    server.post("/hooks/a", "1");
+    server.post("/hooks/a", "2");
+    until("it holds them", || server.path().join("held").exists());
+    assert!(server.cli(&["cancel", "1"]).status.success());
+    server.until("select count(*) from trail where cancelled = 1", "1");
+    server.until("select count(*) from trail where succeeded = 1", "1");
+    let outcomes = server.list("select outcome || ' ' || detail from outcomes where id < 3");
+    assert_eq!(outcomes, ["interrupted cancelled", "interrupted job 1 of its batch was cancelled"]);
+    let failures = server.value("select failures from jobs where id = 2");
+    assert_eq!(failures, "0", "that is not counted");
+}
+
+#[test]
+fn a_burst_is_one_job_when_it_is_over() {
+    let keys = "debounce_by = '.repo'\ndebounce = \"300ms\"";
+    let server = scenario().source("a", "").handler("h", keys, "cat").start();
+    for n in 0..5 {
+        server.post("/hooks/a", format!(r#"{{"repo":"r","n":{n}}}"#));
+    }
+    server.until("select count(*) from trail where settled_at is null", "0");
+    let last = server.value("select stdout from attempts");
+    assert_eq!(last, r#"{"repo":"r","n":4}"#);
+    let reasons = "select count(*) from jobs where reason like 'superseded by job %'";
+    assert_eq!(server.value(reasons), "4");
+}
+
+#[test]
+fn a_paused_and_resting_handler_starts_nothing() {
+    let keys =
+        "breaker = { threshold = 1, cooldown = \"1ms\" }\nretry = { initial_delay = \"1ms\" }";
+    let server = scenario().source("a", "").handler("h", keys, "exit 1").start();
+    server.post("/hooks/a", "{}");
+    server.until("select count(*) > 2 from breaker_log", "1");
+    assert!(server.cli(&["pause", "h"]).status.success());
+    server.until("select count(*) from queue_depth where state = 'running'", "0");
+    server.signal(Signal::HUP);
+    server.until("select count(*) from audit_log where action = 'reload'", "1");
+    let count = server.value("select count(*) from outcomes");
+    server.post("/hooks/a", "{}");
+    assert!(server.cli(&["resume", "h"]).status.success());
+    server.until(&format!("select count(*) > {count} from outcomes"), "1");
+}

@@ -1,0 +1,121 @@
+//! Requests whose checks take long: they are checked on threads of their own, with the same result.
+
+use std::fs;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
+
+use crate::support::server::{Scenario, Server, scenario, until};
+
+/// Beyond what an intake thread checks itself.
+const LARGE: usize = 200_000;
+
+/// Within it.
+const SMALL: usize = 50_000;
+
+const VERIFY: &str =
+    "verify = { scheme = \"hmac\", header = \"X-Signature\", secret = { file = \"secret\" } }";
+
+fn signed(path: &str, keys: &str) -> Scenario {
+    let scenario = scenario().source(path, &format!("{VERIFY}\n{keys}"));
+    scenario.file("secret", "s3cret");
+    scenario
+}
+
+fn post(server: &Server, secret: &str, headers: &str, body: &[u8]) -> (u16, String) {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = hex::encode(ring::hmac::sign(&key, body));
+    let headers = format!("X-Signature: {signature}\n{headers}");
+    let answer = server.request("POST", "/hooks/a", &headers, body);
+    (answer.status, answer.body)
+}
+
+/// A JSON object of so many bytes.
+fn json(bytes: usize, members: &str) -> Vec<u8> {
+    let rest = bytes - members.len() - 11;
+    format!("{{{members},\"pad\":\"{}\"}}", "x".repeat(rest)).into_bytes()
+}
+
+/// Threads that check large requests.
+fn check_threads(server: &Server) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
+    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+    tasks.flatten().filter_map(|task| name(task).ok()).filter(|name| name.trim() == "check").count()
+}
+
+#[test]
+fn a_large_request_is_checked_on_a_thread_of_its_own_and_a_small_one_is_not() {
+    let server = signed("a", "").start();
+    assert_eq!(post(&server, "s3cret", "", &json(SMALL, "\"a\":1")).0, 202);
+    assert_eq!(post(&server, "other", "", &json(SMALL, "\"a\":2")).0, 401);
+    assert_eq!(check_threads(&server), 0);
+    assert_eq!(post(&server, "other", "", &json(LARGE, "\"a\":3")).0, 401);
+    until("a thread checks it", || check_threads(&server) > 0);
+    assert_eq!(server.value("select count(*) from trail"), "1");
+}
+
+#[test]
+fn signatures_by_public_keys_count_as_work_however_small_the_body_is() {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let secret = format!("whpk_{}", STANDARD.encode(key.verifying_key().as_bytes()));
+    let verify = "verify = { scheme = \"standard\", secret = { file = \"secret\" } }";
+    let scenario = scenario().source("a", verify);
+    scenario.file("secret", &secret);
+    let server = scenario.start();
+    let post = |signatures: usize| {
+        let signatures = format!("v1a,{} ", STANDARD.encode([0; 64])).repeat(signatures);
+        let headers = format!(
+            "webhook-id: 1\nwebhook-timestamp: 1764000000\nwebhook-signature: {signatures}"
+        );
+        server.request("POST", "/hooks/a", &headers, b"{}").status
+    };
+    assert_eq!(post(2), 401);
+    assert_eq!(check_threads(&server), 0);
+    assert_eq!(post(32), 401);
+    until("a thread checks it", || check_threads(&server) > 0);
+}
+
+#[test]
+fn a_large_request_gets_the_response_of_a_small_one() {
+    let keys = "accept = \"json\"\ndedupe = { jq = \".id\" }\nrespond = { status = 202 }\n\
+                handshake = { methods = [\"POST\"], respond = '.challenge' }";
+    let server = signed("a", keys).handler("h", "when = '.id != \"no\"'", "cat >> out").start();
+    let typed = "Content-Type: application/json";
+    for bytes in [SMALL, LARGE] {
+        let id = |id: &str| json(bytes, &format!("\"id\":\"{id}-{bytes}\",\"challenge\":null"));
+        let (first, again) = (post(&server, "s3cret", typed, &id("a")), id("a"));
+        let event: serde_json::Value = serde_json::from_str(&first.1).expect("an event");
+        assert_eq!((first.0, event["duplicate"].is_null()), (202, true));
+        let again = post(&server, "s3cret", typed, &again);
+        assert_eq!(again, (202, format!("{{\"event\":{},\"duplicate\":true}}", event["event"])));
+        let stored = format!("select body from events where id = {}", event["event"]);
+        assert_eq!(server.value(&stored).into_bytes(), id("a"));
+        let ask = json(bytes, "\"challenge\":\"c\"");
+        assert_eq!(post(&server, "s3cret", typed, &ask), (200, "c".to_owned()));
+        assert_eq!(post(&server, "s3cret", "Content-Type: text/plain", &id("b")).0, 415);
+        let mut broken = id("b");
+        broken.pop();
+        assert_eq!(post(&server, "s3cret", typed, &broken).0, 400);
+        assert_eq!(post(&server, "other", typed, &id("b")).0, 401);
+        assert_eq!(post(&server, "other", typed, &ask).0, 401);
+    }
+    assert_eq!(server.value("select count(*) from trail"), "2");
+    assert_eq!(server.value("select count(*) from trail where jobs = 1"), "2");
+}
+
+#[test]
+fn large_unsigned_requests_to_one_source_leave_another_its_thread() {
+    let server = signed("a", "").source("b", VERIFY).start();
+    let body = vec![b'x'; 1 << 20];
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(post(&server, "other", "", &body).0, 401));
+        }
+        for _ in 0..4 {
+            let answer = server.request("POST", "/hooks/b", "X-Signature: 00", &body);
+            assert_eq!(answer.status, 401);
+        }
+    });
+    assert!(check_threads(&server) <= 2);
+}

@@ -1,0 +1,221 @@
+//! `replay`: new jobs with new keys from stored events.
+
+use std::collections::HashSet;
+use std::process::{Command, Stdio};
+
+use crate::support::server::{HOOKTRAIL, Server, cli, err, out, scenario, until};
+
+/// Events that are on the trail without anybody having sent them, with a job each that is done.
+fn fill(server: &Server, events: usize) {
+    server
+        .trail()
+        .execute_batch(&format!(
+            "BEGIN;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events})
+             INSERT INTO events (id, uid, source, received_at, method, path, ip, headers, first_job,
+               last_job, body)
+             SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
+               i, i, CAST('event ' || i AS BLOB) FROM n;
+             INSERT INTO jobs (id, event, handler, source, state, created_at, since, ended_at)
+               SELECT id, id, 1, 1, 3, received_at, 0, received_at FROM events;
+             UPDATE counters SET event = {events}, job = {events};
+             COMMIT;"
+        ))
+        .expect("events");
+}
+
+/// A server that has stopped, with a paused handler and so many events.
+fn filled(events: usize) -> Server {
+    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
+    assert_eq!(server.stop(), Some(0));
+    fill(&server, events);
+    server
+}
+
+#[test]
+fn a_replayed_event_runs_again_under_a_new_key() {
+    let server =
+        scenario().source("a", "").handler("h", "", "echo $HOOKTRAIL_IDEMPOTENCY_KEY; cat").start();
+    server.post("/hooks/a", "the body");
+    server.until("select count(*) from outcomes", "1");
+    let replayed = server.cli(&["replay", "1"]);
+    assert_eq!(out(&replayed), "replayed 1 event: 1 job\n", "{}", err(&replayed));
+    server.until("select count(*) from outcomes", "2");
+    assert_eq!(out(&server.cli(&["replay", "1", "1"])), "replayed 1 event: 1 job\n");
+    server.until("select count(*) from outcomes", "3");
+    let said = server.list("select stdout from attempts");
+    let keys: HashSet<&str> = said.iter().filter_map(|said| said.lines().next()).collect();
+    assert_eq!(keys.len(), 3, "{said:?}");
+    assert!(said.iter().all(|said| said.ends_with("the body")), "{said:?}");
+    assert_eq!(server.value("select jobs || ' ' || succeeded from trail"), "3 3");
+    let acts = server.list("select action || ' ' || via || ' ' || jobs from audit_log order by id");
+    assert_eq!(acts, ["replay cli 1", "replay cli 1"]);
+}
+
+#[test]
+fn a_handler_that_did_not_exist_then_gets_what_came_before_it() {
+    let mut server = scenario().source("a", "").source("b", "").handler("h", "", "true").start();
+    for (path, body) in [("/hooks/a", "one"), ("/hooks/b", "two"), ("/hooks/a", "three")] {
+        server.post(path, body);
+    }
+    server.file("new.sh", "#!/bin/sh\ncat\n");
+    // The command line may know of it before the server does.
+    server.config().push_str("[handlers.new]\nsources = [\"a\"]\ncommand = [\"./new.sh\"]\n");
+    server.write_config();
+    let replayed = server.cli(&["replay", "--all", "--handler", "new"]);
+    assert_eq!(out(&replayed), "replayed 2 events: 2 jobs\n", "{}", err(&replayed));
+    assert_eq!(err(&replayed), "left out: 1 event that no handler takes\n");
+    assert_eq!(server.value("select jobs from queue_depth where handler = 'new'"), "2");
+    server.reload_with("");
+    server.until("select count(*) from outcomes where handler = 'new'", "2");
+    let bodies = "select stdout from attempts where stdout is not null order by job";
+    assert_eq!(server.list(bodies), ["one", "three"]);
+    server.until("select count(*) from outcomes where handler = 'h'", "2");
+}
+
+#[test]
+fn a_dry_run_says_which_and_changes_nothing() {
+    let server = scenario()
+        .source("a", "")
+        .source("b", "")
+        .handler("h", "paused = true", "true")
+        .with("[handlers.k]\nsources = [\"a\", \"b\"]\ncommand = [\"true\"]\npaused = true")
+        .start();
+    for path in ["/hooks/a", "/hooks/b"] {
+        server.post(path, "x");
+    }
+    let said = server.cli(&["replay", "--all", "--dry-run"]);
+    let lines =
+        "event 1 of a: h 1 job, k 1 job\nevent 2 of b: k 1 job\nwould replay 2 events: 3 jobs\n";
+    assert_eq!(out(&said), lines, "{}", err(&said));
+    let said = out(&server.cli(&["replay", "2", "--dry-run", "--json"]));
+    let object: serde_json::Value = serde_json::from_str(&said).expect("an object");
+    let expected = serde_json::json!(
+        {"event": 2, "source": "b", "handler": "k", "jobs": 1, "reason": null});
+    assert_eq!(object, expected);
+    assert_eq!(server.value("select count(*) from jobs"), "3");
+    assert_eq!(server.value("select count(*) from audit_log"), "0");
+}
+
+#[test]
+fn what_an_event_owes_is_decided_by_the_expressions_as_they_are_now() {
+    let mut server = scenario().source("a", "").handler("h", "when = 'false'", "cat").start();
+    // Not one of those that are answered in place.
+    for body in [r#"{"ids":[1,2]}"#, r#"{"ids":[]}"#, r#"{"id":7}"#, "{"] {
+        server.post("/hooks/a", body);
+    }
+    assert_eq!(server.value("select count(*) from jobs"), "0");
+    let text = server.config().replace("when = 'false'", "when = 'has(\"ids\")'\nsplit = '.ids[]'");
+    *server.config() = text;
+    server.reload_with("");
+    until("it is read", || server.log().contains("read again"));
+    let said = out(&server.cli(&["replay", "--all", "--dry-run"]));
+    let mut lines = said.lines();
+    assert_eq!(lines.next(), Some("event 1 of a: h 2 jobs"), "{said}");
+    assert_eq!(lines.next(), Some("event 2 of a: h 0 jobs"), "{said}");
+    assert_eq!(lines.next(), Some("event 3 of a: not wanted by when"), "{said}");
+    let dead = lines.next().unwrap_or_default();
+    assert!(dead.starts_with("event 4 of a: h a dead job (when: "), "{said}");
+    assert_eq!(lines.next(), Some("would replay 4 events: 3 jobs"), "{said}");
+    let replayed = server.cli(&["replay", "--all"]);
+    assert_eq!(out(&replayed), "replayed 4 events: 3 jobs\n", "{}", err(&replayed));
+    server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
+    let items = "select item || ' ' || cast(stdout as text) from outcomes o join attempts a
+                 on a.id = o.id where o.outcome = 'succeeded' order by item";
+    assert_eq!(server.list(items), ["1 1", "2 2"]);
+    assert_eq!(server.value("select event from dead_jobs"), "4");
+}
+
+#[test]
+fn where_jobs_are_selected_only_their_handlers_get_the_event_again() {
+    let server = scenario()
+        .source("a", "")
+        .handler("good", "", "true")
+        .handler("bad", "retry = { max_attempts = 1 }", "echo no luck >&2; exit 65")
+        .start();
+    for _ in 0..2 {
+        server.post("/hooks/a", "x");
+    }
+    server.until("select count(*) from outcomes", "4");
+    for selected in [["--state", "dead"], ["--detail", "no luck"]] {
+        let args = [&["replay"][..], &selected, &["--until", "2100-01-01"]].concat();
+        assert_eq!(out(&server.cli(&args)), "replayed 2 events: 2 jobs\n");
+    }
+    server.until("select count(*) from outcomes where handler = 'bad'", "6");
+    assert_eq!(server.value("select count(*) from outcomes where handler = 'good'"), "2");
+    let none = server.cli(&["replay", "--handler", "good", "--state", "dead"]);
+    assert_eq!(out(&none), "replayed 0 events: 0 jobs\n");
+}
+
+#[test]
+fn what_is_named_and_not_there_is_refused_and_nothing_is_done() {
+    let server = scenario().source("a", "").source("b", "").handler("h", "", "true").start();
+    for path in ["/hooks/a", "/hooks/b"] {
+        server.post(path, "x");
+    }
+    for (args, said) in [
+        (&["replay", "1", "7"][..], "event 7: there is no such event"),
+        (&["replay", "1", "2"], "event 2: no handler takes it"),
+        (&["replay", "2", "--handler", "h"], "event 2: handler h does not take it"),
+        (
+            &["replay", "1", "--handler", "x"],
+            "handler x: there is none of that name in config.toml",
+        ),
+        (&["replay", "--source", "x"], "source x: the trail knows none of that name"),
+        (&["replay", "--event", "9"], "event 9: there is no such event"),
+    ] {
+        let refused = server.cli(args);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert_eq!(err(&refused).trim_end(), said, "{args:?}");
+    }
+    assert_eq!(server.cli(&["replay"]).status.code(), Some(2));
+    assert_eq!(server.value("select count(*) from jobs"), "1");
+    assert_eq!(server.value("select count(*) from audit_log"), "0");
+}
+
+#[test]
+fn senders_are_answered_while_very_many_events_are_replayed() {
+    const EVENTS: usize = 20_000;
+    let mut server = filled(EVENTS);
+    server.start();
+    let folder = server.path().to_owned();
+    let replay = std::thread::spawn(move || cli(&folder, &["replay", "--all"]));
+    let mut answers = 0;
+    while !replay.is_finished() {
+        assert_eq!(server.post("/hooks/a", "meanwhile").status, 202);
+        answers += 1;
+    }
+    let replayed = replay.join().expect("its output");
+    assert_eq!(out(&replayed).lines().count(), 1, "{}", err(&replayed));
+    // It began after some of them perhaps, and says how many it made.
+    let made = server.value("select count(*) from jobs where replay = 1");
+    assert!(made.parse::<usize>().expect("a number") >= EVENTS, "{made}");
+    assert_eq!(server.value("select jobs from audit_log"), made);
+    assert!(answers > 1, "no sender was answered meanwhile");
+    let own = "select count(*) from jobs where replay is null and event > 20000";
+    assert_eq!(server.value(own), answers.to_string());
+    assert!(!server.log().contains("senders get 503"), "{}", server.log());
+}
+
+#[test]
+fn a_replay_that_was_cut_off_leaves_whole_jobs_and_a_true_count() {
+    let server = filled(30_000);
+    let mut replay = Command::new(HOOKTRAIL)
+        .args(["replay", "--all"])
+        .current_dir(server.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the command line");
+    let made = || server.value("select count(*) from jobs where replay = 1");
+    until("it has begun", || made() != "0");
+    replay.kill().expect("its end");
+    replay.wait().expect("its end");
+    let made = made();
+    assert_eq!(
+        server.value("select jobs || ' ' || action from audit_log"),
+        format!("{made} replay")
+    );
+    assert_eq!(server.value("select job from counters"), server.value("select max(id) from jobs"));
+    let whole = "select count(*) from jobs where replay = 1 and later = event and state = 0";
+    assert_eq!(server.value(whole), made);
+}

@@ -1,0 +1,114 @@
+//! A server that runs as a user other than root, as it does under systemd: what its handlers can see of
+//! it, and what it can still do by /proc.
+
+use std::os::unix::fs::chown;
+use std::process::Command;
+
+use crate::support::server::{Scenario, is_alive, scenario, until};
+
+const NOBODY: u32 = 65_534;
+
+/// Runs as the user `nobody`; `None`, with a note, where the test itself does not run as root.
+fn as_nobody(scenario: Scenario) -> Option<Scenario> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: to change the user takes root");
+        return None;
+    }
+    chown(scenario.path(), Some(NOBODY), Some(NOBODY)).expect("its folder");
+    let id = NOBODY.to_string();
+    let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
+    let reads = Command::new(words[0])
+        .args(&words[1..])
+        .args(["test", "-x", crate::support::server::HOOKTRAIL])
+        .status()
+        .expect("setpriv, of util-linux");
+    assert!(reads.success(), "nobody can't run {}", crate::support::server::HOOKTRAIL);
+    Some(scenario.under(&[&words[..], &["env", "SECRET_OF_THE_SERVER=x"]].concat()))
+}
+
+#[test]
+fn handlers_cannot_read_the_environment_of_the_server() {
+    let script =
+        "! cat /proc/$PPID/environ && ! ls /proc/$PPID/fd/ && ! head -c 1 /proc/$PPID/maps";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
+        return;
+    };
+    let server = scenario.start();
+    server.post("/hooks/a", "{}");
+    server.until("select outcome from outcomes", "succeeded");
+    let errors = server.value("select stderr from attempts");
+    assert_eq!(errors.matches("Permission denied").count(), 3, "{errors}");
+    assert!(!server.value("select stdout from attempts").contains("SECRET_OF_THE_SERVER"));
+}
+
+#[test]
+fn the_kernel_ends_evaluators_and_handlers_before_the_server() {
+    let script = "own=$(cat /proc/$PPID/oom_score_adj)
+        until [ $(cat /proc/self/oom_score_adj) -gt $own ]; do sleep 0.01; done";
+    let when = "when = 'length >= 0'";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, script)) else {
+        return;
+    };
+    let server = scenario.start();
+    server.post("/hooks/a", "{}");
+    server.until("select outcome from outcomes", "succeeded");
+    let children = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let children = children.map(|task| {
+        std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+    });
+    let children = children.collect::<String>();
+    let evaluator = children.split_whitespace().next().expect("an evaluator");
+    let score = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse::<i32>().unwrap()
+    };
+    assert!(score(evaluator) > score(&server.pid().to_string()) + 250);
+}
+
+#[test]
+fn a_server_that_was_started_with_less_than_usual_evaluates_all_the_same() {
+    let when = "when = 'length >= 0'";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, "cat")) else {
+        return;
+    };
+    // Before the user changes: only root may raise these limits again.
+    let limited = "ulimit -v 8000000; exec nice -n 15 \"$@\"";
+    let server = scenario.wrapped_in(&["sh", "-c", limited, "sh"]).start();
+    server.post("/hooks/a", "{}");
+    server.until("select outcome from outcomes", "succeeded");
+}
+
+#[test]
+fn what_leaves_its_group_is_ended_all_the_same() {
+    let script =
+        "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
+        return;
+    };
+    let server = scenario.start();
+    server.post("/hooks/a", "{}");
+    server.until("select outcome from outcomes", "succeeded");
+    let pid = server.text_of("pid");
+    until("it was ended", || !is_alive(&pid));
+}
+
+#[test]
+fn without_room_for_a_process_a_job_waits_and_does_not_fail() {
+    let keys = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
+    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", keys, "cat")) else {
+        return;
+    };
+    let server = scenario.start();
+    server.post("/hooks/a", "{}");
+    let pid = format!("--pid={}", server.pid());
+    let id = NOBODY.to_string();
+    let limit = |limit: &str| {
+        let user = ["--reuid", &id, "--regid", &id, "--clear-groups", "prlimit"];
+        Command::new("setpriv").args(user).args([&pid, limit]).status().unwrap()
+    };
+    assert!(limit("--nproc=1:").success());
+    assert!(server.cli(&["resume", "h"]).status.success());
+    until("it waits", || server.log().contains("no more processes"));
+    assert!(limit("--nproc=1000:").success());
+    server.until("select attempt || outcome from outcomes", "1succeeded");
+}
