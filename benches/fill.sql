@@ -1,6 +1,6 @@
--- Fills a new trail with events, as if they had come over the last year: one job each, all done but
--- for the newest, which are queued for a paused handler. Bodies are small (about 100 bytes), so that
--- ten million take 3 GB: what grows with the number of rows is all there.
+-- Fills a new database with events, spread over the last year. Each has one job. All jobs are done but
+-- the newest, which are queued for a paused handler. Bodies are small (about 100 bytes), so that ten
+-- million events take 3 GB; every cost that grows with the number of rows is there.
 --
 -- The server must have made the file, with a source `intake` and a handler `idle`, and be stopped:
 --   sqlite3 hooktrail.db 'create temp table fill as select 10000000 as events, 1000000 as queued' \

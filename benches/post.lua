@@ -1,6 +1,6 @@
--- wrk's side of the benchmark: posts benches/body.json, and prints one line of JSON at the end.
--- `wrk … URL -- MS [HEADER]` waits so long before each request (- not at all), for a load that leaves
--- the server room, and sends one more header.
+-- The script for wrk: posts benches/body.json, and prints one line of JSON at the end.
+-- `wrk … URL -- MS [HEADER]` waits MS milliseconds before each request (`-`: not at all), for a load
+-- that leaves the server idle time, and sends HEADER with each request.
 
 local file = assert(io.open("benches/body.json", "rb"))
 wrk.method = "POST"
@@ -17,7 +17,7 @@ function init(args)
     local name, value = args[2]:match("^(.-): (.*)$")
     wrk.headers[name] = value
   end
-  -- What wrk does by itself: one request, made once.
+  -- As wrk does without a script: format the request once.
   local request = wrk.format()
   wrk.request = function() return request end
 end

@@ -1,30 +1,24 @@
-//! What `mode = "stream"` does by itself: threads that each hand one job after another to a process
-//! that stays, with no queue before it and no trail behind. `stream COMMAND THREADS SECONDS` prints
-//! one line of JSON.
+//! Measures `mode = "stream"` by itself: each thread hands one job after another to its long-lived
+//! process, with no queue before it and no database behind it.
 
-use std::env::args;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use hooktrail::config::{self, Mode};
 use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::handler::{Task, kind};
 use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
 
-const USAGE: &str = "usage: stream COMMAND THREADS SECONDS";
+use crate::BODY;
 
-const BODY: &[u8] = include_bytes!("body.json");
-
-fn main() -> anyhow::Result<()> {
-    let command = args().nth(1).context(USAGE)?;
-    let threads: i64 = args().nth(2).context(USAGE)?.parse()?;
-    let length = Duration::from_secs_f64(args().nth(3).context(USAGE)?.parse()?);
+pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<()> {
+    let length = Duration::from_secs_f64(seconds);
     become_subreaper()?;
     let mut settings = config::Handler::with_defaults("stream", Path::new("."));
-    settings.command = vec![command];
+    settings.command = command;
     settings.mode = Mode::Stream;
     let (stream, settings) = (kind(&settings), Arc::new(settings));
     let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));

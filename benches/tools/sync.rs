@@ -1,21 +1,14 @@
-//! How long one append with fdatasync takes on this disk: what nothing durable can go below.
-//! `sync FILE BYTES SECONDS` prints one line of JSON; the file is made anew, and removed.
+//! Measures one append with fdatasync on this disk: no durable write can be faster. Creates the file
+//! and removes it.
 
-use std::env::args;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
-fn main() -> anyhow::Result<()> {
-    let usage = "usage: sync FILE BYTES SECONDS";
-    let path = args().nth(1).context(usage)?;
-    let bytes: usize = args().nth(2).context(usage)?.parse()?;
-    let seconds: f64 = args().nth(3).context(usage)?.parse()?;
-
+pub fn run(path: &Path, bytes: usize, seconds: f64) -> anyhow::Result<()> {
     let block = vec![7_u8; bytes];
-    let mut file = File::create(&path)?;
+    let mut file = File::create(path)?;
     let mut took_us = Vec::new();
     let began = Instant::now();
     while took_us.is_empty() || began.elapsed() < Duration::from_secs_f64(seconds) {
@@ -27,5 +20,5 @@ fn main() -> anyhow::Result<()> {
     let mean = took_us.iter().sum::<f64>() / took_us.len() as f64;
     took_us.sort_by(f64::total_cmp);
     println!(r#"{{"mean_us": {mean:.1}, "median_us": {:.1}}}"#, took_us[took_us.len() / 2]);
-    std::fs::remove_file(path).context(usage)
+    Ok(std::fs::remove_file(path)?)
 }

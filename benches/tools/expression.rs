@@ -1,83 +1,84 @@
-//! What an expression costs an event: in place, and by a process, alone and in groups of eight.
-//!
-//! `cargo run --release --example expression [BINARY]`: the binary is `hooktrail` as it was built.
+//! Measures what an expression costs an event: evaluated inline, and by an evaluator process, alone
+//! and eight at a time.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use hooktrail::expression::{
     EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions,
 };
 
-const BODY: &[u8] = include_bytes!("body.json");
+use crate::BODY;
+
 const TIME: Duration = Duration::from_secs(2);
 
-fn questions(when: &str) -> ExpressionSet {
+fn expressions(when: &str) -> ExpressionSet {
     let when = Some(Expression::new(when).expect("jq"));
     ExpressionSet::new(None, vec![HandlerExpressions { when, ..HandlerExpressions::default() }])
 }
 
-/// Microseconds for each of what is done at once.
-fn measure(what: &str, at_once: u32, mut does: impl FnMut()) {
+/// Prints the microseconds that each of the `at_once` evaluations takes.
+fn measure(name: &str, at_once: u32, mut evaluate: impl FnMut()) {
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < TIME {
         for _ in 0..16 {
-            does();
+            evaluate();
         }
         count += 16 * at_once;
     }
     let each = began.elapsed().as_secs_f64() * 1e6 / f64::from(count);
-    println!("{what:60} {each:8.2} µs");
+    println!("{name:72} {each:8.2} µs");
 }
 
-fn main() {
+pub fn run(binary: &Path) -> anyhow::Result<()> {
     let headers: [(&str, &[u8]); 2] = [("content-type", b"application/json"), ("x-kind", b"push")];
     let content_type = Some("application/json");
-    let scene =
+    let context =
         EventContext { body: BODY, content_type, headers: &headers, ..EventContext::default() };
     for when in [".form_id? != null", ".a.b == 1 and .c != 2", "$headers[\"x-kind\"] == \"push\""] {
-        let questions = questions(when);
-        measure(when, 1, || drop(black_box(questions.evaluate_inline(black_box(&scene)))));
+        let expressions = expressions(when);
+        measure(when, 1, || drop(black_box(expressions.evaluate_inline(black_box(&context)))));
     }
-    let binary = std::env::args().nth(1).unwrap_or_else(|| "target/release/hooktrail".to_owned());
-    let binary = Path::new(&binary).canonicalize().expect("a hooktrail that was built");
+    let binary = binary.canonicalize().with_context(|| format!("{}", binary.display()))?;
     let pool = EvaluatorPool::with_program(&binary, &std::env::temp_dir(), "bench");
     for when in [".form_id | length > 0", "[.. | strings] | length > 0"] {
-        let questions = questions(when);
-        measure(&format!("{when}, by a process, alone"), 1, || {
-            pool.evaluate(1, &questions, &scene).expect("an answer");
+        let expressions = expressions(when);
+        measure(&format!("{when}, by an evaluator process, alone"), 1, || {
+            pool.evaluate(1, &expressions, &context).expect("results");
         });
-        measure(&format!("{when}, by a process, in eights"), 8, || {
-            let (tell, told) = crossbeam_channel::bounded(8);
+        measure(&format!("{when}, by an evaluator process, eight at a time"), 8, || {
+            let (sender, receiver) = crossbeam_channel::bounded(8);
             for _ in 0..8 {
-                let tell = tell.clone();
+                let sender = sender.clone();
                 pool.evaluate_async(
                     1,
-                    &questions,
-                    &scene,
-                    Box::new(move |it| {
-                        let _ = tell.send(it.is_ok());
+                    &expressions,
+                    &context,
+                    Box::new(move |results| {
+                        let _ = sender.send(results.is_ok());
                     }),
                 );
             }
             for _ in 0..8 {
-                assert!(told.recv().expect("an answer"));
+                assert!(receiver.recv().expect("results"));
             }
         });
     }
     let contacts = (0..10_000).map(|n| format!("{{\"id\":{n},\"name\":\"contact {n}\"}}"));
     let body = format!("{{\"contacts\":[{}]}}", contacts.collect::<Vec<_>>().join(","));
-    let scene = EventContext { body: body.as_bytes(), ..scene };
+    let context = EventContext { body: body.as_bytes(), ..context };
     let jq = |text| Some(Expression::new(text).expect("jq"));
-    let taker = HandlerExpressions {
+    let handler = HandlerExpressions {
         split: jq(".contacts[]"),
         ordering_key: jq(".id"),
         unique_by: jq(".id"),
         ..HandlerExpressions::default()
     };
-    let questions = ExpressionSet::new(None, vec![taker]);
-    measure("10,000 items with two keys each, by a process", 1, || {
-        pool.evaluate(1, &questions, &scene).expect("an answer");
+    let expressions = ExpressionSet::new(None, vec![handler]);
+    measure("10,000 items with two keys each, by an evaluator process", 1, || {
+        pool.evaluate(1, &expressions, &context).expect("results");
     });
+    Ok(())
 }

@@ -1,21 +1,15 @@
-//! What the client of `url` handlers does by itself: threads that only post, one after another, over
-//! one agent's kept connections. `url URL THREADS SECONDS` prints one line of JSON.
+//! Measures the HTTP client of `url` handlers by itself: each thread sends one POST after another over
+//! the kept connections of one agent.
 
-use std::env::args;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use ureq::Agent;
 
-const USAGE: &str = "usage: url URL THREADS SECONDS";
+use crate::BODY;
 
-const BODY: &[u8] = include_bytes!("body.json");
-
-fn main() -> anyhow::Result<()> {
-    let url = args().nth(1).context(USAGE)?;
-    let threads: usize = args().nth(2).context(USAGE)?.parse()?;
-    let length = Duration::from_secs_f64(args().nth(3).context(USAGE)?.parse()?);
+pub fn run(url: &str, threads: usize, seconds: f64) -> anyhow::Result<()> {
+    let length = Duration::from_secs_f64(seconds);
     let agent: Agent = Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(30)))
         .max_idle_connections(threads)
@@ -28,7 +22,7 @@ fn main() -> anyhow::Result<()> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while Instant::now() < end {
-                    let done = match post(&agent, &url) {
+                    let done = match post(&agent, url) {
                         Ok(()) => &good,
                         Err(_) => &bad,
                     };

@@ -1,13 +1,11 @@
-//! What a job costs the store, from its claim to its outcome, with many queued and with few.
-//! `claims FOLDER JOBS SECONDS` prints one line of JSON: microseconds a job with so many jobs queued
-//! over 100 handlers, and with a thousand. Of the handlers 30 are paused, 30 ordered by one key and 30
-//! rest; the others have all threads. In turn, so that what else the machine does is shared.
+//! Measures a job in the store, from its claim to its outcome: microseconds per job with JOBS jobs
+//! queued over 100 handlers, and with 1,000. 30 of the handlers are paused, 30 share one ordering key,
+//! and 30 have an open circuit breaker; the last ten may use all threads. The two databases take turns,
+//! so that other load on the machine affects both.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-use anyhow::Context;
 
 use hooktrail::config::Durability;
 use hooktrail::domain::job_plan::{JobKeys, JobPlan, JobSpec};
@@ -21,7 +19,8 @@ use hooktrail::store::registry::{self, HandlerRegistration};
 use hooktrail::store::writer_state::WriterState;
 use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
 
-const USAGE: &str = "usage: claims FOLDER JOBS SECONDS";
+use crate::BODY;
+
 const HANDLERS: i64 = 100;
 const PAUSED: std::ops::RangeInclusive<i64> = 1..=30;
 const ORDERED: std::ops::RangeInclusive<i64> = 31..=60;
@@ -29,30 +28,27 @@ const RESTING: std::ops::RangeInclusive<i64> = 61..=90;
 const ACTIVE: usize = 10;
 const THREADS: usize = 16;
 const FEW: usize = 1_000;
-/// So many transactions of the one trail, then of the other.
+/// Transactions of one database before the other has its turn.
 const TURN: usize = 100;
 const HOUR_MS: i64 = 3_600_000;
 
-struct Trail {
+struct Database {
     store: Store,
     state: WriterState,
     dispatch: Scheduler,
     running: VecDeque<ClaimedJob>,
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args().skip(1);
-    let mut next = || args.next().context(USAGE);
-    let (folder, count, seconds) = (next()?, next()?.parse()?, next()?.parse()?);
-    let mut trails = [
-        Trail::filled(&Path::new(&folder).join("many.db"), count)?,
-        Trail::filled(&Path::new(&folder).join("few.db"), FEW)?,
+pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
+    let mut databases = [
+        Database::filled(&folder.join("many.db"), count)?,
+        Database::filled(&folder.join("few.db"), FEW)?,
     ];
     let (began, length) = (Instant::now(), Duration::from_secs_f64(seconds));
     let mut us: [Vec<f64>; 2] = Default::default();
     while began.elapsed() < length {
-        for (trail, us) in trails.iter_mut().zip(&mut us) {
-            us.push(trail.turn()?);
+        for (database, us) in databases.iter_mut().zip(&mut us) {
+            us.push(database.turn()?);
         }
     }
     let [many, few] = us.map(|mut us| {
@@ -63,13 +59,13 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One for its event, or of the one key.
-fn owed(handler: i64) -> (HandlerId, JobSpec) {
+/// A job of this handler, with the ordering key where the handler has one.
+fn job_spec(handler: i64) -> (HandlerId, JobSpec) {
     let order = ORDERED.contains(&handler).then_some([7; 16]);
     (HandlerId(handler), JobSpec::Event(JobKeys { order, ..JobKeys::default() }))
 }
 
-impl Trail {
+impl Database {
     fn filled(path: &Path, count: usize) -> anyhow::Result<Self> {
         let store = open(path, Durability::Normal)?;
         let named = |handler: i64| HandlerRegistration {
@@ -94,17 +90,19 @@ impl Trail {
         dispatch.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
         RESTING.for_each(|handler| dispatch.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let state = WriterState::read(&store.conn, store.clock)?;
-        let mut trail = Self { store, state, dispatch, running: VecDeque::new() };
+        let mut database = Self { store, state, dispatch, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
             let events = 100.min(count / all.len());
-            trail.change(|conn, state, _| (0..events).try_for_each(|_| take(conn, state, &all)))?;
+            database.change(|conn, state, _| {
+                (0..events).try_for_each(|_| insert_event(conn, state, &all))
+            })?;
         }
-        checkpoint::truncate(&trail.store.conn)?;
-        Ok(trail)
+        checkpoint::truncate(&database.store.conn)?;
+        Ok(database)
     }
 
-    /// One transaction, as the writer makes it.
+    /// Runs one transaction as the writer does.
     fn change(
         &mut self,
         change: impl FnOnce(&rusqlite::Connection, &mut WriterState, &Store) -> anyhow::Result<()>,
@@ -117,20 +115,20 @@ impl Trail {
         })
     }
 
-    /// Microseconds a job: outcomes, each with the claim that follows, all threads' in a transaction.
-    /// What was taken is put in again, and not measured.
+    /// Returns microseconds per job: each transaction holds the outcomes of all threads and the claims
+    /// that follow. The jobs that were taken are queued again, outside the measurement.
     fn turn(&mut self) -> anyhow::Result<f64> {
         let mut taken = Vec::new();
         let began = Instant::now();
         for _ in 0..TURN {
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
-            taken.extend(ended.iter().map(|one| one.handler.0));
-            ended.iter().for_each(|one| self.dispatch.release_thread(one.handler));
+            taken.extend(ended.iter().map(|job| job.handler.0));
+            ended.iter().for_each(|job| self.dispatch.release_thread(job.handler));
             let asks = self.dispatch.plan(self.store.clock.now_ms() * 1000);
             let mut answers = Vec::with_capacity(asks.len());
             self.change(|conn, state, _| {
-                for one in &ended {
-                    jobs::finish(conn, state, &finish(one))?;
+                for job in &ended {
+                    jobs::finish(conn, state, &finish(job))?;
                 }
                 for ask in asks {
                     answers.push((ask, claim::claim(conn, state, &ask)?));
@@ -157,13 +155,13 @@ impl Trail {
     }
 }
 
-/// An event that owes these handlers a job each.
-fn take(
+/// Inserts an event with one job for each of these handlers.
+fn insert_event(
     conn: &rusqlite::Connection,
     state: &mut WriterState,
     handlers: &[i64],
 ) -> anyhow::Result<()> {
-    let accept = NewEvent {
+    let event = NewEvent {
         reply_slot: 0,
         source: SourceId(1),
         uid: [7; 16],
@@ -173,19 +171,19 @@ fn take(
         query: None,
         ip: "127.0.0.1".to_owned(),
         headers: b"content-type: application/json".to_vec(),
-        body: include_bytes!("body.json").to_vec(),
+        body: BODY.to_vec(),
         dedupe: Dedupe::default(),
         note: None,
-        owed: JobPlan::Judged(handlers.iter().copied().map(owed).collect()),
+        owed: JobPlan::Judged(handlers.iter().copied().map(job_spec).collect()),
         queue_limit: None,
         body_memory: None,
     };
-    events::insert_event(conn, state, &mut InsertStatements::new(conn)?, &accept)?;
+    events::insert_event(conn, state, &mut InsertStatements::new(conn)?, &event)?;
     Ok(())
 }
 
-/// Queues as many again, in rows that lie as apart as those of the stock do: among those of handlers
-/// that don't run, which are cancelled at once.
+/// Queues as many jobs again. Their rows lie as far apart in the file as the first ones: between them
+/// are jobs of the handlers that can't run, which are cancelled at once.
 fn put_back(
     conn: &rusqlite::Connection,
     state: &mut WriterState,
@@ -193,7 +191,7 @@ fn put_back(
 ) -> anyhow::Result<()> {
     let all: Vec<i64> = (1..=HANDLERS).collect();
     let first = state.counters.job + 1;
-    (0..taken.len() / ACTIVE).try_for_each(|_| take(conn, state, &all))?;
+    (0..taken.len() / ACTIVE).try_for_each(|_| insert_event(conn, state, &all))?;
     conn.execute(
         "UPDATE jobs SET state = 5 WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
         [first, *RESTING.end()],

@@ -1,11 +1,11 @@
-//! A handler of `mode = "stream"` that answers at once, with as little work as can be: what is
-//! measured beside it is the server's own cost of a job.
+//! Answers the jobs of a `mode = "stream"` handler at once, with as little work as possible. What is
+//! left to measure is the server's own cost of a job.
 
 use std::io::{BufRead, Write, stdin, stdout};
 
 const JOB: &[u8] = b"\"job\":";
 
-fn main() -> std::io::Result<()> {
+pub fn run() -> anyhow::Result<()> {
     let (mut stdin, mut stdout) = (stdin().lock(), stdout().lock());
     let (mut line, mut answer) = (Vec::new(), Vec::new());
     while stdin.read_until(b'\n', &mut line)? > 0 {
