@@ -15,27 +15,33 @@ fn leaves(env: &str, script: &str) -> Trial {
 
 #[test]
 fn a_stray_without_a_mark_is_ended_when_nobody_else_can_have_left_it() {
-    alone("orphan_ownership::a_stray_without_a_mark_is_ended_when_nobody_else_can_have_left_it", || {
-        let trial = leaves("env -i", "exit 3");
-        assert_eq!(trial.exit(), ExitReason::Code(3));
-        assert!(!exists(&trial.file("pid")));
-    });
+    alone(
+        "orphan_ownership::a_stray_without_a_mark_is_ended_when_nobody_else_can_have_left_it",
+        || {
+            let trial = leaves("env -i", "exit 3");
+            assert_eq!(trial.exit(), ExitReason::Code(3));
+            assert!(!exists(&trial.file("pid")));
+        },
+    );
 }
 
 #[test]
 fn a_stray_without_a_mark_may_be_any_runs_that_began_before_it_was_seen() {
-    alone("orphan_ownership::a_stray_without_a_mark_may_be_any_runs_that_began_before_it_was_seen", || {
-        let (long, trial) = (sh(": > up; exec sleep 1000"), leaves("env -i", "exit 3"));
-        std::thread::scope(|scope| {
-            let run = scope.spawn(|| long.run());
-            until("the long one runs", || long.path().join("up").exists());
-            assert_eq!(trial.exit(), ExitReason::Code(3));
-            assert!(exists(&trial.file("pid")), "it may be the long one's");
-            long.stop.set();
-            assert_eq!(run.join().unwrap().exit, ExitReason::Stopped);
-        });
-        assert!(!exists(&trial.file("pid")));
-    });
+    alone(
+        "orphan_ownership::a_stray_without_a_mark_may_be_any_runs_that_began_before_it_was_seen",
+        || {
+            let (long, trial) = (sh(": > up; exec sleep 1000"), leaves("env -i", "exit 3"));
+            std::thread::scope(|scope| {
+                let run = scope.spawn(|| long.run());
+                until("the long one runs", || long.path().join("up").exists());
+                assert_eq!(trial.exit(), ExitReason::Code(3));
+                assert!(exists(&trial.file("pid")), "it may be the long one's");
+                long.stop.set();
+                assert_eq!(run.join().unwrap().exit, ExitReason::Stopped);
+            });
+            assert!(!exists(&trial.file("pid")));
+        },
+    );
 }
 
 #[test]
@@ -58,23 +64,26 @@ fn where_the_server_had_children_before_a_stray_without_a_mark_may_be_theirs() {
 
 #[test]
 fn without_a_list_of_children_they_are_found_among_all_processes() {
-    alone("orphan_ownership::without_a_list_of_children_they_are_found_among_all_processes", || {
-        become_subreaper().unwrap();
-        let trial = leaves("", "exec sleep 1000");
-        let entered = RunGuard::new(&trial.program.mark);
-        let child = spawn::spawn(&trial.program, &entered).unwrap();
-        until("the stray is ours", || children_among_all().len() == 2);
-        let strays = children();
-        assert_eq!(strays.len(), 1);
-        assert!(children_among_all().contains(&strays[0]));
-        assert!(children_among_all().contains(&child.pid));
-        let mark = RunId::Is(trial.program.mark.clone());
-        until("its mark is seen", || read_run_id(strays[0]) == mark);
-        kill_process_group(child.pid, Signal::KILL).unwrap();
-        assert!(wait_for_ends(&[(child.pid, child.process)], Instant::now() + DEADLINE));
-        assert_eq!(read_run_id(child.pid), RunId::None);
-        entered.kill_orphans(child.pid);
-        entered.reap(child.pid).unwrap();
-        assert_eq!(children_among_all(), []);
-    });
+    alone(
+        "orphan_ownership::without_a_list_of_children_they_are_found_among_all_processes",
+        || {
+            become_subreaper().unwrap();
+            let trial = leaves("", "exec sleep 1000");
+            let entered = RunGuard::new(&trial.program.mark);
+            let child = spawn::spawn(&trial.program, &entered).unwrap();
+            until("the stray is ours", || children_among_all().len() == 2);
+            let strays = children();
+            assert_eq!(strays.len(), 1);
+            assert!(children_among_all().contains(&strays[0]));
+            assert!(children_among_all().contains(&child.pid));
+            let mark = RunId::Is(trial.program.mark.clone());
+            until("its mark is seen", || read_run_id(strays[0]) == mark);
+            kill_process_group(child.pid, Signal::KILL).unwrap();
+            assert!(wait_for_ends(&[(child.pid, child.process)], Instant::now() + DEADLINE));
+            assert_eq!(read_run_id(child.pid), RunId::None);
+            entered.kill_orphans(child.pid);
+            entered.reap(child.pid).unwrap();
+            assert_eq!(children_among_all(), []);
+        },
+    );
 }
