@@ -15,6 +15,7 @@ use crate::support::server::scenario;
 const BOTH: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
 
 mod cli_reference;
+mod guides;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,184 @@
+//! The commands of README.md and docs/quick-start.md, pasted in their order, print what the pages show.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rusqlite::Connection;
+
+use crate::support::server::{HOOKTRAIL, until};
+
+/// A fenced code block: its language, and its lines.
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block> {
+    let mut fences = page.split("\n```").skip(1);
+    let mut blocks = Vec::new();
+    while let (Some(block), Some(_)) = (fences.next(), fences.next()) {
+        let (language, text) = block.split_once('\n').unwrap();
+        blocks.push(Block { language: language.to_owned(), text: text.to_owned() });
+    }
+    blocks
+}
+
+/// A reader's machine: a home folder, two terminals, and ports that nobody else uses.
+struct Reader {
+    home: tempfile::TempDir,
+    /// The working directory of the second terminal.
+    folder: PathBuf,
+    ports: [u16; 2],
+    server: Option<Child>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.server {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Reader {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = free.map(|listener| listener.local_addr().unwrap().port());
+        let folder = home.path().to_owned();
+        Self { home, folder, ports, server: None }
+    }
+
+    /// The text with the ports of this reader, and with retries that do not start during the test.
+    fn adapted(&self, text: &str) -> String {
+        let [senders, admin] = self.ports.map(|port| format!("127.0.0.1:{port}"));
+        let text = text.replace("127.0.0.1:8080", &senders).replace("127.0.0.1:8081", &admin);
+        let deploy = "[handlers.deploy]\n";
+        text.replace(deploy, &format!("{deploy}retry = {{ initial_delay = \"1h\" }}\n"))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let folder = Path::new(HOOKTRAIL).parent().unwrap().display();
+        let mut command = Command::new(program);
+        command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
+        command.env("HOME", self.home.path()).current_dir(&self.folder);
+        command
+    }
+
+    /// Runs a block in the second terminal and returns what it prints.
+    fn paste(&mut self, text: &str) -> String {
+        let text = self.adapted(text);
+        let folder_file = self.home.path().join(".folder");
+        let script = format!("set -e\n{text}\npwd > {}\n", folder_file.display());
+        let output = self.command("sh").args(["-c", &script]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}: {errors}");
+        self.folder = fs::read_to_string(folder_file).unwrap().trim().into();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts the server in the first terminal and returns its first `count` log lines.
+    fn start(&mut self, count: usize) -> String {
+        let file = self.folder.join("config.toml");
+        let config = self.adapted(&fs::read_to_string(&file).unwrap());
+        let [_, admin] = self.ports;
+        let own =
+            format!("[admin]\nlisten = [\"127.0.0.1:{admin}\"]\n\n[store]\nmin_free_space = 1024");
+        fs::write(&file, config.replacen("[store]", &own, 1)).unwrap();
+        let log_file = self.home.path().join(".log");
+        let log = fs::File::create(&log_file).unwrap();
+        let mut server = self.command("hooktrail");
+        self.server = Some(server.stderr(log).stdin(Stdio::null()).spawn().unwrap());
+        let mut text = String::new();
+        until("the server has started", || {
+            text.clear();
+            fs::File::open(&log_file).unwrap().read_to_string(&mut text).unwrap();
+            text.lines().count() >= count
+        });
+        text
+    }
+
+    fn reloads(&self) -> i64 {
+        let conn = Connection::open(self.folder.join("data/hooktrail.db")).unwrap();
+        let sql = "select count(*) from audit_log where action = 'reload'";
+        conn.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    /// Pastes every command of a page and compares what it prints with the block that follows it.
+    fn follow(&mut self, name: &str) {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let blocks = blocks(&fs::read_to_string(page).unwrap());
+        for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh")
+        {
+            let expected = blocks.get(index + 1).filter(|next| next.language.is_empty());
+            let expected = expected.map(|next| self.comparable(&next.text));
+            let is_equal = |printed: &str| expected.as_ref().is_none_or(|text| text == printed);
+            match block.text.trim() {
+                "tests/run" | "cargo install --locked --path ." => {}
+                "hooktrail" | "cargo run --release" => {
+                    let log = self.start(4);
+                    let log = self.comparable(&log);
+                    assert!(is_equal(&log), "{name}: {log}");
+                }
+                reads if is_read_only(reads) => {
+                    let mut printed = String::new();
+                    until(&format!("{name}: {reads} prints {expected:?}"), || {
+                        printed = self.paste(reads);
+                        is_equal(&self.comparable(&printed))
+                    });
+                }
+                acts => {
+                    let reloads = acts.contains("kill -HUP").then(|| self.reloads());
+                    let printed = self.paste(acts);
+                    let printed = self.comparable(&printed);
+                    assert!(is_equal(&printed), "{name}: {acts}\n{printed}\n{expected:?}");
+                    if let Some(before) = reloads {
+                        until("the server has reloaded", || self.reloads() > before);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Text without what differs from run to run: words with digits, widths of columns, the home folder.
+    fn comparable(&self, text: &str) -> String {
+        let text = text.replace(&self.home.path().display().to_string(), "/home/you");
+        let lines = text.lines().map(|line| {
+            let words = line.split(|c: char| c.is_whitespace() || "|=\"/".contains(c));
+            let words = words.filter(|word| !word.is_empty());
+            let words = words.map(|word| match word.contains(|c: char| c.is_ascii_digit()) {
+                true => "#",
+                false => word,
+            });
+            words.collect::<Vec<_>>().join(" ")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Whether a block can be pasted again and again until it prints what is expected.
+fn is_read_only(block: &str) -> bool {
+    let reads = ["hooktrail tail", "hooktrail list", "hooktrail show", "sqlite3 "];
+    block.lines().all(|line| reads.iter().any(|read| line.starts_with(read)))
+}
+
+#[test]
+fn the_commands_of_the_readme_print_what_it_shows() {
+    let mut reader = Reader::new();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::copy(top.join("config.toml"), reader.folder.join("config.toml")).unwrap();
+    fs::create_dir(reader.folder.join("handlers")).unwrap();
+    for entry in fs::read_dir(top.join("handlers")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), reader.folder.join("handlers").join(entry.file_name())).unwrap();
+    }
+    reader.follow("README.md");
+}
+
+#[test]
+fn the_commands_of_the_quick_start_print_what_it_shows() {
+    Reader::new().follow("docs/quick-start.md");
+}
