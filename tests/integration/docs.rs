@@ -16,6 +16,7 @@ const BOTH: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true
 
 mod cli_reference;
 mod guides;
+mod operations;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
