@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The wall clock, milliseconds since 1970 in UTC.
+#[expect(clippy::disallowed_methods, reason = "the wall clock is read here alone")]
 pub fn wall_ms() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
@@ -22,6 +23,7 @@ pub fn wall_ms() -> i64 {
 }
 
 /// Milliseconds since the machine was started, sleep included; never set by anybody.
+#[expect(clippy::disallowed_methods, reason = "the boot clock is read here alone")]
 pub fn boot_ms() -> i64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec * 1000 + now.tv_nsec / 1_000_000
@@ -58,6 +60,7 @@ pub fn http_date_ms(text: &str) -> Option<i64> {
 ///
 /// # Errors
 /// The system gave none; what needs them must not go on without.
+#[expect(clippy::disallowed_methods, reason = "random bytes are drawn here alone")]
 pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("no random bytes to be had: {e}"))?;

@@ -96,6 +96,7 @@ pub fn flush() {
 }
 
 /// Ends the process after the last lines are written.
+#[expect(clippy::disallowed_methods, reason = "the last lines are written first")]
 pub fn exit(code: i32) -> ! {
     flush();
     std::process::exit(code);
@@ -122,6 +123,7 @@ struct Layout {
 }
 
 impl Layout {
+    #[expect(clippy::disallowed_methods, reason = "the log goes to stderr")]
     fn of_stderr() -> Self {
         let is_journal = is_journal();
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());

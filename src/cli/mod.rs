@@ -119,13 +119,13 @@ fn run(cli: Cli) -> Result<(), ExitError> {
                 *shell,
                 &mut Cli::command(),
                 "hooktrail",
-                &mut std::io::stdout(),
+                &mut output::raw_stdout(),
             );
             return Ok(());
         }
         Command::Man => {
             let page = clap_mangen::Man::new(Cli::command());
-            return page.render(&mut std::io::stdout()).map_err(runtime_error);
+            return page.render(&mut output::raw_stdout()).map_err(runtime_error);
         }
         Command::Eval(args) if args.is_of_file() => return dry_run::eval(args, None),
         _ => {}

@@ -2,7 +2,7 @@
 //! object a line, named as the views' columns).
 
 use std::borrow::Cow;
-use std::io::{IsTerminal, StderrLock, StdoutLock, Write};
+use std::io::{IsTerminal, Stderr, StderrLock, Stdout, StdoutLock, Write};
 
 use jiff::Timestamp;
 use rusqlite::types::Value;
@@ -79,7 +79,7 @@ fn coloured(line: &str, cells: &[String], colour: bool) -> String {
 
 fn has_colour() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stdout().is_terminal() && !no_color
+    raw_stdout().is_terminal() && !no_color
 }
 
 fn cell(value: &Value) -> String {
@@ -110,15 +110,27 @@ pub fn json_line(value: &Json) -> String {
     escape::escape_json(&value.to_string()).into_owned()
 }
 
+/// Standard output without escapes, for text that holds nothing from outside.
+#[expect(clippy::disallowed_methods, reason = "commands print")]
+pub fn raw_stdout() -> Stdout {
+    std::io::stdout()
+}
+
+/// Standard error without escapes, for text that holds nothing from outside.
+#[expect(clippy::disallowed_methods, reason = "commands print")]
+pub fn raw_stderr() -> Stderr {
+    std::io::stderr()
+}
+
 /// Standard output as every command writes it.
 pub fn stdout() -> Screen<StdoutLock<'static>> {
-    let out = std::io::stdout();
+    let out = raw_stdout();
     Screen::new(out.is_terminal(), out.lock())
 }
 
 /// Standard error as every command writes it.
 pub fn stderr() -> Screen<StderrLock<'static>> {
-    let out = std::io::stderr();
+    let out = raw_stderr();
     Screen::new(out.is_terminal(), out.lock())
 }
 

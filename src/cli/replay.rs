@@ -211,7 +211,7 @@ struct ProgressLine {
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { is_shown: std::io::stderr().is_terminal(), told: Instant::now(), length: 0 }
+        Self { is_shown: output::raw_stderr().is_terminal(), told: Instant::now(), length: 0 }
     }
 
     fn tell(&mut self, it: ReplayProgress) {
@@ -224,13 +224,13 @@ impl ProgressLine {
     fn clear(&mut self) {
         if self.length > 0 {
             self.put("");
-            let _ = write!(std::io::stderr(), "\r");
+            let _ = write!(output::raw_stderr(), "\r");
         }
     }
 
     /// Over what stood there.
     fn put(&mut self, text: &str) {
-        let _ = write!(std::io::stderr(), "\r{text:0$}", self.length);
+        let _ = write!(output::raw_stderr(), "\r{text:0$}", self.length);
         self.length = text.len().max(self.length);
     }
 }

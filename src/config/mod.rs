@@ -92,6 +92,7 @@ pub struct TrustedProxies {
     pub unix: bool,
 }
 
+/// `server.proxy_header`: the header in which a trusted proxy names the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
     XForwardedFor,
@@ -113,6 +114,7 @@ pub struct Store {
     pub min_free_bytes: u64,
 }
 
+/// `store.durability`: when a commit is synced to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// `synchronous=FULL`: an answer means that the event survives a power cut.
@@ -188,6 +190,7 @@ pub struct OwnHandshake {
     pub signed: bool,
 }
 
+/// `accept` of a source: the content types that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
     Any,
@@ -204,6 +207,7 @@ pub enum Dedupe {
     Jq(Expression),
 }
 
+/// `on_duplicate` of a source: what a duplicate does to jobs of the first event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDuplicate {
     /// Dead jobs of the first run again.
@@ -283,6 +287,7 @@ pub struct Hmac {
     pub id_header: Option<String>,
 }
 
+/// `algorithm` of the scheme `hmac`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     Sha1,
@@ -290,12 +295,14 @@ pub enum Algorithm {
     Sha512,
 }
 
+/// `encoding` of the scheme `hmac`: how the header encodes the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     Hex,
     Base64,
 }
 
+/// `timestamp_unit` of the scheme `hmac`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimestampUnit {
     Seconds,
@@ -396,6 +403,7 @@ pub struct Breaker {
     pub pause: Duration,
 }
 
+/// A value of `env`: text, or a secret that is read at start and reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvValue {
     Text(String),

@@ -55,6 +55,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Says why to the server, which reads the stderr of a process that ended.
+#[expect(clippy::disallowed_methods, reason = "the server reads this process's stderr")]
 fn failed(error: &io::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "{error}");
     ExitCode::FAILURE

@@ -99,6 +99,7 @@ pub(super) fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+#[expect(clippy::disallowed_methods, reason = "processes start here alone")]
 pub(super) fn start(program: &CommandSpec, ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
     let path = text(program.path.as_os_str().as_bytes())?;

@@ -2,6 +2,15 @@
 //! on a free port and in a temporary folder, driven over sockets and read with SQLite as its users
 //! would; `support` has the server, the client and the doubles that the tests use. `architecture` reads the
 //! sources, `systemd` the units.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are no test functions, and a test may do what the program may not"
+)]
 
 mod alerts;
 mod architecture;
