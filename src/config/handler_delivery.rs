@@ -7,14 +7,14 @@ use super::toml_reader::{TomlTable, TomlValue};
 use super::{Breaker, Handler, Mode, Once};
 
 const ONCE: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
-const BREAKER: &str = r#"expected a table such as { failures = 20, cooldown = "1m" }"#;
+const BREAKER: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
 const MODES: [(&str, Mode); 4] =
     [("each", Mode::Each), ("stream", Mode::Stream), ("batch", Mode::Batch), ("cgi", Mode::Cgi)];
 
 /// `default` with what of these keys is written.
 pub(super) fn read(table: &TomlTable<'_>, default: Handler) -> Handler {
     let mode = table.choice("mode", &MODES, default.mode);
-    let settle = table.has("debounce").then(|| table.duration("debounce", DAY, POSITIVE));
+    let settle = table.optional_duration("debounce", POSITIVE);
     let batch_size = table.integer("batch_size", default.batch_size as i64, 1..=10_000);
     let handler = Handler {
         mode,

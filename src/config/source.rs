@@ -76,9 +76,7 @@ pub(super) fn read(
         respond: table.get("respond").and_then(|value| read_respond(&value)),
         max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),
-        alert_if_silent_for: table
-            .has("alert_if_silent_for")
-            .then(|| table.duration("alert_if_silent_for", DAY, POSITIVE)),
+        alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE),
     };
     reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, path_at }

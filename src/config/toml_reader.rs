@@ -188,8 +188,12 @@ impl<'a> TomlTable<'a> {
     }
 
     pub fn duration(&self, name: &'static str, default: Duration, span: DurationRange) -> Duration {
-        let parse = |text: &str| parse::duration_in(text, span);
-        self.parsed(name, parse::DURATION, parse).unwrap_or(default)
+        self.optional_duration(name, span).unwrap_or(default)
+    }
+
+    /// A duration that has no default.
+    pub fn optional_duration(&self, name: &'static str, span: DurationRange) -> Option<Duration> {
+        self.parsed(name, parse::DURATION, |text| parse::duration_in(text, span))
     }
 
     pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
