@@ -1,0 +1,63 @@
+//! Links between pages lead to a file that exists, and to a heading of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::{documentation_pages, page, repository};
+
+#[test]
+fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
+    let mut broken = Vec::new();
+    for name in documentation_pages() {
+        let text = page(&name);
+        for (number, line) in prose_lines(&text) {
+            for target in link_targets(line) {
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let folder = Path::new(&name).parent().unwrap();
+                let path = match file {
+                    "" => repository().join(&name),
+                    file => repository().join(folder).join(file),
+                };
+                if !path.exists() && file != "../examples" {
+                    broken.push(format!("{name}:{number}: {target}: no such file"));
+                } else if !anchor.is_empty()
+                    && !anchors(&std::fs::read_to_string(&path).unwrap()).contains(anchor)
+                {
+                    broken.push(format!("{name}:{number}: {target}: no such heading"));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// The lines outside fenced code blocks, with their numbers.
+pub fn prose_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_code = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        (!is_code && !is_fence).then_some((index + 1, line))
+    })
+}
+
+/// The targets of a line's links, except for those that lead out of the repository.
+fn link_targets(line: &str) -> impl Iterator<Item = &str> {
+    let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+}
+
+/// The anchors of a page: its headings as GitHub turns them into anchors, and `<a id="…">`.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose_lines(text).filter(|(_, line)| line.starts_with('#'));
+    let mut anchors: BTreeSet<String> = headings.map(|(_, line)| anchor_of(line)).collect();
+    let written = text.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    anchors.extend(written.map(str::to_owned));
+    anchors
+}
+
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let text = text.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+    text.collect::<String>().replace(' ', "-")
+}
