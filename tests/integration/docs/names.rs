@@ -261,7 +261,7 @@ fn a_name_with_underscores_that_a_page_gives_is_in_the_program() {
 
 /// Names of what a user writes, of proxies, and of a sender's fields.
 fn is_foreign(name: &str) -> bool {
-    let proxies = ["lb_try_duration", "client_max_body_size", "proxy_pass"];
+    let proxies = ["buffer_requests", "client_max_body_size", "proxy_pass"];
     ["last_seen", "contact_id", "sg_event_id"].iter().chain(&proxies).any(|other| *other == name)
 }
 
