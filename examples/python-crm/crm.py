@@ -28,8 +28,9 @@ def finish(code, detail):
     sys.exit(code)
 
 
-def defer(seconds):
+def defer(seconds, detail):
     """Asks for the next attempt after a delay. A deferred attempt does not count as failed."""
+    print(detail, file=sys.stderr)
     with os.fdopen(3, "w") as control:
         json.dump({"outcome": "deferred", "retry_after": seconds}, control)
     sys.exit(0)
@@ -63,7 +64,7 @@ def main():
         detail = f"the CRM responded {error.code}: {error.read(200).decode(errors='replace')}"
         if error.code == 429:
             wait = error.headers.get("Retry-After", "")
-            defer(int(wait) if wait.isdecimal() else 60)   # it may also be a date
+            defer(int(wait) if wait.isdecimal() else 60, detail)   # it may also be a date
         finish(os.EX_DATAERR if error.code in PERMANENT else os.EX_TEMPFAIL, detail)
     except OSError as error:   # no connection, no response in time
         finish(os.EX_TEMPFAIL, f"the CRM did not respond: {error}")

@@ -24,6 +24,7 @@ mod deferred_events;
 mod docs;
 mod evaluator_pool;
 mod example_config;
+mod examples;
 mod expressions;
 mod file_permissions;
 mod flow_control;
