@@ -1,14 +1,18 @@
 //! Links between pages lead to a file that exists, and to a heading of it.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use super::{documentation_pages, page, repository};
+use super::{page, repository};
 
 #[test]
 fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
     let mut broken = Vec::new();
-    for name in documentation_pages() {
+    let pages: Vec<String> =
+        [".", "docs", "benches", "examples"].into_iter().flat_map(pages_under).collect();
+    assert!(pages.len() > 15, "{pages:?}");
+    for name in pages {
         let text = page(&name);
         for (number, line) in prose_lines(&text) {
             for target in link_targets(line) {
@@ -21,7 +25,7 @@ fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
                 if !path.exists() && file != "../examples" {
                     broken.push(format!("{name}:{number}: {target}: no such file"));
                 } else if !anchor.is_empty()
-                    && !anchors(&std::fs::read_to_string(&path).unwrap()).contains(anchor)
+                    && !anchors(&fs::read_to_string(&path).unwrap()).contains(anchor)
                 {
                     broken.push(format!("{name}:{number}: {target}: no such heading"));
                 }
@@ -29,6 +33,21 @@ fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// The pages of a folder, and for all but the top those of its folders.
+fn pages_under(folder: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(repository().join(folder)) else { return Vec::new() };
+    let mut pages = Vec::new();
+    for entry in entries.map(Result::unwrap) {
+        let name = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+        if name.ends_with(".md") {
+            pages.push(name.trim_start_matches("./").to_owned());
+        } else if folder != "." && entry.path().is_dir() {
+            pages.extend(pages_under(&name));
+        }
+    }
+    pages
 }
 
 /// The lines outside fenced code blocks, with their numbers.
