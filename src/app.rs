@@ -120,8 +120,9 @@ fn serve_until_signal(
 /// nor one of those before.
 fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     let loaded = config::load(file).map_err(|faults| faults.to_string())?;
-    let (secrets, missing) = config::secrets(&loaded);
-    let redactor = crate::log::redactor().with(secrets.texts(&loaded.config)).map(Arc::new);
+    let (secrets, missing) = config::read_secrets(&loaded);
+    let redactor =
+        crate::log::redactor().with(secrets.texts_to_redact(&loaded.config)).map(Arc::new);
     let redactor = redactor.map_err(|e| format!("secrets can't be kept out of the log: {e:#}"))?;
     crate::log::redact_by(Arc::clone(&redactor));
     if !missing.is_empty() {
@@ -320,7 +321,7 @@ impl Server {
     fn apply_config(&self) -> anyhow::Result<()> {
         let (loaded, secrets, redactor) = load(&self.file).map_err(anyhow::Error::msg)?;
         let config = loaded.config;
-        let refusals = config::reload_refusals(&self.config.load(), &config);
+        let refusals = config::restart_required(&self.config.load(), &config);
         anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
         let (reply, registered) = bounded(1);
         let (sources, handlers) = registration_names(&config);

@@ -216,17 +216,17 @@ impl Expander {
         };
         let done = |judged| Stage::Evaluated(Box::new(jobs(id, source, received_at_ms, judged)));
         if let Some(owed) = kept {
-            ahead.stage = done(PlannedEvent { owed, dedupe: None, note: None });
+            ahead.stage = done(PlannedEvent { plan: owed, dedupe: None, note: None });
             return Ok(());
         }
-        let Some(questions) = judge.questions() else {
+        let Some(questions) = judge.expressions() else {
             ahead.stage = done(judge.unconditional_plan());
             return Ok(());
         };
         let event = event_reads::event(&conn, id)?;
         drop(conn);
         self.maker.with_context(&event, None, |scene| {
-            let scene = EventContext { event: None, ..*scene };
+            let scene = EventContext { event_id: None, ..*scene };
             if let Some(answers) = questions.evaluate_inline(&scene) {
                 ahead.stage = done(judge.plan_from(answers));
                 return;
@@ -240,7 +240,7 @@ impl Expander {
                 deferrals.wake();
             });
             let party = u64::try_from(source.0).unwrap_or(0);
-            self.maker.expressions.ask_deferred(party, questions, &scene, answer);
+            self.maker.expressions.evaluate_deferred(party, questions, &scene, answer);
         });
         Ok(())
     }
@@ -276,6 +276,6 @@ impl Expander {
 }
 
 fn jobs(event: EventId, source: SourceId, received_at_ms: i64, judged: PlannedEvent) -> EventJobs {
-    let PlannedEvent { owed, note, .. } = judged;
+    let PlannedEvent { plan: owed, note, .. } = judged;
     EventJobs { event, source, received_at_ms, owed: owed.into_specs(), note, dedupe: None }
 }

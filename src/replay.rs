@@ -254,8 +254,8 @@ impl ReplaySelection<'_> {
                 let judge = &self.judges[*judge];
                 let judged =
                     answers.map_or_else(|| judge.unconditional_plan(), |it| judge.plan_from(it));
-                jobs += judged.owed.jobs();
-                due.push(PlannedReplay { event: *event, owed: judged.owed.into_specs() });
+                jobs += judged.plan.jobs();
+                due.push(PlannedReplay { event: *event, owed: judged.plan.into_specs() });
             }
             at = end;
         }
@@ -272,19 +272,19 @@ impl ReplaySelection<'_> {
         let (mut answers, mut bytes, mut waiting) = (Vec::new(), 0, 0);
         answers.resize_with(some.len(), || None);
         for (place, &(event, source, judge)) in some.iter().enumerate() {
-            let Some(questions) = self.judges[judge].questions() else { continue };
+            let Some(questions) = self.judges[judge].expressions() else { continue };
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
             let event = event_reads::event(&store.conn, EventId(event))?;
             bytes += event.body.len();
             self.maker.with_context(&event, None, |scene| {
-                let scene = EventContext { event: None, ..*scene };
+                let scene = EventContext { event_id: None, ..*scene };
                 answers[place] = questions.evaluate_inline(&scene);
                 if answers[place].is_none() {
                     let tell = tell.clone();
                     let answer = Box::new(move |answer| drop(tell.send((place, answer))));
-                    self.maker.expressions.ask_deferred(
+                    self.maker.expressions.evaluate_deferred(
                         fairness_key(source),
                         questions,
                         &scene,
@@ -300,7 +300,7 @@ impl ReplaySelection<'_> {
                 Ok(answer) => answer,
                 Err(Busy) => {
                     let (event, source, judge) = some[place];
-                    let questions = self.judges[judge].questions();
+                    let questions = self.judges[judge].expressions();
                     let questions = questions.ok_or(anyhow::anyhow!("nothing was asked"))?;
                     self.evaluate_with_retry(store, event, source, questions)?
                 }
@@ -321,7 +321,7 @@ impl ReplaySelection<'_> {
         let event = event_reads::event(&store.conn, EventId(event))?;
         loop {
             let asked = self.maker.with_context(&event, None, |scene| {
-                let scene = EventContext { event: None, ..*scene };
+                let scene = EventContext { event_id: None, ..*scene };
                 self.maker.expressions.evaluate(fairness_key(source), questions, &scene)
             });
             match asked {

@@ -258,13 +258,13 @@ fn decide_outcome(
 pub fn registration_of(handler: &config::Handler) -> HandlerRegistration {
     HandlerRegistration {
         name: handler.name.clone(),
-        paused: handler.paused,
+        paused: handler.is_paused,
         breaker: breaker(handler),
     }
 }
 
 fn breaker(settings: &config::Handler) -> BreakerPolicy {
-    let config::Breaker { failures, pause } = settings.breaker;
+    let config::Breaker { threshold: failures, cooldown: pause } = settings.breaker;
     BreakerPolicy { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
 }
 

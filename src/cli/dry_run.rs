@@ -143,9 +143,11 @@ pub fn print_matching_handlers(
     let (mut names, mut lines) = (Vec::new(), Vec::new());
     for handler in loaded.config.handlers.iter().filter(|one| one.sources.contains(&event.source)) {
         let (takes, line) = match evaluate(&maker, &event, handler)? {
-            HandlerDecision::No => (false, "not wanted by when".to_owned()),
-            HandlerDecision::Failed { which, reason } => (true, format!("{which} fails: {reason}")),
-            HandlerDecision::Yes(wanted) => {
+            HandlerDecision::Skip => (false, "not wanted by when".to_owned()),
+            HandlerDecision::Failed { expression: which, reason } => {
+                (true, format!("{which} fails: {reason}"))
+            }
+            HandlerDecision::Run(wanted) => {
                 (true, describe_match(&maker, &event, handler, &wanted)?)
             }
         };
@@ -166,16 +168,16 @@ fn evaluate(
     handler: &Handler,
 ) -> Result<HandlerDecision, ExitError> {
     let judge = JobPlanner::for_handlers([(handler, HandlerId(0))].into_iter());
-    let Some(questions) = judge.questions() else {
-        return Ok(HandlerDecision::Yes(HandlerMatch::default()));
+    let Some(questions) = judge.expressions() else {
+        return Ok(HandlerDecision::Run(HandlerMatch::default()));
     };
     let answers = maker
         .with_context(event, None, |scene| {
-            let scene = EventContext { event: None, ..*scene };
+            let scene = EventContext { event_id: None, ..*scene };
             maker.expressions.evaluate(0, questions, &scene)
         })
         .map_err(|_| user_error(format!("{}: try again", maker.expressions.busy_reason())))?;
-    answers.takers.into_iter().next().ok_or_else(|| user_error("the expressions gave no answer"))
+    answers.handlers.into_iter().next().ok_or_else(|| user_error("the expressions gave no answer"))
 }
 
 /// What a handler would get, and by which keys.
@@ -199,7 +201,7 @@ fn describe_match(
     if !is_empty {
         said.extend(shown_keys(&wanted.keys.get(0).map_err(runtime_error)?));
     }
-    said.extend(wanted.faults.iter().map(|fault| format!("{fault} (no key)")));
+    said.extend(wanted.key_errors.iter().map(|fault| format!("{fault} (no key)")));
     let input = match &handler.transform {
         _ if is_empty => None,
         None => item.as_ref().map(|item| Ok(item.to_vec())),
@@ -220,15 +222,15 @@ fn describe_match(
 
 fn shown_keys(keys: &RawJobKeys) -> Vec<String> {
     use crate::domain::version_value::VersionValue;
-    let newest = keys.newest.as_ref().map(|stamp| match stamp {
+    let newest = keys.version.as_ref().map(|stamp| match stamp {
         VersionValue::Number(digits) => digits.clone(),
         VersionValue::Text(text) => text.clone(),
     });
     let all = [
-        ("ordering_key", &keys.order),
+        ("ordering_key", &keys.ordering_key),
         ("version_by", &newest),
-        ("unique_by", &keys.once),
-        ("debounce_by", &keys.collapse),
+        ("unique_by", &keys.unique_key),
+        ("debounce_by", &keys.debounce_key),
     ];
     let shown = |(name, key): (&str, &Option<String>)| {
         key.as_ref().map(|key| format!("{name} {}", shown(key)))
@@ -248,7 +250,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
             "handler {name}: there is none of that name in config.toml"
         )));
     };
-    let (secrets, missing) = config::secrets_under(loaded, &format!("handlers.{name}"));
+    let (secrets, missing) = config::read_secrets_under(loaded, &format!("handlers.{name}"));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
         return Err(ExitError { code: 78, text: lines.join("\n") });

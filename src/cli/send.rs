@@ -44,7 +44,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         return Err(user_error("server.listen is empty: there is nowhere to send to"));
     };
     let (secrets, missing) =
-        config::secrets_under(loaded, &format!("sources.{}.verify", source.name));
+        config::read_secrets_under(loaded, &format!("sources.{}.verify", source.name));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
         return Err(ExitError { code: 78, text: lines.join("\n") });

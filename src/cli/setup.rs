@@ -15,8 +15,8 @@ use crate::store::{Store, rescue, stats};
 pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError> {
     let config = &loaded.config;
     let mut out = output::stdout();
-    let (secrets, _) = config::secrets(loaded);
-    let (faults, elsewhere) = config::unusable_secrets(loaded);
+    let (secrets, _) = config::read_secrets(loaded);
+    let (faults, elsewhere) = config::check_secrets(loaded);
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}").map_err(runtime_error)?;
     }

@@ -56,11 +56,11 @@ pub(super) struct Location {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ConfigErrorKind {
     /// The TOML itself: nothing else on its line is worth a word.
     Syntax,
     /// Something that is there is wrong.
-    Wrong,
+    Invalid,
     /// Something is not there: nothing to rely on in broken TOML.
     Missing,
 }
@@ -69,10 +69,10 @@ enum Kind {
 #[derive(Default)]
 pub(super) struct Diagnostics {
     files: RefCell<Vec<PathBuf>>,
-    faults: RefCell<Vec<(Location, Kind, String)>>,
+    errors: RefCell<Vec<(Location, ConfigErrorKind, String)>>,
     warnings: RefCell<Vec<(Location, String)>>,
     secrets: RefCell<Vec<SecretReference>>,
-    broken: Cell<bool>,
+    has_syntax_errors: Cell<bool>,
 }
 
 impl Diagnostics {
@@ -83,24 +83,24 @@ impl Diagnostics {
         files.len() - 1
     }
 
-    pub fn syntax(&self, at: Location, text: String) {
-        self.broken.set(true);
-        self.faults.borrow_mut().push((at, Kind::Syntax, text));
+    pub fn syntax_error(&self, at: Location, text: String) {
+        self.has_syntax_errors.set(true);
+        self.errors.borrow_mut().push((at, ConfigErrorKind::Syntax, text));
     }
 
     pub fn error(&self, at: Location, text: String) {
-        self.faults.borrow_mut().push((at, Kind::Wrong, text));
+        self.errors.borrow_mut().push((at, ConfigErrorKind::Invalid, text));
     }
 
     pub fn missing_error(&self, at: Location, text: String) {
-        self.faults.borrow_mut().push((at, Kind::Missing, text));
+        self.errors.borrow_mut().push((at, ConfigErrorKind::Missing, text));
     }
 
     pub fn warn(&self, at: Location, text: String) {
         self.warnings.borrow_mut().push((at, text));
     }
 
-    pub fn secret(&self, used: SecretReference) {
+    pub fn add_secret(&self, used: SecretReference) {
         self.secrets.borrow_mut().push(used);
     }
 
@@ -109,34 +109,37 @@ impl Diagnostics {
     }
 
     /// `config.toml:3`, to point at another place from within a fault.
-    pub fn show(&self, at: Location) -> String {
+    pub fn display_location(&self, at: Location) -> String {
         format!("{}:{}", self.file_name(at).display(), at.line)
     }
 
-    fn fault(&self, at: Location, text: String) -> ConfigError {
+    fn located(&self, at: Location, text: String) -> ConfigError {
         ConfigError { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
     }
 
     /// The faults, or what was noted besides: warnings and secrets.
     pub fn finish(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
-        let mut faults = self.faults.take();
+        let mut faults = self.errors.take();
         faults.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         faults.dedup();
-        let torn: BTreeSet<Location> =
-            faults.iter().filter(|fault| fault.1 == Kind::Syntax).map(|fault| fault.0).collect();
+        let torn: BTreeSet<Location> = faults
+            .iter()
+            .filter(|fault| fault.1 == ConfigErrorKind::Syntax)
+            .map(|fault| fault.0)
+            .collect();
         faults.retain(|(at, kind, _)| match kind {
-            Kind::Syntax => true,
-            Kind::Wrong => !torn.contains(at),
-            Kind::Missing => !self.broken.get(),
+            ConfigErrorKind::Syntax => true,
+            ConfigErrorKind::Invalid => !torn.contains(at),
+            ConfigErrorKind::Missing => !self.has_syntax_errors.get(),
         });
         if !faults.is_empty() {
-            let faults = faults.into_iter().map(|(at, _, text)| self.fault(at, text));
+            let faults = faults.into_iter().map(|(at, _, text)| self.located(at, text));
             return Err(ConfigErrors(faults.collect()));
         }
         let mut warnings = self.warnings.take();
         warnings.sort();
         let warnings =
-            warnings.into_iter().map(|(at, text)| self.fault(at, text).to_string()).collect();
+            warnings.into_iter().map(|(at, text)| self.located(at, text).to_string()).collect();
         Ok((warnings, self.secrets.take()))
     }
 }

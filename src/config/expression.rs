@@ -9,23 +9,23 @@ use crate::expression::Expression;
 const EXPRESSION: &str = r#"expected an expression such as ".form_id""#;
 
 /// The expression of that key, where it is written and has no fault.
-pub(super) fn read(table: &TomlTable<'_>, name: &'static str) -> Option<Expression> {
-    of(&table.get(name)?)
+pub(super) fn read_expression(table: &TomlTable<'_>, name: &'static str) -> Option<Expression> {
+    compile_value(&table.get(name)?)
 }
 
-pub(super) fn of(value: &TomlValue<'_>) -> Option<Expression> {
+pub(super) fn compile_value(value: &TomlValue<'_>) -> Option<Expression> {
     let text = value.text(EXPRESSION)?;
     match Expression::new(text) {
         Ok(expression) => Some(expression),
         Err(wrong) => {
-            let at = value.place_within(line_start(value.source_text(), wrong.line));
+            let at = value.locate_within(line_start(value.source_text(), wrong.line));
             let (line, column) = (wrong.line, wrong.column);
             // Of several lines the one that matters.
             let shown = match text.trim_end().lines().count() {
-                ..2 => format!("is {}", parse::shown_text(text)),
+                ..2 => format!("is {}", parse::quote(text)),
                 _ => format!(
                     "has {}",
-                    parse::shown_text(text.lines().nth(line.saturating_sub(1)).unwrap_or_default())
+                    parse::quote(text.lines().nth(line.saturating_sub(1)).unwrap_or_default())
                 ),
             };
             let reason =

@@ -27,6 +27,6 @@ const FORMER_KEYS: &[(&str, &str)] = &[
 ];
 
 /// What a key of a pre-release build is called now.
-pub(super) fn successor(key: &str) -> Option<&'static str> {
+pub(super) fn find_successor(key: &str) -> Option<&'static str> {
     FORMER_KEYS.iter().find(|(former, _)| *former == key).map(|(_, successor)| *successor)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::parse::{self, ANY, DAY, POSITIVE, TIMEOUT};
+use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE};
 use super::secret::SecretFormat;
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
@@ -23,7 +23,7 @@ pub const INTERNAL_SOURCE: &str = "hooktrail";
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Variables that the server sets for each attempt.
-const OWN_VARIABLES: [&str; 16] = [
+const SERVER_VARIABLES: [&str; 16] = [
     "EVENT",
     "JOB",
     "ITEM",
@@ -43,48 +43,53 @@ const OWN_VARIABLES: [&str; 16] = [
 ];
 
 /// `sources`: the names of all that there are.
-pub(super) fn read(name: &str, table: TomlTable<'_>, sources: &[&str], folder: &Path) -> Handler {
-    if let Err(remedy) = parse::name(name) {
-        table.fault(format!("is no name: {remedy}"));
+pub(super) fn read_handler(
+    name: &str,
+    table: TomlTable<'_>,
+    sources: &[&str],
+    folder: &Path,
+) -> Handler {
+    if let Err(remedy) = parse::check_name(name) {
+        table.error(format!("is no name: {remedy}"));
     }
-    let default = handler_delivery::read(&table, Handler::with_defaults(name, folder));
+    let default = handler_delivery::read_delivery(&table, Handler::with_defaults(name, folder));
     let handler = Handler {
         sources: read_sources(&table, sources),
         command: read_command(&table, folder),
-        target: url_handler::read(&table, folder),
+        target: url_handler::read_url_target(&table, folder),
         directory: read_directory(&table, folder),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
-        timeout: table.duration("timeout", default.timeout, TIMEOUT),
+        timeout: table.duration("timeout", default.timeout, TIMEOUT_RANGE),
         env: read_env(&table, folder),
         max_output_bytes: table.size("max_output_size", 64 << 10, 0..=OUTPUT_BYTES_MAX) as usize,
         retry: table.get("retry").and_then(|value| read_retry(&value)).unwrap_or_default(),
-        paused: table.flag("paused", false),
+        is_paused: table.flag("paused", false),
         ..default
     };
-    command_checks::warn(&table, &handler);
+    command_checks::warn_about_command(&table, &handler);
     reject_rest(table, &["jetstream"]);
     handler
 }
 
 fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     let Some(value) = table.get("sources") else {
-        table.missing(format!("has no sources: {SOURCES}"));
+        table.missing_error(format!("has no sources: {SOURCES}"));
         return Vec::new();
     };
     let Some(items) = value.list(SOURCES) else { return Vec::new() };
     if items.is_empty() {
-        value.fault(format!("is []: {SOURCES}"));
+        value.error(format!("is []: {SOURCES}"));
     }
     let mut sources = Vec::new();
     for item in &items {
         let Some(text) = item.text(SOURCES) else { continue };
         if sources.iter().any(|source| source == text) {
-            item.fault(format!("names {} twice: once is enough", parse::shown_text(text)));
+            item.error(format!("names {} twice: once is enough", parse::quote(text)));
         } else if text != INTERNAL_SOURCE && !known.contains(&text) {
             let all: Vec<&str> = known.iter().copied().chain([INTERNAL_SOURCE]).collect();
-            let hint = parse::suggest(text, &all, parse::shown_text);
-            let text = format!("{} names {}, no source: {hint}", item.key, parse::shown_text(text));
+            let hint = parse::suggest(text, &all, parse::quote);
+            let text = format!("{} names {}, no source: {hint}", item.key, parse::quote(text));
             // In broken TOML the source may be there.
             table.log.missing_error(item.at, text);
         } else {
@@ -97,7 +102,7 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
 fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
     let Some(value) = table.get("command") else {
         if !["url", "jetstream"].iter().any(|key| table.has(key)) {
-            table.missing(NOTHING);
+            table.missing_error(NOTHING);
         }
         return Vec::new();
     };
@@ -105,14 +110,16 @@ fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
     let mut command: Vec<String> =
         items.iter().filter_map(|item| item.text(COMMAND)).map(str::to_owned).collect();
     match command.first_mut() {
-        None if items.is_empty() => value.fault(format!("is []: {COMMAND}")),
+        None if items.is_empty() => value.error(format!("is []: {COMMAND}")),
         None => {}
         Some(program) if program.is_empty() => {
-            value.fault(format!("has an empty program: {COMMAND}"));
+            value.error(format!("has an empty program: {COMMAND}"));
         }
-        Some(program) if program.contains('/') => match parse::path(program, folder).to_str() {
+        Some(program) if program.contains('/') => match parse::resolve_path(program, folder)
+            .to_str()
+        {
             Some(path) => *program = path.to_owned(),
-            None => value.fault("is under a folder whose name is not UTF-8: expected one that is"),
+            None => value.error("is under a folder whose name is not UTF-8: expected one that is"),
         },
         Some(_) => {}
     }
@@ -123,7 +130,7 @@ fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
     let Some(value) = table.get("directory") else { return folder.to_owned() };
     let parse = |text: &str| match text {
         "" => Err("expected a folder".to_owned()),
-        text => Ok(parse::path(text, folder)),
+        text => Ok(parse::resolve_path(text, folder)),
     };
     let Some(path) = value.parsed("expected a folder", parse) else { return folder.to_owned() };
     path
@@ -134,12 +141,13 @@ fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
         return Vec::new();
     };
     let mut env = Vec::new();
-    for (name, value) in table.all() {
-        let own = name.strip_prefix("HOOKTRAIL_").is_some_and(|name| OWN_VARIABLES.contains(&name));
+    for (name, value) in table.entries_in_order() {
+        let own =
+            name.strip_prefix("HOOKTRAIL_").is_some_and(|name| SERVER_VARIABLES.contains(&name));
         if name.is_empty() || name.contains(['=', '\0']) {
-            value.fault("is no name for a variable: expected one without =");
+            value.error("is no name for a variable: expected one without =");
         } else if own {
-            value.fault("is set by the server: expected another name");
+            value.error("is set by the server: expected another name");
         } else if let Some(value) = read_env_value(&value, folder) {
             env.push((name.to_owned(), value));
         }
@@ -176,8 +184,8 @@ impl Handler {
             version_by: None,
             unique_by: None,
             debounce_by: None,
-            settle: None,
-            rate: None,
+            debounce: None,
+            rate_limit: None,
             batch_size: 100,
             batch_wait: Duration::from_secs(1),
             breaker: Breaker::default(),
@@ -187,14 +195,14 @@ impl Handler {
             env: Vec::new(),
             max_output_bytes: 64 << 10,
             retry: Retry::default(),
-            paused: false,
+            is_paused: false,
         }
     }
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { failures: 20, pause: Duration::from_secs(60) }
+        Self { threshold: 20, cooldown: Duration::from_secs(60) }
     }
 }
 
@@ -202,9 +210,9 @@ impl Default for Retry {
     fn default() -> Self {
         Self {
             max_attempts: 40,
-            first: Duration::from_secs(5),
-            factor: 2.0,
-            longest: Duration::from_secs(6 * 3_600),
+            initial_delay: Duration::from_secs(5),
+            multiplier: 2.0,
+            max_delay: Duration::from_secs(6 * 3_600),
             jitter: 0.2,
             max_age: 7 * DAY,
         }
@@ -217,16 +225,16 @@ fn read_retry(value: &TomlValue<'_>) -> Option<Retry> {
     let attempts = table.integer("max_attempts", i64::from(default.max_attempts), 1..=1_000_000);
     let retry = Retry {
         max_attempts: u32::try_from(attempts).unwrap_or(default.max_attempts),
-        first: table.duration("initial_delay", default.first, ANY),
-        factor: table.number(
+        initial_delay: table.duration("initial_delay", default.initial_delay, ANY_DURATION),
+        multiplier: table.number(
             "multiplier",
-            default.factor,
+            default.multiplier,
             1.0..=1e9,
             "expected a number, at least 1",
         ),
-        longest: table.duration("max_delay", default.longest, ANY),
+        max_delay: table.duration("max_delay", default.max_delay, ANY_DURATION),
         jitter: table.number("jitter", default.jitter, 0.0..=1.0, "expected a number from 0 to 1"),
-        max_age: table.duration("max_age", default.max_age, POSITIVE),
+        max_age: table.duration("max_age", default.max_age, POSITIVE_DURATION),
     };
     reject_rest(table, &[]);
     Some(retry)

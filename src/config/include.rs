@@ -20,7 +20,7 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
     let mut known: Vec<PathBuf> = main.canonicalize().into_iter().collect();
     for item in value.list(INCLUDE).unwrap_or_default() {
         let Some(text) = item.text(INCLUDE) else { continue };
-        for file in matching(&item, text, folder) {
+        for file in find_files(&item, text, folder) {
             // Two patterns may find one file; `*.toml` finds config.toml itself.
             let real = file.canonicalize().unwrap_or_else(|_| file.clone());
             if known.contains(&real) {
@@ -37,7 +37,7 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
     files
 }
 
-fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
+fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let nothing = Vec::new;
     let (sub, pattern) = text.rsplit_once('/').map_or(("", text), |(sub, name)| (sub, name));
     let sub = if sub.is_empty() && text.starts_with('/') { "/" } else { sub };
@@ -49,8 +49,8 @@ fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     if !pattern.contains(['*', '?']) {
         let file = folder.join(text);
         if !file.is_file() {
-            let shown = parse::shown_text(&file.to_string_lossy());
-            item.fault(format!("names {shown}: no such file"));
+            let shown = parse::quote(&file.to_string_lossy());
+            item.error(format!("names {shown}: no such file"));
             return nothing();
         }
         return vec![file];
@@ -61,20 +61,20 @@ fn matching(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return nothing(),
         Err(error) => {
-            item.fault(format!("is {}: {error}", parse::shown_text(text)));
+            item.error(format!("is {}: {error}", parse::quote(text)));
             return nothing();
         }
     };
     let name =
         |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
     let mut names: Vec<String> =
-        entries.filter_map(name).filter(|name| fits(name, pattern)).collect();
+        entries.filter_map(name).filter(|name| matches_pattern(name, pattern)).collect();
     names.sort();
     names.into_iter().map(|name| sub.join(name)).filter(|file| file.is_file()).collect()
 }
 
 /// Whether a name is one that the pattern stands for.
-fn fits(name: &str, pattern: &str) -> bool {
+fn matches_pattern(name: &str, pattern: &str) -> bool {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return false;
     }

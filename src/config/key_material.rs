@@ -29,27 +29,27 @@ const STANDARD_KEY: &str = "expected whpk_ and the base64 of the public key, or 
 ///
 /// # Errors
 /// What is wrong with one of them, and what was expected.
-pub fn standard_keys(secret: &[u8]) -> Result<Vec<StandardKey>, String> {
+pub fn parse_standard_keys(secret: &[u8]) -> Result<Vec<StandardKey>, String> {
     let keys = secret.split(|&byte| byte == b'|');
-    keys.map(|key| standard(key.strip_prefix(b"v1,").unwrap_or(key))).collect()
+    keys.map(|key| parse_standard_key(key.strip_prefix(b"v1,").unwrap_or(key))).collect()
 }
 
 /// `whsec_…` or `whpk_…`.
 ///
 /// # Errors
 /// What is wrong with it, and what was expected.
-pub fn standard(secret: &[u8]) -> Result<StandardKey, String> {
+pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
     if secret.starts_with(b"whsk_") {
         return Err(format!("is the sender's private key: {STANDARD_KEY}"));
     }
     let Some(text) = secret.strip_prefix(b"whpk_") else {
-        return super::standard_key(secret).map(StandardKey::Shared);
+        return super::parse_shared_standard_key(secret).map(StandardKey::Shared);
     };
-    let bytes = unpadded(text).ok_or_else(|| format!("is no base64: {STANDARD_KEY}"))?;
-    Ok(StandardKey::Public(ed25519(&bytes)?))
+    let bytes = decode_base64(text).ok_or_else(|| format!("is no base64: {STANDARD_KEY}"))?;
+    Ok(StandardKey::Public(parse_ed25519(&bytes)?))
 }
 
-fn unpadded(text: &[u8]) -> Option<Vec<u8>> {
+fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let padding = GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
         .with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -60,13 +60,13 @@ fn unpadded(text: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// What is wrong with it, and what was expected.
-pub fn ed25519_hex(secret: &[u8]) -> Result<VerifyingKey, String> {
+pub fn parse_ed25519_hex(secret: &[u8]) -> Result<VerifyingKey, String> {
     let bytes = hex::decode(secret);
-    ed25519(&bytes.map_err(|_| "is not hex: expected the public key, 64 hex digits")?)
+    parse_ed25519(&bytes.map_err(|_| "is not hex: expected the public key, 64 hex digits")?)
 }
 
 /// With a key of small order anybody's signature would do.
-fn ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
+fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
     let bytes: &[u8; 32] = bytes
         .try_into()
         .map_err(|_| format!("has {} bytes: expected a public key of 32", bytes.len()))?;
@@ -80,7 +80,7 @@ fn ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
 ///
 /// # Errors
 /// What is wrong with it, and what was expected.
-pub fn p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
+pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
     const KEY: &str = "expected the verification key as it is shown, base64 that begins with MFkw";
     let der = STANDARD.decode(secret).map_err(|_| format!("is no base64: {KEY}"))?;
     let key = SubjectPublicKeyInfoDer::from(der);
@@ -97,7 +97,7 @@ pub fn p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
 ///
 /// # Errors
 /// What is wrong with them, and what was expected.
-pub fn certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub fn parse_certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     const PEM: &str = "expected a certificate with an RSA key, in PEM";
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
     let all = all.map_err(|_| format!("is no PEM: {PEM}"))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::error::{ConfigErrors, Diagnostics, Location};
-use super::toml_reader::{File, TomlTable, TomlValue};
+use super::toml_reader::{TomlFile, TomlTable, TomlValue};
 use super::{
     Config, Handler, SecretReference, command_checks, handler, include, parse, server, source,
 };
@@ -56,14 +56,14 @@ pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
 
 fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let main = read_file(path, log)?;
-    let whole = Location { line: 0, ..main.place(0) };
+    let whole = Location { line: 0, ..main.locate(0) };
     let absolute = std::path::absolute(path)
         .map_err(|error| log.error(whole, format!("can't be made absolute: {error}")))
         .ok()?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     let tree = parse(&main, log);
     let names = include::expand(&TomlTable::root(&main, &tree, log), path, log);
-    let files: Vec<File> = names.iter().filter_map(|name| read_file(name, log)).collect();
+    let files: Vec<TomlFile> = names.iter().filter_map(|name| read_file(name, log)).collect();
     let mut trees = vec![(&main, tree)];
     trees.extend(files.iter().map(|file| (file, parse(file, log))));
 
@@ -74,30 +74,30 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let mut single = |key: &'static str| {
         sections.single.remove(key).unwrap_or_else(|| TomlTable::absent(key, log))
     };
-    let server = server::server(single("server"), &folder);
-    let admin = server::admin(single("admin"), &server, &folder);
-    let store = server::store(single("store"), &folder);
+    let server = server::read_server(single("server"), &folder);
+    let admin = server::read_admin(single("admin"), &server, &folder);
+    let store = server::read_store(single("store"), &folder);
     let workers = single("workers");
     let threads_at = workers.get("threads").map_or(workers.at, |value| value.at);
-    let workers = server::workers(workers);
+    let workers = server::read_workers(workers);
     let sources: Vec<source::ParsedSource> = sections
         .sources
         .into_iter()
-        .map(|(name, table)| source::read(name, table, &server, &folder))
+        .map(|(name, table)| source::read_source(name, table, &server, &folder))
         .collect();
     source::check_paths(&sources, log);
     let names: Vec<&str> = sources.iter().map(|read| read.source.name.as_str()).collect();
     let handlers: Vec<Handler> = sections
         .handlers
         .into_iter()
-        .map(|(name, table)| handler::read(name, table, &names, &folder))
+        .map(|(name, table)| handler::read_handler(name, table, &names, &folder))
         .collect();
-    command_checks::warn_of_threads(&handlers, workers.threads, threads_at, log);
+    command_checks::warn_about_threads(&handlers, workers.threads, threads_at, log);
     let sources = sources.into_iter().map(|read| read.source).collect();
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
 }
 
-fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
+fn read_file(path: &Path, log: &Diagnostics) -> Option<TomlFile> {
     let number = log.add_file(path);
     let whole = Location { file: number, line: 0 };
     let mut bytes = Vec::new();
@@ -113,7 +113,7 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
         return None;
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Some(File::new(number, text)),
+        Ok(text) => Some(TomlFile::new(number, text)),
         Err(error) => {
             let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
@@ -123,11 +123,11 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<File> {
     }
 }
 
-fn parse<'f>(file: &'f File, log: &Diagnostics) -> DeTable<'f> {
+fn parse<'f>(file: &'f TomlFile, log: &Diagnostics) -> DeTable<'f> {
     let (tree, errors) = DeTable::parse_recoverable(&file.text);
     for error in errors {
-        let at = file.place(error.span().map_or(0, |span| span.start));
-        log.syntax(at, format!("not TOML: {}", error.message()));
+        let at = file.locate(error.span().map_or(0, |span| span.start));
+        log.syntax_error(at, format!("not TOML: {}", error.message()));
     }
     tree.into_inner()
 }
@@ -138,18 +138,18 @@ struct Sections<'a> {
     single: BTreeMap<&'static str, TomlTable<'a>>,
     sources: Vec<(&'a str, TomlTable<'a>)>,
     handlers: Vec<(&'a str, TomlTable<'a>)>,
-    places: BTreeMap<String, Location>,
+    locations: BTreeMap<String, Location>,
 }
 
 impl<'a> Sections<'a> {
     fn add(&mut self, root: TomlTable<'a>, included: bool) {
         if let (true, Some(value)) = (included, root.get("include")) {
-            value.fault("stands in an included file: expected in config.toml alone");
+            value.error("stands in an included file: expected in config.toml alone");
         }
         for key in ["server", "admin", "store", "workers"] {
             if let Some(value) = root.get(key)
                 && let Some(table) = value.table(&format!("expected a table [{key}]"))
-                && self.first(&value)
+                && self.is_first(&value)
             {
                 self.single.insert(key, table);
             }
@@ -157,9 +157,9 @@ impl<'a> Sections<'a> {
         for (kind, example) in [("sources", "[sources.paminga]"), ("handlers", "[handlers.crm]")] {
             let expected = format!("expected a table such as {example}");
             let tables = root.get(kind).and_then(|value| value.table(&expected));
-            for (name, value) in tables.iter().flat_map(TomlTable::all) {
+            for (name, value) in tables.iter().flat_map(TomlTable::entries_in_order) {
                 if let Some(table) = value.table(&expected)
-                    && self.first(&value)
+                    && self.is_first(&value)
                 {
                     let named =
                         if kind == "sources" { &mut self.sources } else { &mut self.handlers };
@@ -171,13 +171,13 @@ impl<'a> Sections<'a> {
     }
 
     /// Whether no earlier file has the table.
-    fn first(&mut self, value: &TomlValue<'_>) -> bool {
-        if let Some(first) = self.places.get(&value.key) {
-            let place = value.log.show(*first);
-            value.fault(format!("stands in two files: {place} has it too: expected in one"));
+    fn is_first(&mut self, value: &TomlValue<'_>) -> bool {
+        if let Some(first) = self.locations.get(&value.key) {
+            let place = value.log.display_location(*first);
+            value.error(format!("stands in two files: {place} has it too: expected in one"));
             return false;
         }
-        self.places.insert(value.key.clone(), value.at);
+        self.locations.insert(value.key.clone(), value.at);
         true
     }
 }

@@ -41,32 +41,32 @@ pub use handler::INTERNAL_SOURCE;
 pub use load::{LoadedConfig, find, load};
 pub use parse::{duration_text, parse_duration};
 pub use public_url::PublicUrl;
-pub use restart_required::reload_refusals;
-pub use scheme::{DeliveryKey, SCHEMES, Scheme, scheme};
+pub use restart_required::restart_required;
+pub use scheme::{DeliveryKey, SCHEMES, SchemeSpec, find_scheme};
 pub use secret::{
-    SecretFormat, SecretReference, Secrets, secret_warnings, secrets, secrets_under, standard_key,
-    unusable_secrets,
+    SecretFormat, SecretReference, Secrets, check_secrets, parse_shared_standard_key, read_secrets,
+    read_secrets_under, secret_warnings,
 };
 pub use source::NO_QUEUED_MAX;
 pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
-pub use verify::signed_parts;
+pub use verify::parse_signed_parts;
 
 /// Everything that config.toml and its includes say, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The main file, absolute; relative paths in it are relative to its folder.
     pub file: PathBuf,
-    pub server: Server,
-    pub admin: Admin,
-    pub store: Store,
-    pub workers: Workers,
+    pub server: ServerConfig,
+    pub admin: AdminConfig,
+    pub store: StoreConfig,
+    pub workers: WorkersConfig,
     pub sources: Vec<Source>,
     pub handlers: Vec<Handler>,
 }
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Server {
+pub struct ServerConfig {
     pub listen: Vec<Listen>,
     pub trusted_proxies: TrustedProxies,
     pub proxy_header: ProxyHeader,
@@ -89,7 +89,7 @@ pub enum Listen {
 pub struct TrustedProxies {
     pub networks: Vec<IpNet>,
     /// `"unix"`: whoever comes through a unix socket.
-    pub unix: bool,
+    pub has_unix: bool,
 }
 
 /// `server.proxy_header`: the header in which a trusted proxy names the client.
@@ -101,13 +101,13 @@ pub enum ProxyHeader {
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Admin {
+pub struct AdminConfig {
     pub listen: Vec<Listen>,
 }
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Store {
+pub struct StoreConfig {
     /// Absolute.
     pub path: PathBuf,
     pub durability: Durability,
@@ -125,7 +125,7 @@ pub enum Durability {
 
 /// `[workers]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Workers {
+pub struct WorkersConfig {
     pub threads: usize,
     pub shutdown_timeout: Duration,
 }
@@ -142,7 +142,7 @@ pub struct Source {
     pub verify: Verify,
     pub dedupe: Option<Dedupe>,
     /// `dedupe = false`: a preset's is off.
-    pub dedupe_off: bool,
+    pub is_dedupe_off: bool,
     /// How long `dedupe` remembers, a preset's too.
     pub dedupe_window: Duration,
     /// Whether repeats are recognised by the sender's own key of a delivery, beside `dedupe`.
@@ -154,7 +154,7 @@ pub struct Source {
     pub respond: Option<Respond>,
     /// The server's, unless the source has its own.
     pub max_body_bytes: usize,
-    pub handshake: Handshake,
+    pub handshake: HandshakeConfig,
     /// No event for so long is an alert.
     pub alert_if_silent_for: Option<Duration>,
 }
@@ -171,23 +171,23 @@ impl Source {
 
 /// How a sender's question whether we are there is answered.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Handshake {
+pub enum HandshakeConfig {
     /// As the scheme's sender asks, if it does.
     #[default]
     Preset,
     /// `handshake = false`.
     Off,
-    Own(OwnHandshake),
+    Custom(CustomHandshake),
 }
 
 /// `handshake = { … }`
 #[derive(Clone, Debug, PartialEq)]
-pub struct OwnHandshake {
+pub struct CustomHandshake {
     pub methods: Vec<String>,
     /// Text is the answer; null: no handshake.
     pub respond: Expression,
     /// Only where the signature holds.
-    pub signed: bool,
+    pub is_signed: bool,
 }
 
 /// `accept` of a source: the content types that it takes.
@@ -211,7 +211,7 @@ pub enum Dedupe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDuplicate {
     /// Dead jobs of the first run again.
-    Heal,
+    RetryDead,
     Ignore,
 }
 
@@ -243,7 +243,7 @@ pub struct Verify {
     pub header: Option<String>,
     pub query: Option<String>,
     /// The path's last segment, after `path`, is the token.
-    pub segment: bool,
+    pub is_path_token: bool,
     pub tolerance: Option<Tolerance>,
     /// The public URL, as the sender calls it.
     pub url: Option<PublicUrl>,
@@ -343,18 +343,18 @@ pub struct Handler {
     pub directory: PathBuf,
     pub mode: Mode,
     /// Instead of a command.
-    pub target: Option<Target>,
+    pub target: Option<UrlTarget>,
     pub when: Option<Expression>,
     pub split: Option<Expression>,
     pub transform: Option<Expression>,
     pub ordering_key: Option<Expression>,
     /// With `ordering_key`.
     pub version_by: Option<Expression>,
-    pub unique_by: Option<Once>,
+    pub unique_by: Option<UniqueBy>,
     pub debounce_by: Option<Expression>,
     /// With `debounce_by`: starts when its key has been quiet for so long.
-    pub settle: Option<Duration>,
-    pub rate: Option<Rate>,
+    pub debounce: Option<Duration>,
+    pub rate_limit: Option<Rate>,
     pub batch_size: usize,
     pub batch_wait: Duration,
     pub breaker: Breaker,
@@ -364,7 +364,7 @@ pub struct Handler {
     pub env: Vec<(String, EnvValue)>,
     pub max_output_bytes: usize,
     pub retry: Retry,
-    pub paused: bool,
+    pub is_paused: bool,
 }
 
 /// How a command is run.
@@ -378,7 +378,7 @@ pub enum Mode {
 
 /// `url` and the keys that go with it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub struct UrlTarget {
     pub url: String,
     pub headers: Vec<(String, EnvValue)>,
     /// Lower case: the event's headers that are passed on.
@@ -390,7 +390,7 @@ pub struct Target {
 
 /// `unique_by = { … }`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Once {
+pub struct UniqueBy {
     pub jq: Expression,
     pub window: Duration,
 }
@@ -399,8 +399,8 @@ pub struct Once {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
     /// So many in a row; 0: never.
-    pub failures: u32,
-    pub pause: Duration,
+    pub threshold: u32,
+    pub cooldown: Duration,
 }
 
 /// A value of `env`: text, or a secret that is read at start and reload.
@@ -414,9 +414,9 @@ pub enum EnvValue {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     pub max_attempts: u32,
-    pub first: Duration,
-    pub factor: f64,
-    pub longest: Duration,
+    pub initial_delay: Duration,
+    pub multiplier: f64,
+    pub max_delay: Duration,
     /// 0 to 1: a wait is changed by at most this share, either way.
     pub jitter: f64,
     pub max_age: Duration,

@@ -38,15 +38,17 @@ pub(super) struct DurationRange {
 }
 
 /// A hundred years: far from where milliseconds in 64 bits end.
-const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 /// Zero too.
-pub(super) const ANY: DurationRange = DurationRange { min: Duration::ZERO, max: LONGEST };
-pub(super) const POSITIVE: DurationRange =
-    DurationRange { min: Duration::from_millis(1), max: LONGEST };
-pub(super) const TIMEOUT: DurationRange =
+pub(super) const ANY_DURATION: DurationRange =
+    DurationRange { min: Duration::ZERO, max: DURATION_MAX };
+pub(super) const POSITIVE_DURATION: DurationRange =
+    DurationRange { min: Duration::from_millis(1), max: DURATION_MAX };
+pub(super) const TIMEOUT_RANGE: DurationRange =
     DurationRange { min: Duration::from_millis(1), max: Duration::from_secs(7 * 86_400) };
 /// A wait that may be none at all.
-pub(super) const GRACE: DurationRange = DurationRange { min: Duration::ZERO, max: TIMEOUT.max };
+pub(super) const WAIT_RANGE: DurationRange =
+    DurationRange { min: Duration::ZERO, max: TIMEOUT_RANGE.max };
 
 const DURATION_UNITS: [(&str, u128); 6] = [
     ("ms", 1_000_000),
@@ -71,7 +73,7 @@ const SIZE_UNITS: [(&str, u128); 10] = [
 ];
 
 /// One `1.5 h` at the start of a text, in the smallest unit, with the unit's name and the rest.
-fn quantity<'t>(text: &'t str, units: &[(&str, u128)]) -> Option<(u128, &'t str, &'t str)> {
+fn parse_quantity<'t>(text: &'t str, units: &[(&str, u128)]) -> Option<(u128, &'t str, &'t str)> {
     let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, rest) = text.split_at(number_end);
     let rest = rest.trim_start_matches(' ');
@@ -93,7 +95,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         return None;
     }
     while !rest.is_empty() {
-        let (value, unit, after) = quantity(rest, &DURATION_UNITS)?;
+        let (value, unit, after) = parse_quantity(rest, &DURATION_UNITS)?;
         if used.contains(&unit) {
             return None;
         }
@@ -105,7 +107,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, u32::try_from(nanos % 1_000_000_000).ok()?))
 }
 
-pub(super) fn duration_in(text: &str, span: DurationRange) -> Result<Duration, String> {
+pub(super) fn parse_duration_in(text: &str, span: DurationRange) -> Result<Duration, String> {
     let value = parse_duration(text).ok_or(DURATION)?;
     if value < span.min {
         return Err(format!("expected at least {}", duration_text(span.min)));
@@ -133,8 +135,8 @@ pub fn duration_text(duration: Duration) -> String {
 }
 
 /// `"1 MiB"`, `"64 KiB"`, `"100 B"`
-pub(super) fn size(text: &str) -> Option<u64> {
-    let (bytes, _, rest) = quantity(text.trim(), &SIZE_UNITS)?;
+pub(super) fn parse_size(text: &str) -> Option<u64> {
+    let (bytes, _, rest) = parse_quantity(text.trim(), &SIZE_UNITS)?;
     if rest.is_empty() { u64::try_from(bytes).ok() } else { None }
 }
 
@@ -163,7 +165,7 @@ pub(super) fn integer_range(range: &RangeInclusive<i64>) -> String {
 }
 
 /// `"100/s"`, `"100/m"`, `"100/h"`
-pub(super) fn rate(text: &str) -> Result<Rate, String> {
+pub(super) fn parse_rate(text: &str) -> Result<Rate, String> {
     let (count, period) = text.split_once('/').ok_or(RATE)?;
     let seconds = match period.trim() {
         "s" => 1,
@@ -177,18 +179,18 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
 }
 
 /// A path as it is meant: relative ones by config.toml's folder, without `.` on the way.
-pub(super) fn path(text: &str, folder: &Path) -> PathBuf {
+pub(super) fn resolve_path(text: &str, folder: &Path) -> PathBuf {
     folder.join(text).components().filter(|part| *part != Component::CurDir).collect()
 }
 
-pub(super) fn listen(text: &str, folder: &Path) -> Result<Listen, String> {
+pub(super) fn parse_listen(text: &str, folder: &Path) -> Result<Listen, String> {
     let Some(socket) = text.strip_prefix("unix:") else {
         return text.parse::<SocketAddr>().map(Listen::Tcp).map_err(|_| LISTEN.to_owned());
     };
     if socket.is_empty() {
         return Err(LISTEN.to_owned());
     }
-    let socket = path(socket, folder);
+    let socket = resolve_path(socket, folder);
     if socket.as_os_str().len() > UNIX_PATH_BYTES_MAX {
         return Err(format!("expected a path of at most {UNIX_PATH_BYTES_MAX} bytes"));
     }
@@ -196,7 +198,7 @@ pub(super) fn listen(text: &str, folder: &Path) -> Result<Listen, String> {
 }
 
 /// A network or a single address. IPv4 inside IPv6 becomes IPv4, as peers' addresses do.
-pub(super) fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or_else(|_| single()).map_err(|_| NETWORK)?.trunc();
     if let IpNet::V6(six) = net
@@ -209,7 +211,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// A name of a source or handler.
-pub(super) fn name(text: &str) -> Result<(), String> {
+pub(super) fn check_name(text: &str) -> Result<(), String> {
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let tail = |b: &u8| letter(*b) || matches!(b, b'_' | b'-');
     match text.as_bytes() {
@@ -219,7 +221,7 @@ pub(super) fn name(text: &str) -> Result<(), String> {
 }
 
 /// A header's name (RFC 9110 section 5.6.2), in lower case.
-pub(super) fn header_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_header_name(text: &str) -> Result<String, String> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || !text.bytes().all(token) {
         return Err(r#"expected a header's name such as "X-Signature""#.to_owned());
@@ -228,7 +230,7 @@ pub(super) fn header_name(text: &str) -> Result<String, String> {
 }
 
 /// A header's value (RFC 9110 section 5.5) that needs no interpretation.
-pub(super) fn header_value(text: &str) -> Result<String, String> {
+pub(super) fn parse_header_value(text: &str) -> Result<String, String> {
     let visible = |b: u8| (0x20..0x7f).contains(&b);
     if text.is_empty() || text.trim() != text || !text.bytes().all(visible) {
         return Err(r#"expected a header's value such as "text/plain""#.to_owned());
@@ -237,7 +239,7 @@ pub(super) fn header_value(text: &str) -> Result<String, String> {
 }
 
 /// A text as it is shown: quoted, escaped, not endless.
-pub(super) fn shown_text(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
@@ -246,7 +248,7 @@ pub(super) fn shown_text(text: &str) -> String {
 
 pub(super) fn display_value(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(text) => shown_text(text),
+        DeValue::String(text) => quote(text),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.to_string(),
         DeValue::Boolean(flag) => flag.to_string(),
@@ -286,7 +288,7 @@ pub(super) fn suggest(wrong: &str, names: &[&str], show: impl Fn(&str) -> String
 
 /// `expected "any", "json" or "form"`, with a guess where there is one.
 pub(super) fn expected_one_of(wrong: &str, names: &[&str]) -> String {
-    let expected = format!("expected {}", join_or(names, shown_text));
+    let expected = format!("expected {}", join_or(names, quote));
     match nearest(wrong, names) {
         Some(name) if !wrong.is_empty() => format!("{expected}: did you mean {name:?}?"),
         _ => expected,

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 /// A URL in which `{name}` stands for the segment that `path` has under this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicUrl(Vec<Piece>);
+pub struct PublicUrl(Vec<UrlPart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+enum UrlPart {
     Text(String),
     /// The number of a segment of the request's path.
     Segment(usize),
@@ -24,8 +24,8 @@ impl PublicUrl {
             before.push_str(start);
             match path.split('/').position(|segment| segment == braced) {
                 Some(number) => {
-                    pieces.push(Piece::Text(std::mem::take(&mut before)));
-                    pieces.push(Piece::Segment(number));
+                    pieces.push(UrlPart::Text(std::mem::take(&mut before)));
+                    pieces.push(UrlPart::Segment(number));
                 }
                 None => {
                     before.push_str(&braced);
@@ -35,18 +35,18 @@ impl PublicUrl {
             rest = after;
         }
         before.push_str(rest);
-        pieces.push(Piece::Text(before));
+        pieces.push(UrlPart::Text(before));
         (Self(pieces), unknown)
     }
 
     /// The URL that a request to this path was sent to. Its segments stand there as they were sent.
     pub fn for_path<'a>(&'a self, path: &'a str) -> Cow<'a, str> {
-        if let [Piece::Text(text)] = &self.0[..] {
+        if let [UrlPart::Text(text)] = &self.0[..] {
             return Cow::Borrowed(text);
         }
-        let piece = |piece: &'a Piece| match piece {
-            Piece::Text(text) => text.as_str(),
-            Piece::Segment(number) => path.split('/').nth(*number).unwrap_or_default(),
+        let piece = |piece: &'a UrlPart| match piece {
+            UrlPart::Text(text) => text.as_str(),
+            UrlPart::Segment(number) => path.split('/').nth(*number).unwrap_or_default(),
         };
         Cow::Owned(self.0.iter().map(piece).collect())
     }

@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys in which `new` differs from `old` although they need a restart; empty where all is well.
-pub fn reload_refusals(old: &Config, new: &Config) -> Vec<String> {
+pub fn restart_required(old: &Config, new: &Config) -> Vec<String> {
     let (a, b) = (&old.store, &new.store);
     let changed = [
         ("store.path", a.path != b.path),

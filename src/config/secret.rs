@@ -34,7 +34,7 @@ pub struct SecretReference {
     /// `sources.paminga.verify.secret`
     pub key: String,
     pub secret: SecretRef,
-    pub becomes: SecretFormat,
+    pub format: SecretFormat,
 }
 
 /// What is made of a secret, and so what it can't hold.
@@ -61,7 +61,7 @@ pub enum SecretFormat {
 }
 
 impl SecretFormat {
-    fn fault(self, bytes: &[u8]) -> Option<String> {
+    fn validate(self, bytes: &[u8]) -> Option<String> {
         // RFC 9110 section 5.5.
         let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
         match self {
@@ -70,18 +70,18 @@ impl SecretFormat {
                 Some("has a line break or the like: expected one line of text".to_owned())
             }
             Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
-            Self::StandardKey => standard_key(bytes).err(),
-            Self::StandardVerifier => key_material::standard_keys(bytes).err(),
-            Self::Ed25519Key => key_material::ed25519_hex(bytes).err(),
-            Self::P256Key => key_material::p256(bytes).err(),
-            Self::Certificates => key_material::certificates(bytes).err(),
+            Self::StandardKey => parse_shared_standard_key(bytes).err(),
+            Self::StandardVerifier => key_material::parse_standard_keys(bytes).err(),
+            Self::Ed25519Key => key_material::parse_ed25519_hex(bytes).err(),
+            Self::P256Key => key_material::parse_p256(bytes).err(),
+            Self::Certificates => key_material::parse_certificates(bytes).err(),
         }
     }
 }
 
 impl SecretFormat {
     /// What a text may have by mistake, so that nothing that is right fits it.
-    fn oddity(self, bytes: &[u8]) -> Option<&'static str> {
+    fn suspicion(self, bytes: &[u8]) -> Option<&'static str> {
         let is_text =
             matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
         let text = bytes.trim_ascii();
@@ -128,7 +128,7 @@ impl Secrets {
     /// Every text in which a request may give a secret of `config` away: the secrets themselves, the
     /// credentials of `basic` (RFC 7617), and the keys of Standard Webhooks without what stands before
     /// them.
-    pub fn texts(&self, config: &Config) -> Vec<Vec<u8>> {
+    pub fn texts_to_redact(&self, config: &Config) -> Vec<Vec<u8>> {
         let mut texts: Vec<Vec<u8>> = self.0.values().cloned().collect();
         for verify in config.sources.iter().map(|source| &source.verify) {
             let user = verify.user.as_deref().unwrap_or_default().as_bytes();
@@ -170,32 +170,33 @@ fn without_prefix(key: &[u8]) -> &[u8] {
 
 /// Secrets that were read and are probably not what was meant. None is shown.
 pub fn secret_warnings(loaded: &LoadedConfig, secrets: &Secrets) -> Vec<ConfigError> {
-    let warning =
-        |used: &SecretReference| Some(used.fault(used.becomes.oddity(secrets.get(&used.secret)?)?));
+    let warning = |used: &SecretReference| {
+        Some(used.error(used.format.suspicion(secrets.get(&used.secret)?)?))
+    };
     loaded.secrets.iter().filter_map(warning).collect()
 }
 
 /// What keeps a server from starting wherever it is started, and what may be otherwise there: a variable or
 /// a credential that its unit sets, a file that this user may not read.
-pub fn unusable_secrets(loaded: &LoadedConfig) -> (Vec<ConfigError>, Vec<ConfigError>) {
+pub fn check_secrets(loaded: &LoadedConfig) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let (mut faults, mut elsewhere) = (Vec::new(), Vec::new());
     for used in &loaded.secrets {
         match used.secret.read() {
-            Ok(bytes) => faults.extend(used.becomes.fault(&bytes).map(|it| used.fault(&it))),
-            Err(Unread::Here(reason)) => faults.push(used.fault(&reason)),
-            Err(Unread::Elsewhere(reason)) => elsewhere.push(used.fault(&reason)),
+            Ok(bytes) => faults.extend(used.format.validate(&bytes).map(|it| used.error(&it))),
+            Err(SecretError::Everywhere(reason)) => faults.push(used.error(&reason)),
+            Err(SecretError::HereOnly(reason)) => elsewhere.push(used.error(&reason)),
         }
     }
     (faults, elsewhere)
 }
 
 /// Reads every secret; those that can't be had or used are faults.
-pub fn secrets(loaded: &LoadedConfig) -> (Secrets, Vec<ConfigError>) {
-    secrets_under(loaded, "")
+pub fn read_secrets(loaded: &LoadedConfig) -> (Secrets, Vec<ConfigError>) {
+    read_secrets_under(loaded, "")
 }
 
 /// Like `secrets`, of one part alone: `handlers.crm`.
-pub fn secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigError>) {
+pub fn read_secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigError>) {
     let (mut found, mut faults) = (Secrets::default(), Vec::new());
     let under = |key: &str| {
         let rest = key.strip_prefix(part);
@@ -207,12 +208,12 @@ pub fn secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigE
             None => used.secret.read(),
         };
         match bytes {
-            Ok(bytes) => match used.becomes.fault(&bytes) {
-                Some(reason) => faults.push(used.fault(&reason)),
+            Ok(bytes) => match used.format.validate(&bytes) {
+                Some(reason) => faults.push(used.error(&reason)),
                 None => found.insert(used.secret.clone(), bytes),
             },
-            Err(Unread::Here(reason) | Unread::Elsewhere(reason)) => {
-                faults.push(used.fault(&reason));
+            Err(SecretError::Everywhere(reason) | SecretError::HereOnly(reason)) => {
+                faults.push(used.error(&reason));
             }
         }
     }
@@ -220,7 +221,7 @@ pub fn secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigE
 }
 
 impl SecretReference {
-    fn fault(&self, reason: &str) -> ConfigError {
+    fn error(&self, reason: &str) -> ConfigError {
         let text = format!("{}: {} {reason}", self.key, self.secret);
         ConfigError { file: self.file.clone(), line: Some(self.line), text }
     }
@@ -237,17 +238,17 @@ impl fmt::Display for SecretRef {
 }
 
 /// Why a secret can't be had, and what to do.
-enum Unread {
+enum SecretError {
     /// Wherever the server is started.
-    Here(String),
+    Everywhere(String),
     /// By this user, in this environment.
-    Elsewhere(String),
+    HereOnly(String),
 }
 
 impl SecretRef {
     /// The secret without one trailing newline.
-    fn read(&self) -> Result<Vec<u8>, Unread> {
-        let elsewhere = |reason: String| Unread::Elsewhere(reason);
+    fn read(&self) -> Result<Vec<u8>, SecretError> {
+        let elsewhere = |reason: String| SecretError::HereOnly(reason);
         let mut bytes = match self {
             Self::Env(name) => {
                 std::env::var_os(name).map(OsStringExt::into_vec).ok_or_else(|| {
@@ -263,7 +264,9 @@ impl SecretRef {
                     ))
                 })?;
                 read_file(&Path::new(&folder).join(name)).map_err(|unread| match unread {
-                    Unread::Here(reason) | Unread::Elsewhere(reason) => elsewhere(reason),
+                    SecretError::Everywhere(reason) | SecretError::HereOnly(reason) => {
+                        elsewhere(reason)
+                    }
                 })?
             }
         };
@@ -274,26 +277,26 @@ impl SecretRef {
             }
         }
         match bytes.is_empty() {
-            true => Err(Unread::Here("is empty: put the secret there".to_owned())),
+            true => Err(SecretError::Everywhere("is empty: put the secret there".to_owned())),
             false => Ok(bytes),
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Unread> {
+fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let reason = format!("can't be read: {error}: it must exist and be readable");
             match error.kind() {
-                ErrorKind::PermissionDenied => Unread::Elsewhere(reason),
-                _ => Unread::Here(reason),
+                ErrorKind::PermissionDenied => SecretError::HereOnly(reason),
+                _ => SecretError::Everywhere(reason),
             }
         })?;
     if bytes.len() > SECRET_BYTES_MAX {
         let reason = format!("is larger than {SECRET_BYTES_MAX} bytes: expected one secret");
-        return Err(Unread::Here(reason));
+        return Err(SecretError::Everywhere(reason));
     }
     Ok(bytes)
 }
@@ -309,7 +312,7 @@ pub(super) fn parse_list(
     }
     let items = value.list(FORMS).unwrap_or_default();
     if items.is_empty() {
-        value.fault(format!("is []: {FORMS}"));
+        value.error(format!("is []: {FORMS}"));
     }
     items.iter().filter_map(|item| parse_one(item, folder, becomes)).collect()
 }
@@ -330,19 +333,19 @@ pub(super) fn parse_one(
         text(&table, "credential").map(|(at, text)| (credential(&text), at)),
     ];
     let written = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
-    let empty = table.all().is_empty();
+    let empty = table.entries_in_order().is_empty();
     table.reject_unknown(&[]);
     if empty || written > 1 {
         return value.invalid_redacted(FORMS);
     }
     let (secret, at) = found.into_iter().flatten().next()?;
     let secret = secret.map_or_else(|remedy| at.invalid_redacted(remedy), Some)?;
-    value.log.secret(SecretReference {
+    value.log.add_secret(SecretReference {
         file: value.log.file_name(value.at),
         line: value.at.line,
         key: value.key.clone(),
         secret: secret.clone(),
-        becomes,
+        format: becomes,
     });
     Some(secret)
 }
@@ -363,7 +366,7 @@ fn env(name: &str) -> Result<SecretRef, String> {
 }
 
 fn file(path: &str, folder: &Path) -> Result<SecretRef, String> {
-    Ok(SecretRef::File(parse::path(path, folder)))
+    Ok(SecretRef::File(parse::resolve_path(path, folder)))
 }
 
 fn credential(name: &str) -> Result<SecretRef, String> {
@@ -378,7 +381,7 @@ fn credential(name: &str) -> Result<SecretRef, String> {
 ///
 /// # Errors
 /// What is wrong with it and what was expected.
-pub fn standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
+pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
     const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
     let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
     let text = match text {

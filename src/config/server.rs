@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::parse::{self, GRACE, LISTEN, TIMEOUT};
+use super::parse::{self, LISTEN, TIMEOUT_RANGE, WAIT_RANGE};
 use super::toml_reader::{TomlTable, TomlValue};
-use super::{Admin, Durability, Listen, ProxyHeader, Server, Store, TrustedProxies, Workers};
+use super::{
+    AdminConfig, Durability, Listen, ProxyHeader, ServerConfig, StoreConfig, TrustedProxies,
+    WorkersConfig,
+};
 
 const MIB: u64 = 1 << 20;
 /// SQLite takes no row over 1,000,000,000 bytes; this leaves room for headers and items.
@@ -14,35 +17,35 @@ const LISTEN_LIST: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
 const PROXIES: &str = r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
 const PATH: &str = "expected a path";
 
-pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
-    let listen = listens(&table, folder, "127.0.0.1:8080", &[]);
+pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
+    let listen = read_listeners(&table, folder, "127.0.0.1:8080", &[]);
     if let Some(value) = table.get("listen").filter(TomlValue::is_empty_list) {
-        value.fault("is []: expected at least one address");
+        value.error("is []: expected at least one address");
     }
     let proxy_header = |text: &str| match text.to_ascii_lowercase().as_str() {
         "x-forwarded-for" => Ok(ProxyHeader::XForwardedFor),
         "forwarded" => Ok(ProxyHeader::Forwarded),
         _ => Err(parse::expected_one_of(text, &["X-Forwarded-For", "Forwarded"])),
     };
-    let server = Server {
+    let server = ServerConfig {
         listen,
-        trusted_proxies: trusted_proxies(&table),
+        trusted_proxies: read_trusted_proxies(&table),
         proxy_header: table
             .parsed("proxy_header", r#"expected "X-Forwarded-For" or "Forwarded""#, proxy_header)
             .unwrap_or(ProxyHeader::XForwardedFor),
         max_body_bytes: table.size("max_body_size", MIB, 1..=BODY_BYTES_MAX) as usize,
         max_inflight_bytes: table.size("max_inflight_size", 64 * MIB, 1..=1 << 40) as usize,
         max_connections: table.integer("max_connections", 10_000, 1..=1_000_000) as usize,
-        request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT),
+        request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT_RANGE),
         // Longer than the proxies' in front, so that none of them uses a connection that just ends:
         // Caddy's is 120 s (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
-        keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT),
+        keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT_RANGE),
     };
     if server.max_body_bytes > server.max_inflight_bytes {
         let limit = parse::size_text(server.max_inflight_bytes as u64);
         match (table.get("max_body_size"), table.get("max_inflight_size")) {
-            (Some(value), _) => exceeds_total(&value, &limit),
-            (None, Some(value)) => value.fault(format!(
+            (Some(value), _) => reject_above_total(&value, &limit),
+            (None, Some(value)) => value.error(format!(
                 "is {limit}: expected at least server.max_body_size, which is {}",
                 parse::size_text(server.max_body_bytes as u64)
             )),
@@ -54,24 +57,29 @@ pub(super) fn server(table: TomlTable<'_>, folder: &Path) -> Server {
 }
 
 /// A `max_body_size` that all bodies together could never reach.
-pub(super) fn exceeds_total(value: &TomlValue<'_>, limit: &str) {
+pub(super) fn reject_above_total(value: &TomlValue<'_>, limit: &str) {
     let _: Option<()> =
         value.invalid(format!("expected at most server.max_inflight_size, which is {limit}"));
 }
 
-pub(super) fn admin(table: TomlTable<'_>, server: &Server, folder: &Path) -> Admin {
-    let admin = Admin { listen: listens(&table, folder, "127.0.0.1:8081", &server.listen) };
+pub(super) fn read_admin(
+    table: TomlTable<'_>,
+    server: &ServerConfig,
+    folder: &Path,
+) -> AdminConfig {
+    let admin =
+        AdminConfig { listen: read_listeners(&table, folder, "127.0.0.1:8081", &server.listen) };
     reject_rest(table, &["token", "read_token"]);
     admin
 }
 
-pub(super) fn store(table: TomlTable<'_>, folder: &Path) -> Store {
+pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
     let path = |text: &str| match text {
         "" => Err("expected the path of a file".to_owned()),
         text if text.ends_with('/') => Err("expected the path of a file, not a folder".to_owned()),
-        text => Ok(parse::path(text, folder)),
+        text => Ok(parse::resolve_path(text, folder)),
     };
-    let store = Store {
+    let store = StoreConfig {
         path: table.parsed("path", PATH, path).unwrap_or_else(|| folder.join("hooktrail.db")),
         durability: table.choice(
             "durability",
@@ -87,10 +95,10 @@ pub(super) fn store(table: TomlTable<'_>, folder: &Path) -> Store {
     store
 }
 
-pub(super) fn workers(table: TomlTable<'_>) -> Workers {
-    let workers = Workers {
+pub(super) fn read_workers(table: TomlTable<'_>) -> WorkersConfig {
+    let workers = WorkersConfig {
         threads: table.integer("threads", 16, 1..=1024) as usize,
-        shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), GRACE),
+        shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), WAIT_RANGE),
     };
     reject_rest(table, &[]);
     workers
@@ -103,7 +111,12 @@ pub(super) fn reject_rest(table: TomlTable<'_>, later: &[&'static str]) {
 }
 
 /// The addresses of one `listen`; two listeners can't have one, but port 0 is a new one each time.
-fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]) -> Vec<Listen> {
+fn read_listeners(
+    table: &TomlTable<'_>,
+    folder: &Path,
+    default: &str,
+    taken: &[Listen],
+) -> Vec<Listen> {
     let once = |address: &Listen, before: &[Listen]| {
         let fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
         match fixed && before.contains(address) {
@@ -113,15 +126,15 @@ fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]
     };
     let mut listens: Vec<Listen> = Vec::new();
     let Some(value) = table.get("listen") else {
-        listens.extend(parse::listen(default, folder));
+        listens.extend(parse::parse_listen(default, folder));
         if let Some(Err(remedy)) = listens.first().map(|address| once(address, taken)) {
-            table.fault(format!("has {default:?} as its listen, which {remedy}"));
+            table.error(format!("has {default:?} as its listen, which {remedy}"));
         }
         return listens;
     };
     for item in value.list(LISTEN_LIST).unwrap_or_default() {
         let parse = |text: &str| {
-            let address = parse::listen(text, folder)?;
+            let address = parse::parse_listen(text, folder)?;
             once(&address, taken)?;
             once(&address, &listens)?;
             Ok(address)
@@ -132,16 +145,18 @@ fn listens(table: &TomlTable<'_>, folder: &Path, default: &str, taken: &[Listen]
     listens
 }
 
-fn trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
+fn read_trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
     let mut proxies = TrustedProxies::default();
     let parse = |text: &str| match text {
         "unix" => Ok(None),
-        text => parse::network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\"")),
+        text => {
+            parse::parse_network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\""))
+        }
     };
     for network in table.texts("trusted_proxies", PROXIES, parse).unwrap_or_default() {
         match network {
             Some(network) => proxies.networks.push(network),
-            None => proxies.unix = true,
+            None => proxies.has_unix = true,
         }
     }
     proxies

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::{Diagnostics, Location};
-use super::parse::{self, DAY, POSITIVE};
-use super::server::{BODY_BYTES_MAX, exceeds_total, reject_rest};
+use super::parse::{self, DAY, POSITIVE_DURATION};
+use super::server::{BODY_BYTES_MAX, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Accept, Dedupe, DeliveryKey, Handshake, OnDuplicate, OwnHandshake, Respond, Server, Source,
-    Verify, expression, scheme, verify,
+    Accept, CustomHandshake, Dedupe, DeliveryKey, HandshakeConfig, OnDuplicate, Respond,
+    ServerConfig, Source, Verify, expression, scheme, verify,
 };
 
 /// `max_queued` where it is not written: as good as none, and still a number for SQLite.
@@ -25,7 +25,7 @@ const DEDUPE: &str =
 const HANDSHAKE: &str = r#"expected a table such as { respond = "$query.challenge" }, or false"#;
 const PATH: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
 /// Both listeners answer these themselves.
-const OWN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+const SERVER_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 /// A source and where its path was written, for `check`.
 pub(super) struct ParsedSource {
@@ -33,19 +33,19 @@ pub(super) struct ParsedSource {
     pub path_at: Location,
 }
 
-pub(super) fn read(
+pub(super) fn read_source(
     name: &str,
     table: TomlTable<'_>,
-    server: &Server,
+    server: &ServerConfig,
     folder: &Path,
 ) -> ParsedSource {
     if name == "hooktrail" {
-        table.fault("is the name of the server's own source: expected another");
-    } else if let Err(remedy) = parse::name(name) {
-        table.fault(format!("is no name: {remedy}"));
+        table.error("is the name of the server's own source: expected another");
+    } else if let Err(remedy) = parse::check_name(name) {
+        table.error(format!("is no name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
-    let path = table.parsed("path", PATH, path).unwrap_or_else(|| format!("/hooks/{name}"));
+    let path = table.parsed("path", PATH, parse_path).unwrap_or_else(|| format!("/hooks/{name}"));
     let verify = read_verify(name, &table, server, (folder, &path));
     let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
     let uses_preset_key = uses_preset_key(&verify, &dedupe, dedupe_off);
@@ -59,24 +59,24 @@ pub(super) fn read(
             &[("any", Accept::Any), ("json", Accept::Json), ("form", Accept::Form)],
             Accept::Any,
         ),
-        allow_from: table.texts("allow_from", NETWORKS, parse::network).unwrap_or_default(),
+        allow_from: table.texts("allow_from", NETWORKS, parse::parse_network).unwrap_or_default(),
         verify,
         dedupe,
-        dedupe_off,
+        is_dedupe_off: dedupe_off,
         dedupe_window,
         uses_preset_key,
         on_duplicate: table.choice(
             "on_duplicate",
-            &[("retry_dead", OnDuplicate::Heal), ("ignore", OnDuplicate::Ignore)],
-            OnDuplicate::Heal,
+            &[("retry_dead", OnDuplicate::RetryDead), ("ignore", OnDuplicate::Ignore)],
+            OnDuplicate::RetryDead,
         ),
-        rate_limit: table.parsed("rate_limit", parse::RATE, parse::rate),
+        rate_limit: table.parsed("rate_limit", parse::RATE, parse::parse_rate),
         max_queued: u64::try_from(table.integer("max_queued", i64::MAX, 1..=i64::MAX))
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
         max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),
-        alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE),
+        alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE_DURATION),
     };
     reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, path_at }
@@ -85,13 +85,13 @@ pub(super) fn read(
 fn read_verify(
     name: &str,
     table: &TomlTable<'_>,
-    server: &Server,
+    server: &ServerConfig,
     (folder, path): (&Path, &str),
 ) -> Verify {
     let value = table.get("verify");
     // A scheme that could not be read is a fault, and no one gets to use this value.
-    let read = value.as_ref().map(|value| verify::read(value, folder, path));
-    let verify = read.flatten().unwrap_or_else(verify::none);
+    let read = value.as_ref().map(|value| verify::read_verify(value, folder, path));
+    let verify = read.flatten().unwrap_or_else(verify::no_verification);
     let beyond = |listen: &super::Listen| match listen {
         super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         super::Listen::Unix(_) => false,
@@ -109,11 +109,11 @@ fn read_verify(
     verify
 }
 
-fn read_body_max(table: &TomlTable<'_>, server: &Server) -> usize {
+fn read_body_max(table: &TomlTable<'_>, server: &ServerConfig) -> usize {
     let default = server.max_body_bytes as u64;
     let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
     if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
-        exceeds_total(&value, &parse::size_text(server.max_inflight_bytes as u64));
+        reject_above_total(&value, &parse::size_text(server.max_inflight_bytes as u64));
     }
     max
 }
@@ -129,7 +129,7 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
     let Some(value) = table.get("methods") else { return vec![default.to_owned()] };
     let items = value.list(METHODS_LIST);
     if items.as_ref().is_some_and(Vec::is_empty) {
-        value.fault(format!("is []: {METHODS_LIST}"));
+        value.error(format!("is []: {METHODS_LIST}"));
     }
     let items = items.unwrap_or_default();
     let mut methods: Vec<String> = Vec::new();
@@ -148,21 +148,21 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
         return (None, true, week);
     }
     let Some(table) = value.table(DEDUPE) else { return (None, false, week) };
-    let header = table.parsed("header", DEDUPE, parse::header_name).map(Dedupe::Header);
+    let header = table.parsed("header", DEDUPE, parse::parse_header_name).map(Dedupe::Header);
     let body = table.get("body").and_then(|value| match value.as_flag() {
         Some(true) => Some(Dedupe::Body),
         _ => value.invalid("expected true"),
     });
-    let window = table.duration("window", week, POSITIVE);
+    let window = table.duration("window", week, POSITIVE_DURATION);
     let written = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
-    let preset = scheme::scheme(&verify.scheme).is_some_and(|scheme| scheme.preset);
+    let preset = scheme::find_scheme(&verify.scheme).is_some_and(|scheme| scheme.is_preset);
     let window_alone = preset && table.has("window");
     if written > 1 {
-        table.fault("has more than one key to recognise a repeat by: expected header, jq or body");
+        table.error("has more than one key to recognise a repeat by: expected header, jq or body");
     } else if written == 0 && !window_alone {
-        table.missing(format!("has nothing to recognise a repeat by: {DEDUPE}"));
+        table.missing_error(format!("has nothing to recognise a repeat by: {DEDUPE}"));
     }
-    let jq = expression::read(&table, "jq").map(Dedupe::Jq);
+    let jq = expression::read_expression(&table, "jq").map(Dedupe::Jq);
     reject_rest(table, &[]);
     (header.or(jq).or(body), false, window)
 }
@@ -170,11 +170,11 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
 /// A key that is signed stays in force beside a source's own, as it is what makes it useless to send a
 /// captured request again. Where the tolerance outlasts retries nothing turns it off.
 fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
-    let Some(scheme) = scheme::scheme(&verify.scheme) else { return false };
+    let Some(scheme) = scheme::find_scheme(&verify.scheme) else { return false };
     match scheme.delivery_key {
-        DeliveryKey::Nowhere => false,
+        DeliveryKey::Absent => false,
         DeliveryKey::Header(_) => dedupe.is_none() && !is_off,
-        DeliveryKey::Signed => scheme.repeats_stamp || !is_off,
+        DeliveryKey::Signed => scheme.is_stamp_repeated || !is_off,
     }
 }
 
@@ -191,7 +191,7 @@ fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, win
              is new again after {window}: expected a window of {own} or more"
         ));
     }
-    let preset = scheme::scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
+    let preset = scheme::find_scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
     if preset.is_some_and(|preset| preset.back != tolerance.back) {
         table.warn(format!(
             "has a verify.tolerance of {own}, longer than dedupe.window ({window}): the sender's own \
@@ -200,22 +200,24 @@ fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, win
     }
 }
 
-fn read_handshake(table: &TomlTable<'_>) -> Handshake {
-    let Some(value) = table.get("handshake") else { return Handshake::Preset };
+fn read_handshake(table: &TomlTable<'_>) -> HandshakeConfig {
+    let Some(value) = table.get("handshake") else { return HandshakeConfig::Preset };
     if value.as_flag() == Some(false) {
-        return Handshake::Off;
+        return HandshakeConfig::Off;
     }
-    let Some(table) = value.table(HANDSHAKE) else { return Handshake::Preset };
+    let Some(table) = value.table(HANDSHAKE) else { return HandshakeConfig::Preset };
     if !table.has("respond") {
-        table.missing(format!("has no respond: {HANDSHAKE}"));
+        table.missing_error(format!("has no respond: {HANDSHAKE}"));
     }
     let methods = read_methods(&table, "GET");
-    let respond = expression::read(&table, "respond");
+    let respond = expression::read_expression(&table, "respond");
     let signed = table.flag("signed", true);
     reject_rest(table, &[]);
     match respond {
-        Some(respond) => Handshake::Own(OwnHandshake { methods, respond, signed }),
-        None => Handshake::Preset,
+        Some(respond) => {
+            HandshakeConfig::Custom(CustomHandshake { methods, respond, is_signed: signed })
+        }
+        None => HandshakeConfig::Preset,
     }
 }
 
@@ -228,22 +230,22 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
             Some(text) => Some(text.to_owned()),
             None => value.invalid("expected text"),
         }),
-        content_type: table.parsed("content_type", "expected text", parse::header_value),
+        content_type: table.parsed("content_type", "expected text", parse::parse_header_value),
     };
     // RFC 9110 sections 15.3.5 and 15.3.6.
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {
-        table.fault(format!("has a body: an answer of {} can't have one", respond.status));
+        table.error(format!("has a body: an answer of {} can't have one", respond.status));
     }
     reject_rest(table, &[]);
     Some(respond)
 }
 
 /// A path, each segment plain or one `{name}`; without escapes, so that it has one spelling.
-fn path(text: &str) -> Result<String, String> {
+fn parse_path(text: &str) -> Result<String, String> {
     let Some(rest) = text.strip_prefix('/') else {
         return Err(format!("{PATH}: it begins with a slash"));
     };
-    if OWN_PATHS.contains(&text.strip_suffix('/').unwrap_or(text)) {
+    if SERVER_PATHS.contains(&text.strip_suffix('/').unwrap_or(text)) {
         return Err("the server answers this path itself: expected another".to_owned());
     }
     if text.contains(['?', '#']) {
@@ -261,14 +263,14 @@ fn path(text: &str) -> Result<String, String> {
             names.push(name);
         } else if (segment.is_empty() && !last) || matches!(*segment, "." | "..") {
             return Err(format!("{PATH}: no segment may be empty, . or .."));
-        } else if !segment.bytes().all(plain) {
+        } else if !segment.bytes().all(is_plain_byte) {
             return Err(format!("{PATH}: of letters, digits and -._~!$&'()*+,;=:@"));
         }
     }
     Ok(text.to_owned())
 }
 
-fn plain(b: u8) -> bool {
+fn is_plain_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b)
 }
 
@@ -280,7 +282,7 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
         if segments.last() == Some(&"") {
             segments.pop();
         }
-        if source.verify.segment {
+        if source.verify.is_path_token {
             segments.push("{}");
         }
         let blank =
@@ -298,7 +300,7 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
             "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected a path \
              of its own",
             read.source.path,
-            log.show(first.path_at),
+            log.display_location(first.path_at),
         );
         log.error(read.path_at, text);
     }

@@ -16,20 +16,20 @@ use super::former_keys;
 use super::parse::{self, DurationRange};
 
 /// A file's number in the log, its text, and where its lines end: what a place is worked out from.
-pub(super) struct File {
+pub(super) struct TomlFile {
     pub text: String,
     number: usize,
     line_ends: Vec<usize>,
 }
 
-impl File {
+impl TomlFile {
     pub fn new(number: usize, text: String) -> Self {
         let line_ends = text.match_indices('\n').map(|(offset, _)| offset).collect();
         Self { text, number, line_ends }
     }
 
     /// The line of an offset.
-    pub fn place(&self, offset: usize) -> Location {
+    pub fn locate(&self, offset: usize) -> Location {
         let line = 1 + self.line_ends.partition_point(|end| *end < offset);
         Location { file: self.number, line }
     }
@@ -41,7 +41,7 @@ pub(super) struct TomlTable<'a> {
     pub key: String,
     pub at: Location,
     pub log: &'a Diagnostics,
-    file: Option<&'a File>,
+    file: Option<&'a TomlFile>,
     entries: Option<&'a DeTable<'a>>,
     known_keys: RefCell<Vec<&'static str>>,
 }
@@ -52,16 +52,16 @@ pub(super) struct TomlValue<'a> {
     pub key: String,
     pub at: Location,
     pub log: &'a Diagnostics,
-    file: &'a File,
+    file: &'a TomlFile,
     key_at: Location,
     /// Where it begins in the file.
     start: usize,
-    inner: &'a DeValue<'a>,
+    value: &'a DeValue<'a>,
 }
 
 impl<'a> TomlTable<'a> {
-    pub fn root(file: &'a File, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
-        let at = file.place(0);
+    pub fn root(file: &'a TomlFile, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
+        let at = file.locate(0);
         let asked = RefCell::default();
         Self {
             key: String::new(),
@@ -90,7 +90,7 @@ impl<'a> TomlTable<'a> {
         let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let name = match !name.is_empty() && name.chars().all(bare) {
             true => name.to_owned(),
-            false => parse::shown_text(name),
+            false => parse::quote(name),
         };
         if self.key.is_empty() { name } else { format!("{}.{name}", self.key) }
     }
@@ -99,10 +99,10 @@ impl<'a> TomlTable<'a> {
         let (file, entries) = (self.file?, self.entries?);
         let (key, inner) = entries.get_key_value(name)?;
         let start = inner.span().start;
-        let (key_at, at) = (file.place(key.span().start), file.place(start));
+        let (key_at, at) = (file.locate(key.span().start), file.locate(start));
         let at = if inner.get_ref().is_table() { key_at } else { at };
         let (key, inner) = (self.key_of(name), inner.get_ref());
-        Some(TomlValue { key, at, log: self.log, file, key_at, start, inner })
+        Some(TomlValue { key, at, log: self.log, file, key_at, start, value: inner })
     }
 
     pub fn get(&self, name: &'static str) -> Option<TomlValue<'a>> {
@@ -119,7 +119,7 @@ impl<'a> TomlTable<'a> {
     }
 
     /// All entries, in the order in which they were written, for tables whose keys are names.
-    pub fn all(&self) -> Vec<(&'a str, TomlValue<'a>)> {
+    pub fn entries_in_order(&self) -> Vec<(&'a str, TomlValue<'a>)> {
         let Some(entries) = self.entries else { return Vec::new() };
         let mut keys: Vec<_> = entries.keys().collect();
         keys.sort_by_key(|key| key.span().start);
@@ -130,17 +130,17 @@ impl<'a> TomlTable<'a> {
     /// Rejects keys that a later version will know.
     pub fn reject_reserved(&self, names: &[&'static str]) {
         for value in names.iter().filter_map(|name| self.value(name)) {
-            value.fault("is not yet known to this version");
+            value.error("is not yet known to this version");
         }
     }
 
     /// Notes every key that nobody asked for. `later`: what `not_yet` has named already.
     pub fn reject_unknown(self, later: &[&str]) {
         let asked = self.known_keys.borrow();
-        for (name, value) in self.all() {
+        for (name, value) in self.entries_in_order() {
             if !asked.contains(&name) && !later.contains(&name) {
                 let known = |key: &&str| asked.contains(key);
-                let hint = match former_keys::successor(name).filter(known) {
+                let hint = match former_keys::find_successor(name).filter(known) {
                     Some(key) => format!("its name is now {key}"),
                     None => parse::suggest(name, &asked, |known| known.to_owned()),
                 };
@@ -150,7 +150,7 @@ impl<'a> TomlTable<'a> {
     }
 
     /// A fault of the table as a whole.
-    pub fn fault(&self, text: impl Display) {
+    pub fn error(&self, text: impl Display) {
         self.log.error(self.at, format!("{} {text}", self.key));
     }
 
@@ -160,7 +160,7 @@ impl<'a> TomlTable<'a> {
     }
 
     /// Something that has to be here is not.
-    pub fn missing(&self, text: impl Display) {
+    pub fn missing_error(&self, text: impl Display) {
         self.log.missing_error(self.at, format!("{} {text}", self.key));
     }
 
@@ -193,13 +193,13 @@ impl<'a> TomlTable<'a> {
 
     /// A duration that has no default.
     pub fn optional_duration(&self, name: &'static str, span: DurationRange) -> Option<Duration> {
-        self.parsed(name, parse::DURATION, |text| parse::duration_in(text, span))
+        self.parsed(name, parse::DURATION, |text| parse::parse_duration_in(text, span))
     }
 
     pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let read = |value: TomlValue<'a>| {
-            let size = match value.inner {
-                DeValue::String(text) => parse::size(text),
+            let size = match value.value {
+                DeValue::String(text) => parse::parse_size(text),
                 _ => value.integer().and_then(|n| u64::try_from(n).ok()),
             };
             let Some(size) = size else { return value.invalid(parse::SIZE) };
@@ -228,7 +228,7 @@ impl<'a> TomlTable<'a> {
         expected: &str,
     ) -> f64 {
         let read = |value: TomlValue<'a>| {
-            let number = match value.inner {
+            let number = match value.value {
                 DeValue::Float(float) => float.as_str().parse().ok(),
                 _ => value.integer().map(|n| n as f64),
             };
@@ -253,17 +253,17 @@ impl<'a> TomlTable<'a> {
 impl<'a> TomlValue<'a> {
     /// Notes that the value is wrong; gives nothing, for the caller's ease.
     pub fn invalid<T>(&self, expected: impl Display) -> Option<T> {
-        self.fault(format!("is {}: {expected}", parse::display_value(self.inner)));
+        self.error(format!("is {}: {expected}", parse::display_value(self.value)));
         None
     }
 
     /// Like `wrong`, for values that may be a secret: never shows them.
     pub fn invalid_redacted<T>(&self, expected: impl Display) -> Option<T> {
-        self.fault(format!("is {}: {expected}", parse::type_name(self.inner)));
+        self.error(format!("is {}: {expected}", parse::type_name(self.value)));
         None
     }
 
-    pub fn fault(&self, text: impl Display) {
+    pub fn error(&self, text: impl Display) {
         self.log.error(self.at, format!("{} {text}", self.key));
     }
 
@@ -277,24 +277,24 @@ impl<'a> TomlValue<'a> {
     }
 
     /// The place so many bytes into `written`.
-    pub fn place_within(&self, bytes: usize) -> Location {
-        self.file.place(self.start + bytes)
+    pub fn locate_within(&self, bytes: usize) -> Location {
+        self.file.locate(self.start + bytes)
     }
 
     pub fn is_list(&self) -> bool {
-        self.inner.is_array()
+        self.value.is_array()
     }
 
     pub fn is_empty_list(&self) -> bool {
-        self.inner.as_array().is_some_and(|items| items.is_empty())
+        self.value.as_array().is_some_and(|items| items.is_empty())
     }
 
     pub fn is_table(&self) -> bool {
-        self.inner.is_table()
+        self.value.is_table()
     }
 
     pub fn as_flag(&self) -> Option<bool> {
-        self.inner.as_bool()
+        self.value.as_bool()
     }
 
     pub fn flag(&self) -> Option<bool> {
@@ -303,12 +303,12 @@ impl<'a> TomlValue<'a> {
 
     /// Text without a NUL, which neither paths, arguments nor headers can hold.
     pub fn text(&self, expected: &str) -> Option<&'a str> {
-        let Some(text) = self.inner.as_str() else { return self.invalid(expected) };
+        let Some(text) = self.value.as_str() else { return self.invalid(expected) };
         if text.contains('\0') { self.invalid("expected text without a NUL") } else { Some(text) }
     }
 
     pub fn raw_text(&self) -> Option<&'a str> {
-        self.inner.as_str()
+        self.value.as_str()
     }
 
     pub fn parsed<T>(
@@ -320,23 +320,23 @@ impl<'a> TomlValue<'a> {
     }
 
     fn integer(&self) -> Option<i64> {
-        let number = self.inner.as_integer()?;
+        let number = self.value.as_integer()?;
         i64::from_str_radix(number.as_str(), number.radix()).ok()
     }
 
     pub fn list(&self, expected: &str) -> Option<Vec<TomlValue<'a>>> {
-        let Some(items) = self.inner.as_array() else { return self.invalid(expected) };
+        let Some(items) = self.value.as_array() else { return self.invalid(expected) };
         let item = |item: &'a toml::Spanned<DeValue<'a>>| TomlValue {
-            at: self.file.place(item.span().start),
+            at: self.file.locate(item.span().start),
             start: item.span().start,
-            inner: item.get_ref(),
+            value: item.get_ref(),
             ..self.clone()
         };
         Some(items.iter().map(item).collect())
     }
 
     pub fn table(&self, expected: &str) -> Option<TomlTable<'a>> {
-        let Some(entries) = self.inner.as_table() else { return self.invalid(expected) };
+        let Some(entries) = self.value.as_table() else { return self.invalid(expected) };
         Some(TomlTable {
             key: self.key.clone(),
             at: self.at,

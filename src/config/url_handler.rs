@@ -8,12 +8,12 @@ use super::parse;
 use super::public_url::next_name;
 use super::secret::{self, SecretFormat};
 use super::toml_reader::{TomlTable, TomlValue};
-use super::{EnvValue, Target};
+use super::{EnvValue, UrlTarget};
 
 /// Keys that say how a URL is called.
-const OWN: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];
+const URL_KEYS: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];
 /// Keys that say how a command is run.
-const COMMANDS: [&str; 5] = ["directory", "mode", "env", "batch_size", "batch_wait"];
+const COMMAND_KEYS: [&str; 5] = ["directory", "mode", "env", "batch_size", "batch_wait"];
 
 const URL: &str = "expected a URL that begins with https:// or http://";
 const PROXY: &str = r#"expected a proxy such as "http://proxy.example.com:3128""#;
@@ -23,7 +23,7 @@ const HEADER_VALUE: &str =
     r#"expected one line of text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 
 /// Headers of the exchange itself (RFC 9110 section 7.6.1), and those that the server writes.
-const OWN_HEADERS: [&str; 12] = [
+const SERVER_HEADERS: [&str; 12] = [
     "connection",
     "content-length",
     "content-type",
@@ -42,27 +42,27 @@ const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-s
 /// What the trail keeps as `[redacted]` alone.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
 
-pub(super) fn read(table: &TomlTable<'_>, folder: &Path) -> Option<Target> {
+pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<UrlTarget> {
     let Some(value) = table.get("url") else {
         // Known keys all the same, so that no fault calls them unknown.
-        for value in OWN.iter().filter_map(|key| table.get(key)) {
+        for value in URL_KEYS.iter().filter_map(|key| table.get(key)) {
             if !table.has("jetstream") {
-                value.fault("goes with url: a command has none");
+                value.error("goes with url: a command has none");
             }
         }
         return None;
     };
     if table.has("command") {
-        table.fault("has a command and a url: expected one of them");
+        table.error("has a command and a url: expected one of them");
     } else {
-        for value in COMMANDS.iter().filter_map(|key| table.get(key)) {
-            value.fault("goes with command: a url has none");
+        for value in COMMAND_KEYS.iter().filter_map(|key| table.get(key)) {
+            value.error("goes with command: a url has none");
         }
     }
     let headers = table.get("headers").map(|value| read_headers(&value, table.has("sign"), folder));
     let keys = |value: TomlValue<'_>| secret::parse_list(&value, folder, SecretFormat::StandardKey);
     let sign = table.get("sign").map(keys);
-    let target = Target {
+    let target = UrlTarget {
         url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
         headers: headers.unwrap_or_default(),
         forward_headers: read_forwarded(table),
@@ -74,7 +74,7 @@ pub(super) fn read(table: &TomlTable<'_>, folder: &Path) -> Option<Target> {
         if let (Some((own, _)), Some(value)) =
             (target.headers.iter().find(same), table.get("forward_headers"))
         {
-            value.fault(format!("names {name:?}: headers has {own} already: expected it once"));
+            value.error(format!("names {name:?}: headers has {own} already: expected it once"));
         }
     }
     Some(target)
@@ -98,7 +98,7 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
     };
     if authority.as_str().contains('@') {
         let remedy = "has a user in it: a secret never stands here: see headers";
-        value.fault(remedy);
+        value.error(remedy);
         return None;
     }
     let after = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
@@ -115,19 +115,19 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
 fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
     let Some(table) = value.table(HEADERS) else { return Vec::new() };
     let mut headers: Vec<(String, EnvValue)> = Vec::new();
-    for (name, value) in table.all() {
-        let lower = match parse::header_name(name) {
+    for (name, value) in table.entries_in_order() {
+        let lower = match parse::parse_header_name(name) {
             Ok(lower) => lower,
             Err(remedy) => {
-                value.fault(format!("is no header: {remedy}"));
+                value.error(format!("is no header: {remedy}"));
                 continue;
             }
         };
         let twice = headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-        if OWN_HEADERS.contains(&&*lower) || (signed && SIGNED_HEADERS.contains(&&*lower)) {
-            value.fault("is set by the server: expected another header");
+        if SERVER_HEADERS.contains(&&*lower) || (signed && SIGNED_HEADERS.contains(&&*lower)) {
+            value.error("is set by the server: expected another header");
         } else if twice {
-            value.fault("is there twice: once is enough, in capitals or not");
+            value.error("is there twice: once is enough, in capitals or not");
         } else if let Some(value) = read_header_value(&value, folder) {
             headers.push((name.to_owned(), value));
         }
@@ -140,7 +140,7 @@ fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
         return secret::parse_one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
     }
-    match value.raw_text().map(parse::header_value) {
+    match value.raw_text().map(parse::parse_header_value) {
         Some(Ok(text)) => Some(EnvValue::Text(text)),
         _ => value.invalid_redacted(HEADER_VALUE),
     }
@@ -150,14 +150,14 @@ fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
     let signed = table.has("sign");
     let mut names: Vec<String> = Vec::new();
     for item in table.get("forward_headers").and_then(|value| value.list(HEADER)).iter().flatten() {
-        let Some(name) = item.parsed(HEADER, parse::header_name) else { continue };
-        if OWN_HEADERS.contains(&&*name) || (signed && SIGNED_HEADERS.contains(&&*name)) {
-            item.fault(format!("names {name:?}, which the server sets: expected another header"));
+        let Some(name) = item.parsed(HEADER, parse::parse_header_name) else { continue };
+        if SERVER_HEADERS.contains(&&*name) || (signed && SIGNED_HEADERS.contains(&&*name)) {
+            item.error(format!("names {name:?}, which the server sets: expected another header"));
         } else if SECRET_HEADERS.contains(&&*name) {
             item.warn(format!("names {name:?}, which is kept and passed on as [redacted] alone"));
             names.push(name);
         } else if names.contains(&name) {
-            item.fault(format!("names {name:?} twice: once is enough"));
+            item.error(format!("names {name:?} twice: once is enough"));
         } else {
             names.push(name);
         }

@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::parse::{self, POSITIVE};
+use super::parse::{self, POSITIVE_DURATION};
 use super::public_url::PublicUrl;
-use super::scheme::{SCHEMES, Scheme, scheme};
+use super::scheme::{SCHEMES, SchemeSpec, find_scheme};
 use super::secret::{self, SecretFormat};
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
@@ -21,13 +21,13 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const TOLERANCE: Tolerance = Tolerance { back: FIVE_MINUTES, ahead: FIVE_MINUTES };
 
 /// What a source without `verify` has.
-pub(super) fn none() -> Verify {
+pub(super) fn no_verification() -> Verify {
     Verify { scheme: "none".to_owned(), ..Verify::default() }
 }
 
 /// Reads `verify`; `None` where the scheme is not to be known, with its fault noted.
 /// `path`: the source's.
-pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<Verify> {
+pub(super) fn read_verify(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<Verify> {
     if !value.is_table() {
         // It may be the secret, written in the wrong place.
         return value.invalid_redacted(TABLE);
@@ -47,7 +47,7 @@ pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<V
         _ => {}
     }
     if let Some(default) = scheme.header {
-        let header = table.parsed("header", HEADER, parse::header_name);
+        let header = table.parsed("header", HEADER, parse::parse_header_name);
         verify.header = Some(header.unwrap_or_else(|| default.to_owned()));
     }
     verify.tolerance = verify.tolerance.or(scheme.tolerance);
@@ -65,7 +65,7 @@ pub(super) fn read(value: &TomlValue<'_>, folder: &Path, path: &str) -> Option<V
 
 fn read_common(
     table: &TomlTable<'_>,
-    scheme: &Scheme,
+    scheme: &SchemeSpec,
     (folder, path): (&Path, &str),
     verify: &mut Verify,
 ) {
@@ -74,14 +74,14 @@ fn read_common(
         None if scheme.secret_optional => table.warn(
             "has no secret yet: its sender's handshake is answered, and everything else is refused",
         ),
-        None => table.missing(format!(
+        None => table.missing_error(format!(
             r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
             scheme.name
         )),
     }
     verify.url = table.get("url").and_then(|value| read_url(&value, path));
     verify.tolerance = table.get("tolerance").and_then(|value| {
-        let parse = |text: &str| parse::duration_in(text, POSITIVE);
+        let parse = |text: &str| parse::parse_duration_in(text, POSITIVE_DURATION);
         let back = value.parsed(parse::DURATION, parse)?;
         // A clock that is ahead is no reason to wait longer for a sender.
         let ahead = back.min(scheme.tolerance.unwrap_or(TOLERANCE).ahead);
@@ -100,13 +100,13 @@ fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) 
     }
 }
 
-fn read_scheme(table: &TomlTable<'_>) -> Option<&'static Scheme> {
+fn read_scheme(table: &TomlTable<'_>) -> Option<&'static SchemeSpec> {
     let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let Some(value) = table.get("scheme") else {
-        table.missing(format!("has no scheme: {}", parse::expected_one_of("", &names)));
+        table.missing_error(format!("has no scheme: {}", parse::expected_one_of("", &names)));
         return None;
     };
-    let parse = |text: &str| scheme(text).ok_or_else(|| parse::expected_one_of(text, &names));
+    let parse = |text: &str| find_scheme(text).ok_or_else(|| parse::expected_one_of(text, &names));
     value.parsed(&parse::expected_one_of("", &names), parse)
 }
 
@@ -134,13 +134,14 @@ fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
 /// Where a token stands. No header of a sender that can't set one.
 fn read_token(table: &TomlTable<'_>, in_header: bool, verify: &mut Verify) {
     if in_header {
-        verify.header = table.parsed("header", HEADER, parse::header_name);
+        verify.header = table.parsed("header", HEADER, parse::parse_header_name);
     }
     verify.query = table.parsed("query", "expected the name of a query's field", |text| {
         if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
     });
-    verify.segment = table.flag("path_token", false);
-    let segment = verify.segment || (table.has("path_token") && !is_false(table, "path_token"));
+    verify.is_path_token = table.flag("path_token", false);
+    let segment =
+        verify.is_path_token || (table.has("path_token") && !is_false(table, "path_token"));
     let places = [in_header && table.has("header"), table.has("query"), segment];
     let expected = match in_header {
         true => ["header, query or path_token = true", "header, query, path_token = true"],
@@ -148,8 +149,8 @@ fn read_token(table: &TomlTable<'_>, in_header: bool, verify: &mut Verify) {
     };
     match places.iter().filter(|there| **there).count() {
         1 => {}
-        0 => table.missing(format!("has no place for the token: expected {}", expected[0])),
-        _ => table.fault(format!(
+        0 => table.missing_error(format!("has no place for the token: expected {}", expected[0])),
+        _ => table.error(format!(
             "has more than one place for the token: expected one of {}",
             expected[1]
         )),
@@ -167,14 +168,16 @@ fn read_user(table: &TomlTable<'_>, verify: &mut Verify) {
         false => Ok(text.to_owned()),
     });
     if !table.has("user") {
-        table.missing(r#"has no user: scheme "basic" needs one, such as user = "sender""#);
+        table.missing_error(r#"has no user: scheme "basic" needs one, such as user = "sender""#);
     }
 }
 
 fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
-    verify.header = table.parsed("header", HEADER, parse::header_name);
+    verify.header = table.parsed("header", HEADER, parse::parse_header_name);
     if !table.has("header") {
-        table.missing(r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#);
+        table.missing_error(
+            r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#,
+        );
     }
     let algorithms =
         [("sha1", Algorithm::Sha1), ("sha256", Algorithm::Sha256), ("sha512", Algorithm::Sha512)];
@@ -185,11 +188,11 @@ fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
         prefix: table.parsed("prefix", TEXT, |text| Ok(text.to_owned())).unwrap_or_default(),
         encoding: table.choice("encoding", &encodings, Encoding::Hex),
         signed: table
-            .parsed("signed", TEXT, signed_parts)
+            .parsed("signed", TEXT, parse_signed_parts)
             .unwrap_or_else(|| vec![SignedPart::Body]),
-        timestamp_header: table.parsed("timestamp_header", HEADER, parse::header_name),
+        timestamp_header: table.parsed("timestamp_header", HEADER, parse::parse_header_name),
         timestamp_unit: table.choice("timestamp_unit", &units, TimestampUnit::Seconds),
-        id_header: table.parsed("id_header", HEADER, parse::header_name),
+        id_header: table.parsed("id_header", HEADER, parse::parse_header_name),
     };
     if hmac.timestamp_header.is_some() {
         verify.tolerance = verify.tolerance.or(Some(TOLERANCE));
@@ -207,7 +210,7 @@ fn check_signed(table: &TomlTable<'_>, hmac: &Hmac) {
     ] {
         match (signed(part), table.get(key)) {
             (true, None) => {
-                table.missing(format!("has no {key}: the {name} in signed is read from it"));
+                table.missing_error(format!("has no {key}: the {name} in signed is read from it"));
             }
             (false, Some(value)) => value.warn(format!("is not signed: {name} is not in signed")),
             _ => {}
@@ -222,7 +225,7 @@ fn check_signed(table: &TomlTable<'_>, hmac: &Hmac) {
 ///
 /// # Errors
 /// What was expected.
-pub fn signed_parts(text: &str) -> Result<Vec<SignedPart>, String> {
+pub fn parse_signed_parts(text: &str) -> Result<Vec<SignedPart>, String> {
     let wrong = || {
         "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
          \"{timestamp}.{body}\""

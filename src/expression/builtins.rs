@@ -4,13 +4,13 @@ use jaq_core::native::{Filter, Fun, bome, run, v};
 use jaq_core::{Error, RunPtr};
 use jaq_json::Val;
 
-use super::compiler::Data;
+use super::compiler::JaqData;
 use super::json;
 
 /// `fromjson`: jaq's own reader has no limit of depth.
-pub(super) fn all() -> impl Iterator<Item = Fun<Data>> {
-    let from_json: Filter<RunPtr<Data>> = ("fromjson", v(0), |cv| bome(from_json(&cv.1)));
-    [run::<Data>(from_json)].into_iter()
+pub(super) fn all() -> impl Iterator<Item = Fun<JaqData>> {
+    let from_json: Filter<RunPtr<JaqData>> = ("fromjson", v(0), |cv| bome(from_json(&cv.1)));
+    [run::<JaqData>(from_json)].into_iter()
 }
 
 pub(super) fn replaces(name: &str) -> bool {

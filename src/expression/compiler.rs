@@ -21,8 +21,8 @@ const AROUND_BYTES_MAX: usize = 16;
 /// what is not touched is not there.
 pub(super) const STACK_BYTES: usize = 256 << 20;
 
-pub(super) type Data = JustLut<Val>;
-pub(super) type Filter = jaq_core::Filter<Data>;
+pub(super) type JaqData = JustLut<Val>;
+pub(super) type JaqFilter = jaq_core::Filter<JaqData>;
 
 /// Set for every expression, in this order.
 pub(super) const VARIABLES: [&str; 8] =
@@ -82,7 +82,7 @@ pub(super) fn check_text(text: &str) -> Result<(), CompileError> {
 ///
 /// # Errors
 /// The first fault.
-pub(super) fn compile(text: &str) -> Result<Filter, CompileError> {
+pub(super) fn compile(text: &str) -> Result<JaqFilter, CompileError> {
     if text.len() > TEXT_BYTES_MAX + AROUND_BYTES_MAX {
         check_text(text)?;
     }
@@ -103,10 +103,10 @@ pub(super) fn compile(text: &str) -> Result<Filter, CompileError> {
     )
 }
 
-fn functions() -> impl Iterator<Item = native::Fun<Data>> {
-    let json = jaq_json::funs::<Data>().filter(|one| !builtins::replaces(one.0));
-    jaq_core::funs::<Data>()
-        .chain(jaq_std::funs::<Data>())
+fn functions() -> impl Iterator<Item = native::Fun<JaqData>> {
+    let json = jaq_json::funs::<JaqData>().filter(|one| !builtins::replaces(one.0));
+    jaq_core::funs::<JaqData>()
+        .chain(jaq_std::funs::<JaqData>())
         .filter(|one| !NATIVES_LEFT_OUT.contains(&one.0))
         .chain(json)
         .chain(builtins::all())

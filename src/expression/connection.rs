@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use super::Items;
-use super::pending::HandlerAnswer;
-use super::protocol::{Decoder, HandlerHead, Head, Sizes};
+use super::pending::ReceivedResult;
+use super::protocol::{Decoder, HandlerHead, PackedSizes, ResponseHead};
 use crate::process::{ConnectionLost, SandboxedProcess};
 
 /// Items are kept in memory up to here.
@@ -30,22 +30,22 @@ const TICK: Duration = Duration::from_millis(30);
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
 /// An answer, its items received.
-pub(super) enum Response {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerAnswer> },
+pub(super) enum ReceivedResponse {
+    Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<ReceivedResult> },
     Outputs(Result<Items, String>),
 }
 
 /// Why there is none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ConnectionError {
-    Late,
+    TimedOut,
     /// It has ended.
-    Ended,
+    Exited,
     /// What is said is nothing that is ever said.
-    Garbled,
+    Malformed,
     /// Items can't be kept.
     Disk(String),
-    Closed,
+    Cancelled,
 }
 
 /// How long is waited, and what is done meanwhile.
@@ -96,26 +96,28 @@ impl EvaluatorConnection {
         &mut self,
         folder: &Path,
         patience: &mut WaitPolicy<'_>,
-    ) -> Result<Response, ConnectionError> {
+    ) -> Result<ReceivedResponse, ConnectionError> {
         let mut length = [0; 4];
         self.take_all(&mut length, patience)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > HEAD_BYTES_MAX {
-            return Err(ConnectionError::Garbled);
+            return Err(ConnectionError::Malformed);
         }
         let mut head = vec![0; length];
         self.take_all(&mut head, patience)?;
-        let head = Decoder(&head).head().ok_or(ConnectionError::Garbled)?;
+        let head = Decoder(&head).head().ok_or(ConnectionError::Malformed)?;
         patience.until = patience.until.max(Instant::now() + HANDED_OVER);
         let heard = match head {
-            Head::Outputs(Err(reason)) => Response::Outputs(Err(reason)),
-            Head::Outputs(Ok(sizes)) => Response::Outputs(Ok(self.items(sizes, folder, patience)?)),
-            Head::Answers { dedupe, takers } => {
+            ResponseHead::Outputs(Err(reason)) => ReceivedResponse::Outputs(Err(reason)),
+            ResponseHead::Outputs(Ok(sizes)) => {
+                ReceivedResponse::Outputs(Ok(self.items(sizes, folder, patience)?))
+            }
+            ResponseHead::Expressions { dedupe, handlers: takers } => {
                 let mut received = Vec::with_capacity(takers.len());
                 for taken in takers {
                     received.push(self.receive_handler(taken, folder, patience)?);
                 }
-                Response::Answers { dedupe, takers: received }
+                ReceivedResponse::Expressions { dedupe, handlers: received }
             }
         };
         self.heard = self.heard.wrapping_add(1);
@@ -127,23 +129,23 @@ impl EvaluatorConnection {
         taken: HandlerHead,
         folder: &Path,
         patience: &mut WaitPolicy<'_>,
-    ) -> Result<HandlerAnswer, ConnectionError> {
+    ) -> Result<ReceivedResult, ConnectionError> {
         let (items, keys, faults) = match taken {
-            HandlerHead::No => return Ok(HandlerAnswer::No),
+            HandlerHead::Skip => return Ok(ReceivedResult::Skip),
             HandlerHead::Failed { which, reason } => {
-                return Ok(HandlerAnswer::Failed { which, reason });
+                return Ok(ReceivedResult::Failed { which, reason });
             }
-            HandlerHead::Yes { items, keys, faults } => (items, keys, faults),
+            HandlerHead::Run { items, keys, faults } => (items, keys, faults),
         };
-        let mut receive = |sizes: Option<Sizes>| {
+        let mut receive = |sizes: Option<PackedSizes>| {
             sizes.map(|sizes| self.items(sizes, folder, patience)).transpose()
         };
-        Ok(HandlerAnswer::Yes { items: receive(items)?, keys: receive(keys)?, faults })
+        Ok(ReceivedResult::Run { items: receive(items)?, keys: receive(keys)?, faults })
     }
 
     fn items(
         &mut self,
-        sizes: Sizes,
+        sizes: PackedSizes,
         folder: &Path,
         patience: &mut WaitPolicy<'_>,
     ) -> Result<Items, ConnectionError> {
@@ -156,7 +158,7 @@ impl EvaluatorConnection {
             ends.push(end);
         }
         if end != u64::from(sizes.bytes) {
-            return Err(ConnectionError::Garbled);
+            return Err(ConnectionError::Malformed);
         }
         let mut left = sizes.bytes as usize;
         if left <= MEMORY_BYTES_MAX {
@@ -221,12 +223,12 @@ impl WaitPolicy<'_> {
             let now = Instant::now();
             match does(ears, self.until.min(now + TICK)) {
                 Ok(count) => return Ok(count),
-                Err(ConnectionLost::Ended) => return Err(ConnectionError::Ended),
+                Err(ConnectionLost::Ended) => return Err(ConnectionError::Exited),
                 Err(ConnectionLost::NotYet) if Instant::now() >= self.until => {
-                    return Err(ConnectionError::Late);
+                    return Err(ConnectionError::TimedOut);
                 }
                 Err(ConnectionLost::NotYet) if !(self.tick)(ears) => {
-                    return Err(ConnectionError::Closed);
+                    return Err(ConnectionError::Cancelled);
                 }
                 Err(ConnectionLost::NotYet) => {}
             }

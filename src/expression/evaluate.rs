@@ -9,12 +9,12 @@ use std::rc::Rc;
 use jaq_core::{Ctx, ValT, Vars};
 use jaq_json::{Num, Val};
 
-use super::compiler::{self, Data, Filter, VARIABLES};
+use super::compiler::{self, JaqData, JaqFilter, VARIABLES};
 use super::output::{
     BoundedWriter, HandlerOutput, HandlerResult, ITEMS_MAX, KeyErrors, OUTPUT_BYTES_MAX,
     PackedStrings,
 };
-use super::protocol::{QuestionSet, Request, Response};
+use super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
 use super::request::{EXPRESSION_KEYS, RawJobKeys};
 use super::{EventContext, input, json, output};
 
@@ -28,11 +28,11 @@ pub(super) const STAGE_INPUT: u32 = 1;
 /// Keeps what it has compiled.
 #[derive(Default)]
 pub(super) struct Evaluator {
-    cache: HashMap<String, Rc<Compiled>>,
+    cache: HashMap<String, Rc<CompiledExpression>>,
 }
 
-struct Compiled {
-    filter: Filter,
+struct CompiledExpression {
+    filter: JaqFilter,
     /// Which variables it names.
     uses: [bool; VARIABLES.len()],
 }
@@ -53,10 +53,10 @@ struct EvaluationState<'a> {
 impl Evaluator {
     pub fn answer(
         &mut self,
-        asked: &Request,
+        asked: &EvaluatorRequest,
         scene: &EventContext<'_>,
         stage: &dyn Fn(u32),
-    ) -> Response {
+    ) -> EvaluatorResponse {
         let mut event = EvaluationState {
             scene,
             input: OnceCell::new(),
@@ -66,14 +66,18 @@ impl Evaluator {
             left: OUTPUT_BYTES_MAX,
         };
         match asked {
-            Request::Outputs { text, max } => {
-                Response::Outputs(self.outputs(text, *max, &mut event))
+            EvaluatorRequest::Outputs { text, max } => {
+                EvaluatorResponse::Outputs(self.outputs(text, *max, &mut event))
             }
-            Request::Questions(asked) => self.questions(asked, &mut event),
+            EvaluatorRequest::Expressions(asked) => self.questions(asked, &mut event),
         }
     }
 
-    fn questions(&mut self, asked: &QuestionSet, event: &mut EvaluationState<'_>) -> Response {
+    fn questions(
+        &mut self,
+        asked: &RequestedExpressions,
+        event: &mut EvaluationState<'_>,
+    ) -> EvaluatorResponse {
         let dedupe = match &asked.dedupe {
             None => Ok(None),
             Some(text) => event.run_guarded(
@@ -85,12 +89,12 @@ impl Evaluator {
             ),
         };
         let mut number = 1;
-        let mut takers = Vec::with_capacity(asked.takers.len());
-        for taker in &asked.takers {
+        let mut takers = Vec::with_capacity(asked.handlers.len());
+        for taker in &asked.handlers {
             takers.push(self.taker(taker, number, event));
             number += EXPRESSION_KEYS.len() as u32;
         }
-        Response::Answers { dedupe, takers }
+        EvaluatorResponse::Expressions { dedupe, handlers: takers }
     }
 
     fn taker(
@@ -105,7 +109,7 @@ impl Evaluator {
                 event.run_guarded(number, || self.compiled(when), |event, when| event.when(when));
             match wanted {
                 Ok(true) => {}
-                Ok(false) => return HandlerResult::No,
+                Ok(false) => return HandlerResult::Skip,
                 Err(reason) => return HandlerResult::Failed { which: 0, reason },
             }
         }
@@ -136,7 +140,7 @@ impl Evaluator {
         };
         made.faults = by.faults.lines();
         match done {
-            Ok(()) => HandlerResult::Yes(made),
+            Ok(()) => HandlerResult::Run(made),
             Err(reason) => HandlerResult::Failed { which: 1, reason },
         }
     }
@@ -160,7 +164,7 @@ impl Evaluator {
         )
     }
 
-    fn compiled(&mut self, text: &str) -> Result<Rc<Compiled>, String> {
+    fn compiled(&mut self, text: &str) -> Result<Rc<CompiledExpression>, String> {
         if let Some(compiled) = self.cache.get(text) {
             return Ok(Rc::clone(compiled));
         }
@@ -169,7 +173,7 @@ impl Evaluator {
         }
         let filter = compiler::compile(text).map_err(|wrong| wrong.text)?;
         let uses = VARIABLES.map(|name| text.contains(name));
-        let compiled = Rc::new(Compiled { filter, uses });
+        let compiled = Rc::new(CompiledExpression { filter, uses });
         self.cache.insert(text.to_owned(), Rc::clone(&compiled));
         Ok(compiled)
     }
@@ -179,7 +183,7 @@ impl Evaluator {
 struct KeyExpressions {
     /// Of the first of them in what is asked.
     number: u32,
-    all: Vec<(usize, Rc<Compiled>)>,
+    all: Vec<(usize, Rc<CompiledExpression>)>,
     faults: KeyErrors,
 }
 
@@ -188,8 +192,8 @@ impl EvaluationState<'_> {
     fn run_guarded<T>(
         &mut self,
         number: u32,
-        compile: impl FnOnce() -> Result<Rc<Compiled>, String>,
-        evaluate: impl FnOnce(&mut Self, &Compiled) -> Result<T, String>,
+        compile: impl FnOnce() -> Result<Rc<CompiledExpression>, String>,
+        evaluate: impl FnOnce(&mut Self, &CompiledExpression) -> Result<T, String>,
     ) -> Result<T, String> {
         self.enter_stage(number);
         let done = catch_unwind(AssertUnwindSafe(|| evaluate(self, &*compile()?)));
@@ -207,23 +211,23 @@ impl EvaluationState<'_> {
 
     fn run<'c>(
         &self,
-        compiled: &'c Compiled,
+        compiled: &'c CompiledExpression,
         input: Val,
     ) -> impl Iterator<Item = Result<Val, String>> + 'c {
         let variables = compiled.uses.iter().enumerate();
         let variables =
             variables.map(|(at, uses)| if *uses { self.variable(at) } else { Val::Null });
-        let context = Ctx::<Data>::new(&compiled.filter.lut, Vars::new(variables));
+        let context = Ctx::<JaqData>::new(&compiled.filter.lut, Vars::new(variables));
         let outputs = compiled.filter.id.run((context, input));
         outputs.map(|output| output.map_err(output::fault))
     }
 
-    fn first(&self, compiled: &Compiled, input: Val) -> Result<Option<Val>, String> {
+    fn first(&self, compiled: &CompiledExpression, input: Val) -> Result<Option<Val>, String> {
         self.run(compiled, input).next().transpose()
     }
 
     /// Any output that is neither false nor null.
-    fn when(&self, compiled: &Compiled) -> Result<bool, String> {
+    fn when(&self, compiled: &CompiledExpression) -> Result<bool, String> {
         for output in self.run(compiled, self.input()) {
             if output?.as_bool() {
                 return Ok(true);
@@ -234,7 +238,7 @@ impl EvaluationState<'_> {
 
     fn split(
         &mut self,
-        split: Result<Rc<Compiled>, String>,
+        split: Result<Rc<CompiledExpression>, String>,
         number: u32,
         by: &mut KeyExpressions,
         mut items: PackedStrings,
@@ -318,7 +322,7 @@ impl EvaluationState<'_> {
             "$ip" if scene.ip.is_empty() => Val::Null,
             "$ip" => text(scene.ip),
             "$received_at" => Val::from(input::received_at(scene)),
-            "$event" => scene.event.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),
+            "$event" => scene.event_id.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),
             _ => Val::Null,
         };
         self.variables[at].get_or_init(make).clone()
@@ -329,10 +333,10 @@ impl EvaluationState<'_> {
 fn set(keys: &mut RawJobKeys, kind: usize, value: Option<&Val>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
     match kind {
-        0 => keys.order = output::key_text(value)?,
-        1 => keys.newest = output::version_value(value)?,
-        2 => keys.once = output::key_text(value)?,
-        _ => keys.collapse = output::key_text(value)?,
+        0 => keys.ordering_key = output::key_text(value)?,
+        1 => keys.version = output::version_value(value)?,
+        2 => keys.unique_key = output::key_text(value)?,
+        _ => keys.debounce_key = output::key_text(value)?,
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::{ConnectionError, EvaluatorConnection, Response, WaitPolicy};
+use super::connection::{ConnectionError, EvaluatorConnection, ReceivedResponse, WaitPolicy};
 use super::queue::{
-    EvaluationOutcome, EvaluationRequest, Priority, Queue, QueueEvent, RequestKind,
+    EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, QueueEvent, RequestKind,
 };
 use crate::process::{CommandSpec, End, ExitStatus, SandboxedProcess, StartError};
 
@@ -42,15 +42,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// What a process is good for after it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProcessFate {
-    Fit,
+    Reusable,
     /// It is to be replaced.
-    Spent,
+    Discarded,
     /// It has ended, and the first job left was in its hand.
-    Died,
+    Exited,
 }
 
 pub(super) struct EvaluatorThread {
-    pub queue: Arc<Queue>,
+    pub queue: Arc<EvaluationQueue>,
     pub lane: Priority,
     pub program: CommandSpec,
     /// Where large items go.
@@ -62,7 +62,7 @@ impl Priority {
     fn processor_ms(self) -> u32 {
         match self {
             Self::Intake | Self::Deferred => 2000,
-            Self::Later => 1000,
+            Self::Transform => 1000,
         }
     }
 
@@ -70,7 +70,7 @@ impl Priority {
     fn total_limit(self) -> Option<Duration> {
         match self {
             Self::Intake => Some(Duration::from_millis(2900)),
-            Self::Later | Self::Deferred => None,
+            Self::Transform | Self::Deferred => None,
         }
     }
 
@@ -78,7 +78,7 @@ impl Priority {
     fn per_event_limit(self) -> Duration {
         match self {
             Self::Intake => Duration::from_millis(2400),
-            Self::Later => Duration::from_secs(10),
+            Self::Transform => Duration::from_secs(10),
             Self::Deferred => Duration::from_secs(30),
         }
     }
@@ -93,9 +93,9 @@ impl EvaluatorThread {
                 QueueEvent::Closed => return,
                 QueueEvent::Idle => child = None,
                 QueueEvent::Group(jobs) => {
-                    let party = jobs.front().map_or(0, |job| job.party);
+                    let party = jobs.front().map_or(0, |job| job.fairness_key);
                     let begun = self.group(jobs, &mut child);
-                    self.queue.done(self.lane, party);
+                    self.queue.release(self.lane, party);
                     failures = if begun { 0 } else { failures + 1 };
                     if failures > 0 {
                         let wait = BACKOFF.saturating_mul(1 << failures.min(10));
@@ -124,7 +124,7 @@ impl EvaluatorThread {
                 Err(e) => {
                     let trouble = format!("no process to evaluate them: {}", e.reason);
                     log::warn!("expressions: {trouble}");
-                    self.queue.set_trouble(Some(trouble));
+                    self.queue.set_start_error(Some(trouble));
                     if e.is_passing {
                         // They wait as long as they may.
                         self.queue.requeue_front(self.lane, jobs.into_iter());
@@ -133,9 +133,9 @@ impl EvaluatorThread {
                 }
             };
             match self.ask(&mut ears, &mut jobs) {
-                ProcessFate::Fit => *child = Some(ears),
-                ProcessFate::Spent => drop(ears),
-                ProcessFate::Died => {
+                ProcessFate::Reusable => *child = Some(ears),
+                ProcessFate::Discarded => drop(ears),
+                ProcessFate::Exited => {
                     let at_hand = ears.current_request();
                     if !self.on_process_exit(at_hand, ears.servant.end(), &mut jobs) {
                         return false;
@@ -150,14 +150,14 @@ impl EvaluatorThread {
         let mut program = self.program.clone();
         program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
         let servant = SandboxedProcess::start(&program)?;
-        self.queue.set_trouble(None);
+        self.queue.set_start_error(None);
         Ok(EvaluatorConnection::new(servant))
     }
 
     /// How long a process may still take for it.
     fn left(&self, job: &EvaluationRequest) -> Duration {
-        let by_itself = job.began.map(|began| began + self.lane.per_event_limit());
-        let in_all = self.lane.total_limit().map(|in_all| job.since + in_all);
+        let by_itself = job.started_at.map(|began| began + self.lane.per_event_limit());
+        let in_all = self.lane.total_limit().map(|in_all| job.queued_at + in_all);
         let until = [by_itself, in_all].into_iter().flatten().min();
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         left.unwrap_or_else(|| self.lane.per_event_limit())
@@ -170,26 +170,27 @@ impl EvaluatorThread {
         jobs: &mut VecDeque<EvaluationRequest>,
     ) -> ProcessFate {
         if let Some(first) = jobs.front_mut() {
-            first.began.get_or_insert_with(Instant::now);
+            first.started_at.get_or_insert_with(Instant::now);
         }
         match self.say(ears, jobs) {
             Ok(()) => {}
-            Err(ConnectionError::Closed) => {
+            Err(ConnectionError::Cancelled) => {
                 jobs.clear();
-                return ProcessFate::Spent;
+                return ProcessFate::Discarded;
             }
-            Err(ConnectionError::Late) => return ProcessFate::Spent,
-            Err(_) => return ProcessFate::Died,
+            Err(ConnectionError::TimedOut) => return ProcessFate::Discarded,
+            Err(_) => return ProcessFate::Exited,
         }
         let mut gave_back = false;
         while let Some(mut job) = jobs.pop_front() {
             let now = Instant::now();
-            job.began.get_or_insert(now);
-            let (until, party) = (now + self.left(&job), job.party);
+            job.started_at.get_or_insert(now);
+            let (until, party) = (now + self.left(&job), job.fairness_key);
             let mut used_before = None;
             let mut tick = |ears: &EvaluatorConnection| {
                 used_before = used_before.or_else(|| ears.servant.processor_ms());
-                if now.elapsed() >= STALL_THRESHOLD && self.queue.may_have_more(self.lane, party) {
+                if now.elapsed() >= STALL_THRESHOLD && self.queue.may_hold_another(self.lane, party)
+                {
                     let at = ears.current_request().map_or(0, |(at, _)| at).min(jobs.len());
                     // They are on their way to it all the same.
                     gave_back |= at < jobs.len();
@@ -200,26 +201,26 @@ impl EvaluatorThread {
             let mut patience = WaitPolicy { until, tick: &mut tick };
             match ears.receive(&self.folder, &mut patience) {
                 Ok(heard) => answer(job, heard),
-                Err(ConnectionError::Ended) => {
+                Err(ConnectionError::Exited) => {
                     jobs.push_front(job);
-                    return ProcessFate::Died;
+                    return ProcessFate::Exited;
                 }
                 // It had little of the processor: that is the machine's doing.
-                Err(ConnectionError::Late)
-                    if self.is_starved(used_before, ears) && job.killed < KILLED_MAX =>
+                Err(ConnectionError::TimedOut)
+                    if self.is_starved(used_before, ears) && job.killed_processes < KILLED_MAX =>
                 {
-                    job.killed += 1;
-                    job.began = None;
+                    job.killed_processes += 1;
+                    job.started_at = None;
                     jobs.push_front(job);
-                    return ProcessFate::Spent;
+                    return ProcessFate::Discarded;
                 }
                 Err(deaf) => {
                     self.on_no_answer(job, deaf, jobs);
-                    return ProcessFate::Spent;
+                    return ProcessFate::Discarded;
                 }
             }
         }
-        if gave_back { ProcessFate::Spent } else { ProcessFate::Fit }
+        if gave_back { ProcessFate::Discarded } else { ProcessFate::Reusable }
     }
 
     /// Whether a process got less than half of the processor time that it may use, in all of its time.
@@ -243,12 +244,12 @@ impl EvaluatorThread {
             WaitPolicy { until, tick: &mut |_| self.queue.expire_waiting(self.lane) };
         if let ([job], []) | ([], [job]) = jobs.as_slices() {
             ears.send(&job.head(), &mut patience)?;
-            return ears.send(&job.scene, &mut patience);
+            return ears.send(&job.encoded_event, &mut patience);
         }
         let mut all = Vec::new();
         for job in jobs {
             all.extend_from_slice(&job.head());
-            all.extend_from_slice(&job.scene);
+            all.extend_from_slice(&job.encoded_event);
         }
         ears.send(&all, &mut patience)
     }
@@ -262,12 +263,14 @@ impl EvaluatorThread {
     ) {
         match deaf {
             // Others held it up for most of its time.
-            ConnectionError::Late
-                if job.began.is_none_or(|began| began.elapsed() < self.lane.per_event_limit()) => {}
-            ConnectionError::Late => {
+            ConnectionError::TimedOut
+                if job
+                    .started_at
+                    .is_none_or(|began| began.elapsed() < self.lane.per_event_limit()) => {}
+            ConnectionError::TimedOut => {
                 let reason =
                     format!("took more than {} s", self.lane.per_event_limit().as_secs_f32());
-                if let RequestKind::Questions(open) = &mut job.what {
+                if let RequestKind::Expressions(open) = &mut job.kind {
                     open.fail_all(&reason);
                 }
                 finish(job, &reason);
@@ -275,8 +278,8 @@ impl EvaluatorThread {
             ConnectionError::Disk(why) => {
                 log::warn!("expressions: large items can't be kept: {why}")
             }
-            ConnectionError::Closed => jobs.clear(),
-            ConnectionError::Garbled | ConnectionError::Ended => {
+            ConnectionError::Cancelled => jobs.clear(),
+            ConnectionError::Malformed | ConnectionError::Exited => {
                 log::error!("a fault in hooktrail: {deaf:?}")
             }
         }
@@ -293,37 +296,37 @@ impl EvaluatorThread {
         let (at, stage) = at_hand.unwrap_or_default();
         let Some(mut job) = jobs.remove(at) else { return true };
         if at_hand.is_none() {
-            job.lost += 1;
-            if job.lost > LOST_MAX {
+            job.lost_processes += 1;
+            if job.lost_processes > LOST_MAX {
                 let End { gone, said } = end;
                 let trouble = format!("processes end before they begin: {gone:?}: {}", said.trim());
                 log::warn!("expressions: {trouble}");
-                self.queue.set_trouble(Some(trouble));
+                self.queue.set_start_error(Some(trouble));
                 return false;
             }
             jobs.push_front(job);
             return true;
         }
         if is_from_outside(end.gone) {
-            job.killed += 1;
-            if job.killed <= KILLED_MAX {
+            job.killed_processes += 1;
+            if job.killed_processes <= KILLED_MAX {
                 self.ask_again(job, jobs);
                 return true;
             }
         }
         let reason = self.reason(&end);
-        if let RequestKind::Questions(open) = &mut job.what {
+        if let RequestKind::Expressions(open) = &mut job.kind {
             open.fail(stage, &reason);
             if open.is_empty() {
                 finish(job, &reason);
                 return true;
             }
-            job.began.get_or_insert_with(Instant::now);
+            job.started_at.get_or_insert_with(Instant::now);
             if self.left(&job) >= MIN_RETRY_BUDGET {
                 jobs.push_front(job);
                 return true;
             }
-            if let RequestKind::Questions(open) = &mut job.what {
+            if let RequestKind::Expressions(open) = &mut job.kind {
                 open.fail_all(&reason);
             }
         }
@@ -334,12 +337,12 @@ impl EvaluatorThread {
     /// Its process was killed, not by the server: it waits, and is the next here. The others need not
     /// wait for it.
     fn ask_again(&self, mut job: EvaluationRequest, jobs: &mut VecDeque<EvaluationRequest>) {
-        let wait = KILLED_WAIT * (1 << (job.killed - 1));
+        let wait = KILLED_WAIT * (1 << (job.killed_processes - 1));
         log::warn!(
             "expressions: a process was killed, not by this server: its event is asked again"
         );
         self.queue.requeue_front(self.lane, jobs.drain(..));
-        job.began = None;
+        job.started_at = None;
         if self.left(&job) >= wait + MIN_RETRY_BUDGET {
             self.queue.pause(self.lane, wait);
             jobs.push_front(job);
@@ -387,28 +390,31 @@ fn is_from_outside(gone: ExitStatus) -> bool {
 
 /// Nothing of it is open any more.
 fn finish(mut job: EvaluationRequest, reason: &str) {
-    let what = std::mem::replace(&mut job.what, RequestKind::Done);
+    let what = std::mem::replace(&mut job.kind, RequestKind::Finished);
     match what {
-        RequestKind::Questions(open) => match open.finish() {
-            Some(answers) => job.tell(EvaluationOutcome::Answers(answers)),
-            None => job.tell(EvaluationOutcome::Busy),
+        RequestKind::Expressions(open) => match open.finish() {
+            Some(answers) => job.complete(EvaluationOutcome::Expressions(answers)),
+            None => job.complete(EvaluationOutcome::Busy),
         },
-        RequestKind::Outputs { .. } => job.tell(EvaluationOutcome::Outputs(Err(reason.to_owned()))),
-        RequestKind::Done => {}
+        RequestKind::Outputs { .. } => {
+            job.complete(EvaluationOutcome::Outputs(Err(reason.to_owned())))
+        }
+        RequestKind::Finished => {}
     }
 }
 
-fn answer(mut job: EvaluationRequest, heard: Response) {
-    match (std::mem::replace(&mut job.what, RequestKind::Done), heard) {
-        (RequestKind::Questions(mut open), Response::Answers { dedupe, takers }) => {
-            match open.answer(dedupe, takers).and_then(|()| open.finish()) {
-                Some(answers) => job.tell(EvaluationOutcome::Answers(answers)),
-                None => job.tell(EvaluationOutcome::Busy),
-            }
+fn answer(mut job: EvaluationRequest, heard: ReceivedResponse) {
+    match (std::mem::replace(&mut job.kind, RequestKind::Finished), heard) {
+        (
+            RequestKind::Expressions(mut open),
+            ReceivedResponse::Expressions { dedupe, handlers: takers },
+        ) => match open.answer(dedupe, takers).and_then(|()| open.finish()) {
+            Some(answers) => job.complete(EvaluationOutcome::Expressions(answers)),
+            None => job.complete(EvaluationOutcome::Busy),
+        },
+        (RequestKind::Outputs { .. }, ReceivedResponse::Outputs(outputs)) => {
+            job.complete(EvaluationOutcome::Outputs(outputs))
         }
-        (RequestKind::Outputs { .. }, Response::Outputs(outputs)) => {
-            job.tell(EvaluationOutcome::Outputs(outputs))
-        }
-        _ => job.tell(EvaluationOutcome::Busy),
+        _ => job.complete(EvaluationOutcome::Busy),
     }
 }

@@ -18,5 +18,5 @@ pub struct EventContext<'a> {
     /// Wall clock, milliseconds since 1970 in UTC.
     pub received_at_ms: i64,
     /// `$event`: in `transform`; else null.
-    pub event: Option<i64>,
+    pub event_id: Option<i64>,
 }

@@ -38,15 +38,15 @@ pub(super) struct Form {
 #[derive(Default)]
 struct FormNode {
     /// By text, or by whole number where a key reads as one.
-    all: Map<Val, Node>,
+    all: Map<Val, FormValue>,
     /// The number that `[]` gets.
     next: isize,
 }
 
-enum Node {
+enum FormValue {
     /// More than one where the field was given more than once.
-    Values(Vec<Val>),
-    Nest(FormNode),
+    Fields(Vec<Val>),
+    Nested(FormNode),
 }
 
 impl Form {
@@ -71,17 +71,18 @@ impl FormNode {
     fn add(&mut self, mut key: Val, keys: &[Option<&str>], value: Val) {
         let mut nest = self;
         for next in keys {
-            let node = nest.all.entry(key).or_insert_with(|| Node::Nest(FormNode::default()));
-            if let Node::Values(_) = node {
-                *node = Node::Nest(FormNode::default());
+            let node =
+                nest.all.entry(key).or_insert_with(|| FormValue::Nested(FormNode::default()));
+            if let FormValue::Fields(_) = node {
+                *node = FormValue::Nested(FormNode::default());
             }
-            let Node::Nest(inner) = node else { return };
+            let FormValue::Nested(inner) = node else { return };
             key = inner.key(*next);
             nest = inner;
         }
         match nest.all.get_mut(&key) {
-            Some(Node::Values(values)) => values.push(value),
-            _ => drop(nest.all.insert(key, Node::Values(vec![value]))),
+            Some(FormValue::Fields(values)) => values.push(value),
+            _ => drop(nest.all.insert(key, FormValue::Fields(vec![value]))),
         }
     }
 
@@ -94,15 +95,15 @@ impl FormNode {
     }
 }
 
-impl Node {
+impl FormValue {
     fn finish(self) -> Val {
         match self {
-            Self::Values(mut values) if values.len() == 1 => values.pop().unwrap_or_default(),
-            Self::Values(values) => values.into_iter().collect(),
-            Self::Nest(nest) if nest.is_list() => {
+            Self::Fields(mut values) if values.len() == 1 => values.pop().unwrap_or_default(),
+            Self::Fields(values) => values.into_iter().collect(),
+            Self::Nested(nest) if nest.is_list() => {
                 nest.all.into_values().map(Self::finish).collect()
             }
-            Self::Nest(nest) => {
+            Self::Nested(nest) => {
                 let text = |key| match key {
                     key @ Val::TStr(_) => key,
                     key => Val::from(key.to_string()),

@@ -10,7 +10,7 @@ use crate::json::without_mark;
 
 /// How a body is read, by its content type alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum BodyFormat {
     /// It says so.
     Json,
     /// Where it parses.
@@ -20,31 +20,31 @@ pub(super) enum Kind {
     Text,
 }
 
-pub(super) fn kind(content_type: Option<&str>) -> Kind {
+pub(super) fn body_format(content_type: Option<&str>) -> BodyFormat {
     let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
     let is = |name: &str| essence.eq_ignore_ascii_case(name);
     let suffix = essence.rfind('+').map_or("", |at| &essence[at..]);
     match essence {
-        _ if is("application/json") || suffix.eq_ignore_ascii_case("+json") => Kind::Json,
-        _ if is("") || is("text/plain") || is("application/octet-stream") => Kind::MaybeJson,
-        _ if is("application/x-www-form-urlencoded") => Kind::Form,
-        _ if is("multipart/form-data") => Kind::Multipart,
-        _ => Kind::Text,
+        _ if is("application/json") || suffix.eq_ignore_ascii_case("+json") => BodyFormat::Json,
+        _ if is("") || is("text/plain") || is("application/octet-stream") => BodyFormat::MaybeJson,
+        _ if is("application/x-www-form-urlencoded") => BodyFormat::Form,
+        _ if is("multipart/form-data") => BodyFormat::Multipart,
+        _ => BodyFormat::Text,
     }
 }
 
 /// The body as a value. A byte order mark is skipped.
 pub(super) fn body(scene: &EventContext<'_>) -> Val {
     let body = without_mark(scene.body);
-    let read = match kind(scene.content_type) {
-        Kind::Json | Kind::MaybeJson => match json::read(body) {
+    let read = match body_format(scene.content_type) {
+        BodyFormat::Json | BodyFormat::MaybeJson => match json::read(body) {
             Ok(value) => return value,
             Err(json::JsonError::TooDeep) => return Val::Null,
             Err(json::JsonError::Other(_)) => None,
         },
-        Kind::Form => form::read(body),
-        Kind::Multipart => multipart::read(scene.content_type.unwrap_or_default(), body),
-        Kind::Text => None,
+        BodyFormat::Form => form::read(body),
+        BodyFormat::Multipart => multipart::read(scene.content_type.unwrap_or_default(), body),
+        BodyFormat::Text => None,
     };
     read.unwrap_or_else(|| match std::str::from_utf8(body) {
         Ok(text) if !text.is_empty() => Val::from(text.to_owned()),

@@ -7,13 +7,13 @@ use std::os::unix::fs::FileExt;
 /// Items, one after another, each the JSON text of an output.
 #[derive(Debug)]
 pub struct Items {
-    bytes: Bytes,
+    bytes: ItemBytes,
     /// Where each ends.
     ends: Vec<u64>,
 }
 
 #[derive(Debug)]
-enum Bytes {
+enum ItemBytes {
     Memory(Vec<u8>),
     File(File),
 }
@@ -21,11 +21,11 @@ enum Bytes {
 impl Items {
     /// `ends`: where each of them ends in `bytes`.
     pub fn new(bytes: Vec<u8>, ends: Vec<u64>) -> Self {
-        Self { bytes: Bytes::Memory(bytes), ends }
+        Self { bytes: ItemBytes::Memory(bytes), ends }
     }
 
     pub fn in_file(file: File, ends: Vec<u64>) -> Self {
-        Self { bytes: Bytes::File(file), ends }
+        Self { bytes: ItemBytes::File(file), ends }
     }
 
     pub fn len(&self) -> usize {
@@ -51,8 +51,8 @@ impl Items {
         let place = |at: u64| usize::try_from(at).map_err(io::Error::other);
         item.clear();
         match &self.bytes {
-            Bytes::Memory(bytes) => item.extend_from_slice(&bytes[place(start)?..place(end)?]),
-            Bytes::File(file) => {
+            ItemBytes::Memory(bytes) => item.extend_from_slice(&bytes[place(start)?..place(end)?]),
+            ItemBytes::File(file) => {
                 item.resize(place(end - start)?, 0);
                 file.read_exact_at(item, start)?;
             }

@@ -44,7 +44,7 @@ pub(super) fn read(text: &[u8]) -> Result<Val, JsonError> {
     let text =
         std::str::from_utf8(text).map_err(|_| JsonError::Other("it is not UTF-8".to_owned()))?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let quickly = Reading.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let quickly = ValueVisitor.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     quickly.or_else(|_| read_by_level(text))
 }
 
@@ -79,7 +79,7 @@ fn read_raw(raw: &RawValue) -> serde_json::Result<Val> {
             Val::obj(all.collect::<serde_json::Result<Map>>()?)
         }
         Some(b'-' | b'0'..=b'9') => number(text),
-        _ => Reading.deserialize(&mut serde_json::Deserializer::from_str(text))?,
+        _ => ValueVisitor.deserialize(&mut serde_json::Deserializer::from_str(text))?,
     })
 }
 
@@ -88,8 +88,8 @@ struct Members<'a>(Vec<(Val, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
                 Ok(Members(all))
             }
         }
-        json.deserialize_map(All)
+        json.deserialize_map(MembersVisitor)
     }
 }
 
@@ -120,9 +120,9 @@ pub(super) fn number(digits: &str) -> Val {
 
 /// Reads everything but fractions, at which it gives up.
 #[derive(Clone, Copy)]
-struct Reading;
+struct ValueVisitor;
 
-impl<'de> DeserializeSeed<'de> for Reading {
+impl<'de> DeserializeSeed<'de> for ValueVisitor {
     type Value = Val;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Val, D::Error> {
@@ -130,7 +130,7 @@ impl<'de> DeserializeSeed<'de> for Reading {
     }
 }
 
-impl<'de> Visitor<'de> for Reading {
+impl<'de> Visitor<'de> for ValueVisitor {
     type Value = Val;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

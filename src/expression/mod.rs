@@ -37,11 +37,11 @@ pub use request::{
 
 /// An expression that was found to compile. Cheap to clone; equal where the text is.
 #[derive(Clone)]
-pub struct Expression(Arc<Inner>);
+pub struct Expression(Arc<ExpressionInner>);
 
-struct Inner {
+struct ExpressionInner {
     text: Box<str>,
-    simple: Option<inline::Node>,
+    simple: Option<inline::InlineNode>,
     /// The same by itself, ready to be evaluated.
     alone: inline::InlinePlan,
 }
@@ -60,7 +60,7 @@ impl Expression {
         let simple =
             read.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
         let alone = inline::InlinePlan::new([simple.as_ref()]);
-        Ok(Self(Arc::new(Inner { text: text.into(), simple, alone })))
+        Ok(Self(Arc::new(ExpressionInner { text: text.into(), simple, alone })))
     }
 
     /// `[first(…)]`: where text is asked for and none is not the same as empty text.
@@ -85,7 +85,7 @@ impl Expression {
         words.all(|word| word != "now" && !compiler::VARIABLES.contains(&word))
     }
 
-    fn simple(&self) -> Option<&inline::Node> {
+    fn simple(&self) -> Option<&inline::InlineNode> {
         self.0.simple.as_ref()
     }
 

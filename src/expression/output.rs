@@ -7,7 +7,7 @@ use jaq_core::Exn;
 use jaq_json::Val;
 use ring::digest::{SHA256, digest};
 
-use super::inline::{Odd, Value};
+use super::inline::{InlineValue, NotInlineable};
 use super::json;
 use super::request::EXPRESSION_KEYS;
 use crate::domain::version_value::VersionValue;
@@ -48,13 +48,13 @@ impl PackedStrings {
 /// What a handler makes of an event.
 #[derive(Debug)]
 pub(super) enum HandlerResult {
-    No,
+    Skip,
     /// `which`: in `KINDS`.
     Failed {
         which: u8,
         reason: String,
     },
-    Yes(HandlerOutput),
+    Run(HandlerOutput),
 }
 
 #[derive(Debug)]
@@ -108,16 +108,18 @@ pub(super) fn version_value(value: &Val) -> Result<Option<VersionValue>, String>
 }
 
 /// The same for what was evaluated in place.
-pub(super) fn simple_text(value: Option<Value<'_>>) -> Result<Option<String>, Odd> {
-    let value = value.map_or(Ok(Val::Null), Value::into_val)?;
-    key_text(&value).map_err(|_| Odd)
+pub(super) fn simple_text(value: Option<InlineValue<'_>>) -> Result<Option<String>, NotInlineable> {
+    let value = value.map_or(Ok(Val::Null), InlineValue::into_val)?;
+    key_text(&value).map_err(|_| NotInlineable)
 }
 
-pub(super) fn simple_stamp(value: Option<Value<'_>>) -> Result<Option<VersionValue>, Odd> {
+pub(super) fn simple_stamp(
+    value: Option<InlineValue<'_>>,
+) -> Result<Option<VersionValue>, NotInlineable> {
     match value {
         // Neither an array nor an object is one, whatever is in it.
-        Some(Value::BodyArray | Value::BodyObject) | None => Ok(None),
-        Some(value) => version_value(&value.into_val()?).map_err(|_| Odd),
+        Some(InlineValue::BodyArray | InlineValue::BodyObject) | None => Ok(None),
+        Some(value) => version_value(&value.into_val()?).map_err(|_| NotInlineable),
     }
 }
 
@@ -177,10 +179,10 @@ pub(super) fn reason(what: &impl fmt::Display) -> String {
 
 /// Why keys could not be had: for each `…_by` the first reason, and how many there were.
 #[derive(Default)]
-pub(super) struct KeyErrors([Option<Fault>; 4]);
+pub(super) struct KeyErrors([Option<KeyError>; 4]);
 
 /// The item's number, the reason, how many there were.
-type Fault = (Option<usize>, String, usize);
+type KeyError = (Option<usize>, String, usize);
 
 impl KeyErrors {
     /// `item`: its number, from 1.
@@ -191,7 +193,7 @@ impl KeyErrors {
 
     pub fn lines(&self) -> Vec<String> {
         let named = EXPRESSION_KEYS[2..].iter().zip(&self.0);
-        let line = |(name, fault): (&&str, &Option<Fault>)| {
+        let line = |(name, fault): (&&str, &Option<KeyError>)| {
             let (item, reason, count) = fault.as_ref()?;
             let item = item.map(|number| format!("item {number}: ")).unwrap_or_default();
             let more = if *count > 1 { format!(" ({} more)", count - 1) } else { String::new() };

@@ -4,7 +4,7 @@ use super::evaluate::STAGE_EXPRESSION;
 use super::protocol::Encoder;
 use super::request::{
     EXPRESSION_KEYS, EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch,
-    InlineAnswers, KeySet, RawJobKeys,
+    InlineResults, KeySet, RawJobKeys,
 };
 use super::{EventContext, Expression, ExpressionSet, Items};
 
@@ -12,35 +12,35 @@ use super::{EventContext, Expression, ExpressionSet, Items};
 pub(super) struct PendingRequest {
     dedupe: Option<Expression>,
     /// With their places among the answers.
-    takers: Vec<(usize, HandlerExpressions)>,
-    answered: PartialAnswers,
+    handlers: Vec<(usize, HandlerExpressions)>,
+    known: KnownResults,
 }
 
-struct PartialAnswers {
+struct KnownResults {
     dedupe: Result<Option<String>, String>,
-    takers: Vec<Option<HandlerDecision>>,
+    handlers: Vec<Option<HandlerDecision>>,
     /// `…_by` that were taken away, by the taker's place.
     faults: Vec<(usize, String)>,
 }
 
 /// A handler's answer, its items received.
-pub(super) enum HandlerAnswer {
-    No,
+pub(super) enum ReceivedResult {
+    Skip,
     Failed { which: u8, reason: String },
-    Yes { items: Option<Items>, keys: Option<Items>, faults: Vec<String> },
+    Run { items: Option<Items>, keys: Option<Items>, faults: Vec<String> },
 }
 
 impl PendingRequest {
     /// What can be had in place is answered already.
     pub fn new(questions: &ExpressionSet, scene: &EventContext<'_>) -> Self {
-        let InlineAnswers { dedupe, takers } = questions.partial_inline(scene);
-        let open = takers.iter().zip(questions.takers()).enumerate();
+        let InlineResults { dedupe, handlers: takers } = questions.evaluate_partly(scene);
+        let open = takers.iter().zip(questions.handlers()).enumerate();
         let open = open.filter(|(_, (answer, _))| answer.is_none());
         Self {
-            takers: open.map(|(at, (_, taker))| (at, taker.clone())).collect(),
-            answered: PartialAnswers {
+            handlers: open.map(|(at, (_, taker))| (at, taker.clone())).collect(),
+            known: KnownResults {
                 dedupe: Ok(dedupe.clone().flatten()),
-                takers,
+                handlers: takers,
                 faults: Vec::new(),
             },
             dedupe: questions.dedupe().filter(|_| dedupe.is_none()).cloned(),
@@ -48,12 +48,12 @@ impl PendingRequest {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.dedupe.is_none() && self.takers.is_empty()
+        self.dedupe.is_none() && self.handlers.is_empty()
     }
 
     pub fn encode(&self, to: &mut Encoder) {
         let dedupe = self.dedupe.as_ref().map(Expression::text);
-        to.questions(dedupe, self.takers.iter().map(|(_, taker)| taker));
+        to.questions(dedupe, self.handlers.iter().map(|(_, taker)| taker));
     }
 
     /// A process ended at this stage: the expression that it was at has failed.
@@ -62,9 +62,9 @@ impl PendingRequest {
         match number {
             Some(0) if self.dedupe.is_some() => {
                 self.dedupe = None;
-                self.answered.dedupe = Err(reason.to_owned());
+                self.known.dedupe = Err(reason.to_owned());
             }
-            Some(number @ 1..) if (number - 1) / EXPRESSION_KEYS.len() < self.takers.len() => {
+            Some(number @ 1..) if (number - 1) / EXPRESSION_KEYS.len() < self.handlers.len() => {
                 self.fail_expression(
                     (number - 1) / EXPRESSION_KEYS.len(),
                     (number - 1) % EXPRESSION_KEYS.len(),
@@ -77,31 +77,33 @@ impl PendingRequest {
     }
 
     fn fail_expression(&mut self, taker: usize, kind: usize, reason: &str) {
-        let place = self.takers[taker].0;
+        let place = self.handlers[taker].0;
         if kind < 2 {
-            let failed =
-                HandlerDecision::Failed { which: EXPRESSION_KEYS[kind], reason: reason.to_owned() };
-            self.answered.takers[place] = Some(failed);
-            self.takers.remove(taker);
+            let failed = HandlerDecision::Failed {
+                expression: EXPRESSION_KEYS[kind],
+                reason: reason.to_owned(),
+            };
+            self.known.handlers[place] = Some(failed);
+            self.handlers.remove(taker);
         } else {
-            self.takers[taker].1.without(kind);
-            self.answered.faults.push((place, format!("{}: {reason}", EXPRESSION_KEYS[kind])));
+            self.handlers[taker].1.remove(kind);
+            self.known.faults.push((place, format!("{}: {reason}", EXPRESSION_KEYS[kind])));
         }
     }
 
     /// Nothing more of it is asked.
     pub fn fail_all(&mut self, reason: &str) {
         if self.dedupe.take().is_some() {
-            self.answered.dedupe = Err(reason.to_owned());
+            self.known.dedupe = Err(reason.to_owned());
         }
-        while let Some((place, taker)) = self.takers.last() {
+        while let Some((place, taker)) = self.handlers.last() {
             let (place, parts) = (*place, taker.parts());
             match parts.iter().position(Option::is_some) {
-                Some(kind) => self.fail_expression(self.takers.len() - 1, kind, reason),
+                Some(kind) => self.fail_expression(self.handlers.len() - 1, kind, reason),
                 None => {
-                    self.answered.takers[place] =
-                        Some(HandlerDecision::Yes(HandlerMatch::default()));
-                    self.takers.pop();
+                    self.known.handlers[place] =
+                        Some(HandlerDecision::Run(HandlerMatch::default()));
+                    self.handlers.pop();
                 }
             }
         }
@@ -111,29 +113,30 @@ impl PendingRequest {
     pub fn answer(
         &mut self,
         dedupe: Result<Option<String>, String>,
-        takers: Vec<HandlerAnswer>,
+        takers: Vec<ReceivedResult>,
     ) -> Option<()> {
-        if takers.len() != self.takers.len() {
+        if takers.len() != self.handlers.len() {
             return None;
         }
         if self.dedupe.take().is_some() {
-            self.answered.dedupe = dedupe;
+            self.known.dedupe = dedupe;
         }
-        for ((place, taker), received) in std::mem::take(&mut self.takers).into_iter().zip(takers) {
-            self.answered.takers[place] = Some(match received {
-                HandlerAnswer::No => HandlerDecision::No,
-                HandlerAnswer::Failed { which, reason } => HandlerDecision::Failed {
-                    which: EXPRESSION_KEYS.get(usize::from(which))?,
+        for ((place, taker), received) in std::mem::take(&mut self.handlers).into_iter().zip(takers)
+        {
+            self.known.handlers[place] = Some(match received {
+                ReceivedResult::Skip => HandlerDecision::Skip,
+                ReceivedResult::Failed { which, reason } => HandlerDecision::Failed {
+                    expression: EXPRESSION_KEYS.get(usize::from(which))?,
                     reason,
                 },
-                HandlerAnswer::Yes { items, keys, faults } => HandlerDecision::Yes(HandlerMatch {
+                ReceivedResult::Run { items, keys, faults } => HandlerDecision::Run(HandlerMatch {
                     keys: match keys {
                         None => KeySet::None,
                         Some(keys) if taker.split.is_none() => KeySet::One(only(&keys)?),
                         Some(keys) => KeySet::Many(keys),
                     },
                     items,
-                    faults,
+                    key_errors: faults,
                 }),
             });
         }
@@ -142,14 +145,14 @@ impl PendingRequest {
 
     /// All answers; `None`: something is still open.
     pub fn finish(self) -> Option<EvaluationResult> {
-        let PartialAnswers { dedupe, takers, faults } = self.answered;
+        let KnownResults { dedupe, handlers: takers, faults } = self.known;
         let mut takers = takers.into_iter().collect::<Option<Vec<_>>>()?;
         for (place, fault) in faults {
-            if let Some(HandlerDecision::Yes(wanted)) = takers.get_mut(place) {
-                wanted.faults.push(fault);
+            if let Some(HandlerDecision::Run(wanted)) = takers.get_mut(place) {
+                wanted.key_errors.push(fault);
             }
         }
-        Some(EvaluationResult { dedupe, takers })
+        Some(EvaluationResult { dedupe, handlers: takers })
     }
 }
 

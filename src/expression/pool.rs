@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::evaluator_thread::EvaluatorThread;
 use super::pending::PendingRequest;
 use super::protocol::Encoder;
-use super::queue::{EvaluationOutcome, EvaluationRequest, Priority, Queue, RequestKind};
+use super::queue::{EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, RequestKind};
 use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NOTHING, evaluator_main};
 use crate::process::CommandSpec;
 
@@ -29,10 +29,10 @@ pub type AnswerCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>
 
 /// Asks processes of this binary; cheap to clone. When the last clone is dropped they are ended.
 #[derive(Clone)]
-pub struct EvaluatorPool(Arc<Inner>);
+pub struct EvaluatorPool(Arc<EvaluatorPoolInner>);
 
-struct Inner {
-    queue: Arc<Queue>,
+struct EvaluatorPoolInner {
+    queue: Arc<EvaluationQueue>,
     folder: PathBuf,
     program: CommandSpec,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -62,8 +62,8 @@ impl EvaluatorPool {
             directory: PathBuf::from("/"),
             mark: format!("{mark}.expression"),
         };
-        Self(Arc::new(Inner {
-            queue: Arc::new(Queue::new(processors.clamp(2, 4))),
+        Self(Arc::new(EvaluatorPoolInner {
+            queue: Arc::new(EvaluationQueue::new(processors.clamp(2, 4))),
             folder: folder.to_owned(),
             program,
             threads: Mutex::default(),
@@ -79,21 +79,21 @@ impl EvaluatorPool {
         scene: &EventContext<'_>,
         answer: AnswerCallback,
     ) {
-        self.ask_in(Priority::Intake, fairness_key, questions, scene, answer);
+        self.submit(Priority::Intake, fairness_key, questions, scene, answer);
     }
 
     /// The same for an event that is stored: no sender waits for the answer, and none waits behind it.
-    pub fn ask_deferred(
+    pub fn evaluate_deferred(
         &self,
         party: u64,
         questions: &ExpressionSet,
         scene: &EventContext<'_>,
         answer: AnswerCallback,
     ) {
-        self.ask_in(Priority::Deferred, party, questions, scene, answer);
+        self.submit(Priority::Deferred, party, questions, scene, answer);
     }
 
-    fn ask_in(
+    fn submit(
         &self,
         lane: Priority,
         party: u64,
@@ -103,14 +103,14 @@ impl EvaluatorPool {
     ) {
         let open = PendingRequest::new(questions, scene);
         let tell: Box<dyn FnOnce(EvaluationOutcome) + Send> = Box::new(move |done| match done {
-            EvaluationOutcome::Answers(answers) => answer(Ok(answers)),
+            EvaluationOutcome::Expressions(answers) => answer(Ok(answers)),
             EvaluationOutcome::Busy | EvaluationOutcome::Outputs(_) => answer(Err(Busy)),
         });
         if open.is_empty() {
-            tell(open.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Answers));
+            tell(open.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Expressions));
             return;
         }
-        self.0.put(party, lane, RequestKind::Questions(open), scene, tell);
+        self.0.enqueue(party, lane, RequestKind::Expressions(open), scene, tell);
     }
 
     /// Asks and waits.
@@ -125,7 +125,7 @@ impl EvaluatorPool {
     ) -> Result<EvaluationResult, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let answer = Box::new(move |answers| drop(tell.send(answers)));
-        self.ask_deferred(party, questions, scene, answer);
+        self.evaluate_deferred(party, questions, scene, answer);
         told.recv().unwrap_or(Err(Busy))
     }
 
@@ -142,7 +142,7 @@ impl EvaluatorPool {
         if let Some(output) = expression.evaluate_inline(scene) {
             return Ok(output);
         }
-        let outputs = self.0.outputs(party, Priority::Later, expression, scene, 1)?;
+        let outputs = self.0.outputs(party, Priority::Transform, expression, scene, 1)?;
         Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NOTHING.to_owned())))
     }
 
@@ -162,11 +162,11 @@ impl EvaluatorPool {
 
     /// Why nobody answered, as far as it is known.
     pub fn busy_reason(&self) -> String {
-        self.0.queue.trouble().unwrap_or_else(|| BUSY.to_owned())
+        self.0.queue.start_error().unwrap_or_else(|| BUSY.to_owned())
     }
 }
 
-impl Inner {
+impl EvaluatorPoolInner {
     fn outputs(
         &self,
         party: u64,
@@ -177,10 +177,10 @@ impl Inner {
     ) -> Result<Result<Vec<Vec<u8>>, String>, Busy> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let what = RequestKind::Outputs { expression: expression.clone(), max };
-        self.put(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
+        self.enqueue(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
         let items = match told.recv() {
             Ok(EvaluationOutcome::Outputs(outputs)) => outputs,
-            Ok(EvaluationOutcome::Answers(_) | EvaluationOutcome::Busy) | Err(_) => {
+            Ok(EvaluationOutcome::Expressions(_) | EvaluationOutcome::Busy) | Err(_) => {
                 return Err(Busy);
             }
         };
@@ -194,7 +194,7 @@ impl Inner {
         }))
     }
 
-    fn put(
+    fn enqueue(
         &self,
         party: u64,
         lane: Priority,
@@ -206,22 +206,22 @@ impl Inner {
         put.scene(scene);
         let (since, tell) = (Instant::now(), Some(tell));
         let job = EvaluationRequest {
-            party,
-            lane,
-            what,
-            scene: put.0,
-            since,
-            began: None,
-            lost: 0,
-            killed: 0,
-            tell,
+            fairness_key: party,
+            priority: lane,
+            kind: what,
+            encoded_event: put.0,
+            queued_at: since,
+            started_at: None,
+            lost_processes: 0,
+            killed_processes: 0,
+            callback: tell,
         };
-        if self.queue.enqueue(job) && !self.start(lane) {
-            self.queue.not_started(lane);
+        if self.queue.enqueue(job) && !self.start_thread(lane) {
+            self.queue.on_thread_failed(lane);
         }
     }
 
-    fn start(&self, lane: Priority) -> bool {
+    fn start_thread(&self, lane: Priority) -> bool {
         let (program, queue, folder) =
             (self.program.clone(), Arc::clone(&self.queue), self.folder.clone());
         let slot = EvaluatorThread { queue, lane, program, folder };
@@ -239,7 +239,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for EvaluatorPoolInner {
     fn drop(&mut self) {
         self.queue.close();
         let threads =

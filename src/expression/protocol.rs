@@ -10,8 +10,8 @@ use super::request::HandlerExpressions;
 
 /// What is asked.
 #[derive(Debug, PartialEq)]
-pub(super) enum Request {
-    Questions(QuestionSet),
+pub(super) enum EvaluatorRequest {
+    Expressions(RequestedExpressions),
     /// The first outputs.
     Outputs {
         text: String,
@@ -21,35 +21,35 @@ pub(super) enum Request {
 
 /// At intake; the parts of a taker in the order of `KINDS`.
 #[derive(Debug, PartialEq)]
-pub(super) struct QuestionSet {
+pub(super) struct RequestedExpressions {
     pub dedupe: Option<String>,
-    pub takers: Vec<[Option<String>; 6]>,
+    pub handlers: Vec<[Option<String>; 6]>,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Response {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerResult> },
+pub(super) enum EvaluatorResponse {
+    Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<HandlerResult> },
     Outputs(Result<PackedStrings, String>),
 }
 
 /// The head of an answer: what follows it is known by its sizes.
 #[derive(Debug)]
-pub(super) enum Head {
-    Answers { dedupe: Result<Option<String>, String>, takers: Vec<HandlerHead> },
-    Outputs(Result<Sizes, String>),
+pub(super) enum ResponseHead {
+    Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<HandlerHead> },
+    Outputs(Result<PackedSizes, String>),
 }
 
 #[derive(Debug)]
 pub(super) enum HandlerHead {
-    No,
+    Skip,
     Failed { which: u8, reason: String },
-    Yes { items: Option<Sizes>, keys: Option<Sizes>, faults: Vec<String> },
+    Run { items: Option<PackedSizes>, keys: Option<PackedSizes>, faults: Vec<String> },
 }
 
 /// Of texts that follow: how many, and how long together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sizes {
+pub(super) struct PackedSizes {
     pub count: u32,
     pub bytes: u32,
 }
@@ -115,8 +115,8 @@ impl Encoder {
         }
         self.bytes(scene.ip.as_bytes());
         self.0.extend_from_slice(&scene.received_at_ms.to_le_bytes());
-        self.0.push(u8::from(scene.event.is_some()));
-        self.0.extend_from_slice(&scene.event.unwrap_or(0).to_le_bytes());
+        self.0.push(u8::from(scene.event_id.is_some()));
+        self.0.extend_from_slice(&scene.event_id.unwrap_or(0).to_le_bytes());
     }
 
     fn reason(&mut self, what: &Result<Option<String>, String>) {
@@ -135,17 +135,17 @@ impl Encoder {
         }
     }
 
-    fn head(&mut self, came: &Response) {
+    fn head(&mut self, came: &EvaluatorResponse) {
         match came {
-            Response::Outputs(Ok(packed)) => {
+            EvaluatorResponse::Outputs(Ok(packed)) => {
                 self.0.push(1);
                 self.sizes(Some(packed));
             }
-            Response::Outputs(Err(reason)) => {
+            EvaluatorResponse::Outputs(Err(reason)) => {
                 self.0.push(2);
                 self.bytes(reason.as_bytes());
             }
-            Response::Answers { dedupe, takers } => {
+            EvaluatorResponse::Expressions { dedupe, handlers: takers } => {
                 self.0.push(0);
                 self.reason(dedupe);
                 self.number(u32::try_from(takers.len()).unwrap_or(0));
@@ -156,12 +156,12 @@ impl Encoder {
 
     fn verdict(&mut self, verdict: &HandlerResult) {
         match verdict {
-            HandlerResult::No => self.0.push(0),
+            HandlerResult::Skip => self.0.push(0),
             HandlerResult::Failed { which, reason } => {
                 self.0.extend_from_slice(&[1, *which]);
                 self.bytes(reason.as_bytes());
             }
-            HandlerResult::Yes(made) => {
+            HandlerResult::Run(made) => {
                 self.0.push(2);
                 self.sizes(made.items.as_ref());
                 self.sizes(made.keys.as_ref());
@@ -173,15 +173,20 @@ impl Encoder {
 }
 
 /// Writes an answer.
-pub(super) fn write_answer(came: &Response, to: &mut impl std::io::Write) -> std::io::Result<()> {
+pub(super) fn write_answer(
+    came: &EvaluatorResponse,
+    to: &mut impl std::io::Write,
+) -> std::io::Result<()> {
     let mut head = Encoder::default();
     head.head(came);
     let mut all = Encoder::default();
     all.bytes(&head.0);
     let made = match came {
-        Response::Outputs(Ok(packed)) => vec![packed],
-        Response::Outputs(Err(_)) => Vec::new(),
-        Response::Answers { takers, .. } => takers.iter().flat_map(made).collect(),
+        EvaluatorResponse::Outputs(Ok(packed)) => vec![packed],
+        EvaluatorResponse::Outputs(Err(_)) => Vec::new(),
+        EvaluatorResponse::Expressions { handlers: takers, .. } => {
+            takers.iter().flat_map(made).collect()
+        }
     };
     for packed in made {
         let mut start = 0;
@@ -198,8 +203,8 @@ pub(super) fn write_answer(came: &Response, to: &mut impl std::io::Write) -> std
 
 fn made(verdict: &HandlerResult) -> impl Iterator<Item = &PackedStrings> {
     let made = match verdict {
-        HandlerResult::Yes(HandlerOutput { items, keys, .. }) => [items.as_ref(), keys.as_ref()],
-        HandlerResult::No | HandlerResult::Failed { .. } => [None, None],
+        HandlerResult::Run(HandlerOutput { items, keys, .. }) => [items.as_ref(), keys.as_ref()],
+        HandlerResult::Skip | HandlerResult::Failed { .. } => [None, None],
     };
     made.into_iter().flatten()
 }
@@ -252,12 +257,12 @@ impl<'a> Decoder<'a> {
         (0..self.number()?).map(|_| one(self)).collect()
     }
 
-    pub fn request(&mut self) -> Option<Request> {
+    pub fn request(&mut self) -> Option<EvaluatorRequest> {
         let text = |it: &mut Self| it.text().map(|text| text.map(str::to_owned));
         Some(match self.byte()? {
-            0 => Request::Questions(QuestionSet {
+            0 => EvaluatorRequest::Expressions(RequestedExpressions {
                 dedupe: text(self)?,
-                takers: self.list(|it| {
+                handlers: self.list(|it| {
                     let mut taker: [Option<String>; 6] = Default::default();
                     for part in &mut taker {
                         *part = text(it)?;
@@ -265,7 +270,7 @@ impl<'a> Decoder<'a> {
                     Some(taker)
                 })?,
             }),
-            _ => Request::Outputs { text: self.owned()?, max: self.number()? },
+            _ => EvaluatorRequest::Outputs { text: self.owned()?, max: self.number()? },
         })
     }
 
@@ -287,31 +292,31 @@ impl<'a> Decoder<'a> {
             params: &params,
             ip,
             received_at_ms,
-            event: (has_event != 0).then_some(event),
+            event_id: (has_event != 0).then_some(event),
         }))
     }
 
-    fn sizes(&mut self) -> Option<Option<Sizes>> {
+    fn sizes(&mut self) -> Option<Option<PackedSizes>> {
         Some(match self.byte()? {
             0 => None,
-            _ => Some(Sizes { count: self.number()?, bytes: self.number()? }),
+            _ => Some(PackedSizes { count: self.number()?, bytes: self.number()? }),
         })
     }
 
-    pub fn head(&mut self) -> Option<Head> {
+    pub fn head(&mut self) -> Option<ResponseHead> {
         Some(match self.byte()? {
-            1 => Head::Outputs(Ok(self.sizes()??)),
-            2 => Head::Outputs(Err(self.owned()?)),
-            _ => Head::Answers {
+            1 => ResponseHead::Outputs(Ok(self.sizes()??)),
+            2 => ResponseHead::Outputs(Err(self.owned()?)),
+            _ => ResponseHead::Expressions {
                 dedupe: match self.byte()? {
                     0 => Ok(self.text()?.map(str::to_owned)),
                     _ => Err(self.owned()?),
                 },
-                takers: self.list(|it| {
+                handlers: self.list(|it| {
                     Some(match it.byte()? {
-                        0 => HandlerHead::No,
+                        0 => HandlerHead::Skip,
                         1 => HandlerHead::Failed { which: it.byte()?, reason: it.owned()? },
-                        _ => HandlerHead::Yes {
+                        _ => HandlerHead::Run {
                             items: it.sizes()?,
                             keys: it.sizes()?,
                             faults: it.list(Self::owned)?,

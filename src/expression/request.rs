@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::inline::{ExtractedEvent, InlinePlan, Odd};
+use super::inline::{ExtractedEvent, InlinePlan, NotInlineable};
 use super::{EventContext, Expression, Items, output};
 use crate::domain::version_value::VersionValue;
 
@@ -30,7 +30,7 @@ impl HandlerExpressions {
     }
 
     /// Takes one of them away, by its place in `KINDS`.
-    pub(super) fn without(&mut self, kind: usize) {
+    pub(super) fn remove(&mut self, kind: usize) {
         let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
         *[when, split, ordering_key, version_by, unique_by, debounce_by][kind] = None;
     }
@@ -42,21 +42,21 @@ impl HandlerExpressions {
 
 /// What is asked of an event: made once for each source. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct ExpressionSet(Arc<Inner>);
+pub struct ExpressionSet(Arc<ExpressionSetInner>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct ExpressionSetInner {
     dedupe: Option<Expression>,
-    takers: Vec<HandlerExpressions>,
+    handlers: Vec<HandlerExpressions>,
     /// What is simple: `dedupe`, then six for each taker.
     plan: InlinePlan,
 }
 
 /// Answers that were had in place; the others are to be asked for.
 #[derive(Debug)]
-pub(super) struct InlineAnswers {
+pub(super) struct InlineResults {
     pub dedupe: Option<Option<String>>,
-    pub takers: Vec<Option<HandlerDecision>>,
+    pub handlers: Vec<Option<HandlerDecision>>,
 }
 
 impl ExpressionSet {
@@ -72,36 +72,36 @@ impl ExpressionSet {
             parts
         });
         let plan = InlinePlan::new([first].into_iter().chain(simple));
-        Self(Arc::new(Inner { dedupe, takers, plan }))
+        Self(Arc::new(ExpressionSetInner { dedupe, handlers: takers, plan }))
     }
 
     /// Whether there is nothing to be asked.
     pub fn is_empty(&self) -> bool {
         self.0.dedupe.is_none()
-            && self.0.takers.iter().all(|taker| *taker == HandlerExpressions::default())
+            && self.0.handlers.iter().all(|taker| *taker == HandlerExpressions::default())
     }
 
     pub fn dedupe(&self) -> Option<&Expression> {
         self.0.dedupe.as_ref()
     }
 
-    pub fn takers(&self) -> &[HandlerExpressions] {
-        &self.0.takers
+    pub fn handlers(&self) -> &[HandlerExpressions] {
+        &self.0.handlers
     }
 
     /// Answers in place, where everything that matters is simple and the body plain JSON, with the
     /// result that the pool would give; `None`: ask the pool.
     pub fn evaluate_inline(&self, scene: &EventContext<'_>) -> Option<EvaluationResult> {
-        let InlineAnswers { dedupe, takers } = self.partial_inline(scene);
+        let InlineResults { dedupe, handlers: takers } = self.evaluate_partly(scene);
         Some(EvaluationResult {
             dedupe: Ok(dedupe?),
-            takers: takers.into_iter().collect::<Option<Vec<_>>>()?,
+            handlers: takers.into_iter().collect::<Option<Vec<_>>>()?,
         })
     }
 
     /// The key of `dedupe`, where it can be had in place or there is none to be had; `None`: ask the
     /// pool.
-    pub fn dedupe_at_once(&self, scene: &EventContext<'_>) -> Option<Option<String>> {
+    pub fn dedupe_key_inline(&self, scene: &EventContext<'_>) -> Option<Option<String>> {
         match self.0.dedupe {
             None => Some(None),
             Some(_) => self.0.plan.extract(scene).result(0).and_then(output::simple_text).ok(),
@@ -109,30 +109,30 @@ impl ExpressionSet {
     }
 
     /// What can be answered in place.
-    pub(super) fn partial_inline(&self, scene: &EventContext<'_>) -> InlineAnswers {
+    pub(super) fn evaluate_partly(&self, scene: &EventContext<'_>) -> InlineResults {
         let looked = self.0.plan.extract(scene);
         let dedupe = match self.0.dedupe {
             None => Some(None),
             Some(_) => looked.result(0).and_then(output::simple_text).ok(),
         };
-        let takers = self.0.takers.iter().enumerate();
-        let takers =
-            takers.map(|(at, taker)| taken(taker, &looked, 1 + at * EXPRESSION_KEYS.len()).ok());
-        InlineAnswers { dedupe, takers: takers.collect() }
+        let takers = self.0.handlers.iter().enumerate();
+        let takers = takers
+            .map(|(at, taker)| decide_inline(taker, &looked, 1 + at * EXPRESSION_KEYS.len()).ok());
+        InlineResults { dedupe, handlers: takers.collect() }
     }
 }
 
 /// `first`: the number of the taker's first part in the plan.
-fn taken(
+fn decide_inline(
     taker: &HandlerExpressions,
     looked: &ExtractedEvent<'_>,
     first: usize,
-) -> Result<HandlerDecision, Odd> {
+) -> Result<HandlerDecision, NotInlineable> {
     if taker.when.is_some() && !looked.result(first)?.is_some_and(|value| value.is_true()) {
-        return Ok(HandlerDecision::No);
+        return Ok(HandlerDecision::Skip);
     }
     if taker.split.is_some() {
-        return Err(Odd);
+        return Err(NotInlineable);
     }
     let mut wanted = HandlerMatch::default();
     if taker.has_keys() {
@@ -142,13 +142,13 @@ fn taken(
             Some(_) => looked.result(first + kind),
         };
         wanted.keys = KeySet::One(RawJobKeys {
-            order: output::simple_text(result(order, 2)?)?,
-            newest: output::simple_stamp(result(newest, 3)?)?,
-            once: output::simple_text(result(once, 4)?)?,
-            collapse: output::simple_text(result(collapse, 5)?)?,
+            ordering_key: output::simple_text(result(order, 2)?)?,
+            version: output::simple_stamp(result(newest, 3)?)?,
+            unique_key: output::simple_text(result(once, 4)?)?,
+            debounce_key: output::simple_text(result(collapse, 5)?)?,
         });
     }
-    Ok(HandlerDecision::Yes(wanted))
+    Ok(HandlerDecision::Run(wanted))
 }
 
 /// What the questions came to.
@@ -157,19 +157,19 @@ pub struct EvaluationResult {
     /// The key, if any; else the reason why it could not be had.
     pub dedupe: Result<Option<String>, String>,
     /// In the order of the questions' takers.
-    pub takers: Vec<HandlerDecision>,
+    pub handlers: Vec<HandlerDecision>,
 }
 
 /// What a handler makes of an event.
 #[derive(Debug)]
 pub enum HandlerDecision {
-    No,
+    Skip,
     /// The expression `which` (`when` or `split`) failed.
     Failed {
-        which: &'static str,
+        expression: &'static str,
         reason: String,
     },
-    Yes(HandlerMatch),
+    Run(HandlerMatch),
 }
 
 /// An event that a handler takes.
@@ -179,7 +179,7 @@ pub struct HandlerMatch {
     pub items: Option<Items>,
     pub keys: KeySet,
     /// `ordering_key: reason`: a `…_by` that failed is no key. One line for each of them.
-    pub faults: Vec<String>,
+    pub key_errors: Vec<String>,
 }
 
 /// The keys of a handler's jobs.
@@ -215,22 +215,27 @@ impl KeySet {
 /// The keys of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawJobKeys {
-    pub order: Option<String>,
-    pub newest: Option<VersionValue>,
-    pub once: Option<String>,
-    pub collapse: Option<String>,
+    pub ordering_key: Option<String>,
+    pub version: Option<VersionValue>,
+    pub unique_key: Option<String>,
+    pub debounce_key: Option<String>,
 }
 
 /// One byte says which field comes, four how long it is; what is not there is left out.
 impl RawJobKeys {
     pub fn encode(&self, to: &mut Vec<u8>) {
-        let (number, text) = match &self.newest {
+        let (number, text) = match &self.version {
             None => (None, None),
             Some(VersionValue::Number(digits)) => (Some(digits), None),
             Some(VersionValue::Text(text)) => (None, Some(text)),
         };
-        let fields =
-            [self.order.as_ref(), number, text, self.once.as_ref(), self.collapse.as_ref()];
+        let fields = [
+            self.ordering_key.as_ref(),
+            number,
+            text,
+            self.unique_key.as_ref(),
+            self.debounce_key.as_ref(),
+        ];
         for (kind, value) in (0_u8..).zip(fields) {
             let Some(value) = value else { continue };
             to.push(kind);
@@ -246,11 +251,11 @@ impl RawJobKeys {
             let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
             let value = String::from_utf8(value.to_vec()).ok()?;
             match kind {
-                0 => keys.order = Some(value),
-                1 => keys.newest = Some(VersionValue::Number(value)),
-                2 => keys.newest = Some(VersionValue::Text(value)),
-                3 => keys.once = Some(value),
-                4 => keys.collapse = Some(value),
+                0 => keys.ordering_key = Some(value),
+                1 => keys.version = Some(VersionValue::Number(value)),
+                2 => keys.version = Some(VersionValue::Text(value)),
+                3 => keys.unique_key = Some(value),
+                4 => keys.debounce_key = Some(value),
                 _ => return None,
             }
             bytes = rest;
@@ -268,14 +273,14 @@ mod tests {
         let text = |text: &str| Some(text.to_owned());
         let all = [
             RawJobKeys::default(),
-            RawJobKeys { order: text("a"), once: text(""), ..RawJobKeys::default() },
+            RawJobKeys { ordering_key: text("a"), unique_key: text(""), ..RawJobKeys::default() },
             RawJobKeys {
-                newest: Some(VersionValue::Number("1e999".to_owned())),
+                version: Some(VersionValue::Number("1e999".to_owned())),
                 ..RawJobKeys::default()
             },
             RawJobKeys {
-                newest: Some(VersionValue::Text("ü".to_owned())),
-                collapse: text("b"),
+                version: Some(VersionValue::Text("ü".to_owned())),
+                debounce_key: text("b"),
                 ..RawJobKeys::default()
             },
         ];
@@ -293,7 +298,7 @@ mod tests {
 
     #[test]
     fn without_a_split_there_is_one_set_of_keys() {
-        let keys = RawJobKeys { order: Some("a".to_owned()), ..RawJobKeys::default() };
+        let keys = RawJobKeys { ordering_key: Some("a".to_owned()), ..RawJobKeys::default() };
         assert_eq!(KeySet::One(keys.clone()).get(7).unwrap(), keys);
         assert_eq!(KeySet::None.get(0).unwrap(), RawJobKeys::default());
     }

@@ -3,7 +3,7 @@
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
-use super::protocol::{Request, Response};
+use super::protocol::{EvaluatorRequest, EvaluatorResponse};
 use super::{EventContext, Expression, input, json};
 
 /// The first output as JSON text, by jaq; `None`: there is none.
@@ -11,13 +11,13 @@ use super::{EventContext, Expression, input, json};
 /// # Errors
 /// The reason why it fails.
 pub fn first(expression: &Expression, scene: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
-    let request = Request::Outputs { text: expression.text().to_owned(), max: 1 };
+    let request = EvaluatorRequest::Outputs { text: expression.text().to_owned(), max: 1 };
     let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
     match came {
-        Response::Outputs(outputs) => {
+        EvaluatorResponse::Outputs(outputs) => {
             outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))
         }
-        Response::Answers { .. } => Err("it answers something else".to_owned()),
+        EvaluatorResponse::Expressions { .. } => Err("it answers something else".to_owned()),
     }
 }
 

@@ -116,7 +116,7 @@ impl AlertMonitor {
     fn emit(&self, listeners: &Arc<AlertSubscribers>, mut of: PendingAlert, writer: &WriterHandle) {
         of.detail = of.detail.map(|detail| (self.redact)(&detail));
         let body = body(&of);
-        let Some(questions) = listeners.judge.questions() else {
+        let Some(questions) = listeners.judge.expressions() else {
             return store(listeners, of, body, listeners.judge.unconditional_plan(), writer);
         };
         let text = body.clone();
@@ -137,7 +137,7 @@ impl AlertMonitor {
             }
             drop(asked);
         });
-        self.expressions.ask_deferred(party, questions, &scene, answer);
+        self.expressions.evaluate_deferred(party, questions, &scene, answer);
     }
 }
 
@@ -167,7 +167,7 @@ fn store(
 ) {
     // Without a name there is no event: it stays noted.
     let Ok(uid) = clock::random_id() else { return };
-    let accept = (!judged.owed.is_empty()).then(|| NewEvent {
+    let accept = (!judged.plan.is_empty()).then(|| NewEvent {
         reply_slot: 0,
         source: listeners.source,
         uid,
@@ -180,7 +180,7 @@ fn store(
         body,
         dedupe: Dedupe::default(),
         note: judged.note,
-        owed: judged.owed,
+        owed: judged.plan,
         queue_limit: None,
         body_memory: None,
     });

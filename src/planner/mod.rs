@@ -31,18 +31,18 @@ const DETAIL_CHARS_MAX: usize = 500;
 /// What is decided about a source's events, by the configuration as it is now.
 #[derive(Clone, Debug)]
 pub struct JobPlanner {
-    questions: ExpressionSet,
-    takers: Vec<HandlerSpec>,
+    expressions: ExpressionSet,
+    handlers: Vec<HandlerSpec>,
     /// All of them, where nothing is asked.
-    plain: Arc<[HandlerId]>,
+    handler_ids: Arc<[HandlerId]>,
     /// All of them, unless one has a `split`.
-    unsplit: Arc<[HandlerId]>,
+    handler_ids_without_split: Arc<[HandlerId]>,
     /// Of the keys of `dedupe`.
     dedupe_kind: u8,
     /// `dedupe` alone, of a request that may be no more than a repeat.
     dedupe_alone: Option<ExpressionSet>,
     /// The text of a `dedupe` that reads a signed body by a type that is not signed.
-    guarded_by: Option<String>,
+    guarded_dedupe: Option<String>,
 }
 
 /// A handler, as far as answers don't say it.
@@ -50,14 +50,14 @@ pub struct JobPlanner {
 struct HandlerSpec {
     handler: HandlerId,
     name: String,
-    once_window_ms: i64,
-    settle_ms: i64,
+    unique_window_ms: i64,
+    debounce_ms: i64,
 }
 
 /// What came of an event.
 #[derive(Clone, Debug)]
 pub struct PlannedEvent {
-    pub owed: JobPlan,
+    pub plan: JobPlan,
     /// Of a `dedupe` by expression.
     pub dedupe: Option<KeyHash>,
     /// What could not be evaluated and costs no job.
@@ -76,9 +76,14 @@ impl JobPlanner {
         };
         let dedupe_alone =
             dedupe.clone().map(|dedupe| ExpressionSet::new(Some(dedupe), Vec::new()));
-        let dedupe_kind = own_kind(source, b'j');
-        let guarded_by = guarded(source).map(|dedupe| dedupe.text().to_owned());
-        Self { dedupe_kind, dedupe_alone, guarded_by, ..Self::with_expressions(dedupe, handlers) }
+        let dedupe_kind = key_kind(source, b'j');
+        let guarded_by = dedupe_to_guard(source).map(|dedupe| dedupe.text().to_owned());
+        Self {
+            dedupe_kind,
+            dedupe_alone,
+            guarded_dedupe: guarded_by,
+            ..Self::with_expressions(dedupe, handlers)
+        }
     }
 
     /// For jobs that come after their event.
@@ -98,8 +103,8 @@ impl JobPlanner {
             takers.push(HandlerSpec {
                 handler,
                 name: it.name.clone(),
-                once_window_ms: it.unique_by.as_ref().map_or(0, |once| ms(once.window)),
-                settle_ms: it.settle.map_or(0, ms),
+                unique_window_ms: it.unique_by.as_ref().map_or(0, |once| ms(once.window)),
+                debounce_ms: it.debounce.map_or(0, ms),
             });
             asked.push(HandlerExpressions {
                 when: it.when.clone(),
@@ -115,40 +120,56 @@ impl JobPlanner {
         let unsplit = if has_split { Arc::default() } else { Arc::clone(&plain) };
         let questions = ExpressionSet::new(dedupe, asked);
         let (dedupe_kind, dedupe_alone, guarded_by) = (b'j', None, None);
-        Self { questions, takers, plain, unsplit, dedupe_kind, dedupe_alone, guarded_by }
+        Self {
+            expressions: questions,
+            handlers: takers,
+            handler_ids: plain,
+            handler_ids_without_split: unsplit,
+            dedupe_kind,
+            dedupe_alone,
+            guarded_dedupe: guarded_by,
+        }
     }
 
     /// What is to be asked of each event; `None`: nothing.
-    pub fn questions(&self) -> Option<&ExpressionSet> {
-        (!self.questions.is_empty()).then_some(&self.questions)
+    pub fn expressions(&self) -> Option<&ExpressionSet> {
+        (!self.expressions.is_empty()).then_some(&self.expressions)
     }
 
     /// What is to be asked for the key of `dedupe` alone, where that is an expression.
-    pub fn dedupe_questions(&self) -> Option<&ExpressionSet> {
+    pub fn dedupe_expression(&self) -> Option<&ExpressionSet> {
         self.dedupe_alone.as_ref()
     }
 
     /// The key of what the source's expression gave.
-    pub fn key_of(&self, text: &str) -> KeyHash {
+    pub fn dedupe_key(&self, text: &str) -> KeyHash {
         hash_key(self.dedupe_kind, &[text.as_bytes()])
     }
 
     /// The key that stands beside that of `dedupe`, so that the same bytes under another type are no other
     /// event. A `dedupe` that is changed begins anew.
     pub fn guard_key(&self, body: &[u8]) -> Option<KeyHash> {
-        let text = self.guarded_by.as_ref()?;
+        let text = self.guarded_dedupe.as_ref()?;
         Some(hash_key(b'g', &[&text.len().to_le_bytes(), text.as_bytes(), body]))
     }
 
     /// What an event owes of which nothing is asked.
     pub fn unconditional_plan(&self) -> PlannedEvent {
-        PlannedEvent { owed: JobPlan::Plain(Arc::clone(&self.plain)), dedupe: None, note: None }
+        PlannedEvent {
+            plan: JobPlan::Plain(Arc::clone(&self.handler_ids)),
+            dedupe: None,
+            note: None,
+        }
     }
 
     /// An event whose handlers' expressions are evaluated later.
-    pub fn unevaluated(&self, dedupe: Option<String>) -> PlannedEvent {
+    pub fn deferred_plan(&self, dedupe: Option<String>) -> PlannedEvent {
         let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
-        PlannedEvent { owed: JobPlan::Unevaluated(Arc::clone(&self.unsplit)), dedupe, note: None }
+        PlannedEvent {
+            plan: JobPlan::Unevaluated(Arc::clone(&self.handler_ids_without_split)),
+            dedupe,
+            note: None,
+        }
     }
 
     /// What an event owes by its answers.
@@ -161,23 +182,23 @@ impl JobPlanner {
                 None
             }
         };
-        let mut all = Vec::with_capacity(self.takers.len());
-        for (of, taken) in self.takers.iter().zip(answers.takers) {
+        let mut all = Vec::with_capacity(self.handlers.len());
+        for (of, taken) in self.handlers.iter().zip(answers.handlers) {
             match taken {
-                HandlerDecision::No => {}
-                HandlerDecision::Failed { which, reason } => {
+                HandlerDecision::Skip => {}
+                HandlerDecision::Failed { expression: which, reason } => {
                     let why = truncate_chars(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
                     all.push((of.handler, JobSpec::Dead(why)));
                 }
-                HandlerDecision::Yes(wanted) => {
-                    notes.extend(wanted.faults.iter().map(|it| format!("{}: {it}", of.name)));
-                    all.push((of.handler, of.owed(wanted)));
+                HandlerDecision::Run(wanted) => {
+                    notes.extend(wanted.key_errors.iter().map(|it| format!("{}: {it}", of.name)));
+                    all.push((of.handler, of.job_spec(wanted)));
                 }
             }
         }
         let owed = self.plan(all);
         let note = (!notes.is_empty()).then(|| truncate_chars(&notes.join("; "), NOTE_CHARS_MAX));
-        PlannedEvent { owed, dedupe, note }
+        PlannedEvent { plan: owed, dedupe, note }
     }
 
     /// Most events owe a job without keys to each: that costs the writer least.
@@ -186,36 +207,36 @@ impl JobPlanner {
         if !all.iter().all(|(_, owed)| matches!(owed, JobSpec::Event(keys) if *keys == plain)) {
             return JobPlan::Judged(all);
         }
-        if all.len() == self.plain.len() {
-            return JobPlan::Plain(Arc::clone(&self.plain));
+        if all.len() == self.handler_ids.len() {
+            return JobPlan::Plain(Arc::clone(&self.handler_ids));
         }
         JobPlan::Plain(all.into_iter().map(|(handler, _)| handler).collect())
     }
 }
 
 impl HandlerSpec {
-    fn owed(&self, wanted: HandlerMatch) -> JobSpec {
+    fn job_spec(&self, wanted: HandlerMatch) -> JobSpec {
         let HandlerMatch { items, keys, .. } = wanted;
         match (items, keys) {
             (Some(items), keys) => {
-                JobSpec::Items(Arc::new(SplitItems { items, keys, of: self.clone() }))
+                JobSpec::Items(Arc::new(SplitItems { items, keys, handler: self.clone() }))
             }
-            (None, KeySet::One(keys)) => JobSpec::Event(self.keys(&keys)),
+            (None, KeySet::One(keys)) => JobSpec::Event(self.job_keys(&keys)),
             (None, _) => JobSpec::Event(JobKeys::default()),
         }
     }
 
-    fn keys(&self, keys: &RawJobKeys) -> JobKeys {
+    fn job_keys(&self, keys: &RawJobKeys) -> JobKeys {
         let hash = |kind: u8, key: &Option<String>| {
             key.as_ref().map(|key| hash_key(kind, &[key.as_bytes()]))
         };
-        let window_ms = self.once_window_ms;
-        let settle_ms = self.settle_ms;
+        let window_ms = self.unique_window_ms;
+        let settle_ms = self.debounce_ms;
         JobKeys {
-            order: hash(b'o', &keys.order),
-            newest: keys.newest.clone(),
-            once: hash(b'1', &keys.once).map(|key| UniqueKey { key, window_ms }),
-            collapse: hash(b'c', &keys.collapse).map(|key| DebounceKey { key, settle_ms }),
+            order: hash(b'o', &keys.ordering_key),
+            newest: keys.version.clone(),
+            once: hash(b'1', &keys.unique_key).map(|key| UniqueKey { key, window_ms }),
+            collapse: hash(b'c', &keys.debounce_key).map(|key| DebounceKey { key, settle_ms }),
         }
     }
 }
@@ -225,7 +246,7 @@ impl HandlerSpec {
 struct SplitItems {
     items: expression::Items,
     keys: KeySet,
-    of: HandlerSpec,
+    handler: HandlerSpec,
 }
 
 impl ItemSource for SplitItems {
@@ -244,7 +265,7 @@ impl ItemSource for SplitItems {
     fn keys(&self, at: usize) -> io::Result<JobKeys> {
         match &self.keys {
             KeySet::None => Ok(JobKeys::default()),
-            keys => Ok(self.of.keys(&keys.get(at)?)),
+            keys => Ok(self.handler.job_keys(&keys.get(at)?)),
         }
     }
 }
@@ -254,17 +275,21 @@ fn truncate_chars(text: &str, chars: usize) -> String {
 }
 
 /// The key of a source's own `dedupe` where no expression is needed for it.
-pub fn own_key(source: &Source, headers: &[(&str, &[u8])], body: &[u8]) -> Option<KeyHash> {
+pub fn source_dedupe_key(
+    source: &Source,
+    headers: &[(&str, &[u8])],
+    body: &[u8],
+) -> Option<KeyHash> {
     match &source.dedupe {
-        Some(Dedupe::Header(name)) => header_key(own_kind(source, b'h'), headers, name),
-        Some(Dedupe::Body) => Some(hash_key(own_kind(source, b'b'), &[body])),
+        Some(Dedupe::Header(name)) => header_key(key_kind(source, b'h'), headers, name),
+        Some(Dedupe::Body) => Some(hash_key(key_kind(source, b'b'), &[body])),
         Some(Dedupe::Jq(_)) | None => None,
     }
 }
 
 /// The source's `dedupe`, where a captured request could be read otherwise under another Content-Type:
 /// that header is signed by no sender.
-fn guarded(source: &Source) -> Option<&Expression> {
+fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
     let Some(Dedupe::Jq(dedupe)) = &source.dedupe else { return None };
     let is_guarded = source.accept == config::Accept::Any
         && source.verify.signs_body()
@@ -274,7 +299,7 @@ fn guarded(source: &Source) -> Option<&Expression> {
 
 /// Keys of a source's own `dedupe` are kept apart from those of its preset: a sender may put the
 /// value of one into the other.
-fn own_kind(source: &Source, kind: u8) -> u8 {
+fn key_kind(source: &Source, kind: u8) -> u8 {
     if source.uses_preset_key { kind.to_ascii_uppercase() } else { kind }
 }
 

@@ -24,8 +24,8 @@ command = ['true']
 #[test]
 fn where_nothing_is_asked_each_handler_is_owed_a_job() {
     let judge = judge(PLAIN);
-    assert!(judge.questions().is_none());
-    assert_eq!(judge.unconditional_plan().owed.jobs(), 2);
+    assert!(judge.expressions().is_none());
+    assert_eq!(judge.unconditional_plan().plan.jobs(), 2);
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
          debounce = '2s'\n"
     ));
     let keys = |name: &str| RawJobKeys {
-        once: Some(name.to_owned()),
-        collapse: Some(name.to_owned()),
+        unique_key: Some(name.to_owned()),
+        debounce_key: Some(name.to_owned()),
         ..RawJobKeys::default()
     };
     let (mut kept, mut ends) = (Vec::new(), Vec::new());
@@ -47,17 +47,17 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
     let wanted = HandlerMatch {
         items: Some(expression::Items::new(b"12".to_vec(), vec![1, 2])),
         keys: KeySet::Many(expression::Items::new(kept, ends)),
-        faults: vec!["ordering_key: no".to_owned()],
+        key_errors: vec!["ordering_key: no".to_owned()],
     };
-    let failed = HandlerDecision::Failed { which: "when", reason: "no such".to_owned() };
+    let failed = HandlerDecision::Failed { expression: "when", reason: "no such".to_owned() };
     let answers = EvaluationResult {
         dedupe: Err("why".to_owned()),
-        takers: vec![failed, HandlerDecision::Yes(wanted)],
+        handlers: vec![failed, HandlerDecision::Run(wanted)],
     };
     let judged = judge.plan_from(answers);
     assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
-    assert_eq!((judged.dedupe, judged.owed.jobs()), (None, 3));
-    let JobPlan::Judged(all) = judged.owed else { panic!("it was judged") };
+    assert_eq!((judged.dedupe, judged.plan.jobs()), (None, 3));
+    let JobPlan::Judged(all) = judged.plan else { panic!("it was judged") };
     assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());

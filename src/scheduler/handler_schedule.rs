@@ -33,7 +33,7 @@ impl HandlerLimits {
         Self {
             priority: handler.priority,
             concurrency: handler.concurrency,
-            rate: handler.rate,
+            rate: handler.rate_limit,
             batch: Some(batch).filter(|_| handler.mode == Mode::Batch),
         }
     }

@@ -72,12 +72,13 @@ pub fn max_attempts(policy: &Retry, attempt: u32, failures: u32) -> u32 {
 }
 
 fn backoff(policy: &Retry, n: u32, chance: f64) -> Duration {
-    let longest = policy.longest.as_secs_f64();
+    let longest = policy.max_delay.as_secs_f64();
     let exponent = f64::from(n.saturating_sub(1));
-    let plain = (policy.first.as_secs_f64() * policy.factor.powf(exponent)).min(longest);
+    let plain =
+        (policy.initial_delay.as_secs_f64() * policy.multiplier.powf(exponent)).min(longest);
     let plain = if plain.is_finite() { plain } else { longest };
     let share = 1.0 + policy.jitter * (2.0 * chance - 1.0);
-    Duration::try_from_secs_f64(plain * share).unwrap_or(policy.longest)
+    Duration::try_from_secs_f64(plain * share).unwrap_or(policy.max_delay)
 }
 
 #[cfg(test)]
@@ -87,9 +88,9 @@ mod tests {
     fn policy() -> Retry {
         Retry {
             max_attempts: 4,
-            first: Duration::from_secs(5),
-            factor: 2.0,
-            longest: Duration::from_secs(60),
+            initial_delay: Duration::from_secs(5),
+            multiplier: 2.0,
+            max_delay: Duration::from_secs(60),
             jitter: 0.2,
             max_age: Duration::from_secs(3600),
         }

@@ -36,7 +36,7 @@ impl Discord {
         Self {
             keys: secrets
                 .iter()
-                .filter_map(|secret| key_material::ed25519_hex(secret).ok())
+                .filter_map(|secret| key_material::parse_ed25519_hex(secret).ok())
                 .collect(),
             header: verify.header.clone().unwrap_or_default(),
             tolerance: Tolerance::of(verify),

@@ -83,7 +83,7 @@ pub struct PresetHandshake {
 impl PresetHandshake {
     /// `None` where there is none, or the source wants none. One of the source's own does not turn it off.
     pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
-        if source.handshake == config::Handshake::Off {
+        if source.handshake == config::HandshakeConfig::Off {
             return None;
         }
         let rows: Vec<_> =
@@ -299,7 +299,11 @@ mod tests {
     #[test]
     fn each_row_is_of_a_preset() {
         for row in HANDSHAKES {
-            assert!(config::scheme(row.scheme).is_some_and(|it| it.preset), "{}", row.scheme);
+            assert!(
+                config::find_scheme(row.scheme).is_some_and(|it| it.is_preset),
+                "{}",
+                row.scheme
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::hmac::{HmacScheme, Quirk};
 use super::linear::Linear;
 use super::{KeyPlace, Scheme};
-use crate::config::{Algorithm, Encoding, Hmac, TimestampUnit, Verify, signed_parts};
+use crate::config::{Algorithm, Encoding, Hmac, TimestampUnit, Verify, parse_signed_parts};
 
 /// How one of them signs.
 struct Sender {
@@ -102,7 +102,7 @@ pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Scheme> {
         prefix: sender.prefix.to_owned(),
         encoding: sender.encoding,
         // Nothing is signed by an empty recipe: `each_row_is_a_recipe` sees that none is.
-        signed: signed_parts(sender.signed).unwrap_or_default(),
+        signed: parse_signed_parts(sender.signed).unwrap_or_default(),
         timestamp_header: sender.timestamp.map(|(header, _)| header.to_owned()),
         timestamp_unit: sender.timestamp.map_or(Seconds, |(_, unit)| unit),
         id_header: None,
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn each_row_is_a_recipe() {
         for sender in SENDERS {
-            let parts = signed_parts(sender.signed).unwrap();
+            let parts = parse_signed_parts(sender.signed).unwrap();
             let timed = parts.contains(&crate::config::SignedPart::Timestamp);
             assert_eq!(timed, sender.timestamp.is_some(), "{}", sender.name);
         }

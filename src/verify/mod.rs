@@ -208,7 +208,7 @@ impl Scheme for Open {
 /// How one source's requests are checked.
 pub struct Verifier {
     scheme: Box<dyn Scheme>,
-    spec: Option<&'static config::Scheme>,
+    spec: Option<&'static config::SchemeSpec>,
     handshake: Option<handshake::PresetHandshake>,
 }
 
@@ -223,7 +223,7 @@ impl Verifier {
                 || Box::new(token::Token::deny_all()) as Box<dyn Scheme>,
                 |(_, make)| make(verify, &known),
             ),
-            spec: config::scheme(&verify.scheme),
+            spec: config::find_scheme(&verify.scheme),
             handshake: handshake::PresetHandshake::new(source, secrets),
         }
     }
@@ -245,7 +245,7 @@ impl Verifier {
     fn key_headers(&self) -> Option<&'static [&'static str]> {
         match self.spec?.delivery_key {
             config::DeliveryKey::Header(names) => Some(names),
-            config::DeliveryKey::Nowhere | config::DeliveryKey::Signed => None,
+            config::DeliveryKey::Absent | config::DeliveryKey::Signed => None,
         }
     }
 
@@ -280,7 +280,7 @@ impl Verifier {
 
     /// A named sender's scheme, with that sender's answer.
     pub fn is_preset(&self) -> bool {
-        self.spec.is_some_and(|facts| facts.preset)
+        self.spec.is_some_and(|facts| facts.is_preset)
     }
 
     /// A named sender's own answer to its events.

@@ -20,7 +20,10 @@ pub(super) struct SendGrid {
 impl SendGrid {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
-            keys: secrets.iter().filter_map(|secret| key_material::p256(secret).ok()).collect(),
+            keys: secrets
+                .iter()
+                .filter_map(|secret| key_material::parse_p256(secret).ok())
+                .collect(),
             header: verify.header.clone().unwrap_or_default(),
             tolerance: Tolerance::of(verify),
         }

@@ -112,7 +112,7 @@ impl SignatureVerificationAlgorithm for WithSha1 {
 
 impl Sns {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        let read = |secret: &&[u8]| key_material::certificates(secret).unwrap_or_default();
+        let read = |secret: &&[u8]| key_material::parse_certificates(secret).unwrap_or_default();
         Self {
             certificates: secrets.iter().flat_map(read).collect(),
             tolerance: Tolerance::of(verify),

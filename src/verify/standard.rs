@@ -28,7 +28,7 @@ impl Standard {
         // What can't be read was a fault when it was.
         for key in secrets
             .iter()
-            .flat_map(|secret| key_material::standard_keys(secret).unwrap_or_default())
+            .flat_map(|secret| key_material::parse_standard_keys(secret).unwrap_or_default())
         {
             match key {
                 StandardKey::Shared(key) => shared.push(key),

@@ -22,7 +22,7 @@ impl Token {
             secrets: SharedSecrets::new(secrets.iter().copied()),
             header: verify.header.clone(),
             parameter: verify.query.clone(),
-            segment: verify.segment,
+            segment: verify.is_path_token,
         }
     }
 

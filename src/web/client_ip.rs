@@ -22,7 +22,7 @@ pub enum Peer {
 /// Whether the peer is a proxy whose headers are believed.
 pub fn is_trusted_proxy(peer: Peer, trusted: &TrustedProxies) -> bool {
     match peer {
-        Peer::Unix => trusted.unix,
+        Peer::Unix => trusted.has_unix,
         Peer::Tcp(ip) => is_in(&trusted.networks, ip),
     }
 }
@@ -90,7 +90,7 @@ mod tests {
 
     fn trusted() -> TrustedProxies {
         let networks = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        TrustedProxies { networks, unix: true }
+        TrustedProxies { networks, has_unix: true }
     }
 
     /// `expected`: an address, or `unknown`.

@@ -25,10 +25,10 @@ pub struct CustomHandshake {
 
 impl CustomHandshake {
     pub fn new(source: &Source) -> Option<Self> {
-        let config::Handshake::Own(own) = &source.handshake else { return None };
+        let config::HandshakeConfig::Custom(own) = &source.handshake else { return None };
         Some(Self {
             methods: own.methods.clone(),
-            signed: own.signed,
+            signed: own.is_signed,
             questions: ExpressionSet::new(Some(own.respond.first_in_list()), Vec::new()),
         })
     }

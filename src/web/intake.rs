@@ -275,7 +275,7 @@ impl IntakeRequest<'_> {
                     Evaluation::Answers(answers) => answers.dedupe.ok().flatten(),
                     Evaluation::Deferred(text) => text,
                 };
-                text.map(|text| received.gated.planner.key_of(&text))
+                text.map(|text| received.gated.planner.dedupe_key(&text))
             }
         };
         Ok(key.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }))
@@ -326,19 +326,19 @@ impl IntakeRequest<'_> {
         let judged = match asking {
             // A repeat, of which nothing is asked.
             None if !is_new => {
-                PlannedEvent { owed: JobPlan::Judged(Vec::new()), dedupe: None, note: None }
+                PlannedEvent { plan: JobPlan::Judged(Vec::new()), dedupe: None, note: None }
             }
             None => gated.planner.unconditional_plan(),
             Some(asking) => match asking.evaluation().await? {
                 Evaluation::Answers(answers) => gated.planner.plan_from(answers),
-                Evaluation::Deferred(key) => gated.planner.unevaluated(key),
+                Evaluation::Deferred(key) => gated.planner.deferred_plan(key),
             },
         };
         let source = &gated.source;
         let with_window = |key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) };
         let own = key.or(judged.dedupe).map(with_window);
         let mut delivery = repeats.or_else(|| delivery_key(source, proof));
-        let (mut aim, mut owed) = (Aim::Store, judged.owed);
+        let (mut aim, mut owed) = (Aim::Store, judged.plan);
         if delivery.is_none() {
             delivery = self.guard(gated, guard.map(with_window), own.is_some()).await?;
             if delivery.is_some() && own.is_none() {
@@ -348,7 +348,7 @@ impl IntakeRequest<'_> {
         if !is_new {
             aim = Aim::RecordRepeat;
         }
-        let heal = source.on_duplicate == crate::config::OnDuplicate::Heal && is_new;
+        let heal = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
         let dedupe = Dedupe { own, delivery, retry_dead: heal, aim };
         let accept = NewEvent {
             reply_slot: 0,

@@ -14,7 +14,7 @@ use crate::store::source_counters::QueueLimit;
 
 /// What every request is measured by; replaced as a whole by a reload.
 pub struct IntakeConfig {
-    pub server: crate::config::Server,
+    pub server: crate::config::ServerConfig,
     pub routes: route::Routes,
     pub redactor: Arc<Redactor>,
     pub sources: Vec<SourceRuntime>,

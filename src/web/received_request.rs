@@ -259,14 +259,16 @@ impl<'a> Received<'a> {
         let path = redaction.redact_path(asked.path);
         let query = asked.query.map(|query| redaction.redact_query(query));
         let lines = redaction.redact_headers(asked.headers);
-        let questions = gated.planner.questions().filter(|_| is_new);
+        let questions = gated.planner.expressions().filter(|_| is_new);
         let asking = questions.map(|questions| {
             let (headers, params) = (stored_request::borrowed(&lines), self.params(&path));
             self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
         });
         let source = &gated.source;
         Prepared {
-            key: is_new.then(|| planner::own_key(source, asked.headers, asked.body)).flatten(),
+            key: is_new
+                .then(|| planner::source_dedupe_key(source, asked.headers, asked.body))
+                .flatten(),
             guard: is_new.then(|| gated.planner.guard_key(asked.body)).flatten(),
             answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
             headers: stored_request::encode_headers(&lines),
@@ -282,10 +284,10 @@ impl<'a> Received<'a> {
         let Some(hmac) = &source.verify.hmac else { return SignedKey::None };
         let is_signed = |part| hmac.signed.contains(&part);
         let own = |body| {
-            let key = planner::own_key(source, self.asked.headers, body);
+            let key = planner::source_dedupe_key(source, self.asked.headers, body);
             key.map_or(SignedKey::None, SignedKey::Known)
         };
-        match (&source.dedupe, self.gated.planner.dedupe_questions()) {
+        match (&source.dedupe, self.gated.planner.dedupe_expression()) {
             (Some(Dedupe::Header(name)), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
@@ -341,7 +343,7 @@ impl<'a> Received<'a> {
             params,
             ip: self.ip,
             received_at_ms: self.now_ms,
-            event: None,
+            event_id: None,
         }
     }
 
@@ -350,7 +352,7 @@ impl<'a> Received<'a> {
         if let Some(answers) = questions.evaluate_inline(scene) {
             return Asking::Answered(answers);
         }
-        let key = questions.dedupe_at_once(scene);
+        let key = questions.dedupe_key_inline(scene);
         if self.is_deferring
             && let Some(key) = key
         {

@@ -44,16 +44,16 @@ impl Routes {
             let path = without_last_slash(&source.path);
             let segments: Vec<Segment> = path.split('/').skip(1).map(segment).collect();
             let named = segments.iter().any(|one| matches!(one, Segment::Named));
-            if !named && !source.verify.segment {
+            if !named && !source.verify.is_path_token {
                 plain.insert(path.to_owned(), number);
                 plain.insert(format!("{path}/"), number);
             }
             // A token follows the path at the root, too, where nothing is before it.
-            let segments = match source.verify.segment && path == "/" {
+            let segments = match source.verify.is_path_token && path == "/" {
                 true => Vec::new(),
                 false => segments,
             };
-            patterns.push(Pattern { source: number, segments, token: source.verify.segment });
+            patterns.push(Pattern { source: number, segments, token: source.verify.is_path_token });
         }
         let rank = |pattern: &Pattern| -> Vec<bool> {
             let named = pattern.segments.iter().map(|one| matches!(one, Segment::Named));

@@ -117,18 +117,18 @@ impl TaskBuilder {
         event: &Event,
     ) -> Result<Option<JobSpec>, AttemptResult> {
         let judge = JobPlanner::for_handlers([(&*handler.settings, claimed.handler)].into_iter());
-        let judged = match judge.questions() {
+        let judged = match judge.expressions() {
             None => judge.unconditional_plan(),
             Some(questions) => {
                 let party = u64::try_from(claimed.source.0).unwrap_or(0);
                 let asked = self.with_context(event, None, |scene| {
-                    let scene = EventContext { event: None, ..*scene };
+                    let scene = EventContext { event_id: None, ..*scene };
                     self.expressions.evaluate(party, questions, &scene)
                 });
                 judge.plan_from(asked.map_err(|_| self.evaluators_busy())?)
             }
         };
-        match judged.owed {
+        match judged.plan {
             JobPlan::Plain(handlers) if handlers.is_empty() => Ok(None),
             JobPlan::Plain(_) => Ok(Some(JobSpec::Event(Default::default()))),
             JobPlan::Unevaluated(_) => Err(self.evaluators_busy()),
@@ -172,7 +172,7 @@ impl TaskBuilder {
             params: params.as_deref().unwrap_or_default(),
             ip: &event.ip,
             received_at_ms: event.received_at_ms,
-            event: Some(event.id.0),
+            event_id: Some(event.id.0),
         })
     }
 }

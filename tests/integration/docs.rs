@@ -140,7 +140,7 @@ fn configurations_that_are_shown_have_no_faults() {
 fn every_sender_has_its_line_in_the_table_and_a_section() {
     let folder = tempfile::tempdir().unwrap();
     let senders = page("docs/senders.md");
-    for scheme in config::SCHEMES.iter().filter(|scheme| scheme.preset) {
+    for scheme in config::SCHEMES.iter().filter(|scheme| scheme.is_preset) {
         let named = format!("{{ scheme = \"{}\",", scheme.name);
         let own = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
         assert!(own.count() >= 1, "docs/senders.md: {}", scheme.name);

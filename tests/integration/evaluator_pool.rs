@@ -103,9 +103,9 @@ impl Asked {
 /// `yes`, `no`, or what failed and why.
 fn shown(taken: &HandlerDecision) -> String {
     match taken {
-        HandlerDecision::No => "no".to_owned(),
-        HandlerDecision::Failed { which, reason } => format!("{which}: {reason}"),
-        HandlerDecision::Yes(_) => "yes".to_owned(),
+        HandlerDecision::Skip => "no".to_owned(),
+        HandlerDecision::Failed { expression: which, reason } => format!("{which}: {reason}"),
+        HandlerDecision::Run(_) => "yes".to_owned(),
     }
 }
 
@@ -131,7 +131,7 @@ fn what_is_simple_needs_no_process() {
     let trial = trial();
     let scene = of_json(br#"{"a":"x"}"#);
     let answers = trial.pool.evaluate(1, &whens(&[".a == \"x\"", ".b"]), &scene).unwrap();
-    assert_eq!(answers.takers.iter().map(shown).collect::<Vec<_>>(), ["yes", "no"]);
+    assert_eq!(answers.handlers.iter().map(shown).collect::<Vec<_>>(), ["yes", "no"]);
     let transformed = trial.pool.transform(1, &jq("{b: .a}"), &scene);
     assert_eq!(transformed, Ok(Ok(br#"{"b":"x"}"#.to_vec())));
     assert_eq!(trial.processes().len(), 0);
@@ -171,16 +171,16 @@ fn only_the_expression_that_ends_its_process_fails() {
     let questions = ExpressionSet::new(by(DEADLY), takers);
     let answers = trial.ask(1, &questions, "[1,2]").answers().unwrap();
     assert_eq!(answers.dedupe, Err(TOO_MUCH.to_owned()));
-    let shown: Vec<_> = answers.takers.iter().map(shown).collect();
+    let shown: Vec<_> = answers.handlers.iter().map(shown).collect();
     let (when, split) = (format!("when: {TOO_MUCH}"), format!("split: {TOO_MUCH}"));
     assert_eq!(shown, ["yes", &when, "yes", "yes", &split, "no"]);
-    let HandlerDecision::Yes(keyed) = &answers.takers[2] else { unreachable!() };
-    assert_eq!(keyed.faults, [format!("unique_by: {TOO_MUCH}")]);
+    let HandlerDecision::Run(keyed) = &answers.handlers[2] else { unreachable!() };
+    assert_eq!(keyed.key_errors, [format!("unique_by: {TOO_MUCH}")]);
     let keys = keyed.keys.get(0).unwrap();
-    assert_eq!((keys.order.as_deref(), keys.once), (Some("2"), None));
-    let HandlerDecision::Yes(split) = &answers.takers[3] else { unreachable!() };
+    assert_eq!((keys.ordering_key.as_deref(), keys.unique_key), (Some("2"), None));
+    let HandlerDecision::Run(split) = &answers.handlers[3] else { unreachable!() };
     assert_eq!(split.items.as_ref().map(|items| items.len()), Some(2));
-    assert_eq!(split.keys.get(1).unwrap().order.as_deref(), Some("3"));
+    assert_eq!(split.keys.get(1).unwrap().ordering_key.as_deref(), Some("3"));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn events_of_the_same_group_are_not_harmed() {
             n if n > 3 => "yes".to_owned(),
             _ => "no".to_owned(),
         };
-        assert_eq!(shown(&answers.takers[0]), expected, "event {n}");
+        assert_eq!(shown(&answers.handlers[0]), expected, "event {n}");
     }
 }
 
@@ -208,7 +208,7 @@ fn one_party_never_holds_all_processes() {
     crate::support::server::until("it is at work", || !trial.processes().is_empty());
     for _ in 0..20 {
         let answers = trial.ask(2, &whens(&[HARMLESS]), "[1]").answers().unwrap();
-        assert_eq!(shown(&answers.takers[0]), "yes");
+        assert_eq!(shown(&answers.handlers[0]), "yes");
     }
     let transformed = trial.pool.transform(1, &jq(HARMLESS), &of_json(b"[1]"));
     assert_eq!(transformed, Ok(Ok(b"true".to_vec())));
@@ -216,7 +216,7 @@ fn one_party_never_holds_all_processes() {
     for asked in &hanging {
         match asked.answers() {
             Ok(answers) => {
-                assert!(shown(&answers.takers[0]).starts_with("when: took more than 2"));
+                assert!(shown(&answers.handlers[0]).starts_with("when: took more than 2"));
                 failed += 1;
             }
             Err(Busy) => busy += 1,

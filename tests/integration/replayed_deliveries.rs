@@ -58,7 +58,8 @@ fn signed(
 ) -> OutgoingRequest {
     let (content_type, body) = sent;
     let loaded = config::load(&server.path().join("config.toml")).expect("a configuration");
-    let (secrets, missing) = config::secrets_under(&loaded, &format!("sources.{source}.verify"));
+    let (secrets, missing) =
+        config::read_secrets_under(&loaded, &format!("sources.{source}.verify"));
     assert_eq!(missing.len(), 0);
     let found = loaded.config.sources.iter().find(|it| it.name == source).expect("the source");
     let headers =

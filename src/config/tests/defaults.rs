@@ -26,9 +26,9 @@ fn an_empty_file_has_the_contracts_defaults() {
     let path = folder.path();
     let expected = Config {
         file: path.join("config.toml"),
-        server: Server {
+        server: ServerConfig {
             listen: vec![Listen::Tcp("127.0.0.1:8080".parse().unwrap())],
-            trusted_proxies: TrustedProxies { networks: vec![], unix: false },
+            trusted_proxies: TrustedProxies { networks: vec![], has_unix: false },
             proxy_header: ProxyHeader::XForwardedFor,
             max_body_bytes: 1_048_576,
             max_inflight_bytes: 67_108_864,
@@ -36,13 +36,13 @@ fn an_empty_file_has_the_contracts_defaults() {
             request_timeout: secs(10),
             keep_alive: secs(150),
         },
-        admin: Admin { listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())] },
-        store: Store {
+        admin: AdminConfig { listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())] },
+        store: StoreConfig {
             path: path.join("hooktrail.db"),
             durability: Durability::Full,
             min_free_bytes: 268_435_456,
         },
-        workers: Workers { threads: 16, shutdown_timeout: secs(25) },
+        workers: WorkersConfig { threads: 16, shutdown_timeout: secs(25) },
         sources: vec![],
         handlers: vec![],
     };
@@ -63,15 +63,15 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         allow_from: vec![],
         verify: Verify { scheme: "none".into(), ..Verify::default() },
         dedupe: None,
-        dedupe_off: false,
+        is_dedupe_off: false,
         dedupe_window: secs(7 * 86_400),
         uses_preset_key: false,
-        on_duplicate: OnDuplicate::Heal,
+        on_duplicate: OnDuplicate::RetryDead,
         rate_limit: None,
         max_queued: NO_QUEUED_MAX,
         respond: None,
         max_body_bytes: 1_048_576,
-        handshake: Handshake::Preset,
+        handshake: HandshakeConfig::Preset,
         alert_if_silent_for: None,
     };
     let handler = Handler {
@@ -88,11 +88,11 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         version_by: None,
         unique_by: None,
         debounce_by: None,
-        settle: None,
-        rate: None,
+        debounce: None,
+        rate_limit: None,
         batch_size: 100,
         batch_wait: secs(1),
-        breaker: Breaker { failures: 20, pause: secs(60) },
+        breaker: Breaker { threshold: 20, cooldown: secs(60) },
         priority: 0,
         concurrency: 4,
         timeout: secs(30),
@@ -100,13 +100,13 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
         max_output_bytes: 65_536,
         retry: Retry {
             max_attempts: 40,
-            first: secs(5),
-            factor: 2.0,
-            longest: secs(6 * 3_600),
+            initial_delay: secs(5),
+            multiplier: 2.0,
+            max_delay: secs(6 * 3_600),
             jitter: 0.2,
             max_age: secs(7 * 86_400),
         },
-        paused: false,
+        is_paused: false,
     };
     assert_eq!((config.sources, config.handlers), (vec![source], vec![handler]));
 }
@@ -137,12 +137,12 @@ shutdown_timeout = "0s"
     let config = folder.load().config;
     let nets = ["10.0.0.0/8", "192.168.0.0/16", "2001:db8::1/128"];
     let networks = nets.iter().map(|net| net.parse().unwrap()).collect();
-    let server = Server {
+    let server = ServerConfig {
         listen: vec![
             Listen::Tcp("[::1]:9000".parse().unwrap()),
             Listen::Unix(folder.path().join("run/http.sock")),
         ],
-        trusted_proxies: TrustedProxies { networks, unix: true },
+        trusted_proxies: TrustedProxies { networks, has_unix: true },
         proxy_header: ProxyHeader::Forwarded,
         max_body_bytes: 2 << 20,
         max_inflight_bytes: 4 << 20,
@@ -154,7 +154,7 @@ shutdown_timeout = "0s"
     assert_eq!(config.admin.listen, vec![]);
     assert_eq!(config.store.path, folder.path().join("data/trail.db"));
     assert_eq!(config.store.min_free_bytes, 0);
-    assert_eq!(config.workers, Workers { threads: 1, shutdown_timeout: Duration::ZERO });
+    assert_eq!(config.workers, WorkersConfig { threads: 1, shutdown_timeout: Duration::ZERO });
 }
 
 #[test]
@@ -186,7 +186,7 @@ max_body_size = "64 KiB"
         allow_from: vec!["192.0.2.7/32".parse().unwrap()],
         verify: Verify { scheme: "none".into(), ..Verify::default() },
         dedupe: Some(Dedupe::Jq(jq(".id"))),
-        dedupe_off: false,
+        is_dedupe_off: false,
         dedupe_window: secs(86_400),
         uses_preset_key: false,
         on_duplicate: OnDuplicate::Ignore,
@@ -198,10 +198,10 @@ max_body_size = "64 KiB"
             content_type: Some("text/plain".into()),
         }),
         max_body_bytes: 65_536,
-        handshake: Handshake::Own(OwnHandshake {
+        handshake: HandshakeConfig::Custom(CustomHandshake {
             methods: vec!["GET".into(), "POST".into()],
             respond: jq("$query.challenge"),
-            signed: false,
+            is_signed: false,
         }),
         alert_if_silent_for: Some(secs(86_400)),
     };
@@ -255,13 +255,13 @@ paused = true
         transform: Some(jq("{id: .contact_id}")),
         ordering_key: Some(jq(".contact_id")),
         version_by: Some(jq(".updated_at")),
-        unique_by: Some(Once { jq: jq(".id"), window: secs(86_400) }),
+        unique_by: Some(UniqueBy { jq: jq(".id"), window: secs(86_400) }),
         debounce_by: Some(jq(".repository.id")),
-        settle: Some(secs(5)),
-        rate: Some(Rate { count: 50, period: secs(60) }),
+        debounce: Some(secs(5)),
+        rate_limit: Some(Rate { count: 50, period: secs(60) }),
         batch_size: 10_000,
         batch_wait: Duration::ZERO,
-        breaker: Breaker { failures: 0, pause: secs(60) },
+        breaker: Breaker { threshold: 0, cooldown: secs(60) },
         priority: -3,
         concurrency: 1,
         timeout: secs(7 * 86_400),
@@ -271,7 +271,7 @@ paused = true
         ],
         max_output_bytes: 1_024,
         retry: Retry { max_attempts: 3, jitter: 0.0, ..Retry::default() },
-        paused: true,
+        is_paused: true,
         ..Handler::with_defaults("crm", folder.path())
     };
     assert_eq!(handler, expected);
@@ -294,7 +294,7 @@ proxy = "http://proxy:3128"
     .handlers
     .remove(0);
     let env = |name: &str| SecretRef::Env(name.into());
-    let expected = Target {
+    let expected = UrlTarget {
         url: "https://crm.example.com:8443/in?x=1".into(),
         headers: vec![
             ("X-Kind".into(), EnvValue::Text("form".into())),
@@ -312,7 +312,7 @@ fn a_repeat_is_recognised_as_its_source_says() {
     let read = |dedupe: &str, verify: &str| {
         let text = format!("[sources.a]\nverify = {verify}\ndedupe = {dedupe}");
         let source = config(&text).sources.remove(0);
-        (source.dedupe, source.dedupe_off, source.dedupe_window.as_secs())
+        (source.dedupe, source.is_dedupe_off, source.dedupe_window.as_secs())
     };
     let (none, paminga) =
         (r#"{ scheme = "none" }"#, r#"{ scheme = "paminga", secret = { env = "S" } }"#);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::super::{find, load, reload_refusals};
+use super::super::{find, load, restart_required};
 use super::{Folder, config};
 
 #[test]
@@ -122,7 +122,7 @@ fn a_reload_refuses_by_name_what_needs_a_restart() {
         ("[server]\nlisten = ['127.0.0.1:9999']", Some("server.listen")),
         ("[admin]\nlisten = []", Some("admin.listen")),
     ] {
-        let found = reload_refusals(&old, &read(text));
+        let found = restart_required(&old, &read(text));
         let refused =
             refused.map(|key| format!("{key} has changed: a reload can't change it: restart"));
         assert_eq!(found, refused.into_iter().collect::<Vec<_>>());

@@ -1,7 +1,7 @@
 //! What a handler calls, what it wants of an event and when: faults of urls, of expressions and of
 //! keys that go together.
 
-use super::super::secrets;
+use super::super::read_secrets;
 use super::{Folder, check, handler};
 
 /// A handler with a url in place of its command: its lines begin at 5.
@@ -193,7 +193,7 @@ fn secrets_of_a_url_are_what_they_become() {
                  sign = [{ file = 'key' }, { file = 'short' }]";
     let folder = Folder::new(&url(lines)).write("key", key).write("short", "hush");
     let loaded = folder.write("lines", "hush\nhush");
-    let (found, faults) = secrets(&loaded.load());
+    let (found, faults) = read_secrets(&loaded.load());
     let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let faults = loaded.lines(faults.iter().map(String::as_str));
     assert_eq!(

@@ -53,7 +53,7 @@ fn each_scheme_takes_its_keys() {
     let token = read(&format!("scheme = 'token', query = 'key', path_token = false, {SECRET}"));
     assert_eq!(token, Verify { query: Some("key".into()), ..base("token") });
     let token = read(&format!("scheme = 'token', path_token = true, {SECRET}"));
-    assert_eq!(token, Verify { segment: true, ..base("token") });
+    assert_eq!(token, Verify { is_path_token: true, ..base("token") });
     let basic = read(&format!("scheme = 'basic', user = 'me', {SECRET}"));
     assert_eq!(basic, Verify { user: Some("me".into()), ..base("basic") });
     assert_eq!(read(&format!("scheme = 'bearer', {SECRET}")), base("bearer"));
@@ -154,8 +154,8 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
 #[test]
 fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrill_may_have_none_yet() {
     let verify = read(&format!("scheme = 'mailchimp', query = 'key', {SECRET}"));
-    assert_eq!((verify.query.as_deref(), verify.segment), (Some("key"), false));
-    assert!(read(&format!("scheme = 'mailchimp', path_token = true, {SECRET}")).segment);
+    assert_eq!((verify.query.as_deref(), verify.is_path_token), (Some("key"), false));
+    assert!(read(&format!("scheme = 'mailchimp', path_token = true, {SECRET}")).is_path_token);
     let places = "expected query or path_token = true";
     check(
         &source(&format!("scheme = 'mailchimp', {SECRET}")),
@@ -200,7 +200,7 @@ fn a_secret_that_is_no_key_of_its_scheme_is_a_fault_and_not_shown() {
     ] {
         let keys = format!("scheme = '{scheme}', secret = {{ file = 'key' }}");
         let folder = Folder::new(&source(&keys)).write("key", &secret);
-        let (_, faults) = secrets(&folder.load());
+        let (_, faults) = read_secrets(&folder.load());
         let found = faults.first().map(ConfigError::to_string).unwrap_or_default();
         assert!(found.contains(fault.unwrap_or("")), "{scheme}: {found}");
         assert_eq!(found.is_empty(), fault.is_none(), "{scheme}: {found}");

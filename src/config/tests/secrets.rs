@@ -65,7 +65,7 @@ fn one_trailing_newline_is_no_part_of_a_secret() {
     ] {
         let folder = Folder::new(&bearer("{ file = 'key' }")).write("key", file);
         let loaded = folder.load();
-        let (secrets, faults) = secrets(&loaded);
+        let (secrets, faults) = read_secrets(&loaded);
         assert_eq!(faults, []);
         let found = secrets.resolve(&loaded.config.sources[0].verify.secret).next();
         assert_eq!(found, Some(secret.as_bytes()));
@@ -77,7 +77,7 @@ fn secrets_that_can_not_be_had_are_faults_with_their_line() {
     let text = bearer("[{ file = 'none' }, { env = 'HOOKTRAIL_TEST_UNSET' }, { file = 'empty' }]")
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'nul' } }";
     let folder = Folder::new(&text).write("empty", "\n").write("nul", "a\0b");
-    let (_, faults) = secrets(&folder.load());
+    let (_, faults) = read_secrets(&folder.load());
     let shown: Vec<String> = faults.iter().map(ConfigError::to_string).collect();
     let shown = folder.lines(shown.iter().map(String::as_str));
     let at = "config.toml:3: sources.a.verify.secret:";
@@ -104,7 +104,7 @@ fn the_secrets_of_one_part_can_be_read_alone() {
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'k' } }\n\
            [handlers.hh]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'none' } }";
     let folder = Folder::new(&text).write("k", "hush");
-    let (secrets, faults) = secrets_under(&folder.load(), "handlers.h");
+    let (secrets, faults) = read_secrets_under(&folder.load(), "handlers.h");
     assert_eq!(faults, []);
     assert_eq!(secrets.get(&SecretRef::File(folder.path().join("k"))), Some(&b"hush"[..]));
     assert_eq!(format!("{secrets:?}"), "Secrets(1 of them)");
@@ -120,12 +120,12 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
         let bare = STANDARD_NO_PAD.encode(&key);
         for secret in [text.clone(), bare.clone(), format!("whsec_{text}"), format!("whsec_{bare}")]
         {
-            assert_eq!(standard_key(secret.as_bytes()), Ok(key.clone()), "{secret}");
+            assert_eq!(parse_shared_standard_key(secret.as_bytes()), Ok(key.clone()), "{secret}");
         }
     }
     // Found in the documentation of senders: its last letter has bits too many.
-    assert!(standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
-    assert!(standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwhR").is_ok());
+    assert!(parse_shared_standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
+    assert!(parse_shared_standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwhR").is_ok());
     let remedy = "expected whsec_ and the base64 of 24 to 64 bytes";
     for (secret, fault) in [
         ("whsec_".to_owned(), "is a key of 0 bytes"),
@@ -135,7 +135,7 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
         (format!("{}\n", STANDARD.encode([7; 32])), "is no base64"),
         (format!("{}===", STANDARD_NO_PAD.encode([7; 25])), "is no base64"),
     ] {
-        assert_eq!(standard_key(secret.as_bytes()), Err(format!("{fault}: {remedy}")));
+        assert_eq!(parse_shared_standard_key(secret.as_bytes()), Err(format!("{fault}: {remedy}")));
     }
 }
 
@@ -171,7 +171,7 @@ fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
     ] {
         let folder = Folder::new(&used_everywhere()).write("key", text);
         let loaded = folder.load();
-        let (secrets, faults) = secrets(&loaded);
+        let (secrets, faults) = read_secrets(&loaded);
         assert_eq!(faults, []);
         let warnings: Vec<String> =
             secret_warnings(&loaded, &secrets).iter().map(ConfigError::to_string).collect();
@@ -193,7 +193,7 @@ fn a_bearer_token_is_what_follows_bearer_and_other_headers_are_whole() {
     for (text, count) in [("Bearer hush", 1), ("bearer  hush", 1), ("bearerhush", 0), ("hush", 0)] {
         let folder = Folder::new(&(used_everywhere() + header)).write("key", text);
         let loaded = folder.load();
-        let warnings = secret_warnings(&loaded, &secrets(&loaded).0);
+        let warnings = secret_warnings(&loaded, &read_secrets(&loaded).0);
         assert_eq!(warnings.len(), count, "{warnings:?}");
         let expected = "begins with \"Bearer\": expected what follows it in the header";
         assert!(warnings.iter().all(|it| it.text.ends_with(expected)), "{warnings:?}");
@@ -209,7 +209,7 @@ fn what_no_server_could_use_is_a_fault_and_what_only_its_unit_may_have_is_not() 
     ) + keys;
     let folder = Folder::new(&text).write("empty", "\r\n").write("key", "hush");
     let folder = folder.write("short", "whsec_aHVzaA==");
-    let (faults, elsewhere) = unusable_secrets(&folder.load());
+    let (faults, elsewhere) = check_secrets(&folder.load());
     let texts =
         |all: &[ConfigError]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
     let (faults, elsewhere) = (texts(&faults), texts(&elsewhere));

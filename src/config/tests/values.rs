@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::parse::{
-    duration_text, listen, nearest, network, parse_duration, rate, size, size_text,
+    duration_text, nearest, parse_duration, parse_listen, parse_network, parse_rate, parse_size,
+    size_text,
 };
 
 #[test]
@@ -67,10 +68,10 @@ fn sizes_are_numbers_with_units() {
         ("1.5 GiB", 1_610_612_736),
         ("0 B", 0),
     ] {
-        assert_eq!(size(text), Some(bytes), "{text}");
+        assert_eq!(parse_size(text), Some(bytes), "{text}");
     }
     for text in ["", "100", "MiB", "1 mib", "1 M", "1 MiB 2 KiB", "-1 B", "99999999999 TiB"] {
-        assert_eq!(size(text), None, "{text}");
+        assert_eq!(parse_size(text), None, "{text}");
     }
     let shown = [0, 1_023, 1_024, 1_025, 256 << 20, 3 << 30].map(size_text);
     assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "1025 B", "256 MiB", "3 GiB"]);
@@ -81,13 +82,13 @@ fn rates_are_a_count_and_a_period() {
     for (text, count, seconds) in
         [("100/s", 100, 1), ("1/m", 1, 60), ("7/h", 7, 3_600), (" 5 / s ", 5, 1)]
     {
-        let found = rate(text).unwrap();
+        let found = parse_rate(text).unwrap();
         assert_eq!((found.count, found.period), (count, Duration::from_secs(seconds)), "{text}");
     }
     for text in
         ["", "100", "0/s", "-1/s", "+1/s", "1.5/s", "1/d", "1/S", "/s", "1/", "4294967296/s"]
     {
-        assert!(rate(text).is_err(), "{text}");
+        assert!(parse_rate(text).is_err(), "{text}");
     }
 }
 
@@ -102,18 +103,18 @@ fn ipv4_inside_ipv6_counts_as_ipv4() {
         ("::/0", "::/0"),
         ("2001:DB8::1", "2001:db8::1/128"),
     ] {
-        assert_eq!(network(text).unwrap().to_string(), net);
+        assert_eq!(parse_network(text).unwrap().to_string(), net);
     }
     for text in ["", "example.com", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.1:80"] {
-        assert!(network(text).is_err(), "{text}");
+        assert!(parse_network(text).is_err(), "{text}");
     }
 }
 
 #[test]
 fn a_sockets_path_fits_what_the_system_takes() {
     let folder = std::path::Path::new("/run");
-    assert!(listen(&format!("unix:{}", "a".repeat(102)), folder).is_ok());
-    assert!(listen(&format!("unix:{}", "a".repeat(103)), folder).is_err());
+    assert!(parse_listen(&format!("unix:{}", "a".repeat(102)), folder).is_ok());
+    assert!(parse_listen(&format!("unix:{}", "a".repeat(103)), folder).is_err());
 }
 
 #[test]

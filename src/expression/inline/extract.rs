@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Key, Step};
+use super::{PathKey, PathStep};
 use crate::json;
 
 /// Up to here nothing that reads the body gives up. Beyond, it is left to jaq.
@@ -21,7 +21,7 @@ pub(super) enum ExtractedValue<'a> {
     /// The value's text.
     Raw(&'a str),
     /// The path's part of this number can't be taken: what is there has no such keys.
-    Fault(usize),
+    NotIndexable(usize),
 }
 
 /// The places to be found, as a tree of keys.
@@ -36,7 +36,7 @@ struct PathNode {
     /// Parts of the path that lead here.
     depth: usize,
     /// Below it.
-    children: Vec<(Key, usize)>,
+    children: Vec<(PathKey, usize)>,
     /// Where it is found, if it is asked for itself.
     slot: Option<usize>,
     /// Its own slot and those of all below it.
@@ -51,7 +51,7 @@ impl Default for PathTree {
 
 impl PathTree {
     /// The number of a place, new or known; not yet its slot.
-    pub fn add(&mut self, steps: &[Step]) -> usize {
+    pub fn add(&mut self, steps: &[PathStep]) -> usize {
         let mut at = 0;
         for step in steps {
             let known = self.nodes[at].children.iter().find(|(key, _)| *key == step.key);
@@ -136,11 +136,11 @@ impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
     }
 
     /// Places below what has no keys of one kind or of both.
-    fn fault(&mut self, is_wrong: impl Fn(&Key) -> bool) {
+    fn fault(&mut self, is_wrong: impl Fn(&PathKey) -> bool) {
         let place = self.place();
         for (key, child) in &place.children {
             let found = if is_wrong(key) {
-                ExtractedValue::Fault(place.depth)
+                ExtractedValue::NotIndexable(place.depth)
             } else {
                 ExtractedValue::Null
             };
@@ -193,10 +193,10 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        self.fault(|key| matches!(key, Key::Text(_)));
+        self.fault(|key| matches!(key, PathKey::Text(_)));
         let children = &self.place().children;
         for at in 0.. {
-            let child = children.iter().find(|(key, _)| *key == Key::At(at));
+            let child = children.iter().find(|(key, _)| *key == PathKey::Index(at));
             let more = match child {
                 Some((_, child)) => seq.next_element_seed(self.below(*child))?.is_some(),
                 None => seq.next_element::<IgnoredAny>()?.is_some(),
@@ -240,7 +240,7 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
 }
 
 /// Which of the children a key leads to.
-struct ChildKeySeed<'p>(&'p [(Key, usize)]);
+struct ChildKeySeed<'p>(&'p [(PathKey, usize)]);
 
 impl<'de> DeserializeSeed<'de> for ChildKeySeed<'_> {
     type Value = Option<usize>;
@@ -258,7 +258,7 @@ impl Visitor<'_> for ChildKeySeed<'_> {
     }
 
     fn visit_str<E>(self, found: &str) -> Result<Self::Value, E> {
-        let is = |key: &Key| matches!(key, Key::Text(key) if **key == *found);
+        let is = |key: &PathKey| matches!(key, PathKey::Text(key) if **key == *found);
         Ok(self.0.iter().find(|(key, _)| is(key)).map(|(_, child)| *child))
     }
 }

@@ -18,55 +18,55 @@ mod plan;
 mod tests;
 mod value;
 
-pub(super) use plan::{ExtractedEvent, InlinePlan, Odd};
-pub(super) use value::Value;
+pub(super) use plan::{ExtractedEvent, InlinePlan, NotInlineable};
+pub(super) use value::InlineValue;
 
-use value::Number;
+use value::InlineNumber;
 
 /// Nested deeper, an expression is not simple: its tree is walked on threads with small stacks.
 const DEPTH_MAX: usize = 64;
 
 /// A simple expression; `P` is how it names a place in the body.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Node<P = Vec<Step>> {
+pub(super) enum InlineNode<P = Vec<PathStep>> {
     Literal(Literal),
     Body(P),
     Variable(Variable),
     /// The input, where that is no place in the body.
     Input,
-    Compare(Cmp, Box<[Node<P>; 2]>),
-    And(Box<[Node<P>; 2]>),
-    Or(Box<[Node<P>; 2]>),
-    Else(Box<[Node<P>; 2]>),
-    Not(Box<Node<P>>),
-    If(Box<[Node<P>; 3]>),
-    Try(Box<Node<P>>),
+    Compare(Cmp, Box<[InlineNode<P>; 2]>),
+    And(Box<[InlineNode<P>; 2]>),
+    Or(Box<[InlineNode<P>; 2]>),
+    Alternative(Box<[InlineNode<P>; 2]>),
+    Not(Box<InlineNode<P>>),
+    If(Box<[InlineNode<P>; 3]>),
+    Try(Box<InlineNode<P>>),
     /// The second where the first gives something, which is its input.
-    Pipe(Box<[Node<P>; 2]>),
-    Array(Vec<Node<P>>),
-    Object(Vec<(Arc<str>, Node<P>)>),
+    Pipe(Box<[InlineNode<P>; 2]>),
+    Array(Vec<InlineNode<P>>),
+    Object(Vec<(Arc<str>, InlineNode<P>)>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Literal {
     Null,
     Bool(bool),
-    Number(Number<'static>),
+    Number(InlineNumber<'static>),
     Text(Arc<str>),
 }
 
 /// One part of a path.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Step {
-    pub key: Key,
+pub(super) struct PathStep {
+    pub key: PathKey,
     /// Followed by `?`.
     pub optional: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Key {
+pub(super) enum PathKey {
     Text(Arc<str>),
-    At(usize),
+    Index(usize),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,45 +83,47 @@ pub(super) enum Variable {
 
 /// What an expression's input is, and so what `.` means in it.
 enum Input {
-    Body(Vec<Step>),
+    Body(Vec<PathStep>),
     Other,
 }
 
 /// The expression, if it is simple. Needs as much stack as to compile it.
-pub(super) fn parse_inlineable(text: &str) -> Option<Node> {
+pub(super) fn parse_inlineable(text: &str) -> Option<InlineNode> {
     let term = jaq_core::load::parse(text, |parser| parser.term())?;
     node(&term, &Input::Body(Vec::new()), 0)
 }
 
-fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<Node> {
+fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
     if depth > DEPTH_MAX {
         return None;
     }
     let inner = |term: &Term<&str>| node(term, input, depth + 1);
     Some(match term {
         Term::Id => input_of(input),
-        Term::Num(digits) => Node::Literal(Literal::Number(Number::literal(digits)?)),
+        Term::Num(digits) => InlineNode::Literal(Literal::Number(InlineNumber::literal(digits)?)),
         Term::Neg(term) => match &**term {
-            Term::Num(digits) => Node::Literal(Literal::Number(Number::literal(digits)?.negated())),
+            Term::Num(digits) => {
+                InlineNode::Literal(Literal::Number(InlineNumber::literal(digits)?.negated()))
+            }
             _ => return None,
         },
-        Term::Str(None, parts) => Node::Literal(Literal::Text(text_of(parts)?.into())),
-        Term::Arr(None) => Node::Array(Vec::new()),
+        Term::Str(None, parts) => InlineNode::Literal(Literal::Text(text_of(parts)?.into())),
+        Term::Arr(None) => InlineNode::Array(Vec::new()),
         Term::Arr(Some(term)) => {
             let mut all = Vec::new();
             elements(term, input, depth + 1, &mut all)?;
-            Node::Array(all)
+            InlineNode::Array(all)
         }
         Term::Obj(members) => {
             let member = |(key, value): &(_, Option<_>)| member(key, value.as_ref(), input, depth);
-            Node::Object(members.iter().map(member).collect::<Option<_>>()?)
+            InlineNode::Object(members.iter().map(member).collect::<Option<_>>()?)
         }
         Term::BinOp(left, op, right) => operation(left, op, right, input, depth)?,
-        Term::TryCatch(term, None) => Node::Try(Box::new(inner(term)?)),
+        Term::TryCatch(term, None) => InlineNode::Try(Box::new(inner(term)?)),
         Term::IfThenElse(cases, last) => {
             let last = last.as_ref().map_or_else(|| Some(input_of(input)), |last| inner(last))?;
             let case = |last, (when, then): &(_, _)| {
-                Some(Node::If(Box::new([inner(when)?, inner(then)?, last])))
+                Some(InlineNode::If(Box::new([inner(when)?, inner(then)?, last])))
             };
             if cases.len() > DEPTH_MAX {
                 return None;
@@ -129,13 +131,13 @@ fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<Node> {
             cases.iter().rev().try_fold(last, case)?
         }
         Term::Call(name, arguments) if arguments.is_empty() => match *name {
-            "null" => Node::Literal(Literal::Null),
-            "true" => Node::Literal(Literal::Bool(true)),
-            "false" => Node::Literal(Literal::Bool(false)),
-            "not" => Node::Not(Box::new(input_of(input))),
+            "null" => InlineNode::Literal(Literal::Null),
+            "true" => InlineNode::Literal(Literal::Bool(true)),
+            "false" => InlineNode::Literal(Literal::Bool(false)),
+            "not" => InlineNode::Not(Box::new(input_of(input))),
             _ => return None,
         },
-        Term::Var(name) => Node::Variable(match *name {
+        Term::Var(name) => InlineNode::Variable(match *name {
             "$source" => Variable::Source,
             "$path" => Variable::Path,
             "$ip" => Variable::Ip,
@@ -148,10 +150,10 @@ fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<Node> {
     })
 }
 
-fn input_of(input: &Input) -> Node {
+fn input_of(input: &Input) -> InlineNode {
     match input {
-        Input::Body(steps) => Node::Body(steps.clone()),
-        Input::Other => Node::Input,
+        Input::Body(steps) => InlineNode::Body(steps.clone()),
+        Input::Other => InlineNode::Input,
     }
 }
 
@@ -161,28 +163,33 @@ fn operation(
     right: &Term<&str>,
     input: &Input,
     depth: usize,
-) -> Option<Node> {
+) -> Option<InlineNode> {
     let left = node(left, input, depth + 1)?;
     if let BinaryOp::Pipe(pattern) = op {
         let input = match &left {
-            Node::Body(steps) => Input::Body(steps.clone()),
+            InlineNode::Body(steps) => Input::Body(steps.clone()),
             _ => Input::Other,
         };
         let right = node(right, &input, depth + 1).filter(|_| pattern.is_none())?;
-        return Some(Node::Pipe(Box::new([left, right])));
+        return Some(InlineNode::Pipe(Box::new([left, right])));
     }
     let both = Box::new([left, node(right, input, depth + 1)?]);
     Some(match op {
-        BinaryOp::Cmp(cmp) => Node::Compare(*cmp, both),
-        BinaryOp::And => Node::And(both),
-        BinaryOp::Or => Node::Or(both),
-        BinaryOp::Alt => Node::Else(both),
+        BinaryOp::Cmp(cmp) => InlineNode::Compare(*cmp, both),
+        BinaryOp::And => InlineNode::And(both),
+        BinaryOp::Or => InlineNode::Or(both),
+        BinaryOp::Alt => InlineNode::Alternative(both),
         _ => return None,
     })
 }
 
 /// What stands between commas.
-fn elements(term: &Term<&str>, input: &Input, depth: usize, all: &mut Vec<Node>) -> Option<()> {
+fn elements(
+    term: &Term<&str>,
+    input: &Input,
+    depth: usize,
+    all: &mut Vec<InlineNode>,
+) -> Option<()> {
     if depth > DEPTH_MAX {
         return None;
     }
@@ -203,14 +210,14 @@ fn member(
     value: Option<&Term<&str>>,
     input: &Input,
     depth: usize,
-) -> Option<(Arc<str>, Node)> {
+) -> Option<(Arc<str>, InlineNode)> {
     Some(match (key, value) {
         (Term::Var(name), None) => (name.strip_prefix('$')?.into(), node(key, input, depth + 1)?),
         (Term::Str(None, parts), value) => {
             let name: Arc<str> = text_of(parts)?.into();
             let value = match value {
                 Some(value) => node(value, input, depth + 1)?,
-                None => step_into(input_of(input), Key::Text(Arc::clone(&name)), false)?,
+                None => step_into(input_of(input), PathKey::Text(Arc::clone(&name)), false)?,
             };
             (name, value)
         }
@@ -223,19 +230,19 @@ fn path_of(
     path: &jaq_core::path::Path<Term<&str>>,
     input: &Input,
     depth: usize,
-) -> Option<Node> {
+) -> Option<InlineNode> {
     let parts = path.0.iter().map(|(part, opt)| {
         let Part::Index(index) = part else { return None };
         let key = match index {
-            Term::Str(None, parts) => Key::Text(text_of(parts)?.into()),
-            Term::Num(digits) => Key::At(digits.parse().ok()?),
+            Term::Str(None, parts) => PathKey::Text(text_of(parts)?.into()),
+            Term::Num(digits) => PathKey::Index(digits.parse().ok()?),
             _ => return None,
         };
         Some((key, matches!(opt, Opt::Optional)))
     });
     let parts = parts.collect::<Option<Vec<_>>>()?;
-    if let (Term::Var(name), [(Key::Text(key), _)]) = (from, &parts[..]) {
-        return Some(Node::Variable(match *name {
+    if let (Term::Var(name), [(PathKey::Text(key), _)]) = (from, &parts[..]) {
+        return Some(InlineNode::Variable(match *name {
             "$headers" => Variable::Header(Arc::clone(key)),
             "$query" => Variable::Query(Arc::clone(key)),
             "$params" => Variable::Param(Arc::clone(key)),
@@ -246,13 +253,13 @@ fn path_of(
     parts.into_iter().try_fold(from, |from, (key, optional)| step_into(from, key, optional))
 }
 
-fn step_into(from: Node, key: Key, optional: bool) -> Option<Node> {
-    let Node::Body(mut steps) = from else { return None };
+fn step_into(from: InlineNode, key: PathKey, optional: bool) -> Option<InlineNode> {
+    let InlineNode::Body(mut steps) = from else { return None };
     if steps.len() >= DEPTH_MAX {
         return None;
     }
-    steps.push(Step { key, optional });
-    Some(Node::Body(steps))
+    steps.push(PathStep { key, optional });
+    Some(InlineNode::Body(steps))
 }
 
 fn text_of(parts: &[StrPart<&str, Term<&str>>]) -> Option<String> {

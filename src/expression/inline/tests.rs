@@ -6,7 +6,7 @@ use proptest::string::string_regex;
 use super::super::compiler::with_large_stack;
 use super::super::evaluate::Evaluator;
 use super::super::output::HandlerResult;
-use super::super::protocol::{QuestionSet, Request, Response};
+use super::super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
 use crate::expression::{
     EventContext, Expression, ExpressionSet, HandlerDecision, HandlerExpressions, KeySet,
     RawJobKeys, unsandboxed,
@@ -26,7 +26,7 @@ fn with<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
         params: &[("tenant".to_owned(), "a".to_owned())],
         ip: "192.0.2.1",
         received_at_ms: 1_795_000_000_123,
-        event: None,
+        event_id: None,
     })
 }
 
@@ -325,17 +325,19 @@ fn answers(when: &str, key: &str, scene: &EventContext<'_>) {
     };
     let text = |it: &Expression| Some(it.text().to_owned());
     let parts = [text(&when), None, text(&key), text(&key), None, None];
-    let asked = QuestionSet { dedupe: text(&key), takers: vec![parts] };
+    let asked = RequestedExpressions { dedupe: text(&key), handlers: vec![parts] };
     let Some(found) = ExpressionSet::new(Some(key), vec![taker]).evaluate_inline(scene) else {
         return;
     };
-    let request = Request::Questions(asked);
+    let request = EvaluatorRequest::Expressions(asked);
     let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(Response::Answers { dedupe, takers }) = came else { panic!("no answers") };
+    let Ok(EvaluatorResponse::Expressions { dedupe, handlers: takers }) = came else {
+        panic!("no answers")
+    };
     assert_eq!(found.dedupe, dedupe);
-    match (&found.takers[0], &takers[0]) {
-        (HandlerDecision::No, HandlerResult::No) => {}
-        (HandlerDecision::Yes(wanted), HandlerResult::Yes(made)) => {
+    match (&found.handlers[0], &takers[0]) {
+        (HandlerDecision::Skip, HandlerResult::Skip) => {}
+        (HandlerDecision::Run(wanted), HandlerResult::Run(made)) => {
             let KeySet::One(keys) = &wanted.keys else { panic!("no keys") };
             let bytes = &made.keys.as_ref().unwrap().bytes;
             assert_eq!(RawJobKeys::decode(bytes).as_ref(), Some(keys));

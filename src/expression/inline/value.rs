@@ -6,55 +6,55 @@ use std::cmp::Ordering;
 use jaq_core::ValT;
 use jaq_json::{Num, Rc, Val};
 
-use super::Odd;
+use super::NotInlineable;
 
 /// What an expression gives. An array or object of the body is known by its type alone.
 #[derive(Clone, Debug)]
-pub(in crate::expression) enum Value<'a> {
+pub(in crate::expression) enum InlineValue<'a> {
     Null,
     Bool(bool),
-    Number(Number<'a>),
+    Number(InlineNumber<'a>),
     Text(Cow<'a, str>),
-    Array(Vec<Value<'a>>),
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    Array(Vec<InlineValue<'a>>),
+    Object(Vec<(Cow<'a, str>, InlineValue<'a>)>),
     BodyArray,
     BodyObject,
 }
 
 /// A number with its digits.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::expression) struct Number<'a> {
+pub(in crate::expression) struct InlineNumber<'a> {
     digits: Cow<'a, str>,
-    size: Size,
+    size: NumberValue,
 }
 
 /// As jaq takes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Size {
+enum NumberValue {
     Whole(i64),
     Float(f64),
 }
 
-impl<'a> Number<'a> {
+impl<'a> InlineNumber<'a> {
     /// As it stands in an expression; `None`: a whole number beyond 64 bits.
-    pub fn literal(digits: &str) -> Option<Number<'static>> {
-        let number = Number::new(digits)?;
+    pub fn literal(digits: &str) -> Option<InlineNumber<'static>> {
+        let number = InlineNumber::new(digits)?;
         let digits = match number.size {
             // `007` is 7.
-            Size::Whole(whole) => whole.to_string(),
-            Size::Float(_) => digits.to_owned(),
+            NumberValue::Whole(whole) => whole.to_string(),
+            NumberValue::Float(_) => digits.to_owned(),
         };
-        Some(Number { digits: Cow::Owned(digits), size: number.size })
+        Some(InlineNumber { digits: Cow::Owned(digits), size: number.size })
     }
 
     pub fn negated(mut self) -> Self {
         match &mut self.size {
-            Size::Whole(0) => {}
-            Size::Whole(whole) => {
+            NumberValue::Whole(0) => {}
+            NumberValue::Whole(whole) => {
                 *whole = -*whole;
                 self.digits = Cow::Owned(whole.to_string());
             }
-            Size::Float(float) => {
+            NumberValue::Float(float) => {
                 *float = -*float;
                 self.digits = Cow::Owned(format!("-{}", self.digits));
             }
@@ -67,20 +67,20 @@ impl<'a> Number<'a> {
         // The same as `json::number`.
         let is_whole = !digits.contains(['.', 'e', 'E']) && digits != "-0";
         let size = if is_whole {
-            Size::Whole(digits.parse().ok()?)
+            NumberValue::Whole(digits.parse().ok()?)
         } else {
-            Size::Float(digits.parse().ok()?)
+            NumberValue::Float(digits.parse().ok()?)
         };
         Some(Self { digits: Cow::Borrowed(digits), size })
     }
 
     fn cmp(&self, other: &Self) -> Ordering {
         let float = |size| match size {
-            Size::Whole(whole) => whole as f64,
-            Size::Float(float) => float,
+            NumberValue::Whole(whole) => whole as f64,
+            NumberValue::Float(float) => float,
         };
         match (self.size, other.size) {
-            (Size::Whole(one), Size::Whole(other)) => one.cmp(&other),
+            (NumberValue::Whole(one), NumberValue::Whole(other)) => one.cmp(&other),
             (one, other) => {
                 let (one, other) = (float(one), float(other));
                 if one == 0.0 && other == 0.0 { Ordering::Equal } else { one.total_cmp(&other) }
@@ -89,9 +89,9 @@ impl<'a> Number<'a> {
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> InlineValue<'a> {
     /// A value of JSON that is known to parse.
-    pub fn of_body(raw: &'a str) -> Result<Self, Odd> {
+    pub fn of_body(raw: &'a str) -> Result<Self, NotInlineable> {
         Ok(match raw.as_bytes().first() {
             Some(b'n') => Self::Null,
             Some(b't') => Self::Bool(true),
@@ -100,9 +100,11 @@ impl<'a> Value<'a> {
             Some(b'{') => Self::BodyObject,
             Some(b'"') => match raw.get(1..raw.len() - 1) {
                 Some(text) if !text.contains('\\') => Self::Text(Cow::Borrowed(text)),
-                _ => Self::Text(serde_json::from_str::<String>(raw).map_err(|_| Odd)?.into()),
+                _ => Self::Text(
+                    serde_json::from_str::<String>(raw).map_err(|_| NotInlineable)?.into(),
+                ),
             },
-            _ => Self::Number(Number::new(raw).ok_or(Odd)?),
+            _ => Self::Number(InlineNumber::new(raw).ok_or(NotInlineable)?),
         })
     }
 
@@ -122,7 +124,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub fn compare(&self, other: &Self) -> Result<Ordering, Odd> {
+    pub fn compare(&self, other: &Self) -> Result<Ordering, NotInlineable> {
         Ok(match (self, other) {
             (Self::Bool(one), Self::Bool(other)) => one.cmp(other),
             (Self::Number(one), Self::Number(other)) => one.cmp(other),
@@ -138,18 +140,20 @@ impl<'a> Value<'a> {
             }
             (one, other) if one.rank() != other.rank() => one.rank().cmp(&other.rank()),
             (Self::Null, Self::Null) => Ordering::Equal,
-            _ => return Err(Odd),
+            _ => return Err(NotInlineable),
         })
     }
 
     /// As jaq has it, to be written like everything else.
-    pub fn into_val(self) -> Result<Val, Odd> {
+    pub fn into_val(self) -> Result<Val, NotInlineable> {
         Ok(match self {
             Self::Null => Val::Null,
             Self::Bool(value) => Val::Bool(value),
             Self::Number(number) => match number.size {
-                Size::Whole(_) => Val::from_num(&number.digits).map_err(|_| Odd)?,
-                Size::Float(_) => Val::Num(Num::Dec(Rc::new(number.digits.into_owned()))),
+                NumberValue::Whole(_) => {
+                    Val::from_num(&number.digits).map_err(|_| NotInlineable)?
+                }
+                NumberValue::Float(_) => Val::Num(Num::Dec(Rc::new(number.digits.into_owned()))),
             },
             Self::Text(text) => Val::from(text.into_owned()),
             Self::Array(all) => all.into_iter().map(Self::into_val).collect::<Result<_, _>>()?,
@@ -157,9 +161,9 @@ impl<'a> Value<'a> {
                 let members = all.into_iter();
                 let members =
                     members.map(|(key, it)| Ok((Val::from(key.into_owned()), it.into_val()?)));
-                Val::obj(members.collect::<Result<_, Odd>>()?)
+                Val::obj(members.collect::<Result<_, NotInlineable>>()?)
             }
-            Self::BodyArray | Self::BodyObject => return Err(Odd),
+            Self::BodyArray | Self::BodyObject => return Err(NotInlineable),
         })
     }
 }

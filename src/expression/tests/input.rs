@@ -132,7 +132,7 @@ fn variables_are_set() {
         params: &[("tenant".to_owned(), "a".to_owned())],
         ip: "192.0.2.1",
         received_at_ms: 1_795_000_000_123,
-        event: Some(42),
+        event_id: Some(42),
     };
     let expected = [
         r#""shop""#,

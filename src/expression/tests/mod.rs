@@ -2,7 +2,7 @@
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
-use super::protocol::{Request, Response};
+use super::protocol::{EvaluatorRequest, EvaluatorResponse};
 use super::{EventContext, Expression};
 
 mod builtins;
@@ -15,9 +15,9 @@ mod queue;
 /// All outputs, and the reason why there are no more.
 fn outputs(text: &str, scene: &EventContext<'_>) -> Vec<String> {
     Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
-    let request = Request::Outputs { text: text.to_owned(), max: 100 };
+    let request = EvaluatorRequest::Outputs { text: text.to_owned(), max: 100 };
     let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(Response::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
+    let Ok(EvaluatorResponse::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
     let packed = match outputs {
         Ok(packed) => packed,
         Err(reason) => return vec![format!("fault: {reason}")],

@@ -5,7 +5,7 @@ use crate::domain::version_value::VersionValue;
 use crate::expression::compiler::with_large_stack;
 use crate::expression::evaluate::Evaluator;
 use crate::expression::output::HandlerResult;
-use crate::expression::protocol::{QuestionSet, Request, Response};
+use crate::expression::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
 use crate::expression::request::RawJobKeys;
 
 /// `dedupe` and one handler: `when`, `split`, and the `…_by`.
@@ -15,11 +15,13 @@ fn ask(
     body: &str,
 ) -> (Result<Option<String>, String>, HandlerResult) {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let asked = QuestionSet { dedupe: some(dedupe), takers: vec![parts.map(some)] };
-    let request = Request::Questions(asked);
+    let asked = RequestedExpressions { dedupe: some(dedupe), handlers: vec![parts.map(some)] };
+    let request = EvaluatorRequest::Expressions(asked);
     let scene = of_json(body);
     let came = with_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
-    let Ok(Response::Answers { dedupe, mut takers }) = came else { panic!("no answers") };
+    let Ok(EvaluatorResponse::Expressions { dedupe, handlers: mut takers }) = came else {
+        panic!("no answers")
+    };
     (dedupe, takers.remove(0))
 }
 
@@ -29,7 +31,7 @@ fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
 
 /// Items, the keys of each, and faults.
 fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<String>) {
-    let HandlerResult::Yes(made) = ask("", parts, body).1 else { panic!("not taken") };
+    let HandlerResult::Run(made) = ask("", parts, body).1 else { panic!("not taken") };
     let texts = |packed: crate::expression::output::PackedStrings| {
         let mut start = 0;
         let ends = packed.ends.into_iter();
@@ -86,10 +88,10 @@ fn a_long_key_stays_itself_and_a_long_reason_is_cut() {
 #[test]
 fn an_event_is_taken_where_any_output_is_neither_false_nor_null() {
     let taken = |when: &str| ask("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
-    assert!(matches!(taken("null, false, 0"), HandlerResult::Yes(_)));
-    assert!(matches!(taken("1, error(\"x\")"), HandlerResult::Yes(_)));
+    assert!(matches!(taken("null, false, 0"), HandlerResult::Run(_)));
+    assert!(matches!(taken("1, error(\"x\")"), HandlerResult::Run(_)));
     for none in ["null", "false, null", "empty", ".a[] | . == 2"] {
-        assert!(matches!(taken(none), HandlerResult::No), "{none}");
+        assert!(matches!(taken(none), HandlerResult::Skip), "{none}");
     }
     assert!(matches!(taken("null, error(\"x\"), 1"), HandlerResult::Failed { which: 0, .. }));
 }
@@ -102,13 +104,13 @@ fn each_output_of_a_split_is_an_item_with_its_keys() {
     let text = |text: &str| Some(text.to_owned());
     let expected = [
         RawJobKeys {
-            order: text("1"),
-            newest: Some(VersionValue::Text("b".to_owned())),
+            ordering_key: text("1"),
+            version: Some(VersionValue::Text("b".to_owned())),
             ..RawJobKeys::default()
         },
         RawJobKeys {
-            order: text("2.50"),
-            newest: Some(VersionValue::Number("7".to_owned())),
+            ordering_key: text("2.50"),
+            version: Some(VersionValue::Number("7".to_owned())),
             ..RawJobKeys::default()
         },
         RawJobKeys::default(),
@@ -129,9 +131,9 @@ fn a_split_is_all_or_nothing() {
     assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
     let keys = ask("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
     assert_eq!(failed(keys), "more than 64 MiB of output");
-    let HandlerResult::Yes(made) = split("range(100000)") else { panic!("too many") };
+    let HandlerResult::Run(made) = split("range(100000)") else { panic!("too many") };
     assert_eq!(made.items.unwrap().len(), 100_000);
-    let HandlerResult::Yes(made) = split("empty") else { panic!("not taken") };
+    let HandlerResult::Run(made) = split("empty") else { panic!("not taken") };
     assert_eq!((made.items.unwrap().len(), made.keys.is_none()), (0, true));
 }
 
@@ -140,8 +142,8 @@ fn a_key_that_fails_is_none_and_noted_once() {
     let parts = ["", ".[]", ".a", ".b?, (\"x\" * 3000)", "", "error(\"c\")"];
     let (items, keys, faults) = items(parts, r#"[{"a":1},2,3,{"a":4,"b":5}]"#);
     assert_eq!(items.len(), 4);
-    assert_eq!(keys[0].order.as_deref(), Some("1"));
-    assert_eq!((&keys[1].order, &keys[1].newest), (&None, &None));
+    assert_eq!(keys[0].ordering_key.as_deref(), Some("1"));
+    assert_eq!((&keys[1].ordering_key, &keys[1].version), (&None, &None));
     let expected = [
         "ordering_key: item 2: cannot index 2 with \"a\" (1 more)",
         "version_by: item 2: longer than 2 KiB (1 more)",

@@ -19,7 +19,7 @@ use super::detail_text::{self, DETAIL_CHARS_MAX};
 use super::http_outcome::HttpOutcome;
 use super::{HandlerRunner, Task, command};
 use crate::clock;
-use crate::config::{self, Target, duration_text};
+use crate::config::{self, UrlTarget, duration_text};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{self, CancelToken, ExitReason, Shortage, StartError};
 use call_context::{CallError, CallGuard, doing};
@@ -120,7 +120,7 @@ impl HandlerRunner for Url {
 impl Client {
     fn new(
         settings: &config::Handler,
-        target: &Target,
+        target: &UrlTarget,
         roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, StartError>,
     ) -> Result<Self, StartError> {
         let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;

@@ -22,7 +22,7 @@ pub(super) fn headers(
     }
     let mut signatures = Vec::new();
     for secret in secrets {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &config::standard_key(secret)?);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &config::parse_shared_standard_key(secret)?);
         let mut signed = hmac::Context::with_key(&key);
         signed.update(format!("{id}.{now_secs}.").as_bytes());
         signed.update(body);

@@ -36,11 +36,11 @@ fn key(
 #[test]
 fn a_key_does_not_depend_on_what_is_not_signed() {
     for vector in all() {
-        let facts = config::scheme(&vector.scheme).unwrap();
+        let facts = config::find_scheme(&vector.scheme).unwrap();
         let verifier = vector.verifier();
         let first = key(&verifier, &vector.draft, vector.now_ms).unwrap();
         match facts.delivery_key {
-            DeliveryKey::Nowhere => assert_eq!(first, None, "{}", facts.name),
+            DeliveryKey::Absent => assert_eq!(first, None, "{}", facts.name),
             DeliveryKey::Signed => assert!(first.is_some(), "{}", facts.name),
             DeliveryKey::Header(_) => {}
         }
@@ -64,7 +64,7 @@ fn a_key_does_not_depend_on_what_is_not_signed() {
 #[test]
 fn a_key_that_is_not_signed_is_that_of_its_header_alone() {
     for vector in all() {
-        let facts = config::scheme(&vector.scheme).unwrap();
+        let facts = config::find_scheme(&vector.scheme).unwrap();
         let DeliveryKey::Header([name, ..]) = facts.delivery_key else { continue };
         let verifier = vector.verifier();
         let mut draft = vector.draft.clone();

@@ -518,8 +518,10 @@ fn keys_of_standard_webhooks_may_be_joined_as_supabase_shows_them() {
         assert!(checked(&case.verifier(&[&joined]), &draft, NOW_MS).is_ok());
         assert!(checked(&case.verifier(&[&format!("v1,{secret}")]), &draft, NOW_MS).is_ok());
     }
-    assert!(crate::config::key_material::standard_keys(joined.as_bytes()).is_ok());
-    assert!(crate::config::key_material::standard_keys(format!("{joined}|").as_bytes()).is_err());
+    assert!(crate::config::key_material::parse_standard_keys(joined.as_bytes()).is_ok());
+    assert!(
+        crate::config::key_material::parse_standard_keys(format!("{joined}|").as_bytes()).is_err()
+    );
 }
 
 #[test]

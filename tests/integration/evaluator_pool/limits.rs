@@ -47,8 +47,8 @@ fn split(
         ..HandlerExpressions::default()
     };
     let answers = trial.pool.evaluate(1, &ExpressionSet::new(None, vec![taker]), scene).unwrap();
-    match answers.takers.into_iter().next().unwrap() {
-        HandlerDecision::Failed { which: "split", reason } => Err(reason),
+    match answers.handlers.into_iter().next().unwrap() {
+        HandlerDecision::Failed { expression: "split", reason } => Err(reason),
         taken => Ok(taken),
     }
 }
@@ -59,7 +59,7 @@ fn ten_thousand_items_come_in_their_order() {
     let contacts = (0..10_000).map(|n| format!("{{\"id\":{n},\"name\":\"contact {n}\"}}"));
     let body = format!("{{\"contacts\":[{}]}}", contacts.collect::<Vec<_>>().join(","));
     let taken = split(&trial, ".contacts[]", ".id", &of_json(body.as_bytes())).unwrap();
-    let HandlerDecision::Yes(wanted) = taken else { panic!("not taken") };
+    let HandlerDecision::Run(wanted) = taken else { panic!("not taken") };
     let items = wanted.items.unwrap();
     assert_eq!(items.len(), 10_000);
     let mut item = Vec::new();
@@ -67,7 +67,7 @@ fn ten_thousand_items_come_in_their_order() {
         items.get(at, &mut item).unwrap();
         let text = String::from_utf8(item.clone()).unwrap();
         assert_eq!(text, format!("{{\"id\":{at},\"name\":\"contact {at}\"}}"));
-        assert_eq!(wanted.keys.get(at).unwrap().order, Some(at.to_string()));
+        assert_eq!(wanted.keys.get(at).unwrap().ordering_key, Some(at.to_string()));
     }
 }
 
@@ -77,13 +77,13 @@ fn large_items_are_in_a_file_without_a_name() {
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(500_000));
     let scene = of_json(body.as_bytes());
     let taken = split(&trial, ". as $r | range(12) | {n: ., text: $r.text}", ".n", &scene);
-    let HandlerDecision::Yes(wanted) = taken.unwrap() else { panic!("not taken") };
+    let HandlerDecision::Run(wanted) = taken.unwrap() else { panic!("not taken") };
     let items = wanted.items.unwrap();
     assert_eq!((items.len(), items.bytes() > 6_000_000), (12, true));
     let mut item = Vec::new();
     items.get(11, &mut item).unwrap();
     assert!(item.starts_with(b"{\"n\":11,\"text\":\"xxx") && item.ends_with(b"xxx\"}"));
-    assert_eq!(wanted.keys.get(11).unwrap().order.as_deref(), Some("11"));
+    assert_eq!(wanted.keys.get(11).unwrap().ordering_key.as_deref(), Some("11"));
     assert_eq!(fs::read_dir(trial.folder.path()).unwrap().count(), 0);
 }
 

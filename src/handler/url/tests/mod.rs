@@ -108,8 +108,8 @@ impl Fake {
     }
 }
 
-fn target(url: &str) -> Target {
-    Target {
+fn target(url: &str) -> UrlTarget {
+    UrlTarget {
         url: url.to_owned(),
         headers: Vec::new(),
         forward_headers: Vec::new(),
