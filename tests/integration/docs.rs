@@ -1,5 +1,5 @@
-//! README.md and docs/: what they say of keys, defaults, columns and variables is so, and what they
-//! show can be used as it stands.
+//! README.md and docs/: keys, defaults, queries, variables and configurations that they give are those of
+//! the program.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,8 @@ use rusqlite::Connection;
 
 use crate::support::server::scenario;
 
-const BOTH: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
+/// A configuration with a source and a handler.
+const MINIMAL: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
 
 mod cli_reference;
 mod guides;
@@ -39,11 +40,11 @@ fn documentation_pages() -> Vec<String> {
     names
 }
 
-/// The cells of every table row of a page, without the heads of tables.
+/// The cells of every table row of a page, without the header rows.
 fn rows(page: &str) -> Vec<Vec<&str>> {
     let lines: Vec<&str> = page.lines().collect();
-    let is_head = |at: usize| lines.get(at + 1).is_some_and(|next| next.starts_with("|---"));
-    let rows = (0..lines.len()).filter(|&at| lines[at].starts_with("| ") && !is_head(at));
+    let is_header = |at: usize| lines.get(at + 1).is_some_and(|next| next.starts_with("|---"));
+    let rows = (0..lines.len()).filter(|&at| lines[at].starts_with("| ") && !is_header(at));
     rows.map(|at| lines[at].trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
@@ -52,19 +53,31 @@ fn code_spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// The code blocks of that language.
+/// The fenced code blocks of a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let open = format!("```{language}\n");
     let after = page.split(&open).skip(1);
     after.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// Loads a configuration. An error has all messages.
 fn load(folder: &Path, text: &str) -> Result<Config, String> {
     let file = folder.join("config.toml");
     fs::write(&file, text).unwrap();
     config::load(&file)
         .map(|LoadedConfig { config, .. }| config)
-        .map_err(|faults| faults.to_string())
+        .map_err(|errors| errors.to_string())
+}
+
+/// The keys of a table, as the error of an unknown key lists them. `before`: lines that the table needs.
+fn keys_of_table(folder: &Path, table: &str, before: &str) -> BTreeSet<String> {
+    let path = if table.is_empty() { String::new() } else { format!("{table}.") };
+    // A name that is near no key's, so that the error lists all of them.
+    let errors =
+        load(folder, &complete(&format!("{before}{path}qqqqqqqqqqqqq = 0\n"))).unwrap_err();
+    let listed = errors.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
+    let keys = listed.expect(&errors).split(", ").flat_map(|part| part.split(" or "));
+    keys.map(str::to_owned).collect()
 }
 
 /// The text of a cell that is one code span.
@@ -73,48 +86,48 @@ fn code(cell: &str) -> Option<&str> {
 }
 
 #[test]
-fn the_page_of_keys_knows_every_key_and_its_default() {
+fn each_key_of_the_configuration_reference_exists_and_has_its_default() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = load(folder.path(), BOTH).unwrap();
+    let expected = load(folder.path(), MINIMAL).unwrap();
     let page = page("docs/configuration.md");
-    let mut seen = 0;
+    let mut count = 0;
     for row in rows(&page) {
         let Some(key) = code(row[0]).filter(|key| key.contains('.')) else { continue };
-        seen += 1;
-        let own = if key.starts_with("sources") { "a" } else { "h" };
-        let named = |text: &str| text.replace("NAME", own);
+        count += 1;
+        let name = if key.starts_with("sources") { "a" } else { "h" };
+        let with_name = |text: &str| text.replace("NAME", name);
         if let Some(default) = code(row[1]) {
-            // A window belongs to a key that repeats are known by.
+            // `window` needs a key beside it.
             let dedupe = key.contains("dedupe").then_some("sources.a.dedupe.body = true\n");
             let dedupe = dedupe.unwrap_or_default();
-            let line = format!("{dedupe}{} = {}\n", named(key), named(default));
-            let mut with = load(folder.path(), &spread(&line)).unwrap();
-            with.sources.iter_mut().for_each(|source| source.dedupe = None);
-            for handler in with.handlers.iter_mut().filter(|handler| handler.target.is_some()) {
+            let line = format!("{dedupe}{} = {}\n", with_name(key), with_name(default));
+            let mut loaded = load(folder.path(), &complete(&line)).unwrap();
+            loaded.sources.iter_mut().for_each(|source| source.dedupe = None);
+            for handler in loaded.handlers.iter_mut().filter(|handler| handler.target.is_some()) {
                 (handler.target, handler.command) = (None, vec!["true".to_owned()]);
             }
-            assert_eq!(with, plain, "{key} = {default}");
+            assert_eq!(loaded, expected, "{key} = {default}");
         } else {
-            let faults = load(folder.path(), &spread(&format!("{} = 0\n", named(key))));
-            let faults = faults.err().unwrap_or_default();
-            assert!(!faults.contains("unknown") && !faults.contains("not yet"), "{key}: {faults}");
+            let errors = load(folder.path(), &complete(&format!("{} = 0\n", with_name(key))));
+            let errors = errors.err().unwrap_or_default();
+            assert!(!errors.contains("unknown") && !errors.contains("not yet"), "{key}: {errors}");
         }
     }
-    assert!(seen > 30, "only {seen} keys were found on the page");
+    assert!(count > 30, "only {count} keys");
 }
 
-/// A line with a source and a handler beside it, written so that it may be a part of either.
-fn spread(line: &str) -> String {
-    let own = |key: &str| line.starts_with(&format!("{key} "));
+/// Adds a source and a handler to a line, in a form in which the line may be a key of either.
+fn complete(line: &str) -> String {
+    let is_key = |key: &str| line.starts_with(&format!("{key} "));
     let mut text = line.to_owned();
-    if !own("handlers.h.sources") {
+    if !is_key("handlers.h.sources") {
         text.push_str("handlers.h.sources = ['a']\n");
     }
     // Either a command or a URL.
     let url = ["url", "headers", "forward_headers", "sign", "proxy"];
-    if url[1..].iter().any(|key| own(&format!("handlers.h.{key}"))) {
+    if url[1..].iter().any(|key| is_key(&format!("handlers.h.{key}"))) {
         text.push_str("handlers.h.url = 'https://example.com'\n");
-    } else if !own("handlers.h.command") && !own("handlers.h.url") {
+    } else if !is_key("handlers.h.command") && !is_key("handlers.h.url") {
         text.push_str("handlers.h.command = ['true']\n");
     }
     if !line.starts_with("sources.a.verify") {
@@ -124,7 +137,7 @@ fn spread(line: &str) -> String {
 }
 
 #[test]
-fn configurations_that_are_shown_have_no_faults() {
+fn every_configuration_of_the_pages_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     for name in documentation_pages() {
         for block in blocks(&page(&name), "toml") {
@@ -152,16 +165,17 @@ fn every_sender_has_its_line_in_the_table_and_a_section() {
     }
 }
 
-fn trail() -> (tempfile::TempDir, Connection) {
+/// A new database.
+fn new_database() -> (tempfile::TempDir, Connection) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hooktrail.db");
-    let made = hooktrail::store::open(&path, Durability::Full).unwrap();
-    (folder, made.conn)
+    let store = hooktrail::store::open(&path, Durability::Full).unwrap();
+    (folder, store.conn)
 }
 
 #[test]
-fn queries_that_are_shown_run() {
-    let (_folder, conn) = trail();
+fn every_query_of_the_database_page_runs() {
+    let (_folder, conn) = new_database();
     let blocks = blocks(&page("docs/database.md"), "sql");
     assert!(blocks.len() > 5);
     for query in blocks.iter().flat_map(|block| block.split(';')) {
@@ -174,10 +188,10 @@ fn queries_that_are_shown_run() {
 }
 
 #[test]
-fn the_copy_that_is_shown_ends_while_webhooks_come_and_holds_what_came_before() {
+fn the_backup_command_ends_while_webhooks_arrive_and_copies_earlier_events() {
     let page = page("docs/database.md");
-    let shown = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
-    let shown = shown.expect("a command that copies").replace("hooktrail.db", "t.db");
+    let command = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
+    let command = command.expect("a backup command").replace("hooktrail.db", "t.db");
     let server = scenario().source("a", "").start();
     let before = server.post("/hooks/a", "x").event();
     let copied = AtomicBool::new(false);
@@ -187,19 +201,19 @@ fn the_copy_that_is_shown_ends_while_webhooks_come_and_holds_what_came_before() 
                 server.post("/hooks/a", "x");
             }
         });
-        let limited = ["60", "sh", "-c", &shown];
+        let limited = ["60", "sh", "-c", &command];
         let ran = Command::new("timeout").args(limited).current_dir(server.path()).status();
         copied.store(true, Ordering::Relaxed);
         ran.unwrap()
     });
-    assert!(ran.success(), "{shown}: {ran}");
+    assert!(ran.success(), "{command}: {ran}");
     let copy = Connection::open(server.path().join("copy.db")).unwrap();
     let holds = "select count(*) from events where id <= ?1";
     assert_eq!(copy.query_row(holds, [before], |row| row.get(0)), Ok(before));
 }
 
 #[test]
-fn a_handler_finds_the_variables_that_are_told() {
+fn a_handler_gets_the_variables_that_its_page_lists() {
     let server = scenario().source("a", "").handler("h", "split = \".\"", "env").start();
     server.post("/hooks/a", "body");
     server.until("select succeeded from trail", "1");
@@ -210,24 +224,21 @@ fn a_handler_finds_the_variables_that_are_told() {
     };
     let lines = found.lines().filter_map(|line| line.split('=').next());
     let page = page("docs/handlers.md");
-    let told: String = rows(&page).iter().map(|row| format!("{} ", row[0])).collect();
-    assert_eq!(names(&lines.collect::<Vec<_>>().join(" ")), names(&told));
+    let listed: String = rows(&page).iter().map(|row| format!("{} ", row[0])).collect();
+    assert_eq!(names(&lines.collect::<Vec<_>>().join(" ")), names(&listed));
 }
 
 #[test]
-fn the_page_of_keys_leaves_none_out() {
+fn the_configuration_reference_has_every_key() {
     let folder = tempfile::tempdir().unwrap();
     let page = page("docs/configuration.md");
     let tables = ["server", "admin", "store", "workers", "sources.a", "handlers.h"];
     for table in tables.into_iter().chain(["handlers.h.retry", "handlers.h.breaker"]) {
-        // A name that is near no key's, so that the fault lists all that there are.
-        let faults = load(folder.path(), &spread(&format!("{table}.qqqqqqqqqqqqq = 0\n")));
-        let fault = faults.unwrap_err();
-        let listed = fault.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
-        for key in listed.expect(&fault).split(", ").flat_map(|part| part.split(" or ")) {
+        for key in keys_of_table(folder.path(), table, "") {
             let key = format!("{table}.{key}").replace(".a.", ".NAME.").replace(".h.", ".NAME.");
-            let told = page.contains(&format!("| `{key}` |")) || page.contains(&format!("`{key}."));
-            assert!(told, "docs/configuration.md has no {key}");
+            let has_row =
+                page.contains(&format!("| `{key}` |")) || page.contains(&format!("| `{key}."));
+            assert!(has_row, "docs/configuration.md has no {key}");
         }
     }
 }

@@ -10,7 +10,7 @@ use hooktrail::config;
 
 use super::cli_reference::command_line;
 use super::links::prose_lines;
-use super::{documentation_pages, load, page, repository, spread, trail};
+use super::{documentation_pages, keys_of_table, new_database, page, repository};
 
 /// A name in code font, where it stands.
 struct Span {
@@ -74,7 +74,7 @@ struct Schema {
 
 impl Schema {
     fn read() -> Self {
-        let (_folder, conn) = trail();
+        let (_folder, conn) = new_database();
         let names = |sql: &str| -> BTreeSet<String> {
             let mut select = conn.prepare(sql).unwrap();
             select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
@@ -130,14 +130,7 @@ impl Keys {
         ];
         let mut all = Vec::new();
         for (name, table, before) in tables {
-            // A name that is near no key's, so that the error lists all keys.
-            let unknown = if table.is_empty() { String::new() } else { format!("{table}.") };
-            let text = spread(&format!("{before}{unknown}qqqqqqqqqqqqq = 0\n"));
-            let errors = load(folder.path(), &text).unwrap_err();
-            let listed =
-                errors.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
-            let listed = listed.expect(&errors).split(", ").flat_map(|part| part.split(" or "));
-            all.push((name, listed.map(str::to_owned).collect()));
+            all.push((name, keys_of_table(folder.path(), table, before)));
         }
         let verify = config::SCHEMES.iter().flat_map(|scheme| scheme.keys.iter().copied());
         all.push(("sources.verify", verify.chain(["scheme"]).map(str::to_owned).collect()));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{page, repository, rows, trail};
+use super::{new_database, page, repository, rows};
 
 /// The `code` spans of a cell.
 fn spans(cell: &str) -> impl Iterator<Item = &str> {
@@ -39,7 +39,7 @@ fn each_log_line_that_the_page_explains_is_one_of_the_programs() {
 #[test]
 fn each_query_of_the_page_runs() {
     let page = page("docs/operations.md");
-    let (_folder, conn) = trail();
+    let (_folder, conn) = new_database();
     let rows = rows(&page);
     let queries = rows.iter().flat_map(|row| row.iter().flat_map(|cell| spans(cell)));
     let queries: Vec<&str> = queries.filter(|span| span.starts_with("select ")).collect();

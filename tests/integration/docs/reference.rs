@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use hooktrail::config;
 use hooktrail::domain::{JobState, Outcome};
 
-use super::{code, code_spans, page, rows, trail};
+use super::{code, code_spans, new_database, page, rows};
 
 /// The part of a page between a heading and the next heading of the same level or a higher one.
 fn section<'p>(page: &'p str, heading: &str) -> &'p str {
@@ -24,7 +24,7 @@ fn first_cells(section: &str) -> Vec<&str> {
 
 #[test]
 fn every_view_has_its_section_with_its_columns_in_their_order() {
-    let (_folder, conn) = trail();
+    let (_folder, conn) = new_database();
     let page = page("docs/database.md");
     let mut select = conn.prepare("select name from sqlite_master where type = 'view'").unwrap();
     let views = select.query_map([], |row| row.get(0)).unwrap();
@@ -43,7 +43,7 @@ fn every_view_has_its_section_with_its_columns_in_their_order() {
 
 #[test]
 fn table_columns_that_are_stable_exist() {
-    let (_folder, conn) = trail();
+    let (_folder, conn) = new_database();
     let page = page("docs/database.md");
     let columns = first_cells(section(&page, "## Table columns"));
     assert_eq!(columns.len(), 4, "{columns:?}");
