@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Mails one alert through the program SENDMAIL: sendmail, msmtp or any other that knows `-t` and `-i`.
 
-Exit codes: 0 the mail program has taken the mail; any other: retry. An alert that is not mailed is still in the
-database: `hooktrail list --handler mail`.
+Exit codes: 0 the mail program has accepted the mail; any other: retry. `hooktrail list --handler mail` shows the
+alerts that are not mailed yet.
 """
 
 import json

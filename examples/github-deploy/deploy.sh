@@ -15,11 +15,11 @@ case $commit in
 esac
 
 cd "$SITE"
-# Each of these may fail for a reason that passes: the network, a full disk, or a commit that GitHub
-# announces a moment before it can be fetched. So each failure is retried.
+# Both may fail for a reason that passes: the network, a full disk, or a commit that GitHub announces a
+# moment before it can be fetched. So every failure is retried.
 git fetch --quiet origin main
 git checkout --quiet --force --detach "$commit"
 
-# Your own steps go here: build, test, restart. What they start ends with this script, so restart
-# services by `systemctl restart`.
+# Your own steps go here, such as build and test. Hooktrail kills every process that this script leaves
+# running, so a service must not be started here: let systemd run it.
 echo "deployed $commit"

@@ -1,8 +1,8 @@
 // Appends each order once to the file ORDERS: a handler in stream mode, without dependencies.
 //
 // Hooktrail starts this process at the first job and writes each job as a line of JSON to its stdin. The
-// process writes a line of JSON to stdout for each job. stdout is for these lines alone, so everything
-// else goes to stderr. When stdin ends, the process ends too: at a stop, and when a reload replaces it.
+// process writes a line of JSON to stdout for each job. Only these lines may go to stdout, so everything else
+// goes to stderr. Hooktrail closes stdin when it stops, or when a reload replaces the process, which then ends.
 
 import { fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -24,7 +24,7 @@ function openOrders(path) {
   return { file, storedKeys: new Set(lines.map((line) => JSON.parse(line).key)) };
 }
 
-// What stays between jobs is why this handler is in stream mode: the file is read once, not for each job.
+// State that outlives a job is why this handler is in stream mode: it reads the file once, not for each job.
 let orders;
 try {
   orders = openOrders(process.env.ORDERS);
@@ -35,7 +35,7 @@ try {
 function storeOrder({ idempotency_key: key, body: order }) {
   // A body that is not JSON arrives as `body_base64`, so `order` is then undefined.
   if (typeof order?.id !== "string") return { outcome: "dead", detail: "not an order: no id" };
-  // A retry has the same key: this order was stored, and the outcome was lost.
+  // A retry has the same key. An earlier attempt stored this order, and its outcome was lost.
   if (orders.storedKeys.has(key)) return { outcome: "succeeded", detail: `${order.id} was stored before` };
   writeSync(orders.file, JSON.stringify({ key, id: order.id, total: order.total }) + "\n");
   fsyncSync(orders.file);

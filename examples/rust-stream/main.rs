@@ -1,8 +1,8 @@
 //! Keeps the latest reading of each sensor: a handler in stream mode.
 //!
 //! Hooktrail starts this process at the first job and writes each job as a line of JSON to its stdin. The
-//! process writes a line of JSON to stdout for each job. stdout is for these lines alone, so everything else
-//! goes to stderr. When stdin ends, the process ends too: at a stop, and when a reload replaces it.
+//! process writes a line of JSON to stdout for each job. Only these lines may go to stdout, so everything else
+//! goes to stderr. Hooktrail closes stdin when it stops, or when a reload replaces the process, which then ends.
 
 // Clippy's rules for the server's own code: it never prints. A handler responds on stdout.
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 struct Job<'a> {
     job: i64,
     event: i64,
-    /// Left unparsed, so that a body with other fields is this job's problem and not the line's.
+    /// Not parsed with the line, so that an invalid reading fails this job and not the process.
     /// Missing if the body is not JSON.
     #[serde(borrow)]
     body: Option<&'a RawValue>,
@@ -35,7 +35,7 @@ struct Reading {
     celsius: f64,
 }
 
-/// What the file has for each sensor.
+/// The file's entry for one sensor.
 #[derive(Serialize, Deserialize)]
 struct Latest {
     celsius: f64,
@@ -57,7 +57,7 @@ struct Store {
 }
 
 impl Store {
-    /// Reads what an earlier process left.
+    /// Reads the file that an earlier process wrote.
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let readings = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,

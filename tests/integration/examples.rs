@@ -328,7 +328,7 @@ fn github_deploy_deploys_the_last_of_a_burst_of_pushes() {
 }
 
 #[test]
-fn github_deploy_takes_no_push_to_another_branch_and_no_commit_that_is_none() {
+fn github_deploy_ignores_other_branches_and_rejects_an_invalid_commit_id() {
     let example = Example::start("github-deploy");
     example.run("hooktrail pause deploy");
     let push = |reference: &str, commit: &str| {
@@ -366,7 +366,7 @@ fn alerts_by_mail_hands_a_dead_job_to_the_mail_program() {
 }
 
 #[test]
-fn alerts_by_mail_retries_whatever_the_mail_program_ends_with() {
+fn alerts_by_mail_retries_when_the_mail_program_fails() {
     let failing = |scenario: &Scenario| drop(scenario.file("bin/sendmail", "#!/bin/sh\nexit 65\n"));
     let example = Example::start_changed("alerts-by-mail", failing, |text| text);
     example.send_webhooks();
