@@ -1,7 +1,8 @@
-//! Puts the server together and takes it apart in reverse.
+//! The server: starts its parts in order, reloads the configuration, and stops the parts in reverse.
 //!
-//! Start: lock, file, what was left behind, listeners, then writer, dispatcher, workers, upkeep,
-//! intake. Stop: no new jobs, running ones end, intake ends, then the rest by dropping senders.
+//! Start: lock, database, recovery, listeners; then writer, dispatcher, workers, maintenance and intake.
+//! Stop: no new jobs, running jobs end, intake ends; then the other threads end because the senders of
+//! their channels are dropped.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, Config, LoadedConfig, Secrets};
-use crate::dispatcher::{self, Dispatcher, HandlerMap, Scheduler, WriterListener};
+use crate::dispatcher::{self, Dispatcher, DispatcherHandle, HandlerMap, WriterListener};
 use crate::domain::HandlerId;
-use crate::expander::{self, Expander, Judges};
+use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::HandlerRuntime;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
@@ -44,10 +45,10 @@ mod maintenance;
 mod start;
 
 pub use handlers::build_handler;
-use handlers::{build_handlers, close_replaced, judges, registration_names, source_paths};
-use start::{Arrived, Owner, Prepared};
+use handlers::{build_handlers, close_replaced, job_planners, registration_names, source_paths};
+use start::{EarlySignals, Owner, PreparedStart};
 
-/// A server that can't start, or could not end well: the text is for its owner.
+/// An error that ends the process: its exit code, and a message for the operator.
 #[derive(Debug)]
 pub struct ExitError {
     pub code: u8,
@@ -71,15 +72,15 @@ impl From<OpenError> for ExitError {
     }
 }
 
-/// Serves until a signal ends it.
+/// Runs the server until a signal ends it.
 ///
 /// # Errors
-/// Why it could not start.
+/// The server cannot start.
 pub fn serve(file: &Path) -> Result<(), ExitError> {
     let owner = Owner::default();
     abort_on_thread_panic(owner.clone());
     let (loaded, secrets, redactor) = load(file).map_err(ExitError::config)?;
-    // A file-size limit is a full disk to us, not a reason to die.
+    // A write beyond a file-size limit then fails like one on a full disk, and does not end the process.
     ignore_sigxfsz();
     let files_max = process::raise_file_limit();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
@@ -95,15 +96,15 @@ fn serve_until_signal(
     signals: &mut Signals,
     owner: &Owner,
 ) -> Result<(), ExitError> {
-    let mut arrived = Arrived::default();
+    let mut early_signals = EarlySignals::default();
     let config = loaded.config;
-    let Some(prepared) = start::prepare(&config, &mut arrived, signals, owner)? else {
-        log::info!("stopped before it could start");
+    let Some(prepared) = start::prepare(&config, &mut early_signals, signals, owner)? else {
+        log::info!("stopped by a signal before the start was complete");
         return Ok(());
     };
     let server = Server::start(config, secrets, files_max, prepared, owner)?;
     owner.record(RunState::Ready);
-    if arrived.reload {
+    if early_signals.reload {
         server.reload();
     }
     for signal in signals.forever() {
@@ -116,14 +117,15 @@ fn serve_until_signal(
     Ok(())
 }
 
-/// Reads config.toml and its secrets; all faults at once. From here on no log line shows one of them,
-/// nor one of those before.
+/// Reads config.toml and its secrets and reports all errors at once. From here on the log redacts these
+/// secrets and those of the configuration before.
 fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     let loaded = config::load(file).map_err(|faults| faults.to_string())?;
     let (secrets, missing) = config::read_secrets(&loaded);
     let redactor =
         crate::log::redactor().with(secrets.texts_to_redact(&loaded.config)).map(Arc::new);
-    let redactor = redactor.map_err(|e| format!("secrets can't be kept out of the log: {e:#}"))?;
+    let redactor =
+        redactor.map_err(|e| format!("secrets cannot be redacted from the log: {e:#}"))?;
     crate::log::redact_by(Arc::clone(&redactor));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -138,13 +140,13 @@ fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     Ok((loaded, secrets, redactor))
 }
 
-/// A fault in one of the server's own threads ends the process, which systemd starts again: a server
-/// without its writer would only look alive. Workers catch theirs, and the job fails.
+/// Ends the process when one of its own threads panics, so that systemd restarts it: a server without
+/// its writer would only look alive. A worker catches its panics, and the job fails.
 fn abort_on_thread_panic(owner: Owner) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
-        log::error!("a fault in hooktrail, thread {name}: {}", fault(panic));
+        log::error!("internal error in thread {name}: {}", panic_text(panic));
         if !name.starts_with("worker-") {
             owner.record(RunState::Failed);
             crate::log::exit(1);
@@ -152,9 +154,9 @@ fn abort_on_thread_panic(owner: Owner) {
     }));
 }
 
-/// Where a thread panicked, and its message where that is a literal: any other may quote a request, as
-/// that of a string cut within a letter does.
-fn fault(panic: &std::panic::PanicHookInfo<'_>) -> String {
+/// The place of a panic, and its message if that is a literal. Any other message may quote a request:
+/// the panic of a string that is cut within a character does.
+fn panic_text(panic: &std::panic::PanicHookInfo<'_>) -> String {
     let at = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     match panic.payload().downcast_ref::<&'static str>() {
         Some(text) => format!("panicked at {at}: {text}"),
@@ -167,24 +169,25 @@ fn ignore_sigxfsz() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// A running server.
 struct Server {
     file: PathBuf,
     config: ArcSwap<Config>,
-    gate: Arc<IntakeState>,
-    hub: Arc<Scheduler>,
+    intake_state: Arc<IntakeState>,
+    dispatcher: Arc<DispatcherHandle>,
     running: Arc<RunningJobs>,
-    tally: Arc<SourceCounters>,
+    source_counters: Arc<SourceCounters>,
     paths: SourcePaths,
     handlers: ArcSwap<HashMap<HandlerId, Arc<HandlerRuntime>>>,
     alert_subscribers: AlertSubscription,
-    judges: Judges,
+    planners: Planners,
     expander: JoinHandle<()>,
     writer: WriterHandle,
     intake: web::RunningServers,
-    upkeep: (Sender<()>, JoinHandle<()>),
-    /// In the order of their start, but for upkeep.
+    maintenance: (Sender<()>, JoinHandle<()>),
+    /// The other threads in the order of their start.
     threads: Vec<JoinHandle<()>>,
-    /// Ends before the writer closes the files, which removes the log.
+    /// Ends before the writer closes the database, because closing it removes the write-ahead log.
     file_watch: (Sender<()>, JoinHandle<()>),
 }
 
@@ -193,17 +196,17 @@ impl Server {
         config: Config,
         secrets: (&Secrets, Arc<Redactor>),
         files_max: u64,
-        prepared: Prepared,
+        prepared: PreparedStart,
         owner: &Owner,
     ) -> Result<Self, ExitError> {
-        let Prepared { began, store, registry, sockets } = prepared;
+        let PreparedStart { started_at, store, registry, sockets } = prepared;
         let sockets = (sockets, files::connections_max(&config, files_max));
         let server = Self::run(config, store, &registry, secrets, sockets, owner)
             .map_err(ExitError::other)?;
         for line in web::startup_banner(&server.config.load(), &server.intake) {
             log::info!("{line}");
         }
-        log::debug!("started in {:?}", began.elapsed());
+        log::debug!("started in {:?}", started_at.elapsed());
         notify::send(&[NotifyState::Ready]);
         Ok(server)
     }
@@ -217,132 +220,163 @@ impl Server {
         owner: &Owner,
     ) -> anyhow::Result<Self> {
         let health = Arc::<WriterHealth>::default();
-        let (running, tally) = (Arc::<RunningJobs>::default(), Arc::<SourceCounters>::default());
+        let running = Arc::<RunningJobs>::default();
+        let source_counters = Arc::<SourceCounters>::default();
         let deferrals = Arc::<Deferrals>::default();
-        let of_gate = Arc::clone(&deferrals);
+        let intake_deferrals = Arc::clone(&deferrals);
         let workers = config.workers.threads;
         let readers = store::readers(&store, u32::try_from(workers + 3)?)?;
-        let (trail, clock, database) = (store.database_id.clone(), store.clock, store.path.clone());
-        let counts = tally.set_watched(&web::sources_with_queue_limit(&config, registry));
-        let maker = maker(&config, readers.clone(), trail, &database);
-        let (paths, expressions) = (Arc::clone(&maker.paths), maker.expressions.clone());
+        let (database_id, clock, database) =
+            (store.database_id.clone(), store.clock, store.path.clone());
+        let counters =
+            source_counters.set_watched(&web::sources_with_queue_limit(&config, registry));
+        let task_builder = build_task_builder(&config, readers.clone(), database_id, &database);
+        let paths = Arc::clone(&task_builder.paths);
+        let expressions = task_builder.expressions.clone();
 
-        let (holds, held) = bounded(1);
-        let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
-        let (nudge, checkpoints) = checkpoint::start(&store, config.store.durability, end, holds)?;
-        let of_trail =
-            maintenance::MaintenanceInputs { database, readers: readers.clone(), clock, held };
-        let (to, from) = bounded(workers);
-        let hub = Arc::new(Scheduler::new(workers, clock, to, &store::breaker::all(&store.conn)?));
-        let end = on_fatal_store_error(Arc::clone(&health), owner.clone());
-        let ear = WriterListener { hub: Arc::clone(&hub), broken: Box::new(end) };
+        let (report_blocked_wal, blocked_wal) = bounded(1);
+        let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
+        let (checkpoint_signal, checkpoint_thread) =
+            checkpoint::start(&store, config.store.durability, on_broken, report_blocked_wal)?;
+        let maintenance_inputs = maintenance::MaintenanceInputs {
+            database,
+            readers: readers.clone(),
+            clock,
+            blocked_wal,
+        };
+        let (send_assignment, assignments) = bounded(workers);
+        let breakers = store::breaker::all(&store.conn)?;
+        let dispatcher =
+            Arc::new(DispatcherHandle::new(workers, clock, send_assignment, &breakers));
+        let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
+        let listener =
+            WriterListener { dispatcher: Arc::clone(&dispatcher), on_broken: Box::new(on_broken) };
         let (stop_watch, watch_stopped) = bounded(0);
-        let watching =
+        let watch_thread =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
-        let (writer, writing) =
-            writer::start(store, nudge, Arc::clone(&tally), Box::new(ear), health, deferrals)?;
+        let (writer, writer_thread) = writer::start(
+            store,
+            checkpoint_signal,
+            Arc::clone(&source_counters),
+            Box::new(listener),
+            health,
+            deferrals,
+        )?;
         let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
-        let dispatcher = Dispatcher {
-            hub: Arc::clone(&hub),
+        let dispatcher_inputs = Dispatcher {
+            handle: Arc::clone(&dispatcher),
             writer: writer.clone(),
             readers,
             running: Arc::clone(&running),
         };
-        let dispatching = dispatcher::start(dispatcher, Arc::clone(&handlers))?;
-        let judges = Judges::new(ArcSwap::from_pointee(judges(&config, registry)));
+        let dispatcher_thread = dispatcher::start(dispatcher_inputs, Arc::clone(&handlers))?;
+        let planners = Planners::new(ArcSwap::from_pointee(job_planners(&config, registry)));
         let expander = expander::start(Expander {
-            deferrals: Arc::clone(&of_gate),
+            deferrals: Arc::clone(&intake_deferrals),
             writer: writer.clone(),
-            maker: maker.clone(),
-            judges: Arc::clone(&judges),
+            task_builder: task_builder.clone(),
+            planners: Arc::clone(&planners),
         })?;
-        let shared =
-            WorkerContext { from, maker, writer: writer.clone(), running: Arc::clone(&running) };
-        let mut threads = vec![checkpoints, writing, dispatching];
-        threads.extend(worker::start(workers, &shared)?);
+        let worker_context = WorkerContext {
+            assignments,
+            task_builder,
+            writer: writer.clone(),
+            running: Arc::clone(&running),
+        };
+        let mut threads = vec![checkpoint_thread, writer_thread, dispatcher_thread];
+        threads.extend(worker::start(workers, &worker_context)?);
 
         let secrets = (secrets, &redactor);
-        let gate = IntakeState::new(
+        let intake_state = IntakeState::new(
             writer.clone(),
             &config,
             registry,
             secrets,
-            counts,
+            counters,
             expressions,
-            of_gate,
+            intake_deferrals,
         );
-        let gate = Arc::new(gate);
-        let told =
+        let intake_state = Arc::new(intake_state);
+        let alert_subscribers =
             AlertSubscription::new(AlertSubscribers::new(&config, registry).map(Arc::new).into());
-        let upkeep =
-            maintenance::start_maintenance(&gate, &config, (&told, &tally), &running, of_trail)?;
-        let intake = web::listen(sockets, connections_max, &gate)?;
+        let maintenance = maintenance::start_maintenance(
+            &intake_state,
+            &config,
+            (&alert_subscribers, &source_counters),
+            &running,
+            maintenance_inputs,
+        )?;
+        let intake = web::listen(sockets, connections_max, &intake_state)?;
         Ok(Self {
             file: config.file.clone(),
             config: ArcSwap::from_pointee(config),
-            gate,
-            hub,
+            intake_state,
+            dispatcher,
             running,
-            tally,
+            source_counters,
             paths,
             handlers: ArcSwap::new(Arc::clone(&handlers)),
-            alert_subscribers: told,
-            judges,
+            alert_subscribers,
+            planners,
             expander,
             writer,
             intake,
-            upkeep,
+            maintenance,
             threads,
-            file_watch: (stop_watch, watching),
+            file_watch: (stop_watch, watch_thread),
         })
     }
 
-    /// Reads config.toml again: all or nothing.
+    /// Reloads config.toml. If it has an error, the old configuration stays in force.
     fn reload(&self) {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify::send(&states);
         let status = match self.apply_config() {
             Ok(()) => {
-                log::info!("{}: read again", self.file.display());
-                "read config.toml again".to_owned()
+                log::info!("{}: reloaded", self.file.display());
+                "reloaded config.toml".to_owned()
             }
             Err(e) => {
                 for line in format!("{e:#}").lines() {
                     log::error!("{line}");
                 }
-                log::error!("{}: not taken over: the old one stays", self.file.display());
-                "config.toml was not taken over, see the log".to_owned()
+                log::error!(
+                    "{}: not reloaded: the old configuration stays in force",
+                    self.file.display()
+                );
+                "config.toml was not reloaded, see the log".to_owned()
             }
         };
         notify::send(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
+    /// Applies the file's configuration to all parts of the server, or to none.
     fn apply_config(&self) -> anyhow::Result<()> {
         let (loaded, secrets, redactor) = load(&self.file).map_err(anyhow::Error::msg)?;
         let config = loaded.config;
-        let refusals = config::restart_required(&self.config.load(), &config);
-        anyhow::ensure!(refusals.is_empty(), "{}", refusals.join("\n"));
+        let rejected = config::restart_required(&self.config.load(), &config);
+        anyhow::ensure!(rejected.is_empty(), "{}", rejected.join("\n"));
         let (reply, registered) = bounded(1);
         let (sources, handlers) = registration_names(&config);
         self.writer.send(Operation::Register { sources, handlers, reply });
-        let registry = registered.recv().context("the trail can't be written now")?;
-        // A limit that is new holds from its first event on: the queue is counted before.
+        let registry = registered.recv().context("the database cannot be written now")?;
+        // A new limit holds from the first event on, so the queue is counted before it is set.
         let limited = web::sources_with_queue_limit(&config, &registry);
-        let counts = self.tally.set_watched(&limited);
+        let counters = self.source_counters.set_watched(&limited);
         let (reply, counted) = bounded(1);
         self.writer.send(Operation::Recount(reply));
-        counted.recv().context("the trail can't be read now")?;
-        self.gate.configure(&config, &registry, (&secrets, &redactor), counts);
-        self.tally.retain(&limited);
+        counted.recv().context("the database cannot be read now")?;
+        self.intake_state.configure(&config, &registry, (&secrets, &redactor), counters);
+        self.source_counters.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
-        self.judges.store(Arc::new(judges(&config, &registry)));
-        self.gate.deferrals.wake();
-        let before = self.handlers.load_full();
-        let handlers = build_handlers(&config, &registry, &secrets, &before);
+        self.planners.store(Arc::new(job_planners(&config, &registry)));
+        self.intake_state.deferrals.wake();
+        let previous = self.handlers.load_full();
+        let handlers = build_handlers(&config, &registry, &secrets, &previous);
         self.handlers.store(Arc::clone(&handlers));
-        self.hub.configure(Arc::clone(&handlers));
-        close_replaced(&before, &handlers);
+        self.dispatcher.configure(Arc::clone(&handlers));
+        close_replaced(&previous, &handlers);
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
         self.writer.send(Operation::Audit(audit::AuditEntry {
@@ -357,35 +391,35 @@ impl Server {
         Ok(())
     }
 
-    /// No new jobs; running ones get their time; intake ends last.
+    /// Stops: no new jobs start, running jobs get `shutdown_timeout`, intake ends last.
     fn stop(self, signals: &mut Signals) {
         notify::send(&[NotifyState::Stopping]);
-        let patience = self.config.load().workers.shutdown_timeout;
-        log::info!("stopping: {} running jobs get {patience:?} to end", self.running.count());
-        self.hub.stop();
-        self.wait_for_jobs(patience, || signals.pending().any(|signal| signal != SIGHUP));
-        if self.hub.busy() > 0 {
-            log::warn!("ending {} jobs: they are put back", self.running.count());
-            let began = Instant::now();
-            while self.hub.busy() > 0 && began.elapsed() < GRACE * 2 {
-                self.running.end_all(StopReason::Shutdown);
+        let timeout = self.config.load().workers.shutdown_timeout;
+        log::info!("stopping: {} running jobs have {timeout:?} to end", self.running.count());
+        self.dispatcher.stop();
+        self.wait_for_jobs(timeout, || signals.pending().any(|signal| signal != SIGHUP));
+        if self.dispatcher.busy() > 0 {
+            log::warn!("stopping {} jobs, which return to the queue", self.running.count());
+            let stopped_at = Instant::now();
+            while self.dispatcher.busy() > 0 && stopped_at.elapsed() < GRACE * 2 {
+                self.running.stop_all(StopReason::Shutdown);
                 self.wait_for_jobs(Duration::from_millis(200), || false);
             }
         }
-        // Before intake: what stays until the end of its input may take its time over it.
-        self.handlers.load().values().for_each(|ready| ready.kind.close());
+        // Before intake: a persistent process may take time to end after its input has ended.
+        self.handlers.load().values().for_each(|handler| handler.kind.close());
         process::wait_for_drained(GRACE * 2);
-        self.intake.stop(&self.gate);
-        let (stop_upkeep, upkeep) = self.upkeep;
-        drop(stop_upkeep);
-        let _ = upkeep.join();
-        let (stop_watch, watching) = self.file_watch;
+        self.intake.stop(&self.intake_state);
+        let (stop_maintenance, maintenance_thread) = self.maintenance;
+        drop(stop_maintenance);
+        let _ = maintenance_thread.join();
+        let (stop_watch, watch_thread) = self.file_watch;
         drop(stop_watch);
-        let _ = watching.join();
-        self.hub.shut_down();
-        self.gate.deferrals.close();
+        let _ = watch_thread.join();
+        self.dispatcher.shut_down();
+        self.intake_state.deferrals.close();
         let _ = self.expander.join();
-        drop((self.writer, self.gate));
+        drop((self.writer, self.intake_state));
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }
@@ -393,35 +427,41 @@ impl Server {
         log::info!("stopped");
     }
 
-    fn wait_for_jobs(&self, patience: Duration, mut hurry: impl FnMut() -> bool) {
-        let deadline = Instant::now() + patience;
-        while self.hub.busy() > 0 && Instant::now() < deadline && !hurry() {
+    /// Waits until no job runs, `timeout` has passed, or `is_hurried` returns true.
+    fn wait_for_jobs(&self, timeout: Duration, mut is_hurried: impl FnMut() -> bool) {
+        let deadline = Instant::now() + timeout;
+        while self.dispatcher.busy() > 0 && Instant::now() < deadline && !is_hurried() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// What makes tasks of claims.
-fn maker(config: &Config, readers: ReadPool, trail: String, database: &Path) -> TaskBuilder {
-    // Large items are written beside the trail: a folder for temporary files may be memory.
+/// Creates the builder of tasks with its pool of evaluators.
+fn build_task_builder(
+    config: &Config,
+    readers: ReadPool,
+    database_id: String,
+    database: &Path,
+) -> TaskBuilder {
+    // Large items are written beside the database: the folder for temporary files may be in memory.
     let folder = database.parent().unwrap_or(Path::new("."));
-    let expressions = EvaluatorPool::new(folder, &trail);
+    let expressions = EvaluatorPool::new(folder, &database_id);
     let paths = SourcePaths::new(ArcSwap::from_pointee(source_paths(config)));
-    TaskBuilder { readers, expressions, paths, trail }
+    TaskBuilder { readers, expressions, paths, database_id }
 }
 
-/// What is done when nothing more can be promised: senders get 503 for a moment, the log says why,
-/// and the process ends without a checkpoint, which would write what may not be on disk.
+/// Returns what to do after a fatal error of the store. Senders get 503 for a moment, the log says why,
+/// and the process ends without a checkpoint, which would write pages that may not be on disk.
 fn on_fatal_store_error(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str) + Send + 'static {
-    move |why| {
+    move |reason| {
         health.set(Health::Broken);
         owner.record(RunState::Failed);
-        log::error!("{why}: nothing more can be promised by this process, it ends");
-        let leave = || {
+        log::error!("{reason}: this process cannot guarantee anything more and exits");
+        let exit_later = || {
             std::thread::sleep(Duration::from_millis(300));
             crate::log::exit(1);
         };
-        if std::thread::Builder::new().name("leave".into()).spawn(leave).is_err() {
+        if std::thread::Builder::new().name("exit".into()).spawn(exit_later).is_err() {
             crate::log::exit(1);
         }
     }

@@ -1,8 +1,9 @@
-//! Between the store and the workers: which jobs are claimed, and who runs what was claimed.
+//! The dispatcher: connects the store, the scheduler and the workers.
 //!
-//! What is decided at each commit is decided on the writer's thread, with which a claim commits
-//! (`Hear::plan`, the desk). This thread does what takes a while or is a matter of time: reads what
-//! others changed, counts batches, makes ready what is due, starts what a `rate` or a rest held back.
+//! Most decisions are made on the writer's thread between two commits ([`WriterListener`]), so that a
+//! claim commits together with other work. The dispatcher's own thread does what takes longer or
+//! depends on time: it reads changes that another process made, counts the ready jobs of batches,
+//! promotes due jobs, and plans claims when a rate limit or a circuit breaker allows the next start.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,56 +23,61 @@ use crate::worker::RunningJobs;
 mod handle;
 mod state;
 
-pub use handle::{Scheduler, WriterListener};
+pub use handle::{DispatcherHandle, WriterListener};
 
 use state::PendingWork;
 
-/// The handlers as they are configured now.
+/// The handlers of the current configuration.
 pub type HandlerMap = Arc<HashMap<HandlerId, Arc<HandlerRuntime>>>;
 
-/// What the thread needs.
+/// The dispatcher's thread and its connections.
 pub struct Dispatcher {
-    pub hub: Arc<Scheduler>,
+    pub handle: Arc<DispatcherHandle>,
     pub writer: WriterHandle,
     pub readers: ReadPool,
     pub running: Arc<RunningJobs>,
 }
 
-/// Starts the thread, which begins with what is configured; it ends by `Hub::leave`.
+/// Starts the dispatcher's thread with these handlers. [`DispatcherHandle::shut_down`] ends it.
 ///
 /// # Errors
-/// The thread can't be made.
-pub fn start(it: Dispatcher, handlers: HandlerMap) -> std::io::Result<JoinHandle<()>> {
+/// The thread cannot be created.
+pub fn start(dispatcher: Dispatcher, handlers: HandlerMap) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("dispatcher".into()).spawn(move || {
-        it.hub.configure(handlers);
-        it.hub.look();
-        it.run();
+        dispatcher.handle.configure(handlers);
+        dispatcher.handle.request_refresh();
+        dispatcher.run();
     })
 }
 
 impl Dispatcher {
     fn run(&self) {
         loop {
-            let mut desk = self.hub.wait_for_work();
-            let PendingWork { configure, look, put_back } = std::mem::take(&mut desk.todo);
-            let is_left = desk.is_closed();
-            let (to_count, promote) = (desk.dispatch.begin_count(), desk.should_promote());
-            drop(desk);
-            for (claimed, why) in &put_back {
-                self.requeue(claimed, why);
+            let mut state = self.handle.wait_for_work();
+            let PendingWork { configure, refresh, unstartable } =
+                std::mem::take(&mut state.pending);
+            let is_closed = state.is_closed();
+            let (to_count, promote) = (state.scheduler.begin_count(), state.should_promote());
+            drop(state);
+            for (claimed, reason) in &unstartable {
+                self.requeue(claimed, reason);
             }
-            if is_left {
+            if is_closed {
                 return;
             }
             if let Some(handlers) = configure
                 && let Err(e) = self.configure(&handlers)
             {
-                log::error!("rates and pauses could not be read: {e:#}");
-                self.hub.lock().retry_later(|todo| _ = todo.configure.get_or_insert(handlers));
+                log::error!(
+                    "the rate limits and pauses of handlers cannot be read, retrying: {e:#}"
+                );
+                self.handle
+                    .lock()
+                    .retry_later(|pending| _ = pending.configure.get_or_insert(handlers));
             }
-            if look && let Err(e) = self.refresh_from_db() {
-                log::error!("the queue could not be read: {e:#}");
-                self.hub.lock().retry_later(|todo| todo.look = true);
+            if refresh && let Err(e) = self.refresh_from_db() {
+                log::error!("the queue cannot be read, retrying: {e:#}");
+                self.handle.lock().retry_later(|pending| pending.refresh = true);
             }
             if promote {
                 self.writer.send(Operation::Promote);
@@ -79,63 +85,63 @@ impl Dispatcher {
             for (handler, max) in to_count {
                 self.count(handler, max);
             }
-            let asks = self.hub.lock().plan();
-            for ask in asks {
-                self.writer.send(Operation::Claim(ask));
+            let requests = self.handle.lock().plan();
+            for request in requests {
+                self.writer.send(Operation::Claim(request));
             }
         }
     }
 
-    /// Takes over a configuration. With a `rate` the next start may be when an earlier process left
-    /// it, or this one before the rate was taken out and put back.
+    /// Applies a configuration. A rate limit continues from the last start that the database knows: of
+    /// an earlier process, or of this one before a reload removed and restored the limit.
     fn configure(&self, handlers: &HandlerMap) -> anyhow::Result<()> {
         let limits = handlers.iter().map(|(&id, ready)| (id, HandlerLimits::of(&ready.settings)));
         let limits: HashMap<HandlerId, HandlerLimits> = limits.collect();
         let conn = self.readers.get()?;
         let (rates, paused) = (registry::rates(&conn)?, registry::paused(&conn)?);
-        let mut desk = self.hub.lock();
-        desk.handlers = Arc::clone(handlers);
-        desk.dispatch.configure(&limits);
-        desk.dispatch.set_paused(&paused);
-        let now_us = desk.now_us();
+        let mut state = self.handle.lock();
+        state.handlers = Arc::clone(handlers);
+        state.scheduler.configure(&limits);
+        state.scheduler.set_paused(&paused);
+        let now_us = state.now_us();
         for (handler, next_ms) in rates {
-            desk.dispatch.restore_rate_limit(handler, next_ms.saturating_mul(1000), now_us);
+            state.scheduler.restore_rate_limit(handler, next_ms.saturating_mul(1000), now_us);
         }
         Ok(())
     }
 
-    /// Looks at what others may have changed.
+    /// Reads what another process may have changed: pauses, due times, cancellations.
     fn refresh_from_db(&self) -> anyhow::Result<()> {
         let conn = self.readers.get()?;
         let (paused, due_ms) = (registry::paused(&conn)?, jobs::next_due(&conn)?);
         self.running.cancel(&jobs::pending_cancellations(&conn)?);
-        let mut desk = self.hub.lock();
-        desk.dispatch.set_paused(&paused);
-        desk.note_due_at(due_ms);
-        desk.dispatch.wake_all();
+        let mut state = self.handle.lock();
+        state.scheduler.set_paused(&paused);
+        state.note_due_at(due_ms);
+        state.scheduler.wake_all();
         Ok(())
     }
 
-    /// Counts the ready jobs of one that gathers a batch.
+    /// Counts the ready jobs of a handler that gathers a batch.
     fn count(&self, handler: HandlerId, max: usize) {
         let found = self.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(jobs::count_ready(&conn, handler, max)?));
         let count = found.unwrap_or_else(|e| {
-            log::error!("the queue could not be counted: {e:#}");
+            log::error!("the ready jobs of a batch cannot be counted: {e:#}");
             max
         });
-        let mut desk = self.hub.lock();
-        let now_us = desk.now_us();
-        desk.dispatch.set_counted(handler, count, now_us);
+        let mut state = self.handle.lock();
+        let now_us = state.now_us();
+        state.scheduler.set_counted(handler, count, now_us);
     }
 
-    /// A claimed job that can't be started waits again.
-    fn requeue(&self, claimed: &ClaimedJob, why: &str) {
-        let ended = AttemptResult::new(Outcome::Interrupted, why);
-        let next = NextStep::Again { wait: Duration::ZERO, failures: claimed.failures };
+    /// Puts a claimed job that cannot start back into the queue.
+    fn requeue(&self, claimed: &ClaimedJob, reason: &str) {
+        let result = AttemptResult::new(Outcome::Interrupted, reason);
+        let next = NextStep::Retry { delay: Duration::ZERO, failures: claimed.failures };
         let at_ms = crate::clock::wall_ms();
-        let finish =
-            crate::worker::build_attempt_record(claimed, ended, next, at_ms, Duration::ZERO, 0);
-        self.writer.send(Operation::Finish(Box::new(finish)));
+        let record =
+            crate::worker::build_attempt_record(claimed, result, next, at_ms, Duration::ZERO, 0);
+        self.writer.send(Operation::Finish(Box::new(record)));
     }
 }

@@ -1,10 +1,10 @@
-//! Characters that a reader cannot see: control characters, which move a cursor, and those that hide
-//! text or change its direction. They are written as escapes wherever text from outside is shown.
+//! Escapes invisible characters in text from outside before it is shown: control characters, which move the
+//! cursor, and characters that hide text or change its direction.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a terminal would act on the character, hide it or turn the text around it.
+/// Returns whether a terminal acts on the character, hides it, or changes the direction of text.
 pub fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -17,20 +17,20 @@ pub fn is_invisible(c: char) -> bool {
             | '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text on one line, with escapes (`\n`, `\u{202e}`) for what cannot be seen.
+/// Returns the text on one line, with escapes (`\n`, `\u{202e}`) for invisible characters.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    escape_but(text, |_| false)
+    escape_except(text, |_| false)
 }
 
-/// Like `escape`, and leaves the characters that `keep` names.
-pub fn escape_but(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let hides = |c: char| is_invisible(c) && !keep(c);
-    if !text.contains(hides) {
+/// Like [`escape`], but keeps the characters for which `keep` returns true.
+pub fn escape_except(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let needs_escape = |c: char| is_invisible(c) && !keep(c);
+    if !text.contains(needs_escape) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match hides(c) {
+        match needs_escape(c) {
             true => escaped.extend(c.escape_default()),
             false => escaped.push(c),
         }
@@ -38,7 +38,7 @@ pub fn escape_but(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// JSON text with `\u202e` for what cannot be seen: the same values, for any reader of JSON.
+/// Returns the JSON text with `\u202e` and the like for invisible characters. Its value stays the same.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     if !json.contains(is_invisible) {
         return Cow::Borrowed(json);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_escaped_and_all_else_stays() {
+    fn invisible_characters_are_escaped_and_others_are_kept() {
         for (text, expected) in [
             ("exit 1: \u{1b}[2J\u{9b}1m\u{7f}", "exit 1: \\u{1b}[2J\\u{9b}1m\\u{7f}"),
             ("a\nb\tc\r", "a\\nb\\tc\\r"),
@@ -72,11 +72,11 @@ mod tests {
         ] {
             assert_eq!(escape(text), expected);
         }
-        assert_eq!(escape_but("a\nb\u{200b}", |c| c == '\n'), "a\nb\\u{200b}");
+        assert_eq!(escape_except("a\nb\u{200b}", |c| c == '\n'), "a\nb\\u{200b}");
     }
 
     #[test]
-    fn escaped_json_means_the_same() {
+    fn escaped_json_has_the_same_value() {
         let value = serde_json::json!({"a\u{202e}": "\u{200b}\u{9b}\u{e0041}\n\"ü"});
         let escaped = escape_json(&value.to_string()).into_owned();
         assert!(escaped.is_ascii() || !escaped.contains(is_invisible), "{escaped}");

@@ -1,8 +1,8 @@
-//! Evaluates the expressions of events that were stored before that was done, and has their jobs
-//! inserted. One thread; it waits for no evaluation and for no commit.
+//! The expander: evaluates the expressions of deferred events and lets the writer insert their jobs. It is
+//! one thread that waits neither for an evaluation nor for a commit.
 //!
-//! The events of one source are taken in their order, some of them ahead, and their jobs are inserted in
-//! that order. The sources do not wait for each other: the pool and the writer see to their turns.
+//! The events of one source are evaluated in order, some of them ahead, and their jobs are inserted in
+//! that order. Sources do not wait for each other: the evaluator pool and the writer serve them in turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,268 +14,287 @@ use arc_swap::ArcSwap;
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
 use crate::planner::{JobPlanner, PlannedEvent};
-use crate::store::deferrals::{Deferrals, Deferred};
-use crate::store::deferred::{self, EventJobs, Work};
+use crate::store::deferrals::{Deferrals, Deferred as DeferredSource};
+use crate::store::deferred::{self as deferred_events, EventJobs, Work};
 use crate::store::event_reads;
 use crate::store::handle::WriterHandle;
 use crate::worker::task_builder::TaskBuilder;
 
-/// Maximum number of events of one source that are evaluated ahead: one process takes as many at once.
+/// Maximum number of events of one source that are evaluated ahead. One evaluator takes as many at once.
 const AHEAD_MAX: usize = 8;
 
-/// Maximum number of events of one source whose jobs the writer is asked to insert.
+/// Maximum number of events of one source in the writer's backlog.
 const SENT_MAX: usize = 128;
 
-/// Events whose bodies are larger than that together are not evaluated ahead.
+/// Maximum total size of the bodies that are evaluated ahead for one source.
 const AHEAD_BYTES_MAX: usize = 4 << 20;
 
-/// An event that cannot be read, or for which no process is free, is tried again after this time.
+/// The delay before the next try if an event cannot be read or no evaluator is free.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// What the handlers of each source make of its events, by the configuration as it is now.
-pub type Judges = Arc<ArcSwap<JudgesNow>>;
+/// The job planners of the current configuration. A reload replaces them.
+pub type Planners = Arc<ArcSwap<PlannersBySource>>;
 
-type JudgesNow = HashMap<SourceId, JobPlanner>;
+type PlannersBySource = HashMap<SourceId, JobPlanner>;
 
-/// What the thread needs.
+/// The expander's connections to the other parts.
 pub struct Expander {
     pub deferrals: Arc<Deferrals>,
     pub writer: WriterHandle,
-    pub maker: TaskBuilder,
-    pub judges: Judges,
+    pub task_builder: TaskBuilder,
+    pub planners: Planners,
 }
 
-/// Starts the thread; it ends by `Deferrals::close`.
+/// Starts the expander's thread. `Deferrals::close` ends it.
 ///
 /// # Errors
-/// The thread cannot be made.
+/// The thread cannot be created.
 pub fn start(expander: Expander) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("expander".into()).spawn(move || expander.run())
 }
 
-/// An answer of the pool.
-struct Answered {
+/// A result of the evaluator pool.
+struct EvaluatedEvent {
     source: SourceId,
     event: EventId,
     resets: u64,
-    answers: Result<EvaluationResult, Busy>,
+    result: Result<EvaluationResult, Busy>,
 }
 
-type Inbox = Arc<Mutex<Vec<Answered>>>;
+/// The results that the pool has delivered and the expander has not yet taken.
+type ResultQueue = Arc<Mutex<Vec<EvaluatedEvent>>>;
 
-/// The next events of a source.
+/// The next deferred events of one source.
 #[derive(Default)]
-struct Line {
+struct SourceQueue {
     resets: u64,
-    /// The newest event that was read.
+    /// The newest event that was read from the database.
     last: Option<EventId>,
-    ahead: VecDeque<Ahead>,
-    /// The writer has jobs of a large event.
+    ahead: VecDeque<AheadEvent>,
+    /// The writer's backlog has the jobs of a large event.
     has_sent_large: bool,
 }
 
-struct Ahead {
+/// An event that is evaluated ahead.
+struct AheadEvent {
     event: EventId,
     bytes: usize,
-    stage: Stage,
+    stage: EvaluationStage,
 }
 
-enum Stage {
-    /// To be evaluated, but not before that.
+enum EvaluationStage {
+    /// Waits to be evaluated, not before this time.
     Waiting(Instant),
-    /// By this configuration, to which the answers belong.
-    Asked(Arc<JudgesNow>),
+    /// Is being evaluated with the expressions of this configuration.
+    Evaluating(Arc<PlannersBySource>),
     Evaluated(Box<EventJobs>),
-    /// There is no such event any more.
-    Gone,
+    /// The event no longer exists.
+    Deleted,
 }
 
 impl Expander {
     fn run(&self) {
-        let inbox = Inbox::default();
-        let mut lines: HashMap<SourceId, Line> = HashMap::new();
-        let mut until = None;
-        while self.deferrals.wait(until) {
+        let results = ResultQueue::default();
+        let mut queues: HashMap<SourceId, SourceQueue> = HashMap::new();
+        let mut wake_at = None;
+        while self.deferrals.wait(wake_at) {
             let sources = self.deferrals.list();
-            lines.retain(|source, _| sources.iter().any(|it| it.source == *source));
-            for answered in
-                std::mem::take(&mut *inbox.lock().unwrap_or_else(PoisonError::into_inner))
+            queues.retain(|source, _| sources.iter().any(|deferred| deferred.source == *source));
+            for evaluated in
+                std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner))
             {
-                if let Some(line) = lines.get_mut(&answered.source) {
-                    self.take_answers(line, answered);
+                if let Some(queue) = queues.get_mut(&evaluated.source) {
+                    self.store_result(queue, evaluated);
                 }
             }
-            until = None;
+            wake_at = None;
             for source in sources {
-                let line = lines.entry(source.source).or_default();
-                let again = self.advance(line, source, &inbox).unwrap_or_else(|e| {
-                    log::error!("deferred events could not be read: {e:#}");
+                let queue = queues.entry(source.source).or_default();
+                let retry_at = self.advance(queue, source, &results).unwrap_or_else(|e| {
+                    log::error!("deferred events cannot be read, retrying: {e:#}");
                     Some(Instant::now() + RETRY_DELAY * 20)
                 });
-                until = until.into_iter().chain(again).min();
+                wake_at = wake_at.into_iter().chain(retry_at).min();
             }
         }
     }
 
-    /// Does what can be done for a source now; when there may be more by time alone.
+    /// Advances the queue of one source as far as possible. Returns when to try again, if time alone can
+    /// allow more.
     fn advance(
         &self,
-        line: &mut Line,
-        of: Deferred,
-        inbox: &Inbox,
+        queue: &mut SourceQueue,
+        deferred: DeferredSource,
+        results: &ResultQueue,
     ) -> anyhow::Result<Option<Instant>> {
-        if line.resets != of.resets {
-            *line = Line { resets: of.resets, ..Line::default() };
+        if queue.resets != deferred.resets {
+            *queue = SourceQueue { resets: deferred.resets, ..SourceQueue::default() };
         }
-        let judges = self.judges.load_full();
-        // Events of a source that is not configured now wait until it is.
-        if !judges.contains_key(&of.source) {
+        let planners = self.planners.load_full();
+        // The events of a source that is not configured wait until it is.
+        if !planners.contains_key(&deferred.source) {
             return Ok(None);
         }
-        let sent = self.send(line, of);
-        if of.events > sent + line.ahead.len() && line.ahead.len() < AHEAD_MAX {
-            let after = line.last.unwrap_or(EventId(0));
-            let conn = self.maker.readers.get()?;
-            let count = AHEAD_MAX - line.ahead.len();
-            for event in deferred::list_events(&conn, of.source, after, count)? {
-                line.last = Some(event);
-                let stage = Stage::Waiting(Instant::now());
-                line.ahead.push_back(Ahead { event, bytes: 0, stage });
+        let sent = self.send(queue, deferred);
+        if deferred.events > sent + queue.ahead.len() && queue.ahead.len() < AHEAD_MAX {
+            let after = queue.last.unwrap_or(EventId(0));
+            let conn = self.task_builder.readers.get()?;
+            let count = AHEAD_MAX - queue.ahead.len();
+            for event in deferred_events::list_events(&conn, deferred.source, after, count)? {
+                queue.last = Some(event);
+                let stage = EvaluationStage::Waiting(Instant::now());
+                queue.ahead.push_back(AheadEvent { event, bytes: 0, stage });
             }
         }
-        let mut bytes: usize = line.ahead.iter().map(|ahead| ahead.bytes).sum();
-        let mut again = None;
-        for ahead in &mut line.ahead {
+        let mut bytes: usize = queue.ahead.iter().map(|ahead| ahead.bytes).sum();
+        let mut retry_at = None;
+        for ahead in &mut queue.ahead {
             match ahead.stage {
-                Stage::Waiting(_) if bytes > AHEAD_BYTES_MAX => break,
-                Stage::Waiting(at) if at > Instant::now() => {
-                    again = again.into_iter().chain([at]).min()
+                EvaluationStage::Waiting(_) if bytes > AHEAD_BYTES_MAX => break,
+                EvaluationStage::Waiting(at) if at > Instant::now() => {
+                    retry_at = retry_at.into_iter().chain([at]).min()
                 }
-                Stage::Waiting(_) => {
-                    self.evaluate(ahead, (of.source, line.resets), &judges, inbox)?;
+                EvaluationStage::Waiting(_) => {
+                    self.evaluate(ahead, (deferred.source, queue.resets), &planners, results)?;
                     bytes += ahead.bytes;
                 }
                 _ => {}
             }
         }
-        // What was evaluated in place goes on at once, and makes room for the next.
-        if self.send(line, Deferred { sent, ..of }) > sent {
-            again = Some(Instant::now());
+        // Events that were evaluated inline are sent at once, which makes room for the next ones.
+        if self.send(queue, DeferredSource { sent, ..deferred }) > sent {
+            retry_at = Some(Instant::now());
         }
-        Ok(again)
+        Ok(retry_at)
     }
 
-    /// Sends the jobs of events that are evaluated, in their order; how many events the writer has.
-    fn send(&self, line: &mut Line, of: Deferred) -> usize {
-        let mut sent = of.sent;
+    /// Sends the jobs of evaluated events to the writer, in order. Returns how many events of this source
+    /// the writer has.
+    fn send(&self, queue: &mut SourceQueue, deferred: DeferredSource) -> usize {
+        let mut sent = deferred.sent;
         if sent == 0 {
-            line.has_sent_large = false;
+            queue.has_sent_large = false;
         }
         let mut works = Vec::new();
-        while let Some(ahead) = line.ahead.front()
+        while let Some(ahead) = queue.ahead.front()
             && sent < SENT_MAX
-            && !line.has_sent_large
+            && !queue.has_sent_large
         {
             let is_large = match &ahead.stage {
-                Stage::Evaluated(jobs) => jobs.owed.iter().any(|(_, owed)| owed.is_large()),
-                Stage::Gone => false,
-                Stage::Waiting(_) | Stage::Asked(_) => break,
+                EvaluationStage::Evaluated(jobs) => {
+                    jobs.owed.iter().any(|(_, spec)| spec.is_large())
+                }
+                EvaluationStage::Deleted => false,
+                EvaluationStage::Waiting(_) | EvaluationStage::Evaluating(_) => break,
             };
-            // One large event of a source at once: its items are held in memory, or in a file.
+            // One large event of a source at a time, because its items are in memory or in a file.
             if is_large && sent > 0 {
                 break;
             }
-            if let Some(Ahead { stage: Stage::Evaluated(jobs), .. }) = line.ahead.pop_front() {
-                line.has_sent_large = is_large;
+            if let Some(AheadEvent { stage: EvaluationStage::Evaluated(jobs), .. }) =
+                queue.ahead.pop_front()
+            {
+                queue.has_sent_large = is_large;
                 works.push(Work::insert_event_jobs(*jobs));
                 sent += 1;
             }
         }
         if !works.is_empty() {
-            self.deferrals.send(of.source, works.len());
+            self.deferrals.send(deferred.source, works.len());
             self.writer.work(works);
         }
         sent
     }
 
-    /// Evaluates an event in place, or asks the pool.
+    /// Evaluates an event inline, or sends it to the evaluator pool.
     fn evaluate(
         &self,
-        ahead: &mut Ahead,
+        ahead: &mut AheadEvent,
         (source, resets): (SourceId, u64),
-        judges: &Arc<JudgesNow>,
-        inbox: &Inbox,
+        planners: &Arc<PlannersBySource>,
+        results: &ResultQueue,
     ) -> anyhow::Result<()> {
-        let Some(judge) = judges.get(&source) else { return Ok(()) };
+        let Some(planner) = planners.get(&source) else { return Ok(()) };
         let id = ahead.event;
-        let kept = self.deferrals.take_plan(source, id);
-        let conn = self.maker.readers.get()?;
+        let stored_plan = self.deferrals.take_plan(source, id);
+        let conn = self.task_builder.readers.get()?;
         let Some(received_at_ms) = event_reads::received_at(&conn, id)? else {
-            ahead.stage = Stage::Gone;
+            ahead.stage = EvaluationStage::Deleted;
             return Ok(());
         };
-        let done = |judged| Stage::Evaluated(Box::new(jobs(id, source, received_at_ms, judged)));
-        if let Some(owed) = kept {
-            ahead.stage = done(PlannedEvent { plan: owed, dedupe: None, note: None });
+        let evaluated = |planned| {
+            EvaluationStage::Evaluated(Box::new(event_jobs(id, source, received_at_ms, planned)))
+        };
+        if let Some(owed) = stored_plan {
+            ahead.stage = evaluated(PlannedEvent { plan: owed, dedupe: None, note: None });
             return Ok(());
         }
-        let Some(questions) = judge.expressions() else {
-            ahead.stage = done(judge.unconditional_plan());
+        let Some(questions) = planner.expressions() else {
+            ahead.stage = evaluated(planner.unconditional_plan());
             return Ok(());
         };
         let event = event_reads::event(&conn, id)?;
         drop(conn);
-        self.maker.with_context(&event, None, |scene| {
-            let scene = EventContext { event_id: None, ..*scene };
-            if let Some(answers) = questions.evaluate_inline(&scene) {
-                ahead.stage = done(judge.plan_from(answers));
+        self.task_builder.with_context(&event, None, |context| {
+            let context = EventContext { event_id: None, ..*context };
+            if let Some(result) = questions.evaluate_inline(&context) {
+                ahead.stage = evaluated(planner.plan_from(result));
                 return;
             }
             ahead.bytes = event.body.len();
-            ahead.stage = Stage::Asked(Arc::clone(judges));
-            let (inbox, deferrals) = (Arc::clone(inbox), Arc::clone(&self.deferrals));
-            let answer = Box::new(move |answers| {
-                let answered = Answered { source, event: id, resets, answers };
-                inbox.lock().unwrap_or_else(PoisonError::into_inner).push(answered);
+            ahead.stage = EvaluationStage::Evaluating(Arc::clone(planners));
+            let (results, deferrals) = (Arc::clone(results), Arc::clone(&self.deferrals));
+            let on_result = Box::new(move |result| {
+                let evaluated = EvaluatedEvent { source, event: id, resets, result };
+                results.lock().unwrap_or_else(PoisonError::into_inner).push(evaluated);
                 deferrals.wake();
             });
             let party = u64::try_from(source.0).unwrap_or(0);
-            self.maker.expressions.evaluate_deferred(party, questions, &scene, answer);
+            self.task_builder.expressions.evaluate_deferred(party, questions, &context, on_result);
         });
         Ok(())
     }
 
-    /// Takes over what the pool answered.
-    fn take_answers(&self, line: &mut Line, answered: Answered) {
-        let Answered { source, event, resets, answers } = answered;
-        if line.resets != resets {
+    /// Stores a result of the evaluator pool in its event.
+    fn store_result(&self, queue: &mut SourceQueue, evaluated: EvaluatedEvent) {
+        let EvaluatedEvent { source, event, resets, result } = evaluated;
+        if queue.resets != resets {
             return;
         }
-        let Some(ahead) = line.ahead.iter_mut().find(|ahead| ahead.event == event) else { return };
+        let Some(ahead) = queue.ahead.iter_mut().find(|ahead| ahead.event == event) else { return };
         ahead.bytes = 0;
-        let judges = self.judges.load();
-        // Answers to another configuration are those of other handlers.
-        if !matches!(&ahead.stage, Stage::Asked(asked) if Arc::ptr_eq(asked, &judges)) {
-            ahead.stage = Stage::Waiting(Instant::now());
+        let planners = self.planners.load();
+        // A result of an older configuration belongs to other expressions.
+        if !matches!(&ahead.stage, EvaluationStage::Evaluating(used) if Arc::ptr_eq(used, &planners))
+        {
+            ahead.stage = EvaluationStage::Waiting(Instant::now());
             return;
         }
-        let (Ok(answers), Some(judge)) = (answers, judges.get(&source)) else {
-            ahead.stage = Stage::Waiting(Instant::now() + RETRY_DELAY);
+        let (Ok(result), Some(planner)) = (result, planners.get(&source)) else {
+            ahead.stage = EvaluationStage::Waiting(Instant::now() + RETRY_DELAY);
             return;
         };
-        let found = self.maker.readers.get().map_err(anyhow::Error::from);
+        let found = self.task_builder.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(event_reads::received_at(&conn, event)?));
         ahead.stage = match found {
-            Ok(Some(at_ms)) => {
-                Stage::Evaluated(Box::new(jobs(event, source, at_ms, judge.plan_from(answers))))
-            }
-            Ok(None) => Stage::Gone,
-            Err(_) => Stage::Waiting(Instant::now() + RETRY_DELAY),
+            Ok(Some(at_ms)) => EvaluationStage::Evaluated(Box::new(event_jobs(
+                event,
+                source,
+                at_ms,
+                planner.plan_from(result),
+            ))),
+            Ok(None) => EvaluationStage::Deleted,
+            Err(_) => EvaluationStage::Waiting(Instant::now() + RETRY_DELAY),
         };
     }
 }
 
-fn jobs(event: EventId, source: SourceId, received_at_ms: i64, judged: PlannedEvent) -> EventJobs {
-    let PlannedEvent { plan: owed, note, .. } = judged;
+fn event_jobs(
+    event: EventId,
+    source: SourceId,
+    received_at_ms: i64,
+    planned: PlannedEvent,
+) -> EventJobs {
+    let PlannedEvent { plan: owed, note, .. } = planned;
     EventJobs { event, source, received_at_ms, owed: owed.into_specs(), note, dedupe: None }
 }

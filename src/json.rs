@@ -1,25 +1,27 @@
-//! Whether bytes are JSON in the strict sense: UTF-8, one value, nested at most 128 deep.
+//! Validates JSON strictly: UTF-8, one value, nested at most 128 deep.
 //!
-//! Nothing is built of it, and its numbers may be of any size.
+//! It builds no value, and numbers may have any size.
 
-/// The bytes without the byte order mark before them. RFC 8259 section 8.1 lets a reader skip it, and
-/// senders on Windows write it. One is skipped wherever a body is read, and none where it is stored.
+/// Strips one byte order mark. RFC 8259 section 8.1 lets a reader ignore it, and senders on Windows write it.
+/// It is stripped wherever a body is parsed, and kept where a body is stored.
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// JSON may be nested so deep.
+/// Maximum nesting depth of JSON.
 pub const DEPTH_MAX: usize = 128;
 
-/// Skipping values is not recursive in `serde_json`, so nothing a sender nests can overflow the
-/// stack; but it has no limit either. A byte order mark is skipped.
+/// Validates that bytes are JSON. A byte order mark is ignored.
+///
+/// `serde_json` ignores values without recursion, so that no nesting can overflow the stack; it has no depth
+/// limit either, so the depth is checked separately.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why the bytes are not valid.
 pub fn validate(bytes: &[u8]) -> Result<(), String> {
     let bytes = without_mark(bytes);
-    // Texts that are skipped are not looked into: bytes that are not UTF-8 would pass.
-    let text = std::str::from_utf8(bytes).map_err(|_| "not JSON: it is not UTF-8".to_owned())?;
+    // Ignored strings are not validated, so bytes that are not UTF-8 would pass.
+    let text = std::str::from_utf8(bytes).map_err(|_| "not JSON: not UTF-8".to_owned())?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("not JSON: {e}"))?;
     if depth(bytes) > DEPTH_MAX {
         return Err(format!("nested deeper than {DEPTH_MAX}"));
@@ -27,19 +29,19 @@ pub fn validate(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// How deep a valid JSON text is nested, or the beginning of one.
+/// Returns the nesting depth of a valid JSON text, or of its beginning.
 pub fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json {
         match byte {
             _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => {
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
                 depth += 1;
                 deepest = deepest.max(depth);
             }
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
             _ => {}
         }
     }

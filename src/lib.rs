@@ -1,6 +1,6 @@
-//! Hooktrail: a webhook receiver that keeps a trail.
+//! Hooktrail: a webhook receiver that stores each webhook before it responds and records its outcome.
 //!
-//! ARCHITECTURE.md is the map; `domain` has the words.
+//! ARCHITECTURE.md has an overview of the modules. `domain` defines the terms.
 
 #![cfg_attr(
     test,

@@ -1,5 +1,5 @@
-//! Log lines on stderr: with journald's priorities and no second time stamp where it reads them, with
-//! a time and colour for people. Callers escape text from outside (`{:?}`).
+//! The log on stderr. For journald, lines have its priorities and no time stamp of our own; for people they
+//! have a time and colours. Callers escape text from outside (`{:?}`).
 //!
 //! No thread waits for the reader of stderr. Lines go into a bounded queue, and one thread writes them.
 //! When the queue is full, lines are dropped and counted. Repeats of a line are folded into one line
@@ -22,41 +22,41 @@ use rustix::io::Errno;
 use crate::redact::Redactor;
 use crate::{clock, escape};
 
-/// The logger is the process's, and so is what it must not show.
+/// The secrets that no log line shows. Global, as the logger is.
 static REDACTOR: ArcSwapOption<Redactor> = ArcSwapOption::const_empty();
 
 /// Maximum number of waiting lines, and of their bytes.
-const LINES_MAX: usize = 4096;
-const BYTES_MAX: usize = 1 << 20;
+const MAX_LINES: usize = 4096;
+const MAX_BYTES: usize = 1 << 20;
 
-/// Within this time, repeats of a line are folded.
-const FOLD_TIME: Duration = Duration::from_secs(60);
+/// The period within which repeats of a line are folded.
+const FOLD_PERIOD: Duration = Duration::from_secs(60);
 
-/// The first repeats of our own lines are written, since an operator waits for some of them, such as
-/// "read again". A line of a library is about a connection, and strangers make those.
-const OWN_REPEATS_MAX: u32 = 5;
+/// So many repeats of our own lines are written in a period, because an operator waits for some of them,
+/// such as "reloaded". Libraries log about connections, which strangers make: their repeats are folded at once.
+const MAX_OWN_REPEATS: u32 = 5;
 
 /// Maximum number of different lines whose repeats are counted.
-const FOLDED_LINES_MAX: usize = 256;
+const MAX_FOLDED_LINES: usize = 256;
 
-/// A folded line repeats the text up to this length.
-const FOLDED_CHARS_MAX: usize = 500;
+/// Maximum length of the text in a folded line.
+const MAX_FOLDED_CHARS: usize = 500;
 
-/// The time that the last lines have at an exit.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// How long an exit waits for the last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
-static QUEUE: Queue = Queue::new();
+static QUEUE: LineQueue = LineQueue::new();
 
-/// Starts the log. To be called once, by a command that runs for long. `HOOKTRAIL_LOG=debug` says more.
+/// Starts the log. Only `serve` calls it, once. `HOOKTRAIL_LOG=debug` logs more.
 ///
 /// # Errors
-/// The thread that writes cannot be started.
+/// The log thread cannot be started.
 pub fn start() -> std::io::Result<()> {
     let layout = *LAYOUT.get_or_init(Layout::of_stderr);
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info);
-    // The libraries beneath tell of threads and sockets, which is nobody's concern here.
+    // Libraries log about their threads and sockets, which does not help an operator.
     for library in ["actix_server", "actix_http", "actix_web", "r2d2", "mio"] {
         builder.filter_module(library, LevelFilter::Warn);
     }
@@ -64,7 +64,7 @@ pub fn start() -> std::io::Result<()> {
     builder.write_style(if layout.has_colour { WriteStyle::Always } else { WriteStyle::Never });
     builder.target(Target::Pipe(Box::new(QueueWriter)));
     builder.format(move |out, record| {
-        // Libraries show headers and bodies in what they log for debugging.
+        // The debug lines of libraries contain headers and bodies.
         if record.level() > Level::Warn && !record.target().starts_with("hooktrail") {
             return Ok(());
         }
@@ -81,8 +81,8 @@ pub fn start() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes the reason why the server cannot start or could not end well; `false` if the log was not
-/// started. Without a time stamp: the text is for the person who started it.
+/// Logs why the server cannot start or did not stop cleanly, without a time stamp. Returns `false` if the
+/// log was not started.
 pub fn write_failure(text: &str) -> bool {
     let Some(layout) = LAYOUT.get() else { return false };
     let plain = Layout { has_time: false, ..*layout };
@@ -90,9 +90,9 @@ pub fn write_failure(text: &str) -> bool {
     true
 }
 
-/// Waits until all lines are written, at most one second.
+/// Waits until all lines are written, for at most one second.
 pub fn flush() {
-    QUEUE.flush(Instant::now() + FLUSH_TIME);
+    QUEUE.flush(Instant::now() + FLUSH_TIMEOUT);
 }
 
 /// Ends the process after the last lines are written.
@@ -102,8 +102,8 @@ pub fn exit(code: i32) -> ! {
     std::process::exit(code);
 }
 
-/// The level and the text of a record. A connection that fails is the doing of a stranger, and no error
-/// of the server, whatever the library calls it.
+/// Returns the level and the text of a record. A failed connection is logged at INFO, whatever level the
+/// library gives it, because it is no error of the server.
 fn entry(record: &Record<'_>) -> (Level, String) {
     let text = record.args().to_string();
     let text = redact(&text).into_owned();
@@ -114,7 +114,7 @@ fn entry(record: &Record<'_>) -> (Level, String) {
     (Level::Info, format!("a connection is closed: {reason}"))
 }
 
-/// How a line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     is_journal: bool,
@@ -149,7 +149,7 @@ impl Layout {
                 let (on, off) = if self.has_colour { (colour(level), "\x1b[0m") } else { ("", "") };
                 line.extend_from_slice(format!("{at} {on}{level:5}{off} ").as_bytes());
             }
-            let part = escape::escape_but(part, |c| c == '\t');
+            let part = escape::escape_except(part, |c| c == '\t');
             line.extend_from_slice(part.as_bytes());
             line.push(b'\n');
         }
@@ -167,17 +167,17 @@ fn colour(level: Level) -> &'static str {
     }
 }
 
-/// Has no line show a secret that `redactor` knows.
+/// Sets the secrets that no line shows.
 pub fn redact_by(redactor: Arc<Redactor>) {
     REDACTOR.store(Some(redactor));
 }
 
-/// What no line shows.
+/// Returns the secrets that no line shows.
 pub fn redactor() -> Arc<Redactor> {
     REDACTOR.load_full().unwrap_or_default()
 }
 
-/// The text as it may be logged.
+/// Redacts secrets in a text.
 fn redact(text: &str) -> Cow<'_, str> {
     match &*REDACTOR.load() {
         Some(redactor) => redactor.redact(text),
@@ -185,19 +185,20 @@ fn redact(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether stderr is the journal's: the variable alone is inherited by pipes too.
+/// Returns whether stderr is connected to the journal. The variable alone is not enough: a child whose
+/// stderr is a pipe inherits it.
 fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(found) = fstat(rustix::stdio::stderr()) else { return false };
     named == format!("{}:{}", found.st_dev, found.st_ino)
 }
 
-/// The end of the queue that env_logger writes to.
+/// The writer that env_logger uses: puts lines into the queue.
 struct QueueWriter;
 
 impl Write for QueueWriter {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        // The line of a folded repeat is empty.
+        // A folded repeat yields an empty line.
         if !line.is_empty() {
             QUEUE.put(line.to_vec());
         }
@@ -209,25 +210,25 @@ impl Write for QueueWriter {
     }
 }
 
-/// Lines on their way to stderr.
+/// The bounded queue of lines for stderr.
 #[derive(Debug)]
-struct Queue {
-    state: Mutex<State>,
+struct LineQueue {
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines that found no room, or could not be written, and were not reported yet.
+    /// Lines that were dropped or could not be written, and that no line has reported yet.
     dropped: u64,
-    /// The thread has lines in its hands.
+    /// The log thread is writing lines that it took from the queue.
     is_writing: bool,
     repeats: BTreeMap<u64, Repeats>,
 }
 
-/// How often a line came.
+/// The repeats of one line in the current period.
 #[derive(Debug)]
 struct Repeats {
     level: Level,
@@ -237,9 +238,9 @@ struct Repeats {
     folded: u64,
 }
 
-impl Queue {
+impl LineQueue {
     const fn new() -> Self {
-        let state = State {
+        let state = QueueState {
             lines: VecDeque::new(),
             bytes: 0,
             dropped: 0,
@@ -249,7 +250,7 @@ impl Queue {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,16 +259,16 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Whether this line is one repeat too many, which is only counted.
+    /// Returns whether this line is only counted, because it was repeated too often.
     fn is_folded(&self, record: &Record<'_>, level: Level, text: &str) -> bool {
         let mut hasher = DefaultHasher::new();
         (record.file(), record.line(), text).hash(&mut hasher);
         let is_own = record.target().starts_with("hooktrail");
-        let written_max = if is_own { OWN_REPEATS_MAX } else { 1 };
+        let written_max = if is_own { MAX_OWN_REPEATS } else { 1 };
         self.lock().is_folded(hasher.finish(), level, text, written_max, Instant::now())
     }
 
-    /// Writes lines as they come, as long as the process lives.
+    /// Writes lines as they arrive, until the process ends.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -284,7 +285,7 @@ impl Queue {
                 };
                 continue;
             }
-            let (lines, dropped) = state.take();
+            let (lines, dropped) = state.take_lines();
             drop(state);
             let lost = write_all(lines, dropped);
             state = self.lock();
@@ -292,7 +293,7 @@ impl Queue {
             state.dropped = state.dropped.saturating_add(lost);
             self.changed.notify_all();
             if lost > 0 {
-                // Nothing can be written now: the next line tries again.
+                // stderr cannot be written now. The next line is the next try.
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
@@ -303,19 +304,19 @@ impl Queue {
         state.report_repeats(Instant::now(), true);
         self.changed.notify_all();
         while state.is_writing || !state.lines.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, left);
+            let waited = self.changed.wait_timeout(state, remaining);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-impl State {
+impl QueueState {
     fn put(&mut self, line: Vec<u8>) {
-        if self.lines.len() >= LINES_MAX || self.bytes + line.len() > BYTES_MAX {
+        if self.lines.len() >= MAX_LINES || self.bytes + line.len() > MAX_BYTES {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
@@ -323,8 +324,8 @@ impl State {
         self.lines.push_back(line);
     }
 
-    /// All waiting lines, and how many were dropped behind them.
-    fn take(&mut self) -> (VecDeque<Vec<u8>>, u64) {
+    /// Takes all waiting lines, and the number of lines dropped after them.
+    fn take_lines(&mut self) -> (VecDeque<Vec<u8>>, u64) {
         self.is_writing = true;
         self.bytes = 0;
         (std::mem::take(&mut self.lines), std::mem::take(&mut self.dropped))
@@ -339,8 +340,8 @@ impl State {
         now: Instant,
     ) -> bool {
         if let Some(repeats) = self.repeats.get_mut(&key) {
-            let is_over = now.duration_since(repeats.since) >= FOLD_TIME;
-            if !is_over || repeats.folded > 0 {
+            let has_ended = now.duration_since(repeats.since) >= FOLD_PERIOD;
+            if !has_ended || repeats.folded > 0 {
                 let is_folded = repeats.written >= written_max;
                 repeats.written += u32::from(!is_folded);
                 repeats.folded += u64::from(is_folded);
@@ -349,33 +350,33 @@ impl State {
             (repeats.since, repeats.written) = (now, 1);
             return false;
         }
-        if self.repeats.len() >= FOLDED_LINES_MAX {
+        if self.repeats.len() >= MAX_FOLDED_LINES {
             let is_current = |_: &u64, repeats: &mut Repeats| {
-                repeats.folded > 0 || now.duration_since(repeats.since) < FOLD_TIME
+                repeats.folded > 0 || now.duration_since(repeats.since) < FOLD_PERIOD
             };
             self.repeats.retain(is_current);
         }
-        if self.repeats.len() < FOLDED_LINES_MAX {
-            let text = text.chars().take(FOLDED_CHARS_MAX).collect();
+        if self.repeats.len() < MAX_FOLDED_LINES {
+            let text = text.chars().take(MAX_FOLDED_CHARS).collect();
             self.repeats.insert(key, Repeats { level, text, since: now, written: 1, folded: 0 });
         }
         false
     }
 
-    /// When the next folded line is due.
+    /// Returns when the next report of repeats is due.
     fn next_report(&self) -> Option<Instant> {
         let folded = self.repeats.values().filter(|repeats| repeats.folded > 0);
-        folded.map(|repeats| repeats.since + FOLD_TIME).min()
+        folded.map(|repeats| repeats.since + FOLD_PERIOD).min()
     }
 
-    /// Puts the folded lines that are due, or all of them, into the queue. While a flood goes on, each
-    /// period gives one line.
+    /// Queues the reports of repeats that are due, or all of them. A lasting flood yields one line for each
+    /// period.
     fn report_repeats(&mut self, now: Instant, all: bool) {
         let Some(layout) = LAYOUT.get() else { return };
         let mut lines = Vec::new();
         for repeats in self.repeats.values_mut().filter(|repeats| repeats.folded > 0) {
             let age = now.duration_since(repeats.since);
-            if all || age >= FOLD_TIME {
+            if all || age >= FOLD_PERIOD {
                 let Repeats { folded, text, level, .. } = repeats;
                 let text = format!("{folded} more times within {} s: {text}", age.as_secs());
                 lines.push(layout.line(*level, &text));
@@ -386,25 +387,26 @@ impl State {
     }
 }
 
-/// Writes lines to stderr, and then how many were dropped behind them; says how many lines were not
-/// written, or were not reported.
+/// Writes lines to stderr, and then a line that says how many were dropped. Returns how many lines were
+/// lost without such a report.
 fn write_all(lines: VecDeque<Vec<u8>>, dropped: u64) -> u64 {
     let lost = lines.iter().filter(|line| write(line).is_err()).count();
     let lost = u64::try_from(lost).unwrap_or(u64::MAX).saturating_add(dropped);
     let (Some(layout), true) = (LAYOUT.get(), lost > 0) else { return lost };
-    let text =
-        format!("{lost} log lines were dropped: nobody read the log, or it could not be written");
+    let text = format!(
+        "{lost} log lines were dropped: the reader of stderr was too slow, or stderr could not be written"
+    );
     if write(&layout.line(Level::Warn, &text)).is_ok() { 0 } else { lost }
 }
 
-/// Writes one line, and waits as long as it takes.
+/// Writes one line, and blocks until it is written.
 fn write(mut line: &[u8]) -> Result<(), Errno> {
     let stderr = rustix::stdio::stderr();
     while !line.is_empty() {
         match rustix::io::write(stderr, line) {
             Ok(written) => line = &line[written..],
             Err(Errno::INTR) => {}
-            // Somebody else made it non-blocking: that is a property of the open file.
+            // Another process made the shared open file non-blocking.
             Err(Errno::AGAIN) => {
                 let _ = poll(&mut [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)], None);
             }
@@ -418,62 +420,62 @@ fn write(mut line: &[u8]) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
-    fn state() -> State {
-        Queue::new().state.into_inner().unwrap()
+    fn state() -> QueueState {
+        LineQueue::new().state.into_inner().unwrap()
     }
 
     #[test]
     fn repeats_of_a_line_are_folded_into_one_line_for_each_period() {
         LAYOUT.get_or_init(|| Layout { is_journal: true, has_colour: false, has_time: false });
         let (mut state, began) = (state(), Instant::now());
-        let folded = |state: &mut State, secs| {
+        let folded = |state: &mut QueueState, secs| {
             let now = began + Duration::from_secs(secs);
             (0..100).filter(|_| state.is_folded(7, Level::Warn, "no", 5, now)).count()
         };
         assert_eq!(folded(&mut state, 0), 95);
-        assert_eq!(state.next_report(), Some(began + FOLD_TIME));
-        state.report_repeats(began + FOLD_TIME, false);
+        assert_eq!(state.next_report(), Some(began + FOLD_PERIOD));
+        state.report_repeats(began + FOLD_PERIOD, false);
         assert!(String::from_utf8_lossy(&state.lines[0]).contains("95 more times within 60 s: no"));
-        // The flood goes on.
+        // The flood continues.
         assert_eq!(folded(&mut state, 61), 100);
-        state.report_repeats(began + FOLD_TIME * 2, false);
+        state.report_repeats(began + FOLD_PERIOD * 2, false);
         assert_eq!(state.lines.len(), 2);
-        // It was over for a while.
+        // The flood has ended for more than a period.
         assert_eq!(folded(&mut state, 181), 95);
     }
 
     #[test]
-    fn many_different_lines_take_no_more_memory() {
+    fn many_different_lines_take_bounded_memory() {
         let (mut state, now) = (state(), Instant::now());
         for key in 0..10_000 {
             assert!(!state.is_folded(key, Level::Warn, "no", 5, now));
         }
-        assert_eq!(state.repeats.len(), FOLDED_LINES_MAX);
-        let later = now + FOLD_TIME;
+        assert_eq!(state.repeats.len(), MAX_FOLDED_LINES);
+        let later = now + FOLD_PERIOD;
         assert!(!state.is_folded(10_000, Level::Warn, "no", 5, later));
         assert_eq!(state.repeats.len(), 1);
     }
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_counted() {
+    fn lines_beyond_the_bounds_are_dropped_and_counted() {
         let mut state = state();
-        for _ in 0..LINES_MAX + 3 {
+        for _ in 0..MAX_LINES + 3 {
             state.put(vec![b'x'; 8]);
         }
-        state.put(vec![b'x'; BYTES_MAX]);
+        state.put(vec![b'x'; MAX_BYTES]);
         assert_eq!(state.dropped, 4);
-        assert_eq!((state.take().1, state.lines.len(), state.bytes), (4, 0, 0));
+        assert_eq!((state.take_lines().1, state.lines.len(), state.bytes), (4, 0, 0));
     }
 
     #[test]
-    fn the_journal_gets_the_priority_of_each_line() {
+    fn each_line_for_the_journal_has_its_priority() {
         let layout = Layout { is_journal: true, has_colour: false, has_time: false };
         assert_eq!(layout.line(Level::Error, "a\nb"), b"<3>a\n<3>b\n");
         assert_eq!(layout.line(Level::Info, "a"), b"<6>a\n");
     }
 
     #[test]
-    fn a_malformed_request_is_no_error() {
+    fn a_malformed_request_is_logged_at_info() {
         let record = |target| {
             let args = format_args!("stream error: request parse error: invalid method");
             let record = Record::builder().target(target).level(Level::Error).args(args).build();

@@ -1,4 +1,4 @@
-//! Exit codes, nothing else.
+//! The binary: runs the command line.
 
 use std::process::ExitCode;
 

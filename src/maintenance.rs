@@ -1,5 +1,5 @@
-//! What has to be looked at from time to time: refusals to be written, room on the disk, systemd's
-//! watchdog, the clock's anchor, what the server has to tell. One thread; it ends when its `Sender` is dropped.
+//! Periodic work on one thread: writes rejections and handshakes, checks the free disk space, feeds
+//! systemd's watchdog, saves the anchor of the database clock, and raises alerts.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,122 +24,130 @@ pub mod alerts;
 
 use alerts::AlertMonitor;
 
-/// Between two looks: a refusal is on the trail within a second.
+/// The interval of the work. A rejection is in the database within a second.
 const TICK: Duration = Duration::from_millis(400);
 
-/// Maximum number of refusals or handshakes in one operation.
-const NOTED_AT_ONCE: usize = 250;
+/// Maximum number of rejections or handshakes in one operation.
+const MAX_ROWS_PER_OPERATION: usize = 250;
 
-/// How often the clock's anchor is kept, and old dedupe keys are forgotten.
+/// How often the anchor of the database clock is saved and expired dedupe keys are deleted.
 const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What the thread needs.
+/// The maintenance thread's connections to the other parts.
 pub struct Maintenance {
     pub alerts: AlertMonitor,
-    pub tally: Arc<SourceCounters>,
+    pub source_counters: Arc<SourceCounters>,
     pub database: PathBuf,
     pub min_free_bytes: u64,
     pub disk_low: Arc<AtomicBool>,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
-    /// Takes what intake refused since the last look.
-    pub refusals: Box<dyn Fn() -> Vec<RejectionRow> + Send>,
-    /// Takes the handshakes that intake answered since the last look.
+    /// Drains the requests that intake rejected since the last call.
+    pub rejections: Box<dyn Fn() -> Vec<RejectionRow> + Send>,
+    /// Drains the handshakes that intake answered since the last call.
     pub handshakes: Box<dyn Fn() -> Vec<HandshakeRecord> + Send>,
 }
 
-/// Starts the thread.
+/// Starts the maintenance thread. It ends when the sender of `stop` is dropped.
 ///
 /// # Errors
-/// The thread can't be made.
-pub fn start(mut it: Maintenance, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
-    check_disk_space(&it);
-    std::thread::Builder::new().name("upkeep".into()).spawn(move || {
-        let mut kept = Instant::now();
-        let (mut beat, mut unsent) = (0, Vec::new());
+/// The thread cannot be created.
+pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
+    check_disk_space(&maintenance);
+    std::thread::Builder::new().name("maintenance".into()).spawn(move || {
+        let mut saved_at = Instant::now();
+        let (mut heartbeat, mut unsent) = (0, Vec::new());
         while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-            flush_logs(&it, &mut unsent);
-            check_disk_space(&it);
-            it.alerts.tick(&it.writer);
-            beat = watchdog(&it, beat);
-            if kept.elapsed() >= SAVE_INTERVAL {
-                kept = Instant::now();
-                it.writer.send(Operation::SaveState(it.tally.last_seen_all()));
+            flush_logs(&maintenance, &mut unsent);
+            check_disk_space(&maintenance);
+            maintenance.alerts.tick(&maintenance.writer);
+            heartbeat = feed_watchdog(&maintenance, heartbeat);
+            if saved_at.elapsed() >= SAVE_INTERVAL {
+                saved_at = Instant::now();
+                let last_seen = maintenance.source_counters.last_seen_all();
+                maintenance.writer.send(Operation::SaveState(last_seen));
             }
         }
-        flush_logs(&it, &mut unsent);
-        // Intake has ended: there is room soon.
-        unsent.into_iter().for_each(|op| _ = it.writer.send(op));
+        flush_logs(&maintenance, &mut unsent);
+        // Intake has ended, so the writer's channel has room soon.
+        unsent.into_iter().for_each(|operation| _ = maintenance.writer.send(operation));
     })
 }
 
-/// Has refusals and handshakes written. What is still `unsent` goes first; meanwhile more of them are
-/// counted within the bounds of their own lists.
-fn flush_logs(it: &Maintenance, unsent: &mut Vec<Operation>) {
+/// Sends rejections and handshakes to the writer. Operations that are still `unsent` go first; until
+/// then the logs of intake count within their own bounds.
+fn flush_logs(maintenance: &Maintenance, unsent: &mut Vec<Operation>) {
     if unsent.is_empty() {
-        let refusals = (it.refusals)();
-        unsent.extend(split(refusals).into_iter().rev().map(Operation::Refusals));
-        let handshakes = (it.handshakes)();
-        unsent.extend(split(handshakes).into_iter().rev().map(Operation::Handshakes));
+        let rejections = (maintenance.rejections)();
+        unsent.extend(chunks(rejections).into_iter().rev().map(Operation::Refusals));
+        let handshakes = (maintenance.handshakes)();
+        unsent.extend(chunks(handshakes).into_iter().rev().map(Operation::Handshakes));
     }
-    send(&it.writer.to, unsent);
+    send_all(&maintenance.writer.to, unsent);
 }
 
-/// Between two operations the writer may commit, so that no sender waits for thousands of rows.
-fn split<T>(mut rows: Vec<T>) -> Vec<Vec<T>> {
-    let mut parts = Vec::new();
+/// Splits rows into operations. The writer may commit between two of them, so that no sender waits for
+/// thousands of rows.
+fn chunks<T>(mut rows: Vec<T>) -> Vec<Vec<T>> {
+    let mut chunks = Vec::new();
     while !rows.is_empty() {
-        let rest = rows.split_off(rows.len().min(NOTED_AT_ONCE));
-        parts.push(std::mem::replace(&mut rows, rest));
+        let remaining = rows.split_off(rows.len().min(MAX_ROWS_PER_OPERATION));
+        chunks.push(std::mem::replace(&mut rows, remaining));
     }
-    parts
+    chunks
 }
 
-/// Events come first: where the writer has no room, an operation stays and is sent at the next look.
-fn send(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
-    while let Some(op) = unsent.pop() {
-        match writer.try_send(WriterMessage::Write(WriteRequest::Op(op))) {
+/// Sends operations while the writer's channel has room. Events come first: when the channel is full, the
+/// remaining operations stay in `unsent` until the next call.
+fn send_all(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
+    while let Some(operation) = unsent.pop() {
+        match writer.try_send(WriterMessage::Write(WriteRequest::Op(operation))) {
             Ok(()) => {}
-            Err(TrySendError::Full(WriterMessage::Write(WriteRequest::Op(op)))) => {
-                return unsent.push(op);
+            Err(TrySendError::Full(WriterMessage::Write(WriteRequest::Op(operation)))) => {
+                return unsent.push(operation);
             }
             Err(_) => return,
         }
     }
 }
 
-/// Below `min_free_space` senders get 503, while the queue is worked off.
-fn check_disk_space(it: &Maintenance) {
-    let Ok(space) = rustix::fs::statvfs(&it.database) else { return };
+/// Compares the free disk space with `min_free_space`. Below it senders get 503, and jobs go on running.
+fn check_disk_space(maintenance: &Maintenance) {
+    let Ok(space) = rustix::fs::statvfs(&maintenance.database) else { return };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
-    let low = free < it.min_free_bytes;
+    let low = free < maintenance.min_free_bytes;
     if !low {
-        reserve::keep(&it.database, free - it.min_free_bytes);
+        reserve::keep(&maintenance.database, free - maintenance.min_free_bytes);
     }
-    if it.disk_low.swap(low, Ordering::Relaxed) != low {
-        let (path, free, min) = (it.database.display(), free >> 20, it.min_free_bytes >> 20);
+    if maintenance.disk_low.swap(low, Ordering::Relaxed) != low {
+        let (path, free, min) =
+            (maintenance.database.display(), free >> 20, maintenance.min_free_bytes >> 20);
         if low {
-            let why = format!(
+            let reason = format!(
                 "{path}: {free} MiB free, less than store.min_free_space ({min} MiB): senders get \
                  503 until there is room"
             );
-            log::error!("{why}");
-            it.writer.send(Operation::Notice(AlertSignal::DiskLow(why)));
+            log::error!("{reason}");
+            maintenance.writer.send(Operation::Notice(AlertSignal::DiskLow(reason)));
         } else {
-            log::info!("{path}: {free} MiB free: senders are answered again");
+            log::info!("{path}: {free} MiB free: events are accepted again");
         }
     }
 }
 
-/// Tells systemd that the writer is alive, if it is; gives its latest beat.
-fn watchdog(it: &Maintenance, before: u64) -> u64 {
-    let beat = it.writer.health.heartbeats();
-    if beat != before {
-        let status =
-            format!("{} jobs running, trail {:?}", it.running.count(), it.writer.health.get());
+/// Tells systemd that the server is alive if the writer's heartbeat has changed since `previous`. Returns
+/// the latest heartbeat.
+fn feed_watchdog(maintenance: &Maintenance, previous: u64) -> u64 {
+    let heartbeat = maintenance.writer.health.heartbeats();
+    if heartbeat != previous {
+        let status = format!(
+            "{} jobs running, database {:?}",
+            maintenance.running.count(),
+            maintenance.writer.health.get()
+        );
         notify::send(&[NotifyState::Watchdog, NotifyState::Status(&status)]);
     }
-    beat
+    heartbeat
 }
 
 #[cfg(test)]
@@ -149,18 +157,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_writer_has_no_room_for_is_sent_later_and_not_lost() {
+    fn operations_that_find_the_channel_full_are_sent_later() {
         let (to, from) = bounded(1);
         let mut unsent = vec![Operation::Handshakes(Vec::new()), Operation::Refusals(Vec::new())];
-        send(&to, &mut unsent);
+        send_all(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
-        send(&to, &mut unsent);
+        send_all(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
         assert!(matches!(
             from.recv(),
             Ok(WriterMessage::Write(WriteRequest::Op(Operation::Refusals(_))))
         ));
-        send(&to, &mut unsent);
+        send_all(&to, &mut unsent);
         assert!(unsent.is_empty());
         assert!(matches!(
             from.recv(),

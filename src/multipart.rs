@@ -1,4 +1,4 @@
-//! The parts of a `multipart/form-data` body, by the `multer` crate.
+//! Reads the parts of a `multipart/form-data` body with the `multer` crate.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -8,21 +8,21 @@ use futures_core::Stream;
 use multer::Multipart;
 use multer::bytes::Bytes;
 
-/// One part.
+/// One part of a multipart body.
 pub struct Part {
     pub name: Option<String>,
-    /// The file's name, where it is one.
+    /// The file name, if the part is a file.
     pub file: Option<String>,
     pub content_type: Option<String>,
     pub bytes: Bytes,
 }
 
-/// Gives each part in its order to `take`, until that has enough by `None`. `None`: it had, or the
-/// body is broken, without an end, or none.
+/// Calls `visit` with each part in order, until it returns `None`. Returns `None` if it did, or if the body is
+/// not a complete multipart body.
 pub fn for_each_part(
     content_type: &str,
     body: &[u8],
-    mut take: impl FnMut(Part) -> Option<()>,
+    mut visit: impl FnMut(Part) -> Option<()>,
 ) -> Option<()> {
     let boundary = multer::parse_boundary(content_type).ok()?;
     let mut multipart = Multipart::new(OneChunk(Some(Bytes::copy_from_slice(body))), boundary);
@@ -31,12 +31,12 @@ pub fn for_each_part(
         let file = field.file_name().map(str::to_owned);
         let content_type = field.content_type().map(ToString::to_string);
         let bytes = poll_ready(field.bytes())?.ok()?;
-        take(Part { name, file, content_type, bytes })?;
+        visit(Part { name, file, content_type, bytes })?;
     }
     Some(())
 }
 
-/// A body that is there as a whole.
+/// A stream of a complete body.
 struct OneChunk(Option<Bytes>);
 
 impl Stream for OneChunk {
@@ -47,10 +47,10 @@ impl Stream for OneChunk {
     }
 }
 
-/// What it gives without waiting: there is nothing to wait for.
+/// Polls a future once. It is ready at once, because the whole body is in memory.
 fn poll_ready<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(it) => Some(it),
+        Poll::Ready(output) => Some(output),
         Poll::Pending => None,
     }
 }

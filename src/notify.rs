@@ -1,7 +1,7 @@
-//! Messages to systemd (`sd_notify(3)`), by a socket that never blocks. A manager that hangs must not
-//! hold the thread that handles signals, or the one that does maintenance.
+//! Messages to systemd (`sd_notify(3)`) through a socket that never blocks. A service manager that hangs must
+//! not block the thread that handles signals or the maintenance thread.
 //!
-//! A message that finds no room waits here for the next one, in its order.
+//! A message that cannot be sent waits here, and the next call sends it first.
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -15,8 +15,8 @@ use rustix::net::{
 };
 use sd_notify::NotifyState;
 
-/// Maximum number of waiting messages. Beyond it the oldest sign of life is dropped.
-const WAITING_MAX: usize = 16;
+/// Maximum number of waiting messages. Beyond it the oldest watchdog or status message is dropped.
+const MAX_WAITING: usize = 16;
 
 static CHANNEL: Mutex<Channel> = Mutex::new(Channel { socket: None, waiting: VecDeque::new() });
 
@@ -25,7 +25,7 @@ struct Channel {
     waiting: VecDeque<String>,
 }
 
-/// Sends a message; without a manager it does nothing.
+/// Sends a message. Does nothing without a service manager.
 pub fn send(states: &[NotifyState<'_>]) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let mut message = String::new();
@@ -38,14 +38,14 @@ pub fn send(states: &[NotifyState<'_>]) {
 impl Channel {
     fn send(&mut self, name: &[u8], message: String) {
         self.waiting.push_back(message);
-        if self.waiting.len() > WAITING_MAX {
-            let passing = |message: &String| {
+        if self.waiting.len() > MAX_WAITING {
+            let is_periodic = |message: &String| {
                 message.starts_with("WATCHDOG=") || message.starts_with("STATUS=")
             };
-            self.waiting.remove(self.waiting.iter().position(passing).unwrap_or(0));
+            self.waiting.remove(self.waiting.iter().position(is_periodic).unwrap_or(0));
         }
         if self.socket.is_none() {
-            // None to be had now: the next message tries again.
+            // No socket can be created now. The next message tries again.
             self.socket = open(name).ok();
         }
         let Some((socket, address)) = &self.socket else { return };
@@ -53,7 +53,7 @@ impl Channel {
             match sendto(socket, message.as_bytes(), SendFlags::NOSIGNAL, address) {
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return,
                 Err(Errno::INTR) => {}
-                // A manager that is gone hears nothing more.
+                // The service manager is gone.
                 Ok(_) | Err(_) => drop(self.waiting.pop_front()),
             }
         }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manager_that_does_not_read_holds_nobody_and_hears_what_matters_later() {
+    fn a_manager_that_does_not_read_blocks_no_caller_and_gets_the_important_messages_later() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -85,19 +85,19 @@ mod tests {
         for number in 0..10_000 {
             channel.send(name, format!("STATUS={number}\n"));
         }
-        assert_eq!(channel.waiting.len(), WAITING_MAX);
+        assert_eq!(channel.waiting.len(), MAX_WAITING);
         manager.set_nonblocking(true).unwrap();
         channel.send(name, "READY=1\n".to_owned());
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut buffer = [0; 64];
         for _ in 0..100 {
             while let Ok(length) = manager.recv(&mut buffer) {
-                heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+                received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
             }
             channel.send(name, "WATCHDOG=1\n".to_owned());
         }
-        assert_eq!(heard[0], "STATUS=0\n");
-        assert!(heard.contains(&"READY=1\n".to_owned()));
-        assert_eq!(heard.last().map(String::as_str), Some("WATCHDOG=1\n"));
+        assert_eq!(received[0], "STATUS=0\n");
+        assert!(received.contains(&"READY=1\n".to_owned()));
+        assert_eq!(received.last().map(String::as_str), Some("WATCHDOG=1\n"));
     }
 }

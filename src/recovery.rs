@@ -1,5 +1,5 @@
-//! What a sudden end left behind, settled before the server listens: processes are ended, running
-//! jobs get their outcome `interrupted`, waits are no longer than they were set for.
+//! Recovery after a crash, before the server listens: kills the processes that the earlier server left,
+//! gives each running job the outcome `interrupted`, and clamps delays that a clock jump made longer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::store::writer_state::WriterState;
 use crate::store::{self, Store, jobs};
 use crate::worker;
 
-/// Settles it; says how many jobs were interrupted.
+/// Recovers from a crash. Returns how many jobs were interrupted.
 ///
 /// # Errors
-/// The write failed: nothing was changed.
+/// The write failed, and nothing was changed.
 pub fn recover_after_crash(
     store: &Store,
     config: &Config,
     registry: &Registry,
 ) -> anyhow::Result<usize> {
-    let strays = process::kill_run(&format!("{}.", store.database_id));
-    if strays > 0 {
-        log::warn!("ended {strays} processes that an earlier server had left");
+    let orphans = process::kill_run(&format!("{}.", store.database_id));
+    if orphans > 0 {
+        log::warn!("killed {orphans} processes that an earlier server had left");
     }
     let policies: HashMap<HandlerId, &Retry> = config
         .handlers
@@ -37,31 +37,32 @@ pub fn recover_after_crash(
     store::in_transaction(&store.conn, |conn| {
         let mut state = WriterState::read(conn, store.clock)?;
         jobs::clamp_waits(conn, state.now_ms)?;
-        let left = jobs::orphaned_jobs(conn, &state)?;
-        for one in &left {
-            let policy = policies.get(&one.claimed.handler).copied().unwrap_or(&default);
-            jobs::finish(conn, &mut state, &interrupted(one, policy))?;
+        let orphaned = jobs::orphaned_jobs(conn, &state)?;
+        for job in &orphaned {
+            let policy = policies.get(&job.claimed.handler).copied().unwrap_or(&default);
+            jobs::finish(conn, &mut state, &interrupted_attempt(job, policy))?;
         }
         state.write_counters(conn)?;
-        Ok(left.len())
+        Ok(orphaned.len())
     })
 }
 
-fn interrupted(left: &OrphanedJob, policy: &Retry) -> AttemptRecord {
-    let crashes = left.crashes.saturating_add(1);
-    let detail = if left.cancelled { "cancelled" } else { "the server ended while it ran" };
-    let ended = AttemptResult::new(Outcome::Interrupted, detail);
+/// The record of an attempt that the crash interrupted.
+fn interrupted_attempt(job: &OrphanedJob, policy: &Retry) -> AttemptRecord {
+    let crashes = job.crashes.saturating_add(1);
+    let detail = if job.cancelled { "cancelled" } else { "the server ended while it ran" };
+    let result = AttemptResult::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let record =
-        JobHistory { failures: left.claimed.failures, age: ms(left.claimed.age_ms), crashes };
-    let next = retry::next_step(policy, record, &ended, clock::random_unit_f64);
+    let history =
+        JobHistory { failures: job.claimed.failures, age: ms(job.claimed.age_ms), crashes };
+    let next = retry::next_step(policy, history, &result, clock::random_unit_f64);
     let now_ms = clock::wall_ms();
     worker::build_attempt_record(
-        &left.claimed,
-        ended,
+        &job.claimed,
+        result,
         next,
         now_ms,
-        ms(now_ms - left.started_at_ms),
+        ms(now_ms - job.started_at_ms),
         crashes,
     )
 }

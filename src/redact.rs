@@ -1,7 +1,7 @@
-//! Replaces known secrets in text that is stored, passed on or logged, wherever they stand in it.
+//! Redacts known secrets in text that is stored, passed on or logged, wherever they occur in it.
 //!
-//! One search looks for all secrets at once: raw and percent-encoded, in any mix of both and in either
-//! case of letters. Bodies never pass through it: they are kept byte for byte.
+//! One search finds all secrets at once: raw, percent-encoded, or a mix of both, in upper or lower case.
+//! Bodies are never redacted here: they are stored byte for byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,25 +10,26 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::memchr;
 
-/// Stands where a secret was.
+/// The text that replaces a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// A shorter secret may well be part of ordinary text: it is redacted in its place alone.
-const SECRET_BYTES_MIN: usize = 8;
+/// Minimum length of a secret that is searched for. A shorter one may occur in ordinary text by chance: it is
+/// redacted only in the place from which it is read.
+const MIN_SECRET_BYTES: usize = 8;
 
-/// The search looks for the first bytes of a secret, so that a certificate costs no more than a token;
-/// what follows them is compared.
-const SEARCHED_BYTES_MAX: usize = 64;
+/// The search uses so many bytes of each secret, so that a certificate costs no more than a token. The bytes
+/// after them are compared.
+const MAX_SEARCHED_BYTES: usize = 64;
 
-/// Percent-encoding within percent-encoding is decoded so often at most.
-const DECODED_TIMES_MAX: usize = 3;
+/// Maximum number of times that nested percent-encoding is decoded.
+const MAX_DECODE_PASSES: usize = 3;
 
 /// Finds and replaces known secrets.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    /// Each form in which a secret may stand in text.
+    /// Each form in which a secret may occur.
     forms: Vec<Vec<u8>>,
-    /// For the beginnings of `forms`, by their places there.
+    /// Finds the beginnings of `forms`; a pattern id is an index of `forms`.
     search: Option<AhoCorasick>,
 }
 
@@ -39,10 +40,10 @@ impl fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// A redactor that knows these secrets and those of `self`.
+    /// Returns a redactor that knows these secrets and those of `self`.
     ///
     /// # Errors
-    /// The secrets are too many for one search.
+    /// There are too many secrets for one search.
     pub fn with<S: AsRef<[u8]>>(
         &self,
         secrets: impl IntoIterator<Item = S>,
@@ -53,28 +54,28 @@ impl Redactor {
         }
         forms.sort_unstable();
         forms.dedup();
-        let searched = forms.iter().map(|form| &form[..form.len().min(SEARCHED_BYTES_MAX)]);
+        let searched = forms.iter().map(|form| &form[..form.len().min(MAX_SEARCHED_BYTES)]);
         let search = AhoCorasick::builder()
             .ascii_case_insensitive(true)
-            // Secrets that overlap are all found.
+            // Finds all of several overlapping secrets.
             .match_kind(MatchKind::Standard)
             .build(searched)?;
         Ok(Self { search: (!forms.is_empty()).then_some(search), forms })
     }
 
-    /// The text without secrets.
+    /// Redacts a text.
     pub fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match self.redact_bytes(text.as_bytes()) {
             Cow::Borrowed(_) => Cow::Borrowed(text),
-            // A secret that is not UTF-8 may end within a letter.
+            // A secret that is not UTF-8 may end within a character.
             Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
         }
     }
 
-    /// The bytes without secrets.
+    /// Redacts bytes.
     pub fn redact_bytes<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let Some(search) = &self.search else { return Cow::Borrowed(text) };
-        if text.len() < SECRET_BYTES_MIN || (memchr(b'%', text).is_none() && !search.is_match(text))
+        if text.len() < MIN_SECRET_BYTES || (memchr(b'%', text).is_none() && !search.is_match(text))
         {
             return Cow::Borrowed(text);
         }
@@ -82,24 +83,24 @@ impl Redactor {
         if ranges.is_empty() {
             return Cow::Borrowed(text);
         }
-        let (mut kept, mut end) = (Vec::with_capacity(text.len()), 0);
+        let (mut redacted, mut end) = (Vec::with_capacity(text.len()), 0);
         for range in ranges {
-            // Secrets that overlap become one mark.
+            // Overlapping secrets become one replacement.
             if range.start >= end {
-                kept.extend_from_slice(&text[end..range.start]);
-                kept.extend_from_slice(REDACTED.as_bytes());
+                redacted.extend_from_slice(&text[end..range.start]);
+                redacted.extend_from_slice(REDACTED.as_bytes());
             }
             end = end.max(range.end);
         }
-        kept.extend_from_slice(&text[end..]);
-        Cow::Owned(kept)
+        redacted.extend_from_slice(&text[end..]);
+        Cow::Owned(redacted)
     }
 
-    /// Where secrets stand, in the order of their beginnings.
+    /// Returns the ranges of all secrets, ordered by their start.
     fn find(&self, search: &AhoCorasick, text: &[u8]) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = self.find_raw(search, text).collect();
         let mut decoded = Decoded::raw(text);
-        for _ in 0..DECODED_TIMES_MAX {
+        for _ in 0..MAX_DECODE_PASSES {
             if !decoded.decode() {
                 break;
             }
@@ -124,10 +125,10 @@ impl Redactor {
     }
 }
 
-/// Text whose percent-encoding is undone, and where each byte of it came from.
+/// Percent-decoded text that remembers where each byte came from.
 struct Decoded {
     bytes: Vec<u8>,
-    /// Where each byte begins in the text as it came, and last of all its end.
+    /// The offset of each byte in the original text, followed by the length of that text.
     starts: Vec<usize>,
 }
 
@@ -136,13 +137,13 @@ impl Decoded {
         Self { bytes: text.to_vec(), starts: (0..=text.len()).collect() }
     }
 
-    /// Decodes once; whether there was anything to decode.
+    /// Decodes once. Returns whether anything was encoded.
     fn decode(&mut self) -> bool {
         let (mut bytes, mut starts) = (Vec::with_capacity(self.bytes.len()), Vec::new());
         let mut at = 0;
         while let Some(&byte) = self.bytes.get(at) {
             starts.push(self.starts[at]);
-            match escape(&self.bytes[at..]) {
+            match percent_decode(&self.bytes[at..]) {
                 Some(decoded) => {
                     bytes.push(decoded);
                     at += 3;
@@ -160,16 +161,17 @@ impl Decoded {
     }
 }
 
-/// The byte of a percent-encoded one (RFC 3986 section 2.1) at the beginning of `text`.
-fn escape(text: &[u8]) -> Option<u8> {
+/// Decodes the percent-encoded byte (RFC 3986 section 2.1) at the beginning of `text`, if there is one.
+fn percent_decode(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = text else { return None };
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|it| u8::try_from(it).ok());
+    let digit =
+        |byte: &u8| char::from(*byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
     Some(digit(high)? << 4 | digit(low)?)
 }
 
-/// A secret as it is, and as text that quotes it writes it: with `+` for blanks as forms do
-/// (<https://url.spec.whatwg.org/#application/x-www-form-urlencoded>), and escaped as in log lines and
-/// in JSON.
+/// The forms of a secret: as it is, with `+` for blanks as in forms
+/// (<https://url.spec.whatwg.org/#application/x-www-form-urlencoded>), and escaped as in log lines and in
+/// JSON.
 fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.to_vec(), secret.trim_ascii().to_vec()];
     if secret.contains(&b' ') {
@@ -182,7 +184,7 @@ fn forms_of(secret: &[u8]) -> Vec<Vec<u8>> {
             forms.push(json.as_bytes()[1..json.len() - 1].to_vec());
         }
     }
-    forms.retain(|form| secret.len() >= SECRET_BYTES_MIN && form.len() >= SECRET_BYTES_MIN);
+    forms.retain(|form| secret.len() >= MIN_SECRET_BYTES && form.len() >= MIN_SECRET_BYTES);
     forms
 }
 
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_replaced_wherever_it_stands() {
+    fn a_secret_is_redacted_wherever_it_occurs() {
         let secret = ["s3cret-token"];
         check(&secret, "s3cret-token", "[redacted]");
         check(&secret, "/hooks//a/s3cret-token/x", "/hooks//a/[redacted]/x");
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_secret_stays_as_it_is() {
+    fn text_without_a_secret_is_unchanged() {
         let redactor = redactor(&["s3cret-token"]);
         for text in ["", "%", "%%%", "%zz%4", "/a%20b?x=%00", "plain text that is long enough"] {
             assert!(matches!(redactor.redact(text), Cow::Borrowed(same) if same == text));
@@ -246,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_is_not_looked_for() {
+    fn a_short_secret_is_not_searched_for() {
         check(&["seven-7", ""], "seven-7", "seven-7");
         check(&["eight--8"], "eight--8", "[redacted]");
     }
 
     #[test]
-    fn a_long_secret_is_replaced_whole_and_not_for_its_beginning() {
+    fn a_long_secret_is_redacted_as_a_whole_and_not_for_its_beginning() {
         let long = "0123456789".repeat(100);
         let other = format!("{}x", &long[..999]);
         check(&[&long], &format!("<{long}>"), "<[redacted]>");
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_overlap_leave_nothing_of_either() {
+    fn overlapping_secrets_are_redacted_completely() {
         check(&["abcdefgh", "efghijkl"], "-abcdefghijkl-", "-[redacted]-");
         check(&["abcdefghijkl", "cdefghij"], "-abcdefghijkl-", "-[redacted]-");
         check(&["aaaaaaaa"], &"a".repeat(100), "[redacted]");
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_were_known_stay_known() {
+    fn a_redactor_with_more_secrets_still_knows_the_earlier_ones() {
         let both = redactor(&["first-secret"]).with(["second-secret"]).unwrap();
         assert_eq!(both.redact("first-secret second-secret"), "[redacted] [redacted]");
     }

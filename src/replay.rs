@@ -1,7 +1,7 @@
-//! `replay`, for whoever asks for it: which stored events for which handlers, what each of them owes
-//! by the configuration as it is now, and their jobs, some at a time.
+//! Replay: selects stored events and handlers, evaluates the events with the current configuration, and
+//! inserts new jobs in small transactions.
 //!
-//! Events are read and judged outside of any transaction; only the new rows are written in one.
+//! Events are read and evaluated outside of any transaction. Only the new rows are written in one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -18,64 +18,64 @@ use crate::store::replay::{self, PlannedReplay, SelectedEvent};
 use crate::store::{self, Store, event_reads, registry};
 use crate::worker::{self, task_builder::TaskBuilder};
 
-/// So many events, jobs and bytes of bodies are in memory at most.
-const EVENTS_AT_ONCE: usize = 10_000;
-const JOBS_AT_ONCE: usize = 20_000;
-const BODIES_BYTES_AT_ONCE: usize = 8 << 20;
+/// Maximum number of events and jobs, and maximum size of the bodies, that are in memory at once.
+const MAX_CHUNK_EVENTS: usize = 10_000;
+const MAX_CHUNK_JOBS: usize = 20_000;
+const MAX_CHUNK_BODY_BYTES: usize = 8 << 20;
 
-/// So many are asked about before the first answer is waited for.
-const ASKED_AT_ONCE: usize = 32;
+/// How many events are sent to the evaluator pool before the first result is awaited.
+const MAX_EVALUATIONS_AHEAD: usize = 32;
 
-/// For so long a free process is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a replay waits for a free evaluator.
+const EVALUATOR_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is asked for.
+/// The events and the handler of a replay.
 #[derive(Clone, Debug)]
 pub struct ReplayRequest<'a> {
     pub selector: Selector,
-    /// For this one alone, which is configured.
+    /// Only this handler, which is configured. `None` means all handlers of the events' sources.
     pub handler: Option<&'a str>,
 }
 
 impl ReplayRequest<'_> {
-    /// Whether jobs are selected: then only their handlers get their events.
-    fn is_of_jobs(&self) -> bool {
+    /// Returns whether the selector selects jobs. Then only the handlers of these jobs get the events.
+    fn selects_jobs(&self) -> bool {
         self.selector.state.is_some() || self.selector.detail.is_some()
     }
 }
 
-/// Which events, and who takes them.
+/// The selected events with the handlers that take them.
 pub struct ReplaySelection<'a> {
-    maker: &'a TaskBuilder,
-    /// Those that take some of them, each set of handlers once.
-    judges: Vec<JobPlanner>,
-    /// Event, source, place of its judge.
-    due: Vec<(i64, SourceId, usize)>,
-    /// How many events each handler takes.
+    task_builder: &'a TaskBuilder,
+    /// One planner for each distinct set of handlers.
+    planners: Vec<JobPlanner>,
+    /// The event, its source, and the index of its planner.
+    events: Vec<(i64, SourceId, usize)>,
+    /// The number of events for each handler.
     counts: BTreeMap<HandlerId, usize>,
     names: HashMap<HandlerId, String>,
     /// Events that no handler takes.
-    untaken: Vec<i64>,
+    unmatched: Vec<i64>,
 }
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayProgress {
     pub events: usize,
-    pub of: usize,
+    pub total_events: usize,
     pub jobs: i64,
 }
 
-/// What came of it.
+/// The result of a replay.
 #[derive(Clone, Debug, Default)]
 pub struct ReplaySummary {
     pub jobs: i64,
-    /// Events that were not there any more, or had no body.
+    /// Events that no longer exist or have no body.
     pub missing_events: Vec<i64>,
 }
 
-/// The numbers of configured handlers. One that the trail does not know yet gets a number of its own,
-/// below 0, until its jobs are made.
+/// The ids of the configured handlers. A handler that is not in the database yet gets a temporary negative
+/// id until its jobs are inserted.
 fn handlers_with_ids<'c>(
     store: &Store,
     config: &'c Config,
@@ -87,130 +87,136 @@ fn handlers_with_ids<'c>(
     config.handlers.iter().zip(1..).map(number).collect()
 }
 
-/// Finds the events and who takes them, with the configuration as it is now.
+/// Selects the events, and the handlers that take them by the current configuration.
 ///
 /// # Errors
 /// The read failed.
 pub fn select_events<'a>(
     store: &Store,
     config: &Config,
-    asked: &ReplayRequest<'_>,
-    maker: &'a TaskBuilder,
+    request: &ReplayRequest<'_>,
+    task_builder: &'a TaskBuilder,
 ) -> anyhow::Result<ReplaySelection<'a>> {
-    let meant = if asked.is_of_jobs() {
-        replay::events_of_jobs(&store.conn, &asked.selector)?
+    let selected = if request.selects_jobs() {
+        replay::events_of_jobs(&store.conn, &request.selector)?
     } else {
-        // The handler says who gets them, and not who had them.
-        let selector = Selector { handler: None, ..asked.selector.clone() };
+        // `--handler` names the handler of the new jobs, not that of earlier ones.
+        let selector = Selector { handler: None, ..request.selector.clone() };
         replay::events(&store.conn, &selector)?
     };
     let handlers = handlers_with_ids(store, config)?;
     let sources = registry::source_names(&store.conn)?;
-    let takes = |(handler, id): &&(&Handler, HandlerId), one: &SelectedEvent| {
-        asked.handler.is_none_or(|name| name == handler.name)
-            && one.handler.is_none_or(|had| had == *id)
-            && sources.get(&one.source).is_some_and(|name| handler.sources.contains(name))
+    let takes = |(handler, id): &&(&Handler, HandlerId), event: &SelectedEvent| {
+        request.handler.is_none_or(|name| name == handler.name)
+            && event.handler.is_none_or(|handler| handler == *id)
+            && sources.get(&event.source).is_some_and(|name| handler.sources.contains(name))
     };
-    let mut chosen = ReplaySelection {
-        maker,
-        judges: Vec::new(),
-        due: Vec::new(),
+    let mut selection = ReplaySelection {
+        task_builder,
+        planners: Vec::new(),
+        events: Vec::new(),
         counts: BTreeMap::new(),
         names: handlers.iter().map(|(handler, id)| (*id, handler.name.clone())).collect(),
-        untaken: Vec::new(),
+        unmatched: Vec::new(),
     };
-    let mut judges: HashMap<Vec<HandlerId>, usize> = HashMap::new();
-    // One event may be meant more than once, for a handler each time.
-    for of_event in meant.chunk_by(|a, b| a.event == b.event) {
-        let takers: Vec<&(&Handler, HandlerId)> =
-            handlers.iter().filter(|one| of_event.iter().any(|meant| takes(one, meant))).collect();
+    let mut planner_indexes: HashMap<Vec<HandlerId>, usize> = HashMap::new();
+    // An event may be selected more than once, each time for another handler.
+    for of_event in selected.chunk_by(|a, b| a.event == b.event) {
+        let takers: Vec<&(&Handler, HandlerId)> = handlers
+            .iter()
+            .filter(|handler| of_event.iter().any(|event| takes(handler, event)))
+            .collect();
         let ids: Vec<HandlerId> = takers.iter().map(|(_, id)| *id).collect();
         let SelectedEvent { event, source, .. } = of_event[0];
         if ids.is_empty() {
-            chosen.untaken.push(event);
+            selection.unmatched.push(event);
             continue;
         }
         for id in &ids {
-            *chosen.counts.entry(*id).or_default() += 1;
+            *selection.counts.entry(*id).or_default() += 1;
         }
-        let judge = *judges.entry(ids).or_insert_with(|| {
-            chosen.judges.push(JobPlanner::for_handlers(takers.into_iter().copied()));
-            chosen.judges.len() - 1
+        let planner = *planner_indexes.entry(ids).or_insert_with(|| {
+            selection.planners.push(JobPlanner::for_handlers(takers.into_iter().copied()));
+            selection.planners.len() - 1
         });
-        chosen.due.push((event, source, judge));
+        selection.events.push((event, source, planner));
     }
-    Ok(chosen)
+    Ok(selection)
 }
 
 impl ReplaySelection<'_> {
-    /// How many events there are that a handler takes.
+    /// The number of events that a handler takes.
     pub fn events(&self) -> usize {
-        self.due.len()
+        self.events.len()
     }
 
-    /// Events that are meant, and that no handler takes.
+    /// The selected events that no handler takes.
     pub fn unmatched(&self) -> &[i64] {
-        &self.untaken
+        &self.unmatched
     }
 
-    /// The handlers that take some of them, and how many.
+    /// The handlers, each with the number of events that it takes.
     pub fn counts(&self) -> Vec<(&str, usize)> {
         self.counts.iter().map(|(id, events)| (self.name(*id), *events)).collect()
     }
 
-    /// What a handler is called.
+    /// The name of a handler.
     pub fn name(&self, handler: HandlerId) -> &str {
         self.names.get(&handler).map_or("?", String::as_str)
     }
 
-    /// Makes the jobs.
+    /// Inserts the jobs, and reports the progress after each chunk.
     ///
     /// # Errors
-    /// The trail can't be read or written, or no process was free for the expressions.
+    /// The database cannot be read or written, or no evaluator was free.
     pub fn run(
         &self,
         store: &Store,
         config: &Config,
-        act: AuditEntry,
-        tell: &mut dyn FnMut(ReplayProgress),
+        audit: AuditEntry,
+        report: &mut dyn FnMut(ReplayProgress),
     ) -> anyhow::Result<ReplaySummary> {
-        let numbers = self.register(store, config)?;
-        let mut replay = replay::Replay::new(store, act);
+        let real_ids = self.register(store, config)?;
+        let mut replay = replay::Replay::new(store, audit);
         let mut at = 0;
-        while at < self.due.len() {
+        while at < self.events.len() {
             let (mut due, next) = self.evaluate_chunk(store, at)?;
-            for (handler, _) in due.iter_mut().flat_map(|one| &mut one.owed) {
-                *handler = *numbers.get(handler).unwrap_or(handler);
+            for (handler, _) in due.iter_mut().flat_map(|planned| &mut planned.owed) {
+                *handler = *real_ids.get(handler).unwrap_or(handler);
             }
             replay.make(&due)?;
             at = next;
-            tell(ReplayProgress { events: at, of: self.due.len(), jobs: replay.jobs() });
+            report(ReplayProgress {
+                events: at,
+                total_events: self.events.len(),
+                jobs: replay.jobs(),
+            });
         }
         Ok(ReplaySummary { jobs: replay.jobs(), missing_events: replay.gone().to_vec() })
     }
 
-    /// Says what each event owes, and makes nothing of it.
+    /// Calls `visit` with the planned jobs of each event and inserts nothing.
     ///
     /// # Errors
-    /// The trail can't be read, what `tell` gives, or no process was free for the expressions.
+    /// The database cannot be read, `visit` failed, or no evaluator was free.
     pub fn for_each(
         &self,
         store: &Store,
-        tell: &mut dyn FnMut(&str, &PlannedReplay) -> anyhow::Result<()>,
+        visit: &mut dyn FnMut(&str, &PlannedReplay) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let sources = registry::source_names(&store.conn)?;
         let mut at = 0;
-        while at < self.due.len() {
+        while at < self.events.len() {
             let (due, next) = self.evaluate_chunk(store, at)?;
-            for (one, (_, source, _)) in due.iter().zip(&self.due[at..]) {
-                tell(sources.get(source).map_or("?", String::as_str), one)?;
+            for (planned, (_, source, _)) in due.iter().zip(&self.events[at..]) {
+                visit(sources.get(source).map_or("?", String::as_str), planned)?;
             }
             at = next;
         }
         Ok(())
     }
 
-    /// Numbers for those handlers that the trail does not know yet.
+    /// Registers the handlers that the database does not know yet. Maps their temporary ids to real ones.
     fn register(
         &self,
         store: &Store,
@@ -219,7 +225,9 @@ impl ReplaySelection<'_> {
         let unknown: Vec<registry::HandlerRegistration> = config
             .handlers
             .iter()
-            .filter(|one| self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == one.name))
+            .filter(|handler| {
+                self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == handler.name)
+            })
             .map(worker::registration_of)
             .collect();
         if unknown.is_empty() {
@@ -233,7 +241,7 @@ impl ReplaySelection<'_> {
         Ok(self.names.iter().filter_map(real).collect())
     }
 
-    /// What some events owe, from that place on; where to go on.
+    /// Plans the jobs of the next chunk of events. Returns them and the index of the next event.
     fn evaluate_chunk(
         &self,
         store: &Store,
@@ -241,75 +249,78 @@ impl ReplaySelection<'_> {
     ) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
         let (mut due, mut at) = (Vec::new(), from);
         let (mut jobs, mut bytes) = (0, 0);
-        while at < self.due.len()
-            && due.len() < EVENTS_AT_ONCE
-            && jobs < JOBS_AT_ONCE
-            && bytes < BODIES_BYTES_AT_ONCE
+        while at < self.events.len()
+            && due.len() < MAX_CHUNK_EVENTS
+            && jobs < MAX_CHUNK_JOBS
+            && bytes < MAX_CHUNK_BODY_BYTES
         {
-            let end = self.due.len().min(at + ASKED_AT_ONCE);
-            let some = &self.due[at..end];
-            let (answers, read) = self.evaluate(store, some)?;
+            let end = self.events.len().min(at + MAX_EVALUATIONS_AHEAD);
+            let chunk = &self.events[at..end];
+            let (results, read) = self.evaluate(store, chunk)?;
             bytes += read;
-            for ((event, _, judge), answers) in some.iter().zip(answers) {
-                let judge = &self.judges[*judge];
-                let judged =
-                    answers.map_or_else(|| judge.unconditional_plan(), |it| judge.plan_from(it));
-                jobs += judged.plan.jobs();
-                due.push(PlannedReplay { event: *event, owed: judged.plan.into_specs() });
+            for ((event, _, planner), result) in chunk.iter().zip(results) {
+                let planner = &self.planners[*planner];
+                let planned = match result {
+                    Some(result) => planner.plan_from(result),
+                    None => planner.unconditional_plan(),
+                };
+                jobs += planned.plan.jobs();
+                due.push(PlannedReplay { event: *event, owed: planned.plan.into_specs() });
             }
             at = end;
         }
         Ok((due, at))
     }
 
-    /// The answers of some events: `None` where nothing is asked; how many bytes were read.
+    /// Evaluates a chunk of events. Returns a result for each (`None` if no expression applies), and the
+    /// total size of the bodies.
     fn evaluate(
         &self,
         store: &Store,
-        some: &[(i64, SourceId, usize)],
+        chunk: &[(i64, SourceId, usize)],
     ) -> anyhow::Result<(Vec<Option<EvaluationResult>>, usize)> {
-        let (tell, told) = bounded(some.len());
-        let (mut answers, mut bytes, mut waiting) = (Vec::new(), 0, 0);
-        answers.resize_with(some.len(), || None);
-        for (place, &(event, source, judge)) in some.iter().enumerate() {
-            let Some(questions) = self.judges[judge].expressions() else { continue };
+        let (send_result, receive_result) = bounded(chunk.len());
+        let (mut results, mut bytes, mut in_flight) = (Vec::new(), 0, 0);
+        results.resize_with(chunk.len(), || None);
+        for (index, &(event, source, planner)) in chunk.iter().enumerate() {
+            let Some(questions) = self.planners[planner].expressions() else { continue };
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
             let event = event_reads::event(&store.conn, EventId(event))?;
             bytes += event.body.len();
-            self.maker.with_context(&event, None, |scene| {
-                let scene = EventContext { event_id: None, ..*scene };
-                answers[place] = questions.evaluate_inline(&scene);
-                if answers[place].is_none() {
-                    let tell = tell.clone();
-                    let answer = Box::new(move |answer| drop(tell.send((place, answer))));
-                    self.maker.expressions.evaluate_deferred(
+            self.task_builder.with_context(&event, None, |context| {
+                let context = EventContext { event_id: None, ..*context };
+                results[index] = questions.evaluate_inline(&context);
+                if results[index].is_none() {
+                    let send_result = send_result.clone();
+                    let on_result = Box::new(move |result| drop(send_result.send((index, result))));
+                    self.task_builder.expressions.evaluate_deferred(
                         fairness_key(source),
                         questions,
-                        &scene,
-                        answer,
+                        &context,
+                        on_result,
                     );
-                    waiting += 1;
+                    in_flight += 1;
                 }
             });
         }
-        for _ in 0..waiting {
-            let (place, answer): (usize, Result<EvaluationResult, Busy>) = told.recv()?;
-            answers[place] = Some(match answer {
-                Ok(answer) => answer,
+        for _ in 0..in_flight {
+            let (index, result): (usize, Result<EvaluationResult, Busy>) = receive_result.recv()?;
+            results[index] = Some(match result {
+                Ok(result) => result,
                 Err(Busy) => {
-                    let (event, source, judge) = some[place];
-                    let questions = self.judges[judge].expressions();
-                    let questions = questions.ok_or(anyhow::anyhow!("nothing was asked"))?;
+                    let (event, source, planner) = chunk[index];
+                    let questions = self.planners[planner].expressions();
+                    let questions = questions.ok_or(anyhow::anyhow!("no expression applies"))?;
                     self.evaluate_with_retry(store, event, source, questions)?
                 }
             });
         }
-        Ok((answers, bytes))
+        Ok((results, bytes))
     }
 
-    /// Waits for a free process.
+    /// Evaluates one event, and waits for a free evaluator.
     fn evaluate_with_retry(
         &self,
         store: &Store,
@@ -317,26 +328,28 @@ impl ReplaySelection<'_> {
         source: SourceId,
         questions: &ExpressionSet,
     ) -> anyhow::Result<EvaluationResult> {
-        let began = Instant::now();
+        let started = Instant::now();
         let event = event_reads::event(&store.conn, EventId(event))?;
         loop {
-            let asked = self.maker.with_context(&event, None, |scene| {
-                let scene = EventContext { event_id: None, ..*scene };
-                self.maker.expressions.evaluate(fairness_key(source), questions, &scene)
+            let result = self.task_builder.with_context(&event, None, |context| {
+                let context = EventContext { event_id: None, ..*context };
+                let expressions = &self.task_builder.expressions;
+                expressions.evaluate(fairness_key(source), questions, &context)
             });
-            match asked {
-                Ok(answers) => return Ok(answers),
-                Err(Busy) if began.elapsed() < PATIENCE => {
+            match result {
+                Ok(result) => return Ok(result),
+                Err(Busy) if started.elapsed() < EVALUATOR_TIMEOUT => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(Busy) => {
-                    anyhow::bail!("{}: try again", self.maker.expressions.busy_reason())
+                    anyhow::bail!("{}: try again", self.task_builder.expressions.busy_reason())
                 }
             }
         }
     }
 }
 
+/// The key by which the evaluator pool shares its processes between sources.
 fn fairness_key(source: SourceId) -> u64 {
     u64::try_from(source.0).unwrap_or(0)
 }

@@ -1,9 +1,10 @@
-//! Who may run now: threads are given to handlers, as many as are free and no more.
+//! The scheduler: decides how many jobs of which handler to claim for the threads that are free.
 //!
-//! Pure: told what happened, asked for a plan. A free thread goes to the highest priority that has a
-//! job ready, among equals to the handler with the fewest running. Whether a handler has a job ready
-//! is a hint: set when one is stored or comes due, cleared only by a claim that got fewer than it
-//! asked for. The writer tells both in the order of its commits, so no wake-up is missed.
+//! It is pure: callers report what happened and request for a plan. A free thread goes to the handler with
+//! the highest priority that has a job ready; among equals, to the one with the fewest busy threads.
+//! Whether a handler has a job ready is a hint. A stored job or a due job sets it, and only a claim
+//! that got fewer jobs than it asked for clears it. The writer reports both in the order of its
+//! commits, so no wake-up is missed.
 
 use std::collections::HashMap;
 
@@ -15,138 +16,143 @@ pub mod handler_schedule;
 pub mod rate_limiter;
 pub mod retry;
 
-/// The state of all handlers. Moments are in microseconds on the trail's clock.
+/// The schedules of all handlers and the number of busy threads. All times are microseconds on the
+/// database clock.
 #[derive(Debug)]
 pub struct Scheduler {
     threads: usize,
     busy: usize,
-    lanes: HashMap<HandlerId, HandlerSchedule>,
+    handlers: HashMap<HandlerId, HandlerSchedule>,
 }
 
 impl Scheduler {
     pub fn new(threads: usize) -> Self {
-        Self { threads, busy: 0, lanes: HashMap::new() }
+        Self { threads, busy: 0, handlers: HashMap::new() }
     }
 
-    /// Takes over a configuration; any handler may have jobs ready.
+    /// Applies a new configuration. Any handler may have jobs ready afterwards.
     pub fn configure(&mut self, limits: &HashMap<HandlerId, HandlerLimits>) {
-        for (handler, lane) in &mut self.lanes {
-            lane.configure(limits.get(handler).copied());
+        for (handler, schedule) in &mut self.handlers {
+            schedule.configure(limits.get(handler).copied());
         }
         for (&handler, &limits) in limits {
-            self.lanes.entry(handler).or_default().configure(Some(limits));
+            self.handlers.entry(handler).or_default().configure(Some(limits));
         }
         self.wake_all();
     }
 
-    /// These, and no others, are paused.
+    /// Pauses exactly these handlers and resumes all others.
     pub fn set_paused(&mut self, paused: &[HandlerId]) {
-        for (handler, lane) in &mut self.lanes {
-            lane.paused = paused.contains(handler);
+        for (handler, schedule) in &mut self.handlers {
+            schedule.paused = paused.contains(handler);
         }
     }
 
-    /// It rests until then, and has one job on trial from then on; `None`: it does not rest any more.
+    /// Opens a handler's circuit breaker until `until_us`, when one job probes it. `None` closes it.
     pub fn set_breaker(&mut self, handler: HandlerId, until_us: Option<i64>) {
-        self.lane(handler).rests(until_us);
+        self.schedule(handler).set_breaker(until_us);
     }
 
-    /// With `rate`: what an earlier process left, no start before.
+    /// Restores the rate limit that an earlier process left: no job starts pending `at_us`.
     pub fn restore_rate_limit(&mut self, handler: HandlerId, at_us: i64, now_us: i64) {
-        if let Some(pace) = &mut self.lane(handler).pace {
-            pace.restore(at_us, now_us);
+        if let Some(rate_limiter) = &mut self.schedule(handler).rate_limiter {
+            rate_limiter.restore(at_us, now_us);
         }
     }
 
-    /// So many more jobs are ready.
+    /// Records that `jobs` more jobs are ready.
     pub fn add_ready(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
-        self.lane(handler).woken(jobs, now_us);
+        self.schedule(handler).add_ready(jobs, now_us);
     }
 
-    /// Any handler may have jobs ready.
+    /// Assumes that every handler may have jobs ready.
     pub fn wake_all(&mut self) {
-        for lane in self.lanes.values_mut() {
-            lane.mark_maybe_ready();
+        for schedule in self.handlers.values_mut() {
+            schedule.mark_maybe_ready();
         }
     }
 
-    /// Whether somebody gathers a batch whose ready jobs are to be counted.
+    /// Returns whether the ready jobs of a handler in batch mode have to be set_counted.
     pub fn needs_count(&self) -> bool {
-        self.lanes.values().any(|lane| lane.count_limit().is_some())
+        self.handlers.values().any(|schedule| schedule.count_limit().is_some())
     }
 
-    /// Those, each with how many are to be counted at most; what comes while they are is added.
+    /// Starts a count for each such handler and returns how many jobs to count at most. Jobs that
+    /// become ready during the count are added to its result.
     pub fn begin_count(&mut self) -> Vec<(HandlerId, usize)> {
-        let begin = |(&handler, lane): (&HandlerId, &mut HandlerSchedule)| {
-            Some((handler, lane.begin_count()?))
+        let begin = |(&handler, schedule): (&HandlerId, &mut HandlerSchedule)| {
+            Some((handler, schedule.begin_count()?))
         };
-        self.lanes.iter_mut().filter_map(begin).collect()
+        self.handlers.iter_mut().filter_map(begin).collect()
     }
 
-    /// It had so many ready jobs when they were counted, or more where that is as many as were to be.
+    /// Records the result of a count. A result equal to the requested maximum means that many or more.
     pub fn set_counted(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
-        self.lane(handler).counted(jobs, now_us);
+        self.schedule(handler).set_counted(jobs, now_us);
     }
 
-    /// A claim got `got` jobs.
-    pub fn claimed(&mut self, ask: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= ask.threads(ask.jobs) - ask.threads(got);
-        self.lane(ask.handler).claimed(ask, got, now_us);
+    /// Records a committed claim that got `got` jobs.
+    pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
+        self.busy -= request.threads(request.jobs) - request.threads(got);
+        self.schedule(request.handler).record_claim(request, got, now_us);
     }
 
-    /// A claim was not written.
-    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
-        self.busy -= ask.threads(ask.jobs);
-        self.lane(ask.handler).claim_failed(ask);
+    /// Records a claim that could not be written.
+    pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
+        self.busy -= request.threads(request.jobs);
+        self.schedule(request.handler).record_failed_claim(request);
     }
 
-    /// A thread is free again; the outcomes of what it ran are on their way to the disk, before any
-    /// claim that is asked for from here on.
+    /// Records that a thread is free. The outcomes of its jobs are already in the writer's queue, ahead
+    /// of any claim planned from now on.
     pub fn release_thread(&mut self, handler: HandlerId) {
         self.busy -= 1;
-        self.lane(handler).busy -= 1;
+        self.schedule(handler).busy -= 1;
     }
 
-    /// Threads that run jobs, or for which some were asked.
+    /// The number of threads that run jobs or for which a claim is in flight.
     pub fn busy(&self) -> usize {
         self.busy
     }
 
-    /// What to ask for now; counted as running from here on.
+    /// Returns the claims to make now. Their threads count as busy from here on.
     pub fn plan(&mut self, now_us: i64) -> Vec<ClaimRequest> {
-        let mut asks: Vec<ClaimRequest> = Vec::new();
+        let mut requests: Vec<ClaimRequest> = Vec::new();
         if self.busy >= self.threads {
-            return asks;
+            return requests;
         }
-        for lane in self.lanes.values_mut() {
-            lane.begin_plan(now_us);
+        for schedule in self.handlers.values_mut() {
+            schedule.begin_plan(now_us);
         }
         while self.busy < self.threads {
-            let Some((&handler, lane)) = self
-                .lanes
+            let Some((&handler, schedule)) = self
+                .handlers
                 .iter_mut()
-                .filter(|(_, lane)| lane.may_start())
-                .min_by_key(|(handler, lane)| (lane.sort_key(), **handler))
+                .filter(|(_, schedule)| schedule.may_start())
+                .min_by_key(|(handler, schedule)| (schedule.sort_key(), **handler))
             else {
                 break;
             };
             self.busy += 1;
-            let before = asks.iter_mut().find(|ask| ask.handler == handler);
-            lane.grant_thread(handler, before, now_us).into_iter().for_each(|ask| asks.push(ask));
+            let pending = requests.iter_mut().find(|request| request.handler == handler);
+            schedule
+                .grant_thread(handler, pending, now_us)
+                .into_iter()
+                .for_each(|request| requests.push(request));
         }
-        asks
+        requests
     }
 
-    /// When a plan may be another than now by time alone.
+    /// Returns the earliest time at which a plan can change without any other event.
     pub fn next_us(&self) -> Option<i64> {
         if self.busy >= self.threads {
             return None;
         }
-        self.lanes.values().filter_map(HandlerSchedule::due_us).min()
+        self.handlers.values().filter_map(HandlerSchedule::due_us).min()
     }
 
-    fn lane(&mut self, handler: HandlerId) -> &mut HandlerSchedule {
-        self.lanes.entry(handler).or_default()
+    fn schedule(&mut self, handler: HandlerId) -> &mut HandlerSchedule {
+        self.handlers.entry(handler).or_default()
     }
 }
 

@@ -1,8 +1,8 @@
-//! The workers: OS threads that each take a job, run it, and report its outcome; and the list of
-//! what runs now, by which it can be ended.
+//! The workers: OS threads that each take an assignment, run it and report its outcomes. And the list of
+//! running jobs, by which they can be stopped.
 //!
-//! `step` is one job. A worker never waits for the store: it sends its outcome, with which the writer
-//! claims what it runs next, so that both are one commit.
+//! A worker never waits for the store. It sends the outcome to the writer, which commits it together
+//! with the claim of the next job for this thread.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,46 +30,47 @@ pub mod task_builder;
 
 use task_builder::TaskBuilder;
 
-/// Claimed jobs on their way to a worker: one, or with `mode = "batch"` some of one handler.
+/// Claimed jobs for one worker: one job, or with `mode = "batch"` several of one handler.
 #[derive(Debug)]
 pub struct Assignment {
     pub claimed: Vec<ClaimedJob>,
     pub handler: Arc<HandlerRuntime>,
 }
 
-/// Why a running job is ended.
+/// Why a running job is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
     Cancelled,
-    /// This one was, which runs in the same batch.
+    /// This other job of the same batch was cancelled.
     CancelledWith(JobId),
     Shutdown,
 }
 
-/// An attempt that runs now.
+/// A running attempt.
 #[derive(Debug)]
 struct RunningAttempt {
     attempt: u32,
-    /// The first of those that were started with it.
-    first: JobId,
+    /// The first job of its assignment.
+    first_job: JobId,
     stop: CancelToken,
-    why: Option<StopReason>,
+    reason: Option<StopReason>,
 }
 
 impl RunningAttempt {
-    /// The first reason of its own is the one that counts.
-    fn end(&mut self, why: StopReason) {
-        if matches!(self.why, None | Some(StopReason::CancelledWith(_))) {
-            self.why = Some(why);
+    /// Stops the attempt. The first reason counts, but a reason of its own replaces one of its batch.
+    fn stop(&mut self, reason: StopReason) {
+        if matches!(self.reason, None | Some(StopReason::CancelledWith(_))) {
+            self.reason = Some(reason);
         }
         self.stop.set();
     }
 }
 
+/// The running attempts, and cancellations of attempts that have not begun.
 #[derive(Debug, Default)]
 struct RunningAttempts {
     jobs: HashMap<JobId, RunningAttempt>,
-    /// To be cancelled, and on their way to a worker, or over.
+    /// Cancelled attempts that are on their way to a worker, or have ended.
     pending_cancellations: HashSet<Claim>,
 }
 
@@ -80,15 +81,15 @@ impl RunningAttempts {
             self.pending_cancellations.insert(claim);
             return;
         };
-        run.end(StopReason::Cancelled);
-        let first = run.first;
-        for (_, other) in self.jobs.iter_mut().filter(|(_, run)| run.first == first) {
-            other.why.get_or_insert(StopReason::CancelledWith(claim.job));
+        run.stop(StopReason::Cancelled);
+        let first_job = run.first_job;
+        for (_, other) in self.jobs.iter_mut().filter(|(_, run)| run.first_job == first_job) {
+            other.reason.get_or_insert(StopReason::CancelledWith(claim.job));
         }
     }
 }
 
-/// What runs now.
+/// The list of running jobs.
 #[derive(Debug, Default)]
 pub struct RunningJobs {
     runs: Mutex<RunningAttempts>,
@@ -99,69 +100,72 @@ impl RunningJobs {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends these attempts, and with each those of its batch. One that has not begun ends as it begins.
+    /// Stops these attempts and all others of their batches. An attempt that has not begun stops as it
+    /// begins.
     pub fn cancel(&self, claims: &[Claim]) {
         let mut runs = self.lock();
         runs.pending_cancellations.clear();
         claims.iter().for_each(|&claim| runs.cancel(claim));
     }
 
-    /// Ends all.
-    pub fn end_all(&self, why: StopReason) {
+    /// Stops all attempts.
+    pub fn stop_all(&self, reason: StopReason) {
         for run in self.lock().jobs.values_mut() {
-            run.end(why);
+            run.stop(reason);
         }
     }
 
-    /// Whether this job is to end.
+    /// Returns whether this job was told to stop.
     fn is_stopped(&self, job: JobId) -> bool {
         self.lock().jobs.get(&job).is_some_and(|run| run.stop.is_set())
     }
 
+    /// The number of running jobs.
     pub fn count(&self) -> usize {
         self.lock().jobs.len()
     }
 
-    /// These begin, to be ended together by `stop`.
+    /// Adds the jobs of an assignment, which `stop` stops together.
     fn begin(&self, claimed: &[ClaimedJob], stop: &CancelToken) {
-        let Some(first) = claimed.first().map(|one| one.claim.job) else { return };
+        let Some(first_job) = claimed.first().map(|job| job.claim.job) else { return };
         let mut runs = self.lock();
-        runs.jobs.extend(claimed.iter().map(|one| {
-            let Claim { job, attempt } = one.claim;
-            (job, RunningAttempt { attempt, first, stop: stop.clone(), why: None })
+        runs.jobs.extend(claimed.iter().map(|claimed_job| {
+            let Claim { job, attempt } = claimed_job.claim;
+            (job, RunningAttempt { attempt, first_job, stop: stop.clone(), reason: None })
         }));
-        for one in claimed {
-            if runs.pending_cancellations.remove(&one.claim) {
-                runs.cancel(one.claim);
+        for claimed_job in claimed {
+            if runs.pending_cancellations.remove(&claimed_job.claim) {
+                runs.cancel(claimed_job.claim);
             }
         }
     }
 
-    fn end(&self, job: JobId) -> Option<StopReason> {
-        self.lock().jobs.remove(&job)?.why
+    /// Removes a job that has ended, and returns why it was stopped.
+    fn remove(&self, job: JobId) -> Option<StopReason> {
+        self.lock().jobs.remove(&job)?.reason
     }
 }
 
-/// What all workers share.
+/// What all workers share: their channel, the task builder, the writer, the list of running jobs.
 #[derive(Clone)]
 pub struct WorkerContext {
-    pub from: Receiver<Assignment>,
-    pub maker: TaskBuilder,
+    pub assignments: Receiver<Assignment>,
+    pub task_builder: TaskBuilder,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
 }
 
-/// While the jobs of an expanded one are inserted, its worker looks so often whether it is stopped.
-const EXPANSION_LOOK: Duration = Duration::from_millis(50);
+/// How often a worker that waits for the jobs of an expansion checks whether its job was stopped.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 impl WorkerContext {
-    /// Has the jobs inserted that a job is expanded into, and waits for them, so that no more items are
-    /// in memory than there are workers.
+    /// Lets the writer insert the jobs of an expansion and waits for the last one. This bounds the memory
+    /// for items: at most one expansion per worker.
     fn expand(&self, expansion: Box<Reevaluation>) {
         let (done, inserted) = bounded(1);
         let job = expansion.claimed.claim.job;
         self.writer.work(vec![Work::expand_job(expansion, done)]);
-        while inserted.recv_timeout(EXPANSION_LOOK) == Err(RecvTimeoutError::Timeout) {
+        while inserted.recv_timeout(STOP_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             if self.running.is_stopped(job) {
                 return;
             }
@@ -169,141 +173,154 @@ impl WorkerContext {
     }
 }
 
-/// Starts `threads` workers; each ends when nobody can send it a job any more.
+/// Starts `threads` workers. Each ends when the channel of assignments is closed.
 ///
 /// # Errors
-/// A thread can't be made.
-pub fn start(threads: usize, shared: &WorkerContext) -> std::io::Result<Vec<JoinHandle<()>>> {
+/// A thread cannot be created.
+pub fn start(threads: usize, context: &WorkerContext) -> std::io::Result<Vec<JoinHandle<()>>> {
     let worker = |number: usize| {
-        let shared = shared.clone();
+        let context = context.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let mut reusable_token = None;
-            while let Ok(start) = shared.from.recv() {
-                run_assignment(&shared, &start, &mut reusable_token);
+            while let Ok(assignment) = context.assignments.recv() {
+                run_assignment(&context, &assignment, &mut reusable_token);
             }
         })
     };
     (1..=threads).map(worker).collect()
 }
 
-/// Runs what was claimed to its end. Of several each outcome is sent as soon as it is known; that of
-/// one goes with the news that this thread is free. `spare` is the `Stop` of what ran before.
-fn run_assignment(shared: &WorkerContext, start: &Assignment, spare: &mut Option<CancelToken>) {
-    let handler = &start.handler;
-    let began = Instant::now();
-    let mut left: Vec<Option<&ClaimedJob>> = start.claimed.iter().map(Some).collect();
+/// Runs an assignment to its end. Each outcome of a batch is sent as soon as it is known. The outcome of
+/// a single job is sent together with the message that this thread is free. `reusable_token` is the
+/// cancel token of the assignment before.
+fn run_assignment(
+    context: &WorkerContext,
+    assignment: &Assignment,
+    reusable_token: &mut Option<CancelToken>,
+) {
+    let handler = &assignment.handler;
+    let started = Instant::now();
+    let mut unfinished: Vec<Option<&ClaimedJob>> = assignment.claimed.iter().map(Some).collect();
     let mut last = None;
-    let mut on_complete = |at: usize, how: JobCompletion| {
-        let Some(claimed) = left.get_mut(at).and_then(Option::take) else { return };
-        let op = match how {
+    let mut on_complete = |index: usize, completion: JobCompletion| {
+        let Some(claimed) = unfinished.get_mut(index).and_then(Option::take) else { return };
+        let operation = match completion {
             JobCompletion::Expanded(expansion) if expansion.is_large() => {
-                shared.expand(expansion);
-                shared.running.end(claimed.claim.job);
+                context.expand(expansion);
+                context.running.remove(claimed.claim.job);
                 return;
             }
             JobCompletion::Expanded(expansion) => {
-                shared.running.end(claimed.claim.job);
+                context.running.remove(claimed.claim.job);
                 Operation::Expand(expansion)
             }
-            JobCompletion::Ended(ended) => {
-                let why = shared.running.end(claimed.claim.job);
-                let ended = with_stop_reason(ended, why);
+            JobCompletion::Ended(result) => {
+                let reason = context.running.remove(claimed.claim.job);
+                let result = with_stop_reason(result, reason);
                 Operation::Finish(Box::new(decide_outcome(
                     claimed,
                     handler,
-                    ended,
-                    began.elapsed(),
+                    result,
+                    started.elapsed(),
                 )))
             }
         };
-        if start.claimed.len() == 1 {
-            last = Some(op);
+        if assignment.claimed.len() == 1 {
+            last = Some(operation);
         } else {
-            shared.writer.send(op);
+            context.writer.send(operation);
         }
     };
-    let run = AssertUnwindSafe(|| attempt(shared, start, spare, &mut on_complete));
-    let fault = |what| {
-        AttemptResult::new(Outcome::Failed, format!("not started: a fault in hooktrail{what}"))
+    let run = AssertUnwindSafe(|| attempt(context, assignment, reusable_token, &mut on_complete));
+    let internal_error = |cause| {
+        AttemptResult::new(
+            Outcome::Failed,
+            format!("not started: an internal error of hooktrail{cause}"),
+        )
     };
-    let unheard = match catch_unwind(run) {
-        Ok(Ok(())) => fault(": it gave no outcome"),
-        Ok(Err(ended)) => ended,
-        Err(_) => fault(", see its log"),
+    let missing_result = match catch_unwind(run) {
+        Ok(Ok(())) => internal_error(": the handler reported no outcome"),
+        Ok(Err(result)) => result,
+        Err(_) => internal_error(", see the log"),
     };
-    for at in 0..start.claimed.len() {
-        on_complete(at, JobCompletion::Ended(unheard.clone()));
+    for index in 0..assignment.claimed.len() {
+        on_complete(index, JobCompletion::Ended(missing_result.clone()));
     }
-    if let Some(claimed) = start.claimed.first() {
-        shared.writer.release_worker(last, claimed.handler);
+    if let Some(claimed) = assignment.claimed.first() {
+        context.writer.release_worker(last, claimed.handler);
     }
 }
 
-/// The outcome of an attempt, and what comes next.
+/// Decides the next step after an attempt, and builds its record.
 fn decide_outcome(
     claimed: &ClaimedJob,
     handler: &HandlerRuntime,
-    ended: AttemptResult,
-    took: Duration,
+    result: AttemptResult,
+    duration: Duration,
 ) -> AttemptRecord {
-    let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + took;
-    let record = JobHistory { failures: claimed.failures, age, crashes: 0 };
-    let next = retry::next_step(&handler.settings.retry, record, &ended, clock::random_unit_f64);
-    let mut finish = build_attempt_record(claimed, ended, next, clock::wall_ms(), took, 0);
-    finish.breaker = breaker(&handler.settings);
-    finish
+    let age = Duration::from_millis(u64::try_from(claimed.age_ms).unwrap_or(0)) + duration;
+    let history = JobHistory { failures: claimed.failures, age, crashes: 0 };
+    let next = retry::next_step(&handler.settings.retry, history, &result, clock::random_unit_f64);
+    let mut record = build_attempt_record(claimed, result, next, clock::wall_ms(), duration, 0);
+    record.breaker = breaker_policy(&handler.settings);
+    record
 }
 
-/// A handler as the store knows it.
+/// The part of a handler's configuration that the store needs.
 pub fn registration_of(handler: &config::Handler) -> HandlerRegistration {
     HandlerRegistration {
         name: handler.name.clone(),
         paused: handler.is_paused,
-        breaker: breaker(handler),
+        breaker: breaker_policy(handler),
     }
 }
 
-fn breaker(settings: &config::Handler) -> BreakerPolicy {
-    let config::Breaker { threshold: failures, cooldown: pause } = settings.breaker;
-    BreakerPolicy { failures, pause_ms: i64::try_from(pause.as_millis()).unwrap_or(i64::MAX / 4) }
+fn breaker_policy(settings: &config::Handler) -> BreakerPolicy {
+    let config::Breaker { threshold, cooldown } = settings.breaker;
+    BreakerPolicy {
+        failures: threshold,
+        pause_ms: i64::try_from(cooldown.as_millis()).unwrap_or(i64::MAX / 4),
+    }
 }
 
-/// Gives what was claimed to the handler. What `over` did not hear of by its end has ended as is given
-/// back.
+/// Runs the handler for an assignment and reports each job to `on_complete` by its index.
+///
+/// # Errors
+/// The attempt cannot start: returns the result of all jobs that were not reported.
 fn attempt(
-    shared: &WorkerContext,
-    start: &Assignment,
-    spare: &mut Option<CancelToken>,
-    over: &mut dyn FnMut(usize, JobCompletion),
+    context: &WorkerContext,
+    assignment: &Assignment,
+    reusable_token: &mut Option<CancelToken>,
+    on_complete: &mut dyn FnMut(usize, JobCompletion),
 ) -> Result<(), AttemptResult> {
-    // One that was not set is as good as new: it left `Running` with the last attempt.
-    let unset = spare.take().filter(|stop| !stop.is_set());
-    let stop = unset.map_or_else(stop_when_possible, Ok)?;
-    *spare = Some(stop.clone());
-    shared.running.begin(&start.claimed, &stop);
-    let (mut tasks, mut places) = (Vec::with_capacity(start.claimed.len()), Vec::new());
-    for (at, claimed) in start.claimed.iter().enumerate() {
-        match prepare(&shared.maker, claimed, &start.handler) {
+    // A token that was never set can be used again: no running attempt refers to it any more.
+    let unset = reusable_token.take().filter(|stop| !stop.is_set());
+    let stop = unset.map_or_else(create_cancel_token, Ok)?;
+    *reusable_token = Some(stop.clone());
+    context.running.begin(&assignment.claimed, &stop);
+    let (mut tasks, mut indexes) = (Vec::with_capacity(assignment.claimed.len()), Vec::new());
+    for (index, claimed) in assignment.claimed.iter().enumerate() {
+        match prepare(&context.task_builder, claimed, &assignment.handler) {
             Ok(task) => {
                 tasks.push(task);
-                places.push(at);
+                indexes.push(index);
             }
-            Err(how) => over(at, how),
+            Err(completion) => on_complete(index, completion),
         }
     }
     if !tasks.is_empty() {
-        let mut ended = |at: usize, ended: AttemptResult| {
-            if let Some(&place) = places.get(at) {
-                over(place, JobCompletion::Ended(ended));
+        let mut on_result = |task: usize, result: AttemptResult| {
+            if let Some(&index) = indexes.get(task) {
+                on_complete(index, JobCompletion::Ended(result));
             }
         };
-        start.handler.kind.run_all(&tasks, &stop, &mut ended);
+        assignment.handler.kind.run_all(&tasks, &stop, &mut on_result);
     }
     Ok(())
 }
 
-/// A `Stop`, for which there may be no file descriptor now.
-fn stop_when_possible() -> Result<CancelToken, AttemptResult> {
+/// Creates a cancel token. If the system has no file descriptor left, waits for one for a while.
+fn create_cancel_token() -> Result<CancelToken, AttemptResult> {
     let mut shortage = Shortage::default();
     loop {
         match CancelToken::new() {
@@ -316,53 +333,56 @@ fn stop_when_possible() -> Result<CancelToken, AttemptResult> {
     }
 }
 
-/// How a claimed job is over.
+/// How a claimed job ended.
 enum JobCompletion {
     Ended(AttemptResult),
-    /// Its expressions were evaluated anew: that was no attempt.
+    /// Its expressions were evaluated again, which is not an attempt.
     Expanded(Box<Reevaluation>),
 }
 
-/// A task, or how the job is over without one.
+/// Builds the task of a job.
+///
+/// # Errors
+/// There is nothing to run: returns how the job ended.
 fn prepare(
-    maker: &TaskBuilder,
+    builder: &TaskBuilder,
     claimed: &ClaimedJob,
     handler: &HandlerRuntime,
 ) -> Result<Task, JobCompletion> {
-    let event = maker.load_event(claimed).map_err(JobCompletion::Ended)?;
+    let event = builder.load_event(claimed).map_err(JobCompletion::Ended)?;
     if !claimed.expand {
-        let item = maker.load_item(claimed).map_err(JobCompletion::Ended)?;
-        return maker
+        let item = builder.load_item(claimed).map_err(JobCompletion::Ended)?;
+        return builder
             .build_task(claimed, handler, event, item.as_ref())
             .map_err(JobCompletion::Ended);
     }
-    let owed = maker.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
+    let owed = builder.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
     Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, owed })))
 }
 
-/// An interruption says whose doing it was.
-fn with_stop_reason(mut ended: AttemptResult, why: Option<StopReason>) -> AttemptResult {
-    if ended.outcome == Outcome::Interrupted {
-        ended.detail = match why {
-            // It could not be started now: that is said already.
-            None if ended.retry_after.is_some() => return ended,
+/// Adds the reason to an interrupted attempt.
+fn with_stop_reason(mut result: AttemptResult, reason: Option<StopReason>) -> AttemptResult {
+    if result.outcome == Outcome::Interrupted {
+        result.detail = match reason {
+            // The attempt could not start. Its detail already says why.
+            None if result.retry_after.is_some() => return result,
             Some(StopReason::Cancelled) => "cancelled".to_owned(),
             Some(StopReason::CancelledWith(job)) => format!("job {job} of its batch was cancelled"),
             Some(StopReason::Shutdown) | None => "the server was stopped".to_owned(),
         };
-        ended.retry_after = None;
+        result.retry_after = None;
     }
-    ended
+    result
 }
 
-/// The outcome as it is written.
+/// Builds the record of an attempt that the writer stores.
 pub fn build_attempt_record(
     claimed: &ClaimedJob,
-    ended: AttemptResult,
+    result: AttemptResult,
     next: retry::NextStep,
     ended_at_ms: i64,
-    took: Duration,
+    duration: Duration,
     crashes: u32,
 ) -> AttemptRecord {
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
@@ -370,20 +390,20 @@ pub fn build_attempt_record(
         claim: claimed.claim,
         handler: claimed.handler,
         source: claimed.source,
-        outcome: ended.outcome,
-        is_permanent: ended.is_permanent,
+        outcome: result.outcome,
+        is_permanent: result.is_permanent,
         on_trial: claimed.on_trial,
         breaker: BreakerPolicy::NEVER,
-        detail: ended.detail,
+        detail: result.detail,
         ended_at_ms,
-        duration_ms: ms(took),
-        stdout: ended.stdout,
-        stderr: ended.stderr,
+        duration_ms: ms(duration),
+        stdout: result.stdout,
+        stderr: result.stderr,
         next: match next {
             retry::NextStep::Succeeded => Next::Succeeded,
             retry::NextStep::Dead(reason) => Next::Dead { reason },
-            retry::NextStep::Again { wait, failures } => {
-                Next::Again { wait_ms: ms(wait), failures }
+            retry::NextStep::Retry { delay, failures } => {
+                Next::Again { wait_ms: ms(delay), failures }
             }
         },
         crashes,
@@ -411,20 +431,20 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_cancelled_on_its_way_to_a_worker_ends_as_it_begins() {
+    fn a_job_that_is_cancelled_on_its_way_to_a_worker_stops_as_it_begins() {
         let (running, stop) = (RunningJobs::default(), CancelToken::new().unwrap());
         running.cancel(&[claimed(7, 2).claim, claimed(8, 1).claim]);
         running.begin(&[claimed(7, 1)], &stop);
-        assert!(!stop.is_set(), "it is another attempt");
-        running.end(JobId(7));
+        assert!(!stop.is_set(), "the cancellation names another attempt");
+        running.remove(JobId(7));
         running.begin(&[claimed(6, 1), claimed(7, 2)], &stop);
         assert!(stop.is_set());
-        assert_eq!(running.end(JobId(7)), Some(StopReason::Cancelled));
-        assert_eq!(running.end(JobId(6)), Some(StopReason::CancelledWith(JobId(7))));
+        assert_eq!(running.remove(JobId(7)), Some(StopReason::Cancelled));
+        assert_eq!(running.remove(JobId(6)), Some(StopReason::CancelledWith(JobId(7))));
     }
 
     #[test]
-    fn what_is_not_to_be_cancelled_any_more_is_forgotten() {
+    fn a_new_list_of_cancellations_replaces_the_pending_ones() {
         let (running, stop) = (RunningJobs::default(), CancelToken::new().unwrap());
         running.cancel(&[claimed(7, 2).claim]);
         running.cancel(&[]);

@@ -35,7 +35,7 @@ const HOUR_MS: i64 = 3_600_000;
 struct Database {
     store: Store,
     state: WriterState,
-    dispatch: Scheduler,
+    scheduler: Scheduler,
     running: VecDeque<ClaimedJob>,
 }
 
@@ -83,14 +83,14 @@ impl Database {
             )?;
             Ok(())
         })?;
-        let mut dispatch = Scheduler::new(THREADS);
+        let mut scheduler = Scheduler::new(THREADS);
         let limits = HandlerLimits { priority: 0, concurrency: THREADS, rate: None, batch: None };
         let limits = (1..=HANDLERS).map(|handler| (HandlerId(handler), limits));
-        dispatch.configure(&limits.collect::<HashMap<_, _>>());
-        dispatch.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
-        RESTING.for_each(|handler| dispatch.set_breaker(HandlerId(handler), Some(i64::MAX)));
+        scheduler.configure(&limits.collect::<HashMap<_, _>>());
+        scheduler.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
+        RESTING.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let state = WriterState::read(&store.conn, store.clock)?;
-        let mut database = Self { store, state, dispatch, running: VecDeque::new() };
+        let mut database = Self { store, state, scheduler, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
             let events = 100.min(count / all.len());
@@ -123,8 +123,8 @@ impl Database {
         for _ in 0..TURN {
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
             taken.extend(ended.iter().map(|job| job.handler.0));
-            ended.iter().for_each(|job| self.dispatch.release_thread(job.handler));
-            let asks = self.dispatch.plan(self.store.clock.now_ms() * 1000);
+            ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
+            let asks = self.scheduler.plan(self.store.clock.now_ms() * 1000);
             let mut answers = Vec::with_capacity(asks.len());
             self.change(|conn, state, _| {
                 for job in &ended {
@@ -136,7 +136,7 @@ impl Database {
                 Ok(())
             })?;
             for (ask, claimed) in answers {
-                self.dispatch.claimed(&ask, claimed.len(), 0);
+                self.scheduler.record_claim(&ask, claimed.len(), 0);
                 self.running.extend(claimed);
             }
             self.wake();
@@ -150,7 +150,7 @@ impl Database {
 
     fn wake(&mut self) {
         for (handler, jobs) in self.state.ready_counts.drain() {
-            self.dispatch.add_ready(handler, jobs, 0);
+            self.scheduler.add_ready(handler, jobs, 0);
         }
     }
 }

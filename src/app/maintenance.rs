@@ -1,4 +1,4 @@
-//! What upkeep is given by those that it looks after.
+//! Starts the maintenance thread with its connections to the other parts.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,49 +16,48 @@ use crate::store::source_counters::SourceCounters;
 use crate::web::IntakeState;
 use crate::worker::RunningJobs;
 
-/// What it needs of the trail.
+/// What maintenance needs of the store.
 pub(super) struct MaintenanceInputs {
     pub database: PathBuf,
     pub readers: ReadPool,
     pub clock: MonotonicClock,
-    /// What keeps the log from starting over.
-    pub held: Receiver<String>,
+    /// Reports the reader that keeps the write-ahead log from being reset.
+    pub blocked_wal: Receiver<String>,
 }
 
-/// Starts upkeep; it ends when the sender is dropped.
+/// Starts the maintenance thread. It ends when the returned sender is dropped.
 pub(super) fn start_maintenance(
-    gate: &Arc<IntakeState>,
+    intake: &Arc<IntakeState>,
     config: &Config,
-    (told, tally): (&AlertSubscription, &Arc<SourceCounters>),
+    (alert_subscribers, source_counters): (&AlertSubscription, &Arc<SourceCounters>),
     running: &Arc<RunningJobs>,
-    trail: MaintenanceInputs,
+    inputs: MaintenanceInputs,
 ) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = bounded(0);
-    let MaintenanceInputs { database, readers, clock, held } = trail;
-    let gates = [(); 4].map(|()| Arc::clone(gate));
-    let [refusals, handshakes, refusing, settings] = gates;
+    let MaintenanceInputs { database, readers, clock, blocked_wal } = inputs;
+    let [rejections, handshakes, rejecting, redacting] = [(); 4].map(|()| Arc::clone(intake));
     let alerts = AlertMonitor {
-        told: Arc::clone(told),
+        subscribers: Arc::clone(alert_subscribers),
         readers,
-        expressions: gate.expressions.clone(),
+        expressions: intake.expressions.clone(),
         clock,
-        tally: Arc::clone(tally),
-        refusing: Box::new(move || refusing.drain_rejecting_sources()),
-        wal_blocked: held,
-        redact: Box::new(move |text| settings.settings.load().redactor.redact(text).into_owned()),
+        source_counters: Arc::clone(source_counters),
+        rejecting: Box::new(move || rejecting.drain_rejecting_sources()),
+        blocked_wal,
+        redact: Box::new(move |text| redacting.settings.load().redactor.redact(text).into_owned()),
         silent: HashMap::new(),
-        asked: Arc::default(),
+        in_flight: Arc::default(),
     };
-    let upkeep = Maintenance {
+    let maintenance = Maintenance {
         alerts,
-        tally: Arc::clone(tally),
+        source_counters: Arc::clone(source_counters),
         database,
         min_free_bytes: config.store.min_free_bytes,
-        disk_low: Arc::clone(&gate.disk_low),
-        writer: gate.writer.clone(),
+        disk_low: Arc::clone(&intake.disk_low),
+        writer: intake.writer.clone(),
         running: Arc::clone(running),
-        refusals: Box::new(move || refusals.drain_rejections()),
+        rejections: Box::new(move || rejections.drain_rejections()),
         handshakes: Box::new(move || handshakes.drain_handshakes()),
     };
-    Ok((stop, maintenance::start(upkeep, stopped)?))
+    Ok((stop, maintenance::start(maintenance, stopped)?))
 }

@@ -1,7 +1,7 @@
-//! From the lock to a database that may be served. What passes by itself is waited for: another program's
-//! lock, a full disk, a file system that is mounted read-only.
+//! The start, from the lock to a recovered database. The server waits for conditions that can pass: another
+//! program's lock, a full disk, a file system that is mounted read-only.
 //!
-//! While the server waits, or is busy for long, senders get 503, and systemd is asked for more time.
+//! While it waits or recovers for long, senders get 503, and systemd is asked for more time.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -23,23 +23,23 @@ use crate::web::standby::Standby;
 use crate::web::{self, Sockets};
 use crate::{notify, process, recovery};
 
-/// A start that takes longer than this answers 503 meanwhile. A usual one lets connections wait.
+/// A start that takes longer than this answers 503. A usual start lets connections wait.
 const STANDBY_AFTER: Duration = Duration::from_secs(1);
 
-/// Between two tries.
+/// The delay between two tries.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often the same reason is logged.
-const SAID_AGAIN: Duration = Duration::from_secs(600);
+/// How often the same reason is logged again.
+const LOG_INTERVAL: Duration = Duration::from_secs(600);
 
-/// How often a signal is looked for.
-const SIGNAL_LOOK: Duration = Duration::from_millis(50);
+/// How often the wait checks for a signal.
+const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What systemd is asked for each time, and how often.
+/// The time that each request to systemd adds to the start, and the interval of these requests.
 const EXTENSION: Duration = Duration::from_secs(60);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
-/// The lock of this process, once it has one: kept until the process ends.
+/// The database lock of this process, once it has one. It is held until the process ends.
 #[derive(Clone, Default)]
 pub(super) struct Owner {
     lock: Arc<OnceLock<Lock>>,
@@ -54,16 +54,16 @@ impl Owner {
     }
 }
 
-/// Signals that arrived before the server could follow them.
+/// Signals that early_signals during the start.
 #[derive(Default)]
-pub(super) struct Arrived {
+pub(super) struct EarlySignals {
     pub reload: bool,
 }
 
-impl Arrived {
-    /// Waits; whether a signal asks for the end.
-    fn wait(&mut self, signals: &mut Signals, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+impl EarlySignals {
+    /// Waits for `duration`. Returns early, and true, if a signal asks the server to stop.
+    fn wait(&mut self, signals: &mut Signals, duration: Duration) -> bool {
+        let deadline = Instant::now() + duration;
         loop {
             for signal in signals.pending() {
                 if signal != SIGHUP {
@@ -71,35 +71,35 @@ impl Arrived {
                 }
                 self.reload = true;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return false;
             }
-            std::thread::sleep(left.min(SIGNAL_LOOK));
+            std::thread::sleep(remaining.min(SIGNAL_CHECK_INTERVAL));
         }
     }
 }
 
-/// What a server is made of once nothing stands in its way.
-pub(super) struct Prepared {
-    pub began: Instant,
+/// What the start has prepared for the server.
+pub(super) struct PreparedStart {
+    pub started_at: Instant,
     pub store: Store,
     pub registry: Registry,
     pub sockets: Sockets,
 }
 
-/// Locks, opens and settles the database; nothing where a signal ended the wait.
+/// Locks, opens and recovers the database. Returns `None` if a signal ended the wait.
 ///
 /// # Errors
-/// Another server owns it; or what a person has to do.
+/// Another server owns the database, or the start needs a person's help.
 pub(super) fn prepare(
     config: &Config,
-    arrived: &mut Arrived,
+    early_signals: &mut EarlySignals,
     signals: &mut Signals,
     owner: &Owner,
-) -> Result<Option<Prepared>, ExitError> {
-    let began = Instant::now();
-    // Before anything is bound or touched: a second server ends here.
+) -> Result<Option<PreparedStart>, ExitError> {
+    let started_at = Instant::now();
+    // Before anything is bound or changed: a second server ends here.
     let mut locked = lock(config, owner);
     let sockets = match locked {
         Ok(()) | Err(OpenError::Passing(_)) => web::bind(config).map_err(ExitError::other)?,
@@ -107,48 +107,51 @@ pub(super) fn prepare(
     };
     let standby =
         start_standby(&sockets, config.server.request_timeout).map_err(ExitError::other)?;
-    let mut reasons = Reasons::default();
+    let mut wait_log = WaitLog::default();
     while let Err(error) = locked {
-        reasons.tell(error)?;
-        if arrived.wait(signals, RETRY) {
+        wait_log.log(error)?;
+        if early_signals.wait(signals, RETRY) {
             return Ok(None);
         }
         locked = lock(config, owner);
     }
-    if delay(owner, arrived, signals) {
+    if delay_after_failures(owner, early_signals, signals) {
         return Ok(None);
     }
     loop {
         match open(config, owner) {
             Ok((store, registry)) => {
                 standby.stop();
-                return Ok(Some(Prepared { began, store, registry, sockets }));
+                return Ok(Some(PreparedStart { started_at, store, registry, sockets }));
             }
-            Err(error) => reasons.tell(error)?,
+            Err(error) => wait_log.log(error)?,
         }
         if let Some(lock) = owner.lock.get() {
             reserve::release_if_full(lock.path());
         }
-        if arrived.wait(signals, RETRY) {
+        if early_signals.wait(signals, RETRY) {
             return Ok(None);
         }
     }
 }
 
-/// Why the server waits, logged at first, when it changes, and then rarely.
+/// Logs why the server waits: at first, when the reason changes, and then rarely.
 #[derive(Default)]
-struct Reasons {
+struct WaitLog {
     last: Option<(String, Instant)>,
 }
 
-impl Reasons {
+impl WaitLog {
+    /// Logs an error that can pass.
+    ///
     /// # Errors
-    /// It does not pass.
-    fn tell(&mut self, error: OpenError) -> Result<(), ExitError> {
+    /// The error cannot pass by itself.
+    fn log(&mut self, error: OpenError) -> Result<(), ExitError> {
         let OpenError::Passing(text) = error else { return Err(error.into()) };
-        let is_old = |(last, at): &(String, Instant)| *last == text && at.elapsed() < SAID_AGAIN;
-        if !self.last.as_ref().is_some_and(is_old) {
-            log::error!("{text}: the server waits for that, and senders get 503");
+        let is_recent =
+            |(last, at): &(String, Instant)| *last == text && at.elapsed() < LOG_INTERVAL;
+        if !self.last.as_ref().is_some_and(is_recent) {
+            log::error!("{text}: waiting until this changes, senders get 503");
             notify::send(&[NotifyState::Status(&format!("waiting: {text}"))]);
             self.last = Some((text, Instant::now()));
         }
@@ -160,68 +163,75 @@ fn lock(config: &Config, owner: &Owner) -> Result<(), OpenError> {
     let path = &config.store.path;
     if let Some(folder) = path.parent() {
         store::files::create_folder(folder)
-            .map_err(|e| store::io_error(folder, "can't be made: change store.path", &e))?;
+            .map_err(|e| store::io_error(folder, "cannot be created: change store.path", &e))?;
     }
     let lock = Lock::take(path)?;
     let _ = owner.lock.set(lock);
     Ok(())
 }
 
-/// After failures in a row the server waits itself: systemd starts it again at once, each time.
-/// Whether a signal ended the wait.
-fn delay(owner: &Owner, arrived: &mut Arrived, signals: &mut Signals) -> bool {
+/// Waits before the start if the runs before failed soon after theirs, because systemd restarts the server
+/// at once each time. Returns whether a signal ended the wait.
+fn delay_after_failures(
+    owner: &Owner,
+    early_signals: &mut EarlySignals,
+    signals: &mut Signals,
+) -> bool {
     let Some(run) = owner.lock.get().map(Lock::run) else { return false };
     let delay = run.delay();
     if delay.is_zero() {
         return false;
     }
     let text = format!(
-        "the last {} runs of this server ended soon after their start: it waits {delay:?} before it \
-         starts, and senders get 503",
+        "the last {} runs of this server ended soon after their start: waiting {delay:?} before this \
+         start, senders get 503",
         run.failures
     );
     log::error!("{text}");
     notify::send(&[NotifyState::Status(&text)]);
-    let is_ended = arrived.wait(signals, delay);
+    let is_stopped = early_signals.wait(signals, delay);
     // The wait does not count as a run.
     if let Some(lock) = owner.lock.get() {
         lock.begin_again();
     }
-    is_ended
+    is_stopped
 }
 
-/// The file, owned and checked, with a log that is copied and synced: after a failed sync of an
-/// earlier process what the log says may not be on disk, until it is in the file.
+/// Opens, checks and recovers the database. The write-ahead log is copied into the file and synced first:
+/// after a failed sync of an earlier process, the log's pages may not be on disk until then.
 fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> {
     let lock = owner.lock.get().ok_or_else(|| OpenError::Other("there is no lock".to_owned()))?;
     let path = lock.path();
     let store = store::open(&config.store.path, config.store.durability)?;
     if store.files.database() != lock.id() {
-        let text = "was replaced while the server started: see who does that";
+        let text = "was replaced during the start: find out which program does that";
         return Err(OpenError::Other(format!("{}: {text}", path.display())));
     }
-    let settle = || {
+    let recover = || {
         if !checkpoint::truncate(&store.conn)? {
-            log::warn!("{}: a reader keeps the log from being cut", path.display());
+            log::warn!(
+                "{}: a reader keeps the write-ahead log from being truncated",
+                path.display()
+            );
         }
         process::become_subreaper()?;
         let registry = register(&store, config)?;
         let interrupted = recovery::recover_after_crash(&store, config, &registry)?;
         if interrupted > 0 {
-            log::warn!("{interrupted} jobs were running when the server ended: they run again");
+            log::warn!("{interrupted} jobs were running when the server ended: they are retried");
         }
         Ok(registry)
     };
-    let registry = settle().map_err(|e| store::open_error_text(path, &e))?;
-    warn_of_rescued(path);
+    let registry = recover().map_err(|e| store::open_error_text(path, &e))?;
+    warn_about_rescued(path);
     Ok((store, registry))
 }
 
-fn warn_of_rescued(path: &Path) {
+fn warn_about_rescued(path: &Path) {
     for rescued in rescue::find(path) {
         log::warn!(
-            "{}: an earlier server saved its events there when its file was removed or replaced: remove \
-             it when you no longer need it",
+            "{}: an earlier server saved its events here when its database was removed or replaced: remove \
+             this file when you no longer need it",
             rescued.display()
         );
     }
@@ -236,8 +246,7 @@ fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     })
 }
 
-/// Answers in place of the server when the start takes long, and asks systemd for more time. The sockets
-/// are given back when it is stopped or dropped.
+/// The thread that answers senders when the start takes long, and asks systemd for more time.
 struct StandbyThread {
     stop: Sender<()>,
     thread: JoinHandle<()>,
@@ -264,7 +273,7 @@ fn stand_by(sockets: &Sockets, timeout: Duration, stopped: &Receiver<()>) {
     }
     let standby = Standby::start(sockets, timeout);
     if let Err(e) = &standby {
-        log::error!("nothing answers senders while the server waits: {e:#}");
+        log::error!("senders get no response while the server waits: {e:#}");
     }
     let microseconds = u32::try_from(EXTENSION.as_micros()).unwrap_or(u32::MAX);
     loop {

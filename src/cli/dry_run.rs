@@ -121,7 +121,7 @@ pub fn maker(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitEr
     );
     let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
-    Ok(TaskBuilder { readers, expressions, paths, trail: cli_run_id(&store.database_id) })
+    Ok(TaskBuilder { readers, expressions, paths, database_id: cli_run_id(&store.database_id) })
 }
 
 fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {

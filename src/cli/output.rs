@@ -166,7 +166,7 @@ const ESCAPE: char = '\x1b';
 const COLOURS: [&str; 4] = ["\x1b[0m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
 
 fn escaped(text: &str) -> Cow<'_, str> {
-    escape::escape_but(text, |c| matches!(c, '\n' | '\t'))
+    escape::escape_except(text, |c| matches!(c, '\n' | '\t'))
 }
 
 impl<W: Write> Write for Screen<W> {

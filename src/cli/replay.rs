@@ -217,7 +217,7 @@ impl ProgressLine {
     fn tell(&mut self, it: ReplayProgress) {
         if self.is_shown && self.told.elapsed() >= TELL {
             self.told = Instant::now();
-            self.put(&format!("{} of {} events, {} jobs", it.events, it.of, it.jobs));
+            self.put(&format!("{} of {} events, {} jobs", it.events, it.total_events, it.jobs));
         }
     }
 

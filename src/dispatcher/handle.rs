@@ -1,5 +1,4 @@
-//! Where the writer, the workers' outcomes, and whoever configures and stops the server meet: the
-//! desk, its lock, and what wakes the dispatcher's thread.
+//! The handle to the dispatcher: its shared state, the lock, and the wake-up of its thread.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Sender;
 
 use super::HandlerMap;
-use super::state::SchedulerState;
+use super::state::DispatcherState;
 use crate::clock::MonotonicClock;
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
@@ -16,145 +15,150 @@ use crate::store::jobs::{ClaimedJob, JobDisposition};
 use crate::store::operation::WriterObserver;
 use crate::worker::Assignment;
 
-/// The desk, for all who change it.
+/// The dispatcher's shared state with its lock. The writer, the application and the dispatcher's own
+/// thread hold one.
 #[derive(Debug)]
-pub struct Scheduler {
-    desk: Mutex<SchedulerState>,
+pub struct DispatcherHandle {
+    state: Mutex<DispatcherState>,
     wake: Condvar,
 }
 
-impl Scheduler {
-    /// For so many workers, who listen to `to`; with the rests that an earlier process left.
+impl DispatcherHandle {
+    /// Creates the state for `threads` workers, which receive from `assignments`. `breakers` are the open
+    /// circuit breakers that an earlier process left.
     pub fn new(
         threads: usize,
         clock: MonotonicClock,
-        to: Sender<Assignment>,
-        rests: &HashMap<HandlerId, BreakerState>,
+        assignments: Sender<Assignment>,
+        breakers: &HashMap<HandlerId, BreakerState>,
     ) -> Self {
-        let mut desk = SchedulerState::new(threads, clock, to);
-        rests.iter().for_each(|(&handler, rest)| desk.set_open_until(handler, rest.until_ms));
-        Self { desk: Mutex::new(desk), wake: Condvar::new() }
+        let mut state = DispatcherState::new(threads, clock, assignments);
+        for (&handler, breaker) in breakers {
+            state.set_open_until(handler, breaker.until_ms);
+        }
+        Self { state: Mutex::new(state), wake: Condvar::new() }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, SchedulerState> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, DispatcherState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, change: impl FnOnce(&mut SchedulerState)) {
-        let mut desk = self.lock();
-        change(&mut desk);
-        self.wake_if_needed(&desk);
+    fn update(&self, change: impl FnOnce(&mut DispatcherState)) {
+        let mut state = self.lock();
+        change(&mut state);
+        self.wake_if_needed(&state);
     }
 
-    /// Wakes the dispatcher's thread, if there is something for it.
-    fn wake_if_needed(&self, desk: &SchedulerState) {
-        if desk.has_work() {
+    /// Wakes the dispatcher's thread if it has work.
+    fn wake_if_needed(&self, state: &DispatcherState) {
+        if state.has_work() {
             self.wake.notify_one();
         }
     }
 
-    /// Takes over a configuration.
+    /// Applies a new configuration.
     pub fn configure(&self, handlers: HandlerMap) {
-        self.update(|desk| desk.todo.configure = Some(handlers));
+        self.update(|state| state.pending.configure = Some(handlers));
     }
 
-    pub(super) fn look(&self) {
-        self.update(SchedulerState::request_refresh);
+    /// Asks the dispatcher's thread to read the database again.
+    pub(super) fn request_refresh(&self) {
+        self.update(DispatcherState::request_refresh);
     }
 
-    /// Starts no more jobs.
+    /// Starts no more jobs. Running jobs go on.
     pub fn stop(&self) {
-        self.update(|desk| desk.stopping = true);
+        self.update(|state| state.stopping = true);
     }
 
-    /// Ends the dispatcher, and with it the workers.
+    /// Ends the dispatcher's thread, and with it the workers.
     pub fn shut_down(&self) {
-        self.update(SchedulerState::close);
+        self.update(DispatcherState::close);
     }
 
-    /// Threads that run jobs, or for which some were asked.
+    /// The number of threads that run jobs or for which a claim is in flight.
     pub fn busy(&self) -> usize {
-        self.lock().dispatch.busy()
+        self.lock().scheduler.busy()
     }
 
-    /// Sleeps until there is something to do.
-    pub(super) fn wait_for_work(&self) -> MutexGuard<'_, SchedulerState> {
-        let mut desk = self.lock();
-        let sleep = desk.sleep_duration();
-        let woken = self.wake.wait_timeout_while(desk, sleep, |desk| !desk.has_work());
-        woken.unwrap_or_else(PoisonError::into_inner).0
+    /// Blocks until there is work for the dispatcher's thread.
+    pub(super) fn wait_for_work(&self) -> MutexGuard<'_, DispatcherState> {
+        let mut state = self.lock();
+        let sleep = state.sleep_duration();
+        let locked = self.wake.wait_timeout_while(state, sleep, |state| !state.has_work());
+        locked.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-/// The writer's way to the desk.
+/// Receives what the writer reports after each commit, and passes it to the dispatcher.
 pub struct WriterListener {
-    pub hub: Arc<Scheduler>,
-    /// Called when the process must end.
-    pub broken: Box<dyn Fn(&str) + Send>,
+    pub dispatcher: Arc<DispatcherHandle>,
+    /// Called with the reason when the process has to end.
+    pub on_broken: Box<dyn Fn(&str) + Send>,
 }
 
 impl WriterObserver for WriterListener {
     fn worker_freed(&self, handler: HandlerId) {
-        self.hub.lock().dispatch.release_thread(handler);
+        self.dispatcher.lock().scheduler.release_thread(handler);
     }
 
     fn plan(&self) -> Vec<ClaimRequest> {
-        let mut desk = self.hub.lock();
-        let asks = desk.plan();
-        // Here, where all that a commit changed is known, and not at each change.
-        self.hub.wake_if_needed(&desk);
-        asks
+        let mut state = self.dispatcher.lock();
+        let requests = state.plan();
+        // Here, because all changes of a commit are known by now.
+        self.dispatcher.wake_if_needed(&state);
+        requests
     }
 
-    fn claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>) {
-        self.hub.lock().claimed(&ask, jobs);
+    fn claimed(&self, request: ClaimRequest, jobs: Vec<ClaimedJob>) {
+        self.dispatcher.lock().start_claimed(&request, jobs);
     }
 
-    fn claim_failed(&self, ask: ClaimRequest) {
-        self.hub.lock().claim_failed(&ask);
+    fn claim_failed(&self, request: ClaimRequest) {
+        self.dispatcher.lock().record_failed_claim(&request);
     }
 
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>) {
-        self.hub.lock().set_open_until(handler, until_ms);
+        self.dispatcher.lock().set_open_until(handler, until_ms);
     }
 
-    fn finished(&self, handler: HandlerId, how: JobDisposition) {
-        match how {
-            JobDisposition::Ready => self.hub.lock().add_ready(handler, 1),
+    fn finished(&self, handler: HandlerId, disposition: JobDisposition) {
+        match disposition {
+            JobDisposition::Ready => self.dispatcher.lock().add_ready(handler, 1),
             JobDisposition::Waiting(at_ms) => self.job_scheduled(at_ms),
             JobDisposition::Settled | JobDisposition::Stale => {}
         }
     }
 
     fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>) {
-        let mut desk = self.hub.lock();
+        let mut state = self.dispatcher.lock();
         for (&handler, &jobs) in handlers {
-            desk.add_ready(handler, jobs);
+            state.add_ready(handler, jobs);
         }
     }
 
     fn job_scheduled(&self, until_ms: i64) {
-        self.hub.lock().note_due_at(Some(until_ms));
+        self.dispatcher.lock().note_due_at(Some(until_ms));
     }
 
     fn next_due(&self, at_ms: Option<i64>) {
-        let mut desk = self.hub.lock();
-        desk.promoting_ms = None;
-        desk.due_ms = at_ms;
+        let mut state = self.dispatcher.lock();
+        state.promotion_requested_ms = None;
+        state.due_ms = at_ms;
     }
 
     fn external_write(&self) {
-        self.hub.look();
+        self.dispatcher.request_refresh();
     }
 
     fn store_recovered(&self) {
-        self.hub.update(|desk| {
-            desk.blocked = false;
-            desk.request_refresh();
+        self.dispatcher.update(|state| {
+            state.blocked = false;
+            state.request_refresh();
         });
     }
 
-    fn broken(&self, why: &str) {
-        (self.broken)(why);
+    fn broken(&self, reason: &str) {
+        (self.on_broken)(reason);
     }
 }

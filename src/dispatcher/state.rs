@@ -1,7 +1,7 @@
-//! Who runs and who may: what is known of threads, handlers and time, in one place under one lock.
+//! The state that the writer and the dispatcher share: the scheduler, the handlers, and pending work.
 //!
-//! The writer's thread changes it as it commits; the dispatcher's sees to what takes longer or is a
-//! matter of time. Nothing here waits for anything.
+//! The writer changes it after each commit. The dispatcher's thread changes it for work that takes
+//! longer or depends on time. Both do so under one lock, and nothing here blocks.
 
 use std::time::Duration;
 
@@ -16,66 +16,67 @@ use crate::scheduler::Scheduler;
 use crate::store::jobs::ClaimedJob;
 use crate::worker::Assignment;
 
-/// After so long without an answer it is asked again that what is due be made ready.
-const PROMOTION_PATIENCE_MS: i64 = 5_000;
+/// How long to wait for the result of a promotion before asking for it again.
+const PROMOTION_TIMEOUT_MS: i64 = 5_000;
 
-/// After so long what could not be read is read again.
-const AGAIN_MS: i64 = 1_000;
+/// How long to wait before a failed read is retried.
+const RETRY_DELAY_MS: i64 = 1_000;
 
-const SLEEP_MS_MAX: i64 = 3_600_000;
+const MAX_SLEEP_MS: i64 = 3_600_000;
 
-/// What the dispatcher's thread has to do.
+/// Work for the dispatcher's thread.
 #[derive(Debug, Default)]
 pub(super) struct PendingWork {
-    /// A configuration is to be taken over.
+    /// A new configuration to apply.
     pub configure: Option<HandlerMap>,
-    /// Others may have changed the file.
-    pub look: bool,
-    /// Claimed jobs that can't be started, and why.
-    pub put_back: Vec<(ClaimedJob, &'static str)>,
+    /// Another process may have changed the database.
+    pub refresh: bool,
+    /// Claimed jobs that cannot start, each with the reason.
+    pub unstartable: Vec<(ClaimedJob, &'static str)>,
 }
 
 impl PendingWork {
-    fn is_nothing(&self) -> bool {
-        self.configure.is_none() && !self.look && self.put_back.is_empty()
+    fn is_empty(&self) -> bool {
+        self.configure.is_none() && !self.refresh && self.unstartable.is_empty()
     }
 }
 
+/// The shared state. See the module's description.
 #[derive(Debug)]
-pub(super) struct SchedulerState {
-    pub dispatch: Scheduler,
+pub(super) struct DispatcherState {
+    pub scheduler: Scheduler,
     pub handlers: HandlerMap,
     clock: MonotonicClock,
-    /// To the workers; they end when it is gone.
-    to: Option<Sender<Assignment>>,
-    pub todo: PendingWork,
-    /// When the next waiting job is due, on the trail's clock.
+    /// The channel to the workers. They end when it is dropped.
+    assignments: Option<Sender<Assignment>>,
+    pub pending: PendingWork,
+    /// When the next scheduled job is due, on the database clock.
     pub due_ms: Option<i64>,
-    /// When it was asked for that what is due be made ready, where no answer came yet.
-    pub promoting_ms: Option<i64>,
-    /// A claim was not written; `writable` will be told.
+    /// When a promotion of due jobs was requested that has no result yet.
+    pub promotion_requested_ms: Option<i64>,
+    /// A claim could not be written. No further claim is made until `store_recovered`.
     pub blocked: bool,
     pub stopping: bool,
-    /// Until when the dispatcher's thread sleeps.
-    sleeps_until_ms: i64,
-    /// What failed is done again, and no sooner.
-    again_ms: Option<i64>,
+    /// When the dispatcher's thread wakes up by itself.
+    wakes_at_ms: i64,
+    /// When failed work is retried.
+    retry_at_ms: Option<i64>,
 }
 
-impl SchedulerState {
-    pub fn new(threads: usize, clock: MonotonicClock, to: Sender<Assignment>) -> Self {
+impl DispatcherState {
+    pub fn new(threads: usize, clock: MonotonicClock, assignments: Sender<Assignment>) -> Self {
         Self {
-            dispatch: Scheduler::new(threads),
+            scheduler: Scheduler::new(threads),
             handlers: HandlerMap::default(),
             clock,
-            to: Some(to),
-            todo: PendingWork::default(),
+            assignments: Some(assignments),
+            pending: PendingWork::default(),
             due_ms: None,
-            promoting_ms: None,
+            promotion_requested_ms: None,
             blocked: false,
             stopping: false,
-            sleeps_until_ms: i64::MIN,
-            again_ms: None,
+            wakes_at_ms: i64::MIN,
+            retry_at_ms: None,
         }
     }
 
@@ -83,142 +84,149 @@ impl SchedulerState {
         self.clock.now_ms().saturating_mul(1000)
     }
 
-    /// What to claim now.
+    /// Returns the claims to make now.
     pub fn plan(&mut self) -> Vec<ClaimRequest> {
         if self.stopping || self.blocked {
             return Vec::new();
         }
         let now_us = self.now_us();
-        self.dispatch.plan(now_us)
+        self.scheduler.plan(now_us)
     }
 
-    /// Hands out what a claim got.
-    pub fn claimed(&mut self, ask: &ClaimRequest, claimed: Vec<ClaimedJob>) {
+    /// Hands the jobs of a committed claim to workers.
+    pub fn start_claimed(&mut self, request: &ClaimRequest, claimed: Vec<ClaimedJob>) {
         let now_us = self.now_us();
-        self.dispatch.claimed(ask, claimed.len(), now_us);
-        if ask.as_one_batch {
+        self.scheduler.record_claim(request, claimed.len(), now_us);
+        if request.as_one_batch {
             self.start(claimed);
         } else {
-            claimed.into_iter().for_each(|one| self.start(vec![one]));
+            claimed.into_iter().for_each(|job| self.start(vec![job]));
         }
     }
 
-    /// To a worker: there is always one free, as no more are asked for.
+    /// Hands jobs to a worker. One is always free, because a plan claims only for free threads.
     fn start(&mut self, mut claimed: Vec<ClaimedJob>) {
-        let Some(id) = claimed.first().map(|one| one.handler) else { return };
-        // Changed or removed by a reload between the claim and here?
-        let Some(to) = &self.to else { return self.put_back(claimed, "the server was stopped") };
+        let Some(id) = claimed.first().map(|job| job.handler) else { return };
+        // A reload may have changed or removed the handler since the claim.
+        let Some(assignments) = &self.assignments else {
+            return self.requeue(claimed, "the server was stopped");
+        };
         let Some(handler) = self.handlers.get(&id) else {
-            return self.put_back(claimed, "its handler was taken out of the configuration");
+            return self.requeue(claimed, "its handler was removed from the configuration");
         };
         if handler.settings.mode != Mode::Batch {
             let others =
-                claimed.drain(1..).map(|one| (one, "its handler takes no batches any more"));
-            self.todo.put_back.extend(others);
+                claimed.drain(1..).map(|job| (job, "its handler no longer runs in batch mode"));
+            self.pending.unstartable.extend(others);
         }
-        if let Err(e) = to.try_send(Assignment { claimed, handler: handler.clone() }) {
-            log::error!("no worker was free for a claimed job, which is put back");
-            self.put_back(e.into_inner().claimed, "no thread was free for it");
+        if let Err(e) = assignments.try_send(Assignment { claimed, handler: handler.clone() }) {
+            log::error!("no worker was free for a claimed job: the job is requeued");
+            self.requeue(e.into_inner().claimed, "no thread was free for it");
         }
     }
 
-    fn put_back(&mut self, claimed: Vec<ClaimedJob>, why: &'static str) {
+    /// Gives claimed jobs back to the queue.
+    fn requeue(&mut self, claimed: Vec<ClaimedJob>, reason: &'static str) {
         if let Some(first) = claimed.first() {
-            self.dispatch.release_thread(first.handler);
+            self.scheduler.release_thread(first.handler);
         }
-        self.todo.put_back.extend(claimed.into_iter().map(|one| (one, why)));
+        self.pending.unstartable.extend(claimed.into_iter().map(|job| (job, reason)));
     }
 
+    /// Opens or closes the circuit breaker of a handler.
     pub fn set_open_until(&mut self, handler: HandlerId, until_ms: Option<i64>) {
-        self.dispatch.set_breaker(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
+        self.scheduler.set_breaker(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
     }
 
-    /// So many more jobs of it are ready.
+    /// Records that `jobs` more jobs of a handler are ready.
     pub fn add_ready(&mut self, handler: HandlerId, jobs: usize) {
         let now_us = self.now_us();
-        self.dispatch.add_ready(handler, jobs, now_us);
+        self.scheduler.add_ready(handler, jobs, now_us);
     }
 
-    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
-        self.dispatch.claim_failed(ask);
+    /// Records a claim that could not be written, and stops claiming.
+    pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
+        self.scheduler.record_failed_claim(request);
         self.blocked = true;
-        self.promoting_ms = None;
+        self.promotion_requested_ms = None;
     }
 
-    /// A job waits until then: one that began to, or what the file said a moment ago, which what was
-    /// heard since adds to.
+    /// Records a due time: of a job that was just scheduled, or the earliest one in the database.
+    /// The earliest time wins, because a job may have been scheduled since the database was read.
     pub fn note_due_at(&mut self, until_ms: Option<i64>) {
         self.due_ms = self.due_ms.into_iter().chain(until_ms).min();
     }
 
-    /// The file may have been changed by others, or can be written again.
+    /// Asks for a refresh: another process may have changed the database, or it can be written again.
     pub fn request_refresh(&mut self) {
-        self.todo.look = true;
-        self.promoting_ms = None;
+        self.pending.refresh = true;
+        self.promotion_requested_ms = None;
     }
 
-    /// Whether waiting jobs are due, which are to be made ready.
+    /// Returns whether scheduled jobs are due, and notes that their promotion is requested.
     pub fn should_promote(&mut self) -> bool {
         let now_ms = self.clock.now_ms();
         let is_due = self.promote_at_ms().is_some_and(|at_ms| at_ms <= now_ms);
         if is_due {
-            self.promoting_ms = Some(now_ms);
+            self.promotion_requested_ms = Some(now_ms);
         }
         is_due
     }
 
-    /// When to ask for it: again after a while, where no answer came.
+    /// When to request the next promotion. A request without a result is repeated.
     fn promote_at_ms(&self) -> Option<i64> {
         let due_ms = self.due_ms.filter(|_| !self.stopping && !self.blocked)?;
-        let again_ms = self.promoting_ms.map(|ms| ms.saturating_add(PROMOTION_PATIENCE_MS));
-        Some(again_ms.map_or(due_ms, |again_ms| again_ms.max(due_ms)))
+        let retry_at_ms =
+            self.promotion_requested_ms.map(|ms| ms.saturating_add(PROMOTION_TIMEOUT_MS));
+        Some(retry_at_ms.map_or(due_ms, |retry_at_ms| retry_at_ms.max(due_ms)))
     }
 
-    /// Something could not be read: it is to be done again after a while.
+    /// Schedules a retry of work that failed.
     pub fn retry_later(&mut self, change: impl FnOnce(&mut PendingWork)) {
-        change(&mut self.todo);
-        self.again_ms = Some(self.clock.now_ms().saturating_add(AGAIN_MS));
+        change(&mut self.pending);
+        self.retry_at_ms = Some(self.clock.now_ms().saturating_add(RETRY_DELAY_MS));
     }
 
-    /// Ends the workers, each after what it runs.
+    /// Ends the workers, each after its current job.
     pub fn close(&mut self) {
         self.stopping = true;
-        self.to = None;
+        self.assignments = None;
     }
 
     pub fn is_closed(&self) -> bool {
-        self.to.is_none()
+        self.assignments.is_none()
     }
 
-    /// Whether the dispatcher's thread has something to do before it would wake by itself.
+    /// Returns whether the dispatcher's thread has work before it wakes up by itself.
     pub fn has_work(&self) -> bool {
         let now_ms = self.clock.now_ms();
-        let is_todo = !self.todo.is_nothing() && self.again_ms.is_none_or(|at_ms| at_ms <= now_ms);
-        // The second: a thread sleeps on while the machine does, a wait does not.
-        let is_due = |at_ms| at_ms < self.sleeps_until_ms || at_ms <= now_ms;
+        let has_pending =
+            !self.pending.is_empty() && self.retry_at_ms.is_none_or(|at_ms| at_ms <= now_ms);
+        // The second condition matters after a suspend: the thread's timer stops, the clock does not.
+        let is_due = |at_ms| at_ms < self.wakes_at_ms || at_ms <= now_ms;
         self.is_closed()
-            || is_todo
+            || has_pending
             || self.next_wakeup_ms().is_some_and(is_due)
-            || self.dispatch.needs_count()
+            || self.scheduler.needs_count()
     }
 
-    /// How long that thread may sleep.
+    /// Returns how long the dispatcher's thread may sleep.
     pub fn sleep_duration(&mut self) -> Duration {
         let now_ms = self.clock.now_ms();
         let at_ms =
-            self.next_wakeup_ms().unwrap_or(i64::MAX).min(now_ms.saturating_add(SLEEP_MS_MAX));
-        self.sleeps_until_ms = at_ms;
+            self.next_wakeup_ms().unwrap_or(i64::MAX).min(now_ms.saturating_add(MAX_SLEEP_MS));
+        self.wakes_at_ms = at_ms;
         Duration::from_millis(u64::try_from(at_ms - now_ms).unwrap_or(0))
     }
 
-    /// When there may be something to do by time alone.
+    /// Returns the next time at which work can become due without any other event.
     fn next_wakeup_ms(&self) -> Option<i64> {
-        let again_ms = self.again_ms.filter(|_| !self.todo.is_nothing());
+        let retry_at_ms = self.retry_at_ms.filter(|_| !self.pending.is_empty());
         if self.blocked || self.stopping {
-            return again_ms;
+            return retry_at_ms;
         }
-        // The next whole millisecond: the clock has no finer ones.
-        let next_ms = self.dispatch.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
-        self.promote_at_ms().into_iter().chain(next_ms).chain(again_ms).min()
+        // Rounded up: the clock counts whole milliseconds.
+        let next_ms = self.scheduler.next_us().map(|us| us.saturating_add(999).div_euclid(1000));
+        self.promote_at_ms().into_iter().chain(next_ms).chain(retry_at_ms).min()
     }
 }

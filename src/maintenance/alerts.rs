@@ -1,6 +1,8 @@
-//! What the source `hooktrail` has to tell: sources that are silent or only refuse, a disk without
-//! room, a log that is held are noticed here; what was noted in the trail becomes events, by the
-//! expressions of the handlers that take them, as if somebody had sent them.
+//! Alerts: events of the built-in source `hooktrail`.
+//!
+//! This module detects silent sources, sources that reject everything, and a blocked write-ahead log.
+//! Transactions record other alerts in the database (`store/alerts.rs`). Here each recorded alert becomes
+//! an event: the expressions of the handlers that take it are evaluated as for a webhook.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,77 +26,79 @@ use crate::store::operation::Operation;
 use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
 
-/// Who is told, by the configuration as it is now; nothing where no handler takes that source.
+/// The subscribers of the current configuration. Empty if no handler takes the source `hooktrail`.
 pub type AlertSubscription = Arc<ArcSwapOption<AlertSubscribers>>;
 
-/// The handlers that take the source `hooktrail`, and what is to be watched for them.
+/// The handlers that take the source `hooktrail`, and the sources whose silence raises an alert.
 #[derive(Debug)]
 pub struct AlertSubscribers {
     source: SourceId,
-    judge: JobPlanner,
-    /// Sources with a `alert_if_silent_for`.
+    planner: JobPlanner,
+    /// The sources with `alert_if_silent_for`.
     alert_if_silent_for: Vec<(SourceId, Duration)>,
 }
 
 impl AlertSubscribers {
-    /// `None`: nobody is to be told.
+    /// Returns `None` if no handler takes the source `hooktrail`.
     pub fn new(config: &Config, registry: &Registry) -> Option<Self> {
         let source = *registry.sources.get(SOURCE)?;
-        let takes = |one: &&crate::config::Handler| one.sources.iter().any(|name| name == SOURCE);
-        let handlers = config.handlers.iter().filter(takes);
-        let handlers = handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
+        let takes_alerts =
+            |handler: &&crate::config::Handler| handler.sources.iter().any(|name| name == SOURCE);
+        let handlers = config.handlers.iter().filter(takes_alerts);
+        let handlers =
+            handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
         let silent = config.sources.iter().filter_map(|source| {
             Some((*registry.sources.get(&source.name)?, source.alert_if_silent_for?))
         });
         let alert_if_silent_for = silent.collect();
-        Some(Self { source, judge: JobPlanner::for_handlers(handlers), alert_if_silent_for })
+        Some(Self { source, planner: JobPlanner::for_handlers(handlers), alert_if_silent_for })
     }
 }
 
-/// What is needed to tell.
+/// Detects alerts, and makes events of the recorded ones.
 pub struct AlertMonitor {
-    pub told: AlertSubscription,
+    pub subscribers: AlertSubscription,
     pub readers: ReadPool,
     pub expressions: EvaluatorPool,
     pub clock: MonotonicClock,
-    pub tally: Arc<SourceCounters>,
-    /// Takes the sources that accept nothing any more, and what they said last.
-    pub refusing: Box<dyn Fn() -> Vec<(SourceId, String)> + Send>,
-    /// What keeps the log from starting over.
-    pub wal_blocked: Receiver<String>,
-    /// The silences that were noticed: the source, and its last event.
+    pub source_counters: Arc<SourceCounters>,
+    /// Drains the sources that reject everything, each with its last reason.
+    pub rejecting: Box<dyn Fn() -> Vec<(SourceId, String)> + Send>,
+    /// Reports the reader that keeps the write-ahead log from being reset.
+    pub blocked_wal: Receiver<String>,
+    /// The silences that were reported: the source, and the time of its last event.
     pub silent: HashMap<SourceId, i64>,
-    /// Takes secrets out of what is told.
+    /// Redacts secrets in alert texts.
     pub redact: Box<dyn Fn(&str) -> String + Send>,
-    /// Those whose expressions are being evaluated.
-    pub asked: Arc<AtomicUsize>,
+    /// The number of alerts whose expressions are being evaluated.
+    pub in_flight: Arc<AtomicUsize>,
 }
 
 impl AlertMonitor {
-    /// One look at everything.
+    /// Checks all conditions once, and emits recorded alerts.
     pub fn tick(&mut self, writer: &WriterHandle) {
-        let (refusing, held) = ((self.refusing)(), self.wal_blocked.try_recv().ok());
-        let Some(listeners) = self.told.load_full() else { return };
-        for (source, why) in refusing {
-            writer.send(Operation::Notice(AlertSignal::Refusing(source, why)));
+        let (rejecting, blocked_wal) = ((self.rejecting)(), self.blocked_wal.try_recv().ok());
+        let Some(subscribers) = self.subscribers.load_full() else { return };
+        for (source, reason) in rejecting {
+            writer.send(Operation::Notice(AlertSignal::Refusing(source, reason)));
         }
-        if let Some(why) = held {
-            writer.send(Operation::Notice(AlertSignal::WalHeld(why)));
+        if let Some(reason) = blocked_wal {
+            writer.send(Operation::Notice(AlertSignal::WalHeld(reason)));
         }
-        self.check_silence(&listeners, writer);
-        // Those that are being asked about would only be asked about again.
-        if self.asked.load(Ordering::SeqCst) == 0 {
-            self.emit_pending(&listeners, writer);
+        self.check_silence(&subscribers, writer);
+        // Alerts in flight are still recorded: they would be evaluated twice.
+        if self.in_flight.load(Ordering::SeqCst) == 0 {
+            self.emit_pending(&subscribers, writer);
         }
     }
 
-    /// Notices silences, each once.
-    fn check_silence(&mut self, listeners: &AlertSubscribers, writer: &WriterHandle) {
+    /// Reports each silence of a source once.
+    fn check_silence(&mut self, subscribers: &AlertSubscribers, writer: &WriterHandle) {
         let now_ms = self.clock.now_ms();
-        for &(source, after) in &listeners.alert_if_silent_for {
-            let seen_at = self.tally.seen_at(source, now_ms);
-            let is_silent =
-                u128::try_from(now_ms - seen_at).is_ok_and(|it| it >= after.as_millis());
+        for &(source, after) in &subscribers.alert_if_silent_for {
+            let seen_at = self.source_counters.seen_at(source, now_ms);
+            let is_silent = u128::try_from(now_ms - seen_at)
+                .is_ok_and(|silence_ms| silence_ms >= after.as_millis());
             if is_silent && self.silent.insert(source, seen_at) != Some(seen_at) {
                 let since = clock::format_rfc3339(self.clock.to_wall_ms(seen_at));
                 let detail = format!("no event for {}, since {since}", duration_text(after));
@@ -103,24 +107,39 @@ impl AlertMonitor {
         }
     }
 
-    fn emit_pending(&self, listeners: &Arc<AlertSubscribers>, writer: &WriterHandle) {
+    /// Emits the recorded alerts that are due.
+    fn emit_pending(&self, subscribers: &Arc<AlertSubscribers>, writer: &WriterHandle) {
         let found = self.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(alerts::waiting(&conn, self.clock.now_ms())?));
         match found {
-            Ok(waiting) => waiting.into_iter().for_each(|one| self.emit(listeners, one, writer)),
-            Err(e) => log::debug!("alerts could not be read: {e:#}"),
+            Ok(pending) => {
+                pending.into_iter().for_each(|alert| self.emit(subscribers, alert, writer));
+            }
+            Err(e) => log::debug!("alerts cannot be read: {e:#}"),
         }
     }
 
-    /// Asks what the handlers want of it, and has it stored. What comes to nothing stays noted.
-    fn emit(&self, listeners: &Arc<AlertSubscribers>, mut of: PendingAlert, writer: &WriterHandle) {
-        of.detail = of.detail.map(|detail| (self.redact)(&detail));
-        let body = body(&of);
-        let Some(questions) = listeners.judge.expressions() else {
-            return store(listeners, of, body, listeners.judge.unconditional_plan(), writer);
+    /// Evaluates the handlers' expressions on an alert and stores its event. If that fails, the alert stays
+    /// recorded.
+    fn emit(
+        &self,
+        subscribers: &Arc<AlertSubscribers>,
+        mut alert: PendingAlert,
+        writer: &WriterHandle,
+    ) {
+        alert.detail = alert.detail.map(|detail| (self.redact)(&detail));
+        let body = alert_body(&alert);
+        let Some(questions) = subscribers.planner.expressions() else {
+            return store_alert(
+                subscribers,
+                alert,
+                body,
+                subscribers.planner.unconditional_plan(),
+                writer,
+            );
         };
         let text = body.clone();
-        let scene = EventContext {
+        let context = EventContext {
             body: &text,
             content_type: Some("application/json"),
             source: SOURCE,
@@ -128,20 +147,21 @@ impl AlertMonitor {
             received_at_ms: clock::wall_ms(),
             ..EventContext::default()
         };
-        let (asked, writer) = (InFlightGuard::new(&self.asked), writer.clone());
-        let whose = Arc::clone(listeners);
-        let party = u64::try_from(listeners.source.0).unwrap_or(0);
-        let answer = Box::new(move |answers| {
-            if let Ok(answers) = answers {
-                store(&whose, of, body, whose.judge.plan_from(answers), &writer);
+        let (guard, writer) = (InFlightGuard::new(&self.in_flight), writer.clone());
+        let subscribers = Arc::clone(subscribers);
+        let party = u64::try_from(subscribers.source.0).unwrap_or(0);
+        let on_result = Box::new(move |result| {
+            if let Ok(result) = result {
+                let planned = subscribers.planner.plan_from(result);
+                store_alert(&subscribers, alert, body, planned, &writer);
             }
-            drop(asked);
+            drop(guard);
         });
-        self.expressions.evaluate_deferred(party, questions, &scene, answer);
+        self.expressions.evaluate_deferred(party, questions, &context, on_result);
     }
 }
 
-/// One that is being asked about, until it is answered or given up.
+/// Counts an alert whose expressions are being evaluated, until it is dropped.
 struct InFlightGuard(Arc<AtomicUsize>);
 
 impl InFlightGuard {
@@ -157,19 +177,19 @@ impl Drop for InFlightGuard {
     }
 }
 
-/// Has the event stored, or what was noted taken for told where no handler wants it.
-fn store(
-    listeners: &AlertSubscribers,
-    of: PendingAlert,
+/// Stores the event of an alert, or marks the alert as handled if no handler takes it.
+fn store_alert(
+    subscribers: &AlertSubscribers,
+    alert: PendingAlert,
     body: Vec<u8>,
-    judged: PlannedEvent,
+    planned: PlannedEvent,
     writer: &WriterHandle,
 ) {
-    // Without a name there is no event: it stays noted.
+    // An event needs a random id. Without one the alert stays recorded.
     let Ok(uid) = clock::random_id() else { return };
-    let accept = (!judged.plan.is_empty()).then(|| NewEvent {
+    let event = (!planned.plan.is_empty()).then(|| NewEvent {
         reply_slot: 0,
-        source: listeners.source,
+        source: subscribers.source,
         uid,
         received_at_ms: clock::wall_ms(),
         method: "POST".to_owned(),
@@ -179,32 +199,32 @@ fn store(
         headers: b"content-type: application/json".to_vec(),
         body,
         dedupe: Dedupe::default(),
-        note: judged.note,
-        owed: judged.plan,
+        note: planned.note,
+        owed: planned.plan,
         queue_limit: None,
         body_memory: None,
     });
-    writer.send(Operation::Alert(Box::new(AlertEvent { of, accept })));
+    writer.send(Operation::Alert(Box::new(AlertEvent { of: alert, accept: event })));
 }
 
-/// The keys in the documented order; null where one does not apply.
-fn body(of: &PendingAlert) -> Vec<u8> {
+/// The body of an alert's event: the keys in the order of docs/alerts.md, null if one does not apply.
+fn alert_body(alert: &PendingAlert) -> Vec<u8> {
     let text = |text: &str| match text {
         "" => Value::Null,
         text => Value::from(text),
     };
     let number = |number: Option<i64>| number.map_or(Value::Null, Value::from);
     let fields = [
-        ("type", text(&of.kind)),
-        ("at", Value::from(clock::format_rfc3339(of.at_ms))),
-        ("source", text(&of.source)),
-        ("handler", text(&of.handler)),
-        ("event", number(of.event)),
-        ("job", number(of.job)),
-        ("item", number(of.item)),
-        ("attempts", number(of.attempts)),
-        ("detail", of.detail.as_deref().map_or(Value::Null, Value::from)),
-        ("count", Value::from(of.count)),
+        ("type", text(&alert.kind)),
+        ("at", Value::from(clock::format_rfc3339(alert.at_ms))),
+        ("source", text(&alert.source)),
+        ("handler", text(&alert.handler)),
+        ("event", number(alert.event)),
+        ("job", number(alert.job)),
+        ("item", number(alert.item)),
+        ("attempts", number(alert.attempts)),
+        ("detail", alert.detail.as_deref().map_or(Value::Null, Value::from)),
+        ("count", Value::from(alert.count)),
     ];
     let fields = fields.map(|(name, value)| format!("\"{name}\":{value}"));
     format!("{{{}}}", fields.join(",")).into_bytes()
@@ -215,8 +235,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alert_is_an_object_with_null_where_something_does_not_apply() {
-        let of = PendingAlert {
+    fn the_body_of_an_alert_has_all_keys_and_null_for_those_that_do_not_apply() {
+        let alert = PendingAlert {
             kind: "job.dead".into(),
             source: "a".into(),
             handler: String::new(),
@@ -229,6 +249,6 @@ mod tests {
             detail: Some("exit 1: \"no\"".into()),
         };
         let expected = r#"{"type":"job.dead","at":"2026-11-18T11:06:40.123Z","source":"a","handler":null,"event":7,"job":9,"item":null,"attempts":40,"detail":"exit 1: \"no\"","count":3}"#;
-        assert_eq!(String::from_utf8(body(&of)).unwrap(), expected);
+        assert_eq!(String::from_utf8(alert_body(&alert)).unwrap(), expected);
     }
 }

@@ -1,7 +1,8 @@
-//! One handler in the eyes of `dispatch`: what it may start, and what it waits for.
+//! The schedule of one handler: how many jobs it may start now, and what it waits for.
 //!
-//! A plain one is asked for as many jobs as there are threads for it. One that has a `rate`, gathers
-//! batches or rests is asked one thing at a time, since the answer says what may be next.
+//! Usually one claim asks for as many jobs as there are free threads. A handler with a rate limit, in
+//! batch mode or with an open circuit open_circuit has one claim in flight at a time, because the result of
+//! a claim decides what may start next.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::config::{self, Mode, Rate};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 
-/// What config.toml says of a handler, as far as it matters here.
+/// The part of a handler's configuration that the scheduler needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandlerLimits {
     pub priority: i64,
@@ -39,40 +40,40 @@ impl HandlerLimits {
     }
 }
 
-/// A rest, and the trial after it.
+/// An open circuit open_circuit, and its probe after the cooldown.
 #[derive(Clone, Copy, Debug)]
 struct OpenCircuit {
     until_us: i64,
-    /// The job on trial was asked for, or runs.
-    on_trial: bool,
+    /// The probe was record_claim, or is running.
+    is_probing: bool,
 }
 
-/// What is known of a batch that is waiting for more.
+/// What is known of a batch that waits for more jobs.
 #[derive(Clone, Copy, Debug, Default)]
 struct BatchProgress {
-    /// Ready at most, unless they are to be counted.
+    /// An upper bound of the ready jobs, unless a count is needed.
     jobs: usize,
     is_counted: bool,
-    /// So many came since a count began: they may be in it or not.
+    /// Jobs that became ready since the last count began. The count may include them or not.
     since_count: usize,
-    /// When the first was there.
+    /// When the first job of the batch became ready.
     since_us: Option<i64>,
 }
 
 #[derive(Debug)]
 pub(super) struct HandlerSchedule {
-    /// `None`: not configured any more; what runs may end.
+    /// `None` for a handler that is no longer configured: its running jobs finish, no job starts.
     limits: Option<HandlerLimits>,
     pub paused: bool,
     ready: bool,
-    /// Threads that run its jobs, or for which some were asked.
+    /// Threads that run its jobs, or for which a claim is in flight.
     pub busy: usize,
-    pub pace: Option<RateLimiter>,
-    rest: Option<OpenCircuit>,
-    gathered: BatchProgress,
-    /// An answer is waited for before anything more is asked.
+    pub rate_limiter: Option<RateLimiter>,
+    open_circuit: Option<OpenCircuit>,
+    batch_progress: BatchProgress,
+    /// No further claim is made pending the result of this one.
     claim_in_flight: bool,
-    /// How many more threads this plan may give it.
+    /// How many more threads the current plan may give to this handler.
     threads_left: usize,
 }
 
@@ -83,9 +84,9 @@ impl Default for HandlerSchedule {
             paused: false,
             ready: true,
             busy: 0,
-            pace: None,
-            rest: None,
-            gathered: BatchProgress::default(),
+            rate_limiter: None,
+            open_circuit: None,
+            batch_progress: BatchProgress::default(),
             claim_in_flight: false,
             threads_left: 0,
         }
@@ -95,91 +96,92 @@ impl Default for HandlerSchedule {
 impl HandlerSchedule {
     pub fn configure(&mut self, limits: Option<HandlerLimits>) {
         self.limits = limits;
-        match (limits.and_then(|limits| limits.rate), &mut self.pace) {
-            (Some(rate), Some(pace)) => pace.set_rate(rate),
-            (Some(rate), pace) => *pace = Some(RateLimiter::new(rate)),
-            (None, pace) => *pace = None,
+        match (limits.and_then(|limits| limits.rate), &mut self.rate_limiter) {
+            (Some(rate), Some(rate_limiter)) => rate_limiter.set_rate(rate),
+            (Some(rate), rate_limiter) => *rate_limiter = Some(RateLimiter::new(rate)),
+            (None, rate_limiter) => *rate_limiter = None,
         }
     }
 
-    pub fn rests(&mut self, until_us: Option<i64>) {
-        self.rest = until_us.map(|until_us| OpenCircuit { until_us, on_trial: false });
+    pub fn set_breaker(&mut self, until_us: Option<i64>) {
+        self.open_circuit = until_us.map(|until_us| OpenCircuit { until_us, is_probing: false });
         self.mark_maybe_ready();
     }
 
     pub fn mark_maybe_ready(&mut self) {
         self.ready = true;
-        self.gathered.is_counted = false;
+        self.batch_progress.is_counted = false;
     }
 
-    pub fn woken(&mut self, jobs: usize, now_us: i64) {
+    pub fn add_ready(&mut self, jobs: usize, now_us: i64) {
         self.ready = true;
         let Some(batch) = self.batch() else { return };
-        self.gathered.jobs = self.gathered.jobs.saturating_add(jobs);
-        self.gathered.since_count = self.gathered.since_count.saturating_add(jobs);
-        self.gathered.since_us.get_or_insert(now_us);
-        // Some of them may be cancelled or collapsed by now.
-        let is_full = self.gathered.jobs >= batch.jobs_max;
-        self.gathered.is_counted &= !is_full;
+        self.batch_progress.jobs = self.batch_progress.jobs.saturating_add(jobs);
+        self.batch_progress.since_count = self.batch_progress.since_count.saturating_add(jobs);
+        self.batch_progress.since_us.get_or_insert(now_us);
+        // Some of these jobs may be cancelled or superseded by now.
+        let is_full = self.batch_progress.jobs >= batch.jobs_max;
+        self.batch_progress.is_counted &= !is_full;
     }
 
     pub fn count_limit(&self) -> Option<usize> {
-        let is_due = self.can_start() && !self.claim_in_flight && self.rest.is_none();
-        let batch = self.batch().filter(|_| is_due && !self.gathered.is_counted);
+        let is_due = self.can_start() && !self.claim_in_flight && self.open_circuit.is_none();
+        let batch = self.batch().filter(|_| is_due && !self.batch_progress.is_counted);
         batch.map(|batch| batch.jobs_max)
     }
 
     pub fn begin_count(&mut self) -> Option<usize> {
-        self.gathered.since_count = 0;
+        self.batch_progress.since_count = 0;
         self.count_limit()
     }
 
-    pub fn counted(&mut self, count: usize, now_us: i64) {
+    pub fn set_counted(&mut self, count: usize, now_us: i64) {
         let jobs_max = self.batch().map_or(count, |batch| batch.jobs_max);
-        let jobs = count.saturating_add(self.gathered.since_count);
+        let jobs = count.saturating_add(self.batch_progress.since_count);
         self.ready = jobs > 0;
-        let since_us = (jobs > 0).then(|| self.gathered.since_us.unwrap_or(now_us));
-        // Full by what came meanwhile alone: that may have been counted twice.
+        let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
+        // If only the jobs that came during the count fill the batch, they may have been set_counted twice.
         let is_counted = jobs < jobs_max || count >= jobs_max;
-        self.gathered = BatchProgress { jobs, is_counted, since_count: 0, since_us };
+        self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
 
-    pub fn claimed(&mut self, ask: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= ask.threads(ask.jobs) - ask.threads(got);
+    pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
+        self.busy -= request.threads(request.jobs) - request.threads(got);
         self.claim_in_flight = false;
-        if let Some(pace) = &mut self.pace {
-            pace.started(got, now_us);
+        if let Some(rate_limiter) = &mut self.rate_limiter {
+            rate_limiter.record_starts(got, now_us);
         }
-        if let Some(rest) = &mut self.rest {
-            if !ask.is_probe {
-                // Asked for before it rested, and refused: there may be jobs all the same.
+        if let Some(open_circuit) = &mut self.open_circuit {
+            if !request.is_probe {
+                // This claim was made pending the circuit open_circuit opened and got nothing for that
+                // reason. There may be ready jobs.
                 return;
             }
-            rest.on_trial = got > 0;
+            open_circuit.is_probing = got > 0;
         }
-        self.ready &= got == ask.jobs;
-        self.gathered = BatchProgress::default();
+        self.ready &= got == request.jobs;
+        self.batch_progress = BatchProgress::default();
     }
 
-    pub fn claim_failed(&mut self, ask: &ClaimRequest) {
-        self.busy -= ask.threads(ask.jobs);
+    pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
+        self.busy -= request.threads(request.jobs);
         self.claim_in_flight = false;
-        if let Some(rest) = &mut self.rest {
-            rest.on_trial &= !ask.is_probe;
+        if let Some(open_circuit) = &mut self.open_circuit {
+            open_circuit.is_probing &= !request.is_probe;
         }
     }
 
-    /// The smallest is next.
+    /// The handler with the smallest key gets the next thread.
     pub fn sort_key(&self) -> (Reverse<i64>, usize) {
         (Reverse(self.limits.map_or(i64::MIN, |limits| limits.priority)), self.busy)
     }
 
     pub fn begin_plan(&mut self, now_us: i64) {
         let is_due = self.can_start() && self.due_us().is_none_or(|due_us| due_us <= now_us);
-        self.threads_left = match &self.pace {
+        self.threads_left = match &self.rate_limiter {
             _ if !is_due || self.claim_in_flight || self.count_limit().is_some() => 0,
-            _ if self.rest.is_some() || self.batch().is_some() => 1,
-            Some(pace) => pace.permits_now(now_us),
+            _ if self.open_circuit.is_some() || self.batch().is_some() => 1,
+            Some(rate_limiter) => rate_limiter.permits_now(now_us),
             None => usize::MAX,
         };
     }
@@ -188,66 +190,70 @@ impl HandlerSchedule {
         self.threads_left > 0 && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
     }
 
-    /// Gives it a thread more: by what was asked for it already in this plan, or by what is given
-    /// back.
+    /// Gives the handler one more thread. Extends the claim that the current plan already has for it,
+    /// or returns a new one.
     pub fn grant_thread(
         &mut self,
         handler: HandlerId,
-        before: Option<&mut ClaimRequest>,
+        pending: Option<&mut ClaimRequest>,
         now_us: i64,
     ) -> Option<ClaimRequest> {
         self.busy += 1;
         self.threads_left -= 1;
-        if let Some(ask) = before {
-            ask.jobs += 1;
+        if let Some(request) = pending {
+            request.jobs += 1;
             return None;
         }
-        let on_trial = self.rest.is_some();
-        if let Some(rest) = &mut self.rest {
-            rest.on_trial = true;
+        let is_probing = self.open_circuit.is_some();
+        if let Some(open_circuit) = &mut self.open_circuit {
+            open_circuit.is_probing = true;
         }
         let batch = self.batch();
-        self.claim_in_flight = on_trial || batch.is_some() || self.pace.is_some();
-        let allowed = self.pace.as_ref().map_or(usize::MAX, |pace| pace.permits_now(now_us));
+        self.claim_in_flight = is_probing || batch.is_some() || self.rate_limiter.is_some();
+        let allowed = self
+            .rate_limiter
+            .as_ref()
+            .map_or(usize::MAX, |rate_limiter| rate_limiter.permits_now(now_us));
         let jobs = match batch {
-            Some(batch) if !on_trial => batch.jobs_max.min(allowed),
+            Some(batch) if !is_probing => batch.jobs_max.min(allowed),
             _ => 1,
         };
-        let gap_ms = self.pace.as_ref().map(RateLimiter::gap_ms);
+        let interval_ms = self.rate_limiter.as_ref().map(RateLimiter::interval_ms);
         Some(ClaimRequest {
             handler,
             jobs,
             as_one_batch: batch.is_some(),
-            is_probe: on_trial,
-            min_interval_ms: gap_ms,
+            is_probe: is_probing,
+            min_interval_ms: interval_ms,
         })
     }
 
-    /// When it may start one: none where that is not a matter of time, or at once.
+    /// Returns when the handler may start its next job. `None` if it may start at once, or if
+    /// something other than time has to change first.
     pub fn due_us(&self) -> Option<i64> {
         if !self.can_start() || self.claim_in_flight {
             return None;
         }
-        let gathered = &self.gathered;
-        let full_us = match (self.batch(), gathered.since_us) {
+        let batch_progress = &self.batch_progress;
+        let batch_wait_us = match (self.batch(), batch_progress.since_us) {
             (Some(batch), Some(since_us))
-                if self.rest.is_none() && gathered.jobs < batch.jobs_max =>
+                if self.open_circuit.is_none() && batch_progress.jobs < batch.jobs_max =>
             {
                 let wait_us = i64::try_from(batch.wait.as_micros()).unwrap_or(i64::MAX);
                 Some(since_us.saturating_add(wait_us))
             }
             _ => None,
         };
-        let rested_us = self.rest.map(|rest| rest.until_us);
-        let paced_us = self.pace.as_ref().map(RateLimiter::due_us);
-        [full_us, rested_us, paced_us].into_iter().flatten().max()
+        let cooldown_us = self.open_circuit.map(|open_circuit| open_circuit.until_us);
+        let rate_limit_us = self.rate_limiter.as_ref().map(RateLimiter::due_us);
+        [batch_wait_us, cooldown_us, rate_limit_us].into_iter().flatten().max()
     }
 
-    /// But for time.
+    /// Returns whether the handler may start a job, time aside.
     fn can_start(&self) -> bool {
         self.ready
             && !self.paused
-            && self.rest.is_none_or(|rest| !rest.on_trial)
+            && self.open_circuit.is_none_or(|open_circuit| !open_circuit.is_probing)
             && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
     }
 

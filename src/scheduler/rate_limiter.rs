@@ -1,85 +1,87 @@
-//! `rate`: when the next job of a handler may start. Arithmetic alone, on a clock that is given.
+//! `rate_limit` of a handler: computes when its next job may start. Pure arithmetic on a given clock.
 //!
-//! Starts are counted by the moment at which they were handed out. The next one's moment goes by the
-//! last one's, but may come up to `LATE_US` after it without moving those that follow: so that the
-//! time a claim takes does not add up. What was missed for longer is never caught up. The gap between
-//! two moments is a little over period / count, so that whatever comes late by as much, no period has
-//! more than `count` starts (this is GCRA, ITU-T I.371, with the tolerance taken off the rate).
+//! This is the generic cell rate algorithm (GCRA, ITU-T I.371) with the tolerance taken off the rate.
+//! A start counts from the moment at which the job is handed to a worker. Each start has a scheduled
+//! time, one interval after that of the start before. A start may be late by up to `LATE_US` without
+//! moving the next ones, so that the time of a claim does not add up. A start that is later than that
+//! moves the schedule: missed starts are never caught up. The interval is a little longer than
+//! period / count, so that no period has more than `count` starts even if one of them is late.
 
 use crate::config::Rate;
 
-/// What a start may come late by, with the others where they were.
+/// How late a start may be without moving the scheduled times of the next ones.
 const LATE_US: i64 = 10_000;
 
-/// What a job may take from being handed out to its first instruction, one more than another.
+/// How much the time from handing out a job to its first instruction may differ between two jobs.
 const MARGIN_US: i64 = 5_000;
 
-/// Starts nearer to each other than this are asked for together.
+/// Starts that are closer to each other than this are claimed together.
 const TICK_US: i64 = 2_000;
 
-/// The starts of one handler, evenly spread. All moments in microseconds on the trail's clock.
+/// The rate limit of one handler: evenly spread starts. All times are microseconds on the database
+/// clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimiter {
     rate: Rate,
-    gap_us: i64,
-    /// Nothing starts before.
+    interval_us: i64,
+    /// No job starts before.
     next_us: i64,
 }
 
 impl RateLimiter {
     pub fn new(rate: Rate) -> Self {
-        Self { rate, gap_us: gap_us(rate), next_us: i64::MIN }
+        Self { rate, interval_us: interval_us(rate), next_us: i64::MIN }
     }
 
-    /// Another rate, from the last start on.
+    /// Changes the rate, counted from the last start.
     pub fn set_rate(&mut self, rate: Rate) {
         if rate != self.rate {
-            let last_us = self.next_us.saturating_sub(self.gap_us);
+            let last_us = self.next_us.saturating_sub(self.interval_us);
             *self = Self::new(rate);
-            self.next_us = last_us.saturating_add(self.gap_us);
+            self.next_us = last_us.saturating_add(self.interval_us);
         }
     }
 
-    /// What an earlier process left: no start before `at_us`. Never longer than two starts are apart,
-    /// whatever the clock did.
+    /// Restores what an earlier process left: no job starts before `at_us`. The wait is never longer
+    /// than one interval, so that a clock that jumped cannot hold jobs back.
     pub fn restore(&mut self, at_us: i64, now_us: i64) {
         let at_us = at_us.saturating_add(LATE_US);
-        self.next_us = self.next_us.max(at_us.min(now_us + self.gap_us + 2 * LATE_US));
+        self.next_us = self.next_us.max(at_us.min(now_us + self.interval_us + 2 * LATE_US));
     }
 
-    /// How long after a start the next one is, in milliseconds: what is kept over restarts.
-    pub fn gap_ms(&self) -> i64 {
-        self.gap_us / 1000 + 1
+    /// The interval between two starts in milliseconds. The database keeps it over restarts.
+    pub fn interval_ms(&self) -> i64 {
+        self.interval_us / 1000 + 1
     }
 
-    /// When jobs are to be asked for.
+    /// Returns when to make the next claim.
     pub fn due_us(&self) -> i64 {
-        let others = (TICK_US - 1) / self.gap_us;
-        self.next_us.saturating_add(others * self.gap_us)
+        let within_tick = (TICK_US - 1) / self.interval_us;
+        self.next_us.saturating_add(within_tick * self.interval_us)
     }
 
-    /// How many may start now.
+    /// Returns how many jobs may start now.
     pub fn permits_now(&self, now_us: i64) -> usize {
         if now_us < self.due_us() {
             return 0;
         }
         let late_us = now_us.saturating_sub(self.next_us).min(LATE_US);
-        1 + usize::try_from(late_us / self.gap_us).unwrap_or(0)
+        1 + usize::try_from(late_us / self.interval_us).unwrap_or(0)
     }
 
-    /// So many were handed out.
-    pub fn started(&mut self, count: usize, now_us: i64) {
+    /// Records that `count` jobs were handed out.
+    pub fn record_starts(&mut self, count: usize, now_us: i64) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         if count > 0 {
             let from_us = self.next_us.max(now_us - LATE_US);
-            self.next_us = from_us.saturating_add(self.gap_us.saturating_mul(count));
+            self.next_us = from_us.saturating_add(self.interval_us.saturating_mul(count));
         }
     }
 }
 
-/// In a period that begins with a start there are those whose moments are less than the period and
-/// what they may be late by apart: with this gap at most `count`.
-fn gap_us(rate: Rate) -> i64 {
+/// The interval between two starts. A period that begins with a start holds the starts scheduled
+/// within the period plus their possible lateness: with this interval, at max_in_any_period `count`.
+fn interval_us(rate: Rate) -> i64 {
     let period_us = i64::try_from(rate.period.as_micros()).unwrap_or(i64::MAX / 4);
     (period_us + LATE_US + MARGIN_US).div_euclid(i64::from(rate.count)) + 1
 }
@@ -98,26 +100,26 @@ mod tests {
         Rate { count, period: Duration::from_secs(secs) }
     }
 
-    /// A handler that always has jobs, seen for so long: the moment of each start. `waits` are how
-    /// long each claim takes, over and over; `pauses` how long before it nothing was ready.
+    /// The start times of a handler that always has jobs, over `length_us`. `waits` are the durations of
+    /// its claims, cycled; `pauses` are the times without a ready job before each claim, cycled.
     fn starts(rate: Rate, length_us: i64, waits: &[i64], pauses: &[i64]) -> Vec<i64> {
-        let (mut pace, mut now_us, mut starts) = (RateLimiter::new(rate), START_US, Vec::new());
+        let (mut limiter, mut now_us, mut starts) = (RateLimiter::new(rate), START_US, Vec::new());
         for round in 0.. {
-            now_us = now_us.max(pace.due_us()) + pauses[round % pauses.len()];
+            now_us = now_us.max(limiter.due_us()) + pauses[round % pauses.len()];
             if now_us >= START_US + length_us {
                 break;
             }
-            let count = pace.permits_now(now_us);
+            let count = limiter.permits_now(now_us);
             assert!(count > 0, "asked when it was due");
             now_us += waits[round % waits.len()];
-            pace.started(count, now_us);
+            limiter.record_starts(count, now_us);
             starts.extend(std::iter::repeat_n(now_us, count));
         }
         starts
     }
 
-    /// The most in any period.
-    fn most(starts: &[i64], period: Duration) -> usize {
+    /// The largest number of starts in any period.
+    fn max_in_any_period(starts: &[i64], period: Duration) -> usize {
         let period_us = i64::try_from(period.as_micros()).unwrap();
         let within =
             |from: usize| starts[from..].partition_point(|at| at - starts[from] < period_us);
@@ -138,28 +140,28 @@ mod tests {
         ) {
             let length_us = 3 * i64::try_from(rate.period.as_micros()).unwrap();
             let starts = starts(rate, length_us.min(600_000_000), &waits, &pauses);
-            prop_assert!(most(&starts, rate.period) <= rate.count as usize);
+            prop_assert!(max_in_any_period(&starts, rate.period) <= rate.count as usize);
         }
 
         #[test]
-        fn nor_over_a_restart(count in 1..300_u32, wait in 0..8_000_i64, gone in 0..400_000_i64) {
+        fn no_period_across_a_restart_has_more_starts_than_its_count(count in 1..300_u32, wait in 0..8_000_i64, downtime_us in 0..400_000_i64) {
             let rate = rate(count, 1);
             let mut all = starts(rate, 1_500_000, &[wait], &[0]);
-            // What the writer keeps goes by when it wrote, which is before the start.
-            let mut kept = RateLimiter::new(rate);
+            // The writer stores a time that counts from its commit, which is before the start.
+            let mut restored = RateLimiter::new(rate);
             let last = *all.last().unwrap();
             let together = all.iter().filter(|&&at| at == last).count() as i64;
-            let now_us = last + gone;
-            kept.restore(last - wait + together * kept.gap_ms() * 1000, now_us);
+            let now_us = last + downtime_us;
+            restored.restore(last - wait + together * restored.interval_ms() * 1000, now_us);
             let mut now_us = now_us;
             while now_us < last + 2_000_000 {
-                now_us = now_us.max(kept.due_us());
-                let count = kept.permits_now(now_us);
+                now_us = now_us.max(restored.due_us());
+                let count = restored.permits_now(now_us);
                 now_us += wait;
-                kept.started(count, now_us);
+                restored.record_starts(count, now_us);
                 all.extend(std::iter::repeat_n(now_us, count));
             }
-            prop_assert!(most(&all, rate.period) <= count as usize);
+            prop_assert!(max_in_any_period(&all, rate.period) <= count as usize);
         }
     }
 
@@ -178,39 +180,39 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_never_caught_up() {
-        let mut pace = RateLimiter::new(rate(50, 1));
-        pace.started(1, START_US);
+    fn missed_starts_are_never_caught_up() {
+        let mut limiter = RateLimiter::new(rate(50, 1));
+        limiter.record_starts(1, START_US);
         let later_us = START_US + 3_600_000_000;
-        assert_eq!(pace.permits_now(later_us), 1);
-        pace.started(1, later_us);
-        assert_eq!(pace.permits_now(later_us), 0);
-        assert!(pace.due_us() - later_us >= 10_000);
+        assert_eq!(limiter.permits_now(later_us), 1);
+        limiter.record_starts(1, later_us);
+        assert_eq!(limiter.permits_now(later_us), 0);
+        assert!(limiter.due_us() - later_us >= 10_000);
     }
 
     #[test]
-    fn what_is_nearer_than_a_tick_is_asked_for_together() {
-        let mut pace = RateLimiter::new(rate(2_000, 1));
-        pace.started(1, START_US);
-        assert!(pace.due_us() - START_US < LATE_US);
-        let due_us = pace.due_us();
-        assert_eq!((pace.permits_now(due_us - 1), pace.permits_now(due_us)), (0, 4));
+    fn starts_closer_than_a_tick_are_claimed_together() {
+        let mut limiter = RateLimiter::new(rate(2_000, 1));
+        limiter.record_starts(1, START_US);
+        assert!(limiter.due_us() - START_US < LATE_US);
+        let due_us = limiter.due_us();
+        assert_eq!((limiter.permits_now(due_us - 1), limiter.permits_now(due_us)), (0, 4));
     }
 
     #[test]
-    fn another_rate_holds_from_the_last_start_on() {
-        let mut pace = RateLimiter::new(rate(1, 3_600));
-        pace.started(1, START_US);
-        pace.set_rate(rate(10, 1));
-        assert!(pace.due_us() <= START_US + 110_000);
-        pace.set_rate(rate(1, 60));
-        assert!(pace.due_us() >= START_US + 59_000_000);
+    fn a_changed_rate_counts_from_the_last_start() {
+        let mut limiter = RateLimiter::new(rate(1, 3_600));
+        limiter.record_starts(1, START_US);
+        limiter.set_rate(rate(10, 1));
+        assert!(limiter.due_us() <= START_US + 110_000);
+        limiter.set_rate(rate(1, 60));
+        assert!(limiter.due_us() >= START_US + 59_000_000);
     }
 
     #[test]
-    fn a_clock_that_leapt_holds_nothing_for_longer_than_a_gap() {
-        let mut pace = RateLimiter::new(rate(1, 60));
-        pace.restore(START_US + 86_400_000_000, START_US);
-        assert!(pace.due_us() <= START_US + 61_000_000);
+    fn a_clock_jump_delays_no_start_for_longer_than_an_interval() {
+        let mut limiter = RateLimiter::new(rate(1, 60));
+        limiter.restore(START_US + 86_400_000_000, START_US);
+        assert!(limiter.due_us() <= START_US + 61_000_000);
     }
 }

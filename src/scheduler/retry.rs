@@ -1,84 +1,92 @@
-//! What happens after an attempt: one pure function of policy, count, outcome, age and chance.
+//! The retry policy: a pure function from policy, history, outcome and a random number to the next step.
 //!
-//! The wait before the next attempt is `first × factor^(n−1)`, at most `longest`, ± `jitter`, where
-//! n counts what failed or timed out since the first attempt or the last `retry`.
+//! The delay before the next attempt is `initial_delay × multiplier^(n−1)`, at most `max_delay`,
+//! ± `jitter`. n counts the failures and timeouts since the first attempt or the last `retry`.
 
 use std::time::Duration;
 
 use crate::config::Retry;
 use crate::domain::{AttemptResult, Outcome};
 
-/// A wait that a handler asked for is at most a day, whatever `longest` says.
+/// The longest delay that a handler may request, regardless of `max_delay`.
 pub const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(86_400);
 
-/// And at least a second: without an end to it, `Retry-After: 0` would have it called without a pause.
-pub const ASKED_WAIT_MIN: Duration = Duration::from_secs(1);
+/// The shortest delay that a handler may request. Without it, `Retry-After: 0` would make the server
+/// call the handler without a pause.
+pub const MIN_REQUESTED_DELAY: Duration = Duration::from_secs(1);
 
-/// From this crash in a row on, each counts as a failed attempt.
-pub const FREE_CRASHES: u32 = 3;
+/// So many crashes in a row are not counted. Each further one counts as a failed attempt.
+pub const UNCOUNTED_CRASHES: u32 = 3;
 
-/// What becomes of the job.
+/// What happens to a job after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
     Succeeded,
     Dead(String),
-    Again { wait: Duration, failures: u32 },
+    /// Another attempt follows after `delay`. `failures` includes this attempt if it counts.
+    Retry {
+        delay: Duration,
+        failures: u32,
+    },
 }
 
-/// What is known of a job when its attempt has ended.
+/// The history of a job whose attempt has attempt_result.
 #[derive(Clone, Copy, Debug)]
 pub struct JobHistory {
-    /// Failed or timed out before this attempt.
+    /// Attempts that failed or timed out before this one.
     pub failures: u32,
-    /// Since its first attempt or last `retry`, its handler's pauses apart.
+    /// The time since its first attempt or last `retry`, without the time its handler was paused.
     pub age: Duration,
-    /// Ends of the server with this job running, in a row, this one included.
+    /// Crashes of the server in a row while this job was running, including this one.
     pub crashes: u32,
 }
 
-/// Decides; `chance` gives a number from 0 to 1, and is asked only where there is a wait.
+/// Decides the next step of a job. `random` returns a number from 0 to 1; it is called only if there is
+/// a delay.
 pub fn next_step(
     policy: &Retry,
-    record: JobHistory,
-    ended: &AttemptResult,
-    chance: fn() -> f64,
+    history: JobHistory,
+    attempt_result: &AttemptResult,
+    random: fn() -> f64,
 ) -> NextStep {
-    let counts = match ended.outcome {
+    let counts = match attempt_result.outcome {
         Outcome::Succeeded => return NextStep::Succeeded,
-        Outcome::Failed if ended.is_permanent => return NextStep::Dead(ended.detail.clone()),
+        Outcome::Failed if attempt_result.is_permanent => {
+            return NextStep::Dead(attempt_result.detail.clone());
+        }
         Outcome::Failed | Outcome::TimedOut => true,
-        Outcome::Interrupted => record.crashes > FREE_CRASHES,
+        Outcome::Interrupted => history.crashes > UNCOUNTED_CRASHES,
         Outcome::Deferred => false,
     };
-    let failures = record.failures.saturating_add(u32::from(counts));
+    let failures = history.failures.saturating_add(u32::from(counts));
     if counts && failures >= policy.max_attempts {
-        return NextStep::Dead(ended.detail.clone());
+        return NextStep::Dead(attempt_result.detail.clone());
     }
-    if record.age >= policy.max_age && (counts || ended.outcome == Outcome::Deferred) {
-        let detail = &ended.detail;
+    if history.age >= policy.max_age && (counts || attempt_result.outcome == Outcome::Deferred) {
+        let detail = &attempt_result.detail;
         return NextStep::Dead(format!("{detail} (given up after {:?})", policy.max_age));
     }
-    let wait = match (ended.outcome, ended.retry_after) {
+    let delay = match (attempt_result.outcome, attempt_result.retry_after) {
         (Outcome::Interrupted, None) if !counts => Duration::ZERO,
-        (_, Some(asked)) => asked.clamp(ASKED_WAIT_MIN, MAX_REQUESTED_DELAY),
-        _ => backoff(policy, failures.max(1), chance()),
+        (_, Some(requested)) => requested.clamp(MIN_REQUESTED_DELAY, MAX_REQUESTED_DELAY),
+        _ => backoff(policy, failures.max(1), random()),
     };
-    NextStep::Again { wait, failures }
+    NextStep::Retry { delay, failures }
 }
 
-/// The number after which this run of attempts ends, seen from attempt `attempt`.
+/// The number of the last attempt of this series, seen from attempt `attempt`.
 pub fn max_attempts(policy: &Retry, attempt: u32, failures: u32) -> u32 {
     attempt.saturating_add(policy.max_attempts.saturating_sub(failures).saturating_sub(1))
 }
 
-fn backoff(policy: &Retry, n: u32, chance: f64) -> Duration {
-    let longest = policy.max_delay.as_secs_f64();
+fn backoff(policy: &Retry, n: u32, random: f64) -> Duration {
+    let max_delay_secs = policy.max_delay.as_secs_f64();
     let exponent = f64::from(n.saturating_sub(1));
-    let plain =
-        (policy.initial_delay.as_secs_f64() * policy.multiplier.powf(exponent)).min(longest);
-    let plain = if plain.is_finite() { plain } else { longest };
-    let share = 1.0 + policy.jitter * (2.0 * chance - 1.0);
-    Duration::try_from_secs_f64(plain * share).unwrap_or(policy.max_delay)
+    let delay_secs =
+        (policy.initial_delay.as_secs_f64() * policy.multiplier.powf(exponent)).min(max_delay_secs);
+    let delay_secs = if delay_secs.is_finite() { delay_secs } else { max_delay_secs };
+    let share = 1.0 + policy.jitter * (2.0 * random - 1.0);
+    Duration::try_from_secs_f64(delay_secs * share).unwrap_or(policy.max_delay)
 }
 
 #[cfg(test)]
@@ -96,108 +104,111 @@ mod tests {
         }
     }
 
-    fn ended(outcome: Outcome) -> AttemptResult {
+    fn attempt_result(outcome: Outcome) -> AttemptResult {
         AttemptResult::new(outcome, "exit 7")
     }
 
-    fn check(failures: u32, ended: &AttemptResult, expected: &NextStep) {
-        let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
-        assert_eq!(next_step(&policy(), record, ended, || 0.5), *expected);
+    fn check(failures: u32, attempt_result: &AttemptResult, expected: &NextStep) {
+        let history = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
+        assert_eq!(next_step(&policy(), history, attempt_result, || 0.5), *expected);
     }
 
     fn again(secs: u64, failures: u32) -> NextStep {
-        NextStep::Again { wait: Duration::from_secs(secs), failures }
+        NextStep::Retry { delay: Duration::from_secs(secs), failures }
     }
 
     #[test]
-    fn waits_grow_by_the_factor_until_the_last_attempt() {
-        check(0, &ended(Outcome::Failed), &again(5, 1));
-        check(1, &ended(Outcome::TimedOut), &again(10, 2));
-        check(2, &ended(Outcome::Failed), &again(20, 3));
-        check(3, &ended(Outcome::Failed), &NextStep::Dead("exit 7".into()));
+    fn delays_grow_by_the_multiplier_until_the_last_attempt() {
+        check(0, &attempt_result(Outcome::Failed), &again(5, 1));
+        check(1, &attempt_result(Outcome::TimedOut), &again(10, 2));
+        check(2, &attempt_result(Outcome::Failed), &again(20, 3));
+        check(3, &attempt_result(Outcome::Failed), &NextStep::Dead("exit 7".into()));
     }
 
     #[test]
-    fn no_wait_is_longer_than_the_longest_however_many_failed() {
+    fn no_delay_is_longer_than_max_delay_however_many_attempts_failed() {
         let many = Retry { max_attempts: u32::MAX, ..policy() };
         for failures in [4, 100, 10_000_000] {
-            let record = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
-            let found = next_step(&many, record, &ended(Outcome::Failed), || 0.5);
+            let history = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
+            let found = next_step(&many, history, &attempt_result(Outcome::Failed), || 0.5);
             assert_eq!(found, again(60, failures + 1));
         }
     }
 
     #[test]
-    fn chance_moves_a_wait_by_the_jitter_either_way() {
-        let record = JobHistory { failures: 0, age: Duration::ZERO, crashes: 0 };
-        let wait = |chance: fn() -> f64| match next_step(
+    fn jitter_shortens_or_lengthens_a_delay() {
+        let history = JobHistory { failures: 0, age: Duration::ZERO, crashes: 0 };
+        let wait = |random: fn() -> f64| match next_step(
             &policy(),
-            record,
-            &ended(Outcome::Failed),
-            chance,
+            history,
+            &attempt_result(Outcome::Failed),
+            random,
         ) {
-            NextStep::Again { wait, .. } => wait.as_millis(),
+            NextStep::Retry { delay, .. } => delay.as_millis(),
             other => panic!("{other:?}"),
         };
         assert_eq!((wait(|| 0.0), wait(|| 1.0)), (4000, 6000));
     }
 
     #[test]
-    fn a_stop_of_the_server_is_not_the_jobs_fault_until_the_fourth_crash_in_a_row() {
+    fn a_crash_is_not_counted_until_the_fourth_in_a_row() {
         for (crashes, expected) in [(0, again(0, 3)), (1, again(0, 3)), (3, again(0, 3))] {
-            let record = JobHistory { failures: 3, age: Duration::MAX, crashes };
+            let history = JobHistory { failures: 3, age: Duration::MAX, crashes };
             assert_eq!(
-                next_step(&policy(), record, &ended(Outcome::Interrupted), || 0.5),
+                next_step(&policy(), history, &attempt_result(Outcome::Interrupted), || 0.5),
                 expected
             );
         }
         let fourth = JobHistory { failures: 3, age: Duration::ZERO, crashes: 4 };
-        let found = next_step(&policy(), fourth, &ended(Outcome::Interrupted), || 0.5);
+        let found = next_step(&policy(), fourth, &attempt_result(Outcome::Interrupted), || 0.5);
         assert_eq!(found, NextStep::Dead("exit 7".into()));
     }
 
     #[test]
-    fn what_could_not_be_started_now_waits_is_no_failure_and_never_dies_of_age() {
+    fn an_attempt_that_could_not_start_waits_and_never_counts_or_dies_of_age() {
         let wait = Some(Duration::from_secs(10));
-        let not_now = AttemptResult { retry_after: wait, ..ended(Outcome::Interrupted) };
-        let record = JobHistory { failures: 3, age: Duration::MAX, crashes: 0 };
-        assert_eq!(next_step(&policy(), record, &not_now, || 0.5), again(10, 3));
+        let could_not_start =
+            AttemptResult { retry_after: wait, ..attempt_result(Outcome::Interrupted) };
+        let history = JobHistory { failures: 3, age: Duration::MAX, crashes: 0 };
+        assert_eq!(next_step(&policy(), history, &could_not_start, || 0.5), again(10, 3));
     }
 
     #[test]
-    fn what_is_deferred_waits_as_asked_a_second_to_a_day_and_is_no_failure() {
-        let asked = |secs| AttemptResult {
+    fn a_deferred_attempt_waits_as_requested_from_a_second_to_a_day_and_is_no_failure() {
+        let requested = |secs| AttemptResult {
             retry_after: Some(Duration::from_secs(secs)),
-            ..ended(Outcome::Deferred)
+            ..attempt_result(Outcome::Deferred)
         };
-        check(3, &asked(600), &again(600, 3));
-        check(3, &asked(100_000), &again(86_400, 3));
-        check(3, &asked(0), &again(1, 3));
-        let failed =
-            AttemptResult { retry_after: Some(Duration::from_millis(1)), ..ended(Outcome::Failed) };
+        check(3, &requested(600), &again(600, 3));
+        check(3, &requested(100_000), &again(86_400, 3));
+        check(3, &requested(0), &again(1, 3));
+        let failed = AttemptResult {
+            retry_after: Some(Duration::from_millis(1)),
+            ..attempt_result(Outcome::Failed)
+        };
         check(0, &failed, &again(1, 1));
-        check(0, &ended(Outcome::Deferred), &again(5, 0));
+        check(0, &attempt_result(Outcome::Deferred), &again(5, 0));
     }
 
     #[test]
-    fn a_handler_that_says_dead_is_believed_at_once() {
-        let dead = AttemptResult { is_permanent: true, ..ended(Outcome::Failed) };
+    fn a_permanent_failure_is_dead_at_once() {
+        let dead = AttemptResult { is_permanent: true, ..attempt_result(Outcome::Failed) };
         check(0, &dead, &NextStep::Dead("exit 7".into()));
     }
 
     #[test]
-    fn a_job_past_give_up_after_dies_when_an_attempt_ends_without_success() {
-        let record = JobHistory { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
+    fn a_job_older_than_max_age_dies_when_an_attempt_ends_without_success() {
+        let history = JobHistory { failures: 0, age: Duration::from_secs(3600), crashes: 0 };
         assert!(matches!(
-            next_step(&policy(), record, &ended(Outcome::Failed), || 0.5),
+            next_step(&policy(), history, &attempt_result(Outcome::Failed), || 0.5),
             NextStep::Dead(_)
         ));
-        let succeeded = next_step(&policy(), record, &ended(Outcome::Succeeded), || 0.5);
+        let succeeded = next_step(&policy(), history, &attempt_result(Outcome::Succeeded), || 0.5);
         assert_eq!(succeeded, NextStep::Succeeded);
     }
 
     #[test]
-    fn the_last_attempts_number_moves_with_what_did_not_count() {
+    fn the_number_of_the_last_attempt_moves_with_attempts_that_did_not_count() {
         assert_eq!(max_attempts(&policy(), 1, 0), 4);
         assert_eq!(max_attempts(&policy(), 3, 0), 6);
         assert_eq!(max_attempts(&policy(), 4, 3), 4);

@@ -266,7 +266,7 @@ fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
     let trail = value.query_row(["trail"], |row| row.get(0))?;
     let anchor = ClockAnchor {
-        logical_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
+        database_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
         wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
         boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
         boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
@@ -282,7 +282,7 @@ pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result
     let mut set = conn.prepare_cached(
         "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )?;
-    set.execute(params!["clock_trail_ms", anchor.logical_ms])?;
+    set.execute(params!["clock_trail_ms", anchor.database_ms])?;
     set.execute(params!["clock_wall_ms", anchor.wall_ms])?;
     set.execute(params!["clock_boot_ms", anchor.boot_ms])?;
     set.execute(params!["clock_boot_id", anchor.boot_id])?;

@@ -1,5 +1,5 @@
-//! From a claim to what its handler gets: the event, the item, what `transform` makes of it; and, for
-//! a job whose expressions failed at intake, what they give now.
+//! Builds the task of a claimed job: loads the event and the item, and evaluates `transform`. For a job
+//! whose expressions failed at intake, it evaluates them again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::scheduler::retry;
 use crate::store::jobs::ClaimedJob;
 use crate::store::{ReadPool, event_reads};
 
-/// The paths of sources as they are configured now, by their names: what `$params` is read by.
+/// The path templates of the sources, by name. `$params` is read with them. A reload replaces the map.
 pub type SourcePaths = Arc<ArcSwap<HashMap<String, String>>>;
 
-/// What is needed to make a task of a claim.
+/// Everything needed to build a task from a claim.
 #[derive(Clone)]
 pub struct TaskBuilder {
     pub readers: ReadPool,
     pub expressions: EvaluatorPool,
     pub paths: SourcePaths,
-    /// The first part of every mark.
-    pub trail: String,
+    /// The id of the database: the first part of every `HOOKTRAIL_RUN_ID`.
+    pub database_id: String,
 }
 
 impl TaskBuilder {
-    /// The event of a claimed job.
+    /// Loads the event of a claimed job.
     ///
     /// # Errors
-    /// It could not be read: how the attempt ends.
+    /// The event cannot be read: returns the result of the attempt.
     pub fn load_event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
         let found = self.readers.get().map_err(anyhow::Error::from);
         found
@@ -42,10 +42,10 @@ impl TaskBuilder {
             .map_err(|e| event_unreadable(&e))
     }
 
-    /// The item of a claimed job, if it is one of `split`.
+    /// Loads the item of a claimed job, if the job comes from `split`.
     ///
     /// # Errors
-    /// It could not be read: how the attempt ends.
+    /// The item cannot be read: returns the result of the attempt.
     pub fn load_item(&self, claimed: &ClaimedJob) -> Result<Option<Arc<[u8]>>, AttemptResult> {
         if claimed.item.is_none() {
             return Ok(None);
@@ -55,10 +55,10 @@ impl TaskBuilder {
         found.map(Some).map_err(|e| event_unreadable(&e))
     }
 
-    /// One job as its handler gets it.
+    /// Builds the task that the handler runs.
     ///
     /// # Errors
-    /// How the attempt ends where there is nothing to be run.
+    /// The input cannot be built: returns the result of the attempt.
     pub fn build_task(
         &self,
         claimed: &ClaimedJob,
@@ -79,12 +79,12 @@ impl TaskBuilder {
             is_json_input: item.is_some() || handler.settings.transform.is_some(),
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
             key: idempotency_key(&event, &handler.settings.name, claimed),
-            run_id: format!("{}.{}.{}", self.trail, claimed.claim.job, claimed.claim.attempt),
+            run_id: format!("{}.{}.{}", self.database_id, claimed.claim.job, claimed.claim.attempt),
             event: Arc::new(event),
         })
     }
 
-    /// The item or the event's bytes, or what `transform` makes of them.
+    /// The handler's input: the output of `transform` if there is one, else the item or the body.
     fn build_input(
         &self,
         claimed: &ClaimedJob,
@@ -96,70 +96,72 @@ impl TaskBuilder {
             return Ok(Arc::clone(item.unwrap_or(&event.body)));
         };
         let party = u64::try_from(claimed.source.0).unwrap_or(0);
-        let made = self
-            .with_context(event, item, |scene| self.expressions.transform(party, transform, scene));
-        match made {
-            Ok(made) => {
-                made.map(Arc::from).map_err(|reason| expression_failed("transform", &reason))
+        let transformed = self.with_context(event, item, |context| {
+            self.expressions.transform(party, transform, context)
+        });
+        match transformed {
+            Ok(output) => {
+                output.map(Arc::from).map_err(|reason| expression_failed("transform", &reason))
             }
             Err(_) => Err(self.evaluators_busy()),
         }
     }
 
-    /// What the handler makes of the event by its expressions as they are now; `None`: nothing.
+    /// Evaluates the handler's current expressions on the event. `None` means that the handler does not
+    /// take the event.
     ///
     /// # Errors
-    /// They fail still, or could not be asked: how the attempt ends.
+    /// An expression still fails, or no evaluator is free: returns the result of the attempt.
     pub fn reevaluate(
         &self,
         claimed: &ClaimedJob,
         handler: &HandlerRuntime,
         event: &Event,
     ) -> Result<Option<JobSpec>, AttemptResult> {
-        let judge = JobPlanner::for_handlers([(&*handler.settings, claimed.handler)].into_iter());
-        let judged = match judge.expressions() {
-            None => judge.unconditional_plan(),
+        let planner = JobPlanner::for_handlers([(&*handler.settings, claimed.handler)].into_iter());
+        let planned = match planner.expressions() {
+            None => planner.unconditional_plan(),
             Some(questions) => {
                 let party = u64::try_from(claimed.source.0).unwrap_or(0);
-                let asked = self.with_context(event, None, |scene| {
-                    let scene = EventContext { event_id: None, ..*scene };
-                    self.expressions.evaluate(party, questions, &scene)
+                let evaluated = self.with_context(event, None, |context| {
+                    let context = EventContext { event_id: None, ..*context };
+                    self.expressions.evaluate(party, questions, &context)
                 });
-                judge.plan_from(asked.map_err(|_| self.evaluators_busy())?)
+                planner.plan_from(evaluated.map_err(|_| self.evaluators_busy())?)
             }
         };
-        match judged.plan {
+        match planned.plan {
             JobPlan::Plain(handlers) if handlers.is_empty() => Ok(None),
             JobPlan::Plain(_) => Ok(Some(JobSpec::Event(Default::default()))),
             JobPlan::Unevaluated(_) => Err(self.evaluators_busy()),
             JobPlan::Judged(all) => match all.into_iter().next() {
-                Some((_, JobSpec::Dead(why))) => Err(AttemptResult {
+                Some((_, JobSpec::Dead(reason))) => Err(AttemptResult {
                     is_permanent: true,
-                    ..AttemptResult::new(Outcome::Failed, why)
+                    ..AttemptResult::new(Outcome::Failed, reason)
                 }),
-                other => Ok(other.map(|(_, owed)| owed)),
+                other => Ok(other.map(|(_, spec)| spec)),
             },
         }
     }
 
-    /// Nothing was found out about the job: it waits, and is asked again.
+    /// The result of an attempt for which no evaluator was free: the job waits and is tried again.
     fn evaluators_busy(&self) -> AttemptResult {
         handler::not_now(&self.expressions.busy_reason())
     }
 
-    /// An event, or an item of it, as expressions see it.
+    /// Calls `f` with the evaluation context of an event, or of one of its items.
     pub fn with_context<T>(
         &self,
         event: &Event,
         item: Option<&Arc<[u8]>>,
-        ask: impl FnOnce(&EventContext<'_>) -> T,
+        f: impl FnOnce(&EventContext<'_>) -> T,
     ) -> T {
         let headers: Vec<(&str, &[u8])> =
             event.headers.0.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
         let paths = self.paths.load();
         let params = paths.get(&event.source).map(|path| planner::path_params(path, &event.path));
         let content_type = event.headers.get("content-type");
-        ask(&EventContext {
+        f(&EventContext {
             body: item.unwrap_or(&event.body),
             content_type: match item {
                 Some(_) => Some("application/json"),
@@ -177,16 +179,17 @@ impl TaskBuilder {
     }
 }
 
-/// That the database cannot be read now is not the job's fault; that it lacks the event is.
+/// The result of an attempt whose event cannot be read. A passing error is not counted against the job.
 fn event_unreadable(error: &anyhow::Error) -> AttemptResult {
-    let reason = format!("the event was not read: {error}");
+    let reason = format!("the event cannot be read: {error}");
     match event_reads::is_passing(error) {
         true => handler::not_now(&reason),
         false => AttemptResult::new(Outcome::Failed, format!("not started: {reason}")),
     }
 }
 
-/// An expression that fails once fails always: a person has to mend it.
+/// The result of an attempt whose expression failed. The failure is permanent: the expression gives the
+/// same result each time until somebody changes it.
 fn expression_failed(which: &str, reason: &str) -> AttemptResult {
     AttemptResult {
         is_permanent: true,
@@ -194,8 +197,8 @@ fn expression_failed(which: &str, reason: &str) -> AttemptResult {
     }
 }
 
-/// An idempotency key: the event's random id, the handler, the item, the replay; the last two are
-/// always there, so that no two jobs share one. At most 100 characters.
+/// Builds the idempotency key of a job: the event's random id, the handler, the item and the replay.
+/// The last two are always present, so that no two jobs share a key. At most 100 characters.
 pub fn idempotency_key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
     let uid = URL_SAFE_NO_PAD.encode(event.uid);
     format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)

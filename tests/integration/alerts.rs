@@ -114,7 +114,7 @@ fn without_a_handler_that_takes_them_there_are_none() {
     assert_eq!(server.value("select count(*) from alerts"), "0");
     server.file("alert.sh", "#!/bin/sh\ncat\n");
     server.reload_with("[handlers.alert]\nsources = [\"hooktrail\"]\ncommand = [\"./alert.sh\"]");
-    until("it is read", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     server.post("/hooks/a", "nor this");
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
     assert_eq!(alerts(&server)[0]["event"], 2);

@@ -126,7 +126,7 @@ fn with_a_log_that_nobody_reads_requests_reloads_and_a_stop_go_on() {
         assert!(no_http.is_none_or(|answer| answer.status == 400));
         server.signal(Signal::HUP);
         let database = server.database();
-        until("it was read again", || reloads(&database) == count);
+        until("the configuration was reloaded", || reloads(&database) == count);
         assert_eq!(request_to(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);
     }
     server.signal(Signal::TERM);
@@ -143,7 +143,7 @@ fn lines_that_found_no_room_are_counted_and_reported() {
     let before = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("{before}\n[sources.b]\n{unknown}")).unwrap();
     server.signal(Signal::HUP);
-    server.told("STATUS=config.toml was not taken over");
+    server.told("STATUS=config.toml was not reloaded");
     let log = server.read_until("log lines were dropped");
     assert!(log.contains("unknown_0") && !log.contains("unknown_5999"));
     assert_eq!(request_to(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);

@@ -142,7 +142,9 @@ fn a_replaced_database_is_saved_and_the_new_one_stays_as_it_is() {
     server.start();
     assert_eq!(server.value("select cast(body as text) from events"), "of another server");
     assert_eq!(server.value("pragma integrity_check"), "ok");
-    until("it is reminded", || server.log().contains("remove it when you no longer need it"));
+    until("the start names the rescued file", || {
+        server.log().contains("remove this file when you no longer need it")
+    });
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn a_reload_adds_secrets_and_forgets_none() {
     let mut server = with_token().start();
     server.file("token", "an0ther-t0ken-9876543210");
     server.reload_with("");
-    until("it is read again", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     for token in [TOKEN, "an0ther-t0ken-9876543210"] {
         assert_eq!(server.post(&format!("/hooks/b/{token}"), "x").status, 404);
     }

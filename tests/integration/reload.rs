@@ -8,7 +8,7 @@ fn adding_a_handler_is_an_edit_and_a_reload() {
     server.post("/hooks/a", "before");
     server.file("new.sh", "#!/bin/sh\ncat\n");
     server.reload_with("[handlers.new]\nsources = [\"a\"]\ncommand = [\"./new.sh\"]");
-    until("it is read", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     server.post("/hooks/a", "after");
     server.until("select event || handler || outcome from outcomes", "2newsucceeded");
     assert_eq!(server.value("select action || ' ' || via from audit_log"), "reload signal");
@@ -18,7 +18,7 @@ fn adding_a_handler_is_an_edit_and_a_reload() {
 fn a_faulty_configuration_is_reported_and_the_old_one_stays() {
     let mut server = scenario().source("a", "").start();
     server.reload_with("[sources.b]\nmethod = [\"POST\"]");
-    until("it is refused", || server.log().contains("not taken over"));
+    until("the reload is rejected", || server.log().contains("not reloaded"));
     until("it is named", || server.log().contains("sources.b.method"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert_eq!(server.post("/hooks/b", "x").status, 404);
@@ -28,7 +28,7 @@ fn a_faulty_configuration_is_reported_and_the_old_one_stays() {
 fn what_needs_a_restart_is_refused_by_name() {
     let mut server = scenario().source("a", "").start();
     server.reload_with("[workers]\nthreads = 3");
-    until("it is refused", || server.log().contains("workers.threads"));
+    until("the reload is rejected", || server.log().contains("workers.threads"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
 
@@ -39,7 +39,7 @@ fn jobs_of_a_handler_that_is_gone_wait_for_it() {
     let with = server.config().clone();
     *server.config() = with.split("[handlers.h]").next().unwrap_or_default().to_owned();
     server.reload_with("");
-    until("it is read", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     for command in ["check", "stats"] {
         let said = String::from_utf8_lossy(&server.cli(&[command]).stdout).into_owned();
         let line = "warning: 1 queued jobs of handler h, which is not configured: they wait until \

@@ -108,7 +108,7 @@ fn what_an_event_owes_is_decided_by_the_expressions_as_they_are_now() {
     let text = server.config().replace("when = 'false'", "when = 'has(\"ids\")'\nsplit = '.ids[]'");
     *server.config() = text;
     server.reload_with("");
-    until("it is read", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     let said = out(&server.cli(&["replay", "--all", "--dry-run"]));
     let mut lines = said.lines();
     assert_eq!(lines.next(), Some("event 1 of a: h 2 jobs"), "{said}");

@@ -133,7 +133,7 @@ fn a_limit_that_a_reload_brings_holds_for_what_is_queued_already() {
     let text = server.config().replace("[sources.a]", "[sources.a]\nmax_queued = 3");
     *server.config() = text;
     server.reload_with("");
-    until("it is read", || server.log().contains("read again"));
+    until("the configuration is reloaded", || server.log().contains(": reloaded"));
     assert_eq!(server.post("/hooks/a", "x").status, 429);
 }
 
@@ -225,12 +225,12 @@ fn a_body_whose_connection_is_reset_counts_until_it_is_written() {
     // One after another, so that none has to be refused while another is being received.
     for number in 1..=4 {
         waiting.push(send(&server, "/hooks/a", &body));
-        until("it is read", || read(&server).len() == number);
+        until("the configuration is reloaded", || read(&server).len() == number);
         take_turns(&server);
     }
     reset(&server, waiting);
     let mut fifth = send(&server, "/hooks/a", &body);
-    until("it is read", || read(&server).len() == 1);
+    until("the configuration is reloaded", || read(&server).len() == 1);
     take_turns(&server);
     other.execute_batch("ROLLBACK").expect("an end");
     assert_eq!(status(&mut fifth), 503, "four were still in memory");

@@ -15,7 +15,7 @@ fn until_it_stands_by(server: &Server) {
 }
 
 fn waits(server: &Server) -> usize {
-    server.log().matches("the server waits for that").count()
+    server.log().matches("waiting until this changes").count()
 }
 
 #[test]
