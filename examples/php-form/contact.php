@@ -6,7 +6,7 @@
 //   410        the job is dead: the same input would fail again
 //   any other  the attempt has failed, and Hooktrail retries
 
-// A warning belongs in the error log, which is kept with the attempt, and not in the response.
+// A warning belongs in the error log and not in the response. The log is stderr, stored with the attempt.
 ini_set('display_errors', '0');
 ini_set('log_errors', '1');
 
@@ -36,7 +36,7 @@ $json = json_encode($form, $flags) . "\n";
 
 // Written under another name and renamed, so that nobody reads half a file. After the 200 there is no
 // other attempt, so the file must be on disk before it: hence fsync.
-is_dir($folder) || mkdir($folder, 0750, true);
+@mkdir($folder, 0750, true); // it is usually there; fopen fails if it is not
 $stream = fopen("$file.new", 'wb');
 $isWritten = $stream
     && fwrite($stream, $json) === strlen($json)
