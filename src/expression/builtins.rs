@@ -1,4 +1,4 @@
-//! Functions in place of jaq's own, where those would trust what comes from outside.
+//! Builtins that replace jaq's own, where those trust input from outside.
 
 use jaq_core::native::{Filter, Fun, bome, run, v};
 use jaq_core::{Error, RunPtr};
@@ -7,17 +7,17 @@ use jaq_json::Val;
 use super::compiler::JaqData;
 use super::json;
 
-/// `fromjson`: jaq's own reader has no limit of depth.
-pub(super) fn all() -> impl Iterator<Item = Fun<JaqData>> {
+/// `fromjson`: jaq's own parser has no limit of depth.
+pub(super) fn functions() -> impl Iterator<Item = Fun<JaqData>> {
     let from_json: Filter<RunPtr<JaqData>> = ("fromjson", v(0), |cv| bome(from_json(&cv.1)));
     [run::<JaqData>(from_json)].into_iter()
 }
 
-pub(super) fn replaces(name: &str) -> bool {
+pub(super) fn is_replaced(name: &str) -> bool {
     name == "fromjson"
 }
 
 fn from_json(text: &Val) -> Result<Val, Error<Val>> {
     let Val::TStr(bytes) = text else { return Err(Error::typ(text.clone(), "string")) };
-    json::read(bytes).map_err(|wrong| Error::str(format!("fromjson: {wrong}")))
+    json::read(bytes).map_err(|error| Error::str(format!("fromjson: {error}")))
 }

@@ -1,4 +1,5 @@
-//! Hears what a process answers. What is large goes to a file without a name while it comes.
+//! Sends requests to one evaluator process and receives its responses. Large items go to an unnamed
+//! file while they arrive.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,198 +15,202 @@ use super::pending::ReceivedResult;
 use super::protocol::{Decoder, HandlerHead, PackedSizes, ResponseHead};
 use crate::process::{ConnectionLost, SandboxedProcess};
 
-/// Items are kept in memory up to here.
+/// Items beyond this size go to a file.
 const MEMORY_BYTES_MAX: usize = 4 << 20;
 
-/// The head of an answer has no items in it.
+/// Limit of the head of a response, which holds no items.
 const HEAD_BYTES_MAX: usize = 16 << 20;
 
-/// What a pipe holds.
+/// The capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// While an answer is waited for, the queue is looked at so often.
-const TICK: Duration = Duration::from_millis(30);
+/// How often the thread checks the queue while it waits for a response.
+const TICK_INTERVAL: Duration = Duration::from_millis(30);
 
-/// What was made is not lost because it takes long to be handed over.
-const HANDED_OVER: Duration = Duration::from_secs(5);
+/// Minimum time for receiving a response whose head has arrived, so that a large result is not
+/// lost.
+const RECEIVE_TIME_MIN: Duration = Duration::from_secs(5);
 
-/// An answer, its items received.
+/// A response with its items.
 pub(super) enum ReceivedResponse {
     Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<ReceivedResult> },
     Outputs(Result<Items, String>),
 }
 
-/// Why there is none.
+/// Why no response came.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ConnectionError {
     TimedOut,
-    /// It has ended.
+    /// The process has ended.
     Exited,
-    /// What is said is nothing that is ever said.
+    /// The response does not follow the protocol.
     Malformed,
-    /// Items can't be kept.
+    /// Items could not be written to their file.
     Disk(String),
     Cancelled,
 }
 
-/// How long is waited, and what is done meanwhile.
+/// The deadline of a wait, and the work to do meanwhile.
 pub(super) struct WaitPolicy<'a> {
-    pub until: Instant,
-    /// `false`: nothing more is waited for.
+    pub deadline: Instant,
+    /// Called on each tick; `false` stops the wait.
     pub tick: &'a mut dyn FnMut(&EvaluatorConnection) -> bool,
 }
 
-/// A process, and what was heard of it but not yet taken.
+/// The connection to one evaluator process, with bytes received but not yet read.
 pub(super) struct EvaluatorConnection {
-    pub servant: SandboxedProcess,
-    /// Answers that were heard.
-    heard: u32,
+    pub process: SandboxedProcess,
+    /// Number of responses received.
+    responses_received: u32,
     buffer: Box<[u8]>,
-    /// What of it came and is not yet taken.
+    /// The part of `buffer` that is not yet read.
     unread: Range<usize>,
 }
 
 impl EvaluatorConnection {
-    pub fn new(servant: SandboxedProcess) -> Self {
-        Self { servant, heard: 0, buffer: vec![0; BUFFER_BYTES].into(), unread: 0..0 }
+    pub fn new(process: SandboxedProcess) -> Self {
+        Self { process, responses_received: 0, buffer: vec![0; BUFFER_BYTES].into(), unread: 0..0 }
     }
 
-    /// Of those that are asked and not yet answered, which one it is at, and at which stage; `None`:
-    /// at none.
+    /// The request that the process is evaluating, as an index into the unanswered ones, and its
+    /// stage; `None`: it evaluates none.
     pub fn current_request(&self) -> Option<(usize, u32)> {
-        let (begun, stage) = self.servant.progress();
-        let at = begun.wrapping_sub(self.heard).checked_sub(1)?;
-        (stage != 0).then_some((at as usize, stage))
+        let (begun_count, stage) = self.process.progress();
+        let index = begun_count.wrapping_sub(self.responses_received).checked_sub(1)?;
+        (stage != 0).then_some((index as usize, stage))
     }
 
-    /// Asks.
+    /// Sends bytes of a request.
     pub fn send(
         &self,
         mut bytes: &[u8],
-        patience: &mut WaitPolicy<'_>,
+        policy: &mut WaitPolicy<'_>,
     ) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
-            let written = patience.wait(self, |ears, until| ears.servant.write(bytes, until))?;
+            let written = policy
+                .wait(self, |connection, deadline| connection.process.write(bytes, deadline))?;
             bytes = &bytes[written..];
         }
         Ok(())
     }
 
-    /// The next answer. `folder`: for what is large.
+    /// Receives the next response. `folder`: for the file of large items.
     pub fn receive(
         &mut self,
         folder: &Path,
-        patience: &mut WaitPolicy<'_>,
+        policy: &mut WaitPolicy<'_>,
     ) -> Result<ReceivedResponse, ConnectionError> {
         let mut length = [0; 4];
-        self.take_all(&mut length, patience)?;
+        self.read_exact(&mut length, policy)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > HEAD_BYTES_MAX {
             return Err(ConnectionError::Malformed);
         }
         let mut head = vec![0; length];
-        self.take_all(&mut head, patience)?;
+        self.read_exact(&mut head, policy)?;
         let head = Decoder(&head).head().ok_or(ConnectionError::Malformed)?;
-        patience.until = patience.until.max(Instant::now() + HANDED_OVER);
-        let heard = match head {
+        policy.deadline = policy.deadline.max(Instant::now() + RECEIVE_TIME_MIN);
+        let response = match head {
             ResponseHead::Outputs(Err(reason)) => ReceivedResponse::Outputs(Err(reason)),
             ResponseHead::Outputs(Ok(sizes)) => {
-                ReceivedResponse::Outputs(Ok(self.items(sizes, folder, patience)?))
+                ReceivedResponse::Outputs(Ok(self.receive_items(sizes, folder, policy)?))
             }
-            ResponseHead::Expressions { dedupe, handlers: takers } => {
-                let mut received = Vec::with_capacity(takers.len());
-                for taken in takers {
-                    received.push(self.receive_handler(taken, folder, patience)?);
+            ResponseHead::Expressions { dedupe, handlers } => {
+                let mut received = Vec::with_capacity(handlers.len());
+                for head in handlers {
+                    received.push(self.receive_handler(head, folder, policy)?);
                 }
                 ReceivedResponse::Expressions { dedupe, handlers: received }
             }
         };
-        self.heard = self.heard.wrapping_add(1);
-        Ok(heard)
+        self.responses_received = self.responses_received.wrapping_add(1);
+        Ok(response)
     }
 
     fn receive_handler(
         &mut self,
-        taken: HandlerHead,
+        head: HandlerHead,
         folder: &Path,
-        patience: &mut WaitPolicy<'_>,
+        policy: &mut WaitPolicy<'_>,
     ) -> Result<ReceivedResult, ConnectionError> {
-        let (items, keys, faults) = match taken {
+        let (items, keys, key_errors) = match head {
             HandlerHead::Skip => return Ok(ReceivedResult::Skip),
-            HandlerHead::Failed { which, reason } => {
-                return Ok(ReceivedResult::Failed { which, reason });
+            HandlerHead::Failed { key_index, reason } => {
+                return Ok(ReceivedResult::Failed { key_index, reason });
             }
-            HandlerHead::Run { items, keys, faults } => (items, keys, faults),
+            HandlerHead::Run { items, keys, key_errors } => (items, keys, key_errors),
         };
         let mut receive = |sizes: Option<PackedSizes>| {
-            sizes.map(|sizes| self.items(sizes, folder, patience)).transpose()
+            sizes.map(|sizes| self.receive_items(sizes, folder, policy)).transpose()
         };
-        Ok(ReceivedResult::Run { items: receive(items)?, keys: receive(keys)?, faults })
+        Ok(ReceivedResult::Run { items: receive(items)?, keys: receive(keys)?, key_errors })
     }
 
-    fn items(
+    fn receive_items(
         &mut self,
         sizes: PackedSizes,
         folder: &Path,
-        patience: &mut WaitPolicy<'_>,
+        policy: &mut WaitPolicy<'_>,
     ) -> Result<Items, ConnectionError> {
         let mut ends = Vec::with_capacity(sizes.count as usize);
         let mut end = 0_u64;
         for _ in 0..sizes.count {
             let mut length = [0; 4];
-            self.take_all(&mut length, patience)?;
+            self.read_exact(&mut length, policy)?;
             end += u64::from(u32::from_le_bytes(length));
             ends.push(end);
         }
         if end != u64::from(sizes.bytes) {
             return Err(ConnectionError::Malformed);
         }
-        let mut left = sizes.bytes as usize;
-        if left <= MEMORY_BYTES_MAX {
-            let mut bytes = vec![0; left];
-            self.take_all(&mut bytes, patience)?;
+        let mut bytes_left = sizes.bytes as usize;
+        if bytes_left <= MEMORY_BYTES_MAX {
+            let mut bytes = vec![0; bytes_left];
+            self.read_exact(&mut bytes, policy)?;
             return Ok(Items::new(bytes, ends));
         }
-        let disk = |e: std::io::Error| ConnectionError::Disk(format!("{}: {e}", folder.display()));
-        let mut file = unnamed_temp_file(folder).map_err(disk)?;
-        while left > 0 {
-            self.fill(patience)?;
-            let some = self.some(left);
-            file.write_all(some).map_err(disk)?;
-            left -= some.len();
+        let disk_error =
+            |e: std::io::Error| ConnectionError::Disk(format!("{}: {e}", folder.display()));
+        let mut file = open_unnamed_file(folder).map_err(disk_error)?;
+        while bytes_left > 0 {
+            self.fill_buffer(policy)?;
+            let chunk = self.read_buffered(bytes_left);
+            file.write_all(chunk).map_err(disk_error)?;
+            bytes_left -= chunk.len();
         }
         Ok(Items::in_file(file, ends))
     }
 
-    fn take_all(
+    fn read_exact(
         &mut self,
         mut to: &mut [u8],
-        patience: &mut WaitPolicy<'_>,
+        policy: &mut WaitPolicy<'_>,
     ) -> Result<(), ConnectionError> {
         while !to.is_empty() {
-            self.fill(patience)?;
-            let some = self.some(to.len());
-            let (now, later) = to.split_at_mut(some.len());
-            now.copy_from_slice(some);
-            to = later;
+            self.fill_buffer(policy)?;
+            let chunk = self.read_buffered(to.len());
+            let (filled, rest) = to.split_at_mut(chunk.len());
+            filled.copy_from_slice(chunk);
+            to = rest;
         }
         Ok(())
     }
 
-    /// Something is there.
-    fn fill(&mut self, patience: &mut WaitPolicy<'_>) -> Result<(), ConnectionError> {
+    /// Waits until `buffer` has unread bytes.
+    fn fill_buffer(&mut self, policy: &mut WaitPolicy<'_>) -> Result<(), ConnectionError> {
         if !self.unread.is_empty() {
             return Ok(());
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let came = patience.wait(self, |ears, until| ears.servant.read(&mut buffer, until));
+        let count = policy
+            .wait(self, |connection, deadline| connection.process.read(&mut buffer, deadline));
         self.buffer = buffer;
-        self.unread = 0..came?;
+        self.unread = 0..count?;
         Ok(())
     }
 
-    /// Takes at most so much of what is there.
-    fn some(&mut self, max: usize) -> &[u8] {
+    /// Reads at most `max` bytes of the buffer.
+    fn read_buffered(&mut self, max: usize) -> &[u8] {
         let start = self.unread.start;
         let end = self.unread.end.min(start + max);
         self.unread.start = end;
@@ -216,18 +221,18 @@ impl EvaluatorConnection {
 impl WaitPolicy<'_> {
     fn wait(
         &mut self,
-        ears: &EvaluatorConnection,
-        mut does: impl FnMut(&EvaluatorConnection, Instant) -> Result<usize, ConnectionLost>,
+        connection: &EvaluatorConnection,
+        mut operation: impl FnMut(&EvaluatorConnection, Instant) -> Result<usize, ConnectionLost>,
     ) -> Result<usize, ConnectionError> {
         loop {
             let now = Instant::now();
-            match does(ears, self.until.min(now + TICK)) {
+            match operation(connection, self.deadline.min(now + TICK_INTERVAL)) {
                 Ok(count) => return Ok(count),
                 Err(ConnectionLost::Ended) => return Err(ConnectionError::Exited),
-                Err(ConnectionLost::NotYet) if Instant::now() >= self.until => {
+                Err(ConnectionLost::NotYet) if Instant::now() >= self.deadline => {
                     return Err(ConnectionError::TimedOut);
                 }
-                Err(ConnectionLost::NotYet) if !(self.tick)(ears) => {
+                Err(ConnectionLost::NotYet) if !(self.tick)(connection) => {
                     return Err(ConnectionError::Cancelled);
                 }
                 Err(ConnectionLost::NotYet) => {}
@@ -236,9 +241,9 @@ impl WaitPolicy<'_> {
     }
 }
 
-/// A file that is gone when it is closed. Where the file system knows none without a name, it has one
-/// for a moment.
-fn unnamed_temp_file(folder: &Path) -> std::io::Result<File> {
+/// Opens a temporary file that disappears when it is closed. On a file system without unnamed files
+/// it has a name for a moment.
+fn open_unnamed_file(folder: &Path) -> std::io::Result<File> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
     if let Ok(file) = rustix::fs::open(folder, OFlags::TMPFILE | flags, mode) {

@@ -1,5 +1,6 @@
-//! Evaluates what is asked of an event, by jaq. Called in a process that may not end well: see
-//! `servant`. Nothing here bounds time or memory; output is bounded while it is made.
+//! Evaluates the expressions of an event by jaq, in a sandboxed process that may not end well (see
+//! [`crate::process::SandboxedProcess`]). This module bounds neither time nor memory. It bounds
+//! output while jaq produces it.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -18,14 +19,14 @@ use super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions}
 use super::request::{EXPRESSION_KEYS, RawJobKeys};
 use super::{EventContext, input, json, output};
 
-/// So many expressions are kept compiled; then it begins anew.
-const KEPT_MAX: usize = 512;
+/// Maximum number of compiled expressions in the cache. A full cache is emptied.
+const CACHED_MAX: usize = 512;
 
-/// Where an evaluation is: this, then the number of an expression in what is asked.
+/// The stage of an evaluation: this plus the number of the expression in the request.
 pub(super) const STAGE_EXPRESSION: u32 = 2;
 pub(super) const STAGE_INPUT: u32 = 1;
 
-/// Keeps what it has compiled.
+/// Evaluates requests and caches compiled expressions.
 #[derive(Default)]
 pub(super) struct Evaluator {
     cache: HashMap<String, Rc<CompiledExpression>>,
@@ -33,145 +34,158 @@ pub(super) struct Evaluator {
 
 struct CompiledExpression {
     filter: JaqFilter,
-    /// Which variables it names.
+    /// Which of [`VARIABLES`] the text names.
     uses: [bool; VARIABLES.len()],
 }
 
-/// An event, of which only what is used is made.
+/// The state of one request. It builds the input and each variable when an expression first uses
+/// it.
 struct EvaluationState<'a> {
-    scene: &'a EventContext<'a>,
+    event: &'a EventContext<'a>,
     input: OnceCell<Val>,
     variables: [OnceCell<Val>; VARIABLES.len()],
-    /// Hears where the evaluation is.
-    stage: &'a dyn Fn(u32),
-    /// The expression that it is at.
-    at: Cell<u32>,
-    /// Bytes that may still be put out.
-    left: usize,
+    /// Called with each stage of the evaluation.
+    on_stage: &'a dyn Fn(u32),
+    /// Number of the current expression.
+    current: Cell<u32>,
+    /// Bytes of output still allowed.
+    bytes_left: usize,
 }
 
 impl Evaluator {
-    pub fn answer(
+    pub fn evaluate(
         &mut self,
-        asked: &EvaluatorRequest,
-        scene: &EventContext<'_>,
+        request: &EvaluatorRequest,
+        event: &EventContext<'_>,
         stage: &dyn Fn(u32),
     ) -> EvaluatorResponse {
-        let mut event = EvaluationState {
-            scene,
+        let mut state = EvaluationState {
+            event,
             input: OnceCell::new(),
             variables: Default::default(),
-            stage,
-            at: Cell::new(0),
-            left: OUTPUT_BYTES_MAX,
+            on_stage: stage,
+            current: Cell::new(0),
+            bytes_left: OUTPUT_BYTES_MAX,
         };
-        match asked {
+        match request {
             EvaluatorRequest::Outputs { text, max } => {
-                EvaluatorResponse::Outputs(self.outputs(text, *max, &mut event))
+                EvaluatorResponse::Outputs(self.evaluate_outputs(text, *max, &mut state))
             }
-            EvaluatorRequest::Expressions(asked) => self.questions(asked, &mut event),
+            EvaluatorRequest::Expressions(request) => {
+                self.evaluate_expressions(request, &mut state)
+            }
         }
     }
 
-    fn questions(
+    fn evaluate_expressions(
         &mut self,
-        asked: &RequestedExpressions,
-        event: &mut EvaluationState<'_>,
+        request: &RequestedExpressions,
+        state: &mut EvaluationState<'_>,
     ) -> EvaluatorResponse {
-        let dedupe = match &asked.dedupe {
+        let dedupe = match &request.dedupe {
             None => Ok(None),
-            Some(text) => event.run_guarded(
+            Some(text) => state.run_guarded(
                 0,
-                || self.compiled(text),
-                |event, compiled| {
-                    output::key_text(&event.first(compiled, event.input())?.unwrap_or_default())
+                || self.compile(text),
+                |state, compiled| {
+                    output::key_text(
+                        &state.first_output(compiled, state.input())?.unwrap_or_default(),
+                    )
                 },
             ),
         };
         let mut number = 1;
-        let mut takers = Vec::with_capacity(asked.handlers.len());
-        for taker in &asked.handlers {
-            takers.push(self.taker(taker, number, event));
+        let mut handlers = Vec::with_capacity(request.handlers.len());
+        for handler in &request.handlers {
+            handlers.push(self.evaluate_handler(handler, number, state));
             number += EXPRESSION_KEYS.len() as u32;
         }
-        EvaluatorResponse::Expressions { dedupe, handlers: takers }
+        EvaluatorResponse::Expressions { dedupe, handlers }
     }
 
-    fn taker(
+    fn evaluate_handler(
         &mut self,
-        taker: &[Option<String>; 6],
+        handler: &[Option<String>; 6],
         number: u32,
-        event: &mut EvaluationState<'_>,
+        state: &mut EvaluationState<'_>,
     ) -> HandlerResult {
-        let [when, split, keys @ ..] = taker;
+        let [when, split, keys @ ..] = handler;
         if let Some(when) = when {
-            let wanted =
-                event.run_guarded(number, || self.compiled(when), |event, when| event.when(when));
-            match wanted {
+            let is_match =
+                state.run_guarded(number, || self.compile(when), |state, when| state.matches(when));
+            match is_match {
                 Ok(true) => {}
                 Ok(false) => return HandlerResult::Skip,
-                Err(reason) => return HandlerResult::Failed { which: 0, reason },
+                Err(reason) => return HandlerResult::Failed { key_index: 0, reason },
             }
         }
-        let mut by =
-            KeyExpressions { number: number + 2, all: Vec::new(), faults: KeyErrors::default() };
-        for (kind, text) in keys.iter().enumerate() {
+        let mut key_expressions =
+            KeyExpressions { number: number + 2, all: Vec::new(), errors: KeyErrors::default() };
+        for (index, text) in keys.iter().enumerate() {
             let Some(text) = text else { continue };
-            match self.compiled(text) {
-                Ok(compiled) => by.all.push((kind, compiled)),
-                Err(reason) => by.faults.note(kind, None, reason),
+            match self.compile(text) {
+                Ok(compiled) => key_expressions.all.push((index, compiled)),
+                Err(reason) => key_expressions.errors.record(index, None, reason),
             }
         }
         let has_keys = keys.iter().any(Option::is_some);
-        let mut made = HandlerOutput {
+        let mut handler_output = HandlerOutput {
             items: None,
             keys: has_keys.then(PackedStrings::default),
-            faults: Vec::new(),
+            key_errors: Vec::new(),
         };
-        let done = match split {
-            None => event.keys(&mut by, None, made.keys.as_mut()),
+        let result = match split {
+            None => state.evaluate_keys(&mut key_expressions, None, handler_output.keys.as_mut()),
             Some(split) => {
-                let split = self.compiled(split);
+                let split = self.compile(split);
                 let items = PackedStrings::default();
-                event.split(split, number + 1, &mut by, items, made.keys.as_mut()).map(|items| {
-                    made.items = Some(items);
-                })
+                state
+                    .split_items(
+                        split,
+                        number + 1,
+                        &mut key_expressions,
+                        items,
+                        handler_output.keys.as_mut(),
+                    )
+                    .map(|items| {
+                        handler_output.items = Some(items);
+                    })
             }
         };
-        made.faults = by.faults.lines();
-        match done {
-            Ok(()) => HandlerResult::Run(made),
-            Err(reason) => HandlerResult::Failed { which: 1, reason },
+        handler_output.key_errors = key_expressions.errors.lines();
+        match result {
+            Ok(()) => HandlerResult::Run(handler_output),
+            Err(reason) => HandlerResult::Failed { key_index: 1, reason },
         }
     }
 
-    fn outputs(
+    fn evaluate_outputs(
         &mut self,
         text: &str,
         max: u32,
-        event: &mut EvaluationState<'_>,
+        state: &mut EvaluationState<'_>,
     ) -> Result<PackedStrings, String> {
-        event.run_guarded(
+        state.run_guarded(
             0,
-            || self.compiled(text),
-            |event, compiled| {
+            || self.compile(text),
+            |state, compiled| {
                 let mut packed = PackedStrings::default();
-                for output in event.run(compiled, event.input()).take(max as usize) {
-                    event.pack(&output?, &mut packed)?;
+                for output in state.run(compiled, state.input()).take(max as usize) {
+                    state.pack(&output?, &mut packed)?;
                 }
                 Ok(packed)
             },
         )
     }
 
-    fn compiled(&mut self, text: &str) -> Result<Rc<CompiledExpression>, String> {
+    fn compile(&mut self, text: &str) -> Result<Rc<CompiledExpression>, String> {
         if let Some(compiled) = self.cache.get(text) {
             return Ok(Rc::clone(compiled));
         }
-        if self.cache.len() >= KEPT_MAX {
+        if self.cache.len() >= CACHED_MAX {
             self.cache.clear();
         }
-        let filter = compiler::compile(text).map_err(|wrong| wrong.text)?;
+        let filter = compiler::compile(text).map_err(|error| error.text)?;
         let uses = VARIABLES.map(|name| text.contains(name));
         let compiled = Rc::new(CompiledExpression { filter, uses });
         self.cache.insert(text.to_owned(), Rc::clone(&compiled));
@@ -179,16 +193,16 @@ impl Evaluator {
     }
 }
 
-/// The `…_by` of a handler that compile.
+/// The expressions for keys of a handler that compile.
 struct KeyExpressions {
-    /// Of the first of them in what is asked.
+    /// Number of the first key expression in the request.
     number: u32,
     all: Vec<(usize, Rc<CompiledExpression>)>,
-    faults: KeyErrors,
+    errors: KeyErrors,
 }
 
 impl EvaluationState<'_> {
-    /// Evaluates expression `number`, whatever jaq does.
+    /// Evaluates expression `number` and turns a panic of jaq into an error.
     fn run_guarded<T>(
         &mut self,
         number: u32,
@@ -196,17 +210,17 @@ impl EvaluationState<'_> {
         evaluate: impl FnOnce(&mut Self, &CompiledExpression) -> Result<T, String>,
     ) -> Result<T, String> {
         self.enter_stage(number);
-        let done = catch_unwind(AssertUnwindSafe(|| evaluate(self, &*compile()?)));
-        done.unwrap_or_else(|panic| {
+        let result = catch_unwind(AssertUnwindSafe(|| evaluate(self, &*compile()?)));
+        result.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(output::reason(&format!("jaq gave up: {}", text.unwrap_or("no reason given"))))
+            Err(output::reason(&format!("jaq panicked: {}", text.unwrap_or("no reason given"))))
         })
     }
 
     fn enter_stage(&self, number: u32) {
-        self.at.set(number);
-        (self.stage)(STAGE_EXPRESSION + number);
+        self.current.set(number);
+        (self.on_stage)(STAGE_EXPRESSION + number);
     }
 
     fn run<'c>(
@@ -216,18 +230,22 @@ impl EvaluationState<'_> {
     ) -> impl Iterator<Item = Result<Val, String>> + 'c {
         let variables = compiled.uses.iter().enumerate();
         let variables =
-            variables.map(|(at, uses)| if *uses { self.variable(at) } else { Val::Null });
+            variables.map(|(index, uses)| if *uses { self.variable(index) } else { Val::Null });
         let context = Ctx::<JaqData>::new(&compiled.filter.lut, Vars::new(variables));
         let outputs = compiled.filter.id.run((context, input));
-        outputs.map(|output| output.map_err(output::fault))
+        outputs.map(|output| output.map_err(output::error_reason))
     }
 
-    fn first(&self, compiled: &CompiledExpression, input: Val) -> Result<Option<Val>, String> {
+    fn first_output(
+        &self,
+        compiled: &CompiledExpression,
+        input: Val,
+    ) -> Result<Option<Val>, String> {
         self.run(compiled, input).next().transpose()
     }
 
-    /// Any output that is neither false nor null.
-    fn when(&self, compiled: &CompiledExpression) -> Result<bool, String> {
+    /// Whether any output is neither false nor null.
+    fn matches(&self, compiled: &CompiledExpression) -> Result<bool, String> {
         for output in self.run(compiled, self.input()) {
             if output?.as_bool() {
                 return Ok(true);
@@ -236,65 +254,70 @@ impl EvaluationState<'_> {
         Ok(false)
     }
 
-    fn split(
+    fn split_items(
         &mut self,
         split: Result<Rc<CompiledExpression>, String>,
         number: u32,
-        by: &mut KeyExpressions,
+        key_expressions: &mut KeyExpressions,
         mut items: PackedStrings,
         mut keys: Option<&mut PackedStrings>,
     ) -> Result<PackedStrings, String> {
         self.run_guarded(
             number,
             || split,
-            |event, compiled| {
-                for output in event.run(compiled, event.input()) {
+            |state, compiled| {
+                for output in state.run(compiled, state.input()) {
                     let item = output?;
                     if items.len() >= ITEMS_MAX {
                         return Err("more than 100,000 items".to_owned());
                     }
-                    event.pack(&item, &mut items)?;
-                    event.keys(by, Some((&item, items.len())), keys.as_deref_mut())?;
-                    event.enter_stage(number);
+                    state.pack(&item, &mut items)?;
+                    state.evaluate_keys(
+                        key_expressions,
+                        Some((&item, items.len())),
+                        keys.as_deref_mut(),
+                    )?;
+                    state.enter_stage(number);
                 }
                 Ok(items)
             },
         )
     }
 
-    /// The keys of an item with its number, or of the event.
-    fn keys(
+    /// Evaluates the keys of an item, given with its number, or of the event.
+    fn evaluate_keys(
         &mut self,
-        by: &mut KeyExpressions,
+        key_expressions: &mut KeyExpressions,
         item: Option<(&Val, usize)>,
         to: Option<&mut PackedStrings>,
     ) -> Result<(), String> {
         let Some(to) = to else { return Ok(()) };
         let mut keys = RawJobKeys::default();
-        for (kind, compiled) in &by.all {
-            let first = by.number + u32::try_from(*kind).unwrap_or(0);
+        for (index, compiled) in &key_expressions.all {
+            let number = key_expressions.number + u32::try_from(*index).unwrap_or(0);
             let value = self.run_guarded(
-                first,
+                number,
                 || Ok(Rc::clone(compiled)),
-                |event, compiled| {
-                    event.first(
+                |state, compiled| {
+                    state.first_output(
                         compiled,
-                        item.map_or_else(|| event.input(), |(item, _)| item.clone()),
+                        item.map_or_else(|| state.input(), |(item, _)| item.clone()),
                     )
                 },
             );
-            if let Err(reason) = value.and_then(|value| set(&mut keys, *kind, value.as_ref())) {
-                by.faults.note(*kind, item.map(|(_, number)| number), reason);
+            if let Err(reason) = value.and_then(|value| set_key(&mut keys, *index, value.as_ref()))
+            {
+                key_expressions.errors.record(*index, item.map(|(_, number)| number), reason);
             }
         }
         keys.encode(&mut to.bytes);
         let size = to.end();
-        self.left = self.left.checked_sub(size).ok_or_else(output::too_much)?;
+        self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(output::too_much_output)?;
         Ok(())
     }
 
     fn pack(&mut self, value: &Val, to: &mut PackedStrings) -> Result<(), String> {
-        let mut bounded = BoundedWriter { to: &mut to.bytes, left: &mut self.left };
+        let mut bounded = BoundedWriter { to: &mut to.bytes, bytes_left: &mut self.bytes_left };
         json::write(value, &mut bounded).map_err(|e| e.to_string())?;
         to.end();
         Ok(())
@@ -302,37 +325,37 @@ impl EvaluationState<'_> {
 
     fn input(&self) -> Val {
         let read = || {
-            (self.stage)(STAGE_INPUT);
-            let input = input::body(self.scene);
-            self.enter_stage(self.at.get());
+            (self.on_stage)(STAGE_INPUT);
+            let input = input::body(self.event);
+            self.enter_stage(self.current.get());
             input
         };
         self.input.get_or_init(read).clone()
     }
 
-    fn variable(&self, at: usize) -> Val {
-        let scene = self.scene;
+    fn variable(&self, index: usize) -> Val {
+        let event = self.event;
         let text = |text: &str| Val::from(text.to_owned());
-        let make = || match VARIABLES[at] {
-            "$source" => text(scene.source),
-            "$headers" => input::headers(scene),
-            "$query" => input::query(scene),
-            "$path" => text(scene.path),
-            "$params" => input::params(scene),
-            "$ip" if scene.ip.is_empty() => Val::Null,
-            "$ip" => text(scene.ip),
-            "$received_at" => Val::from(input::received_at(scene)),
-            "$event" => scene.event_id.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),
+        let make = || match VARIABLES[index] {
+            "$source" => text(event.source),
+            "$headers" => input::headers(event),
+            "$query" => input::query(event),
+            "$path" => text(event.path),
+            "$params" => input::params(event),
+            "$ip" if event.ip.is_empty() => Val::Null,
+            "$ip" => text(event.ip),
+            "$received_at" => Val::from(input::received_at(event)),
+            "$event" => event.event_id.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),
             _ => Val::Null,
         };
-        self.variables[at].get_or_init(make).clone()
+        self.variables[index].get_or_init(make).clone()
     }
 }
 
-/// `kind`: of the `…_by`.
-fn set(keys: &mut RawJobKeys, kind: usize, value: Option<&Val>) -> Result<(), String> {
+/// Sets one key of a job. `index`: its place among the key expressions.
+fn set_key(keys: &mut RawJobKeys, index: usize, value: Option<&Val>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
-    match kind {
+    match index {
         0 => keys.ordering_key = output::key_text(value)?,
         1 => keys.version = output::version_value(value)?,
         2 => keys.unique_key = output::key_text(value)?,

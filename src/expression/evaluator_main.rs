@@ -1,6 +1,6 @@
-//! The other side: `hooktrail __expression`, started by the pool and by nobody else. Reads questions
-//! on stdin and answers on stdout, one by one, until there are no more, or until it is ended by the
-//! limits that it sets itself.
+//! The main function of an evaluator process: `hooktrail __expression`, which only the pool starts.
+//! It reads requests on stdin and writes responses on stdout, one by one. It ends with its input,
+//! or by the limits that it sets itself.
 
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -11,97 +11,97 @@ use super::evaluate::{Evaluator, STAGE_INPUT};
 use super::protocol::{self, Decoder};
 use crate::process::{Sandbox, apply_limits, enter_sandbox_early};
 
-/// The command that starts it, hidden from help.
+/// The command that starts an evaluator, hidden from help.
 pub const COMMAND: &str = "__expression";
 
-/// What a process of this binary may have for an event, over what it has at its start. The stack
-/// that it works on is there already; both together are 256 MiB.
+/// Memory that an evaluator may use for an event, beyond what it has at its start. That includes
+/// the stack; both together are 256 MiB.
 const MEMORY_BYTES: u64 = (256 << 20) - STACK_BYTES as u64;
 
-/// Holds whatever 4 KiB of text nest, twice over.
+/// Stack of the evaluating thread. It holds twice what any nesting of 4 KiB of text needs.
 const STACK_BYTES: usize = 64 << 20;
 
-/// What a pipe holds.
+/// The capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Room that was needed for a larger question is given back.
-const QUESTION_BYTES_MAX: usize = 1 << 20;
+/// The buffer of a larger request is freed after it.
+const REQUEST_BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// Answers are handed over together where questions came together, but none waits longer.
-const HELD_BACK: Duration = Duration::from_micros(200);
+/// Responses to requests that arrived together leave together, but none waits longer than this.
+const FLUSH_DELAY_MAX: Duration = Duration::from_micros(200);
 
-/// `arguments`: those after the command: the processor time of an event in milliseconds, and how many
-/// answers are handed over one by one.
+/// Runs an evaluator. `arguments` follow the command: the processor time for each event in
+/// milliseconds, and the number of responses to flush one by one.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let numbers = arguments.map(|number| number.to_str().and_then(|it| it.parse().ok()));
-    let Some(&[processor_ms, one_by_one]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
+    let numbers = arguments.map(|number| number.to_str().and_then(|text| text.parse().ok()));
+    let Some(&[processor_ms, flush_each]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
         return ExitCode::from(2);
     };
     if let Err(e) = enter_sandbox_early() {
-        return failed(&e);
+        return report_error(&e);
     }
-    // What jaq has to say when it panics goes into the answer.
+    // A panic message of jaq goes into the response.
     std::panic::set_hook(Box::new(|_| {}));
-    let thread = std::thread::Builder::new().name("expression".into()).stack_size(STACK_BYTES);
-    let done = thread.spawn(move || {
-        let confined = apply_limits(processor_ms, MEMORY_BYTES)?;
-        serve(&confined, one_by_one)
+    let builder = std::thread::Builder::new().name("expression".into()).stack_size(STACK_BYTES);
+    let thread = builder.spawn(move || {
+        let sandbox = apply_limits(processor_ms, MEMORY_BYTES)?;
+        serve(&sandbox, flush_each)
     });
-    match done.map(std::thread::JoinHandle::join) {
+    match thread.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        Ok(Ok(Err(e))) | Err(e) => failed(&e),
+        Ok(Ok(Err(e))) | Err(e) => report_error(&e),
         Ok(Err(_)) => ExitCode::FAILURE,
     }
 }
 
-/// Says why to the server, which reads the stderr of a process that ended.
+/// Reports an error to the server, which reads stderr after the process has ended.
 #[expect(clippy::disallowed_methods, reason = "the server reads this process's stderr")]
-fn failed(error: &io::Error) -> ExitCode {
+fn report_error(error: &io::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "{error}");
     ExitCode::FAILURE
 }
 
-/// Until the end of its input.
-fn serve(confined: &Sandbox, mut flush_each: u32) -> io::Result<()> {
+/// Answers requests until the end of input.
+fn serve(sandbox: &Sandbox, mut flush_each: u32) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER_BYTES, Pipes);
     let mut to = BufWriter::with_capacity(BUFFER_BYTES, Pipes);
-    let (mut evaluator, mut question) = (Evaluator::default(), Vec::new());
-    let mut since = Instant::now();
+    let (mut evaluator, mut request_bytes) = (Evaluator::default(), Vec::new());
+    let mut last_flush = Instant::now();
     loop {
-        let is_first = from.buffer().is_empty();
+        let is_first_of_batch = from.buffer().is_empty();
         let mut length = [0; 4];
         match from.read_exact(&mut length) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return Err(e),
         }
-        confined.reset_cpu_timer()?;
-        if is_first {
-            since = Instant::now();
+        sandbox.reset_cpu_timer()?;
+        if is_first_of_batch {
+            last_flush = Instant::now();
         }
-        question.resize(u32::from_le_bytes(length) as usize, 0);
-        from.read_exact(&mut question)?;
-        confined.begin(STAGE_INPUT);
-        let mut take = Decoder(&question);
-        let request = take.request().ok_or(io::ErrorKind::InvalidData)?;
-        let answer = take
-            .scene(|scene| evaluator.answer(&request, scene, &|stage| confined.set_stage(stage)));
-        let answer = answer.ok_or(io::ErrorKind::InvalidData)?;
-        protocol::write_answer(&answer, &mut to)?;
-        let is_last = from.buffer().is_empty();
-        if is_last || flush_each > 0 || since.elapsed() > HELD_BACK {
+        request_bytes.resize(u32::from_le_bytes(length) as usize, 0);
+        from.read_exact(&mut request_bytes)?;
+        sandbox.begin(STAGE_INPUT);
+        let mut decoder = Decoder(&request_bytes);
+        let request = decoder.request().ok_or(io::ErrorKind::InvalidData)?;
+        let response = decoder
+            .event(|event| evaluator.evaluate(&request, event, &|stage| sandbox.set_stage(stage)));
+        let response = response.ok_or(io::ErrorKind::InvalidData)?;
+        protocol::write_response(&response, &mut to)?;
+        let is_last_of_batch = from.buffer().is_empty();
+        if is_last_of_batch || flush_each > 0 || last_flush.elapsed() > FLUSH_DELAY_MAX {
             flush_each = flush_each.saturating_sub(1);
             to.flush()?;
-            since = Instant::now();
+            last_flush = Instant::now();
         }
-        confined.set_stage(0);
-        if question.capacity() > QUESTION_BYTES_MAX {
-            question = Vec::new();
+        sandbox.set_stage(0);
+        if request_bytes.capacity() > REQUEST_BUFFER_BYTES_MAX {
+            request_bytes = Vec::new();
         }
     }
 }
 
-/// stdin and stdout, without what std puts between.
+/// stdin and stdout without the buffers and locks of std.
 struct Pipes;
 
 impl Read for Pipes {

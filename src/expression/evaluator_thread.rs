@@ -1,6 +1,6 @@
-//! A thread with one process: takes questions from the queue, hands them over, hears the answers.
-//! Where the process ends, it knows by the stage that was written down which expression did it; that
-//! one has failed, and the rest is asked again of a new process.
+//! A thread that drives one evaluator process: it takes requests from the queue, sends them and
+//! receives the responses. If the process dies, the stage in shared memory says which expression it
+//! was evaluating. That expression has failed, and a new process evaluates the rest.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,52 +13,53 @@ use super::queue::{
 };
 use crate::process::{CommandSpec, End, ExitStatus, SandboxedProcess, StartError};
 
-/// A process that had nothing to do for so long is ended.
-const IDLE: Duration = Duration::from_secs(60);
+/// A process that is idle for this long is stopped.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What is behind one that takes so long is given to others.
+/// After this time the requests behind a slow one go back to the queue.
 const STALL_THRESHOLD: Duration = Duration::from_millis(30);
 
-/// Less time than this is not worth to ask again.
+/// A request with less time left than this is not retried.
 const MIN_RETRY_BUDGET: Duration = Duration::from_millis(50);
 
-/// A process may be ended by others; so often it is taken for that.
+/// How often a process may end before it begins with a request until that counts as an error.
 const LOST_MAX: u32 = 2;
 
-/// So often an event is asked again whose process was killed from outside, such as by the kernel for want
-/// of memory, or got no processor. That says nothing of the expression.
+/// How often an event is retried whose process was killed from outside, such as by the kernel when
+/// memory runs out, or got too little of the processor. That says nothing about the expression.
 const KILLED_MAX: u32 = 5;
 
-/// Before it is asked again, doubled each time.
-const KILLED_WAIT: Duration = Duration::from_millis(50);
+/// The delay before such a retry. It doubles each time.
+const KILLED_BACKOFF: Duration = Duration::from_millis(50);
 
-/// After one has ended badly, so many answers are handed over one by one: others like that may come.
-const ONE_BY_ONE: u32 = 1000;
+/// After a process has died, the next one flushes this many responses one by one, as more requests
+/// like that may follow.
+const FLUSH_EACH_AFTER_DEATH: u32 = 1000;
 
-/// Between starts that fail, doubled each time.
+/// The delay between failed starts. It doubles each time.
 const BACKOFF: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// What a process is good for after it was asked.
+/// The fate of a process after a group of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProcessFate {
     Reusable,
-    /// It is to be replaced.
+    /// It runs, and has to be replaced.
     Discarded,
-    /// It has ended, and the first job left was in its hand.
+    /// It has ended, and the first request left is the one that it was evaluating.
     Exited,
 }
 
 pub(super) struct EvaluatorThread {
     pub queue: Arc<EvaluationQueue>,
-    pub lane: Priority,
+    pub priority: Priority,
     pub program: CommandSpec,
-    /// Where large items go.
+    /// Folder of the files of large items.
     pub folder: PathBuf,
 }
 
 impl Priority {
-    /// Processor time of an event, which the process itself keeps to.
+    /// Processor time for each event. The evaluator enforces it itself.
     fn processor_ms(self) -> u32 {
         match self {
             Self::Intake | Self::Deferred => 2000,
@@ -66,7 +67,7 @@ impl Priority {
         }
     }
 
-    /// From when it was asked: a sender is answered within 3 s.
+    /// Time from when the request was queued: a sender gets its response within 3 s.
     fn total_limit(self) -> Option<Duration> {
         match self {
             Self::Intake => Some(Duration::from_millis(2900)),
@@ -74,7 +75,7 @@ impl Priority {
         }
     }
 
-    /// By the clock, in case the machine is busy.
+    /// Wall-clock time for each event, in case the machine is busy.
     fn per_event_limit(self) -> Duration {
         match self {
             Self::Intake => Duration::from_millis(2400),
@@ -85,280 +86,296 @@ impl Priority {
 }
 
 impl EvaluatorThread {
-    /// Until the queue is closed.
+    /// Runs until the queue is closed.
     pub fn run(self) {
-        let (mut child, mut failures) = (None, 0_u32);
+        let (mut idle, mut failures) = (None, 0_u32);
         loop {
-            match self.queue.next(self.lane, child.as_ref().map(|_| IDLE)) {
+            match self.queue.next(self.priority, idle.as_ref().map(|_| IDLE_TIME_MAX)) {
                 QueueEvent::Closed => return,
-                QueueEvent::Idle => child = None,
-                QueueEvent::Group(jobs) => {
-                    let party = jobs.front().map_or(0, |job| job.fairness_key);
-                    let begun = self.group(jobs, &mut child);
-                    self.queue.release(self.lane, party);
-                    failures = if begun { 0 } else { failures + 1 };
+                QueueEvent::Idle => idle = None,
+                QueueEvent::Group(requests) => {
+                    let fairness_key = requests.front().map_or(0, |request| request.fairness_key);
+                    let has_started = self.run_group(requests, &mut idle);
+                    self.queue.release(self.priority, fairness_key);
+                    failures = if has_started { 0 } else { failures + 1 };
                     if failures > 0 {
                         let wait = BACKOFF.saturating_mul(1 << failures.min(10));
-                        self.queue.pause(self.lane, wait.min(BACKOFF_MAX));
+                        self.queue.pause(self.priority, wait.min(BACKOFF_MAX));
                     }
                 }
             }
         }
     }
 
-    /// `false`: processes can't be had.
-    fn group(
+    /// Evaluates a group of requests. `false`: no process could be started.
+    fn run_group(
         &self,
-        mut jobs: VecDeque<EvaluationRequest>,
-        child: &mut Option<EvaluatorConnection>,
+        mut requests: VecDeque<EvaluationRequest>,
+        idle: &mut Option<EvaluatorConnection>,
     ) -> bool {
-        let mut one_by_one = 0;
+        let mut flush_each = 0;
         loop {
-            // Those that others held up for too long are told.
-            jobs.retain(|job| self.left(job) >= MIN_RETRY_BUDGET);
-            if jobs.is_empty() {
+            // Requests with too little time left are answered as busy.
+            requests.retain(|request| self.time_left(request) >= MIN_RETRY_BUDGET);
+            if requests.is_empty() {
                 return true;
             }
-            let mut ears = match child.take().map_or_else(|| self.start(one_by_one), Ok) {
-                Ok(ears) => ears,
+            let mut connection = match idle.take().map_or_else(|| self.start(flush_each), Ok) {
+                Ok(connection) => connection,
                 Err(e) => {
-                    let trouble = format!("no process to evaluate them: {}", e.reason);
-                    log::warn!("expressions: {trouble}");
-                    self.queue.set_start_error(Some(trouble));
+                    let reason = format!("no evaluator process could be started: {}", e.reason);
+                    log::warn!("expressions: {reason}");
+                    self.queue.set_start_error(Some(reason));
                     if e.is_passing {
-                        // They wait as long as they may.
-                        self.queue.requeue_front(self.lane, jobs.into_iter());
+                        // They wait until their time is over.
+                        self.queue.requeue_front(self.priority, requests.into_iter());
                     }
                     return false;
                 }
             };
-            match self.ask(&mut ears, &mut jobs) {
-                ProcessFate::Reusable => *child = Some(ears),
-                ProcessFate::Discarded => drop(ears),
+            match self.evaluate(&mut connection, &mut requests) {
+                ProcessFate::Reusable => *idle = Some(connection),
+                ProcessFate::Discarded => drop(connection),
                 ProcessFate::Exited => {
-                    let at_hand = ears.current_request();
-                    if !self.on_process_exit(at_hand, ears.servant.end(), &mut jobs) {
+                    let current = connection.current_request();
+                    if !self.on_process_exit(current, connection.process.end(), &mut requests) {
                         return false;
                     }
-                    one_by_one = ONE_BY_ONE;
+                    flush_each = FLUSH_EACH_AFTER_DEATH;
                 }
             }
         }
     }
 
-    fn start(&self, one_by_one: u32) -> Result<EvaluatorConnection, StartError> {
+    fn start(&self, flush_each: u32) -> Result<EvaluatorConnection, StartError> {
         let mut program = self.program.clone();
-        program.args.extend([self.lane.processor_ms(), one_by_one].map(|it| it.to_string()));
-        let servant = SandboxedProcess::start(&program)?;
+        program
+            .args
+            .extend([self.priority.processor_ms(), flush_each].map(|number| number.to_string()));
+        let process = SandboxedProcess::start(&program)?;
         self.queue.set_start_error(None);
-        Ok(EvaluatorConnection::new(servant))
+        Ok(EvaluatorConnection::new(process))
     }
 
-    /// How long a process may still take for it.
-    fn left(&self, job: &EvaluationRequest) -> Duration {
-        let by_itself = job.started_at.map(|began| began + self.lane.per_event_limit());
-        let in_all = self.lane.total_limit().map(|in_all| job.queued_at + in_all);
-        let until = [by_itself, in_all].into_iter().flatten().min();
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        left.unwrap_or_else(|| self.lane.per_event_limit())
+    /// Time that a process may still spend on the request.
+    fn time_left(&self, request: &EvaluationRequest) -> Duration {
+        let event_deadline =
+            request.started_at.map(|started_at| started_at + self.priority.per_event_limit());
+        let total_deadline = self.priority.total_limit().map(|limit| request.queued_at + limit);
+        let deadline = [event_deadline, total_deadline].into_iter().flatten().min();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.unwrap_or_else(|| self.priority.per_event_limit())
     }
 
-    /// Hands them over and tells what comes.
-    fn ask(
+    /// Sends the requests and completes each with its response.
+    fn evaluate(
         &self,
-        ears: &mut EvaluatorConnection,
-        jobs: &mut VecDeque<EvaluationRequest>,
+        connection: &mut EvaluatorConnection,
+        requests: &mut VecDeque<EvaluationRequest>,
     ) -> ProcessFate {
-        if let Some(first) = jobs.front_mut() {
+        if let Some(first) = requests.front_mut() {
             first.started_at.get_or_insert_with(Instant::now);
         }
-        match self.say(ears, jobs) {
+        match self.send(connection, requests) {
             Ok(()) => {}
             Err(ConnectionError::Cancelled) => {
-                jobs.clear();
+                requests.clear();
                 return ProcessFate::Discarded;
             }
             Err(ConnectionError::TimedOut) => return ProcessFate::Discarded,
             Err(_) => return ProcessFate::Exited,
         }
-        let mut gave_back = false;
-        while let Some(mut job) = jobs.pop_front() {
+        let mut has_requeued = false;
+        while let Some(mut request) = requests.pop_front() {
             let now = Instant::now();
-            job.started_at.get_or_insert(now);
-            let (until, party) = (now + self.left(&job), job.fairness_key);
+            request.started_at.get_or_insert(now);
+            let (deadline, fairness_key) = (now + self.time_left(&request), request.fairness_key);
             let mut used_before = None;
-            let mut tick = |ears: &EvaluatorConnection| {
-                used_before = used_before.or_else(|| ears.servant.processor_ms());
-                if now.elapsed() >= STALL_THRESHOLD && self.queue.may_hold_another(self.lane, party)
+            let mut tick = |connection: &EvaluatorConnection| {
+                used_before = used_before.or_else(|| connection.process.processor_ms());
+                if now.elapsed() >= STALL_THRESHOLD
+                    && self.queue.may_hold_another(self.priority, fairness_key)
                 {
-                    let at = ears.current_request().map_or(0, |(at, _)| at).min(jobs.len());
-                    // They are on their way to it all the same.
-                    gave_back |= at < jobs.len();
-                    self.queue.requeue_front(self.lane, jobs.drain(at..));
+                    let index = connection
+                        .current_request()
+                        .map_or(0, |(index, _)| index)
+                        .min(requests.len());
+                    // The process has received them all the same.
+                    has_requeued |= index < requests.len();
+                    self.queue.requeue_front(self.priority, requests.drain(index..));
                 }
-                self.queue.expire_waiting(self.lane)
+                self.queue.expire_waiting(self.priority)
             };
-            let mut patience = WaitPolicy { until, tick: &mut tick };
-            match ears.receive(&self.folder, &mut patience) {
-                Ok(heard) => answer(job, heard),
+            let mut policy = WaitPolicy { deadline, tick: &mut tick };
+            match connection.receive(&self.folder, &mut policy) {
+                Ok(response) => complete(request, response),
                 Err(ConnectionError::Exited) => {
-                    jobs.push_front(job);
+                    requests.push_front(request);
                     return ProcessFate::Exited;
                 }
-                // It had little of the processor: that is the machine's doing.
+                // It got little of the processor: the machine is busy.
                 Err(ConnectionError::TimedOut)
-                    if self.is_starved(used_before, ears) && job.killed_processes < KILLED_MAX =>
+                    if self.is_starved(used_before, connection)
+                        && request.killed_processes < KILLED_MAX =>
                 {
-                    job.killed_processes += 1;
-                    job.started_at = None;
-                    jobs.push_front(job);
+                    request.killed_processes += 1;
+                    request.started_at = None;
+                    requests.push_front(request);
                     return ProcessFate::Discarded;
                 }
-                Err(deaf) => {
-                    self.on_no_answer(job, deaf, jobs);
+                Err(error) => {
+                    self.on_no_response(request, error, requests);
                     return ProcessFate::Discarded;
                 }
             }
         }
-        if gave_back { ProcessFate::Discarded } else { ProcessFate::Reusable }
+        if has_requeued { ProcessFate::Discarded } else { ProcessFate::Reusable }
     }
 
-    /// Whether a process got less than half of the processor time that it may use, in all of its time.
-    /// Where a sender waits there is no time to ask again.
-    fn is_starved(&self, used_before: Option<u64>, ears: &EvaluatorConnection) -> bool {
-        if self.lane == Priority::Intake {
+    /// Whether the process got less than half of its processor time while the request's whole time
+    /// passed. Where a sender waits there is no time for a retry.
+    fn is_starved(&self, used_before: Option<u64>, connection: &EvaluatorConnection) -> bool {
+        if self.priority == Priority::Intake {
             return false;
         }
-        let used = used_before.and_then(|before| Some(ears.servant.processor_ms()? - before));
-        used.is_some_and(|used_ms| used_ms < u64::from(self.lane.processor_ms()) / 2)
+        let used = used_before.and_then(|before| Some(connection.process.processor_ms()? - before));
+        used.is_some_and(|used_ms| used_ms < u64::from(self.priority.processor_ms()) / 2)
     }
 
-    /// What is large goes alone, so that it need not be copied.
-    fn say(
+    /// Sends the requests. A large one is alone in its group, so that it need not be copied.
+    fn send(
         &self,
-        ears: &EvaluatorConnection,
-        jobs: &VecDeque<EvaluationRequest>,
+        connection: &EvaluatorConnection,
+        requests: &VecDeque<EvaluationRequest>,
     ) -> Result<(), ConnectionError> {
-        let until = Instant::now() + self.lane.per_event_limit();
-        let mut patience =
-            WaitPolicy { until, tick: &mut |_| self.queue.expire_waiting(self.lane) };
-        if let ([job], []) | ([], [job]) = jobs.as_slices() {
-            ears.send(&job.head(), &mut patience)?;
-            return ears.send(&job.encoded_event, &mut patience);
+        let deadline = Instant::now() + self.priority.per_event_limit();
+        let mut policy =
+            WaitPolicy { deadline, tick: &mut |_| self.queue.expire_waiting(self.priority) };
+        if let ([request], []) | ([], [request]) = requests.as_slices() {
+            connection.send(&request.encode_head(), &mut policy)?;
+            return connection.send(&request.encoded_event, &mut policy);
         }
         let mut all = Vec::new();
-        for job in jobs {
-            all.extend_from_slice(&job.head());
-            all.extend_from_slice(&job.encoded_event);
+        for request in requests {
+            all.extend_from_slice(&request.encode_head());
+            all.extend_from_slice(&request.encoded_event);
         }
-        ears.send(&all, &mut patience)
+        connection.send(&all, &mut policy)
     }
 
-    /// There is no answer, although its process runs.
-    fn on_no_answer(
+    /// Handles a missing response of a process that still runs.
+    fn on_no_response(
         &self,
-        mut job: EvaluationRequest,
-        deaf: ConnectionError,
-        jobs: &mut VecDeque<EvaluationRequest>,
+        mut request: EvaluationRequest,
+        error: ConnectionError,
+        requests: &mut VecDeque<EvaluationRequest>,
     ) {
-        match deaf {
-            // Others held it up for most of its time.
+        match error {
+            // Other requests took most of its time.
             ConnectionError::TimedOut
-                if job
-                    .started_at
-                    .is_none_or(|began| began.elapsed() < self.lane.per_event_limit()) => {}
+                if request.started_at.is_none_or(|started_at| {
+                    started_at.elapsed() < self.priority.per_event_limit()
+                }) => {}
             ConnectionError::TimedOut => {
                 let reason =
-                    format!("took more than {} s", self.lane.per_event_limit().as_secs_f32());
-                if let RequestKind::Expressions(open) = &mut job.kind {
-                    open.fail_all(&reason);
+                    format!("took more than {} s", self.priority.per_event_limit().as_secs_f32());
+                if let RequestKind::Expressions(pending) = &mut request.kind {
+                    pending.fail_all(&reason);
                 }
-                finish(job, &reason);
+                finish(request, &reason);
             }
-            ConnectionError::Disk(why) => {
-                log::warn!("expressions: large items can't be kept: {why}")
+            ConnectionError::Disk(reason) => {
+                log::warn!("expressions: large items can't be written: {reason}")
             }
-            ConnectionError::Cancelled => jobs.clear(),
+            ConnectionError::Cancelled => requests.clear(),
             ConnectionError::Malformed | ConnectionError::Exited => {
-                log::error!("a fault in hooktrail: {deaf:?}")
+                log::error!(
+                    "expressions: internal error: an evaluator's response is invalid: {error:?}"
+                )
             }
         }
     }
 
-    /// Its process ended: the expression that did it has failed, and what is left is worth asking
-    /// while there is time. `false`: it was none of them.
+    /// Handles the end of the process: the expression that it was evaluating has failed, and the
+    /// rest is retried while there is time. `false`: the process died repeatedly before it began
+    /// with a request.
     fn on_process_exit(
         &self,
-        at_hand: Option<(usize, u32)>,
+        current: Option<(usize, u32)>,
         end: End,
-        jobs: &mut VecDeque<EvaluationRequest>,
+        requests: &mut VecDeque<EvaluationRequest>,
     ) -> bool {
-        let (at, stage) = at_hand.unwrap_or_default();
-        let Some(mut job) = jobs.remove(at) else { return true };
-        if at_hand.is_none() {
-            job.lost_processes += 1;
-            if job.lost_processes > LOST_MAX {
+        let (index, stage) = current.unwrap_or_default();
+        let Some(mut request) = requests.remove(index) else { return true };
+        if current.is_none() {
+            request.lost_processes += 1;
+            if request.lost_processes > LOST_MAX {
                 let End { gone, said } = end;
-                let trouble = format!("processes end before they begin: {gone:?}: {}", said.trim());
-                log::warn!("expressions: {trouble}");
-                self.queue.set_start_error(Some(trouble));
+                let reason =
+                    format!("evaluator processes end before they begin: {gone:?}: {}", said.trim());
+                log::warn!("expressions: {reason}");
+                self.queue.set_start_error(Some(reason));
                 return false;
             }
-            jobs.push_front(job);
+            requests.push_front(request);
             return true;
         }
         if is_from_outside(end.gone) {
-            job.killed_processes += 1;
-            if job.killed_processes <= KILLED_MAX {
-                self.ask_again(job, jobs);
+            request.killed_processes += 1;
+            if request.killed_processes <= KILLED_MAX {
+                self.retry_later(request, requests);
                 return true;
             }
         }
         let reason = self.reason(&end);
-        if let RequestKind::Expressions(open) = &mut job.kind {
-            open.fail(stage, &reason);
-            if open.is_empty() {
-                finish(job, &reason);
+        if let RequestKind::Expressions(pending) = &mut request.kind {
+            pending.fail(stage, &reason);
+            if pending.is_empty() {
+                finish(request, &reason);
                 return true;
             }
-            job.started_at.get_or_insert_with(Instant::now);
-            if self.left(&job) >= MIN_RETRY_BUDGET {
-                jobs.push_front(job);
+            request.started_at.get_or_insert_with(Instant::now);
+            if self.time_left(&request) >= MIN_RETRY_BUDGET {
+                requests.push_front(request);
                 return true;
             }
-            if let RequestKind::Expressions(open) = &mut job.kind {
-                open.fail_all(&reason);
+            if let RequestKind::Expressions(pending) = &mut request.kind {
+                pending.fail_all(&reason);
             }
         }
-        finish(job, &reason);
+        finish(request, &reason);
         true
     }
 
-    /// Its process was killed, not by the server: it waits, and is the next here. The others need not
-    /// wait for it.
-    fn ask_again(&self, mut job: EvaluationRequest, jobs: &mut VecDeque<EvaluationRequest>) {
-        let wait = KILLED_WAIT * (1 << (job.killed_processes - 1));
+    /// Retries a request whose process was killed from outside. It waits and is the next of this
+    /// thread. The other requests go back to the queue, so that they need not wait for it.
+    fn retry_later(
+        &self,
+        mut request: EvaluationRequest,
+        requests: &mut VecDeque<EvaluationRequest>,
+    ) {
+        let wait = KILLED_BACKOFF * (1 << (request.killed_processes - 1));
         log::warn!(
-            "expressions: a process was killed, not by this server: its event is asked again"
+            "expressions: an evaluator process was killed, not by this server: retrying its event"
         );
-        self.queue.requeue_front(self.lane, jobs.drain(..));
-        job.started_at = None;
-        if self.left(&job) >= wait + MIN_RETRY_BUDGET {
-            self.queue.pause(self.lane, wait);
-            jobs.push_front(job);
+        self.queue.requeue_front(self.priority, requests.drain(..));
+        request.started_at = None;
+        if self.time_left(&request) >= wait + MIN_RETRY_BUDGET {
+            self.queue.pause(self.priority, wait);
+            requests.push_front(request);
         }
     }
 
-    /// What is known of the end of a process.
+    /// Why the process ended, as the reason of a failed expression.
     fn reason(&self, end: &End) -> String {
         const ABRT: i32 = libc::SIGABRT;
         const PROF: i32 = libc::SIGPROF;
         match end.gone {
             ExitStatus::Signal(PROF) => {
-                let seconds = self.lane.processor_ms() / 1000;
+                let seconds = self.priority.processor_ms() / 1000;
                 format!("took more than {seconds} s of processor time")
             }
-            // The words of Rust's runtime.
+            // The message of Rust's runtime.
             ExitStatus::Signal(ABRT) if end.said.contains("memory allocation of") => {
                 "took more than 256 MiB".to_owned()
             }
@@ -379,42 +396,43 @@ impl EvaluatorThread {
     }
 }
 
-/// Whether no program ends by this of itself: the kernel wants memory back, or somebody stops processes.
-fn is_from_outside(gone: ExitStatus) -> bool {
+/// Whether only somebody else sends this signal: the kernel that needs memory, or a person who
+/// stops processes.
+fn is_from_outside(status: ExitStatus) -> bool {
     use libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     matches!(
-        gone,
+        status,
         ExitStatus::Signal(SIGHUP | SIGINT | SIGKILL | SIGQUIT | SIGTERM | SIGUSR1 | SIGUSR2)
     )
 }
 
-/// Nothing of it is open any more.
-fn finish(mut job: EvaluationRequest, reason: &str) {
-    let what = std::mem::replace(&mut job.kind, RequestKind::Finished);
-    match what {
-        RequestKind::Expressions(open) => match open.finish() {
-            Some(answers) => job.complete(EvaluationOutcome::Expressions(answers)),
-            None => job.complete(EvaluationOutcome::Busy),
+/// Completes a request of which no expression is left to evaluate.
+fn finish(mut request: EvaluationRequest, reason: &str) {
+    let kind = std::mem::replace(&mut request.kind, RequestKind::Finished);
+    match kind {
+        RequestKind::Expressions(pending) => match pending.finish() {
+            Some(result) => request.complete(EvaluationOutcome::Expressions(result)),
+            None => request.complete(EvaluationOutcome::Busy),
         },
         RequestKind::Outputs { .. } => {
-            job.complete(EvaluationOutcome::Outputs(Err(reason.to_owned())))
+            request.complete(EvaluationOutcome::Outputs(Err(reason.to_owned())))
         }
         RequestKind::Finished => {}
     }
 }
 
-fn answer(mut job: EvaluationRequest, heard: ReceivedResponse) {
-    match (std::mem::replace(&mut job.kind, RequestKind::Finished), heard) {
+fn complete(mut request: EvaluationRequest, response: ReceivedResponse) {
+    match (std::mem::replace(&mut request.kind, RequestKind::Finished), response) {
         (
-            RequestKind::Expressions(mut open),
-            ReceivedResponse::Expressions { dedupe, handlers: takers },
-        ) => match open.answer(dedupe, takers).and_then(|()| open.finish()) {
-            Some(answers) => job.complete(EvaluationOutcome::Expressions(answers)),
-            None => job.complete(EvaluationOutcome::Busy),
+            RequestKind::Expressions(mut pending),
+            ReceivedResponse::Expressions { dedupe, handlers },
+        ) => match pending.add_results(dedupe, handlers).and_then(|()| pending.finish()) {
+            Some(result) => request.complete(EvaluationOutcome::Expressions(result)),
+            None => request.complete(EvaluationOutcome::Busy),
         },
         (RequestKind::Outputs { .. }, ReceivedResponse::Outputs(outputs)) => {
-            job.complete(EvaluationOutcome::Outputs(outputs))
+            request.complete(EvaluationOutcome::Outputs(outputs))
         }
-        _ => job.complete(EvaluationOutcome::Busy),
+        _ => request.complete(EvaluationOutcome::Busy),
     }
 }

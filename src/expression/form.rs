@@ -1,34 +1,34 @@
-//! Forms as objects: `a[b]` and `a[]` nest as PHP's `$_POST` does it (`php_register_variable_ex` in
-//! main/php_variables.c), to 64 levels. A field given twice is an array, where PHP keeps the last.
-//! Names are kept as they are, where PHP makes `_` of dots and spaces.
+//! Reads forms as objects: `a[b]` and `a[]` nest as in PHP's `$_POST` (`php_register_variable_ex`
+//! in main/php_variables.c), to 64 levels. A repeated field is an array, where PHP keeps the last
+//! value. Names stay as they are, where PHP replaces dots and spaces by `_`.
 
 use jaq_json::{Map, Val};
 use percent_encoding::percent_decode;
 
-/// A form of more fields is not read.
+/// A form with more fields is not parsed.
 pub(super) const FIELDS_MAX: usize = 10_000;
 
-/// PHP's `max_input_nesting_level`: a field nested deeper is left out.
+/// PHP's `max_input_nesting_level`: a deeper field is left out.
 const NESTED_MAX: usize = 64;
 
-/// An urlencoded form or query; `None`: it has too many fields.
+/// Parses an urlencoded form or query; `None`: it has too many fields.
 pub(super) fn read(text: &[u8]) -> Option<Val> {
     let mut form = Form::default();
     for pair in text.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let at = pair.iter().position(|&byte| byte == b'=');
         let (name, value) = at.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-        form.add(&decoded(name), Val::from(decoded(value)))?;
+        form.add(&decode(name), Val::from(decode(value)))?;
     }
     Some(form.finish())
 }
 
-/// What is no escape stays as it is.
-fn decoded(text: &[u8]) -> String {
+/// Decodes a name or value. An invalid escape stays as it is.
+fn decode(text: &[u8]) -> String {
     let spaced: Vec<u8> = text.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
     percent_decode(&spaced).decode_utf8_lossy().into_owned()
 }
 
-/// A form in the making.
+/// Builds the object of a form.
 #[derive(Default)]
 pub(super) struct Form {
     top: FormNode,
@@ -37,23 +37,23 @@ pub(super) struct Form {
 
 #[derive(Default)]
 struct FormNode {
-    /// By text, or by whole number where a key reads as one.
+    /// Keys are text, or whole numbers where the text of a key is one.
     all: Map<Val, FormValue>,
-    /// The number that `[]` gets.
-    next: isize,
+    /// The number of the next `[]`.
+    next_index: isize,
 }
 
 enum FormValue {
-    /// More than one where the field was given more than once.
+    /// More than one value if the field is repeated.
     Fields(Vec<Val>),
     Nested(FormNode),
 }
 
 impl Form {
-    /// `None`: it is one too many.
+    /// Adds a field; `None`: the form has too many.
     pub(super) fn add(&mut self, name: &str, value: Val) -> Option<()> {
         self.fields += 1;
-        let (first, keys) = split(name);
+        let (first, keys) = split_name(name);
         if keys.len() <= NESTED_MAX {
             let first = Val::from(first.to_owned());
             self.top.add(first, &keys, value);
@@ -67,29 +67,29 @@ impl Form {
 }
 
 impl FormNode {
-    /// What is nested replaces what is not, and the other way round, as in PHP.
+    /// A nested field replaces a plain one and the other way round, as in PHP.
     fn add(&mut self, mut key: Val, keys: &[Option<&str>], value: Val) {
-        let mut nest = self;
-        for next in keys {
-            let node =
-                nest.all.entry(key).or_insert_with(|| FormValue::Nested(FormNode::default()));
-            if let FormValue::Fields(_) = node {
-                *node = FormValue::Nested(FormNode::default());
+        let mut node = self;
+        for next_key in keys {
+            let child =
+                node.all.entry(key).or_insert_with(|| FormValue::Nested(FormNode::default()));
+            if let FormValue::Fields(_) = child {
+                *child = FormValue::Nested(FormNode::default());
             }
-            let FormValue::Nested(inner) = node else { return };
-            key = inner.key(*next);
-            nest = inner;
+            let FormValue::Nested(inner) = child else { return };
+            key = inner.key(*next_key);
+            node = inner;
         }
-        match nest.all.get_mut(&key) {
+        match node.all.get_mut(&key) {
             Some(FormValue::Fields(values)) => values.push(value),
-            _ => drop(nest.all.insert(key, FormValue::Fields(vec![value]))),
+            _ => drop(node.all.insert(key, FormValue::Fields(vec![value]))),
         }
     }
 
     fn key(&mut self, key: Option<&str>) -> Val {
-        let number = key.map_or(Some(self.next), whole);
+        let number = key.map_or(Some(self.next_index), parse_whole_number);
         if let Some(number) = number {
-            self.next = self.next.max(number.saturating_add(1));
+            self.next_index = self.next_index.max(number.saturating_add(1));
         }
         number.map_or_else(|| Val::from(key.unwrap_or_default().to_owned()), Val::from)
     }
@@ -100,15 +100,15 @@ impl FormValue {
         match self {
             Self::Fields(mut values) if values.len() == 1 => values.pop().unwrap_or_default(),
             Self::Fields(values) => values.into_iter().collect(),
-            Self::Nested(nest) if nest.is_list() => {
-                nest.all.into_values().map(Self::finish).collect()
+            Self::Nested(node) if node.is_list() => {
+                node.all.into_values().map(Self::finish).collect()
             }
-            Self::Nested(nest) => {
+            Self::Nested(node) => {
                 let text = |key| match key {
                     key @ Val::TStr(_) => key,
                     key => Val::from(key.to_string()),
                 };
-                let all = nest.all.into_iter().map(|(key, node)| (text(key), node.finish()));
+                let all = node.all.into_iter().map(|(key, node)| (text(key), node.finish()));
                 Val::obj(all.collect())
             }
         }
@@ -121,9 +121,9 @@ impl FormNode {
     }
 }
 
-/// `a[b][]` is `a`, then `b`, then the next number. What comes after the last bracket is ignored;
-/// a bracket that is not closed, or comes first, is part of the name.
-fn split(name: &str) -> (&str, Vec<Option<&str>>) {
+/// Splits a name: `a[b][]` is `a`, then `b`, then the next number. Text after the last bracket is
+/// ignored. A bracket that is not closed, or that comes first, is part of the name.
+fn split_name(name: &str) -> (&str, Vec<Option<&str>>) {
     let Some(open @ 1..) = name.find('[') else { return (name, Vec::new()) };
     let (mut keys, mut rest) = (Vec::new(), &name[open..]);
     while let Some(inner) = rest.strip_prefix('[') {
@@ -135,8 +135,8 @@ fn split(name: &str) -> (&str, Vec<Option<&str>>) {
     if keys.is_empty() { (name, keys) } else { (&name[..open], keys) }
 }
 
-/// A key that PHP takes for a number: written as it would be.
-fn whole(key: &str) -> Option<isize> {
+/// Parses a key that PHP takes for a number: one in its canonical form.
+fn parse_whole_number(key: &str) -> Option<isize> {
     let number: isize = key.parse().ok()?;
     (number.to_string() == key).then_some(number)
 }
@@ -159,19 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn broken_escapes_stay_as_they_are() {
+    fn invalid_escapes_stay_as_they_are() {
         check("a=%&b=%4&c=%zz&d=%4g1", r#"{"a":"%","b":"%4","c":"%zz","d":"%4g1"}"#);
         check("a=%ff", "{\"a\":\"\u{fffd}\"}");
     }
 
     #[test]
-    fn a_field_given_twice_is_an_array() {
+    fn a_repeated_field_is_an_array() {
         check("a=1&a=2&a=3", r#"{"a":["1","2","3"]}"#);
         check("a[b]=1&a[b]=2", r#"{"a":{"b":["1","2"]}}"#);
     }
 
     #[test]
-    fn brackets_nest_as_php_does_it() {
+    fn brackets_nest_as_in_php() {
         check("a[]=1&a[]=2", r#"{"a":["1","2"]}"#);
         check("a[b]=1&a[c][d]=2", r#"{"a":{"b":"1","c":{"d":"2"}}}"#);
         check("a[0]=x&a[1]=y", r#"{"a":["x","y"]}"#);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_brackets_are_taken_as_php_takes_them() {
+    fn unmatched_brackets_are_read_as_in_php() {
         check("a[b=1&[a]=2&a]=3", r#"{"a[b":"1","[a]":"2","a]":"3"}"#);
         check("a[b]c=1", r#"{"a":{"b":"1"}}"#);
         check("a[b][c=1", r#"{"a":{"b":"1"}}"#);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_too_deep_is_left_out() {
+    fn a_field_nested_too_deep_is_left_out() {
         let nested = |levels: usize| format!("a{}=1&b=2", "[x]".repeat(levels));
         let read = |form: String| read(form.as_bytes()).unwrap().to_string();
         assert_eq!(read(nested(64)).matches("\"x\"").count(), 64);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_fields_are_not_read() {
+    fn a_form_with_too_many_fields_is_not_parsed() {
         assert!(read("a[]=1&".repeat(10_000).as_bytes()).is_some());
         assert!(read("a[]=1&".repeat(10_001).as_bytes()).is_none());
     }

@@ -1,4 +1,4 @@
-//! What `.` is: made of an event's body by its content type. And what the variables are.
+//! Builds `.` from an event's body by its content type, and the variables.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,12 @@ use super::{EventContext, form, json, multipart};
 use crate::clock;
 use crate::json::without_mark;
 
-/// How a body is read, by its content type alone.
+/// How a body is read, decided by its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyFormat {
-    /// It says so.
+    /// The content type says so.
     Json,
-    /// Where it parses.
+    /// JSON if it parses, else text.
     MaybeJson,
     Form,
     Multipart,
@@ -34,16 +34,16 @@ pub(super) fn body_format(content_type: Option<&str>) -> BodyFormat {
 }
 
 /// The body as a value. A byte order mark is skipped.
-pub(super) fn body(scene: &EventContext<'_>) -> Val {
-    let body = without_mark(scene.body);
-    let read = match body_format(scene.content_type) {
+pub(super) fn body(event: &EventContext<'_>) -> Val {
+    let body = without_mark(event.body);
+    let read = match body_format(event.content_type) {
         BodyFormat::Json | BodyFormat::MaybeJson => match json::read(body) {
             Ok(value) => return value,
             Err(json::JsonError::TooDeep) => return Val::Null,
             Err(json::JsonError::Other(_)) => None,
         },
         BodyFormat::Form => form::read(body),
-        BodyFormat::Multipart => multipart::read(scene.content_type.unwrap_or_default(), body),
+        BodyFormat::Multipart => multipart::read(event.content_type.unwrap_or_default(), body),
         BodyFormat::Text => None,
     };
     read.unwrap_or_else(|| match std::str::from_utf8(body) {
@@ -52,18 +52,18 @@ pub(super) fn body(scene: &EventContext<'_>) -> Val {
     })
 }
 
-/// Header lines of one name in one text.
-pub(super) fn header(scene: &EventContext<'_>, name: &str) -> Option<String> {
-    let lines = scene.headers.iter().filter(|(found, _)| *found == name);
+/// The header lines of one name, joined.
+pub(super) fn header(event: &EventContext<'_>, name: &str) -> Option<String> {
+    let lines = event.headers.iter().filter(|(found, _)| *found == name);
     let values: Vec<Cow<'_, str>> =
         lines.map(|(_, value)| String::from_utf8_lossy(value)).collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
 
 /// `$headers`.
-pub(super) fn headers(scene: &EventContext<'_>) -> Val {
+pub(super) fn headers(event: &EventContext<'_>) -> Val {
     let mut all: Map<Val, String> = Map::default();
-    for (name, value) in scene.headers {
+    for (name, value) in event.headers {
         let value = String::from_utf8_lossy(value);
         let joined = all.entry(Val::from((*name).to_owned()));
         let join = |all: &mut String| {
@@ -75,19 +75,19 @@ pub(super) fn headers(scene: &EventContext<'_>) -> Val {
     Val::obj(all.into_iter().map(|(name, value)| (name, Val::from(value))).collect())
 }
 
-/// `$query`: as a form; with too many fields it is empty.
-pub(super) fn query(scene: &EventContext<'_>) -> Val {
-    let read = form::read(scene.query.unwrap_or_default().as_bytes());
+/// `$query`, read as a form. With too many fields it is empty.
+pub(super) fn query(event: &EventContext<'_>) -> Val {
+    let read = form::read(event.query.unwrap_or_default().as_bytes());
     read.unwrap_or_else(|| Val::obj(Map::default()))
 }
 
 /// `$params`.
-pub(super) fn params(scene: &EventContext<'_>) -> Val {
-    let all = scene.params.iter();
+pub(super) fn params(event: &EventContext<'_>) -> Val {
+    let all = event.params.iter();
     Val::obj(all.map(|(name, value)| (name.clone().into(), value.clone().into())).collect())
 }
 
 /// `$received_at`.
-pub(super) fn received_at(scene: &EventContext<'_>) -> String {
-    clock::format_rfc3339(scene.received_at_ms)
+pub(super) fn received_at(event: &EventContext<'_>) -> String {
+    clock::format_rfc3339(event.received_at_ms)
 }

@@ -1,14 +1,14 @@
-//! The items of a split: in memory while they are small, beyond that in a file that has no name.
+//! The items of a `split`: small ones in memory, large ones in an unnamed file.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Items, one after another, each the JSON text of an output.
+/// Items one after another, each the JSON text of an output.
 #[derive(Debug)]
 pub struct Items {
     bytes: ItemBytes,
-    /// Where each ends.
+    /// The end of each item.
     ends: Vec<u64>,
 }
 
@@ -19,7 +19,7 @@ enum ItemBytes {
 }
 
 impl Items {
-    /// `ends`: where each of them ends in `bytes`.
+    /// `ends`: the end of each item in `bytes`.
     pub fn new(bytes: Vec<u8>, ends: Vec<u64>) -> Self {
         Self { bytes: ItemBytes::Memory(bytes), ends }
     }
@@ -36,12 +36,12 @@ impl Items {
         self.ends.is_empty()
     }
 
-    /// All of them together.
+    /// The size of all items together.
     pub fn bytes(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The item at `at`, from 0; it replaces what is in `item`.
+    /// Reads the item at index `at` into `item`, replacing its contents.
     ///
     /// # Errors
     /// There is no such item, or the file can't be read.
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_got_one_by_one_wherever_they_are() {
+    fn items_are_read_one_by_one_from_memory_and_from_a_file() {
         let (bytes, ends) = (b"12{}".to_vec(), vec![1, 1, 2, 4]);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();

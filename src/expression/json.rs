@@ -1,9 +1,10 @@
-//! JSON to jaq's values and back: to a depth of 128, with every digit of a number, and nothing that
-//! is not JSON.
+//! Converts JSON to jaq's values and back: to a depth of 128, with every digit of a number, and
+//! strictly JSON.
 //!
-//! Read by serde_json. Without its `arbitrary_precision`, which would slow down everything else that
-//! reads JSON here, it rounds fractions: where one turns up the text is read again, level by level,
-//! as raw values, whose digits are there. jaq's own reader is not used: it has no limit of depth.
+//! serde_json parses it. Its feature `arbitrary_precision` would slow down everything else here
+//! that reads JSON, and without it serde_json rounds fractions. So a text with a fraction is parsed
+//! again, level by level, as raw values, which keep their digits. jaq's own parser has no limit of
+//! depth.
 
 use std::fmt;
 use std::io;
@@ -16,13 +17,13 @@ use serde_json::value::RawValue;
 
 use crate::json::{DEPTH_MAX, depth};
 
-/// What an expression makes may be nested deeper; beyond that the stack would not hold it.
+/// Outputs may nest deeper than input; beyond this the stack would overflow.
 const WRITTEN_DEPTH_MAX: usize = 10_000;
 
-/// Longer whole numbers are kept as text alone: jaq would take time by the square of their length.
+/// Longer whole numbers stay text: jaq's time for them is quadratic in their length.
 const WHOLE_DIGITS_MAX: usize = 1000;
 
-/// Why a text is no JSON.
+/// Why a text is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JsonError {
     TooDeep,
@@ -38,19 +39,22 @@ impl fmt::Display for JsonError {
     }
 }
 
+/// Parses JSON.
+///
 /// # Errors
-/// It is not JSON, has a half of a surrogate pair, or is nested too deep.
+/// The text is not JSON, has a lone surrogate, or is nested too deep.
 pub(super) fn read(text: &[u8]) -> Result<Val, JsonError> {
     let text =
         std::str::from_utf8(text).map_err(|_| JsonError::Other("it is not UTF-8".to_owned()))?;
     let mut json = serde_json::Deserializer::from_str(text);
-    let quickly = ValueVisitor.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    quickly.or_else(|_| read_by_level(text))
+    let without_fractions =
+        ValueVisitor.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    without_fractions.or_else(|_| read_by_level(text))
 }
 
 fn read_by_level(text: &str) -> Result<Val, JsonError> {
     let parsed = serde_json::from_str::<IgnoredAny>(text);
-    let length = parsed.as_ref().err().map_or(text.len(), |e| place(text, e));
+    let length = parsed.as_ref().err().map_or(text.len(), |e| error_offset(text, e));
     if depth(&text.as_bytes()[..length]) > DEPTH_MAX {
         return Err(JsonError::TooDeep);
     }
@@ -58,14 +62,14 @@ fn read_by_level(text: &str) -> Result<Val, JsonError> {
     raw.and_then(read_raw).map_err(|e| JsonError::Other(e.to_string()))
 }
 
-/// Where a fault is, in bytes from the start.
-fn place(text: &str, fault: &serde_json::Error) -> usize {
-    let lines = text.split_inclusive('\n').take(fault.line().saturating_sub(1));
+/// The offset of a syntax error in bytes.
+fn error_offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     let start: usize = lines.map(str::len).sum();
-    (start + fault.column()).min(text.len())
+    (start + error.column()).min(text.len())
 }
 
-/// Its depth was looked at before.
+/// Converts a raw value whose depth is already checked.
 fn read_raw(raw: &RawValue) -> serde_json::Result<Val> {
     let text = raw.get();
     Ok(match text.as_bytes().first() {
@@ -78,12 +82,12 @@ fn read_raw(raw: &RawValue) -> serde_json::Result<Val> {
             let all = all.into_iter().map(|(key, value)| Ok((key, read_raw(value)?)));
             Val::obj(all.collect::<serde_json::Result<Map>>()?)
         }
-        Some(b'-' | b'0'..=b'9') => number(text),
+        Some(b'-' | b'0'..=b'9') => parse_number(text),
         _ => ValueVisitor.deserialize(&mut serde_json::Deserializer::from_str(text))?,
     })
 }
 
-/// The members of an object in their order, one of the same name again included.
+/// The members of an object in their order, including repeated names.
 struct Members<'a>(Vec<(Val, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -108,17 +112,17 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// A number of JSON.
-pub(super) fn number(digits: &str) -> Val {
+/// Converts a JSON number.
+pub(super) fn parse_number(digits: &str) -> Val {
     let is_whole = !digits.contains(['.', 'e', 'E']);
-    // jaq's whole numbers know no -0.
+    // jaq's integers have no -0.
     if is_whole && digits != "-0" && digits.len() <= WHOLE_DIGITS_MAX {
         return Val::from_num(digits).unwrap_or_default();
     }
     Val::Num(Num::Dec(Rc::new(digits.to_owned())))
 }
 
-/// Reads everything but fractions, at which it gives up.
+/// Builds values and gives up at a fraction.
 #[derive(Clone, Copy)]
 struct ValueVisitor;
 
@@ -178,10 +182,10 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// Writes a value as JSON. What is written when it fails is of no use.
+/// Writes a value as JSON. After an error, the bytes written so far are useless.
 ///
 /// # Errors
-/// It has what JSON has not, or `to` takes no more.
+/// The value has no JSON form, or `to` takes no more.
 pub(super) fn write(value: &Val, to: &mut dyn io::Write) -> io::Result<()> {
     write_at(value, to, 0)
 }

@@ -1,5 +1,6 @@
-//! Expressions: jq by the jaq crates. What config.toml says is compiled here once; what it gives for
-//! an event is asked of processes of the server's own, which always end.
+//! Expressions in jq, by the jaq crates. Loading config.toml compiles each expression once. The
+//! server evaluates simple ones inline, and all others in sandboxed processes of its own, which
+//! always end.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,80 +30,84 @@ pub mod unsandboxed;
 
 pub use event_context::EventContext;
 pub use items::Items;
-pub use pool::{AnswerCallback, Busy, EvaluatorPool};
+pub use pool::{Busy, EvaluatorPool, ResultCallback};
 pub use request::{
     EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
     RawJobKeys,
 };
 
-/// An expression that was found to compile. Cheap to clone; equal where the text is.
+/// A compiled expression. It is cheap to clone. Two are equal if their texts are.
 #[derive(Clone)]
 pub struct Expression(Arc<ExpressionInner>);
 
 struct ExpressionInner {
     text: Box<str>,
-    simple: Option<inline::InlineNode>,
-    /// The same by itself, ready to be evaluated.
-    alone: inline::InlinePlan,
+    inline_node: Option<inline::InlineNode>,
+    /// A plan of this expression alone, ready to be evaluated.
+    inline_plan: inline::InlinePlan,
 }
 
 impl Expression {
+    /// Compiles an expression.
+    ///
     /// # Errors
-    /// Where in the text, and what is wrong there.
+    /// The first error in the text, with its place.
     pub fn new(text: &str) -> Result<Self, CompileError> {
         compiler::check_text(text)?;
-        Self::compiled(text)
+        Self::compile(text)
     }
 
-    fn compiled(text: &str) -> Result<Self, CompileError> {
-        let read = || compiler::compile(text).map(|_| inline::parse_inlineable(text));
-        let read = compiler::with_large_stack(read);
-        let simple =
-            read.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
-        let alone = inline::InlinePlan::new([simple.as_ref()]);
-        Ok(Self(Arc::new(ExpressionInner { text: text.into(), simple, alone })))
+    fn compile(text: &str) -> Result<Self, CompileError> {
+        let compile = || compiler::compile(text).map(|_| inline::parse_inlineable(text));
+        let compiled = compiler::with_large_stack(compile);
+        let inline_node =
+            compiled.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
+        let inline_plan = inline::InlinePlan::new([inline_node.as_ref()]);
+        Ok(Self(Arc::new(ExpressionInner { text: text.into(), inline_node, inline_plan })))
     }
 
-    /// `[first(…)]`: where text is asked for and none is not the same as empty text.
+    /// `[first(…)]`: tells a missing output from empty text, where the caller expects text.
     pub fn first_in_list(&self) -> Self {
         let text = self.text();
-        // What is simple gives one output at most, and stays simple. A comment ends with its line.
-        let text = match self.simple() {
+        // An inline expression has one output at most, and stays inline without `first`. The line
+        // breaks end a trailing comment.
+        let text = match self.inline_node() {
             Some(_) => format!("[(\n{text}\n)]"),
             None => format!("[first(\n{text}\n)]"),
         };
-        Self::compiled(&text).unwrap_or_else(|_| self.clone())
+        Self::compile(&text).unwrap_or_else(|_| self.clone())
     }
 
     pub fn text(&self) -> &str {
         &self.0.text
     }
 
-    /// Whether the body is all that its outputs depend on, as far as its words tell.
+    /// Whether the outputs depend on the body alone, judged by the words in the text.
     pub fn reads_body_alone(&self) -> bool {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
-        let mut words = self.text().split(|c| !is_part(c));
+        let is_word_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '$');
+        let mut words = self.text().split(|c| !is_word_char(c));
         words.all(|word| word != "now" && !compiler::VARIABLES.contains(&word))
     }
 
-    fn simple(&self) -> Option<&inline::InlineNode> {
-        self.0.simple.as_ref()
+    fn inline_node(&self) -> Option<&inline::InlineNode> {
+        self.0.inline_node.as_ref()
     }
 
-    /// Its first output as JSON, where it is simple and the body plain; `None`: ask the pool.
+    /// Evaluates the expression inline and returns its first output as JSON. `None`: the pool has
+    /// to evaluate it, as it is not simple or the body is not plain JSON.
     ///
     /// The inner error says why there is no output.
-    pub fn evaluate_inline(&self, scene: &EventContext<'_>) -> Option<Result<Vec<u8>, String>> {
-        let looked = self.0.alone.extract(scene);
-        let Some(value) = looked.result(0).ok()? else { return Some(Err(NOTHING.to_owned())) };
+    pub fn evaluate_inline(&self, event: &EventContext<'_>) -> Option<Result<Vec<u8>, String>> {
+        let extracted = self.0.inline_plan.extract(event);
+        let Some(value) = extracted.result(0).ok()? else { return Some(Err(NO_OUTPUT.to_owned())) };
         let mut text = Vec::new();
         json::write(&value.into_val().ok()?, &mut text).ok()?;
         Some(Ok(text))
     }
 }
 
-/// A `transform` without outputs.
-const NOTHING: &str = "it gives nothing";
+/// The error of a `transform` without outputs.
+const NO_OUTPUT: &str = "it has no output";
 
 impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {
@@ -116,7 +121,7 @@ impl fmt::Debug for Expression {
     }
 }
 
-/// What is wrong with an expression, and where in its text, both from 1.
+/// An error in the text of an expression. Line and column count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileError {
     pub line: usize,

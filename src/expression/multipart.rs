@@ -1,4 +1,4 @@
-//! `multipart/form-data` as an object of its fields: names nest as those of forms, files are
+//! Reads `multipart/form-data` as an object of its fields. Names nest as in forms. Files are
 //! `{name, type, base64}`.
 
 use base64::Engine as _;
@@ -8,11 +8,11 @@ use jaq_json::{Map, Val};
 use super::form::Form;
 use crate::multipart;
 
-/// `None`: it is broken, without an end, or has too many fields.
+/// Parses a body; `None`: it is malformed, incomplete, or has too many fields.
 pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
     let mut form = Form::default();
     multipart::for_each_part(content_type, body, |part| {
-        // A part without a name is no field.
+        // A part without a name is not a field.
         let Some(name) = part.name else { return Some(()) };
         let value = match part.file {
             Some(file) => file_of(file, part.content_type, &part.bytes),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_or_has_no_end_is_not_read() {
+    fn a_malformed_or_incomplete_body_is_not_parsed() {
         let whole = body(&[(&field("a"), "1"), (&field("b"), "2")]);
         assert!(read(TYPE, whole.as_bytes()).is_some());
         assert!(read("multipart/form-data", whole.as_bytes()).is_none());
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_fields_are_not_read() {
+    fn a_form_with_too_many_fields_is_not_parsed() {
         let one = field("a[]");
         assert!(read(TYPE, body(&vec![(&*one, ""); 10_000]).as_bytes()).is_some());
         assert!(read(TYPE, body(&vec![(&*one, ""); 10_001]).as_bytes()).is_none());

@@ -1,4 +1,4 @@
-//! What an expression gives, as it is kept: bounded, and nothing but JSON.
+//! Converts the outputs of expressions for storage: bounded, and strictly JSON.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -12,19 +12,19 @@ use super::json;
 use super::request::EXPRESSION_KEYS;
 use crate::domain::version_value::VersionValue;
 
-/// Of the expressions of one event together.
+/// Limit of the outputs of all expressions of one event together.
 pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 20;
 
-/// Of one `split`.
+/// Limit of the items of one `split`.
 pub(super) const ITEMS_MAX: usize = 100_000;
 
-/// A longer key is known by its beginning and its hash. What answers a handshake is shorter.
+/// A longer key is stored as its beginning and its hash. The response to a handshake is shorter.
 const KEY_BYTES_MAX: usize = 2 << 10;
 
-/// A reason names values, which may be of any size.
+/// Limit of a reason, which may quote values of any size.
 const REASON_BYTES_MAX: usize = 400;
 
-/// Texts, one after another.
+/// Texts one after another.
 #[derive(Debug, Default)]
 pub(super) struct PackedStrings {
     pub bytes: Vec<u8>,
@@ -36,7 +36,7 @@ impl PackedStrings {
         self.ends.len()
     }
 
-    /// What was added to `bytes` is one text; how long it is.
+    /// Marks what was added to `bytes` as one text; returns its length.
     pub fn end(&mut self) -> usize {
         let start = self.ends.last().copied().unwrap_or(0);
         let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
@@ -45,13 +45,13 @@ impl PackedStrings {
     }
 }
 
-/// What a handler makes of an event.
+/// The result of one handler's expressions.
 #[derive(Debug)]
 pub(super) enum HandlerResult {
     Skip,
-    /// `which`: in `KINDS`.
+    /// `key_index`: the place in [`EXPRESSION_KEYS`].
     Failed {
-        which: u8,
+        key_index: u8,
         reason: String,
     },
     Run(HandlerOutput),
@@ -60,21 +60,21 @@ pub(super) enum HandlerResult {
 #[derive(Debug)]
 pub(super) struct HandlerOutput {
     pub items: Option<PackedStrings>,
-    /// One for each item, without `split` one.
+    /// One for each item; without `split` exactly one.
     pub keys: Option<PackedStrings>,
-    pub faults: Vec<String>,
+    pub key_errors: Vec<String>,
 }
 
-/// Takes so much and no more.
+/// A writer that fails when the output exceeds its limit.
 pub(super) struct BoundedWriter<'a> {
     pub to: &'a mut Vec<u8>,
-    pub left: &'a mut usize,
+    pub bytes_left: &'a mut usize,
 }
 
 impl io::Write for BoundedWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let left = self.left.checked_sub(bytes.len());
-        *self.left = left.ok_or_else(|| io::Error::other(too_much()))?;
+        let bytes_left = self.bytes_left.checked_sub(bytes.len());
+        *self.bytes_left = bytes_left.ok_or_else(|| io::Error::other(too_much_output()))?;
         self.to.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -84,53 +84,55 @@ impl io::Write for BoundedWriter<'_> {
     }
 }
 
-pub(super) fn too_much() -> String {
+pub(super) fn too_much_output() -> String {
     "more than 64 MiB of output".to_owned()
 }
 
-/// A key: text as it is, anything else as JSON; null, false and empty text are none.
+/// The text of a key: text as it is, other values as JSON. Null, false and empty text are no key.
 pub(super) fn key_text(value: &Val) -> Result<Option<String>, String> {
     let text = match value {
         Val::Null | Val::Bool(false) => return Ok(None),
         Val::TStr(text) => utf8(text)?,
-        value => written(value)?,
+        value => to_json(value)?,
     };
     Ok((!text.is_empty()).then(|| abbreviate(text)))
 }
 
-/// What `version_by` gives: a number or text, else nothing.
+/// The value of `version_by`: a number or text, else none.
 pub(super) fn version_value(value: &Val) -> Result<Option<VersionValue>, String> {
     Ok(Some(match value {
-        Val::Num(_) => VersionValue::Number(check_length(written(value)?)?),
+        Val::Num(_) => VersionValue::Number(check_length(to_json(value)?)?),
         Val::TStr(text) if !text.is_empty() => VersionValue::Text(check_length(utf8(text)?)?),
         _ => return Ok(None),
     }))
 }
 
-/// The same for what was evaluated in place.
-pub(super) fn simple_text(value: Option<InlineValue<'_>>) -> Result<Option<String>, NotInlineable> {
+/// Like [`key_text`], for a result of an inline expression.
+pub(super) fn inline_key_text(
+    value: Option<InlineValue<'_>>,
+) -> Result<Option<String>, NotInlineable> {
     let value = value.map_or(Ok(Val::Null), InlineValue::into_val)?;
     key_text(&value).map_err(|_| NotInlineable)
 }
 
-pub(super) fn simple_stamp(
+pub(super) fn inline_version_value(
     value: Option<InlineValue<'_>>,
 ) -> Result<Option<VersionValue>, NotInlineable> {
     match value {
-        // Neither an array nor an object is one, whatever is in it.
+        // Neither an array nor an object is a version, whatever it contains.
         Some(InlineValue::BodyArray | InlineValue::BodyObject) | None => Ok(None),
         Some(value) => version_value(&value.into_val()?).map_err(|_| NotInlineable),
     }
 }
 
 fn utf8(text: &[u8]) -> Result<String, String> {
-    let wrong = |_| "its output is not JSON: text that is not UTF-8".to_owned();
-    String::from_utf8(text.to_vec()).map_err(wrong)
+    let error = |_| "its output is not JSON: text that is not UTF-8".to_owned();
+    String::from_utf8(text.to_vec()).map_err(error)
 }
 
-fn written(value: &Val) -> Result<String, String> {
-    let (mut to, mut left) = (Vec::new(), OUTPUT_BYTES_MAX);
-    json::write(value, &mut BoundedWriter { to: &mut to, left: &mut left })
+fn to_json(value: &Val) -> Result<String, String> {
+    let (mut to, mut bytes_left) = (Vec::new(), OUTPUT_BYTES_MAX);
+    json::write(value, &mut BoundedWriter { to: &mut to, bytes_left: &mut bytes_left })
         .map_err(|e| e.to_string())?;
     utf8(&to)
 }
@@ -143,7 +145,7 @@ fn abbreviate(text: String) -> String {
     format!("{}…{hash}", &text[..text.floor_char_boundary(64)])
 }
 
-/// It is compared by its bytes, so that no other can stand for it.
+/// Rejects a text that is too long. It can't be abbreviated, as it is compared byte by byte.
 fn check_length(text: String) -> Result<String, String> {
     if text.len() > KEY_BYTES_MAX {
         return Err("longer than 2 KiB".to_owned());
@@ -151,54 +153,56 @@ fn check_length(text: String) -> Result<String, String> {
     Ok(text)
 }
 
-/// Why jaq gave no value. What `error` was given is shown as it is.
-pub(super) fn fault(exception: Exn<'_, Val>) -> String {
-    let Ok(error) = exception.get_err() else { return "it left what is not there".to_owned() };
+/// The reason why jaq gave no value. The argument of `error` is shown as it is.
+pub(super) fn error_reason(exception: Exn<'_, Val>) -> String {
+    let Ok(error) = exception.get_err() else {
+        return "`break` leads out of the expression".to_owned();
+    };
     let text = reason(&error);
     serde_json::from_str(&text).unwrap_or(text)
 }
 
-/// The beginning of what is said.
-pub(super) fn reason(what: &impl fmt::Display) -> String {
-    struct Beginning(String);
-    impl fmt::Write for Beginning {
+/// The beginning of a message.
+pub(super) fn reason(message: &impl fmt::Display) -> String {
+    struct BoundedText(String);
+    impl fmt::Write for BoundedText {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            let left = REASON_BYTES_MAX.saturating_sub(self.0.len());
-            self.0.push_str(&text[..text.floor_char_boundary(left)]);
-            if text.len() > left {
+            let bytes_left = REASON_BYTES_MAX.saturating_sub(self.0.len());
+            self.0.push_str(&text[..text.floor_char_boundary(bytes_left)]);
+            if text.len() > bytes_left {
                 self.0.push('…');
                 return Err(fmt::Error);
             }
             Ok(())
         }
     }
-    let mut beginning = Beginning(String::new());
-    let _ = write!(beginning, "{what}");
-    beginning.0
+    let mut text = BoundedText(String::new());
+    let _ = write!(text, "{message}");
+    text.0
 }
 
-/// Why keys could not be had: for each `…_by` the first reason, and how many there were.
+/// The errors of key expressions: for each the first one, and how many there were.
 #[derive(Default)]
 pub(super) struct KeyErrors([Option<KeyError>; 4]);
 
-/// The item's number, the reason, how many there were.
+/// The item's number, the reason, and how many errors there were.
 type KeyError = (Option<usize>, String, usize);
 
 impl KeyErrors {
-    /// `item`: its number, from 1.
-    pub fn note(&mut self, kind: usize, item: Option<usize>, reason: String) {
+    /// Records an error. `item`: its number, from 1.
+    pub fn record(&mut self, kind: usize, item: Option<usize>, reason: String) {
         let (_, _, count) = self.0[kind].get_or_insert((item, reason, 0));
         *count += 1;
     }
 
     pub fn lines(&self) -> Vec<String> {
-        let named = EXPRESSION_KEYS[2..].iter().zip(&self.0);
-        let line = |(name, fault): (&&str, &Option<KeyError>)| {
-            let (item, reason, count) = fault.as_ref()?;
+        let by_name = EXPRESSION_KEYS[2..].iter().zip(&self.0);
+        let line = |(name, error): (&&str, &Option<KeyError>)| {
+            let (item, reason, count) = error.as_ref()?;
             let item = item.map(|number| format!("item {number}: ")).unwrap_or_default();
             let more = if *count > 1 { format!(" ({} more)", count - 1) } else { String::new() };
             Some(format!("{name}: {item}{reason}{more}"))
         };
-        named.filter_map(line).collect()
+        by_name.filter_map(line).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Questions on their way: what is still open of them, as answers come and processes end.
+//! A request under way: the expressions that still have no result, as responses arrive and
+//! processes end.
 
 use super::evaluate::STAGE_EXPRESSION;
 use super::protocol::Encoder;
@@ -8,10 +9,10 @@ use super::request::{
 };
 use super::{EventContext, Expression, ExpressionSet, Items};
 
-/// What is asked of one event, less what is answered.
+/// The expressions of one event that still need an evaluator.
 pub(super) struct PendingRequest {
     dedupe: Option<Expression>,
-    /// With their places among the answers.
+    /// With their places among the results.
     handlers: Vec<(usize, HandlerExpressions)>,
     known: KnownResults,
 }
@@ -19,31 +20,31 @@ pub(super) struct PendingRequest {
 struct KnownResults {
     dedupe: Result<Option<String>, String>,
     handlers: Vec<Option<HandlerDecision>>,
-    /// `…_by` that were taken away, by the taker's place.
-    faults: Vec<(usize, String)>,
+    /// Errors of key expressions that were removed, by the handler's place.
+    key_errors: Vec<(usize, String)>,
 }
 
-/// A handler's answer, its items received.
+/// The result of a handler's expressions, with its items received.
 pub(super) enum ReceivedResult {
     Skip,
-    Failed { which: u8, reason: String },
-    Run { items: Option<Items>, keys: Option<Items>, faults: Vec<String> },
+    Failed { key_index: u8, reason: String },
+    Run { items: Option<Items>, keys: Option<Items>, key_errors: Vec<String> },
 }
 
 impl PendingRequest {
-    /// What can be had in place is answered already.
-    pub fn new(questions: &ExpressionSet, scene: &EventContext<'_>) -> Self {
-        let InlineResults { dedupe, handlers: takers } = questions.evaluate_partly(scene);
-        let open = takers.iter().zip(questions.handlers()).enumerate();
-        let open = open.filter(|(_, (answer, _))| answer.is_none());
+    /// Evaluates the inline expressions; the rest is pending.
+    pub fn new(expressions: &ExpressionSet, event: &EventContext<'_>) -> Self {
+        let InlineResults { dedupe, handlers } = expressions.evaluate_partly(event);
+        let pending = handlers.iter().zip(expressions.handlers()).enumerate();
+        let pending = pending.filter(|(_, (result, _))| result.is_none());
         Self {
-            handlers: open.map(|(at, (_, taker))| (at, taker.clone())).collect(),
+            handlers: pending.map(|(place, (_, handler))| (place, handler.clone())).collect(),
             known: KnownResults {
                 dedupe: Ok(dedupe.clone().flatten()),
-                handlers: takers,
-                faults: Vec::new(),
+                handlers,
+                key_errors: Vec::new(),
             },
-            dedupe: questions.dedupe().filter(|_| dedupe.is_none()).cloned(),
+            dedupe: expressions.dedupe().filter(|_| dedupe.is_none()).cloned(),
         }
     }
 
@@ -53,10 +54,11 @@ impl PendingRequest {
 
     pub fn encode(&self, to: &mut Encoder) {
         let dedupe = self.dedupe.as_ref().map(Expression::text);
-        to.questions(dedupe, self.handlers.iter().map(|(_, taker)| taker));
+        to.expressions(dedupe, self.handlers.iter().map(|(_, handler)| handler));
     }
 
-    /// A process ended at this stage: the expression that it was at has failed.
+    /// Handles the end of a process at this stage: the expression that it was evaluating has
+    /// failed.
     pub fn fail(&mut self, stage: u32, reason: &str) {
         let number = stage.checked_sub(STAGE_EXPRESSION).map(|number| number as usize);
         match number {
@@ -71,35 +73,35 @@ impl PendingRequest {
                     reason,
                 );
             }
-            // Reading the body ended it: that would happen again.
+            // Reading the body ended the process, which would happen again.
             _ => self.fail_all(reason),
         }
     }
 
-    fn fail_expression(&mut self, taker: usize, kind: usize, reason: &str) {
-        let place = self.handlers[taker].0;
-        if kind < 2 {
+    fn fail_expression(&mut self, handler: usize, index: usize, reason: &str) {
+        let place = self.handlers[handler].0;
+        if index < 2 {
             let failed = HandlerDecision::Failed {
-                expression: EXPRESSION_KEYS[kind],
+                expression: EXPRESSION_KEYS[index],
                 reason: reason.to_owned(),
             };
             self.known.handlers[place] = Some(failed);
-            self.handlers.remove(taker);
+            self.handlers.remove(handler);
         } else {
-            self.handlers[taker].1.remove(kind);
-            self.known.faults.push((place, format!("{}: {reason}", EXPRESSION_KEYS[kind])));
+            self.handlers[handler].1.remove(index);
+            self.known.key_errors.push((place, format!("{}: {reason}", EXPRESSION_KEYS[index])));
         }
     }
 
-    /// Nothing more of it is asked.
+    /// Fails all pending expressions.
     pub fn fail_all(&mut self, reason: &str) {
         if self.dedupe.take().is_some() {
             self.known.dedupe = Err(reason.to_owned());
         }
-        while let Some((place, taker)) = self.handlers.last() {
-            let (place, parts) = (*place, taker.parts());
+        while let Some((place, handler)) = self.handlers.last() {
+            let (place, parts) = (*place, handler.parts());
             match parts.iter().position(Option::is_some) {
-                Some(kind) => self.fail_expression(self.handlers.len() - 1, kind, reason),
+                Some(index) => self.fail_expression(self.handlers.len() - 1, index, reason),
                 None => {
                     self.known.handlers[place] =
                         Some(HandlerDecision::Run(HandlerMatch::default()));
@@ -109,54 +111,59 @@ impl PendingRequest {
         }
     }
 
-    /// `None`: it answers something else than what was asked.
-    pub fn answer(
+    /// Adds the results of an evaluator; `None`: they don't fit the request.
+    pub fn add_results(
         &mut self,
         dedupe: Result<Option<String>, String>,
-        takers: Vec<ReceivedResult>,
+        handlers: Vec<ReceivedResult>,
     ) -> Option<()> {
-        if takers.len() != self.handlers.len() {
+        if handlers.len() != self.handlers.len() {
             return None;
         }
         if self.dedupe.take().is_some() {
             self.known.dedupe = dedupe;
         }
-        for ((place, taker), received) in std::mem::take(&mut self.handlers).into_iter().zip(takers)
+        for ((place, handler), received) in
+            std::mem::take(&mut self.handlers).into_iter().zip(handlers)
         {
             self.known.handlers[place] = Some(match received {
                 ReceivedResult::Skip => HandlerDecision::Skip,
-                ReceivedResult::Failed { which, reason } => HandlerDecision::Failed {
-                    expression: EXPRESSION_KEYS.get(usize::from(which))?,
+                ReceivedResult::Failed { key_index, reason } => HandlerDecision::Failed {
+                    expression: EXPRESSION_KEYS.get(usize::from(key_index))?,
                     reason,
                 },
-                ReceivedResult::Run { items, keys, faults } => HandlerDecision::Run(HandlerMatch {
-                    keys: match keys {
-                        None => KeySet::None,
-                        Some(keys) if taker.split.is_none() => KeySet::One(only(&keys)?),
-                        Some(keys) => KeySet::Many(keys),
-                    },
-                    items,
-                    key_errors: faults,
-                }),
+                ReceivedResult::Run { items, keys, key_errors } => {
+                    HandlerDecision::Run(HandlerMatch {
+                        keys: match keys {
+                            None => KeySet::None,
+                            Some(keys) if handler.split.is_none() => {
+                                KeySet::One(single_keys(&keys)?)
+                            }
+                            Some(keys) => KeySet::Many(keys),
+                        },
+                        items,
+                        key_errors,
+                    })
+                }
             });
         }
         Some(())
     }
 
-    /// All answers; `None`: something is still open.
+    /// All results; `None` if an expression is still pending.
     pub fn finish(self) -> Option<EvaluationResult> {
-        let KnownResults { dedupe, handlers: takers, faults } = self.known;
-        let mut takers = takers.into_iter().collect::<Option<Vec<_>>>()?;
-        for (place, fault) in faults {
-            if let Some(HandlerDecision::Run(wanted)) = takers.get_mut(place) {
-                wanted.key_errors.push(fault);
+        let KnownResults { dedupe, handlers, key_errors } = self.known;
+        let mut handlers = handlers.into_iter().collect::<Option<Vec<_>>>()?;
+        for (place, error) in key_errors {
+            if let Some(HandlerDecision::Run(handler_match)) = handlers.get_mut(place) {
+                handler_match.key_errors.push(error);
             }
         }
-        Some(EvaluationResult { dedupe, handlers: takers })
+        Some(EvaluationResult { dedupe, handlers })
     }
 }
 
-fn only(keys: &Items) -> Option<RawJobKeys> {
+fn single_keys(keys: &Items) -> Option<RawJobKeys> {
     let mut bytes = Vec::new();
     keys.get(0, &mut bytes).ok()?;
     RawJobKeys::decode(&bytes)

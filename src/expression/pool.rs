@@ -1,6 +1,8 @@
-//! Processes of the server's own that evaluate expressions, and always end: by their processor time,
-//! by their memory, or by the clock. Two at least, four at most, and as many again for `transform` and
-//! for events that are stored already; each has a thread here. They are started when there is something to ask.
+//! The pool of evaluator processes. Each always ends: by its processor time, its memory or the
+//! clock.
+//!
+//! The pool has two to four for intake, as many for `transform`, and as many for deferred events. A
+//! thread drives each of them. They start when the first request comes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,22 +14,23 @@ use super::evaluator_thread::EvaluatorThread;
 use super::pending::PendingRequest;
 use super::protocol::Encoder;
 use super::queue::{EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, RequestKind};
-use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NOTHING, evaluator_main};
+use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NO_OUTPUT, evaluator_main};
 use crate::process::CommandSpec;
 
-/// No process was free in time, or too much waits already: to be answered 503.
+/// No process was free in time, or too many requests wait. The response is 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-const BUSY: &str = "no process was free for its expressions in time";
+const BUSY_REASON: &str = "no evaluator process was free in time";
 
-/// So many outputs are shown.
+/// Maximum number of outputs that `eval` shows.
 const OUTPUTS_MAX: u32 = 10_000;
 
-/// Told once what came of a question.
-pub type AnswerCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
+/// Called once with the result of a request.
+pub type ResultCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
 
-/// Asks processes of this binary; cheap to clone. When the last clone is dropped they are ended.
+/// Evaluates expressions in processes of this binary. It is cheap to clone. Dropping the last clone
+/// ends the processes.
 #[derive(Clone)]
 pub struct EvaluatorPool(Arc<EvaluatorPoolInner>);
 
@@ -40,19 +43,19 @@ struct EvaluatorPoolInner {
 
 impl fmt::Debug for EvaluatorPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({})", self.0.program.mark)
+        write!(f, "EvaluatorPool({})", self.0.program.mark)
     }
 }
 
 impl EvaluatorPool {
-    /// `folder`: where large items are written, to files without a name. `mark`: by what the
-    /// processes are known (`HOOKTRAIL_RUN_ID`).
+    /// Creates a pool. `folder`: for the unnamed files of large items. `mark`: identifies the
+    /// processes (`HOOKTRAIL_RUN_ID`).
     pub fn new(folder: &Path, mark: &str) -> Self {
-        // What runs now, whatever has become of its file.
+        // The running binary, even if its file was replaced.
         Self::with_program(Path::new("/proc/self/exe"), folder, mark)
     }
 
-    /// The same with a binary of one's choice, for tests.
+    /// Creates a pool of another binary, for tests.
     pub fn with_program(path: &Path, folder: &Path, mark: &str) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let program = CommandSpec {
@@ -70,124 +73,140 @@ impl EvaluatorPool {
         }))
     }
 
-    /// Asks without waiting; `answer` is called on another thread, or at once where nothing need be
-    /// asked or too much waits. `party`: the source's number; none holds all processes.
+    /// Evaluates expressions without blocking. `callback` runs on another thread. It runs at once
+    /// if all results are inline, or if too many requests wait. `fairness_key`: the source's
+    /// number. No source gets all processes.
     pub fn evaluate_async(
         &self,
         fairness_key: u64,
-        questions: &ExpressionSet,
-        scene: &EventContext<'_>,
-        answer: AnswerCallback,
+        expressions: &ExpressionSet,
+        event: &EventContext<'_>,
+        callback: ResultCallback,
     ) {
-        self.submit(Priority::Intake, fairness_key, questions, scene, answer);
+        self.submit(Priority::Intake, fairness_key, expressions, event, callback);
     }
 
-    /// The same for an event that is stored: no sender waits for the answer, and none waits behind it.
+    /// Like [`Self::evaluate_async`], for a stored event: no sender waits for the result, and
+    /// intake does not wait behind it.
     pub fn evaluate_deferred(
         &self,
-        party: u64,
-        questions: &ExpressionSet,
-        scene: &EventContext<'_>,
-        answer: AnswerCallback,
+        fairness_key: u64,
+        expressions: &ExpressionSet,
+        event: &EventContext<'_>,
+        callback: ResultCallback,
     ) {
-        self.submit(Priority::Deferred, party, questions, scene, answer);
+        self.submit(Priority::Deferred, fairness_key, expressions, event, callback);
     }
 
     fn submit(
         &self,
-        lane: Priority,
-        party: u64,
-        questions: &ExpressionSet,
-        scene: &EventContext<'_>,
-        answer: AnswerCallback,
+        priority: Priority,
+        fairness_key: u64,
+        expressions: &ExpressionSet,
+        event: &EventContext<'_>,
+        callback: ResultCallback,
     ) {
-        let open = PendingRequest::new(questions, scene);
-        let tell: Box<dyn FnOnce(EvaluationOutcome) + Send> = Box::new(move |done| match done {
-            EvaluationOutcome::Expressions(answers) => answer(Ok(answers)),
-            EvaluationOutcome::Busy | EvaluationOutcome::Outputs(_) => answer(Err(Busy)),
-        });
-        if open.is_empty() {
-            tell(open.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Expressions));
+        let pending = PendingRequest::new(expressions, event);
+        let complete: Box<dyn FnOnce(EvaluationOutcome) + Send> =
+            Box::new(move |outcome| match outcome {
+                EvaluationOutcome::Expressions(result) => callback(Ok(result)),
+                EvaluationOutcome::Busy | EvaluationOutcome::Outputs(_) => callback(Err(Busy)),
+            });
+        if pending.is_empty() {
+            complete(
+                pending.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Expressions),
+            );
             return;
         }
-        self.0.enqueue(party, lane, RequestKind::Expressions(open), scene, tell);
+        self.0.enqueue(fairness_key, priority, RequestKind::Expressions(pending), event, complete);
     }
 
-    /// Asks and waits.
+    /// Evaluates expressions of a stored event and blocks until the result is there.
     ///
     /// # Errors
     /// No process was free in time.
     pub fn evaluate(
         &self,
-        party: u64,
-        questions: &ExpressionSet,
-        scene: &EventContext<'_>,
+        fairness_key: u64,
+        expressions: &ExpressionSet,
+        event: &EventContext<'_>,
     ) -> Result<EvaluationResult, Busy> {
-        let (tell, told) = crossbeam_channel::bounded(1);
-        let answer = Box::new(move |answers| drop(tell.send(answers)));
-        self.evaluate_deferred(party, questions, scene, answer);
-        told.recv().unwrap_or(Err(Busy))
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let callback = Box::new(move |result| drop(sender.send(result)));
+        self.evaluate_deferred(fairness_key, expressions, event, callback);
+        receiver.recv().unwrap_or(Err(Busy))
     }
 
-    /// The first output as JSON text, for `transform`; or the reason why there is none. Waits.
+    /// Evaluates `transform` and returns the first output as JSON text, or the reason why there is
+    /// none. Blocks.
     ///
     /// # Errors
-    /// No process was free in time: that says nothing of the expression.
+    /// No process was free in time, which says nothing about the expression.
     pub fn transform(
         &self,
-        party: u64,
+        fairness_key: u64,
         expression: &Expression,
-        scene: &EventContext<'_>,
+        event: &EventContext<'_>,
     ) -> Result<Result<Vec<u8>, String>, Busy> {
-        if let Some(output) = expression.evaluate_inline(scene) {
+        if let Some(output) = expression.evaluate_inline(event) {
             return Ok(output);
         }
-        let outputs = self.0.outputs(party, Priority::Transform, expression, scene, 1)?;
-        Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NOTHING.to_owned())))
+        let outputs = self.0.outputs(fairness_key, Priority::Transform, expression, event, 1)?;
+        Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NO_OUTPUT.to_owned())))
     }
 
-    /// The first 10,000 outputs, each as JSON text, for `eval`. Waits.
+    /// Evaluates an expression for `eval` and returns the first 10,000 outputs as JSON text.
+    /// Blocks.
     ///
     /// # Errors
     /// The reason why there are none.
     pub fn outputs(
         &self,
-        party: u64,
+        fairness_key: u64,
         expression: &Expression,
-        scene: &EventContext<'_>,
+        event: &EventContext<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
-        let outputs = self.0.outputs(party, Priority::Intake, expression, scene, OUTPUTS_MAX);
+        let outputs =
+            self.0.outputs(fairness_key, Priority::Intake, expression, event, OUTPUTS_MAX);
         outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
     }
 
-    /// Why nobody answered, as far as it is known.
+    /// Why requests are busy, as far as it is known.
     pub fn busy_reason(&self) -> String {
-        self.0.queue.start_error().unwrap_or_else(|| BUSY.to_owned())
+        self.0.queue.start_error().unwrap_or_else(|| BUSY_REASON.to_owned())
     }
 }
 
 impl EvaluatorPoolInner {
     fn outputs(
         &self,
-        party: u64,
-        lane: Priority,
+        fairness_key: u64,
+        priority: Priority,
         expression: &Expression,
-        scene: &EventContext<'_>,
+        event: &EventContext<'_>,
         max: u32,
     ) -> Result<Result<Vec<Vec<u8>>, String>, Busy> {
-        let (tell, told) = crossbeam_channel::bounded(1);
-        let what = RequestKind::Outputs { expression: expression.clone(), max };
-        self.enqueue(party, lane, what, scene, Box::new(move |done| drop(tell.send(done))));
-        let items = match told.recv() {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let kind = RequestKind::Outputs { expression: expression.clone(), max };
+        self.enqueue(
+            fairness_key,
+            priority,
+            kind,
+            event,
+            Box::new(move |outcome| drop(sender.send(outcome))),
+        );
+        let items = match receiver.recv() {
             Ok(EvaluationOutcome::Outputs(outputs)) => outputs,
             Ok(EvaluationOutcome::Expressions(_) | EvaluationOutcome::Busy) | Err(_) => {
                 return Err(Busy);
             }
         };
         Ok(items.and_then(|items| {
-            let output = |at| {
+            let output = |index| {
                 let mut item = Vec::new();
-                items.get(at, &mut item).map_err(|e| format!("its output can't be read: {e}"))?;
+                items
+                    .get(index, &mut item)
+                    .map_err(|e| format!("its output can't be read: {e}"))?;
                 Ok(item)
             };
             (0..items.len()).map(output).collect()
@@ -196,43 +215,43 @@ impl EvaluatorPoolInner {
 
     fn enqueue(
         &self,
-        party: u64,
-        lane: Priority,
-        what: RequestKind,
-        scene: &EventContext<'_>,
-        tell: Box<dyn FnOnce(EvaluationOutcome) + Send>,
+        fairness_key: u64,
+        priority: Priority,
+        kind: RequestKind,
+        event: &EventContext<'_>,
+        callback: Box<dyn FnOnce(EvaluationOutcome) + Send>,
     ) {
-        let mut put = Encoder::default();
-        put.scene(scene);
-        let (since, tell) = (Instant::now(), Some(tell));
-        let job = EvaluationRequest {
-            fairness_key: party,
-            priority: lane,
-            kind: what,
-            encoded_event: put.0,
-            queued_at: since,
+        let mut encoder = Encoder::default();
+        encoder.event(event);
+        let (queued_at, callback) = (Instant::now(), Some(callback));
+        let request = EvaluationRequest {
+            fairness_key,
+            priority,
+            kind,
+            encoded_event: encoder.0,
+            queued_at,
             started_at: None,
             lost_processes: 0,
             killed_processes: 0,
-            callback: tell,
+            callback,
         };
-        if self.queue.enqueue(job) && !self.start_thread(lane) {
-            self.queue.on_thread_failed(lane);
+        if self.queue.enqueue(request) && !self.start_thread(priority) {
+            self.queue.on_thread_failed(priority);
         }
     }
 
-    fn start_thread(&self, lane: Priority) -> bool {
+    fn start_thread(&self, priority: Priority) -> bool {
         let (program, queue, folder) =
             (self.program.clone(), Arc::clone(&self.queue), self.folder.clone());
-        let slot = EvaluatorThread { queue, lane, program, folder };
-        let thread = std::thread::Builder::new().name("expression".into());
-        match thread.spawn(move || slot.run()) {
+        let evaluator_thread = EvaluatorThread { queue, priority, program, folder };
+        let builder = std::thread::Builder::new().name("expression".into());
+        match builder.spawn(move || evaluator_thread.run()) {
             Ok(thread) => {
                 self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
                 true
             }
             Err(e) => {
-                log::warn!("expressions: no thread to be had: {e}");
+                log::warn!("expressions: can't start a thread: {e}");
                 false
             }
         }
@@ -245,7 +264,7 @@ impl Drop for EvaluatorPoolInner {
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            // The last clone may be dropped by who was told something, on one of them.
+            // A callback may drop the last clone on one of these threads.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }

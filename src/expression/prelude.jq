@@ -1,5 +1,5 @@
-# What jq 1.7 has and jaq has not, or has otherwise, as far as it can be said in jq (its builtin.jq and
-# its manual).
+# Definitions of jq 1.7 that jaq lacks or defines differently, as far as jq itself can express them
+# (from its builtin.jq and its manual).
 
 # Conversion
 def toarray: if isarray then . else [.] end;
@@ -60,7 +60,7 @@ def truncate_stream(stream):
 def gamma: lgamma;
 def lgamma_r: [lgamma, if tgamma < 0 then -1 else 1 end];
 
-# Dates; what evaluates them has no file that says where it is
+# Dates. The evaluators have no access to the files of time zones, so local time is UTC.
 def localtime: gmtime;
 def strflocaltime($format): strftime($format);
 def date: todate;

@@ -1,39 +1,40 @@
-//! How the server and the processes that evaluate talk: both are this binary, so that nothing here
-//! has to last. Numbers are little-endian, texts come behind their length.
+//! The codec between the server and its evaluator processes. Both are the same binary, so the
+//! format may change with any version. Numbers are little-endian; a text follows its length.
 //!
-//! A question is its length, what is asked, the event. An answer is the length of its head, the head,
-//! and for each handler with items or keys their lengths and then themselves.
+//! A request is its length, the expressions, and the event. A response is the length of its head,
+//! the head, and for each handler with items or keys their lengths and then their texts.
 
 use super::EventContext;
 use super::output::{HandlerOutput, HandlerResult, PackedStrings};
 use super::request::HandlerExpressions;
 
-/// What is asked.
+/// A request to an evaluator.
 #[derive(Debug, PartialEq)]
 pub(super) enum EvaluatorRequest {
     Expressions(RequestedExpressions),
-    /// The first outputs.
+    /// The first outputs of one expression, at most `max`.
     Outputs {
         text: String,
         max: u32,
     },
 }
 
-/// At intake; the parts of a taker in the order of `KINDS`.
+/// The expressions of one event. Those of a handler are in the order of
+/// [`super::request::EXPRESSION_KEYS`].
 #[derive(Debug, PartialEq)]
 pub(super) struct RequestedExpressions {
     pub dedupe: Option<String>,
     pub handlers: Vec<[Option<String>; 6]>,
 }
 
-/// What came of it.
+/// The response of an evaluator.
 #[derive(Debug)]
 pub(super) enum EvaluatorResponse {
     Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<HandlerResult> },
     Outputs(Result<PackedStrings, String>),
 }
 
-/// The head of an answer: what follows it is known by its sizes.
+/// The head of a response. It gives the sizes of what follows it.
 #[derive(Debug)]
 pub(super) enum ResponseHead {
     Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<HandlerHead> },
@@ -43,18 +44,18 @@ pub(super) enum ResponseHead {
 #[derive(Debug)]
 pub(super) enum HandlerHead {
     Skip,
-    Failed { which: u8, reason: String },
-    Run { items: Option<PackedSizes>, keys: Option<PackedSizes>, faults: Vec<String> },
+    Failed { key_index: u8, reason: String },
+    Run { items: Option<PackedSizes>, keys: Option<PackedSizes>, key_errors: Vec<String> },
 }
 
-/// Of texts that follow: how many, and how long together.
+/// The number of the texts that follow, and their length together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PackedSizes {
     pub count: u32,
     pub bytes: u32,
 }
 
-/// Bytes in the making.
+/// Encodes requests and responses.
 #[derive(Default)]
 pub(super) struct Encoder(pub Vec<u8>);
 
@@ -68,25 +69,25 @@ impl Encoder {
         self.0.extend_from_slice(bytes);
     }
 
-    fn text(&mut self, text: Option<&str>) {
+    fn optional_text(&mut self, text: Option<&str>) {
         self.0.push(u8::from(text.is_some()));
         if let Some(text) = text {
             self.bytes(text.as_bytes());
         }
     }
 
-    /// `dedupe` and takers.
-    pub fn questions<'a>(
+    /// Encodes `dedupe` and the expressions of handlers.
+    pub fn expressions<'a>(
         &mut self,
         dedupe: Option<&str>,
-        takers: impl ExactSizeIterator<Item = &'a HandlerExpressions>,
+        handlers: impl ExactSizeIterator<Item = &'a HandlerExpressions>,
     ) {
         self.0.push(0);
-        self.text(dedupe);
-        self.number(u32::try_from(takers.len()).unwrap_or(0));
-        for taker in takers {
-            for part in taker.parts() {
-                self.text(part.map(super::Expression::text));
+        self.optional_text(dedupe);
+        self.number(u32::try_from(handlers.len()).unwrap_or(0));
+        for handler in handlers {
+            for expression in handler.parts() {
+                self.optional_text(expression.map(super::Expression::text));
             }
         }
     }
@@ -97,32 +98,32 @@ impl Encoder {
         self.number(max);
     }
 
-    pub fn scene(&mut self, scene: &EventContext<'_>) {
-        self.bytes(scene.body);
-        self.text(scene.content_type);
-        self.bytes(scene.source.as_bytes());
-        self.number(u32::try_from(scene.headers.len()).unwrap_or(0));
-        for (name, value) in scene.headers {
+    pub fn event(&mut self, event: &EventContext<'_>) {
+        self.bytes(event.body);
+        self.optional_text(event.content_type);
+        self.bytes(event.source.as_bytes());
+        self.number(u32::try_from(event.headers.len()).unwrap_or(0));
+        for (name, value) in event.headers {
             self.bytes(name.as_bytes());
             self.bytes(value);
         }
-        self.text(scene.query);
-        self.bytes(scene.path.as_bytes());
-        self.number(u32::try_from(scene.params.len()).unwrap_or(0));
-        for (name, value) in scene.params {
+        self.optional_text(event.query);
+        self.bytes(event.path.as_bytes());
+        self.number(u32::try_from(event.params.len()).unwrap_or(0));
+        for (name, value) in event.params {
             self.bytes(name.as_bytes());
             self.bytes(value.as_bytes());
         }
-        self.bytes(scene.ip.as_bytes());
-        self.0.extend_from_slice(&scene.received_at_ms.to_le_bytes());
-        self.0.push(u8::from(scene.event_id.is_some()));
-        self.0.extend_from_slice(&scene.event_id.unwrap_or(0).to_le_bytes());
+        self.bytes(event.ip.as_bytes());
+        self.0.extend_from_slice(&event.received_at_ms.to_le_bytes());
+        self.0.push(u8::from(event.event_id.is_some()));
+        self.0.extend_from_slice(&event.event_id.unwrap_or(0).to_le_bytes());
     }
 
-    fn reason(&mut self, what: &Result<Option<String>, String>) {
-        self.0.push(u8::from(what.is_err()));
-        match what {
-            Ok(text) => self.text(text.as_deref()),
+    fn text_or_error(&mut self, result: &Result<Option<String>, String>) {
+        self.0.push(u8::from(result.is_err()));
+        match result {
+            Ok(text) => self.optional_text(text.as_deref()),
             Err(reason) => self.bytes(reason.as_bytes()),
         }
     }
@@ -135,8 +136,8 @@ impl Encoder {
         }
     }
 
-    fn head(&mut self, came: &EvaluatorResponse) {
-        match came {
+    fn head(&mut self, response: &EvaluatorResponse) {
+        match response {
             EvaluatorResponse::Outputs(Ok(packed)) => {
                 self.0.push(1);
                 self.sizes(Some(packed));
@@ -145,50 +146,50 @@ impl Encoder {
                 self.0.push(2);
                 self.bytes(reason.as_bytes());
             }
-            EvaluatorResponse::Expressions { dedupe, handlers: takers } => {
+            EvaluatorResponse::Expressions { dedupe, handlers } => {
                 self.0.push(0);
-                self.reason(dedupe);
-                self.number(u32::try_from(takers.len()).unwrap_or(0));
-                takers.iter().for_each(|verdict| self.verdict(verdict));
+                self.text_or_error(dedupe);
+                self.number(u32::try_from(handlers.len()).unwrap_or(0));
+                handlers.iter().for_each(|result| self.handler_result(result));
             }
         }
     }
 
-    fn verdict(&mut self, verdict: &HandlerResult) {
-        match verdict {
+    fn handler_result(&mut self, result: &HandlerResult) {
+        match result {
             HandlerResult::Skip => self.0.push(0),
-            HandlerResult::Failed { which, reason } => {
-                self.0.extend_from_slice(&[1, *which]);
+            HandlerResult::Failed { key_index, reason } => {
+                self.0.extend_from_slice(&[1, *key_index]);
                 self.bytes(reason.as_bytes());
             }
-            HandlerResult::Run(made) => {
+            HandlerResult::Run(output) => {
                 self.0.push(2);
-                self.sizes(made.items.as_ref());
-                self.sizes(made.keys.as_ref());
-                self.number(u32::try_from(made.faults.len()).unwrap_or(0));
-                made.faults.iter().for_each(|fault| self.bytes(fault.as_bytes()));
+                self.sizes(output.items.as_ref());
+                self.sizes(output.keys.as_ref());
+                self.number(u32::try_from(output.key_errors.len()).unwrap_or(0));
+                output.key_errors.iter().for_each(|error| self.bytes(error.as_bytes()));
             }
         }
     }
 }
 
-/// Writes an answer.
-pub(super) fn write_answer(
-    came: &EvaluatorResponse,
+/// Writes a response.
+pub(super) fn write_response(
+    response: &EvaluatorResponse,
     to: &mut impl std::io::Write,
 ) -> std::io::Result<()> {
     let mut head = Encoder::default();
-    head.head(came);
+    head.head(response);
     let mut all = Encoder::default();
     all.bytes(&head.0);
-    let made = match came {
+    let packed_lists = match response {
         EvaluatorResponse::Outputs(Ok(packed)) => vec![packed],
         EvaluatorResponse::Outputs(Err(_)) => Vec::new(),
-        EvaluatorResponse::Expressions { handlers: takers, .. } => {
-            takers.iter().flat_map(made).collect()
+        EvaluatorResponse::Expressions { handlers, .. } => {
+            handlers.iter().flat_map(packed_lists).collect()
         }
     };
-    for packed in made {
+    for packed in packed_lists {
         let mut start = 0;
         for end in &packed.ends {
             all.number(end - start);
@@ -201,22 +202,23 @@ pub(super) fn write_answer(
     to.write_all(&all.0)
 }
 
-fn made(verdict: &HandlerResult) -> impl Iterator<Item = &PackedStrings> {
-    let made = match verdict {
+fn packed_lists(result: &HandlerResult) -> impl Iterator<Item = &PackedStrings> {
+    let packed_lists = match result {
         HandlerResult::Run(HandlerOutput { items, keys, .. }) => [items.as_ref(), keys.as_ref()],
         HandlerResult::Skip | HandlerResult::Failed { .. } => [None, None],
     };
-    made.into_iter().flatten()
+    packed_lists.into_iter().flatten()
 }
 
-/// Bytes that are read; `None` where they end too soon, or are not what they should be.
+/// Decodes requests and responses. Each method returns `None` if the bytes end too soon or are
+/// invalid.
 pub(super) struct Decoder<'a>(pub &'a [u8]);
 
 impl<'a> Decoder<'a> {
-    fn some(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (some, rest) = self.0.split_at_checked(count)?;
+    fn split_off(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
-        Some(some)
+        Some(bytes)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -235,52 +237,52 @@ impl<'a> Decoder<'a> {
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let count = self.number()?;
-        self.some(count as usize)
+        self.split_off(count as usize)
     }
 
-    fn str(&mut self) -> Option<&'a str> {
+    fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
-    fn text(&mut self) -> Option<Option<&'a str>> {
+    fn optional_text(&mut self) -> Option<Option<&'a str>> {
         Some(match self.byte()? {
             0 => None,
-            _ => Some(self.str()?),
+            _ => Some(self.text()?),
         })
     }
 
-    fn owned(&mut self) -> Option<String> {
-        self.str().map(str::to_owned)
+    fn owned_text(&mut self) -> Option<String> {
+        self.text().map(str::to_owned)
     }
 
-    fn list<T>(&mut self, one: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        (0..self.number()?).map(|_| one(self)).collect()
+    fn list<T>(&mut self, decode_item: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        (0..self.number()?).map(|_| decode_item(self)).collect()
     }
 
     pub fn request(&mut self) -> Option<EvaluatorRequest> {
-        let text = |it: &mut Self| it.text().map(|text| text.map(str::to_owned));
+        let text = |decoder: &mut Self| decoder.optional_text().map(|text| text.map(str::to_owned));
         Some(match self.byte()? {
             0 => EvaluatorRequest::Expressions(RequestedExpressions {
                 dedupe: text(self)?,
-                handlers: self.list(|it| {
-                    let mut taker: [Option<String>; 6] = Default::default();
-                    for part in &mut taker {
-                        *part = text(it)?;
+                handlers: self.list(|decoder| {
+                    let mut handler: [Option<String>; 6] = Default::default();
+                    for expression in &mut handler {
+                        *expression = text(decoder)?;
                     }
-                    Some(taker)
+                    Some(handler)
                 })?,
             }),
-            _ => EvaluatorRequest::Outputs { text: self.owned()?, max: self.number()? },
+            _ => EvaluatorRequest::Outputs { text: self.owned_text()?, max: self.number()? },
         })
     }
 
-    /// An event; `run` gets it.
-    pub fn scene<T>(&mut self, run: impl FnOnce(&EventContext<'_>) -> T) -> Option<T> {
-        let (body, content_type, source) = (self.bytes()?, self.text()?, self.str()?);
-        let headers = self.list(|it| Some((it.str()?, it.bytes()?)))?;
-        let (query, path) = (self.text()?, self.str()?);
-        let params = self.list(|it| Some((it.owned()?, it.owned()?)))?;
-        let (ip, received_at_ms) = (self.str()?, i64::from_le_bytes(self.array()?));
+    /// Decodes an event and passes it to `run`.
+    pub fn event<T>(&mut self, run: impl FnOnce(&EventContext<'_>) -> T) -> Option<T> {
+        let (body, content_type, source) = (self.bytes()?, self.optional_text()?, self.text()?);
+        let headers = self.list(|decoder| Some((decoder.text()?, decoder.bytes()?)))?;
+        let (query, path) = (self.optional_text()?, self.text()?);
+        let params = self.list(|decoder| Some((decoder.owned_text()?, decoder.owned_text()?)))?;
+        let (ip, received_at_ms) = (self.text()?, i64::from_le_bytes(self.array()?));
         let (has_event, event) = (self.byte()?, i64::from_le_bytes(self.array()?));
         Some(run(&EventContext {
             body,
@@ -306,20 +308,23 @@ impl<'a> Decoder<'a> {
     pub fn head(&mut self) -> Option<ResponseHead> {
         Some(match self.byte()? {
             1 => ResponseHead::Outputs(Ok(self.sizes()??)),
-            2 => ResponseHead::Outputs(Err(self.owned()?)),
+            2 => ResponseHead::Outputs(Err(self.owned_text()?)),
             _ => ResponseHead::Expressions {
                 dedupe: match self.byte()? {
-                    0 => Ok(self.text()?.map(str::to_owned)),
-                    _ => Err(self.owned()?),
+                    0 => Ok(self.optional_text()?.map(str::to_owned)),
+                    _ => Err(self.owned_text()?),
                 },
-                handlers: self.list(|it| {
-                    Some(match it.byte()? {
+                handlers: self.list(|decoder| {
+                    Some(match decoder.byte()? {
                         0 => HandlerHead::Skip,
-                        1 => HandlerHead::Failed { which: it.byte()?, reason: it.owned()? },
+                        1 => HandlerHead::Failed {
+                            key_index: decoder.byte()?,
+                            reason: decoder.owned_text()?,
+                        },
                         _ => HandlerHead::Run {
-                            items: it.sizes()?,
-                            keys: it.sizes()?,
-                            faults: it.list(Self::owned)?,
+                            items: decoder.sizes()?,
+                            keys: decoder.sizes()?,
+                            key_errors: decoder.list(Self::owned_text)?,
                         },
                     })
                 })?,

@@ -1,5 +1,6 @@
-//! What waits for a process. Bounded in number, bytes and time; one party never has all processes,
-//! and those of intake are never held by what can wait.
+//! The queue of requests that wait for an evaluator process. It is bounded in number, bytes and
+//! time. No source ever has all processes, and those for intake never wait for requests that can
+//! wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,19 +10,20 @@ use super::pending::PendingRequest;
 use super::protocol::Encoder;
 use super::{EvaluationResult, Expression, Items};
 
-/// Waiting together in a lane. More bytes than these no process reads in the time that there is.
+/// Limits of all requests of one priority. No process can read more bytes than these in time.
 const REQUESTS_MAX: usize = 4096;
 const BYTES_MAX: usize = 16 << 20;
 
-/// Half of that is one party's at most. A single job fits, however large.
+/// One source gets half of that at most. A single request fits, however large.
 const KEY_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
 const KEY_BYTES_MAX: usize = BYTES_MAX / 2;
 
-/// Handed over together, as long as a pipe holds them: more of them cost less each.
-const GROUP_MAX: usize = 8;
+/// Limits of a group. A larger group costs less for each request, as long as the pipe holds it.
+const GROUP_REQUESTS_MAX: usize = 8;
 const GROUP_BYTES_MAX: usize = 60 << 10;
 
-/// Who asks, and so how long it may take.
+/// The priority of a request. It depends on who waits for the result, and decides how long the
+/// evaluation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Priority {
     /// A sender waits.
@@ -33,29 +35,30 @@ pub(super) enum Priority {
 }
 
 impl Priority {
-    /// How long a question may wait for a process.
+    /// How long a request may wait for a process.
     pub fn max_wait(self) -> Duration {
         match self {
-            // A response waits no longer.
+            // After this time intake defers the event.
             Self::Intake => Duration::from_millis(250),
             Self::Transform | Self::Deferred => Duration::from_secs(30),
         }
     }
 }
 
-/// A question on its way.
+/// A request that waits for, or is with, an evaluator process.
 pub(super) struct EvaluationRequest {
     pub fairness_key: u64,
     pub priority: Priority,
     pub kind: RequestKind,
-    /// The event.
+    /// The event, encoded.
     pub encoded_event: Vec<u8>,
     pub queued_at: Instant,
-    /// When a process first had it.
+    /// When a process first got it.
     pub started_at: Option<Instant>,
-    /// Processes that ended before they had looked at it.
+    /// Number of processes that ended before they began with it.
     pub lost_processes: u32,
-    /// Processes that evaluated it and were killed from outside, or got no processor.
+    /// Number of processes that were killed from outside while they evaluated it, or got no
+    /// processor.
     pub killed_processes: u32,
     pub callback: Option<Box<dyn FnOnce(EvaluationOutcome) + Send>>,
 }
@@ -66,7 +69,7 @@ pub(super) enum RequestKind {
     Finished,
 }
 
-/// What became of it.
+/// The result of a request.
 pub(super) enum EvaluationOutcome {
     Expressions(EvaluationResult),
     Outputs(Result<Items, String>),
@@ -74,40 +77,41 @@ pub(super) enum EvaluationOutcome {
 }
 
 impl EvaluationRequest {
-    pub fn complete(mut self, done: EvaluationOutcome) {
-        if let Some(tell) = self.callback.take() {
-            tell(done);
+    pub fn complete(mut self, outcome: EvaluationOutcome) {
+        if let Some(callback) = self.callback.take() {
+            callback(outcome);
         }
     }
 
-    /// As a process reads it, but for the event.
-    pub fn head(&self) -> Vec<u8> {
-        let mut put = Encoder(vec![0; 4]);
+    /// Encodes the request without the event.
+    pub fn encode_head(&self) -> Vec<u8> {
+        let mut encoder = Encoder(vec![0; 4]);
         match &self.kind {
-            RequestKind::Expressions(open) => open.encode(&mut put),
-            RequestKind::Outputs { expression, max } => put.outputs(expression.text(), *max),
+            RequestKind::Expressions(pending) => pending.encode(&mut encoder),
+            RequestKind::Outputs { expression, max } => encoder.outputs(expression.text(), *max),
             RequestKind::Finished => {}
         }
-        let length = u32::try_from(put.0.len() - 4 + self.encoded_event.len()).unwrap_or(u32::MAX);
-        put.0[..4].copy_from_slice(&length.to_le_bytes());
-        put.0
+        let length =
+            u32::try_from(encoder.0.len() - 4 + self.encoded_event.len()).unwrap_or(u32::MAX);
+        encoder.0[..4].copy_from_slice(&length.to_le_bytes());
+        encoder.0
     }
 }
 
-/// Whoever asked is told, whatever happens.
+/// A dropped request still calls its callback.
 impl Drop for EvaluationRequest {
     fn drop(&mut self) {
-        if let Some(tell) = self.callback.take() {
-            tell(EvaluationOutcome::Busy);
+        if let Some(callback) = self.callback.take() {
+            callback(EvaluationOutcome::Busy);
         }
     }
 }
 
-/// What a process is to do next.
+/// The next step of an evaluator thread.
 pub(super) enum QueueEvent {
-    /// Questions of one party, which now holds one process more: `done` gives it back.
+    /// Requests of one source. The source holds one more process until `release`.
     Group(VecDeque<EvaluationRequest>),
-    /// There was nothing for so long.
+    /// Nothing came in time.
     Idle,
     Closed,
 }
@@ -115,20 +119,20 @@ pub(super) enum QueueEvent {
 pub(super) struct EvaluationQueue {
     waiting: [Mutex<WaitingRequests>; 3],
     condvars: [Condvar; 3],
-    /// Processes of a lane.
+    /// Maximum number of processes for each priority.
     pub processes_max: usize,
-    /// Why the last process could not be started; `None` since one could.
+    /// Why the last process could not be started; `None` once one has started.
     start_error: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
 struct WaitingRequests {
     requests: HashMap<u64, VecDeque<EvaluationRequest>>,
-    /// The size of each party's jobs.
+    /// The bytes that wait, by source.
     bytes_by_key: HashMap<u64, usize>,
-    /// Parties that have jobs waiting, in the order of their turn.
+    /// The sources that have requests waiting, in the order of their turn.
     round_robin: VecDeque<u64>,
-    /// Processes that a party holds.
+    /// The number of processes that work for a source.
     processes_by_key: HashMap<u64, usize>,
     count: usize,
     bytes: usize,
@@ -138,63 +142,65 @@ struct WaitingRequests {
 }
 
 impl EvaluationQueue {
-    pub fn new(processes: usize) -> Self {
-        let (lanes, bells, trouble) = Default::default();
-        Self { waiting: lanes, condvars: bells, processes_max: processes, start_error: trouble }
+    pub fn new(processes_max: usize) -> Self {
+        let (waiting, condvars, start_error) = Default::default();
+        Self { waiting, condvars, processes_max, start_error }
     }
 
     pub fn start_error(&self) -> Option<String> {
         self.start_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_start_error(&self, trouble: Option<String>) {
-        *self.start_error.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    pub fn set_start_error(&self, start_error: Option<String>) {
+        *self.start_error.lock().unwrap_or_else(PoisonError::into_inner) = start_error;
     }
 
-    fn lock(&self, lane: Priority) -> MutexGuard<'_, WaitingRequests> {
-        self.waiting[lane as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, priority: Priority) -> MutexGuard<'_, WaitingRequests> {
+        self.waiting[priority as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another thread should be started for the lane; where too much waits, the job is told.
-    pub fn enqueue(&self, job: EvaluationRequest) -> bool {
-        let (lane, mut waiting) = (job.priority, self.lock(job.priority));
-        if waiting.is_closed || !waiting.fits(&job) {
+    /// Adds a request. Returns whether the caller should start another thread. A request beyond the
+    /// limits completes as busy.
+    pub fn enqueue(&self, request: EvaluationRequest) -> bool {
+        let (priority, mut waiting) = (request.priority, self.lock(request.priority));
+        if waiting.is_closed || !waiting.fits(&request) {
             drop(waiting);
-            drop(job);
+            drop(request);
             return false;
         }
-        waiting.push(job, false);
-        let starts = waiting.count > waiting.idle_threads && waiting.threads < self.processes_max;
-        waiting.threads += usize::from(starts);
-        let is_heard = waiting.idle_threads > 0;
+        waiting.push(request, false);
+        let should_start =
+            waiting.count > waiting.idle_threads && waiting.threads < self.processes_max;
+        waiting.threads += usize::from(should_start);
+        let has_idle_thread = waiting.idle_threads > 0;
         drop(waiting);
-        if is_heard {
-            self.condvars[lane as usize].notify_one();
+        if has_idle_thread {
+            self.condvars[priority as usize].notify_one();
         }
-        starts
+        should_start
     }
 
-    /// A thread that `put` asked for could not be started. Where there is no other, what waits is told:
-    /// nobody would look at it.
-    pub fn on_thread_failed(&self, lane: Priority) {
-        let mut waiting = self.lock(lane);
+    /// Handles the failed start of a thread that `enqueue` requested. If there is no other thread,
+    /// all waiting requests complete as busy, as no thread would take them.
+    pub fn on_thread_failed(&self, priority: Priority) {
+        let mut waiting = self.lock(priority);
         waiting.threads -= 1;
-        let unasked = if waiting.threads == 0 { waiting.take_all() } else { Vec::new() };
+        let dropped = if waiting.threads == 0 { waiting.take_all() } else { Vec::new() };
         drop(waiting);
-        drop(unasked);
+        drop(dropped);
     }
 
-    /// Waits for something to do. `patience`: until it is said that there is nothing.
-    pub fn next(&self, lane: Priority, patience: Option<Duration>) -> QueueEvent {
-        let idle_at = patience.map(|patience| Instant::now() + patience);
-        let mut waiting = self.lock(lane);
+    /// Waits for the next group. `idle_after`: how long until [`QueueEvent::Idle`].
+    pub fn next(&self, priority: Priority, idle_after: Option<Duration>) -> QueueEvent {
+        let idle_at = idle_after.map(|idle_after| Instant::now() + idle_after);
+        let mut waiting = self.lock(priority);
         loop {
             let now = Instant::now();
-            let late = waiting.take_expired(now, lane.max_wait());
-            if !late.is_empty() {
+            let expired = waiting.take_expired(now, priority.max_wait());
+            if !expired.is_empty() {
                 drop(waiting);
-                drop(late);
-                waiting = self.lock(lane);
+                drop(expired);
+                waiting = self.lock(priority);
                 continue;
             }
             if waiting.is_closed {
@@ -206,181 +212,188 @@ impl EvaluationQueue {
             if idle_at.is_some_and(|at| at <= now) {
                 return QueueEvent::Idle;
             }
-            let first = waiting.oldest().map(|since| since + lane.max_wait());
-            let until = [first, idle_at].into_iter().flatten().min();
+            let expires_at = waiting.oldest().map(|queued_at| queued_at + priority.max_wait());
+            let wake_at = [expires_at, idle_at].into_iter().flatten().min();
             waiting.idle_threads += 1;
-            let bell = &self.condvars[lane as usize];
-            waiting = match until {
-                None => bell.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            let condvar = &self.condvars[priority as usize];
+            waiting = match wake_at {
+                None => condvar.wait(waiting).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
                     let left = at.saturating_duration_since(now);
-                    bell.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
+                    condvar.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
             waiting.idle_threads -= 1;
         }
     }
 
-    /// Tells those that have waited for too long; `false`: nothing is to be done any more.
-    pub fn expire_waiting(&self, lane: Priority) -> bool {
-        let mut waiting = self.lock(lane);
-        let late = waiting.take_expired(Instant::now(), lane.max_wait());
-        let goes_on = !waiting.is_closed;
+    /// Completes requests that waited too long as busy; `false`: the queue is closed.
+    pub fn expire_waiting(&self, priority: Priority) -> bool {
+        let mut waiting = self.lock(priority);
+        let expired = waiting.take_expired(Instant::now(), priority.max_wait());
+        let is_open = !waiting.is_closed;
         drop(waiting);
-        drop(late);
-        goes_on
+        drop(expired);
+        is_open
     }
 
-    /// Gives jobs back that are not begun, to be the next.
+    /// Puts requests back at the front that no process has begun.
     pub fn requeue_front(
         &self,
-        lane: Priority,
-        jobs: impl DoubleEndedIterator<Item = EvaluationRequest>,
+        priority: Priority,
+        requests: impl DoubleEndedIterator<Item = EvaluationRequest>,
     ) {
-        let mut waiting = self.lock(lane);
-        jobs.rev().for_each(|job| waiting.push(job, true));
+        let mut waiting = self.lock(priority);
+        requests.rev().for_each(|request| waiting.push(request, true));
         drop(waiting);
-        self.condvars[lane as usize].notify_one();
+        self.condvars[priority as usize].notify_one();
     }
 
-    /// Whether the party may have another process.
-    pub fn may_hold_another(&self, lane: Priority, party: u64) -> bool {
-        let waiting = self.lock(lane);
-        waiting.processes_by_key.get(&party).is_none_or(|held| held + 1 < self.processes_max)
+    /// Whether the source may get another process.
+    pub fn may_hold_another(&self, priority: Priority, fairness_key: u64) -> bool {
+        let waiting = self.lock(priority);
+        waiting.processes_by_key.get(&fairness_key).is_none_or(|held| held + 1 < self.processes_max)
     }
 
-    /// A group is done with.
-    pub fn release(&self, lane: Priority, party: u64) {
-        let mut waiting = self.lock(lane);
-        if let Some(held) = waiting.processes_by_key.get_mut(&party) {
+    /// Gives back the process that a source held for a group.
+    pub fn release(&self, priority: Priority, fairness_key: u64) {
+        let mut waiting = self.lock(priority);
+        if let Some(held) = waiting.processes_by_key.get_mut(&fairness_key) {
             *held -= 1;
             if *held == 0 {
-                waiting.processes_by_key.remove(&party);
+                waiting.processes_by_key.remove(&fairness_key);
             }
         }
         drop(waiting);
-        self.condvars[lane as usize].notify_one();
+        self.condvars[priority as usize].notify_one();
     }
 
-    /// Waits, but not past the end.
-    pub fn pause(&self, lane: Priority, time: Duration) {
-        let until = Instant::now() + time;
-        let mut waiting = self.lock(lane);
+    /// Waits until the time is over or the queue is closed.
+    pub fn pause(&self, priority: Priority, time: Duration) {
+        let resume_at = Instant::now() + time;
+        let mut waiting = self.lock(priority);
         while !waiting.is_closed {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = resume_at.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            let bell = &self.condvars[lane as usize];
-            waiting = bell.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            let condvar = &self.condvars[priority as usize];
+            waiting = condvar.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// From here on nothing is done; what waits is told.
+    /// Closes the queue and completes all waiting requests as busy.
     pub fn close(&self) {
-        for lane in [Priority::Intake, Priority::Transform, Priority::Deferred] {
-            let mut waiting = self.lock(lane);
+        for priority in [Priority::Intake, Priority::Transform, Priority::Deferred] {
+            let mut waiting = self.lock(priority);
             waiting.is_closed = true;
-            let jobs = waiting.take_all();
+            let requests = waiting.take_all();
             drop(waiting);
-            drop(jobs);
-            self.condvars[lane as usize].notify_all();
+            drop(requests);
+            self.condvars[priority as usize].notify_all();
         }
     }
 }
 
 impl WaitingRequests {
-    fn fits(&self, job: &EvaluationRequest) -> bool {
-        let Some(jobs) = self.requests.get(&job.fairness_key) else {
+    fn fits(&self, request: &EvaluationRequest) -> bool {
+        let Some(requests) = self.requests.get(&request.fairness_key) else {
             return self.count < REQUESTS_MAX;
         };
-        let bytes = self.bytes_by_key.get(&job.fairness_key).copied().unwrap_or(0);
+        let bytes = self.bytes_by_key.get(&request.fairness_key).copied().unwrap_or(0);
         self.count < REQUESTS_MAX
-            && self.bytes + job.encoded_event.len() <= BYTES_MAX
-            && jobs.len() < KEY_REQUESTS_MAX
-            && bytes + job.encoded_event.len() <= KEY_BYTES_MAX
+            && self.bytes + request.encoded_event.len() <= BYTES_MAX
+            && requests.len() < KEY_REQUESTS_MAX
+            && bytes + request.encoded_event.len() <= KEY_BYTES_MAX
     }
 
-    /// Jobs of a party were put in or taken out.
-    fn adjust_sizes(&mut self, party: u64, jobs: &[&EvaluationRequest], is_more: bool) {
-        let bytes: usize = jobs.iter().map(|job| job.encoded_event.len()).sum();
-        let size = self.bytes_by_key.entry(party).or_default();
-        if is_more {
+    /// Updates the counts for requests that were added or removed.
+    fn adjust_sizes(&mut self, fairness_key: u64, requests: &[&EvaluationRequest], is_added: bool) {
+        let bytes: usize = requests.iter().map(|request| request.encoded_event.len()).sum();
+        let size = self.bytes_by_key.entry(fairness_key).or_default();
+        if is_added {
             (self.count, self.bytes, *size) =
-                (self.count + jobs.len(), self.bytes + bytes, *size + bytes);
+                (self.count + requests.len(), self.bytes + bytes, *size + bytes);
         } else {
             (self.count, self.bytes, *size) =
-                (self.count - jobs.len(), self.bytes - bytes, *size - bytes);
+                (self.count - requests.len(), self.bytes - bytes, *size - bytes);
         }
         if *size == 0 {
-            self.bytes_by_key.remove(&party);
+            self.bytes_by_key.remove(&fairness_key);
         }
     }
 
-    fn push(&mut self, job: EvaluationRequest, first: bool) {
-        let party = job.fairness_key;
-        self.adjust_sizes(party, &[&job], true);
-        let jobs = self.requests.entry(party).or_default();
-        if jobs.is_empty() {
-            self.round_robin.push_back(party);
+    fn push(&mut self, request: EvaluationRequest, at_front: bool) {
+        let fairness_key = request.fairness_key;
+        self.adjust_sizes(fairness_key, &[&request], true);
+        let requests = self.requests.entry(fairness_key).or_default();
+        if requests.is_empty() {
+            self.round_robin.push_back(fairness_key);
         }
-        if first {
-            jobs.push_front(job);
+        if at_front {
+            requests.push_front(request);
         } else {
-            jobs.push_back(job);
+            requests.push_back(request);
         }
     }
 
-    /// A group of whose turn it is and who does not hold all processes but one.
-    fn take_group(&mut self, processes: usize) -> Option<VecDeque<EvaluationRequest>> {
-        let may =
-            |party: &u64| self.processes_by_key.get(party).is_none_or(|held| held + 1 < processes);
-        let at = self.round_robin.iter().position(may)?;
-        let party = self.round_robin.remove(at)?;
-        let jobs = self.requests.get_mut(&party)?;
+    /// Takes a group of the next source that does not already hold all processes but one.
+    fn take_group(&mut self, processes_max: usize) -> Option<VecDeque<EvaluationRequest>> {
+        let may_hold_another = |fairness_key: &u64| {
+            self.processes_by_key.get(fairness_key).is_none_or(|held| held + 1 < processes_max)
+        };
+        let index = self.round_robin.iter().position(may_hold_another)?;
+        let fairness_key = self.round_robin.remove(index)?;
+        let requests = self.requests.get_mut(&fairness_key)?;
         let (mut group, mut bytes) = (VecDeque::new(), 0);
-        while let Some(job) = jobs.front() {
-            bytes += job.head().len() + job.encoded_event.len();
-            if !group.is_empty() && (group.len() >= GROUP_MAX || bytes > GROUP_BYTES_MAX) {
+        while let Some(request) = requests.front() {
+            bytes += request.encode_head().len() + request.encoded_event.len();
+            if !group.is_empty() && (group.len() >= GROUP_REQUESTS_MAX || bytes > GROUP_BYTES_MAX) {
                 break;
             }
-            group.extend(jobs.pop_front());
+            group.extend(requests.pop_front());
         }
-        if jobs.is_empty() {
-            self.requests.remove(&party);
+        if requests.is_empty() {
+            self.requests.remove(&fairness_key);
         } else {
-            self.round_robin.push_back(party);
+            self.round_robin.push_back(fairness_key);
         }
-        self.adjust_sizes(party, &group.iter().collect::<Vec<_>>(), false);
-        *self.processes_by_key.entry(party).or_default() += 1;
+        self.adjust_sizes(fairness_key, &group.iter().collect::<Vec<_>>(), false);
+        *self.processes_by_key.entry(fairness_key).or_default() += 1;
         Some(group)
     }
 
     fn take_all(&mut self) -> Vec<EvaluationRequest> {
         (self.count, self.bytes) = (0, 0);
         self.round_robin.clear();
-        self.requests.drain().flat_map(|(_, jobs)| jobs).collect()
+        self.requests.drain().flat_map(|(_, requests)| requests).collect()
     }
 
-    /// Since when the first waits.
+    /// When the oldest request was queued.
     fn oldest(&self) -> Option<Instant> {
-        self.requests.values().filter_map(|jobs| jobs.front()).map(|job| job.queued_at).min()
+        self.requests
+            .values()
+            .filter_map(|requests| requests.front())
+            .map(|request| request.queued_at)
+            .min()
     }
 
-    /// Takes out those that have waited for too long.
-    fn take_expired(&mut self, now: Instant, patience: Duration) -> Vec<EvaluationRequest> {
-        let mut late = Vec::new();
-        for jobs in self.requests.values_mut() {
-            while jobs.front().is_some_and(|job| job.queued_at + patience <= now) {
-                late.extend(jobs.pop_front());
+    /// Removes the requests that waited too long.
+    fn take_expired(&mut self, now: Instant, max_wait: Duration) -> Vec<EvaluationRequest> {
+        let mut expired = Vec::new();
+        for requests in self.requests.values_mut() {
+            while requests.front().is_some_and(|request| request.queued_at + max_wait <= now) {
+                expired.extend(requests.pop_front());
             }
         }
-        if !late.is_empty() {
-            late.iter().for_each(|job| self.adjust_sizes(job.fairness_key, &[job], false));
-            self.requests.retain(|_, jobs| !jobs.is_empty());
-            let jobs = &self.requests;
-            self.round_robin.retain(|party| jobs.contains_key(party));
+        if !expired.is_empty() {
+            expired
+                .iter()
+                .for_each(|request| self.adjust_sizes(request.fairness_key, &[request], false));
+            self.requests.retain(|_, requests| !requests.is_empty());
+            let requests = &self.requests;
+            self.round_robin.retain(|fairness_key| requests.contains_key(fairness_key));
         }
-        late
+        expired
     }
 }

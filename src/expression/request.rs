@@ -1,4 +1,4 @@
-//! What is asked of one event at intake, all at once, and what comes back.
+//! The expressions to evaluate for one event, all at once, and their results.
 
 use std::io;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::inline::{ExtractedEvent, InlinePlan, NotInlineable};
 use super::{EventContext, Expression, Items, output};
 use crate::domain::version_value::VersionValue;
 
-/// What a handler asks, by the names that config.toml has for it.
+/// The keys of a handler's expressions in config.toml.
 pub(super) const EXPRESSION_KEYS: [&str; 6] =
     ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
-/// What one handler asks.
+/// The expressions of one handler.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HandlerExpressions {
     pub when: Option<Expression>,
@@ -23,16 +23,16 @@ pub struct HandlerExpressions {
 }
 
 impl HandlerExpressions {
-    /// In the order of `KINDS`.
+    /// The expressions in the order of [`EXPRESSION_KEYS`].
     pub(super) fn parts(&self) -> [Option<&Expression>; EXPRESSION_KEYS.len()] {
         let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
         [when, split, ordering_key, version_by, unique_by, debounce_by].map(Option::as_ref)
     }
 
-    /// Takes one of them away, by its place in `KINDS`.
-    pub(super) fn remove(&mut self, kind: usize) {
+    /// Removes one expression, by its place in [`EXPRESSION_KEYS`].
+    pub(super) fn remove(&mut self, index: usize) {
         let Self { when, split, ordering_key, version_by, unique_by, debounce_by } = self;
-        *[when, split, ordering_key, version_by, unique_by, debounce_by][kind] = None;
+        *[when, split, ordering_key, version_by, unique_by, debounce_by][index] = None;
     }
 
     fn has_keys(&self) -> bool {
@@ -40,7 +40,8 @@ impl HandlerExpressions {
     }
 }
 
-/// What is asked of an event: made once for each source. Cheap to clone.
+/// The expressions of one source and its handlers, built once for each source. It is cheap to
+/// clone.
 #[derive(Clone, Debug, Default)]
 pub struct ExpressionSet(Arc<ExpressionSetInner>);
 
@@ -48,11 +49,11 @@ pub struct ExpressionSet(Arc<ExpressionSetInner>);
 struct ExpressionSetInner {
     dedupe: Option<Expression>,
     handlers: Vec<HandlerExpressions>,
-    /// What is simple: `dedupe`, then six for each taker.
+    /// The inline expressions: `dedupe`, then six for each handler.
     plan: InlinePlan,
 }
 
-/// Answers that were had in place; the others are to be asked for.
+/// The results of inline expressions; the pool has to evaluate the others.
 #[derive(Debug)]
 pub(super) struct InlineResults {
     pub dedupe: Option<Option<String>>,
@@ -60,25 +61,25 @@ pub(super) struct InlineResults {
 }
 
 impl ExpressionSet {
-    /// `takers`: the source's handlers, in the order in which answers are wanted.
-    pub fn new(dedupe: Option<Expression>, takers: Vec<HandlerExpressions>) -> Self {
-        let first = dedupe.as_ref().and_then(Expression::simple);
-        let simple = takers.iter().flat_map(|taker| {
-            let mut parts = taker.parts().map(|part| part.and_then(Expression::simple));
-            if taker.split.is_some() {
-                // They are evaluated on items.
+    /// `handlers`: the expressions of the source's handlers. The results have the same order.
+    pub fn new(dedupe: Option<Expression>, handlers: Vec<HandlerExpressions>) -> Self {
+        let first = dedupe.as_ref().and_then(Expression::inline_node);
+        let inline = handlers.iter().flat_map(|handler| {
+            let mut parts = handler.parts().map(|part| part.and_then(Expression::inline_node));
+            if handler.split.is_some() {
+                // Keys are evaluated on the items.
                 parts[1..].fill(None);
             }
             parts
         });
-        let plan = InlinePlan::new([first].into_iter().chain(simple));
-        Self(Arc::new(ExpressionSetInner { dedupe, handlers: takers, plan }))
+        let plan = InlinePlan::new([first].into_iter().chain(inline));
+        Self(Arc::new(ExpressionSetInner { dedupe, handlers, plan }))
     }
 
-    /// Whether there is nothing to be asked.
+    /// Whether there are no expressions.
     pub fn is_empty(&self) -> bool {
         self.0.dedupe.is_none()
-            && self.0.handlers.iter().all(|taker| *taker == HandlerExpressions::default())
+            && self.0.handlers.iter().all(|handler| *handler == HandlerExpressions::default())
     }
 
     pub fn dedupe(&self) -> Option<&Expression> {
@@ -89,82 +90,84 @@ impl ExpressionSet {
         &self.0.handlers
     }
 
-    /// Answers in place, where everything that matters is simple and the body plain JSON, with the
-    /// result that the pool would give; `None`: ask the pool.
-    pub fn evaluate_inline(&self, scene: &EventContext<'_>) -> Option<EvaluationResult> {
-        let InlineResults { dedupe, handlers: takers } = self.evaluate_partly(scene);
+    /// Evaluates everything inline, with the result that the pool would give. `None`: the pool has
+    /// to evaluate it, as an expression is not simple or the body is not plain JSON.
+    pub fn evaluate_inline(&self, event: &EventContext<'_>) -> Option<EvaluationResult> {
+        let InlineResults { dedupe, handlers } = self.evaluate_partly(event);
         Some(EvaluationResult {
             dedupe: Ok(dedupe?),
-            handlers: takers.into_iter().collect::<Option<Vec<_>>>()?,
+            handlers: handlers.into_iter().collect::<Option<Vec<_>>>()?,
         })
     }
 
-    /// The key of `dedupe`, where it can be had in place or there is none to be had; `None`: ask the
-    /// pool.
-    pub fn dedupe_key_inline(&self, scene: &EventContext<'_>) -> Option<Option<String>> {
+    /// Evaluates the key of `dedupe` inline; without `dedupe` there is no key. `None`: the pool has
+    /// to evaluate it.
+    pub fn dedupe_key_inline(&self, event: &EventContext<'_>) -> Option<Option<String>> {
         match self.0.dedupe {
             None => Some(None),
-            Some(_) => self.0.plan.extract(scene).result(0).and_then(output::simple_text).ok(),
+            Some(_) => self.0.plan.extract(event).result(0).and_then(output::inline_key_text).ok(),
         }
     }
 
-    /// What can be answered in place.
-    pub(super) fn evaluate_partly(&self, scene: &EventContext<'_>) -> InlineResults {
-        let looked = self.0.plan.extract(scene);
+    /// Evaluates the inline expressions.
+    pub(super) fn evaluate_partly(&self, event: &EventContext<'_>) -> InlineResults {
+        let extracted = self.0.plan.extract(event);
         let dedupe = match self.0.dedupe {
             None => Some(None),
-            Some(_) => looked.result(0).and_then(output::simple_text).ok(),
+            Some(_) => extracted.result(0).and_then(output::inline_key_text).ok(),
         };
-        let takers = self.0.handlers.iter().enumerate();
-        let takers = takers
-            .map(|(at, taker)| decide_inline(taker, &looked, 1 + at * EXPRESSION_KEYS.len()).ok());
-        InlineResults { dedupe, handlers: takers.collect() }
+        let handlers = self.0.handlers.iter().enumerate();
+        let handlers = handlers.map(|(index, handler)| {
+            decide_inline(handler, &extracted, 1 + index * EXPRESSION_KEYS.len()).ok()
+        });
+        InlineResults { dedupe, handlers: handlers.collect() }
     }
 }
 
-/// `first`: the number of the taker's first part in the plan.
+/// Decides inline what becomes of a handler. `first`: the number of its first expression in the
+/// plan.
 fn decide_inline(
-    taker: &HandlerExpressions,
-    looked: &ExtractedEvent<'_>,
+    handler: &HandlerExpressions,
+    extracted: &ExtractedEvent<'_>,
     first: usize,
 ) -> Result<HandlerDecision, NotInlineable> {
-    if taker.when.is_some() && !looked.result(first)?.is_some_and(|value| value.is_true()) {
+    if handler.when.is_some() && !extracted.result(first)?.is_some_and(|value| value.is_true()) {
         return Ok(HandlerDecision::Skip);
     }
-    if taker.split.is_some() {
+    if handler.split.is_some() {
         return Err(NotInlineable);
     }
-    let mut wanted = HandlerMatch::default();
-    if taker.has_keys() {
-        let [_, _, order, newest, once, collapse] = taker.parts();
-        let result = |part: Option<&Expression>, kind| match part {
+    let mut handler_match = HandlerMatch::default();
+    if handler.has_keys() {
+        let [_, _, ordering_key, version_by, unique_by, debounce_by] = handler.parts();
+        let result = |part: Option<&Expression>, index| match part {
             None => Ok(None),
-            Some(_) => looked.result(first + kind),
+            Some(_) => extracted.result(first + index),
         };
-        wanted.keys = KeySet::One(RawJobKeys {
-            ordering_key: output::simple_text(result(order, 2)?)?,
-            version: output::simple_stamp(result(newest, 3)?)?,
-            unique_key: output::simple_text(result(once, 4)?)?,
-            debounce_key: output::simple_text(result(collapse, 5)?)?,
+        handler_match.keys = KeySet::One(RawJobKeys {
+            ordering_key: output::inline_key_text(result(ordering_key, 2)?)?,
+            version: output::inline_version_value(result(version_by, 3)?)?,
+            unique_key: output::inline_key_text(result(unique_by, 4)?)?,
+            debounce_key: output::inline_key_text(result(debounce_by, 5)?)?,
         });
     }
-    Ok(HandlerDecision::Run(wanted))
+    Ok(HandlerDecision::Run(handler_match))
 }
 
-/// What the questions came to.
+/// The results of the expressions of one event.
 #[derive(Debug)]
 pub struct EvaluationResult {
-    /// The key, if any; else the reason why it could not be had.
+    /// The key, if any, or the error of its expression.
     pub dedupe: Result<Option<String>, String>,
-    /// In the order of the questions' takers.
+    /// In the order of the handlers in the [`ExpressionSet`].
     pub handlers: Vec<HandlerDecision>,
 }
 
-/// What a handler makes of an event.
+/// The decision of a handler's expressions about an event.
 #[derive(Debug)]
 pub enum HandlerDecision {
     Skip,
-    /// The expression `which` (`when` or `split`) failed.
+    /// An expression (`when` or `split`) failed.
     Failed {
         expression: &'static str,
         reason: String,
@@ -172,33 +175,34 @@ pub enum HandlerDecision {
     Run(HandlerMatch),
 }
 
-/// An event that a handler takes.
+/// The jobs of a handler whose `when` holds.
 #[derive(Debug, Default)]
 pub struct HandlerMatch {
-    /// With `split`: its outputs, each a job.
+    /// The outputs of `split`, one for each job.
     pub items: Option<Items>,
     pub keys: KeySet,
-    /// `ordering_key: reason`: a `…_by` that failed is no key. One line for each of them.
+    /// Errors of key expressions, one line for each, such as `ordering_key: reason`. The job has no
+    /// such key.
     pub key_errors: Vec<String>,
 }
 
 /// The keys of a handler's jobs.
 #[derive(Debug, Default)]
 pub enum KeySet {
-    /// The handler has no `…_by`.
+    /// The handler has no expressions for keys.
     #[default]
     None,
     /// Without `split`.
     One(RawJobKeys),
-    /// With `split`: those of each item, kept as the items are.
+    /// With `split`: the keys of each item, stored like the items.
     Many(Items),
 }
 
 impl KeySet {
-    /// The keys of the item at `at`, from 0; without `split` the job's, whatever `at` is.
+    /// The keys of the item at index `at`; without `split` the keys of the job, whatever `at` is.
     ///
     /// # Errors
-    /// The file that they are in can't be read.
+    /// The file of the keys can't be read.
     pub fn get(&self, at: usize) -> io::Result<RawJobKeys> {
         match self {
             Self::None => Ok(RawJobKeys::default()),
@@ -212,7 +216,7 @@ impl KeySet {
     }
 }
 
-/// The keys of a job.
+/// The keys of a job, as the expressions gave them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawJobKeys {
     pub ordering_key: Option<String>,
@@ -221,7 +225,8 @@ pub struct RawJobKeys {
     pub debounce_key: Option<String>,
 }
 
-/// One byte says which field comes, four how long it is; what is not there is left out.
+/// Encoding: one byte for the field, four for the length, then the text. A missing field is left
+/// out.
 impl RawJobKeys {
     pub fn encode(&self, to: &mut Vec<u8>) {
         let (number, text) = match &self.version {
@@ -236,9 +241,9 @@ impl RawJobKeys {
             self.unique_key.as_ref(),
             self.debounce_key.as_ref(),
         ];
-        for (kind, value) in (0_u8..).zip(fields) {
+        for (index, value) in (0_u8..).zip(fields) {
             let Some(value) = value else { continue };
-            to.push(kind);
+            to.push(index);
             to.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
             to.extend_from_slice(value.as_bytes());
         }
@@ -246,11 +251,11 @@ impl RawJobKeys {
 
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut keys = Self::default();
-        while let Some((&kind, rest)) = bytes.split_first() {
+        while let Some((&index, rest)) = bytes.split_first() {
             let (length, rest) = rest.split_first_chunk()?;
             let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
             let value = String::from_utf8(value.to_vec()).ok()?;
-            match kind {
+            match index {
                 0 => keys.ordering_key = Some(value),
                 1 => keys.version = Some(VersionValue::Number(value)),
                 2 => keys.version = Some(VersionValue::Text(value)),
@@ -269,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_the_same_after_they_were_kept() {
+    fn keys_survive_encoding() {
         let text = |text: &str| Some(text.to_owned());
         let all = [
             RawJobKeys::default(),
@@ -289,11 +294,11 @@ mod tests {
             keys.encode(&mut bytes);
             ends.push(bytes.len() as u64);
         }
-        let ring = KeySet::Many(Items::new(bytes, ends));
+        let key_set = KeySet::Many(Items::new(bytes, ends));
         for (at, keys) in all.iter().enumerate() {
-            assert_eq!(ring.get(at).unwrap(), *keys);
+            assert_eq!(key_set.get(at).unwrap(), *keys);
         }
-        assert!(ring.get(4).is_err());
+        assert!(key_set.get(4).is_err());
     }
 
     #[test]

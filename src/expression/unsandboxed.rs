@@ -1,31 +1,31 @@
-//! What a process does, done here, without its limits: for fuzz targets, which stand outside and
-//! bring expressions of their own. Nothing in the server calls it.
+//! Evaluates in the calling process, without limits. Only fuzz targets call it, which bring their
+//! own expressions. The server never does.
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
 use super::protocol::{EvaluatorRequest, EvaluatorResponse};
 use super::{EventContext, Expression, input, json};
 
-/// The first output as JSON text, by jaq; `None`: there is none.
+/// Returns the first output of jaq as JSON text; `None`: there is none.
 ///
 /// # Errors
-/// The reason why it fails.
-pub fn first(expression: &Expression, scene: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
+/// The reason why the expression fails.
+pub fn first(expression: &Expression, event: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
     let request = EvaluatorRequest::Outputs { text: expression.text().to_owned(), max: 1 };
-    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()))?;
-    match came {
+    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()))?;
+    match response {
         EvaluatorResponse::Outputs(outputs) => {
             outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))
         }
-        EvaluatorResponse::Expressions { .. } => Err("it answers something else".to_owned()),
+        EvaluatorResponse::Expressions { .. } => Err("the response has another kind".to_owned()),
     }
 }
 
-/// Reads an event as expressions see it, and says how large what it read is when written.
-pub fn read_body(scene: &EventContext<'_>) -> usize {
+/// Reads an event like an expression and returns the size of its values as JSON.
+pub fn read_body(event: &EventContext<'_>) -> usize {
     let mut written = Vec::new();
-    for value in [input::body(scene), input::query(scene), input::headers(scene)] {
-        // Memory takes all of it.
+    for value in [input::body(event), input::query(event), input::headers(event)] {
+        // Writing to memory can't fail; a value without a JSON form is skipped.
         let _ = json::write(&value, &mut written);
     }
     written.len()

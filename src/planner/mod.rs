@@ -1,8 +1,8 @@
-//! From an accepted request to what it owes: the key that a repeat is known by, and the jobs that its
-//! handlers want, by `dedupe`, `when`, `split` and the `…_by`.
+//! Plans the jobs of an accepted request: its deduplication key, and the jobs of its handlers by
+//! `dedupe`, `when`, `split` and the expressions for keys.
 //!
-//! Decides, and does nothing itself: expressions are asked by whoever calls, in place or of a process;
-//! whether a key was seen is decided in the writer's transaction.
+//! The planner only decides. Callers evaluate the expressions, inline or in the evaluator pool. The
+//! writer looks the key up, in the transaction that stores the event.
 
 use std::io;
 use std::sync::Arc;
@@ -23,29 +23,29 @@ use crate::expression::{
 #[cfg(test)]
 mod tests;
 
-/// What is noted on an event is for a person.
+/// Limit of the note on an event, which people read.
 const NOTE_CHARS_MAX: usize = 2_000;
-/// A `detail`, likewise.
+/// Limit of the `detail` of a job that is dead from the start.
 const DETAIL_CHARS_MAX: usize = 500;
 
-/// What is decided about a source's events, by the configuration as it is now.
+/// Plans the events of one source by the current configuration.
 #[derive(Clone, Debug)]
 pub struct JobPlanner {
     expressions: ExpressionSet,
     handlers: Vec<HandlerSpec>,
-    /// All of them, where nothing is asked.
+    /// All handlers: the plan of an event when no handler has an expression.
     handler_ids: Arc<[HandlerId]>,
-    /// All of them, unless one has a `split`.
+    /// All handlers, or none if one of them has a `split`.
     handler_ids_without_split: Arc<[HandlerId]>,
-    /// Of the keys of `dedupe`.
+    /// The kind of the keys of `dedupe`; see [`hash_key`].
     dedupe_kind: u8,
-    /// `dedupe` alone, of a request that may be no more than a repeat.
+    /// `dedupe` alone, for a request that can only be a duplicate.
     dedupe_alone: Option<ExpressionSet>,
-    /// The text of a `dedupe` that reads a signed body by a type that is not signed.
+    /// The text of `dedupe`, if it reads a signed body by its Content-Type, which is not signed.
     guarded_dedupe: Option<String>,
 }
 
-/// A handler, as far as answers don't say it.
+/// The settings of a handler that its expressions don't give.
 #[derive(Clone, Debug)]
 struct HandlerSpec {
     handler: HandlerId,
@@ -54,18 +54,18 @@ struct HandlerSpec {
     debounce_ms: i64,
 }
 
-/// What came of an event.
+/// The plan of one event.
 #[derive(Clone, Debug)]
 pub struct PlannedEvent {
     pub plan: JobPlan,
-    /// Of a `dedupe` by expression.
+    /// The key that the expression of `dedupe` gave.
     pub dedupe: Option<KeyHash>,
-    /// What could not be evaluated and costs no job.
+    /// Errors of optional expressions, recorded on the event.
     pub note: Option<String>,
 }
 
 impl JobPlanner {
-    /// `handlers`: those that take the source's events.
+    /// `handlers`: the handlers that subscribe to the source.
     pub fn new<'c>(
         source: &Source,
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
@@ -77,16 +77,16 @@ impl JobPlanner {
         let dedupe_alone =
             dedupe.clone().map(|dedupe| ExpressionSet::new(Some(dedupe), Vec::new()));
         let dedupe_kind = key_kind(source, b'j');
-        let guarded_by = dedupe_to_guard(source).map(|dedupe| dedupe.text().to_owned());
+        let guarded_dedupe = dedupe_to_guard(source).map(|dedupe| dedupe.text().to_owned());
         Self {
             dedupe_kind,
             dedupe_alone,
-            guarded_dedupe: guarded_by,
+            guarded_dedupe,
             ..Self::with_expressions(dedupe, handlers)
         }
     }
 
-    /// For jobs that come after their event.
+    /// Plans jobs of events that are already stored, which need no deduplication.
     pub fn for_handlers<'c>(
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
@@ -97,63 +97,68 @@ impl JobPlanner {
         dedupe: Option<Expression>,
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
-        let ms = |it: std::time::Duration| i64::try_from(it.as_millis()).unwrap_or(i64::MAX / 4);
-        let (mut takers, mut asked) = (Vec::new(), Vec::new());
-        for (it, handler) in handlers {
-            takers.push(HandlerSpec {
+        let to_ms =
+            |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4);
+        let (mut specs, mut expressions) = (Vec::new(), Vec::new());
+        for (settings, handler) in handlers {
+            specs.push(HandlerSpec {
                 handler,
-                name: it.name.clone(),
-                unique_window_ms: it.unique_by.as_ref().map_or(0, |once| ms(once.window)),
-                debounce_ms: it.debounce.map_or(0, ms),
+                name: settings.name.clone(),
+                unique_window_ms: settings
+                    .unique_by
+                    .as_ref()
+                    .map_or(0, |unique| to_ms(unique.window)),
+                debounce_ms: settings.debounce.map_or(0, to_ms),
             });
-            asked.push(HandlerExpressions {
-                when: it.when.clone(),
-                split: it.split.clone(),
-                ordering_key: it.ordering_key.clone(),
-                version_by: it.version_by.clone(),
-                unique_by: it.unique_by.as_ref().map(|once| once.jq.clone()),
-                debounce_by: it.debounce_by.clone(),
+            expressions.push(HandlerExpressions {
+                when: settings.when.clone(),
+                split: settings.split.clone(),
+                ordering_key: settings.ordering_key.clone(),
+                version_by: settings.version_by.clone(),
+                unique_by: settings.unique_by.as_ref().map(|unique| unique.jq.clone()),
+                debounce_by: settings.debounce_by.clone(),
             });
         }
-        let plain: Arc<[HandlerId]> = takers.iter().map(|of| of.handler).collect();
-        let has_split = asked.iter().any(|taker| taker.split.is_some());
-        let unsplit = if has_split { Arc::default() } else { Arc::clone(&plain) };
-        let questions = ExpressionSet::new(dedupe, asked);
-        let (dedupe_kind, dedupe_alone, guarded_by) = (b'j', None, None);
+        let handler_ids: Arc<[HandlerId]> = specs.iter().map(|spec| spec.handler).collect();
+        let has_split = expressions.iter().any(|handler| handler.split.is_some());
+        let handler_ids_without_split =
+            if has_split { Arc::default() } else { Arc::clone(&handler_ids) };
+        let expressions = ExpressionSet::new(dedupe, expressions);
+        let (dedupe_kind, dedupe_alone, guarded_dedupe) = (b'j', None, None);
         Self {
-            expressions: questions,
-            handlers: takers,
-            handler_ids: plain,
-            handler_ids_without_split: unsplit,
+            expressions,
+            handlers: specs,
+            handler_ids,
+            handler_ids_without_split,
             dedupe_kind,
             dedupe_alone,
-            guarded_dedupe: guarded_by,
+            guarded_dedupe,
         }
     }
 
-    /// What is to be asked of each event; `None`: nothing.
+    /// The expressions to evaluate for each event; `None` if there are none.
     pub fn expressions(&self) -> Option<&ExpressionSet> {
         (!self.expressions.is_empty()).then_some(&self.expressions)
     }
 
-    /// What is to be asked for the key of `dedupe` alone, where that is an expression.
+    /// The expression of `dedupe` alone; `None` if `dedupe` is not an expression.
     pub fn dedupe_expression(&self) -> Option<&ExpressionSet> {
         self.dedupe_alone.as_ref()
     }
 
-    /// The key of what the source's expression gave.
+    /// Hashes the key that the expression of `dedupe` gave.
     pub fn dedupe_key(&self, text: &str) -> KeyHash {
         hash_key(self.dedupe_kind, &[text.as_bytes()])
     }
 
-    /// The key that stands beside that of `dedupe`, so that the same bytes under another type are no other
-    /// event. A `dedupe` that is changed begins anew.
+    /// Hashes a second key of the event, stored beside the key of `dedupe`. It makes the same bytes
+    /// under another Content-Type a duplicate. A changed `dedupe` starts with new keys.
     pub fn guard_key(&self, body: &[u8]) -> Option<KeyHash> {
         let text = self.guarded_dedupe.as_ref()?;
         Some(hash_key(b'g', &[&text.len().to_le_bytes(), text.as_bytes(), body]))
     }
 
-    /// What an event owes of which nothing is asked.
+    /// Plans an event of handlers without expressions.
     pub fn unconditional_plan(&self) -> PlannedEvent {
         PlannedEvent {
             plan: JobPlan::Plain(Arc::clone(&self.handler_ids)),
@@ -162,7 +167,7 @@ impl JobPlanner {
         }
     }
 
-    /// An event whose handlers' expressions are evaluated later.
+    /// Plans an event whose handlers' expressions are evaluated after the response.
     pub fn deferred_plan(&self, dedupe: Option<String>) -> PlannedEvent {
         let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
         PlannedEvent {
@@ -172,10 +177,10 @@ impl JobPlanner {
         }
     }
 
-    /// What an event owes by its answers.
-    pub fn plan_from(&self, answers: EvaluationResult) -> PlannedEvent {
+    /// Plans an event by the results of its expressions.
+    pub fn plan_from(&self, results: EvaluationResult) -> PlannedEvent {
         let mut notes = Vec::new();
-        let dedupe = match answers.dedupe {
+        let dedupe = match results.dedupe {
             Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
             Err(reason) => {
                 notes.push(format!("dedupe: {reason}"));
@@ -183,28 +188,35 @@ impl JobPlanner {
             }
         };
         let mut all = Vec::with_capacity(self.handlers.len());
-        for (of, taken) in self.handlers.iter().zip(answers.handlers) {
-            match taken {
+        for (spec, decision) in self.handlers.iter().zip(results.handlers) {
+            match decision {
                 HandlerDecision::Skip => {}
-                HandlerDecision::Failed { expression: which, reason } => {
-                    let why = truncate_chars(&format!("{which}: {reason}"), DETAIL_CHARS_MAX);
-                    all.push((of.handler, JobSpec::Dead(why)));
+                HandlerDecision::Failed { expression, reason } => {
+                    let detail =
+                        truncate_chars(&format!("{expression}: {reason}"), DETAIL_CHARS_MAX);
+                    all.push((spec.handler, JobSpec::Dead(detail)));
                 }
-                HandlerDecision::Run(wanted) => {
-                    notes.extend(wanted.key_errors.iter().map(|it| format!("{}: {it}", of.name)));
-                    all.push((of.handler, of.job_spec(wanted)));
+                HandlerDecision::Run(handler_match) => {
+                    notes.extend(
+                        handler_match
+                            .key_errors
+                            .iter()
+                            .map(|error| format!("{}: {error}", spec.name)),
+                    );
+                    all.push((spec.handler, spec.job_spec(handler_match)));
                 }
             }
         }
-        let owed = self.plan(all);
+        let plan = self.plan(all);
         let note = (!notes.is_empty()).then(|| truncate_chars(&notes.join("; "), NOTE_CHARS_MAX));
-        PlannedEvent { plan: owed, dedupe, note }
+        PlannedEvent { plan, dedupe, note }
     }
 
-    /// Most events owe a job without keys to each: that costs the writer least.
+    /// Chooses the plan that costs the writer least: most events have one job without keys for each
+    /// handler.
     fn plan(&self, all: Vec<(HandlerId, JobSpec)>) -> JobPlan {
-        let plain = JobKeys::default();
-        if !all.iter().all(|(_, owed)| matches!(owed, JobSpec::Event(keys) if *keys == plain)) {
+        let no_keys = JobKeys::default();
+        if !all.iter().all(|(_, spec)| matches!(spec, JobSpec::Event(keys) if *keys == no_keys)) {
             return JobPlan::Judged(all);
         }
         if all.len() == self.handler_ids.len() {
@@ -215,8 +227,8 @@ impl JobPlanner {
 }
 
 impl HandlerSpec {
-    fn job_spec(&self, wanted: HandlerMatch) -> JobSpec {
-        let HandlerMatch { items, keys, .. } = wanted;
+    fn job_spec(&self, handler_match: HandlerMatch) -> JobSpec {
+        let HandlerMatch { items, keys, .. } = handler_match;
         match (items, keys) {
             (Some(items), keys) => {
                 JobSpec::Items(Arc::new(SplitItems { items, keys, handler: self.clone() }))
@@ -241,7 +253,7 @@ impl HandlerSpec {
     }
 }
 
-/// The items of a handler, with what their keys are.
+/// The items of one handler, with their keys.
 #[derive(Debug)]
 struct SplitItems {
     items: expression::Items,
@@ -274,7 +286,7 @@ fn truncate_chars(text: &str, chars: usize) -> String {
     text.chars().take(chars).collect()
 }
 
-/// The key of a source's own `dedupe` where no expression is needed for it.
+/// Hashes the key of a source's own `dedupe` if that needs no expression.
 pub fn source_dedupe_key(
     source: &Source,
     headers: &[(&str, &[u8])],
@@ -287,8 +299,8 @@ pub fn source_dedupe_key(
     }
 }
 
-/// The source's `dedupe`, where a captured request could be read otherwise under another Content-Type:
-/// that header is signed by no sender.
+/// The source's `dedupe`, if somebody could resend a captured request under another Content-Type
+/// and so change its key. No sender signs that header.
 fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
     let Some(Dedupe::Jq(dedupe)) = &source.dedupe else { return None };
     let is_guarded = source.accept == config::Accept::Any
@@ -297,43 +309,43 @@ fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
     is_guarded.then_some(dedupe)
 }
 
-/// Keys of a source's own `dedupe` are kept apart from those of its preset: a sender may put the
-/// value of one into the other.
+/// The kind of the keys of a source's own `dedupe`. It differs from the kind of the preset's keys,
+/// as a sender may put the value of one into the other.
 fn key_kind(source: &Source, kind: u8) -> u8 {
     if source.uses_preset_key { kind.to_ascii_uppercase() } else { kind }
 }
 
-/// The key that stands in a header.
+/// Hashes the value of a header as a key.
 pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<KeyHash> {
     let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
     let value = value.trim_ascii();
     (!value.is_empty()).then(|| hash_key(kind, &[value]))
 }
 
-/// The content type that a body is read by, at intake and ever after.
+/// The content type that decides how a body is read, at intake and in every later evaluation.
 pub fn content_type(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().filter(|text| text.is_ascii())
 }
 
-/// The named segments of a path, decoded: `/hooks/{tenant}` and what was sent.
+/// The named segments of a path, decoded: `pattern` is like `/hooks/{tenant}`.
 pub fn path_params(pattern: &str, path: &str) -> Vec<(String, String)> {
     if !pattern.contains('{') {
         return Vec::new();
     }
-    let named = |(pattern, sent): (&str, &str)| {
+    let decode_named = |(pattern, sent): (&str, &str)| {
         let name = pattern.strip_prefix('{')?.strip_suffix('}')?;
         let value = percent_decode_str(sent).decode_utf8_lossy().into_owned();
         Some((name.to_owned(), value))
     };
-    pattern.split('/').zip(path.split('/')).filter_map(named).collect()
+    pattern.split('/').zip(path.split('/')).filter_map(decode_named).collect()
 }
 
-/// A key as it is stored: the first byte keeps keys of different kinds apart.
+/// Hashes a key for storage. The first byte keeps keys of different kinds apart.
 pub fn hash_key(kind: u8, parts: &[&[u8]]) -> KeyHash {
     let mut digest = Context::new(&SHA256);
     digest.update(&[kind]);
     parts.iter().for_each(|part| digest.update(part));
-    let mut cut = [0; 16];
-    cut.copy_from_slice(&digest.finish().as_ref()[..16]);
-    cut
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest.finish().as_ref()[..16]);
+    hash
 }

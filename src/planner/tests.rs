@@ -1,8 +1,8 @@
-//! From answers to what is owed.
+//! Tests of the planner: from results of expressions to jobs.
 
 use super::*;
 
-fn judge(text: &str) -> JobPlanner {
+fn planner(text: &str) -> JobPlanner {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     std::fs::write(&file, text).unwrap();
@@ -22,15 +22,15 @@ command = ['true']
 ";
 
 #[test]
-fn where_nothing_is_asked_each_handler_is_owed_a_job() {
-    let judge = judge(PLAIN);
-    assert!(judge.expressions().is_none());
-    assert_eq!(judge.unconditional_plan().plan.jobs(), 2);
+fn without_expressions_each_handler_gets_a_job() {
+    let planner = planner(PLAIN);
+    assert!(planner.expressions().is_none());
+    assert_eq!(planner.unconditional_plan().plan.jobs(), 2);
 }
 
 #[test]
-fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
-    let judge = judge(&format!(
+fn results_become_jobs_with_their_keys_and_errors_become_notes() {
+    let planner = planner(&format!(
         "{PLAIN}split = '.[]'\nunique_by = {{ jq = '.id', window = '1m' }}\ndebounce_by = '.k'\n\
          debounce = '2s'\n"
     ));
@@ -39,25 +39,25 @@ fn answers_become_jobs_with_their_keys_and_what_failed_is_told() {
         debounce_key: Some(name.to_owned()),
         ..RawJobKeys::default()
     };
-    let (mut kept, mut ends) = (Vec::new(), Vec::new());
+    let (mut packed, mut ends) = (Vec::new(), Vec::new());
     for name in ["x", "y"] {
-        keys(name).encode(&mut kept);
-        ends.push(kept.len() as u64);
+        keys(name).encode(&mut packed);
+        ends.push(packed.len() as u64);
     }
-    let wanted = HandlerMatch {
+    let handler_match = HandlerMatch {
         items: Some(expression::Items::new(b"12".to_vec(), vec![1, 2])),
-        keys: KeySet::Many(expression::Items::new(kept, ends)),
+        keys: KeySet::Many(expression::Items::new(packed, ends)),
         key_errors: vec!["ordering_key: no".to_owned()],
     };
     let failed = HandlerDecision::Failed { expression: "when", reason: "no such".to_owned() };
-    let answers = EvaluationResult {
+    let results = EvaluationResult {
         dedupe: Err("why".to_owned()),
-        handlers: vec![failed, HandlerDecision::Run(wanted)],
+        handlers: vec![failed, HandlerDecision::Run(handler_match)],
     };
-    let judged = judge.plan_from(answers);
-    assert_eq!(judged.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
-    assert_eq!((judged.dedupe, judged.plan.jobs()), (None, 3));
-    let JobPlan::Judged(all) = judged.plan else { panic!("it was judged") };
+    let planned = planner.plan_from(results);
+    assert_eq!(planned.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
+    assert_eq!((planned.dedupe, planned.plan.jobs()), (None, 3));
+    let JobPlan::Judged(all) = planned.plan else { panic!("it was judged") };
     assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());

@@ -122,7 +122,7 @@ fn an_expression_is_evaluated_by_a_process_of_its_own() {
     assert_eq!(trial.processes().len(), 2);
     let before = trial.processes();
     let nothing = trial.pool.transform(1, &jq("empty"), &EventContext::default());
-    assert_eq!(nothing, Ok(Err("it gives nothing".to_owned())));
+    assert_eq!(nothing, Ok(Err("it has no output".to_owned())));
     assert_eq!(trial.processes(), before);
 }
 
@@ -304,8 +304,11 @@ fn what_keeps_processes_from_evaluating_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let pool = EvaluatorPool::with_program(Path::new("/no/such/file"), folder.path(), "none");
     let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
-    assert_eq!(reason, "no process to evaluate them: /no/such/file: there is no such file");
+    assert_eq!(
+        reason,
+        "no evaluator process could be started: /no/such/file: there is no such file"
+    );
     let pool = EvaluatorPool::with_program(Path::new("/bin/false"), folder.path(), "none");
     let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
-    assert!(reason.starts_with("processes end before they begin: Code(1)"), "{reason}");
+    assert!(reason.starts_with("evaluator processes end before they begin: Code(1)"), "{reason}");
 }

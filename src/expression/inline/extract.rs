@@ -1,4 +1,5 @@
-//! Finds places in a JSON body in one pass. What no path leads to is skipped, not read.
+//! Extracts the values at given paths of a JSON body in one pass. It skips everything that no path
+//! leads to.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,21 +11,21 @@ use serde_json::value::RawValue;
 use super::{PathKey, PathStep};
 use crate::json;
 
-/// Up to here nothing that reads the body gives up. Beyond, it is left to jaq.
+/// Every JSON parser here accepts this depth. Deeper bodies are left to jaq.
 const DEPTH_MAX: usize = 120;
 
-/// What is at a place.
+/// The value at a path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum ExtractedValue<'a> {
-    /// Null, or nothing at all.
+    /// Null, or no value.
     Null,
     /// The value's text.
     Raw(&'a str),
-    /// The path's part of this number can't be taken: what is there has no such keys.
+    /// The part of the path with this number does not apply: the value there has no such keys.
     NotIndexable(usize),
 }
 
-/// The places to be found, as a tree of keys.
+/// The paths to extract, as a tree of keys.
 #[derive(Clone, Debug)]
 pub(super) struct PathTree {
     nodes: Vec<PathNode>,
@@ -33,13 +34,13 @@ pub(super) struct PathTree {
 
 #[derive(Clone, Debug, Default)]
 struct PathNode {
-    /// Parts of the path that lead here.
+    /// Number of path parts that lead here.
     depth: usize,
-    /// Below it.
+    /// The nodes below this one.
     children: Vec<(PathKey, usize)>,
-    /// Where it is found, if it is asked for itself.
+    /// The slot of the value, if a path ends here.
     slot: Option<usize>,
-    /// Its own slot and those of all below it.
+    /// The slots of this node and of all below it.
     slots: Range<usize>,
 }
 
@@ -50,7 +51,7 @@ impl Default for PathTree {
 }
 
 impl PathTree {
-    /// The number of a place, new or known; not yet its slot.
+    /// Adds a path and returns the number of its node, new or known. Its slot is assigned later.
     pub fn add(&mut self, steps: &[PathStep]) -> usize {
         let mut at = 0;
         for step in steps {
@@ -70,35 +71,35 @@ impl PathTree {
         at
     }
 
-    /// Numbers the slots so that those below a place follow its own.
-    pub fn number(&mut self) {
-        self.count = self.number_from(0, 0);
+    /// Numbers the slots so that those below a node follow its own.
+    pub fn assign_slots(&mut self) {
+        self.count = self.assign_slots_from(0, 0);
     }
 
-    /// No path has more parts than are simple.
-    fn number_from(&mut self, at: usize, start: usize) -> usize {
+    /// Recurses as deep as the longest path, which is bounded.
+    fn assign_slots_from(&mut self, at: usize, start: usize) -> usize {
         let mut next = start;
         if self.nodes[at].slot.is_some() {
             self.nodes[at].slot = Some(next);
             next += 1;
         }
         for (_, child) in self.nodes[at].children.clone() {
-            next = self.number_from(child, next);
+            next = self.assign_slots_from(child, next);
         }
         self.nodes[at].slots = start..next;
         next
     }
 
-    /// The slot of a place that was added.
-    pub fn slot(&self, place: usize) -> usize {
-        self.nodes[place].slot.unwrap_or_default()
+    /// The slot of an added path.
+    pub fn slot(&self, node: usize) -> usize {
+        self.nodes[node].slot.unwrap_or_default()
     }
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// What is at each place, by slot; `None`: the body is not plain.
+    /// Extracts the value of each slot; `None`: the body is not plain JSON.
     pub fn find<'de>(&self, body: &'de [u8]) -> Option<Vec<ExtractedValue<'de>>> {
         let text = std::str::from_utf8(body).ok()?;
         if !is_plain(body) {
@@ -106,13 +107,14 @@ impl PathTree {
         }
         let mut found = vec![ExtractedValue::Null; self.count];
         let mut json = serde_json::Deserializer::from_str(text);
-        ExtractVisitor { places: self, at: 0, found: &mut found }.deserialize(&mut json).ok()?;
+        ExtractVisitor { tree: self, at: 0, found: &mut found }.deserialize(&mut json).ok()?;
         json.end().ok()?;
         Some(found)
     }
 }
 
-/// What is skipped is not looked into, neither for depth nor for halves of surrogate pairs.
+/// Whether skipped values need no check: the parser looks into them neither for depth nor for lone
+/// surrogates.
 fn is_plain(body: &[u8]) -> bool {
     let opens = body.iter().filter(|&&byte| matches!(byte, b'[' | b'{')).count();
     let pairs = memchr::memchr_iter(b'\\', body)
@@ -121,26 +123,26 @@ fn is_plain(body: &[u8]) -> bool {
 }
 
 struct ExtractVisitor<'p, 'f, 'de> {
-    places: &'p PathTree,
+    tree: &'p PathTree,
     at: usize,
     found: &'f mut [ExtractedValue<'de>],
 }
 
 impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
-    fn place(&self) -> &'p PathNode {
-        &self.places.nodes[self.at]
+    fn node(&self) -> &'p PathNode {
+        &self.tree.nodes[self.at]
     }
 
-    fn fill(&mut self, place: usize, with: ExtractedValue<'de>) {
-        self.found[self.places.nodes[place].slots.clone()].fill(with);
+    fn fill(&mut self, node: usize, with: ExtractedValue<'de>) {
+        self.found[self.tree.nodes[node].slots.clone()].fill(with);
     }
 
-    /// Places below what has no keys of one kind or of both.
-    fn fault(&mut self, is_wrong: impl Fn(&PathKey) -> bool) {
-        let place = self.place();
-        for (key, child) in &place.children {
-            let found = if is_wrong(key) {
-                ExtractedValue::NotIndexable(place.depth)
+    /// Marks the nodes below a value that has no keys of one kind, or of either.
+    fn mark_not_indexable(&mut self, is_not_indexable: impl Fn(&PathKey) -> bool) {
+        let node = self.node();
+        for (key, child) in &node.children {
+            let found = if is_not_indexable(key) {
+                ExtractedValue::NotIndexable(node.depth)
             } else {
                 ExtractedValue::Null
             };
@@ -148,8 +150,8 @@ impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
         }
     }
 
-    fn below(&mut self, child: usize) -> ExtractVisitor<'p, '_, 'de> {
-        ExtractVisitor { places: self.places, at: child, found: self.found }
+    fn child_visitor(&mut self, child: usize) -> ExtractVisitor<'p, '_, 'de> {
+        ExtractVisitor { tree: self.tree, at: child, found: self.found }
     }
 }
 
@@ -157,16 +159,16 @@ impl<'de> DeserializeSeed<'de> for ExtractVisitor<'_, '_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        let place = self.place();
-        let Some(slot) = place.slot else { return json.deserialize_any(self) };
+        let node = self.node();
+        let Some(slot) = node.slot else { return json.deserialize_any(self) };
         let raw = <&RawValue>::deserialize(json)?.get();
         self.found[slot] =
             if raw == "null" { ExtractedValue::Null } else { ExtractedValue::Raw(raw) };
-        if place.children.is_empty() {
+        if node.children.is_empty() {
             return Ok(());
         }
-        let again = serde_json::Deserializer::from_str(raw).deserialize_any(self);
-        again.map_err(serde::de::Error::custom)
+        let inner = serde_json::Deserializer::from_str(raw).deserialize_any(self);
+        inner.map_err(serde::de::Error::custom)
     }
 }
 
@@ -178,13 +180,13 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        self.fault(|_| false);
-        while let Some(child) = map.next_key_seed(ChildKeySeed(&self.place().children))? {
+        self.mark_not_indexable(|_| false);
+        while let Some(child) = map.next_key_seed(ChildKeySeed(&self.node().children))? {
             match child {
                 Some(child) => {
-                    // Of a key given twice the last counts.
+                    // The last value of a repeated key counts.
                     self.fill(child, ExtractedValue::Null);
-                    map.next_value_seed(self.below(child))?;
+                    map.next_value_seed(self.child_visitor(child))?;
                 }
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -193,12 +195,12 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        self.fault(|key| matches!(key, PathKey::Text(_)));
-        let children = &self.place().children;
+        self.mark_not_indexable(|key| matches!(key, PathKey::Text(_)));
+        let children = &self.node().children;
         for at in 0.. {
             let child = children.iter().find(|(key, _)| *key == PathKey::Index(at));
             let more = match child {
-                Some((_, child)) => seq.next_element_seed(self.below(*child))?.is_some(),
+                Some((_, child)) => seq.next_element_seed(self.child_visitor(*child))?.is_some(),
                 None => seq.next_element::<IgnoredAny>()?.is_some(),
             };
             if !more {
@@ -209,37 +211,37 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
     }
 
     fn visit_unit<E>(mut self) -> Result<(), E> {
-        self.fault(|_| false);
+        self.mark_not_indexable(|_| false);
         Ok(())
     }
 
     fn visit_bool<E>(mut self, _: bool) -> Result<(), E> {
-        self.fault(|_| true);
+        self.mark_not_indexable(|_| true);
         Ok(())
     }
 
     fn visit_i64<E>(mut self, _: i64) -> Result<(), E> {
-        self.fault(|_| true);
+        self.mark_not_indexable(|_| true);
         Ok(())
     }
 
     fn visit_u64<E>(mut self, _: u64) -> Result<(), E> {
-        self.fault(|_| true);
+        self.mark_not_indexable(|_| true);
         Ok(())
     }
 
     fn visit_f64<E>(mut self, _: f64) -> Result<(), E> {
-        self.fault(|_| true);
+        self.mark_not_indexable(|_| true);
         Ok(())
     }
 
     fn visit_str<E>(mut self, _: &str) -> Result<(), E> {
-        self.fault(|_| true);
+        self.mark_not_indexable(|_| true);
         Ok(())
     }
 }
 
-/// Which of the children a key leads to.
+/// Finds the child that a key leads to.
 struct ChildKeySeed<'p>(&'p [(PathKey, usize)]);
 
 impl<'de> DeserializeSeed<'de> for ChildKeySeed<'_> {

@@ -1,9 +1,9 @@
-//! Simple expressions: nothing but literals, paths of literal keys, comparisons, `and`, `or`, `not`,
-//! `//`, `if`, `?` and constructors. They end by themselves, so the server evaluates them in place,
-//! in one pass over the body that skips what no path leads to.
+//! Simple expressions, evaluated inline: literals, paths of literal keys, comparisons, `and`, `or`,
+//! `not`, `//`, `if`, `?` and constructors. They always end, so the server evaluates them without a
+//! process. One pass over the body skips everything that no path leads to.
 //!
-//! The result is what jaq gives, or there is none: whatever is not plain here (a fault, a comparison
-//! of two objects, a number beyond 64 bits) is left to jaq. `tests` holds both against each other.
+//! The result is jaq's, or there is none. An error, a comparison of two objects or a number beyond
+//! 64 bits is left to jaq. The tests compare both.
 
 use std::sync::Arc;
 
@@ -23,16 +23,16 @@ pub(super) use value::InlineValue;
 
 use value::InlineNumber;
 
-/// Nested deeper, an expression is not simple: its tree is walked on threads with small stacks.
+/// Maximum nesting of an inline expression: threads with small stacks walk its tree.
 const DEPTH_MAX: usize = 64;
 
-/// A simple expression; `P` is how it names a place in the body.
+/// An inline expression. `P` is the type of a path in the body.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum InlineNode<P = Vec<PathStep>> {
     Literal(Literal),
     Body(P),
     Variable(Variable),
-    /// The input, where that is no place in the body.
+    /// The input, if it is not a place in the body.
     Input,
     Compare(Cmp, Box<[InlineNode<P>; 2]>),
     And(Box<[InlineNode<P>; 2]>),
@@ -41,7 +41,7 @@ pub(super) enum InlineNode<P = Vec<PathStep>> {
     Not(Box<InlineNode<P>>),
     If(Box<[InlineNode<P>; 3]>),
     Try(Box<InlineNode<P>>),
-    /// The second where the first gives something, which is its input.
+    /// The second with the output of the first as its input.
     Pipe(Box<[InlineNode<P>; 2]>),
     Array(Vec<InlineNode<P>>),
     Object(Vec<(Arc<str>, InlineNode<P>)>),
@@ -59,8 +59,8 @@ pub(super) enum Literal {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PathStep {
     pub key: PathKey,
-    /// Followed by `?`.
-    pub optional: bool,
+    /// Whether `?` follows it.
+    pub is_optional: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -81,47 +81,50 @@ pub(super) enum Variable {
     Param(Arc<str>),
 }
 
-/// What an expression's input is, and so what `.` means in it.
+/// The input of an expression, which is the meaning of `.` in it.
 enum Input {
     Body(Vec<PathStep>),
     Other,
 }
 
-/// The expression, if it is simple. Needs as much stack as to compile it.
+/// Parses an expression; `None`: it is not simple. Needs as much stack as the compiler.
 pub(super) fn parse_inlineable(text: &str) -> Option<InlineNode> {
     let term = jaq_core::load::parse(text, |parser| parser.term())?;
-    node(&term, &Input::Body(Vec::new()), 0)
+    parse_node(&term, &Input::Body(Vec::new()), 0)
 }
 
-fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
+fn parse_node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
     if depth > DEPTH_MAX {
         return None;
     }
-    let inner = |term: &Term<&str>| node(term, input, depth + 1);
+    let inner = |term: &Term<&str>| parse_node(term, input, depth + 1);
     Some(match term {
-        Term::Id => input_of(input),
-        Term::Num(digits) => InlineNode::Literal(Literal::Number(InlineNumber::literal(digits)?)),
+        Term::Id => input_node(input),
+        Term::Num(digits) => {
+            InlineNode::Literal(Literal::Number(InlineNumber::from_literal(digits)?))
+        }
         Term::Neg(term) => match &**term {
             Term::Num(digits) => {
-                InlineNode::Literal(Literal::Number(InlineNumber::literal(digits)?.negated()))
+                InlineNode::Literal(Literal::Number(InlineNumber::from_literal(digits)?.negate()))
             }
             _ => return None,
         },
-        Term::Str(None, parts) => InlineNode::Literal(Literal::Text(text_of(parts)?.into())),
+        Term::Str(None, parts) => InlineNode::Literal(Literal::Text(plain_text(parts)?.into())),
         Term::Arr(None) => InlineNode::Array(Vec::new()),
         Term::Arr(Some(term)) => {
             let mut all = Vec::new();
-            elements(term, input, depth + 1, &mut all)?;
+            parse_elements(term, input, depth + 1, &mut all)?;
             InlineNode::Array(all)
         }
         Term::Obj(members) => {
-            let member = |(key, value): &(_, Option<_>)| member(key, value.as_ref(), input, depth);
+            let member =
+                |(key, value): &(_, Option<_>)| parse_member(key, value.as_ref(), input, depth);
             InlineNode::Object(members.iter().map(member).collect::<Option<_>>()?)
         }
-        Term::BinOp(left, op, right) => operation(left, op, right, input, depth)?,
+        Term::BinOp(left, op, right) => parse_operation(left, op, right, input, depth)?,
         Term::TryCatch(term, None) => InlineNode::Try(Box::new(inner(term)?)),
         Term::IfThenElse(cases, last) => {
-            let last = last.as_ref().map_or_else(|| Some(input_of(input)), |last| inner(last))?;
+            let last = last.as_ref().map_or_else(|| Some(input_node(input)), |last| inner(last))?;
             let case = |last, (when, then): &(_, _)| {
                 Some(InlineNode::If(Box::new([inner(when)?, inner(then)?, last])))
             };
@@ -134,7 +137,7 @@ fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
             "null" => InlineNode::Literal(Literal::Null),
             "true" => InlineNode::Literal(Literal::Bool(true)),
             "false" => InlineNode::Literal(Literal::Bool(false)),
-            "not" => InlineNode::Not(Box::new(input_of(input))),
+            "not" => InlineNode::Not(Box::new(input_node(input))),
             _ => return None,
         },
         Term::Var(name) => InlineNode::Variable(match *name {
@@ -145,35 +148,35 @@ fn node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
             "$event" => Variable::Event,
             _ => return None,
         }),
-        Term::Path(from, path) => path_of(from, path, input, depth)?,
+        Term::Path(from, path) => parse_path(from, path, input, depth)?,
         _ => return None,
     })
 }
 
-fn input_of(input: &Input) -> InlineNode {
+fn input_node(input: &Input) -> InlineNode {
     match input {
         Input::Body(steps) => InlineNode::Body(steps.clone()),
         Input::Other => InlineNode::Input,
     }
 }
 
-fn operation(
+fn parse_operation(
     left: &Term<&str>,
     op: &BinaryOp<&str>,
     right: &Term<&str>,
     input: &Input,
     depth: usize,
 ) -> Option<InlineNode> {
-    let left = node(left, input, depth + 1)?;
+    let left = parse_node(left, input, depth + 1)?;
     if let BinaryOp::Pipe(pattern) = op {
         let input = match &left {
             InlineNode::Body(steps) => Input::Body(steps.clone()),
             _ => Input::Other,
         };
-        let right = node(right, &input, depth + 1).filter(|_| pattern.is_none())?;
+        let right = parse_node(right, &input, depth + 1).filter(|_| pattern.is_none())?;
         return Some(InlineNode::Pipe(Box::new([left, right])));
     }
-    let both = Box::new([left, node(right, input, depth + 1)?]);
+    let both = Box::new([left, parse_node(right, input, depth + 1)?]);
     Some(match op {
         BinaryOp::Cmp(cmp) => InlineNode::Compare(*cmp, both),
         BinaryOp::And => InlineNode::And(both),
@@ -183,8 +186,8 @@ fn operation(
     })
 }
 
-/// What stands between commas.
-fn elements(
+/// Collects the elements of an array, separated by commas.
+fn parse_elements(
     term: &Term<&str>,
     input: &Input,
     depth: usize,
@@ -195,29 +198,31 @@ fn elements(
     }
     match term {
         Term::BinOp(left, BinaryOp::Comma, right) => {
-            elements(left, input, depth + 1, all)?;
-            elements(right, input, depth + 1, all)
+            parse_elements(left, input, depth + 1, all)?;
+            parse_elements(right, input, depth + 1, all)
         }
         term => {
-            all.push(node(term, input, depth + 1)?);
+            all.push(parse_node(term, input, depth + 1)?);
             Some(())
         }
     }
 }
 
-fn member(
+fn parse_member(
     key: &Term<&str>,
     value: Option<&Term<&str>>,
     input: &Input,
     depth: usize,
 ) -> Option<(Arc<str>, InlineNode)> {
     Some(match (key, value) {
-        (Term::Var(name), None) => (name.strip_prefix('$')?.into(), node(key, input, depth + 1)?),
+        (Term::Var(name), None) => {
+            (name.strip_prefix('$')?.into(), parse_node(key, input, depth + 1)?)
+        }
         (Term::Str(None, parts), value) => {
-            let name: Arc<str> = text_of(parts)?.into();
+            let name: Arc<str> = plain_text(parts)?.into();
             let value = match value {
-                Some(value) => node(value, input, depth + 1)?,
-                None => step_into(input_of(input), PathKey::Text(Arc::clone(&name)), false)?,
+                Some(value) => parse_node(value, input, depth + 1)?,
+                None => extend_path(input_node(input), PathKey::Text(Arc::clone(&name)), false)?,
             };
             (name, value)
         }
@@ -225,7 +230,7 @@ fn member(
     })
 }
 
-fn path_of(
+fn parse_path(
     from: &Term<&str>,
     path: &jaq_core::path::Path<Term<&str>>,
     input: &Input,
@@ -234,7 +239,7 @@ fn path_of(
     let parts = path.0.iter().map(|(part, opt)| {
         let Part::Index(index) = part else { return None };
         let key = match index {
-            Term::Str(None, parts) => PathKey::Text(text_of(parts)?.into()),
+            Term::Str(None, parts) => PathKey::Text(plain_text(parts)?.into()),
             Term::Num(digits) => PathKey::Index(digits.parse().ok()?),
             _ => return None,
         };
@@ -249,20 +254,20 @@ fn path_of(
             _ => return None,
         }));
     }
-    let from = node(from, input, depth + 1)?;
-    parts.into_iter().try_fold(from, |from, (key, optional)| step_into(from, key, optional))
+    let from = parse_node(from, input, depth + 1)?;
+    parts.into_iter().try_fold(from, |from, (key, is_optional)| extend_path(from, key, is_optional))
 }
 
-fn step_into(from: InlineNode, key: PathKey, optional: bool) -> Option<InlineNode> {
+fn extend_path(from: InlineNode, key: PathKey, is_optional: bool) -> Option<InlineNode> {
     let InlineNode::Body(mut steps) = from else { return None };
     if steps.len() >= DEPTH_MAX {
         return None;
     }
-    steps.push(PathStep { key, optional });
+    steps.push(PathStep { key, is_optional });
     Some(InlineNode::Body(steps))
 }
 
-fn text_of(parts: &[StrPart<&str, Term<&str>>]) -> Option<String> {
+fn plain_text(parts: &[StrPart<&str, Term<&str>>]) -> Option<String> {
     let mut text = String::new();
     for part in parts {
         match part {

@@ -1,4 +1,4 @@
-//! Simple expressions that are asked of one event, evaluated together.
+//! The inline expressions of one event, evaluated together.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -11,68 +11,68 @@ use crate::expression::EventContext;
 use crate::expression::input::{self, BodyFormat};
 use crate::json::without_mark;
 
-/// Left to jaq.
+/// An expression or result that is left to jaq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::expression) struct NotInlineable;
 
-/// Expressions whose places are found together.
+/// Expressions whose paths are extracted together.
 #[derive(Clone, Debug, Default)]
 pub(in crate::expression) struct InlinePlan {
     nodes: Vec<Option<InlineNode<PathRef>>>,
-    places: PathTree,
+    paths: PathTree,
 }
 
-/// Where a path's place is found.
+/// A path of an expression, as a slot of the extracted values.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::expression) struct PathRef {
     slot: usize,
-    /// For each part of the path, whether a fault at it is nothing.
-    optional: Vec<bool>,
+    /// For each part of the path, whether `?` follows it.
+    is_optional: Vec<bool>,
 }
 
-/// What an expression came to.
+/// The result of an inline expression: one value at most, or an error.
 enum InlineResult<'a> {
     Value(InlineValue<'a>),
     Empty,
     Error,
 }
 
-/// An event whose places were found.
+/// An event with its extracted values.
 pub(in crate::expression) struct ExtractedEvent<'a> {
     plan: &'a InlinePlan,
-    scene: &'a EventContext<'a>,
+    event: &'a EventContext<'a>,
     /// `None`: the body is not plain JSON.
     found: Option<Vec<ExtractedValue<'a>>>,
 }
 
 impl InlinePlan {
-    /// In the order of `all`, of which `None` are not simple.
+    /// Builds a plan in the order of `all`; `None` stands for expressions that are not simple.
     pub fn new<'a>(all: impl IntoIterator<Item = Option<&'a InlineNode>>) -> Self {
-        let mut places = PathTree::default();
+        let mut paths = PathTree::default();
         let nodes: Vec<_> = all
             .into_iter()
             .map(|node| {
                 node.map(|node| {
                     node.map(&mut |steps| PathRef {
-                        slot: places.add(steps),
-                        optional: steps.iter().map(|step| step.optional).collect(),
+                        slot: paths.add(steps),
+                        is_optional: steps.iter().map(|step| step.is_optional).collect(),
                     })
                 })
             })
             .collect();
-        places.number();
-        let slot = &mut |spot: &PathRef| PathRef { slot: places.slot(spot.slot), ..spot.clone() };
+        paths.assign_slots();
+        let slot = &mut |path: &PathRef| PathRef { slot: paths.slot(path.slot), ..path.clone() };
         let nodes = nodes.iter().map(|node| Some(node.as_ref()?.map(slot))).collect();
-        Self { nodes, places }
+        Self { nodes, paths }
     }
 
-    pub fn extract<'a>(&'a self, scene: &'a EventContext<'a>) -> ExtractedEvent<'a> {
-        let found = match input::body_format(scene.content_type) {
-            _ if self.places.is_empty() => None,
-            BodyFormat::Json | BodyFormat::MaybeJson => self.places.find(without_mark(scene.body)),
+    pub fn extract<'a>(&'a self, event: &'a EventContext<'a>) -> ExtractedEvent<'a> {
+        let found = match input::body_format(event.content_type) {
+            _ if self.paths.is_empty() => None,
+            BodyFormat::Json | BodyFormat::MaybeJson => self.paths.find(without_mark(event.body)),
             BodyFormat::Form | BodyFormat::Multipart | BodyFormat::Text => None,
         };
-        ExtractedEvent { plan: self, scene, found }
+        ExtractedEvent { plan: self, event, found }
     }
 }
 
@@ -109,21 +109,21 @@ impl<P> InlineNode<P> {
 }
 
 impl<'a> ExtractedEvent<'a> {
-    /// What the expression of this number gives, if anything.
+    /// Evaluates the expression with this number; its output, if there is one.
     ///
     /// # Errors
-    /// It is not simple, or the result is left to jaq.
+    /// The expression is not simple, or the result is left to jaq.
     pub fn result(&'a self, at: usize) -> Result<Option<InlineValue<'a>>, NotInlineable> {
         let node = self.plan.nodes.get(at).and_then(Option::as_ref).ok_or(NotInlineable)?;
-        match self.out(node, None)? {
+        match self.evaluate_node(node, None)? {
             InlineResult::Value(value) => Ok(Some(value)),
             InlineResult::Empty => Ok(None),
-            // jaq says what is wrong.
+            // jaq gives the message of the error.
             InlineResult::Error => Err(NotInlineable),
         }
     }
 
-    fn out(
+    fn evaluate_node(
         &'a self,
         node: &'a InlineNode<PathRef>,
         input: Option<&InlineValue<'a>>,
@@ -135,78 +135,83 @@ impl<'a> ExtractedEvent<'a> {
                 Literal::Number(number) => InlineValue::Number(number.clone()),
                 Literal::Text(text) => InlineValue::Text(Cow::Borrowed(text)),
             },
-            InlineNode::Body(spot) => match self.found.as_ref().ok_or(NotInlineable)?[spot.slot] {
+            InlineNode::Body(path) => match self.found.as_ref().ok_or(NotInlineable)?[path.slot] {
                 ExtractedValue::Null => InlineValue::Null,
-                ExtractedValue::Raw(raw) => InlineValue::of_body(raw)?,
-                ExtractedValue::NotIndexable(at) if spot.optional[at] => {
+                ExtractedValue::Raw(raw) => InlineValue::from_json(raw)?,
+                ExtractedValue::NotIndexable(at) if path.is_optional[at] => {
                     return Ok(InlineResult::Empty);
                 }
                 ExtractedValue::NotIndexable(_) => return Ok(InlineResult::Error),
             },
-            InlineNode::Variable(variable) => self.variable(variable)?,
+            InlineNode::Variable(variable) => self.variable_value(variable)?,
             InlineNode::Input => input.cloned().ok_or(NotInlineable)?,
-            InlineNode::Not(node) => match self.out(node, input)? {
+            InlineNode::Not(node) => match self.evaluate_node(node, input)? {
                 InlineResult::Value(value) => InlineValue::Bool(!value.is_true()),
                 other => return Ok(other),
             },
-            InlineNode::Compare(op, nodes) => match self.both(nodes, input)? {
+            InlineNode::Compare(op, nodes) => match self.evaluate_both(nodes, input)? {
                 Ok([one, other]) => InlineValue::Bool(compare(*op, one.compare(&other)?)),
                 Err(other) => return Ok(other),
             },
-            InlineNode::And(nodes) => return self.logic(nodes, input, false),
-            InlineNode::Or(nodes) => return self.logic(nodes, input, true),
-            InlineNode::Alternative(nodes) => match self.out(&nodes[0], input)? {
+            InlineNode::And(nodes) => return self.evaluate_logic(nodes, input, false),
+            InlineNode::Or(nodes) => return self.evaluate_logic(nodes, input, true),
+            InlineNode::Alternative(nodes) => match self.evaluate_node(&nodes[0], input)? {
                 InlineResult::Value(value) if value.is_true() => value,
                 InlineResult::Error => return Ok(InlineResult::Error),
                 InlineResult::Value(_) | InlineResult::Empty => {
-                    return self.out(&nodes[1], input);
+                    return self.evaluate_node(&nodes[1], input);
                 }
             },
-            InlineNode::If(nodes) => match self.out(&nodes[0], input)? {
-                InlineResult::Value(value) if value.is_true() => return self.out(&nodes[1], input),
-                InlineResult::Value(_) => return self.out(&nodes[2], input),
+            InlineNode::If(nodes) => match self.evaluate_node(&nodes[0], input)? {
+                InlineResult::Value(value) if value.is_true() => {
+                    return self.evaluate_node(&nodes[1], input);
+                }
+                InlineResult::Value(_) => return self.evaluate_node(&nodes[2], input),
                 other => return Ok(other),
             },
-            InlineNode::Try(node) => match self.out(node, input)? {
+            InlineNode::Try(node) => match self.evaluate_node(node, input)? {
                 InlineResult::Error => return Ok(InlineResult::Empty),
                 other => return Ok(other),
             },
-            InlineNode::Pipe(nodes) => match self.out(&nodes[0], input)? {
-                InlineResult::Value(value) => return self.out(&nodes[1], Some(&value)),
+            InlineNode::Pipe(nodes) => match self.evaluate_node(&nodes[0], input)? {
+                InlineResult::Value(value) => return self.evaluate_node(&nodes[1], Some(&value)),
                 other => return Ok(other),
             },
-            InlineNode::Array(nodes) => return self.array(nodes, input),
-            InlineNode::Object(members) => return self.object(members, input),
+            InlineNode::Array(nodes) => return self.evaluate_array(nodes, input),
+            InlineNode::Object(members) => return self.evaluate_object(members, input),
         }))
     }
 
-    /// The first one's outputs come first; where the second gives nothing, so do both.
-    fn both(
+    /// Evaluates both operands. The outputs of the first come first; where the second has none,
+    /// both have none.
+    fn evaluate_both(
         &'a self,
         [one, other]: &'a [InlineNode<PathRef>; 2],
         input: Option<&InlineValue<'a>>,
     ) -> Result<Result<[InlineValue<'a>; 2], InlineResult<'a>>, NotInlineable> {
-        let one = match self.out(one, input)? {
+        let one = match self.evaluate_node(one, input)? {
             InlineResult::Empty => return Ok(Err(InlineResult::Empty)),
             one => one,
         };
-        Ok(match (one, self.out(other, input)?) {
+        Ok(match (one, self.evaluate_node(other, input)?) {
             (InlineResult::Value(one), InlineResult::Value(other)) => Ok([one, other]),
             (_, InlineResult::Empty) => Err(InlineResult::Empty),
             _ => Err(InlineResult::Error),
         })
     }
 
-    /// `and`, `or`: the second is asked only where the first is not `decides`.
-    fn logic(
+    /// Evaluates `and` or `or`: the second operand only if the first is not `decides`.
+    fn evaluate_logic(
         &'a self,
         [first, second]: &'a [InlineNode<PathRef>; 2],
         input: Option<&InlineValue<'a>>,
-        decides: bool,
+        deciding_value: bool,
     ) -> Result<InlineResult<'a>, NotInlineable> {
-        let first = match self.out(first, input)? {
-            InlineResult::Value(value) if value.is_true() == decides => InlineValue::Bool(decides),
-            InlineResult::Value(_) => match self.out(second, input)? {
+        let first = match self.evaluate_node(first, input)? {
+            InlineResult::Value(value) if value.is_true() == deciding_value => {
+                InlineValue::Bool(deciding_value)
+            }
+            InlineResult::Value(_) => match self.evaluate_node(second, input)? {
                 InlineResult::Value(value) => InlineValue::Bool(value.is_true()),
                 other => return Ok(other),
             },
@@ -215,14 +220,14 @@ impl<'a> ExtractedEvent<'a> {
         Ok(InlineResult::Value(first))
     }
 
-    fn array(
+    fn evaluate_array(
         &'a self,
         nodes: &'a [InlineNode<PathRef>],
         input: Option<&InlineValue<'a>>,
     ) -> Result<InlineResult<'a>, NotInlineable> {
         let mut all = Vec::with_capacity(nodes.len());
         for node in nodes {
-            match self.out(node, input)? {
+            match self.evaluate_node(node, input)? {
                 InlineResult::Value(value) => all.push(value),
                 InlineResult::Empty => {}
                 InlineResult::Error => return Ok(InlineResult::Error),
@@ -231,17 +236,17 @@ impl<'a> ExtractedEvent<'a> {
         Ok(InlineResult::Value(InlineValue::Array(all)))
     }
 
-    /// jaq adds objects of one member each, from the right: a member that gives nothing makes the
-    /// whole nothing, even where one before it has a fault.
-    fn object(
+    /// Builds an object as jaq does, which adds objects of one member each, from the right. A
+    /// member without output makes the whole empty, even if an earlier one has an error.
+    fn evaluate_object(
         &'a self,
         members: &'a [(std::sync::Arc<str>, InlineNode<PathRef>)],
         input: Option<&InlineValue<'a>>,
     ) -> Result<InlineResult<'a>, NotInlineable> {
         let mut all: Vec<(Cow<'_, str>, InlineValue<'_>)> = Vec::with_capacity(members.len());
-        let mut is_fault = false;
+        let mut has_error = false;
         for (key, node) in members {
-            match self.out(node, input)? {
+            match self.evaluate_node(node, input)? {
                 InlineResult::Value(value) => {
                     match all.iter_mut().find(|(known, _)| **known == **key) {
                         Some((_, known)) => *known = value,
@@ -249,41 +254,43 @@ impl<'a> ExtractedEvent<'a> {
                     }
                 }
                 InlineResult::Empty => return Ok(InlineResult::Empty),
-                InlineResult::Error => is_fault = true,
+                InlineResult::Error => has_error = true,
             }
         }
-        Ok(if is_fault {
+        Ok(if has_error {
             InlineResult::Error
         } else {
             InlineResult::Value(InlineValue::Object(all))
         })
     }
 
-    fn variable(&self, variable: &'a Variable) -> Result<InlineValue<'a>, NotInlineable> {
+    fn variable_value(&self, variable: &'a Variable) -> Result<InlineValue<'a>, NotInlineable> {
         let text = |text: &'a str| InlineValue::Text(Cow::Borrowed(text));
         Ok(match variable {
-            Variable::Source => text(self.scene.source),
-            Variable::Path => text(self.scene.path),
-            Variable::Ip if self.scene.ip.is_empty() => InlineValue::Null,
-            Variable::Ip => text(self.scene.ip),
-            Variable::ReceivedAt => InlineValue::Text(input::received_at(self.scene).into()),
-            // Like the place in a sentence where it stands: jaq knows how to write it.
-            Variable::Event => match self.scene.event_id {
+            Variable::Source => text(self.event.source),
+            Variable::Path => text(self.event.path),
+            Variable::Ip if self.event.ip.is_empty() => InlineValue::Null,
+            Variable::Ip => text(self.event.ip),
+            Variable::ReceivedAt => InlineValue::Text(input::received_at(self.event).into()),
+            // Only jaq knows how to write a number.
+            Variable::Event => match self.event.event_id {
                 None => InlineValue::Null,
                 Some(_) => return Err(NotInlineable),
             },
-            Variable::Header(name) => input::header(self.scene, name)
-                .map_or(InlineValue::Null, |it| InlineValue::Text(it.into())),
+            Variable::Header(name) => input::header(self.event, name)
+                .map_or(InlineValue::Null, |header| InlineValue::Text(header.into())),
             Variable::Param(name) => {
-                // Of a name given twice the last counts.
-                let mut params = self.scene.params.iter().rev();
-                params.find(|(key, _)| *key == **name).map_or(InlineValue::Null, |(_, it)| text(it))
+                // The last value of a repeated name counts.
+                let mut params = self.event.params.iter().rev();
+                params
+                    .find(|(key, _)| *key == **name)
+                    .map_or(InlineValue::Null, |(_, value)| text(value))
             }
-            Variable::Query(name) => match input::query(self.scene) {
+            Variable::Query(name) => match input::query(self.event) {
                 jaq_json::Val::Obj(all) => match all.get(&jaq_json::Val::from(name.to_string())) {
                     None => InlineValue::Null,
-                    Some(jaq_json::Val::TStr(it)) => {
-                        InlineValue::Text(String::from_utf8_lossy(it).into_owned().into())
+                    Some(jaq_json::Val::TStr(text)) => {
+                        InlineValue::Text(String::from_utf8_lossy(text).into_owned().into())
                     }
                     Some(_) => return Err(NotInlineable),
                 },

@@ -1,4 +1,4 @@
-//! What is evaluated in place and what jaq says, held against each other.
+//! Compares inline results with jaq's.
 
 use proptest::prelude::*;
 use proptest::string::string_regex;
@@ -12,8 +12,8 @@ use crate::expression::{
     RawJobKeys, unsandboxed,
 };
 
-/// The event that expressions see here, but for its body.
-fn with<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
+/// Calls `run` with a fixed event with this body.
+fn with_event<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
     let headers: [(&str, &[u8]); 4] =
         [("x-kind", b"push"), ("x-two", b"1"), ("x-two", b"\xff"), ("content-type", b"")];
     run(&EventContext {
@@ -30,17 +30,17 @@ fn with<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
     })
 }
 
-/// The result in place, if there is one, is jaq's.
+/// Checks that the inline result, if there is one, is jaq's.
 fn compare(text: &str, body: &[u8]) -> bool {
-    with(body, |scene| {
-        let expression = Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
-        let Some(output) = expression.evaluate_inline(scene) else { return false };
+    with_event(body, |event| {
+        let expression = Expression::new(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        let Some(output) = expression.evaluate_inline(event) else { return false };
         let shown = String::from_utf8_lossy(body);
-        match unsandboxed::first(&expression, scene) {
+        match unsandboxed::first(&expression, event) {
             Ok(Some(expected)) => {
                 let output = output.unwrap_or_else(|why| panic!("{text} of {shown}: {why}"));
                 let [output, expected] =
-                    [output, expected].map(|it| String::from_utf8(it).unwrap());
+                    [output, expected].map(|json| String::from_utf8(json).unwrap());
                 assert_eq!(output, expected, "{text} of {shown}");
             }
             Ok(None) => assert!(output.is_err(), "{text} of {shown}: {output:?}"),
@@ -51,27 +51,27 @@ fn compare(text: &str, body: &[u8]) -> bool {
 }
 
 #[track_caller]
-fn in_place(text: &str, body: &str) {
+fn check_inline(text: &str, body: &str) {
     assert!(compare(text, body.as_bytes()), "{text} of {body} is left to jaq");
 }
 
 #[track_caller]
-fn left_to_jaq(text: &str, body: &[u8]) {
+fn check_left_to_jaq(text: &str, body: &[u8]) {
     assert!(!compare(text, body), "{text}");
 }
 
 #[test]
-fn what_is_asked_most_is_answered_in_place() {
-    in_place(".form_id? != null", r#"{"a":[1,{"b":2}],"form_id":"12"}"#);
-    in_place(".form_id? != null", "[1, 2]");
-    in_place(".action == \"opened\" or .action == \"closed\"", r#"{"action":"closed"}"#);
-    in_place(".a.b | . == 1 or . == 2", r#"{"a":{"b":2}}"#);
-    in_place("$headers[\"x-kind\"] == \"push\"", "");
-    in_place("$headers.nothing | not", "");
+fn common_expressions_are_evaluated_inline() {
+    check_inline(".form_id? != null", r#"{"a":[1,{"b":2}],"form_id":"12"}"#);
+    check_inline(".form_id? != null", "[1, 2]");
+    check_inline(".action == \"opened\" or .action == \"closed\"", r#"{"action":"closed"}"#);
+    check_inline(".a.b | . == 1 or . == 2", r#"{"a":{"b":2}}"#);
+    check_inline("$headers[\"x-kind\"] == \"push\"", "");
+    check_inline("$headers.nothing | not", "");
 }
 
 #[test]
-fn every_form_is_the_same_in_place() {
+fn every_inline_construct_gives_jaqs_result() {
     let body = r#" {"a":{"b":[10,"x",{"c":null}]},"s":"t\u00fcr\n","n":1.50,"big":1e999,
         "neg":-0,"dup":1,"dup":"last","e":{},"l":[],"t":true,"":"empty","i":9007199254740993} "#;
     for text in [
@@ -143,12 +143,12 @@ fn every_form_is_the_same_in_place() {
         "(.s.x)?",
         "[(.s.x)?]",
     ] {
-        in_place(text, body);
+        check_inline(text, body);
     }
 }
 
 #[test]
-fn what_is_not_plain_is_left_to_jaq() {
+fn other_expressions_and_bodies_are_left_to_jaq() {
     for text in [
         ".a.b.c",
         ".a",
@@ -165,7 +165,7 @@ fn what_is_not_plain_is_left_to_jaq() {
         "$headers",
         ".b.c.d == 1",
     ] {
-        left_to_jaq(text, br#"{"a":{"b":"x"},"s":"t","e":{},"b":{"c":[]}}"#);
+        check_left_to_jaq(text, br#"{"a":{"b":"x"},"s":"t","e":{},"b":{"c":[]}}"#);
     }
     let deep = format!("{{\"a\":1,\"b\":{}1{}}}", "[".repeat(125), "]".repeat(125));
     for body in [
@@ -179,18 +179,18 @@ fn what_is_not_plain_is_left_to_jaq() {
         b"{\"a\":12345678901234567890}",
         deep.as_bytes(),
     ] {
-        left_to_jaq(".a == 1", body);
+        check_left_to_jaq(".a == 1", body);
     }
-    with(b"a=1", |scene| {
+    with_event(b"a=1", |event| {
         let form =
-            EventContext { content_type: Some("application/x-www-form-urlencoded"), ..*scene };
-        let asks = |text: &str| Expression::new(text).unwrap().evaluate_inline(&form);
-        assert_eq!(asks(".a == 1"), None);
-        assert_eq!(asks("$source == \"shop\""), Some(Ok(b"true".to_vec())));
+            EventContext { content_type: Some("application/x-www-form-urlencoded"), ..*event };
+        let evaluate = |text: &str| Expression::new(text).unwrap().evaluate_inline(&form);
+        assert_eq!(evaluate(".a == 1"), None);
+        assert_eq!(evaluate("$source == \"shop\""), Some(Ok(b"true".to_vec())));
     });
 }
 
-/// Texts of expressions that may be simple.
+/// Expressions that may be simple.
 fn expressions() -> impl Strategy<Value = String> {
     const LITERALS: [&str; 24] = [
         "null",
@@ -244,7 +244,7 @@ fn expressions() -> impl Strategy<Value = String> {
     })
 }
 
-/// JSON with keys that expressions ask for, some of them twice.
+/// JSON with keys that the expressions use, some of them repeated.
 fn bodies() -> impl Strategy<Value = String> {
     const SCALARS: [&str; 22] = [
         "null",
@@ -288,12 +288,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn what_is_had_in_place_is_what_jaq_gives(text in expressions(), body in bodies()) {
+    fn inline_results_are_jaqs_results(text in expressions(), body in bodies()) {
         compare(&text, body.as_bytes());
     }
 
     #[test]
-    fn broken_bodies_are_what_they_are_to_jaq(
+    fn inline_results_of_malformed_bodies_are_jaqs_results(
         text in expressions(),
         body in bodies(),
         odd in string_regex("[\\x00-\\x7f\u{fc}]{0,2}").unwrap(),
@@ -306,18 +306,18 @@ proptest! {
     }
 
     #[test]
-    fn answers_of_intake_are_the_same_in_place(
+    fn inline_decisions_are_the_evaluators_decisions(
         when in expressions(),
         key in expressions(),
         body in bodies(),
     ) {
-        with(body.as_bytes(), |scene| answers(&when, &key, scene));
+        with_event(body.as_bytes(), |event| compare_decisions(&when, &key, event));
     }
 }
 
-fn answers(when: &str, key: &str, scene: &EventContext<'_>) {
+fn compare_decisions(when: &str, key: &str, event: &EventContext<'_>) {
     let [when, key] = [when, key].map(|text| Expression::new(text).unwrap());
-    let taker = HandlerExpressions {
+    let handler = HandlerExpressions {
         when: Some(when.clone()),
         ordering_key: Some(key.clone()),
         version_by: Some(key.clone()),
@@ -325,23 +325,23 @@ fn answers(when: &str, key: &str, scene: &EventContext<'_>) {
     };
     let text = |it: &Expression| Some(it.text().to_owned());
     let parts = [text(&when), None, text(&key), text(&key), None, None];
-    let asked = RequestedExpressions { dedupe: text(&key), handlers: vec![parts] };
-    let Some(found) = ExpressionSet::new(Some(key), vec![taker]).evaluate_inline(scene) else {
+    let requested = RequestedExpressions { dedupe: text(&key), handlers: vec![parts] };
+    let Some(found) = ExpressionSet::new(Some(key), vec![handler]).evaluate_inline(event) else {
         return;
     };
-    let request = EvaluatorRequest::Expressions(asked);
-    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(EvaluatorResponse::Expressions { dedupe, handlers: takers }) = came else {
-        panic!("no answers")
+    let request = EvaluatorRequest::Expressions(requested);
+    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()));
+    let Ok(EvaluatorResponse::Expressions { dedupe, handlers }) = response else {
+        panic!("no results")
     };
     assert_eq!(found.dedupe, dedupe);
-    match (&found.handlers[0], &takers[0]) {
+    match (&found.handlers[0], &handlers[0]) {
         (HandlerDecision::Skip, HandlerResult::Skip) => {}
-        (HandlerDecision::Run(wanted), HandlerResult::Run(made)) => {
-            let KeySet::One(keys) = &wanted.keys else { panic!("no keys") };
-            let bytes = &made.keys.as_ref().unwrap().bytes;
+        (HandlerDecision::Run(handler_match), HandlerResult::Run(output)) => {
+            let KeySet::One(keys) = &handler_match.keys else { panic!("no keys") };
+            let bytes = &output.keys.as_ref().unwrap().bytes;
             assert_eq!(RawJobKeys::decode(bytes).as_ref(), Some(keys));
-            assert!(made.faults.is_empty());
+            assert!(output.key_errors.is_empty());
         }
         (taken, verdict) => panic!("{taken:?}, but {verdict:?}"),
     }

@@ -1,4 +1,4 @@
-//! Values of simple expressions, compared as jaq compares them.
+//! Values of inline expressions, compared as jaq compares them.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -8,7 +8,7 @@ use jaq_json::{Num, Rc, Val};
 
 use super::NotInlineable;
 
-/// What an expression gives. An array or object of the body is known by its type alone.
+/// The output of an inline expression. Only the type of an array or object of the body is known.
 #[derive(Clone, Debug)]
 pub(in crate::expression) enum InlineValue<'a> {
     Null,
@@ -25,10 +25,10 @@ pub(in crate::expression) enum InlineValue<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::expression) struct InlineNumber<'a> {
     digits: Cow<'a, str>,
-    size: NumberValue,
+    value: NumberValue,
 }
 
-/// As jaq takes it.
+/// The value of a number, as jaq reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum NumberValue {
     Whole(i64),
@@ -36,19 +36,19 @@ enum NumberValue {
 }
 
 impl<'a> InlineNumber<'a> {
-    /// As it stands in an expression; `None`: a whole number beyond 64 bits.
-    pub fn literal(digits: &str) -> Option<InlineNumber<'static>> {
+    /// Parses a number in an expression; `None`: it is a whole number beyond 64 bits.
+    pub fn from_literal(digits: &str) -> Option<InlineNumber<'static>> {
         let number = InlineNumber::new(digits)?;
-        let digits = match number.size {
+        let digits = match number.value {
             // `007` is 7.
             NumberValue::Whole(whole) => whole.to_string(),
             NumberValue::Float(_) => digits.to_owned(),
         };
-        Some(InlineNumber { digits: Cow::Owned(digits), size: number.size })
+        Some(InlineNumber { digits: Cow::Owned(digits), value: number.value })
     }
 
-    pub fn negated(mut self) -> Self {
-        match &mut self.size {
+    pub fn negate(mut self) -> Self {
+        match &mut self.value {
             NumberValue::Whole(0) => {}
             NumberValue::Whole(whole) => {
                 *whole = -*whole;
@@ -62,24 +62,24 @@ impl<'a> InlineNumber<'a> {
         self
     }
 
-    /// A number of JSON; `None`: a whole number beyond 64 bits.
+    /// Parses a JSON number; `None`: it is a whole number beyond 64 bits.
     pub fn new(digits: &'a str) -> Option<Self> {
-        // The same as `json::number`.
+        // The same rule as in `json::number`.
         let is_whole = !digits.contains(['.', 'e', 'E']) && digits != "-0";
-        let size = if is_whole {
+        let value = if is_whole {
             NumberValue::Whole(digits.parse().ok()?)
         } else {
             NumberValue::Float(digits.parse().ok()?)
         };
-        Some(Self { digits: Cow::Borrowed(digits), size })
+        Some(Self { digits: Cow::Borrowed(digits), value })
     }
 
     fn cmp(&self, other: &Self) -> Ordering {
-        let float = |size| match size {
+        let float = |value| match value {
             NumberValue::Whole(whole) => whole as f64,
             NumberValue::Float(float) => float,
         };
-        match (self.size, other.size) {
+        match (self.value, other.value) {
             (NumberValue::Whole(one), NumberValue::Whole(other)) => one.cmp(&other),
             (one, other) => {
                 let (one, other) = (float(one), float(other));
@@ -90,8 +90,8 @@ impl<'a> InlineNumber<'a> {
 }
 
 impl<'a> InlineValue<'a> {
-    /// A value of JSON that is known to parse.
-    pub fn of_body(raw: &'a str) -> Result<Self, NotInlineable> {
+    /// Converts a value of JSON that is known to be valid.
+    pub fn from_json(raw: &'a str) -> Result<Self, NotInlineable> {
         Ok(match raw.as_bytes().first() {
             Some(b'n') => Self::Null,
             Some(b't') => Self::Bool(true),
@@ -112,7 +112,7 @@ impl<'a> InlineValue<'a> {
         !matches!(self, Self::Null | Self::Bool(false))
     }
 
-    /// Where the type's values stand among those of others.
+    /// The order of the types.
     fn rank(&self) -> u8 {
         match self {
             Self::Null => 0,
@@ -144,12 +144,12 @@ impl<'a> InlineValue<'a> {
         })
     }
 
-    /// As jaq has it, to be written like everything else.
+    /// Converts to jaq's value, which is then written like any other.
     pub fn into_val(self) -> Result<Val, NotInlineable> {
         Ok(match self {
             Self::Null => Val::Null,
             Self::Bool(value) => Val::Bool(value),
-            Self::Number(number) => match number.size {
+            Self::Number(number) => match number.value {
                 NumberValue::Whole(_) => {
                     Val::from_num(&number.digits).map_err(|_| NotInlineable)?
                 }
@@ -159,8 +159,8 @@ impl<'a> InlineValue<'a> {
             Self::Array(all) => all.into_iter().map(Self::into_val).collect::<Result<_, _>>()?,
             Self::Object(all) => {
                 let members = all.into_iter();
-                let members =
-                    members.map(|(key, it)| Ok((Val::from(key.into_owned()), it.into_val()?)));
+                let members = members
+                    .map(|(key, value)| Ok((Val::from(key.into_owned()), value.into_val()?)));
                 Val::obj(members.collect::<Result<_, NotInlineable>>()?)
             }
             Self::BodyArray | Self::BodyObject => return Err(NotInlineable),

@@ -1,20 +1,20 @@
-//! What jq 1.7's manual lists is there, and does what the manual says, but for what is refused and
-//! where the README says that jaq differs.
+//! Tests that everything in the manual of jq 1.7 works as described there, except for forbidden
+//! names and the documented differences between jaq and jq.
 
 use super::check;
 
 /// Expression, input, outputs.
-type Line = (&'static str, &'static str, &'static str);
+type Case = (&'static str, &'static str, &'static str);
 
 #[track_caller]
-fn check_all(lines: &[Line]) {
-    for (text, body, expected) in lines {
+fn check_all(cases: &[Case]) {
+    for (text, body, expected) in cases {
         check(text, body, expected);
     }
 }
 
 #[test]
-fn basics_are_there() {
+fn basic_filters_work() {
     check_all(&[
         (".a.b, .\"a\", .a?, .a[\"b\"]", r#"{"a":{"b":1}}"#, r#"1 {"b":1} {"b":1} 1"#),
         (".[2:4], .[:1], .[-2:], .[1], .[-1]", "[1,2,3,4]", "[3,4] [1] [3,4] 2 4"),
@@ -43,7 +43,7 @@ fn basics_are_there() {
 }
 
 #[test]
-fn control_is_there() {
+fn control_structures_work() {
     check_all(&[
         ("if . then 1 elif 2 then 3 else 4 end, if . then 5 end", "null", "3 null"),
         ("try error(\"x\") catch ., (error(\"y\"))?, (try error catch .)", "1", r#""x" 1"#),
@@ -88,7 +88,7 @@ fn control_is_there() {
 }
 
 #[test]
-fn arrays_and_objects_are_there() {
+fn array_and_object_functions_work() {
     check_all(&[
         (
             "length, keys, keys_unsorted, has(\"a\"), has(\"c\")",
@@ -177,7 +177,7 @@ fn arrays_and_objects_are_there() {
 }
 
 #[test]
-fn types_and_conversions_are_there() {
+fn types_and_conversions_work() {
     check_all(&[
         (
             "map(type)",
@@ -230,7 +230,7 @@ fn types_and_conversions_are_there() {
 }
 
 #[test]
-fn regular_expressions_are_there() {
+fn regular_expressions_work() {
     check_all(&[
         (
             "test(\"B\"; \"i\"), test(\"x\"), [match(\"(?<n>b)\") | .offset, .captures[0].name]",
@@ -257,7 +257,7 @@ fn regular_expressions_are_there() {
 }
 
 #[test]
-fn formats_are_there() {
+fn formats_work() {
     check_all(&[
         (
             "@text, @json, @html, @uri, @sh",
@@ -295,7 +295,7 @@ fn formats_are_there() {
 }
 
 #[test]
-fn mathematics_is_there() {
+fn mathematical_functions_work() {
     check_all(&[
         ("floor, ceil, round, trunc, nearbyint, fabs, abs", "-1.5", "-2 -1 -2 -1.0 -2.0 1.5 1.5"),
         (
@@ -338,7 +338,7 @@ fn mathematics_is_there() {
 }
 
 #[test]
-fn dates_are_there_and_local_time_is_utc() {
+fn date_functions_work_and_local_time_is_utc() {
     check_all(&[
         (
             "todate, date, todateiso8601, (todate | fromdate), (todate | fromdateiso8601)",

@@ -1,15 +1,15 @@
-//! Faults have their place and say what is wrong; whatever the text nests.
+//! Errors in expressions have their location and a message, however deep the text nests.
 
 use crate::expression::{CompileError, Expression};
 
 #[track_caller]
 fn check(text: &str, line: usize, column: usize, expected: &str) {
-    let wrong = Expression::new(text).unwrap_err();
-    assert_eq!(wrong, CompileError { line, column, text: expected.to_owned() }, "{text}");
+    let error = Expression::new(text).unwrap_err();
+    assert_eq!(error, CompileError { line, column, text: expected.to_owned() }, "{text}");
 }
 
 #[test]
-fn what_leads_out_of_an_expression_is_refused_by_name() {
+fn names_that_reach_out_of_an_expression_are_rejected_by_name() {
     for name in ["debug", "env", "halt", "halt_error", "input", "inputs", "stderr"] {
         let expected = format!("`{name}` is not allowed here");
         check(&format!(".a\n| {name}"), 2, 3, &expected);
@@ -29,7 +29,7 @@ fn what_leads_out_of_an_expression_is_refused_by_name() {
 }
 
 #[test]
-fn a_fault_has_its_place() {
+fn an_error_has_its_line_and_column() {
     check("", 1, 1, "it is empty");
     check(" \n ", 1, 1, "it is empty");
     check(&" ".repeat(4097).replacen(' ', ".", 1), 1, 1, "it is longer than 4 KiB");
@@ -53,7 +53,7 @@ fn a_fault_has_its_place() {
 }
 
 #[test]
-fn four_kilobytes_of_anything_are_read() {
+fn four_kilobytes_of_any_nesting_compile_or_fail_cleanly() {
     for part in [
         "(",
         "[",

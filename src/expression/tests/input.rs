@@ -1,19 +1,19 @@
-//! What `.` and the variables are.
+//! Tests of `.` and the variables.
 
 use super::{check, outputs};
 use crate::expression::EventContext;
 
 #[track_caller]
 fn body(content_type: Option<&str>, body: &[u8], expected: &str) {
-    let scene = EventContext { body, content_type, ..EventContext::default() };
+    let event = EventContext { body, content_type, ..EventContext::default() };
     let shown = String::from_utf8_lossy(body);
-    assert_eq!(outputs(".", &scene).join(" "), expected, "{content_type:?} {shown}");
+    assert_eq!(outputs(".", &event).join(" "), expected, "{content_type:?} {shown}");
 }
 
 const JSON: Option<&str> = Some("application/json");
 
 #[test]
-fn json_is_read_where_its_type_says_so() {
+fn a_body_is_json_if_its_content_type_says_so() {
     body(JSON, b" [1] ", "[1]");
     body(Some("Application/JSON; charset=utf-8"), b"[1]", "[1]");
     body(Some("application/cloudevents+json"), b"[1]", "[1]");
@@ -34,18 +34,18 @@ fn one_byte_order_mark_before_the_body_is_skipped() {
     body(JSON, b"\xef\xbb\xbf\xef\xbb\xbf[1]", "\"\u{feff}[1]\"");
     let part = "\u{feff}--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--x--\r\n";
     body(Some("multipart/form-data; boundary=x"), part.as_bytes(), r#"{"a":"1"}"#);
-    // In place too.
-    let scene = EventContext {
+    // Inline too.
+    let event = EventContext {
         body: b"\xef\xbb\xbf{\"a\":\"b\"}",
         content_type: JSON,
         ..EventContext::default()
     };
-    let found = crate::expression::Expression::new(".a").unwrap().evaluate_inline(&scene);
+    let found = crate::expression::Expression::new(".a").unwrap().evaluate_inline(&event);
     assert_eq!(found, Some(Ok(b"\"b\"".to_vec())));
 }
 
 #[test]
-fn without_such_a_type_it_is_json_where_it_parses() {
+fn a_body_of_an_unspecific_type_is_json_if_it_parses() {
     for content_type in [None, Some("text/plain; charset=utf-8"), Some("application/octet-stream")]
     {
         body(content_type, b"{\"a\":1}", r#"{"a":1}"#);
@@ -73,13 +73,13 @@ fn numbers_keep_their_digits() {
 }
 
 #[test]
-fn of_a_key_given_twice_the_last_counts() {
+fn the_last_value_of_a_repeated_key_counts() {
     body(JSON, br#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#);
     body(JSON, br#"{"a":1.5,"b":2,"a":3.50}"#, r#"{"a":3.50,"b":2}"#);
 }
 
 #[test]
-fn half_a_surrogate_pair_is_no_json() {
+fn a_lone_surrogate_is_not_json() {
     body(JSON, br#"["\ud83d\ude00"]"#, "[\"\u{1f600}\"]");
     body(JSON, br#"["\ud83d"]"#, r#""[\"\\ud83d\"]""#);
     body(JSON, br#"[1.5,"\ude00"]"#, r#""[1.5,\"\\ude00\"]""#);
@@ -100,8 +100,8 @@ fn json_is_read_to_a_depth_of_128() {
     body(JSON, "{\"a\":".repeat(200).as_bytes(), "null");
     let text = format!("[\"{}\"", "[".repeat(200));
     body(JSON, text.as_bytes(), &serde_json::to_string(&text).unwrap());
-    check("fromjson", &format!("{:?}", nested(129, "")), "fault: fromjson: nested deeper than 128");
-    check("fromjson", "\"[1\"", "fault: fromjson: EOF while parsing a list at line 1 column 2");
+    check("fromjson", &format!("{:?}", nested(129, "")), "error: fromjson: nested deeper than 128");
+    check("fromjson", "\"[1\"", "error: fromjson: EOF while parsing a list at line 1 column 2");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn forms_are_objects() {
 fn variables_are_set() {
     let headers: [(&str, &[u8]); 4] =
         [("x-a", b"1"), ("content-type", b"text/plain"), ("x-a", b"2"), ("x-b", b"\xe4")];
-    let scene = EventContext {
+    let event = EventContext {
         body: b"x",
         content_type: None,
         source: "shop",
@@ -145,7 +145,7 @@ fn variables_are_set() {
         "42",
     ];
     let text = "$source, $headers, $query, $path, $params, $ip, $received_at, $event";
-    assert_eq!(outputs(text, &scene), expected);
-    let bare = EventContext::default();
-    assert_eq!(outputs("$query, $headers, $params, $event", &bare), ["{}", "{}", "{}", "null"]);
+    assert_eq!(outputs(text, &event), expected);
+    let empty = EventContext::default();
+    assert_eq!(outputs("$query, $headers, $params, $event", &empty), ["{}", "{}", "{}", "null"]);
 }

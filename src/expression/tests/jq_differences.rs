@@ -1,16 +1,16 @@
-//! Where jaq differs from jq, in the order of README.md.
+//! Tests of the differences between jaq and jq, in the order of docs/expressions.md.
 
 use super::check;
 
 #[test]
-fn jaq_differs_from_jq_as_the_readme_says() {
-    check(".a = 1", "null", "fault: cannot use null as iterable (array or object)");
-    check(".a.b = 1", "{}", "fault: cannot use null as iterable (array or object)");
-    check(".[0] = 1", "[]", "fault: index 0 out of bounds");
+fn jaq_differs_from_jq_as_documented() {
+    check(".a = 1", "null", "error: cannot use null as iterable (array or object)");
+    check(".a.b = 1", "{}", "error: cannot use null as iterable (array or object)");
+    check(".[0] = 1", "[]", "error: index 0 out of bounds");
     check("setpath([\"a\", \"b\"]; 1)", "{}", r#"{"a":{"b":1}}"#);
 
     check(".[0] / .[1], .[2]", "[4,2,1.10]", "2.0 1.10");
-    check("1 / 0", "null", "fault: its output is not JSON: infinity");
+    check("1 / 0", "null", "error: its output is not JSON: infinity");
 
     check("[(1, 2) + (10, 20)]", "null", "[11,21,12,22]");
 
@@ -18,7 +18,7 @@ fn jaq_differs_from_jq_as_the_readme_says() {
     check(
         "from_entries",
         r#"[{"name":"a","value":1}]"#,
-        "fault: its output is not JSON: a key that is not text",
+        "error: its output is not JSON: a key that is not text",
     );
     check(".[0]", "{}", "null");
     assert!(crate::expression::Expression::new(". as [$a] ?// $a | $a").is_err());

@@ -1,4 +1,4 @@
-//! What expressions give, asked of the evaluator in this process: nothing here is hostile.
+//! Tests of expressions by the evaluator in this process: nothing here is hostile.
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
@@ -12,15 +12,15 @@ mod jq_differences;
 mod output;
 mod queue;
 
-/// All outputs, and the reason why there are no more.
-fn outputs(text: &str, scene: &EventContext<'_>) -> Vec<String> {
-    Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"));
+/// All outputs, or the error.
+fn outputs(text: &str, event: &EventContext<'_>) -> Vec<String> {
+    Expression::new(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
     let request = EvaluatorRequest::Outputs { text: text.to_owned(), max: 100 };
-    let came = with_large_stack(|| Evaluator::default().answer(&request, scene, &|_| ()));
-    let Ok(EvaluatorResponse::Outputs(outputs)) = came else { panic!("{text}: no outputs") };
+    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()));
+    let Ok(EvaluatorResponse::Outputs(outputs)) = response else { panic!("{text}: no outputs") };
     let packed = match outputs {
         Ok(packed) => packed,
-        Err(reason) => return vec![format!("fault: {reason}")],
+        Err(reason) => return vec![format!("error: {reason}")],
     };
     let mut start = 0;
     let texts = packed.ends.iter().map(|end| {
@@ -31,7 +31,7 @@ fn outputs(text: &str, scene: &EventContext<'_>) -> Vec<String> {
     texts.collect()
 }
 
-fn of_json<'a>(body: &'a str) -> EventContext<'a> {
+fn json_event<'a>(body: &'a str) -> EventContext<'a> {
     EventContext {
         body: body.as_bytes(),
         content_type: Some("application/json"),
@@ -39,8 +39,8 @@ fn of_json<'a>(body: &'a str) -> EventContext<'a> {
     }
 }
 
-/// `expected`: the outputs, between blanks.
+/// `expected`: the outputs, separated by spaces.
 #[track_caller]
 fn check(text: &str, body: &str, expected: &str) {
-    assert_eq!(outputs(text, &of_json(body)).join(" "), expected, "{text} of {body}");
+    assert_eq!(outputs(text, &json_event(body)).join(" "), expected, "{text} of {body}");
 }

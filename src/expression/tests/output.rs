@@ -1,6 +1,6 @@
-//! What is given, as it is kept: keys, stamps, items, and what is not JSON.
+//! Tests of outputs: keys, versions, items, and what is not JSON.
 
-use super::{check, of_json};
+use super::{check, json_event};
 use crate::domain::version_value::VersionValue;
 use crate::expression::compiler::with_large_stack;
 use crate::expression::evaluate::Evaluator;
@@ -8,30 +8,31 @@ use crate::expression::output::HandlerResult;
 use crate::expression::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
 use crate::expression::request::RawJobKeys;
 
-/// `dedupe` and one handler: `when`, `split`, and the `…_by`.
-fn ask(
+/// Evaluates `dedupe` and the expressions of one handler.
+fn evaluate(
     dedupe: &str,
     parts: [&str; 6],
     body: &str,
 ) -> (Result<Option<String>, String>, HandlerResult) {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let asked = RequestedExpressions { dedupe: some(dedupe), handlers: vec![parts.map(some)] };
-    let request = EvaluatorRequest::Expressions(asked);
-    let scene = of_json(body);
-    let came = with_large_stack(|| Evaluator::default().answer(&request, &scene, &|_| ()));
-    let Ok(EvaluatorResponse::Expressions { dedupe, handlers: mut takers }) = came else {
-        panic!("no answers")
+    let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let requested =
+        RequestedExpressions { dedupe: non_empty(dedupe), handlers: vec![parts.map(non_empty)] };
+    let request = EvaluatorRequest::Expressions(requested);
+    let event = json_event(body);
+    let response = with_large_stack(|| Evaluator::default().evaluate(&request, &event, &|_| ()));
+    let Ok(EvaluatorResponse::Expressions { dedupe, mut handlers }) = response else {
+        panic!("no results")
     };
-    (dedupe, takers.remove(0))
+    (dedupe, handlers.remove(0))
 }
 
 fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
-    ask(expression, [""; 6], body).0
+    evaluate(expression, [""; 6], body).0
 }
 
-/// Items, the keys of each, and faults.
+/// The items, the keys of each, and the errors.
 fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<String>) {
-    let HandlerResult::Run(made) = ask("", parts, body).1 else { panic!("not taken") };
+    let HandlerResult::Run(output) = evaluate("", parts, body).1 else { panic!("not taken") };
     let texts = |packed: crate::expression::output::PackedStrings| {
         let mut start = 0;
         let ends = packed.ends.into_iter();
@@ -42,21 +43,21 @@ fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<Str
         });
         text.collect::<Vec<_>>()
     };
-    let items = made.items.map(texts).unwrap_or_default();
+    let items = output.items.map(texts).unwrap_or_default();
     let items = items.into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
-    let keys = made.keys.map(texts).unwrap_or_default();
-    (items, keys.iter().map(|keys| RawJobKeys::decode(keys).unwrap()).collect(), made.faults)
+    let keys = output.keys.map(texts).unwrap_or_default();
+    (items, keys.iter().map(|keys| RawJobKeys::decode(keys).unwrap()).collect(), output.key_errors)
 }
 
 #[test]
-fn what_is_not_json_is_a_fault() {
-    check("nan", "null", "fault: its output is not JSON: NaN");
-    check("1 / 0", "null", "fault: its output is not JSON: infinity");
-    check("[-infinite]", "null", "fault: its output is not JSON: infinity");
-    check("tobytes", "\"a\"", "fault: its output is not JSON: bytes");
-    check("{(\"a\", 1): 2}", "null", "fault: its output is not JSON: a key that is not text");
-    check("@base64d", "\"/w==\"", "fault: its output is not JSON: text that is not UTF-8");
-    check("reduce range(20000) as $i (0; [.])", "null", "fault: its output is nested too deep");
+fn an_output_that_is_not_json_is_an_error() {
+    check("nan", "null", "error: its output is not JSON: NaN");
+    check("1 / 0", "null", "error: its output is not JSON: infinity");
+    check("[-infinite]", "null", "error: its output is not JSON: infinity");
+    check("tobytes", "\"a\"", "error: its output is not JSON: bytes");
+    check("{(\"a\", 1): 2}", "null", "error: its output is not JSON: a key that is not text");
+    check("@base64d", "\"/w==\"", "error: its output is not JSON: text that is not UTF-8");
+    check("reduce range(20000) as $i (0; [.])", "null", "error: its output is nested too deep");
     assert!(key("nan", "0").is_err());
 }
 
@@ -75,7 +76,7 @@ fn a_key_is_the_first_output_as_text() {
 }
 
 #[test]
-fn a_long_key_stays_itself_and_a_long_reason_is_cut() {
+fn a_long_key_stays_unique_and_a_long_reason_is_shortened() {
     let long = |last: &str| format!("\"{}{last}\"", "\u{fc}".repeat(2000));
     let (one, other) = (key(".", &long("1")).unwrap(), key(".", &long("2")).unwrap());
     assert_ne!(one, other);
@@ -86,20 +87,20 @@ fn a_long_key_stays_itself_and_a_long_reason_is_cut() {
 }
 
 #[test]
-fn an_event_is_taken_where_any_output_is_neither_false_nor_null() {
-    let taken = |when: &str| ask("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
-    assert!(matches!(taken("null, false, 0"), HandlerResult::Run(_)));
-    assert!(matches!(taken("1, error(\"x\")"), HandlerResult::Run(_)));
+fn when_holds_if_any_output_is_neither_false_nor_null() {
+    let result = |when: &str| evaluate("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
+    assert!(matches!(result("null, false, 0"), HandlerResult::Run(_)));
+    assert!(matches!(result("1, error(\"x\")"), HandlerResult::Run(_)));
     for none in ["null", "false, null", "empty", ".a[] | . == 2"] {
-        assert!(matches!(taken(none), HandlerResult::Skip), "{none}");
+        assert!(matches!(result(none), HandlerResult::Skip), "{none}");
     }
-    assert!(matches!(taken("null, error(\"x\"), 1"), HandlerResult::Failed { which: 0, .. }));
+    assert!(matches!(result("null, error(\"x\"), 1"), HandlerResult::Failed { key_index: 0, .. }));
 }
 
 #[test]
 fn each_output_of_a_split_is_an_item_with_its_keys() {
     let body = r#"{"all":[{"id":1,"at":"b"},{"id":2.50,"at":7},{"id":null,"at":[1]}]}"#;
-    let (items, keys, faults) = items(["", ".all[]", ".id", ".at", "$source", ""], body);
+    let (items, keys, errors) = items(["", ".all[]", ".id", ".at", "$source", ""], body);
     assert_eq!(items, [r#"{"id":1,"at":"b"}"#, r#"{"id":2.50,"at":7}"#, r#"{"id":null,"at":[1]}"#]);
     let text = |text: &str| Some(text.to_owned());
     let expected = [
@@ -116,31 +117,31 @@ fn each_output_of_a_split_is_an_item_with_its_keys() {
         RawJobKeys::default(),
     ];
     assert_eq!(keys, expected);
-    assert!(faults.is_empty());
+    assert!(errors.is_empty());
 }
 
 #[test]
 fn a_split_is_all_or_nothing() {
-    let split = |split: &str| ask("", ["", split, "", "", "", ""], "[1,2]").1;
+    let split = |split: &str| evaluate("", ["", split, "", "", "", ""], "[1,2]").1;
     let failed = |verdict| match verdict {
-        HandlerResult::Failed { which: 1, reason } => reason,
+        HandlerResult::Failed { key_index: 1, reason } => reason,
         verdict => panic!("{verdict:?}"),
     };
     assert_eq!(failed(split(".[], error(\"x\")")), "x");
     assert_eq!(failed(split("range(100001)")), "more than 100,000 items");
     assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
-    let keys = ask("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
+    let keys = evaluate("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
     assert_eq!(failed(keys), "more than 64 MiB of output");
-    let HandlerResult::Run(made) = split("range(100000)") else { panic!("too many") };
-    assert_eq!(made.items.unwrap().len(), 100_000);
-    let HandlerResult::Run(made) = split("empty") else { panic!("not taken") };
-    assert_eq!((made.items.unwrap().len(), made.keys.is_none()), (0, true));
+    let HandlerResult::Run(output) = split("range(100000)") else { panic!("too many") };
+    assert_eq!(output.items.unwrap().len(), 100_000);
+    let HandlerResult::Run(output) = split("empty") else { panic!("not taken") };
+    assert_eq!((output.items.unwrap().len(), output.keys.is_none()), (0, true));
 }
 
 #[test]
-fn a_key_that_fails_is_none_and_noted_once() {
+fn a_failed_key_is_no_key_and_is_recorded_once() {
     let parts = ["", ".[]", ".a", ".b?, (\"x\" * 3000)", "", "error(\"c\")"];
-    let (items, keys, faults) = items(parts, r#"[{"a":1},2,3,{"a":4,"b":5}]"#);
+    let (items, keys, errors) = items(parts, r#"[{"a":1},2,3,{"a":4,"b":5}]"#);
     assert_eq!(items.len(), 4);
     assert_eq!(keys[0].ordering_key.as_deref(), Some("1"));
     assert_eq!((&keys[1].ordering_key, &keys[1].version), (&None, &None));
@@ -149,11 +150,11 @@ fn a_key_that_fails_is_none_and_noted_once() {
         "version_by: item 2: longer than 2 KiB (1 more)",
         "debounce_by: item 1: c (3 more)",
     ];
-    assert_eq!(faults, expected);
+    assert_eq!(errors, expected);
 }
 
 #[test]
-fn what_jaq_panics_at_is_a_fault() {
+fn a_panic_of_jaq_is_an_error() {
     let reason = key("\"xx\" * 9223372036854775807", "1").unwrap_err();
-    assert!(reason.starts_with("jaq gave up: "), "{reason}");
+    assert!(reason.starts_with("jaq panicked: "), "{reason}");
 }

@@ -1,4 +1,4 @@
-//! Who is next, and who is told to come again.
+//! Tests of the queue: which request is next, and which is busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,96 +8,94 @@ use crate::expression::queue::{
     EvaluationQueue, EvaluationRequest, Priority, QueueEvent, RequestKind,
 };
 
-/// A job whose `told` counts when it is told that all are busy.
-fn job(party: u64, bytes: usize, told: &Arc<AtomicUsize>) -> EvaluationRequest {
-    let told = Arc::clone(told);
-    let tell = Box::new(move |_| {
-        told.fetch_add(1, Ordering::SeqCst);
+/// A request that counts in `busy_count` when it completes as busy.
+fn request(source: u64, bytes: usize, busy_count: &Arc<AtomicUsize>) -> EvaluationRequest {
+    let busy_count = Arc::clone(busy_count);
+    let callback = Box::new(move |_| {
+        busy_count.fetch_add(1, Ordering::SeqCst);
     });
-    let (lane, since) = (Priority::Intake, Instant::now());
-    let (began, lost, killed, scene, what) = (None, 0, 0, vec![0; bytes], RequestKind::Finished);
     EvaluationRequest {
-        fairness_key: party,
-        priority: lane,
-        kind: what,
-        encoded_event: scene,
-        queued_at: since,
-        started_at: began,
-        lost_processes: lost,
-        killed_processes: killed,
-        callback: Some(tell),
+        fairness_key: source,
+        priority: Priority::Intake,
+        kind: RequestKind::Finished,
+        encoded_event: vec![0; bytes],
+        queued_at: Instant::now(),
+        started_at: None,
+        lost_processes: 0,
+        killed_processes: 0,
+        callback: Some(callback),
     }
 }
 
-/// The party and the number of jobs of the next group, if there is one at once.
+/// The source and the number of requests of the next group, if there is one at once.
 fn next(queue: &EvaluationQueue) -> Option<(u64, usize)> {
     match queue.next(Priority::Intake, Some(Duration::ZERO)) {
-        QueueEvent::Group(jobs) => Some((jobs[0].fairness_key, jobs.len())),
+        QueueEvent::Group(requests) => Some((requests[0].fairness_key, requests.len())),
         QueueEvent::Idle | QueueEvent::Closed => None,
     }
 }
 
 #[test]
-fn a_group_is_of_one_party_and_parties_take_turns() {
-    let (queue, told) = (EvaluationQueue::new(4), Arc::default());
-    for party in [1, 1, 2].repeat(10) {
-        queue.enqueue(job(party, 10, &told));
+fn a_group_has_requests_of_one_source_and_sources_take_turns() {
+    let (queue, busy_count) = (EvaluationQueue::new(4), Arc::default());
+    for source in [1, 1, 2].repeat(10) {
+        queue.enqueue(request(source, 10, &busy_count));
     }
     assert_eq!(next(&queue), Some((1, 8)));
     assert_eq!(next(&queue), Some((2, 8)));
     assert_eq!(next(&queue), Some((1, 8)));
     assert_eq!(next(&queue), Some((2, 2)));
-    // It holds two of four: one more, and no further.
+    // Source 1 holds two of four processes: it gets one more and no further.
     assert_eq!(next(&queue), Some((1, 4)));
-    queue.enqueue(job(1, 10, &told));
+    queue.enqueue(request(1, 10, &busy_count));
     assert_eq!(next(&queue), None);
     queue.release(Priority::Intake, 1);
     assert_eq!(next(&queue), Some((1, 1)));
 }
 
 #[test]
-fn what_is_large_goes_alone_and_what_is_too_much_is_told_at_once() {
-    let (queue, told) = (EvaluationQueue::new(2), Arc::default());
+fn a_large_request_is_alone_in_its_group_and_one_beyond_the_limits_is_busy_at_once() {
+    let (queue, busy_count) = (EvaluationQueue::new(2), Arc::default());
     for _ in 0..20 {
-        queue.enqueue(job(1, 1 << 20, &told));
+        queue.enqueue(request(1, 1 << 20, &busy_count));
     }
-    assert_eq!(told.load(Ordering::SeqCst), 12, "half of it is left to others");
-    queue.enqueue(job(3, 100 << 20, &told));
-    assert_eq!(told.load(Ordering::SeqCst), 12, "one fits, however large");
+    assert_eq!(busy_count.load(Ordering::SeqCst), 12, "half of the bytes is left to others");
+    queue.enqueue(request(3, 100 << 20, &busy_count));
+    assert_eq!(busy_count.load(Ordering::SeqCst), 12, "one request fits, however large");
     assert_eq!(next(&queue), Some((1, 1)));
     assert_eq!(next(&queue), Some((3, 1)));
-    queue.enqueue(job(2, 50 << 10, &told));
-    queue.enqueue(job(2, 50 << 10, &told));
+    queue.enqueue(request(2, 50 << 10, &busy_count));
+    queue.enqueue(request(2, 50 << 10, &busy_count));
     assert_eq!(next(&queue), Some((2, 1)));
 }
 
 #[test]
-fn who_waits_for_too_long_is_told() {
-    let (queue, told) = (EvaluationQueue::new(2), Arc::default());
-    let mut old = job(1, 1, &told);
+fn a_request_that_waits_too_long_is_busy() {
+    let (queue, busy_count) = (EvaluationQueue::new(2), Arc::default());
+    let mut old = request(1, 1, &busy_count);
     old.queued_at -= Priority::Intake.max_wait();
     queue.enqueue(old);
-    queue.enqueue(job(1, 1, &told));
+    queue.enqueue(request(1, 1, &busy_count));
     assert!(queue.expire_waiting(Priority::Intake));
-    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(busy_count.load(Ordering::SeqCst), 1);
     assert_eq!(next(&queue), Some((1, 1)));
-    queue.enqueue(job(2, 1, &told));
+    queue.enqueue(request(2, 1, &busy_count));
     queue.close();
-    queue.enqueue(job(2, 1, &told));
+    queue.enqueue(request(2, 1, &busy_count));
     assert!(!queue.expire_waiting(Priority::Intake));
-    // The one that was taken was dropped, and so told.
-    assert_eq!(told.load(Ordering::SeqCst), 4);
+    // The request that was taken was dropped, and so completed.
+    assert_eq!(busy_count.load(Ordering::SeqCst), 4);
 }
 
 #[test]
-fn where_no_thread_can_be_had_what_waits_is_told() {
-    let (queue, told) = (EvaluationQueue::new(2), Arc::default());
-    assert!(queue.enqueue(job(1, 1, &told)), "it asks for a thread");
-    assert!(queue.enqueue(job(2, 1, &told)), "and for another");
+fn requests_are_busy_if_no_thread_starts() {
+    let (queue, busy_count) = (EvaluationQueue::new(2), Arc::default());
+    assert!(queue.enqueue(request(1, 1, &busy_count)), "it requests a thread");
+    assert!(queue.enqueue(request(2, 1, &busy_count)), "and another");
     queue.on_thread_failed(Priority::Intake);
-    assert_eq!(told.load(Ordering::SeqCst), 0, "the other may come");
+    assert_eq!(busy_count.load(Ordering::SeqCst), 0, "the other thread may come");
     queue.on_thread_failed(Priority::Intake);
-    assert_eq!(told.load(Ordering::SeqCst), 2);
-    assert!(queue.enqueue(job(1, 1, &told)), "it is asked for again");
+    assert_eq!(busy_count.load(Ordering::SeqCst), 2);
+    assert!(queue.enqueue(request(1, 1, &busy_count)), "it requests a thread again");
     assert_eq!(next(&queue), Some((1, 1)));
 }
