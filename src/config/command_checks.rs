@@ -1,5 +1,5 @@
-//! What `check` warns of although it is no fault: a program that can't be started now may be
-//! installed a moment later, a folder made or given away.
+//! Warnings about commands. They are not errors, as a program may be installed or a folder created
+//! a moment later.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,31 +22,31 @@ fn warn_about_program(table: &TomlTable<'_>, handler: &Handler) {
     let (Some(program), Some(value)) = (handler.command.first(), table.get("command")) else {
         return;
     };
-    let shown = parse::quote(program);
+    let quoted = parse::quote(program);
     let reason = if program.contains('/') {
         let remedy = match check_executable(Path::new(program)) {
             ProgramCheck::Executable => return,
             ProgramCheck::NotExecutable => format!("is not executable: chmod +x {program}"),
             ProgramCheck::Missing => "does not exist: expected a program".to_owned(),
         };
-        format!("names {shown}, which {remedy}")
+        format!("names {quoted}, which {remedy}")
     } else if in_path(program, handler) {
         return;
     } else {
-        format!("names {shown}, which is not in PATH: install it, or write its path with a slash")
+        format!("names {quoted}, which is not in PATH: install it, or write its path with a slash")
     };
     value.warn(reason);
 }
 
-/// What a CGI program is to run is seen by nobody but that program, which may say little.
+/// Warns about a missing CGI script: only the interpreter would report it, and may say little.
 fn warn_about_script(table: &TomlTable<'_>, handler: &Handler) {
     let [_, .., script] = handler.command.as_slice() else { return };
     if handler.mode == Mode::Cgi
         && !handler.directory.join(script).is_file()
         && let Some(value) = table.get("command")
     {
-        let shown = parse::quote(script);
-        value.warn(format!("ends with {shown}, which does not exist: expected a script"));
+        let quoted = parse::quote(script);
+        value.warn(format!("ends with {quoted}, which does not exist: expected a script"));
     }
 }
 
@@ -56,7 +56,7 @@ enum ProgramCheck {
     Missing,
 }
 
-/// By the file's mode, since `check` is often run by another user than the server.
+/// Checks a program by the file's mode, as `check` often runs as another user than the server.
 fn check_executable(program: &Path) -> ProgramCheck {
     match program.metadata() {
         Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => {
@@ -68,46 +68,48 @@ fn check_executable(program: &Path) -> ProgramCheck {
 }
 
 fn in_path(program: &str, handler: &Handler) -> bool {
-    let own = handler.env.iter().find(|(name, _)| name == "PATH");
-    let path = match own {
+    let path_variable = handler.env.iter().find(|(name, _)| name == "PATH");
+    let path = match path_variable {
         Some((_, EnvValue::Text(path))) => path.into(),
-        // Not to be read here.
+        // `check` does not read secrets of the environment.
         Some((_, EnvValue::Secret(_))) => return true,
         None => std::env::var_os("PATH").unwrap_or_default(),
     };
-    let found = |folder: PathBuf| {
+    let is_found = |folder: PathBuf| {
         matches!(check_executable(&folder.join(program)), ProgramCheck::Executable)
     };
-    std::env::split_paths(&path).any(|folder| found(handler.directory.join(folder)))
+    std::env::split_paths(&path).any(|folder| is_found(handler.directory.join(folder)))
 }
 
-/// Only who runs it can tell whether a folder may be written to: modes are not all there is to it
-/// (`ProtectSystem=`), so this asks for the user that `check` runs as.
+/// Warns about a folder that this user can't write to. A file mode does not decide that alone
+/// (`ProtectSystem=`), so this asks the system, for the user who runs `check`.
 fn warn_about_directory(table: &TomlTable<'_>, handler: &Handler) {
     let folder = &handler.directory;
     let at = table.get("directory").map_or(table.at, |value| value.at);
-    let shown = parse::quote(&folder.to_string_lossy());
+    let quoted = parse::quote(&folder.to_string_lossy());
     let key = format!("{}.directory", table.key);
     if !folder.is_dir() {
-        table.log.warn(at, format!("{key} is {shown}: no such folder"));
+        table.log.warn(at, format!("{key} is {quoted}: no such folder"));
     } else if accessat(CWD, folder, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        let text =
-            format!("{key} is {shown}, where this user can't write: a command that does fails");
+        let text = format!(
+            "{key} is {quoted}, where this user can't write: a command that writes there fails"
+        );
         table.log.warn(at, text);
     }
 }
 
-/// Handlers that together ask for more than there is take turns, which may be what is meant.
+/// Warns if the handlers' concurrency adds up to more than the threads. They take turns then, which
+/// may be intended.
 pub(super) fn warn_about_threads(
     handlers: &[Handler],
     threads: usize,
     at: Location,
     log: &Diagnostics,
 ) {
-    let asked: usize = handlers.iter().map(|handler| handler.concurrency).sum();
-    if asked > threads {
+    let total: usize = handlers.iter().map(|handler| handler.concurrency).sum();
+    if total > threads {
         let text = format!(
-            "workers.threads is {threads}: the handlers' concurrency adds up to {asked}: no more \
+            "workers.threads is {threads}: the handlers' concurrency adds up to {total}: no more \
              than {threads} jobs run at once"
         );
         log.warn(at, text);

@@ -1,8 +1,8 @@
-//! Faults and warnings with their places, and the log that collects them while files are read.
+//! Configuration errors and warnings with their locations, and the collector of both.
 //!
-//! Nothing that reads config.toml stops at the first fault: it notes it here, goes on with a
-//! default, and `load` gives all of them at the end. Where a file is broken TOML, what seems to be
-//! missing may only be unreadable: such faults are left out until the TOML is mended.
+//! Reading config.toml does not stop at the first error. It records the error here and goes on with
+//! a default, and `load` returns all errors at the end. In a file with a syntax error, a missing
+//! key may only be unreadable. Such errors are left out until the syntax is fixed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use super::secret::SecretReference;
 
-/// One thing that is wrong, and where.
+/// An error in the configuration, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub file: PathBuf,
-    /// From 1; `None`: the file as a whole.
+    /// Counts from 1; `None`: the file as a whole.
     pub line: Option<usize>,
     /// `handlers.crm.timeout is "30 secs": expected a duration such as "30s"`
     pub text: String,
@@ -30,17 +30,17 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// All that is wrong, a line each, in the order of files and lines.
+/// All errors, one on each line, in the order of files and lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
+        for (i, error) in self.0.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
-            fault.fmt(f)?;
+            error.fmt(f)?;
         }
         Ok(())
     }
@@ -48,7 +48,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// A file (by its order of reading) and a line, from 1; 0 is the file as a whole.
+/// A file (in the order of reading) and a line, from 1; line 0 is the file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Location {
     pub file: usize,
@@ -57,15 +57,15 @@ pub(super) struct Location {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConfigErrorKind {
-    /// The TOML itself: nothing else on its line is worth a word.
+    /// The TOML is invalid. Other errors on the same line are left out.
     Syntax,
-    /// Something that is there is wrong.
+    /// A value or key is invalid.
     Invalid,
-    /// Something is not there: nothing to rely on in broken TOML.
+    /// A key is missing, which says nothing in a file with a syntax error.
     Missing,
 }
 
-/// Collects while files are read.
+/// Collects errors, warnings and secrets while files are read.
 #[derive(Default)]
 pub(super) struct Diagnostics {
     files: RefCell<Vec<PathBuf>>,
@@ -76,7 +76,7 @@ pub(super) struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// A file that is about to be read, named as people will see it.
+    /// Adds a file that is about to be read, by its name for messages.
     pub fn add_file(&self, name: &Path) -> usize {
         let mut files = self.files.borrow_mut();
         files.push(name.to_owned());
@@ -100,15 +100,15 @@ impl Diagnostics {
         self.warnings.borrow_mut().push((at, text));
     }
 
-    pub fn add_secret(&self, used: SecretReference) {
-        self.secrets.borrow_mut().push(used);
+    pub fn add_secret(&self, reference: SecretReference) {
+        self.secrets.borrow_mut().push(reference);
     }
 
     pub fn file_name(&self, at: Location) -> PathBuf {
         self.files.borrow().get(at.file).cloned().unwrap_or_default()
     }
 
-    /// `config.toml:3`, to point at another place from within a fault.
+    /// `config.toml:3`, for a message that refers to another location.
     pub fn display_location(&self, at: Location) -> String {
         format!("{}:{}", self.file_name(at).display(), at.line)
     }
@@ -117,24 +117,24 @@ impl Diagnostics {
         ConfigError { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
     }
 
-    /// The faults, or what was noted besides: warnings and secrets.
+    /// Returns the errors, or else the warnings and secrets.
     pub fn finish(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
-        let mut faults = self.errors.take();
-        faults.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
-        faults.dedup();
-        let torn: BTreeSet<Location> = faults
+        let mut errors = self.errors.take();
+        errors.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+        errors.dedup();
+        let syntax_error_lines: BTreeSet<Location> = errors
             .iter()
-            .filter(|fault| fault.1 == ConfigErrorKind::Syntax)
-            .map(|fault| fault.0)
+            .filter(|error| error.1 == ConfigErrorKind::Syntax)
+            .map(|error| error.0)
             .collect();
-        faults.retain(|(at, kind, _)| match kind {
+        errors.retain(|(at, kind, _)| match kind {
             ConfigErrorKind::Syntax => true,
-            ConfigErrorKind::Invalid => !torn.contains(at),
+            ConfigErrorKind::Invalid => !syntax_error_lines.contains(at),
             ConfigErrorKind::Missing => !self.has_syntax_errors.get(),
         });
-        if !faults.is_empty() {
-            let faults = faults.into_iter().map(|(at, _, text)| self.located(at, text));
-            return Err(ConfigErrors(faults.collect()));
+        if !errors.is_empty() {
+            let errors = errors.into_iter().map(|(at, _, text)| self.located(at, text));
+            return Err(ConfigErrors(errors.collect()));
         }
         let mut warnings = self.warnings.take();
         warnings.sort();

@@ -1,5 +1,5 @@
-//! Expressions where config.toml has them: compiled as they are read, so that a fault in one is a
-//! fault of the configuration, with its place in the file and in the expression.
+//! Reads expressions in config.toml and compiles them. An error in one is a configuration error,
+//! with its location in the file and in the expression.
 
 use super::error::Location;
 use super::parse;
@@ -8,7 +8,7 @@ use crate::expression::Expression;
 
 const EXPRESSION: &str = r#"expected an expression such as ".form_id""#;
 
-/// The expression of that key, where it is written and has no fault.
+/// Reads the expression of a key; `None` if it is missing or invalid.
 pub(super) fn read_expression(table: &TomlTable<'_>, name: &'static str) -> Option<Expression> {
     compile_value(&table.get(name)?)
 }
@@ -17,11 +17,11 @@ pub(super) fn compile_value(value: &TomlValue<'_>) -> Option<Expression> {
     let text = value.text(EXPRESSION)?;
     match Expression::new(text) {
         Ok(expression) => Some(expression),
-        Err(wrong) => {
-            let at = value.locate_within(line_start(value.source_text(), wrong.line));
-            let (line, column) = (wrong.line, wrong.column);
-            // Of several lines the one that matters.
-            let shown = match text.trim_end().lines().count() {
+        Err(error) => {
+            let at = value.locate_within(line_start(value.source_text(), error.line));
+            let (line, column) = (error.line, error.column);
+            // Of several lines only the one with the error.
+            let quoted = match text.trim_end().lines().count() {
                 ..2 => format!("is {}", parse::quote(text)),
                 _ => format!(
                     "has {}",
@@ -29,20 +29,20 @@ pub(super) fn compile_value(value: &TomlValue<'_>) -> Option<Expression> {
                 ),
             };
             let reason =
-                format!("{} {shown}: line {line}, column {column}: {}", value.key, wrong.text);
+                format!("{} {quoted}: line {line}, column {column}: {}", value.key, error.text);
             value.log.error(Location { line: at.line.max(value.at.line), ..at }, reason);
             None
         }
     }
 }
 
-/// How many bytes into a string, as it is written in TOML, that line of its text begins.
-fn line_start(written: &str, line: usize) -> usize {
-    let literal = written.starts_with("'''");
-    if !literal && !written.starts_with(r#"""""#) {
+/// The offset in a TOML string, as written, at which a line of its text begins.
+fn line_start(toml_text: &str, line: usize) -> usize {
+    let literal = toml_text.starts_with("'''");
+    if !literal && !toml_text.starts_with(r#"""""#) {
         return 0;
     }
-    let bytes = written.as_bytes();
+    let bytes = toml_text.as_bytes();
     // A newline right after the quotes is not part of the text.
     let mut at = match &bytes[3..] {
         [b'\r', b'\n', ..] => 5,
@@ -57,10 +57,11 @@ fn line_start(written: &str, line: usize) -> usize {
                 1
             }
             b'\\' if !literal => {
-                let rest = &written[at + 1..];
+                let rest = &toml_text[at + 1..];
                 let blank = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n']).len();
                 if rest[..blank].contains('\n') {
-                    // The backslash takes the line's end and all blanks after it away.
+                    // A backslash at the end of a line removes the line break and all white space
+                    // after it.
                     1 + blank
                 } else {
                     lines += usize::from(rest.starts_with('n'));
@@ -79,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_line_of_an_expression_is_found_in_the_file() {
-        for (written, line, rest) in [
+        for (toml_text, line, rest) in [
             (r#"".a\n.b""#, 2, r#"".a\n.b""#),
             ("'.a'", 1, "'.a'"),
             ("'''.a\n.b'''", 1, ".a\n.b'''"),
@@ -92,7 +93,7 @@ mod tests {
             ("\"\"\"\\", 9, ""),
             ("\"\"\"\\\u{e9}", 9, ""),
         ] {
-            assert_eq!(&written[line_start(written, line)..], rest, "{written} {line}");
+            assert_eq!(&toml_text[line_start(toml_text, line)..], rest, "{toml_text} {line}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Keys of pre-release builds and what replaced them: so that an error about one names the other.
+//! Keys of pre-release builds and their successors, for the error about an unknown key.
 
-/// Each key, and its successor in the same table.
+/// Each former key, and its successor in the same table.
 const FORMER_KEYS: &[(&str, &str)] = &[
     ("accept_rate", "rate_limit"),
     ("attempts_max", "max_attempts"),
@@ -26,7 +26,7 @@ const FORMER_KEYS: &[(&str, &str)] = &[
     ("silent_after", "alert_if_silent_for"),
 ];
 
-/// What a key of a pre-release build is called now.
+/// The current name of a former key.
 pub(super) fn find_successor(key: &str) -> Option<&'static str> {
     FORMER_KEYS.iter().find(|(former, _)| *former == key).map(|(_, successor)| *successor)
 }

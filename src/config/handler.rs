@@ -1,4 +1,4 @@
-//! `[handlers.NAME]`.
+//! Reads `[handlers.NAME]`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use super::{
     Breaker, EnvValue, Handler, Mode, Retry, command_checks, handler_delivery, secret, url_handler,
 };
 
-const SOURCES: &str = r#"expected a list of sources such as ["paminga"]"#;
-const COMMAND: &str =
+const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]"#;
+const COMMAND_EXPECTED: &str =
     r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
-const NOTHING: &str = r#"has nothing to do: expected command = ["program", "argument"] or url = "https://example.com""#;
-const ENV: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
-const ENV_VALUE: &str =
+const NO_COMMAND: &str = r#"has nothing to do: expected command = ["program", "argument"] or url = "https://example.com""#;
+const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
+const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
-/// The server's own source: its events say what a person may want to know.
+/// The built-in source, by which the server reports problems as events.
 pub const INTERNAL_SOURCE: &str = "hooktrail";
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
-/// Variables that the server sets for each attempt.
+/// Variables that the server sets for each attempt, without `HOOKTRAIL_`.
 const SERVER_VARIABLES: [&str; 16] = [
     "EVENT",
     "JOB",
@@ -42,7 +42,7 @@ const SERVER_VARIABLES: [&str; 16] = [
     "RUN_ID",
 ];
 
-/// `sources`: the names of all that there are.
+/// Reads a handler. `sources`: the names of all sources.
 pub(super) fn read_handler(
     name: &str,
     table: TomlTable<'_>,
@@ -74,23 +74,23 @@ pub(super) fn read_handler(
 
 fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     let Some(value) = table.get("sources") else {
-        table.missing_error(format!("has no sources: {SOURCES}"));
+        table.missing_error(format!("has no sources: {SOURCES_EXPECTED}"));
         return Vec::new();
     };
-    let Some(items) = value.list(SOURCES) else { return Vec::new() };
+    let Some(items) = value.list(SOURCES_EXPECTED) else { return Vec::new() };
     if items.is_empty() {
-        value.error(format!("is []: {SOURCES}"));
+        value.error(format!("is []: {SOURCES_EXPECTED}"));
     }
     let mut sources = Vec::new();
     for item in &items {
-        let Some(text) = item.text(SOURCES) else { continue };
+        let Some(text) = item.text(SOURCES_EXPECTED) else { continue };
         if sources.iter().any(|source| source == text) {
             item.error(format!("names {} twice: once is enough", parse::quote(text)));
         } else if text != INTERNAL_SOURCE && !known.contains(&text) {
             let all: Vec<&str> = known.iter().copied().chain([INTERNAL_SOURCE]).collect();
             let hint = parse::suggest(text, &all, parse::quote);
             let text = format!("{} names {}, no source: {hint}", item.key, parse::quote(text));
-            // In broken TOML the source may be there.
+            // In a file with a syntax error, the source may exist.
             table.log.missing_error(item.at, text);
         } else {
             sources.push(text.to_owned());
@@ -102,18 +102,18 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
 fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
     let Some(value) = table.get("command") else {
         if !["url", "jetstream"].iter().any(|key| table.has(key)) {
-            table.missing_error(NOTHING);
+            table.missing_error(NO_COMMAND);
         }
         return Vec::new();
     };
-    let Some(items) = value.list(COMMAND) else { return Vec::new() };
+    let Some(items) = value.list(COMMAND_EXPECTED) else { return Vec::new() };
     let mut command: Vec<String> =
-        items.iter().filter_map(|item| item.text(COMMAND)).map(str::to_owned).collect();
+        items.iter().filter_map(|item| item.text(COMMAND_EXPECTED)).map(str::to_owned).collect();
     match command.first_mut() {
-        None if items.is_empty() => value.error(format!("is []: {COMMAND}")),
+        None if items.is_empty() => value.error(format!("is []: {COMMAND_EXPECTED}")),
         None => {}
         Some(program) if program.is_empty() => {
-            value.error(format!("has an empty program: {COMMAND}"));
+            value.error(format!("has an empty program: {COMMAND_EXPECTED}"));
         }
         Some(program) if program.contains('/') => match parse::resolve_path(program, folder)
             .to_str()
@@ -137,16 +137,16 @@ fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
 }
 
 fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
-    let Some(table) = table.get("env").and_then(|value| value.table(ENV)) else {
+    let Some(table) = table.get("env").and_then(|value| value.table(ENV_EXPECTED)) else {
         return Vec::new();
     };
     let mut env = Vec::new();
     for (name, value) in table.entries_in_order() {
-        let own =
+        let is_server_variable =
             name.strip_prefix("HOOKTRAIL_").is_some_and(|name| SERVER_VARIABLES.contains(&name));
         if name.is_empty() || name.contains(['=', '\0']) {
             value.error("is no name for a variable: expected one without =");
-        } else if own {
+        } else if is_server_variable {
             value.error("is set by the server: expected another name");
         } else if let Some(value) = read_env_value(&value, folder) {
             env.push((name.to_owned(), value));
@@ -155,7 +155,7 @@ fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
     env
 }
 
-/// Text is not shown: where people put passwords all the same, no fault repeats them.
+/// No error shows the text: it may be a password.
 fn read_env_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
         return secret::parse_one(value, folder, SecretFormat::Variable).map(EnvValue::Secret);
@@ -163,12 +163,12 @@ fn read_env_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     match value.raw_text() {
         Some(text) if text.contains('\0') => value.invalid_redacted("expected text without a NUL"),
         Some(text) => Some(EnvValue::Text(text.to_owned())),
-        None => value.invalid_redacted(ENV_VALUE),
+        None => value.invalid_redacted(ENV_VALUE_EXPECTED),
     }
 }
 
 impl Handler {
-    /// A handler with the documented defaults that does nothing yet.
+    /// A handler with the documented defaults, without sources or a command.
     pub fn with_defaults(name: &str, directory: &Path) -> Self {
         Self {
             name: name.to_owned(),

@@ -1,4 +1,5 @@
-//! A handler's keys for what it gets and when: expressions, `rate`, batches and the breaker.
+//! Reads the keys of a handler for what it receives and when: expressions, `rate_limit`, batches
+//! and the circuit breaker.
 
 use super::expression;
 use super::parse::{self, DAY, POSITIVE_DURATION, WAIT_RANGE};
@@ -6,15 +7,15 @@ use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{Breaker, Handler, Mode, UniqueBy};
 
-const ONCE: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
-const BREAKER: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
+const UNIQUE_BY_EXPECTED: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
+const BREAKER_EXPECTED: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
 const MODES: [(&str, Mode); 4] =
     [("each", Mode::Each), ("stream", Mode::Stream), ("batch", Mode::Batch), ("cgi", Mode::Cgi)];
 
-/// `default` with what of these keys is written.
+/// Reads these keys over `default`.
 pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler {
     let mode = table.choice("mode", &MODES, default.mode);
-    let settle = table.optional_duration("debounce", POSITIVE_DURATION);
+    let debounce = table.optional_duration("debounce", POSITIVE_DURATION);
     let batch_size = table.integer("batch_size", default.batch_size as i64, 1..=10_000);
     let handler = Handler {
         mode,
@@ -25,7 +26,7 @@ pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler 
         version_by: expression::read_expression(table, "version_by"),
         unique_by: table.get("unique_by").and_then(|value| read_unique_by(&value)),
         debounce_by: expression::read_expression(table, "debounce_by"),
-        debounce: settle,
+        debounce,
         rate_limit: table.parsed("rate_limit", parse::RATE, parse::parse_rate),
         batch_size: batch_size as usize,
         batch_wait: table.duration("batch_wait", default.batch_wait, WAIT_RANGE),
@@ -46,9 +47,9 @@ pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler 
 }
 
 fn read_unique_by(value: &TomlValue<'_>) -> Option<UniqueBy> {
-    let table = value.table(ONCE)?;
+    let table = value.table(UNIQUE_BY_EXPECTED)?;
     if !table.has("jq") {
-        table.missing_error(format!("has no jq: {ONCE}"));
+        table.missing_error(format!("has no jq: {UNIQUE_BY_EXPECTED}"));
     }
     let jq = expression::read_expression(&table, "jq");
     let window = table.duration("window", 7 * DAY, POSITIVE_DURATION);
@@ -57,7 +58,7 @@ fn read_unique_by(value: &TomlValue<'_>) -> Option<UniqueBy> {
 }
 
 fn read_breaker(value: &TomlValue<'_>) -> Option<Breaker> {
-    let table = value.table(BREAKER)?;
+    let table = value.table(BREAKER_EXPECTED)?;
     let default = Breaker::default();
     let failures = table.integer("threshold", i64::from(default.threshold), 0..=1_000_000);
     let breaker = Breaker {

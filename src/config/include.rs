@@ -1,7 +1,7 @@
-//! `include = ["conf.d/*.toml"]`: the files that a configuration goes on in.
+//! Expands `include = ["conf.d/*.toml"]` to files.
 //!
-//! `*` and `?` stand for any characters and any one character of a file's name, as in a shell: not
-//! for a folder's, and not for a leading dot.
+//! In a file name `*` matches any characters and `?` any one character, as in a shell: neither
+//! matches in a folder's name, nor a leading dot.
 
 use std::path::{Path, PathBuf};
 
@@ -9,19 +9,19 @@ use super::error::Diagnostics;
 use super::parse;
 use super::toml_reader::{TomlTable, TomlValue};
 
-const INCLUDE: &str = r#"expected a list such as ["conf.d/*.toml"]"#;
+const INCLUDE_EXPECTED: &str = r#"expected a list such as ["conf.d/*.toml"]"#;
 const FILES_MAX: usize = 1_000;
 
-/// The files to read beside `main`, named as people will see them, each once.
+/// The files to read besides `main`, each once, by their names for messages.
 pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Vec<PathBuf> {
     let Some(value) = root.get("include") else { return Vec::new() };
     let folder = main.parent().unwrap_or(Path::new(""));
     let mut files = Vec::new();
     let mut known: Vec<PathBuf> = main.canonicalize().into_iter().collect();
-    for item in value.list(INCLUDE).unwrap_or_default() {
-        let Some(text) = item.text(INCLUDE) else { continue };
+    for item in value.list(INCLUDE_EXPECTED).unwrap_or_default() {
+        let Some(text) = item.text(INCLUDE_EXPECTED) else { continue };
         for file in find_files(&item, text, folder) {
-            // Two patterns may find one file; `*.toml` finds config.toml itself.
+            // Two patterns may match one file, and `*.toml` matches config.toml itself.
             let real = file.canonicalize().unwrap_or_else(|_| file.clone());
             if known.contains(&real) {
                 continue;
@@ -31,7 +31,10 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
         }
     }
     if files.len() > FILES_MAX {
-        log.error(value.at, format!("{} finds over {FILES_MAX} files: expected fewer", value.key));
+        log.error(
+            value.at,
+            format!("{} matches more than {FILES_MAX} files: expected fewer", value.key),
+        );
         files.truncate(FILES_MAX);
     }
     files
@@ -39,9 +42,10 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
 
 fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let nothing = Vec::new;
-    let (sub, pattern) = text.rsplit_once('/').map_or(("", text), |(sub, name)| (sub, name));
-    let sub = if sub.is_empty() && text.starts_with('/') { "/" } else { sub };
-    if pattern.is_empty() || sub.contains(['*', '?']) {
+    let (subfolder, pattern) =
+        text.rsplit_once('/').map_or(("", text), |(subfolder, name)| (subfolder, name));
+    let subfolder = if subfolder.is_empty() && text.starts_with('/') { "/" } else { subfolder };
+    if pattern.is_empty() || subfolder.contains(['*', '?']) {
         let _: Option<()> = item
             .invalid("expected a file, * and ? in its own name alone, such as \"conf.d/*.toml\"");
         return nothing();
@@ -49,15 +53,15 @@ fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     if !pattern.contains(['*', '?']) {
         let file = folder.join(text);
         if !file.is_file() {
-            let shown = parse::quote(&file.to_string_lossy());
-            item.error(format!("names {shown}: no such file"));
+            let quoted = parse::quote(&file.to_string_lossy());
+            item.error(format!("names {quoted}: no such file"));
             return nothing();
         }
         return vec![file];
     }
-    let sub = folder.join(sub);
-    let listed = if sub.as_os_str().is_empty() { Path::new(".") } else { &sub };
-    let entries = match listed.read_dir() {
+    let subfolder = folder.join(subfolder);
+    let folder_to_list = if subfolder.as_os_str().is_empty() { Path::new(".") } else { &subfolder };
+    let entries = match folder_to_list.read_dir() {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return nothing(),
         Err(error) => {
@@ -70,10 +74,10 @@ fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let mut names: Vec<String> =
         entries.filter_map(name).filter(|name| matches_pattern(name, pattern)).collect();
     names.sort();
-    names.into_iter().map(|name| sub.join(name)).filter(|file| file.is_file()).collect()
+    names.into_iter().map(|name| subfolder.join(name)).filter(|file| file.is_file()).collect()
 }
 
-/// Whether a name is one that the pattern stands for.
+/// Whether the pattern matches a name.
 fn matches_pattern(name: &str, pattern: &str) -> bool {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return false;
@@ -81,7 +85,8 @@ fn matches_pattern(name: &str, pattern: &str) -> bool {
     let (name, pattern): (Vec<char>, Vec<char>) =
         (name.chars().collect(), pattern.chars().collect());
     let (mut n, mut p) = (0, 0);
-    // Where the last `*` stood and how far it reached: on a misfit it takes one character more.
+    // The place of the last `*` and the end of its match. On a mismatch it matches one character
+    // more.
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {
         match pattern.get(p) {
@@ -91,9 +96,9 @@ fn matches_pattern(name: &str, pattern: &str) -> bool {
             }
             Some(c) if *c == '?' || *c == name[n] => (n, p) = (n + 1, p + 1),
             _ => {
-                let Some((at, reached)) = star else { return false };
-                star = Some((at, reached + 1));
-                (n, p) = (reached + 1, at + 1);
+                let Some((star_at, match_end)) = star else { return false };
+                star = Some((star_at, match_end + 1));
+                (n, p) = (match_end + 1, star_at + 1);
             }
         }
     }

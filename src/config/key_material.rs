@@ -1,8 +1,7 @@
-//! What a secret has to be made of where it is more than text: keys and certificates, read by the
-//! crates that verify with them. Asked twice: when secrets are read, so that a wrong one is a fault
-//! of the configuration, and by whoever verifies.
+//! Parses secrets that are keys or certificates, with the crates that verify with them. Reading
+//! secrets calls it, so that a malformed one is a configuration error, and so do the verifiers.
 //!
-//! No fault shows any part of a secret.
+//! No error shows any part of a secret.
 
 use base64::Engine;
 use base64::alphabet;
@@ -13,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
 
-/// A secret of Standard Webhooks.
+/// A key of Standard Webhooks.
 #[derive(Clone, Debug)]
 pub enum StandardKey {
     /// `whsec_`: signs `v1`.
@@ -25,19 +24,20 @@ pub enum StandardKey {
 const STANDARD_KEY: &str = "expected whpk_ and the base64 of the public key, or whsec_ and that of \
                             24 to 64 bytes";
 
-/// One key, or several joined by `|`, each with a `v1,` before it or none: Supabase shows them like that.
+/// Parses one key, or several joined by `|`, each with or without `v1,` before it. Supabase shows
+/// keys in this form.
 ///
 /// # Errors
-/// What is wrong with one of them, and what was expected.
+/// One of them is invalid; the error names the problem and the expected format.
 pub fn parse_standard_keys(secret: &[u8]) -> Result<Vec<StandardKey>, String> {
     let keys = secret.split(|&byte| byte == b'|');
     keys.map(|key| parse_standard_key(key.strip_prefix(b"v1,").unwrap_or(key))).collect()
 }
 
-/// `whsec_…` or `whpk_…`.
+/// Parses `whsec_…` or `whpk_…`.
 ///
 /// # Errors
-/// What is wrong with it, and what was expected.
+/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
     if secret.starts_with(b"whsk_") {
         return Err(format!("is the sender's private key: {STANDARD_KEY}"));
@@ -56,16 +56,16 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     GeneralPurpose::new(&alphabet::STANDARD, padding).decode(text).ok()
 }
 
-/// An Ed25519 public key in hex, as Discord shows it.
+/// Parses an Ed25519 public key in hex, as Discord shows it.
 ///
 /// # Errors
-/// What is wrong with it, and what was expected.
+/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_ed25519_hex(secret: &[u8]) -> Result<VerifyingKey, String> {
     let bytes = hex::decode(secret);
     parse_ed25519(&bytes.map_err(|_| "is not hex: expected the public key, 64 hex digits")?)
 }
 
-/// With a key of small order anybody's signature would do.
+/// Rejects keys of small order, for which anybody can make a signature.
 fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
     let bytes: &[u8; 32] = bytes
         .try_into()
@@ -76,42 +76,42 @@ fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
         .ok_or_else(|| "is no Ed25519 public key: expected the one that the sender shows".into())
 }
 
-/// An ECDSA P-256 public key: base64 of its SubjectPublicKeyInfo, as SendGrid shows it.
+/// Parses an ECDSA P-256 public key: base64 of its SubjectPublicKeyInfo, as SendGrid shows it.
 ///
 /// # Errors
-/// What is wrong with it, and what was expected.
+/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
     const KEY: &str = "expected the verification key as it is shown, base64 that begins with MFkw";
     let der = STANDARD.decode(secret).map_err(|_| format!("is no base64: {KEY}"))?;
     let key = SubjectPublicKeyInfoDer::from(der);
-    let found = RawPublicKeyEntity::try_from(&key)
+    let result = RawPublicKeyEntity::try_from(&key)
         .map(|entity| entity.verify_signature(webpki::ring::ECDSA_P256_SHA256, b"", b""));
-    match found {
-        // Of this kind, though nothing is signed with "".
+    match result {
+        // The key has this type, although "" is not its signature.
         Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => Ok(key),
         _ => Err(format!("is no ECDSA P-256 public key: {KEY}")),
     }
 }
 
-/// One or more certificates with RSA keys, PEM.
+/// Parses one or more PEM certificates with RSA keys.
 ///
 /// # Errors
-/// What is wrong with them, and what was expected.
+/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     const PEM: &str = "expected a certificate with an RSA key, in PEM";
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
-    let all = all.map_err(|_| format!("is no PEM: {PEM}"))?;
-    if all.is_empty() {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
+    let certificates = certificates.map_err(|_| format!("is no PEM: {PEM}"))?;
+    if certificates.is_empty() {
         return Err(format!("has no certificate: {PEM}"));
     }
-    for certificate in &all {
-        let found = EndEntityCert::try_from(certificate).map(|entity| {
+    for certificate in &certificates {
+        let result = EndEntityCert::try_from(certificate).map(|entity| {
             entity.verify_signature(webpki::ring::RSA_PKCS1_2048_8192_SHA256, b"", b"")
         });
-        match found {
+        match result {
             Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => {}
             _ => return Err(format!("is no such certificate: {PEM}")),
         }
     }
-    Ok(all)
+    Ok(certificates)
 }

@@ -1,5 +1,4 @@
-//! From files to a [`Config`]: finding config.toml, reading it and what it includes, and putting
-//! the tables of all of them together.
+//! Loads a [`Config`]: finds config.toml, reads it and its includes, and merges their tables.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,27 +12,27 @@ use super::{
     Config, Handler, SecretReference, command_checks, handler, include, parse, server, source,
 };
 
-/// Far beyond any configuration; a database or a device given by mistake ends here.
+/// Far beyond any configuration; it stops at a database or device given by mistake.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const SYSTEM_FILE: &str = "/etc/hooktrail/config.toml";
 
-/// A configuration without a fault.
+/// A configuration without errors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadedConfig {
     pub config: Config,
-    /// What may be meant and yet hurt, each with file and line.
+    /// Warnings about values that are valid but may do harm, each with file and line.
     pub warnings: Vec<String>,
-    /// Where secrets are asked for: `secrets` reads them.
+    /// References to secrets: [`super::read_secrets`] reads them.
     pub secrets: Vec<SecretReference>,
 }
 
-/// The file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual places.
+/// Finds the file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual paths.
 pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(path) = flag {
         return Ok(path);
     }
     for path in ["config.toml", SYSTEM_FILE].map(PathBuf::from) {
-        // What can't be looked at is there: reading it then says why it can't be read.
+        // If the path can't be checked, the file may exist; reading it then reports the error.
         if path.try_exists().unwrap_or(true) {
             return Ok(path);
         }
@@ -44,21 +43,21 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
     ))
 }
 
-/// Reads a file and all that it includes, and gives all faults at once.
+/// Reads a file and its includes, and returns all errors at once.
 pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
     let log = Diagnostics::default();
     let config = read_all(path, &log);
     let (warnings, secrets) = log.finish()?;
-    // Nothing but a noted fault makes `read_all` give nothing.
+    // Without a recorded error `read_all` returns a configuration.
     let config = config.ok_or_else(|| ConfigErrors(Vec::new()))?;
     Ok(LoadedConfig { config, warnings, secrets })
 }
 
 fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let main = read_file(path, log)?;
-    let whole = Location { line: 0, ..main.locate(0) };
+    let whole_file = Location { line: 0, ..main.locate(0) };
     let absolute = std::path::absolute(path)
-        .map_err(|error| log.error(whole, format!("can't be made absolute: {error}")))
+        .map_err(|error| log.error(whole_file, format!("can't be made absolute: {error}")))
         .ok()?;
     let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
     let tree = parse(&main, log);
@@ -86,37 +85,37 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
         .map(|(name, table)| source::read_source(name, table, &server, &folder))
         .collect();
     source::check_paths(&sources, log);
-    let names: Vec<&str> = sources.iter().map(|read| read.source.name.as_str()).collect();
+    let names: Vec<&str> = sources.iter().map(|parsed| parsed.source.name.as_str()).collect();
     let handlers: Vec<Handler> = sections
         .handlers
         .into_iter()
         .map(|(name, table)| handler::read_handler(name, table, &names, &folder))
         .collect();
     command_checks::warn_about_threads(&handlers, workers.threads, threads_at, log);
-    let sources = sources.into_iter().map(|read| read.source).collect();
+    let sources = sources.into_iter().map(|parsed| parsed.source).collect();
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })
 }
 
 fn read_file(path: &Path, log: &Diagnostics) -> Option<TomlFile> {
     let number = log.add_file(path);
-    let whole = Location { file: number, line: 0 };
+    let whole_file = Location { file: number, line: 0 };
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
+    let result = std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    if let Err(error) = read {
-        log.error(whole, format!("can't be read: {error}"));
+    if let Err(error) = result {
+        log.error(whole_file, format!("can't be read: {error}"));
         return None;
     }
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let max = parse::size_text(FILE_BYTES_MAX);
-        log.error(whole, format!("is larger than {max}: expected a configuration"));
+        log.error(whole_file, format!("is larger than {max}: expected a configuration"));
         return None;
     }
     match String::from_utf8(bytes) {
         Ok(text) => Some(TomlFile::new(number, text)),
         Err(error) => {
-            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let valid_text = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid_text.iter().filter(|byte| **byte == b'\n').count();
             log.error(Location { file: number, line }, "is not UTF-8: save it as UTF-8".to_owned());
             None
         }
@@ -132,7 +131,7 @@ fn parse<'f>(file: &'f TomlFile, log: &Diagnostics) -> DeTable<'f> {
     tree.into_inner()
 }
 
-/// The tables of all files, each of which may stand in one file alone.
+/// The tables of all files. Each table stands in one file alone.
 #[derive(Default)]
 struct Sections<'a> {
     single: BTreeMap<&'static str, TomlTable<'a>>,
@@ -142,8 +141,8 @@ struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    fn add(&mut self, root: TomlTable<'a>, included: bool) {
-        if let (true, Some(value)) = (included, root.get("include")) {
+    fn add(&mut self, root: TomlTable<'a>, is_included: bool) {
+        if let (true, Some(value)) = (is_included, root.get("include")) {
             value.error("stands in an included file: expected in config.toml alone");
         }
         for key in ["server", "admin", "store", "workers"] {
@@ -161,16 +160,16 @@ impl<'a> Sections<'a> {
                 if let Some(table) = value.table(&expected)
                     && self.is_first(&value)
                 {
-                    let named =
+                    let tables_of_kind =
                         if kind == "sources" { &mut self.sources } else { &mut self.handlers };
-                    named.push((name, table));
+                    tables_of_kind.push((name, table));
                 }
             }
         }
         root.reject_unknown(&[]);
     }
 
-    /// Whether no earlier file has the table.
+    /// Whether no earlier file has this table.
     fn is_first(&mut self, value: &TomlValue<'_>) -> bool {
         if let Some(first) = self.locations.get(&value.key) {
             let place = value.log.display_location(*first);

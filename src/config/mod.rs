@@ -1,8 +1,9 @@
-//! config.toml as checked values: what every other room reads its settings from.
+//! The configuration: config.toml as checked values, from which all other modules read their
+//! settings.
 //!
-//! `load` reads the file and what it includes, and either gives a `Config` in which every value is
-//! allowed, or all faults at once. Reading does not touch secrets: `secrets` does, for those
-//! commands that need them.
+//! [`load`] reads the file and its includes. It returns a [`Config`] in which every value is
+//! allowed, or all errors at once. It reads no secrets: [`read_secrets`] does, for the commands
+//! that need them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -51,10 +52,10 @@ pub use source::NO_QUEUED_MAX;
 pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use verify::parse_signed_parts;
 
-/// Everything that config.toml and its includes say, defaults filled in.
+/// The contents of config.toml and its includes, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The main file, absolute; relative paths in it are relative to its folder.
+    /// The main file, absolute. Relative paths in it are relative to its folder.
     pub file: PathBuf,
     pub server: ServerConfig,
     pub admin: AdminConfig,
@@ -84,11 +85,11 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// Peers whose `proxy_header` is believed.
+/// Peers whose `proxy_header` is trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     pub networks: Vec<IpNet>,
-    /// `"unix"`: whoever comes through a unix socket.
+    /// `"unix"`: trust all peers on a unix socket.
     pub has_unix: bool,
 }
 
@@ -117,7 +118,7 @@ pub struct StoreConfig {
 /// `store.durability`: when a commit is synced to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// `synchronous=FULL`: an answer means that the event survives a power cut.
+    /// `synchronous=FULL`: an event survives a power cut once its sender has a response.
     Full,
     /// `synchronous=NORMAL`: a power cut may lose the newest events.
     Normal,
@@ -141,38 +142,38 @@ pub struct Source {
     pub allow_from: Vec<IpNet>,
     pub verify: Verify,
     pub dedupe: Option<Dedupe>,
-    /// `dedupe = false`: a preset's is off.
+    /// `dedupe = false`: turns a preset's `dedupe` off.
     pub is_dedupe_off: bool,
-    /// How long `dedupe` remembers, a preset's too.
+    /// How long keys of `dedupe` are kept, including a preset's.
     pub dedupe_window: Duration,
-    /// Whether repeats are recognised by the sender's own key of a delivery, beside `dedupe`.
+    /// Whether duplicates are also recognised by the sender's own key of a delivery.
     pub uses_preset_key: bool,
     pub on_duplicate: OnDuplicate,
     pub rate_limit: Option<Rate>,
     pub max_queued: u64,
-    /// `None`: the scheme's own answer.
+    /// `None`: the scheme's own response.
     pub respond: Option<Respond>,
-    /// The server's, unless the source has its own.
+    /// The server's limit, unless the source sets its own.
     pub max_body_bytes: usize,
     pub handshake: HandshakeConfig,
-    /// No event for so long is an alert.
+    /// Raise an alert when no event came for this long.
     pub alert_if_silent_for: Option<Duration>,
 }
 
 impl Source {
-    /// How long a sender's own key of a delivery is kept: never shorter than a time stamp is taken, or a
-    /// captured request could be sent again after its key was forgotten.
+    /// How long a sender's own key of a delivery is kept: at least as long as its time stamp is
+    /// valid. Otherwise somebody could resend a captured request after its key has expired.
     pub fn preset_key_window(&self) -> Duration {
-        let taken =
-            self.verify.tolerance.map_or(Duration::ZERO, |it| it.back.saturating_add(it.ahead));
-        self.dedupe_window.max(taken)
+        let tolerance =
+            self.verify.tolerance.map_or(Duration::ZERO, |t| t.back.saturating_add(t.ahead));
+        self.dedupe_window.max(tolerance)
     }
 }
 
-/// How a sender's question whether we are there is answered.
+/// How a source answers handshakes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum HandshakeConfig {
-    /// As the scheme's sender asks, if it does.
+    /// By the scheme's own handshake, if it has one.
     #[default]
     Preset,
     /// `handshake = false`.
@@ -184,9 +185,9 @@ pub enum HandshakeConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CustomHandshake {
     pub methods: Vec<String>,
-    /// Text is the answer; null: no handshake.
+    /// Text is the response; null means that the request is not a handshake.
     pub respond: Expression,
-    /// Only where the signature holds.
+    /// Only requests with a valid signature count.
     pub is_signed: bool,
 }
 
@@ -198,10 +199,10 @@ pub enum Accept {
     Form,
 }
 
-/// What a repeat is recognised by.
+/// The key by which a duplicate is recognised.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dedupe {
-    /// Lower case.
+    /// In lower case.
     Header(String),
     Body,
     Jq(Expression),
@@ -210,19 +211,19 @@ pub enum Dedupe {
 /// `on_duplicate` of a source: what a duplicate does to jobs of the first event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDuplicate {
-    /// Dead jobs of the first run again.
+    /// `retry_dead`: dead jobs of the first delivery are retried.
     RetryDead,
     Ignore,
 }
 
-/// So many in each period.
+/// A rate: at most `count` in each period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub count: u32,
     pub period: Duration,
 }
 
-/// A source's own answer to accepted events.
+/// A source's own response to accepted events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Respond {
     /// 200 to 299.
@@ -231,59 +232,62 @@ pub struct Respond {
     pub content_type: Option<String>,
 }
 
-/// `verify = { scheme = …, … }`: the keys of all schemes; `SCHEMES` says which scheme takes which, and
-/// what a preset fills in (`header`, `tolerance`).
+/// `verify = { scheme = …, … }`: the keys of all schemes. [`SCHEMES`] lists which keys each scheme
+/// has and what a preset fills in (`header`, `tolerance`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verify {
     pub scheme: String,
-    /// All are valid.
+    /// Any of them is valid.
     pub secret: Vec<SecretRef>,
     pub user: Option<String>,
-    /// Lower case.
+    /// In lower case.
     pub header: Option<String>,
     pub query: Option<String>,
-    /// The path's last segment, after `path`, is the token.
+    /// `path_token`: the token is the path's last segment, after `path`.
     pub is_path_token: bool,
     pub tolerance: Option<Tolerance>,
-    /// The public URL, as the sender calls it.
+    /// The public URL that the sender calls.
     pub url: Option<PublicUrl>,
     pub hmac: Option<Hmac>,
-    /// Meta's: given back to it in its GET.
+    /// Meta's token, which Meta sends in its handshake.
     pub verify_token: Vec<SecretRef>,
 }
 
 impl Verify {
-    /// Whether a signature covers the bytes of the body, and with them nothing that says how they are read.
+    /// Whether the signature covers the bytes of the body. Nothing signed then says how to read
+    /// them.
     pub fn signs_body(&self) -> bool {
         match self.scheme.as_str() {
             "none" | "token" | "basic" | "bearer" => false,
-            // What these send is a secret, or a signature of a part of the body.
+            // These send a secret, or sign a part of the body.
             "gitlab" | "mailchimp" | "mailgun" | "microsoft-graph" => false,
-            "hmac" => self.hmac.as_ref().is_some_and(|it| it.signed.contains(&SignedPart::Body)),
+            "hmac" => {
+                self.hmac.as_ref().is_some_and(|hmac| hmac.signed.contains(&SignedPart::Body))
+            }
             _ => true,
         }
     }
 }
 
-/// How far a time stamp may be off.
+/// How far a time stamp may be in the past and in the future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance {
     pub back: Duration,
     pub ahead: Duration,
 }
 
-/// The recipe of `scheme = "hmac"`.
+/// The keys of `scheme = "hmac"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hmac {
     pub algorithm: Algorithm,
-    /// Stands before the signature in its header; empty: nothing does.
+    /// The text before the signature in its header; may be empty.
     pub prefix: String,
     pub encoding: Encoding,
     pub signed: Vec<SignedPart>,
-    /// Lower case.
+    /// In lower case.
     pub timestamp_header: Option<String>,
     pub timestamp_unit: TimestampUnit,
-    /// Lower case.
+    /// In lower case.
     pub id_header: Option<String>,
 }
 
@@ -309,7 +313,7 @@ pub enum TimestampUnit {
     Milliseconds,
 }
 
-/// A part of the text that is signed.
+/// A part of the signed text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SignedPart {
     Text(String),
@@ -320,7 +324,7 @@ pub enum SignedPart {
     Method,
 }
 
-/// Where a secret is to be had; never the secret itself.
+/// Where to read a secret; never the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretRef {
     Env(String),
@@ -334,25 +338,25 @@ pub enum SecretRef {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handler {
     pub name: String,
-    /// Names of sources, each of which exists.
+    /// Names of existing sources.
     pub sources: Vec<String>,
-    /// Program and arguments, no shell. A program with a slash is absolute here; one without is
-    /// looked up in PATH.
+    /// Program and arguments, without a shell. A program with a slash is an absolute path here; one
+    /// without is looked up in PATH.
     pub command: Vec<String>,
     /// Absolute.
     pub directory: PathBuf,
     pub mode: Mode,
-    /// Instead of a command.
+    /// `url`, instead of a command.
     pub target: Option<UrlTarget>,
     pub when: Option<Expression>,
     pub split: Option<Expression>,
     pub transform: Option<Expression>,
     pub ordering_key: Option<Expression>,
-    /// With `ordering_key`.
+    /// Only with `ordering_key`.
     pub version_by: Option<Expression>,
     pub unique_by: Option<UniqueBy>,
     pub debounce_by: Option<Expression>,
-    /// With `debounce_by`: starts when its key has been quiet for so long.
+    /// Only with `debounce_by`: how long its key has to be quiet before the job starts.
     pub debounce: Option<Duration>,
     pub rate_limit: Option<Rate>,
     pub batch_size: usize,
@@ -367,7 +371,7 @@ pub struct Handler {
     pub is_paused: bool,
 }
 
-/// How a command is run.
+/// `mode`: how a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Each,
@@ -376,14 +380,14 @@ pub enum Mode {
     Cgi,
 }
 
-/// `url` and the keys that go with it.
+/// `url` and its keys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UrlTarget {
     pub url: String,
     pub headers: Vec<(String, EnvValue)>,
-    /// Lower case: the event's headers that are passed on.
+    /// The event's headers that are passed on, in lower case.
     pub forward_headers: Vec<String>,
-    /// Standard Webhooks secrets, each of which signs.
+    /// Secrets of Standard Webhooks; each adds a signature.
     pub sign: Vec<SecretRef>,
     pub proxy: Option<String>,
 }
@@ -398,7 +402,7 @@ pub struct UniqueBy {
 /// `breaker = { … }`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// So many in a row; 0: never.
+    /// Failed attempts in a row that open the circuit breaker; 0: it never opens.
     pub threshold: u32,
     pub cooldown: Duration,
 }
@@ -417,7 +421,7 @@ pub struct Retry {
     pub initial_delay: Duration,
     pub multiplier: f64,
     pub max_delay: Duration,
-    /// 0 to 1: a wait is changed by at most this share, either way.
+    /// 0 to 1: a delay varies by at most this share, either way.
     pub jitter: f64,
     pub max_age: Duration,
 }

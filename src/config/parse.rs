@@ -1,7 +1,7 @@
-//! Text to values: durations, sizes, rates, addresses, networks, names; and the words for those
-//! that are wrong.
+//! Parses durations, sizes, rates, addresses, networks and names, and words the errors about them.
 //!
-//! Pure functions, each `Ok` or the remedy that a fault ends with; `table` adds the place.
+//! These are pure functions. Each returns a value or the remedy that the error ends with;
+//! `toml_reader` adds the location.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -23,30 +23,30 @@ pub(super) const LISTEN: &str =
 const NAME: &str = "expected a name of a-z, 0-9, _ and -, that begins with a letter or digit, \
                     at most 64 long";
 
-/// What is shown of a text in a fault; more would bury the fault.
+/// Number of characters that an error quotes; more would bury the error.
 const SHOWN_CHARS: usize = 60;
-/// A socket's path has 108 bytes, the last of them a NUL (unix(7)).
+/// A socket's path has 108 bytes, the last of which is NUL (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-/// Between what a duration may be.
+/// The range of a duration.
 #[derive(Clone, Copy)]
 pub(super) struct DurationRange {
     pub min: Duration,
     pub max: Duration,
 }
 
-/// A hundred years: far from where milliseconds in 64 bits end.
+/// A hundred years, far below the limit of milliseconds in 64 bits.
 const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
-/// Zero too.
+/// Includes zero.
 pub(super) const ANY_DURATION: DurationRange =
     DurationRange { min: Duration::ZERO, max: DURATION_MAX };
 pub(super) const POSITIVE_DURATION: DurationRange =
     DurationRange { min: Duration::from_millis(1), max: DURATION_MAX };
 pub(super) const TIMEOUT_RANGE: DurationRange =
     DurationRange { min: Duration::from_millis(1), max: Duration::from_secs(7 * 86_400) };
-/// A wait that may be none at all.
+/// The range of a wait, which may be zero.
 pub(super) const WAIT_RANGE: DurationRange =
     DurationRange { min: Duration::ZERO, max: TIMEOUT_RANGE.max };
 
@@ -72,7 +72,8 @@ const SIZE_UNITS: [(&str, u128); 10] = [
     ("TiB", 1 << 40),
 ];
 
-/// One `1.5 h` at the start of a text, in the smallest unit, with the unit's name and the rest.
+/// Parses one quantity such as `1.5 h` at the start of a text. Returns it in the smallest unit, the
+/// name of its unit, and the rest.
 fn parse_quantity<'t>(text: &'t str, units: &[(&str, u128)]) -> Option<(u128, &'t str, &'t str)> {
     let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, rest) = text.split_at(number_end);
@@ -81,25 +82,25 @@ fn parse_quantity<'t>(text: &'t str, units: &[(&str, u128)]) -> Option<(u128, &'
     let (name, rest) = rest.split_at(unit_end);
     let unit = units.iter().find(|unit| unit.0 == name)?.1;
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    // Eighteen digits times the largest unit stay far within 128 bits.
+    // Eighteen digits times the largest unit fit in 128 bits.
     let digits = |text: &str| (1..=18).contains(&text.len()).then(|| text.parse::<u128>().ok());
     let (whole, fraction) = (digits(whole)??, digits(part)??);
     let fraction = fraction * unit / 10u128.pow(u32::try_from(part.len()).ok()?);
     Some((whole * unit + fraction, name, rest))
 }
 
-/// `"30s"`, `"1h 30m"`, `"500ms"`, `"1.5d"`: each unit at most once.
+/// Parses `"30s"`, `"1h 30m"`, `"500ms"` or `"1.5d"`: each unit at most once.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    let (mut nanos, mut used, mut rest) = (0u128, Vec::new(), text.trim());
+    let (mut nanos, mut used_units, mut rest) = (0u128, Vec::new(), text.trim());
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
         let (value, unit, after) = parse_quantity(rest, &DURATION_UNITS)?;
-        if used.contains(&unit) {
+        if used_units.contains(&unit) {
             return None;
         }
-        used.push(unit);
+        used_units.push(unit);
         nanos += value;
         rest = after.trim_start();
     }
@@ -107,18 +108,18 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, u32::try_from(nanos % 1_000_000_000).ok()?))
 }
 
-pub(super) fn parse_duration_in(text: &str, span: DurationRange) -> Result<Duration, String> {
+pub(super) fn parse_duration_in(text: &str, range: DurationRange) -> Result<Duration, String> {
     let value = parse_duration(text).ok_or(DURATION)?;
-    if value < span.min {
-        return Err(format!("expected at least {}", duration_text(span.min)));
+    if value < range.min {
+        return Err(format!("expected at least {}", duration_text(range.min)));
     }
-    if value > span.max {
-        return Err(format!("expected at most {} days", span.max.as_secs() / 86_400));
+    if value > range.max {
+        return Err(format!("expected at most {} days", range.max.as_secs() / 86_400));
     }
     Ok(value)
 }
 
-/// `1h 30m`: as it would be written in config.toml.
+/// Formats a duration as in config.toml: `1h 30m`.
 pub fn duration_text(duration: Duration) -> String {
     let (mut rest, mut text) = (duration.as_millis(), String::new());
     for (unit, millis) in
@@ -134,7 +135,7 @@ pub fn duration_text(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
-/// `"1 MiB"`, `"64 KiB"`, `"100 B"`
+/// Parses `"1 MiB"`, `"64 KiB"` or `"100 B"`.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let (bytes, _, rest) = parse_quantity(text.trim(), &SIZE_UNITS)?;
     if rest.is_empty() { u64::try_from(bytes).ok() } else { None }
@@ -164,7 +165,7 @@ pub(super) fn integer_range(range: &RangeInclusive<i64>) -> String {
     }
 }
 
-/// `"100/s"`, `"100/m"`, `"100/h"`
+/// Parses `"100/s"`, `"100/m"` or `"100/h"`.
 pub(super) fn parse_rate(text: &str) -> Result<Rate, String> {
     let (count, period) = text.split_once('/').ok_or(RATE)?;
     let seconds = match period.trim() {
@@ -178,7 +179,7 @@ pub(super) fn parse_rate(text: &str) -> Result<Rate, String> {
     Ok(Rate { count, period: Duration::from_secs(seconds) })
 }
 
-/// A path as it is meant: relative ones by config.toml's folder, without `.` on the way.
+/// Resolves a path: a relative one by config.toml's folder, without `.` segments.
 pub(super) fn resolve_path(text: &str, folder: &Path) -> PathBuf {
     folder.join(text).components().filter(|part| *part != Component::CurDir).collect()
 }
@@ -197,7 +198,7 @@ pub(super) fn parse_listen(text: &str, folder: &Path) -> Result<Listen, String> 
     Ok(Listen::Unix(socket))
 }
 
-/// A network or a single address. IPv4 inside IPv6 becomes IPv4, as peers' addresses do.
+/// Parses a network or a single address. IPv4-mapped IPv6 becomes IPv4, as peers' addresses do.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or_else(|_| single()).map_err(|_| NETWORK)?.trunc();
@@ -210,35 +211,39 @@ pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
-/// A name of a source or handler.
+/// Checks the name of a source or handler.
 pub(super) fn check_name(text: &str) -> Result<(), String> {
-    let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let tail = |b: &u8| letter(*b) || matches!(b, b'_' | b'-');
+    let is_letter_or_digit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_name_byte = |b: &u8| is_letter_or_digit(*b) || matches!(b, b'_' | b'-');
     match text.as_bytes() {
-        [first, rest @ ..] if letter(*first) && rest.len() <= 63 && rest.iter().all(tail) => Ok(()),
+        [first, rest @ ..]
+            if is_letter_or_digit(*first) && rest.len() <= 63 && rest.iter().all(is_name_byte) =>
+        {
+            Ok(())
+        }
         _ => Err(NAME.to_owned()),
     }
 }
 
-/// A header's name (RFC 9110 section 5.6.2), in lower case.
+/// Parses a header's name (RFC 9110 section 5.6.2) to lower case.
 pub(super) fn parse_header_name(text: &str) -> Result<String, String> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if text.is_empty() || !text.bytes().all(token) {
+    let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if text.is_empty() || !text.bytes().all(is_token_byte) {
         return Err(r#"expected a header's name such as "X-Signature""#.to_owned());
     }
     Ok(text.to_ascii_lowercase())
 }
 
-/// A header's value (RFC 9110 section 5.5) that needs no interpretation.
+/// Parses a header's value (RFC 9110 section 5.5), visible ASCII alone.
 pub(super) fn parse_header_value(text: &str) -> Result<String, String> {
-    let visible = |b: u8| (0x20..0x7f).contains(&b);
-    if text.is_empty() || text.trim() != text || !text.bytes().all(visible) {
+    let is_visible = |b: u8| (0x20..0x7f).contains(&b);
+    if text.is_empty() || text.trim() != text || !text.bytes().all(is_visible) {
         return Err(r#"expected a header's value such as "text/plain""#.to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// A text as it is shown: quoted, escaped, not endless.
+/// Quotes a text for an error: escaped and shortened.
 pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
@@ -257,7 +262,7 @@ pub(super) fn display_value(value: &DeValue<'_>) -> String {
     }
 }
 
-/// What a value is, without showing it.
+/// The type of a value, without the value.
 pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a bare text",
@@ -269,28 +274,28 @@ pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The nearest of the names, where one is near enough to have been meant.
-pub(super) fn nearest<'n>(wrong: &str, names: &[&'n str]) -> Option<&'n str> {
-    let distance = |name: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), name);
+/// The nearest of the names, if one is near enough.
+pub(super) fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
+    let distance = |name: &str| strsim::damerau_levenshtein(&unknown.to_lowercase(), name);
     let best = names.iter().min_by_key(|name| distance(name))?;
-    let near = distance(best) <= (best.len().max(wrong.len()) / 3).clamp(1, 4);
-    (near || strsim::jaro_winkler(wrong, best) >= 0.87).then_some(best)
+    let is_near = distance(best) <= (best.len().max(unknown.len()) / 3).clamp(1, 4);
+    (is_near || strsim::jaro_winkler(unknown, best) >= 0.87).then_some(best)
 }
 
-/// `did you mean "timeout"?`, or all that is allowed.
-pub(super) fn suggest(wrong: &str, names: &[&str], show: impl Fn(&str) -> String) -> String {
-    match nearest(wrong, names) {
+/// `did you mean "timeout"?`, or else the list of what is allowed.
+pub(super) fn suggest(unknown: &str, names: &[&str], show: impl Fn(&str) -> String) -> String {
+    match nearest(unknown, names) {
         Some(name) => format!("did you mean {}?", show(name)),
         None if names.is_empty() => "nothing is allowed here".to_owned(),
         None => format!("expected {}", join_or(names, show)),
     }
 }
 
-/// `expected "any", "json" or "form"`, with a guess where there is one.
-pub(super) fn expected_one_of(wrong: &str, names: &[&str]) -> String {
+/// `expected "any", "json" or "form"`, with a suggestion if a name is near.
+pub(super) fn expected_one_of(unknown: &str, names: &[&str]) -> String {
     let expected = format!("expected {}", join_or(names, quote));
-    match nearest(wrong, names) {
-        Some(name) if !wrong.is_empty() => format!("{expected}: did you mean {name:?}?"),
+    match nearest(unknown, names) {
+        Some(name) if !unknown.is_empty() => format!("{expected}: did you mean {name:?}?"),
         _ => expected,
     }
 }
@@ -299,9 +304,9 @@ fn join_or(names: &[&str], show: impl Fn(&str) -> String) -> String {
     match names {
         [] => String::new(),
         [one] => show(one),
-        [most @ .., last] => {
-            let most: Vec<String> = most.iter().map(|name| show(name)).collect();
-            format!("{} or {}", most.join(", "), show(last))
+        [others @ .., last] => {
+            let others: Vec<String> = others.iter().map(|name| show(name)).collect();
+            format!("{} or {}", others.join(", "), show(last))
         }
     }
 }

@@ -1,22 +1,22 @@
-//! `verify.url`: the URL that a sender was told to call, which it signs.
+//! `verify.url`: the public URL that a sender calls, and signs.
 
 use std::borrow::Cow;
 
-/// A URL in which `{name}` stands for the segment that `path` has under this name.
+/// A URL in which `{name}` stands for the segment of that name in `path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicUrl(Vec<UrlPart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum UrlPart {
     Text(String),
-    /// The number of a segment of the request's path.
+    /// The index of a segment of the request's path.
     Segment(usize),
 }
 
 impl PublicUrl {
-    /// The URL, and the names in it that `path` does not have: they stay as they are.
+    /// Parses a URL and returns it with the names in it that `path` lacks, which stay as they are.
     pub(super) fn new(text: &str, path: &str) -> (Self, Vec<String>) {
-        let (mut pieces, mut unknown) = (Vec::new(), Vec::new());
+        let (mut parts, mut unknown) = (Vec::new(), Vec::new());
         let mut before = String::new();
         let mut rest = text;
         while let Some((start, name, after)) = next_name(rest) {
@@ -24,8 +24,8 @@ impl PublicUrl {
             before.push_str(start);
             match path.split('/').position(|segment| segment == braced) {
                 Some(number) => {
-                    pieces.push(UrlPart::Text(std::mem::take(&mut before)));
-                    pieces.push(UrlPart::Segment(number));
+                    parts.push(UrlPart::Text(std::mem::take(&mut before)));
+                    parts.push(UrlPart::Segment(number));
                 }
                 None => {
                     before.push_str(&braced);
@@ -35,29 +35,29 @@ impl PublicUrl {
             rest = after;
         }
         before.push_str(rest);
-        pieces.push(UrlPart::Text(before));
-        (Self(pieces), unknown)
+        parts.push(UrlPart::Text(before));
+        (Self(parts), unknown)
     }
 
-    /// The URL that a request to this path was sent to. Its segments stand there as they were sent.
+    /// The URL of a request to this path, with its segments as they were sent.
     pub fn for_path<'a>(&'a self, path: &'a str) -> Cow<'a, str> {
         if let [UrlPart::Text(text)] = &self.0[..] {
             return Cow::Borrowed(text);
         }
-        let piece = |piece: &'a UrlPart| match piece {
+        let part = |part: &'a UrlPart| match part {
             UrlPart::Text(text) => text.as_str(),
             UrlPart::Segment(number) => path.split('/').nth(*number).unwrap_or_default(),
         };
-        Cow::Owned(self.0.iter().map(piece).collect())
+        Cow::Owned(self.0.iter().map(part).collect())
     }
 }
 
-/// What stands before the first `{name}`, the name, and what follows.
+/// The text before the first `{name}`, the name, and the rest.
 pub(super) fn next_name(text: &str) -> Option<(&str, &str, &str)> {
     for (at, _) in text.match_indices('{') {
         let (name, after) = text[at + 1..].split_once('}')?;
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if !name.is_empty() && name.bytes().all(fits) {
+        let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !name.is_empty() && name.bytes().all(is_name_byte) {
             return Some((&text[..at], name, after));
         }
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_of_the_path_stands_for_the_requests_segment() {
+    fn a_name_in_the_url_is_replaced_by_the_requests_segment() {
         let path = "/shops/{shop}/{id}";
         for (text, sent, expected, unknown) in [
             ("https://h/x", "/shops/a/b", "https://h/x", &[][..]),

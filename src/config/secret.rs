@@ -1,8 +1,8 @@
-//! Secrets: where they are to be had, and having them.
+//! References to secrets, and the reading of secrets.
 //!
-//! A secret never stands in config.toml, and none is read while config.toml is: `secrets` reads
-//! them for the commands that need them, and says with file and line which it could not have. No
-//! fault and no Debug output shows any part of one.
+//! A secret never stands in config.toml, and loading config.toml reads none. [`read_secrets`] reads
+//! them for the commands that need them. It reports each one that it can't read with file and line.
+//! No error and no Debug output shows any part of a secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,11 +22,12 @@ use super::parse;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{Config, LoadedConfig, SecretRef};
 
-const FORMS: &str = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
-/// No key or certificate comes near; a device or a log given by mistake does.
+const SECRET_EXPECTED: &str =
+    r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
+/// Far beyond any key or certificate; it stops at a device or log given by mistake.
 const SECRET_BYTES_MAX: usize = 1 << 20;
 
-/// A place in config.toml where a secret is asked for.
+/// A reference to a secret in config.toml, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretReference {
     pub file: PathBuf,
@@ -37,20 +38,20 @@ pub struct SecretReference {
     pub format: SecretFormat,
 }
 
-/// What is made of a secret, and so what it can't hold.
+/// The format of a secret, which decides what it may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretFormat {
-    /// Whatever it is, it is used as it is.
+    /// Any bytes.
     Bytes,
-    /// What follows `Bearer` in a header.
+    /// The token after `Bearer` in a header.
     BearerToken,
-    /// A variable of a handler's environment.
+    /// The value of a variable in a handler's environment.
     Variable,
-    /// A header's value.
+    /// The value of a header.
     Header,
-    /// The key of a signature by Standard Webhooks.
+    /// A signing key of Standard Webhooks.
     StandardKey,
-    /// That, or a public key of the same standard.
+    /// A signing key or a public key of Standard Webhooks.
     StandardVerifier,
     /// An Ed25519 public key in hex.
     Ed25519Key,
@@ -66,9 +67,10 @@ impl SecretFormat {
         let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
         match self {
             Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text".to_owned()),
-            Self::Header if bytes.iter().any(control) => {
-                Some("has a line break or the like: expected one line of text".to_owned())
-            }
+            Self::Header if bytes.iter().any(control) => Some(
+                "has a control character such as a line break: expected one line of text"
+                    .to_owned(),
+            ),
             Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
             Self::StandardKey => parse_shared_standard_key(bytes).err(),
             Self::StandardVerifier => key_material::parse_standard_keys(bytes).err(),
@@ -80,7 +82,7 @@ impl SecretFormat {
 }
 
 impl SecretFormat {
-    /// What a text may have by mistake, so that nothing that is right fits it.
+    /// A likely mistake in a secret, such as quotes. A secret that is right is unlikely to match.
     fn suspicion(self, bytes: &[u8]) -> Option<&'static str> {
         let is_text =
             matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
@@ -88,21 +90,21 @@ impl SecretFormat {
         let quotes = [&b"\""[..], b"'", b"`"];
         let is_quoted =
             |quote: &&[u8]| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
-        let begins =
-            |name: &[u8]| text.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name));
+        let begins_with = |name: &[u8]| {
+            text.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
         match self {
             _ if !is_text => None,
-            _ if bytes.starts_with(b"\xef\xbb\xbf") => Some(
-                "begins with a byte order mark, which is taken for a part of it: save it without",
-            ),
+            _ if bytes.starts_with(b"\xef\xbb\xbf") => {
+                Some("begins with a byte order mark, which counts as part of it: save it without")
+            }
             _ if text.len() < bytes.len() => Some(
-                "begins or ends with white space, which is taken for a part of it: only one newline \
-                 at the end is not",
+                "begins or ends with white space, which counts as part of it: only one newline at the end does not",
             ),
             _ if quotes.iter().any(is_quoted) => {
-                Some("stands in quotes, which are taken for a part of it: leave them out")
+                Some("is in quotes, which count as part of it: leave them out")
             }
-            Self::BearerToken if begins(b"bearer ") => {
+            Self::BearerToken if begins_with(b"bearer ") => {
                 Some("begins with \"Bearer\": expected what follows it in the header")
             }
             _ => None,
@@ -110,24 +112,23 @@ impl SecretFormat {
     }
 }
 
-/// Secrets that were read, by where they came from.
+/// The secrets that were read, by their references.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(HashMap<SecretRef, Vec<u8>>);
 
 impl Secrets {
-    /// The bytes of a secret that could be read.
+    /// The bytes of a secret, if it could be read.
     pub fn get(&self, secret: &SecretRef) -> Option<&[u8]> {
         self.0.get(secret).map(Vec::as_slice)
     }
 
-    /// Those of `wanted` that could be read, in that order.
+    /// The bytes of those of `wanted` that could be read, in that order.
     pub fn resolve<'s>(&'s self, wanted: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
         wanted.iter().filter_map(|secret| self.get(secret))
     }
 
-    /// Every text in which a request may give a secret of `config` away: the secrets themselves, the
-    /// credentials of `basic` (RFC 7617), and the keys of Standard Webhooks without what stands before
-    /// them.
+    /// Every text by which a request may reveal a secret of `config`: the secrets themselves, the
+    /// credentials of `basic` (RFC 7617), and the keys of Standard Webhooks without their prefixes.
     pub fn texts_to_redact(&self, config: &Config) -> Vec<Vec<u8>> {
         let mut texts: Vec<Vec<u8>> = self.0.values().cloned().collect();
         for verify in config.sources.iter().map(|source| &source.verify) {
@@ -149,7 +150,7 @@ impl Secrets {
         texts
     }
 
-    /// For those who have secrets from elsewhere, such as tests.
+    /// Adds a secret from elsewhere, for tests.
     pub fn insert(&mut self, secret: SecretRef, bytes: Vec<u8>) {
         self.0.insert(secret, bytes);
     }
@@ -168,56 +169,58 @@ fn without_prefix(key: &[u8]) -> &[u8] {
     private.or_else(|| key.strip_prefix(b"whpk_")).unwrap_or(key)
 }
 
-/// Secrets that were read and are probably not what was meant. None is shown.
+/// Warnings about secrets that probably contain a mistake. None shows the secret.
 pub fn secret_warnings(loaded: &LoadedConfig, secrets: &Secrets) -> Vec<ConfigError> {
-    let warning = |used: &SecretReference| {
-        Some(used.error(used.format.suspicion(secrets.get(&used.secret)?)?))
+    let warning = |reference: &SecretReference| {
+        Some(reference.error(reference.format.suspicion(secrets.get(&reference.secret)?)?))
     };
     loaded.secrets.iter().filter_map(warning).collect()
 }
 
-/// What keeps a server from starting wherever it is started, and what may be otherwise there: a variable or
-/// a credential that its unit sets, a file that this user may not read.
+/// Returns the secrets that no server could use, and those that the server may be able to read
+/// although this process can't: a variable or credential that its unit sets, or a file that this
+/// user may not read.
 pub fn check_secrets(loaded: &LoadedConfig) -> (Vec<ConfigError>, Vec<ConfigError>) {
-    let (mut faults, mut elsewhere) = (Vec::new(), Vec::new());
-    for used in &loaded.secrets {
-        match used.secret.read() {
-            Ok(bytes) => faults.extend(used.format.validate(&bytes).map(|it| used.error(&it))),
-            Err(SecretError::Everywhere(reason)) => faults.push(used.error(&reason)),
-            Err(SecretError::HereOnly(reason)) => elsewhere.push(used.error(&reason)),
+    let (mut errors, mut here_only) = (Vec::new(), Vec::new());
+    for reference in &loaded.secrets {
+        match reference.secret.read() {
+            Ok(bytes) => errors
+                .extend(reference.format.validate(&bytes).map(|reason| reference.error(&reason))),
+            Err(SecretError::Everywhere(reason)) => errors.push(reference.error(&reason)),
+            Err(SecretError::HereOnly(reason)) => here_only.push(reference.error(&reason)),
         }
     }
-    (faults, elsewhere)
+    (errors, here_only)
 }
 
-/// Reads every secret; those that can't be had or used are faults.
+/// Reads all secrets, and returns an error for each one that can't be read or used.
 pub fn read_secrets(loaded: &LoadedConfig) -> (Secrets, Vec<ConfigError>) {
     read_secrets_under(loaded, "")
 }
 
-/// Like `secrets`, of one part alone: `handlers.crm`.
+/// Like [`read_secrets`], for one part alone, such as `handlers.crm`.
 pub fn read_secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<ConfigError>) {
-    let (mut found, mut faults) = (Secrets::default(), Vec::new());
-    let under = |key: &str| {
+    let (mut found, mut errors) = (Secrets::default(), Vec::new());
+    let is_under = |key: &str| {
         let rest = key.strip_prefix(part);
         part.is_empty() || rest.is_some_and(|rest| rest.starts_with('.'))
     };
-    for used in loaded.secrets.iter().filter(|used| under(&used.key)) {
-        let bytes = match found.get(&used.secret) {
+    for reference in loaded.secrets.iter().filter(|reference| is_under(&reference.key)) {
+        let bytes = match found.get(&reference.secret) {
             Some(bytes) => Ok(bytes.to_vec()),
-            None => used.secret.read(),
+            None => reference.secret.read(),
         };
         match bytes {
-            Ok(bytes) => match used.format.validate(&bytes) {
-                Some(reason) => faults.push(used.error(&reason)),
-                None => found.insert(used.secret.clone(), bytes),
+            Ok(bytes) => match reference.format.validate(&bytes) {
+                Some(reason) => errors.push(reference.error(&reason)),
+                None => found.insert(reference.secret.clone(), bytes),
             },
             Err(SecretError::Everywhere(reason) | SecretError::HereOnly(reason)) => {
-                faults.push(used.error(&reason));
+                errors.push(reference.error(&reason));
             }
         }
     }
-    (found, faults)
+    (found, errors)
 }
 
 impl SecretReference {
@@ -237,35 +240,35 @@ impl fmt::Display for SecretRef {
     }
 }
 
-/// Why a secret can't be had, and what to do.
+/// Why a secret can't be read, and the remedy.
 enum SecretError {
-    /// Wherever the server is started.
+    /// It can't be read wherever the server starts.
     Everywhere(String),
-    /// By this user, in this environment.
+    /// This user can't read it in this environment; the server may.
     HereOnly(String),
 }
 
 impl SecretRef {
-    /// The secret without one trailing newline.
+    /// Reads the secret, without one trailing newline.
     fn read(&self) -> Result<Vec<u8>, SecretError> {
-        let elsewhere = |reason: String| SecretError::HereOnly(reason);
+        let here_only = |reason: String| SecretError::HereOnly(reason);
         let mut bytes = match self {
             Self::Env(name) => {
                 std::env::var_os(name).map(OsStringExt::into_vec).ok_or_else(|| {
-                    elsewhere("is not set: set it where hooktrail is started".to_owned())
+                    here_only("is not set: set it where hooktrail is started".to_owned())
                 })?
             }
             Self::File(path) => read_file(path)?,
             Self::Credential(name) => {
                 let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                    elsewhere(format!(
+                    here_only(format!(
                         "needs CREDENTIALS_DIRECTORY: systemd sets it for \
                          LoadCredential={name}:/path"
                     ))
                 })?;
                 read_file(&Path::new(&folder).join(name)).map_err(|unread| match unread {
                     SecretError::Everywhere(reason) | SecretError::HereOnly(reason) => {
-                        elsewhere(reason)
+                        here_only(reason)
                     }
                 })?
             }
@@ -301,42 +304,43 @@ fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
     Ok(bytes)
 }
 
-/// One secret or a list of them, all valid.
+/// Parses one reference or a list of them; any of the secrets is valid.
 pub(super) fn parse_list(
     value: &TomlValue<'_>,
     folder: &Path,
-    becomes: SecretFormat,
+    format: SecretFormat,
 ) -> Vec<SecretRef> {
     if !value.is_list() {
-        return parse_one(value, folder, becomes).into_iter().collect();
+        return parse_one(value, folder, format).into_iter().collect();
     }
-    let items = value.list(FORMS).unwrap_or_default();
+    let items = value.list(SECRET_EXPECTED).unwrap_or_default();
     if items.is_empty() {
-        value.error(format!("is []: {FORMS}"));
+        value.error(format!("is []: {SECRET_EXPECTED}"));
     }
-    items.iter().filter_map(|item| parse_one(item, folder, becomes)).collect()
+    items.iter().filter_map(|item| parse_one(item, folder, format)).collect()
 }
 
-/// One secret. Whatever else stands there is not shown: it may well be one.
+/// Parses one reference to a secret. No error shows any other value, which may be the secret
+/// itself.
 pub(super) fn parse_one(
     value: &TomlValue<'_>,
     folder: &Path,
-    becomes: SecretFormat,
+    format: SecretFormat,
 ) -> Option<SecretRef> {
     if !value.is_table() {
-        return value.invalid_redacted(FORMS);
+        return value.invalid_redacted(SECRET_EXPECTED);
     }
-    let table = value.table(FORMS)?;
+    let table = value.table(SECRET_EXPECTED)?;
     let found = [
-        text(&table, "env").map(|(at, text)| (env(&text), at)),
-        text(&table, "file").map(|(at, text)| (file(&text, folder), at)),
-        text(&table, "credential").map(|(at, text)| (credential(&text), at)),
+        read_text(&table, "env").map(|(at, text)| (parse_env(&text), at)),
+        read_text(&table, "file").map(|(at, text)| (parse_file(&text, folder), at)),
+        read_text(&table, "credential").map(|(at, text)| (parse_credential(&text), at)),
     ];
-    let written = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
-    let empty = table.entries_in_order().is_empty();
+    let key_count = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
+    let is_empty = table.entries_in_order().is_empty();
     table.reject_unknown(&[]);
-    if empty || written > 1 {
-        return value.invalid_redacted(FORMS);
+    if is_empty || key_count > 1 {
+        return value.invalid_redacted(SECRET_EXPECTED);
     }
     let (secret, at) = found.into_iter().flatten().next()?;
     let secret = secret.map_or_else(|remedy| at.invalid_redacted(remedy), Some)?;
@@ -345,42 +349,42 @@ pub(super) fn parse_one(
         line: value.at.line,
         key: value.key.clone(),
         secret: secret.clone(),
-        format: becomes,
+        format,
     });
     Some(secret)
 }
 
-fn text<'a>(table: &TomlTable<'a>, key: &'static str) -> Option<(TomlValue<'a>, String)> {
+fn read_text<'a>(table: &TomlTable<'a>, key: &'static str) -> Option<(TomlValue<'a>, String)> {
     let value = table.get(key)?;
     match value.raw_text().filter(|text| !text.is_empty() && !text.contains('\0')) {
         Some(text) => Some((value.clone(), text.to_owned())),
-        None => value.invalid_redacted(FORMS),
+        None => value.invalid_redacted(SECRET_EXPECTED),
     }
 }
 
-fn env(name: &str) -> Result<SecretRef, String> {
+fn parse_env(name: &str) -> Result<SecretRef, String> {
     match name.contains('=') {
         true => Err("expected the name of an environment variable".to_owned()),
         false => Ok(SecretRef::Env(name.to_owned())),
     }
 }
 
-fn file(path: &str, folder: &Path) -> Result<SecretRef, String> {
+fn parse_file(path: &str, folder: &Path) -> Result<SecretRef, String> {
     Ok(SecretRef::File(parse::resolve_path(path, folder)))
 }
 
-fn credential(name: &str) -> Result<SecretRef, String> {
+fn parse_credential(name: &str) -> Result<SecretRef, String> {
     match name.contains('/') || name == "." || name == ".." {
         true => Err("expected the name of a credential, without a slash".to_owned()),
         false => Ok(SecretRef::Credential(name.to_owned())),
     }
 }
 
-/// The key of a Standard Webhooks secret, `whsec_` and base64 whose padding may be missing: 24 to 64
-/// bytes. Does not show the secret where it is none.
+/// Decodes a Standard Webhooks secret, `whsec_` and base64 of 24 to 64 bytes whose padding may be
+/// missing. No error shows an invalid one.
 ///
 /// # Errors
-/// What is wrong with it and what was expected.
+/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
     const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
     let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
@@ -388,8 +392,7 @@ pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
         [text @ .., b'=', b'='] | [text @ .., b'='] => text,
         text => text,
     };
-    // As the libraries of that standard read it: bits that the last letter has too many are not
-    // looked at.
+    // The libraries of that standard ignore excess bits of the last letter.
     let lenient = GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
         .with_decode_padding_mode(DecodePaddingMode::RequireNone);

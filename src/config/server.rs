@@ -1,4 +1,4 @@
-//! `[server]`, `[admin]`, `[store]` and `[workers]`.
+//! Reads `[server]`, `[admin]`, `[store]` and `[workers]`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use super::{
 };
 
 const MIB: u64 = 1 << 20;
-/// SQLite takes no row over 1,000,000,000 bytes; this leaves room for headers and items.
+/// SQLite's limit for a row is 1,000,000,000 bytes; this leaves room for headers and items.
 pub(super) const BODY_BYTES_MAX: u64 = 512 * MIB;
-const LISTEN_LIST: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
-const PROXIES: &str = r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
-const PATH: &str = "expected a path";
+const LISTEN_LIST_EXPECTED: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
+const PROXIES_EXPECTED: &str =
+    r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
+const PATH_EXPECTED: &str = "expected a path";
 
 pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
     let listen = read_listeners(&table, folder, "127.0.0.1:8080", &[]);
@@ -37,8 +38,9 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
         max_inflight_bytes: table.size("max_inflight_size", 64 * MIB, 1..=1 << 40) as usize,
         max_connections: table.integer("max_connections", 10_000, 1..=1_000_000) as usize,
         request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT_RANGE),
-        // Longer than the proxies' in front, so that none of them uses a connection that just ends:
-        // Caddy's is 120 s (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
+        // Longer than the keep-alive of common proxies, so that none reuses a connection that is
+        // being closed. Caddy's is 120 s
+        // (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
         keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT_RANGE),
     };
     if server.max_body_bytes > server.max_inflight_bytes {
@@ -56,7 +58,7 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
     server
 }
 
-/// A `max_body_size` that all bodies together could never reach.
+/// Rejects a `max_body_size` above the limit of all bodies together.
 pub(super) fn reject_above_total(value: &TomlValue<'_>, limit: &str) {
     let _: Option<()> =
         value.invalid(format!("expected at most server.max_inflight_size, which is {limit}"));
@@ -80,7 +82,9 @@ pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
         text => Ok(parse::resolve_path(text, folder)),
     };
     let store = StoreConfig {
-        path: table.parsed("path", PATH, path).unwrap_or_else(|| folder.join("hooktrail.db")),
+        path: table
+            .parsed("path", PATH_EXPECTED, path)
+            .unwrap_or_else(|| folder.join("hooktrail.db")),
         durability: table.choice(
             "durability",
             &[("full", Durability::Full), ("normal", Durability::Normal)],
@@ -104,45 +108,48 @@ pub(super) fn read_workers(table: TomlTable<'_>) -> WorkersConfig {
     workers
 }
 
-/// Refuses by name what has its time still to come, and what is unknown.
+/// Rejects reserved and unknown keys.
 pub(super) fn reject_rest(table: TomlTable<'_>, later: &[&'static str]) {
     table.reject_reserved(later);
     table.reject_unknown(later);
 }
 
-/// The addresses of one `listen`; two listeners can't have one, but port 0 is a new one each time.
+/// Reads the addresses of one `listen`. Two listeners can't share an address, except for port 0,
+/// which is a new port each time.
 fn read_listeners(
     table: &TomlTable<'_>,
     folder: &Path,
     default: &str,
-    taken: &[Listen],
+    taken_addresses: &[Listen],
 ) -> Vec<Listen> {
-    let once = |address: &Listen, before: &[Listen]| {
-        let fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
-        match fixed && before.contains(address) {
+    let check_free = |address: &Listen, others: &[Listen]| {
+        let is_fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
+        match is_fixed && others.contains(address) {
             true => Err("has a listener already: expected another address".to_owned()),
             false => Ok(()),
         }
     };
-    let mut listens: Vec<Listen> = Vec::new();
+    let mut listeners: Vec<Listen> = Vec::new();
     let Some(value) = table.get("listen") else {
-        listens.extend(parse::parse_listen(default, folder));
-        if let Some(Err(remedy)) = listens.first().map(|address| once(address, taken)) {
+        listeners.extend(parse::parse_listen(default, folder));
+        if let Some(Err(remedy)) =
+            listeners.first().map(|address| check_free(address, taken_addresses))
+        {
             table.error(format!("has {default:?} as its listen, which {remedy}"));
         }
-        return listens;
+        return listeners;
     };
-    for item in value.list(LISTEN_LIST).unwrap_or_default() {
+    for item in value.list(LISTEN_LIST_EXPECTED).unwrap_or_default() {
         let parse = |text: &str| {
             let address = parse::parse_listen(text, folder)?;
-            once(&address, taken)?;
-            once(&address, &listens)?;
+            check_free(&address, taken_addresses)?;
+            check_free(&address, &listeners)?;
             Ok(address)
         };
         let address = item.parsed(LISTEN, parse);
-        listens.extend(address);
+        listeners.extend(address);
     }
-    listens
+    listeners
 }
 
 fn read_trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
@@ -153,7 +160,7 @@ fn read_trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {
             parse::parse_network(text).map(Some).map_err(|remedy| format!("{remedy}, or \"unix\""))
         }
     };
-    for network in table.texts("trusted_proxies", PROXIES, parse).unwrap_or_default() {
+    for network in table.texts("trusted_proxies", PROXIES_EXPECTED, parse).unwrap_or_default() {
         match network {
             Some(network) => proxies.networks.push(network),
             None => proxies.has_unix = true,

@@ -1,4 +1,4 @@
-//! `[sources.NAME]`, but for `verify`.
+//! Reads `[sources.NAME]` except for `verify`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,21 +13,22 @@ use super::{
     ServerConfig, Source, Verify, expression, scheme, verify,
 };
 
-/// `max_queued` where it is not written: as good as none, and still a number for SQLite.
+/// `max_queued` if it is not set: effectively no limit, and valid in SQLite.
 pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
 
 const RESERVED_KEYS: &[&str] = &["jetstream"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
-const METHODS_LIST: &str = r#"expected a list such as ["POST"]"#;
-const NETWORKS: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
-const DEDUPE: &str =
+const METHODS_EXPECTED: &str = r#"expected a list such as ["POST"]"#;
+const NETWORKS_EXPECTED: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
+const DEDUPE_EXPECTED: &str =
     r#"expected { header = "X-Delivery" }, { jq = ".id" }, { body = true } or false"#;
-const HANDSHAKE: &str = r#"expected a table such as { respond = "$query.challenge" }, or false"#;
-const PATH: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
-/// Both listeners answer these themselves.
+const HANDSHAKE_EXPECTED: &str =
+    r#"expected a table such as { respond = "$query.challenge" }, or false"#;
+const PATH_EXPECTED: &str = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
+/// Paths that both listeners answer themselves.
 const SERVER_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// A source and where its path was written, for `check`.
+/// A source and the location of its path, for [`check_paths`].
 pub(super) struct ParsedSource {
     pub source: Source,
     pub path_at: Location,
@@ -40,15 +41,16 @@ pub(super) fn read_source(
     folder: &Path,
 ) -> ParsedSource {
     if name == "hooktrail" {
-        table.error("is the name of the server's own source: expected another");
+        table.error("is the name of the built-in source: expected another");
     } else if let Err(remedy) = parse::check_name(name) {
         table.error(format!("is no name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
-    let path = table.parsed("path", PATH, parse_path).unwrap_or_else(|| format!("/hooks/{name}"));
+    let path =
+        table.parsed("path", PATH_EXPECTED, parse_path).unwrap_or_else(|| format!("/hooks/{name}"));
     let verify = read_verify(name, &table, server, (folder, &path));
-    let (dedupe, dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
-    let uses_preset_key = uses_preset_key(&verify, &dedupe, dedupe_off);
+    let (dedupe, is_dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
+    let uses_preset_key = uses_preset_key(&verify, &dedupe, is_dedupe_off);
     check_tolerance(&table, &verify, dedupe.is_some(), dedupe_window);
     let source = Source {
         name: name.to_owned(),
@@ -59,10 +61,12 @@ pub(super) fn read_source(
             &[("any", Accept::Any), ("json", Accept::Json), ("form", Accept::Form)],
             Accept::Any,
         ),
-        allow_from: table.texts("allow_from", NETWORKS, parse::parse_network).unwrap_or_default(),
+        allow_from: table
+            .texts("allow_from", NETWORKS_EXPECTED, parse::parse_network)
+            .unwrap_or_default(),
         verify,
         dedupe,
-        is_dedupe_off: dedupe_off,
+        is_dedupe_off,
         dedupe_window,
         uses_preset_key,
         on_duplicate: table.choice(
@@ -89,19 +93,19 @@ fn read_verify(
     (folder, path): (&Path, &str),
 ) -> Verify {
     let value = table.get("verify");
-    // A scheme that could not be read is a fault, and no one gets to use this value.
-    let read = value.as_ref().map(|value| verify::read_verify(value, folder, path));
-    let verify = read.flatten().unwrap_or_else(verify::no_verification);
-    let beyond = |listen: &super::Listen| match listen {
+    // If the scheme can't be read, that is an error, and nobody uses this value.
+    let parsed = value.as_ref().map(|value| verify::read_verify(value, folder, path));
+    let verify = parsed.flatten().unwrap_or_else(verify::no_verification);
+    let is_public = |listen: &super::Listen| match listen {
         super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         super::Listen::Unix(_) => false,
     };
-    if verify.scheme == "none" && server.listen.iter().any(beyond) {
+    if verify.scheme == "none" && server.listen.iter().any(is_public) {
         let at = value.map_or(table.at, |value| value.at);
         table.log.warn(
             at,
             format!(
-                "sources.{name}.verify is none: whoever reaches server.listen can send events: \
+                "sources.{name}.verify is none: anybody who reaches server.listen can send events: \
                  set a scheme with a secret"
             ),
         );
@@ -127,13 +131,13 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
         }),
     };
     let Some(value) = table.get("methods") else { return vec![default.to_owned()] };
-    let items = value.list(METHODS_LIST);
+    let items = value.list(METHODS_EXPECTED);
     if items.as_ref().is_some_and(Vec::is_empty) {
-        value.error(format!("is []: {METHODS_LIST}"));
+        value.error(format!("is []: {METHODS_EXPECTED}"));
     }
     let items = items.unwrap_or_default();
     let mut methods: Vec<String> = Vec::new();
-    for method in items.iter().filter_map(|item| item.parsed(METHODS_LIST, parse)) {
+    for method in items.iter().filter_map(|item| item.parsed(METHODS_EXPECTED, parse)) {
         if !methods.contains(&method) {
             methods.push(method);
         }
@@ -147,28 +151,32 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
     if value.as_flag() == Some(false) {
         return (None, true, week);
     }
-    let Some(table) = value.table(DEDUPE) else { return (None, false, week) };
-    let header = table.parsed("header", DEDUPE, parse::parse_header_name).map(Dedupe::Header);
+    let Some(table) = value.table(DEDUPE_EXPECTED) else { return (None, false, week) };
+    let header =
+        table.parsed("header", DEDUPE_EXPECTED, parse::parse_header_name).map(Dedupe::Header);
     let body = table.get("body").and_then(|value| match value.as_flag() {
         Some(true) => Some(Dedupe::Body),
         _ => value.invalid("expected true"),
     });
     let window = table.duration("window", week, POSITIVE_DURATION);
-    let written = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
-    let preset = scheme::find_scheme(&verify.scheme).is_some_and(|scheme| scheme.is_preset);
-    let window_alone = preset && table.has("window");
-    if written > 1 {
-        table.error("has more than one key to recognise a repeat by: expected header, jq or body");
-    } else if written == 0 && !window_alone {
-        table.missing_error(format!("has nothing to recognise a repeat by: {DEDUPE}"));
+    let key_count = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
+    let is_preset = scheme::find_scheme(&verify.scheme).is_some_and(|scheme| scheme.is_preset);
+    let has_window_alone = is_preset && table.has("window");
+    if key_count > 1 {
+        table.error(
+            "has more than one key to recognise a duplicate by: expected header, jq or body",
+        );
+    } else if key_count == 0 && !has_window_alone {
+        table.missing_error(format!("has no key to recognise a duplicate by: {DEDUPE_EXPECTED}"));
     }
     let jq = expression::read_expression(&table, "jq").map(Dedupe::Jq);
     reject_rest(table, &[]);
     (header.or(jq).or(body), false, window)
 }
 
-/// A key that is signed stays in force beside a source's own, as it is what makes it useless to send a
-/// captured request again. Where the tolerance outlasts retries nothing turns it off.
+/// Whether the sender's own key of a delivery counts. A signed key counts besides a source's own
+/// `dedupe`, as it prevents resending a captured request. It can't be turned off for a scheme whose
+/// tolerance outlasts retries.
 fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
     let Some(scheme) = scheme::find_scheme(&verify.scheme) else { return false };
     match scheme.delivery_key {
@@ -178,24 +186,24 @@ fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bo
     }
 }
 
-/// A tolerance that somebody chose makes a sender's keys stay longer than the window says, and outlasts
-/// those of a recipe.
+/// Warns about a `tolerance` longer than the window. It keeps a sender's own keys for longer than
+/// the window says, but not those of `dedupe` with scheme `hmac`.
 fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, window: Duration) {
     let Some(tolerance) = verify.tolerance.filter(|tolerance| tolerance.back > window) else {
         return;
     };
-    let (own, window) = (parse::duration_text(tolerance.back), parse::duration_text(window));
+    let (tolerance_text, window) =
+        (parse::duration_text(tolerance.back), parse::duration_text(window));
     if has_dedupe && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
         table.warn(format!(
-            "has a verify.tolerance of {own}, longer than dedupe.window ({window}): a captured request \
-             is new again after {window}: expected a window of {own} or more"
+            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): a captured request counts as new after {window}: expected a window of {tolerance_text} or more"
         ));
     }
     let preset = scheme::find_scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
     if preset.is_some_and(|preset| preset.back != tolerance.back) {
         table.warn(format!(
-            "has a verify.tolerance of {own}, longer than dedupe.window ({window}): the sender's own \
-             keys are kept for {own} too, so that no captured request is new again"
+            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): the sender's own \
+             keys are kept for {tolerance_text} too, so that no captured request counts as new"
         ));
     }
 }
@@ -205,18 +213,16 @@ fn read_handshake(table: &TomlTable<'_>) -> HandshakeConfig {
     if value.as_flag() == Some(false) {
         return HandshakeConfig::Off;
     }
-    let Some(table) = value.table(HANDSHAKE) else { return HandshakeConfig::Preset };
+    let Some(table) = value.table(HANDSHAKE_EXPECTED) else { return HandshakeConfig::Preset };
     if !table.has("respond") {
-        table.missing_error(format!("has no respond: {HANDSHAKE}"));
+        table.missing_error(format!("has no respond: {HANDSHAKE_EXPECTED}"));
     }
     let methods = read_methods(&table, "GET");
     let respond = expression::read_expression(&table, "respond");
-    let signed = table.flag("signed", true);
+    let is_signed = table.flag("signed", true);
     reject_rest(table, &[]);
     match respond {
-        Some(respond) => {
-            HandshakeConfig::Custom(CustomHandshake { methods, respond, is_signed: signed })
-        }
+        Some(respond) => HandshakeConfig::Custom(CustomHandshake { methods, respond, is_signed }),
         None => HandshakeConfig::Preset,
     }
 }
@@ -234,37 +240,40 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
     };
     // RFC 9110 sections 15.3.5 and 15.3.6.
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {
-        table.error(format!("has a body: an answer of {} can't have one", respond.status));
+        table.error(format!("has a body: a response of {} can't have one", respond.status));
     }
     reject_rest(table, &[]);
     Some(respond)
 }
 
-/// A path, each segment plain or one `{name}`; without escapes, so that it has one spelling.
+/// Parses a path whose segments are plain or one `{name}`. It has no escapes, so that it has one
+/// spelling.
 fn parse_path(text: &str) -> Result<String, String> {
     let Some(rest) = text.strip_prefix('/') else {
-        return Err(format!("{PATH}: it begins with a slash"));
+        return Err(format!("{PATH_EXPECTED}: it begins with a slash"));
     };
     if SERVER_PATHS.contains(&text.strip_suffix('/').unwrap_or(text)) {
-        return Err("the server answers this path itself: expected another".to_owned());
+        return Err("the server uses this path itself: expected another".to_owned());
     }
     if text.contains(['?', '#']) {
-        return Err(format!("{PATH}: without a query"));
+        return Err(format!("{PATH_EXPECTED}: without a query"));
     }
     let segments: Vec<&str> = rest.split('/').collect();
     let mut names = Vec::new();
     for (i, segment) in segments.iter().enumerate() {
-        let last = i + 1 == segments.len();
+        let is_last = i + 1 == segments.len();
         if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-            let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-            if name.is_empty() || !name.bytes().all(fits) || names.contains(&name) {
-                return Err(format!("{PATH}: each {{name}} of letters, digits and _, once"));
+            let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            if name.is_empty() || !name.bytes().all(is_name_byte) || names.contains(&name) {
+                return Err(format!(
+                    "{PATH_EXPECTED}: each {{name}} of letters, digits and _, once"
+                ));
             }
             names.push(name);
-        } else if (segment.is_empty() && !last) || matches!(*segment, "." | "..") {
-            return Err(format!("{PATH}: no segment may be empty, . or .."));
+        } else if (segment.is_empty() && !is_last) || matches!(*segment, "." | "..") {
+            return Err(format!("{PATH_EXPECTED}: no segment may be empty, . or .."));
         } else if !segment.bytes().all(is_plain_byte) {
-            return Err(format!("{PATH}: of letters, digits and -._~!$&'()*+,;=:@"));
+            return Err(format!("{PATH_EXPECTED}: of letters, digits and -._~!$&'()*+,;=:@"));
         }
     }
     Ok(text.to_owned())
@@ -274,11 +283,11 @@ fn is_plain_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b)
 }
 
-/// Two sources that match the same paths, whatever their segments are called.
+/// Rejects two sources that match the same paths, even with different names of segments.
 pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
     let pattern = |source: &Source| {
         let mut segments: Vec<&str> = source.path.split('/').collect();
-        // One slash more or less at the end makes no other path.
+        // A trailing slash does not make another path.
         if segments.last() == Some(&"") {
             segments.pop();
         }
@@ -289,19 +298,20 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
             |segment: &&str| if segment.starts_with('{') { "{}" } else { *segment }.to_owned();
         segments.iter().map(blank).collect::<Vec<_>>()
     };
-    let mut firsts = BTreeMap::new();
-    for read in sources {
-        let first: &mut &ParsedSource = firsts.entry(pattern(&read.source)).or_insert(read);
-        if std::ptr::eq(*first, read) {
+    let mut first_by_pattern = BTreeMap::new();
+    for parsed in sources {
+        let first: &mut &ParsedSource =
+            first_by_pattern.entry(pattern(&parsed.source)).or_insert(parsed);
+        if std::ptr::eq(*first, parsed) {
             continue;
         }
-        let (name, other) = (&read.source.name, &first.source.name);
+        let (name, other) = (&parsed.source.name, &first.source.name);
         let text = format!(
             "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected a path \
              of its own",
-            read.source.path,
+            parsed.source.path,
             log.display_location(first.path_at),
         );
-        log.error(read.path_at, text);
+        log.error(parsed.path_at, text);
     }
 }

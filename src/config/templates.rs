@@ -1,9 +1,10 @@
-//! The configuration that ships with the program, for `hooktrail init` to write.
+//! The configuration in the program, which `hooktrail init` writes.
 
-/// config.toml at the repository's top.
+/// config.toml in the root of the repository.
 pub const EMBEDDED: &str = include_str!("../../config.toml");
 
-/// What config.toml names beside itself, be it in a comment: path relative to it, text. All are to be executable.
+/// The programs that config.toml names, including those in comments: relative path and text. All
+/// are executable.
 pub const EMBEDDED_HANDLERS: &[(&str, &str)] = &[
     ("handlers/show-form", include_str!("../../handlers/show-form")),
     ("handlers/show-contact", include_str!("../../handlers/show-contact")),

@@ -1,8 +1,8 @@
-//! A reader over parsed TOML that knows where everything stands.
+//! A reader over parsed TOML with the location of every value.
 //!
-//! A [`Table`] remembers each key that it was asked for, so that at its end every other key is
-//! unknown by definition: the list of valid keys is never written twice. A [`Value`] that is wrong
-//! notes a fault and gives nothing, and the caller goes on with its default.
+//! A [`TomlTable`] remembers each key that the program asks for. Every other key is then unknown,
+//! so no second list of valid keys exists. A [`TomlValue`] that is invalid records an error and
+//! returns nothing, and the caller goes on with its default.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -15,7 +15,7 @@ use super::error::{Diagnostics, Location};
 use super::former_keys;
 use super::parse::{self, DurationRange};
 
-/// A file's number in the log, its text, and where its lines end: what a place is worked out from.
+/// A file: its number, its text, and the ends of its lines, from which locations are computed.
 pub(super) struct TomlFile {
     pub text: String,
     number: usize,
@@ -28,14 +28,14 @@ impl TomlFile {
         Self { text, number, line_ends }
     }
 
-    /// The line of an offset.
+    /// The location of an offset.
     pub fn locate(&self, offset: usize) -> Location {
         let line = 1 + self.line_ends.partition_point(|end| *end < offset);
         Location { file: self.number, line }
     }
 }
 
-/// A table, or the absence of one that is optional.
+/// A table, which may be absent if it is optional.
 pub(super) struct TomlTable<'a> {
     /// `handlers.crm`; empty for a file's root.
     pub key: String,
@@ -54,7 +54,7 @@ pub(super) struct TomlValue<'a> {
     pub log: &'a Diagnostics,
     file: &'a TomlFile,
     key_at: Location,
-    /// Where it begins in the file.
+    /// The offset of the value in the file.
     start: usize,
     value: &'a DeValue<'a>,
 }
@@ -62,18 +62,11 @@ pub(super) struct TomlValue<'a> {
 impl<'a> TomlTable<'a> {
     pub fn root(file: &'a TomlFile, entries: &'a DeTable<'a>, log: &'a Diagnostics) -> Self {
         let at = file.locate(0);
-        let asked = RefCell::default();
-        Self {
-            key: String::new(),
-            at,
-            log,
-            file: Some(file),
-            entries: Some(entries),
-            known_keys: asked,
-        }
+        let known_keys = RefCell::default();
+        Self { key: String::new(), at, log, file: Some(file), entries: Some(entries), known_keys }
     }
 
-    /// A table that nobody wrote: every key has its default.
+    /// An absent table: every key has its default.
     pub fn absent(key: &str, log: &'a Diagnostics) -> Self {
         let at = Location { file: 0, line: 0 };
         Self {
@@ -87,8 +80,8 @@ impl<'a> TomlTable<'a> {
     }
 
     fn key_of(&self, name: &str) -> String {
-        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let name = match !name.is_empty() && name.chars().all(bare) {
+        let is_bare_key_char = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let name = match !name.is_empty() && name.chars().all(is_bare_key_char) {
             true => name.to_owned(),
             false => parse::quote(name),
         };
@@ -101,24 +94,24 @@ impl<'a> TomlTable<'a> {
         let start = inner.span().start;
         let (key_at, at) = (file.locate(key.span().start), file.locate(start));
         let at = if inner.get_ref().is_table() { key_at } else { at };
-        let (key, inner) = (self.key_of(name), inner.get_ref());
-        Some(TomlValue { key, at, log: self.log, file, key_at, start, value: inner })
+        let (key, value) = (self.key_of(name), inner.get_ref());
+        Some(TomlValue { key, at, log: self.log, file, key_at, start, value })
     }
 
     pub fn get(&self, name: &'static str) -> Option<TomlValue<'a>> {
-        let mut asked = self.known_keys.borrow_mut();
-        if !asked.contains(&name) {
-            asked.push(name);
+        let mut known_keys = self.known_keys.borrow_mut();
+        if !known_keys.contains(&name) {
+            known_keys.push(name);
         }
         self.value(name)
     }
 
-    /// Whether `name` was written, without making it a valid key.
+    /// Whether the file has the key, without making it a known key.
     pub fn has(&self, name: &str) -> bool {
         self.entries.is_some_and(|entries| entries.contains_key(name))
     }
 
-    /// All entries, in the order in which they were written, for tables whose keys are names.
+    /// All entries in the order of the file, for tables whose keys are names.
     pub fn entries_in_order(&self) -> Vec<(&'a str, TomlValue<'a>)> {
         let Some(entries) = self.entries else { return Vec::new() };
         let mut keys: Vec<_> = entries.keys().collect();
@@ -127,39 +120,40 @@ impl<'a> TomlTable<'a> {
         keys.into_iter().filter_map(|key| entry(key.get_ref().as_ref())).collect()
     }
 
-    /// Rejects keys that a later version will know.
+    /// Rejects keys that are reserved for a later version.
     pub fn reject_reserved(&self, names: &[&'static str]) {
         for value in names.iter().filter_map(|name| self.value(name)) {
             value.error("is not yet known to this version");
         }
     }
 
-    /// Notes every key that nobody asked for. `later`: what `not_yet` has named already.
+    /// Rejects every key that the program did not ask for, except for `later`, which
+    /// `reject_reserved` has reported.
     pub fn reject_unknown(self, later: &[&str]) {
-        let asked = self.known_keys.borrow();
+        let known_keys = self.known_keys.borrow();
         for (name, value) in self.entries_in_order() {
-            if !asked.contains(&name) && !later.contains(&name) {
-                let known = |key: &&str| asked.contains(key);
-                let hint = match former_keys::find_successor(name).filter(known) {
+            if !known_keys.contains(&name) && !later.contains(&name) {
+                let is_known = |key: &&str| known_keys.contains(key);
+                let hint = match former_keys::find_successor(name).filter(is_known) {
                     Some(key) => format!("its name is now {key}"),
-                    None => parse::suggest(name, &asked, |known| known.to_owned()),
+                    None => parse::suggest(name, &known_keys, |known| known.to_owned()),
                 };
                 self.log.error(value.key_at, format!("{} is unknown: {hint}", value.key));
             }
         }
     }
 
-    /// A fault of the table as a whole.
+    /// Records an error of the table as a whole.
     pub fn error(&self, text: impl Display) {
         self.log.error(self.at, format!("{} {text}", self.key));
     }
 
-    /// Something of the table as a whole that may hurt.
+    /// Records a warning about the table as a whole.
     pub fn warn(&self, text: impl Display) {
         self.log.warn(self.at, format!("{} {text}", self.key));
     }
 
-    /// Something that has to be here is not.
+    /// Records that a required key is missing.
     pub fn missing_error(&self, text: impl Display) {
         self.log.missing_error(self.at, format!("{} {text}", self.key));
     }
@@ -187,17 +181,22 @@ impl<'a> TomlTable<'a> {
         self.parsed(name, &parse::expected_one_of("", &names), parse).unwrap_or(default)
     }
 
-    pub fn duration(&self, name: &'static str, default: Duration, span: DurationRange) -> Duration {
-        self.optional_duration(name, span).unwrap_or(default)
+    pub fn duration(
+        &self,
+        name: &'static str,
+        default: Duration,
+        range: DurationRange,
+    ) -> Duration {
+        self.optional_duration(name, range).unwrap_or(default)
     }
 
     /// A duration that has no default.
-    pub fn optional_duration(&self, name: &'static str, span: DurationRange) -> Option<Duration> {
-        self.parsed(name, parse::DURATION, |text| parse::parse_duration_in(text, span))
+    pub fn optional_duration(&self, name: &'static str, range: DurationRange) -> Option<Duration> {
+        self.parsed(name, parse::DURATION, |text| parse::parse_duration_in(text, range))
     }
 
     pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let read = |value: TomlValue<'a>| {
+        let parse_value = |value: TomlValue<'a>| {
             let size = match value.value {
                 DeValue::String(text) => parse::parse_size(text),
                 _ => value.integer().and_then(|n| u64::try_from(n).ok()),
@@ -208,16 +207,16 @@ impl<'a> TomlTable<'a> {
             }
             Some(size)
         };
-        self.get(name).and_then(read).unwrap_or(default)
+        self.get(name).and_then(parse_value).unwrap_or(default)
     }
 
     pub fn integer(&self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
-        let read = |value: TomlValue<'a>| {
+        let parse_value = |value: TomlValue<'a>| {
             let number = value.integer().filter(|n| range.contains(n));
             let expected = || parse::integer_range(&range);
             number.or_else(|| value.invalid(expected()))
         };
-        self.get(name).and_then(read).unwrap_or(default)
+        self.get(name).and_then(parse_value).unwrap_or(default)
     }
 
     pub fn number(
@@ -227,7 +226,7 @@ impl<'a> TomlTable<'a> {
         range: RangeInclusive<f64>,
         expected: &str,
     ) -> f64 {
-        let read = |value: TomlValue<'a>| {
+        let parse_value = |value: TomlValue<'a>| {
             let number = match value.value {
                 DeValue::Float(float) => float.as_str().parse().ok(),
                 _ => value.integer().map(|n| n as f64),
@@ -235,10 +234,11 @@ impl<'a> TomlTable<'a> {
             let number = number.filter(|n: &f64| n.is_finite() && range.contains(n));
             number.or_else(|| value.invalid(expected))
         };
-        self.get(name).and_then(read).unwrap_or(default)
+        self.get(name).and_then(parse_value).unwrap_or(default)
     }
 
-    /// A list of texts, each parsed; what is wrong is left out. `None` where it is not written.
+    /// Reads a list of texts and parses each. Invalid ones are left out. `None` if the key is
+    /// missing.
     pub fn texts<T>(
         &self,
         name: &'static str,
@@ -251,13 +251,13 @@ impl<'a> TomlTable<'a> {
 }
 
 impl<'a> TomlValue<'a> {
-    /// Notes that the value is wrong; gives nothing, for the caller's ease.
+    /// Records that the value is invalid; returns `None` for the caller's convenience.
     pub fn invalid<T>(&self, expected: impl Display) -> Option<T> {
         self.error(format!("is {}: {expected}", parse::display_value(self.value)));
         None
     }
 
-    /// Like `wrong`, for values that may be a secret: never shows them.
+    /// Like `invalid`, for values that may be secret: it shows only their type.
     pub fn invalid_redacted<T>(&self, expected: impl Display) -> Option<T> {
         self.error(format!("is {}: {expected}", parse::type_name(self.value)));
         None
@@ -271,12 +271,12 @@ impl<'a> TomlValue<'a> {
         self.log.warn(self.at, format!("{} {text}", self.key));
     }
 
-    /// The file from where the value begins: the value as it was written, and what follows it.
+    /// The file from the start of the value: the value as written, and what follows.
     pub fn source_text(&self) -> &'a str {
         self.file.text.get(self.start..).unwrap_or_default()
     }
 
-    /// The place so many bytes into `written`.
+    /// The location at an offset within `source_text`.
     pub fn locate_within(&self, bytes: usize) -> Location {
         self.file.locate(self.start + bytes)
     }
@@ -301,7 +301,7 @@ impl<'a> TomlValue<'a> {
         self.as_flag().or_else(|| self.invalid("expected true or false"))
     }
 
-    /// Text without a NUL, which neither paths, arguments nor headers can hold.
+    /// Reads text without NUL, which neither paths, arguments nor headers can contain.
     pub fn text(&self, expected: &str) -> Option<&'a str> {
         let Some(text) = self.value.as_str() else { return self.invalid(expected) };
         if text.contains('\0') { self.invalid("expected text without a NUL") } else { Some(text) }

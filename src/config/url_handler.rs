@@ -1,4 +1,4 @@
-//! `url` and the keys that go with it, as `command` has its own.
+//! Reads `url` and its keys, which replace `command` and its keys.
 
 use std::path::Path;
 
@@ -10,19 +10,20 @@ use super::secret::{self, SecretFormat};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{EnvValue, UrlTarget};
 
-/// Keys that say how a URL is called.
+/// Keys of a URL.
 const URL_KEYS: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];
-/// Keys that say how a command is run.
+/// Keys of a command.
 const COMMAND_KEYS: [&str; 5] = ["directory", "mode", "env", "batch_size", "batch_wait"];
 
-const URL: &str = "expected a URL that begins with https:// or http://";
-const PROXY: &str = r#"expected a proxy such as "http://proxy.example.com:3128""#;
-const HEADERS: &str = r#"expected a table such as { Authorization = { env = "NAME" } }"#;
-const HEADER: &str = r#"expected a list of headers' names such as ["X-Request-Id"]"#;
-const HEADER_VALUE: &str =
+const URL_EXPECTED: &str = "expected a URL that begins with https:// or http://";
+const PROXY_EXPECTED: &str = r#"expected a proxy such as "http://proxy.example.com:3128""#;
+const HEADERS_EXPECTED: &str = r#"expected a table such as { Authorization = { env = "NAME" } }"#;
+const FORWARD_HEADERS_EXPECTED: &str =
+    r#"expected a list of headers' names such as ["X-Request-Id"]"#;
+const HEADER_VALUE_EXPECTED: &str =
     r#"expected one line of text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 
-/// Headers of the exchange itself (RFC 9110 section 7.6.1), and those that the server writes.
+/// Headers of the connection (RFC 9110 section 7.6.1), and those that the server sets.
 const SERVER_HEADERS: [&str; 12] = [
     "connection",
     "content-length",
@@ -37,14 +38,14 @@ const SERVER_HEADERS: [&str; 12] = [
     "upgrade",
     "proxy-authorization",
 ];
-/// What a signature by Standard Webhooks writes.
+/// Headers of a signature by Standard Webhooks.
 const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-/// What the trail keeps as `[redacted]` alone.
+/// Headers that are stored as `[redacted]`.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
 
 pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<UrlTarget> {
     let Some(value) = table.get("url") else {
-        // Known keys all the same, so that no fault calls them unknown.
+        // Reading them makes them known keys, so that no second error calls them unknown.
         for value in URL_KEYS.iter().filter_map(|key| table.get(key)) {
             if !table.has("jetstream") {
                 value.error("goes with url: a command has none");
@@ -63,16 +64,18 @@ pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<Ur
     let keys = |value: TomlValue<'_>| secret::parse_list(&value, folder, SecretFormat::StandardKey);
     let sign = table.get("sign").map(keys);
     let target = UrlTarget {
-        url: read_url(&value, URL).inspect(|url| warn_of_names(&value, url)).unwrap_or_default(),
+        url: read_url(&value, URL_EXPECTED)
+            .inspect(|url| warn_about_names(&value, url))
+            .unwrap_or_default(),
         headers: headers.unwrap_or_default(),
         forward_headers: read_forwarded(table),
         sign: sign.unwrap_or_default(),
-        proxy: table.get("proxy").and_then(|value| read_url(&value, PROXY)),
+        proxy: table.get("proxy").and_then(|value| read_url(&value, PROXY_EXPECTED)),
     };
     for name in &target.forward_headers {
-        let same = |(own, _): &&(String, EnvValue)| own.eq_ignore_ascii_case(name);
+        let is_same = |(own, _): &&(String, EnvValue)| own.eq_ignore_ascii_case(name);
         if let (Some((own, _)), Some(value)) =
-            (target.headers.iter().find(same), table.get("forward_headers"))
+            (target.headers.iter().find(is_same), table.get("forward_headers"))
         {
             value.error(format!("names {name:?}: headers has {own} already: expected it once"));
         }
@@ -80,20 +83,23 @@ pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<Ur
     Some(target)
 }
 
-/// A handler's URL has no names that are filled in.
-fn warn_of_names(value: &TomlValue<'_>, url: &str) {
+/// Warns about `{name}` in a handler's URL, which has no placeholders.
+fn warn_about_names(value: &TomlValue<'_>, url: &str) {
     if let Some((_, name, _)) = next_name(url) {
-        value
-            .warn(format!("has {{{name}}}: it is called as it stands there, nothing is filled in"));
+        value.warn(format!(
+            "has {{{name}}}: a handler's URL has no placeholders, it is called as written"
+        ));
     }
 }
 
-/// Not shown when it is wrong: a URL may hold a password.
+/// Reads a URL. No error shows it, as it may contain a password.
 fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
     let Some(text) = value.raw_text() else { return value.invalid_redacted(expected) };
     let Ok(uri) = text.parse::<Uri>() else { return value.invalid_redacted(expected) };
-    let begins = matches!(uri.scheme_str(), Some("http" | "https"));
-    let Some(authority) = uri.authority().filter(|it| begins && !it.host().is_empty()) else {
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let Some(authority) =
+        uri.authority().filter(|authority| is_http && !authority.host().is_empty())
+    else {
         return value.invalid_redacted(expected);
     };
     if authority.as_str().contains('@') {
@@ -101,9 +107,11 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
         value.error(remedy);
         return None;
     }
-    let after = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    let port = after.strip_prefix(':').map(str::parse::<u16>);
-    if (port.is_none() && !after.is_empty()) || port.is_some_and(|port| !matches!(port, Ok(1..))) {
+    let port_text = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    let port = port_text.strip_prefix(':').map(str::parse::<u16>);
+    if (port.is_none() && !port_text.is_empty())
+        || port.is_some_and(|port| !matches!(port, Ok(1..)))
+    {
         return value.invalid_redacted("expected a port from 1 to 65535, or none");
     }
     if text.contains('#') {
@@ -112,8 +120,8 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
-    let Some(table) = value.table(HEADERS) else { return Vec::new() };
+fn read_headers(value: &TomlValue<'_>, is_signed: bool, folder: &Path) -> Vec<(String, EnvValue)> {
+    let Some(table) = value.table(HEADERS_EXPECTED) else { return Vec::new() };
     let mut headers: Vec<(String, EnvValue)> = Vec::new();
     for (name, value) in table.entries_in_order() {
         let lower = match parse::parse_header_name(name) {
@@ -123,11 +131,11 @@ fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(Stri
                 continue;
             }
         };
-        let twice = headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-        if SERVER_HEADERS.contains(&&*lower) || (signed && SIGNED_HEADERS.contains(&&*lower)) {
+        let is_duplicate = headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        if SERVER_HEADERS.contains(&&*lower) || (is_signed && SIGNED_HEADERS.contains(&&*lower)) {
             value.error("is set by the server: expected another header");
-        } else if twice {
-            value.error("is there twice: once is enough, in capitals or not");
+        } else if is_duplicate {
+            value.error("is there twice: once is enough, as header names ignore case");
         } else if let Some(value) = read_header_value(&value, folder) {
             headers.push((name.to_owned(), value));
         }
@@ -135,26 +143,33 @@ fn read_headers(value: &TomlValue<'_>, signed: bool, folder: &Path) -> Vec<(Stri
     headers
 }
 
-/// Text is not shown, as with `env`.
+/// No error shows the text, as for `env`.
 fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
     if value.is_table() {
         return secret::parse_one(value, folder, SecretFormat::Header).map(EnvValue::Secret);
     }
     match value.raw_text().map(parse::parse_header_value) {
         Some(Ok(text)) => Some(EnvValue::Text(text)),
-        _ => value.invalid_redacted(HEADER_VALUE),
+        _ => value.invalid_redacted(HEADER_VALUE_EXPECTED),
     }
 }
 
 fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
-    let signed = table.has("sign");
+    let is_signed = table.has("sign");
     let mut names: Vec<String> = Vec::new();
-    for item in table.get("forward_headers").and_then(|value| value.list(HEADER)).iter().flatten() {
-        let Some(name) = item.parsed(HEADER, parse::parse_header_name) else { continue };
-        if SERVER_HEADERS.contains(&&*name) || (signed && SIGNED_HEADERS.contains(&&*name)) {
+    for item in table
+        .get("forward_headers")
+        .and_then(|value| value.list(FORWARD_HEADERS_EXPECTED))
+        .iter()
+        .flatten()
+    {
+        let Some(name) = item.parsed(FORWARD_HEADERS_EXPECTED, parse::parse_header_name) else {
+            continue;
+        };
+        if SERVER_HEADERS.contains(&&*name) || (is_signed && SIGNED_HEADERS.contains(&&*name)) {
             item.error(format!("names {name:?}, which the server sets: expected another header"));
         } else if SECRET_HEADERS.contains(&&*name) {
-            item.warn(format!("names {name:?}, which is kept and passed on as [redacted] alone"));
+            item.warn(format!("names {name:?}, which is stored and passed on as [redacted]"));
             names.push(name);
         } else if names.contains(&name) {
             item.error(format!("names {name:?} twice: once is enough"));

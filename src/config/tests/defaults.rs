@@ -1,4 +1,4 @@
-//! Every documented default, and every key written with another value.
+//! Tests of every documented default, and of every key with another value.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ command = ['true']
 ";
 
 #[test]
-fn an_empty_file_has_the_contracts_defaults() {
+fn an_empty_file_has_the_documented_defaults() {
     let folder = Folder::new("");
     let path = folder.path();
     let expected = Config {
@@ -52,7 +52,7 @@ fn an_empty_file_has_the_contracts_defaults() {
 }
 
 #[test]
-fn a_source_and_a_handler_have_the_contracts_defaults() {
+fn a_source_and_a_handler_have_the_documented_defaults() {
     let folder = Folder::new(SMALLEST);
     let config = folder.load().config;
     let source = Source {
@@ -112,7 +112,7 @@ fn a_source_and_a_handler_have_the_contracts_defaults() {
 }
 
 #[test]
-fn every_key_that_is_written_is_heard() {
+fn every_key_of_the_server_is_read() {
     let folder = Folder::new(
         r#"
 [server]
@@ -158,7 +158,7 @@ shutdown_timeout = "0s"
 }
 
 #[test]
-fn every_key_of_a_source_is_heard() {
+fn every_key_of_a_source_is_read() {
     let source = config(
         r#"
 [sources.a]
@@ -209,7 +209,7 @@ max_body_size = "64 KiB"
 }
 
 #[test]
-fn every_key_of_a_handler_is_heard() {
+fn every_key_of_a_handler_is_read() {
     let folder = Folder::new(
         r#"
 [sources.a]
@@ -278,7 +278,7 @@ paused = true
 }
 
 #[test]
-fn every_key_of_a_url_is_heard() {
+fn every_key_of_a_url_is_read() {
     let handler = config(
         r#"
 [sources.a]
@@ -308,7 +308,7 @@ proxy = "http://proxy:3128"
 }
 
 #[test]
-fn a_repeat_is_recognised_as_its_source_says() {
+fn a_duplicate_is_recognised_as_its_source_says() {
     let read = |dedupe: &str, verify: &str| {
         let text = format!("[sources.a]\nverify = {verify}\ndedupe = {dedupe}");
         let source = config(&text).sources.remove(0);

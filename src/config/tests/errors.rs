@@ -1,9 +1,9 @@
-//! Every fault, with its line and its remedy.
+//! Tests of errors, with their line and their remedy.
 
 use super::{Folder, check, handler};
 
 #[test]
-fn all_faults_come_at_once_in_the_order_of_their_lines() {
+fn all_errors_are_reported_at_once_in_the_order_of_their_lines() {
     check(
         r#"
 [server]
@@ -36,7 +36,7 @@ pth = "/x"
 }
 
 #[test]
-fn broken_toml_is_shown_beside_other_faults_and_blames_nothing_else() {
+fn a_syntax_error_is_reported_with_other_errors_but_hides_missing_keys() {
     check(
         "[server\nlisten = 1\n[workers]\nthreads = 0\n[handlers.h]\ncommand = [true\n",
         &[
@@ -56,11 +56,11 @@ fn broken_toml_is_shown_beside_other_faults_and_blames_nothing_else() {
 }
 
 #[test]
-fn what_this_version_has_not_yet_is_refused_by_name() {
+fn reserved_keys_are_rejected_by_name() {
     let later = |keys: &[&str], table: &str, first: usize, config: &dyn Fn(&str) -> String| {
         for key in keys {
-            let fault = format!("{first}: {table}.{key} is not yet known to this version");
-            check(&config(&format!("{key} = 'x'\n")), &[fault.as_str()]);
+            let error = format!("{first}: {table}.{key} is not yet known to this version");
+            check(&config(&format!("{key} = 'x'\n")), &[error.as_str()]);
         }
     };
     let under = |table: &'static str| move |line: &str| format!("[{table}]\n{line}");
@@ -116,10 +116,10 @@ fn numbers_have_their_ranges() {
         ),
         ("sources.a", "accept", "\"xml\"", r#"expected "any", "json" or "form""#),
     ] {
-        // The one fault where the value shown is not what was written.
+        // In this error alone the value shown is not the value written.
         let shown = if key == "max_inflight_size" { "1 KiB" } else { value };
-        let fault = format!("2: {table}.{key} is {shown}: {expected}");
-        check(&format!("[{table}]\n{key} = {value}"), &[fault.as_str()]);
+        let error = format!("2: {table}.{key} is {shown}: {expected}");
+        check(&format!("[{table}]\n{key} = {value}"), &[error.as_str()]);
     }
 }
 
@@ -153,28 +153,28 @@ fn a_handlers_numbers_have_their_ranges() {
         ("unique_by", "\".id\"", r#"expected a table such as { jq = ".id", window = "7d" }"#),
         ("when", "true", r#"expected an expression such as ".form_id""#),
     ] {
-        let fault = format!("5: handlers.h.{key} is {value}: {expected}");
-        check(&handler(&format!("{key} = {value}")), &[fault.as_str()]);
+        let error = format!("5: handlers.h.{key} is {value}: {expected}");
+        check(&handler(&format!("{key} = {value}")), &[error.as_str()]);
     }
 }
 
 #[test]
-fn no_depth_of_brackets_ends_the_reader() {
+fn deeply_nested_brackets_do_not_crash_the_reader() {
     for deep in
         ["a = ".to_owned() + &"[".repeat(100_000), "a = ".to_owned() + &"{a=".repeat(100_000)]
     {
-        assert!(!Folder::new(&deep).faults().is_empty());
+        assert!(!Folder::new(&deep).errors().is_empty());
     }
 }
 
 #[test]
-fn no_text_however_torn_ends_the_reader() {
+fn a_file_cut_at_any_byte_does_not_crash_the_reader() {
     let whole = format!("{}\n{}", crate::config::EMBEDDED, handler("env = { A = '\u{e9}' }"));
     let lines = whole.lines().count();
     for end in (0..whole.len()).filter(|end| whole.is_char_boundary(*end)) {
         let folder = Folder::new(&whole[..end]);
-        for fault in super::load(&folder.file()).err().iter().flat_map(|faults| &faults.0) {
-            assert!(fault.line.is_some_and(|line| (1..=lines + 1).contains(&line)), "{fault}");
+        for error in super::load(&folder.file()).err().iter().flat_map(|errors| &errors.0) {
+            assert!(error.line.is_some_and(|line| (1..=lines + 1).contains(&line)), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which files are read, and how they go together.
+//! Tests of which files are read, and how they are merged.
 
 use std::fs;
 
@@ -22,24 +22,24 @@ fn included_files_add_tables_in_the_order_of_their_names() {
 }
 
 #[test]
-fn one_table_stands_in_one_file() {
+fn a_table_in_two_files_is_an_error() {
     let folder = Folder::new("include = ['b.toml']\n[server]\n[sources.a]\n[handlers.h]\n")
         .write("b.toml", "[sources.a]\n\n[server]\nlisten = 3\n[sources.b]\n")
         .write("c.toml", "");
-    let found = folder.faults();
-    assert!(found.iter().any(|fault| fault
+    let found = folder.errors();
+    assert!(found.iter().any(|error| error
         == "b.toml:1: sources.a stands in two files: config.toml:3 has it too: expected in one"));
-    assert!(found.iter().any(|fault| fault
+    assert!(found.iter().any(|error| error
         == "b.toml:3: server stands in two files: config.toml:2 has it too: expected in one"));
 }
 
 #[test]
-fn faults_of_all_files_come_together_with_the_main_file_first() {
+fn errors_of_all_files_are_reported_together_with_the_main_file_first() {
     let folder = Folder::new("include = ['*.toml']\n[workers]\nthreads = 0\n[sources.a]\n")
         .write("a.toml", "[sources.b]\npath = '/hooks/a'\n")
         .write("b.toml", "\nthreads = 1\ninclude = []\n")
         .write("c.toml", b"[store]\n# \xff\n");
-    let found = folder.faults();
+    let found = folder.errors();
     assert_eq!(
         found,
         [
@@ -55,7 +55,7 @@ fn faults_of_all_files_come_together_with_the_main_file_first() {
 }
 
 #[test]
-fn an_include_that_finds_nothing_is_a_fault_only_where_it_names_a_file() {
+fn an_include_that_matches_nothing_is_an_error_only_if_it_names_a_file() {
     let cases: [(&str, &[&str]); 6] = [
         ("['none.d/*.toml']", &[]),
         ("['x?.toml']", &[]),
@@ -71,38 +71,38 @@ fn an_include_that_finds_nothing_is_a_fault_only_where_it_names_a_file() {
         ),
         ("['config.toml']", &[]),
     ];
-    for (include, faults) in cases {
+    for (include, errors) in cases {
         let folder = Folder::new(&format!("include = {include}"));
-        assert_eq!(folder.faults(), faults, "{include}");
+        assert_eq!(folder.errors(), errors, "{include}");
     }
 }
 
 #[test]
-fn a_file_that_can_not_be_read_says_so() {
+fn a_file_that_can_not_be_read_is_an_error() {
     let folder = Folder::new("");
     let missing = load(&folder.path().join("none.toml")).unwrap_err().to_string();
     assert!(missing.ends_with("none.toml: can't be read: No such file or directory (os error 2)"));
     let huge = folder.write("config.toml", vec![b'#'; (4 << 20) + 1]);
-    let found = huge.faults();
+    let found = huge.errors();
     assert_eq!(found, ["config.toml: is larger than 4 MiB: expected a configuration"]);
 }
 
 #[test]
-fn a_byte_order_mark_and_windows_line_ends_are_no_fault() {
+fn a_byte_order_mark_and_windows_line_ends_are_valid() {
     let text = "\u{feff}[workers]\r\nthreads = 3\r\n";
     assert_eq!(config(text).workers.threads, 3);
 }
 
 #[test]
-fn the_flag_goes_before_the_usual_places() {
+fn the_flag_takes_precedence_over_the_usual_paths() {
     assert_eq!(find(Some("x/y.toml".into())), Ok("x/y.toml".into()));
-    // Tests run in the repository, whose config.toml is the one that ships.
+    // Tests run in the repository, whose config.toml is the shipped one.
     assert!(fs::exists("config.toml").unwrap());
     assert_eq!(find(None), Ok("config.toml".into()));
 }
 
 #[test]
-fn a_reload_refuses_by_name_what_needs_a_restart() {
+fn a_reload_rejects_by_name_keys_that_need_a_restart() {
     let folder = Folder::new("");
     let read = |text: &str| {
         fs::write(folder.file(), text).unwrap();

@@ -1,19 +1,18 @@
-//! What a handler calls, what it wants of an event and when: faults of urls, of expressions and of
-//! keys that go together.
+//! Tests of errors in urls, in expressions, and in keys that depend on each other.
 
 use super::super::read_secrets;
 use super::{Folder, check, handler};
 
-/// A handler with a url in place of its command: its lines begin at 5.
+/// A handler with a url instead of a command, followed by `rest`, whose lines begin at 5.
 fn url(rest: &str) -> String {
     format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = 'https://example.com'\n{rest}")
 }
 
 #[test]
-fn a_url_is_one_that_can_be_called_and_holds_no_secret() {
+fn a_url_is_callable_and_contains_no_secret() {
     let url = "expected a URL that begins with https:// or http://";
     let port = "expected a port from 1 to 65535, or none";
-    for (written, fault) in [
+    for (written, error) in [
         ("''", format!("is a bare text: {url}")),
         ("3", format!("is a number: {url}")),
         ("'example.com'", format!("is a bare text: {url}")),
@@ -36,7 +35,7 @@ fn a_url_is_one_that_can_be_called_and_holds_no_secret() {
         ),
     ] {
         let config = format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = {written}");
-        check(&config, &[&format!("4: handlers.h.url {fault}")]);
+        check(&config, &[&format!("4: handlers.h.url {error}")]);
     }
     for right in ["http://127.0.0.1:9/", "https://[::1]:8443/a?b=c", "HTTPS://Example.com"] {
         check(&format!("[sources.a]\n[handlers.h]\nsources = ['a']\nurl = '{right}'"), &[]);
@@ -49,7 +48,7 @@ fn a_url_is_one_that_can_be_called_and_holds_no_secret() {
 }
 
 #[test]
-fn headers_of_a_url_are_its_own() {
+fn headers_of_a_url_do_not_clash_with_the_servers() {
     let value = "expected one line of text, { env = \"NAME\" }, { file = \"path\" } or \
                  { credential = \"name\" }";
     let cases: [(&str, String); 9] = [
@@ -65,7 +64,7 @@ fn headers_of_a_url_are_its_own() {
         ),
         (
             "headers = { X = 'a', x = 'b' }",
-            "headers.x is there twice: once is enough, in capitals or not".into(),
+            "headers.x is there twice: once is enough, as header names ignore case".into(),
         ),
         (
             "forward_headers = ['Content-Length']",
@@ -86,45 +85,44 @@ fn headers_of_a_url_are_its_own() {
             "headers.Webhook-Id is set by the server: expected another header".into(),
         ),
     ];
-    for (line, fault) in cases {
-        check(&url(line), &[&format!("5: handlers.h.{fault}")]);
+    for (line, error) in cases {
+        check(&url(line), &[&format!("5: handlers.h.{error}")]);
     }
     check(&url("headers = { Webhook-Id = 'a' }\nforward_headers = ['webhook-timestamp']"), &[]);
     let warned = Folder::new(&url("forward_headers = ['Cookie']")).warnings();
-    let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is kept and \
-                   passed on as [redacted] alone";
+    let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is stored and passed on as [redacted]";
     assert_eq!(warned, [warning]);
 }
 
 #[test]
-fn a_handler_does_one_thing_and_has_the_keys_of_that() {
+fn a_handler_has_either_a_command_or_a_url_and_only_its_keys() {
     check(
         &url("command = ['true']"),
         &["2: handlers.h has a command and a url: expected one of them"],
     );
     for key in ["headers = {}", "forward_headers = []", "sign = { env = 'S' }", "proxy = 'x'"] {
         let name = key.split(' ').next().unwrap();
-        let fault = format!("5: handlers.h.{name} goes with url: a command has none");
-        check(&handler(key), &[&fault]);
+        let error = format!("5: handlers.h.{name} goes with url: a command has none");
+        check(&handler(key), &[&error]);
     }
     for key in
         ["directory = '.'", "mode = 'each'", "env = {}", "batch_size = 1", "batch_wait = '1s'"]
     {
         let name = key.split(' ').next().unwrap();
-        let fault = format!("5: handlers.h.{name} goes with command: a url has none");
-        check(&url(key), &[&fault]);
+        let error = format!("5: handlers.h.{name} goes with command: a url has none");
+        check(&url(key), &[&error]);
     }
     check(&url("concurrency = 1\ntimeout = '1s'\nmax_output_size = 0\nrate_limit = '1/h'"), &[]);
 }
 
 #[test]
-fn what_goes_together_is_given_together() {
+fn keys_that_depend_on_each_other_are_given_together() {
     let cases = [
         ("version_by = '.at'", "has version_by without ordering_key: expected both, or neither"),
         ("debounce = '5s'", "has debounce without debounce_by: expected both, or neither"),
     ];
-    for (line, fault) in cases {
-        check(&handler(line), &[&format!("2: handlers.h {fault}")]);
+    for (line, error) in cases {
+        check(&handler(line), &[&format!("2: handlers.h {error}")]);
     }
     check(&handler("ordering_key = '.id'\ndebounce_by = '.id'"), &[]);
     let once = "expected a table such as { jq = \".id\", window = \"7d\" }";
@@ -144,7 +142,7 @@ fn what_goes_together_is_given_together() {
 }
 
 #[test]
-fn a_fault_of_an_expression_has_its_place() {
+fn an_error_in_an_expression_has_its_location() {
     for key in [
         "when",
         "split",
@@ -163,44 +161,43 @@ fn a_fault_of_an_expression_has_its_place() {
             "version_by" => format!("{config}ordering_key = '.id'"),
             _ => config,
         };
-        let fault = format!("5: handlers.h.{name} is \"\": line 1, column 1: it is empty");
-        check(&config, &[&fault]);
+        let error = format!("5: handlers.h.{name} is \"\": line 1, column 1: it is empty");
+        check(&config, &[&error]);
     }
     for key in ["dedupe = { jq", "handshake = { respond"] {
         let name = key.replace(" = { ", ".");
-        let fault = format!("2: sources.a.{name} is \"\": line 1, column 1: it is empty");
-        check(&format!("[sources.a]\n{key} = '' }}"), &[&fault]);
+        let error = format!("2: sources.a.{name} is \"\": line 1, column 1: it is empty");
+        check(&format!("[sources.a]\n{key} = '' }}"), &[&error]);
     }
 }
 
 #[test]
-fn a_fault_within_several_lines_is_found_on_its_own() {
-    for (written, line, fault) in [
+fn an_error_in_a_multi_line_expression_has_its_own_line() {
+    for (written, line, error) in [
         ("'.a | nope'", 5, "is \".a | nope\": line 1, column 6: "),
         ("'''\n.a\n| nope\n'''", 7, "has \"| nope\": line 2, column 3: "),
         ("\"\"\"\n.a \\\n  | .b\n| nope\"\"\"", 8, "has \"| nope\": line 2, column 3: "),
     ] {
-        let faults = Folder::new(&handler(&format!("when = {written}\n"))).faults();
-        let start = format!("config.toml:{line}: handlers.h.when {fault}");
-        assert!(faults.iter().any(|fault| fault.starts_with(&start)), "{start}: {faults:?}");
+        let errors = Folder::new(&handler(&format!("when = {written}\n"))).errors();
+        let start = format!("config.toml:{line}: handlers.h.when {error}");
+        assert!(errors.iter().any(|error| error.starts_with(&start)), "{start}: {errors:?}");
     }
 }
 
 #[test]
-fn secrets_of_a_url_are_what_they_become() {
+fn secrets_of_a_url_are_checked_by_their_format() {
     let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let lines = "headers = { A = { file = 'key' }, B = { file = 'lines' } }\n\
                  sign = [{ file = 'key' }, { file = 'short' }]";
     let folder = Folder::new(&url(lines)).write("key", key).write("short", "hush");
     let loaded = folder.write("lines", "hush\nhush");
-    let (found, faults) = read_secrets(&loaded.load());
-    let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let faults = loaded.lines(faults.iter().map(String::as_str));
+    let (found, errors) = read_secrets(&loaded.load());
+    let errors = errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let errors = loaded.lines(errors.iter().map(String::as_str));
     assert_eq!(
-        faults,
+        errors,
         [
-            "config.toml:5: handlers.h.headers.B: file lines has a line break or the like: \
-             expected one line of text",
+            "config.toml:5: handlers.h.headers.B: file lines has a control character such as a line break: expected one line of text",
             "config.toml:6: handlers.h.sign: file short is a key of 3 bytes: expected whsec_ and \
              the base64 of 24 to 64 bytes",
         ]

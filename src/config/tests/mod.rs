@@ -1,4 +1,4 @@
-//! What `load` promises, in tables: a configuration and the faults, warnings or values it gives.
+//! Tests of `load`: configurations and the errors, warnings or values that they give.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ mod templates;
 mod values;
 mod warnings;
 
-/// A folder with config.toml and whatever else a test puts there.
+/// A temporary folder with config.toml and other files of a test.
 struct Folder(TempDir);
 
 impl Folder {
@@ -41,10 +41,10 @@ impl Folder {
         self.path().join("config.toml")
     }
 
-    /// The faults, a line each, the folder's own name taken out.
-    fn faults(&self) -> Vec<String> {
-        let Err(faults) = load(&self.file()) else { return Vec::new() };
-        self.lines(faults.to_string().lines())
+    /// The errors, one on each line, without the folder's name.
+    fn errors(&self) -> Vec<String> {
+        let Err(errors) = load(&self.file()) else { return Vec::new() };
+        self.lines(errors.to_string().lines())
     }
 
     fn lines<'l>(&self, lines: impl Iterator<Item = &'l str>) -> Vec<String> {
@@ -53,7 +53,7 @@ impl Folder {
     }
 
     fn load(&self) -> LoadedConfig {
-        load(&self.file()).unwrap_or_else(|faults| panic!("{faults}"))
+        load(&self.file()).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -61,18 +61,18 @@ impl Folder {
     }
 }
 
-/// A handler that is right but for what is added: its lines begin at 5.
+/// A valid handler followed by `rest`, whose lines begin at 5.
 fn handler(rest: &str) -> String {
     format!("[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n{rest}")
 }
 
-/// `faults` are all that the configuration has, without `config.toml:` before each.
+/// Checks that the configuration has exactly these errors, each without `config.toml:`.
 #[track_caller]
-fn check(config: &str, faults: &[&str]) {
-    let found = Folder::new(config).faults();
+fn check(config: &str, errors: &[&str]) {
+    let found = Folder::new(config).errors();
     let found: Vec<&str> =
         found.iter().map(|line| line.strip_prefix("config.toml:").unwrap_or(line)).collect();
-    assert_eq!(found, faults, "\n{config}");
+    assert_eq!(found, errors, "\n{config}");
 }
 
 fn config(text: &str) -> Config {

@@ -1,4 +1,4 @@
-//! `verify`: what each scheme takes, and what it may not be given.
+//! Tests of `verify`: the keys of each scheme, and the keys that it rejects.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ fn secret() -> Vec<SecretRef> {
 const SECRET: &str = "secret = { env = 'S' }";
 
 #[test]
-fn every_scheme_of_the_contract_is_known_by_name() {
+fn every_documented_scheme_is_known_by_name() {
     let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
-    let contract = "none token basic bearer hmac paminga standard github gitlab stripe shopify \
+    let documented = "none token basic bearer hmac paminga standard github gitlab stripe shopify \
                     slack twilio sendgrid mailgun mailchimp mandrill meta zoom discord paddle \
                     square hubspot linear bitbucket dropbox trello microsoft-graph sns";
-    assert_eq!(names, contract.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(names, documented.split_whitespace().collect::<Vec<_>>());
 }
 
 #[test]
-fn the_keys_in_the_table_are_those_that_are_read() {
+fn the_table_lists_exactly_the_keys_that_are_read() {
     for scheme in SCHEMES {
         let folder = Folder::new(&source(&format!("scheme = '{}', zzzzzzzz = 1", scheme.name)));
-        let faults = folder.faults();
+        let errors = folder.errors();
         let unknown =
-            faults.iter().find_map(|fault| fault.split_once("zzzzzzzz is unknown: expected "));
+            errors.iter().find_map(|error| error.split_once("zzzzzzzz is unknown: expected "));
         let mut read: Vec<&str> = unknown.unwrap().1.split([',', ' ']).collect();
         read.retain(|word| !matches!(*word, "" | "or" | "scheme"));
         let mut keys = scheme.keys.to_vec();
@@ -45,7 +45,7 @@ fn the_keys_in_the_table_are_those_that_are_read() {
 }
 
 #[test]
-fn each_scheme_takes_its_keys() {
+fn each_scheme_reads_its_keys() {
     let base =
         |scheme: &str| Verify { scheme: scheme.into(), secret: secret(), ..Verify::default() };
     let token = read(&format!("scheme = 'token', header = 'X-Token', {SECRET}"));
@@ -70,7 +70,7 @@ fn source_of(verify: &str, keys: &str) -> crate::config::Source {
 }
 
 #[test]
-fn a_preset_brings_its_header_its_tolerance_and_its_senders_own_key() {
+fn a_preset_sets_its_header_its_tolerance_and_its_senders_own_key() {
     let slack = source_of("scheme = 'slack'", "");
     assert_eq!(slack.verify.header.as_deref(), Some("x-slack-signature"));
     assert_eq!(slack.verify.tolerance, tolerance(300, 300));
@@ -89,7 +89,7 @@ fn a_preset_brings_its_header_its_tolerance_and_its_senders_own_key() {
     ] {
         let own = source_of(&format!("scheme = '{scheme}'"), "").verify.tolerance;
         assert_eq!(own, tolerance(back, ahead), "{scheme}");
-        // A set one is the time back.
+        // A tolerance in the configuration sets the past direction.
         let own = source_of(&format!("scheme = '{scheme}', tolerance = '3h'"), "");
         assert_eq!(own.verify.tolerance, tolerance(3 * 3600, ahead), "{scheme}");
         let own = source_of(&format!("scheme = '{scheme}', tolerance = '3s'"), "");
@@ -104,7 +104,7 @@ fn tolerance(back: u64, ahead: u64) -> Option<Tolerance> {
 }
 
 #[test]
-fn a_signed_key_stays_in_force_beside_a_sources_own() {
+fn a_signed_key_counts_besides_a_sources_own() {
     for (scheme, alone, own, off) in [
         ("slack", true, true, false),
         ("paminga", true, true, false),
@@ -124,7 +124,7 @@ fn a_signed_key_stays_in_force_beside_a_sources_own() {
 }
 
 #[test]
-fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
+fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_valid() {
     let window = |tolerance: &str, window: &str| {
         let keys = format!("dedupe = {{ window = '{window}' }}");
         source_of(&format!("scheme = 'mailgun', tolerance = '{tolerance}'"), &keys)
@@ -136,14 +136,13 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
     assert_eq!(window("3s", "1s"), 6);
     let text = format!("[sources.a]\nverify = {{ scheme = 'sns', tolerance = '8d', {SECRET} }}\n");
     let warning = "config.toml:1: sources.a has a verify.tolerance of 8d, longer than dedupe.window \
-                   (7d): the sender's own keys are kept for 8d too, so that no captured request is \
-                   new again";
+                   (7d): the sender's own keys are kept for 8d too, so that no captured request counts as new";
     assert_eq!(Folder::new(&text).warnings(), [warning]);
     let verify = format!("scheme = 'hmac', header = 'X', timestamp_header = 'T', {SECRET}");
     let verify = format!("{verify}, signed = '{{timestamp}}{{body}}', tolerance = '9h'");
     let text = |dedupe: &str| format!("[sources.a]\nverify = {{ {verify} }}\n{dedupe}");
     let warning = "config.toml:1: sources.a has a verify.tolerance of 9h, longer than dedupe.window \
-                   (1h): a captured request is new again after 1h: expected a window of 9h or more";
+                   (1h): a captured request counts as new after 1h: expected a window of 9h or more";
     let folder = Folder::new(&text("dedupe = { body = true, window = '1h' }"));
     assert_eq!(folder.warnings(), [warning]);
     for dedupe in ["", "dedupe = { body = true, window = '9h' }"] {
@@ -152,7 +151,7 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_taken() {
 }
 
 #[test]
-fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrill_may_have_none_yet() {
+fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrills_secret_is_optional() {
     let verify = read(&format!("scheme = 'mailchimp', query = 'key', {SECRET}"));
     assert_eq!((verify.query.as_deref(), verify.is_path_token), (Some("key"), false));
     assert!(read(&format!("scheme = 'mailchimp', path_token = true, {SECRET}")).is_path_token);
@@ -163,8 +162,7 @@ fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrill_may_have_none_y
     );
     assert_eq!(read("scheme = 'mandrill'").secret, []);
     let folder = Folder::new(&source("scheme = 'mandrill'"));
-    let warning = "2: sources.a.verify has no secret yet: its sender's handshake is answered, and \
-                   everything else is refused";
+    let warning = "2: sources.a.verify has no secret yet: only its sender's handshake is answered, all other requests are rejected";
     assert_eq!(folder.warnings(), [format!("config.toml:{warning}")]);
     let meta = "scheme = 'meta', verify_token = [{ env = 'T' }, { env = 'U' }]";
     let tokens = read(&format!("{meta}, {SECRET}")).verify_token;
@@ -172,11 +170,11 @@ fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrill_may_have_none_y
 }
 
 #[test]
-fn a_secret_that_is_no_key_of_its_scheme_is_a_fault_and_not_shown() {
+fn a_secret_that_is_not_a_key_of_its_scheme_is_an_error_and_not_shown() {
     use base64::Engine;
     let key = |bytes: usize| base64::engine::general_purpose::STANDARD.encode(vec![0x42; bytes]);
     let weak = format!("whpk_{}", base64::engine::general_purpose::STANDARD.encode([0; 32]));
-    for (scheme, secret, fault) in [
+    for (scheme, secret, error) in [
         ("standard", "whsec_hush!".to_owned(), Some("is no base64")),
         ("standard", format!("whsec_{}", key(23)), Some("is a key of 23 bytes")),
         ("standard", format!("whsec_{}", key(65)), Some("is a key of 65 bytes")),
@@ -200,16 +198,16 @@ fn a_secret_that_is_no_key_of_its_scheme_is_a_fault_and_not_shown() {
     ] {
         let keys = format!("scheme = '{scheme}', secret = {{ file = 'key' }}");
         let folder = Folder::new(&source(&keys)).write("key", &secret);
-        let (_, faults) = read_secrets(&folder.load());
-        let found = faults.first().map(ConfigError::to_string).unwrap_or_default();
-        assert!(found.contains(fault.unwrap_or("")), "{scheme}: {found}");
-        assert_eq!(found.is_empty(), fault.is_none(), "{scheme}: {found}");
+        let (_, errors) = read_secrets(&folder.load());
+        let found = errors.first().map(ConfigError::to_string).unwrap_or_default();
+        assert!(found.contains(error.unwrap_or("")), "{scheme}: {found}");
+        assert_eq!(found.is_empty(), error.is_none(), "{scheme}: {found}");
         assert!(!found.contains(&secret) && !found.contains("hush"), "{found}");
     }
 }
 
 #[test]
-fn an_hmac_recipe_is_read_part_by_part() {
+fn the_keys_of_hmac_are_read() {
     let least = read(&format!("scheme = 'hmac', header = 'X-Sig', {SECRET}"));
     let hmac = Hmac {
         algorithm: Algorithm::Sha256,
@@ -255,11 +253,11 @@ fn an_hmac_recipe_is_read_part_by_part() {
 }
 
 #[test]
-fn a_scheme_refuses_what_it_can_not_use() {
+fn a_scheme_rejects_keys_it_can_not_use() {
     let names: Vec<String> = SCHEMES.iter().map(|scheme| format!("{:?}", scheme.name)).collect();
     let (last, others) = names.split_last().unwrap();
     let schemes = format!("expected {} or {last}", others.join(", "));
-    for (verify, fault) in [
+    for (verify, error) in [
         (String::new(), format!(" has no scheme: {schemes}")),
         (
             "scheme = 'paminha'".into(),
@@ -301,16 +299,16 @@ fn a_scheme_refuses_what_it_can_not_use() {
             ".url is a bare text: expected a URL that begins with https:// or http://".into(),
         ),
     ] {
-        check(&source(&verify), &[&format!("2: sources.a.verify{fault}")]);
+        check(&source(&verify), &[&format!("2: sources.a.verify{error}")]);
     }
 }
 
 #[test]
-fn an_hmac_recipe_is_whole() {
+fn missing_and_invalid_keys_of_hmac_are_errors() {
     let signed = "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \
                   \"{timestamp}.{body}\"";
     let hmac = |rest: &str| format!("scheme = 'hmac', header = 'X', {SECRET}, {rest}");
-    for (verify, fault) in [
+    for (verify, error) in [
         (
             format!("scheme = 'hmac', {SECRET}"),
             " has no header: scheme \"hmac\" needs one, such as header = \"X-Signature\"".into(),
@@ -335,6 +333,6 @@ fn an_hmac_recipe_is_whole() {
             ".tolerance is \"0s\": expected at least 1ms".into(),
         ),
     ] {
-        check(&source(&verify), &[&format!("2: sources.a.verify{fault}")]);
+        check(&source(&verify), &[&format!("2: sources.a.verify{error}")]);
     }
 }

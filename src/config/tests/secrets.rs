@@ -1,4 +1,4 @@
-//! Secrets: their forms, their reading, and that nothing ever shows one.
+//! Tests of secrets: their references, their reading, and that nothing shows one.
 
 use super::super::*;
 use super::{Folder, check};
@@ -11,7 +11,7 @@ fn bearer(secret: &str) -> String {
 fn a_secret_is_never_a_bare_text_and_is_not_shown() {
     let forms = r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
     let key = "3: sources.a.verify.secret";
-    for (secret, fault) in [
+    for (secret, error) in [
         ("'hush-hush'", format!(" is a bare text: {forms}")),
         ("['hush-hush']", format!(" is a bare text: {forms}")),
         ("8472", format!(" is a number: {forms}")),
@@ -30,18 +30,18 @@ fn a_secret_is_never_a_bare_text_and_is_not_shown() {
             ".credential is a bare text: expected the name of a credential, without a slash".into(),
         ),
     ] {
-        check(&bearer(secret), &[&format!("{key}{fault}")]);
+        check(&bearer(secret), &[&format!("{key}{error}")]);
     }
     check(
         "[sources.a]\nverify = 'hush-hush'",
         &["2: sources.a.verify is a bare text: expected a table such as { scheme = \"none\" }"],
     );
-    let broken = Folder::new(&bearer("'hush-hush")).faults();
-    assert!(!broken.is_empty() && !broken.iter().any(|fault| fault.contains("hush")), "{broken:?}");
+    let broken = Folder::new(&bearer("'hush-hush")).errors();
+    assert!(!broken.is_empty() && !broken.iter().any(|error| error.contains("hush")), "{broken:?}");
 }
 
 #[test]
-fn each_secret_remembers_its_place() {
+fn each_secret_has_its_location() {
     let folder = Folder::new(&bearer("[{ env = 'A' },\n { file = 'b' }, { credential = 'c' }]"));
     let loaded = folder.load();
     let found: Vec<_> = loaded.secrets.iter().map(|used| (used.line, &used.secret)).collect();
@@ -65,20 +65,20 @@ fn one_trailing_newline_is_no_part_of_a_secret() {
     ] {
         let folder = Folder::new(&bearer("{ file = 'key' }")).write("key", file);
         let loaded = folder.load();
-        let (secrets, faults) = read_secrets(&loaded);
-        assert_eq!(faults, []);
+        let (secrets, errors) = read_secrets(&loaded);
+        assert_eq!(errors, []);
         let found = secrets.resolve(&loaded.config.sources[0].verify.secret).next();
         assert_eq!(found, Some(secret.as_bytes()));
     }
 }
 
 #[test]
-fn secrets_that_can_not_be_had_are_faults_with_their_line() {
+fn secrets_that_can_not_be_read_are_errors_with_their_line() {
     let text = bearer("[{ file = 'none' }, { env = 'HOOKTRAIL_TEST_UNSET' }, { file = 'empty' }]")
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'nul' } }";
     let folder = Folder::new(&text).write("empty", "\n").write("nul", "a\0b");
-    let (_, faults) = read_secrets(&folder.load());
-    let shown: Vec<String> = faults.iter().map(ConfigError::to_string).collect();
+    let (_, errors) = read_secrets(&folder.load());
+    let shown: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
     let shown = folder.lines(shown.iter().map(String::as_str));
     let at = "config.toml:3: sources.a.verify.secret:";
     assert_eq!(
@@ -104,8 +104,8 @@ fn the_secrets_of_one_part_can_be_read_alone() {
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'k' } }\n\
            [handlers.hh]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'none' } }";
     let folder = Folder::new(&text).write("k", "hush");
-    let (secrets, faults) = read_secrets_under(&folder.load(), "handlers.h");
-    assert_eq!(faults, []);
+    let (secrets, errors) = read_secrets_under(&folder.load(), "handlers.h");
+    assert_eq!(errors, []);
     assert_eq!(secrets.get(&SecretRef::File(folder.path().join("k"))), Some(&b"hush"[..]));
     assert_eq!(format!("{secrets:?}"), "Secrets(1 of them)");
 }
@@ -123,11 +123,11 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
             assert_eq!(parse_shared_standard_key(secret.as_bytes()), Ok(key.clone()), "{secret}");
         }
     }
-    // Found in the documentation of senders: its last letter has bits too many.
+    // From the documentation of senders: the last letter has excess bits.
     assert!(parse_shared_standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").is_ok());
     assert!(parse_shared_standard_key(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwhR").is_ok());
     let remedy = "expected whsec_ and the base64 of 24 to 64 bytes";
-    for (secret, fault) in [
+    for (secret, error) in [
         ("whsec_".to_owned(), "is a key of 0 bytes"),
         (STANDARD.encode([7; 23]), "is a key of 23 bytes"),
         (STANDARD.encode([7; 65]), "is a key of 65 bytes"),
@@ -135,11 +135,11 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
         (format!("{}\n", STANDARD.encode([7; 32])), "is no base64"),
         (format!("{}===", STANDARD_NO_PAD.encode([7; 25])), "is no base64"),
     ] {
-        assert_eq!(parse_shared_standard_key(secret.as_bytes()), Err(format!("{fault}: {remedy}")));
+        assert_eq!(parse_shared_standard_key(secret.as_bytes()), Err(format!("{error}: {remedy}")));
     }
 }
 
-/// A configuration with a `bearer`, a `basic` and a handler's variable of the secret.
+/// A configuration with a `bearer`, a `basic` and a handler's variable that use the secret.
 fn used_everywhere() -> String {
     bearer("{ file = 'key' }")
         + "[sources.b.verify]\nscheme = 'basic'\nuser = 'ada'\nsecret = { file = 'key' }\n\
@@ -147,12 +147,10 @@ fn used_everywhere() -> String {
 }
 
 #[test]
-fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
-    const SPACE: &str = "begins or ends with white space, which is taken for a part of it: only one \
-                         newline at the end is not";
-    const QUOTES: &str = "stands in quotes, which are taken for a part of it: leave them out";
-    const MARK: &str =
-        "begins with a byte order mark, which is taken for a part of it: save it without";
+fn a_likely_mistake_in_a_secret_is_a_warning_that_does_not_show_it() {
+    const SPACE: &str = "begins or ends with white space, which counts as part of it: only one newline at the end does not";
+    const QUOTES: &str = "is in quotes, which count as part of it: leave them out";
+    const MARK: &str = "begins with a byte order mark, which counts as part of it: save it without";
     for (text, expected) in [
         ("hush hush", None),
         ("hush\n", None),
@@ -171,8 +169,8 @@ fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
     ] {
         let folder = Folder::new(&used_everywhere()).write("key", text);
         let loaded = folder.load();
-        let (secrets, faults) = read_secrets(&loaded);
-        assert_eq!(faults, []);
+        let (secrets, errors) = read_secrets(&loaded);
+        assert_eq!(errors, []);
         let warnings: Vec<String> =
             secret_warnings(&loaded, &secrets).iter().map(ConfigError::to_string).collect();
         assert!(!warnings.iter().any(|warning| warning.contains("hush")), "{warnings:?}");
@@ -187,7 +185,7 @@ fn what_is_odd_about_a_secret_is_a_warning_that_does_not_show_it() {
 }
 
 #[test]
-fn a_bearer_token_is_what_follows_bearer_and_other_headers_are_whole() {
+fn a_bearer_token_excludes_the_word_bearer_and_other_headers_are_whole() {
     let header = "[handlers.u]\nsources = ['a']\nurl = 'https://a.example'\n\
                   headers = { Authorization = { file = 'key' } }\n";
     for (text, count) in [("Bearer hush", 1), ("bearer  hush", 1), ("bearerhush", 0), ("hush", 0)] {
@@ -201,7 +199,7 @@ fn a_bearer_token_is_what_follows_bearer_and_other_headers_are_whole() {
 }
 
 #[test]
-fn what_no_server_could_use_is_a_fault_and_what_only_its_unit_may_have_is_not() {
+fn a_secret_no_server_could_use_is_an_error_and_one_only_the_unit_may_have_is_not() {
     let keys = "[sources.s.verify]\nscheme = 'standard'\nsecret = { file = 'short' }\n";
     let text = bearer(
         "[{ file = 'none' }, { file = 'empty' }, { env = 'HOOKTRAIL_TEST_UNSET' }, \
@@ -209,18 +207,18 @@ fn what_no_server_could_use_is_a_fault_and_what_only_its_unit_may_have_is_not() 
     ) + keys;
     let folder = Folder::new(&text).write("empty", "\r\n").write("key", "hush");
     let folder = folder.write("short", "whsec_aHVzaA==");
-    let (faults, elsewhere) = check_secrets(&folder.load());
+    let (errors, elsewhere) = check_secrets(&folder.load());
     let texts =
         |all: &[ConfigError]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
-    let (faults, elsewhere) = (texts(&faults), texts(&elsewhere));
+    let (errors, elsewhere) = (texts(&errors), texts(&elsewhere));
     for (text, all) in [
-        ("none can't be read", &faults),
-        ("empty is empty", &faults),
-        ("is a key of 4 bytes", &faults),
+        ("none can't be read", &errors),
+        ("empty is empty", &errors),
+        ("is a key of 4 bytes", &errors),
         ("HOOKTRAIL_TEST_UNSET is not set", &elsewhere),
         ("credential unset needs CREDENTIALS_DIRECTORY", &elsewhere),
     ] {
         assert!(all.contains(text), "{text}: {all}");
     }
-    assert_eq!((faults.lines().count(), elsewhere.lines().count()), (3, 2));
+    assert_eq!((errors.lines().count(), elsewhere.lines().count()), (3, 2));
 }

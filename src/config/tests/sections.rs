@@ -1,4 +1,4 @@
-//! Faults of each part: listeners, names, paths, sources, handlers.
+//! Tests of errors in listeners, names, paths, sources and handlers.
 
 use super::{Folder, check, handler};
 
@@ -11,8 +11,8 @@ fn a_listener_has_an_address_of_its_own() {
     for wrong in
         ["localhost:8080", ":8080", "8080", "127.0.0.1", "unix:", "::1:80", "1.2.3.4:70000"]
     {
-        let fault = format!("2: server.listen is \"{wrong}\": {expected}");
-        check(&format!("[server]\nlisten = ['{wrong}']"), &[fault.as_str()]);
+        let error = format!("2: server.listen is \"{wrong}\": {expected}");
+        check(&format!("[server]\nlisten = ['{wrong}']"), &[error.as_str()]);
     }
     check("[server]\nlisten = []", &["2: server.listen is []: expected at least one address"]);
     check(
@@ -26,14 +26,14 @@ fn a_listener_has_an_address_of_its_own() {
             "6: admin.listen is \"[::1]:1\": has a listener already: expected another address",
         ],
     );
-    let found = Folder::new("[server]\nlisten = ['127.0.0.1:8081']").faults();
+    let found = Folder::new("[server]\nlisten = ['127.0.0.1:8081']").errors();
     let expected = "config.toml: admin has \"127.0.0.1:8081\" as its listen, which has a listener \
                     already: expected another address";
     assert_eq!(found, [expected]);
 }
 
 #[test]
-fn names_are_small_and_plain() {
+fn names_have_a_limited_length_and_alphabet() {
     let rule = "expected a name of a-z, 0-9, _ and -, that begins with a letter or digit, at most \
                 64 long";
     for (table, key) in [
@@ -42,16 +42,16 @@ fn names_are_small_and_plain() {
         ("sources.'a b'", "sources.\"a b\""),
         ("sources.''", "sources.\"\""),
     ] {
-        // The default path of such a name is not looked at.
-        let fault = format!("1: {key} is no name: {rule}");
-        check(&format!("[{table}]"), &[fault.as_str()]);
+        // The default path of such a name is not checked.
+        let error = format!("1: {key} is no name: {rule}");
+        check(&format!("[{table}]"), &[error.as_str()]);
     }
     let (most, more) = ("a".repeat(64), "a".repeat(65));
     check(&format!("[sources.{most}]"), &[]);
     check(&format!("[sources.{more}]"), &[&format!("1: sources.{more} is no name: {rule}")]);
     check(
         "[sources.hooktrail]",
-        &["1: sources.hooktrail is the name of the server's own source: expected another"],
+        &["1: sources.hooktrail is the name of the built-in source: expected another"],
     );
     check("sources = 3", &["1: sources is 3: expected a table such as [sources.paminga]"]);
     check(
@@ -63,7 +63,7 @@ fn names_are_small_and_plain() {
 #[test]
 fn a_path_has_one_spelling_and_one_source() {
     let rule = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
-    let own = "the server answers this path itself: expected another";
+    let own = "the server uses this path itself: expected another";
     for (path, expected) in [
         ("hooks", format!("{rule}: it begins with a slash")),
         ("", format!("{rule}: it begins with a slash")),
@@ -80,8 +80,8 @@ fn a_path_has_one_spelling_and_one_source() {
         ("/readyz", own.to_owned()),
         ("/healthz/", own.to_owned()),
     ] {
-        let fault = format!("2: sources.a.path is \"{path}\": {expected}");
-        check(&format!("[sources.a]\npath = '{path}'"), &[fault.as_str()]);
+        let error = format!("2: sources.a.path is \"{path}\": {expected}");
+        check(&format!("[sources.a]\npath = '{path}'"), &[error.as_str()]);
     }
     for path in ["/", "/a/", "/a.b-c_d~e", "/{tenant}/x/{user_id}", "/Hooks"] {
         check(&format!("[sources.a]\npath = '{path}'"), &[]);
@@ -97,15 +97,15 @@ fn two_sources_never_match_the_same_paths() {
         ("/hooks/{a}/x/{b}", "/hooks/{c}/x/{d}"),
     ] {
         let found =
-            Folder::new(&format!("[sources.a]\npath = '{a}'\n[sources.b]\npath = '{b}'")).faults();
+            Folder::new(&format!("[sources.a]\npath = '{a}'\n[sources.b]\npath = '{b}'")).errors();
         let place = "config.toml:2";
-        let [fault] = &found[..] else { panic!("{found:?}") };
+        let [error] = &found[..] else { panic!("{found:?}") };
         let start = format!("config.toml:4: sources.b.path is \"{b}\": sources.a has it already (");
-        assert!(fault.starts_with(&start) && fault.contains(place), "{fault}");
+        assert!(error.starts_with(&start) && error.contains(place), "{error}");
     }
     let token = "verify = { scheme = 'token', path_token = true, secret = { env = 'X' } }";
     let clash = format!("[sources.b]\npath = '/in/{{x}}'\n[sources.a]\npath = '/in'\n{token}");
-    assert_eq!(Folder::new(&clash).faults().len(), 1);
+    assert_eq!(Folder::new(&clash).errors().len(), 1);
     for (a, b) in [("/hooks/{a}", "/hooks/x"), ("/a", "/A"), ("/{a}", "/{a}/b")] {
         check(&format!("[sources.a]\npath = '{a}'\n[sources.b]\npath = '{b}'"), &[]);
     }
@@ -118,8 +118,8 @@ fn two_sources_never_match_the_same_paths() {
 }
 
 #[test]
-fn a_source_says_what_it_takes_and_answers() {
-    for (line, fault) in [
+fn invalid_keys_of_a_source_are_errors() {
+    for (line, error) in [
         ("methods = []", r#"methods is []: expected a list such as ["POST"]"#),
         ("methods = 'POST'", r#"methods is "POST": expected a list such as ["POST"]"#),
         ("methods = ['post']", r#"methods is "post": did you mean "POST"?"#),
@@ -139,7 +139,7 @@ fn a_source_says_what_it_takes_and_answers() {
         ),
         (
             "respond = { status = 204, body = 'x' }",
-            "respond has a body: an answer of 204 can't have one",
+            "respond has a body: a response of 204 can't have one",
         ),
         (
             r#"respond = { content_type = "a\r\nb" }"#,
@@ -153,12 +153,12 @@ fn a_source_says_what_it_takes_and_answers() {
         ),
         (
             "dedupe = {}",
-            "dedupe has nothing to recognise a repeat by: expected { header = \"X-Delivery\" }, \
+            "dedupe has no key to recognise a duplicate by: expected { header = \"X-Delivery\" }, \
              { jq = \".id\" }, { body = true } or false",
         ),
         (
             "dedupe = { header = 'X', body = true }",
-            "dedupe has more than one key to recognise a repeat by: expected header, jq or \
+            "dedupe has more than one key to recognise a duplicate by: expected header, jq or \
              body",
         ),
         ("dedupe = { body = false }", "dedupe.body is false: expected true"),
@@ -171,15 +171,15 @@ fn a_source_says_what_it_takes_and_answers() {
             "dedupe.header is \"X: y\": expected a header's name such as \"X-Signature\"",
         ),
     ] {
-        check(&format!("{SOURCE}{line}"), &[&format!("2: sources.a.{fault}")]);
+        check(&format!("{SOURCE}{line}"), &[&format!("2: sources.a.{error}")]);
     }
 }
 
 #[test]
-fn a_handler_says_whose_events_it_takes_and_what_it_does() {
+fn invalid_keys_of_a_handler_are_errors() {
     let command =
         r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
-    for (sources, run, fault) in [
+    for (sources, run, error) in [
         (
             "[]",
             "['true']",
@@ -208,12 +208,12 @@ fn a_handler_says_whose_events_it_takes_and_what_it_does() {
             "4: handlers.h.command is \"a\\0\": expected text without a NUL".into(),
         ),
     ] {
-        let fault: String = fault;
-        check(&format!("{SOURCE}[handlers.h]\nsources = {sources}\ncommand = {run}"), &[&fault]);
+        let error: String = error;
+        check(&format!("{SOURCE}[handlers.h]\nsources = {sources}\ncommand = {run}"), &[&error]);
     }
     let no_sources = "handlers.h has no sources: expected a list of sources such as [\"paminga\"]";
     check("[handlers.h]\ncommand = ['true']", &[&format!("1: {no_sources}")]);
-    for (env, fault) in [
+    for (env, error) in [
         (
             "X = 1",
             "env.X is a number: expected text, { env = \"NAME\" }, { file = \"path\" } or \
@@ -225,7 +225,7 @@ fn a_handler_says_whose_events_it_takes_and_what_it_does() {
             "env.HOOKTRAIL_IDEMPOTENCY_KEY is set by the server: expected another name",
         ),
     ] {
-        check(&handler(&format!("env = {{ {env} }}")), &[&format!("5: handlers.h.{fault}")]);
+        check(&handler(&format!("env = {{ {env} }}")), &[&format!("5: handlers.h.{error}")]);
     }
     check(&handler("env = { HOOKTRAIL_CONFIG = 'x' }"), &[]);
 }

@@ -1,4 +1,5 @@
-//! The configuration that ships: without a fault or a warning, and all defaults but what it says.
+//! Tests of the shipped configuration: it has no errors or warnings, and only documented
+//! differences from the defaults.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,8 +12,8 @@ fn top() -> &'static Path {
 }
 
 #[test]
-fn the_shipped_configuration_has_no_faults_and_no_warnings() {
-    let loaded = load(&top().join("config.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+fn the_shipped_configuration_has_no_errors_and_no_warnings() {
+    let loaded = load(&top().join("config.toml")).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
 
@@ -38,7 +39,7 @@ fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
 }
 
 #[test]
-fn the_signature_is_turned_on_by_the_line_that_says_how() {
+fn uncommenting_the_verify_line_turns_the_signature_on() {
     let folder = super::Folder::new(
         &EMBEDDED.replace("verify = { scheme = \"none\" }", "").replace("# verify =", "verify ="),
     );
@@ -48,7 +49,7 @@ fn the_signature_is_turned_on_by_the_line_that_says_how() {
 }
 
 #[test]
-fn the_example_of_a_handler_is_one_once_it_is_uncommented() {
+fn uncommenting_the_example_gives_a_valid_handler() {
     let (start, example) = EMBEDDED.split_once("# [handlers.crm]").unwrap();
     let example = example.replace("\n# ", "\n");
     let folder = super::Folder::new(&format!("{start}[handlers.crm]{example}"));

@@ -1,4 +1,4 @@
-//! Durations, sizes, rates, networks and the guesses at what was meant.
+//! Tests of durations, sizes, rates, networks and suggestions.
 
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ fn a_sockets_path_fits_what_the_system_takes() {
 }
 
 #[test]
-fn the_nearest_name_is_one_that_may_have_been_meant() {
+fn the_nearest_name_is_suggested_only_if_it_is_near() {
     let names = ["timeout", "command", "sources", "concurrency", "env", "paused"];
     for (wrong, meant) in [
         ("time_out", Some("timeout")),

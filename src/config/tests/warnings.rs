@@ -1,4 +1,4 @@
-//! What may be meant and yet hurt.
+//! Tests of warnings about values that are valid but may do harm.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -13,8 +13,7 @@ fn check(config: &str, warnings: &[&str]) {
 fn an_open_source_on_a_listener_beyond_loopback_is_a_warning() {
     let open = |line: usize| {
         format!(
-            "config.toml:{line}: sources.a.verify is none: whoever reaches server.listen can send \
-             events: set a scheme with a secret"
+            "config.toml:{line}: sources.a.verify is none: anybody who reaches server.listen can send events: set a scheme with a secret"
         )
     };
     let signed = "verify = { scheme = 'bearer', secret = { env = 'S' } }";
@@ -99,17 +98,19 @@ fn a_folder_that_can_not_be_written_to_is_a_warning() {
     let config =
         "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['sh']\ndirectory = 'closed'";
     std::fs::write(folder.file(), config).unwrap();
-    // Nothing is closed to root.
+    // Root may write to every folder.
     if !rustix::process::geteuid().is_root() {
         let found = folder.warnings();
         let [warning] = &found[..] else { panic!("{found:?}") };
         assert!(warning.starts_with("config.toml:5: handlers.h.directory is "), "{warning}");
-        assert!(warning.ends_with("where this user can't write: a command that does fails"));
+        assert!(
+            warning.ends_with("where this user can't write: a command that writes there fails")
+        );
     }
 }
 
 #[test]
-fn more_at_once_than_there_are_threads_is_a_warning() {
+fn more_concurrency_than_threads_is_a_warning() {
     let handler = |name: &str, concurrency: usize| {
         format!(
             "[handlers.{name}]\nsources = ['a']\ncommand = ['sh']\nconcurrency = {concurrency}\n"
@@ -132,7 +133,7 @@ fn more_at_once_than_there_are_threads_is_a_warning() {
 }
 
 #[test]
-fn a_signature_that_vouches_for_too_little_is_a_warning() {
+fn a_signature_that_covers_too_little_is_a_warning() {
     let hmac = |rest: &str| {
         format!(
             "[sources.a]\n[sources.a.verify]\nscheme = 'hmac'\nheader = 'X'\nsecret = {{ env = 'S' \
@@ -144,7 +145,7 @@ fn a_signature_that_vouches_for_too_little_is_a_warning() {
         ("tolerance = '5m'", ".tolerance has no effect: there is no time stamp"),
         ("timestamp_header = 'T'", ".timestamp_header is not signed: {timestamp} is not in signed"),
         ("id_header = 'I'", ".id_header is not signed: {id} is not in signed"),
-        ("signed = '{url}'", ".signed has no {body}: a signature would not vouch for the body"),
+        ("signed = '{url}'", ".signed has no {body}: the signature does not cover the body"),
     ];
     for (line, warning) in cases {
         check(&hmac(line), &[&format!("{key}{warning}")]);
@@ -152,7 +153,7 @@ fn a_signature_that_vouches_for_too_little_is_a_warning() {
 }
 
 #[test]
-fn a_name_in_a_url_that_nothing_is_filled_in_for_is_a_warning() {
+fn an_unknown_placeholder_in_a_url_is_a_warning() {
     let square = |path: &str, url: &str| {
         format!(
             "[sources.a]\npath = '{path}'\n[sources.a.verify]\nscheme = 'square'\nsecret = {{ env = \
@@ -163,15 +164,13 @@ fn a_name_in_a_url_that_nothing_is_filled_in_for_is_a_warning() {
     check(
         &square("/shops/{shop}", "https://h.example/shops/{name}"),
         &[
-            "config.toml:6: sources.a.verify.url has {name}, which the source's path has not: it is \
-           signed as it stands there",
+            "config.toml:6: sources.a.verify.url has {name}, which the source's path does not have: the URL is used as written",
         ],
     );
     check(
         "[sources.a]\n[handlers.h]\nsources = ['a']\nurl = 'https://h.example/{id}/x'",
         &[
-            "config.toml:4: handlers.h.url has {id}: it is called as it stands there, nothing is filled \
-           in",
+            "config.toml:4: handlers.h.url has {id}: a handler's URL has no placeholders, it is called as written",
         ],
     );
 }
