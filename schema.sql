@@ -1,22 +1,27 @@
--- Hooktrail's trail: the whole format of the file, version 1 (`PRAGMA user_version`).
+-- The schema of a Hooktrail database, version 1 (`PRAGMA user_version`). docs/database.md describes the
+-- views. They keep their columns. Of the tables, only events.id, events.body, attempts.stdout and
+-- attempts.stderr keep theirs.
 --
--- To change it: never edit a version that was released. Add a step to MIGRATIONS in
--- src/store/migrate.rs, make this file what the steps lead to, and a line in CHANGELOG.md.
--- Set before the first table, as they can't be changed without rewriting the file, both by
--- measurement (benches/README.md): page_size = 4096, auto_vacuum = INCREMENTAL.
--- Times are UTC milliseconds; those "on the trail's clock" (src/clock.rs) don't leap. A view is for
--- people and keeps its columns; of the tables only events.id, events.body, attempts.stdout and
--- attempts.stderr are promised.
+-- To change the schema, never edit a version that was released. Add a step to MIGRATIONS in
+-- src/store/migrate.rs, change this file to the result of the steps, and add a line to CHANGELOG.md.
+--
+-- src/store/migrate.rs sets page_size = 4096 and auto_vacuum = INCREMENTAL before the first table, because
+-- they can't change without rewriting the file. benches/README.md has the measurements.
+--
+-- Times are UTC in milliseconds. Times by the database clock (src/clock.rs) do not jump.
 
--- Facts about the file: `trail` (its random id) and the clock's anchor.
+-- Facts about the database: `trail`, its random id, and the anchor of the database clock.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
--- The highest ids ever given, written once a commit: cheaper than AUTOINCREMENT's write a row.
+-- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
+-- for each row.
 CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt, replay);
 INSERT INTO counters VALUES (1, 0, 0, 0, 0);
 
--- seen_at: about when its last event came, or when it was first heard of (trail's clock). accepted:
--- that it ever had one. silent, refusing: that it is so was told.
+-- seen_at: about when the last event arrived, or else when the source first appeared in the configuration
+--   (database clock).
+-- accepted: 1 if the source ever accepted an event.
+-- silent, rejecting: 1 while an alert about it is active.
 CREATE TABLE sources (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -26,11 +31,14 @@ CREATE TABLE sources (
   rejecting INTEGER
 );
 
--- `paused` is what config.toml said last, or `pause` and `resume` since. A handler's clock stands
--- still while it is paused or rests: `idle_ms` is how long it stood so far, `idle_since` since when.
--- rate_next: no job starts before. streak: what failed or timed out in a row. breaker_open_until: it rests
--- until then, and runs one job on trial from then on. All on the trail's clock. breaker_alerted: whoever takes
--- alerts was told of the rest, and is to be told when it is over.
+-- paused: set by `pause` and `resume`, or by a changed `paused` in config.toml.
+-- idle_ms, idle_since: the handler's own clock stands still while it is paused or its circuit breaker is
+--   open. idle_ms is the total so far, idle_since the start of the current pause.
+-- rate_next: no job starts before this time, because of `rate_limit`.
+-- streak: number of consecutive attempts that failed or timed out.
+-- breaker_open_until: end of the cooldown. After it, one job runs as a probe.
+-- breaker_alerted: an alert reported that the breaker is open, and its end will be reported too.
+-- The times are by the database clock.
 CREATE TABLE handlers (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -44,10 +52,11 @@ CREATE TABLE handlers (
   breaker_alerted INTEGER NOT NULL DEFAULT 0
 );
 
--- An accepted webhook. Its jobs are `first_job` to `last_job` and those that came later
--- (jobs.later): so that taking a webhook writes no index by event. Of it only `note` is ever written
--- later, once, when a deferred event is evaluated.
--- headers: one `name: value` a line, the value's bytes as they came.
+-- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose `later` is
+-- the event. So an insert writes no index by event.
+-- note: errors of optional expressions. It is the only column that is written later, when a deferred event
+--   is evaluated.
+-- headers: lines of `name: value`, with the bytes of the value as they arrived.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
   uid BLOB NOT NULL,
@@ -64,11 +73,11 @@ CREATE TABLE events (
   body BLOB NOT NULL
 );
 
--- Accepted events whose jobs are still to be inserted: their handlers' expressions were not evaluated
--- before the response, or give more jobs than one transaction inserts, or an earlier event of the source
--- is here. handlers: a JSON array of the handlers with one job each, which views count as queued; empty
--- where one of them has a `split`. jobs: what `max_queued` counts it as: its jobs, or 1 if it is not
--- evaluated yet.
+-- Accepted events whose jobs are not inserted yet. Their expressions were not evaluated before the response,
+-- or make more jobs than one transaction inserts, or an earlier event of the source is deferred.
+-- handlers: a JSON array of the handlers with one job each, which the views count as queued. Empty if a
+--   handler has a `split`.
+-- jobs: how many jobs `max_queued` counts: 1 if the event is not evaluated yet.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
   source INTEGER NOT NULL,
@@ -77,11 +86,11 @@ CREATE TABLE deferred_events (
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
 
--- Jobs that are inserted in several transactions, in a range of numbers of their own. While is_visible
--- is 0 they are hidden: no view has them. The last transaction that inserts some sets it, and from then
--- on they are queued; those from next_job on, which have state 6, are then released in their order.
--- job: the retried job that they were made of; else they are the event's own. duplicate_of: the event
--- that theirs turned out to be a duplicate of, for which they are cancelled.
+-- Ranges of jobs that several transactions insert. While is_visible is 0, no view shows them. The last
+-- transaction that inserts some of them sets it, and the jobs count as queued. Then the jobs from next_job
+-- on, which have state 6, are released in order.
+-- job: the job whose retry made them. NULL: they are the event's own jobs.
+-- duplicate_of: the event turned out to be a duplicate of this one, so its jobs are cancelled.
 CREATE TABLE expansions (
   first_job INTEGER PRIMARY KEY,
   last_job INTEGER NOT NULL,
@@ -93,7 +102,7 @@ CREATE TABLE expansions (
   is_visible INTEGER NOT NULL DEFAULT 0
 );
 
--- Of such jobs, until they are released: their key of `unique_by` and its window, and their `settle`.
+-- Keys of jobs in `expansions` until they are released: the key and window of `unique_by`, and `debounce`.
 CREATE TABLE expansion_keys (
   job INTEGER PRIMARY KEY,
   once_key BLOB,
@@ -101,13 +110,13 @@ CREATE TABLE expansion_keys (
   settle_ms INTEGER
 );
 
--- Events whose dead jobs come back to life, as a duplicate came, in several transactions: those up to
--- after_job had their turn.
+-- Events whose dead jobs are queued again because a duplicate arrived. Several transactions do this; jobs up
+-- to after_job are done.
 CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
 
--- What repeats are recognised by: a SHA-256 of the key, cut to 16 bytes; `until` on the trail's clock.
--- An event may have two: one of its source's `dedupe`, and its sender's own of the delivery or that of a
--- signed body's bytes.
+-- Keys by which duplicates are recognised: SHA-256 of the key, cut to 16 bytes. An event may have two: one of
+-- the source's `dedupe`, and the sender's delivery key or that of the signed bytes.
+-- until: end of the window, by the database clock.
 CREATE TABLE dedupe (
   source INTEGER NOT NULL,
   key BLOB NOT NULL,
@@ -117,7 +126,7 @@ CREATE TABLE dedupe (
 ) WITHOUT ROWID;
 CREATE INDEX dedupe_until ON dedupe (until);
 
--- A repeat, with its bytes where they differ from the first's, up to 10 an event.
+-- Duplicates. `body` is stored if it differs from the first one, up to 10 times for each event.
 CREATE TABLE duplicates (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   event INTEGER NOT NULL,
@@ -127,16 +136,21 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state: -1 held (by an earlier job of its ordering_key), 0 ready, 1 waiting (until due_at), 2 running,
--- 3 succeeded, 4 dead, 5 cancelled, 6 to be released (see expansions).
--- attempt: number of the last attempt. failures: what failed or timed out since the first attempt
--- or the last `retry`. crashes: ends of the server with this job running, in a row.
--- due_at, since (less the handler's idle time): on the trail's clock. wait_ms: what the wait was
--- set for: no job waits longer. cancel: a running job that is to be ended, and why. item: its number,
--- from 1. replay: the replay that made it. later: the event of a job that came after its event.
--- ordering_key, debounce_key: SHA-256 of the key, cut to 16 bytes. newest: n or t (number or text) and
--- the value. debounce_since: when its debounce_key was first heard of. expand: 1 its expressions are to be
--- evaluated anew, 2 that made other jobs of it.
+-- state: -1 held (by an earlier job with the same ordering_key), 0 ready, 1 waiting (until due_at), 2 running,
+--   3 succeeded, 4 dead, 5 cancelled, 6 not released yet (see expansions).
+-- since: start of the job's age, less the idle time of its handler (database clock).
+-- attempt: number of the last attempt.
+-- failures: attempts that failed or timed out since the first one or the last `retry`.
+-- crashes: consecutive crashes of the server while this job ran.
+-- due_at: when a waiting job becomes ready (database clock). wait_ms: the wait that was chosen; a start of the
+--   server limits due_at by it.
+-- cancel: why a running job must stop.
+-- item: number of the item, from 1. replay: the replay that made the job. later: the event, if the job was
+--   inserted after its event.
+-- ordering_key, debounce_key: SHA-256 of the key, cut to 16 bytes.
+-- newest: `n` or `t` (number or text) and the value of `version_by`.
+-- debounce_since: when the first job with this debounce_key arrived.
+-- expand: 1 if the expressions must be evaluated again, 2 if that made other jobs of this one.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY,
   event INTEGER NOT NULL,
@@ -173,10 +187,10 @@ CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
 CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
   WHERE debounce_key IS NOT NULL AND state < 2;
 
--- What `split` gave, a row a job: apart from `jobs`, whose rows are written again and again.
+-- Outputs of `split`, one row for each job. They are not in `jobs`, whose rows are rewritten often.
 CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
 
--- The keys of `unique_by`, cut as those of `dedupe`; `until` on the trail's clock.
+-- Keys of `unique_by`, cut like those of `dedupe`. until: end of the window, by the database clock.
 CREATE TABLE unique_keys (
   handler INTEGER NOT NULL,
   key BLOB NOT NULL,
@@ -186,7 +200,7 @@ CREATE TABLE unique_keys (
 ) WITHOUT ROWID;
 CREATE INDEX unique_keys_until ON unique_keys (until);
 
--- The highest value of `version_by` that succeeded, for each key of `ordering_key`.
+-- The highest value of `version_by` that succeeded, for each `ordering_key`.
 CREATE TABLE versions (
   handler INTEGER NOT NULL,
   key BLOB NOT NULL,
@@ -195,7 +209,7 @@ CREATE TABLE versions (
   PRIMARY KEY (handler, key)
 ) WITHOUT ROWID;
 
--- One row an attempt, written when it has ended: ids grow in the order of the outcomes.
+-- Attempts, inserted when they end, so ids increase in the order of the outcomes.
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY,
   job INTEGER NOT NULL,
@@ -224,7 +238,7 @@ CREATE TABLE rejected_requests (
 );
 CREATE INDEX rejected_requests_ip ON rejected_requests (ip);
 
--- Addresses that had an event accepted, of IPv6 the /64: their refusals are the last to go.
+-- Addresses (the /64 of IPv6) that had an event accepted. Their rejections are deleted last.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
 
 CREATE TABLE handshake_log (
@@ -236,7 +250,7 @@ CREATE TABLE handshake_log (
   detail TEXT NOT NULL
 );
 
--- What the breaker did: `resting`, `trial`, `recovered`.
+-- Changes of circuit breakers: `opened`, `probe`, `closed`.
 CREATE TABLE breaker_changes (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
@@ -245,8 +259,8 @@ CREATE TABLE breaker_changes (
   detail TEXT NOT NULL
 );
 
--- What the source `hooktrail` has to tell: `count` times since its last event of this kind, the last
--- of them in the other columns; made_at: when that event was made, on the trail's clock.
+-- Alerts that the source `hooktrail` still has to report: `count` of them since the last event of this kind,
+-- the newest in the other columns. made_at: when that event was made, by the database clock.
 CREATE TABLE alerts (
   type TEXT NOT NULL,
   source TEXT NOT NULL,
