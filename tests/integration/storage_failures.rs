@@ -58,7 +58,7 @@ fn an_outcome_that_can_not_be_written_is_kept_and_written_later() {
     holder.execute_batch("begin immediate").expect("the write lock");
     server.file("go", "");
     until("it is blocked", || server.log().contains("has held it for writing"));
-    assert!(server.log().contains("(it-"), "the holder is not named: {}", server.log());
+    assert!(server.log().contains("(integration"), "the holder is not named: {}", server.log());
     assert_eq!(server.post("/hooks/a", "x").status, 503);
     holder.execute_batch("rollback").expect("the end");
     server.until("select outcome from outcomes where job = 1", "succeeded");
