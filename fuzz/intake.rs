@@ -87,7 +87,7 @@ pub fn intake(data: &[u8]) {
         let _ = preset.detect(&asked, false);
         let _ = preset.detect(&asked, true);
     }
-    let _ = verifier.answer(body);
+    let _ = verifier.success_response(body);
     let _ = planner::source_dedupe_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
         let _ = web::content_type::check_content_type(accept, Some(content_type), body);

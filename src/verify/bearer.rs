@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::secrets::SharedSecrets;
-use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
+use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 
 pub(super) struct Bearer(SharedSecrets);
 
@@ -14,20 +14,20 @@ impl Bearer {
     }
 }
 
-impl Scheme for Bearer {
-    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
-        let given = credentials(asked, "bearer")?;
-        if self.0.contains(given) {
+impl VerificationScheme for Bearer {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let value = credentials(request, "bearer")?;
+        if self.0.contains(value) {
             Ok(Proof::default())
         } else {
             Err("bearer token does not match".to_owned())
         }
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let token = String::from_utf8(self.0.first_for(draft)?);
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let token = String::from_utf8(self.0.signing_secret(outgoing)?);
         let token = token.map_err(|_| "the secret is not UTF-8")?;
-        draft.set_header("authorization", format!("Bearer {token}"));
+        outgoing.set_header("authorization", format!("Bearer {token}"));
         Ok(())
     }
 
@@ -46,10 +46,10 @@ impl Basic {
     }
 }
 
-impl Scheme for Basic {
-    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
-        let given = credentials(asked, "basic")?;
-        let pair = STANDARD.decode(given).map_err(|_| "basic credentials are not base64")?;
+impl VerificationScheme for Basic {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let value = credentials(request, "basic")?;
+        let pair = STANDARD.decode(value).map_err(|_| "basic credentials are not base64")?;
         if self.0.contains(&pair) {
             Ok(Proof::default())
         } else {
@@ -57,9 +57,9 @@ impl Scheme for Basic {
         }
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let pair = self.0.first_for(draft)?;
-        draft.set_header("authorization", format!("Basic {}", STANDARD.encode(pair)));
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let pair = self.0.signing_secret(outgoing)?;
+        outgoing.set_header("authorization", format!("Basic {}", STANDARD.encode(pair)));
         Ok(())
     }
 
@@ -68,11 +68,15 @@ impl Scheme for Basic {
     }
 }
 
-/// What follows the scheme's name in `Authorization`.
-fn credentials<'a>(asked: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
-    let value = asked.required_header("authorization")?;
+/// Returns the credentials that follow the scheme's name in `Authorization`.
+fn credentials<'a>(request: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
+    let value = request.required_header("authorization")?;
     let other = || format!("authorization is not {scheme}");
     let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;
-    let (name, given) = value.split_at(gap);
-    if name.eq_ignore_ascii_case(scheme.as_bytes()) { Ok(given.trim_ascii()) } else { Err(other()) }
+    let (name, credentials) = value.split_at(gap);
+    if name.eq_ignore_ascii_case(scheme.as_bytes()) {
+        Ok(credentials.trim_ascii())
+    } else {
+        Err(other())
+    }
 }

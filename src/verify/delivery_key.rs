@@ -1,7 +1,7 @@
-//! Where a sender puts its own key of a delivery in a body that it signs.
+//! Where the body contains the sender's own key of a delivery.
 //!
-//! The key is read from the bytes that were verified, never by the Content-Type: no sender signs that
-//! header, so that a captured request could be sent again under another type and look new.
+//! The key is read from the verified bytes and never by Content-Type. No sender signs that header,
+//! so an attacker could replay a captured request under another type, and it would look new.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,61 +16,64 @@ use crate::domain::job_plan::KeyHash;
 use crate::json;
 use crate::planner::hash_key;
 
-/// Where a sender's key of a delivery stands in its body.
+/// Where the body contains the sender's key of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyPlace {
     /// Not in the body.
-    Nowhere,
-    /// Its bytes.
+    None,
+    /// The key is the bytes of the body.
     Body,
-    /// A field at the top of a JSON object; without it, the bytes of the body.
+    /// The key is a field at the top of a JSON object. If the field is missing, it is the bytes of
+    /// the body.
     Field(&'static str),
-    /// As `Field`. The signed URL stands directly before the body, and the sender sends JSON alone:
-    /// other bodies are rejected, as their beginning could be moved into the query.
+    /// Like `Field`, for a signature over the URL directly followed by the body. Such a sender
+    /// sends JSON only. Other bodies are rejected, because an attacker could move their beginning
+    /// into the query.
     FieldBehindUrl(&'static str),
-    /// Trello's `action.id` with `webhook.id`: two webhooks may call one source.
+    /// Trello: `action.id` with `webhook.id`, because two webhooks may call one source.
     Action,
-    /// HubSpot's batch without the number of the attempt, which each repeat counts up.
+    /// HubSpot: the batch without `attemptNumber`, which each retry increases.
     Batch,
     Paminga,
 }
 
-const NO_JSON: &str = "body is not JSON, which this sender signs alone";
+const NOT_JSON: &str = "body is not JSON: this sender signs JSON only";
 
 impl KeyPlace {
-    /// The key; `None` where the sender makes nothing unique. Of an empty body nothing is: the next one must
-    /// not count as its repeat.
+    /// Reads the key. It is `None` if the sender makes nothing unique, and for an empty body:
+    /// otherwise the next empty body would count as a duplicate.
     ///
     /// # Errors
     /// This sender never sends such a body.
-    pub fn read(self, body: &[u8]) -> Result<Option<KeyHash>, String> {
+    pub fn read_key(self, body: &[u8]) -> Result<Option<KeyHash>, String> {
         if body.is_empty() {
             return Ok(None);
         }
-        let bytes = || hash_key(b'b', &[body]);
+        let body_key = || hash_key(b'b', &[body]);
         let body = json::without_mark(body);
-        let text = |id: &str| hash_key(b'j', &[id.as_bytes()]);
+        let id_key = |id: &str| hash_key(b'j', &[id.as_bytes()]);
         let key = match self {
-            Self::Nowhere => return Ok(None),
-            Self::Paminga => return Ok(paminga::key(body)),
+            Self::None => return Ok(None),
+            Self::Paminga => return Ok(paminga::read_key(body)),
             Self::Body => None,
-            Self::Field(name) => field(body, name).ok().flatten().map(|id| text(&id)),
-            Self::FieldBehindUrl(name) => match field(body, name) {
-                Ok(id) => id.map(|id| text(&id)),
-                Err(_) => return Err(NO_JSON.to_owned()),
+            Self::Field(name) => read_field(body, name).ok().flatten().map(|id| id_key(&id)),
+            Self::FieldBehindUrl(name) => match read_field(body, name) {
+                Ok(id) => id.map(|id| id_key(&id)),
+                Err(_) => return Err(NOT_JSON.to_owned()),
             },
-            Self::Action => action(body).map(|id| text(&id)),
-            Self::Batch => match batch(body) {
+            Self::Action => read_action(body).map(|id| id_key(&id)),
+            Self::Batch => match hash_batch(body) {
                 Ok(key) => Some(key),
-                Err(_) => return Err(NO_JSON.to_owned()),
+                Err(_) => return Err(NOT_JSON.to_owned()),
             },
         };
-        Ok(Some(key.unwrap_or_else(bytes)))
+        Ok(Some(key.unwrap_or_else(body_key)))
     }
 }
 
-/// A text that is not empty, or a number with its digits as they are; null and false are none.
-pub(super) fn as_text(value: &RawValue) -> Option<Cow<'_, str>> {
+/// Returns a text that is not empty, or a number with its digits unchanged. Null and false give
+/// `None`.
+pub(super) fn key_text(value: &RawValue) -> Option<Cow<'_, str>> {
     let raw = value.get();
     match raw.as_bytes().first()? {
         b'"' => {
@@ -82,71 +85,71 @@ pub(super) fn as_text(value: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The name of a member, borrowed where it has no escapes.
+/// The name of a member, borrowed unless it contains escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads the member `name` of an object and skips the others.
-struct Member(&'static str);
+/// Reads the named member of an object and skips the others.
+struct MemberVisitor(&'static str);
 
-impl<'de> Visitor<'de> for Member {
+impl<'de> Visitor<'de> for MemberVisitor {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    /// Of a member given twice the last counts, as in jq.
+    /// If a member occurs twice, the last one counts, as in jq.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(Name(name)) = map.next_key()? {
+        let mut value = None;
+        while let Some(MemberName(name)) = map.next_key()? {
             if name == self.0 {
-                found = Some(map.next_value()?);
+                value = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(found)
+        Ok(value)
     }
 }
 
-fn field(body: &[u8], name: &'static str) -> serde_json::Result<Option<String>> {
+fn read_field(body: &[u8], name: &'static str) -> serde_json::Result<Option<String>> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let found = json.deserialize_map(Member(name))?;
+    let value = json.deserialize_map(MemberVisitor(name))?;
     json.end()?;
-    Ok(found.and_then(as_text).map(Cow::into_owned))
+    Ok(value.and_then(key_text).map(Cow::into_owned))
 }
 
-/// As `[.action.id, .webhook.id]` gives it.
-fn action(body: &[u8]) -> Option<String> {
+/// Returns the same text as `[.action.id, .webhook.id]` in jq.
+fn read_action(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct TrelloBody<'a> {
         #[serde(borrow)]
-        action: Named<'a>,
+        action: TrelloObject<'a>,
         #[serde(borrow)]
-        webhook: Option<Named<'a>>,
+        webhook: Option<TrelloObject<'a>>,
     }
     #[derive(Deserialize)]
-    struct Named<'a> {
+    struct TrelloObject<'a> {
         #[serde(borrow)]
         id: Option<&'a RawValue>,
     }
-    let body: Body<'_> = serde_json::from_slice(body).ok()?;
-    let action = as_text(body.action.id?)?;
-    let webhook = body.webhook.and_then(|webhook| webhook.id).and_then(as_text);
+    let body: TrelloBody<'_> = serde_json::from_slice(body).ok()?;
+    let action = key_text(body.action.id?)?;
+    let webhook = body.webhook.and_then(|webhook| webhook.id).and_then(key_text);
     serde_json::to_string(&(action, webhook)).ok()
 }
 
-/// Each member of an item but the number of the attempt, with its length before it, so that no two
-/// batches look alike.
-struct Batch<'d> {
+/// Hashes each member of each item except `attemptNumber`. Each text is preceded by its length, so
+/// that two different batches never hash the same bytes.
+struct BatchHasher<'d> {
     digest: &'d mut Context,
     is_item: bool,
 }
 
 const ATTEMPT_NUMBER: &str = "attemptNumber";
 
-impl<'de> DeserializeSeed<'de> for Batch<'_> {
+impl<'de> DeserializeSeed<'de> for BatchHasher<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -154,7 +157,7 @@ impl<'de> DeserializeSeed<'de> for Batch<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Batch<'_> {
+impl<'de> Visitor<'de> for BatchHasher<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,33 +166,36 @@ impl<'de> Visitor<'de> for Batch<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let digest = self.digest;
-        while items.next_element_seed(Batch { digest: &mut *digest, is_item: true })?.is_some() {}
+        while items
+            .next_element_seed(BatchHasher { digest: &mut *digest, is_item: true })?
+            .is_some()
+        {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let digest = self.digest;
-        let mut put = |text: &str| {
+        let mut hash_text = |text: &str| {
             digest.update(&text.len().to_le_bytes());
             digest.update(text.as_bytes());
         };
-        while let Some(Name(name)) = map.next_key()? {
+        while let Some(MemberName(name)) = map.next_key()? {
             let value: &RawValue = map.next_value()?;
             if name != ATTEMPT_NUMBER {
-                put(&name);
-                put(value.get());
+                hash_text(&name);
+                hash_text(value.get());
             }
         }
-        // No length of a name: an item ends.
+        // Marks the end of an item: no name has this length.
         digest.update(&usize::MAX.to_le_bytes());
         Ok(())
     }
 }
 
-fn batch(body: &[u8]) -> serde_json::Result<KeyHash> {
+fn hash_batch(body: &[u8]) -> serde_json::Result<KeyHash> {
     let mut digest = Context::new(&SHA256);
     let mut json = serde_json::Deserializer::from_slice(body);
-    Batch { digest: &mut digest, is_item: false }.deserialize(&mut json)?;
+    BatchHasher { digest: &mut digest, is_item: false }.deserialize(&mut json)?;
     json.end()?;
     Ok(hash_key(b'a', &[digest.finish().as_ref()]))
 }
@@ -199,7 +205,7 @@ mod tests {
     use super::*;
 
     fn read(place: KeyPlace, body: &str) -> Option<KeyHash> {
-        place.read(body.as_bytes()).unwrap()
+        place.read_key(body.as_bytes()).unwrap()
     }
 
     #[test]
@@ -218,17 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn a_body_behind_the_url_has_to_be_json() {
+    fn a_body_signed_directly_after_the_url_has_to_be_json() {
         for place in [KeyPlace::FieldBehindUrl("event_id"), KeyPlace::Batch] {
             for body in ["x", "\"event_id\":1}", "[{\"a\":1}]x", "12"] {
-                assert_eq!(place.read(body.as_bytes()), Err(NO_JSON.to_owned()), "{body}");
+                assert_eq!(place.read_key(body.as_bytes()), Err(NOT_JSON.to_owned()), "{body}");
             }
             assert_eq!(read(place, ""), None);
         }
     }
 
     #[test]
-    fn an_action_of_two_webhooks_is_two() {
+    fn one_action_of_two_webhooks_has_two_keys() {
         let key = |body| read(KeyPlace::Action, body);
         let one = key(r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#);
         assert_eq!(one, Some(hash_key(b'j', &[br#"["a","w"]"#])));
@@ -239,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_the_same_whichever_attempt_it_is() {
+    fn the_key_of_a_batch_ignores_the_attempt_number() {
         let key = |body| read(KeyPlace::Batch, body);
         let first = key(r#"[{"eventId":7,"attemptNumber":0},{"eventId":8,"attemptNumber":0}]"#);
         assert_eq!(

@@ -1,16 +1,17 @@
 //! `discord` (docs.discord.com, "Interactions: security and authorization"): Ed25519 over
-//! `{timestamp}{body}`. It sends wrong signatures on purpose, and turns off who lets them pass.
+//! `{timestamp}{body}`. Discord sends invalid signatures on purpose and disables endpoints that
+//! accept them.
 //!
-//! `verify_strict` of ed25519-dalek, and not `ring`: both refuse a signature that can be changed into
-//! another, but only the former refuses points of small order, with which one signature may fit
-//! many texts.
+//! The check uses `verify_strict` of ed25519-dalek. `ring` also rejects a signature that can be
+//! changed into another valid one. But only `verify_strict` rejects points of small order, for
+//! which one signature may match many texts.
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
-use super::{KeyPlace, Proof, Scheme, SenderResponse, SignedRequest, json_body};
+use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
+use super::{KeyPlace, Proof, SenderResponse, SignedRequest, VerificationScheme, json_body};
 use crate::config::key_material;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -19,15 +20,15 @@ const TIMESTAMP: &str = "x-signature-timestamp";
 pub(super) struct Discord {
     keys: Vec<VerifyingKey>,
     header: String,
-    tolerance: Tolerance,
+    tolerance: TimestampTolerance,
 }
 
-/// What tells its requests apart.
+/// The members that distinguish pings, interactions and events.
 #[derive(Deserialize)]
-pub(super) struct Body {
+pub(super) struct DiscordBody {
     #[serde(rename = "type")]
     pub kind: u32,
-    /// A webhook event; interactions have none.
+    /// Present in a webhook event, absent in an interaction.
     pub event: Option<IgnoredAny>,
 }
 
@@ -39,48 +40,51 @@ impl Discord {
                 .filter_map(|secret| key_material::parse_ed25519_hex(secret).ok())
                 .collect(),
             header: verify.header.clone().unwrap_or_default(),
-            tolerance: Tolerance::of(verify),
+            tolerance: TimestampTolerance::from_verify(verify),
         }
     }
 }
 
-/// Whether the key's owner signed the text.
+/// Returns whether the owner of the key signed the text.
 pub(super) fn verify_ed25519(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool {
-    Signature::from_slice(signature).is_ok_and(|it| key.verify_strict(text, &it).is_ok())
+    Signature::from_slice(signature)
+        .is_ok_and(|signature| key.verify_strict(text, &signature).is_ok())
 }
 
-/// It wants to hear of a type even where there is nothing.
+/// A 204 with a content type, which Discord expects although there is no body.
 pub(super) fn no_content() -> SenderResponse {
     SenderResponse { content_type: Some("application/json"), ..SenderResponse::empty(204) }
 }
 
-impl Scheme for Discord {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let signatures = parse::bare_signatures(asked, &self.header, Encoding::Hex)?;
-        let timestamp = asked.required_header(TIMESTAMP)?;
-        let text = [timestamp, asked.body].concat();
-        let mut pairs = parse::pairs(&signatures, &self.keys, &text);
+impl VerificationScheme for Discord {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let signatures = parse::header_signatures(request, &self.header, Encoding::Hex)?;
+        let timestamp = request.required_header(TIMESTAMP)?;
+        let text = [timestamp, request.body].concat();
+        let mut pairs = parse::pair_signatures(&signatures, &self.keys, &text);
         if !pairs.any(|(signature, key)| verify_ed25519(key, &text, signature)) {
             return Err(MISMATCH.to_owned());
         }
-        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
-        // A webhook event has no number of its own, and its time within what is signed.
-        Proof::of_body(KeyPlace::Field("id"), asked.body, stale)
+        let stale_reason =
+            self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
+        // A webhook event has no number of its own. Its time is part of the signed body.
+        Proof::from_body(KeyPlace::Field("id"), request.body, stale_reason)
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        let signatures = parse::elements(asked, &self.header).take(SIGNATURES_MAX).count();
-        parse::public_key_work(signatures, self.keys.len(), asked.body.len())
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        let signatures = parse::header_elements(request, &self.header).take(SIGNATURES_MAX).count();
+        parse::public_key_cost(signatures, self.keys.len(), request.body.len())
     }
 
     fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
-        Err(super::ONLY_PUBLIC.to_owned())
+        Err(super::PUBLIC_KEY_ONLY.to_owned())
     }
 
-    /// A webhook event wants 204, an interaction to hear that an answer will follow.
+    /// A webhook event expects 204. An interaction expects a promise of a later reply,
+    /// `{"type":5}`.
     fn success_response(&self, body: &[u8]) -> SenderResponse {
         match json_body::parse(body) {
-            Ok(Body { kind: 2.., event: None }) => SenderResponse::json(r#"{"type":5}"#),
+            Ok(DiscordBody { kind: 2.., event: None }) => SenderResponse::json(r#"{"type":5}"#),
             _ => no_content(),
         }
     }

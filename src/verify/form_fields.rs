@@ -1,5 +1,5 @@
-//! Fields of a form, as Twilio, Mandrill and Mailgun sign them. They are read before the signature
-//! is known: their number is bounded, and a field without escapes is not copied.
+//! Form fields as Twilio, Mandrill and Mailgun sign them. They are read before the signature is
+//! verified, so their number is limited, and a field without escapes is not copied.
 
 use std::borrow::Cow;
 
@@ -7,37 +7,41 @@ use percent_encoding::percent_decode;
 
 use crate::{json, multipart};
 
-/// A field's name and value, decoded.
+/// The name and value of a field, decoded.
 pub(super) type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-/// Fields of a form that are read. These senders send tens; PHP's `max_input_vars` is the same.
+/// Maximum number of form fields. These senders send tens. PHP's `max_input_vars` has the same
+/// default.
 pub(super) const FIELDS_MAX: usize = 1000;
 
-/// Reads the fields of an urlencoded body, in their order. A byte order mark is skipped, as everywhere
-/// that a form is read.
-pub(super) fn each(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    json::without_mark(body).split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(field)
+/// Iterates over the fields of an urlencoded body in their order. A byte order mark is skipped, as
+/// everywhere else that a form is read.
+pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    json::without_mark(body)
+        .split(|&byte| byte == b'&')
+        .filter(|pair| !pair.is_empty())
+        .map(parse_field)
 }
 
-/// Lists the fields of an urlencoded body, in their order.
+/// Lists the fields of an urlencoded body in their order.
 ///
 /// # Errors
 /// There are more than `FIELDS_MAX`.
 pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<Field<'_>>, String> {
-    let fields: Vec<Field<'_>> = each(body).take(FIELDS_MAX + 1).collect();
-    if fields.len() > FIELDS_MAX { Err(too_many()) } else { Ok(fields) }
+    let fields: Vec<Field<'_>> = iter_fields(body).take(FIELDS_MAX + 1).collect();
+    if fields.len() > FIELDS_MAX { Err(too_many_fields()) } else { Ok(fields) }
 }
 
-fn too_many() -> String {
+fn too_many_fields() -> String {
     format!("form has more than {FIELDS_MAX} fields")
 }
 
-fn field(pair: &[u8]) -> Field<'_> {
+fn parse_field(pair: &[u8]) -> Field<'_> {
     let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
-    (decoded(&pair[..at]), decoded(pair.get(at + 1..).unwrap_or_default()))
+    (decode(&pair[..at]), decode(pair.get(at + 1..).unwrap_or_default()))
 }
 
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
+fn decode(text: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'+', b'%', text).is_none() {
         return Cow::Borrowed(text);
     }
@@ -45,41 +49,41 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(percent_decode(&spaced).collect())
 }
 
-/// The value of a field that must be there once.
+/// Returns the value of a field that must occur exactly once.
 pub(super) fn unique_value<'f>(fields: &'f [Field<'_>], name: &str) -> Option<&'f [u8]> {
     let mut values = fields.iter().filter(|(found, _)| **found == *name.as_bytes());
     let (_, value) = values.next()?;
     values.next().is_none().then_some(value)
 }
 
-/// Names and values of sorted fields, one after the other.
+/// Concatenates the names and values of sorted fields.
 pub(super) fn concat(fields: &[Field<'_>]) -> Vec<u8> {
     let parts: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&**name, &**value]).collect();
     parts.concat()
 }
 
-/// Lists the fields of these names in a multipart body.
+/// Lists the fields with these names in a multipart body.
 ///
 /// # Errors
-/// The body is not multipart, broken, or has more than `FIELDS_MAX` parts.
+/// The body is not multipart, is broken, or has more than `FIELDS_MAX` parts.
 pub(super) fn parse_multipart(
     content_type: Option<&[u8]>,
     body: &[u8],
     names: &[&str],
 ) -> Result<Vec<Field<'static>>, String> {
-    let (mut found, mut total) = (Vec::new(), 0);
+    let (mut fields, mut total) = (Vec::new(), 0);
     let content_type = std::str::from_utf8(content_type.unwrap_or_default()).unwrap_or_default();
-    let whole = multipart::for_each_part(content_type, json::without_mark(body), |part| {
+    let completed = multipart::for_each_part(content_type, json::without_mark(body), |part| {
         total += 1;
         let name = part.name.filter(|name| names.contains(&name.as_str()));
         let field = |name: String| (name.into_bytes().into(), part.bytes.to_vec().into());
-        found.extend(name.map(field));
+        fields.extend(name.map(field));
         (total <= FIELDS_MAX).then_some(())
     });
-    match whole {
-        Some(()) => Ok(found),
-        None if total > FIELDS_MAX => Err(too_many()),
-        None => Err("body is not multipart, as its type says".to_owned()),
+    match completed {
+        Some(()) => Ok(fields),
+        None if total > FIELDS_MAX => Err(too_many_fields()),
+        None => Err("body is not multipart, but its Content-Type says so".to_owned()),
     }
 }
 

@@ -1,8 +1,9 @@
-//! A sender's question whether we are there, a row each (their pages are cited in the schemes'
-//! files). It is answered whatever `methods` says, and is no event.
+//! Handshakes of presets: a sender's request that checks whether the endpoint exists. Each is a row
+//! of `HANDSHAKES`; the schemes' files cite the senders' pages. A handshake is answered regardless
+//! of `methods` and creates no event.
 //!
-//! Most are asked once the signature holds. Those that come unsigned are answered with nothing but
-//! the challenge, as plain text and short, so that nobody can make this server say anything else.
+//! Most are answered only if the signature is valid. An unsigned one gets nothing but its
+//! challenge, as short plain text, so that nobody can make this server return arbitrary content.
 
 use std::borrow::Cow;
 
@@ -10,39 +11,39 @@ use ring::hmac;
 use serde::Deserialize;
 
 use super::secrets::{HmacKeys, SharedSecrets};
-use super::token::parameter;
+use super::token::query_parameter;
 use super::{SenderResponse, SignedRequest, discord, form_fields, json_body, parse, sns};
 use crate::config::{self, Encoding, Secrets, Source};
 
-/// A challenge that is longer is not answered.
+/// Maximum size of a challenge. A longer one is not answered.
 pub const CHALLENGE_BYTES_MAX: usize = 1024;
 
-/// No handshake is longer: what is, need not be looked into.
+/// No handshake is larger, so a larger body is not parsed.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// A question and its answer.
+/// A recognized handshake and its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handshake {
-    /// For the trail.
+pub struct HandshakeReply {
+    /// Recorded in the view `handshakes`.
     pub detail: String,
-    pub answer: SenderResponse,
-    /// A person has to do something about it, and what: a log line, which quotes no request.
+    pub response: SenderResponse,
+    /// What the operator has to do, as a log line. It quotes nothing of the request.
     pub operator_action: Option<&'static str>,
 }
 
-/// A handshake, why it is refused, or none at all.
-type HandshakeResult = Option<Result<Handshake, String>>;
+/// A handshake, the reason for its rejection, or `None` if the request is no handshake.
+type HandshakeResult = Option<Result<HandshakeReply, String>>;
 
-/// How one sender asks.
+/// How one sender makes its handshake.
 struct HandshakeSpec {
     scheme: &'static str,
     methods: &'static [&'static str],
-    /// Asked only where the signature holds.
-    signed: bool,
-    ask: fn(&PresetHandshake, &SignedRequest<'_>) -> HandshakeResult,
+    /// The signature has to be valid.
+    is_signed: bool,
+    detect: fn(&PresetHandshake, &SignedRequest<'_>) -> HandshakeResult,
 }
 
-/// Fields of an unsigned form that asks.
+/// Maximum number of fields of an unsigned form that is a handshake.
 const FORM_FIELDS_MAX: usize = 16;
 
 const GET: &[&str] = &["GET"];
@@ -50,50 +51,76 @@ const HEAD: &[&str] = &["HEAD"];
 const POST: &[&str] = &["POST"];
 
 const HANDSHAKES: &[HandshakeSpec] = &[
-    HandshakeSpec { scheme: "slack", methods: POST, signed: true, ask: slack },
-    HandshakeSpec { scheme: "slack", methods: &["GET", "POST"], signed: false, ask: ssl_check },
-    HandshakeSpec { scheme: "bitbucket", methods: POST, signed: false, ask: diagnostics },
-    HandshakeSpec { scheme: "zoom", methods: POST, signed: true, ask: zoom },
-    HandshakeSpec { scheme: "discord", methods: POST, signed: true, ask: discord_ping },
-    HandshakeSpec { scheme: "sns", methods: POST, signed: true, ask: subscription },
-    // Brings a token of its own.
-    HandshakeSpec { scheme: "meta", methods: GET, signed: false, ask: meta },
+    HandshakeSpec { scheme: "slack", methods: POST, is_signed: true, detect: detect_slack },
+    HandshakeSpec {
+        scheme: "slack",
+        methods: &["GET", "POST"],
+        is_signed: false,
+        detect: detect_ssl_check,
+    },
+    HandshakeSpec {
+        scheme: "bitbucket",
+        methods: POST,
+        is_signed: false,
+        detect: detect_diagnostics,
+    },
+    HandshakeSpec { scheme: "zoom", methods: POST, is_signed: true, detect: detect_zoom },
+    HandshakeSpec {
+        scheme: "discord",
+        methods: POST,
+        is_signed: true,
+        detect: detect_discord_ping,
+    },
+    HandshakeSpec { scheme: "sns", methods: POST, is_signed: true, detect: detect_subscription },
+    // The request carries a token of its own.
+    HandshakeSpec { scheme: "meta", methods: GET, is_signed: false, detect: detect_meta },
     HandshakeSpec {
         scheme: "microsoft-graph",
         methods: POST,
-        signed: false,
-        ask: validation_token,
+        is_signed: false,
+        detect: detect_validation_token,
     },
-    HandshakeSpec { scheme: "dropbox", methods: GET, signed: false, ask: challenge },
-    HandshakeSpec { scheme: "mailchimp", methods: &["GET", "POST"], signed: false, ask: mailchimp },
-    HandshakeSpec { scheme: "mandrill", methods: &["HEAD", "POST"], signed: false, ask: mandrill },
-    HandshakeSpec { scheme: "trello", methods: HEAD, signed: false, ask: empty_ok },
+    HandshakeSpec { scheme: "dropbox", methods: GET, is_signed: false, detect: detect_challenge },
+    HandshakeSpec {
+        scheme: "mailchimp",
+        methods: &["GET", "POST"],
+        is_signed: false,
+        detect: detect_mailchimp,
+    },
+    HandshakeSpec {
+        scheme: "mandrill",
+        methods: &["HEAD", "POST"],
+        is_signed: false,
+        detect: detect_mandrill,
+    },
+    HandshakeSpec { scheme: "trello", methods: HEAD, is_signed: false, detect: accept_any },
 ];
 
-/// A preset's handshakes, ready to be answered.
+/// The handshakes of one source's preset.
 pub struct PresetHandshake {
-    rows: Vec<&'static HandshakeSpec>,
+    specs: Vec<&'static HandshakeSpec>,
     secrets: Vec<Vec<u8>>,
-    /// Where the signature stands.
+    /// The header that holds the signature.
     header: String,
     tokens: SharedSecrets,
     has_token: bool,
 }
 
 impl PresetHandshake {
-    /// `None` where there is none, or the source wants none. One of the source's own does not turn it off.
+    /// Returns `None` if the preset has no handshake or the source turns it off. The source's own
+    /// `handshake` does not turn it off.
     pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
         if source.handshake == config::HandshakeConfig::Off {
             return None;
         }
-        let rows: Vec<_> =
-            HANDSHAKES.iter().filter(|row| row.scheme == source.verify.scheme).collect();
-        if rows.is_empty() {
+        let specs: Vec<_> =
+            HANDSHAKES.iter().filter(|spec| spec.scheme == source.verify.scheme).collect();
+        if specs.is_empty() {
             return None;
         }
         let tokens: Vec<&[u8]> = secrets.resolve(&source.verify.verify_token).collect();
         Some(Self {
-            rows,
+            specs,
             secrets: secrets.resolve(&source.verify.secret).map(<[u8]>::to_vec).collect(),
             header: source.verify.header.clone().unwrap_or_default(),
             has_token: !tokens.is_empty(),
@@ -101,68 +128,69 @@ impl PresetHandshake {
         })
     }
 
-    /// Whether one may come by this method, whatever the source's `methods` say.
+    /// Whether a handshake may use this method, regardless of the source's `methods`.
     pub fn accepts_method(&self, method: &str) -> bool {
-        self.rows.iter().any(|row| row.methods.contains(&method))
+        self.specs.iter().any(|spec| spec.methods.contains(&method))
     }
 
-    /// Whether one that comes by this method is asked where the signature holds.
+    /// Whether a handshake that requires a valid signature may use this method.
     pub fn is_signed_by(&self, method: &str) -> bool {
-        self.rows.iter().any(|row| row.signed && row.methods.contains(&method))
+        self.specs.iter().any(|spec| spec.is_signed && spec.methods.contains(&method))
     }
 
-    /// The handshake that this request is, if it is one. `is_signed`: of those that are asked where the
-    /// signature holds, else of the others.
-    pub fn detect(&self, asked: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
-        if asked.body.len() > BODY_BYTES_MAX {
+    /// Recognizes a handshake. `is_signed` selects the handshakes that require a valid signature;
+    /// otherwise the others are tried.
+    pub fn detect(&self, request: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
+        if request.body.len() > BODY_BYTES_MAX {
             return None;
         }
-        let fits =
-            |row: &&&HandshakeSpec| row.signed == is_signed && row.methods.contains(&asked.method);
-        self.rows.iter().filter(fits).find_map(|row| (row.ask)(self, asked))
+        let is_candidate = |spec: &&&HandshakeSpec| {
+            spec.is_signed == is_signed && spec.methods.contains(&request.method)
+        };
+        self.specs.iter().filter(is_candidate).find_map(|spec| (spec.detect)(self, request))
     }
 }
 
-fn reply(detail: impl Into<String>, answer: SenderResponse) -> HandshakeResult {
-    Some(Ok(Handshake { detail: detail.into(), answer, operator_action: None }))
+fn reply(detail: impl Into<String>, response: SenderResponse) -> HandshakeResult {
+    Some(Ok(HandshakeReply { detail: detail.into(), response, operator_action: None }))
 }
 
-/// The challenge as it came, and nothing else.
+/// Returns the challenge and nothing else.
 fn echo_challenge(detail: &str, challenge: &str) -> HandshakeResult {
-    let fits = challenge.len() <= CHALLENGE_BYTES_MAX;
-    fits.then(|| reply(detail, SenderResponse::text(challenge))).flatten()
+    let has_valid_size = challenge.len() <= CHALLENGE_BYTES_MAX;
+    has_valid_size.then(|| reply(detail, SenderResponse::text(challenge))).flatten()
 }
 
-/// A parameter that is there once, decoded once; a name that repeats is no handshake.
-fn query_param(asked: &SignedRequest<'_>, name: &str) -> Option<String> {
-    String::from_utf8(parameter(asked.query, name).ok()??).ok()
+/// Returns a query parameter, decoded once. A request that repeats the name is no handshake.
+fn utf8_parameter(request: &SignedRequest<'_>, name: &str) -> Option<String> {
+    String::from_utf8(query_parameter(request.query, name).ok()??).ok()
 }
 
-/// `{"type":"url_verification","challenge":C}`: `C`.
-fn slack(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
+/// `{"type":"url_verification","challenge":C}`: the response is `C`.
+fn detect_slack(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct SlackBody<'a> {
         #[serde(rename = "type", borrow)]
         kind: Cow<'a, str>,
         #[serde(borrow)]
         challenge: Cow<'a, str>,
     }
-    let body: Body<'_> = json_body::parse(asked.body).ok()?;
+    let body: SlackBody<'_> = json_body::parse(request.body).ok()?;
     (body.kind == "url_verification")
         .then(|| echo_challenge("url_verification", &body.challenge))
         .flatten()
 }
 
-/// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"): a form
-/// or a query whose `ssl_check` is 1, and which is no command.
-fn ssl_check(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    let form = match asked.method {
-        "GET" => asked.query.unwrap_or_default().as_bytes(),
-        _ if form_fields::is_form(asked.optional_header("content-type").ok()?) => asked.body,
+/// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"):
+/// a form or a query with `ssl_check=1` that is no command.
+fn detect_ssl_check(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    let form = match request.method {
+        "GET" => request.query.unwrap_or_default().as_bytes(),
+        _ if form_fields::is_form(request.optional_header("content-type").ok()?) => request.body,
         _ => return None,
     };
     let mut checks = 0;
-    for (at, (name, value)) in form_fields::each(form).enumerate() {
+    for (at, (name, value)) in form_fields::iter_fields(form).enumerate() {
         match &*name {
             b"command" | b"payload" => return None,
             b"ssl_check" if *value == *b"1" => checks += 1,
@@ -176,56 +204,56 @@ fn ssl_check(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult 
     (checks == 1).then(|| reply("ssl_check", SenderResponse::empty(200))).flatten()
 }
 
-/// Bitbucket Data Center's test of a connection (confluence.atlassian.com, "Manage webhooks").
-fn diagnostics(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
+/// The connection test of Bitbucket Data Center (confluence.atlassian.com, "Manage webhooks").
+fn detect_diagnostics(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
-    struct Body {
+    struct DiagnosticsBody {
         test: bool,
     }
-    let key = asked.optional_header("x-event-key").ok().flatten()?;
-    let asks =
-        key == b"diagnostics:ping" && json_body::parse(asked.body).is_ok_and(|Body { test }| test);
-    asks.then(|| reply("diagnostics:ping", SenderResponse::empty(200))).flatten()
+    let key = request.optional_header("x-event-key").ok().flatten()?;
+    let is_handshake = key == b"diagnostics:ping"
+        && json_body::parse(request.body).is_ok_and(|DiagnosticsBody { test }| test);
+    is_handshake.then(|| reply("diagnostics:ping", SenderResponse::empty(200))).flatten()
 }
 
-/// `plainToken`, with its HMAC by the secret that signed the question.
-fn zoom(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
+/// The response has `plainToken` and its HMAC, made with the secret that signed the request.
+fn detect_zoom(preset: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct ZoomBody<'a> {
         #[serde(borrow)]
         event: Cow<'a, str>,
         #[serde(borrow)]
-        payload: Payload<'a>,
+        payload: ZoomPayload<'a>,
     }
     #[derive(Deserialize)]
-    struct Payload<'a> {
+    struct ZoomPayload<'a> {
         #[serde(rename = "plainToken", borrow)]
         token: Cow<'a, str>,
     }
-    let body: Body<'_> = json_body::parse(asked.body).ok()?;
+    let body: ZoomBody<'_> = json_body::parse(request.body).ok()?;
     let token = &*body.payload.token;
     if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
         return None;
     }
-    let signatures: Vec<Vec<u8>> = parse::elements(asked, &known.header)
+    let signatures: Vec<Vec<u8>> = parse::header_elements(request, &preset.header)
         .take(parse::SIGNATURES_MAX)
         .filter_map(|element| {
             parse::decode_signature(Encoding::Hex, element.strip_prefix(b"v0=")?).ok()
         })
         .collect();
-    let timestamp = asked.required_header("x-zm-request-timestamp").ok()?;
-    let parts = [b"v0:", timestamp, b":", asked.body];
+    let timestamp = request.required_header("x-zm-request-timestamp").ok()?;
+    let parts = [b"v0:", timestamp, b":", request.body];
     let key = |secret: &Vec<u8>| HmacKeys::new(hmac::HMAC_SHA256, [secret.as_slice()]);
-    let mut keys = known.secrets.iter().map(key);
-    let key = keys.find(|key| key.signed_any(&parts, &signatures))?;
+    let mut keys = preset.secrets.iter().map(key);
+    let key = keys.find(|key| key.verify_any(&parts, &signatures))?;
     let encrypted = hex::encode(key.sign(&[token.as_bytes()], false).ok()?);
-    let answer = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
-    reply("endpoint.url_validation", SenderResponse::json(answer.to_string()))
+    let response = serde_json::json!({ "plainToken": token, "encryptedToken": encrypted });
+    reply("endpoint.url_validation", SenderResponse::json(response.to_string()))
 }
 
-/// `{"type":1}` of interactions, `{"type":0}` of events; an event of type 1 has an `event`.
-fn discord_ping(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    let body: discord::Body = json_body::parse(asked.body).ok()?;
+/// Interactions send `{"type":1}`, events `{"type":0}`. An event of type 1 has a member `event`.
+fn detect_discord_ping(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    let body: discord::DiscordBody = json_body::parse(request.body).ok()?;
     match (body.kind, body.event) {
         (1, None) => reply("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
         (0, None) => reply("ping of events", discord::no_content()),
@@ -233,63 +261,66 @@ fn discord_ping(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResu
     }
 }
 
-/// Confirmed by a person who opens the URL: this server fetches nothing that it is sent.
-fn subscription(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    let body: sns::Body<'_> = json_body::parse(asked.body).ok()?;
+/// The operator confirms the subscription by opening its URL: this server fetches no URL that a
+/// request contains.
+fn detect_subscription(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    let body: sns::SnsBody<'_> = json_body::parse(request.body).ok()?;
     let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
     let detail = format!("subscription to {topic}: {url}");
-    let wanted = "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
-    let answer = SenderResponse::empty(200);
-    Some(Ok(Handshake { detail, answer, operator_action: Some(wanted) }))
+    let operator_action =
+        "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
+    let response = SenderResponse::empty(200);
+    Some(Ok(HandshakeReply { detail, response, operator_action: Some(operator_action) }))
 }
 
-/// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: `C`, where `V` is the token.
-fn meta(known: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    if query_param(asked, "hub.mode")? != "subscribe" {
+/// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: the response is `C` if `V` is the
+/// token.
+fn detect_meta(preset: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    if utf8_parameter(request, "hub.mode")? != "subscribe" {
         return None;
     }
-    if !known.has_token {
+    if !preset.has_token {
         return Some(Err("no verify_token is configured".to_owned()));
     }
-    let given = match parameter(asked.query, "hub.verify_token") {
-        Ok(Some(given)) => given,
+    let token = match query_parameter(request.query, "hub.verify_token") {
+        Ok(Some(token)) => token,
         Ok(None) => return Some(Err("no query parameter hub.verify_token".to_owned())),
         Err(reason) => return Some(Err(reason)),
     };
-    if !known.tokens.contains(&given) {
+    if !preset.tokens.contains(&token) {
         return Some(Err("hub.verify_token does not match".to_owned()));
     }
-    echo_challenge("hub.mode=subscribe", &query_param(asked, "hub.challenge")?)
+    echo_challenge("hub.mode=subscribe", &utf8_parameter(request, "hub.challenge")?)
 }
 
-fn validation_token(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    echo_challenge("validationToken", &query_param(asked, "validationToken")?)
+fn detect_validation_token(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    echo_challenge("validationToken", &utf8_parameter(request, "validationToken")?)
 }
 
-fn challenge(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    echo_challenge("challenge", &query_param(asked, "challenge")?)
+fn detect_challenge(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    echo_challenge("challenge", &utf8_parameter(request, "challenge")?)
 }
 
-/// A GET; its older checks are an empty POST.
-fn mailchimp(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    let asks = asked.method == "GET" || asked.body.is_empty();
-    asks.then(|| reply(asked.method, SenderResponse::empty(200))).flatten()
+/// A GET. Mailchimp's older checks are an empty POST.
+fn detect_mailchimp(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    let is_handshake = request.method == "GET" || request.body.is_empty();
+    is_handshake.then(|| reply(request.method, SenderResponse::empty(200))).flatten()
 }
 
-/// A HEAD, then a POST of no events, signed with a key that nobody has yet.
-fn mandrill(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    let mut fields = form_fields::each(asked.body);
-    let asks = match (fields.next(), fields.next()) {
-        _ if asked.method == "HEAD" => true,
+/// A HEAD, then a POST without events, signed with a key that the operator cannot know yet.
+fn detect_mandrill(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    let mut fields = form_fields::iter_fields(request.body);
+    let is_handshake = match (fields.next(), fields.next()) {
+        _ if request.method == "HEAD" => true,
         (Some((name, value)), None) => *name == *b"mandrill_events" && *value == *b"[]",
         _ => false,
     };
-    asks.then(|| reply(asked.method, SenderResponse::empty(200))).flatten()
+    is_handshake.then(|| reply(request.method, SenderResponse::empty(200))).flatten()
 }
 
-fn empty_ok(_: &PresetHandshake, asked: &SignedRequest<'_>) -> HandshakeResult {
-    reply(asked.method, SenderResponse::empty(200))
+fn accept_any(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+    reply(request.method, SenderResponse::empty(200))
 }
 
 #[cfg(test)]
@@ -297,12 +328,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_of_a_preset() {
-        for row in HANDSHAKES {
+    fn each_handshake_belongs_to_a_preset() {
+        for spec in HANDSHAKES {
             assert!(
-                config::find_scheme(row.scheme).is_some_and(|it| it.is_preset),
+                config::find_scheme(spec.scheme).is_some_and(|scheme| scheme.is_preset),
                 "{}",
-                row.scheme
+                spec.scheme
             );
         }
     }

@@ -1,6 +1,6 @@
-//! What a scheme has to read of a JSON body, and nothing else of it. Skipped values cost no stack
-//! however deep they are nested; of the rest serde_json takes 128 levels. A key that is read and
-//! given twice is refused: who reads on may see the other one.
+//! Reads from a JSON body only what a scheme needs. Skipped values use no stack, however deeply
+//! they are nested. serde_json accepts 128 levels for the rest. A body that repeats a needed key is
+//! rejected, because another parser may read the other value.
 
 use std::fmt;
 
@@ -11,26 +11,26 @@ use serde_json::value::RawValue;
 
 use crate::json;
 
-/// Parses a body, less the byte order mark that may stand before it.
+/// Parses a body after its byte order mark, if it has one.
 pub(super) fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> serde_json::Result<T> {
     serde_json::from_slice(json::without_mark(body))
 }
 
-/// Reads the parts of a body that a scheme needs. The reason shows nothing of it.
-pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], wanted: &str) -> Result<T, String> {
+/// Parses the parts of a body that a scheme needs. The error quotes nothing of the body.
+pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], expected: &str) -> Result<T, String> {
     parse(body).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => format!("body has not {wanted}"),
+        serde_json::error::Category::Data => format!("body lacks {expected}"),
         _ => format!("body is not JSON: line {}, column {}", e.line(), e.column()),
     })
 }
 
-/// An object whose values stay as they were written, to set one of them.
+/// A JSON object whose values stay byte for byte, so that one of them can be replaced.
 #[derive(Debug)]
 pub(super) struct RawJsonObject(Vec<(String, Box<RawValue>)>);
 
 impl RawJsonObject {
     pub fn read(body: &[u8]) -> Result<Self, String> {
-        read(body, "the form of an object, which this sender signs")
+        read(body, "the JSON object that this sender signs")
     }
 
     pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), String> {
@@ -53,8 +53,8 @@ impl RawJsonObject {
 
 impl<'de> Deserialize<'de> for RawJsonObject {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Reading;
-        impl<'de> Visitor<'de> for Reading {
+        struct RawJsonObjectVisitor;
+        impl<'de> Visitor<'de> for RawJsonObjectVisitor {
             type Value = RawJsonObject;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for RawJsonObject {
                 Ok(RawJsonObject(fields))
             }
         }
-        from.deserialize_map(Reading)
+        from.deserialize_map(RawJsonObjectVisitor)
     }
 }
 

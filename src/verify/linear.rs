@@ -1,48 +1,48 @@
-//! `linear` (linear.app/developers/webhooks): an HMAC of the body like others', and a time stamp in
-//! the body, `.webhookTimestamp` in milliseconds. Retries repeat it, and with it the bytes: those are
-//! the delivery's key, as `Linear-Delivery` is not signed.
+//! `linear` (linear.app/developers/webhooks): an HMAC of the body, with the timestamp in the body
+//! as `.webhookTimestamp` in milliseconds. A retry repeats the timestamp and all other bytes. The
+//! delivery key is the bytes, because Linear does not sign `Linear-Delivery`.
 
 use serde::Deserialize;
 
 use super::hmac::HmacScheme;
 use super::json_body::{self, RawJsonObject};
-use super::parse::Tolerance;
-use super::{KeyPlace, OutgoingRequest, Proof, Scheme, SignedRequest};
+use super::parse::TimestampTolerance;
+use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::Verify;
 
 pub(super) struct Linear {
-    recipe: HmacScheme,
-    tolerance: Tolerance,
+    hmac: HmacScheme,
+    tolerance: TimestampTolerance,
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct LinearBody {
     #[serde(rename = "webhookTimestamp")]
     timestamp: i64,
 }
 
 impl Linear {
-    pub fn new(recipe: HmacScheme, verify: &Verify) -> Self {
-        Self { recipe, tolerance: Tolerance::of(verify) }
+    pub fn new(hmac: HmacScheme, verify: &Verify) -> Self {
+        Self { hmac, tolerance: TimestampTolerance::from_verify(verify) }
     }
 }
 
-impl Scheme for Linear {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        self.recipe.check(asked, now_ms)?;
-        let body: Body = json_body::read(asked.body, "a webhookTimestamp")?;
-        let stale = self.tolerance.stale_moment(body.timestamp, now_ms);
-        Proof::of_body(KeyPlace::Body, asked.body, stale)
+impl VerificationScheme for Linear {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        self.hmac.check(request, now_ms)?;
+        let body: LinearBody = json_body::read(request.body, "a webhookTimestamp")?;
+        let stale_reason = self.tolerance.check_timestamp(body.timestamp, now_ms);
+        Proof::from_body(KeyPlace::Body, request.body, stale_reason)
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        self.recipe.work(asked)
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        self.hmac.check_cost(request)
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let mut fields = RawJsonObject::read(&draft.body)?;
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+        let mut fields = RawJsonObject::read(&outgoing.body)?;
         fields.set("webhookTimestamp", &now_ms)?;
-        draft.body = fields.to_bytes()?;
-        self.recipe.sign(draft, now_ms)
+        outgoing.body = fields.to_bytes()?;
+        self.hmac.sign(outgoing, now_ms)
     }
 }

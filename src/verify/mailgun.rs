@@ -1,7 +1,9 @@
-//! `mailgun` (documentation.mailgun.com, "Securing webhooks"): in the body `signature`, an object of
-//! `timestamp`, `token` and `signature`, hex HMAC-SHA256 over the first two; in a form these are three
-//! fields (multipart, where a message has attachments). It does not cover the body: whoever has seen one may send another
-//! with it, which the token, the delivery's key, makes a repeat.
+//! `mailgun` (documentation.mailgun.com, "Securing webhooks"): the body has `signature`, an object
+//! of `timestamp`, `token` and `signature`, which is the hex HMAC-SHA256 over the other two. In a
+//! form these are three fields. A message with attachments is a multipart form.
+//!
+//! The signature does not cover the body. An attacker who has seen one could send another body with
+//! it. The token is the delivery key, so that such a request is a duplicate.
 
 use std::borrow::Cow;
 
@@ -9,19 +11,19 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::json_body::{self, RawJsonObject};
-use super::parse::{self, MISMATCH, Tolerance};
+use super::parse::{self, MISMATCH, TimestampTolerance};
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, Scheme, SignedRequest, form_fields};
+use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme, form_fields};
 use crate::config::{Encoding, TimestampUnit, Verify};
 use crate::planner::hash_key;
 
 pub(super) struct Mailgun {
     keys: HmacKeys,
-    tolerance: Tolerance,
+    tolerance: TimestampTolerance,
 }
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct MailgunBody<'a> {
     #[serde(borrow)]
     signature: Signature<'a>,
 }
@@ -40,11 +42,11 @@ impl Mailgun {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
             keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
-            tolerance: Tolerance::of(verify),
+            tolerance: TimestampTolerance::from_verify(verify),
         }
     }
 
-    fn check_one(
+    fn check_signature(
         &self,
         [timestamp, token, signature]: [&[u8]; 3],
         now_ms: i64,
@@ -53,56 +55,63 @@ impl Mailgun {
         if !self.keys.verify(&[timestamp, token], &signature) {
             return Err(MISMATCH.to_owned());
         }
-        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
-        Ok(Proof { delivery_key: Some(hash_key(b'j', &[token])), stale })
+        let stale_reason =
+            self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
+        Ok(Proof { delivery_key: Some(hash_key(b'j', &[token])), stale_reason })
     }
 }
 
-impl Scheme for Mailgun {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let content_type = asked.optional_header("content-type")?;
+impl VerificationScheme for Mailgun {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let content_type = request.optional_header("content-type")?;
         let fields = if form_fields::is_form(content_type) {
-            Some(form_fields::parse_urlencoded(asked.body)?)
+            Some(form_fields::parse_urlencoded(request.body)?)
         } else if form_fields::is_multipart(content_type) {
             let names = ["timestamp", "token", "signature"];
-            Some(form_fields::parse_multipart(content_type, asked.body, &names)?)
+            Some(form_fields::parse_multipart(content_type, request.body, &names)?)
         } else {
             None
         };
         if let Some(fields) = fields {
             let field = |name: &str| {
                 form_fields::unique_value(&fields, name)
-                    .ok_or_else(|| format!("not one field {name} in the form"))
+                    .ok_or_else(|| format!("form needs exactly one field {name}"))
             };
-            return self
-                .check_one([field("timestamp")?, field("token")?, field("signature")?], now_ms);
+            return self.check_signature(
+                [field("timestamp")?, field("token")?, field("signature")?],
+                now_ms,
+            );
         }
-        let body: Body<'_> = json_body::read(asked.body, "a signature of mailgun's form")?;
+        let body: MailgunBody<'_> = json_body::read(request.body, "mailgun's signature object")?;
         let Signature { timestamp, token, signature } = &body.signature;
         let parts = [timestamp.as_bytes(), token.as_bytes(), signature.as_bytes()];
-        self.check_one(parts, now_ms)
+        self.check_signature(parts, now_ms)
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
-        let token = hex::encode(&draft.id);
-        let signature =
-            self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], draft.corrupt_signature)?;
+        let token = hex::encode(&outgoing.id);
+        let signature = self
+            .keys
+            .sign(&[timestamp.as_bytes(), token.as_bytes()], outgoing.corrupt_signature)?;
         let signature = hex::encode(signature);
-        if form_fields::is_form(draft.header("content-type").map(str::as_bytes)) {
-            let is_old = |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
-            let others = draft.body.split(|&byte| byte == b'&').filter(|pair| {
+        if form_fields::is_form(outgoing.header("content-type").map(str::as_bytes)) {
+            let is_signature_field =
+                |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
+            let others = outgoing.body.split(|&byte| byte == b'&').filter(|pair| {
                 let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default();
-                !pair.is_empty() && !is_old(name)
+                !pair.is_empty() && !is_signature_field(name)
             });
-            let own = format!("timestamp={timestamp}&token={token}&signature={signature}");
-            draft.body = others.chain([own.as_bytes()]).collect::<Vec<_>>().join(&b'&');
+            let signature_fields =
+                format!("timestamp={timestamp}&token={token}&signature={signature}");
+            outgoing.body =
+                others.chain([signature_fields.as_bytes()]).collect::<Vec<_>>().join(&b'&');
             return Ok(());
         }
-        let mut fields = RawJsonObject::read(&draft.body)?;
+        let mut fields = RawJsonObject::read(&outgoing.body)?;
         let (timestamp, token, signature) = (timestamp.into(), token.into(), signature.into());
         fields.set("signature", &Signature { timestamp, token, signature })?;
-        draft.body = fields.to_bytes()?;
+        outgoing.body = fields.to_bytes()?;
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! `mandrill` (mailchimp.com/developer/transactional, "Authenticating webhook requests"): base64
-//! HMAC-SHA1 over the URL as it is configured there, then each field of the form, sorted by name.
+//! HMAC-SHA1 over the URL as configured at Mandrill, then each form field, sorted by name.
 
 use ring::hmac;
 
 use super::parse::{self, MISMATCH};
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, Scheme, SignedRequest, form_fields, url};
+use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme, form_fields, url};
 use crate::config::{Encoding, PublicUrl, Verify};
 use crate::planner::hash_key;
 
@@ -25,39 +25,41 @@ impl Mandrill {
     }
 }
 
-fn sorted(body: &[u8]) -> Result<Vec<u8>, String> {
+fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
     let mut fields = form_fields::parse_urlencoded(body)?;
-    // Values of one name stay in their order.
-    fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+    // Stable: values of the same name keep their order.
+    fields.sort_by(|(left, _), (right, _)| left.cmp(right));
     Ok(form_fields::concat(&fields))
 }
 
-impl Scheme for Mandrill {
-    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+impl VerificationScheme for Mandrill {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         if self.keys.is_empty() {
-            return Err("no secret is configured yet: only a handshake is answered".to_owned());
+            return Err("no secret is configured yet: only handshakes are answered".to_owned());
         }
-        let signatures = parse::bare_signatures(asked, &self.header, Encoding::Base64)?;
-        let url = url::public_url(self.url.as_ref(), asked);
-        let fields = sorted(asked.body)?;
+        let signatures = parse::header_signatures(request, &self.header, Encoding::Base64)?;
+        let url = url::public_url(self.url.as_ref(), request);
+        let fields = signed_fields(request.body)?;
         let signed = [url.as_bytes(), &fields];
-        if !self.keys.signed_any(&signed, &signatures) {
+        if !self.keys.verify_any(&signed, &signatures) {
             return Err(MISMATCH.to_owned());
         }
-        // Not the bytes of the body: the same fields may be encoded in another way.
-        Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale: None })
+        // The key is not the bytes of the body, because the same fields can be encoded in another
+        // way.
+        Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale_reason: None })
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        self.keys.work(1, asked.body.len())
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        self.keys.check_cost(1, request.body.len())
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let url = draft.url(self.url.as_ref());
-        let signature =
-            self.keys.sign(&[url.as_bytes(), &sorted(&draft.body)?], draft.corrupt_signature)?;
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let url = outgoing.url(self.url.as_ref());
+        let signature = self
+            .keys
+            .sign(&[url.as_bytes(), &signed_fields(&outgoing.body)?], outgoing.corrupt_signature)?;
         let signature = parse::encode_signature(Encoding::Base64, &signature);
-        draft.set_header(&self.header, signature);
+        outgoing.set_header(&self.header, signature);
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! `microsoft-graph` (learn.microsoft.com/graph, "Receive change notifications through webhooks"):
-//! nothing is signed; each notification in the body has the `clientState` that was given at the
-//! subscription.
+//! nothing is signed. Each notification in the body repeats the `clientState` of the subscription.
 
 use std::borrow::Cow;
 
@@ -8,12 +7,12 @@ use serde::Deserialize;
 
 use super::json_body::{self, RawJsonObject};
 use super::secrets::SharedSecrets;
-use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
+use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 
 pub(super) struct Graph(SharedSecrets);
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct GraphBody<'a> {
     #[serde(borrow)]
     value: Vec<Notification<'a>>,
 }
@@ -30,15 +29,16 @@ impl Graph {
     }
 }
 
-impl Scheme for Graph {
-    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
-        let body: Body<'_> = json_body::read(asked.body, "notifications in value")?;
+impl VerificationScheme for Graph {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let body: GraphBody<'_> = json_body::read(request.body, "notifications in value")?;
         if body.value.is_empty() {
-            return Err("body has not notifications in value".to_owned());
+            return Err("body lacks notifications in value".to_owned());
         }
-        // The first that is wrong ends it: whoever does not know the secret gets no further.
-        for one in &body.value {
-            let state = one.client_state.as_deref().ok_or("no clientState in a notification")?;
+        // The first mismatch ends the check, so that a sender without the secret costs little.
+        for notification in &body.value {
+            let state =
+                notification.client_state.as_deref().ok_or("no clientState in a notification")?;
             if !self.0.contains(state.as_bytes()) {
                 return Err("clientState does not match".to_owned());
             }
@@ -46,17 +46,17 @@ impl Scheme for Graph {
         Ok(Proof::default())
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let state = self.0.first_for(draft)?;
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let state = self.0.signing_secret(outgoing)?;
         let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
-        let mut fields = RawJsonObject::read(&draft.body)?;
+        let mut fields = RawJsonObject::read(&outgoing.body)?;
         let value = fields.get("value").map_or("[]", |value| value.get());
         let mut value: Vec<RawJsonObject> = json_body::read(value.as_bytes(), "a list in value")?;
-        for one in &mut value {
-            one.set("clientState", &state)?;
+        for notification in &mut value {
+            notification.set("clientState", &state)?;
         }
         fields.set("value", &value)?;
-        draft.body = fields.to_bytes()?;
+        outgoing.body = fields.to_bytes()?;
         Ok(())
     }
 }

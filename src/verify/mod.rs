@@ -1,9 +1,12 @@
-//! Who sent a webhook: a scheme a file (those of one recipe share one), one table. Checked on the raw
-//! bytes, in constant time, with every valid secret, before anything but what the scheme needs is
-//! parsed. Beside each check stands how its sender signs, for `hooktrail send` and the tests.
+//! Verification: how each sender proves that a webhook is its own.
 //!
-//! What is wrong is told the trail exactly, and the sender not at all; no reason holds a secret or
-//! the signature that would have been right.
+//! Each scheme has a file, and senders that use one HMAC are rows of `hmac_presets.rs`.
+//! `CONSTRUCTORS` lists them all. A scheme checks the raw bytes, in constant time, with every valid
+//! secret. Before the signature is verified it parses only what the scheme itself needs. Each
+//! scheme can also sign as its sender does, for `hooktrail send` and the tests.
+//!
+//! The rejection records the exact reason, and the response tells the sender none of it. No reason
+//! contains a secret or the signature that would have matched.
 
 use crate::config::{self, ProxyHeader, Secrets, Source, Verify};
 use crate::planner;
@@ -34,28 +37,29 @@ mod twilio;
 mod url;
 
 use delivery_key::KeyPlace;
-pub use handshake::{CHALLENGE_BYTES_MAX, Handshake, PresetHandshake};
+pub use handshake::{CHALLENGE_BYTES_MAX, HandshakeReply, PresetHandshake};
 pub use outgoing::OutgoingRequest;
 pub use parse::forwarded_pair;
 pub use proof::Proof;
 pub use token::param_name_matches;
 
-/// Why a scheme of two keys can't be signed for.
-const ONLY_PUBLIC: &str = "only the sender can sign: the secret here is its public key";
+/// Why `hooktrail send` cannot sign for a scheme with a key pair.
+const PUBLIC_KEY_ONLY: &str = "only the sender can sign: the secret here is its public key";
 
-/// How a scheme is made ready.
-type SchemeConstructor = fn(&Verify, &[&[u8]]) -> Box<dyn Scheme>;
+/// Builds a scheme from its configuration and secrets.
+type SchemeConstructor = fn(&Verify, &[&[u8]]) -> Box<dyn VerificationScheme>;
 
-/// Each scheme; what else is known of it stands in `config::SCHEMES`, its handshake in `handshake`.
+/// The constructor of each scheme. `config::SCHEMES` has its other properties, and `handshake.rs`
+/// its handshake.
 const CONSTRUCTORS: &[(&str, SchemeConstructor)] = &[
-    ("none", |_, _| Box::new(Open)),
+    ("none", |_, _| Box::new(NoVerification)),
     ("token", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
     ("basic", |verify, secrets| {
         Box::new(bearer::Basic::new(verify.user.as_deref().unwrap_or(""), secrets))
     }),
     ("bearer", |_, secrets| Box::new(bearer::Bearer::new(secrets))),
     ("hmac", |verify, secrets| match &verify.hmac {
-        Some(recipe) => Box::new(hmac::HmacScheme::new(recipe.clone(), verify, secrets)),
+        Some(hmac) => Box::new(hmac::HmacScheme::new(hmac.clone(), verify, secrets)),
         None => Box::new(token::Token::deny_all()),
     }),
     ("paminga", hmac_presets::scheme),
@@ -84,7 +88,7 @@ const CONSTRUCTORS: &[(&str, SchemeConstructor)] = &[
     ("sns", |verify, secrets| Box::new(sns::Sns::new(verify, secrets))),
 ];
 
-/// A request as its sender signed it.
+/// A request as the sender signed it.
 #[derive(Clone, Copy)]
 pub struct SignedRequest<'a> {
     pub method: &'a str,
@@ -93,31 +97,31 @@ pub struct SignedRequest<'a> {
     /// Lower-case name, value.
     pub headers: &'a [(&'a str, &'a [u8])],
     pub body: &'a [u8],
-    /// The path's last segment, decoded, where it is the token.
+    /// The last segment of the path, decoded, if it is the token.
     pub secret_segment: Option<&'a str>,
-    /// It came through a proxy that is believed, and in which header.
+    /// Which header carries the public URL, if the request came through a trusted proxy.
     pub trusted_proxy_header: Option<ProxyHeader>,
 }
 
 impl<'a> SignedRequest<'a> {
-    /// The value of a header that must be there once.
+    /// Returns the value of a header that must occur exactly once.
     fn required_header(&self, name: &str) -> Result<&'a [u8], String> {
         self.optional_header(name)?.ok_or_else(|| format!("no {name} header"))
     }
 
-    /// The values of a header, a line each.
-    fn lines(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |(found, _)| *found == name).map(|(_, value)| *value)
+    /// Iterates over the values of a header, one for each line.
+    fn header_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.iter().filter(move |(other, _)| *other == name).map(|(_, value)| *value)
     }
 
-    /// Requires that a header is there, however often.
-    fn require(&self, name: &str) -> Result<(), String> {
-        self.lines(name).next().map(|_| ()).ok_or_else(|| format!("no {name} header"))
+    /// Requires that a header is present, however often.
+    fn require_header(&self, name: &str) -> Result<(), String> {
+        self.header_values(name).next().map(|_| ()).ok_or_else(|| format!("no {name} header"))
     }
 
-    /// The value of a header that may be there once.
+    /// Returns the value of a header that may occur once.
     pub(super) fn optional_header(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
-        let mut values = self.headers.iter().filter(|(found, _)| *found == name);
+        let mut values = self.headers.iter().filter(|(other, _)| *other == name);
         match (values.next(), values.next()) {
             (Some((_, value)), None) => Ok(Some(value)),
             (None, _) => Ok(None),
@@ -125,15 +129,16 @@ impl<'a> SignedRequest<'a> {
         }
     }
 
-    /// The last element of a list that may go over several lines: the nearest proxy's.
+    /// Returns the last element of a list that may extend over several lines. The nearest proxy
+    /// adds it.
     fn last_list_item(&self, name: &str) -> Option<&'a str> {
-        let (_, value) = self.headers.iter().rev().find(|(found, _)| *found == name)?;
+        let (_, value) = self.headers.iter().rev().find(|(other, _)| *other == name)?;
         let last = std::str::from_utf8(value).ok()?.rsplit(',').next()?.trim();
         (!last.is_empty()).then_some(last)
     }
 }
 
-/// What a sender is told.
+/// A scheme's own response to the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SenderResponse {
     pub status: u16,
@@ -146,7 +151,7 @@ impl SenderResponse {
         Self { status, content_type: None, body: String::new() }
     }
 
-    /// Plain text, whatever it says.
+    /// A response of plain text.
     pub fn text(body: impl Into<String>) -> Self {
         Self { status: 200, content_type: Some("text/plain"), body: body.into() }
     }
@@ -156,46 +161,46 @@ impl SenderResponse {
     }
 }
 
-/// Where a request has the secret itself, which is not kept.
+/// Where a request carries the shared secret itself. The server does not store that place.
 #[derive(Clone, Copy, Debug, Default)]
 struct SecretLocation<'s> {
     header: Option<&'s str>,
     parameter: Option<&'s str>,
-    segment: bool,
+    is_last_segment: bool,
 }
 
-/// A scheme, ready to check.
-trait Scheme: Send + Sync {
-    /// What the request proves, or the exact reason why it is not from whom it should be.
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String>;
+/// A verification scheme with its secrets.
+trait VerificationScheme: Send + Sync {
+    /// Verifies the request and returns its proof, or the exact reason for the rejection.
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String>;
 
-    /// How much work `check` is, as that of hashing so many bytes.
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        asked.body.len()
+    /// Returns the cost of `check`, expressed as a number of bytes to hash.
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        request.body.len()
     }
 
-    /// Signs as the sender would, or says why it can't.
-    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String>;
+    /// Signs as the sender does, or returns why that is not possible.
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String>;
 
     fn secret_location(&self) -> SecretLocation<'_> {
         SecretLocation::default()
     }
 
-    /// `WWW-Authenticate`.
+    /// Value of `WWW-Authenticate` in a 401.
     fn challenge(&self) -> Option<&'static str> {
         None
     }
 
-    /// A preset's answer to an event, and to its repeat.
+    /// The response of a preset to an event, and to its duplicate.
     fn success_response(&self, _body: &[u8]) -> SenderResponse {
         SenderResponse::empty(200)
     }
 }
 
-/// Anybody is believed.
-struct Open;
+/// `scheme = "none"`: accepts every request.
+struct NoVerification;
 
-impl Scheme for Open {
+impl VerificationScheme for NoVerification {
     fn check(&self, _: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
         Ok(Proof::default())
     }
@@ -205,9 +210,9 @@ impl Scheme for Open {
     }
 }
 
-/// How one source's requests are checked.
+/// Verifies the requests of one source.
 pub struct Verifier {
-    scheme: Box<dyn Scheme>,
+    scheme: Box<dyn VerificationScheme>,
     spec: Option<&'static config::SchemeSpec>,
     handshake: Option<handshake::PresetHandshake>,
 }
@@ -215,33 +220,35 @@ pub struct Verifier {
 impl Verifier {
     pub fn new(source: &Source, secrets: &Secrets) -> Self {
         let verify = &source.verify;
-        let known: Vec<&[u8]> = secrets.resolve(&verify.secret).collect();
-        let make = CONSTRUCTORS.iter().find(|(name, _)| *name == verify.scheme);
+        let values: Vec<&[u8]> = secrets.resolve(&verify.secret).collect();
+        let constructor = CONSTRUCTORS.iter().find(|(name, _)| *name == verify.scheme);
         Self {
-            // The configuration lets no other pass; nobody is let in by one.
-            scheme: make.map_or_else(
-                || Box::new(token::Token::deny_all()) as Box<dyn Scheme>,
-                |(_, make)| make(verify, &known),
+            // The configuration rejects unknown schemes. If one got here, every request would be
+            // rejected.
+            scheme: constructor.map_or_else(
+                || Box::new(token::Token::deny_all()) as Box<dyn VerificationScheme>,
+                |(_, constructor)| constructor(verify, &values),
             ),
             spec: config::find_scheme(&verify.scheme),
             handshake: handshake::PresetHandshake::new(source, secrets),
         }
     }
 
-    /// Checks a request; one whose time stamp is outside the tolerance is not rejected yet.
+    /// Verifies a request. A timestamp outside the tolerance is reported in the proof and is not an
+    /// error yet.
     ///
     /// # Errors
-    /// The exact reason, for the trail alone.
-    pub fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let mut proof = self.scheme.check(asked, now_ms)?;
+    /// The exact reason, for the rejection's record only.
+    pub fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let mut proof = self.scheme.check(request, now_ms)?;
         if let Some(names) = self.key_headers() {
-            let key = |name: &&str| planner::header_key(b'h', asked.headers, name);
+            let key = |name: &&str| planner::header_key(b'h', request.headers, name);
             proof.delivery_key = names.iter().find_map(key);
         }
         Ok(proof)
     }
 
-    /// The headers in which the sender names a delivery without signing them.
+    /// The headers that hold the sender's delivery key, if the sender does not sign it.
     fn key_headers(&self) -> Option<&'static [&'static str]> {
         match self.spec?.delivery_key {
             config::DeliveryKey::Header(names) => Some(names),
@@ -249,58 +256,58 @@ impl Verifier {
         }
     }
 
-    /// How much work `check` is, as that of hashing so many bytes.
-    pub fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        self.scheme.work(asked)
+    /// Returns the cost of `check`, expressed as a number of bytes to hash.
+    pub fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        self.scheme.check_cost(request)
     }
 
-    /// Signs as the sender would.
+    /// Signs as the sender does.
     ///
     /// # Errors
-    /// Why that can't be done here.
-    pub fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    /// Why the scheme cannot sign.
+    pub fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         if let Some([name, ..]) = self.key_headers()
-            && draft.header(name).is_none()
+            && outgoing.header(name).is_none()
         {
-            let id = draft.id.clone();
-            draft.set_header(name, id);
+            let id = outgoing.id.clone();
+            outgoing.set_header(name, id);
         }
-        self.scheme.sign(draft, now_ms)
+        self.scheme.sign(outgoing, now_ms)
     }
 
-    /// How this scheme's sender asks whether we are there, if it does and is to be answered.
+    /// The preset's handshake, if the scheme has one and the source does not turn it off.
     pub fn handshake(&self) -> Option<&handshake::PresetHandshake> {
         self.handshake.as_ref()
     }
 
-    /// `WWW-Authenticate`.
+    /// Value of `WWW-Authenticate` in a 401.
     pub fn challenge(&self) -> Option<&'static str> {
         self.scheme.challenge()
     }
 
-    /// A named sender's scheme, with that sender's answer.
+    /// Whether the scheme is a preset, which brings the sender's own response.
     pub fn is_preset(&self) -> bool {
-        self.spec.is_some_and(|facts| facts.is_preset)
+        self.spec.is_some_and(|spec| spec.is_preset)
     }
 
-    /// A named sender's own answer to its events.
-    pub fn answer(&self, body: &[u8]) -> Option<SenderResponse> {
+    /// The preset's own response to an event.
+    pub fn success_response(&self, body: &[u8]) -> Option<SenderResponse> {
         self.is_preset().then(|| self.scheme.success_response(body))
     }
 
-    /// The header that holds a shared secret, besides those that always do.
+    /// The header that holds a shared secret, besides those that are always redacted.
     pub fn secret_header(&self) -> Option<&str> {
         self.scheme.secret_location().header
     }
 
-    /// The query parameter that holds it.
+    /// The query parameter that holds a shared secret.
     pub fn secret_parameter(&self) -> Option<&str> {
         self.scheme.secret_location().parameter
     }
 
-    /// Whether the path's last segment is it.
-    pub fn secret_segment(&self) -> bool {
-        self.scheme.secret_location().segment
+    /// Whether the last segment of the path is a shared secret.
+    pub fn has_secret_segment(&self) -> bool {
+        self.scheme.secret_location().is_last_segment
     }
 }
 

@@ -1,9 +1,9 @@
-//! A request in the making: what `hooktrail send` and the tests have signed as a sender would.
+//! An outgoing request, which `hooktrail send` and the tests sign as a sender does.
 
 use super::{SignedRequest, url};
 use crate::config::PublicUrl;
 
-/// A request that is about to be signed.
+/// A request before and after it is signed.
 #[derive(Clone, Debug, Default)]
 pub struct OutgoingRequest {
     pub method: String,
@@ -12,30 +12,30 @@ pub struct OutgoingRequest {
     /// Lower-case name, value.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// What the sender would make unique for it.
+    /// The unique id that the sender would give to the delivery.
     pub id: String,
-    /// Sign it wrongly.
+    /// Whether to make the signature invalid.
     pub corrupt_signature: bool,
 }
 
 impl OutgoingRequest {
-    /// Sets a header.
+    /// Sets a header and removes its other lines.
     pub fn set_header(&mut self, name: &str, value: impl Into<String>) {
-        self.headers.retain(|(found, _)| found != name);
+        self.headers.retain(|(other, _)| other != name);
         self.headers.push((name.to_owned(), value.into()));
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    /// Adds a field to the query, or sets it.
+    /// Adds a query parameter or replaces it.
     pub(super) fn set_query_param(&mut self, name: &str, value: &[u8]) {
         let encode = |text: &[u8]| {
             percent_encoding::percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         };
-        let own = self.query.take().unwrap_or_default();
-        let mut pairs: Vec<String> = own
+        let query = self.query.take().unwrap_or_default();
+        let mut pairs: Vec<String> = query
             .split('&')
             .filter(|pair| !pair.is_empty())
             .filter(|pair| !super::param_name_matches(pair.split('=').next().unwrap_or(""), name))
@@ -45,13 +45,13 @@ impl OutgoingRequest {
         self.query = Some(pairs.join("&"));
     }
 
-    /// What the sender would have been told to call.
+    /// The URL that the sender would call.
     pub(super) fn url(&self, configured: Option<&PublicUrl>) -> String {
         let headers = self.header_refs();
         url::public_url(configured, &self.as_signed_request(&headers))
     }
 
-    /// As it will arrive.
+    /// The header lines as the server will receive them.
     pub(super) fn header_refs(&self) -> Vec<(&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }

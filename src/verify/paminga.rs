@@ -1,5 +1,5 @@
-//! What Paminga's bodies are known by: a form by the number of its completion, a campaign by its bytes.
-//! Read without an expression, as it is the first sender and may send forms in two encodings.
+//! The delivery key of Paminga's bodies: `form_completion_id` of a form, the bytes of a campaign.
+//! No expression is needed, and a form gives the same key in both of its encodings.
 
 use std::fmt;
 
@@ -7,16 +7,17 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::delivery_key::as_text;
+use super::delivery_key::key_text;
 use super::form_fields;
 use crate::domain::job_plan::KeyHash;
 use crate::planner::hash_key;
 
-/// The parts of Paminga's bodies that matter here; of a key given twice the last counts, as in jq.
+/// The members of Paminga's bodies that matter here. If a member occurs twice, the last one counts,
+/// as in jq.
 #[derive(Default)]
-struct Paminga<'a> {
-    completion: Option<&'a RawValue>,
-    campaign: bool,
+struct PamingaBody<'a> {
+    completion_id: Option<&'a RawValue>,
+    is_campaign: bool,
 }
 
 #[derive(Deserialize)]
@@ -30,57 +31,57 @@ enum Field {
     Other,
 }
 
-/// Takes an object and nothing else.
-struct Reading;
+/// Accepts an object and nothing else.
+struct PamingaVisitor;
 
-impl<'de> Visitor<'de> for Reading {
-    type Value = Paminga<'de>;
+impl<'de> Visitor<'de> for PamingaVisitor {
+    type Value = PamingaBody<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = Paminga::default();
+        let mut parts = PamingaBody::default();
         while let Some(key) = map.next_key()? {
             match key {
-                Field::Completion => found.completion = Some(map.next_value()?),
+                Field::Completion => parts.completion_id = Some(map.next_value()?),
                 Field::Campaign => {
                     map.next_value::<IgnoredAny>()?;
-                    found.campaign = true;
+                    parts.is_campaign = true;
                 }
                 Field::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        Ok(found)
+        Ok(parts)
     }
 }
 
-fn read(body: &[u8]) -> serde_json::Result<Paminga<'_>> {
+fn read(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let found = json.deserialize_map(Reading)?;
+    let parts = json.deserialize_map(PamingaVisitor)?;
     json.end()?;
-    Ok(found)
+    Ok(parts)
 }
 
-/// A form by its completion's number, a campaign by its bytes; two alerts may well be the same. JSON
-/// and forms are told apart by the bytes, which are signed, and not by the type, which is not.
-pub(super) fn key(body: &[u8]) -> Option<KeyHash> {
-    let Ok(found) = read(body) else {
+/// Returns the key of a form or a campaign. Alerts have none, because two alerts may be equal. JSON
+/// and forms are distinguished by the signed bytes and not by the unsigned Content-Type.
+pub(super) fn read_key(body: &[u8]) -> Option<KeyHash> {
+    let Ok(parts) = read(body) else {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hash_key(b'f', &[&id]));
     };
-    match found.completion.and_then(as_text) {
+    match parts.completion_id.and_then(key_text) {
         Some(id) => Some(hash_key(b'f', &[id.as_bytes()])),
-        None => found.campaign.then(|| hash_key(b'b', &[body])),
+        None => parts.is_campaign.then(|| hash_key(b'b', &[body])),
     }
 }
 
 /// The last value of a field of an urlencoded form.
 fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let named = form_fields::each(body).filter(|(found, _)| **found == *name);
+    let named = form_fields::iter_fields(body).filter(|(found, _)| **found == *name);
     named.last().map(|(_, value)| value.into_owned())
 }
 
@@ -89,42 +90,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_is_known_by_its_completion_whatever_it_is_written_in() {
-        let by_json = key(br#"{"a":[1],"form_completion_id":"445"}"#);
+    fn the_key_of_a_form_is_its_completion_id_in_both_encodings() {
+        let by_json = read_key(br#"{"a":[1],"form_completion_id":"445"}"#);
         assert!(by_json.is_some());
-        assert_eq!(key(br#"{"form_completion_id":"\u0034\u0034\u0035"}"#), by_json);
-        assert_eq!(key(br#"{"form_completion_id":445}"#), by_json);
-        assert_eq!(key(b"a=1&form_completion_id=44%35"), by_json);
-        assert_ne!(key(br#"{"form_completion_id":"446"}"#), by_json);
+        assert_eq!(read_key(br#"{"form_completion_id":"\u0034\u0034\u0035"}"#), by_json);
+        assert_eq!(read_key(br#"{"form_completion_id":445}"#), by_json);
+        assert_eq!(read_key(b"a=1&form_completion_id=44%35"), by_json);
+        assert_ne!(read_key(br#"{"form_completion_id":"446"}"#), by_json);
     }
 
     #[test]
-    fn a_key_given_twice_counts_as_jq_counts_it() {
-        let one = key(br#"{"form_completion_id":"445"}"#);
+    fn the_last_of_two_equal_members_counts_as_in_jq() {
+        let one = read_key(br#"{"form_completion_id":"445"}"#);
         let body = br#"{"form_completion_id":"1","form_completion_id":"445"}"#;
-        assert_eq!(key(body), one);
+        assert_eq!(read_key(body), one);
         let body = br#"{"form_completion_id":"1","form_completion_id":null}"#;
-        assert_eq!(key(body), None);
+        assert_eq!(read_key(body), None);
     }
 
     #[test]
-    fn a_completion_goes_before_a_campaign() {
+    fn a_completion_id_takes_precedence_over_a_campaign() {
         let body = br#"{"CampaignActionQualification":[1],"form_completion_id":"445"}"#;
-        assert_eq!(key(body), key(b"form_completion_id=445"));
+        assert_eq!(read_key(body), read_key(b"form_completion_id=445"));
         let body = br#"{"form_completion_id":"","CampaignActionQualification":[1]}"#;
-        assert_eq!(key(body), Some(hash_key(b'b', &[body])));
+        assert_eq!(read_key(body), Some(hash_key(b'b', &[body])));
     }
 
     #[test]
-    fn a_campaign_is_known_by_its_bytes() {
-        let one = key(br#"{"CampaignActionQualification":[1]}"#);
+    fn the_key_of_a_campaign_is_its_bytes() {
+        let one = read_key(br#"{"CampaignActionQualification":[1]}"#);
         assert!(one.is_some());
-        assert_eq!(key(br#"{"CampaignActionQualification":[1]}"#), one);
-        assert_ne!(key(br#"{"CampaignActionQualification":[2]}"#), one);
+        assert_eq!(read_key(br#"{"CampaignActionQualification":[1]}"#), one);
+        assert_ne!(read_key(br#"{"CampaignActionQualification":[2]}"#), one);
     }
 
     #[test]
-    fn anything_else_is_known_by_nothing() {
+    fn other_bodies_have_no_key() {
         for body in [
             &b"{\"form_completion_id\":\"\"}"[..],
             b"{\"form_completion_id\":null}",
@@ -134,8 +135,8 @@ mod tests {
             b"{",
             b"",
         ] {
-            assert_eq!(key(body), None);
+            assert_eq!(read_key(body), None);
         }
-        assert_eq!(key(b"form_completion_id="), None);
+        assert_eq!(read_key(b"form_completion_id="), None);
     }
 }

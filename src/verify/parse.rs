@@ -1,8 +1,8 @@
-//! How headers and their parts are read: strictly, and never with a panic. What can't be read is
-//! told the trail in one of few fixed sentences, none of which shows what was sent.
+//! Parses signatures, timestamps and header lists: strictly and without a panic. An error is one of
+//! a few fixed sentences, and none quotes the request.
 //!
-//! A sender that rotates its secret may send several signatures, separated by commas (RFC 9110
-//! section 5.3 lets a proxy join repeated lines like that) or in several lines. Any valid one is enough.
+//! A sender that rotates its secret may send several signatures, in several lines or separated by
+//! commas (RFC 9110 section 5.3 allows a proxy to join lines like that). Any valid one is enough.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,93 +10,95 @@ use base64::engine::general_purpose::STANDARD;
 use super::SignedRequest;
 use crate::config::{self, Encoding, TimestampUnit};
 
-/// The one sentence for every signature that is well formed and wrong.
+/// The reason for every well-formed signature that does not match.
 pub(super) const MISMATCH: &str = "signature does not match";
 
-/// Signatures of one request that are looked at. A sender that rotates its secret sends two or three.
+/// Maximum number of signatures of one request that are checked. A sender that rotates its secret
+/// sends two or three.
 pub(super) const SIGNATURES_MAX: usize = 32;
 
-/// Pairs of a signature and a key that are looked at.
+/// Maximum number of pairs of a signature and a key that are checked.
 pub(super) const PAIRS_MAX: usize = 64;
 
-/// Pairs that are looked at however large the body is: two signatures by two keys.
+/// Pairs that are checked however large the body is: two signatures with two keys.
 const PAIRS_MIN: usize = 4;
 
-/// Bytes that the pairs of one request may hash together, beyond `PAIRS_MIN`.
+/// Maximum number of bytes that the pairs of one request hash together, beyond `PAIRS_MIN`.
 const HASHED_BYTES_MAX: usize = 64 << 20;
 
-/// A check by a public key takes about as long as hashing so many bytes: 0.1 ms.
+/// A check with a public key takes 0.1 ms, about as long as hashing this number of bytes.
 const PUBLIC_KEY_BYTES: usize = 16 << 10;
 
-/// The number of pairs that are looked at where each pair hashes a text of this size.
+/// Returns how many pairs are checked if each hashes a text of this size.
 pub(super) fn max_pairs(text_bytes: usize) -> usize {
     (HASHED_BYTES_MAX / text_bytes.max(1)).clamp(PAIRS_MIN, PAIRS_MAX)
 }
 
-/// The work of looking at so many pairs by a public key, as that of hashing so many bytes.
-pub(super) fn public_key_work(signatures: usize, keys: usize, text_bytes: usize) -> usize {
+/// Returns the cost of checking pairs with public keys, expressed as a number of bytes to hash.
+pub(super) fn public_key_cost(signatures: usize, keys: usize, text_bytes: usize) -> usize {
     let pairs = (signatures.min(SIGNATURES_MAX) * keys).min(max_pairs(text_bytes));
     pairs * (PUBLIC_KEY_BYTES + text_bytes)
 }
 
-/// Pairs each signature with each key, as many as are looked at where each pair hashes `text`.
-pub(super) fn pairs<'a, S: AsRef<[u8]>, K>(
+/// Pairs each signature with each key, up to `max_pairs` for this text.
+pub(super) fn pair_signatures<'a, S: AsRef<[u8]>, K>(
     signatures: &'a [S],
     keys: &'a [K],
     text: &[u8],
 ) -> impl Iterator<Item = (&'a [u8], &'a K)> {
-    let with_each = move |signature: &'a S| keys.iter().map(move |key| (signature.as_ref(), key));
-    signatures.iter().flat_map(with_each).take(max_pairs(text.len()))
+    let pair_with_keys =
+        move |signature: &'a S| keys.iter().map(move |key| (signature.as_ref(), key));
+    signatures.iter().flat_map(pair_with_keys).take(max_pairs(text.len()))
 }
 
-/// Lists the values of a header over all its lines, split at commas, without the blanks around them.
-pub(super) fn elements<'a>(
-    asked: &SignedRequest<'a>,
+/// Lists the values of a header over all its lines, split at commas and trimmed.
+pub(super) fn header_elements<'a>(
+    request: &SignedRequest<'a>,
     header: &str,
 ) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    let lines: Vec<&'a [u8]> = asked.lines(header).collect();
+    let lines: Vec<&'a [u8]> = request.header_values(header).collect();
     let elements = lines.into_iter().flat_map(|value| value.split(|&byte| byte == b','));
     elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// Reads the signatures among `elements` by `read`. Unreadable ones are skipped unless all are.
+/// Parses the signatures among `elements` with `read`. Unreadable ones are skipped unless all are.
 ///
 /// # Errors
-/// There is none, or the first is unreadable and so are the others.
-pub(super) fn signatures<'a>(
+/// There is no signature, or none is readable: then the first error.
+pub(super) fn parse_signatures<'a>(
     elements: impl Iterator<Item = &'a [u8]>,
     header: &str,
     read: impl Fn(&'a [u8]) -> Result<Vec<u8>, String>,
 ) -> Result<Vec<Vec<u8>>, String> {
-    let (mut found, mut first_error) = (Vec::new(), None);
+    let (mut signatures, mut first_error) = (Vec::new(), None);
     for element in elements.take(SIGNATURES_MAX) {
         match read(element) {
-            Ok(signature) => found.push(signature),
+            Ok(signature) => signatures.push(signature),
             Err(reason) => first_error = first_error.or(Some(reason)),
         }
     }
     match first_error {
-        _ if !found.is_empty() => Ok(found),
+        _ if !signatures.is_empty() => Ok(signatures),
         Some(reason) => Err(reason),
         None => Err(format!("no signature in {header}")),
     }
 }
 
-/// Reads the signatures of a header that has nothing else in it.
+/// Parses the signatures of a header that contains nothing else.
 ///
 /// # Errors
-/// The header is missing, or all its signatures are unreadable.
-pub(super) fn bare_signatures(
-    asked: &SignedRequest<'_>,
+/// The header is missing, or no signature in it is readable.
+pub(super) fn header_signatures(
+    request: &SignedRequest<'_>,
     header: &str,
     encoding: Encoding,
 ) -> Result<Vec<Vec<u8>>, String> {
-    asked.require(header)?;
+    request.require_header(header)?;
     let read = |element: &[u8]| Ok(decode_signature(encoding, element)?);
-    signatures(elements(asked, header), header, read)
+    parse_signatures(header_elements(request, header), header, read)
 }
 
-/// Hex, or canonical base64 with its padding.
+/// Decodes hex, or canonical base64 with its padding.
 pub(super) fn decode_signature(encoding: Encoding, text: &[u8]) -> Result<Vec<u8>, &'static str> {
     match encoding {
         Encoding::Hex => hex::decode(text).map_err(|_| "signature is not hex"),
@@ -111,41 +113,43 @@ pub(super) fn encode_signature(encoding: Encoding, bytes: &[u8]) -> String {
     }
 }
 
-/// The value in `name=value`.
-pub(super) fn value_of<'v>(part: &'v [u8], name: &str) -> Option<&'v [u8]> {
+/// Returns the value in `name=value`.
+pub(super) fn named_value<'v>(part: &'v [u8], name: &str) -> Option<&'v [u8]> {
     part.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// How far a time stamp may be off, in milliseconds.
+/// How far a timestamp may be off, in milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tolerance {
+pub(super) struct TimestampTolerance {
     back_ms: i64,
     ahead_ms: i64,
 }
 
-impl Tolerance {
-    /// Beyond a few hundred million years, the end of them.
+impl TimestampTolerance {
+    /// Longer durations than an `i64` of milliseconds are capped.
     pub fn new(tolerance: config::Tolerance) -> Self {
-        let millis = |it: std::time::Duration| i64::try_from(it.as_millis()).unwrap_or(i64::MAX);
+        let millis =
+            |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self { back_ms: millis(tolerance.back), ahead_ms: millis(tolerance.ahead) }
     }
 
-    /// That of a scheme whose requests all have a time stamp; without one nothing is fresh.
-    pub fn of(verify: &config::Verify) -> Self {
+    /// The tolerance of a scheme whose requests all have a timestamp. Without one every request is
+    /// stale.
+    pub fn from_verify(verify: &config::Verify) -> Self {
         verify.tolerance.map_or(Self { back_ms: 0, ahead_ms: 0 }, Self::new)
     }
 
-    /// Why a time stamp is outside it, if it is.
+    /// Returns why a timestamp is outside the tolerance, if it is.
     ///
     /// # Errors
-    /// It is not a number.
-    pub fn stale(
+    /// The timestamp is not a number.
+    pub fn check_timestamp_text(
         self,
         timestamp: &[u8],
         unit: TimestampUnit,
         now_ms: i64,
     ) -> Result<Option<String>, String> {
-        // Digits alone: nothing beside them may count as part of what stands next to it.
+        // Digits only: another byte could belong to the signed part beside the timestamp.
         let digits = Some(timestamp).filter(|text| text.iter().all(u8::is_ascii_digit));
         let number = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         let number: i64 = number.ok_or("timestamp is not a number")?;
@@ -153,22 +157,22 @@ impl Tolerance {
             TimestampUnit::Seconds => number.saturating_mul(1000),
             TimestampUnit::Milliseconds => number,
         };
-        Ok(self.stale_moment(at_ms, now_ms))
+        Ok(self.check_timestamp(at_ms, now_ms))
     }
 
-    /// Why a moment is outside it, if it is.
-    pub fn stale_moment(self, at_ms: i64, now_ms: i64) -> Option<String> {
+    /// Returns why a moment is outside the tolerance, if it is.
+    pub fn check_timestamp(self, at_ms: i64, now_ms: i64) -> Option<String> {
         let age_ms = now_ms.saturating_sub(at_ms);
-        let (off_ms, max_ms, way) = match age_ms {
+        let (off_ms, max_ms, direction) = match age_ms {
             0.. => (age_ms, self.back_ms, "old"),
             _ => (age_ms.saturating_neg(), self.ahead_ms, "ahead"),
         };
         let (off, max) = (off_ms / 1000, max_ms / 1000);
-        (off_ms > max_ms).then(|| format!("timestamp is {off} s {way}: at most {max} s"))
+        (off_ms > max_ms).then(|| format!("timestamp is {off} s {direction}: at most {max} s"))
     }
 }
 
-/// Seconds or milliseconds, as a sender writes them.
+/// Formats a timestamp as a sender writes it.
 pub(super) fn format_timestamp(unit: TimestampUnit, now_ms: i64) -> String {
     match unit {
         TimestampUnit::Seconds => now_ms.div_euclid(1000).to_string(),
@@ -176,11 +180,12 @@ pub(super) fn format_timestamp(unit: TimestampUnit, now_ms: i64) -> String {
     }
 }
 
-/// A value of one element of `Forwarded` (RFC 7239, section 4), without its quotes.
-pub fn forwarded_pair<'a>(element: &'a str, wanted: &str) -> Option<&'a str> {
+/// Returns the value of a name in one element of `Forwarded` (RFC 7239, section 4), without its
+/// quotes.
+pub fn forwarded_pair<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     let value = element.split(';').find_map(|pair| {
-        let (name, value) = pair.trim().split_once('=')?;
-        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim())
+        let (other, value) = pair.trim().split_once('=')?;
+        other.trim().eq_ignore_ascii_case(name).then(|| value.trim())
     })?;
     Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
 }

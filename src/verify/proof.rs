@@ -1,30 +1,30 @@
-//! What a check gives where the signature holds.
+//! The result of a successful verification.
 
 use super::KeyPlace;
 use crate::domain::job_plan::KeyHash;
 
-/// A request whose signature or token holds.
+/// Proof that the signature or token of a request is valid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
-    /// The sender's own key of the delivery, read by the reader that verified the signature: a second
-    /// parser could be made to see another one. Where the sender names it in a header that it does not
-    /// sign, it is that header's.
+    /// The sender's own key of the delivery. It is read by the parser that verified the signature,
+    /// because an attacker could make a second parser see another key. If the sender puts the key
+    /// into a header that it does not sign, the key is that of the header.
     pub delivery_key: Option<KeyHash>,
-    /// Why its time stamp is outside the tolerance. Such a request may repeat a stored event, and is
-    /// rejected otherwise.
-    pub stale: Option<String>,
+    /// Why the timestamp is outside the tolerance. The request is rejected unless it repeats a
+    /// stored event.
+    pub stale_reason: Option<String>,
 }
 
 impl Proof {
-    /// A proof with the key that stands in a signed body.
+    /// Makes a proof with the key in a signed body.
     ///
     /// # Errors
-    /// The key can't be read, and this sender never sends such a request.
-    pub(super) fn of_body(
+    /// This sender never sends such a body.
+    pub(super) fn from_body(
         key_place: KeyPlace,
         body: &[u8],
-        stale: Option<String>,
+        stale_reason: Option<String>,
     ) -> Result<Self, String> {
-        Ok(Self { delivery_key: key_place.read(body)?, stale })
+        Ok(Self { delivery_key: key_place.read_key(body)?, stale_reason })
     }
 }

@@ -1,4 +1,4 @@
-//! Secrets as keys: all are tried, whichever fits, and compared in constant time.
+//! Secrets as keys. Every key is tried even after a match, and comparisons take constant time.
 
 use ring::hmac;
 use subtle::ConstantTimeEq;
@@ -6,16 +6,16 @@ use subtle::ConstantTimeEq;
 use super::OutgoingRequest;
 use super::parse::PAIRS_MAX;
 
-/// Secrets that are compared as they are: by their digests, so that neither their length nor their
-/// beginning shows in the time it takes.
+/// Secrets that are compared as they are. Their digests are compared, so that the time depends
+/// neither on a secret's length nor on its first bytes.
 pub(super) struct SharedSecrets {
     digests: Vec<hmac::Tag>,
-    /// To send, and not to compare.
+    /// For signing only.
     first: Option<Vec<u8>>,
 }
 
-/// Any key does: only equality of the digests matters.
-fn digest(bytes: &[u8]) -> hmac::Tag {
+/// Hashes with a fixed key: only the equality of digests matters.
+fn compute_digest(bytes: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"compare"), bytes)
 }
 
@@ -23,27 +23,31 @@ impl SharedSecrets {
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Self {
         let secrets: Vec<&[u8]> = secrets.into_iter().collect();
         let first = secrets.first().map(|secret| secret.to_vec());
-        Self { digests: secrets.into_iter().map(digest).collect(), first }
+        Self { digests: secrets.into_iter().map(compute_digest).collect(), first }
     }
 
-    /// Compares with all of them, whichever fits.
-    pub fn contains(&self, given: &[u8]) -> bool {
-        let given = digest(given);
-        let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(given.as_ref());
-        self.digests.iter().map(equal).fold(subtle::Choice::from(0), |any, one| any | one).into()
+    /// Compares with all secrets, even after a match.
+    pub fn contains(&self, candidate: &[u8]) -> bool {
+        let candidate = compute_digest(candidate);
+        let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(candidate.as_ref());
+        self.digests
+            .iter()
+            .map(equal)
+            .fold(subtle::Choice::from(0), |any, equal| any | equal)
+            .into()
     }
 
-    /// What a sender would send; wrong where the draft asks for that.
-    pub fn first_for(&self, draft: &OutgoingRequest) -> Result<Vec<u8>, String> {
+    /// Returns the secret that a sender sends, or an invalid one if `outgoing` asks for it.
+    pub fn signing_secret(&self, outgoing: &OutgoingRequest) -> Result<Vec<u8>, String> {
         let mut secret = self.first.clone().ok_or(NO_SECRET)?;
-        if draft.corrupt_signature {
+        if outgoing.corrupt_signature {
             secret.push(b'x');
         }
         Ok(secret)
     }
 }
 
-/// Keys of HMAC.
+/// The keys of an HMAC.
 pub(super) struct HmacKeys(Vec<hmac::Key>);
 
 const NO_SECRET: &str = "there is no secret to sign with";
@@ -60,9 +64,9 @@ impl HmacKeys {
         self.0.len()
     }
 
-    /// The work of looking for signatures of `texts` texts of this size, as that of hashing so many bytes:
-    /// each key hashes each of them.
-    pub fn work(&self, texts: usize, text_bytes: usize) -> usize {
+    /// Returns the cost of verifying signatures of `texts` texts of this size, expressed as a
+    /// number of bytes to hash: each key hashes each text.
+    pub fn check_cost(&self, texts: usize, text_bytes: usize) -> usize {
         texts.max(1) * self.0.len().clamp(1, PAIRS_MAX) * text_bytes
     }
 
@@ -70,32 +74,33 @@ impl HmacKeys {
         self.0.is_empty()
     }
 
-    /// Whether one of the keys signed `parts` with this.
+    /// Returns whether one of the keys made this signature of `parts`.
     pub fn verify(&self, parts: &[&[u8]], signature: &[u8]) -> bool {
-        self.signed_any(parts, &[signature])
+        self.verify_any(parts, &[signature])
     }
 
-    /// Whether one of the keys signed `parts` with one of these; each is tried, whichever fits. Each key
-    /// hashes `parts` once, however many signatures there are.
-    pub fn signed_any(&self, parts: &[&[u8]], signatures: &[impl AsRef<[u8]>]) -> bool {
+    /// Returns whether one of the keys made one of these signatures of `parts`. Each key is tried
+    /// even after a match. Each key hashes `parts` once, however many signatures there are.
+    pub fn verify_any(&self, parts: &[&[u8]], signatures: &[impl AsRef<[u8]>]) -> bool {
         let mut any = subtle::Choice::from(0);
         for (at, key) in self.0.iter().take(PAIRS_MAX).enumerate() {
-            let right = hmac_tag(key, parts);
-            // Counted signature by signature: so many of the first pairs have this key.
+            let expected = hmac_tag(key, parts);
+            // Pairs are counted signature by signature: this number of the first pairs has this
+            // key.
             let pairs = (PAIRS_MAX - at).div_ceil(self.0.len());
             for signature in signatures.iter().take(pairs) {
                 let signature = signature.as_ref();
-                any |= subtle::Choice::from(u8::from(right.as_ref().len() == signature.len()))
-                    & right.as_ref().ct_eq(signature);
+                any |= subtle::Choice::from(u8::from(expected.as_ref().len() == signature.len()))
+                    & expected.as_ref().ct_eq(signature);
             }
         }
         any.into()
     }
 
-    /// As a sender signs, with the first key; wrong where the draft asks for that.
-    pub fn sign(&self, parts: &[&[u8]], bad: bool) -> Result<Vec<u8>, String> {
+    /// Signs with the first key, and makes the signature invalid if `is_corrupt`.
+    pub fn sign(&self, parts: &[&[u8]], is_corrupt: bool) -> Result<Vec<u8>, String> {
         let mut signature = hmac_tag(self.0.first().ok_or(NO_SECRET)?, parts).as_ref().to_vec();
-        signature[0] ^= u8::from(bad);
+        signature[0] ^= u8::from(is_corrupt);
         Ok(signature)
     }
 }

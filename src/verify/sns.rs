@@ -1,8 +1,9 @@
 //! `sns` (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages"): RSA PKCS#1
-//! v1.5 over some fields of the body, SHA-1 in version 1, SHA-256 in version 2.
+//! v1.5 over some fields of the body, with SHA-1 in version 1 and SHA-256 in version 2.
 //!
-//! The certificate is configured; `SigningCertURL` is never fetched, and its dates are not looked at:
-//! whoever configured it trusts it. It is Amazon's, not a topic's: any topic's messages carry it.
+//! The configuration has the certificate. The server never fetches `SigningCertURL`, and it ignores
+//! the certificate's dates, because the operator trusts it. Amazon signs the messages of all topics
+//! with it.
 
 use std::borrow::Cow;
 
@@ -12,21 +13,21 @@ use rustls_pki_types::{
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use super::parse::{self, MISMATCH, Tolerance};
-use super::{Proof, Scheme, SignedRequest, json_body};
+use super::parse::{self, MISMATCH, TimestampTolerance};
+use super::{Proof, SignedRequest, VerificationScheme, json_body};
 use crate::config::key_material;
 use crate::config::{Encoding, Verify};
 use crate::planner::hash_key;
 
 pub(super) struct Sns {
     certificates: Vec<CertificateDer<'static>>,
-    tolerance: Tolerance,
+    tolerance: TimestampTolerance,
 }
 
-/// The fields that are signed, and the signature.
+/// The signed fields and the signature.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Body<'a> {
+pub(super) struct SnsBody<'a> {
     #[serde(rename = "Type", borrow)]
     pub kind: Cow<'a, str>,
     #[serde(borrow)]
@@ -51,29 +52,30 @@ pub(super) struct Body<'a> {
 
 pub(super) const SUBSCRIPTION: &str = "SubscriptionConfirmation";
 
-impl Body<'_> {
-    /// `Key\nValue\n` of what this type's signature covers, in the order of the keys.
-    fn signed(&self) -> Result<String, String> {
-        let subscription = match &*self.kind {
+impl SnsBody<'_> {
+    /// Returns the signed text: `Key\nValue\n` for each field that this type signs, in the order of
+    /// the keys.
+    fn signed_text(&self) -> Result<String, String> {
+        let is_subscription = match &*self.kind {
             "Notification" => false,
             SUBSCRIPTION | "UnsubscribeConfirmation" => true,
-            _ => return Err("body is of no type that sns signs".to_owned()),
+            _ => return Err("body has a type that sns does not sign".to_owned()),
         };
-        if subscription && (self.subscribe_url.is_none() || self.token.is_none()) {
-            return Err("body has not the fields that sns signs".to_owned());
+        if is_subscription && (self.subscribe_url.is_none() || self.token.is_none()) {
+            return Err("body lacks the fields that sns signs".to_owned());
         }
         let fields = [
             ("Message", Some(self.message.as_ref())),
             ("MessageId", Some(self.message_id.as_ref())),
-            ("Subject", self.subject.as_deref().filter(|_| !subscription)),
-            ("SubscribeURL", self.subscribe_url.as_deref().filter(|_| subscription)),
+            ("Subject", self.subject.as_deref().filter(|_| !is_subscription)),
+            ("SubscribeURL", self.subscribe_url.as_deref().filter(|_| is_subscription)),
             ("Timestamp", Some(self.timestamp.as_ref())),
-            ("Token", self.token.as_deref().filter(|_| subscription)),
+            ("Token", self.token.as_deref().filter(|_| is_subscription)),
             ("TopicArn", Some(self.topic_arn.as_ref())),
             ("Type", Some(self.kind.as_ref())),
         ];
-        // A line break in a value but the message's could make two fields of one, under the same
-        // signature: another MessageId, say, where the message had a subject.
+        // Only `Message` may contain a line break. In another value it could turn one field into
+        // two under the same signature, for example a subject into another MessageId.
         let others = fields.iter().filter(|(key, _)| *key != "Message");
         if others.filter_map(|(_, value)| *value).any(|value| value.contains('\n')) {
             return Err("body has a line break in a field that sns signs".to_owned());
@@ -83,11 +85,11 @@ impl Body<'_> {
     }
 }
 
-/// Version 1's, which webpki does not have: SHA-1 is no good for certificates.
+/// RSA with SHA-1, for version 1. webpki lacks it, because SHA-1 is too weak for certificates.
 #[derive(Debug)]
-struct WithSha1;
+struct RsaWithSha1;
 
-impl SignatureVerificationAlgorithm for WithSha1 {
+impl SignatureVerificationAlgorithm for RsaWithSha1 {
     fn verify_signature(
         &self,
         public_key: &[u8],
@@ -104,7 +106,7 @@ impl SignatureVerificationAlgorithm for WithSha1 {
         alg_id::RSA_ENCRYPTION
     }
 
-    /// Names it in webpki's errors, which nobody sees.
+    /// webpki uses this only in its errors, which this scheme discards.
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
         alg_id::RSA_ENCRYPTION
     }
@@ -115,41 +117,41 @@ impl Sns {
         let read = |secret: &&[u8]| key_material::parse_certificates(secret).unwrap_or_default();
         Self {
             certificates: secrets.iter().flat_map(read).collect(),
-            tolerance: Tolerance::of(verify),
+            tolerance: TimestampTolerance::from_verify(verify),
         }
     }
 }
 
-impl Scheme for Sns {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let body: Body<'_> = json_body::read(asked.body, "the fields that sns signs")?;
-        let text = body.signed()?;
+impl VerificationScheme for Sns {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let body: SnsBody<'_> = json_body::read(request.body, "the fields that sns signs")?;
+        let text = body.signed_text()?;
         let signature = parse::decode_signature(Encoding::Base64, body.signature.as_bytes())?;
         let algorithm: &dyn SignatureVerificationAlgorithm = match &*body.signature_version {
-            "1" => &WithSha1,
+            "1" => &RsaWithSha1,
             "2" => webpki::ring::RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err("signature is of an unknown version".to_owned()),
+            _ => return Err("signature has an unknown version".to_owned()),
         };
-        let fits = |certificate: &CertificateDer<'_>| {
+        let is_match = |certificate: &CertificateDer<'_>| {
             EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
                 certificate.verify_signature(algorithm, text.as_bytes(), &signature).is_ok()
             })
         };
-        if !self.certificates.iter().fold(false, |any, one| any | fits(one)) {
+        if !self.certificates.iter().fold(false, |any, certificate| any | is_match(certificate)) {
             return Err(MISMATCH.to_owned());
         }
-        let at: jiff::Timestamp = body.timestamp.parse().map_err(|_| "timestamp is no date")?;
-        let stale = self.tolerance.stale_moment(at.as_millisecond(), now_ms);
+        let at: jiff::Timestamp = body.timestamp.parse().map_err(|_| "timestamp is not a date")?;
+        let stale_reason = self.tolerance.check_timestamp(at.as_millisecond(), now_ms);
         let delivery_key = Some(hash_key(b'j', &[body.message_id.as_bytes()]));
-        Ok(Proof { delivery_key, stale })
+        Ok(Proof { delivery_key, stale_reason })
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        let bytes = asked.body.len();
-        bytes + parse::public_key_work(1, self.certificates.len(), bytes)
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        let bytes = request.body.len();
+        bytes + parse::public_key_cost(1, self.certificates.len(), bytes)
     }
 
     fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
-        Err(super::ONLY_PUBLIC.to_owned())
+        Err(super::PUBLIC_KEY_ONLY.to_owned())
     }
 }

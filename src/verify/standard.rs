@@ -1,7 +1,7 @@
 //! `standard`: Standard Webhooks (standardwebhooks.com, its specification, "Verifying webhook
-//! authenticity") and Svix (docs.svix.com, "Verifying payloads manually"), which differ in the names
-//! of their headers. `v1` is HMAC-SHA256, `v1a` Ed25519, over `{id}.{timestamp}.{body}`; any that is
-//! right is enough, unknown versions are skipped.
+//! authenticity") and Svix (docs.svix.com, "Verifying payloads manually"). They differ in the names
+//! of their headers. `v1` is HMAC-SHA256 and `v1a` is Ed25519, over `{id}.{timestamp}.{body}`. One
+//! valid signature is enough. Unknown versions are skipped.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,54 +9,55 @@ use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
 use super::discord::verify_ed25519;
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, Scheme, SignedRequest};
+use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::key_material::{self, StandardKey};
 use crate::config::{Encoding, TimestampUnit, Verify};
 use crate::planner::hash_key;
 
 pub(super) struct Standard {
-    shared: HmacKeys,
-    public: Vec<VerifyingKey>,
-    tolerance: Tolerance,
+    hmac_keys: HmacKeys,
+    public_keys: Vec<VerifyingKey>,
+    tolerance: TimestampTolerance,
 }
 
 impl Standard {
     pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        let (mut shared, mut public) = (Vec::new(), Vec::new());
-        // What can't be read was a fault when it was.
+        let (mut hmac_keys, mut public_keys) = (Vec::new(), Vec::new());
+        // The configuration has rejected keys that cannot be parsed.
         for key in secrets
             .iter()
             .flat_map(|secret| key_material::parse_standard_keys(secret).unwrap_or_default())
         {
             match key {
-                StandardKey::Shared(key) => shared.push(key),
-                StandardKey::Public(key) => public.push(key),
+                StandardKey::Shared(key) => hmac_keys.push(key),
+                StandardKey::Public(key) => public_keys.push(key),
             }
         }
         Self {
-            shared: HmacKeys::new(hmac::HMAC_SHA256, shared.iter().map(Vec::as_slice)),
-            public,
-            tolerance: Tolerance::of(verify),
+            hmac_keys: HmacKeys::new(hmac::HMAC_SHA256, hmac_keys.iter().map(Vec::as_slice)),
+            public_keys,
+            tolerance: TimestampTolerance::from_verify(verify),
         }
     }
 }
 
-/// Signatures of one header that can be read.
+/// The readable signatures of one header.
 #[derive(Default)]
 struct ParsedSignatures {
     shared: Vec<Vec<u8>>,
     public: Vec<Vec<u8>>,
 }
 
-/// Reads `v1,BASE64 v1a,BASE64`; a comma will do where a blank should be, and several lines are one.
-fn parse_signatures(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
-    asked.require(header)?;
-    let (mut found, mut known, mut total) = (ParsedSignatures::default(), false, 0);
+/// Parses `v1,BASE64 v1a,BASE64`. A comma may stand for a blank, and several lines count as one.
+fn parse_signatures(request: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
+    request.require_header(header)?;
+    let (mut signatures, mut has_known_version, mut total) =
+        (ParsedSignatures::default(), false, 0);
     let mut version: &[u8] = b"";
-    let words =
-        parse::elements(asked, header).flat_map(|element| element.split(|&byte| byte == b' '));
+    let words = parse::header_elements(request, header)
+        .flat_map(|element| element.split(|&byte| byte == b' '));
     for word in words.filter(|word| !word.is_empty()) {
         if is_version(word) {
             version = word;
@@ -67,96 +68,98 @@ fn parse_signatures(asked: &SignedRequest<'_>, header: &str) -> Result<ParsedSig
             break;
         }
         let list = match std::mem::take(&mut version) {
-            b"v1" => &mut found.shared,
-            b"v1a" => &mut found.public,
+            b"v1" => &mut signatures.shared,
+            b"v1a" => &mut signatures.public,
             _ => continue,
         };
-        known = true;
+        has_known_version = true;
         list.extend(parse::decode_signature(Encoding::Base64, word));
     }
-    match known {
+    match has_known_version {
         false => Err(format!("no v1 or v1a in {header}")),
-        true if found.shared.is_empty() && found.public.is_empty() => {
+        true if signatures.shared.is_empty() && signatures.public.is_empty() => {
             Err("signature is not base64".to_owned())
         }
-        true => Ok(found),
+        true => Ok(signatures),
     }
 }
 
-/// `v1`, `v1a` and the like, which no signature looks like.
+/// Returns whether the word is a version such as `v1` or `v1a`. No signature has this form.
 fn is_version(word: &[u8]) -> bool {
     let Some((b'v', rest)) = word.split_first() else { return false };
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     digits > 0 && rest.len() <= digits + 1 && rest[digits..].iter().all(u8::is_ascii_lowercase)
 }
 
-/// Digits of a time stamp in seconds, until the year 2286.
-const STAMP_DIGITS: usize = 10;
+/// Number of digits of a timestamp in seconds, until the year 2286.
+const TIMESTAMP_DIGITS: usize = 10;
 
-/// Refuses a body that begins as a time stamp ends, `1764000000.`. Where an id has dots, what is signed could
-/// be cut at others of them, and one message look like two.
-fn check_end_of_stamp(body: &[u8]) -> Result<(), String> {
+/// Rejects a body that starts like the end of a timestamp, such as `1764000000.`. If an id contains
+/// dots, the signed text could be split at another dot, and a replay would look like a new message.
+fn reject_timestamp_at_start(body: &[u8]) -> Result<(), String> {
     let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    match digits >= STAMP_DIGITS && body.get(digits) == Some(&b'.') {
-        true => Err("body begins as a time stamp ends".to_owned()),
+    match digits >= TIMESTAMP_DIGITS && body.get(digits) == Some(&b'.') {
+        true => Err("body starts like the end of a timestamp: digits and a dot".to_owned()),
         false => Ok(()),
     }
 }
 
-impl Scheme for Standard {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let has = |name: &str| asked.headers.iter().any(|(found, _)| *found == name);
-        let [id, timestamp, signature] = match has("svix-signature") && !has("webhook-signature") {
-            true => ["svix-id", "svix-timestamp", "svix-signature"],
-            false => ["webhook-id", "webhook-timestamp", "webhook-signature"],
-        };
-        let signatures = parse_signatures(asked, signature)?;
-        let (id, timestamp) = (asked.required_header(id)?, asked.required_header(timestamp)?);
-        // A repeat is known by either: one that nobody signed must not stand for the other.
+impl VerificationScheme for Standard {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let has_header = |name: &str| request.headers.iter().any(|(other, _)| *other == name);
+        let [id, timestamp, signature] =
+            match has_header("svix-signature") && !has_header("webhook-signature") {
+                true => ["svix-id", "svix-timestamp", "svix-signature"],
+                false => ["webhook-id", "webhook-timestamp", "webhook-signature"],
+            };
+        let signatures = parse_signatures(request, signature)?;
+        let (id, timestamp) = (request.required_header(id)?, request.required_header(timestamp)?);
+        // A duplicate may be recognized by either header, so the unsigned one must not differ.
         let ids =
-            asked.headers.iter().filter(|(name, _)| matches!(*name, "webhook-id" | "svix-id"));
+            request.headers.iter().filter(|(name, _)| matches!(*name, "webhook-id" | "svix-id"));
         if ids.into_iter().any(|(_, other)| *other != id) {
             return Err("webhook-id and svix-id differ".to_owned());
         }
-        let parts = [id, b".", timestamp, b".", asked.body];
-        let mut right = self.shared.signed_any(&parts, &signatures.shared);
-        if !self.public.is_empty() && !signatures.public.is_empty() {
+        let parts = [id, b".", timestamp, b".", request.body];
+        let mut is_valid = self.hmac_keys.verify_any(&parts, &signatures.shared);
+        if !self.public_keys.is_empty() && !signatures.public.is_empty() {
             let text = parts.concat();
-            let mut pairs = parse::pairs(&signatures.public, &self.public, &text);
-            right |= pairs.any(|(signature, key)| verify_ed25519(key, &text, signature));
+            let mut pairs = parse::pair_signatures(&signatures.public, &self.public_keys, &text);
+            is_valid |= pairs.any(|(signature, key)| verify_ed25519(key, &text, signature));
         }
-        if !right {
+        if !is_valid {
             return Err(MISMATCH.to_owned());
         }
-        check_end_of_stamp(asked.body)?;
-        let stale = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms)?;
+        reject_timestamp_at_start(request.body)?;
+        let stale_reason =
+            self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
         let delivery_key = (!id.is_empty()).then(|| hash_key(b'h', &[id]));
-        Ok(Proof { delivery_key, stale })
+        Ok(Proof { delivery_key, stale_reason })
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        let bytes = asked.body.len();
-        let shared = self.shared.work(1, bytes);
-        if self.public.is_empty() {
-            return shared;
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        let bytes = request.body.len();
+        let hmac_cost = self.hmac_keys.check_cost(1, bytes);
+        if self.public_keys.is_empty() {
+            return hmac_cost;
         }
         let headers = ["webhook-signature", "svix-signature"];
-        let values = headers.iter().flat_map(|header| asked.lines(header));
+        let values = headers.iter().flat_map(|header| request.header_values(header));
         let signatures = values.map(|value| memchr::memmem::find_iter(value, b"v1a").count()).sum();
-        shared + parse::public_key_work(signatures, self.public.len(), bytes)
+        hmac_cost + parse::public_key_cost(signatures, self.public_keys.len(), bytes)
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        if self.shared.is_empty() && !self.public.is_empty() {
-            return Err(super::ONLY_PUBLIC.to_owned());
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+        if self.hmac_keys.is_empty() && !self.public_keys.is_empty() {
+            return Err(super::PUBLIC_KEY_ONLY.to_owned());
         }
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
-        let id = draft.id.clone();
-        let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &draft.body];
-        let signature = STANDARD.encode(self.shared.sign(&parts, draft.corrupt_signature)?);
-        draft.set_header("webhook-id", id);
-        draft.set_header("webhook-timestamp", timestamp);
-        draft.set_header("webhook-signature", format!("v1,{signature}"));
+        let id = outgoing.id.clone();
+        let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &outgoing.body];
+        let signature = STANDARD.encode(self.hmac_keys.sign(&parts, outgoing.corrupt_signature)?);
+        outgoing.set_header("webhook-id", id);
+        outgoing.set_header("webhook-timestamp", timestamp);
+        outgoing.set_header("webhook-signature", format!("v1,{signature}"));
         Ok(())
     }
 }

@@ -1,22 +1,22 @@
 //! `stripe` (docs.stripe.com/webhooks, "Verify webhook signatures manually") and `paddle`
-//! (developer.paddle.com, "Verify webhook signatures"): one header with a time stamp and any number of
-//! signatures, HMAC-SHA256 in hex; one that is right is enough, other versions are let pass.
+//! (developer.paddle.com, "Verify webhook signatures"): one header with a timestamp and any number
+//! of signatures, HMAC-SHA256 in hex. One valid signature is enough. Other versions are ignored.
 
 use ring::hmac;
 
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, Tolerance};
+use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
 use super::secrets::HmacKeys;
-use super::{KeyPlace, OutgoingRequest, Proof, Scheme, SignedRequest};
+use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::{Encoding, TimestampUnit, Verify};
 
-/// How the header and the signed text are put together.
+/// The format of the header and of the signed text.
 struct HeaderFormat {
     separator: u8,
     time: &'static str,
     version: &'static str,
-    /// Between time stamp and body.
+    /// Stands between the timestamp and the body.
     payload_separator: &'static str,
-    /// The field of the body that is unique to a delivery.
+    /// The field of the body that is unique for each delivery.
     id: &'static str,
 }
 
@@ -33,8 +33,8 @@ const PADDLE: HeaderFormat = HeaderFormat {
 pub(super) struct TimestampedSignatures {
     keys: HmacKeys,
     header: String,
-    form: HeaderFormat,
-    tolerance: Tolerance,
+    format: HeaderFormat,
+    tolerance: TimestampTolerance,
 }
 
 impl TimestampedSignatures {
@@ -46,98 +46,104 @@ impl TimestampedSignatures {
         Self::new(PADDLE, verify, secrets)
     }
 
-    fn new(form: HeaderFormat, verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(format: HeaderFormat, verify: &Verify, secrets: &[&[u8]]) -> Self {
         Self {
             keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
             header: verify.header.clone().unwrap_or_default(),
-            form,
-            tolerance: Tolerance::of(verify),
+            format,
+            tolerance: TimestampTolerance::from_verify(verify),
         }
     }
 }
 
-/// A time stamp with the signatures beside it.
+/// A timestamp with its signatures.
 #[derive(Default)]
-struct Stamped<'a> {
+struct SignatureList<'a> {
     timestamp: Option<&'a [u8]>,
     signatures: Vec<Vec<u8>>,
 }
 
 impl TimestampedSignatures {
-    /// Reads the header. A time stamp after the first begins another list: a sender may repeat the
-    /// header, and a proxy may join the lines.
-    fn stamped<'a>(&self, asked: &SignedRequest<'a>) -> Result<Vec<Stamped<'a>>, String> {
-        let HeaderFormat { separator, time, version, .. } = self.form;
-        asked.require(&self.header)?;
-        let (mut before, mut last) = (Vec::new(), Stamped::default());
+    /// Parses the header. Each further timestamp begins another list, because a sender may repeat
+    /// the header and a proxy may join the lines.
+    fn parse_header<'a>(
+        &self,
+        request: &SignedRequest<'a>,
+    ) -> Result<Vec<SignatureList<'a>>, String> {
+        let HeaderFormat { separator, time, version, .. } = self.format;
+        request.require_header(&self.header)?;
+        let (mut lists, mut list) = (Vec::new(), SignatureList::default());
         let (mut total, mut first_error) = (0, None);
-        let elements = parse::elements(asked, &self.header);
+        let elements = parse::header_elements(request, &self.header);
         for part in elements.flat_map(|element| element.split(move |&byte| byte == separator)) {
             let part = part.trim_ascii();
-            if let Some(timestamp) = parse::value_of(part, time) {
-                if last.timestamp.is_some() {
-                    before.push(std::mem::take(&mut last));
+            if let Some(timestamp) = parse::named_value(part, time) {
+                if list.timestamp.is_some() {
+                    lists.push(std::mem::take(&mut list));
                 }
-                last.timestamp = Some(timestamp);
-            } else if let Some(signature) = parse::value_of(part, version) {
+                list.timestamp = Some(timestamp);
+            } else if let Some(signature) = parse::named_value(part, version) {
                 total += 1;
                 if total > SIGNATURES_MAX {
                     break;
                 }
                 match parse::decode_signature(Encoding::Hex, signature) {
-                    Ok(signature) => last.signatures.push(signature),
+                    Ok(signature) => list.signatures.push(signature),
                     Err(reason) => first_error = first_error.or(Some(reason)),
                 }
             }
         }
-        before.push(last);
-        if before.iter().all(|one| one.timestamp.is_none()) {
+        lists.push(list);
+        if lists.iter().all(|list| list.timestamp.is_none()) {
             return Err(format!("no {time} in {}", self.header));
         }
-        before.retain(|one| !one.signatures.is_empty());
+        lists.retain(|list| !list.signatures.is_empty());
         match first_error {
-            _ if !before.is_empty() => Ok(before),
+            _ if !lists.is_empty() => Ok(lists),
             Some(reason) => Err(reason.to_owned()),
             None => Err(format!("no {version} in {}", self.header)),
         }
     }
 }
 
-impl Scheme for TimestampedSignatures {
-    fn check(&self, asked: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let joint = self.form.payload_separator.as_bytes();
-        // Each time stamp is a text of its own, which each key hashes.
-        let max = parse::max_pairs(asked.body.len()).div_ceil(self.keys.len().max(1));
-        let mut found = Err(MISMATCH.to_owned());
-        for Stamped { timestamp, signatures } in self.stamped(asked)?.iter().take(max) {
+impl VerificationScheme for TimestampedSignatures {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+        let payload_separator = self.format.payload_separator.as_bytes();
+        // Each timestamp makes a text of its own, which each key has to hash.
+        let texts_max = parse::max_pairs(request.body.len()).div_ceil(self.keys.len().max(1));
+        let mut result = Err(MISMATCH.to_owned());
+        for SignatureList { timestamp, signatures } in
+            self.parse_header(request)?.iter().take(texts_max)
+        {
             let timestamp = timestamp.unwrap_or_default();
-            if self.keys.signed_any(&[timestamp, joint, asked.body], signatures) {
-                found = self.tolerance.stale(timestamp, TimestampUnit::Seconds, now_ms);
-                if found == Ok(None) {
+            if self.keys.verify_any(&[timestamp, payload_separator, request.body], signatures) {
+                result =
+                    self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms);
+                if result == Ok(None) {
                     break;
                 }
             }
         }
-        Proof::of_body(KeyPlace::Field(self.form.id), asked.body, found?)
+        Proof::from_body(KeyPlace::Field(self.format.id), request.body, result?)
     }
 
-    fn work(&self, asked: &SignedRequest<'_>) -> usize {
-        let texts = asked.lines(&self.header).map(|value| {
-            let parts = value.split(|&byte| byte == b',' || byte == self.form.separator);
+    fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
+        let texts = request.header_values(&self.header).map(|value| {
+            let parts = value.split(|&byte| byte == b',' || byte == self.format.separator);
             parts
-                .filter(|part| parse::value_of(part.trim_ascii(), self.form.time).is_some())
+                .filter(|part| parse::named_value(part.trim_ascii(), self.format.time).is_some())
                 .count()
         });
-        self.keys.work(texts.sum::<usize>().min(SIGNATURES_MAX), asked.body.len())
+        self.keys.check_cost(texts.sum::<usize>().min(SIGNATURES_MAX), request.body.len())
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let HeaderFormat { separator, time, version, payload_separator: joint, id: _ } = self.form;
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+        let HeaderFormat { separator, time, version, payload_separator, id: _ } = self.format;
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
-        let parts = [timestamp.as_bytes(), joint.as_bytes(), &draft.body];
-        let signature = hex::encode(self.keys.sign(&parts, draft.corrupt_signature)?);
+        let parts = [timestamp.as_bytes(), payload_separator.as_bytes(), &outgoing.body];
+        let signature = hex::encode(self.keys.sign(&parts, outgoing.corrupt_signature)?);
         let separator = char::from(separator);
-        draft.set_header(
+        outgoing.set_header(
             &self.header,
             format!("{time}={timestamp}{separator}{version}={signature}"),
         );

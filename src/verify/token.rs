@@ -1,12 +1,15 @@
-//! `token`: a shared secret in a header, a query parameter or the path's last segment; and senders
-//! that do just that: `gitlab` (docs.gitlab.com, "Webhooks: validate payloads by using a secret
-//! token") in a header, `mailchimp` (mailchimp.com/developer/marketing, "Sync audience data with
-//! webhooks": "a secret key in the URL") in the query or the path.
+//! `token`: a shared secret in a header, a query parameter or the last segment of the path. Two
+//! presets do the same:
+//! - `gitlab` (docs.gitlab.com, "Webhooks: validate payloads by using a secret token"): in a
+//!   header.
+//! - `mailchimp` (mailchimp.com/developer/marketing, "Sync audience data with webhooks": "a secret
+//!   key in the
+//!   URL"): in the query or the path.
 
 use percent_encoding::percent_decode_str;
 
 use super::secrets::SharedSecrets;
-use super::{OutgoingRequest, Proof, Scheme, SecretLocation, SignedRequest};
+use super::{OutgoingRequest, Proof, SecretLocation, SignedRequest, VerificationScheme};
 use crate::config::Verify;
 
 pub(super) struct Token {
@@ -26,46 +29,48 @@ impl Token {
         }
     }
 
-    /// Lets nobody in.
+    /// A scheme that rejects every request.
     pub fn deny_all() -> Self {
         Self { secrets: SharedSecrets::new([]), header: None, parameter: None, segment: false }
     }
 }
 
-impl Scheme for Token {
-    fn check(&self, asked: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
-        let (right, place) = match (&self.header, &self.parameter) {
-            (Some(header), _) => (self.secrets.contains(asked.required_header(header)?), "header"),
+impl VerificationScheme for Token {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+        let (is_valid, place) = match (&self.header, &self.parameter) {
+            (Some(header), _) => {
+                (self.secrets.contains(request.required_header(header)?), "header")
+            }
             (_, Some(name)) => {
-                let value = parameter(asked.query, name)?
+                let value = query_parameter(request.query, name)?
                     .ok_or_else(|| format!("no query parameter {name}"))?;
                 (self.secrets.contains(&value), "query parameter")
             }
             _ => {
-                let segment = asked.secret_segment.ok_or("no token in the path")?;
+                let segment = request.secret_segment.ok_or("no token in the path")?;
                 (self.secrets.contains(segment.as_bytes()), "path segment")
             }
         };
-        if right {
+        if is_valid {
             Ok(Proof::default())
         } else {
             Err(format!("token in the {place} does not match"))
         }
     }
 
-    fn sign(&self, draft: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let secret = self.secrets.first_for(draft)?;
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+        let secret = self.secrets.signing_secret(outgoing)?;
         match (&self.header, &self.parameter) {
             (Some(header), _) => {
                 let secret = String::from_utf8(secret).map_err(|_| "the secret is not UTF-8")?;
-                draft.set_header(header, secret);
+                outgoing.set_header(header, secret);
             }
-            (_, Some(name)) => draft.set_query_param(name, &secret),
+            (_, Some(name)) => outgoing.set_query_param(name, &secret),
             _ => {
-                let all = percent_encoding::NON_ALPHANUMERIC;
-                let segment = percent_encoding::percent_encode(&secret, all).to_string();
-                let path = draft.path.strip_suffix('/').unwrap_or(&draft.path);
-                draft.path = format!("{path}/{segment}");
+                let reserved = percent_encoding::NON_ALPHANUMERIC;
+                let segment = percent_encoding::percent_encode(&secret, reserved).to_string();
+                let path = outgoing.path.strip_suffix('/').unwrap_or(&outgoing.path);
+                outgoing.path = format!("{path}/{segment}");
             }
         }
         Ok(())
@@ -75,13 +80,13 @@ impl Scheme for Token {
         SecretLocation {
             header: self.header.as_deref(),
             parameter: self.parameter.as_deref(),
-            segment: self.segment,
+            is_last_segment: self.segment,
         }
     }
 }
 
-/// The value of a query's parameter that may be there once, decoded.
-pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8>>, String> {
+/// Returns the value of a query parameter that may occur once, decoded.
+pub(super) fn query_parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8>>, String> {
     let pairs =
         query.unwrap_or("").split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(found, _)| param_name_matches(found, name));
@@ -94,7 +99,7 @@ pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<Vec<u8
     }
 }
 
-/// Whether a name in a query is this one, however it is encoded.
+/// Returns whether a name in a query is this one, however it is encoded.
 pub fn param_name_matches(sent: &str, name: &str) -> bool {
     sent == name || percent_decode_str(sent).decode_utf8().is_ok_and(|sent| sent == name)
 }

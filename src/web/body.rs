@@ -1,8 +1,8 @@
-//! The body of a request as it comes from the connection, and how its connection goes on.
+//! Reads the body of a request, and decides whether its connection stays open.
 //!
-//! actix-http takes all that follows the head of `Upgrade: websocket` and `CONNECT` for the body, to
-//! the end of the connection. Here it ends where `Content-Length` says: a server may ignore `Upgrade`
-//! (RFC 9110, section 7.8).
+//! After the head of `Upgrade: websocket` or `CONNECT`, actix-http takes everything up to the end
+//! of the connection as the body. Here the body ends after `Content-Length` bytes: a server may
+//! ignore `Upgrade` (RFC 9110, section 7.8).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,90 +13,93 @@ use actix_web::http::{ConnectionType, Method};
 use actix_web::{HttpRequest, HttpResponse, dev, web};
 use futures_core::Stream;
 
-use super::body_memory::{Full, LARGE_BYTES_MIN};
+use super::body_memory::{BudgetFull, LARGE_BYTES_MIN};
 use super::connection::Connection;
 use super::rejection::Rejection;
 
-/// Why a body breaks off.
+/// Why a body is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// The connection ended.
-    Gone,
-    /// It has to be waited for, and there is no room meanwhile.
-    Full,
+pub enum BodyError {
+    /// The client disconnected.
+    Disconnected,
+    /// The rest of the body has not arrived, and there is no memory to wait for it.
+    NoRoom,
 }
 
-impl From<Broken> for Rejection {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Gone => Self::Disconnected,
-            Broken::Full => Self::Unavailable,
+impl From<BodyError> for Rejection {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Disconnected => Self::Disconnected,
+            BodyError::NoRoom => Self::Unavailable,
         }
     }
 }
 
-/// A body that is being read.
-pub struct Body {
+/// The body of a request that is being received.
+pub struct RequestBody {
     payload: dev::Payload,
-    /// What is left of it, where actix-http does not know its end.
-    left: Option<usize>,
+    /// Bytes that are still missing, if actix-http does not know the end of the body.
+    remaining: Option<usize>,
     length: Option<usize>,
     is_complete: bool,
 }
 
-impl Body {
+impl RequestBody {
     pub fn new(request: &HttpRequest, payload: web::Payload) -> Self {
         let payload = payload.into_inner();
         if matches!(payload, dev::Payload::None) {
-            return Self { payload, left: None, length: Some(0), is_complete: true };
+            return Self { payload, remaining: None, length: Some(0), is_complete: true };
         }
         let length = request.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        let left = has_no_end(request).then_some(length.unwrap_or(0));
-        Self { payload, left, length, is_complete: false }
+        let remaining = has_no_end(request).then_some(length.unwrap_or(0));
+        Self { payload, remaining, length, is_complete: false }
     }
 
-    /// The next part; `wait` is asked when it has to be waited for.
-    pub async fn next(
+    /// Returns the next chunk. Calls `on_wait` if the chunk has not arrived yet; its error ends the
+    /// body.
+    pub async fn next_chunk(
         &mut self,
-        mut wait: impl FnMut() -> Result<(), Full>,
-    ) -> Option<Result<web::Bytes, Broken>> {
-        if self.is_complete || self.left == Some(0) {
+        mut on_wait: impl FnMut() -> Result<(), BudgetFull>,
+    ) -> Option<Result<web::Bytes, BodyError>> {
+        if self.is_complete || self.remaining == Some(0) {
             return None;
         }
-        let part = poll_fn(|context| {
-            let part = Pin::new(&mut self.payload).poll_next(context);
-            match part {
-                Poll::Pending if wait().is_err() => Poll::Ready(Some(Err(Broken::Full))),
-                part => part.map(|part| part.map(|bytes| bytes.map_err(|_| Broken::Gone))),
+        let chunk = poll_fn(|context| {
+            let chunk = Pin::new(&mut self.payload).poll_next(context);
+            match chunk {
+                Poll::Pending if on_wait().is_err() => Poll::Ready(Some(Err(BodyError::NoRoom))),
+                chunk => {
+                    chunk.map(|chunk| chunk.map(|bytes| bytes.map_err(|_| BodyError::Disconnected)))
+                }
             }
         });
-        match (part.await, &mut self.left) {
+        match (chunk.await, &mut self.remaining) {
             (None, _) => {
                 self.is_complete = true;
                 None
             }
-            (Some(Ok(mut bytes)), Some(left)) => {
-                bytes.truncate(*left);
-                *left -= bytes.len();
+            (Some(Ok(mut bytes)), Some(remaining)) => {
+                bytes.truncate(*remaining);
+                *remaining -= bytes.len();
                 Some(Ok(bytes))
             }
-            (part, _) => part,
+            (chunk, _) => chunk,
         }
     }
 
-    /// What its head says; nothing where it comes in chunks.
+    /// The length in the head. `None`: the body is chunked.
     pub fn length(&self) -> Option<usize> {
         self.length
     }
 
-    /// Whether its head says that it will be large.
+    /// Whether the head announces a large body.
     pub fn is_large(&self) -> bool {
         self.length.is_some_and(|length| length >= LARGE_BYTES_MIN)
     }
 }
 
-/// Whether actix-http goes on to the end of the connection.
+/// Whether actix-http would read to the end of the connection.
 fn has_no_end(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let is_websocket = headers.get_all(UPGRADE).any(|value| {
@@ -106,13 +109,13 @@ fn has_no_end(request: &HttpRequest) -> bool {
     (is_websocket || is_connect) && !headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// The response, and whether its connection ends behind it: where part of the request was not read,
-/// where the sender asks for another protocol, and where others wait for a place.
-pub fn answered(
+/// Decides whether the connection closes after the response. It does if part of the request was not
+/// read, if the sender asked for another protocol, or if new connections wait for a place.
+pub fn finish_response(
     mut response: HttpResponse,
     request: &HttpRequest,
     connection: &Connection,
-    body: &Body,
+    body: &RequestBody,
 ) -> HttpResponse {
     let is_last = !body.is_complete;
     if is_last || request.head().upgrade() || connection.is_wanted() {

@@ -1,8 +1,8 @@
-//! Threads that check large requests. Hashing or parsing a large body takes milliseconds, which an
-//! intake thread would take from every other sender.
+//! Threads that check large requests. Hashing or parsing a large body takes milliseconds, which on
+//! an intake thread would delay every other sender.
 //!
-//! The pool is bounded in tasks and bytes. Sources take turns, and one source never holds both
-//! threads, so that unsigned requests to one source do not delay those of another.
+//! The number of tasks and their bytes are limited. Sources take turns, and one source never
+//! occupies both threads. So unsigned requests to one source do not delay those to another.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,71 +12,71 @@ use tokio::sync::oneshot;
 
 use crate::domain::SourceId;
 
-/// One for a source that sends much, one for the others.
+/// One thread for a busy source, one for the others.
 const THREADS: usize = 2;
 
-/// Tasks of one source that wait.
+/// Maximum number of waiting tasks of one source.
 const TASKS_MAX: usize = 256;
 
-/// Runs tasks of requests on threads of its own, which start with the first task.
+/// Runs checks of requests on its own threads, which start with the first check.
 #[derive(Default)]
 pub struct CheckPool {
-    queue: Arc<Queue>,
+    queue: Arc<CheckQueue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    bell: Condvar,
+struct CheckQueue {
+    state: Mutex<CheckQueueState>,
+    condvar: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
-    tasks: HashMap<SourceId, VecDeque<Entry>>,
-    /// Sources that have tasks waiting, in the order of their turn.
-    turn: VecDeque<SourceId>,
-    /// Sources whose task runs.
+struct CheckQueueState {
+    tasks: HashMap<SourceId, VecDeque<QueuedCheck>>,
+    /// Sources with waiting tasks, in round-robin order.
+    round_robin: VecDeque<SourceId>,
+    /// Sources that have a task running.
     running: HashSet<SourceId>,
-    /// Of tasks that wait or run.
+    /// Bytes of waiting and running tasks.
     bytes: HashMap<SourceId, usize>,
     threads: usize,
     idle: usize,
     is_closed: bool,
 }
 
-struct Entry {
+struct QueuedCheck {
     bytes: usize,
-    task: Box<dyn Task>,
+    task: Box<dyn CheckTask>,
 }
 
-/// What is run for a request.
-trait Task: Send {
+/// A check of one request.
+trait CheckTask: Send {
     fn run(self: Box<Self>);
 
-    /// Whether the request is gone.
+    /// Whether the request has ended in the meantime.
     fn is_abandoned(&self) -> bool;
 }
 
-struct Reply<T, W> {
-    to: oneshot::Sender<T>,
+struct ReplyingCheck<T, W> {
+    sender: oneshot::Sender<T>,
     work: W,
 }
 
-impl<T: Send, W: FnOnce() -> T + Send> Task for Reply<T, W> {
+impl<T: Send, W: FnOnce() -> T + Send> CheckTask for ReplyingCheck<T, W> {
     fn run(self: Box<Self>) {
-        // The client may have disconnected meanwhile.
-        let _ = self.to.send((self.work)());
+        // The client may have disconnected in the meantime.
+        let _ = self.sender.send((self.work)());
     }
 
     fn is_abandoned(&self) -> bool {
-        self.to.is_closed()
+        self.sender.is_closed()
     }
 }
 
 impl CheckPool {
-    /// Runs `work`, which holds so many bytes of a body. All sources together may hold `max_bytes`,
-    /// one source half of them. The reply fails where there is no room.
+    /// Runs `work`, which holds this number of bytes of a body. All sources together may hold
+    /// `max_bytes`, and one source half of them. The reply fails if there is no room.
     pub fn run<T: Send + 'static>(
         &self,
         source: SourceId,
@@ -84,38 +84,39 @@ impl CheckPool {
         max_bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
-        let (to, reply) = oneshot::channel();
-        let mut waiting = self.queue.lock();
-        if !waiting.has_room(source, bytes, max_bytes) {
-            let abandoned = waiting.take_abandoned();
-            drop(waiting);
+        let (sender, reply) = oneshot::channel();
+        let mut state = self.queue.lock();
+        if !state.has_room(source, bytes, max_bytes) {
+            let abandoned = state.take_abandoned();
+            drop(state);
             drop(abandoned);
-            waiting = self.queue.lock();
+            state = self.queue.lock();
         }
-        if waiting.is_closed || !waiting.has_room(source, bytes, max_bytes) {
+        if state.is_closed || !state.has_room(source, bytes, max_bytes) {
             return reply;
         }
-        if waiting.idle == 0 && waiting.threads < THREADS && self.start() {
-            waiting.threads += 1;
+        if state.idle == 0 && state.threads < THREADS && self.start_thread() {
+            state.threads += 1;
         }
-        if waiting.threads == 0 {
+        if state.threads == 0 {
             return reply;
         }
-        waiting.put(source, Entry { bytes, task: Box::new(Reply { to, work }) });
-        drop(waiting);
-        self.queue.bell.notify_one();
+        state
+            .enqueue(source, QueuedCheck { bytes, task: Box::new(ReplyingCheck { sender, work }) });
+        drop(state);
+        self.queue.condvar.notify_one();
         reply
     }
 
-    fn start(&self) -> bool {
+    fn start_thread(&self) -> bool {
         let queue = Arc::clone(&self.queue);
-        match std::thread::Builder::new().name("check".into()).spawn(move || queue.work()) {
+        match std::thread::Builder::new().name("check".into()).spawn(move || queue.run_thread()) {
             Ok(thread) => {
                 self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
                 true
             }
             Err(e) => {
-                log::warn!("no thread to check a large request: {e}");
+                log::warn!("cannot create a thread to check a large request: {e}");
                 false
             }
         }
@@ -124,12 +125,12 @@ impl CheckPool {
 
 impl Drop for CheckPool {
     fn drop(&mut self) {
-        let mut waiting = self.queue.lock();
-        waiting.is_closed = true;
-        let tasks = std::mem::take(&mut waiting.tasks);
-        drop(waiting);
+        let mut state = self.queue.lock();
+        state.is_closed = true;
+        let tasks = std::mem::take(&mut state.tasks);
+        drop(state);
         drop(tasks);
-        self.queue.bell.notify_all();
+        self.queue.condvar.notify_all();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -138,60 +139,61 @@ impl Drop for CheckPool {
     }
 }
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+impl CheckQueue {
+    fn lock(&self) -> MutexGuard<'_, CheckQueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) {
-        let mut waiting = self.lock();
-        while !waiting.is_closed {
-            let Some((source, Entry { bytes, task })) = waiting.take() else {
-                waiting.idle += 1;
-                waiting = self.bell.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                waiting.idle -= 1;
+    fn run_thread(&self) {
+        let mut state = self.lock();
+        while !state.is_closed {
+            let Some((source, QueuedCheck { bytes, task })) = state.dequeue() else {
+                state.idle += 1;
+                state = self.condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
                 continue;
             };
-            drop(waiting);
+            drop(state);
             if !task.is_abandoned() {
                 task.run();
             }
-            waiting = self.lock();
-            waiting.finish(source, bytes);
-            // A task of this source may be one that the other thread had to leave.
-            self.bell.notify_one();
+            state = self.lock();
+            state.finish(source, bytes);
+            // The other thread may have skipped a task of this source.
+            self.condvar.notify_one();
         }
     }
 }
 
-impl Waiting {
-    /// A source that holds nothing always has room: the limit of a body is its own.
+impl CheckQueueState {
+    /// A source without tasks always has room, because its own limit bounds a single body.
     fn has_room(&self, source: SourceId, bytes: usize, max_bytes: usize) -> bool {
         let tasks = self.tasks.get(&source).map_or(0, VecDeque::len);
-        let own = self.bytes.get(&source).copied().unwrap_or(0);
-        let all: usize = self.bytes.values().sum();
-        let fits = own == 0 || (own + bytes <= max_bytes / 2 && all + bytes <= max_bytes);
+        let source_bytes = self.bytes.get(&source).copied().unwrap_or(0);
+        let total_bytes: usize = self.bytes.values().sum();
+        let fits = source_bytes == 0
+            || (source_bytes + bytes <= max_bytes / 2 && total_bytes + bytes <= max_bytes);
         tasks < TASKS_MAX && fits
     }
 
-    fn put(&mut self, source: SourceId, entry: Entry) {
+    fn enqueue(&mut self, source: SourceId, entry: QueuedCheck) {
         *self.bytes.entry(source).or_default() += entry.bytes;
         let tasks = self.tasks.entry(source).or_default();
         if tasks.is_empty() {
-            self.turn.push_back(source);
+            self.round_robin.push_back(source);
         }
         tasks.push_back(entry);
     }
 
-    /// The next task of the source whose turn it is and that has none running.
-    fn take(&mut self) -> Option<(SourceId, Entry)> {
-        let at = self.turn.iter().position(|source| !self.running.contains(source))?;
-        let source = self.turn.remove(at)?;
+    /// Returns the next task of the first source in turn that has none running.
+    fn dequeue(&mut self) -> Option<(SourceId, QueuedCheck)> {
+        let position = self.round_robin.iter().position(|source| !self.running.contains(source))?;
+        let source = self.round_robin.remove(position)?;
         let tasks = self.tasks.get_mut(&source)?;
         let entry = tasks.pop_front()?;
         match tasks.is_empty() {
             true => drop(self.tasks.remove(&source)),
-            false => self.turn.push_back(source),
+            false => self.round_robin.push_back(source),
         }
         self.running.insert(source);
         Some((source, entry))
@@ -199,10 +201,10 @@ impl Waiting {
 
     fn finish(&mut self, source: SourceId, bytes: usize) {
         self.running.remove(&source);
-        self.release(source, bytes);
+        self.release_bytes(source, bytes);
     }
 
-    fn release(&mut self, source: SourceId, bytes: usize) {
+    fn release_bytes(&mut self, source: SourceId, bytes: usize) {
         if let Some(held) = self.bytes.get_mut(&source) {
             *held = held.saturating_sub(bytes);
             if *held == 0 {
@@ -211,8 +213,8 @@ impl Waiting {
         }
     }
 
-    /// Takes out the tasks of requests that are gone.
-    fn take_abandoned(&mut self) -> Vec<Entry> {
+    /// Removes the tasks of requests that have ended.
+    fn take_abandoned(&mut self) -> Vec<QueuedCheck> {
         let (mut abandoned, mut released) = (Vec::new(), Vec::new());
         for (source, tasks) in &mut self.tasks {
             for entry in std::mem::take(tasks) {
@@ -226,9 +228,9 @@ impl Waiting {
         }
         self.tasks.retain(|_, tasks| !tasks.is_empty());
         let tasks = &self.tasks;
-        self.turn.retain(|source| tasks.contains_key(source));
+        self.round_robin.retain(|source| tasks.contains_key(source));
         for (source, bytes) in released {
-            self.release(source, bytes);
+            self.release_bytes(source, bytes);
         }
         abandoned
     }
@@ -245,18 +247,18 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn one_source_never_holds_both_threads() {
+    fn one_source_never_occupies_both_threads() {
         let pool = CheckPool::default();
-        let (begin, begun) = sync_channel(1);
+        let (started_sender, started) = sync_channel(1);
         let (release, released) = sync_channel::<()>(0);
         let first = pool.run(A, MIB, 64 * MIB, move || {
-            begin.send(()).unwrap();
+            started_sender.send(()).unwrap();
             let _ = released.recv();
             1
         });
-        begun.recv().unwrap();
+        started.recv().unwrap();
         let mut second = pool.run(A, MIB, 64 * MIB, || 2);
-        // The other thread is there for the other source alone.
+        // The other thread serves only the other source.
         for number in 0..10 {
             assert_eq!(pool.run(B, MIB, 64 * MIB, move || number).blocking_recv(), Ok(number));
         }
@@ -266,17 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_in_tasks_and_bytes_and_what_nobody_waits_for_makes_room() {
+    fn waiting_checks_are_limited_in_number_and_bytes_and_abandoned_ones_make_room() {
         let pool = CheckPool::default();
-        let (begin, begun) = sync_channel(1);
+        let (started_sender, started) = sync_channel(1);
         let (release, released) = sync_channel::<()>(0);
         let first = pool.run(A, MIB, 8 * MIB, move || {
-            begin.send(()).unwrap();
+            started_sender.send(()).unwrap();
             let _ = released.recv();
         });
-        begun.recv().unwrap();
+        started.recv().unwrap();
         let mut waiting: Vec<_> = (0..3).map(|_| pool.run(A, MIB, 8 * MIB, || ())).collect();
-        // Half of all is one source's. The reply is refused at once.
+        // One source may hold half of all. The reply fails at once.
         assert!(pool.run(A, MIB, 8 * MIB, || ()).blocking_recv().is_err());
         waiting.pop();
         waiting.push(pool.run(A, MIB, 8 * MIB, || ()));
@@ -286,20 +288,20 @@ mod tests {
         for reply in waiting.into_iter().chain(small).chain([first]) {
             assert_eq!(reply.blocking_recv(), Ok(()));
         }
-        // A source that holds nothing may hold one body, however large.
+        // A source without tasks may hold one body of any size.
         assert_eq!(pool.run(B, 16 * MIB, 8 * MIB, || 7).blocking_recv(), Ok(7));
     }
 
     #[test]
-    fn whoever_waits_when_the_pool_ends_is_told() {
+    fn a_waiting_check_fails_when_the_pool_ends() {
         let pool = CheckPool::default();
-        let (begin, begun) = sync_channel(1);
+        let (started_sender, started) = sync_channel(1);
         let (release, released) = sync_channel::<()>(0);
         let first = pool.run(A, 1, MIB, move || {
-            begin.send(()).unwrap();
+            started_sender.send(()).unwrap();
             let _ = released.recv();
         });
-        begun.recv().unwrap();
+        started.recv().unwrap();
         let second = pool.run(A, 1, MIB, || ());
         let end = std::thread::spawn(move || drop(pool));
         assert!(second.blocking_recv().is_err());

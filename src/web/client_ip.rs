@@ -1,9 +1,10 @@
-//! Who sent a request: the peer, or the client that a trusted proxy names.
+//! Finds the address of the client: that of the peer, or the one that a trusted proxy names.
 //!
-//! The proxy's header is read right to left, as each proxy adds to its end: the first address that
-//! is not a trusted proxy's is the client's. An element that is no address (RFC 7239 section 6 allows
-//! `unknown` and `_hidden`), an empty header or none at all leaves the client unknown: the proxy's own
-//! address would let a stranger pass `allow_from`. IPv4 inside IPv6 counts as IPv4.
+//! The proxy's header is read from right to left, because each proxy appends to it. The first
+//! address that does not belong to a trusted proxy is the client's. The client is unknown if that
+//! element is not an address (RFC 7239 section 6 allows `unknown` and `_hidden`), or if the header
+//! is empty or missing. The proxy's own address would let any client pass `allow_from`. IPv4 inside
+//! IPv6 counts as IPv4.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -19,7 +20,7 @@ pub enum Peer {
     Unix,
 }
 
-/// Whether the peer is a proxy whose headers are believed.
+/// Whether the peer is a proxy whose headers are trusted.
 pub fn is_trusted_proxy(peer: Peer, trusted: &TrustedProxies) -> bool {
     match peer {
         Peer::Unix => trusted.has_unix,
@@ -27,7 +28,7 @@ pub fn is_trusted_proxy(peer: Peer, trusted: &TrustedProxies) -> bool {
     }
 }
 
-/// The client's address; `None`: unknown, as over a unix socket without a proxy.
+/// Returns the client's address. `None`: unknown, for example over a unix socket without a proxy.
 pub fn client_ip(
     peer: Peer,
     headers: &[(&str, &[u8])],
@@ -40,14 +41,14 @@ pub fn client_ip(
             Peer::Unix => None,
         };
     }
-    let (name, read): (_, fn(&str) -> Option<IpAddr>) = match header {
-        ProxyHeader::XForwardedFor => ("x-forwarded-for", address),
-        ProxyHeader::Forwarded => ("forwarded", forwarded_for),
+    let (name, parse): (_, fn(&str) -> Option<IpAddr>) = match header {
+        ProxyHeader::XForwardedFor => ("x-forwarded-for", parse_address),
+        ProxyHeader::Forwarded => ("forwarded", parse_forwarded_for),
     };
     let lines = headers.iter().rev().filter(|(found, _)| *found == name);
     let mut client = None;
     for part in lines.flat_map(|(_, value)| value.rsplit(|&byte| byte == b',')) {
-        let ip = std::str::from_utf8(part).ok().and_then(read)?.to_canonical();
+        let ip = std::str::from_utf8(part).ok().and_then(parse)?.to_canonical();
         client = Some(ip);
         if !is_in(&trusted.networks, ip) {
             break;
@@ -56,8 +57,8 @@ pub fn client_ip(
     client
 }
 
-/// Whether the source takes requests from there; an empty list: from anywhere.
-pub fn allowed(allow_from: &[IpNet], ip: Option<IpAddr>) -> bool {
+/// Whether the source accepts requests from this address. An empty list allows every address.
+pub fn is_allowed(allow_from: &[IpNet], ip: Option<IpAddr>) -> bool {
     allow_from.is_empty() || ip.is_some_and(|ip| is_in(allow_from, ip))
 }
 
@@ -66,9 +67,9 @@ fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&ip))
 }
 
-/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:4711`. An address
-/// with a zone (RFC 4007) means nothing on this machine.
-fn address(text: &str) -> Option<IpAddr> {
+/// Parses `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` and `[2001:db8::1]:4711`.
+/// An address with a zone (RFC 4007) has no meaning on this machine.
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim_matches([' ', '\t']);
     if text.contains('%') {
         return None;
@@ -80,8 +81,8 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    address(forwarded_pair(element, "for")?)
+fn parse_forwarded_for(element: &str) -> Option<IpAddr> {
+    parse_address(forwarded_pair(element, "for")?)
 }
 
 #[cfg(test)]
@@ -93,7 +94,7 @@ mod tests {
         TrustedProxies { networks, has_unix: true }
     }
 
-    /// `expected`: an address, or `unknown`.
+    /// `expected` is an address, or `unknown`.
     fn check(peer: &str, header: &str, expected: &str) {
         let peer = peer.parse().map_or(Peer::Unix, Peer::Tcp);
         let (name, kind) = if header.contains('=') {
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_is_believed_right_to_left() {
+    fn the_header_of_a_trusted_proxy_is_read_from_right_to_left() {
         check("10.0.0.1", "6.6.6.6, 192.0.2.7, 10.1.1.1", "192.0.2.7");
         check("::ffff:10.0.0.1", "192.0.2.7", "192.0.2.7");
         check("unix", "192.0.2.7:99", "192.0.2.7");
@@ -115,12 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is_believed() {
+    fn the_header_of_another_peer_is_ignored() {
         check("192.0.2.9", "6.6.6.6", "192.0.2.9");
     }
 
     #[test]
-    fn an_element_that_is_no_address_leaves_the_client_unknown() {
+    fn an_element_that_is_not_an_address_makes_the_client_unknown() {
         for header in [
             "6.6.6.6, unknown, 10.1.1.1",
             "",
@@ -149,22 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_without_its_header_leaves_the_client_unknown() {
+    fn a_trusted_proxy_without_its_header_makes_the_client_unknown() {
         for other in [&[][..], &[("forwarded", &b"for=192.0.2.7"[..])]] {
             let peer = Peer::Tcp("10.0.0.1".parse().unwrap());
             assert_eq!(client_ip(peer, other, &trusted(), ProxyHeader::XForwardedFor), None);
         }
-        let nobody = TrustedProxies::default();
-        assert_eq!(client_ip(Peer::Unix, &[], &nobody, ProxyHeader::XForwardedFor), None);
+        let no_proxies = TrustedProxies::default();
+        assert_eq!(client_ip(Peer::Unix, &[], &no_proxies, ProxyHeader::XForwardedFor), None);
     }
 
     #[test]
-    fn an_address_must_be_in_one_of_the_networks() {
+    fn an_address_is_allowed_in_one_of_the_networks() {
         let from: Vec<IpNet> = vec!["192.0.2.0/24".parse().unwrap()];
-        assert!(allowed(&from, "192.0.2.1".parse().ok()));
-        assert!(allowed(&from, "::ffff:192.0.2.1".parse().ok()));
-        assert!(!allowed(&from, "198.51.100.1".parse().ok()));
-        assert!(!allowed(&from, None));
-        assert!(allowed(&[], None));
+        assert!(is_allowed(&from, "192.0.2.1".parse().ok()));
+        assert!(is_allowed(&from, "::ffff:192.0.2.1".parse().ok()));
+        assert!(!is_allowed(&from, "198.51.100.1".parse().ok()));
+        assert!(!is_allowed(&from, None));
+        assert!(is_allowed(&[], None));
     }
 }

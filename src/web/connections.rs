@@ -1,7 +1,7 @@
-//! All connections of one listener: how many there may be, and how long each may take.
+//! All connections of one listener: their number and their time limits.
 //!
-//! One task looks at all of them when the next is due, so that a request needs no timer of its own.
-//! Beyond the limit the connection that has been idle longest is closed for a new one; where none is
+//! One task checks all of them when the next limit expires, so that a request needs no timer. If
+//! the listener is full, a new connection replaces the one that has been idle longest. If none is
 //! idle, the new one waits, and the next response closes its connection.
 
 use std::collections::HashMap;
@@ -18,76 +18,77 @@ use super::connection::{Connection, Phase, State, Stream};
 /// Maximum time that a peer gets to read its last response while it is still sending.
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// Bounds of the time between two looks at all connections.
-const LOOK_MIN: Duration = Duration::from_millis(10);
+/// Minimum time between two checks of all connections.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// Minimum time without a request after which a connection is closed for another: a sender in the
-/// middle of its work would lose the request that it is about to send.
+/// Minimum idle time after which a connection is closed for another. A sender between two requests
+/// would lose the one that it is about to send.
 const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
 
-/// Idle connections that one search remembers: the next ones to be closed cost no search.
+/// Maximum number of idle connections that one search remembers. Closing the next ones needs no
+/// search.
 const CANDIDATES_MAX: usize = 256;
 
 /// Time limits that a reload may change.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TimeLimits {
     pub request_timeout: Duration,
     pub keep_alive: Duration,
 }
 
-impl Limits {
-    /// How long a connection may be in a phase.
-    fn of(&self, phase: Phase) -> Option<Duration> {
+impl TimeLimits {
+    /// Returns how long a connection may stay in a phase.
+    fn for_phase(&self, phase: Phase) -> Option<Duration> {
         match phase {
             Phase::New | Phase::Head | Phase::Writing => Some(self.request_timeout),
             Phase::Idle => Some(self.keep_alive),
             Phase::Closing => Some(LINGER),
-            // The handler limits the first, the server itself the others.
+            // The handler limits `Body`. The server itself causes the other two.
             Phase::Body | Phase::Handling | Phase::Responding => None,
         }
     }
 }
 
 #[derive(Default)]
-struct All {
+struct OpenConnections {
     by_address: HashMap<usize, Arc<Connection>>,
-    /// Idle ones, the one that has been so longest last, as they were found.
+    /// Idle connections as found by the last search. The one that has been idle longest is last.
     candidates: Vec<(State, Arc<Connection>)>,
 }
 
 /// The connections of one listener.
 pub struct Connections {
     start: Instant,
-    limits: Box<dyn Fn() -> Limits + Send + Sync>,
+    limits: Box<dyn Fn() -> TimeLimits + Send + Sync>,
     places: Arc<Semaphore>,
-    all: Mutex<All>,
-    /// Woken when the first connection comes, and when one has no place.
-    came: Notify,
-    /// New connections without a place.
+    open: Mutex<OpenConnections>,
+    /// Notified by the first connection, and by one that has no place.
+    wake: Notify,
+    /// Number of new connections without a place.
     waiting: AtomicUsize,
-    /// Connections that were told to close for them, and have not yet.
+    /// Number of connections that have been told to close for them and are still open.
     evicted: AtomicI64,
-    /// Requests whose response is not with the system yet.
+    /// Number of requests whose response has not been passed to the system.
     in_flight: AtomicI64,
 }
 
-/// A new connection that has no place yet.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts a new connection that has no place, until it is dropped.
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Connections {
-    pub fn new(max: usize, limits: impl Fn() -> Limits + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(max: usize, limits: impl Fn() -> TimeLimits + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             start: Instant::now(),
             limits: Box::new(limits),
             places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
-            all: Mutex::default(),
-            came: Notify::new(),
+            open: Mutex::default(),
+            wake: Notify::new(),
             waiting: AtomicUsize::new(0),
             evicted: AtomicI64::new(0),
             in_flight: AtomicI64::new(0),
@@ -110,7 +111,7 @@ impl Connections {
         self.evicted.fetch_add(change, Ordering::SeqCst);
     }
 
-    /// Whether a request is under way: its head is complete, its response not written.
+    /// Whether a request is in flight: its head is complete and its response is not written.
     pub fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::SeqCst) > 0
     }
@@ -120,7 +121,7 @@ impl Connections {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits until there is room for a connection, closing one that is idle.
+    /// Waits for a place for a connection, and closes an idle one if necessary.
     ///
     /// # Errors
     /// The listener has ended.
@@ -132,20 +133,20 @@ impl Connections {
             Ok(place) => place,
             Err(_) => {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
-                let _waiting = Waiting(&self.waiting);
+                let _waiting = WaitingGuard(&self.waiting);
                 self.make_room(&mut self.lock());
-                self.came.notify_one();
+                self.wake.notify_one();
                 let place = Arc::clone(&self.places).acquire_owned().await;
                 place.map_err(std::io::Error::other)?
             }
         };
         let connection = Arc::new(Connection::new(Arc::clone(self)));
-        let mut all = self.lock();
-        if all.by_address.is_empty() {
-            self.came.notify_one();
+        let mut open = self.lock();
+        if open.by_address.is_empty() {
+            self.wake.notify_one();
         }
-        all.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
-        drop(all);
+        open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
+        drop(open);
         Ok(Stream::new(stream, connection, place))
     }
 
@@ -153,12 +154,12 @@ impl Connections {
         self.lock().by_address.remove(&Arc::as_ptr(connection).addr());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, OpenConnections> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes one idle connection, those idle longest first, for each new one that waits.
-    fn make_room(&self, all: &mut All) {
+    /// Closes one idle connection for each new one that waits, starting with the longest idle.
+    fn make_room(&self, open: &mut OpenConnections) {
         let mut has_searched = false;
         loop {
             let waiting = self.waiting.load(Ordering::SeqCst);
@@ -166,8 +167,8 @@ impl Connections {
             if usize::try_from(evicted).unwrap_or(0) >= waiting {
                 return;
             }
-            match all.candidates.pop() {
-                // One that was used since then stays: others are idle longer now.
+            match open.candidates.pop() {
+                // A connection that was used since the search stays: others have been idle longer.
                 Some((state, connection)) => drop(connection.expire(state, true)),
                 None if has_searched => return,
                 None => {
@@ -177,70 +178,71 @@ impl Connections {
                         let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
                         state.phase().is_idle() && !state.is_expired() && age >= EVICTABLE_AFTER
                     };
-                    all.candidates = find(&all.by_address, is_evictable);
+                    open.candidates = find_longest(&open.by_address, is_evictable);
                 }
             }
         }
     }
 
-    /// Ends what takes too long; when to look again, unless there is no connection.
-    fn look(&self) -> Option<Duration> {
+    /// Expires the connections that exceed their limit. Returns when to check again, or `None` if
+    /// there is no connection.
+    fn expire_overdue(&self) -> Option<Duration> {
         let limits = (self.limits)();
         let now_us = self.now_us();
-        let mut all = self.lock();
-        if all.by_address.is_empty() {
-            all.candidates = Vec::new();
+        let mut open = self.lock();
+        if open.by_address.is_empty() {
+            open.candidates = Vec::new();
             return None;
         }
-        // What begins now is due after this time at the earliest.
+        // A phase that begins now expires after this time at the earliest.
         let mut next = limits.request_timeout.min(LINGER);
-        for connection in all.by_address.values() {
+        for connection in open.by_address.values() {
             let state = connection.state();
-            let limit = limits.of(state.phase()).filter(|_| !state.is_expired());
+            let limit = limits.for_phase(state.phase()).filter(|_| !state.is_expired());
             let Some(limit) = limit else { continue };
             let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
-            match limit.checked_sub(age).filter(|rest| !rest.is_zero()) {
-                Some(rest) => next = next.min(rest),
+            match limit.checked_sub(age).filter(|remaining| !remaining.is_zero()) {
+                Some(remaining) => next = next.min(remaining),
                 None => drop(connection.expire(state, false)),
             }
         }
         if self.is_full() {
-            self.make_room(&mut all);
+            self.make_room(&mut open);
             next = next.min(EVICTABLE_AFTER);
         }
-        Some(next.max(LOOK_MIN))
+        Some(next.max(CHECK_INTERVAL_MIN))
     }
 
-    /// Looks at all connections for as long as the listener lives.
-    pub async fn watch(self: Arc<Self>) {
+    /// Checks all connections for as long as the listener runs.
+    pub async fn run_expiry(self: Arc<Self>) {
         loop {
-            match self.look() {
+            match self.expire_overdue() {
                 Some(pause) => {
-                    if timeout(pause, self.came.notified()).await.is_ok() {
-                        tokio::time::sleep(LOOK_MIN).await;
+                    if timeout(pause, self.wake.notified()).await.is_ok() {
+                        tokio::time::sleep(CHECK_INTERVAL_MIN).await;
                     }
                 }
-                None => self.came.notified().await,
+                None => self.wake.notified().await,
             }
         }
     }
 }
 
-/// Those that have been in their state longest, of these the longest last.
-fn find(
+/// Returns the selected connections that have been in their state longest, the longest last.
+fn find_longest(
     all: &HashMap<usize, Arc<Connection>>,
-    is_wanted: impl Fn(State) -> bool,
+    is_selected: impl Fn(State) -> bool,
 ) -> Vec<(State, Arc<Connection>)> {
-    let mut found: Vec<(State, &Arc<Connection>)> = all
+    let mut selected: Vec<(State, &Arc<Connection>)> = all
         .values()
         .map(|connection| (connection.state(), connection))
-        .filter(|(state, _)| is_wanted(*state))
+        .filter(|(state, _)| is_selected(*state))
         .collect();
     let since = |(state, _): &(State, &Arc<Connection>)| state.since_us();
-    if found.len() > CANDIDATES_MAX {
-        found.select_nth_unstable_by_key(CANDIDATES_MAX, since);
-        found.truncate(CANDIDATES_MAX);
+    if selected.len() > CANDIDATES_MAX {
+        selected.select_nth_unstable_by_key(CANDIDATES_MAX, since);
+        selected.truncate(CANDIDATES_MAX);
     }
-    found.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
-    found.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
+    selected.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
+    selected.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
 }

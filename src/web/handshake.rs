@@ -1,26 +1,28 @@
-//! Handshakes: a sender's question whether we are there, known by its scheme (`verify/handshake.rs`)
-//! or by the source's own `handshake`. It is answered whatever `methods` says, counts for
-//! `rate_limit`, is recorded, and is no event.
+//! Responds to handshakes: a sender's request that checks whether the endpoint exists. A preset
+//! (`verify/handshake.rs`) or the source's own `handshake` recognizes it. A handshake is answered
+//! regardless of `methods`, counts for `rate_limit`, is recorded, and creates no event.
 
 use actix_web::HttpResponse;
 use serde_json::value::RawValue;
 
 use super::intake::IntakeRequest;
-use super::received_request::Received;
+use super::received_request::ReceivedRequest;
 use super::rejection::Rejection;
 use super::{SourceRuntime, rate_limiter, response};
 use crate::config::{self, Source};
 use crate::expression::ExpressionSet;
 use crate::store::handshakes::HandshakeRecord;
-use crate::verify::{CHALLENGE_BYTES_MAX, Handshake, PresetHandshake, SenderResponse, Verifier};
+use crate::verify::{
+    CHALLENGE_BYTES_MAX, HandshakeReply, PresetHandshake, SenderResponse, Verifier,
+};
 
-/// A source's own: which requests it is asked of, and by what expression.
+/// The source's own `handshake`: its methods and its expression.
 pub struct CustomHandshake {
     methods: Vec<String>,
-    signed: bool,
-    /// Its outputs in a list are asked for in the way a `dedupe` is, which alone would take empty text
-    /// for none.
-    questions: ExpressionSet,
+    is_signed: bool,
+    /// The expression, evaluated in the place of a `dedupe`. Its outputs are wrapped in a list,
+    /// because `dedupe` alone would take empty text for no key.
+    expressions: ExpressionSet,
 }
 
 impl CustomHandshake {
@@ -28,111 +30,114 @@ impl CustomHandshake {
         let config::HandshakeConfig::Custom(own) = &source.handshake else { return None };
         Some(Self {
             methods: own.methods.clone(),
-            signed: own.is_signed,
-            questions: ExpressionSet::new(Some(own.respond.first_in_list()), Vec::new()),
+            is_signed: own.is_signed,
+            expressions: ExpressionSet::new(Some(own.respond.first_in_list()), Vec::new()),
         })
     }
 
-    fn comes_by(&self, method: &str) -> bool {
-        self.methods.iter().any(|own| own == method)
+    fn accepts_method(&self, method: &str) -> bool {
+        self.methods.iter().any(|allowed| allowed == method)
     }
 }
 
-/// How a request of this method may turn out to be a handshake.
+/// The handshakes that a request with this method may be.
 #[derive(Clone, Copy)]
-pub(super) struct Ways<'g> {
-    own: Option<&'g CustomHandshake>,
+pub(super) struct PossibleHandshakes<'g> {
+    custom: Option<&'g CustomHandshake>,
     preset: Option<&'g PresetHandshake>,
-    /// One of them is asked where the signature holds.
+    /// At least one of them requires a valid signature.
     pub has_signed: bool,
 }
 
-impl<'g> Ways<'g> {
-    pub fn of(gated: &'g SourceRuntime, method: &str) -> Self {
-        let own = gated.custom_handshake.as_ref().filter(|own| own.comes_by(method));
-        let preset = gated.verifier.handshake().filter(|preset| preset.accepts_method(method));
-        let has_signed = own.is_some_and(|own| own.signed)
+impl<'g> PossibleHandshakes<'g> {
+    pub fn for_method(runtime: &'g SourceRuntime, method: &str) -> Self {
+        let custom =
+            runtime.custom_handshake.as_ref().filter(|custom| custom.accepts_method(method));
+        let preset = runtime.verifier.handshake().filter(|preset| preset.accepts_method(method));
+        let has_signed = custom.is_some_and(|custom| custom.is_signed)
             || preset.is_some_and(|preset| preset.is_signed_by(method));
-        Self { own, preset, has_signed }
+        Self { custom, preset, has_signed }
     }
 
     pub fn is_none(self) -> bool {
-        self.own.is_none() && self.preset.is_none()
+        self.custom.is_none() && self.preset.is_none()
     }
 }
 
-/// Whose signature is missing or wrong.
+/// The rejection of a request whose signature is missing or invalid.
 pub(super) fn unauthorized(verifier: &Verifier, reason: String) -> Rejection {
     Rejection::Signature { reason, challenge: verifier.challenge() }
 }
 
 impl IntakeRequest<'_> {
-    /// Answers a request that is a handshake. `is_signed`: its signature holds.
+    /// Responds to the request if it is a handshake. `is_signed`: its signature is valid.
     pub(super) async fn try_handshake(
         &self,
-        ways: Ways<'_>,
+        handshakes: PossibleHandshakes<'_>,
         is_signed: bool,
-        received: &Received<'_>,
+        received: &ReceivedRequest<'_>,
     ) -> Result<Option<HttpResponse>, Rejection> {
-        let Received { gated, asked, now_ms, .. } = *received;
-        let mut found = None;
-        if ways.own.is_some_and(|own| own.signed == is_signed) {
-            found = self.evaluate_custom(received).await?.map(Ok);
+        let ReceivedRequest { runtime, request, now_ms, .. } = *received;
+        let mut handshake = None;
+        if handshakes.custom.is_some_and(|custom| custom.is_signed == is_signed) {
+            handshake = self.evaluate_custom(received).await?.map(Ok);
         }
-        if found.is_none() {
-            // Looks at short bodies alone.
-            found = ways.preset.and_then(|preset| preset.detect(&asked, is_signed));
+        if handshake.is_none() {
+            // This parses only short bodies.
+            handshake = handshakes.preset.and_then(|preset| preset.detect(&request, is_signed));
         }
-        let Some(found) = found else { return Ok(None) };
-        let handshake = found.map_err(|reason| unauthorized(&gated.verifier, reason))?;
-        rate_limiter::check(gated.rate.as_ref())?;
-        let (source, redactor) = (&gated.source.name, &gated.redactor);
-        if let Some(wanted) = &handshake.operator_action {
-            log::warn!("source {source}: {wanted}");
+        let Some(handshake) = handshake else { return Ok(None) };
+        let handshake = handshake.map_err(|reason| unauthorized(&runtime.verifier, reason))?;
+        rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
+        let (source, redactor) = (&runtime.source.name, &runtime.redactor);
+        if let Some(action) = &handshake.operator_action {
+            log::warn!("source {source}: {action}");
         }
-        self.gate.handshakes.record(HandshakeRecord {
+        self.state.handshake_log.record(HandshakeRecord {
             at_ms: now_ms,
             source: source.clone(),
-            method: redactor.redact(asked.method).into_owned(),
+            method: redactor.redact(request.method).into_owned(),
             ip: self.ip.clone(),
             detail: redactor.redact(&handshake.detail).into_owned(),
         });
-        Ok(Some(response::to_http_response(&handshake.answer)))
+        Ok(Some(response::to_http_response(&handshake.response)))
     }
 
-    /// Text is the answer; null is none. What fails is as if it were null.
+    /// Evaluates the source's own handshake. Text is the response, and null means no handshake. A
+    /// failed evaluation counts as null.
     async fn evaluate_custom(
         &self,
-        received: &Received<'_>,
-    ) -> Result<Option<Handshake>, Rejection> {
-        let ask = |received: &Received<'_>| {
-            let own = received.gated.custom_handshake.as_ref()?;
-            Some(received.ask_handshake(&own.questions))
+        received: &ReceivedRequest<'_>,
+    ) -> Result<Option<HandshakeReply>, Rejection> {
+        let evaluate = |received: &ReceivedRequest<'_>| {
+            let custom = received.runtime.custom_handshake.as_ref()?;
+            Some(received.evaluate_handshake(&custom.expressions))
         };
-        let Some(asking) = self.examine(received, ask).await? else { return Ok(None) };
-        let (source, now_ms) = (&received.gated.source, received.now_ms);
-        // What jaq says of a failure quotes the request: the log gets none of it.
-        let reason = match asking.answers().await?.dedupe.map(|list| first(list.as_deref())) {
+        let Some(pending) = self.run_check(received, evaluate).await? else { return Ok(None) };
+        let (source, now_ms) = (&received.runtime.source, received.now_ms);
+        // An error of jaq may quote the request, so the log does not contain it.
+        let reason = match pending.wait().await?.dedupe.map(|list| first_text(list.as_deref())) {
             Ok(Ok(None)) => return Ok(None),
             Ok(Ok(Some(text))) if text.len() <= CHALLENGE_BYTES_MAX => {
-                let (detail, answer) = ("handshake.respond".to_owned(), SenderResponse::text(text));
-                return Ok(Some(Handshake { detail, answer, operator_action: None }));
+                let (detail, response) =
+                    ("handshake.respond".to_owned(), SenderResponse::text(text));
+                return Ok(Some(HandshakeReply { detail, response, operator_action: None }));
             }
-            Ok(_) => "gives more than 1024 bytes",
-            Err(_) => "fails: `hooktrail eval` shows how",
+            Ok(_) => "output is over 1024 bytes",
+            Err(_) => "fails: try it with `hooktrail eval`",
         };
-        if self.gate.handshakes.may_warn(now_ms) {
-            log::warn!("source {}: handshake.respond {reason}; taken as null", source.name);
+        if self.state.handshake_log.should_warn(now_ms) {
+            log::warn!("source {}: handshake.respond {reason}; it counts as null", source.name);
         }
         Ok(None)
     }
 }
 
-/// What was cut because it is long.
+/// The output exceeds the limit and was cut.
 struct TooLong;
 
-/// The first of a list, as text; null and false are none.
-fn first(list: Option<&str>) -> Result<Option<String>, TooLong> {
+/// Returns the first element of a list as text. Null and false give `None`.
+fn first_text(list: Option<&str>) -> Result<Option<String>, TooLong> {
     let list: Vec<&RawValue> = serde_json::from_str(list.unwrap_or("[]")).map_err(|_| TooLong)?;
     Ok(match list.first().map(|first| first.get()) {
         None | Some("null" | "false") => None,

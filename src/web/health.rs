@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, on both listeners; the admin listener answers nothing else so far.
+//! `/healthz` and `/readyz`, on both listeners. The admin listener has no other paths yet.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,55 +7,56 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::IntakeState;
-use super::body::{Body, answered};
+use super::body::{RequestBody, finish_response};
 use super::connection::Connection;
 use super::rejection::Rejection;
 
 /// The path that says whether the process is alive.
 const HEALTHZ: &str = "/healthz";
-/// The path that says whether a webhook would be accepted now.
+/// The path that says whether the server would accept a webhook now.
 const READYZ: &str = "/readyz";
 
-/// The admin listener.
-pub async fn admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
+/// Handles a request of the admin listener.
+pub async fn handle_admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let parts = (request.app_data::<Arc<IntakeState>>(), request.conn_data::<Arc<Connection>>());
-    let (Some(gate), Some(connection)) = parts else { return plain(500) };
-    let body = Body::new(&request, payload);
+    let (Some(state), Some(connection)) = parts else { return empty_response(500) };
+    let body = RequestBody::new(&request, payload);
     connection.begin(body.length());
-    let response = health(gate, &request).unwrap_or_else(|| Rejection::NotFound.response());
-    answered(response, &request, connection, &body)
+    let response =
+        health_response(state, &request).unwrap_or_else(|| Rejection::NotFound.response());
+    finish_response(response, &request, connection, &body)
 }
 
-/// An answer without a body.
-pub(super) fn plain(status: u16) -> HttpResponse {
+/// A response without a body.
+pub(super) fn empty_response(status: u16) -> HttpResponse {
     HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
-/// `/healthz` and `/readyz`.
-pub(super) fn health(gate: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
-    respond(request, || {
-        if gate.closing.load(Ordering::Relaxed) {
+/// Responds to `/healthz` and `/readyz`.
+pub(super) fn health_response(state: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
+    build_response(request, || {
+        if state.is_closing.load(Ordering::Relaxed) {
             Some("shutting down")
         } else {
-            gate.unavailable_reason()
+            state.unavailable_reason()
         }
     })
 }
 
-/// The same while the server cannot start yet.
-pub(super) fn starting(request: &HttpRequest) -> Option<HttpResponse> {
-    respond(request, || Some("starting"))
+/// Responds to the same paths while the server is starting.
+pub(super) fn starting_response(request: &HttpRequest) -> Option<HttpResponse> {
+    build_response(request, || Some("starting"))
 }
 
-fn respond(
+fn build_response(
     request: &HttpRequest,
-    obstacle: impl FnOnce() -> Option<&'static str>,
+    unavailable_reason: impl FnOnce() -> Option<&'static str>,
 ) -> Option<HttpResponse> {
     let (status, text) = match request.uri().path() {
         HEALTHZ => (StatusCode::OK, r#"{"status":"alive"}"#.to_owned()),
-        READYZ => match obstacle() {
+        READYZ => match unavailable_reason() {
             None => (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{why}"}}"#)),
+            Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"error":"{reason}"}}"#)),
         },
         _ => return None,
     };

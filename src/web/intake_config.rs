@@ -1,4 +1,5 @@
-//! A configuration as intake needs it: each source with all that it is measured by.
+//! The configuration in the form that intake uses: each source with its verifier, limits and
+//! planner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::redact::Redactor;
 use crate::store::registry::Registry;
 use crate::store::source_counters::QueueLimit;
 
-/// What every request is measured by; replaced as a whole by a reload.
+/// The configuration that applies to every request. A reload replaces it as a whole.
 pub struct IntakeConfig {
     pub server: crate::config::ServerConfig,
     pub routes: route::Routes,
@@ -20,7 +21,7 @@ pub struct IntakeConfig {
     pub sources: Vec<SourceRuntime>,
 }
 
-/// A source with everything that intake needs of it.
+/// A source with everything that intake needs to handle its requests.
 pub struct SourceRuntime {
     pub source: crate::config::Source,
     pub id: SourceId,
@@ -28,45 +29,46 @@ pub struct SourceRuntime {
     pub redactor: Arc<Redactor>,
     /// The source's own handshake.
     pub custom_handshake: Option<handshake::CustomHandshake>,
-    pub rate: Option<rate_limiter::RateLimiter>,
+    pub rate_limiter: Option<rate_limiter::SourceRateLimiter>,
     pub queue_limit: Option<QueueLimit>,
-    pub streak: Arc<rejection_streak::RejectionStreak>,
-    /// Who wants its events, and what of them.
+    pub rejection_streak: Arc<rejection_streak::RejectionStreak>,
+    /// Makes the job plan of an event.
     pub planner: JobPlanner,
 }
 
-/// Counts of those sources that have a `max_queued`.
+/// Counters of queued jobs, for the sources that set `max_queued`.
 pub type QueueCounters = HashMap<SourceId, Arc<AtomicI64>>;
 
-/// Sources that have a `max_queued`.
+/// Returns the sources that set `max_queued`.
 pub fn sources_with_queue_limit(config: &Config, registry: &Registry) -> Vec<SourceId> {
-    let limited = config.sources.iter().filter(|source| source.max_queued < NO_QUEUED_MAX);
-    limited.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
+    let sources = config.sources.iter().filter(|source| source.max_queued < NO_QUEUED_MAX);
+    sources.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
 
 impl SourceRuntime {
-    /// How the source's requests are kept.
+    /// How secrets are removed from the source's requests.
     pub fn redaction(&self) -> stored_request::Redaction<'_> {
         stored_request::Redaction { verifier: Some(&self.verifier), redactor: &self.redactor }
     }
 }
 
 impl IntakeConfig {
-    /// `redactor` knows these secrets, and those of the configurations before.
+    /// `redactor` knows these secrets and those of earlier configurations.
     pub(super) fn new(
         config: &Config,
         registry: &Registry,
         (secrets, redactor): (&Secrets, &Arc<Redactor>),
-        counts: &QueueCounters,
-        streaks: &rejection_streak::RejectionStreaks,
-        windows: &rate_limiter::Windows,
+        queue_counters: &QueueCounters,
+        rejection_streaks: &rejection_streak::RejectionStreaks,
+        rate_windows: &rate_limiter::RateWindows,
     ) -> Self {
-        let gated = |source: &crate::config::Source| {
+        let build_runtime = |source: &crate::config::Source| {
             let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
-            let handlers = config.handlers.iter().filter(|one| one.sources.contains(&source.name));
             let handlers =
-                handlers.filter_map(|one| Some((one, *registry.handlers.get(&one.name)?)));
-            let queue_limit = counts.get(&id).map(|queued| QueueLimit {
+                config.handlers.iter().filter(|handler| handler.sources.contains(&source.name));
+            let handlers = handlers
+                .filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
+            let queue_limit = queue_counters.get(&id).map(|queued| QueueLimit {
                 queued: Arc::clone(queued),
                 max_jobs: i64::try_from(source.max_queued).unwrap_or(i64::MAX),
             });
@@ -75,9 +77,9 @@ impl IntakeConfig {
                 verifier: crate::verify::Verifier::new(source, secrets),
                 redactor: Arc::clone(redactor),
                 custom_handshake: handshake::CustomHandshake::new(source),
-                rate: source.rate_limit.map(|rate| windows.limit(id, rate)),
+                rate_limiter: source.rate_limit.map(|rate| rate_windows.limiter(id, rate)),
                 queue_limit,
-                streak: streaks.for_source(id),
+                rejection_streak: rejection_streaks.for_source(id),
                 planner: JobPlanner::new(source, handlers),
                 source: source.clone(),
             }
@@ -86,7 +88,7 @@ impl IntakeConfig {
             server: config.server.clone(),
             routes: route::Routes::new(&config.sources),
             redactor: Arc::clone(redactor),
-            sources: config.sources.iter().map(gated).collect(),
+            sources: config.sources.iter().map(build_runtime).collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The front: sockets, what intake knows, and the way out.
+//! The HTTP side: listeners, the state that intake threads share, and shutdown.
 //!
-//! `intake` takes a request, the other rooms decide about it, `lane` brings it to the writer. The
-//! admin listener so far answers `/healthz` and `/readyz` alone.
+//! `intake` handles a request, `verify` and the other modules check it, and `writer_client` sends
+//! the event to the writer. The admin listener serves only `/healthz` and `/readyz` so far.
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -53,42 +53,43 @@ pub mod stored_request;
 pub mod writer_client;
 
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-use server::{Kind, serve};
+use server::{ListenerKind, spawn_server};
 
-/// Threads that take requests. One more than one keeps a slow connection from holding others up;
-/// more take time from the writer on small machines.
+/// Number of intake threads. A second one handles requests while a slow check occupies the first.
+/// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// The admin listener's own connections: strangers at intake take none of them.
+/// Maximum number of connections of the admin listener. Clients of intake cannot take these places.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 
-/// New connections beyond the limit that are accepted and wait for a place, with the admin listener's.
+/// New connections beyond the limit that are accepted and wait for a place, those of the admin
+/// listener included.
 pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
-/// When intake ends, requests that are on their way get so long at most.
+/// Maximum time for requests in flight when intake shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Intake has ended when no request was there for so long: one may sit in a socket unread.
+/// Intake is idle when no request was in flight for this time: one may still be unread in a socket.
 const DRAIN_IDLE: Duration = Duration::from_millis(40);
 
-/// What all intake threads share.
+/// The state that all intake threads share.
 pub struct IntakeState {
     pub settings: ArcSwap<IntakeConfig>,
     pub writer: WriterHandle,
     pub disk_low: Arc<AtomicBool>,
-    pub closing: AtomicBool,
-    /// Memory for the bodies of requests.
-    pub budget: body_memory::Budget,
-    streaks: rejection_streak::RejectionStreaks,
-    windows: rate_limiter::Windows,
-    pub ledger: rejection_log::RejectionLog,
-    /// Where expressions are asked that can't be answered in place.
+    pub is_closing: AtomicBool,
+    /// The memory budget of request bodies.
+    pub body_budget: body_memory::BodyBudget,
+    rejection_streaks: rejection_streak::RejectionStreaks,
+    rate_windows: rate_limiter::RateWindows,
+    pub rejection_log: rejection_log::RejectionLog,
+    /// Evaluates expressions that cannot be evaluated inline.
     pub expressions: EvaluatorPool,
-    /// Sources whose newer events wait for earlier ones.
+    /// Sources that have deferred events, whose newer events are deferred too.
     pub deferrals: Arc<Deferrals>,
-    pub handshakes: handshake_log::HandshakeLog,
-    /// Where large requests are checked.
-    pub checks: check_pool::CheckPool,
+    pub handshake_log: handshake_log::HandshakeLog,
+    /// Checks large requests.
+    pub check_pool: check_pool::CheckPool,
 }
 
 impl IntakeState {
@@ -97,69 +98,86 @@ impl IntakeState {
         config: &Config,
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
-        counts: QueueCounters,
+        queue_counters: QueueCounters,
         expressions: EvaluatorPool,
         deferrals: Arc<Deferrals>,
     ) -> Self {
-        let streaks = rejection_streak::RejectionStreaks::default();
-        let windows = rate_limiter::Windows::default();
-        let settings = IntakeConfig::new(config, registry, secrets, &counts, &streaks, &windows);
+        let rejection_streaks = rejection_streak::RejectionStreaks::default();
+        let rate_windows = rate_limiter::RateWindows::default();
+        let settings = IntakeConfig::new(
+            config,
+            registry,
+            secrets,
+            &queue_counters,
+            &rejection_streaks,
+            &rate_windows,
+        );
         Self {
             settings: ArcSwap::from_pointee(settings),
-            streaks,
-            windows,
+            rejection_streaks,
+            rate_windows,
             writer,
             disk_low: Arc::default(),
-            closing: AtomicBool::new(false),
-            budget: body_memory::Budget::default(),
-            ledger: rejection_log::RejectionLog::default(),
+            is_closing: AtomicBool::new(false),
+            body_budget: body_memory::BodyBudget::default(),
+            rejection_log: rejection_log::RejectionLog::default(),
             expressions,
             deferrals,
-            handshakes: handshake_log::HandshakeLog::default(),
-            checks: check_pool::CheckPool::default(),
+            handshake_log: handshake_log::HandshakeLog::default(),
+            check_pool: check_pool::CheckPool::default(),
         }
     }
 
-    /// Takes over a configuration; requests on their way end by the old one.
+    /// Applies a new configuration. Requests in flight finish with the old one.
     pub fn configure(
         &self,
         config: &Config,
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
-        counts: QueueCounters,
+        queue_counters: QueueCounters,
     ) {
-        let (streaks, windows) = (&self.streaks, &self.windows);
-        let settings = IntakeConfig::new(config, registry, secrets, &counts, streaks, windows);
+        let (rejection_streaks, rate_windows) = (&self.rejection_streaks, &self.rate_windows);
+        let settings = IntakeConfig::new(
+            config,
+            registry,
+            secrets,
+            &queue_counters,
+            rejection_streaks,
+            rate_windows,
+        );
         self.settings.store(Arc::new(settings));
     }
 
-    /// Why nothing can be accepted now, if so. While intake closes it still takes what is there.
+    /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
+    /// arrives.
     pub fn unavailable_reason(&self) -> Option<&'static str> {
         if self.disk_low.load(Ordering::Relaxed) {
             Some("disk low")
         } else {
             match self.writer.health.get() {
                 Health::Healthy => None,
-                Health::Blocked | Health::Broken => Some("the trail can't be written"),
+                Health::Blocked | Health::Broken => Some("the database cannot be written"),
             }
         }
     }
 
-    /// What was refused since the last time.
+    /// Returns the rejections since the last call.
     pub fn drain_rejections(&self) -> Vec<RejectionRow> {
-        self.ledger.drain(clock::wall_ms())
+        self.rejection_log.drain(clock::wall_ms())
     }
 
-    /// Sources that had so many refusals in a row since the last time, and what was said last.
+    /// Returns the sources with many consecutive rejections since the last call, with the last
+    /// reason.
     pub fn drain_rejecting_sources(&self) -> Vec<(SourceId, String)> {
         let settings = self.settings.load();
-        let told = |gated: &SourceRuntime| Some((gated.id, gated.streak.take_alert()?));
-        settings.sources.iter().filter_map(told).collect()
+        let alert =
+            |runtime: &SourceRuntime| Some((runtime.id, runtime.rejection_streak.take_alert()?));
+        settings.sources.iter().filter_map(alert).collect()
     }
 
-    /// What handshakes were answered since the last time.
+    /// Returns the handshakes since the last call.
     pub fn drain_handshakes(&self) -> Vec<HandshakeRecord> {
-        self.handshakes.drain(clock::wall_ms())
+        self.handshake_log.drain(clock::wall_ms())
     }
 }
 
@@ -170,7 +188,7 @@ pub enum BoundSocket {
 }
 
 impl BoundSocket {
-    /// Another descriptor of the same socket.
+    /// Duplicates the descriptor of the socket.
     fn try_clone(&self) -> std::io::Result<Self> {
         match self {
             Self::Tcp(tcp) => tcp.try_clone().map(Self::Tcp),
@@ -179,38 +197,38 @@ impl BoundSocket {
     }
 }
 
-/// Bound, not yet listened on.
+/// Sockets that are bound, before the servers run on them.
 pub struct Sockets {
     intake: Vec<BoundSocket>,
     admin: Vec<BoundSocket>,
 }
 
 impl Sockets {
-    /// Other descriptors of the same sockets.
+    /// Duplicates the descriptors of the sockets.
     ///
     /// # Errors
-    /// There are no more descriptors.
+    /// The process has no descriptors left.
     pub fn try_clone(&self) -> std::io::Result<Self> {
-        let clone = |sockets: &[BoundSocket]| -> std::io::Result<Vec<BoundSocket>> {
+        let clone_all = |sockets: &[BoundSocket]| -> std::io::Result<Vec<BoundSocket>> {
             sockets.iter().map(BoundSocket::try_clone).collect()
         };
-        Ok(Self { intake: clone(&self.intake)?, admin: clone(&self.admin)? })
+        Ok(Self { intake: clone_all(&self.intake)?, admin: clone_all(&self.admin)? })
     }
 }
 
-/// Binds what the configuration names, or takes what systemd hands over.
+/// Binds the configured addresses, or takes the sockets that systemd passes.
 ///
 /// # Errors
-/// An address that can't be had, named.
+/// An address that is not available, with the reason.
 pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
     let admin = config.admin.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
-    let handed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
-    if handed.is_empty() {
+    let passed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
+    if passed.is_empty() {
         let intake = config.server.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
         return Ok(Sockets { intake, admin });
     }
-    let taken = |fd: i32| {
-        // SAFETY: systemd hands these descriptors over to this process alone, each is taken once.
+    let take_socket = |fd: i32| {
+        // SAFETY: systemd passes these descriptors to this process only, and each is taken once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
         Ok(match rustix::net::sockopt::socket_domain(&fd)? {
@@ -218,15 +236,15 @@ pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
             _ => BoundSocket::Tcp(TcpListener::from(fd)),
         })
     };
-    let intake = handed.into_iter().map(taken).collect::<anyhow::Result<_>>()?;
+    let intake = passed.into_iter().map(take_socket).collect::<anyhow::Result<_>>()?;
     Ok(Sockets { intake, admin })
 }
 
 fn bind_one(listen: &Listen) -> anyhow::Result<BoundSocket> {
     match listen {
-        Listen::Tcp(address) => bind_tcp(*address)
-            .map(BoundSocket::Tcp)
-            .with_context(|| format!("can't listen on {address}: free it, or name another")),
+        Listen::Tcp(address) => bind_tcp(*address).map(BoundSocket::Tcp).with_context(|| {
+            format!("can't listen on {address}: free it, or configure another address")
+        }),
         Listen::Unix(path) => bind_unix(path)
             .map(BoundSocket::Unix)
             .with_context(|| format!("can't listen on unix:{}", path.display())),
@@ -237,7 +255,7 @@ fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => remove_dead_socket(path)?,
         Ok(_) => anyhow::bail!(
-            "something that is no socket is there, and it stays: remove it, or name another path"
+            "a file that is not a socket has this path: remove it, or configure another path"
         ),
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e.into()),
@@ -245,60 +263,72 @@ fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(UnixListener::bind(path)?)
 }
 
-/// Removes a socket on which nobody listens: an ended server left it.
+/// Removes the socket file of a server that has ended, on which no process listens.
 fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
         Err(Errno::CONNREFUSED) => Ok(std::fs::remove_file(path)?),
-        // It ended meanwhile, and took its socket along.
+        // The server ended in the meantime and removed its socket.
         Err(Errno::NOENT) => Ok(()),
-        // A server whose queue is full (AGAIN), or one that speaks otherwise (PROTOTYPE).
+        // A server whose queue is full (AGAIN), or a socket of another type (PROTOTYPE).
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
-            anyhow::bail!("another program listens there: stop it, or name another path")
+            anyhow::bail!("another program listens there: stop it, or configure another path")
         }
         Err(e) => anyhow::bail!(
-            "a socket is there that this user can't look at ({e}): remove it, or name another path"
+            "this user has no access to the socket at this path ({e}): remove it, or configure \
+             another path"
         ),
     }
 }
 
-/// With a backlog that holds a burst.
+/// Binds a TCP socket with a backlog that holds a burst.
 fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // A restart takes the port over from connections that are still closing.
+    // After a restart, connections of the old server may still be closing on the port.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &address)?;
     listen(&socket, 2048)?;
     Ok(TcpListener::from(socket))
 }
 
-/// Servers that are running.
+/// The running servers.
 pub struct RunningServers {
-    servers: Vec<server::Running>,
-    /// Where intake listens, as a sender would write it.
+    servers: Vec<server::RunningServer>,
+    /// The addresses of intake as a sender writes them.
     pub intake: Vec<String>,
     pub admin: Vec<String>,
 }
 
-/// Starts to answer. Intake has at most so many connections.
+/// Starts the servers. Intake accepts at most `connections_max` connections.
 ///
 /// # Errors
-/// A thread can't be made.
+/// A thread cannot be created.
 pub fn listen(
     sockets: Sockets,
     connections_max: usize,
-    gate: &Arc<IntakeState>,
+    state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServers> {
     let intake = sockets.intake.iter().map(display_address).collect();
     let admin: Vec<String> = sockets.admin.iter().map(display_address).collect();
-    let mut servers =
-        vec![serve(Kind::Intake, sockets.intake, INTAKE_THREADS, connections_max, gate)?];
+    let mut servers = vec![spawn_server(
+        ListenerKind::Intake,
+        sockets.intake,
+        INTAKE_THREADS,
+        connections_max,
+        state,
+    )?];
     if !admin.is_empty() {
-        servers.push(serve(Kind::Admin, sockets.admin, 1, ADMIN_CONNECTIONS_MAX, gate)?);
+        servers.push(spawn_server(
+            ListenerKind::Admin,
+            sockets.admin,
+            1,
+            ADMIN_CONNECTIONS_MAX,
+            state,
+        )?);
     }
     Ok(RunningServers { servers, intake, admin })
 }
@@ -317,36 +347,37 @@ fn display_address(socket: &BoundSocket) -> String {
 }
 
 impl RunningServers {
-    /// Requests that are there are answered, each the last on its connection; then all ends.
-    pub fn stop(self, gate: &IntakeState) {
-        gate.closing.store(true, Ordering::SeqCst);
-        let began = Instant::now();
-        let mut busy_at = began;
-        while busy_at.elapsed() < DRAIN_IDLE && began.elapsed() < DRAIN_TIMEOUT {
+    /// Responds to the requests in flight, each the last on its connection, and stops the servers.
+    pub fn stop(self, state: &IntakeState) {
+        state.is_closing.store(true, Ordering::SeqCst);
+        let started_at = Instant::now();
+        let mut busy_at = started_at;
+        while busy_at.elapsed() < DRAIN_IDLE && started_at.elapsed() < DRAIN_TIMEOUT {
             std::thread::sleep(Duration::from_millis(2));
             if self.servers.iter().any(|server| server.connections.is_busy()) {
                 busy_at = Instant::now();
             }
         }
-        self.servers.into_iter().for_each(server::Running::stop);
+        self.servers.into_iter().for_each(server::RunningServer::stop);
     }
 }
 
-/// What is said at the start: where it listens and what to try, the command last on its line.
+/// Returns the lines that are logged at start: the addresses, and a command to try as the end of
+/// its line.
 pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String> {
     let mut lines = Vec::new();
-    for at in &listening.intake {
-        lines.push(format!("listening for webhooks on {at}"));
+    for address in &listening.intake {
+        lines.push(format!("listening for webhooks on {address}"));
     }
-    for at in &listening.admin {
-        lines.push(format!("listening for /healthz and /readyz on {at}"));
+    for address in &listening.admin {
+        lines.push(format!("listening for /healthz and /readyz on {address}"));
     }
     lines.push(format!("the trail is {}", config.store.path.display()));
-    let open = config.sources.iter().find(|source| source.verify.scheme == "none");
-    let http = listening.intake.iter().find(|at| at.starts_with("http"));
-    if let (Some(source), Some(at)) = (open, http) {
+    let unverified = config.sources.iter().find(|source| source.verify.scheme == "none");
+    let http = listening.intake.iter().find(|address| address.starts_with("http"));
+    if let (Some(source), Some(address)) = (unverified, http) {
         let body = r#"{"form_completion_id":"1","submission_values":{"first_name":["Ada"]}}"#;
-        let url = format!("{at}{}", source.path);
+        let url = format!("{address}{}", source.path);
         lines.push(format!(
             "to try it: curl -H 'Content-Type: application/json' -d '{body}' '{url}'"
         ));

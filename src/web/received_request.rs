@@ -1,5 +1,5 @@
-//! A request whose body has arrived: checked on its intake thread where that takes little, else on a
-//! thread of the check pool. Work is counted in bytes, as that of hashing them.
+//! A request with its complete body. Cheap checks run on its intake thread, the others on a thread
+//! of the check pool. The cost of a check is expressed as a number of bytes to hash.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,29 +16,30 @@ use crate::expression::{Busy, EvaluationResult, EvaluatorPool, EventContext, Exp
 use crate::planner;
 use crate::verify::{SenderResponse, SignedRequest};
 
-/// Work that an intake thread does itself. Checks, parsing and expressions together take less than a
-/// millisecond for so many bytes.
+/// Maximum cost of a check on an intake thread. Verifying, parsing and evaluating expressions
+/// together takes less than a millisecond for this number of bytes.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// A byte of a query costs more than one of a body: it is parsed field by field for each `$query`.
+/// A byte of a query costs more than one of a body: the query is parsed field by field for each
+/// `$query`.
 const QUERY_FACTOR: usize = 16;
 
-/// A request, and what its checks need beside it.
+/// A request with what its checks need.
 #[derive(Clone, Copy)]
-pub(super) struct Received<'a> {
-    pub gated: &'a SourceRuntime,
-    pub asked: SignedRequest<'a>,
+pub(super) struct ReceivedRequest<'a> {
+    pub runtime: &'a SourceRuntime,
+    pub request: SignedRequest<'a>,
     pub ip: &'a str,
     pub now_ms: i64,
     pub expressions: &'a EvaluatorPool,
-    /// Earlier events of the source are still to be evaluated.
+    /// The source has earlier events that are deferred.
     pub is_deferring: bool,
-    /// The same for another thread, where the work is large.
-    large: Option<&'a Arc<Large>>,
+    /// An owned copy for another thread, if the request is large.
+    large: Option<&'a Arc<LargeRequest>>,
 }
 
-/// A copy of a request for the check pool. It owns the body, which is not copied.
-pub(super) struct Large {
+/// An owned copy of a request for the check pool. The body is moved and not copied.
+pub(super) struct LargeRequest {
     settings: Arc<IntakeConfig>,
     source: usize,
     method: String,
@@ -47,27 +48,27 @@ pub(super) struct Large {
     headers: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     secret_segment: Option<String>,
-    proxied: Option<ProxyHeader>,
+    trusted_proxy_header: Option<ProxyHeader>,
     ip: String,
     now_ms: i64,
     expressions: EvaluatorPool,
     is_deferring: bool,
 }
 
-impl Large {
-    fn received<T>(&self, work: impl FnOnce(&Received<'_>) -> T) -> T {
-        let lines: Vec<(&str, &[u8])> =
+impl LargeRequest {
+    fn with_request<T>(&self, work: impl FnOnce(&ReceivedRequest<'_>) -> T) -> T {
+        let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        work(&Received {
-            gated: &self.settings.sources[self.source],
-            asked: SignedRequest {
+        work(&ReceivedRequest {
+            runtime: &self.settings.sources[self.source],
+            request: SignedRequest {
                 method: &self.method,
                 path: &self.path,
                 query: self.query.as_deref(),
-                headers: &lines,
+                headers: &headers,
                 body: &self.body,
                 secret_segment: self.secret_segment.as_deref(),
-                trusted_proxy_header: self.proxied,
+                trusted_proxy_header: self.trusted_proxy_header,
             },
             ip: &self.ip,
             now_ms: self.now_ms,
@@ -78,36 +79,36 @@ impl Large {
     }
 }
 
-/// A body, wherever it is checked.
+/// A complete body, with a copy of its request if it is checked on another thread.
 pub(super) enum FullBody {
     Small(Vec<u8>),
-    Large(Arc<Large>),
+    Large(Arc<LargeRequest>),
 }
 
 impl FullBody {
-    /// Decides where the body is checked. `head` is the request without its body.
+    /// Decides where the request is checked. `head` is the request without its body.
     pub fn new(
         body: Vec<u8>,
-        head: Received<'_>,
+        head: ReceivedRequest<'_>,
         settings: &Arc<IntakeConfig>,
         source: usize,
     ) -> Self {
-        let asked = SignedRequest { body: &body, ..head.asked };
-        let query_bytes = asked.query.map_or(0, str::len);
-        let work = head.gated.verifier.work(&asked) + query_bytes * QUERY_FACTOR;
-        if work <= INLINE_BYTES_MAX {
+        let request = SignedRequest { body: &body, ..head.request };
+        let query_bytes = request.query.map_or(0, str::len);
+        let cost = head.runtime.verifier.check_cost(&request) + query_bytes * QUERY_FACTOR;
+        if cost <= INLINE_BYTES_MAX {
             return Self::Small(body);
         }
         let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
-        Self::Large(Arc::new(Large {
+        Self::Large(Arc::new(LargeRequest {
             settings: Arc::clone(settings),
             source,
-            method: asked.method.to_owned(),
-            path: asked.path.to_owned(),
-            query: asked.query.map(str::to_owned),
-            headers: asked.headers.iter().map(header).collect(),
-            secret_segment: asked.secret_segment.map(str::to_owned),
-            proxied: asked.trusted_proxy_header,
+            method: request.method.to_owned(),
+            path: request.path.to_owned(),
+            query: request.query.map(str::to_owned),
+            headers: request.headers.iter().map(header).collect(),
+            secret_segment: request.secret_segment.map(str::to_owned),
+            trusted_proxy_header: request.trusted_proxy_header,
             body,
             ip: head.ip.to_owned(),
             now_ms: head.now_ms,
@@ -116,16 +117,16 @@ impl FullBody {
         }))
     }
 
-    /// The request with its body.
-    pub fn received<'a>(&'a self, head: Received<'a>) -> Received<'a> {
+    /// Returns the request with its body.
+    pub fn with_body<'a>(&'a self, head: ReceivedRequest<'a>) -> ReceivedRequest<'a> {
         let (body, large) = match self {
             Self::Small(body) => (body, None),
             Self::Large(large) => (&large.body, Some(large)),
         };
-        Received { asked: SignedRequest { body, ..head.asked }, large, ..head }
+        ReceivedRequest { request: SignedRequest { body, ..head.request }, large, ..head }
     }
 
-    /// The bytes, when all checks are done.
+    /// Returns the bytes of the body, after all checks.
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Self::Small(body) => body,
@@ -136,51 +137,52 @@ impl FullBody {
     }
 }
 
-/// A response waits no longer than that for expressions.
+/// Maximum time that a response waits for expressions.
 const EVALUATION_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A `dedupe` key that is known, or that there is none; `None`: it is not known yet.
+/// The key of `dedupe`: `Some(None)` means no key, `None` means not known yet.
 type KnownKey = Option<Option<String>>;
 
-/// Answers that are there, or will be.
-pub(super) enum Asking {
-    Answered(EvaluationResult),
+/// Results of expressions that are complete or in progress.
+pub(super) enum PendingEvaluation {
+    Complete(EvaluationResult),
     Waiting(oneshot::Receiver<Result<EvaluationResult, Busy>>, KnownKey),
-    /// Earlier events of the source are still to be evaluated: so is this one.
+    /// The source has earlier deferred events, so this one is deferred too.
     Deferred(Option<String>),
 }
 
-/// What the expressions of an event gave.
+/// Results of the expressions of one event.
 pub(super) enum Evaluation {
-    Answers(EvaluationResult),
-    /// They are evaluated after the response, but for the key of `dedupe`, which is there.
+    Complete(EvaluationResult),
+    /// The expressions are evaluated after the response. Only the key of `dedupe` is known.
     Deferred(Option<String>),
 }
 
-impl Asking {
-    /// Waits for the answers, for as long as a response may.
+impl PendingEvaluation {
+    /// Waits for the results, at most `EVALUATION_TIMEOUT`.
     ///
     /// # Errors
-    /// There are none in time, or too much was asked at once.
-    pub async fn answers(self) -> Result<EvaluationResult, Rejection> {
-        match self.evaluation().await? {
-            Evaluation::Answers(answers) => Ok(answers),
+    /// The results are not ready in time, or the evaluators have too many requests.
+    pub async fn wait(self) -> Result<EvaluationResult, Rejection> {
+        match self.wait_or_defer().await? {
+            Evaluation::Complete(results) => Ok(results),
             Evaluation::Deferred(_) => Err(Rejection::Unavailable),
         }
     }
 
-    /// Waits for the answers, for as long as a response may; then they are had later.
+    /// Waits for the results, at most `EVALUATION_TIMEOUT`. Without them the event is deferred.
     ///
     /// # Errors
-    /// The key of `dedupe` must be known before the event is stored, and is not.
-    pub async fn evaluation(self) -> Result<Evaluation, Rejection> {
+    /// The key of `dedupe` has to be known before the event is stored, and is not ready.
+    pub async fn wait_or_defer(self) -> Result<Evaluation, Rejection> {
         match self {
-            Self::Answered(answers) => Ok(Evaluation::Answers(answers)),
+            Self::Complete(results) => Ok(Evaluation::Complete(results)),
             Self::Deferred(key) => Ok(Evaluation::Deferred(key)),
-            Self::Waiting(told, key) => {
-                let told = timeout(EVALUATION_TIMEOUT, told).await.ok().and_then(Result::ok);
-                match (told.and_then(Result::ok), key) {
-                    (Some(answers), _) => Ok(Evaluation::Answers(answers)),
+            Self::Waiting(receiver, key) => {
+                let received =
+                    timeout(EVALUATION_TIMEOUT, receiver).await.ok().and_then(Result::ok);
+                match (received.and_then(Result::ok), key) {
+                    (Some(results), _) => Ok(Evaluation::Complete(results)),
                     (None, Some(key)) => Ok(Evaluation::Deferred(key)),
                     (None, None) => Err(Rejection::Unavailable),
                 }
@@ -189,155 +191,168 @@ impl Asking {
     }
 }
 
-/// A source's own key of a request with an old time stamp.
+/// The source's own key of a request with a stale timestamp.
 pub(super) enum SignedKey {
-    /// There is none, or it is not signed.
+    /// There is no key, or it is not signed.
     None,
     Known(KeyHash),
-    Asked(Asking),
+    Pending(PendingEvaluation),
 }
 
-/// What is made of an accepted request without waiting.
-pub(super) struct Prepared {
+/// The parts of an accepted request that are prepared without waiting.
+pub(super) struct PreparedRequest {
     pub path: String,
     pub query: Option<String>,
-    /// Kept lines.
+    /// The stored header lines.
     pub headers: Vec<u8>,
-    /// Of the source's own `dedupe`, where no expression is needed for it.
+    /// The key of the source's own `dedupe`, if it needs no expression.
     pub key: Option<KeyHash>,
-    /// What a signed body is known by, whatever type it comes under.
-    pub guard: Option<KeyHash>,
-    /// `None`: nothing is asked of the source's events.
-    pub asking: Option<Asking>,
+    /// The replay guard: the key of a signed body's bytes, whatever its Content-Type.
+    pub replay_guard: Option<KeyHash>,
+    /// `None`: the source's events need no expression.
+    pub pending: Option<PendingEvaluation>,
     /// The response of a preset.
-    pub answer: Option<SenderResponse>,
+    pub preset_response: Option<SenderResponse>,
 }
 
-impl<'a> Received<'a> {
-    /// The head of a request. Its body is added by [`FullBody::received`].
-    pub fn head(
-        gated: &'a SourceRuntime,
-        asked: SignedRequest<'a>,
+impl<'a> ReceivedRequest<'a> {
+    /// Makes a request without its body, which [`FullBody::with_body`] adds.
+    pub fn without_body(
+        runtime: &'a SourceRuntime,
+        request: SignedRequest<'a>,
         ip: &'a str,
         now_ms: i64,
         expressions: &'a EvaluatorPool,
         is_deferring: bool,
     ) -> Self {
-        Self { gated, asked, ip, now_ms, expressions, is_deferring, large: None }
+        Self { runtime, request, ip, now_ms, expressions, is_deferring, large: None }
     }
 
-    /// Does some of the work where the request is checked. `max_bytes`: of all bodies that wait.
+    /// Runs `work` on the thread that checks this request. `max_bytes` limits all waiting bodies
+    /// together.
     ///
     /// # Errors
-    /// Too much waits.
-    pub async fn run<T: Send + 'static>(
+    /// The check pool is full.
+    pub async fn run_check<T: Send + 'static>(
         &self,
         pool: &CheckPool,
         max_bytes: usize,
-        work: impl FnOnce(&Received<'_>) -> T + Send + 'static,
+        work: impl FnOnce(&ReceivedRequest<'_>) -> T + Send + 'static,
     ) -> Result<T, Rejection> {
         let Some(large) = self.large else { return Ok(work(self)) };
         let large = Arc::clone(large);
         let bytes = large.body.len();
-        // The copy is dropped before the reply is sent: who gets it may take the body.
-        let work = move || large.received(work);
-        let reply = pool.run(self.gated.id, bytes, max_bytes, work);
+        // The copy is dropped before the reply is sent, so that the receiver can take the body.
+        let work = move || large.with_request(work);
+        let reply = pool.run(self.runtime.id, bytes, max_bytes, work);
         reply.await.map_err(|_| Rejection::Unavailable)
     }
 
-    /// The content type that the body is read by.
+    /// Returns the content type by which the body is parsed.
     pub fn content_type(&self) -> Option<&'a str> {
-        let (_, value) = self.asked.headers.iter().find(|(name, _)| *name == "content-type")?;
+        let (_, value) = self.request.headers.iter().find(|(name, _)| *name == "content-type")?;
         planner::content_type(value)
     }
 
-    /// Makes what is stored. Of a request that is new it reads the source's own key, and starts to ask what
-    /// the expressions give.
-    pub fn prepare(&self, is_new: bool) -> Prepared {
-        let (gated, asked) = (self.gated, &self.asked);
-        let redaction = gated.redaction();
-        let path = redaction.redact_path(asked.path);
-        let query = asked.query.map(|query| redaction.redact_query(query));
-        let lines = redaction.redact_headers(asked.headers);
-        let questions = gated.planner.expressions().filter(|_| is_new);
-        let asking = questions.map(|questions| {
-            let (headers, params) = (stored_request::borrowed(&lines), self.params(&path));
-            self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
+    /// Makes the stored parts. For a new request it also reads the source's own key and starts the
+    /// evaluation of expressions.
+    pub fn prepare(&self, is_new: bool) -> PreparedRequest {
+        let (runtime, request) = (self.runtime, &self.request);
+        let redaction = runtime.redaction();
+        let path = redaction.redact_path(request.path);
+        let query = request.query.map(|query| redaction.redact_query(query));
+        let headers = redaction.redact_headers(request.headers);
+        let expressions = runtime.planner.expressions().filter(|_| is_new);
+        let pending = expressions.map(|expressions| {
+            let (header_refs, params) =
+                (stored_request::borrow_headers(&headers), self.params(&path));
+            self.evaluate(
+                expressions,
+                &self.event_context(&path, query.as_deref(), &header_refs, &params),
+            )
         });
-        let source = &gated.source;
-        Prepared {
+        let source = &runtime.source;
+        PreparedRequest {
             key: is_new
-                .then(|| planner::source_dedupe_key(source, asked.headers, asked.body))
+                .then(|| planner::source_dedupe_key(source, request.headers, request.body))
                 .flatten(),
-            guard: is_new.then(|| gated.planner.guard_key(asked.body)).flatten(),
-            answer: source.respond.is_none().then(|| gated.verifier.answer(asked.body)).flatten(),
-            headers: stored_request::encode_headers(&lines),
-            asking,
+            replay_guard: is_new.then(|| runtime.planner.guard_key(request.body)).flatten(),
+            preset_response: source
+                .respond
+                .is_none()
+                .then(|| runtime.verifier.success_response(request.body))
+                .flatten(),
+            headers: stored_request::encode_headers(&headers),
+            pending,
             path,
             query,
         }
     }
 
-    /// The source's own key of a request with an old time stamp, where it is signed.
+    /// Returns the source's own key of a request with a stale timestamp, if the key is signed.
     pub fn signed_key(&self) -> SignedKey {
-        let source = &self.gated.source;
+        let source = &self.runtime.source;
         let Some(hmac) = &source.verify.hmac else { return SignedKey::None };
         let is_signed = |part| hmac.signed.contains(&part);
-        let own = |body| {
-            let key = planner::source_dedupe_key(source, self.asked.headers, body);
+        let own_key = |body| {
+            let key = planner::source_dedupe_key(source, self.request.headers, body);
             key.map_or(SignedKey::None, SignedKey::Known)
         };
-        match (&source.dedupe, self.gated.planner.dedupe_expression()) {
+        match (&source.dedupe, self.runtime.planner.dedupe_expression()) {
             (Some(Dedupe::Header(name)), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
-                own(b"")
+                own_key(b"")
             }
-            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => own(self.asked.body),
-            (Some(Dedupe::Jq(dedupe)), Some(questions))
+            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => own_key(self.request.body),
+            (Some(Dedupe::Jq(dedupe)), Some(expressions))
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
-                let (redaction, asked) = (self.gated.redaction(), &self.asked);
-                let path = redaction.redact_path(asked.path);
-                let query = asked.query.map(|query| redaction.redact_query(query));
-                let lines = redaction.redact_headers(asked.headers);
-                let (headers, params) = (stored_request::borrowed(&lines), self.params(&path));
-                let scene = self.scene(&path, query.as_deref(), &headers, &params);
-                SignedKey::Asked(self.ask(questions, &scene))
+                let (redaction, request) = (self.runtime.redaction(), &self.request);
+                let path = redaction.redact_path(request.path);
+                let query = request.query.map(|query| redaction.redact_query(query));
+                let headers = redaction.redact_headers(request.headers);
+                let (header_refs, params) =
+                    (stored_request::borrow_headers(&headers), self.params(&path));
+                let context = self.event_context(&path, query.as_deref(), &header_refs, &params);
+                SignedKey::Pending(self.evaluate(expressions, &context))
             }
             _ => SignedKey::None,
         }
     }
 
-    /// Starts to ask the source's own handshake.
-    pub fn ask_handshake(&self, questions: &ExpressionSet) -> Asking {
-        let (redaction, asked) = (self.gated.redaction(), &self.asked);
-        let path = redaction.redact_path(asked.path);
-        let query = asked.query.map(|query| redaction.redact_query(query));
-        let lines = redaction.redact_headers(asked.headers);
-        let (headers, params) = (stored_request::borrowed(&lines), self.params(&path));
-        self.ask(questions, &self.scene(&path, query.as_deref(), &headers, &params))
+    /// Starts the evaluation of the source's own handshake.
+    pub fn evaluate_handshake(&self, expressions: &ExpressionSet) -> PendingEvaluation {
+        let (redaction, request) = (self.runtime.redaction(), &self.request);
+        let path = redaction.redact_path(request.path);
+        let query = request.query.map(|query| redaction.redact_query(query));
+        let headers = redaction.redact_headers(request.headers);
+        let (header_refs, params) = (stored_request::borrow_headers(&headers), self.params(&path));
+        self.evaluate(
+            expressions,
+            &self.event_context(&path, query.as_deref(), &header_refs, &params),
+        )
     }
 
     fn params(&self, path: &str) -> Vec<(String, String)> {
-        planner::path_params(&self.gated.source.path, path)
+        planner::path_params(&self.runtime.source.path, path)
     }
 
-    fn scene<'s>(
+    fn event_context<'s>(
         &self,
         path: &'s str,
         query: Option<&'s str>,
-        lines: &'s [(&'s str, &'s [u8])],
+        headers: &'s [(&'s str, &'s [u8])],
         params: &'s [(String, String)],
     ) -> EventContext<'s>
     where
         'a: 's,
     {
         EventContext {
-            body: self.asked.body,
+            body: self.request.body,
             content_type: self.content_type(),
-            source: &self.gated.source.name,
-            headers: lines,
+            source: &self.runtime.source.name,
+            headers,
             query,
             path,
             params,
@@ -347,21 +362,26 @@ impl<'a> Received<'a> {
         }
     }
 
-    /// Asks in place, or a process, which no thread waits for.
-    fn ask(&self, questions: &ExpressionSet, scene: &EventContext<'_>) -> Asking {
-        if let Some(answers) = questions.evaluate_inline(scene) {
-            return Asking::Answered(answers);
+    /// Evaluates inline if possible. Otherwise it sends the request to an evaluator process, for
+    /// which no thread waits.
+    fn evaluate(
+        &self,
+        expressions: &ExpressionSet,
+        context: &EventContext<'_>,
+    ) -> PendingEvaluation {
+        if let Some(results) = expressions.evaluate_inline(context) {
+            return PendingEvaluation::Complete(results);
         }
-        let key = questions.dedupe_key_inline(scene);
+        let key = expressions.dedupe_key_inline(context);
         if self.is_deferring
             && let Some(key) = key
         {
-            return Asking::Deferred(key);
+            return PendingEvaluation::Deferred(key);
         }
-        let (tell, told) = oneshot::channel();
-        let party = u64::try_from(self.gated.id.0).unwrap_or(0);
-        let answer = Box::new(move |answers| drop(tell.send(answers)));
-        self.expressions.evaluate_async(party, questions, scene, answer);
-        Asking::Waiting(told, key)
+        let (sender, receiver) = oneshot::channel();
+        let fairness_key = u64::try_from(self.runtime.id.0).unwrap_or(0);
+        let on_result = Box::new(move |results| drop(sender.send(results)));
+        self.expressions.evaluate_async(fairness_key, expressions, context, on_result);
+        PendingEvaluation::Waiting(receiver, key)
     }
 }

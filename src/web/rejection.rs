@@ -1,12 +1,12 @@
-//! What a sender is told when a request is not accepted, in one map; and what the trail is told,
-//! which is the exact reason.
+//! Rejections: the response that the sender gets, in one table, and the exact reason for the
+//! record.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 
-/// After a 503, and a full queue: soon enough for a sender that waits minutes, long enough for one
-/// that would try at once.
+/// `Retry-After` of a 503 and of a full queue. Most senders wait for minutes anyway. For one that
+/// would retry at once, this is long enough.
 const RETRY_AFTER_SECS: u64 = 5;
 
 /// Why a request was not accepted.
@@ -35,14 +35,14 @@ pub enum Rejection {
         retry_after: u64,
     },
     QueueFull,
-    /// Not the sender's doing; no row.
+    /// The server cannot accept any event now. Not recorded.
     Unavailable,
-    /// The connection broke off within the body; nobody reads the answer.
+    /// The client disconnected before the end of the body, so it does not read the response.
     Disconnected,
 }
 
 impl Rejection {
-    /// Status, and what the sender is told.
+    /// Returns the status and the text of the response.
     fn status_and_message(&self) -> (u16, &'static str) {
         match self {
             Self::NotFound => (404, "no source at this path"),
@@ -65,12 +65,12 @@ impl Rejection {
         self.status_and_message().0
     }
 
-    /// Whether it leaves a row.
+    /// Whether the rejection is recorded.
     pub fn is_recorded(&self) -> bool {
         !matches!(self, Self::Unavailable | Self::Disconnected)
     }
 
-    /// For the trail.
+    /// Returns the exact reason, for the record.
     pub fn reason(&self) -> String {
         match self {
             Self::Signature { reason, .. } | Self::MalformedBody { reason } => reason.clone(),
@@ -82,7 +82,7 @@ impl Rejection {
         }
     }
 
-    /// For the sender.
+    /// Returns the response to the sender.
     pub fn response(&self) -> HttpResponse {
         let (status, text) = self.status_and_message();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
@@ -110,16 +110,16 @@ impl Rejection {
 mod tests {
     use super::*;
 
-    /// Each rejection: status, whether it leaves a row, what else is said.
+    /// Each rejection with its status, whether it is recorded, and its header.
     #[test]
-    fn each_refusal_has_its_status_its_row_and_its_headers() {
+    fn each_rejection_has_its_status_its_record_and_its_headers() {
         let signature = |reason: &str| Rejection::Signature {
             reason: reason.to_owned(),
             challenge: Some("Bearer"),
         };
         let form = Rejection::MalformedBody { reason: "body is not JSON".to_owned() };
         let method = Rejection::Method { allow: "POST, PUT".to_owned() };
-        for (refusal, status, recorded, header) in [
+        for (rejection, status, is_recorded, header) in [
             (Rejection::NotFound, 404, true, None),
             (method, 405, true, Some((ALLOW, "POST, PUT"))),
             (Rejection::Address, 403, true, None),
@@ -134,21 +134,25 @@ mod tests {
             (Rejection::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
             (Rejection::Disconnected, 400, false, None),
         ] {
-            let response = refusal.response();
-            assert_eq!(response.status().as_u16(), status, "{refusal:?}");
-            assert_eq!(refusal.is_recorded(), recorded, "{refusal:?}");
+            let response = rejection.response();
+            assert_eq!(response.status().as_u16(), status, "{rejection:?}");
+            assert_eq!(rejection.is_recorded(), is_recorded, "{rejection:?}");
             for name in [ALLOW, WWW_AUTHENTICATE, RETRY_AFTER] {
-                let expected = header.as_ref().filter(|(own, _)| *own == name).map(|(_, it)| *it);
-                let found = response.headers().get(&name).and_then(|it| it.to_str().ok());
-                assert_eq!(found, expected, "{name} of {refusal:?}");
+                let expected = header
+                    .as_ref()
+                    .filter(|(expected, _)| *expected == name)
+                    .map(|(_, value)| *value);
+                let found = response.headers().get(&name).and_then(|value| value.to_str().ok());
+                assert_eq!(found, expected, "{name} of {rejection:?}");
             }
         }
     }
 
     #[test]
-    fn the_reason_is_for_the_trail_and_not_for_the_sender() {
-        let wrong = |reason: &str| Rejection::Signature { reason: reason.into(), challenge: None };
-        let (missing, old) = (wrong("no x header"), wrong("timestamp is 412 s old"));
+    fn the_reason_is_recorded_and_not_sent() {
+        let signature =
+            |reason: &str| Rejection::Signature { reason: reason.into(), challenge: None };
+        let (missing, old) = (signature("no x header"), signature("timestamp is 412 s old"));
         assert_eq!(missing.reason(), "no x header");
         assert_eq!(missing.status_and_message(), old.status_and_message());
     }

@@ -1,4 +1,5 @@
-//! Refusals in a row of one source: so many that its secret, or its sender, must have changed.
+//! Counts consecutive rejections of a source. After many of them, its secret or its sender has
+//! probably changed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -7,57 +8,58 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::rejection::Rejection;
 use crate::domain::SourceId;
 
-/// So many in a row are told.
+/// Number of consecutive rejections that raises an alert.
 const ALERT_THRESHOLD: u32 = 20;
 
-/// So many requests in a row that are wrong in their time alone are the clock's fault, rather than
-/// somebody's who sends an old one again.
+/// Number of consecutive requests with a stale timestamp that points to a wrong clock. Fewer may be
+/// replays of an old request.
 const STALE_MIN: u32 = 3;
 
-/// Between two warnings of one source's.
-const STALE_EVERY_MS: i64 = 600_000;
+/// Minimum time between two warnings for one source.
+const STALE_WARNING_INTERVAL_MS: i64 = 600_000;
 
-/// Shared by all intake threads.
+/// The streak of one source, shared by all intake threads.
 #[derive(Debug, Default)]
 pub struct RejectionStreak {
     count: AtomicU32,
-    /// Of these, whose signature held and whose time stamp alone was wrong.
+    /// Of these, the requests with a valid signature and a stale timestamp.
     stale: AtomicU32,
-    stale_told_at_ms: AtomicI64,
-    /// To be told: the last of them.
-    last: Mutex<Option<String>>,
+    stale_warned_at_ms: AtomicI64,
+    /// The last reason, for an alert that is not raised yet.
+    pending_alert: Mutex<Option<String>>,
 }
 
 impl RejectionStreak {
-    /// Only what may be the server's own fault counts, and not a stranger's.
-    pub fn refused(&self, refusal: &Rejection, reason: &str) {
-        let counts = matches!(
-            refusal,
+    /// Counts a rejection. Only those count that a wrong configuration may cause.
+    pub fn record_rejection(&self, rejection: &Rejection, reason: &str) {
+        let is_counted = matches!(
+            rejection,
             Rejection::Signature { .. }
                 | Rejection::UnsupportedMediaType
                 | Rejection::MalformedBody { .. }
         );
-        if counts && self.count.fetch_add(1, Ordering::Relaxed) + 1 == ALERT_THRESHOLD {
-            let why = format!("{ALERT_THRESHOLD} refused in a row: {reason}");
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        if is_counted && self.count.fetch_add(1, Ordering::Relaxed) + 1 == ALERT_THRESHOLD {
+            let alert = format!("{ALERT_THRESHOLD} rejections in a row: {reason}");
+            *self.pending_alert.lock().unwrap_or_else(PoisonError::into_inner) = Some(alert);
         }
     }
 
-    /// Counts a request whose time stamp alone is wrong; how many there were in a row, if it is time to
-    /// warn of them.
-    pub fn stale(&self, now_ms: i64) -> Option<u32> {
+    /// Counts a request whose only problem is its timestamp. Returns the number of consecutive ones
+    /// if it is time for a warning.
+    pub fn record_stale(&self, now_ms: i64) -> Option<u32> {
         let count = self.stale.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let before = self.stale_told_at_ms.load(Ordering::Relaxed);
-        // Either way: the clock may be the one that is wrong.
-        let is_time = now_ms.saturating_sub(before).saturating_abs() >= STALE_EVERY_MS;
-        let (same, order) = (before, Ordering::Relaxed);
+        let previous_ms = self.stale_warned_at_ms.load(Ordering::Relaxed);
+        // In both directions, because this machine's clock may be the wrong one.
+        let is_time =
+            now_ms.saturating_sub(previous_ms).saturating_abs() >= STALE_WARNING_INTERVAL_MS;
+        let (current, order) = (previous_ms, Ordering::Relaxed);
         (count >= STALE_MIN
             && is_time
-            && self.stale_told_at_ms.compare_exchange(same, now_ms, order, order).is_ok())
+            && self.stale_warned_at_ms.compare_exchange(current, now_ms, order, order).is_ok())
         .then_some(count)
     }
 
-    pub fn accepted(&self) {
+    pub fn reset(&self) {
         for count in [&self.count, &self.stale] {
             if count.load(Ordering::Relaxed) > 0 {
                 count.store(0, Ordering::Relaxed);
@@ -65,13 +67,13 @@ impl RejectionStreak {
         }
     }
 
-    /// What is to be told, once.
+    /// Returns the alert to raise, once.
     pub fn take_alert(&self) -> Option<String> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.pending_alert.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// That of each source: a reload ends none.
+/// The streaks of all sources. A reload keeps them.
 #[derive(Debug, Default)]
 pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 
@@ -86,36 +88,36 @@ impl RejectionStreaks {
 mod tests {
     use super::*;
 
-    fn wrong() -> Rejection {
+    fn signature_rejection() -> Rejection {
         Rejection::Signature { reason: "no x header".into(), challenge: None }
     }
 
     #[test]
-    fn a_clock_that_may_be_wrong_is_told_of_at_the_third_in_a_row_and_then_rarely() {
+    fn stale_timestamps_cause_a_warning_at_the_third_in_a_row_and_then_rarely() {
         let streak = RejectionStreak::default();
         let now_ms = 1_764_000_000_000;
-        assert_eq!([now_ms; 3].map(|now_ms| streak.stale(now_ms)), [None, None, Some(3)]);
-        assert_eq!(streak.stale(now_ms + STALE_EVERY_MS - 1), None);
-        assert_eq!(streak.stale(now_ms + STALE_EVERY_MS), Some(5));
-        streak.accepted();
-        assert_eq!(streak.stale(now_ms + 9 * STALE_EVERY_MS), None);
+        assert_eq!([now_ms; 3].map(|now_ms| streak.record_stale(now_ms)), [None, None, Some(3)]);
+        assert_eq!(streak.record_stale(now_ms + STALE_WARNING_INTERVAL_MS - 1), None);
+        assert_eq!(streak.record_stale(now_ms + STALE_WARNING_INTERVAL_MS), Some(5));
+        streak.reset();
+        assert_eq!(streak.record_stale(now_ms + 9 * STALE_WARNING_INTERVAL_MS), None);
     }
 
     #[test]
-    fn twenty_in_a_row_are_told_once_and_an_accepted_one_begins_anew() {
+    fn twenty_rejections_in_a_row_raise_one_alert_and_an_accepted_request_resets_the_streak() {
         let streak = RejectionStreak::default();
         for _ in 0..19 {
-            streak.refused(&wrong(), &wrong().reason());
+            streak.record_rejection(&signature_rejection(), &signature_rejection().reason());
         }
-        streak.refused(&Rejection::Address, "");
+        streak.record_rejection(&Rejection::Address, "");
         assert_eq!(streak.take_alert(), None);
-        streak.accepted();
-        streak.refused(&Rejection::UnsupportedMediaType, "");
+        streak.reset();
+        streak.record_rejection(&Rejection::UnsupportedMediaType, "");
         assert_eq!(streak.take_alert(), None);
         for _ in 0..40 {
-            streak.refused(&wrong(), &wrong().reason());
+            streak.record_rejection(&signature_rejection(), &signature_rejection().reason());
         }
-        assert_eq!(streak.take_alert().as_deref(), Some("20 refused in a row: no x header"));
+        assert_eq!(streak.take_alert().as_deref(), Some("20 rejections in a row: no x header"));
         assert_eq!(streak.take_alert(), None);
     }
 }

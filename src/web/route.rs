@@ -1,5 +1,5 @@
-//! Which source a path belongs to: segments compared after percent-decoding, a fixed one wins over a
-//! named one (`{tenant}`), and one slash more or less at the end makes no other path. Made anew at each reload; asked at each request.
+//! Finds the source of a path. Segments are compared after percent-decoding. A fixed segment takes
+//! precedence over a named one (`{tenant}`). One trailing slash more or less makes no difference.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,89 +17,94 @@ struct Pattern {
     source: usize,
     segments: Vec<Segment>,
     /// One more segment follows: the source's token.
-    token: bool,
+    has_token: bool,
 }
 
 /// The paths of all sources.
 pub struct Routes {
-    /// Paths without names or tokens, as they are usually sent.
-    plain: HashMap<String, usize>,
-    /// Those with the earliest fixed segments first.
+    /// Paths without names or tokens, as senders usually write them.
+    fixed_paths: HashMap<String, usize>,
+    /// Sorted so that earlier fixed segments take precedence.
     patterns: Vec<Pattern>,
 }
 
 /// The source that a path belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Match {
-    /// Its place among the sources.
+pub struct RouteMatch {
+    /// Index of the source in the configuration.
     pub source: usize,
-    /// The path's last segment, decoded, where it is the token.
+    /// The last segment of the path, decoded, if it is the token.
     pub secret_segment: Option<String>,
 }
 
 impl Routes {
     pub fn new(sources: &[Source]) -> Self {
-        let (mut plain, mut patterns) = (HashMap::new(), Vec::new());
+        let (mut fixed_paths, mut patterns) = (HashMap::new(), Vec::new());
         for (number, source) in sources.iter().enumerate() {
             let path = without_last_slash(&source.path);
-            let segments: Vec<Segment> = path.split('/').skip(1).map(segment).collect();
-            let named = segments.iter().any(|one| matches!(one, Segment::Named));
-            if !named && !source.verify.is_path_token {
-                plain.insert(path.to_owned(), number);
-                plain.insert(format!("{path}/"), number);
+            let segments: Vec<Segment> = path.split('/').skip(1).map(parse_segment).collect();
+            let has_name = segments.iter().any(|segment| matches!(segment, Segment::Named));
+            if !has_name && !source.verify.is_path_token {
+                fixed_paths.insert(path.to_owned(), number);
+                fixed_paths.insert(format!("{path}/"), number);
             }
-            // A token follows the path at the root, too, where nothing is before it.
+            // At the root there is no segment before the token.
             let segments = match source.verify.is_path_token && path == "/" {
                 true => Vec::new(),
                 false => segments,
             };
-            patterns.push(Pattern { source: number, segments, token: source.verify.is_path_token });
+            patterns.push(Pattern {
+                source: number,
+                segments,
+                has_token: source.verify.is_path_token,
+            });
         }
         let rank = |pattern: &Pattern| -> Vec<bool> {
-            let named = pattern.segments.iter().map(|one| matches!(one, Segment::Named));
-            named.chain([pattern.token]).collect()
+            let named = pattern.segments.iter().map(|segment| matches!(segment, Segment::Named));
+            named.chain([pattern.has_token]).collect()
         };
         patterns.sort_by_key(rank);
-        Self { plain, patterns }
+        Self { fixed_paths, patterns }
     }
 
-    /// The source of a path as it was sent.
-    pub fn find(&self, path: &str) -> Option<Match> {
-        if let Some(&source) = self.plain.get(path) {
-            return Some(Match { source, secret_segment: None });
+    /// Returns the source of a path as the client sent it.
+    pub fn find(&self, path: &str) -> Option<RouteMatch> {
+        if let Some(&source) = self.fixed_paths.get(path) {
+            return Some(RouteMatch { source, secret_segment: None });
         }
         let sent: Vec<Cow<'_, str>> = without_last_slash(path)
             .strip_prefix('/')?
             .split('/')
             .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
             .collect();
-        self.patterns.iter().find_map(|pattern| pattern.matched(&sent))
+        self.patterns.iter().find_map(|pattern| pattern.match_path(&sent))
     }
 }
 
-/// One slash more or less at its end makes no other path.
+/// Removes one trailing slash, except from the root.
 fn without_last_slash(path: &str) -> &str {
-    path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path)
+    path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path)
 }
 
-fn segment(text: &str) -> Segment {
+fn parse_segment(text: &str) -> Segment {
     if text.starts_with('{') { Segment::Named } else { Segment::Fixed(text.to_owned()) }
 }
 
 impl Pattern {
-    fn matched(&self, sent: &[Cow<'_, str>]) -> Option<Match> {
-        let (own, token) = if self.token {
-            let (token, own) = sent.split_last()?;
-            (own, Some(token))
+    fn match_path(&self, sent: &[Cow<'_, str>]) -> Option<RouteMatch> {
+        let (segments, token) = if self.has_token {
+            let (token, segments) = sent.split_last()?;
+            (segments, Some(token))
         } else {
             (sent, None)
         };
-        let fits = |(pattern, sent): (&Segment, &Cow<'_, str>)| match pattern {
+        let is_match = |(pattern, sent): (&Segment, &Cow<'_, str>)| match pattern {
             Segment::Fixed(fixed) => fixed == sent,
             Segment::Named => !sent.is_empty(),
         };
-        let all = own.len() == self.segments.len() && self.segments.iter().zip(own).all(fits);
-        all.then(|| Match {
+        let is_path_match = segments.len() == self.segments.len()
+            && self.segments.iter().zip(segments).all(is_match);
+        is_path_match.then(|| RouteMatch {
             source: self.source,
             secret_segment: token.map(|token| token.clone().into_owned()),
         })

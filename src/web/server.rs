@@ -1,6 +1,7 @@
-//! A listener's server: actix-server accepts, `connection` limits, actix-http and an `App` respond.
+//! The server of one listener: actix-server accepts, `connection` limits, actix-http and an `App`
+//! respond.
 //!
-//! actix-web's own `HttpServer` takes no stream of ours, so its parts are put together here.
+//! actix-web's own `HttpServer` does not accept our stream type, so this module combines its parts.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,24 +22,24 @@ use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection::Stream;
-use super::connections::{Connections, LINGER, Limits};
+use super::connections::{Connections, LINGER, TimeLimits};
 use super::{BoundSocket, IntakeState, health, intake, writer_client};
 
-/// Which requests a listener takes.
+/// Which requests a listener handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ListenerKind {
     Intake,
     Admin,
 }
 
-/// A server that is running.
-pub struct Running {
+/// A running server.
+pub struct RunningServer {
     handle: ServerHandle,
     thread: JoinHandle<()>,
     pub connections: Arc<Connections>,
 }
 
-impl Running {
+impl RunningServer {
     /// Closes all connections.
     pub fn stop(self) {
         drop(self.handle.stop(false));
@@ -46,48 +47,48 @@ impl Running {
     }
 }
 
-/// Starts to answer on sockets that are bound.
+/// Starts a server on bound sockets.
 ///
 /// # Errors
-/// A thread can't be made.
-pub fn serve(
-    kind: Kind,
+/// A thread cannot be created.
+pub fn spawn_server(
+    kind: ListenerKind,
     sockets: Vec<BoundSocket>,
     threads: usize,
     connections_max: usize,
-    gate: &Arc<IntakeState>,
-) -> anyhow::Result<Running> {
-    let name = if kind == Kind::Intake { "intake" } else { "admin" };
-    let of_limits = Arc::clone(gate);
+    state: &Arc<IntakeState>,
+) -> anyhow::Result<RunningServer> {
+    let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
+    let limits_state = Arc::clone(state);
     let connections = Connections::new(connections_max, move || {
-        let settings = of_limits.settings.load();
-        Limits {
+        let settings = limits_state.settings.load();
+        TimeLimits {
             request_timeout: settings.server.request_timeout,
             keep_alive: settings.server.keep_alive,
         }
     });
     let (started, start) = mpsc::sync_channel(1);
-    let (of_run, gate) = (Arc::clone(&connections), Arc::clone(gate));
+    let (run_connections, state) = (Arc::clone(&connections), Arc::clone(state));
     let run = move || {
-        // One more than its share for each thread: new ones that wait for a place.
-        let of_thread = connections_max.div_ceil(threads) + 1;
+        // Each thread accepts one connection more than its share, which waits for a place.
+        let connections_per_thread = connections_max.div_ceil(threads) + 1;
         let mut server = Server::build()
             .workers(threads)
-            .max_concurrent_connections(of_thread)
+            .max_concurrent_connections(connections_per_thread)
             .shutdown_timeout(1)
             .disable_signals();
         for socket in sockets {
-            let (gate, connections) = (Arc::clone(&gate), Arc::clone(&of_run));
+            let (state, connections) = (Arc::clone(&state), Arc::clone(&run_connections));
             let added = match socket {
                 BoundSocket::Tcp(tcp) => {
-                    server.listen(name, tcp, move || tcp_service(kind, &gate, &connections))
+                    server.listen(name, tcp, move || tcp_service(kind, &state, &connections))
                 }
                 BoundSocket::Unix(unix) => {
-                    server.listen_uds(name, unix, move || unix_service(kind, &gate, &connections))
+                    server.listen_uds(name, unix, move || unix_service(kind, &state, &connections))
                 }
             };
             match added {
-                Ok(with) => server = with,
+                Ok(extended) => server = extended,
                 Err(e) => {
                     let _ = started.send(Err(e));
                     return;
@@ -98,7 +99,7 @@ pub fn serve(
         let ended = system.block_on(async move {
             let running = server.run();
             let _ = started.send(Ok(running.handle()));
-            actix_web::rt::spawn(of_run.watch());
+            actix_web::rt::spawn(run_connections.run_expiry());
             running.await
         });
         if let Err(e) = ended {
@@ -106,31 +107,32 @@ pub fn serve(
         }
     };
     let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
-    let handle = start.recv().context("the listener ended at once")??;
-    Ok(Running { handle, thread, connections })
+    let handle = start.recv().context("the listener stopped while it was starting")??;
+    Ok(RunningServer { handle, thread, connections })
 }
 
 fn tcp_service(
-    kind: Kind,
-    gate: &Arc<IntakeState>,
+    kind: ListenerKind,
+    state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<TcpStream, Config = ()> + use<> {
     let connections = Arc::clone(connections);
     let admit = move |tcp: TcpStream| {
         let connections = Arc::clone(&connections);
         async move {
-            // A peer that has reset its connection has no address: it is nobody, not a proxy.
+            // A peer that has reset its connection has no address. Without one it would count as a
+            // unix socket.
             let peer = tcp.peer_addr().map_err(DispatchError::Io)?;
             let stream = connections.admit(tcp).await.map_err(DispatchError::Io)?;
             Ok((stream, Protocol::Http1, Some(peer)))
         }
     };
-    fn_service(admit).and_then(http_service(kind, gate))
+    fn_service(admit).and_then(http_service(kind, state))
 }
 
 fn unix_service(
-    kind: Kind,
-    gate: &Arc<IntakeState>,
+    kind: ListenerKind,
+    state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<UnixStream, Config = ()> + use<> {
     let connections = Arc::clone(connections);
@@ -141,13 +143,13 @@ fn unix_service(
             Ok((stream, Protocol::Http1, None))
         }
     };
-    fn_service(admit).and_then(http_service(kind, gate))
+    fn_service(admit).and_then(http_service(kind, state))
 }
 
-/// HTTP/1.1 over a stream whose time is limited by `Connections`, not by actix-http.
+/// HTTP/1.1 over a stream whose times `Connections` limits, not actix-http.
 fn http_service<S>(
-    kind: Kind,
-    gate: &Arc<IntakeState>,
+    kind: ListenerKind,
+    state: &Arc<IntakeState>,
 ) -> impl ServiceFactory<
     (Stream<S>, Protocol, Option<SocketAddr>),
     Config = (),
@@ -158,11 +160,11 @@ fn http_service<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let app = App::new().app_data(Arc::clone(gate));
-    let app = app.app_data(Rc::clone(&writer_client::WriterClient::new(gate.writer.to.clone())));
+    let app = App::new().app_data(Arc::clone(state));
+    let app = app.app_data(Rc::clone(&writer_client::WriterClient::new(state.writer.to.clone())));
     let app = app.default_service(match kind {
-        Kind::Intake => web::to(intake::handle_webhook),
-        Kind::Admin => web::to(health::admin),
+        ListenerKind::Intake => web::to(intake::handle_webhook),
+        ListenerKind::Admin => web::to(health::handle_admin),
     });
     let app = app.into_factory().map_err(|error| error.error_response());
     HttpService::build()

@@ -1,7 +1,8 @@
-//! Answers while the server cannot start yet, on the sockets that it will listen on: 503 to senders,
-//! `/healthz` and `/readyz` to those who ask.
+//! Responds while the server cannot start yet, on the same sockets: 503 to senders, and `/healthz`
+//! and `/readyz`.
 //!
-//! The sockets are duplicates: when it ends, connections wait in their queue for the server itself.
+//! The sockets are duplicates. When the standby server stops, new connections wait in their queue
+//! for the server itself.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,25 +19,27 @@ use futures_core::Stream;
 use super::rejection::Rejection;
 use super::{BoundSocket, Sockets, health};
 
-/// Connections at once; more wait in the queue of the socket.
+/// Maximum number of connections. More wait in the queue of the socket.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// So much of a body is read and discarded, so that the response arrives.
+/// Maximum size of a body that is read and discarded, so that the response arrives.
 const DISCARDED_BYTES_MAX: usize = 8 << 20;
 
-/// Answers until it is stopped.
+/// Responds until it is stopped.
 pub struct Standby {
     handle: ServerHandle,
     thread: JoinHandle<()>,
 }
 
 impl Standby {
+    /// Starts the standby server.
+    ///
     /// # Errors
-    /// A socket cannot be duplicated, or the thread cannot be made.
+    /// A socket cannot be duplicated, or the thread cannot be created.
     pub fn start(sockets: &Sockets, timeout: Duration) -> anyhow::Result<Self> {
-        let all = sockets.intake.iter().chain(&sockets.admin);
+        let all_sockets = sockets.intake.iter().chain(&sockets.admin);
         let sockets: Vec<BoundSocket> =
-            all.map(BoundSocket::try_clone).collect::<std::io::Result<_>>()?;
+            all_sockets.map(BoundSocket::try_clone).collect::<std::io::Result<_>>()?;
         let (started, start) = mpsc::sync_channel(1);
         let run = move || {
             let server = HttpServer::new(move || {
@@ -66,11 +69,11 @@ impl Standby {
             }
         };
         let thread = std::thread::Builder::new().name("standby".into()).spawn(run)?;
-        let handle = start.recv().context("the listener ended at once")??;
+        let handle = start.recv().context("the listener stopped while it was starting")??;
         Ok(Self { handle, thread })
     }
 
-    /// Answers the requests that are there, and gives the sockets back.
+    /// Responds to the requests in flight and closes the sockets.
     pub fn stop(self) {
         drop(self.handle.stop(true));
         let _ = self.thread.join();
@@ -78,7 +81,7 @@ impl Standby {
 }
 
 async fn respond(request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    if let Some(response) = health::starting(&request) {
+    if let Some(response) = health::starting_response(&request) {
         return response;
     }
     let timeout = request.app_data::<Duration>().copied().unwrap_or_default();

@@ -1,6 +1,6 @@
-//! A request as it is kept: byte for byte but for secrets. What the source reads as its secret,
-//! `Authorization` and `Cookie` stand as `[redacted]`, and so does every known secret wherever it
-//! stands in a path, a query or a header's value.
+//! A request as it is stored: byte for byte, except secrets. The place from which the source reads
+//! its secret, `Authorization` and `Cookie` become `[redacted]`. So does every known secret in a
+//! path, a query or the value of a header.
 
 use std::borrow::Cow;
 
@@ -8,76 +8,76 @@ use crate::redact::{REDACTED, Redactor};
 use crate::verify::{Verifier, param_name_matches};
 
 /// Header lines: lower-case name, value.
-pub type Lines<'a> = Vec<(&'a str, Cow<'a, [u8]>)>;
+pub type StoredHeaders<'a> = Vec<(&'a str, Cow<'a, [u8]>)>;
 
-/// How secrets are taken out of the requests of one source, or of those that belong to none.
+/// Redacts secrets in the requests of one source, or in those that belong to none.
 #[derive(Clone, Copy)]
 pub struct Redaction<'r> {
-    /// Knows where the source reads its secret.
+    /// Knows the place from which the source reads its secret.
     pub verifier: Option<&'r Verifier>,
     pub redactor: &'r Redactor,
 }
 
 impl Redaction<'_> {
-    /// Header lines as they are kept, passed on, and seen by expressions.
-    pub fn redact_headers<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> Lines<'a> {
-        let own = self.verifier.and_then(Verifier::secret_header);
-        let line = |&(name, value): &(&'a str, &'a [u8])| {
+    /// Returns header lines as they are stored, passed on, and visible to expressions.
+    pub fn redact_headers<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> StoredHeaders<'a> {
+        let secret_header = self.verifier.and_then(Verifier::secret_header);
+        let redact_line = |&(name, value): &(&'a str, &'a [u8])| {
             let is_secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
-                || own == Some(name);
+                || secret_header == Some(name);
             let redacted = match is_secret {
                 true => Cow::Borrowed(REDACTED.as_bytes()),
                 false => self.redactor.redact_bytes(value),
             };
             (name, redacted)
         };
-        lines.iter().map(line).collect()
+        lines.iter().map(redact_line).collect()
     }
 
-    /// The query; the value of the token's parameter is redacted wherever its name stands.
+    /// Redacts a query. The value of the token's parameter is redacted each time its name occurs.
     pub fn redact_query(&self, query: &str) -> String {
         let Some(secret) = self.verifier.and_then(Verifier::secret_parameter) else {
             return self.redactor.redact(query).into_owned();
         };
-        let pair = |pair: &str| match pair.split_once('=') {
+        let redact_pair = |pair: &str| match pair.split_once('=') {
             Some((name, _)) if param_name_matches(name, secret) => format!("{name}={REDACTED}"),
             _ => self.redactor.redact(pair).into_owned(),
         };
-        query.split('&').map(pair).collect::<Vec<_>>().join("&")
+        query.split('&').map(redact_pair).collect::<Vec<_>>().join("&")
     }
 
-    /// The path; its last segment is redacted where it is the token.
+    /// Redacts a path. Its last segment is redacted if it is the token.
     pub fn redact_path(&self, path: &str) -> String {
-        if !self.verifier.is_some_and(Verifier::secret_segment) {
+        if !self.verifier.is_some_and(Verifier::has_secret_segment) {
             return self.redactor.redact(path).into_owned();
         }
-        let (bare, slash) = match path.strip_suffix('/') {
-            Some(bare) => (bare, "/"),
+        let (trimmed, slash) = match path.strip_suffix('/') {
+            Some(trimmed) => (trimmed, "/"),
             None => (path, ""),
         };
-        match bare.rsplit_once('/') {
-            Some((own, _)) => format!("{}/{REDACTED}{slash}", self.redactor.redact(own)),
+        match trimmed.rsplit_once('/') {
+            Some((parent, _)) => format!("{}/{REDACTED}{slash}", self.redactor.redact(parent)),
             None => self.redactor.redact(path).into_owned(),
         }
     }
 }
 
-/// Kept lines as expressions read them.
-pub fn borrowed<'a>(lines: &'a Lines<'_>) -> Vec<(&'a str, &'a [u8])> {
+/// Returns stored header lines in the form that expressions read.
+pub fn borrow_headers<'a>(lines: &'a StoredHeaders<'_>) -> Vec<(&'a str, &'a [u8])> {
     lines.iter().map(|(name, value)| (*name, &**value)).collect()
 }
 
-/// Kept lines, `name: value` each.
-pub fn encode_headers(lines: &Lines<'_>) -> Vec<u8> {
+/// Encodes stored header lines, each as `name: value`.
+pub fn encode_headers(lines: &StoredHeaders<'_>) -> Vec<u8> {
     let size = lines.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
-    let mut kept = Vec::with_capacity(size);
+    let mut encoded = Vec::with_capacity(size);
     for (name, value) in lines {
-        kept.extend_from_slice(name.as_bytes());
-        kept.extend_from_slice(b": ");
-        kept.extend_from_slice(value);
-        kept.push(b'\n');
+        encoded.extend_from_slice(name.as_bytes());
+        encoded.extend_from_slice(b": ");
+        encoded.extend_from_slice(value);
+        encoded.push(b'\n');
     }
-    kept
+    encoded
 }
 
 #[cfg(test)]
@@ -89,15 +89,15 @@ mod tests {
         verifier_of(&format!("scheme = \"token\", {place}"), &["s3cret"])
     }
 
-    /// With a secret of another source, and the token too short to be looked for.
+    /// The redactor knows a secret of another source. The token is too short to be searched for.
     fn check(verifier: Option<&Verifier>, run: impl FnOnce(&Redaction<'_>)) {
         let redactor = Redactor::default().with(["other-secret", "s3cret"]).unwrap();
         run(&Redaction { verifier, redactor: &redactor });
     }
 
     #[test]
-    fn header_lines_are_kept_as_they_came_but_for_secrets() {
-        let came: [(&str, &[u8]); 6] = [
+    fn header_lines_are_stored_byte_for_byte_except_secrets() {
+        let received: [(&str, &[u8]); 6] = [
             ("x-t", b"s3cret"),
             ("x-two", b"1\xff"),
             ("x-two", b""),
@@ -108,15 +108,15 @@ mod tests {
         check(Some(&token("header = \"X-T\"")), |redaction| {
             let expected = b"x-t: [redacted]\nx-two: 1\xff\nx-two: \ncookie: [redacted]\n\
                              authorization: [redacted]\nx-original-uri: /hooks/b/[redacted]?\xff\n";
-            assert_eq!(encode_headers(&redaction.redact_headers(&came)), expected);
+            assert_eq!(encode_headers(&redaction.redact_headers(&received)), expected);
         });
         check(Some(&token("path_token = true")), |redaction| {
-            assert_eq!(encode_headers(&redaction.redact_headers(&came[..1])), b"x-t: s3cret\n");
+            assert_eq!(encode_headers(&redaction.redact_headers(&received[..1])), b"x-t: s3cret\n");
         });
     }
 
     #[test]
-    fn a_query_keeps_everything_but_secrets() {
+    fn a_query_is_stored_byte_for_byte_except_secrets() {
         for (sent, expected) in [
             ("a=%20b&key=s3cret&&c", "a=%20b&key=[redacted]&&c"),
             ("k%65y=s3cret=", "k%65y=[redacted]"),
@@ -125,35 +125,37 @@ mod tests {
             ("to=other-secret", "to=[redacted]"),
             ("", ""),
         ] {
-            check(Some(&token("query = \"key\"")), |it| {
-                assert_eq!(it.redact_query(sent), expected)
+            check(Some(&token("query = \"key\"")), |redaction| {
+                assert_eq!(redaction.redact_query(sent), expected)
             });
         }
         for (sent, expected) in [("key=s3cret", "key=s3cret"), ("&other-secret", "&[redacted]")] {
-            check(Some(&token("header = \"X-T\"")), |it| {
-                assert_eq!(it.redact_query(sent), expected)
+            check(Some(&token("header = \"X-T\"")), |redaction| {
+                assert_eq!(redaction.redact_query(sent), expected)
             });
-            check(None, |it| assert_eq!(it.redact_query(sent), expected));
+            check(None, |redaction| assert_eq!(redaction.redact_query(sent), expected));
         }
     }
 
     #[test]
-    fn a_path_keeps_everything_but_secrets() {
+    fn a_path_is_stored_byte_for_byte_except_secrets() {
         for (sent, expected) in [
             ("/%61//s3%63ret", "/%61//[redacted]"),
             ("/a/s3cret/", "/a/[redacted]/"),
             ("/other-secret/s3cret", "/[redacted]/[redacted]"),
             ("/", "/"),
         ] {
-            check(Some(&token("path_token = true")), |it| {
-                assert_eq!(it.redact_path(sent), expected)
+            check(Some(&token("path_token = true")), |redaction| {
+                assert_eq!(redaction.redact_path(sent), expected)
             });
         }
         for (sent, expected) in
             [("/a/s3cret", "/a/s3cret"), ("/a/other-secret/b", "/a/[redacted]/b")]
         {
-            check(Some(&token("query = \"key\"")), |it| assert_eq!(it.redact_path(sent), expected));
-            check(None, |it| assert_eq!(it.redact_path(sent), expected));
+            check(Some(&token("query = \"key\"")), |redaction| {
+                assert_eq!(redaction.redact_path(sent), expected)
+            });
+            check(None, |redaction| assert_eq!(redaction.redact_path(sent), expected));
         }
     }
 }

@@ -183,7 +183,7 @@ fn a_source_that_only_refuses_is_told_if_it_ever_accepted() {
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
     let told = &alerts(&server)[0];
     assert_eq!((&told["type"], &told["source"]), (&json!("source.rejecting"), &json!("a")));
-    assert_eq!(told["detail"], "20 refused in a row: bearer token does not match");
+    assert_eq!(told["detail"], "20 rejections in a row: bearer token does not match");
     assert_eq!(told_of(&server, "source.rejecting"), 1);
     assert_eq!(server.value("select group_concat(name) from sources where rejecting"), "a");
     assert_eq!(post(&server, "/hooks/a", "right-and-long-enough"), 202);

@@ -51,7 +51,7 @@ fn beside(put: impl FnOnce(&Path)) -> (Server, Option<i32>) {
 fn a_file_that_is_no_socket_is_not_removed_to_listen_there() {
     let (server, code) = beside(|path| fs::write(path, "years of work").expect("a file"));
     assert_eq!(code, Some(1));
-    assert!(server.log().contains("http.sock: something that is no socket"), "{}", server.log());
+    assert!(server.log().contains("http.sock: a file that is not a socket"), "{}", server.log());
     assert_eq!(server.text_of("http.sock"), "years of work");
 
     let (server, code) = beside(|path| {

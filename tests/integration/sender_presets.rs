@@ -232,7 +232,7 @@ fn mandrill_is_answered_before_its_key_is_known_and_nothing_is_let_in() {
     };
     assert_eq!(post("mandrill_events=%5B%5D"), 200);
     assert_eq!(post("mandrill_events=%5B1%5D"), 401);
-    let reason = "no secret is configured yet: only a handshake is answered";
+    let reason = "no secret is configured yet: only handshakes are answered";
     server.until("select reason from rejections", reason);
     assert_eq!(server.value("select count(*) from trail"), "0");
 }

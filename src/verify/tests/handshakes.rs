@@ -1,24 +1,28 @@
-//! Handshakes: what is one, what is none, and what is never echoed.
+//! Tests of handshakes: which requests are handshakes, and what is never echoed.
 
-use super::super::{Handshake, OutgoingRequest, SenderResponse, Verifier};
+use super::super::{HandshakeReply, OutgoingRequest, SenderResponse, Verifier};
 use super::{verifier, without_secrets};
 
-fn ask(verifier: &Verifier, request: &str, body: &str) -> Option<Result<Handshake, String>> {
+fn detect(
+    verifier: &Verifier,
+    request: &str,
+    body: &str,
+) -> Option<Result<HandshakeReply, String>> {
     let (method, url) = request.split_once(' ').unwrap();
     let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
-    let draft = OutgoingRequest {
+    let outgoing = OutgoingRequest {
         method: method.to_owned(),
         path: path.to_owned(),
         query: query.map(str::to_owned),
         body: body.as_bytes().to_vec(),
         ..OutgoingRequest::default()
     };
-    let lines = draft.header_refs();
-    super::ask(verifier.handshake().unwrap(), &draft.as_signed_request(&lines))
+    let lines = outgoing.header_refs();
+    super::detect(verifier.handshake().unwrap(), &outgoing.as_signed_request(&lines))
 }
 
-fn answer(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
-    ask(verifier, request, body).map(|found| found.unwrap().answer)
+fn response(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
+    detect(verifier, request, body).map(|found| found.unwrap().response)
 }
 
 fn empty(status: u16) -> Option<SenderResponse> {
@@ -29,11 +33,11 @@ fn empty(status: u16) -> Option<SenderResponse> {
 fn a_challenge_in_the_query_is_decoded_once_and_echoed_as_text() {
     let text = |body: &str| Some(SenderResponse::text(body));
     let dropbox = verifier("scheme = \"dropbox\"", &["s"]);
-    assert_eq!(answer(&dropbox, "GET /?challenge=a%2Bb+c%2541", ""), text("a+b c%41"));
-    assert_eq!(answer(&dropbox, "GET /?challenge=", ""), text(""));
+    assert_eq!(response(&dropbox, "GET /?challenge=a%2Bb+c%2541", ""), text("a+b c%41"));
+    assert_eq!(response(&dropbox, "GET /?challenge=", ""), text(""));
     let graph = verifier("scheme = \"microsoft-graph\"", &["s"]);
     assert_eq!(
-        answer(&graph, "POST /?validationToken=Validation%3A+%3Cb%3E", ""),
+        response(&graph, "POST /?validationToken=Validation%3A+%3Cb%3E", ""),
         text("Validation: <b>")
     );
     for (verifier, request) in [
@@ -44,31 +48,31 @@ fn a_challenge_in_the_query_is_decoded_once_and_echoed_as_text() {
         (&graph, "GET /?validationToken=a"),
         (&graph, "POST /?validationtoken=a"),
     ] {
-        assert_eq!(answer(verifier, request, ""), None, "{request}");
+        assert_eq!(response(verifier, request, ""), None, "{request}");
     }
-    let fits = format!("GET /?challenge={}", "a".repeat(1024));
-    assert!(answer(&dropbox, &fits, "").is_some());
-    assert_eq!(answer(&dropbox, &format!("{fits}a"), ""), None);
+    let longest = format!("GET /?challenge={}", "a".repeat(1024));
+    assert!(response(&dropbox, &longest, "").is_some());
+    assert_eq!(response(&dropbox, &format!("{longest}a"), ""), None);
 }
 
 #[test]
-fn meta_is_answered_where_it_knows_the_token() {
-    let mut tokens = crate::config::Secrets::default();
+fn the_handshake_of_meta_requires_the_verify_token() {
+    let mut secrets = crate::config::Secrets::default();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     let keys =
         r#"scheme = "meta", secret = { env = "S" }, verify_token = [{ env = "T" }, { env = "U" }]"#;
     std::fs::write(&file, format!("[sources.a]\nverify = {{ {keys} }}\n")).unwrap();
     for (name, value) in [("S", "s"), ("T", "to ken"), ("U", "older")] {
-        tokens.insert(crate::config::SecretRef::Env(name.into()), value.into());
+        secrets.insert(crate::config::SecretRef::Env(name.into()), value.into());
     }
     let loaded = crate::config::load(&file).unwrap();
-    let meta = Verifier::new(&loaded.config.sources[0], &tokens);
-    let ask = |query: &str| ask(&meta, &format!("GET /?{query}"), "");
+    let meta = Verifier::new(&loaded.config.sources[0], &secrets);
+    let detect = |query: &str| detect(&meta, &format!("GET /?{query}"), "");
     let mode = "hub.mode=subscribe&hub.challenge=115";
     for token in ["to+ken", "to%20ken", "older"] {
-        let found = ask(&format!("{mode}&hub.verify_token={token}")).unwrap().unwrap();
-        assert_eq!(found.answer, SenderResponse::text("115"));
+        let found = detect(&format!("{mode}&hub.verify_token={token}")).unwrap().unwrap();
+        assert_eq!(found.response, SenderResponse::text("115"));
     }
     for (query, reason) in [
         (format!("{mode}&hub.verify_token=other"), "hub.verify_token does not match"),
@@ -79,47 +83,47 @@ fn meta_is_answered_where_it_knows_the_token() {
             "more than one query parameter hub.verify_token",
         ),
     ] {
-        assert_eq!(ask(&query), Some(Err(reason.to_owned())), "{query}");
+        assert_eq!(detect(&query), Some(Err(reason.to_owned())), "{query}");
     }
     for query in ["", "hub.mode=unsubscribe&hub.verify_token=older&hub.challenge=1"] {
-        assert_eq!(ask(query), None, "{query}");
+        assert_eq!(detect(query), None, "{query}");
     }
     let bare = without_secrets("scheme = \"meta\"");
-    let found = self::ask(&bare, &format!("GET /?{mode}&hub.verify_token="), "");
+    let found = self::detect(&bare, &format!("GET /?{mode}&hub.verify_token="), "");
     assert_eq!(found, Some(Err("no verify_token is configured".to_owned())));
 }
 
 #[test]
-fn who_only_looks_whether_somebody_is_there_is_told_so() {
+fn a_handshake_without_a_challenge_gets_an_empty_response() {
     let trello = verifier("scheme = \"trello\"", &["s"]);
-    assert_eq!(answer(&trello, "HEAD /", ""), empty(200));
-    assert_eq!(answer(&trello, "GET /", ""), None);
+    assert_eq!(response(&trello, "HEAD /", ""), empty(200));
+    assert_eq!(response(&trello, "GET /", ""), None);
     let mailchimp = verifier("scheme = \"mailchimp\", query = \"k\"", &["s"]);
-    assert_eq!(answer(&mailchimp, "GET /", ""), empty(200));
-    assert_eq!(answer(&mailchimp, "POST /", ""), empty(200));
-    assert_eq!(answer(&mailchimp, "POST /", "type=subscribe"), None);
+    assert_eq!(response(&mailchimp, "GET /", ""), empty(200));
+    assert_eq!(response(&mailchimp, "POST /", ""), empty(200));
+    assert_eq!(response(&mailchimp, "POST /", "type=subscribe"), None);
     let mandrill = without_secrets("scheme = \"mandrill\"");
-    assert_eq!(answer(&mandrill, "HEAD /", ""), empty(200));
-    assert_eq!(answer(&mandrill, "POST /", "mandrill_events=%5B%5D"), empty(200));
-    assert_eq!(answer(&mandrill, "POST /", "mandrill_events=[]"), empty(200));
+    assert_eq!(response(&mandrill, "HEAD /", ""), empty(200));
+    assert_eq!(response(&mandrill, "POST /", "mandrill_events=%5B%5D"), empty(200));
+    assert_eq!(response(&mandrill, "POST /", "mandrill_events=[]"), empty(200));
     for body in ["mandrill_events=%5B1%5D", "mandrill_events=[]&x=1", "", "x=[]"] {
-        assert_eq!(answer(&mandrill, "POST /", body), None, "{body}");
+        assert_eq!(response(&mandrill, "POST /", body), None, "{body}");
     }
 }
 
 #[test]
-fn questions_in_a_signed_body_are_told_from_events() {
+fn handshakes_in_a_signed_body_are_distinguished_from_events() {
     let slack = verifier("scheme = \"slack\"", &["s"]);
-    let asks = r#"{"token":"x","type":"url_verification","challenge":"<b>\u00fc"}"#;
-    assert_eq!(answer(&slack, "POST /", asks), Some(SenderResponse::text("<b>\u{fc}")));
+    let handshake = r#"{"token":"x","type":"url_verification","challenge":"<b>\u00fc"}"#;
+    assert_eq!(response(&slack, "POST /", handshake), Some(SenderResponse::text("<b>\u{fc}")));
     let discord = verifier("scheme = \"discord\"", &["s"]);
     let pong = SenderResponse {
         status: 200,
         content_type: Some("application/json"),
         body: r#"{"type":1}"#.into(),
     };
-    assert_eq!(answer(&discord, "POST /", r#"{"type":1,"id":"5"}"#), Some(pong));
-    let silent = answer(&discord, "POST /", r#"{"version":1,"type":0}"#).unwrap();
+    assert_eq!(response(&discord, "POST /", r#"{"type":1,"id":"5"}"#), Some(pong));
+    let silent = response(&discord, "POST /", r#"{"version":1,"type":0}"#).unwrap();
     assert_eq!((silent.status, silent.content_type), (204, Some("application/json")));
     for (verifier, body) in [
         (&slack, r#"{"type":"event_callback","challenge":"x"}"#),
@@ -131,17 +135,22 @@ fn questions_in_a_signed_body_are_told_from_events() {
         (&discord, "{"),
         (&discord, ""),
     ] {
-        assert_eq!(answer(verifier, "POST /", body), None, "{body}");
+        assert_eq!(response(verifier, "POST /", body), None, "{body}");
     }
     let long = format!(r#"{{"type":"url_verification","challenge":"{}"}}"#, "x".repeat(1025));
-    assert_eq!(answer(&slack, "POST /", &long), None);
+    assert_eq!(response(&slack, "POST /", &long), None);
 }
 
-/// A request with headers, unsigned.
-fn unsigned(verifier: &Verifier, request: &str, headers: &[(&str, &str)], body: &str) -> bool {
+/// Returns whether an unsigned request with headers is a handshake with an empty response.
+fn is_unsigned_handshake(
+    verifier: &Verifier,
+    request: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> bool {
     let (method, url) = request.split_once(' ').unwrap();
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let draft = OutgoingRequest {
+    let outgoing = OutgoingRequest {
         method: method.to_owned(),
         path: "/".to_owned(),
         query: url.split_once('?').map(|(_, query)| query.to_owned()),
@@ -149,13 +158,13 @@ fn unsigned(verifier: &Verifier, request: &str, headers: &[(&str, &str)], body: 
         body: body.as_bytes().to_vec(),
         ..OutgoingRequest::default()
     };
-    let lines = draft.header_refs();
-    let found = verifier.handshake().unwrap().detect(&draft.as_signed_request(&lines), false);
-    found.is_some_and(|found| found.unwrap().answer == SenderResponse::empty(200))
+    let lines = outgoing.header_refs();
+    let found = verifier.handshake().unwrap().detect(&outgoing.as_signed_request(&lines), false);
+    found.is_some_and(|found| found.unwrap().response == SenderResponse::empty(200))
 }
 
 #[test]
-fn slack_checks_a_slash_commands_certificate_unsigned() {
+fn the_certificate_check_of_slack_is_an_unsigned_handshake() {
     let slack = verifier("scheme = \"slack\"", &["s"]);
     let form = [("content-type", "application/x-www-form-urlencoded")];
     for (request, headers, body) in [
@@ -164,7 +173,7 @@ fn slack_checks_a_slash_commands_certificate_unsigned() {
         ("GET /?ssl_check=1", &[], ""),
         ("GET /?ssl_check=1&token=x", &[], ""),
     ] {
-        assert!(unsigned(&slack, request, headers, body), "{request} {body}");
+        assert!(is_unsigned_handshake(&slack, request, headers, body), "{request} {body}");
     }
     let many = format!("{}ssl_check=1", "a=1&".repeat(16));
     for (request, headers, body) in [
@@ -181,16 +190,16 @@ fn slack_checks_a_slash_commands_certificate_unsigned() {
         ("GET /", &form, "ssl_check=1"),
         ("HEAD /?ssl_check=1", &[], ""),
     ] {
-        assert!(!unsigned(&slack, request, headers, body), "{request} {body}");
+        assert!(!is_unsigned_handshake(&slack, request, headers, body), "{request} {body}");
     }
 }
 
 #[test]
-fn bitbucket_data_center_tests_a_connection_unsigned() {
+fn the_connection_test_of_bitbucket_data_center_is_an_unsigned_handshake() {
     let bitbucket = verifier("scheme = \"bitbucket\"", &["s"]);
     let ping = [("x-event-key", "diagnostics:ping")];
-    assert!(unsigned(&bitbucket, "POST /", &ping, r#"{"test":true}"#));
-    assert!(unsigned(&bitbucket, "POST /", &ping, "\u{feff}{\"test\": true}"));
+    assert!(is_unsigned_handshake(&bitbucket, "POST /", &ping, r#"{"test":true}"#));
+    assert!(is_unsigned_handshake(&bitbucket, "POST /", &ping, "\u{feff}{\"test\": true}"));
     for (request, headers, body) in [
         ("POST /", &ping[..], r#"{"test":false}"#),
         ("POST /", &ping, r#"{"test":"true"}"#),
@@ -200,44 +209,44 @@ fn bitbucket_data_center_tests_a_connection_unsigned() {
         ("POST /", &[ping[0], ping[0]], r#"{"test":true}"#),
         ("GET /", &ping, r#"{"test":true}"#),
     ] {
-        assert!(!unsigned(&bitbucket, request, headers, body), "{request} {body}");
+        assert!(!is_unsigned_handshake(&bitbucket, request, headers, body), "{request} {body}");
     }
 }
 
 #[test]
-fn zoom_is_answered_with_the_secret_that_it_signed_by() {
+fn the_response_to_zoom_uses_the_secret_that_signed_the_request() {
     let body =
         r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q\"t"},"event_ts":1}"#;
     let both = verifier("scheme = \"zoom\"", &["old", "new"]);
     for secret in ["old", "new"] {
-        let mut draft = OutgoingRequest {
+        let mut outgoing = OutgoingRequest {
             method: "POST".to_owned(),
             path: "/".to_owned(),
             body: body.as_bytes().to_vec(),
             ..OutgoingRequest::default()
         };
-        verifier("scheme = \"zoom\"", &[secret]).sign(&mut draft, 0).unwrap();
-        let lines = draft.header_refs();
-        let found = super::ask(both.handshake().unwrap(), &draft.as_signed_request(&lines))
+        verifier("scheme = \"zoom\"", &[secret]).sign(&mut outgoing, 0).unwrap();
+        let lines = outgoing.header_refs();
+        let found = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines))
             .unwrap()
             .unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
         let encrypted = hex::encode(ring::hmac::sign(&key, b"q\"t"));
-        let json: serde_json::Value = serde_json::from_str(&found.answer.body).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&found.response.body).unwrap();
         assert_eq!(json["encryptedToken"], encrypted);
         assert_eq!(json["plainToken"], "q\"t");
-        let right = draft.header("x-zm-signature").unwrap().to_owned();
-        draft.set_header("x-zm-signature", format!("v0={}, {right}", "0".repeat(64)));
-        let lines = draft.header_refs();
-        let several = super::ask(both.handshake().unwrap(), &draft.as_signed_request(&lines));
-        assert_eq!(several.unwrap().unwrap().answer, found.answer);
+        let valid = outgoing.header("x-zm-signature").unwrap().to_owned();
+        outgoing.set_header("x-zm-signature", format!("v0={}, {valid}", "0".repeat(64)));
+        let lines = outgoing.header_refs();
+        let several = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines));
+        assert_eq!(several.unwrap().unwrap().response, found.response);
     }
-    assert_eq!(ask(&both, "POST /", body), None);
+    assert_eq!(detect(&both, "POST /", body), None);
 }
 
 #[test]
-fn each_sender_hears_what_it_wants_to_hear() {
-    for (verify, body, status, told) in [
+fn each_preset_has_its_senders_success_response() {
+    for (verify, body, status, text) in [
         ("scheme = \"github\"", "{}", 200, ""),
         ("scheme = \"zoom\"", "{}", 200, ""),
         ("scheme = \"twilio\"", "a=1", 204, ""),
@@ -246,8 +255,8 @@ fn each_sender_hears_what_it_wants_to_hear() {
         ("scheme = \"discord\"", r#"{"type":2,"event":{}}"#, 204, ""),
         ("scheme = \"discord\"", "x", 204, ""),
     ] {
-        let found = verifier(verify, &["s"]).answer(body.as_bytes()).unwrap();
-        assert_eq!((found.status, found.body.as_str()), (status, told), "{verify} {body}");
+        let found = verifier(verify, &["s"]).success_response(body.as_bytes()).unwrap();
+        assert_eq!((found.status, found.body.as_str()), (status, text), "{verify} {body}");
     }
-    assert_eq!(verifier("scheme = \"bearer\"", &["s"]).answer(b""), None);
+    assert_eq!(verifier("scheme = \"bearer\"", &["s"]).success_response(b""), None);
 }

@@ -1,4 +1,4 @@
-//! Anything at all as headers, queries and bodies: no scheme panics, and none lets it in.
+//! Random headers, queries and bodies: no scheme panics, and none accepts them.
 
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use super::{check_at, verifier};
 
 const NOW_MS: i64 = 1_764_000_000_000;
 
-/// Headers that any scheme reads.
+/// Headers that a scheme reads.
 const HEADERS: &[&str] = &[
     "authorization",
     "x-t",
@@ -42,11 +42,11 @@ const HEADERS: &[&str] = &[
     "host",
 ];
 
-/// A verifier of every scheme, with secrets that are right in form.
-fn all() -> Vec<(&'static str, Verifier)> {
+/// A verifier of each scheme, with well-formed secrets.
+fn all_verifiers() -> Vec<(&'static str, Verifier)> {
     let json = include_str!("../../../tests/vectors.json");
-    let known = vectors(json);
-    let one = |(name, _): &(&'static str, _)| {
+    let vectors = vectors(json);
+    let build = |(name, _): &(&'static str, _)| {
         let verify = match *name {
             "none" => return None,
             "token" => "scheme = \"token\", header = \"X-T\"".to_owned(),
@@ -55,15 +55,15 @@ fn all() -> Vec<(&'static str, Verifier)> {
             "hmac" => "scheme = \"hmac\", header = \"X-Sig\"".to_owned(),
             name => format!("scheme = \"{name}\""),
         };
-        let secret = known.iter().find(|vector| vector.scheme == *name);
+        let secret = vectors.iter().find(|vector| vector.scheme == *name);
         let secret = secret.map_or("s3cret", |vector| vector.secret.as_str());
         Some((*name, verifier(&verify, &[secret])))
     };
-    CONSTRUCTORS.iter().filter_map(one).collect()
+    CONSTRUCTORS.iter().filter_map(build).collect()
 }
 
-/// What a header may hold that is nearly right.
-fn value() -> impl Strategy<Value = Vec<u8>> {
+/// Generates header values that are nearly valid.
+fn header_value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..80),
         "[ -~]{0,80}".prop_map(String::into_bytes),
@@ -92,18 +92,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_scheme_panics_at_or_believes_what_nobody_signed(
-        lines in proptest::collection::vec((0..HEADERS.len(), value()), 0..12),
+    fn no_scheme_panics_or_accepts_an_unsigned_request(
+        lines in proptest::collection::vec((0..HEADERS.len(), header_value()), 0..12),
         query in proptest::option::of("[ -~]{0,80}"),
         body in body(),
         now_ms in prop_oneof![Just(NOW_MS), any::<i64>()],
     ) {
-        thread_local! { static ALL: Vec<(&'static str, Verifier)> = all(); }
+        thread_local! { static ALL: Vec<(&'static str, Verifier)> = all_verifiers(); }
         let lines: Vec<(&str, &[u8])> =
             lines.iter().map(|(name, value)| (HEADERS[*name], value.as_slice())).collect();
         ALL.with(|all| for (name, verifier) in all {
             for method in ["POST", "GET", "HEAD"] {
-                let asked = SignedRequest {
+                let request = SignedRequest {
                     method,
                     path: "/hooks/a",
                     query: query.as_deref(),
@@ -112,22 +112,22 @@ proptest! {
                     secret_segment: None,
                     trusted_proxy_header: None,
                 };
-                assert!(verifier.check(&asked, now_ms).is_err(), "{name}");
+                assert!(verifier.check(&request, now_ms).is_err(), "{name}");
                 if let Some(handshake) = verifier.handshake() {
-                    let _ = handshake.detect(&asked, false);
-                    let _ = handshake.detect(&asked, true);
+                    let _ = handshake.detect(&request, false);
+                    let _ = handshake.detect(&request, true);
                 }
-                let _ = verifier.answer(&body);
+                let _ = verifier.success_response(&body);
             }
         });
     }
 }
 
-/// Decides where a request is checked: beyond 64 KiB not on an intake thread.
+/// The cost decides where a request is checked: above 64 KiB not on an intake thread.
 #[test]
-fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
-    let stamps: Vec<String> = (0..40).map(|at| format!("t={at},v1=aa")).collect();
-    let stripe = stamps.join(",");
+fn the_cost_of_a_check_counts_each_text_that_each_key_hashes() {
+    let timestamps: Vec<String> = (0..40).map(|at| format!("t={at},v1=aa")).collect();
+    let stripe = timestamps.join(",");
     let paddle = stripe.replace("t=", "ts=").replace("v1", "h1").replace(",h", ";h");
     let standard = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     for (verify, secrets, (header, value), times) in [
@@ -141,7 +141,7 @@ fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
         ("scheme = \"stripe\"", &["one"], ("stripe-signature", &*stripe), 32),
         ("scheme = \"paddle\"", &["one", "two"], ("paddle-signature", &*paddle), 64),
     ] {
-        let asked = SignedRequest {
+        let request = SignedRequest {
             method: "POST",
             path: "/hooks/a",
             query: None,
@@ -150,14 +150,14 @@ fn the_work_of_a_check_counts_each_text_that_each_key_hashes() {
             secret_segment: None,
             trusted_proxy_header: None,
         };
-        assert_eq!(verifier(verify, secrets).work(&asked), times * 1000, "{verify}");
+        assert_eq!(verifier(verify, secrets).check_cost(&request), times * 1000, "{verify}");
     }
 }
 
 #[test]
-fn a_point_of_small_order_vouches_for_nothing() {
-    // Eight torsion makes four canonical encodings that are easily written down: with the first two
-    // as key, S = 0 fits any text for a lenient check.
+fn a_point_of_small_order_is_not_a_valid_key() {
+    // Points of order 1, 2 and 4 in canonical encoding. With one of the first two as key, S = 0
+    // matches any text in a lenient check.
     let identity = "0100000000000000000000000000000000000000000000000000000000000000";
     let order_two = "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f";
     let zero = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -168,7 +168,7 @@ fn a_point_of_small_order_vouches_for_nothing() {
         ]
     };
     for key in [identity, order_two, zero] {
-        // As a fault of the configuration it is not even taken.
+        // The configuration would reject such a key.
         let verifier = verifier("scheme = \"discord\"", &[key]);
         for point in [identity, order_two, zero] {
             let lines = headers(&format!("{point}{zero}"), "1764000000");
@@ -176,18 +176,19 @@ fn a_point_of_small_order_vouches_for_nothing() {
             assert!(check_at(&verifier, &lines, b"{}", NOW_MS).is_err());
         }
     }
-    // A key in order, and a signature whose S has the group's order added: the same to a lenient
-    // check, and another signature to whoever knows repeats by it.
+    // A valid key, and a signature to whose S the order of the group was added. A lenient check
+    // accepts it, and it would be another signature to a receiver that recognizes duplicates by
+    // signature.
     let secret = SigningKey::from_bytes(&[7; 32]);
     let public = hex::encode(secret.verifying_key().as_bytes());
     let verifier = verifier("scheme = \"discord\"", &[&public]);
-    let right = secret.sign(b"1764000000{}").to_bytes();
-    let lines = headers(&hex::encode(right), "1764000000");
+    let valid = secret.sign(b"1764000000{}").to_bytes();
+    let lines = headers(&hex::encode(valid), "1764000000");
     let lines = lines.each_ref().map(|(name, value)| (name.as_str(), value.as_str()));
     assert_eq!(check_at(&verifier, &lines, b"{}", NOW_MS), Ok(()));
     let order = "edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010";
     let order = hex::decode(order).unwrap();
-    let (mut other, mut carry) = (right, 0u16);
+    let (mut other, mut carry) = (valid, 0u16);
     for at in 0..32 {
         carry += u16::from(other[32 + at]) + u16::from(order[at]);
         other[32 + at] = (carry & 0xff) as u8;
@@ -199,7 +200,7 @@ fn a_point_of_small_order_vouches_for_nothing() {
 }
 
 #[test]
-fn discord_is_too_old_and_from_the_future_as_others_are() {
+fn discord_rejects_a_timestamp_outside_the_tolerance() {
     let secret = SigningKey::from_bytes(&[7; 32]);
     let public = hex::encode(secret.verifying_key().as_bytes());
     let verifier = verifier("scheme = \"discord\"", &[&public]);
@@ -230,21 +231,21 @@ fn discord_is_too_old_and_from_the_future_as_others_are() {
 }
 
 #[test]
-fn sendgrid_is_too_old_and_from_the_future_as_others_are() {
+fn sendgrid_rejects_a_timestamp_outside_the_tolerance() {
     let json = include_str!("../../../tests/vectors.json");
     let vector = vectors(json).into_iter().find(|vector| vector.scheme == "sendgrid").unwrap();
     let (verifier, at) = (vector.verifier(), vector.now_ms);
-    let found = check(&verifier, &vector.draft, at + 301_000);
+    let found = check(&verifier, &vector.outgoing, at + 301_000);
     assert_eq!(found, Err("timestamp is 301 s old: at most 300 s".to_owned()));
-    let found = check(&verifier, &vector.draft, at - 301_000);
+    let found = check(&verifier, &vector.outgoing, at - 301_000);
     assert_eq!(found, Err("timestamp is 301 s ahead: at most 300 s".to_owned()));
-    let mut draft = vector.draft.clone();
-    draft.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ==");
+    let mut outgoing = vector.outgoing.clone();
+    outgoing.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ==");
     let mismatch = Err("signature does not match".to_owned());
-    assert_eq!(check(&verifier, &draft, at), mismatch);
-    let right = vector.draft.header("x-twilio-email-event-webhook-signature").unwrap();
-    draft.set_header("x-twilio-email-event-webhook-signature", format!("MEYCIQ==, {right}"));
-    assert_eq!(check(&verifier, &draft, at), Ok(()));
-    draft.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ");
-    assert_eq!(check(&verifier, &draft, at), Err("signature is not base64".to_owned()));
+    assert_eq!(check(&verifier, &outgoing, at), mismatch);
+    let valid = vector.outgoing.header("x-twilio-email-event-webhook-signature").unwrap();
+    outgoing.set_header("x-twilio-email-event-webhook-signature", format!("MEYCIQ==, {valid}"));
+    assert_eq!(check(&verifier, &outgoing, at), Ok(()));
+    outgoing.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ");
+    assert_eq!(check(&verifier, &outgoing, at), Err("signature is not base64".to_owned()));
 }

@@ -1,6 +1,6 @@
-//! The schemes that a configuration puts together (`token`, `basic`, `bearer`, `hmac`), and what all
-//! schemes have in common; the senders' own against requests that others signed are in `vectors`,
-//! against what is wrong in `wrong`, against anything at all in `hostile`.
+//! Tests of the schemes that a configuration defines (`token`, `basic`, `bearer`, `hmac`) and of
+//! what all schemes have in common. The presets are tested against real signatures in `vectors`,
+//! against invalid requests in `rejected`, and against random input in `hostile`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ mod hostile;
 mod rejected;
 mod vectors;
 
-/// A verifier of `verify = { … }`, whose secrets are `{ env = "S0" }` and on.
+/// Builds a verifier from `verify = { … }`, whose secrets are `{ env = "S0" }` and on.
 pub fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
@@ -23,14 +23,14 @@ pub fn verifier(verify: &str, secrets: &[&str]) -> Verifier {
     let text = format!("[sources.a]\nverify = {{ {verify}, secret = [{}] }}\n", names.join(", "));
     std::fs::write(&file, text).unwrap();
     let loaded = config::load(&file).unwrap();
-    let mut known = Secrets::default();
+    let mut values = Secrets::default();
     for (number, secret) in secrets.iter().enumerate() {
-        known.insert(SecretRef::Env(format!("S{number}")), secret.as_bytes().to_vec());
+        values.insert(SecretRef::Env(format!("S{number}")), secret.as_bytes().to_vec());
     }
-    Verifier::new(&loaded.config.sources[0], &known)
+    Verifier::new(&loaded.config.sources[0], &values)
 }
 
-/// A verifier whose secret could not be had.
+/// Builds a verifier whose secret is not available.
 fn without_secrets(verify: &str) -> Verifier {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
@@ -39,19 +39,19 @@ fn without_secrets(verify: &str) -> Verifier {
     Verifier::new(&config::load(&file).unwrap().config.sources[0], &Secrets::default())
 }
 
-/// Asks whether a request is a handshake, whatever its signature.
-fn ask(
+/// Recognizes a handshake, whether it requires a signature or not.
+fn detect(
     preset: &super::PresetHandshake,
-    asked: &SignedRequest<'_>,
-) -> Option<Result<super::Handshake, String>> {
-    preset.detect(asked, false).or_else(|| preset.detect(asked, true))
+    request: &SignedRequest<'_>,
+) -> Option<Result<super::HandshakeReply, String>> {
+    preset.detect(request, false).or_else(|| preset.detect(request, true))
 }
 
 #[test]
-fn each_scheme_of_the_configuration_has_its_line() {
-    let facts: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
-    let made: Vec<&str> = CONSTRUCTORS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(made, facts);
+fn each_scheme_of_the_configuration_has_a_constructor() {
+    let configured: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
+    let constructed: Vec<&str> = CONSTRUCTORS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(constructed, configured);
 }
 
 fn check(verifier: &Verifier, headers: &[(&str, &str)], body: &[u8]) -> Result<(), String> {
@@ -66,7 +66,7 @@ fn check_at(
 ) -> Result<(), String> {
     let headers: Vec<(&str, &[u8])> =
         headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-    let asked = SignedRequest {
+    let request = SignedRequest {
         method: "POST",
         path: "/hooks/a",
         query: Some("key=a%20b&other=1"),
@@ -75,40 +75,45 @@ fn check_at(
         secret_segment: Some("segment"),
         trusted_proxy_header: None,
     };
-    fresh(verifier, &asked, now_ms)
+    check_fresh(verifier, &request, now_ms)
 }
 
-/// Whether a request is taken that repeats nothing.
-pub fn fresh(verifier: &Verifier, asked: &SignedRequest<'_>, now_ms: i64) -> Result<(), String> {
-    verifier.check(asked, now_ms)?.stale.map_or(Ok(()), Err)
+/// Verifies a request that must not be stale.
+pub fn check_fresh(
+    verifier: &Verifier,
+    request: &SignedRequest<'_>,
+    now_ms: i64,
+) -> Result<(), String> {
+    verifier.check(request, now_ms)?.stale_reason.map_or(Ok(()), Err)
 }
 
 #[test]
-fn a_signature_is_read_strictly() {
+fn a_signature_is_parsed_strictly() {
     let hex = verifier("scheme = \"hmac\", header = \"X-Sig\"", &["key"]);
     let check = |value: &str| check(&hex, &[("x-sig", value)], b"body");
     let signed = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key"), b"body");
-    let right = hex::encode(signed);
-    assert_eq!(check(&right), Ok(()));
-    assert_eq!(check(&right.to_uppercase()), Ok(()));
-    for wrong in [&right[2..], &format!("{right}00"), &format!(" {right}x"), "", "zz"] {
+    let valid = hex::encode(signed);
+    assert_eq!(check(&valid), Ok(()));
+    assert_eq!(check(&valid.to_uppercase()), Ok(()));
+    for wrong in [&valid[2..], &format!("{valid}00"), &format!(" {valid}x"), "", "zz"] {
         assert!(check(wrong).is_err(), "{wrong}");
     }
 }
 
 #[test]
-fn a_recipe_is_built_as_it_says_and_old_time_stamps_are_refused() {
-    let recipe = r#"scheme = "hmac", header = "X-Sig", prefix = "v1=", encoding = "base64",
+fn an_hmac_signs_the_configured_parts_and_a_timestamp_outside_the_tolerance_is_stale() {
+    let keys = r#"scheme = "hmac", header = "X-Sig", prefix = "v1=", encoding = "base64",
         algorithm = "sha512", signed = "{method}:{id}.{timestamp}.{body}", tolerance = "5m",
         timestamp_header = "X-Time", id_header = "X-Id""#;
-    let recipe = recipe.split_whitespace().collect::<Vec<_>>().join(" ");
-    let verifier = verifier(&recipe, &["key"]);
+    let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verifier = verifier(&keys, &["key"]);
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA512, b"key");
     let signature = format!("v1={}", STANDARD.encode(ring::hmac::sign(&key, b"POST:7.1000.body")));
     let headers = [("x-sig", signature.as_str()), ("x-time", "1000"), ("x-id", "7")];
-    for (now_s, right) in [(1000, true), (1300, true), (700, true), (1301, false), (699, false)] {
+    for (now_s, is_fresh) in [(1000, true), (1300, true), (700, true), (1301, false), (699, false)]
+    {
         let found = check_at(&verifier, &headers, b"body", now_s * 1000);
-        assert_eq!(found.is_ok(), right, "{now_s}: {found:?}");
+        assert_eq!(found.is_ok(), is_fresh, "{now_s}: {found:?}");
     }
     let forged = [("x-sig", signature.as_str()), ("x-time", "1001"), ("x-id", "7")];
     let found = check_at(&verifier, &forged, b"body", 1_000_000);
@@ -116,7 +121,7 @@ fn a_recipe_is_built_as_it_says_and_old_time_stamps_are_refused() {
 }
 
 #[test]
-fn a_token_is_found_where_it_should_be_and_nowhere_else() {
+fn a_token_is_read_only_from_its_configured_place() {
     let header = verifier("scheme = \"token\", header = \"X-T\"", &["one", "two"]);
     assert_eq!(check(&header, &[("x-t", "two")], b""), Ok(()));
     assert!(check(&header, &[("x-t", "twoo")], b"").is_err());
@@ -130,7 +135,7 @@ fn a_token_is_found_where_it_should_be_and_nowhere_else() {
 }
 
 #[test]
-fn no_reason_tells_a_secret() {
+fn no_reason_contains_a_secret() {
     for verify in
         ["scheme = \"token\", header = \"X-T\"", "scheme = \"bearer\"", "scheme = \"paminga\""]
     {
@@ -142,23 +147,27 @@ fn no_reason_tells_a_secret() {
 }
 
 #[test]
-fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
+fn the_public_url_comes_only_from_the_configured_header_of_a_trusted_proxy() {
     let verifier = verifier(r#"scheme = "hmac", header = "X-Sig", signed = "{url}""#, &["key"]);
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"key");
-    let check = |headers: &[(&str, &str)], proxied: Option<ProxyHeader>, url: &str| {
+    let check = |headers: &[(&str, &str)], proxy_header: Option<ProxyHeader>, url: &str| {
         let signature = hex::encode(ring::hmac::sign(&key, url.as_bytes()));
         let mut lines: Vec<(&str, &[u8])> = vec![("x-sig", signature.as_bytes())];
         lines.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
-        let asked = SignedRequest {
+        let request = SignedRequest {
             method: "POST",
             path: "/hooks/a",
             query: Some("b=1"),
             headers: &lines,
             body: b"",
             secret_segment: None,
-            trusted_proxy_header: proxied,
+            trusted_proxy_header: proxy_header,
         };
-        assert_eq!(fresh(&verifier, &asked, 0), Ok(()), "{headers:?} through {proxied:?}");
+        assert_eq!(
+            check_fresh(&verifier, &request, 0),
+            Ok(()),
+            "{headers:?} through {proxy_header:?}"
+        );
     };
     let x = Some(ProxyHeader::XForwardedFor);
     let both = [
@@ -180,32 +189,33 @@ fn only_the_configured_header_of_a_proxy_says_what_the_sender_called() {
 }
 
 #[test]
-fn basic_and_bearer_take_what_is_in_authorization_alone() {
+fn basic_and_bearer_read_only_authorization() {
     let basic = verifier(r#"scheme = "basic", user = "ada""#, &["old", "pass:word"]);
-    let with = |verifier: &Verifier, value: &str| check(verifier, &[("authorization", value)], b"");
+    let check_value =
+        |verifier: &Verifier, value: &str| check(verifier, &[("authorization", value)], b"");
     let pair = |text: &str| format!("bAsIc {}", STANDARD.encode(text));
-    assert_eq!(with(&basic, &pair("ada:pass:word")), Ok(()));
-    assert_eq!(with(&basic, &pair("ada:old")), Ok(()));
+    assert_eq!(check_value(&basic, &pair("ada:pass:word")), Ok(()));
+    assert_eq!(check_value(&basic, &pair("ada:old")), Ok(()));
     for wrong in ["bob:old", "ada:", "ada", ":old", "ada:older"] {
-        let found = with(&basic, &pair(wrong));
+        let found = check_value(&basic, &pair(wrong));
         assert_eq!(found, Err("user or password does not match".to_owned()), "{wrong}");
     }
-    let found = with(&basic, "Basic YWRhOm9sZB==");
+    let found = check_value(&basic, "Basic YWRhOm9sZB==");
     assert_eq!(found, Err("basic credentials are not base64".to_owned()));
-    assert_eq!(with(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
+    assert_eq!(check_value(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
     assert_eq!(basic.challenge(), Some(r#"Basic realm="hooktrail""#));
 
     let bearer = verifier("scheme = \"bearer\"", &["old", "new"]);
-    assert_eq!(with(&bearer, "Bearer  new"), Ok(()));
+    assert_eq!(check_value(&bearer, "Bearer  new"), Ok(()));
     for wrong in ["Bearer", "Bearer ", "Bearer new2", "new", "Basic new"] {
-        assert!(with(&bearer, wrong).is_err(), "{wrong}");
+        assert!(check_value(&bearer, wrong).is_err(), "{wrong}");
     }
     assert_eq!(check(&bearer, &[], b""), Err("no authorization header".to_owned()));
     assert_eq!(bearer.challenge(), Some("Bearer"));
 }
 
 #[test]
-fn a_time_stamp_tells_how_far_it_is_off_and_never_overflows() {
+fn a_stale_timestamp_says_how_far_it_is_off_and_never_overflows() {
     let keys = r#"scheme = "hmac", header = "X-Sig", signed = "{timestamp}", tolerance = "300s",
         timestamp_header = "X-Time", timestamp_unit = "ms""#;
     let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -234,7 +244,7 @@ fn a_time_stamp_tells_how_far_it_is_off_and_never_overflows() {
 }
 
 #[test]
-fn a_verifier_without_secrets_lets_nobody_in() {
+fn a_verifier_without_secrets_rejects_every_request() {
     let signature =
         hex::encode(ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b""), b""));
     let headers = [

@@ -1,4 +1,4 @@
-//! Requests that others signed: tests/vectors.json (the senders' own libraries and documentation),
+//! Requests with real signatures: tests/vectors.json (the senders' own libraries and documentation)
 //! and tests/sns.json (openssl).
 
 use base64::Engine;
@@ -6,17 +6,17 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::super::{OutgoingRequest, SignedRequest, Verifier};
-use super::{ask, verifier};
+use super::{detect, verifier};
 
-/// A request of a file of vectors.
+/// A request from a file of vectors.
 pub(super) struct Vector {
     pub scheme: String,
     pub secret: String,
     pub url: String,
-    pub draft: OutgoingRequest,
+    pub outgoing: OutgoingRequest,
     pub now_ms: i64,
     pub handshake: bool,
-    pub answer: Value,
+    pub response: Value,
 }
 
 pub(super) fn vectors(json: &str) -> Vec<Vector> {
@@ -33,7 +33,7 @@ fn vector(json: &Value) -> Vector {
     let header = |(name, value): (&String, &Value)| {
         (name.to_ascii_lowercase(), value.as_str().unwrap().to_owned())
     };
-    let draft = OutgoingRequest {
+    let outgoing = OutgoingRequest {
         method: text("method"),
         path: format!("/{path}"),
         query: query.map(str::to_owned),
@@ -44,10 +44,10 @@ fn vector(json: &Value) -> Vector {
     Vector {
         scheme: text("scheme"),
         secret: text("secret"),
-        draft,
+        outgoing,
         now_ms: json["now"].as_i64().unwrap() * 1000,
         handshake: json["handshake"] == true,
-        answer: json["answer"].clone(),
+        response: json["answer"].clone(),
         url,
     }
 }
@@ -55,7 +55,7 @@ fn vector(json: &Value) -> Vector {
 impl Vector {
     pub fn verifier(&self) -> Verifier {
         let url = match self.scheme.as_str() {
-            // Without it the URL is put together from the request's own Host.
+            // Without `url` the URL would be built from the request's own Host.
             "twilio" | "mandrill" | "trello" | "square" | "hubspot" => {
                 format!(", url = \"{}\"", self.url)
             }
@@ -71,66 +71,66 @@ impl Vector {
 
 pub(super) fn check(
     verifier: &Verifier,
-    draft: &OutgoingRequest,
+    outgoing: &OutgoingRequest,
     now_ms: i64,
 ) -> Result<(), String> {
-    let lines = draft.header_refs();
-    super::fresh(verifier, &draft.as_signed_request(&lines), now_ms)
+    let lines = outgoing.header_refs();
+    super::check_fresh(verifier, &outgoing.as_signed_request(&lines), now_ms)
 }
 
 #[test]
-fn what_a_sender_signed_is_let_in_and_nothing_that_was_changed() {
+fn a_request_signed_by_its_sender_is_accepted_and_a_changed_one_is_not() {
     for vector in vectors(include_str!("../../../tests/vectors.json")) {
         let (verifier, now_ms, name) = (vector.verifier(), vector.now_ms, &vector.scheme);
-        assert_eq!(check(&verifier, &vector.draft, now_ms), Ok(()), "{name}");
-        // With these three nobody vouches for the bytes of the body.
+        assert_eq!(check(&verifier, &vector.outgoing, now_ms), Ok(()), "{name}");
+        // These three do not sign the bytes of the body.
         if !matches!(name.as_str(), "gitlab" | "mailgun" | "sns") {
-            let mut changed = vector.draft.clone();
+            let mut changed = vector.outgoing.clone();
             changed.body.push(b' ');
             assert!(check(&verifier, &changed, now_ms).is_err(), "{name}");
-            let mut changed = vector.draft.clone();
+            let mut changed = vector.outgoing.clone();
             changed.body[5] ^= 1;
             assert!(check(&verifier, &changed, now_ms).is_err(), "{name}");
         }
-        let others = super::verifier(
+        let other_verifier = super::verifier(
             &format!("scheme = \"{name}\", url = \"https://hooks.example.com/\""),
             &["other"],
         );
-        assert!(check(&others, &vector.draft, now_ms).is_err(), "{name}");
-        let mut bare = vector.draft.clone();
-        bare.headers.clear();
-        bare.body = b"{}".to_vec();
-        assert!(check(&verifier, &bare, now_ms).is_err(), "{name}");
+        assert!(check(&other_verifier, &vector.outgoing, now_ms).is_err(), "{name}");
+        let mut unsigned = vector.outgoing.clone();
+        unsigned.headers.clear();
+        unsigned.body = b"{}".to_vec();
+        assert!(check(&verifier, &unsigned, now_ms).is_err(), "{name}");
     }
 }
 
 #[test]
-fn a_handshake_is_known_and_answered_and_an_event_is_none() {
+fn a_handshake_is_recognized_and_an_event_is_not_one() {
     for vector in vectors(include_str!("../../../tests/vectors.json")) {
         let verifier = vector.verifier();
-        let lines = vector.draft.header_refs();
-        let asked = vector.draft.as_signed_request(&lines);
-        let found = verifier.handshake().and_then(|it| ask(it, &asked));
+        let lines = vector.outgoing.header_refs();
+        let request = vector.outgoing.as_signed_request(&lines);
+        let found = verifier.handshake().and_then(|preset| detect(preset, &request));
         assert_eq!(found.is_some(), vector.handshake, "{}", vector.scheme);
-        let answer = match found {
-            Some(found) => found.unwrap().answer,
-            None => verifier.answer(&vector.draft.body).unwrap(),
+        let response = match found {
+            Some(found) => found.unwrap().response,
+            None => verifier.success_response(&vector.outgoing.body).unwrap(),
         };
-        if let Some(status) = vector.answer["status"].as_u64() {
-            assert_eq!(u64::from(answer.status), status, "{}", vector.scheme);
-            let contains = vector.answer["contains"].as_str().unwrap_or("");
-            assert!(answer.body.contains(contains), "{}: {}", vector.scheme, answer.body);
+        if let Some(status) = vector.response["status"].as_u64() {
+            assert_eq!(u64::from(response.status), status, "{}", vector.scheme);
+            let contains = vector.response["contains"].as_str().unwrap_or("");
+            assert!(response.body.contains(contains), "{}: {}", vector.scheme, response.body);
         }
     }
 }
 
 #[test]
-fn sns_is_believed_in_both_versions_and_only_for_what_is_signed() {
+fn sns_is_verified_in_both_versions_and_only_for_signed_fields() {
     for vector in vectors(include_str!("../../../tests/sns.json")) {
         let verifier = vector.verifier();
         let at = vector.now_ms;
-        assert_eq!(check(&verifier, &vector.draft, at), Ok(()));
-        let text = String::from_utf8(vector.draft.body.clone()).unwrap();
+        assert_eq!(check(&verifier, &vector.outgoing, at), Ok(()));
+        let text = String::from_utf8(vector.outgoing.body.clone()).unwrap();
         let mismatch = Err("signature does not match".to_owned());
         for (old, new, expected) in [
             ("Hello", "Hullo", mismatch.clone()),
@@ -139,52 +139,53 @@ fn sns_is_believed_in_both_versions_and_only_for_what_is_signed() {
             (
                 "\"SignatureVersion\": \"2\"",
                 "\"SignatureVersion\": \"3\"",
-                Err("signature is of an unknown version".to_owned()),
+                Err("signature has an unknown version".to_owned()),
             ),
             (
                 "{\"Type\"",
                 "{\"Type\": \"Notification\", \"Type\"",
-                Err("body has not the fields that sns signs".to_owned()),
+                Err("body lacks the fields that sns signs".to_owned()),
             ),
             ("SigningCertURL", "SigningCert", Ok(())),
         ] {
-            let mut draft = vector.draft.clone();
-            draft.body = text.replace(old, new).into_bytes();
-            if draft.body != vector.draft.body {
-                assert_eq!(check(&verifier, &draft, at), expected, "{new}");
+            let mut outgoing = vector.outgoing.clone();
+            outgoing.body = text.replace(old, new).into_bytes();
+            if outgoing.body != vector.outgoing.body {
+                assert_eq!(check(&verifier, &outgoing, at), expected, "{new}");
             }
         }
         let hour = 3_600_000;
-        assert!(check(&verifier, &vector.draft, at + 24 * hour).is_ok());
-        let found = check(&verifier, &vector.draft, at + 24 * hour + 1000);
+        assert!(check(&verifier, &vector.outgoing, at + 24 * hour).is_ok());
+        let found = check(&verifier, &vector.outgoing, at + 24 * hour + 1000);
         assert_eq!(found, Err("timestamp is 86401 s old: at most 86400 s".to_owned()));
-        let found = check(&verifier, &vector.draft, at - hour - 1000);
+        let found = check(&verifier, &vector.outgoing, at - hour - 1000);
         assert_eq!(found, Err("timestamp is 3601 s ahead: at most 3600 s".to_owned()));
-        let lines = vector.draft.header_refs();
-        let asked = vector.draft.as_signed_request(&lines);
-        let found = verifier.handshake().and_then(|it| ask(it, &asked)).map(Result::unwrap);
+        let lines = vector.outgoing.header_refs();
+        let request = vector.outgoing.as_signed_request(&lines);
+        let found =
+            verifier.handshake().and_then(|preset| detect(preset, &request)).map(Result::unwrap);
         assert_eq!(found.is_some(), vector.handshake);
         if let Some(found) = found {
             assert!(found.operator_action.is_some() && found.detail.contains("https://sns."));
-            assert_eq!(found.answer.status, 200);
+            assert_eq!(found.response.status, 200);
         }
     }
 }
 
-/// As a person would who reads the body of a request.
+/// The nesting is deeper than a recursive parser could follow.
 #[test]
-fn what_reads_the_body_reads_no_more_than_it_needs() {
+fn a_deeply_nested_member_that_a_scheme_does_not_need_is_skipped() {
     let deep = format!("{{\"x\":{}{},", "[".repeat(100_000), "]".repeat(100_000));
     for vector in vectors(include_str!("../../../tests/vectors.json")) {
-        let text = String::from_utf8_lossy(&vector.draft.body).into_owned();
+        let text = String::from_utf8_lossy(&vector.outgoing.body).into_owned();
         if !matches!(vector.scheme.as_str(), "mailgun" | "sns") || !text.starts_with('{') {
             continue;
         }
         let body = text.replacen('{', &deep, 1).into_bytes();
-        let lines = vector.draft.header_refs();
-        let asked = SignedRequest { body: &body, ..vector.draft.as_signed_request(&lines) };
+        let lines = vector.outgoing.header_refs();
+        let request = SignedRequest { body: &body, ..vector.outgoing.as_signed_request(&lines) };
         assert_eq!(
-            super::fresh(&vector.verifier(), &asked, vector.now_ms),
+            super::check_fresh(&vector.verifier(), &request, vector.now_ms),
             Ok(()),
             "{}",
             vector.scheme
