@@ -1,5 +1,5 @@
-//! A request made of bytes, and all that intake does with it before it is stored: whatever they are,
-//! nothing may panic, and what is answered in place must not depend on how often it is asked.
+//! Makes a request from bytes and runs everything that intake does before it stores the event. Nothing may
+//! panic, and inline evaluation has to give the same result twice.
 
 use std::sync::LazyLock;
 
@@ -28,23 +28,23 @@ static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
         text += &format!("[sources.{0}]\nverify = {{ scheme = \"{0}\"{keys} }}\n", scheme.name);
     }
     let file = std::env::temp_dir().join(format!("hooktrail-fuzz-{}.toml", std::process::id()));
-    std::fs::write(&file, text).expect("a configuration can be written");
-    let loaded = config::load(&file).expect("it has no faults");
+    std::fs::write(&file, text).expect("the temporary folder is writable");
+    let loaded = config::load(&file).expect("the configuration has no errors");
     let _ = std::fs::remove_file(&file);
     let mut secrets = Secrets::default();
     secrets.insert(SecretRef::Env("FUZZ".to_owned()), secret.as_bytes().to_vec());
     (loaded.config, secrets)
 });
 
-static QUESTIONS: LazyLock<ExpressionSet> = LazyLock::new(|| {
+static EXPRESSIONS: LazyLock<ExpressionSet> = LazyLock::new(|| {
     let expression = |text: &str| hooktrail::expression::Expression::new(text).ok();
-    let taker = HandlerExpressions {
+    let handler = HandlerExpressions {
         when: expression(r#".a? != null or .b.c < 7 or $headers["x-a"] == "1" or $query.q"#),
         ordering_key: expression(".id // .data.id"),
         version_by: expression(".at"),
         ..HandlerExpressions::default()
     };
-    ExpressionSet::new(expression("[.id, .b]"), vec![taker])
+    ExpressionSet::new(expression("[.id, .b]"), vec![handler])
 });
 
 const TYPES: [&str; 6] = [
@@ -56,9 +56,9 @@ const TYPES: [&str; 6] = [
     "",
 ];
 
-/// The first byte says which scheme and type; then lines of headers, an empty line, the body.
+/// The first byte selects the scheme and the content type. Header lines, an empty line and the body follow.
 pub fn intake(data: &[u8]) {
-    let Some((&first, rest)) = data.split_first() else { return };
+    let Some((&selector, rest)) = data.split_first() else { return };
     let end = rest.windows(2).position(|two| two == b"\n\n").unwrap_or(0);
     let (head, body) = (&rest[..end], rest.get(end + 2..).unwrap_or(rest));
     let mut headers: Vec<(&str, &[u8])> = Vec::new();
@@ -68,12 +68,12 @@ pub fn intake(data: &[u8]) {
             headers.push((name, line.get(at + 1..).unwrap_or_default()));
         }
     }
-    let content_type = TYPES[usize::from(first) % TYPES.len()];
+    let content_type = TYPES[usize::from(selector) % TYPES.len()];
     let query = headers.first().and_then(|(_, value)| std::str::from_utf8(value).ok());
     let (config, secrets) = &*SOURCES;
-    let source = &config.sources[usize::from(first) % config.sources.len()];
+    let source = &config.sources[usize::from(selector) % config.sources.len()];
     let verifier = Verifier::new(source, secrets);
-    let asked = SignedRequest {
+    let request = SignedRequest {
         method: "POST",
         path: "/hooks/a/segment",
         query,
@@ -82,17 +82,17 @@ pub fn intake(data: &[u8]) {
         secret_segment: None,
         trusted_proxy_header: None,
     };
-    let _ = verifier.check(&asked, 1_795_000_000_000);
+    let _ = verifier.check(&request, 1_795_000_000_000);
     if let Some(preset) = verifier.handshake() {
-        let _ = preset.detect(&asked, false);
-        let _ = preset.detect(&asked, true);
+        let _ = preset.detect(&request, false);
+        let _ = preset.detect(&request, true);
     }
     let _ = verifier.success_response(body);
     let _ = planner::source_dedupe_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
         let _ = web::content_type::check_content_type(accept, Some(content_type), body);
     }
-    let scene = EventContext {
+    let context = EventContext {
         body,
         content_type: Some(content_type),
         source: "a",
@@ -101,7 +101,7 @@ pub fn intake(data: &[u8]) {
         path: "/hooks/a",
         ..EventContext::default()
     };
-    unsandboxed::read_body(&scene);
-    let once = format!("{:?}", QUESTIONS.evaluate_inline(&scene));
-    assert_eq!(once, format!("{:?}", QUESTIONS.evaluate_inline(&scene)));
+    unsandboxed::read_body(&context);
+    let first_result = format!("{:?}", EXPRESSIONS.evaluate_inline(&context));
+    assert_eq!(first_result, format!("{:?}", EXPRESSIONS.evaluate_inline(&context)));
 }

@@ -1,6 +1,6 @@
-//! What takes bytes of strangers at intake, each as a function that panics where a promise is broken.
+//! Fuzz targets: each parses bytes from outside, and panics if the result breaks a guarantee.
 //!
-//! Run by `cargo fuzz` (fuzz_targets/), and for a bounded number of inputs by tests/integration/fuzzing.rs.
+//! `cargo fuzz` runs them (fuzz_targets/), and tests/integration/fuzzing.rs runs a limited number of inputs.
 
 use std::cell::OnceCell;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 mod intake;
 
-/// A target with inputs to begin with, and with what its inputs are made of.
+/// A fuzz target, with its first inputs and the pieces that a generator inserts into them.
 pub struct Target {
     pub name: &'static str,
     pub run: fn(&[u8]),
@@ -17,7 +17,8 @@ pub struct Target {
     pub parts: &'static [&'static [u8]],
 }
 
-/// All of them: a new one is a line here, a file in fuzz_targets/ and a `[[bin]]` of fuzz/Cargo.toml.
+/// All fuzz targets. A new one needs an element here, a file in fuzz_targets/ and a `[[bin]]` in
+/// fuzz/Cargo.toml.
 pub const TARGETS: [Target; 6] = [
     Target {
         name: "expression",
@@ -71,8 +72,8 @@ pub const TARGETS: [Target; 6] = [
             b"&", b"=", b"[", b"]", b"[]", b"%", b"%5B", b"%ff", b"+", b"a", b"0", b"-1", b" ",
         ],
     },
-    Target { name: "intake", run: intake::intake, seeds: SEEDS, parts: PIECES },
-    Target { name: "in_place", run: in_place, seeds: JSON_SEEDS, parts: JSON_PARTS },
+    Target { name: "intake", run: intake::intake, seeds: REQUEST_SEEDS, parts: REQUEST_PARTS },
+    Target { name: "inline", run: inline, seeds: JSON_SEEDS, parts: JSON_PARTS },
     Target { name: "json", run: json, seeds: JSON_SEEDS, parts: JSON_PARTS },
     Target {
         name: "multipart",
@@ -98,8 +99,8 @@ pub const TARGETS: [Target; 6] = [
     },
 ];
 
-/// Requests: see `intake`.
-const SEEDS: &[&[u8]] = &[
+/// Requests in the format of [`intake::intake`].
+const REQUEST_SEEDS: &[&[u8]] = &[
     b"\x00x-a:1\ncontent-type:a/b\n\n{\"a\":[1,{\"b\":\"\\u00e4\\ud83d\\ude00\"}],\"id\":1e999,\"at\":-0.0}",
     b"\x01x-hub-signature-256:sha256=00ff\nx:=&%\n\na[b][]=1&a[b][]=%C3%A4&c=+%4&=&d[",
     b"\x02stripe-signature:t=1795000000,v1=00,v1=zz,v0=\n\n--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\nbytes\r\n--x--\r\n",
@@ -109,8 +110,8 @@ const SEEDS: &[&[u8]] = &[
     include_bytes!("../tests/payloads/paminga-form.json"),
 ];
 
-/// Pieces that parsers stumble over.
-const PIECES: &[&[u8]] = &[
+/// Pieces that are hard to parse.
+const REQUEST_PARTS: &[&[u8]] = &[
     b"[",
     b"{\"a\":",
     b"\"",
@@ -166,7 +167,7 @@ const JSON_PARTS: &[&[u8]] = &[
     b"[[[[[[[[",
 ];
 
-fn scene<'a>(content_type: &'a str, body: &'a [u8]) -> EventContext<'a> {
+fn context<'a>(content_type: &'a str, body: &'a [u8]) -> EventContext<'a> {
     EventContext {
         body,
         content_type: Some(content_type),
@@ -176,53 +177,53 @@ fn scene<'a>(content_type: &'a str, body: &'a [u8]) -> EventContext<'a> {
 }
 
 fn jq(text: &str) -> Expression {
-    Expression::new(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
+    Expression::new(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
 }
 
-/// The body as an expression sees it: never a fault, always JSON.
+/// Returns the body as an expression sees it: always JSON, and never an error.
 fn input(content_type: &str, body: &[u8]) -> Value {
-    thread_local! { static ALL: OnceCell<Expression> = const { OnceCell::new() }; }
-    let whole = ALL.with(|all| all.get_or_init(|| jq(".")).clone());
-    let text = unsandboxed::first(&whole, &scene(content_type, body));
-    let text = text.expect("a body is something").expect("`.` gives one output");
-    // A body of depth 128 is deeper than serde_json reads, and 1e999 is more.
+    thread_local! { static IDENTITY: OnceCell<Expression> = const { OnceCell::new() }; }
+    let identity = IDENTITY.with(|cell| cell.get_or_init(|| jq(".")).clone());
+    let text = unsandboxed::first(&identity, &context(content_type, body));
+    let text = text.expect("a body has a value").expect("`.` gives one output");
+    // serde_json rejects a body of depth 128, and 1e999.
     serde_json::from_slice(&text).unwrap_or(Value::Null)
 }
 
-/// Any text compiles or has a fault with its place.
+/// Any text compiles, or gives an error with its position.
 pub fn expression(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Err(wrong) = Expression::new(text) {
+    if let Err(error) = Expression::new(text) {
         let lines = text.split('\n').count();
-        assert!((1..=lines).contains(&wrong.line) && wrong.column >= 1, "{wrong:?}");
-        assert!(!wrong.text.is_empty());
+        assert!((1..=lines).contains(&error.line) && error.column >= 1, "{error:?}");
+        assert!(!error.text.is_empty());
     }
 }
 
-/// A form is an object, or text where it has too many fields.
+/// A form is an object, or text if it has too many fields.
 pub fn form(data: &[u8]) {
-    let read = input("application/x-www-form-urlencoded", data);
-    assert!(read.is_object() || data.len() > 10_000, "{read}");
+    let value = input("application/x-www-form-urlencoded", data);
+    assert!(value.is_object() || data.len() > 10_000, "{value}");
 }
 
-/// What serde_json reads is what expressions see; what is not JSON is text or null.
+/// Expressions see the same value as serde_json. A body that is not JSON is text or null.
 pub fn json(data: &[u8]) {
-    let read = input("application/json", data);
+    let value = input("application/json", data);
     match serde_json::from_slice::<Value>(data) {
-        Ok(expected) => assert_eq!(read, expected),
-        Err(_) => assert!(read.is_null() || std::str::from_utf8(data).is_ok()),
+        Ok(expected) => assert_eq!(value, expected),
+        Err(_) => assert!(value.is_null() || std::str::from_utf8(data).is_ok()),
     }
 }
 
-/// A multipart is an object of its fields; what is broken is text or null.
+/// A multipart body is an object of its fields. A broken one is text or null.
 pub fn multipart(data: &[u8]) {
-    let read = input("multipart/form-data; boundary=x", data);
-    assert!(read.is_object() || read.is_string() || read.is_null(), "{read}");
+    let value = input("multipart/form-data; boundary=x", data);
+    assert!(value.is_object() || value.is_string() || value.is_null(), "{value}");
 }
 
-/// What is evaluated in place is what jaq gives.
-pub fn in_place(data: &[u8]) {
-    thread_local! { static ALL: OnceCell<Vec<Expression>> = const { OnceCell::new() }; }
+/// Inline evaluation gives the same result as jaq.
+pub fn inline(data: &[u8]) {
+    thread_local! { static EXPRESSIONS: OnceCell<Vec<Expression>> = const { OnceCell::new() }; }
     const TEXTS: [&str; 8] = [
         ".a? != null",
         ".a.b == 1 or .a.b? == \"x\"",
@@ -233,11 +234,11 @@ pub fn in_place(data: &[u8]) {
         ".n < .big",
         ".a | not",
     ];
-    let all = ALL.with(|all| all.get_or_init(|| TEXTS.map(jq).to_vec()).clone());
-    let scene = scene("application/json", data);
-    for expression in all {
-        let Some(output) = expression.evaluate_inline(&scene) else { continue };
-        let expected = unsandboxed::first(&expression, &scene);
+    let expressions = EXPRESSIONS.with(|cell| cell.get_or_init(|| TEXTS.map(jq).to_vec()).clone());
+    let context = context("application/json", data);
+    for expression in expressions {
+        let Some(output) = expression.evaluate_inline(&context) else { continue };
+        let expected = unsandboxed::first(&expression, &context);
         let text = expression.text();
         match (&output, &expected) {
             (Ok(output), Ok(Some(expected))) => assert_eq!(output, expected, "{text}"),

@@ -1,6 +1,5 @@
-//! Everything that a stranger's bytes go through at intake. By hand, for as long as one likes:
-//! `cargo +nightly fuzz run intake`. tests/integration/fuzzing.rs does the same for a bounded time on any
-//! compiler.
+//! `cargo +nightly fuzz run intake`
+
 #![no_main]
 
 #[path = "../intake.rs"]

@@ -53,7 +53,7 @@ pub(super) fn start_maintenance(
         source_counters: Arc::clone(source_counters),
         database,
         min_free_bytes: config.store.min_free_bytes,
-        disk_low: Arc::clone(&intake.disk_low),
+        disk_low: Arc::clone(&intake.is_disk_low),
         writer: intake.writer.clone(),
         running: Arc::clone(running),
         rejections: Box::new(move || rejections.drain_rejections()),

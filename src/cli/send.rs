@@ -115,7 +115,7 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
         path: fill_path_params(&source.path),
         body,
         id,
-        corrupt_signature: args.bad_signature,
+        is_corrupt: args.bad_signature,
         ..OutgoingRequest::default()
     };
     draft.set_header("host", host);

@@ -71,12 +71,12 @@ impl VerificationScheme for Basic {
 /// Returns the credentials that follow the scheme's name in `Authorization`.
 fn credentials<'a>(request: &SignedRequest<'a>, scheme: &str) -> Result<&'a [u8], String> {
     let value = request.required_header("authorization")?;
-    let other = || format!("authorization is not {scheme}");
-    let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(other)?;
+    let scheme_error = || format!("authorization is not {scheme}");
+    let gap = value.iter().position(|&byte| byte == b' ').ok_or_else(scheme_error)?;
     let (name, credentials) = value.split_at(gap);
     if name.eq_ignore_ascii_case(scheme.as_bytes()) {
         Ok(credentials.trim_ascii())
     } else {
-        Err(other())
+        Err(scheme_error())
     }
 }

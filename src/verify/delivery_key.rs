@@ -236,12 +236,12 @@ mod tests {
     #[test]
     fn one_action_of_two_webhooks_has_two_keys() {
         let key = |body| read(KeyPlace::Action, body);
-        let one = key(r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#);
-        assert_eq!(one, Some(hash_key(b'j', &[br#"["a","w"]"#])));
-        assert_eq!(key(r#"{"webhook":{"id":"w","x":1},"action":{"id":"a"}}"#), one);
-        assert_ne!(key(r#"{"action":{"id":"a"},"webhook":{"id":"v"}}"#), one);
-        let bare = r#"{"action":{},"webhook":{"id":"w"}}"#;
-        assert_eq!(key(bare), Some(hash_key(b'b', &[bare.as_bytes()])));
+        let first = key(r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#);
+        assert_eq!(first, Some(hash_key(b'j', &[br#"["a","w"]"#])));
+        assert_eq!(key(r#"{"webhook":{"id":"w","x":1},"action":{"id":"a"}}"#), first);
+        assert_ne!(key(r#"{"action":{"id":"a"},"webhook":{"id":"v"}}"#), first);
+        let without_id = r#"{"action":{},"webhook":{"id":"w"}}"#;
+        assert_eq!(key(without_id), Some(hash_key(b'b', &[without_id.as_bytes()])));
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl PresetHandshake {
     }
 
     /// Whether a handshake that requires a valid signature may use this method.
-    pub fn is_signed_by(&self, method: &str) -> bool {
+    pub fn has_signed_handshake(&self, method: &str) -> bool {
         self.specs.iter().any(|spec| spec.is_signed && spec.methods.contains(&method))
     }
 

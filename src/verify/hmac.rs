@@ -163,7 +163,7 @@ impl VerificationScheme for HmacScheme {
         let lines = outgoing.header_refs();
         let request = outgoing.as_signed_request(&lines);
         let parts = self.parts(&request, (timestamp.as_bytes(), id.as_bytes()), &url);
-        let signature = self.keys.sign(&parts, outgoing.corrupt_signature)?;
+        let signature = self.keys.sign(&parts, outgoing.is_corrupt)?;
         let signature = parse::encode_signature(self.config.encoding, &signature);
         let prefix = match self.quirk {
             Quirk::PrefixOptional => "",

@@ -91,21 +91,20 @@ impl VerificationScheme for Mailgun {
     fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let token = hex::encode(&outgoing.id);
-        let signature = self
-            .keys
-            .sign(&[timestamp.as_bytes(), token.as_bytes()], outgoing.corrupt_signature)?;
+        let signature =
+            self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], outgoing.is_corrupt)?;
         let signature = hex::encode(signature);
         if form_fields::is_form(outgoing.header("content-type").map(str::as_bytes)) {
             let is_signature_field =
                 |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
-            let others = outgoing.body.split(|&byte| byte == b'&').filter(|pair| {
+            let other_fields = outgoing.body.split(|&byte| byte == b'&').filter(|pair| {
                 let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default();
                 !pair.is_empty() && !is_signature_field(name)
             });
             let signature_fields =
                 format!("timestamp={timestamp}&token={token}&signature={signature}");
             outgoing.body =
-                others.chain([signature_fields.as_bytes()]).collect::<Vec<_>>().join(&b'&');
+                other_fields.chain([signature_fields.as_bytes()]).collect::<Vec<_>>().join(&b'&');
             return Ok(());
         }
         let mut fields = RawJsonObject::read(&outgoing.body)?;

@@ -57,7 +57,7 @@ impl VerificationScheme for Mandrill {
         let url = outgoing.url(self.url.as_ref());
         let signature = self
             .keys
-            .sign(&[url.as_bytes(), &signed_fields(&outgoing.body)?], outgoing.corrupt_signature)?;
+            .sign(&[url.as_bytes(), &signed_fields(&outgoing.body)?], outgoing.is_corrupt)?;
         let signature = parse::encode_signature(Encoding::Base64, &signature);
         outgoing.set_header(&self.header, signature);
         Ok(())

@@ -15,7 +15,7 @@ pub struct OutgoingRequest {
     /// The unique id that the sender would give to the delivery.
     pub id: String,
     /// Whether to make the signature invalid.
-    pub corrupt_signature: bool,
+    pub is_corrupt: bool,
 }
 
 impl OutgoingRequest {

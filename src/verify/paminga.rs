@@ -59,7 +59,7 @@ impl<'de> Visitor<'de> for PamingaVisitor {
     }
 }
 
-fn read(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
+fn parse(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let parts = json.deserialize_map(PamingaVisitor)?;
     json.end()?;
@@ -69,7 +69,7 @@ fn read(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
 /// Returns the key of a form or a campaign. Alerts have none, because two alerts may be equal. JSON
 /// and forms are distinguished by the signed bytes and not by the unsigned Content-Type.
 pub(super) fn read_key(body: &[u8]) -> Option<KeyHash> {
-    let Ok(parts) = read(body) else {
+    let Ok(parts) = parse(body) else {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hash_key(b'f', &[&id]));
     };
@@ -81,8 +81,8 @@ pub(super) fn read_key(body: &[u8]) -> Option<KeyHash> {
 
 /// The last value of a field of an urlencoded form.
 fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let named = form_fields::iter_fields(body).filter(|(found, _)| **found == *name);
-    named.last().map(|(_, value)| value.into_owned())
+    let values = form_fields::iter_fields(body).filter(|(other, _)| **other == *name);
+    values.last().map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]
@@ -101,9 +101,9 @@ mod tests {
 
     #[test]
     fn the_last_of_two_equal_members_counts_as_in_jq() {
-        let one = read_key(br#"{"form_completion_id":"445"}"#);
+        let first = read_key(br#"{"form_completion_id":"445"}"#);
         let body = br#"{"form_completion_id":"1","form_completion_id":"445"}"#;
-        assert_eq!(read_key(body), one);
+        assert_eq!(read_key(body), first);
         let body = br#"{"form_completion_id":"1","form_completion_id":null}"#;
         assert_eq!(read_key(body), None);
     }
@@ -118,10 +118,10 @@ mod tests {
 
     #[test]
     fn the_key_of_a_campaign_is_its_bytes() {
-        let one = read_key(br#"{"CampaignActionQualification":[1]}"#);
-        assert!(one.is_some());
-        assert_eq!(read_key(br#"{"CampaignActionQualification":[1]}"#), one);
-        assert_ne!(read_key(br#"{"CampaignActionQualification":[2]}"#), one);
+        let first = read_key(br#"{"CampaignActionQualification":[1]}"#);
+        assert!(first.is_some());
+        assert_eq!(read_key(br#"{"CampaignActionQualification":[1]}"#), first);
+        assert_ne!(read_key(br#"{"CampaignActionQualification":[2]}"#), first);
     }
 
     #[test]

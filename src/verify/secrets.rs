@@ -40,7 +40,7 @@ impl SharedSecrets {
     /// Returns the secret that a sender sends, or an invalid one if `outgoing` asks for it.
     pub fn signing_secret(&self, outgoing: &OutgoingRequest) -> Result<Vec<u8>, String> {
         let mut secret = self.first.clone().ok_or(NO_SECRET)?;
-        if outgoing.corrupt_signature {
+        if outgoing.is_corrupt {
             secret.push(b'x');
         }
         Ok(secret)

@@ -76,8 +76,8 @@ impl SnsBody<'_> {
         ];
         // Only `Message` may contain a line break. In another value it could turn one field into
         // two under the same signature, for example a subject into another MessageId.
-        let others = fields.iter().filter(|(key, _)| *key != "Message");
-        if others.filter_map(|(_, value)| *value).any(|value| value.contains('\n')) {
+        let single_line = fields.iter().filter(|(key, _)| *key != "Message");
+        if single_line.filter_map(|(_, value)| *value).any(|value| value.contains('\n')) {
             return Err("body has a line break in a field that sns signs".to_owned());
         }
         let lines = fields.iter().filter_map(|(key, value)| Some((key, (*value)?)));

@@ -156,7 +156,7 @@ impl VerificationScheme for Standard {
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let id = outgoing.id.clone();
         let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", &outgoing.body];
-        let signature = STANDARD.encode(self.hmac_keys.sign(&parts, outgoing.corrupt_signature)?);
+        let signature = STANDARD.encode(self.hmac_keys.sign(&parts, outgoing.is_corrupt)?);
         outgoing.set_header("webhook-id", id);
         outgoing.set_header("webhook-timestamp", timestamp);
         outgoing.set_header("webhook-signature", format!("v1,{signature}"));

@@ -141,7 +141,7 @@ impl VerificationScheme for TimestampedSignatures {
         let HeaderFormat { separator, time, version, payload_separator, id: _ } = self.format;
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let parts = [timestamp.as_bytes(), payload_separator.as_bytes(), &outgoing.body];
-        let signature = hex::encode(self.keys.sign(&parts, outgoing.corrupt_signature)?);
+        let signature = hex::encode(self.keys.sign(&parts, outgoing.is_corrupt)?);
         let separator = char::from(separator);
         outgoing.set_header(
             &self.header,

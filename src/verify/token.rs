@@ -16,7 +16,7 @@ pub(super) struct Token {
     secrets: SharedSecrets,
     header: Option<String>,
     parameter: Option<String>,
-    segment: bool,
+    has_path_token: bool,
 }
 
 impl Token {
@@ -25,13 +25,18 @@ impl Token {
             secrets: SharedSecrets::new(secrets.iter().copied()),
             header: verify.header.clone(),
             parameter: verify.query.clone(),
-            segment: verify.is_path_token,
+            has_path_token: verify.is_path_token,
         }
     }
 
     /// A scheme that rejects every request.
     pub fn deny_all() -> Self {
-        Self { secrets: SharedSecrets::new([]), header: None, parameter: None, segment: false }
+        Self {
+            secrets: SharedSecrets::new([]),
+            header: None,
+            parameter: None,
+            has_path_token: false,
+        }
     }
 }
 
@@ -80,7 +85,7 @@ impl VerificationScheme for Token {
         SecretLocation {
             header: self.header.as_deref(),
             parameter: self.parameter.as_deref(),
-            is_last_segment: self.segment,
+            is_last_segment: self.has_path_token,
         }
     }
 }

@@ -119,7 +119,7 @@ impl VerificationScheme for Twilio {
             true => signed_fields(&outgoing.body)?,
             false => body_digest(&outgoing.body, &url).map(|_| Vec::new())?,
         };
-        let signature = self.sha1.sign(&[url.as_bytes(), &fields], outgoing.corrupt_signature)?;
+        let signature = self.sha1.sign(&[url.as_bytes(), &fields], outgoing.is_corrupt)?;
         let signature = parse::encode_signature(Encoding::Base64, &signature);
         outgoing.set_header(&self.header, signature);
         Ok(())

@@ -175,8 +175,9 @@ impl BodyClaim<'_> {
 
     /// Maximum number of bytes that all bodies together may hold when this one grows.
     fn limit(&self) -> usize {
-        let all = self.claimant.bytes_max;
-        if self.is_large { (all - all / 8).max(self.claimant.max_body_bytes) } else { all }
+        let total = self.claimant.bytes_max;
+        let large = (total - total / 8).max(self.claimant.max_body_bytes);
+        if self.is_large { large } else { total }
     }
 }
 

@@ -171,9 +171,9 @@ impl CheckQueueState {
         let tasks = self.tasks.get(&source).map_or(0, VecDeque::len);
         let source_bytes = self.bytes.get(&source).copied().unwrap_or(0);
         let total_bytes: usize = self.bytes.values().sum();
-        let fits = source_bytes == 0
+        let has_bytes = source_bytes == 0
             || (source_bytes + bytes <= max_bytes / 2 && total_bytes + bytes <= max_bytes);
-        tasks < TASKS_MAX && fits
+        tasks < TASKS_MAX && has_bytes
     }
 
     fn enqueue(&mut self, source: SourceId, entry: QueuedCheck) {

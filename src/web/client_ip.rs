@@ -102,8 +102,8 @@ mod tests {
         } else {
             ("x-forwarded-for", ProxyHeader::XForwardedFor)
         };
-        let found = client_ip(peer, &[(name, header.as_bytes())], &trusted(), kind);
-        assert_eq!(found, expected.parse().ok(), "{header} through {peer:?}");
+        let client = client_ip(peer, &[(name, header.as_bytes())], &trusted(), kind);
+        assert_eq!(client, expected.parse().ok(), "{header} through {peer:?}");
     }
 
     #[test]

@@ -230,10 +230,10 @@ impl Connections {
 
 /// Returns the selected connections that have been in their state longest, the longest last.
 fn find_longest(
-    all: &HashMap<usize, Arc<Connection>>,
+    open: &HashMap<usize, Arc<Connection>>,
     is_selected: impl Fn(State) -> bool,
 ) -> Vec<(State, Arc<Connection>)> {
-    let mut selected: Vec<(State, &Arc<Connection>)> = all
+    let mut selected: Vec<(State, &Arc<Connection>)> = open
         .values()
         .map(|connection| (connection.state(), connection))
         .filter(|(state, _)| is_selected(*state))

@@ -55,7 +55,7 @@ impl<'g> PossibleHandshakes<'g> {
             runtime.custom_handshake.as_ref().filter(|custom| custom.accepts_method(method));
         let preset = runtime.verifier.handshake().filter(|preset| preset.accepts_method(method));
         let has_signed = custom.is_some_and(|custom| custom.is_signed)
-            || preset.is_some_and(|preset| preset.is_signed_by(method));
+            || preset.is_some_and(|preset| preset.has_signed_handshake(method));
         Self { custom, preset, has_signed }
     }
 

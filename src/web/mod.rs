@@ -76,7 +76,7 @@ const DRAIN_IDLE: Duration = Duration::from_millis(40);
 pub struct IntakeState {
     pub settings: ArcSwap<IntakeConfig>,
     pub writer: WriterHandle,
-    pub disk_low: Arc<AtomicBool>,
+    pub is_disk_low: Arc<AtomicBool>,
     pub is_closing: AtomicBool,
     /// The memory budget of request bodies.
     pub body_budget: body_memory::BodyBudget,
@@ -117,7 +117,7 @@ impl IntakeState {
             rejection_streaks,
             rate_windows,
             writer,
-            disk_low: Arc::default(),
+            is_disk_low: Arc::default(),
             is_closing: AtomicBool::new(false),
             body_budget: body_memory::BodyBudget::default(),
             rejection_log: rejection_log::RejectionLog::default(),
@@ -151,7 +151,7 @@ impl IntakeState {
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
     /// arrives.
     pub fn unavailable_reason(&self) -> Option<&'static str> {
-        if self.disk_low.load(Ordering::Relaxed) {
+        if self.is_disk_low.load(Ordering::Relaxed) {
             Some("disk low")
         } else {
             match self.writer.health.get() {

@@ -105,8 +105,8 @@ pub struct RateWindows(Mutex<HashMap<SourceId, Arc<SharedWindow>>>);
 impl RateWindows {
     /// Makes the limiter of a source at this rate.
     pub fn limiter(&self, source: SourceId, rate: Rate) -> SourceRateLimiter {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        SourceRateLimiter { rate, window: Arc::clone(all.entry(source).or_default()) }
+        let mut by_source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        SourceRateLimiter { rate, window: Arc::clone(by_source.entry(source).or_default()) }
     }
 }
 

@@ -142,8 +142,8 @@ mod tests {
                     .as_ref()
                     .filter(|(expected, _)| *expected == name)
                     .map(|(_, value)| *value);
-                let found = response.headers().get(&name).and_then(|value| value.to_str().ok());
-                assert_eq!(found, expected, "{name} of {rejection:?}");
+                let value = response.headers().get(&name).and_then(|value| value.to_str().ok());
+                assert_eq!(value, expected, "{name} of {rejection:?}");
             }
         }
     }

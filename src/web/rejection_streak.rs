@@ -79,8 +79,8 @@ pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 
 impl RejectionStreaks {
     pub fn for_source(&self, source: SourceId) -> Arc<RejectionStreak> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(source).or_default())
+        let mut by_source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(by_source.entry(source).or_default())
     }
 }
 

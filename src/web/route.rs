@@ -72,12 +72,12 @@ impl Routes {
         if let Some(&source) = self.fixed_paths.get(path) {
             return Some(RouteMatch { source, secret_segment: None });
         }
-        let sent: Vec<Cow<'_, str>> = without_last_slash(path)
+        let segments: Vec<Cow<'_, str>> = without_last_slash(path)
             .strip_prefix('/')?
             .split('/')
             .map(|segment| percent_decode_str(segment).decode_utf8_lossy())
             .collect();
-        self.patterns.iter().find_map(|pattern| pattern.match_path(&sent))
+        self.patterns.iter().find_map(|pattern| pattern.match_path(&segments))
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_path_belongs_to_its_source_however_it_is_encoded() {
         let routes = routes(&["/a", "/{x}/b", "/c/b", "/t"]);
-        let find = |path| routes.find(path).map(|found| (found.source, found.secret_segment));
+        let find = |path| routes.find(path).map(|route| (route.source, route.secret_segment));
         assert_eq!(find("/a"), Some((0, None)));
         assert_eq!(find("/%61"), Some((0, None)));
         assert_eq!(find("/c/b"), Some((2, None)));
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn a_token_follows_a_path_that_ends_with_a_slash_without_another() {
         let routes = routes(&["/u/t/"]);
-        let token = |path| routes.find(path).and_then(|found| found.secret_segment);
+        let token = |path| routes.find(path).and_then(|route| route.secret_segment);
         assert_eq!(token("/u/t/secret"), Some("secret".to_owned()));
         assert_eq!(token("/u/t/secret/"), Some("secret".to_owned()));
         assert_eq!(token("/u/t//secret"), None);

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_query_is_stored_byte_for_byte_except_secrets() {
-        for (sent, expected) in [
+        for (input, expected) in [
             ("a=%20b&key=s3cret&&c", "a=%20b&key=[redacted]&&c"),
             ("k%65y=s3cret=", "k%65y=[redacted]"),
             ("key=1&key=s3cret", "key=[redacted]&key=[redacted]"),
@@ -126,36 +126,36 @@ mod tests {
             ("", ""),
         ] {
             check(Some(&token("query = \"key\"")), |redaction| {
-                assert_eq!(redaction.redact_query(sent), expected)
+                assert_eq!(redaction.redact_query(input), expected)
             });
         }
-        for (sent, expected) in [("key=s3cret", "key=s3cret"), ("&other-secret", "&[redacted]")] {
+        for (input, expected) in [("key=s3cret", "key=s3cret"), ("&other-secret", "&[redacted]")] {
             check(Some(&token("header = \"X-T\"")), |redaction| {
-                assert_eq!(redaction.redact_query(sent), expected)
+                assert_eq!(redaction.redact_query(input), expected)
             });
-            check(None, |redaction| assert_eq!(redaction.redact_query(sent), expected));
+            check(None, |redaction| assert_eq!(redaction.redact_query(input), expected));
         }
     }
 
     #[test]
     fn a_path_is_stored_byte_for_byte_except_secrets() {
-        for (sent, expected) in [
+        for (input, expected) in [
             ("/%61//s3%63ret", "/%61//[redacted]"),
             ("/a/s3cret/", "/a/[redacted]/"),
             ("/other-secret/s3cret", "/[redacted]/[redacted]"),
             ("/", "/"),
         ] {
             check(Some(&token("path_token = true")), |redaction| {
-                assert_eq!(redaction.redact_path(sent), expected)
+                assert_eq!(redaction.redact_path(input), expected)
             });
         }
-        for (sent, expected) in
+        for (input, expected) in
             [("/a/s3cret", "/a/s3cret"), ("/a/other-secret/b", "/a/[redacted]/b")]
         {
             check(Some(&token("query = \"key\"")), |redaction| {
-                assert_eq!(redaction.redact_path(sent), expected)
+                assert_eq!(redaction.redact_path(input), expected)
             });
-            check(None, |redaction| assert_eq!(redaction.redact_path(sent), expected));
+            check(None, |redaction| assert_eq!(redaction.redact_path(input), expected));
         }
     }
 }

@@ -299,7 +299,7 @@ mod tests {
         outbox.add(event);
     }
 
-    fn sent(outbox: &mut Outbox) -> Vec<usize> {
+    fn take_sent(outbox: &mut Outbox) -> Vec<usize> {
         outbox.next.drain(..).map(|event| event.reply_slot).collect()
     }
 
@@ -311,14 +311,14 @@ mod tests {
         }
         add(&mut outbox, 40, 2, 1);
         add(&mut outbox, 41, 2, 1);
-        let first = sent(&mut outbox);
+        let first = take_sent(&mut outbox);
         assert_eq!(first, (0..7).collect::<Vec<_>>(), "at most the limit of rows on their way");
         outbox.release_rows(0);
         outbox.refill(|_| false);
-        assert_eq!(sent(&mut outbox), [7, 40], "the sources take turns");
+        assert_eq!(take_sent(&mut outbox), [7, 40], "the sources take turns");
         first[1..].iter().for_each(|slot| outbox.release_rows(*slot));
         outbox.refill(|_| false);
-        assert_eq!(sent(&mut outbox)[..2], [8, 41]);
+        assert_eq!(take_sent(&mut outbox)[..2], [8, 41]);
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
             add(&mut outbox, slot, 1, 16 << 20);
         }
         for slot in 0..4 {
-            assert_eq!(sent(&mut outbox), [slot]);
+            assert_eq!(take_sent(&mut outbox), [slot]);
             outbox.release_rows(slot);
             outbox.refill(|_| false);
         }

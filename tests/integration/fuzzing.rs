@@ -97,7 +97,7 @@ fn forms_are_objects_whatever_is_in_them() {
 
 #[test]
 fn what_is_evaluated_in_place_is_what_jaq_gives() {
-    run("in_place");
+    run("inline");
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn a_delivery_key_does_not_depend_on_unsigned_headers() {
                 }
             }
             match key(&verifier, &repeat, vector.now_ms) {
-                Ok(found) => assert_eq!(found, first, "{} as {content_type}", spec.name),
+                Ok(repeat_key) => assert_eq!(repeat_key, first, "{} as {content_type}", spec.name),
                 // A body that this type makes unreadable is rejected.
                 Err(_) => assert!(matches!(spec.name, "twilio" | "mailgun"), "{}", spec.name),
             }
@@ -69,9 +69,9 @@ fn an_unsigned_delivery_key_depends_on_its_header_only() {
         let verifier = vector.verifier();
         let mut outgoing = vector.outgoing.clone();
         outgoing.set_header(name, "one");
-        let one = key(&verifier, &outgoing, vector.now_ms).unwrap();
+        let first = key(&verifier, &outgoing, vector.now_ms).unwrap();
         outgoing.set_header(name, "two");
-        assert_ne!(key(&verifier, &outgoing, vector.now_ms).unwrap(), one, "{}", spec.name);
+        assert_ne!(key(&verifier, &outgoing, vector.now_ms).unwrap(), first, "{}", spec.name);
         outgoing.headers.retain(|(found, _)| found != name);
         assert_eq!(key(&verifier, &outgoing, vector.now_ms), Ok(None), "{}", spec.name);
     }

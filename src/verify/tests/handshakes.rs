@@ -22,7 +22,7 @@ fn detect(
 }
 
 fn response(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
-    detect(verifier, request, body).map(|found| found.unwrap().response)
+    detect(verifier, request, body).map(|reply| reply.unwrap().response)
 }
 
 fn empty(status: u16) -> Option<SenderResponse> {
@@ -71,8 +71,8 @@ fn the_handshake_of_meta_requires_the_verify_token() {
     let detect = |query: &str| detect(&meta, &format!("GET /?{query}"), "");
     let mode = "hub.mode=subscribe&hub.challenge=115";
     for token in ["to+ken", "to%20ken", "older"] {
-        let found = detect(&format!("{mode}&hub.verify_token={token}")).unwrap().unwrap();
-        assert_eq!(found.response, SenderResponse::text("115"));
+        let reply = detect(&format!("{mode}&hub.verify_token={token}")).unwrap().unwrap();
+        assert_eq!(reply.response, SenderResponse::text("115"));
     }
     for (query, reason) in [
         (format!("{mode}&hub.verify_token=other"), "hub.verify_token does not match"),
@@ -88,9 +88,9 @@ fn the_handshake_of_meta_requires_the_verify_token() {
     for query in ["", "hub.mode=unsubscribe&hub.verify_token=older&hub.challenge=1"] {
         assert_eq!(detect(query), None, "{query}");
     }
-    let bare = without_secrets("scheme = \"meta\"");
-    let found = self::detect(&bare, &format!("GET /?{mode}&hub.verify_token="), "");
-    assert_eq!(found, Some(Err("no verify_token is configured".to_owned())));
+    let unconfigured = without_secrets("scheme = \"meta\"");
+    let result = self::detect(&unconfigured, &format!("GET /?{mode}&hub.verify_token="), "");
+    assert_eq!(result, Some(Err("no verify_token is configured".to_owned())));
 }
 
 #[test]
@@ -159,8 +159,8 @@ fn is_unsigned_handshake(
         ..OutgoingRequest::default()
     };
     let lines = outgoing.header_refs();
-    let found = verifier.handshake().unwrap().detect(&outgoing.as_signed_request(&lines), false);
-    found.is_some_and(|found| found.unwrap().response == SenderResponse::empty(200))
+    let result = verifier.handshake().unwrap().detect(&outgoing.as_signed_request(&lines), false);
+    result.is_some_and(|reply| reply.unwrap().response == SenderResponse::empty(200))
 }
 
 #[test]
@@ -227,19 +227,19 @@ fn the_response_to_zoom_uses_the_secret_that_signed_the_request() {
         };
         verifier("scheme = \"zoom\"", &[secret]).sign(&mut outgoing, 0).unwrap();
         let lines = outgoing.header_refs();
-        let found = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines))
+        let reply = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines))
             .unwrap()
             .unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
         let encrypted = hex::encode(ring::hmac::sign(&key, b"q\"t"));
-        let json: serde_json::Value = serde_json::from_str(&found.response.body).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&reply.response.body).unwrap();
         assert_eq!(json["encryptedToken"], encrypted);
         assert_eq!(json["plainToken"], "q\"t");
         let valid = outgoing.header("x-zm-signature").unwrap().to_owned();
         outgoing.set_header("x-zm-signature", format!("v0={}, {valid}", "0".repeat(64)));
         let lines = outgoing.header_refs();
         let several = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines));
-        assert_eq!(several.unwrap().unwrap().response, found.response);
+        assert_eq!(several.unwrap().unwrap().response, reply.response);
     }
     assert_eq!(detect(&both, "POST /", body), None);
 }
@@ -255,8 +255,8 @@ fn each_preset_has_its_senders_success_response() {
         ("scheme = \"discord\"", r#"{"type":2,"event":{}}"#, 204, ""),
         ("scheme = \"discord\"", "x", 204, ""),
     ] {
-        let found = verifier(verify, &["s"]).success_response(body.as_bytes()).unwrap();
-        assert_eq!((found.status, found.body.as_str()), (status, text), "{verify} {body}");
+        let response = verifier(verify, &["s"]).success_response(body.as_bytes()).unwrap();
+        assert_eq!((response.status, response.body.as_str()), (status, text), "{verify} {body}");
     }
     assert_eq!(verifier("scheme = \"bearer\"", &["s"]).success_response(b""), None);
 }

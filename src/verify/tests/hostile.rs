@@ -235,10 +235,10 @@ fn sendgrid_rejects_a_timestamp_outside_the_tolerance() {
     let json = include_str!("../../../tests/vectors.json");
     let vector = vectors(json).into_iter().find(|vector| vector.scheme == "sendgrid").unwrap();
     let (verifier, at) = (vector.verifier(), vector.now_ms);
-    let found = check(&verifier, &vector.outgoing, at + 301_000);
-    assert_eq!(found, Err("timestamp is 301 s old: at most 300 s".to_owned()));
-    let found = check(&verifier, &vector.outgoing, at - 301_000);
-    assert_eq!(found, Err("timestamp is 301 s ahead: at most 300 s".to_owned()));
+    let result = check(&verifier, &vector.outgoing, at + 301_000);
+    assert_eq!(result, Err("timestamp is 301 s old: at most 300 s".to_owned()));
+    let result = check(&verifier, &vector.outgoing, at - 301_000);
+    assert_eq!(result, Err("timestamp is 301 s ahead: at most 300 s".to_owned()));
     let mut outgoing = vector.outgoing.clone();
     outgoing.set_header("x-twilio-email-event-webhook-signature", "MEYCIQ==");
     let mismatch = Err("signature does not match".to_owned());

@@ -112,12 +112,12 @@ fn an_hmac_signs_the_configured_parts_and_a_timestamp_outside_the_tolerance_is_s
     let headers = [("x-sig", signature.as_str()), ("x-time", "1000"), ("x-id", "7")];
     for (now_s, is_fresh) in [(1000, true), (1300, true), (700, true), (1301, false), (699, false)]
     {
-        let found = check_at(&verifier, &headers, b"body", now_s * 1000);
-        assert_eq!(found.is_ok(), is_fresh, "{now_s}: {found:?}");
+        let result = check_at(&verifier, &headers, b"body", now_s * 1000);
+        assert_eq!(result.is_ok(), is_fresh, "{now_s}: {result:?}");
     }
     let forged = [("x-sig", signature.as_str()), ("x-time", "1001"), ("x-id", "7")];
-    let found = check_at(&verifier, &forged, b"body", 1_000_000);
-    assert_eq!(found, Err("signature does not match".to_owned()));
+    let result = check_at(&verifier, &forged, b"body", 1_000_000);
+    assert_eq!(result, Err("signature does not match".to_owned()));
 }
 
 #[test]
@@ -197,11 +197,11 @@ fn basic_and_bearer_read_only_authorization() {
     assert_eq!(check_value(&basic, &pair("ada:pass:word")), Ok(()));
     assert_eq!(check_value(&basic, &pair("ada:old")), Ok(()));
     for wrong in ["bob:old", "ada:", "ada", ":old", "ada:older"] {
-        let found = check_value(&basic, &pair(wrong));
-        assert_eq!(found, Err("user or password does not match".to_owned()), "{wrong}");
+        let result = check_value(&basic, &pair(wrong));
+        assert_eq!(result, Err("user or password does not match".to_owned()), "{wrong}");
     }
-    let found = check_value(&basic, "Basic YWRhOm9sZB==");
-    assert_eq!(found, Err("basic credentials are not base64".to_owned()));
+    let result = check_value(&basic, "Basic YWRhOm9sZB==");
+    assert_eq!(result, Err("basic credentials are not base64".to_owned()));
     assert_eq!(check_value(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
     assert_eq!(basic.challenge(), Some(r#"Basic realm="hooktrail""#));
 
@@ -231,8 +231,8 @@ fn a_stale_timestamp_says_how_far_it_is_off_and_never_overflows() {
         ("99999999999999999999", Some("timestamp is not a number")),
     ] {
         let signature = hex::encode(ring::hmac::sign(&key, time.as_bytes()));
-        let found = check_at(&verifier, &[("x-sig", &signature), ("x-time", time)], b"", now_ms);
-        assert_eq!(found.err().as_deref(), expected, "{time}");
+        let result = check_at(&verifier, &[("x-sig", &signature), ("x-time", time)], b"", now_ms);
+        assert_eq!(result.err().as_deref(), expected, "{time}");
     }
     for time in [i64::MIN, i64::MAX] {
         let time = time.to_string();

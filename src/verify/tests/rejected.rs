@@ -133,7 +133,7 @@ impl Case {
             ],
             body: self.body.as_bytes().to_vec(),
             id: "7f3c".to_owned(),
-            corrupt_signature: false,
+            is_corrupt: false,
         }
     }
 
@@ -151,8 +151,8 @@ impl Case {
     #[track_caller]
     fn assert_check(&self, outgoing: &OutgoingRequest, now_ms: i64, expected: Result<(), &str>) {
         let verifier = self.verifier(&self.secrets[..1]);
-        let found = check_as_received(&verifier, outgoing, now_ms);
-        assert_eq!(found.as_ref().map_err(String::as_str).copied(), expected, "{}", self.verify);
+        let result = check_as_received(&verifier, outgoing, now_ms);
+        assert_eq!(result.as_ref().map_err(String::as_str).copied(), expected, "{}", self.verify);
     }
 }
 
@@ -197,7 +197,7 @@ fn either_of_two_secrets_is_accepted() {
 fn another_secret_and_an_invalid_signature_are_rejected() {
     for case in CASES {
         case.assert_check(&case.signed_by(case.secrets[1]), NOW_MS, Err(case.mismatch));
-        let mut outgoing = OutgoingRequest { corrupt_signature: true, ..case.unsigned() };
+        let mut outgoing = OutgoingRequest { is_corrupt: true, ..case.unsigned() };
         case.verifier(&case.secrets).sign(&mut outgoing, NOW_MS).unwrap();
         case.assert_check(&outgoing, NOW_MS, Err(case.mismatch));
     }
@@ -210,9 +210,9 @@ fn a_body_changed_by_one_byte_is_rejected() {
         let middle = outgoing.body.len() / 2;
         outgoing.body[middle] ^= 1;
         let verifier = case.verifier(&case.secrets[..1]);
-        let found = check(&verifier, &outgoing, NOW_MS).unwrap_err();
+        let result = check(&verifier, &outgoing, NOW_MS).unwrap_err();
         let expected = [case.mismatch, "bodySHA256 in the URL does not match the body"];
-        assert!(expected.contains(&found.as_str()), "{}: {found}", case.verify);
+        assert!(expected.contains(&result.as_str()), "{}: {result}", case.verify);
     }
 }
 
@@ -281,15 +281,16 @@ fn a_timestamp_outside_the_tolerance_is_rejected_in_both_directions() {
 fn a_configured_tolerance_applies_and_no_reason_contains_a_secret() {
     for case in CASES {
         let keys = case.verify.replace('\'', "\"");
-        let own = verifier(&format!("{keys}, tolerance = \"10s\""), &case.secrets[..1]);
+        let configured = verifier(&format!("{keys}, tolerance = \"10s\""), &case.secrets[..1]);
         let mut outgoing = case.unsigned();
-        own.sign(&mut outgoing, NOW_MS).unwrap();
-        let found = check_as_received(&own, &outgoing, NOW_MS + 11_000);
-        assert_eq!(found.is_err(), case.time != TimestampCase::None, "{keys}");
-        let mut reasons = vec![found.err().unwrap_or_default()];
-        reasons.push(check_as_received(&own, &case.unsigned(), NOW_MS).unwrap_err());
-        reasons
-            .push(check_as_received(&own, &case.signed_by(case.secrets[1]), NOW_MS).unwrap_err());
+        configured.sign(&mut outgoing, NOW_MS).unwrap();
+        let result = check_as_received(&configured, &outgoing, NOW_MS + 11_000);
+        assert_eq!(result.is_err(), case.time != TimestampCase::None, "{keys}");
+        let mut reasons = vec![result.err().unwrap_or_default()];
+        reasons.push(check_as_received(&configured, &case.unsigned(), NOW_MS).unwrap_err());
+        reasons.push(
+            check_as_received(&configured, &case.signed_by(case.secrets[1]), NOW_MS).unwrap_err(),
+        );
         assert!(reasons.iter().all(|reason| !reason.contains(case.secrets[0])), "{reasons:?}");
         assert!(reasons.iter().all(|reason| !reason.contains(case.secrets[1])), "{reasons:?}");
     }
@@ -425,8 +426,8 @@ fn the_number_of_checked_pairs_is_limited_and_lower_for_a_large_body() {
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     let github = CASES.iter().find(|case| case.verify.contains("github")).unwrap();
     for (secret, expected) in [(secrets[63], true), (secrets[64], false)] {
-        let found = check(&github.verifier(&secrets), &github.signed_by(secret), NOW_MS);
-        assert_eq!(found.is_ok(), expected, "{secret}");
+        let result = check(&github.verifier(&secrets), &github.signed_by(secret), NOW_MS);
+        assert_eq!(result.is_ok(), expected, "{secret}");
     }
 }
 
@@ -454,9 +455,9 @@ fn a_scheme_with_a_public_key_cannot_sign() {
         ("scheme = \"sendgrid\"", "x"),
         ("scheme = \"sns\"", "x"),
     ] {
-        let found = verifier(verify, &[secret]).sign(&mut OutgoingRequest::default(), NOW_MS);
+        let result = verifier(verify, &[secret]).sign(&mut OutgoingRequest::default(), NOW_MS);
         let expected = "only the sender can sign: the secret here is its public key";
-        assert_eq!(found, Err(expected.to_owned()), "{verify}");
+        assert_eq!(result, Err(expected.to_owned()), "{verify}");
     }
 }
 
@@ -499,9 +500,9 @@ fn a_form_with_too_many_fields_is_rejected_early() {
     for name in ["twilio", "mandrill", "mailgun"] {
         let case = |case: &&Case| case.verify.contains(name) && case.content_type == FORM;
         let case = CASES.iter().find(case).unwrap();
-        let own = if name == "mailgun" { 3 } else { 0 };
+        let signature_fields = if name == "mailgun" { 3 } else { 0 };
         let mut outgoing =
-            OutgoingRequest { body: b"a=%31&".repeat(1000 - own), ..case.unsigned() };
+            OutgoingRequest { body: b"a=%31&".repeat(1000 - signature_fields), ..case.unsigned() };
         case.verifier(&case.secrets).sign(&mut outgoing, NOW_MS).unwrap();
         case.assert_check(&outgoing, NOW_MS, Ok(()));
         // An empty element between two separators is not a field.

@@ -110,10 +110,10 @@ fn a_handshake_is_recognized_and_an_event_is_not_one() {
         let verifier = vector.verifier();
         let lines = vector.outgoing.header_refs();
         let request = vector.outgoing.as_signed_request(&lines);
-        let found = verifier.handshake().and_then(|preset| detect(preset, &request));
-        assert_eq!(found.is_some(), vector.handshake, "{}", vector.scheme);
-        let response = match found {
-            Some(found) => found.unwrap().response,
+        let result = verifier.handshake().and_then(|preset| detect(preset, &request));
+        assert_eq!(result.is_some(), vector.handshake, "{}", vector.scheme);
+        let response = match result {
+            Some(reply) => reply.unwrap().response,
             None => verifier.success_response(&vector.outgoing.body).unwrap(),
         };
         if let Some(status) = vector.response["status"].as_u64() {
@@ -156,18 +156,18 @@ fn sns_is_verified_in_both_versions_and_only_for_signed_fields() {
         }
         let hour = 3_600_000;
         assert!(check(&verifier, &vector.outgoing, at + 24 * hour).is_ok());
-        let found = check(&verifier, &vector.outgoing, at + 24 * hour + 1000);
-        assert_eq!(found, Err("timestamp is 86401 s old: at most 86400 s".to_owned()));
-        let found = check(&verifier, &vector.outgoing, at - hour - 1000);
-        assert_eq!(found, Err("timestamp is 3601 s ahead: at most 3600 s".to_owned()));
+        let result = check(&verifier, &vector.outgoing, at + 24 * hour + 1000);
+        assert_eq!(result, Err("timestamp is 86401 s old: at most 86400 s".to_owned()));
+        let result = check(&verifier, &vector.outgoing, at - hour - 1000);
+        assert_eq!(result, Err("timestamp is 3601 s ahead: at most 3600 s".to_owned()));
         let lines = vector.outgoing.header_refs();
         let request = vector.outgoing.as_signed_request(&lines);
-        let found =
+        let result =
             verifier.handshake().and_then(|preset| detect(preset, &request)).map(Result::unwrap);
-        assert_eq!(found.is_some(), vector.handshake);
-        if let Some(found) = found {
-            assert!(found.operator_action.is_some() && found.detail.contains("https://sns."));
-            assert_eq!(found.response.status, 200);
+        assert_eq!(result.is_some(), vector.handshake);
+        if let Some(reply) = result {
+            assert!(reply.operator_action.is_some() && reply.detail.contains("https://sns."));
+            assert_eq!(reply.response.status, 200);
         }
     }
 }

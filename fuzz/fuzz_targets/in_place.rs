@@ -1,9 +1,0 @@
-//! `cargo +nightly fuzz run in_place`
-
-#![no_main]
-
-#[path = "../targets.rs"]
-#[allow(dead_code)]
-mod targets;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::in_place(data));
