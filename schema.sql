@@ -10,32 +10,33 @@
 --
 -- Times are UTC in milliseconds. Times by the database clock (src/clock.rs) do not jump.
 
--- Facts about the database: `trail`, its random id, and the anchor of the database clock.
+-- Facts about the database: `database_id`, which is random; `alerts`, the source `hooktrail` while a
+-- handler subscribes to it; and the anchor of the database clock.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
 -- for each row.
-CREATE TABLE counters (one INTEGER PRIMARY KEY CHECK (one = 1), event, job, attempt, replay);
+CREATE TABLE counters (id INTEGER PRIMARY KEY CHECK (id = 1), event, job, attempt, replay);
 INSERT INTO counters VALUES (1, 0, 0, 0, 0);
 
--- seen_at: about when the last event arrived, or else when the source first appeared in the configuration
+-- last_seen_at: about when the last event arrived, or else when the source first appeared in the configuration
 --   (database clock).
--- accepted: 1 if the source ever accepted an event.
--- silent, rejecting: 1 while an alert about it is active.
+-- has_accepted: 1 if the source ever accepted an event.
+-- is_silent, is_rejecting: 1 while an alert about it is active.
 CREATE TABLE sources (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
-  seen_at INTEGER,
-  accepted INTEGER,
-  silent INTEGER,
-  rejecting INTEGER
+  last_seen_at INTEGER,
+  has_accepted INTEGER,
+  is_silent INTEGER,
+  is_rejecting INTEGER
 );
 
 -- paused: set by `pause` and `resume`, or by a changed `paused` in config.toml.
 -- idle_ms, idle_since: the handler's own clock stands still while it is paused or its circuit breaker is
 --   open. idle_ms is the total so far, idle_since the start of the current pause.
--- rate_next: no job starts before this time, because of `rate_limit`.
--- streak: number of consecutive attempts that failed or timed out.
+-- next_start_at: no job starts before this time, because of `rate_limit`.
+-- consecutive_failures: number of consecutive attempts that failed or timed out.
 -- breaker_open_until: end of the cooldown. After it, one job runs as a probe.
 -- breaker_alerted: an alert reported that the breaker is open, and its end will be reported too.
 -- The times are by the database clock.
@@ -46,14 +47,14 @@ CREATE TABLE handlers (
   paused_in_config INTEGER NOT NULL DEFAULT 0,
   idle_ms INTEGER NOT NULL DEFAULT 0,
   idle_since INTEGER,
-  rate_next INTEGER,
-  streak INTEGER NOT NULL DEFAULT 0,
+  next_start_at INTEGER,
+  consecutive_failures INTEGER NOT NULL DEFAULT 0,
   breaker_open_until INTEGER,
   breaker_alerted INTEGER NOT NULL DEFAULT 0
 );
 
--- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose `later` is
--- the event. So an insert writes no index by event.
+-- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
+-- `appended_to` is the event. So an insert writes no index by event.
 -- note: errors of optional expressions. It is the only column that is written later, when a deferred event
 --   is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
@@ -77,12 +78,12 @@ CREATE TABLE events (
 -- or make more jobs than one transaction inserts, or an earlier event of the source is deferred.
 -- handlers: a JSON array of the handlers with one job each, which the views count as queued. Empty if a
 --   handler has a `split`.
--- jobs: how many jobs `max_queued` counts: 1 if the event is not evaluated yet.
+-- job_count: how many jobs `max_queued` counts: 1 if the event is not evaluated yet.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
   source INTEGER NOT NULL,
   handlers TEXT NOT NULL,
-  jobs INTEGER NOT NULL
+  job_count INTEGER NOT NULL
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
 
@@ -105,26 +106,26 @@ CREATE TABLE expansions (
 -- Keys of jobs in `expansions` until they are released: the key and window of `unique_by`, and `debounce`.
 CREATE TABLE expansion_keys (
   job INTEGER PRIMARY KEY,
-  once_key BLOB,
-  once_ms INTEGER,
+  unique_key BLOB,
+  unique_window_ms INTEGER,
   settle_ms INTEGER
 );
 
 -- Events whose dead jobs are queued again because a duplicate arrived. Several transactions do this; jobs up
 -- to after_job are done.
-CREATE TABLE revivals (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
+CREATE TABLE dead_job_retries (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
 
 -- Keys by which duplicates are recognised: SHA-256 of the key, cut to 16 bytes. An event may have two: one of
 -- the source's `dedupe`, and the sender's delivery key or that of the signed bytes.
--- until: end of the window, by the database clock.
+-- expires_at: end of the window, by the database clock.
 CREATE TABLE dedupe (
   source INTEGER NOT NULL,
   key BLOB NOT NULL,
   event INTEGER NOT NULL,
-  until INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
   PRIMARY KEY (source, key)
 ) WITHOUT ROWID;
-CREATE INDEX dedupe_until ON dedupe (until);
+CREATE INDEX dedupe_expires ON dedupe (expires_at);
 
 -- Duplicates. `body` is stored if it differs from the first one, up to 10 times for each event.
 CREATE TABLE duplicates (
@@ -136,21 +137,21 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state: -1 held (by an earlier job with the same ordering_key), 0 ready, 1 waiting (until due_at), 2 running,
+-- state: -1 blocked (by an earlier job with the same ordering_key), 0 ready, 1 scheduled (until due_at), 2 running,
 --   3 succeeded, 4 dead, 5 cancelled, 6 not released yet (see expansions).
--- since: start of the job's age, less the idle time of its handler (database clock).
+-- age_start: start of the job's age, less the idle time of its handler (database clock).
 -- attempt: number of the last attempt.
 -- failures: attempts that failed or timed out since the first one or the last `retry`.
 -- crashes: consecutive crashes of the server while this job ran.
--- due_at: when a waiting job becomes ready (database clock). wait_ms: the wait that was chosen; a start of the
+-- due_at: when a scheduled job becomes ready (database clock). wait_ms: the wait that was chosen; a start of the
 --   server limits due_at by it.
--- cancel: why a running job must stop.
--- item: number of the item, from 1. replay: the replay that made the job. later: the event, if the job was
+-- cancel_reason: why a running job must stop.
+-- item: number of the item, from 1. replay: the replay that made the job. appended_to: the event, if the job was
 --   inserted after its event.
 -- ordering_key, debounce_key: SHA-256 of the key, cut to 16 bytes.
--- newest: `n` or `t` (number or text) and the value of `version_by`.
--- debounce_since: when the first job with this debounce_key arrived.
--- expand: 1 if the expressions must be evaluated again, 2 if that made other jobs of this one.
+-- version: `n` or `t` (number or text) and the value of `version_by`.
+-- burst_started_at: when the first job with this debounce_key arrived.
+-- reevaluation: 1 if the expressions must be evaluated again, 2 if that replaced the job by other jobs.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY,
   event INTEGER NOT NULL,
@@ -158,7 +159,7 @@ CREATE TABLE jobs (
   source INTEGER NOT NULL,
   state INTEGER NOT NULL,
   created_at INTEGER NOT NULL,
-  since INTEGER NOT NULL,
+  age_start INTEGER NOT NULL,
   attempt INTEGER NOT NULL DEFAULT 0,
   failures INTEGER NOT NULL DEFAULT 0,
   crashes INTEGER NOT NULL DEFAULT 0,
@@ -167,21 +168,21 @@ CREATE TABLE jobs (
   started_at INTEGER,
   ended_at INTEGER,
   reason TEXT,
-  cancel TEXT,
+  cancel_reason TEXT,
   item INTEGER,
   replay INTEGER,
-  later INTEGER,
+  appended_to INTEGER,
   ordering_key BLOB,
-  newest TEXT,
+  version TEXT,
   debounce_key BLOB,
-  debounce_since INTEGER,
-  expand INTEGER
+  burst_started_at INTEGER,
+  reevaluation INTEGER
 );
 CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
 CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
 CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
-CREATE INDEX jobs_later ON jobs (later, state) WHERE later IS NOT NULL;
+CREATE INDEX jobs_appended ON jobs (appended_to, state) WHERE appended_to IS NOT NULL;
 CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
   WHERE ordering_key IS NOT NULL AND state < 3;
 CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
@@ -190,15 +191,15 @@ CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
 -- Outputs of `split`, one row for each job. They are not in `jobs`, whose rows are rewritten often.
 CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
 
--- Keys of `unique_by`, cut like those of `dedupe`. until: end of the window, by the database clock.
+-- Keys of `unique_by`, cut like those of `dedupe`. expires_at: end of the window, by the database clock.
 CREATE TABLE unique_keys (
   handler INTEGER NOT NULL,
   key BLOB NOT NULL,
   job INTEGER NOT NULL,
-  until INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
   PRIMARY KEY (handler, key)
 ) WITHOUT ROWID;
-CREATE INDEX unique_keys_until ON unique_keys (until);
+CREATE INDEX unique_keys_expires ON unique_keys (expires_at);
 
 -- The highest value of `version_by` that succeeded, for each `ordering_key`.
 CREATE TABLE versions (
@@ -224,6 +225,7 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_job ON attempts (job, attempt);
 
+-- Rejected requests, without their bodies. count: how many identical rejections the row stands for.
 CREATE TABLE rejected_requests (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
@@ -241,6 +243,7 @@ CREATE INDEX rejected_requests_ip ON rejected_requests (ip);
 -- Addresses (the /64 of IPv6) that had an event accepted. Their rejections are deleted last.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
 
+-- Handshakes that the server answered.
 CREATE TABLE handshake_log (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
@@ -260,7 +263,7 @@ CREATE TABLE breaker_changes (
 );
 
 -- Alerts that the source `hooktrail` still has to report: `count` of them since the last event of this kind,
--- the newest in the other columns. made_at: when that event was made, by the database clock.
+-- the newest in the other columns. emitted_at: when that event was made, by the database clock.
 CREATE TABLE alerts (
   type TEXT NOT NULL,
   source TEXT NOT NULL,
@@ -272,10 +275,11 @@ CREATE TABLE alerts (
   item INTEGER,
   attempts INTEGER,
   detail TEXT,
-  made_at INTEGER,
+  emitted_at INTEGER,
   PRIMARY KEY (type, source, handler)
 ) WITHOUT ROWID;
 
+-- Commands that changed jobs, handlers or the configuration.
 CREATE TABLE audit_entries (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
@@ -302,28 +306,28 @@ SELECT e.id AS event,
   strftime('%Y-%m-%dT%H:%M:%fZ', e.received_at / 1000.0, 'unixepoch') AS received_at,
   s.name AS source, nullif(e.ip, '') AS remote_ip, length(e.body) AS bytes,
   (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND (j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
       WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible)))
     + coalesce((SELECT json_array_length(d.handlers) FROM deferred_events d WHERE d.event = e.id), 0)
     AS jobs,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND (j.state <= 1 OR j.state = 6 AND EXISTS (SELECT 1 FROM expansions x
       WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible)))
     + coalesce((SELECT json_array_length(d.handlers) FROM deferred_events d WHERE d.event = e.id), 0)
     AS queued,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND j.state = 2) AS running,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND j.state = 3) AS succeeded,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND j.state = 4) AS dead,
-  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id)
+  (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND j.state = 5) AS cancelled,
   (SELECT CASE WHEN min(j.state) <= 2 OR max(j.state) = 6
         OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(max(j.ended_at), e.received_at) / 1000.0, 'unixepoch')
-      END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id))
+      END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id))
     AS settled_at
 FROM events e JOIN sources s ON s.id = e.source;
 

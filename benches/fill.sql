@@ -23,7 +23,7 @@ SELECT n, randomblob(16), s.id, at + n * step, 'POST', '/hooks/intake', NULL, '1
     749746728 + n % 50021, 4453534 + n, n % 50021) AS BLOB)
 FROM numbers CROSS JOIN begun CROSS JOIN sources s WHERE s.name = 'intake';
 
-INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, ended_at)
+INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, ended_at)
 SELECT e.id, e.id, h.id, e.source, CASE WHEN done THEN 3 ELSE 0 END, e.received_at, 0, done,
   CASE WHEN done THEN e.received_at + 30 END
 FROM (SELECT id, source, received_at, id <= events - queued AS done FROM events, fill) e

@@ -67,7 +67,7 @@ impl ExitError {
 
 impl From<OpenError> for ExitError {
     fn from(error: OpenError) -> Self {
-        let code = if matches!(error, OpenError::Owned(_)) { 75 } else { 1 };
+        let code = if matches!(error, OpenError::InUse(_)) { 75 } else { 1 };
         Self { code, text: error.to_string() }
     }
 }
@@ -225,7 +225,7 @@ impl Server {
         let deferrals = Arc::<Deferrals>::default();
         let intake_deferrals = Arc::clone(&deferrals);
         let workers = config.workers.threads;
-        let readers = store::readers(&store, u32::try_from(workers + 3)?)?;
+        let readers = store::read_pool(&store, u32::try_from(workers + 3)?)?;
         let (database_id, clock, database) =
             (store.database_id.clone(), store.clock, store.path.clone());
         let counters =
@@ -245,7 +245,7 @@ impl Server {
             blocked_wal,
         };
         let (send_assignment, assignments) = bounded(workers);
-        let breakers = store::breaker::all(&store.conn)?;
+        let breakers = store::breaker::load_breakers(&store.conn)?;
         let dispatcher =
             Arc::new(DispatcherHandle::new(workers, clock, send_assignment, &breakers));
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());

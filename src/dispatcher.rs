@@ -98,7 +98,8 @@ impl Dispatcher {
         let limits = handlers.iter().map(|(&id, ready)| (id, HandlerLimits::of(&ready.settings)));
         let limits: HashMap<HandlerId, HandlerLimits> = limits.collect();
         let conn = self.readers.get()?;
-        let (rates, paused) = (registry::rates(&conn)?, registry::paused(&conn)?);
+        let (rates, paused) =
+            (registry::next_rate_starts(&conn)?, registry::paused_handlers(&conn)?);
         let mut state = self.handle.lock();
         state.handlers = Arc::clone(handlers);
         state.scheduler.configure(&limits);
@@ -113,7 +114,7 @@ impl Dispatcher {
     /// Reads what another process may have changed: pauses, due times, cancellations.
     fn refresh_from_db(&self) -> anyhow::Result<()> {
         let conn = self.readers.get()?;
-        let (paused, due_ms) = (registry::paused(&conn)?, jobs::next_due(&conn)?);
+        let (paused, due_ms) = (registry::paused_handlers(&conn)?, jobs::next_due(&conn)?);
         self.running.cancel(&jobs::pending_cancellations(&conn)?);
         let mut state = self.handle.lock();
         state.scheduler.set_paused(&paused);

@@ -1,8 +1,11 @@
-//! The terms of the project as types: read this first.
+//! The domain types. Read this module first.
 //!
-//! A webhook becomes an [`Event`]; each handler that wants it is owed jobs (`owed`); each run of one is
-//! an attempt, proven by a [`Claim`] and closed by an [`Ended`]. Knows no other room, does no I/O, and
-//! none of its types is serialised: how things look outside is decided where they leave.
+//! A webhook becomes an [`Event`]. Each handler that takes the event gets jobs ([`job_plan`]). Each
+//! run of a job is an attempt: the store hands out a [`Claim`] for it, and an [`AttemptResult`]
+//! ends it.
+//!
+//! This module imports no other module and does no I/O. None of its types implements serde: the
+//! modules at the boundary decide how a value looks outside.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,16 +18,16 @@ pub mod job_plan;
 pub mod reservation;
 pub mod version_value;
 
-/// Number of an event: only grows, never used twice.
+/// The id of an event. Ids increase and are never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EventId(pub i64);
-/// Number of a job: only grows, never used twice.
+/// The id of a job. Ids increase and are never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct JobId(pub i64);
-/// Row of a source in the trail; its name is what people see.
+/// The id of a source in the database. People see its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceId(pub i64);
-/// Row of a handler in the trail; its name is what people see.
+/// The id of a handler in the database. People see its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HandlerId(pub i64);
 impl fmt::Display for EventId {
@@ -39,11 +42,13 @@ impl fmt::Display for JobId {
     }
 }
 
-/// One accepted webhook, byte for byte as it came but for what its source read as its secret.
+/// An accepted webhook, byte for byte as received, except that secrets which its source reads are
+/// redacted.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
-    /// Sixteen random bytes given when it was accepted: what `HOOKTRAIL_IDEMPOTENCY_KEY` is made of.
+    /// Sixteen random bytes, assigned when the event is accepted. `HOOKTRAIL_IDEMPOTENCY_KEY` is
+    /// derived from them.
     pub uid: [u8; 16],
     pub source: String,
     /// Wall clock, milliseconds since 1970 in UTC.
@@ -51,19 +56,19 @@ pub struct Event {
     pub method: String,
     /// The path as sent, without the query.
     pub path: String,
-    /// What stood after `?`, as sent; `None` where there was no `?`.
+    /// The raw query after `?`; `None` if the URL has no `?`.
     pub query: Option<String>,
-    /// The client's address; empty where it is unknown.
+    /// The client's IP address; empty if it is unknown.
     pub ip: String,
     pub headers: Headers,
     pub body: Arc<[u8]>,
-    /// What could not be evaluated at intake and cost no job.
+    /// Errors of optional expressions, recorded on the event.
     pub note: Option<String>,
 }
 
-/// The network of one subscriber, which an address stands for where addresses are counted: an IPv6
-/// subscriber has a /64 at least (RFC 6177), and so any number of addresses.
-pub fn network_of(ip: &str) -> Cow<'_, str> {
+/// Returns the network that stands for an address wherever addresses are counted. For IPv6 this is
+/// the /64, because one subscriber has at least a /64 (RFC 6177) and can use any address in it.
+pub fn client_network(ip: &str) -> Cow<'_, str> {
     match ip.parse::<Ipv6Addr>() {
         Ok(six) => {
             let prefix = Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64));
@@ -73,18 +78,19 @@ pub fn network_of(ip: &str) -> Cow<'_, str> {
     }
 }
 
-/// Header lines in the order they are kept: lower-case name, value as its bytes.
+/// Header lines in stored order: the lower-case name and the bytes of the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, Vec<u8>)>);
 
 impl Headers {
-    /// The first value of `name` (lower case).
+    /// Returns the first value of `name`, which must be lower-case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
     }
 }
 
-/// The state of a job.
+/// The state of a job, as people see it. `Queued` covers four stored states: ready, scheduled,
+/// blocked by an earlier job of the same ordering key, and waiting for release (see schema.sql).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum JobState {
     Queued,
@@ -109,7 +115,7 @@ impl JobState {
     }
 }
 
-/// How one attempt ended.
+/// The outcome of one attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     Succeeded,
@@ -134,23 +140,25 @@ impl Outcome {
     }
 }
 
-/// The right to run one attempt: given by the store when it claims a job, taken back with its
-/// outcome. A finish whose claim is no longer current changes nothing.
+/// The right to run one attempt of a job. The store creates it when it claims the job, and the
+/// attempt's outcome returns it. An outcome whose claim is no longer current changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Claim {
     pub job: JobId,
     pub attempt: u32,
 }
 
-/// What a run of an attempt came to: data, whatever went wrong.
+/// The result of one attempt. Every failure becomes a value of this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptResult {
     pub outcome: Outcome,
-    /// The handler said that trying again is useless (with `Outcome::Failed`).
+    /// The handler reported that a retry is useless. Only with `Outcome::Failed`.
     pub is_permanent: bool,
-    /// Begins with `exit 7`, `signal 11`, `timeout 30s`, `not started`; then the last line of stderr.
+    /// Begins with `exit 7`, `signal 11`, `timeout 30s` or `not started`, followed by the last line
+    /// of stderr.
     pub detail: String,
-    /// The wait that the handler asked for, or that a start waits which the system lacks something for.
+    /// The delay before the retry: requested by the handler, or set because the system lacked a
+    /// resource to start it.
     pub retry_after: Option<Duration>,
     /// The last bytes of each stream, at most `max_output_size`.
     pub stdout: Vec<u8>,
@@ -158,7 +166,7 @@ pub struct AttemptResult {
 }
 
 impl AttemptResult {
-    /// An end without output.
+    /// Creates a result without output.
     pub fn new(outcome: Outcome, detail: impl Into<String>) -> Self {
         let (stdout, stderr) = (Vec::new(), Vec::new());
         Self {

@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
 use crate::planner::{JobPlanner, PlannedEvent};
-use crate::store::deferrals::{Deferrals, Deferred as DeferredSource};
-use crate::store::deferred::{self as deferred_events, EventJobs, Work};
+use crate::store::deferrals::{DeferralCounts, Deferrals};
+use crate::store::deferred::{self as deferred_events, BacklogTask, EventJobs};
 use crate::store::event_reads;
 use crate::store::handle::WriterHandle;
 use crate::worker::task_builder::TaskBuilder;
@@ -124,7 +124,7 @@ impl Expander {
     fn advance(
         &self,
         queue: &mut SourceQueue,
-        deferred: DeferredSource,
+        deferred: DeferralCounts,
         results: &ResultQueue,
     ) -> anyhow::Result<Option<Instant>> {
         if queue.resets != deferred.resets {
@@ -162,7 +162,7 @@ impl Expander {
             }
         }
         // Events that were evaluated inline are sent at once, which makes room for the next ones.
-        if self.send(queue, DeferredSource { sent, ..deferred }) > sent {
+        if self.send(queue, DeferralCounts { sent, ..deferred }) > sent {
             retry_at = Some(Instant::now());
         }
         Ok(retry_at)
@@ -170,7 +170,7 @@ impl Expander {
 
     /// Sends the jobs of evaluated events to the writer, in order. Returns how many events of this source
     /// the writer has.
-    fn send(&self, queue: &mut SourceQueue, deferred: DeferredSource) -> usize {
+    fn send(&self, queue: &mut SourceQueue, deferred: DeferralCounts) -> usize {
         let mut sent = deferred.sent;
         if sent == 0 {
             queue.has_sent_large = false;
@@ -182,7 +182,7 @@ impl Expander {
         {
             let is_large = match &ahead.stage {
                 EvaluationStage::Evaluated(jobs) => {
-                    jobs.owed.iter().any(|(_, spec)| spec.is_large())
+                    jobs.specs.iter().any(|(_, spec)| spec.is_large())
                 }
                 EvaluationStage::Deleted => false,
                 EvaluationStage::Waiting(_) | EvaluationStage::Evaluating(_) => break,
@@ -195,13 +195,13 @@ impl Expander {
                 queue.ahead.pop_front()
             {
                 queue.has_sent_large = is_large;
-                works.push(Work::insert_event_jobs(*jobs));
+                works.push(BacklogTask::insert_event_jobs(*jobs));
                 sent += 1;
             }
         }
         if !works.is_empty() {
-            self.deferrals.send(deferred.source, works.len());
-            self.writer.work(works);
+            self.deferrals.mark_sent(deferred.source, works.len());
+            self.writer.send_backlog(works);
         }
         sent
     }
@@ -218,7 +218,7 @@ impl Expander {
         let id = ahead.event;
         let stored_plan = self.deferrals.take_plan(source, id);
         let conn = self.task_builder.readers.get()?;
-        let Some(received_at_ms) = event_reads::received_at(&conn, id)? else {
+        let Some(received_at_ms) = event_reads::load_received_at(&conn, id)? else {
             ahead.stage = EvaluationStage::Deleted;
             return Ok(());
         };
@@ -233,7 +233,7 @@ impl Expander {
             ahead.stage = evaluated(planner.unconditional_plan());
             return Ok(());
         };
-        let event = event_reads::event(&conn, id)?;
+        let event = event_reads::load_event(&conn, id)?;
         drop(conn);
         self.task_builder.with_context(&event, None, |context| {
             let context = EventContext { event_id: None, ..*context };
@@ -275,7 +275,7 @@ impl Expander {
             return;
         };
         let found = self.task_builder.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok(event_reads::received_at(&conn, event)?));
+        let found = found.and_then(|conn| Ok(event_reads::load_received_at(&conn, event)?));
         ahead.stage = match found {
             Ok(Some(at_ms)) => EvaluationStage::Evaluated(Box::new(event_jobs(
                 event,
@@ -296,5 +296,5 @@ fn event_jobs(
     planned: PlannedEvent,
 ) -> EventJobs {
     let PlannedEvent { plan: owed, note, .. } = planned;
-    EventJobs { event, source, received_at_ms, owed: owed.into_specs(), note, dedupe: None }
+    EventJobs { event, source, received_at_ms, specs: owed.into_specs(), note, dedupe: None }
 }

@@ -79,11 +79,11 @@ pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Resul
 fn flush_logs(maintenance: &Maintenance, unsent: &mut Vec<Operation>) {
     if unsent.is_empty() {
         let rejections = (maintenance.rejections)();
-        unsent.extend(chunks(rejections).into_iter().rev().map(Operation::Refusals));
+        unsent.extend(chunks(rejections).into_iter().rev().map(Operation::Rejections));
         let handshakes = (maintenance.handshakes)();
         unsent.extend(chunks(handshakes).into_iter().rev().map(Operation::Handshakes));
     }
-    send_all(&maintenance.writer.to, unsent);
+    send_all(&maintenance.writer.sender, unsent);
 }
 
 /// Splits rows into operations. The writer may commit between two of them, so that no sender waits for
@@ -101,9 +101,9 @@ fn chunks<T>(mut rows: Vec<T>) -> Vec<Vec<T>> {
 /// remaining operations stay in `unsent` until the next call.
 fn send_all(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
     while let Some(operation) = unsent.pop() {
-        match writer.try_send(WriterMessage::Write(WriteRequest::Op(operation))) {
+        match writer.try_send(WriterMessage::Write(WriteRequest::Operation(operation))) {
             Ok(()) => {}
-            Err(TrySendError::Full(WriterMessage::Write(WriteRequest::Op(operation)))) => {
+            Err(TrySendError::Full(WriterMessage::Write(WriteRequest::Operation(operation)))) => {
                 return unsent.push(operation);
             }
             Err(_) => return,
@@ -117,7 +117,7 @@ fn check_disk_space(maintenance: &Maintenance) {
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let low = free < maintenance.min_free_bytes;
     if !low {
-        reserve::keep(&maintenance.database, free - maintenance.min_free_bytes);
+        reserve::create(&maintenance.database, free - maintenance.min_free_bytes);
     }
     if maintenance.disk_low.swap(low, Ordering::Relaxed) != low {
         let (path, free, min) =
@@ -128,7 +128,7 @@ fn check_disk_space(maintenance: &Maintenance) {
                  503 until there is room"
             );
             log::error!("{reason}");
-            maintenance.writer.send(Operation::Notice(AlertSignal::DiskLow(reason)));
+            maintenance.writer.send(Operation::AlertSignal(AlertSignal::DiskLow(reason)));
         } else {
             log::info!("{path}: {free} MiB free: events are accepted again");
         }
@@ -159,20 +159,20 @@ mod tests {
     #[test]
     fn operations_that_find_the_channel_full_are_sent_later() {
         let (to, from) = bounded(1);
-        let mut unsent = vec![Operation::Handshakes(Vec::new()), Operation::Refusals(Vec::new())];
+        let mut unsent = vec![Operation::Handshakes(Vec::new()), Operation::Rejections(Vec::new())];
         send_all(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
         send_all(&to, &mut unsent);
         assert_eq!((unsent.len(), from.len()), (1, 1));
         assert!(matches!(
             from.recv(),
-            Ok(WriterMessage::Write(WriteRequest::Op(Operation::Refusals(_))))
+            Ok(WriterMessage::Write(WriteRequest::Operation(Operation::Rejections(_))))
         ));
         send_all(&to, &mut unsent);
         assert!(unsent.is_empty());
         assert!(matches!(
             from.recv(),
-            Ok(WriterMessage::Write(WriteRequest::Op(Operation::Handshakes(_))))
+            Ok(WriterMessage::Write(WriteRequest::Operation(Operation::Handshakes(_))))
         ));
     }
 }

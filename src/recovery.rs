@@ -50,7 +50,7 @@ pub fn recover_after_crash(
 /// The record of an attempt that the crash interrupted.
 fn interrupted_attempt(job: &OrphanedJob, policy: &Retry) -> AttemptRecord {
     let crashes = job.crashes.saturating_add(1);
-    let detail = if job.cancelled { "cancelled" } else { "the server ended while it ran" };
+    let detail = if job.is_cancelled { "cancelled" } else { "the server ended while it ran" };
     let result = AttemptResult::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     let history =

@@ -81,7 +81,7 @@ fn handlers_with_ids<'c>(
     config: &'c Config,
 ) -> rusqlite::Result<Vec<(&'c Handler, HandlerId)>> {
     let number = |(handler, unknown): (&'c Handler, i64)| {
-        let known = registry::handler_named(&store.conn, &handler.name)?;
+        let known = registry::find_handler(&store.conn, &handler.name)?;
         Ok((handler, known.unwrap_or(HandlerId(-unknown))))
     };
     config.handlers.iter().zip(1..).map(number).collect()
@@ -98,11 +98,11 @@ pub fn select_events<'a>(
     task_builder: &'a TaskBuilder,
 ) -> anyhow::Result<ReplaySelection<'a>> {
     let selected = if request.selects_jobs() {
-        replay::events_of_jobs(&store.conn, &request.selector)?
+        replay::select_events_by_job(&store.conn, &request.selector)?
     } else {
         // `--handler` names the handler of the new jobs, not that of earlier ones.
         let selector = Selector { handler: None, ..request.selector.clone() };
-        replay::events(&store.conn, &selector)?
+        replay::select_events(&store.conn, &selector)?
     };
     let handlers = handlers_with_ids(store, config)?;
     let sources = registry::source_names(&store.conn)?;
@@ -181,10 +181,10 @@ impl ReplaySelection<'_> {
         let mut at = 0;
         while at < self.events.len() {
             let (mut due, next) = self.evaluate_chunk(store, at)?;
-            for (handler, _) in due.iter_mut().flat_map(|planned| &mut planned.owed) {
+            for (handler, _) in due.iter_mut().flat_map(|planned| &mut planned.specs) {
                 *handler = *real_ids.get(handler).unwrap_or(handler);
             }
-            replay.make(&due)?;
+            replay.insert_jobs(&due)?;
             at = next;
             report(ReplayProgress {
                 events: at,
@@ -192,7 +192,7 @@ impl ReplaySelection<'_> {
                 jobs: replay.jobs(),
             });
         }
-        Ok(ReplaySummary { jobs: replay.jobs(), missing_events: replay.gone().to_vec() })
+        Ok(ReplaySummary { jobs: replay.jobs(), missing_events: replay.missing_events().to_vec() })
     }
 
     /// Calls `visit` with the planned jobs of each event and inserts nothing.
@@ -264,8 +264,8 @@ impl ReplaySelection<'_> {
                     Some(result) => planner.plan_from(result),
                     None => planner.unconditional_plan(),
                 };
-                jobs += planned.plan.jobs();
-                due.push(PlannedReplay { event: *event, owed: planned.plan.into_specs() });
+                jobs += planned.plan.job_count();
+                due.push(PlannedReplay { event: *event, specs: planned.plan.into_specs() });
             }
             at = end;
         }
@@ -287,7 +287,7 @@ impl ReplaySelection<'_> {
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
-            let event = event_reads::event(&store.conn, EventId(event))?;
+            let event = event_reads::load_event(&store.conn, EventId(event))?;
             bytes += event.body.len();
             self.task_builder.with_context(&event, None, |context| {
                 let context = EventContext { event_id: None, ..*context };
@@ -329,7 +329,7 @@ impl ReplaySelection<'_> {
         questions: &ExpressionSet,
     ) -> anyhow::Result<EvaluationResult> {
         let started = Instant::now();
-        let event = event_reads::event(&store.conn, EventId(event))?;
+        let event = event_reads::load_event(&store.conn, EventId(event))?;
         loop {
             let result = self.task_builder.with_context(&event, None, |context| {
                 let context = EventContext { event_id: None, ..*context };

@@ -93,13 +93,13 @@ impl Scheduler {
 
     /// Records a committed claim that got `got` jobs.
     pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= request.threads(request.jobs) - request.threads(got);
+        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(got);
         self.schedule(request.handler).record_claim(request, got, now_us);
     }
 
     /// Records a claim that could not be written.
     pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
-        self.busy -= request.threads(request.jobs);
+        self.busy -= request.thread_count(request.max_jobs);
         self.schedule(request.handler).record_failed_claim(request);
     }
 

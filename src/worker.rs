@@ -19,9 +19,9 @@ use crate::handler::{self, HandlerRuntime, Task};
 use crate::process::{CancelToken, Shortage};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::breaker::BreakerPolicy;
-use crate::store::deferred::Work;
+use crate::store::deferred::BacklogTask;
 use crate::store::handle::WriterHandle;
-use crate::store::jobs::{AttemptRecord, ClaimedJob, Next};
+use crate::store::jobs::{AttemptRecord, ClaimedJob, NextState};
 use crate::store::operation::Operation;
 use crate::store::reevaluate::Reevaluation;
 use crate::store::registry::HandlerRegistration;
@@ -164,7 +164,7 @@ impl WorkerContext {
     fn expand(&self, expansion: Box<Reevaluation>) {
         let (done, inserted) = bounded(1);
         let job = expansion.claimed.claim.job;
-        self.writer.work(vec![Work::expand_job(expansion, done)]);
+        self.writer.send_backlog(vec![BacklogTask::expand_job(expansion, done)]);
         while inserted.recv_timeout(STOP_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             if self.running.is_stopped(job) {
                 return;
@@ -212,7 +212,7 @@ fn run_assignment(
             }
             JobCompletion::Expanded(expansion) => {
                 context.running.remove(claimed.claim.job);
-                Operation::Expand(expansion)
+                Operation::Reevaluate(expansion)
             }
             JobCompletion::Ended(result) => {
                 let reason = context.running.remove(claimed.claim.job);
@@ -270,7 +270,7 @@ fn decide_outcome(
 pub fn registration_of(handler: &config::Handler) -> HandlerRegistration {
     HandlerRegistration {
         name: handler.name.clone(),
-        paused: handler.is_paused,
+        is_paused: handler.is_paused,
         breaker: breaker_policy(handler),
     }
 }
@@ -350,7 +350,7 @@ fn prepare(
     handler: &HandlerRuntime,
 ) -> Result<Task, JobCompletion> {
     let event = builder.load_event(claimed).map_err(JobCompletion::Ended)?;
-    if !claimed.expand {
+    if !claimed.should_reevaluate {
         let item = builder.load_item(claimed).map_err(JobCompletion::Ended)?;
         return builder
             .build_task(claimed, handler, event, item.as_ref())
@@ -358,7 +358,7 @@ fn prepare(
     }
     let owed = builder.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
-    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, owed })))
+    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, spec: owed })))
 }
 
 /// Adds the reason to an interrupted attempt.
@@ -392,7 +392,7 @@ pub fn build_attempt_record(
         source: claimed.source,
         outcome: result.outcome,
         is_permanent: result.is_permanent,
-        on_trial: claimed.on_trial,
+        is_probe: claimed.is_probe,
         breaker: BreakerPolicy::NEVER,
         detail: result.detail,
         ended_at_ms,
@@ -400,10 +400,10 @@ pub fn build_attempt_record(
         stdout: result.stdout,
         stderr: result.stderr,
         next: match next {
-            retry::NextStep::Succeeded => Next::Succeeded,
-            retry::NextStep::Dead(reason) => Next::Dead { reason },
+            retry::NextStep::Succeeded => NextState::Succeeded,
+            retry::NextStep::Dead(reason) => NextState::Dead { reason },
             retry::NextStep::Retry { delay, failures } => {
-                Next::Again { wait_ms: ms(delay), failures }
+                NextState::Retry { wait_ms: ms(delay), failures }
             }
         },
         crashes,
@@ -425,8 +425,8 @@ mod tests {
             age_ms: 0,
             item: None,
             replay: 0,
-            expand: false,
-            on_trial: false,
+            should_reevaluate: false,
+            is_probe: false,
         }
     }
 

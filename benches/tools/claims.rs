@@ -13,8 +13,8 @@ use hooktrail::domain::{HandlerId, Outcome, SourceId};
 use hooktrail::scheduler::Scheduler;
 use hooktrail::scheduler::handler_schedule::HandlerLimits;
 use hooktrail::store::breaker::BreakerPolicy;
-use hooktrail::store::events::{self, Dedupe, InsertStatements, NewEvent};
-use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob, Next};
+use hooktrail::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
+use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob, NextState};
 use hooktrail::store::registry::{self, HandlerRegistration};
 use hooktrail::store::writer_state::WriterState;
 use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
@@ -62,7 +62,7 @@ pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
 /// A job of this handler, with the ordering key where the handler has one.
 fn job_spec(handler: i64) -> (HandlerId, JobSpec) {
     let order = ORDERED.contains(&handler).then_some([7; 16]);
-    (HandlerId(handler), JobSpec::Event(JobKeys { order, ..JobKeys::default() }))
+    (HandlerId(handler), JobSpec::Event(JobKeys { ordering: order, ..JobKeys::default() }))
 }
 
 impl Database {
@@ -70,7 +70,7 @@ impl Database {
         let store = open(path, Durability::Normal)?;
         let named = |handler: i64| HandlerRegistration {
             name: format!("h{handler}"),
-            paused: PAUSED.contains(&handler),
+            is_paused: PAUSED.contains(&handler),
             breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
         };
         let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(named).collect();
@@ -172,9 +172,9 @@ fn insert_event(
         ip: "127.0.0.1".to_owned(),
         headers: b"content-type: application/json".to_vec(),
         body: BODY.to_vec(),
-        dedupe: Dedupe::default(),
+        dedupe: DedupeCheck::default(),
         note: None,
-        owed: JobPlan::Judged(handlers.iter().copied().map(job_spec).collect()),
+        plan: JobPlan::Evaluated(handlers.iter().copied().map(job_spec).collect()),
         queue_limit: None,
         body_memory: None,
     };
@@ -210,9 +210,9 @@ fn finish(claimed: &ClaimedJob) -> AttemptRecord {
         duration_ms: 1,
         stdout: Vec::new(),
         stderr: Vec::new(),
-        next: Next::Succeeded,
+        next: NextState::Succeeded,
         is_permanent: false,
-        on_trial: false,
+        is_probe: false,
         breaker: BreakerPolicy::NEVER,
         crashes: 0,
     }

@@ -102,7 +102,7 @@ pub(super) fn prepare(
     // Before anything is bound or changed: a second server ends here.
     let mut locked = lock(config, owner);
     let sockets = match locked {
-        Ok(()) | Err(OpenError::Passing(_)) => web::bind(config).map_err(ExitError::other)?,
+        Ok(()) | Err(OpenError::Transient(_)) => web::bind(config).map_err(ExitError::other)?,
         Err(e) => return Err(e.into()),
     };
     let standby =
@@ -147,7 +147,7 @@ impl WaitLog {
     /// # Errors
     /// The error cannot pass by itself.
     fn log(&mut self, error: OpenError) -> Result<(), ExitError> {
-        let OpenError::Passing(text) = error else { return Err(error.into()) };
+        let OpenError::Transient(text) = error else { return Err(error.into()) };
         let is_recent =
             |(last, at): &(String, Instant)| *last == text && at.elapsed() < LOG_INTERVAL;
         if !self.last.as_ref().is_some_and(is_recent) {
@@ -165,7 +165,7 @@ fn lock(config: &Config, owner: &Owner) -> Result<(), OpenError> {
         store::files::create_folder(folder)
             .map_err(|e| store::io_error(folder, "cannot be created: change store.path", &e))?;
     }
-    let lock = Lock::take(path)?;
+    let lock = Lock::acquire(path)?;
     let _ = owner.lock.set(lock);
     Ok(())
 }
@@ -192,7 +192,7 @@ fn delay_after_failures(
     let is_stopped = early_signals.wait(signals, delay);
     // The wait does not count as a run.
     if let Some(lock) = owner.lock.get() {
-        lock.begin_again();
+        lock.restart_run();
     }
     is_stopped
 }
@@ -228,7 +228,7 @@ fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> 
 }
 
 fn warn_about_rescued(path: &Path) {
-    for rescued in rescue::find(path) {
+    for rescued in rescue::find_rescued(path) {
         log::warn!(
             "{}: an earlier server saved its events here when its database was removed or replaced: remove \
              this file when you no longer need it",

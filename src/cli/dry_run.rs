@@ -78,7 +78,8 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
         (of, Some(loaded)) => {
             let store = open_store(loaded)?;
             let of = of.as_ref().and_then(|of| of.parse().ok());
-            let event = match of.or(queries::newest_event(&store.conn).map_err(runtime_error)?) {
+            let event = match of.or(queries::find_newest_event(&store.conn).map_err(runtime_error)?)
+            {
                 Some(event) => load_event(&store, event)?,
                 None => return Err(user_error("there is no event yet")),
             };
@@ -114,7 +115,7 @@ fn cli_run_id(trail: &str) -> String {
 
 /// What makes of events what handlers get, by the configuration.
 pub fn maker(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
-    let readers = store::readers(store, 1).map_err(runtime_error)?;
+    let readers = store::read_pool(store, 1).map_err(runtime_error)?;
     let expressions = EvaluatorPool::new(
         store.path.parent().unwrap_or(Path::new(".")),
         &cli_run_id(&store.database_id),
@@ -128,7 +129,7 @@ fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
     if !registry::event_exists(&store.conn, event).map_err(runtime_error)? {
         return Err(user_error(format!("event {event}: there is no such event")));
     }
-    event_reads::event(&store.conn, EventId(event)).map_err(runtime_error)
+    event_reads::load_event(&store.conn, EventId(event)).map_err(runtime_error)
 }
 
 /// Which handlers would take an event, and with what.
@@ -259,7 +260,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let event = load_event(&store, args.event)?;
     let (maker, ready) = (maker(loaded, &store)?, app::build_handler(handler, &secrets));
     process::become_subreaper().map_err(runtime_error)?;
-    let job = queries::job_of(&store.conn, event.id, name).map_err(runtime_error)?;
+    let job = queries::find_newest_job(&store.conn, event.id, name).map_err(runtime_error)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
     let claimed = |item| ClaimedJob {
         claim: Claim { job, attempt: attempt.max(1) },
@@ -270,8 +271,8 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         age_ms: 0,
         item,
         replay: 0,
-        expand: false,
-        on_trial: false,
+        should_reevaluate: false,
+        is_probe: false,
     };
     let mut all_succeeded = true;
     match maker.reevaluate(&claimed(None), &ready, &event) {

@@ -81,7 +81,7 @@ pub struct ShowArgs {
 
 /// The last 20 outcomes, and with `-f` those that come.
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
-    let what = if args.rejected { TailView::Refused } else { TailView::Outcomes };
+    let what = if args.rejected { TailView::Rejections } else { TailView::Outcomes };
     let conn = &store.conn;
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
@@ -124,15 +124,15 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     let limit = if args.all { i64::MAX } else { args.limit };
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let rows = if args.events {
-        queries::events(conn, &selector, limit)
+        queries::list_events(conn, &selector, limit)
     } else if args.rejected {
-        queries::refused(conn, &selector, limit)
+        queries::list_rejections(conn, &selector, limit)
     } else if args.handlers {
-        depths::handlers(conn, hour_ago_ms)
+        depths::load_handler_stats(conn, hour_ago_ms)
     } else if args.sources {
-        depths::sources(conn, hour_ago_ms)
+        depths::load_source_stats(conn, hour_ago_ms)
     } else {
-        queries::jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
+        queries::list_jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
     let mut out = BufWriter::new(output::stdout());
     output::print(&mut out, &rows.map_err(runtime_error)?, args.json).map_err(runtime_error)?;
@@ -144,14 +144,15 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     if !registry::event_exists(&store.conn, args.event).map_err(runtime_error)? {
         return Err(user_error(format!("event {}: there is no such event", args.event)));
     }
-    let event = event_reads::event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
+    let event = event_reads::load_event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
     if args.body {
         out.write_all(&event.body).map_err(runtime_error)?;
         return out.flush().map_err(runtime_error);
     }
-    let (jobs, attempts) = queries::of_event(&store.conn, event.id).map_err(runtime_error)?;
-    let items = queries::items_of_event(&store.conn, event.id).map_err(runtime_error)?;
+    let (jobs, attempts) =
+        queries::load_event_jobs(&store.conn, event.id).map_err(runtime_error)?;
+    let items = queries::load_items(&store.conn, event.id).map_err(runtime_error)?;
     let shown = if args.json {
         writeln!(out, "{}", output::json_line(&as_json(&event, &jobs, &attempts)))
     } else {
@@ -261,8 +262,9 @@ fn lines(text: &str) -> String {
 /// Depth, rates and ages.
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
-    let mut handlers = depths::handlers(&store.conn, hour_ago_ms).map_err(runtime_error)?;
-    let sources = depths::sources(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let mut handlers =
+        depths::load_handler_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let sources = depths::load_source_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
     // Jobs of a handler that is gone stay queued: who looks here should see it.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {

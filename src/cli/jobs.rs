@@ -82,7 +82,7 @@ fn apply(
     }
     check_named(store, wanted, verb)?;
     let selector = wanted.select.selector(wanted.jobs);
-    let ids = queries::job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
+    let ids = queries::list_job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
     if by_selection && !ids.is_empty() && !wanted.yes && !confirmed(verb, ids.len())? {
         return Err(user_error("nothing was changed"));
     }
@@ -90,8 +90,9 @@ fn apply(
         JobCommand::Cancel { reason } => Some(reason.clone()),
         JobCommand::Retry => None,
     };
-    let changed = audit::change(store, &ids, change, &audit_entry(verb, target(&ids), reason))
-        .map_err(runtime_error)?;
+    let changed =
+        audit::apply_to_jobs(store, &ids, change, &audit_entry(verb, target(&ids), reason))
+            .map_err(runtime_error)?;
     let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past_tense(verb));
     writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(runtime_error)
 }
@@ -112,7 +113,7 @@ fn past_tense(verb: &str) -> &'static str {
 fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), ExitError> {
     let mut faults = Vec::new();
     for &job in wanted.jobs {
-        let why = match (queries::job_state(&store.conn, job).map_err(runtime_error)?, verb) {
+        let why = match (queries::load_job_state(&store.conn, job).map_err(runtime_error)?, verb) {
             (None, _) => "there is no such job",
             (Some(JobState::Succeeded), "retry") => {
                 "it has succeeded, and runs no more: `hooktrail replay` makes a new job of its event"
@@ -149,7 +150,7 @@ pub fn check_selected(
     faults: &mut Vec<String>,
 ) -> Result<(), ExitError> {
     if let (Some(name), _) = select.names()
-        && registry::handler_named(&store.conn, name).map_err(runtime_error)?.is_none()
+        && registry::find_handler(&store.conn, name).map_err(runtime_error)?.is_none()
     {
         faults.push(format!("handler {name}: the trail knows none of that name"));
     }
@@ -194,11 +195,11 @@ pub fn confirm(question: &str) -> Result<bool, ExitError> {
 /// Pauses or resumes a handler.
 pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), ExitError> {
     let verb = if paused { "pause" } else { "resume" };
-    let Some(handler) = registry::handler_named(&store.conn, name).map_err(runtime_error)? else {
+    let Some(handler) = registry::find_handler(&store.conn, name).map_err(runtime_error)? else {
         return Err(user_error(format!("handler {name}: the trail knows none of that name")));
     };
     let changed =
-        audit::pause(store, handler, paused, &audit_entry(verb, Some(name.to_owned()), None))
+        audit::set_paused(store, handler, paused, &audit_entry(verb, Some(name.to_owned()), None))
             .map_err(runtime_error)?;
     let text = match (paused, changed) {
         (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),

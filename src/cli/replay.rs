@@ -164,11 +164,11 @@ fn print_plan(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result
                 return Ok(());
             }
             events += 1;
-            jobs += due.owed.iter().map(|(_, owed)| owed.job_count()).sum::<usize>();
+            jobs += due.specs.iter().map(|(_, owed)| owed.job_count()).sum::<usize>();
             let said: Vec<String> =
-                due.owed.iter().map(|(handler, owed)| describe_jobs(chosen.name(*handler), owed)).collect();
+                due.specs.iter().map(|(handler, owed)| describe_jobs(chosen.name(*handler), owed)).collect();
             if json {
-                for (handler, owed) in &due.owed {
+                for (handler, owed) in &due.specs {
                     let reason = match owed {
                         JobSpec::Dead(why) => Some(why),
                         JobSpec::Event(_) | JobSpec::Items(_) => None,

@@ -170,7 +170,7 @@ fn print_event(
     mark: &Position,
     answer: &Answer,
 ) -> Result<(), ExitError> {
-    let found = send_lookup::since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
+    let found = send_lookup::find_since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
     match found.map_err(runtime_error)? {
         Some(send_lookup::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")

@@ -43,7 +43,7 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError>
             writeln!(out, "warning: {line}").map_err(runtime_error)?;
         }
     }
-    if let Err(refusal) = rescue::check_before(&config.store.path) {
+    if let Err(refusal) = rescue::check_configured_path(&config.store.path) {
         writeln!(out, "warning: {refusal}").map_err(runtime_error)?;
     }
     if let Some(event) = event {

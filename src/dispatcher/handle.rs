@@ -34,7 +34,7 @@ impl DispatcherHandle {
     ) -> Self {
         let mut state = DispatcherState::new(threads, clock, assignments);
         for (&handler, breaker) in breakers {
-            state.set_open_until(handler, breaker.until_ms);
+            state.set_open_until(handler, breaker.open_until_ms);
         }
         Self { state: Mutex::new(state), wake: Condvar::new() }
     }
@@ -102,7 +102,7 @@ impl WriterObserver for WriterListener {
         self.dispatcher.lock().scheduler.release_thread(handler);
     }
 
-    fn plan(&self) -> Vec<ClaimRequest> {
+    fn plan_claims(&self) -> Vec<ClaimRequest> {
         let mut state = self.dispatcher.lock();
         let requests = state.plan();
         // Here, because all changes of a commit are known by now.
@@ -110,7 +110,7 @@ impl WriterObserver for WriterListener {
         requests
     }
 
-    fn claimed(&self, request: ClaimRequest, jobs: Vec<ClaimedJob>) {
+    fn jobs_claimed(&self, request: ClaimRequest, jobs: Vec<ClaimedJob>) {
         self.dispatcher.lock().start_claimed(&request, jobs);
     }
 
@@ -122,7 +122,7 @@ impl WriterObserver for WriterListener {
         self.dispatcher.lock().set_open_until(handler, until_ms);
     }
 
-    fn finished(&self, handler: HandlerId, disposition: JobDisposition) {
+    fn attempt_finished(&self, handler: HandlerId, disposition: JobDisposition) {
         match disposition {
             JobDisposition::Ready => self.dispatcher.lock().add_ready(handler, 1),
             JobDisposition::Waiting(at_ms) => self.job_scheduled(at_ms),
@@ -158,7 +158,7 @@ impl WriterObserver for WriterListener {
         });
     }
 
-    fn broken(&self, reason: &str) {
+    fn store_failed(&self, reason: &str) {
         (self.on_broken)(reason);
     }
 }

@@ -1,24 +1,25 @@
-//! What the dispatcher asks of the store: jobs for threads that are free.
+//! A request of the scheduler to the store: claim jobs for free worker threads.
 
 use super::HandlerId;
 
-/// Jobs of one handler are to be claimed.
+/// A request to claim jobs of one handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimRequest {
     pub handler: HandlerId,
-    /// At most so many.
-    pub jobs: usize,
-    /// They start together, on one thread; else each on one of its own.
+    /// Maximum number of jobs to claim.
+    pub max_jobs: usize,
+    /// All jobs start together on one thread. Otherwise each job gets its own thread.
     pub as_one_batch: bool,
-    /// The handler rests: this is to be its trial.
+    /// The handler's circuit breaker is open, and this job is the probe.
     pub is_probe: bool,
-    /// With `rate`: the gap between two starts, for whoever goes on after this process.
+    /// With `rate`: the interval between two starts. The store saves the time of the next allowed
+    /// start, so that the next process respects it.
     pub min_interval_ms: Option<i64>,
 }
 
 impl ClaimRequest {
-    /// How many threads so many jobs of it take.
-    pub fn threads(&self, jobs: usize) -> usize {
+    /// Returns how many threads `jobs` claimed jobs occupy.
+    pub fn thread_count(&self, jobs: usize) -> usize {
         if self.as_one_batch { jobs.min(1) } else { jobs }
     }
 }

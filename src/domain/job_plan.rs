@@ -1,4 +1,5 @@
-//! What an event owes to its handlers: decided at intake, written with the event in one transaction.
+//! The jobs to create for an event. Intake decides them, and one transaction inserts them with the
+//! event.
 
 use std::fmt;
 use std::io;
@@ -7,30 +8,32 @@ use std::sync::Arc;
 use super::HandlerId;
 use super::version_value::VersionValue;
 
-/// A key of `dedupe`, or of one of the `…_by`: SHA-256, cut.
+/// A key of `dedupe`, `ordering_key`, `unique_by` or `debounce_by`: the first 16 bytes of its
+/// SHA-256.
 pub type KeyHash = [u8; 16];
 
-/// What `split` gave: items in their order, wherever their bytes are kept meanwhile.
+/// The items that `split` produced, in order. Their bytes are in memory or in a file.
 pub trait ItemSource: fmt::Debug + Send + Sync {
     fn count(&self) -> usize;
 
-    /// The size of all items together.
+    /// Returns the total size of all items.
     fn bytes(&self) -> u64;
 
-    /// Puts the bytes of the item at this place, from 0, into `into`, instead of what is there.
+    /// Reads the item at `index` (from 0) into `buffer` and replaces its content.
     ///
     /// # Errors
-    /// They are in a file, which can't be read.
+    /// The items are in a file and reading it fails.
     fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()>;
 
-    /// The keys of its job.
+    /// Returns the keys of the job for the item at `index`.
     ///
     /// # Errors
-    /// Likewise.
+    /// The items are in a file and reading it fails.
     fn keys(&self, at: usize) -> io::Result<JobKeys>;
 }
 
-/// Items in memory, with keys for as many of them as there are.
+/// Items in memory. The second vector holds the keys of the items, and may be shorter than the
+/// first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VecItems(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
 
@@ -54,44 +57,44 @@ impl ItemSource for VecItems {
     }
 }
 
-/// By what a job is ordered, recognised and collapsed.
+/// The keys of a job: for its order, its version, its uniqueness and its debounce.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobKeys {
-    pub order: Option<KeyHash>,
-    /// With `order`.
-    pub newest: Option<VersionValue>,
-    pub once: Option<UniqueKey>,
-    pub collapse: Option<DebounceKey>,
+    pub ordering: Option<KeyHash>,
+    /// The value of `version_by`. It counts only together with `ordering`.
+    pub version: Option<VersionValue>,
+    pub unique: Option<UniqueKey>,
+    pub debounce: Option<DebounceKey>,
 }
 
-/// `unique_by`
+/// The key of `unique_by`, and how long it stays unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UniqueKey {
     pub key: KeyHash,
     pub window_ms: i64,
 }
 
-/// `debounce_by` and `settle`
+/// The key of `debounce_by`, with `settle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebounceKey {
     pub key: KeyHash,
-    /// 0: it starts at once.
+    /// 0: the job starts at once.
     pub settle_ms: i64,
 }
 
-/// What one handler is owed.
+/// The jobs to create for one handler.
 #[derive(Clone, Debug)]
 pub enum JobSpec {
-    /// A job for the event itself.
+    /// One job for the event itself.
     Event(JobKeys),
-    /// A job an item.
+    /// One job for each item.
     Items(Arc<dyn ItemSource>),
-    /// An expression failed: a job that is dead, and why.
+    /// An expression failed: one dead job with this reason.
     Dead(String),
 }
 
 impl JobSpec {
-    /// How many jobs that is.
+    /// Returns the number of jobs.
     pub fn job_count(&self) -> usize {
         match self {
             Self::Event(_) | Self::Dead(_) => 1,
@@ -99,7 +102,7 @@ impl JobSpec {
         }
     }
 
-    /// The size of its items.
+    /// Returns the total size of the items.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Event(_) | Self::Dead(_) => 0,
@@ -107,80 +110,86 @@ impl JobSpec {
         }
     }
 
-    /// Whether its jobs are too many for one transaction that others wait for.
+    /// Returns true if the jobs need several transactions, so that other writers do not have to
+    /// wait.
     pub fn is_large(&self) -> bool {
         self.job_count() > LARGE_JOBS || self.bytes() > LARGE_BYTES
     }
 }
 
-/// Beyond this number of jobs, or of bytes of items, jobs are inserted in transactions of their own.
+/// Limits for the jobs of one transaction. Above them, the jobs are inserted by transactions of
+/// their own.
 const LARGE_JOBS: usize = 256;
 const LARGE_BYTES: u64 = 256 << 10;
 
-/// What an event owes to all of them.
+/// The jobs to create for an event.
 #[derive(Clone, Debug)]
 pub enum JobPlan {
-    /// One job each, without keys.
+    /// One job for each handler, without keys.
     Plain(Arc<[HandlerId]>),
-    Judged(Vec<(HandlerId, JobSpec)>),
-    /// The handlers' expressions are evaluated after the response. Holds the handlers, unless one
-    /// of them has a `split`.
+    Evaluated(Vec<(HandlerId, JobSpec)>),
+    /// The handlers' expressions will be evaluated after the response. Lists the handlers, unless
+    /// one of them has a `split`.
     Unevaluated(Arc<[HandlerId]>),
 }
 
 impl JobPlan {
-    /// Whether no handler takes it.
+    /// Returns true if no handler takes the event.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(handlers) => handlers.is_empty(),
-            Self::Judged(all) => all.is_empty(),
+            Self::Evaluated(all) => all.is_empty(),
             Self::Unevaluated(_) => false,
         }
     }
 
-    /// How many jobs that is; an event that is not evaluated yet counts as one.
-    pub fn jobs(&self) -> usize {
+    /// Returns the number of jobs. An event that is not evaluated yet counts as one job.
+    pub fn job_count(&self) -> usize {
         match self {
             Self::Plain(handlers) => handlers.len(),
-            Self::Judged(all) => all.iter().map(|(_, owed)| owed.job_count()).sum(),
+            Self::Evaluated(all) => all.iter().map(|(_, owed)| owed.job_count()).sum(),
             Self::Unevaluated(_) => 1,
         }
     }
 
-    /// Handlers that have one job each, for the event itself. None where one of them splits it: how many
-    /// jobs there are is then known when all are inserted.
+    /// Returns the handlers that get one job each for the event itself. The list is empty if one of
+    /// the handlers has a `split`, because the number of jobs is known only after the last insert.
     pub fn handlers_of_event(&self) -> Vec<HandlerId> {
         match self {
             Self::Plain(handlers) | Self::Unevaluated(handlers) => handlers.to_vec(),
-            Self::Judged(all) if all.iter().any(|(_, owed)| matches!(owed, JobSpec::Items(_))) => {
+            Self::Evaluated(all)
+                if all.iter().any(|(_, owed)| matches!(owed, JobSpec::Items(_))) =>
+            {
                 Vec::new()
             }
-            Self::Judged(all) => all.iter().map(|(handler, _)| *handler).collect(),
+            Self::Evaluated(all) => all.iter().map(|(handler, _)| *handler).collect(),
         }
     }
 
-    /// The jobs of each handler; none where the expressions are not evaluated yet.
+    /// Returns the jobs of each handler. The list is empty if the expressions are not evaluated
+    /// yet.
     pub fn into_specs(self) -> Vec<(HandlerId, JobSpec)> {
         match self {
             Self::Plain(handlers) => {
                 let of_event = |handler: &HandlerId| (*handler, JobSpec::Event(JobKeys::default()));
                 handlers.iter().map(of_event).collect()
             }
-            Self::Judged(all) => all,
+            Self::Evaluated(all) => all,
             Self::Unevaluated(_) => Vec::new(),
         }
     }
 
-    /// The size of the items of all jobs.
+    /// Returns the total size of the items of all jobs.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Plain(_) | Self::Unevaluated(_) => 0,
-            Self::Judged(all) => all.iter().map(|(_, owed)| owed.bytes()).sum(),
+            Self::Evaluated(all) => all.iter().map(|(_, owed)| owed.bytes()).sum(),
         }
     }
 
-    /// Whether its jobs are too many for one transaction that others wait for.
+    /// Returns true if the jobs need several transactions, so that other writers do not have to
+    /// wait.
     pub fn is_large(&self) -> bool {
-        self.jobs() > LARGE_JOBS || self.bytes() > LARGE_BYTES
+        self.job_count() > LARGE_JOBS || self.bytes() > LARGE_BYTES
     }
 }

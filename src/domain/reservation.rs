@@ -1,9 +1,9 @@
-//! A part of something bounded that all threads share.
+//! A share of a bounded resource that all threads draw from, such as memory for bodies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts in `held` until it is dropped, wherever it is by then.
+/// Counts toward `total` until it is dropped, on whichever thread that happens.
 #[derive(Debug)]
 pub struct Reservation {
     held: Arc<AtomicUsize>,
@@ -11,12 +11,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Of nothing yet.
+    /// Creates an empty reservation.
     pub fn new(held: &Arc<AtomicUsize>) -> Self {
         Self { held: Arc::clone(held), amount: 0 }
     }
 
-    /// Reserves more, and gives what all of them hold now.
+    /// Reserves `amount` more, and returns the new total of all reservations.
     pub fn grow(&mut self, amount: usize) -> usize {
         self.amount += amount;
         self.held.fetch_add(amount, Ordering::SeqCst) + amount
@@ -26,7 +26,7 @@ impl Reservation {
         self.amount
     }
 
-    /// Gives all of it away, and is left with nothing.
+    /// Moves the whole amount into a new reservation and leaves this one empty.
     pub fn take(&mut self) -> Self {
         Self { held: Arc::clone(&self.held), amount: std::mem::take(&mut self.amount) }
     }

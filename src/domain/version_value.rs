@@ -1,12 +1,12 @@
-//! What `version_by` compares: numbers as numbers, whatever their length, text by its bytes, and
-//! two of different types not at all.
+//! The values that `version_by` compares. Numbers compare as numbers of any length, and text
+//! compares by its bytes. Values of different types have no order.
 
 use std::cmp::Ordering;
 
-/// A value of `version_by`, its type kept.
+/// A value of `version_by`, with its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VersionValue {
-    /// As it is written in JSON, all its digits.
+    /// The digits as written in JSON, all of them.
     Number(String),
     Text(String),
 }
@@ -23,17 +23,17 @@ impl PartialOrd for VersionValue {
     }
 }
 
-/// Exact, as a sender's numbers may be longer than any of the machine's types.
+/// An exact decimal number. A sender's numbers may be longer than any machine type.
 struct Decimal {
     is_negative: bool,
-    /// Without zeros before or after; empty: zero.
+    /// The digits without leading and trailing zeros. Empty means zero.
     digits: Vec<u8>,
-    /// The value is 0.DIGITS times ten to this power.
+    /// The value is 0.DIGITS × 10^power.
     power: i64,
 }
 
 impl Decimal {
-    /// A number of JSON (RFC 8259, section 6).
+    /// Parses a JSON number (RFC 8259, section 6).
     fn read(text: &str) -> Option<Self> {
         let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
         let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -42,7 +42,7 @@ impl Decimal {
         if all.is_empty() || !all.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        // Beyond what a power can be, only its sign matters.
+        // An exponent that does not fit is clamped: only its sign matters.
         let beyond = if exponent.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 };
         let exponent = exponent.parse::<i64>().unwrap_or(beyond).clamp(i64::MIN / 4, i64::MAX / 4);
         let zeros = all.iter().take_while(|&&digit| digit == b'0').count();

@@ -20,7 +20,7 @@ use crate::expression::{EvaluatorPool, EventContext};
 use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::ReadPool;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert, SOURCE};
-use crate::store::events::{Dedupe, NewEvent};
+use crate::store::events::{DedupeCheck, NewEvent};
 use crate::store::handle::WriterHandle;
 use crate::store::operation::Operation;
 use crate::store::registry::Registry;
@@ -80,10 +80,10 @@ impl AlertMonitor {
         let (rejecting, blocked_wal) = ((self.rejecting)(), self.blocked_wal.try_recv().ok());
         let Some(subscribers) = self.subscribers.load_full() else { return };
         for (source, reason) in rejecting {
-            writer.send(Operation::Notice(AlertSignal::Refusing(source, reason)));
+            writer.send(Operation::AlertSignal(AlertSignal::Rejecting(source, reason)));
         }
         if let Some(reason) = blocked_wal {
-            writer.send(Operation::Notice(AlertSignal::WalHeld(reason)));
+            writer.send(Operation::AlertSignal(AlertSignal::WalBlocked(reason)));
         }
         self.check_silence(&subscribers, writer);
         // Alerts in flight are still recorded: they would be evaluated twice.
@@ -96,13 +96,13 @@ impl AlertMonitor {
     fn check_silence(&mut self, subscribers: &AlertSubscribers, writer: &WriterHandle) {
         let now_ms = self.clock.now_ms();
         for &(source, after) in &subscribers.alert_if_silent_for {
-            let seen_at = self.source_counters.seen_at(source, now_ms);
+            let seen_at = self.source_counters.last_seen_ms(source, now_ms);
             let is_silent = u128::try_from(now_ms - seen_at)
                 .is_ok_and(|silence_ms| silence_ms >= after.as_millis());
             if is_silent && self.silent.insert(source, seen_at) != Some(seen_at) {
                 let since = clock::format_rfc3339(self.clock.to_wall_ms(seen_at));
                 let detail = format!("no event for {}, since {since}", duration_text(after));
-                writer.send(Operation::Notice(AlertSignal::Silent(source, detail)));
+                writer.send(Operation::AlertSignal(AlertSignal::Silent(source, detail)));
             }
         }
     }
@@ -110,7 +110,7 @@ impl AlertMonitor {
     /// Emits the recorded alerts that are due.
     fn emit_pending(&self, subscribers: &Arc<AlertSubscribers>, writer: &WriterHandle) {
         let found = self.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok(alerts::waiting(&conn, self.clock.now_ms())?));
+        let found = found.and_then(|conn| Ok(alerts::load_pending(&conn, self.clock.now_ms())?));
         match found {
             Ok(pending) => {
                 pending.into_iter().for_each(|alert| self.emit(subscribers, alert, writer));
@@ -198,13 +198,13 @@ fn store_alert(
         ip: String::new(),
         headers: b"content-type: application/json".to_vec(),
         body,
-        dedupe: Dedupe::default(),
+        dedupe: DedupeCheck::default(),
         note: planned.note,
-        owed: planned.plan,
+        plan: planned.plan,
         queue_limit: None,
         body_memory: None,
     });
-    writer.send(Operation::Alert(Box::new(AlertEvent { of: alert, accept: event })));
+    writer.send(Operation::AlertEvent(Box::new(AlertEvent { alert, event })));
 }
 
 /// The body of an alert's event: the keys in the order of docs/alerts.md, null if one does not apply.

@@ -217,7 +217,7 @@ impl JobPlanner {
     fn plan(&self, all: Vec<(HandlerId, JobSpec)>) -> JobPlan {
         let no_keys = JobKeys::default();
         if !all.iter().all(|(_, spec)| matches!(spec, JobSpec::Event(keys) if *keys == no_keys)) {
-            return JobPlan::Judged(all);
+            return JobPlan::Evaluated(all);
         }
         if all.len() == self.handler_ids.len() {
             return JobPlan::Plain(Arc::clone(&self.handler_ids));
@@ -245,10 +245,10 @@ impl HandlerSpec {
         let window_ms = self.unique_window_ms;
         let settle_ms = self.debounce_ms;
         JobKeys {
-            order: hash(b'o', &keys.ordering_key),
-            newest: keys.version.clone(),
-            once: hash(b'1', &keys.unique_key).map(|key| UniqueKey { key, window_ms }),
-            collapse: hash(b'c', &keys.debounce_key).map(|key| DebounceKey { key, settle_ms }),
+            ordering: hash(b'o', &keys.ordering_key),
+            version: keys.version.clone(),
+            unique: hash(b'1', &keys.unique_key).map(|key| UniqueKey { key, window_ms }),
+            debounce: hash(b'c', &keys.debounce_key).map(|key| DebounceKey { key, settle_ms }),
         }
     }
 }

@@ -25,7 +25,7 @@ command = ['true']
 fn without_expressions_each_handler_gets_a_job() {
     let planner = planner(PLAIN);
     assert!(planner.expressions().is_none());
-    assert_eq!(planner.unconditional_plan().plan.jobs(), 2);
+    assert_eq!(planner.unconditional_plan().plan.job_count(), 2);
 }
 
 #[test]
@@ -56,14 +56,14 @@ fn results_become_jobs_with_their_keys_and_errors_become_notes() {
     };
     let planned = planner.plan_from(results);
     assert_eq!(planned.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
-    assert_eq!((planned.dedupe, planned.plan.jobs()), (None, 3));
-    let JobPlan::Judged(all) = planned.plan else { panic!("it was judged") };
+    assert_eq!((planned.dedupe, planned.plan.job_count()), (None, 3));
+    let JobPlan::Evaluated(all) = planned.plan else { panic!("it was judged") };
     assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());
-    assert_eq!(keys[0].once.map(|once| once.window_ms), Some(60_000));
-    assert_eq!(keys[0].collapse.map(|collapse| collapse.settle_ms), Some(2_000));
-    assert_ne!(keys[0].once.map(|once| once.key), keys[1].once.map(|once| once.key));
+    assert_eq!(keys[0].unique.map(|once| once.window_ms), Some(60_000));
+    assert_eq!(keys[0].debounce.map(|collapse| collapse.settle_ms), Some(2_000));
+    assert_ne!(keys[0].unique.map(|once| once.key), keys[1].unique.map(|once| once.key));
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl HandlerSchedule {
     }
 
     pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= request.threads(request.jobs) - request.threads(got);
+        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(got);
         self.claim_in_flight = false;
         if let Some(rate_limiter) = &mut self.rate_limiter {
             rate_limiter.record_starts(got, now_us);
@@ -159,12 +159,12 @@ impl HandlerSchedule {
             }
             open_circuit.is_probing = got > 0;
         }
-        self.ready &= got == request.jobs;
+        self.ready &= got == request.max_jobs;
         self.batch_progress = BatchProgress::default();
     }
 
     pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
-        self.busy -= request.threads(request.jobs);
+        self.busy -= request.thread_count(request.max_jobs);
         self.claim_in_flight = false;
         if let Some(open_circuit) = &mut self.open_circuit {
             open_circuit.is_probing &= !request.is_probe;
@@ -201,7 +201,7 @@ impl HandlerSchedule {
         self.busy += 1;
         self.threads_left -= 1;
         if let Some(request) = pending {
-            request.jobs += 1;
+            request.max_jobs += 1;
             return None;
         }
         let is_probing = self.open_circuit.is_some();
@@ -221,7 +221,7 @@ impl HandlerSchedule {
         let interval_ms = self.rate_limiter.as_ref().map(RateLimiter::interval_ms);
         Some(ClaimRequest {
             handler,
-            jobs,
+            max_jobs: jobs,
             as_one_batch: batch.is_some(),
             is_probe: is_probing,
             min_interval_ms: interval_ms,

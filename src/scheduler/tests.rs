@@ -25,13 +25,19 @@ fn scheduler_of(threads: usize, limits: &[(HandlerId, HandlerLimits)]) -> Schedu
 /// The claims of a plan: the handler and its number of jobs, ordered by handler.
 fn planned(scheduler: &mut Scheduler, now_us: i64) -> Vec<(HandlerId, usize)> {
     let mut planned: Vec<_> =
-        scheduler.plan(now_us).iter().map(|request| (request.handler, request.jobs)).collect();
+        scheduler.plan(now_us).iter().map(|request| (request.handler, request.max_jobs)).collect();
     planned.sort();
     planned
 }
 
 fn request(handler: HandlerId, jobs: usize) -> ClaimRequest {
-    ClaimRequest { handler, jobs, as_one_batch: false, is_probe: false, min_interval_ms: None }
+    ClaimRequest {
+        handler,
+        max_jobs: jobs,
+        as_one_batch: false,
+        is_probe: false,
+        min_interval_ms: None,
+    }
 }
 
 #[test]
@@ -110,7 +116,7 @@ fn an_open_circuit_breaker_admits_one_probe_after_its_cooldown() {
     assert_eq!(planned(&mut scheduler, SECOND_US - 1), []);
     assert_eq!(scheduler.next_us(), Some(SECOND_US));
     let plan = scheduler.plan(SECOND_US);
-    assert_eq!((plan.len(), plan[0].jobs, plan[0].is_probe), (1, 1, true));
+    assert_eq!((plan.len(), plan[0].max_jobs, plan[0].is_probe), (1, 1, true));
     scheduler.record_claim(&plan[0], 1, SECOND_US);
     scheduler.add_ready(A, 9, SECOND_US);
     assert_eq!(planned(&mut scheduler, 9 * SECOND_US), [], "until the probe has ended");
@@ -140,9 +146,9 @@ fn a_rate_limit_spreads_the_starts() {
     let (mut now_us, mut starts) = (0, Vec::new());
     while starts.len() < 30 {
         for request in scheduler.plan(now_us) {
-            scheduler.record_claim(&request, request.jobs, now_us);
-            starts.extend(std::iter::repeat_n(now_us, request.jobs));
-            (0..request.jobs).for_each(|_| scheduler.release_thread(A));
+            scheduler.record_claim(&request, request.max_jobs, now_us);
+            starts.extend(std::iter::repeat_n(now_us, request.max_jobs));
+            (0..request.max_jobs).for_each(|_| scheduler.release_thread(A));
         }
         now_us = scheduler.next_us().unwrap().max(now_us + 1);
     }
@@ -165,7 +171,7 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     count(&mut scheduler, 1, 0);
     assert_eq!(planned(&mut scheduler, 2 * SECOND_US - 1), []);
     let plan = scheduler.plan(2 * SECOND_US);
-    assert_eq!((plan.len(), plan[0].jobs, plan[0].as_one_batch), (1, 3, true));
+    assert_eq!((plan.len(), plan[0].max_jobs, plan[0].as_one_batch), (1, 3, true));
     scheduler.record_claim(&plan[0], 1, 2 * SECOND_US);
     assert_eq!(scheduler.busy(), 1);
     scheduler.add_ready(A, 1, 3 * SECOND_US);
@@ -250,7 +256,7 @@ proptest! {
                     requests.extend(&plan);
                     let busy_threads = |handler: HandlerId| -> usize {
                         let planned = requests.iter().filter(|request| request.handler == handler);
-                        let planned: usize = planned.map(|request| request.threads(request.jobs)).sum();
+                        let planned: usize = planned.map(|request| request.thread_count(request.max_jobs)).sum();
                         planned + running.get(&handler).copied().unwrap_or(0)
                     };
                     for request in &plan {
@@ -262,9 +268,9 @@ proptest! {
                 }
                 SchedulerEvent::Claimed(got) if !requests.is_empty() => {
                     let request = requests.remove(0);
-                    let got = got.min(request.jobs);
+                    let got = got.min(request.max_jobs);
                     scheduler.record_claim(&request, got, 0);
-                    *running.entry(request.handler).or_default() += request.threads(got);
+                    *running.entry(request.handler).or_default() += request.thread_count(got);
                 }
                 SchedulerEvent::ClaimFailed if !requests.is_empty() => scheduler.record_failed_claim(&requests.remove(0)),
                 SchedulerEvent::Finished(handler) if running.get(&handler).is_some_and(|&count| count > 0) => {

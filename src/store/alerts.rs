@@ -1,7 +1,7 @@
-//! Table `alerts`: what the source `hooktrail` has to tell. It is noted in the transaction in which it
-//! happened, and made an event later: of one type, source and handler at most one a minute, with the
-//! count. Only where a handler takes that source; what happens to its own jobs is not noted, so that
-//! an alert that fails makes none.
+//! Table `alerts`: conditions that the built-in source `hooktrail` reports. The transaction in
+//! which a condition occurs records it. An event about it follows: for one type, source and handler
+//! at most one per minute, with the count. Nothing is recorded unless a handler subscribes to that
+//! source. The source's own jobs record nothing, so that an alert that fails causes no other alert.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -10,24 +10,24 @@ use super::sources::{self, SourceStatus};
 use super::writer_state::WriterState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
-/// Its name.
+/// The name of the built-in source.
 pub const SOURCE: &str = "hooktrail";
 
-/// Between two events of one type, source and handler.
+/// Minimum time between two events of one type, source and handler.
 const MIN_INTERVAL_MS: i64 = 60_000;
 
-/// What somebody noticed who does not write.
+/// A condition that a thread other than the writer noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AlertSignal {
-    /// No event for so long.
+    /// The source had no event for a long time.
     Silent(SourceId, String),
-    /// Nothing but refusals for so many.
-    Refusing(SourceId, String),
+    /// The source rejected many requests in a row.
+    Rejecting(SourceId, String),
     DiskLow(String),
-    WalHeld(String),
+    WalBlocked(String),
 }
 
-/// What is known of it, but for its type.
+/// The details of a condition, without its type.
 #[derive(Default)]
 struct AlertDetails<'a> {
     source: Option<SourceId>,
@@ -39,8 +39,8 @@ struct AlertDetails<'a> {
     detail: Option<&'a str>,
 }
 
-/// Whether anybody is to be told: the source's number. Within a transaction. What was noted for
-/// nobody is forgotten.
+/// Sets the source `hooktrail` if a handler subscribes to it, or `None`, which also discards
+/// recorded conditions. Must be called within a transaction.
 ///
 /// # Errors
 /// The write failed.
@@ -55,7 +55,7 @@ pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::
     Ok(())
 }
 
-/// The source's number, where anybody is to be told.
+/// Returns the source `hooktrail` if a handler subscribes to it.
 pub(super) fn subscriber(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
     let found = conn
         .prepare_cached("SELECT value FROM meta WHERE name = 'alerts'")?
@@ -64,7 +64,7 @@ pub(super) fn subscriber(conn: &Connection) -> rusqlite::Result<Option<SourceId>
     Ok(found.flatten().map(SourceId))
 }
 
-/// One more of its kind; of several the last is what is told.
+/// Records an occurrence of a condition. The event describes the latest one.
 fn record(
     conn: &Connection,
     wall_ms: i64,
@@ -93,13 +93,13 @@ fn record(
     Ok(())
 }
 
-/// Whether what happens to the jobs of `source` is told.
+/// Returns true if conditions of jobs of `source` are recorded.
 pub(super) fn should_alert(state: &WriterState, source: SourceId) -> bool {
-    state.alerts.is_some_and(|own| own != source)
+    state.alert_source.is_some_and(|own| own != source)
 }
 
-/// A job died.
-pub(super) fn job_dead(
+/// Records that a job became dead.
+pub(super) fn record_dead_job(
     conn: &Connection,
     state: &WriterState,
     job: JobId,
@@ -125,8 +125,8 @@ pub(super) fn job_dead(
     record(conn, state.wall_ms, "job.dead", &fact)
 }
 
-/// No handler took an event.
-pub(super) fn unhandled(
+/// Records that no handler took an event.
+pub(super) fn record_unhandled_event(
     conn: &Connection,
     state: &WriterState,
     event: EventId,
@@ -140,15 +140,16 @@ pub(super) fn unhandled(
     record(conn, state.wall_ms, "event.unhandled", &fact)
 }
 
-/// What a handler's breaker did.
+/// A change of a handler's circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BreakerTransition {
-    Resting,
-    Recovered,
+    Opened,
+    Closed,
 }
 
-/// A handler rests, or recovered: whoever says so knows that it is to be told, if to anybody.
-pub(super) fn breaker(
+/// Records that a handler's circuit breaker opened or closed, if a handler subscribes to alerts.
+/// The caller has checked the other conditions.
+pub(super) fn record_breaker_change(
     conn: &Connection,
     wall_ms: i64,
     handler: HandlerId,
@@ -159,41 +160,41 @@ pub(super) fn breaker(
         return Ok(());
     }
     let kind = match what {
-        BreakerTransition::Resting => "handler.breaker_opened",
-        BreakerTransition::Recovered => "handler.breaker_closed",
+        BreakerTransition::Opened => "handler.breaker_opened",
+        BreakerTransition::Closed => "handler.breaker_closed",
     };
     let fact =
         AlertDetails { handler: Some(handler), detail: Some(detail), ..AlertDetails::default() };
     record(conn, wall_ms, kind, &fact)
 }
 
-/// What somebody noticed who does not write.
+/// Records a condition that another thread noticed, if a handler subscribes to alerts.
 pub(super) fn record_signal(
     conn: &Connection,
     state: &mut WriterState,
     notice: &AlertSignal,
 ) -> rusqlite::Result<()> {
-    if state.alerts.is_none() {
+    if state.alert_source.is_none() {
         return Ok(());
     }
     let (kind, source, detail) = match notice {
         AlertSignal::DiskLow(detail) => ("disk.low", None, detail),
-        AlertSignal::WalHeld(detail) => ("wal.blocked", None, detail),
+        AlertSignal::WalBlocked(detail) => ("wal.blocked", None, detail),
         AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
-        AlertSignal::Refusing(source, detail) => ("source.rejecting", Some(*source), detail),
+        AlertSignal::Rejecting(source, detail) => ("source.rejecting", Some(*source), detail),
     };
     if let Some(source) = source {
-        // Once a silence, once until it accepts again.
-        let before = state.standing.get(&source).copied().unwrap_or_default();
+        // Once for each silence, and once until the source accepts a request again.
+        let before = state.source_status.get(&source).copied().unwrap_or_default();
         let after = match notice {
-            AlertSignal::Silent(..) => SourceStatus { silent: true, ..before },
-            _ if before.accepted => SourceStatus { refusing: true, ..before },
+            AlertSignal::Silent(..) => SourceStatus { is_silent: true, ..before },
+            _ if before.has_accepted => SourceStatus { is_rejecting: true, ..before },
             _ => before,
         };
         if before == after {
             return Ok(());
         }
-        sources::set(conn, state, source, after)?;
+        sources::save_status(conn, state, source, after)?;
     }
     record(
         conn,
@@ -203,15 +204,15 @@ pub(super) fn record_signal(
     )
 }
 
-/// What is to be made an event.
+/// A recorded condition that becomes an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingAlert {
     pub kind: String,
-    /// Empty where it does not apply, and `handler` likewise.
+    /// Empty if it does not apply, like `handler`.
     pub source: String,
     pub handler: String,
     pub count: i64,
-    /// Wall clock: the last of them.
+    /// Wall clock, of the latest occurrence.
     pub at_ms: i64,
     pub event: Option<i64>,
     pub job: Option<i64>,
@@ -220,14 +221,14 @@ pub struct PendingAlert {
     pub detail: Option<String>,
 }
 
-/// What may be made events now, the oldest first.
+/// Returns the conditions that may become events now, oldest first.
 ///
 /// # Errors
 /// The read failed.
-pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAlert>> {
+pub fn load_pending(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAlert>> {
     let mut select = conn.prepare_cached(
         "SELECT type, source, handler, count, at, event, job, item, attempts, detail FROM alerts
-         WHERE count > 0 AND coalesce(made_at, ?1) <= ?1 ORDER BY at, type DESC",
+         WHERE count > 0 AND coalesce(emitted_at, ?1) <= ?1 ORDER BY at, type DESC",
     )?;
     let row = |row: &Row<'_>| {
         let (kind, source, handler) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -247,37 +248,37 @@ pub fn waiting(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAl
     select.query_map([now_ms - MIN_INTERVAL_MS], row)?.collect()
 }
 
-/// What was waiting, and the event of it; `None` where no handler wants it.
+/// A recorded condition and its event; the event is `None` if no handler wants it.
 #[derive(Debug)]
 pub struct AlertEvent {
-    pub of: PendingAlert,
-    pub accept: Option<NewEvent>,
+    pub alert: PendingAlert,
+    pub event: Option<NewEvent>,
 }
 
-/// Stores the event with its jobs, and takes from the count what it tells: both or neither, and once
-/// however often it is asked for.
+/// Stores the event with its jobs and subtracts its count, in one transaction. Does nothing if the
+/// same event is sent twice.
 pub(super) fn emit(
     conn: &Connection,
     state: &mut WriterState,
     made: &AlertEvent,
 ) -> rusqlite::Result<()> {
-    let PendingAlert { kind, source, handler, count, .. } = &made.of;
+    let PendingAlert { kind, source, handler, count, .. } = &made.alert;
     let taken = conn
         .prepare_cached(
-            "UPDATE alerts SET count = count - ?4, made_at = CASE WHEN ?5 THEN ?6 ELSE made_at END
+            "UPDATE alerts SET count = count - ?4, emitted_at = CASE WHEN ?5 THEN ?6 ELSE emitted_at END
              WHERE type = ?1 AND source = ?2 AND handler = ?3 AND count >= ?4
-               AND coalesce(made_at, ?7) <= ?7",
+               AND coalesce(emitted_at, ?7) <= ?7",
         )?
         .execute(params![
             kind,
             source,
             handler,
             count,
-            made.accept.is_some(),
+            made.event.is_some(),
             state.now_ms,
             state.now_ms - MIN_INTERVAL_MS
         ])?;
-    if let Some(accept) = made.accept.as_ref().filter(|_| taken == 1) {
+    if let Some(accept) = made.event.as_ref().filter(|_| taken == 1) {
         events::insert_event(conn, state, &mut InsertStatements::new(conn)?, accept)?;
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! What people do to jobs and handlers: retry, cancel, pause, resume, each with its row in `acts`.
+//! Commands of people on jobs and handlers: retry, cancel, pause and resume. Each is recorded in
+//! the audit log.
 //!
-//! The command line calls these on a connection of its own, beside a running server or without one;
-//! each transaction is short, so that the server's writer never waits for long.
+//! The command line calls these functions on a connection of its own, beside a running server or
+//! without one. Each transaction is short, so that the server's writer never waits for long.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -12,7 +13,7 @@ use super::{in_transaction, job_keys, jobs};
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{HandlerId, JobId};
 
-/// A row of the view `acts`.
+/// A row of the view `audit_log`.
 #[derive(Clone, Debug)]
 pub struct AuditEntry {
     /// Wall clock.
@@ -20,24 +21,25 @@ pub struct AuditEntry {
     pub who: String,
     /// `cli`, `console`, `api`, `signal`.
     pub via: &'static str,
-    /// What was done: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`.
+    /// The command: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`.
     pub action: String,
-    /// What it was done to: `job 12`, `event 7`, a handler's name; `None`: a selection, or the server.
+    /// The target: `job 12`, `event 7`, or a handler's name. `None`: a selection of jobs, or the
+    /// server.
     pub target: Option<String>,
     pub jobs: i64,
     pub reason: Option<String>,
 }
 
-/// What is to be done to jobs.
+/// A command on jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobCommand {
     /// Run again now, with fresh attempts.
     Retry,
-    /// Queued ones never run, running ones are ended, dead ones are dismissed.
+    /// Cancel queued jobs, stop running ones, dismiss dead ones.
     Cancel { reason: String },
 }
 
-/// Writes it down. Within a transaction.
+/// Inserts an entry. Must be called within a transaction.
 ///
 /// # Errors
 /// The write failed.
@@ -50,12 +52,13 @@ pub fn record(conn: &Connection, act: &AuditEntry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Changes those of `ids` that can be changed; says how many were. A few at a time: an end in
-/// between leaves the rest as they were, and the count in `acts` true.
+/// Applies a command to those of `ids` that allow it, and returns how many. Works in several
+/// transactions: after an interruption the rest is unchanged, and the audit log has the correct
+/// count.
 ///
 /// # Errors
 /// The write failed.
-pub fn change(
+pub fn apply_to_jobs(
     store: &super::Store,
     ids: &[JobId],
     change: &JobCommand,
@@ -79,7 +82,7 @@ pub fn change(
     Ok(changed)
 }
 
-/// Writes an act down, or adds `jobs` to what was written of it; the row's number.
+/// Inserts an entry, or adds `jobs` to the entry that was inserted before. Returns the row's id.
 pub(super) fn record_progress(
     conn: &Connection,
     row: Option<i64>,
@@ -113,7 +116,7 @@ pub(super) fn apply_command(
     };
     let changed = conn
         .prepare_cached(
-            "UPDATE jobs SET cancel = CASE state WHEN 2 THEN ?2 END,
+            "UPDATE jobs SET cancel_reason = CASE state WHEN 2 THEN ?2 END,
                reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
                ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
                due_at = NULL, wait_ms = NULL,
@@ -127,11 +130,11 @@ pub(super) fn apply_command(
     Ok(i64::try_from(changed).unwrap_or(0))
 }
 
-/// Pauses or resumes a handler; whether that changed anything.
+/// Pauses or resumes a handler. Returns whether that changed anything.
 ///
 /// # Errors
 /// The write failed.
-pub fn pause(
+pub fn set_paused(
     store: &super::Store,
     handler: HandlerId,
     paused: bool,

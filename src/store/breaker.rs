@@ -1,9 +1,11 @@
-//! The breaker: a handler that failed too often in a row rests, then has one job on trial, and
-//! recovers or rests again. Decided in the transaction of the outcome, kept over restarts; each change
-//! is a row of the view `rests`.
+//! The circuit breaker of a handler. It opens after too many failures in a row. Later it runs one
+//! job as a probe, and closes if the probe succeeds or opens again if it fails. The state changes
+//! in the transaction of the outcome and survives restarts. Each change is a row of the view
+//! `breaker_log`.
 //!
-//! While it rests only the trial counts: what ran before ends as it may. A handler's own clock stands
-//! still from the rest's beginning to the recovery, as it does while it is paused.
+//! While the breaker is open, only the probe counts: jobs that were already running end without an
+//! effect on it. The handler's clock stops until the breaker closes, as it does while the handler
+//! is paused.
 
 use std::collections::HashMap;
 
@@ -15,10 +17,10 @@ use super::writer_state::WriterState;
 use crate::clock;
 use crate::domain::{HandlerId, Outcome};
 
-/// `breaker = { … }`, as an outcome brings it.
+/// The key `breaker` of a handler, as each outcome carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// So many in a row; 0: never.
+    /// Number of failures in a row that open the breaker; 0 disables it.
     pub failures: u32,
     pub pause_ms: i64,
 }
@@ -27,59 +29,60 @@ impl BreakerPolicy {
     pub const NEVER: Self = Self { failures: 0, pause_ms: 0 };
 }
 
-/// How a handler's breaker stands.
+/// The state of a handler's circuit breaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BreakerState {
-    /// What failed or timed out in a row.
+    /// Failures and timeouts in a row.
     pub consecutive_failures: u32,
-    /// On the trail's clock; `None`: it does not rest.
-    pub until_ms: Option<i64>,
-    /// Whoever takes alerts was told that it rests, and is to be told of its recovery.
+    /// Open until this time, when a probe may run (database clock). `None`: closed.
+    pub open_until_ms: Option<i64>,
+    /// An alert was recorded when the breaker opened, so another one follows when it closes.
     is_alerted: bool,
 }
 
-/// How each handler's stands.
+/// Loads the state of each handler's breaker.
 ///
 /// # Errors
 /// The read failed.
-pub fn all(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, BreakerState>> {
-    let mut select = conn
-        .prepare_cached("SELECT streak, breaker_open_until, breaker_alerted, id FROM handlers")?;
+pub fn load_breakers(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, BreakerState>> {
+    let mut select = conn.prepare_cached(
+        "SELECT consecutive_failures, breaker_open_until, breaker_alerted, id FROM handlers",
+    )?;
     select.query_map([], |row| Ok((HandlerId(row.get(3)?), read(row)?)))?.collect()
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<BreakerState> {
     Ok(BreakerState {
         consecutive_failures: row.get(0)?,
-        until_ms: row.get(1)?,
+        open_until_ms: row.get(1)?,
         is_alerted: row.get(2)?,
     })
 }
 
-/// Who began to rest, rests for another time, or rests no more.
-pub(super) fn diff(
+/// Returns the handlers whose breaker opened, closed, or changed its time.
+pub(super) fn changed_handlers(
     before: &HashMap<HandlerId, BreakerState>,
     after: &HashMap<HandlerId, BreakerState>,
 ) -> Vec<HandlerId> {
-    let of = |handler| before.get(handler).and_then(|rest| rest.until_ms);
-    let changed = after.iter().filter(|(handler, rest)| of(handler) != rest.until_ms);
+    let of = |handler| before.get(handler).and_then(|rest| rest.open_until_ms);
+    let changed = after.iter().filter(|(handler, rest)| of(handler) != rest.open_until_ms);
     changed.map(|(&handler, _)| handler).collect()
 }
 
-/// Takes an outcome into account.
+/// Updates the breaker for an outcome.
 pub(super) fn on_attempt(
     conn: &Connection,
     state: &mut WriterState,
     f: &AttemptRecord,
 ) -> rusqlite::Result<()> {
-    let before = state.rests.get(&f.handler).copied().unwrap_or_default();
+    let before = state.breakers.get(&f.handler).copied().unwrap_or_default();
     let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.is_permanent;
-    let after = match (before.until_ms, f.outcome) {
-        // Not of the trial, but of what ran before it.
-        (Some(_), _) if !f.on_trial => return Ok(()),
+    let after = match (before.open_until_ms, f.outcome) {
+        // The job was running before the breaker opened.
+        (Some(_), _) if !f.is_probe => return Ok(()),
         (_, Outcome::Succeeded) => BreakerState::default(),
         (Some(_), _) if failed => open_breaker(state, f, before),
-        // It tells nothing: another job is on trial.
+        // The probe is inconclusive: another job is the next probe.
         (Some(_), _) => {
             probe_inconclusive(state, f.handler, true);
             return Ok(());
@@ -101,14 +104,14 @@ pub(super) fn on_attempt(
     }
     let tells = after.is_alerted && !before.is_alerted;
     set(conn, state, f.handler, after)?;
-    let what = match (before.until_ms, after.until_ms) {
+    let what = match (before.open_until_ms, after.open_until_ms) {
         (_, Some(_)) => "opened",
         (Some(_), None) => "closed",
         (None, None) => return Ok(()),
     };
     let job = f.claim.job;
     let detail = match what {
-        "opened" if f.on_trial => format!("job {job} failed on trial: {}", f.detail),
+        "opened" if f.is_probe => format!("probe job {job} failed: {}", f.detail),
         "opened" => {
             format!("{} in a row, the last was job {job}: {}", after.consecutive_failures, f.detail)
         }
@@ -116,32 +119,33 @@ pub(super) fn on_attempt(
     };
     log(conn, state.wall_ms, f.handler, what, &detail)?;
     if tells {
-        alerts::breaker(
+        alerts::record_breaker_change(
             conn,
             state.wall_ms,
             f.handler,
-            alerts::BreakerTransition::Resting,
+            alerts::BreakerTransition::Opened,
             &detail,
         )?;
     }
-    if before.is_alerted && after.until_ms.is_none() {
-        alerts::breaker(
+    if before.is_alerted && after.open_until_ms.is_none() {
+        alerts::record_breaker_change(
             conn,
             state.wall_ms,
             f.handler,
-            alerts::BreakerTransition::Recovered,
+            alerts::BreakerTransition::Closed,
             &detail,
         )?;
     }
     Ok(())
 }
 
-/// It rests (again). That is told once, by the first failure that is not of an alert's own job: so that
-/// a handler that can't even tell alerts makes none.
+/// Returns the state of an open breaker. The first failure of a job that is no alert records the
+/// alert, once until the breaker closes. Thus a handler that fails on alerts alone causes no more
+/// of them.
 fn open_breaker(state: &WriterState, f: &AttemptRecord, before: BreakerState) -> BreakerState {
     BreakerState {
         consecutive_failures: before.consecutive_failures.saturating_add(1),
-        until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
+        open_until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
         is_alerted: before.is_alerted || alerts::should_alert(state, f.source),
     }
 }
@@ -152,7 +156,8 @@ fn set(
     handler: HandlerId,
     rest: BreakerState,
 ) -> rusqlite::Result<()> {
-    let changes = state.rests.insert(handler, rest).and_then(|rest| rest.until_ms) != rest.until_ms;
+    let changes = state.breakers.insert(handler, rest).and_then(|rest| rest.open_until_ms)
+        != rest.open_until_ms;
     write(conn, handler, rest, state.now_ms)?;
     if changes {
         state.changed_breakers.push(handler);
@@ -168,7 +173,7 @@ fn write(
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE handlers SET streak = ?2, breaker_open_until = ?3, breaker_alerted = ?5,
+        "UPDATE handlers SET consecutive_failures = ?2, breaker_open_until = ?3, breaker_alerted = ?5,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
              THEN max(0, ?4 - coalesce(idle_since, ?4)) ELSE 0 END,
            idle_since = CASE WHEN ?3 IS NOT NULL THEN coalesce(idle_since, ?4)
@@ -178,28 +183,28 @@ fn write(
     .execute(params![
         handler.0,
         rest.consecutive_failures,
-        rest.until_ms,
+        rest.open_until_ms,
         now_ms,
         rest.is_alerted
     ])?;
     Ok(())
 }
 
-/// Takes over what config.toml says now: where it says never, a rest is over; no rest is longer than
-/// `pause` from now on, whatever the clock did.
+/// Applies the `breaker` of config.toml: closes the breaker if it is disabled now, and shortens an
+/// open state that is longer than `pause`, such as after a change of the clock.
 pub(super) fn apply_config(
     conn: &Connection,
     handler: HandlerId,
     breaker: BreakerPolicy,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    let sql = "SELECT streak, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
+    let sql = "SELECT consecutive_failures, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
     let before = conn.query_row(sql, [handler.0], read)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
         0 => BreakerState::default(),
         _ => BreakerState {
-            until_ms: before.until_ms.map(|until_ms| until_ms.min(latest_ms)),
+            open_until_ms: before.open_until_ms.map(|until_ms| until_ms.min(latest_ms)),
             ..before
         },
     };
@@ -207,24 +212,30 @@ pub(super) fn apply_config(
         return Ok(());
     }
     write(conn, handler, after, now_ms)?;
-    if before.until_ms.is_some() && after.until_ms.is_none() {
-        let (wall_ms, why) = (clock::wall_ms(), "its breaker was turned off");
+    if before.open_until_ms.is_some() && after.open_until_ms.is_none() {
+        let (wall_ms, why) = (clock::wall_ms(), "its breaker was disabled");
         log(conn, wall_ms, handler, "closed", why)?;
         if before.is_alerted {
-            alerts::breaker(conn, wall_ms, handler, alerts::BreakerTransition::Recovered, why)?;
+            alerts::record_breaker_change(
+                conn,
+                wall_ms,
+                handler,
+                alerts::BreakerTransition::Closed,
+                why,
+            )?;
         }
     }
     Ok(())
 }
 
-/// A job on trial is over and told nothing: another is next.
+/// Reports that a probe ended without a result: the next job is the probe.
 pub(super) fn probe_inconclusive(state: &mut WriterState, handler: HandlerId, on_trial: bool) {
     if on_trial {
         state.changed_breakers.push(handler);
     }
 }
 
-/// A job is on trial.
+/// Records that a job runs as the probe.
 pub(super) fn log_probe(
     conn: &Connection,
     state: &WriterState,

@@ -1,10 +1,11 @@
-//! Checkpoints: copying the log into the file, on a thread and a connection of their own, so that
-//! no sender waits for one.
+//! Checkpoints copy the WAL into the database, on a thread and a connection of their own, so that
+//! no request waits for one.
 //!
-//! SQLite's own way, a checkpoint within the commit that made the log long, costs the p99 of intake
-//! (benches/README.md). Here a pass runs every `PASS` while something is written; when one got to
-//! the end of a long log, the writer runs a last short one itself, after which the log starts over.
-//! While a foreign reader holds a snapshot the log can't start over and grows: that is warned of.
+//! SQLite's default runs a checkpoint within the commit that made the WAL long, which harms the p99
+//! of intake (benches/README.md). Here a pass runs every `PASS` while something is written. When a
+//! pass reaches the end of a long WAL, the writer runs a short last pass itself, after which the
+//! WAL starts over. While another process holds a snapshot, the WAL cannot start over and grows;
+//! the server warns of that.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,27 +19,28 @@ use rusqlite::Connection;
 use super::{ErrorKind, Store, classify};
 use crate::config::Durability;
 
-/// What the log's file is cut down to when it starts over.
+/// The size to which the WAL is cut when it starts over.
 pub const LOG_BYTES_KEPT: i64 = 64 << 20;
 
-/// From this size on the log is warned of, and again each time it has doubled.
+/// From this size on the server warns of a growing WAL, and again each time its size has doubled.
 const LOG_BYTES_WARNED: u64 = 256 << 20;
 
-/// Between two passes.
+/// Time between two passes.
 const PASS: Duration = Duration::from_millis(20);
 
-/// From this length on the writer lets the log start over.
+/// From this number of pages on, the writer lets the WAL start over.
 const LOG_PAGES_LONG: i64 = 10_000;
 
-/// What the writer and the checkpointer tell each other.
+/// The state that the writer and the checkpoint thread share.
 #[derive(Debug, Default)]
 pub struct CheckpointProgress {
-    /// The last pass got to the end of a log of so many pages; 0: nothing to do for the writer.
+    /// Length of the WAL in pages, if the last pass reached its end; 0 if the writer has nothing to
+    /// do.
     restart_pages: AtomicI64,
     written: AtomicBool,
 }
 
-/// The writer's end.
+/// The writer's side of the shared state.
 #[derive(Debug)]
 pub struct CheckpointSignal {
     progress: Arc<CheckpointProgress>,
@@ -46,21 +48,21 @@ pub struct CheckpointSignal {
 }
 
 impl CheckpointSignal {
-    /// After a commit.
+    /// Must be called after each commit.
     pub fn notify_commit(&self) {
         if !self.progress.written.swap(true, Ordering::Relaxed) {
             let _ = self.wake.try_send(());
         }
     }
 
-    /// Whether the writer should run the pass after which the log starts over.
+    /// Returns true if the writer should run the pass after which the WAL starts over.
     pub fn should_restart_wal(&self) -> bool {
         self.progress.restart_pages.swap(0, Ordering::Relaxed) > LOG_PAGES_LONG
     }
 }
 
-/// Copies as much as can be without anybody waiting: how long the log is and how much of it is
-/// copied, in pages.
+/// Copies as many pages as possible without making anybody wait. Returns the number of pages in the
+/// WAL, and how many of them are copied.
 ///
 /// # Errors
 /// A failed read, write or sync.
@@ -68,7 +70,8 @@ pub fn passive(conn: &Connection) -> rusqlite::Result<(i64, i64)> {
     conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))
 }
 
-/// Copies all and cuts the log to nothing; `false` where somebody is in the way.
+/// Copies all pages and cuts the WAL to zero bytes. Returns false if another connection blocks
+/// that.
 ///
 /// # Errors
 /// A failed read, write or sync.
@@ -76,11 +79,11 @@ pub fn truncate(conn: &Connection) -> rusqlite::Result<bool> {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
-/// Starts the thread; it ends when the `Nudge` is dropped. `broken` is called when a sync failed;
-/// `held` is told why the log grows.
+/// Starts the thread. It ends when the `CheckpointSignal` is dropped. It calls `broken` when a sync
+/// fails, and sends the reason to `on_blocked` when the WAL grows.
 ///
 /// # Errors
-/// The connection or the thread can't be made.
+/// The connection or the thread cannot be created.
 pub fn start(
     store: &Store,
     durability: Durability,
@@ -88,7 +91,7 @@ pub fn start(
     on_blocked: Sender<String>,
 ) -> anyhow::Result<(CheckpointSignal, JoinHandle<()>)> {
     let conn = Connection::open(&store.path)?;
-    super::check_opened(&store.files)?;
+    super::check_open_files(&store.files)?;
     super::set_pragmas(&conn, durability)?;
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(Duration::ZERO)?;
@@ -126,27 +129,27 @@ impl Checkpointer {
                 Err(e) => match classify(&e) {
                     ErrorKind::Sync => broken(&format!("a checkpoint could not be synced ({e})")),
                     ErrorKind::Busy => {}
-                    _ => log::debug!("a checkpoint did not get through: {e}"),
+                    _ => log::debug!("a checkpoint failed: {e}"),
                 },
             }
         }
     }
 
-    /// Warns of a log that grows because somebody holds a snapshot of the file.
+    /// Warns of a WAL that grows because another process holds a snapshot.
     fn watch(&mut self, log_bytes: i64) {
         let bytes = u64::try_from(log_bytes).unwrap_or(0);
         if bytes >= self.warned_at {
-            let found = super::readers_of(&self.path);
+            let found = super::snapshot_readers(&self.path);
             let holder =
                 if found.is_empty() { String::new() } else { format!(": {}", found.join(", ")) };
             let why = format!(
                 "{}-wal: grew to {} MiB because a reader keeps the file open in one long \
-                 transaction{holder}: end it, and the log shrinks",
+                 transaction{holder}: end it, and the WAL shrinks",
                 self.path.display(),
                 bytes >> 20
             );
             log::warn!("{why}");
-            // One that waits to be told says as much.
+            // If the channel is full, the message in it says the same.
             let _ = self.held.try_send(why);
             self.warned_at = bytes * 2;
         } else if bytes < LOG_BYTES_WARNED / 2 {

@@ -1,9 +1,9 @@
-//! What the command line does to many rows: in transactions that are short, with pauses between them
-//! in which a running server's writer has its turn.
+//! Writes of the command line that change many rows: in short transactions, with pauses in which a
+//! running server's writer gets its turn.
 //!
-//! SQLite has no queue for its lock: who waits asks again after a while, at first after 1, 2, 5, 10,
-//! 15, 20 and 25 ms. Whoever gives the lock up only to take it again at once keeps such a one out
-//! for seconds; a pause longer than each of these lets it in.
+//! SQLite has no queue for its lock. A waiting connection retries, at first after 1, 2, 5, 10, 15,
+//! 20 and 25 ms. A connection that releases the lock and takes it again at once keeps the other out
+//! for seconds. A pause longer than each of these delays lets the other in.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use rusqlite::Connection;
 use super::Store;
 use super::writer_state::WriterState;
 
-/// No command holds the file for longer at once, its commit apart.
+/// A transaction ends after this time, its commit apart.
 const MAX_SLICE: Duration = Duration::from_millis(20);
 
-/// Between two transactions.
+/// Time between two transactions.
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// A server under load leaves gaps that are short: whoever changes the file beside it looks for one every
-/// millisecond, for so many of them.
+/// A server under load leaves only short gaps between its transactions. The command line tries to
+/// lock the database every millisecond, this many times.
 const PATIENCE_MS: i32 = 30_000;
 
-/// Whether the transaction may go on.
+/// The time that a transaction has for its work.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeSlice(Instant);
 
@@ -32,11 +32,11 @@ impl TimeSlice {
     }
 }
 
-/// The command line's turns at a file that a server may be writing.
+/// Runs the command line's writes on a database that a server may be writing.
 #[derive(Debug)]
 pub struct ChunkedWriter<'s> {
     store: &'s Store,
-    /// When the last one ended.
+    /// When the last transaction ended.
     ended: Option<Instant>,
 }
 
@@ -45,11 +45,11 @@ impl<'s> ChunkedWriter<'s> {
         Self { store, ended: None }
     }
 
-    /// Calls `step` in a transaction each, until it says that nothing is left. An end in between
-    /// leaves what was done by whole transactions.
+    /// Calls `step` in one transaction after another, until it returns false. After an
+    /// interruption, whole transactions remain.
     ///
     /// # Errors
-    /// What `step` gives, or the file can't be written.
+    /// The error of `step`, or of a failed write.
     pub fn run(
         &mut self,
         mut step: impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
@@ -83,7 +83,7 @@ impl<'s> ChunkedWriter<'s> {
     }
 }
 
-/// What a connection does that finds the file held.
+/// The busy handler of SQLite: waits for a millisecond, a limited number of times.
 pub(super) fn busy_handler(asked: i32) -> bool {
     std::thread::sleep(Duration::from_millis(1));
     asked < PATIENCE_MS

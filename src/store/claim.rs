@@ -1,6 +1,8 @@
-//! Claims: the oldest ready jobs of a handler become running, each with the number of its attempt.
+//! Claims the oldest ready jobs of a handler: they become running, each with the number of its
+//! attempt.
 //!
-//! `version_by` is decided here, when a job would start: what comes too late is cancelled on the way.
+//! `version_by` is decided here, when a job is about to start. A job with a stale version is
+//! cancelled instead of claimed.
 
 use rusqlite::{Connection, params};
 
@@ -12,15 +14,15 @@ use crate::domain::claim_request::ClaimRequest;
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
-/// A claim looks at so many at most before it lets others have their turn.
+/// Maximum number of rounds of one claim, so that other operations get their turn.
 const ROUNDS_MAX: usize = 64;
 
-/// Having looked at that many jobs, it is the last round.
+/// A claim starts no further round after it has looked at this many jobs.
 const LOOKED_MAX: usize = 500;
 
-/// Claims the oldest ready jobs that are asked for. Those that `version_by` finds too old are cancelled
-/// on the way. Of a handler that is paused none are claimed, whoever has heard of that; of one that
-/// rests none but the one on trial.
+/// Claims the oldest ready jobs for a request, and cancels those that `version_by` finds stale.
+/// Claims nothing for a paused handler, even if the scheduler has not heard of the pause yet. While
+/// the circuit breaker is open, claims only the probe.
 ///
 /// # Errors
 /// The write failed.
@@ -29,24 +31,24 @@ pub fn claim(
     state: &mut WriterState,
     ask: &ClaimRequest,
 ) -> rusqlite::Result<Vec<ClaimedJob>> {
-    let rests = state.rests.get(&ask.handler).and_then(|rest| rest.until_ms);
+    let rests = state.breakers.get(&ask.handler).and_then(|rest| rest.open_until_ms);
     if state.is_paused(ask.handler) {
         return Ok(Vec::new());
     }
     if rests.is_some_and(|until_ms| !ask.is_probe || state.now_ms < until_ms) {
         return Ok(Vec::new());
     }
-    let mut claimed = claim_ready(conn, state, ask.handler, ask.jobs)?;
+    let mut claimed = claim_ready(conn, state, ask.handler, ask.max_jobs)?;
     if rests.is_some()
         && let Some(first) = claimed.first_mut()
     {
-        first.on_trial = true;
+        first.is_probe = true;
         breaker::log_probe(conn, state, ask.handler, first.claim.job.0)?;
     }
     if let Some(gap_ms) = ask.min_interval_ms.filter(|_| !claimed.is_empty()) {
         let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
         let next_ms = state.now_ms.saturating_add(gap_ms.saturating_mul(count));
-        conn.prepare_cached("UPDATE handlers SET rate_next = ?2 WHERE id = ?1")?
+        conn.prepare_cached("UPDATE handlers SET next_start_at = ?2 WHERE id = ?1")?
             .execute([ask.handler.0, next_ms])?;
     }
     Ok(claimed)
@@ -86,12 +88,13 @@ fn claim_ready(
             return Ok(claimed);
         }
     }
-    // There may be more: fewer than asked for would say that there are none.
+    // More jobs may be ready. Without this, fewer jobs than requested would mean that no more are
+    // ready.
     state.mark_ready(handler);
     Ok(claimed)
 }
 
-/// What `version_by` goes by: the job's order key and its own value.
+/// The ordering key of a job and its value of `version_by`.
 type VersionKey = Option<(KeyHash, String)>;
 
 fn mark_running(
@@ -102,12 +105,12 @@ fn mark_running(
 ) -> rusqlite::Result<Vec<(ClaimedJob, VersionKey)>> {
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
-           wait_ms = NULL, cancel = NULL
+           wait_ms = NULL, cancel_reason = NULL
          WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
-         RETURNING id, attempt, event, source, failures, since, item, replay, expand, newest,
+         RETURNING id, attempt, event, source, failures, age_start, item, replay, reevaluation, version,
            ordering_key",
     )?;
-    let active_ms = state.active_ms(handler);
+    let active_ms = state.handler_time_ms(handler);
     let asked = i64::try_from(asked).unwrap_or(i64::MAX);
     let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
         let claimed = ClaimedJob {
@@ -119,8 +122,8 @@ fn mark_running(
             age_ms: (active_ms - row.get::<_, i64>(5)?).max(0),
             item: row.get(6)?,
             replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
-            expand: row.get::<_, Option<i64>>(8)? == Some(1),
-            on_trial: false,
+            should_reevaluate: row.get::<_, Option<i64>>(8)? == Some(1),
+            is_probe: false,
         };
         let newest: Option<String> = row.get(9)?;
         let order = match newest {
@@ -132,7 +135,7 @@ fn mark_running(
     rows.collect()
 }
 
-/// A job that would have started, and comes too late.
+/// Cancels a claimed job whose version is stale.
 fn cancel_stale(
     conn: &Connection,
     state: &WriterState,

@@ -1,6 +1,5 @@
-//! What is known in memory of events whose jobs come later: how many of each source, and what their
-//! expressions gave where that is known. The writer changes it after each commit, intake asks it, and
-//! the expander waits for it to change.
+//! Deferred events in memory: how many each source has, and the plans of some of them. The writer
+//! updates this state after each commit, intake reads it, and the expander waits for it to change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,30 +9,29 @@ use std::time::Instant;
 use crate::domain::job_plan::JobPlan;
 use crate::domain::{EventId, SourceId};
 
-/// At most this number of plans is kept for each source; expressions of other events are evaluated
-/// again.
+/// Maximum number of plans for each source. The expressions of other events are evaluated again.
 const PLANS_MAX: usize = 256;
 
-/// At most this number of large plans is kept for each source.
+/// Maximum number of large plans for each source.
 const LARGE_PLANS_MAX: usize = 4;
 
-/// The deferred events of a source.
+/// The deferred events of one source.
 #[derive(Debug, Default)]
-struct Source {
+struct SourceDeferrals {
     /// Events whose jobs are not all released.
     events: usize,
-    /// Those of them whose jobs the writer is asked to insert.
+    /// Those of them that the expander has sent to the writer.
     sent: usize,
-    /// Grows when the writer gives those back.
+    /// Increases when the writer returns events to the expander.
     resets: u64,
-    /// What events owe, as it was evaluated before they were stored.
+    /// The plans of events that were evaluated before they were stored.
     plans: BTreeMap<EventId, JobPlan>,
     large_plans: usize,
 }
 
-/// A source that has deferred events.
+/// A snapshot of a source with deferred events.
 #[derive(Clone, Copy, Debug)]
-pub struct Deferred {
+pub struct DeferralCounts {
     pub source: SourceId,
     pub events: usize,
     pub sent: usize,
@@ -41,27 +39,27 @@ pub struct Deferred {
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    sources: HashMap<SourceId, Source>,
+struct DeferralsState {
+    sources: HashMap<SourceId, SourceDeferrals>,
     has_changed: bool,
     is_closed: bool,
 }
 
-/// Deferred events of all sources.
+/// The deferred events of all sources.
 #[derive(Debug, Default)]
 pub struct Deferrals {
-    inner: Mutex<Inner>,
+    inner: Mutex<DeferralsState>,
     changed: Condvar,
-    /// Whether any source has such events: what a request asks first.
+    /// Whether any source has deferred events. Intake reads this first, without the lock.
     has_any: AtomicBool,
 }
 
 impl Deferrals {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, DeferralsState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Inner)) {
+    fn change(&self, change: impl FnOnce(&mut DeferralsState)) {
         let mut inner = self.lock();
         change(&mut inner);
         inner.has_changed = true;
@@ -69,12 +67,12 @@ impl Deferrals {
         self.changed.notify_one();
     }
 
-    /// Whether jobs of earlier events of this source are still to come.
+    /// Returns true if jobs of earlier events of this source are not inserted yet.
     pub fn is_deferring(&self, source: SourceId) -> bool {
         self.has_any.load(Ordering::Relaxed) && self.lock().sources.contains_key(&source)
     }
 
-    /// Waits until something has changed, or until then; `false` when no more is to be done.
+    /// Waits until the state changes, or until the deadline. Returns false after `close`.
     pub fn wait(&self, until: Option<Instant>) -> bool {
         let mut inner = self.lock();
         while !inner.has_changed && !inner.is_closed {
@@ -90,20 +88,20 @@ impl Deferrals {
         !inner.is_closed
     }
 
-    /// Lets `wait` return.
+    /// Makes `wait` return.
     pub fn wake(&self) {
         self.change(|_| ());
     }
 
-    /// Lets `wait` return for the last time.
+    /// Makes `wait` return false from now on.
     pub fn close(&self) {
         self.change(|inner| inner.is_closed = true);
     }
 
-    /// The sources that have deferred events.
-    pub fn list(&self) -> Vec<Deferred> {
+    /// Returns the sources that have deferred events.
+    pub fn list(&self) -> Vec<DeferralCounts> {
         let inner = self.lock();
-        let of = |(&source, it): (&SourceId, &Source)| Deferred {
+        let of = |(&source, it): (&SourceId, &SourceDeferrals)| DeferralCounts {
             source,
             events: it.events,
             sent: it.sent,
@@ -112,7 +110,7 @@ impl Deferrals {
         inner.sources.iter().map(of).collect()
     }
 
-    /// Takes what the event owes, if that is known.
+    /// Removes and returns the plan of an event, if it is known.
     pub fn take_plan(&self, source: SourceId, event: EventId) -> Option<JobPlan> {
         let mut inner = self.lock();
         let source = inner.sources.get_mut(&source)?;
@@ -121,15 +119,15 @@ impl Deferrals {
         Some(plan)
     }
 
-    /// The writer is asked to insert the jobs of that many events.
-    pub fn send(&self, source: SourceId, events: usize) {
+    /// Records that this many more events were sent to the writer.
+    pub fn mark_sent(&self, source: SourceId, events: usize) {
         if let Some(source) = self.lock().sources.get_mut(&source) {
             source.sent += events;
         }
     }
 
-    /// How many events are deferred now.
-    pub(super) fn count(&self, counts: &HashMap<SourceId, usize>) {
+    /// Updates the number of deferred events of each source.
+    pub(super) fn set_counts(&self, counts: &HashMap<SourceId, usize>) {
         self.change(|inner| {
             inner.sources.retain(|source, _| counts.contains_key(source));
             for (&source, &events) in counts {
@@ -139,7 +137,7 @@ impl Deferrals {
         });
     }
 
-    /// Keeps what an event owes that was just stored.
+    /// Keeps the plan of an event that was just stored.
     pub(super) fn keep_plan(&self, source: SourceId, event: EventId, plan: &JobPlan) {
         if matches!(plan, JobPlan::Unevaluated(_)) {
             return;
@@ -154,14 +152,14 @@ impl Deferrals {
         }
     }
 
-    /// The jobs of so many events are there.
-    pub(super) fn settle(&self, source: SourceId, events: usize) {
+    /// Records that this many events have their jobs.
+    pub(super) fn mark_settled(&self, source: SourceId, events: usize) {
         if let Some(source) = self.lock().sources.get_mut(&source) {
             source.sent = source.sent.saturating_sub(events);
         }
     }
 
-    /// The writer gives events back, but for that many: they are evaluated again.
+    /// Records that the writer returned all events but `sent`. They are evaluated again.
     pub(super) fn reset(&self, source: SourceId, sent: usize) {
         self.change(|inner| {
             if let Some(source) = inner.sources.get_mut(&source) {

@@ -1,12 +1,13 @@
-//! Tables `deferred_events`, `expansions` and `revivals`: jobs that are too many, or come too late, for
-//! the transaction of their event. They are inserted in transactions that are short (`writer/backlog.rs`).
+//! Tables `deferred_events`, `expansions` and `dead_job_retries`: work that is too long for the
+//! transaction of its event, or comes after it. The writer does it in short transactions.
 //!
-//! An event whose jobs come later has a row in `deferred_events`, and no jobs. Its jobs are inserted
-//! hidden (state 6), in a range of numbers that is reserved before the first of them. The last
-//! transaction of these deletes the row and makes the range visible, so that an event has all of its
-//! jobs or none. From then on they count as queued; further transactions release them one after another,
-//! each placed by its keys as if it was inserted then. A crash before that step leaves hidden rows, which
-//! are deleted, and an event that is evaluated again; after it, rows that are released.
+//! A deferred event has a row in `deferred_events` and no jobs. Its jobs are inserted hidden (state 6),
+//! in a reserved range of job ids. The transaction that inserts the last one deletes the row and makes
+//! the range visible, so that an event has all of its jobs or none. Further transactions release the
+//! jobs in order: `insert::place_job` decides the state of each as if it was inserted at that moment.
+//!
+//! After a crash before the jobs are visible, the next process deletes the hidden rows and evaluates
+//! the event again. After a later crash, it goes on releasing.
 
 use std::time::Instant;
 
@@ -24,21 +25,21 @@ use crate::domain::{EventId, HandlerId, JobId, SourceId};
 /// The state of a job that is not released yet.
 const HIDDEN: i64 = 6;
 
-/// At most this number of dead jobs comes back to life in a transaction of duplicates.
-const REVIVED_AT_ONCE: usize = 100;
+/// Maximum number of dead jobs that duplicates retry in one transaction.
+const MAX_DEAD_RETRIED: usize = 100;
 
-/// Rows are deleted this many at a time.
-const REMOVED_AT_ONCE: i64 = 50;
+/// Number of rows that one statement deletes.
+const DELETE_CHUNK: i64 = 50;
 
-/// What one transaction may still write.
+/// The rows, bytes and time that a transaction has left.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
+pub(super) struct RowBudget {
     pub rows: usize,
     pub bytes: usize,
     pub until: Instant,
 }
 
-impl Budget {
+impl RowBudget {
     fn spend(&mut self, rows: usize, bytes: usize) {
         self.rows = self.rows.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -49,73 +50,73 @@ impl Budget {
     }
 }
 
-/// Work that is done in short transactions, one after another.
+/// A task that needs several short transactions.
 #[derive(Debug)]
-pub struct Work {
-    subject: Subject,
-    progress: Progress,
+pub struct BacklogTask {
+    subject: TaskKind,
+    progress: TaskProgress,
 }
 
-/// An event's own jobs, which come after it.
+/// The own jobs of a deferred event.
 #[derive(Debug)]
 pub struct EventJobs {
     pub event: EventId,
     pub source: SourceId,
     pub received_at_ms: i64,
-    pub owed: Vec<(HandlerId, JobSpec)>,
+    pub specs: Vec<(HandlerId, JobSpec)>,
     pub note: Option<String>,
-    /// The key that was still to be evaluated when the event was stored.
+    /// The key of a `dedupe` that was not evaluated when the event was stored.
     pub dedupe: Option<DedupeKey>,
 }
 
 #[derive(Debug)]
-enum Subject {
+enum TaskKind {
     Event(EventJobs),
-    /// The jobs that `retry` makes of a job. The sender is dropped when they are there.
+    /// The jobs that replace a retried job. The sender is dropped when they are inserted.
     Retry(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
     /// Rows that an earlier process inserted.
-    Stored(Expanded),
-    /// Dead jobs of an event come back to life.
-    Revival(Revival),
-    /// Keys whose window is over are deleted.
+    Stored(ExpansionRow),
+    /// Dead jobs of an event are retried because of a duplicate.
+    Revival(DeadJobRetry),
+    /// Expired keys are deleted.
     Keys,
 }
 
-/// A row of `revivals`.
+/// A row of `dead_job_retries`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Revival {
+pub(super) struct DeadJobRetry {
     pub source: SourceId,
     pub event: EventId,
-    /// Jobs up to this one had their turn.
+    /// Jobs up to this one are done.
     pub after_job: i64,
 }
 
 /// A row of `expansions`.
 #[derive(Clone, Copy, Debug)]
-struct Expanded {
+struct ExpansionRow {
     event: EventId,
     source: SourceId,
-    /// The job whose expressions were evaluated again; else the jobs are the event's own.
+    /// The job that these jobs replace; `None` if they are the event's own.
     job: Option<i64>,
     duplicate_of: Option<i64>,
 }
 
-/// How far a work is. It moves on when its transaction is committed.
+/// The progress of a task. It advances when its transaction is committed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    stage: Stage,
+pub(super) struct TaskProgress {
+    stage: TaskStage,
     first: i64,
     last: i64,
     /// The next job, in each stage.
     next: i64,
-    /// The handler and the item that the next job is for.
+    /// The handler and the item of the next job, as indexes.
     handler: usize,
     item: usize,
     duplicate_of: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
+enum TaskStage {
     #[default]
     Begin,
     Insert,
@@ -124,116 +125,124 @@ enum Stage {
     Over,
 }
 
-impl Progress {
+impl TaskProgress {
     pub fn is_over(&self) -> bool {
-        self.stage == Stage::Over
+        self.stage == TaskStage::Over
     }
 }
 
-/// What is left to do of a work that the database refused.
-pub(super) enum Failed {
-    /// Events are to be evaluated again: this one, unless it has its jobs, and those behind it.
+/// The follow-up of a task that the database rejected.
+pub(super) enum FailedTask {
+    /// Events must be evaluated again: this one, unless it has its jobs, and the ones behind it.
     Event,
-    /// The job failed.
+    /// The retried job fails.
     Retry(Box<Reevaluation>),
     Other,
 }
 
-impl Work {
-    fn new(subject: Subject) -> Self {
-        Self { subject, progress: Progress::default() }
+impl BacklogTask {
+    fn new(subject: TaskKind) -> Self {
+        Self { subject, progress: TaskProgress::default() }
     }
 
-    /// Inserts the jobs of a deferred event.
+    /// Creates a task that inserts the jobs of a deferred event.
     pub fn insert_event_jobs(jobs: EventJobs) -> Self {
-        Self::new(Subject::Event(jobs))
+        Self::new(TaskKind::Event(jobs))
     }
 
-    /// Inserts the jobs that a retried job is expanded into. `done` is dropped afterwards.
+    /// Creates a task that replaces a retried job by other jobs. `done` is dropped when the task
+    /// ends.
     pub fn expand_job(expansion: Box<Reevaluation>, done: Sender<()>) -> Self {
-        Self::new(Subject::Retry(expansion, Some(done)))
+        Self::new(TaskKind::Retry(expansion, Some(done)))
     }
 
-    pub(super) fn revive_jobs(revival: Revival) -> Self {
-        let progress = Progress { next: revival.after_job, ..Progress::default() };
-        Self { subject: Subject::Revival(revival), progress }
+    pub(super) fn retry_dead_jobs(revival: DeadJobRetry) -> Self {
+        let progress = TaskProgress { next: revival.after_job, ..TaskProgress::default() };
+        Self { subject: TaskKind::Revival(revival), progress }
     }
 
-    pub(super) fn forget_keys() -> Self {
-        Self::new(Subject::Keys)
+    pub(super) fn purge_keys() -> Self {
+        Self::new(TaskKind::Keys)
     }
 
-    /// The source that it is done for.
+    /// Returns the source that the task belongs to.
     pub(super) fn source(&self) -> SourceId {
         match &self.subject {
-            Subject::Event(jobs) => jobs.source,
-            Subject::Retry(expansion, _) => expansion.claimed.source,
-            Subject::Stored(expanded) => expanded.source,
-            Subject::Revival(revival) => revival.source,
-            Subject::Keys => SourceId(0),
+            TaskKind::Event(jobs) => jobs.source,
+            TaskKind::Retry(expansion, _) => expansion.claimed.source,
+            TaskKind::Stored(expanded) => expanded.source,
+            TaskKind::Revival(revival) => revival.source,
+            TaskKind::Keys => SourceId(0),
         }
     }
 
-    /// Whether it ends with the jobs of a deferred event.
-    pub(super) fn is_of_deferred_event(&self) -> bool {
+    /// Returns true if the task ends when a deferred event has its jobs.
+    pub(super) fn is_event_task(&self) -> bool {
         match &self.subject {
-            Subject::Event(_) => self.progress.stage != Stage::Remove,
-            Subject::Stored(expanded) => {
-                expanded.job.is_none() && self.progress.stage == Stage::Release
+            TaskKind::Event(_) => self.progress.stage != TaskStage::Remove,
+            TaskKind::Stored(expanded) => {
+                expanded.job.is_none() && self.progress.stage == TaskStage::Release
             }
             _ => false,
         }
     }
 
-    /// Whether the event has its jobs only when it is done.
-    pub(super) fn is_before_release(&self) -> bool {
-        matches!(self.subject, Subject::Event(_))
-            && matches!(self.progress.stage, Stage::Begin | Stage::Insert)
+    /// Returns true while the event has no visible jobs.
+    pub(super) fn is_inserting_event(&self) -> bool {
+        matches!(self.subject, TaskKind::Event(_))
+            && matches!(self.progress.stage, TaskStage::Begin | TaskStage::Insert)
     }
 
-    /// Takes over how far it is. What was needed to insert the jobs is given free once they are there.
-    pub(super) fn advance(&mut self, progress: Progress) {
+    /// Advances the task, and frees the plan once the jobs are inserted.
+    pub(super) fn advance(&mut self, progress: TaskProgress) {
         self.progress = progress;
-        if let (Subject::Event(jobs), Stage::Release) = (&mut self.subject, progress.stage) {
-            jobs.owed = Vec::new();
+        if let (TaskKind::Event(jobs), TaskStage::Release) = (&mut self.subject, progress.stage) {
+            jobs.specs = Vec::new();
         }
-        if let (Subject::Retry(expansion, _), Stage::Release) = (&mut self.subject, progress.stage)
+        if let (TaskKind::Retry(expansion, _), TaskStage::Release) =
+            (&mut self.subject, progress.stage)
         {
-            expansion.owed = None;
+            expansion.spec = None;
         }
     }
 
-    /// What is left of it where the database refused it: the removal of hidden rows, and who is to hear
-    /// of it.
-    pub(super) fn fail(self) -> (Option<Work>, Failed) {
-        let Progress { stage, first, last, .. } = self.progress;
-        let expanded =
-            Expanded { event: EventId(0), source: self.source(), job: Some(0), duplicate_of: None };
-        let removal = (stage == Stage::Insert).then_some(Work {
-            subject: Subject::Stored(expanded),
-            progress: Progress {
-                stage: Stage::Remove,
+    /// Splits a task that the database rejected into the removal of its hidden rows and the
+    /// follow-up.
+    pub(super) fn fail(self) -> (Option<BacklogTask>, FailedTask) {
+        let TaskProgress { stage, first, last, .. } = self.progress;
+        let expanded = ExpansionRow {
+            event: EventId(0),
+            source: self.source(),
+            job: Some(0),
+            duplicate_of: None,
+        };
+        let removal = (stage == TaskStage::Insert).then_some(BacklogTask {
+            subject: TaskKind::Stored(expanded),
+            progress: TaskProgress {
+                stage: TaskStage::Remove,
                 first,
                 last,
                 next: first,
-                ..Progress::default()
+                ..TaskProgress::default()
             },
         });
         let failed = match self.subject {
-            Subject::Event(_) => Failed::Event,
-            // What came behind it is given back with it.
-            Subject::Stored(expanded) if expanded.job.is_none() => Failed::Event,
-            Subject::Retry(expansion, _) if stage != Stage::Release => Failed::Retry(expansion),
-            _ => Failed::Other,
+            TaskKind::Event(_) => FailedTask::Event,
+            // The events behind it are returned together with it.
+            TaskKind::Stored(expanded) if expanded.job.is_none() => FailedTask::Event,
+            TaskKind::Retry(expansion, _) if stage != TaskStage::Release => {
+                FailedTask::Retry(expansion)
+            }
+            _ => FailedTask::Other,
         };
         (removal, failed)
     }
 
-    /// The retried job, where its jobs are not there yet.
-    pub(super) fn unfinished_retry(self) -> Option<Box<Reevaluation>> {
+    /// Returns the retried job, if its jobs are not all inserted yet.
+    pub(super) fn into_unfinished_retry(self) -> Option<Box<Reevaluation>> {
         match self.subject {
-            Subject::Retry(expansion, _)
-                if matches!(self.progress.stage, Stage::Begin | Stage::Insert) =>
+            TaskKind::Retry(expansion, _)
+                if matches!(self.progress.stage, TaskStage::Begin | TaskStage::Insert) =>
             {
                 Some(expansion)
             }
@@ -241,24 +250,25 @@ impl Work {
         }
     }
 
-    /// Does as much of it as the budget allows, and at least a part; gives how far it is then.
+    /// Does as much of the task as the budget allows, but at least one part. Returns the new
+    /// progress.
     ///
     /// # Errors
-    /// The write failed, or items cannot be read.
+    /// The write failed, or the items cannot be read.
     pub(super) fn step(
         &self,
         conn: &Connection,
         state: &mut WriterState,
-        budget: &mut Budget,
-    ) -> rusqlite::Result<Progress> {
+        budget: &mut RowBudget,
+    ) -> rusqlite::Result<TaskProgress> {
         let mut progress = self.progress;
         loop {
             match progress.stage {
-                Stage::Begin => self.begin(conn, state, &mut progress, budget)?,
-                Stage::Insert => self.insert(conn, state, &mut progress, budget)?,
-                Stage::Release => self.release(conn, state, &mut progress, budget)?,
-                Stage::Remove => remove(conn, &mut progress, budget)?,
-                Stage::Over => return Ok(progress),
+                TaskStage::Begin => self.begin(conn, state, &mut progress, budget)?,
+                TaskStage::Insert => self.insert(conn, state, &mut progress, budget)?,
+                TaskStage::Release => self.release(conn, state, &mut progress, budget)?,
+                TaskStage::Remove => delete_hidden_jobs(conn, &mut progress, budget)?,
+                TaskStage::Over => return Ok(progress),
             }
             if budget.is_spent() {
                 return Ok(progress);
@@ -270,78 +280,80 @@ impl Work {
         &self,
         conn: &Connection,
         state: &mut WriterState,
-        progress: &mut Progress,
-        budget: &mut Budget,
+        progress: &mut TaskProgress,
+        budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
         match &self.subject {
-            Subject::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
-            Subject::Retry(expansion, _) => {
+            TaskKind::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
+            TaskKind::Retry(expansion, _) => {
                 let current = jobs::load_current_claim(conn, expansion.claimed.claim)?;
                 let is_wanted = current.is_some_and(|current| current.cancel.is_none());
-                match &expansion.owed {
+                match &expansion.spec {
                     Some(owed) if is_wanted => {
                         let claimed = &expansion.claimed;
                         let (event, source) = (claimed.event, claimed.source);
                         let job = Some(claimed.claim.job.0);
-                        let expanded = Expanded { event, source, job, duplicate_of: None };
-                        reserve(conn, state, expanded, owed.job_count(), progress)
+                        let expanded = ExpansionRow { event, source, job, duplicate_of: None };
+                        reserve_job_ids(conn, state, expanded, owed.job_count(), progress)
                     }
-                    // The job was cancelled, or is over.
+                    // The job was cancelled, has ended, or is not wanted.
                     _ => {
                         reevaluate::apply_reevaluation(conn, state, expansion)?;
-                        progress.stage = Stage::Over;
+                        progress.stage = TaskStage::Over;
                         Ok(())
                     }
                 }
             }
-            Subject::Revival(Revival { event, .. }) => {
+            TaskKind::Revival(DeadJobRetry { event, .. }) => {
                 let (revived, last) =
-                    revive_dead_jobs(conn, state, *event, progress.next, REVIVED_AT_ONCE)?;
+                    requeue_dead_jobs(conn, state, *event, progress.next, MAX_DEAD_RETRIED)?;
                 budget.spend(revived.max(1), 0);
                 progress.next = last;
-                if revived < REVIVED_AT_ONCE {
-                    conn.prepare_cached("DELETE FROM revivals WHERE event = ?1")?
+                if revived < MAX_DEAD_RETRIED {
+                    conn.prepare_cached("DELETE FROM dead_job_retries WHERE event = ?1")?
                         .execute([event.0])?;
-                    progress.stage = Stage::Over;
+                    progress.stage = TaskStage::Over;
                 } else {
-                    conn.prepare_cached("UPDATE revivals SET after_job = ?2 WHERE event = ?1")?
-                        .execute([event.0, last])?;
+                    conn.prepare_cached(
+                        "UPDATE dead_job_retries SET after_job = ?2 WHERE event = ?1",
+                    )?
+                    .execute([event.0, last])?;
                 }
                 Ok(())
             }
-            Subject::Keys => {
+            TaskKind::Keys => {
                 let forgotten = events::purge_expired_keys(conn, state.now_ms)?;
                 budget.spend(forgotten.max(1), 0);
                 if forgotten == 0 {
-                    progress.stage = Stage::Over;
+                    progress.stage = TaskStage::Over;
                 }
                 Ok(())
             }
-            Subject::Stored(_) => {
-                progress.stage = Stage::Over;
+            TaskKind::Stored(_) => {
+                progress.stage = TaskStage::Over;
                 Ok(())
             }
         }
     }
 
-    /// Inserts hidden jobs; the last of them makes all of them visible.
+    /// Inserts hidden jobs. After the last one, makes all of them visible.
     fn insert(
         &self,
         conn: &Connection,
         state: &mut WriterState,
-        progress: &mut Progress,
-        budget: &mut Budget,
+        progress: &mut TaskProgress,
+        budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
         let retried;
         let (owed, of) = match &self.subject {
-            Subject::Event(jobs) => (&jobs.owed[..], of_event(jobs)),
-            Subject::Retry(expansion, _) => {
+            TaskKind::Event(jobs) => (&jobs.specs[..], event_origin(jobs)),
+            TaskKind::Retry(expansion, _) => {
                 let handler = expansion.claimed.handler;
-                retried = expansion.owed.clone().map(|owed| (handler, owed));
-                (retried.as_slice(), of_retry(expansion))
+                retried = expansion.spec.clone().map(|owed| (handler, owed));
+                (retried.as_slice(), retry_origin(expansion))
             }
             _ => {
-                progress.stage = Stage::Over;
+                progress.stage = TaskStage::Over;
                 return Ok(());
             }
         };
@@ -368,31 +380,31 @@ impl Work {
 
     fn handlers(&self) -> usize {
         match &self.subject {
-            Subject::Event(jobs) => jobs.owed.len(),
+            TaskKind::Event(jobs) => jobs.specs.len(),
             _ => 1,
         }
     }
 
-    /// The step after which the jobs are there.
+    /// Makes all jobs of the task visible.
     fn reveal(
         &self,
         conn: &Connection,
         state: &mut WriterState,
-        progress: &mut Progress,
+        progress: &mut TaskProgress,
     ) -> rusqlite::Result<()> {
-        let Progress { first, last, .. } = *progress;
+        let TaskProgress { first, last, .. } = *progress;
         let count = last + 1 - first;
         progress.next = first;
-        progress.stage = Stage::Release;
+        progress.stage = TaskStage::Release;
         match &self.subject {
-            Subject::Event(jobs) => {
+            TaskKind::Event(jobs) => {
                 let counted = settle_event(conn, jobs)?;
                 state.adjust_queued(jobs.source, count - counted);
             }
-            Subject::Retry(expansion, _) => {
+            TaskKind::Retry(expansion, _) => {
                 let into = format!("jobs {first}–{last}");
                 if !reevaluate::replace(conn, state, expansion, &into)? {
-                    progress.stage = Stage::Remove;
+                    progress.stage = TaskStage::Remove;
                     return Ok(());
                 }
                 state.adjust_queued(expansion.claimed.source, count);
@@ -404,30 +416,30 @@ impl Work {
         Ok(())
     }
 
-    /// Releases jobs in their order.
+    /// Releases jobs in order.
     fn release(
         &self,
         conn: &Connection,
         state: &mut WriterState,
-        progress: &mut Progress,
-        budget: &mut Budget,
+        progress: &mut TaskProgress,
+        budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
         let expanded = match &self.subject {
-            Subject::Event(jobs) => Expanded {
+            TaskKind::Event(jobs) => ExpansionRow {
                 event: jobs.event,
                 source: jobs.source,
                 job: None,
                 duplicate_of: progress.duplicate_of,
             },
-            Subject::Retry(expansion, _) => Expanded {
+            TaskKind::Retry(expansion, _) => ExpansionRow {
                 event: expansion.claimed.event,
                 source: expansion.claimed.source,
                 job: Some(expansion.claimed.claim.job.0),
                 duplicate_of: None,
             },
-            Subject::Stored(expanded) => *expanded,
-            Subject::Revival(_) | Subject::Keys => {
-                progress.stage = Stage::Over;
+            TaskKind::Stored(expanded) => *expanded,
+            TaskKind::Revival(_) | TaskKind::Keys => {
+                progress.stage = TaskStage::Over;
                 return Ok(());
             }
         };
@@ -448,7 +460,7 @@ impl Work {
             if expanded.job.is_none() {
                 state.settle_deferred(expanded.source);
             }
-            progress.stage = Stage::Over;
+            progress.stage = TaskStage::Over;
         } else {
             conn.prepare_cached("UPDATE expansions SET next_job = ?2 WHERE first_job = ?1")?
                 .execute([progress.first, progress.next])?;
@@ -457,7 +469,7 @@ impl Work {
     }
 }
 
-/// Marks an event that was just stored: its jobs are inserted later.
+/// Marks an event that was just stored as deferred.
 pub(super) fn defer_event(
     conn: &Connection,
     state: &mut WriterState,
@@ -467,9 +479,9 @@ pub(super) fn defer_event(
 ) -> rusqlite::Result<()> {
     let handlers = plan.handlers_of_event().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
-    let jobs = i64::try_from(plan.jobs()).unwrap_or(i64::MAX);
+    let jobs = i64::try_from(plan.job_count()).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "INSERT INTO deferred_events (event, source, handlers, jobs) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO deferred_events (event, source, handlers, job_count) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![event, source.0, handlers, jobs])?;
     state.defer(source);
@@ -477,9 +489,12 @@ pub(super) fn defer_event(
     Ok(())
 }
 
-/// What an earlier process left: how many events of each source are deferred, and works that were
-/// begun.
-pub(super) fn read_left(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<Vec<Work>> {
+/// Loads the deferred events of each source into `state`, and returns the tasks that an earlier
+/// process had begun.
+pub(super) fn load_tasks(
+    conn: &Connection,
+    state: &mut WriterState,
+) -> rusqlite::Result<Vec<BacklogTask>> {
     let mut select =
         conn.prepare("SELECT source, count(*) FROM deferred_events GROUP BY source")?;
     let mut rows = select.query([])?;
@@ -494,33 +509,37 @@ pub(super) fn read_left(conn: &Connection, state: &mut WriterState) -> rusqlite:
     let mut works = Vec::new();
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let expanded = Expanded {
+        let expanded = ExpansionRow {
             event: EventId(row.get(3)?),
             source: SourceId(row.get(4)?),
             job: row.get(5)?,
             duplicate_of: row.get(7)?,
         };
         let (first, last, next) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let stage = if row.get(6)? { Stage::Release } else { Stage::Remove };
-        let progress = Progress { stage, first, last, next, ..Progress::default() };
-        if stage == Stage::Release && expanded.job.is_none() {
+        let stage = if row.get(6)? { TaskStage::Release } else { TaskStage::Remove };
+        let progress = TaskProgress { stage, first, last, next, ..TaskProgress::default() };
+        if stage == TaskStage::Release && expanded.job.is_none() {
             state.defer(expanded.source);
         }
-        works.push(Work { subject: Subject::Stored(expanded), progress });
+        works.push(BacklogTask { subject: TaskKind::Stored(expanded), progress });
     }
     let mut select = conn.prepare(
-        "SELECT e.source, e.id, r.after_job FROM revivals r JOIN events e ON e.id = r.event",
+        "SELECT e.source, e.id, r.after_job FROM dead_job_retries r JOIN events e ON e.id = r.event",
     )?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let (source, event) = (SourceId(row.get(0)?), EventId(row.get(1)?));
-        works.push(Work::revive_jobs(Revival { source, event, after_job: row.get(2)? }));
+        works.push(BacklogTask::retry_dead_jobs(DeadJobRetry {
+            source,
+            event,
+            after_job: row.get(2)?,
+        }));
     }
     state.begin();
     Ok(works)
 }
 
-/// The next deferred events of a source, oldest first.
+/// Returns the next deferred events of a source, oldest first.
 ///
 /// # Errors
 /// The read failed.
@@ -538,7 +557,7 @@ pub fn list_events(
     .collect()
 }
 
-fn of_event(jobs: &EventJobs) -> JobOrigin {
+fn event_origin(jobs: &EventJobs) -> JobOrigin {
     JobOrigin {
         event: jobs.event.0,
         source: jobs.source,
@@ -548,7 +567,7 @@ fn of_event(jobs: &EventJobs) -> JobOrigin {
     }
 }
 
-fn of_retry(expansion: &Reevaluation) -> JobOrigin {
+fn retry_origin(expansion: &Reevaluation) -> JobOrigin {
     JobOrigin {
         event: expansion.claimed.event.0,
         source: expansion.claimed.source,
@@ -558,42 +577,48 @@ fn of_retry(expansion: &Reevaluation) -> JobOrigin {
     }
 }
 
-/// Inserts the jobs of a deferred event where they are few, else reserves their numbers.
+/// Inserts the jobs of a deferred event if they are few. Otherwise reserves their ids.
 fn begin_event(
     conn: &Connection,
     state: &mut WriterState,
     jobs: &EventJobs,
-    progress: &mut Progress,
-    budget: &mut Budget,
+    progress: &mut TaskProgress,
+    budget: &mut RowBudget,
 ) -> rusqlite::Result<()> {
-    // After a refusal an event may have been sent twice.
+    // After the database rejected a task, the expander may send an event twice.
     if !is_deferred(conn, jobs.event)? {
-        progress.stage = Stage::Over;
+        progress.stage = TaskStage::Over;
         return Ok(());
     }
-    let count: usize = jobs.owed.iter().map(|(_, owed)| owed.job_count()).sum();
-    let is_large = jobs.owed.iter().any(|(_, owed)| owed.is_large()) || count > budget.rows;
+    let count: usize = jobs.specs.iter().map(|(_, owed)| owed.job_count()).sum();
+    let is_large = jobs.specs.iter().any(|(_, owed)| owed.is_large()) || count > budget.rows;
     if is_large {
         let (event, source) = (jobs.event, jobs.source);
-        let expanded = Expanded { event, source, job: None, duplicate_of: progress.duplicate_of };
-        return reserve(conn, state, expanded, count, progress);
+        let expanded =
+            ExpansionRow { event, source, job: None, duplicate_of: progress.duplicate_of };
+        return reserve_job_ids(conn, state, expanded, count, progress);
     }
-    for (handler, owed) in &jobs.owed {
-        insert::insert_jobs(conn, state, JobOrigin { handler: *handler, ..of_event(jobs) }, owed)?;
+    for (handler, owed) in &jobs.specs {
+        insert::insert_jobs(
+            conn,
+            state,
+            JobOrigin { handler: *handler, ..event_origin(jobs) },
+            owed,
+        )?;
         budget.spend(owed.job_count(), usize::try_from(owed.bytes()).unwrap_or(usize::MAX));
     }
     budget.spend(1, 0);
-    if jobs.owed.is_empty() {
-        alerts::unhandled(conn, state, jobs.event, jobs.source)?;
+    if jobs.specs.is_empty() {
+        alerts::record_unhandled_event(conn, state, jobs.event, jobs.source)?;
     }
     let counted = settle_event(conn, jobs)?;
     state.adjust_queued(jobs.source, -counted);
     state.settle_deferred(jobs.source);
-    progress.stage = Stage::Over;
+    progress.stage = TaskStage::Over;
     Ok(())
 }
 
-/// Whether the jobs of an event are still to be inserted.
+/// Returns true if the jobs of an event are not inserted yet.
 ///
 /// # Errors
 /// The read failed.
@@ -602,10 +627,11 @@ pub fn is_deferred(conn: &Connection, event: EventId) -> rusqlite::Result<bool> 
         .query_row([event.0], |row| row.get(0))
 }
 
-/// Deletes the mark of a deferred event, as it has its jobs; how many queued jobs it counted as.
+/// Deletes the row of a deferred event, because its jobs are inserted. Returns how many queued jobs
+/// the event counted as.
 fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
     let counted = conn
-        .prepare_cached("DELETE FROM deferred_events WHERE event = ?1 RETURNING jobs")?
+        .prepare_cached("DELETE FROM deferred_events WHERE event = ?1 RETURNING job_count")?
         .query_row([jobs.event.0], |row| row.get(0))?;
     if let Some(note) = &jobs.note {
         conn.prepare_cached("UPDATE events SET note = ?2 WHERE id = ?1")?
@@ -614,12 +640,12 @@ fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
     Ok(counted)
 }
 
-fn reserve(
+fn reserve_job_ids(
     conn: &Connection,
     state: &mut WriterState,
-    expanded: Expanded,
+    expanded: ExpansionRow,
     count: usize,
-    progress: &mut Progress,
+    progress: &mut TaskProgress,
 ) -> rusqlite::Result<()> {
     let first = state.counters.job + 1;
     let last = state.counters.job.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
@@ -637,16 +663,16 @@ fn reserve(
     ])?;
     state.counters.job = last;
     (progress.first, progress.last, progress.next) = (first, last, first);
-    progress.stage = Stage::Insert;
+    progress.stage = TaskStage::Insert;
     Ok(())
 }
 
-/// Inserts the job with the number `progress.next`. `body` holds its item afterwards.
+/// Inserts the job with the id `progress.next`. `body` holds its item afterwards.
 fn insert_hidden_job(
     conn: &Connection,
     of: JobOrigin,
     owed: &JobSpec,
-    progress: &Progress,
+    progress: &TaskProgress,
     body: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
     let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
@@ -664,12 +690,12 @@ fn insert_hidden_job(
     };
     let is_item = matches!(owed, JobSpec::Items(_));
     let is_replay = matches!(of.origin, Origin::Replay(_));
-    let collapse = keys.collapse.filter(|_| !is_replay);
-    let once = keys.once.filter(|_| !is_replay);
+    let collapse = keys.debounce.filter(|_| !is_replay);
+    let once = keys.unique.filter(|_| !is_replay);
     let is_failed = i64::from(failure.is_some());
     conn.prepare_cached(
-        "INSERT INTO jobs (id, event, handler, source, state, created_at, since, attempt, failures,
-           reason, item, replay, later, ordering_key, newest, debounce_key, expand)
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
+           reason, item, replay, appended_to, ordering_key, version, debounce_key, reevaluation)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
@@ -683,15 +709,15 @@ fn insert_hidden_job(
         failure,
         is_item.then(|| i64::try_from(progress.item + 1).unwrap_or(i64::MAX)),
         of.replay(),
-        of.later(),
-        keys.order,
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(job_keys::encode_version),
+        of.appended_to(),
+        keys.ordering,
+        keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version),
         collapse.map(|collapse| collapse.key),
         failure.map(|_| 1),
     ])?;
     if once.is_some() || collapse.is_some_and(|collapse| collapse.settle_ms > 0) {
         conn.prepare_cached(
-            "INSERT INTO expansion_keys (job, once_key, once_ms, settle_ms) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, settle_ms) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![
             id,
@@ -703,24 +729,24 @@ fn insert_hidden_job(
     Ok(())
 }
 
-/// A job that is to be released.
+/// A job that waits for its release.
 struct HiddenJob {
     id: i64,
     handler: HandlerId,
-    /// Why its expression failed.
+    /// The reason why its expression failed.
     failure: Option<String>,
     keys: JobKeys,
 }
 
 fn hidden_jobs(
     conn: &Connection,
-    progress: &Progress,
+    progress: &TaskProgress,
     limit: usize,
 ) -> rusqlite::Result<Vec<HiddenJob>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "SELECT j.id, j.handler, CASE WHEN j.expand = 1 THEN j.reason END, j.ordering_key,
-           j.debounce_key, k.once_key, k.once_ms, k.settle_ms
+        "SELECT j.id, j.handler, CASE WHEN j.reevaluation = 1 THEN j.reason END, j.ordering_key,
+           j.debounce_key, k.unique_key, k.unique_window_ms, k.settle_ms
          FROM jobs j LEFT JOIN expansion_keys k ON k.job = j.id
          WHERE j.id BETWEEN ?1 AND ?2 AND j.state = ?3 ORDER BY j.id LIMIT ?4",
     )?
@@ -734,10 +760,10 @@ fn hidden_jobs(
             handler: HandlerId(row.get(1)?),
             failure: row.get(2)?,
             keys: JobKeys {
-                order: row.get(3)?,
-                newest: None,
-                once: once.map(|key| UniqueKey { key, window_ms }),
-                collapse: collapse.map(|key| DebounceKey { key, settle_ms }),
+                ordering: row.get(3)?,
+                version: None,
+                unique: once.map(|key| UniqueKey { key, window_ms }),
+                debounce: collapse.map(|key| DebounceKey { key, settle_ms }),
             },
         })
     })?
@@ -748,7 +774,7 @@ fn hidden_jobs(
 fn release_job(
     conn: &Connection,
     state: &mut WriterState,
-    expanded: Expanded,
+    expanded: ExpansionRow,
     job: &HiddenJob,
 ) -> rusqlite::Result<()> {
     let of = JobOrigin {
@@ -772,22 +798,22 @@ fn release_job(
         }
         (None, None) => insert::place_job(conn, state, of, job.id, &job.keys)?,
     };
-    // A younger job of this key may be ready: the older one comes first.
-    let order = job.keys.order.as_ref().filter(|_| stand.state <= 0);
+    // A younger job of this key may be ready, but the older one goes first.
+    let order = job.keys.ordering.as_ref().filter(|_| stand.state <= 0);
     if order.is_some() {
         stand.state = -1;
     }
     conn.prepare_cached(
-        "UPDATE jobs SET state = ?2, since = ?3, due_at = ?4, wait_ms = ?5, debounce_since = ?6,
+        "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
            ended_at = ?7, reason = ?8 WHERE id = ?1",
     )?
     .execute(params![
         job.id,
         stand.state,
-        state.active_ms(job.handler),
+        state.handler_time_ms(job.handler),
         stand.due_at,
         stand.wait_ms,
-        stand.burst_at,
+        stand.burst_started_at,
         (stand.state > 3).then_some(state.wall_ms),
         stand.reason,
     ])?;
@@ -806,10 +832,14 @@ fn release_job(
     Ok(())
 }
 
-/// Deletes hidden rows, and then what was known of them.
-fn remove(conn: &Connection, progress: &mut Progress, budget: &mut Budget) -> rusqlite::Result<()> {
+/// Deletes hidden rows, and then their row of `expansions`.
+fn delete_hidden_jobs(
+    conn: &Connection,
+    progress: &mut TaskProgress,
+    budget: &mut RowBudget,
+) -> rusqlite::Result<()> {
     while progress.next <= progress.last {
-        let to = progress.last.min(progress.next + REMOVED_AT_ONCE - 1);
+        let to = progress.last.min(progress.next + DELETE_CHUNK - 1);
         let mut removed = 0;
         for sql in [
             "DELETE FROM items WHERE job BETWEEN ?1 AND ?2",
@@ -825,7 +855,7 @@ fn remove(conn: &Connection, progress: &mut Progress, budget: &mut Budget) -> ru
         }
     }
     delete_expansion(conn, progress.first)?;
-    progress.stage = Stage::Over;
+    progress.stage = TaskStage::Over;
     Ok(())
 }
 
@@ -834,30 +864,30 @@ fn delete_expansion(conn: &Connection, first: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Dead jobs of an event run again, with fresh attempts: some now, and the others in transactions of
+/// Retries the dead jobs of an event with fresh attempts: some now, the others in transactions of
 /// their own.
-pub(super) fn revive_event(
+pub(super) fn retry_dead_jobs_of_event(
     conn: &Connection,
     state: &mut WriterState,
     source: SourceId,
     event: EventId,
 ) -> rusqlite::Result<()> {
-    // Of all duplicates of a group together: each may have as many.
-    let limit = REVIVED_AT_ONCE.saturating_sub(state.revived);
-    let (revived, after_job) = revive_dead_jobs(conn, state, event, 0, limit)?;
-    state.revived += revived;
+    // The limit is for all duplicates of a group together, because each may have as many.
+    let limit = MAX_DEAD_RETRIED.saturating_sub(state.retried_dead_jobs);
+    let (revived, after_job) = requeue_dead_jobs(conn, state, event, 0, limit)?;
+    state.retried_dead_jobs += revived;
     if revived == limit {
-        let sql = "INSERT OR IGNORE INTO revivals (event, after_job) VALUES (?1, ?2)";
+        let sql = "INSERT OR IGNORE INTO dead_job_retries (event, after_job) VALUES (?1, ?2)";
         if conn.prepare_cached(sql)?.execute([event.0, after_job])? == 1 {
-            state.revivals.push(Revival { source, event, after_job });
+            state.dead_job_retries.push(DeadJobRetry { source, event, after_job });
         }
     }
     Ok(())
 }
 
-/// Revives the dead jobs of an event whose numbers are above `after`, at most `limit`; how many, and
-/// the last number.
-fn revive_dead_jobs(
+/// Requeues the dead jobs of an event whose ids are above `after`, at most `limit`. Returns how
+/// many, and the last id.
+fn requeue_dead_jobs(
     conn: &Connection,
     state: &mut WriterState,
     event: EventId,
@@ -869,7 +899,7 @@ fn revive_dead_jobs(
            SELECT j.id, j.handler, j.source FROM events e CROSS JOIN jobs j INDEXED BY jobs_dead
              WHERE e.id = ?1 AND j.state = 4 AND j.id > ?2 AND j.id BETWEEN e.first_job AND e.last_job
            UNION ALL
-           SELECT id, handler, source FROM jobs WHERE later = ?1 AND state = 4 AND id > ?2)
+           SELECT id, handler, source FROM jobs WHERE appended_to = ?1 AND state = 4 AND id > ?2)
          ORDER BY id LIMIT ?3",
     )?;
     let values = params![event.0, after, i64::try_from(limit).unwrap_or(i64::MAX)];
@@ -884,10 +914,11 @@ fn revive_dead_jobs(
     Ok((dead.len(), dead.last().map_or(after, |(job, _, _)| *job)))
 }
 
-/// How many jobs of a source are to be released, and what its deferred events count as.
+/// Counts the jobs of a source that wait for their release, and the queued jobs of its deferred
+/// events.
 pub(super) fn count_queued(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
-        "SELECT (SELECT coalesce(sum(jobs), 0) FROM deferred_events WHERE source = ?1)
+        "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
            + (SELECT count(*) FROM expansions x JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job
                 WHERE x.source = ?1 AND x.is_visible AND j.state = ?2)",
     )?

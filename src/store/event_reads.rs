@@ -1,4 +1,4 @@
-//! Reads for the server: what a worker needs to run a job, and what the dispatcher looks at.
+//! Reads of the server: what a worker needs to run a job.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::{Event, EventId, Headers, JobId};
 
-/// The event as it came.
+/// Loads an event.
 ///
 /// # Errors
-/// The read failed, or there is no such event.
-pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
+/// The read failed, or the event does not exist.
+pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     conn.prepare_cached(
         "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body,
            e.note
@@ -33,28 +33,28 @@ pub fn event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     })
 }
 
-/// When an event came; `None`: there is no such event.
+/// Returns when an event was received, or `None` if it does not exist.
 ///
 /// # Errors
 /// The read failed.
-pub fn received_at(conn: &Connection, id: EventId) -> rusqlite::Result<Option<i64>> {
+pub fn load_received_at(conn: &Connection, id: EventId) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached("SELECT received_at FROM events WHERE id = ?1")?
         .query_row([id.0], |row| row.get(0))
         .optional()
 }
 
-/// The bytes of an item, by its job.
+/// Loads the item of a job.
 ///
 /// # Errors
 /// The read failed, or the job has no item.
-pub fn item(conn: &Connection, job: JobId) -> rusqlite::Result<Arc<[u8]>> {
+pub fn load_item(conn: &Connection, job: JobId) -> rusqlite::Result<Arc<[u8]>> {
     conn.prepare_cached("SELECT body FROM items WHERE job = ?1")?
         .query_row([job.0], |row| Ok(Arc::from(row.get_ref(0)?.as_bytes()?)))
 }
 
-/// Whether a read failed for a reason that says nothing of what was read: no connection, no file
-/// descriptor, an error of the disk.
-pub fn is_passing(error: &anyhow::Error) -> bool {
+/// Returns true if a read failed for a reason that does not depend on the data: no connection, no
+/// file descriptor, an error of the disk.
+pub fn is_transient(error: &anyhow::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match error.downcast_ref::<rusqlite::Error>() {
         Some(rusqlite::Error::SqliteFailure(e, _)) => {
@@ -65,7 +65,7 @@ pub fn is_passing(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Header lines as they are kept: `name: value`.
+/// Decodes stored header lines: `name: value`.
 pub fn decode_headers(kept: &[u8]) -> Headers {
     let line = |line: &[u8]| {
         let colon = line.iter().position(|&byte| byte == b':')?;

@@ -1,5 +1,5 @@
-//! Table `events`, and `dedupe` and `duplicates` with it: an accepted webhook goes in here together
-//! with its jobs, or is recognised as a repeat, in the writer's transaction.
+//! Tables `events`, `dedupe` and `duplicates`. The writer's transaction inserts an accepted webhook
+//! together with its jobs, or records it as a duplicate.
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
@@ -11,13 +11,13 @@ use crate::domain::job_plan::{JobPlan, KeyHash};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
-/// A repeat keeps its bytes so many times an event.
+/// How many duplicates of one event keep their bodies.
 const DUPLICATE_BODIES_MAX: i64 = 10;
 
-/// An accepted request, encoded for its rows by whoever took it.
+/// An accepted request, encoded for its rows by the intake thread.
 #[derive(Debug)]
 pub struct NewEvent {
-    /// Who is waiting: the place in the intake thread's mailbox.
+    /// The place of the waiting request in the intake thread's reply queue.
     pub reply_slot: usize,
     pub source: SourceId,
     pub uid: [u8; 16],
@@ -27,24 +27,29 @@ pub struct NewEvent {
     pub path: String,
     pub query: Option<String>,
     pub ip: String,
-    /// One `name: value` a line.
+    /// One `name: value` per line.
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
-    pub dedupe: Dedupe,
-    /// What could not be evaluated, for whoever looks at the event.
+    pub dedupe: DedupeCheck,
+    /// Errors of optional expressions, recorded on the event.
     pub note: Option<String>,
-    /// Who wants it, and what of it.
-    pub owed: JobPlan,
-    /// Its source's, where it has one.
+    /// The jobs to create for the event.
+    pub plan: JobPlan,
+    /// The `max_queued` of the source, if it has one.
     pub queue_limit: Option<QueueLimit>,
-    /// What the memory of `body` counts as.
+    /// The memory that `body` counts as.
     pub body_memory: Option<Reservation>,
 }
 
 impl NewEvent {
-    /// Asks whether an event with this key is stored, and stores nothing.
+    /// Creates a request that looks up whether an event with this key is stored, and stores
+    /// nothing.
     pub fn look_up(source: SourceId, delivery: DedupeKey) -> Self {
-        let dedupe = Dedupe { delivery: Some(delivery), aim: Aim::LookUp, ..Dedupe::default() };
+        let dedupe = DedupeCheck {
+            delivery: Some(delivery),
+            aim: InsertMode::LookUp,
+            ..DedupeCheck::default()
+        };
         Self {
             reply_slot: 0,
             source,
@@ -58,75 +63,75 @@ impl NewEvent {
             body: Vec::new(),
             dedupe,
             note: None,
-            owed: JobPlan::Judged(Vec::new()),
+            plan: JobPlan::Evaluated(Vec::new()),
             queue_limit: None,
             body_memory: None,
         }
     }
 }
 
-/// One row costs the writer as much as so many bytes more or less.
+/// The number of bytes that cost the writer as much as one row.
 const ROW_BYTES: usize = 4096;
 
 impl NewEvent {
-    /// What it costs the writer, in rows.
+    /// Returns the cost of the event for the writer, in rows.
     pub fn weight(&self) -> usize {
-        if self.owed.is_large() || matches!(self.owed, JobPlan::Unevaluated(_)) {
+        if self.plan.is_large() || matches!(self.plan, JobPlan::Unevaluated(_)) {
             return 2 + self.body.len() / ROW_BYTES;
         }
-        let items = usize::try_from(self.owed.bytes()).unwrap_or(usize::MAX);
-        1 + self.owed.jobs() + (self.body.len() + items) / ROW_BYTES
+        let items = usize::try_from(self.plan.bytes()).unwrap_or(usize::MAX);
+        1 + self.plan.job_count() + (self.body.len() + items) / ROW_BYTES
     }
 }
 
-/// What repeats of an event are recognised by. Either key is enough.
+/// The keys that identify duplicates of an event. One matching key is enough.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Dedupe {
-    /// Of the source's own `dedupe`.
+pub struct DedupeCheck {
+    /// The key of the source's own `dedupe`.
     pub own: Option<DedupeKey>,
     /// The sender's own key of the delivery.
     pub delivery: Option<DedupeKey>,
-    /// A repeat brings dead jobs back to life.
+    /// A duplicate retries the dead jobs of its event.
     pub retry_dead: bool,
-    pub aim: Aim,
+    pub aim: InsertMode,
 }
 
-/// A key and how long it is kept.
+/// A key and its window.
 #[derive(Clone, Copy, Debug)]
 pub struct DedupeKey {
     pub key: KeyHash,
     pub window_ms: i64,
 }
 
-/// What is wanted for a request.
+/// How the writer handles a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Aim {
-    /// Store it, or record it as a repeat.
+pub enum InsertMode {
+    /// Store it, or record it as a duplicate.
     #[default]
     Store,
-    /// Say whether it is a repeat, and write nothing.
+    /// Report whether it is a duplicate, and write nothing.
     LookUp,
-    /// Record it as a repeat, or write nothing.
-    RecordRepeat,
+    /// Record it as a duplicate, or write nothing.
+    RecordDuplicate,
 }
 
-/// What became of an accepted request.
+/// The writer's reply to an accepted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertReply {
     Stored(EventId),
-    /// Stored, its jobs are inserted later. Intake hears `Stored`.
+    /// Stored; the jobs are inserted later. Intake receives `Stored` instead.
     Deferred(EventId),
     Duplicate(EventId),
-    /// Not stored: the source's queue is at its limit.
+    /// Not stored: the source's queue has reached `max_queued`.
     QueueFull,
-    /// Repeats nothing, and was to be stored only as a repeat.
-    NoRepeat,
-    /// Not stored: to be answered 503.
+    /// Not stored: no duplicate, and only a duplicate was to be recorded.
+    NotDuplicate,
+    /// Not stored: the response is 503.
     Unavailable,
 }
 
-/// The statements of an event and its jobs, looked up once a group: for each event it costs as much
-/// as a tenth of its insert.
+/// The prepared statements for an event and its jobs, looked up once for each group. Looking them
+/// up for each event adds a tenth to the insert.
 pub struct InsertStatements<'c> {
     event: CachedStatement<'c>,
     job: CachedStatement<'c>,
@@ -134,7 +139,7 @@ pub struct InsertStatements<'c> {
 
 impl<'c> InsertStatements<'c> {
     /// # Errors
-    /// The read of the schema failed.
+    /// The schema cannot be read.
     pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
         let event = conn.prepare_cached(
             "INSERT INTO events (id, uid, source, received_at, method, path, query, ip, headers,
@@ -142,17 +147,18 @@ impl<'c> InsertStatements<'c> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?;
         let job = conn.prepare_cached(
-            "INSERT INTO jobs (id, event, handler, source, state, created_at, since)
+            "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
              VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
         )?;
         Ok(Self { event, job })
     }
 }
 
-/// Stores `accept` with its jobs, or records it as a repeat. An event without jobs is never refused.
+/// Stores `accept` with its jobs, or records it as a duplicate. An event without jobs is stored
+/// even if the queue is full.
 ///
 /// # Errors
-/// The write failed; the caller takes all of it back.
+/// The write failed. The caller rolls the transaction back.
 pub fn insert_event(
     conn: &Connection,
     state: &mut WriterState,
@@ -160,7 +166,7 @@ pub fn insert_event(
     accept: &NewEvent,
 ) -> rusqlite::Result<InsertReply> {
     if let Some(limit) = &accept.queue_limit
-        && accept.owed.jobs() > 0
+        && accept.plan.job_count() > 0
         && limit.is_reached(state.queue_change(accept.source))
     {
         return Ok(InsertReply::QueueFull);
@@ -168,21 +174,21 @@ pub fn insert_event(
     let now_ms = state.now_ms;
     let dedupe = &accept.dedupe;
     if let Some(first) = find_original(conn, accept.source, dedupe, now_ms)? {
-        if dedupe.aim != Aim::LookUp {
+        if dedupe.aim != InsertMode::LookUp {
             record_duplicate(conn, state, accept, first, dedupe.retry_dead)?;
             sources::record_activity(conn, state, accept.source, false)?;
         }
         return Ok(InsertReply::Duplicate(first));
     }
-    if dedupe.aim != Aim::Store {
-        return Ok(InsertReply::NoRepeat);
+    if dedupe.aim != InsertMode::Store {
+        return Ok(InsertReply::NotDuplicate);
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
     let is_deferred = state.is_deferring(accept.source)
-        || matches!(accept.owed, JobPlan::Unevaluated(_))
-        || accept.owed.is_large();
-    let jobs = if is_deferred { 0 } else { accept.owed.jobs() };
+        || matches!(accept.plan, JobPlan::Unevaluated(_))
+        || accept.plan.is_large();
+    let jobs = if is_deferred { 0 } else { accept.plan.job_count() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
     inserts.event.execute(params![
         event,
@@ -204,11 +210,11 @@ pub fn insert_event(
     }
     state.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, state, event, accept.source, &accept.owed)?;
+        deferred::defer_event(conn, state, event, accept.source, &accept.plan)?;
     } else {
         insert_jobs(conn, state, inserts, accept)?;
-        if accept.owed.is_empty() {
-            alerts::unhandled(conn, state, EventId(event), accept.source)?;
+        if accept.plan.is_empty() {
+            alerts::record_unhandled_event(conn, state, EventId(event), accept.source)?;
         }
     }
     state.remember_ip(conn, &accept.ip)?;
@@ -218,7 +224,7 @@ pub fn insert_event(
     Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
 }
 
-/// The jobs of the event that was just inserted.
+/// Inserts the jobs of the event that was just inserted.
 fn insert_jobs(
     conn: &Connection,
     state: &mut WriterState,
@@ -227,11 +233,11 @@ fn insert_jobs(
 ) -> rusqlite::Result<()> {
     let (event, source, created_at_ms) =
         (state.counters.event, accept.source, accept.received_at_ms);
-    match &accept.owed {
+    match &accept.plan {
         JobPlan::Plain(handlers) => {
             for &handler in handlers.iter() {
                 let id = state.counters.job + 1;
-                let since_ms = state.active_ms(handler);
+                let since_ms = state.handler_time_ms(handler);
                 let values = params![id, event, handler.0, source.0, created_at_ms, since_ms];
                 inserts.job.execute(values)?;
                 state.counters.job = id;
@@ -239,7 +245,7 @@ fn insert_jobs(
                 state.mark_ready(handler);
             }
         }
-        JobPlan::Judged(all) => {
+        JobPlan::Evaluated(all) => {
             for (handler, owed) in all {
                 let (handler, origin) = (*handler, Origin::Event);
                 let of = JobOrigin { event, source, handler, created_at_ms, origin };
@@ -251,12 +257,13 @@ fn insert_jobs(
     Ok(())
 }
 
-/// The event that a request repeats. One that repeats by the source's own key alone leaves its
-/// delivery's key: it must not become an event later, when the own key is forgotten.
+/// Returns the event that a request duplicates. If only the source's own key matches, the delivery
+/// key is saved with the event too. Otherwise the same delivery would become a new event when the
+/// own key expires.
 fn find_original(
     conn: &Connection,
     source: SourceId,
-    dedupe: &Dedupe,
+    dedupe: &DedupeCheck,
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
     if let Some(delivery) = &dedupe.delivery
@@ -272,7 +279,7 @@ fn find_original(
     Ok(Some(first))
 }
 
-/// The event that is within the window of a key; a key whose window is over is forgotten.
+/// Returns the event that has this key within its window. Deletes an expired key.
 fn event_of(
     conn: &Connection,
     source: SourceId,
@@ -280,7 +287,7 @@ fn event_of(
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
     let found: Option<(i64, i64)> = conn
-        .prepare_cached("SELECT event, until FROM dedupe WHERE source = ?1 AND key = ?2")?
+        .prepare_cached("SELECT event, expires_at FROM dedupe WHERE source = ?1 AND key = ?2")?
         .query_row(params![source.0, key.key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     match found {
@@ -301,8 +308,10 @@ fn keep_key(
     event: i64,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT INTO dedupe (source, key, event, until) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
+    conn.prepare_cached(
+        "INSERT INTO dedupe (source, key, event, expires_at) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
     Ok(())
 }
 
@@ -328,12 +337,12 @@ fn record_duplicate(
         DUPLICATE_BODIES_MAX
     ])?;
     if heal {
-        deferred::revive_event(conn, state, accept.source, first)?;
+        deferred::retry_dead_jobs_of_event(conn, state, accept.source, first)?;
     }
     Ok(())
 }
 
-/// Forgets keys whose window is over, a few at a time; says how many.
+/// Deletes some expired keys and returns their number.
 ///
 /// # Errors
 /// The write failed.
@@ -341,7 +350,7 @@ pub fn purge_expired_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<us
     let forgotten = super::job_keys::purge_expired(conn, now_ms)?;
     conn.prepare_cached(
         "DELETE FROM dedupe WHERE (source, key) IN
-           (SELECT source, key FROM dedupe WHERE until <= ?1 ORDER BY until LIMIT 500)",
+           (SELECT source, key FROM dedupe WHERE expires_at <= ?1 ORDER BY expires_at LIMIT 500)",
     )?
     .execute([now_ms])
     .map(|of_events| of_events + forgotten)

@@ -1,5 +1,6 @@
-//! Files and folders that hold webhooks. Their modes do not depend on the umask: the owner writes, its
-//! group reads, nobody else does. SQLite gives `-wal` and `-shm` the mode of the database.
+//! Files and folders that hold webhooks. Their modes do not depend on the umask: the owner writes,
+//! the group reads, and nobody else has access. SQLite gives `-wal` and `-shm` the mode of the
+//! database.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -9,7 +10,7 @@ use std::path::Path;
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
-/// Opens a file for reading and writing, and creates it where there is none.
+/// Opens a file for reading and writing, and creates it if there is none.
 ///
 /// # Errors
 /// The file can't be opened or created.
@@ -21,7 +22,7 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
             Ok(file)
         }
-        // It is there, or a symbolic link to where it is to be.
+        // The file exists, or there is a symbolic link to the place where it will be.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => options.create(true).open(path),
         Err(e) => Err(e),
     }
@@ -38,7 +39,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
         .collect();
     for folder in missing.into_iter().rev() {
         match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-            // A group that the folder above passes on (setgid) stays.
+            // A group that the folder above passes on (setgid) is kept.
             Ok(()) => {
                 let inherited = fs::metadata(folder)?.permissions().mode() & 0o7000;
                 fs::set_permissions(folder, Permissions::from_mode(inherited | FOLDER_MODE))?;

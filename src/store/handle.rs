@@ -1,20 +1,20 @@
-//! How others talk with the writer: messages to it, answers back to the intake threads, and whether
-//! the trail can be written.
+//! The handle to the writer: messages to it, replies to the intake threads, and whether the
+//! database can be written.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 
-use super::deferred::Work;
+use super::deferred::BacklogTask;
 use super::events::{InsertReply, NewEvent};
 use super::operation::Operation;
 use crate::domain::HandlerId;
 
-/// So many messages wait for the writer; beyond it intake answers 503.
+/// Capacity of the writer's channel, in messages. When it is full, intake responds 503.
 pub(super) const CHANNEL_MESSAGES: usize = 4096;
 
-/// Where answers for one intake thread are put: one wake-up a group.
+/// The replies for one intake thread. Each group of replies wakes the thread once.
 pub struct ReplyQueue {
     replies: Mutex<Vec<(usize, InsertReply)>>,
     wake: Box<dyn Fn() + Send + Sync>,
@@ -22,68 +22,68 @@ pub struct ReplyQueue {
 
 impl std::fmt::Debug for ReplyQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Mailbox")
+        f.write_str("ReplyQueue")
     }
 }
 
 impl ReplyQueue {
-    /// `wake` is called after answers were put in.
+    /// Creates an empty queue. `wake` is called after replies were added.
     pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self { replies: Mutex::default(), wake: Box::new(wake) }
     }
 
-    /// Takes all answers that are there.
-    pub fn take(&self, into: &mut Vec<(usize, InsertReply)>) {
+    /// Moves all replies into `into`.
+    pub fn drain_into(&self, into: &mut Vec<(usize, InsertReply)>) {
         into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn put(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
+    pub(super) fn push(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
         (self.wake)();
     }
 }
 
-/// What is sent to the writer.
+/// A message to the writer.
 #[derive(Debug)]
 pub enum WriterMessage {
     Write(WriteRequest),
-    /// A worker's thread is free: with the last outcome of what it ran, unless that was told.
+    /// A worker thread is free. Carries the last outcome of its jobs, unless that was sent before.
     WorkerFreed(Option<Operation>, HandlerId),
-    /// To be done in short transactions between others.
-    Work(Vec<Work>),
+    /// Tasks that the writer runs in short transactions between groups.
+    Backlog(Vec<BacklogTask>),
 }
 
-/// What is to be written.
+/// A request to write.
 #[derive(Debug)]
 pub enum WriteRequest {
-    /// What one intake thread took since it last looked.
+    /// The events that one intake thread accepted since its last message.
     NewEvents(Vec<NewEvent>, Arc<ReplyQueue>),
-    Op(Operation),
+    Operation(Operation),
 }
 
 impl WriteRequest {
-    /// What it costs, in operations and in rows.
+    /// Returns the cost of the request, in operations and in rows.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
             Self::NewEvents(accepts, _) => {
                 (accepts.len(), accepts.iter().map(NewEvent::weight).sum())
             }
-            Self::Op(op) => (1, op.weight()),
+            Self::Operation(op) => (1, op.weight()),
         }
     }
 }
 
-/// Whether the trail can be written.
+/// Whether the database can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Healthy,
-    /// The last group could not be written; it is tried again.
+    /// The last group could not be written. The writer retries.
     Blocked,
-    /// Nothing is promised any more; the process is about to end.
+    /// The server confirms nothing more, and the process is about to exit.
     Broken,
 }
 
-/// `Health`, known to all threads.
+/// The writer's `Health`, shared by all threads.
 #[derive(Debug, Default)]
 pub struct WriterHealth {
     health: AtomicU8,
@@ -99,7 +99,7 @@ impl WriterHealth {
         }
     }
 
-    /// Grows at least twice a second while the writer is alive.
+    /// Returns a counter that grows at least twice per second while the writer is alive.
     pub fn heartbeats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
@@ -108,7 +108,7 @@ impl WriterHealth {
         self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `Broken` stays.
+    /// Sets the health. `Broken` is final.
     pub fn set(&self, health: Health) {
         self.health.fetch_max(health as u8, Ordering::AcqRel);
         if health == Health::Healthy {
@@ -117,28 +117,28 @@ impl WriterHealth {
     }
 }
 
-/// The writer, as others see it.
+/// A handle to the writer, for other threads.
 #[derive(Clone, Debug)]
 pub struct WriterHandle {
-    pub to: Sender<WriterMessage>,
+    pub sender: Sender<WriterMessage>,
     pub health: Arc<WriterHealth>,
 }
 
 impl WriterHandle {
-    /// Sends an operation, waiting for room; `false` when the writer has ended.
+    /// Sends an operation and waits for room in the channel. Returns false if the writer has ended.
     pub fn send(&self, op: Operation) -> bool {
-        self.to.send(WriterMessage::Write(WriteRequest::Op(op))).is_ok()
+        self.sender.send(WriterMessage::Write(WriteRequest::Operation(op))).is_ok()
     }
 
-    /// Sends work that is done in short transactions, waiting for room; `false` when the writer has
-    /// ended.
-    pub fn work(&self, works: Vec<Work>) -> bool {
-        self.to.send(WriterMessage::Work(works)).is_ok()
+    /// Sends tasks that run in short transactions, and waits for room in the channel. Returns false
+    /// if the writer has ended.
+    pub fn send_backlog(&self, works: Vec<BacklogTask>) -> bool {
+        self.sender.send(WriterMessage::Backlog(works)).is_ok()
     }
 
-    /// Sends the last outcome of what a worker ran, unless it was sent, with which its thread is free:
-    /// what it runs next is claimed in the same commit.
+    /// Reports that a worker thread is free, with the last outcome of its jobs unless that was sent
+    /// before. The writer claims the thread's next job in the same commit.
     pub fn release_worker(&self, last: Option<Operation>, handler: HandlerId) {
-        let _ = self.to.send(WriterMessage::WorkerFreed(last, handler));
+        let _ = self.sender.send(WriterMessage::WorkerFreed(last, handler));
     }
 }

@@ -1,12 +1,13 @@
-//! Table `handshake_log`: senders' questions whether we are there. The front gathers them and bounds
-//! how many come at once (web/handshake_log.rs); beyond `ROWS_MAX` rows the oldest go.
+//! Table `handshake_log`: answered handshakes, which are the URL verification requests of senders.
+//! `web/handshake_log.rs` collects them and limits their rate. Beyond `ROWS_MAX` rows the oldest
+//! are deleted.
 
 use rusqlite::{Connection, params};
 
-/// At most so many rows are kept.
+/// Maximum number of rows.
 pub const ROWS_MAX: i64 = 100_000;
 
-/// A handshake that was answered.
+/// An answered handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeRecord {
     /// Wall clock.
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beyond_their_most_the_oldest_go() {
+    fn the_oldest_handshakes_beyond_the_maximum_are_deleted() {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../schema.sql")).unwrap();
         let (at_ms, method) = (0, "GET".to_owned());

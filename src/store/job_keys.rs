@@ -1,8 +1,9 @@
-//! What jobs are ordered, recognised and collapsed by: `ordering_key`, `version_by`, `unique_by`,
-//! `debounce_by`, each decided within the transaction that changes a job.
+//! The keys of jobs: `ordering_key`, `version_by`, `unique_by` and `debounce_by`. Each rule is
+//! applied within the transaction that changes a job.
 //!
-//! Of the jobs of one order key at most one is ready: the oldest that has not ended. The others are
-//! held, out of the index that claims go by, so that a claim costs the same however many wait.
+//! Of the jobs of one ordering key at most one is ready: the oldest unfinished one. The others are
+//! blocked, and not in the index that claims use. So a claim costs the same however many jobs are
+//! blocked.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -11,7 +12,7 @@ use crate::domain::job_plan::{DebounceKey, KeyHash, UniqueKey};
 use crate::domain::version_value::VersionValue;
 use crate::domain::{HandlerId, JobId, SourceId};
 
-/// Whether a job of this key has not ended.
+/// Returns true if a job of this key is unfinished.
 pub(super) fn has_unfinished(
     conn: &Connection,
     handler: HandlerId,
@@ -24,8 +25,8 @@ pub(super) fn has_unfinished(
     .query_row(params![handler.0, key], |row| row.get(0))
 }
 
-/// Lets the oldest job of a key be next, and holds the others. To be called whenever one of them has
-/// ended or has come back.
+/// Makes the oldest unfinished job of a key ready, and blocks the others. Must be called whenever a
+/// job of the key ends or is requeued.
 pub(super) fn release_next(
     conn: &Connection,
     state: &mut WriterState,
@@ -56,8 +57,8 @@ pub(super) fn release_next(
     Ok(())
 }
 
-/// The job of this handler that has the key within its window, and is neither dead nor cancelled;
-/// else the key is `job`'s from here on.
+/// Returns the job of this handler that has the key within its window and is neither dead nor
+/// cancelled. If there is none, assigns the key to `job`.
 pub(super) fn claim_unique_key(
     conn: &Connection,
     now_ms: i64,
@@ -67,7 +68,7 @@ pub(super) fn claim_unique_key(
 ) -> rusqlite::Result<Option<JobId>> {
     let first: Option<i64> = conn
         .prepare_cached(
-            "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.until > ?3
+            "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.expires_at > ?3
                AND coalesce((SELECT j.state NOT IN (4, 5) FROM jobs j WHERE j.id = o.job), 1)",
         )?
         .query_row(params![handler.0, once.key, now_ms], |row| row.get(0))
@@ -79,16 +80,16 @@ pub(super) fn claim_unique_key(
     Ok(first.map(JobId))
 }
 
-/// Forgets keys whose window is over, a few at a time.
+/// Deletes some expired keys and returns their number.
 pub(super) fn purge_expired(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
     conn.prepare_cached(
         "DELETE FROM unique_keys WHERE (handler, key) IN
-           (SELECT handler, key FROM unique_keys WHERE until <= ?1 ORDER BY until LIMIT 500)",
+           (SELECT handler, key FROM unique_keys WHERE expires_at <= ?1 ORDER BY expires_at LIMIT 500)",
     )?
     .execute([now_ms])
 }
 
-/// Ends the older queued jobs of a key; gives the moment at which its burst began.
+/// Cancels the older queued jobs of a debounce key, and returns when the burst began.
 pub(super) fn supersede_older(
     conn: &Connection,
     state: &mut WriterState,
@@ -100,7 +101,7 @@ pub(super) fn supersede_older(
         "UPDATE jobs SET state = 5, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
          WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
            AND debounce_key = ?2 AND debounce_key IS NOT NULL AND state < 2 AND id < ?3)
-         RETURNING source, ordering_key, debounce_since, attempt",
+         RETURNING source, ordering_key, burst_started_at, attempt",
     )?;
     let reason = format!("superseded by job {by}");
     let ended: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = end
@@ -111,7 +112,7 @@ pub(super) fn supersede_older(
     let mut began_at = state.now_ms;
     for (source, order, burst_at, attempt) in ended {
         state.adjust_queued(SourceId(source), -1);
-        // One that has run belongs to a burst that is over.
+        // A job that has run belongs to an earlier burst.
         if let Some(at) = burst_at.filter(|_| attempt == 0) {
             began_at = began_at.min(at);
         }
@@ -122,7 +123,7 @@ pub(super) fn supersede_older(
     Ok(began_at)
 }
 
-/// The newest queued job of a key that is newer than this one.
+/// Returns the newest queued job of a debounce key that is newer than this one.
 pub(super) fn superseding(
     conn: &Connection,
     handler: HandlerId,
@@ -137,7 +138,7 @@ pub(super) fn superseding(
     .map(|newer| newer.map(JobId))
 }
 
-/// A value of `version_by` as it is kept.
+/// Encodes a value of `version_by` for its column.
 pub(super) fn encode_version(stamp: &VersionValue) -> String {
     match stamp {
         VersionValue::Number(digits) => format!("n{digits}"),
@@ -153,7 +154,7 @@ fn decode_version(kept: &str) -> Option<VersionValue> {
     }
 }
 
-/// The job that makes one with this value come too late: it succeeded with a higher one.
+/// Returns the job that succeeded with a higher version than this one.
 pub(super) fn superseding_job(
     conn: &Connection,
     handler: HandlerId,
@@ -170,8 +171,8 @@ pub(super) fn superseding_job(
     }))
 }
 
-/// Remembers what succeeded, where it is the highest. One of another type takes the place of what it
-/// can't be compared with.
+/// Records the version of a job that succeeded, if it is the highest. A value of another type
+/// replaces one that it cannot be compared with.
 pub(super) fn record_version(
     conn: &Connection,
     handler: HandlerId,

@@ -1,7 +1,8 @@
-//! Tables `jobs` and `attempts`: claims, finishes, waits, and what a crash left running.
+//! Tables `jobs` and `attempts`: outcomes, retries, scheduled jobs, and jobs that a crash left
+//! running.
 //!
-//! A claim names the attempt; a finish that names one no longer current changes nothing. Each
-//! statement's row count is checked where it matters.
+//! A claim names the attempt. An outcome whose claim is no longer current changes nothing.
+//! Statements check their row count where it matters.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -11,41 +12,41 @@ use super::{alerts, deferred, job_keys};
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
 
-/// A job that this process may run now, once.
+/// A claimed job, which this process may run once.
 #[derive(Clone, Debug)]
 pub struct ClaimedJob {
     pub claim: Claim,
     pub event: EventId,
     pub source: SourceId,
     pub handler: HandlerId,
-    /// What failed or timed out so far in this run of attempts.
+    /// Failures and timeouts since the first attempt or the last `retry`.
     pub failures: u32,
-    /// How long the job has been alive, its handler's pauses apart.
+    /// The age of the job, without the time that its handler was paused.
     pub age_ms: i64,
     pub item: Option<u32>,
-    /// The number of the replay that made it; 0: none.
+    /// The number of the replay that created the job; 0 if none did.
     pub replay: u32,
-    /// Its expressions failed at intake: they are to be evaluated anew before it runs.
-    pub expand: bool,
-    /// Its handler rests, and is tried by this one.
-    pub on_trial: bool,
+    /// The job's expressions failed at intake and must be evaluated again before it runs.
+    pub should_reevaluate: bool,
+    /// The job is the probe of its handler's open circuit breaker.
+    pub is_probe: bool,
 }
 
-/// What becomes of a job after an attempt.
+/// The state of a job after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextState {
     Succeeded,
     Dead {
         reason: String,
     },
-    /// Again after `wait_ms`; `failures` is the new count.
-    Again {
+    /// Retry after `wait_ms`. `failures` is the new count.
+    Retry {
         wait_ms: i64,
         failures: u32,
     },
 }
 
-/// The end of an attempt, to be written.
+/// The record of a finished attempt, to be written.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
     pub claim: Claim,
@@ -58,40 +59,41 @@ pub struct AttemptRecord {
     pub duration_ms: i64,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    pub next: Next,
-    /// The handler said that trying again is useless: that is no failure of its own.
+    pub next: NextState,
+    /// The handler reported that a retry is useless. This is not a failure of the handler.
     pub is_permanent: bool,
-    pub on_trial: bool,
+    pub is_probe: bool,
     pub breaker: BreakerPolicy,
-    /// Ends of the server with this job running, in a row, this one included; else 0.
+    /// How many times in a row the server ended while the job was running, this time included;
+    /// otherwise 0.
     pub crashes: u32,
 }
 
-/// How a job stands after its finish.
+/// The state of a job after its outcome was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobDisposition {
     Settled,
     Ready,
-    /// Until then, on the trail's clock.
+    /// Until this time (database clock).
     Waiting(i64),
-    /// The claim was no longer current: nothing was changed.
+    /// The claim was no longer current, and nothing changed.
     Stale,
 }
 
-/// What is known of a running job whose claim is current.
+/// The columns of a running job whose claim is current.
 pub(super) struct CurrentClaim {
     pub cancel: Option<String>,
     pub order: Option<KeyHash>,
     pub newest: Option<String>,
 }
 
-/// `None`: the claim is not current any more.
+/// Loads a running job. Returns `None` if the claim is no longer current.
 pub(super) fn load_current_claim(
     conn: &Connection,
     claim: Claim,
 ) -> rusqlite::Result<Option<CurrentClaim>> {
     conn.prepare_cached(
-        "SELECT cancel, ordering_key, newest FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
+        "SELECT cancel_reason, ordering_key, version FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
     )?
     .query_row(params![claim.job.0, claim.attempt], |row| {
         Ok(CurrentClaim { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
@@ -99,7 +101,7 @@ pub(super) fn load_current_claim(
     .optional()
 }
 
-/// Writes an outcome and moves the job on, if the claim is current.
+/// Writes an outcome and updates the job, if the claim is current.
 ///
 /// # Errors
 /// The write failed.
@@ -109,17 +111,17 @@ pub fn finish(
     f: &AttemptRecord,
 ) -> rusqlite::Result<JobDisposition> {
     let Some(current) = load_current_claim(conn, f.claim)? else {
-        breaker::probe_inconclusive(state, f.handler, f.on_trial);
+        breaker::probe_inconclusive(state, f.handler, f.is_probe);
         return Ok(JobDisposition::Stale);
     };
     let now_ms = state.now_ms;
-    // A job that succeeded before it could be ended has succeeded.
+    // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
     let (row_state, reason, due_at, wait, failures) = match (&f.next, current.cancel) {
-        (Next::Succeeded, _) => (3, None, None, None, None),
+        (NextState::Succeeded, _) => (3, None, None, None, None),
         (_, Some(why)) => (5, Some(why), None, None, None),
-        (Next::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
-        (Next::Again { wait_ms: 0, failures }, None) => (0, None, None, None, Some(*failures)),
-        (Next::Again { wait_ms, failures }, None) => {
+        (NextState::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
+        (NextState::Retry { wait_ms: 0, failures }, None) => (0, None, None, None, Some(*failures)),
+        (NextState::Retry { wait_ms, failures }, None) => {
             (1, None, Some(now_ms + wait_ms), Some(*wait_ms), Some(*failures))
         }
     };
@@ -128,7 +130,7 @@ pub fn finish(
         .prepare_cached(
             "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
                failures = coalesce(?6, failures), crashes = ?7, ended_at = ?8, started_at = NULL,
-               cancel = NULL WHERE id = ?1",
+               cancel_reason = NULL WHERE id = ?1",
         )?
         .execute(params![
             f.claim.job.0,
@@ -145,7 +147,7 @@ pub fn finish(
     insert_attempt(conn, state, f, next_at)?;
     breaker::on_attempt(conn, state, f)?;
     if row_state == 4 {
-        alerts::job_dead(conn, state, f.claim.job, f.source)?;
+        alerts::record_dead_job(conn, state, f.claim.job, f.source)?;
     }
     if row_state <= 1 {
         state.adjust_queued(f.source, 1);
@@ -163,7 +165,7 @@ pub fn finish(
     })
 }
 
-/// The row of an attempt that has ended.
+/// Inserts the row of a finished attempt.
 fn insert_attempt(
     conn: &Connection,
     state: &mut WriterState,
@@ -195,8 +197,8 @@ fn non_empty(bytes: &[u8]) -> Option<&[u8]> {
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// Lets a job run again now, with fresh attempts and the same key, unless it was expanded into
-/// others; says whether it will. It collapses nothing, and nothing collapses it.
+/// Requeues a job with fresh attempts and the same idempotency key, unless other jobs have replaced
+/// it. Returns whether the job will run. It supersedes no other job, and no job supersedes it.
 pub(super) fn requeue(
     conn: &Connection,
     state: &mut WriterState,
@@ -205,12 +207,12 @@ pub(super) fn requeue(
 ) -> rusqlite::Result<bool> {
     let revived: Option<Option<KeyHash>> = conn
         .prepare_cached(
-            "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, since = ?2,
+            "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, age_start = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
-               reason = NULL, cancel = NULL, debounce_key = NULL
-             WHERE id = ?1 AND state IN (1, 4, 5) AND expand IS NOT 2 RETURNING ordering_key",
+               reason = NULL, cancel_reason = NULL, debounce_key = NULL
+             WHERE id = ?1 AND state IN (1, 4, 5) AND reevaluation IS NOT 2 RETURNING ordering_key",
         )?
-        .query_row(params![job.0, state.active_ms(handler)], |row| row.get(0))
+        .query_row(params![job.0, state.handler_time_ms(handler)], |row| row.get(0))
         .optional()?;
     let Some(order) = revived else { return Ok(false) };
     match order {
@@ -220,11 +222,11 @@ pub(super) fn requeue(
     Ok(true)
 }
 
-/// At most this number of due jobs is made ready in one transaction.
-pub(super) const PROMOTED_AT_ONCE: i64 = 500;
+/// Maximum number of due jobs that one transaction makes ready.
+pub(super) const MAX_PROMOTED: i64 = 500;
 
-/// Makes ready what is due, a few at a time, and wakes the handlers that have work now. What has an
-/// order key may have to wait for an older job of it that came back.
+/// Makes some due jobs ready. A job with an ordering key may have to wait for an older job of the
+/// key that was retried.
 ///
 /// # Errors
 /// The write failed.
@@ -236,7 +238,7 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
          RETURNING handler, ordering_key",
     )?;
     let due: Vec<(i64, Option<KeyHash>)> = update
-        .query_map([state.now_ms, PROMOTED_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map([state.now_ms, MAX_PROMOTED], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (handler, order) in due {
         match order {
@@ -247,7 +249,7 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
     Ok(())
 }
 
-/// How many jobs of a handler are ready, at most `max`.
+/// Counts the ready jobs of a handler, up to `max`.
 ///
 /// # Errors
 /// The read failed.
@@ -260,7 +262,7 @@ pub fn count_ready(conn: &Connection, handler: HandlerId, max: usize) -> rusqlit
     })
 }
 
-/// When the next waiting job is due, on the trail's clock.
+/// Returns when the next scheduled job is due (database clock).
 ///
 /// # Errors
 /// The read failed.
@@ -269,7 +271,8 @@ pub fn next_due(conn: &Connection) -> rusqlite::Result<Option<i64>> {
         .query_row([], |row| row.get(0))
 }
 
-/// No job waits longer than its wait was set for, whatever the clock did. Once, at the start.
+/// Shortens waits that are longer than they were set for, because the clock changed. Called once at
+/// the start.
 ///
 /// # Errors
 /// The write failed.
@@ -280,34 +283,35 @@ pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
     )
 }
 
-/// Running jobs that somebody cancelled.
+/// Returns the running jobs that were cancelled.
 ///
 /// # Errors
 /// The read failed.
 pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
-    let mut select =
-        conn.prepare_cached("SELECT id, attempt FROM jobs WHERE state = 2 AND cancel IS NOT NULL")?;
+    let mut select = conn.prepare_cached(
+        "SELECT id, attempt FROM jobs WHERE state = 2 AND cancel_reason IS NOT NULL",
+    )?;
     let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
     select.query_map([], row)?.collect()
 }
 
-/// A job that an earlier process was running when it ended.
+/// A job that was running when an earlier process ended.
 #[derive(Clone, Debug)]
 pub struct OrphanedJob {
     pub claimed: ClaimedJob,
     pub crashes: u32,
     pub started_at_ms: i64,
-    pub cancelled: bool,
+    pub is_cancelled: bool,
 }
 
-/// What an earlier process left running.
+/// Returns the jobs that an earlier process left running.
 ///
 /// # Errors
 /// The read failed.
 pub fn orphaned_jobs(conn: &Connection, state: &WriterState) -> rusqlite::Result<Vec<OrphanedJob>> {
     let mut select = conn.prepare(
-        "SELECT id, attempt, event, source, handler, failures, since, item, replay, crashes,
-           coalesce(started_at, 0), cancel IS NOT NULL, expand FROM jobs WHERE state = 2 ORDER BY id",
+        "SELECT id, attempt, event, source, handler, failures, age_start, item, replay, crashes,
+           coalesce(started_at, 0), cancel_reason IS NOT NULL, reevaluation FROM jobs WHERE state = 2 ORDER BY id",
     )?;
     let rows = select.query_map([], |row| {
         let handler = HandlerId(row.get(4)?);
@@ -317,19 +321,20 @@ pub fn orphaned_jobs(conn: &Connection, state: &WriterState) -> rusqlite::Result
             source: SourceId(row.get(3)?),
             handler,
             failures: row.get(5)?,
-            age_ms: (state.active_ms(handler) - row.get::<_, i64>(6)?).max(0),
+            age_ms: (state.handler_time_ms(handler) - row.get::<_, i64>(6)?).max(0),
             item: row.get(7)?,
             replay: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
-            expand: row.get::<_, Option<i64>>(12)? == Some(1),
-            on_trial: false,
+            should_reevaluate: row.get::<_, Option<i64>>(12)? == Some(1),
+            is_probe: false,
         };
         let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
-        Ok(OrphanedJob { claimed, crashes, started_at_ms, cancelled })
+        Ok(OrphanedJob { claimed, crashes, started_at_ms, is_cancelled: cancelled })
     })?;
     rows.collect()
 }
 
-/// How many jobs of a source are queued. By the index alone, as there may be millions.
+/// Counts the queued jobs of a source. It reads only indexes, because there may be millions of
+/// jobs.
 ///
 /// # Errors
 /// The read failed.

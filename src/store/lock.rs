@@ -1,12 +1,15 @@
-//! One server owns one database: it locks the file itself, whatever it is called, so that a symbolic link,
-//! a hard link or a bind mount leads to the same lock.
+//! The lock that lets one server own one database. The server locks the file itself, not its name,
+//! so that a symbolic link, a hard link or a bind mount leads to the same lock.
 //!
-//! It is an open file description lock on a byte that SQLite does not use. SQLite's own locks are dropped
-//! when any other descriptor of the file is closed in this process
-//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). The lock's descriptor is therefore opened
-//! before SQLite opens the file, and never closed; the kernel releases it with the process.
-//! `NAME.lock` beside it is locked first: it holds the owner's process id and how its last runs ended, and
-//! keeps a second server away while the first one still saves a database that was removed.
+//! It is an open file description lock on a byte that SQLite does not use. Closing any other
+//! descriptor of the file in this process drops SQLite's own locks
+//! (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). Therefore the lock's descriptor is
+//! opened before SQLite opens the file, and never closed. The kernel releases the lock with the
+//! process.
+//!
+//! `NAME.lock` beside the database is locked first. It holds the owner's process id and how its
+//! last runs ended. It also keeps a second server away while the first one saves a database that
+//! was removed.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek};
@@ -22,15 +25,15 @@ use super::run_record::{self, RunRecord, RunState};
 use super::{OpenError, files, rescue};
 use crate::clock;
 
-/// A server that was killed while it started a command leaves a child that holds the locks until it
-/// becomes that command: so long is waited for it, when the server itself is gone.
+/// A server that is killed while it starts a command leaves a child, which holds the locks until it
+/// becomes that command. A new server waits this long for the child, if the old server is gone.
 const STALE_LOCK_GRACE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The byte that is locked: behind those that SQLite locks, which are 512 from 0x40000000 on.
+/// The locked byte. It is behind the 512 bytes from 0x40000000 on, which SQLite locks.
 const LOCKED_BYTE: i64 = 0x4000_0000 + 4096;
 
-/// Held by the one server of a database, until its process ends.
+/// The lock of a database, held until the process exits.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -41,12 +44,12 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Locks `database`, and makes an empty file where there is none.
+    /// Locks `database`, and creates an empty file if there is none.
     ///
     /// # Errors
-    /// `Owned`, naming the holder; `Passing` where the file system is full or read-only; or what a person
-    /// has to do.
-    pub fn take(database: &Path) -> Result<Self, OpenError> {
+    /// `InUse`, naming the holder; `Transient` if the file system is full or read-only; otherwise
+    /// `Other` with a remedy.
+    pub fn acquire(database: &Path) -> Result<Self, OpenError> {
         let deadline = Instant::now() + STALE_LOCK_GRACE;
         let path = resolve(database).map_err(|e| io_error(database, "cannot be found", &e))?;
         let mut name = open_name(&path)?;
@@ -59,23 +62,23 @@ impl Lock {
         Ok(lock)
     }
 
-    /// The database, by a path without symbolic links.
+    /// Returns the path of the database without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file that is locked.
+    /// Returns the identity of the locked file.
     pub fn id(&self) -> FileId {
         self.id
     }
 
-    /// The run that holds the lock.
+    /// Returns the record of the run that holds the lock.
     pub fn run(&self) -> RunRecord {
         self.run.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets the run begin now, after a wait that is no part of it.
-    pub fn begin_again(&self) {
+    /// Restarts the run's clock, after a wait that does not count as a part of the run.
+    pub fn restart_run(&self) {
         self.run.lock().unwrap_or_else(PoisonError::into_inner).started_boot_ms = clock::boot_ms();
         self.record(RunState::Starting);
     }
@@ -85,8 +88,8 @@ impl Lock {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         run.state = state;
         let text = run.to_text();
-        // Only a convenience: without a readable record the lock still locks. Written over the old text,
-        // so that no block is needed on a full disk.
+        // An error is ignored: the lock works without a readable record. The text is written over
+        // the old one, so that a full disk needs no block for it.
         if self.name.write_all_at(text.as_bytes(), 0).is_ok() {
             let _ = self.name.set_len(u64::try_from(text.len()).unwrap_or(0));
         }
@@ -105,7 +108,7 @@ fn open_name(path: &Path) -> Result<File, OpenError> {
     })
 }
 
-/// Waits as long as the holder is a child that a dead server left.
+/// Locks `NAME.lock`. Waits while the holder is a child of a dead server.
 fn wait_for_name(name: &mut File, path: &Path, deadline: Instant) -> Result<(), OpenError> {
     loop {
         match name.try_lock() {
@@ -115,13 +118,13 @@ fn wait_for_name(name: &mut File, path: &Path, deadline: Instant) -> Result<(), 
         }
         let holder = run_record::pid(&read_text(name)).filter(|pid| is_alive(*pid));
         if holder.is_some() || Instant::now() > deadline {
-            return Err(owned(path, holder));
+            return Err(in_use_error(path, holder));
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
-/// The same for the database itself, which may have another name for its owner.
+/// Locks the database itself, which its owner may know by another name. Waits like `wait_for_name`.
 fn wait_for_database(
     path: &Path,
     deadline: Instant,
@@ -132,26 +135,27 @@ fn wait_for_database(
             &file.metadata().map_err(|e| io_error(path, "cannot be read", &e))?,
         );
         match lock_byte(&file) {
-            // Somebody may have put another file there meanwhile.
+            // Another process may have replaced the file meanwhile.
             Ok(()) if FileId::at(path).ok() == Some(id) => return Ok((file, id)),
             Ok(()) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::PermissionDenied) => {}
             Err(e) => return Err(io_error(path, "cannot be locked", &e)),
         }
-        // Nothing of SQLite has this file open in this process yet.
+        // SQLite does not have this file open in this process yet.
         drop(ManuallyDrop::into_inner(file));
         let holder = super::database_holders(path).into_iter().next();
         if holder.is_some() || Instant::now() > deadline {
-            return Err(owned(path, holder));
+            return Err(in_use_error(path, holder));
         }
-        std::thread::sleep(AGAIN);
+        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
-/// The database for writing. A new one is only made where no server saved an earlier one.
+/// Opens the database for writing. Creates a new one only if there is no rescued copy of an earlier
+/// one.
 fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
     if fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0) {
-        rescue::check_none(path)?;
+        rescue::check_no_rescued(path)?;
     }
     files::open_or_create(path).map(ManuallyDrop::new).map_err(|e| {
         io_error(
@@ -163,7 +167,7 @@ fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
     })
 }
 
-/// Locks the byte for the open file description, which also a later `fork` shares.
+/// Locks the byte for the open file description. A child after `fork` shares it.
 fn lock_byte(file: &File) -> io::Result<()> {
     // SAFETY: `flock` is plain data, for which zeros are a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
@@ -177,25 +181,26 @@ fn lock_byte(file: &File) -> io::Result<()> {
     }
 }
 
-fn owned(path: &Path, holder: Option<u32>) -> OpenError {
+fn in_use_error(path: &Path, holder: Option<u32>) -> OpenError {
     let named = holder.map_or_else(
         || "another process".to_owned(),
-        |pid| format!("process {pid} ({})", super::name_of_process(pid)),
+        |pid| format!("process {pid} ({})", super::process_name(pid)),
     );
-    OpenError::Owned(format!(
+    OpenError::InUse(format!(
         "{}: owned by {named}: one server owns one file; stop that one first",
         path.display(),
     ))
 }
 
-/// An error of the file system: one that passes when there is room, or when it is mounted writable.
+/// Turns an error of the file system into an `OpenError`: transient if free space or a writable
+/// mount ends it.
 pub fn io_error(path: &Path, text: &str, error: &io::Error) -> OpenError {
     let path = path.display();
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            OpenError::Passing(format!("{path}: the disk is full: free some space ({error})"))
+            OpenError::Transient(format!("{path}: the disk is full: free some space ({error})"))
         }
-        ErrorKind::ReadOnlyFilesystem => OpenError::Passing(format!(
+        ErrorKind::ReadOnlyFilesystem => OpenError::Transient(format!(
             "{path}: its file system is mounted read-only: mount it writable ({error})"
         )),
         _ => OpenError::Other(format!("{path}: {text} ({error})")),
@@ -209,7 +214,7 @@ fn read_text(file: &mut File) -> String {
     text
 }
 
-/// What waits to be reaped holds nothing.
+/// Returns true if the process runs. A zombie holds no lock.
 fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))

@@ -1,8 +1,8 @@
-//! Opens the file: checks whose it is before anything is written, makes it where there is none, and
-//! brings an older one to this version.
+//! Opens the database: checks which program owns it before writing anything, creates it if there is
+//! none, and migrates an older one to this version.
 //!
-//! A file of another program, of a newer Hooktrail, or damaged is refused and left as it was. Before
-//! the first step of a migration a copy is kept beside it where there is room.
+//! A file of another program, of a newer Hooktrail, or a damaged one is rejected and left
+//! unchanged. Before the first migration, a copy is made beside the file if there is space.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ const SCHEMA: &str = include_str!("../../schema.sql");
 /// `PRAGMA application_id`: "Hktl".
 const APPLICATION_ID: i64 = 0x486b_746c;
 
-/// "HkTr": what builds before the first release wrote.
+/// "HkTr": the id that builds before the first release wrote.
 const PRE_RELEASE_APPLICATION_ID: i64 = 0x486b_5472;
 
-/// A step from version n (its place, from 1) to the next.
+/// A migration from version n (its position, from 1) to the next.
 pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
-/// To add one: write the function, put it last here, make schema.sql what it leads to.
+/// To add one: write the function, append it here, and edit schema.sql to match the result.
 const MIGRATIONS: &[Migration] = &[];
 
 /// The version that this program reads and writes.
@@ -37,18 +37,18 @@ const fn version_after(steps: &[Migration]) -> i64 {
     steps.len() as i64 + 1
 }
 
-/// What can't be changed without rewriting the file, and its measured values.
+/// The pragmas that cannot be changed without rewriting the file, with their measured values.
 const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
 
 /// Opens the database for writing. The caller holds its `Lock`, or writes only briefly.
 ///
 /// # Errors
-/// What was found and what to do; the file is then as it was.
+/// What was found, and the remedy. The file is unchanged.
 pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
     open_with_steps(path, durability, MIGRATIONS).map_err(|e| open_error_text(path, &e))
 }
 
-/// Opens the database, and brings an older one to the version that `steps` lead to.
+/// Opens the database, and migrates an older one by `steps`.
 pub(super) fn open_with_steps(
     path: &Path,
     durability: Durability,
@@ -61,7 +61,8 @@ pub(super) fn open_with_steps(
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
     if is_new {
-        // SQLite would create it by the umask. Nothing of it is open yet: closing loses no lock.
+        // SQLite would create the file with a mode that depends on the umask. No connection is open
+        // yet, so closing this descriptor drops no lock.
         drop(files::open_or_create(path)?);
     }
     let conn = Connection::open_with_flags(path, flags)?;
@@ -69,16 +70,16 @@ pub(super) fn open_with_steps(
     if is_new || version_of(&conn)? == 0 {
         create(&conn, path)?;
     } else {
-        // A copy that `VACUUM INTO` made is not in WAL mode.
+        // A copy made by `VACUUM INTO` is not in WAL mode.
         use_wal(&conn)?;
         migrate(&conn, path, steps)?;
     }
     set_pragmas(&conn, durability)?;
-    opened(path, conn)
+    build_store(path, conn)
 }
 
-/// What is known of a database once it is open: also which files these are.
-fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
+/// Builds the `Store` of an open database, including the identity of its files.
+fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let (trail, anchor) = read_meta(&conn)?;
     let configured = path;
     let path = open_files::resolve(configured)?;
@@ -86,16 +87,16 @@ fn opened(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id: trail })
 }
 
-/// Opens the database for a command that works beside a server, or without one: nothing is made and
-/// nothing migrated, and the log is left to the server.
+/// Opens the database for a command that works beside a server, or without one. Creates and
+/// migrates nothing, and leaves the WAL to the server.
 ///
 /// # Errors
-/// What was found and what to do.
+/// What was found, and the remedy.
 pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
     let open = || {
-        rescue::check_before(path)?;
+        rescue::check_configured_path(path)?;
         if !path.exists() {
-            anyhow::bail!("there is no trail yet: start the server once");
+            anyhow::bail!("the database does not exist yet: start the server once");
         }
         check_application_id(path, VERSION)?;
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -103,16 +104,16 @@ pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
         let version = version_of(&conn)?;
         anyhow::ensure!(
             version == VERSION,
-            "is of schema version {version}, not {VERSION}: start the server, which brings it up"
+            "is of schema version {version}, not {VERSION}: start the server, which migrates it"
         );
         set_pragmas(&conn, Durability::Full)?;
         conn.busy_handler(Some(chunked_writes::busy_handler))?;
-        opened(path, conn)
+        build_store(path, conn)
     };
     open().map_err(|e| open_error_text(path, &e))
 }
 
-/// Looks at the file by a connection that leaves no trace.
+/// Inspects the file through a connection that leaves no trace.
 fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -121,8 +122,8 @@ fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     anyhow::ensure!(
         id != PRE_RELEASE_APPLICATION_ID,
-        "was made by a pre-release build of Hooktrail, whose format this version does not read: name \
-         a new file in store.path, and let the old build finish what is queued"
+        "was created by a pre-release build of Hooktrail, whose format this version does not read: name \
+         a new file in store.path, and let the old build finish its queued jobs"
     );
     anyhow::ensure!(
         id == APPLICATION_ID || (id == 0 && tables == 0),
@@ -141,8 +142,8 @@ fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Views are for people and hold nothing: they are always those of this version.
-fn views(conn: &Connection) -> rusqlite::Result<()> {
+/// Creates the views of this version. They hold no data.
+fn recreate_views(conn: &Connection) -> rusqlite::Result<()> {
     for view in SCHEMA
         .split_inclusive(";\n")
         .filter_map(|text| text.find("CREATE VIEW ").map(|at| &text[at..]))
@@ -157,7 +158,7 @@ fn version_of(conn: &Connection) -> rusqlite::Result<i64> {
     conn.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Makes the file in one transaction, and sees that its name is on disk too.
+/// Creates the database in one transaction, and syncs its folder.
 fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     for (pragma, value) in FIXED {
         conn.pragma_update(None, pragma, value)?;
@@ -169,14 +170,14 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     conn.execute_batch(SCHEMA)?;
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.pragma_update(None, "user_version", VERSION)?;
-    conn.execute("INSERT INTO meta VALUES ('trail', ?1)", [&trail])?;
+    conn.execute("INSERT INTO meta VALUES ('database_id', ?1)", [&trail])?;
     write_anchor(conn, &ClockAnchor::first())?;
     conn.execute_batch("COMMIT")?;
     check_fixed(conn)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     fs::File::open(folder.unwrap_or(Path::new(".")))?
         .sync_all()
-        .context("its folder can't be synced")
+        .context("its folder cannot be synced")
 }
 
 fn use_wal(conn: &Connection) -> anyhow::Result<()> {
@@ -199,18 +200,19 @@ fn migrate(conn: &Connection, path: &Path, steps: &[Migration]) -> anyhow::Resul
     if version == version_after(steps) {
         return Ok(());
     }
-    // Before the copy: while another program holds the file, each try would make one.
+    // The lock is tested before the copy: while another program holds it, each attempt would make
+    // one.
     conn.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
     let copy = back_up(conn, path, version)?;
     let migrated = run_steps(conn, path, version, steps);
     if let Err(e) = &migrated
-        && matches!(open_error_text(path, e), OpenError::Passing(_))
+        && matches!(open_error_text(path, e), OpenError::Transient(_))
         && let Some(copy) = copy
     {
         if !conn.is_autocommit() {
             let _ = conn.execute_batch("ROLLBACK");
         }
-        // As long as the file is as it was, the next try needs the room more.
+        // If the file is unchanged, the next attempt needs the space more than the copy.
         if version_of(conn).is_ok_and(|now| now == version) {
             let _ = fs::remove_file(copy);
         }
@@ -227,25 +229,26 @@ fn run_steps(
     for (step, from) in steps.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         step(conn)
-            .and_then(|()| views(conn))
-            .with_context(|| format!("the step from schema version {from} failed"))?;
+            .and_then(|()| recreate_views(conn))
+            .with_context(|| format!("the migration from schema version {from} failed"))?;
         conn.pragma_update(None, "user_version", from + 1)?;
         conn.execute_batch("COMMIT")?;
-        log::info!("{}: brought from schema version {from} to {}", path.display(), from + 1);
+        log::info!("{}: migrated from schema version {from} to {}", path.display(), from + 1);
     }
     Ok(())
 }
 
-/// Keeps the file as it was before the first step, where there is room twice over.
+/// Copies the file before the first migration, if there is space for two copies.
 fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
     let copy = open_files::with_suffix(path, &format!(".v{version}"));
-    let needed = fs::metadata(path)?.len() + super::log_bytes(path);
+    let needed = fs::metadata(path)?.len() + super::wal_bytes(path);
     let space = rustix::fs::statvfs(path)?;
     if space.f_bavail * space.f_frsize < needed * 2 {
-        log::warn!("{}: no room to keep a copy before it is migrated", path.display());
+        log::warn!("{}: not enough free space for a copy before the migration", path.display());
         return Ok(None);
     }
-    // Under another name until it is whole: half a copy would only take up the room.
+    // The copy has a temporary name until it is complete, because an incomplete one only takes up
+    // space.
     let part = open_files::with_suffix(&copy, ".part");
     let _ = fs::remove_file(&part);
     drop(files::open_or_create(&part)?);
@@ -258,15 +261,15 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
         let _ = fs::remove_file(&part);
         return Err(e.context(format!("{} could not be written", copy.display())));
     }
-    log::info!("{}: kept as it was in {}", path.display(), copy.display());
+    log::info!("{}: copied to {} before the migration", path.display(), copy.display());
     Ok(Some(copy))
 }
 
 fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
-    let trail = value.query_row(["trail"], |row| row.get(0))?;
+    let trail = value.query_row(["database_id"], |row| row.get(0))?;
     let anchor = ClockAnchor {
-        database_ms: value.query_row(["clock_trail_ms"], |row| row.get(0))?,
+        database_ms: value.query_row(["clock_database_ms"], |row| row.get(0))?,
         wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
         boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
         boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
@@ -274,7 +277,7 @@ fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     Ok((trail, anchor))
 }
 
-/// Keeps a moment by all clocks, from which the next process carries on.
+/// Saves a point in time on all clocks. The next process continues from it.
 ///
 /// # Errors
 /// The write failed.
@@ -282,21 +285,21 @@ pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result
     let mut set = conn.prepare_cached(
         "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )?;
-    set.execute(params!["clock_trail_ms", anchor.database_ms])?;
+    set.execute(params!["clock_database_ms", anchor.database_ms])?;
     set.execute(params!["clock_wall_ms", anchor.wall_ms])?;
     set.execute(params!["clock_boot_ms", anchor.boot_ms])?;
     set.execute(params!["clock_boot_id", anchor.boot_id])?;
     Ok(())
 }
 
-/// Why a database cannot be served, as `path: what was found: what to do`; and whether that passes.
+/// Formats why a database cannot be served, as `path: finding: remedy`, and classifies the error.
 pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
     use rusqlite::ErrorCode as Code;
     if let Some(known) = error.downcast_ref::<OpenError>() {
         return known.clone();
     }
     let io = error.chain().find_map(|e| e.downcast_ref::<std::io::Error>());
-    if let Some(passing @ OpenError::Passing(_)) = io.map(|e| super::io_error(path, "", e)) {
+    if let Some(passing @ OpenError::Transient(_)) = io.map(|e| super::io_error(path, "", e)) {
         return passing;
     }
     let failure = error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
@@ -304,9 +307,9 @@ pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
         _ => None,
     });
     if let Some(failure) = failure
-        && let Some(text) = passing(path, failure)
+        && let Some(text) = transient_text(path, failure)
     {
-        return OpenError::Passing(format!("{}: {text} ({error:#})", path.display()));
+        return OpenError::Transient(format!("{}: {text} ({error:#})", path.display()));
     }
     let remedy = match failure.map(|failure| failure.code) {
         Some(Code::NotADatabase) => "is not an SQLite database: name another file in store.path",
@@ -319,7 +322,7 @@ pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
              this user"
         }
         Some(Code::CannotOpen) => {
-            "can't be opened: see that it is a file, and that this user may read and write it and \
+            "cannot be opened: check that it is a file, and that this user may read and write it and \
              its folder"
         }
         _ => return OpenError::Other(format!("{}: {error:#}", path.display())),
@@ -327,8 +330,9 @@ pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
     OpenError::Other(format!("{}: {remedy} ({error:#})", path.display()))
 }
 
-/// What a failure is that passes without a change of the file or the configuration, and what ends it.
-fn passing(path: &Path, failure: rusqlite::ffi::Error) -> Option<String> {
+/// Returns the text for a failure that ends without a change of the file or the configuration, with
+/// the remedy.
+fn transient_text(path: &Path, failure: rusqlite::ffi::Error) -> Option<String> {
     use rusqlite::ErrorCode as Code;
     use rusqlite::ffi;
     const FAILED_WRITES: [i32; 3] =
@@ -349,9 +353,7 @@ fn passing(path: &Path, failure: rusqlite::ffi::Error) -> Option<String> {
     } else if space.f_bavail == 0 {
         Some("the disk is full: free some space".to_owned())
     } else if FAILED_WRITES.contains(&failure.extended_code) {
-        Some(
-            "can't be written: see that there is room for it, also by quotas and limits".to_owned(),
-        )
+        Some("cannot be written: check the free space, and quotas and limits".to_owned())
     } else {
         None
     }

@@ -1,8 +1,9 @@
-//! The trail on disk: all SQL is in this folder, and whoever else wants something asks here.
+//! The database. All SQL of the project is in this folder.
 //!
-//! `open` makes one connection that may write; `writer` runs it on its own thread. Everyone else
-//! reads through `Readers`. The command line, which works beside a running server, changes the file
-//! by short transactions of its own (`acts`), which the server notices by `data_version`.
+//! `open` creates the connection that may write, and `writer` runs it on its own thread. Other
+//! threads read through a `ReadPool`. The command line works beside a running server: it changes
+//! the database in short transactions of its own (`audit`, `replay`), which the server notices by
+//! `data_version`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -56,57 +57,59 @@ pub use run_record::RunState;
 use crate::clock::MonotonicClock;
 use crate::config::Durability;
 
-/// How long the writer waits for a foreign one before it answers 503.
+/// How long the writer waits for another writer's lock before it responds 503.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a database can't be served.
+/// The reason why a database cannot be served, with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// Another server owns it: exit 75.
-    Owned(String),
-    /// It passes, with what a person can do about it: the server waits.
-    Passing(String),
-    /// Anything else, with what to do about it: exit 1.
+    /// Another server owns the database: exit code 75.
+    InUse(String),
+    /// The condition may end without a restart, such as a full disk: the server waits.
+    Transient(String),
+    /// Any other error: exit code 1.
     Other(String),
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Owned(text) | Self::Passing(text) | Self::Other(text)) = self;
+        let (Self::InUse(text) | Self::Transient(text) | Self::Other(text)) = self;
         f.write_str(text)
     }
 }
 
 impl std::error::Error for OpenError {}
 
-/// A database that was checked, brought to this version, and may be written.
+/// A database that is checked, migrated to this version, and open for writing.
 #[derive(Debug)]
 pub struct Store {
-    /// Without symbolic links.
+    /// The path without symbolic links.
     pub path: PathBuf,
     pub files: Arc<open_files::OpenFiles>,
     pub conn: Connection,
     pub clock: MonotonicClock,
-    /// The file's own random name.
+    /// The random id of the database.
     pub database_id: String,
 }
 
-/// Connections that only read; they never hold a snapshot longer than one question takes.
+/// A pool of connections that only read. A connection holds a snapshot no longer than one query
+/// takes.
 pub type ReadPool = r2d2::Pool<r2d2_sqlite::SqliteConnectionManager>;
 
-/// A pool of at most `size` reading connections on the database of `store`, and on no other that took its
-/// name.
+/// Creates a pool of at most `size` reading connections to the database of `store`. A connection
+/// fails if another file has taken that path.
 ///
 /// # Errors
-/// The file can't be opened.
-pub fn readers(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
+/// The file cannot be opened.
+pub fn read_pool(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
     let files = Arc::clone(&store.files);
     let manager = r2d2_sqlite::SqliteConnectionManager::file(&store.path)
         .with_flags(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .with_init(move |conn| {
-            check_opened(&files)?;
+            check_open_files(&files)?;
             conn.busy_timeout(BUSY_TIMEOUT)?;
-            // A reader that is the last to close would checkpoint, where somebody waits for it.
+            // The last connection to close runs a checkpoint by default, while a request waits for
+            // it.
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             enable_query_planner_stability(conn)?;
             conn.set_prepared_statement_cache_capacity(32);
@@ -119,26 +122,27 @@ pub fn readers(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
         .build(manager)?)
 }
 
-/// Checks that a connection that was opened by path has the files of the server open.
-fn check_opened(files: &open_files::OpenFiles) -> rusqlite::Result<()> {
+/// Checks that a connection, which was opened by path, has the files of the server open.
+fn check_open_files(files: &open_files::OpenFiles) -> rusqlite::Result<()> {
     let Some(change) = files.compare() else { return Ok(()) };
     let moved = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY_DBMOVED);
     Err(rusqlite::Error::SqliteFailure(moved, Some(change.to_string())))
 }
 
-/// Sets what a writing connection must have, and reads it back: a pragma that is misspelt or not
-/// supported is silently ignored by SQLite.
+/// Sets the pragmas of a writing connection and reads them back, because SQLite silently ignores a
+/// pragma that is misspelt or not supported.
 ///
 /// # Errors
-/// A pragma that did not take, named.
+/// A pragma that has another value than the one set; the error names it.
 pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<()> {
     let synchronous = match durability {
         Durability::Full => 2,
         Durability::Normal => 1,
     };
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    // wal_autocheckpoint: checkpoint.rs does it, on another thread. journal_size_limit: what the
-    // log is cut down to when it starts over. cell_size_check: a corrupt page is refused early.
+    // wal_autocheckpoint: checkpoint.rs runs checkpoints on another thread. journal_size_limit: the
+    // size to which the WAL is cut when it starts over. cell_size_check: reports a corrupt page
+    // early.
     let wanted: [(&str, i64); 6] = [
         ("synchronous", synchronous),
         ("wal_autocheckpoint", 0),
@@ -148,7 +152,7 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
         ("cell_size_check", 1),
     ];
     for (name, value) in wanted {
-        // Some of these answer with a row when they are set, some don't.
+        // Some of these pragmas return a row when they are set, others do not.
         conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
         let found: i64 = if name == "wal_autocheckpoint" || name == "journal_size_limit" {
             conn.query_row(&format!("PRAGMA {name} = {value}"), [], |row| row.get(0))?
@@ -164,17 +168,18 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     Ok(())
 }
 
-/// Statements keep the plan they were prepared with. Else SQLite prepares one anew whenever a value is
-/// bound that the plan may go by, such as that of a `LIMIT`: half the time of a claim.
+/// Enables SQLite's query planner stability guarantee: statements keep the plan that they were
+/// prepared with. Without it SQLite prepares a statement again whenever a bound value may affect
+/// the plan, such as that of a `LIMIT`. That takes half the time of a claim.
 fn enable_query_planner_stability(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 
-/// Does all of `change` or nothing of it.
+/// Runs `change` in a transaction, and rolls back if it fails.
 ///
 /// # Errors
-/// What `change` gives, or the file can't be written.
+/// The error of `change`, or of a failed write.
 pub fn in_transaction<T>(
     conn: &Connection,
     change: impl FnOnce(&Connection) -> anyhow::Result<T>,
@@ -190,26 +195,27 @@ pub fn in_transaction<T>(
     done
 }
 
-/// What an error of SQLite means for whoever has to go on.
+/// The kind of an SQLite error, by how the caller must react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A sync failed: what is on disk is unknown, nothing more may be promised by this process.
+    /// A sync failed. The content of the disk is unknown, so this process must not confirm anything
+    /// more.
     Sync,
-    /// The file is damaged or was taken away: no use to go on.
+    /// The file is damaged or was removed. Retrying is useless.
     Damaged,
-    /// Somebody else holds the write lock.
+    /// Another process holds the write lock.
     Busy,
-    /// It may go away: no space, a failed write.
-    Passing,
-    /// The operation's own fault.
-    Own,
+    /// The error may go away, such as a full disk or a failed write.
+    Transient,
+    /// The operation itself caused the error.
+    Operation,
 }
 
-/// Sorts an error.
+/// Classifies an error.
 pub fn classify(error: &rusqlite::Error) -> ErrorKind {
     const IOERR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_FSYNC;
     const IOERR_DIR_FSYNC: i32 = rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC;
-    let rusqlite::Error::SqliteFailure(code, _) = error else { return ErrorKind::Own };
+    let rusqlite::Error::SqliteFailure(code, _) = error else { return ErrorKind::Operation };
     match (code.code, code.extended_code) {
         (_, IOERR_FSYNC | IOERR_DIR_FSYNC) => ErrorKind::Sync,
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => ErrorKind::Damaged,
@@ -221,47 +227,52 @@ pub fn classify(error: &rusqlite::Error) -> ErrorKind {
             | ErrorCode::CannotOpen
             | ErrorCode::OutOfMemory,
             _,
-        ) => ErrorKind::Passing,
-        _ => ErrorKind::Own,
+        ) => ErrorKind::Transient,
+        _ => ErrorKind::Operation,
     }
 }
 
-/// What a process is called, for messages.
-pub fn name_of_process(pid: u32) -> String {
+/// Returns the name of a process, for messages.
+pub fn process_name(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .map_or_else(|_| "gone".to_owned(), |name| name.trim().to_owned())
+        .map_or_else(|_| "ended".to_owned(), |name| name.trim().to_owned())
 }
 
-/// Who else holds the write lock of `database`: in WAL mode byte 120 of the `-shm` file
-/// (<https://www.sqlite.org/walformat.html>), else SQLite's bytes of the database itself.
+/// Returns the other process that holds the write lock of `database`. In WAL mode the lock is byte
+/// 120 of the `-shm` file (<https://www.sqlite.org/walformat.html>); otherwise it is in SQLite's
+/// lock bytes of the database itself.
 pub fn write_lock_holder(database: &Path) -> Option<String> {
     let holders = lock_holders(&shm(database), (120, 120), &["WRITE"]);
     let holders = holders.into_iter().chain(lock_holders(database, DATABASE_BYTES, &["WRITE"]));
-    holders.map(named).next()
+    holders.map(describe_process).next()
 }
 
-/// Who else reads `database` now: WAL's read locks are bytes 123 to 127 of the `-shm` file.
-fn readers_of(database: &Path) -> Vec<String> {
-    lock_holders(&shm(database), (123, 127), &["READ", "WRITE"]).into_iter().map(named).collect()
+/// Returns the other processes that read `database` now. WAL's read locks are bytes 123 to 127 of
+/// the `-shm` file.
+fn snapshot_readers(database: &Path) -> Vec<String> {
+    lock_holders(&shm(database), (123, 127), &["READ", "WRITE"])
+        .into_iter()
+        .map(describe_process)
+        .collect()
 }
 
-/// Who else has `database` open with SQLite, in WAL mode.
+/// Returns the other processes that have `database` open with SQLite in WAL mode.
 fn database_holders(database: &Path) -> Vec<u32> {
     lock_holders(database, DATABASE_BYTES, &["READ", "WRITE"])
 }
 
-/// The bytes that SQLite locks in the database itself (<https://www.sqlite.org/c3ref/io_methods.html>).
+/// The bytes of the database that SQLite locks (<https://www.sqlite.org/c3ref/io_methods.html>).
 const DATABASE_BYTES: (u64, u64) = (0x4000_0000, 0x4000_0000 + 511);
 
 fn shm(database: &Path) -> PathBuf {
     open_files::with_suffix(database, "-shm")
 }
 
-fn named(pid: u32) -> String {
-    format!("process {pid} ({})", name_of_process(pid))
+fn describe_process(pid: u32) -> String {
+    format!("process {pid} ({})", process_name(pid))
 }
 
-/// Which other processes hold such a lock on one of the bytes of `file`.
+/// Returns the other processes that hold a lock of these kinds on one of these bytes of `file`.
 fn lock_holders(file: &Path, (from, to): (u64, u64), kinds: &[&str]) -> Vec<u32> {
     use std::os::unix::fs::MetadataExt;
     let Ok(found) = std::fs::metadata(file) else { return Vec::new() };
@@ -282,8 +293,8 @@ fn lock_holders(file: &Path, (from, to): (u64, u64), kinds: &[&str]) -> Vec<u32>
     pids
 }
 
-/// The size of the log beside `database`, in bytes.
-pub fn log_bytes(database: &Path) -> u64 {
+/// Returns the size of the database's WAL, in bytes.
+pub fn wal_bytes(database: &Path) -> u64 {
     let log = open_files::with_suffix(database, "-wal");
     std::fs::metadata(log).map_or(0, |found| found.len())
 }

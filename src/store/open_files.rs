@@ -1,8 +1,8 @@
-//! Which files a server has open, told by device and inode, so that it notices when another file takes
-//! their names.
+//! The files that the server has open, identified by device and inode. A thread notices when
+//! another file takes their names.
 //!
-//! A thread of its own compares them twice per second by stat(2). It never opens one: closing a descriptor of
-//! the database drops the locks that SQLite holds on it (see `lock`).
+//! The thread compares them twice per second by stat(2). It never opens one, because closing a
+//! descriptor of the database drops the locks that SQLite holds on it (see `lock`).
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -17,14 +17,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::handle::{Health, WriterHealth};
 
-/// How often the files are compared: with the writer's own `LOOK`, half of the two seconds within which
-/// nothing is accepted any more.
+/// How often the files are compared. Together with the writer's `IDLE_INTERVAL` this is half of the
+/// two seconds after which the server confirms no more events.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Symbolic links that are followed to a database that does not exist yet.
+/// Maximum number of symbolic links on the way to a database that does not exist yet.
 const LINKS_MAX: usize = 40;
 
-/// The device and inode of a file: the file itself, whatever it is called.
+/// The identity of a file: its device and inode, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -32,32 +32,32 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The file that `metadata` describes.
+    /// Returns the identity of the file that `metadata` describes.
     pub fn from_metadata(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// The file at `path`; symbolic links are followed.
+    /// Returns the identity of the file at `path`. Follows symbolic links.
     ///
     /// # Errors
-    /// There is none, or its folder cannot be searched.
+    /// The file does not exist, or its folder cannot be searched.
     pub fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::from_metadata(&fs::metadata(path)?))
     }
 }
 
-/// `path` with `suffix` at its end.
+/// Appends `suffix` to `path`.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The path of the database without symbolic links, also where the file does not exist yet. SQLite names
-/// the `-wal` and `-shm` files after this path.
+/// Returns the path of the database without symbolic links, also if the file does not exist yet.
+/// SQLite names the `-wal` and `-shm` files after this path.
 ///
 /// # Errors
-/// The folder does not exist, or links lead in a circle.
+/// The folder does not exist, or the links form a circle.
 pub fn resolve(database: &Path) -> io::Result<PathBuf> {
     let mut path = database.to_owned();
     for _ in 0..LINKS_MAX {
@@ -75,7 +75,7 @@ pub fn resolve(database: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many symbolic links"))
 }
 
-/// What happened to a file that the server has open.
+/// A change of a file that the server has open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileChange {
     Removed(PathBuf),
@@ -100,11 +100,12 @@ pub struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// The files of the database at `path`, which an open connection has read. `path` has no symbolic links;
-    /// `configured` may have some, of which none may lead to another file either.
+    /// Records the files of the database at `path`, which an open connection has read. `path` has
+    /// no symbolic links. `configured` may have some, and they must keep leading to the same file
+    /// too.
     ///
     /// # Errors
-    /// The database is not there.
+    /// The database does not exist.
     pub fn new(path: &Path, configured: &Path) -> io::Result<Self> {
         let database = FileId::at(path)?;
         let beside = ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix));
@@ -118,13 +119,13 @@ impl OpenFiles {
         Ok(Self { database, files, change: OnceLock::new() })
     }
 
-    /// The database itself.
+    /// Returns the identity of the database itself.
     pub fn database(&self) -> FileId {
         self.database
     }
 
-    /// The first of the files that is no longer at its path. An error that says neither yes nor no, such
-    /// as a folder that must not be searched, is no change.
+    /// Returns the first of the files that is no longer at its path. An inconclusive error, such as
+    /// a folder that cannot be searched, is no change.
     pub fn compare(&self) -> Option<FileChange> {
         self.files.iter().find_map(|(path, id)| match FileId::at(path) {
             Ok(found) if found == *id => None,
@@ -134,12 +135,13 @@ impl OpenFiles {
         })
     }
 
-    /// What `compare` found first; kept, as what was taken away once may come back with other content.
+    /// Returns the first change that `check` found. It is permanent, because a removed file may
+    /// come back with other content.
     pub fn change(&self) -> Option<&FileChange> {
         self.change.get()
     }
 
-    /// Compares, and keeps what it finds.
+    /// Compares the files and records the first change.
     pub fn check(&self) -> Option<&FileChange> {
         if self.change.get().is_none()
             && let Some(change) = self.compare()
@@ -149,7 +151,7 @@ impl OpenFiles {
         self.change.get()
     }
 
-    /// Whether the file with this suffix is still the one that was opened.
+    /// Returns true if the file with this suffix is still the one that was opened.
     pub(super) fn is_in_place(&self, suffix: &str) -> bool {
         let database = &self.files[0].0;
         let path = with_suffix(database, suffix);
@@ -161,11 +163,12 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Starts the thread that compares the files. When one is gone, `health` is `Broken` at once, and the writer,
-/// which looks as often, saves what it holds. The thread ends with the sender of `stop`.
+/// Starts the thread that compares the files. When one is gone, it sets `health` to `Broken` at
+/// once. The writer checks equally often, and saves the content. The thread ends when the sender of
+/// `stop` is dropped.
 ///
 /// # Errors
-/// The thread cannot be made.
+/// The thread cannot be started.
 pub fn watch(
     files: Arc<OpenFiles>,
     health: Arc<WriterHealth>,
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_to_another_file_is_noticed() {
+    fn a_symbolic_link_that_leads_to_another_file_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, link) = (folder.path().join("t.db"), folder.path().join("link.db"));
         for name in ["t.db", "other.db"] {

@@ -1,5 +1,5 @@
-//! What the writer can be asked to do: each operation is declared here once, applied within the
-//! group's transaction, and heard of by `Hear` after the commit.
+//! The operations of the writer. Each is declared here once and applied within the transaction of
+//! its group. A `WriterObserver` is notified after the commit.
 
 use std::collections::HashMap;
 
@@ -17,56 +17,55 @@ use super::{ErrorKind, alerts, audit, breaker, claim, classify, sources, write_a
 use crate::domain::claim_request::ClaimRequest;
 use crate::domain::{HandlerId, SourceId};
 
-/// One change to the trail.
+/// One change to the database.
 #[derive(Debug)]
 pub enum Operation {
-    /// Claim ready jobs.
+    /// Claims ready jobs.
     Claim(ClaimRequest),
     Finish(Box<AttemptRecord>),
-    Expand(Box<Reevaluation>),
-    /// Make ready what is due.
+    Reevaluate(Box<Reevaluation>),
+    /// Makes due jobs ready.
     Promote,
-    Refusals(Vec<RejectionRow>),
+    Rejections(Vec<RejectionRow>),
     Handshakes(Vec<HandshakeRecord>),
-    /// Number the names of a configuration; the answer comes after the commit.
+    /// Assigns ids to the names of a configuration. The reply is sent after the commit.
     Register {
         sources: Vec<String>,
         handlers: Vec<registry::HandlerRegistration>,
         reply: Sender<Registry>,
     },
     Audit(audit::AuditEntry),
-    /// Count the queue of each source again; the answer comes when the counts hold.
+    /// Counts the queued jobs of each source again. The reply is sent when the counts are correct.
     Recount(Sender<()>),
-    /// Keep the clock's anchor and when sources were heard of, and forget dedupe keys whose window is
-    /// over.
+    /// Saves the clock's anchor and the last activity of the sources, and deletes expired keys.
     SaveState(Vec<(SourceId, i64)>),
-    /// Something to be told, seen by who does not write.
-    Notice(alerts::AlertSignal),
+    /// A condition for an alert that another thread noticed.
+    AlertSignal(alerts::AlertSignal),
     /// An event of the source `hooktrail`.
-    Alert(Box<alerts::AlertEvent>),
+    AlertEvent(Box<alerts::AlertEvent>),
 }
 
 impl Operation {
-    /// What it costs, in rows.
+    /// Returns the cost of the operation, in rows.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Claim(ask) => ask.jobs,
-            Self::Expand(it) => it.owed.as_ref().map_or(1, |owed| 1 + owed.job_count()),
-            Self::Promote => usize::try_from(jobs::PROMOTED_AT_ONCE).unwrap_or(usize::MAX),
-            Self::Refusals(rows) => rows.len(),
+            Self::Claim(ask) => ask.max_jobs,
+            Self::Reevaluate(it) => it.spec.as_ref().map_or(1, |owed| 1 + owed.job_count()),
+            Self::Promote => usize::try_from(jobs::MAX_PROMOTED).unwrap_or(usize::MAX),
+            Self::Rejections(rows) => rows.len(),
             Self::Handshakes(rows) => rows.len(),
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
             Self::SaveState(seen) => seen.len(),
-            Self::Alert(made) => made.accept.as_ref().map_or(1, events::NewEvent::weight),
-            Self::Finish(_) | Self::Audit(_) | Self::Recount(_) | Self::Notice(_) => 2,
+            Self::AlertEvent(made) => made.event.as_ref().map_or(1, events::NewEvent::weight),
+            Self::Finish(_) | Self::Audit(_) | Self::Recount(_) | Self::AlertSignal(_) => 2,
         }
     }
 }
 
-/// What an operation gave.
+/// The result of an operation.
 #[derive(Debug)]
 pub enum OperationResult {
-    Accepted(InsertReply),
+    Inserted(InsertReply),
     Claimed { ask: ClaimRequest, jobs: Vec<ClaimedJob> },
     Finished { handler: HandlerId, how: JobDisposition },
     Promoted { next_due_ms: Option<i64> },
@@ -74,39 +73,40 @@ pub enum OperationResult {
     Nothing,
 }
 
-/// Who listens to the writer, on its thread: must not wait for anything.
+/// An observer of the writer. It is called on the writer's thread and must never block.
 pub trait WriterObserver: Send {
-    /// A thread is free; the outcomes of what it ran are in the group that is written next.
+    /// A thread is free. The outcomes of its jobs are in the group that is written next.
     fn worker_freed(&self, handler: HandlerId);
-    /// What to claim at the end of that group.
-    fn plan(&self) -> Vec<ClaimRequest>;
-    /// A claim was committed; fewer than asked means that no more are ready.
-    fn claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>);
-    /// A claim was not written; `writable` will be heard.
+    /// Returns the jobs to claim at the end of that group.
+    fn plan_claims(&self) -> Vec<ClaimRequest>;
+    /// A claim was committed. Fewer jobs than requested means that no more are ready.
+    fn jobs_claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>);
+    /// A claim could not be written. `store_recovered` follows when the database can be written
+    /// again.
     fn claim_failed(&self, ask: ClaimRequest);
-    /// A handler rests until then, on the trail's clock, and has a job on trial after that; `None`:
-    /// it rests no more.
+    /// A handler's circuit breaker opened until `until_ms` (database clock), and runs a probe after
+    /// that. `None`: the breaker is closed.
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
-    fn finished(&self, handler: HandlerId, how: JobDisposition);
-    /// These have so many more jobs that are ready.
+    fn attempt_finished(&self, handler: HandlerId, how: JobDisposition);
+    /// How many more jobs of each handler became ready.
     fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>);
-    /// A job began to wait until then, on the trail's clock.
+    /// A job was scheduled for this time (database clock).
     fn job_scheduled(&self, until_ms: i64);
-    /// When the next waiting job is due, on the trail's clock.
+    /// The time at which the next scheduled job is due (database clock).
     fn next_due(&self, at_ms: Option<i64>);
-    /// Somebody else changed the file.
+    /// Another process changed the database.
     fn external_write(&self);
-    /// The file can be written again.
+    /// The database can be written again.
     fn store_recovered(&self);
-    /// Nothing more can be promised by this process: it must end.
-    fn broken(&self, why: &str);
+    /// This process can confirm nothing more and must exit.
+    fn store_failed(&self, why: &str);
 }
 
 /// Applies one operation.
 ///
 /// # Errors
-/// The write failed; the caller takes all of it back.
+/// The write failed. The caller rolls the transaction back.
 pub fn apply(
     conn: &Connection,
     state: &mut WriterState,
@@ -120,7 +120,7 @@ pub fn apply(
             handler: finish.handler,
             how: jobs::finish(conn, state, finish)?,
         },
-        Operation::Expand(it) => OperationResult::Finished {
+        Operation::Reevaluate(it) => OperationResult::Finished {
             handler: it.claimed.handler,
             how: reevaluate::apply_reevaluation(conn, state, it)?,
         },
@@ -128,7 +128,7 @@ pub fn apply(
             jobs::promote(conn, state)?;
             OperationResult::Promoted { next_due_ms: jobs::next_due(conn)? }
         }
-        Operation::Refusals(rows) => {
+        Operation::Rejections(rows) => {
             rejections::write(conn, state, rows)?;
             OperationResult::Nothing
         }
@@ -139,9 +139,9 @@ pub fn apply(
         Operation::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
             alerts::set_subscriber(conn, registry.sources.get(alerts::SOURCE).copied())?;
-            let before = std::mem::take(&mut state.rests);
+            let before = std::mem::take(&mut state.breakers);
             state.reload_config_tables(conn)?;
-            state.changed_breakers.extend(breaker::diff(&before, &state.rests));
+            state.changed_breakers.extend(breaker::changed_handlers(&before, &state.breakers));
             OperationResult::Registered(reply.clone(), registry)
         }
         Operation::Audit(act) => {
@@ -149,11 +149,11 @@ pub fn apply(
             OperationResult::Nothing
         }
         Operation::Recount(_) => OperationResult::Nothing,
-        Operation::Notice(notice) => {
+        Operation::AlertSignal(notice) => {
             alerts::record_signal(conn, state, notice)?;
             OperationResult::Nothing
         }
-        Operation::Alert(made) => {
+        Operation::AlertEvent(made) => {
             alerts::emit(conn, state, made)?;
             OperationResult::Nothing
         }
@@ -165,14 +165,15 @@ pub fn apply(
     })
 }
 
-/// How the operations of a group are kept apart.
+/// How the operations of a group are isolated from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isolation {
-    /// Not at all: the first fault takes all of them back. A savepoint each would cost every
-    /// operation a tenth of its time, for faults that hardly ever happen.
-    Together,
-    /// Each in its own savepoint: its own fault is its own failure, anything else is the group's.
-    EachAlone,
+    /// No isolation: the first error rolls back the whole group. A savepoint for each operation
+    /// would add a tenth to its time, for errors that hardly ever happen.
+    Group,
+    /// Each operation runs in its own savepoint. An error of the operation itself rolls back only
+    /// that operation; any other error fails the group.
+    Savepoints,
 }
 
 impl Isolation {
@@ -182,22 +183,23 @@ impl Isolation {
         state: &mut WriterState,
         apply: impl FnOnce(&Connection, &mut WriterState) -> rusqlite::Result<OperationResult>,
     ) -> rusqlite::Result<OperationResult> {
-        if self == Self::Together {
+        if self == Self::Group {
             return apply(conn, state);
         }
         conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-        let (counters, queued) = (state.counters, state.queued.clone());
-        let (deferred, revivals) = (state.deferred.clone(), state.revivals.len());
+        let (counters, queued) = (state.counters, state.queued_changes.clone());
+        let (deferred, dead_job_retries) = (state.deferred.clone(), state.dead_job_retries.len());
         match apply(conn, state) {
             Ok(done) => {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
                 Ok(done)
             }
-            Err(e) if classify(&e) == ErrorKind::Own => {
-                log::error!("an operation was refused by the database, and is left out: {e}");
+            Err(e) if classify(&e) == ErrorKind::Operation => {
+                log::error!("the database rejected an operation, which is skipped: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                (state.counters, state.queued, state.deferred) = (counters, queued, deferred);
-                state.revivals.truncate(revivals);
+                (state.counters, state.queued_changes, state.deferred) =
+                    (counters, queued, deferred);
+                state.dead_job_retries.truncate(dead_job_retries);
                 state.read_idle(conn)?;
                 Ok(OperationResult::Nothing)
             }

@@ -1,18 +1,19 @@
-//! Reads for people: lists whose columns are those of the views, by selectors joined with "and".
+//! Queries of the command line: lists with the columns of the views. Selectors are combined with
+//! "and".
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
 use crate::domain::{EventId, JobId, JobState};
 
-/// Rows with the names of their columns.
+/// Rows, with the names of their columns.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     pub columns: Vec<String>,
     pub rows: Vec<Vec<Value>>,
 }
 
-/// Which jobs (or, as far as it applies, events and refusals) are meant.
+/// Selects jobs, or events and rejections as far as its fields apply to them.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
     pub jobs: Vec<i64>,
@@ -20,15 +21,15 @@ pub struct Selector {
     pub event: Option<i64>,
     pub handler: Option<String>,
     pub source: Option<String>,
-    /// Wall clock: of the event's `received_at`.
+    /// Wall clock, of the event's `received_at`.
     pub since_ms: Option<i64>,
     pub until_ms: Option<i64>,
     pub state: Option<JobState>,
-    /// A text within the detail of the last attempt, or the reason.
+    /// Text that the last attempt's detail, or the job's reason, contains.
     pub detail: Option<String>,
 }
 
-/// A job that a person sees: not one whose event does not have all of its jobs yet.
+/// True for a job that views show: one whose event has all of its jobs.
 const VISIBLE: &str = "(j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
   WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))";
 
@@ -37,18 +38,18 @@ const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' 
 
 pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
-/// Conditions that are joined with "and", and the values of their places.
-pub(super) struct Filter {
+/// Conditions that are joined with "and", and the values of their placeholders.
+pub(super) struct SqlFilter {
     parts: Vec<String>,
     pub(super) values: Vec<Value>,
 }
 
-impl Filter {
+impl SqlFilter {
     fn new() -> Self {
         Self { parts: vec!["1".to_owned()], values: Vec::new() }
     }
 
-    /// `condition` has one `?`.
+    /// Adds a condition. Every `?` in it stands for `value`.
     fn and(&mut self, condition: &str, value: impl Into<Value>) {
         self.values.push(value.into());
         let number = format!("?{}", self.values.len());
@@ -61,8 +62,8 @@ impl Filter {
 }
 
 impl Selector {
-    pub(super) fn of_jobs(&self) -> Filter {
-        let mut it = Filter::new();
+    pub(super) fn job_filter(&self) -> SqlFilter {
+        let mut it = SqlFilter::new();
         it.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
             it.parts.push(format!("j.id IN ({})", id_list(&self.jobs)));
@@ -70,23 +71,23 @@ impl Selector {
         if !self.events.is_empty() {
             it.parts.push(format!(
                 "j.id IN (SELECT o.id FROM events e JOIN jobs o
-                   ON o.id BETWEEN e.first_job AND e.last_job OR o.later = e.id
+                   ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id
                    WHERE e.id IN ({}))",
                 id_list(&self.events)
             ));
         }
         if let Some(event) = self.event {
-            // The range of its own jobs is found without reading all jobs.
+            // The range of the event's own jobs is found without reading all jobs.
             it.and(
                 "j.id IN (SELECT o.id FROM events e JOIN jobs o
-                   ON o.id BETWEEN e.first_job AND e.last_job OR o.later = e.id WHERE e.id = ?)",
+                   ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id WHERE e.id = ?)",
                 event,
             );
         }
         if let Some(handler) = &self.handler {
             it.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
         }
-        self.common(&mut it, "j.source", "j.created_at");
+        self.add_common_conditions(&mut it, "j.source", "j.created_at");
         match self.state {
             None => {}
             Some(JobState::Queued) => it.parts.push("j.state IN (-1, 0, 1, 6)".to_owned()),
@@ -105,19 +106,19 @@ impl Selector {
         it
     }
 
-    pub(super) fn of_events(&self) -> Filter {
-        let mut it = Filter::new();
+    pub(super) fn event_filter(&self) -> SqlFilter {
+        let mut it = SqlFilter::new();
         if !self.events.is_empty() {
             it.parts.push(format!("e.id IN ({})", id_list(&self.events)));
         }
         if let Some(event) = self.event {
             it.and("e.id = ?", event);
         }
-        self.common(&mut it, "e.source", "e.received_at");
+        self.add_common_conditions(&mut it, "e.source", "e.received_at");
         it
     }
 
-    fn common(&self, it: &mut Filter, source: &str, at: &str) {
+    fn add_common_conditions(&self, it: &mut SqlFilter, source: &str, at: &str) {
         if let Some(name) = &self.source {
             it.and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
         }
@@ -144,17 +145,18 @@ pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite:
     Ok(Rows { columns, rows: rows.collect::<rusqlite::Result<_>>()? })
 }
 
-/// Jobs, newest first. `to_wall_ms` is what turns the trail's clock into the wall's.
+/// Returns jobs, newest first. `to_wall_ms` is the difference between the wall clock and the
+/// database clock.
 ///
 /// # Errors
 /// The read failed.
-pub fn jobs(
+pub fn list_jobs(
     conn: &Connection,
     selector: &Selector,
     limit: i64,
     to_wall_ms: i64,
 ) -> rusqlite::Result<Rows> {
-    let mut it = selector.of_jobs();
+    let mut it = selector.job_filter();
     it.values.push(limit.into());
     it.values.push(to_wall_ms.into());
     let (limit, wall) = (it.values.len() - 1, it.values.len());
@@ -169,16 +171,16 @@ pub fn jobs(
     query(conn, &sql, &it.values)
 }
 
-/// The numbers of the jobs that are meant and in one of `states` (as they are kept), oldest first.
+/// Returns the ids of the selected jobs in one of `states` (stored values), oldest first.
 ///
 /// # Errors
 /// The read failed.
-pub fn job_ids(
+pub fn list_job_ids(
     conn: &Connection,
     selector: &Selector,
     states: &str,
 ) -> rusqlite::Result<Vec<JobId>> {
-    let it = selector.of_jobs();
+    let it = selector.job_filter();
     let sql = format!(
         "SELECT j.id FROM jobs j WHERE {} AND j.state IN ({states}) ORDER BY j.id",
         it.to_sql()
@@ -188,11 +190,11 @@ pub fn job_ids(
     rows.collect()
 }
 
-/// The state of one job, if there is such a job.
+/// Returns the state of a job, or `None` if it does not exist.
 ///
 /// # Errors
 /// The read failed.
-pub fn job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
+pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
     let state: Option<i64> = conn
         .query_row(
             &format!("SELECT j.state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
@@ -209,21 +211,21 @@ pub fn job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobStat
     }))
 }
 
-/// Whether other jobs were made of this one, so that it runs no more.
+/// Returns true if other jobs have replaced this one, so that it never runs again.
 ///
 /// # Errors
 /// The read failed.
 pub fn is_expanded(conn: &Connection, job: i64) -> rusqlite::Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND expand = 2)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND reevaluation = 2)";
     conn.query_row(sql, [job], |row| row.get(0))
 }
 
-/// Events, newest first, as the view `trail` has them.
+/// Returns events, newest first, as in the view `trail`.
 ///
 /// # Errors
 /// The read failed.
-pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
-    let mut it = selector.of_events();
+pub fn list_events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
+    let mut it = selector.event_filter();
     it.values.push(limit.into());
     let sql = format!(
         "SELECT t.* FROM (SELECT e.id FROM events e WHERE {} ORDER BY e.id DESC LIMIT ?{}) f
@@ -234,12 +236,16 @@ pub fn events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::R
     query(conn, &sql, &it.values)
 }
 
-/// Refusals, newest first, as the view `rejections` has them.
+/// Returns rejections, newest first, as in the view `rejections`.
 ///
 /// # Errors
 /// The read failed.
-pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
-    let mut it = Filter::new();
+pub fn list_rejections(
+    conn: &Connection,
+    selector: &Selector,
+    limit: i64,
+) -> rusqlite::Result<Rows> {
+    let mut it = SqlFilter::new();
     if let Some(source) = &selector.source {
         it.and("r.source = ?", source.clone());
     }
@@ -262,7 +268,7 @@ pub fn refused(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::
     query(conn, &sql, &it.values)
 }
 
-/// Rows of the view `outcomes` (or `rejections`) after `id`, oldest first; the last `limit` of them.
+/// Returns rows of the view after `id`, oldest first: the last `limit` of them.
 ///
 /// # Errors
 /// The read failed.
@@ -274,7 +280,7 @@ pub fn rows_after(
 ) -> rusqlite::Result<Rows> {
     let view = match view {
         TailView::Outcomes => "outcomes",
-        TailView::Refused => "rejections",
+        TailView::Rejections => "rejections",
     };
     let sql = format!(
         "SELECT * FROM (SELECT * FROM {view} WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"
@@ -282,14 +288,14 @@ pub fn rows_after(
     query(conn, &sql, &[id.into(), limit.into()])
 }
 
-/// What `tail` follows.
+/// The view that `tail` follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TailView {
     Outcomes,
-    Refused,
+    Rejections,
 }
 
-/// A number that changes when somebody else wrote.
+/// Returns a number that changes when another connection writes.
 ///
 /// # Errors
 /// The read failed.
@@ -297,19 +303,19 @@ pub fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.pragma_query_value(None, "data_version", |row| row.get(0))
 }
 
-/// The jobs of an event with all their attempts.
+/// Returns the jobs of an event, and all their attempts.
 ///
 /// # Errors
 /// The read failed.
-pub fn of_event(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Rows)> {
+pub fn load_event_jobs(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Rows)> {
     let selector = Selector { event: Some(event.0), ..Selector::default() };
-    let mut found = jobs(conn, &selector, i64::MAX, 0)?;
+    let mut found = list_jobs(conn, &selector, i64::MAX, 0)?;
     found.rows.reverse();
     let attempts = query(
         conn,
         "SELECT a.job, a.attempt, a.outcome, o.at, a.detail, a.duration_ms, o.next_at,
            a.stdout, a.stderr FROM events e JOIN jobs j
-             ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+             ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
            JOIN attempts a ON a.job = j.id JOIN outcomes o ON o.id = a.id
          WHERE e.id = ?1 ORDER BY a.id",
         &[event.0.into()],
@@ -317,35 +323,35 @@ pub fn of_event(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Ro
     Ok((found, attempts))
 }
 
-/// The beginnings of an event's items: job, item, text.
+/// Returns the beginnings of an event's items: job, item, text.
 ///
 /// # Errors
 /// The read failed.
-pub fn items_of_event(conn: &Connection, event: EventId) -> rusqlite::Result<Rows> {
+pub fn load_items(conn: &Connection, event: EventId) -> rusqlite::Result<Rows> {
     query(
         conn,
         &format!(
             "SELECT j.id, j.item, CAST(substr(i.body, 1, 200) AS TEXT) FROM events e JOIN jobs j
-               ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+               ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
              JOIN items i ON i.job = j.id WHERE e.id = ?1 AND {VISIBLE} ORDER BY j.id"
         ),
         &[event.0.into()],
     )
 }
 
-/// The number of the newest event.
+/// Returns the id of the newest event.
 ///
 /// # Errors
 /// The read failed.
-pub fn newest_event(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+pub fn find_newest_event(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     conn.query_row("SELECT max(id) FROM events", [], |row| row.get(0))
 }
 
-/// The newest job of an event for a handler, with its last attempt.
+/// Returns the newest job of an event for a handler, with the number of its last attempt.
 ///
 /// # Errors
 /// The read failed.
-pub fn job_of(
+pub fn find_newest_job(
     conn: &Connection,
     event: EventId,
     handler: &str,
@@ -354,7 +360,7 @@ pub fn job_of(
     conn.query_row(
         &format!(
             "SELECT j.id, j.attempt FROM events e JOIN jobs j
-               ON j.id BETWEEN e.first_job AND e.last_job OR j.later = e.id
+               ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
              WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2) AND {VISIBLE}
              ORDER BY j.id DESC LIMIT 1"
         ),

@@ -1,47 +1,54 @@
-//! Jobs whose expressions failed at intake, and were evaluated anew when a person said `retry`: such a
-//! job runs, makes other jobs, or is not wanted. None of that is an attempt.
+//! Jobs whose expressions failed at intake, and that `retry` evaluates again. Such a job runs, is
+//! replaced by other jobs, or is not wanted. None of this is an attempt.
 
 use rusqlite::{Connection, params};
 
 use super::breaker::{self, BreakerPolicy};
 use super::insert::{self, JobOrigin, Origin};
 use super::job_keys;
-use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, Next};
+use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, NextState};
 use super::writer_state::WriterState;
 use crate::domain::Outcome;
 use crate::domain::job_plan::{JobKeys, JobSpec};
 
-/// What the expressions gave, for a claimed job.
+/// The result of the expressions for a claimed job.
 #[derive(Debug)]
 pub struct Reevaluation {
     pub claimed: ClaimedJob,
-    /// Wall clock: when the event came.
+    /// Wall clock: when the event was received.
     pub received_at_ms: i64,
-    /// `None`: `when` does not want it.
-    pub owed: Option<JobSpec>,
+    /// The jobs to create; `None` if `when` does not want the event.
+    pub spec: Option<JobSpec>,
 }
 
 impl Reevaluation {
-    /// Whether its jobs are too many for one transaction that others wait for.
+    /// Returns true if the jobs need several transactions, so that other writers do not have to
+    /// wait.
     pub fn is_large(&self) -> bool {
-        self.owed.as_ref().is_some_and(JobSpec::is_large)
+        self.spec.as_ref().is_some_and(JobSpec::is_large)
     }
 
-    /// The job's end where the jobs that were made of it could not be written.
+    /// Returns the record of a job whose replacement jobs could not be written: the job fails.
     pub(super) fn write_failed_record(&self, wall_ms: i64) -> AttemptRecord {
-        let detail = "split: its jobs could not be written, see the log".to_owned();
-        self.finish(wall_ms, Outcome::Failed, detail.clone(), Next::Dead { reason: detail })
+        let detail = "split: its jobs could not be written: see the server's log".to_owned();
+        self.finish(wall_ms, Outcome::Failed, detail.clone(), NextState::Dead { reason: detail })
     }
 
-    /// The job's end where the server stops before the jobs that are made of it are there: it is
-    /// evaluated again.
+    /// Returns the record of a job whose replacement jobs are not all inserted when the server
+    /// stops. The job is evaluated again.
     pub(super) fn interrupted(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "the server was stopped".to_owned();
-        let next = Next::Again { wait_ms: 0, failures: self.claimed.failures };
+        let next = NextState::Retry { wait_ms: 0, failures: self.claimed.failures };
         self.finish(wall_ms, Outcome::Interrupted, detail, next)
     }
 
-    fn finish(&self, wall_ms: i64, outcome: Outcome, detail: String, next: Next) -> AttemptRecord {
+    fn finish(
+        &self,
+        wall_ms: i64,
+        outcome: Outcome,
+        detail: String,
+        next: NextState,
+    ) -> AttemptRecord {
         AttemptRecord {
             claim: self.claimed.claim,
             handler: self.claimed.handler,
@@ -54,14 +61,14 @@ impl Reevaluation {
             stderr: Vec::new(),
             next,
             is_permanent: true,
-            on_trial: self.claimed.on_trial,
+            is_probe: self.claimed.is_probe,
             breaker: BreakerPolicy::NEVER,
             crashes: 0,
         }
     }
 }
 
-/// Writes it, if the claim is current.
+/// Applies the result, if the claim is current.
 ///
 /// # Errors
 /// The write failed.
@@ -70,14 +77,14 @@ pub fn apply_reevaluation(
     state: &mut WriterState,
     it: &Reevaluation,
 ) -> rusqlite::Result<JobDisposition> {
-    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.on_trial);
+    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.is_probe);
     let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else {
         return Ok(JobDisposition::Stale);
     };
     if let Some(why) = current.cancel {
         return close_job(conn, state, it, &why, Some(1));
     }
-    match &it.owed {
+    match &it.spec {
         None => close_job(conn, state, it, "not wanted by when", Some(1)),
         Some(JobSpec::Event(keys)) => requeue(conn, state, it, keys),
         Some(owed) => {
@@ -101,15 +108,15 @@ pub fn apply_reevaluation(
     }
 }
 
-/// Ends a job whose jobs were inserted in transactions before this one; `false`: it has ended by
-/// itself, or was cancelled, and they are not wanted.
+/// Closes a job whose replacement jobs were inserted by earlier transactions. Returns false if they
+/// are not wanted, because the job has ended or was cancelled.
 pub(super) fn replace(
     conn: &Connection,
     state: &mut WriterState,
     it: &Reevaluation,
     into: &str,
 ) -> rusqlite::Result<bool> {
-    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.on_trial);
+    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.is_probe);
     let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else { return Ok(false) };
     if let Some(why) = current.cancel {
         close_job(conn, state, it, &why, Some(1))?;
@@ -127,14 +134,14 @@ fn close_job(
     expand: Option<i64>,
 ) -> rusqlite::Result<JobDisposition> {
     conn.prepare_cached(
-        "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel = NULL,
-           ended_at = ?2, reason = ?3, expand = ?4 WHERE id = ?1",
+        "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel_reason = NULL,
+           ended_at = ?2, reason = ?3, reevaluation = ?4 WHERE id = ?1",
     )?
     .execute(params![it.claimed.claim.job.0, state.wall_ms, reason, expand])?;
     Ok(JobDisposition::Settled)
 }
 
-/// It runs as it is, with the keys that it has now.
+/// Requeues the job with its new keys.
 fn requeue(
     conn: &Connection,
     state: &mut WriterState,
@@ -142,19 +149,19 @@ fn requeue(
     keys: &JobKeys,
 ) -> rusqlite::Result<JobDisposition> {
     let newest =
-        keys.newest.as_ref().filter(|_| keys.order.is_some()).map(job_keys::encode_version);
+        keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version);
     conn.prepare_cached(
-        "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, expand = NULL,
-           ordering_key = ?3, newest = ?4 WHERE id = ?1",
+        "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, reevaluation = NULL,
+           ordering_key = ?3, version = ?4 WHERE id = ?1",
     )?
     .execute(params![
         it.claimed.claim.job.0,
-        if keys.order.is_some() { -1 } else { 0 },
-        keys.order,
+        if keys.ordering.is_some() { -1 } else { 0 },
+        keys.ordering,
         newest
     ])?;
     state.adjust_queued(it.claimed.source, 1);
-    match &keys.order {
+    match &keys.ordering {
         Some(key) => job_keys::release_next(conn, state, it.claimed.handler, key)?,
         None => state.mark_ready(it.claimed.handler),
     }

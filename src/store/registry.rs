@@ -1,5 +1,5 @@
-//! The names that the trail knows: sources and handlers get a number that they keep for ever, and a
-//! handler its pauses. `pause` and `resume` hold until `paused` itself changes in config.toml.
+//! The names in the database. Each source and handler gets a permanent id. `pause` and `resume`
+//! hold until `paused` itself changes in config.toml.
 
 use std::collections::HashMap;
 
@@ -8,22 +8,23 @@ use rusqlite::{Connection, params};
 use super::breaker::{self, BreakerPolicy};
 use crate::domain::{HandlerId, SourceId};
 
-/// The numbers of the names in a configuration.
+/// The ids of the names in a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     pub sources: HashMap<String, SourceId>,
     pub handlers: HashMap<String, HandlerId>,
 }
 
-/// A handler as a configuration names it.
+/// A handler of the configuration.
 #[derive(Clone, Debug)]
 pub struct HandlerRegistration {
     pub name: String,
-    pub paused: bool,
+    pub is_paused: bool,
     pub breaker: BreakerPolicy,
 }
 
-/// How long a handler stood still: its jobs don't age meanwhile. Trail's clock.
+/// How long a handler's clock was stopped. Its jobs do not age meanwhile. Times are on the database
+/// clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IdleTime {
     pub total_ms: i64,
@@ -32,14 +33,14 @@ pub struct IdleTime {
 }
 
 impl IdleTime {
-    /// A job's own time at `now_ms`: it runs on only while its handler does.
+    /// Returns the handler's clock at `now_ms`.
     pub fn handler_time_ms(self, now_ms: i64) -> i64 {
         now_ms - self.total_ms - self.since_ms.map_or(0, |since| (now_ms - since).max(0))
     }
 }
 
-/// Gives each name its number and takes over what config.toml says of pauses and breakers. Within a
-/// transaction.
+/// Assigns an id to each name, and applies `paused` and `breaker` of the configuration. Must be
+/// called within a transaction.
 ///
 /// # Errors
 /// The write failed.
@@ -52,15 +53,15 @@ pub fn register(
     let mut registry = Registry::default();
     for name in sources {
         conn.execute(
-            "INSERT INTO sources (name, seen_at) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
-               SET seen_at = coalesce(seen_at, excluded.seen_at)",
+            "INSERT INTO sources (name, last_seen_at) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
+               SET last_seen_at = coalesce(last_seen_at, excluded.last_seen_at)",
             params![name, now_ms],
         )?;
         let id =
             conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
         registry.sources.insert(name.clone(), SourceId(id));
     }
-    for HandlerRegistration { name, paused, breaker } in handlers {
+    for HandlerRegistration { name, is_paused: paused, breaker } in handlers {
         conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
         let (id, before): (i64, bool) = conn.query_row(
             "SELECT id, paused_in_config FROM handlers WHERE name = ?1",
@@ -77,7 +78,8 @@ pub fn register(
     Ok(registry)
 }
 
-/// Pauses or resumes; says whether that changed anything. Within a transaction.
+/// Pauses or resumes a handler. Returns whether that changed anything. Must be called within a
+/// transaction.
 ///
 /// # Errors
 /// The write failed.
@@ -106,41 +108,41 @@ pub fn set_paused(
     Ok(changed == 1)
 }
 
-/// The number of a handler that the trail knows, configured or not.
+/// Returns the id of a handler that the database knows, configured or not.
 ///
 /// # Errors
 /// The read failed.
-pub fn handler_named(conn: &Connection, name: &str) -> rusqlite::Result<Option<HandlerId>> {
+pub fn find_handler(conn: &Connection, name: &str) -> rusqlite::Result<Option<HandlerId>> {
     use rusqlite::OptionalExtension;
     conn.query_row("SELECT id FROM handlers WHERE name = ?1", [name], |row| row.get(0))
         .optional()
         .map(|id| id.map(HandlerId))
 }
 
-/// Handlers that are paused.
+/// Returns the paused handlers.
 ///
 /// # Errors
 /// The read failed.
-pub fn paused(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
+pub fn paused_handlers(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
     let mut select = conn.prepare_cached("SELECT id FROM handlers WHERE paused = 1")?;
     select.query_map([], |row| row.get(0).map(HandlerId))?.collect()
 }
 
-/// No job of a handler with a `rate` starts before; on the trail's clock.
+/// Returns for each handler with a `rate` the earliest time of its next start (database clock).
 ///
 /// # Errors
 /// The read failed.
-pub fn rates(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
-    let mut select =
-        conn.prepare_cached("SELECT id, rate_next FROM handlers WHERE rate_next IS NOT NULL")?;
+pub fn next_rate_starts(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
+    let mut select = conn
+        .prepare_cached("SELECT id, next_start_at FROM handlers WHERE next_start_at IS NOT NULL")?;
     select.query_map([], |row| Ok((HandlerId(row.get(0)?), row.get(1)?)))?.collect()
 }
 
-/// How long each handler stood still so far.
+/// Returns how long each handler's clock was stopped.
 ///
 /// # Errors
 /// The read failed.
-pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, IdleTime>> {
+pub fn load_idle_times(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, IdleTime>> {
     let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since, paused FROM handlers")?;
     let rows = select.query_map([], |row| {
         let idle =
@@ -150,7 +152,7 @@ pub fn idle(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, IdleTime>>
     rows.collect()
 }
 
-/// The names of all sources that the trail knows.
+/// Returns the names of all sources in the database.
 ///
 /// # Errors
 /// The read failed.
@@ -159,7 +161,7 @@ pub fn source_names(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, Str
     select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
 }
 
-/// Whether the trail knows a source of that name.
+/// Returns true if the database knows a source of that name.
 ///
 /// # Errors
 /// The read failed.
@@ -169,7 +171,7 @@ pub fn source_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
     })
 }
 
-/// Whether there is such an event.
+/// Returns true if the event exists.
 ///
 /// # Errors
 /// The read failed.

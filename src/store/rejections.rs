@@ -1,8 +1,8 @@
-//! Table `refusals`: requests that were not accepted, without their bodies.
+//! Table `rejected_requests`: rejected requests, without their bodies.
 //!
-//! A flood of them never grows the file without bound: the ledger in front counts (web/rejection_log.rs),
-//! and beyond `ROWS_MAX` rows those of addresses that never had an event accepted go first, the
-//! oldest first.
+//! A flood of rejections never grows the file without bound. `web/rejection_log.rs` combines
+//! identical ones into counts. Beyond `ROWS_MAX` rows, the oldest are deleted: first those of
+//! addresses that never had an event accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,13 +12,13 @@ use rusqlite::{Connection, params};
 use super::writer_state::WriterState;
 use crate::domain;
 
-/// At most so many rows are kept.
+/// Maximum number of rows.
 pub const ROWS_MAX: i64 = 100_000;
 
-/// So many go at once when there are too many: looking for them costs more than taking them.
+/// Number of rows that are deleted at once, because finding them costs more than deleting them.
 const TRIM_STEP: i64 = 1_000;
 
-/// A row to be written, or a count on one that was.
+/// A new row, or a count to add to an earlier row.
 #[derive(Clone, Debug)]
 pub struct RejectionRow {
     /// Wall clock.
@@ -30,11 +30,11 @@ pub struct RejectionRow {
     pub status: u16,
     pub reason: String,
     pub bytes: i64,
-    /// How many requests it stands for.
+    /// How many requests the row stands for.
     pub count: i64,
-    /// The number of the row: 0 asks for a new one, and is set to it.
-    pub row: Arc<AtomicI64>,
-    /// Counts on the row that `row` names rather than being one.
+    /// The id of the row. 0 requests a new row, and is replaced by its id.
+    pub row_id: Arc<AtomicI64>,
+    /// Adds `count` to the row with `row_id`.
     pub is_increment: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn write(
     let mut add =
         conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
     for one in rows {
-        let row = one.row.load(Ordering::Relaxed);
+        let row = one.row_id.load(Ordering::Relaxed);
         if one.is_increment && row != 0 && add.execute([row, one.count])? == 1 {
             continue;
         }
@@ -58,16 +58,16 @@ pub(super) fn write(
             one.at_ms, one.source, one.method, one.path, one.ip, one.status, one.reason, one.bytes,
             one.count
         ])?;
-        one.row.store(conn.last_insert_rowid(), Ordering::Relaxed);
-        state.refusals += 1;
+        one.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
+        state.rejection_rows += 1;
     }
-    if state.refusals > ROWS_MAX {
-        state.refusals -= trim(conn, state.refusals - ROWS_MAX + TRIM_STEP)?;
+    if state.rejection_rows > ROWS_MAX {
+        state.rejection_rows -= trim(conn, state.rejection_rows - ROWS_MAX + TRIM_STEP)?;
     }
     Ok(())
 }
 
-/// How many rows there are.
+/// Returns the number of rows.
 pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("SELECT count(*) FROM rejected_requests")?.query_row([], |row| row.get(0))
 }
@@ -83,7 +83,7 @@ fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
         while gone < wanted
             && let Some(row) = rows.next()?
         {
-            if !known.exists([&*domain::network_of(row.get_ref(1)?.as_str()?)])? {
+            if !known.exists([&*domain::client_network(row.get_ref(1)?.as_str()?)])? {
                 strangers.push(row.get::<_, i64>(0)?);
                 gone += 1;
             }
@@ -106,14 +106,14 @@ mod tests {
     use crate::config::Durability;
 
     #[test]
-    fn those_of_networks_that_had_no_event_accepted_go_first() {
+    fn rejections_of_networks_without_an_accepted_event_are_deleted_first() {
         let folder = tempfile::tempdir().unwrap();
         let store = crate::store::open(&folder.path().join("t.db"), Durability::Full).unwrap();
         let conn = &store.conn;
         let accepted = ["2001:db8:1:2::1", "192.0.2.1"];
         let refused = ["2001:db8:1:2::ff", "192.0.2.1", "2001:db8:1:3::1", "192.0.2.2", ""];
         for ip in accepted {
-            let network = domain::network_of(ip);
+            let network = domain::client_network(ip);
             conn.execute("INSERT INTO accepted_ips VALUES (?1)", [&*network]).unwrap();
         }
         for ip in refused {

@@ -1,5 +1,5 @@
-//! `replay`: new jobs with new keys, made of stored events. Which events, and the writing of the jobs
-//! in transactions that are short; what each event owes is decided by whoever calls.
+//! Replays: new jobs with new keys for stored events. This module selects the events and inserts
+//! the jobs in short transactions. The caller plans the jobs of each event.
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -12,22 +12,25 @@ use super::writer_state::WriterState;
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, SourceId};
 
-/// An event that is meant.
+/// An event to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SelectedEvent {
     pub event: i64,
     pub source: SourceId,
-    /// Where jobs were selected: whose.
+    /// The handler of the selected jobs, if jobs were selected.
     pub handler: Option<HandlerId>,
 }
 
-/// The events that are meant, oldest first. Of those that come meanwhile none is, nor are jobs that
-/// the replay itself makes.
+/// Returns the selected events, oldest first. Events that arrive later, and jobs that the replay
+/// itself inserts, are not part of it.
 ///
 /// # Errors
 /// The read failed.
-pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let it = selector.of_events();
+pub fn select_events(
+    conn: &Connection,
+    selector: &Selector,
+) -> rusqlite::Result<Vec<SelectedEvent>> {
+    let it = selector.event_filter();
     let sql = format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", it.to_sql());
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map(params_from_iter(&it.values), |row| {
@@ -36,15 +39,15 @@ pub fn events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Vec<Se
     rows.collect()
 }
 
-/// The events that have a job which is meant, oldest first, once for each handler.
+/// Returns the events with a selected job, oldest first, once for each handler.
 ///
 /// # Errors
 /// The read failed.
-pub fn events_of_jobs(
+pub fn select_events_by_job(
     conn: &Connection,
     selector: &Selector,
 ) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let it = selector.of_jobs();
+    let it = selector.job_filter();
     let sql = format!(
         "SELECT DISTINCT j.event, j.source, j.handler FROM jobs j WHERE {} ORDER BY 1, 3",
         it.to_sql()
@@ -57,14 +60,14 @@ pub fn events_of_jobs(
     rows.collect()
 }
 
-/// What must be known of an event before its jobs are made.
+/// The columns of an event that its new jobs need.
 struct EventFacts {
     source: SourceId,
     received_at_ms: i64,
     has_body: bool,
 }
 
-fn stored(conn: &Connection, event: i64) -> rusqlite::Result<Option<EventFacts>> {
+fn load_event_facts(conn: &Connection, event: i64) -> rusqlite::Result<Option<EventFacts>> {
     conn.prepare_cached("SELECT source, received_at, body IS NOT NULL FROM events WHERE id = ?1")?
         .query_row([event], |row| {
             Ok(EventFacts {
@@ -76,33 +79,33 @@ fn stored(conn: &Connection, event: i64) -> rusqlite::Result<Option<EventFacts>>
         .optional()
 }
 
-/// Whether the event is there with its body; `None`: it is not there at all.
+/// Returns whether the event has a body, or `None` if it does not exist.
 ///
 /// # Errors
 /// The read failed.
 pub fn has_body(conn: &Connection, event: i64) -> rusqlite::Result<Option<bool>> {
-    Ok(stored(conn, event)?.map(|stored| stored.has_body))
+    Ok(load_event_facts(conn, event)?.map(|stored| stored.has_body))
 }
 
-/// An event and what it owes now.
+/// An event, and the jobs to create for it.
 #[derive(Clone, Debug)]
 pub struct PlannedReplay {
     pub event: i64,
-    pub owed: Vec<(HandlerId, JobSpec)>,
+    pub specs: Vec<(HandlerId, JobSpec)>,
 }
 
-/// A replay under way, with the number that makes its keys new.
+/// A replay in progress, with the number that makes its keys new.
 #[derive(Debug)]
 pub struct Replay<'s> {
     turns: ChunkedWriter<'s>,
     act: AuditEntry,
-    /// Its own, and the row of its act: once the first transaction is through.
+    /// The number of the replay and the row of its audit entry, after the first transaction.
     begun: Option<(i64, i64)>,
     jobs: i64,
     gone: Vec<i64>,
 }
 
-/// How far it is: the event, the handler, the job.
+/// The position of the next job: event, handler and job, as indexes.
 #[derive(Clone, Copy, Default)]
 struct ReplayCursor {
     event: usize,
@@ -111,27 +114,28 @@ struct ReplayCursor {
 }
 
 impl<'s> Replay<'s> {
-    /// `act`: how it is written down; how many jobs it made is added.
+    /// Creates a replay. `entry` is its entry for the audit log, to which the number of jobs is
+    /// added.
     pub fn new(store: &'s Store, act: AuditEntry) -> Self {
         Self { turns: ChunkedWriter::new(store), act, begun: None, jobs: 0, gone: Vec::new() }
     }
 
-    /// Jobs that were made so far.
+    /// Returns how many jobs were inserted so far.
     pub fn jobs(&self) -> i64 {
         self.jobs
     }
 
-    /// Events that were not there any more, or had no body.
-    pub fn gone(&self) -> &[i64] {
+    /// Returns the events that do not exist any more, or have no body.
+    pub fn missing_events(&self) -> &[i64] {
         &self.gone
     }
 
-    /// Makes the jobs of these events. An end in between leaves whole transactions, and a true
-    /// count in `acts`.
+    /// Inserts the jobs of these events. After an interruption, whole transactions remain, and the
+    /// audit log has the correct count.
     ///
     /// # Errors
-    /// The write failed, or items can't be read.
-    pub fn make(&mut self, due: &[PlannedReplay]) -> anyhow::Result<()> {
+    /// The write failed, or the items cannot be read.
+    pub fn insert_jobs(&mut self, due: &[PlannedReplay]) -> anyhow::Result<()> {
         if due.is_empty() {
             return Ok(());
         }
@@ -146,7 +150,7 @@ impl<'s> Replay<'s> {
             while hold.has_time()
                 && let Some(one) = due.get(place.event)
             {
-                let is_there = some_of(conn, state, number, one, &mut place, hold)?;
+                let is_there = insert_some_jobs(conn, state, number, one, &mut place, hold)?;
                 if !is_there {
                     self.gone.push(one.event);
                 }
@@ -160,9 +164,9 @@ impl<'s> Replay<'s> {
     }
 }
 
-/// Makes jobs of one event while there is time, and moves the place on; `false` where the event, or
-/// its body, is gone.
-fn some_of(
+/// Inserts jobs of one event while there is time, and advances the cursor. Returns false if the
+/// event or its body is gone.
+fn insert_some_jobs(
     conn: &Connection,
     state: &mut WriterState,
     number: i64,
@@ -171,11 +175,11 @@ fn some_of(
     hold: TimeSlice,
 ) -> rusqlite::Result<bool> {
     let next = ReplayCursor { event: place.event + 1, ..ReplayCursor::default() };
-    let Some(stored) = stored(conn, due.event)?.filter(|stored| stored.has_body) else {
+    let Some(stored) = load_event_facts(conn, due.event)?.filter(|stored| stored.has_body) else {
         *place = next;
         return Ok(false);
     };
-    while let Some((handler, owed)) = due.owed.get(place.handler) {
+    while let Some((handler, owed)) = due.specs.get(place.handler) {
         let of = JobOrigin {
             event: due.event,
             source: stored.source,

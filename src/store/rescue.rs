@@ -1,8 +1,8 @@
-//! Saves a database whose file was removed or replaced while the server had it open: the open descriptors
-//! still reach it, until the process ends.
+//! Saves a database whose file was removed or replaced while the server had it open. The open
+//! descriptors still reach its content until the process exits.
 //!
-//! The copy is made of one snapshot, page by page, beside the old path. It has another name until it is
-//! complete and synced. The next start makes no new database beside it.
+//! The copy is made from one snapshot, page by page, beside the old path. It has a temporary name
+//! until it is complete and synced. The next start creates no new database beside it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use super::open_files::{resolve, with_suffix};
 use super::{OpenError, files};
 use crate::clock;
 
-/// Between two calls of `on_step`: 4 MiB.
+/// Pages between two calls of `on_step`: 4 MiB.
 const STEP_PAGES: i32 = 1024;
 
-/// What the copy needs beside its pages.
+/// Space that the copy needs in addition to its pages.
 const ROOM_SPARE_BYTES: u64 = 1 << 20;
 
-/// A step that finds the copy locked, by somebody who looks at it, is tried again.
+/// A step is retried if another process that inspects the copy has locked it.
 const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 const LOCKED_STEPS_MAX: u32 = 500;
 
-/// `NAME.rescued-`, by which the files are known.
+/// Returns `NAME.rescued-`, the prefix of rescued files.
 fn prefix(database: &Path) -> String {
     let stem = database.file_stem().unwrap_or_default().to_string_lossy();
     format!("{stem}.rescued-")
@@ -36,15 +36,15 @@ fn folder(database: &Path) -> &Path {
     database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Where the copy of `database` goes: `NAME.rescued-20261128T173000Z.db`.
-pub fn target(database: &Path) -> PathBuf {
+/// Returns the path for a copy of `database`: `NAME.rescued-20261128T173000Z.db`.
+pub fn target_path(database: &Path) -> PathBuf {
     let seconds: String = clock::format_rfc3339(clock::wall_ms()).chars().take(19).collect();
     let compact = seconds.replace(['-', ':'], "");
     folder(database).join(format!("{}{compact}Z.db", prefix(database)))
 }
 
-/// Files that an earlier server saved beside `database`, or began to.
-pub fn find(database: &Path) -> Vec<PathBuf> {
+/// Returns the files that an earlier server saved beside `database`, complete or not.
+pub fn find_rescued(database: &Path) -> Vec<PathBuf> {
     let prefix = prefix(database);
     let Ok(entries) = fs::read_dir(folder(database)) else { return Vec::new() };
     let names = entries.filter_map(Result::ok).map(|entry| entry.path());
@@ -58,12 +58,12 @@ pub fn find(database: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Refuses to go on where a rescued file is beside a database that does not exist.
+/// Fails if a rescued file is beside a database that does not exist.
 ///
 /// # Errors
-/// The files, and what to do with them.
-pub fn check_none(database: &Path) -> Result<(), OpenError> {
-    let found = find(database);
+/// An error that names the files and the remedy.
+pub fn check_no_rescued(database: &Path) -> Result<(), OpenError> {
+    let found = find_rescued(database);
     let Some(last) = found.last() else { return Ok(()) };
     let complete = found.iter().rfind(|path| path.extension().is_some_and(|end| end == "db"));
     let path = database.display();
@@ -85,18 +85,18 @@ pub fn check_none(database: &Path) -> Result<(), OpenError> {
     )))
 }
 
-/// The same for the path of config.toml, before a server tries.
+/// Checks the configured path in the same way, before a server opens it.
 ///
 /// # Errors
-/// As `check_none`.
-pub fn check_before(configured: &Path) -> Result<(), OpenError> {
+/// As for `check_no_rescued`.
+pub fn check_configured_path(configured: &Path) -> Result<(), OpenError> {
     match resolve(configured) {
-        Ok(path) if !path.exists() => check_none(&path),
+        Ok(path) if !path.exists() => check_no_rescued(&path),
         _ => Ok(()),
     }
 }
 
-/// How many bytes a copy needs.
+/// Returns how many bytes a copy needs.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -106,10 +106,10 @@ pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
     Ok(u64::try_from(pages * page_bytes).unwrap_or(0) + ROOM_SPARE_BYTES)
 }
 
-/// How many bytes are free where the copy goes. The folder is made again if it was removed too.
+/// Returns how many bytes are free for the copy. Creates the folder again if it was removed too.
 ///
 /// # Errors
-/// The folder cannot be made, or its file system says nothing.
+/// The folder cannot be created, or its file system reports no free space.
 pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
     let folder = folder(database);
     files::create_folder(folder)?;
@@ -117,10 +117,10 @@ pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// Copies all that `conn` sees to `target`, and syncs it. `on_step` is called every 4 MiB.
+/// Copies the content of `conn` to `target`, and syncs it. Calls `on_step` every 4 MiB.
 ///
 /// # Errors
-/// A read, a write or a sync failed; nothing is left of the copy.
+/// A read, a write or a sync failed. The incomplete copy is removed.
 pub fn copy(conn: &Connection, target: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
     let part = with_suffix(target, ".part");
     let copied = copy_pages(conn, &part, on_step)
@@ -137,9 +137,9 @@ fn copy_pages(conn: &Connection, part: &Path, on_step: &mut dyn FnMut()) -> anyh
     drop(files::open_or_create(part)?);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut to = Connection::open_with_flags(part, flags)?;
-    // Half a copy is thrown away, and a whole one is synced by `copy`.
+    // No journal is needed: an incomplete copy is removed, and `copy` syncs a complete one.
     to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
-    // One snapshot: a commit of somebody else must not make the copy begin again.
+    // One snapshot: without it, another connection's commit restarts the copy.
     conn.execute_batch("BEGIN")?;
     let copied = copy_steps(conn, &mut to, on_step);
     let _ = conn.execute_batch("COMMIT");
@@ -163,7 +163,7 @@ fn copy_steps(
             StepResult::More => {}
             _ => {
                 locked += 1;
-                anyhow::ensure!(locked < LOCKED_STEPS_MAX, "somebody keeps it locked");
+                anyhow::ensure!(locked < LOCKED_STEPS_MAX, "another process keeps it locked");
                 std::thread::sleep(LOCKED_PAUSE);
             }
         }
@@ -177,7 +177,7 @@ mod tests {
     use crate::store::open;
 
     #[test]
-    fn a_removed_database_is_saved_with_what_only_its_log_holds() {
+    fn a_removed_database_is_saved_including_the_content_of_its_wal() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         let store = open(&path, Durability::Full).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         for suffix in ["", "-wal", "-shm"] {
             fs::remove_file(with_suffix(&path, suffix)).unwrap();
         }
-        let (target, mut steps) = (target(&path), 0);
+        let (target, mut steps) = (target_path(&path), 0);
         copy(&store.conn, &target, &mut || steps += 1).unwrap();
         assert!(steps > 0);
         let saved = Connection::open(&target).unwrap();
@@ -195,36 +195,40 @@ mod tests {
     }
 
     #[test]
-    fn a_new_database_is_refused_beside_a_rescued_one_of_the_same_name_alone() {
+    fn a_new_database_is_rejected_only_beside_a_rescued_one_of_the_same_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         for name in ["other.rescued-1.db", "t.rescued-notes.txt", "t.db-wal"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(check_none(&path), Ok(()));
+        assert_eq!(check_no_rescued(&path), Ok(()));
         let rescued = folder.path().join("t.rescued-20261128T173000Z.db");
         fs::write(&rescued, "").unwrap();
-        let Err(OpenError::Other(text)) = check_none(&path) else { panic!("it was not refused") };
+        let Err(OpenError::Other(text)) = check_no_rescued(&path) else {
+            panic!("it was not refused")
+        };
         let told = format!("mv {} {}", rescued.display(), path.display());
         assert!(text.contains(&told), "{text}");
     }
 
     #[test]
-    fn a_new_database_is_refused_beside_half_a_rescued_one() {
+    fn a_new_database_is_rejected_beside_an_incomplete_rescued_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         fs::write(folder.path().join("t.rescued-20261128T173000Z.db.part"), "").unwrap();
-        let Err(OpenError::Other(text)) = check_none(&path) else { panic!("it was not refused") };
+        let Err(OpenError::Other(text)) = check_no_rescued(&path) else {
+            panic!("it was not refused")
+        };
         assert!(text.contains("ended before it had saved") && !text.contains("mv "), "{text}");
     }
 
     #[test]
-    fn a_copy_that_fails_leaves_nothing() {
+    fn a_failed_copy_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         let store = open(&path, Durability::Full).unwrap();
-        let target = target(&path);
-        // A folder in the place of the copy: it cannot be renamed.
+        let target = target_path(&path);
+        // A folder at the target path makes the rename fail.
         fs::create_dir(&target).unwrap();
         fs::write(target.join("x"), "").unwrap();
         assert!(copy(&store.conn, &target, &mut || {}).is_err());

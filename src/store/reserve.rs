@@ -1,7 +1,9 @@
-//! Room on the disk that the server keeps for itself in `NAME.reserve`, and releases when the disk is full.
+//! The disk reserve: space that the server holds in `NAME.reserve`, and releases when the disk is
+//! full.
 //!
-//! On a full disk the log cannot be copied into the database, which has to grow for that, and the log
-//! keeps the room that it takes. With the reserve released the log is copied and cut, and outcomes of jobs are written.
+//! On a full disk, a checkpoint cannot copy the WAL into the database, which has to grow for that,
+//! and the WAL keeps its space. Releasing the reserve lets a checkpoint run, and outcomes of jobs
+//! are written.
 
 use std::fs;
 use std::io;
@@ -12,25 +14,25 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::files;
 use super::open_files::with_suffix;
 
-/// What is kept, where there is room enough.
+/// Size of the reserve, if there is enough free space.
 const RESERVE_BYTES: u64 = 1 << 20;
 
-/// Less is of no use.
+/// A smaller reserve is useless.
 const RESERVE_BYTES_MIN: u64 = 64 << 10;
 
-/// At most this part of what is free.
+/// The reserve takes at most 1/4 of the free space.
 const PART_OF_FREE: u64 = 4;
 
 const SUFFIX: &str = ".reserve";
 
-/// Makes the reserve of `database` where there is none. `free_bytes` is what is free on its disk.
-pub fn keep(database: &Path, free_bytes: u64) {
+/// Creates the reserve of `database` if there is none. `free_bytes` is the free space of its disk.
+pub fn create(database: &Path, free_bytes: u64) {
     let bytes = (free_bytes / PART_OF_FREE).min(RESERVE_BYTES) & !4095;
     let path = with_suffix(database, SUFFIX);
     if bytes < RESERVE_BYTES_MIN || path.exists() {
         return;
     }
-    // It is a precaution: a file system that cannot reserve has none.
+    // The reserve is optional: a file system that cannot allocate space has none.
     if let Err(e) = allocate(&path, bytes) {
         let _ = fs::remove_file(&path);
         log::debug!("{}: no reserve: {e}", path.display());
@@ -42,7 +44,7 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?)
 }
 
-/// Releases the reserve where hardly anything else is free.
+/// Releases the reserve if the disk is almost full.
 pub fn release_if_full(database: &Path) {
     let free =
         rustix::fs::statvfs(database).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
@@ -51,13 +53,13 @@ pub fn release_if_full(database: &Path) {
     }
 }
 
-/// Gives the room back to the file system; whether there was any.
+/// Releases the reserve. Returns whether there was one.
 pub fn release(database: &Path) -> bool {
     let path = with_suffix(database, SUFFIX);
     let is_released = fs::remove_file(&path).is_ok();
     if is_released {
         log::warn!(
-            "{}: removed, as the disk is full: the server made room for itself",
+            "{}: the disk is full: removed the reserve, so that the server can write",
             path.display()
         );
     }
@@ -76,7 +78,7 @@ mod tests {
         for (free, expected) in
             [(100 << 10, None), (1 << 20, Some(256 << 10)), (1 << 30, Some(1 << 20))]
         {
-            keep(&database, free);
+            create(&database, free);
             assert_eq!(size(), expected, "{free}");
             assert_eq!(release(&database), expected.is_some());
             assert!(!release(&database));

@@ -1,24 +1,25 @@
-//! How the last runs of a server ended, as the file `NAME.lock` keeps it, and how long the next one waits
-//! because of that.
+//! The record of a server's last runs in the file `NAME.lock`, and how long the next run waits
+//! because of it.
 //!
-//! systemd starts a failed server again after 0.1 s, without limit. A server that fails each time would
-//! therefore fail ten times per second. The record is written in place without a sync: it outlives the
-//! process, and after a power cut there is no reason to wait.
+//! systemd restarts a failed server after 0.1 s, without limit. A server that fails each time would
+//! therefore fail ten times per second. The record is written in place without a sync: it outlives
+//! the process, and after a power cut there is no reason to wait.
 
 use std::time::Duration;
 
 use crate::clock;
 
-/// So many runs in a row may fail before the next one waits.
+/// Number of failed runs in a row without a wait.
 const FREE_FAILURES: u32 = 5;
 
 /// The longest wait before a start.
 const DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// A run that failed by itself within this time counts.
+/// A run that fails by itself within this time counts as a failure.
 const FAILED_EARLY_MS: i64 = 60_000;
 
-/// A run that was ready, and was killed within this time, counts. A later kill is somebody's decision.
+/// A run that was ready and is killed within this time counts as a failure. A later kill is
+/// intentional.
 const KILLED_EARLY_MS: i64 = 1000;
 
 /// How far a run got.
@@ -48,14 +49,14 @@ impl RunState {
 pub struct RunRecord {
     pub pid: u32,
     pub state: RunState,
-    /// Runs in a row before this one that failed early.
+    /// Number of runs in a row before this one that failed early.
     pub failures: u32,
     pub started_boot_ms: i64,
     pub boot_id: String,
 }
 
 impl RunRecord {
-    /// The run that begins now, after `previous`.
+    /// Creates the record of a run that begins now, after `previous`.
     pub fn begin(previous: Option<&Self>) -> Self {
         let (now_ms, boot_id) = (clock::boot_ms(), clock::boot_id());
         let failures = previous.map_or(0, |run| run.failures_at(now_ms, &boot_id));
@@ -63,7 +64,7 @@ impl RunRecord {
         Self { pid, state, failures, started_boot_ms: now_ms, boot_id }
     }
 
-    /// How many runs in a row have failed early, this one included.
+    /// Returns how many runs in a row have failed early, this one included.
     fn failures_at(&self, now_ms: i64, boot_id: &str) -> u32 {
         if self.boot_id != boot_id {
             return 0;
@@ -76,7 +77,7 @@ impl RunRecord {
         if now_ms - self.started_boot_ms < early_ms { self.failures.saturating_add(1) } else { 0 }
     }
 
-    /// How long to wait before this run begins its work.
+    /// Returns how long this run waits before it begins its work.
     pub fn delay(&self) -> Duration {
         let Some(doublings) = self.failures.checked_sub(FREE_FAILURES + 1) else {
             return Duration::ZERO;
@@ -84,7 +85,7 @@ impl RunRecord {
         Duration::from_secs(1 << doublings.min(5)).min(DELAY_MAX)
     }
 
-    /// As it stands in the file: the process id alone on the first line.
+    /// Formats the record for the file: the process id alone on the first line.
     pub fn to_text(&self) -> String {
         format!(
             "{}\nstate {}\nfailures {}\nstarted_boot_ms {}\nboot_id {}\n",
@@ -96,7 +97,7 @@ impl RunRecord {
         )
     }
 
-    /// What `to_text` wrote, whatever follows it.
+    /// Parses the output of `to_text`. Ignores text behind it.
     pub fn parse(text: &str) -> Option<Self> {
         let value =
             |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
@@ -111,7 +112,7 @@ impl RunRecord {
     }
 }
 
-/// The process that wrote the file.
+/// Returns the id of the process that wrote the file.
 pub fn pid(text: &str) -> Option<u32> {
     text.lines().next()?.trim().parse().ok()
 }
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_fails_early_counts_and_any_other_ends_the_row() {
+    fn only_a_run_that_fails_early_adds_to_the_failures_in_a_row() {
         use RunState::{Failed, Ready, Starting, Stopped};
         for (state, ran_ms, boot_id, expected) in [
             (Failed, 10, "a", 4),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_an_older_file_gives_its_process() {
+    fn a_record_is_parsed_as_written_and_an_older_file_yields_its_process_id() {
         let record = run(RunState::Ready, 2);
         assert_eq!(RunRecord::parse(&record.to_text()), Some(record));
         assert_eq!((RunRecord::parse("123\n"), pid("123\n")), (None, Some(123)));

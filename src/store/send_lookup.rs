@@ -1,22 +1,22 @@
-//! What became of a request that the command line sent: it knows no number, as a sender knows none.
+//! Finds the event of a request that `hooktrail send` posted. The response contains no event id.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// How far the trail went before.
+/// The end of the tables `events` and `duplicates` at a point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct Position {
     event: i64,
     duplicate: i64,
 }
 
-/// The event, or the first of its repeats.
+/// The event of a request, or the original of a duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentEvent {
     pub event: i64,
     pub is_duplicate: bool,
 }
 
-/// Where the trail ends now.
+/// Returns the current position.
 ///
 /// # Errors
 /// The read failed.
@@ -29,11 +29,12 @@ pub fn position(conn: &Connection) -> rusqlite::Result<Position> {
     )
 }
 
-/// An event of that source with that body since then, or a repeat.
+/// Returns the first event since `position` of that source with that body, or the original of a
+/// duplicate.
 ///
 /// # Errors
 /// The read failed.
-pub fn since(
+pub fn find_since(
     conn: &Connection,
     mark: &Position,
     source: &str,

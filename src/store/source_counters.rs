@@ -1,6 +1,6 @@
-//! What is known of each source in memory: how many of its jobs are queued, as `max_queued` is asked
-//! for at every request, and when it had its last event. The writer keeps both, and counts again when
-//! somebody else changed the file.
+//! Counters of the sources in memory: how many of their jobs are queued, which `max_queued` needs
+//! for each request, and when they had their last event. The writer updates both, and recounts
+//! after another process has changed the database.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,9 +12,9 @@ use rusqlite::Connection;
 use super::jobs;
 use crate::domain::SourceId;
 
-/// A source's `max_queued`, and how many of its jobs are queued. The writer refuses an event where they
-/// are at the limit: it alone sees one event after another, so that of those that arrive together one
-/// at most goes beyond it.
+/// The `max_queued` of a source, with its number of queued jobs. The writer rejects an event if the
+/// number has reached the limit. Only the writer sees events one after another, so that of events
+/// that arrive together at most one exceeds the limit.
 #[derive(Clone, Debug)]
 pub struct QueueLimit {
     /// As of the last commit.
@@ -23,23 +23,23 @@ pub struct QueueLimit {
 }
 
 impl QueueLimit {
-    /// Whether it is at the limit, with what this much changed since the last commit.
+    /// Returns true if the limit is reached. `change` is the difference since the last commit.
     pub fn is_reached(&self, change: i64) -> bool {
         self.queued.load(Ordering::Relaxed).saturating_add(change) >= self.max_jobs
     }
 }
 
-/// The counts of those sources that have a limit, and the last events of all.
+/// The number of queued jobs of each source with a limit, and the last activity of all sources.
 #[derive(Debug, Default)]
 pub struct SourceCounters {
     of: Mutex<HashMap<SourceId, Arc<AtomicI64>>>,
-    /// Trail's clock.
+    /// Database clock.
     seen: Mutex<HashMap<SourceId, i64>>,
 }
 
 impl SourceCounters {
-    /// Counts these sources too from now on. Each count holds when the writer has counted
-    /// (`Op::Recount`).
+    /// Counts the jobs of these sources too from now on. Each count is correct after the next
+    /// `Operation::Recount`.
     pub fn set_watched(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         for &source in sources {
@@ -48,19 +48,19 @@ impl SourceCounters {
         of.clone()
     }
 
-    /// Counts no others any more.
+    /// Stops counting all other sources.
     pub fn retain(&self, sources: &[SourceId]) {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         of.retain(|source, _| sources.contains(source));
     }
 
-    /// When a source had its last event, or was first heard of, on the trail's clock. One that is
-    /// asked for before it was heard of is heard of now.
-    pub fn seen_at(&self, source: SourceId, now_ms: i64) -> i64 {
+    /// Returns when a source had its last event, or was registered (database clock). A source that
+    /// is unknown counts as registered now.
+    pub fn last_seen_ms(&self, source: SourceId, now_ms: i64) -> i64 {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(source).or_insert(now_ms)
     }
 
-    /// All of them, to be kept.
+    /// Returns the last activity of all sources, to be saved.
     pub fn last_seen_all(&self) -> Vec<(SourceId, i64)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
@@ -86,15 +86,15 @@ impl SourceCounters {
     }
 }
 
-/// Counting a million queued jobs takes a tenth of a second, and senders wait meanwhile: where others
-/// write again and again, it is done for at most this small a part of the time.
+/// Counting a million queued jobs takes 0.1 s, while senders wait. If another process keeps
+/// writing, counting takes at most one part in this many of the time.
 const COUNTING_SHARE: u32 = 50;
 
-/// Counts again where somebody else wrote; the writer's.
+/// The writer's recount of queued jobs after another process has written.
 #[derive(Debug)]
 pub(super) struct QueueRecount {
     pub of: Arc<SourceCounters>,
-    /// Somebody else wrote since.
+    /// Another process has written since the last count.
     pub is_stale: bool,
     at: Instant,
     took: Duration,
@@ -105,8 +105,8 @@ impl QueueRecount {
         Self { of, is_stale: false, at: Instant::now(), took: Duration::ZERO }
     }
 
-    /// Counts where it `must`, or is old and did not take much of the time lately; whether the counts
-    /// hold.
+    /// Counts if `must`, or if the counts are stale and the last count is long enough ago. Returns
+    /// whether the counts are correct.
     pub fn count(&mut self, conn: &Connection, must: bool) -> bool {
         let is_due = self.is_stale && self.at.elapsed() >= self.took * COUNTING_SHARE;
         if !must && !is_due {

@@ -1,5 +1,5 @@
-//! Table `sources`: when each had its last event, and whether it is told that it is silent or only
-//! refuses. The writer knows it all, so that an event costs no reads.
+//! Table `sources`: the last activity of each source, and whether an alert says that it is silent
+//! or only rejects requests. The writer caches all of it, so that an event needs no reads.
 
 use std::collections::HashMap;
 
@@ -8,30 +8,34 @@ use rusqlite::{Connection, params};
 use super::writer_state::WriterState;
 use crate::domain::SourceId;
 
-/// So many of the newest events are looked through for a source's last one: `seen_at` is kept now
-/// and then, and a crash leaves it behind.
+/// How many of the newest events are searched for a source's last one. `last_seen_at` is saved only
+/// now and then, and a crash loses the newest value.
 const NEWEST: i64 = 10_000;
 
-/// What was told of a source, and whether it ever had an event.
+/// The alert conditions of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SourceStatus {
-    pub accepted: bool,
-    pub silent: bool,
-    pub refusing: bool,
+    pub has_accepted: bool,
+    pub is_silent: bool,
+    pub is_rejecting: bool,
 }
 
 pub(super) fn load_status(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, SourceStatus>> {
     let mut select = conn.prepare_cached(
-        "SELECT id, accepted IS NOT NULL, silent IS NOT NULL, rejecting IS NOT NULL FROM sources",
+        "SELECT id, has_accepted IS NOT NULL, is_silent IS NOT NULL, is_rejecting IS NOT NULL FROM sources",
     )?;
     let rows = select.query_map([], |row| {
         let (accepted, silent, refusing) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((SourceId(row.get(0)?), SourceStatus { accepted, silent, refusing }))
+        Ok((
+            SourceId(row.get(0)?),
+            SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing },
+        ))
     })?;
     rows.collect()
 }
 
-/// A source had an event, or a repeat of one: it refuses no more, and with an event is not silent.
+/// Records an event or a duplicate of a source. Both end the rejecting condition; only an event
+/// ends the silence.
 pub(super) fn record_activity(
     conn: &Connection,
     state: &mut WriterState,
@@ -41,38 +45,42 @@ pub(super) fn record_activity(
     if is_event && !state.active_sources.contains(&source) {
         state.active_sources.push(source);
     }
-    let before = state.standing.get(&source).copied().unwrap_or_default();
-    let after =
-        SourceStatus { accepted: true, silent: before.silent && !is_event, refusing: false };
+    let before = state.source_status.get(&source).copied().unwrap_or_default();
+    let after = SourceStatus {
+        has_accepted: true,
+        is_silent: before.is_silent && !is_event,
+        is_rejecting: false,
+    };
     if before != after {
-        set(conn, state, source, after)?;
+        save_status(conn, state, source, after)?;
     }
     Ok(())
 }
 
-pub(super) fn set(
+pub(super) fn save_status(
     conn: &Connection,
     state: &mut WriterState,
     source: SourceId,
     standing: SourceStatus,
 ) -> rusqlite::Result<()> {
     let yes = |is_so: bool| is_so.then_some(1);
-    let SourceStatus { accepted, silent, refusing } = standing;
+    let SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing } =
+        standing;
     conn.prepare_cached(
-        "UPDATE sources SET accepted = ?2, silent = ?3, rejecting = ?4 WHERE id = ?1",
+        "UPDATE sources SET has_accepted = ?2, is_silent = ?3, is_rejecting = ?4 WHERE id = ?1",
     )?
     .execute(params![source.0, yes(accepted), yes(silent), yes(refusing)])?;
-    state.standing.insert(source, standing);
+    state.source_status.insert(source, standing);
     Ok(())
 }
 
-/// When each source had its last event, or was first heard of, on the trail's clock.
+/// Returns the time of each source's last event, or of its registration (database clock).
 pub(super) fn load_last_seen(
     conn: &Connection,
     now_ms: i64,
     wall_ms: i64,
 ) -> rusqlite::Result<HashMap<SourceId, i64>> {
-    let mut select = conn.prepare("SELECT id, coalesce(seen_at, ?1) FROM sources")?;
+    let mut select = conn.prepare("SELECT id, coalesce(last_seen_at, ?1) FROM sources")?;
     let rows = select.query_map([now_ms], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?;
     let mut seen: HashMap<SourceId, i64> = rows.collect::<rusqlite::Result<_>>()?;
     let mut select = conn.prepare(
@@ -90,10 +98,10 @@ pub(super) fn load_last_seen(
     Ok(seen)
 }
 
-/// Keeps it.
+/// Saves the last activity of the sources.
 pub(super) fn save_last_seen(conn: &Connection, seen: &[(SourceId, i64)]) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
-        "UPDATE sources SET seen_at = ?2 WHERE id = ?1 AND coalesce(seen_at, 0) < ?2",
+        "UPDATE sources SET last_seen_at = ?2 WHERE id = ?1 AND coalesce(last_seen_at, 0) < ?2",
     )?;
     for (source, at_ms) in seen {
         update.execute([source.0, *at_ms])?;

@@ -1,4 +1,4 @@
-//! Depth, rates and ages of handlers and sources, for people: `stats` and `list`.
+//! Queue depth, rates and ages of handlers and sources, for `stats` and `list`.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use rusqlite::Connection;
 
 use super::queries::{ISO, Rows, query};
 
-/// Handlers with their depth, their last hour and whether they are paused. The last hour is looked
-/// for in the newest 200,000 attempts.
+/// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
+/// paused. The last hour is searched in the newest 200,000 attempts.
 ///
 /// # Errors
 /// The read failed.
-pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+pub fn load_handler_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
     query(
         conn,
         "SELECT h.name AS handler, h.paused,
@@ -33,11 +33,11 @@ pub fn handlers(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
     )
 }
 
-/// Sources with their last hour.
+/// Returns the sources with the counts of the last hour.
 ///
 /// # Errors
 /// The read failed.
-pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+pub fn load_source_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
     query(
         conn,
         &format!(
@@ -55,7 +55,7 @@ pub fn sources(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
     )
 }
 
-/// How many jobs are queued for each handler, by name.
+/// Returns how many jobs are queued for each handler, by its name.
 ///
 /// # Errors
 /// The read failed.

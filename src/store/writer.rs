@@ -1,10 +1,13 @@
-//! The one thread that writes: takes operations from a bounded channel, commits them in groups, and
-//! answers after the commit.
+//! The writer: the one thread that writes. It takes operations from a bounded channel, commits them
+//! in groups, and replies after the commit.
 //!
-//! One bad operation fails alone: where a group has one, it is done again with a savepoint each. A
-//! group that can't be written is answered `Unavailable`; outcomes in it are kept and tried again.
-//! After a failed sync nothing more is promised: what the kernel has on disk is then unknown, so the
-//! process ends without a checkpoint, and the next one syncs the whole file before it listens.
+//! If an operation of a group fails by itself, the group is repeated with a savepoint for each
+//! operation, so that only the failing one is lost. If a group cannot be written, the reply is
+//! `Unavailable`; outcomes in it are kept and retried.
+//!
+//! After a failed sync the writer confirms nothing more, because the content of the disk is
+//! unknown. The process exits without a checkpoint, and the next one syncs the whole file before it
+//! listens.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,7 +18,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::checkpoint::{self, CheckpointSignal};
 use super::deferrals::Deferrals;
-use super::deferred::{self, Failed, Work};
+use super::deferred::{self, BacklogTask, FailedTask};
 use super::events::{self, InsertStatements};
 use super::handle::{
     CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
@@ -31,25 +34,25 @@ mod notify;
 
 use backlog::Backlog;
 
-/// So many operations go into one commit at most.
+/// Maximum number of operations in one commit.
 const GROUP_OPS_MAX: usize = 1024;
 
-/// So many rows go into one commit at most, as far as operations can be told apart.
+/// Approximate maximum number of rows in one commit. A single operation may exceed it.
 const GROUP_ROWS_MAX: usize = 4096;
 
-/// After that time a group is committed, and what is left of it is the next one's.
+/// A group is committed after this time. The next group takes the rest.
 const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 
-/// How often `data_version` is looked at while nothing is written.
+/// How often the writer reads `data_version` while it writes nothing.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// While a foreign writer holds the file, how long each further try may take.
+/// How long each further attempt waits while another process holds the write lock.
 const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Starts the thread. It ends, after a last checkpoint, when all `Handle`s are dropped.
+/// Starts the thread. It ends after a last checkpoint, when all `WriterHandle`s are dropped.
 ///
 /// # Errors
-/// The thread can't be made, or the file can't be read.
+/// The thread cannot be started, or the database cannot be read.
 pub fn start(
     store: Store,
     checkpoint_signal: CheckpointSignal,
@@ -61,21 +64,21 @@ pub fn start(
     let (to, from) = bounded(CHANNEL_MESSAGES);
     let mut state = WriterState::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
-    for work in deferred::read_left(&store.conn, &mut state)? {
-        let is_of_event = work.is_of_deferred_event();
+    for work in deferred::load_tasks(&store.conn, &mut state)? {
+        let is_of_event = work.is_event_task();
         if is_of_event {
-            deferrals.count(&state.deferred);
-            deferrals.send(work.source(), 1);
+            deferrals.set_counts(&state.deferred);
+            deferrals.mark_sent(work.source(), 1);
         }
         backlog.push(work);
     }
-    deferrals.count(&state.deferred);
+    deferrals.set_counts(&state.deferred);
     let version = data_version(&store.conn)?;
     tally.recount(&store.conn)?;
     tally.set_last_seen(
         sources::load_last_seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter(),
     );
-    let handle = WriterHandle { to, health: Arc::clone(&health) };
+    let handle = WriterHandle { sender: to, health: Arc::clone(&health) };
     let (tally, unwritten) = (QueueRecount::new(tally), Vec::new());
     let mut writer = Writer {
         store,
@@ -101,19 +104,20 @@ struct Writer {
     tally: QueueRecount,
     hear: Box<dyn WriterObserver>,
     health: Arc<WriterHealth>,
-    /// `PRAGMA data_version`: changes when somebody else wrote.
+    /// `PRAGMA data_version`, which changes when another connection writes.
     version: i64,
-    /// Outcomes that could not be written yet; at most one a worker, as none starts meanwhile.
+    /// Operations that could not be written yet, mostly outcomes: at most one for each worker,
+    /// because no job starts meanwhile.
     retry_queue: Vec<Operation>,
-    /// What is done between groups.
+    /// Tasks that run between groups.
     backlog: Backlog,
     deferrals: Arc<Deferrals>,
 }
 
-/// A transaction that is open.
-struct Begun {
+/// An open transaction.
+struct OpenTransaction {
     version: i64,
-    /// Somebody else wrote since the last.
+    /// Another connection wrote since the last transaction.
     is_foreign: bool,
     counters: Counters,
 }
@@ -122,10 +126,10 @@ fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
-/// Who waits for counts.
+/// Returns the reply channel of a recount.
 fn recount(write: &WriteRequest) -> Option<Sender<()>> {
     match write {
-        WriteRequest::Op(Operation::Recount(reply)) => Some(reply.clone()),
+        WriteRequest::Operation(Operation::Recount(reply)) => Some(reply.clone()),
         _ => None,
     }
 }
@@ -182,15 +186,15 @@ impl Writer {
         }
     }
 
-    /// Gives what came with it, in operations and in rows.
+    /// Adds a message to the group. Returns its cost, in operations and in rows.
     fn collect(&mut self, message: WriterMessage, group: &mut Vec<WriteRequest>) -> (usize, usize) {
         let write = match message {
             WriterMessage::Write(write) => Some(write),
             WriterMessage::WorkerFreed(last, handler) => {
                 self.hear.worker_freed(handler);
-                last.map(WriteRequest::Op)
+                last.map(WriteRequest::Operation)
             }
-            WriterMessage::Work(works) => {
+            WriterMessage::Backlog(works) => {
                 works.into_iter().for_each(|work| self.backlog.push(work));
                 None
             }
@@ -200,19 +204,23 @@ impl Writer {
         weight
     }
 
-    /// Whether there is work that may be done now.
+    /// Returns true if the backlog has tasks and the database can be written.
     fn has_work(&self) -> bool {
         !self.backlog.is_empty() && self.health.get() == Health::Healthy
     }
 
-    /// What free threads are to run next is claimed behind what they ran before: both are one commit.
+    /// Adds claims for free threads behind the outcomes of those threads, so that both are in one
+    /// commit.
     fn claim(&self, group: &mut Vec<WriteRequest>) {
         group.extend(
-            self.hear.plan().into_iter().map(|ask| WriteRequest::Op(Operation::Claim(ask))),
+            self.hear
+                .plan_claims()
+                .into_iter()
+                .map(|ask| WriteRequest::Operation(Operation::Claim(ask))),
         );
     }
 
-    /// Writes a group and answers it. What there was no time for is left in it.
+    /// Writes a group and sends the replies. Leaves in `group` what there was no time for.
     fn group(&mut self, group: &mut Vec<WriteRequest>) {
         if self.health.get() == Health::Broken {
             self.fail_group(group);
@@ -220,14 +228,14 @@ impl Writer {
         }
         let retried = self.retry_queue.len();
         let mut done = Vec::with_capacity(group.len() + retried);
-        let mut result = self.transaction(group, &mut done, Isolation::Together);
+        let mut result = self.transaction(group, &mut done, Isolation::Group);
         if let Err(e) = &result
-            && classify(e) == ErrorKind::Own
+            && classify(e) == ErrorKind::Operation
         {
-            // One of them is at fault: again, each by itself.
+            // One operation fails by itself: repeat the group with a savepoint for each.
             self.roll_back();
             done.clear();
-            result = self.transaction(group, &mut done, Isolation::EachAlone);
+            result = self.transaction(group, &mut done, Isolation::Savepoints);
         }
         match result {
             Ok((foreign, written)) => {
@@ -235,9 +243,11 @@ impl Writer {
                 let rest = group.split_off(written);
                 self.committed(foreign);
                 let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
-                if group.iter().any(|one| matches!(one, WriteRequest::Op(Operation::SaveState(_))))
+                if group
+                    .iter()
+                    .any(|one| matches!(one, WriteRequest::Operation(Operation::SaveState(_))))
                 {
-                    self.backlog.push(Work::forget_keys());
+                    self.backlog.push(BacklogTask::purge_keys());
                 }
                 self.notify_observers(retried, group, done);
                 *group = rest;
@@ -253,17 +263,17 @@ impl Writer {
         }
     }
 
-    /// What follows each commit, before anybody is told of it.
+    /// Does what follows each commit, before any reply.
     fn committed(&mut self, foreign: bool) {
         self.nudge.notify_commit();
         self.mark_healthy();
         if foreign {
-            // First: a pause holds for what this group brought, too.
+            // This comes first: a pause by the command line applies to this group's jobs too.
             self.hear.external_write();
         }
     }
 
-    /// Does a part of the work that others must not wait for, in a transaction of its own.
+    /// Does a part of the backlog in a transaction of its own.
     fn work(&mut self) {
         let began = Instant::now();
         let done = self.begin().and_then(|begun| {
@@ -275,8 +285,8 @@ impl Writer {
             Ok(foreign) => {
                 self.committed(foreign);
                 if let Some((source, events)) = self.backlog.commit(began.elapsed()) {
-                    self.deferrals.settle(source, events);
-                    self.deferrals.count(&self.state.deferred);
+                    self.deferrals.mark_settled(source, events);
+                    self.deferrals.set_counts(&self.state.deferred);
                 }
                 self.tell_counts();
                 self.tell_jobs();
@@ -284,25 +294,25 @@ impl Writer {
             }
             Err(e) => {
                 self.roll_back();
-                if classify(&e) != ErrorKind::Own {
+                if classify(&e) != ErrorKind::Operation {
                     self.backlog.roll_back();
                     return self.handle_error(&e);
                 }
                 log::error!("jobs could not be inserted: {e}");
                 let Some(refused) = self.backlog.refuse() else { return };
                 match refused.failed {
-                    Failed::Event => self.deferrals.reset(refused.source, refused.left),
-                    Failed::Retry(expansion) => {
+                    FailedTask::Event => self.deferrals.reset(refused.source, refused.left),
+                    FailedTask::Retry(expansion) => {
                         let finish = expansion.write_failed_record(self.state.wall_ms);
                         self.retry_queue.push(Operation::Finish(Box::new(finish)));
                     }
-                    Failed::Other => {}
+                    FailedTask::Other => {}
                 }
             }
         }
     }
 
-    /// Takes back what was done, in the file and in memory.
+    /// Rolls back the transaction and the state in memory.
     fn roll_back(&mut self) {
         if !self.store.conn.is_autocommit() {
             let _ = self.store.conn.execute_batch("ROLLBACK");
@@ -315,24 +325,24 @@ impl Writer {
     }
 
     /// Begins a transaction.
-    fn begin(&mut self) -> rusqlite::Result<Begun> {
+    fn begin(&mut self) -> rusqlite::Result<OpenTransaction> {
         let conn = &self.store.conn;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = data_version(conn)?;
         let is_foreign = version != self.version;
         if is_foreign {
             self.state.reload(conn)?;
-            // Here, and not after the commit: `max_queued` holds for this group, too.
+            // The recount comes before the group, so that `max_queued` applies to it.
             self.tally.is_stale = true;
             self.tally.count(conn, false);
         }
         self.state.now_ms = self.store.clock.now_ms();
         self.state.wall_ms = crate::clock::wall_ms();
         self.state.begin();
-        Ok(Begun { version, is_foreign, counters: self.state.counters })
+        Ok(OpenTransaction { version, is_foreign, counters: self.state.counters })
     }
 
-    fn commit(&mut self, begun: &Begun) -> rusqlite::Result<()> {
+    fn commit(&mut self, begun: &OpenTransaction) -> rusqlite::Result<()> {
         let conn = &self.store.conn;
         if self.state.counters != begun.counters {
             self.state.write_counters(conn)?;
@@ -342,7 +352,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One transaction; whether somebody else wrote since the last, and how much of the group it has.
+    /// Writes a group in one transaction. Returns whether another connection wrote before it, and
+    /// how many messages of the group were written.
     fn transaction(
         &mut self,
         group: &[WriteRequest],
@@ -366,11 +377,11 @@ impl Writer {
                     for accept in accepts {
                         done.push(care.apply(conn, state, |c, s| {
                             events::insert_event(c, s, &mut inserts, accept)
-                                .map(OperationResult::Accepted)
+                                .map(OperationResult::Inserted)
                         })?);
                     }
                 }
-                WriteRequest::Op(op) => {
+                WriteRequest::Operation(op) => {
                     done.push(care.apply(conn, state, |c, s| operation::apply(c, s, op))?)
                 }
             }
@@ -400,7 +411,7 @@ impl Writer {
                 let holder = super::write_lock_holder(&self.store.path);
                 log::error!(
                     "{path}: {} has held it for writing for over {BUSY_TIMEOUT:?}: \
-                     senders get 503 until it lets go",
+                     senders get 503 until it releases the lock",
                     holder.as_deref().unwrap_or("another program"),
                 );
                 let _ = self.store.conn.busy_timeout(BLOCKED_PATIENCE);
@@ -424,16 +435,16 @@ impl Writer {
 
     fn mark_failed(&self, why: &str) {
         self.health.set(Health::Broken);
-        self.hear.broken(why);
+        self.hear.store_failed(why);
     }
 
-    /// Nothing came for a while: did somebody else write, can a blocked file be written, is a long
-    /// log to be cut.
+    /// Called when no message arrives for a while. Retries what could not be written, notices
+    /// writes of other processes, and cuts a long WAL.
     fn on_idle(&mut self) {
         match self.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.keep(),
-            // An outcome that took the place of what could not be written.
+            // This holds records that replace a job's outcome which could not be written.
             Health::Healthy if !self.retry_queue.is_empty() => self.keep(),
             Health::Healthy => {}
         }
@@ -442,7 +453,7 @@ impl Writer {
                 self.version = version;
                 if let Err(e) = self.state.reload(&self.store.conn) {
                     self.version = -1;
-                    log::debug!("what others wrote could not be read: {e}");
+                    log::debug!("changes by another process could not be read: {e}");
                 }
                 self.hear.external_write();
                 self.tally.is_stale = true;
@@ -452,7 +463,7 @@ impl Writer {
         }
         self.tally.count(&self.store.conn, false);
         let kept = u64::try_from(checkpoint::LOG_BYTES_KEPT).unwrap_or(u64::MAX);
-        if super::log_bytes(&self.store.path) > kept {
+        if super::wal_bytes(&self.store.path) > kept {
             let _ = self.store.conn.busy_timeout(Duration::ZERO);
             if let Err(e) = checkpoint::truncate(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
@@ -465,14 +476,15 @@ impl Writer {
 
     fn keep(&mut self) {
         let keep = Operation::SaveState(self.tally.of.last_seen_all());
-        self.group(&mut vec![WriteRequest::Op(keep)]);
+        self.group(&mut vec![WriteRequest::Operation(keep)]);
     }
 
-    /// All handles are gone: the last outcomes, the clock, a last checkpoint.
+    /// Called when all handles are dropped: writes the last outcomes and the clock, and runs a last
+    /// checkpoint.
     fn shut_down(&mut self) {
         let deadline = Instant::now() + BUSY_TIMEOUT;
-        // A retry whose jobs are not all there begins again with the next process.
-        for expansion in self.backlog.drain().filter_map(Work::unfinished_retry) {
+        // The next process restarts a retry whose jobs are not all inserted.
+        for expansion in self.backlog.drain().filter_map(BacklogTask::into_unfinished_retry) {
             self.retry_queue
                 .push(Operation::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
         }

@@ -1,19 +1,20 @@
-//! What the writer knows between transactions, so that an event costs no reads: the counters, how long
-//! handlers stood still, addresses that are on file.
+//! The state that the writer caches between transactions, so that inserting an event needs no
+//! reads: counters, pauses, circuit breakers and known addresses. It also collects the effects of
+//! the current transaction.
 
 use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
 use super::breaker::{self, BreakerState};
-use super::deferred::Revival;
+use super::deferred::DeadJobRetry;
 use super::registry::{self, IdleTime};
 use super::sources::{self, SourceStatus};
 use super::{alerts, rejections};
 use crate::clock::MonotonicClock;
 use crate::domain::{self, HandlerId, SourceId};
 
-/// The highest numbers given.
+/// The highest ids assigned so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub event: i64,
@@ -22,48 +23,51 @@ pub struct Counters {
     pub replay: i64,
 }
 
-/// What the writer knows between transactions; re-read when somebody else changed the file.
+/// The writer's cache, and the effects of the current transaction. It is reloaded when another
+/// process has changed the database.
 #[derive(Debug)]
 pub struct WriterState {
     pub clock: MonotonicClock,
-    /// Trail's clock, as of this group.
+    /// Database clock, as of this group.
     pub now_ms: i64,
     /// Wall clock, as of this group.
     pub wall_ms: i64,
     pub counters: Counters,
     idle: HashMap<HandlerId, IdleTime>,
     pub ready_counts: HashMap<HandlerId, usize>,
-    /// How each handler's breaker stands.
-    pub(super) rests: HashMap<HandlerId, BreakerState>,
-    /// Whose breaker changed in this group.
+    /// The state of each handler's circuit breaker.
+    pub(super) breakers: HashMap<HandlerId, BreakerState>,
+    /// Handlers whose circuit breaker changed in this group.
     pub(super) changed_breakers: Vec<HandlerId>,
-    /// When the next of those that began to wait is due, on the trail's clock.
-    pub(super) due_ms: Option<i64>,
-    /// How many more jobs of each source are queued than before.
-    pub(super) queued: Vec<(SourceId, i64)>,
+    /// When the next of the jobs scheduled in this group is due (database clock).
+    pub(super) next_due_ms: Option<i64>,
+    /// The change in the number of queued jobs of each source since the last commit.
+    pub(super) queued_changes: Vec<(SourceId, i64)>,
     known_ips: HashSet<String>,
-    pub(super) refusals: i64,
-    /// The source `hooktrail`, where a handler takes its events.
-    pub alerts: Option<SourceId>,
-    pub(super) standing: HashMap<SourceId, SourceStatus>,
-    /// Sources that had an event.
+    pub(super) rejection_rows: i64,
+    /// The source `hooktrail`, if a handler subscribes to it.
+    pub alert_source: Option<SourceId>,
+    pub(super) source_status: HashMap<SourceId, SourceStatus>,
+    /// Sources with an event in this group.
     pub(super) active_sources: Vec<SourceId>,
-    /// How many events of a source have jobs that are still to be inserted or released: while there
-    /// are any, the jobs of its newer events come after those. Sources without are not in it.
+    /// The number of events of each source whose jobs are not all inserted and released. While it
+    /// is not zero, the jobs of the source's newer events come after those. Other sources have no
+    /// entry.
     pub(super) deferred: HashMap<SourceId, usize>,
-    /// The same before the transaction.
+    /// The value of `deferred` before the transaction.
     deferred_before: HashMap<SourceId, usize>,
-    /// Events that a duplicate brings back to life, whose dead jobs are too many for one transaction.
-    pub(super) revivals: Vec<Revival>,
-    /// How many jobs duplicates brought back to life in this transaction.
-    pub(super) revived: usize,
+    /// Events whose dead jobs a duplicate retries, and that have too many of them for one
+    /// transaction.
+    pub(super) dead_job_retries: Vec<DeadJobRetry>,
+    /// How many dead jobs duplicates retried in this transaction.
+    pub(super) retried_dead_jobs: usize,
 }
 
-/// So many accepted addresses are remembered, to spare the question whether they are on file.
+/// How many accepted addresses are cached. The cache saves a write for each event.
 const KNOWN_IPS_MAX: usize = 10_000;
 
 impl WriterState {
-    /// Reads what has to be known before the first operation.
+    /// Loads the state before the first operation.
     ///
     /// # Errors
     /// The read failed.
@@ -75,25 +79,25 @@ impl WriterState {
             counters: Counters::default(),
             idle: HashMap::new(),
             ready_counts: HashMap::new(),
-            rests: HashMap::new(),
+            breakers: HashMap::new(),
             changed_breakers: Vec::new(),
-            due_ms: None,
-            queued: Vec::new(),
+            next_due_ms: None,
+            queued_changes: Vec::new(),
             known_ips: HashSet::new(),
-            refusals: 0,
-            alerts: None,
-            standing: HashMap::new(),
+            rejection_rows: 0,
+            alert_source: None,
+            source_status: HashMap::new(),
             active_sources: Vec::new(),
             deferred: HashMap::new(),
             deferred_before: HashMap::new(),
-            revivals: Vec::new(),
-            revived: 0,
+            dead_job_retries: Vec::new(),
+            retried_dead_jobs: 0,
         };
         state.reload(conn)?;
         Ok(state)
     }
 
-    /// Reads again what others may have changed.
+    /// Reloads everything that another process may have changed.
     ///
     /// # Errors
     /// The read failed.
@@ -104,32 +108,32 @@ impl WriterState {
                 let (event, job) = (row.get(0)?, row.get(1)?);
                 Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
             })?;
-        self.refusals = rejections::count(conn)?;
+        self.rejection_rows = rejections::count(conn)?;
         self.reload_config_tables(conn)
     }
 
-    /// Reads again what a new configuration may have changed.
+    /// Reloads everything that a new configuration may have changed.
     ///
     /// # Errors
     /// The read failed.
     pub(super) fn reload_config_tables(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.read_idle(conn)?;
-        self.alerts = alerts::subscriber(conn)?;
-        self.standing = sources::load_status(conn)?;
+        self.alert_source = alerts::subscriber(conn)?;
+        self.source_status = sources::load_status(conn)?;
         Ok(())
     }
 
-    /// Reads again how long handlers stood still, and how their breakers stand.
+    /// Reloads how long handlers were paused, and the state of their circuit breakers.
     ///
     /// # Errors
     /// The read failed.
     pub(super) fn read_idle(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.idle = registry::idle(conn)?;
-        self.rests = breaker::all(conn)?;
+        self.idle = registry::load_idle_times(conn)?;
+        self.breakers = breaker::load_breakers(conn)?;
         Ok(())
     }
 
-    /// Keeps the counters; once a transaction.
+    /// Saves the counters. Called once for each transaction.
     ///
     /// # Errors
     /// The write failed.
@@ -140,8 +144,9 @@ impl WriterState {
         Ok(())
     }
 
-    /// A handler's own time now: it stands still while it is paused.
-    pub fn active_ms(&self, handler: HandlerId) -> i64 {
+    /// Returns the handler's clock. It stops while the handler is paused or its circuit breaker is
+    /// open.
+    pub fn handler_time_ms(&self, handler: HandlerId) -> i64 {
         self.idle.get(&handler).copied().unwrap_or_default().handler_time_ms(self.now_ms)
     }
 
@@ -149,33 +154,33 @@ impl WriterState {
         self.idle.get(&handler).is_some_and(|idle| idle.is_paused)
     }
 
-    /// To be told of when the transaction is through.
+    /// Counts one more ready job, for the notification after the commit.
     pub fn mark_ready(&mut self, handler: HandlerId) {
         *self.ready_counts.entry(handler).or_default() += 1;
     }
 
-    /// Some jobs were queued, or are not any more.
+    /// Changes the number of queued jobs of a source.
     pub(super) fn adjust_queued(&mut self, source: SourceId, jobs: i64) {
-        match self.queued.iter_mut().find(|(one, _)| *one == source) {
+        match self.queued_changes.iter_mut().find(|(one, _)| *one == source) {
             Some((_, count)) => *count += jobs,
-            None => self.queued.push((source, jobs)),
+            None => self.queued_changes.push((source, jobs)),
         }
     }
 
-    /// How many more jobs of a source are queued than at the last commit.
+    /// Returns the change in the number of queued jobs of a source since the last commit.
     pub(super) fn queue_change(&self, source: SourceId) -> i64 {
-        self.queued.iter().find(|(one, _)| *one == source).map_or(0, |(_, jobs)| *jobs)
+        self.queued_changes.iter().find(|(one, _)| *one == source).map_or(0, |(_, jobs)| *jobs)
     }
 
-    /// A job began to wait.
+    /// Records that a job was scheduled for `due_at`.
     pub(super) fn mark_due(&mut self, due_at: Option<i64>) {
-        self.due_ms = self.due_ms.into_iter().chain(due_at).min();
+        self.next_due_ms = self.next_due_ms.into_iter().chain(due_at).min();
     }
 
-    /// Remembers an address that had an event accepted.
+    /// Remembers that an address had an event accepted.
     pub(super) fn remember_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
-        // What the server itself has to tell comes from nowhere.
-        let network = domain::network_of(ip);
+        // Events of the source `hooktrail` have no address.
+        let network = domain::client_network(ip);
         if ip.is_empty() || self.known_ips.contains(&*network) {
             return Ok(());
         }
@@ -188,42 +193,42 @@ impl WriterState {
         Ok(())
     }
 
-    /// After a rollback: what was remembered may not be on file.
+    /// Discards the effects after a rollback. The cached addresses may not be in the database.
     pub fn discard_effects(&mut self) {
         self.known_ips.clear();
         self.ready_counts.clear();
-        self.due_ms = None;
-        self.queued.clear();
+        self.next_due_ms = None;
+        self.queued_changes.clear();
         self.changed_breakers.clear();
         self.active_sources.clear();
-        self.revivals.clear();
+        self.dead_job_retries.clear();
         self.deferred.clone_from(&self.deferred_before);
     }
 
-    /// Remembers what a rollback returns to. To be called when a transaction begins.
+    /// Remembers the state to which a rollback returns. Called when a transaction begins.
     pub(super) fn begin(&mut self) {
-        self.revived = 0;
+        self.retried_dead_jobs = 0;
         if self.deferred != self.deferred_before {
             self.deferred_before.clone_from(&self.deferred);
         }
     }
 
-    /// Whether this transaction deferred events or settled some.
+    /// Returns true if this transaction deferred events, or completed deferred ones.
     pub(super) fn has_deferral_changed(&self) -> bool {
         self.deferred != self.deferred_before
     }
 
-    /// Whether jobs of earlier events of this source are still to come.
+    /// Returns true if jobs of earlier events of this source are not inserted yet.
     pub(super) fn is_deferring(&self, source: SourceId) -> bool {
         !self.deferred.is_empty() && self.deferred.contains_key(&source)
     }
 
-    /// One more event whose jobs come later.
+    /// Counts one more deferred event.
     pub(super) fn defer(&mut self, source: SourceId) {
         *self.deferred.entry(source).or_default() += 1;
     }
 
-    /// All jobs of such an event are there.
+    /// Counts one deferred event less: all its jobs are inserted and released.
     pub(super) fn settle_deferred(&mut self, source: SourceId) {
         if let Some(count) = self.deferred.get_mut(&source) {
             *count -= 1;

@@ -31,7 +31,7 @@ use crate::clock;
 use crate::config::Source;
 use crate::domain::job_plan::JobPlan;
 use crate::planner::PlannedEvent;
-use crate::store::events::{Aim, Dedupe, DedupeKey, InsertReply, NewEvent};
+use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
 use crate::verify::{Proof, SenderResponse, SignedRequest};
 
 /// Maximum size of a rejected body that is read and discarded, so that the response arrives.
@@ -319,7 +319,7 @@ impl IntakeRequest<'_> {
                 InsertReply::Unavailable => return Err(Rejection::Unavailable),
                 InsertReply::Stored(_)
                 | InsertReply::Deferred(_)
-                | InsertReply::NoRepeat
+                | InsertReply::NotDuplicate
                 | InsertReply::QueueFull => {}
             }
         }
@@ -349,7 +349,7 @@ impl IntakeRequest<'_> {
         let planned = match pending {
             // The request repeats an event, so no expression is evaluated.
             None if !is_new => {
-                PlannedEvent { plan: JobPlan::Judged(Vec::new()), dedupe: None, note: None }
+                PlannedEvent { plan: JobPlan::Evaluated(Vec::new()), dedupe: None, note: None }
             }
             None => runtime.planner.unconditional_plan(),
             Some(pending) => match pending.wait_or_defer().await? {
@@ -361,20 +361,20 @@ impl IntakeRequest<'_> {
         let with_window = |key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) };
         let own_key = key.or(planned.dedupe).map(with_window);
         let mut delivery = repeated_key.or_else(|| delivery_key(source, proof));
-        let (mut aim, mut job_plan) = (Aim::Store, planned.plan);
+        let (mut aim, mut job_plan) = (InsertMode::Store, planned.plan);
         if delivery.is_none() {
             delivery = self
                 .find_replay_guard(runtime, replay_guard.map(with_window), own_key.is_some())
                 .await?;
             if delivery.is_some() && own_key.is_none() {
-                (aim, job_plan) = (Aim::RecordRepeat, JobPlan::Judged(Vec::new()));
+                (aim, job_plan) = (InsertMode::RecordDuplicate, JobPlan::Evaluated(Vec::new()));
             }
         }
         if !is_new {
-            aim = Aim::RecordRepeat;
+            aim = InsertMode::RecordDuplicate;
         }
         let retry_dead = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
-        let dedupe = Dedupe { own: own_key, delivery, retry_dead, aim };
+        let dedupe = DedupeCheck { own: own_key, delivery, retry_dead, aim };
         let event = NewEvent {
             reply_slot: 0,
             source: runtime.id,
@@ -388,7 +388,7 @@ impl IntakeRequest<'_> {
             body: Vec::new(),
             dedupe,
             note: planned.note,
-            owed: job_plan,
+            plan: job_plan,
             queue_limit: runtime.queue_limit.clone(),
             body_memory: None,
         };
@@ -410,7 +410,7 @@ impl IntakeRequest<'_> {
             InsertReply::Unavailable => Err(Rejection::Unavailable),
             InsertReply::Stored(_)
             | InsertReply::Deferred(_)
-            | InsertReply::NoRepeat
+            | InsertReply::NotDuplicate
             | InsertReply::QueueFull => Ok(None),
         }
     }
@@ -425,7 +425,7 @@ impl IntakeRequest<'_> {
         // Checked here too if the queue is already full, because the writer has other requests to
         // write.
         if let Some(limit) = &runtime.queue_limit
-            && event.owed.jobs() > 0
+            && event.plan.job_count() > 0
             && limit.is_reached(0)
         {
             return Err(Rejection::QueueFull);
@@ -435,7 +435,9 @@ impl IntakeRequest<'_> {
             InsertReply::Duplicate(id) => (id, true),
             InsertReply::QueueFull => return Err(Rejection::QueueFull),
             // The key of the repeated event expired in the meantime.
-            InsertReply::Unavailable | InsertReply::NoRepeat => return Err(Rejection::Unavailable),
+            InsertReply::Unavailable | InsertReply::NotDuplicate => {
+                return Err(Rejection::Unavailable);
+            }
         };
         runtime.rejection_streak.reset();
         Ok(accepted.response(event_id.0, is_duplicate))

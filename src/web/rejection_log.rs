@@ -139,7 +139,7 @@ impl RejectionBucket {
 
 fn key(request: &RejectedRequest<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (request.source, domain::network_of(request.ip), request.status).hash(&mut hasher);
+    (request.source, domain::client_network(request.ip), request.status).hash(&mut hasher);
     // A reason may contain the sender's own text or a time. Digits and everything after the first
     // letters are ignored, so that such 401s and 400s of one source and address share a bucket.
     for letter in request.reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
@@ -159,7 +159,7 @@ fn row(request: &RejectedRequest<'_>, now_ms: i64) -> RejectionRow {
         reason: truncate(request.reason, REASON_BYTES_MAX),
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
-        row: Arc::new(AtomicI64::new(0)),
+        row_id: Arc::new(AtomicI64::new(0)),
         is_increment: false,
     }
 }
@@ -201,7 +201,7 @@ mod tests {
         let rows = log.drain(1000);
         assert_eq!(counts(&rows), (100, 250));
         let added = rows.iter().find(|row| row.is_increment).unwrap();
-        assert!(Arc::ptr_eq(&added.row, &rows[99].row));
+        assert!(Arc::ptr_eq(&added.row_id, &rows[99].row_id));
         record(&log, "192.0.2.1", 2000);
         assert_eq!(counts(&log.drain(2000)), (0, 1));
         record(&log, "192.0.2.1", 1000 + HOUR_MS);
@@ -256,7 +256,7 @@ mod tests {
         let rows = log.drain(HOUR_MS);
         assert_eq!(counts(&rows), (200, 300));
         let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.is_increment).collect();
-        assert!(Arc::ptr_eq(&adds[0].row, &rows[99].row) && adds[0].count == 50);
+        assert!(Arc::ptr_eq(&adds[0].row_id, &rows[99].row_id) && adds[0].count == 50);
         assert_eq!(counts(&log.drain(2 * HOUR_MS)), (0, 0));
         assert!(log.0.lock().unwrap().buckets.is_empty());
     }

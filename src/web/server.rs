@@ -161,7 +161,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let app = App::new().app_data(Arc::clone(state));
-    let app = app.app_data(Rc::clone(&writer_client::WriterClient::new(state.writer.to.clone())));
+    let app =
+        app.app_data(Rc::clone(&writer_client::WriterClient::new(state.writer.sender.clone())));
     let app = app.default_service(match kind {
         ListenerKind::Intake => web::to(intake::handle_webhook),
         ListenerKind::Admin => web::to(health::handle_admin),

@@ -152,7 +152,7 @@ impl WriterClient {
             loop {
                 notify.notified().await;
                 let Some(client) = weak.upgrade() else { return };
-                client.replies.take(&mut batch);
+                client.replies.drain_into(&mut batch);
                 for (slot, reply) in batch.drain(..) {
                     client.complete(slot, reply);
                 }

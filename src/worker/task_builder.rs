@@ -38,7 +38,7 @@ impl TaskBuilder {
     pub fn load_event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
         let found = self.readers.get().map_err(anyhow::Error::from);
         found
-            .and_then(|conn| Ok(event_reads::event(&conn, claimed.event)?))
+            .and_then(|conn| Ok(event_reads::load_event(&conn, claimed.event)?))
             .map_err(|e| event_unreadable(&e))
     }
 
@@ -51,7 +51,7 @@ impl TaskBuilder {
             return Ok(None);
         }
         let found = self.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok(event_reads::item(&conn, claimed.claim.job)?));
+        let found = found.and_then(|conn| Ok(event_reads::load_item(&conn, claimed.claim.job)?));
         found.map(Some).map_err(|e| event_unreadable(&e))
     }
 
@@ -134,7 +134,7 @@ impl TaskBuilder {
             JobPlan::Plain(handlers) if handlers.is_empty() => Ok(None),
             JobPlan::Plain(_) => Ok(Some(JobSpec::Event(Default::default()))),
             JobPlan::Unevaluated(_) => Err(self.evaluators_busy()),
-            JobPlan::Judged(all) => match all.into_iter().next() {
+            JobPlan::Evaluated(all) => match all.into_iter().next() {
                 Some((_, JobSpec::Dead(reason))) => Err(AttemptResult {
                     is_permanent: true,
                     ..AttemptResult::new(Outcome::Failed, reason)
@@ -182,7 +182,7 @@ impl TaskBuilder {
 /// The result of an attempt whose event cannot be read. A passing error is not counted against the job.
 fn event_unreadable(error: &anyhow::Error) -> AttemptResult {
     let reason = format!("the event cannot be read: {error}");
-    match event_reads::is_passing(error) {
+    match event_reads::is_transient(error) {
         true => handler::not_now(&reason),
         false => AttemptResult::new(Outcome::Failed, format!("not started: {reason}")),
     }

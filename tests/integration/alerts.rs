@@ -133,7 +133,7 @@ fn a_silence_is_told_once() {
     assert_eq!((&told["type"], &told["source"]), (&json!("source.silent"), &json!("a")));
     let detail = told["detail"].as_str().unwrap_or_default();
     assert!(detail.starts_with("no event for 1s, since 20"), "{detail}");
-    server.until("select name from sources where silent", "a");
+    server.until("select name from sources where is_silent", "a");
     // The next event ends it; the next silence is another.
     server.post("/hooks/a", "x");
     server.until("select count from alerts where type = 'source.silent'", "1");
@@ -145,7 +145,7 @@ fn a_silence_is_counted_from_the_last_event_also_after_a_crash() {
         .source("a", "alert_if_silent_for = \"1h\"")
         .handler("h", "", "true")
         .start();
-    let hour_ago = "update sources set seen_at = seen_at - 3600000 where name = 'a'";
+    let hour_ago = "update sources set last_seen_at = last_seen_at - 3600000 where name = 'a'";
     server.post("/hooks/a", "x");
     server.kill();
     server.trail().execute_batch(hour_ago).expect("an hour");
@@ -185,9 +185,9 @@ fn a_source_that_only_refuses_is_told_if_it_ever_accepted() {
     assert_eq!((&told["type"], &told["source"]), (&json!("source.rejecting"), &json!("a")));
     assert_eq!(told["detail"], "20 rejections in a row: bearer token does not match");
     assert_eq!(told_of(&server, "source.rejecting"), 1);
-    assert_eq!(server.value("select group_concat(name) from sources where rejecting"), "a");
+    assert_eq!(server.value("select group_concat(name) from sources where is_rejecting"), "a");
     assert_eq!(post(&server, "/hooks/a", "right-and-long-enough"), 202);
-    assert_eq!(server.value("select count(*) from sources where rejecting"), "0");
+    assert_eq!(server.value("select count(*) from sources where is_rejecting"), "0");
 }
 
 #[test]

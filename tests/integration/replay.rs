@@ -16,7 +16,7 @@ fn fill(server: &Server, events: usize) {
                last_job, body)
              SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
                i, i, CAST('event ' || i AS BLOB) FROM n;
-             INSERT INTO jobs (id, event, handler, source, state, created_at, since, ended_at)
+             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at)
                SELECT id, id, 1, 1, 3, received_at, 0, received_at FROM events;
              UPDATE counters SET event = {events}, job = {events};
              COMMIT;"
@@ -216,6 +216,6 @@ fn a_replay_that_was_cut_off_leaves_whole_jobs_and_a_true_count() {
         format!("{made} replay")
     );
     assert_eq!(server.value("select job from counters"), server.value("select max(id) from jobs"));
-    let whole = "select count(*) from jobs where replay = 1 and later = event and state = 0";
+    let whole = "select count(*) from jobs where replay = 1 and appended_to = event and state = 0";
     assert_eq!(server.value(whole), made);
 }

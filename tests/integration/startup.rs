@@ -164,7 +164,7 @@ fn a_disk_that_the_log_fills_is_written_again_by_the_room_that_was_kept() {
     server.start();
     let body = vec![b'x'; 3000];
     until("it is full", || server.post("/hooks/a", &body).status == 503);
-    until("it makes room", || server.log().contains("the server made room for itself"));
+    until("it makes room", || server.log().contains("removed the reserve"));
     until("it takes some again", || server.post("/hooks/a", "x").status == 202);
 }
 

@@ -1,4 +1,5 @@
-//! What the source `hooktrail` has to tell: noted with what happened, made an event once a minute.
+//! Conditions of the source `hooktrail`: recorded when they occur, and reported by an event once
+//! per minute.
 
 use super::*;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
@@ -8,7 +9,7 @@ use crate::store::sources;
 const OWN: SourceId = SourceId(2);
 const NONE_TOLD: [&str; 0] = [];
 
-/// A trail whose second source is the server's own, which handler `other` takes.
+/// A store whose second source is `hooktrail`, to which the handler `other` subscribes.
 fn told() -> Trail {
     let mut trail = trail();
     let conn = &trail.store.conn;
@@ -29,18 +30,18 @@ impl Trail {
     }
 
     fn waiting(&self) -> Vec<PendingAlert> {
-        alerts::waiting(&self.store.conn, self.state.now_ms).unwrap()
+        alerts::load_pending(&self.store.conn, self.state.now_ms).unwrap()
     }
 
-    /// Type and count of each.
+    /// The type and count of each pending alert.
     fn kinds(&self) -> Vec<String> {
         self.waiting().iter().map(|one| format!("{} {}", one.kind, one.count)).collect()
     }
 
-    /// Makes events of what waits.
+    /// Stores an event for each pending alert.
     fn make(&mut self) {
         for of in self.waiting() {
-            self.apply(Operation::Alert(Box::new(made(of))));
+            self.apply(Operation::AlertEvent(Box::new(made(of))));
         }
     }
 
@@ -61,19 +62,19 @@ fn made(of: PendingAlert) -> AlertEvent {
         ip: String::new(),
         headers: Vec::new(),
         body: b"{}".to_vec(),
-        dedupe: events::Dedupe::default(),
+        dedupe: events::DedupeCheck::default(),
         note: None,
-        owed: JobPlan::Plain([HandlerId(2)].into()),
+        plan: JobPlan::Plain([HandlerId(2)].into()),
         queue_limit: None,
         body_memory: None,
     };
-    AlertEvent { of, accept: Some(accept) }
+    AlertEvent { alert: of, event: Some(accept) }
 }
 
 const OWN_EVENTS: &str = "SELECT count(*) FROM events WHERE source = 2";
 
 #[test]
-fn a_dead_job_is_noted_with_what_is_known_of_it() {
+fn a_dead_job_is_recorded_with_its_details() {
     let mut trail = told();
     trail.die();
     trail.owe(vec![(H, items(&["1"], vec![]))]);
@@ -94,29 +95,29 @@ fn a_dead_job_is_noted_with_what_is_known_of_it() {
 }
 
 #[test]
-fn a_job_that_is_dead_at_once_and_an_event_that_nobody_takes_are_noted() {
+fn a_job_whose_expression_failed_and_an_event_without_a_handler_are_recorded() {
     let mut trail = told();
     trail.owe(vec![(H, JobSpec::Dead("when: no".into()))]);
     trail.owe(vec![]);
     trail.accept(JobPlan::Plain([].into()), None);
-    // A handler takes it, though there is nothing to do.
+    // A handler takes this event, though it has no items.
     trail.owe(vec![(H, items(&[], vec![]))]);
     assert_eq!(trail.kinds(), ["job.dead 1", "event.unhandled 2"]);
 }
 
 #[test]
-fn nothing_is_noted_where_nobody_is_told_and_what_was_is_forgotten() {
+fn without_a_subscriber_nothing_is_recorded_and_earlier_records_are_discarded() {
     let mut trail = told();
     trail.die();
     alerts::set_subscriber(&trail.store.conn, None).unwrap();
     trail.state.reload_config_tables(&trail.store.conn).unwrap();
     trail.die();
-    trail.apply(Operation::Notice(AlertSignal::DiskLow("full".into())));
+    trail.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
     assert_eq!(trail.kinds(), Vec::<String>::new());
 }
 
 #[test]
-fn of_one_kind_at_most_one_a_minute_is_made_with_the_count() {
+fn one_condition_makes_at_most_one_event_per_minute_with_the_count() {
     let mut trail = told();
     trail.die();
     trail.make();
@@ -125,7 +126,7 @@ fn of_one_kind_at_most_one_a_minute_is_made_with_the_count() {
     }
     trail.wait_for(59_999);
     assert_eq!(trail.kinds(), Vec::<String>::new());
-    trail.apply(Operation::Notice(AlertSignal::DiskLow("full".into())));
+    trail.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
     assert_eq!(trail.kinds(), ["disk.low 1"], "of another type at once");
     trail.make();
     trail.wait_for(1);
@@ -136,42 +137,42 @@ fn of_one_kind_at_most_one_a_minute_is_made_with_the_count() {
 }
 
 #[test]
-fn an_alert_that_is_asked_for_twice_is_made_once_and_counts_what_came_meanwhile() {
+fn an_alert_that_is_sent_twice_makes_one_event_and_keeps_the_count_of_later_occurrences() {
     let mut trail = told();
     trail.die();
     let of = trail.waiting().remove(0);
     trail.die();
     for _ in 0..2 {
-        trail.apply(Operation::Alert(Box::new(made(of.clone()))));
+        trail.apply(Operation::AlertEvent(Box::new(made(of.clone()))));
     }
     assert_eq!(trail.value(OWN_EVENTS), 1);
     assert_eq!(trail.value("SELECT count FROM alerts"), 1);
 }
 
 #[test]
-fn an_alert_that_no_handler_wants_holds_none_back() {
+fn an_alert_that_no_handler_wants_delays_no_other() {
     let mut trail = told();
     trail.die();
     let of = trail.waiting().remove(0);
-    trail.apply(Operation::Alert(Box::new(AlertEvent { of, accept: None })));
+    trail.apply(Operation::AlertEvent(Box::new(AlertEvent { alert: of, event: None })));
     assert_eq!(trail.value(OWN_EVENTS), 0);
     trail.die();
     assert_eq!(trail.kinds(), ["job.dead 1"]);
 }
 
 #[test]
-fn what_is_cut_off_before_its_commit_neither_tells_nor_forgets() {
+fn an_alert_that_is_rolled_back_makes_no_event_and_stays_pending() {
     let mut trail = told();
     trail.die();
     let of = trail.waiting().remove(0);
     trail.conn().execute_batch("BEGIN IMMEDIATE").unwrap();
-    trail.apply(Operation::Alert(Box::new(made(of.clone()))));
+    trail.apply(Operation::AlertEvent(Box::new(made(of.clone()))));
     trail.conn().execute_batch("ROLLBACK").unwrap();
     assert_eq!((trail.value(OWN_EVENTS), trail.waiting()), (0, vec![of]));
 }
 
 #[test]
-fn what_happens_to_its_own_jobs_makes_none() {
+fn a_dead_job_of_an_alert_makes_no_alert() {
     let mut trail = told();
     trail.die();
     trail.make();
@@ -181,7 +182,8 @@ fn what_happens_to_its_own_jobs_makes_none() {
     assert_eq!(trail.kinds(), Vec::<String>::new());
 }
 
-/// A trail on which `h` rests after two failures in a row, by jobs of these sources.
+/// A store on which the circuit breaker of `h` is open after two failures in a row, by jobs of
+/// these sources.
 fn rested(sources: [SourceId; 2]) -> Trail {
     let mut trail = told();
     trail.breaker = BreakerPolicy { failures: 2, pause_ms: 60_000 };
@@ -192,9 +194,9 @@ fn rested(sources: [SourceId; 2]) -> Trail {
     trail
 }
 
-/// Runs a job of this source to this end, on trial where `h` rests.
-fn tried(trail: &mut Trail, source: SourceId, next: Next) {
-    let on_trial = trail.state.rests.get(&H).is_some_and(|rest| rest.until_ms.is_some());
+/// Runs a job of this source, as the probe if the circuit breaker of `h` is open.
+fn tried(trail: &mut Trail, source: SourceId, next: NextState) {
+    let on_trial = trail.state.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
     trail.state.now_ms += if on_trial { 60_000 } else { 0 };
     trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     let one = ClaimedJob { source, ..trail.ask(H, 1, on_trial).remove(0) };
@@ -202,59 +204,60 @@ fn tried(trail: &mut Trail, source: SourceId, next: Next) {
 }
 
 #[test]
-fn a_handler_that_rests_and_one_that_recovers_are_told_once() {
+fn an_opened_and_a_closed_breaker_make_one_alert_each() {
     let mut trail = rested([S, S]);
     tried(&mut trail, S, again(3_600_000));
-    tried(&mut trail, S, Next::Succeeded);
+    tried(&mut trail, S, NextState::Succeeded);
     assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
     assert!(trail.waiting().iter().all(|one| one.handler == "h" && one.source.is_empty()));
     trail.make();
 }
 
 #[test]
-fn a_rest_is_told_by_the_first_failure_that_is_no_alerts_own_and_its_end_by_any_success() {
+fn the_first_failure_of_another_source_alerts_of_the_open_breaker_and_any_success_of_the_closed_one()
+ {
     let mut trail = rested([S, OWN]);
     assert_eq!(trail.kinds(), NONE_TOLD, "an alert's own job was the last");
     tried(&mut trail, OWN, again(3_600_000));
     assert_eq!(trail.kinds(), NONE_TOLD);
     tried(&mut trail, S, again(3_600_000));
     assert_eq!(trail.kinds(), ["handler.breaker_opened 1"]);
-    tried(&mut trail, OWN, Next::Succeeded);
+    tried(&mut trail, OWN, NextState::Succeeded);
     assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
-fn what_was_not_told_to_rest_is_not_told_to_recover() {
+fn a_breaker_that_opened_without_an_alert_closes_without_one() {
     let mut trail = rested([OWN, OWN]);
-    tried(&mut trail, S, Next::Succeeded);
+    tried(&mut trail, S, NextState::Succeeded);
     assert_eq!(trail.kinds(), NONE_TOLD);
 }
 
 #[test]
-fn a_recovery_is_not_kept_for_those_who_take_alerts_later() {
+fn a_closed_breaker_is_not_recorded_for_later_subscribers() {
     let mut trail = rested([S, S]);
     alerts::set_subscriber(trail.conn(), None).unwrap();
     trail.state.reload_config_tables(&trail.store.conn).unwrap();
-    tried(&mut trail, S, Next::Succeeded);
+    tried(&mut trail, S, NextState::Succeeded);
     assert_eq!(trail.kinds(), NONE_TOLD);
 }
 
 #[test]
-fn a_breaker_that_is_turned_off_is_a_recovery_that_is_told() {
+fn disabling_an_open_breaker_makes_the_closed_alert() {
     let trail = rested([S, S]);
     registry::register(trail.conn(), &[], &[named("h", BreakerPolicy::NEVER)], 0).unwrap();
     assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
-fn a_silence_is_told_once_until_an_event_ends_it() {
+fn a_silence_makes_one_alert_until_an_event_ends_it() {
     let mut trail = told();
-    let silent = || Operation::Notice(AlertSignal::Silent(S, "no event".into()));
+    let silent = || Operation::AlertSignal(AlertSignal::Silent(S, "no event".into()));
     for _ in 0..2 {
         trail.apply(silent());
     }
     assert_eq!(trail.kinds(), ["source.silent 1"]);
-    // It is known after a restart too.
+    // The condition survives a restart.
     trail.state = WriterState::read(&trail.store.conn, trail.store.clock).unwrap();
     trail.apply(silent());
     assert_eq!(trail.value("SELECT count FROM alerts"), 1);
@@ -264,9 +267,9 @@ fn a_silence_is_told_once_until_an_event_ends_it() {
 }
 
 #[test]
-fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
+fn a_rejecting_source_makes_one_alert_if_it_has_accepted_before() {
     let mut trail = told();
-    let refusing = || Operation::Notice(AlertSignal::Refusing(S, "20 refused".into()));
+    let refusing = || Operation::AlertSignal(AlertSignal::Rejecting(S, "20 refused".into()));
     trail.apply(refusing());
     assert_eq!(trail.kinds(), Vec::<String>::new());
     trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
@@ -280,7 +283,7 @@ fn a_source_that_only_refuses_is_told_once_if_it_ever_accepted() {
 }
 
 #[test]
-fn after_a_crash_the_last_event_of_a_source_is_known_by_its_events() {
+fn after_a_crash_the_last_activity_of_a_source_comes_from_its_events() {
     let mut trail = told();
     let (conn, now_ms) = (&trail.store.conn, trail.state.now_ms);
     sources::save_last_seen(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
@@ -292,7 +295,7 @@ fn after_a_crash_the_last_event_of_a_source_is_known_by_its_events() {
     assert_eq!(seen(&trail, wall_ms), (500_000, 5));
     trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
     assert_eq!(seen(&trail, wall_ms + 3_000), (3_000, 5));
-    // A clock that was set back, or leapt ahead, makes it no earlier than what was kept.
+    // A wall clock that was set back or ahead makes the time no earlier than the saved one.
     assert_eq!(seen(&trail, wall_ms - 3_000), (0, 5));
     assert_eq!(seen(&trail, wall_ms + 9_000_000), (500_000, 5));
 }

@@ -1,4 +1,4 @@
-//! The breaker, and what is kept of rates.
+//! Tests of the circuit breaker, and of the saved state of `rate`.
 
 use super::*;
 use crate::store::breaker;
@@ -23,36 +23,36 @@ fn changes(trail: &Trail) -> Vec<String> {
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-/// Runs the trial to this end.
-fn tried(trail: &mut Trail, next: Next) {
+/// Runs the probe with this result.
+fn tried(trail: &mut Trail, next: NextState) {
     let one = trail.ask(H, 1, true).remove(0);
-    assert!(one.on_trial);
+    assert!(one.is_probe);
     trail.finish(&one, next);
 }
 
 #[test]
-fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
+fn failures_in_a_row_open_the_breaker_and_a_successful_probe_closes_it() {
     let mut trail = resting(3);
     let all = trail.claim(4);
     trail.finish(&all[0], again(0));
-    trail.finish(&all[1], Next::Succeeded);
+    trail.finish(&all[1], NextState::Succeeded);
     for one in &all[2..] {
         trail.finish(one, again(0));
     }
     trail.run(again(0));
-    assert_eq!(trail.claimed(9), NONE, "it rests");
-    assert_eq!(trail.ask(H, 1, true).len(), 0, "for a minute");
+    assert_eq!(trail.claimed(9), NONE, "the breaker is open");
+    assert_eq!(trail.ask(H, 1, true).len(), 0, "no probe for a minute");
     trail.state.now_ms += 60_000;
-    assert_eq!(trail.claimed(9), NONE, "and then one job is on trial");
+    assert_eq!(trail.claimed(9), NONE, "then only a probe may run");
     tried(&mut trail, again(0));
-    assert_eq!(trail.ask(H, 1, true).len(), 0, "which failed");
+    assert_eq!(trail.ask(H, 1, true).len(), 0, "the probe failed");
     trail.state.now_ms += 60_000;
-    tried(&mut trail, Next::Succeeded);
+    tried(&mut trail, NextState::Succeeded);
     assert_eq!(trail.claim(9).len(), 8);
     let expected = [
         "opened: 3 in a row, the last was job 1: exit 1",
         "probe: job 1",
-        "opened: job 1 failed on trial: exit 1",
+        "opened: probe job 1 failed: exit 1",
         "probe: job 1",
         "closed: job 1: exit 1",
     ];
@@ -60,19 +60,19 @@ fn so_many_failures_in_a_row_are_a_rest_then_one_trial_and_recovery() {
 }
 
 #[test]
-fn what_ran_before_the_rest_ends_as_it_may_and_changes_nothing() {
+fn jobs_that_ran_before_the_breaker_opened_do_not_change_it() {
     let mut trail = resting(2);
     let all = trail.claim(4);
     trail.finish(&all[0], again(0));
     trail.finish(&all[1], again(0));
-    trail.finish(&all[2], Next::Succeeded);
+    trail.finish(&all[2], NextState::Succeeded);
     trail.finish(&all[3], again(0));
     assert_eq!(trail.claimed(1), NONE);
     assert_eq!(changes(&trail), ["opened: 2 in a row, the last was job 2: exit 1"]);
 }
 
 #[test]
-fn of_a_paused_handler_nothing_is_claimed_by_who_has_not_heard_of_it() {
+fn a_claim_for_a_paused_handler_gets_no_job() {
     let mut trail = trail();
     plain(&mut trail, 1);
     registry::set_paused(trail.conn(), H, true, 0).unwrap();
@@ -84,7 +84,7 @@ fn of_a_paused_handler_nothing_is_claimed_by_who_has_not_heard_of_it() {
 }
 
 #[test]
-fn dead_at_once_is_no_failure_of_the_handler() {
+fn a_job_that_the_handler_reports_dead_is_no_failure_of_the_handler() {
     let mut trail = resting(2);
     let all = trail.claim(3);
     for one in &all {
@@ -94,41 +94,45 @@ fn dead_at_once_is_no_failure_of_the_handler() {
 }
 
 #[test]
-fn a_rest_is_kept_over_a_restart_and_a_handlers_clock_stands_still_meanwhile() {
+fn an_open_breaker_survives_a_restart_and_stops_the_handlers_clock() {
     let mut trail = resting(1);
-    let before_ms = trail.state.active_ms(H);
+    let before_ms = trail.state.handler_time_ms(H);
     trail.run(again(0));
     trail.state.write_counters(&trail.store.conn).unwrap();
     trail.state = WriterState::read(&trail.store.conn, trail.store.clock).unwrap();
     trail.state.now_ms = 1_000_000 + 30_000;
     assert_eq!(trail.claimed(1), NONE);
-    assert_eq!(breaker::all(trail.conn()).unwrap()[&H].until_ms, Some(1_060_000));
+    assert_eq!(breaker::load_breakers(trail.conn()).unwrap()[&H].open_until_ms, Some(1_060_000));
     registry::set_paused(trail.conn(), H, true, trail.state.now_ms).unwrap();
     trail.state.now_ms += 60_000;
-    tried(&mut trail, Next::Succeeded);
+    tried(&mut trail, NextState::Succeeded);
     trail.state.now_ms += 10_000;
     registry::set_paused(trail.conn(), H, false, trail.state.now_ms).unwrap();
     trail.state.read_idle(&trail.store.conn).unwrap();
-    assert_eq!(trail.state.active_ms(H), before_ms, "it rested, and then it was paused");
+    assert_eq!(
+        trail.state.handler_time_ms(H),
+        before_ms,
+        "the clock stops while the breaker is open and while the handler is paused"
+    );
     trail.state.now_ms += 5;
-    assert_eq!(trail.state.active_ms(H), before_ms + 5);
+    assert_eq!(trail.state.handler_time_ms(H), before_ms + 5);
 }
 
 #[test]
-fn when_the_next_of_a_rate_may_start_is_kept() {
+fn the_next_start_of_a_rate_is_saved() {
     let mut trail = resting(0);
     let ask = ClaimRequest {
         handler: H,
-        jobs: 2,
+        max_jobs: 2,
         as_one_batch: false,
         is_probe: false,
         min_interval_ms: Some(250),
     };
     assert_eq!(claim(&trail.store.conn, &mut trail.state, &ask).unwrap().len(), 2);
-    assert_eq!(registry::rates(trail.conn()).unwrap(), [(H, 1_000_500)]);
+    assert_eq!(registry::next_rate_starts(trail.conn()).unwrap(), [(H, 1_000_500)]);
 }
 
-/// Has this breaker taken over from config.toml.
+/// Applies this `breaker` as a configuration does.
 fn configure(trail: &mut Trail, breaker: BreakerPolicy) {
     let (reply, _) = crossbeam_channel::bounded(1);
     let handlers = vec![named("h", breaker)];
@@ -137,25 +141,25 @@ fn configure(trail: &mut Trail, breaker: BreakerPolicy) {
 }
 
 #[test]
-fn a_breaker_that_is_turned_off_ends_the_rest_and_a_shorter_pause_shortens_it() {
+fn disabling_the_breaker_closes_it_and_a_shorter_pause_shortens_the_open_state() {
     let mut trail = resting(1);
-    let before_ms = trail.state.active_ms(H);
+    let before_ms = trail.state.handler_time_ms(H);
     trail.run(again(0));
     trail.state.changed_breakers.clear();
     trail.state.now_ms += 10_000;
     configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 120_000 });
-    assert_eq!(trail.state.changed_breakers, [], "a longer pause is for the next rest");
+    assert_eq!(trail.state.changed_breakers, [], "a longer pause applies to the next time");
     configure(&mut trail, BreakerPolicy { failures: 1, pause_ms: 5_000 });
-    assert_eq!(trail.state.rests[&H].until_ms, Some(trail.state.now_ms + 5_000));
+    assert_eq!(trail.state.breakers[&H].open_until_ms, Some(trail.state.now_ms + 5_000));
     assert_eq!(trail.state.changed_breakers, [H]);
     configure(&mut trail, BreakerPolicy::NEVER);
-    assert_eq!(trail.state.active_ms(H), before_ms);
+    assert_eq!(trail.state.handler_time_ms(H), before_ms);
     assert_eq!(trail.claim(99).len(), 10);
-    assert_eq!(changes(&trail)[1..], ["closed: its breaker was turned off"]);
+    assert_eq!(changes(&trail)[1..], ["closed: its breaker was disabled"]);
 }
 
 #[test]
-fn a_trial_that_tells_nothing_is_followed_by_another() {
+fn an_inconclusive_probe_is_followed_by_another() {
     let mut trail = resting(1);
     trail.run(again(0));
     trail.state.now_ms += 60_000;
@@ -165,19 +169,18 @@ fn a_trial_that_tells_nothing_is_followed_by_another() {
         let one = trail.ask(H, 1, true).remove(0);
         trail.state.changed_breakers.clear();
         trail.end(&one, ended, if ended.1 { died() } else { again(0) });
-        assert_eq!(
-            trail.state.changed_breakers,
-            [H],
-            "the dispatcher hears that it is over: {ended:?}"
+        assert_eq!(trail.state.changed_breakers, [H], "the scheduler is notified: {ended:?}");
+        assert!(
+            trail.state.breakers[&H].open_until_ms.is_some(),
+            "the breaker stays open: {ended:?}"
         );
-        assert!(trail.state.rests[&H].until_ms.is_some(), "it rests still: {ended:?}");
     }
-    tried(&mut trail, Next::Succeeded);
+    tried(&mut trail, NextState::Succeeded);
     assert_eq!(trail.claim(9).len(), 8);
 }
 
 #[test]
-fn a_trial_that_made_other_jobs_is_followed_by_another() {
+fn a_probe_that_is_replaced_by_other_jobs_is_followed_by_another() {
     let mut trail = resting(1);
     trail.run(died());
     trail.owe(vec![(H, JobSpec::Dead("when: no such thing".into()))]);
@@ -187,11 +190,11 @@ fn a_trial_that_made_other_jobs_is_followed_by_another() {
     assert!(trail.retry(11));
     trail.state.now_ms += 60_000;
     let claimed = trail.ask(H, 1, true).remove(0);
-    assert!(claimed.expand && claimed.on_trial);
+    assert!(claimed.should_reevaluate && claimed.is_probe);
     trail.state.changed_breakers.clear();
     let owed = Some(items(&["1", "2"], Vec::new()));
-    let it = reevaluate::Reevaluation { claimed, received_at_ms: 5, owed };
+    let it = reevaluate::Reevaluation { claimed, received_at_ms: 5, spec: owed };
     reevaluate::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
     assert_eq!(trail.state.changed_breakers, [H]);
-    assert_eq!(trail.ask(H, 9, true).len(), 2, "the store gives what is asked for");
+    assert_eq!(trail.ask(H, 9, true).len(), 2, "the store claims as many jobs as requested");
 }

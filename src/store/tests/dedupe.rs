@@ -1,6 +1,6 @@
-//! Keys that repeats are recognised by.
+//! Tests of the keys that identify duplicates.
 
-use super::events::{Aim, Dedupe, DedupeKey};
+use super::events::{DedupeCheck, DedupeKey, InsertMode};
 use super::*;
 
 const WINDOW_MS: i64 = 1_000;
@@ -9,34 +9,39 @@ fn one(name: &str) -> Option<DedupeKey> {
     Some(DedupeKey { key: key(name), window_ms: WINDOW_MS })
 }
 
-/// Keys of a request: of the source's own `dedupe`, and of the delivery.
-fn keys(own: &str, delivery: &str) -> Dedupe {
-    Dedupe { own: one(own), delivery: one(delivery), retry_dead: true, aim: Aim::Store }
+/// The keys of a request: of the source's own `dedupe`, and of the delivery.
+fn keys(own: &str, delivery: &str) -> DedupeCheck {
+    DedupeCheck { own: one(own), delivery: one(delivery), retry_dead: true, aim: InsertMode::Store }
 }
 
-fn of_delivery(name: &str, aim: Aim) -> Dedupe {
-    Dedupe { delivery: one(name), retry_dead: aim == Aim::Store, aim, ..Dedupe::default() }
+fn of_delivery(name: &str, aim: InsertMode) -> DedupeCheck {
+    DedupeCheck {
+        delivery: one(name),
+        retry_dead: aim == InsertMode::Store,
+        aim,
+        ..DedupeCheck::default()
+    }
 }
 
 impl Trail {
-    fn dedupe(&mut self, dedupe: Dedupe) -> InsertReply {
-        self.accept(JobPlan::Judged(vec![(H, ordered("k"))]), Some(dedupe))
+    fn dedupe(&mut self, dedupe: DedupeCheck) -> InsertReply {
+        self.accept(JobPlan::Evaluated(vec![(H, ordered("k"))]), Some(dedupe))
     }
 }
 
 #[test]
-fn either_of_two_keys_makes_a_repeat() {
+fn either_of_two_keys_identifies_a_duplicate() {
     let mut trail = trail();
     assert_eq!(trail.dedupe(keys("a", "1")), InsertReply::Stored(EventId(1)));
     assert_eq!(trail.dedupe(keys("b", "1")), InsertReply::Duplicate(EventId(1)));
     assert_eq!(trail.dedupe(keys("a", "2")), InsertReply::Duplicate(EventId(1)));
-    // A repeat by the delivery's key brings no other key in: its body may be a stranger's.
+    // A duplicate by the delivery key adds no other key: its body may come from a stranger.
     assert_eq!(trail.dedupe(keys("b", "3")), InsertReply::Stored(EventId(2)));
     assert_eq!(trail.number("SELECT count(*) FROM duplicates WHERE event = 1"), 2);
 }
 
 #[test]
-fn a_repeat_by_the_sources_own_key_is_none_the_less_known_by_its_delivery() {
+fn a_duplicate_by_the_own_key_stays_a_duplicate_by_its_delivery_key() {
     let mut trail = trail();
     let short = |delivery: &str| {
         let mut keys = keys("a", delivery);
@@ -51,7 +56,7 @@ fn a_repeat_by_the_sources_own_key_is_none_the_less_known_by_its_delivery() {
 }
 
 #[test]
-fn a_key_whose_window_is_over_is_free_again_and_forgotten() {
+fn an_expired_key_does_not_match_and_is_deleted() {
     let mut trail = trail();
     assert_eq!(trail.dedupe(keys("a", "1")), InsertReply::Stored(EventId(1)));
     trail.state.now_ms += WINDOW_MS - 1;
@@ -65,21 +70,27 @@ fn a_key_whose_window_is_over_is_free_again_and_forgotten() {
 }
 
 #[test]
-fn what_may_only_repeat_is_never_stored_and_heals_nothing() {
+fn a_request_that_may_only_be_a_duplicate_is_never_stored_and_retries_no_job() {
     let mut trail = trail();
-    for aim in [Aim::LookUp, Aim::RecordRepeat] {
-        assert_eq!(trail.dedupe(of_delivery("1", aim)), InsertReply::NoRepeat);
+    for aim in [InsertMode::LookUp, InsertMode::RecordDuplicate] {
+        assert_eq!(trail.dedupe(of_delivery("1", aim)), InsertReply::NotDuplicate);
     }
-    assert_eq!(trail.dedupe(of_delivery("1", Aim::Store)), InsertReply::Stored(EventId(1)));
+    assert_eq!(trail.dedupe(of_delivery("1", InsertMode::Store)), InsertReply::Stored(EventId(1)));
     trail.run(died());
-    assert_eq!(trail.dedupe(of_delivery("1", Aim::LookUp)), InsertReply::Duplicate(EventId(1)));
+    assert_eq!(
+        trail.dedupe(of_delivery("1", InsertMode::LookUp)),
+        InsertReply::Duplicate(EventId(1))
+    );
     assert_eq!(trail.number("SELECT count(*) FROM duplicates"), 0);
     assert_eq!(
-        trail.dedupe(of_delivery("1", Aim::RecordRepeat)),
+        trail.dedupe(of_delivery("1", InsertMode::RecordDuplicate)),
         InsertReply::Duplicate(EventId(1))
     );
     assert_eq!(trail.number("SELECT count(*) FROM duplicates"), 1);
     assert_eq!(trail.number("SELECT state FROM jobs"), 4);
-    assert_eq!(trail.dedupe(of_delivery("1", Aim::Store)), InsertReply::Duplicate(EventId(1)));
+    assert_eq!(
+        trail.dedupe(of_delivery("1", InsertMode::Store)),
+        InsertReply::Duplicate(EventId(1))
+    );
     assert_eq!(trail.number("SELECT state FROM jobs"), 0);
 }

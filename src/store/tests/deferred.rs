@@ -1,21 +1,21 @@
-//! Jobs that are inserted after their event, in several transactions: with any cut between two of
-//! them the outcome is that of one transaction.
+//! Tests of jobs that are inserted after their event, in several transactions. After a crash
+//! between any two of them, the result is that of one transaction.
 
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::store::deferred::{self, Budget, EventJobs, Work};
+use crate::store::deferred::{self, BacklogTask, EventJobs, RowBudget};
 use crate::store::insert;
 
-/// More than one transaction inserts, with keys of all kinds.
+/// More jobs than one transaction inserts, with keys of all kinds.
 fn large(seed: usize) -> JobSpec {
     let names = ["k", "l", "m", "n", "o"];
     let keys = (0..300).map(|at| JobKeys {
-        order: (at % 3 == 0).then(|| key(names[(at + seed) % 5])),
-        newest: None,
-        once: (at % 7 == 0)
+        ordering: (at % 3 == 0).then(|| key(names[(at + seed) % 5])),
+        version: None,
+        unique: (at % 7 == 0)
             .then(|| UniqueKey { key: key(&format!("{}", (at + seed) % 40)), window_ms: 60_000 }),
-        collapse: (at % 11 == 0).then(|| DebounceKey {
+        debounce: (at % 11 == 0).then(|| DebounceKey {
             key: key(names[(at * seed) % 5]),
             settle_ms: if at % 2 == 0 { 5_000 } else { 0 },
         }),
@@ -24,36 +24,36 @@ fn large(seed: usize) -> JobSpec {
     JobSpec::Items(Arc::new(VecItems(bodies, keys.collect())))
 }
 
-fn budget(rows: usize) -> Budget {
-    Budget { rows, bytes: usize::MAX, until: Instant::now() + Duration::from_secs(60) }
+fn budget(rows: usize) -> RowBudget {
+    RowBudget { rows, bytes: usize::MAX, until: Instant::now() + Duration::from_secs(60) }
 }
 
 impl Trail {
-    /// Stores an event, whose jobs are still to be inserted.
+    /// Stores a deferred event.
     fn defer(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> EventJobs {
-        let reply = self.accept(JobPlan::Judged(owed.clone()), None);
+        let reply = self.accept(JobPlan::Evaluated(owed.clone()), None);
         let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
         let received_at_ms = self.state.wall_ms;
-        EventJobs { event, source: S, received_at_ms, owed, note: None, dedupe: None }
+        EventJobs { event, source: S, received_at_ms, specs: owed, note: None, dedupe: None }
     }
 
-    /// One transaction of that many rows; whether the work is over.
-    fn step(&mut self, work: &mut Work, rows: usize) -> bool {
+    /// Runs one transaction with this row budget. Returns whether the task has ended.
+    fn step(&mut self, work: &mut BacklogTask, rows: usize) -> bool {
         let progress = work.step(&self.store.conn, &mut self.state, &mut budget(rows)).unwrap();
         work.advance(progress);
         self.state.write_counters(&self.store.conn).unwrap();
         progress.is_over()
     }
 
-    /// What the next process finds, after this one was killed.
-    fn crash(&mut self) -> Vec<Work> {
+    /// Loads the tasks that the next process finds after a crash.
+    fn crash(&mut self) -> Vec<BacklogTask> {
         let (now_ms, wall_ms) = (self.state.now_ms, self.state.wall_ms);
         self.state = WriterState::read(&self.store.conn, self.store.clock).unwrap();
         (self.state.now_ms, self.state.wall_ms) = (now_ms, wall_ms);
-        deferred::read_left(&self.store.conn, &mut self.state).unwrap()
+        deferred::load_tasks(&self.store.conn, &mut self.state).unwrap()
     }
 
-    /// All jobs, by their place in their event.
+    /// All jobs, by their position in their event.
     fn places(&self) -> Vec<String> {
         let sql =
             "SELECT e.id || ' ' || j.handler || ' ' || coalesce(j.item, 0) || ' ' || j.state || ' '
@@ -77,7 +77,7 @@ impl Trail {
     }
 }
 
-/// What one transaction for each event gives.
+/// The result of one transaction for each event.
 fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
     let mut trail = trail();
     for seed in seeds {
@@ -100,16 +100,16 @@ fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
 }
 
 #[test]
-fn jobs_that_are_inserted_in_many_transactions_are_those_of_one() {
+fn jobs_inserted_in_many_transactions_equal_those_of_one() {
     let mut trail = trail();
     for seed in 1..4 {
         let jobs = trail.defer(vec![(H, large(seed)), (HandlerId(2), large(seed))]);
         let event = jobs.event;
-        let mut work = Work::insert_event_jobs(jobs);
+        let mut work = BacklogTask::insert_event_jobs(jobs);
         let mut was_visible = false;
         while !trail.step(&mut work, 37) {
             let is_visible = trail.check_views(event, 600);
-            assert!(is_visible || !was_visible, "what was seen is gone");
+            assert!(is_visible || !was_visible, "visible jobs stay visible");
             was_visible = is_visible;
         }
         assert!(was_visible);
@@ -119,7 +119,7 @@ fn jobs_that_are_inserted_in_many_transactions_are_those_of_one() {
     for table in ["deferred_events", "expansions", "expansion_keys"] {
         assert_eq!(trail.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
-    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
+    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(queued, trail.number("SELECT sum(queued) FROM trail"));
 }
 
@@ -131,7 +131,7 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
         let owed = vec![(H, large(1)), (HandlerId(2), large(1))];
         let jobs = trail.defer(owed.clone());
         let event = jobs.event;
-        let mut work = Work::insert_event_jobs(jobs);
+        let mut work = BacklogTask::insert_event_jobs(jobs);
         let mut is_over = false;
         for _ in 0..cut {
             is_over = is_over || trail.step(&mut work, 150);
@@ -154,8 +154,9 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
                 + trail.number("SELECT count(*) FROM items");
             assert_eq!(hidden, 0);
             let (received_at_ms, note) = (trail.state.wall_ms, None);
-            let jobs = EventJobs { event, source: S, received_at_ms, owed, note, dedupe: None };
-            let mut work = Work::insert_event_jobs(jobs);
+            let jobs =
+                EventJobs { event, source: S, received_at_ms, specs: owed, note, dedupe: None };
+            let mut work = BacklogTask::insert_event_jobs(jobs);
             while !trail.step(&mut work, 150) {}
         }
         assert!(trail.state.deferred.is_empty());
@@ -168,18 +169,18 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
 }
 
 #[test]
-fn while_a_source_has_deferred_events_its_newer_ones_are_deferred_and_others_are_not() {
+fn only_while_a_source_has_deferred_events_its_newer_events_are_deferred() {
     let mut trail = trail();
     let first = trail.defer(vec![(H, large(1))]);
     let second = trail.defer(vec![(H, JobSpec::Event(JobKeys::default()))]);
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
     let settled = "SELECT count(*) FROM trail WHERE settled_at IS NOT NULL";
     assert_eq!(trail.number(settled), 0);
-    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
-    assert_eq!(queued, 301, "they count as the jobs that they will have");
+    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(queued, 301, "deferred events count as the jobs that they will have");
     assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), 301);
     for jobs in [first, second] {
-        let mut work = Work::insert_event_jobs(jobs);
+        let mut work = BacklogTask::insert_event_jobs(jobs);
         while !trail.step(&mut work, 100) {}
     }
     let of_second = trail.number("SELECT min(id) FROM jobs WHERE event = 2");
@@ -195,27 +196,34 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
     sent.pop();
     for at in [0, 1] {
         let (event, received_at_ms, owed) = (sent[at].event, 0, all[at].clone());
-        sent.push(EventJobs { event, source: S, received_at_ms, owed, note: None, dedupe: None });
+        sent.push(EventJobs {
+            event,
+            source: S,
+            received_at_ms,
+            specs: owed,
+            note: None,
+            dedupe: None,
+        });
     }
     for jobs in sent {
-        let mut work = Work::insert_event_jobs(jobs);
+        let mut work = BacklogTask::insert_event_jobs(jobs);
         while !trail.step(&mut work, 100) {}
     }
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 301);
-    assert_eq!(trail.state.deferred.get(&S), Some(&1), "the third is still to come");
-    let queued: i64 = trail.state.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(trail.state.deferred.get(&S), Some(&1), "the third event is still deferred");
+    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), queued);
 }
 
 #[test]
-fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
+fn a_deferred_event_that_no_handler_wants_has_no_jobs() {
     let mut trail = trail();
     let reply = trail.accept(JobPlan::Unevaluated([H].into()), None);
     assert_eq!(reply, InsertReply::Deferred(EventId(1)));
     let event = EventId(1);
     let note = Some("h: ordering_key: no".to_owned());
-    let jobs = EventJobs { event, source: S, received_at_ms: 1, owed: vec![], note, dedupe: None };
-    assert!(trail.step(&mut Work::insert_event_jobs(jobs), 100));
+    let jobs = EventJobs { event, source: S, received_at_ms: 1, specs: vec![], note, dedupe: None };
+    assert!(trail.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
     assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
     assert_eq!(trail.number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
     assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"), 1);
@@ -226,7 +234,7 @@ fn a_deferred_event_that_no_handler_wants_leaves_no_row() {
 fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
     let mut trail = trail();
     let jobs = trail.defer(vec![(H, large(1))]);
-    let mut work = Work::insert_event_jobs(jobs);
+    let mut work = BacklogTask::insert_event_jobs(jobs);
     while trail.number("SELECT jobs FROM trail") == 0 {
         assert!(!trail.step(&mut work, 100));
     }
@@ -238,14 +246,14 @@ fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
 }
 
 #[test]
-fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
+fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_key() {
     let mut trail = trail();
-    let keys = vec![JobKeys { order: Some(key("k")), ..JobKeys::default() }; 300];
+    let keys = vec![JobKeys { ordering: Some(key("k")), ..JobKeys::default() }; 300];
     let owed = JobSpec::Items(Arc::new(VecItems(vec![b"1".to_vec(); 300], keys)));
     let jobs = trail.defer(vec![(H, owed)]);
-    let mut work = Work::insert_event_jobs(jobs);
+    let mut work = BacklogTask::insert_event_jobs(jobs);
     trail.step(&mut work, 10);
-    // From another source.
+    // A job of another source.
     let of = insert::JobOrigin {
         event: 1,
         source: SourceId(2),
@@ -260,13 +268,13 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_key() {
 }
 
 #[test]
-fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key() {
+fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_debounce_key() {
     let mut trail = trail();
     let collapse = Some(DebounceKey { key: key("k"), settle_ms: 5_000 });
-    let keys = JobKeys { collapse, ..JobKeys::default() };
+    let keys = JobKeys { debounce: collapse, ..JobKeys::default() };
     let bodies = vec![b"1".to_vec(); 300];
     let owed = JobSpec::Items(Arc::new(VecItems(bodies, vec![keys.clone(); 300])));
-    let mut work = Work::insert_event_jobs(trail.defer(vec![(H, owed)]));
+    let mut work = BacklogTask::insert_event_jobs(trail.defer(vec![(H, owed)]));
     trail.step(&mut work, 10);
     let (event, source, handler) = (1, SourceId(2), H);
     let origin = insert::Origin::Event;
@@ -279,10 +287,10 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_key
 }
 
 #[test]
-fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
+fn a_failed_expression_beside_many_items_makes_an_attempt_and_a_dead_job() {
     let mut trail = trail();
     let owed = vec![(H, JobSpec::Dead("when: no".into())), (HandlerId(2), large(1))];
-    let mut work = Work::insert_event_jobs(trail.defer(owed));
+    let mut work = BacklogTask::insert_event_jobs(trail.defer(owed));
     while trail.number("SELECT jobs FROM trail") == 0 {
         assert_eq!(trail.number("SELECT count(*) FROM outcomes"), 0, "no outcome before its job");
         assert!(!trail.step(&mut work, 100));
@@ -293,12 +301,12 @@ fn an_expression_that_failed_beside_many_items_is_an_attempt_and_a_dead_job() {
 }
 
 #[test]
-fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
+fn a_duplicate_retries_dead_jobs_in_several_transactions_and_each_once() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
-    let dedupe = events::Dedupe { own, retry_dead: true, ..Default::default() };
+    let dedupe = events::DedupeCheck { own, retry_dead: true, ..Default::default() };
     let owed = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
-    trail.accept(JobPlan::Judged(owed), Some(dedupe));
+    trail.accept(JobPlan::Evaluated(owed), Some(dedupe));
     for _ in 0..250 {
         trail.run(died());
     }
@@ -310,21 +318,21 @@ fn a_duplicate_revives_dead_jobs_some_at_a_time_and_each_once() {
     let mut work = works.remove(0);
     trail.run(died());
     while !trail.step(&mut work, 60) {}
-    assert_eq!(trail.number(dead), 1, "what died meanwhile has had its turn");
-    assert_eq!(trail.number("SELECT count(*) FROM revivals"), 0);
+    assert_eq!(trail.number(dead), 1, "a job that died meanwhile is not retried again");
+    assert_eq!(trail.number("SELECT count(*) FROM dead_job_retries"), 0);
     assert!(works.is_empty());
 }
 
 #[test]
-fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others() {
+fn duplicates_of_one_transaction_retry_some_dead_jobs_and_later_transactions_the_others() {
     let mut trail = trail();
     let dedupe = |name| {
         let own = Some(events::DedupeKey { key: key(name), window_ms: 60_000 });
-        Some(events::Dedupe { own, retry_dead: true, ..Default::default() })
+        Some(events::DedupeCheck { own, retry_dead: true, ..Default::default() })
     };
     for name in ["x", "y", "z"] {
         let owed = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
-        trail.accept(JobPlan::Judged(owed), dedupe(name));
+        trail.accept(JobPlan::Evaluated(owed), dedupe(name));
     }
     for _ in 0..240 {
         trail.run(died());
@@ -339,21 +347,24 @@ fn duplicates_of_one_transaction_revive_some_dead_jobs_and_later_ones_the_others
         while !trail.step(&mut work, 60) {}
     }
     assert_eq!(trail.number(dead), 0);
-    assert_eq!(trail.number("SELECT count(*) FROM revivals"), 0);
+    assert_eq!(trail.number("SELECT count(*) FROM dead_job_retries"), 0);
 }
 
 #[test]
-fn a_retried_job_makes_many_jobs_in_many_transactions_and_none_if_it_is_cancelled() {
+fn a_retried_job_is_replaced_by_many_jobs_in_many_transactions_and_by_none_if_cancelled() {
     for is_cancelled in [false, true] {
         let mut trail = trail();
         trail.owe(vec![(H, JobSpec::Dead("split: no".into()))]);
         assert!(trail.retry(1));
         let claimed = trail.claim(1).remove(0);
         let owed = Some(large(1));
-        let expansion =
-            Box::new(crate::store::reevaluate::Reevaluation { claimed, received_at_ms: 0, owed });
+        let expansion = Box::new(crate::store::reevaluate::Reevaluation {
+            claimed,
+            received_at_ms: 0,
+            spec: owed,
+        });
         let (done, _) = crossbeam_channel::bounded(1);
-        let mut work = Work::expand_job(expansion, done);
+        let mut work = BacklogTask::expand_job(expansion, done);
         trail.step(&mut work, 100);
         assert_eq!(trail.number("SELECT jobs FROM trail"), 1);
         if is_cancelled {

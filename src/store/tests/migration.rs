@@ -1,4 +1,4 @@
-//! An older database becomes one of this version, with all that is in it; others are rejected.
+//! An older database is migrated with all its rows; other files are rejected.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use crate::config::Durability;
 use crate::store::migrate::{Migration, open_with_steps};
 use crate::store::open;
 
-/// A step as a release would add it: a table, and a column that existing rows fill in.
+/// A migration as a release would add it: a table, and a column that is filled from existing rows.
 fn add_column(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "ALTER TABLE sources ADD COLUMN owner TEXT;
@@ -22,7 +22,7 @@ fn fail(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 #[test]
-fn an_older_database_keeps_its_rows_through_each_step_and_a_copy_of_it_is_kept() {
+fn an_older_database_keeps_its_rows_in_each_migration_and_a_copy_is_made_before() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.db");
     let made = open(&path, Durability::Full).unwrap();
@@ -46,14 +46,17 @@ fn an_older_database_keeps_its_rows_through_each_step_and_a_copy_of_it_is_kept()
 }
 
 #[test]
-fn a_step_that_fails_leaves_the_version_before_it() {
+fn a_migration_that_fails_leaves_the_previous_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.db");
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
     let failed = open_with_steps(&path, Durability::Full, &[add_column, fail]).unwrap_err();
-    assert!(format!("{failed:#}").contains("the step from schema version 2 failed"), "{failed:#}");
+    assert!(
+        format!("{failed:#}").contains("the migration from schema version 2 failed"),
+        "{failed:#}"
+    );
     let kept = open_with_steps(&path, Durability::Full, &[add_column]).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = kept.conn.query_row(owner, [], |row| row.get(0)).unwrap();
@@ -69,6 +72,6 @@ fn a_database_of_a_pre_release_build_is_rejected_and_left_as_it_was() {
     drop(conn);
     let before = std::fs::read(&path).unwrap();
     let rejected = open(&path, Durability::Full).unwrap_err().to_string();
-    assert!(rejected.contains("was made by a pre-release build of Hooktrail"), "{rejected}");
+    assert!(rejected.contains("was created by a pre-release build of Hooktrail"), "{rejected}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }

@@ -1,4 +1,4 @@
-//! The store by itself: a file, a clock that the test drives, and jobs that end as it says.
+//! Tests of the store alone: a database, a clock that the test sets, and jobs with given outcomes.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::breaker::BreakerPolicy;
 use super::claim::claim;
 use super::events::{self, InsertReply, InsertStatements, NewEvent};
-use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, Next};
+use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, NextState};
 use super::source_counters::QueueLimit;
 use super::writer_state::WriterState;
 use super::{Store, audit, in_transaction, open, queries, reevaluate, registry};
@@ -54,7 +54,7 @@ fn trail() -> Trail {
 }
 
 fn named(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
-    registry::HandlerRegistration { name: name.into(), paused: false, breaker }
+    registry::HandlerRegistration { name: name.into(), is_paused: false, breaker }
 }
 
 fn key(name: &str) -> KeyHash {
@@ -63,9 +63,9 @@ fn key(name: &str) -> KeyHash {
     key
 }
 
-/// A job with this order key.
+/// A job with this ordering key.
 fn ordered(name: &str) -> JobSpec {
-    JobSpec::Event(JobKeys { order: Some(key(name)), ..JobKeys::default() })
+    JobSpec::Event(JobKeys { ordering: Some(key(name)), ..JobKeys::default() })
 }
 
 impl Trail {
@@ -74,10 +74,10 @@ impl Trail {
     }
 
     fn owe(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> InsertReply {
-        self.accept(JobPlan::Judged(owed), None)
+        self.accept(JobPlan::Evaluated(owed), None)
     }
 
-    fn accept(&mut self, owed: JobPlan, dedupe: Option<events::Dedupe>) -> InsertReply {
+    fn accept(&mut self, owed: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
         let accept = NewEvent {
             reply_slot: 0,
             source: S,
@@ -91,7 +91,7 @@ impl Trail {
             body: b"{}".to_vec(),
             dedupe: dedupe.unwrap_or_default(),
             note: None,
-            owed,
+            plan: owed,
             queue_limit: self.queue_limit.clone(),
             body_memory: None,
         };
@@ -104,7 +104,7 @@ impl Trail {
         self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// Claims as many as asked for; their numbers.
+    /// Claims up to `max_jobs` jobs of `H`.
     fn claim(&mut self, asked: usize) -> Vec<ClaimedJob> {
         self.ask(H, asked, false)
     }
@@ -112,7 +112,7 @@ impl Trail {
     fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<ClaimedJob> {
         let ask = ClaimRequest {
             handler,
-            jobs,
+            max_jobs: jobs,
             as_one_batch: false,
             is_probe: on_trial,
             min_interval_ms: None,
@@ -124,16 +124,22 @@ impl Trail {
         self.claim(asked).iter().map(|one| one.claim.job.0).collect()
     }
 
-    fn finish(&mut self, claimed: &ClaimedJob, next: Next) -> JobDisposition {
+    fn finish(&mut self, claimed: &ClaimedJob, next: NextState) -> JobDisposition {
         let outcome = match next {
-            Next::Succeeded => Outcome::Succeeded,
+            NextState::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
         self.end(claimed, (outcome, false), next)
     }
 
-    /// The outcome, and whether the handler said that the job is dead.
-    fn end(&mut self, claimed: &ClaimedJob, ended: (Outcome, bool), next: Next) -> JobDisposition {
+    /// Finishes an attempt. `result` is the outcome, and whether the handler reported that a retry
+    /// is useless.
+    fn end(
+        &mut self,
+        claimed: &ClaimedJob,
+        ended: (Outcome, bool),
+        next: NextState,
+    ) -> JobDisposition {
         let (outcome, at_once) = ended;
         let finish = AttemptRecord {
             claim: claimed.claim,
@@ -147,15 +153,15 @@ impl Trail {
             stderr: Vec::new(),
             next,
             is_permanent: at_once,
-            on_trial: claimed.on_trial,
+            is_probe: claimed.is_probe,
             breaker: self.breaker,
             crashes: 0,
         };
         jobs::finish(&self.store.conn, &mut self.state, &finish).unwrap()
     }
 
-    /// Runs the next job to this end; its number.
-    fn run(&mut self, next: Next) -> i64 {
+    /// Runs the next job with this result and returns its id.
+    fn run(&mut self, next: NextState) -> i64 {
         let claimed = self.claim(1).remove(0);
         self.finish(&claimed, next);
         claimed.claim.job.0
@@ -175,7 +181,7 @@ impl Trail {
         audit::apply_command(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
     }
 
-    /// State and reason of each job.
+    /// The id, state and reason of each job.
     fn jobs(&self) -> Vec<String> {
         let mut select =
             self.conn().prepare("SELECT id, state, reason FROM jobs ORDER BY id").unwrap();
@@ -193,12 +199,12 @@ impl Trail {
     }
 }
 
-fn again(wait_ms: i64) -> Next {
-    Next::Again { wait_ms, failures: 1 }
+fn again(wait_ms: i64) -> NextState {
+    NextState::Retry { wait_ms, failures: 1 }
 }
 
-fn died() -> Next {
-    Next::Dead { reason: "exit 1".into() }
+fn died() -> NextState {
+    NextState::Dead { reason: "exit 1".into() }
 }
 
 fn items(bodies: &[&str], keys: Vec<JobKeys>) -> JobSpec {

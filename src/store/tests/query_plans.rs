@@ -1,14 +1,14 @@
-//! How statements are run: what nobody sees but in the time they take.
+//! How statements are executed, which is visible only in the time that they take.
 
 use rusqlite::StatementStatus;
 
 use super::*;
-use crate::store::readers;
+use crate::store::read_pool;
 
 #[test]
-fn a_statement_keeps_its_plan_whatever_is_bound() {
+fn a_statement_keeps_its_plan_when_other_values_are_bound() {
     let trail = trail();
-    let readers = readers(&trail.store, 1).unwrap();
+    let readers = read_pool(&trail.store, 1).unwrap();
     for conn in [trail.conn(), &*readers.get().unwrap()] {
         let sql = "SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2";
         let mut select = conn.prepare(sql).unwrap();

@@ -1,10 +1,11 @@
-//! `max_queued`, as the writer decides it: within one transaction, as for events that arrive together.
+//! Tests of `max_queued` as the writer applies it: within one transaction, as for events that
+//! arrive together.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
 
-/// A trail whose source has a limit, with this much on file.
+/// A store whose source has a limit, and this many queued jobs.
 fn limited(queued: i64, max_jobs: i64) -> Trail {
     let queue_limit = Some(QueueLimit { queued: Arc::new(AtomicI64::new(queued)), max_jobs });
     Trail { queue_limit, ..trail() }
@@ -18,21 +19,21 @@ impl Trail {
 }
 
 #[test]
-fn of_events_that_arrive_together_one_alone_goes_beyond_the_limit() {
+fn of_events_that_arrive_together_only_one_exceeds_the_limit() {
     let mut trail = limited(9, 10);
     let stored: Vec<bool> = (0..64).map(|_| trail.is_stored(5)).collect();
     assert!(stored[0] && !stored[1..].contains(&true), "{stored:?}");
 }
 
 #[test]
-fn a_limit_is_reached_by_the_last_job_and_not_before() {
+fn the_limit_is_reached_by_the_last_job_and_not_before() {
     let mut trail = limited(0, 3);
     let stored: Vec<bool> = (0..5).map(|_| trail.is_stored(1)).collect();
     assert_eq!(stored, [true, true, true, false, false]);
 }
 
 #[test]
-fn an_event_without_jobs_is_never_refused() {
+fn an_event_without_jobs_is_never_rejected() {
     let mut trail = limited(10, 10);
     assert_eq!(trail.owe(Vec::new()), InsertReply::Stored(EventId(1)));
     assert!(trail.is_stored(0));
@@ -40,22 +41,22 @@ fn an_event_without_jobs_is_never_refused() {
 }
 
 #[test]
-fn a_job_that_was_claimed_gives_its_place_back() {
+fn a_claimed_job_frees_its_place_in_the_queue() {
     let mut trail = limited(0, 1);
     assert!(trail.is_stored(1) && !trail.is_stored(1));
     let claimed = trail.claim(1).remove(0);
     assert!(trail.is_stored(1) && !trail.is_stored(1));
     trail.finish(&claimed, again(1));
     trail.claim(1);
-    assert!(!trail.is_stored(1), "the one that waits for its retry is queued");
+    assert!(!trail.is_stored(1), "a job that waits for its retry is queued");
 }
 
 #[test]
-fn a_repeat_at_the_limit_brings_no_dead_job_back() {
+fn a_duplicate_at_the_limit_retries_no_dead_job() {
     let mut trail = limited(0, 1);
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::Dedupe { own, retry_dead: true, ..events::Dedupe::default() };
-    let plan = JobPlan::Judged(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    let dedupe = || events::DedupeCheck { own, retry_dead: true, ..events::DedupeCheck::default() };
+    let plan = JobPlan::Evaluated(vec![(H, JobSpec::Event(JobKeys::default()))]);
     trail.accept(plan.clone(), Some(dedupe()));
     trail.run(died());
     assert!(trail.is_stored(1));

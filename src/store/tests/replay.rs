@@ -1,4 +1,5 @@
-//! Jobs of `replay`: their number, their keys, and what a cut in between leaves.
+//! Tests of `replay`: the number of a replay, the keys of its jobs, and the state after an
+//! interruption.
 
 use std::io;
 use std::time::Duration;
@@ -20,7 +21,7 @@ fn act() -> audit::AuditEntry {
 }
 
 fn due(event: i64, owed: Vec<(HandlerId, JobSpec)>) -> PlannedReplay {
-    PlannedReplay { event, owed }
+    PlannedReplay { event, specs: owed }
 }
 
 fn numbers(trail: &Trail, sql: &str) -> Vec<i64> {
@@ -33,70 +34,71 @@ fn plain() -> JobSpec {
 }
 
 #[test]
-fn each_replay_has_a_number_of_its_own_and_its_jobs_belong_to_their_events() {
+fn each_replay_has_its_own_number_and_its_jobs_belong_to_their_events() {
     let mut trail = trail();
     trail.owe(vec![(H, plain())]);
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     for _ in 0..2 {
         let mut replay = Replay::new(&trail.store, act());
-        replay.make(&[due(1, vec![(H, plain())])]).unwrap();
-        replay.make(&[due(2, vec![(H, plain()), (HandlerId(2), plain())])]).unwrap();
-        assert_eq!((replay.jobs(), replay.gone()), (3, &[][..]));
+        replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
+        replay.insert_jobs(&[due(2, vec![(H, plain()), (HandlerId(2), plain())])]).unwrap();
+        assert_eq!((replay.jobs(), replay.missing_events()), (3, &[][..]));
     }
-    let sql = "SELECT replay * 1000 + later * 100 + handler FROM jobs WHERE id > 1 ORDER BY id";
+    let sql =
+        "SELECT replay * 1000 + appended_to * 100 + handler FROM jobs WHERE id > 1 ORDER BY id";
     assert_eq!(numbers(&trail, sql), [1101, 1201, 1202, 2101, 2201, 2202]);
     assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3, 3]);
     assert_eq!(numbers(&trail, "SELECT replay FROM counters"), [2]);
 }
 
 #[test]
-fn between_two_turns_the_file_is_left_to_the_server_for_a_while() {
+fn between_two_transactions_the_lock_is_free_for_a_while() {
     let mut trail = trail();
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let began = std::time::Instant::now();
     let mut replay = Replay::new(&trail.store, act());
     for _ in 0..4 {
-        replay.make(&[due(1, vec![(H, plain())])]).unwrap();
+        replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
     }
     assert!(began.elapsed() >= Duration::from_millis(3 * 30));
 }
 
 #[test]
-fn jobs_of_a_replay_pass_once_by_and_neither_collapse_nor_are_collapsed() {
+fn jobs_of_a_replay_bypass_unique_by_and_neither_supersede_nor_are_superseded() {
     let mut trail = trail();
     let keys = JobKeys {
-        once: Some(UniqueKey { key: key("k"), window_ms: 1_000_000 }),
-        collapse: Some(DebounceKey { key: key("k"), settle_ms: 0 }),
+        unique: Some(UniqueKey { key: key("k"), window_ms: 1_000_000 }),
+        debounce: Some(DebounceKey { key: key("k"), settle_ms: 0 }),
         ..JobKeys::default()
     };
     trail.owe(vec![(H, JobSpec::Event(keys.clone()))]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
-    replay.make(&[due(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
+    replay.insert_jobs(&[due(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
     trail.state.reload(&trail.store.conn).unwrap();
     assert_eq!(trail.jobs(), ["1 ready", "2 ready"]);
-    trail.owe(vec![(H, JobSpec::Event(JobKeys { once: None, ..keys }))]);
+    trail.owe(vec![(H, JobSpec::Event(JobKeys { unique: None, ..keys }))]);
     assert_eq!(trail.jobs(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
 }
 
 #[test]
-fn an_event_that_is_gone_by_then_is_named_and_the_others_are_done() {
+fn a_missing_event_is_reported_and_the_others_are_replayed() {
     let mut trail = trail();
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
-    replay.make(&[due(9, vec![(H, plain())]), due(1, vec![(H, plain())])]).unwrap();
-    assert_eq!((replay.jobs(), replay.gone()), (1, &[9][..]));
+    replay.insert_jobs(&[due(9, vec![(H, plain())]), due(1, vec![(H, plain())])]).unwrap();
+    assert_eq!((replay.jobs(), replay.missing_events()), (1, &[9][..]));
 }
 
 #[test]
-fn an_event_without_its_body_is_gone() {
+fn an_event_without_its_body_counts_as_missing() {
     let mut trail = trail();
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
-    // As it may be once bodies are not kept for ever.
+    // A later version may delete bodies.
     let conn = trail.conn();
     conn.execute_batch(
         "PRAGMA writable_schema = ON;
@@ -109,11 +111,11 @@ fn an_event_without_its_body_is_gone() {
     assert_eq!(replay::has_body(conn, 1).unwrap(), Some(false));
     assert_eq!(replay::has_body(conn, 2).unwrap(), None);
     let mut replay = Replay::new(&trail.store, act());
-    replay.make(&[due(1, vec![(H, plain())])]).unwrap();
-    assert_eq!((replay.jobs(), replay.gone()), (0, &[1][..]));
+    replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
+    assert_eq!((replay.jobs(), replay.missing_events()), (0, &[1][..]));
 }
 
-/// Items that each take longer than the file may be held, of which the fourth can't be read.
+/// Items that each take longer to read than a transaction may last. The fourth cannot be read.
 #[derive(Debug)]
 struct Slow;
 
@@ -137,27 +139,27 @@ impl ItemSource for Slow {
 }
 
 #[test]
-fn the_file_is_given_free_between_items_and_a_cut_leaves_what_was_counted() {
+fn the_lock_is_released_between_items_and_an_interruption_leaves_the_correct_count() {
     let mut trail = trail();
     trail.owe(vec![]);
     trail.state.write_counters(&trail.store.conn).unwrap();
     let mut replay = Replay::new(&trail.store, act());
-    assert!(replay.make(&[due(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
+    assert!(replay.insert_jobs(&[due(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
     assert_eq!(numbers(&trail, "SELECT item FROM jobs"), [1, 2, 3]);
     assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3]);
     assert_eq!(numbers(&trail, "SELECT job FROM counters"), [3]);
 }
 
 #[test]
-fn events_are_found_by_what_they_are_and_by_their_jobs() {
+fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
     let mut trail = trail();
     trail.owe(vec![(H, plain()), (HandlerId(2), plain())]);
     trail.owe(vec![(H, plain())]);
     trail.run(died());
     let found = |selector: queries::Selector| -> Vec<(i64, Option<i64>)> {
         let found = match selector.state {
-            Some(_) => replay::events_of_jobs(trail.conn(), &selector),
-            None => replay::events(trail.conn(), &selector),
+            Some(_) => replay::select_events_by_job(trail.conn(), &selector),
+            None => replay::select_events(trail.conn(), &selector),
         };
         found.unwrap().iter().map(|one| (one.event, one.handler.map(|it| it.0))).collect()
     };

@@ -1,4 +1,5 @@
-//! Jobs whose expressions failed, and what `retry` makes of them; items; what is counted as queued.
+//! Tests of jobs whose expressions failed and that are retried, of items, and of the number of
+//! queued jobs.
 
 use super::*;
 use crate::store::event_reads;
@@ -6,8 +7,8 @@ use crate::store::reevaluate::Reevaluation;
 
 fn expand(trail: &mut Trail, owed: Option<JobSpec>) {
     let claimed = trail.claim(1).remove(0);
-    assert!(claimed.expand);
-    let it = Reevaluation { claimed, received_at_ms: 5, owed };
+    assert!(claimed.should_reevaluate);
+    let it = Reevaluation { claimed, received_at_ms: 5, spec: owed };
     reevaluate::apply_reevaluation(&trail.store.conn, &mut trail.state, &it).unwrap();
 }
 
@@ -16,7 +17,7 @@ fn failed(trail: &mut Trail) {
 }
 
 #[test]
-fn an_expression_that_failed_is_an_attempt_and_a_dead_job() {
+fn a_failed_expression_makes_an_attempt_and_a_dead_job() {
     let mut trail = trail();
     failed(&mut trail);
     assert_eq!(trail.jobs(), ["1 dead: when: no such thing"]);
@@ -29,7 +30,7 @@ fn an_expression_that_failed_is_an_attempt_and_a_dead_job() {
 }
 
 #[test]
-fn after_it_was_mended_the_job_runs() {
+fn a_retried_job_runs_once_its_expression_succeeds() {
     let mut trail = trail();
     failed(&mut trail);
     assert!(trail.retry(1));
@@ -37,30 +38,30 @@ fn after_it_was_mended_the_job_runs() {
     trail.owe(vec![(H, ordered("k"))]);
     let claimed = trail.claim(9);
     assert_eq!((claimed.len(), claimed[0].claim.attempt), (1, 2));
-    assert!(!claimed[0].expand);
+    assert!(!claimed[0].should_reevaluate);
     assert_eq!(trail.jobs(), ["1 running", "2 held"]);
 }
 
 #[test]
-fn or_it_is_not_wanted_and_may_be_asked_again() {
+fn a_retried_job_that_when_does_not_want_is_cancelled_and_may_be_retried() {
     let mut trail = trail();
     failed(&mut trail);
     assert!(trail.retry(1));
     expand(&mut trail, None);
     assert_eq!(trail.jobs(), ["1 cancelled: not wanted by when"]);
     assert!(trail.retry(1));
-    assert!(trail.claim(1)[0].expand);
+    assert!(trail.claim(1)[0].should_reevaluate);
 }
 
 #[test]
-fn or_other_jobs_are_made_of_it_once() {
+fn a_retried_job_is_replaced_by_its_items_once() {
     let mut trail = trail();
     failed(&mut trail);
     trail.owe(vec![(H, ordered("k"))]);
     assert!(trail.retry(1));
     expand(&mut trail, Some(items(&["1", "2"], Vec::new())));
     assert_eq!(trail.jobs()[0], "1 cancelled: expanded into jobs 3–4");
-    assert!(!trail.retry(1), "twice would be two of each");
+    assert!(!trail.retry(1), "a second retry would insert the items twice");
     let jobs = "SELECT jobs, cancelled, queued FROM trail WHERE event = 1";
     let found: (i64, i64, i64) = trail
         .conn()
@@ -76,14 +77,15 @@ fn an_item_is_stored_with_its_job_and_numbered_from_1() {
     let claimed = trail.claim(9);
     let numbers: Vec<_> = claimed.iter().map(|one| one.item).collect();
     assert_eq!(numbers, [Some(1), Some(2)]);
-    let body = event_reads::item(trail.conn(), claimed[0].claim.job).unwrap();
+    let body = event_reads::load_item(trail.conn(), claimed[0].claim.job).unwrap();
     assert_eq!(&*body, b"{\"a\":1}");
 }
 
 #[test]
-fn what_is_queued_is_counted() {
+fn queued_jobs_are_counted() {
     let mut trail = trail();
-    let total = |trail: &Trail| trail.state.queued.iter().map(|(_, jobs)| jobs).sum::<i64>();
+    let total =
+        |trail: &Trail| trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum::<i64>();
     trail.accept(JobPlan::Plain([H].into()), None);
     trail.owe(vec![(H, ordered("k"))]);
     trail.owe(vec![(H, ordered("k"))]);
@@ -95,15 +97,15 @@ fn what_is_queued_is_counted() {
     trail.finish(&claimed[1], died());
     assert_eq!(total(&trail), 2);
     let counted = jobs::queued_count(trail.conn(), S).unwrap();
-    assert_eq!(counted, 2, "as the file says");
+    assert_eq!(counted, 2, "the count of the database agrees");
 }
 
 #[test]
-fn a_duplicate_heals_what_is_dead() {
+fn a_duplicate_retries_a_dead_job() {
     let mut trail = trail();
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::Dedupe { own, retry_dead: true, ..events::Dedupe::default() };
-    let plan = JobPlan::Judged(vec![(H, ordered("k"))]);
+    let dedupe = || events::DedupeCheck { own, retry_dead: true, ..events::DedupeCheck::default() };
+    let plan = JobPlan::Evaluated(vec![(H, ordered("k"))]);
     assert_eq!(trail.accept(plan.clone(), Some(dedupe())), InsertReply::Stored(EventId(1)));
     trail.run(died());
     assert_eq!(trail.accept(plan, Some(dedupe())), InsertReply::Duplicate(EventId(1)));

@@ -1,56 +1,57 @@
-//! Work that is too long for one transaction (`deferred.rs`): for each source a queue, worked off in
-//! turn, a little in each transaction. Between two of them the writer takes what waits for it.
+//! The backlog of tasks that are too long for one transaction (`deferred.rs`). Each source has a
+//! queue, and the queues take turns. Between two transactions the writer handles other requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::super::deferred::{Budget, Failed, Progress, Work};
+use super::super::deferred::{BacklogTask, FailedTask, RowBudget, TaskProgress};
 use super::super::writer_state::WriterState;
 use crate::domain::SourceId;
 
-/// How long a transaction may take, its commit included.
+/// Target duration of a transaction, its commit included.
 const TRANSACTION_MAX: Duration = Duration::from_millis(20);
 
-/// Half of it is for rows.
+/// Part of that time for writing rows.
 const ROWS_TIME: Duration = Duration::from_millis(10);
 
-/// How many rows and bytes a transaction writes at most, and at first.
+/// Limits and initial value of the rows in one transaction.
 const ROWS_MAX: usize = 1000;
 const ROWS_MIN: usize = 8;
 const ROWS_FIRST: usize = 200;
-/// Each row may bring as much.
+/// Bytes that the budget allows for each row.
 const ROW_BYTES: usize = 4096;
 
-/// A source's deferred events, or its other work, which those need not wait for.
-type Key = (SourceId, bool);
+/// A source, and whether the queue holds its deferred events or its other tasks. Deferred events do
+/// not wait for the other tasks.
+type QueueKey = (SourceId, bool);
 
 #[derive(Debug)]
 pub(super) struct Backlog {
-    queues: HashMap<Key, VecDeque<Work>>,
-    /// Those that have work, in the order of their turn.
-    turn: VecDeque<Key>,
-    /// What a transaction may write.
+    queues: HashMap<QueueKey, VecDeque<BacklogTask>>,
+    /// Queues that have tasks, in the order of their turns.
+    turn: VecDeque<QueueKey>,
+    /// Number of rows that a transaction may write.
     rows: usize,
-    /// What was done in the transaction that is not committed yet.
-    step: Option<Step>,
+    /// The part of the current transaction, which is not committed yet.
+    step: Option<BacklogStep>,
 }
 
 #[derive(Debug)]
-struct Step {
-    key: Key,
-    /// Works that are over.
+struct BacklogStep {
+    key: QueueKey,
+    /// Number of tasks that ended.
     over: usize,
-    /// How far the next one is.
-    progress: Option<Progress>,
+    /// Progress of the next task.
+    progress: Option<TaskProgress>,
 }
 
-/// What became of a work that the database refused.
-pub(super) struct Refused {
+/// The outcome of a task that the database rejected.
+pub(super) struct FailedStep {
     pub source: SourceId,
-    pub failed: Failed,
-    /// Works of deferred events that are left.
+    pub failed: FailedTask,
+    /// Tasks of deferred events that are left in the queue.
     pub left: usize,
 }
 
@@ -63,8 +64,8 @@ impl Backlog {
         self.turn.is_empty()
     }
 
-    pub fn push(&mut self, work: Work) {
-        let key = (work.source(), work.is_of_deferred_event());
+    pub fn push(&mut self, work: BacklogTask) {
+        let key = (work.source(), work.is_event_task());
         let queue = self.queues.entry(key).or_default();
         if queue.is_empty() {
             self.turn.push_back(key);
@@ -72,19 +73,19 @@ impl Backlog {
         queue.push_back(work);
     }
 
-    /// All that is left.
-    pub fn drain(&mut self) -> impl Iterator<Item = Work> {
+    /// Removes and returns all tasks.
+    pub fn drain(&mut self) -> impl Iterator<Item = BacklogTask> {
         self.turn.clear();
         std::mem::take(&mut self.queues).into_values().flatten()
     }
 
-    /// Does a part of the work, in the transaction that is open.
+    /// Does a part of the tasks in the open transaction.
     pub fn step(&mut self, conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
         let Some(&key) = self.turn.front() else { return Ok(()) };
         let Some(queue) = self.queues.get(&key) else { return Ok(()) };
         let until = Instant::now() + ROWS_TIME;
-        let mut budget = Budget { rows: self.rows, bytes: self.rows * ROW_BYTES, until };
-        let step = self.step.insert(Step { key, over: 0, progress: None });
+        let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, until };
+        let step = self.step.insert(BacklogStep { key, over: 0, progress: None });
         for work in queue {
             let progress = work.step(conn, state, &mut budget)?;
             if !progress.is_over() {
@@ -99,17 +100,17 @@ impl Backlog {
         Ok(())
     }
 
-    /// The transaction is on disk and took so long: the source and how many of its deferred events have
-    /// their jobs.
+    /// Records that the transaction is on disk after `took`. Returns the source, and how many of
+    /// its deferred events have their jobs now.
     pub fn commit(&mut self, took: Duration) -> Option<(SourceId, usize)> {
         self.rows = if took > TRANSACTION_MAX {
             (self.rows / 2).max(ROWS_MIN)
         } else {
             (self.rows + self.rows / 4).min(ROWS_MAX)
         };
-        let Step { key, over, progress } = self.step.take()?;
+        let BacklogStep { key, over, progress } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;
-        let settled = queue.drain(..over).filter(Work::is_of_deferred_event).count();
+        let settled = queue.drain(..over).filter(BacklogTask::is_event_task).count();
         if let (Some(work), Some(progress)) = (queue.front_mut(), progress) {
             work.advance(progress);
         }
@@ -117,28 +118,28 @@ impl Backlog {
         Some((key.0, settled))
     }
 
-    /// The transaction was taken back.
+    /// Records that the transaction was rolled back.
     pub fn roll_back(&mut self) {
         self.step = None;
     }
 
-    /// The database refused what was done last. Deferred events of its source are given back, so that
-    /// none comes before an earlier one.
-    pub fn refuse(&mut self) -> Option<Refused> {
-        let Step { key, over, .. } = self.step.take()?;
+    /// Removes the task that the database rejected last. The other deferred events of its source
+    /// are returned to the expander, so that their order stays.
+    pub fn refuse(&mut self) -> Option<FailedStep> {
+        let BacklogStep { key, over, .. } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;
         let (removal, failed) = queue.remove(over)?.fail();
-        queue.retain(|work| !work.is_before_release());
-        let left = queue.iter().filter(|work| work.is_of_deferred_event()).count();
+        queue.retain(|work| !work.is_inserting_event());
+        let left = queue.iter().filter(|work| work.is_event_task()).count();
         self.rotate(key);
         if let Some(removal) = removal {
             self.push(removal);
         }
-        Some(Refused { source: key.0, failed, left })
+        Some(FailedStep { source: key.0, failed, left })
     }
 
-    /// It is the next one's turn.
-    fn rotate(&mut self, key: Key) {
+    /// Gives the turn to the next queue.
+    fn rotate(&mut self, key: QueueKey) {
         self.turn.retain(|waiting| *waiting != key);
         if self.queues.get(&key).is_none_or(VecDeque::is_empty) {
             self.queues.remove(&key);

@@ -1,5 +1,5 @@
-//! What the writer does when the database was removed or replaced: it saves what it still holds, and the
-//! process ends.
+//! Handles the loss of the database file: when it was removed or replaced, the writer saves its
+//! content, and the process exits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use super::super::operation::Isolation;
 use super::super::{checkpoint, rescue};
 use super::Writer;
 
-/// How long room on the disk is waited for: the process is all that still reaches the events.
+/// How long the writer waits for free space. Only this process can still reach the events.
 const ROOM_PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often it looks for room.
+/// How often it checks the free space.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 impl Writer {
-    /// Saves everything that was accepted, and has the process end. Nothing is accepted from here on.
+    /// Saves all accepted events and makes the process exit. Nothing is accepted from here on.
     pub(super) fn save(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
         self.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
@@ -30,12 +30,12 @@ impl Writer {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
-        self.hear.broken(&why);
-        // The process ends by itself: a stop that is under way must not report success.
+        self.hear.store_failed(&why);
+        // The process must exit by this error: a stop that is in progress must not report success.
         std::thread::sleep(Duration::from_secs(5));
     }
 
-    /// The outcomes of jobs that have ended are a part of what is saved.
+    /// Writes the outcomes of finished jobs, so that they are saved too.
     fn write_outcomes(&mut self, from: &Receiver<WriterMessage>) {
         self.roll_back();
         let mut group = Vec::new();
@@ -43,7 +43,7 @@ impl Writer {
             self.collect(message, &mut group);
         }
         self.fail_group(&mut group);
-        let written = self.transaction(&[], &mut Vec::new(), Isolation::EachAlone);
+        let written = self.transaction(&[], &mut Vec::new(), Isolation::Savepoints);
         if let Err(e) = written {
             log::warn!(
                 "{} outcomes could not be saved ({e}): their jobs run again",
@@ -53,8 +53,8 @@ impl Writer {
         }
     }
 
-    /// Where the database itself is still there, copying it into the database saves everything. Not where another
-    /// program may have begun a log of its own.
+    /// If the database itself is in place, copies the WAL into it, which saves everything. It does
+    /// not do so if another program may have begun a WAL of its own.
     fn put_log_back(&self) -> Option<String> {
         let files = &self.store.files;
         let is_alone = files.is_in_place("")
@@ -70,10 +70,10 @@ impl Writer {
         }
     }
 
-    /// Copies the database beside its old path, where there is room.
+    /// Copies the database beside its old path, if there is room.
     fn rescue(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<String> {
         let path = &self.store.path;
-        let target = rescue::target(path);
+        let target = rescue::target_path(path);
         let saved = self.wait_for_room(from).and_then(|()| {
             rescue::copy(&self.store.conn, &target, &mut || {
                 self.health.heartbeat();
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// # Errors
-    /// There is no room, and nobody made any.
+    /// There is not enough free space, and nobody freed any in time.
     fn wait_for_room(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
         let path = &self.store.path;
         let needed = rescue::needed_bytes(&self.store.conn)?;
@@ -123,8 +123,9 @@ impl Writer {
         }
     }
 
-    /// A log that is left behind belongs to the old file, and would be applied to whichever database is at its
-    /// path next. It stays where the old file only has another name and may come back.
+    /// Removes the WAL of a replaced database. It belongs to the old file, but SQLite would apply
+    /// it to the file that is now at the path. The WAL stays if the old file was only renamed and
+    /// may come back.
     fn part_with_log(&self, target: &Path, is_saved: bool) {
         let files = &self.store.files;
         let is_replaced = self.store.path.exists() && !files.is_in_place("");
@@ -142,9 +143,9 @@ impl Writer {
     }
 }
 
-/// Answers a message without writing it.
+/// Replies to a message without writing it.
 fn refuse_message(message: WriterMessage) {
     if let WriterMessage::Write(WriteRequest::NewEvents(accepts, mailbox)) = message {
-        mailbox.put(accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)));
+        mailbox.push(accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)));
     }
 }

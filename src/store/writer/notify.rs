@@ -1,7 +1,7 @@
-//! What follows a group: everyone who waits for it is told how it went.
+//! Notifications after a group: replies to intake, and calls of the observer.
 
 use super::super::breaker;
-use super::super::deferred::Work;
+use super::super::deferred::BacklogTask;
 use super::super::events::InsertReply;
 use super::super::handle::WriteRequest;
 use super::super::jobs::JobDisposition;
@@ -9,14 +9,15 @@ use super::super::operation::{Operation, OperationResult};
 use super::{GROUP_OPS_MAX, Writer};
 
 impl Writer {
-    /// `retried` is what was written before the group.
+    /// Notifies all who wait for a committed group. `retried` holds the operations that were
+    /// written before the group.
     pub(super) fn notify_observers(
         &mut self,
         retried: Vec<Operation>,
         group: &mut Vec<WriteRequest>,
         done: Vec<OperationResult>,
     ) {
-        // Before the answers: who was answered must be counted.
+        // The counts come before the replies: an event that is confirmed must be counted.
         self.tell_counts();
         let mut done = done.into_iter();
         for (op, done) in retried.into_iter().zip(done.by_ref()) {
@@ -26,34 +27,34 @@ impl Writer {
             match write {
                 WriteRequest::NewEvents(accepts, mailbox) => {
                     let count = accepts.len();
-                    mailbox.put(accepts.iter().zip(done.by_ref().take(count)).map(
+                    mailbox.push(accepts.iter().zip(done.by_ref().take(count)).map(
                         |(accept, done)| match done {
-                            OperationResult::Accepted(InsertReply::Deferred(event)) => {
-                                self.deferrals.keep_plan(accept.source, event, &accept.owed);
+                            OperationResult::Inserted(InsertReply::Deferred(event)) => {
+                                self.deferrals.keep_plan(accept.source, event, &accept.plan);
                                 (accept.reply_slot, InsertReply::Stored(event))
                             }
-                            OperationResult::Accepted(reply) => (accept.reply_slot, reply),
+                            OperationResult::Inserted(reply) => (accept.reply_slot, reply),
                             _ => (accept.reply_slot, InsertReply::Unavailable),
                         },
                     ));
                 }
-                WriteRequest::Op(op) => {
+                WriteRequest::Operation(op) => {
                     if let Some(done) = done.next() {
                         self.notify(op, done);
                     }
                 }
             }
         }
-        // After the plans are there.
+        // The plans must be stored before the expander looks.
         if self.state.has_deferral_changed() {
-            self.deferrals.count(&self.state.deferred);
+            self.deferrals.set_counts(&self.state.deferred);
         }
         self.tell_jobs();
     }
 
-    /// How many jobs are queued now, and who had an event.
+    /// Publishes the number of queued jobs and the activity of the sources.
     pub(super) fn tell_counts(&mut self) {
-        for (source, jobs) in self.state.queued.drain(..) {
+        for (source, jobs) in self.state.queued_changes.drain(..) {
             self.tally.of.add(source, jobs);
         }
         let now_ms = self.state.now_ms;
@@ -64,16 +65,17 @@ impl Writer {
         }
     }
 
-    /// What the dispatcher hears of jobs that are ready, wait or rest, and what is left to do.
+    /// Publishes ready and scheduled jobs and changed circuit breakers to the observer, and adds
+    /// new tasks to the backlog.
     pub(super) fn tell_jobs(&mut self) {
-        for revival in self.state.revivals.drain(..) {
-            self.backlog.push(Work::revive_jobs(revival));
+        for revival in self.state.dead_job_retries.drain(..) {
+            self.backlog.push(BacklogTask::retry_dead_jobs(revival));
         }
         for handler in self.state.changed_breakers.drain(..) {
-            let rest = self.state.rests.get(&handler).copied().unwrap_or_default();
-            self.hear.breaker_changed(handler, rest.until_ms);
+            let rest = self.state.breakers.get(&handler).copied().unwrap_or_default();
+            self.hear.breaker_changed(handler, rest.open_until_ms);
         }
-        if let Some(due_ms) = self.state.due_ms.take() {
+        if let Some(due_ms) = self.state.next_due_ms.take() {
             self.hear.job_scheduled(due_ms);
         }
         if !self.state.ready_counts.is_empty() {
@@ -84,59 +86,64 @@ impl Writer {
 
     fn notify(&mut self, op: Operation, done: OperationResult) {
         match (done, op) {
-            (OperationResult::Claimed { ask, jobs }, _) => self.hear.claimed(ask, jobs),
-            (OperationResult::Finished { handler, how }, _) => self.hear.finished(handler, how),
+            (OperationResult::Claimed { ask, jobs }, _) => self.hear.jobs_claimed(ask, jobs),
+            (OperationResult::Finished { handler, how }, _) => {
+                self.hear.attempt_finished(handler, how)
+            }
             (OperationResult::Promoted { next_due_ms }, _) => self.hear.next_due(next_due_ms),
             (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
-            // At fault by itself.
-            (OperationResult::Nothing, Operation::Claim(ask)) => self.hear.claimed(ask, Vec::new()),
-            (OperationResult::Nothing, Operation::Expand(it)) => {
-                // Not to be left running: that is what a person sees of it.
+            // The database rejected this claim alone.
+            (OperationResult::Nothing, Operation::Claim(ask)) => {
+                self.hear.jobs_claimed(ask, Vec::new())
+            }
+            (OperationResult::Nothing, Operation::Reevaluate(it)) => {
+                // The job must not stay running: a person sees this record of the failure.
                 self.retry_queue
                     .push(Operation::Finish(Box::new(it.write_failed_record(self.state.wall_ms))));
             }
             (OperationResult::Nothing, Operation::Finish(finish)) => {
-                breaker::probe_inconclusive(&mut self.state, finish.handler, finish.on_trial);
-                self.hear.finished(finish.handler, JobDisposition::Stale);
+                breaker::probe_inconclusive(&mut self.state, finish.handler, finish.is_probe);
+                self.hear.attempt_finished(finish.handler, JobDisposition::Stale);
             }
-            (OperationResult::Accepted(_) | OperationResult::Nothing, _) => {}
+            (OperationResult::Inserted(_) | OperationResult::Nothing, _) => {}
         }
     }
 
-    /// Answers a group that was not written.
+    /// Replies to a group that was not written.
     pub(super) fn fail_group(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
                 WriteRequest::NewEvents(accepts, mailbox) => {
-                    mailbox.put(
+                    mailbox.push(
                         accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)),
                     );
                 }
-                WriteRequest::Op(Operation::Claim(ask)) => self.hear.claim_failed(ask),
-                WriteRequest::Op(
+                WriteRequest::Operation(Operation::Claim(ask)) => self.hear.claim_failed(ask),
+                WriteRequest::Operation(
                     op @ (Operation::Finish(_)
-                    | Operation::Expand(_)
-                    | Operation::Refusals(_)
+                    | Operation::Reevaluate(_)
+                    | Operation::Rejections(_)
                     | Operation::Handshakes(_)
                     | Operation::Audit(_)
-                    | Operation::Notice(_)),
+                    | Operation::AlertSignal(_)),
                 ) => {
-                    if matches!(op, Operation::Finish(_) | Operation::Expand(_))
+                    if matches!(op, Operation::Finish(_) | Operation::Reevaluate(_))
                         || self.retry_queue.len() < GROUP_OPS_MAX
                     {
                         self.retry_queue.push(op);
                     }
                 }
-                // `writable` makes the dispatcher ask again; whoever registers or has the queues
-                // counted finds its channel closed and says so. An alert is noted, and is made again.
-                WriteRequest::Op(
+                // After `store_recovered` the dispatcher repeats its requests. A caller that
+                // registers or recounts finds its channel closed and reports that. An alert stays
+                // recorded, and its event is created later.
+                WriteRequest::Operation(
                     Operation::Promote
                     | Operation::Register { .. }
                     | Operation::Recount(_)
                     | Operation::SaveState(_)
-                    | Operation::Alert(_),
+                    | Operation::AlertEvent(_),
                 ) => {}
             }
         }
