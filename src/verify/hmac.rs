@@ -48,6 +48,7 @@ impl HmacScheme {
         }
     }
 
+    /// Sets how the sender differs, and where its delivery key is.
     pub fn with_quirk(self, quirk: Quirk, key_place: KeyPlace) -> Self {
         Self { quirk, key_place, ..self }
     }

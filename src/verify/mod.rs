@@ -218,6 +218,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// Makes the verifier of a source from its `verify` and secrets.
     pub fn new(source: &Source, secrets: &Secrets) -> Self {
         let verify = &source.verify;
         let values: Vec<&[u8]> = secrets.resolve(&verify.secret).collect();

@@ -25,6 +25,7 @@ impl OutgoingRequest {
         self.headers.push((name.to_owned(), value.into()));
     }
 
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }

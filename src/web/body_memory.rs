@@ -24,6 +24,7 @@ pub const LARGE_BYTES_MIN: usize = 64 << 10;
 /// While more than half of the budget is in use, a large body must grow by `STALLED_BYTES_MIN` in
 /// each period of this length.
 pub const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// Minimum growth of a large body in each `STALLED_AFTER`.
 pub const STALLED_BYTES_MIN: usize = 64 << 10;
 
 /// The budget has no room for the body.
@@ -169,6 +170,7 @@ impl BodyClaim<'_> {
         self.is_large && self.budget.is_scarce(self.claimant.bytes_max)
     }
 
+    /// Whether the body counts as large.
     pub fn is_large(&self) -> bool {
         self.is_large
     }

@@ -50,6 +50,7 @@ pub(super) struct PossibleHandshakes<'g> {
 }
 
 impl<'g> PossibleHandshakes<'g> {
+    /// Selects the handshakes of a source that may use this method.
     pub fn for_method(runtime: &'g SourceRuntime, method: &str) -> Self {
         let custom =
             runtime.custom_handshake.as_ref().filter(|custom| custom.accepts_method(method));
@@ -59,6 +60,7 @@ impl<'g> PossibleHandshakes<'g> {
         Self { custom, preset, has_signed }
     }
 
+    /// Whether no request with this method is a handshake.
     pub fn is_none(self) -> bool {
         self.custom.is_none() && self.preset.is_none()
     }

@@ -93,6 +93,7 @@ pub struct IntakeState {
 }
 
 impl IntakeState {
+    /// Makes the state, with the first configuration.
     pub fn new(
         writer: WriterHandle,
         config: &Config,

@@ -61,6 +61,7 @@ impl Rejection {
         }
     }
 
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> u16 {
         self.status_and_message().0
     }

@@ -59,6 +59,7 @@ impl RejectionStreak {
         .then_some(count)
     }
 
+    /// Ends the streak after an accepted request.
     pub fn reset(&self) {
         for count in [&self.count, &self.stale] {
             if count.load(Ordering::Relaxed) > 0 {
@@ -78,6 +79,7 @@ impl RejectionStreak {
 pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 
 impl RejectionStreaks {
+    /// Returns the streak of a source.
     pub fn for_source(&self, source: SourceId) -> Arc<RejectionStreak> {
         let mut by_source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(by_source.entry(source).or_default())

@@ -38,6 +38,7 @@ pub struct RouteMatch {
 }
 
 impl Routes {
+    /// Builds the routes. A reload builds them again.
     pub fn new(sources: &[Source]) -> Self {
         let (mut fixed_paths, mut patterns) = (HashMap::new(), Vec::new());
         for (number, source) in sources.iter().enumerate() {

@@ -35,7 +35,7 @@ const MESSAGE_ROWS_MAX: usize = 512;
 enum PendingSlot {
     Free,
     Waiting(Option<Waker>),
-    Answered(InsertReply),
+    Ready(InsertReply),
     /// The client disconnected before the commit.
     Abandoned,
 }
@@ -237,14 +237,14 @@ impl WriterClient {
     fn complete(&self, slot: usize, reply: InsertReply) {
         self.outbox.borrow_mut().release_rows(slot);
         let mut slots = self.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], PendingSlot::Answered(reply)) {
+        match std::mem::replace(&mut slots[slot], PendingSlot::Ready(reply)) {
             PendingSlot::Waiting(waker) => {
                 drop(slots);
                 if let Some(waker) = waker {
                     waker.wake();
                 }
             }
-            PendingSlot::Abandoned | PendingSlot::Free | PendingSlot::Answered(_) => {
+            PendingSlot::Abandoned | PendingSlot::Free | PendingSlot::Ready(_) => {
                 slots[slot] = PendingSlot::Free;
                 self.free.borrow_mut().push(slot);
             }
@@ -262,7 +262,7 @@ impl Future for PendingReply<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InsertReply> {
         match &mut self.client.slots.borrow_mut()[self.slot] {
-            PendingSlot::Answered(reply) => Poll::Ready(*reply),
+            PendingSlot::Ready(reply) => Poll::Ready(*reply),
             PendingSlot::Waiting(waker) => {
                 *waker = Some(context.waker().clone());
                 Poll::Pending
@@ -278,7 +278,7 @@ impl Drop for PendingReply<'_> {
         match slot {
             // The client disconnected before the commit. The event is stored anyway.
             PendingSlot::Waiting(_) => *slot = PendingSlot::Abandoned,
-            PendingSlot::Answered(_) | PendingSlot::Free | PendingSlot::Abandoned => {
+            PendingSlot::Ready(_) | PendingSlot::Free | PendingSlot::Abandoned => {
                 *slot = PendingSlot::Free;
                 self.client.free.borrow_mut().push(self.slot);
             }
