@@ -140,7 +140,7 @@ fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     Ok((loaded, secrets, redactor))
 }
 
-/// Ends the process when one of its own threads panics, so that systemd restarts it: a server without
+/// Ends the process when a thread of the server panics, so that systemd restarts it: a server without
 /// its writer would only look alive. A worker catches its panics, and the job fails.
 fn abort_on_thread_panic(owner: Owner) {
     std::panic::set_hook(Box::new(move |panic| {

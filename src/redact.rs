@@ -72,7 +72,7 @@ impl Redactor {
         }
     }
 
-    /// Redacts bytes.
+    /// As `redact`, for text that may be invalid UTF-8.
     pub fn redact_bytes<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let Some(search) = &self.search else { return Cow::Borrowed(text) };
         if text.len() < MIN_SECRET_BYTES || (memchr(b'%', text).is_none() && !search.is_match(text))

@@ -58,7 +58,7 @@ pub struct ReplaySelection<'a> {
     unmatched: Vec<i64>,
 }
 
-/// The progress of a replay.
+/// How many events a replay has gone through, and the jobs that it made.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayProgress {
     pub events: usize,

@@ -46,7 +46,7 @@ pub enum StopReason {
     Shutdown,
 }
 
-/// A running attempt.
+/// An attempt that a worker runs now, as a cancel or a stop finds it.
 #[derive(Debug)]
 struct RunningAttempt {
     attempt: u32,
@@ -57,7 +57,7 @@ struct RunningAttempt {
 }
 
 impl RunningAttempt {
-    /// Stops the attempt. The first reason counts, but a reason of its own replaces one of its batch.
+    /// Stops the attempt. The first reason counts, but a reason for this job replaces one for its whole batch.
     fn stop(&mut self, reason: StopReason) {
         if matches!(self.reason, None | Some(StopReason::CancelledWith(_))) {
             self.reason = Some(reason);

@@ -30,7 +30,7 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-/// The range of a duration.
+/// The shortest and the longest duration that a key allows.
 #[derive(Clone, Copy)]
 pub(super) struct DurationRange {
     pub min: Duration,

@@ -169,7 +169,7 @@ pub const SCHEMES: &[SchemeSpec] = &[
     // Data Center names it X-Request-Id.
     signed_preset("bitbucket", "x-hub-signature")
         .with_key_header(&["x-request-uuid", "x-request-id"]),
-    // Later changes have the same body, and each is an event of its own.
+    // Later changes have the same body, and each is a new event.
     signed_preset("dropbox", "x-dropbox-signature"),
     signed_preset("trello", "x-trello-webhook").with_signed_key(),
     preset("microsoft-graph"),

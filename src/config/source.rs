@@ -307,8 +307,8 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
         }
         let (name, other) = (&parsed.source.name, &first.source.name);
         let text = format!(
-            "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected a path \
-             of its own",
+            "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected \
+             another path",
             parsed.source.path,
             log.display_location(first.path_at),
         );

@@ -1,5 +1,5 @@
 //! Expressions in jq, by the jaq crates. Loading config.toml compiles each expression once. The
-//! server evaluates simple ones inline, and all others in sandboxed processes of its own, which
+//! server evaluates simple ones inline, and all others in sandboxed processes, which
 //! always end.
 
 use std::fmt;

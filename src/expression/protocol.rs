@@ -8,7 +8,7 @@ use super::EventContext;
 use super::output::{HandlerOutput, HandlerResult, PackedStrings};
 use super::request::HandlerExpressions;
 
-/// A request to an evaluator.
+/// The message that the server sends to an evaluator.
 #[derive(Debug, PartialEq)]
 pub(super) enum EvaluatorRequest {
     Expressions(RequestedExpressions),
@@ -27,7 +27,7 @@ pub(super) struct RequestedExpressions {
     pub handlers: Vec<[Option<String>; 6]>,
 }
 
-/// The response of an evaluator.
+/// The message that an evaluator sends back.
 #[derive(Debug)]
 pub(super) enum EvaluatorResponse {
     Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<HandlerResult> },
@@ -173,7 +173,7 @@ impl Encoder {
     }
 }
 
-/// Writes a response.
+/// Writes a response: its head, then the packed items, each with its length.
 pub(super) fn write_response(
     response: &EvaluatorResponse,
     to: &mut impl std::io::Write,

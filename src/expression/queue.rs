@@ -50,7 +50,7 @@ pub(super) struct EvaluationRequest {
     pub fairness_key: u64,
     pub priority: Priority,
     pub kind: RequestKind,
-    /// The event, encoded.
+    /// The event as the protocol encodes it.
     pub encoded_event: Vec<u8>,
     pub queued_at: Instant,
     /// When a process first got it.

@@ -11,7 +11,7 @@ use crate::domain::version_value::VersionValue;
 pub(super) const EXPRESSION_KEYS: [&str; 6] =
     ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
-/// The expressions of one handler.
+/// What one handler evaluates for an event; `None` where the key is not set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HandlerExpressions {
     pub when: Option<Expression>,

@@ -45,7 +45,7 @@ fn errors_of_all_files_are_reported_together_with_the_main_file_first() {
         [
             "config.toml:3: workers.threads is 0: expected a whole number from 1 to 1024",
             "a.toml:2: sources.b.path is \"/hooks/a\": sources.a has it already (config.toml:4): \
-             expected a path of its own",
+             expected another path",
             "b.toml:2: threads is unknown: expected include, server, admin, store, workers, \
              sources or handlers",
             "b.toml:3: include stands in an included file: expected in config.toml alone",

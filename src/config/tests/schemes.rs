@@ -63,7 +63,7 @@ fn each_scheme_reads_its_keys() {
     assert_eq!(paminga.header.as_deref(), Some("signature"));
 }
 
-/// A source with these keys of `verify`, and these of its own.
+/// A source with these keys of `verify`, and these other keys.
 fn source_of(verify: &str, keys: &str) -> crate::config::Source {
     let text = format!("[sources.a]\nverify = {{ {verify}, {SECRET} }}\n{keys}");
     Folder::new(&text).load().config.sources.remove(0)

@@ -112,8 +112,7 @@ fn two_sources_never_match_the_same_paths() {
     check(
         "[sources.a]\n[sources.b]\npath = '/hooks/a'",
         &["3: sources.b.path is \"/hooks/a\": sources.a has it already (config.toml:1): expected \
-             a \
-           path of its own"],
+             another path"],
     );
 }
 
