@@ -184,7 +184,7 @@ fn jq(text: &str) -> Expression {
 fn input(content_type: &str, body: &[u8]) -> Value {
     thread_local! { static IDENTITY: OnceCell<Expression> = const { OnceCell::new() }; }
     let identity = IDENTITY.with(|cell| cell.get_or_init(|| jq(".")).clone());
-    let text = unsandboxed::first(&identity, &context(content_type, body));
+    let text = unsandboxed::first_output(&identity, &context(content_type, body));
     let text = text.expect("a body has a value").expect("`.` gives one output");
     // serde_json rejects a body of depth 128, and 1e999.
     serde_json::from_slice(&text).unwrap_or(Value::Null)
@@ -238,7 +238,7 @@ pub fn inline(data: &[u8]) {
     let context = context("application/json", data);
     for expression in expressions {
         let Some(output) = expression.evaluate_inline(&context) else { continue };
-        let expected = unsandboxed::first(&expression, &context);
+        let expected = unsandboxed::first_output(&expression, &context);
         let text = expression.text();
         match (&output, &expected) {
             (Ok(output), Ok(Some(expected))) => assert_eq!(output, expected, "{text}"),

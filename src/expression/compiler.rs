@@ -121,13 +121,13 @@ fn functions() -> impl Iterator<Item = native::Fun<JaqData>> {
 /// Rejects `import` and `include`, which come before anything else, or after `module`.
 fn reject_modules(text: &str) -> Result<(), CompileError> {
     let Ok(tokens) = Lexer::new(text).lex() else { return Ok(()) };
-    let mut at_start = true;
+    let mut is_at_start = true;
     for token in &tokens {
         let word = token.as_str();
-        if at_start && matches!(word, "import" | "include") {
+        if is_at_start && matches!(word, "import" | "include") {
             return Err(first_error(text, [(word, forbidden_message(word))]));
         }
-        at_start = matches!(token.1, lex::Tok::Sym) && word == ";";
+        is_at_start = matches!(token.1, lex::Tok::Sym) && word == ";";
     }
     Ok(())
 }
@@ -141,9 +141,9 @@ fn first_error<'a>(
         let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
         (if start <= text.len() { start } else { 0 }, message)
     };
-    let (at, message) =
+    let (offset, message) =
         errors.into_iter().map(with_offset).min_by_key(|error| error.0).unwrap_or_default();
-    let before = text.get(..at).unwrap_or_default();
+    let before = text.get(..offset).unwrap_or_default();
     let line = before.rsplit('\n').next().unwrap_or_default();
     CompileError {
         line: before.matches('\n').count() + 1,
@@ -155,7 +155,7 @@ fn first_error<'a>(
 fn load_errors(error: load::Error<&str>) -> Vec<(&str, String)> {
     match error {
         load::Error::Io(all) => {
-            all.into_iter().map(|(at, _)| (at, forbidden_message("import"))).collect()
+            all.into_iter().map(|(part, _)| (part, forbidden_message("import"))).collect()
         }
         load::Error::Lex(all) => all.into_iter().map(lex_error).collect(),
         load::Error::Parse(all) => all.into_iter().map(parse_error).collect(),

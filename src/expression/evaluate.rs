@@ -152,7 +152,7 @@ impl Evaluator {
                     })
             }
         };
-        handler_output.key_errors = key_expressions.errors.lines();
+        handler_output.key_errors = key_expressions.errors.to_lines();
         match result {
             Ok(()) => HandlerResult::Run(handler_output),
             Err(reason) => HandlerResult::Failed { key_index: 1, reason },
@@ -214,7 +214,10 @@ impl EvaluationState<'_> {
         result.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(output::reason(&format!("jaq panicked: {}", text.unwrap_or("no reason given"))))
+            Err(output::bounded_reason(&format!(
+                "jaq panicked: {}",
+                text.unwrap_or("no reason given")
+            )))
         })
     }
 
@@ -311,7 +314,7 @@ impl EvaluationState<'_> {
             }
         }
         keys.encode(&mut to.bytes);
-        let size = to.end();
+        let size = to.finish_text();
         self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(output::too_much_output)?;
         Ok(())
     }
@@ -319,7 +322,7 @@ impl EvaluationState<'_> {
     fn pack(&mut self, value: &Val, to: &mut PackedStrings) -> Result<(), String> {
         let mut bounded = BoundedWriter { to: &mut to.bytes, bytes_left: &mut self.bytes_left };
         json::write(value, &mut bounded).map_err(|e| e.to_string())?;
-        to.end();
+        to.finish_text();
         Ok(())
     }
 

@@ -22,13 +22,17 @@ pub(super) enum BodyFormat {
 
 pub(super) fn body_format(content_type: Option<&str>) -> BodyFormat {
     let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    let is = |name: &str| essence.eq_ignore_ascii_case(name);
+    let is_type = |name: &str| essence.eq_ignore_ascii_case(name);
     let suffix = essence.rfind('+').map_or("", |at| &essence[at..]);
     match essence {
-        _ if is("application/json") || suffix.eq_ignore_ascii_case("+json") => BodyFormat::Json,
-        _ if is("") || is("text/plain") || is("application/octet-stream") => BodyFormat::MaybeJson,
-        _ if is("application/x-www-form-urlencoded") => BodyFormat::Form,
-        _ if is("multipart/form-data") => BodyFormat::Multipart,
+        _ if is_type("application/json") || suffix.eq_ignore_ascii_case("+json") => {
+            BodyFormat::Json
+        }
+        _ if is_type("") || is_type("text/plain") || is_type("application/octet-stream") => {
+            BodyFormat::MaybeJson
+        }
+        _ if is_type("application/x-www-form-urlencoded") => BodyFormat::Form,
+        _ if is_type("multipart/form-data") => BodyFormat::Multipart,
         _ => BodyFormat::Text,
     }
 }
@@ -36,7 +40,7 @@ pub(super) fn body_format(content_type: Option<&str>) -> BodyFormat {
 /// The body as a value. A byte order mark is skipped.
 pub(super) fn body(event: &EventContext<'_>) -> Val {
     let body = without_mark(event.body);
-    let read = match body_format(event.content_type) {
+    let value = match body_format(event.content_type) {
         BodyFormat::Json | BodyFormat::MaybeJson => match json::read(body) {
             Ok(value) => return value,
             Err(json::JsonError::TooDeep) => return Val::Null,
@@ -46,7 +50,7 @@ pub(super) fn body(event: &EventContext<'_>) -> Val {
         BodyFormat::Multipart => multipart::read(event.content_type.unwrap_or_default(), body),
         BodyFormat::Text => None,
     };
-    read.unwrap_or_else(|| match std::str::from_utf8(body) {
+    value.unwrap_or_else(|| match std::str::from_utf8(body) {
         Ok(text) if !text.is_empty() => Val::from(text.to_owned()),
         _ => Val::Null,
     })
@@ -77,8 +81,8 @@ pub(super) fn headers(event: &EventContext<'_>) -> Val {
 
 /// `$query`, read as a form. With too many fields it is empty.
 pub(super) fn query(event: &EventContext<'_>) -> Val {
-    let read = form::read(event.query.unwrap_or_default().as_bytes());
-    read.unwrap_or_else(|| Val::obj(Map::default()))
+    let value = form::read(event.query.unwrap_or_default().as_bytes());
+    value.unwrap_or_else(|| Val::obj(Map::default()))
 }
 
 /// `$params`.

@@ -41,19 +41,21 @@ impl Items {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Reads the item at index `at` into `item`, replacing its contents.
+    /// Reads the item at `index`, counted from 0, into `item`, replacing its contents.
     ///
     /// # Errors
     /// There is no such item, or the file can't be read.
-    pub fn get(&self, at: usize, item: &mut Vec<u8>) -> io::Result<()> {
-        let end = *self.ends.get(at).ok_or(io::ErrorKind::NotFound)?;
-        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let place = |at: u64| usize::try_from(at).map_err(io::Error::other);
+    pub fn get(&self, index: usize, item: &mut Vec<u8>) -> io::Result<()> {
+        let end = *self.ends.get(index).ok_or(io::ErrorKind::NotFound)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let to_usize = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
         item.clear();
         match &self.bytes {
-            ItemBytes::Memory(bytes) => item.extend_from_slice(&bytes[place(start)?..place(end)?]),
+            ItemBytes::Memory(bytes) => {
+                item.extend_from_slice(&bytes[to_usize(start)?..to_usize(end)?])
+            }
             ItemBytes::File(file) => {
-                item.resize(place(end - start)?, 0);
+                item.resize(to_usize(end - start)?, 0);
                 file.read_exact_at(item, start)?;
             }
         }
@@ -75,8 +77,8 @@ mod tests {
         for items in [Items::new(bytes, ends.clone()), Items::in_file(file, ends)] {
             assert_eq!((items.len(), items.bytes()), (4, 4));
             let mut item = b"old".to_vec();
-            for (at, expected) in [&b"1"[..], b"", b"2", b"{}"].into_iter().enumerate() {
-                items.get(at, &mut item).unwrap();
+            for (index, expected) in [&b"1"[..], b"", b"2", b"{}"].into_iter().enumerate() {
+                items.get(index, &mut item).unwrap();
                 assert_eq!(item, expected);
             }
             assert!(items.get(4, &mut item).is_err());

@@ -60,8 +60,8 @@ impl Expression {
     fn compile(text: &str) -> Result<Self, CompileError> {
         let compile = || compiler::compile(text).map(|_| inline::parse_inlineable(text));
         let compiled = compiler::with_large_stack(compile);
-        let inline_node =
-            compiled.unwrap_or_else(|why| Err(CompileError { line: 1, column: 1, text: why }))?;
+        let inline_node = compiled
+            .unwrap_or_else(|message| Err(CompileError { line: 1, column: 1, text: message }))?;
         let inline_plan = inline::InlinePlan::new([inline_node.as_ref()]);
         Ok(Self(Arc::new(ExpressionInner { text: text.into(), inline_node, inline_plan })))
     }

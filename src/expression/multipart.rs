@@ -15,7 +15,7 @@ pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
         // A part without a name is not a field.
         let Some(name) = part.name else { return Some(()) };
         let value = match part.file {
-            Some(file) => file_of(file, part.content_type, &part.bytes),
+            Some(file) => file_value(file, part.content_type, &part.bytes),
             None => Val::from(String::from_utf8_lossy(&part.bytes).into_owned()),
         };
         form.add(&name, value)
@@ -23,7 +23,7 @@ pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
     Some(form.finish())
 }
 
-fn file_of(name: String, kind: Option<String>, bytes: &[u8]) -> Val {
+fn file_value(name: String, kind: Option<String>, bytes: &[u8]) -> Val {
     let key = |key: &str| Val::from(key.to_owned());
     let members = [
         (key("name"), Val::from(name)),

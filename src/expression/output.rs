@@ -37,7 +37,7 @@ impl PackedStrings {
     }
 
     /// Marks what was added to `bytes` as one text; returns its length.
-    pub fn end(&mut self) -> usize {
+    pub fn finish_text(&mut self) -> usize {
         let start = self.ends.last().copied().unwrap_or(0);
         let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.ends.push(end);
@@ -92,7 +92,7 @@ pub(super) fn too_much_output() -> String {
 pub(super) fn key_text(value: &Val) -> Result<Option<String>, String> {
     let text = match value {
         Val::Null | Val::Bool(false) => return Ok(None),
-        Val::TStr(text) => utf8(text)?,
+        Val::TStr(text) => to_utf8(text)?,
         value => to_json(value)?,
     };
     Ok((!text.is_empty()).then(|| abbreviate(text)))
@@ -102,7 +102,7 @@ pub(super) fn key_text(value: &Val) -> Result<Option<String>, String> {
 pub(super) fn version_value(value: &Val) -> Result<Option<VersionValue>, String> {
     Ok(Some(match value {
         Val::Num(_) => VersionValue::Number(check_length(to_json(value)?)?),
-        Val::TStr(text) if !text.is_empty() => VersionValue::Text(check_length(utf8(text)?)?),
+        Val::TStr(text) if !text.is_empty() => VersionValue::Text(check_length(to_utf8(text)?)?),
         _ => return Ok(None),
     }))
 }
@@ -125,7 +125,7 @@ pub(super) fn inline_version_value(
     }
 }
 
-fn utf8(text: &[u8]) -> Result<String, String> {
+fn to_utf8(text: &[u8]) -> Result<String, String> {
     let error = |_| "its output is not JSON: text that is not UTF-8".to_owned();
     String::from_utf8(text.to_vec()).map_err(error)
 }
@@ -134,7 +134,7 @@ fn to_json(value: &Val) -> Result<String, String> {
     let (mut to, mut bytes_left) = (Vec::new(), OUTPUT_BYTES_MAX);
     json::write(value, &mut BoundedWriter { to: &mut to, bytes_left: &mut bytes_left })
         .map_err(|e| e.to_string())?;
-    utf8(&to)
+    to_utf8(&to)
 }
 
 fn abbreviate(text: String) -> String {
@@ -158,12 +158,12 @@ pub(super) fn error_reason(exception: Exn<'_, Val>) -> String {
     let Ok(error) = exception.get_err() else {
         return "`break` leads out of the expression".to_owned();
     };
-    let text = reason(&error);
+    let text = bounded_reason(&error);
     serde_json::from_str(&text).unwrap_or(text)
 }
 
 /// The beginning of a message.
-pub(super) fn reason(message: &impl fmt::Display) -> String {
+pub(super) fn bounded_reason(message: &impl fmt::Display) -> String {
     struct BoundedText(String);
     impl fmt::Write for BoundedText {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -190,12 +190,12 @@ type KeyError = (Option<usize>, String, usize);
 
 impl KeyErrors {
     /// Records an error. `item`: its number, from 1.
-    pub fn record(&mut self, kind: usize, item: Option<usize>, reason: String) {
-        let (_, _, count) = self.0[kind].get_or_insert((item, reason, 0));
+    pub fn record(&mut self, index: usize, item: Option<usize>, reason: String) {
+        let (_, _, count) = self.0[index].get_or_insert((item, reason, 0));
         *count += 1;
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    pub fn to_lines(&self) -> Vec<String> {
         let by_name = EXPRESSION_KEYS[2..].iter().zip(&self.0);
         let line = |(name, error): (&&str, &Option<KeyError>)| {
             let (item, reason, count) = error.as_ref()?;

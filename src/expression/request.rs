@@ -199,17 +199,17 @@ pub enum KeySet {
 }
 
 impl KeySet {
-    /// The keys of the item at index `at`; without `split` the keys of the job, whatever `at` is.
+    /// The keys of the item at `index`; without `split` the keys of the job, whatever `index` is.
     ///
     /// # Errors
     /// The file of the keys can't be read.
-    pub fn get(&self, at: usize) -> io::Result<RawJobKeys> {
+    pub fn get(&self, index: usize) -> io::Result<RawJobKeys> {
         match self {
             Self::None => Ok(RawJobKeys::default()),
             Self::One(keys) => Ok(keys.clone()),
             Self::Many(items) => {
                 let mut bytes = Vec::new();
-                items.get(at, &mut bytes)?;
+                items.get(index, &mut bytes)?;
                 RawJobKeys::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
         }
@@ -295,8 +295,8 @@ mod tests {
             ends.push(bytes.len() as u64);
         }
         let key_set = KeySet::Many(Items::new(bytes, ends));
-        for (at, keys) in all.iter().enumerate() {
-            assert_eq!(key_set.get(at).unwrap(), *keys);
+        for (index, keys) in all.iter().enumerate() {
+            assert_eq!(key_set.get(index).unwrap(), *keys);
         }
         assert!(key_set.get(4).is_err());
     }

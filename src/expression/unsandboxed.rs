@@ -10,7 +10,10 @@ use super::{EventContext, Expression, input, json};
 ///
 /// # Errors
 /// The reason why the expression fails.
-pub fn first(expression: &Expression, event: &EventContext<'_>) -> Result<Option<Vec<u8>>, String> {
+pub fn first_output(
+    expression: &Expression,
+    event: &EventContext<'_>,
+) -> Result<Option<Vec<u8>>, String> {
     let request = EvaluatorRequest::Outputs { text: expression.text().to_owned(), max: 1 };
     let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()))?;
     match response {

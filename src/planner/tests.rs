@@ -57,7 +57,7 @@ fn results_become_jobs_with_their_keys_and_errors_become_notes() {
     let planned = planner.plan_from(results);
     assert_eq!(planned.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((planned.dedupe, planned.plan.job_count()), (None, 3));
-    let JobPlan::Evaluated(all) = planned.plan else { panic!("it was judged") };
+    let JobPlan::Evaluated(all) = planned.plan else { panic!("the plan has no list of jobs") };
     assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());

@@ -100,32 +100,32 @@ impl PathTree {
     }
 
     /// Extracts the value of each slot; `None`: the body is not plain JSON.
-    pub fn find<'de>(&self, body: &'de [u8]) -> Option<Vec<ExtractedValue<'de>>> {
+    pub fn extract<'de>(&self, body: &'de [u8]) -> Option<Vec<ExtractedValue<'de>>> {
         let text = std::str::from_utf8(body).ok()?;
         if !is_plain(body) {
             return None;
         }
-        let mut found = vec![ExtractedValue::Null; self.count];
+        let mut values = vec![ExtractedValue::Null; self.count];
         let mut json = serde_json::Deserializer::from_str(text);
-        ExtractVisitor { tree: self, at: 0, found: &mut found }.deserialize(&mut json).ok()?;
+        ExtractVisitor { tree: self, at: 0, values: &mut values }.deserialize(&mut json).ok()?;
         json.end().ok()?;
-        Some(found)
+        Some(values)
     }
 }
 
 /// Whether skipped values need no check: the parser looks into them neither for depth nor for lone
 /// surrogates.
 fn is_plain(body: &[u8]) -> bool {
-    let opens = body.iter().filter(|&&byte| matches!(byte, b'[' | b'{')).count();
-    let pairs = memchr::memchr_iter(b'\\', body)
+    let brackets = body.iter().filter(|&&byte| matches!(byte, b'[' | b'{')).count();
+    let has_surrogates = memchr::memchr_iter(b'\\', body)
         .any(|at| matches!(body.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])));
-    !pairs && (opens <= DEPTH_MAX || json::depth(body) <= DEPTH_MAX)
+    !has_surrogates && (brackets <= DEPTH_MAX || json::depth(body) <= DEPTH_MAX)
 }
 
 struct ExtractVisitor<'p, 'f, 'de> {
     tree: &'p PathTree,
     at: usize,
-    found: &'f mut [ExtractedValue<'de>],
+    values: &'f mut [ExtractedValue<'de>],
 }
 
 impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
@@ -133,25 +133,25 @@ impl<'p, 'de> ExtractVisitor<'p, '_, 'de> {
         &self.tree.nodes[self.at]
     }
 
-    fn fill(&mut self, node: usize, with: ExtractedValue<'de>) {
-        self.found[self.tree.nodes[node].slots.clone()].fill(with);
+    fn fill(&mut self, node: usize, value: ExtractedValue<'de>) {
+        self.values[self.tree.nodes[node].slots.clone()].fill(value);
     }
 
     /// Marks the nodes below a value that has no keys of one kind, or of either.
     fn mark_not_indexable(&mut self, is_not_indexable: impl Fn(&PathKey) -> bool) {
         let node = self.node();
         for (key, child) in &node.children {
-            let found = if is_not_indexable(key) {
+            let value = if is_not_indexable(key) {
                 ExtractedValue::NotIndexable(node.depth)
             } else {
                 ExtractedValue::Null
             };
-            self.fill(*child, found);
+            self.fill(*child, value);
         }
     }
 
     fn child_visitor(&mut self, child: usize) -> ExtractVisitor<'p, '_, 'de> {
-        ExtractVisitor { tree: self.tree, at: child, found: self.found }
+        ExtractVisitor { tree: self.tree, at: child, values: self.values }
     }
 }
 
@@ -162,7 +162,7 @@ impl<'de> DeserializeSeed<'de> for ExtractVisitor<'_, '_, 'de> {
         let node = self.node();
         let Some(slot) = node.slot else { return json.deserialize_any(self) };
         let raw = <&RawValue>::deserialize(json)?.get();
-        self.found[slot] =
+        self.values[slot] =
             if raw == "null" { ExtractedValue::Null } else { ExtractedValue::Raw(raw) };
         if node.children.is_empty() {
             return Ok(());
@@ -199,11 +199,11 @@ impl<'de> Visitor<'de> for ExtractVisitor<'_, '_, 'de> {
         let children = &self.node().children;
         for at in 0.. {
             let child = children.iter().find(|(key, _)| *key == PathKey::Index(at));
-            let more = match child {
+            let has_more = match child {
                 Some((_, child)) => seq.next_element_seed(self.child_visitor(*child))?.is_some(),
                 None => seq.next_element::<IgnoredAny>()?.is_some(),
             };
-            if !more {
+            if !has_more {
                 break;
             }
         }
@@ -260,7 +260,7 @@ impl Visitor<'_> for ChildKeySeed<'_> {
     }
 
     fn visit_str<E>(self, found: &str) -> Result<Self::Value, E> {
-        let is = |key: &PathKey| matches!(key, PathKey::Text(key) if **key == *found);
-        Ok(self.0.iter().find(|(key, _)| is(key)).map(|(_, child)| *child))
+        let is_match = |key: &PathKey| matches!(key, PathKey::Text(key) if **key == *found);
+        Ok(self.0.iter().find(|(key, _)| is_match(key)).map(|(_, child)| *child))
     }
 }

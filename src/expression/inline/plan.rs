@@ -42,7 +42,7 @@ pub(in crate::expression) struct ExtractedEvent<'a> {
     plan: &'a InlinePlan,
     event: &'a EventContext<'a>,
     /// `None`: the body is not plain JSON.
-    found: Option<Vec<ExtractedValue<'a>>>,
+    values: Option<Vec<ExtractedValue<'a>>>,
 }
 
 impl InlinePlan {
@@ -67,41 +67,43 @@ impl InlinePlan {
     }
 
     pub fn extract<'a>(&'a self, event: &'a EventContext<'a>) -> ExtractedEvent<'a> {
-        let found = match input::body_format(event.content_type) {
+        let values = match input::body_format(event.content_type) {
             _ if self.paths.is_empty() => None,
-            BodyFormat::Json | BodyFormat::MaybeJson => self.paths.find(without_mark(event.body)),
+            BodyFormat::Json | BodyFormat::MaybeJson => {
+                self.paths.extract(without_mark(event.body))
+            }
             BodyFormat::Form | BodyFormat::Multipart | BodyFormat::Text => None,
         };
-        ExtractedEvent { plan: self, event, found }
+        ExtractedEvent { plan: self, event, values }
     }
 }
 
 impl<P> InlineNode<P> {
-    fn map<Q>(&self, place: &mut impl FnMut(&P) -> Q) -> InlineNode<Q> {
-        fn all<P, Q, const N: usize>(
+    fn map<Q>(&self, map_path: &mut impl FnMut(&P) -> Q) -> InlineNode<Q> {
+        fn map_all<P, Q, const N: usize>(
             nodes: &[InlineNode<P>; N],
-            place: &mut impl FnMut(&P) -> Q,
+            map_path: &mut impl FnMut(&P) -> Q,
         ) -> Box<[InlineNode<Q>; N]> {
-            Box::new(nodes.each_ref().map(|node| node.map(place)))
+            Box::new(nodes.each_ref().map(|node| node.map(map_path)))
         }
         match self {
             Self::Literal(literal) => InlineNode::Literal(literal.clone()),
-            Self::Body(at) => InlineNode::Body(place(at)),
+            Self::Body(path) => InlineNode::Body(map_path(path)),
             Self::Variable(variable) => InlineNode::Variable(variable.clone()),
             Self::Input => InlineNode::Input,
-            Self::Compare(op, nodes) => InlineNode::Compare(*op, all(nodes, place)),
-            Self::And(nodes) => InlineNode::And(all(nodes, place)),
-            Self::Or(nodes) => InlineNode::Or(all(nodes, place)),
-            Self::Alternative(nodes) => InlineNode::Alternative(all(nodes, place)),
-            Self::Not(node) => InlineNode::Not(Box::new(node.map(place))),
-            Self::If(nodes) => InlineNode::If(all(nodes, place)),
-            Self::Try(node) => InlineNode::Try(Box::new(node.map(place))),
-            Self::Pipe(nodes) => InlineNode::Pipe(all(nodes, place)),
+            Self::Compare(op, nodes) => InlineNode::Compare(*op, map_all(nodes, map_path)),
+            Self::And(nodes) => InlineNode::And(map_all(nodes, map_path)),
+            Self::Or(nodes) => InlineNode::Or(map_all(nodes, map_path)),
+            Self::Alternative(nodes) => InlineNode::Alternative(map_all(nodes, map_path)),
+            Self::Not(node) => InlineNode::Not(Box::new(node.map(map_path))),
+            Self::If(nodes) => InlineNode::If(map_all(nodes, map_path)),
+            Self::Try(node) => InlineNode::Try(Box::new(node.map(map_path))),
+            Self::Pipe(nodes) => InlineNode::Pipe(map_all(nodes, map_path)),
             Self::Array(nodes) => {
-                InlineNode::Array(nodes.iter().map(|node| node.map(place)).collect())
+                InlineNode::Array(nodes.iter().map(|node| node.map(map_path)).collect())
             }
             Self::Object(members) => {
-                let members = members.iter().map(|(key, node)| (key.clone(), node.map(place)));
+                let members = members.iter().map(|(key, node)| (key.clone(), node.map(map_path)));
                 InlineNode::Object(members.collect())
             }
         }
@@ -113,8 +115,8 @@ impl<'a> ExtractedEvent<'a> {
     ///
     /// # Errors
     /// The expression is not simple, or the result is left to jaq.
-    pub fn result(&'a self, at: usize) -> Result<Option<InlineValue<'a>>, NotInlineable> {
-        let node = self.plan.nodes.get(at).and_then(Option::as_ref).ok_or(NotInlineable)?;
+    pub fn result(&'a self, index: usize) -> Result<Option<InlineValue<'a>>, NotInlineable> {
+        let node = self.plan.nodes.get(index).and_then(Option::as_ref).ok_or(NotInlineable)?;
         match self.evaluate_node(node, None)? {
             InlineResult::Value(value) => Ok(Some(value)),
             InlineResult::Empty => Ok(None),
@@ -135,7 +137,7 @@ impl<'a> ExtractedEvent<'a> {
                 Literal::Number(number) => InlineValue::Number(number.clone()),
                 Literal::Text(text) => InlineValue::Text(Cow::Borrowed(text)),
             },
-            InlineNode::Body(path) => match self.found.as_ref().ok_or(NotInlineable)?[path.slot] {
+            InlineNode::Body(path) => match self.values.as_ref().ok_or(NotInlineable)?[path.slot] {
                 ExtractedValue::Null => InlineValue::Null,
                 ExtractedValue::Raw(raw) => InlineValue::from_json(raw)?,
                 ExtractedValue::NotIndexable(at) if path.is_optional[at] => {

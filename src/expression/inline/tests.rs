@@ -36,7 +36,7 @@ fn compare(text: &str, body: &[u8]) -> bool {
         let expression = Expression::new(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
         let Some(output) = expression.evaluate_inline(event) else { return false };
         let shown = String::from_utf8_lossy(body);
-        match unsandboxed::first(&expression, event) {
+        match unsandboxed::first_output(&expression, event) {
             Ok(Some(expected)) => {
                 let output = output.unwrap_or_else(|why| panic!("{text} of {shown}: {why}"));
                 let [output, expected] =
@@ -323,7 +323,7 @@ fn compare_decisions(when: &str, key: &str, event: &EventContext<'_>) {
         version_by: Some(key.clone()),
         ..HandlerExpressions::default()
     };
-    let text = |it: &Expression| Some(it.text().to_owned());
+    let text = |expression: &Expression| Some(expression.text().to_owned());
     let parts = [text(&when), None, text(&key), text(&key), None, None];
     let requested = RequestedExpressions { dedupe: text(&key), handlers: vec![parts] };
     let Some(found) = ExpressionSet::new(Some(key), vec![handler]).evaluate_inline(event) else {

@@ -4,10 +4,10 @@
 use super::check;
 
 /// Expression, input, outputs.
-type Case = (&'static str, &'static str, &'static str);
+type BuiltinCase = (&'static str, &'static str, &'static str);
 
 #[track_caller]
-fn check_all(cases: &[Case]) {
+fn check_all(cases: &[BuiltinCase]) {
     for (text, body, expected) in cases {
         check(text, body, expected);
     }
