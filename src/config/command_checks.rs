@@ -30,7 +30,7 @@ fn warn_about_program(table: &TomlTable<'_>, handler: &Handler) {
             ProgramCheck::Missing => "does not exist: expected a program".to_owned(),
         };
         format!("names {quoted}, which {remedy}")
-    } else if in_path(program, handler) {
+    } else if is_in_path(program, handler) {
         return;
     } else {
         format!("names {quoted}, which is not in PATH: install it, or write its path with a slash")
@@ -67,7 +67,7 @@ fn check_executable(program: &Path) -> ProgramCheck {
     }
 }
 
-fn in_path(program: &str, handler: &Handler) -> bool {
+fn is_in_path(program: &str, handler: &Handler) -> bool {
     let path_variable = handler.env.iter().find(|(name, _)| name == "PATH");
     let path = match path_variable {
         Some((_, EnvValue::Text(path))) => path.into(),

@@ -113,7 +113,7 @@ impl Diagnostics {
         format!("{}:{}", self.file_name(at).display(), at.line)
     }
 
-    fn located(&self, at: Location, text: String) -> ConfigError {
+    fn to_config_error(&self, at: Location, text: String) -> ConfigError {
         ConfigError { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
     }
 
@@ -133,13 +133,15 @@ impl Diagnostics {
             ConfigErrorKind::Missing => !self.has_syntax_errors.get(),
         });
         if !errors.is_empty() {
-            let errors = errors.into_iter().map(|(at, _, text)| self.located(at, text));
+            let errors = errors.into_iter().map(|(at, _, text)| self.to_config_error(at, text));
             return Err(ConfigErrors(errors.collect()));
         }
         let mut warnings = self.warnings.take();
         warnings.sort();
-        let warnings =
-            warnings.into_iter().map(|(at, text)| self.located(at, text).to_string()).collect();
+        let warnings = warnings
+            .into_iter()
+            .map(|(at, text)| self.to_config_error(at, text).to_string())
+            .collect();
         Ok((warnings, self.secrets.take()))
     }
 }

@@ -132,7 +132,7 @@ fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
         "" => Err("expected a folder".to_owned()),
         text => Ok(parse::resolve_path(text, folder)),
     };
-    let Some(path) = value.parsed("expected a folder", parse) else { return folder.to_owned() };
+    let Some(path) = value.parse_with("expected a folder", parse) else { return folder.to_owned() };
     path
 }
 

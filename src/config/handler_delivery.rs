@@ -27,7 +27,7 @@ pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler 
         unique_by: table.get("unique_by").and_then(|value| read_unique_by(&value)),
         debounce_by: expression::read_expression(table, "debounce_by"),
         debounce,
-        rate_limit: table.parsed("rate_limit", parse::RATE, parse::parse_rate),
+        rate_limit: table.parse_with("rate_limit", parse::RATE, parse::parse_rate),
         batch_size: batch_size as usize,
         batch_wait: table.duration("batch_wait", default.batch_wait, WAIT_RANGE),
         breaker: table.get("breaker").and_then(|value| read_breaker(&value)).unwrap_or_default(),

@@ -65,7 +65,7 @@ pub struct Config {
     pub handlers: Vec<Handler>,
 }
 
-/// `[server]`
+/// The settings of `[server]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     pub listen: Vec<Listen>,
@@ -100,16 +100,16 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// `[admin]`
+/// The settings of `[admin]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
     pub listen: Vec<Listen>,
 }
 
-/// `[store]`
+/// The settings of `[store]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
-    /// Absolute.
+    /// An absolute path.
     pub path: PathBuf,
     pub durability: Durability,
     pub min_free_bytes: u64,
@@ -124,14 +124,14 @@ pub enum Durability {
     Normal,
 }
 
-/// `[workers]`
+/// The settings of `[workers]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkersConfig {
     pub threads: usize,
     pub shutdown_timeout: Duration,
 }
 
-/// `[sources.NAME]`
+/// A source: the settings of `[sources.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub name: String,
@@ -176,14 +176,14 @@ pub enum HandshakeConfig {
     /// By the scheme's own handshake, if it has one.
     #[default]
     Preset,
-    /// `handshake = false`.
+    /// `handshake = false`: the preset's handshake is off.
     Off,
-    Custom(CustomHandshake),
+    Custom(HandshakeSettings),
 }
 
-/// `handshake = { … }`
+/// A handshake of the source's own: the settings of `handshake = { … }`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CustomHandshake {
+pub struct HandshakeSettings {
     pub methods: Vec<String>,
     /// Text is the response; null means that the request is not a handshake.
     pub respond: Expression,
@@ -226,7 +226,7 @@ pub struct Rate {
 /// A source's own response to accepted events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Respond {
-    /// 200 to 299.
+    /// From 200 to 299.
     pub status: u16,
     pub body: Option<String>,
     pub content_type: Option<String>,
@@ -328,13 +328,13 @@ pub enum SignedPart {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretRef {
     Env(String),
-    /// Absolute.
+    /// An absolute path.
     File(PathBuf),
     /// A name in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
 }
 
-/// `[handlers.NAME]`
+/// A handler: the settings of `[handlers.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handler {
     pub name: String,
@@ -343,7 +343,7 @@ pub struct Handler {
     /// Program and arguments, without a shell. A program with a slash is an absolute path here; one
     /// without is looked up in PATH.
     pub command: Vec<String>,
-    /// Absolute.
+    /// An absolute path.
     pub directory: PathBuf,
     pub mode: Mode,
     /// `url`, instead of a command.
@@ -392,14 +392,14 @@ pub struct UrlTarget {
     pub proxy: Option<String>,
 }
 
-/// `unique_by = { … }`
+/// The settings of `unique_by = { … }`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UniqueBy {
     pub jq: Expression,
     pub window: Duration,
 }
 
-/// `breaker = { … }`
+/// The circuit breaker: the settings of `breaker = { … }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
     /// Failed attempts in a row that open the circuit breaker; 0: it never opens.
@@ -414,7 +414,7 @@ pub enum EnvValue {
     Secret(SecretRef),
 }
 
-/// `retry = { … }`
+/// The retry policy: the settings of `retry = { … }`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     pub max_attempts: u32,

@@ -62,12 +62,12 @@ pub enum SecretFormat {
 }
 
 impl SecretFormat {
-    fn validate(self, bytes: &[u8]) -> Option<String> {
+    fn find_error(self, bytes: &[u8]) -> Option<String> {
         // RFC 9110 section 5.5.
-        let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
+        let is_control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
         match self {
             Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text".to_owned()),
-            Self::Header if bytes.iter().any(control) => Some(
+            Self::Header if bytes.iter().any(is_control) => Some(
                 "has a control character such as a line break: expected one line of text"
                     .to_owned(),
             ),
@@ -79,11 +79,9 @@ impl SecretFormat {
             Self::Certificates => key_material::parse_certificates(bytes).err(),
         }
     }
-}
 
-impl SecretFormat {
     /// A likely mistake in a secret, such as quotes. A secret that is right is unlikely to match.
-    fn suspicion(self, bytes: &[u8]) -> Option<&'static str> {
+    fn find_mistake(self, bytes: &[u8]) -> Option<&'static str> {
         let is_text =
             matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
         let text = bytes.trim_ascii();
@@ -99,7 +97,8 @@ impl SecretFormat {
                 Some("begins with a byte order mark, which counts as part of it: save it without")
             }
             _ if text.len() < bytes.len() => Some(
-                "begins or ends with white space, which counts as part of it: only one newline at the end does not",
+                "begins or ends with white space, which counts as part of it: only one newline \
+                 at the end does not",
             ),
             _ if quotes.iter().any(is_quoted) => {
                 Some("is in quotes, which count as part of it: leave them out")
@@ -172,7 +171,7 @@ fn without_prefix(key: &[u8]) -> &[u8] {
 /// Warnings about secrets that probably contain a mistake. None shows the secret.
 pub fn secret_warnings(loaded: &LoadedConfig, secrets: &Secrets) -> Vec<ConfigError> {
     let warning = |reference: &SecretReference| {
-        Some(reference.error(reference.format.suspicion(secrets.get(&reference.secret)?)?))
+        Some(reference.error(reference.format.find_mistake(secrets.get(&reference.secret)?)?))
     };
     loaded.secrets.iter().filter_map(warning).collect()
 }
@@ -185,7 +184,7 @@ pub fn check_secrets(loaded: &LoadedConfig) -> (Vec<ConfigError>, Vec<ConfigErro
     for reference in &loaded.secrets {
         match reference.secret.read() {
             Ok(bytes) => errors
-                .extend(reference.format.validate(&bytes).map(|reason| reference.error(&reason))),
+                .extend(reference.format.find_error(&bytes).map(|reason| reference.error(&reason))),
             Err(SecretError::Everywhere(reason)) => errors.push(reference.error(&reason)),
             Err(SecretError::HereOnly(reason)) => here_only.push(reference.error(&reason)),
         }
@@ -211,7 +210,7 @@ pub fn read_secrets_under(loaded: &LoadedConfig, part: &str) -> (Secrets, Vec<Co
             None => reference.secret.read(),
         };
         match bytes {
-            Ok(bytes) => match reference.format.validate(&bytes) {
+            Ok(bytes) => match reference.format.find_error(&bytes) {
                 Some(reason) => errors.push(reference.error(&reason)),
                 None => found.insert(reference.secret.clone(), bytes),
             },

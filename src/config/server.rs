@@ -32,7 +32,11 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
         listen,
         trusted_proxies: read_trusted_proxies(&table),
         proxy_header: table
-            .parsed("proxy_header", r#"expected "X-Forwarded-For" or "Forwarded""#, proxy_header)
+            .parse_with(
+                "proxy_header",
+                r#"expected "X-Forwarded-For" or "Forwarded""#,
+                proxy_header,
+            )
             .unwrap_or(ProxyHeader::XForwardedFor),
         max_body_bytes: table.size("max_body_size", MIB, 1..=BODY_BYTES_MAX) as usize,
         max_inflight_bytes: table.size("max_inflight_size", 64 * MIB, 1..=1 << 40) as usize,
@@ -83,7 +87,7 @@ pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
     };
     let store = StoreConfig {
         path: table
-            .parsed("path", PATH_EXPECTED, path)
+            .parse_with("path", PATH_EXPECTED, path)
             .unwrap_or_else(|| folder.join("hooktrail.db")),
         durability: table.choice(
             "durability",
@@ -146,7 +150,7 @@ fn read_listeners(
             check_free(&address, &listeners)?;
             Ok(address)
         };
-        let address = item.parsed(LISTEN, parse);
+        let address = item.parse_with(LISTEN, parse);
         listeners.extend(address);
     }
     listeners

@@ -9,7 +9,7 @@ use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::server::{BODY_BYTES_MAX, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Accept, CustomHandshake, Dedupe, DeliveryKey, HandshakeConfig, OnDuplicate, Respond,
+    Accept, Dedupe, DeliveryKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
     ServerConfig, Source, Verify, expression, scheme, verify,
 };
 
@@ -46,8 +46,9 @@ pub(super) fn read_source(
         table.error(format!("is no name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
-    let path =
-        table.parsed("path", PATH_EXPECTED, parse_path).unwrap_or_else(|| format!("/hooks/{name}"));
+    let path = table
+        .parse_with("path", PATH_EXPECTED, parse_path)
+        .unwrap_or_else(|| format!("/hooks/{name}"));
     let verify = read_verify(name, &table, server, (folder, &path));
     let (dedupe, is_dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
     let uses_preset_key = uses_preset_key(&verify, &dedupe, is_dedupe_off);
@@ -74,7 +75,7 @@ pub(super) fn read_source(
             &[("retry_dead", OnDuplicate::RetryDead), ("ignore", OnDuplicate::Ignore)],
             OnDuplicate::RetryDead,
         ),
-        rate_limit: table.parsed("rate_limit", parse::RATE, parse::parse_rate),
+        rate_limit: table.parse_with("rate_limit", parse::RATE, parse::parse_rate),
         max_queued: u64::try_from(table.integer("max_queued", i64::MAX, 1..=i64::MAX))
             .unwrap_or(NO_QUEUED_MAX),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
@@ -137,7 +138,7 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
     }
     let items = items.unwrap_or_default();
     let mut methods: Vec<String> = Vec::new();
-    for method in items.iter().filter_map(|item| item.parsed(METHODS_EXPECTED, parse)) {
+    for method in items.iter().filter_map(|item| item.parse_with(METHODS_EXPECTED, parse)) {
         if !methods.contains(&method) {
             methods.push(method);
         }
@@ -153,7 +154,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
     }
     let Some(table) = value.table(DEDUPE_EXPECTED) else { return (None, false, week) };
     let header =
-        table.parsed("header", DEDUPE_EXPECTED, parse::parse_header_name).map(Dedupe::Header);
+        table.parse_with("header", DEDUPE_EXPECTED, parse::parse_header_name).map(Dedupe::Header);
     let body = table.get("body").and_then(|value| match value.as_flag() {
         Some(true) => Some(Dedupe::Body),
         _ => value.invalid("expected true"),
@@ -196,14 +197,17 @@ fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, win
         (parse::duration_text(tolerance.back), parse::duration_text(window));
     if has_dedupe && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
         table.warn(format!(
-            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): a captured request counts as new after {window}: expected a window of {tolerance_text} or more"
+            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): a \
+             captured request counts as new after {window}: expected a window of \
+             {tolerance_text} or more"
         ));
     }
     let preset = scheme::find_scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
     if preset.is_some_and(|preset| preset.back != tolerance.back) {
         table.warn(format!(
-            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): the sender's own \
-             keys are kept for {tolerance_text} too, so that no captured request counts as new"
+            "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): \
+             the sender's own keys are kept for {tolerance_text} too, so that no captured \
+             request counts as new"
         ));
     }
 }
@@ -222,7 +226,7 @@ fn read_handshake(table: &TomlTable<'_>) -> HandshakeConfig {
     let is_signed = table.flag("signed", true);
     reject_rest(table, &[]);
     match respond {
-        Some(respond) => HandshakeConfig::Custom(CustomHandshake { methods, respond, is_signed }),
+        Some(respond) => HandshakeConfig::Custom(HandshakeSettings { methods, respond, is_signed }),
         None => HandshakeConfig::Preset,
     }
 }
@@ -236,7 +240,7 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
             Some(text) => Some(text.to_owned()),
             None => value.invalid("expected text"),
         }),
-        content_type: table.parsed("content_type", "expected text", parse::parse_header_value),
+        content_type: table.parse_with("content_type", "expected text", parse::parse_header_value),
     };
     // RFC 9110 sections 15.3.5 and 15.3.6.
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {

@@ -163,13 +163,13 @@ impl<'a> TomlTable<'a> {
         value.flag().unwrap_or(default)
     }
 
-    pub fn parsed<T>(
+    pub fn parse_with<T>(
         &self,
         name: &'static str,
         expected: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.get(name)?.parsed(expected, parse)
+        self.get(name)?.parse_with(expected, parse)
     }
 
     pub fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)], default: T) -> T {
@@ -178,7 +178,7 @@ impl<'a> TomlTable<'a> {
             let found = choices.iter().find(|choice| choice.0 == text);
             found.map(|choice| choice.1).ok_or_else(|| parse::expected_one_of(text, &names))
         };
-        self.parsed(name, &parse::expected_one_of("", &names), parse).unwrap_or(default)
+        self.parse_with(name, &parse::expected_one_of("", &names), parse).unwrap_or(default)
     }
 
     pub fn duration(
@@ -192,7 +192,7 @@ impl<'a> TomlTable<'a> {
 
     /// A duration that has no default.
     pub fn optional_duration(&self, name: &'static str, range: DurationRange) -> Option<Duration> {
-        self.parsed(name, parse::DURATION, |text| parse::parse_duration_in(text, range))
+        self.parse_with(name, parse::DURATION, |text| parse::parse_duration_in(text, range))
     }
 
     pub fn size(&self, name: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
@@ -246,7 +246,7 @@ impl<'a> TomlTable<'a> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
         let items = self.get(name)?.list(expected).unwrap_or_default();
-        Some(items.iter().filter_map(|item| item.parsed(expected, &parse)).collect())
+        Some(items.iter().filter_map(|item| item.parse_with(expected, &parse)).collect())
     }
 }
 
@@ -311,7 +311,7 @@ impl<'a> TomlValue<'a> {
         self.value.as_str()
     }
 
-    pub fn parsed<T>(
+    pub fn parse_with<T>(
         &self,
         expected: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,

@@ -163,7 +163,7 @@ fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
         .iter()
         .flatten()
     {
-        let Some(name) = item.parsed(FORWARD_HEADERS_EXPECTED, parse::parse_header_name) else {
+        let Some(name) = item.parse_with(FORWARD_HEADERS_EXPECTED, parse::parse_header_name) else {
             continue;
         };
         if SERVER_HEADERS.contains(&&*name) || (is_signed && SIGNED_HEADERS.contains(&&*name)) {

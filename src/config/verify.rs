@@ -46,7 +46,7 @@ pub(super) fn read_verify(value: &TomlValue<'_>, folder: &Path, path: &str) -> O
         _ => {}
     }
     if let Some(default) = scheme.header {
-        let header = table.parsed("header", HEADER_EXPECTED, parse::parse_header_name);
+        let header = table.parse_with("header", HEADER_EXPECTED, parse::parse_header_name);
         verify.header = Some(header.unwrap_or_else(|| default.to_owned()));
     }
     verify.tolerance = verify.tolerance.or(scheme.tolerance);
@@ -71,7 +71,8 @@ fn read_common(
     match table.get("secret") {
         Some(value) => verify.secret = secret::parse_list(&value, folder, scheme.secret),
         None if scheme.secret_optional => table.warn(
-            "has no secret yet: only its sender's handshake is answered, all other requests are rejected",
+            "has no secret yet: only its sender's handshake is answered, all other requests are \
+             rejected",
         ),
         None => table.missing_error(format!(
             r#"has no secret: scheme "{}" needs one, such as secret = {{ file = "path" }}"#,
@@ -81,7 +82,7 @@ fn read_common(
     verify.url = table.get("url").and_then(|value| read_url(&value, path));
     verify.tolerance = table.get("tolerance").and_then(|value| {
         let parse = |text: &str| parse::parse_duration_in(text, POSITIVE_DURATION);
-        let back = value.parsed(parse::DURATION, parse)?;
+        let back = value.parse_with(parse::DURATION, parse)?;
         // A longer tolerance is for late senders, not for clocks that are ahead.
         let ahead = back.min(scheme.tolerance.unwrap_or(DEFAULT_TOLERANCE).ahead);
         Some(Tolerance { back, ahead })
@@ -91,10 +92,12 @@ fn read_common(
 /// Reads the token that Meta sends in its handshake.
 fn read_verify_token(table: &TomlTable<'_>, folder: &Path, verify: &mut Verify) {
     match table.get("verify_token") {
-        Some(value) => verify.verify_token = secret::parse_list(&value, folder, SecretFormat::Bytes),
+        Some(value) => {
+            verify.verify_token = secret::parse_list(&value, folder, SecretFormat::Bytes)
+        }
         None => table.warn(
-            "has no verify_token: Meta's handshake will be rejected; expected the token that you gave \
-             it, such as verify_token = { file = \"path\" }",
+            "has no verify_token: Meta's handshake will be rejected; expected the token that you \
+             gave it, such as verify_token = { file = \"path\" }",
         ),
     }
 }
@@ -106,10 +109,10 @@ fn read_scheme(table: &TomlTable<'_>) -> Option<&'static SchemeSpec> {
         return None;
     };
     let parse = |text: &str| find_scheme(text).ok_or_else(|| parse::expected_one_of(text, &names));
-    value.parsed(&parse::expected_one_of("", &names), parse)
+    value.parse_with(&parse::expected_one_of("", &names), parse)
 }
 
-/// Not shown when it is wrong: a URL may hold a password.
+/// Reads the public URL. No error shows it, as it may contain a password.
 fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
     let is_plausible = |rest: &&str| {
         !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic())
@@ -133,9 +136,9 @@ fn read_url(value: &TomlValue<'_>, path: &str) -> Option<PublicUrl> {
 /// Reads where a token is. A sender that can't set a header has none.
 fn read_token(table: &TomlTable<'_>, in_header: bool, verify: &mut Verify) {
     if in_header {
-        verify.header = table.parsed("header", HEADER_EXPECTED, parse::parse_header_name);
+        verify.header = table.parse_with("header", HEADER_EXPECTED, parse::parse_header_name);
     }
-    verify.query = table.parsed("query", "expected the name of a query's field", |text| {
+    verify.query = table.parse_with("query", "expected the name of a query's field", |text| {
         if text.is_empty() { Err("expected a name".to_owned()) } else { Ok(text.to_owned()) }
     });
     verify.is_path_token = table.flag("path_token", false);
@@ -162,7 +165,7 @@ fn is_false(table: &TomlTable<'_>, key: &'static str) -> bool {
 
 fn read_user(table: &TomlTable<'_>, verify: &mut Verify) {
     // RFC 7617 section 2: the first colon ends the user.
-    verify.user = table.parsed("user", TEXT_EXPECTED, |text| match text.contains(':') {
+    verify.user = table.parse_with("user", TEXT_EXPECTED, |text| match text.contains(':') {
         true => Err("expected a user without a colon".to_owned()),
         false => Ok(text.to_owned()),
     });
@@ -172,7 +175,7 @@ fn read_user(table: &TomlTable<'_>, verify: &mut Verify) {
 }
 
 fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
-    verify.header = table.parsed("header", HEADER_EXPECTED, parse::parse_header_name);
+    verify.header = table.parse_with("header", HEADER_EXPECTED, parse::parse_header_name);
     if !table.has("header") {
         table.missing_error(
             r#"has no header: scheme "hmac" needs one, such as header = "X-Signature""#,
@@ -185,19 +188,19 @@ fn read_hmac(table: &TomlTable<'_>, verify: &mut Verify) {
     let hmac = Hmac {
         algorithm: table.choice("algorithm", &algorithms, Algorithm::Sha256),
         prefix: table
-            .parsed("prefix", TEXT_EXPECTED, |text| Ok(text.to_owned()))
+            .parse_with("prefix", TEXT_EXPECTED, |text| Ok(text.to_owned()))
             .unwrap_or_default(),
         encoding: table.choice("encoding", &encodings, Encoding::Hex),
         signed: table
-            .parsed("signed", TEXT_EXPECTED, parse_signed_parts)
+            .parse_with("signed", TEXT_EXPECTED, parse_signed_parts)
             .unwrap_or_else(|| vec![SignedPart::Body]),
-        timestamp_header: table.parsed(
+        timestamp_header: table.parse_with(
             "timestamp_header",
             HEADER_EXPECTED,
             parse::parse_header_name,
         ),
         timestamp_unit: table.choice("timestamp_unit", &units, TimestampUnit::Seconds),
-        id_header: table.parsed("id_header", HEADER_EXPECTED, parse::parse_header_name),
+        id_header: table.parse_with("id_header", HEADER_EXPECTED, parse::parse_header_name),
     };
     if hmac.timestamp_header.is_some() {
         verify.tolerance = verify.tolerance.or(Some(DEFAULT_TOLERANCE));

@@ -198,7 +198,7 @@ max_body_size = "64 KiB"
             content_type: Some("text/plain".into()),
         }),
         max_body_bytes: 65_536,
-        handshake: HandshakeConfig::Custom(CustomHandshake {
+        handshake: HandshakeConfig::Custom(HandshakeSettings {
             methods: vec!["GET".into(), "POST".into()],
             respond: jq("$query.challenge"),
             is_signed: false,

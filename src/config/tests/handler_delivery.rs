@@ -90,7 +90,8 @@ fn headers_of_a_url_do_not_clash_with_the_servers() {
     }
     check(&url("headers = { Webhook-Id = 'a' }\nforward_headers = ['webhook-timestamp']"), &[]);
     let warned = Folder::new(&url("forward_headers = ['Cookie']")).warnings();
-    let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is stored and passed on as [redacted]";
+    let warning = "config.toml:5: handlers.h.forward_headers names \"cookie\", which is stored \
+        and passed on as [redacted]";
     assert_eq!(warned, [warning]);
 }
 
@@ -125,10 +126,10 @@ fn keys_that_depend_on_each_other_are_given_together() {
         check(&handler(line), &[&format!("2: handlers.h {error}")]);
     }
     check(&handler("ordering_key = '.id'\ndebounce_by = '.id'"), &[]);
-    let once = "expected a table such as { jq = \".id\", window = \"7d\" }";
+    let expected = "expected a table such as { jq = \".id\", window = \"7d\" }";
     check(
         &handler("unique_by = { window = '1d' }"),
-        &[&format!("5: handlers.h.unique_by has no jq: {once}")],
+        &[&format!("5: handlers.h.unique_by has no jq: {expected}")],
     );
     let missing = "expected a table such as { respond = \"$query.challenge\" }, or false";
     check(
@@ -197,7 +198,8 @@ fn secrets_of_a_url_are_checked_by_their_format() {
     assert_eq!(
         errors,
         [
-            "config.toml:5: handlers.h.headers.B: file lines has a control character such as a line break: expected one line of text",
+            "config.toml:5: handlers.h.headers.B: file lines has a control character such as a \
+             line break: expected one line of text",
             "config.toml:6: handlers.h.sign: file short is a key of 3 bytes: expected whsec_ and \
              the base64 of 24 to 64 bytes",
         ]

@@ -87,13 +87,13 @@ fn a_preset_sets_its_header_its_tolerance_and_its_senders_own_key() {
         ("sns", 24 * 3600, 3600),
         ("standard", 300, 300),
     ] {
-        let own = source_of(&format!("scheme = '{scheme}'"), "").verify.tolerance;
-        assert_eq!(own, tolerance(back, ahead), "{scheme}");
+        let settings = source_of(&format!("scheme = '{scheme}'"), "").verify.tolerance;
+        assert_eq!(settings, tolerance(back, ahead), "{scheme}");
         // A tolerance in the configuration sets the past direction.
-        let own = source_of(&format!("scheme = '{scheme}', tolerance = '3h'"), "");
-        assert_eq!(own.verify.tolerance, tolerance(3 * 3600, ahead), "{scheme}");
-        let own = source_of(&format!("scheme = '{scheme}', tolerance = '3s'"), "");
-        assert_eq!(own.verify.tolerance, tolerance(3, 3), "{scheme}");
+        let settings = source_of(&format!("scheme = '{scheme}', tolerance = '3h'"), "");
+        assert_eq!(settings.verify.tolerance, tolerance(3 * 3600, ahead), "{scheme}");
+        let settings = source_of(&format!("scheme = '{scheme}', tolerance = '3s'"), "");
+        assert_eq!(settings.verify.tolerance, tolerance(3, 3), "{scheme}");
     }
     assert_eq!(source_of("scheme = 'github'", "").verify.tolerance, None);
 }
@@ -136,13 +136,15 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_valid() {
     assert_eq!(window("3s", "1s"), 6);
     let text = format!("[sources.a]\nverify = {{ scheme = 'sns', tolerance = '8d', {SECRET} }}\n");
     let warning = "config.toml:1: sources.a has a verify.tolerance of 8d, longer than dedupe.window \
-                   (7d): the sender's own keys are kept for 8d too, so that no captured request counts as new";
+                   (7d): the sender's own keys are kept for 8d too, so that no captured request \
+                   counts as new";
     assert_eq!(Folder::new(&text).warnings(), [warning]);
     let verify = format!("scheme = 'hmac', header = 'X', timestamp_header = 'T', {SECRET}");
     let verify = format!("{verify}, signed = '{{timestamp}}{{body}}', tolerance = '9h'");
     let text = |dedupe: &str| format!("[sources.a]\nverify = {{ {verify} }}\n{dedupe}");
     let warning = "config.toml:1: sources.a has a verify.tolerance of 9h, longer than dedupe.window \
-                   (1h): a captured request counts as new after 1h: expected a window of 9h or more";
+                   (1h): a captured request counts as new after 1h: expected a window of 9h or \
+                   more";
     let folder = Folder::new(&text("dedupe = { body = true, window = '1h' }"));
     assert_eq!(folder.warnings(), [warning]);
     for dedupe in ["", "dedupe = { body = true, window = '9h' }"] {
@@ -162,7 +164,8 @@ fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrills_secret_is_opti
     );
     assert_eq!(read("scheme = 'mandrill'").secret, []);
     let folder = Folder::new(&source("scheme = 'mandrill'"));
-    let warning = "2: sources.a.verify has no secret yet: only its sender's handshake is answered, all other requests are rejected";
+    let warning = "2: sources.a.verify has no secret yet: only its sender's handshake is \
+        answered, all other requests are rejected";
     assert_eq!(folder.warnings(), [format!("config.toml:{warning}")]);
     let meta = "scheme = 'meta', verify_token = [{ env = 'T' }, { env = 'U' }]";
     let tokens = read(&format!("{meta}, {SECRET}")).verify_token;
@@ -208,7 +211,7 @@ fn a_secret_that_is_not_a_key_of_its_scheme_is_an_error_and_not_shown() {
 
 #[test]
 fn the_keys_of_hmac_are_read() {
-    let least = read(&format!("scheme = 'hmac', header = 'X-Sig', {SECRET}"));
+    let minimal = read(&format!("scheme = 'hmac', header = 'X-Sig', {SECRET}"));
     let hmac = Hmac {
         algorithm: Algorithm::Sha256,
         prefix: String::new(),
@@ -218,9 +221,9 @@ fn the_keys_of_hmac_are_read() {
         timestamp_unit: TimestampUnit::Seconds,
         id_header: None,
     };
-    assert_eq!((least.hmac, least.tolerance), (Some(hmac), None));
+    assert_eq!((minimal.hmac, minimal.tolerance), (Some(hmac), None));
 
-    let most = read(&format!(
+    let complete = read(&format!(
         "scheme = 'hmac', header = 'X-Sig', algorithm = 'sha512', prefix = 'v1=', encoding = \
          'base64', signed = 'v1:{{id}}.{{timestamp}}{{method}}{{url}}{{body}}!', \
          timestamp_header = 'X-Time', timestamp_unit = 'ms', id_header = 'X-Id', url = \
@@ -244,10 +247,10 @@ fn the_keys_of_hmac_are_read() {
         timestamp_unit: TimestampUnit::Milliseconds,
         id_header: Some("x-id".into()),
     };
-    assert_eq!(most.hmac, Some(hmac));
-    assert_eq!(most.tolerance, tolerance(300, 300));
+    assert_eq!(complete.hmac, Some(hmac));
+    assert_eq!(complete.tolerance, tolerance(300, 300));
     assert_eq!(
-        most.url.as_ref().map(|url| url.for_path("/")),
+        complete.url.as_ref().map(|url| url.for_path("/")),
         Some("https://example.com/a".into())
     );
 }

@@ -44,14 +44,15 @@ fn a_secret_is_never_a_bare_text_and_is_not_shown() {
 fn each_secret_has_its_location() {
     let folder = Folder::new(&bearer("[{ env = 'A' },\n { file = 'b' }, { credential = 'c' }]"));
     let loaded = folder.load();
-    let found: Vec<_> = loaded.secrets.iter().map(|used| (used.line, &used.secret)).collect();
+    let found: Vec<_> =
+        loaded.secrets.iter().map(|reference| (reference.line, &reference.secret)).collect();
     let expected = [
         (3, &SecretRef::Env("A".into())),
         (4, &SecretRef::File(folder.path().join("b"))),
         (4, &SecretRef::Credential("c".into())),
     ];
     assert_eq!(found, expected);
-    assert!(loaded.secrets.iter().all(|used| used.key == "sources.a.verify.secret"));
+    assert!(loaded.secrets.iter().all(|reference| reference.key == "sources.a.verify.secret"));
 }
 
 #[test]
@@ -78,11 +79,11 @@ fn secrets_that_can_not_be_read_are_errors_with_their_line() {
         + "[handlers.h]\nsources = ['a']\ncommand = ['true']\nenv = { K = { file = 'nul' } }";
     let folder = Folder::new(&text).write("empty", "\n").write("nul", "a\0b");
     let (_, errors) = read_secrets(&folder.load());
-    let shown: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
-    let shown = folder.lines(shown.iter().map(String::as_str));
+    let lines: Vec<String> = errors.iter().map(ConfigError::to_string).collect();
+    let lines = folder.lines(lines.iter().map(String::as_str));
     let at = "config.toml:3: sources.a.verify.secret:";
     assert_eq!(
-        shown,
+        lines,
         [
             format!(
                 "{at} file none can't be read: No such file or directory (os error 2): it must \
@@ -148,7 +149,8 @@ fn used_everywhere() -> String {
 
 #[test]
 fn a_likely_mistake_in_a_secret_is_a_warning_that_does_not_show_it() {
-    const SPACE: &str = "begins or ends with white space, which counts as part of it: only one newline at the end does not";
+    const SPACE: &str = "begins or ends with white space, which counts as part of it: only one \
+        newline at the end does not";
     const QUOTES: &str = "is in quotes, which count as part of it: leave them out";
     const MARK: &str = "begins with a byte order mark, which counts as part of it: save it without";
     for (text, expected) in [
@@ -178,7 +180,9 @@ fn a_likely_mistake_in_a_secret_is_a_warning_that_does_not_show_it() {
         let expected: Vec<String> =
             ["3: sources.a.verify.secret", "7: sources.b.verify.secret", "11: handlers.h.env.K"]
                 .iter()
-                .flat_map(|place| expected.map(|it| format!("config.toml:{place}: file key {it}")))
+                .flat_map(|place| {
+                    expected.map(|reason| format!("config.toml:{place}: file key {reason}"))
+                })
                 .collect();
         assert_eq!(found, expected, "{text:?}");
     }
@@ -194,7 +198,7 @@ fn a_bearer_token_excludes_the_word_bearer_and_other_headers_are_whole() {
         let warnings = secret_warnings(&loaded, &read_secrets(&loaded).0);
         assert_eq!(warnings.len(), count, "{warnings:?}");
         let expected = "begins with \"Bearer\": expected what follows it in the header";
-        assert!(warnings.iter().all(|it| it.text.ends_with(expected)), "{warnings:?}");
+        assert!(warnings.iter().all(|error| error.text.ends_with(expected)), "{warnings:?}");
     }
 }
 
@@ -208,8 +212,9 @@ fn a_secret_no_server_could_use_is_an_error_and_one_only_the_unit_may_have_is_no
     let folder = Folder::new(&text).write("empty", "\r\n").write("key", "hush");
     let folder = folder.write("short", "whsec_aHVzaA==");
     let (errors, elsewhere) = check_secrets(&folder.load());
-    let texts =
-        |all: &[ConfigError]| all.iter().map(|it| it.text.clone()).collect::<Vec<_>>().join("\n");
+    let texts = |all: &[ConfigError]| {
+        all.iter().map(|error| error.text.clone()).collect::<Vec<_>>().join("\n")
+    };
     let (errors, elsewhere) = (texts(&errors), texts(&elsewhere));
     for (text, all) in [
         ("none can't be read", &errors),

@@ -63,7 +63,7 @@ fn names_have_a_limited_length_and_alphabet() {
 #[test]
 fn a_path_has_one_spelling_and_one_source() {
     let rule = r#"expected a path such as "/hooks/paminga" or "/hooks/{tenant}""#;
-    let own = "the server uses this path itself: expected another";
+    let server_path = "the server uses this path itself: expected another";
     for (path, expected) in [
         ("hooks", format!("{rule}: it begins with a slash")),
         ("", format!("{rule}: it begins with a slash")),
@@ -76,9 +76,9 @@ fn a_path_has_one_spelling_and_one_source() {
         ("/x{a}", format!("{rule}: of letters, digits and -._~!$&'()*+,;=:@")),
         ("/{}", format!("{rule}: each {{name}} of letters, digits and _, once")),
         ("/{a}/{a}", format!("{rule}: each {{name}} of letters, digits and _, once")),
-        ("/healthz", own.to_owned()),
-        ("/readyz", own.to_owned()),
-        ("/healthz/", own.to_owned()),
+        ("/healthz", server_path.to_owned()),
+        ("/readyz", server_path.to_owned()),
+        ("/healthz/", server_path.to_owned()),
     ] {
         let error = format!("2: sources.a.path is \"{path}\": {expected}");
         check(&format!("[sources.a]\npath = '{path}'"), &[error.as_str()]);

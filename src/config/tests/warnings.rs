@@ -13,7 +13,8 @@ fn check(config: &str, warnings: &[&str]) {
 fn an_open_source_on_a_listener_beyond_loopback_is_a_warning() {
     let open = |line: usize| {
         format!(
-            "config.toml:{line}: sources.a.verify is none: anybody who reaches server.listen can send events: set a scheme with a secret"
+            "config.toml:{line}: sources.a.verify is none: anybody who reaches server.listen can \
+             send events: set a scheme with a secret"
         )
     };
     let signed = "verify = { scheme = 'bearer', secret = { env = 'S' } }";
@@ -163,14 +164,12 @@ fn an_unknown_placeholder_in_a_url_is_a_warning() {
     check(&square("/shops/{shop}", "https://h.example/shops/{shop}"), &[]);
     check(
         &square("/shops/{shop}", "https://h.example/shops/{name}"),
-        &[
-            "config.toml:6: sources.a.verify.url has {name}, which the source's path does not have: the URL is used as written",
-        ],
+        &["config.toml:6: sources.a.verify.url has {name}, which the source's path does not \
+             have: the URL is used as written"],
     );
     check(
         "[sources.a]\n[handlers.h]\nsources = ['a']\nurl = 'https://h.example/{id}/x'",
-        &[
-            "config.toml:4: handlers.h.url has {id}: a handler's URL has no placeholders, it is called as written",
-        ],
+        &["config.toml:4: handlers.h.url has {id}: a handler's URL has no placeholders, it is \
+             called as written"],
     );
 }
