@@ -108,7 +108,7 @@ CREATE TABLE expansion_keys (
   job INTEGER PRIMARY KEY,
   unique_key BLOB,
   unique_window_ms INTEGER,
-  settle_ms INTEGER
+  debounce_ms INTEGER
 );
 
 -- Events whose dead jobs are queued again because a duplicate arrived. Several transactions do this; jobs up

@@ -12,7 +12,7 @@ pub struct ClaimRequest {
     pub as_one_batch: bool,
     /// The handler's circuit breaker is open, and this job is the probe.
     pub is_probe: bool,
-    /// With `rate`: the interval between two starts. The store saves the time of the next allowed
+    /// With `rate_limit`: the interval between two starts. The store saves the time of the next allowed
     /// start, so that the next process respects it.
     pub min_interval_ms: Option<i64>,
 }

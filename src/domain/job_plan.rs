@@ -23,13 +23,13 @@ pub trait ItemSource: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The items are in a file and reading it fails.
-    fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()>;
+    fn read(&self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()>;
 
     /// Returns the keys of the job for the item at `index`.
     ///
     /// # Errors
     /// The items are in a file and reading it fails.
-    fn keys(&self, at: usize) -> io::Result<JobKeys>;
+    fn keys(&self, index: usize) -> io::Result<JobKeys>;
 }
 
 /// Items in memory. The second vector holds the keys of the items, and may be shorter than the
@@ -46,14 +46,14 @@ impl ItemSource for VecItems {
         self.0.iter().map(|item| item.len() as u64).sum()
     }
 
-    fn read(&self, at: usize, into: &mut Vec<u8>) -> io::Result<()> {
-        into.clear();
-        into.extend_from_slice(self.0.get(at).map_or(&[], Vec::as_slice));
+    fn read(&self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        buffer.extend_from_slice(self.0.get(index).map_or(&[], Vec::as_slice));
         Ok(())
     }
 
-    fn keys(&self, at: usize) -> io::Result<JobKeys> {
-        Ok(self.1.get(at).cloned().unwrap_or_default())
+    fn keys(&self, index: usize) -> io::Result<JobKeys> {
+        Ok(self.1.get(index).cloned().unwrap_or_default())
     }
 }
 
@@ -74,12 +74,12 @@ pub struct UniqueKey {
     pub window_ms: i64,
 }
 
-/// The key of `debounce_by`, with `settle`.
+/// The key of `debounce_by`, with `debounce`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DebounceKey {
     pub key: KeyHash,
     /// 0: the job starts at once.
-    pub settle_ms: i64,
+    pub debounce_ms: i64,
 }
 
 /// The jobs to create for one handler.
@@ -138,7 +138,7 @@ impl JobPlan {
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(handlers) => handlers.is_empty(),
-            Self::Evaluated(all) => all.is_empty(),
+            Self::Evaluated(specs) => specs.is_empty(),
             Self::Unevaluated(_) => false,
         }
     }
@@ -147,7 +147,7 @@ impl JobPlan {
     pub fn job_count(&self) -> usize {
         match self {
             Self::Plain(handlers) => handlers.len(),
-            Self::Evaluated(all) => all.iter().map(|(_, owed)| owed.job_count()).sum(),
+            Self::Evaluated(specs) => specs.iter().map(|(_, spec)| spec.job_count()).sum(),
             Self::Unevaluated(_) => 1,
         }
     }
@@ -157,12 +157,12 @@ impl JobPlan {
     pub fn handlers_of_event(&self) -> Vec<HandlerId> {
         match self {
             Self::Plain(handlers) | Self::Unevaluated(handlers) => handlers.to_vec(),
-            Self::Evaluated(all)
-                if all.iter().any(|(_, owed)| matches!(owed, JobSpec::Items(_))) =>
+            Self::Evaluated(specs)
+                if specs.iter().any(|(_, spec)| matches!(spec, JobSpec::Items(_))) =>
             {
                 Vec::new()
             }
-            Self::Evaluated(all) => all.iter().map(|(handler, _)| *handler).collect(),
+            Self::Evaluated(specs) => specs.iter().map(|(handler, _)| *handler).collect(),
         }
     }
 
@@ -171,10 +171,11 @@ impl JobPlan {
     pub fn into_specs(self) -> Vec<(HandlerId, JobSpec)> {
         match self {
             Self::Plain(handlers) => {
-                let of_event = |handler: &HandlerId| (*handler, JobSpec::Event(JobKeys::default()));
-                handlers.iter().map(of_event).collect()
+                let event_job =
+                    |handler: &HandlerId| (*handler, JobSpec::Event(JobKeys::default()));
+                handlers.iter().map(event_job).collect()
             }
-            Self::Evaluated(all) => all,
+            Self::Evaluated(specs) => specs,
             Self::Unevaluated(_) => Vec::new(),
         }
     }
@@ -183,7 +184,7 @@ impl JobPlan {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Plain(_) | Self::Unevaluated(_) => 0,
-            Self::Evaluated(all) => all.iter().map(|(_, owed)| owed.bytes()).sum(),
+            Self::Evaluated(specs) => specs.iter().map(|(_, spec)| spec.bytes()).sum(),
         }
     }
 

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Counts toward `total` until it is dropped, on whichever thread that happens.
 #[derive(Debug)]
 pub struct Reservation {
-    held: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
     amount: usize,
 }
 
 impl Reservation {
     /// Creates an empty reservation.
-    pub fn new(held: &Arc<AtomicUsize>) -> Self {
-        Self { held: Arc::clone(held), amount: 0 }
+    pub fn new(total: &Arc<AtomicUsize>) -> Self {
+        Self { total: Arc::clone(total), amount: 0 }
     }
 
     /// Reserves `amount` more, and returns the new total of all reservations.
     pub fn grow(&mut self, amount: usize) -> usize {
         self.amount += amount;
-        self.held.fetch_add(amount, Ordering::SeqCst) + amount
+        self.total.fetch_add(amount, Ordering::SeqCst) + amount
     }
 
     pub fn amount(&self) -> usize {
@@ -28,12 +28,12 @@ impl Reservation {
 
     /// Moves the whole amount into a new reservation and leaves this one empty.
     pub fn take(&mut self) -> Self {
-        Self { held: Arc::clone(&self.held), amount: std::mem::take(&mut self.amount) }
+        Self { total: Arc::clone(&self.total), amount: std::mem::take(&mut self.amount) }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.amount, Ordering::SeqCst);
+        self.total.fetch_sub(self.amount, Ordering::SeqCst);
     }
 }

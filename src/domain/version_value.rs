@@ -15,7 +15,7 @@ impl PartialOrd for VersionValue {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => {
-                Some(Decimal::read(a)?.compare(&Decimal::read(b)?))
+                Some(Decimal::parse(a)?.compare(&Decimal::parse(b)?))
             }
             (Self::Text(a), Self::Text(b)) => Some(a.as_bytes().cmp(b.as_bytes())),
             _ => None,
@@ -34,26 +34,28 @@ struct Decimal {
 
 impl Decimal {
     /// Parses a JSON number (RFC 8259, section 6).
-    fn read(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
         let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-        let all = [whole.as_bytes(), part.as_bytes()].concat();
-        if all.is_empty() || !all.iter().all(u8::is_ascii_digit) {
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let all_digits = [whole.as_bytes(), fraction.as_bytes()].concat();
+        if all_digits.is_empty() || !all_digits.iter().all(u8::is_ascii_digit) {
             return None;
         }
         // An exponent that does not fit is clamped: only its sign matters.
-        let beyond = if exponent.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 };
-        let exponent = exponent.parse::<i64>().unwrap_or(beyond).clamp(i64::MIN / 4, i64::MAX / 4);
-        let zeros = all.iter().take_while(|&&digit| digit == b'0').count();
-        let last = all.iter().rposition(|&digit| digit != b'0').map_or(zeros, |at| at + 1);
+        let saturated = if exponent.starts_with('-') { i64::MIN / 4 } else { i64::MAX / 4 };
+        let exponent =
+            exponent.parse::<i64>().unwrap_or(saturated).clamp(i64::MIN / 4, i64::MAX / 4);
+        let zeros = all_digits.iter().take_while(|&&digit| digit == b'0').count();
+        let last =
+            all_digits.iter().rposition(|&digit| digit != b'0').map_or(zeros, |index| index + 1);
         let length = i64::try_from(whole.len()).ok()? - i64::try_from(zeros).ok()?;
-        let digits = all[zeros..last].to_vec();
+        let digits = all_digits[zeros..last].to_vec();
         Some(Self { is_negative, power: length + exponent, digits })
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        let sign = |it: &Self| match (it.digits.is_empty(), it.is_negative) {
+        let sign = |value: &Self| match (value.digits.is_empty(), value.is_negative) {
             (true, _) => 0,
             (false, true) => -1,
             (false, false) => 1,

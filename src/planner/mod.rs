@@ -243,12 +243,12 @@ impl HandlerSpec {
             key.as_ref().map(|key| hash_key(kind, &[key.as_bytes()]))
         };
         let window_ms = self.unique_window_ms;
-        let settle_ms = self.debounce_ms;
+        let debounce_ms = self.debounce_ms;
         JobKeys {
             ordering: hash(b'o', &keys.ordering_key),
             version: keys.version.clone(),
             unique: hash(b'1', &keys.unique_key).map(|key| UniqueKey { key, window_ms }),
-            debounce: hash(b'c', &keys.debounce_key).map(|key| DebounceKey { key, settle_ms }),
+            debounce: hash(b'c', &keys.debounce_key).map(|key| DebounceKey { key, debounce_ms }),
         }
     }
 }

@@ -62,7 +62,7 @@ fn results_become_jobs_with_their_keys_and_errors_become_notes() {
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
     let keys = [0, 1].map(|at| items.keys(at).unwrap());
     assert_eq!(keys[0].unique.map(|once| once.window_ms), Some(60_000));
-    assert_eq!(keys[0].debounce.map(|collapse| collapse.settle_ms), Some(2_000));
+    assert_eq!(keys[0].debounce.map(|collapse| collapse.debounce_ms), Some(2_000));
     assert_ne!(keys[0].unique.map(|once| once.key), keys[1].unique.map(|once| once.key));
 }
 

@@ -69,7 +69,7 @@ fn record(
     conn: &Connection,
     wall_ms: i64,
     kind: &str,
-    fact: &AlertDetails<'_>,
+    details: &AlertDetails<'_>,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO alerts (type, source, handler, count, at, event, job, item, attempts, detail)
@@ -81,21 +81,21 @@ fn record(
     )?
     .execute(params![
         kind,
-        fact.source.map(|source| source.0),
-        fact.handler.map(|handler| handler.0),
+        details.source.map(|source| source.0),
+        details.handler.map(|handler| handler.0),
         wall_ms,
-        fact.event,
-        fact.job,
-        fact.item,
-        fact.attempts,
-        fact.detail,
+        details.event,
+        details.job,
+        details.item,
+        details.attempts,
+        details.detail,
     ])?;
     Ok(())
 }
 
 /// Returns true if conditions of jobs of `source` are recorded.
 pub(super) fn should_alert(state: &WriterState, source: SourceId) -> bool {
-    state.alert_source.is_some_and(|own| own != source)
+    state.alert_source.is_some_and(|alert_source| alert_source != source)
 }
 
 /// Records that a job became dead.
@@ -113,7 +113,7 @@ pub(super) fn record_dead_job(
     let mut rows = select.query([job.0])?;
     let Some(row) = rows.next()? else { return Ok(()) };
     let reason: Option<String> = row.get(4)?;
-    let fact = AlertDetails {
+    let details = AlertDetails {
         source: Some(source),
         handler: Some(HandlerId(row.get(1)?)),
         event: row.get(0)?,
@@ -122,7 +122,7 @@ pub(super) fn record_dead_job(
         attempts: row.get(3)?,
         detail: reason.as_deref(),
     };
-    record(conn, state.wall_ms, "job.dead", &fact)
+    record(conn, state.wall_ms, "job.dead", &details)
 }
 
 /// Records that no handler took an event.
@@ -135,9 +135,9 @@ pub(super) fn record_unhandled_event(
     if !should_alert(state, source) {
         return Ok(());
     }
-    let fact =
+    let details =
         AlertDetails { source: Some(source), event: Some(event.0), ..AlertDetails::default() };
-    record(conn, state.wall_ms, "event.unhandled", &fact)
+    record(conn, state.wall_ms, "event.unhandled", &details)
 }
 
 /// A change of a handler's circuit breaker.
@@ -153,31 +153,31 @@ pub(super) fn record_breaker_change(
     conn: &Connection,
     wall_ms: i64,
     handler: HandlerId,
-    what: BreakerTransition,
+    transition: BreakerTransition,
     detail: &str,
 ) -> rusqlite::Result<()> {
     if subscriber(conn)?.is_none() {
         return Ok(());
     }
-    let kind = match what {
+    let kind = match transition {
         BreakerTransition::Opened => "handler.breaker_opened",
         BreakerTransition::Closed => "handler.breaker_closed",
     };
-    let fact =
+    let details =
         AlertDetails { handler: Some(handler), detail: Some(detail), ..AlertDetails::default() };
-    record(conn, wall_ms, kind, &fact)
+    record(conn, wall_ms, kind, &details)
 }
 
 /// Records a condition that another thread noticed, if a handler subscribes to alerts.
 pub(super) fn record_signal(
     conn: &Connection,
     state: &mut WriterState,
-    notice: &AlertSignal,
+    signal: &AlertSignal,
 ) -> rusqlite::Result<()> {
     if state.alert_source.is_none() {
         return Ok(());
     }
-    let (kind, source, detail) = match notice {
+    let (kind, source, detail) = match signal {
         AlertSignal::DiskLow(detail) => ("disk.low", None, detail),
         AlertSignal::WalBlocked(detail) => ("wal.blocked", None, detail),
         AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
@@ -186,7 +186,7 @@ pub(super) fn record_signal(
     if let Some(source) = source {
         // Once for each silence, and once until the source accepts a request again.
         let before = state.source_status.get(&source).copied().unwrap_or_default();
-        let after = match notice {
+        let after = match signal {
             AlertSignal::Silent(..) => SourceStatus { is_silent: true, ..before },
             _ if before.has_accepted => SourceStatus { is_rejecting: true, ..before },
             _ => before,
@@ -260,10 +260,10 @@ pub struct AlertEvent {
 pub(super) fn emit(
     conn: &Connection,
     state: &mut WriterState,
-    made: &AlertEvent,
+    alert: &AlertEvent,
 ) -> rusqlite::Result<()> {
-    let PendingAlert { kind, source, handler, count, .. } = &made.alert;
-    let taken = conn
+    let PendingAlert { kind, source, handler, count, .. } = &alert.alert;
+    let updated = conn
         .prepare_cached(
             "UPDATE alerts SET count = count - ?4, emitted_at = CASE WHEN ?5 THEN ?6 ELSE emitted_at END
              WHERE type = ?1 AND source = ?2 AND handler = ?3 AND count >= ?4
@@ -274,11 +274,11 @@ pub(super) fn emit(
             source,
             handler,
             count,
-            made.event.is_some(),
+            alert.event.is_some(),
             state.now_ms,
             state.now_ms - MIN_INTERVAL_MS
         ])?;
-    if let Some(accept) = made.event.as_ref().filter(|_| taken == 1) {
+    if let Some(accept) = alert.event.as_ref().filter(|_| updated == 1) {
         events::insert_event(conn, state, &mut InsertStatements::new(conn)?, accept)?;
     }
     Ok(())

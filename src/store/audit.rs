@@ -43,12 +43,20 @@ pub enum JobCommand {
 ///
 /// # Errors
 /// The write failed.
-pub fn record(conn: &Connection, act: &AuditEntry) -> rusqlite::Result<()> {
+pub fn record(conn: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO audit_entries (at, who, via, action, target, jobs, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![act.at_ms, act.who, act.via, act.action, act.target, act.jobs, act.reason])?;
+    .execute(params![
+        entry.at_ms,
+        entry.who,
+        entry.via,
+        entry.action,
+        entry.target,
+        entry.jobs,
+        entry.reason
+    ])?;
     Ok(())
 }
 
@@ -61,23 +69,23 @@ pub fn record(conn: &Connection, act: &AuditEntry) -> rusqlite::Result<()> {
 pub fn apply_to_jobs(
     store: &super::Store,
     ids: &[JobId],
-    change: &JobCommand,
-    act: &AuditEntry,
+    command: &JobCommand,
+    entry: &AuditEntry,
 ) -> anyhow::Result<i64> {
-    let (mut left, mut changed, mut row) = (ids.iter(), 0, None);
+    let (mut remaining, mut changed, mut row) = (ids.iter(), 0, None);
     if ids.is_empty() {
         return Ok(0);
     }
-    ChunkedWriter::new(store).run(|conn, state, hold| {
-        let mut now = 0;
-        while hold.has_time()
-            && let Some(&job) = left.next()
+    ChunkedWriter::new(store).run(|conn, state, slice| {
+        let mut changed_now = 0;
+        while slice.has_time()
+            && let Some(&job) = remaining.next()
         {
-            now += apply_command(conn, state, job, change)?;
+            changed_now += apply_command(conn, state, job, command)?;
         }
-        row = Some(record_progress(conn, row, act, now)?);
-        changed += now;
-        Ok(!left.as_slice().is_empty())
+        row = Some(record_progress(conn, row, entry, changed_now)?);
+        changed += changed_now;
+        Ok(!remaining.as_slice().is_empty())
     })?;
     Ok(changed)
 }
@@ -86,7 +94,7 @@ pub fn apply_to_jobs(
 pub(super) fn record_progress(
     conn: &Connection,
     row: Option<i64>,
-    act: &AuditEntry,
+    entry: &AuditEntry,
     jobs: i64,
 ) -> rusqlite::Result<i64> {
     if let Some(row) = row {
@@ -94,7 +102,7 @@ pub(super) fn record_progress(
             .execute([row, jobs])?;
         return Ok(row);
     }
-    record(conn, &AuditEntry { jobs, ..act.clone() })?;
+    record(conn, &AuditEntry { jobs, ..entry.clone() })?;
     Ok(conn.last_insert_rowid())
 }
 
@@ -102,7 +110,7 @@ pub(super) fn apply_command(
     conn: &Connection,
     state: &mut WriterState,
     job: JobId,
-    change: &JobCommand,
+    command: &JobCommand,
 ) -> rusqlite::Result<i64> {
     let found: Option<(i64, Option<KeyHash>)> = conn
         .prepare_cached("SELECT handler, ordering_key FROM jobs WHERE id = ?1")?
@@ -110,7 +118,7 @@ pub(super) fn apply_command(
         .optional()?;
     let Some((handler, order)) = found else { return Ok(0) };
     let handler = HandlerId(handler);
-    let reason = match change {
+    let reason = match command {
         JobCommand::Retry => return Ok(i64::from(jobs::requeue(conn, state, job, handler)?)),
         JobCommand::Cancel { reason } => reason,
     };
@@ -137,13 +145,13 @@ pub(super) fn apply_command(
 pub fn set_paused(
     store: &super::Store,
     handler: HandlerId,
-    paused: bool,
-    act: &AuditEntry,
+    is_paused: bool,
+    entry: &AuditEntry,
 ) -> anyhow::Result<bool> {
     in_transaction(&store.conn, |conn| {
-        let changed = registry::set_paused(conn, handler, paused, store.clock.now_ms())?;
+        let changed = registry::set_paused(conn, handler, is_paused, store.clock.now_ms())?;
         if changed {
-            record(conn, act)?;
+            record(conn, entry)?;
         }
         Ok(changed)
     })

@@ -64,8 +64,9 @@ pub(super) fn changed_handlers(
     before: &HashMap<HandlerId, BreakerState>,
     after: &HashMap<HandlerId, BreakerState>,
 ) -> Vec<HandlerId> {
-    let of = |handler| before.get(handler).and_then(|rest| rest.open_until_ms);
-    let changed = after.iter().filter(|(handler, rest)| of(handler) != rest.open_until_ms);
+    let open_until = |handler| before.get(handler).and_then(|breaker| breaker.open_until_ms);
+    let changed =
+        after.iter().filter(|(handler, breaker)| open_until(handler) != breaker.open_until_ms);
     changed.map(|(&handler, _)| handler).collect()
 }
 
@@ -73,28 +74,29 @@ pub(super) fn changed_handlers(
 pub(super) fn on_attempt(
     conn: &Connection,
     state: &mut WriterState,
-    f: &AttemptRecord,
+    record: &AttemptRecord,
 ) -> rusqlite::Result<()> {
-    let before = state.breakers.get(&f.handler).copied().unwrap_or_default();
-    let failed = matches!(f.outcome, Outcome::Failed | Outcome::TimedOut) && !f.is_permanent;
-    let after = match (before.open_until_ms, f.outcome) {
+    let before = state.breakers.get(&record.handler).copied().unwrap_or_default();
+    let is_failure =
+        matches!(record.outcome, Outcome::Failed | Outcome::TimedOut) && !record.is_permanent;
+    let after = match (before.open_until_ms, record.outcome) {
         // The job was running before the breaker opened.
-        (Some(_), _) if !f.is_probe => return Ok(()),
+        (Some(_), _) if !record.is_probe => return Ok(()),
         (_, Outcome::Succeeded) => BreakerState::default(),
-        (Some(_), _) if failed => open_breaker(state, f, before),
+        (Some(_), _) if is_failure => open_breaker(state, record, before),
         // The probe is inconclusive: another job is the next probe.
         (Some(_), _) => {
-            probe_inconclusive(state, f.handler, true);
+            probe_inconclusive(state, record.handler, true);
             return Ok(());
         }
-        (None, _) if failed => {
-            let streak = before.consecutive_failures.saturating_add(1);
-            match f.breaker.failures {
+        (None, _) if is_failure => {
+            let failures_in_row = before.consecutive_failures.saturating_add(1);
+            match record.breaker.failures {
                 0 => BreakerState::default(),
-                failures if streak < failures => {
-                    BreakerState { consecutive_failures: streak, ..before }
+                failures if failures_in_row < failures => {
+                    BreakerState { consecutive_failures: failures_in_row, ..before }
                 }
-                _ => open_breaker(state, f, before),
+                _ => open_breaker(state, record, before),
             }
         }
         (None, _) => return Ok(()),
@@ -102,27 +104,30 @@ pub(super) fn on_attempt(
     if after == before {
         return Ok(());
     }
-    let tells = after.is_alerted && !before.is_alerted;
-    set(conn, state, f.handler, after)?;
-    let what = match (before.open_until_ms, after.open_until_ms) {
+    let should_alert = after.is_alerted && !before.is_alerted;
+    save(conn, state, record.handler, after)?;
+    let change = match (before.open_until_ms, after.open_until_ms) {
         (_, Some(_)) => "opened",
         (Some(_), None) => "closed",
         (None, None) => return Ok(()),
     };
-    let job = f.claim.job;
-    let detail = match what {
-        "opened" if f.is_probe => format!("probe job {job} failed: {}", f.detail),
+    let job = record.claim.job;
+    let detail = match change {
+        "opened" if record.is_probe => format!("probe job {job} failed: {}", record.detail),
         "opened" => {
-            format!("{} in a row, the last was job {job}: {}", after.consecutive_failures, f.detail)
+            format!(
+                "{} in a row, the last was job {job}: {}",
+                after.consecutive_failures, record.detail
+            )
         }
-        _ => format!("job {job}: {}", f.detail),
+        _ => format!("job {job}: {}", record.detail),
     };
-    log(conn, state.wall_ms, f.handler, what, &detail)?;
-    if tells {
+    log(conn, state.wall_ms, record.handler, change, &detail)?;
+    if should_alert {
         alerts::record_breaker_change(
             conn,
             state.wall_ms,
-            f.handler,
+            record.handler,
             alerts::BreakerTransition::Opened,
             &detail,
         )?;
@@ -131,7 +136,7 @@ pub(super) fn on_attempt(
         alerts::record_breaker_change(
             conn,
             state.wall_ms,
-            f.handler,
+            record.handler,
             alerts::BreakerTransition::Closed,
             &detail,
         )?;
@@ -142,26 +147,26 @@ pub(super) fn on_attempt(
 /// Returns the state of an open breaker. The first failure of a job that is no alert records the
 /// alert, once until the breaker closes. Thus a handler that fails on alerts alone causes no more
 /// of them.
-fn open_breaker(state: &WriterState, f: &AttemptRecord, before: BreakerState) -> BreakerState {
+fn open_breaker(state: &WriterState, record: &AttemptRecord, before: BreakerState) -> BreakerState {
     BreakerState {
         consecutive_failures: before.consecutive_failures.saturating_add(1),
-        open_until_ms: Some(state.now_ms.saturating_add(f.breaker.pause_ms)),
-        is_alerted: before.is_alerted || alerts::should_alert(state, f.source),
+        open_until_ms: Some(state.now_ms.saturating_add(record.breaker.pause_ms)),
+        is_alerted: before.is_alerted || alerts::should_alert(state, record.source),
     }
 }
 
-fn set(
+fn save(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
-    rest: BreakerState,
+    breaker: BreakerState,
 ) -> rusqlite::Result<()> {
-    let changes = state.breakers.insert(handler, rest).and_then(|rest| rest.open_until_ms)
-        != rest.open_until_ms;
-    write(conn, handler, rest, state.now_ms)?;
+    let changes = state.breakers.insert(handler, breaker).and_then(|breaker| breaker.open_until_ms)
+        != breaker.open_until_ms;
+    write(conn, handler, breaker, state.now_ms)?;
     if changes {
         state.changed_breakers.push(handler);
-        state.read_idle(conn)?;
+        state.reload_handlers(conn)?;
     }
     Ok(())
 }
@@ -169,7 +174,7 @@ fn set(
 fn write(
     conn: &Connection,
     handler: HandlerId,
-    rest: BreakerState,
+    breaker: BreakerState,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
@@ -182,10 +187,10 @@ fn write(
     )?
     .execute(params![
         handler.0,
-        rest.consecutive_failures,
-        rest.open_until_ms,
+        breaker.consecutive_failures,
+        breaker.open_until_ms,
         now_ms,
-        rest.is_alerted
+        breaker.is_alerted
     ])?;
     Ok(())
 }
@@ -213,15 +218,15 @@ pub(super) fn apply_config(
     }
     write(conn, handler, after, now_ms)?;
     if before.open_until_ms.is_some() && after.open_until_ms.is_none() {
-        let (wall_ms, why) = (clock::wall_ms(), "its breaker was disabled");
-        log(conn, wall_ms, handler, "closed", why)?;
+        let (wall_ms, reason) = (clock::wall_ms(), "its breaker was disabled");
+        log(conn, wall_ms, handler, "closed", reason)?;
         if before.is_alerted {
             alerts::record_breaker_change(
                 conn,
                 wall_ms,
                 handler,
                 alerts::BreakerTransition::Closed,
-                why,
+                reason,
             )?;
         }
     }
@@ -229,8 +234,8 @@ pub(super) fn apply_config(
 }
 
 /// Reports that a probe ended without a result: the next job is the probe.
-pub(super) fn probe_inconclusive(state: &mut WriterState, handler: HandlerId, on_trial: bool) {
-    if on_trial {
+pub(super) fn probe_inconclusive(state: &mut WriterState, handler: HandlerId, is_probe: bool) {
+    if is_probe {
         state.changed_breakers.push(handler);
     }
 }
@@ -249,12 +254,12 @@ fn log(
     conn: &Connection,
     wall_ms: i64,
     handler: HandlerId,
-    what: &str,
+    change: &str,
     detail: &str,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO breaker_changes (at, handler, change, detail) VALUES (?1, ?2, ?3, ?4)",
     )?
-    .execute(params![wall_ms, handler.0, what, detail])?;
+    .execute(params![wall_ms, handler.0, change, detail])?;
     Ok(())
 }

@@ -20,16 +20,16 @@ use super::{ErrorKind, Store, classify};
 use crate::config::Durability;
 
 /// The size to which the WAL is cut when it starts over.
-pub const LOG_BYTES_KEPT: i64 = 64 << 20;
+pub const WAL_BYTES_KEPT: i64 = 64 << 20;
 
 /// From this size on the server warns of a growing WAL, and again each time its size has doubled.
-const LOG_BYTES_WARNED: u64 = 256 << 20;
+const WAL_BYTES_WARNED: u64 = 256 << 20;
 
 /// Time between two passes.
 const PASS: Duration = Duration::from_millis(20);
 
 /// From this number of pages on, the writer lets the WAL start over.
-const LOG_PAGES_LONG: i64 = 10_000;
+const WAL_PAGES_LONG: i64 = 10_000;
 
 /// The state that the writer and the checkpoint thread share.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl CheckpointSignal {
 
     /// Returns true if the writer should run the pass after which the WAL starts over.
     pub fn should_restart_wal(&self) -> bool {
-        self.progress.restart_pages.swap(0, Ordering::Relaxed) > LOG_PAGES_LONG
+        self.progress.restart_pages.swap(0, Ordering::Relaxed) > WAL_PAGES_LONG
     }
 }
 
@@ -87,7 +87,7 @@ pub fn truncate(conn: &Connection) -> rusqlite::Result<bool> {
 pub fn start(
     store: &Store,
     durability: Durability,
-    broken: impl Fn(&str) + Send + 'static,
+    on_sync_failure: impl Fn(&str) + Send + 'static,
     on_blocked: Sender<String>,
 ) -> anyhow::Result<(CheckpointSignal, JoinHandle<()>)> {
     let conn = Connection::open(&store.path)?;
@@ -96,38 +96,40 @@ pub fn start(
     conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(Duration::ZERO)?;
     let progress = Arc::new(CheckpointProgress::default());
-    let (wake, woken) = bounded(1);
-    let nudge = CheckpointSignal { progress: Arc::clone(&progress), wake };
-    let warned_at = LOG_BYTES_WARNED;
-    let mut passes =
-        Checkpointer { conn, path: store.path.clone(), progress, warned_at, held: on_blocked };
+    let (wake, wake_receiver) = bounded(1);
+    let signal = CheckpointSignal { progress: Arc::clone(&progress), wake };
+    let warn_at_bytes = WAL_BYTES_WARNED;
+    let mut checkpointer =
+        Checkpointer { conn, path: store.path.clone(), progress, warn_at_bytes, on_blocked };
     let thread = std::thread::Builder::new()
         .name("checkpoint".into())
-        .spawn(move || passes.run(&woken, &broken))?;
-    Ok((nudge, thread))
+        .spawn(move || checkpointer.run(&wake_receiver, &on_sync_failure))?;
+    Ok((signal, thread))
 }
 
 struct Checkpointer {
     conn: Connection,
     path: PathBuf,
     progress: Arc<CheckpointProgress>,
-    warned_at: u64,
-    held: Sender<String>,
+    warn_at_bytes: u64,
+    on_blocked: Sender<String>,
 }
 
 impl Checkpointer {
-    fn run(&mut self, woken: &Receiver<()>, broken: &dyn Fn(&str)) {
-        while woken.recv().is_ok() {
+    fn run(&mut self, wake_receiver: &Receiver<()>, on_sync_failure: &dyn Fn(&str)) {
+        while wake_receiver.recv().is_ok() {
             std::thread::sleep(PASS);
             self.progress.written.store(false, Ordering::Relaxed);
             match passive(&self.conn) {
                 Ok((log, copied)) => {
                     let done = if copied == log { log } else { 0 };
                     self.progress.restart_pages.store(done, Ordering::Relaxed);
-                    self.watch(log * 4096);
+                    self.warn_if_growing(log * 4096);
                 }
                 Err(e) => match classify(&e) {
-                    ErrorKind::Sync => broken(&format!("a checkpoint could not be synced ({e})")),
+                    ErrorKind::Sync => {
+                        on_sync_failure(&format!("a checkpoint could not be synced ({e})"))
+                    }
                     ErrorKind::Busy => {}
                     _ => log::debug!("a checkpoint failed: {e}"),
                 },
@@ -136,24 +138,24 @@ impl Checkpointer {
     }
 
     /// Warns of a WAL that grows because another process holds a snapshot.
-    fn watch(&mut self, log_bytes: i64) {
-        let bytes = u64::try_from(log_bytes).unwrap_or(0);
-        if bytes >= self.warned_at {
+    fn warn_if_growing(&mut self, wal_bytes: i64) {
+        let bytes = u64::try_from(wal_bytes).unwrap_or(0);
+        if bytes >= self.warn_at_bytes {
             let found = super::snapshot_readers(&self.path);
             let holder =
                 if found.is_empty() { String::new() } else { format!(": {}", found.join(", ")) };
-            let why = format!(
+            let message = format!(
                 "{}-wal: grew to {} MiB because a reader keeps the file open in one long \
                  transaction{holder}: end it, and the WAL shrinks",
                 self.path.display(),
                 bytes >> 20
             );
-            log::warn!("{why}");
+            log::warn!("{message}");
             // If the channel is full, the message in it says the same.
-            let _ = self.held.try_send(why);
-            self.warned_at = bytes * 2;
-        } else if bytes < LOG_BYTES_WARNED / 2 {
-            self.warned_at = LOG_BYTES_WARNED;
+            let _ = self.on_blocked.try_send(message);
+            self.warn_at_bytes = bytes * 2;
+        } else if bytes < WAL_BYTES_WARNED / 2 {
+            self.warn_at_bytes = WAL_BYTES_WARNED;
         }
     }
 }

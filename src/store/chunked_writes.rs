@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(30);
 
 /// A server under load leaves only short gaps between its transactions. The command line tries to
 /// lock the database every millisecond, this many times.
-const PATIENCE_MS: i32 = 30_000;
+const MAX_LOCK_ATTEMPTS: i32 = 30_000;
 
 /// The time that a transaction has for its work.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +37,12 @@ impl TimeSlice {
 pub struct ChunkedWriter<'s> {
     store: &'s Store,
     /// When the last transaction ended.
-    ended: Option<Instant>,
+    ended_at: Option<Instant>,
 }
 
 impl<'s> ChunkedWriter<'s> {
     pub fn new(store: &'s Store) -> Self {
-        Self { store, ended: None }
+        Self { store, ended_at: None }
     }
 
     /// Calls `step` in one transaction after another, until it returns false. After an
@@ -55,13 +55,13 @@ impl<'s> ChunkedWriter<'s> {
         mut step: impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
-            if let Some(ended) = self.ended {
-                std::thread::sleep(PAUSE.saturating_sub(ended.elapsed()));
+            if let Some(ended_at) = self.ended_at {
+                std::thread::sleep(PAUSE.saturating_sub(ended_at.elapsed()));
             }
-            let is_more = self.run_chunk(&mut step);
-            self.ended = Some(Instant::now());
-            if !matches!(is_more, Ok(true)) {
-                return is_more.map(drop);
+            let has_more = self.run_chunk(&mut step);
+            self.ended_at = Some(Instant::now());
+            if !matches!(has_more, Ok(true)) {
+                return has_more.map(drop);
             }
         }
     }
@@ -71,20 +71,20 @@ impl<'s> ChunkedWriter<'s> {
         step: &mut impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
         super::in_transaction(&self.store.conn, |conn| {
-            let hold = TimeSlice(Instant::now());
+            let slice = TimeSlice(Instant::now());
             let mut state = WriterState::read(conn, self.store.clock)?;
             let before = state.counters;
-            let is_more = step(conn, &mut state, hold)?;
+            let has_more = step(conn, &mut state, slice)?;
             if state.counters != before {
                 state.write_counters(conn)?;
             }
-            Ok(is_more)
+            Ok(has_more)
         })
     }
 }
 
 /// The busy handler of SQLite: waits for a millisecond, a limited number of times.
-pub(super) fn busy_handler(asked: i32) -> bool {
+pub(super) fn busy_handler(attempts: i32) -> bool {
     std::thread::sleep(Duration::from_millis(1));
-    asked < PATIENCE_MS
+    attempts < MAX_LOCK_ATTEMPTS
 }

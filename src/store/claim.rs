@@ -18,7 +18,7 @@ use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 const ROUNDS_MAX: usize = 64;
 
 /// A claim starts no further round after it has looked at this many jobs.
-const LOOKED_MAX: usize = 500;
+const EXAMINED_MAX: usize = 500;
 
 /// Claims the oldest ready jobs for a request, and cancels those that `version_by` finds stale.
 /// Claims nothing for a paused handler, even if the scheduler has not heard of the pause yet. While
@@ -29,27 +29,28 @@ const LOOKED_MAX: usize = 500;
 pub fn claim(
     conn: &Connection,
     state: &mut WriterState,
-    ask: &ClaimRequest,
+    request: &ClaimRequest,
 ) -> rusqlite::Result<Vec<ClaimedJob>> {
-    let rests = state.breakers.get(&ask.handler).and_then(|rest| rest.open_until_ms);
-    if state.is_paused(ask.handler) {
+    let open_until_ms =
+        state.breakers.get(&request.handler).and_then(|breaker| breaker.open_until_ms);
+    if state.is_paused(request.handler) {
         return Ok(Vec::new());
     }
-    if rests.is_some_and(|until_ms| !ask.is_probe || state.now_ms < until_ms) {
+    if open_until_ms.is_some_and(|until_ms| !request.is_probe || state.now_ms < until_ms) {
         return Ok(Vec::new());
     }
-    let mut claimed = claim_ready(conn, state, ask.handler, ask.max_jobs)?;
-    if rests.is_some()
+    let mut claimed = claim_ready(conn, state, request.handler, request.max_jobs)?;
+    if open_until_ms.is_some()
         && let Some(first) = claimed.first_mut()
     {
         first.is_probe = true;
-        breaker::log_probe(conn, state, ask.handler, first.claim.job.0)?;
+        breaker::log_probe(conn, state, request.handler, first.claim.job.0)?;
     }
-    if let Some(gap_ms) = ask.min_interval_ms.filter(|_| !claimed.is_empty()) {
+    if let Some(interval_ms) = request.min_interval_ms.filter(|_| !claimed.is_empty()) {
         let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
-        let next_ms = state.now_ms.saturating_add(gap_ms.saturating_mul(count));
+        let next_ms = state.now_ms.saturating_add(interval_ms.saturating_mul(count));
         conn.prepare_cached("UPDATE handlers SET next_start_at = ?2 WHERE id = ?1")?
-            .execute([ask.handler.0, next_ms])?;
+            .execute([request.handler.0, next_ms])?;
     }
     Ok(claimed)
 }
@@ -58,24 +59,24 @@ fn claim_ready(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
-    asked: usize,
+    max_jobs: usize,
 ) -> rusqlite::Result<Vec<ClaimedJob>> {
-    let (mut claimed, mut looked) = (Vec::with_capacity(asked), 0);
+    let (mut claimed, mut examined) = (Vec::with_capacity(max_jobs), 0);
     for _ in 0..ROUNDS_MAX {
-        if looked >= LOOKED_MAX {
+        if examined >= EXAMINED_MAX {
             break;
         }
-        let taken = mark_running(conn, state, handler, asked - claimed.len())?;
-        let all = taken.len();
-        looked += all;
+        let marked = mark_running(conn, state, handler, max_jobs - claimed.len())?;
+        let marked_count = marked.len();
+        examined += marked_count;
         let before = claimed.len();
-        for (job, order) in taken {
+        for (job, version_key) in marked {
             state.adjust_queued(job.source, -1);
-            let newer = match &order {
+            let newer = match &version_key {
                 Some((key, value)) => job_keys::superseding_job(conn, handler, key, value)?,
                 None => None,
             };
-            match (newer, order) {
+            match (newer, version_key) {
                 (Some(newer), Some((key, _))) => {
                     cancel_stale(conn, state, &job, newer)?;
                     job_keys::release_next(conn, state, handler, &key)?;
@@ -83,8 +84,8 @@ fn claim_ready(
                 _ => claimed.push(job),
             }
         }
-        if claimed.len() - before == all {
-            claimed.sort_unstable_by_key(|one| one.claim.job);
+        if claimed.len() - before == marked_count {
+            claimed.sort_unstable_by_key(|job| job.claim.job);
             return Ok(claimed);
         }
     }
@@ -101,7 +102,7 @@ fn mark_running(
     conn: &Connection,
     state: &WriterState,
     handler: HandlerId,
-    asked: usize,
+    max_jobs: usize,
 ) -> rusqlite::Result<Vec<(ClaimedJob, VersionKey)>> {
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
@@ -110,27 +111,27 @@ fn mark_running(
          RETURNING id, attempt, event, source, failures, age_start, item, replay, reevaluation, version,
            ordering_key",
     )?;
-    let active_ms = state.handler_time_ms(handler);
-    let asked = i64::try_from(asked).unwrap_or(i64::MAX);
-    let rows = update.query_map(params![handler.0, asked, state.wall_ms], |row| {
+    let handler_time_ms = state.handler_time_ms(handler);
+    let max_jobs = i64::try_from(max_jobs).unwrap_or(i64::MAX);
+    let rows = update.query_map(params![handler.0, max_jobs, state.wall_ms], |row| {
         let claimed = ClaimedJob {
             claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
             event: EventId(row.get(2)?),
             source: SourceId(row.get(3)?),
             handler,
             failures: row.get(4)?,
-            age_ms: (active_ms - row.get::<_, i64>(5)?).max(0),
+            age_ms: (handler_time_ms - row.get::<_, i64>(5)?).max(0),
             item: row.get(6)?,
             replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
             should_reevaluate: row.get::<_, Option<i64>>(8)? == Some(1),
             is_probe: false,
         };
-        let newest: Option<String> = row.get(9)?;
-        let order = match newest {
+        let version: Option<String> = row.get(9)?;
+        let version_key = match version {
             Some(value) => row.get::<_, Option<KeyHash>>(10)?.map(|key| (key, value)),
             None => None,
         };
-        Ok((claimed, order))
+        Ok((claimed, version_key))
     })?;
     rows.collect()
 }

@@ -101,13 +101,13 @@ impl Deferrals {
     /// Returns the sources that have deferred events.
     pub fn list(&self) -> Vec<DeferralCounts> {
         let inner = self.lock();
-        let of = |(&source, it): (&SourceId, &SourceDeferrals)| DeferralCounts {
+        let snapshot = |(&source, deferrals): (&SourceId, &SourceDeferrals)| DeferralCounts {
             source,
-            events: it.events,
-            sent: it.sent,
-            resets: it.resets,
+            events: deferrals.events,
+            sent: deferrals.sent,
+            resets: deferrals.resets,
         };
-        inner.sources.iter().map(of).collect()
+        inner.sources.iter().map(snapshot).collect()
     }
 
     /// Removes and returns the plan of an event, if it is known.

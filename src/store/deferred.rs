@@ -36,7 +36,7 @@ const DELETE_CHUNK: i64 = 50;
 pub(super) struct RowBudget {
     pub rows: usize,
     pub bytes: usize,
-    pub until: Instant,
+    pub deadline: Instant,
 }
 
 impl RowBudget {
@@ -46,14 +46,14 @@ impl RowBudget {
     }
 
     pub fn is_spent(&self) -> bool {
-        self.rows == 0 || self.bytes == 0 || Instant::now() >= self.until
+        self.rows == 0 || self.bytes == 0 || Instant::now() >= self.deadline
     }
 }
 
 /// A task that needs several short transactions.
 #[derive(Debug)]
 pub struct BacklogTask {
-    subject: TaskKind,
+    kind: TaskKind,
     progress: TaskProgress,
 }
 
@@ -75,11 +75,11 @@ enum TaskKind {
     /// The jobs that replace a retried job. The sender is dropped when they are inserted.
     Retry(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
     /// Rows that an earlier process inserted.
-    Stored(ExpansionRow),
+    Resumed(ExpansionRow),
     /// Dead jobs of an event are retried because of a duplicate.
-    Revival(DeadJobRetry),
+    DeadJobRetry(DeadJobRetry),
     /// Expired keys are deleted.
-    Keys,
+    KeyPurge,
 }
 
 /// A row of `dead_job_retries`.
@@ -122,12 +122,12 @@ enum TaskStage {
     Insert,
     Release,
     Remove,
-    Over,
+    Ended,
 }
 
 impl TaskProgress {
-    pub fn is_over(&self) -> bool {
-        self.stage == TaskStage::Over
+    pub fn has_ended(&self) -> bool {
+        self.stage == TaskStage::Ended
     }
 }
 
@@ -141,8 +141,8 @@ pub(super) enum FailedTask {
 }
 
 impl BacklogTask {
-    fn new(subject: TaskKind) -> Self {
-        Self { subject, progress: TaskProgress::default() }
+    fn new(kind: TaskKind) -> Self {
+        Self { kind, progress: TaskProgress::default() }
     }
 
     /// Creates a task that inserts the jobs of a deferred event.
@@ -152,36 +152,36 @@ impl BacklogTask {
 
     /// Creates a task that replaces a retried job by other jobs. `done` is dropped when the task
     /// ends.
-    pub fn expand_job(expansion: Box<Reevaluation>, done: Sender<()>) -> Self {
-        Self::new(TaskKind::Retry(expansion, Some(done)))
+    pub fn expand_job(reevaluation: Box<Reevaluation>, done: Sender<()>) -> Self {
+        Self::new(TaskKind::Retry(reevaluation, Some(done)))
     }
 
-    pub(super) fn retry_dead_jobs(revival: DeadJobRetry) -> Self {
-        let progress = TaskProgress { next: revival.after_job, ..TaskProgress::default() };
-        Self { subject: TaskKind::Revival(revival), progress }
+    pub(super) fn retry_dead_jobs(retry: DeadJobRetry) -> Self {
+        let progress = TaskProgress { next: retry.after_job, ..TaskProgress::default() };
+        Self { kind: TaskKind::DeadJobRetry(retry), progress }
     }
 
     pub(super) fn purge_keys() -> Self {
-        Self::new(TaskKind::Keys)
+        Self::new(TaskKind::KeyPurge)
     }
 
     /// Returns the source that the task belongs to.
     pub(super) fn source(&self) -> SourceId {
-        match &self.subject {
+        match &self.kind {
             TaskKind::Event(jobs) => jobs.source,
-            TaskKind::Retry(expansion, _) => expansion.claimed.source,
-            TaskKind::Stored(expanded) => expanded.source,
-            TaskKind::Revival(revival) => revival.source,
-            TaskKind::Keys => SourceId(0),
+            TaskKind::Retry(reevaluation, _) => reevaluation.claimed.source,
+            TaskKind::Resumed(expansion) => expansion.source,
+            TaskKind::DeadJobRetry(retry) => retry.source,
+            TaskKind::KeyPurge => SourceId(0),
         }
     }
 
     /// Returns true if the task ends when a deferred event has its jobs.
     pub(super) fn is_event_task(&self) -> bool {
-        match &self.subject {
+        match &self.kind {
             TaskKind::Event(_) => self.progress.stage != TaskStage::Remove,
-            TaskKind::Stored(expanded) => {
-                expanded.job.is_none() && self.progress.stage == TaskStage::Release
+            TaskKind::Resumed(expansion) => {
+                expansion.job.is_none() && self.progress.stage == TaskStage::Release
             }
             _ => false,
         }
@@ -189,35 +189,35 @@ impl BacklogTask {
 
     /// Returns true while the event has no visible jobs.
     pub(super) fn is_inserting_event(&self) -> bool {
-        matches!(self.subject, TaskKind::Event(_))
+        matches!(self.kind, TaskKind::Event(_))
             && matches!(self.progress.stage, TaskStage::Begin | TaskStage::Insert)
     }
 
     /// Advances the task, and frees the plan once the jobs are inserted.
     pub(super) fn advance(&mut self, progress: TaskProgress) {
         self.progress = progress;
-        if let (TaskKind::Event(jobs), TaskStage::Release) = (&mut self.subject, progress.stage) {
+        if let (TaskKind::Event(jobs), TaskStage::Release) = (&mut self.kind, progress.stage) {
             jobs.specs = Vec::new();
         }
-        if let (TaskKind::Retry(expansion, _), TaskStage::Release) =
-            (&mut self.subject, progress.stage)
+        if let (TaskKind::Retry(reevaluation, _), TaskStage::Release) =
+            (&mut self.kind, progress.stage)
         {
-            expansion.spec = None;
+            reevaluation.spec = None;
         }
     }
 
     /// Splits a task that the database rejected into the removal of its hidden rows and the
     /// follow-up.
-    pub(super) fn fail(self) -> (Option<BacklogTask>, FailedTask) {
+    pub(super) fn into_failure(self) -> (Option<BacklogTask>, FailedTask) {
         let TaskProgress { stage, first, last, .. } = self.progress;
-        let expanded = ExpansionRow {
+        let expansion = ExpansionRow {
             event: EventId(0),
             source: self.source(),
             job: Some(0),
             duplicate_of: None,
         };
         let removal = (stage == TaskStage::Insert).then_some(BacklogTask {
-            subject: TaskKind::Stored(expanded),
+            kind: TaskKind::Resumed(expansion),
             progress: TaskProgress {
                 stage: TaskStage::Remove,
                 first,
@@ -226,12 +226,12 @@ impl BacklogTask {
                 ..TaskProgress::default()
             },
         });
-        let failed = match self.subject {
+        let failed = match self.kind {
             TaskKind::Event(_) => FailedTask::Event,
             // The events behind it are returned together with it.
-            TaskKind::Stored(expanded) if expanded.job.is_none() => FailedTask::Event,
-            TaskKind::Retry(expansion, _) if stage != TaskStage::Release => {
-                FailedTask::Retry(expansion)
+            TaskKind::Resumed(expansion) if expansion.job.is_none() => FailedTask::Event,
+            TaskKind::Retry(reevaluation, _) if stage != TaskStage::Release => {
+                FailedTask::Retry(reevaluation)
             }
             _ => FailedTask::Other,
         };
@@ -240,11 +240,11 @@ impl BacklogTask {
 
     /// Returns the retried job, if its jobs are not all inserted yet.
     pub(super) fn into_unfinished_retry(self) -> Option<Box<Reevaluation>> {
-        match self.subject {
-            TaskKind::Retry(expansion, _)
+        match self.kind {
+            TaskKind::Retry(reevaluation, _)
                 if matches!(self.progress.stage, TaskStage::Begin | TaskStage::Insert) =>
             {
-                Some(expansion)
+                Some(reevaluation)
             }
             _ => None,
         }
@@ -268,7 +268,7 @@ impl BacklogTask {
                 TaskStage::Insert => self.insert(conn, state, &mut progress, budget)?,
                 TaskStage::Release => self.release(conn, state, &mut progress, budget)?,
                 TaskStage::Remove => delete_hidden_jobs(conn, &mut progress, budget)?,
-                TaskStage::Over => return Ok(progress),
+                TaskStage::Ended => return Ok(progress),
             }
             if budget.is_spent() {
                 return Ok(progress);
@@ -283,36 +283,36 @@ impl BacklogTask {
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
-        match &self.subject {
+        match &self.kind {
             TaskKind::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
-            TaskKind::Retry(expansion, _) => {
-                let current = jobs::load_current_claim(conn, expansion.claimed.claim)?;
-                let is_wanted = current.is_some_and(|current| current.cancel.is_none());
-                match &expansion.spec {
-                    Some(owed) if is_wanted => {
-                        let claimed = &expansion.claimed;
+            TaskKind::Retry(reevaluation, _) => {
+                let current = jobs::load_current_claim(conn, reevaluation.claimed.claim)?;
+                let is_wanted = current.is_some_and(|current| current.cancel_reason.is_none());
+                match &reevaluation.spec {
+                    Some(spec) if is_wanted => {
+                        let claimed = &reevaluation.claimed;
                         let (event, source) = (claimed.event, claimed.source);
                         let job = Some(claimed.claim.job.0);
-                        let expanded = ExpansionRow { event, source, job, duplicate_of: None };
-                        reserve_job_ids(conn, state, expanded, owed.job_count(), progress)
+                        let expansion = ExpansionRow { event, source, job, duplicate_of: None };
+                        reserve_job_ids(conn, state, expansion, spec.job_count(), progress)
                     }
                     // The job was cancelled, has ended, or is not wanted.
                     _ => {
-                        reevaluate::apply_reevaluation(conn, state, expansion)?;
-                        progress.stage = TaskStage::Over;
+                        reevaluate::apply_reevaluation(conn, state, reevaluation)?;
+                        progress.stage = TaskStage::Ended;
                         Ok(())
                     }
                 }
             }
-            TaskKind::Revival(DeadJobRetry { event, .. }) => {
-                let (revived, last) =
+            TaskKind::DeadJobRetry(DeadJobRetry { event, .. }) => {
+                let (requeued, last) =
                     requeue_dead_jobs(conn, state, *event, progress.next, MAX_DEAD_RETRIED)?;
-                budget.spend(revived.max(1), 0);
+                budget.spend(requeued.max(1), 0);
                 progress.next = last;
-                if revived < MAX_DEAD_RETRIED {
+                if requeued < MAX_DEAD_RETRIED {
                     conn.prepare_cached("DELETE FROM dead_job_retries WHERE event = ?1")?
                         .execute([event.0])?;
-                    progress.stage = TaskStage::Over;
+                    progress.stage = TaskStage::Ended;
                 } else {
                     conn.prepare_cached(
                         "UPDATE dead_job_retries SET after_job = ?2 WHERE event = ?1",
@@ -321,16 +321,16 @@ impl BacklogTask {
                 }
                 Ok(())
             }
-            TaskKind::Keys => {
-                let forgotten = events::purge_expired_keys(conn, state.now_ms)?;
-                budget.spend(forgotten.max(1), 0);
-                if forgotten == 0 {
-                    progress.stage = TaskStage::Over;
+            TaskKind::KeyPurge => {
+                let deleted = events::purge_expired_keys(conn, state.now_ms)?;
+                budget.spend(deleted.max(1), 0);
+                if deleted == 0 {
+                    progress.stage = TaskStage::Ended;
                 }
                 Ok(())
             }
-            TaskKind::Stored(_) => {
-                progress.stage = TaskStage::Over;
+            TaskKind::Resumed(_) => {
+                progress.stage = TaskStage::Ended;
                 Ok(())
             }
         }
@@ -345,48 +345,48 @@ impl BacklogTask {
         budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
         let retried;
-        let (owed, of) = match &self.subject {
+        let (specs, origin) = match &self.kind {
             TaskKind::Event(jobs) => (&jobs.specs[..], event_origin(jobs)),
-            TaskKind::Retry(expansion, _) => {
-                let handler = expansion.claimed.handler;
-                retried = expansion.spec.clone().map(|owed| (handler, owed));
-                (retried.as_slice(), retry_origin(expansion))
+            TaskKind::Retry(reevaluation, _) => {
+                let handler = reevaluation.claimed.handler;
+                retried = reevaluation.spec.clone().map(|spec| (handler, spec));
+                (retried.as_slice(), retry_origin(reevaluation))
             }
             _ => {
-                progress.stage = TaskStage::Over;
+                progress.stage = TaskStage::Ended;
                 return Ok(());
             }
         };
         let mut body = Vec::new();
-        while let Some((handler, owed)) = owed.get(progress.handler) {
-            if owed.job_count() == 0 {
+        while let Some((handler, spec)) = specs.get(progress.handler) {
+            if spec.job_count() == 0 {
                 progress.handler += 1;
                 continue;
             }
-            let of = JobOrigin { handler: *handler, ..of };
-            insert_hidden_job(conn, of, owed, progress, &mut body)?;
+            let origin = JobOrigin { handler: *handler, ..origin };
+            insert_hidden_job(conn, origin, spec, progress, &mut body)?;
             budget.spend(1, body.len());
             progress.next += 1;
             progress.item += 1;
-            if progress.item >= owed.job_count() {
+            if progress.item >= spec.job_count() {
                 (progress.handler, progress.item) = (progress.handler + 1, 0);
             }
-            if budget.is_spent() && progress.handler < self.handlers() {
+            if budget.is_spent() && progress.handler < self.handler_count() {
                 return Ok(());
             }
         }
-        self.reveal(conn, state, progress)
+        self.make_visible(conn, state, progress)
     }
 
-    fn handlers(&self) -> usize {
-        match &self.subject {
+    fn handler_count(&self) -> usize {
+        match &self.kind {
             TaskKind::Event(jobs) => jobs.specs.len(),
             _ => 1,
         }
     }
 
     /// Makes all jobs of the task visible.
-    fn reveal(
+    fn make_visible(
         &self,
         conn: &Connection,
         state: &mut WriterState,
@@ -396,18 +396,18 @@ impl BacklogTask {
         let count = last + 1 - first;
         progress.next = first;
         progress.stage = TaskStage::Release;
-        match &self.subject {
+        match &self.kind {
             TaskKind::Event(jobs) => {
                 let counted = settle_event(conn, jobs)?;
                 state.adjust_queued(jobs.source, count - counted);
             }
-            TaskKind::Retry(expansion, _) => {
+            TaskKind::Retry(reevaluation, _) => {
                 let into = format!("jobs {first}–{last}");
-                if !reevaluate::replace(conn, state, expansion, &into)? {
+                if !reevaluate::close_replaced_job(conn, state, reevaluation, &into)? {
                     progress.stage = TaskStage::Remove;
                     return Ok(());
                 }
-                state.adjust_queued(expansion.claimed.source, count);
+                state.adjust_queued(reevaluation.claimed.source, count);
             }
             _ => {}
         }
@@ -424,43 +424,43 @@ impl BacklogTask {
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
-        let expanded = match &self.subject {
+        let expansion = match &self.kind {
             TaskKind::Event(jobs) => ExpansionRow {
                 event: jobs.event,
                 source: jobs.source,
                 job: None,
                 duplicate_of: progress.duplicate_of,
             },
-            TaskKind::Retry(expansion, _) => ExpansionRow {
-                event: expansion.claimed.event,
-                source: expansion.claimed.source,
-                job: Some(expansion.claimed.claim.job.0),
+            TaskKind::Retry(reevaluation, _) => ExpansionRow {
+                event: reevaluation.claimed.event,
+                source: reevaluation.claimed.source,
+                job: Some(reevaluation.claimed.claim.job.0),
                 duplicate_of: None,
             },
-            TaskKind::Stored(expanded) => *expanded,
-            TaskKind::Revival(_) | TaskKind::Keys => {
-                progress.stage = TaskStage::Over;
+            TaskKind::Resumed(expansion) => *expansion,
+            TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge => {
+                progress.stage = TaskStage::Ended;
                 return Ok(());
             }
         };
         let rows = hidden_jobs(conn, progress, budget.rows)?;
-        let is_rest = rows.len() < budget.rows;
+        let is_last_chunk = rows.len() < budget.rows;
         for row in &rows {
-            release_job(conn, state, expanded, row)?;
+            release_job(conn, state, expansion, row)?;
             progress.next = row.id + 1;
             budget.spend(1, 1);
             if budget.is_spent() {
                 break;
             }
         }
-        if is_rest && rows.last().is_none_or(|row| row.id < progress.next) {
+        if is_last_chunk && rows.last().is_none_or(|row| row.id < progress.next) {
             conn.prepare_cached("DELETE FROM expansion_keys WHERE job BETWEEN ?1 AND ?2")?
                 .execute([progress.first, progress.last])?;
             delete_expansion(conn, progress.first)?;
-            if expanded.job.is_none() {
-                state.settle_deferred(expanded.source);
+            if expansion.job.is_none() {
+                state.settle_deferred(expansion.source);
             }
-            progress.stage = TaskStage::Over;
+            progress.stage = TaskStage::Ended;
         } else {
             conn.prepare_cached("UPDATE expansions SET next_job = ?2 WHERE first_job = ?1")?
                 .execute([progress.first, progress.next])?;
@@ -506,10 +506,10 @@ pub(super) fn load_tasks(
         "SELECT first_job, last_job, next_job, event, source, job, is_visible, duplicate_of
          FROM expansions ORDER BY first_job",
     )?;
-    let mut works = Vec::new();
+    let mut tasks = Vec::new();
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let expanded = ExpansionRow {
+        let expansion = ExpansionRow {
             event: EventId(row.get(3)?),
             source: SourceId(row.get(4)?),
             job: row.get(5)?,
@@ -518,10 +518,10 @@ pub(super) fn load_tasks(
         let (first, last, next) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let stage = if row.get(6)? { TaskStage::Release } else { TaskStage::Remove };
         let progress = TaskProgress { stage, first, last, next, ..TaskProgress::default() };
-        if stage == TaskStage::Release && expanded.job.is_none() {
-            state.defer(expanded.source);
+        if stage == TaskStage::Release && expansion.job.is_none() {
+            state.defer(expansion.source);
         }
-        works.push(BacklogTask { subject: TaskKind::Stored(expanded), progress });
+        tasks.push(BacklogTask { kind: TaskKind::Resumed(expansion), progress });
     }
     let mut select = conn.prepare(
         "SELECT e.source, e.id, r.after_job FROM dead_job_retries r JOIN events e ON e.id = r.event",
@@ -529,14 +529,14 @@ pub(super) fn load_tasks(
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let (source, event) = (SourceId(row.get(0)?), EventId(row.get(1)?));
-        works.push(BacklogTask::retry_dead_jobs(DeadJobRetry {
+        tasks.push(BacklogTask::retry_dead_jobs(DeadJobRetry {
             source,
             event,
             after_job: row.get(2)?,
         }));
     }
     state.begin();
-    Ok(works)
+    Ok(tasks)
 }
 
 /// Returns the next deferred events of a source, oldest first.
@@ -567,13 +567,13 @@ fn event_origin(jobs: &EventJobs) -> JobOrigin {
     }
 }
 
-fn retry_origin(expansion: &Reevaluation) -> JobOrigin {
+fn retry_origin(reevaluation: &Reevaluation) -> JobOrigin {
     JobOrigin {
-        event: expansion.claimed.event.0,
-        source: expansion.claimed.source,
-        handler: expansion.claimed.handler,
-        created_at_ms: expansion.received_at_ms,
-        origin: Origin::Replay(i64::from(expansion.claimed.replay)),
+        event: reevaluation.claimed.event.0,
+        source: reevaluation.claimed.source,
+        handler: reevaluation.claimed.handler,
+        created_at_ms: reevaluation.received_at_ms,
+        origin: Origin::Replay(i64::from(reevaluation.claimed.replay)),
     }
 }
 
@@ -587,25 +587,25 @@ fn begin_event(
 ) -> rusqlite::Result<()> {
     // After the database rejected a task, the expander may send an event twice.
     if !is_deferred(conn, jobs.event)? {
-        progress.stage = TaskStage::Over;
+        progress.stage = TaskStage::Ended;
         return Ok(());
     }
-    let count: usize = jobs.specs.iter().map(|(_, owed)| owed.job_count()).sum();
-    let is_large = jobs.specs.iter().any(|(_, owed)| owed.is_large()) || count > budget.rows;
+    let count: usize = jobs.specs.iter().map(|(_, spec)| spec.job_count()).sum();
+    let is_large = jobs.specs.iter().any(|(_, spec)| spec.is_large()) || count > budget.rows;
     if is_large {
         let (event, source) = (jobs.event, jobs.source);
-        let expanded =
+        let expansion =
             ExpansionRow { event, source, job: None, duplicate_of: progress.duplicate_of };
-        return reserve_job_ids(conn, state, expanded, count, progress);
+        return reserve_job_ids(conn, state, expansion, count, progress);
     }
-    for (handler, owed) in &jobs.specs {
+    for (handler, spec) in &jobs.specs {
         insert::insert_jobs(
             conn,
             state,
             JobOrigin { handler: *handler, ..event_origin(jobs) },
-            owed,
+            spec,
         )?;
-        budget.spend(owed.job_count(), usize::try_from(owed.bytes()).unwrap_or(usize::MAX));
+        budget.spend(spec.job_count(), usize::try_from(spec.bytes()).unwrap_or(usize::MAX));
     }
     budget.spend(1, 0);
     if jobs.specs.is_empty() {
@@ -614,7 +614,7 @@ fn begin_event(
     let counted = settle_event(conn, jobs)?;
     state.adjust_queued(jobs.source, -counted);
     state.settle_deferred(jobs.source);
-    progress.stage = TaskStage::Over;
+    progress.stage = TaskStage::Ended;
     Ok(())
 }
 
@@ -643,7 +643,7 @@ fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
 fn reserve_job_ids(
     conn: &Connection,
     state: &mut WriterState,
-    expanded: ExpansionRow,
+    expansion: ExpansionRow,
     count: usize,
     progress: &mut TaskProgress,
 ) -> rusqlite::Result<()> {
@@ -656,10 +656,10 @@ fn reserve_job_ids(
     .execute(params![
         first,
         last,
-        expanded.event.0,
-        expanded.source.0,
-        expanded.job,
-        expanded.duplicate_of
+        expansion.event.0,
+        expansion.source.0,
+        expansion.job,
+        expansion.duplicate_of
     ])?;
     state.counters.job = last;
     (progress.first, progress.last, progress.next) = (first, last, first);
@@ -670,28 +670,28 @@ fn reserve_job_ids(
 /// Inserts the job with the id `progress.next`. `body` holds its item afterwards.
 fn insert_hidden_job(
     conn: &Connection,
-    of: JobOrigin,
-    owed: &JobSpec,
+    origin: JobOrigin,
+    spec: &JobSpec,
     progress: &TaskProgress,
     body: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
-    let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
+    let read_error = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
     let id = progress.next;
     body.clear();
-    let (keys, failure) = match owed {
+    let (keys, failure) = match spec {
         JobSpec::Event(keys) => (keys.clone(), None),
-        JobSpec::Dead(why) => (JobKeys::default(), Some(why)),
+        JobSpec::Dead(reason) => (JobKeys::default(), Some(reason)),
         JobSpec::Items(items) => {
-            items.read(progress.item, body).map_err(unread)?;
+            items.read(progress.item, body).map_err(read_error)?;
             conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?
                 .execute(params![id, &*body])?;
-            (items.keys(progress.item).map_err(unread)?, None)
+            (items.keys(progress.item).map_err(read_error)?, None)
         }
     };
-    let is_item = matches!(owed, JobSpec::Items(_));
-    let is_replay = matches!(of.origin, Origin::Replay(_));
-    let collapse = keys.debounce.filter(|_| !is_replay);
-    let once = keys.unique.filter(|_| !is_replay);
+    let is_item = matches!(spec, JobSpec::Items(_));
+    let is_replay = matches!(origin.origin, Origin::Replay(_));
+    let debounce = keys.debounce.filter(|_| !is_replay);
+    let unique = keys.unique.filter(|_| !is_replay);
     let is_failed = i64::from(failure.is_some());
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
@@ -700,30 +700,30 @@ fn insert_hidden_job(
     )?
     .execute(params![
         id,
-        of.event,
-        of.handler.0,
-        of.source.0,
+        origin.event,
+        origin.handler.0,
+        origin.source.0,
         HIDDEN,
-        of.created_at_ms,
+        origin.created_at_ms,
         is_failed,
         failure,
         is_item.then(|| i64::try_from(progress.item + 1).unwrap_or(i64::MAX)),
-        of.replay(),
-        of.appended_to(),
+        origin.replay(),
+        origin.appended_to(),
         keys.ordering,
         keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version),
-        collapse.map(|collapse| collapse.key),
+        debounce.map(|debounce| debounce.key),
         failure.map(|_| 1),
     ])?;
-    if once.is_some() || collapse.is_some_and(|collapse| collapse.settle_ms > 0) {
+    if unique.is_some() || debounce.is_some_and(|debounce| debounce.debounce_ms > 0) {
         conn.prepare_cached(
-            "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, settle_ms) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, debounce_ms) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![
             id,
-            once.map(|once| once.key),
-            once.map(|once| once.window_ms),
-            collapse.map(|collapse| collapse.settle_ms)
+            unique.map(|unique| unique.key),
+            unique.map(|unique| unique.window_ms),
+            debounce.map(|debounce| debounce.debounce_ms)
         ])?;
     }
     Ok(())
@@ -746,15 +746,15 @@ fn hidden_jobs(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(
         "SELECT j.id, j.handler, CASE WHEN j.reevaluation = 1 THEN j.reason END, j.ordering_key,
-           j.debounce_key, k.unique_key, k.unique_window_ms, k.settle_ms
+           j.debounce_key, k.unique_key, k.unique_window_ms, k.debounce_ms
          FROM jobs j LEFT JOIN expansion_keys k ON k.job = j.id
          WHERE j.id BETWEEN ?1 AND ?2 AND j.state = ?3 ORDER BY j.id LIMIT ?4",
     )?
     .query_map(params![progress.next, progress.last, HIDDEN, limit], |row| {
-        let collapse: Option<KeyHash> = row.get(4)?;
-        let once: Option<KeyHash> = row.get(5)?;
+        let debounce: Option<KeyHash> = row.get(4)?;
+        let unique: Option<KeyHash> = row.get(5)?;
         let window_ms = row.get::<_, Option<i64>>(6)?.unwrap_or(0);
-        let settle_ms = row.get::<_, Option<i64>>(7)?.unwrap_or(0);
+        let debounce_ms = row.get::<_, Option<i64>>(7)?.unwrap_or(0);
         Ok(HiddenJob {
             id: row.get(0)?,
             handler: HandlerId(row.get(1)?),
@@ -762,8 +762,8 @@ fn hidden_jobs(
             keys: JobKeys {
                 ordering: row.get(3)?,
                 version: None,
-                unique: once.map(|key| UniqueKey { key, window_ms }),
-                debounce: collapse.map(|key| DebounceKey { key, settle_ms }),
+                unique: unique.map(|key| UniqueKey { key, window_ms }),
+                debounce: debounce.map(|key| DebounceKey { key, debounce_ms }),
             },
         })
     })?
@@ -774,34 +774,34 @@ fn hidden_jobs(
 fn release_job(
     conn: &Connection,
     state: &mut WriterState,
-    expanded: ExpansionRow,
+    expansion: ExpansionRow,
     job: &HiddenJob,
 ) -> rusqlite::Result<()> {
-    let of = JobOrigin {
-        event: expanded.event.0,
-        source: expanded.source,
+    let origin = JobOrigin {
+        event: expansion.event.0,
+        source: expansion.source,
         handler: job.handler,
         created_at_ms: 0,
-        origin: match expanded.job {
+        origin: match expansion.job {
             Some(_) => Origin::Replay(0),
             None => Origin::DeferredEvent,
         },
     };
-    let mut stand = match (&job.failure, expanded.duplicate_of) {
+    let mut initial = match (&job.failure, expansion.duplicate_of) {
         (_, Some(first)) => insert::InitialState {
             state: 5,
             reason: Some(format!("duplicate of event {first}")),
             ..Default::default()
         },
-        (Some(why), None) => {
-            insert::InitialState { state: 4, reason: Some(why.clone()), ..Default::default() }
+        (Some(reason), None) => {
+            insert::InitialState { state: 4, reason: Some(reason.clone()), ..Default::default() }
         }
-        (None, None) => insert::place_job(conn, state, of, job.id, &job.keys)?,
+        (None, None) => insert::place_job(conn, state, origin, job.id, &job.keys)?,
     };
     // A younger job of this key may be ready, but the older one goes first.
-    let order = job.keys.ordering.as_ref().filter(|_| stand.state <= 0);
+    let order = job.keys.ordering.as_ref().filter(|_| initial.state <= 0);
     if order.is_some() {
-        stand.state = -1;
+        initial.state = -1;
     }
     conn.prepare_cached(
         "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
@@ -809,25 +809,29 @@ fn release_job(
     )?
     .execute(params![
         job.id,
-        stand.state,
+        initial.state,
         state.handler_time_ms(job.handler),
-        stand.due_at,
-        stand.wait_ms,
-        stand.burst_started_at,
-        (stand.state > 3).then_some(state.wall_ms),
-        stand.reason,
+        initial.due_at,
+        initial.wait_ms,
+        initial.burst_started_at,
+        (initial.state > 3).then_some(state.wall_ms),
+        initial.reason,
     ])?;
-    match (stand.state, order) {
+    match (initial.state, order) {
         (_, Some(key)) => job_keys::release_next(conn, state, job.handler, key)?,
         (0, None) => state.mark_ready(job.handler),
-        (1, _) => state.mark_due(stand.due_at),
-        (4, _) => {
-            insert::record_failure(conn, state, of, job.id, &stand.reason.unwrap_or_default())?
-        }
+        (1, _) => state.mark_due(initial.due_at),
+        (4, _) => insert::record_failure(
+            conn,
+            state,
+            origin,
+            job.id,
+            &initial.reason.unwrap_or_default(),
+        )?,
         _ => {}
     }
-    if stand.state > 3 {
-        state.adjust_queued(expanded.source, -1);
+    if initial.state > 3 {
+        state.adjust_queued(expansion.source, -1);
     }
     Ok(())
 }
@@ -855,7 +859,7 @@ fn delete_hidden_jobs(
         }
     }
     delete_expansion(conn, progress.first)?;
-    progress.stage = TaskStage::Over;
+    progress.stage = TaskStage::Ended;
     Ok(())
 }
 
@@ -874,9 +878,9 @@ pub(super) fn retry_dead_jobs_of_event(
 ) -> rusqlite::Result<()> {
     // The limit is for all duplicates of a group together, because each may have as many.
     let limit = MAX_DEAD_RETRIED.saturating_sub(state.retried_dead_jobs);
-    let (revived, after_job) = requeue_dead_jobs(conn, state, event, 0, limit)?;
-    state.retried_dead_jobs += revived;
-    if revived == limit {
+    let (requeued, after_job) = requeue_dead_jobs(conn, state, event, 0, limit)?;
+    state.retried_dead_jobs += requeued;
+    if requeued == limit {
         let sql = "INSERT OR IGNORE INTO dead_job_retries (event, after_job) VALUES (?1, ?2)";
         if conn.prepare_cached(sql)?.execute([event.0, after_job])? == 1 {
             state.dead_job_retries.push(DeadJobRetry { source, event, after_job });

@@ -66,12 +66,12 @@ pub fn is_transient(error: &anyhow::Error) -> bool {
 }
 
 /// Decodes stored header lines: `name: value`.
-pub fn decode_headers(kept: &[u8]) -> Headers {
+pub fn decode_headers(encoded: &[u8]) -> Headers {
     let line = |line: &[u8]| {
         let colon = line.iter().position(|&byte| byte == b':')?;
         let name = String::from_utf8_lossy(&line[..colon]).into_owned();
         let value = line[colon + 1..].strip_prefix(b" ").unwrap_or(&line[colon + 1..]);
         Some((name, value.to_vec()))
     };
-    Headers(kept.split(|&byte| byte == b'\n').filter_map(line).collect())
+    Headers(encoded.split(|&byte| byte == b'\n').filter_map(line).collect())
 }

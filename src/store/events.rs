@@ -163,62 +163,62 @@ pub fn insert_event(
     conn: &Connection,
     state: &mut WriterState,
     inserts: &mut InsertStatements<'_>,
-    accept: &NewEvent,
+    new_event: &NewEvent,
 ) -> rusqlite::Result<InsertReply> {
-    if let Some(limit) = &accept.queue_limit
-        && accept.plan.job_count() > 0
-        && limit.is_reached(state.queue_change(accept.source))
+    if let Some(limit) = &new_event.queue_limit
+        && new_event.plan.job_count() > 0
+        && limit.is_reached(state.queue_change(new_event.source))
     {
         return Ok(InsertReply::QueueFull);
     }
     let now_ms = state.now_ms;
-    let dedupe = &accept.dedupe;
-    if let Some(first) = find_original(conn, accept.source, dedupe, now_ms)? {
+    let dedupe = &new_event.dedupe;
+    if let Some(original) = find_original(conn, new_event.source, dedupe, now_ms)? {
         if dedupe.aim != InsertMode::LookUp {
-            record_duplicate(conn, state, accept, first, dedupe.retry_dead)?;
-            sources::record_activity(conn, state, accept.source, false)?;
+            record_duplicate(conn, state, new_event, original, dedupe.retry_dead)?;
+            sources::record_activity(conn, state, new_event.source, false)?;
         }
-        return Ok(InsertReply::Duplicate(first));
+        return Ok(InsertReply::Duplicate(original));
     }
     if dedupe.aim != InsertMode::Store {
         return Ok(InsertReply::NotDuplicate);
     }
     let event = state.counters.event + 1;
     let first_job = state.counters.job + 1;
-    let is_deferred = state.is_deferring(accept.source)
-        || matches!(accept.plan, JobPlan::Unevaluated(_))
-        || accept.plan.is_large();
-    let jobs = if is_deferred { 0 } else { accept.plan.job_count() };
+    let is_deferred = state.is_deferring(new_event.source)
+        || matches!(new_event.plan, JobPlan::Unevaluated(_))
+        || new_event.plan.is_large();
+    let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
     inserts.event.execute(params![
         event,
-        accept.uid,
-        accept.source.0,
-        accept.received_at_ms,
-        accept.method,
-        accept.path,
-        accept.query,
-        accept.ip,
-        accept.headers,
+        new_event.uid,
+        new_event.source.0,
+        new_event.received_at_ms,
+        new_event.method,
+        new_event.path,
+        new_event.query,
+        new_event.ip,
+        new_event.headers,
         first_job,
         first_job + count - 1,
-        accept.note,
-        accept.body,
+        new_event.note,
+        new_event.body,
     ])?;
     for key in dedupe.own.iter().chain(&dedupe.delivery) {
-        keep_key(conn, accept.source, key, event, now_ms)?;
+        save_key(conn, new_event.source, key, event, now_ms)?;
     }
     state.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, state, event, accept.source, &accept.plan)?;
+        deferred::defer_event(conn, state, event, new_event.source, &new_event.plan)?;
     } else {
-        insert_jobs(conn, state, inserts, accept)?;
-        if accept.plan.is_empty() {
-            alerts::record_unhandled_event(conn, state, EventId(event), accept.source)?;
+        insert_jobs(conn, state, inserts, new_event)?;
+        if new_event.plan.is_empty() {
+            alerts::record_unhandled_event(conn, state, EventId(event), new_event.source)?;
         }
     }
-    state.remember_ip(conn, &accept.ip)?;
-    sources::record_activity(conn, state, accept.source, true)?;
+    state.remember_ip(conn, &new_event.ip)?;
+    sources::record_activity(conn, state, new_event.source, true)?;
     debug_assert_eq!(state.counters.job, first_job + count - 1);
     let event = EventId(event);
     Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
@@ -229,11 +229,11 @@ fn insert_jobs(
     conn: &Connection,
     state: &mut WriterState,
     inserts: &mut InsertStatements<'_>,
-    accept: &NewEvent,
+    new_event: &NewEvent,
 ) -> rusqlite::Result<()> {
     let (event, source, created_at_ms) =
-        (state.counters.event, accept.source, accept.received_at_ms);
-    match &accept.plan {
+        (state.counters.event, new_event.source, new_event.received_at_ms);
+    match &new_event.plan {
         JobPlan::Plain(handlers) => {
             for &handler in handlers.iter() {
                 let id = state.counters.job + 1;
@@ -245,11 +245,11 @@ fn insert_jobs(
                 state.mark_ready(handler);
             }
         }
-        JobPlan::Evaluated(all) => {
-            for (handler, owed) in all {
+        JobPlan::Evaluated(specs) => {
+            for (handler, spec) in specs {
                 let (handler, origin) = (*handler, Origin::Event);
-                let of = JobOrigin { event, source, handler, created_at_ms, origin };
-                insert::insert_jobs(conn, state, of, owed)?;
+                let origin = JobOrigin { event, source, handler, created_at_ms, origin };
+                insert::insert_jobs(conn, state, origin, spec)?;
             }
         }
         JobPlan::Unevaluated(_) => {}
@@ -267,20 +267,20 @@ fn find_original(
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
     if let Some(delivery) = &dedupe.delivery
-        && let Some(first) = event_of(conn, source, delivery, now_ms)?
+        && let Some(original) = find_by_key(conn, source, delivery, now_ms)?
     {
-        return Ok(Some(first));
+        return Ok(Some(original));
     }
     let Some(own) = &dedupe.own else { return Ok(None) };
-    let Some(first) = event_of(conn, source, own, now_ms)? else { return Ok(None) };
+    let Some(original) = find_by_key(conn, source, own, now_ms)? else { return Ok(None) };
     if let Some(delivery) = &dedupe.delivery {
-        keep_key(conn, source, delivery, first.0, now_ms)?;
+        save_key(conn, source, delivery, original.0, now_ms)?;
     }
-    Ok(Some(first))
+    Ok(Some(original))
 }
 
 /// Returns the event that has this key within its window. Deletes an expired key.
-fn event_of(
+fn find_by_key(
     conn: &Connection,
     source: SourceId,
     key: &DedupeKey,
@@ -301,7 +301,7 @@ fn event_of(
     }
 }
 
-fn keep_key(
+fn save_key(
     conn: &Connection,
     source: SourceId,
     key: &DedupeKey,
@@ -318,9 +318,9 @@ fn keep_key(
 fn record_duplicate(
     conn: &Connection,
     state: &mut WriterState,
-    accept: &NewEvent,
-    first: EventId,
-    heal: bool,
+    new_event: &NewEvent,
+    original: EventId,
+    retry_dead: bool,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO duplicates (event, received_at, ip, body)
@@ -330,14 +330,14 @@ fn record_duplicate(
            THEN NULL ELSE ?4 END",
     )?
     .execute(params![
-        first.0,
-        accept.received_at_ms,
-        accept.ip,
-        accept.body,
+        original.0,
+        new_event.received_at_ms,
+        new_event.ip,
+        new_event.body,
         DUPLICATE_BODIES_MAX
     ])?;
-    if heal {
-        deferred::retry_dead_jobs_of_event(conn, state, accept.source, first)?;
+    if retry_dead {
+        deferred::retry_dead_jobs_of_event(conn, state, new_event.source, original)?;
     }
     Ok(())
 }
@@ -347,11 +347,11 @@ fn record_duplicate(
 /// # Errors
 /// The write failed.
 pub fn purge_expired_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
-    let forgotten = super::job_keys::purge_expired(conn, now_ms)?;
+    let deleted = super::job_keys::purge_expired(conn, now_ms)?;
     conn.prepare_cached(
         "DELETE FROM dedupe WHERE (source, key) IN
            (SELECT source, key FROM dedupe WHERE expires_at <= ?1 ORDER BY expires_at LIMIT 500)",
     )?
     .execute([now_ms])
-    .map(|of_events| of_events + forgotten)
+    .map(|deleted_keys| deleted_keys + deleted)
 }

@@ -22,8 +22,14 @@ pub(super) fn write(conn: &Connection, rows: &[HandshakeRecord]) -> rusqlite::Re
     let mut insert = conn.prepare_cached(
         "INSERT INTO handshake_log (at, source, method, ip, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
-    for one in rows {
-        insert.execute(params![one.at_ms, one.source, one.method, one.ip, one.detail])?;
+    for record in rows {
+        insert.execute(params![
+            record.at_ms,
+            record.source,
+            record.method,
+            record.ip,
+            record.detail
+        ])?;
     }
     let last = conn.last_insert_rowid();
     conn.prepare_cached("DELETE FROM handshake_log WHERE id <= ?1")?.execute([last - ROWS_MAX])?;
@@ -40,10 +46,10 @@ mod tests {
         conn.execute_batch(include_str!("../../schema.sql")).unwrap();
         let (at_ms, method) = (0, "GET".to_owned());
         let (source, ip, detail) = ("a".to_owned(), "::1".to_owned(), String::new());
-        let one = HandshakeRecord { at_ms, source, method, ip, detail };
-        write(&conn, &vec![one.clone(); 5]).unwrap();
+        let record = HandshakeRecord { at_ms, source, method, ip, detail };
+        write(&conn, &vec![record.clone(); 5]).unwrap();
         conn.execute("UPDATE handshake_log SET id = id + ?1 WHERE id >= 3", [ROWS_MAX]).unwrap();
-        write(&conn, &[one.clone(), one]).unwrap();
+        write(&conn, &[record.clone(), record]).unwrap();
         let count: i64 =
             conn.query_row("SELECT count(*) FROM handshakes", [], |row| row.get(0)).unwrap();
         assert_eq!(count, 5);

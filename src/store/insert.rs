@@ -60,9 +60,9 @@ pub fn insert_jobs(
     conn: &Connection,
     state: &mut WriterState,
     origin: JobOrigin,
-    owed: &JobSpec,
+    spec: &JobSpec,
 ) -> rusqlite::Result<()> {
-    insert_jobs_from(conn, state, origin, owed, 0, || true).map(drop)
+    insert_jobs_from(conn, state, origin, spec, 0, || true).map(drop)
 }
 
 /// Inserts the jobs from index `from` on: at least one, then as long as `goes_on` returns true.
@@ -73,30 +73,36 @@ pub fn insert_jobs(
 pub fn insert_jobs_from(
     conn: &Connection,
     state: &mut WriterState,
-    of: JobOrigin,
-    owed: &JobSpec,
+    origin: JobOrigin,
+    spec: &JobSpec,
     from: usize,
-    goes_on: impl Fn() -> bool,
+    should_continue: impl Fn() -> bool,
 ) -> rusqlite::Result<usize> {
-    match owed {
-        JobSpec::Event(keys) => insert_job(conn, state, of, None, keys)?,
-        JobSpec::Dead(why) => insert_dead_job(conn, state, of, why)?,
+    match spec {
+        JobSpec::Event(keys) => insert_job(conn, state, origin, None, keys)?,
+        JobSpec::Dead(reason) => insert_dead_job(conn, state, origin, reason)?,
         JobSpec::Items(items) => {
-            let unread = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
+            let read_error = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
             let mut body = Vec::new();
             let mut insert =
                 conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?;
-            for at in from..items.count() {
-                if at > from && !goes_on() {
-                    return Ok(at);
+            for index in from..items.count() {
+                if index > from && !should_continue() {
+                    return Ok(index);
                 }
-                insert_job(conn, state, of, Some(at + 1), &items.keys(at).map_err(unread)?)?;
-                items.read(at, &mut body).map_err(unread)?;
+                insert_job(
+                    conn,
+                    state,
+                    origin,
+                    Some(index + 1),
+                    &items.keys(index).map_err(read_error)?,
+                )?;
+                items.read(index, &mut body).map_err(read_error)?;
                 insert.execute(params![state.counters.job, body])?;
             }
         }
     }
-    Ok(owed.job_count())
+    Ok(spec.job_count())
 }
 
 /// The initial state of a new job.
@@ -112,13 +118,13 @@ pub(super) struct InitialState {
 fn insert_job(
     conn: &Connection,
     state: &mut WriterState,
-    of: JobOrigin,
+    origin: JobOrigin,
     item: Option<usize>,
     keys: &JobKeys,
 ) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
-    let stand = place_job(conn, state, of, id, keys)?;
-    let collapse = keys.debounce.filter(|_| !of.bypasses_keys()).map(|collapse| collapse.key);
+    let initial = place_job(conn, state, origin, id, keys)?;
+    let debounce = keys.debounce.filter(|_| !origin.bypasses_keys()).map(|debounce| debounce.key);
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, due_at, wait_ms,
            ended_at, reason, item, replay, appended_to, ordering_key, version, debounce_key, burst_started_at)
@@ -126,29 +132,29 @@ fn insert_job(
     )?
     .execute(params![
         id,
-        of.event,
-        of.handler.0,
-        of.source.0,
-        stand.state,
-        of.created_at_ms,
-        state.handler_time_ms(of.handler),
-        stand.due_at,
-        stand.wait_ms,
-        (stand.state == 5).then_some(state.wall_ms),
-        stand.reason,
+        origin.event,
+        origin.handler.0,
+        origin.source.0,
+        initial.state,
+        origin.created_at_ms,
+        state.handler_time_ms(origin.handler),
+        initial.due_at,
+        initial.wait_ms,
+        (initial.state == 5).then_some(state.wall_ms),
+        initial.reason,
         item.and_then(|item| i64::try_from(item).ok()),
-        of.replay(),
-        of.appended_to(),
+        origin.replay(),
+        origin.appended_to(),
         keys.ordering,
         keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version),
-        collapse,
-        stand.burst_started_at,
+        debounce,
+        initial.burst_started_at,
     ])?;
     state.counters.job = id;
-    state.adjust_queued(of.source, i64::from(stand.state < 2));
-    match stand.state {
-        0 => state.mark_ready(of.handler),
-        1 => state.mark_due(stand.due_at),
+    state.adjust_queued(origin.source, i64::from(initial.state < 2));
+    match initial.state {
+        0 => state.mark_ready(origin.handler),
+        1 => state.mark_due(initial.due_at),
         _ => {}
     }
     Ok(())
@@ -159,61 +165,62 @@ fn insert_job(
 pub(super) fn place_job(
     conn: &Connection,
     state: &mut WriterState,
-    of: JobOrigin,
+    origin: JobOrigin,
     id: i64,
     keys: &JobKeys,
 ) -> rusqlite::Result<InitialState> {
-    let mut stand = InitialState::default();
-    if !of.bypasses_keys()
-        && let Some(once) = keys.unique
-        && let Some(first) = job_keys::claim_unique_key(conn, state.now_ms, of.handler, once, id)?
+    let mut initial = InitialState::default();
+    if !origin.bypasses_keys()
+        && let Some(unique) = keys.unique
+        && let Some(first) =
+            job_keys::claim_unique_key(conn, state.now_ms, origin.handler, unique, id)?
     {
         return Ok(InitialState {
             state: 5,
             reason: Some(format!("same as job {first}")),
-            ..stand
+            ..initial
         });
     }
-    if !of.bypasses_keys()
-        && let Some(collapse) = keys.debounce
+    if !origin.bypasses_keys()
+        && let Some(debounce) = keys.debounce
     {
         // A job of another source may have overtaken a job that is only now released.
         if id <= state.counters.job
-            && let Some(newer) = job_keys::superseding(conn, of.handler, collapse, id)?
+            && let Some(newer) = job_keys::superseding(conn, origin.handler, debounce, id)?
         {
             return Ok(InitialState {
                 state: 5,
                 reason: Some(format!("superseded by job {newer}")),
-                ..stand
+                ..initial
             });
         }
-        let began_at = job_keys::supersede_older(conn, state, of.handler, collapse, id)?;
-        if collapse.settle_ms > 0 {
-            // The job starts at the latest ten times `settle` after the burst began.
-            let latest = began_at.saturating_add(collapse.settle_ms.saturating_mul(10));
-            let due_at = state.now_ms.saturating_add(collapse.settle_ms).min(latest);
+        let started_at = job_keys::supersede_older(conn, state, origin.handler, debounce, id)?;
+        if debounce.debounce_ms > 0 {
+            // The job starts at the latest ten times `debounce` after the burst began.
+            let latest = started_at.saturating_add(debounce.debounce_ms.saturating_mul(10));
+            let due_at = state.now_ms.saturating_add(debounce.debounce_ms).min(latest);
             let wait_ms = (due_at - state.now_ms).max(0);
-            stand.burst_started_at = Some(began_at);
+            initial.burst_started_at = Some(started_at);
             if wait_ms > 0 {
-                (stand.state, stand.due_at, stand.wait_ms) = (1, Some(due_at), Some(wait_ms));
+                (initial.state, initial.due_at, initial.wait_ms) = (1, Some(due_at), Some(wait_ms));
             }
         }
     }
-    if stand.state == 0
+    if initial.state == 0
         && let Some(key) = &keys.ordering
-        && job_keys::has_unfinished(conn, of.handler, key)?
+        && job_keys::has_unfinished(conn, origin.handler, key)?
     {
-        stand.state = -1;
+        initial.state = -1;
     }
-    Ok(stand)
+    Ok(initial)
 }
 
 /// Inserts a dead job for an expression that failed, with one attempt that has the reason.
 fn insert_dead_job(
     conn: &Connection,
     state: &mut WriterState,
-    of: JobOrigin,
-    why: &str,
+    origin: JobOrigin,
+    reason: &str,
 ) -> rusqlite::Result<()> {
     let id = state.counters.job + 1;
     conn.prepare_cached(
@@ -223,33 +230,33 @@ fn insert_dead_job(
     )?
     .execute(params![
         id,
-        of.event,
-        of.handler.0,
-        of.source.0,
-        of.created_at_ms,
-        state.handler_time_ms(of.handler),
+        origin.event,
+        origin.handler.0,
+        origin.source.0,
+        origin.created_at_ms,
+        state.handler_time_ms(origin.handler),
         state.wall_ms,
-        why,
-        of.replay(),
-        of.appended_to(),
+        reason,
+        origin.replay(),
+        origin.appended_to(),
     ])?;
     state.counters.job = id;
-    record_failure(conn, state, of, id, why)
+    record_failure(conn, state, origin, id, reason)
 }
 
 /// Inserts the failed attempt of a job whose expression failed.
 pub(super) fn record_failure(
     conn: &Connection,
     state: &mut WriterState,
-    of: JobOrigin,
+    origin: JobOrigin,
     id: i64,
-    why: &str,
+    reason: &str,
 ) -> rusqlite::Result<()> {
     state.counters.attempt += 1;
     conn.prepare_cached(
         "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)
          VALUES (?1, ?2, 1, 'failed', ?3, ?4, 0)",
     )?
-    .execute(params![state.counters.attempt, id, why, state.wall_ms])?;
-    alerts::record_dead_job(conn, state, JobId(id), of.source)
+    .execute(params![state.counters.attempt, id, reason, state.wall_ms])?;
+    alerts::record_dead_job(conn, state, JobId(id), origin.source)
 }

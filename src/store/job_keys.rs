@@ -37,8 +37,8 @@ pub(super) fn release_next(
         "SELECT min(id) FROM jobs INDEXED BY jobs_order
          WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND state < 3 AND state = ?3",
     )?;
-    let mut oldest = |of: i64| -> rusqlite::Result<Option<i64>> {
-        first.query_row(params![handler.0, key, of], |row| row.get(0))
+    let mut oldest = |state_code: i64| -> rusqlite::Result<Option<i64>> {
+        first.query_row(params![handler.0, key, state_code], |row| row.get(0))
     };
     let (held, ready, waiting, running) = (oldest(-1)?, oldest(0)?, oldest(1)?, oldest(2)?);
     let next = [held, ready, waiting].into_iter().flatten().min().filter(|_| running.is_none());
@@ -63,7 +63,7 @@ pub(super) fn claim_unique_key(
     conn: &Connection,
     now_ms: i64,
     handler: HandlerId,
-    once: UniqueKey,
+    unique: UniqueKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
     let first: Option<i64> = conn
@@ -71,11 +71,16 @@ pub(super) fn claim_unique_key(
             "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.expires_at > ?3
                AND coalesce((SELECT j.state NOT IN (4, 5) FROM jobs j WHERE j.id = o.job), 1)",
         )?
-        .query_row(params![handler.0, once.key, now_ms], |row| row.get(0))
+        .query_row(params![handler.0, unique.key, now_ms], |row| row.get(0))
         .optional()?;
     if first.is_none() {
         conn.prepare_cached("INSERT OR REPLACE INTO unique_keys VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![handler.0, once.key, job, now_ms.saturating_add(once.window_ms)])?;
+            .execute(params![
+                handler.0,
+                unique.key,
+                job,
+                now_ms.saturating_add(unique.window_ms)
+            ])?;
     }
     Ok(first.map(JobId))
 }
@@ -94,61 +99,61 @@ pub(super) fn supersede_older(
     conn: &Connection,
     state: &mut WriterState,
     handler: HandlerId,
-    collapse: DebounceKey,
-    by: i64,
+    debounce: DebounceKey,
+    newer_job: i64,
 ) -> rusqlite::Result<i64> {
-    let mut end = conn.prepare_cached(
+    let mut cancel = conn.prepare_cached(
         "UPDATE jobs SET state = 5, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
          WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
            AND debounce_key = ?2 AND debounce_key IS NOT NULL AND state < 2 AND id < ?3)
          RETURNING source, ordering_key, burst_started_at, attempt",
     )?;
-    let reason = format!("superseded by job {by}");
-    let ended: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = end
-        .query_map(params![handler.0, collapse.key, by, reason, state.wall_ms], |row| {
+    let reason = format!("superseded by job {newer_job}");
+    let cancelled: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = cancel
+        .query_map(params![handler.0, debounce.key, newer_job, reason, state.wall_ms], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let mut began_at = state.now_ms;
-    for (source, order, burst_at, attempt) in ended {
+    let mut started_at = state.now_ms;
+    for (source, ordering_key, burst_started_at, attempt) in cancelled {
         state.adjust_queued(SourceId(source), -1);
         // A job that has run belongs to an earlier burst.
-        if let Some(at) = burst_at.filter(|_| attempt == 0) {
-            began_at = began_at.min(at);
+        if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
+            started_at = started_at.min(at);
         }
-        if let Some(key) = order {
+        if let Some(key) = ordering_key {
             release_next(conn, state, handler, &key)?;
         }
     }
-    Ok(began_at)
+    Ok(started_at)
 }
 
 /// Returns the newest queued job of a debounce key that is newer than this one.
 pub(super) fn superseding(
     conn: &Connection,
     handler: HandlerId,
-    collapse: DebounceKey,
+    debounce: DebounceKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
     conn.prepare_cached(
         "SELECT max(id) FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1 AND debounce_key = ?2
            AND debounce_key IS NOT NULL AND state < 2 AND id > ?3",
     )?
-    .query_row(params![handler.0, collapse.key, job], |row| row.get::<_, Option<i64>>(0))
+    .query_row(params![handler.0, debounce.key, job], |row| row.get::<_, Option<i64>>(0))
     .map(|newer| newer.map(JobId))
 }
 
 /// Encodes a value of `version_by` for its column.
-pub(super) fn encode_version(stamp: &VersionValue) -> String {
-    match stamp {
+pub(super) fn encode_version(version: &VersionValue) -> String {
+    match version {
         VersionValue::Number(digits) => format!("n{digits}"),
         VersionValue::Text(text) => format!("t{text}"),
     }
 }
 
-fn decode_version(kept: &str) -> Option<VersionValue> {
-    let text = || kept.get(1..).map(str::to_owned);
-    match kept.as_bytes().first()? {
+fn decode_version(encoded: &str) -> Option<VersionValue> {
+    let text = || encoded.get(1..).map(str::to_owned);
+    match encoded.as_bytes().first()? {
         b'n' => text().map(VersionValue::Number),
         _ => text().map(VersionValue::Text),
     }

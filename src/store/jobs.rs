@@ -82,9 +82,9 @@ pub enum JobDisposition {
 
 /// The columns of a running job whose claim is current.
 pub(super) struct CurrentClaim {
-    pub cancel: Option<String>,
-    pub order: Option<KeyHash>,
-    pub newest: Option<String>,
+    pub cancel_reason: Option<String>,
+    pub ordering_key: Option<KeyHash>,
+    pub version: Option<String>,
 }
 
 /// Loads a running job. Returns `None` if the claim is no longer current.
@@ -96,7 +96,7 @@ pub(super) fn load_current_claim(
         "SELECT cancel_reason, ordering_key, version FROM jobs WHERE id = ?1 AND attempt = ?2 AND state = 2",
     )?
     .query_row(params![claim.job.0, claim.attempt], |row| {
-        Ok(CurrentClaim { cancel: row.get(0)?, order: row.get(1)?, newest: row.get(2)? })
+        Ok(CurrentClaim { cancel_reason: row.get(0)?, ordering_key: row.get(1)?, version: row.get(2)? })
     })
     .optional()
 }
@@ -108,24 +108,24 @@ pub(super) fn load_current_claim(
 pub fn finish(
     conn: &Connection,
     state: &mut WriterState,
-    f: &AttemptRecord,
+    record: &AttemptRecord,
 ) -> rusqlite::Result<JobDisposition> {
-    let Some(current) = load_current_claim(conn, f.claim)? else {
-        breaker::probe_inconclusive(state, f.handler, f.is_probe);
+    let Some(current) = load_current_claim(conn, record.claim)? else {
+        breaker::probe_inconclusive(state, record.handler, record.is_probe);
         return Ok(JobDisposition::Stale);
     };
     let now_ms = state.now_ms;
     // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
-    let (row_state, reason, due_at, wait, failures) = match (&f.next, current.cancel) {
+    let (row_state, reason, due_at, wait, failures) = match (&record.next, current.cancel_reason) {
         (NextState::Succeeded, _) => (3, None, None, None, None),
-        (_, Some(why)) => (5, Some(why), None, None, None),
+        (_, Some(reason)) => (5, Some(reason), None, None, None),
         (NextState::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
         (NextState::Retry { wait_ms: 0, failures }, None) => (0, None, None, None, Some(*failures)),
         (NextState::Retry { wait_ms, failures }, None) => {
             (1, None, Some(now_ms + wait_ms), Some(*wait_ms), Some(*failures))
         }
     };
-    let settled_at = (row_state >= 3).then_some(f.ended_at_ms);
+    let settled_at = (row_state >= 3).then_some(record.ended_at_ms);
     let changed = conn
         .prepare_cached(
             "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
@@ -133,30 +133,30 @@ pub fn finish(
                cancel_reason = NULL WHERE id = ?1",
         )?
         .execute(params![
-            f.claim.job.0,
+            record.claim.job.0,
             row_state,
             reason,
             due_at,
             wait,
             failures,
-            f.crashes,
+            record.crashes,
             settled_at
         ])?;
     debug_assert_eq!(changed, 1);
-    let next_at = (row_state <= 1).then(|| f.ended_at_ms + wait.unwrap_or(0));
-    insert_attempt(conn, state, f, next_at)?;
-    breaker::on_attempt(conn, state, f)?;
+    let next_at = (row_state <= 1).then(|| record.ended_at_ms + wait.unwrap_or(0));
+    insert_attempt(conn, state, record, next_at)?;
+    breaker::on_attempt(conn, state, record)?;
     if row_state == 4 {
-        alerts::record_dead_job(conn, state, f.claim.job, f.source)?;
+        alerts::record_dead_job(conn, state, record.claim.job, record.source)?;
     }
     if row_state <= 1 {
-        state.adjust_queued(f.source, 1);
+        state.adjust_queued(record.source, 1);
     }
-    if let Some(key) = current.order {
-        if let (3, Some(value)) = (row_state, current.newest) {
-            job_keys::record_version(conn, f.handler, &key, &value, f.claim.job)?;
+    if let Some(key) = current.ordering_key {
+        if let (3, Some(value)) = (row_state, current.version) {
+            job_keys::record_version(conn, record.handler, &key, &value, record.claim.job)?;
         }
-        job_keys::release_next(conn, state, f.handler, &key)?;
+        job_keys::release_next(conn, state, record.handler, &key)?;
     }
     Ok(match (row_state, due_at) {
         (0, _) => JobDisposition::Ready,
@@ -169,7 +169,7 @@ pub fn finish(
 fn insert_attempt(
     conn: &Connection,
     state: &mut WriterState,
-    f: &AttemptRecord,
+    record: &AttemptRecord,
     next_at: Option<i64>,
 ) -> rusqlite::Result<()> {
     let id = state.counters.attempt + 1;
@@ -179,15 +179,15 @@ fn insert_attempt(
     )?
     .execute(params![
         id,
-        f.claim.job.0,
-        f.claim.attempt,
-        f.outcome.name(),
-        f.detail,
-        f.ended_at_ms,
-        f.duration_ms,
+        record.claim.job.0,
+        record.claim.attempt,
+        record.outcome.name(),
+        record.detail,
+        record.ended_at_ms,
+        record.duration_ms,
         next_at,
-        non_empty(&f.stdout),
-        non_empty(&f.stderr),
+        non_empty(&record.stdout),
+        non_empty(&record.stderr),
     ])?;
     state.counters.attempt = id;
     Ok(())
@@ -205,7 +205,7 @@ pub(super) fn requeue(
     job: JobId,
     handler: HandlerId,
 ) -> rusqlite::Result<bool> {
-    let revived: Option<Option<KeyHash>> = conn
+    let requeued: Option<Option<KeyHash>> = conn
         .prepare_cached(
             "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, age_start = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
@@ -214,8 +214,8 @@ pub(super) fn requeue(
         )?
         .query_row(params![job.0, state.handler_time_ms(handler)], |row| row.get(0))
         .optional()?;
-    let Some(order) = revived else { return Ok(false) };
-    match order {
+    let Some(ordering_key) = requeued else { return Ok(false) };
+    match ordering_key {
         Some(key) => job_keys::release_next(conn, state, handler, &key)?,
         None => state.mark_ready(handler),
     }
@@ -240,8 +240,8 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
     let due: Vec<(i64, Option<KeyHash>)> = update
         .query_map([state.now_ms, MAX_PROMOTED], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (handler, order) in due {
-        match order {
+    for (handler, ordering_key) in due {
+        match ordering_key {
             Some(key) => job_keys::release_next(conn, state, HandlerId(handler), &key)?,
             None => state.mark_ready(HandlerId(handler)),
         }

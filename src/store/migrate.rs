@@ -80,11 +80,11 @@ pub(super) fn open_with_steps(
 
 /// Builds the `Store` of an open database, including the identity of its files.
 fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
-    let (trail, anchor) = read_meta(&conn)?;
+    let (database_id, anchor) = read_meta(&conn)?;
     let configured = path;
     let path = open_files::resolve(configured)?;
     let files = Arc::new(open_files::OpenFiles::new(&path, configured)?);
-    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id: trail })
+    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id })
 }
 
 /// Opens the database for a command that works beside a server, or without one. Creates and
@@ -114,7 +114,7 @@ pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
 }
 
 /// Inspects the file through a connection that leaves no trace.
-fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
+fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(super::BUSY_TIMEOUT)?;
@@ -131,8 +131,8 @@ fn check_application_id(path: &Path, newest: i64) -> anyhow::Result<()> {
     );
     let version = version_of(&conn)?;
     anyhow::ensure!(
-        version <= newest,
-        "is of schema version {version}, and this program knows up to {newest}: run the newer \
+        version <= max_version,
+        "is of schema version {version}, and this program knows up to {max_version}: run the newer \
          hooktrail that wrote it"
     );
     anyhow::ensure!(
@@ -165,12 +165,12 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     }
     use_wal(conn)?;
     conn.pragma_update(None, "synchronous", 2)?;
-    let trail = hex::encode(clock::random::<8>()?);
+    let database_id = hex::encode(clock::random::<8>()?);
     conn.execute_batch("BEGIN IMMEDIATE")?;
     conn.execute_batch(SCHEMA)?;
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.pragma_update(None, "user_version", VERSION)?;
-    conn.execute("INSERT INTO meta VALUES ('database_id', ?1)", [&trail])?;
+    conn.execute("INSERT INTO meta VALUES ('database_id', ?1)", [&database_id])?;
     write_anchor(conn, &ClockAnchor::first())?;
     conn.execute_batch("COMMIT")?;
     check_fixed(conn)?;
@@ -187,9 +187,9 @@ fn use_wal(conn: &Connection) -> anyhow::Result<()> {
 }
 
 fn check_fixed(conn: &Connection) -> anyhow::Result<()> {
-    for (pragma, wanted) in FIXED {
+    for (pragma, expected) in FIXED {
         let found: i64 = conn.pragma_query_value(None, pragma, |row| row.get(0))?;
-        anyhow::ensure!(found == wanted, "PRAGMA {pragma} is {found}: expected {wanted}");
+        anyhow::ensure!(found == expected, "PRAGMA {pragma} is {found}: expected {expected}");
     }
     Ok(())
 }
@@ -267,14 +267,14 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
 
 fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
-    let trail = value.query_row(["database_id"], |row| row.get(0))?;
+    let database_id = value.query_row(["database_id"], |row| row.get(0))?;
     let anchor = ClockAnchor {
         database_ms: value.query_row(["clock_database_ms"], |row| row.get(0))?,
         wall_ms: value.query_row(["clock_wall_ms"], |row| row.get(0))?,
         boot_ms: value.query_row(["clock_boot_ms"], |row| row.get(0))?,
         boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
     };
-    Ok((trail, anchor))
+    Ok((database_id, anchor))
 }
 
 /// Saves a point in time on all clocks. The next process continues from it.

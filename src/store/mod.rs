@@ -143,15 +143,15 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     // wal_autocheckpoint: checkpoint.rs runs checkpoints on another thread. journal_size_limit: the
     // size to which the WAL is cut when it starts over. cell_size_check: reports a corrupt page
     // early.
-    let wanted: [(&str, i64); 6] = [
+    let expected: [(&str, i64); 6] = [
         ("synchronous", synchronous),
         ("wal_autocheckpoint", 0),
-        ("journal_size_limit", checkpoint::LOG_BYTES_KEPT),
+        ("journal_size_limit", checkpoint::WAL_BYTES_KEPT),
         ("cache_size", -8192),
         ("temp_store", 2),
         ("cell_size_check", 1),
     ];
-    for (name, value) in wanted {
+    for (name, value) in expected {
         // Some of these pragmas return a row when they are set, others do not.
         conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
         let found: i64 = if name == "wal_autocheckpoint" || name == "journal_size_limit" {
@@ -283,9 +283,9 @@ fn lock_holders(file: &Path, (from, to): (u64, u64), kinds: &[&str]) -> Vec<u32>
         let [_, "POSIX", _, kind, pid, file, first, last] = fields[..] else { return None };
         let first: u64 = first.parse().ok()?;
         let last: u64 = last.parse().unwrap_or(u64::MAX);
-        let ours = file.rsplit(':').next()?.parse() == Ok(found.ino()) && kinds.contains(&kind);
+        let is_match = file.rsplit(':').next()?.parse() == Ok(found.ino()) && kinds.contains(&kind);
         let pid: u32 = pid.parse().ok()?;
-        (ours && first <= to && from <= last && pid != std::process::id()).then_some(pid)
+        (is_match && first <= to && from <= last && pid != std::process::id()).then_some(pid)
     };
     let mut pids: Vec<u32> = locks.lines().filter_map(holder).collect();
     pids.sort_unstable();

@@ -49,14 +49,16 @@ impl Operation {
     /// Returns the cost of the operation, in rows.
     pub(super) fn weight(&self) -> usize {
         match self {
-            Self::Claim(ask) => ask.max_jobs,
-            Self::Reevaluate(it) => it.spec.as_ref().map_or(1, |owed| 1 + owed.job_count()),
+            Self::Claim(request) => request.max_jobs,
+            Self::Reevaluate(reevaluation) => {
+                reevaluation.spec.as_ref().map_or(1, |spec| 1 + spec.job_count())
+            }
             Self::Promote => usize::try_from(jobs::MAX_PROMOTED).unwrap_or(usize::MAX),
             Self::Rejections(rows) => rows.len(),
             Self::Handshakes(rows) => rows.len(),
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
-            Self::SaveState(seen) => seen.len(),
-            Self::AlertEvent(made) => made.event.as_ref().map_or(1, events::NewEvent::weight),
+            Self::SaveState(last_seen) => last_seen.len(),
+            Self::AlertEvent(alert) => alert.event.as_ref().map_or(1, events::NewEvent::weight),
             Self::Finish(_) | Self::Audit(_) | Self::Recount(_) | Self::AlertSignal(_) => 2,
         }
     }
@@ -66,8 +68,8 @@ impl Operation {
 #[derive(Debug)]
 pub enum OperationResult {
     Inserted(InsertReply),
-    Claimed { ask: ClaimRequest, jobs: Vec<ClaimedJob> },
-    Finished { handler: HandlerId, how: JobDisposition },
+    Claimed { request: ClaimRequest, jobs: Vec<ClaimedJob> },
+    Finished { handler: HandlerId, disposition: JobDisposition },
     Promoted { next_due_ms: Option<i64> },
     Registered(Sender<Registry>, Registry),
     Nothing,
@@ -80,15 +82,15 @@ pub trait WriterObserver: Send {
     /// Returns the jobs to claim at the end of that group.
     fn plan_claims(&self) -> Vec<ClaimRequest>;
     /// A claim was committed. Fewer jobs than requested means that no more are ready.
-    fn jobs_claimed(&self, ask: ClaimRequest, jobs: Vec<ClaimedJob>);
+    fn jobs_claimed(&self, request: ClaimRequest, jobs: Vec<ClaimedJob>);
     /// A claim could not be written. `store_recovered` follows when the database can be written
     /// again.
-    fn claim_failed(&self, ask: ClaimRequest);
+    fn claim_failed(&self, request: ClaimRequest);
     /// A handler's circuit breaker opened until `until_ms` (database clock), and runs a probe after
     /// that. `None`: the breaker is closed.
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
-    fn attempt_finished(&self, handler: HandlerId, how: JobDisposition);
+    fn attempt_finished(&self, handler: HandlerId, disposition: JobDisposition);
     /// How many more jobs of each handler became ready.
     fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>);
     /// A job was scheduled for this time (database clock).
@@ -100,7 +102,7 @@ pub trait WriterObserver: Send {
     /// The database can be written again.
     fn store_recovered(&self);
     /// This process can confirm nothing more and must exit.
-    fn store_failed(&self, why: &str);
+    fn store_failed(&self, reason: &str);
 }
 
 /// Applies one operation.
@@ -113,16 +115,17 @@ pub fn apply(
     op: &Operation,
 ) -> rusqlite::Result<OperationResult> {
     Ok(match op {
-        Operation::Claim(ask) => {
-            OperationResult::Claimed { ask: *ask, jobs: claim::claim(conn, state, ask)? }
-        }
+        Operation::Claim(request) => OperationResult::Claimed {
+            request: *request,
+            jobs: claim::claim(conn, state, request)?,
+        },
         Operation::Finish(finish) => OperationResult::Finished {
             handler: finish.handler,
-            how: jobs::finish(conn, state, finish)?,
+            disposition: jobs::finish(conn, state, finish)?,
         },
-        Operation::Reevaluate(it) => OperationResult::Finished {
-            handler: it.claimed.handler,
-            how: reevaluate::apply_reevaluation(conn, state, it)?,
+        Operation::Reevaluate(reevaluation) => OperationResult::Finished {
+            handler: reevaluation.claimed.handler,
+            disposition: reevaluate::apply_reevaluation(conn, state, reevaluation)?,
         },
         Operation::Promote => {
             jobs::promote(conn, state)?;
@@ -144,21 +147,21 @@ pub fn apply(
             state.changed_breakers.extend(breaker::changed_handlers(&before, &state.breakers));
             OperationResult::Registered(reply.clone(), registry)
         }
-        Operation::Audit(act) => {
-            audit::record(conn, act)?;
+        Operation::Audit(entry) => {
+            audit::record(conn, entry)?;
             OperationResult::Nothing
         }
         Operation::Recount(_) => OperationResult::Nothing,
-        Operation::AlertSignal(notice) => {
-            alerts::record_signal(conn, state, notice)?;
+        Operation::AlertSignal(signal) => {
+            alerts::record_signal(conn, state, signal)?;
             OperationResult::Nothing
         }
-        Operation::AlertEvent(made) => {
-            alerts::emit(conn, state, made)?;
+        Operation::AlertEvent(alert) => {
+            alerts::emit(conn, state, alert)?;
             OperationResult::Nothing
         }
-        Operation::SaveState(seen) => {
-            sources::save_last_seen(conn, seen)?;
+        Operation::SaveState(last_seen) => {
+            sources::save_last_seen(conn, last_seen)?;
             write_anchor(conn, &state.clock.anchor())?;
             OperationResult::Nothing
         }
@@ -200,7 +203,7 @@ impl Isolation {
                 (state.counters, state.queued_changes, state.deferred) =
                     (counters, queued, deferred);
                 state.dead_job_retries.truncate(dead_job_retries);
-                state.read_idle(conn)?;
+                state.reload_handlers(conn)?;
                 Ok(OperationResult::Nothing)
             }
             Err(e) => Err(e),

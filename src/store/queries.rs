@@ -63,13 +63,13 @@ impl SqlFilter {
 
 impl Selector {
     pub(super) fn job_filter(&self) -> SqlFilter {
-        let mut it = SqlFilter::new();
-        it.parts.push(VISIBLE.to_owned());
+        let mut filter = SqlFilter::new();
+        filter.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
-            it.parts.push(format!("j.id IN ({})", id_list(&self.jobs)));
+            filter.parts.push(format!("j.id IN ({})", id_list(&self.jobs)));
         }
         if !self.events.is_empty() {
-            it.parts.push(format!(
+            filter.parts.push(format!(
                 "j.id IN (SELECT o.id FROM events e JOIN jobs o
                    ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id
                    WHERE e.id IN ({}))",
@@ -78,55 +78,56 @@ impl Selector {
         }
         if let Some(event) = self.event {
             // The range of the event's own jobs is found without reading all jobs.
-            it.and(
+            filter.and(
                 "j.id IN (SELECT o.id FROM events e JOIN jobs o
                    ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id WHERE e.id = ?)",
                 event,
             );
         }
         if let Some(handler) = &self.handler {
-            it.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
+            filter.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
         }
-        self.add_common_conditions(&mut it, "j.source", "j.created_at");
+        self.add_common_conditions(&mut filter, "j.source", "j.created_at");
         match self.state {
             None => {}
-            Some(JobState::Queued) => it.parts.push("j.state IN (-1, 0, 1, 6)".to_owned()),
-            Some(JobState::Running) => it.parts.push("j.state = 2".to_owned()),
-            Some(JobState::Succeeded) => it.parts.push("j.state = 3".to_owned()),
-            Some(JobState::Dead) => it.parts.push("j.state = 4".to_owned()),
-            Some(JobState::Cancelled) => it.parts.push("j.state = 5".to_owned()),
+            Some(JobState::Queued) => filter.parts.push("j.state IN (-1, 0, 1, 6)".to_owned()),
+            Some(JobState::Running) => filter.parts.push("j.state = 2".to_owned()),
+            Some(JobState::Succeeded) => filter.parts.push("j.state = 3".to_owned()),
+            Some(JobState::Dead) => filter.parts.push("j.state = 4".to_owned()),
+            Some(JobState::Cancelled) => filter.parts.push("j.state = 5".to_owned()),
         }
         if let Some(detail) = &self.detail {
-            it.and(
+            filter.and(
                 "instr(coalesce(j.reason, ''), ?) OR EXISTS (SELECT 1 FROM attempts a
                    WHERE a.job = j.id AND a.attempt = j.attempt AND instr(a.detail, ?))",
                 detail.clone(),
             );
         }
-        it
+        filter
     }
 
     pub(super) fn event_filter(&self) -> SqlFilter {
-        let mut it = SqlFilter::new();
+        let mut filter = SqlFilter::new();
         if !self.events.is_empty() {
-            it.parts.push(format!("e.id IN ({})", id_list(&self.events)));
+            filter.parts.push(format!("e.id IN ({})", id_list(&self.events)));
         }
         if let Some(event) = self.event {
-            it.and("e.id = ?", event);
+            filter.and("e.id = ?", event);
         }
-        self.add_common_conditions(&mut it, "e.source", "e.received_at");
-        it
+        self.add_common_conditions(&mut filter, "e.source", "e.received_at");
+        filter
     }
 
-    fn add_common_conditions(&self, it: &mut SqlFilter, source: &str, at: &str) {
+    fn add_common_conditions(&self, filter: &mut SqlFilter, source: &str, time: &str) {
         if let Some(name) = &self.source {
-            it.and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
+            filter
+                .and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
         }
         if let Some(since) = self.since_ms {
-            it.and(&format!("{at} >= ?"), since);
+            filter.and(&format!("{time} >= ?"), since);
         }
         if let Some(until) = self.until_ms {
-            it.and(&format!("{at} < ?"), until);
+            filter.and(&format!("{time} < ?"), until);
         }
     }
 }
@@ -156,19 +157,19 @@ pub fn list_jobs(
     limit: i64,
     to_wall_ms: i64,
 ) -> rusqlite::Result<Rows> {
-    let mut it = selector.job_filter();
-    it.values.push(limit.into());
-    it.values.push(to_wall_ms.into());
-    let (limit, wall) = (it.values.len() - 1, it.values.len());
+    let mut filter = selector.job_filter();
+    filter.values.push(limit.into());
+    filter.values.push(to_wall_ms.into());
+    let (limit, wall) = (filter.values.len() - 1, filter.values.len());
     let sql = format!(
         "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
            {STATE} AS state, j.attempt AS attempts, j.reason,
            strftime({ISO}, (j.due_at + ?{wall}) / 1000.0, 'unixepoch') AS due_at
          FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
          WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
-        it.to_sql()
+        filter.to_sql()
     );
-    query(conn, &sql, &it.values)
+    query(conn, &sql, &filter.values)
 }
 
 /// Returns the ids of the selected jobs in one of `states` (stored values), oldest first.
@@ -180,13 +181,13 @@ pub fn list_job_ids(
     selector: &Selector,
     states: &str,
 ) -> rusqlite::Result<Vec<JobId>> {
-    let it = selector.job_filter();
+    let filter = selector.job_filter();
     let sql = format!(
         "SELECT j.id FROM jobs j WHERE {} AND j.state IN ({states}) ORDER BY j.id",
-        it.to_sql()
+        filter.to_sql()
     );
     let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&it.values), |row| row.get(0).map(JobId))?;
+    let rows = select.query_map(params_from_iter(&filter.values), |row| row.get(0).map(JobId))?;
     rows.collect()
 }
 
@@ -225,15 +226,15 @@ pub fn is_expanded(conn: &Connection, job: i64) -> rusqlite::Result<bool> {
 /// # Errors
 /// The read failed.
 pub fn list_events(conn: &Connection, selector: &Selector, limit: i64) -> rusqlite::Result<Rows> {
-    let mut it = selector.event_filter();
-    it.values.push(limit.into());
+    let mut filter = selector.event_filter();
+    filter.values.push(limit.into());
     let sql = format!(
         "SELECT t.* FROM (SELECT e.id FROM events e WHERE {} ORDER BY e.id DESC LIMIT ?{}) f
            JOIN trail t ON t.event = f.id ORDER BY t.event DESC",
-        it.to_sql(),
-        it.values.len()
+        filter.to_sql(),
+        filter.values.len()
     );
-    query(conn, &sql, &it.values)
+    query(conn, &sql, &filter.values)
 }
 
 /// Returns rejections, newest first, as in the view `rejections`.
@@ -245,27 +246,27 @@ pub fn list_rejections(
     selector: &Selector,
     limit: i64,
 ) -> rusqlite::Result<Rows> {
-    let mut it = SqlFilter::new();
+    let mut filter = SqlFilter::new();
     if let Some(source) = &selector.source {
-        it.and("r.source = ?", source.clone());
+        filter.and("r.source = ?", source.clone());
     }
     if let Some(since) = selector.since_ms {
-        it.and("r.at >= ?", since);
+        filter.and("r.at >= ?", since);
     }
     if let Some(until) = selector.until_ms {
-        it.and("r.at < ?", until);
+        filter.and("r.at < ?", until);
     }
     if let Some(detail) = &selector.detail {
-        it.and("instr(r.reason, ?)", detail.clone());
+        filter.and("instr(r.reason, ?)", detail.clone());
     }
-    it.values.push(limit.into());
+    filter.values.push(limit.into());
     let sql = format!(
         "SELECT v.* FROM rejected_requests r JOIN rejections v ON v.id = r.id WHERE {} ORDER BY r.id DESC
            LIMIT ?{}",
-        it.to_sql(),
-        it.values.len()
+        filter.to_sql(),
+        filter.values.len()
     );
-    query(conn, &sql, &it.values)
+    query(conn, &sql, &filter.values)
 }
 
 /// Returns rows of the view after `id`, oldest first: the last `limit` of them.

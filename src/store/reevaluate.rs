@@ -31,18 +31,18 @@ impl Reevaluation {
     /// Returns the record of a job whose replacement jobs could not be written: the job fails.
     pub(super) fn write_failed_record(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "split: its jobs could not be written: see the server's log".to_owned();
-        self.finish(wall_ms, Outcome::Failed, detail.clone(), NextState::Dead { reason: detail })
+        self.record(wall_ms, Outcome::Failed, detail.clone(), NextState::Dead { reason: detail })
     }
 
     /// Returns the record of a job whose replacement jobs are not all inserted when the server
     /// stops. The job is evaluated again.
-    pub(super) fn interrupted(&self, wall_ms: i64) -> AttemptRecord {
+    pub(super) fn interrupted_record(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "the server was stopped".to_owned();
         let next = NextState::Retry { wait_ms: 0, failures: self.claimed.failures };
-        self.finish(wall_ms, Outcome::Interrupted, detail, next)
+        self.record(wall_ms, Outcome::Interrupted, detail, next)
     }
 
-    fn finish(
+    fn record(
         &self,
         wall_ms: i64,
         outcome: Outcome,
@@ -75,69 +75,71 @@ impl Reevaluation {
 pub fn apply_reevaluation(
     conn: &Connection,
     state: &mut WriterState,
-    it: &Reevaluation,
+    reevaluation: &Reevaluation,
 ) -> rusqlite::Result<JobDisposition> {
-    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.is_probe);
-    let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else {
+    breaker::probe_inconclusive(state, reevaluation.claimed.handler, reevaluation.claimed.is_probe);
+    let Some(current) = jobs::load_current_claim(conn, reevaluation.claimed.claim)? else {
         return Ok(JobDisposition::Stale);
     };
-    if let Some(why) = current.cancel {
-        return close_job(conn, state, it, &why, Some(1));
+    if let Some(reason) = current.cancel_reason {
+        return close_job(conn, state, reevaluation, &reason, Some(1));
     }
-    match &it.spec {
-        None => close_job(conn, state, it, "not wanted by when", Some(1)),
-        Some(JobSpec::Event(keys)) => requeue(conn, state, it, keys),
-        Some(owed) => {
+    match &reevaluation.spec {
+        None => close_job(conn, state, reevaluation, "not wanted by when", Some(1)),
+        Some(JobSpec::Event(keys)) => requeue(conn, state, reevaluation, keys),
+        Some(spec) => {
             let first = state.counters.job + 1;
-            let of = JobOrigin {
-                event: it.claimed.event.0,
-                source: it.claimed.source,
-                handler: it.claimed.handler,
-                created_at_ms: it.received_at_ms,
-                origin: Origin::Replay(i64::from(it.claimed.replay)),
+            let origin = JobOrigin {
+                event: reevaluation.claimed.event.0,
+                source: reevaluation.claimed.source,
+                handler: reevaluation.claimed.handler,
+                created_at_ms: reevaluation.received_at_ms,
+                origin: Origin::Replay(i64::from(reevaluation.claimed.replay)),
             };
-            insert::insert_jobs(conn, state, of, owed)?;
+            insert::insert_jobs(conn, state, origin, spec)?;
             let last = state.counters.job;
-            let into = match last + 1 - first {
+            let replacement = match last + 1 - first {
                 0 => "no jobs: split gave nothing".to_owned(),
                 1 => format!("job {first}"),
                 _ => format!("jobs {first}–{last}"),
             };
-            close_job(conn, state, it, &format!("expanded into {into}"), Some(2))
+            close_job(conn, state, reevaluation, &format!("expanded into {replacement}"), Some(2))
         }
     }
 }
 
 /// Closes a job whose replacement jobs were inserted by earlier transactions. Returns false if they
 /// are not wanted, because the job has ended or was cancelled.
-pub(super) fn replace(
+pub(super) fn close_replaced_job(
     conn: &Connection,
     state: &mut WriterState,
-    it: &Reevaluation,
-    into: &str,
+    reevaluation: &Reevaluation,
+    replacement: &str,
 ) -> rusqlite::Result<bool> {
-    breaker::probe_inconclusive(state, it.claimed.handler, it.claimed.is_probe);
-    let Some(current) = jobs::load_current_claim(conn, it.claimed.claim)? else { return Ok(false) };
-    if let Some(why) = current.cancel {
-        close_job(conn, state, it, &why, Some(1))?;
+    breaker::probe_inconclusive(state, reevaluation.claimed.handler, reevaluation.claimed.is_probe);
+    let Some(current) = jobs::load_current_claim(conn, reevaluation.claimed.claim)? else {
+        return Ok(false);
+    };
+    if let Some(reason) = current.cancel_reason {
+        close_job(conn, state, reevaluation, &reason, Some(1))?;
         return Ok(false);
     }
-    close_job(conn, state, it, &format!("expanded into {into}"), Some(2))?;
+    close_job(conn, state, reevaluation, &format!("expanded into {replacement}"), Some(2))?;
     Ok(true)
 }
 
 fn close_job(
     conn: &Connection,
     state: &WriterState,
-    it: &Reevaluation,
+    reevaluation: &Reevaluation,
     reason: &str,
-    expand: Option<i64>,
+    code: Option<i64>,
 ) -> rusqlite::Result<JobDisposition> {
     conn.prepare_cached(
         "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel_reason = NULL,
            ended_at = ?2, reason = ?3, reevaluation = ?4 WHERE id = ?1",
     )?
-    .execute(params![it.claimed.claim.job.0, state.wall_ms, reason, expand])?;
+    .execute(params![reevaluation.claimed.claim.job.0, state.wall_ms, reason, code])?;
     Ok(JobDisposition::Settled)
 }
 
@@ -145,25 +147,25 @@ fn close_job(
 fn requeue(
     conn: &Connection,
     state: &mut WriterState,
-    it: &Reevaluation,
+    reevaluation: &Reevaluation,
     keys: &JobKeys,
 ) -> rusqlite::Result<JobDisposition> {
-    let newest =
+    let version =
         keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version);
     conn.prepare_cached(
         "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL, reevaluation = NULL,
            ordering_key = ?3, version = ?4 WHERE id = ?1",
     )?
     .execute(params![
-        it.claimed.claim.job.0,
+        reevaluation.claimed.claim.job.0,
         if keys.ordering.is_some() { -1 } else { 0 },
         keys.ordering,
-        newest
+        version
     ])?;
-    state.adjust_queued(it.claimed.source, 1);
+    state.adjust_queued(reevaluation.claimed.source, 1);
     match &keys.ordering {
-        Some(key) => job_keys::release_next(conn, state, it.claimed.handler, key)?,
-        None => state.mark_ready(it.claimed.handler),
+        Some(key) => job_keys::release_next(conn, state, reevaluation.claimed.handler, key)?,
+        None => state.mark_ready(reevaluation.claimed.handler),
     }
     Ok(JobDisposition::Settled)
 }

@@ -35,7 +35,7 @@ pub struct IdleTime {
 impl IdleTime {
     /// Returns the handler's clock at `now_ms`.
     pub fn handler_time_ms(self, now_ms: i64) -> i64 {
-        now_ms - self.total_ms - self.since_ms.map_or(0, |since| (now_ms - since).max(0))
+        now_ms - self.total_ms - self.since_ms.map_or(0, |since_ms| (now_ms - since_ms).max(0))
     }
 }
 
@@ -128,7 +128,7 @@ pub fn paused_handlers(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
     select.query_map([], |row| row.get(0).map(HandlerId))?.collect()
 }
 
-/// Returns for each handler with a `rate` the earliest time of its next start (database clock).
+/// Returns for each handler with a `rate_limit` the earliest time of its next start (database clock).
 ///
 /// # Errors
 /// The read failed.

@@ -49,16 +49,16 @@ pub(super) fn write(
     )?;
     let mut add =
         conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
-    for one in rows {
-        let row = one.row_id.load(Ordering::Relaxed);
-        if one.is_increment && row != 0 && add.execute([row, one.count])? == 1 {
+    for row in rows {
+        let row_id = row.row_id.load(Ordering::Relaxed);
+        if row.is_increment && row_id != 0 && add.execute([row_id, row.count])? == 1 {
             continue;
         }
         insert.execute(params![
-            one.at_ms, one.source, one.method, one.path, one.ip, one.status, one.reason, one.bytes,
-            one.count
+            row.at_ms, row.source, row.method, row.path, row.ip, row.status, row.reason, row.bytes,
+            row.count
         ])?;
-        one.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
+        row.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
         state.rejection_rows += 1;
     }
     if state.rejection_rows > ROWS_MAX {
@@ -72,32 +72,32 @@ pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("SELECT count(*) FROM rejected_requests")?.query_row([], |row| row.get(0))
 }
 
-fn trim(conn: &Connection, wanted: i64) -> rusqlite::Result<i64> {
-    let mut gone = 0;
+fn trim(conn: &Connection, count_to_delete: i64) -> rusqlite::Result<i64> {
+    let mut deleted = 0;
     {
         let mut known = conn.prepare_cached("SELECT 1 FROM accepted_ips WHERE ip = ?1")?;
         let mut delete = conn.prepare_cached("DELETE FROM rejected_requests WHERE id = ?1")?;
         let mut select = conn.prepare_cached("SELECT id, ip FROM rejected_requests ORDER BY id")?;
-        let mut strangers = Vec::new();
+        let mut ids = Vec::new();
         let mut rows = select.query([])?;
-        while gone < wanted
+        while deleted < count_to_delete
             && let Some(row) = rows.next()?
         {
             if !known.exists([&*domain::client_network(row.get_ref(1)?.as_str()?)])? {
-                strangers.push(row.get::<_, i64>(0)?);
-                gone += 1;
+                ids.push(row.get::<_, i64>(0)?);
+                deleted += 1;
             }
         }
         drop(rows);
-        for id in strangers {
+        for id in ids {
             delete.execute([id])?;
         }
     }
-    let others = conn.execute(
+    let oldest = conn.execute(
         "DELETE FROM rejected_requests WHERE id IN (SELECT id FROM rejected_requests ORDER BY id LIMIT ?1)",
-        [wanted - gone],
+        [count_to_delete - deleted],
     )?;
-    Ok(gone + i64::try_from(others).unwrap_or(0))
+    Ok(deleted + i64::try_from(oldest).unwrap_or(0))
 }
 
 #[cfg(test)]

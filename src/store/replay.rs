@@ -30,10 +30,11 @@ pub fn select_events(
     conn: &Connection,
     selector: &Selector,
 ) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let it = selector.event_filter();
-    let sql = format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", it.to_sql());
+    let filter = selector.event_filter();
+    let sql =
+        format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", filter.to_sql());
     let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&it.values), |row| {
+    let rows = select.query_map(params_from_iter(&filter.values), |row| {
         Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler: None })
     })?;
     rows.collect()
@@ -47,13 +48,13 @@ pub fn select_events_by_job(
     conn: &Connection,
     selector: &Selector,
 ) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let it = selector.job_filter();
+    let filter = selector.job_filter();
     let sql = format!(
         "SELECT DISTINCT j.event, j.source, j.handler FROM jobs j WHERE {} ORDER BY 1, 3",
-        it.to_sql()
+        filter.to_sql()
     );
     let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&it.values), |row| {
+    let rows = select.query_map(params_from_iter(&filter.values), |row| {
         let handler = Some(HandlerId(row.get(2)?));
         Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler })
     })?;
@@ -84,7 +85,7 @@ fn load_event_facts(conn: &Connection, event: i64) -> rusqlite::Result<Option<Ev
 /// # Errors
 /// The read failed.
 pub fn has_body(conn: &Connection, event: i64) -> rusqlite::Result<Option<bool>> {
-    Ok(load_event_facts(conn, event)?.map(|stored| stored.has_body))
+    Ok(load_event_facts(conn, event)?.map(|facts| facts.has_body))
 }
 
 /// An event, and the jobs to create for it.
@@ -97,12 +98,12 @@ pub struct PlannedReplay {
 /// A replay in progress, with the number that makes its keys new.
 #[derive(Debug)]
 pub struct Replay<'s> {
-    turns: ChunkedWriter<'s>,
-    act: AuditEntry,
+    writer: ChunkedWriter<'s>,
+    entry: AuditEntry,
     /// The number of the replay and the row of its audit entry, after the first transaction.
-    begun: Option<(i64, i64)>,
+    started: Option<(i64, i64)>,
     jobs: i64,
-    gone: Vec<i64>,
+    missing_events: Vec<i64>,
 }
 
 /// The position of the next job: event, handler and job, as indexes.
@@ -116,8 +117,14 @@ struct ReplayCursor {
 impl<'s> Replay<'s> {
     /// Creates a replay. `entry` is its entry for the audit log, to which the number of jobs is
     /// added.
-    pub fn new(store: &'s Store, act: AuditEntry) -> Self {
-        Self { turns: ChunkedWriter::new(store), act, begun: None, jobs: 0, gone: Vec::new() }
+    pub fn new(store: &'s Store, entry: AuditEntry) -> Self {
+        Self {
+            writer: ChunkedWriter::new(store),
+            entry,
+            started: None,
+            jobs: 0,
+            missing_events: Vec::new(),
+        }
     }
 
     /// Returns how many jobs were inserted so far.
@@ -127,7 +134,7 @@ impl<'s> Replay<'s> {
 
     /// Returns the events that do not exist any more, or have no body.
     pub fn missing_events(&self) -> &[i64] {
-        &self.gone
+        &self.missing_events
     }
 
     /// Inserts the jobs of these events. After an interruption, whole transactions remain, and the
@@ -135,31 +142,31 @@ impl<'s> Replay<'s> {
     ///
     /// # Errors
     /// The write failed, or the items cannot be read.
-    pub fn insert_jobs(&mut self, due: &[PlannedReplay]) -> anyhow::Result<()> {
-        if due.is_empty() {
+    pub fn insert_jobs(&mut self, replays: &[PlannedReplay]) -> anyhow::Result<()> {
+        if replays.is_empty() {
             return Ok(());
         }
-        let mut place = ReplayCursor::default();
-        self.turns.run(|conn, state, hold| {
+        let mut cursor = ReplayCursor::default();
+        self.writer.run(|conn, state, slice| {
             let jobs_before = state.counters.job;
-            let number = match self.begun {
+            let number = match self.started {
                 Some((number, _)) => number,
                 None => state.counters.replay + 1,
             };
             state.counters.replay = state.counters.replay.max(number);
-            while hold.has_time()
-                && let Some(one) = due.get(place.event)
+            while slice.has_time()
+                && let Some(replay) = replays.get(cursor.event)
             {
-                let is_there = insert_some_jobs(conn, state, number, one, &mut place, hold)?;
-                if !is_there {
-                    self.gone.push(one.event);
+                let exists = insert_some_jobs(conn, state, number, replay, &mut cursor, slice)?;
+                if !exists {
+                    self.missing_events.push(replay.event);
                 }
             }
             let made = state.counters.job - jobs_before;
-            let row = self.begun.map(|(_, row)| row);
-            self.begun = Some((number, audit::record_progress(conn, row, &self.act, made)?));
+            let row = self.started.map(|(_, row)| row);
+            self.started = Some((number, audit::record_progress(conn, row, &self.entry, made)?));
             self.jobs += made;
-            Ok(place.event < due.len())
+            Ok(cursor.event < replays.len())
         })
     }
 }
@@ -170,29 +177,30 @@ fn insert_some_jobs(
     conn: &Connection,
     state: &mut WriterState,
     number: i64,
-    due: &PlannedReplay,
-    place: &mut ReplayCursor,
-    hold: TimeSlice,
+    replay: &PlannedReplay,
+    cursor: &mut ReplayCursor,
+    slice: TimeSlice,
 ) -> rusqlite::Result<bool> {
-    let next = ReplayCursor { event: place.event + 1, ..ReplayCursor::default() };
-    let Some(stored) = load_event_facts(conn, due.event)?.filter(|stored| stored.has_body) else {
-        *place = next;
+    let next = ReplayCursor { event: cursor.event + 1, ..ReplayCursor::default() };
+    let Some(facts) = load_event_facts(conn, replay.event)?.filter(|facts| facts.has_body) else {
+        *cursor = next;
         return Ok(false);
     };
-    while let Some((handler, owed)) = due.specs.get(place.handler) {
-        let of = JobOrigin {
-            event: due.event,
-            source: stored.source,
+    while let Some((handler, spec)) = replay.specs.get(cursor.handler) {
+        let origin = JobOrigin {
+            event: replay.event,
+            source: facts.source,
             handler: *handler,
-            created_at_ms: stored.received_at_ms,
+            created_at_ms: facts.received_at_ms,
             origin: Origin::Replay(number),
         };
-        place.job = insert::insert_jobs_from(conn, state, of, owed, place.job, || hold.has_time())?;
-        if place.job < owed.job_count() {
+        cursor.job =
+            insert::insert_jobs_from(conn, state, origin, spec, cursor.job, || slice.has_time())?;
+        if cursor.job < spec.job_count() {
             return Ok(true);
         }
-        (place.handler, place.job) = (place.handler + 1, 0);
+        (cursor.handler, cursor.job) = (cursor.handler + 1, 0);
     }
-    *place = next;
+    *cursor = next;
     Ok(true)
 }

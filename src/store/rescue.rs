@@ -205,7 +205,7 @@ mod tests {
         let rescued = folder.path().join("t.rescued-20261128T173000Z.db");
         fs::write(&rescued, "").unwrap();
         let Err(OpenError::Other(text)) = check_no_rescued(&path) else {
-            panic!("it was not refused")
+            panic!("it was not rejected")
         };
         let told = format!("mv {} {}", rescued.display(), path.display());
         assert!(text.contains(&told), "{text}");
@@ -217,7 +217,7 @@ mod tests {
         let path = folder.path().join("t.db");
         fs::write(folder.path().join("t.rescued-20261128T173000Z.db.part"), "").unwrap();
         let Err(OpenError::Other(text)) = check_no_rescued(&path) else {
-            panic!("it was not refused")
+            panic!("it was not rejected")
         };
         assert!(text.contains("ended before it had saved") && !text.contains("mv "), "{text}");
     }

@@ -36,7 +36,7 @@ pub fn position(conn: &Connection) -> rusqlite::Result<Position> {
 /// The read failed.
 pub fn find_since(
     conn: &Connection,
-    mark: &Position,
+    since: &Position,
     source: &str,
     body: &[u8],
 ) -> rusqlite::Result<Option<SentEvent>> {
@@ -44,7 +44,7 @@ pub fn find_since(
         .query_row(
             "SELECT e.id FROM events e JOIN sources s ON s.id = e.source
              WHERE e.id > ?1 AND s.name = ?2 AND e.body = ?3 ORDER BY e.id LIMIT 1",
-            params![mark.event, source, body],
+            params![since.event, source, body],
             |row| row.get(0),
         )
         .optional()?;
@@ -55,7 +55,7 @@ pub fn find_since(
         "SELECT d.event FROM duplicates d JOIN events e ON e.id = d.event
            JOIN sources s ON s.id = e.source
          WHERE d.id > ?1 AND s.name = ?2 ORDER BY d.id LIMIT 1",
-        params![mark.duplicate, source],
+        params![since.duplicate, source],
         |row| Ok(SentEvent { event: row.get(0)?, is_duplicate: true }),
     )
     .optional()

@@ -32,54 +32,59 @@ impl QueueLimit {
 /// The number of queued jobs of each source with a limit, and the last activity of all sources.
 #[derive(Debug, Default)]
 pub struct SourceCounters {
-    of: Mutex<HashMap<SourceId, Arc<AtomicI64>>>,
+    queued: Mutex<HashMap<SourceId, Arc<AtomicI64>>>,
     /// Database clock.
-    seen: Mutex<HashMap<SourceId, i64>>,
+    last_seen: Mutex<HashMap<SourceId, i64>>,
 }
 
 impl SourceCounters {
     /// Counts the jobs of these sources too from now on. Each count is correct after the next
     /// `Operation::Recount`.
     pub fn set_watched(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         for &source in sources {
-            of.entry(source).or_default();
+            queued.entry(source).or_default();
         }
-        of.clone()
+        queued.clone()
     }
 
     /// Stops counting all other sources.
     pub fn retain(&self, sources: &[SourceId]) {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        of.retain(|source, _| sources.contains(source));
+        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        queued.retain(|source, _| sources.contains(source));
     }
 
     /// Returns when a source had its last event, or was registered (database clock). A source that
     /// is unknown counts as registered now.
     pub fn last_seen_ms(&self, source: SourceId, now_ms: i64) -> i64 {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(source).or_insert(now_ms)
+        *self
+            .last_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(source)
+            .or_insert(now_ms)
     }
 
     /// Returns the last activity of all sources, to be saved.
     pub fn last_seen_all(&self) -> Vec<(SourceId, i64)> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
+        let last_seen = self.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        last_seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
     }
 
     pub(super) fn set_last_seen(&self, sources: impl Iterator<Item = (SourceId, i64)>) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(sources);
+        self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).extend(sources);
     }
 
     pub(super) fn add(&self, source: SourceId, jobs: i64) {
-        let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = of.get(&source) {
+        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = queued.get(&source) {
             count.fetch_add(jobs, Ordering::Relaxed);
         }
     }
 
     pub(super) fn recount(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        for (&source, count) in of.iter() {
+        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&source, count) in queued.iter() {
             count.store(jobs::queued_count(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
@@ -93,35 +98,41 @@ const COUNTING_SHARE: u32 = 50;
 /// The writer's recount of queued jobs after another process has written.
 #[derive(Debug)]
 pub(super) struct QueueRecount {
-    pub of: Arc<SourceCounters>,
+    pub counters: Arc<SourceCounters>,
     /// Another process has written since the last count.
     pub is_stale: bool,
-    at: Instant,
-    took: Duration,
+    counted_at: Instant,
+    count_duration: Duration,
 }
 
 impl QueueRecount {
-    pub fn new(of: Arc<SourceCounters>) -> Self {
-        Self { of, is_stale: false, at: Instant::now(), took: Duration::ZERO }
+    pub fn new(counters: Arc<SourceCounters>) -> Self {
+        Self {
+            counters,
+            is_stale: false,
+            counted_at: Instant::now(),
+            count_duration: Duration::ZERO,
+        }
     }
 
     /// Counts if `must`, or if the counts are stale and the last count is long enough ago. Returns
     /// whether the counts are correct.
-    pub fn count(&mut self, conn: &Connection, must: bool) -> bool {
-        let is_due = self.is_stale && self.at.elapsed() >= self.took * COUNTING_SHARE;
-        if !must && !is_due {
+    pub fn count(&mut self, conn: &Connection, is_forced: bool) -> bool {
+        let is_due =
+            self.is_stale && self.counted_at.elapsed() >= self.count_duration * COUNTING_SHARE;
+        if !is_forced && !is_due {
             return !self.is_stale;
         }
         let began = Instant::now();
-        let counted = self.of.recount(conn);
+        let counted = self.counters.recount(conn);
         if let Err(e) = &counted {
             log::debug!("the queue could not be counted again: {e}");
         }
         *self = Self {
-            of: Arc::clone(&self.of),
+            counters: Arc::clone(&self.counters),
             is_stale: counted.is_err(),
-            at: Instant::now(),
-            took: began.elapsed(),
+            counted_at: Instant::now(),
+            count_duration: began.elapsed(),
         };
         !self.is_stale
     }

@@ -10,7 +10,7 @@ use crate::domain::SourceId;
 
 /// How many of the newest events are searched for a source's last one. `last_seen_at` is saved only
 /// now and then, and a crash loses the newest value.
-const NEWEST: i64 = 10_000;
+const SEARCHED_EVENTS: i64 = 10_000;
 
 /// The alert conditions of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,16 +61,15 @@ pub(super) fn save_status(
     conn: &Connection,
     state: &mut WriterState,
     source: SourceId,
-    standing: SourceStatus,
+    status: SourceStatus,
 ) -> rusqlite::Result<()> {
-    let yes = |is_so: bool| is_so.then_some(1);
-    let SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing } =
-        standing;
+    let flag = |is_set: bool| is_set.then_some(1);
+    let SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing } = status;
     conn.prepare_cached(
         "UPDATE sources SET has_accepted = ?2, is_silent = ?3, is_rejecting = ?4 WHERE id = ?1",
     )?
-    .execute(params![source.0, yes(accepted), yes(silent), yes(refusing)])?;
-    state.source_status.insert(source, standing);
+    .execute(params![source.0, flag(accepted), flag(silent), flag(refusing)])?;
+    state.source_status.insert(source, status);
     Ok(())
 }
 
@@ -82,28 +81,31 @@ pub(super) fn load_last_seen(
 ) -> rusqlite::Result<HashMap<SourceId, i64>> {
     let mut select = conn.prepare("SELECT id, coalesce(last_seen_at, ?1) FROM sources")?;
     let rows = select.query_map([now_ms], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?;
-    let mut seen: HashMap<SourceId, i64> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut last_seen: HashMap<SourceId, i64> = rows.collect::<rusqlite::Result<_>>()?;
     let mut select = conn.prepare(
         "SELECT source, max(received_at) FROM
            (SELECT source, received_at FROM events ORDER BY id DESC LIMIT ?1) GROUP BY source",
     )?;
-    let mut rows = select.query([NEWEST])?;
+    let mut rows = select.query([SEARCHED_EVENTS])?;
     while let Some(row) = rows.next()? {
         let (source, received_at_ms): (i64, i64) = (row.get(0)?, row.get(1)?);
         let ago_ms = wall_ms.saturating_sub(received_at_ms).max(0);
         let at_ms = now_ms.saturating_sub(ago_ms);
-        let known = seen.entry(SourceId(source)).or_insert(at_ms);
+        let known = last_seen.entry(SourceId(source)).or_insert(at_ms);
         *known = at_ms.max(*known);
     }
-    Ok(seen)
+    Ok(last_seen)
 }
 
 /// Saves the last activity of the sources.
-pub(super) fn save_last_seen(conn: &Connection, seen: &[(SourceId, i64)]) -> rusqlite::Result<()> {
+pub(super) fn save_last_seen(
+    conn: &Connection,
+    last_seen: &[(SourceId, i64)],
+) -> rusqlite::Result<()> {
     let mut update = conn.prepare_cached(
         "UPDATE sources SET last_seen_at = ?2 WHERE id = ?1 AND coalesce(last_seen_at, 0) < ?2",
     )?;
-    for (source, at_ms) in seen {
+    for (source, at_ms) in last_seen {
         update.execute([source.0, *at_ms])?;
     }
     Ok(())

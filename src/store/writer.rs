@@ -47,7 +47,7 @@ const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long each further attempt waits while another process holds the write lock.
-const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
+const BLOCKED_BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Starts the thread. It ends after a last checkpoint, when all `WriterHandle`s are dropped.
 ///
@@ -56,7 +56,7 @@ const BLOCKED_PATIENCE: Duration = Duration::from_millis(100);
 pub fn start(
     store: Store,
     checkpoint_signal: CheckpointSignal,
-    tally: Arc<SourceCounters>,
+    counters: Arc<SourceCounters>,
     observer: Box<dyn WriterObserver>,
     health: Arc<WriterHealth>,
     deferrals: Arc<Deferrals>,
@@ -64,31 +64,31 @@ pub fn start(
     let (to, from) = bounded(CHANNEL_MESSAGES);
     let mut state = WriterState::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
-    for work in deferred::load_tasks(&store.conn, &mut state)? {
-        let is_of_event = work.is_event_task();
+    for task in deferred::load_tasks(&store.conn, &mut state)? {
+        let is_of_event = task.is_event_task();
         if is_of_event {
             deferrals.set_counts(&state.deferred);
-            deferrals.mark_sent(work.source(), 1);
+            deferrals.mark_sent(task.source(), 1);
         }
-        backlog.push(work);
+        backlog.push(task);
     }
     deferrals.set_counts(&state.deferred);
     let version = data_version(&store.conn)?;
-    tally.recount(&store.conn)?;
-    tally.set_last_seen(
+    counters.recount(&store.conn)?;
+    counters.set_last_seen(
         sources::load_last_seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter(),
     );
     let handle = WriterHandle { sender: to, health: Arc::clone(&health) };
-    let (tally, unwritten) = (QueueRecount::new(tally), Vec::new());
+    let recount = QueueRecount::new(counters);
     let mut writer = Writer {
         store,
         state,
-        nudge: checkpoint_signal,
-        tally,
-        hear: observer,
+        checkpoint_signal,
+        recount,
+        observer,
         health,
         version,
-        retry_queue: unwritten,
+        retry_queue: Vec::new(),
         backlog,
         deferrals,
     };
@@ -100,9 +100,9 @@ pub fn start(
 struct Writer {
     store: Store,
     state: WriterState,
-    nudge: CheckpointSignal,
-    tally: QueueRecount,
-    hear: Box<dyn WriterObserver>,
+    checkpoint_signal: CheckpointSignal,
+    recount: QueueRecount,
+    observer: Box<dyn WriterObserver>,
     health: Arc<WriterHealth>,
     /// `PRAGMA data_version`, which changes when another connection writes.
     version: i64,
@@ -127,7 +127,7 @@ fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Returns the reply channel of a recount.
-fn recount(write: &WriteRequest) -> Option<Sender<()>> {
+fn recount_reply(write: &WriteRequest) -> Option<Sender<()>> {
     match write {
         WriteRequest::Operation(Operation::Recount(reply)) => Some(reply.clone()),
         _ => None,
@@ -140,16 +140,16 @@ impl Writer {
         'running: loop {
             self.health.heartbeat();
             if let Some(change) = self.store.files.change().cloned() {
-                return self.save(&change, from);
+                return self.save_database(&change, from);
             }
-            self.claim(&mut group);
+            self.add_claims(&mut group);
             let (mut ops, mut rows) = (0, 0);
             let mut add = |(more_ops, more_rows)| {
                 (ops, rows) = (ops + more_ops, rows + more_rows);
                 ops < GROUP_OPS_MAX && rows < GROUP_ROWS_MAX
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
-            if group.is_empty() && !self.has_work() {
+            if group.is_empty() && !self.has_backlog() {
                 match from.recv_timeout(IDLE_INTERVAL) {
                     Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
@@ -166,14 +166,14 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.claim(&mut group);
+            self.add_claims(&mut group);
             if !group.is_empty() {
-                self.group(&mut group);
+                self.write_group(&mut group);
             }
-            if self.has_work() {
-                self.work();
+            if self.has_backlog() {
+                self.run_backlog();
             }
-            if self.nudge.should_restart_wal()
+            if self.checkpoint_signal.should_restart_wal()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
             {
@@ -181,7 +181,7 @@ impl Writer {
             }
         }
         match self.store.files.check().cloned() {
-            Some(change) => self.save(&change, from),
+            Some(change) => self.save_database(&change, from),
             None => self.shut_down(),
         }
     }
@@ -191,11 +191,11 @@ impl Writer {
         let write = match message {
             WriterMessage::Write(write) => Some(write),
             WriterMessage::WorkerFreed(last, handler) => {
-                self.hear.worker_freed(handler);
+                self.observer.worker_freed(handler);
                 last.map(WriteRequest::Operation)
             }
-            WriterMessage::Backlog(works) => {
-                works.into_iter().for_each(|work| self.backlog.push(work));
+            WriterMessage::Backlog(tasks) => {
+                tasks.into_iter().for_each(|task| self.backlog.push(task));
                 None
             }
         };
@@ -205,53 +205,53 @@ impl Writer {
     }
 
     /// Returns true if the backlog has tasks and the database can be written.
-    fn has_work(&self) -> bool {
+    fn has_backlog(&self) -> bool {
         !self.backlog.is_empty() && self.health.get() == Health::Healthy
     }
 
     /// Adds claims for free threads behind the outcomes of those threads, so that both are in one
     /// commit.
-    fn claim(&self, group: &mut Vec<WriteRequest>) {
+    fn add_claims(&self, group: &mut Vec<WriteRequest>) {
         group.extend(
-            self.hear
+            self.observer
                 .plan_claims()
                 .into_iter()
-                .map(|ask| WriteRequest::Operation(Operation::Claim(ask))),
+                .map(|request| WriteRequest::Operation(Operation::Claim(request))),
         );
     }
 
     /// Writes a group and sends the replies. Leaves in `group` what there was no time for.
-    fn group(&mut self, group: &mut Vec<WriteRequest>) {
+    fn write_group(&mut self, group: &mut Vec<WriteRequest>) {
         if self.health.get() == Health::Broken {
             self.fail_group(group);
             return;
         }
         let retried = self.retry_queue.len();
-        let mut done = Vec::with_capacity(group.len() + retried);
-        let mut result = self.transaction(group, &mut done, Isolation::Group);
+        let mut results = Vec::with_capacity(group.len() + retried);
+        let mut result = self.transaction(group, &mut results, Isolation::Group);
         if let Err(e) = &result
             && classify(e) == ErrorKind::Operation
         {
             // One operation fails by itself: repeat the group with a savepoint for each.
             self.roll_back();
-            done.clear();
-            result = self.transaction(group, &mut done, Isolation::Savepoints);
+            results.clear();
+            result = self.transaction(group, &mut results, Isolation::Savepoints);
         }
         match result {
-            Ok((foreign, written)) => {
+            Ok((is_foreign, written)) => {
                 let retried = std::mem::take(&mut self.retry_queue);
-                let rest = group.split_off(written);
-                self.committed(foreign);
-                let recounts: Vec<Sender<()>> = group.iter().filter_map(recount).collect();
+                let unwritten = group.split_off(written);
+                self.after_commit(is_foreign);
+                let recounts: Vec<Sender<()>> = group.iter().filter_map(recount_reply).collect();
                 if group
                     .iter()
-                    .any(|one| matches!(one, WriteRequest::Operation(Operation::SaveState(_))))
+                    .any(|write| matches!(write, WriteRequest::Operation(Operation::SaveState(_))))
                 {
                     self.backlog.push(BacklogTask::purge_keys());
                 }
-                self.notify_observers(retried, group, done);
-                *group = rest;
-                if self.tally.count(&self.store.conn, !recounts.is_empty()) {
+                self.notify_observers(retried, group, results);
+                *group = unwritten;
+                if self.recount.count(&self.store.conn, !recounts.is_empty()) {
                     recounts.iter().for_each(|reply| _ = reply.try_send(()));
                 }
             }
@@ -264,33 +264,33 @@ impl Writer {
     }
 
     /// Does what follows each commit, before any reply.
-    fn committed(&mut self, foreign: bool) {
-        self.nudge.notify_commit();
+    fn after_commit(&mut self, is_foreign: bool) {
+        self.checkpoint_signal.notify_commit();
         self.mark_healthy();
-        if foreign {
+        if is_foreign {
             // This comes first: a pause by the command line applies to this group's jobs too.
-            self.hear.external_write();
+            self.observer.external_write();
         }
     }
 
     /// Does a part of the backlog in a transaction of its own.
-    fn work(&mut self) {
+    fn run_backlog(&mut self) {
         let began = Instant::now();
-        let done = self.begin().and_then(|begun| {
+        let step = self.begin().and_then(|begun| {
             self.backlog.step(&self.store.conn, &mut self.state)?;
             self.commit(&begun)?;
             Ok(begun.is_foreign)
         });
-        match done {
-            Ok(foreign) => {
-                self.committed(foreign);
+        match step {
+            Ok(is_foreign) => {
+                self.after_commit(is_foreign);
                 if let Some((source, events)) = self.backlog.commit(began.elapsed()) {
                     self.deferrals.mark_settled(source, events);
                     self.deferrals.set_counts(&self.state.deferred);
                 }
-                self.tell_counts();
-                self.tell_jobs();
-                self.tally.count(&self.store.conn, false);
+                self.publish_counts();
+                self.publish_job_changes();
+                self.recount.count(&self.store.conn, false);
             }
             Err(e) => {
                 self.roll_back();
@@ -299,9 +299,9 @@ impl Writer {
                     return self.handle_error(&e);
                 }
                 log::error!("jobs could not be inserted: {e}");
-                let Some(refused) = self.backlog.refuse() else { return };
-                match refused.failed {
-                    FailedTask::Event => self.deferrals.reset(refused.source, refused.left),
+                let Some(failed) = self.backlog.fail_task() else { return };
+                match failed.follow_up {
+                    FailedTask::Event => self.deferrals.reset(failed.source, failed.remaining),
                     FailedTask::Retry(expansion) => {
                         let finish = expansion.write_failed_record(self.state.wall_ms);
                         self.retry_queue.push(Operation::Finish(Box::new(finish)));
@@ -333,8 +333,8 @@ impl Writer {
         if is_foreign {
             self.state.reload(conn)?;
             // The recount comes before the group, so that `max_queued` applies to it.
-            self.tally.is_stale = true;
-            self.tally.count(conn, false);
+            self.recount.is_stale = true;
+            self.recount.count(conn, false);
         }
         self.state.now_ms = self.store.clock.now_ms();
         self.state.wall_ms = crate::clock::wall_ms();
@@ -357,14 +357,14 @@ impl Writer {
     fn transaction(
         &mut self,
         group: &[WriteRequest],
-        done: &mut Vec<OperationResult>,
-        care: Isolation,
+        results: &mut Vec<OperationResult>,
+        isolation: Isolation,
     ) -> rusqlite::Result<(bool, usize)> {
         let begun = self.begin()?;
         let began = Instant::now();
         let (conn, state) = (&self.store.conn, &mut self.state);
         for op in &self.retry_queue {
-            done.push(care.apply(conn, state, |c, s| operation::apply(c, s, op))?);
+            results.push(isolation.apply(conn, state, |c, s| operation::apply(c, s, op))?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
@@ -373,16 +373,16 @@ impl Writer {
             }
             written += 1;
             match message {
-                WriteRequest::NewEvents(accepts, _) => {
-                    for accept in accepts {
-                        done.push(care.apply(conn, state, |c, s| {
-                            events::insert_event(c, s, &mut inserts, accept)
+                WriteRequest::NewEvents(new_events, _) => {
+                    for new_event in new_events {
+                        results.push(isolation.apply(conn, state, |c, s| {
+                            events::insert_event(c, s, &mut inserts, new_event)
                                 .map(OperationResult::Inserted)
                         })?);
                     }
                 }
                 WriteRequest::Operation(op) => {
-                    done.push(care.apply(conn, state, |c, s| operation::apply(c, s, op))?)
+                    results.push(isolation.apply(conn, state, |c, s| operation::apply(c, s, op))?)
                 }
             }
         }
@@ -414,7 +414,7 @@ impl Writer {
                      senders get 503 until it releases the lock",
                     holder.as_deref().unwrap_or("another program"),
                 );
-                let _ = self.store.conn.busy_timeout(BLOCKED_PATIENCE);
+                let _ = self.store.conn.busy_timeout(BLOCKED_BUSY_TIMEOUT);
             }
             _ if before == Health::Healthy => {
                 log::error!("{path}: can't be written ({error}): senders get 503 until it can");
@@ -429,13 +429,13 @@ impl Writer {
             log::info!("{}: can be written again", self.store.path.display());
             let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
             self.health.set(Health::Healthy);
-            self.hear.store_recovered();
+            self.observer.store_recovered();
         }
     }
 
-    fn mark_failed(&self, why: &str) {
+    fn mark_failed(&self, reason: &str) {
         self.health.set(Health::Broken);
-        self.hear.store_failed(why);
+        self.observer.store_failed(reason);
     }
 
     /// Called when no message arrives for a while. Retries what could not be written, notices
@@ -443,9 +443,9 @@ impl Writer {
     fn on_idle(&mut self) {
         match self.health.get() {
             Health::Broken => return,
-            Health::Blocked => return self.keep(),
+            Health::Blocked => return self.save_state(),
             // This holds records that replace a job's outcome which could not be written.
-            Health::Healthy if !self.retry_queue.is_empty() => self.keep(),
+            Health::Healthy if !self.retry_queue.is_empty() => self.save_state(),
             Health::Healthy => {}
         }
         match data_version(&self.store.conn) {
@@ -455,15 +455,15 @@ impl Writer {
                     self.version = -1;
                     log::debug!("changes by another process could not be read: {e}");
                 }
-                self.hear.external_write();
-                self.tally.is_stale = true;
+                self.observer.external_write();
+                self.recount.is_stale = true;
             }
             Ok(_) => {}
             Err(e) => self.handle_error(&e),
         }
-        self.tally.count(&self.store.conn, false);
-        let kept = u64::try_from(checkpoint::LOG_BYTES_KEPT).unwrap_or(u64::MAX);
-        if super::wal_bytes(&self.store.path) > kept {
+        self.recount.count(&self.store.conn, false);
+        let max_bytes = u64::try_from(checkpoint::WAL_BYTES_KEPT).unwrap_or(u64::MAX);
+        if super::wal_bytes(&self.store.path) > max_bytes {
             let _ = self.store.conn.busy_timeout(Duration::ZERO);
             if let Err(e) = checkpoint::truncate(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
@@ -474,9 +474,9 @@ impl Writer {
         }
     }
 
-    fn keep(&mut self) {
-        let keep = Operation::SaveState(self.tally.of.last_seen_all());
-        self.group(&mut vec![WriteRequest::Operation(keep)]);
+    fn save_state(&mut self) {
+        let save_state = Operation::SaveState(self.recount.counters.last_seen_all());
+        self.write_group(&mut vec![WriteRequest::Operation(save_state)]);
     }
 
     /// Called when all handles are dropped: writes the last outcomes and the clock, and runs a last
@@ -485,11 +485,12 @@ impl Writer {
         let deadline = Instant::now() + BUSY_TIMEOUT;
         // The next process restarts a retry whose jobs are not all inserted.
         for expansion in self.backlog.drain().filter_map(BacklogTask::into_unfinished_retry) {
-            self.retry_queue
-                .push(Operation::Finish(Box::new(expansion.interrupted(self.state.wall_ms))));
+            self.retry_queue.push(Operation::Finish(Box::new(
+                expansion.interrupted_record(self.state.wall_ms),
+            )));
         }
         loop {
-            self.keep();
+            self.save_state();
             match self.health.get() {
                 Health::Healthy => break,
                 Health::Broken => return,
@@ -498,7 +499,7 @@ impl Writer {
                     log::error!("{lost} outcomes could not be written: their jobs will run again");
                     break;
                 }
-                Health::Blocked => std::thread::sleep(BLOCKED_PATIENCE),
+                Health::Blocked => std::thread::sleep(BLOCKED_BUSY_TIMEOUT),
             }
         }
         if let Err(e) = checkpoint::truncate(&self.store.conn) {

@@ -117,7 +117,7 @@ impl WriterState {
     /// # Errors
     /// The read failed.
     pub(super) fn reload_config_tables(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.read_idle(conn)?;
+        self.reload_handlers(conn)?;
         self.alert_source = alerts::subscriber(conn)?;
         self.source_status = sources::load_status(conn)?;
         Ok(())
@@ -127,7 +127,7 @@ impl WriterState {
     ///
     /// # Errors
     /// The read failed.
-    pub(super) fn read_idle(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn reload_handlers(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.idle = registry::load_idle_times(conn)?;
         self.breakers = breaker::load_breakers(conn)?;
         Ok(())
@@ -161,7 +161,7 @@ impl WriterState {
 
     /// Changes the number of queued jobs of a source.
     pub(super) fn adjust_queued(&mut self, source: SourceId, jobs: i64) {
-        match self.queued_changes.iter_mut().find(|(one, _)| *one == source) {
+        match self.queued_changes.iter_mut().find(|(known, _)| *known == source) {
             Some((_, count)) => *count += jobs,
             None => self.queued_changes.push((source, jobs)),
         }
@@ -169,7 +169,7 @@ impl WriterState {
 
     /// Returns the change in the number of queued jobs of a source since the last commit.
     pub(super) fn queue_change(&self, source: SourceId) -> i64 {
-        self.queued_changes.iter().find(|(one, _)| *one == source).map_or(0, |(_, jobs)| *jobs)
+        self.queued_changes.iter().find(|(known, _)| *known == source).map_or(0, |(_, jobs)| *jobs)
     }
 
     /// Records that a job was scheduled for `due_at`.

@@ -7,51 +7,47 @@ use crate::store::operation::{self, Operation};
 use crate::store::sources;
 
 const OWN: SourceId = SourceId(2);
-const NONE_TOLD: [&str; 0] = [];
+const NO_ALERTS: [&str; 0] = [];
 
 /// A store whose second source is `hooktrail`, to which the handler `other` subscribes.
-fn told() -> Trail {
-    let mut trail = trail();
-    let conn = &trail.store.conn;
+fn store_with_alerts() -> TestStore {
+    let mut db = test_store();
+    let conn = &db.store.conn;
     registry::register(conn, &[alerts::SOURCE.to_owned()], &[], 0).unwrap();
     alerts::set_subscriber(conn, Some(OWN)).unwrap();
-    trail.state.reload_config_tables(conn).unwrap();
-    trail
+    db.state.reload_config_tables(conn).unwrap();
+    db
 }
 
-impl Trail {
+impl TestStore {
     fn apply(&mut self, op: Operation) {
         operation::apply(&self.store.conn, &mut self.state, &op).unwrap();
     }
 
-    fn die(&mut self) {
-        self.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
-        self.run(died());
+    fn run_dead_job(&mut self) {
+        self.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+        self.run_next(dead());
     }
 
-    fn waiting(&self) -> Vec<PendingAlert> {
+    fn pending_alerts(&self) -> Vec<PendingAlert> {
         alerts::load_pending(&self.store.conn, self.state.now_ms).unwrap()
     }
 
     /// The type and count of each pending alert.
-    fn kinds(&self) -> Vec<String> {
-        self.waiting().iter().map(|one| format!("{} {}", one.kind, one.count)).collect()
+    fn pending_kinds(&self) -> Vec<String> {
+        self.pending_alerts().iter().map(|job| format!("{} {}", job.kind, job.count)).collect()
     }
 
     /// Stores an event for each pending alert.
-    fn make(&mut self) {
-        for of in self.waiting() {
-            self.apply(Operation::AlertEvent(Box::new(made(of))));
+    fn emit_all(&mut self) {
+        for alert in self.pending_alerts() {
+            self.apply(Operation::AlertEvent(Box::new(alert_event(alert))));
         }
-    }
-
-    fn value(&self, sql: &str) -> i64 {
-        self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 }
 
-fn made(of: PendingAlert) -> AlertEvent {
-    let accept = NewEvent {
+fn alert_event(alert: PendingAlert) -> AlertEvent {
+    let event = NewEvent {
         reply_slot: 0,
         source: OWN,
         uid: [1; 16],
@@ -68,234 +64,234 @@ fn made(of: PendingAlert) -> AlertEvent {
         queue_limit: None,
         body_memory: None,
     };
-    AlertEvent { alert: of, event: Some(accept) }
+    AlertEvent { alert, event: Some(event) }
 }
 
 const OWN_EVENTS: &str = "SELECT count(*) FROM events WHERE source = 2";
 
 #[test]
 fn a_dead_job_is_recorded_with_its_details() {
-    let mut trail = told();
-    trail.die();
-    trail.owe(vec![(H, items(&["1"], vec![]))]);
-    trail.run(died());
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    db.insert_event(vec![(H, items(&["1"], vec![]))]);
+    db.run_next(dead());
     let expected = PendingAlert {
         kind: "job.dead".into(),
         source: "a".into(),
         handler: "h".into(),
         count: 2,
-        at_ms: trail.state.wall_ms,
+        at_ms: db.state.wall_ms,
         event: Some(2),
         job: Some(2),
         item: Some(1),
         attempts: Some(1),
         detail: Some("exit 1".into()),
     };
-    assert_eq!(trail.waiting(), [expected]);
+    assert_eq!(db.pending_alerts(), [expected]);
 }
 
 #[test]
 fn a_job_whose_expression_failed_and_an_event_without_a_handler_are_recorded() {
-    let mut trail = told();
-    trail.owe(vec![(H, JobSpec::Dead("when: no".into()))]);
-    trail.owe(vec![]);
-    trail.accept(JobPlan::Plain([].into()), None);
+    let mut db = store_with_alerts();
+    db.insert_event(vec![(H, JobSpec::Dead("when: no".into()))]);
+    db.insert_event(vec![]);
+    db.insert_plan(JobPlan::Plain([].into()), None);
     // A handler takes this event, though it has no items.
-    trail.owe(vec![(H, items(&[], vec![]))]);
-    assert_eq!(trail.kinds(), ["job.dead 1", "event.unhandled 2"]);
+    db.insert_event(vec![(H, items(&[], vec![]))]);
+    assert_eq!(db.pending_kinds(), ["job.dead 1", "event.unhandled 2"]);
 }
 
 #[test]
 fn without_a_subscriber_nothing_is_recorded_and_earlier_records_are_discarded() {
-    let mut trail = told();
-    trail.die();
-    alerts::set_subscriber(&trail.store.conn, None).unwrap();
-    trail.state.reload_config_tables(&trail.store.conn).unwrap();
-    trail.die();
-    trail.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
-    assert_eq!(trail.kinds(), Vec::<String>::new());
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    alerts::set_subscriber(&db.store.conn, None).unwrap();
+    db.state.reload_config_tables(&db.store.conn).unwrap();
+    db.run_dead_job();
+    db.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
+    assert_eq!(db.pending_kinds(), Vec::<String>::new());
 }
 
 #[test]
 fn one_condition_makes_at_most_one_event_per_minute_with_the_count() {
-    let mut trail = told();
-    trail.die();
-    trail.make();
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    db.emit_all();
     for _ in 0..3 {
-        trail.die();
+        db.run_dead_job();
     }
-    trail.wait_for(59_999);
-    assert_eq!(trail.kinds(), Vec::<String>::new());
-    trail.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
-    assert_eq!(trail.kinds(), ["disk.low 1"], "of another type at once");
-    trail.make();
-    trail.wait_for(1);
-    assert_eq!(trail.kinds(), ["job.dead 3"]);
-    trail.make();
-    assert_eq!(trail.value(OWN_EVENTS), 3);
-    assert_eq!(trail.value("SELECT sum(count) FROM alerts"), 0);
+    db.advance(59_999);
+    assert_eq!(db.pending_kinds(), Vec::<String>::new());
+    db.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
+    assert_eq!(db.pending_kinds(), ["disk.low 1"], "of another type at once");
+    db.emit_all();
+    db.advance(1);
+    assert_eq!(db.pending_kinds(), ["job.dead 3"]);
+    db.emit_all();
+    assert_eq!(db.query_number(OWN_EVENTS), 3);
+    assert_eq!(db.query_number("SELECT sum(count) FROM alerts"), 0);
 }
 
 #[test]
 fn an_alert_that_is_sent_twice_makes_one_event_and_keeps_the_count_of_later_occurrences() {
-    let mut trail = told();
-    trail.die();
-    let of = trail.waiting().remove(0);
-    trail.die();
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    let alert = db.pending_alerts().remove(0);
+    db.run_dead_job();
     for _ in 0..2 {
-        trail.apply(Operation::AlertEvent(Box::new(made(of.clone()))));
+        db.apply(Operation::AlertEvent(Box::new(alert_event(alert.clone()))));
     }
-    assert_eq!(trail.value(OWN_EVENTS), 1);
-    assert_eq!(trail.value("SELECT count FROM alerts"), 1);
+    assert_eq!(db.query_number(OWN_EVENTS), 1);
+    assert_eq!(db.query_number("SELECT count FROM alerts"), 1);
 }
 
 #[test]
 fn an_alert_that_no_handler_wants_delays_no_other() {
-    let mut trail = told();
-    trail.die();
-    let of = trail.waiting().remove(0);
-    trail.apply(Operation::AlertEvent(Box::new(AlertEvent { alert: of, event: None })));
-    assert_eq!(trail.value(OWN_EVENTS), 0);
-    trail.die();
-    assert_eq!(trail.kinds(), ["job.dead 1"]);
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    let alert = db.pending_alerts().remove(0);
+    db.apply(Operation::AlertEvent(Box::new(AlertEvent { alert, event: None })));
+    assert_eq!(db.query_number(OWN_EVENTS), 0);
+    db.run_dead_job();
+    assert_eq!(db.pending_kinds(), ["job.dead 1"]);
 }
 
 #[test]
 fn an_alert_that_is_rolled_back_makes_no_event_and_stays_pending() {
-    let mut trail = told();
-    trail.die();
-    let of = trail.waiting().remove(0);
-    trail.conn().execute_batch("BEGIN IMMEDIATE").unwrap();
-    trail.apply(Operation::AlertEvent(Box::new(made(of.clone()))));
-    trail.conn().execute_batch("ROLLBACK").unwrap();
-    assert_eq!((trail.value(OWN_EVENTS), trail.waiting()), (0, vec![of]));
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    let alert = db.pending_alerts().remove(0);
+    db.conn().execute_batch("BEGIN IMMEDIATE").unwrap();
+    db.apply(Operation::AlertEvent(Box::new(alert_event(alert.clone()))));
+    db.conn().execute_batch("ROLLBACK").unwrap();
+    assert_eq!((db.query_number(OWN_EVENTS), db.pending_alerts()), (0, vec![alert]));
 }
 
 #[test]
 fn a_dead_job_of_an_alert_makes_no_alert() {
-    let mut trail = told();
-    trail.die();
-    trail.make();
-    let job = trail.ask(HandlerId(2), 1, false).remove(0);
-    trail.finish(&job, died());
-    trail.wait_for(60_000);
-    assert_eq!(trail.kinds(), Vec::<String>::new());
+    let mut db = store_with_alerts();
+    db.run_dead_job();
+    db.emit_all();
+    let job = db.claim_for(HandlerId(2), 1, false).remove(0);
+    db.finish(&job, dead());
+    db.advance(60_000);
+    assert_eq!(db.pending_kinds(), Vec::<String>::new());
 }
 
 /// A store on which the circuit breaker of `h` is open after two failures in a row, by jobs of
 /// these sources.
-fn rested(sources: [SourceId; 2]) -> Trail {
-    let mut trail = told();
-    trail.breaker = BreakerPolicy { failures: 2, pause_ms: 60_000 };
+fn store_with_open_breaker(sources: [SourceId; 2]) -> TestStore {
+    let mut db = store_with_alerts();
+    db.breaker = BreakerPolicy { failures: 2, pause_ms: 60_000 };
     for source in sources {
-        tried(&mut trail, source, again(3_600_000));
+        run_job(&mut db, source, retry_after(3_600_000));
     }
-    assert_eq!(trail.value("SELECT count(*) FROM breaker_log WHERE change = 'opened'"), 1);
-    trail
+    assert_eq!(db.query_number("SELECT count(*) FROM breaker_log WHERE change = 'opened'"), 1);
+    db
 }
 
 /// Runs a job of this source, as the probe if the circuit breaker of `h` is open.
-fn tried(trail: &mut Trail, source: SourceId, next: NextState) {
-    let on_trial = trail.state.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
-    trail.state.now_ms += if on_trial { 60_000 } else { 0 };
-    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
-    let one = ClaimedJob { source, ..trail.ask(H, 1, on_trial).remove(0) };
-    trail.finish(&one, next);
+fn run_job(db: &mut TestStore, source: SourceId, next: NextState) {
+    let is_probe = db.state.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
+    db.state.now_ms += if is_probe { 60_000 } else { 0 };
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    let job = ClaimedJob { source, ..db.claim_for(H, 1, is_probe).remove(0) };
+    db.finish(&job, next);
 }
 
 #[test]
 fn an_opened_and_a_closed_breaker_make_one_alert_each() {
-    let mut trail = rested([S, S]);
-    tried(&mut trail, S, again(3_600_000));
-    tried(&mut trail, S, NextState::Succeeded);
-    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
-    assert!(trail.waiting().iter().all(|one| one.handler == "h" && one.source.is_empty()));
-    trail.make();
+    let mut db = store_with_open_breaker([S, S]);
+    run_job(&mut db, S, retry_after(3_600_000));
+    run_job(&mut db, S, NextState::Succeeded);
+    assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
+    assert!(db.pending_alerts().iter().all(|job| job.handler == "h" && job.source.is_empty()));
+    db.emit_all();
 }
 
 #[test]
 fn the_first_failure_of_another_source_alerts_of_the_open_breaker_and_any_success_of_the_closed_one()
  {
-    let mut trail = rested([S, OWN]);
-    assert_eq!(trail.kinds(), NONE_TOLD, "an alert's own job was the last");
-    tried(&mut trail, OWN, again(3_600_000));
-    assert_eq!(trail.kinds(), NONE_TOLD);
-    tried(&mut trail, S, again(3_600_000));
-    assert_eq!(trail.kinds(), ["handler.breaker_opened 1"]);
-    tried(&mut trail, OWN, NextState::Succeeded);
-    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
+    let mut db = store_with_open_breaker([S, OWN]);
+    assert_eq!(db.pending_kinds(), NO_ALERTS, "an alert's own job was the last");
+    run_job(&mut db, OWN, retry_after(3_600_000));
+    assert_eq!(db.pending_kinds(), NO_ALERTS);
+    run_job(&mut db, S, retry_after(3_600_000));
+    assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1"]);
+    run_job(&mut db, OWN, NextState::Succeeded);
+    assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
 fn a_breaker_that_opened_without_an_alert_closes_without_one() {
-    let mut trail = rested([OWN, OWN]);
-    tried(&mut trail, S, NextState::Succeeded);
-    assert_eq!(trail.kinds(), NONE_TOLD);
+    let mut db = store_with_open_breaker([OWN, OWN]);
+    run_job(&mut db, S, NextState::Succeeded);
+    assert_eq!(db.pending_kinds(), NO_ALERTS);
 }
 
 #[test]
 fn a_closed_breaker_is_not_recorded_for_later_subscribers() {
-    let mut trail = rested([S, S]);
-    alerts::set_subscriber(trail.conn(), None).unwrap();
-    trail.state.reload_config_tables(&trail.store.conn).unwrap();
-    tried(&mut trail, S, NextState::Succeeded);
-    assert_eq!(trail.kinds(), NONE_TOLD);
+    let mut db = store_with_open_breaker([S, S]);
+    alerts::set_subscriber(db.conn(), None).unwrap();
+    db.state.reload_config_tables(&db.store.conn).unwrap();
+    run_job(&mut db, S, NextState::Succeeded);
+    assert_eq!(db.pending_kinds(), NO_ALERTS);
 }
 
 #[test]
 fn disabling_an_open_breaker_makes_the_closed_alert() {
-    let trail = rested([S, S]);
-    registry::register(trail.conn(), &[], &[named("h", BreakerPolicy::NEVER)], 0).unwrap();
-    assert_eq!(trail.kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
+    let db = store_with_open_breaker([S, S]);
+    registry::register(db.conn(), &[], &[registration("h", BreakerPolicy::NEVER)], 0).unwrap();
+    assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
 fn a_silence_makes_one_alert_until_an_event_ends_it() {
-    let mut trail = told();
+    let mut db = store_with_alerts();
     let silent = || Operation::AlertSignal(AlertSignal::Silent(S, "no event".into()));
     for _ in 0..2 {
-        trail.apply(silent());
+        db.apply(silent());
     }
-    assert_eq!(trail.kinds(), ["source.silent 1"]);
+    assert_eq!(db.pending_kinds(), ["source.silent 1"]);
     // The condition survives a restart.
-    trail.state = WriterState::read(&trail.store.conn, trail.store.clock).unwrap();
-    trail.apply(silent());
-    assert_eq!(trail.value("SELECT count FROM alerts"), 1);
-    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
-    trail.apply(silent());
-    assert_eq!(trail.value("SELECT count FROM alerts"), 2);
+    db.state = WriterState::read(&db.store.conn, db.store.clock).unwrap();
+    db.apply(silent());
+    assert_eq!(db.query_number("SELECT count FROM alerts"), 1);
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    db.apply(silent());
+    assert_eq!(db.query_number("SELECT count FROM alerts"), 2);
 }
 
 #[test]
 fn a_rejecting_source_makes_one_alert_if_it_has_accepted_before() {
-    let mut trail = told();
-    let refusing = || Operation::AlertSignal(AlertSignal::Rejecting(S, "20 refused".into()));
-    trail.apply(refusing());
-    assert_eq!(trail.kinds(), Vec::<String>::new());
-    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    let mut db = store_with_alerts();
+    let rejecting = || Operation::AlertSignal(AlertSignal::Rejecting(S, "20 refused".into()));
+    db.apply(rejecting());
+    assert_eq!(db.pending_kinds(), Vec::<String>::new());
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
     for _ in 0..2 {
-        trail.apply(refusing());
+        db.apply(rejecting());
     }
-    assert_eq!(trail.kinds(), ["source.rejecting 1"]);
-    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
-    trail.apply(refusing());
-    assert_eq!(trail.kinds(), ["source.rejecting 2"]);
+    assert_eq!(db.pending_kinds(), ["source.rejecting 1"]);
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    db.apply(rejecting());
+    assert_eq!(db.pending_kinds(), ["source.rejecting 2"]);
 }
 
 #[test]
 fn after_a_crash_the_last_activity_of_a_source_comes_from_its_events() {
-    let mut trail = told();
-    let (conn, now_ms) = (&trail.store.conn, trail.state.now_ms);
+    let mut db = store_with_alerts();
+    let (conn, now_ms) = (&db.store.conn, db.state.now_ms);
     sources::save_last_seen(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
-    let seen = |trail: &Trail, wall_ms| {
-        let seen = sources::load_last_seen(&trail.store.conn, now_ms, wall_ms).unwrap();
-        (now_ms - seen[&S], now_ms - seen[&OWN])
+    let last_seen = |db: &TestStore, wall_ms| {
+        let last_seen = sources::load_last_seen(&db.store.conn, now_ms, wall_ms).unwrap();
+        (now_ms - last_seen[&S], now_ms - last_seen[&OWN])
     };
-    let wall_ms = trail.state.wall_ms;
-    assert_eq!(seen(&trail, wall_ms), (500_000, 5));
-    trail.owe(vec![(H, JobSpec::Event(JobKeys::default()))]);
-    assert_eq!(seen(&trail, wall_ms + 3_000), (3_000, 5));
+    let wall_ms = db.state.wall_ms;
+    assert_eq!(last_seen(&db, wall_ms), (500_000, 5));
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    assert_eq!(last_seen(&db, wall_ms + 3_000), (3_000, 5));
     // A wall clock that was set back or ahead makes the time no earlier than the saved one.
-    assert_eq!(seen(&trail, wall_ms - 3_000), (0, 5));
-    assert_eq!(seen(&trail, wall_ms + 9_000_000), (500_000, 5));
+    assert_eq!(last_seen(&db, wall_ms - 3_000), (0, 5));
+    assert_eq!(last_seen(&db, wall_ms + 9_000_000), (500_000, 5));
 }

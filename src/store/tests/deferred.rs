@@ -8,7 +8,7 @@ use crate::store::deferred::{self, BacklogTask, EventJobs, RowBudget};
 use crate::store::insert;
 
 /// More jobs than one transaction inserts, with keys of all kinds.
-fn large(seed: usize) -> JobSpec {
+fn large_spec(seed: usize) -> JobSpec {
     let names = ["k", "l", "m", "n", "o"];
     let keys = (0..300).map(|at| JobKeys {
         ordering: (at % 3 == 0).then(|| key(names[(at + seed) % 5])),
@@ -17,7 +17,7 @@ fn large(seed: usize) -> JobSpec {
             .then(|| UniqueKey { key: key(&format!("{}", (at + seed) % 40)), window_ms: 60_000 }),
         debounce: (at % 11 == 0).then(|| DebounceKey {
             key: key(names[(at * seed) % 5]),
-            settle_ms: if at % 2 == 0 { 5_000 } else { 0 },
+            debounce_ms: if at % 2 == 0 { 5_000 } else { 0 },
         }),
     });
     let bodies = vec![b"{}".to_vec(); 300];
@@ -25,28 +25,28 @@ fn large(seed: usize) -> JobSpec {
 }
 
 fn budget(rows: usize) -> RowBudget {
-    RowBudget { rows, bytes: usize::MAX, until: Instant::now() + Duration::from_secs(60) }
+    RowBudget { rows, bytes: usize::MAX, deadline: Instant::now() + Duration::from_secs(60) }
 }
 
-impl Trail {
+impl TestStore {
     /// Stores a deferred event.
-    fn defer(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> EventJobs {
-        let reply = self.accept(JobPlan::Evaluated(owed.clone()), None);
+    fn defer(&mut self, specs: Vec<(HandlerId, JobSpec)>) -> EventJobs {
+        let reply = self.insert_plan(JobPlan::Evaluated(specs.clone()), None);
         let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
         let received_at_ms = self.state.wall_ms;
-        EventJobs { event, source: S, received_at_ms, specs: owed, note: None, dedupe: None }
+        EventJobs { event, source: S, received_at_ms, specs, note: None, dedupe: None }
     }
 
     /// Runs one transaction with this row budget. Returns whether the task has ended.
-    fn step(&mut self, work: &mut BacklogTask, rows: usize) -> bool {
-        let progress = work.step(&self.store.conn, &mut self.state, &mut budget(rows)).unwrap();
-        work.advance(progress);
+    fn step(&mut self, task: &mut BacklogTask, rows: usize) -> bool {
+        let progress = task.step(&self.store.conn, &mut self.state, &mut budget(rows)).unwrap();
+        task.advance(progress);
         self.state.write_counters(&self.store.conn).unwrap();
-        progress.is_over()
+        progress.has_ended()
     }
 
     /// Loads the tasks that the next process finds after a crash.
-    fn crash(&mut self) -> Vec<BacklogTask> {
+    fn restart_after_crash(&mut self) -> Vec<BacklogTask> {
         let (now_ms, wall_ms) = (self.state.now_ms, self.state.wall_ms);
         self.state = WriterState::read(&self.store.conn, self.store.clock).unwrap();
         (self.state.now_ms, self.state.wall_ms) = (now_ms, wall_ms);
@@ -54,7 +54,7 @@ impl Trail {
     }
 
     /// All jobs, by their position in their event.
-    fn places(&self) -> Vec<String> {
+    fn job_positions(&self) -> Vec<String> {
         let sql =
             "SELECT e.id || ' ' || j.handler || ' ' || coalesce(j.item, 0) || ' ' || j.state || ' '
                      || coalesce(j.due_at, '') || ' ' || coalesce(o.event || ' ' || o.item, '')
@@ -66,24 +66,24 @@ impl Trail {
     }
 
     fn check_views(&self, event: EventId, count: i64) -> bool {
-        let jobs = self.number(&format!("SELECT jobs FROM trail WHERE event = {}", event.0));
+        let jobs = self.query_number(&format!("SELECT jobs FROM trail WHERE event = {}", event.0));
         assert!(jobs == 0 || jobs == count, "{jobs} of {count} jobs can be seen");
         let sum =
             "SELECT queued + running + succeeded + dead + cancelled FROM trail WHERE event = ";
-        assert_eq!(self.number(&format!("{sum}{}", event.0)), jobs);
-        let depth = self.number("SELECT coalesce(sum(jobs), 0) FROM queue_depth");
-        assert_eq!(depth, self.number("SELECT sum(queued + running) FROM trail"));
+        assert_eq!(self.query_number(&format!("{sum}{}", event.0)), jobs);
+        let depth = self.query_number("SELECT coalesce(sum(jobs), 0) FROM queue_depth");
+        assert_eq!(depth, self.query_number("SELECT sum(queued + running) FROM trail"));
         jobs > 0
     }
 }
 
 /// The result of one transaction for each event.
-fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
-    let mut trail = trail();
+fn lines_of_one_transaction(seeds: std::ops::Range<usize>) -> Vec<String> {
+    let mut db = test_store();
     for seed in seeds {
         let source = S;
-        let event = trail.state.counters.event + 1;
-        trail.owe(vec![]);
+        let event = db.state.counters.event + 1;
+        db.insert_event(vec![]);
         for handler in [H, HandlerId(2)] {
             let of = insert::JobOrigin {
                 event,
@@ -92,167 +92,163 @@ fn at_once(seeds: std::ops::Range<usize>) -> Vec<String> {
                 created_at_ms: 0,
                 origin: insert::Origin::DeferredEvent,
             };
-            let (conn, state) = (&trail.store.conn, &mut trail.state);
-            insert::insert_jobs(conn, state, of, &large(seed)).unwrap();
+            let (conn, state) = (&db.store.conn, &mut db.state);
+            insert::insert_jobs(conn, state, of, &large_spec(seed)).unwrap();
         }
     }
-    trail.places()
+    db.job_positions()
 }
 
 #[test]
 fn jobs_inserted_in_many_transactions_equal_those_of_one() {
-    let mut trail = trail();
+    let mut db = test_store();
     for seed in 1..4 {
-        let jobs = trail.defer(vec![(H, large(seed)), (HandlerId(2), large(seed))]);
+        let jobs = db.defer(vec![(H, large_spec(seed)), (HandlerId(2), large_spec(seed))]);
         let event = jobs.event;
-        let mut work = BacklogTask::insert_event_jobs(jobs);
+        let mut task = BacklogTask::insert_event_jobs(jobs);
         let mut was_visible = false;
-        while !trail.step(&mut work, 37) {
-            let is_visible = trail.check_views(event, 600);
+        while !db.step(&mut task, 37) {
+            let is_visible = db.check_views(event, 600);
             assert!(is_visible || !was_visible, "visible jobs stay visible");
             was_visible = is_visible;
         }
         assert!(was_visible);
     }
-    assert!(trail.places() == at_once(1..4));
-    assert!(trail.state.deferred.is_empty());
+    assert!(db.job_positions() == lines_of_one_transaction(1..4));
+    assert!(db.state.deferred.is_empty());
     for table in ["deferred_events", "expansions", "expansion_keys"] {
-        assert_eq!(trail.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+        assert_eq!(db.query_number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
-    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
-    assert_eq!(queued, trail.number("SELECT sum(queued) FROM trail"));
+    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(queued, db.query_number("SELECT sum(queued) FROM trail"));
 }
 
 #[test]
 fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
-    let mut cut = 0;
+    let mut transactions = 0;
     loop {
-        let mut trail = trail();
-        let owed = vec![(H, large(1)), (HandlerId(2), large(1))];
-        let jobs = trail.defer(owed.clone());
+        let mut db = test_store();
+        let specs = vec![(H, large_spec(1)), (HandlerId(2), large_spec(1))];
+        let jobs = db.defer(specs.clone());
         let event = jobs.event;
-        let mut work = BacklogTask::insert_event_jobs(jobs);
+        let mut task = BacklogTask::insert_event_jobs(jobs);
         let mut is_over = false;
-        for _ in 0..cut {
-            is_over = is_over || trail.step(&mut work, 150);
+        for _ in 0..transactions {
+            is_over = is_over || db.step(&mut task, 150);
         }
-        let was_visible = trail.check_views(event, 600);
-        drop(work);
-        let left = trail.crash();
-        assert_eq!(trail.check_views(event, 600), was_visible);
-        for mut work in left {
-            while !trail.step(&mut work, 150) {}
+        let was_visible = db.check_views(event, 600);
+        drop(task);
+        let tasks = db.restart_after_crash();
+        assert_eq!(db.check_views(event, 600), was_visible);
+        for mut task in tasks {
+            while !db.step(&mut task, 150) {}
         }
-        let waiting = deferred::list_events(trail.conn(), S, EventId(0), 9).unwrap();
+        let deferred = deferred::list_events(db.conn(), S, EventId(0), 9).unwrap();
         assert_eq!(
-            waiting.len(),
+            deferred.len(),
             usize::from(!was_visible),
             "evaluated again unless it has its jobs"
         );
         if !was_visible {
-            let hidden = trail.number("SELECT count(*) FROM jobs")
-                + trail.number("SELECT count(*) FROM items");
+            let hidden = db.query_number("SELECT count(*) FROM jobs")
+                + db.query_number("SELECT count(*) FROM items");
             assert_eq!(hidden, 0);
-            let (received_at_ms, note) = (trail.state.wall_ms, None);
-            let jobs =
-                EventJobs { event, source: S, received_at_ms, specs: owed, note, dedupe: None };
-            let mut work = BacklogTask::insert_event_jobs(jobs);
-            while !trail.step(&mut work, 150) {}
+            let (received_at_ms, note) = (db.state.wall_ms, None);
+            let jobs = EventJobs { event, source: S, received_at_ms, specs, note, dedupe: None };
+            let mut task = BacklogTask::insert_event_jobs(jobs);
+            while !db.step(&mut task, 150) {}
         }
-        assert!(trail.state.deferred.is_empty());
-        assert!(trail.places() == at_once(1..2));
+        assert!(db.state.deferred.is_empty());
+        assert!(db.job_positions() == lines_of_one_transaction(1..2));
         if is_over {
             return;
         }
-        cut += 1;
+        transactions += 1;
     }
 }
 
 #[test]
 fn only_while_a_source_has_deferred_events_its_newer_events_are_deferred() {
-    let mut trail = trail();
-    let first = trail.defer(vec![(H, large(1))]);
-    let second = trail.defer(vec![(H, JobSpec::Event(JobKeys::default()))]);
-    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
+    let mut db = test_store();
+    let first = db.defer(vec![(H, large_spec(1))]);
+    let second = db.defer(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 0);
     let settled = "SELECT count(*) FROM trail WHERE settled_at IS NOT NULL";
-    assert_eq!(trail.number(settled), 0);
-    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(db.query_number(settled), 0);
+    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(queued, 301, "deferred events count as the jobs that they will have");
-    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), 301);
+    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), 301);
     for jobs in [first, second] {
-        let mut work = BacklogTask::insert_event_jobs(jobs);
-        while !trail.step(&mut work, 100) {}
+        let mut task = BacklogTask::insert_event_jobs(jobs);
+        while !db.step(&mut task, 100) {}
     }
-    let of_second = trail.number("SELECT min(id) FROM jobs WHERE event = 2");
-    assert!(of_second > trail.number("SELECT max(id) FROM jobs WHERE event = 1"));
-    assert_eq!(trail.accept(JobPlan::Plain([H].into()), None), InsertReply::Stored(EventId(3)));
+    let first_of_second = db.query_number("SELECT min(id) FROM jobs WHERE event = 2");
+    assert!(first_of_second > db.query_number("SELECT max(id) FROM jobs WHERE event = 1"));
+    assert_eq!(db.insert_plan(JobPlan::Plain([H].into()), None), InsertReply::Stored(EventId(3)));
 }
 
 #[test]
 fn an_event_whose_jobs_are_sent_twice_has_them_once() {
-    let mut trail = trail();
-    let all = [large(1), JobSpec::Event(JobKeys::default()), large(2)].map(|owed| vec![(H, owed)]);
-    let mut sent: Vec<EventJobs> = all.iter().map(|owed| trail.defer(owed.clone())).collect();
+    let mut db = test_store();
+    let all = [large_spec(1), JobSpec::Event(JobKeys::default()), large_spec(2)]
+        .map(|specs| vec![(H, specs)]);
+    let mut sent: Vec<EventJobs> = all.iter().map(|specs| db.defer(specs.clone())).collect();
     sent.pop();
     for at in [0, 1] {
-        let (event, received_at_ms, owed) = (sent[at].event, 0, all[at].clone());
-        sent.push(EventJobs {
-            event,
-            source: S,
-            received_at_ms,
-            specs: owed,
-            note: None,
-            dedupe: None,
-        });
+        let (event, received_at_ms, specs) = (sent[at].event, 0, all[at].clone());
+        sent.push(EventJobs { event, source: S, received_at_ms, specs, note: None, dedupe: None });
     }
     for jobs in sent {
-        let mut work = BacklogTask::insert_event_jobs(jobs);
-        while !trail.step(&mut work, 100) {}
+        let mut task = BacklogTask::insert_event_jobs(jobs);
+        while !db.step(&mut task, 100) {}
     }
-    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 301);
-    assert_eq!(trail.state.deferred.get(&S), Some(&1), "the third event is still deferred");
-    let queued: i64 = trail.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
-    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), queued);
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 301);
+    assert_eq!(db.state.deferred.get(&S), Some(&1), "the third event is still deferred");
+    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), queued);
 }
 
 #[test]
 fn a_deferred_event_that_no_handler_wants_has_no_jobs() {
-    let mut trail = trail();
-    let reply = trail.accept(JobPlan::Unevaluated([H].into()), None);
+    let mut db = test_store();
+    let reply = db.insert_plan(JobPlan::Unevaluated([H].into()), None);
     assert_eq!(reply, InsertReply::Deferred(EventId(1)));
     let event = EventId(1);
     let note = Some("h: ordering_key: no".to_owned());
     let jobs = EventJobs { event, source: S, received_at_ms: 1, specs: vec![], note, dedupe: None };
-    assert!(trail.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
-    assert_eq!(trail.number("SELECT count(*) FROM jobs"), 0);
-    assert_eq!(trail.number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
-    assert_eq!(trail.number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"), 1);
-    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), 0);
+    assert!(db.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 0);
+    assert_eq!(db.query_number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
+    assert_eq!(
+        db.query_number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"),
+        1
+    );
+    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), 0);
 }
 
 #[test]
 fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
-    let mut trail = trail();
-    let jobs = trail.defer(vec![(H, large(1))]);
-    let mut work = BacklogTask::insert_event_jobs(jobs);
-    while trail.number("SELECT jobs FROM trail") == 0 {
-        assert!(!trail.step(&mut work, 100));
+    let mut db = test_store();
+    let jobs = db.defer(vec![(H, large_spec(1))]);
+    let mut task = BacklogTask::insert_event_jobs(jobs);
+    while db.query_number("SELECT jobs FROM trail") == 0 {
+        assert!(!db.step(&mut task, 100));
     }
-    trail.cancel(299);
-    while !trail.step(&mut work, 100) {}
-    assert_eq!(trail.jobs()[298], "299 cancelled: no more");
-    let queued: i64 = trail.number("SELECT queued FROM trail");
-    assert_eq!(jobs::queued_count(trail.conn(), S).unwrap(), queued);
+    db.cancel(299);
+    while !db.step(&mut task, 100) {}
+    assert_eq!(db.job_lines()[298], "299 cancelled: no more");
+    let queued: i64 = db.query_number("SELECT queued FROM trail");
+    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), queued);
 }
 
 #[test]
 fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_key() {
-    let mut trail = trail();
+    let mut db = test_store();
     let keys = vec![JobKeys { ordering: Some(key("k")), ..JobKeys::default() }; 300];
-    let owed = JobSpec::Items(Arc::new(VecItems(vec![b"1".to_vec(); 300], keys)));
-    let jobs = trail.defer(vec![(H, owed)]);
-    let mut work = BacklogTask::insert_event_jobs(jobs);
-    trail.step(&mut work, 10);
+    let specs = JobSpec::Items(Arc::new(VecItems(vec![b"1".to_vec(); 300], keys)));
+    let jobs = db.defer(vec![(H, specs)]);
+    let mut task = BacklogTask::insert_event_jobs(jobs);
+    db.step(&mut task, 10);
     // A job of another source.
     let of = insert::JobOrigin {
         event: 1,
@@ -261,122 +257,126 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_
         created_at_ms: 0,
         origin: insert::Origin::Event,
     };
-    insert::insert_jobs(&trail.store.conn, &mut trail.state, of, &ordered("k")).unwrap();
-    while !trail.step(&mut work, 100) {}
-    assert_eq!(trail.claimed(9), [1]);
-    assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
+    insert::insert_jobs(&db.store.conn, &mut db.state, of, &ordered_job("k")).unwrap();
+    while !db.step(&mut task, 100) {}
+    assert_eq!(db.claim_ids(9), [1]);
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
 }
 
 #[test]
 fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_debounce_key() {
-    let mut trail = trail();
-    let collapse = Some(DebounceKey { key: key("k"), settle_ms: 5_000 });
+    let mut db = test_store();
+    let collapse = Some(DebounceKey { key: key("k"), debounce_ms: 5_000 });
     let keys = JobKeys { debounce: collapse, ..JobKeys::default() };
     let bodies = vec![b"1".to_vec(); 300];
-    let owed = JobSpec::Items(Arc::new(VecItems(bodies, vec![keys.clone(); 300])));
-    let mut work = BacklogTask::insert_event_jobs(trail.defer(vec![(H, owed)]));
-    trail.step(&mut work, 10);
+    let specs = JobSpec::Items(Arc::new(VecItems(bodies, vec![keys.clone(); 300])));
+    let mut task = BacklogTask::insert_event_jobs(db.defer(vec![(H, specs)]));
+    db.step(&mut task, 10);
     let (event, source, handler) = (1, SourceId(2), H);
     let origin = insert::Origin::Event;
     let of = insert::JobOrigin { event, source, handler, created_at_ms: 0, origin };
-    insert::insert_jobs(&trail.store.conn, &mut trail.state, of, &JobSpec::Event(keys)).unwrap();
-    while !trail.step(&mut work, 100) {}
-    assert_eq!(trail.number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
-    assert_eq!(trail.number("SELECT id FROM jobs WHERE state = 1"), 301);
-    assert_eq!(trail.jobs()[299], "300 cancelled: superseded by job 301");
+    insert::insert_jobs(&db.store.conn, &mut db.state, of, &JobSpec::Event(keys)).unwrap();
+    while !db.step(&mut task, 100) {}
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
+    assert_eq!(db.query_number("SELECT id FROM jobs WHERE state = 1"), 301);
+    assert_eq!(db.job_lines()[299], "300 cancelled: superseded by job 301");
 }
 
 #[test]
 fn a_failed_expression_beside_many_items_makes_an_attempt_and_a_dead_job() {
-    let mut trail = trail();
-    let owed = vec![(H, JobSpec::Dead("when: no".into())), (HandlerId(2), large(1))];
-    let mut work = BacklogTask::insert_event_jobs(trail.defer(owed));
-    while trail.number("SELECT jobs FROM trail") == 0 {
-        assert_eq!(trail.number("SELECT count(*) FROM outcomes"), 0, "no outcome before its job");
-        assert!(!trail.step(&mut work, 100));
+    let mut db = test_store();
+    let specs = vec![(H, JobSpec::Dead("when: no".into())), (HandlerId(2), large_spec(1))];
+    let mut task = BacklogTask::insert_event_jobs(db.defer(specs));
+    while db.query_number("SELECT jobs FROM trail") == 0 {
+        assert_eq!(
+            db.query_number("SELECT count(*) FROM outcomes"),
+            0,
+            "no outcome before its job"
+        );
+        assert!(!db.step(&mut task, 100));
     }
-    while !trail.step(&mut work, 100) {}
-    assert_eq!(trail.jobs()[0], "1 dead: when: no");
-    assert_eq!(trail.number("SELECT count(*) FROM outcomes WHERE detail = 'when: no'"), 1);
+    while !db.step(&mut task, 100) {}
+    assert_eq!(db.job_lines()[0], "1 dead: when: no");
+    assert_eq!(db.query_number("SELECT count(*) FROM outcomes WHERE detail = 'when: no'"), 1);
 }
 
 #[test]
 fn a_duplicate_retries_dead_jobs_in_several_transactions_and_each_once() {
-    let mut trail = trail();
+    let mut db = test_store();
     let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
     let dedupe = events::DedupeCheck { own, retry_dead: true, ..Default::default() };
-    let owed = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
-    trail.accept(JobPlan::Evaluated(owed), Some(dedupe));
+    let specs = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
+    db.insert_plan(JobPlan::Evaluated(specs), Some(dedupe));
     for _ in 0..250 {
-        trail.run(died());
+        db.run_next(dead());
     }
-    trail.accept(JobPlan::Plain([].into()), Some(dedupe));
-    let dead = "SELECT count(*) FROM dead_jobs";
-    assert_eq!(trail.number(dead), 150);
-    trail.state.write_counters(&trail.store.conn).unwrap();
-    let mut works = trail.crash();
-    let mut work = works.remove(0);
-    trail.run(died());
-    while !trail.step(&mut work, 60) {}
-    assert_eq!(trail.number(dead), 1, "a job that died meanwhile is not retried again");
-    assert_eq!(trail.number("SELECT count(*) FROM dead_job_retries"), 0);
-    assert!(works.is_empty());
+    db.insert_plan(JobPlan::Plain([].into()), Some(dedupe));
+    let dead_count = "SELECT count(*) FROM dead_jobs";
+    assert_eq!(db.query_number(dead_count), 150);
+    db.state.write_counters(&db.store.conn).unwrap();
+    let mut tasks = db.restart_after_crash();
+    let mut task = tasks.remove(0);
+    db.run_next(dead());
+    while !db.step(&mut task, 60) {}
+    assert_eq!(db.query_number(dead_count), 1, "a job that died meanwhile is not retried again");
+    assert_eq!(db.query_number("SELECT count(*) FROM dead_job_retries"), 0);
+    assert!(tasks.is_empty());
 }
 
 #[test]
 fn duplicates_of_one_transaction_retry_some_dead_jobs_and_later_transactions_the_others() {
-    let mut trail = trail();
+    let mut db = test_store();
     let dedupe = |name| {
         let own = Some(events::DedupeKey { key: key(name), window_ms: 60_000 });
         Some(events::DedupeCheck { own, retry_dead: true, ..Default::default() })
     };
     for name in ["x", "y", "z"] {
-        let owed = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
-        trail.accept(JobPlan::Evaluated(owed), dedupe(name));
+        let specs = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
+        db.insert_plan(JobPlan::Evaluated(specs), dedupe(name));
     }
     for _ in 0..240 {
-        trail.run(died());
+        db.run_next(dead());
     }
-    trail.state.begin();
+    db.state.begin();
     for name in ["x", "y", "z"] {
-        trail.accept(JobPlan::Plain([].into()), dedupe(name));
+        db.insert_plan(JobPlan::Plain([].into()), dedupe(name));
     }
-    let dead = "SELECT count(*) FROM dead_jobs";
-    assert_eq!(trail.number(dead), 140);
-    for mut work in trail.crash() {
-        while !trail.step(&mut work, 60) {}
+    let dead_count = "SELECT count(*) FROM dead_jobs";
+    assert_eq!(db.query_number(dead_count), 140);
+    for mut task in db.restart_after_crash() {
+        while !db.step(&mut task, 60) {}
     }
-    assert_eq!(trail.number(dead), 0);
-    assert_eq!(trail.number("SELECT count(*) FROM dead_job_retries"), 0);
+    assert_eq!(db.query_number(dead_count), 0);
+    assert_eq!(db.query_number("SELECT count(*) FROM dead_job_retries"), 0);
 }
 
 #[test]
 fn a_retried_job_is_replaced_by_many_jobs_in_many_transactions_and_by_none_if_cancelled() {
     for is_cancelled in [false, true] {
-        let mut trail = trail();
-        trail.owe(vec![(H, JobSpec::Dead("split: no".into()))]);
-        assert!(trail.retry(1));
-        let claimed = trail.claim(1).remove(0);
-        let owed = Some(large(1));
-        let expansion = Box::new(crate::store::reevaluate::Reevaluation {
+        let mut db = test_store();
+        db.insert_event(vec![(H, JobSpec::Dead("split: no".into()))]);
+        assert!(db.retry(1));
+        let claimed = db.claim(1).remove(0);
+        let specs = Some(large_spec(1));
+        let reevaluation = Box::new(crate::store::reevaluate::Reevaluation {
             claimed,
             received_at_ms: 0,
-            spec: owed,
+            spec: specs,
         });
         let (done, _) = crossbeam_channel::bounded(1);
-        let mut work = BacklogTask::expand_job(expansion, done);
-        trail.step(&mut work, 100);
-        assert_eq!(trail.number("SELECT jobs FROM trail"), 1);
+        let mut task = BacklogTask::expand_job(reevaluation, done);
+        db.step(&mut task, 100);
+        assert_eq!(db.query_number("SELECT jobs FROM trail"), 1);
         if is_cancelled {
-            trail.cancel(1);
+            db.cancel(1);
         }
-        while !trail.step(&mut work, 100) {}
-        let (first, count) = (trail.jobs().remove(0), trail.number("SELECT jobs FROM trail"));
+        while !db.step(&mut task, 100) {}
+        let (first, count) = (db.job_lines().remove(0), db.query_number("SELECT jobs FROM trail"));
         if is_cancelled {
             assert_eq!((first.as_str(), count), ("1 cancelled: no more", 1));
         } else {
             assert_eq!((first.as_str(), count), ("1 cancelled: expanded into jobs 2–301", 301));
         }
-        assert_eq!(trail.number("SELECT count(*) FROM expansions"), 0);
+        assert_eq!(db.query_number("SELECT count(*) FROM expansions"), 0);
     }
 }

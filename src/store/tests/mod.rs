@@ -34,7 +34,7 @@ const H: HandlerId = HandlerId(1);
 const S: SourceId = SourceId(1);
 const NONE: [i64; 0] = [];
 
-struct Trail {
+struct TestStore {
     _folder: tempfile::TempDir,
     store: Store,
     state: WriterState,
@@ -42,18 +42,18 @@ struct Trail {
     queue_limit: Option<QueueLimit>,
 }
 
-fn trail() -> Trail {
+fn test_store() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
-    let handlers = ["h", "other"].map(|name| named(name, BreakerPolicy::NEVER));
+    let handlers = ["h", "other"].map(|name| registration(name, BreakerPolicy::NEVER));
     in_transaction(&store.conn, |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?))
         .unwrap();
     let mut state = WriterState::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    Trail { _folder: folder, store, state, breaker: BreakerPolicy::NEVER, queue_limit: None }
+    TestStore { _folder: folder, store, state, breaker: BreakerPolicy::NEVER, queue_limit: None }
 }
 
-fn named(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
+fn registration(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
     registry::HandlerRegistration { name: name.into(), is_paused: false, breaker }
 }
 
@@ -64,21 +64,21 @@ fn key(name: &str) -> KeyHash {
 }
 
 /// A job with this ordering key.
-fn ordered(name: &str) -> JobSpec {
+fn ordered_job(name: &str) -> JobSpec {
     JobSpec::Event(JobKeys { ordering: Some(key(name)), ..JobKeys::default() })
 }
 
-impl Trail {
+impl TestStore {
     fn conn(&self) -> &Connection {
         &self.store.conn
     }
 
-    fn owe(&mut self, owed: Vec<(HandlerId, JobSpec)>) -> InsertReply {
-        self.accept(JobPlan::Evaluated(owed), None)
+    fn insert_event(&mut self, specs: Vec<(HandlerId, JobSpec)>) -> InsertReply {
+        self.insert_plan(JobPlan::Evaluated(specs), None)
     }
 
-    fn accept(&mut self, owed: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
-        let accept = NewEvent {
+    fn insert_plan(&mut self, plan: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
+        let new_event = NewEvent {
             reply_slot: 0,
             source: S,
             uid: [7; 16],
@@ -91,60 +91,60 @@ impl Trail {
             body: b"{}".to_vec(),
             dedupe: dedupe.unwrap_or_default(),
             note: None,
-            plan: owed,
+            plan,
             queue_limit: self.queue_limit.clone(),
             body_memory: None,
         };
         let (conn, state) = (&self.store.conn, &mut self.state);
         let mut inserts = InsertStatements::new(conn).unwrap();
-        events::insert_event(conn, state, &mut inserts, &accept).unwrap()
+        events::insert_event(conn, state, &mut inserts, &new_event).unwrap()
     }
 
-    fn number(&self, sql: &str) -> i64 {
+    fn query_number(&self, sql: &str) -> i64 {
         self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
     /// Claims up to `max_jobs` jobs of `H`.
-    fn claim(&mut self, asked: usize) -> Vec<ClaimedJob> {
-        self.ask(H, asked, false)
+    fn claim(&mut self, max_jobs: usize) -> Vec<ClaimedJob> {
+        self.claim_for(H, max_jobs, false)
     }
 
-    fn ask(&mut self, handler: HandlerId, jobs: usize, on_trial: bool) -> Vec<ClaimedJob> {
-        let ask = ClaimRequest {
+    fn claim_for(&mut self, handler: HandlerId, jobs: usize, is_probe: bool) -> Vec<ClaimedJob> {
+        let request = ClaimRequest {
             handler,
             max_jobs: jobs,
             as_one_batch: false,
-            is_probe: on_trial,
+            is_probe,
             min_interval_ms: None,
         };
-        claim(&self.store.conn, &mut self.state, &ask).unwrap()
+        claim(&self.store.conn, &mut self.state, &request).unwrap()
     }
 
-    fn claimed(&mut self, asked: usize) -> Vec<i64> {
-        self.claim(asked).iter().map(|one| one.claim.job.0).collect()
+    fn claim_ids(&mut self, max_jobs: usize) -> Vec<i64> {
+        self.claim(max_jobs).iter().map(|job| job.claim.job.0).collect()
     }
 
-    fn finish(&mut self, claimed: &ClaimedJob, next: NextState) -> JobDisposition {
+    fn finish(&mut self, job: &ClaimedJob, next: NextState) -> JobDisposition {
         let outcome = match next {
             NextState::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
-        self.end(claimed, (outcome, false), next)
+        self.finish_with(job, (outcome, false), next)
     }
 
     /// Finishes an attempt. `result` is the outcome, and whether the handler reported that a retry
     /// is useless.
-    fn end(
+    fn finish_with(
         &mut self,
-        claimed: &ClaimedJob,
-        ended: (Outcome, bool),
+        job: &ClaimedJob,
+        result: (Outcome, bool),
         next: NextState,
     ) -> JobDisposition {
-        let (outcome, at_once) = ended;
+        let (outcome, is_permanent) = result;
         let finish = AttemptRecord {
-            claim: claimed.claim,
-            handler: claimed.handler,
-            source: claimed.source,
+            claim: job.claim,
+            handler: job.handler,
+            source: job.source,
             outcome,
             detail: "exit 1".into(),
             ended_at_ms: self.state.wall_ms,
@@ -152,8 +152,8 @@ impl Trail {
             stdout: Vec::new(),
             stderr: Vec::new(),
             next,
-            is_permanent: at_once,
-            is_probe: claimed.is_probe,
+            is_permanent,
+            is_probe: job.is_probe,
             breaker: self.breaker,
             crashes: 0,
         };
@@ -161,13 +161,13 @@ impl Trail {
     }
 
     /// Runs the next job with this result and returns its id.
-    fn run(&mut self, next: NextState) -> i64 {
-        let claimed = self.claim(1).remove(0);
-        self.finish(&claimed, next);
-        claimed.claim.job.0
+    fn run_next(&mut self, next: NextState) -> i64 {
+        let job = self.claim(1).remove(0);
+        self.finish(&job, next);
+        job.claim.job.0
     }
 
-    fn wait_for(&mut self, ms: i64) {
+    fn advance(&mut self, ms: i64) {
         self.state.now_ms += ms;
         jobs::promote(&self.store.conn, &mut self.state).unwrap();
     }
@@ -177,12 +177,12 @@ impl Trail {
     }
 
     fn cancel(&mut self, job: i64) {
-        let change = audit::JobCommand::Cancel { reason: "no more".into() };
-        audit::apply_command(&self.store.conn, &mut self.state, JobId(job), &change).unwrap();
+        let command = audit::JobCommand::Cancel { reason: "no more".into() };
+        audit::apply_command(&self.store.conn, &mut self.state, JobId(job), &command).unwrap();
     }
 
     /// The id, state and reason of each job.
-    fn jobs(&self) -> Vec<String> {
+    fn job_lines(&self) -> Vec<String> {
         let mut select =
             self.conn().prepare("SELECT id, state, reason FROM jobs ORDER BY id").unwrap();
         let row = |row: &rusqlite::Row<'_>| {
@@ -199,11 +199,11 @@ impl Trail {
     }
 }
 
-fn again(wait_ms: i64) -> NextState {
+fn retry_after(wait_ms: i64) -> NextState {
     NextState::Retry { wait_ms, failures: 1 }
 }
 
-fn died() -> NextState {
+fn dead() -> NextState {
     NextState::Dead { reason: "exit 1".into() }
 }
 

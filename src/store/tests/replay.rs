@@ -8,7 +8,7 @@ use super::*;
 use crate::domain::job_plan::ItemSource;
 use crate::store::replay::{self, PlannedReplay, Replay};
 
-fn act() -> audit::AuditEntry {
+fn audit_entry() -> audit::AuditEntry {
     audit::AuditEntry {
         at_ms: 1,
         who: "somebody".into(),
@@ -20,86 +20,90 @@ fn act() -> audit::AuditEntry {
     }
 }
 
-fn due(event: i64, owed: Vec<(HandlerId, JobSpec)>) -> PlannedReplay {
-    PlannedReplay { event, specs: owed }
+fn planned(event: i64, specs: Vec<(HandlerId, JobSpec)>) -> PlannedReplay {
+    PlannedReplay { event, specs }
 }
 
-fn numbers(trail: &Trail, sql: &str) -> Vec<i64> {
-    let mut select = trail.conn().prepare(sql).unwrap();
+fn query_numbers(db: &TestStore, sql: &str) -> Vec<i64> {
+    let mut select = db.conn().prepare(sql).unwrap();
     select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-fn plain() -> JobSpec {
+fn plain_job() -> JobSpec {
     JobSpec::Event(JobKeys::default())
 }
 
 #[test]
 fn each_replay_has_its_own_number_and_its_jobs_belong_to_their_events() {
-    let mut trail = trail();
-    trail.owe(vec![(H, plain())]);
-    trail.owe(vec![]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut db = test_store();
+    db.insert_event(vec![(H, plain_job())]);
+    db.insert_event(vec![]);
+    db.state.write_counters(&db.store.conn).unwrap();
     for _ in 0..2 {
-        let mut replay = Replay::new(&trail.store, act());
-        replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
-        replay.insert_jobs(&[due(2, vec![(H, plain()), (HandlerId(2), plain())])]).unwrap();
+        let mut replay = Replay::new(&db.store, audit_entry());
+        replay.insert_jobs(&[planned(1, vec![(H, plain_job())])]).unwrap();
+        replay
+            .insert_jobs(&[planned(2, vec![(H, plain_job()), (HandlerId(2), plain_job())])])
+            .unwrap();
         assert_eq!((replay.jobs(), replay.missing_events()), (3, &[][..]));
     }
     let sql =
         "SELECT replay * 1000 + appended_to * 100 + handler FROM jobs WHERE id > 1 ORDER BY id";
-    assert_eq!(numbers(&trail, sql), [1101, 1201, 1202, 2101, 2201, 2202]);
-    assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3, 3]);
-    assert_eq!(numbers(&trail, "SELECT replay FROM counters"), [2]);
+    assert_eq!(query_numbers(&db, sql), [1101, 1201, 1202, 2101, 2201, 2202]);
+    assert_eq!(query_numbers(&db, "SELECT jobs FROM audit_entries"), [3, 3]);
+    assert_eq!(query_numbers(&db, "SELECT replay FROM counters"), [2]);
 }
 
 #[test]
 fn between_two_transactions_the_lock_is_free_for_a_while() {
-    let mut trail = trail();
-    trail.owe(vec![]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut db = test_store();
+    db.insert_event(vec![]);
+    db.state.write_counters(&db.store.conn).unwrap();
     let began = std::time::Instant::now();
-    let mut replay = Replay::new(&trail.store, act());
+    let mut replay = Replay::new(&db.store, audit_entry());
     for _ in 0..4 {
-        replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
+        replay.insert_jobs(&[planned(1, vec![(H, plain_job())])]).unwrap();
     }
     assert!(began.elapsed() >= Duration::from_millis(3 * 30));
 }
 
 #[test]
 fn jobs_of_a_replay_bypass_unique_by_and_neither_supersede_nor_are_superseded() {
-    let mut trail = trail();
+    let mut db = test_store();
     let keys = JobKeys {
         unique: Some(UniqueKey { key: key("k"), window_ms: 1_000_000 }),
-        debounce: Some(DebounceKey { key: key("k"), settle_ms: 0 }),
+        debounce: Some(DebounceKey { key: key("k"), debounce_ms: 0 }),
         ..JobKeys::default()
     };
-    trail.owe(vec![(H, JobSpec::Event(keys.clone()))]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
-    let mut replay = Replay::new(&trail.store, act());
-    replay.insert_jobs(&[due(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
-    trail.state.reload(&trail.store.conn).unwrap();
-    assert_eq!(trail.jobs(), ["1 ready", "2 ready"]);
-    trail.owe(vec![(H, JobSpec::Event(JobKeys { unique: None, ..keys }))]);
-    assert_eq!(trail.jobs(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
+    db.insert_event(vec![(H, JobSpec::Event(keys.clone()))]);
+    db.state.write_counters(&db.store.conn).unwrap();
+    let mut replay = Replay::new(&db.store, audit_entry());
+    replay.insert_jobs(&[planned(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
+    db.state.reload(&db.store.conn).unwrap();
+    assert_eq!(db.job_lines(), ["1 ready", "2 ready"]);
+    db.insert_event(vec![(H, JobSpec::Event(JobKeys { unique: None, ..keys }))]);
+    assert_eq!(db.job_lines(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
 }
 
 #[test]
 fn a_missing_event_is_reported_and_the_others_are_replayed() {
-    let mut trail = trail();
-    trail.owe(vec![]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
-    let mut replay = Replay::new(&trail.store, act());
-    replay.insert_jobs(&[due(9, vec![(H, plain())]), due(1, vec![(H, plain())])]).unwrap();
+    let mut db = test_store();
+    db.insert_event(vec![]);
+    db.state.write_counters(&db.store.conn).unwrap();
+    let mut replay = Replay::new(&db.store, audit_entry());
+    replay
+        .insert_jobs(&[planned(9, vec![(H, plain_job())]), planned(1, vec![(H, plain_job())])])
+        .unwrap();
     assert_eq!((replay.jobs(), replay.missing_events()), (1, &[9][..]));
 }
 
 #[test]
 fn an_event_without_its_body_counts_as_missing() {
-    let mut trail = trail();
-    trail.owe(vec![]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
+    let mut db = test_store();
+    db.insert_event(vec![]);
+    db.state.write_counters(&db.store.conn).unwrap();
     // A later version may delete bodies.
-    let conn = trail.conn();
+    let conn = db.conn();
     conn.execute_batch(
         "PRAGMA writable_schema = ON;
          UPDATE sqlite_schema SET sql = replace(sql, 'body BLOB NOT NULL', 'body BLOB')
@@ -110,8 +114,8 @@ fn an_event_without_its_body_counts_as_missing() {
     .unwrap();
     assert_eq!(replay::has_body(conn, 1).unwrap(), Some(false));
     assert_eq!(replay::has_body(conn, 2).unwrap(), None);
-    let mut replay = Replay::new(&trail.store, act());
-    replay.insert_jobs(&[due(1, vec![(H, plain())])]).unwrap();
+    let mut replay = Replay::new(&db.store, audit_entry());
+    replay.insert_jobs(&[planned(1, vec![(H, plain_job())])]).unwrap();
     assert_eq!((replay.jobs(), replay.missing_events()), (0, &[1][..]));
 }
 
@@ -140,28 +144,28 @@ impl ItemSource for Slow {
 
 #[test]
 fn the_lock_is_released_between_items_and_an_interruption_leaves_the_correct_count() {
-    let mut trail = trail();
-    trail.owe(vec![]);
-    trail.state.write_counters(&trail.store.conn).unwrap();
-    let mut replay = Replay::new(&trail.store, act());
-    assert!(replay.insert_jobs(&[due(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
-    assert_eq!(numbers(&trail, "SELECT item FROM jobs"), [1, 2, 3]);
-    assert_eq!(numbers(&trail, "SELECT jobs FROM audit_entries"), [3]);
-    assert_eq!(numbers(&trail, "SELECT job FROM counters"), [3]);
+    let mut db = test_store();
+    db.insert_event(vec![]);
+    db.state.write_counters(&db.store.conn).unwrap();
+    let mut replay = Replay::new(&db.store, audit_entry());
+    assert!(replay.insert_jobs(&[planned(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
+    assert_eq!(query_numbers(&db, "SELECT item FROM jobs"), [1, 2, 3]);
+    assert_eq!(query_numbers(&db, "SELECT jobs FROM audit_entries"), [3]);
+    assert_eq!(query_numbers(&db, "SELECT job FROM counters"), [3]);
 }
 
 #[test]
 fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
-    let mut trail = trail();
-    trail.owe(vec![(H, plain()), (HandlerId(2), plain())]);
-    trail.owe(vec![(H, plain())]);
-    trail.run(died());
+    let mut db = test_store();
+    db.insert_event(vec![(H, plain_job()), (HandlerId(2), plain_job())]);
+    db.insert_event(vec![(H, plain_job())]);
+    db.run_next(dead());
     let found = |selector: queries::Selector| -> Vec<(i64, Option<i64>)> {
         let found = match selector.state {
-            Some(_) => replay::select_events_by_job(trail.conn(), &selector),
-            None => replay::select_events(trail.conn(), &selector),
+            Some(_) => replay::select_events_by_job(db.conn(), &selector),
+            None => replay::select_events(db.conn(), &selector),
         };
-        found.unwrap().iter().map(|one| (one.event, one.handler.map(|it| it.0))).collect()
+        found.unwrap().iter().map(|job| (job.event, job.handler.map(|key_| key_.0))).collect()
     };
     let all = queries::Selector::default();
     assert_eq!(found(all.clone()), [(1, None), (2, None)]);
@@ -170,6 +174,6 @@ fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
     let by_state = |state| queries::Selector { state: Some(state), ..all.clone() };
     assert_eq!(found(by_state(JobState::Dead)), [(1, Some(1))]);
     assert_eq!(found(by_state(JobState::Queued)), [(1, Some(2)), (2, Some(1))]);
-    let one = queries::Selector { events: vec![1], ..by_state(JobState::Queued) };
-    assert_eq!(found(one), [(1, Some(2))]);
+    let job = queries::Selector { events: vec![1], ..by_state(JobState::Queued) };
+    assert_eq!(found(job), [(1, Some(2))]);
 }

@@ -31,7 +31,7 @@ type QueueKey = (SourceId, bool);
 pub(super) struct Backlog {
     queues: HashMap<QueueKey, VecDeque<BacklogTask>>,
     /// Queues that have tasks, in the order of their turns.
-    turn: VecDeque<QueueKey>,
+    ready_queues: VecDeque<QueueKey>,
     /// Number of rows that a transaction may write.
     rows: usize,
     /// The part of the current transaction, which is not committed yet.
@@ -42,7 +42,7 @@ pub(super) struct Backlog {
 struct BacklogStep {
     key: QueueKey,
     /// Number of tasks that ended.
-    over: usize,
+    ended: usize,
     /// Progress of the next task.
     progress: Option<TaskProgress>,
 }
@@ -50,49 +50,49 @@ struct BacklogStep {
 /// The outcome of a task that the database rejected.
 pub(super) struct FailedStep {
     pub source: SourceId,
-    pub failed: FailedTask,
+    pub follow_up: FailedTask,
     /// Tasks of deferred events that are left in the queue.
-    pub left: usize,
+    pub remaining: usize,
 }
 
 impl Backlog {
     pub fn new() -> Self {
-        Self { queues: HashMap::new(), turn: VecDeque::new(), rows: ROWS_FIRST, step: None }
+        Self { queues: HashMap::new(), ready_queues: VecDeque::new(), rows: ROWS_FIRST, step: None }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.turn.is_empty()
+        self.ready_queues.is_empty()
     }
 
-    pub fn push(&mut self, work: BacklogTask) {
-        let key = (work.source(), work.is_event_task());
+    pub fn push(&mut self, task: BacklogTask) {
+        let key = (task.source(), task.is_event_task());
         let queue = self.queues.entry(key).or_default();
         if queue.is_empty() {
-            self.turn.push_back(key);
+            self.ready_queues.push_back(key);
         }
-        queue.push_back(work);
+        queue.push_back(task);
     }
 
     /// Removes and returns all tasks.
     pub fn drain(&mut self) -> impl Iterator<Item = BacklogTask> {
-        self.turn.clear();
+        self.ready_queues.clear();
         std::mem::take(&mut self.queues).into_values().flatten()
     }
 
     /// Does a part of the tasks in the open transaction.
     pub fn step(&mut self, conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
-        let Some(&key) = self.turn.front() else { return Ok(()) };
+        let Some(&key) = self.ready_queues.front() else { return Ok(()) };
         let Some(queue) = self.queues.get(&key) else { return Ok(()) };
-        let until = Instant::now() + ROWS_TIME;
-        let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, until };
-        let step = self.step.insert(BacklogStep { key, over: 0, progress: None });
-        for work in queue {
-            let progress = work.step(conn, state, &mut budget)?;
-            if !progress.is_over() {
+        let deadline = Instant::now() + ROWS_TIME;
+        let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, deadline };
+        let step = self.step.insert(BacklogStep { key, ended: 0, progress: None });
+        for task in queue {
+            let progress = task.step(conn, state, &mut budget)?;
+            if !progress.has_ended() {
                 step.progress = Some(progress);
                 break;
             }
-            step.over += 1;
+            step.ended += 1;
             if budget.is_spent() {
                 break;
             }
@@ -102,17 +102,17 @@ impl Backlog {
 
     /// Records that the transaction is on disk after `took`. Returns the source, and how many of
     /// its deferred events have their jobs now.
-    pub fn commit(&mut self, took: Duration) -> Option<(SourceId, usize)> {
-        self.rows = if took > TRANSACTION_MAX {
+    pub fn commit(&mut self, elapsed: Duration) -> Option<(SourceId, usize)> {
+        self.rows = if elapsed > TRANSACTION_MAX {
             (self.rows / 2).max(ROWS_MIN)
         } else {
             (self.rows + self.rows / 4).min(ROWS_MAX)
         };
-        let BacklogStep { key, over, progress } = self.step.take()?;
+        let BacklogStep { key, ended, progress } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;
-        let settled = queue.drain(..over).filter(BacklogTask::is_event_task).count();
-        if let (Some(work), Some(progress)) = (queue.front_mut(), progress) {
-            work.advance(progress);
+        let settled = queue.drain(..ended).filter(BacklogTask::is_event_task).count();
+        if let (Some(task), Some(progress)) = (queue.front_mut(), progress) {
+            task.advance(progress);
         }
         self.rotate(key);
         Some((key.0, settled))
@@ -125,26 +125,26 @@ impl Backlog {
 
     /// Removes the task that the database rejected last. The other deferred events of its source
     /// are returned to the expander, so that their order stays.
-    pub fn refuse(&mut self) -> Option<FailedStep> {
-        let BacklogStep { key, over, .. } = self.step.take()?;
+    pub fn fail_task(&mut self) -> Option<FailedStep> {
+        let BacklogStep { key, ended, .. } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;
-        let (removal, failed) = queue.remove(over)?.fail();
-        queue.retain(|work| !work.is_inserting_event());
-        let left = queue.iter().filter(|work| work.is_event_task()).count();
+        let (removal, follow_up) = queue.remove(ended)?.into_failure();
+        queue.retain(|task| !task.is_inserting_event());
+        let remaining = queue.iter().filter(|task| task.is_event_task()).count();
         self.rotate(key);
         if let Some(removal) = removal {
             self.push(removal);
         }
-        Some(FailedStep { source: key.0, failed, left })
+        Some(FailedStep { source: key.0, follow_up, remaining })
     }
 
     /// Gives the turn to the next queue.
     fn rotate(&mut self, key: QueueKey) {
-        self.turn.retain(|waiting| *waiting != key);
+        self.ready_queues.retain(|waiting| *waiting != key);
         if self.queues.get(&key).is_none_or(VecDeque::is_empty) {
             self.queues.remove(&key);
         } else {
-            self.turn.push_back(key);
+            self.ready_queues.push_back(key);
         }
     }
 }

@@ -15,22 +15,22 @@ use super::super::{checkpoint, rescue};
 use super::Writer;
 
 /// How long the writer waits for free space. Only this process can still reach the events.
-const ROOM_PATIENCE: Duration = Duration::from_secs(600);
+const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How often it checks the free space.
-const ROOM_LOOK: Duration = Duration::from_secs(1);
+const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// Saves all accepted events and makes the process exit. Nothing is accepted from here on.
-    pub(super) fn save(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
+    pub(super) fn save_database(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
         self.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
         self.write_outcomes(from);
-        let why = match self.put_log_back().map_or_else(|| self.rescue(from), Ok) {
+        let reason = match self.checkpoint_into_database().map_or_else(|| self.rescue(from), Ok) {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
-        self.hear.store_failed(&why);
+        self.observer.store_failed(&reason);
         // The process must exit by this error: a stop that is in progress must not report success.
         std::thread::sleep(Duration::from_secs(5));
     }
@@ -55,7 +55,7 @@ impl Writer {
 
     /// If the database itself is in place, copies the WAL into it, which saves everything. It does
     /// not do so if another program may have begun a WAL of its own.
-    fn put_log_back(&self) -> Option<String> {
+    fn checkpoint_into_database(&self) -> Option<String> {
         let files = &self.store.files;
         let is_alone = files.is_in_place("")
             && ["-wal", "-shm"].iter().all(|suffix| {
@@ -74,15 +74,15 @@ impl Writer {
     fn rescue(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<String> {
         let path = &self.store.path;
         let target = rescue::target_path(path);
-        let saved = self.wait_for_room(from).and_then(|()| {
+        let saved = self.wait_for_free_space(from).and_then(|()| {
             rescue::copy(&self.store.conn, &target, &mut || {
                 self.health.heartbeat();
                 while let Ok(message) = from.try_recv() {
-                    refuse_message(message);
+                    reject_message(message);
                 }
             })
         });
-        self.part_with_log(&target, saved.is_ok());
+        self.remove_stale_wal(&target, saved.is_ok());
         saved.map(|()| {
             format!(
                 "all events are saved in {}; stop what removes it, and see docs/database.md on how to \
@@ -94,31 +94,32 @@ impl Writer {
 
     /// # Errors
     /// There is not enough free space, and nobody freed any in time.
-    fn wait_for_room(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
+    fn wait_for_free_space(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
         let path = &self.store.path;
         let needed = rescue::needed_bytes(&self.store.conn)?;
-        let (began, mut is_told) = (Instant::now(), false);
+        let (began, mut is_reported) = (Instant::now(), false);
         loop {
             let free = rescue::free_bytes(path)?;
             if free >= needed {
                 return Ok(());
             }
             let (free_mib, needed_mib) = (free >> 20, (needed >> 20) + 1);
-            let lack = format!("{free_mib} MiB are free beside it, {needed_mib} MiB are needed");
-            anyhow::ensure!(began.elapsed() < ROOM_PATIENCE, "{lack}");
-            if !is_told {
+            let shortage =
+                format!("{free_mib} MiB are free beside it, {needed_mib} MiB are needed");
+            anyhow::ensure!(began.elapsed() < FREE_SPACE_TIMEOUT, "{shortage}");
+            if !is_reported {
                 log::error!(
-                    "{}: {lack}: make room within {} minutes, or its events are lost",
+                    "{}: {shortage}: make room within {} minutes, or its events are lost",
                     path.display(),
-                    ROOM_PATIENCE.as_secs() / 60
+                    FREE_SPACE_TIMEOUT.as_secs() / 60
                 );
-                is_told = true;
+                is_reported = true;
             }
             self.health.heartbeat();
-            match from.recv_timeout(ROOM_LOOK) {
-                Ok(message) => refuse_message(message),
+            match from.recv_timeout(FREE_SPACE_INTERVAL) {
+                Ok(message) => reject_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{lack}"),
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{shortage}"),
             }
         }
     }
@@ -126,7 +127,7 @@ impl Writer {
     /// Removes the WAL of a replaced database. It belongs to the old file, but SQLite would apply
     /// it to the file that is now at the path. The WAL stays if the old file was only renamed and
     /// may come back.
-    fn part_with_log(&self, target: &Path, is_saved: bool) {
+    fn remove_stale_wal(&self, target: &Path, is_saved: bool) {
         let files = &self.store.files;
         let is_replaced = self.store.path.exists() && !files.is_in_place("");
         if !is_replaced {
@@ -134,8 +135,8 @@ impl Writer {
         }
         let log = with_suffix(&self.store.path, "-wal");
         if files.is_in_place("-wal") {
-            let kept: PathBuf = target.with_extension("wal");
-            let _ = if is_saved { fs::remove_file(&log) } else { fs::rename(&log, kept) };
+            let backup: PathBuf = target.with_extension("wal");
+            let _ = if is_saved { fs::remove_file(&log) } else { fs::rename(&log, backup) };
         }
         if files.is_in_place("-shm") {
             let _ = fs::remove_file(with_suffix(&self.store.path, "-shm"));
@@ -144,8 +145,10 @@ impl Writer {
 }
 
 /// Replies to a message without writing it.
-fn refuse_message(message: WriterMessage) {
-    if let WriterMessage::Write(WriteRequest::NewEvents(accepts, mailbox)) = message {
-        mailbox.push(accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)));
+fn reject_message(message: WriterMessage) {
+    if let WriterMessage::Write(WriteRequest::NewEvents(new_events, reply_queue)) = message {
+        reply_queue.push(
+            new_events.iter().map(|new_event| (new_event.reply_slot, InsertReply::Unavailable)),
+        );
     }
 }

@@ -15,32 +15,32 @@ impl Writer {
         &mut self,
         retried: Vec<Operation>,
         group: &mut Vec<WriteRequest>,
-        done: Vec<OperationResult>,
+        results: Vec<OperationResult>,
     ) {
         // The counts come before the replies: an event that is confirmed must be counted.
-        self.tell_counts();
-        let mut done = done.into_iter();
-        for (op, done) in retried.into_iter().zip(done.by_ref()) {
-            self.notify(op, done);
+        self.publish_counts();
+        let mut results = results.into_iter();
+        for (op, result) in retried.into_iter().zip(results.by_ref()) {
+            self.notify(op, result);
         }
         for write in group.drain(..) {
             match write {
-                WriteRequest::NewEvents(accepts, mailbox) => {
-                    let count = accepts.len();
-                    mailbox.push(accepts.iter().zip(done.by_ref().take(count)).map(
-                        |(accept, done)| match done {
+                WriteRequest::NewEvents(new_events, reply_queue) => {
+                    let count = new_events.len();
+                    reply_queue.push(new_events.iter().zip(results.by_ref().take(count)).map(
+                        |(new_event, result)| match result {
                             OperationResult::Inserted(InsertReply::Deferred(event)) => {
-                                self.deferrals.keep_plan(accept.source, event, &accept.plan);
-                                (accept.reply_slot, InsertReply::Stored(event))
+                                self.deferrals.keep_plan(new_event.source, event, &new_event.plan);
+                                (new_event.reply_slot, InsertReply::Stored(event))
                             }
-                            OperationResult::Inserted(reply) => (accept.reply_slot, reply),
-                            _ => (accept.reply_slot, InsertReply::Unavailable),
+                            OperationResult::Inserted(reply) => (new_event.reply_slot, reply),
+                            _ => (new_event.reply_slot, InsertReply::Unavailable),
                         },
                     ));
                 }
                 WriteRequest::Operation(op) => {
-                    if let Some(done) = done.next() {
-                        self.notify(op, done);
+                    if let Some(result) = results.next() {
+                        self.notify(op, result);
                     }
                 }
             }
@@ -49,63 +49,66 @@ impl Writer {
         if self.state.has_deferral_changed() {
             self.deferrals.set_counts(&self.state.deferred);
         }
-        self.tell_jobs();
+        self.publish_job_changes();
     }
 
     /// Publishes the number of queued jobs and the activity of the sources.
-    pub(super) fn tell_counts(&mut self) {
+    pub(super) fn publish_counts(&mut self) {
         for (source, jobs) in self.state.queued_changes.drain(..) {
-            self.tally.of.add(source, jobs);
+            self.recount.counters.add(source, jobs);
         }
         let now_ms = self.state.now_ms;
         if !self.state.active_sources.is_empty() {
-            self.tally
-                .of
+            self.recount
+                .counters
                 .set_last_seen(self.state.active_sources.drain(..).map(|source| (source, now_ms)));
         }
     }
 
     /// Publishes ready and scheduled jobs and changed circuit breakers to the observer, and adds
     /// new tasks to the backlog.
-    pub(super) fn tell_jobs(&mut self) {
-        for revival in self.state.dead_job_retries.drain(..) {
-            self.backlog.push(BacklogTask::retry_dead_jobs(revival));
+    pub(super) fn publish_job_changes(&mut self) {
+        for retry in self.state.dead_job_retries.drain(..) {
+            self.backlog.push(BacklogTask::retry_dead_jobs(retry));
         }
         for handler in self.state.changed_breakers.drain(..) {
-            let rest = self.state.breakers.get(&handler).copied().unwrap_or_default();
-            self.hear.breaker_changed(handler, rest.open_until_ms);
+            let breaker = self.state.breakers.get(&handler).copied().unwrap_or_default();
+            self.observer.breaker_changed(handler, breaker.open_until_ms);
         }
         if let Some(due_ms) = self.state.next_due_ms.take() {
-            self.hear.job_scheduled(due_ms);
+            self.observer.job_scheduled(due_ms);
         }
         if !self.state.ready_counts.is_empty() {
-            self.hear.jobs_ready(&self.state.ready_counts);
+            self.observer.jobs_ready(&self.state.ready_counts);
             self.state.ready_counts.clear();
         }
     }
 
-    fn notify(&mut self, op: Operation, done: OperationResult) {
-        match (done, op) {
-            (OperationResult::Claimed { ask, jobs }, _) => self.hear.jobs_claimed(ask, jobs),
-            (OperationResult::Finished { handler, how }, _) => {
-                self.hear.attempt_finished(handler, how)
+    fn notify(&mut self, op: Operation, result: OperationResult) {
+        match (result, op) {
+            (OperationResult::Claimed { request, jobs }, _) => {
+                self.observer.jobs_claimed(request, jobs)
             }
-            (OperationResult::Promoted { next_due_ms }, _) => self.hear.next_due(next_due_ms),
+            (OperationResult::Finished { handler, disposition }, _) => {
+                self.observer.attempt_finished(handler, disposition)
+            }
+            (OperationResult::Promoted { next_due_ms }, _) => self.observer.next_due(next_due_ms),
             (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
             // The database rejected this claim alone.
-            (OperationResult::Nothing, Operation::Claim(ask)) => {
-                self.hear.jobs_claimed(ask, Vec::new())
+            (OperationResult::Nothing, Operation::Claim(request)) => {
+                self.observer.jobs_claimed(request, Vec::new())
             }
-            (OperationResult::Nothing, Operation::Reevaluate(it)) => {
+            (OperationResult::Nothing, Operation::Reevaluate(reevaluation)) => {
                 // The job must not stay running: a person sees this record of the failure.
-                self.retry_queue
-                    .push(Operation::Finish(Box::new(it.write_failed_record(self.state.wall_ms))));
+                self.retry_queue.push(Operation::Finish(Box::new(
+                    reevaluation.write_failed_record(self.state.wall_ms),
+                )));
             }
-            (OperationResult::Nothing, Operation::Finish(finish)) => {
-                breaker::probe_inconclusive(&mut self.state, finish.handler, finish.is_probe);
-                self.hear.attempt_finished(finish.handler, JobDisposition::Stale);
+            (OperationResult::Nothing, Operation::Finish(record)) => {
+                breaker::probe_inconclusive(&mut self.state, record.handler, record.is_probe);
+                self.observer.attempt_finished(record.handler, JobDisposition::Stale);
             }
             (OperationResult::Inserted(_) | OperationResult::Nothing, _) => {}
         }
@@ -115,12 +118,16 @@ impl Writer {
     pub(super) fn fail_group(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
-                WriteRequest::NewEvents(accepts, mailbox) => {
-                    mailbox.push(
-                        accepts.iter().map(|accept| (accept.reply_slot, InsertReply::Unavailable)),
+                WriteRequest::NewEvents(new_events, reply_queue) => {
+                    reply_queue.push(
+                        new_events
+                            .iter()
+                            .map(|new_event| (new_event.reply_slot, InsertReply::Unavailable)),
                     );
                 }
-                WriteRequest::Operation(Operation::Claim(ask)) => self.hear.claim_failed(ask),
+                WriteRequest::Operation(Operation::Claim(request)) => {
+                    self.observer.claim_failed(request)
+                }
                 WriteRequest::Operation(
                     op @ (Operation::Finish(_)
                     | Operation::Reevaluate(_)
