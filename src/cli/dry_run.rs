@@ -1,5 +1,5 @@
-//! `eval`, `run` and `check --event`: what expressions and handlers would make of an event. Nothing is
-//! recorded.
+//! `eval`, `run` and `check --event`: they evaluate expressions and run handlers for an event, and record
+//! nothing.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -23,72 +23,75 @@ use crate::store::{self, Store, event_reads, queries, registry};
 use crate::worker::task_builder::TaskBuilder;
 use crate::{app, clock};
 
-/// So much of an input or a key is shown.
-const SHOWN_CHARS_MAX: usize = 200;
+/// The longest part of an input or a key that is printed.
+const PREVIEW_CHARS_MAX: usize = 200;
 
-/// `eval`
+/// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// jq, as in config.toml
+    /// jq expression, as in config.toml
     expression: String,
-    /// A stored event by its number, or a file with a body (- for standard input); else the newest
+    /// Number of a stored event, or a file with a body (- for standard input). Default: the newest
     /// event
-    of: Option<String>,
-    /// Of the file: what its sender would say it is
+    #[arg(value_name = "EVENT|FILE")]
+    input: Option<String>,
+    /// Content type of the file
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 }
 
-/// `run`
+/// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// Name of the handler
     handler: String,
+    /// Number of the event
     event: i64,
-    /// With `split`: this item alone
+    /// Run only this item of a handler with `split`. Default: all items
     #[arg(long, value_name = "NUMBER")]
     item: Option<u32>,
 }
 
 impl EvalArgs {
-    /// Whether it asks for a file: then there need be no configuration.
-    pub fn is_of_file(&self) -> bool {
-        self.of.as_ref().is_some_and(|of| of.parse::<i64>().is_err())
+    /// Whether the input is a file. Then no configuration is needed.
+    pub fn is_for_file(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| input.parse::<i64>().is_err())
     }
 }
 
-/// Prints what an expression gives, an output a line.
+/// Prints the outputs of an expression, one per line.
 pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitError> {
-    let expression = Expression::new(&args.expression).map_err(|wrong| {
+    let expression = Expression::new(&args.expression).map_err(|error| {
         let text =
-            format!("expression: line {}, column {}: {}", wrong.line, wrong.column, wrong.text);
+            format!("expression: line {}, column {}: {}", error.line, error.column, error.text);
         ExitError { code: 2, text }
     })?;
-    let outputs = match (&args.of, loaded) {
-        (Some(file), _) if args.is_of_file() => {
+    let outputs = match (&args.input, loaded) {
+        (Some(file), _) if args.is_for_file() => {
             let body = read_body(file)?;
             let pool = EvaluatorPool::new(&std::env::temp_dir(), &cli_run_id(""));
-            let scene = EventContext {
+            let context = EventContext {
                 body: &body,
                 content_type: args.content_type.as_deref(),
                 received_at_ms: clock::wall_ms(),
                 ..EventContext::default()
             };
-            pool.outputs(0, &expression, &scene)
+            pool.outputs(0, &expression, &context)
         }
-        (of, Some(loaded)) => {
+        (input, Some(loaded)) => {
             let store = open_store(loaded)?;
-            let of = of.as_ref().and_then(|of| of.parse().ok());
-            let event = match of.or(queries::find_newest_event(&store.conn).map_err(runtime_error)?)
-            {
-                Some(event) => load_event(&store, event)?,
-                None => return Err(user_error("there is no event yet")),
+            let number = input.as_ref().and_then(|number| number.parse().ok());
+            let newest = queries::find_newest_event(&store.conn).map_err(runtime_error)?;
+            let Some(number) = number.or(newest) else {
+                return Err(user_error("the database has no events yet"));
             };
-            let maker = maker(loaded, &store)?;
-            maker.with_context(&event, None, |scene| {
-                maker.expressions.outputs(0, &expression, scene)
+            let event = load_event(&store, number)?;
+            let builder = task_builder(loaded, &store)?;
+            builder.with_context(&event, None, |context| {
+                builder.expressions.outputs(0, &expression, context)
             })
         }
-        (_, None) => return Err(user_error("there is no event without a configuration")),
+        (_, None) => return Err(user_error("a stored event needs a configuration")),
     };
     let mut out = output::stdout();
     for output in outputs.map_err(user_error)? {
@@ -107,20 +110,21 @@ fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {
     Ok(body)
 }
 
-/// By what processes started here are known: not the trail's own name, so that a server that starts
-/// meanwhile leaves them alone.
-fn cli_run_id(trail: &str) -> String {
-    format!("cli.{}.{trail}", std::process::id())
+/// Returns the id that marks processes started by this command. It differs from the database's own id, so a
+/// server that starts meanwhile does not kill them as orphans.
+fn cli_run_id(database_id: &str) -> String {
+    format!("cli.{}.{database_id}", std::process::id())
 }
 
-/// What makes of events what handlers get, by the configuration.
-pub fn maker(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
+/// Makes a task builder for the configuration: it evaluates expressions and prepares the inputs of handlers.
+pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
     let readers = store::read_pool(store, 1).map_err(runtime_error)?;
     let expressions = EvaluatorPool::new(
         store.path.parent().unwrap_or(Path::new(".")),
         &cli_run_id(&store.database_id),
     );
-    let paths = loaded.config.sources.iter().map(|it| (it.name.clone(), it.path.clone()));
+    let paths =
+        loaded.config.sources.iter().map(|source| (source.name.clone(), source.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
     Ok(TaskBuilder { readers, expressions, paths, database_id: cli_run_id(&store.database_id) })
 }
@@ -132,7 +136,7 @@ fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
     event_reads::load_event(&store.conn, EventId(event)).map_err(runtime_error)
 }
 
-/// Which handlers would take an event, and with what.
+/// Prints which handlers match an event, with their inputs and keys.
 pub fn print_matching_handlers(
     out: &mut impl Write,
     loaded: &LoadedConfig,
@@ -140,116 +144,119 @@ pub fn print_matching_handlers(
 ) -> Result<(), ExitError> {
     let store = open_store(loaded)?;
     let event = load_event(&store, event)?;
-    let maker = maker(loaded, &store)?;
+    let builder = task_builder(loaded, &store)?;
     let (mut names, mut lines) = (Vec::new(), Vec::new());
-    for handler in loaded.config.handlers.iter().filter(|one| one.sources.contains(&event.source)) {
-        let (takes, line) = match evaluate(&maker, &event, handler)? {
+    let has_source = |handler: &&Handler| handler.sources.contains(&event.source);
+    for handler in loaded.config.handlers.iter().filter(has_source) {
+        let (is_match, line) = match evaluate(&builder, &event, handler)? {
             HandlerDecision::Skip => (false, "not wanted by when".to_owned()),
-            HandlerDecision::Failed { expression: which, reason } => {
-                (true, format!("{which} fails: {reason}"))
+            HandlerDecision::Failed { expression, reason } => {
+                (true, format!("{expression} fails: {reason}"))
             }
-            HandlerDecision::Run(wanted) => {
-                (true, describe_match(&maker, &event, handler, &wanted)?)
+            HandlerDecision::Run(matched) => {
+                (true, describe_match(&builder, &event, handler, &matched)?)
             }
         };
-        if takes {
+        if is_match {
             names.push(handler.name.as_str());
         }
         lines.push(format!("  {}: {line}", handler.name));
     }
     let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
-    writeln!(out, "event {} of {}: taken by {names}", event.id, event.source)
+    writeln!(out, "event {} of {}: matches {names}", event.id, event.source)
         .map_err(runtime_error)?;
     lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(runtime_error)
 }
 
 fn evaluate(
-    maker: &TaskBuilder,
+    builder: &TaskBuilder,
     event: &Event,
     handler: &Handler,
 ) -> Result<HandlerDecision, ExitError> {
-    let judge = JobPlanner::for_handlers([(handler, HandlerId(0))].into_iter());
-    let Some(questions) = judge.expressions() else {
+    let planner = JobPlanner::for_handlers([(handler, HandlerId(0))].into_iter());
+    let Some(expressions) = planner.expressions() else {
         return Ok(HandlerDecision::Run(HandlerMatch::default()));
     };
-    let answers = maker
-        .with_context(event, None, |scene| {
-            let scene = EventContext { event_id: None, ..*scene };
-            maker.expressions.evaluate(0, questions, &scene)
+    let result = builder
+        .with_context(event, None, |context| {
+            let context = EventContext { event_id: None, ..*context };
+            builder.expressions.evaluate(0, expressions, &context)
         })
-        .map_err(|_| user_error(format!("{}: try again", maker.expressions.busy_reason())))?;
-    answers.handlers.into_iter().next().ok_or_else(|| user_error("the expressions gave no answer"))
+        .map_err(|_| user_error(format!("{}: try again", builder.expressions.busy_reason())))?;
+    let decision = result.handlers.into_iter().next();
+    decision.ok_or_else(|| user_error("internal error: the expressions have no result"))
 }
 
-/// What a handler would get, and by which keys.
+/// Describes the input and the keys of the job that a handler would get.
 fn describe_match(
-    maker: &TaskBuilder,
+    builder: &TaskBuilder,
     event: &Event,
     handler: &Handler,
-    wanted: &HandlerMatch,
+    matched: &HandlerMatch,
 ) -> Result<String, ExitError> {
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     let mut item: Option<Arc<[u8]>> = None;
-    if let Some(items) = &wanted.items {
-        said.push(format!("{} items", items.len()));
+    if let Some(items) = &matched.items {
+        parts.push(format!("{} items", items.len()));
         if !items.is_empty() {
             let mut first = Vec::new();
             items.get(0, &mut first).map_err(runtime_error)?;
             item = Some(Arc::from(first));
         }
     }
-    let is_empty = wanted.items.as_ref().is_some_and(|items| items.is_empty());
+    let is_empty = matched.items.as_ref().is_some_and(|items| items.is_empty());
     if !is_empty {
-        said.extend(shown_keys(&wanted.keys.get(0).map_err(runtime_error)?));
+        parts.extend(describe_keys(&matched.keys.get(0).map_err(runtime_error)?));
     }
-    said.extend(wanted.key_errors.iter().map(|fault| format!("{fault} (no key)")));
+    parts.extend(matched.key_errors.iter().map(|error| format!("{error} (no key)")));
     let input = match &handler.transform {
         _ if is_empty => None,
         None => item.as_ref().map(|item| Ok(item.to_vec())),
-        Some(transform) => Some(maker.with_context(event, item.as_ref(), |scene| {
-            let busy = |_| Err(maker.expressions.busy_reason());
-            maker.expressions.transform(0, transform, scene).unwrap_or_else(busy)
+        Some(transform) => Some(builder.with_context(event, item.as_ref(), |context| {
+            let busy = |_| Err(builder.expressions.busy_reason());
+            builder.expressions.transform(0, transform, context).unwrap_or_else(busy)
         })),
     };
-    let first = if wanted.items.is_some() { "the first: " } else { "with " };
+    let first = if matched.items.is_some() { "the first: " } else { "with " };
     match input {
-        None if said.is_empty() => said.push("with the body as it came".to_owned()),
+        None if parts.is_empty() => parts.push("with the unchanged body".to_owned()),
         None => {}
-        Some(Ok(input)) => said.push(format!("{first}{}", shown(&String::from_utf8_lossy(&input)))),
-        Some(Err(reason)) => said.push(format!("transform fails: {reason}")),
+        Some(Ok(input)) => {
+            parts.push(format!("{first}{}", preview(&String::from_utf8_lossy(&input))));
+        }
+        Some(Err(reason)) => parts.push(format!("transform fails: {reason}")),
     }
-    Ok(said.join(", "))
+    Ok(parts.join(", "))
 }
 
-fn shown_keys(keys: &RawJobKeys) -> Vec<String> {
+fn describe_keys(keys: &RawJobKeys) -> Vec<String> {
     use crate::domain::version_value::VersionValue;
-    let newest = keys.version.as_ref().map(|stamp| match stamp {
+    let version = keys.version.as_ref().map(|version| match version {
         VersionValue::Number(digits) => digits.clone(),
         VersionValue::Text(text) => text.clone(),
     });
     let all = [
         ("ordering_key", &keys.ordering_key),
-        ("version_by", &newest),
+        ("version_by", &version),
         ("unique_by", &keys.unique_key),
         ("debounce_by", &keys.debounce_key),
     ];
-    let shown = |(name, key): (&str, &Option<String>)| {
-        key.as_ref().map(|key| format!("{name} {}", shown(key)))
+    let describe = |(name, key): (&str, &Option<String>)| {
+        key.as_ref().map(|key| format!("{name} {}", preview(key)))
     };
-    all.into_iter().filter_map(shown).collect()
+    all.into_iter().filter_map(describe).collect()
 }
 
-fn shown(text: &str) -> String {
-    super::output::plain(&text.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+/// Returns the start of a text as one line.
+fn preview(text: &str) -> String {
+    output::escape_line(&text.chars().take(PREVIEW_CHARS_MAX).collect::<String>())
 }
 
-/// Runs a handler on an event in the foreground, with `split` on each of its items.
+/// Runs a handler for an event in the foreground. With `split`, it runs the handler for each item.
 pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let name = &args.handler;
     let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == *name) else {
-        return Err(user_error(format!(
-            "handler {name}: there is none of that name in config.toml"
-        )));
+        return Err(user_error(format!("handler {name}: there is no such handler in config.toml")));
     };
     let (secrets, missing) = config::read_secrets_under(loaded, &format!("handlers.{name}"));
     if !missing.is_empty() {
@@ -258,7 +265,8 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     }
     let store = open_store(loaded)?;
     let event = load_event(&store, args.event)?;
-    let (maker, ready) = (maker(loaded, &store)?, app::build_handler(handler, &secrets));
+    let builder = task_builder(loaded, &store)?;
+    let runtime = app::build_handler(handler, &secrets);
     process::become_subreaper().map_err(runtime_error)?;
     let job = queries::find_newest_job(&store.conn, event.id, name).map_err(runtime_error)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
@@ -275,46 +283,46 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         is_probe: false,
     };
     let mut all_succeeded = true;
-    match maker.reevaluate(&claimed(None), &ready, &event) {
-        Err(ended) => return Err(user_error(ended.detail)),
+    match builder.reevaluate(&claimed(None), &runtime, &event) {
+        Err(result) => return Err(user_error(result.detail)),
         Ok(None) => return Err(user_error(format!("event {}: not wanted by when", event.id))),
         Ok(Some(JobSpec::Items(items))) => {
             let mut body = Vec::new();
-            for at in 0..items.count() {
-                let number = u32::try_from(at + 1).map_err(runtime_error)?;
-                if args.item.is_some_and(|wanted| wanted != number) {
+            for index in 0..items.count() {
+                let number = u32::try_from(index + 1).map_err(runtime_error)?;
+                if args.item.is_some_and(|selected| selected != number) {
                     continue;
                 }
-                items.read(at, &mut body).map_err(runtime_error)?;
+                items.read(index, &mut body).map_err(runtime_error)?;
                 let item = Arc::from(body.as_slice());
                 all_succeeded &=
-                    run_one(&maker, &claimed(Some(number)), &ready, &event, Some(&item))?;
+                    run_one(&builder, &claimed(Some(number)), &runtime, &event, Some(&item))?;
             }
         }
-        Ok(Some(_)) => all_succeeded = run_one(&maker, &claimed(None), &ready, &event, None)?,
+        Ok(Some(_)) => all_succeeded = run_one(&builder, &claimed(None), &runtime, &event, None)?,
     }
-    ready.kind.close();
+    runtime.kind.close();
     process::wait_for_drained(process::GRACE * 2);
     if all_succeeded { Ok(()) } else { Err(ExitError { code: 1, text: String::new() }) }
 }
 
-/// Whether it succeeded.
+/// Runs one task and prints its output and outcome. Returns whether it succeeded.
 fn run_one(
-    maker: &TaskBuilder,
+    builder: &TaskBuilder,
     claimed: &ClaimedJob,
-    ready: &HandlerRuntime,
+    runtime: &HandlerRuntime,
     event: &Event,
     item: Option<&Arc<[u8]>>,
 ) -> Result<bool, ExitError> {
-    let stop = CancelToken::new().map_err(runtime_error)?;
-    let ended: AttemptResult = match maker.build_task(claimed, ready, event.clone(), item) {
-        Ok(task) => ready.kind.run(&task, &stop),
-        Err(ended) => ended,
+    let cancel = CancelToken::new().map_err(runtime_error)?;
+    let result: AttemptResult = match builder.build_task(claimed, runtime, event.clone(), item) {
+        Ok(task) => runtime.kind.run(&task, &cancel),
+        Err(result) => result,
     };
-    output::stdout().write_all(&ended.stdout).map_err(runtime_error)?;
-    output::stderr().write_all(&ended.stderr).map_err(runtime_error)?;
+    output::stdout().write_all(&result.stdout).map_err(runtime_error)?;
+    output::stderr().write_all(&result.stderr).map_err(runtime_error)?;
     let item = claimed.item.map(|number| format!("item {number}: ")).unwrap_or_default();
-    writeln!(output::stderr(), "{item}{}: {}", ended.outcome.name(), ended.detail)
+    writeln!(output::stderr(), "{item}{}: {}", result.outcome.name(), result.detail)
         .map_err(runtime_error)?;
-    Ok(ended.outcome == Outcome::Succeeded)
+    Ok(result.outcome == Outcome::Succeeded)
 }

@@ -1,5 +1,5 @@
-//! One request to the server's own listener, by TCP or over its unix socket, and the answer. No proxy,
-//! no redirect.
+//! Sends one request to the server's listener, over TCP or its unix socket. It uses no proxy and follows no
+//! redirect.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,27 +21,27 @@ use ureq::{Agent, Body, Error};
 use crate::config::Listen;
 use crate::verify::OutgoingRequest;
 
-/// Longer than any server of ours takes; a proxy in its place may be slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the server needs. A proxy at its address may be slow.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// So much of an answer is shown.
-const SHOWN_BYTES_MAX: u64 = 64 << 10;
+/// The longest response body that is read. The rest is ignored.
+const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
-/// What came back.
-pub struct Answer {
+/// The response of the server.
+pub struct ServerResponse {
     pub status: u16,
     pub content_type: Option<String>,
     pub body: Vec<u8>,
 }
 
-/// Where a listener is to be reached from here: its base URL, and the text for `Host`.
+/// Returns the base URL of a listener as this machine reaches it, and the text for `Host`.
 ///
 /// # Errors
-/// It can't be known.
+/// The port is 0, so it is unknown.
 pub fn local_endpoint(listen: &Listen) -> Result<(String, String), String> {
     match listen {
         Listen::Tcp(address) if address.port() == 0 => {
-            Err("server.listen has port 0: it is not known where the server listens".to_owned())
+            Err("server.listen has port 0: the port is unknown: set a fixed port".to_owned())
         }
         Listen::Tcp(address) => {
             let ip = match address.ip() {
@@ -56,26 +56,28 @@ pub fn local_endpoint(listen: &Listen) -> Result<(String, String), String> {
     }
 }
 
-/// Sends a draft that is signed.
+/// Sends a signed request.
 ///
 /// # Errors
-/// Nobody answered, or not by HTTP.
-pub fn post(listen: &Listen, draft: &OutgoingRequest) -> Result<Answer, String> {
+/// There was no response, or it is not HTTP.
+pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerResponse, String> {
     let (base, _) = local_endpoint(listen)?;
-    let query = draft.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+    let query = outgoing.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::builder()
-        .method(draft.method.as_str())
-        .uri(format!("{base}{}{query}", draft.path));
-    for (name, value) in draft.headers.iter().filter(|(name, _)| name != "host") {
+        .method(outgoing.method.as_str())
+        .uri(format!("{base}{}{query}", outgoing.path));
+    for (name, value) in outgoing.headers.iter().filter(|(name, _)| name != "host") {
         request = request.header(name, value);
     }
-    let request = request.body(draft.body.as_slice()).map_err(|e| e.to_string())?;
-    let at = match listen {
+    let request = request.body(outgoing.body.as_slice()).map_err(|e| e.to_string())?;
+    let endpoint = match listen {
         Listen::Tcp(_) => base,
         Listen::Unix(path) => format!("unix:{}", path.display()),
     };
-    let answer = agent(listen).run(request).map_err(|e| format!("{at}: {e}: is the server up?"))?;
-    read(answer).map_err(|e| format!("{at}: {e}"))
+    let response = agent(listen)
+        .run(request)
+        .map_err(|e| format!("{endpoint}: {e}: is the server running?"))?;
+    read_response(response).map_err(|e| format!("{endpoint}: {e}"))
 }
 
 fn agent(listen: &Listen) -> Agent {
@@ -84,77 +86,77 @@ fn agent(listen: &Listen) -> Agent {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None)
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(TIMEOUT))
         .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
         .build();
     match listen {
         Listen::Tcp(_) => Agent::new_with_config(config),
-        Listen::Unix(path) => Agent::with_parts(config, LocalConnector(path.clone()), Nowhere),
+        Listen::Unix(path) => Agent::with_parts(config, LocalConnector(path.clone()), NoResolver),
     }
 }
 
-fn read(answer: Response<Body>) -> io::Result<Answer> {
-    let (head, body) = answer.into_parts();
+fn read_response(response: Response<Body>) -> io::Result<ServerResponse> {
+    let (head, body) = response.into_parts();
     let content_type = head.headers.get("content-type");
     let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut bytes = Vec::new();
-    body.into_reader().take(SHOWN_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(Answer { status: head.status.as_u16(), content_type, body: bytes })
+    body.into_reader().take(RESPONSE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(ServerResponse { status: head.status.as_u16(), content_type, body: bytes })
 }
 
-/// A socket's path needs no looking up.
+/// A resolver that resolves nothing: the path of a unix socket needs no address.
 #[derive(Debug)]
-struct Nowhere;
+struct NoResolver;
 
-impl Resolver for Nowhere {
+impl Resolver for NoResolver {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
     }
 }
 
-/// Connects to a unix socket, whatever the URL's host is.
+/// Connects to a unix socket, for any host in the URL.
 #[derive(Debug)]
 struct LocalConnector(PathBuf);
 
 impl<In: Transport> Connector<In> for LocalConnector {
-    type Out = Socket;
+    type Out = UnixTransport;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
         _: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        let stream = open(&self.0)?;
+        let stream = connect_unix(&self.0)?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(Socket { stream, buffers }))
+        Ok(Some(UnixTransport { stream, buffers }))
     }
 }
 
-fn open(path: &Path) -> io::Result<UnixStream> {
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // Bounds the connect too: a server that accepts nothing has a full backlog (unix(7)).
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    // This bounds the connect too, which blocks if the backlog is full (unix(7)).
+    set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     let stream = UnixStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
-/// A unix socket as ureq reads and writes it.
-struct Socket {
+/// A unix socket as a transport of ureq.
+struct UnixTransport {
     stream: UnixStream,
     buffers: LazyBuffers,
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for UnixTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Socket")
+        f.write_str("UnixTransport")
     }
 }
 
-impl Transport for Socket {
+impl Transport for UnixTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }

@@ -1,4 +1,4 @@
-//! `tail`, `list`, `show`, `stats`: reads of the trail, for people and with `--json` for programs.
+//! `tail`, `list`, `show`, `stats`: they read the database and print tables, or JSON with `--json`.
 
 use std::io::{BufWriter, Write};
 use std::time::Duration;
@@ -7,85 +7,85 @@ use clap::Args;
 use rusqlite::types::Value;
 use serde_json::{Value as Json, json};
 
-use super::jobs::check_selected;
-use super::output::{self, plain};
-use super::selector_args::SelectArgs;
+use super::jobs::check_selectors;
+use super::output::{self, escape_line};
+use super::selector_args::SelectorArgs;
 use super::setup::orphaned_queue_warnings;
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::{Event, EventId};
 use crate::store::queries::{self, Rows, TailView};
-use crate::store::{Store, event_reads, registry, stats as depths};
+use crate::store::{Store, event_reads, registry, stats};
 
-/// How often `tail -f` looks whether somebody wrote.
-const FOLLOW: Duration = Duration::from_millis(200);
+/// How often `tail -f` checks for new rows.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// An hour.
 const HOUR_MS: i64 = 3_600_000;
 
-/// `tail`
+/// Arguments of `tail`.
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// Go on with what comes
+    /// Print new rows as they are written
     #[arg(long, short)]
     follow: bool,
-    /// Refused requests rather than outcomes
+    /// Print rejected requests instead of outcomes
     #[arg(long)]
     rejected: bool,
-    /// One object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// `list`
+/// Arguments of `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Events rather than jobs
+    /// List events
     #[arg(long, group = "what")]
     events: bool,
-    /// Refused requests
+    /// List rejected requests
     #[arg(long, group = "what")]
     rejected: bool,
-    /// Handlers
+    /// List handlers
     #[arg(long, group = "what")]
     handlers: bool,
-    /// Sources
+    /// List sources
     #[arg(long, group = "what")]
     sources: bool,
     #[command(flatten)]
-    select: SelectArgs,
-    /// At most so many
+    selectors: SelectorArgs,
+    /// Maximum number of rows
     #[arg(long, default_value_t = 50, value_name = "COUNT",
           value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
-    /// All of them
+    /// List all rows, without a maximum
     #[arg(long, conflicts_with = "limit")]
     all: bool,
-    /// One object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// `show`
+/// Arguments of `show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
+    /// Number of the event
     event: i64,
-    /// The bytes of the body alone
+    /// Print only the bytes of the body
     #[arg(long)]
     body: bool,
-    /// One object
+    /// Print one JSON object
     #[arg(long, conflicts_with = "body")]
     json: bool,
 }
 
-/// The last 20 outcomes, and with `-f` those that come.
+/// Prints the last 20 outcomes or rejections, and with `-f` new ones until a signal ends the command.
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
-    let what = if args.rejected { TailView::Rejections } else { TailView::Outcomes };
+    let view = if args.rejected { TailView::Rejections } else { TailView::Outcomes };
     let conn = &store.conn;
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
-    let mut rows = queries::rows_after(conn, what, 0, 20).map_err(runtime_error)?;
+    let mut rows = queries::rows_after(conn, view, 0, 20).map_err(runtime_error)?;
     let mut last = 0;
     output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
     loop {
@@ -97,13 +97,13 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         }
         out.flush().map_err(runtime_error)?;
         loop {
-            std::thread::sleep(FOLLOW);
+            std::thread::sleep(FOLLOW_INTERVAL);
             let now = queries::data_version(conn).map_err(runtime_error)?;
             if std::mem::replace(&mut version, now) != now {
                 break;
             }
         }
-        rows = queries::rows_after(conn, what, last, i64::MAX).map_err(runtime_error)?;
+        rows = queries::rows_after(conn, view, last, i64::MAX).map_err(runtime_error)?;
         if args.json {
             output::print(&mut out, &rows, true).map_err(runtime_error)?;
         } else {
@@ -112,15 +112,15 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     }
 }
 
-/// Jobs, or what else was asked for.
+/// Lists jobs, or the rows that an option such as `--events` names.
 pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
-    let mut faults = Vec::new();
-    check_selected(store, &args.select, &mut faults)?;
-    if !faults.is_empty() {
-        return Err(user_error(faults.join("\n")));
+    let mut errors = Vec::new();
+    check_selectors(store, &args.selectors, &mut errors)?;
+    if !errors.is_empty() {
+        return Err(user_error(errors.join("\n")));
     }
     let conn = &store.conn;
-    let selector = args.select.selector(&[]);
+    let selector = args.selectors.to_selector(&[]);
     let limit = if args.all { i64::MAX } else { args.limit };
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let rows = if args.events {
@@ -128,9 +128,9 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     } else if args.rejected {
         queries::list_rejections(conn, &selector, limit)
     } else if args.handlers {
-        depths::load_handler_stats(conn, hour_ago_ms)
+        stats::load_handler_stats(conn, hour_ago_ms)
     } else if args.sources {
-        depths::load_source_stats(conn, hour_ago_ms)
+        stats::load_source_stats(conn, hour_ago_ms)
     } else {
         queries::list_jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
@@ -139,7 +139,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     out.flush().map_err(runtime_error)
 }
 
-/// One event with everything that became of it.
+/// Prints one event with its jobs and their attempts.
 pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     if !registry::event_exists(&store.conn, args.event).map_err(runtime_error)? {
         return Err(user_error(format!("event {}: there is no such event", args.event)));
@@ -153,18 +153,18 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     let (jobs, attempts) =
         queries::load_event_jobs(&store.conn, event.id).map_err(runtime_error)?;
     let items = queries::load_items(&store.conn, event.id).map_err(runtime_error)?;
-    let shown = if args.json {
-        writeln!(out, "{}", output::json_line(&as_json(&event, &jobs, &attempts)))
+    let result = if args.json {
+        writeln!(out, "{}", output::json_line(&event_json(&event, &jobs, &attempts)))
     } else {
         print_event(&mut out, &event, (&jobs, &items, &attempts))
     };
-    shown.and_then(|()| out.flush()).map_err(runtime_error)
+    result.and_then(|()| out.flush()).map_err(runtime_error)
 }
 
-fn as_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
+fn event_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
     let objects = |rows: &Rows| -> Vec<Json> {
-        let object = |row: &Vec<Value>| Json::Object(output::object(&rows.columns, row));
-        rows.rows.iter().map(object).collect()
+        let to_object = |row: &Vec<Value>| Json::Object(output::row_object(&rows.columns, row));
+        rows.rows.iter().map(to_object).collect()
     };
     let headers: Vec<Json> = event
         .headers
@@ -198,34 +198,39 @@ fn print_event(
     let at = clock::format_local(event.received_at_ms);
     let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
     writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
-    writeln!(out, "\n{} {}{}", event.method, plain(&event.path), plain(&query))?;
+    writeln!(out, "\n{} {}{}", event.method, escape_line(&event.path), escape_line(&query))?;
     for (name, value) in &event.headers.0 {
-        writeln!(out, "{name}: {}", plain(&String::from_utf8_lossy(value)))?;
+        writeln!(out, "{name}: {}", escape_line(&String::from_utf8_lossy(value)))?;
     }
     match std::str::from_utf8(&event.body) {
         Ok("") => writeln!(out, "\n(no body)")?,
-        Ok(text) => writeln!(out, "\n{}", lines(text))?,
+        Ok(text) => writeln!(out, "\n{}", escape_lines(text))?,
         Err(_) => {
             let bytes = event.body.len();
-            writeln!(out, "\n({bytes} bytes that are not text: `show {} --body`)", event.id)?;
+            writeln!(
+                out,
+                "\n({bytes} bytes that are not UTF-8: `hooktrail show {} --body`)",
+                event.id
+            )?;
         }
     }
     if let Some(note) = &event.note {
-        writeln!(out, "\nnote: {}", plain(note))?;
+        writeln!(out, "\nnote: {}", escape_line(note))?;
     }
     writeln!(out)?;
     output::print_table(out, jobs, true)?;
     for row in &items.rows {
         if let [Value::Integer(job), Value::Integer(number), Value::Text(start)] = &row[..] {
-            writeln!(out, "item {number} (job {job}): {}", plain(start))?;
+            writeln!(out, "item {number} (job {job}): {}", escape_line(start))?;
         }
     }
     for row in &attempts.rows {
-        let [job, attempt, outcome, at, detail, took, next, stdout, stderr] = &row[..] else {
+        let [job, attempt, outcome, at, detail, duration_ms, next_at, stdout, stderr] = &row[..]
+        else {
             continue;
         };
         let text = |value: &Value| match value {
-            Value::Text(text) => plain(text),
+            Value::Text(text) => escape_line(text),
             Value::Integer(number) => number.to_string(),
             _ => String::new(),
         };
@@ -236,17 +241,17 @@ fn print_event(
             text(attempt),
             text(outcome),
             text(at),
-            text(took),
+            text(duration_ms),
             text(detail)
         )?;
-        if let Value::Text(next) = next {
-            writeln!(out, "  again at {next}")?;
+        if let Value::Text(next_at) = next_at {
+            writeln!(out, "  next attempt at {next_at}")?;
         }
         for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
             if let Value::Blob(bytes) = bytes {
                 writeln!(out, "  {name}:")?;
                 for line in String::from_utf8_lossy(bytes).lines() {
-                    writeln!(out, "    {}", plain(line))?;
+                    writeln!(out, "    {}", escape_line(line))?;
                 }
             }
         }
@@ -254,23 +259,23 @@ fn print_event(
     Ok(())
 }
 
-/// Text of several lines without anything else that moves a cursor.
-fn lines(text: &str) -> String {
-    text.lines().map(plain).collect::<Vec<_>>().join("\n")
+/// Escapes the control characters of each line, and keeps the line ends.
+fn escape_lines(text: &str) -> String {
+    text.lines().map(escape_line).collect::<Vec<_>>().join("\n")
 }
 
-/// Depth, rates and ages.
+/// Prints queue depths, rates and ages of each handler and source.
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let mut handlers =
-        depths::load_handler_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
-    let sources = depths::load_source_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
-    // Jobs of a handler that is gone stay queued: who looks here should see it.
+        stats::load_handler_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let sources = stats::load_source_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    // Jobs of a removed handler stay queued, and this output should show that.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {
-        let known = matches!(&row[0], Value::Text(name)
+        let is_configured = matches!(&row[0], Value::Text(name)
             if loaded.config.handlers.iter().any(|handler| handler.name == *name));
-        row.push(Value::Integer(i64::from(known)));
+        row.push(Value::Integer(i64::from(is_configured)));
     }
     let mut out = BufWriter::new(output::stdout());
     output::print(&mut out, &handlers, json).map_err(runtime_error)?;
@@ -279,8 +284,8 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
     }
     output::print(&mut out, &sources, json).map_err(runtime_error)?;
     if !json {
-        for (i, line) in orphaned_queue_warnings(store, &loaded.config)?.iter().enumerate() {
-            let space = if i == 0 { "\n" } else { "" };
+        for (index, line) in orphaned_queue_warnings(store, &loaded.config)?.iter().enumerate() {
+            let space = if index == 0 { "\n" } else { "" };
             writeln!(out, "{space}warning: {line}").map_err(runtime_error)?;
         }
     }

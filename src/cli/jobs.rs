@@ -1,103 +1,110 @@
-//! `retry`, `cancel`, `pause`, `resume`: acts on the file itself, beside a server or without one. A
-//! running server notices within a second.
+//! `retry`, `cancel`, `pause`, `resume`. They write to the database directly, with or without a running
+//! server. The server notices the change within a second.
 
 use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use super::selector_args::SelectArgs;
+use super::selector_args::SelectorArgs;
 use super::{ExitError, output, runtime_error, user_error};
 use crate::clock;
 use crate::domain::{EventId, JobId, JobState};
 use crate::store::audit::{self, AuditEntry, JobCommand};
 use crate::store::{Store, deferred, queries, registry};
 
-/// `retry`
+/// Arguments of `retry`.
 #[derive(Debug, Args)]
 pub struct RetryArgs {
-    /// These jobs; or a selection by the options
+    /// Job numbers. Without them, jobs are selected by the options
     jobs: Vec<i64>,
     #[command(flatten)]
-    select: SelectArgs,
-    /// All dead, cancelled and waiting jobs
+    selectors: SelectorArgs,
+    /// Select all dead, cancelled and waiting jobs
     #[arg(long)]
     all: bool,
-    /// Don't ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
-/// `cancel`
+/// Arguments of `cancel`.
 #[derive(Debug, Args)]
 pub struct CancelArgs {
-    /// These jobs; or a selection by the options
+    /// Job numbers. Without them, jobs are selected by the options
     jobs: Vec<i64>,
     #[command(flatten)]
-    select: SelectArgs,
-    /// All queued, running and dead jobs
+    selectors: SelectorArgs,
+    /// Select all queued, running and dead jobs
     #[arg(long)]
     all: bool,
-    /// Kept with each job
+    /// Reason to store with each job
     #[arg(long, value_name = "TEXT", default_value = "cancelled")]
     reason: String,
-    /// Don't ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
-/// Which jobs, and whether to ask.
-struct Selection<'a> {
+/// The jobs that a command names or selects.
+struct JobSelection<'a> {
     jobs: &'a [i64],
-    select: &'a SelectArgs,
-    all: bool,
-    yes: bool,
+    selectors: &'a SelectorArgs,
+    is_all: bool,
+    should_confirm: bool,
 }
 
-/// Dead, cancelled or waiting jobs run again now.
+/// Retries dead, cancelled or waiting jobs now.
 pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), ExitError> {
-    let RetryArgs { jobs, select, all, yes } = args;
-    let wanted = Selection { jobs, select, all: *all, yes: *yes };
-    apply(store, &wanted, &JobCommand::Retry, ("retry", "1, 4, 5"))
+    let RetryArgs { jobs, selectors, all, yes } = args;
+    let selection = JobSelection { jobs, selectors, is_all: *all, should_confirm: !*yes };
+    apply(store, &selection, &JobCommand::Retry, ("retry", "1, 4, 5"))
 }
 
-/// Queued jobs never run, running ones are ended, dead ones are dismissed.
+/// Cancels queued jobs, stops running ones, dismisses dead ones.
 pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), ExitError> {
-    let CancelArgs { jobs, select, all, reason, yes } = args;
-    let wanted = Selection { jobs, select, all: *all, yes: *yes };
-    let change = JobCommand::Cancel { reason: reason.clone() };
-    apply(store, &wanted, &change, ("cancel", "-1, 0, 1, 2, 4, 6"))
+    let CancelArgs { jobs, selectors, all, reason, yes } = args;
+    let selection = JobSelection { jobs, selectors, is_all: *all, should_confirm: !*yes };
+    let command = JobCommand::Cancel { reason: reason.clone() };
+    apply(store, &selection, &command, ("cancel", "-1, 0, 1, 2, 4, 6"))
 }
 
+/// Applies a command to the jobs of a selection that are in one of `states`, the numbers of `jobs.state`.
 fn apply(
     store: &Store,
-    wanted: &Selection<'_>,
-    change: &JobCommand,
+    selection: &JobSelection<'_>,
+    command: &JobCommand,
     (verb, states): (&str, &str),
 ) -> Result<(), ExitError> {
-    let by_selection = !wanted.select.is_empty() || wanted.all;
-    if wanted.jobs.is_empty() && !by_selection {
-        let text =
-            format!("{verb}: which jobs? Name them, or select by --handler, --all and others");
+    let has_selectors = !selection.selectors.is_empty() || selection.is_all;
+    if selection.jobs.is_empty() && !has_selectors {
+        let text = format!(
+            "{verb}: no jobs are given: expected job numbers, or selectors such as --event, \
+             --handler or --all"
+        );
         return Err(ExitError { code: 2, text });
     }
-    check_named(store, wanted, verb)?;
-    let selector = wanted.select.selector(wanted.jobs);
+    check_jobs(store, selection, verb)?;
+    let selector = selection.selectors.to_selector(selection.jobs);
     let ids = queries::list_job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
-    if by_selection && !ids.is_empty() && !wanted.yes && !confirmed(verb, ids.len())? {
+    if has_selectors
+        && !ids.is_empty()
+        && selection.should_confirm
+        && !confirm_jobs(verb, ids.len())?
+    {
         return Err(user_error("nothing was changed"));
     }
-    let reason = match change {
+    let reason = match command {
         JobCommand::Cancel { reason } => Some(reason.clone()),
         JobCommand::Retry => None,
     };
-    let changed =
-        audit::apply_to_jobs(store, &ids, change, &audit_entry(verb, target(&ids), reason))
+    let count =
+        audit::apply_to_jobs(store, &ids, command, &audit_entry(verb, target(&ids), reason))
             .map_err(runtime_error)?;
-    let (jobs, done) = (if changed == 1 { "job" } else { "jobs" }, past_tense(verb));
-    writeln!(output::stdout(), "{done} {changed} {jobs}").map_err(runtime_error)
+    let (jobs, done) = (if count == 1 { "job" } else { "jobs" }, past_tense(verb));
+    writeln!(output::stdout(), "{done} {count} {jobs}").map_err(runtime_error)
 }
 
-/// The target in the audit log: `job 7`, or none for a selection.
+/// The target for the audit log: `job 7`, or none for several jobs.
 fn target(ids: &[JobId]) -> Option<String> {
     match ids {
         [job] => Some(format!("job {job}")),
@@ -109,14 +116,17 @@ fn past_tense(verb: &str) -> &'static str {
     if verb == "retry" { "retried" } else { "cancelled" }
 }
 
-/// What is named must be there, and in a state that can be changed.
-fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), ExitError> {
-    let mut faults = Vec::new();
-    for &job in wanted.jobs {
-        let why = match (queries::load_job_state(&store.conn, job).map_err(runtime_error)?, verb) {
+/// Checks that each named job exists and is in a state that the command can change.
+fn check_jobs(store: &Store, selection: &JobSelection<'_>, verb: &str) -> Result<(), ExitError> {
+    let mut errors = Vec::new();
+    for &job in selection.jobs {
+        let problem = match (
+            queries::load_job_state(&store.conn, job).map_err(runtime_error)?,
+            verb,
+        ) {
             (None, _) => "there is no such job",
             (Some(JobState::Succeeded), "retry") => {
-                "it has succeeded, and runs no more: `hooktrail replay` makes a new job of its event"
+                "it has succeeded and cannot be retried: `hooktrail replay` creates a new job from its event"
             }
             (Some(JobState::Succeeded), _) => "it has succeeded already",
             (Some(JobState::Running), "retry") => "it is running",
@@ -124,64 +134,68 @@ fn check_named(store: &Store, wanted: &Selection<'_>, verb: &str) -> Result<(), 
             (Some(JobState::Cancelled), _)
                 if queries::is_expanded(&store.conn, job).map_err(runtime_error)? =>
             {
-                "it was expanded into others: retry those"
+                "it was expanded into other jobs: retry those"
             }
             _ => continue,
         };
-        faults.push(format!("job {job}: {why}"));
+        errors.push(format!("job {job}: {problem}"));
     }
-    check_selected(store, wanted.select, &mut faults)?;
+    check_selectors(store, selection.selectors, &mut errors)?;
     if verb == "cancel"
-        && let Some(event) = wanted.select.event()
+        && let Some(event) = selection.selectors.event()
         && deferred::is_deferred(&store.conn, EventId(event)).map_err(runtime_error)?
     {
-        faults.push(format!(
-            "event {event}: its jobs are not there yet, so they can't be cancelled: wait until `hooktrail \
-             show {event}` lists them"
+        errors.push(format!(
+            "event {event}: it is deferred, and its jobs do not exist yet: cancel them when \
+             `hooktrail show {event}` lists them"
         ));
     }
-    if faults.is_empty() { Ok(()) } else { Err(user_error(faults.join("\n"))) }
+    if errors.is_empty() { Ok(()) } else { Err(user_error(errors.join("\n"))) }
 }
 
-/// Names and numbers in selectors must be known to the trail.
-pub fn check_selected(
+/// Checks that the handler, the source and the event of the selectors are in the database.
+pub fn check_selectors(
     store: &Store,
-    select: &SelectArgs,
-    faults: &mut Vec<String>,
+    selectors: &SelectorArgs,
+    errors: &mut Vec<String>,
 ) -> Result<(), ExitError> {
-    if let (Some(name), _) = select.names()
+    if let Some(name) = selectors.handler()
         && registry::find_handler(&store.conn, name).map_err(runtime_error)?.is_none()
     {
-        faults.push(format!("handler {name}: the trail knows none of that name"));
+        errors.push(unknown_handler(name));
     }
-    check_origin(store, select, faults)
+    check_source_and_event(store, selectors, errors)
 }
 
-/// The source and the event in selectors must be known to the trail.
-pub fn check_origin(
+/// Checks that the source and the event of the selectors are in the database.
+pub fn check_source_and_event(
     store: &Store,
-    select: &SelectArgs,
-    faults: &mut Vec<String>,
+    selectors: &SelectorArgs,
+    errors: &mut Vec<String>,
 ) -> Result<(), ExitError> {
-    if let (_, Some(name)) = select.names()
+    if let Some(name) = selectors.source()
         && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
     {
-        faults.push(format!("source {name}: the trail knows none of that name"));
+        errors.push(format!("source {name}: there is no such source in the database"));
     }
-    if let Some(event) = select.event()
+    if let Some(event) = selectors.event()
         && !registry::event_exists(&store.conn, event).map_err(runtime_error)?
     {
-        faults.push(format!("event {event}: there is no such event"));
+        errors.push(format!("event {event}: there is no such event"));
     }
     Ok(())
 }
 
-fn confirmed(verb: &str, count: usize) -> Result<bool, ExitError> {
+fn unknown_handler(name: &str) -> String {
+    format!("handler {name}: there is no such handler in the database")
+}
+
+fn confirm_jobs(verb: &str, count: usize) -> Result<bool, ExitError> {
     let jobs = if count == 1 { "job" } else { "jobs" };
     confirm(&format!("{verb} {count} {jobs}?"))
 }
 
-/// What a person at a terminal says to a question; without one, yes.
+/// Asks a question on the terminal and reads the answer. Without a terminal, the answer is yes.
 pub fn confirm(question: &str) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
         return Ok(true);
@@ -193,27 +207,31 @@ pub fn confirm(question: &str) -> Result<bool, ExitError> {
 }
 
 /// Pauses or resumes a handler.
-pub fn pause(store: &Store, name: &str, paused: bool) -> Result<(), ExitError> {
-    let verb = if paused { "pause" } else { "resume" };
+pub fn set_paused(store: &Store, name: &str, is_paused: bool) -> Result<(), ExitError> {
+    let verb = if is_paused { "pause" } else { "resume" };
     let Some(handler) = registry::find_handler(&store.conn, name).map_err(runtime_error)? else {
-        return Err(user_error(format!("handler {name}: the trail knows none of that name")));
+        return Err(user_error(unknown_handler(name)));
     };
-    let changed =
-        audit::set_paused(store, handler, paused, &audit_entry(verb, Some(name.to_owned()), None))
-            .map_err(runtime_error)?;
-    let text = match (paused, changed) {
+    let is_changed = audit::set_paused(
+        store,
+        handler,
+        is_paused,
+        &audit_entry(verb, Some(name.to_owned()), None),
+    )
+    .map_err(runtime_error)?;
+    let text = match (is_paused, is_changed) {
         (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),
-        (true, false) => format!("{name} was paused already"),
-        (false, true) => format!("{name} runs again"),
-        (false, false) => format!("{name} was not paused"),
+        (true, false) => format!("{name} is already paused"),
+        (false, true) => format!("{name} is resumed"),
+        (false, false) => format!("{name} is not paused"),
     };
     writeln!(output::stdout(), "{text}").map_err(runtime_error)
 }
 
-/// Who did it, as far as that is known.
+/// Makes an entry of the audit log. `who` is the user behind `sudo`, else the user, else the user id.
 pub fn audit_entry(action: &str, target: Option<String>, reason: Option<String>) -> AuditEntry {
-    let name = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
-    let who = name("SUDO_USER").or_else(|| name("USER")).or_else(|| name("LOGNAME"));
+    let read = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    let who = read("SUDO_USER").or_else(|| read("USER")).or_else(|| read("LOGNAME"));
     let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     AuditEntry {
         at_ms: clock::wall_ms(),

@@ -1,7 +1,7 @@
-//! The command line: one place declares each command, its options and its help (the man page and the
-//! completions are made of it); a room of commands a file.
+//! The command line. Every command, its options and its help are declared here and in the argument structs
+//! of the submodules. `--help`, the man page, the completions and docs/cli.md are generated from them.
 //!
-//! Exit: 0; 1 failed; 2 wrong usage; 75 another server owns the file; 78 configuration.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 75 another server owns the database, 78 configuration.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -26,69 +26,78 @@ mod selector_args;
 mod send;
 mod setup;
 
-/// A webhook receiver that stores each webhook before it answers, and keeps a trail of what became
-/// of it.
+/// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
+/// retries them.
 #[derive(Debug, Parser)]
 #[command(name = "hooktrail", version, max_term_width = 100)]
 pub struct Cli {
-    /// The configuration; else ./config.toml, else /etc/hooktrail/config.toml
+    /// Configuration file. Default: ./config.toml, else /etc/hooktrail/config.toml
     #[arg(long, global = true, env = "HOOKTRAIL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What can be asked for; none: `serve`.
+/// The commands. Without one, `serve` runs.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take webhooks and run their handlers, until a signal ends it
+    /// Run the server until a signal stops it (default command)
     Serve,
-    /// Find faults in the configuration; print each source's URL
+    /// Check the configuration and print the URL of each source
     Check {
-        /// Also say which handlers would take this event
+        /// Also print which handlers match this event
         #[arg(long, value_name = "EVENT")]
         event: Option<i64>,
     },
-    /// Write a commented config.toml and working handler scripts
+    /// Write a commented config.toml and example handlers
     Init,
-    /// The last outcomes, oldest first
+    /// Print the last 20 outcomes, oldest first
     Tail(inspect::TailArgs),
-    /// Jobs, newest first; or events, refusals, handlers, sources
+    /// List jobs, newest first, or events, rejected requests, handlers or sources
     List(inspect::ListArgs),
-    /// One event: the request, its jobs, their attempts and outputs
+    /// Print one event: its request, its jobs, their attempts and outputs
     Show(inspect::ShowArgs),
-    /// Run dead, cancelled or waiting jobs again now, with fresh attempts and the same key
+    /// Retry dead, cancelled or waiting jobs now, with fresh attempts and the same idempotency key
     Retry(jobs::RetryArgs),
-    /// New jobs with new keys from stored events, also for a handler that did not exist then
+    /// Create new jobs with new idempotency keys from stored events, also for newer handlers
     Replay(replay::ReplayArgs),
-    /// Queued jobs never run, running ones are ended, dead ones are dismissed
+    /// Cancel queued jobs, stop running ones, dismiss dead ones
     Cancel(jobs::CancelArgs),
-    /// Start no more jobs of a handler, until it is resumed
-    Pause { handler: String },
-    /// Start jobs of a handler again
-    Resume { handler: String },
-    /// Depth, rates and ages of handlers and sources
+    /// Pause a handler: its jobs wait until it is resumed
+    Pause {
+        /// Name of the handler
+        handler: String,
+    },
+    /// Resume a paused handler
+    Resume {
+        /// Name of the handler
+        handler: String,
+    },
+    /// Print queue depths, rates and ages of each handler and source
     Stats {
-        /// One object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Run a handler on an event in the foreground; nothing is recorded
+    /// Run a handler for an event in the foreground and record nothing
     Run(dry_run::RunArgs),
-    /// Show what an expression gives for an event or a file
+    /// Print the outputs of a jq expression for an event or a file
     Eval(dry_run::EvalArgs),
-    /// Post a webhook to the server, signed as its source's sender would
+    /// Post a webhook to the server, signed as its sender signs it
     Send(send::SendArgs),
-    /// Print completions for a shell
-    Completions { shell: clap_complete::Shell },
+    /// Print the completion script of a shell
+    Completions {
+        /// Name of the shell
+        shell: clap_complete::Shell,
+    },
     /// Print the man page
     #[command(hide = true)]
     Man,
 }
 
-/// Runs what the command line asks for.
+/// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    // Before anything else: it reads no configuration and no environment.
+    // An evaluator process must not read the configuration or the environment, so this comes first.
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|command| command == evaluator_main::COMMAND) {
         return evaluator_main::main(arguments);
@@ -97,7 +106,6 @@ pub fn main() -> ExitCode {
     let code = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A reader that has seen enough, such as `head`, is no failure.
             if !failure.text.is_empty() && !log::write_failure(&failure.text) {
                 let _ = writeln!(output::stderr(), "{}", failure.text);
             }
@@ -109,7 +117,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), ExitError> {
-    // Before a secret is read. The environment may hold some, and handlers run as the same user.
+    // The environment may hold secrets, and handlers run as the same user. So this comes before any read.
     process::forbid_inspection().map_err(runtime_error)?;
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
@@ -127,7 +135,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
             let page = clap_mangen::Man::new(Cli::command());
             return page.render(&mut output::raw_stdout()).map_err(runtime_error);
         }
-        Command::Eval(args) if args.is_of_file() => return dry_run::eval(args, None),
+        Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}
     }
     let file = config::find(cli.config).map_err(|text| ExitError { code: 78, text })?;
@@ -136,7 +144,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         return app::serve(&file);
     }
     let loaded =
-        config::load(&file).map_err(|faults| ExitError { code: 78, text: faults.to_string() })?;
+        config::load(&file).map_err(|errors| ExitError { code: 78, text: errors.to_string() })?;
     match command {
         Command::Check { event } => setup::check(&loaded, event),
         Command::Run(args) => dry_run::run(&loaded, &args),
@@ -149,8 +157,8 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Retry(args) => jobs::retry(&open_store(&loaded)?, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => jobs::cancel(&open_store(&loaded)?, &args),
-        Command::Pause { handler } => jobs::pause(&open_store(&loaded)?, &handler, true),
-        Command::Resume { handler } => jobs::pause(&open_store(&loaded)?, &handler, false),
+        Command::Pause { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, true),
+        Command::Resume { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, false),
         Command::Serve | Command::Init | Command::Completions { .. } | Command::Man => Ok(()),
     }
 }
@@ -159,17 +167,17 @@ fn open_store(loaded: &LoadedConfig) -> Result<Store, ExitError> {
     Ok(store::open_for_cli(&loaded.config.store.path)?)
 }
 
-/// An error as a failure: exit 1.
+/// Makes exit code 1 of an error. A closed pipe is success: a reader such as `head` has seen enough.
 fn runtime_error(error: impl Into<anyhow::Error>) -> ExitError {
     let error = error.into();
-    let closed = error.chain().any(|cause| {
+    let is_closed_pipe = error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
     });
-    let text = if closed { String::new() } else { format!("{error:#}") };
-    ExitError { code: u8::from(!closed), text }
+    let text = if is_closed_pipe { String::new() } else { format!("{error:#}") };
+    ExitError { code: u8::from(!is_closed_pipe), text }
 }
 
-/// Something that was asked for and can't be: exit 1.
+/// Makes exit code 1 of a request that cannot be carried out, such as an unknown job.
 fn user_error(text: impl Into<String>) -> ExitError {
     ExitError { code: 1, text: text.into() }
 }

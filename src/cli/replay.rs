@@ -1,5 +1,5 @@
-//! `replay`: new jobs with new keys from stored events, also for a handler that did not exist when
-//! they came. Acts on the file itself, beside a server or without one.
+//! `replay`: creates new jobs with new keys from stored events, also for handlers that are newer than the
+//! events. It writes to the database directly, with or without a running server.
 
 use std::io::{BufWriter, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -7,66 +7,70 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::jobs::{audit_entry, check_origin, confirm};
-use super::selector_args::SelectArgs;
+use super::jobs::{audit_entry, check_source_and_event, confirm};
+use super::selector_args::SelectorArgs;
 use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::LoadedConfig;
+use crate::domain::HandlerId;
 use crate::domain::job_plan::JobSpec;
 use crate::replay::{self, ReplayProgress, ReplayRequest, ReplaySelection};
-use crate::store::{Store, replay as stored};
+use crate::store::Store;
+use crate::store::replay::{self as replay_store, PlannedReplay};
 
-/// Between two words on how far it is.
-const TELL: Duration = Duration::from_millis(200);
+/// The shortest time between two updates of the progress line.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// So many events are named where there is something wrong with them.
-const NAMED_MAX: usize = 20;
+/// The most events that an error message lists.
+const LISTED_MAX: usize = 20;
 
-/// `replay`
+/// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// These events; or a selection by the options. With --handler: for this one alone, also if it
-    /// did not exist then. With --state or --detail: events with such a job, for its handler
+    /// Event numbers. Without them, events are selected by the options. With --handler, only that
+    /// handler gets new jobs, even if it is newer than the events. With --state or --detail, the
+    /// events that have such a job are replayed for its handler
     events: Vec<i64>,
     #[command(flatten)]
-    select: SelectArgs,
-    /// All events
+    selectors: SelectorArgs,
+    /// Select all events
     #[arg(long)]
     all: bool,
-    /// Say which, and what they would owe; change nothing
+    /// Print the events and the jobs they would get, without creating any
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: one object a line
+    /// With --dry-run: print one JSON object per line
     #[arg(long, requires = "dry_run")]
     json: bool,
-    /// Don't ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
-/// Makes the jobs, or says which it would make.
+/// Creates the jobs. With `--dry-run`, it only prints them.
 pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
-    let by_selection = !args.select.is_empty() || args.all;
-    if args.events.is_empty() && !by_selection {
-        let text = "replay: which events? Name them, or select by --source, --all and others";
+    let has_selectors = !args.selectors.is_empty() || args.all;
+    if args.events.is_empty() && !has_selectors {
+        let text = "replay: no events are given: expected event numbers, or selectors such as \
+                    --source, --since or --all";
         return Err(ExitError { code: 2, text: text.to_owned() });
     }
     let store = open_store(loaded)?;
     check(&store, loaded, args)?;
-    let mut selector = args.select.selector(&[]);
+    let mut selector = args.selectors.to_selector(&[]);
     selector.events = args.events.clone();
-    let asked_for = ReplayRequest { selector, handler: args.select.names().0 };
-    let maker = dry_run::maker(loaded, &store)?;
-    let chosen =
-        replay::select_events(&store, &loaded.config, &asked_for, &maker).map_err(runtime_error)?;
-    check_matched(args, &chosen)?;
+    let request = ReplayRequest { selector, handler: args.selectors.handler() };
+    let builder = dry_run::task_builder(loaded, &store)?;
+    let selection =
+        replay::select_events(&store, &loaded.config, &request, &builder).map_err(runtime_error)?;
+    check_matched(args, &selection)?;
     if args.dry_run {
-        return print_plan(&store, &chosen, args.json);
+        return print_plan(&store, &selection, args.json);
     }
-    let events = counted(chosen.events(), "event");
-    if by_selection
-        && chosen.events() > 0
+    let events = format_count(selection.events(), "event");
+    if has_selectors
+        && selection.events() > 0
         && !args.yes
-        && !confirm(&format!("replay {events} for {}?", describe_handlers(&chosen)))?
+        && !confirm(&format!("replay {events} for {}?", describe_handlers(&selection)))?
     {
         return Err(user_error("nothing was changed"));
     }
@@ -74,162 +78,164 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
         [event] => Some(format!("event {event}")),
         _ => None,
     };
-    let mut progress = ProgressLine::new();
-    let made = chosen.run(&store, &loaded.config, audit_entry("replay", target, None), &mut |it| {
-        progress.tell(it)
-    });
-    progress.clear();
-    let made = made.map_err(runtime_error)?;
-    let replayed = counted(chosen.events() - made.missing_events.len(), "event");
-    let jobs = counted(usize::try_from(made.jobs).unwrap_or(0), "job");
+    let mut line = ProgressLine::new();
+    let audit = audit_entry("replay", target, None);
+    let result =
+        selection.run(&store, &loaded.config, audit, &mut |progress| line.update(progress));
+    line.clear();
+    let summary = result.map_err(runtime_error)?;
+    let replayed = format_count(selection.events() - summary.missing_events.len(), "event");
+    let jobs = format_count(usize::try_from(summary.jobs).unwrap_or(0), "job");
     writeln!(output::stdout(), "replayed {replayed}: {jobs}").map_err(runtime_error)?;
-    if made.missing_events.is_empty() {
+    if summary.missing_events.is_empty() {
         Ok(())
     } else {
-        Err(user_error(missing_body_message(&made.missing_events)))
+        Err(user_error(missing_body_message(&summary.missing_events)))
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+fn format_count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Handlers, with how many events each takes where that is not all of them.
-fn describe_handlers(chosen: &ReplaySelection<'_>) -> String {
-    let one = |(name, events): (&str, usize)| match events {
-        all if all == chosen.events() => name.to_owned(),
-        some => format!("{name} ({some})"),
+/// Lists the handlers. A handler that does not match all events is followed by its number of events.
+fn describe_handlers(selection: &ReplaySelection<'_>) -> String {
+    let describe = |(name, events): (&str, usize)| match events {
+        all if all == selection.events() => name.to_owned(),
+        part => format!("{name} ({part})"),
     };
-    chosen.counts().into_iter().map(one).collect::<Vec<_>>().join(", ")
+    selection.counts().into_iter().map(describe).collect::<Vec<_>>().join(", ")
 }
 
-/// What is named must be there.
+/// Checks that the named events, the handler and the source exist, and that the events have a body.
 fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     for &event in &args.events {
-        let why = match stored::has_body(&store.conn, event).map_err(runtime_error)? {
+        let problem = match replay_store::has_body(&store.conn, event).map_err(runtime_error)? {
             None => "there is no such event",
             Some(false) => "it has no body any more",
             Some(true) => continue,
         };
-        faults.push(format!("event {event}: {why}"));
+        errors.push(format!("event {event}: {problem}"));
     }
-    if let (Some(name), _) = args.select.names()
+    if let Some(name) = args.selectors.handler()
         && loaded.config.handlers.iter().all(|handler| handler.name != name)
     {
-        faults.push(format!("handler {name}: there is none of that name in config.toml"));
+        errors.push(format!("handler {name}: there is no such handler in config.toml"));
     }
-    check_origin(store, &args.select, &mut faults)?;
-    if faults.is_empty() { Ok(()) } else { Err(user_error(faults.join("\n"))) }
+    check_source_and_event(store, &args.selectors, &mut errors)?;
+    if errors.is_empty() { Ok(()) } else { Err(user_error(errors.join("\n"))) }
 }
 
-/// A named event that nobody takes is a mistake; of others a word is enough.
-fn check_matched(args: &ReplayArgs, chosen: &ReplaySelection<'_>) -> Result<(), ExitError> {
-    let untaken = chosen.unmatched();
-    let fault = |event: &&i64| match args.select.names().0 {
-        Some(name) => format!("event {event}: handler {name} does not take it"),
-        None => format!("event {event}: no handler takes it"),
+/// Reports events without a matching handler: an error for named events, a line on stderr for selected ones.
+fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(), ExitError> {
+    let unmatched = selection.unmatched();
+    let message = |event: &i64| match args.selectors.handler() {
+        Some(name) => format!("event {event}: handler {name} does not have its source"),
+        None => format!("event {event}: no handler has its source"),
     };
-    if !args.events.is_empty() && !untaken.is_empty() {
-        let faults: Vec<String> = untaken.iter().take(NAMED_MAX).map(|it| fault(&it)).collect();
-        return Err(user_error(faults.join("\n")));
+    if !args.events.is_empty() && !unmatched.is_empty() {
+        let errors: Vec<String> = unmatched.iter().take(LISTED_MAX).map(message).collect();
+        return Err(user_error(errors.join("\n")));
     }
-    if !untaken.is_empty() {
-        let left_out = counted(untaken.len(), "event");
-        writeln!(output::stderr(), "left out: {left_out} that no handler takes")
+    if !unmatched.is_empty() {
+        let skipped = format_count(unmatched.len(), "event");
+        writeln!(output::stderr(), "skipped {skipped}: no handler has the source")
             .map_err(runtime_error)?;
     }
     Ok(())
 }
 
 fn missing_body_message(events: &[i64]) -> String {
-    let named = events.iter().take(NAMED_MAX);
+    let listed = events.iter().take(LISTED_MAX);
     let mut lines: Vec<String> =
-        named.map(|event| format!("event {event}: it has no body any more")).collect();
-    if events.len() > NAMED_MAX {
-        lines.push(format!("and {} more", events.len() - NAMED_MAX));
+        listed.map(|event| format!("event {event}: it has no body any more")).collect();
+    if events.len() > LISTED_MAX {
+        lines.push(format!("and {} more", events.len() - LISTED_MAX));
     }
     lines.join("\n")
 }
 
-/// What would be done, an event a line.
-fn print_plan(store: &Store, chosen: &ReplaySelection<'_>, json: bool) -> Result<(), ExitError> {
+/// Prints the jobs that each event would get: one line for each event, or one object for each handler.
+fn print_plan(store: &Store, selection: &ReplaySelection<'_>, json: bool) -> Result<(), ExitError> {
     let mut out = BufWriter::new(output::stdout());
     let (mut events, mut jobs) = (0, 0);
-    let mut gone = Vec::new();
-    chosen
-        .for_each(store, &mut |source, due| {
-            if stored::has_body(&store.conn, due.event)? != Some(true) {
-                gone.push(due.event);
-                return Ok(());
+    let mut missing = Vec::new();
+    let mut print = |source: &str, planned: &PlannedReplay| {
+        if replay_store::has_body(&store.conn, planned.event)? != Some(true) {
+            missing.push(planned.event);
+            return Ok(());
+        }
+        events += 1;
+        jobs += planned.specs.iter().map(|(_, spec)| spec.job_count()).sum::<usize>();
+        if json {
+            for (handler, spec) in &planned.specs {
+                let reason = match spec {
+                    JobSpec::Dead(reason) => Some(reason),
+                    JobSpec::Event(_) | JobSpec::Items(_) => None,
+                };
+                let line = json!({"event": planned.event, "source": source,
+                    "handler": selection.name(*handler), "jobs": spec.job_count(), "reason": reason});
+                writeln!(out, "{}", output::json_line(&line))?;
             }
-            events += 1;
-            jobs += due.specs.iter().map(|(_, owed)| owed.job_count()).sum::<usize>();
-            let said: Vec<String> =
-                due.specs.iter().map(|(handler, owed)| describe_jobs(chosen.name(*handler), owed)).collect();
-            if json {
-                for (handler, owed) in &due.specs {
-                    let reason = match owed {
-                        JobSpec::Dead(why) => Some(why),
-                        JobSpec::Event(_) | JobSpec::Items(_) => None,
-                    };
-                    let line = json!({"event": due.event, "source": source,
-                        "handler": chosen.name(*handler), "jobs": owed.job_count(), "reason": reason});
-                    writeln!(out, "{}", output::json_line(&line))?;
-                }
-            } else if said.is_empty() {
-                writeln!(out, "event {} of {source}: not wanted by when", due.event)?;
-            } else {
-                writeln!(out, "event {} of {source}: {}", due.event, said.join(", "))?;
-            }
-            Ok(())
-        })
-        .map_err(runtime_error)?;
+            return Ok(());
+        }
+        let describe =
+            |(handler, spec): &(HandlerId, JobSpec)| describe_jobs(selection.name(*handler), spec);
+        let parts: Vec<String> = planned.specs.iter().map(describe).collect();
+        let jobs =
+            if parts.is_empty() { "not wanted by when".to_owned() } else { parts.join(", ") };
+        writeln!(out, "event {} of {source}: {jobs}", planned.event)?;
+        Ok(())
+    };
+    selection.for_each(store, &mut print).map_err(runtime_error)?;
     if !json {
-        let (events, jobs) = (counted(events, "event"), counted(jobs, "job"));
+        let (events, jobs) = (format_count(events, "event"), format_count(jobs, "job"));
         writeln!(out, "would replay {events}: {jobs}").map_err(runtime_error)?;
     }
     out.flush().map_err(runtime_error)?;
-    if gone.is_empty() { Ok(()) } else { Err(user_error(missing_body_message(&gone))) }
+    if missing.is_empty() { Ok(()) } else { Err(user_error(missing_body_message(&missing))) }
 }
 
-fn describe_jobs(handler: &str, owed: &JobSpec) -> String {
-    match owed {
-        JobSpec::Dead(why) => format!("{handler} a dead job ({why})"),
+fn describe_jobs(handler: &str, spec: &JobSpec) -> String {
+    match spec {
+        JobSpec::Dead(reason) => format!("{handler} a dead job ({reason})"),
         JobSpec::Event(_) | JobSpec::Items(_) => {
-            format!("{handler} {}", counted(owed.job_count(), "job"))
+            format!("{handler} {}", format_count(spec.job_count(), "job"))
         }
     }
 }
 
-/// How far it is, on one line of a terminal.
+/// A line on the terminal that shows the progress of the command. Without a terminal, it shows nothing.
 struct ProgressLine {
-    is_shown: bool,
-    told: Instant,
+    is_terminal: bool,
+    updated_at: Instant,
+    /// Characters written so far, which the next update overwrites.
     length: usize,
 }
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { is_shown: output::raw_stderr().is_terminal(), told: Instant::now(), length: 0 }
+        let is_terminal = output::raw_stderr().is_terminal();
+        Self { is_terminal, updated_at: Instant::now(), length: 0 }
     }
 
-    fn tell(&mut self, it: ReplayProgress) {
-        if self.is_shown && self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            self.put(&format!("{} of {} events, {} jobs", it.events, it.total_events, it.jobs));
+    fn update(&mut self, progress: ReplayProgress) {
+        if self.is_terminal && self.updated_at.elapsed() >= UPDATE_INTERVAL {
+            self.updated_at = Instant::now();
+            let ReplayProgress { events, total_events, jobs } = progress;
+            self.overwrite(&format!("{events} of {total_events} events, {jobs} jobs"));
         }
     }
 
     fn clear(&mut self) {
         if self.length > 0 {
-            self.put("");
+            self.overwrite("");
             let _ = write!(output::raw_stderr(), "\r");
         }
     }
 
-    /// Over what stood there.
-    fn put(&mut self, text: &str) {
+    fn overwrite(&mut self, text: &str) {
         let _ = write!(output::raw_stderr(), "\r{text:0$}", self.length);
         self.length = text.len().max(self.length);
     }

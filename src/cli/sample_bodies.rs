@@ -1,7 +1,7 @@
-//! What a sender might send: a small body of each sender's form, with an id that is new each time, for
-//! `hooktrail send` without a file.
+//! Sample bodies for `hooktrail send` without a file: one for each scheme, in the sender's format, with a
+//! new id each time.
 
-/// A body, by the scheme of its source.
+/// Returns a sample body for a scheme. `id` makes it differ from earlier ones, so it is no duplicate.
 pub fn body(scheme: &str, id: &str) -> String {
     match scheme {
         "paminga" => format!(
@@ -53,7 +53,7 @@ pub fn body(scheme: &str, id: &str) -> String {
     }
 }
 
-/// What the sender of a scheme would call a body that is not JSON.
+/// Whether the sender of a scheme posts forms.
 pub fn is_form(scheme: &str) -> bool {
     matches!(scheme, "slack" | "twilio" | "mailgun" | "mailchimp" | "mandrill")
 }

@@ -1,4 +1,4 @@
-//! The selectors that `list`, `retry` and `cancel` share, joined by "and".
+//! The selectors that `list`, `retry`, `replay` and `cancel` share. A job must match all of them.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,34 +10,35 @@ use crate::config::parse_duration;
 use crate::domain::JobState;
 use crate::store::queries::Selector;
 
-/// Which jobs are meant.
+/// The selectors as options of a command.
 #[derive(Debug, Args)]
-pub struct SelectArgs {
-    /// Of this event
+pub struct SelectorArgs {
+    /// Select by event
     #[arg(long, value_name = "EVENT")]
     event: Option<i64>,
-    /// Of this handler
+    /// Select by handler
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
-    /// Of this source
+    /// Select by source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Received at or after: 2026-11-23, "2026-11-23 10:00" (local), 2026-11-23T10:00:00Z, or 2h ago
+    /// Select what was received at or after this time: 2026-11-23, "2026-11-23 10:00" (local time),
+    /// 2026-11-23T10:00:00Z, or 2h (two hours ago)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<i64>,
-    /// Received before
+    /// Select what was received before this time
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<i64>,
-    /// queued, running, succeeded, dead or cancelled
-    #[arg(long, value_name = "STATE", value_parser = state)]
+    /// Select by job state: queued, running, succeeded, dead or cancelled
+    #[arg(long, value_name = "STATE", value_parser = parse_state)]
     state: Option<JobState>,
-    /// This text is in the detail of the last attempt, or in the reason
+    /// Select jobs whose reason, or detail of the last attempt, contains this text
     #[arg(long, value_name = "TEXT")]
     detail: Option<String>,
 }
 
-impl SelectArgs {
-    /// Whether nothing was selected.
+impl SelectorArgs {
+    /// Whether no selector is given.
     pub fn is_empty(&self) -> bool {
         self.event.is_none()
             && self.handler.is_none()
@@ -48,8 +49,8 @@ impl SelectArgs {
             && self.detail.is_none()
     }
 
-    /// As the store takes it, with the jobs that were named.
-    pub fn selector(&self, jobs: &[i64]) -> Selector {
+    /// The selector for the store, with the given job numbers.
+    pub fn to_selector(&self, jobs: &[i64]) -> Selector {
         Selector {
             jobs: jobs.to_vec(),
             events: Vec::new(),
@@ -63,38 +64,40 @@ impl SelectArgs {
         }
     }
 
-    /// The names that were given, to be looked for.
-    pub fn names(&self) -> (Option<&str>, Option<&str>) {
-        (self.handler.as_deref(), self.source.as_deref())
+    pub fn handler(&self) -> Option<&str> {
+        self.handler.as_deref()
     }
 
-    /// The event that was given.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
     pub fn event(&self) -> Option<i64> {
         self.event
     }
 }
 
-fn state(text: &str) -> Result<JobState, String> {
+fn parse_state(text: &str) -> Result<JobState, String> {
     let found = JobState::ALL.into_iter().find(|state| state.name() == text);
     found.ok_or_else(|| "expected queued, running, succeeded, dead or cancelled".to_owned())
 }
 
-/// A moment on the wall clock: a date or time, or so long ago.
+/// Parses a date, a time, or a duration before now. Returns Unix milliseconds.
 fn parse_time(text: &str) -> Result<i64, String> {
     let text = text.trim();
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.as_millisecond());
     }
-    let local = |at: DateTime| at.to_zoned(TimeZone::system()).map(|at| at.timestamp());
+    let to_timestamp = |at: DateTime| at.to_zoned(TimeZone::system()).map(|at| at.timestamp());
     let civil = text.parse::<DateTime>().or_else(|_| text.parse::<Date>().map(DateTime::from));
     if let Ok(at) = civil
-        && let Ok(at) = local(at)
+        && let Ok(at) = to_timestamp(at)
     {
         return Ok(at.as_millisecond());
     }
-    let ago = text.strip_suffix("ago").unwrap_or(text);
-    match parse_duration(ago).and_then(|ago| i64::try_from(ago.as_millis()).ok()) {
-        Some(ago) => Ok(clock::wall_ms() - ago),
+    let duration = text.strip_suffix("ago").unwrap_or(text);
+    match parse_duration(duration).and_then(|duration| i64::try_from(duration.as_millis()).ok()) {
+        Some(ms) => Ok(clock::wall_ms() - ms),
         None => Err("expected a time such as 2026-11-23, \"2026-11-23 10:00\" or 2h".to_owned()),
     }
 }
@@ -104,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_a_time_or_so_long_ago() {
+    fn a_time_is_a_date_a_time_or_a_duration_before_now() {
         assert_eq!(parse_time("2026-11-18T11:06:40.123Z"), Ok(1_795_000_000_123));
         assert!(parse_time("2026-11-18").is_ok());
         assert!(parse_time("2026-11-18 10:00").is_ok());

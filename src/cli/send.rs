@@ -1,11 +1,11 @@
-//! `send`: a webhook to the server itself, signed as its source's sender would, to see that all of it
-//! works, and what a repeat and a wrong signature come to.
+//! `send`: posts a test webhook to the server, signed as the source's sender signs it. It can send a
+//! duplicate or a wrong signature.
 
 use std::io::{Read, Write};
 
 use clap::Args;
 
-use super::http_client::{self, Answer};
+use super::http_client::{self, ServerResponse};
 use super::{ExitError, open_store, output, runtime_error, sample_bodies, user_error};
 use crate::config::{self, Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
@@ -14,34 +14,33 @@ use crate::verify::{OutgoingRequest, Verifier};
 use crate::web::stored_request::Redaction;
 use crate::{clock, json};
 
-/// `send`
+/// Arguments of `send`.
 #[derive(Debug, Args)]
 pub struct SendArgs {
+    /// Name of the source
     source: String,
-    /// The body (- for standard input); else one that its sender might send
+    /// File with the body, or - for standard input. Default: a sample body of the sender
     file: Option<String>,
-    /// What its sender would say that the body is
+    /// Content type of the body. Default: derived from the body
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
-    /// Send the same twice: the second is a repeat, where the source knows repeats
+    /// Send the same request twice, to see how a duplicate is handled
     #[arg(long)]
     repeat: bool,
-    /// Sign it wrongly: it should be refused
+    /// Make the signature invalid: the server should reject the request
     #[arg(long)]
     bad_signature: bool,
 }
 
-/// Sends, and prints the request, the answer and the event.
+/// Sends the request. Prints the request, the response and the event.
 pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let config = &loaded.config;
     let Some(source) = config.sources.iter().find(|source| source.name == args.source) else {
         let name = &args.source;
-        return Err(user_error(format!(
-            "source {name}: there is none of that name in config.toml"
-        )));
+        return Err(user_error(format!("source {name}: there is no such source in config.toml")));
     };
     let Some(listen) = config.server.listen.first() else {
-        return Err(user_error("server.listen is empty: there is nowhere to send to"));
+        return Err(user_error("server.listen is empty: expected an address to send to"));
     };
     let (secrets, missing) =
         config::read_secrets_under(loaded, &format!("sources.{}.verify", source.name));
@@ -51,40 +50,44 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     }
     let verifier = Verifier::new(source, &secrets);
     let (_, host) = http_client::local_endpoint(listen).map_err(user_error)?;
-    let mut draft = draft(source, args, host)?;
-    verifier.sign(&mut draft, clock::wall_ms()).map_err(|why| {
-        user_error(format!("source {}: {}: {why}", source.name, source.verify.scheme))
+    let mut request = build_request(source, args, host)?;
+    verifier.sign(&mut request, clock::wall_ms()).map_err(|reason| {
+        user_error(format!("source {}: {}: {reason}", source.name, source.verify.scheme))
     })?;
     let mut out = output::stdout();
-    print_request(&mut out, &draft, &verifier).map_err(runtime_error)?;
+    print_request(&mut out, &request, &verifier).map_err(runtime_error)?;
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
-        let mark = mark(loaded)?;
-        let answer = http_client::post(listen, &draft).map_err(user_error)?;
-        print_answer(&mut out, &answer).map_err(runtime_error)?;
-        if let Some(mark) = mark {
-            print_event(&mut out, loaded, source, &draft, &mark, &answer)?;
+        let position = find_position(loaded)?;
+        let response = http_client::post(listen, &request).map_err(user_error)?;
+        print_response(&mut out, &response).map_err(runtime_error)?;
+        if let Some(position) = position {
+            print_event(&mut out, loaded, source, &request, &position, &response)?;
         }
-        statuses.push(answer.status);
+        statuses.push(response.status);
     }
-    let taken = statuses.iter().all(|status| (200..300).contains(status));
-    match (args.bad_signature, taken) {
+    let is_accepted = statuses.iter().all(|status| (200..300).contains(status));
+    match (args.bad_signature, is_accepted) {
         (false, true) => Ok(()),
         (true, false) if statuses.iter().all(|status| *status == 401) => Ok(()),
         (true, true) => Err(user_error(format!(
-            "a wrong signature was let in: scheme \"{}\" does not look at one",
+            "the server accepted a wrong signature: scheme \"{}\" checks none",
             source.verify.scheme
         ))),
         _ => Err(ExitError { code: 1, text: String::new() }),
     }
 }
 
-fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingRequest, ExitError> {
-    let method = ["POST", "PUT", "PATCH"];
-    let Some(method) = method.into_iter().find(|it| source.methods.iter().any(|own| own == it))
-    else {
+fn build_request(
+    source: &Source,
+    args: &SendArgs,
+    host: String,
+) -> Result<OutgoingRequest, ExitError> {
+    let methods = ["POST", "PUT", "PATCH"];
+    let is_allowed = |method: &&str| source.methods.iter().any(|allowed| allowed == method);
+    let Some(method) = methods.into_iter().find(is_allowed) else {
         return Err(user_error(format!(
-            "source {}: takes {} alone, none of which has a body",
+            "source {}: its methods are {}: expected POST, PUT or PATCH, to send a body",
             source.name,
             source.methods.join(", ")
         )));
@@ -110,7 +113,7 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
         None if std::str::from_utf8(&body).is_ok() => "text/plain",
         None => "application/octet-stream",
     };
-    let mut draft = OutgoingRequest {
+    let mut request = OutgoingRequest {
         method: method.to_owned(),
         path: fill_path_params(&source.path),
         body,
@@ -118,44 +121,44 @@ fn draft(source: &Source, args: &SendArgs, host: String) -> Result<OutgoingReque
         is_corrupt: args.bad_signature,
         ..OutgoingRequest::default()
     };
-    draft.set_header("host", host);
-    draft.set_header("content-type", content_type);
-    Ok(draft)
+    request.set_header("host", host);
+    request.set_header("content-type", content_type);
+    Ok(request)
 }
 
-/// A path of a source, its named segments given their own names.
+/// Makes a path of a path template: each named segment gets its own name as its value.
 fn fill_path_params(path: &str) -> String {
     path.replace(['{', '}'], "")
 }
 
 fn print_request(
     out: &mut impl Write,
-    draft: &OutgoingRequest,
+    request: &OutgoingRequest,
     verifier: &Verifier,
 ) -> std::io::Result<()> {
-    // Its place is enough: what is sent holds no other secret.
+    // Redacting the place of the credentials is enough: the request holds no other secret.
     let redaction = Redaction { verifier: Some(verifier), redactor: &Redactor::default() };
-    let path = redaction.redact_path(&draft.path);
-    let query = draft.query.as_ref().map(|query| format!("?{}", redaction.redact_query(query)));
-    writeln!(out, "{} {path}{}", draft.method, query.unwrap_or_default())?;
+    let path = redaction.redact_path(&request.path);
+    let query = request.query.as_ref().map(|query| format!("?{}", redaction.redact_query(query)));
+    writeln!(out, "{} {path}{}", request.method, query.unwrap_or_default())?;
     let lines: Vec<(&str, &[u8])> =
-        draft.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
     for (name, value) in redaction.redact_headers(&lines) {
-        writeln!(out, "  {name}: {}", shown(&value))?;
+        writeln!(out, "  {name}: {}", printable(&value))?;
     }
-    writeln!(out, "  {} bytes", draft.body.len())
+    writeln!(out, "  {} bytes", request.body.len())
 }
 
-fn print_answer(out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
-    let content_type = answer.content_type.as_deref().unwrap_or("");
-    match answer.body.is_empty() {
-        true => writeln!(out, "{} without a body", answer.status),
-        false => writeln!(out, "{} {content_type} {}", answer.status, shown(&answer.body)),
+fn print_response(out: &mut impl Write, response: &ServerResponse) -> std::io::Result<()> {
+    let content_type = response.content_type.as_deref().unwrap_or("");
+    match response.body.is_empty() {
+        true => writeln!(out, "{} without a body", response.status),
+        false => writeln!(out, "{} {content_type} {}", response.status, printable(&response.body)),
     }
 }
 
-/// Where the trail is, unless there is none yet.
-fn mark(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
+/// Returns the newest position in the database, or none if there is no database yet.
+fn find_position(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
     if !loaded.config.store.path.exists() {
         return Ok(None);
     }
@@ -166,27 +169,28 @@ fn print_event(
     out: &mut impl Write,
     loaded: &LoadedConfig,
     source: &Source,
-    draft: &OutgoingRequest,
-    mark: &Position,
-    answer: &Answer,
+    request: &OutgoingRequest,
+    position: &Position,
+    response: &ServerResponse,
 ) -> Result<(), ExitError> {
-    let found = send_lookup::find_since(&open_store(loaded)?.conn, mark, &source.name, &draft.body);
+    let conn = open_store(loaded)?.conn;
+    let found = send_lookup::find_since(&conn, position, &source.name, &request.body);
     match found.map_err(runtime_error)? {
         Some(send_lookup::SentEvent { event, is_duplicate: false }) => {
-            writeln!(out, "event {event}: `hooktrail show {event}` tells what became of it")
+            writeln!(out, "event {event}: `hooktrail show {event}` prints its jobs and attempts")
         }
         Some(send_lookup::SentEvent { event, is_duplicate: true }) => {
-            writeln!(out, "a repeat of event {event}")
+            writeln!(out, "duplicate of event {event}")
         }
-        None if answer.status >= 400 && answer.status < 500 => {
-            writeln!(out, "no event: `hooktrail tail --rejected` tells why, within a second")
+        None if response.status >= 400 && response.status < 500 => {
+            writeln!(out, "no event: within a second, `hooktrail tail --rejected` shows the reason")
         }
         None => writeln!(out, "no event"),
     }
     .map_err(runtime_error)
 }
 
-/// On one line, whatever it is.
-fn shown(bytes: &[u8]) -> String {
-    output::plain(String::from_utf8_lossy(bytes).trim_end())
+/// Makes one line of text from any bytes.
+fn printable(bytes: &[u8]) -> String {
+    output::escape_line(String::from_utf8_lossy(bytes).trim_end())
 }

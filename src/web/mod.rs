@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use rustix::io::Errno;
 
 use crate::clock;
-use crate::config::{Config, Listen, Secrets};
+use crate::config::{Accept, Config, Listen, Secrets, Source};
 use crate::domain::SourceId;
 use crate::expression::EvaluatorPool;
 use crate::redact::Redactor;
@@ -373,15 +373,20 @@ pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String
     for address in &listening.admin {
         lines.push(format!("listening for /healthz and /readyz on {address}"));
     }
-    lines.push(format!("the trail is {}", config.store.path.display()));
-    let unverified = config.sources.iter().find(|source| source.verify.scheme == "none");
+    lines.push(format!("the database is {}", config.store.path.display()));
+    let is_open = |source: &&Source| {
+        source.verify.scheme == "none" && source.methods.iter().any(|method| method == "POST")
+    };
+    let unverified = config.sources.iter().find(is_open);
     let http = listening.intake.iter().find(|address| address.starts_with("http"));
     if let (Some(source), Some(address)) = (unverified, http) {
-        let body = r#"{"form_completion_id":"1","submission_values":{"first_name":["Ada"]}}"#;
+        let (content_type, body) = match source.accept {
+            Accept::Any | Accept::Json => ("application/json", r#"{"name":"Ada"}"#),
+            Accept::Form => ("application/x-www-form-urlencoded", "name=Ada"),
+        };
         let url = format!("{address}{}", source.path);
-        lines.push(format!(
-            "to try it: curl -H 'Content-Type: application/json' -d '{body}' '{url}'"
-        ));
+        lines
+            .push(format!("to try it: curl -H 'Content-Type: {content_type}' -d '{body}' '{url}'"));
     }
     lines
 }

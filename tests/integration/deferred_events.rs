@@ -200,7 +200,7 @@ fn jobs_that_are_not_there_yet_are_not_said_to_be_cancelled() {
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
     let early = server.cli(&["cancel", "--event", "1", "--yes"]);
     assert_eq!(early.status.code(), Some(1), "{}", out(&early));
-    assert!(err(&early).contains("event 1: its jobs are not there yet"), "{}", err(&early));
+    assert!(err(&early).contains("event 1: it is deferred"), "{}", err(&early));
     server.until("select count(*) from deferred_events", "0");
     assert_eq!(out(&server.cli(&["cancel", "--event", "1", "--yes"])), "cancelled 2 jobs\n");
 }

@@ -239,7 +239,7 @@ fn expressions_can_be_tried_on_what_came() {
     assert_eq!(eval(&["$__loc__", "1"]).status.code(), Some(2));
 
     let check = out(&server.cli(&["check", "--event", "1"]));
-    assert!(check.contains("event 1 of a: taken by h\n"), "{check}");
+    assert!(check.contains("event 1 of a: matches h\n"), "{check}");
     assert!(check.contains("  h: 2 items, the first: {\"v\":1.50}\n"), "{check}");
     assert!(check.contains("  no: not wanted by when\n"), "{check}");
 

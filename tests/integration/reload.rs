@@ -42,8 +42,8 @@ fn jobs_of_a_handler_that_is_gone_wait_for_it() {
     until("the configuration is reloaded", || server.log().contains(": reloaded"));
     for command in ["check", "stats"] {
         let said = String::from_utf8_lossy(&server.cli(&[command]).stdout).into_owned();
-        let line = "warning: 1 queued jobs of handler h, which is not configured: they wait until \
-                    it is, or `hooktrail cancel --handler h`";
+        let line = "warning: handler h has 1 queued job and is not in config.toml: add it again, \
+                    or run `hooktrail cancel --handler h`";
         assert!(said.lines().any(|said| said == line), "{command}: {said}");
     }
     let stats = server.cli(&["stats", "--json"]).stdout;

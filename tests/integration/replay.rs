@@ -64,7 +64,7 @@ fn a_handler_that_did_not_exist_then_gets_what_came_before_it() {
     server.write_config();
     let replayed = server.cli(&["replay", "--all", "--handler", "new"]);
     assert_eq!(out(&replayed), "replayed 2 events: 2 jobs\n", "{}", err(&replayed));
-    assert_eq!(err(&replayed), "left out: 1 event that no handler takes\n");
+    assert_eq!(err(&replayed), "skipped 1 event: no handler has the source\n");
     assert_eq!(server.value("select jobs from queue_depth where handler = 'new'"), "2");
     server.reload_with("");
     server.until("select count(*) from outcomes where handler = 'new'", "2");
@@ -155,13 +155,10 @@ fn what_is_named_and_not_there_is_refused_and_nothing_is_done() {
     }
     for (args, said) in [
         (&["replay", "1", "7"][..], "event 7: there is no such event"),
-        (&["replay", "1", "2"], "event 2: no handler takes it"),
-        (&["replay", "2", "--handler", "h"], "event 2: handler h does not take it"),
-        (
-            &["replay", "1", "--handler", "x"],
-            "handler x: there is none of that name in config.toml",
-        ),
-        (&["replay", "--source", "x"], "source x: the trail knows none of that name"),
+        (&["replay", "1", "2"], "event 2: no handler has its source"),
+        (&["replay", "2", "--handler", "h"], "event 2: handler h does not have its source"),
+        (&["replay", "1", "--handler", "x"], "handler x: there is no such handler in config.toml"),
+        (&["replay", "--source", "x"], "source x: there is no such source in the database"),
         (&["replay", "--event", "9"], "event 9: there is no such event"),
     ] {
         let refused = server.cli(args);

@@ -70,7 +70,7 @@ fn every_scheme_is_signed_as_its_sender_would_and_what_is_signed_wrongly_is_refu
         assert_eq!(said.matches(&format!("\n{status} ")).count(), 2, "{name}: {said}");
         let events = if is_known { 1 } else { 2 };
         assert_eq!(said.matches("\nevent ").count(), events, "{name}: {said}");
-        assert_eq!(said.matches("\na repeat of event ").count(), 2 - events, "{name}: {said}");
+        assert_eq!(said.matches("\nduplicate of event ").count(), 2 - events, "{name}: {said}");
 
         let bad = server.cli(&["send", name, "--bad-signature"]);
         assert!(bad.status.success(), "{name}: {}{}", out(&bad), err(&bad));
@@ -104,11 +104,11 @@ fn what_can_not_be_sent_is_said_and_is_exit_1() {
     let server = server();
     for (args, said) in [
         (&["send", "discord"][..], "only the sender can sign: the secret here is its public key"),
-        (&["send", "nobody"], "source nobody: there is none of that name in config.toml"),
-        (&["send", "gets"], "source gets: takes GET alone, none of which has a body"),
+        (&["send", "nobody"], "source nobody: there is no such source in config.toml"),
+        (&["send", "gets"], "source gets: its methods are GET: expected POST, PUT or PATCH"),
         (&["send", "open", "none.json"], "none.json: can't be read"),
         (&["send", "mailgun", "secret", "--content-type", "application/json"], "body is not JSON"),
-        (&["send", "open", "--bad-signature"], "a wrong signature was let in"),
+        (&["send", "open", "--bad-signature"], "the server accepted a wrong signature"),
     ] {
         let sent = server.cli(args);
         assert_eq!(sent.status.code(), Some(1), "{args:?}: {}", out(&sent));
@@ -119,7 +119,7 @@ fn what_can_not_be_sent_is_said_and_is_exit_1() {
     assert_eq!(server.stop(), Some(0));
     let sent = server.cli(&["send", "open"]);
     assert_eq!(sent.status.code(), Some(1));
-    assert!(err(&sent).contains("is the server up?"), "{}", err(&sent));
+    assert!(err(&sent).contains("is the server running?"), "{}", err(&sent));
 }
 
 #[test]
@@ -135,5 +135,5 @@ fn a_server_on_a_unix_socket_is_sent_to_over_it() {
     until("it listens", || server.path().join("http.sock").exists());
     until("it answers", || server.cli(&["send", "a"]).status.success());
     let sent = server.cli(&["send", "a", "--repeat"]);
-    assert!(out(&sent).contains("a repeat of event "), "{}{}", out(&sent), err(&sent));
+    assert!(out(&sent).contains("duplicate of event "), "{}{}", out(&sent), err(&sent));
 }

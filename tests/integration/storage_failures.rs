@@ -158,7 +158,7 @@ fn a_file_of_a_newer_version_is_refused_and_left() {
     // The configuration is none the worse.
     let check = server.cli(&["check"]);
     assert!(check.status.success(), "{}", err(&check));
-    assert!(out(&check).contains("schema version 99") && out(&check).contains("no faults"));
+    assert!(out(&check).contains("schema version 99") && out(&check).contains("no errors"));
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn table<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
 fn form(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
     let mut values = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    values = values.replace('|', "\\|");
     if arg.get_num_args().is_some_and(|count| count.max_values() > 1) {
         values.push('…');
     }
