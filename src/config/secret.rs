@@ -121,9 +121,9 @@ impl Secrets {
         self.0.get(secret).map(Vec::as_slice)
     }
 
-    /// The bytes of those of `wanted` that could be read, in that order.
-    pub fn resolve<'s>(&'s self, wanted: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
-        wanted.iter().filter_map(|secret| self.get(secret))
+    /// The bytes of those of `references` that could be read, in that order.
+    pub fn resolve<'s>(&'s self, references: &'s [SecretRef]) -> impl Iterator<Item = &'s [u8]> {
+        references.iter().filter_map(|secret| self.get(secret))
     }
 
     /// Every text by which a request may reveal a secret of `config`: the secrets themselves, the

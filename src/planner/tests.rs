@@ -58,12 +58,12 @@ fn results_become_jobs_with_their_keys_and_errors_become_notes() {
     assert_eq!(planned.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((planned.dedupe, planned.plan.job_count()), (None, 3));
     let JobPlan::Evaluated(all) = planned.plan else { panic!("the plan has no list of jobs") };
-    assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(why)) if why == "when: no such"));
+    assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(detail)) if detail == "when: no such"));
     let (HandlerId(2), JobSpec::Items(items)) = &all[1] else { panic!("{all:?}") };
-    let keys = [0, 1].map(|at| items.keys(at).unwrap());
-    assert_eq!(keys[0].unique.map(|once| once.window_ms), Some(60_000));
-    assert_eq!(keys[0].debounce.map(|collapse| collapse.debounce_ms), Some(2_000));
-    assert_ne!(keys[0].unique.map(|once| once.key), keys[1].unique.map(|once| once.key));
+    let keys = [0, 1].map(|index| items.keys(index).unwrap());
+    assert_eq!(keys[0].unique.map(|unique| unique.window_ms), Some(60_000));
+    assert_eq!(keys[0].debounce.map(|debounce| debounce.debounce_ms), Some(2_000));
+    assert_ne!(keys[0].unique.map(|unique| unique.key), keys[1].unique.map(|unique| unique.key));
 }
 
 #[test]

@@ -343,6 +343,6 @@ fn compare_decisions(when: &str, key: &str, event: &EventContext<'_>) {
             assert_eq!(RawJobKeys::decode(bytes).as_ref(), Some(keys));
             assert!(output.key_errors.is_empty());
         }
-        (taken, verdict) => panic!("{taken:?}, but {verdict:?}"),
+        (inline, evaluated) => panic!("{inline:?}, but {evaluated:?}"),
     }
 }

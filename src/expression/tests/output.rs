@@ -32,7 +32,9 @@ fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
 
 /// The items, the keys of each, and the errors.
 fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<String>) {
-    let HandlerResult::Run(output) = evaluate("", parts, body).1 else { panic!("not taken") };
+    let HandlerResult::Run(output) = evaluate("", parts, body).1 else {
+        panic!("the handler is skipped")
+    };
     let texts = |packed: crate::expression::output::PackedStrings| {
         let mut start = 0;
         let ends = packed.ends.into_iter();
@@ -134,7 +136,7 @@ fn a_split_is_all_or_nothing() {
     assert_eq!(failed(keys), "more than 64 MiB of output");
     let HandlerResult::Run(output) = split("range(100000)") else { panic!("too many") };
     assert_eq!(output.items.unwrap().len(), 100_000);
-    let HandlerResult::Run(output) = split("empty") else { panic!("not taken") };
+    let HandlerResult::Run(output) = split("empty") else { panic!("the handler is skipped") };
     assert_eq!((output.items.unwrap().len(), output.keys.is_none()), (0, true));
 }
 

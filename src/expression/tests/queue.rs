@@ -83,7 +83,7 @@ fn a_request_that_waits_too_long_is_busy() {
     queue.close();
     queue.enqueue(request(2, 1, &busy_count));
     assert!(!queue.expire_waiting(Priority::Intake));
-    // The request that was taken was dropped, and so completed.
+    // The request of the last group was dropped, and so completed.
     assert_eq!(busy_count.load(Ordering::SeqCst), 4);
 }
 
