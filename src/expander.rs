@@ -225,8 +225,8 @@ impl Expander {
         let evaluated = |planned| {
             EvaluationStage::Evaluated(Box::new(event_jobs(id, source, received_at_ms, planned)))
         };
-        if let Some(owed) = stored_plan {
-            ahead.stage = evaluated(PlannedEvent { plan: owed, dedupe: None, note: None });
+        if let Some(plan) = stored_plan {
+            ahead.stage = evaluated(PlannedEvent { plan, dedupe: None, note: None });
             return Ok(());
         }
         let Some(questions) = planner.expressions() else {
@@ -295,6 +295,6 @@ fn event_jobs(
     received_at_ms: i64,
     planned: PlannedEvent,
 ) -> EventJobs {
-    let PlannedEvent { plan: owed, note, .. } = planned;
-    EventJobs { event, source, received_at_ms, specs: owed.into_specs(), note, dedupe: None }
+    let PlannedEvent { plan, note, .. } = planned;
+    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), note, dedupe: None }
 }

@@ -356,9 +356,9 @@ fn prepare(
             .build_task(claimed, handler, event, item.as_ref())
             .map_err(JobCompletion::Ended);
     }
-    let owed = builder.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
+    let spec = builder.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
-    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, spec: owed })))
+    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, spec })))
 }
 
 /// Adds the reason to an interrupted attempt.

@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest response body that is read. The rest is ignored.
 const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
-/// The response of the server.
+/// The parts of a response that `send` prints.
 pub struct ServerResponse {
     pub status: u16,
     pub content_type: Option<String>,

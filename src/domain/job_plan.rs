@@ -117,8 +117,8 @@ impl JobSpec {
     }
 }
 
-/// Limits for the jobs of one transaction. Above them, the jobs are inserted by transactions of
-/// their own.
+/// Limits for the jobs of one transaction. Above them, the jobs are inserted by later
+/// transactions.
 const LARGE_JOBS: usize = 256;
 const LARGE_BYTES: u64 = 256 << 10;
 

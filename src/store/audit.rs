@@ -1,7 +1,7 @@
 //! Commands of people on jobs and handlers: retry, cancel, pause and resume. Each is recorded in
 //! the audit log.
 //!
-//! The command line calls these functions on a connection of its own, beside a running server or
+//! The command line calls these functions on a separate connection, beside a running server or
 //! without one. Each transaction is short, so that the server's writer never waits for long.
 
 use rusqlite::{Connection, OptionalExtension, params};

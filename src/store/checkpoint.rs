@@ -1,4 +1,4 @@
-//! Checkpoints copy the WAL into the database, on a thread and a connection of their own, so that
+//! Checkpoints copy the WAL into the database, on a separate thread and connection, so that
 //! no request waits for one.
 //!
 //! SQLite's default runs a checkpoint within the commit that made the WAL long, which harms the p99

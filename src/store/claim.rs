@@ -21,7 +21,7 @@ const ROUNDS_MAX: usize = 64;
 const EXAMINED_MAX: usize = 500;
 
 /// Claims the oldest ready jobs for a request, and cancels those that `version_by` finds stale.
-/// Claims nothing for a paused handler, even if the scheduler has not heard of the pause yet. While
+/// Claims nothing for a paused handler, even if the scheduler does not know of the pause yet. While
 /// the circuit breaker is open, claims only the probe.
 ///
 /// # Errors

@@ -868,8 +868,8 @@ fn delete_expansion(conn: &Connection, first: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Retries the dead jobs of an event with fresh attempts: some now, the others in transactions of
-/// their own.
+/// Retries the dead jobs of an event with fresh attempts: some now, the others in later
+/// transactions.
 pub(super) fn retry_dead_jobs_of_event(
     conn: &Connection,
     state: &mut WriterState,

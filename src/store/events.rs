@@ -124,7 +124,7 @@ pub enum InsertReply {
     Duplicate(EventId),
     /// Not stored: the source's queue has reached `max_queued`.
     QueueFull,
-    /// Not stored: no duplicate, and only a duplicate was to be recorded.
+    /// Not stored: no duplicate, and the caller records only duplicates.
     NotDuplicate,
     /// Not stored: the response is 503.
     Unavailable,

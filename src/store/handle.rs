@@ -43,7 +43,7 @@ impl ReplyQueue {
     }
 }
 
-/// A message to the writer.
+/// What the writer receives through its channel.
 #[derive(Debug)]
 pub enum WriterMessage {
     Write(WriteRequest),
@@ -53,7 +53,7 @@ pub enum WriterMessage {
     Backlog(Vec<BacklogTask>),
 }
 
-/// A request to write.
+/// What an intake thread or a worker asks the writer to write.
 #[derive(Debug)]
 pub enum WriteRequest {
     /// The events that one intake thread accepted since its last message.

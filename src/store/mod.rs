@@ -2,7 +2,7 @@
 //!
 //! `open` creates the connection that may write, and `writer` runs it on its own thread. Other
 //! threads read through a `ReadPool`. The command line works beside a running server: it changes
-//! the database in short transactions of its own (`audit`, `replay`), which the server notices by
+//! the database in short, separate transactions (`audit`, `replay`), which the server notices by
 //! `data_version`.
 
 use std::fmt;

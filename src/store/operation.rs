@@ -64,7 +64,7 @@ impl Operation {
     }
 }
 
-/// The result of an operation.
+/// What an operation returns. Observers get it after the commit.
 #[derive(Debug)]
 pub enum OperationResult {
     Inserted(InsertReply),

@@ -114,7 +114,7 @@ struct Writer {
     deferrals: Arc<Deferrals>,
 }
 
-/// An open transaction.
+/// What a transaction sees when it begins.
 struct OpenTransaction {
     version: i64,
     /// Another connection wrote since the last transaction.
@@ -273,7 +273,7 @@ impl Writer {
         }
     }
 
-    /// Does a part of the backlog in a transaction of its own.
+    /// Does a part of the backlog in a separate transaction.
     fn run_backlog(&mut self) {
         let began = Instant::now();
         let step = self.begin().and_then(|begun| {

@@ -67,7 +67,7 @@ impl VerificationScheme for Discord {
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
-        // A webhook event has no number of its own. Its time is part of the signed body.
+        // A webhook event has no number. Its time is part of the signed body.
         Proof::from_body(KeyPlace::Field("id"), request.body, stale_reason)
     }
 

@@ -72,7 +72,7 @@ const HANDSHAKES: &[HandshakeSpec] = &[
         detect: detect_discord_ping,
     },
     HandshakeSpec { scheme: "sns", methods: POST, is_signed: true, detect: detect_subscription },
-    // The request carries a token of its own.
+    // The request is not signed; it carries a token.
     HandshakeSpec { scheme: "meta", methods: GET, is_signed: false, detect: detect_meta },
     HandshakeSpec {
         scheme: "microsoft-graph",

@@ -109,7 +109,7 @@ impl TimestampedSignatures {
 impl VerificationScheme for TimestampedSignatures {
     fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let payload_separator = self.format.payload_separator.as_bytes();
-        // Each timestamp makes a text of its own, which each key has to hash.
+        // Each timestamp makes another text, which each key has to hash.
         let texts_max = parse::max_pairs(request.body.len()).div_ceil(self.keys.len().max(1));
         let mut result = Err(MISMATCH.to_owned());
         for SignatureList { timestamp, signatures } in

@@ -1,8 +1,8 @@
 //! `twilio` (twilio.com/docs/usage/webhooks/webhooks-security): base64 HMAC-SHA1 over the public
 //! URL and the sorted fields of a form. For another body, `bodySHA256` in the URL is its digest.
 //!
-//! The URL is tried with and without its port, as Twilio's libraries do. A webhook rule with a key
-//! of its own signs with SHA-256 and says so in a header (github.com/twilio/twilio-node, its
+//! The URL is tried with and without its port, as Twilio's libraries do. A webhook rule with a
+//! separate key signs with SHA-256 and says so in a header (github.com/twilio/twilio-node, its
 //! examples).
 
 use ring::{digest, hmac};
@@ -78,7 +78,7 @@ impl VerificationScheme for Twilio {
         let signatures = parse::header_signatures(request, &self.header, Encoding::Base64)?;
         let keys = self.keys(request)?;
         let public_url = url::public_url(self.url.as_ref(), request);
-        // A digest in the URL applies whatever the unsigned Content-Type says. Otherwise any body
+        // A digest in the URL applies regardless of the unsigned Content-Type. Otherwise any body
         // without fields would pass as a form.
         let is_form = form_fields::is_form(request.optional_header("content-type")?);
         let (fields, digest) = match is_form && body_digests(&public_url).next().is_none() {

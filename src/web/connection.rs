@@ -335,7 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         let before = buffer.filled().len();
         match self.read(context, buffer, HEAD_BYTES_MAX)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
-            // Also where the connection was to be closed: nothing was said about it yet.
+            // Also on a connection that was about to close: the peer does not know that yet.
             Poll::Ready(count) => {
                 self.begin_head(count);
                 self.head_end.look(&buffer.filled()[before..]);
@@ -466,7 +466,7 @@ impl HeadEnd {
         if self.at.is_some() {
             return;
         }
-        // Line ends before a request are none of its own (RFC 9112, section 2.2).
+        // Line ends before a request do not belong to it (RFC 9112, section 2.2).
         let is_blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
         let skipped = match self.seen {
             0 => bytes.iter().take_while(|byte| is_blank(byte)).count(),

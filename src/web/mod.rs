@@ -182,7 +182,7 @@ impl IntakeState {
     }
 }
 
-/// A bound socket.
+/// A listener before its server starts: connections already wait in its queue.
 pub enum BoundSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -296,7 +296,7 @@ fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// The running servers.
+/// The servers of all listeners, and where they listen.
 pub struct RunningServers {
     servers: Vec<server::RunningServer>,
     /// The addresses of intake as a sender writes them.

@@ -129,7 +129,7 @@ impl SharedWindow {
     }
 }
 
-/// The rate limiter of one source.
+/// `rate_limit` of a source; all intake threads share the window.
 #[derive(Debug)]
 pub struct SourceRateLimiter {
     rate: Rate,

@@ -211,7 +211,7 @@ pub(super) struct PreparedRequest {
     pub replay_guard: Option<KeyHash>,
     /// `None`: the source's events need no expression.
     pub pending: Option<PendingEvaluation>,
-    /// The response of a preset.
+    /// The response that the sender expects, if its scheme is a preset.
     pub preset_response: Option<SenderResponse>,
 }
 

@@ -26,7 +26,7 @@ const PATH_BYTES_MAX: usize = 2048;
 const METHOD_BYTES_MAX: usize = 32;
 const REASON_BYTES_MAX: usize = 256;
 
-/// A rejected request.
+/// What the view `rejections` stores of a request.
 pub struct RejectedRequest<'a> {
     pub source: Option<&'a str>,
     pub method: &'a str,

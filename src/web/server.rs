@@ -32,7 +32,7 @@ pub enum ListenerKind {
     Admin,
 }
 
-/// A running server.
+/// The server of one listener, on a thread of actix.
 pub struct RunningServer {
     handle: ServerHandle,
     thread: JoinHandle<()>,

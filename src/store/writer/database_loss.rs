@@ -54,7 +54,7 @@ impl Writer {
     }
 
     /// If the database itself is in place, copies the WAL into it, which saves everything. It does
-    /// not do so if another program may have begun a WAL of its own.
+    /// not do so if another program may have begun another WAL.
     fn checkpoint_into_database(&self) -> Option<String> {
         let files = &self.store.files;
         let is_alone = files.is_in_place("")
