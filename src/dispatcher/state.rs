@@ -97,7 +97,7 @@ impl DispatcherState {
     pub fn start_claimed(&mut self, request: &ClaimRequest, claimed: Vec<ClaimedJob>) {
         let now_us = self.now_us();
         self.scheduler.record_claim(request, claimed.len(), now_us);
-        if request.as_one_batch {
+        if request.is_one_batch {
             self.start(claimed);
         } else {
             claimed.into_iter().for_each(|job| self.start(vec![job]));

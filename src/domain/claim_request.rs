@@ -9,7 +9,7 @@ pub struct ClaimRequest {
     /// Maximum number of jobs to claim.
     pub max_jobs: usize,
     /// All jobs start together on one thread. Otherwise each job gets its own thread.
-    pub as_one_batch: bool,
+    pub is_one_batch: bool,
     /// The handler's circuit breaker is open, and this job is the probe.
     pub is_probe: bool,
     /// With `rate_limit`: the interval between two starts. The store saves the time of the next allowed
@@ -20,6 +20,6 @@ pub struct ClaimRequest {
 impl ClaimRequest {
     /// Returns how many threads `jobs` claimed jobs occupy.
     pub fn thread_count(&self, jobs: usize) -> usize {
-        if self.as_one_batch { jobs.min(1) } else { jobs }
+        if self.is_one_batch { jobs.min(1) } else { jobs }
     }
 }

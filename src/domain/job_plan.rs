@@ -154,7 +154,7 @@ impl JobPlan {
 
     /// Returns the handlers that get one job each for the event itself. The list is empty if one of
     /// the handlers has a `split`, because the number of jobs is known only after the last insert.
-    pub fn handlers_of_event(&self) -> Vec<HandlerId> {
+    pub fn event_handlers(&self) -> Vec<HandlerId> {
         match self {
             Self::Plain(handlers) | Self::Unevaluated(handlers) => handlers.to_vec(),
             Self::Evaluated(specs)

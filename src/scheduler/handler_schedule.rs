@@ -222,7 +222,7 @@ impl HandlerSchedule {
         Some(ClaimRequest {
             handler,
             max_jobs: jobs,
-            as_one_batch: batch.is_some(),
+            is_one_batch: batch.is_some(),
             is_probe: is_probing,
             min_interval_ms: interval_ms,
         })

@@ -34,7 +34,7 @@ fn request(handler: HandlerId, jobs: usize) -> ClaimRequest {
     ClaimRequest {
         handler,
         max_jobs: jobs,
-        as_one_batch: false,
+        is_one_batch: false,
         is_probe: false,
         min_interval_ms: None,
     }
@@ -171,7 +171,7 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     count(&mut scheduler, 1, 0);
     assert_eq!(planned(&mut scheduler, 2 * SECOND_US - 1), []);
     let plan = scheduler.plan(2 * SECOND_US);
-    assert_eq!((plan.len(), plan[0].max_jobs, plan[0].as_one_batch), (1, 3, true));
+    assert_eq!((plan.len(), plan[0].max_jobs, plan[0].is_one_batch), (1, 3, true));
     scheduler.record_claim(&plan[0], 1, 2 * SECOND_US);
     assert_eq!(scheduler.busy(), 1);
     scheduler.add_ready(A, 1, 3 * SECOND_US);

@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
 use super::events::{self, DedupeKey};
-use super::insert::{self, JobOrigin, Origin};
+use super::insert::{self, JobOrigin, OriginKind};
 use super::reevaluate::{self, Reevaluation};
 use super::writer_state::WriterState;
 use super::{alerts, job_keys, jobs};
@@ -477,7 +477,7 @@ pub(super) fn defer_event(
     source: SourceId,
     plan: &JobPlan,
 ) -> rusqlite::Result<()> {
-    let handlers = plan.handlers_of_event().iter().map(|handler| handler.0).collect::<Vec<_>>();
+    let handlers = plan.event_handlers().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
     let jobs = i64::try_from(plan.job_count()).unwrap_or(i64::MAX);
     conn.prepare_cached(
@@ -563,7 +563,7 @@ fn event_origin(jobs: &EventJobs) -> JobOrigin {
         source: jobs.source,
         handler: HandlerId(0),
         created_at_ms: jobs.received_at_ms,
-        origin: Origin::DeferredEvent,
+        kind: OriginKind::DeferredEvent,
     }
 }
 
@@ -573,7 +573,7 @@ fn retry_origin(reevaluation: &Reevaluation) -> JobOrigin {
         source: reevaluation.claimed.source,
         handler: reevaluation.claimed.handler,
         created_at_ms: reevaluation.received_at_ms,
-        origin: Origin::Replay(i64::from(reevaluation.claimed.replay)),
+        kind: OriginKind::Replay(i64::from(reevaluation.claimed.replay)),
     }
 }
 
@@ -689,7 +689,7 @@ fn insert_hidden_job(
         }
     };
     let is_item = matches!(spec, JobSpec::Items(_));
-    let is_replay = matches!(origin.origin, Origin::Replay(_));
+    let is_replay = matches!(origin.kind, OriginKind::Replay(_));
     let debounce = keys.debounce.filter(|_| !is_replay);
     let unique = keys.unique.filter(|_| !is_replay);
     let is_failed = i64::from(failure.is_some());
@@ -782,9 +782,9 @@ fn release_job(
         source: expansion.source,
         handler: job.handler,
         created_at_ms: 0,
-        origin: match expansion.job {
-            Some(_) => Origin::Replay(0),
-            None => Origin::DeferredEvent,
+        kind: match expansion.job {
+            Some(_) => OriginKind::Replay(0),
+            None => OriginKind::DeferredEvent,
         },
     };
     let mut initial = match (&job.failure, expansion.duplicate_of) {

@@ -3,7 +3,7 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::insert::{self, JobOrigin, Origin};
+use super::insert::{self, JobOrigin, OriginKind};
 use super::source_counters::QueueLimit;
 use super::writer_state::WriterState;
 use super::{alerts, deferred, sources};
@@ -44,10 +44,10 @@ pub struct NewEvent {
 impl NewEvent {
     /// Creates a request that looks up whether an event with this key is stored, and stores
     /// nothing.
-    pub fn look_up(source: SourceId, delivery: DedupeKey) -> Self {
+    pub fn look_up(source: SourceId, delivery_key: DedupeKey) -> Self {
         let dedupe = DedupeCheck {
-            delivery: Some(delivery),
-            aim: InsertMode::LookUp,
+            delivery_key: Some(delivery_key),
+            mode: InsertMode::LookUp,
             ..DedupeCheck::default()
         };
         Self {
@@ -88,12 +88,12 @@ impl NewEvent {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DedupeCheck {
     /// The key of the source's own `dedupe`.
-    pub own: Option<DedupeKey>,
+    pub source_key: Option<DedupeKey>,
     /// The sender's own key of the delivery.
-    pub delivery: Option<DedupeKey>,
+    pub delivery_key: Option<DedupeKey>,
     /// A duplicate retries the dead jobs of its event.
     pub retry_dead: bool,
-    pub aim: InsertMode,
+    pub mode: InsertMode,
 }
 
 /// A key and its window.
@@ -174,13 +174,13 @@ pub fn insert_event(
     let now_ms = state.now_ms;
     let dedupe = &new_event.dedupe;
     if let Some(original) = find_original(conn, new_event.source, dedupe, now_ms)? {
-        if dedupe.aim != InsertMode::LookUp {
+        if dedupe.mode != InsertMode::LookUp {
             record_duplicate(conn, state, new_event, original, dedupe.retry_dead)?;
             sources::record_activity(conn, state, new_event.source, false)?;
         }
         return Ok(InsertReply::Duplicate(original));
     }
-    if dedupe.aim != InsertMode::Store {
+    if dedupe.mode != InsertMode::Store {
         return Ok(InsertReply::NotDuplicate);
     }
     let event = state.counters.event + 1;
@@ -205,7 +205,7 @@ pub fn insert_event(
         new_event.note,
         new_event.body,
     ])?;
-    for key in dedupe.own.iter().chain(&dedupe.delivery) {
+    for key in dedupe.source_key.iter().chain(&dedupe.delivery_key) {
         save_key(conn, new_event.source, key, event, now_ms)?;
     }
     state.counters.event = event;
@@ -247,8 +247,8 @@ fn insert_jobs(
         }
         JobPlan::Evaluated(specs) => {
             for (handler, spec) in specs {
-                let (handler, origin) = (*handler, Origin::Event);
-                let origin = JobOrigin { event, source, handler, created_at_ms, origin };
+                let (handler, kind) = (*handler, OriginKind::Event);
+                let origin = JobOrigin { event, source, handler, created_at_ms, kind };
                 insert::insert_jobs(conn, state, origin, spec)?;
             }
         }
@@ -266,15 +266,15 @@ fn find_original(
     dedupe: &DedupeCheck,
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
-    if let Some(delivery) = &dedupe.delivery
-        && let Some(original) = find_by_key(conn, source, delivery, now_ms)?
+    if let Some(delivery_key) = &dedupe.delivery_key
+        && let Some(original) = find_by_key(conn, source, delivery_key, now_ms)?
     {
         return Ok(Some(original));
     }
-    let Some(own) = &dedupe.own else { return Ok(None) };
-    let Some(original) = find_by_key(conn, source, own, now_ms)? else { return Ok(None) };
-    if let Some(delivery) = &dedupe.delivery {
-        save_key(conn, source, delivery, original.0, now_ms)?;
+    let Some(source_key) = &dedupe.source_key else { return Ok(None) };
+    let Some(original) = find_by_key(conn, source, source_key, now_ms)? else { return Ok(None) };
+    if let Some(delivery_key) = &dedupe.delivery_key {
+        save_key(conn, source, delivery_key, original.0, now_ms)?;
     }
     Ok(Some(original))
 }

@@ -87,7 +87,7 @@ pub enum Health {
 #[derive(Debug, Default)]
 pub struct WriterHealth {
     health: AtomicU8,
-    beats: AtomicU64,
+    heartbeat_count: AtomicU64,
 }
 
 impl WriterHealth {
@@ -101,11 +101,11 @@ impl WriterHealth {
 
     /// Returns a counter that grows at least twice per second while the writer is alive.
     pub fn heartbeats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
+        self.heartbeat_count.load(Ordering::Relaxed)
     }
 
     pub(super) fn heartbeat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.heartbeat_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sets the health. `Broken` is final.

@@ -16,12 +16,12 @@ pub struct JobOrigin {
     pub handler: HandlerId,
     /// Wall clock.
     pub created_at_ms: i64,
-    pub origin: Origin,
+    pub kind: OriginKind,
 }
 
 /// How jobs were created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum OriginKind {
     /// Inserted in the transaction of their event, in the range of ids that the event names.
     Event,
     /// The event's own jobs, inserted after the event.
@@ -35,20 +35,20 @@ impl JobOrigin {
     /// Returns true for jobs of `retry` and `replay`. They supersede no other job, no job
     /// supersedes them, and `unique_by` lets them pass.
     fn bypasses_keys(self) -> bool {
-        matches!(self.origin, Origin::Replay(_))
+        matches!(self.kind, OriginKind::Replay(_))
     }
 
     /// Returns the number of the replay.
     pub(super) fn replay(self) -> Option<i64> {
-        match self.origin {
-            Origin::Replay(number) if number > 0 => Some(number),
+        match self.kind {
+            OriginKind::Replay(number) if number > 0 => Some(number),
             _ => None,
         }
     }
 
     /// Returns the event, unless the event's own range of ids has the jobs.
     pub(super) fn appended_to(self) -> Option<i64> {
-        (self.origin != Origin::Event).then_some(self.event)
+        (self.kind != OriginKind::Event).then_some(self.event)
     }
 }
 

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, params};
 
 use super::breaker::{self, BreakerPolicy};
-use super::insert::{self, JobOrigin, Origin};
+use super::insert::{self, JobOrigin, OriginKind};
 use super::job_keys;
 use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, NextState};
 use super::writer_state::WriterState;
@@ -94,7 +94,7 @@ pub fn apply_reevaluation(
                 source: reevaluation.claimed.source,
                 handler: reevaluation.claimed.handler,
                 created_at_ms: reevaluation.received_at_ms,
-                origin: Origin::Replay(i64::from(reevaluation.claimed.replay)),
+                kind: OriginKind::Replay(i64::from(reevaluation.claimed.replay)),
             };
             insert::insert_jobs(conn, state, origin, spec)?;
             let last = state.counters.job;

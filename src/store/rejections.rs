@@ -121,11 +121,11 @@ mod tests {
                        VALUES (1, 'POST', '/', ?1, 404, '', 0)";
             conn.execute(sql, [ip]).unwrap();
         }
-        let kept = || -> String {
+        let kept_ids = || -> String {
             let sql = "SELECT group_concat(id, ' ' ORDER BY id) FROM rejected_requests";
             conn.query_row(sql, [], |row| row.get(0)).unwrap()
         };
-        assert_eq!((trim(conn, 2).unwrap(), kept()), (2, "1 2 5".to_owned()));
-        assert_eq!((trim(conn, 2).unwrap(), kept()), (2, "2".to_owned()));
+        assert_eq!((trim(conn, 2).unwrap(), kept_ids()), (2, "1 2 5".to_owned()));
+        assert_eq!((trim(conn, 2).unwrap(), kept_ids()), (2, "2".to_owned()));
     }
 }

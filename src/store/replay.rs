@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use super::Store;
 use super::audit::{self, AuditEntry};
 use super::chunked_writes::{ChunkedWriter, TimeSlice};
-use super::insert::{self, JobOrigin, Origin};
+use super::insert::{self, JobOrigin, OriginKind};
 use super::queries::Selector;
 use super::writer_state::WriterState;
 use crate::domain::job_plan::JobSpec;
@@ -192,7 +192,7 @@ fn insert_some_jobs(
             source: facts.source,
             handler: *handler,
             created_at_ms: facts.received_at_ms,
-            origin: Origin::Replay(number),
+            kind: OriginKind::Replay(number),
         };
         cursor.job =
             insert::insert_jobs_from(conn, state, origin, spec, cursor.job, || slice.has_time())?;

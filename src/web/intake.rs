@@ -374,7 +374,8 @@ impl IntakeRequest<'_> {
             aim = InsertMode::RecordDuplicate;
         }
         let retry_dead = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
-        let dedupe = DedupeCheck { own: own_key, delivery, retry_dead, aim };
+        let dedupe =
+            DedupeCheck { source_key: own_key, delivery_key: delivery, retry_dead, mode: aim };
         let event = NewEvent {
             reply_slot: 0,
             source: runtime.id,

@@ -124,7 +124,7 @@ fn the_next_start_of_a_rate_is_saved() {
     let claim_for = ClaimRequest {
         handler: H,
         max_jobs: 2,
-        as_one_batch: false,
+        is_one_batch: false,
         is_probe: false,
         min_interval_ms: Some(250),
     };

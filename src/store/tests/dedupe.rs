@@ -12,18 +12,18 @@ fn dedupe_key(name: &str) -> Option<DedupeKey> {
 /// The keys of a request: of the source's own `dedupe`, and of the delivery.
 fn request_keys(own: &str, delivery: &str) -> DedupeCheck {
     DedupeCheck {
-        own: dedupe_key(own),
-        delivery: dedupe_key(delivery),
+        source_key: dedupe_key(own),
+        delivery_key: dedupe_key(delivery),
         retry_dead: true,
-        aim: InsertMode::Store,
+        mode: InsertMode::Store,
     }
 }
 
 fn delivery_only(name: &str, aim: InsertMode) -> DedupeCheck {
     DedupeCheck {
-        delivery: dedupe_key(name),
+        delivery_key: dedupe_key(name),
         retry_dead: aim == InsertMode::Store,
-        aim,
+        mode: aim,
         ..DedupeCheck::default()
     }
 }
@@ -50,8 +50,8 @@ fn a_duplicate_by_the_own_key_stays_a_duplicate_by_its_delivery_key() {
     let mut db = test_store();
     let short = |delivery: &str| {
         let mut request_keys = request_keys("a", delivery);
-        request_keys.delivery =
-            request_keys.delivery.map(|key_| DedupeKey { window_ms: 9 * WINDOW_MS, ..key_ });
+        request_keys.delivery_key =
+            request_keys.delivery_key.map(|key_| DedupeKey { window_ms: 9 * WINDOW_MS, ..key_ });
         request_keys
     };
     assert_eq!(db.insert_with_keys(short("1")), InsertReply::Stored(EventId(1)));

@@ -85,15 +85,15 @@ fn lines_of_one_transaction(seeds: std::ops::Range<usize>) -> Vec<String> {
         let event = db.state.counters.event + 1;
         db.insert_event(vec![]);
         for handler in [H, HandlerId(2)] {
-            let of = insert::JobOrigin {
+            let origin = insert::JobOrigin {
                 event,
                 source,
                 handler,
                 created_at_ms: 0,
-                origin: insert::Origin::DeferredEvent,
+                kind: insert::OriginKind::DeferredEvent,
             };
             let (conn, state) = (&db.store.conn, &mut db.state);
-            insert::insert_jobs(conn, state, of, &large_spec(seed)).unwrap();
+            insert::insert_jobs(conn, state, origin, &large_spec(seed)).unwrap();
         }
     }
     db.job_positions()
@@ -250,14 +250,14 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_
     let mut task = BacklogTask::insert_event_jobs(jobs);
     db.step(&mut task, 10);
     // A job of another source.
-    let of = insert::JobOrigin {
+    let origin = insert::JobOrigin {
         event: 1,
         source: SourceId(2),
         handler: H,
         created_at_ms: 0,
-        origin: insert::Origin::Event,
+        kind: insert::OriginKind::Event,
     };
-    insert::insert_jobs(&db.store.conn, &mut db.state, of, &ordered_job("k")).unwrap();
+    insert::insert_jobs(&db.store.conn, &mut db.state, origin, &ordered_job("k")).unwrap();
     while !db.step(&mut task, 100) {}
     assert_eq!(db.claim_ids(9), [1]);
     assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
@@ -273,9 +273,9 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_deb
     let mut task = BacklogTask::insert_event_jobs(db.defer(vec![(H, specs)]));
     db.step(&mut task, 10);
     let (event, source, handler) = (1, SourceId(2), H);
-    let origin = insert::Origin::Event;
-    let of = insert::JobOrigin { event, source, handler, created_at_ms: 0, origin };
-    insert::insert_jobs(&db.store.conn, &mut db.state, of, &JobSpec::Event(keys)).unwrap();
+    let kind = insert::OriginKind::Event;
+    let origin = insert::JobOrigin { event, source, handler, created_at_ms: 0, kind };
+    insert::insert_jobs(&db.store.conn, &mut db.state, origin, &JobSpec::Event(keys)).unwrap();
     while !db.step(&mut task, 100) {}
     assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
     assert_eq!(db.query_number("SELECT id FROM jobs WHERE state = 1"), 301);
@@ -304,7 +304,7 @@ fn a_failed_expression_beside_many_items_makes_an_attempt_and_a_dead_job() {
 fn a_duplicate_retries_dead_jobs_in_several_transactions_and_each_once() {
     let mut db = test_store();
     let own = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
-    let dedupe = events::DedupeCheck { own, retry_dead: true, ..Default::default() };
+    let dedupe = events::DedupeCheck { source_key: own, retry_dead: true, ..Default::default() };
     let specs = (0..250).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
     db.insert_plan(JobPlan::Evaluated(specs), Some(dedupe));
     for _ in 0..250 {
@@ -328,7 +328,7 @@ fn duplicates_of_one_transaction_retry_some_dead_jobs_and_later_transactions_the
     let mut db = test_store();
     let dedupe = |name| {
         let own = Some(events::DedupeKey { key: key(name), window_ms: 60_000 });
-        Some(events::DedupeCheck { own, retry_dead: true, ..Default::default() })
+        Some(events::DedupeCheck { source_key: own, retry_dead: true, ..Default::default() })
     };
     for name in ["x", "y", "z"] {
         let specs = (0..80).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();

@@ -113,7 +113,7 @@ impl TestStore {
         let request = ClaimRequest {
             handler,
             max_jobs: jobs,
-            as_one_batch: false,
+            is_one_batch: false,
             is_probe,
             min_interval_ms: None,
         };

@@ -55,7 +55,11 @@ fn a_claimed_job_frees_its_place_in_the_queue() {
 fn a_duplicate_at_the_limit_retries_no_dead_job() {
     let mut db = store_with_limit(0, 1);
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::DedupeCheck { own, retry_dead: true, ..events::DedupeCheck::default() };
+    let dedupe = || events::DedupeCheck {
+        source_key: own,
+        retry_dead: true,
+        ..events::DedupeCheck::default()
+    };
     let plan = JobPlan::Evaluated(vec![(H, JobSpec::Event(JobKeys::default()))]);
     db.insert_plan(plan.clone(), Some(dedupe()));
     db.run_next(dead());

@@ -101,7 +101,11 @@ fn queued_jobs_are_counted() {
 fn a_duplicate_retries_a_dead_job() {
     let mut db = test_store();
     let own = Some(events::DedupeKey { key: key("id"), window_ms: 1_000 });
-    let dedupe = || events::DedupeCheck { own, retry_dead: true, ..events::DedupeCheck::default() };
+    let dedupe = || events::DedupeCheck {
+        source_key: own,
+        retry_dead: true,
+        ..events::DedupeCheck::default()
+    };
     let plan = JobPlan::Evaluated(vec![(H, ordered_job("k"))]);
     assert_eq!(db.insert_plan(plan.clone(), Some(dedupe())), InsertReply::Stored(EventId(1)));
     db.run_next(dead());
