@@ -14,7 +14,7 @@ use super::{
 const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND_EXPECTED: &str =
     r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
-const NO_COMMAND: &str = r#"has nothing to do: expected command = ["program", "argument"] or url = "https://example.com""#;
+const NO_COMMAND: &str = r#"has no command and no url: expected command = ["program", "argument"] or url = "https://example.com""#;
 const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
 const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
@@ -50,7 +50,7 @@ pub(super) fn read_handler(
     folder: &Path,
 ) -> Handler {
     if let Err(remedy) = parse::check_name(name) {
-        table.error(format!("is no name: {remedy}"));
+        table.error(format!("is not a valid name: {remedy}"));
     }
     let default = handler_delivery::read_delivery(&table, Handler::with_defaults(name, folder));
     let handler = Handler {
@@ -89,7 +89,8 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
         } else if text != INTERNAL_SOURCE && !known.contains(&text) {
             let all: Vec<&str> = known.iter().copied().chain([INTERNAL_SOURCE]).collect();
             let hint = parse::suggest(text, &all, parse::quote);
-            let text = format!("{} names {}, no source: {hint}", item.key, parse::quote(text));
+            let text =
+                format!("{} names {}, which is not a source: {hint}", item.key, parse::quote(text));
             // In a file with a syntax error, the source may exist.
             table.log.missing_error(item.at, text);
         } else {
@@ -145,7 +146,7 @@ fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
         let is_server_variable =
             name.strip_prefix("HOOKTRAIL_").is_some_and(|name| SERVER_VARIABLES.contains(&name));
         if name.is_empty() || name.contains(['=', '\0']) {
-            value.error("is no name for a variable: expected one without =");
+            value.error("is not a valid variable name: expected one without =");
         } else if is_server_variable {
             value.error("is set by the server: expected another name");
         } else if let Some(value) = read_env_value(&value, folder) {

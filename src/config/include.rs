@@ -47,7 +47,7 @@ fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     let subfolder = if subfolder.is_empty() && text.starts_with('/') { "/" } else { subfolder };
     if pattern.is_empty() || subfolder.contains(['*', '?']) {
         let _: Option<()> = item
-            .invalid("expected a file, * and ? in its own name alone, such as \"conf.d/*.toml\"");
+            .invalid("expected a file, with * and ? only in its name, such as \"conf.d/*.toml\"");
         return nothing();
     }
     if !pattern.contains(['*', '?']) {

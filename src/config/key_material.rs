@@ -45,7 +45,7 @@ pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
     let Some(text) = secret.strip_prefix(b"whpk_") else {
         return super::parse_shared_standard_key(secret).map(StandardKey::Shared);
     };
-    let bytes = decode_base64(text).ok_or_else(|| format!("is no base64: {STANDARD_KEY}"))?;
+    let bytes = decode_base64(text).ok_or_else(|| format!("is not base64: {STANDARD_KEY}"))?;
     Ok(StandardKey::Public(parse_ed25519(&bytes)?))
 }
 
@@ -70,10 +70,9 @@ fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
     let bytes: &[u8; 32] = bytes
         .try_into()
         .map_err(|_| format!("has {} bytes: expected a public key of 32", bytes.len()))?;
-    VerifyingKey::from_bytes(bytes)
-        .ok()
-        .filter(|key| !key.is_weak())
-        .ok_or_else(|| "is no Ed25519 public key: expected the one that the sender shows".into())
+    VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak()).ok_or_else(|| {
+        "is not an Ed25519 public key: expected the one that the sender shows".into()
+    })
 }
 
 /// Parses an ECDSA P-256 public key: base64 of its SubjectPublicKeyInfo, as SendGrid shows it.
@@ -82,14 +81,14 @@ fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
 /// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
     const KEY: &str = "expected the verification key as it is shown, base64 that begins with MFkw";
-    let der = STANDARD.decode(secret).map_err(|_| format!("is no base64: {KEY}"))?;
+    let der = STANDARD.decode(secret).map_err(|_| format!("is not base64: {KEY}"))?;
     let key = SubjectPublicKeyInfoDer::from(der);
     let result = RawPublicKeyEntity::try_from(&key)
         .map(|entity| entity.verify_signature(webpki::ring::ECDSA_P256_SHA256, b"", b""));
     match result {
         // The key has this type, although "" is not its signature.
         Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => Ok(key),
-        _ => Err(format!("is no ECDSA P-256 public key: {KEY}")),
+        _ => Err(format!("is not an ECDSA P-256 public key: {KEY}")),
     }
 }
 
@@ -100,7 +99,7 @@ pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, Str
 pub fn parse_certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     const PEM: &str = "expected a certificate with an RSA key, in PEM";
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();
-    let certificates = certificates.map_err(|_| format!("is no PEM: {PEM}"))?;
+    let certificates = certificates.map_err(|_| format!("is not PEM: {PEM}"))?;
     if certificates.is_empty() {
         return Err(format!("has no certificate: {PEM}"));
     }
@@ -110,7 +109,7 @@ pub fn parse_certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>,
         });
         match result {
             Ok(Ok(()) | Err(webpki::Error::InvalidSignatureForPublicKey)) => {}
-            _ => return Err(format!("is no such certificate: {PEM}")),
+            _ => return Err(format!("has an invalid certificate or another kind of key: {PEM}")),
         }
     }
     Ok(certificates)

@@ -143,7 +143,7 @@ struct Sections<'a> {
 impl<'a> Sections<'a> {
     fn add(&mut self, root: TomlTable<'a>, is_included: bool) {
         if let (true, Some(value)) = (is_included, root.get("include")) {
-            value.error("stands in an included file: expected in config.toml alone");
+            value.error("is in an included file: expected only in config.toml");
         }
         for key in ["server", "admin", "store", "workers"] {
             if let Some(value) = root.get(key)
@@ -173,7 +173,7 @@ impl<'a> Sections<'a> {
     fn is_first(&mut self, value: &TomlValue<'_>) -> bool {
         if let Some(first) = self.locations.get(&value.key) {
             let place = value.log.display_location(*first);
-            value.error(format!("stands in two files: {place} has it too: expected in one"));
+            value.error(format!("is in two files: {place} has it too: expected in one"));
             return false;
         }
         self.locations.insert(value.key.clone(), value.at);

@@ -398,6 +398,6 @@ pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
     match GeneralPurpose::new(&STANDARD, lenient).decode(text) {
         Ok(key) if (24..=64).contains(&key.len()) => Ok(key),
         Ok(key) => Err(format!("is a key of {} bytes: {KEY}", key.len())),
-        Err(_) => Err(format!("is no base64: {KEY}")),
+        Err(_) => Err(format!("is not base64: {KEY}")),
     }
 }

@@ -139,7 +139,7 @@ fn read_listeners(
         if let Some(Err(remedy)) =
             listeners.first().map(|address| check_free(address, taken_addresses))
         {
-            table.error(format!("has {default:?} as its listen, which {remedy}"));
+            table.error(format!("listens on {default:?} by default, which {remedy}"));
         }
         return listeners;
     };

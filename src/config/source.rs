@@ -43,7 +43,7 @@ pub(super) fn read_source(
     if name == "hooktrail" {
         table.error("is the name of the built-in source: expected another");
     } else if let Err(remedy) = parse::check_name(name) {
-        table.error(format!("is no name: {remedy}"));
+        table.error(format!("is not a valid name: {remedy}"));
     }
     let path_at = table.get("path").map_or(table.at, |value| value.at);
     let path = table

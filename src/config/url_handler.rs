@@ -103,7 +103,7 @@ fn read_url(value: &TomlValue<'_>, expected: &str) -> Option<String> {
         return value.invalid_redacted(expected);
     };
     if authority.as_str().contains('@') {
-        let remedy = "has a user in it: a secret never stands here: see headers";
+        let remedy = "contains a user: write credentials in headers";
         value.error(remedy);
         return None;
     }
@@ -127,7 +127,7 @@ fn read_headers(value: &TomlValue<'_>, is_signed: bool, folder: &Path) -> Vec<(S
         let lower = match parse::parse_header_name(name) {
             Ok(lower) => lower,
             Err(remedy) => {
-                value.error(format!("is no header: {remedy}"));
+                value.error(format!("is not a valid header name: {remedy}"));
                 continue;
             }
         };
@@ -135,7 +135,7 @@ fn read_headers(value: &TomlValue<'_>, is_signed: bool, folder: &Path) -> Vec<(S
         if SERVER_HEADERS.contains(&&*lower) || (is_signed && SIGNED_HEADERS.contains(&&*lower)) {
             value.error("is set by the server: expected another header");
         } else if is_duplicate {
-            value.error("is there twice: once is enough, as header names ignore case");
+            value.error("is there twice: header names ignore case");
         } else if let Some(value) = read_header_value(&value, folder) {
             headers.push((name.to_owned(), value));
         }

@@ -312,7 +312,7 @@ impl EvaluatorThread {
             if request.lost_processes > LOST_MAX {
                 let End { gone, said } = end;
                 let reason =
-                    format!("evaluator processes end before they begin: {gone:?}: {}", said.trim());
+                    format!("evaluator processes exit while they start: {gone:?}: {}", said.trim());
                 log::warn!("expressions: {reason}");
                 self.queue.set_start_error(Some(reason));
                 return false;
@@ -391,7 +391,7 @@ impl EvaluatorThread {
             }
             ExitStatus::Signal(signal) => format!("its process ended by signal {signal}"),
             ExitStatus::Code(code) => format!("its process ended with exit {code}"),
-            ExitStatus::Unknown => "its process ended in a way that is not known".to_owned(),
+            ExitStatus::Unknown => "its process ended for an unknown reason".to_owned(),
         }
     }
 }

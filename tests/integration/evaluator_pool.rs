@@ -310,5 +310,5 @@ fn what_keeps_processes_from_evaluating_is_named() {
     );
     let pool = EvaluatorPool::with_program(Path::new("/bin/false"), folder.path(), "none");
     let reason = pool.outputs(1, &jq(HARMLESS), &of_json(b"[1]")).unwrap_err();
-    assert!(reason.starts_with("evaluator processes end before they begin: Code(1)"), "{reason}");
+    assert!(reason.starts_with("evaluator processes exit while they start: Code(1)"), "{reason}");
 }

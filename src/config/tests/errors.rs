@@ -24,10 +24,10 @@ pth = "/x"
             "4: server.request_timeout is 10: expected a duration such as \"30s\"",
             "6: workers.thread is unknown: did you mean threads?",
             "7: workers.what is unknown: expected threads or shutdown_timeout",
-            "8: handlers.crm has nothing to do: expected command = [\"program\", \"argument\"] or \
+            "8: handlers.crm has no command and no url: expected command = [\"program\", \"argument\"] or \
              url = \"https://example.com\"",
             "9: handlers.crm.sources is 3: expected a list of sources such as [\"paminga\"]",
-            "9: handlers.crm.sources names \"pamiga\", no source: did you mean \"paminga\"?",
+            "9: handlers.crm.sources names \"pamiga\", which is not a source: did you mean \"paminga\"?",
             "10: handlers.crm.timeout is \"30 secs\": expected a duration such as \"30s\"",
             "12: sources.paminga.pth is unknown: did you mean path?",
             "13: handler is unknown: did you mean handlers?",

@@ -28,9 +28,9 @@ fn a_table_in_two_files_is_an_error() {
         .write("c.toml", "");
     let found = folder.errors();
     assert!(found.iter().any(|error| error
-        == "b.toml:1: sources.a stands in two files: config.toml:3 has it too: expected in one"));
+        == "b.toml:1: sources.a is in two files: config.toml:3 has it too: expected in one"));
     assert!(found.iter().any(|error| error
-        == "b.toml:3: server stands in two files: config.toml:2 has it too: expected in one"));
+        == "b.toml:3: server is in two files: config.toml:2 has it too: expected in one"));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn errors_of_all_files_are_reported_together_with_the_main_file_first() {
              expected another path",
             "b.toml:2: threads is unknown: expected include, server, admin, store, workers, \
              sources or handlers",
-            "b.toml:3: include stands in an included file: expected in config.toml alone",
+            "b.toml:3: include is in an included file: expected only in config.toml",
             "c.toml:2: is not UTF-8: save it as UTF-8",
         ]
     );
@@ -62,8 +62,8 @@ fn an_include_that_matches_nothing_is_an_error_only_if_it_names_a_file() {
         ("['missing.toml']", &["config.toml:1: include names \"missing.toml\": no such file"]),
         (
             "['*/a.toml']",
-            &["config.toml:1: include is \"*/a.toml\": expected a file, * and ? in its own name \
-               alone, such as \"conf.d/*.toml\""],
+            &["config.toml:1: include is \"*/a.toml\": expected a file, with * and ? only in its \
+               name, such as \"conf.d/*.toml\""],
         ),
         (
             "'a.toml'",

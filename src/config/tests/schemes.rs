@@ -178,24 +178,24 @@ fn a_secret_that_is_not_a_key_of_its_scheme_is_an_error_and_not_shown() {
     let key = |bytes: usize| base64::engine::general_purpose::STANDARD.encode(vec![0x42; bytes]);
     let weak = format!("whpk_{}", base64::engine::general_purpose::STANDARD.encode([0; 32]));
     for (scheme, secret, error) in [
-        ("standard", "whsec_hush!".to_owned(), Some("is no base64")),
+        ("standard", "whsec_hush!".to_owned(), Some("is not base64")),
         ("standard", format!("whsec_{}", key(23)), Some("is a key of 23 bytes")),
         ("standard", format!("whsec_{}", key(65)), Some("is a key of 65 bytes")),
         ("standard", format!("whsec_{}", key(24)), None),
         ("standard", key(64), None),
         ("standard", format!("whpk_{}", key(31)), Some("has 31 bytes")),
-        ("standard", weak, Some("is no Ed25519 public key")),
+        ("standard", weak, Some("is not an Ed25519 public key")),
         ("standard", format!("whsk_{}", key(64)), Some("is the sender's private key")),
         ("discord", "hush".to_owned(), Some("is not hex")),
-        ("discord", "00".repeat(32), Some("is no Ed25519 public key")),
+        ("discord", "00".repeat(32), Some("is not an Ed25519 public key")),
         ("discord", "00".repeat(31), Some("has 31 bytes")),
-        ("sendgrid", "hush".to_owned(), Some("is no ECDSA P-256 public key")),
-        ("sendgrid", key(91), Some("is no ECDSA P-256 public key")),
+        ("sendgrid", "hush".to_owned(), Some("is not an ECDSA P-256 public key")),
+        ("sendgrid", key(91), Some("is not an ECDSA P-256 public key")),
         ("sns", "hush".to_owned(), Some("has no certificate")),
         (
             "sns",
             "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n".to_owned(),
-            Some("is no such certificate"),
+            Some("has an invalid certificate or another kind of key"),
         ),
         ("github", "hush".to_owned(), None),
     ] {

@@ -132,9 +132,9 @@ fn a_standard_key_has_24_to_64_bytes_and_is_not_shown() {
         ("whsec_".to_owned(), "is a key of 0 bytes"),
         (STANDARD.encode([7; 23]), "is a key of 23 bytes"),
         (STANDARD.encode([7; 65]), "is a key of 65 bytes"),
-        ("whsec_hush-hush-hush-hush-hush-hush-hush".to_owned(), "is no base64"),
-        (format!("{}\n", STANDARD.encode([7; 32])), "is no base64"),
-        (format!("{}===", STANDARD_NO_PAD.encode([7; 25])), "is no base64"),
+        ("whsec_hush-hush-hush-hush-hush-hush-hush".to_owned(), "is not base64"),
+        (format!("{}\n", STANDARD.encode([7; 32])), "is not base64"),
+        (format!("{}===", STANDARD_NO_PAD.encode([7; 25])), "is not base64"),
     ] {
         assert_eq!(parse_shared_standard_key(secret.as_bytes()), Err(format!("{error}: {remedy}")));
     }

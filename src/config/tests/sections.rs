@@ -27,8 +27,8 @@ fn a_listener_has_an_address_of_its_own() {
         ],
     );
     let found = Folder::new("[server]\nlisten = ['127.0.0.1:8081']").errors();
-    let expected = "config.toml: admin has \"127.0.0.1:8081\" as its listen, which has a listener \
-                    already: expected another address";
+    let expected = "config.toml: admin listens on \"127.0.0.1:8081\" by default, which has a \
+                    listener already: expected another address";
     assert_eq!(found, [expected]);
 }
 
@@ -43,12 +43,15 @@ fn names_have_a_limited_length_and_alphabet() {
         ("sources.''", "sources.\"\""),
     ] {
         // The default path of such a name is not checked.
-        let error = format!("1: {key} is no name: {rule}");
+        let error = format!("1: {key} is not a valid name: {rule}");
         check(&format!("[{table}]"), &[error.as_str()]);
     }
     let (most, more) = ("a".repeat(64), "a".repeat(65));
     check(&format!("[sources.{most}]"), &[]);
-    check(&format!("[sources.{more}]"), &[&format!("1: sources.{more} is no name: {rule}")]);
+    check(
+        &format!("[sources.{more}]"),
+        &[&format!("1: sources.{more} is not a valid name: {rule}")],
+    );
     check(
         "[sources.hooktrail]",
         &["1: sources.hooktrail is the name of the built-in source: expected another"],
@@ -192,7 +195,7 @@ fn invalid_keys_of_a_handler_are_errors() {
         (
             "['zz']",
             "['true']",
-            "3: handlers.h.sources names \"zz\", no source: expected \"a\" or \"hooktrail\"".into(),
+            "3: handlers.h.sources names \"zz\", which is not a source: expected \"a\" or \"hooktrail\"".into(),
         ),
         ("['a']", "[]", format!("4: handlers.h.command is []: {command}")),
         (
@@ -218,7 +221,7 @@ fn invalid_keys_of_a_handler_are_errors() {
             "env.X is a number: expected text, { env = \"NAME\" }, { file = \"path\" } or \
              { credential = \"name\" }",
         ),
-        ("'A=B' = 'x'", "env.\"A=B\" is no name for a variable: expected one without ="),
+        ("'A=B' = 'x'", "env.\"A=B\" is not a valid variable name: expected one without ="),
         (
             "HOOKTRAIL_IDEMPOTENCY_KEY = 'x'",
             "env.HOOKTRAIL_IDEMPOTENCY_KEY is set by the server: expected another name",
