@@ -65,8 +65,8 @@ pub fn insert_jobs(
     insert_jobs_from(conn, state, origin, spec, 0, || true).map(drop)
 }
 
-/// Inserts the jobs from index `from` on: at least one, then as long as `goes_on` returns true.
-/// Returns the index of the next job.
+/// Inserts the jobs from index `from` on: at least one, then as long as `should_continue` returns
+/// true. Returns the index of the next job.
 ///
 /// # Errors
 /// The write failed, or the items cannot be read.

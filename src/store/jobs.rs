@@ -1,5 +1,7 @@
 //! Tables `jobs` and `attempts`: outcomes, retries, scheduled jobs, and jobs that a crash left
-//! running.
+//! running. `finish` writes every outcome and decides whether the job succeeds, waits for a retry,
+//! becomes dead or is cancelled. After a crash, `orphaned_jobs` lists the running jobs, and
+//! recovery.rs finishes them as interrupted.
 //!
 //! A claim names the attempt. An outcome whose claim is no longer current changes nothing.
 //! Statements check their row count where it matters.

@@ -16,7 +16,7 @@ const TRANSACTION_MAX: Duration = Duration::from_millis(20);
 /// Part of that time for writing rows.
 const ROWS_TIME: Duration = Duration::from_millis(10);
 
-/// Limits and initial value of the rows in one transaction.
+/// Maximum, minimum and initial number of rows in one transaction.
 const ROWS_MAX: usize = 1000;
 const ROWS_MIN: usize = 8;
 const ROWS_FIRST: usize = 200;
@@ -100,7 +100,7 @@ impl Backlog {
         Ok(())
     }
 
-    /// Records that the transaction is on disk after `took`. Returns the source, and how many of
+    /// Records that the transaction is on disk after `elapsed`. Returns the source, and how many of
     /// its deferred events have their jobs now.
     pub fn commit(&mut self, elapsed: Duration) -> Option<(SourceId, usize)> {
         self.rows = if elapsed > TRANSACTION_MAX {
