@@ -1,8 +1,8 @@
--- Fills a new database with events, spread over the last year. Each has one job. All jobs are done but
--- the newest, which are queued for a paused handler. Bodies are small (about 100 bytes), so that ten
--- million events take 3 GB; every cost that grows with the number of rows is there.
+-- Fills a new database with events of the last year. Each event has one job. The newest jobs are queued
+-- for a paused handler, and all others have succeeded. Bodies are small (about 100 bytes), so that ten
+-- million events take 3 GB. Every cost that grows with the number of rows is present.
 --
--- The server must have made the file, with a source `intake` and a handler `idle`, and be stopped:
+-- The server must have created the file, with a source `intake` and a handler `idle`, and have stopped:
 --   sqlite3 hooktrail.db 'create temp table fill as select 10000000 as events, 1000000 as queued' \
 --     '.read benches/fill.sql'
 
@@ -16,12 +16,12 @@ INSERT INTO events (id, uid, source, received_at, method, path, query, ip, heade
   last_job, note, body)
 WITH RECURSIVE
   numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers, fill WHERE n < events),
-  begun (at, step) AS (SELECT (unixepoch() - 31536000) * 1000, 31536000000 / events FROM fill)
-SELECT n, randomblob(16), s.id, at + n * step, 'POST', '/hooks/intake', NULL, '127.0.0.1',
+  period (start, step) AS (SELECT (unixepoch() - 31536000) * 1000, 31536000000 / events FROM fill)
+SELECT n, randomblob(16), s.id, start + n * step, 'POST', '/hooks/intake', NULL, '127.0.0.1',
   CAST('host: 127.0.0.1:8080' || char(10) || 'content-type: application/json' AS BLOB), n, n, NULL,
   CAST(printf('{"contact_id":"%d","form_completion_id":"%d","email_address":["%d@mid-corp.com"]}',
     749746728 + n % 50021, 4453534 + n, n % 50021) AS BLOB)
-FROM numbers CROSS JOIN begun CROSS JOIN sources s WHERE s.name = 'intake';
+FROM numbers CROSS JOIN period CROSS JOIN sources s WHERE s.name = 'intake';
 
 INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, ended_at)
 SELECT e.id, e.id, h.id, e.source, CASE WHEN done THEN 3 ELSE 0 END, e.received_at, 0, done,

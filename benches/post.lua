@@ -1,6 +1,6 @@
--- The script for wrk: posts benches/body.json, and prints one line of JSON at the end.
--- `wrk … URL -- MS [HEADER]` waits MS milliseconds before each request (`-`: not at all), for a load
--- that leaves the server idle time, and sends HEADER with each request.
+-- A script for wrk: posts benches/body.json, and prints one line of JSON at the end.
+-- `wrk … URL -- MS [HEADER]` waits MS milliseconds before each request, so that the server has idle time,
+-- and sends HEADER with each request. `-` as MS means no wait.
 
 local file = assert(io.open("benches/body.json", "rb"))
 wrk.method = "POST"
@@ -17,7 +17,7 @@ function init(args)
     local name, value = args[2]:match("^(.-): (.*)$")
     wrk.headers[name] = value
   end
-  -- As wrk does without a script: format the request once.
+  -- Formats the request once, as wrk does without a script.
   local request = wrk.format()
   wrk.request = function() return request end
 end

@@ -1,5 +1,5 @@
-//! Answers the jobs of a `mode = "stream"` handler at once, with as little work as possible. What is
-//! left to measure is the server's own cost of a job.
+//! A handler of `mode = "stream"` that answers each job at once, with as little work as possible, so that
+//! a measurement shows the cost of the server.
 
 use std::io::{BufRead, Write, stdin, stdout};
 

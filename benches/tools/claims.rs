@@ -1,7 +1,8 @@
-//! Measures a job in the store, from its claim to its outcome: microseconds per job with JOBS jobs
-//! queued over 100 handlers, and with 1,000. 30 of the handlers are paused, 30 share one ordering key,
-//! and 30 have an open circuit breaker; the last ten may use all threads. The two databases take turns,
-//! so that other load on the machine affects both.
+//! Measures a job in the store from its claim to its outcome, in microseconds per job, with JOBS jobs
+//! queued over 100 handlers and with 1,000.
+//!
+//! 30 of the handlers are paused, 30 share one ordering key, and 30 have an open circuit breaker. The last
+//! ten may use all threads. The two databases take turns, so that other load on the machine affects both.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::BODY;
 const HANDLERS: i64 = 100;
 const PAUSED: std::ops::RangeInclusive<i64> = 1..=30;
 const ORDERED: std::ops::RangeInclusive<i64> = 31..=60;
-const RESTING: std::ops::RangeInclusive<i64> = 61..=90;
+const OPEN_BREAKERS: std::ops::RangeInclusive<i64> = 61..=90;
 const ACTIVE: usize = 10;
 const THREADS: usize = 16;
 const FEW: usize = 1_000;
@@ -41,14 +42,14 @@ struct Database {
 
 pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
     let mut databases = [
-        Database::filled(&folder.join("many.db"), count)?,
-        Database::filled(&folder.join("few.db"), FEW)?,
+        Database::with_queued_jobs(&folder.join("many.db"), count)?,
+        Database::with_queued_jobs(&folder.join("few.db"), FEW)?,
     ];
     let (began, length) = (Instant::now(), Duration::from_secs_f64(seconds));
     let mut us: [Vec<f64>; 2] = Default::default();
     while began.elapsed() < length {
         for (database, us) in databases.iter_mut().zip(&mut us) {
-            us.push(database.turn()?);
+            us.push(database.measure_turn()?);
         }
     }
     let [many, few] = us.map(|mut us| {
@@ -59,27 +60,27 @@ pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A job of this handler, with the ordering key where the handler has one.
+/// A job of a handler, with an ordering key if the handler has one.
 fn job_spec(handler: i64) -> (HandlerId, JobSpec) {
     let order = ORDERED.contains(&handler).then_some([7; 16]);
     (HandlerId(handler), JobSpec::Event(JobKeys { ordering: order, ..JobKeys::default() }))
 }
 
 impl Database {
-    fn filled(path: &Path, count: usize) -> anyhow::Result<Self> {
+    fn with_queued_jobs(path: &Path, count: usize) -> anyhow::Result<Self> {
         let store = open(path, Durability::Normal)?;
-        let named = |handler: i64| HandlerRegistration {
+        let registration = |handler: i64| HandlerRegistration {
             name: format!("h{handler}"),
             is_paused: PAUSED.contains(&handler),
             breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
         };
-        let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(named).collect();
+        let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
         in_transaction(&store.conn, |conn| {
             let now_ms = store.clock.now_ms();
             registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
             conn.execute(
                 "UPDATE handlers SET breaker_open_until = ?1 WHERE id BETWEEN ?2 AND ?3",
-                [now_ms + HOUR_MS, *RESTING.start(), *RESTING.end()],
+                [now_ms + HOUR_MS, *OPEN_BREAKERS.start(), *OPEN_BREAKERS.end()],
             )?;
             Ok(())
         })?;
@@ -88,13 +89,13 @@ impl Database {
         let limits = (1..=HANDLERS).map(|handler| (HandlerId(handler), limits));
         scheduler.configure(&limits.collect::<HashMap<_, _>>());
         scheduler.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
-        RESTING.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
+        OPEN_BREAKERS.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let state = WriterState::read(&store.conn, store.clock)?;
         let mut database = Self { store, state, scheduler, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
             let events = 100.min(count / all.len());
-            database.change(|conn, state, _| {
+            database.write(|conn, state, _| {
                 (0..events).try_for_each(|_| insert_event(conn, state, &all))
             })?;
         }
@@ -103,59 +104,59 @@ impl Database {
     }
 
     /// Runs one transaction as the writer does.
-    fn change(
+    fn write(
         &mut self,
-        change: impl FnOnce(&rusqlite::Connection, &mut WriterState, &Store) -> anyhow::Result<()>,
+        write: impl FnOnce(&rusqlite::Connection, &mut WriterState, &Store) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Self { store, state, .. } = self;
         in_transaction(&store.conn, |conn| {
             (state.now_ms, state.wall_ms) = (store.clock.now_ms(), hooktrail::clock::wall_ms());
-            change(conn, state, store)?;
+            write(conn, state, store)?;
             Ok(state.write_counters(conn)?)
         })
     }
 
-    /// Returns microseconds per job: each transaction holds the outcomes of all threads and the claims
-    /// that follow. The jobs that were taken are queued again, outside the measurement.
-    fn turn(&mut self) -> anyhow::Result<f64> {
-        let mut taken = Vec::new();
+    /// Returns microseconds per job. Each transaction has the outcomes of all threads and the claims that
+    /// follow. Afterwards, as many jobs are queued again, outside the measurement.
+    fn measure_turn(&mut self) -> anyhow::Result<f64> {
+        let mut ended_handlers = Vec::new();
         let began = Instant::now();
         for _ in 0..TURN {
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
-            taken.extend(ended.iter().map(|job| job.handler.0));
+            ended_handlers.extend(ended.iter().map(|job| job.handler.0));
             ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
-            let asks = self.scheduler.plan(self.store.clock.now_ms() * 1000);
-            let mut answers = Vec::with_capacity(asks.len());
-            self.change(|conn, state, _| {
+            let requests = self.scheduler.plan(self.store.clock.now_ms() * 1000);
+            let mut claims = Vec::with_capacity(requests.len());
+            self.write(|conn, state, _| {
                 for job in &ended {
-                    jobs::finish(conn, state, &finish(job))?;
+                    jobs::finish(conn, state, &attempt_record(job))?;
                 }
-                for ask in asks {
-                    answers.push((ask, claim::claim(conn, state, &ask)?));
+                for request in requests {
+                    claims.push((request, claim::claim(conn, state, &request)?));
                 }
                 Ok(())
             })?;
-            for (ask, claimed) in answers {
-                self.scheduler.record_claim(&ask, claimed.len(), 0);
+            for (request, claimed) in claims {
+                self.scheduler.record_claim(&request, claimed.len(), 0);
                 self.running.extend(claimed);
             }
-            self.wake();
+            self.report_ready();
         }
-        let us = began.elapsed().as_secs_f64() * 1e6 / taken.len().max(1) as f64;
-        self.change(|conn, state, _| put_back(conn, state, &taken))?;
-        self.wake();
+        let us = began.elapsed().as_secs_f64() * 1e6 / ended_handlers.len().max(1) as f64;
+        self.write(|conn, state, _| queue_again(conn, state, &ended_handlers))?;
+        self.report_ready();
         checkpoint::passive(&self.store.conn)?;
         Ok(us)
     }
 
-    fn wake(&mut self) {
+    fn report_ready(&mut self) {
         for (handler, jobs) in self.state.ready_counts.drain() {
             self.scheduler.add_ready(handler, jobs, 0);
         }
     }
 }
 
-/// Inserts an event with one job for each of these handlers.
+/// Inserts an event with one job for each handler.
 fn insert_event(
     conn: &rusqlite::Connection,
     state: &mut WriterState,
@@ -182,24 +183,24 @@ fn insert_event(
     Ok(())
 }
 
-/// Queues as many jobs again. Their rows lie as far apart in the file as the first ones: between them
-/// are jobs of the handlers that can't run, which are cancelled at once.
-fn put_back(
+/// Queues as many jobs as have ended. Their rows are as far apart in the file as those of the first jobs:
+/// the rows between them are jobs of handlers that can't run, which are cancelled at once.
+fn queue_again(
     conn: &rusqlite::Connection,
     state: &mut WriterState,
-    taken: &[i64],
+    ended_handlers: &[i64],
 ) -> anyhow::Result<()> {
     let all: Vec<i64> = (1..=HANDLERS).collect();
     let first = state.counters.job + 1;
-    (0..taken.len() / ACTIVE).try_for_each(|_| insert_event(conn, state, &all))?;
+    (0..ended_handlers.len() / ACTIVE).try_for_each(|_| insert_event(conn, state, &all))?;
     conn.execute(
         "UPDATE jobs SET state = 5 WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
-        [first, *RESTING.end()],
+        [first, *OPEN_BREAKERS.end()],
     )?;
     Ok(())
 }
 
-fn finish(claimed: &ClaimedJob) -> AttemptRecord {
+fn attempt_record(claimed: &ClaimedJob) -> AttemptRecord {
     AttemptRecord {
         claim: claimed.claim,
         handler: claimed.handler,

@@ -1,4 +1,4 @@
-//! Measures what an expression costs an event: evaluated inline, and by an evaluator process, alone
+//! Measures the cost of an expression for each event: evaluated inline, and by an evaluator process, one
 //! and eight at a time.
 
 use std::hint::black_box;

@@ -64,7 +64,7 @@ impl Client {
         let lines = self.response.iter().filter(|&&byte| byte == b'\n').count();
         anyhow::ensure!(
             lines == 0 || self.response.starts_with(protocol.good),
-            "the peer answered {:?}",
+            "the peer responded {:?}",
             String::from_utf8_lossy(&self.response)
         );
         Ok(lines == protocol.lines)
@@ -84,18 +84,19 @@ pub fn run(peer: Peer, address: &str, count: usize, seconds: f64) -> anyhow::Res
         clients.push(Client { socket, response: Vec::new(), sent_at: Instant::now() });
     }
     let took_us = measure(&ready, &mut clients, &protocol, length)?;
-    let at = |share: f64| took_us.get((took_us.len() as f64 * share) as usize).unwrap_or(&0.0);
+    let percentile =
+        |share: f64| took_us.get((took_us.len() as f64 * share) as usize).unwrap_or(&0.0);
     println!(
         r#"{{"rate": {:.1}, "p50_us": {:.1}, "p99_us": {:.1}, "good": {}, "bad": 0}}"#,
         took_us.len() as f64 / length.as_secs_f64(),
-        at(0.5),
-        at(0.99),
+        percentile(0.5),
+        percentile(0.99),
         took_us.len()
     );
     Ok(())
 }
 
-/// Sends and reads until the time is over; returns how long each response took, sorted.
+/// Sends requests until the time is over, and returns the sorted times of the responses.
 fn measure(
     ready: &impl std::os::fd::AsFd,
     clients: &mut [Client],
@@ -108,11 +109,11 @@ fn measure(
     }
     let mut took_us = Vec::new();
     let mut events = Vec::with_capacity(clients.len());
-    let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    let timeout = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
     while Instant::now() < end {
         events.clear();
-        let ready_count = epoll::wait(ready, spare_capacity(&mut events), Some(&patience))?;
-        anyhow::ensure!(ready_count > 0, "the peer was silent for {} s", patience.tv_sec);
+        let ready_count = epoll::wait(ready, spare_capacity(&mut events), Some(&timeout))?;
+        anyhow::ensure!(ready_count > 0, "the peer was silent for {} s", timeout.tv_sec);
         for event in &events {
             let client = &mut clients[usize::try_from(event.data.u64())?];
             if client.read_response(protocol)? {

@@ -5,7 +5,7 @@
     clippy::disallowed_types,
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a measuring program prints its figures, and an error may end it"
+    reason = "these programs print figures, and an error may end them"
 )]
 
 use std::path::PathBuf;

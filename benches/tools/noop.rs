@@ -1,5 +1,5 @@
-//! An actix server that reads each body and discards it: the most that this machine can do. Threads,
-//! backlog and keep-alive are those of the server (src/web).
+//! An actix server that reads each body and discards it: the upper bound of HTTP on this machine. Threads,
+//! backlog and keep-alive are those of Hooktrail (src/web).
 
 use std::time::Duration;
 

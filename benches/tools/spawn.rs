@@ -1,5 +1,5 @@
-//! Measures how often two threads can start /bin/true and wait for its end: no runner of commands can
-//! be faster. It calls `posix_spawn` directly; std's `Command` does the same and more.
+//! Measures how often per second two threads can start /bin/true and wait for its end. Nothing that runs
+//! commands can be faster. It calls `posix_spawn` directly, as std's `Command` has a higher cost.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -53,7 +53,7 @@ fn spawn_and_wait() -> anyhow::Result<()> {
         TRUE.to_string_lossy(),
         std::io::Error::from_raw_os_error(failed)
     );
-    // SAFETY: `status` is a live integer of ours, `pid` a child that nobody else waits for.
+    // SAFETY: `status` is a local integer, and only this thread waits for the child `pid`.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
     ensure!(waited == pid && status == 0, "{} ended with {status}", TRUE.to_string_lossy());
     Ok(())

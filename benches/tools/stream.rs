@@ -1,5 +1,5 @@
-//! Measures `mode = "stream"` by itself: each thread hands one job after another to its long-lived
-//! process, with no queue before it and no database behind it.
+//! Measures `mode = "stream"` alone: each thread sends one job after another to its process, without a
+//! queue and without a database.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
         }
     });
     stream.close();
-    ensure!(wait_for_drained(GRACE * 2), "a process goes on");
+    ensure!(wait_for_drained(GRACE * 2), "a process still runs");
     let (good, bad) = (good.into_inner(), bad.into_inner());
     let rate = good as f64 / length.as_secs_f64();
     println!(r#"{{"rate": {rate:.1}, "good": {good}, "bad": {bad}}}"#);

@@ -1,5 +1,5 @@
-//! Measures one append with fdatasync on this disk: no durable write can be faster. Creates the file
-//! and removes it.
+//! Measures one append with fdatasync on a disk. No durable write can be faster. The program creates the
+//! file and removes it.
 
 use std::fs::File;
 use std::io::Write;

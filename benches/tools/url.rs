@@ -1,5 +1,5 @@
-//! Measures the HTTP client of `url` handlers by itself: each thread sends one POST after another over
-//! the kept connections of one agent.
+//! Measures the HTTP client of `url` handlers alone: each thread sends one POST after another over the
+//! keep-alive connections of one agent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +39,6 @@ pub fn run(url: &str, threads: usize, seconds: f64) -> anyhow::Result<()> {
 
 fn post(agent: &Agent, url: &str) -> Result<(), ureq::Error> {
     let request = agent.post(url).header("content-type", "application/json");
-    let mut answer = request.header("idempotency-key", "the-key").send(BODY)?;
-    answer.body_mut().read_to_vec().map(drop)
+    let mut response = request.header("idempotency-key", "the-key").send(BODY)?;
+    response.body_mut().read_to_vec().map(drop)
 }

@@ -1,4 +1,4 @@
-//! The source `hooktrail`: what the server has to tell, as events that any handler may take.
+//! The source `hooktrail`: problems of the server and of its handlers, as events for any handler.
 
 use std::path::Path;
 
@@ -7,26 +7,27 @@ use serde_json::{Value, json};
 
 use crate::support::server::{Scenario, Server, scenario, until};
 
-/// A server that hands its alerts to a handler `alert`, which runs this.
-fn told(script: &str, keys: &str) -> Scenario {
-    scenario().handler("alert", keys, script).from("alert", "hooktrail")
+/// A server whose alerts go to a handler `alert` that runs this script.
+fn with_alert_handler(script: &str, keys: &str) -> Scenario {
+    scenario().handler("alert", keys, script).handler_source("alert", "hooktrail")
 }
 
-/// What was told so far, by `alert`.
-fn alerts(server: &Server) -> Vec<Value> {
-    let events = server.list(
+/// The alerts that are events by now.
+fn received_alerts(server: &Server) -> Vec<Value> {
+    let events = server.column(
         "select cast(e.body as text) from events e join sources s on s.id = e.source \
          where s.name = 'hooktrail' order by e.id",
     );
     events.iter().map(|body| serde_json::from_str(body).expect("JSON")).collect()
 }
 
-/// How often this was told, and is still to be, at one moment.
-fn told_of(server: &Server, kind: &str) -> i64 {
+/// How many alerts of a kind there are: those that are events by now and those that still wait. One
+/// query reads both, so that none moves in between.
+fn alert_count(server: &Server, kind: &str) -> i64 {
     let count = server.value(&format!(
-        "with told (body) as materialized (select cast(e.body as text) from events e
+        "with sent (body) as materialized (select cast(e.body as text) from events e
              join sources s on s.id = e.source where s.name = 'hooktrail')
-         select coalesce((select sum(json_extract(body, '$.count')) from told
+         select coalesce((select sum(json_extract(body, '$.count')) from sent
              where json_extract(body, '$.type') = '{kind}'), 0)
            + coalesce((select sum(count) from alerts where type = '{kind}'), 0)"
     ));
@@ -34,8 +35,8 @@ fn told_of(server: &Server, kind: &str) -> i64 {
 }
 
 #[test]
-fn a_dead_job_is_told_to_the_handler_that_takes_alerts() {
-    let server = told("cat", "")
+fn a_dead_job_is_an_alert_with_its_source_handler_and_detail() {
+    let server = with_alert_handler("cat", "")
         .source("a", "")
         .handler("bad", "retry = { max_attempts = 1 }", "echo no luck >&2; exit 65")
         .start();
@@ -54,12 +55,12 @@ fn a_dead_job_is_told_to_the_handler_that_takes_alerts() {
     let event = server.value(
         "select source || ' ' || (remote_ip is null) || ' ' || jobs from trail where source = 'hooktrail'",
     );
-    assert_eq!(event, "hooktrail 1 1", "it came from no address");
+    assert_eq!(event, "hooktrail 1 1", "an alert has no client IP");
 }
 
 #[test]
-fn of_one_kind_one_a_minute_is_told_and_none_is_forgotten() {
-    let server = told("true", "")
+fn alerts_of_one_kind_are_combined_each_minute_and_none_is_lost() {
+    let server = with_alert_handler("true", "")
         .source("a", "")
         .handler("bad", "", "exit 65")
         .handler("worse", "", "exit 65")
@@ -69,26 +70,26 @@ fn of_one_kind_one_a_minute_is_told_and_none_is_forgotten() {
     }
     server.until("select count(*) from dead_jobs", "20");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
-    assert_eq!(told_of(&server, "job.dead"), 20);
+    assert_eq!(alert_count(&server, "job.dead"), 20);
     let mut handlers: Vec<Value> =
-        alerts(&server).into_iter().map(|mut alert| alert["handler"].take()).collect();
+        received_alerts(&server).into_iter().map(|mut alert| alert["handler"].take()).collect();
     handlers.sort_by_key(Value::to_string);
-    assert_eq!(handlers, ["bad", "worse"], "one each, within the minute");
+    assert_eq!(handlers, ["bad", "worse"], "one alert of each handler within a minute");
 }
 
 #[test]
-fn an_alert_that_fails_makes_none() {
-    let server = told("exit 65", "").source("a", "").start();
-    server.post("/hooks/a", "nobody takes it");
+fn a_failed_alert_handler_causes_no_other_alert() {
+    let server = with_alert_handler("exit 65", "").source("a", "").start();
+    server.post("/hooks/a", "no handler");
     server.until("select count(*) from dead_jobs where handler = 'alert'", "1");
-    // It would have been noted with its outcome.
+    // A further alert would have been written in the transaction of the outcome.
     assert_eq!(server.value("select count(*) from alerts where type <> 'event.unhandled'"), "0");
-    assert_eq!(alerts(&server).len(), 1);
+    assert_eq!(received_alerts(&server).len(), 1);
 }
 
 #[test]
-fn an_event_that_nobody_takes_is_told_where_it_is_wanted() {
-    let server = told("true", "when = '.type == \"event.unhandled\"'")
+fn an_event_without_a_handler_is_an_alert_if_a_handler_wants_it() {
+    let server = with_alert_handler("true", "when = '.type == \"event.unhandled\"'")
         .source("a", "")
         .source("b", "")
         .handler("bad", "when = '.no == null'", "exit 65")
@@ -97,76 +98,80 @@ fn an_event_that_nobody_takes_is_told_where_it_is_wanted() {
     server.post("/hooks/b", "{}");
     server.post("/hooks/a", "{\"no\":1}");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
-    let told: Vec<Value> =
-        alerts(&server).iter().map(|it| json!([it["type"], it["source"], it["event"]])).collect();
+    let alerts: Vec<Value> = received_alerts(&server)
+        .iter()
+        .map(|alert| json!([alert["type"], alert["source"], alert["event"]]))
+        .collect();
     let expected = [json!(["event.unhandled", "b", 2]), json!(["event.unhandled", "a", 3])];
-    assert!(expected.iter().all(|one| told.contains(one)), "{told:?}");
-    until("what is not wanted is not kept for later", || {
+    assert!(expected.iter().all(|alert| alerts.contains(alert)), "{alerts:?}");
+    until("alerts that no handler wants are discarded", || {
         server.value("select coalesce(sum(count), 0) from alerts") == "0"
     });
-    assert_eq!(alerts(&server).len(), 2);
+    assert_eq!(received_alerts(&server).len(), 2);
 }
 
 #[test]
-fn without_a_handler_that_takes_them_there_are_none() {
+fn no_alert_is_recorded_without_an_alert_handler() {
     let mut server = scenario().source("a", "").start();
-    server.post("/hooks/a", "nobody takes it");
+    server.post("/hooks/a", "no handler");
     assert_eq!(server.value("select count(*) from alerts"), "0");
-    server.file("alert.sh", "#!/bin/sh\ncat\n");
+    server.write_file("alert.sh", "#!/bin/sh\ncat\n");
     server.reload_with("[handlers.alert]\nsources = [\"hooktrail\"]\ncommand = [\"./alert.sh\"]");
-    until("the configuration is reloaded", || server.log().contains(": reloaded"));
-    server.post("/hooks/a", "nor this");
+    server.until_reloads(1);
+    server.post("/hooks/a", "none again");
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
-    assert_eq!(alerts(&server)[0]["event"], 2);
+    assert_eq!(received_alerts(&server)[0]["event"], 2);
 }
 
 #[test]
-fn a_silence_is_told_once() {
-    let server = told("true", "")
+fn a_silent_source_is_one_alert() {
+    let server = with_alert_handler("true", "")
         .source("a", "alert_if_silent_for = \"1s\"")
         .source("b", "alert_if_silent_for = \"1h\"")
         .handler("h", "", "true")
         .start();
     server.post("/hooks/a", "x");
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
-    let told = &alerts(&server)[0];
-    assert_eq!((&told["type"], &told["source"]), (&json!("source.silent"), &json!("a")));
-    let detail = told["detail"].as_str().unwrap_or_default();
+    let alert = &received_alerts(&server)[0];
+    assert_eq!((&alert["type"], &alert["source"]), (&json!("source.silent"), &json!("a")));
+    let detail = alert["detail"].as_str().unwrap_or_default();
     assert!(detail.starts_with("no event for 1s, since 20"), "{detail}");
     server.until("select name from sources where is_silent", "a");
-    // The next event ends it; the next silence is another.
+    // An event ends the silence. The next silence is another alert.
     server.post("/hooks/a", "x");
     server.until("select count from alerts where type = 'source.silent'", "1");
 }
 
 #[test]
-fn a_silence_is_counted_from_the_last_event_also_after_a_crash() {
-    let mut server = told("true", "")
+fn the_silence_of_a_source_begins_at_its_last_event_even_after_a_crash() {
+    let mut server = with_alert_handler("true", "")
         .source("a", "alert_if_silent_for = \"1h\"")
         .handler("h", "", "true")
         .start();
     let hour_ago = "update sources set last_seen_at = last_seen_at - 3600000 where name = 'a'";
     server.post("/hooks/a", "x");
     server.kill();
-    server.trail().execute_batch(hour_ago).expect("an hour");
+    server.open_database().execute_batch(hour_ago).expect("an hour");
     server.start();
     server.post("/hooks/a", "y");
     server.kill();
-    // Its last event is an hour ago now, and so the alert is due.
+    // The last event is now an hour old, so the alert is due.
     let events = "update events set received_at = received_at - 3600000";
-    server.trail().execute_batch(&format!("{hour_ago}; {events}")).expect("an hour");
+    server.open_database().execute_batch(&format!("{hour_ago}; {events}")).expect("an hour");
     assert_eq!(server.value("select count(*) from alerts"), "0");
     server.start();
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
-    assert_eq!(alerts(&server)[0]["type"], "source.silent");
+    assert_eq!(received_alerts(&server)[0]["type"], "source.silent");
 }
 
 #[test]
-fn a_source_that_only_refuses_is_told_if_it_ever_accepted() {
+fn a_source_that_only_rejects_is_an_alert_if_it_has_accepted_before() {
     let verify = "verify = { scheme = \"bearer\", secret = { file = \"s\" } }";
-    let scenario =
-        told("true", "").source("a", verify).source("b", verify).handler("h", "", "true");
-    scenario.file("s", "right-and-long-enough");
+    let scenario = with_alert_handler("true", "")
+        .source("a", verify)
+        .source("b", verify)
+        .handler("h", "", "true");
+    scenario.write_file("s", "right-and-long-enough");
     let mut server = scenario.start();
     let post = |server: &Server, path: &str, secret: &str| {
         server.request("POST", path, &format!("Authorization: Bearer {secret}"), b"x").status
@@ -176,38 +181,39 @@ fn a_source_that_only_refuses_is_told_if_it_ever_accepted() {
         for path in ["/hooks/b", "/hooks/a"].repeat(15) {
             assert_eq!(post(&server, path, "wrong"), 401);
         }
-        // A reload ends no row of refusals.
+        // A reload does not end a streak of rejections.
         server.reload_with(&format!("[sources.more{times}]"));
-        server.until("select count(*) from audit_log where action = 'reload'", &times.to_string());
+        server.until_reloads(times);
     }
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
-    let told = &alerts(&server)[0];
-    assert_eq!((&told["type"], &told["source"]), (&json!("source.rejecting"), &json!("a")));
-    assert_eq!(told["detail"], "20 rejections in a row: bearer token does not match");
-    assert_eq!(told_of(&server, "source.rejecting"), 1);
+    let alert = &received_alerts(&server)[0];
+    assert_eq!((&alert["type"], &alert["source"]), (&json!("source.rejecting"), &json!("a")));
+    assert_eq!(alert["detail"], "20 rejections in a row: bearer token does not match");
+    assert_eq!(alert_count(&server, "source.rejecting"), 1);
     assert_eq!(server.value("select group_concat(name) from sources where is_rejecting"), "a");
     assert_eq!(post(&server, "/hooks/a", "right-and-long-enough"), 202);
     assert_eq!(server.value("select count(*) from sources where is_rejecting"), "0");
 }
 
 #[test]
-fn a_disk_without_room_is_told_although_senders_are_refused() {
-    let mut server = told("true", "").source("a", "").handler("h", "", "true").start();
+fn low_disk_space_is_an_alert_although_requests_are_rejected() {
+    let mut server =
+        with_alert_handler("true", "").source("a", "").handler("h", "", "true").start();
     assert_eq!(server.stop(), Some(0));
-    let text = server.config().replace("min_free_space = 1024", "min_free_space = \"1000 TiB\"");
-    *server.config() = text;
-    server.write_config();
+    server.replace_in_config("min_free_space = 1024", "min_free_space = \"1000 TiB\"");
+
     server.start();
     server.until("select outcome from outcomes where handler = 'alert'", "succeeded");
     assert_eq!(server.post("/hooks/a", "x").status, 503);
-    let told = alerts(&server);
-    let detail = told[0]["detail"].as_str().unwrap_or_default();
-    assert!(told[0]["type"] == "disk.low" && detail.contains("min_free_space"), "{told:?}");
+    let alerts = received_alerts(&server);
+    let detail = alerts[0]["detail"].as_str().unwrap_or_default();
+    assert!(alerts[0]["type"] == "disk.low" && detail.contains("min_free_space"), "{alerts:?}");
 }
 
 #[test]
-fn no_alert_is_lost_or_told_twice_however_often_the_server_is_killed() {
-    let mut server = told("true", "").source("a", "").handler("bad", "", "exit 65").start();
+fn no_alert_is_lost_or_repeated_when_the_server_is_killed() {
+    let mut server =
+        with_alert_handler("true", "").source("a", "").handler("bad", "", "exit 65").start();
     for round in 1..=4 {
         server.post("/hooks/a", "x");
         if round % 2 == 0 {
@@ -217,58 +223,63 @@ fn no_alert_is_lost_or_told_twice_however_often_the_server_is_killed() {
         server.start();
     }
     server.until("select count(*) from dead_jobs", "4");
-    assert_eq!(told_of(&server, "job.dead"), 4);
+    assert_eq!(alert_count(&server, "job.dead"), 4);
     server.signal(Signal::TERM);
-    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.wait_for_exit(), Some(0));
     server.start();
     server.until("select count(*) from outcomes where handler = 'alert'", "1");
-    assert_eq!(told_of(&server, "job.dead"), 4);
+    assert_eq!(alert_count(&server, "job.dead"), 4);
 }
 
 #[test]
-fn a_handler_that_rests_is_told_once_and_that_it_recovered() {
+fn an_open_circuit_breaker_is_one_alert_and_its_recovery_another() {
     let keys = "breaker = { threshold = 2, cooldown = \"50ms\" }
                 retry = { max_attempts = 1000, initial_delay = \"20ms\", max_delay = \"20ms\" }";
-    let server = told("true", "")
+    let server = with_alert_handler("true", "")
         .source("a", "")
         .handler("bad", keys, "[ -e mended ] || { echo no luck >&2; exit 1; }")
         .start();
     server.post("/hooks/a", "x");
-    until("it rests again and again", || {
-        let rests = server.value("select count(*) from breaker_log where change = 'opened'");
-        rests.parse::<i64>().expect("a count") > 3
+    until("the circuit breaker has opened four times", || {
+        let openings = server.value("select count(*) from breaker_log where change = 'opened'");
+        openings.parse::<i64>().expect("a count") > 3
     });
-    server.file("mended", "");
+    server.write_file("mended", "");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
-    let told: Vec<Value> =
-        alerts(&server).iter().map(|it| json!([it["type"], it["handler"], it["source"]])).collect();
+    let alerts: Vec<Value> = received_alerts(&server)
+        .iter()
+        .map(|alert| json!([alert["type"], alert["handler"], alert["source"]]))
+        .collect();
     let expected = [
         json!(["handler.breaker_opened", "bad", null]),
         json!(["handler.breaker_closed", "bad", null]),
     ];
-    assert_eq!(told, expected);
-    assert_eq!(alerts(&server)[0]["detail"], "2 in a row, the last was job 1: exit 1: no luck");
+    assert_eq!(alerts, expected);
+    assert_eq!(
+        received_alerts(&server)[0]["detail"],
+        "2 in a row, the last was job 1: exit 1: no luck"
+    );
     assert_eq!(server.value("select sum(count) from alerts"), "0");
 }
 
-/// The example that ships, with programs of the test's own in the place of those that send.
-fn shipped(env: &str) -> Server {
+/// A server with the handler that `hooktrail init` writes. A stub replaces the program that sends mail.
+fn shipped_handler(env: &str) -> Server {
     let alert = Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers/alert");
-    let scenario = scenario().source("a", "").with(&format!(
+    let scenario = scenario().source("a", "").raw_config(&format!(
         "[handlers.alert]\nsources = [\"hooktrail\"]\ncommand = [\"{}\"]\nenv = {{ {env} }}",
         alert.display()
     ));
-    scenario.file("sendmail", "#!/bin/sh\necho \"$@\" > sent\ncat >> sent\n");
+    scenario.write_file("sendmail", "#!/bin/sh\necho \"$@\" > sent\ncat >> sent\n");
     let server = scenario.start();
-    server.post("/hooks/a", "nobody takes it");
+    server.post("/hooks/a", "no handler");
     server.until("select outcome from outcomes", "succeeded");
     server
 }
 
 #[test]
-fn the_example_mails_what_it_is_told() {
-    let server = shipped("ALERT_MAIL = \"ops@example.com\", SENDMAIL = \"./sendmail\"");
-    let sent = server.text_of("sent");
+fn the_shipped_alert_handler_mails_alerts() {
+    let server = shipped_handler("ALERT_MAIL = \"ops@example.com\", SENDMAIL = \"./sendmail\"");
+    let sent = server.read_file("sent");
     let lines: Vec<&str> = sent.lines().collect();
     let head = ["-i -t", "To: ops@example.com", "Subject: hooktrail: event.unhandled"];
     assert_eq!(lines[..3], head);
@@ -278,10 +289,10 @@ fn the_example_mails_what_it_is_told() {
 }
 
 #[test]
-fn the_example_posts_what_it_is_told() {
+fn the_shipped_alert_handler_posts_alerts() {
     let receiver = scenario().source("alerts", "").start();
     let url = format!("http://127.0.0.1:{}/hooks/alerts", receiver.port);
-    let server = shipped(&format!("ALERT_URL = \"{url}\""));
+    let server = shipped_handler(&format!("ALERT_URL = \"{url}\""));
     let body = receiver.value("select cast(body as text) from events");
-    assert_eq!(serde_json::from_str::<Value>(&body).expect("JSON"), alerts(&server)[0]);
+    assert_eq!(serde_json::from_str::<Value>(&body).expect("JSON"), received_alerts(&server)[0]);
 }

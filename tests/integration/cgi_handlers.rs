@@ -1,11 +1,12 @@
-//! Receivers that were written for the web: PHP as its senders' pages show it, under php-cgi.
+//! Handlers of `mode = "cgi"`: PHP scripts as vendors document them, run by php-cgi.
 
 use base64::Engine;
 
-use crate::support::server::{Scenario, Server, err, is_alive, out, scenario, until};
+use crate::support::server::{Scenario, Server, is_alive, scenario, stderr, stdout, until};
+use crate::support::signature::hmac_sha256;
 
-/// How a sender of JSON has its receivers written: signature from `$_SERVER`, bytes from
-/// `php://input`, the answer by `http_response_code`.
+/// A receiver of JSON as vendors document it: the signature from `$_SERVER`, the body from
+/// `php://input`, the status by `http_response_code`.
 const JSON: &str = r#"<?php
 const SECRET = 's3cret';
 
@@ -27,7 +28,7 @@ header('Content-Type: application/json');
 echo json_encode(['order' => $order['id'], 'topic' => $_SERVER['HTTP_X_SHOPIFY_TOPIC']]);
 "#;
 
-/// How a sender of forms has them written: its signature is a field like others.
+/// A receiver of forms as vendors document it: the signature is a form field.
 const FORM: &str = r#"<?php
 $signed = hash_hmac('sha256', $_POST['timestamp'] . $_POST['token'], 's3cret');
 if (!hash_equals($signed, $_POST['signature'])) {
@@ -39,31 +40,28 @@ echo "$_POST[event] $_POST[recipient] $tags ", $_GET['list'] ?? '-', ' ', count(
 "#;
 
 fn php(keys: &str, script: &str) -> Scenario {
-    let scenario = scenario().source("a", "methods = [\"POST\", \"PUT\"]").with(&format!(
+    let scenario = scenario().source("a", "methods = [\"POST\", \"PUT\"]").raw_config(&format!(
         "[handlers.php]\nsources = [\"a\"]\nmode = \"cgi\"\ncommand = [\"php-cgi\", \"receiver.php\"]\n\
          retry = {{ max_attempts = 3 }}\n{keys}"
     ));
-    scenario.file("receiver.php", script);
+    scenario.write_file("receiver.php", script);
     scenario
 }
 
-/// The newest event's outcome.
+/// Waits for the outcome of the newest event.
 fn outcome(server: &Server) -> String {
     let newest = "from outcomes where event = (select max(event) from trail)";
-    until("it ran", || server.value(&format!("select count(*) {newest}")) == "1");
+    until("the newest event has an outcome", || {
+        server.value(&format!("select count(*) {newest}")) == "1"
+    });
     server.value(&format!("select outcome || ': ' || detail {newest}"))
-}
-
-fn hmac(text: &str) -> Vec<u8> {
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"s3cret");
-    ring::hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
 }
 
 #[test]
 fn a_php_receiver_of_json_runs_unchanged() {
     let server = php("", JSON).start();
     let body = r#"{"id":820982911946154508,"note":"Zażółć"}"#;
-    let signature = base64::engine::general_purpose::STANDARD.encode(hmac(body));
+    let signature = base64::engine::general_purpose::STANDARD.encode(hmac_sha256("s3cret", body));
     let signed = format!(
         "Content-Type: application/json\nX-Shopify-Topic: orders/create\n\
          X-Shopify-Hmac-SHA256: {signature}"
@@ -79,7 +77,7 @@ fn a_php_receiver_of_json_runs_unchanged() {
 #[test]
 fn a_php_receiver_of_forms_runs_unchanged() {
     let server = php("", FORM).start();
-    let signature = hex::encode(hmac("17950000000abc"));
+    let signature = hex::encode(hmac_sha256("s3cret", "17950000000abc"));
     let form = "Content-Type: application/x-www-form-urlencoded";
     let body = format!(
         "timestamp=1795000000&token=0abc&signature={signature}&event=opened\
@@ -110,7 +108,7 @@ fn a_php_receiver_of_forms_runs_unchanged() {
 }
 
 #[test]
-fn php_finds_the_request_as_on_the_web() {
+fn php_finds_the_request_in_the_usual_variables() {
     let script = r#"<?php
         $names = ['REQUEST_METHOD', 'REQUEST_URI', 'QUERY_STRING', 'CONTENT_TYPE', 'REMOTE_ADDR',
             'PHP_SELF', 'HTTP_X_A', 'SERVER_NAME', 'HTTPS'];
@@ -126,14 +124,14 @@ fn php_finds_the_request_as_on_the_web() {
 }
 
 #[test]
-fn no_query_reaches_phps_command_line_or_takes_anything_from_it() {
+fn no_query_adds_or_removes_arguments_of_php() {
     let script = "<?php echo ini_get('error_prepend_string'), ' ', json_encode($_GET), \
                   ' ', $argc ?? 'none';";
     let command = "command = [\"php-cgi\", \"-d\", \"error_prepend_string=set\", \"receiver.php\"]";
-    let scenario = scenario().source("a", "").with(&format!(
+    let scenario = scenario().source("a", "").raw_config(&format!(
         "[handlers.php]\nsources = [\"a\"]\nmode = \"cgi\"\n{command}\nretry = {{ max_attempts = 1 }}"
     ));
-    scenario.file("receiver.php", script);
+    scenario.write_file("receiver.php", script);
     let server = scenario.start();
     for (query, get) in [
         ("-s", r#"{"-s":""}"#),
@@ -151,7 +149,7 @@ fn no_query_reaches_phps_command_line_or_takes_anything_from_it() {
 }
 
 #[test]
-fn what_is_wrong_with_a_php_script_is_in_the_detail() {
+fn the_detail_names_the_error_of_a_php_script() {
     for (script, expected) in [
         ("<?php throw new Exception('boom');", "failed: exit 255: "),
         ("<?php nonsense( ;", "failed: exit 255: "),
@@ -171,7 +169,7 @@ fn what_is_wrong_with_a_php_script_is_in_the_detail() {
 }
 
 #[test]
-fn a_script_that_says_gone_is_dead_at_once_and_one_that_says_later_waits() {
+fn status_410_makes_a_job_dead_and_retry_after_delays_its_retry() {
     let script = "<?php http_response_code($_GET['status']); header('Retry-After: 600');";
     let server = php("", script).start();
     server.post("/hooks/a?status=410", "{}");
@@ -182,19 +180,19 @@ fn a_script_that_says_gone_is_dead_at_once_and_one_that_says_later_waits() {
 }
 
 #[test]
-fn a_script_that_hangs_times_out_and_leaves_nothing() {
+fn a_script_that_hangs_times_out_and_its_process_ends() {
     let script = "<?php file_put_contents('pid', getmypid()); while (true) usleep(1000);";
     let server = php("timeout = \"500ms\"", script).start();
     server.post("/hooks/a", "{}");
     assert_eq!(outcome(&server), "timed_out: timeout 500ms");
-    assert!(!is_alive(&server.text_of("pid")));
+    assert!(!is_alive(&server.read_file("pid")));
 }
 
 #[test]
-fn a_script_is_tried_in_the_foreground_too() {
+fn run_runs_a_cgi_script_in_the_foreground() {
     let server = php("", "<?php echo 'got ', file_get_contents('php://input');").start();
-    server.post("/hooks/a", "it");
-    assert_eq!(outcome(&server), "succeeded: status 200: got it");
-    let tried = server.cli(&["run", "php", "1"]);
-    assert!(tried.status.success() && out(&tried).contains("got it"), "{}", err(&tried));
+    server.post("/hooks/a", "body");
+    assert_eq!(outcome(&server), "succeeded: status 200: got body");
+    let run = server.cli(&["run", "php", "1"]);
+    assert!(run.status.success() && stdout(&run).contains("got body"), "{}", stderr(&run));
 }

@@ -1,14 +1,14 @@
-//! The command line, beside a server and without one.
+//! The command line, with and without a running server.
 
 use serde_json::Value;
 
-use crate::support::server::{Server, cli, err, out, scenario, until};
+use crate::support::server::{HOOKTRAIL, Server, cli, scenario, stderr, stdout, until};
 
-/// One object a line.
+/// Parses the output of a command: one JSON object on each line.
 fn objects(server: &Server, args: &[&str]) -> Vec<Value> {
     let output = server.cli(args);
-    assert!(output.status.success(), "{args:?}: {}", err(&output));
-    out(&output).lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output).lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
 }
 
 fn keys(object: &Value) -> Vec<&str> {
@@ -24,8 +24,8 @@ fn sorted(names: &str) -> Vec<&str> {
     names
 }
 
-/// Three events whose handler fails for good, but for the second.
-fn three() -> Server {
+/// A server with three events: the jobs of the first and the third are dead.
+fn server_with_three_events() -> Server {
     let server = scenario()
         .source("a", "")
         .handler("h", "retry = { max_attempts = 1 }", "[ $HOOKTRAIL_EVENT = 2 ] || exit 7")
@@ -38,54 +38,54 @@ fn three() -> Server {
 }
 
 #[test]
-fn init_writes_what_serves_and_never_overwrites() {
+fn init_writes_a_valid_configuration_and_never_overwrites() {
     let folder = tempfile::tempdir().expect("a folder");
     let first = cli(folder.path(), &["init"]);
-    assert!(first.status.success(), "{}", err(&first));
+    assert!(first.status.success(), "{}", stderr(&first));
     assert!(cli(folder.path(), &["check"]).status.success());
     let written = std::fs::read_to_string(folder.path().join("config.toml")).expect("config.toml");
     assert_eq!(written, include_str!("../../config.toml"));
     let second = cli(folder.path(), &["init"]);
     assert_eq!(second.status.code(), Some(1));
-    assert!(err(&second).contains("config.toml: already exists"), "{}", err(&second));
+    assert!(stderr(&second).contains("config.toml: already exists"), "{}", stderr(&second));
 }
 
 #[test]
-fn without_a_configuration_it_ends_with_78_and_a_word_on_init() {
+fn a_missing_configuration_is_exit_78_and_names_init() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = cli(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(err(&output).contains("hooktrail init"), "{}", err(&output));
+    assert!(stderr(&output).contains("hooktrail init"), "{}", stderr(&output));
 }
 
 #[test]
-fn check_names_all_faults_with_their_lines_and_serve_does_not_start() {
+fn check_and_serve_report_every_error_with_its_line() {
     let scenario = scenario().source("a", "methds = [\"POST\"]\naccept = \"xml\"");
     scenario.write();
     for command in ["check", "serve"] {
         let output = cli(scenario.path(), &[command]);
         assert_eq!(output.status.code(), Some(78));
-        let said = err(&output);
+        let errors = stderr(&output);
         assert!(
-            said.lines().count() == 2 && said.contains("methods") && said.contains(":"),
-            "{said}"
+            errors.lines().count() == 2 && errors.contains("methods") && errors.contains(":"),
+            "{errors}"
         );
     }
     assert!(!scenario.path().join("t.db").exists());
 }
 
 #[test]
-fn check_prints_each_sources_url_and_who_would_take_an_event() {
+fn check_prints_the_url_of_each_source_and_the_handlers_of_an_event() {
     let server = scenario().source("a", "path = \"/in\"").handler("h", "", "true").start();
     server.post("/in", "x");
     let output = server.cli(&["check", "--event", "1"]);
-    let said = out(&output);
-    assert!(said.contains("source a: http://127.0.0.1:0/in"), "{said}");
-    assert!(said.contains("event 1 of a: matches h"), "{said}");
+    let report = stdout(&output);
+    assert!(report.contains("source a: http://127.0.0.1:0/in"), "{report}");
+    assert!(report.contains("event 1 of a: matches h"), "{report}");
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn wrong_usage_is_exit_2() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(cli(folder.path(), &["nonsense"]).status.code(), Some(2));
     let server = scenario().start();
@@ -93,8 +93,8 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
-fn lists_are_named_as_the_views_columns() {
-    let server = three();
+fn json_lists_have_the_columns_of_the_views() {
+    let server = server_with_three_events();
     let jobs = objects(&server, &["list", "--json"]);
     assert_eq!(
         keys(&jobs[0]),
@@ -116,40 +116,27 @@ fn lists_are_named_as_the_views_columns() {
 }
 
 #[test]
-fn rejected_requests_are_listed_and_tailed_with_the_columns_of_their_view() {
-    let server = three();
-    assert_eq!(server.post("/hooks/unknown", "").status, 404);
-    server.until("select count(*) from rejections", "1");
-    let columns = "id at source method path remote_ip status reason bytes count";
-    for args in [["list", "--rejected", "--json"], ["tail", "--rejected", "--json"]] {
-        let rejections = objects(&server, &args);
-        assert_eq!(keys(&rejections[0]), sorted(columns), "{args:?}");
-        assert_eq!(rejections[0]["status"], 404, "{args:?}");
-    }
-}
-
-#[test]
-fn show_gives_the_request_and_all_that_became_of_it() {
-    let server = three();
+fn show_prints_the_request_its_jobs_and_its_attempts() {
+    let server = server_with_three_events();
     let shown = &objects(&server, &["show", "1", "--json"])[0];
     assert_eq!(shown["body"], "one");
     assert_eq!(shown["attempts"][0]["detail"], "exit 7");
-    assert_eq!(out(&server.cli(&["show", "3", "--body"])), "three");
-    let text = out(&server.cli(&["show", "1"]));
+    assert_eq!(stdout(&server.cli(&["show", "3", "--body"])), "three");
+    let text = stdout(&server.cli(&["show", "1"]));
     assert!(text.contains("POST /hooks/a") && text.contains("exit 7"), "{text}");
     let missing = server.cli(&["show", "9"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(err(&missing).contains("event 9"), "{}", err(&missing));
+    assert!(stderr(&missing).contains("event 9"), "{}", stderr(&missing));
 }
 
 #[test]
-fn a_dead_job_runs_again_and_a_succeeded_one_is_refused_by_name() {
-    let server = three();
-    let refused = server.cli(&["retry", "1", "2"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(err(&refused).contains("job 2: it has succeeded"), "{}", err(&refused));
-    let done = server.cli(&["retry", "--state", "dead", "--yes"]);
-    assert_eq!(out(&done), "retried 2 jobs\n");
+fn retry_queues_dead_jobs_and_rejects_succeeded_ones() {
+    let server = server_with_three_events();
+    let rejected = server.cli(&["retry", "1", "2"]);
+    assert_eq!(rejected.status.code(), Some(1));
+    assert!(stderr(&rejected).contains("job 2: it has succeeded"), "{}", stderr(&rejected));
+    let retried = server.cli(&["retry", "--state", "dead", "--yes"]);
+    assert_eq!(stdout(&retried), "retried 2 jobs\n");
     server.until("select count(*) from outcomes where attempt = 2", "2");
     assert_eq!(
         server.value("select action || ' ' || jobs || ' ' || via from audit_log"),
@@ -160,43 +147,56 @@ fn a_dead_job_runs_again_and_a_succeeded_one_is_refused_by_name() {
 }
 
 #[test]
-fn dead_jobs_are_dismissed_and_queued_ones_never_run() {
-    let server = three();
+fn cancel_dismisses_dead_jobs_and_cancels_queued_ones() {
+    let server = server_with_three_events();
     assert!(server.cli(&["pause", "h"]).status.success());
     server.post("/hooks/a", "four");
     assert_eq!(
-        out(&server.cli(&["cancel", "--all", "--yes", "--reason", "test"])),
+        stdout(&server.cli(&["cancel", "--all", "--yes", "--reason", "test"])),
         "cancelled 3 jobs\n"
     );
     assert!(server.cli(&["resume", "h"]).status.success());
     assert_eq!(server.value("select group_concat(state) from jobs"), "5,3,5,5");
-    assert_eq!(server.list("select distinct reason from jobs where state = 5"), ["test"]);
+    assert_eq!(server.column("select distinct reason from jobs where state = 5"), ["test"]);
     assert_eq!(server.value("select count(*) from trail where settled_at is null"), "0");
 }
 
 #[test]
-fn acts_work_without_a_server_too() {
-    let mut server = three();
+fn retry_works_while_the_server_is_stopped() {
+    let mut server = server_with_three_events();
     assert_eq!(server.stop(), Some(0));
-    assert_eq!(out(&server.cli(&["retry", "1"])), "retried 1 job\n");
+    assert_eq!(stdout(&server.cli(&["retry", "1"])), "retried 1 job\n");
     server.start();
     server.until("select outcome from outcomes where job = 1 and attempt = 2", "failed");
 }
 
 #[test]
-fn a_handler_runs_in_the_foreground_and_nothing_is_recorded() {
+fn run_runs_a_handler_in_the_foreground_and_records_nothing() {
     let server = scenario().source("a", "").handler("h", "paused = true", "cat; exit 3").start();
     server.post("/hooks/a", "the body");
     let run = server.cli(&["run", "h", "1"]);
-    assert_eq!((run.status.code(), out(&run).as_str()), (Some(1), "the body"));
-    assert!(err(&run).contains("failed: exit 3"), "{}", err(&run));
+    assert_eq!((run.status.code(), stdout(&run).as_str()), (Some(1), "the body"));
+    assert!(stderr(&run).contains("failed: exit 3"), "{}", stderr(&run));
     assert_eq!(server.value("select count(*) from outcomes"), "0");
 }
 
 #[test]
-fn tail_follows_what_comes() {
+fn rejections_are_listed_and_tailed_with_the_columns_of_the_view() {
+    let server = scenario().source("a", "").start();
+    assert_eq!(server.post("/hooks/unknown", "x").status, 404);
+    server.until("select count(*) from rejections", "1");
+    for args in [["tail", "--rejected", "--json"], ["list", "--rejected", "--json"]] {
+        let rejections = objects(&server, &args);
+        let columns = "id at source method path remote_ip status reason bytes count";
+        assert_eq!(keys(&rejections[0]), sorted(columns), "{args:?}");
+        assert_eq!(rejections[0]["status"], 404, "{args:?}");
+    }
+}
+
+#[test]
+fn tail_follows_new_outcomes() {
     let server = scenario().source("a", "").handler("h", "", "true").start();
-    let mut tail = std::process::Command::new(crate::support::server::HOOKTRAIL)
+    let mut tail = std::process::Command::new(HOOKTRAIL)
         .args(["tail", "-f", "--json"])
         .current_dir(server.path())
         .stdout(std::process::Stdio::piped())
@@ -204,8 +204,8 @@ fn tail_follows_what_comes() {
         .expect("tail");
     server.post("/hooks/a", "x");
     let mut line = String::new();
-    let said = tail.stdout.take().expect("its stdout");
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).expect("a line");
+    let output = tail.stdout.take().expect("its stdout");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
     let _ = tail.kill();
     let _ = tail.wait();
     let outcome: Value = serde_json::from_str(&line).expect("an object");
@@ -216,7 +216,7 @@ fn tail_follows_what_comes() {
 fn completions_and_the_man_page_name_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
     for args in [&["completions", "bash"][..], &["man"]] {
-        let text = out(&cli(folder.path(), args));
+        let text = stdout(&cli(folder.path(), args));
         for command in
             ["serve", "check", "init", "tail", "list", "show", "retry", "cancel", "stats"]
         {
@@ -226,33 +226,63 @@ fn completions_and_the_man_page_name_every_command() {
 }
 
 #[test]
-fn the_line_that_is_printed_at_the_start_works_when_pasted() {
+fn the_example_request_in_the_log_works_in_a_shell() {
     for accept in ["any", "json", "form"] {
         let server = scenario().source("a", &format!("accept = \"{accept}\"")).start();
-        until("the line is printed", || server.log().contains("to try it: "));
+        until("the log has the line", || server.log().contains("to try it: "));
         let log = server.log();
         let line = log.lines().find_map(|line| line.split_once("to try it: ")).expect("the line").1;
         let response = std::process::Command::new("sh").args(["-c", line]).output().expect("sh");
-        assert_eq!(out(&response), r#"{"event":1}"#, "{accept}");
+        assert_eq!(stdout(&response), r#"{"event":1}"#, "{accept}");
     }
 }
 
 #[test]
-fn check_and_the_start_warn_of_an_odd_secret_and_check_fails_where_there_is_none() {
+fn check_and_serve_warn_of_white_space_in_a_secret_and_check_fails_without_one() {
     let verify = "verify = { scheme = \"github\", secret = { file = \"secret\" } }";
     let scenario = scenario().source("a", verify);
-    scenario.file("secret", "hush-hush \n");
+    scenario.write_file("secret", "hush-hush \n");
     let server = scenario.start();
     let warning = "sources.a.verify.secret: file secret begins or ends with white space";
     let warning =
         warning.replace("file secret", &format!("file {}", server.path().join("secret").display()));
     until("the log warns", || server.log().contains(&warning));
-    let found = server.cli(&["check"]);
-    assert!(out(&found).contains(&format!("{warning}, ")), "{}", out(&found));
-    assert_eq!(found.status.code(), Some(0));
-    assert!(!out(&found).contains("hush") && !server.log().contains("hush"));
+    let checked = server.cli(&["check"]);
+    assert!(stdout(&checked).contains(&format!("{warning}, ")), "{}", stdout(&checked));
+    assert_eq!(checked.status.code(), Some(0));
+    assert!(!stdout(&checked).contains("hush") && !server.log().contains("hush"));
     std::fs::remove_file(server.path().join("secret")).expect("it was there");
-    let found = server.cli(&["check"]);
-    assert_eq!(found.status.code(), Some(78));
-    assert!(err(&found).contains("secret can't be read: No such file"), "{}", err(&found));
+    let checked = server.cli(&["check"]);
+    assert_eq!(checked.status.code(), Some(78));
+    assert!(
+        stderr(&checked).contains("secret can't be read: No such file"),
+        "{}",
+        stderr(&checked)
+    );
+}
+
+#[test]
+fn invisible_characters_are_escaped_in_the_output_of_show() {
+    let server = scenario().source("open", "").start();
+    let header = "X-H: \u{9b}2J\u{2066}\u{200b}";
+    let sent = server.request("POST", "/hooks/open", header, "b\u{202e}\u{1b}[2J".as_bytes());
+    assert_eq!(sent.status, 202);
+    let hidden =
+        |text: &str| text.contains(['\u{202e}', '\u{200b}', '\u{9b}', '\u{2066}', '\u{1b}']);
+    for args in [&["show", "1"][..], &["show", "1", "--json"]] {
+        let printed = stdout(&server.cli(args));
+        assert!(!hidden(&printed) && printed.contains("202e"), "{args:?}: {printed}");
+    }
+    // `--body` prints the exact bytes, except on a terminal.
+    let body = server.cli(&["show", "1", "--body"]).stdout;
+    assert_eq!(body, "b\u{202e}\u{1b}[2J".as_bytes());
+    let command = format!("{} show 1 --body", HOOKTRAIL);
+    let on_terminal = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(server.path())
+        .env_remove("HOOKTRAIL_CONFIG")
+        .output()
+        .expect("script, of util-linux");
+    let printed = stdout(&on_terminal);
+    assert!(printed.contains("b\\u{202e}\\u{1b}[2J"), "{printed:?}");
 }

@@ -1,18 +1,18 @@
-//! The client's address: read strictly where a trusted proxy gives it, and unknown where it cannot be.
+//! The client IP: read strictly from the header of a trusted proxy, and unknown if that has none.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use crate::support::client::parse;
-use crate::support::server::{Scenario, Server, out, scenario, until};
+use crate::support::client::parse_response;
+use crate::support::server::{Scenario, Server, scenario, stdout, until};
 
-/// Behind a proxy on this machine: source `near` admits this machine alone, source `a` everybody.
+/// A server behind a proxy on this machine. Source `near` allows loopback addresses, source `a` all.
 fn behind_a_proxy(keys: &str) -> Scenario {
     scenario()
         .server(keys)
         .source("near", "allow_from = [\"127.0.0.0/8\"]")
         .source("a", "")
-        .handler("own", "transform = \"$ip\"", "cat; echo; echo \"<$HOOKTRAIL_IP>\"")
+        .handler("h", "transform = \"$ip\"", "cat; echo; echo \"<$HOOKTRAIL_IP>\"")
 }
 
 fn status(server: &Server, headers: &str) -> u16 {
@@ -20,12 +20,12 @@ fn status(server: &Server, headers: &str) -> u16 {
 }
 
 #[test]
-fn a_client_that_a_trusted_proxy_does_not_name_is_in_no_allow_from() {
+fn allow_from_never_matches_an_unknown_client() {
     let server = behind_a_proxy("trusted_proxies = [\"127.0.0.1\"]").start();
     for value in ["unknown", "_hidden", "", "fe80::1%eth0", "127.0.0.1:99999", "127.0.0.1, junk"] {
         assert_eq!(status(&server, &format!("X-Forwarded-For: {value}")), 403, "{value:?}");
     }
-    // The header that is not configured is a stranger's.
+    // Anyone may send the header that `proxy_header` does not name.
     assert_eq!(status(&server, "Forwarded: for=127.0.0.1"), 403);
     assert_eq!(status(&server, ""), 403);
     assert_eq!(status(&server, "X-Forwarded-For: 127.0.0.2"), 202);
@@ -34,7 +34,7 @@ fn a_client_that_a_trusted_proxy_does_not_name_is_in_no_allow_from() {
 }
 
 #[test]
-fn an_element_of_forwarded_that_is_no_address_leaves_the_client_unknown() {
+fn an_invalid_address_in_forwarded_leaves_the_client_unknown() {
     let keys = "trusted_proxies = [\"127.0.0.1\"]\nproxy_header = \"Forwarded\"";
     let server = behind_a_proxy(keys).start();
     for value in ["for=unknown", "for=_hidden", "proto=https", "for=\"[fe80::1%1]:80\"", "for="] {
@@ -53,11 +53,11 @@ fn an_unknown_client_is_null_in_expressions_and_empty_for_handlers() {
     }
     server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
     assert_eq!(
-        server.list("select cast(stdout as text) from attempts order by job"),
+        server.column("select cast(stdout as text) from attempts order by job"),
         ["null\n<>\n", "\"192.0.2.7\"\n<192.0.2.7>\n"]
     );
-    assert_eq!(server.list("select remote_ip from trail order by event"), ["-", "192.0.2.7"]);
-    let shown = out(&server.cli(&["show", "1", "--json"]));
+    assert_eq!(server.column("select remote_ip from trail order by event"), ["-", "192.0.2.7"]);
+    let shown = stdout(&server.cli(&["show", "1", "--json"]));
     assert!(shown.contains(r#""remote_ip":null"#), "{shown}");
 }
 
@@ -72,11 +72,24 @@ fn a_client_over_a_unix_socket_is_unknown() {
         let mut stream = UnixStream::connect(&socket).ok()?;
         let head = "Host: x\r\nConnection: close\r\nContent-Length: 1";
         write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\n\r\nx").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        parse(&answer).map(|answer| answer.status)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        parse_response(&response).map(|response| response.status)
     };
-    until("it listens", || post("/hooks/near") == Some(403));
+    until("the server listens", || post("/hooks/near") == Some(403));
     assert_eq!(post("/hooks/a"), Some(202));
-    assert_eq!(server.list("select remote_ip from trail"), ["-"]);
+    assert_eq!(server.column("select remote_ip from trail"), ["-"]);
+}
+
+#[test]
+fn the_client_ip_comes_from_a_trusted_proxy() {
+    let server = scenario()
+        .server("trusted_proxies = [\"127.0.0.0/8\"]")
+        .source("a", "allow_from = [\"192.0.2.0/24\"]")
+        .start();
+    let from = |ip: &str| {
+        server.request("POST", "/hooks/a", &format!("X-Forwarded-For: {ip}"), b"x").status
+    };
+    assert_eq!((from("192.0.2.7"), from("198.51.100.1")), (202, 403));
+    assert_eq!(server.column("select remote_ip from trail"), ["192.0.2.7"]);
 }

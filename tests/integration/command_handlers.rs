@@ -1,13 +1,14 @@
-//! Each way a command can end, and what becomes of its job.
+//! Handlers that run a command: how each kind of exit affects the job, and what the command receives.
 
-use crate::support::server::{scenario, text, until};
+use crate::support::server::{display_value, scenario, until};
 
-/// Posts one event to a handler with this script; waits for its only job to settle in `state`.
+/// Posts one event to a handler with this script, waits until its job is in `state`, and compares the
+/// outcomes.
 fn check(keys: &str, script: &str, state: &str, outcomes: &[&str]) {
     let server = scenario().source("a", "").handler("h", keys, script).start();
     server.post("/hooks/a", "body");
     server.until(&format!("select count(*) from trail where {state} = 1"), "1");
-    let found = server.list("select outcome || ': ' || detail from outcomes order by id");
+    let found = server.column("select outcome || ': ' || detail from outcomes order by id");
     assert_eq!(found, outcomes);
 }
 
@@ -22,7 +23,7 @@ fn exit_65_is_dead_at_once() {
 }
 
 #[test]
-fn any_other_exit_is_tried_again_until_there_are_no_attempts_left() {
+fn any_other_exit_is_retried_until_no_attempts_are_left() {
     check(
         "retry = { initial_delay = \"1ms\", max_attempts = 3 }",
         "echo one >&2; echo last >&2; exit 7",
@@ -50,17 +51,17 @@ fn a_signal_and_a_timeout_are_failures() {
 }
 
 #[test]
-fn what_can_not_be_started_says_why() {
+fn a_command_that_cannot_start_has_the_reason_as_detail() {
     let server = scenario()
         .source("a", "")
-        .with("[handlers.h]\nsources = [\"a\"]\ncommand = [\"no-such-program\"]\nretry = { max_attempts = 1 }")
+        .raw_config("[handlers.h]\nsources = [\"a\"]\ncommand = [\"no-such-program\"]\nretry = { max_attempts = 1 }")
         .start();
     server.post("/hooks/a", "body");
     server.until("select substr(detail, 1, 28) from outcomes", "not started: no-such-program");
 }
 
 #[test]
-fn a_deferred_job_waits_as_asked_and_has_not_failed() {
+fn a_deferred_job_waits_as_long_as_the_handler_asks_without_a_failure() {
     let server = scenario()
         .source("a", "")
         .handler("h", "", r#"echo '{"outcome":"deferred","retry_after":"1h"}' >&3; exit 1"#)
@@ -70,12 +71,12 @@ fn a_deferred_job_waits_as_asked_and_has_not_failed() {
     let row = &server.rows(
         "select j.wait_ms, j.failures, a.next_at - a.ended_at from jobs j join attempts a on a.job = j.id",
     )[0];
-    let row: Vec<String> = row.iter().map(text).collect();
+    let row: Vec<String> = row.iter().map(display_value).collect();
     assert_eq!(row, ["3600000", "0", "3600000"]);
 }
 
 #[test]
-fn a_sign_of_life_starts_the_timeout_anew() {
+fn a_heartbeat_restarts_the_timeout() {
     check(
         "timeout = \"2s\"\nretry = { max_attempts = 1 }",
         r#"for i in 1 2 3 4 5 6; do sleep 0.5; echo '{"alive":true}' >&3; done"#,
@@ -85,19 +86,19 @@ fn a_sign_of_life_starts_the_timeout_anew() {
 }
 
 #[test]
-fn output_is_kept_up_to_its_limit_its_end_rather_than_its_start() {
+fn the_last_part_of_a_long_output_is_stored() {
     let server = scenario()
         .source("a", "")
         .handler("h", "max_output_size = 1024", "yes | head -c 5000000; echo the end")
         .start();
     server.post("/hooks/a", vec![b'x'; 500_000]);
     server.until("select outcome from outcomes", "succeeded");
-    let kept = server.value("select stdout from attempts");
-    assert!(kept.len() == 1024 && kept.ends_with("the end\n"), "{}", kept.len());
+    let stored = server.value("select stdout from attempts");
+    assert!(stored.len() == 1024 && stored.ends_with("the end\n"), "{}", stored.len());
 }
 
 #[test]
-fn children_left_behind_are_ended_also_in_a_session_of_their_own() {
+fn orphan_processes_are_killed_even_in_another_session() {
     let server = scenario()
         .source("a", "")
         .handler(
@@ -110,20 +111,23 @@ fn children_left_behind_are_ended_also_in_a_session_of_their_own() {
         .start();
     server.post("/hooks/a", "body");
     server.until("select outcome from outcomes", "succeeded");
-    for pid in server.text_of("pids").lines() {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    for pid in server.read_file("pids").lines() {
+        assert!(
+            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            "process {pid} still exists"
+        );
     }
 }
 
 #[test]
-fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
+fn a_command_has_only_its_event_and_its_env_in_the_environment() {
     let server =
         scenario().source("a", "").handler("h", "env = { MINE = \"yes\" }", "env -0").start();
     server.request("POST", "/hooks/a?x=1&y=%20", "X-Tag: 1\nX-Tag: 2\nContent-Type: t/x", b"body");
     server.until("select outcome from outcomes", "succeeded");
-    let said = server.value("select stdout from attempts");
+    let printed = server.value("select stdout from attempts");
     let env: std::collections::BTreeMap<&str, &str> =
-        said.split('\0').filter_map(|line| line.split_once('=')).collect();
+        printed.split('\0').filter_map(|line| line.split_once('=')).collect();
     for (name, value) in [
         ("HOOKTRAIL_EVENT", "1"),
         ("HOOKTRAIL_JOB", "1"),
@@ -146,7 +150,7 @@ fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
     assert!(
         key.len() <= 100 && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
     );
-    // What sh sets by itself apart.
+    // Except for the variables that sh sets.
     let known = ["PATH", "HOME", "LANG", "TZ", "MINE", "PWD", "OLDPWD", "SHLVL", "_"];
     let others: Vec<_> = env
         .keys()
@@ -156,11 +160,11 @@ fn a_command_finds_its_event_in_its_environment_and_nothing_else() {
 }
 
 #[test]
-fn concurrency_is_kept_and_the_highest_priority_comes_first() {
+fn concurrency_is_a_limit_and_the_highest_priority_starts_first() {
     let script = "echo start $HOOKTRAIL_HANDLER >> order; until [ -e go ]; do sleep 0.01; done
                   echo end $HOOKTRAIL_HANDLER >> order";
     let server = scenario()
-        .with("[workers]\nthreads = 1")
+        .raw_config("[workers]\nthreads = 1")
         .source("a", "")
         .handler("low", "concurrency = 2", script)
         .handler("high", "priority = 5", script)
@@ -169,11 +173,11 @@ fn concurrency_is_kept_and_the_highest_priority_comes_first() {
         server.post("/hooks/a", "body");
     }
     server.until("select count(*) from queue_depth where state = 'running'", "1");
-    server.file("go", "");
+    server.write_file("go", "");
     server.until("select count(*) from outcomes", "4");
-    let order = server.text_of("order");
+    let order = server.read_file("order");
     let pairs: Vec<&str> = order.lines().filter_map(|line| line.strip_prefix("start ")).collect();
-    // One thread: what was running first may be either; then the higher goes before the lower.
+    // With one thread either handler may run first. After that the higher priority goes first.
     assert_eq!(pairs.iter().rev().take(1).collect::<Vec<_>>(), [&"low"], "{order}");
     let running: Vec<i64> = order
         .lines()
@@ -186,7 +190,7 @@ fn concurrency_is_kept_and_the_highest_priority_comes_first() {
 }
 
 #[test]
-fn a_waiting_job_starts_when_it_is_due_and_a_new_one_at_once() {
+fn a_retry_starts_when_it_is_due() {
     let server = scenario()
         .source("a", "")
         .handler(
@@ -201,22 +205,22 @@ fn a_waiting_job_starts_when_it_is_due_and_a_new_one_at_once() {
         "select (select ended_at - duration_ms from attempts where id = 2) - ended_at from attempts
          where id = 1",
     )[0];
-    let waited: i64 = text(&row[0]).parse().expect("milliseconds");
+    let waited: i64 = display_value(&row[0]).parse().expect("milliseconds");
     assert!((299..30_000).contains(&waited), "{waited}");
 }
 
 #[test]
-fn no_shell_ever_sees_what_a_sender_sent() {
+fn no_input_of_a_sender_reaches_a_shell() {
     let server = scenario().source("a", "path = \"/h/{x}\"").handler("h", "", "true").start();
-    let answer =
+    let response =
         server.request("POST", "/h/$(touch%20pwned)", "X-A: $(touch pwned)", b"`touch pwned`");
-    assert_eq!(answer.status, 202);
+    assert_eq!(response.status, 202);
     server.until("select outcome from outcomes", "succeeded");
     assert!(!server.path().join("pwned").exists());
 }
 
 #[test]
-fn a_handler_that_ignores_sigterm_is_killed_after_its_grace() {
+fn a_handler_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let server = scenario()
         .source("a", "")
         .handler(
@@ -232,14 +236,14 @@ fn a_handler_that_ignores_sigterm_is_killed_after_its_grace() {
 }
 
 #[test]
-fn a_cancelled_job_that_runs_is_ended() {
+fn a_running_job_that_is_cancelled_is_stopped() {
     let server = scenario().source("a", "").handler("h", "", "exec sleep 1000").start();
     server.post("/hooks/a", "body");
-    until("it runs", || {
+    until("the job runs", || {
         server.value("select count(*) from queue_depth where state = 'running'") == "1"
     });
-    let done = server.cli(&["cancel", "1", "--reason", "not wanted"]);
-    assert!(done.status.success(), "{done:?}");
+    let cancelled = server.cli(&["cancel", "1", "--reason", "not wanted"]);
+    assert!(cancelled.status.success(), "{cancelled:?}");
     server.until(
         "select outcome || ' ' || detail || ' ' || job_state from outcomes",
         "interrupted cancelled cancelled",
@@ -248,11 +252,11 @@ fn a_cancelled_job_that_runs_is_ended() {
 }
 
 #[test]
-fn the_server_raises_its_limit_on_open_files_and_a_command_gets_the_one_from_before() {
-    // The limit is given back in the first moments of the command, so it waits for it.
+fn the_server_raises_its_open_file_limit_but_not_that_of_commands() {
+    // The server restores the limit shortly after the command starts, so the script waits for that.
     let script = "until [ \"$(ulimit -S -n)\" = 300 ]; do :; done";
     let server = scenario()
-        .under(&["prlimit", "--nofile=300:700"])
+        .wrapped_by(&["prlimit", "--nofile=300:700"])
         .source("a", "")
         .handler("h", "timeout = \"30s\"\nretry = { max_attempts = 1 }", script)
         .start();

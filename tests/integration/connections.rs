@@ -1,4 +1,4 @@
-//! What a connection may take of the server: time, memory, a place; and what others keep.
+//! Limits of connections: time, memory and number, and what remains for other clients.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::client::parse;
+use crate::support::client::parse_response;
 use crate::support::server::{Server, scenario, until};
 
 const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 const POST: &[u8] = b"POST /hooks/a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
 const ALIVE: &str = r#"{"status":"alive"}"#;
 
-/// Reads one response, which ends with this.
+/// Reads one response up to this text.
 fn read_to(stream: &mut TcpStream, end: &str) -> String {
     let (mut text, mut byte) = (String::new(), [0]);
     while !text.ends_with(end) {
@@ -24,7 +24,7 @@ fn read_to(stream: &mut TcpStream, end: &str) -> String {
     text
 }
 
-/// What comes until the connection ends.
+/// Reads until the end of the connection.
 fn read_all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("the end of the connection");
@@ -35,20 +35,20 @@ fn statuses(text: &str) -> Vec<&str> {
     text.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]).collect()
 }
 
-/// Waits until so much time is over since then.
-fn until_over(since: Instant, time: Duration) {
+/// Waits until this much time has passed since a moment.
+fn until_elapsed(since: Instant, time: Duration) {
     until("time passes", || since.elapsed() >= time);
 }
 
-/// A connection that had one request.
-fn used(server: &Server) -> TcpStream {
+/// A connection on which one request was sent and answered.
+fn connect_and_get(server: &Server) -> TcpStream {
     let mut stream = server.connect().expect("a connection");
     stream.write_all(GET).expect("a request");
     read_to(&mut stream, ALIVE);
     stream
 }
 
-/// Whether the peer has closed it.
+/// Whether the server has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).expect("its mode");
     let read = stream.read(&mut [0]);
@@ -60,27 +60,27 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn the_second_head_of_a_connection_has_no_more_time_than_the_first() {
+fn the_request_timeout_limits_the_second_head_of_a_connection() {
     let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
-    let mut stream = used(&server);
+    let mut stream = connect_and_get(&server);
     stream.write_all(b"POST /hooks/a HTTP/1.1\r\nX: ").expect("half a head");
-    let late = parse(&read_all(&mut stream)).expect("a response");
-    let told = (late.status, late.header("connection"), late.body.as_str());
-    assert_eq!(told, (408, Some("close"), r#"{"error":"request took too long"}"#));
+    let late = parse_response(&read_all(&mut stream)).expect("a response");
+    let response = (late.status, late.header("connection"), late.body.as_str());
+    assert_eq!(response, (408, Some("close"), r#"{"error":"request took too long"}"#));
 }
 
 #[test]
-fn the_time_of_a_head_begins_though_it_came_with_the_request_before_it() {
+fn the_request_timeout_limits_a_pipelined_head() {
     let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
     for before in [GET, POST] {
         let sent = [before, b"POST /hooks/a HTTP/1.1\r\nX: "].concat();
-        let answered = server.raw(&sent);
-        assert_eq!(statuses(&answered)[1..], ["408"], "{answered}");
+        let responses = server.send_raw(&sent);
+        assert_eq!(statuses(&responses)[1..], ["408"], "{responses}");
     }
 }
 
 #[test]
-fn a_unix_socket_and_the_admin_listener_limit_the_time_too() {
+fn the_request_timeout_limits_unix_sockets_and_the_admin_listener() {
     let server = scenario()
         .server("request_timeout = \"300ms\"")
         .listen("unix:http.sock")
@@ -98,46 +98,46 @@ fn a_unix_socket_and_the_admin_listener_limit_the_time_too() {
 }
 
 #[test]
-fn the_time_of_a_request_begins_with_its_first_byte() {
+fn the_request_timeout_starts_with_the_first_byte() {
     let server = scenario().server("request_timeout = \"2s\"").source("a", "").start();
     let mut stream = server.connect().expect("a connection");
     let connected_at = Instant::now();
-    until_over(connected_at, Duration::from_millis(1200));
+    until_elapsed(connected_at, Duration::from_millis(1200));
     stream.write_all(&POST[..9]).expect("the first bytes");
-    until_over(connected_at, Duration::from_millis(2200));
+    until_elapsed(connected_at, Duration::from_millis(2200));
     stream.write_all(&POST[9..]).expect("the rest");
     assert!(read_to(&mut stream, "}").starts_with("HTTP/1.1 202"));
 }
 
 #[test]
-fn head_and_body_share_the_time_of_a_request() {
+fn the_request_timeout_covers_head_and_body_together() {
     let server = scenario().server("request_timeout = \"3s\"").source("a", "").start();
-    let mut stream = used(&server);
+    let mut stream = connect_and_get(&server);
     let began_at = Instant::now();
     stream.write_all(&POST[..9]).expect("the first bytes");
-    until_over(began_at, Duration::from_secs(2));
+    until_elapsed(began_at, Duration::from_secs(2));
     let head_at = Instant::now();
     stream.write_all(&POST[9..POST.len() - 1]).expect("all but one");
     assert_eq!(statuses(&read_all(&mut stream)), ["408"]);
-    assert!(head_at.elapsed() < Duration::from_secs(3), "a new time began with the body");
+    assert!(head_at.elapsed() < Duration::from_secs(3), "the body got its own time");
 }
 
 #[test]
-fn a_connection_on_which_nothing_is_sent_is_closed_without_a_response() {
+fn a_silent_connection_is_closed_without_a_response() {
     let server = scenario().server("request_timeout = \"200ms\"").source("a", "").start();
     let mut stream = server.connect().expect("a connection");
     assert_eq!(read_all(&mut stream), "");
 }
 
 #[test]
-fn an_idle_connection_lives_as_long_as_keep_alive_says_and_no_longer() {
+fn an_idle_connection_is_closed_after_keep_alive() {
     let server = scenario()
         .server("request_timeout = \"100ms\"\nkeep_alive = \"2s\"")
         .source("a", "")
         .start();
-    let mut stream = used(&server);
+    let mut stream = connect_and_get(&server);
     let idle_at = Instant::now();
-    until_over(idle_at, Duration::from_millis(500));
+    until_elapsed(idle_at, Duration::from_millis(500));
     stream.write_all(GET).expect("it is open");
     read_to(&mut stream, ALIVE);
     assert_eq!(read_all(&mut stream), "");
@@ -145,13 +145,13 @@ fn an_idle_connection_lives_as_long_as_keep_alive_says_and_no_longer() {
 }
 
 #[test]
-fn a_peer_that_reads_no_responses_is_cut_off() {
+fn a_client_that_reads_no_responses_is_disconnected() {
     let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
     let mut stream = server.connect().expect("a connection");
     stream.set_nonblocking(true).expect("its mode");
     let flood = GET.repeat(200);
     let mut sent = 0;
-    until("it is cut off", || {
+    until("the connection is closed", || {
         loop {
             match stream.write(&flood[sent..]) {
                 Ok(count) => sent = (sent + count) % flood.len(),
@@ -162,7 +162,7 @@ fn a_peer_that_reads_no_responses_is_cut_off() {
 }
 
 #[test]
-fn a_body_without_end_is_not_read_for_ever_after_its_response() {
+fn an_endless_body_is_not_read_forever_after_its_response() {
     let server = scenario().source("a", "").start();
     let head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = [b"10000\r\n".as_slice(), &vec![b'x'; 0x10000], b"\r\n"].concat();
@@ -170,34 +170,34 @@ fn a_body_without_end_is_not_read_for_ever_after_its_response() {
     stream.write_all(head.as_bytes()).expect("a head");
     let mut reader = stream.try_clone().expect("another handle");
     let response = std::thread::spawn(move || read_to(&mut reader, "}"));
-    until("it is cut off", || stream.write_all(&chunk).is_err());
+    until("the connection is closed", || stream.write_all(&chunk).is_err());
     assert!(response.join().expect("a response").starts_with("HTTP/1.1 404"));
 }
 
 #[test]
-fn a_websocket_upgrade_is_ignored_and_the_body_ends_where_its_length_says() {
+fn a_websocket_upgrade_is_ignored_and_content_length_ends_the_body() {
     let server = scenario().server("request_timeout = \"10m\"").source("a", "").start();
     let upgrade =
         "POST /hooks/a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     let whole = format!("{upgrade}Content-Length: 4\r\n\r\nbody, and what comes behind it");
-    assert_eq!(statuses(&server.raw(whole.as_bytes())), ["202"]);
+    assert_eq!(statuses(&server.send_raw(whole.as_bytes())), ["202"]);
     assert_eq!(server.value("select cast(body as text) from events"), "body");
     let bare = format!("{upgrade}\r\n");
-    assert_eq!(statuses(&server.raw(bare.as_bytes())), ["202"]);
+    assert_eq!(statuses(&server.send_raw(bare.as_bytes())), ["202"]);
     let connect = "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n";
-    assert_eq!(statuses(&server.raw(connect.as_bytes())), ["404"]);
+    assert_eq!(statuses(&server.send_raw(connect.as_bytes())), ["404"]);
 }
 
 #[test]
-fn requests_that_are_sent_ahead_are_answered_in_turn() {
+fn pipelined_requests_are_answered_in_order() {
     let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
     let mut stream = server.connect().expect("a connection");
     let ahead = [POST, POST, GET].concat();
     stream.write_all(&ahead).expect("three requests");
     assert_eq!(statuses(&read_to(&mut stream, ALIVE)), ["202", "202", "200"]);
     for request in [POST, GET] {
-        // Nothing is left over that would be taken for the beginning of another request.
-        until_over(Instant::now(), Duration::from_millis(900));
+        // No rest of the last request counts as the beginning of another, so the timeout does not run.
+        until_elapsed(Instant::now(), Duration::from_millis(900));
         stream.write_all(request).expect("it is open");
         read_to(&mut stream, "}");
     }
@@ -206,23 +206,23 @@ fn requests_that_are_sent_ahead_are_answered_in_turn() {
 #[test]
 fn beyond_max_connections_the_longest_idle_one_is_closed() {
     let server = scenario().server("max_connections = 3").source("a", "").start();
-    let mut idle: Vec<TcpStream> = (0..3).map(|_| used(&server)).collect();
-    // The first is not the longest idle any more.
+    let mut idle: Vec<TcpStream> = (0..3).map(|_| connect_and_get(&server)).collect();
+    // Now the first connection is not the longest idle one.
     idle[0].write_all(GET).expect("a request");
     read_to(&mut idle[0], ALIVE);
-    let _fourth = used(&server);
-    until("the second is closed", || is_closed(&mut idle[1]));
+    let _fourth = connect_and_get(&server);
+    until("the second connection is closed", || is_closed(&mut idle[1]));
     assert!(!is_closed(&mut idle[0]) && !is_closed(&mut idle[2]));
 }
 
 #[test]
-fn where_no_connection_is_idle_new_ones_wait_and_the_admin_listener_does_not() {
+fn without_an_idle_connection_new_ones_wait_except_on_the_admin_listener() {
     let server = scenario()
         .server("max_connections = 1\nrequest_timeout = \"10m\"")
         .admin("listen = [\"127.0.0.1:0\"]")
         .source("a", "")
         .start();
-    let mut busy = used(&server);
+    let mut busy = connect_and_get(&server);
     busy.write_all(&POST[..9]).expect("the first bytes");
     let mut waiting = server.connect().expect("a connection");
     waiting.write_all(POST).expect("a request");
@@ -231,18 +231,18 @@ fn where_no_connection_is_idle_new_ones_wait_and_the_admin_listener_does_not() {
     let mut admin = TcpStream::connect(admin.expect("its address").trim()).expect("a connection");
     admin.write_all(GET).expect("a request");
     read_to(&mut admin, ALIVE);
-    assert!(!is_closed(&mut waiting), "it waits");
+    assert!(!is_closed(&mut waiting), "the new connection waits");
     busy.write_all(&POST[9..]).expect("the rest");
     let response = read_all(&mut busy);
     assert_eq!(statuses(&response), ["202"]);
-    assert!(response.contains("connection: close"), "its place is wanted: {response}");
+    assert!(response.contains("connection: close"), "another connection waits: {response}");
     assert!(read_to(&mut waiting, "}").starts_with("HTTP/1.1 202"));
 }
 
 #[test]
-fn connections_leave_files_for_jobs_and_the_admin_listener() {
+fn connections_leave_file_descriptors_for_jobs_and_the_admin_listener() {
     let server = scenario()
-        .under(&["prlimit", "--nofile=240"])
+        .wrapped_by(&["prlimit", "--nofile=240"])
         .server("request_timeout = \"10m\"")
         .admin("listen = [\"unix:admin.sock\"]")
         .source("a", "")
@@ -250,7 +250,7 @@ fn connections_leave_files_for_jobs_and_the_admin_listener() {
         .start();
     assert!(server.log().contains("leaves 30 connections"), "{}", server.log());
     assert_eq!(server.post("/hooks/a", "x").status, 202);
-    // As many as there are files, each with half a head.
+    // As many connections as file descriptors, each with half a request.
     let busy = |_| {
         let mut stream = server.connect().expect("a connection");
         stream.write_all(&POST[..9]).expect("the first bytes");
@@ -269,7 +269,7 @@ fn connections_leave_files_for_jobs_and_the_admin_listener() {
 }
 
 #[test]
-fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
+fn unfinished_bodies_of_one_address_leave_memory_for_other_addresses() {
     let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"\n\
                 trusted_proxies = [\"127.0.0.1\"]";
     let server = scenario()
@@ -290,8 +290,8 @@ fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
     let post = |ip: &str, body: &[u8]| {
         server.request("POST", "/hooks/b", &format!("X-Forwarded-For: {ip}"), body).status
     };
-    // Five eighths of 1 MiB are five such bodies.
-    until("its share is full", || post("192.0.2.1", &[b'x'; 131_072]) == 503);
+    // One address may use five eighths of 1 MiB, which is five of these bodies.
+    until("the share of the address is full", || post("192.0.2.1", &[b'x'; 131_072]) == 503);
     assert_eq!(post("192.0.2.2", &[b'x'; 131_072]), 202, "a large one of another address");
     assert_eq!(post("192.0.2.1", b"x"), 202, "a small one of the same");
     for mut stream in held {
@@ -301,7 +301,7 @@ fn unfinished_bodies_of_one_address_leave_room_for_those_of_others() {
 }
 
 #[test]
-fn a_large_body_that_stalls_while_memory_is_short_is_ended() {
+fn a_stalled_large_body_is_disconnected_while_memory_is_short() {
     let keys = "max_inflight_size = \"1 MiB\"\nrequest_timeout = \"10m\"";
     let server = scenario().server(keys).source("a", "").start();
     let mut stream = server.connect().expect("a connection");
@@ -312,17 +312,29 @@ fn a_large_body_that_stalls_while_memory_is_short_is_ended() {
 }
 
 #[test]
-fn a_request_under_way_at_a_stop_gets_its_response() {
+fn a_request_in_progress_at_a_stop_gets_its_response() {
     let mut server = scenario().server("request_timeout = \"10m\"").source("a", "").start();
-    let mut stream = used(&server);
+    let mut stream = connect_and_get(&server);
     stream.write_all(&POST[..POST.len() - 1]).expect("all but one");
-    let mut idle = used(&server);
-    // Its head is in when the one behind it, on the other thread or the same, was answered.
+    let mut idle = connect_and_get(&server);
+    // The server has read the head before it responded to the later connection.
     server.signal(Signal::TERM);
-    until("it stops", || server.log().contains("stopping"));
+    until("the server stops", || server.log().contains("stopping"));
     stream.write_all(b"}").expect("the last");
     assert!(read_to(&mut stream, "}").starts_with("HTTP/1.1 202"));
     assert_eq!(read_all(&mut idle), "");
-    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.wait_for_exit(), Some(0));
     assert_eq!(server.value("select count(*) from events"), "1");
+}
+
+#[test]
+fn an_incomplete_request_is_408_after_the_request_timeout() {
+    let server = scenario().server("request_timeout = \"200ms\"").source("a", "").start();
+    let mut stream = server.connect().expect("a connection");
+    stream
+        .write_all(b"POST /hooks/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        .expect("half a request");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response and the end of the connection");
+    assert_eq!(parse_response(&response).map(|response| response.status), Some(408));
 }

@@ -1,12 +1,12 @@
-//! Events that make many jobs, or whose expressions take long: they are stored and answered like any
-//! other, and others do not wait for them.
+//! Events that have many jobs or slow expressions: the server stores them and responds as to any other
+//! event, and other events don't wait for them.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 
-use crate::support::server::{Server, err, out, scenario, until};
+use crate::support::server::{Server, scenario, stderr, stdout, until};
 
 fn array(items: usize) -> String {
     let mut body = String::from("[0");
@@ -17,7 +17,7 @@ fn array(items: usize) -> String {
 }
 
 #[test]
-fn others_are_answered_while_the_jobs_of_a_large_event_are_inserted_and_these_are_seen_at_once() {
+fn the_jobs_of_a_large_event_delay_no_other_sender_and_appear_at_once() {
     const ITEMS: usize = 20_000;
     let server = scenario()
         .server("max_body_size = \"4 MiB\"")
@@ -26,18 +26,18 @@ fn others_are_answered_while_the_jobs_of_a_large_event_are_inserted_and_these_ar
         .handler("h", "split = '.[]'\npaused = true", "cat")
         .start();
     assert_eq!(server.post("/hooks/a", array(ITEMS)).status, 202);
-    let mut answered_meanwhile = 0;
+    let mut accepted_meanwhile = 0;
     let mut jobs = 0;
-    until("its jobs are there", || {
+    until("the jobs of the event exist", || {
         assert_eq!(server.post("/hooks/b", "{}").status, 202);
         jobs = server.value("select jobs from trail where event = 1").parse().expect("a number");
-        assert!(jobs == 0 || jobs == ITEMS, "{jobs} jobs are seen");
-        answered_meanwhile += usize::from(jobs == 0);
+        assert!(jobs == 0 || jobs == ITEMS, "{jobs} jobs are visible");
+        accepted_meanwhile += usize::from(jobs == 0);
         jobs == ITEMS
     });
-    assert!(answered_meanwhile > 0, "another source waited");
+    assert!(accepted_meanwhile > 0, "the other source had to wait");
     let queued = "select queued from trail where event = 1";
-    assert_eq!(server.value(queued), ITEMS.to_string(), "they are queued from the first moment");
+    assert_eq!(server.value(queued), ITEMS.to_string(), "all jobs are queued at once");
     server.until("select count(*) from expansions", "0");
     let counts = "select count(*) || ' ' || count(distinct item) || ' ' || max(item) from jobs";
     assert_eq!(server.value(counts), format!("{ITEMS} {ITEMS} {ITEMS}"));
@@ -58,11 +58,11 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
     let whole = ITEMS + 1;
     let mut accepted = 0;
     for round in 0..8 {
-        let (at, is_over) = (server.trail(), &is_over);
+        let (conn, is_over) = (server.open_database(), &is_over);
         std::thread::scope(|scope| {
             let watch = scope.spawn(move || {
                 let sql = format!("select count(*) from trail where jobs not in (0, {whole})");
-                let mut select = at.prepare(&sql).expect("the query");
+                let mut select = conn.prepare(&sql).expect("the query");
                 let mut most = 0;
                 while !is_over.load(Ordering::SeqCst) {
                     let partial: i64 = select.query_row([], |row| row.get(0)).expect("a count");
@@ -72,19 +72,23 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
             });
             let before = server.value("select count(*) from trail where jobs > 0");
             for _ in 0..4 {
-                let answer = server.post("/hooks/a", array(ITEMS));
-                accepted += usize::from(answer.status == 202);
+                let response = server.post("/hooks/a", array(ITEMS));
+                accepted += usize::from(response.status == 202);
             }
-            // Each time a little later.
+            // The server is killed a little later in each round.
             let hidden = format!("select count(*) from jobs where state = 6 and {round} % 2 = 0");
-            until("it is inserting jobs", || {
+            until("the server inserts jobs", || {
                 let inserted: usize = server.value(&hidden).parse().expect("a count");
                 let seen = server.value("select count(*) from trail where jobs > 0");
                 inserted > round * 80 || seen != before
             });
             server.kill();
             is_over.store(true, Ordering::SeqCst);
-            assert_eq!(watch.join().expect("it looked"), 0, "a part of an event's jobs was seen");
+            assert_eq!(
+                watch.join().expect("a count"),
+                0,
+                "only some jobs of an event were visible"
+            );
         });
         is_over.store(false, Ordering::SeqCst);
         server.start();
@@ -93,8 +97,8 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
     server.until(&whole, &accepted.to_string());
     server.until("select count(*) from expansions", "0");
     assert_eq!(server.value("select count(*) from trail"), accepted.to_string());
-    let twice = "select count(*) from (select 1 from jobs group by event, handler, item having count(*) > 1)";
-    assert_eq!(server.value(twice), "0");
+    let repeated = "select count(*) from (select 1 from jobs group by event, handler, item having count(*) > 1)";
+    assert_eq!(server.value(repeated), "0");
     assert_eq!(
         server.value("select count(*) from items where job not in (select id from jobs)"),
         "0"
@@ -103,11 +107,11 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
         lag(max(id)) over (order by event) as before from jobs group by event) where first < before";
     assert_eq!(server.value(in_order), "0", "jobs keep the order of their events");
     let ready = "select count(*) from jobs where state = 0 and ordering_key is not null";
-    assert_eq!(server.value(ready), "5", "one of each key");
+    assert_eq!(server.value(ready), "5", "one job of each key");
 }
 
 #[test]
-fn jobs_that_cannot_be_released_keep_no_later_event_from_its_jobs() {
+fn a_job_that_cannot_be_released_does_not_block_later_events() {
     const ITEMS: usize = 300;
     let mut server =
         scenario().source("a", "").handler("h", "split = '.[]'\npaused = true", "cat").start();
@@ -115,26 +119,25 @@ fn jobs_that_cannot_be_released_keep_no_later_event_from_its_jobs() {
     server.until("select jobs from trail", &ITEMS.to_string());
     server.until("select count(*) from expansions", "0");
     assert_eq!(server.stop(), Some(0));
-    // As a kill leaves it, and a database that refuses one of the jobs.
-    let trail = rusqlite::Connection::open(server.path().join("t.db")).expect("the trail");
-    trail
-        .execute_batch(
-            "update jobs set state = 6;
+    // The state that a kill leaves behind, and a trigger that rejects the update of one job.
+    let conn = rusqlite::Connection::open(server.path().join("t.db")).expect("the database");
+    conn.execute_batch(
+        "update jobs set state = 6;
             insert into expansions (first_job, last_job, next_job, event, source, is_visible)
               select min(id), max(id), min(id), event, source, 1 from jobs;
-            create trigger refuse before update on jobs when old.event = 1 and old.item = 7 begin
+            create trigger reject before update on jobs when old.event = 1 and old.item = 7 begin
               select raise(abort, 'no'); end;",
-        )
-        .expect("the change");
-    drop(trail);
+    )
+    .expect("the change");
+    drop(conn);
     server.start();
-    until("it is refused", || server.log().contains("jobs could not be inserted"));
+    until("the insertion fails", || server.log().contains("jobs could not be inserted"));
     assert_eq!(server.post("/hooks/a", array(ITEMS)).status, 202);
     server.until("select jobs from trail where event = 2", &ITEMS.to_string());
 }
 
-/// A server whose source `a` has an expression that takes two seconds where the body says so.
-fn slow() -> Server {
+/// A server whose source `a` has an expression that runs into its time limit if the body has `slow`.
+fn server_with_slow_expression() -> Server {
     let endless = "when = 'if .slow then (def f: f; f) else .n > 1 end'\npaused = true";
     let plain = "when = '.n | . > 0'\npaused = true";
     scenario()
@@ -151,11 +154,11 @@ const JOBS: &str =
 
 #[test]
 fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_events() {
-    let server = slow();
+    let server = server_with_slow_expression();
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
     let seen = "select jobs || ' ' || queued || ' ' || coalesce(settled_at, 'open') from trail";
-    assert_eq!(server.list(seen), ["2 2 open"], "answered before it is evaluated");
-    let depth = server.list("select handler || ' ' || state || ' ' || jobs from queue_depth");
+    assert_eq!(server.column(seen), ["2 2 open"], "the response comes before the evaluation");
+    let depth = server.column("select handler || ' ' || state || ' ' || jobs from queue_depth");
     assert_eq!(depth, ["endless queued 1", "plain queued 1"]);
     for body in [r#"{"n":2,"id":7}"#, r#"{"n":2,"id":7}"#, r#"{"n":0}"#, r#"{"n":1}"#] {
         assert_eq!(server.post("/hooks/a", body).status, 202);
@@ -165,19 +168,23 @@ fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_ev
     assert_eq!(server.value(JOBS), "1endless 1plain 2endless 2plain 4plain");
     let dead = server.value("select detail from dead_jobs");
     assert!(dead.starts_with("when: took more than "), "{dead}");
-    assert_eq!(server.list("select jobs from trail order by event"), ["2", "2", "0", "1", "0"]);
+    assert_eq!(server.column("select jobs from trail order by event"), ["2", "2", "0", "1", "0"]);
     let settled = "select group_concat(event) from trail where settled_at is not null";
-    assert_eq!(server.value(settled), "3,5", "what no handler wants leaves no row and no open job");
+    assert_eq!(
+        server.value(settled),
+        "3,5",
+        "an event that no handler wants has no job and is settled"
+    );
     assert_eq!(server.value("select duplicates from trail where event = 2"), "1");
-    // No event is left to wait for.
+    // No earlier event is deferred any more.
     server.post("/hooks/a", r#"{"n":1}"#);
     assert_eq!(server.value("select jobs from trail where event = 6"), "1");
 }
 
 #[test]
-fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_next() {
+fn the_next_server_evaluates_the_deferred_events_of_the_last() {
     for is_killed in [true, false] {
-        let mut server = slow();
+        let mut server = server_with_slow_expression();
         assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
         server.post("/hooks/a", r#"{"n":1}"#);
         if is_killed {
@@ -185,9 +192,8 @@ fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_nex
         } else {
             assert_eq!(server.stop(), Some(0));
         }
-        // By the configuration in force then.
-        *server.config() = server.config().replace("if .slow then", "if false then");
-        server.write_config();
+        // The next server evaluates with its own configuration.
+        server.replace_in_config("if .slow then", "if false then");
         server.start();
         server.until("select count(*) from deferred_events", "0");
         assert_eq!(server.value(JOBS), "1plain 2plain");
@@ -195,18 +201,18 @@ fn an_event_that_was_not_evaluated_when_the_server_ended_is_evaluated_by_the_nex
 }
 
 #[test]
-fn jobs_that_are_not_there_yet_are_not_said_to_be_cancelled() {
-    let server = slow();
+fn cancel_fails_while_the_jobs_of_an_event_do_not_exist_yet() {
+    let server = server_with_slow_expression();
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
-    let early = server.cli(&["cancel", "--event", "1", "--yes"]);
-    assert_eq!(early.status.code(), Some(1), "{}", out(&early));
-    assert!(err(&early).contains("event 1: it is deferred"), "{}", err(&early));
+    let cancelled = server.cli(&["cancel", "--event", "1", "--yes"]);
+    assert_eq!(cancelled.status.code(), Some(1), "{}", stdout(&cancelled));
+    assert!(stderr(&cancelled).contains("event 1: it is deferred"), "{}", stderr(&cancelled));
     server.until("select count(*) from deferred_events", "0");
-    assert_eq!(out(&server.cli(&["cancel", "--event", "1", "--yes"])), "cancelled 2 jobs\n");
+    assert_eq!(stdout(&server.cli(&["cancel", "--event", "1", "--yes"])), "cancelled 2 jobs\n");
 }
 
 #[test]
-fn answers_of_expressions_that_a_reload_replaced_meanwhile_are_not_taken_for_those_of_others() {
+fn results_of_expressions_that_a_reload_replaced_are_discarded() {
     let mut server = scenario()
         .source("a", "")
         .handler("endless", "when = 'def f: f; f'\npaused = true", "cat")
@@ -219,20 +225,24 @@ fn answers_of_expressions_that_a_reload_replaced_meanwhile_are_not_taken_for_tho
     *server.config() = format!("{before}[handlers.never]{after}");
     server.write_config();
     server.signal(Signal::HUP);
-    server.until("select count(*) from audit_log where action = 'reload'", "1");
-    assert_eq!(server.value("select count(*) from deferred_events"), "1", "it is evaluated still");
+    server.until_reloads(1);
+    assert_eq!(
+        server.value("select count(*) from deferred_events"),
+        "1",
+        "the event is still evaluated"
+    );
     server.until("select count(*) from deferred_events", "0");
     assert_eq!(
         server.value("select count(*) from jobs"),
         "0",
         "{:?}",
-        server.list("select detail from dead_jobs")
+        server.column("select detail from dead_jobs")
     );
 }
 
 #[test]
 fn events_of_a_source_that_is_not_configured_wait_until_it_is() {
-    let mut server = slow();
+    let mut server = server_with_slow_expression();
     assert_eq!(server.post("/hooks/a", r#"{"slow":1,"n":1}"#).status, 202);
     server.kill();
     let before = server.config().clone();
@@ -249,7 +259,7 @@ fn events_of_a_source_that_is_not_configured_wait_until_it_is() {
 }
 
 #[test]
-fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
+fn a_retried_split_with_many_items_has_a_job_for_each() {
     let mut server = scenario()
         .source("a", "")
         .handler("h", "split = '.items | .[]'\npaused = true", "cat")
@@ -260,10 +270,10 @@ fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
         .config()
         .replace(".items | .[]", ".rest[]")
         .replace("paused = true", "concurrency = 4");
-    server.file("h.sh", "#!/bin/sh\nexit 0\n");
+    server.write_file("h.sh", "#!/bin/sh\nexit 0\n");
     server.write_config();
     server.signal(Signal::HUP);
-    server.until("select count(*) from audit_log where action = 'reload'", "1");
+    server.until_reloads(1);
     assert!(
         server.cli(&["resume", "h"]).status.success()
             && server.cli(&["retry", "1"]).status.success()
@@ -273,6 +283,6 @@ fn a_retried_expression_that_gives_many_items_makes_a_job_of_each() {
     assert!(server.cli(&["cancel", "--all"]).status.success());
     server.until("select queued + running from trail", "0");
     server.until("select count(*) from expansions", "0");
-    let listed = out(&server.cli(&["list", "--all", "--json"]));
+    let listed = stdout(&server.cli(&["list", "--all", "--json"]));
     assert_eq!(listed.lines().count(), 1001);
 }

@@ -1,5 +1,4 @@
-//! README.md and docs/: keys, defaults, queries, variables and configurations that they give are those of
-//! the program.
+//! README.md and docs/ agree with the program: keys, defaults, queries, variables and configurations.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -72,7 +71,7 @@ fn load(folder: &Path, text: &str) -> Result<Config, String> {
 /// The keys of a table, as the error of an unknown key lists them. `before`: lines that the table needs.
 fn keys_of_table(folder: &Path, table: &str, before: &str) -> BTreeSet<String> {
     let path = if table.is_empty() { String::new() } else { format!("{table}.") };
-    // A name that is near no key's, so that the error lists all of them.
+    // This name is similar to no key, so the error lists all keys.
     let errors =
         load(folder, &complete(&format!("{before}{path}qqqqqqqqqqqqq = 0\n"))).unwrap_err();
     let listed = errors.lines().find_map(|line| line.split(" is unknown: expected ").nth(1));
@@ -97,7 +96,7 @@ fn each_key_of_the_configuration_reference_exists_and_has_its_default() {
         let name = if key.starts_with("sources") { "a" } else { "h" };
         let with_name = |text: &str| text.replace("NAME", name);
         if let Some(default) = code(row[1]) {
-            // `window` needs a key beside it.
+            // `window` needs a key in the same table.
             let dedupe = key.contains("dedupe").then_some("sources.a.dedupe.body = true\n");
             let dedupe = dedupe.unwrap_or_default();
             let line = format!("{dedupe}{} = {}\n", with_name(key), with_name(default));
@@ -155,8 +154,8 @@ fn every_sender_has_its_line_in_the_table_and_a_section() {
     let senders = page("docs/senders.md");
     for scheme in config::SCHEMES.iter().filter(|scheme| scheme.is_preset) {
         let named = format!("{{ scheme = \"{}\",", scheme.name);
-        let own = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
-        assert!(own.count() >= 1, "docs/senders.md: {}", scheme.name);
+        let examples = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
+        assert!(examples.count() >= 1, "docs/senders.md: {}", scheme.name);
         let row = rows(&senders).into_iter().find(|row| row[1].contains(&named));
         let verify = row.and_then(|row| code(row[1])).unwrap_or_else(|| panic!("{}", scheme.name));
         let loaded = load(folder.path(), &format!("[sources.a]\nverify = {verify}\n"));
@@ -179,7 +178,7 @@ fn every_query_of_the_database_page_runs() {
     let blocks = blocks(&page("docs/database.md"), "sql");
     assert!(blocks.len() > 5);
     for query in blocks.iter().flat_map(|block| block.split(';')) {
-        // `writefile` is the sqlite3 program's own.
+        // Only the sqlite3 program has `writefile`.
         if !query.trim().is_empty() && !query.contains("writefile(") {
             let ran = conn.prepare(query).map(|_| ());
             assert_eq!(ran, Ok(()), "{query}");
@@ -193,7 +192,7 @@ fn the_backup_command_ends_while_webhooks_arrive_and_copies_earlier_events() {
     let command = blocks(&page, "sh").into_iter().find(|block| block.contains("copy.db"));
     let command = command.expect("a backup command").replace("hooktrail.db", "t.db");
     let server = scenario().source("a", "").start();
-    let before = server.post("/hooks/a", "x").event();
+    let before = server.post("/hooks/a", "x").event_id();
     let copied = AtomicBool::new(false);
     let ran = std::thread::scope(|scope| {
         scope.spawn(|| {

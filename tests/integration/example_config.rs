@@ -1,4 +1,4 @@
-//! The configuration that ships, as it ships, on the bodies that its sender documents.
+//! The configuration that `hooktrail init` writes, with the bodies that Paminga documents.
 
 use std::fs;
 use std::path::Path;
@@ -12,20 +12,20 @@ fn payload(name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap()
 }
 
-/// Its sources and handlers; a port and a trail of the test's own.
-fn shipped() -> Server {
+/// A server with the sources and handlers of that configuration.
+fn server_of_init() -> Server {
     let (_, part) = EMBEDDED.split_once("[sources.paminga]").unwrap();
-    let scenario = scenario().with(&format!("[sources.paminga]{part}"));
+    let scenario = scenario().raw_config(&format!("[sources.paminga]{part}"));
     fs::create_dir(scenario.path().join("handlers")).unwrap();
     for (name, text) in EMBEDDED_HANDLERS {
-        scenario.file(name, text);
+        scenario.write_file(name, text);
     }
     scenario.start()
 }
 
 #[test]
-fn the_campaign_that_paminga_documents_is_a_job_for_each_contact() {
-    let server = shipped();
+fn the_documented_paminga_campaign_is_a_job_for_each_contact() {
+    let server = server_of_init();
     assert_eq!(server.post("/hooks/paminga", payload("paminga-campaign.json")).status, 202);
     server.until("select succeeded from trail", "4");
     for (item, contact) in [(1, "1234567"), (2, "12345678"), (3, "123456789")] {
@@ -52,8 +52,8 @@ fn the_campaign_that_paminga_documents_is_a_job_for_each_contact() {
 }
 
 #[test]
-fn the_form_that_paminga_documents_is_one_job() {
-    let server = shipped();
+fn the_documented_paminga_form_is_one_job() {
+    let server = server_of_init();
     server.post("/hooks/paminga", payload("paminga-form.json"));
     server.until("select jobs || succeeded from trail", "11");
     assert_eq!(server.value("select handler from outcomes"), "show-form");

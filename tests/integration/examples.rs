@@ -1,21 +1,21 @@
-//! Every folder under examples/, run as its README.md shows it.
+//! Every example under examples/ works as its README.md shows it.
 //!
-//! The `sh` blocks of a README.md are its commands: those before the last two prepare and start the
-//! example, the last but one sends webhooks, and the last prints what the block behind it shows. A test
-//! runs them in a copy of the folder, with a port and a database of its own.
+//! The `sh` blocks of a README.md are its commands. The last block but one sends webhooks, and the last one
+//! prints what the block after it shows. The blocks before them prepare and start the example. A test runs
+//! them in a copy of the folder, with another port and another database.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use crate::support::http_server::{service, status};
-use crate::support::server::{HOOKTRAIL, Scenario, Server, cli, err, out, scenario};
+use crate::support::http_server::{empty_response, stub_server};
+use crate::support::server::{HOOKTRAIL, Scenario, Server, cli, scenario, stderr, stdout};
 
 const ADDRESS: &str = "127.0.0.1:8080";
 const DATABASE: &str = "data/hooktrail.db";
 
-/// Programs that a README.md starts and leaves running. The tests start them by themselves.
+/// Programs that a README.md starts and leaves running. The tests start these in another way.
 const LONG_RUNNING: [&str; 2] = ["hooktrail", "stub_crm.py"];
 
 fn source_folder(name: &str) -> PathBuf {
@@ -30,17 +30,18 @@ fn example_names() -> Vec<String> {
     names
 }
 
-/// The code blocks of a page in that language.
+/// The fenced code blocks of a page in a language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let fences = page.split("```").skip(1).step_by(2);
     let opening = format!("{language}\n");
     fences.filter_map(|block| block.strip_prefix(&opening)).map(str::to_owned).collect()
 }
 
-/// Runs commands in a folder. `hooktrail` is the binary under test, and the folder's own bin/ comes first.
+/// Runs commands in a folder. The search path begins with the folder's bin/, and `hooktrail` is the binary
+/// under test.
 fn run_commands(folder: &Path, commands: &str) -> Output {
     let mut shell = Command::new("sh");
-    // `cargo test` sets these for a test, and a build script that reads them would run again.
+    // `cargo test` sets these variables, and a build script that depends on them would run a second time.
     for (name, _) in std::env::vars() {
         if name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") {
             shell.env_remove(name);
@@ -55,7 +56,7 @@ fn run_commands(folder: &Path, commands: &str) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(ran.status.success(), "{commands}{}{}", out(&ran), err(&ran));
+    assert!(ran.status.success(), "{commands}{}{}", stdout(&ran), stderr(&ran));
     ran
 }
 
@@ -73,7 +74,7 @@ fn copy_example(name: &str, folder: &Path) {
             fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
         }
     }
-    // What the server creates before it runs a handler.
+    // The server creates this folder before it runs a handler.
     fs::create_dir(folder.join("data")).unwrap();
     let commands = blocks(&fs::read_to_string(source.join("README.md")).unwrap(), "sh");
     for line in commands[..commands.len() - 2].iter().flat_map(|block| block.lines()) {
@@ -85,14 +86,15 @@ fn copy_example(name: &str, folder: &Path) {
     }
 }
 
-/// The text of an example's config.toml. The build folder is replaced, as a copy is not in it.
+/// The text of an example's config.toml, with an absolute path to the build folder, so that it is valid
+/// in a copy.
 fn config_text(name: &str) -> String {
     let target = Path::new(HOOKTRAIL).ancestors().nth(2).unwrap();
     let text = fs::read_to_string(source_folder(name).join("config.toml")).unwrap();
     text.replace("../../target", target.to_str().unwrap())
 }
 
-/// An example whose server runs.
+/// A running example.
 struct Example {
     server: Server,
     commands: Vec<String>,
@@ -104,7 +106,7 @@ impl Example {
         Self::start_changed(name, |_| {}, |text| text)
     }
 
-    /// With other files in its copy, and another config.toml.
+    /// Starts an example after changes to the files of its copy and to its config.toml.
     fn start_changed(
         name: &str,
         change_files: impl FnOnce(&Scenario),
@@ -113,13 +115,13 @@ impl Example {
         let mut scenario = scenario();
         copy_example(name, scenario.path());
         change_files(&scenario);
-        // A port and a database of the test's own in place of these.
+        // The test sets another port and another database.
         let header =
             format!("[server]\nlisten = [\"{ADDRESS}\"]\n\n[store]\npath = \"{DATABASE}\"\n");
         let text = change_config(config_text(name));
         let (_, sources_and_handlers) = text.split_once(&header).expect(name);
         let path = format!("PATH={}", search_path(scenario.path()));
-        scenario = scenario.with(sources_and_handlers).under(&["env", &path]);
+        scenario = scenario.raw_config(sources_and_handlers).wrapped_by(&["env", &path]);
         let mut server = scenario.prepare();
         server.start();
         let page = fs::read_to_string(source_folder(name).join("README.md")).unwrap();
@@ -129,7 +131,7 @@ impl Example {
     fn run(&self, commands: &str) -> String {
         let address = format!("127.0.0.1:{}", self.server.port);
         let commands = commands.replace(ADDRESS, &address).replace(DATABASE, "t.db");
-        out(&run_commands(self.server.path(), &commands))
+        stdout(&run_commands(self.server.path(), &commands))
     }
 
     /// Runs the commands that send webhooks.
@@ -137,7 +139,7 @@ impl Example {
         self.run(&self.commands[self.commands.len() - 2]);
     }
 
-    /// Waits until all jobs of so many events have ended.
+    /// Waits until this number of events is settled.
     fn until_settled(&self, events: usize) {
         let settled = "select count(*) from trail where settled_at is not null";
         self.server.until(settled, &events.to_string());
@@ -172,15 +174,15 @@ fn every_example_has_a_configuration_a_handler_a_readme_and_a_line_in_the_index(
 }
 
 #[test]
-fn check_finds_nothing_wrong_in_any_example_that_is_prepared_as_its_readme_says() {
+fn check_reports_no_problem_in_any_example() {
     for name in example_names() {
         let folder = tempfile::tempdir().unwrap();
         copy_example(&name, folder.path());
         fs::write(folder.path().join("config.toml"), config_text(&name)).unwrap();
         let found = cli(folder.path(), &["check"]);
-        assert!(found.status.success(), "{name}: {}{}", out(&found), err(&found));
-        assert!(!out(&found).contains("warning"), "{name}: {}", out(&found));
-        assert_eq!(err(&found), "", "{name}");
+        assert!(found.status.success(), "{name}: {}{}", stdout(&found), stderr(&found));
+        assert!(!stdout(&found).contains("warning"), "{name}: {}", stdout(&found));
+        assert_eq!(stderr(&found), "", "{name}");
     }
 }
 
@@ -194,14 +196,14 @@ fn php_form_stores_each_submission_once() {
 
 #[test]
 fn php_form_is_retried_when_it_cannot_write() {
-    let in_the_way = |scenario: &Scenario| drop(scenario.file("data/contacts", ""));
+    let in_the_way = |scenario: &Scenario| drop(scenario.write_file("data/contacts", ""));
     let example = Example::start_changed("php-form", in_the_way, |text| text);
     example.run(&format!("curl -sS -d email=ada@example.com http://{ADDRESS}/hooks/contact"));
     let found = "select outcome || ' ' || job_state || ' ' || substr(detail, 1, 10) from outcomes";
     example.server.until(found, "failed queued status 503");
 }
 
-/// The CRM's stub, which ends with its test.
+/// The stub of the CRM. It ends with its test.
 struct StubCrm {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -253,12 +255,12 @@ fn python_crm_creates_contacts_and_gives_up_on_what_the_crm_rejects() {
 
 #[test]
 fn python_crm_retries_with_the_same_key_and_waits_as_long_as_the_crm_asks() {
-    let crm = service(|number| {
+    let crm = stub_server(|number| {
         Some(match number {
-            1 => status(500, ""),
-            2 => status(302, "Location: http://127.0.0.1:1/\r\n"),
-            3 => status(401, ""),
-            _ => status(429, "Retry-After: 600\r\n"),
+            1 => empty_response(500, ""),
+            2 => empty_response(302, "Location: http://127.0.0.1:1/\r\n"),
+            3 => empty_response(401, ""),
+            _ => empty_response(429, "Retry-After: 600\r\n"),
         })
     });
     let url = format!("http://127.0.0.1:{}", crm.port);
@@ -270,7 +272,8 @@ fn python_crm_retries_with_the_same_key_and_waits_as_long_as_the_crm_asks() {
     let signup = "Authorization: Bearer your-app-token\nContent-Type: application/json";
     example.server.request("POST", "/hooks/signup", signup, br#"{"email":"ada@example.com"}"#);
     example.server.until("select count(*) from outcomes where outcome = 'deferred'", "1");
-    let outcomes = example.server.list("select outcome || ' ' || detail from outcomes order by id");
+    let outcomes =
+        example.server.column("select outcome || ' ' || detail from outcomes order by id");
     let expected = [
         "failed exit 75: the CRM responded 500:",
         "failed exit 75: the CRM responded 302:",
@@ -279,7 +282,7 @@ fn python_crm_retries_with_the_same_key_and_waits_as_long_as_the_crm_asks() {
     ];
     assert_eq!(outcomes, expected);
     assert_eq!(example.server.value("select wait_ms from jobs"), "600000");
-    let requests = crm.asked();
+    let requests = crm.requests();
     let keys: Vec<_> =
         requests.iter().map(|request| request.header("idempotency-key").unwrap()).collect();
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
@@ -298,12 +301,12 @@ fn node_stream_stores_each_order_in_one_process() {
 fn node_stream_removes_the_half_line_of_a_process_that_was_killed() {
     let complete = r#"{"key":"k","id":"A-1000","total":"1.00"}"#;
     let half_written = |scenario: &Scenario| {
-        drop(scenario.file("data/orders.ndjson", &format!("{complete}\n{{\"key")))
+        drop(scenario.write_file("data/orders.ndjson", &format!("{complete}\n{{\"key")))
     };
     let example = Example::start_changed("node-stream", half_written, |text| text);
     example.send_webhooks();
     example.until_settled(3);
-    let text = example.server.text_of("data/orders.ndjson");
+    let text = example.server.read_file("data/orders.ndjson");
     assert_eq!(text.lines().next(), Some(complete));
     assert_eq!(text.lines().count(), 3, "{text}");
 }
@@ -319,7 +322,7 @@ fn rust_stream_keeps_the_latest_reading_of_each_sensor() {
 #[test]
 fn github_deploy_deploys_the_last_of_a_burst_of_pushes() {
     let example = Example::start("github-deploy");
-    // However slow the machine is, all pushes come before the first deploy.
+    // All pushes arrive before the first deploy, even on a slow machine.
     example.run("hooktrail pause deploy");
     example.send_webhooks();
     example.run("hooktrail resume deploy");
@@ -335,15 +338,15 @@ fn github_deploy_ignores_other_branches_and_rejects_an_invalid_commit_id() {
         let body = format!(
             r#"{{"ref":"{reference}","after":"{commit}","repository":{{"full_name":"you/site"}}}}"#
         );
-        example.server.file("data/push.json", &body);
+        example.server.write_file("data/push.json", &body);
         example.run("hooktrail send github data/push.json");
     };
     push("refs/heads/topic", "0123456789012345678901234567890123456789");
     push("refs/heads/main", "--upload-pack=sh");
-    assert_eq!(example.server.list("select jobs from trail order by event"), ["0", "1"]);
-    let tried = example.server.cli(&["run", "deploy", "2"]);
-    let said = out(&tried) + &err(&tried);
-    assert!(said.contains("exit 65: not a commit's id: --upload-pack=sh"), "{said}");
+    assert_eq!(example.server.column("select jobs from trail order by event"), ["0", "1"]);
+    let run = example.server.cli(&["run", "deploy", "2"]);
+    let output = stdout(&run) + &stderr(&run);
+    assert!(output.contains("exit 65: not a commit's id: --upload-pack=sh"), "{output}");
 }
 
 #[test]
@@ -354,7 +357,7 @@ fn campaign_split_keeps_the_order_of_each_contact_and_repeats_no_entry() {
     example.assert_shown();
     example.run("hooktrail replay 1 --yes");
     example.server.until("select succeeded from trail", "8");
-    assert_eq!(example.server.text_of("data/journals/101.txt").lines().count(), 2);
+    assert_eq!(example.server.read_file("data/journals/101.txt").lines().count(), 2);
 }
 
 #[test]
@@ -367,7 +370,8 @@ fn alerts_by_mail_hands_a_dead_job_to_the_mail_program() {
 
 #[test]
 fn alerts_by_mail_retries_when_the_mail_program_fails() {
-    let failing = |scenario: &Scenario| drop(scenario.file("bin/sendmail", "#!/bin/sh\nexit 65\n"));
+    let failing =
+        |scenario: &Scenario| drop(scenario.write_file("bin/sendmail", "#!/bin/sh\nexit 65\n"));
     let example = Example::start_changed("alerts-by-mail", failing, |text| text);
     example.send_webhooks();
     let found =

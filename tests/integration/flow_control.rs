@@ -1,14 +1,14 @@
-//! What limits a handler, in the real server: rests, rates, batches, bursts.
+//! Flow control of handlers: circuit breaker, rate limit, batches and debouncing.
 
 use rustix::process::Signal;
 
 use crate::support::server::{scenario, until};
 
-const RESTS: &str =
+const BREAKER_CHANGES: &str =
     "select group_concat(change, ' ') from (select change from breaker_log order by id)";
 
 #[test]
-fn a_handler_that_fails_in_a_row_rests_is_tried_by_one_job_and_recovers() {
+fn a_circuit_breaker_opens_probes_and_closes_again() {
     let keys =
         "breaker = { threshold = 3, cooldown = \"300ms\" }\nretry = { initial_delay = \"1ms\" }";
     let script = "test -e mended || exit 1; echo x >> done";
@@ -16,71 +16,71 @@ fn a_handler_that_fails_in_a_row_rests_is_tried_by_one_job_and_recovers() {
     for _ in 0..6 {
         server.post("/hooks/a", "{}");
     }
-    let resting = "select count(*) > 0 from breaker_log where change = 'opened'";
-    server.until(resting, "1");
+    let opened = "select count(*) > 0 from breaker_log where change = 'opened'";
+    server.until(opened, "1");
     server.kill();
     server.start();
-    let trial = "select count(*) > 1 from breaker_log where change = 'probe'";
-    server.until(trial, "1");
-    server.file("mended", "");
+    let probed = "select count(*) > 1 from breaker_log where change = 'probe'";
+    server.until(probed, "1");
+    server.write_file("mended", "");
     server.until("select count(*) from trail where succeeded = 1", "6");
-    let rests = server.value(RESTS);
-    assert!(rests.starts_with("opened probe opened probe"), "{rests}");
-    assert!(rests.ends_with("probe closed"), "{rests}");
+    let changes = server.value(BREAKER_CHANGES);
+    assert!(changes.starts_with("opened probe opened probe"), "{changes}");
+    assert!(changes.ends_with("probe closed"), "{changes}");
 }
 
 #[test]
-fn a_rate_spreads_starts_and_holds_over_a_restart() {
+fn a_rate_limit_holds_over_a_restart() {
     let keys = "rate_limit = \"20/s\"\nconcurrency = 8";
     let script = "date +%s%N >> starts";
     let mut server = scenario().source("a", "").handler("h", keys, script).start();
     for _ in 0..30 {
         server.post("/hooks/a", "{}");
     }
-    until("some have started", || server.text_of("starts").lines().count() >= 8);
+    until("some jobs have started", || server.read_file("starts").lines().count() >= 8);
     server.kill();
     server.start();
     server.until("select count(*) from trail where succeeded = 1", "30");
-    let text = server.text_of("starts");
+    let text = server.read_file("starts");
     let mut starts: Vec<u128> = text.lines().map(|line| line.parse().unwrap()).collect();
     starts.sort_unstable();
-    let within = |from: usize| starts[from..].partition_point(|at| at - starts[from] < 900_000_000);
-    let most = (0..starts.len()).map(within).max().unwrap();
-    assert!(most <= 20, "{most} within less than a second");
+    let starts_after =
+        |from: usize| starts[from..].partition_point(|at| at - starts[from] < 900_000_000);
+    let most = (0..starts.len()).map(starts_after).max().unwrap();
+    assert!(most <= 20, "{most} starts in less than a second");
 }
 
 #[test]
-fn a_rate_holds_over_a_reload_and_over_one_without_it() {
+fn a_rate_limit_holds_over_reloads_even_if_one_removes_it() {
     let script = "echo x >> starts";
     let mut server = scenario()
         .source("a", "")
         .handler("h", "rate_limit = \"1/h\"", script)
         .handler("other", "", "true")
         .start();
-    let reloads = "select count(*) from audit_log where action = 'reload'";
     let others = "select count(*) from outcomes where handler = 'other'";
     server.post("/hooks/a", "1");
-    until("the first has started", || server.text_of("starts") == "x\n");
+    until("the first job has started", || server.read_file("starts") == "x\n");
     let slow = server.config().clone();
     server.signal(Signal::HUP);
-    server.until(reloads, "1");
+    server.until_reloads(1);
     server.post("/hooks/a", "2");
     server.until(others, "2");
-    // It is taken out for a moment, in which nothing may start.
+    // Without the rate limit for a moment. The handler is paused, so that nothing starts meanwhile.
     *server.config() = slow.replace("rate_limit = \"1/h\"", "paused = true");
     server.reload_with("");
-    server.until(reloads, "2");
+    server.until_reloads(2);
     *server.config() = slow;
     server.reload_with("");
-    server.until(reloads, "3");
+    server.until_reloads(3);
     server.post("/hooks/a", "3");
     server.until(others, "3");
-    assert_eq!(server.text_of("starts"), "x\n");
+    assert_eq!(server.read_file("starts"), "x\n");
     assert_eq!(server.value("select jobs from queue_depth where handler = 'h'"), "2");
 }
 
 #[test]
-fn a_batch_gathers_what_comes_and_each_job_has_its_own_answer() {
+fn a_batch_collects_jobs_and_each_has_its_own_outcome() {
     let keys = "mode = \"batch\"\nbatch_size = 3\nbatch_wait = \"5m\"\nconcurrency = 1";
     let script = r#"echo start >> runs
 while read -r line; do
@@ -94,33 +94,33 @@ done"#;
     server.until("select count(*) from outcomes", "3");
     let states = "select group_concat(job_state, ' ') from (select * from outcomes order by job)";
     assert_eq!(server.value(states), "succeeded dead succeeded");
-    assert_eq!(server.text_of("runs"), "start\n");
+    assert_eq!(server.read_file("runs"), "start\n");
     assert_eq!(
         server.value("select jobs from queue_depth where state = 'queued'"),
         "1",
-        "it waits"
+        "the last job waits for its batch"
     );
 }
 
 #[test]
-fn a_cancelled_job_ends_its_batch_and_the_others_are_put_back() {
+fn a_cancelled_job_interrupts_its_batch_and_the_others_are_retried() {
     let keys = "mode = \"batch\"\nbatch_size = 2\nconcurrency = 1";
     let script = "cat > /dev/null; if [ ! -e held ]; then : > held; sleep 1000; fi";
     let server = scenario().source("a", "").handler("h", keys, script).start();
     server.post("/hooks/a", "1");
     server.post("/hooks/a", "2");
-    until("it holds them", || server.path().join("held").exists());
+    until("the batch runs", || server.path().join("held").exists());
     assert!(server.cli(&["cancel", "1"]).status.success());
     server.until("select count(*) from trail where cancelled = 1", "1");
     server.until("select count(*) from trail where succeeded = 1", "1");
-    let outcomes = server.list("select outcome || ' ' || detail from outcomes where id < 3");
+    let outcomes = server.column("select outcome || ' ' || detail from outcomes where id < 3");
     assert_eq!(outcomes, ["interrupted cancelled", "interrupted job 1 of its batch was cancelled"]);
     let failures = server.value("select failures from jobs where id = 2");
-    assert_eq!(failures, "0", "that is not counted");
+    assert_eq!(failures, "0", "the interruption is no failure");
 }
 
 #[test]
-fn a_burst_is_one_job_when_it_is_over() {
+fn a_burst_of_debounced_events_runs_one_job() {
     let keys = "debounce_by = '.repo'\ndebounce = \"300ms\"";
     let server = scenario().source("a", "").handler("h", keys, "cat").start();
     for n in 0..5 {
@@ -134,7 +134,7 @@ fn a_burst_is_one_job_when_it_is_over() {
 }
 
 #[test]
-fn a_paused_and_resting_handler_starts_nothing() {
+fn a_paused_handler_with_an_open_breaker_starts_nothing() {
     let keys =
         "breaker = { threshold = 1, cooldown = \"1ms\" }\nretry = { initial_delay = \"1ms\" }";
     let server = scenario().source("a", "").handler("h", keys, "exit 1").start();
@@ -143,7 +143,7 @@ fn a_paused_and_resting_handler_starts_nothing() {
     assert!(server.cli(&["pause", "h"]).status.success());
     server.until("select count(*) from queue_depth where state = 'running'", "0");
     server.signal(Signal::HUP);
-    server.until("select count(*) from audit_log where action = 'reload'", "1");
+    server.until_reloads(1);
     let count = server.value("select count(*) from outcomes");
     server.post("/hooks/a", "{}");
     assert!(server.cli(&["resume", "h"]).status.success());

@@ -1,6 +1,6 @@
-//! The fuzz targets on any compiler, for a bounded time each: inputs are made of its seeds by a
-//! generator that always begins the same. `HOOKTRAIL_FUZZ_INPUTS=100000 tests/run fuzzing` runs
-//! longer; `cargo +nightly fuzz run NAME` finds more.
+//! Runs the fuzz targets with a stable compiler, each for a bounded time. A generator with a fixed seed
+//! mutates the seeds of a target. `HOOKTRAIL_FUZZ_INPUTS=100000 tests/run fuzzing` runs longer;
+//! `cargo +nightly fuzz run NAME` finds more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -10,22 +10,23 @@ use targets::{TARGETS, Target};
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 
-/// Of each target, or as many as there is time for.
+/// Maximum number of inputs for each target.
 const INPUTS: u64 = 20_000;
+/// Maximum time for each target.
 const TIME: Duration = Duration::from_secs(5);
 
 const BYTES_MAX: usize = 4096;
 
-/// Numbers that look like chance (splitmix64).
-struct Chance(u64);
+/// A pseudo-random number generator (splitmix64).
+struct Random(u64);
 
-impl Chance {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        it ^ (it >> 31)
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
     }
 
     fn below(&mut self, end: usize) -> usize {
@@ -33,21 +34,21 @@ impl Chance {
     }
 }
 
-/// An input of a target: a seed, changed in a few places.
-fn input(target: &Target, chance: &mut Chance) -> Vec<u8> {
-    let mut bytes = target.seeds[chance.below(target.seeds.len())].to_vec();
-    for _ in 0..=chance.below(6) {
-        let at = chance.below(bytes.len() + 1);
-        let end = (at + chance.below(16)).min(bytes.len());
-        let part = target.parts[chance.below(target.parts.len())];
-        match chance.below(6) {
+/// Makes an input: a seed of the target with a few mutations.
+fn mutate_seed(target: &Target, random: &mut Random) -> Vec<u8> {
+    let mut bytes = target.seeds[random.below(target.seeds.len())].to_vec();
+    for _ in 0..=random.below(6) {
+        let at = random.below(bytes.len() + 1);
+        let end = (at + random.below(16)).min(bytes.len());
+        let part = target.parts[random.below(target.parts.len())];
+        match random.below(6) {
             0 => drop(bytes.splice(at..end, [])),
             1 => drop(bytes.splice(at..at, part.iter().copied())),
             2 => drop(bytes.splice(at..end, part.iter().copied())),
-            3 => drop(bytes.splice(at..at, part.repeat(chance.below(200)))),
+            3 => drop(bytes.splice(at..at, part.repeat(random.below(200)))),
             4 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
             _ => match bytes.get_mut(at) {
-                Some(byte) => *byte = u8::try_from(chance.below(256)).unwrap(),
+                Some(byte) => *byte = u8::try_from(random.below(256)).unwrap(),
                 None => bytes.truncate(at / 2),
             },
         }
@@ -57,13 +58,13 @@ fn input(target: &Target, chance: &mut Chance) -> Vec<u8> {
 }
 
 fn run(name: &str) {
-    let inputs = std::env::var("HOOKTRAIL_FUZZ_INPUTS").ok().and_then(|it| it.parse().ok());
+    let inputs = std::env::var("HOOKTRAIL_FUZZ_INPUTS").ok().and_then(|count| count.parse().ok());
     let target = TARGETS.iter().find(|target| target.name == name).unwrap();
-    let mut chance = Chance(7);
+    let mut random = Random(7);
     let seeds = target.seeds.iter().map(|seed| seed.to_vec()).collect::<Vec<_>>();
-    let made = (0..inputs.unwrap_or(INPUTS)).map(|_| input(target, &mut chance));
+    let mutated = (0..inputs.unwrap_or(INPUTS)).map(|_| mutate_seed(target, &mut random));
     let began = Instant::now();
-    for bytes in seeds.into_iter().chain(made) {
+    for bytes in seeds.into_iter().chain(mutated) {
         if inputs.is_none() && began.elapsed() > TIME {
             return;
         }
@@ -86,22 +87,22 @@ fn every_target_can_be_run_by_cargo_fuzz() {
 }
 
 #[test]
-fn expressions_have_faults_with_their_place() {
+fn invalid_expressions_have_errors_with_a_position() {
     run("expression");
 }
 
 #[test]
-fn forms_are_objects_whatever_is_in_them() {
+fn any_form_body_is_an_object() {
     run("form");
 }
 
 #[test]
-fn what_is_evaluated_in_place_is_what_jaq_gives() {
+fn inline_evaluation_agrees_with_jaq() {
     run("inline");
 }
 
 #[test]
-fn json_is_what_it_is() {
+fn json_is_validated_and_read_alike() {
     run("json");
 }
 
@@ -111,6 +112,6 @@ fn multipart_bodies_are_objects_or_text() {
 }
 
 #[test]
-fn whatever_a_stranger_sends_is_read_without_a_panic() {
+fn any_request_is_parsed_without_a_panic() {
     run("intake");
 }

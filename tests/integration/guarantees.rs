@@ -1,56 +1,58 @@
-//! Promises that can only be seen from beside: by the order of system calls, by who waits for whom.
+//! Guarantees that no single response shows: the order of system calls, and senders that never wait for
+//! handlers.
 
 use std::fs;
 
 use crate::support::server::{scenario, until};
 
-/// Where in a trace a call stands that holds both texts, after `from`.
-fn position(trace: &[&str], from: usize, texts: [&str; 2]) -> Option<usize> {
+/// The index of the first line of a trace that contains both texts, at or after `start`.
+fn find_call(trace: &[&str], start: usize, texts: [&str; 2]) -> Option<usize> {
     let holds = |line: &&str| texts.iter().all(|text| line.contains(text));
-    trace[from..].iter().position(holds).map(|at| from + at)
+    trace[start..].iter().position(holds).map(|at| start + at)
 }
 
 #[test]
-fn an_answer_leaves_after_the_event_is_written_and_synced() {
+fn the_response_is_sent_after_the_event_is_written_and_synced() {
     let traces = tempfile::tempdir().unwrap();
     let file = traces.path().join("trace");
     let calls = "trace=pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg";
     let words = ["strace", "-D", "-f", "-qq", "-s", "1000000", "-o"];
     let words = [&words[..], &[file.to_str().unwrap(), "-e", calls]].concat();
-    let server = scenario().source("a", "").under(&words).start();
-    let events: Vec<i64> =
-        (0..5).map(|number| server.post("/hooks/a", format!("needle-{number}.")).event()).collect();
+    let server = scenario().source("a", "").wrapped_by(&words).start();
+    let events: Vec<i64> = (0..5)
+        .map(|number| server.post("/hooks/a", format!("needle-{number}.")).event_id())
+        .collect();
     assert_eq!(events, [1, 2, 3, 4, 5]);
-    let read =
+    let read_trace =
         || fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap();
-    until("the answers are in the trace", || read().matches("HTTP/1.1 202").count() == 5);
-    let trace = read();
+    until("the responses are in the trace", || read_trace().matches("HTTP/1.1 202").count() == 5);
+    let trace = read_trace();
     let trace: Vec<&str> = trace.lines().collect();
-    let mut from = 0;
+    let mut start = 0;
     for number in 0..5 {
         let needle = format!("needle-{number}.");
-        let written = position(&trace, from, ["pwrite64(", &needle]).expect("it was written");
-        let synced = position(&trace, written, ["sync", "= 0"]).expect("it was synced");
-        let answered = position(&trace, from, ["HTTP/1.1 202", ""]).expect("it was answered");
-        assert!(written < synced && synced < answered, "{written} {synced} {answered}");
-        from = answered + 1;
+        let written = find_call(&trace, start, ["pwrite64(", &needle]).expect("a write");
+        let synced = find_call(&trace, written, ["sync", "= 0"]).expect("a sync");
+        let responded = find_call(&trace, start, ["HTTP/1.1 202", ""]).expect("a response");
+        assert!(written < synced && synced < responded, "{written} {synced} {responded}");
+        start = responded + 1;
     }
 }
 
 #[test]
-fn handlers_that_never_end_delay_no_sender() {
+fn handlers_that_never_end_delay_no_response() {
     let keys = "timeout = \"1h\"\nconcurrency = 1024";
     let mut server = scenario()
         .source("a", "")
         .handler("h", keys, "exec sleep 1000")
-        .with("[workers]\nshutdown_timeout = \"0s\"")
+        .raw_config("[workers]\nshutdown_timeout = \"0s\"")
         .start();
-    let answers = (0..100).map(|_| server.post("/hooks/a", "x").status);
-    assert!(answers.into_iter().all(|status| status == 202));
-    // All threads are taken; senders were answered all the same.
+    let responses = (0..100).map(|_| server.post("/hooks/a", "x").status);
+    assert!(responses.into_iter().all(|status| status == 202));
+    // The handlers occupy all threads, but senders got their responses.
     server.until("select jobs from queue_depth where state = 'running'", "16");
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert_eq!(server.value("select count(*) from outcomes"), "0");
-    // Killed, it would leave them behind.
+    // A killed server would leave the handlers behind.
     assert_eq!(server.stop(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! Requests whose checks take long: they are checked on threads of their own, with the same result.
+//! Requests that take long to verify: separate threads verify them, with the same result.
 
 use std::fs;
 
@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 
 use crate::support::server::{Scenario, Server, scenario, until};
+use crate::support::signature::hmac_sha256;
 
-/// Beyond what an intake thread checks itself.
+/// A body that a check thread verifies.
 const LARGE: usize = 200_000;
 
-/// Within it.
+/// A body that the intake thread verifies.
 const SMALL: usize = 50_000;
 
 const VERIFY: &str =
@@ -19,25 +20,24 @@ const VERIFY: &str =
 
 fn signed(path: &str, keys: &str) -> Scenario {
     let scenario = scenario().source(path, &format!("{VERIFY}\n{keys}"));
-    scenario.file("secret", "s3cret");
+    scenario.write_file("secret", "s3cret");
     scenario
 }
 
 fn post(server: &Server, secret: &str, headers: &str, body: &[u8]) -> (u16, String) {
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
-    let signature = hex::encode(ring::hmac::sign(&key, body));
+    let signature = hex::encode(hmac_sha256(secret, body));
     let headers = format!("X-Signature: {signature}\n{headers}");
-    let answer = server.request("POST", "/hooks/a", &headers, body);
-    (answer.status, answer.body)
+    let response = server.request("POST", "/hooks/a", &headers, body);
+    (response.status, response.body)
 }
 
-/// A JSON object of so many bytes.
+/// A JSON object of this size.
 fn json(bytes: usize, members: &str) -> Vec<u8> {
     let rest = bytes - members.len() - 11;
     format!("{{{members},\"pad\":\"{}\"}}", "x".repeat(rest)).into_bytes()
 }
 
-/// Threads that check large requests.
+/// The number of threads that verify large requests.
 fn check_threads(server: &Server) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
     let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
@@ -45,23 +45,23 @@ fn check_threads(server: &Server) -> usize {
 }
 
 #[test]
-fn a_large_request_is_checked_on_a_thread_of_its_own_and_a_small_one_is_not() {
+fn only_large_requests_are_verified_on_a_check_thread() {
     let server = signed("a", "").start();
     assert_eq!(post(&server, "s3cret", "", &json(SMALL, "\"a\":1")).0, 202);
     assert_eq!(post(&server, "other", "", &json(SMALL, "\"a\":2")).0, 401);
     assert_eq!(check_threads(&server), 0);
     assert_eq!(post(&server, "other", "", &json(LARGE, "\"a\":3")).0, 401);
-    until("a thread checks it", || check_threads(&server) > 0);
+    until("a check thread runs", || check_threads(&server) > 0);
     assert_eq!(server.value("select count(*) from trail"), "1");
 }
 
 #[test]
-fn signatures_by_public_keys_count_as_work_however_small_the_body_is() {
+fn many_public_key_signatures_are_verified_on_a_check_thread() {
     let key = SigningKey::from_bytes(&[7; 32]);
     let secret = format!("whpk_{}", STANDARD.encode(key.verifying_key().as_bytes()));
     let verify = "verify = { scheme = \"standard\", secret = { file = \"secret\" } }";
     let scenario = scenario().source("a", verify);
-    scenario.file("secret", &secret);
+    scenario.write_file("secret", &secret);
     let server = scenario.start();
     let post = |signatures: usize| {
         let signatures = format!("v1a,{} ", STANDARD.encode([0; 64])).repeat(signatures);
@@ -73,11 +73,11 @@ fn signatures_by_public_keys_count_as_work_however_small_the_body_is() {
     assert_eq!(post(2), 401);
     assert_eq!(check_threads(&server), 0);
     assert_eq!(post(32), 401);
-    until("a thread checks it", || check_threads(&server) > 0);
+    until("a check thread runs", || check_threads(&server) > 0);
 }
 
 #[test]
-fn a_large_request_gets_the_response_of_a_small_one() {
+fn large_and_small_requests_get_the_same_responses() {
     let keys = "accept = \"json\"\ndedupe = { jq = \".id\" }\nrespond = { status = 202 }\n\
                 handshake = { methods = [\"POST\"], respond = '.challenge' }";
     let server = signed("a", keys).handler("h", "when = '.id != \"no\"'", "cat >> out").start();
@@ -105,7 +105,7 @@ fn a_large_request_gets_the_response_of_a_small_one() {
 }
 
 #[test]
-fn large_unsigned_requests_to_one_source_leave_another_its_thread() {
+fn large_unsigned_requests_use_at_most_two_check_threads() {
     let server = signed("a", "").source("b", VERIFY).start();
     let body = vec![b'x'; 1 << 20];
     std::thread::scope(|scope| {
@@ -113,8 +113,8 @@ fn large_unsigned_requests_to_one_source_leave_another_its_thread() {
             scope.spawn(|| assert_eq!(post(&server, "other", "", &body).0, 401));
         }
         for _ in 0..4 {
-            let answer = server.request("POST", "/hooks/b", "X-Signature: 00", &body);
-            assert_eq!(answer.status, 401);
+            let response = server.request("POST", "/hooks/b", "X-Signature: 00", &body);
+            assert_eq!(response.status, 401);
         }
     });
     assert!(check_threads(&server) <= 2);

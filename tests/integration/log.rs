@@ -1,4 +1,4 @@
-//! The log: nobody has to read it, and no stranger can fill it.
+//! The log: the server runs although nothing reads it, and requests cannot flood it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -10,20 +10,20 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::client::request_to;
-use crate::support::server::{DEADLINE, HOOKTRAIL, Scenario, scenario, send, until};
+use crate::support::client::send_request;
+use crate::support::server::{DEADLINE, HOOKTRAIL, Scenario, scenario, send_signal, until};
 
-/// A server whose stderr is a pipe that the test reads when it likes.
-struct Unread {
+/// A server whose stderr is a pipe that nothing reads, unless a test does.
+struct ServerWithPipe {
     scenario: Scenario,
     child: Child,
     log: File,
     pipe: OwnedFd,
-    /// Hears what it tells systemd.
+    /// Receives the notifications to systemd.
     manager: UnixDatagram,
 }
 
-impl Unread {
+impl ServerWithPipe {
     fn start(scenario: Scenario) -> Self {
         scenario.write();
         let (log, pipe) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
@@ -42,8 +42,8 @@ impl Unread {
         Self { scenario, child, log: log.into(), pipe, manager }
     }
 
-    /// Waits until it tells systemd so.
-    fn told(&self, text: &str) {
+    /// Waits for a notification to systemd that contains this text.
+    fn wait_for_notification(&self, text: &str) {
         let mut buffer = [0; 4096];
         loop {
             let length = self.manager.recv(&mut buffer).unwrap();
@@ -53,7 +53,7 @@ impl Unread {
         }
     }
 
-    /// Reads the log until it says so much.
+    /// Reads the log up to this text.
     fn read_until(&mut self, text: &str) -> String {
         let mut log = Vec::new();
         while !log.ends_with(text.as_bytes()) {
@@ -69,15 +69,15 @@ impl Unread {
         self.read_until("\n").trim().parse().unwrap()
     }
 
-    /// Leaves no room in the pipe, as a terminal does that was paused.
+    /// Fills the pipe, as a paused terminal does.
     fn fill_pipe(&self) {
-        // Opened again, so that the server's own stays a pipe that blocks.
+        // A new open file description: the one of the server must stay in blocking mode.
         let mut pipe = OpenOptions::new()
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(format!("/proc/self/fd/{}", self.pipe.as_raw_fd()))
             .unwrap();
-        // A part of a page finds room where a whole one does not.
+        // After whole pages, single bytes fill the rest of the last page.
         for size in [4096, 1] {
             while !matches!(pipe.write(&vec![b'\n'; size]), Err(e) if e.kind() == ErrorKind::WouldBlock)
             {
@@ -85,7 +85,7 @@ impl Unread {
         }
     }
 
-    fn ended(&mut self) -> Option<i32> {
+    fn wait_for_exit(&mut self) -> Option<i32> {
         let mut code = None;
         until("the server ends", || {
             code = self.child.try_wait().unwrap();
@@ -95,7 +95,7 @@ impl Unread {
     }
 
     fn signal(&self, signal: Signal) {
-        send(self.child.id(), signal).unwrap();
+        send_signal(self.child.id(), signal).unwrap();
     }
 
     fn database(&self) -> std::path::PathBuf {
@@ -103,7 +103,7 @@ impl Unread {
     }
 }
 
-impl Drop for Unread {
+impl Drop for ServerWithPipe {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -117,25 +117,25 @@ fn reloads(database: &Path) -> i64 {
 }
 
 #[test]
-fn with_a_log_that_nobody_reads_requests_reloads_and_a_stop_go_on() {
-    let mut server = Unread::start(scenario().source("a", ""));
+fn a_full_log_pipe_blocks_neither_requests_nor_reloads_nor_a_stop() {
+    let mut server = ServerWithPipe::start(scenario().source("a", ""));
     let port = server.port();
     server.fill_pipe();
     for count in 1..=3 {
-        let no_http = request_to(port, "GET", "no path", "", b"");
-        assert!(no_http.is_none_or(|answer| answer.status == 400));
+        let no_http = send_request(port, "GET", "no path", "", b"");
+        assert!(no_http.is_none_or(|response| response.status == 400));
         server.signal(Signal::HUP);
         let database = server.database();
-        until("the configuration was reloaded", || reloads(&database) == count);
-        assert_eq!(request_to(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);
+        until("the configuration is reloaded", || reloads(&database) == count);
+        assert_eq!(send_request(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);
     }
     server.signal(Signal::TERM);
-    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.wait_for_exit(), Some(0));
 }
 
 #[test]
-fn lines_that_found_no_room_are_counted_and_reported() {
-    let mut server = Unread::start(scenario().source("a", ""));
+fn dropped_log_lines_are_counted_and_reported() {
+    let mut server = ServerWithPipe::start(scenario().source("a", ""));
     let port = server.port();
     server.fill_pipe();
     let unknown: String = (0..6000).map(|number| format!("unknown_{number} = 1\n")).collect();
@@ -143,27 +143,27 @@ fn lines_that_found_no_room_are_counted_and_reported() {
     let before = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("{before}\n[sources.b]\n{unknown}")).unwrap();
     server.signal(Signal::HUP);
-    server.told("STATUS=config.toml was not reloaded");
+    server.wait_for_notification("STATUS=config.toml was not reloaded");
     let log = server.read_until("log lines were dropped");
     assert!(log.contains("unknown_0") && !log.contains("unknown_5999"));
-    assert_eq!(request_to(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);
+    assert_eq!(send_request(port, "POST", "/hooks/a", "", b"x").unwrap().status, 202);
 }
 
 #[test]
-fn a_server_that_cannot_start_ends_although_nobody_reads_why() {
-    let mut server = Unread::start(scenario().server("no_such_key = 1"));
+fn a_server_that_cannot_start_ends_despite_a_full_log_pipe() {
+    let mut server = ServerWithPipe::start(scenario().server("no_such_key = 1"));
     server.fill_pipe();
-    assert_eq!(server.ended(), Some(78));
+    assert_eq!(server.wait_for_exit(), Some(78));
 }
 
 #[test]
-fn malformed_requests_are_no_errors_and_no_flood_of_lines() {
+fn malformed_requests_log_few_lines_and_no_errors() {
     let mut server = scenario().source("a", "").start();
     for _ in 0..200 {
-        server.raw(b"no http\r\n\r\n");
+        server.send_raw(b"no http\r\n\r\n");
     }
     assert_eq!(server.stop(), Some(0));
-    until("the log is read", || server.log().contains("stopped"));
+    until("the log is complete", || server.log().contains("stopped"));
     let log = server.log();
     let lines = log.lines().filter(|line| line.contains("a connection is closed"));
     assert!(lines.count() <= 2, "{log}");

@@ -1,7 +1,7 @@
-//! One binary of all tests that see the program from outside, a file a promise. The real binary runs
-//! on a free port and in a temporary folder, driven over sockets and read with SQLite as its users
-//! would; `support` has the server, the client and the doubles that the tests use. `architecture` reads the
-//! sources, `systemd` the units.
+//! The integration tests, one file for each topic. They run the real binary on a free port and in a
+//! temporary folder, send requests over sockets, and read the database with SQLite as a user would.
+//!
+//! `support` has what the tests share. `architecture` checks the source code and `systemd` the units.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -9,7 +9,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "the helpers of tests are no test functions, and a test may do what the program may not"
+    reason = "clippy exempts only test functions, and helpers of tests may do the same"
 )]
 
 mod alerts;
@@ -22,6 +22,7 @@ mod connections;
 mod crash_recovery;
 mod deferred_events;
 mod docs;
+mod duplicates;
 mod evaluator_pool;
 mod example_config;
 mod examples;

@@ -1,5 +1,5 @@
-//! One server owns one database, whatever its name: a second one is turned away, and one whose file is
-//! taken away saves what it holds and ends.
+//! One server owns one database file, by whatever name. A second server is rejected. A server whose file
+//! is removed or replaced saves its events and ends.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,22 +10,23 @@ use std::sync::Mutex;
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use crate::support::server::{Server, cli, err, out, scenario, until};
+use crate::support::server::{Server, cli, scenario, stderr, stdout, until};
 
-/// A second server in the same folder, with another path to a database.
-fn second(server: &Server, database: &str) -> Output {
+/// Runs a second server in the same folder, with another path to the database.
+fn serve_again(server: &Server, database: &str) -> Output {
     let config = fs::read_to_string(server.path().join("config.toml")).expect("config.toml");
-    server.file("second.toml", &config.replace("\"t.db\"", &format!("\"{database}\"")));
+    server.write_file("second.toml", &config.replace("\"t.db\"", &format!("\"{database}\"")));
     cli(server.path(), &["--config", "second.toml", "serve"])
 }
 
-fn rescued(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("it").path());
+fn rescued_files(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path());
     let is_rescued = |path: &PathBuf| path.to_string_lossy().contains("t.rescued-");
     entries.filter(is_rescued).collect()
 }
 
-fn count(database: &Path) -> i64 {
+fn count_events(database: &Path) -> i64 {
     let conn = Connection::open(database).expect("a database");
     let sound = conn.query_row("pragma integrity_check", [], |row| row.get::<_, String>(0));
     assert_eq!(sound.as_deref(), Ok("ok"), "{}", database.display());
@@ -33,86 +34,87 @@ fn count(database: &Path) -> i64 {
 }
 
 #[test]
-fn a_second_server_by_another_name_of_the_file_ends_with_75_and_touches_no_job() {
+fn a_second_server_by_another_name_of_the_file_is_exit_75_and_touches_no_job() {
     let server = scenario()
         .source("a", "")
         .handler("h", "", "touch runs; until [ -e go ]; do sleep 0.01; done")
         .start();
     server.post("/hooks/a", "x");
-    until("it runs", || server.path().join("runs").exists());
+    until("the job runs", || server.path().join("runs").exists());
     symlink("t.db", server.path().join("symbolic.db")).expect("a symbolic link");
     symlink("symbolic.db", server.path().join("twice.db")).expect("a symbolic link");
     fs::hard_link(server.path().join("t.db"), server.path().join("hard.db")).expect("a hard link");
-    let owner = format!("process {}", server.pid());
+    let holder = format!("process {}", server.pid());
     for name in ["t.db", "symbolic.db", "twice.db", "hard.db"] {
-        let turned_away = second(&server, name);
-        assert_eq!(turned_away.status.code(), Some(75), "{name}: {}", err(&turned_away));
-        assert!(err(&turned_away).contains(&owner), "{name}: {}", err(&turned_away));
+        let rejected = serve_again(&server, name);
+        assert_eq!(rejected.status.code(), Some(75), "{name}: {}", stderr(&rejected));
+        assert!(stderr(&rejected).contains(&holder), "{name}: {}", stderr(&rejected));
     }
-    fs::remove_file(server.path().join("t.db.lock")).expect("it goes");
-    let turned_away = second(&server, "t.db");
-    assert_eq!(turned_away.status.code(), Some(75), "{}", err(&turned_away));
-    assert!(err(&turned_away).contains(&owner), "{}", err(&turned_away));
-    // The command line and readers work beside it.
-    assert!(out(&server.cli(&["list"])).contains("running"));
-    server.file("go", "");
+    fs::remove_file(server.path().join("t.db.lock")).expect("the file is removed");
+    let rejected = serve_again(&server, "t.db");
+    assert_eq!(rejected.status.code(), Some(75), "{}", stderr(&rejected));
+    assert!(stderr(&rejected).contains(&holder), "{}", stderr(&rejected));
+    // The command line and readers still work.
+    assert!(stdout(&server.cli(&["list"])).contains("running"));
+    server.write_file("go", "");
     server.until("select outcome || ' ' || detail from outcomes", "succeeded exit 0");
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
 
 #[test]
-fn a_database_that_readers_open_and_close_stays_locked() {
+fn the_database_stays_locked_when_readers_open_and_close_it() {
     let server = scenario().source("a", "").start();
     for _ in 0..3 {
         server.post("/hooks/a", "x");
         server.value("select count(*) from events");
         assert!(server.cli(&["stats"]).status.success());
-        assert_eq!(second(&server, "t.db").status.code(), Some(75));
+        assert_eq!(serve_again(&server, "t.db").status.code(), Some(75));
     }
     fs::hard_link(server.path().join("t.db"), server.path().join("hard.db")).expect("a hard link");
-    assert_eq!(second(&server, "hard.db").status.code(), Some(75));
+    assert_eq!(serve_again(&server, "hard.db").status.code(), Some(75));
 }
 
 #[test]
-fn a_removed_database_is_saved_with_everything_that_was_accepted() {
+fn a_removed_database_is_saved_with_all_accepted_events() {
     let mut server = scenario().source("a", "").handler("h", "", "true").start();
     let accepted = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while let Some(answer) = server.try_request("POST", "/hooks/a", "", b"x")
-                && answer.status == 202
+            while let Some(response) = server.try_request("POST", "/hooks/a", "", b"x")
+                && response.status == 202
             {
-                accepted.lock().expect("the list").push(answer.event());
+                accepted.lock().expect("the list").push(response.event_id());
             }
         });
-        until("it takes some", || accepted.lock().expect("the list").len() > 20);
+        until("the server accepts events", || accepted.lock().expect("the list").len() > 20);
         for name in ["t.db", "t.db-wal", "t.db-shm"] {
-            fs::remove_file(server.path().join(name)).expect("it goes");
+            fs::remove_file(server.path().join(name)).expect("the file is removed");
         }
     });
-    assert_eq!(server.ended(), Some(1));
-    until("it says why", || server.log().contains("was removed or moved away"));
-    let found = rescued(server.path());
+    assert_eq!(server.wait_for_exit(), Some(1));
+    until("the log has the reason", || server.log().contains("was removed or moved away"));
+    let found = rescued_files(server.path());
     assert_eq!(found.len(), 1, "{found:?}");
     let conn = Connection::open(&found[0]).expect("a database");
     for event in accepted.into_inner().expect("the list") {
-        let kept =
+        let count =
             conn.query_row("select count(*) from events where id = ?1", [event], |row| row.get(0));
-        assert_eq!(kept, Ok(1), "event {event}");
+        assert_eq!(count, Ok(1), "event {event}");
     }
     drop(conn);
-    let events = count(&found[0]);
+    let events = count_events(&found[0]);
 
-    // It begins no new database until that one was put in its place.
+    // The server creates no new database while a rescued one is not moved back.
     for args in [&["serve"][..], &["list"]] {
-        let refused = server.cli(args);
-        assert_eq!(refused.status.code(), Some(1), "{args:?}");
-        assert!(err(&refused).contains("To go on with them: mv "), "{}", err(&refused));
+        let rejected = server.cli(args);
+        assert_eq!(rejected.status.code(), Some(1), "{args:?}");
+        assert!(stderr(&rejected).contains("To go on with them: mv "), "{}", stderr(&rejected));
         assert!(!server.path().join("t.db").exists());
     }
     let checked = server.cli(&["check"]);
     assert!(
-        out(&checked).contains("warning: ") && out(&checked).contains("To go on with them: mv ")
+        stdout(&checked).contains("warning: ")
+            && stdout(&checked).contains("To go on with them: mv ")
     );
     fs::rename(&found[0], server.path().join("t.db")).expect("its old name");
     server.start();
@@ -122,25 +124,25 @@ fn a_removed_database_is_saved_with_everything_that_was_accepted() {
 }
 
 #[test]
-fn a_replaced_database_is_saved_and_the_new_one_stays_as_it_is() {
+fn a_replaced_database_is_saved_and_the_new_file_is_unchanged() {
     let other = scenario().source("a", "").start();
-    other.post("/hooks/a", "of another server");
+    other.post("/hooks/a", "another server");
     let mut server = scenario().source("a", "").start();
     let copy = server.path().join("copy.db");
-    let copied = other.trail().execute("vacuum into ?1", [copy.to_string_lossy()]);
+    let copied = other.open_database().execute("vacuum into ?1", [copy.to_string_lossy()]);
     copied.expect("a copy");
     for _ in 0..3 {
         assert_eq!(server.post("/hooks/a", "x").status, 202);
     }
     fs::rename(&copy, server.path().join("t.db")).expect("another file");
-    assert_eq!(server.ended(), Some(1));
-    until("it says why", || server.log().contains("was replaced by another file"));
-    let found = rescued(server.path());
+    assert_eq!(server.wait_for_exit(), Some(1));
+    until("the log has the reason", || server.log().contains("was replaced by another file"));
+    let found = rescued_files(server.path());
     assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(count(&found[0]), 3);
-    // The log of the old file is not applied to the new one.
+    assert_eq!(count_events(&found[0]), 3);
+    // SQLite does not apply the write-ahead log of the old file to the new one.
     server.start();
-    assert_eq!(server.value("select cast(body as text) from events"), "of another server");
+    assert_eq!(server.value("select cast(body as text) from events"), "another server");
     assert_eq!(server.value("pragma integrity_check"), "ok");
     until("the start names the rescued file", || {
         server.log().contains("remove this file when you no longer need it")
@@ -148,20 +150,20 @@ fn a_replaced_database_is_saved_and_the_new_one_stays_as_it_is() {
 }
 
 #[test]
-fn a_removed_log_is_copied_into_the_database_that_is_still_there() {
+fn a_removed_write_ahead_log_is_copied_into_the_database() {
     let mut server = scenario().source("a", "").start();
     for _ in 0..3 {
         assert_eq!(server.post("/hooks/a", "x").status, 202);
     }
-    fs::remove_file(server.path().join("t.db-wal")).expect("it goes");
-    assert_eq!(server.ended(), Some(1));
-    assert_eq!(rescued(server.path()), Vec::<PathBuf>::new());
+    fs::remove_file(server.path().join("t.db-wal")).expect("the file is removed");
+    assert_eq!(server.wait_for_exit(), Some(1));
+    assert_eq!(rescued_files(server.path()), Vec::<PathBuf>::new());
     server.start();
     assert_eq!(server.value("select count(*) from events"), "3");
 }
 
 #[test]
-fn a_link_to_the_database_that_leads_elsewhere_ends_the_server_and_leaves_all_in_the_database() {
+fn a_removed_link_to_the_database_ends_the_server_and_loses_no_event() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = folder.path().join("real.db");
     let mut server = scenario().source("a", "").prepare();
@@ -169,34 +171,44 @@ fn a_link_to_the_database_that_leads_elsewhere_ends_the_server_and_leaves_all_in
     server.start();
     assert_eq!(server.post("/hooks/a", "x").status, 202);
     assert!(folder.path().join("real.db.lock").exists());
-    fs::remove_file(server.path().join("t.db")).expect("it goes");
-    assert_eq!(server.ended(), Some(1));
-    assert_eq!(count(&database), 1);
+    fs::remove_file(server.path().join("t.db")).expect("the file is removed");
+    assert_eq!(server.wait_for_exit(), Some(1));
+    assert_eq!(count_events(&database), 1);
     let names = fs::read_dir(folder.path()).expect("the folder");
-    let names = names.map(|entry| entry.expect("it").file_name().into_string().expect("a name"));
+    let names =
+        names.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
     assert!(names.into_iter().all(|name| !name.contains("rescued")));
 }
 
 #[test]
-fn a_database_that_is_removed_during_a_stop_is_saved_too() {
+fn a_database_removed_during_a_stop_is_saved() {
     let mut server = scenario()
         .source("a", "")
         .handler("h", "", "touch runs; until [ -e go ]; do sleep 0.01; done")
         .start();
     server.post("/hooks/a", "x");
-    until("it runs", || server.path().join("runs").exists());
+    until("the job runs", || server.path().join("runs").exists());
     server.signal(Signal::TERM);
-    until("it stops", || server.log().contains("stopping"));
-    fs::remove_file(server.path().join("t.db")).expect("it goes");
-    server.file("go", "");
-    assert_eq!(server.ended(), Some(1));
-    let found = rescued(server.path());
+    until("the server stops", || server.log().contains("stopping"));
+    fs::remove_file(server.path().join("t.db")).expect("the file is removed");
+    server.write_file("go", "");
+    assert_eq!(server.wait_for_exit(), Some(1));
+    let found = rescued_files(server.path());
     assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(count(&found[0]), 1);
-    // The log that was left behind does the copy no harm.
+    assert_eq!(count_events(&found[0]), 1);
+    // The remaining write-ahead log does not damage the copy.
     assert!(server.path().join("t.db-wal").exists());
     fs::rename(&found[0], server.path().join("t.db")).expect("its old name");
     server.start();
     server.until("select outcome from outcomes", "succeeded");
     assert_eq!(server.value("pragma integrity_check"), "ok");
+}
+
+#[test]
+fn a_second_server_on_the_same_file_is_exit_75_and_names_the_first() {
+    let server = scenario().source("a", "").start();
+    let second = cli(server.path(), &["serve"]);
+    assert_eq!(second.status.code(), Some(75));
+    assert!(stderr(&second).contains(&format!("process {}", server.pid())), "{}", stderr(&second));
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
 }

@@ -1,39 +1,30 @@
-//! What the server itself lacks for a moment, file descriptors or processes: jobs wait for it, and none
-//! pays for it.
+//! Shortages of the server itself, such as file descriptors: jobs wait, and none fails.
 
-use std::process::Command;
-
-use crate::support::http_server::{service, status};
-use crate::support::server::{Server, scenario, until};
-
-fn limit(server: &Server, limit: &str) {
-    let pid = format!("--pid={}", server.pid());
-    let done = Command::new("prlimit").args([&pid, limit]).status();
-    assert!(done.expect("prlimit, of util-linux").success());
-}
+use crate::support::http_server::{empty_response, stub_server};
+use crate::support::server::{scenario, until};
 
 const ANSWER: &str = r#"while read -r line; do
 job=${line#*\"job\":}; job=${job%%,*}
 echo '{"job":'$job',"outcome":"succeeded"}'; done"#;
 
 #[test]
-fn without_a_free_file_descriptor_jobs_wait_and_none_fails() {
-    let crm = service(|_| Some(status(200, "")));
+fn without_free_file_descriptors_jobs_wait_and_none_fails() {
+    let crm = stub_server(|_| Some(empty_response(200, "")));
     let breaker = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
     let keys = |keys: &str| format!("{breaker}\n{keys}");
     let server = scenario()
         .source("a", "")
-        .with("[workers]\nthreads = 1")
+        .raw_config("[workers]\nthreads = 1")
         .handler("each", &keys(""), "cat")
         .handler("again", &keys(""), "cat")
         .handler("stream", &keys("mode = \"stream\""), ANSWER)
         .handler("batch", &keys("mode = \"batch\"\nbatch_wait = \"1ms\""), ANSWER)
         .handler("cgi", &keys("mode = \"cgi\""), "echo 'Status: 204'; echo")
         .handler("made", &keys("transform = '[.[]] | length'"), "cat")
-        .with(&crm.handler("url", breaker))
+        .raw_config(&crm.handler_table("url", breaker))
         .start();
     server.post("/hooks/a", "[1,2]");
-    // The thread of the first lacks the descriptor by which a run is stopped, and keeps it for the others.
+    // The first job lacks the descriptor that cancels a run. The worker thread creates it once and reuses it.
     let waits = [
         ("each", "the system: "),
         ("again", "again.sh"),
@@ -43,13 +34,14 @@ fn without_a_free_file_descriptor_jobs_wait_and_none_fails() {
         ("made", "expressions"),
         ("url", "127.0.0.1"),
     ];
-    for (handler, what) in waits {
-        limit(&server, "--nofile=3:");
+    for (handler, place) in waits {
+        server.set_limit("--nofile=3:");
         assert!(server.cli(&["resume", handler]).status.success());
-        let is_it =
-            |line: &str| line.contains(what) && line.to_lowercase().contains("too many open files");
-        until(what, || server.log().lines().any(is_it));
-        limit(&server, "--nofile=1024:");
+        let is_warning = |line: &str| {
+            line.contains(place) && line.to_lowercase().contains("too many open files")
+        };
+        until(place, || server.log().lines().any(is_warning));
+        server.set_limit("--nofile=1024:");
         let outcome =
             format!("select attempt || outcome from outcomes where handler = '{handler}'");
         server.until(&outcome, "1succeeded");
@@ -59,11 +51,11 @@ fn without_a_free_file_descriptor_jobs_wait_and_none_fails() {
 }
 
 #[test]
-fn a_server_that_was_started_with_children_ignored_still_learns_how_they_end() {
+fn a_server_started_with_sigchld_ignored_gets_exit_codes() {
     let server = scenario()
         .source("a", "")
         .handler("h", "", "exit 65")
-        .under(&["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"])
+        .wrapped_by(&["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"])
         .start();
     server.post("/hooks/a", "{}");
     server.until("select detail from dead_jobs", "exit 65");

@@ -1,4 +1,4 @@
-//! After any end, however sudden: nothing lost, nothing run that has succeeded.
+//! A stop by SIGTERM and the next start: running jobs, pauses, and senders during a restart.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,33 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 
-use crate::support::server::{cli, err, scenario, text, until};
+use crate::support::client::post;
+use crate::support::server::{scenario, until};
 
 #[test]
-fn the_fourth_crash_in_a_row_counts_as_a_failed_attempt() {
+fn a_stop_queues_running_jobs_again_without_a_failure() {
     let mut server = scenario()
-        .source("a", "")
-        .handler("h", "retry = { max_attempts = 1 }", "echo >> ran; exec sleep 1000")
-        .start();
-    server.post("/hooks/a", "x");
-    for crash in 1..=4 {
-        until("it runs", || server.text_of("ran").lines().count() == crash);
-        server.kill();
-        server.start();
-    }
-    server.until("select job_state from outcomes where attempt = 4", "dead");
-    assert_eq!(server.list("select distinct outcome from outcomes"), ["interrupted"]);
-}
-
-#[test]
-fn a_stop_puts_running_jobs_back_without_counting_them() {
-    let mut server = scenario()
-        .with("[workers]\nshutdown_timeout = \"100ms\"")
+        .raw_config("[workers]\nshutdown_timeout = \"100ms\"")
         .source("a", "")
         .handler("h", "", "[ $HOOKTRAIL_ATTEMPT = 2 ] || { echo >> ran; exec sleep 1000; }")
         .start();
     server.post("/hooks/a", "x");
-    until("it runs", || !server.text_of("ran").is_empty());
+    until("the job runs", || !server.read_file("ran").is_empty());
     assert_eq!(server.stop(), Some(0));
     assert_eq!(
         server.value("select outcome || detail from outcomes"),
@@ -47,71 +32,60 @@ fn a_stop_puts_running_jobs_back_without_counting_them() {
 }
 
 #[test]
-fn a_second_signal_ends_running_jobs_at_once() {
+fn a_second_signal_stops_running_jobs_at_once() {
     let mut server =
         scenario().source("a", "").handler("h", "", "echo >> ran; exec sleep 1000").start();
     server.post("/hooks/a", "x");
-    until("it runs", || !server.text_of("ran").is_empty());
+    until("the job runs", || !server.read_file("ran").is_empty());
     server.signal(Signal::TERM);
-    until("it stops", || server.log().contains("stopping"));
-    // Intake goes on meanwhile.
+    until("the server stops", || server.log().contains("stopping"));
+    // Intake continues during the stop.
     assert_eq!(server.post("/hooks/a", "y").status, 202);
     server.signal(Signal::INT);
-    assert_eq!(server.ended(), Some(0));
+    assert_eq!(server.wait_for_exit(), Some(0));
     assert_eq!(server.value("select count(*) from events"), "2");
 }
 
 #[test]
-fn a_restart_under_load_loses_nothing_it_answered_for() {
+fn a_restart_under_load_loses_no_accepted_event() {
     let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
-    let (port, over) = (server.port, Arc::new(AtomicBool::new(false)));
-    // The same port again, as a service would have.
+    let (port, is_over) = (server.port, Arc::new(AtomicBool::new(false)));
+    // The server listens on the same port after each start.
     server.set_listen(&format!("127.0.0.1:{port}"));
-    let answered = Arc::new(Mutex::new(Vec::new()));
+    let accepted = Arc::new(Mutex::new(Vec::new()));
     let senders: Vec<_> = (0..4)
         .map(|_| {
-            let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
+            let (is_over, accepted) = (Arc::clone(&is_over), Arc::clone(&accepted));
             std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    if let Some(answer) = crate::support::client::post_to(port, "/hooks/a", b"x")
-                        && answer.status == 202
+                while !is_over.load(Ordering::Relaxed) {
+                    if let Some(response) = post(port, "/hooks/a", b"x")
+                        && response.status == 202
                     {
-                        answered.lock().expect("the list").push(answer.event());
+                        accepted.lock().expect("the list").push(response.event_id());
                     }
                 }
             })
         })
         .collect();
     for _ in 0..3 {
-        let before = answered.lock().expect("the list").len();
-        until("it takes some", || answered.lock().expect("the list").len() > before + 50);
+        let before = accepted.lock().expect("the list").len();
+        until("the server accepts events", || {
+            accepted.lock().expect("the list").len() > before + 50
+        });
         assert_eq!(server.stop(), Some(0));
         server.start();
     }
-    over.store(true, Ordering::Relaxed);
+    is_over.store(true, Ordering::Relaxed);
     for sender in senders {
         sender.join().expect("a sender");
     }
-    let kept: HashSet<i64> = server
-        .rows("select id from events")
-        .iter()
-        .filter_map(|row| text(&row[0]).parse().ok())
-        .collect();
-    let answered = answered.lock().expect("the list");
-    assert!(answered.iter().all(|event| kept.contains(event)));
+    let stored: HashSet<i64> = server.event_ids().into_iter().collect();
+    let accepted = accepted.lock().expect("the list");
+    assert!(accepted.iter().all(|event| stored.contains(event)));
 }
 
 #[test]
-fn a_second_server_on_the_same_file_ends_with_75_and_says_who_holds_it() {
-    let server = scenario().source("a", "").start();
-    let second = cli(server.path(), &["serve"]);
-    assert_eq!(second.status.code(), Some(75));
-    assert!(err(&second).contains(&format!("process {}", server.pid())), "{}", err(&second));
-    assert_eq!(server.post("/hooks/a", "x").status, 202);
-}
-
-#[test]
-fn pauses_hold_over_a_restart() {
+fn pauses_survive_a_restart() {
     let mut server = scenario().source("a", "").handler("h", "", "true").start();
     assert!(server.cli(&["pause", "h"]).status.success());
     server.post("/hooks/a", "x");

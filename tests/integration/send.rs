@@ -1,8 +1,8 @@
-//! `hooktrail send`: every scheme that can be signed for, through the real server.
+//! `hooktrail send`: requests of every scheme that it can sign, to the real server.
 
-use crate::support::server::{Server, err, out, scenario, until};
+use crate::support::server::{Server, scenario, stderr, stdout, until};
 
-/// Each scheme, whether its sample is known again when it is repeated, and the status it is answered.
+/// Source, scheme, whether a repeated sample is a duplicate, and the status of the response.
 #[rustfmt::skip]
 const SCHEMES: [(&str, &str, bool, u16); 27] = [
     ("token", "scheme = \"token\", header = \"X-T\"", false, 202),
@@ -34,8 +34,8 @@ const SCHEMES: [(&str, &str, bool, u16); 27] = [
     ("graph", "scheme = \"microsoft-graph\"", false, 200),
 ];
 
-/// A server with a source each, whose port the command line finds in config.toml.
-fn server() -> Server {
+/// A server with a source for each scheme. config.toml has its port, for the command line.
+fn server_of_all_schemes() -> Server {
     let mut scenario = scenario();
     for (name, verify, _, _) in SCHEMES {
         let secret = if name == "standard" { "standard-key" } else { "secret" };
@@ -47,7 +47,7 @@ fn server() -> Server {
         ("standard-key", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
         ("secret", "s3cr3t-and-l0ng"),
     ] {
-        scenario.file(name, key);
+        scenario.write_file(name, key);
     }
     scenario = scenario
         .source("discord", "verify = { scheme = \"discord\", secret = { file = \"discord\" } }")
@@ -59,22 +59,22 @@ fn server() -> Server {
 }
 
 #[test]
-fn every_scheme_is_signed_as_its_sender_would_and_what_is_signed_wrongly_is_refused() {
-    let server = server();
-    for (name, _, is_known, status) in SCHEMES {
+fn send_signs_every_scheme_and_wrong_signatures_are_rejected() {
+    let server = server_of_all_schemes();
+    for (name, _, is_duplicate, status) in SCHEMES {
         let sent = server.cli(&["send", name, "--repeat"]);
-        let said = out(&sent);
-        assert!(sent.status.success(), "{name}: {said}{}", err(&sent));
-        assert!(said.starts_with(&format!("POST /hooks/{name}")), "{name}: {said}");
-        assert!(!said.contains("s3cr3t") && !said.contains("AAECAwQF"), "{name}: {said}");
-        assert_eq!(said.matches(&format!("\n{status} ")).count(), 2, "{name}: {said}");
-        let events = if is_known { 1 } else { 2 };
-        assert_eq!(said.matches("\nevent ").count(), events, "{name}: {said}");
-        assert_eq!(said.matches("\nduplicate of event ").count(), 2 - events, "{name}: {said}");
+        let output = stdout(&sent);
+        assert!(sent.status.success(), "{name}: {output}{}", stderr(&sent));
+        assert!(output.starts_with(&format!("POST /hooks/{name}")), "{name}: {output}");
+        assert!(!output.contains("s3cr3t") && !output.contains("AAECAwQF"), "{name}: {output}");
+        assert_eq!(output.matches(&format!("\n{status} ")).count(), 2, "{name}: {output}");
+        let events = if is_duplicate { 1 } else { 2 };
+        assert_eq!(output.matches("\nevent ").count(), events, "{name}: {output}");
+        assert_eq!(output.matches("\nduplicate of event ").count(), 2 - events, "{name}: {output}");
 
         let bad = server.cli(&["send", name, "--bad-signature"]);
-        assert!(bad.status.success(), "{name}: {}{}", out(&bad), err(&bad));
-        assert!(out(&bad).contains("\n401 "), "{name}: {}", out(&bad));
+        assert!(bad.status.success(), "{name}: {}{}", stdout(&bad), stderr(&bad));
+        assert!(stdout(&bad).contains("\n401 "), "{name}: {}", stdout(&bad));
     }
     server.until("select sum(count) from rejections", &SCHEMES.len().to_string());
     let shown =
@@ -83,26 +83,26 @@ fn every_scheme_is_signed_as_its_sender_would_and_what_is_signed_wrongly_is_refu
 }
 
 #[test]
-fn a_body_of_ones_own_is_sent_as_it_is_and_said_to_be_what_it_is() {
-    let server = server();
-    for (name, body, said) in [
+fn send_sends_a_file_with_its_content_type() {
+    let server = server_of_all_schemes();
+    for (name, body, header) in [
         ("json", "{ \"a\": 1 }", "content-type: application/json\n"),
         ("form", "a=1&b=2", "content-type: application/x-www-form-urlencoded\n"),
     ] {
-        server.file(name, body);
+        server.write_file(name, body);
         let sent = server.cli(&["send", "twilio", name]);
-        assert!(out(&sent).contains(said), "{}{}", out(&sent), err(&sent));
+        assert!(stdout(&sent).contains(header), "{}{}", stdout(&sent), stderr(&sent));
         assert_eq!(server.value("select body from events order by id desc limit 1"), body);
     }
     let sent = server.cli(&["send", "bearer", "form", "--content-type", "text/csv"]);
-    assert!(out(&sent).contains("content-type: text/csv\n"), "{}", out(&sent));
-    assert!(out(&sent).contains("authorization: [redacted]\n"), "{}", out(&sent));
+    assert!(stdout(&sent).contains("content-type: text/csv\n"), "{}", stdout(&sent));
+    assert!(stdout(&sent).contains("authorization: [redacted]\n"), "{}", stdout(&sent));
 }
 
 #[test]
-fn what_can_not_be_sent_is_said_and_is_exit_1() {
-    let server = server();
-    for (args, said) in [
+fn send_reports_what_it_cannot_send_with_exit_1() {
+    let server = server_of_all_schemes();
+    for (args, error) in [
         (&["send", "discord"][..], "only the sender can sign: the secret here is its public key"),
         (&["send", "nobody"], "source nobody: there is no such source in config.toml"),
         (&["send", "gets"], "source gets: its methods are GET: expected POST, PUT or PATCH"),
@@ -111,29 +111,29 @@ fn what_can_not_be_sent_is_said_and_is_exit_1() {
         (&["send", "open", "--bad-signature"], "the server accepted a wrong signature"),
     ] {
         let sent = server.cli(args);
-        assert_eq!(sent.status.code(), Some(1), "{args:?}: {}", out(&sent));
-        assert!(err(&sent).contains(said), "{args:?}: {}", err(&sent));
+        assert_eq!(sent.status.code(), Some(1), "{args:?}: {}", stdout(&sent));
+        assert!(stderr(&sent).contains(error), "{args:?}: {}", stderr(&sent));
     }
     assert!(server.cli(&["send", "open"]).status.success());
     let mut server = server;
     assert_eq!(server.stop(), Some(0));
     let sent = server.cli(&["send", "open"]);
     assert_eq!(sent.status.code(), Some(1));
-    assert!(err(&sent).contains("is the server running?"), "{}", err(&sent));
+    assert!(stderr(&sent).contains("is the server running?"), "{}", stderr(&sent));
 }
 
 #[test]
-fn a_server_on_a_unix_socket_is_sent_to_over_it() {
+fn send_uses_a_unix_socket() {
     let scenario = scenario()
         .server("# a socket beside the port")
         .source("a", "verify = { scheme = \"github\", secret = { file = \"secret\" } }");
-    scenario.file("secret", "s3cret");
+    scenario.write_file("secret", "s3cret");
     let mut server = scenario.start();
     assert_eq!(server.stop(), Some(0));
     server.set_listen("unix:http.sock");
     server.spawn();
-    until("it listens", || server.path().join("http.sock").exists());
-    until("it answers", || server.cli(&["send", "a"]).status.success());
+    until("the socket exists", || server.path().join("http.sock").exists());
+    until("the server responds", || server.cli(&["send", "a"]).status.success());
     let sent = server.cli(&["send", "a", "--repeat"]);
-    assert!(out(&sent).contains("duplicate of event "), "{}{}", out(&sent), err(&sent));
+    assert!(stdout(&sent).contains("duplicate of event "), "{}{}", stdout(&sent), stderr(&sent));
 }

@@ -1,5 +1,5 @@
-//! Senders' own libraries: their signers sign and we let it in, we sign and their verifiers let it in.
-//! tests/run installs them (tests/senders/ says which); without them there is nothing to try.
+//! The SDKs of senders: Hooktrail accepts requests that they sign, and they accept requests that Hooktrail
+//! signs. `tests/run` installs the versions of tests/senders/. Without them these tests check nothing.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use std::process::{Command, Stdio};
 use rusqlite::types::Value as Sql;
 use serde_json::{Value, json};
 
-use crate::support::server::{Scenario, Server, err, out, scenario, text};
+use crate::support::server::{Scenario, Server, display_value, scenario, stderr, stdout};
 
-/// A script of tests/senders and what runs it.
+/// A script of tests/senders and the program that runs it.
 pub struct Library {
     program: &'static str,
     script: &'static str,
-    /// Where it finds the libraries.
+    /// The environment variable for the folder of the SDKs.
     variable: &'static str,
     folder: &'static str,
-    /// Those that it can judge.
-    judges: &'static [&'static str],
+    /// The sources whose SDK can verify a signature.
+    verifies: &'static [&'static str],
 }
 
 pub const LIBRARIES: [Library; 2] = [
@@ -27,58 +27,58 @@ pub const LIBRARIES: [Library; 2] = [
         script: "libraries.py",
         variable: "PYTHONPATH",
         folder: "test-python",
-        judges: &["standard", "stripe", "slack", "twilio"],
+        verifies: &["standard", "stripe", "slack", "twilio"],
     },
     Library {
         program: "node",
         script: "libraries.mjs",
         variable: "HOOKTRAIL_TEST_NODE",
         folder: "test-node",
-        judges: &["github", "hubspot", "paddle"],
+        verifies: &["github", "hubspot", "paddle"],
     },
 ];
 
 impl Library {
-    /// `None` where it was not installed.
+    /// The folder of the SDKs, or `None` if they are not installed.
     pub fn folder(&self) -> Option<PathBuf> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(self.folder);
-        let is_there = target.join(".installed").exists();
-        if !is_there {
-            eprintln!("left out: {} is not installed, tests/run does that", target.display());
+        let is_installed = target.join(".installed").exists();
+        if !is_installed {
+            eprintln!("skipped: {} does not exist, tests/run installs it", target.display());
         }
-        is_there.then_some(target)
+        is_installed.then_some(target)
     }
 
-    pub fn run(&self, folder: &Path, what: &str, input: &str) -> String {
+    pub fn run(&self, folder: &Path, command: &str, input: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/senders").join(self.script);
         let mut child = Command::new(self.program)
             .arg(script)
-            .arg(what)
+            .arg(command)
             .env(self.variable, folder)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("it starts");
+            .expect("the script starts");
         let mut stdin = child.stdin.take().expect("its stdin");
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        let done = child.wait_with_output().expect("its end");
-        assert!(done.status.success(), "{}: {}", self.script, err(&done));
-        out(&done)
+        let output = child.wait_with_output().expect("the end of the script");
+        assert!(output.status.success(), "{}: {}", self.script, stderr(&output));
+        stdout(&output)
     }
 }
 
-/// A source for each secret, whose sender was told to call hooks.example.com.
-fn server(secrets: &Value) -> Server {
+/// A server with a source for each secret. Its public URL is at hooks.example.com.
+fn server_with_secrets(secrets: &Value) -> Server {
     let mut scenario: Scenario = scenario();
     for (name, secret) in secrets.as_object().expect("secrets") {
         let scheme = match name.as_str() {
             "svix" | "public" => "standard",
             name => name,
         };
-        scenario.file(&format!("{name}.key"), secret.as_str().expect("text"));
+        scenario.write_file(&format!("{name}.key"), secret.as_str().expect("text"));
         let url = format!("url = \"https://hooks.example.com/hooks/{name}\"");
         let secret = format!("secret = {{ file = \"{name}.key\" }}");
         let verify = format!("verify = {{ scheme = \"{scheme}\", {secret}, {url} }}");
@@ -89,8 +89,8 @@ fn server(secrets: &Value) -> Server {
     server
 }
 
-/// What the libraries sign is let in, and nothing that was changed after.
-fn taken(server: &Server, requests: &Value) {
+/// Checks that the server accepts each request and rejects it with a changed body.
+fn check_acceptance(server: &Server, requests: &Value) {
     for request in requests.as_array().expect("requests") {
         let path = format!("/hooks/{}", request["path"].as_str().expect("a path"));
         let headers: Vec<String> = request["headers"]
@@ -104,42 +104,42 @@ fn taken(server: &Server, requests: &Value) {
             body.replacen("ż", "z", 1).replacen("%C5%BC", "z", 1).replacen("\\u017c", "z", 1);
         assert_ne!(changed, body, "{path}");
         for (body, statuses) in [(body, 200..300), (&changed, 401..402)] {
-            let answer = server.request("POST", &path, &headers.join("\n"), body.as_bytes());
-            assert!(statuses.contains(&answer.status), "{path}: {answer:?}");
+            let response = server.request("POST", &path, &headers.join("\n"), body.as_bytes());
+            assert!(statuses.contains(&response.status), "{path}: {response:?}");
         }
     }
 }
 
-/// An event as its sender would have read it, to be judged by a library.
-fn event(server: &Server, name: &str) -> Value {
+/// The newest event as JSON, for an SDK to verify.
+fn newest_event(server: &Server, name: &str) -> Value {
     let sql =
         "select cast(headers as text), cast(body as text) from events order by id desc limit 1";
     let row: Vec<Sql> = server.rows(sql).remove(0);
-    let headers: serde_json::Map<String, Value> = text(&row[0])
+    let headers: serde_json::Map<String, Value> = display_value(&row[0])
         .lines()
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_owned(), json!(value)))
         .collect();
-    json!({ "path": name, "headers": headers, "body": text(&row[1]) })
+    json!({ "path": name, "headers": headers, "body": display_value(&row[1]) })
 }
 
 #[test]
-fn what_senders_libraries_sign_is_let_in_and_what_we_sign_they_let_in() {
+fn hooktrail_and_the_sdks_of_senders_accept_each_others_signatures() {
     for library in LIBRARIES {
         let Some(folder) = library.folder() else { continue };
         let signed: Value =
             serde_json::from_str(&library.run(&folder, "sign", "")).expect("its JSON");
-        let server = server(&signed["secrets"]);
-        taken(&server, &signed["requests"]);
+        let server = server_with_secrets(&signed["secrets"]);
+        check_acceptance(&server, &signed["requests"]);
         let mut events = String::new();
-        for name in library.judges {
+        for name in library.verifies {
             let sent = server.cli(&["send", name]);
-            assert!(sent.status.success(), "{name}: {}{}", out(&sent), err(&sent));
-            events += &format!("{}\n", event(&server, name));
+            assert!(sent.status.success(), "{name}: {}{}", stdout(&sent), stderr(&sent));
+            events += &format!("{}\n", newest_event(&server, name));
         }
-        let said = library.run(&folder, "check", &events);
+        let output = library.run(&folder, "check", &events);
         let expected: Vec<String> =
-            library.judges.iter().map(|name| format!("ok {name}")).collect();
-        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+            library.verifies.iter().map(|name| format!("ok {name}")).collect();
+        assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     }
 }

@@ -1,133 +1,130 @@
-//! What passes by itself does not end a start: the server waits, says what for, and answers 503.
+//! A start under a temporary condition: the server logs what it waits for, and responds 503 meanwhile.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use crate::support::server::{Server, err, scenario, until};
+use crate::support::server::{Server, scenario, stderr, until};
 
-/// Waits until it answers in place of the server that cannot start.
-fn until_it_stands_by(server: &Server) {
-    let status = |path: &str| server.try_request("GET", path, "", b"").map(|answer| answer.status);
-    until("it answers", || status("/healthz") == Some(200));
+/// Waits until the stand-in responds for a server that cannot start yet.
+fn until_it_responds_503(server: &Server) {
+    let status =
+        |path: &str| server.try_request("GET", path, "", b"").map(|response| response.status);
+    until("the server responds", || status("/healthz") == Some(200));
     assert_eq!(status("/readyz"), Some(503));
-    let refused = server.post("/hooks/a", vec![b'x'; 200_000]);
-    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    let rejected = server.post("/hooks/a", vec![b'x'; 200_000]);
+    assert_eq!((rejected.status, rejected.header("retry-after")), (503, Some("5")));
 }
 
-fn waits(server: &Server) -> usize {
+fn count_waits(server: &Server) -> usize {
     server.log().matches("waiting until this changes").count()
 }
 
 #[test]
-fn a_start_without_room_waits_and_goes_on_when_there_is_some() {
-    // No file may be longer than 64 KiB: the soft limit alone, so that it can be raised again.
+fn a_start_on_a_full_disk_waits_for_space() {
+    // Files are limited to 64 KiB. Only the soft limit is set, so that the test can raise it again.
     let mut server = scenario()
         .source("a", "")
-        .under(&["sh", "-c", "ulimit -S -f 128; exec \"$@\"", "sh"])
+        .wrapped_by(&["sh", "-c", "ulimit -S -f 128; exec \"$@\"", "sh"])
         .prepare();
     server.spawn();
-    until_it_stands_by(&server);
-    assert_eq!(waits(&server), 1, "{}", server.log());
-    let limit = format!("--pid={}", server.pid());
-    let raised = Command::new("prlimit").args([&limit, "--fsize=unlimited:"]).status();
-    assert!(raised.expect("prlimit").success());
-    until("it starts", || server.log().contains("listening for webhooks"));
+    until_it_responds_503(&server);
+    assert_eq!(count_waits(&server), 1, "{}", server.log());
+    server.set_limit("--fsize=unlimited:");
+    until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
-    assert_eq!(waits(&server), 1, "{}", server.log());
+    assert_eq!(count_waits(&server), 1, "{}", server.log());
 }
 
 #[test]
-fn another_programs_lock_at_start_is_waited_for_and_its_holder_named() {
+fn a_start_waits_for_the_lock_of_another_program_and_names_it() {
     let mut server = scenario().source("a", "").prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let holder = server.trail();
-    holder.execute_batch("begin immediate").expect("the write lock");
+    let holder = server.lock_database();
     server.spawn();
-    until_it_stands_by(&server);
-    let named = format!("held by process {} (", std::process::id());
-    until("it names the holder", || server.log().contains(&named));
-    holder.execute_batch("rollback").expect("the end");
-    until("it starts", || server.log().contains("listening for webhooks"));
+    until_it_responds_503(&server);
+    let holder_name = format!("held by process {} (", std::process::id());
+    until("the log names the holder", || server.log().contains(&holder_name));
+    drop(holder);
+    until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
 
 #[test]
-fn a_signal_ends_the_wait_of_a_start() {
+fn a_signal_ends_a_waiting_start() {
     let mut server = scenario().source("a", "").prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let holder = server.trail();
-    holder.execute_batch("begin immediate").expect("the write lock");
+    let _holder = server.lock_database();
     server.spawn();
-    until("it waits", || waits(&server) == 1);
+    until("the server waits", || count_waits(&server) == 1);
     assert_eq!(server.stop(), Some(0));
 }
 
 #[test]
-fn a_start_that_waits_asks_systemd_for_more_time() {
+fn a_waiting_start_asks_systemd_for_more_time() {
     let socket = tempfile::tempdir().expect("a folder");
     let path = socket.path().join("notify");
     let systemd = UnixDatagram::bind(&path).expect("a socket");
-    systemd.set_read_timeout(Some(crate::support::server::DEADLINE)).expect("patience");
+    systemd.set_read_timeout(Some(crate::support::server::DEADLINE)).expect("a timeout");
     let variable = format!("NOTIFY_SOCKET={}", path.display());
-    let mut server = scenario().source("a", "").under(&["env", &variable]).prepare();
+    let mut server = scenario().source("a", "").wrapped_by(&["env", &variable]).prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let holder = server.trail();
-    holder.execute_batch("begin immediate").expect("the write lock");
+    let _holder = server.lock_database();
     server.spawn();
     let mut message = [0; 4096];
-    let mut said = String::new();
-    while !(said.contains("EXTEND_TIMEOUT_USEC=") && said.contains("STATUS=waiting: ")) {
+    let mut messages = String::new();
+    while !(messages.contains("EXTEND_TIMEOUT_USEC=") && messages.contains("STATUS=waiting: ")) {
         let bytes = systemd.recv(&mut message).expect("a message");
-        said.push_str(&String::from_utf8_lossy(&message[..bytes]));
+        messages.push_str(&String::from_utf8_lossy(&message[..bytes]));
     }
-    let started = said.rfind("READY=1");
-    assert!(started < said.find("EXTEND_TIMEOUT_USEC="), "{said}");
+    let started = messages.rfind("READY=1");
+    assert!(started < messages.find("EXTEND_TIMEOUT_USEC="), "{messages}");
 }
 
 #[test]
-fn a_server_that_fails_again_and_again_waits_before_it_starts() {
+fn a_server_that_failed_repeatedly_waits_before_it_starts() {
     let mut server = scenario().source("a", "").prepare();
-    server.file("t.db", &"not a database, but text ".repeat(200));
+    server.write_file("t.db", &"not a database, but text ".repeat(200));
     for _ in 0..6 {
-        let refused = server.cli(&["serve"]);
-        assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
+        let rejected = server.cli(&["serve"]);
+        assert_eq!(rejected.status.code(), Some(1), "{}", stderr(&rejected));
     }
     server.spawn();
-    until("it waits", || server.log().contains("the last 6 runs of this server"));
-    // A stop ends the row, as a person sees to it.
+    until("the server waits", || server.log().contains("the last 6 runs of this server"));
+    // A stop ends the series of failures, as a person has taken over.
     let code = server.stop();
     assert!(matches!(code, Some(0 | 1)), "{code:?}");
-    std::fs::remove_file(server.path().join("t.db")).expect("it goes");
+    std::fs::remove_file(server.path().join("t.db")).expect("the file is removed");
     server.start();
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
 
 #[test]
-fn a_run_is_recorded_beside_the_database_as_ready_and_as_stopped() {
+fn the_lock_file_has_the_state_of_the_server() {
     let mut server = scenario().source("a", "").start();
     let has = |server: &Server, line: &str| {
-        server.text_of("t.db.lock").lines().any(|found| found == line)
+        server.read_file("t.db.lock").lines().any(|found| found == line)
     };
-    until("it is ready", || has(&server, "state ready"));
+    until("the lock file has the state", || has(&server, "state ready"));
     assert!(has(&server, &server.pid().to_string()));
     assert_eq!(server.stop(), Some(0));
     assert!(has(&server, "state stopped"));
 }
 
-/// A server whose database is on a file system of its own, in `mount`. `None`, and a note, where this
-/// machine lets nobody mount one.
-fn on_own_file_system(options: &str) -> Option<Server> {
-    let able =
+/// A server whose database is on a separate file system, mounted at `mount`. `None` if this machine does
+/// not allow the mount.
+fn prepare_on_tmpfs(options: &str) -> Option<Server> {
+    let mounted =
         Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !able.is_ok_and(|output| output.status.success()) {
-        println!("not tried: no file system can be mounted here");
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this machine does not allow a mount");
         return None;
     }
     let mount = format!("mount -t tmpfs -o {options} none mount && exec \"$@\"");
-    let scenario = scenario().source("a", "").under(&["unshare", "-rm", "sh", "-c", &mount, "sh"]);
+    let scenario =
+        scenario().source("a", "").wrapped_by(&["unshare", "-rm", "sh", "-c", &mount, "sh"]);
     std::fs::create_dir(scenario.path().join("mount")).expect("a folder");
     let mut server = scenario.prepare();
     let config = server.config();
@@ -136,8 +133,8 @@ fn on_own_file_system(options: &str) -> Option<Server> {
     Some(server)
 }
 
-/// Runs a line of shell where the file system of the server is seen.
-fn run_beside(server: &Server, line: &str) {
+/// Runs a shell command that sees the file system of the server.
+fn run_in_mount_namespace(server: &Server, line: &str) {
     let pid = server.pid().to_string();
     let place = ["-t", &pid, "-U", "-m", "--preserve-credentials", "sh", "-c"];
     let line = format!("cd '{}' && {line}", server.path().display());
@@ -146,35 +143,37 @@ fn run_beside(server: &Server, line: &str) {
 }
 
 #[test]
-fn a_removed_database_is_saved_once_there_is_room_for_it() {
-    let Some(mut server) = on_own_file_system("size=900k") else { return };
+fn a_removed_database_is_saved_when_the_disk_has_space() {
+    let Some(mut server) = prepare_on_tmpfs("size=900k") else { return };
     server.start();
     assert_eq!(server.post("/hooks/a", "x").status, 202);
-    run_beside(&server, "rm mount/t.db");
-    until("it says what it needs", || server.log().contains("make room within 10 minutes"));
+    run_in_mount_namespace(&server, "rm mount/t.db");
+    until("the log says how much room it needs", || {
+        server.log().contains("make room within 10 minutes")
+    });
     assert_eq!(server.post("/hooks/a", "x").status, 503);
-    run_beside(&server, "mount -o remount,size=9m mount");
-    until("it is saved", || server.log().contains("all events are saved in"));
-    assert_eq!(server.ended(), Some(1));
+    run_in_mount_namespace(&server, "mount -o remount,size=9m mount");
+    until("the events are saved", || server.log().contains("all events are saved in"));
+    assert_eq!(server.wait_for_exit(), Some(1));
 }
 
 #[test]
-fn a_disk_that_the_log_fills_is_written_again_by_the_room_that_was_kept() {
-    let Some(mut server) = on_own_file_system("size=900k") else { return };
+fn the_reserved_disk_space_makes_a_full_disk_writable_again() {
+    let Some(mut server) = prepare_on_tmpfs("size=900k") else { return };
     server.start();
     let body = vec![b'x'; 3000];
-    until("it is full", || server.post("/hooks/a", &body).status == 503);
-    until("it makes room", || server.log().contains("removed the reserve"));
-    until("it takes some again", || server.post("/hooks/a", "x").status == 202);
+    until("the disk is full", || server.post("/hooks/a", &body).status == 503);
+    until("the server frees its reserve", || server.log().contains("removed the reserve"));
+    until("the server accepts events again", || server.post("/hooks/a", "x").status == 202);
 }
 
 #[test]
-fn a_file_system_that_is_mounted_read_only_is_waited_for() {
-    let Some(mut server) = on_own_file_system("ro") else { return };
+fn a_start_on_a_read_only_file_system_waits() {
+    let Some(mut server) = prepare_on_tmpfs("ro") else { return };
     server.spawn();
-    until_it_stands_by(&server);
+    until_it_responds_503(&server);
     assert!(server.log().contains("mounted read-only"), "{}", server.log());
-    run_beside(&server, "mount -o remount,rw mount");
-    until("it starts", || server.log().contains("listening for webhooks"));
+    run_in_mount_namespace(&server, "mount -o remount,rw mount");
+    until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }

@@ -1,5 +1,5 @@
-//! A server that runs as a user other than root, as it does under systemd: what its handlers can see of
-//! it, and what it can still do by /proc.
+//! A server that does not run as root, as under systemd: what its handlers can read of it, and how it still
+//! finds and limits processes.
 
 use std::os::unix::fs::chown;
 use std::process::Command;
@@ -8,22 +8,22 @@ use crate::support::server::{Scenario, is_alive, scenario, until};
 
 const NOBODY: u32 = 65_534;
 
-/// Runs as the user `nobody`; `None`, with a note, where the test itself does not run as root.
+/// Runs the server as user `nobody`. `None` if the test does not run as root.
 fn as_nobody(scenario: Scenario) -> Option<Scenario> {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: to change the user takes root");
+        eprintln!("skipped: only root can change the user");
         return None;
     }
     chown(scenario.path(), Some(NOBODY), Some(NOBODY)).expect("its folder");
     let id = NOBODY.to_string();
     let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
-    let reads = Command::new(words[0])
+    let can_run = Command::new(words[0])
         .args(&words[1..])
         .args(["test", "-x", crate::support::server::HOOKTRAIL])
         .status()
         .expect("setpriv, of util-linux");
-    assert!(reads.success(), "nobody can't run {}", crate::support::server::HOOKTRAIL);
-    Some(scenario.under(&[&words[..], &["env", "SECRET_OF_THE_SERVER=x"]].concat()))
+    assert!(can_run.success(), "nobody can't run {}", crate::support::server::HOOKTRAIL);
+    Some(scenario.wrapped_by(&[&words[..], &["env", "SECRET_OF_THE_SERVER=x"]].concat()))
 }
 
 #[test]
@@ -42,9 +42,9 @@ fn handlers_cannot_read_the_environment_of_the_server() {
 }
 
 #[test]
-fn the_kernel_ends_evaluators_and_handlers_before_the_server() {
-    let script = "own=$(cat /proc/$PPID/oom_score_adj)
-        until [ $(cat /proc/self/oom_score_adj) -gt $own ]; do sleep 0.01; done";
+fn the_kernel_kills_evaluators_and_handlers_before_the_server() {
+    let script = "server=$(cat /proc/$PPID/oom_score_adj)
+        until [ $(cat /proc/self/oom_score_adj) -gt $server ]; do sleep 0.01; done";
     let when = "when = 'length >= 0'";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, script)) else {
         return;
@@ -66,20 +66,20 @@ fn the_kernel_ends_evaluators_and_handlers_before_the_server() {
 }
 
 #[test]
-fn a_server_that_was_started_with_less_than_usual_evaluates_all_the_same() {
+fn a_server_started_with_lower_limits_evaluates_expressions() {
     let when = "when = 'length >= 0'";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, "cat")) else {
         return;
     };
-    // Before the user changes: only root may raise these limits again.
+    // These apply before the change of user, as only root may raise them again.
     let limited = "ulimit -v 8000000; exec nice -n 15 \"$@\"";
-    let server = scenario.wrapped_in(&["sh", "-c", limited, "sh"]).start();
+    let server = scenario.prepend_wrapper(&["sh", "-c", limited, "sh"]).start();
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes", "succeeded");
 }
 
 #[test]
-fn what_leaves_its_group_is_ended_all_the_same() {
+fn a_process_that_leaves_its_group_is_killed() {
     let script =
         "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
@@ -88,12 +88,12 @@ fn what_leaves_its_group_is_ended_all_the_same() {
     let server = scenario.start();
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes", "succeeded");
-    let pid = server.text_of("pid");
-    until("it was ended", || !is_alive(&pid));
+    let pid = server.read_file("pid");
+    until("the orphan ends", || !is_alive(&pid));
 }
 
 #[test]
-fn without_room_for_a_process_a_job_waits_and_does_not_fail() {
+fn at_the_process_limit_a_job_waits_and_does_not_fail() {
     let keys = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
     let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", keys, "cat")) else {
         return;
@@ -108,7 +108,7 @@ fn without_room_for_a_process_a_job_waits_and_does_not_fail() {
     };
     assert!(limit("--nproc=1:").success());
     assert!(server.cli(&["resume", "h"]).status.success());
-    until("it waits", || server.log().contains("no more processes"));
+    until("the job waits", || server.log().contains("no more processes"));
     assert!(limit("--nproc=1000:").success());
     server.until("select attempt || outcome from outcomes", "1succeeded");
 }

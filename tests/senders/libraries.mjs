@@ -1,11 +1,11 @@
-// Senders' own libraries of Node: `sign` prints secrets and signed requests, `check` reads requests that
-// Hooktrail signed and has the libraries judge them. Called by tests/integration/sender_sdks.rs.
+// Runs the Node SDKs of senders, for tests/integration/sender_sdks.rs. `sign` prints secrets and signed
+// requests. `check` reads requests that Hooktrail signed, and the SDKs verify them.
 
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { readFileSync } from "node:fs";
 
-// They are installed elsewhere: HOOKTRAIL_TEST_NODE names the folder.
+// The SDKs are in the folder that HOOKTRAIL_TEST_NODE names.
 const require = createRequire(pathToFileURL(`${process.env.HOOKTRAIL_TEST_NODE}/here.js`));
 const load = async (name) => import(pathToFileURL(require.resolve(name)));
 const octokit = await import(
@@ -61,9 +61,9 @@ async function sign() {
 }
 
 async function check({ path, headers, body }) {
-  const right = {
+  const verify = {
     github: () => octokit.verify(SECRET, body, headers["x-hub-signature-256"]),
-    // Throws where it does not believe it.
+    // Throws if the signature is wrong.
     svix: () => (new Webhook(KEY).verify(body, headers), true),
     paddle: () =>
       new Paddle("k").webhooks.isSignatureValid(body, SECRET, headers["paddle-signature"]),
@@ -78,8 +78,8 @@ async function check({ path, headers, body }) {
         signature: headers["x-hubspot-signature-v3"],
       }),
   }[path];
-  if (!right) return;
-  if (!(await right())) throw new Error(`${path}: its library does not believe it`);
+  if (!verify) return;
+  if (!(await verify())) throw new Error(`${path}: its SDK rejects the signature`);
   console.log(`ok ${path}`);
 }
 

@@ -1,5 +1,5 @@
-"""Senders' own libraries of Python: `sign` prints secrets and signed requests, `check` reads requests
-that Hooktrail signed and has the libraries judge them. Called by tests/integration/sender_sdks.rs."""
+"""Runs the Python SDKs of senders, for tests/integration/sender_sdks.rs. `sign` prints secrets and signed
+requests. `check` reads requests that Hooktrail signed, and the SDKs verify them."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ def url(name):
     return f"https://hooks.example.com/hooks/{name}"
 
 
-def encoded(form):
+def url_encode(form):
     from urllib.parse import urlencode
 
     return urlencode(form)
@@ -37,10 +37,10 @@ def encoded(form):
 def sns(now):
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name)
-    made = made.public_key(key.public_key()).serial_number(7)
-    made = made.not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2090, 1, 1))
-    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    certificate = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    certificate = certificate.public_key(key.public_key()).serial_number(7)
+    certificate = certificate.not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2090, 1, 1))
+    pem = certificate.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
     requests = []
     for version, digest in (("1", hashes.SHA1()), ("2", hashes.SHA256())):
         body = {
@@ -60,42 +60,42 @@ def sns(now):
 
 def sign():
     now = int(time.time())
-    stamp = str(now)
+    timestamp = str(now)
     requests = []
     hook = standardwebhooks.Webhook(KEY)
     signature = hook.sign("msg_1", datetime.fromtimestamp(now, timezone.utc), BODY)
-    ids = {"webhook-id": "msg_1", "webhook-timestamp": stamp}
+    ids = {"webhook-id": "msg_1", "webhook-timestamp": timestamp}
     requests.append(("standard", {**ids, "webhook-signature": signature}, BODY))
 
     header = stripe.WebhookSignature.generate_signature_header(BODY, SECRET)
     requests.append(("stripe", {"Stripe-Signature": header}, BODY))
 
-    signature = SignatureVerifier(SECRET).generate_signature(timestamp=stamp, body=BODY)
-    headers = {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": signature}
+    signature = SignatureVerifier(SECRET).generate_signature(timestamp=timestamp, body=BODY)
+    headers = {"X-Slack-Request-Timestamp": timestamp, "X-Slack-Signature": signature}
     requests.append(("slack", headers, BODY))
 
     validator = RequestValidator(SECRET)
     signature = validator.compute_signature(url("twilio"), FORM)
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    requests.append(("twilio", {**form, "X-Twilio-Signature": signature}, encoded(FORM)))
+    requests.append(("twilio", {**form, "X-Twilio-Signature": signature}, url_encode(FORM)))
     query = f"bodySHA256={validator.compute_hash(BODY)}"
     signature = validator.compute_signature(f"{url('twilio')}?{query}", {})
     headers = {"Content-Type": JSON, "X-Twilio-Signature": signature}
     requests.append((f"twilio?{query}", headers, BODY))
 
     discord = nacl.signing.SigningKey.generate()
-    signature = discord.sign((stamp + BODY).encode()).signature.hex()
-    headers = {"X-Signature-Ed25519": signature, "X-Signature-Timestamp": stamp}
+    signature = discord.sign((timestamp + BODY).encode()).signature.hex()
+    headers = {"X-Signature-Ed25519": signature, "X-Signature-Timestamp": timestamp}
     requests.append(("discord", headers, BODY))
 
     v1a = nacl.signing.SigningKey.generate()
-    signature = v1a.sign(f"msg_2.{stamp}.{BODY}".encode()).signature
-    ids = {"webhook-id": "msg_2", "webhook-timestamp": stamp}
+    signature = v1a.sign(f"msg_2.{timestamp}.{BODY}".encode()).signature
+    ids = {"webhook-id": "msg_2", "webhook-timestamp": timestamp}
     value = "v1a," + base64.b64encode(signature).decode()
     requests.append(("public", {**ids, "webhook-signature": value}, BODY))
 
     sendgrid = ec.generate_private_key(ec.SECP256R1())
-    signature = sendgrid.sign((stamp + BODY).encode(), ec.ECDSA(hashes.SHA256()))
+    signature = sendgrid.sign((timestamp + BODY).encode(), ec.ECDSA(hashes.SHA256()))
     signature = base64.b64encode(signature).decode()
     spki = sendgrid.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -103,9 +103,9 @@ def sign():
     spki = base64.b64encode(spki).decode()
     events = EventWebhook()
     key = events.convert_public_key_to_ecdsa(spki)
-    assert events.verify_signature(BODY, signature, stamp, key)
+    assert events.verify_signature(BODY, signature, timestamp, key)
     prefix = "X-Twilio-Email-Event-Webhook"
-    headers = {f"{prefix}-Signature": signature, f"{prefix}-Timestamp": stamp}
+    headers = {f"{prefix}-Signature": signature, f"{prefix}-Timestamp": timestamp}
     requests.append(("sendgrid", headers, BODY))
 
     pem, notifications = sns(now)
@@ -121,7 +121,7 @@ def sign():
         "sns": pem,
     }
     keys = ("path", "headers", "body")
-    return {"secrets": secrets, "requests": [dict(zip(keys, one)) for one in requests]}
+    return {"secrets": secrets, "requests": [dict(zip(keys, request)) for request in requests]}
 
 
 def check(name, headers, body):
@@ -147,5 +147,5 @@ if sys.argv[1] == "sign":
     json.dump(sign(), sys.stdout)
 else:
     for line in sys.stdin:
-        one = json.loads(line)
-        check(one["path"], one["headers"], one["body"])
+        request = json.loads(line)
+        check(request["path"], request["headers"], request["body"])

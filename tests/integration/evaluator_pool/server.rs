@@ -1,5 +1,5 @@
-//! A server with hostile expressions and senders: it goes on serving others, stays small, and loses
-//! nothing.
+//! A server with hostile expressions and bodies: it serves other sources, its memory stays bounded, and no
+//! event is lost.
 
 use crate::support::server::{Server, scenario};
 
@@ -18,9 +18,9 @@ fn hostile_expressions_harm_neither_the_server_nor_other_sources() {
         .source("a", "")
         .source("b", "")
         .source("c", "")
-        .with(&handler("endless", "a", "when = 'def f: f; f'"))
-        .with(&handler("plain", "b", "when = 'length > 0'"))
-        .with(&handler("shared", "c", "split = '. as $r | range(6) | [$r]'\npaused = true"))
+        .raw_config(&handler("endless", "a", "when = 'def f: f; f'"))
+        .raw_config(&handler("plain", "b", "when = 'length > 0'"))
+        .raw_config(&handler("shared", "c", "split = '. as $r | range(6) | [$r]'\npaused = true"))
         .start();
     let body = format!("\"{}\"", "x".repeat(1_000_000));
     std::thread::scope(|scope| {

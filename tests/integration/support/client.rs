@@ -1,4 +1,4 @@
-//! A sender: HTTP over a plain socket, so that a test can send anything at all.
+//! An HTTP client over a plain socket, so that a test can also send what no HTTP library would.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -6,15 +6,15 @@ use std::net::TcpStream;
 
 use crate::support::server::DEADLINE;
 
-/// What a sender gets.
+/// A response as the sender of a webhook sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (found, value) = line.split_once(':')?;
@@ -23,20 +23,21 @@ impl Answer {
     }
 
     /// The number in `{"event":7}`.
-    pub fn event(&self) -> i64 {
-        let json: serde_json::Value = serde_json::from_str(&self.body).expect("a JSON answer");
-        json["event"].as_i64().expect("an event's number")
+    pub fn event_id(&self) -> i64 {
+        let json: serde_json::Value = serde_json::from_str(&self.body).expect("a JSON response");
+        json["event"].as_i64().expect("an event ID")
     }
 }
 
-/// One request to whoever listens there; nothing where nobody does or the answer breaks off.
-pub fn request_to(
+/// Sends a request on a new connection. `None` if nothing listens on the port or the response is
+/// incomplete.
+pub fn send_request(
     port: u16,
     method: &str,
     path: &str,
     headers: &str,
     body: &[u8],
-) -> Option<Answer> {
+) -> Option<Response> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
@@ -44,22 +45,22 @@ pub fn request_to(
         let _ = write!(head, "{line}\r\n");
     }
     let _ = write!(head, "Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    // It may answer, and close, before it has read all.
+    // The server may respond and close before it has read the whole request.
     let _ = stream.write_all(&[head.as_bytes(), body].concat());
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    parse(&String::from_utf8_lossy(&answer))
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response);
+    parse_response(&String::from_utf8_lossy(&response))
 }
 
-/// A POST to whoever listens there.
-pub fn post_to(port: u16, path: &str, body: &[u8]) -> Option<Answer> {
-    request_to(port, "POST", path, "", body)
+/// Sends a POST without headers.
+pub fn post(port: u16, path: &str, body: &[u8]) -> Option<Response> {
+    send_request(port, "POST", path, "", body)
 }
 
-/// An answer as it came over the wire.
-pub fn parse(answer: &str) -> Option<Answer> {
-    let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(answer);
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+/// Parses the bytes of a response.
+pub fn parse_response(text: &str) -> Option<Response> {
+    let text = text.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(text);
+    let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+    Some(Response { status, head: head.to_owned(), body: body.to_owned() })
 }

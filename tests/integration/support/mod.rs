@@ -1,5 +1,7 @@
-//! What the tests share: the server under test, an HTTP client, and a service that handlers call.
+//! Shared by all tests: the server under test, an HTTP client, signatures, and an HTTP server for
+//! handlers to call.
 
 pub mod client;
 pub mod http_server;
 pub mod server;
+pub mod signature;

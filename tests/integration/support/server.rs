@@ -1,6 +1,6 @@
-//! A server with its configuration, a sender, and someone who looks at the trail.
+//! The server under test: its configuration, its process, and its database as a user reads it.
 //!
-//! Waiting is on a condition with a deadline (`until`), never for a time.
+//! A test waits for a condition, with a deadline (`until`). It never waits for a fixed time.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,100 +17,105 @@ use rusqlite::types::Value;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use crate::support::client::{Answer, request_to};
+use crate::support::client::{Response, send_request};
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for anything before it fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
 pub const HOOKTRAIL: &str = env!("CARGO_BIN_EXE_hooktrail");
 
-/// Asks until it is so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until the condition holds. `condition` names it in the message of a failure.
+pub fn until(condition: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+    while !holds() {
+        assert!(Instant::now() < deadline, "timed out waiting until {condition}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
-/// A configuration in the making.
+/// Builds a configuration in a temporary folder.
 pub struct Scenario {
     folder: TempDir,
+    /// The keys of `[server]`.
     server: String,
-    rest: String,
-    wrap: Vec<String>,
+    /// All other tables.
+    tables: String,
+    /// The words of a command that starts the server.
+    wrapper: Vec<String>,
 }
 
-/// A server that listens on a free port, without handlers or sources yet.
+/// A server that listens on a free port. It has no sources and no handlers yet.
 pub fn scenario() -> Scenario {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let rest = "[admin]\nlisten = []\n[store]\npath = \"t.db\"\nmin_free_space = 1024\n".to_owned();
-    Scenario { folder, server: "listen = [\"127.0.0.1:0\"]\n".to_owned(), rest, wrap: Vec::new() }
+    let tables =
+        "[admin]\nlisten = []\n[store]\npath = \"t.db\"\nmin_free_space = 1024\n".to_owned();
+    let server = "listen = [\"127.0.0.1:0\"]\n".to_owned();
+    Scenario { folder, server, tables, wrapper: Vec::new() }
 }
 
 impl Scenario {
-    /// Keys of `[server]`.
+    /// Adds keys of `[server]`.
     pub fn server(mut self, keys: &str) -> Self {
         let _ = writeln!(self.server, "{keys}");
         self
     }
 
-    /// Listens there too.
+    /// Adds an address of `server.listen`.
     pub fn listen(mut self, address: &str) -> Self {
         let first = "listen = [\"127.0.0.1:0\"";
         self.server = self.server.replace(first, &format!("{first}, \"{address}\""));
         self
     }
 
-    /// Keys of `[admin]`, which listens nowhere without them.
+    /// Sets the keys of `[admin]`. Without a call there is no admin listener.
     pub fn admin(mut self, keys: &str) -> Self {
-        self.rest = self.rest.replace("[admin]\nlisten = []\n", &format!("[admin]\n{keys}\n"));
+        self.tables = self.tables.replace("[admin]\nlisten = []\n", &format!("[admin]\n{keys}\n"));
         self
     }
 
-    /// Any other table.
-    pub fn with(mut self, text: &str) -> Self {
-        let _ = writeln!(self.rest, "{text}");
+    /// Adds a table as it is.
+    pub fn raw_config(mut self, text: &str) -> Self {
+        let _ = writeln!(self.tables, "{text}");
         self
     }
 
-    /// A source with these keys.
+    /// Adds a source with these keys.
     pub fn source(self, name: &str, keys: &str) -> Self {
-        self.with(&format!("[sources.{name}]\n{keys}"))
+        self.raw_config(&format!("[sources.{name}]\n{keys}"))
     }
 
-    /// A handler of source `a` that runs a shell script, with these keys.
+    /// Adds a handler of source `a` that runs a shell script, with these keys.
     pub fn handler(self, name: &str, keys: &str, script: &str) -> Self {
-        self.file(&format!("{name}.sh"), &format!("#!/bin/sh\n{script}\n"));
-        self.with(&format!(
+        self.write_file(&format!("{name}.sh"), &format!("#!/bin/sh\n{script}\n"));
+        self.raw_config(&format!(
             "[handlers.{name}]\nsources = [\"a\"]\ncommand = [\"./{name}.sh\"]\n{keys}"
         ))
     }
 
-    /// The handler `name`, which is there, takes another source instead of `a`.
-    pub fn from(mut self, name: &str, source: &str) -> Self {
+    /// Replaces source `a` of an earlier handler by another source.
+    pub fn handler_source(mut self, name: &str, source: &str) -> Self {
         let table = format!("[handlers.{name}]\nsources = ");
-        self.rest =
-            self.rest.replace(&format!("{table}[\"a\"]"), &format!("{table}[\"{source}\"]"));
+        self.tables =
+            self.tables.replace(&format!("{table}[\"a\"]"), &format!("{table}[\"{source}\"]"));
         self
     }
 
-    /// A file in its folder, executable.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
-        write_file(self.folder.path(), name, text)
+    /// Writes an executable file into the folder.
+    pub fn write_file(&self, name: &str, text: &str) -> PathBuf {
+        write_executable(self.folder.path(), name, text)
     }
 
-    /// Started by another program.
-    pub fn under(mut self, words: &[&str]) -> Self {
-        self.wrap = words.iter().map(|word| (*word).to_owned()).collect();
+    /// Starts the server by way of another command.
+    pub fn wrapped_by(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
-    /// Started by another program, before those of `under`.
-    pub fn wrapped_in(mut self, words: &[&str]) -> Self {
+    /// Puts another command before that of `wrapped_by`.
+    pub fn prepend_wrapper(mut self, words: &[&str]) -> Self {
         let outer = words.iter().map(|word| (*word).to_owned());
-        self.wrap = outer.chain(std::mem::take(&mut self.wrap)).collect();
+        self.wrapper = outer.chain(std::mem::take(&mut self.wrapper)).collect();
         self
     }
 
@@ -120,13 +125,13 @@ impl Scenario {
 
     /// Writes config.toml.
     pub fn write(&self) {
-        self.file("config.toml", &format!("[server]\n{}{}", self.server, self.rest));
+        self.write_file("config.toml", &format!("[server]\n{}{}", self.server, self.tables));
     }
 
-    /// A server on a port of its own that is yet to be started.
+    /// Chooses a port and writes config.toml, but does not start the server.
     pub fn prepare(mut self) -> Server {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its address").port();
+        let port = free.local_addr().expect("a local address").port();
         self.server = self.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
         self.write();
         Server { scenario: self, child: None, port, log: Arc::default() }
@@ -141,17 +146,17 @@ impl Scenario {
     }
 }
 
-fn write_file(folder: &Path, name: &str, text: &str) -> PathBuf {
+fn write_executable(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
-    // Written beside and moved: a program that is being written can't be run.
-    let beside = folder.join(format!("{name}.new"));
-    fs::write(&beside, text).expect("a file in the temporary folder");
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o755)).expect("its mode");
-    fs::rename(&beside, &path).expect("its name");
+    // A program that is open for writing cannot be run, so the file is written beside and renamed.
+    let temporary = folder.join(format!("{name}.new"));
+    fs::write(&temporary, text).expect("a file in the temporary folder");
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).expect("its mode");
+    fs::rename(&temporary, &path).expect("its name");
     path
 }
 
-/// A server that runs, and what it said.
+/// The server under test, running or stopped, and its log.
 pub struct Server {
     scenario: Scenario,
     child: Option<Child>,
@@ -160,14 +165,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it (again), and waits until it listens.
+    /// Starts the server and waits until it listens.
     pub fn start(&mut self) {
         self.spawn();
         let listening = "listening for webhooks on http://127.0.0.1:";
         until("the server listens", || {
-            let child = self.child.as_mut().expect("it was started");
+            let child = self.child.as_mut().expect("a started server");
             if let Some(code) = child.try_wait().expect("its state") {
-                panic!("it ended with {code}: {}", self.log.lock().expect("its log"));
+                panic!("the server ended with {code}: {}", self.log.lock().expect("its log"));
             }
             let log = self.log.lock().expect("its log");
             let port = log.split(listening).nth(1).and_then(|rest| rest.lines().next());
@@ -175,9 +180,9 @@ impl Server {
         });
     }
 
-    /// Starts it without waiting.
+    /// Starts the server without waiting until it listens.
     pub fn spawn(&mut self) {
-        let mut words = self.scenario.wrap.clone();
+        let mut words = self.scenario.wrapper.clone();
         words.extend([HOOKTRAIL, "--config", "config.toml", "serve"].map(str::to_owned));
         let mut child = Command::new(&words[0])
             .args(&words[1..])
@@ -189,9 +194,9 @@ impl Server {
             .spawn()
             .expect("the server starts");
         self.log = Arc::default();
-        let (log, said) = (Arc::clone(&self.log), child.stderr.take().expect("its stderr"));
+        let (log, stderr) = (Arc::clone(&self.log), child.stderr.take().expect("its stderr"));
         std::thread::spawn(move || {
-            for line in BufReader::new(said).lines().map_while(Result::ok) {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let _ = writeln!(log.lock().expect("its log"), "{line}");
             }
         });
@@ -203,51 +208,70 @@ impl Server {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.child.as_ref().expect("a running server").id()
     }
 
-    /// What it said so far.
+    /// The log since the last start.
     pub fn log(&self) -> String {
         self.log.lock().expect("its log").clone()
     }
 
-    /// Writes config.toml anew with another table, and has it read.
-    pub fn reload_with(&mut self, text: &str) {
-        let _ = writeln!(self.scenario.rest, "{text}");
+    /// Adds a table to config.toml and reloads. Does not wait for the reload.
+    pub fn reload_with(&mut self, table: &str) {
+        let _ = writeln!(self.scenario.tables, "{table}");
         self.scenario.write();
         self.signal(Signal::HUP);
     }
 
-    /// Takes the last table back.
+    /// Waits until the audit log has so many reloads.
+    pub fn until_reloads(&self, count: usize) {
+        let reloads = "select count(*) from audit_log where action = 'reload'";
+        self.until(reloads, &count.to_string());
+    }
+
+    /// The tables of the configuration other than `[server]`, to be changed.
     pub fn config(&mut self) -> &mut String {
-        &mut self.scenario.rest
+        &mut self.scenario.tables
     }
 
     pub fn write_config(&self) {
         self.scenario.write();
     }
 
-    /// From its next start on it listens there.
+    /// Replaces a text in the tables other than `[server]` and writes config.toml.
+    pub fn replace_in_config(&mut self, old: &str, new: &str) {
+        self.scenario.tables = self.scenario.tables.replace(old, new);
+        self.scenario.write();
+    }
+
+    /// Replaces `[server]` by one address to listen on, from the next start on.
     pub fn set_listen(&mut self, address: &str) {
         self.scenario.server = format!("listen = [\"{address}\"]\n");
         self.scenario.write();
     }
 
-    /// A file in its folder, executable.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
-        self.scenario.file(name, text)
+    /// Writes an executable file into the folder.
+    pub fn write_file(&self, name: &str, text: &str) -> PathBuf {
+        self.scenario.write_file(name, text)
     }
 
-    /// The text of a file in its folder; nothing where there is none.
-    pub fn text_of(&self, name: &str) -> String {
+    /// The text of a file in the folder, empty if there is none.
+    pub fn read_file(&self, name: &str) -> String {
         fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
 
     pub fn signal(&self, signal: Signal) {
-        send(self.pid(), signal).expect("it is there");
+        send_signal(self.pid(), signal).expect("a running server");
     }
 
-    /// Ends it as a power cut would, as far as processes go.
+    /// Sets a resource limit of the running server, in the words of prlimit.
+    pub fn set_limit(&self, limit: &str) {
+        let pid = format!("--pid={}", self.pid());
+        let status = Command::new("prlimit").args([&pid, limit]).status();
+        assert!(status.expect("prlimit, of util-linux").success());
+    }
+
+    /// Ends the server with SIGKILL, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -255,20 +279,20 @@ impl Server {
         }
     }
 
-    /// Asks it to end; its exit code.
+    /// Stops the server with SIGTERM and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
-        self.ended()
+        self.wait_for_exit()
     }
 
-    /// Its exit code, where it has ended.
-    pub fn ended_by_itself(&mut self) -> Option<i32> {
+    /// The exit code, if the server has ended.
+    pub fn exit_code(&mut self) -> Option<i32> {
         self.child.as_mut().and_then(|child| child.try_wait().expect("its state"))?.code()
     }
 
-    /// Waits for its end; its exit code.
-    pub fn ended(&mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("it runs");
+    /// Waits until the server ends and returns its exit code.
+    pub fn wait_for_exit(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("a running server");
         let mut code = None;
         until("the server ends", || {
             code = child.try_wait().expect("its state");
@@ -277,26 +301,26 @@ impl Server {
         code.and_then(|code| code.code())
     }
 
-    /// A connection to it.
+    /// Opens a connection to the server.
     pub fn connect(&self) -> std::io::Result<TcpStream> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(stream)
     }
 
-    /// Sends bytes as they are; what comes back until the end.
-    pub fn raw(&self, bytes: &[u8]) -> String {
+    /// Sends bytes as they are and returns everything until the server closes the connection.
+    pub fn send_raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().expect("a connection");
-        // It may answer, and close, before it has read all.
+        // The server may respond and close before it has read the whole request.
         let _ = stream.write_all(bytes);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
     }
 
-    /// One request, with headers given as lines.
-    pub fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-        self.try_request(method, path, headers, body).expect("an answer")
+    /// Sends a request; `headers` has one header on each line.
+    pub fn request(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Response {
+        self.try_request(method, path, headers, body).expect("a response")
     }
 
     pub fn try_request(
@@ -305,41 +329,53 @@ impl Server {
         path: &str,
         headers: &str,
         body: &[u8],
-    ) -> Option<Answer> {
-        request_to(self.port, method, path, headers, body)
+    ) -> Option<Response> {
+        send_request(self.port, method, path, headers, body)
     }
 
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
         self.request("POST", path, "Content-Type: application/json", body.as_ref())
     }
 
-    /// Reads the trail as a user would.
+    /// Returns the rows of a query.
     pub fn rows(&self, sql: &str) -> Vec<Vec<Value>> {
-        let conn = self.trail();
+        let conn = self.open_database();
         let mut select = conn.prepare(sql).expect("the query");
         let columns = select.column_count();
         let rows = select.query_map([], |row| (0..columns).map(|at| row.get(at)).collect());
         rows.expect("rows").map(|row| row.expect("a row")).collect()
     }
 
-    /// The first column of each row as text.
-    pub fn list(&self, sql: &str) -> Vec<String> {
-        self.rows(sql).into_iter().map(|row| text(&row[0])).collect()
+    /// Returns the first column of a query as text.
+    pub fn column(&self, sql: &str) -> Vec<String> {
+        self.rows(sql).into_iter().map(|row| display_value(&row[0])).collect()
     }
 
-    /// The only value.
+    /// Returns the first value of a query as text.
     pub fn value(&self, sql: &str) -> String {
-        self.list(sql).into_iter().next().unwrap_or_default()
+        self.column(sql).into_iter().next().unwrap_or_default()
     }
 
-    /// A connection to its file.
-    pub fn trail(&self) -> Connection {
-        let conn = Connection::open(self.path().join("t.db")).expect("the trail");
-        conn.busy_timeout(DEADLINE).expect("patience");
+    /// Returns the IDs of all stored events.
+    pub fn event_ids(&self) -> Vec<i64> {
+        let rows = self.column("select id from events order by id");
+        rows.iter().map(|id| id.parse().expect("an event ID")).collect()
+    }
+
+    pub fn open_database(&self) -> Connection {
+        let conn = Connection::open(self.path().join("t.db")).expect("the database");
+        conn.busy_timeout(DEADLINE).expect("a busy timeout");
         conn
     }
 
-    /// Waits until the query gives this.
+    /// Keeps the server from writing until the connection is dropped.
+    pub fn lock_database(&self) -> Connection {
+        let conn = self.open_database();
+        conn.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+        conn
+    }
+
+    /// Waits until the first column of a query, joined by spaces, is this.
     pub fn until(&self, sql: &str, expected: &str) {
         let mut found = String::new();
         let deadline = Instant::now() + DEADLINE;
@@ -347,22 +383,22 @@ impl Server {
             let log = self.log();
             assert!(Instant::now() < deadline, "{sql}: {found:?}, expected {expected:?}\n{log}");
             std::thread::park_timeout(Duration::from_millis(5));
-            found = self.list(sql).join(" ");
+            found = self.column(sql).join(" ");
         }
     }
 
-    /// The command line beside it.
+    /// Runs the command line in the server's folder.
     pub fn cli(&self, args: &[&str]) -> Output {
         cli(self.path(), args)
     }
 }
 
-pub fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+pub fn send_signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(rustix::io::Errno::SRCH)?;
     rustix::process::kill_process(pid, signal)
 }
 
-/// The command line in a folder.
+/// Runs the command line in a folder.
 pub fn cli(folder: &Path, args: &[&str]) -> Output {
     Command::new(HOOKTRAIL)
         .args(args)
@@ -374,17 +410,15 @@ pub fn cli(folder: &Path, args: &[&str]) -> Output {
         .expect("the command line")
 }
 
-/// What it printed.
-pub fn out(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What it complained of.
-pub fn err(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether a process runs: what waits to be reaped does not.
+/// Whether a process runs. A zombie does not.
 pub fn is_alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.rsplit(')')
@@ -392,8 +426,8 @@ pub fn is_alive(pid: &str) -> bool {
         .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim().starts_with('Z'))
 }
 
-/// A value as it would be printed.
-pub fn text(value: &Value) -> String {
+/// Formats a value as the sqlite3 program prints it; a null is `-`.
+pub fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Integer(number) => number.to_string(),
@@ -404,14 +438,14 @@ pub fn text(value: &Value) -> String {
 }
 
 impl Drop for Server {
-    /// Twice asked, it ends its handlers too, at once.
+    /// Stops the server. The second signal ends its running handlers at once.
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let deadline = Instant::now() + Duration::from_secs(10);
-        let _ = send(child.id(), Signal::TERM);
+        let _ = send_signal(child.id(), Signal::TERM);
         while child.try_wait().is_ok_and(|code| code.is_none()) && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(5));
-            let _ = send(child.id(), Signal::INT);
+            let _ = send_signal(child.id(), Signal::INT);
         }
         let _ = child.kill();
         let _ = child.wait();
