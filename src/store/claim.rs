@@ -73,7 +73,7 @@ fn claim_ready(
         for (job, version_key) in marked {
             state.adjust_queued(job.source, -1);
             let newer = match &version_key {
-                Some((key, value)) => job_keys::superseding_job(conn, handler, key, value)?,
+                Some((key, value)) => job_keys::find_newer_version(conn, handler, key, value)?,
                 None => None,
             };
             match (newer, version_key) {

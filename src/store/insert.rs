@@ -186,7 +186,7 @@ pub(super) fn place_job(
     {
         // A job of another source may have overtaken a job that is only now released.
         if id <= state.counters.job
-            && let Some(newer) = job_keys::superseding(conn, origin.handler, debounce, id)?
+            && let Some(newer) = job_keys::find_newer_debounced(conn, origin.handler, debounce, id)?
         {
             return Ok(InitialState {
                 state: 5,

@@ -129,7 +129,7 @@ pub(super) fn supersede_older(
 }
 
 /// Returns the newest queued job of a debounce key that is newer than this one.
-pub(super) fn superseding(
+pub(super) fn find_newer_debounced(
     conn: &Connection,
     handler: HandlerId,
     debounce: DebounceKey,
@@ -160,7 +160,7 @@ fn decode_version(encoded: &str) -> Option<VersionValue> {
 }
 
 /// Returns the job that succeeded with a higher version than this one.
-pub(super) fn superseding_job(
+pub(super) fn find_newer_version(
     conn: &Connection,
     handler: HandlerId,
     key: &KeyHash,
@@ -185,7 +185,7 @@ pub(super) fn record_version(
     value: &str,
     job: JobId,
 ) -> rusqlite::Result<()> {
-    if superseding_job(conn, handler, key, value)?.is_none() {
+    if find_newer_version(conn, handler, key, value)?.is_none() {
         conn.prepare_cached("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![handler.0, key, value, job.0])?;
     }
