@@ -27,7 +27,7 @@ impl Reservation {
     }
 
     /// Moves the whole amount into a new reservation and leaves this one empty.
-    pub fn take(&mut self) -> Self {
+    pub fn transfer(&mut self) -> Self {
         Self { total: Arc::clone(&self.total), amount: std::mem::take(&mut self.amount) }
     }
 }

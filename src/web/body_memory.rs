@@ -162,7 +162,7 @@ impl BodyClaim<'_> {
     /// Hands the memory over to the next owner of the body.
     pub fn take_reservation(&mut self) -> Reservation {
         self.leave_shares();
-        self.reservation.take()
+        self.reservation.transfer()
     }
 
     /// Whether the body has to keep the minimum rate now.
