@@ -118,9 +118,9 @@ fn json_lists_have_the_columns_of_the_views() {
 #[test]
 fn show_prints_the_request_its_jobs_and_its_attempts() {
     let server = server_with_three_events();
-    let shown = &objects(&server, &["show", "1", "--json"])[0];
-    assert_eq!(shown["body"], "one");
-    assert_eq!(shown["attempts"][0]["detail"], "exit 7");
+    let event = &objects(&server, &["show", "1", "--json"])[0];
+    assert_eq!(event["body"], "one");
+    assert_eq!(event["attempts"][0]["detail"], "exit 7");
     assert_eq!(stdout(&server.cli(&["show", "3", "--body"])), "three");
     let text = stdout(&server.cli(&["show", "1"]));
     assert!(text.contains("POST /hooks/a") && text.contains("exit 7"), "{text}");
@@ -204,7 +204,7 @@ fn tail_follows_new_outcomes() {
         .expect("tail");
     server.post("/hooks/a", "x");
     let mut line = String::new();
-    let output = tail.stdout.take().expect("its stdout");
+    let output = tail.stdout.take().expect("the stdout");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
     let _ = tail.kill();
     let _ = tail.wait();
@@ -251,7 +251,7 @@ fn check_and_serve_warn_of_white_space_in_a_secret_and_check_fails_without_one()
     assert!(stdout(&checked).contains(&format!("{warning}, ")), "{}", stdout(&checked));
     assert_eq!(checked.status.code(), Some(0));
     assert!(!stdout(&checked).contains("hush") && !server.log().contains("hush"));
-    std::fs::remove_file(server.path().join("secret")).expect("it was there");
+    std::fs::remove_file(server.path().join("secret")).expect("the file is removed");
     let checked = server.cli(&["check"]);
     assert_eq!(checked.status.code(), Some(78));
     assert!(

@@ -57,8 +57,8 @@ fn an_unknown_client_is_null_in_expressions_and_empty_for_handlers() {
         ["null\n<>\n", "\"192.0.2.7\"\n<192.0.2.7>\n"]
     );
     assert_eq!(server.column("select remote_ip from trail order by event"), ["-", "192.0.2.7"]);
-    let shown = stdout(&server.cli(&["show", "1", "--json"]));
-    assert!(shown.contains(r#""remote_ip":null"#), "{shown}");
+    let output = stdout(&server.cli(&["show", "1", "--json"]));
+    assert!(output.contains(r#""remote_ip":null"#), "{output}");
 }
 
 #[test]

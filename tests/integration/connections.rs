@@ -50,9 +50,9 @@ fn connect_and_get(server: &Server) -> TcpStream {
 
 /// Whether the server has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
-    stream.set_nonblocking(true).expect("its mode");
+    stream.set_nonblocking(true).expect("the mode");
     let read = stream.read(&mut [0]);
-    stream.set_nonblocking(false).expect("its mode");
+    stream.set_nonblocking(false).expect("the mode");
     match read {
         Ok(count) => count == 0,
         Err(e) => e.kind() != ErrorKind::WouldBlock,
@@ -138,7 +138,7 @@ fn an_idle_connection_is_closed_after_keep_alive() {
     let mut stream = connect_and_get(&server);
     let idle_at = Instant::now();
     until_elapsed(idle_at, Duration::from_millis(500));
-    stream.write_all(GET).expect("it is open");
+    stream.write_all(GET).expect("an open connection");
     read_to(&mut stream, ALIVE);
     assert_eq!(read_all(&mut stream), "");
     assert!(idle_at.elapsed() >= Duration::from_secs(2));
@@ -148,7 +148,7 @@ fn an_idle_connection_is_closed_after_keep_alive() {
 fn a_client_that_reads_no_responses_is_disconnected() {
     let server = scenario().server("request_timeout = \"300ms\"").source("a", "").start();
     let mut stream = server.connect().expect("a connection");
-    stream.set_nonblocking(true).expect("its mode");
+    stream.set_nonblocking(true).expect("the mode");
     let flood = GET.repeat(200);
     let mut sent = 0;
     until("the connection is closed", || {
@@ -179,11 +179,11 @@ fn a_websocket_upgrade_is_ignored_and_content_length_ends_the_body() {
     let server = scenario().server("request_timeout = \"10m\"").source("a", "").start();
     let upgrade =
         "POST /hooks/a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
-    let whole = format!("{upgrade}Content-Length: 4\r\n\r\nbody, and what comes behind it");
-    assert_eq!(statuses(&server.send_raw(whole.as_bytes())), ["202"]);
+    let with_body = format!("{upgrade}Content-Length: 4\r\n\r\nbody, and what comes behind it");
+    assert_eq!(statuses(&server.send_raw(with_body.as_bytes())), ["202"]);
     assert_eq!(server.value("select cast(body as text) from events"), "body");
-    let bare = format!("{upgrade}\r\n");
-    assert_eq!(statuses(&server.send_raw(bare.as_bytes())), ["202"]);
+    let without_body = format!("{upgrade}\r\n");
+    assert_eq!(statuses(&server.send_raw(without_body.as_bytes())), ["202"]);
     let connect = "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(statuses(&server.send_raw(connect.as_bytes())), ["404"]);
 }
@@ -198,7 +198,7 @@ fn pipelined_requests_are_answered_in_order() {
     for request in [POST, GET] {
         // No rest of the last request counts as the beginning of another, so the timeout does not run.
         until_elapsed(Instant::now(), Duration::from_millis(900));
-        stream.write_all(request).expect("it is open");
+        stream.write_all(request).expect("an open connection");
         read_to(&mut stream, "}");
     }
 }
@@ -228,7 +228,7 @@ fn without_an_idle_connection_new_ones_wait_except_on_the_admin_listener() {
     waiting.write_all(POST).expect("a request");
     let log = server.log();
     let admin = log.split("readyz on http://").nth(1).and_then(|rest| rest.lines().next());
-    let mut admin = TcpStream::connect(admin.expect("its address").trim()).expect("a connection");
+    let mut admin = TcpStream::connect(admin.expect("the address").trim()).expect("a connection");
     admin.write_all(GET).expect("a request");
     read_to(&mut admin, ALIVE);
     assert!(!is_closed(&mut waiting), "the new connection waits");

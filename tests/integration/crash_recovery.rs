@@ -126,11 +126,11 @@ fn a_success_that_was_not_recorded_is_an_interrupted_attempt_and_is_retried() {
         let mut server = handler("", work).start();
         server.post("/hooks/a", "x");
         until("the job runs", || !server.read_file("pids").is_empty());
-        let holder = server.lock_database();
+        let lock = server.lock_database();
         server.write_file("go", "");
         until("the work is done", || !server.read_file("ran").is_empty());
         server.kill();
-        drop(holder);
+        drop(lock);
         server.start();
         let outcomes = "select attempt || outcome from outcomes order by id";
         server.until(outcomes, "1interrupted 2succeeded");

@@ -55,13 +55,14 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
         .handler("plain", "paused = true", "cat")
         .start();
     let is_over = AtomicBool::new(false);
-    let whole = ITEMS + 1;
+    let jobs_per_event = ITEMS + 1;
     let mut accepted = 0;
     for round in 0..8 {
         let (conn, is_over) = (server.open_database(), &is_over);
         std::thread::scope(|scope| {
             let watch = scope.spawn(move || {
-                let sql = format!("select count(*) from trail where jobs not in (0, {whole})");
+                let sql =
+                    format!("select count(*) from trail where jobs not in (0, {jobs_per_event})");
                 let mut select = conn.prepare(&sql).expect("the query");
                 let mut most = 0;
                 while !is_over.load(Ordering::SeqCst) {
@@ -93,8 +94,8 @@ fn a_server_that_is_killed_while_it_inserts_jobs_loses_none_and_inserts_none_twi
         is_over.store(false, Ordering::SeqCst);
         server.start();
     }
-    let whole = format!("select count(*) from trail where jobs = {whole}");
-    server.until(&whole, &accepted.to_string());
+    let complete = format!("select count(*) from trail where jobs = {jobs_per_event}");
+    server.until(&complete, &accepted.to_string());
     server.until("select count(*) from expansions", "0");
     assert_eq!(server.value("select count(*) from trail"), accepted.to_string());
     let repeated = "select count(*) from (select 1 from jobs group by event, handler, item having count(*) > 1)";

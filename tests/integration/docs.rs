@@ -180,8 +180,8 @@ fn every_query_of_the_database_page_runs() {
     for query in blocks.iter().flat_map(|block| block.split(';')) {
         // Only the sqlite3 program has `writefile`.
         if !query.trim().is_empty() && !query.contains("writefile(") {
-            let ran = conn.prepare(query).map(|_| ());
-            assert_eq!(ran, Ok(()), "{query}");
+            let prepared = conn.prepare(query).map(|_| ());
+            assert_eq!(prepared, Ok(()), "{query}");
         }
     }
 }

@@ -29,7 +29,7 @@ fn the_documented_paminga_campaign_is_a_job_for_each_contact() {
     assert_eq!(server.post("/hooks/paminga", payload("paminga-campaign.json")).status, 202);
     server.until("select succeeded from trail", "4");
     for (item, contact) in [(1, "1234567"), (2, "12345678"), (3, "123456789")] {
-        let shown = server.value(&format!(
+        let output = server.value(&format!(
             "select cast(a.stdout as text) from outcomes o join attempts a on a.id = o.id \
              where o.handler = 'show-contact' and o.item = {item}"
         ));
@@ -42,12 +42,12 @@ fn the_documented_paminga_campaign_is_a_job_for_each_contact() {
             "action_id: 123456",
             "action_name: Campaign Start",
         ];
-        assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     }
-    let shown = server.cli(&["show", "1"]).stdout;
-    let shown = String::from_utf8_lossy(&shown);
+    let output = server.cli(&["show", "1"]).stdout;
+    let output = String::from_utf8_lossy(&output);
     for contact in ["1234567", "12345678", "123456789"] {
-        assert!(shown.lines().any(|line| line.trim() == format!("contact_id: {contact}")));
+        assert!(output.lines().any(|line| line.trim() == format!("contact_id: {contact}")));
     }
 }
 

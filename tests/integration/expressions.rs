@@ -42,8 +42,8 @@ fn each_item_is_a_job_with_its_own_retries() {
                    where o.outcome = 'succeeded' order by o.item";
     let expected = [r#"{"id":1}"#, r#"{"id":12345678901234567890}"#, r#""three""#];
     assert_eq!(server.column(outputs), expected);
-    let shown = stdout(&server.cli(&["show", "1"]));
-    assert!(shown.contains(r#"item 2 (job 2): {"id":12345678901234567890}"#), "{shown}");
+    let output = stdout(&server.cli(&["show", "1"]));
+    assert!(output.contains(r#"item 2 (job 2): {"id":12345678901234567890}"#), "{output}");
 }
 
 #[test]

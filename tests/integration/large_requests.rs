@@ -39,7 +39,7 @@ fn json(bytes: usize, members: &str) -> Vec<u8> {
 
 /// The number of threads that verify large requests.
 fn check_threads(server: &Server) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("its threads");
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the threads");
     let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
     tasks.flatten().filter_map(|task| name(task).ok()).filter(|name| name.trim() == "check").count()
 }
@@ -84,21 +84,21 @@ fn large_and_small_requests_get_the_same_responses() {
     let typed = "Content-Type: application/json";
     for bytes in [SMALL, LARGE] {
         let id = |id: &str| json(bytes, &format!("\"id\":\"{id}-{bytes}\",\"challenge\":null"));
-        let (first, again) = (post(&server, "s3cret", typed, &id("a")), id("a"));
+        let first = post(&server, "s3cret", typed, &id("a"));
         let event: serde_json::Value = serde_json::from_str(&first.1).expect("an event");
         assert_eq!((first.0, event["duplicate"].is_null()), (202, true));
-        let again = post(&server, "s3cret", typed, &again);
-        assert_eq!(again, (202, format!("{{\"event\":{},\"duplicate\":true}}", event["event"])));
+        let second = post(&server, "s3cret", typed, &id("a"));
+        assert_eq!(second, (202, format!("{{\"event\":{},\"duplicate\":true}}", event["event"])));
         let stored = format!("select body from events where id = {}", event["event"]);
         assert_eq!(server.value(&stored).into_bytes(), id("a"));
-        let ask = json(bytes, "\"challenge\":\"c\"");
-        assert_eq!(post(&server, "s3cret", typed, &ask), (200, "c".to_owned()));
+        let handshake = json(bytes, "\"challenge\":\"c\"");
+        assert_eq!(post(&server, "s3cret", typed, &handshake), (200, "c".to_owned()));
         assert_eq!(post(&server, "s3cret", "Content-Type: text/plain", &id("b")).0, 415);
         let mut broken = id("b");
         broken.pop();
         assert_eq!(post(&server, "s3cret", typed, &broken).0, 400);
         assert_eq!(post(&server, "other", typed, &id("b")).0, 401);
-        assert_eq!(post(&server, "other", typed, &ask).0, 401);
+        assert_eq!(post(&server, "other", typed, &handshake).0, 401);
     }
     assert_eq!(server.value("select count(*) from trail"), "2");
     assert_eq!(server.value("select count(*) from trail where jobs = 1"), "2");

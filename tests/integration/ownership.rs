@@ -93,16 +93,16 @@ fn a_removed_database_is_saved_with_all_accepted_events() {
     });
     assert_eq!(server.wait_for_exit(), Some(1));
     until("the log has the reason", || server.log().contains("was removed or moved away"));
-    let found = rescued_files(server.path());
-    assert_eq!(found.len(), 1, "{found:?}");
-    let conn = Connection::open(&found[0]).expect("a database");
+    let rescued = rescued_files(server.path());
+    assert_eq!(rescued.len(), 1, "{rescued:?}");
+    let conn = Connection::open(&rescued[0]).expect("a database");
     for event in accepted.into_inner().expect("the list") {
         let count =
             conn.query_row("select count(*) from events where id = ?1", [event], |row| row.get(0));
         assert_eq!(count, Ok(1), "event {event}");
     }
     drop(conn);
-    let events = count_events(&found[0]);
+    let events = count_events(&rescued[0]);
 
     // The server creates no new database while a rescued one is not moved back.
     for args in [&["serve"][..], &["list"]] {
@@ -116,7 +116,7 @@ fn a_removed_database_is_saved_with_all_accepted_events() {
         stdout(&checked).contains("warning: ")
             && stdout(&checked).contains("To go on with them: mv ")
     );
-    fs::rename(&found[0], server.path().join("t.db")).expect("its old name");
+    fs::rename(&rescued[0], server.path().join("t.db")).expect("its old name");
     server.start();
     assert_eq!(server.value("select count(*) from events"), events.to_string());
     server.until("select count(*) from trail where settled_at is null", "0");
@@ -137,9 +137,9 @@ fn a_replaced_database_is_saved_and_the_new_file_is_unchanged() {
     fs::rename(&copy, server.path().join("t.db")).expect("another file");
     assert_eq!(server.wait_for_exit(), Some(1));
     until("the log has the reason", || server.log().contains("was replaced by another file"));
-    let found = rescued_files(server.path());
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(count_events(&found[0]), 3);
+    let rescued = rescued_files(server.path());
+    assert_eq!(rescued.len(), 1, "{rescued:?}");
+    assert_eq!(count_events(&rescued[0]), 3);
     // SQLite does not apply the write-ahead log of the old file to the new one.
     server.start();
     assert_eq!(server.value("select cast(body as text) from events"), "another server");
@@ -193,12 +193,12 @@ fn a_database_removed_during_a_stop_is_saved() {
     fs::remove_file(server.path().join("t.db")).expect("the file is removed");
     server.write_file("go", "");
     assert_eq!(server.wait_for_exit(), Some(1));
-    let found = rescued_files(server.path());
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(count_events(&found[0]), 1);
+    let rescued = rescued_files(server.path());
+    assert_eq!(rescued.len(), 1, "{rescued:?}");
+    assert_eq!(count_events(&rescued[0]), 1);
     // The remaining write-ahead log does not damage the copy.
     assert!(server.path().join("t.db-wal").exists());
-    fs::rename(&found[0], server.path().join("t.db")).expect("its old name");
+    fs::rename(&rescued[0], server.path().join("t.db")).expect("its old name");
     server.start();
     server.until("select outcome from outcomes", "succeeded");
     assert_eq!(server.value("pragma integrity_check"), "ok");

@@ -26,7 +26,7 @@ fn server_with_token() -> Scenario {
 
 /// Whether the log or any file of the database contains a text.
 fn is_stored(server: &Server, text: &str) -> bool {
-    let files = fs::read_dir(server.path()).expect("its folder").flatten();
+    let files = fs::read_dir(server.path()).expect("the folder").flatten();
     let database = files.filter(|file| file.file_name().to_string_lossy().starts_with("t.db"));
     let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     let log = server.log();

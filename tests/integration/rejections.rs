@@ -44,11 +44,11 @@ fn a_wrong_content_type_is_415_and_an_invalid_body_400() {
 
 #[test]
 fn a_content_encoding_other_than_identity_is_415() {
-    let twice = "Content-Encoding: identity\nContent-Encoding: gzip";
-    check("", &[("POST", "/hooks/a", twice, "x", 415)]);
+    let headers = "Content-Encoding: identity\nContent-Encoding: gzip";
+    check("", &[("POST", "/hooks/a", headers, "x", 415)]);
     let server = scenario().source("a", "").start();
-    let twice = "Content-Encoding: identity\nContent-Encoding: Identity";
-    assert_eq!(server.request("POST", "/hooks/a", twice, b"x").status, 202);
+    let headers = "Content-Encoding: identity\nContent-Encoding: Identity";
+    assert_eq!(server.request("POST", "/hooks/a", headers, b"x").status, 202);
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn basic_and_bearer_send_www_authenticate() {
         let server = server.start();
         let wrong = server.request("POST", "/hooks/a", "Authorization: Basic x", b"x");
         assert_eq!((wrong.status, wrong.header("www-authenticate")), (401, Some(challenge)));
-        let right = server.request("POST", "/hooks/a", &format!("Authorization: {right}"), b"x");
-        assert_eq!(right.status, 202);
+        let response = server.request("POST", "/hooks/a", &format!("Authorization: {right}"), b"x");
+        assert_eq!(response.status, 202);
     }
 }
 
@@ -141,10 +141,13 @@ fn invalid_http_and_endless_headers_leave_no_row() {
     let server = scenario().source("a", "").start();
     let garbage = server.send_raw(b"\x16\x03\x01 hello\r\n\r\n");
     assert!(garbage.starts_with("HTTP/1.1 400"), "{garbage}");
-    let much = [b"\x16\x03\x01 hello\r\n\r\n", vec![b'x'; 2 << 20].as_slice()].concat();
-    assert!(server.send_raw(&much).starts_with("HTTP/1.1 400"), "although more bytes follow");
-    let long = format!("X-Long: {}", "x".repeat(33 << 10));
-    let response = server.request("POST", "/hooks/a", &long, b"x");
+    let long_garbage = [b"\x16\x03\x01 hello\r\n\r\n", vec![b'x'; 2 << 20].as_slice()].concat();
+    assert!(
+        server.send_raw(&long_garbage).starts_with("HTTP/1.1 400"),
+        "although more bytes follow"
+    );
+    let long_header = format!("X-Long: {}", "x".repeat(33 << 10));
+    let response = server.request("POST", "/hooks/a", &long_header, b"x");
     assert_eq!((response.status, response.body.as_str()), (431, ""));
     let endless = format!("POST /hooks/a HTTP/1.1\r\nX: {}", "x".repeat(300 << 10));
     let response = parse_response(&server.send_raw(endless.as_bytes())).expect("a response");

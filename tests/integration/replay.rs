@@ -183,7 +183,7 @@ fn a_large_replay_delays_no_sender() {
         assert_eq!(server.post("/hooks/a", "meanwhile").status, 202);
         accepted += 1;
     }
-    let replayed = replay.join().expect("its output");
+    let replayed = replay.join().expect("the output");
     assert_eq!(stdout(&replayed).lines().count(), 1, "{}", stderr(&replayed));
     // The replay may also include some of the new events. Its output has the number of jobs.
     let created = server.value("select count(*) from jobs where replay = 1");
@@ -206,8 +206,8 @@ fn a_killed_replay_leaves_complete_jobs_and_a_correct_count() {
         .expect("the command line");
     let created = || server.value("select count(*) from jobs where replay = 1");
     until("the replay has begun", || created() != "0");
-    replay.kill().expect("its end");
-    replay.wait().expect("its end");
+    replay.kill().expect("the end");
+    replay.wait().expect("the end");
     let created = created();
     assert_eq!(
         server.value("select jobs || ' ' || action from audit_log"),

@@ -196,7 +196,7 @@ fn signed_bodies_without_a_dedupe_key_are_separate_events() {
 fn restart_with_tolerance(server: &mut Server, tolerance: &str) {
     let config = server.config();
     let (before, after) = config.split_once("tolerance = \"").expect("a tolerance");
-    let (_, after) = after.split_once('"').expect("its end");
+    let (_, after) = after.split_once('"').expect("the end");
     *config = format!("{before}tolerance = \"{tolerance}\"{after}");
     server.write_config();
     assert_eq!(server.stop(), Some(0));

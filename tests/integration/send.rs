@@ -77,9 +77,9 @@ fn send_signs_every_scheme_and_wrong_signatures_are_rejected() {
         assert!(stdout(&bad).contains("\n401 "), "{name}: {}", stdout(&bad));
     }
     server.until("select sum(count) from rejections", &SCHEMES.len().to_string());
-    let shown =
+    let secrets =
         "select count(*) from rejections where reason like '%s3cr3t%' or path like '%s3cr3t%'";
-    assert_eq!(server.value(shown), "0");
+    assert_eq!(server.value(secrets), "0");
 }
 
 #[test]

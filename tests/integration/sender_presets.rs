@@ -109,8 +109,8 @@ fn a_configured_handshake_adds_to_that_of_the_preset() {
 #[test]
 fn a_handshake_with_an_empty_result_has_no_body() {
     // Not evaluated inline, and so long that the added definitions would exceed the length limit.
-    let long = format!("def f: $query.c; # {}\nf, error", "x".repeat(4060));
-    for respond in ["$query.c", "[$query.c] | .[]", &long] {
+    let long_expression = format!("def f: $query.c; # {}\nf, error", "x".repeat(4060));
+    for respond in ["$query.c", "[$query.c] | .[]", &long_expression] {
         let keys = format!("handshake = {{ respond = '''{respond}''', signed = false }}");
         let server = scenario().source("a", &keys).start();
         let get = |query: &str| {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::server::{Scenario, Server, display_value, scenario, stderr, stdout};
 
 /// A script of tests/senders and the program that runs it.
-pub struct Library {
+pub struct SdkScript {
     program: &'static str,
     script: &'static str,
     /// The environment variable for the folder of the SDKs.
@@ -21,24 +21,24 @@ pub struct Library {
     verifies: &'static [&'static str],
 }
 
-pub const LIBRARIES: [Library; 2] = [
-    Library {
+pub const SDK_SCRIPTS: [SdkScript; 2] = [
+    SdkScript {
         program: "python3",
-        script: "libraries.py",
+        script: "sdks.py",
         variable: "PYTHONPATH",
         folder: "test-python",
         verifies: &["standard", "stripe", "slack", "twilio"],
     },
-    Library {
+    SdkScript {
         program: "node",
-        script: "libraries.mjs",
+        script: "sdks.mjs",
         variable: "HOOKTRAIL_TEST_NODE",
         folder: "test-node",
         verifies: &["github", "hubspot", "paddle"],
     },
 ];
 
-impl Library {
+impl SdkScript {
     /// The folder of the SDKs, or `None` if they are not installed.
     pub fn folder(&self) -> Option<PathBuf> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(self.folder);
@@ -61,7 +61,7 @@ impl Library {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the script starts");
-        let mut stdin = child.stdin.take().expect("its stdin");
+        let mut stdin = child.stdin.take().expect("the stdin");
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().expect("the end of the script");
@@ -125,21 +125,19 @@ fn newest_event(server: &Server, name: &str) -> Value {
 
 #[test]
 fn hooktrail_and_the_sdks_of_senders_accept_each_others_signatures() {
-    for library in LIBRARIES {
-        let Some(folder) = library.folder() else { continue };
-        let signed: Value =
-            serde_json::from_str(&library.run(&folder, "sign", "")).expect("its JSON");
+    for sdk in SDK_SCRIPTS {
+        let Some(folder) = sdk.folder() else { continue };
+        let signed: Value = serde_json::from_str(&sdk.run(&folder, "sign", "")).expect("the JSON");
         let server = server_with_secrets(&signed["secrets"]);
         check_acceptance(&server, &signed["requests"]);
         let mut events = String::new();
-        for name in library.verifies {
+        for name in sdk.verifies {
             let sent = server.cli(&["send", name]);
             assert!(sent.status.success(), "{name}: {}{}", stdout(&sent), stderr(&sent));
             events += &format!("{}\n", newest_event(&server, name));
         }
-        let output = library.run(&folder, "check", &events);
-        let expected: Vec<String> =
-            library.verifies.iter().map(|name| format!("ok {name}")).collect();
+        let output = sdk.run(&folder, "check", &events);
+        let expected: Vec<String> = sdk.verifies.iter().map(|name| format!("ok {name}")).collect();
         assert_eq!(output.lines().collect::<Vec<_>>(), expected);
     }
 }

@@ -47,7 +47,7 @@ fn reset_connections(server: &Server, connections: Vec<TcpStream>) {
     let inodes = read_connections(server);
     for stream in connections {
         // Without lingering, a close resets the connection.
-        set_socket_linger(&stream, Some(Duration::ZERO)).expect("its option");
+        set_socket_linger(&stream, Some(Duration::ZERO)).expect("the option");
     }
     until("the server has closed the connections", || count_open(server, &inodes) == 0);
 }
@@ -72,12 +72,12 @@ fn send_request(server: &Server, path: &str, body: &str) -> TcpStream {
 fn a_connection_reset_before_the_commit_frees_its_queue_slot() {
     let server = scenario().source("a", "max_queued = 5").handler("h", "", "true").start();
     // The server cannot commit while another connection holds the write lock.
-    let other = server.lock_database();
+    let lock = server.lock_database();
     let waiting: Vec<TcpStream> = (0..10).map(|_| send_request(&server, "/hooks/a", "x")).collect();
     until("the server has read the requests", || read_connections(&server).len() == 10);
     flush_intake_threads(&server);
     reset_connections(&server, waiting);
-    drop(other);
+    drop(lock);
     server.until("select count(*) from trail where settled_at is null", "0");
     until("the server can write", || server.post("/hooks/a", "x").status != 503);
     for _ in 0..10 {
@@ -89,10 +89,10 @@ fn a_connection_reset_before_the_commit_frees_its_queue_slot() {
 #[test]
 fn only_one_event_may_exceed_max_queued() {
     let server = three_handlers("max_queued = 5", "").start();
-    let other = server.lock_database();
+    let lock = server.lock_database();
     let mut waiting: Vec<TcpStream> =
         (0..12).map(|_| send_request(&server, "/hooks/a", "x")).collect();
-    drop(other);
+    drop(lock);
     let mut statuses: Vec<u16> = waiting.iter_mut().map(read_status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [[202; 2].as_slice(), &[429; 10]].concat());
@@ -147,8 +147,8 @@ fn no_second_has_more_accepted_requests_than_the_rate_limit() {
         accepted.len() == 50
     });
     for twenty_one in accepted.windows(21) {
-        let apart = twenty_one[20].1 - twenty_one[0].0;
-        assert!(apart >= Duration::from_secs(1), "21 accepted within {apart:?}");
+        let span = twenty_one[20].1 - twenty_one[0].0;
+        assert!(span >= Duration::from_secs(1), "21 accepted within {span:?}");
     }
 }
 
@@ -164,10 +164,10 @@ fn a_changed_rate_limit_counts_requests_from_before_the_reload() {
     server.reload_with("");
     server.until_reloads(2);
     assert_eq!(server.post("/hooks/a", "x").status, 202);
-    let beyond = server.post("/hooks/a", "x");
+    let rejected = server.post("/hooks/a", "x");
     let wait: u64 =
-        beyond.header("retry-after").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-    assert!(beyond.status == 429 && (3500..=3600).contains(&wait), "{beyond:?}");
+        rejected.header("retry-after").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    assert!(rejected.status == 429 && (3500..=3600).contains(&wait), "{rejected:?}");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_body_of_max_body_size_is_accepted_and_a_byte_more_is_413() {
 fn the_body_of_a_reset_connection_uses_memory_until_it_is_written() {
     let keys = "max_body_size = \"4 KiB\"\nmax_inflight_size = \"16 KiB\"";
     let server = scenario().server(keys).source("a", "").start();
-    let other = server.lock_database();
+    let lock = server.lock_database();
     let body = "x".repeat(4 << 10);
     let mut waiting = Vec::new();
     // One at a time, so that none is rejected while the server receives another.
@@ -228,7 +228,7 @@ fn the_body_of_a_reset_connection_uses_memory_until_it_is_written() {
     let mut fifth = send_request(&server, "/hooks/a", &body);
     until("the server has read the body", || read_connections(&server).len() == 1);
     flush_intake_threads(&server);
-    drop(other);
+    drop(lock);
     assert_eq!(read_status(&mut fifth), 503, "four were still in memory");
     until("the events are written", || server.post("/hooks/a", &body).status == 202);
 }
@@ -258,8 +258,8 @@ fn beyond_max_queued_and_rate_limit_is_429() {
     let statuses: Vec<u16> = (0..3).map(|_| server.post("/hooks/a", "x").status).collect();
     assert_eq!(statuses, [202, 202, 429]);
     assert_eq!(server.post("/hooks/b", "x").status, 202);
-    let beyond = server.post("/hooks/b", "x");
-    assert!(beyond.status == 429 && beyond.header("retry-after").is_some(), "{beyond:?}");
+    let rejected = server.post("/hooks/b", "x");
+    assert!(rejected.status == 429 && rejected.header("retry-after").is_some(), "{rejected:?}");
     // Cancelled jobs do not count for the limit.
     assert!(server.cli(&["cancel", "--all", "--yes"]).status.success());
     until("the queue has room", || server.post("/hooks/a", "x").status == 202);

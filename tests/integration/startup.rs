@@ -40,12 +40,12 @@ fn a_start_waits_for_the_lock_of_another_program_and_names_it() {
     let mut server = scenario().source("a", "").prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let holder = server.lock_database();
+    let lock = server.lock_database();
     server.spawn();
     until_it_responds_503(&server);
     let holder_name = format!("held by process {} (", std::process::id());
     until("the log names the holder", || server.log().contains(&holder_name));
-    drop(holder);
+    drop(lock);
     until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
@@ -55,7 +55,7 @@ fn a_signal_ends_a_waiting_start() {
     let mut server = scenario().source("a", "").prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let _holder = server.lock_database();
+    let _lock = server.lock_database();
     server.spawn();
     until("the server waits", || count_waits(&server) == 1);
     assert_eq!(server.stop(), Some(0));
@@ -71,7 +71,7 @@ fn a_waiting_start_asks_systemd_for_more_time() {
     let mut server = scenario().source("a", "").wrapped_by(&["env", &variable]).prepare();
     server.start();
     assert_eq!(server.stop(), Some(0));
-    let _holder = server.lock_database();
+    let _lock = server.lock_database();
     server.spawn();
     let mut message = [0; 4096];
     let mut messages = String::new();
@@ -138,8 +138,8 @@ fn run_in_mount_namespace(server: &Server, line: &str) {
     let pid = server.pid().to_string();
     let place = ["-t", &pid, "-U", "-m", "--preserve-credentials", "sh", "-c"];
     let line = format!("cd '{}' && {line}", server.path().display());
-    let ran = Command::new("nsenter").args(place).arg(line).status();
-    assert!(ran.expect("nsenter").success());
+    let status = Command::new("nsenter").args(place).arg(line).status();
+    assert!(status.expect("nsenter").success());
 }
 
 #[test]

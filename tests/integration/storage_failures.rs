@@ -48,12 +48,12 @@ fn an_outcome_that_cannot_be_written_is_written_later() {
         .start();
     server.post("/hooks/a", "x");
     until("the job runs", || server.path().join("waits").exists());
-    let holder = server.lock_database();
+    let lock = server.lock_database();
     server.write_file("go", "");
     until("the log names the holder", || server.log().contains("has held it for writing"));
     assert!(server.log().contains("(integration"), "the holder is not named: {}", server.log());
     assert_eq!(server.post("/hooks/a", "x").status, 503);
-    drop(holder);
+    drop(lock);
     server.until("select outcome from outcomes where job = 1", "succeeded");
     until("the server accepts events again", || server.post("/hooks/a", "x").status == 202);
 }
@@ -161,7 +161,7 @@ fn a_truncated_database_is_rejected_and_unchanged() {
         let conn = Connection::open(path).expect("a database");
         conn.execute_batch(include_str!("../../schema.sql")).expect("the schema");
         conn.execute_batch("pragma application_id = 1214993522; pragma user_version = 1")
-            .expect("its numbers");
+            .expect("the numbers");
         drop(conn);
         let half = fs::read(path).expect("the file");
         fs::write(path, &half[..half.len() / 2]).expect("half of it");

@@ -14,7 +14,7 @@ fn as_nobody(scenario: Scenario) -> Option<Scenario> {
         eprintln!("skipped: only root can change the user");
         return None;
     }
-    chown(scenario.path(), Some(NOBODY), Some(NOBODY)).expect("its folder");
+    chown(scenario.path(), Some(NOBODY), Some(NOBODY)).expect("the folder");
     let id = NOBODY.to_string();
     let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
     let can_run = Command::new(words[0])

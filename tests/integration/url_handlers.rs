@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::sender_sdks::LIBRARIES;
+use crate::sender_sdks::SDK_SCRIPTS;
 use crate::support::http_server::{empty_response, stub_server, stub_server_over};
 use crate::support::server::{scenario, stderr, stdout, until};
 
@@ -44,8 +44,8 @@ fn a_call_has_the_body_the_content_type_the_chosen_headers_and_a_key() {
     assert!(requests[0].header("idempotency-key").is_some_and(|key| key.ends_with("-crm-0-0")));
     assert_eq!(requests[0].body, b"a;b\r\n\0\xff");
     assert!(!server.log().contains("hush"), "{}", server.log());
-    let shown = server.cli(&["run", "crm", "1"]);
-    assert!(stdout(&shown).contains("thanks"), "{}{}", stdout(&shown), stderr(&shown));
+    let run = server.cli(&["run", "crm", "1"]);
+    assert!(stdout(&run).contains("thanks"), "{}{}", stdout(&run), stderr(&run));
     assert_eq!(crm.requests().len(), 2);
 }
 
@@ -153,10 +153,10 @@ fn standard_webhooks_and_svix_verify_the_signature() {
     for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
         headers.insert(name.to_owned(), request.header(name).expect("a signature").into());
     }
-    for (library, name) in LIBRARIES.iter().zip(["standard", "svix"]) {
-        let Some(folder) = library.folder() else { continue };
+    for (sdk, name) in SDK_SCRIPTS.iter().zip(["standard", "svix"]) {
+        let Some(folder) = sdk.folder() else { continue };
         let request_json = serde_json::json!({ "path": name, "headers": headers, "body": body });
-        let output = library.run(
+        let output = sdk.run(
             &folder,
             "check",
             &format!(

@@ -151,8 +151,8 @@ fn write_executable(folder: &Path, name: &str, text: &str) -> PathBuf {
     // A program that is open for writing cannot be run, so the file is written beside and renamed.
     let temporary = folder.join(format!("{name}.new"));
     fs::write(&temporary, text).expect("a file in the temporary folder");
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).expect("its mode");
-    fs::rename(&temporary, &path).expect("its name");
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).expect("the mode");
+    fs::rename(&temporary, &path).expect("the name");
     path
 }
 
@@ -171,10 +171,10 @@ impl Server {
         let listening = "listening for webhooks on http://127.0.0.1:";
         until("the server listens", || {
             let child = self.child.as_mut().expect("a started server");
-            if let Some(code) = child.try_wait().expect("its state") {
-                panic!("the server ended with {code}: {}", self.log.lock().expect("its log"));
+            if let Some(code) = child.try_wait().expect("the state") {
+                panic!("the server ended with {code}: {}", self.log.lock().expect("the log"));
             }
-            let log = self.log.lock().expect("its log");
+            let log = self.log.lock().expect("the log");
             let port = log.split(listening).nth(1).and_then(|rest| rest.lines().next());
             port.and_then(|port| port.trim().parse().ok()).map(|port| self.port = port).is_some()
         });
@@ -194,10 +194,10 @@ impl Server {
             .spawn()
             .expect("the server starts");
         self.log = Arc::default();
-        let (log, stderr) = (Arc::clone(&self.log), child.stderr.take().expect("its stderr"));
+        let (log, stderr) = (Arc::clone(&self.log), child.stderr.take().expect("the stderr"));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = writeln!(log.lock().expect("its log"), "{line}");
+                let _ = writeln!(log.lock().expect("the log"), "{line}");
             }
         });
         self.child = Some(child);
@@ -213,7 +213,7 @@ impl Server {
 
     /// The log since the last start.
     pub fn log(&self) -> String {
-        self.log.lock().expect("its log").clone()
+        self.log.lock().expect("the log").clone()
     }
 
     /// Adds a table to config.toml and reloads. Does not wait for the reload.
@@ -287,7 +287,7 @@ impl Server {
 
     /// The exit code, if the server has ended.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.child.as_mut().and_then(|child| child.try_wait().expect("its state"))?.code()
+        self.child.as_mut().and_then(|child| child.try_wait().expect("the state"))?.code()
     }
 
     /// Waits until the server ends and returns its exit code.
@@ -295,7 +295,7 @@ impl Server {
         let mut child = self.child.take().expect("a running server");
         let mut code = None;
         until("the server ends", || {
-            code = child.try_wait().expect("its state");
+            code = child.try_wait().expect("the state");
             code.is_some()
         });
         code.and_then(|code| code.code())
