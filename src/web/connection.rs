@@ -3,6 +3,11 @@
 //! actix-http limits the time of a connection's first head alone, takes heads of 128 KiB, and goes on
 //! reading while a peer reads no responses. So the stream limits what actix-http is given, and knows
 //! from the handler (`Connection::begin`, `respond`) and from the flush where a request is.
+//!
+//! actix-http decodes every request that it is given into several KiB, and closes the connection behind
+//! a response while the body of a later request is incomplete. So the stream gives it one request at
+//! a time, and holds at most 8 KiB of the next ones until the response is with the system.
+//!
 //! `connections` compares phases with their time limits and wakes the stream that is late. On a
 //! request's way are some relaxed atomics and two looks at the clock; no lock, no timer.
 
@@ -11,9 +16,10 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use actix_web::web::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -26,6 +32,9 @@ const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n
     content-length: 0\r\nconnection: close\r\n\r\n";
 const HEAD_TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 33\r\n\
     connection: close\r\ncontent-type: application/json\r\n\r\n{\"error\":\"request took too long\"}";
+
+/// Maximum number of bytes that are read at once outside a body, and so of those that are held.
+const READ_BYTES_MAX: usize = 8 << 10;
 
 const NO_LENGTH: usize = usize::MAX;
 
@@ -70,7 +79,12 @@ impl Phase {
     }
 
     fn is_in_flight(self) -> bool {
-        matches!(self, Self::Body | Self::Handling | Self::Responding | Self::Writing)
+        self == Self::Body || self.is_after_request()
+    }
+
+    /// The request is complete, its response is not with the system yet.
+    fn is_after_request(self) -> bool {
+        matches!(self, Self::Handling | Self::Responding | Self::Writing)
     }
 }
 
@@ -226,9 +240,11 @@ pub struct Stream<S> {
     is_decided: bool,
     /// Bytes of a body handed over since actix-http last looked at them.
     body_bytes: usize,
-    /// Bytes handed over behind the last byte of this request.
-    ahead_bytes: usize,
-    ahead_of: usize,
+    /// Bytes that were read and not handed over yet: those behind the request.
+    held: BytesMut,
+    /// Bytes were held back once so that actix-http decodes what it has. If it needs more to complete
+    /// the request, it gets the next bytes.
+    has_paused: bool,
     is_write_blocked: bool,
     /// Reading was refused, and nothing wakes the task for it.
     is_read_refused: bool,
@@ -255,8 +271,8 @@ impl<S> Stream<S> {
             request_bytes: 0,
             is_decided: false,
             body_bytes: 0,
-            ahead_bytes: 0,
-            ahead_of: 0,
+            held: BytesMut::new(),
+            has_paused: false,
             is_write_blocked: false,
             is_read_refused: false,
             _place: place,
@@ -268,32 +284,25 @@ impl<S> Stream<S> {
     }
 
     /// A head begins, of which so many bytes were handed over.
-    fn begin_head(&mut self, bytes: usize) {
+    fn begin_head(&mut self, bytes: usize, head_end: HeadEnd) {
         let requests = self.connection.requests.load(Ordering::Relaxed);
         (self.head_bytes, self.request_bytes, self.is_decided) = (bytes, bytes, false);
-        (self.head_end, self.head_of) = (HeadEnd::default(), requests + 1);
+        (self.head_end, self.head_of, self.has_paused) = (head_end, requests + 1, false);
         self.connection.enter(Phase::Head, self.connection.connections.now_us(), 0);
     }
 
-    /// Bytes handed over that belong to the next request, as far as it can be known.
-    fn left_over(&mut self) -> usize {
-        let ahead = *self.ahead();
+    /// Number of bytes of the whole request, if its head says it.
+    fn request_length(&self) -> Option<usize> {
+        let requests = self.connection.requests.load(Ordering::Relaxed);
         let length = self.connection.body_length.load(Ordering::Relaxed);
-        match self.head_end.at {
-            Some(head) if self.ahead_of == self.head_of && length != NO_LENGTH => {
-                self.request_bytes.saturating_sub(head.saturating_add(length))
-            }
-            _ => ahead,
-        }
+        let is_known = self.head_of == requests && length != NO_LENGTH;
+        self.head_end.at.filter(|_| is_known).map(|head| head.saturating_add(length))
     }
 
-    /// Bytes that were handed over behind the request that is being handled.
-    fn ahead(&mut self) -> &mut usize {
-        let requests = self.connection.requests.load(Ordering::Relaxed);
-        if std::mem::replace(&mut self.ahead_of, requests) != requests {
-            self.ahead_bytes = 0;
-        }
-        &mut self.ahead_bytes
+    /// Number of bytes handed over that belong to the next request, if known. They are part of its
+    /// first line: bytes behind a whole request line are held.
+    fn left_over(&self) -> usize {
+        self.request_length().map_or(0, |length| self.request_bytes.saturating_sub(length))
     }
 
     fn remember(&mut self, waker: &Waker) {
@@ -325,6 +334,71 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         read.map(|()| Ok(count))
     }
 
+    /// Hands over bytes that are held, or reads some. `cut` gets at most `max` bytes and returns how
+    /// many of them to hand over; the others are held. Returns that number.
+    fn hand_over(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        max: usize,
+        cut: impl FnOnce(&[u8]) -> usize,
+    ) -> Poll<io::Result<usize>> {
+        let before = buffer.filled().len();
+        let count = if self.held.is_empty() {
+            ready!(self.read(context, buffer, max)?);
+            let bytes = &buffer.filled()[before..];
+            let count = cut(bytes);
+            self.held.extend_from_slice(&bytes[count..]);
+            buffer.set_filled(before + count);
+            count
+        } else {
+            let bytes = &self.held[..max.min(self.held.len()).min(buffer.remaining())];
+            let count = cut(bytes);
+            buffer.put_slice(&bytes[..count]);
+            self.held.advance(count);
+            if self.held.is_empty() {
+                // Frees the memory, which `advance` keeps.
+                self.held = BytesMut::new();
+            }
+            count
+        };
+        self.request_bytes += count;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Hands nothing over, and holds what the peer sends behind its request. Still reads while nothing
+    /// is held, so that actix-http learns of the end of the input.
+    fn hold(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            let mut bytes = [MaybeUninit::uninit(); READ_BYTES_MAX];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer)?);
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.held.extend_from_slice(buffer.filled());
+        }
+        (self.has_paused, self.is_read_refused) = (true, true);
+        Poll::Pending
+    }
+
+    /// Hands over bytes of a head, at most `max`. Bytes behind the head go with it unless a request may
+    /// begin among them: most requests are read in one piece.
+    fn hand_over_head(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut head_end = self.head_end;
+        let read = self.hand_over(context, buffer, max.min(READ_BYTES_MAX), |bytes| {
+            let end = head_end.look(bytes).unwrap_or(bytes.len());
+            if find_request_line(&bytes[end..]).is_some() { end } else { bytes.len() }
+        });
+        self.head_end = head_end;
+        read
+    }
+
     /// Between requests: the first byte of the next.
     fn read_first(
         &mut self,
@@ -332,13 +406,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         buffer: &mut ReadBuf<'_>,
         state: State,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        match self.read(context, buffer, HEAD_BYTES_MAX)? {
+        self.head_end = HeadEnd::default();
+        match self.hand_over_head(context, buffer, HEAD_BYTES_MAX)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
             // Also on a connection that was about to close: the peer does not know that yet.
             Poll::Ready(count) => {
-                self.begin_head(count);
-                self.head_end.look(&buffer.filled()[before..]);
+                self.begin_head(count, self.head_end);
                 Poll::Ready(Ok(()))
             }
             // The end of the input, for actix-http.
@@ -359,14 +432,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             let response = if too_late { HEAD_TOO_LATE } else { HEAD_TOO_LARGE };
             return self.reject(context, response);
         }
+        if self.head_end.at.is_some() && !self.has_paused && !state.is_expired() {
+            return self.hold(context);
+        }
         let room = HEAD_BYTES_MAX - self.head_bytes.min(HEAD_BYTES_MAX);
         if room > 0 {
-            let before = buffer.filled().len();
-            match self.read(context, buffer, room)? {
+            match self.hand_over_head(context, buffer, room)? {
                 Poll::Ready(count) => {
                     self.head_bytes += count;
-                    self.request_bytes += count;
-                    self.head_end.look(&buffer.filled()[before..]);
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending if !state.is_expired() => return Poll::Pending,
@@ -390,14 +463,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
-        self.body_bytes += buffer.filled().len() - before;
-        self.request_bytes += buffer.filled().len() - before;
-        if read.is_pending() {
-            self.body_bytes = 0;
+        let length = self.request_length();
+        let left = length.map(|length| length.saturating_sub(self.request_bytes));
+        let may_be_complete = left.map_or(!self.held.is_empty(), |left| left == 0);
+        let has_paused = std::mem::take(&mut self.has_paused);
+        if may_be_complete && !has_paused {
+            return self.hold(context);
         }
-        read
+        let read = match left {
+            Some(left @ 1..) => self.hand_over(context, buffer, left, <[u8]>::len),
+            // A chunked body.
+            _ => {
+                self.hand_over(context, buffer, READ_BYTES_MAX, |bytes| find_cut(bytes, has_paused))
+            }
+        };
+        match read? {
+            Poll::Ready(0) if !self.held.is_empty() => self.hold(context),
+            Poll::Ready(count) => {
+                self.body_bytes += count;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                self.body_bytes = 0;
+                Poll::Pending
+            }
+        }
     }
 
     /// Writes the response to what is no request, and closes.
@@ -441,52 +531,81 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             let now_us = self.connection.connections.now_us();
             match self.left_over() {
                 _ if state.should_close() => self.close(context),
-                0 => self.connection.enter(Phase::Idle, now_us, 0),
+                0 if self.held.is_empty() => self.connection.enter(Phase::Idle, now_us, 0),
                 // The next request has begun already.
-                bytes => self.begin_head(bytes),
+                bytes => self.begin_head(bytes, HeadEnd { seen: bytes, ..HeadEnd::default() }),
             }
         }
-        if std::mem::take(&mut self.is_read_refused) {
+        if self.is_read_refused && !self.connection.state().phase().is_after_request() {
+            self.is_read_refused = false;
             context.waker().wake_by_ref();
         }
     }
 }
 
-/// Where a head ends: only to know whether the next one has begun behind it.
+/// Where a head ends: behind the first line that is empty.
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadEnd {
     at: Option<usize>,
-    /// Bytes looked at, and the last of them.
+    /// Number of bytes looked at, and the last two of them.
     seen: usize,
-    last: [u8; 3],
+    last: [u8; 2],
+    /// Whether a byte was among them that belongs to the head.
+    has_begun: bool,
 }
 
 impl HeadEnd {
-    fn look(&mut self, bytes: &[u8]) {
+    /// Looks at further bytes, and returns where among them the head ends.
+    fn look(&mut self, bytes: &[u8]) -> Option<usize> {
         if self.at.is_some() {
-            return;
+            return None;
         }
-        // Line ends before a request do not belong to it (RFC 9112, section 2.2).
-        let is_blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        let skipped = match self.seen {
-            0 => bytes.iter().take_while(|byte| is_blank(byte)).count(),
-            _ => 0,
+        let mut begin = 0;
+        if !self.has_begun {
+            // Line ends before a request do not belong to it (RFC 9112, section 2.2).
+            begin = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.has_begun = begin < bytes.len();
+        }
+        // The carriage return may be missing (RFC 9112, section 2.2).
+        let is_empty_line = |at: &usize| {
+            let back = |count| match at.checked_sub(count) {
+                Some(at) => bytes[at],
+                None => self.last[2 + at - count],
+            };
+            back(1) == b'\n' || (back(1) == b'\r' && back(2) == b'\n')
         };
-        let end = b"\r\n\r\n";
-        // An end that began in the bytes before these.
-        let joint = [&self.last[..], &bytes[..bytes.len().min(3)]].concat();
-        let of_joint = (self.seen >= 3).then(|| memchr::memmem::find(&joint, end)).flatten();
-        let of_bytes = memchr::memmem::find(&bytes[skipped..], end);
-        self.at = match (of_joint, of_bytes) {
-            (Some(at), _) => Some(self.seen - 3 + at + end.len()),
-            (None, Some(at)) => Some(self.seen + skipped + at + end.len()),
-            (None, None) => None,
-        };
+        let mut lines = memchr::memchr_iter(b'\n', &bytes[begin..]).map(|at| begin + at);
+        let end = lines.find(is_empty_line).map(|at| at + 1);
+        self.at = end.map(|end| self.seen + end);
         self.seen += bytes.len();
-        for byte in &bytes[bytes.len().saturating_sub(3)..] {
-            self.last = [self.last[1], self.last[2], *byte];
+        for byte in &bytes[bytes.len().saturating_sub(2)..] {
+            self.last = [self.last[1], *byte];
         }
+        end
     }
+}
+
+/// Finds where the first request line begins (RFC 9112, section 3). A line of a body may look like one;
+/// bytes without one hold no whole head.
+fn find_request_line(bytes: &[u8]) -> Option<usize> {
+    let version = b" HTTP/1.";
+    let ends_line = |at: &usize| {
+        let digit_and_end = &bytes[at + version.len()..];
+        matches!(digit_and_end, [b'0'..=b'9', b'\n', ..] | [b'0'..=b'9', b'\r', b'\n', ..])
+    };
+    let at = memchr::memmem::find_iter(bytes, version).find(ends_line)?;
+    Some(memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |end| end + 1))
+}
+
+/// Finds how many of these bytes of a chunked body to hand over: up to where the next request may begin,
+/// which is behind a line feed, and perhaps with an incomplete line. `is_in_body`: its first line
+/// belongs to the body.
+fn find_cut(bytes: &[u8], is_in_body: bool) -> usize {
+    let line_end = |bytes| memchr::memchr(b'\n', bytes).map(|at| at + 1);
+    let begin = if is_in_body { line_end(bytes).unwrap_or(bytes.len()) } else { 0 };
+    let rest = &bytes[begin..];
+    let last_line = || memchr::memrchr(b'\n', rest).map(|at| at + 1);
+    begin + find_request_line(rest).or_else(last_line).unwrap_or(rest.len())
 }
 
 fn too_slow() -> io::Error {
@@ -512,17 +631,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             Phase::Head => this.read_head(context, buffer, state),
             Phase::Closing => this.discard(context),
             Phase::Body => this.read_body(context, buffer),
-            Phase::Handling | Phase::Responding | Phase::Writing => {
-                let room = HEAD_BYTES_MAX - (*this.ahead()).min(HEAD_BYTES_MAX);
-                if room == 0 {
-                    this.is_read_refused = true;
-                    return Poll::Pending;
-                }
-                this.read(context, buffer, room).map_ok(|count| {
-                    *this.ahead() += count;
-                    this.request_bytes += count;
-                })
-            }
+            Phase::Handling | Phase::Responding | Phase::Writing => this.hold(context),
         }
     }
 }
@@ -573,25 +682,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::HeadEnd;
+    use super::{HeadEnd, find_cut, find_request_line};
 
     #[track_caller]
     fn check(parts: &[&str], expected: Option<usize>) {
         let mut end = HeadEnd::default();
-        parts.iter().for_each(|part| end.look(part.as_bytes()));
+        let mut before = 0;
+        for part in parts {
+            let here = end.look(part.as_bytes()).map(|at| before + at);
+            assert!(here.is_none() || here == expected, "{parts:?}");
+            before += part.len();
+        }
         assert_eq!(end.at, expected, "{parts:?}");
     }
 
     #[test]
     fn the_end_of_a_head_is_found_wherever_it_is_cut() {
-        let whole = "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
-        check(&[whole], Some(27));
-        for cut in 1..whole.len() {
-            check(&[&whole[..cut], &whole[cut..]], Some(27));
+        for (whole, end) in [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", 27),
+            ("GET / HTTP/1.1\nHost: x\n\nGET\n\n", 24),
+            ("\r\n\r\nGET / HTTP/1.1\n\r\n\r\n", 21),
+        ] {
+            check(&[whole], Some(end));
+            for cut in 1..whole.len() {
+                check(&[&whole[..cut], &whole[cut..]], Some(end));
+            }
+            let bytes: Vec<&str> = (0..whole.len()).map(|at| &whole[at..=at]).collect();
+            check(&bytes, Some(end));
         }
-        let bytes: Vec<&str> = (0..whole.len()).map(|at| &whole[at..=at]).collect();
-        check(&bytes, Some(27));
         check(&["GET / HTTP/1.1\r\nHost: x\r\n"], None);
-        check(&["\r\n\r\nGET / HTTP/1.1\r\n\r\n"], Some(22));
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_cut_where_a_request_may_begin() {
+        let cut = |text: &str, is_in_body| find_cut(text.as_bytes(), is_in_body);
+        assert_eq!(cut("0\r\n\r\nGET / HTTP/1.1\r\n\r\n", false), 5);
+        assert_eq!(cut("0\r\n\r\nGET / HT", false), 5);
+        assert_eq!(cut("GET / HTTP/1.1\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n", true), 23);
+        assert_eq!(cut("no line ends", false), 12);
+        assert_eq!(cut("no line ends", true), 12);
+        assert_eq!(cut("lines\r\n", true), 7);
+    }
+
+    #[test]
+    fn a_request_line_is_a_whole_line() {
+        let find = |text: &str| find_request_line(text.as_bytes());
+        assert_eq!(find("GET / HTTP/1.1\r\n"), Some(0));
+        assert_eq!(find("{\n}\r\nGET / HTTP/1.0\n"), Some(5));
+        assert_eq!(find("{\"log\": \"GET / HTTP/1.1\"}\r\nGET / HTTP/1.1\r"), None);
     }
 }

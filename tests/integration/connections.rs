@@ -1,5 +1,6 @@
 //! Limits of connections: time, memory and number, and what remains for other clients.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -203,10 +204,92 @@ fn pipelined_requests_are_answered_in_order() {
     }
 }
 
+/// Reads this many responses, of which the last ends with a brace.
+fn read_responses(stream: &mut TcpStream, count: usize) -> String {
+    let (mut text, mut bytes) = (String::new(), [0; 4096]);
+    while statuses(&text).len() < count || !text.ends_with('}') {
+        let read = stream.read(&mut bytes).expect("a response");
+        assert_ne!(read, 0, "{} of {count} responses", statuses(&text).len());
+        text.push_str(std::str::from_utf8(&bytes[..read]).expect("text"));
+    }
+    text
+}
+
+#[test]
+fn requests_sent_ahead_take_little_memory() {
+    let server = scenario().source("a", "").start();
+    let status_kib = |key: &str| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the key");
+        line.trim_end_matches(" kB").trim().parse().expect("a number")
+    };
+    let before_kib = status_kib("VmRSS:");
+    let ahead = POST.repeat(600);
+    let send = |_| {
+        let mut stream = server.connect().expect("a connection");
+        stream.write_all(&ahead).expect("all requests");
+        stream
+    };
+    let streams: Vec<TcpStream> = (0..20).map(send).collect();
+    for mut stream in streams {
+        assert_eq!(statuses(&read_responses(&mut stream, 600)), ["202"; 600]);
+    }
+    let growth_kib = status_kib("VmHWM:") - before_kib;
+    assert!(growth_kib < 60 << 10, "{growth_kib} KiB");
+}
+
+#[test]
+fn requests_sent_ahead_keep_their_connection_open() {
+    let server = scenario().source("a", "").start();
+    let mut ahead = Vec::new();
+    for bytes in (0..200).map(|number| number * 37) {
+        let body = "x".repeat(bytes);
+        let head = "POST /hooks/a HTTP/1.1\r\nHost: x\r\n";
+        ahead.extend(format!("{head}Content-Length: {bytes}\r\n\r\n{body}").bytes());
+        // A body whose lines look like requests.
+        let body = format!("{body}\r\nGET / HTTP/1.1\r\n\r\n");
+        let size = body.len();
+        let head = format!("{head}Transfer-Encoding: chunked\r\n");
+        ahead.extend(format!("{head}\r\n{size:x}\r\n{body}\r\n0\r\n\r\n").bytes());
+        ahead.extend(GET);
+    }
+    ahead.extend(POST);
+    let mut stream = server.connect().expect("a connection");
+    let mut writer = stream.try_clone().expect("another handle");
+    let sent = std::thread::spawn(move || writer.write_all(&ahead));
+    let text = read_responses(&mut stream, 601);
+    sent.join().expect("a thread").expect("all requests");
+    let expected: Vec<&str> =
+        ["202", "202", "200"].repeat(200).into_iter().chain(["202"]).collect();
+    assert_eq!(statuses(&text), expected);
+    assert!(!text.contains("connection: close"));
+    assert_eq!(server.value("select count(*) from events"), "401");
+}
+
+#[test]
+fn requests_sent_behind_sixteen_others_get_their_responses() {
+    let server = scenario().source("a", "").start();
+    for _ in 0..30 {
+        let mut stream = server.connect().expect("a connection");
+        // The first response takes a commit; the others are ready at once after it.
+        stream.write_all(&[POST, &GET.repeat(16)].concat()).expect("17 requests");
+        stream.write_all(&GET.repeat(10)).expect("ten more");
+        for _ in 0..26 {
+            read_to(&mut stream, ALIVE);
+        }
+    }
+}
+
 #[test]
 fn beyond_max_connections_the_longest_idle_one_is_closed() {
     let server = scenario().server("max_connections = 3").source("a", "").start();
-    let mut idle: Vec<TcpStream> = (0..3).map(|_| connect_and_get(&server)).collect();
+    // A client can have its response shortly before the server counts the connection as idle.
+    let connect_and_idle = |_| {
+        let stream = connect_and_get(&server);
+        until_elapsed(Instant::now(), Duration::from_millis(300));
+        stream
+    };
+    let mut idle: Vec<TcpStream> = (0..3).map(connect_and_idle).collect();
     // Now the first connection is not the longest idle one.
     idle[0].write_all(GET).expect("a request");
     read_to(&mut idle[0], ALIVE);
