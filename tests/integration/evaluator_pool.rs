@@ -123,7 +123,7 @@ fn display_decision(decision: &HandlerDecision) -> String {
 const TOO_MUCH: &str = "took more than 256 MiB";
 
 #[test]
-fn an_expression_is_evaluated_by_a_process_of_its_own() {
+fn an_expression_is_evaluated_by_a_separate_process() {
     let test = test_pool();
     assert_eq!(test.processes().len(), 0);
     assert_eq!(test.outputs(".a + 1, $source", r#"{"a":1}"#).unwrap(), ["2", "\"\""]);

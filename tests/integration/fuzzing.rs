@@ -102,7 +102,7 @@ fn inline_evaluation_agrees_with_jaq() {
 }
 
 #[test]
-fn json_is_validated_and_read_alike() {
+fn expressions_read_json_like_serde_json() {
     run("json");
 }
 

@@ -1,5 +1,5 @@
-//! Handlers of the modes `stream` and `batch`: their processes over jobs, reloads, cancellations and the end
-//! of the server.
+//! Handlers of `mode = "stream"`: their processes over jobs, reloads, cancellations and the end of the
+//! server.
 
 use rustix::process::Signal;
 
@@ -18,11 +18,11 @@ fn streaming(keys: &str) -> Scenario {
     scenario().source("a", "").handler("h", &format!("mode = \"stream\"\n{keys}"), ANSWERING_SCRIPT)
 }
 
-fn pids(server: &Server) -> Vec<String> {
+pub fn pids(server: &Server) -> Vec<String> {
     server.read_file("pids").lines().map(str::to_owned).collect()
 }
 
-fn wait_for_successes(server: &Server, count: usize) {
+pub fn wait_for_successes(server: &Server, count: usize) {
     let sql = "select count(*) from outcomes where outcome = 'succeeded'";
     server.until(sql, &count.to_string());
 }
@@ -102,26 +102,6 @@ fn a_cancelled_job_ends_its_stream_process_and_all_children() {
 }
 
 #[test]
-fn a_cancelled_job_ends_its_batch_process_and_the_others_are_retried() {
-    let script = "echo $$ >> pids; cat > got; [ -e again ] && exit 0; : > again; exec sleep 1000";
-    let keys = "mode = \"batch\"\nbatch_size = 3\nbatch_wait = \"10m\"";
-    let server = scenario().source("a", "").handler("h", keys, script).start();
-    for _ in 0..3 {
-        server.post("/hooks/a", "{}");
-    }
-    until("the batch runs", || server.path().join("again").exists());
-    assert!(server.cli(&["cancel", "2"]).status.success());
-    server.until("select count(*) from outcomes where outcome = 'interrupted'", "3");
-    let neighbor = "job 2 of its batch was cancelled";
-    let details = server.column("select detail from outcomes order by job");
-    assert_eq!(details, [neighbor, "cancelled", neighbor]);
-    server.until("select group_concat(state) from queue_depth", "queued");
-    server.post("/hooks/a", "{}");
-    wait_for_successes(&server, 3);
-    assert_eq!(pids(&server).len(), 2);
-}
-
-#[test]
 fn run_runs_a_stream_handler_in_the_foreground_and_ends_its_process() {
     let mut server = streaming("").start();
     server.post("/hooks/a", "{}");
@@ -186,7 +166,7 @@ fn documented(heading: &str, open: &str, close: &str) -> String {
 }
 
 /// A server with the handler that a section of docs/handlers.md shows.
-fn documented_handler(section: &str, language: &str, program: &str) -> Server {
+pub fn documented_handler(section: &str, language: &str, program: &str) -> Server {
     let config = documented(section, "```toml\n", "```").replace("\"paminga\"", "\"a\"");
     let scenario = scenario().source("a", "").raw_config(&config.replace("\"5s\"", "\"50ms\""));
     std::fs::create_dir(scenario.path().join("handlers")).expect("a folder");
@@ -208,16 +188,6 @@ fn the_documented_stream_handler_works() {
     let body: String =
         contacts.query_row("select body from contacts", [], |row| row.get(0)).expect("a contact");
     assert_eq!(body, "{\"id\": 1}");
-}
-
-#[test]
-fn the_documented_batch_handler_works() {
-    let server = documented_handler("## Mode `batch`", "sh", "handlers/import.sh");
-    for _ in 0..5 {
-        server.post("/hooks/a", "{}");
-    }
-    wait_for_successes(&server, 5);
-    assert_eq!(server.read_file("jobs.ndjson").lines().count(), 5);
 }
 
 #[test]
