@@ -7,15 +7,15 @@ use clap::Args;
 use rusqlite::types::Value;
 use serde_json::{Value as Json, json};
 
-use super::jobs::check_selectors;
+use super::jobs::{check_handler_and_source, check_selectors};
 use super::output::{self, escape_line};
-use super::selector_args::SelectorArgs;
+use super::selector_args::{SelectorArgs, parse_state};
 use super::setup::orphaned_queue_warnings;
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
-use crate::domain::{Event, EventId};
-use crate::store::queries::{self, Rows, TailView};
+use crate::domain::{Event, EventId, JobState};
+use crate::store::queries::{self, Rows, TailFilter, TailView};
 use crate::store::{Store, event_reads, registry, stats};
 
 /// How often `tail -f` checks for new rows.
@@ -30,8 +30,22 @@ pub struct TailArgs {
     #[arg(long, short)]
     follow: bool,
     /// Print rejected requests instead of outcomes
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["handler", "state"])]
     rejected: bool,
+    /// Number of rows to begin with
+    #[arg(long, short = 'n', default_value_t = 20, value_name = "COUNT",
+          value_parser = clap::value_parser!(i64).range(0..))]
+    lines: i64,
+    /// Print only outcomes of this handler
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// Print only rows of this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Print only outcomes of jobs that are in this state now: queued, running, succeeded, dead or
+    /// cancelled
+    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    state: Option<JobState>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -79,14 +93,26 @@ pub struct ShowArgs {
     json: bool,
 }
 
-/// Prints the last 20 outcomes or rejections, and with `-f` new ones until a signal ends the command.
+/// Prints the last outcomes or rejections, and with `-f` new ones until a signal ends the command.
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let view = if args.rejected { TailView::Rejections } else { TailView::Outcomes };
     let conn = &store.conn;
+    let mut errors = Vec::new();
+    check_handler_and_source(store, args.handler.as_deref(), args.source.as_deref(), &mut errors)?;
+    if !errors.is_empty() {
+        return Err(user_error(errors.join("\n")));
+    }
+    let filter = TailFilter {
+        handler: args.handler.clone(),
+        source: args.source.clone(),
+        state: args.state.map(|state| state.name().to_owned()),
+    };
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
-    let mut rows = queries::rows_after(conn, view, 0, 20).map_err(runtime_error)?;
-    let mut last = 0;
+    let mut rows =
+        queries::rows_after(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
+    // A row that the filter leaves out, or that `-n 0` leaves out, is not new.
+    let mut last = queries::last_id(conn, view).map_err(runtime_error)?;
     output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
     loop {
         if let Some(Value::Integer(id)) = rows.rows.last().and_then(|row| row.first()) {
@@ -103,7 +129,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
                 break;
             }
         }
-        rows = queries::rows_after(conn, view, last, i64::MAX).map_err(runtime_error)?;
+        rows = queries::rows_after(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
         if args.json {
             output::print(&mut out, &rows, true).map_err(runtime_error)?;
         } else {
@@ -128,15 +154,49 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     } else if args.rejected {
         queries::list_rejections(conn, &selector, limit)
     } else if args.handlers {
-        stats::load_handler_stats(conn, hour_ago_ms)
+        stats::load_handler_stats(conn, hour_ago_ms, store.clock.to_wall_ms(0))
     } else if args.sources {
         stats::load_source_stats(conn, hour_ago_ms)
     } else {
         queries::list_jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
+    let rows = rows.map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &rows.map_err(runtime_error)?, args.json).map_err(runtime_error)?;
+    output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
+    let shown = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
+    let has_limit = !args.all && !args.handlers && !args.sources;
+    if has_limit && shown == limit && !args.json {
+        let total = if args.events {
+            queries::count_events(conn, &selector)
+        } else if args.rejected {
+            queries::count_rejections(conn, &selector)
+        } else {
+            queries::count_jobs(conn, &selector)
+        };
+        let total = match total.map_err(runtime_error)? {
+            Some(total) if total <= shown => None,
+            Some(total) => Some(group_digits(total)),
+            None => Some(format!("more than {}", group_digits(queries::MAX_COUNT))),
+        };
+        if let Some(total) = total {
+            writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")
+                .map_err(runtime_error)?;
+        }
+    }
     out.flush().map_err(runtime_error)
+}
+
+/// Formats a number with a comma after each three digits.
+fn group_digits(number: i64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Prints one event with its jobs and their attempts.
@@ -268,7 +328,8 @@ fn escape_lines(text: &str) -> String {
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let mut handlers =
-        stats::load_handler_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+        stats::load_handler_stats(&store.conn, hour_ago_ms, store.clock.to_wall_ms(0))
+            .map_err(runtime_error)?;
     let sources = stats::load_source_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
     // Jobs of a removed handler stay queued, and this output should show that.
     handlers.columns.push("configured".to_owned());

@@ -12,6 +12,9 @@ use crate::domain::{EventId, JobId, JobState};
 use crate::store::audit::{self, AuditEntry, JobCommand};
 use crate::store::{Store, deferred, queries, registry};
 
+/// Maximum number of jobs that `--dry-run` lists.
+const DRY_RUN_ROWS: usize = 50;
+
 /// Arguments of `retry`.
 #[derive(Debug, Args)]
 pub struct RetryArgs {
@@ -22,6 +25,9 @@ pub struct RetryArgs {
     /// Select all dead, cancelled and waiting jobs
     #[arg(long)]
     all: bool,
+    /// Print the jobs and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
@@ -40,6 +46,9 @@ pub struct CancelArgs {
     /// Reason to store with each job
     #[arg(long, value_name = "TEXT", default_value = "cancelled")]
     reason: String,
+    /// Print the jobs and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
@@ -50,20 +59,23 @@ struct JobSelection<'a> {
     jobs: &'a [i64],
     selectors: &'a SelectorArgs,
     is_all: bool,
+    is_dry_run: bool,
     should_confirm: bool,
 }
 
 /// Retries dead, cancelled or waiting jobs now.
 pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), ExitError> {
-    let RetryArgs { jobs, selectors, all, yes } = args;
-    let selection = JobSelection { jobs, selectors, is_all: *all, should_confirm: !*yes };
+    let RetryArgs { jobs, selectors, all, dry_run, yes } = args;
+    let (is_all, is_dry_run, should_confirm) = (*all, *dry_run, !*yes);
+    let selection = JobSelection { jobs, selectors, is_all, is_dry_run, should_confirm };
     apply(store, &selection, &JobCommand::Retry, ("retry", "1, 4, 5"))
 }
 
 /// Cancels queued jobs, stops running ones, dismisses dead ones.
 pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), ExitError> {
-    let CancelArgs { jobs, selectors, all, reason, yes } = args;
-    let selection = JobSelection { jobs, selectors, is_all: *all, should_confirm: !*yes };
+    let CancelArgs { jobs, selectors, all, reason, dry_run, yes } = args;
+    let (is_all, is_dry_run, should_confirm) = (*all, *dry_run, !*yes);
+    let selection = JobSelection { jobs, selectors, is_all, is_dry_run, should_confirm };
     let command = JobCommand::Cancel { reason: reason.clone() };
     apply(store, &selection, &command, ("cancel", "-1, 0, 1, 2, 4, 6"))
 }
@@ -86,6 +98,9 @@ fn apply(
     check_jobs(store, selection, verb)?;
     let selector = selection.selectors.to_selector(selection.jobs);
     let ids = queries::list_job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
+    if selection.is_dry_run {
+        return print_dry_run(store, verb, &ids);
+    }
     if has_selectors
         && !ids.is_empty()
         && selection.should_confirm
@@ -102,6 +117,24 @@ fn apply(
             .map_err(runtime_error)?;
     let (jobs, done) = (if count == 1 { "job" } else { "jobs" }, past_tense(verb));
     writeln!(output::stdout(), "{done} {count} {jobs}").map_err(runtime_error)
+}
+
+/// Prints the newest of the jobs that a command would change, and their number.
+fn print_dry_run(store: &Store, verb: &str, ids: &[JobId]) -> Result<(), ExitError> {
+    let shown = ids.len().saturating_sub(DRY_RUN_ROWS);
+    let jobs: Vec<i64> = ids[shown..].iter().map(|job| job.0).collect();
+    let mut out = output::stdout();
+    if !jobs.is_empty() {
+        let selector = queries::Selector { jobs, ..queries::Selector::default() };
+        let offset_ms = store.clock.to_wall_ms(0);
+        let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)
+            .map_err(runtime_error)?;
+        output::print_table(&mut out, &rows, true).map_err(runtime_error)?;
+    }
+    let (count, jobs) = (ids.len(), if ids.len() == 1 { "job" } else { "jobs" });
+    let newest =
+        if shown > 0 { format!(", the newest {DRY_RUN_ROWS} are listed") } else { String::new() };
+    writeln!(out, "would {verb} {count} {jobs}{newest}").map_err(runtime_error)
 }
 
 /// The target for the audit log: `job 7`, or none for several jobs.
@@ -159,12 +192,28 @@ pub fn check_selectors(
     selectors: &SelectorArgs,
     errors: &mut Vec<String>,
 ) -> Result<(), ExitError> {
-    if let Some(name) = selectors.handler()
+    check_handler_and_source(store, selectors.handler(), None, errors)?;
+    check_source_and_event(store, selectors, errors)
+}
+
+/// Checks that a handler and a source are in the database.
+pub fn check_handler_and_source(
+    store: &Store,
+    handler: Option<&str>,
+    source: Option<&str>,
+    errors: &mut Vec<String>,
+) -> Result<(), ExitError> {
+    if let Some(name) = handler
         && registry::find_handler(&store.conn, name).map_err(runtime_error)?.is_none()
     {
         errors.push(unknown_handler(name));
     }
-    check_source_and_event(store, selectors, errors)
+    if let Some(name) = source
+        && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
+    {
+        errors.push(format!("source {name}: there is no such source in the database"));
+    }
+    Ok(())
 }
 
 /// Checks that the source and the event of the selectors are in the database.
@@ -173,11 +222,7 @@ pub fn check_source_and_event(
     selectors: &SelectorArgs,
     errors: &mut Vec<String>,
 ) -> Result<(), ExitError> {
-    if let Some(name) = selectors.source()
-        && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
-    {
-        errors.push(format!("source {name}: there is no such source in the database"));
-    }
+    check_handler_and_source(store, None, selectors.source(), errors)?;
     if let Some(event) = selectors.event()
         && !registry::event_exists(&store.conn, event).map_err(runtime_error)?
     {
@@ -195,10 +240,17 @@ fn confirm_jobs(verb: &str, count: usize) -> Result<bool, ExitError> {
     confirm(&format!("{verb} {count} {jobs}?"))
 }
 
-/// Asks a question on the terminal and reads the answer. Without a terminal, the answer is yes.
+/// Asks a question on the terminal and reads the answer.
+///
+/// # Errors
+/// Exit code 2: there is no terminal to ask on.
 pub fn confirm(question: &str) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
-        return Ok(true);
+        let text = format!(
+            "{question} there is no terminal to ask on, and nothing was changed: add --yes, or \
+             --dry-run to see what would be done"
+        );
+        return Err(ExitError { code: 2, text });
     }
     write!(output::stderr(), "{question} [y/N] ").map_err(runtime_error)?;
     let mut answer = String::new();

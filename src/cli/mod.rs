@@ -48,6 +48,9 @@ enum Command {
         /// Also print which handlers match this event
         #[arg(long, value_name = "EVENT")]
         event: Option<i64>,
+        /// Exit with 1 if there are warnings
+        #[arg(long)]
+        strict: bool,
     },
     /// Write a commented config.toml and example handlers
     Init,
@@ -146,7 +149,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     let loaded =
         config::load(&file).map_err(|errors| ExitError { code: 78, text: errors.to_string() })?;
     match command {
-        Command::Check { event } => setup::check(&loaded, event),
+        Command::Check { event, strict } => setup::check(&loaded, event, strict),
         Command::Run(args) => dry_run::run(&loaded, &args),
         Command::Eval(args) => dry_run::eval(&args, Some(&loaded)),
         Command::Send(args) => send::send(&loaded, &args),

@@ -1,12 +1,11 @@
 //! The selectors that `list`, `retry`, `replay` and `cancel` share. A job must match all of them.
 
 use clap::Args;
-use jiff::Timestamp;
-use jiff::civil::{Date, DateTime};
+use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
 
 use crate::clock;
-use crate::config::parse_duration;
 use crate::domain::JobState;
 use crate::store::queries::Selector;
 
@@ -22,8 +21,8 @@ pub struct SelectorArgs {
     /// Select by source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Select what was received at or after this time: 2026-11-23, "2026-11-23 10:00" (local time),
-    /// 2026-11-23T10:00:00Z, or 2h (two hours ago)
+    /// Select what was received at or after this time: 2026-11-23, "2026-11-23 10:00", 10:00 (today),
+    /// yesterday (all in local time), 2026-11-23T10:00:00Z, 2h or "10 minutes ago"
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<i64>,
     /// Select what was received before this time
@@ -77,29 +76,44 @@ impl SelectorArgs {
     }
 }
 
-fn parse_state(text: &str) -> Result<JobState, String> {
+/// Parses the name of a job state.
+pub fn parse_state(text: &str) -> Result<JobState, String> {
     let found = JobState::ALL.into_iter().find(|state| state.name() == text);
     found.ok_or_else(|| "expected queued, running, succeeded, dead or cancelled".to_owned())
 }
 
 /// Parses a date, a time, or a duration before now. Returns Unix milliseconds.
 fn parse_time(text: &str) -> Result<i64, String> {
-    let text = text.trim();
+    let error = || {
+        "expected a time such as 2026-11-23, \"2026-11-23 10:00\", 10:00, yesterday, 2h or \
+         \"10 minutes ago\""
+            .to_owned()
+    };
+    let now = Timestamp::from_millisecond(clock::wall_ms()).map_err(|_| error())?;
+    parse_time_at(text.trim(), &now.to_zoned(TimeZone::system())).ok_or_else(error)
+}
+
+fn parse_time_at(text: &str, now: &Zoned) -> Option<i64> {
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.as_millisecond());
+        return Some(at.as_millisecond());
     }
-    let to_timestamp = |at: DateTime| at.to_zoned(TimeZone::system()).map(|at| at.timestamp());
-    let civil = text.parse::<DateTime>().or_else(|_| text.parse::<Date>().map(DateTime::from));
-    if let Ok(at) = civil
-        && let Ok(at) = to_timestamp(at)
-    {
-        return Ok(at.as_millisecond());
+    let today = now.date();
+    let civil = match text {
+        "now" => return Some(now.timestamp().as_millisecond()),
+        "today" => Ok(DateTime::from(today)),
+        "yesterday" => today.yesterday().map(DateTime::from),
+        _ => text
+            .parse::<DateTime>()
+            .or_else(|_| text.parse::<Date>().map(DateTime::from))
+            .or_else(|_| text.parse::<Time>().map(|time| today.to_datetime(time))),
+    };
+    if let Ok(at) = civil {
+        let at = at.to_zoned(now.time_zone().clone()).ok()?;
+        return Some(at.timestamp().as_millisecond());
     }
-    let duration = text.strip_suffix("ago").unwrap_or(text);
-    match parse_duration(duration).and_then(|duration| i64::try_from(duration.as_millis()).ok()) {
-        Some(ms) => Ok(clock::wall_ms() - ms),
-        None => Err("expected a time such as 2026-11-23, \"2026-11-23 10:00\" or 2h".to_owned()),
-    }
+    // `2h` and `2h ago` mean the same: a time that lies before now.
+    let span = text.parse::<Span>().ok()?.abs();
+    Some(now.checked_sub(span).ok()?.timestamp().as_millisecond())
 }
 
 #[cfg(test)]
@@ -108,10 +122,24 @@ mod tests {
 
     #[test]
     fn a_time_is_a_date_a_time_or_a_duration_before_now() {
-        assert_eq!(parse_time("2026-11-18T11:06:40.123Z"), Ok(1_795_000_000_123));
-        assert!(parse_time("2026-11-18").is_ok());
-        assert!(parse_time("2026-11-18 10:00").is_ok());
-        assert!(parse_time("2h").unwrap() <= clock::wall_ms() - 7_200_000);
-        assert!(parse_time("yesterday").is_err());
+        let now: Zoned = "2026-11-18T12:00:00+01:00[Europe/Vienna]".parse().unwrap();
+        for (text, expected) in [
+            ("2026-11-18T11:06:40.123Z", "2026-11-18T11:06:40.123Z"),
+            ("2026-11-17", "2026-11-16T23:00:00Z"),
+            ("2026-11-17 10:00", "2026-11-17T09:00:00Z"),
+            ("10:00", "2026-11-18T09:00:00Z"),
+            ("today", "2026-11-17T23:00:00Z"),
+            ("yesterday", "2026-11-16T23:00:00Z"),
+            ("2h", "2026-11-18T09:00:00Z"),
+            ("1h 30m", "2026-11-18T09:30:00Z"),
+            ("10 minutes ago", "2026-11-18T10:50:00Z"),
+            ("3d", "2026-11-15T11:00:00Z"),
+        ] {
+            let expected: Timestamp = expected.parse().unwrap();
+            assert_eq!(parse_time_at(text, &now), Some(expected.as_millisecond()), "{text}");
+        }
+        for text in ["", "soon", "2", "25:00", "2026-13-01"] {
+            assert_eq!(parse_time_at(text, &now), None, "{text}");
+        }
     }
 }

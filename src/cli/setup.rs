@@ -12,20 +12,28 @@ use crate::config::{
 use crate::store::{Store, rescue, stats};
 
 /// Checks the configuration. Prints warnings, the URL of each source, and with `event` the matching handlers.
-pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError> {
+pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Result<(), ExitError> {
     let config = &loaded.config;
     let mut out = output::stdout();
     let (secrets, _) = config::read_secrets(loaded);
     let (errors, file_warnings) = config::check_secrets(loaded);
-    for warning in &loaded.warnings {
-        writeln!(out, "warning: {warning}").map_err(runtime_error)?;
-    }
-    for warning in config::secret_warnings(loaded, &secrets).iter().chain(&file_warnings) {
-        writeln!(out, "warning: {warning}").map_err(runtime_error)?;
-    }
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let secret_warnings = config::secret_warnings(loaded, &secrets);
+    warnings.extend(secret_warnings.iter().chain(&file_warnings).map(ToString::to_string));
     if !errors.is_empty() {
+        print_warnings(&mut out, &warnings)?;
         return Err(ExitError { code: 78, text: ConfigErrors(errors).to_string() });
     }
+    if config.store.path.exists() {
+        // The configuration is valid even if this user cannot open the database, or the server has yet
+        // to migrate it. So this is a warning.
+        let lines = open_store(loaded).and_then(|store| orphaned_queue_warnings(&store, config));
+        warnings.extend(lines.unwrap_or_else(|failure| vec![failure.text]));
+    }
+    if let Err(problem) = rescue::check_configured_path(&config.store.path) {
+        warnings.push(problem.to_string());
+    }
+    print_warnings(&mut out, &warnings)?;
     for source in &config.sources {
         for listen in &config.server.listen {
             let url = match listen {
@@ -35,21 +43,22 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>) -> Result<(), ExitError>
             writeln!(out, "source {}: {url}", source.name).map_err(runtime_error)?;
         }
     }
-    if config.store.path.exists() {
-        // The configuration is valid even if this user cannot open the database, or the server has yet
-        // to migrate it. So this is a warning.
-        let lines = open_store(loaded).and_then(|store| orphaned_queue_warnings(&store, config));
-        for line in lines.unwrap_or_else(|failure| vec![failure.text]) {
-            writeln!(out, "warning: {line}").map_err(runtime_error)?;
-        }
-    }
-    if let Err(problem) = rescue::check_configured_path(&config.store.path) {
-        writeln!(out, "warning: {problem}").map_err(runtime_error)?;
-    }
     if let Some(event) = event {
         dry_run::print_matching_handlers(&mut out, loaded, event)?;
     }
-    writeln!(out, "{}: no errors", config.file.display()).map_err(runtime_error)
+    writeln!(out, "{}: no errors", config.file.display()).map_err(runtime_error)?;
+    match warnings.len() {
+        count if is_strict && count > 0 => {
+            let noun = if count == 1 { "warning" } else { "warnings" };
+            Err(user_error(format!("{count} {noun}, and --strict allows none")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_warnings(out: &mut impl Write, warnings: &[String]) -> Result<(), ExitError> {
+    let mut lines = warnings.iter().map(|warning| writeln!(out, "warning: {warning}"));
+    lines.try_for_each(|printed| printed).map_err(runtime_error)
 }
 
 /// Returns a warning for each handler that has queued jobs and is not in config.toml.

@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 
 use super::HandlerMap;
 use super::state::DispatcherState;
-use crate::clock::MonotonicClock;
+use crate::clock::{self, MonotonicClock};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 use crate::store::breaker::BreakerState;
@@ -119,7 +119,15 @@ impl WriterObserver for WriterListener {
     }
 
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>) {
-        self.dispatcher.lock().set_open_until(handler, until_ms);
+        let name = self.dispatcher.lock().set_open_until(handler, until_ms);
+        let Some((name, until_ms)) = name else { return };
+        match until_ms {
+            Some(until_ms) => log::warn!(
+                "handler {name}: the circuit breaker is open until {}: its jobs wait",
+                clock::format_rfc3339(until_ms)
+            ),
+            None => log::info!("handler {name}: the circuit breaker is closed"),
+        }
     }
 
     fn attempt_finished(&self, handler: HandlerId, disposition: JobDisposition) {

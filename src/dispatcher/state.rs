@@ -133,9 +133,16 @@ impl DispatcherState {
         self.pending.unstartable.extend(claimed.into_iter().map(|job| (job, reason)));
     }
 
-    /// Opens or closes the circuit breaker of a handler.
-    pub fn set_open_until(&mut self, handler: HandlerId, until_ms: Option<i64>) {
+    /// Opens or closes the circuit breaker of a handler. Returns the handler's name and the time on the
+    /// wall clock, or `None` for a handler that is not configured.
+    pub fn set_open_until(
+        &mut self,
+        handler: HandlerId,
+        until_ms: Option<i64>,
+    ) -> Option<(String, Option<i64>)> {
         self.scheduler.set_breaker(handler, until_ms.map(|ms| ms.saturating_mul(1000)));
+        let name = self.handlers.get(&handler)?.settings.name.clone();
+        Some((name, until_ms.map(|ms| self.clock.to_wall_ms(ms))))
     }
 
     /// Records that `jobs` more jobs of a handler are ready.

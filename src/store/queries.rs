@@ -118,6 +118,23 @@ impl Selector {
         filter
     }
 
+    fn rejection_filter(&self) -> SqlFilter {
+        let mut filter = SqlFilter::new();
+        if let Some(source) = &self.source {
+            filter.and("r.source = ?", source.clone());
+        }
+        if let Some(since) = self.since_ms {
+            filter.and("r.at >= ?", since);
+        }
+        if let Some(until) = self.until_ms {
+            filter.and("r.at < ?", until);
+        }
+        if let Some(detail) = &self.detail {
+            filter.and("instr(r.reason, ?)", detail.clone());
+        }
+        filter
+    }
+
     fn add_common_conditions(&self, filter: &mut SqlFilter, source: &str, time: &str) {
         if let Some(name) = &self.source {
             filter
@@ -146,6 +163,60 @@ pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite:
     Ok(Rows { columns, rows: rows.collect::<rusqlite::Result<_>>()? })
 }
 
+/// The reason why a queued job waits: the handler's open circuit breaker or pause, an earlier job with
+/// its ordering key, and how its last attempt ended. NULL if it is only waiting for a free thread.
+fn waiting_reason(to_wall: usize) -> String {
+    format!(
+        "nullif(concat_ws('; ',
+           CASE WHEN h.breaker_open_until IS NOT NULL THEN 'circuit breaker open until '
+             || strftime({ISO}, (h.breaker_open_until + ?{to_wall}) / 1000.0, 'unixepoch') END,
+           CASE WHEN h.paused THEN 'handler is paused' END,
+           CASE WHEN j.state = -1 THEN 'waits for an earlier job with its ordering key' END,
+           j.reason,
+           (SELECT a.detail FROM attempts a WHERE a.job = j.id ORDER BY a.attempt DESC LIMIT 1)), '')"
+    )
+}
+
+/// Returns the number of rows that [`list_jobs`] would return without a limit, or `None` if there are
+/// more than [`MAX_COUNT`].
+///
+/// # Errors
+/// The read failed.
+pub fn count_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
+    let filter = selector.job_filter();
+    count(conn, &format!("SELECT 1 FROM jobs j WHERE {}", filter.to_sql()), &filter.values)
+}
+
+/// Returns the number of rows that [`list_events`] would return without a limit, or `None` if there are
+/// more than [`MAX_COUNT`].
+///
+/// # Errors
+/// The read failed.
+pub fn count_events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
+    let filter = selector.event_filter();
+    count(conn, &format!("SELECT 1 FROM events e WHERE {}", filter.to_sql()), &filter.values)
+}
+
+/// Returns the number of rows that [`list_rejections`] would return without a limit, or `None` if there
+/// are more than [`MAX_COUNT`].
+///
+/// # Errors
+/// The read failed.
+pub fn count_rejections(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
+    let filter = selector.rejection_filter();
+    let sql = format!("SELECT 1 FROM rejected_requests r WHERE {}", filter.to_sql());
+    count(conn, &sql, &filter.values)
+}
+
+/// The largest number of rows that is counted: counting a million takes about a tenth of a second.
+pub const MAX_COUNT: i64 = 1_000_000;
+
+fn count(conn: &Connection, rows: &str, values: &[Value]) -> rusqlite::Result<Option<i64>> {
+    let sql = format!("SELECT count(*) FROM ({rows} LIMIT {})", MAX_COUNT + 1);
+    let count: i64 = conn.query_row(&sql, params_from_iter(values), |row| row.get(0))?;
+    Ok((count <= MAX_COUNT).then_some(count))
+}
+
 /// Returns jobs, newest first. `to_wall_ms` is the difference between the wall clock and the
 /// database clock.
 ///
@@ -161,9 +232,11 @@ pub fn list_jobs(
     filter.values.push(limit.into());
     filter.values.push(to_wall_ms.into());
     let (limit, wall) = (filter.values.len() - 1, filter.values.len());
+    let waiting = waiting_reason(wall);
     let sql = format!(
         "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
-           {STATE} AS state, j.attempt AS attempts, j.reason,
+           {STATE} AS state, j.attempt AS attempts,
+           CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END AS reason,
            strftime({ISO}, (j.due_at + ?{wall}) / 1000.0, 'unixepoch') AS due_at
          FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
          WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
@@ -246,19 +319,7 @@ pub fn list_rejections(
     selector: &Selector,
     limit: i64,
 ) -> rusqlite::Result<Rows> {
-    let mut filter = SqlFilter::new();
-    if let Some(source) = &selector.source {
-        filter.and("r.source = ?", source.clone());
-    }
-    if let Some(since) = selector.since_ms {
-        filter.and("r.at >= ?", since);
-    }
-    if let Some(until) = selector.until_ms {
-        filter.and("r.at < ?", until);
-    }
-    if let Some(detail) = &selector.detail {
-        filter.and("instr(r.reason, ?)", detail.clone());
-    }
+    let mut filter = selector.rejection_filter();
     filter.values.push(limit.into());
     let sql = format!(
         "SELECT v.* FROM rejected_requests r JOIN rejections v ON v.id = r.id WHERE {} ORDER BY r.id DESC
@@ -269,24 +330,45 @@ pub fn list_rejections(
     query(conn, &sql, &filter.values)
 }
 
-/// Returns rows of the view after `id`, oldest first: the last `limit` of them.
+/// Returns rows of the view after `id`, oldest first: the last `limit` of those that match.
 ///
 /// # Errors
 /// The read failed.
 pub fn rows_after(
     conn: &Connection,
     view: TailView,
+    matching: &TailFilter,
     id: i64,
     limit: i64,
 ) -> rusqlite::Result<Rows> {
+    let mut filter = SqlFilter::new();
+    filter.and("id > ?", id);
+    let TailFilter { handler, source, state } = matching;
+    for (column, value) in [("handler", handler), ("source", source), ("job_state", state)] {
+        if let Some(value) = value {
+            filter.and(&format!("{column} = ?"), value.clone());
+        }
+    }
+    filter.values.push(limit.into());
     let view = match view {
         TailView::Outcomes => "outcomes",
         TailView::Rejections => "rejections",
     };
     let sql = format!(
-        "SELECT * FROM (SELECT * FROM {view} WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"
+        "SELECT * FROM (SELECT * FROM {view} WHERE {} ORDER BY id DESC LIMIT ?{}) ORDER BY id",
+        filter.to_sql(),
+        filter.values.len()
     );
-    query(conn, &sql, &[id.into(), limit.into()])
+    query(conn, &sql, &filter.values)
+}
+
+/// The values that the rows of `tail` must have.
+#[derive(Clone, Debug, Default)]
+pub struct TailFilter {
+    pub handler: Option<String>,
+    pub source: Option<String>,
+    /// The state of the job now. Rejections have none.
+    pub state: Option<String>,
 }
 
 /// The view that `tail` follows.
@@ -294,6 +376,18 @@ pub fn rows_after(
 pub enum TailView {
     Outcomes,
     Rejections,
+}
+
+/// Returns the id of the view's newest row, or 0 if it has none.
+///
+/// # Errors
+/// The read failed.
+pub fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
+    let sql = match view {
+        TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
+        TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",
+    };
+    conn.query_row(sql, [], |row| row.get(0))
 }
 
 /// Returns a number that changes when another connection writes.

@@ -7,14 +7,19 @@ use rusqlite::Connection;
 use super::queries::{ISO, Rows, query};
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
-/// paused. The last hour is searched in the newest 200,000 attempts.
+/// paused or their circuit breaker is open. `to_wall_ms` converts the database clock. The last hour is searched in the newest 200,000 attempts.
 ///
 /// # Errors
 /// The read failed.
-pub fn load_handler_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+pub fn load_handler_stats(
+    conn: &Connection,
+    hour_ago_ms: i64,
+    to_wall_ms: i64,
+) -> rusqlite::Result<Rows> {
     query(
         conn,
-        "SELECT h.name AS handler, h.paused,
+        &format!("SELECT h.name AS handler, h.paused,
+           strftime({ISO}, (h.breaker_open_until + ?2) / 1000.0, 'unixepoch') AS breaker_open_until,
            coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
              AS queued,
            coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
@@ -28,8 +33,8 @@ pub fn load_handler_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Resu
              sum(a.outcome <> 'succeeded') AS other
            FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT 200000) a JOIN jobs j ON j.id = a.job
            WHERE a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
-         ORDER BY h.name",
-        &[hour_ago_ms.into()],
+         ORDER BY h.name"),
+        &[hour_ago_ms.into(), to_wall_ms.into()],
     )
 }
 

@@ -281,7 +281,7 @@ fn a_retried_split_with_many_items_has_a_job_for_each() {
     );
     server.until("select jobs from trail", "1001");
     assert_eq!(server.value("select reason from jobs where id = 1"), "expanded into jobs 2–1001");
-    assert!(server.cli(&["cancel", "--all"]).status.success());
+    assert!(server.cli(&["cancel", "--all", "--yes"]).status.success());
     server.until("select queued + running from trail", "0");
     server.until("select count(*) from expansions", "0");
     let listed = stdout(&server.cli(&["list", "--all", "--json"]));

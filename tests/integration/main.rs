@@ -35,6 +35,7 @@ mod guarantees;
 mod handshakes;
 mod intake;
 mod large_requests;
+mod lists;
 mod log;
 mod ownership;
 mod redaction;

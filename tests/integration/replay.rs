@@ -63,7 +63,7 @@ fn a_new_handler_gets_replayed_events_from_before_it_existed() {
     // The command line reads the new configuration before the server does.
     server.config().push_str("[handlers.new]\nsources = [\"a\"]\ncommand = [\"./new.sh\"]\n");
     server.write_config();
-    let replayed = server.cli(&["replay", "--all", "--handler", "new"]);
+    let replayed = server.cli(&["replay", "--all", "--handler", "new", "--yes"]);
     assert_eq!(stdout(&replayed), "replayed 2 events: 2 jobs\n", "{}", stderr(&replayed));
     assert_eq!(stderr(&replayed), "skipped 1 event: no handler has the source\n");
     assert_eq!(server.value("select jobs from queue_depth where handler = 'new'"), "2");
@@ -118,7 +118,7 @@ fn a_replay_evaluates_the_current_expressions() {
     let dead = lines.next().unwrap_or_default();
     assert!(dead.starts_with("event 4 of a: h a dead job (when: "), "{plan}");
     assert_eq!(lines.next(), Some("would replay 4 events: 3 jobs"), "{plan}");
-    let replayed = server.cli(&["replay", "--all"]);
+    let replayed = server.cli(&["replay", "--all", "--yes"]);
     assert_eq!(stdout(&replayed), "replayed 4 events: 3 jobs\n", "{}", stderr(&replayed));
     server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
     let items = "select item || ' ' || cast(stdout as text) from outcomes o join attempts a
@@ -139,7 +139,7 @@ fn a_replay_of_selected_jobs_runs_only_their_handlers() {
     }
     server.until("select count(*) from outcomes", "4");
     for selected in [["--state", "dead"], ["--detail", "no luck"]] {
-        let args = [&["replay"][..], &selected, &["--until", "2100-01-01"]].concat();
+        let args = [&["replay"][..], &selected, &["--until", "2100-01-01", "--yes"]].concat();
         assert_eq!(stdout(&server.cli(&args)), "replayed 2 events: 2 jobs\n");
     }
     server.until("select count(*) from outcomes where handler = 'bad'", "6");
@@ -177,7 +177,7 @@ fn a_large_replay_delays_no_sender() {
     let mut server = stopped_server_with(EVENTS);
     server.start();
     let folder = server.path().to_owned();
-    let replay = std::thread::spawn(move || cli(&folder, &["replay", "--all"]));
+    let replay = std::thread::spawn(move || cli(&folder, &["replay", "--all", "--yes"]));
     let mut accepted = 0;
     while !replay.is_finished() {
         assert_eq!(server.post("/hooks/a", "meanwhile").status, 202);
@@ -199,7 +199,7 @@ fn a_large_replay_delays_no_sender() {
 fn a_killed_replay_leaves_complete_jobs_and_a_correct_count() {
     let server = stopped_server_with(30_000);
     let mut replay = Command::new(HOOKTRAIL)
-        .args(["replay", "--all"])
+        .args(["replay", "--all", "--yes"])
         .current_dir(server.path())
         .stdin(Stdio::null())
         .spawn()
