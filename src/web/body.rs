@@ -118,7 +118,7 @@ pub fn finish_response(
     body: &RequestBody,
 ) -> HttpResponse {
     let is_last = !body.is_complete;
-    if is_last || request.head().upgrade() || connection.is_wanted() {
+    if is_last || request.head().upgrade() || connection.should_yield_place() {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     connection.respond(is_last);

@@ -1,15 +1,13 @@
 //! One connection of a peer: its phase, and the stream that actix-http reads and writes.
 //!
-//! actix-http limits the time of a connection's first head alone, takes heads of 128 KiB, and goes on
-//! reading while a peer reads no responses. So the stream limits what actix-http is given, and knows
-//! from the handler (`Connection::begin`, `respond`) and from the flush where a request is.
+//! actix-http limits the time of a connection's first head only, accepts heads of 128 KiB, and goes
+//! on reading while a peer reads no responses. So the stream limits what actix-http receives. It
+//! learns the progress of a request from the handler (`Connection::begin`, `respond`) and from the
+//! flush.
 //!
-//! actix-http decodes every request that it is given into several KiB, and closes the connection behind
-//! a response while the body of a later request is incomplete. So the stream gives it one request at
-//! a time, and holds at most 8 KiB of the next ones until the response is with the system.
-//!
-//! `connections` compares phases with their time limits and wakes the stream that is late. On a
-//! request's way are some relaxed atomics and two looks at the clock; no lock, no timer.
+//! `connections` compares phases with their time limits and wakes a stream that has exceeded its
+//! own. A request costs a few relaxed atomic operations and two readings of the clock, and no lock
+//! and no timer.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,7 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::connections::Connections;
 
-/// Maximum size of a request's head, the request line included; beyond it 431.
+/// Maximum size of a request's head, the request line included. Beyond it the response is 431.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
 
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
@@ -33,31 +31,31 @@ const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n
 const HEAD_TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 33\r\n\
     connection: close\r\ncontent-type: application/json\r\n\r\n{\"error\":\"request took too long\"}";
 
-/// Maximum number of bytes that are read at once outside a body, and so of those that are held.
+/// Maximum number of bytes of one read outside a body, and so of the held bytes.
 const READ_BYTES_MAX: usize = 8 << 10;
 
 const NO_LENGTH: usize = usize::MAX;
 
-/// Where a connection is between two requests or within one.
+/// The phase of a connection, between two requests or within one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Nothing was sent yet.
+    /// The peer has not sent anything yet.
     New,
     /// Between a response and the next request.
     Idle,
-    /// From a request's first byte to the end of its head.
+    /// From the first byte of a request to the end of its head.
     Head,
-    /// From a request's head to the end of its body; the handler limits the time.
+    /// From the head of a request to the end of its body. The handler limits the time.
     Body,
-    /// From a request's last byte to its response: the server's own time.
+    /// From the last byte of a request to its response. The server itself takes this time.
     Handling,
-    /// The response goes to the system.
+    /// The response is being passed to the system.
     Responding,
-    /// The system takes no more of it before the peer reads.
+    /// The system accepts no more of the response until the peer reads.
     Writing,
-    /// After the last response: what the peer still sends is discarded, so that it can read that
-    /// response (RFC 9112, section 9.6).
+    /// After the last response. The server discards what the peer still sends, so that the peer can
+    /// read that response (RFC 9112, section 9.6).
     Closing,
 }
 
@@ -73,7 +71,7 @@ impl Phase {
         Self::Closing,
     ];
 
-    /// Nobody would lose anything if the connection were closed now.
+    /// Whether the connection can be closed without losing a request.
     pub fn is_idle(self) -> bool {
         matches!(self, Self::New | Self::Idle)
     }
@@ -82,21 +80,21 @@ impl Phase {
         self == Self::Body || self.is_after_request()
     }
 
-    /// The request is complete, its response is not with the system yet.
+    /// Whether the request is complete and its response is not with the system yet.
     fn is_after_request(self) -> bool {
         matches!(self, Self::Handling | Self::Responding | Self::Writing)
     }
 }
 
-/// A phase, since when it lasts, and what was decided about the connection: one number, so that a
-/// decision of another thread holds only for the phase that it was made for.
+/// A phase, its start, and the decisions about the connection. All are one number, so that a
+/// decision of another thread applies only to the phase for which it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State(u64);
+pub struct ConnectionState(u64);
 
-impl State {
+impl ConnectionState {
     const EXPIRED: u64 = 1 << 3;
     const EVICTED: u64 = 1 << 4;
-    /// The peer has not sent all of its request: no other can follow.
+    /// The peer has not sent its whole request, so no other request can follow.
     const CLOSE: u64 = 1 << 5;
     const BITS: u32 = 6;
 
@@ -104,15 +102,17 @@ impl State {
         Self((since_us << Self::BITS) | phase as u64)
     }
 
+    /// Returns the phase.
     pub fn phase(self) -> Phase {
         Phase::ALL[(self.0 & 0b111) as usize]
     }
 
-    /// In microseconds since the server's start.
+    /// Microseconds since the server's start.
     pub fn since_us(self) -> u64 {
         self.0 >> Self::BITS
     }
 
+    /// Whether the connection has to close.
     pub fn is_expired(self) -> bool {
         self.0 & Self::EXPIRED != 0
     }
@@ -126,21 +126,21 @@ impl State {
     }
 }
 
-/// What the stream, the handler and the watch over all connections share.
+/// The state that the stream, the handler and `Connections` share.
 pub struct Connection {
     connections: Arc<Connections>,
     state: AtomicU64,
-    /// How many requests have begun.
+    /// Number of requests that have begun.
     requests: AtomicUsize,
-    /// Of the last one's body, where its head says it.
+    /// Length of the last request's body, if its head contains it.
     body_length: AtomicUsize,
-    /// Of the task that serves the connection.
+    /// The waker of the task that serves the connection.
     waker: Mutex<Option<Waker>>,
 }
 
 impl Connection {
     pub(super) fn new(connections: Arc<Connections>) -> Self {
-        let state = State::new(Phase::New, connections.now_us());
+        let state = ConnectionState::new(Phase::New, connections.now_us());
         Self {
             connections,
             state: AtomicU64::new(state.0),
@@ -150,71 +150,75 @@ impl Connection {
         }
     }
 
-    pub fn state(&self) -> State {
-        State(self.state.load(Ordering::Acquire))
+    /// Returns the current state.
+    pub fn state(&self) -> ConnectionState {
+        ConnectionState(self.state.load(Ordering::Acquire))
     }
 
-    /// Enters a phase; takes back what was decided about the one before.
+    /// Enters a phase and revokes the decisions about the previous one.
     fn enter(&self, phase: Phase, since_us: u64, flags: u64) {
-        let next = State::new(phase, since_us).0 | flags;
-        let before = State(self.state.swap(next, Ordering::AcqRel));
-        if before.is_evicted() {
-            self.connections.evicted(-1);
+        let next = ConnectionState::new(phase, since_us).0 | flags;
+        let previous = ConnectionState(self.state.swap(next, Ordering::AcqRel));
+        if previous.is_evicted() {
+            self.connections.count_evicted(-1);
         }
-        match (before.phase().is_in_flight(), phase.is_in_flight()) {
-            (false, true) => self.connections.in_flight(1),
-            (true, false) => self.connections.in_flight(-1),
+        match (previous.phase().is_in_flight(), phase.is_in_flight()) {
+            (false, true) => self.connections.count_in_flight(1),
+            (true, false) => self.connections.count_in_flight(-1),
             _ => {}
         }
     }
 
-    /// Closes the connection if it is still in the state that was looked at; to make room: as an
-    /// eviction.
-    pub(super) fn expire(&self, seen: State, is_evicted: bool) -> bool {
-        let flags = State::EXPIRED | if is_evicted { State::EVICTED } else { 0 };
-        let next = seen.0 | flags;
-        let expired =
-            self.state.compare_exchange(seen.0, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if expired {
+    /// Closes the connection if it is still in the state `observed`. `is_evicted`: it is closed to make
+    /// room.
+    pub(super) fn expire(&self, observed: ConnectionState, is_evicted: bool) -> bool {
+        let flags =
+            ConnectionState::EXPIRED | if is_evicted { ConnectionState::EVICTED } else { 0 };
+        let next = observed.0 | flags;
+        let is_expired = self
+            .state
+            .compare_exchange(observed.0, next, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        if is_expired {
             if is_evicted {
-                self.connections.evicted(1);
+                self.connections.count_evicted(1);
             }
             let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(waker) = &*waker {
                 waker.wake_by_ref();
             }
         }
-        expired
+        is_expired
     }
 
-    /// A request's head is complete, which may say how long its body is; when its first byte came.
+    /// Begins a request whose head is complete. Returns when its first byte arrived.
     pub fn begin(&self, body_length: Option<usize>) -> Instant {
         let state = self.state();
         let since_us = match state.phase() {
             Phase::Head => state.since_us(),
-            // It came behind the request before it.
+            // The request followed directly after the one before.
             _ => self.connections.now_us(),
         };
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.body_length.store(body_length.unwrap_or(NO_LENGTH), Ordering::Relaxed);
         self.enter(Phase::Body, since_us, 0);
-        self.connections.at(since_us)
+        self.connections.instant_at(since_us)
     }
 
-    /// The request's body is complete.
+    /// Marks the body of the request as complete.
     pub fn end_body(&self) {
         self.enter(Phase::Handling, self.state().since_us(), 0);
     }
 
-    /// The response is ready, in one piece. `is_last`: part of the request was not read, so the connection closes
-    /// behind it.
+    /// Marks the response as ready, in one piece. `is_last`: part of the request was not read, so
+    /// the connection closes after the response.
     pub fn respond(&self, is_last: bool) {
-        let flags = if is_last { State::CLOSE } else { 0 };
+        let flags = if is_last { ConnectionState::CLOSE } else { 0 };
         self.enter(Phase::Responding, 0, flags);
     }
 
-    /// Whether connections wait for a place: then this one is given away after its response.
-    pub fn is_wanted(&self) -> bool {
+    /// Whether connections wait for a place. Then this one closes after its response.
+    pub fn should_yield_place(&self) -> bool {
         self.connections.is_full()
     }
 
@@ -223,43 +227,49 @@ impl Connection {
     }
 }
 
-/// The stream that actix-http is given.
-pub struct Stream<S> {
+/// The stream that actix-http uses.
+///
+/// actix-http decodes every request that it receives into several KiB. It also closes the
+/// connection after a response while the body of a later request is incomplete. So the stream hands
+/// over one request at a time. It holds at most 8 KiB of the next ones until the response is with
+/// the system.
+pub struct ConnectionStream<S> {
     inner: S,
     connection: Arc<Connection>,
-    /// As the watch has it.
+    /// The waker that `Connection` holds.
     waker: Option<Waker>,
-    /// Bytes handed over since the first of a head that is not complete.
+    /// Bytes of the incomplete head that were handed over.
     head_bytes: usize,
-    /// Where that head ends, once it is there, and which request it is.
+    /// The end of that head, once it has arrived, and the number of its request.
     head_end: HeadEnd,
-    head_of: usize,
-    /// Bytes handed over since the same first one, to the end of the request.
+    head_request: usize,
+    /// Bytes of the request that were handed over.
     request_bytes: usize,
-    /// All that a head may have, or had the time for, was handed over: is it complete?
-    is_decided: bool,
-    /// Bytes of a body handed over since actix-http last looked at them.
+    /// No more bytes of the head will be handed over, because of its size or time. If it is still
+    /// incomplete, the request is rejected.
+    is_head_final: bool,
+    /// Bytes of a body handed over since actix-http last processed them.
     body_bytes: usize,
-    /// Bytes that were read and not handed over yet: those behind the request.
-    held: BytesMut,
-    /// Bytes were held back once so that actix-http decodes what it has. If it needs more to complete
-    /// the request, it gets the next bytes.
+    /// Bytes that were read and not handed over yet: those after the request.
+    held_bytes: BytesMut,
+    /// Handing over paused once, so that actix-http decodes what it has. If it needs more bytes to
+    /// complete the request, it gets the next ones.
     has_paused: bool,
     is_write_blocked: bool,
-    /// Reading was refused, and nothing wakes the task for it.
+    /// A read was refused, and nothing else wakes the task for it.
     is_read_refused: bool,
-    /// Given back once the socket is closed.
+    /// Released after the socket is closed.
     _place: OwnedSemaphorePermit,
 }
 
-impl<S> Drop for Stream<S> {
+impl<S> Drop for ConnectionStream<S> {
     fn drop(&mut self) {
         self.connection.enter(Phase::Closing, 0, 0);
         self.connection.connections.remove(&self.connection);
     }
 }
 
-impl<S> Stream<S> {
+impl<S> ConnectionStream<S> {
     pub(super) fn new(inner: S, connection: Arc<Connection>, place: OwnedSemaphorePermit) -> Self {
         Self {
             inner,
@@ -267,11 +277,11 @@ impl<S> Stream<S> {
             waker: None,
             head_bytes: 0,
             head_end: HeadEnd::default(),
-            head_of: 0,
+            head_request: 0,
             request_bytes: 0,
-            is_decided: false,
+            is_head_final: false,
             body_bytes: 0,
-            held: BytesMut::new(),
+            held_bytes: BytesMut::new(),
             has_paused: false,
             is_write_blocked: false,
             is_read_refused: false,
@@ -283,29 +293,29 @@ impl<S> Stream<S> {
         &self.connection
     }
 
-    /// A head begins, of which so many bytes were handed over.
+    /// Begins a head of which this number of bytes was handed over.
     fn begin_head(&mut self, bytes: usize, head_end: HeadEnd) {
         let requests = self.connection.requests.load(Ordering::Relaxed);
-        (self.head_bytes, self.request_bytes, self.is_decided) = (bytes, bytes, false);
-        (self.head_end, self.head_of, self.has_paused) = (head_end, requests + 1, false);
+        (self.head_bytes, self.request_bytes, self.is_head_final) = (bytes, bytes, false);
+        (self.head_end, self.head_request, self.has_paused) = (head_end, requests + 1, false);
         self.connection.enter(Phase::Head, self.connection.connections.now_us(), 0);
     }
 
-    /// Number of bytes of the whole request, if its head says it.
+    /// Returns the number of bytes of the whole request, if its head contains the length.
     fn request_length(&self) -> Option<usize> {
         let requests = self.connection.requests.load(Ordering::Relaxed);
         let length = self.connection.body_length.load(Ordering::Relaxed);
-        let is_known = self.head_of == requests && length != NO_LENGTH;
-        self.head_end.at.filter(|_| is_known).map(|head| head.saturating_add(length))
+        let is_known = self.head_request == requests && length != NO_LENGTH;
+        self.head_end.position.filter(|_| is_known).map(|head| head.saturating_add(length))
     }
 
-    /// Number of bytes handed over that belong to the next request, if known. They are part of its
-    /// first line: bytes behind a whole request line are held.
-    fn left_over(&self) -> usize {
+    /// Returns the number of bytes handed over that belong to the next request, if known. They are
+    /// part of its first line, because bytes after a whole request line are held.
+    fn next_request_bytes(&self) -> usize {
         self.request_length().map_or(0, |length| self.request_bytes.saturating_sub(length))
     }
 
-    fn remember(&mut self, waker: &Waker) {
+    fn store_waker(&mut self, waker: &Waker) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
             self.connection.set_waker(waker);
@@ -313,8 +323,8 @@ impl<S> Stream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    /// Reads at most `max` bytes; how many.
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
+    /// Reads at most `max` bytes and returns their number.
     fn read(
         &mut self,
         context: &mut Context<'_>,
@@ -326,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             let read = Pin::new(&mut self.inner).poll_read(context, buffer)?;
             return read.map(|()| Ok(buffer.filled().len() - before));
         }
-        // A buffer that a large body left behind.
+        // The buffer is larger after a large body.
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(max));
         let read = Pin::new(&mut self.inner).poll_read(context, &mut part)?;
         let count = part.filled().len();
@@ -334,8 +344,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         read.map(|()| Ok(count))
     }
 
-    /// Hands over bytes that are held, or reads some. `cut` gets at most `max` bytes and returns how
-    /// many of them to hand over; the others are held. Returns that number.
+    /// Hands over held bytes, or reads some. `cut` gets at most `max` bytes and returns how many of
+    /// them to hand over. The others are held. Returns the number of bytes handed over.
     fn hand_over(
         &mut self,
         context: &mut Context<'_>,
@@ -344,21 +354,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         cut: impl FnOnce(&[u8]) -> usize,
     ) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
-        let count = if self.held.is_empty() {
+        let count = if self.held_bytes.is_empty() {
             ready!(self.read(context, buffer, max)?);
             let bytes = &buffer.filled()[before..];
             let count = cut(bytes);
-            self.held.extend_from_slice(&bytes[count..]);
+            self.held_bytes.extend_from_slice(&bytes[count..]);
             buffer.set_filled(before + count);
             count
         } else {
-            let bytes = &self.held[..max.min(self.held.len()).min(buffer.remaining())];
+            let bytes = &self.held_bytes[..max.min(self.held_bytes.len()).min(buffer.remaining())];
             let count = cut(bytes);
             buffer.put_slice(&bytes[..count]);
-            self.held.advance(count);
-            if self.held.is_empty() {
-                // Frees the memory, which `advance` keeps.
-                self.held = BytesMut::new();
+            self.held_bytes.advance(count);
+            if self.held_bytes.is_empty() {
+                // Frees the memory, which `advance` does not.
+                self.held_bytes = BytesMut::new();
             }
             count
         };
@@ -366,24 +376,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Hands nothing over, and holds what the peer sends behind its request. Still reads while nothing
-    /// is held, so that actix-http learns of the end of the input.
-    fn hold(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
+    /// Hands nothing over, and holds what the peer sends after its request. It still reads while
+    /// nothing is held, so that actix-http learns about the end of the input.
+    fn hold_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held_bytes.is_empty() {
             let mut bytes = [MaybeUninit::uninit(); READ_BYTES_MAX];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer)?);
             if buffer.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.held.extend_from_slice(buffer.filled());
+            self.held_bytes.extend_from_slice(buffer.filled());
         }
         (self.has_paused, self.is_read_refused) = (true, true);
         Poll::Pending
     }
 
-    /// Hands over bytes of a head, at most `max`. Bytes behind the head go with it unless a request may
-    /// begin among them: most requests are read in one piece.
+    /// Hands over bytes of a head, at most `max`. Bytes after the head go with it, unless a request
+    /// may begin among them: most requests are read in one piece.
     fn hand_over_head(
         &mut self,
         context: &mut Context<'_>,
@@ -392,48 +402,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     ) -> Poll<io::Result<usize>> {
         let mut head_end = self.head_end;
         let read = self.hand_over(context, buffer, max.min(READ_BYTES_MAX), |bytes| {
-            let end = head_end.look(bytes).unwrap_or(bytes.len());
+            let end = head_end.scan(bytes).unwrap_or(bytes.len());
             if find_request_line(&bytes[end..]).is_some() { end } else { bytes.len() }
         });
         self.head_end = head_end;
         read
     }
 
-    /// Between requests: the first byte of the next.
+    /// Between requests: reads the first bytes of the next one.
     fn read_first(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-        state: State,
+        state: ConnectionState,
     ) -> Poll<io::Result<()>> {
         self.head_end = HeadEnd::default();
         match self.hand_over_head(context, buffer, HEAD_BYTES_MAX)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
-            // Also on a connection that was about to close: the peer does not know that yet.
+            // This applies even if the connection has expired: the peer has not been told yet.
             Poll::Ready(count) => {
                 self.begin_head(count, self.head_end);
                 Poll::Ready(Ok(()))
             }
-            // The end of the input, for actix-http.
+            // Signals the end of the input to actix-http.
             Poll::Pending if state.is_expired() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// The rest of a head, or the response to one that is too large or too late.
+    /// Reads the rest of a head, or rejects one that is too large or too late.
     fn read_head(
         &mut self,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-        state: State,
+        state: ConnectionState,
     ) -> Poll<io::Result<()>> {
-        if self.is_decided {
-            let too_late = self.head_bytes < HEAD_BYTES_MAX;
-            let response = if too_late { HEAD_TOO_LATE } else { HEAD_TOO_LARGE };
+        if self.is_head_final {
+            let is_too_late = self.head_bytes < HEAD_BYTES_MAX;
+            let response = if is_too_late { HEAD_TOO_LATE } else { HEAD_TOO_LARGE };
             return self.reject(context, response);
         }
-        if self.head_end.at.is_some() && !self.has_paused && !state.is_expired() {
-            return self.hold(context);
+        if self.head_end.position.is_some() && !self.has_paused && !state.is_expired() {
+            return self.hold_input(context);
         }
         let room = HEAD_BYTES_MAX - self.head_bytes.min(HEAD_BYTES_MAX);
         if room > 0 {
@@ -446,13 +456,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
                 Poll::Pending => {}
             }
         }
-        // actix-http looks at what it was handed, and asks again.
-        self.is_decided = true;
+        // actix-http processes the bytes that it has and reads again.
+        self.is_head_final = true;
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Part of a body, a little at once: actix-http keeps as large a buffer as it ever filled.
+    /// Reads a small part of a body: actix-http keeps its buffer as large as it ever was.
     fn read_body(
         &mut self,
         context: &mut Context<'_>,
@@ -464,21 +474,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
             return Poll::Pending;
         }
         let length = self.request_length();
-        let left = length.map(|length| length.saturating_sub(self.request_bytes));
-        let may_be_complete = left.map_or(!self.held.is_empty(), |left| left == 0);
+        let remaining = length.map(|length| length.saturating_sub(self.request_bytes));
+        let may_be_complete =
+            remaining.map_or(!self.held_bytes.is_empty(), |remaining| remaining == 0);
         let has_paused = std::mem::take(&mut self.has_paused);
         if may_be_complete && !has_paused {
-            return self.hold(context);
+            return self.hold_input(context);
         }
-        let read = match left {
-            Some(left @ 1..) => self.hand_over(context, buffer, left, <[u8]>::len),
-            // A chunked body.
+        let read = match remaining {
+            Some(remaining @ 1..) => self.hand_over(context, buffer, remaining, <[u8]>::len),
+            // The body is chunked.
             _ => {
                 self.hand_over(context, buffer, READ_BYTES_MAX, |bytes| find_cut(bytes, has_paused))
             }
         };
         match read? {
-            Poll::Ready(0) if !self.held.is_empty() => self.hold(context),
+            Poll::Ready(0) if !self.held_bytes.is_empty() => self.hold_input(context),
             Poll::Ready(count) => {
                 self.body_bytes += count;
                 Poll::Ready(Ok(()))
@@ -490,21 +501,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// Writes the response to what is no request, and closes.
+    /// Writes the response to an invalid request and closes the connection.
     fn reject(&mut self, context: &mut Context<'_>, response: &[u8]) -> Poll<io::Result<()>> {
-        // A connection on which nothing is on its way has room for so little; if not, it just ends.
+        // With nothing else to send, the socket has room for this response. Otherwise the
+        // connection just ends.
         let _ = Pin::new(&mut self.inner).poll_write(context, response);
         self.close(context);
         self.discard(context)
     }
 
-    /// Sends the end; from here on what comes is discarded for a moment.
+    /// Shuts down the sending side. From now on, input is discarded until `LINGER` has passed.
     fn close(&mut self, context: &mut Context<'_>) {
         let _ = Pin::new(&mut self.inner).poll_shutdown(context);
         self.connection.enter(Phase::Closing, self.connection.connections.now_us(), 0);
     }
 
-    /// Reads and throws away until the peer ends, or its time is over.
+    /// Reads and discards until the peer ends the connection or its time is over.
     fn discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut bytes = [MaybeUninit::uninit(); 4096];
@@ -523,17 +535,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         }
     }
 
-    /// All that actix-http had to write is with the system.
+    /// Called when everything that actix-http has written is with the system.
     fn end_write(&mut self, context: &mut Context<'_>) {
         self.is_write_blocked = false;
         let state = self.connection.state();
         if matches!(state.phase(), Phase::Responding | Phase::Writing) {
             let now_us = self.connection.connections.now_us();
-            match self.left_over() {
+            match self.next_request_bytes() {
                 _ if state.should_close() => self.close(context),
-                0 if self.held.is_empty() => self.connection.enter(Phase::Idle, now_us, 0),
-                // The next request has begun already.
-                bytes => self.begin_head(bytes, HeadEnd { seen: bytes, ..HeadEnd::default() }),
+                0 if self.held_bytes.is_empty() => self.connection.enter(Phase::Idle, now_us, 0),
+                // The next request has already begun.
+                bytes => self.begin_head(bytes, HeadEnd { scanned: bytes, ..HeadEnd::default() }),
             }
         }
         if self.is_read_refused && !self.connection.state().phase().is_after_request() {
@@ -543,41 +555,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     }
 }
 
-/// Where a head ends: behind the first line that is empty.
+/// Finds the end of a head: after its first empty line.
 #[derive(Clone, Copy, Debug, Default)]
 struct HeadEnd {
-    at: Option<usize>,
-    /// Number of bytes looked at, and the last two of them.
-    seen: usize,
+    position: Option<usize>,
+    /// Number of bytes scanned, and the last two of them.
+    scanned: usize,
     last: [u8; 2],
-    /// Whether a byte was among them that belongs to the head.
+    /// Whether a byte among them belongs to the head.
     has_begun: bool,
 }
 
 impl HeadEnd {
-    /// Looks at further bytes, and returns where among them the head ends.
-    fn look(&mut self, bytes: &[u8]) -> Option<usize> {
-        if self.at.is_some() {
+    /// Scans further bytes and returns where among them the head ends.
+    fn scan(&mut self, bytes: &[u8]) -> Option<usize> {
+        if self.position.is_some() {
             return None;
         }
-        let mut begin = 0;
+        let mut start = 0;
         if !self.has_begun {
             // Line ends before a request do not belong to it (RFC 9112, section 2.2).
-            begin = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            self.has_begun = begin < bytes.len();
+            start = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.has_begun = start < bytes.len();
         }
         // The carriage return may be missing (RFC 9112, section 2.2).
         let is_empty_line = |at: &usize| {
-            let back = |count| match at.checked_sub(count) {
+            let byte_before = |count| match at.checked_sub(count) {
                 Some(at) => bytes[at],
                 None => self.last[2 + at - count],
             };
-            back(1) == b'\n' || (back(1) == b'\r' && back(2) == b'\n')
+            byte_before(1) == b'\n' || (byte_before(1) == b'\r' && byte_before(2) == b'\n')
         };
-        let mut lines = memchr::memchr_iter(b'\n', &bytes[begin..]).map(|at| begin + at);
+        let mut lines = memchr::memchr_iter(b'\n', &bytes[start..]).map(|at| start + at);
         let end = lines.find(is_empty_line).map(|at| at + 1);
-        self.at = end.map(|end| self.seen + end);
-        self.seen += bytes.len();
+        self.position = end.map(|end| self.scanned + end);
+        self.scanned += bytes.len();
         for byte in &bytes[bytes.len().saturating_sub(2)..] {
             self.last = [self.last[1], *byte];
         }
@@ -585,8 +597,8 @@ impl HeadEnd {
     }
 }
 
-/// Finds where the first request line begins (RFC 9112, section 3). A line of a body may look like one;
-/// bytes without one hold no whole head.
+/// Finds the start of the first request line (RFC 9112, section 3). A line of a body may look like
+/// one. Bytes without a request line contain no whole head.
 fn find_request_line(bytes: &[u8]) -> Option<usize> {
     let version = b" HTTP/1.";
     let ends_line = |at: &usize| {
@@ -597,56 +609,60 @@ fn find_request_line(bytes: &[u8]) -> Option<usize> {
     Some(memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |end| end + 1))
 }
 
-/// Finds how many of these bytes of a chunked body to hand over: up to where the next request may begin,
-/// which is behind a line feed, and perhaps with an incomplete line. `is_in_body`: its first line
-/// belongs to the body.
+/// Returns how many of these bytes of a chunked body to hand over: all before the possible start of
+/// the next request. That is after a line feed, and its line may be incomplete. `is_in_body`: the
+/// first line belongs to the body.
 fn find_cut(bytes: &[u8], is_in_body: bool) -> usize {
     let line_end = |bytes| memchr::memchr(b'\n', bytes).map(|at| at + 1);
-    let begin = if is_in_body { line_end(bytes).unwrap_or(bytes.len()) } else { 0 };
-    let rest = &bytes[begin..];
+    let start = if is_in_body { line_end(bytes).unwrap_or(bytes.len()) } else { 0 };
+    let rest = &bytes[start..];
     let last_line = || memchr::memrchr(b'\n', rest).map(|at| at + 1);
-    begin + find_request_line(rest).or_else(last_line).unwrap_or(rest.len())
+    start + find_request_line(rest).or_else(last_line).unwrap_or(rest.len())
 }
 
-fn too_slow() -> io::Error {
+fn slow_peer_error() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the peer does not read its response")
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.remember(context.waker());
+        this.store_waker(context.waker());
         let state = this.connection.state();
-        // A peer that reads no responses gets no further requests in.
+        // The server accepts no further requests from a peer that does not read its responses.
         if this.is_write_blocked {
             this.is_read_refused = true;
-            return if state.is_expired() { Poll::Ready(Err(too_slow())) } else { Poll::Pending };
+            return if state.is_expired() {
+                Poll::Ready(Err(slow_peer_error()))
+            } else {
+                Poll::Pending
+            };
         }
         match state.phase() {
             Phase::New | Phase::Idle => this.read_first(context, buffer, state),
             Phase::Head => this.read_head(context, buffer, state),
             Phase::Closing => this.discard(context),
             Phase::Body => this.read_body(context, buffer),
-            Phase::Handling | Phase::Responding | Phase::Writing => this.hold(context),
+            Phase::Handling | Phase::Responding | Phase::Writing => this.hold_input(context),
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.remember(context.waker());
+        this.store_waker(context.waker());
         match this.connection.state().phase() {
-            // actix-http's own response, to what is no request. It would close at once, and what the
-            // peer still sends would cost it the response.
+            // This is actix-http's own response to an invalid request. actix-http would close the
+            // connection at once, and the peer would lose the response because it is still sending.
             Phase::Head => return this.reject(context, bytes).map_ok(|()| bytes.len()),
             Phase::Closing => return this.discard(context).map_ok(|()| bytes.len()),
             _ => {}
@@ -656,11 +672,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if this.is_write_blocked {
             let state = this.connection.state();
             if state.is_expired() {
-                return Poll::Ready(Err(too_slow()));
+                return Poll::Ready(Err(slow_peer_error()));
             }
             if state.phase() == Phase::Responding {
                 let now_us = this.connection.connections.now_us();
-                this.connection.enter(Phase::Writing, now_us, state.0 & State::CLOSE);
+                this.connection.enter(Phase::Writing, now_us, state.0 & ConnectionState::CLOSE);
             }
         }
         written
@@ -689,11 +705,11 @@ mod tests {
         let mut end = HeadEnd::default();
         let mut before = 0;
         for part in parts {
-            let here = end.look(part.as_bytes()).map(|at| before + at);
+            let here = end.scan(part.as_bytes()).map(|at| before + at);
             assert!(here.is_none() || here == expected, "{parts:?}");
             before += part.len();
         }
-        assert_eq!(end.at, expected, "{parts:?}");
+        assert_eq!(end.position, expected, "{parts:?}");
     }
 
     #[test]

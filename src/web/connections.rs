@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-use super::connection::{Connection, Phase, State, Stream};
+use super::connection::{Connection, ConnectionState, ConnectionStream, Phase};
 
 /// Maximum time that a peer gets to read its last response while it is still sending.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ impl TimeLimits {
 struct OpenConnections {
     by_address: HashMap<usize, Arc<Connection>>,
     /// Idle connections as found by the last search. The one that has been idle longest is last.
-    candidates: Vec<(State, Arc<Connection>)>,
+    candidates: Vec<(ConnectionState, Arc<Connection>)>,
 }
 
 /// The connections of one listener.
@@ -82,6 +82,7 @@ impl Drop for WaitingGuard<'_> {
 }
 
 impl Connections {
+    /// Makes the set of connections of a listener with this number of places.
     pub fn new(max: usize, limits: impl Fn() -> TimeLimits + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             start: Instant::now(),
@@ -99,15 +100,15 @@ impl Connections {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn at(&self, us: u64) -> Instant {
+    pub(super) fn instant_at(&self, us: u64) -> Instant {
         self.start + Duration::from_micros(us)
     }
 
-    pub(super) fn in_flight(&self, change: i64) {
+    pub(super) fn count_in_flight(&self, change: i64) {
         self.in_flight.fetch_add(change, Ordering::SeqCst);
     }
 
-    pub(super) fn evicted(&self, change: i64) {
+    pub(super) fn count_evicted(&self, change: i64) {
         self.evicted.fetch_add(change, Ordering::SeqCst);
     }
 
@@ -128,7 +129,7 @@ impl Connections {
     pub async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         self: &Arc<Self>,
         stream: S,
-    ) -> std::io::Result<Stream<S>> {
+    ) -> std::io::Result<ConnectionStream<S>> {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
@@ -147,7 +148,7 @@ impl Connections {
         }
         open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
         drop(open);
-        Ok(Stream::new(stream, connection, place))
+        Ok(ConnectionStream::new(stream, connection, place))
     }
 
     pub(super) fn remove(&self, connection: &Arc<Connection>) {
@@ -174,7 +175,7 @@ impl Connections {
                 None => {
                     has_searched = true;
                     let now_us = self.now_us();
-                    let is_evictable = |state: State| {
+                    let is_evictable = |state: ConnectionState| {
                         let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
                         state.phase().is_idle() && !state.is_expired() && age >= EVICTABLE_AFTER
                     };
@@ -231,14 +232,14 @@ impl Connections {
 /// Returns the selected connections that have been in their state longest, the longest last.
 fn find_longest(
     open: &HashMap<usize, Arc<Connection>>,
-    is_selected: impl Fn(State) -> bool,
-) -> Vec<(State, Arc<Connection>)> {
-    let mut selected: Vec<(State, &Arc<Connection>)> = open
+    is_selected: impl Fn(ConnectionState) -> bool,
+) -> Vec<(ConnectionState, Arc<Connection>)> {
+    let mut selected: Vec<(ConnectionState, &Arc<Connection>)> = open
         .values()
         .map(|connection| (connection.state(), connection))
         .filter(|(state, _)| is_selected(*state))
         .collect();
-    let since = |(state, _): &(State, &Arc<Connection>)| state.since_us();
+    let since = |(state, _): &(ConnectionState, &Arc<Connection>)| state.since_us();
     if selected.len() > CANDIDATES_MAX {
         selected.select_nth_unstable_by_key(CANDIDATES_MAX, since);
         selected.truncate(CANDIDATES_MAX);

@@ -21,7 +21,7 @@ use actix_web::{App, web};
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::Stream;
+use super::connection::ConnectionStream;
 use super::connections::{Connections, LINGER, TimeLimits};
 use super::{BoundSocket, IntakeState, health, intake, writer_client};
 
@@ -151,7 +151,7 @@ fn http_service<S>(
     kind: ListenerKind,
     state: &Arc<IntakeState>,
 ) -> impl ServiceFactory<
-    (Stream<S>, Protocol, Option<SocketAddr>),
+    (ConnectionStream<S>, Protocol, Option<SocketAddr>),
     Config = (),
     Response = (),
     Error = DispatchError,
@@ -172,7 +172,7 @@ where
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(LINGER)
-        .on_connect_ext(|stream: &Stream<S>, data: &mut Extensions| {
+        .on_connect_ext(|stream: &ConnectionStream<S>, data: &mut Extensions| {
             data.insert(Arc::clone(stream.connection()));
         })
         .finish(map_config(app, |()| AppConfig::default()))
