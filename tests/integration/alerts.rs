@@ -237,14 +237,14 @@ fn an_open_circuit_breaker_is_one_alert_and_its_recovery_another() {
                 retry = { max_attempts = 1000, initial_delay = \"20ms\", max_delay = \"20ms\" }";
     let server = with_alert_handler("true", "")
         .source("a", "")
-        .handler("bad", keys, "[ -e mended ] || { echo no luck >&2; exit 1; }")
+        .handler("bad", keys, "[ -e fixed ] || { echo no luck >&2; exit 1; }")
         .start();
     server.post("/hooks/a", "x");
     until("the circuit breaker has opened four times", || {
         let openings = server.value("select count(*) from breaker_log where change = 'opened'");
         openings.parse::<i64>().expect("a count") > 3
     });
-    server.write_file("mended", "");
+    server.write_file("fixed", "");
     server.until("select count(*) from outcomes where handler = 'alert'", "2");
     let alerts: Vec<Value> = received_alerts(&server)
         .iter()

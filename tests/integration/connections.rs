@@ -197,7 +197,7 @@ fn pipelined_requests_are_answered_in_order() {
     stream.write_all(&ahead).expect("three requests");
     assert_eq!(statuses(&read_to(&mut stream, ALIVE)), ["202", "202", "200"]);
     for request in [POST, GET] {
-        // No rest of the last request counts as the beginning of another, so the timeout does not run.
+        // After the response, no leftover byte may start the timeout of another request.
         until_elapsed(Instant::now(), Duration::from_millis(900));
         stream.write_all(request).expect("an open connection");
         read_to(&mut stream, "}");

@@ -202,7 +202,7 @@ fn jobs_of_one_ordering_key_keep_their_order_when_the_server_is_killed() {
 
 #[test]
 fn delays_ordering_breakers_debouncing_and_pauses_survive_a_kill() {
-    let failing = "[ -e mended ] || exit 1; echo $HOOKTRAIL_JOB >> ran";
+    let failing = "[ -e fixed ] || exit 1; echo $HOOKTRAIL_JOB >> ran";
     let mut server = scenario()
         .source("a", "")
         .handler("waits", "retry = { initial_delay = \"1h\" }", failing)
@@ -215,7 +215,7 @@ fn delays_ordering_breakers_debouncing_and_pauses_survive_a_kill() {
     server.until("select count(*) from outcomes", "3");
     server.post("/hooks/a", "{}");
     server.until("select count(*) from outcomes", "4");
-    server.write_file("mended", "");
+    server.write_file("fixed", "");
     let depth = "select handler || ' ' || state || ' ' || jobs from queue_depth order by handler";
     let before = server.column(depth);
     server.kill();

@@ -11,7 +11,7 @@ const BREAKER_CHANGES: &str =
 fn a_circuit_breaker_opens_probes_and_closes_again() {
     let keys =
         "breaker = { threshold = 3, cooldown = \"300ms\" }\nretry = { initial_delay = \"1ms\" }";
-    let script = "test -e mended || exit 1; echo x >> done";
+    let script = "test -e fixed || exit 1; echo x >> done";
     let mut server = scenario().source("a", "").handler("h", keys, script).start();
     for _ in 0..6 {
         server.post("/hooks/a", "{}");
@@ -22,7 +22,7 @@ fn a_circuit_breaker_opens_probes_and_closes_again() {
     server.start();
     let probed = "select count(*) > 1 from breaker_log where change = 'probe'";
     server.until(probed, "1");
-    server.write_file("mended", "");
+    server.write_file("fixed", "");
     server.until("select count(*) from trail where succeeded = 1", "6");
     let changes = server.value(BREAKER_CHANGES);
     assert!(changes.starts_with("opened probe opened probe"), "{changes}");
