@@ -407,7 +407,7 @@ impl Server {
             }
         }
         // Before intake: a persistent process may take time to end after its input has ended.
-        self.handlers.load().values().for_each(|handler| handler.kind.close());
+        self.handlers.load().values().for_each(|handler| handler.runner.close());
         process::wait_for_drained(GRACE * 2);
         self.intake.stop(&self.intake_state);
         let (stop_maintenance, maintenance_thread) = self.maintenance;

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config;
 use crate::domain::{AttemptResult, Claim, JobId, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
-use crate::process::{CancelToken, Shortage};
+use crate::process::{CancelToken, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::breaker::BreakerPolicy;
 use crate::store::deferred::BacklogTask;
@@ -62,7 +62,7 @@ impl RunningAttempt {
         if matches!(self.reason, None | Some(StopReason::CancelledWith(_))) {
             self.reason = Some(reason);
         }
-        self.stop.set();
+        self.stop.cancel();
     }
 }
 
@@ -117,7 +117,7 @@ impl RunningJobs {
 
     /// Returns whether this job was told to stop.
     fn is_stopped(&self, job: JobId) -> bool {
-        self.lock().jobs.get(&job).is_some_and(|run| run.stop.is_set())
+        self.lock().jobs.get(&job).is_some_and(|run| run.stop.is_cancelled())
     }
 
     /// The number of running jobs.
@@ -294,7 +294,7 @@ fn attempt(
     on_complete: &mut dyn FnMut(usize, JobCompletion),
 ) -> Result<(), AttemptResult> {
     // A token that was never set can be used again: no running attempt refers to it any more.
-    let unset = reusable_token.take().filter(|stop| !stop.is_set());
+    let unset = reusable_token.take().filter(|stop| !stop.is_cancelled());
     let stop = unset.map_or_else(create_cancel_token, Ok)?;
     *reusable_token = Some(stop.clone());
     context.running.begin(&assignment.claimed, &stop);
@@ -314,19 +314,19 @@ fn attempt(
                 on_complete(index, JobCompletion::Ended(result));
             }
         };
-        assignment.handler.kind.run_all(&tasks, &stop, &mut on_result);
+        assignment.handler.runner.run_all(&tasks, &stop, &mut on_result);
     }
     Ok(())
 }
 
 /// Creates a cancel token. If the system has no file descriptor left, waits for one for a while.
 fn create_cancel_token() -> Result<CancelToken, AttemptResult> {
-    let mut shortage = Shortage::default();
+    let mut shortage = ShortageBackoff::default();
     loop {
         match CancelToken::new() {
             Ok(stop) => return Ok(stop),
-            Err(e) if !shortage.wait_without_stop(&e.to_string()) => {
-                return Err(handler::not_now(&e.to_string()));
+            Err(e) if !shortage.wait_uncancellable(&e.to_string()) => {
+                return Err(handler::shortage_result(&e.to_string()));
             }
             Err(_) => {}
         }
@@ -435,10 +435,10 @@ mod tests {
         let (running, stop) = (RunningJobs::default(), CancelToken::new().unwrap());
         running.cancel(&[claimed(7, 2).claim, claimed(8, 1).claim]);
         running.begin(&[claimed(7, 1)], &stop);
-        assert!(!stop.is_set(), "the cancellation names another attempt");
+        assert!(!stop.is_cancelled(), "the cancellation names another attempt");
         running.remove(JobId(7));
         running.begin(&[claimed(6, 1), claimed(7, 2)], &stop);
-        assert!(stop.is_set());
+        assert!(stop.is_cancelled());
         assert_eq!(running.remove(JobId(7)), Some(StopReason::Cancelled));
         assert_eq!(running.remove(JobId(6)), Some(StopReason::CancelledWith(JobId(7))));
     }
@@ -449,6 +449,6 @@ mod tests {
         running.cancel(&[claimed(7, 2).claim]);
         running.cancel(&[]);
         running.begin(&[claimed(7, 2)], &stop);
-        assert!(!stop.is_set());
+        assert!(!stop.is_cancelled());
     }
 }

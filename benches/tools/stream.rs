@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use hooktrail::config::{self, Mode};
 use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
-use hooktrail::handler::{Task, kind};
+use hooktrail::handler::{Task, runner_for};
 use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
 
 use crate::BODY;
@@ -20,7 +20,7 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
     let mut settings = config::Handler::with_defaults("stream", Path::new("."));
     settings.command = command;
     settings.mode = Mode::Stream;
-    let (stream, settings) = (kind(&settings), Arc::new(settings));
+    let (stream, settings) = (runner_for(&settings), Arc::new(settings));
     let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));
     let end = Instant::now() + length;
     std::thread::scope(|scope| {
@@ -75,7 +75,7 @@ fn task(handler: &Arc<config::Handler>) -> Task {
         input: Arc::clone(&event.body),
         is_json_input: false,
         max_attempts: 40,
-        key: "the-key".to_owned(),
+        idempotency_key: "the-key".to_owned(),
         run_id: format!("bench{}.1.1", std::process::id()),
         event: Arc::new(event),
     }

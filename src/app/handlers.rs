@@ -71,7 +71,7 @@ pub(super) fn build_handlers(
 pub(super) fn close_replaced(previous: &HandlerMap, current: &HandlerMap) {
     for (id, old) in previous.iter() {
         if !current.get(id).is_some_and(|new| Arc::ptr_eq(new, old)) {
-            old.kind.close();
+            old.runner.close();
         }
     }
 }
@@ -94,7 +94,7 @@ pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRun
         env: env.collect(),
         headers: headers.iter().map(|(name, entry)| (name.clone(), value(entry))).collect(),
         sign: secrets.resolve(sign).map(<[u8]>::to_vec).collect(),
-        files: handler::command_file_stamps(handler),
-        kind: handler::kind(handler),
+        file_stamps: handler::command_file_stamps(handler),
+        runner: handler::runner_for(handler),
     }
 }

@@ -301,7 +301,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         }
         Ok(Some(_)) => all_succeeded = run_one(&builder, &claimed(None), &runtime, &event, None)?,
     }
-    runtime.kind.close();
+    runtime.runner.close();
     process::wait_for_drained(process::GRACE * 2);
     if all_succeeded { Ok(()) } else { Err(ExitError { code: 1, text: String::new() }) }
 }
@@ -316,7 +316,7 @@ fn run_one(
 ) -> Result<bool, ExitError> {
     let cancel = CancelToken::new().map_err(runtime_error)?;
     let result: AttemptResult = match builder.build_task(claimed, runtime, event.clone(), item) {
-        Ok(task) => runtime.kind.run(&task, &cancel),
+        Ok(task) => runtime.runner.run(&task, &cancel),
         Err(result) => result,
     };
     output::stdout().write_all(&result.stdout).map_err(runtime_error)?;

@@ -228,14 +228,14 @@ impl WaitPolicy<'_> {
             let now = Instant::now();
             match operation(connection, self.deadline.min(now + TICK_INTERVAL)) {
                 Ok(count) => return Ok(count),
-                Err(ConnectionLost::Ended) => return Err(ConnectionError::Exited),
-                Err(ConnectionLost::NotYet) if Instant::now() >= self.deadline => {
+                Err(ConnectionLost::Closed) => return Err(ConnectionError::Exited),
+                Err(ConnectionLost::Timeout) if Instant::now() >= self.deadline => {
                     return Err(ConnectionError::TimedOut);
                 }
-                Err(ConnectionLost::NotYet) if !(self.tick)(connection) => {
+                Err(ConnectionLost::Timeout) if !(self.tick)(connection) => {
                     return Err(ConnectionError::Cancelled);
                 }
-                Err(ConnectionLost::NotYet) => {}
+                Err(ConnectionLost::Timeout) => {}
             }
         }
     }

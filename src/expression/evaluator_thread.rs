@@ -11,7 +11,7 @@ use super::connection::{ConnectionError, EvaluatorConnection, ReceivedResponse, 
 use super::queue::{
     EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, QueueEvent, RequestKind,
 };
-use crate::process::{CommandSpec, End, ExitStatus, SandboxedProcess, StartError};
+use crate::process::{CommandSpec, ExitStatus, SandboxExit, SandboxedProcess, StartError};
 
 /// A process that is idle for this long is stopped.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -126,7 +126,7 @@ impl EvaluatorThread {
                     let reason = format!("no evaluator process could be started: {}", e.reason);
                     log::warn!("expressions: {reason}");
                     self.queue.set_start_error(Some(reason));
-                    if e.is_passing {
+                    if e.is_transient {
                         // They wait until their time is over.
                         self.queue.requeue_front(self.priority, requests.into_iter());
                     }
@@ -138,7 +138,8 @@ impl EvaluatorThread {
                 ProcessFate::Discarded => drop(connection),
                 ProcessFate::Exited => {
                     let current = connection.current_request();
-                    if !self.on_process_exit(current, connection.process.end(), &mut requests) {
+                    if !self.on_process_exit(current, connection.process.terminate(), &mut requests)
+                    {
                         return false;
                     }
                     flush_each = FLUSH_EACH_AFTER_DEATH;
@@ -302,7 +303,7 @@ impl EvaluatorThread {
     fn on_process_exit(
         &self,
         current: Option<(usize, u32)>,
-        end: End,
+        end: SandboxExit,
         requests: &mut VecDeque<EvaluationRequest>,
     ) -> bool {
         let (index, stage) = current.unwrap_or_default();
@@ -310,9 +311,11 @@ impl EvaluatorThread {
         if current.is_none() {
             request.lost_processes += 1;
             if request.lost_processes > LOST_MAX {
-                let End { gone, said } = end;
-                let reason =
-                    format!("evaluator processes exit while they start: {gone:?}: {}", said.trim());
+                let SandboxExit { status, stderr } = end;
+                let reason = format!(
+                    "evaluator processes exit while they start: {status:?}: {}",
+                    stderr.trim()
+                );
                 log::warn!("expressions: {reason}");
                 self.queue.set_start_error(Some(reason));
                 return false;
@@ -320,7 +323,7 @@ impl EvaluatorThread {
             requests.push_front(request);
             return true;
         }
-        if is_from_outside(end.gone) {
+        if is_from_outside(end.status) {
             request.killed_processes += 1;
             if request.killed_processes <= KILLED_MAX {
                 self.retry_later(request, requests);
@@ -367,22 +370,22 @@ impl EvaluatorThread {
     }
 
     /// Why the process ended, as the reason of a failed expression.
-    fn reason(&self, end: &End) -> String {
+    fn reason(&self, end: &SandboxExit) -> String {
         const ABRT: i32 = libc::SIGABRT;
         const PROF: i32 = libc::SIGPROF;
-        match end.gone {
+        match end.status {
             ExitStatus::Signal(PROF) => {
                 let seconds = self.priority.processor_ms() / 1000;
                 format!("took more than {seconds} s of processor time")
             }
             // The message of Rust's runtime.
-            ExitStatus::Signal(ABRT) if end.said.contains("memory allocation of") => {
+            ExitStatus::Signal(ABRT) if end.stderr.contains("memory allocation of") => {
                 "took more than 256 MiB".to_owned()
             }
-            ExitStatus::Signal(ABRT) if end.said.contains("overflowed its stack") => {
+            ExitStatus::Signal(ABRT) if end.stderr.contains("overflowed its stack") => {
                 "nested too deep".to_owned()
             }
-            ExitStatus::Signal(signal) if is_from_outside(end.gone) => {
+            ExitStatus::Signal(signal) if is_from_outside(end.status) => {
                 let times = KILLED_MAX + 1;
                 format!(
                     "its process was killed {times} times, not by this server, last by signal {signal}: \

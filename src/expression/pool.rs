@@ -43,27 +43,27 @@ struct EvaluatorPoolInner {
 
 impl fmt::Debug for EvaluatorPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EvaluatorPool({})", self.0.program.mark)
+        write!(f, "EvaluatorPool({})", self.0.program.run_id)
     }
 }
 
 impl EvaluatorPool {
-    /// Creates a pool. `folder`: for the unnamed files of large items. `mark`: identifies the
-    /// processes (`HOOKTRAIL_RUN_ID`).
-    pub fn new(folder: &Path, mark: &str) -> Self {
+    /// Creates a pool. `folder`: for the unnamed files of large items. `run_id`: identifies
+    /// the processes (`HOOKTRAIL_RUN_ID`).
+    pub fn new(folder: &Path, run_id: &str) -> Self {
         // The running binary, even if its file was replaced.
-        Self::with_program(Path::new("/proc/self/exe"), folder, mark)
+        Self::with_program(Path::new("/proc/self/exe"), folder, run_id)
     }
 
     /// Creates a pool of another binary, for tests.
-    pub fn with_program(path: &Path, folder: &Path, mark: &str) -> Self {
+    pub fn with_program(path: &Path, folder: &Path, run_id: &str) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let program = CommandSpec {
             path: path.to_owned(),
             args: vec!["hooktrail".to_owned(), evaluator_main::COMMAND.to_owned()],
             env: Vec::new(),
             directory: PathBuf::from("/"),
-            mark: format!("{mark}.expression"),
+            run_id: format!("{run_id}.expression"),
         };
         Self(Arc::new(EvaluatorPoolInner {
             queue: Arc::new(EvaluationQueue::new(processors.clamp(2, 4))),

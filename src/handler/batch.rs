@@ -1,13 +1,13 @@
-//! `mode = "batch"`: one process for many jobs, a line each, then the end of its input.
+//! `mode = "batch"`: one process for several jobs. It reads one line for each job, then the end of
+//! its input.
 //!
-//! What it answers for a job is that job's outcome, at once; jobs that it does not answer for follow
-//! its exit code. Where it does what no process may (see `held`), those that were not answered for
-//! have failed.
+//! A response for a job is reported as its outcome at once. Jobs without a response follow the exit
+//! code. After a protocol error (`line_protocol`), the jobs without a response have failed.
 
 use std::time::Duration;
 
 use super::control_fd::ControlMessages;
-use super::line_protocol::PendingAnswers;
+use super::line_protocol::PendingResponses;
 use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{
@@ -18,98 +18,110 @@ use crate::process::{
 #[cfg(test)]
 mod tests;
 
-/// What runs batches.
+/// Runs batches of jobs.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch {
-    /// Between SIGTERM, or the last answer, and SIGKILL.
+pub struct BatchRunner {
+    /// The time between SIGTERM, or the last response, and SIGKILL.
     pub grace: Duration,
 }
 
-impl Default for Batch {
+impl Default for BatchRunner {
     fn default() -> Self {
         Self { grace: GRACE }
     }
 }
 
-impl HandlerRunner for Batch {
+impl HandlerRunner for BatchRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let mut found = None;
-        self.run_all(std::slice::from_ref(task), stop, &mut |_, ended| found = Some(ended));
-        found.unwrap_or_else(|| AttemptResult::new(Outcome::Failed, "it gave no outcome"))
+        let mut result = None;
+        self.run_all(std::slice::from_ref(task), stop, &mut |_, found| result = Some(found));
+        result
+            .unwrap_or_else(|| AttemptResult::new(Outcome::Failed, "the batch reported no outcome"))
     }
 
     fn run_all(
         &self,
         tasks: &[Task],
         stop: &CancelToken,
-        over: &mut dyn FnMut(usize, AttemptResult),
+        on_result: &mut dyn FnMut(usize, AttemptResult),
     ) {
         let Some(first) = tasks.first() else { return };
-        let mut all =
-            |ended: &AttemptResult| (0..tasks.len()).for_each(|at| over(at, ended.clone()));
+        let mut report_all = |result: &AttemptResult| {
+            (0..tasks.len()).for_each(|index| on_result(index, result.clone()))
+        };
         let started = process::start_when_possible(stop, || {
-            let program = command_spec::for_long_lived(first, "batch")?;
-            LineProcess::start(program, first.handler.max_output_bytes)
+            let command = command_spec::for_long_lived(first, "batch")?;
+            LineProcess::start(command, first.handler.max_output_bytes)
         });
         match started {
-            Ok(kept) => self.run_on(kept, tasks, stop, over),
-            Err(ExitReason::Stopped) => all(&AttemptResult::new(Outcome::Interrupted, "stopped")),
-            Err(ExitReason::NotNow(why)) => all(&super::not_now(&why)),
+            Ok(process) => self.run_on(process, tasks, stop, on_result),
+            Err(ExitReason::Stopped) => {
+                report_all(&AttemptResult::new(Outcome::Interrupted, "stopped"))
+            }
+            Err(ExitReason::Shortage(reason)) => report_all(&super::shortage_result(&reason)),
             Err(exit) => {
-                let (outcome, _, how) = command::outcome(&exit);
-                all(&AttemptResult::new(outcome, how));
+                let (outcome, _, exit_text) = command::outcome(&exit);
+                report_all(&AttemptResult::new(outcome, exit_text));
             }
         }
     }
 }
 
-impl Batch {
+impl BatchRunner {
     fn run_on(
         &self,
-        mut kept: LineProcess,
+        mut process: LineProcess,
         tasks: &[Task],
         stop: &CancelToken,
-        over: &mut dyn FnMut(usize, AttemptResult),
+        on_result: &mut dyn FnMut(usize, AttemptResult),
     ) {
         let timeout = tasks[0].handler.timeout;
         let (mut input, mut deadline) = (job_line::JobLines::new(tasks), Deadline::new(timeout));
-        let mut held = PendingAnswers::new(tasks);
-        let came = loop {
-            let came = kept.communicate(&mut input, true, &mut deadline, stop, &mut |heard| {
-                held.on_output(heard)
-            });
-            report_answers(&mut held, &|| kept.errors(), over);
-            if came != EndReason::Enough || held.protocol_error.is_some() || held.is_done() {
-                break came;
+        let mut pending = PendingResponses::new(tasks);
+        let end_reason = loop {
+            let end_reason =
+                process.communicate(&mut input, true, &mut deadline, stop, &mut |event| {
+                    pending.on_output(event)
+                });
+            report_responses(&mut pending, &|| process.stderr_so_far(), on_result);
+            if end_reason != EndReason::Finished
+                || pending.protocol_error.is_some()
+                || pending.is_done()
+            {
+                break end_reason;
             }
         };
-        let tell = match came {
-            EndReason::Ended => None,
-            // All is answered for: what it does besides has its grace.
-            EndReason::Enough if held.protocol_error.is_none() => Some(StopSignal::Close),
+        let signal = match end_reason {
+            EndReason::Exited => None,
+            // All jobs have a response. The process gets the grace period to end.
+            EndReason::Finished if pending.protocol_error.is_none() => Some(StopSignal::Close),
             _ => Some(StopSignal::Term),
         };
-        let ExitReport { exit, errors, .. } = kept.end(tell, self.grace, &mut |heard| match came {
-            EndReason::Ended => held.on_output(heard),
-            _ => Directive::More,
-        });
-        report_answers(&mut held, &|| errors.clone(), over);
-        let by_itself = command::outcome(&exit);
-        for at in held.unanswered_indices() {
-            over(at, held.result_without_answer(came, by_itself.clone(), &errors, timeout));
+        let ExitReport { exit, stderr, .. } =
+            process.terminate(signal, self.grace, &mut |event| match end_reason {
+                EndReason::Exited => pending.on_output(event),
+                _ => Directive::Continue,
+            });
+        report_responses(&mut pending, &|| stderr.clone(), on_result);
+        let own_exit = command::outcome(&exit);
+        for index in pending.unanswered_indices() {
+            on_result(
+                index,
+                pending.result_without_response(end_reason, own_exit.clone(), &stderr, timeout),
+            );
         }
     }
 }
 
-/// Reports what was answered. What the process wrote to stderr is of all its jobs: it is kept with
+/// Reports new responses. The stderr of the process belongs to all its jobs, and it is kept with
 /// those that did not succeed.
-fn report_answers(
-    held: &mut PendingAnswers<'_>,
-    errors: &dyn Fn() -> StderrCapture,
-    over: &mut dyn FnMut(usize, AttemptResult),
+fn report_responses(
+    pending: &mut PendingResponses<'_>,
+    stderr: &dyn Fn() -> StderrCapture,
+    on_result: &mut dyn FnMut(usize, AttemptResult),
 ) {
-    for (at, answer) in std::mem::take(&mut held.answers) {
-        let errors = if answer.is_success() { StderrCapture::default() } else { errors() };
-        over(at, answer.ended(errors, &ControlMessages::default()));
+    for (index, response) in std::mem::take(&mut pending.responses) {
+        let stderr = if response.is_success() { StderrCapture::default() } else { stderr() };
+        on_result(index, response.attempt_result(stderr, &ControlMessages::default()));
     }
 }

@@ -1,9 +1,10 @@
-//! A receiver written for the web, run as CGI/1.1 (RFC 3875): the body on stdin, the request in the
-//! environment, the outcome by the status that it answers.
+//! `mode = "cgi"`: runs a receiver that was written for the web as a CGI/1.1 script (RFC 3875). The
+//! body is on stdin, the request is in the environment, and the status in its output decides the
+//! outcome.
 //!
-//! php-cgi runs a sender's own example unchanged. Nothing of the query becomes an argument, which
-//! the RFC's section 4.4 would have. No header block, or an exit other than 0, is failed. Descriptor
-//! 3 is not listened to: such a script does not know of it.
+//! php-cgi runs a sender's PHP example unchanged. No part of the query becomes an argument, which
+//! section 4.4 of the RFC would allow. An attempt without a header block, or with an exit other
+//! than 0, fails. Descriptor 3 is ignored, because such scripts don't know it.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -20,71 +21,85 @@ mod meta;
 #[cfg(test)]
 mod tests;
 
-/// `mode = "cgi"`.
+/// Runs CGI scripts.
 #[derive(Clone, Copy, Debug)]
-pub struct Cgi {
-    /// Between SIGTERM and SIGKILL.
+pub struct CgiRunner {
+    /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
-impl Default for Cgi {
+impl Default for CgiRunner {
     fn default() -> Self {
         Self { grace: GRACE }
     }
 }
 
-impl HandlerRunner for Cgi {
+impl HandlerRunner for CgiRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match command_spec::for_task(task, command_spec::environment(task)) {
-            Ok(mut program) => {
-                let script = meta::script(task, &program.path);
-                program.env.extend(without_overridden(task, meta::variables(task, &script)));
-                program
+        let command = match command_spec::for_task(task, command_spec::environment(task)) {
+            Ok(mut command) => {
+                let script = meta::script(task, &command.path);
+                command.env.extend(without_overridden(task, meta::variables(task, &script)));
+                command
             }
-            Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
+            Err(reason) => {
+                return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
+            }
         };
-        let bounds = RunLimits {
+        let limits = RunLimits {
             timeout: task.handler.timeout,
             grace: self.grace,
             max_output_bytes: task.handler.max_output_bytes,
-            start_bytes_max: head::BYTES_MAX + DETAIL_CHARS_MAX * 4,
+            max_stdout_start_bytes: head::HEAD_BYTES_MAX + DETAIL_CHARS_MAX * 4,
         };
-        let over = process::run(&program, &task.input, bounds, stop, &mut |_| ControlLine::Noted);
-        ended(over, task.handler.timeout)
+        let run = process::run(&command, &task.input, limits, stop, &mut |_| ControlLine::Message);
+        attempt_result(run, task.handler.timeout)
     }
 }
 
-/// What the handler's `env` sets comes before the request's variables: `HTTPS = "on"`.
+/// Leaves out variables of the request that the handler's `env` sets, such as `HTTPS = "on"`.
 fn without_overridden(
     task: &Task,
     variables: Vec<(String, OsString)>,
 ) -> impl Iterator<Item = (String, OsString)> {
-    let set = |name: &str| task.env.iter().any(|(own, _)| own == name);
-    variables.into_iter().filter(move |(name, _)| !set(name))
+    let is_set = |name: &str| task.env.iter().any(|(set, _)| set == name);
+    variables.into_iter().filter(move |(name, _)| !is_set(name))
 }
 
-/// How the attempt ended: status, else exit; then the last line of stderr, else what it answered.
-fn ended(over: RunResult, timeout: Duration) -> AttemptResult {
-    let last = last_line(&over.stderr);
-    let because =
-        |outcome, how: String| AttemptResult::new(outcome, detail_text::join(&[&how, &last]));
-    let ended = match over.exit {
-        ExitReason::Code(0) => match head::read(&over.start) {
-            Ok((answer, body)) => {
-                let said = if last.is_empty() { detail_text::first_words(body) } else { last };
-                answer.ended(&said, clock::wall_ms())
-            }
-            Err(why) => because(Outcome::Failed, format!("exit 0: no header block: {why}")),
-        },
-        ExitReason::Code(code) => because(Outcome::Failed, format!("exit {code}")),
-        ExitReason::Signal(signal) => because(Outcome::Failed, format!("signal {signal}")),
-        ExitReason::TimedOut => {
-            because(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
-        }
-        ExitReason::Stopped => because(Outcome::Interrupted, "stopped".to_owned()),
-        ExitReason::NotStarted(why) => because(Outcome::Failed, format!("not started: {why}")),
-        ExitReason::NotNow(why) => super::not_now(&why),
-        ExitReason::Unknown(why) => because(Outcome::Failed, format!("exit unknown: {why}")),
+/// Makes the result of the attempt from the status or the exit. The detail shows the last line of
+/// stderr, else the start of the response body.
+fn attempt_result(run: RunResult, timeout: Duration) -> AttemptResult {
+    let last_stderr_line = last_line(&run.stderr);
+    let failed_with = |outcome, exit_text: String| {
+        AttemptResult::new(outcome, detail_text::join(&[&exit_text, &last_stderr_line]))
     };
-    AttemptResult { stdout: over.stdout, stderr: over.stderr, ..ended }
+    let result = match run.exit {
+        ExitReason::Code(0) => match head::read(&run.stdout_start) {
+            Ok((response, body)) => {
+                let text = if last_stderr_line.is_empty() {
+                    detail_text::first_words(body)
+                } else {
+                    last_stderr_line
+                };
+                response.attempt_result(&text, clock::wall_ms())
+            }
+            Err(reason) => {
+                failed_with(Outcome::Failed, format!("exit 0: no header block: {reason}"))
+            }
+        },
+        ExitReason::Code(code) => failed_with(Outcome::Failed, format!("exit {code}")),
+        ExitReason::Signal(signal) => failed_with(Outcome::Failed, format!("signal {signal}")),
+        ExitReason::TimedOut => {
+            failed_with(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
+        }
+        ExitReason::Stopped => failed_with(Outcome::Interrupted, "stopped".to_owned()),
+        ExitReason::NotStarted(reason) => {
+            failed_with(Outcome::Failed, format!("not started: {reason}"))
+        }
+        ExitReason::Shortage(reason) => super::shortage_result(&reason),
+        ExitReason::Unknown(reason) => {
+            failed_with(Outcome::Failed, format!("exit unknown: {reason}"))
+        }
+    };
+    AttemptResult { stdout: run.stdout, stderr: run.stderr, ..result }
 }

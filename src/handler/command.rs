@@ -1,8 +1,9 @@
-//! A command, one process a job: the body on stdin, the outcome by its exit.
+//! `mode = "each"`: one process for each job. The body is on its stdin, and its exit code decides
+//! the outcome.
 //!
-//! Exit 0: succeeded. 65: dead at once. Anything else: failed. File descriptor 3 takes lines:
-//! `{"alive":true}` starts the timeout anew, `{"outcome":"deferred","retry_after":"10m"}` decides
-//! whatever the exit code; others go into `detail`.
+//! Exit 0 succeeds. Exit 65 makes the job dead at once. All other exits fail. File descriptor 3
+//! takes lines: `{"alive":true}` restarts the timeout, `{"outcome":"deferred","retry_after":"10m"}`
+//! decides regardless of the exit code. Other lines become part of `detail`.
 
 use std::time::Duration;
 
@@ -11,85 +12,87 @@ use super::detail_text::{self, last_line};
 use super::{HandlerRunner, Task, command_spec};
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
-use crate::process::{self, CancelToken, ExitReason, GRACE, RunLimits};
+use crate::process::{self, CancelToken, ExitReason, GRACE, RunLimits, RunResult};
 
 #[cfg(test)]
 mod tests;
 
-/// Exit code of a handler that says: useless to try again (EX_DATAERR of sysexits.h).
+/// The exit code of a permanent failure, which a retry can't help (EX_DATAERR of sysexits.h).
 const EXIT_DEAD: i32 = 65;
 
-/// `mode = "each"`.
+/// Runs commands with one process for each job.
 #[derive(Clone, Copy, Debug)]
-pub struct Command {
-    /// Between SIGTERM and SIGKILL.
+pub struct CommandRunner {
+    /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
-impl Default for Command {
+impl Default for CommandRunner {
     fn default() -> Self {
         Self { grace: GRACE }
     }
 }
 
-impl HandlerRunner for Command {
+impl HandlerRunner for CommandRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = match command_spec::for_task(task, command_spec::environment(task)) {
-            Ok(program) => program,
-            Err(why) => return AttemptResult::new(Outcome::Failed, format!("not started: {why}")),
+        let command = match command_spec::for_task(task, command_spec::environment(task)) {
+            Ok(command) => command,
+            Err(reason) => {
+                return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
+            }
         };
-        let bounds = RunLimits {
+        let limits = RunLimits {
             timeout: task.handler.timeout,
             grace: self.grace,
             max_output_bytes: task.handler.max_output_bytes,
-            start_bytes_max: 0,
+            max_stdout_start_bytes: 0,
         };
-        let mut notes = ControlMessages::default();
-        let over =
-            process::run(&program, &task.input, bounds, stop, &mut |line| notes.on_line(line));
-        ended(over, notes, task.handler.timeout)
+        let mut control = ControlMessages::default();
+        let run =
+            process::run(&command, &task.input, limits, stop, &mut |line| control.on_line(line));
+        attempt_result(run, control, task.handler.timeout)
     }
 }
 
-/// How the attempt ended: exit, last line of stderr, what was said on descriptor 3.
-fn ended(over: process::RunResult, notes: ControlMessages, timeout: Duration) -> AttemptResult {
-    let (outcome, dead, how) = match over.exit {
-        ExitReason::NotNow(why) => return super::not_now(&why),
+/// Makes the result of the attempt from the exit, the last line of stderr and the control messages.
+fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -> AttemptResult {
+    let (outcome, is_permanent, exit_text) = match run.exit {
+        ExitReason::Shortage(reason) => return super::shortage_result(&reason),
         ExitReason::TimedOut => {
             (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
         }
         ExitReason::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
-        ExitReason::Code(_) | ExitReason::Signal(_) if notes.deferred.is_some() => {
+        ExitReason::Code(_) | ExitReason::Signal(_) if control.deferred.is_some() => {
             (Outcome::Deferred, false, "deferred".to_owned())
         }
         exit => outcome(&exit),
     };
-    let wait = notes.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
-    let last = last_line(&over.stderr);
-    let detail = detail_text::join(&[&how, &last, &notes.free_text]);
+    let wait = control.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
+    let last_stderr_line = last_line(&run.stderr);
+    let detail = detail_text::join(&[&exit_text, &last_stderr_line, &control.free_text]);
     AttemptResult {
         outcome,
-        is_permanent: dead,
+        is_permanent,
         detail,
         retry_after: wait,
-        stdout: over.stdout,
-        stderr: over.stderr,
+        stdout: run.stdout,
+        stderr: run.stderr,
     }
 }
 
-/// What the end of a process comes to that was not told to end: the outcome, whether it is useless to
-/// try again, and how it is shown.
+/// Maps the exit of a process to the outcome, whether it is permanent, and its text. For exits that
+/// the server did not cause.
 pub(super) fn outcome(exit: &ExitReason) -> (Outcome, bool, String) {
     match exit {
         ExitReason::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
         ExitReason::Code(code) => (Outcome::Failed, *code == EXIT_DEAD, format!("exit {code}")),
         ExitReason::Signal(signal) => (Outcome::Failed, false, format!("signal {signal}")),
-        ExitReason::NotStarted(why) | ExitReason::NotNow(why) => {
-            (Outcome::Failed, false, format!("not started: {why}"))
+        ExitReason::NotStarted(reason) | ExitReason::Shortage(reason) => {
+            (Outcome::Failed, false, format!("not started: {reason}"))
         }
-        ExitReason::Unknown(why) => (Outcome::Failed, false, format!("exit unknown: {why}")),
+        ExitReason::Unknown(reason) => (Outcome::Failed, false, format!("exit unknown: {reason}")),
         ExitReason::TimedOut | ExitReason::Stopped => {
-            (Outcome::Failed, false, "told to end".to_owned())
+            (Outcome::Failed, false, "ended by the server".to_owned())
         }
     }
 }

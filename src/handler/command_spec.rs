@@ -1,7 +1,7 @@
-//! What a command is started with: its program, its arguments, its environment.
+//! Builds the command of a handler: its program, arguments and environment.
 //!
-//! Shared by the kinds that start processes. Nothing of an event becomes part of a path or of an
-//! argument: it stands in the environment and on stdin alone.
+//! All runners that start processes use it. Data of an event is never part of a path or an
+//! argument. It is only in the environment and on stdin.
 
 use std::env::var_os;
 use std::ffi::OsString;
@@ -13,28 +13,28 @@ use super::{Task, job_line};
 use crate::process::CommandSpec;
 use crate::{clock, config};
 
-/// Where programs are looked up when the server itself has no PATH.
+/// The PATH for handlers if the server has none.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The handler's command with this environment, or why there is none to start.
+/// Builds the handler's command with this environment. The error says why it can't be started.
 pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
     let handler = &task.handler;
     let name = handler.command.first().ok_or("no command")?;
     let path = look_up(name, &env, &handler.directory)?;
     let (args, directory) = (handler.command.clone(), handler.directory.clone());
-    Ok(CommandSpec { path, args, env, directory, mark: task.run_id.clone() })
+    Ok(CommandSpec { path, args, env, directory, run_id: task.run_id.clone() })
 }
 
-/// The same for a process that is more than one attempt: of the task it knows the handler alone, and
-/// its mark begins with the trail's own id and `sort`.
-pub fn for_long_lived(task: &Task, sort: &str) -> Result<CommandSpec, String> {
+/// Builds the command of a process that runs many attempts. Its environment contains no event, and
+/// its run id begins with the database id and the mode.
+pub fn for_long_lived(task: &Task, mode: &str) -> Result<CommandSpec, String> {
     let mut env = base_environment(task);
     env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
-    let trail = task.run_id.split('.').next().unwrap_or_default();
-    Ok(CommandSpec { mark: format!("{trail}.{sort}"), ..for_task(task, env)? })
+    let database_id = task.run_id.split('.').next().unwrap_or_default();
+    Ok(CommandSpec { run_id: format!("{database_id}.{mode}"), ..for_task(task, env)? })
 }
 
-/// What every process of a handler finds in its environment.
+/// Returns the variables that every process of a handler gets.
 fn base_environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = Vec::with_capacity(32);
     env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())));
@@ -44,41 +44,41 @@ fn base_environment(task: &Task) -> Vec<(String, OsString)> {
         }
     }
     for (name, value) in task.env.iter() {
-        env.retain(|(before, _)| before != name);
+        env.retain(|(earlier, _)| earlier != name);
         env.push((name.clone(), value.clone()));
     }
     env
 }
 
-/// Everything that the process finds in its environment; nothing else is inherited.
+/// Returns the whole environment of a process that runs one attempt. It inherits nothing else.
 pub fn environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = base_environment(task);
     let event = &task.event;
     let content_type = event.headers.get("content-type").unwrap_or_default();
-    let mut put = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
-    put("EVENT", event.id.to_string());
-    put("JOB", task.claim.job.to_string());
+    let mut add = |name: &str, value: String| env.push((format!("HOOKTRAIL_{name}"), value.into()));
+    add("EVENT", event.id.to_string());
+    add("JOB", task.claim.job.to_string());
     if let Some(number) = task.item {
-        put("ITEM", number.to_string());
+        add("ITEM", number.to_string());
     }
-    put("ATTEMPT", task.claim.attempt.to_string());
-    put("MAX_ATTEMPTS", task.max_attempts.to_string());
-    put("SOURCE", event.source.clone());
-    put("HANDLER", task.handler.name.clone());
-    put("RECEIVED_AT", clock::format_rfc3339(event.received_at_ms));
-    put("METHOD", event.method.clone());
-    put("PATH", event.path.clone());
-    put("QUERY", event.query.clone().unwrap_or_default());
-    put("IP", event.ip.clone());
-    put("CONTENT_TYPE", String::from_utf8_lossy(content_type).into_owned());
+    add("ATTEMPT", task.claim.attempt.to_string());
+    add("MAX_ATTEMPTS", task.max_attempts.to_string());
+    add("SOURCE", event.source.clone());
+    add("HANDLER", task.handler.name.clone());
+    add("RECEIVED_AT", clock::format_rfc3339(event.received_at_ms));
+    add("METHOD", event.method.clone());
+    add("PATH", event.path.clone());
+    add("QUERY", event.query.clone().unwrap_or_default());
+    add("IP", event.ip.clone());
+    add("CONTENT_TYPE", String::from_utf8_lossy(content_type).into_owned());
     let mut headers = Vec::new();
-    job_line::headers(&mut headers, &event.headers);
-    put("HEADERS", String::from_utf8(headers).unwrap_or_default());
-    put("IDEMPOTENCY_KEY", task.key.clone());
+    job_line::write_headers(&mut headers, &event.headers);
+    add("HEADERS", String::from_utf8(headers).unwrap_or_default());
+    add("IDEMPOTENCY_KEY", task.idempotency_key.clone());
     env
 }
 
-/// A file as it is now: what is put in its place is another.
+/// The identity of a file at one moment. A file that replaces it has another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     path: PathBuf,
@@ -88,10 +88,10 @@ pub struct FileStamp {
     changed_at: (i64, i64),
 }
 
-/// The files that a command names, its script among its arguments included: where one has changed, a
-/// process that runs the old one is to be replaced.
+/// Returns the stamps of the files in a command, its script included. If one changes, a process
+/// that runs the old file must be replaced.
 pub fn command_file_stamps(settings: &config::Handler) -> Vec<FileStamp> {
-    let file = |word: &String| {
+    let stamp = |word: &String| {
         let path = settings.directory.join(word);
         let found = path.metadata().ok().filter(Metadata::is_file)?;
         let changed_at = (found.ctime(), found.ctime_nsec());
@@ -103,10 +103,10 @@ pub fn command_file_stamps(settings: &config::Handler) -> Vec<FileStamp> {
             changed_at,
         })
     };
-    settings.command.iter().filter_map(file).collect()
+    settings.command.iter().filter_map(stamp).collect()
 }
 
-/// The program of that name: with a slash it is a path, without it is looked up in PATH, whose
+/// Finds a program. A name with a slash is a path. Other names are looked up in PATH, whose
 /// relative folders are relative to the handler's directory.
 fn look_up(name: &str, env: &[(String, OsString)], directory: &Path) -> Result<PathBuf, String> {
     if name.contains('/') {
@@ -114,9 +114,14 @@ fn look_up(name: &str, env: &[(String, OsString)], directory: &Path) -> Result<P
     }
     let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
     let path = path.unwrap_or_default();
-    let found = || std::env::split_paths(&path).map(|folder| directory.join(folder).join(name));
-    match found().find(|file| is_executable(file)).or_else(|| found().find(|file| file.is_file())) {
-        // One that can't be executed is tried all the same: the system says why not.
+    let candidates =
+        || std::env::split_paths(&path).map(|folder| directory.join(folder).join(name));
+    match candidates()
+        .find(|file| is_executable(file))
+        .or_else(|| candidates().find(|file| file.is_file()))
+    {
+        // A file that is not executable is started all the same, because the system then reports
+        // the reason.
         Some(file) => Ok(file),
         None => Err(format!("{name}: no such program in PATH ({})", path.to_string_lossy())),
     }

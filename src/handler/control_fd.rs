@@ -1,4 +1,4 @@
-//! What a command says on file descriptor 3, and how it asks for a wait.
+//! Control messages of a command on file descriptor 3.
 
 use std::time::Duration;
 
@@ -8,59 +8,60 @@ use super::detail_text::{DETAIL_CHARS_MAX, one_line};
 use crate::config;
 use crate::process::ControlLine;
 
-/// The lines of one attempt.
+/// The control messages of one attempt.
 #[derive(Debug, Default)]
 pub struct ControlMessages {
-    /// It is to be tried again later, after this wait or the backoff's own.
+    /// The attempt is deferred, for this duration or for the delay of the backoff.
     pub deferred: Option<Option<Duration>>,
-    /// All other lines, as much as fits into `detail`.
+    /// All other lines, up to the length of a `detail`.
     pub free_text: String,
 }
 
 impl ControlMessages {
-    /// A line of a process that is one attempt.
+    /// Handles a line of a process that runs one attempt.
     pub fn on_line(&mut self, line: &[u8]) -> ControlLine {
-        let said = object(line);
-        let deferred = said.get("outcome") == Some(&json!("deferred"));
-        let asked = said.get("retry_after").filter(|asked| !asked.is_null());
-        let wait = asked.and_then(wait);
+        let message = parse_object(line);
+        let deferred = message.get("outcome") == Some(&json!("deferred"));
+        let value = message.get("retry_after").filter(|value| !value.is_null());
+        let wait = value.and_then(parse_wait);
         if deferred {
             self.deferred = Some(wait);
         }
-        // A wait that is none is shown to whoever wrote it; the backoff's own is taken.
-        let is_clear = deferred && (asked.is_none() || wait.is_some());
-        if is_clear && !is_alive(&said) {
-            ControlLine::Noted
+        // An invalid `retry_after` becomes part of the detail, and the delay of the backoff
+        // applies.
+        let is_valid = deferred && (value.is_none() || wait.is_some());
+        if is_valid && !is_heartbeat(&message) {
+            ControlLine::Message
         } else {
-            self.on_line_answering_mode(line)
+            self.on_line_responding_mode(line)
         }
     }
 
-    /// A line of a process that answers on its stdout: nothing but a sign of life decides anything.
-    pub fn on_line_answering_mode(&mut self, line: &[u8]) -> ControlLine {
-        if is_alive(&object(line)) {
-            return ControlLine::Alive;
+    /// Handles a line of a process that responds on its stdout. Only a heartbeat has an effect.
+    pub fn on_line_responding_mode(&mut self, line: &[u8]) -> ControlLine {
+        if is_heartbeat(&parse_object(line)) {
+            return ControlLine::Heartbeat;
         }
         if self.free_text.len() < DETAIL_CHARS_MAX {
             let gap = if self.free_text.is_empty() { "" } else { " " };
             self.free_text.push_str(gap);
             self.free_text.push_str(&one_line(line));
         }
-        ControlLine::Noted
+        ControlLine::Message
     }
 }
 
-fn object(line: &[u8]) -> Map<String, Value> {
+fn parse_object(line: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(line).unwrap_or_default()
 }
 
-fn is_alive(said: &Map<String, Value>) -> bool {
-    said.get("alive") == Some(&json!(true))
+fn is_heartbeat(message: &Map<String, Value>) -> bool {
+    message.get("alive") == Some(&json!(true))
 }
 
-/// `"10m"`, or a number of seconds.
-pub fn wait(asked: &Value) -> Option<Duration> {
-    match asked {
+/// Parses a duration: text such as `"10m"`, or a number of seconds.
+pub fn parse_wait(value: &Value) -> Option<Duration> {
+    match value {
         Value::String(text) => config::parse_duration(text),
         Value::Number(secs) => Duration::try_from_secs_f64(secs.as_f64()?).ok(),
         _ => None,
@@ -72,19 +73,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_on_descriptor_3_is_understood() {
-        let check = |lines: &[&str], deferred: Option<Option<u64>>, others: &str| {
-            let mut notes = ControlMessages::default();
+    fn lines_of_descriptor_3_are_heartbeats_deferrals_or_free_text() {
+        let check = |lines: &[&str], deferred: Option<Option<u64>>, free_text: &str| {
+            let mut control = ControlMessages::default();
             let alive = lines
                 .iter()
-                .filter(|line| notes.on_line(line.as_bytes()) == ControlLine::Alive)
+                .filter(|line| control.on_line(line.as_bytes()) == ControlLine::Heartbeat)
                 .count();
             assert_eq!(
-                notes.deferred,
+                control.deferred,
                 deferred.map(|wait| wait.map(Duration::from_secs)),
                 "{lines:?}"
             );
-            assert_eq!(notes.free_text, others, "{lines:?}");
+            assert_eq!(control.free_text, free_text, "{lines:?}");
             alive
         };
         assert_eq!(check(&[r#"{"alive":true}"#, r#"{ "alive" : true }"#], None, ""), 2);
@@ -106,11 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn where_answers_come_by_stdout_it_takes_signs_of_life_alone() {
-        let mut notes = ControlMessages::default();
-        assert_eq!(notes.on_line_answering_mode(br#"{"alive":true}"#), ControlLine::Alive);
+    fn in_modes_that_respond_on_stdout_only_heartbeats_count() {
+        let mut control = ControlMessages::default();
+        assert_eq!(control.on_line_responding_mode(br#"{"alive":true}"#), ControlLine::Heartbeat);
         let deferred = r#"{"outcome":"deferred"}"#;
-        assert_eq!(notes.on_line_answering_mode(deferred.as_bytes()), ControlLine::Noted);
-        assert_eq!((notes.deferred, notes.free_text.as_str()), (None, deferred));
+        assert_eq!(control.on_line_responding_mode(deferred.as_bytes()), ControlLine::Message);
+        assert_eq!((control.deferred, control.free_text.as_str()), (None, deferred));
     }
 }

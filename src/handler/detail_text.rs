@@ -1,28 +1,29 @@
-//! `detail`: what an attempt is shown by, in one line of bounded length.
+//! `detail`: one line of bounded length that describes an attempt.
 
-/// It is for a line on a screen.
+/// The maximum length. A `detail` is one line in a list.
 pub const DETAIL_CHARS_MAX: usize = 500;
 
-/// What there is to say, the decisive first; empty parts are left out.
+/// Joins the parts of a detail, the most important first. Empty parts are left out.
 pub fn join(parts: &[&str]) -> String {
     let said = parts.iter().copied().filter(|part| !part.is_empty());
     said.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
 }
 
-/// The last line of a process's stderr that says something.
+/// Returns the last line of stderr that is not empty.
 pub fn last_line(stderr: &[u8]) -> String {
     let lines = stderr.split(|&byte| byte == b'\n' || byte == b'\r');
     lines.rev().map(one_line).find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// Text without anything that could move a cursor or end a line.
+/// Converts bytes to one line of text without control characters, which could move the cursor of a
+/// terminal.
 pub fn one_line(bytes: &[u8]) -> String {
     let bytes = &bytes[..bytes.len().min(DETAIL_CHARS_MAX * 4)];
     let text = String::from_utf8_lossy(bytes);
     text.replace(char::is_control, " ").trim().to_owned()
 }
 
-/// The start of an answer in one line; gaps are one space wide, since answers are often laid out.
+/// Returns the start of a response as one line, with its white space collapsed.
 pub fn first_words(answer: &[u8]) -> String {
     let text = one_line(answer);
     text.split_whitespace().collect::<Vec<_>>().join(" ")

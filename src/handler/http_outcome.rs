@@ -1,7 +1,8 @@
-//! What an HTTP status says of an attempt, whoever answered: a URL or a CGI script.
+//! Maps an HTTP status to the result of an attempt, for URL handlers and CGI scripts.
 //!
-//! 2xx succeeded; 410 is dead at once; all others failed, redirects too, since a POST that is sent
-//! elsewhere is not what was configured. 429 and 503 may say when to come again.
+//! 2xx succeeds. 410 makes the job dead at once. All other statuses fail. Redirects fail too,
+//! because a POST to another URL is not what was configured. 429 and 503 may set the delay of the
+//! retry.
 
 use std::time::Duration;
 
@@ -9,32 +10,32 @@ use super::detail_text;
 use crate::clock;
 use crate::domain::{AttemptResult, Outcome};
 
-/// The head of an answer, as far as it decides.
+/// The status and headers of a response that decide the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpOutcome {
     pub status: u16,
     pub retry_after: Option<Vec<u8>>,
     pub location: Option<Vec<u8>>,
-    /// The moment of the answer by the clock of whoever gave it.
+    /// The `Date` header of the response.
     pub date: Option<Vec<u8>>,
 }
 
 impl HttpOutcome {
-    /// What it comes to; `said` is shown besides.
-    pub fn ended(&self, said: &str, now_ms: i64) -> AttemptResult {
+    /// Makes the result. `text` is appended to the detail.
+    pub fn attempt_result(&self, text: &str, now_ms: i64) -> AttemptResult {
         let status = format!("status {}", self.status);
-        let elsewhere = match (&self.location, self.status) {
+        let redirect = match (&self.location, self.status) {
             (Some(location), 300..=399) => {
                 format!("not followed to {}", detail_text::one_line(location))
             }
             _ => String::new(),
         };
-        let detail = detail_text::join(&[&status, &elsewhere, said]);
+        let detail = detail_text::join(&[&status, &redirect, text]);
         let outcome = match self.status {
             200..=299 => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
-        let wait = self.wait(now_ms).filter(|_| matches!(self.status, 429 | 503));
+        let wait = self.retry_delay(now_ms).filter(|_| matches!(self.status, 429 | 503));
         AttemptResult {
             is_permanent: self.status == 410,
             retry_after: wait,
@@ -42,26 +43,26 @@ impl HttpOutcome {
         }
     }
 
-    /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is read against the date
-    /// of the answer, so that two clocks that differ make no difference.
-    fn wait(&self, now_ms: i64) -> Option<Duration> {
-        let text = text(self.retry_after.as_deref()?)?;
+    /// Parses `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date. A date is compared with
+    /// the date of the response, so a difference between the two clocks does not matter.
+    fn retry_delay(&self, now_ms: i64) -> Option<Duration> {
+        let text = trimmed_text(self.retry_after.as_deref()?)?;
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            // More than a number holds is a long wait too.
+            // Too many digits mean a very long delay.
             return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
         }
         let until = clock::http_date_ms(text)?;
-        let date = self.date.as_deref().and_then(text_of_date);
+        let date = self.date.as_deref().and_then(parse_date);
         let ms = until.saturating_sub(date.unwrap_or(now_ms));
         Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
     }
 }
 
-fn text_of_date(date: &[u8]) -> Option<i64> {
-    clock::http_date_ms(text(date)?)
+fn parse_date(date: &[u8]) -> Option<i64> {
+    clock::http_date_ms(trimmed_text(date)?)
 }
 
-fn text(value: &[u8]) -> Option<&str> {
+fn trimmed_text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().map(str::trim)
 }
 
@@ -72,17 +73,17 @@ mod tests {
     const NOON: &str = "Sun, 06 Nov 1994 12:00:00 GMT";
     const NOON_MS: i64 = 784_123_200_000;
 
-    fn answer(status: u16) -> HttpOutcome {
+    fn response(status: u16) -> HttpOutcome {
         HttpOutcome { status, ..HttpOutcome::default() }
     }
 
     #[test]
-    fn a_status_is_an_outcome() {
+    fn the_status_decides_the_outcome() {
         let check = |status: u16, expected: (Outcome, bool)| {
-            let ended = answer(status).ended("so it said", 0);
-            assert_eq!((ended.outcome, ended.is_permanent), expected, "{status}");
-            assert_eq!(ended.detail, format!("status {status}: so it said"));
-            assert_eq!(ended.retry_after, None);
+            let result = response(status).attempt_result("so it said", 0);
+            assert_eq!((result.outcome, result.is_permanent), expected, "{status}");
+            assert_eq!(result.detail, format!("status {status}: so it said"));
+            assert_eq!(result.retry_after, None);
         };
         for status in [200, 201, 202, 204, 299] {
             check(status, (Outcome::Succeeded, false));
@@ -94,28 +95,32 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_says_where_to() {
+    fn a_redirect_shows_its_location() {
         let location = Some(b"https://example.com/\x1b[2J".to_vec());
-        let ended = HttpOutcome { location: location.clone(), ..answer(302) }.ended("", 0);
-        assert_eq!(ended.detail, "status 302: not followed to https://example.com/ [2J");
-        assert_eq!(HttpOutcome { location, ..answer(201) }.ended("", 0).detail, "status 201");
+        let result =
+            HttpOutcome { location: location.clone(), ..response(302) }.attempt_result("", 0);
+        assert_eq!(result.detail, "status 302: not followed to https://example.com/ [2J");
+        assert_eq!(
+            HttpOutcome { location, ..response(201) }.attempt_result("", 0).detail,
+            "status 201"
+        );
     }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let check = |asked: &str, expected_ms: Option<u64>| {
-            let retry_after = Some(asked.as_bytes().to_vec());
-            let ended = HttpOutcome { retry_after, ..answer(503) }.ended("", NOON_MS);
-            assert_eq!(ended.retry_after, expected_ms.map(Duration::from_millis), "{asked}");
+        let check = |value: &str, expected_ms: Option<u64>| {
+            let retry_after = Some(value.as_bytes().to_vec());
+            let result = HttpOutcome { retry_after, ..response(503) }.attempt_result("", NOON_MS);
+            assert_eq!(result.retry_after, expected_ms.map(Duration::from_millis), "{value}");
         };
         check("120", Some(120_000));
         check(" 7 ", Some(7000));
         check("0", Some(0));
         check("Sun, 06 Nov 1994 12:01:30 GMT", Some(90_000));
-        // The two obsolete forms, which are still to be understood.
+        // The two obsolete date formats must be accepted too.
         check("Sunday, 06-Nov-94 12:01:30 GMT", Some(90_000));
         check("Sun Nov  6 12:01:30 1994", Some(90_000));
-        // What has passed is no wait.
+        // A date in the past means no delay.
         check("Sun, 06 Nov 1994 11:00:00 GMT", Some(0));
         for none in ["", "-1", "1.5", "soon", "10m", "Sun, 06 Nov 1994", "\u{661}"] {
             check(none, None);
@@ -123,24 +128,27 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_finite_and_heard_with_429_and_503_alone() {
+    fn retry_after_is_finite_and_applies_to_429_and_503_only() {
         let endless = || Some(b"99999999999999999999999".to_vec());
         for status in [429, 503] {
-            let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
-            assert!(ended.retry_after.is_some_and(|wait| wait > Duration::from_secs(86_400)));
+            let result =
+                HttpOutcome { retry_after: endless(), ..response(status) }.attempt_result("", 0);
+            assert!(result.retry_after.is_some_and(|wait| wait > Duration::from_secs(86_400)));
         }
         for status in [200, 302, 410, 500, 502] {
-            let ended = HttpOutcome { retry_after: endless(), ..answer(status) }.ended("", 0);
-            assert_eq!(ended.retry_after, None, "{status}");
+            let result =
+                HttpOutcome { retry_after: endless(), ..response(status) }.attempt_result("", 0);
+            assert_eq!(result.retry_after, None, "{status}");
         }
-        assert_eq!(answer(503).ended("", 0).retry_after, None);
+        assert_eq!(response(503).attempt_result("", 0).retry_after, None);
     }
 
     #[test]
-    fn a_date_is_read_against_the_clock_of_who_gave_it() {
+    fn a_retry_date_is_relative_to_the_date_of_the_response() {
         let retry_after = Some(b"Sun, 06 Nov 1994 12:01:00 GMT".to_vec());
         let date = Some(NOON.as_bytes().to_vec());
-        let ended = HttpOutcome { retry_after, date, ..answer(429) }.ended("", NOON_MS - 3_600_000);
-        assert_eq!(ended.retry_after, Some(Duration::from_secs(60)));
+        let result = HttpOutcome { retry_after, date, ..response(429) }
+            .attempt_result("", NOON_MS - 3_600_000);
+        assert_eq!(result.retry_after, Some(Duration::from_secs(60)));
     }
 }

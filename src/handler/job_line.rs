@@ -1,8 +1,8 @@
-//! One job as one line of JSON: what a process in the modes `stream` and `batch` reads.
+//! Encodes a job as one line of JSON, which a process reads in the modes `stream` and `batch`.
 //!
-//! A line ends where it is meant to end, for every reader: what is a line end outside of texts
-//! becomes a space, and U+2028 and U+2029, which Node's `readline` takes for line ends, are escaped.
-//! All else of a body is byte for byte as it came, less a byte order mark before JSON.
+//! Every reader must see exactly one line. Line ends outside of JSON strings become spaces. U+2028
+//! and U+2029 are escaped, because Node's `readline` takes them for line ends. The rest of a body
+//! is unchanged, except that a byte order mark before JSON is removed.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -15,48 +15,48 @@ use crate::domain::Headers;
 use crate::process::InputSource;
 use crate::{clock, json};
 
-/// More than the line of a small event usually has, its body apart.
+/// The initial capacity of a line without its body. Lines of small events need less.
 const USUAL_BYTES: usize = 1024;
 
-/// The line of a job, with its end.
+/// Encodes a job as a line, with the newline.
 pub fn encode(task: &Task) -> Vec<u8> {
     let mut line = Vec::with_capacity(USUAL_BYTES + task.input.len() + task.input.len() / 3);
-    write(&mut line, task);
+    write_job(&mut line, task);
     line
 }
 
-fn write(line: &mut Vec<u8>, task: &Task) {
+fn write_job(line: &mut Vec<u8>, task: &Task) {
     let event = &task.event;
-    // Writing into memory can't fail.
+    // A write into memory can't fail.
     let _ = write!(line, r#"{{"job":{},"event":{},"item":"#, task.claim.job, event.id);
     let _ = match task.item {
         Some(number) => write!(line, "{number}"),
         None => write!(line, "null"),
     };
     let _ = write!(line, r#","attempt":{}"#, task.claim.attempt);
-    text(line, "source", Some(&event.source));
-    text(line, "received_at", Some(&clock::format_rfc3339(event.received_at_ms)));
+    write_text(line, "source", Some(&event.source));
+    write_text(line, "received_at", Some(&clock::format_rfc3339(event.received_at_ms)));
     line.extend_from_slice(br#","headers":"#);
-    headers(line, &event.headers);
-    text(line, "query", event.query.as_deref());
-    text(line, "ip", Some(event.ip.as_str()).filter(|ip| !ip.is_empty()));
-    text(line, "idempotency_key", Some(&task.key));
-    body(line, &task.input);
+    write_headers(line, &event.headers);
+    write_text(line, "query", event.query.as_deref());
+    write_text(line, "ip", Some(event.ip.as_str()).filter(|ip| !ip.is_empty()));
+    write_text(line, "idempotency_key", Some(&task.idempotency_key));
+    write_body(line, &task.input);
     line.extend_from_slice(b"}");
     escape_separators(line);
     line.push(b'\n');
 }
 
-fn text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
+fn write_text(line: &mut Vec<u8>, name: &str, value: Option<&str>) {
     let _ = write!(line, r#","{name}":"#);
     let _ = serde_json::to_writer(line, &value);
 }
 
-fn body(line: &mut Vec<u8>, body: &[u8]) {
+fn write_body(line: &mut Vec<u8>, body: &[u8]) {
     if json::validate(body).is_ok() {
         line.extend_from_slice(br#","body":"#);
         let body = json::without_mark(body);
-        // No text of valid JSON holds one.
+        // JSON strings can't contain line ends.
         let is_end = |byte| matches!(byte, b'\n' | b'\r');
         line.extend(body.iter().map(|&byte| if is_end(byte) { b' ' } else { byte }));
     } else {
@@ -64,60 +64,61 @@ fn body(line: &mut Vec<u8>, body: &[u8]) {
     }
 }
 
-/// U+2028 and U+2029 can stand nowhere in JSON but in texts.
+/// Escapes U+2028 and U+2029. In valid JSON, both occur only within strings.
 fn escape_separators(line: &mut Vec<u8>) {
-    let is_one = |at: &[u8]| matches!(at, [0xe2, 0x80, 0xa8 | 0xa9, ..]);
-    if !line.contains(&0xe2) || !line.windows(3).any(is_one) {
+    let is_separator = |at: &[u8]| matches!(at, [0xe2, 0x80, 0xa8 | 0xa9, ..]);
+    if !line.contains(&0xe2) || !line.windows(3).any(is_separator) {
         return;
     }
-    let (mut left, mut escaped) = (line.as_slice(), Vec::with_capacity(line.len() + 64));
-    while let Some((&first, rest)) = left.split_first() {
-        if is_one(left) {
-            let _ = write!(escaped, "\\u20{:02x}", left[2] - 0x80);
-            left = &left[3..];
+    let (mut remaining, mut escaped) = (line.as_slice(), Vec::with_capacity(line.len() + 64));
+    while let Some((&first, rest)) = remaining.split_first() {
+        if is_separator(remaining) {
+            let _ = write!(escaped, "\\u20{:02x}", remaining[2] - 0x80);
+            remaining = &remaining[3..];
         } else {
             escaped.push(first);
-            left = rest;
+            remaining = rest;
         }
     }
     *line = escaped;
 }
 
-/// A JSON object: names in lower case, repeated ones joined with `", "`.
-pub fn headers(line: &mut Vec<u8>, headers: &Headers) {
-    let mut all: Vec<&(String, Vec<u8>)> = headers.0.iter().collect();
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+/// Writes the headers as a JSON object. Names are in lower case, and the values of repeated ones
+/// are joined with `", "`.
+pub fn write_headers(line: &mut Vec<u8>, headers: &Headers) {
+    let mut sorted: Vec<&(String, Vec<u8>)> = headers.0.iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
     line.push(b'{');
-    for (number, same) in all.chunk_by(|a, b| a.0 == b.0).enumerate() {
-        if number > 0 {
+    for (index, group) in sorted.chunk_by(|a, b| a.0 == b.0).enumerate() {
+        if index > 0 {
             line.push(b',');
         }
         let values: Vec<Cow<'_, str>> =
-            same.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect();
-        let _ = serde_json::to_writer(&mut *line, &same[0].0);
+            group.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect();
+        let _ = serde_json::to_writer(&mut *line, &group[0].0);
         line.push(b':');
         let _ = serde_json::to_writer(&mut *line, &values.join(", "));
     }
     line.push(b'}');
 }
 
-/// The lines of many jobs, each made when the one before it was read.
+/// The lines of many jobs. Each line is encoded when the one before it has been written.
 pub struct JobLines<'a> {
-    left: std::slice::Iter<'a, Task>,
+    remaining: std::slice::Iter<'a, Task>,
     line: Vec<u8>,
     written: usize,
 }
 
 impl<'a> JobLines<'a> {
     pub fn new(tasks: &'a [Task]) -> Self {
-        Self { left: tasks.iter(), line: Vec::new(), written: 0 }
+        Self { remaining: tasks.iter(), line: Vec::new(), written: 0 }
     }
 }
 
 impl InputSource for JobLines<'_> {
     fn remaining(&mut self) -> &[u8] {
         if self.written == self.line.len()
-            && let Some(task) = self.left.next()
+            && let Some(task) = self.remaining.next()
         {
             (self.line, self.written) = (encode(task), 0);
         }
@@ -141,23 +142,23 @@ mod tests {
         String::from_utf8(encode(&Task { input: Arc::from(body), ..sample(|_| {}) })).unwrap()
     }
 
-    const HEAD: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
+    const LINE_START: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
         \"source\":\"paminga\",\"received_at\":\"2026-11-18T11:06:40.123Z\",\
         \"headers\":{\"content-type\":\"text/plain\",\"x-a\":\"1, say \\\"2\\\"\",\
         \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\"idempotency_key\":\"the-key\",";
 
-    /// What stands for the body.
+    /// Checks how a body is encoded.
     #[track_caller]
     fn check(body: &[u8], expected: &str) {
-        assert_eq!(line(body), format!("{HEAD}{expected}}}\n"));
+        assert_eq!(line(body), format!("{LINE_START}{expected}}}\n"));
     }
 
     #[test]
-    fn a_body_that_is_json_stands_there_byte_for_byte() {
+    fn a_json_body_is_written_byte_for_byte() {
         check(b"{\"b\":1.50,\"a\":1e999,\"a\":[ ]}", "\"body\":{\"b\":1.50,\"a\":1e999,\"a\":[ ]}");
         check(b"0", "\"body\":0");
         check(b" null\t", "\"body\": null\t");
-        // A byte order mark could not stand there.
+        // A byte order mark is not valid within the line.
         check(b"\xef\xbb\xbf{\"a\":1}", "\"body\":{\"a\":1}");
         check("\"\u{e4}\\ud800\u{2027}\"".as_bytes(), "\"body\":\"\u{e4}\\ud800\u{2027}\"");
         let deep = "[".repeat(128) + &"]".repeat(128);
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_any_reader_takes_for_a_line_end_is_none() {
+    fn line_separators_are_replaced_or_escaped() {
         check(b"{\r\n\"a\":\n1\r}\n", "\"body\":{  \"a\": 1 } ");
         let separators = "[\"\u{2028}x\u{2029}\",\"\u{20a8}\"]";
         check(separators.as_bytes(), "\"body\":[\"\\u2028x\\u2029\",\"\u{20a8}\"]");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_json_comes_as_base64() {
+    fn a_body_that_is_not_json_is_written_as_base64() {
         check(b"the body", "\"body_base64\":\"dGhlIGJvZHk=\"");
         check(b"", "\"body_base64\":\"\"");
         check(b"\xff\n", "\"body_base64\":\"/wo=\"");
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_has_its_number_and_a_query_is_there_where_there_was_one() {
+    fn an_item_has_its_number_and_an_empty_query_is_empty_text() {
         let mut task = Task { item: Some(5), ..sample(|_| {}) };
         let query = Some(String::new());
         task.event = Arc::new(Event { query, ..(*task.event).clone() });

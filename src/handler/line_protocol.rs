@@ -1,8 +1,9 @@
-//! The jobs that a process holds, and what it answers for them: what `stream` and `batch` share.
+//! The responses of a process for the jobs that it holds, in the modes `stream` and `batch`.
 //!
-//! One line an answer: `{"job":7,"outcome":"succeeded","detail":"…","retry_after":"30s"}`. A line
-//! that is none, or is for a job that the process does not hold, or for one a second time, spoils the
-//! exchange: nobody can tell any more what the process means.
+//! A response is one line: `{"job":7,"outcome":"succeeded","detail":"…","retry_after":"30s"}`.
+//! Three lines are protocol errors: one that is not a response, one for a job that the process does
+//! not hold, and a second one for the same job. After a protocol error, no further line of the
+//! process counts.
 
 use std::time::Duration;
 
@@ -16,14 +17,14 @@ use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{ControlLine, Directive, EndReason, ProtocolEvent, StderrCapture};
 
-/// So much of a line that is no answer is shown.
+/// How much of an invalid line is shown.
 const SHOWN_BYTES: usize = 80;
 
-/// What a process says became of a job.
+/// The response for one job.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct JobAnswer {
+pub struct JobResponse {
     job: i64,
-    outcome: JobAnswerOutcome,
+    outcome: ResponseOutcome,
     #[serde(default)]
     detail: Value,
     #[serde(default)]
@@ -32,160 +33,170 @@ pub struct JobAnswer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum JobAnswerOutcome {
+enum ResponseOutcome {
     Succeeded,
     Failed,
     Dead,
     Deferred,
 }
 
-impl JobAnswer {
+impl JobResponse {
     pub fn is_success(&self) -> bool {
-        self.outcome == JobAnswerOutcome::Succeeded
+        self.outcome == ResponseOutcome::Succeeded
     }
 
-    /// How the attempt ended; `errors` is what was said on stderr meanwhile.
-    pub fn ended(&self, errors: StderrCapture, notes: &ControlMessages) -> AttemptResult {
+    /// Makes the result of the attempt. `stderr` is what the process wrote to stderr during it.
+    pub fn attempt_result(
+        &self,
+        stderr: StderrCapture,
+        control: &ControlMessages,
+    ) -> AttemptResult {
         let outcome = match self.outcome {
-            JobAnswerOutcome::Succeeded => Outcome::Succeeded,
-            JobAnswerOutcome::Failed | JobAnswerOutcome::Dead => Outcome::Failed,
-            JobAnswerOutcome::Deferred => Outcome::Deferred,
+            ResponseOutcome::Succeeded => Outcome::Succeeded,
+            ResponseOutcome::Failed | ResponseOutcome::Dead => Outcome::Failed,
+            ResponseOutcome::Deferred => Outcome::Deferred,
         };
-        let wait = control_fd::wait(&self.retry_after).filter(|_| outcome != Outcome::Succeeded);
-        let wrong = match &self.retry_after {
+        let wait =
+            control_fd::parse_wait(&self.retry_after).filter(|_| outcome != Outcome::Succeeded);
+        let retry_after_error = match &self.retry_after {
             Value::Null => String::new(),
-            asked if control_fd::wait(asked).is_none() => {
-                format!("retry_after is no wait: {asked}")
+            value if control_fd::parse_wait(value).is_none() => {
+                format!("retry_after is not a duration: {value}")
             }
             _ => String::new(),
         };
-        // What the handler says of itself stands as it said it.
-        let (how, said) = match &self.detail {
-            Value::Null => ("answered", last_line(errors.during_job())),
+        // A detail from the handler is used as it is.
+        let (exit_text, text) = match &self.detail {
+            Value::Null => ("answered", last_line(stderr.during_job())),
             Value::String(text) => ("", one_line(text.as_bytes())),
             other => ("", one_line(other.to_string().as_bytes())),
         };
-        let how = if said.is_empty() { "answered" } else { how };
-        let detail = detail_text::join(&[how, &said, &wrong, &notes.free_text]);
-        let (dead, stdout) = (self.outcome == JobAnswerOutcome::Dead, Vec::new());
+        let exit_text = if text.is_empty() { "answered" } else { exit_text };
+        let detail = detail_text::join(&[exit_text, &text, &retry_after_error, &control.free_text]);
+        let (is_permanent, stdout) = (self.outcome == ResponseOutcome::Dead, Vec::new());
         AttemptResult {
             outcome,
-            is_permanent: dead,
+            is_permanent,
             detail,
             retry_after: wait,
             stdout,
-            stderr: errors.all,
+            stderr: stderr.bytes,
         }
     }
 }
 
-/// What a process holds.
+/// The jobs that a process holds, and its responses so far.
 #[derive(Debug)]
-pub struct PendingAnswers<'a> {
+pub struct PendingResponses<'a> {
     tasks: &'a [Task],
     is_answered: Vec<bool>,
-    answered: usize,
-    /// Where the next answer is looked for first.
+    answered_count: usize,
+    /// The index at which the search for the next response's job starts.
     next: usize,
-    /// Answers since they were last taken, by the place of their job.
-    pub answers: Vec<(usize, JobAnswer)>,
-    /// Why nothing that the process says counts any more.
+    /// Responses that the caller has not taken yet, with the index of their job.
+    pub responses: Vec<(usize, JobResponse)>,
+    /// The first protocol error.
     pub protocol_error: Option<String>,
-    pub notes: ControlMessages,
+    pub control: ControlMessages,
 }
 
-impl<'a> PendingAnswers<'a> {
+impl<'a> PendingResponses<'a> {
     pub fn new(tasks: &'a [Task]) -> Self {
         Self {
             tasks,
             is_answered: vec![false; tasks.len()],
-            answered: 0,
+            answered_count: 0,
             next: 0,
-            answers: Vec::new(),
+            responses: Vec::new(),
             protocol_error: None,
-            notes: ControlMessages::default(),
+            control: ControlMessages::default(),
         }
     }
 
-    /// The places of the jobs that were not answered for.
+    /// Returns the indices of the jobs without a response.
     pub fn unanswered_indices(&self) -> impl Iterator<Item = usize> {
-        (0..self.tasks.len()).filter(|&at| !self.is_answered[at])
+        (0..self.tasks.len()).filter(|&index| !self.is_answered[index])
     }
 
     pub fn is_done(&self) -> bool {
-        self.answered == self.tasks.len()
+        self.answered_count == self.tasks.len()
     }
 
-    /// Takes what the process said.
-    pub fn on_output(&mut self, heard: ProtocolEvent<'_>) -> Directive {
-        let line = match heard {
-            ProtocolEvent::Note(line)
-                if self.notes.on_line_answering_mode(line) == ControlLine::Alive =>
+    /// Handles a line of the process.
+    pub fn on_output(&mut self, event: ProtocolEvent<'_>) -> Directive {
+        let line = match event {
+            ProtocolEvent::ControlLine(line)
+                if self.control.on_line_responding_mode(line) == ControlLine::Heartbeat =>
             {
-                return Directive::Alive;
+                return Directive::RestartTimeout;
             }
-            ProtocolEvent::Note(_) => return Directive::More,
+            ProtocolEvent::ControlLine(_) => return Directive::Continue,
             ProtocolEvent::TooLong => {
-                return self.fail_protocol("answered with a line of over 1 MiB".to_owned());
+                return self.fail_protocol("wrote a line of over 1 MiB".to_owned());
             }
-            ProtocolEvent::Answer(line) => line,
+            ProtocolEvent::Response(line) => line,
         };
-        let answer = serde_json::from_slice::<JobAnswer>(line).ok();
-        let Some(answer) = answer.filter(|_| line.trim_ascii_start().starts_with(b"{")) else {
+        let response = serde_json::from_slice::<JobResponse>(line).ok();
+        let Some(response) = response.filter(|_| line.trim_ascii_start().starts_with(b"{")) else {
             let shown = one_line(&line[..line.len().min(SHOWN_BYTES)]);
-            return self.fail_protocol(format!("answered with what is no answer: {shown}"));
+            return self.fail_protocol(format!("wrote a line that is not a response: {shown}"));
         };
-        let job = answer.job;
+        let job = response.job;
         match self.index_of(job) {
             None => self.fail_protocol(format!("answered for job {job}, which it does not hold")),
-            Some(at) if self.is_answered[at] => {
+            Some(index) if self.is_answered[index] => {
                 self.fail_protocol(format!("answered twice for job {job}"))
             }
-            Some(at) => {
-                self.is_answered[at] = true;
-                self.answered += 1;
-                self.next = at + 1;
-                self.answers.push((at, answer));
-                Directive::Enough
+            Some(index) => {
+                self.is_answered[index] = true;
+                self.answered_count += 1;
+                self.next = index + 1;
+                self.responses.push((index, response));
+                Directive::Finish
             }
         }
     }
 
-    /// As a rule they are answered for in their order.
+    /// Finds the index of a job. Most processes respond in the order of the jobs.
     fn index_of(&self, job: i64) -> Option<usize> {
-        let (before, from) = self.tasks.split_at(self.next);
-        let is_it = |task: &Task| task.claim.job.0 == job;
-        let found = from.iter().position(is_it).map(|at| at + self.next);
-        found.or_else(|| before.iter().position(is_it))
+        let (before, after) = self.tasks.split_at(self.next);
+        let matches = |task: &Task| task.claim.job.0 == job;
+        let found = after.iter().position(matches).map(|index| index + self.next);
+        found.or_else(|| before.iter().position(matches))
     }
 
-    fn fail_protocol(&mut self, why: String) -> Directive {
-        self.protocol_error.get_or_insert(why);
-        Directive::Enough
+    fn fail_protocol(&mut self, reason: String) -> Directive {
+        self.protocol_error.get_or_insert(reason);
+        Directive::Finish
     }
 
-    /// How an attempt ended that was not answered for; `by_itself` is what it comes to where the process
-    /// came to its end by itself.
-    pub fn result_without_answer(
+    /// Makes the result of an attempt without a response. `own_exit` is the result if the process
+    /// ended without being stopped.
+    pub fn result_without_response(
         &self,
-        came: EndReason,
-        by_itself: (Outcome, bool, String),
-        errors: &StderrCapture,
+        end_reason: EndReason,
+        own_exit: (Outcome, bool, String),
+        stderr: &StderrCapture,
         timeout: Duration,
     ) -> AttemptResult {
-        let failed = |why: &str| (Outcome::Failed, false, why.to_owned());
-        let (outcome, dead, how) = match (came, &self.protocol_error) {
+        let failed = |reason: &str| (Outcome::Failed, false, reason.to_owned());
+        let (outcome, is_permanent, exit_text) = match (end_reason, &self.protocol_error) {
             (EndReason::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
-            (_, Some(why)) => failed(why),
+            (_, Some(reason)) => failed(reason),
             (EndReason::TimedOut, _) => {
                 (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
             }
-            (EndReason::Deaf, _) => failed("closed its stdin or its stdout before it answered"),
-            (EndReason::Ended | EndReason::Enough, _) => by_itself,
+            (EndReason::PipeClosed, _) => {
+                failed("closed its stdin or its stdout before it responded")
+            }
+            (EndReason::Exited | EndReason::Finished, _) => own_exit,
         };
-        let detail =
-            detail_text::join(&[&how, &last_line(errors.during_job()), &self.notes.free_text]);
-        let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { errors.all.clone() };
-        AttemptResult { is_permanent: dead, stderr, ..AttemptResult::new(outcome, detail) }
+        let detail = detail_text::join(&[
+            &exit_text,
+            &last_line(stderr.during_job()),
+            &self.control.free_text,
+        ]);
+        let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { stderr.bytes.clone() };
+        AttemptResult { is_permanent, stderr, ..AttemptResult::new(outcome, detail) }
     }
 }

@@ -1,7 +1,8 @@
-//! What is done with events: a kind of handler a file, each behind [`Kind`].
+//! Handlers: one file for each kind, each behind `HandlerRunner`.
 //!
-//! The worker builds a [`Task`] from its claim and hands it to the kind that the handler's settings
-//! name. A kind runs it to its end and says how it ended; it knows neither the queue nor the store.
+//! The worker builds a [`Task`] from its claim and passes it to the runner that the handler's
+//! settings select. The runner runs one attempt to its end and returns the result. It uses neither
+//! the scheduler nor the store.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -28,124 +29,131 @@ pub mod url;
 
 pub use command_spec::{FileStamp, command_file_stamps};
 
-/// A handler as it is configured now, its secrets read; what it keeps warm lives as long as this.
+/// A configured handler with its secrets read, and its runner. Idle processes and connections live
+/// as long as the runner.
 pub struct HandlerRuntime {
     pub settings: Arc<config::Handler>,
     pub env: Arc<[(String, OsString)]>,
-    /// `headers` of a URL.
+    /// The `headers` of a URL handler.
     pub headers: Arc<[(String, Vec<u8>)]>,
-    /// Secrets of `sign`.
+    /// The secrets of `sign`.
     pub sign: Arc<[Vec<u8>]>,
-    /// The command's files as they were when this was made.
-    pub files: Vec<FileStamp>,
-    pub kind: Box<dyn HandlerRunner>,
+    /// The command's files at the time when this was built.
+    pub file_stamps: Vec<FileStamp>,
+    pub runner: Box<dyn HandlerRunner>,
 }
 
 impl HandlerRuntime {
-    /// Whether nothing would change if it stood for the other.
+    /// Returns whether replacing this runtime by `other` would change nothing.
     pub fn is_equivalent(&self, other: &Self) -> bool {
         self.settings == other.settings
             && self.env == other.env
             && self.headers == other.headers
             && self.sign == other.sign
-            && self.files == other.files
-            && !self.kind.needs_rebuild_on_reload()
+            && self.file_stamps == other.file_stamps
+            && !self.runner.needs_rebuild_on_reload()
     }
 }
 
 impl fmt::Debug for HandlerRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ready({})", self.settings.name)
+        write!(f, "HandlerRuntime({})", self.settings.name)
     }
 }
 
-/// Everything that one attempt needs.
+/// The input of one attempt.
 #[derive(Clone, Debug)]
 pub struct Task {
     pub claim: Claim,
     pub handler: Arc<config::Handler>,
-    /// The handler's own environment, its secrets read.
+    /// The handler's `env` with its secrets read.
     pub env: Arc<[(String, OsString)]>,
-    /// Headers of a URL, secrets read.
+    /// The `headers` of a URL handler with their secrets read.
     pub headers: Arc<[(String, Vec<u8>)]>,
-    /// Standard Webhooks secrets, each of which signs.
+    /// Standard Webhooks secrets. Each one signs.
     pub sign: Arc<[Vec<u8>]>,
     pub event: Arc<Event>,
-    /// With `split`: the item's number, from 1.
+    /// The item's number, from 1, if the handler has a `split`.
     pub item: Option<u32>,
-    /// What the handler reads: what `transform` gave, the item, or the event's bytes.
+    /// What the handler reads: the output of `transform`, the item, or the event's body.
     pub input: Arc<[u8]>,
-    /// `input` is an item or was transformed: JSON, whatever the event's type was.
+    /// `input` is an item or the output of `transform`. So it is JSON, whatever the event's content
+    /// type is.
     pub is_json_input: bool,
-    /// The number after which this run of attempts ends (`HOOKTRAIL_MAX_ATTEMPTS`).
+    /// The number of the last attempt of this series (`HOOKTRAIL_MAX_ATTEMPTS`).
     pub max_attempts: u32,
     /// The idempotency key (`HOOKTRAIL_IDEMPOTENCY_KEY`): the same for every attempt of a job.
-    pub key: String,
-    /// Put into the environment of what is started (`HOOKTRAIL_RUN_ID`), so that it can be found
-    /// again and ended: the trail's own id, the job and the attempt.
+    pub idempotency_key: String,
+    /// The run id (`HOOKTRAIL_RUN_ID`): the database id, the job and the attempt. It is in the
+    /// environment of the process, so that the process and its orphans can be found and killed.
     pub run_id: String,
 }
 
-/// How long a job waits that could not be started because the system lacked something.
-const NOT_NOW_WAIT: Duration = Duration::from_secs(10);
+/// The delay of a job that did not start because of a shortage.
+const SHORTAGE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The end of an attempt that did not begin because the server itself lacks something: file descriptors,
-/// processes, memory, a place in one of its own queues. It counts for nobody.
-pub fn not_now(reason: &str) -> AttemptResult {
+/// Makes the result of an attempt that did not begin because of a shortage in the server: of file
+/// descriptors, processes, memory or places in one of its own queues. It does not count as an
+/// attempt.
+pub fn shortage_result(reason: &str) -> AttemptResult {
     let detail = detail_text::join(&["not started", reason]);
     AttemptResult {
-        retry_after: Some(NOT_NOW_WAIT),
+        retry_after: Some(SHORTAGE_RETRY_DELAY),
         ..AttemptResult::new(Outcome::Interrupted, detail)
     }
 }
 
-/// A kind of handler.
+/// Runs the attempts of one kind of handler.
 pub trait HandlerRunner: Send + Sync {
-    /// Runs one attempt to its end. Never panics, never outlives its `timeout` by more than the
-    /// time it takes to end what it started, and leaves no process behind but those it keeps warm.
+    /// Runs one attempt to its end. It never panics. It exceeds its `timeout` only by the time that
+    /// ending its process takes. It leaves no process behind except idle ones in its pool.
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult;
 
-    /// At a reload it is made anew although its settings are the same: it read what is not in them.
+    /// Returns whether a reload must rebuild the runner although its settings are the same, because
+    /// it read files that are not among them.
     fn needs_rebuild_on_reload(&self) -> bool {
         false
     }
 
-    /// Runs attempts that were claimed together; `over` hears of each, by its place, exactly once.
-    /// More than one comes only where `mode = "batch"`.
+    /// Runs attempts that were claimed together. `on_result` gets the result of each attempt
+    /// exactly once, with its index. There is more than one attempt only with `mode = "batch"`.
     fn run_all(
         &self,
         tasks: &[Task],
         stop: &CancelToken,
-        over: &mut dyn FnMut(usize, AttemptResult),
+        on_result: &mut dyn FnMut(usize, AttemptResult),
     ) {
-        for (at, task) in tasks.iter().enumerate() {
-            over(at, self.run(task, stop));
+        for (index, task) in tasks.iter().enumerate() {
+            on_result(index, self.run(task, stop));
         }
     }
 
-    /// Lets go of what it keeps warm, without waiting for it (`process::wait_for_retired` does):
-    /// other settings have taken its place, or the server stops. What still runs runs on.
+    /// Ends idle processes without waiting for them (`process::wait_for_drained` waits). Called
+    /// when a reload replaces the handler and when the server stops. Running attempts continue.
     fn close(&self) {}
 }
 
-/// A row of the table: whether it is these settings' kind, and what makes it.
+/// A row of `RUNNERS`: whether it accepts the settings, and its constructor.
 type RunnerEntry = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn HandlerRunner>);
 
-/// One process a job: what a command is run by where its mode says nothing else.
+/// One process for each job. The default for a command.
 const PER_JOB: RunnerEntry =
-    (|it| it.mode == Mode::Each, |_| Box::new(command::Command::default()));
+    (|settings| settings.mode == Mode::Each, |_| Box::new(command::CommandRunner::default()));
 
-/// The table of kinds; the first that takes the settings is theirs.
+/// All runners. The first one that accepts the settings is used.
 const RUNNERS: &[RunnerEntry] = &[
-    (|it| it.target.is_some(), |it| Box::new(url::Url::new(it))),
+    (|settings| settings.target.is_some(), |settings| Box::new(url::UrlRunner::new(settings))),
     PER_JOB,
-    (|it| it.mode == Mode::Cgi, |_| Box::new(cgi::Cgi::default())),
-    (|it| it.mode == Mode::Stream, |it| Box::new(stream::Stream::new(it))),
-    (|it| it.mode == Mode::Batch, |_| Box::new(batch::Batch::default())),
+    (|settings| settings.mode == Mode::Cgi, |_| Box::new(cgi::CgiRunner::default())),
+    (
+        |settings| settings.mode == Mode::Stream,
+        |settings| Box::new(stream::StreamRunner::new(settings)),
+    ),
+    (|settings| settings.mode == Mode::Batch, |_| Box::new(batch::BatchRunner::default())),
 ];
 
-/// The kind that a handler's settings name.
-pub fn kind(settings: &config::Handler) -> Box<dyn HandlerRunner> {
-    let (_, make) = RUNNERS.iter().find(|(takes, _)| takes(settings)).unwrap_or(&PER_JOB);
+/// Builds the runner that a handler's settings select.
+pub fn runner_for(settings: &config::Handler) -> Box<dyn HandlerRunner> {
+    let (_, make) = RUNNERS.iter().find(|(accepts, _)| accepts(settings)).unwrap_or(&PER_JOB);
     make(settings)
 }

@@ -1,12 +1,12 @@
-//! `mode = "stream"`: processes that stay, each holding one job at a time.
+//! `mode = "stream"`: long-lived processes, each of which holds one job at a time.
 //!
-//! A job is a line on a process's stdin, its outcome a line on its stdout. Whatever a process does
-//! but answer fails the attempt that it holds, and it is ended before that is reported: so a job never
-//! runs twice at once.
+//! A job is a line on the process's stdin, and its response is a line on stdout. Any other
+//! behaviour of the process fails the attempt. The process is ended before the failure is reported,
+//! so that a job never runs twice at the same time.
 
 use std::time::Duration;
 
-use super::line_protocol::PendingAnswers;
+use super::line_protocol::PendingResponses;
 use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::config;
 use crate::domain::{AttemptResult, Outcome};
@@ -18,33 +18,33 @@ use crate::process::{
 #[cfg(test)]
 mod tests;
 
-/// The processes of one handler.
-pub struct Stream {
+/// Runs the attempts of one handler in a pool of processes.
+pub struct StreamRunner {
     pool: ProcessPool,
-    /// Between SIGTERM and SIGKILL.
+    /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
 
-impl Stream {
+impl StreamRunner {
     pub fn new(settings: &config::Handler) -> Self {
         Self { pool: ProcessPool::new(&settings.name), grace: GRACE }
     }
 }
 
-impl HandlerRunner for Stream {
+impl HandlerRunner for StreamRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let program = || command_spec::for_long_lived(task, "stream");
+        let command = || command_spec::for_long_lived(task, "stream");
         loop {
-            let kept = match self.pool.acquire(stop, task.handler.max_output_bytes, &program) {
-                Ok(kept) => kept,
-                Err(ExitReason::NotStarted(why)) => {
-                    return AttemptResult::new(Outcome::Failed, format!("not started: {why}"));
+            let process = match self.pool.acquire(stop, task.handler.max_output_bytes, &command) {
+                Ok(process) => process,
+                Err(ExitReason::NotStarted(reason)) => {
+                    return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
                 }
-                Err(ExitReason::NotNow(why)) => return super::not_now(&why),
+                Err(ExitReason::Shortage(reason)) => return super::shortage_result(&reason),
                 Err(_) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
             };
-            if let Some(ended) = self.run_on(kept, task, stop) {
-                return ended;
+            if let Some(result) = self.run_on(process, task, stop) {
+                return result;
             }
         }
     }
@@ -54,69 +54,71 @@ impl HandlerRunner for Stream {
     }
 }
 
-impl Stream {
-    /// Hands it the job. `None`: the process had done with it all before it read the line, so that
-    /// the job is another's to do.
+impl StreamRunner {
+    /// Runs the job on a process. Returns `None` if the process ended before it read the line. In
+    /// this case another process must run the job.
     fn run_on(
         &self,
-        mut kept: LineProcess,
+        mut process: LineProcess,
         task: &Task,
         stop: &CancelToken,
     ) -> Option<AttemptResult> {
         let line = job_line::encode(task);
         let timeout = task.handler.timeout;
-        let mut held = PendingAnswers::new(std::slice::from_ref(task));
-        let mut hear = |heard: ProtocolEvent<'_>| held.on_output(heard);
+        let mut pending = PendingResponses::new(std::slice::from_ref(task));
+        let mut on_event = |event: ProtocolEvent<'_>| pending.on_output(event);
         let mut deadline = Deadline::new(timeout);
-        let mut unread = line.as_slice();
-        let came = kept.communicate(&mut unread, false, &mut deadline, stop, &mut hear);
-        if held.protocol_error.is_none()
-            && let Some((_, answer)) = held.answers.pop()
+        let mut unwritten = line.as_slice();
+        let end_reason =
+            process.communicate(&mut unwritten, false, &mut deadline, stop, &mut on_event);
+        if pending.protocol_error.is_none()
+            && let Some((_, response)) = pending.responses.pop()
         {
-            let errors = kept.take_errors();
-            if unread.is_empty() {
-                self.pool.release(kept);
+            let stderr = process.take_stderr();
+            if unwritten.is_empty() {
+                self.pool.release(process);
             } else {
-                // It answered before it had read its line: the next one would be glued to the rest.
-                self.pool.discard(&kept);
-                kept.end(Some(StopSignal::Term), self.grace, &mut |_| Directive::More);
+                // The process responded before it read its whole line. The rest of this line would
+                // corrupt the next one.
+                self.pool.discard(&process);
+                process.terminate(Some(StopSignal::Term), self.grace, &mut |_| Directive::Continue);
             }
-            return Some(answer.ended(errors, &held.notes));
+            return Some(response.attempt_result(stderr, &pending.control));
         }
-        let is_its_own =
-            matches!(came, EndReason::Stopped | EndReason::TimedOut) || !kept.has_succeeded();
-        if came == EndReason::Stopped {
-            self.pool.discard(&kept);
+        let is_own_failure = matches!(end_reason, EndReason::Stopped | EndReason::TimedOut)
+            || !process.has_succeeded();
+        if end_reason == EndReason::Stopped {
+            self.pool.discard(&process);
         } else {
-            self.pool.lost(&kept);
+            self.pool.discard_failed(&process);
         }
-        let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
-        let left = kept.end(tell, self.grace, &mut |heard| match came {
-            EndReason::Ended => held.on_output(heard),
-            _ => Directive::More,
+        let signal = (end_reason != EndReason::Exited).then_some(StopSignal::Term);
+        let exit_report = process.terminate(signal, self.grace, &mut |event| match end_reason {
+            EndReason::Exited => pending.on_output(event),
+            _ => Directive::Continue,
         });
-        if came == EndReason::Ended {
-            // A line that it could not end says less than how it ended.
-            held.protocol_error = None;
+        if end_reason == EndReason::Exited {
+            // The exit of the process says more than an incomplete line.
+            pending.protocol_error = None;
         }
-        if left.input_unread && !is_its_own {
-            if held.protocol_error.is_some() {
+        if exit_report.input_unread && !is_own_failure {
+            if pending.protocol_error.is_some() {
                 self.pool.warn_unexpected_output();
             }
             return None;
         }
-        Some(match held.answers.pop().filter(|_| came == EndReason::Ended) {
-            // Its last line, without an end.
-            Some((_, answer)) => answer.ended(left.errors, &held.notes),
+        Some(match pending.responses.pop().filter(|_| end_reason == EndReason::Exited) {
+            // The last line of the process, without a newline.
+            Some((_, response)) => response.attempt_result(exit_report.stderr, &pending.control),
             None => {
-                let how = match command::outcome(&left.exit) {
-                    (Outcome::Succeeded, _, how) => format!("{how} without an answer"),
-                    (_, _, how) => how,
+                let exit_text = match command::outcome(&exit_report.exit) {
+                    (Outcome::Succeeded, _, exit_text) => format!("{exit_text} without a response"),
+                    (_, _, exit_text) => exit_text,
                 };
-                held.result_without_answer(
-                    came,
-                    (Outcome::Failed, false, how),
-                    &left.errors,
+                pending.result_without_response(
+                    end_reason,
+                    (Outcome::Failed, false, exit_text),
+                    &exit_report.stderr,
                     timeout,
                 )
             }

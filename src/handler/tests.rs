@@ -1,4 +1,4 @@
-//! A task such as the worker makes, for the tests of each kind.
+//! A sample task, as the worker builds it, and helpers for the tests of all runners.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::domain::{EventId, Headers, JobId};
 
-/// Event 42 for handler `crm`, with these settings; attempt 3 of job 7.
+/// Builds attempt 3 of job 7 of event 42 for handler `crm`, with changed settings.
 pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
     let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
     let event = Event {
@@ -46,32 +46,33 @@ pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
         event: Arc::new(event),
         item: None,
         max_attempts: 40,
-        key: "the-key".into(),
+        idempotency_key: "the-key".into(),
         run_id: format!("sample{}.7.3", std::process::id()),
     }
 }
 
-/// For shell scripts that answer in lines: `of_line` takes the job's number out of `$line`, `ok`
-/// answers that it succeeded, its process in detail, and `answer OUTCOME` whatever else.
-pub(super) const ANSWERS: &str = r#"
+/// Shell functions for scripts that respond in lines. `of_line` reads the job's number from
+/// `$line`. `ok` responds that it succeeded, with the process id as detail. `answer OUTCOME`
+/// responds with another outcome.
+pub(super) const SHELL_FUNCTIONS: &str = r#"
 of_line() { job=${line#*\"job\":}; job=${job%%,*}; }
 answer() { echo "{\"job\":$job,\"outcome\":\"$1\",\"detail\":\"$$\"}"; }
 ok() { answer succeeded; }
 "#;
 
-/// Asks until it is so.
+/// Waits until `condition` is true.
 #[track_caller]
-pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
-/// Whether there is such a process, ended ones that wait to be reaped included.
+/// Returns whether the process exists. An ended process that was not reaped exists too.
 #[track_caller]
 pub(super) fn is_alive(pid: &str) -> bool {
-    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is no process's number");
+    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is not a process id");
     Path::new("/proc").join(pid.trim()).exists()
 }

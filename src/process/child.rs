@@ -1,9 +1,10 @@
-//! A process from its start to its end: what `run` and `Kept` have in common.
+//! A child process from its start to its end. `run` and `LineProcess` use it.
 //!
-//! Everything waits on one `poll`: the process, its streams, file descriptor 3, and `Stop`. Nothing
-//! that the process does can hold it: not reading its input, flooding or closing its pipes, handing
-//! them to children. When it has ended its group is killed before it is reaped (so that the group's
-//! number can't be another's yet), and `reap` ends what left the group.
+//! One `poll` waits for the process, its streams, file descriptor 3 and the `CancelToken`. Nothing
+//! that the process does can block the caller: it may ignore its input, flood or close its pipes,
+//! or pass them to children. After the process has ended, its group is killed before the process is
+//! reaped. Until then, no other group can get the group's id. The `orphans` module then kills
+//! processes that left the group.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -17,48 +18,50 @@ use super::orphans::RunGuard;
 use super::pipes::{LineSplitter, TailBuffer, read_some};
 use super::{CancelToken, CommandSpec, ExitReason, StartError, spawn};
 
-/// A line on file descriptor 3 is read up to this length. How many there are has no limit, as a long
-/// run may say `alive` for days; whoever takes them keeps only so much.
-const NOTE_BYTES_MAX: usize = 64 << 10;
+/// The length at which a line on file descriptor 3 is cut. The number of lines has no limit,
+/// because a long run may send heartbeats for days. The caller limits how much it keeps.
+const CONTROL_LINE_BYTES_MAX: usize = 64 << 10;
 
-/// What is killed ends by itself, unless the system holds it; it is asked again after so long.
-const AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait before SIGKILL is sent again. A killed process ends at once unless the kernel
+/// holds it.
+const KILL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long what closed the pipe that it answers by, or is asked by, has until it ends by itself.
+/// How long a process has to end after it closed its stdin or its stdout.
 const CLOSED_PIPE_GRACE: Duration = Duration::from_secs(1);
 
-/// What a process says while it runs.
+/// Output of a running process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OutputEvent<'a> {
-    /// Bytes of its stdout.
-    Out(&'a [u8]),
+    /// Bytes of stdout.
+    Stdout(&'a [u8]),
     /// A line on file descriptor 3.
-    Note(&'a [u8]),
+    ControlLine(&'a [u8]),
 }
 
-/// What follows from what was said; the last is the strongest.
+/// What to do after an output event. If several events are read at once, the greatest value wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Directive {
-    More,
-    /// The timeout starts anew.
-    Alive,
-    /// Nothing more is waited for.
-    Enough,
+    Continue,
+    /// The timeout starts again.
+    RestartTimeout,
+    /// The exchange is complete.
+    Finish,
 }
 
-/// Why a talk with it is over.
+/// Why `communicate` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    Enough,
-    /// It has ended.
-    Ended,
+    /// A callback returned `Directive::Finish`.
+    Finished,
+    /// The process has ended.
+    Exited,
     TimedOut,
     Stopped,
-    /// It runs, but can't be asked or can't answer: it closed that pipe.
-    Deaf,
+    /// The process still runs, but it closed its stdin or its stdout.
+    PipeClosed,
 }
 
-/// When a talk is over at the latest.
+/// The time at which `communicate` gives up. `Directive::RestartTimeout` moves it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     timeout: Duration,
@@ -70,14 +73,14 @@ impl Deadline {
         Self { timeout, at: Instant::now() + timeout }
     }
 
-    fn left(&self) -> Duration {
+    fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 }
 
-/// What is written to a process, bit by bit.
+/// A source of input that is written to a process in parts.
 pub trait InputSource {
-    /// What is to be written next; empty at the end.
+    /// Returns the bytes to write next. They are empty at the end of the input.
     fn remaining(&mut self) -> &[u8];
 
     fn advance(&mut self, count: usize);
@@ -93,272 +96,292 @@ impl InputSource for &[u8] {
     }
 }
 
-/// How a process is told to end; it is killed when it does not.
+/// How a process is asked to end. It is killed if it does not end within the grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopSignal {
-    /// By the end of its input.
+    /// Close its stdin.
     Close,
-    /// By SIGTERM.
+    /// Send SIGTERM to its group.
     Term,
 }
 
-/// A process that runs. Dropped before its end was seen to, it is killed.
+/// A running process. If it is dropped before its end, it is killed.
 pub(super) struct ChildProcess {
     pid: Pid,
-    /// Readable when the process has ended.
-    process: OwnedFd,
-    entered: RunGuard,
+    /// The pidfd of the process, readable when the process has ended.
+    pidfd: OwnedFd,
+    run: RunGuard,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    pub errors: TailBuffer,
-    notes: Option<OwnedFd>,
-    lines: LineSplitter,
-    /// How much was written to its stdin last, and how much of it was never read.
-    written: u64,
-    unread: Option<u64>,
-    is_over: bool,
+    pub stderr_tail: TailBuffer,
+    control: Option<OwnedFd>,
+    control_lines: LineSplitter,
+    /// How much the last `communicate` wrote to stdin.
+    written_bytes: u64,
+    /// How much of its input was unread when the process closed its stdin.
+    unread_bytes: Option<u64>,
+    is_reaped: bool,
 }
 
 impl ChildProcess {
-    /// Starts it, or says why not.
-    pub fn start(program: &CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
-        let entered = RunGuard::new(&program.mark);
-        let child = spawn::spawn(program, &entered)?;
+    /// Starts the process.
+    pub fn start(command: &CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
+        let run = RunGuard::new(&command.run_id);
+        let child = spawn::spawn(command, &run)?;
         Ok(Self {
             pid: child.pid,
-            process: child.process,
-            entered,
+            pidfd: child.pidfd,
+            run,
             stdin: Some(child.stdin),
             stdout: Some(child.stdout),
             stderr: Some(child.stderr),
-            errors: TailBuffer::new(0, max_output_bytes),
-            notes: Some(child.notes),
-            lines: LineSplitter::new(NOTE_BYTES_MAX),
-            written: 0,
-            unread: None,
-            is_over: false,
+            stderr_tail: TailBuffer::new(0, max_output_bytes),
+            control: Some(child.control),
+            control_lines: LineSplitter::new(CONTROL_LINE_BYTES_MAX),
+            written_bytes: 0,
+            unread_bytes: None,
+            is_reaped: false,
         })
     }
 
-    pub fn process(&self) -> &OwnedFd {
-        &self.process
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
     }
 
-    /// Writes `input` (and closes the process's stdin behind it, if it is the `last`) and hears what
-    /// the process says, until that is enough, it ends, the deadline is there, or `stop` is set.
+    /// Writes `input` and passes the output of the process to `on_output`. It returns when a
+    /// callback is done, the process ends, the deadline passes, or `stop` is cancelled. With
+    /// `closes_input`, it closes the process's stdin after the input.
     pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,
-        last: bool,
+        closes_input: bool,
         deadline: &mut Deadline,
         stop: &CancelToken,
-        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+        on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> EndReason {
-        let mut is_deaf = false;
-        self.written = 0;
-        let mut wants = self.write_input(input, last);
+        let mut is_pipe_closed = false;
+        self.written_bytes = 0;
+        let mut has_more_input = self.write_input(input, closes_input);
         loop {
             let closed = self.stdout.is_none() || self.stdin.is_none();
-            if closed && !last && !is_deaf {
-                is_deaf = true;
+            if closed && !closes_input && !is_pipe_closed {
+                is_pipe_closed = true;
                 deadline.at = deadline.at.min(Instant::now() + CLOSED_PIPE_GRACE);
             }
-            let left = deadline.left();
-            if left.is_zero() {
-                return if is_deaf { EndReason::Deaf } else { EndReason::TimedOut };
+            let remaining = deadline.remaining();
+            if remaining.is_zero() {
+                return if is_pipe_closed { EndReason::PipeClosed } else { EndReason::TimedOut };
             }
-            if stop.is_set() {
+            if stop.is_cancelled() {
                 return EndReason::Stopped;
             }
-            let Some(ready) = self.wait(wants, Some(stop), left) else { continue };
+            let Some(ready) = self.wait(has_more_input, Some(stop), remaining) else { continue };
             if ready.stdin {
-                wants = self.write_input(input, last);
+                has_more_input = self.write_input(input, closes_input);
             }
-            match self.read_output(ready, hear) {
-                Directive::Enough => return EndReason::Enough,
-                Directive::Alive => *deadline = Deadline::new(deadline.timeout),
-                Directive::More => {}
+            match self.read_output(ready, on_output) {
+                Directive::Finish => return EndReason::Finished,
+                Directive::RestartTimeout => *deadline = Deadline::new(deadline.timeout),
+                Directive::Continue => {}
             }
-            if ready.ended {
-                return EndReason::Ended;
+            if ready.has_exited {
+                return EndReason::Exited;
             }
         }
     }
 
-    /// Writes what the pipe takes; whether there is more. A process that does not read its input is
-    /// no fault.
-    fn write_input(&mut self, input: &mut dyn InputSource, last: bool) -> bool {
+    /// Writes as much as the pipe takes and returns whether more input remains. A process may
+    /// ignore its input, so a closed pipe is not an error.
+    fn write_input(&mut self, input: &mut dyn InputSource, closes_input: bool) -> bool {
         while let Some(stdin) = &self.stdin {
-            let rest = input.remaining();
-            if rest.is_empty() {
+            let bytes = input.remaining();
+            if bytes.is_empty() {
                 break;
             }
-            match rustix::io::write(stdin, rest) {
+            match rustix::io::write(stdin, bytes) {
                 Ok(count) => {
                     input.advance(count);
-                    self.written += count as u64;
+                    self.written_bytes += count as u64;
                 }
                 Err(Errno::INTR) => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return true,
                 Err(_) => {
-                    // Nobody reads it any more.
-                    self.unread = ioctl_fionread(stdin).ok();
+                    // The process closed its stdin.
+                    self.unread_bytes = ioctl_fionread(stdin).ok();
                     self.stdin = None;
                 }
             }
         }
-        if last {
+        if closes_input {
             self.stdin = None;
         }
         false
     }
 
-    /// Whether it has ended without having read anything of what was written to it last. Not known,
-    /// and so not said, once its stdin was closed by us.
-    pub fn is_untouched(&self) -> bool {
+    /// Returns whether the process read nothing of the last input. If this side closed stdin, that
+    /// is unknown and the result is false.
+    pub fn input_is_unread(&self) -> bool {
         let now = self.stdin.as_ref().and_then(|stdin| ioctl_fionread(stdin).ok());
-        now.or(self.unread).is_some_and(|left| left >= self.written)
+        now.or(self.unread_bytes).is_some_and(|remaining| remaining >= self.written_bytes)
     }
 
-    fn wait(&self, feeding: bool, stop: Option<&CancelToken>, left: Duration) -> Option<ReadyFds> {
-        let stdin = self.stdin.as_ref().filter(|_| feeding);
-        // What it said before it ended, or before it answered, is there when that is seen: so these
-        // stand in this order.
-        let all = [
-            (Some(&self.process), PollFlags::IN),
+    fn wait(
+        &self,
+        has_input: bool,
+        stop: Option<&CancelToken>,
+        remaining: Duration,
+    ) -> Option<ReadyFds> {
+        let stdin = self.stdin.as_ref().filter(|_| has_input);
+        // The order matters, because `poll` checks the descriptors one after the other. If it sees
+        // the end of the process, it also sees all of its output. If it sees a response on stdout,
+        // it also sees what the process wrote to stderr and descriptor 3 before it.
+        let candidates = [
+            (Some(&self.pidfd), PollFlags::IN),
             (self.stdout.as_ref(), PollFlags::IN),
             (self.stderr.as_ref(), PollFlags::IN),
-            (self.notes.as_ref(), PollFlags::IN),
+            (self.control.as_ref(), PollFlags::IN),
             (stdin, PollFlags::OUT),
-            (stop.map(|stop| &*stop.wake), PollFlags::IN),
+            (stop.map(|stop| &*stop.event_fd), PollFlags::IN),
         ];
-        let open = all.iter().filter_map(|(fd, flags)| Some(PollFd::new(fd.as_ref()?, *flags)));
-        let mut fds: Vec<PollFd<'_>> = open.collect();
-        // Longer waits than poll knows are cut; the loop looks at the clock again.
-        let left = Timespec::try_from(left.min(Duration::from_secs(86_400))).ok();
-        poll(&mut fds, left.as_ref()).ok()?;
-        let mut found = fds.iter().map(PollFd::revents);
-        let events = all.map(|(fd, _)| fd.and_then(|_| found.next()).unwrap_or(PollFlags::empty()));
-        let [ended, stdout, stderr, notes, stdin, _] = events.map(|events| !events.is_empty());
-        let broken = events[4].contains(PollFlags::ERR);
-        Some(ReadyFds { ended, stdin, broken, stdout, stderr, notes })
+        let open_fds =
+            candidates.iter().filter_map(|(fd, flags)| Some(PollFd::new(fd.as_ref()?, *flags)));
+        let mut fds: Vec<PollFd<'_>> = open_fds.collect();
+        // `poll` does not accept longer waits. The loop checks the deadline after each one.
+        let remaining = Timespec::try_from(remaining.min(Duration::from_secs(86_400))).ok();
+        poll(&mut fds, remaining.as_ref()).ok()?;
+        let mut ready_events = fds.iter().map(PollFd::revents);
+        let events = candidates
+            .map(|(fd, _)| fd.and_then(|_| ready_events.next()).unwrap_or(PollFlags::empty()));
+        let [has_exited, stdout, stderr, control, stdin, _] =
+            events.map(|events| !events.is_empty());
+        let is_stdin_broken = events[4].contains(PollFlags::ERR);
+        Some(ReadyFds { has_exited, stdin, is_stdin_broken, stdout, stderr, control })
     }
 
     fn read_output(
         &mut self,
         ready: ReadyFds,
-        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+        on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> Directive {
-        let mut then = Directive::More;
+        let mut directive = Directive::Continue;
         if ready.stderr {
-            read_some(&mut self.stderr, &mut |bytes| self.errors.add(bytes));
+            read_some(&mut self.stderr, &mut |bytes| self.stderr_tail.add(bytes));
         }
-        if ready.notes {
-            let mut each = |line: &[u8]| then = then.max(hear(OutputEvent::Note(line)));
-            read_some(&mut self.notes, &mut |bytes| self.lines.add(bytes, &mut each));
+        if ready.control {
+            let mut on_line =
+                |line: &[u8]| directive = directive.max(on_output(OutputEvent::ControlLine(line)));
+            read_some(&mut self.control, &mut |bytes| self.control_lines.add(bytes, &mut on_line));
         }
         if ready.stdout {
             read_some(&mut self.stdout, &mut |bytes| {
-                then = then.max(hear(OutputEvent::Out(bytes)))
+                directive = directive.max(on_output(OutputEvent::Stdout(bytes)))
             });
         }
-        then
+        directive
     }
 
-    /// Hears what it has said, without waiting; whether it still runs and can be talked to.
-    pub fn look(&mut self, hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
+    /// Reads the available output without waiting. Returns whether the process still runs with its
+    /// stdin and stdout open.
+    pub fn poll_idle(&mut self, on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
         let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
-        self.read_output(ready, hear);
-        !ready.ended && !ready.broken && self.stdin.is_some() && self.stdout.is_some()
+        self.read_output(ready, on_output);
+        !ready.has_exited && !ready.is_stdin_broken && self.stdin.is_some() && self.stdout.is_some()
     }
 
-    /// Sees it to its end: it has ended, or is told to, gets its grace, and is killed. All that it
-    /// left is ended too.
+    /// Waits for the end of the process and kills what it left behind. With a `signal`, the process
+    /// is asked to end first, and killed after `grace`.
     pub fn terminate(
         &mut self,
-        tell: Option<StopSignal>,
+        signal: Option<StopSignal>,
         grace: Duration,
-        hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+        on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> ExitReason {
-        if let Some(tell) = tell {
-            self.send_stop(tell);
+        if let Some(signal) = signal {
+            self.send_stop(signal);
             let mut deadline = Instant::now() + grace;
             loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                if remaining.is_zero() {
                     self.signal(Signal::KILL);
-                    deadline = Instant::now() + grace.max(AGAIN);
+                    deadline = Instant::now() + grace.max(KILL_RETRY_INTERVAL);
                     continue;
                 }
-                let Some(ready) = self.wait(false, None, left) else { continue };
-                self.read_output(ready, hear);
-                if ready.ended {
+                let Some(ready) = self.wait(false, None, remaining) else { continue };
+                self.read_output(ready, on_output);
+                if ready.has_exited {
                     break;
                 }
             }
         }
-        exit(self.finish(hear))
+        exit_reason(self.finish(on_output))
     }
 
-    fn send_stop(&mut self, tell: StopSignal) {
-        match tell {
+    fn send_stop(&mut self, signal: StopSignal) {
+        match signal {
             StopSignal::Close => self.stdin = None,
             StopSignal::Term => {
                 self.signal(Signal::TERM);
             }
         }
-        // What is suspended must go on to be told.
+        // A stopped process (SIGSTOP) must continue in order to handle the signal.
         self.signal(Signal::CONT);
     }
 
-    /// To its group, and to itself where it has left that for another of its session.
+    /// Sends a signal to the process's group. If the process has moved to another group of its
+    /// session, it gets the signal too.
     fn signal(&self, signal: Signal) {
         let _ = kill_process_group(self.pid, signal);
         if getpgid(Some(self.pid)) != Ok(self.pid) {
-            let _ = pidfd_send_signal(&self.process, signal);
+            let _ = pidfd_send_signal(&self.pidfd, signal);
         }
     }
 
-    /// The process has ended, or ends now.
-    fn finish(&mut self, hear: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> Option<WaitStatus> {
-        self.is_over = true;
-        // Before it is reaped: until then no other group can have its number.
+    /// Kills the group, which ends the process too if it still runs, kills its orphans, reads the
+    /// last output and reaps the process.
+    fn finish(
+        &mut self,
+        on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
+    ) -> Option<WaitStatus> {
+        self.is_reaped = true;
+        // The group must be killed before the process is reaped. Until then, no other group can get
+        // its id.
         self.signal(Signal::KILL);
-        self.entered.kill_orphans(self.pid);
-        // What still holds a pipe open can't be seen: what is there now is taken, and no more.
+        self.run.kill_orphans(self.pid);
+        // A process that was not found may still hold a pipe open. So this reads what is available
+        // now and does not wait for the end of the stream.
         self.read_output(
-            ReadyFds { stdout: true, stderr: true, notes: true, ..ReadyFds::default() },
-            hear,
+            ReadyFds { stdout: true, stderr: true, control: true, ..ReadyFds::default() },
+            on_output,
         );
-        self.lines.end(&mut |line| {
-            hear(OutputEvent::Note(line));
+        self.control_lines.finish(&mut |line| {
+            on_output(OutputEvent::ControlLine(line));
         });
-        self.entered.reap(self.pid)
+        self.run.reap(self.pid)
     }
 }
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        if !self.is_over {
-            self.finish(&mut |_| Directive::More);
+        if !self.is_reaped {
+            self.finish(&mut |_| Directive::Continue);
         }
     }
 }
 
-/// What there is to do.
+/// The file descriptors that are ready.
 #[derive(Clone, Copy, Default)]
 struct ReadyFds {
-    ended: bool,
+    has_exited: bool,
     stdin: bool,
-    /// Nobody reads its stdin any more; known where it is waited for.
-    broken: bool,
+    /// The read end of its stdin is closed. This is known only if `wait` polled stdin.
+    is_stdin_broken: bool,
     stdout: bool,
     stderr: bool,
-    notes: bool,
+    control: bool,
 }
 
-fn exit(status: Option<WaitStatus>) -> ExitReason {
+fn exit_reason(status: Option<WaitStatus>) -> ExitReason {
     let Some(status) = status else {
         return ExitReason::Unknown("its end was reported to another process".into());
     };

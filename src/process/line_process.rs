@@ -1,8 +1,8 @@
-//! A process that is spoken to in lines: some are written to its stdin, it answers with lines on its
-//! stdout. Kept by a `Pool` from one exchange to the next, or used for one alone.
+//! A process that reads lines on its stdin and responds with lines on its stdout. A `ProcessPool`
+//! keeps it between two exchanges, or it is used for one exchange only.
 //!
-//! Its mark holds its own number, so that what it left is known from what others left: also what it
-//! left when the server was killed.
+//! Its run id contains its own number. So its orphans are distinguished from those of other
+//! processes, even after the server was killed.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,188 +14,194 @@ use super::child::{
 use super::pipes::LineSplitter;
 use super::{CancelToken, CommandSpec, ExitReason, StartError};
 
-/// No answer is longer.
-pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The maximum length of a response line.
+pub const RESPONSE_BYTES_MAX: usize = 1 << 20;
 
-/// What is heard from it.
+/// A line from the process.
 #[derive(Clone, Copy, Debug)]
 pub enum ProtocolEvent<'a> {
     /// A line on its stdout.
-    Answer(&'a [u8]),
-    /// A line on its stdout without an end.
+    Response(&'a [u8]),
+    /// A line on its stdout that is longer than `RESPONSE_BYTES_MAX`.
     TooLong,
     /// A line on file descriptor 3.
-    Note(&'a [u8]),
+    ControlLine(&'a [u8]),
 }
 
-/// The end of what a process wrote to stderr.
+/// The end of a process's stderr.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StderrCapture {
-    pub all: Vec<u8>,
-    /// What stands before it was written while the process held nothing.
-    pub own_from: usize,
+    pub bytes: Vec<u8>,
+    /// Where the output of the current job starts. The process wrote the bytes before it while it
+    /// held no job.
+    pub job_start: usize,
 }
 
 impl StderrCapture {
     pub fn during_job(&self) -> &[u8] {
-        &self.all[self.own_from..]
+        &self.bytes[self.job_start..]
     }
 }
 
-/// Whether a process can be asked.
+/// Whether an idle process can take a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleCheck {
-    Yes,
-    /// It has ended, or closed one of its pipes.
-    Gone,
-    /// It has said what it was not asked for.
-    Spoke,
+    Ready,
+    /// It has ended, or closed its stdin or its stdout.
+    Exited,
+    /// It wrote to its stdout although it held no job.
+    UnexpectedOutput,
 }
 
-/// What a process leaves behind.
+/// The exit of a process and its last output.
 #[derive(Clone, Debug)]
 pub struct ExitReport {
     pub exit: ExitReason,
-    pub errors: StderrCapture,
-    /// It has read nothing of what was written to it last: so it can't have begun with it.
+    pub stderr: StderrCapture,
+    /// The process read nothing of its last input, so it can't have started that job.
     pub input_unread: bool,
 }
 
-/// A process that runs; dropped, it is killed.
+/// A running process. It is killed if it is dropped.
 pub struct LineProcess {
-    live: ChildProcess,
-    answers: LineSplitter,
-    /// What it wrote to stderr while it held nothing.
+    child: ChildProcess,
+    responses: LineSplitter,
+    /// What the process wrote to stderr while it held no job.
     idle_stderr: Vec<u8>,
     max_output_bytes: usize,
     number: u64,
     pub(super) started_at: Instant,
-    /// It was of use: an exchange with it went well.
-    pub(super) is_proven: bool,
+    /// An exchange with the process succeeded.
+    pub(super) has_succeeded: bool,
 }
 
 impl LineProcess {
-    /// Starts it, its mark being `program.mark` and its number.
+    /// Starts the process. Its run id is `command.run_id` followed by the number of the process.
     ///
     /// # Errors
-    /// Why it could not be started, with what to do about it.
-    pub fn start(mut program: CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        program.mark = format!("{}.{number}", program.mark);
+    /// The reason why it did not start, and what to do.
+    pub fn start(mut command: CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
+        static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+        command.run_id = format!("{}.{number}", command.run_id);
         Ok(Self {
-            live: ChildProcess::start(&program, max_output_bytes)?,
-            // One more: by it a line that is too long is known.
-            answers: LineSplitter::new(ANSWER_BYTES_MAX + 1),
+            child: ChildProcess::start(&command, max_output_bytes)?,
+            // A line that is too long is recognised by the extra byte.
+            responses: LineSplitter::new(RESPONSE_BYTES_MAX + 1),
             idle_stderr: Vec::new(),
             max_output_bytes,
             number,
             started_at: Instant::now(),
-            is_proven: false,
+            has_succeeded: false,
         })
     }
 
-    /// Whether an exchange with it has gone well before.
+    /// Returns whether an earlier exchange with the process succeeded.
     pub fn has_succeeded(&self) -> bool {
-        self.is_proven
+        self.has_succeeded
     }
 
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Readable when it has ended.
-    pub(super) fn process(&self) -> &OwnedFd {
-        self.live.process()
+    /// Returns the pidfd of the process, readable when the process has ended.
+    pub(super) fn pidfd(&self) -> &OwnedFd {
+        self.child.pidfd()
     }
 
-    /// Writes `input`, as its `last` or not, and hears what it says, until that is enough or it can't
-    /// go on.
+    /// Writes `input` and passes the lines of the process to `on_event`, until a callback is done
+    /// or the exchange can't continue. With `closes_input`, the input of the process ends after
+    /// `input`.
     pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,
-        last: bool,
+        closes_input: bool,
         deadline: &mut Deadline,
         stop: &CancelToken,
-        hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+        on_event: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
     ) -> EndReason {
-        let answers = &mut self.answers;
-        self.live.communicate(input, last, deadline, stop, &mut |said| line(answers, said, hear))
+        let responses = &mut self.responses;
+        self.child.communicate(input, closes_input, deadline, stop, &mut |event| {
+            dispatch_output(responses, event, on_event)
+        })
     }
 
-    /// Whether it can be asked.
-    pub(super) fn look(&mut self) -> IdleCheck {
-        let mut spoke = self.answers.is_mid_line();
-        let answers = &mut self.answers;
-        let runs = self.live.look(&mut |said| {
-            line(answers, said, &mut |heard| {
-                spoke |= !matches!(heard, ProtocolEvent::Note(_));
-                Directive::More
+    /// Checks, without waiting, whether the idle process can take a job.
+    pub(super) fn poll_idle(&mut self) -> IdleCheck {
+        let mut has_output = self.responses.is_mid_line();
+        let responses = &mut self.responses;
+        let is_running = self.child.poll_idle(&mut |event| {
+            dispatch_output(responses, event, &mut |event| {
+                has_output |= !matches!(event, ProtocolEvent::ControlLine(_));
+                Directive::Continue
             })
         });
-        self.idle_stderr.extend(self.live.errors.take().1);
-        match runs {
-            _ if spoke || self.answers.is_mid_line() => IdleCheck::Spoke,
-            true => IdleCheck::Yes,
-            false => IdleCheck::Gone,
+        self.idle_stderr.extend(self.child.stderr_tail.take().1);
+        match is_running {
+            _ if has_output || self.responses.is_mid_line() => IdleCheck::UnexpectedOutput,
+            true => IdleCheck::Ready,
+            false => IdleCheck::Exited,
         }
     }
 
-    /// What it wrote to stderr; what it writes from here on is another's.
-    pub fn take_errors(&mut self) -> StderrCapture {
-        let own = self.live.errors.take().1;
-        let mut all = std::mem::take(&mut self.idle_stderr);
-        let over = (all.len() + own.len()).saturating_sub(self.max_output_bytes);
-        all.drain(..over.min(all.len()));
-        let own_from = all.len();
-        all.extend(own);
-        StderrCapture { all, own_from }
+    /// Takes what the process wrote to stderr. Later output belongs to the next job.
+    pub fn take_stderr(&mut self) -> StderrCapture {
+        let current = self.child.stderr_tail.take().1;
+        let mut bytes = std::mem::take(&mut self.idle_stderr);
+        let excess = (bytes.len() + current.len()).saturating_sub(self.max_output_bytes);
+        bytes.drain(..excess.min(bytes.len()));
+        let job_start = bytes.len();
+        bytes.extend(current);
+        StderrCapture { bytes, job_start }
     }
 
-    /// The same, and it stays.
-    pub fn errors(&self) -> StderrCapture {
-        StderrCapture { all: self.live.errors.end(), own_from: 0 }
+    /// Returns a copy of what the process wrote to stderr so far.
+    pub fn stderr_so_far(&self) -> StderrCapture {
+        StderrCapture { bytes: self.child.stderr_tail.tail(), job_start: 0 }
     }
 
-    /// Sees it to its end; an answer that it gave before is still heard.
-    pub fn end(
+    /// Ends the process. `on_event` still gets a response that the process wrote before.
+    pub fn terminate(
         mut self,
-        tell: Option<StopSignal>,
+        signal: Option<StopSignal>,
         grace: Duration,
-        hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+        on_event: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
     ) -> ExitReport {
-        let answers = &mut self.answers;
-        let exit = self.live.terminate(tell, grace, &mut |said| line(answers, said, hear));
-        self.answers.end(&mut |line| {
-            hear(ProtocolEvent::Answer(line));
+        let responses = &mut self.responses;
+        let exit = self
+            .child
+            .terminate(signal, grace, &mut |event| dispatch_output(responses, event, on_event));
+        self.responses.finish(&mut |line| {
+            on_event(ProtocolEvent::Response(line));
         });
-        ExitReport { exit, errors: self.take_errors(), input_unread: self.live.is_untouched() }
+        ExitReport { exit, stderr: self.take_stderr(), input_unread: self.child.input_is_unread() }
     }
 }
 
-/// What is said, in lines.
-fn line(
-    answers: &mut LineSplitter,
-    said: OutputEvent<'_>,
-    hear: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
+/// Splits stdout into lines and passes each event on.
+fn dispatch_output(
+    responses: &mut LineSplitter,
+    event: OutputEvent<'_>,
+    on_event: &mut dyn FnMut(ProtocolEvent<'_>) -> Directive,
 ) -> Directive {
-    let bytes = match said {
-        OutputEvent::Note(line) => return hear(ProtocolEvent::Note(line)),
-        OutputEvent::Out(bytes) => bytes,
+    let bytes = match event {
+        OutputEvent::ControlLine(line) => return on_event(ProtocolEvent::ControlLine(line)),
+        OutputEvent::Stdout(bytes) => bytes,
     };
-    let mut then = Directive::More;
-    answers.add(bytes, &mut |line| {
+    let mut directive = Directive::Continue;
+    responses.add(bytes, &mut |line| {
         if !line.trim_ascii().is_empty() {
-            let is_cut = line.len() > ANSWER_BYTES_MAX;
-            then = then.max(hear(if is_cut {
+            let is_too_long = line.len() > RESPONSE_BYTES_MAX;
+            directive = directive.max(on_event(if is_too_long {
                 ProtocolEvent::TooLong
             } else {
-                ProtocolEvent::Answer(line)
+                ProtocolEvent::Response(line)
             }));
         }
     });
-    if answers.is_full() {
-        then = then.max(hear(ProtocolEvent::TooLong));
+    if responses.is_full() {
+        directive = directive.max(on_event(ProtocolEvent::TooLong));
     }
-    then
+    directive
 }

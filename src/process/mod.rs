@@ -1,8 +1,10 @@
-//! The only place where a process starts, and where it is seen to its end.
+//! Starts processes and waits for their end. No other module does either.
 //!
-//! `run` is one process from start to end; `Kept` is one that is spoken to in lines, and `Pool` keeps
-//! such ones warm. Both are a `Live`: called by a worker thread, which nothing that the process does
-//! can hold. A `Servant` is this binary itself, under limits of its own. Process numbers are waited for one by one, never all.
+//! `run` runs one process from its start to its end. A `LineProcess` exchanges lines with its
+//! caller, and a `ProcessPool` keeps such processes warm. Both use a `ChildProcess`. A worker
+//! thread calls them, and nothing that the process does can block that thread. A `SandboxedProcess`
+//! is this binary with limits that it sets on itself. Each process is waited for by its own id,
+//! never all of them at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -31,139 +33,149 @@ mod tests;
 
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
-pub use line_process::{ANSWER_BYTES_MAX, ExitReport, LineProcess, ProtocolEvent, StderrCapture};
+pub use line_process::{ExitReport, LineProcess, ProtocolEvent, RESPONSE_BYTES_MAX, StderrCapture};
 pub use orphans::become_subreaper;
 pub use pool::{ProcessPool, wait_for_drained};
 pub use procfs::kill_run;
 pub use sandbox::{
-    ConnectionLost, End, ExitStatus, Sandbox, SandboxedProcess, apply_limits, enter_sandbox_early,
+    ConnectionLost, ExitStatus, Sandbox, SandboxExit, SandboxedProcess, apply_limits,
+    enter_sandbox_early,
 };
-pub use shortage::{Shortage, StartError, is_shortage, start_when_possible};
-pub use spawn::{CommandSpec, MARK};
+pub use shortage::{ShortageBackoff, StartError, is_shortage, start_when_possible};
+pub use spawn::{CommandSpec, RUN_ID_VARIABLE};
 
-/// Keeps other processes of the same user, such as handlers, from reading the memory, the environment
-/// and the open files of this one (PR_SET_DUMPABLE). It writes no core dump either.
+/// Prevents other processes of the same user, such as handlers, from reading the memory, the
+/// environment and the open files of this process (PR_SET_DUMPABLE). It also prevents core dumps.
 ///
 /// # Errors
-/// The system refuses it.
+/// The system rejects the call.
 pub fn forbid_inspection() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Between SIGTERM and SIGKILL.
+/// The time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Ends a run from another thread.
+/// Cancels a run from another thread. As a file descriptor, it becomes readable when it is
+/// cancelled.
 #[derive(Clone, Debug)]
 pub struct CancelToken {
-    is_set: Arc<AtomicBool>,
-    wake: Arc<OwnedFd>,
+    is_cancelled: Arc<AtomicBool>,
+    event_fd: Arc<OwnedFd>,
 }
 
 impl CancelToken {
     /// # Errors
-    /// No file descriptor is to be had.
+    /// No file descriptor is available.
     pub fn new() -> std::io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { is_set: Arc::default(), wake: Arc::new(wake) })
+        let event_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { is_cancelled: Arc::default(), event_fd: Arc::new(event_fd) })
     }
 
-    /// From here on what runs under it is ended.
-    pub fn set(&self) {
-        self.is_set.store(true, Ordering::SeqCst);
-        // A full counter wakes too.
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    /// Cancels the runs that use this token, now and later.
+    pub fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::SeqCst);
+        // A write fails only if the counter is full, and a full counter is readable too.
+        let _ = rustix::io::write(&*self.event_fd, &1_u64.to_ne_bytes());
     }
 
-    pub fn is_set(&self) -> bool {
-        self.is_set.load(Ordering::SeqCst)
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::SeqCst)
     }
 }
 
-/// Readable from when it is set on: for whoever waits for something else too.
 impl AsFd for CancelToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.event_fd.as_fd()
     }
 }
 
-/// What bounds a run.
+/// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct RunLimits {
     pub timeout: Duration,
     pub grace: Duration,
-    /// Kept of stdout and of stderr, their ends.
+    /// How much of stdout and of stderr is kept, from their ends.
     pub max_output_bytes: usize,
-    /// Kept of stdout's start besides.
-    pub start_bytes_max: usize,
+    /// How much of the start of stdout is kept in addition.
+    pub max_stdout_start_bytes: usize,
 }
 
-/// How a process ended.
+/// How a process ended, or why it did not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExitReason {
     Code(i32),
     Signal(i32),
     TimedOut,
     Stopped,
-    /// Why, with what to do about it.
+    /// The program can't be started. The text says why and what to do.
     NotStarted(String),
-    /// It was not started, because the system lacks something: why, with what to do about it.
-    NotNow(String),
-    /// It ran, and the system does not say how it ended: why.
+    /// The system lacks descriptors, processes or memory. The text says which and what to do.
+    Shortage(String),
+    /// The process ran, but the system does not report how it ended. The text says why.
     Unknown(String),
 }
 
-/// A run that is over.
+/// The exit and the output of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunResult {
     pub exit: ExitReason,
-    /// The first bytes of stdout, at most `start_bytes_max`.
-    pub start: Vec<u8>,
+    /// The first bytes of stdout, at most `max_stdout_start_bytes`.
+    pub stdout_start: Vec<u8>,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
 }
 
-/// What a line on file descriptor 3 asks for.
+/// The effect of a line on file descriptor 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlLine {
-    /// The timeout starts anew.
-    Alive,
-    Noted,
+    /// The timeout starts again.
+    Heartbeat,
+    Message,
 }
 
-/// Runs `program` to its end with `input` on its stdin; `note` gets each line of descriptor 3.
+/// Runs `command` until it ends and writes `input` to its stdin. `on_control_line` gets each line of
+/// descriptor 3.
 pub fn run(
-    program: &CommandSpec,
+    command: &CommandSpec,
     input: &[u8],
-    bounds: RunLimits,
+    limits: RunLimits,
     stop: &CancelToken,
-    note: &mut dyn FnMut(&[u8]) -> ControlLine,
+    on_control_line: &mut dyn FnMut(&[u8]) -> ControlLine,
 ) -> RunResult {
-    let start = || ChildProcess::start(program, bounds.max_output_bytes);
-    let mut live = match start_when_possible(stop, start) {
-        Ok(live) => live,
+    let start_child = || ChildProcess::start(command, limits.max_output_bytes);
+    let mut child = match start_when_possible(stop, start_child) {
+        Ok(child) => child,
         Err(exit) => {
-            return RunResult { exit, start: Vec::new(), stdout: Vec::new(), stderr: Vec::new() };
+            let nothing = Vec::new;
+            return RunResult {
+                exit,
+                stdout_start: nothing(),
+                stdout: nothing(),
+                stderr: nothing(),
+            };
         }
     };
-    let mut stdout = TailBuffer::new(bounds.start_bytes_max, bounds.max_output_bytes);
-    let mut hear = |said: OutputEvent<'_>| match said {
-        OutputEvent::Out(bytes) => {
+    let mut stdout = TailBuffer::new(limits.max_stdout_start_bytes, limits.max_output_bytes);
+    let mut on_output = |event: OutputEvent<'_>| match event {
+        OutputEvent::Stdout(bytes) => {
             stdout.add(bytes);
-            Directive::More
+            Directive::Continue
         }
-        OutputEvent::Note(line) if note(line) == ControlLine::Alive => Directive::Alive,
-        OutputEvent::Note(_) => Directive::More,
+        OutputEvent::ControlLine(line) => match on_control_line(line) {
+            ControlLine::Heartbeat => Directive::RestartTimeout,
+            ControlLine::Message => Directive::Continue,
+        },
     };
-    let (mut input, mut deadline) = (input, Deadline::new(bounds.timeout));
-    let came = live.communicate(&mut input, true, &mut deadline, stop, &mut hear);
-    let tell = (came != EndReason::Ended).then_some(StopSignal::Term);
-    let exit = live.terminate(tell, bounds.grace, &mut hear);
-    let exit = match came {
+    let (mut input, mut deadline) = (input, Deadline::new(limits.timeout));
+    let reason = child.communicate(&mut input, true, &mut deadline, stop, &mut on_output);
+    let signal = (reason != EndReason::Exited).then_some(StopSignal::Term);
+    let exit = child.terminate(signal, limits.grace, &mut on_output);
+    let exit = match reason {
         EndReason::Stopped => ExitReason::Stopped,
-        EndReason::Ended => exit,
-        EndReason::TimedOut | EndReason::Enough | EndReason::Deaf => ExitReason::TimedOut,
+        EndReason::Exited => exit,
+        EndReason::TimedOut | EndReason::Finished | EndReason::PipeClosed => ExitReason::TimedOut,
     };
-    let ((start, stdout), (_, stderr)) = (stdout.take(), live.errors.take());
-    RunResult { exit, start, stdout, stderr }
+    let ((stdout_start, stdout), (_, stderr)) = (stdout.take(), child.stderr_tail.take());
+    RunResult { exit, stdout_start, stdout, stderr }
 }

@@ -1,8 +1,9 @@
-//! Which process the kernel ends first when memory runs out: an evaluator, then a handler, and the
-//! server last. All have a higher `oom_score_adj` than the server (proc_pid_oom_score_adj(5)).
+//! The order in which the kernel kills processes when memory runs out: evaluators first, then
+//! handlers, the server last. Evaluators and handlers have a higher `oom_score_adj` than the server
+//! (proc_pid_oom_score_adj(5)).
 //!
-//! The server is not dumpable, so its own files in /proc belong to root. It writes to those of the
-//! processes that it started, which are dumpable again since their `exec`.
+//! The server is not dumpable, so its own files in /proc belong to root. It can write the files of
+//! its child processes, which are dumpable since their `exec`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,56 +14,59 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
-/// What an evaluator and a handler have above the server.
-const EVALUATOR: i32 = 500;
-const HANDLER: i32 = 250;
+/// How much higher the score of an evaluator and of a handler is than the server's.
+const EVALUATOR_OFFSET: i32 = 500;
+const HANDLER_OFFSET: i32 = 250;
 
-/// The kernel accepts no more.
-const MAX: i32 = 1000;
+/// The greatest score that the kernel accepts.
+const SCORE_MAX: i32 = 1000;
 
-/// How often and for how long a refusal is taken for a passing one.
-const TRIES: usize = 100;
-const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
+/// How often a write is retried if permission is denied, and how long to wait between two attempts.
+const WRITE_ATTEMPTS: usize = 100;
+const WRITE_RETRY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 
-/// After so many final refusals in a row each start tries once.
-const REFUSED_MAX: u32 = 3;
+/// After this many consecutive processes whose score could not be written, each start tries only
+/// once.
+const DENIED_MAX: u32 = 3;
 
-static REFUSED: AtomicU32 = AtomicU32::new(0);
+static DENIED_COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// The value of this process.
-fn own() -> i32 {
+/// Returns the score of this process.
+fn own_score() -> i32 {
     let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
-/// Raises the value of a handler that was just started. A program that this user may not read stays as
-/// it is, since its files in /proc belong to root.
+/// Raises the score of a handler that was just started. If this user may not read the program, the
+/// score stays, because the files in /proc belong to root.
 ///
-/// `posix_spawn` returns a little before the program is dumpable, so a refusal may be passing. Where
-/// each is final, as under a policy that forbids it, starts do not wait for long.
-pub(super) fn raise_of_handler(pid: Pid, process: &OwnedFd) {
-    static SERVER: OnceLock<i32> = OnceLock::new();
-    let value = (SERVER.get_or_init(own) + HANDLER).min(MAX).to_string();
+/// `posix_spawn` returns shortly before the program is dumpable, so a denied write may succeed a
+/// moment later. Where writes always fail, as under a security policy that forbids them, starts do
+/// not wait.
+pub(super) fn raise_handler_score(pid: Pid, pidfd: &OwnedFd) {
+    static SERVER_SCORE: OnceLock<i32> = OnceLock::new();
+    let score = (SERVER_SCORE.get_or_init(own_score) + HANDLER_OFFSET).min(SCORE_MAX).to_string();
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    let tries = if REFUSED.load(Ordering::Relaxed) < REFUSED_MAX { TRIES } else { 1 };
-    for _ in 0..tries {
-        match fs::write(&path, &value) {
+    let attempts =
+        if DENIED_COUNT.load(Ordering::Relaxed) < DENIED_MAX { WRITE_ATTEMPTS } else { 1 };
+    for _ in 0..attempts {
+        match fs::write(&path, &score) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                let mut ended = [PollFd::new(process, PollFlags::IN)];
-                // The files of one that has ended belong to root too.
-                if poll(&mut ended, Some(&WAIT)) != Ok(0) {
+                let mut exit_poll = [PollFd::new(pidfd, PollFlags::IN)];
+                // After its end, the files of a process belong to root too.
+                if poll(&mut exit_poll, Some(&WRITE_RETRY_WAIT)) != Ok(0) {
                     return;
                 }
             }
-            Ok(()) => return REFUSED.store(0, Ordering::Relaxed),
+            Ok(()) => return DENIED_COUNT.store(0, Ordering::Relaxed),
             Err(_) => return,
         }
     }
-    REFUSED.fetch_add(1, Ordering::Relaxed);
+    DENIED_COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Raises the value of this process, which is an evaluator that inherited that of the server.
-pub(super) fn raise_of_evaluator() {
-    let value = (own() + EVALUATOR).min(MAX);
-    let _ = fs::write("/proc/self/oom_score_adj", value.to_string());
+/// Raises the score of this process, an evaluator that inherited the score of the server.
+pub(super) fn raise_evaluator_score() {
+    let score = (own_score() + EVALUATOR_OFFSET).min(SCORE_MAX);
+    let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
 }

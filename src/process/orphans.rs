@@ -1,10 +1,13 @@
-//! Ends what left its process group: children with a session of their own.
+//! Kills orphans: processes that left the group of their run, such as children with a session of
+//! their own.
 //!
-//! The server is their reaper (PR_SET_CHILD_SUBREAPER): when their parents are gone they become
-//! children of its main thread. Those that are listed there and were not started here are strays.
-//! Whose they are is told by their group, or by the mark in their environment; without either, by
-//! when they turned up. A stray is ended once its run is over, by whichever run ends next. Strays
-//! are reaped here alone, one by one and under one lock, so that no number is another's meanwhile.
+//! The server is the subreaper of its descendants (PR_SET_CHILD_SUBREAPER). When the parent of a
+//! process ends, the process becomes a child of the server's main thread. A child that the server
+//! did not start is an orphan. Its process group or its run id shows which run it belongs to.
+//! Without both, the time at which it was first seen decides.
+//!
+//! Every run kills its own orphans at its end, and those of runs that are over. Only this module
+//! reaps orphans, one by one and under one lock, so that no process id is reused in between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -20,81 +23,86 @@ use rustix::thread::gettid;
 
 use super::StartError;
 use super::procfs::{
-    AGAIN, RunId, UNCLEAR_PATIENCE, children, children_among_all, lists_children, read_run_id,
-    wait_for_ends,
+    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, children, lists_children, read_run_id,
+    scan_children, wait_for_exits,
 };
 
-/// Strays of strays turn up only when their parents are gone; so many generations are followed.
-const PASSES_MAX: usize = 100;
+/// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
+/// generation takes one sweep.
+const SWEEPS_MAX: usize = 100;
 
-/// How long what was killed may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for killed processes to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// By what a run knows that processes are its own, and which ones must be left alone.
+/// The processes that the server started, and the data that assigns orphans to runs.
 #[derive(Debug, Default)]
 struct ProcessTable {
-    /// Started here and not yet reaped.
-    started: HashSet<Pid>,
-    /// So many may be listed as children although `started` does not have them yet.
-    starting: usize,
-    /// The marks of the runs that are not over, by numbers that grow.
-    runs: BTreeMap<u64, String>,
-    last_run: u64,
-    /// Strays that show no mark, with the last run that began before they were seen.
+    /// Processes that the server started and has not reaped yet.
+    own_children: HashSet<Pid>,
+    /// The number of starts in progress. Each may have a child that `own_children` does not contain
+    /// yet.
+    starts_in_progress: usize,
+    /// The run ids of active runs, by the number of the run. Numbers increase.
+    active_runs: BTreeMap<u64, String>,
+    last_run_number: u64,
+    /// Orphans without a run id. The value is the last run that began before the orphan was first
+    /// seen.
     untagged: HashMap<Pid, u64>,
-    /// Killed in vain: not waited for again.
-    stuck: HashSet<Pid>,
-    /// Nobody but a run can have left a stray.
-    only_ours: bool,
+    /// Orphans that did not end after SIGKILL. No run waits for them again.
+    unkillable: HashSet<Pid>,
+    /// Only runs of this server can have left orphans.
+    all_orphans_are_ours: bool,
 }
 
-static KNOWN: LazyLock<Mutex<ProcessTable>> = LazyLock::new(Mutex::default);
+static PROCESS_TABLE: LazyLock<Mutex<ProcessTable>> = LazyLock::new(Mutex::default);
 
-fn known() -> MutexGuard<'static, ProcessTable> {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+fn process_table() -> MutexGuard<'static, ProcessTable> {
+    PROCESS_TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this process the reaper of what its children leave behind, and keeps the files that it was
-/// itself given (a listening socket) from them. To be called before the first run.
+/// Makes this process the subreaper of its descendants, and closes inherited descriptors, such as a
+/// listening socket, in its children. Call it before the first run.
 ///
 /// # Errors
-/// The system does not know how.
+/// The system does not support it.
 pub fn become_subreaper() -> std::io::Result<()> {
-    let own = rustix::process::getpid();
-    // Process 1 inherits strays from everywhere; children from before us have their own.
-    let alone = own.as_raw_nonzero().get() != 1 && children_among_all().is_empty();
-    rustix::process::set_child_subreaper(Some(own))?;
+    let own_pid = rustix::process::getpid();
+    // Process 1 inherits orphans from all processes. Children that existed before this call may
+    // leave orphans of their own.
+    let is_only_parent = own_pid.as_raw_nonzero().get() != 1 && scan_children().is_empty();
+    rustix::process::set_child_subreaper(Some(own_pid))?;
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        known().only_ours = alone;
-        // Where it is ignored, which is inherited, the kernel reaps children and nobody learns how they
-        // ended (wait(2)).
+        process_table().all_orphans_are_ours = is_only_parent;
+        // If SIGCHLD is ignored, which is inherited, the kernel reaps children and `waitpid` can't
+        // report how they ended (wait(2)).
         // SAFETY: SIG_DFL runs no code of ours; nothing else sets this signal's disposition.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        // SAFETY: takes three numbers and only sets a flag on descriptors. Older systems than Linux
-        // 5.11 refuse it, and what was given stays inheritable there.
+        // SAFETY: takes three numbers and only sets a flag on descriptors. It fails before Linux
+        // 5.11, where inherited descriptors stay inheritable.
         unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     });
     Ok(())
 }
 
-/// A run that is known here until it is dropped.
+/// Registers a run until it is dropped.
 #[derive(Debug)]
 pub(super) struct RunGuard {
     number: u64,
-    mark: String,
+    run_id: String,
 }
 
 impl RunGuard {
-    pub fn new(mark: &str) -> Self {
-        let mut known = known();
-        known.last_run += 1;
-        let number = known.last_run;
-        known.runs.insert(number, mark.to_owned());
-        Self { number, mark: mark.to_owned() }
+    pub fn new(run_id: &str) -> Self {
+        let mut table = process_table();
+        table.last_run_number += 1;
+        let number = table.last_run_number;
+        table.active_runs.insert(number, run_id.to_owned());
+        Self { number, run_id: run_id.to_owned() }
     }
 
-    /// Starts its process: until it is written down nobody takes it for a stray.
+    /// Starts the run's process. Until the process is registered, no other run takes it for an
+    /// orphan.
     pub fn start(
         &self,
         start: impl FnOnce() -> Result<Pid, StartError>,
@@ -102,141 +110,146 @@ impl RunGuard {
         track_start(start)
     }
 
-    /// Ends what the run left, its process having ended, but not being reaped, so that `group` is
-    /// still its own.
+    /// Kills the orphans of the run. The run's process must have ended but not be reaped, so that
+    /// `group` still belongs to it.
     pub fn kill_orphans(&self, group: Pid) {
-        known().runs.remove(&self.number);
-        let deadline = Instant::now() + PATIENCE;
-        let mut unclear_since = None;
-        let mut generations = 0;
-        while generations < PASSES_MAX && Instant::now() < deadline {
+        process_table().active_runs.remove(&self.number);
+        let deadline = Instant::now() + KILL_TIMEOUT;
+        let mut in_transition_since = None;
+        let mut kill_rounds = 0;
+        while kill_rounds < SWEEPS_MAX && Instant::now() < deadline {
             if children().is_empty() {
                 return;
             }
-            let pass = known().sweep(&self.mark, group);
-            if !wait_for_ends(&pass.killed, deadline) {
-                known().stuck.extend(pass.killed.iter().map(|(pid, _)| *pid));
+            let sweep = process_table().sweep(&self.run_id, group);
+            if !wait_for_exits(&sweep.killed, deadline) {
+                process_table().unkillable.extend(sweep.killed.iter().map(|(pid, _)| *pid));
                 return;
             }
-            if pass.killed.is_empty() && pass.reaped == 0 {
-                let since = *unclear_since.get_or_insert_with(Instant::now);
-                if pass.unclear.is_empty() || since.elapsed() > UNCLEAR_PATIENCE {
+            if sweep.killed.is_empty() && sweep.reaped == 0 {
+                let since = *in_transition_since.get_or_insert_with(Instant::now);
+                if sweep.in_transition.is_empty() || since.elapsed() > TRANSITION_TIMEOUT {
                     return;
                 }
             }
-            generations += usize::from(pass.unclear.is_empty());
-            wait_for_ends(&pass.unclear, Instant::now() + AGAIN);
+            kill_rounds += usize::from(sweep.in_transition.is_empty());
+            wait_for_exits(&sweep.in_transition, Instant::now() + TRANSITION_RETRY_WAIT);
         }
     }
 
-    /// Waits for its process and reaps it.
+    /// Waits for the end of the run's process and reaps it.
     pub fn reap(&self, pid: Pid) -> Option<WaitStatus> {
         reap(pid)
     }
 }
 
-/// Starts a process that is no run's, or a run's.
+/// Starts a process, of a run or not, and registers it.
 pub(super) fn track_start(
     start: impl FnOnce() -> Result<Pid, StartError>,
 ) -> Result<Pid, StartError> {
-    // Children of other threads are not listed with the strays.
+    // The children of other threads are in another list than orphans.
     let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
-    let _starting = Starting::new(listed);
+    let _guard = StartGuard::new(listed);
     let started = start();
     if let Ok(pid) = started {
-        known().started.insert(pid);
+        process_table().own_children.insert(pid);
     }
     started
 }
 
-/// Starts that are counted until they are over, also by a fault: else no stray would be reaped again.
-struct Starting(usize);
+/// Counts starts in progress until it is dropped. A panic drops it too. Otherwise no orphan would
+/// be reaped afterwards.
+struct StartGuard(usize);
 
-impl Starting {
+impl StartGuard {
     fn new(count: usize) -> Self {
-        known().starting += count;
+        process_table().starts_in_progress += count;
         Self(count)
     }
 }
 
-impl Drop for Starting {
+impl Drop for StartGuard {
     fn drop(&mut self) {
-        known().starting -= self.0;
+        process_table().starts_in_progress -= self.0;
     }
 }
 
-/// Waits for what was started and reaps it.
+/// Waits for the end of a started process and reaps it.
 pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
-    // Waiting is done without the lock, taking without waiting.
-    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
-    let mut known = known();
-    known.started.remove(&pid);
+    // This waits without the lock and takes the lock for a `waitpid` that does not wait.
+    let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(pid), exited), Err(Errno::INTR)) {}
+    let mut table = process_table();
+    table.own_children.remove(&pid);
     waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
 }
 
 impl Drop for RunGuard {
     fn drop(&mut self) {
-        known().runs.remove(&self.number);
+        process_table().active_runs.remove(&self.number);
     }
 }
 
 #[derive(Debug, Default)]
 struct Sweep {
     killed: Vec<(Pid, OwnedFd)>,
-    /// It can't be told yet whose they are.
-    unclear: Vec<(Pid, OwnedFd)>,
+    /// Processes whose run can't be read yet.
+    in_transition: Vec<(Pid, OwnedFd)>,
     reaped: usize,
 }
 
 impl ProcessTable {
-    /// Looks once at every stray: reaps it, kills it or leaves it.
-    fn sweep(&mut self, mark: &str, group: Pid) -> Sweep {
-        let mut pass = Sweep::default();
-        let listed = children();
-        self.untagged.retain(|pid, _| listed.contains(pid));
-        self.stuck.retain(|pid| listed.contains(pid));
-        for pid in listed.into_iter().filter(|&pid| pid != group) {
-            if self.started.contains(&pid) {
+    /// Checks each orphan once: reaps it, kills it or leaves it alone.
+    fn sweep(&mut self, run_id: &str, group: Pid) -> Sweep {
+        let mut sweep = Sweep::default();
+        let children = children();
+        self.untagged.retain(|pid, _| children.contains(pid));
+        self.unkillable.retain(|pid| children.contains(pid));
+        for pid in children.into_iter().filter(|&pid| pid != group) {
+            if self.own_children.contains(&pid) {
                 continue;
             }
-            // One that has ended shows nothing any more, and waits for whoever reaps it.
-            if self.starting == 0 && matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_)))
+            // A process that has ended has no environment. It waits to be reaped.
+            if self.starts_in_progress == 0
+                && matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_)))
             {
-                pass.reaped += 1;
+                sweep.reaped += 1;
                 continue;
             }
             let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            let is_over = match read_run_id(pid) {
+            let is_orphan = match read_run_id(pid) {
                 _ if getpgid(Some(pid)) == Ok(group) => true,
-                RunId::Is(its) if its == mark => true,
-                _ if self.starting > 0 => false,
-                RunId::Is(its) => !self.runs.values().any(|running| *running == its),
-                RunId::None => self.untagged_is_orphan(pid),
-                RunId::NotNow => {
-                    pass.unclear.push((pid, process));
+                RunId::Value(orphan_run_id) if orphan_run_id == run_id => true,
+                _ if self.starts_in_progress > 0 => false,
+                RunId::Value(orphan_run_id) => {
+                    !self.active_runs.values().any(|active| *active == orphan_run_id)
+                }
+                RunId::Missing => self.untagged_is_orphan(pid),
+                RunId::InTransition => {
+                    sweep.in_transition.push((pid, process));
                     continue;
                 }
             };
-            let killed = is_over && pidfd_send_signal(&process, Signal::KILL).is_ok();
-            if killed && !self.stuck.contains(&pid) {
-                pass.killed.push((pid, process));
+            let killed = is_orphan && pidfd_send_signal(&process, Signal::KILL).is_ok();
+            if killed && !self.unkillable.contains(&pid) {
+                sweep.killed.push((pid, process));
             }
         }
-        pass
+        sweep
     }
 
-    /// Whether every run that can have left a stray without a mark is over.
+    /// Returns whether all runs that may have left this untagged orphan are over.
     fn untagged_is_orphan(&mut self, pid: Pid) -> bool {
-        let seen = *self.untagged.entry(pid).or_insert(self.last_run);
-        self.only_ours && self.runs.first_key_value().is_none_or(|(&run, _)| run > seen)
+        let last_run_when_seen = *self.untagged.entry(pid).or_insert(self.last_run_number);
+        self.all_orphans_are_ours
+            && self.active_runs.first_key_value().is_none_or(|(&run, _)| run > last_run_when_seen)
     }
 }
 
-/// Reaps a child that has ended, unless it was started here: its run does that.
-pub(super) fn reap_stray(pid: Pid) {
-    let known = known();
-    if known.starting == 0 && !known.started.contains(&pid) {
+/// Reaps a child that has ended, unless the server started it. In that case its run reaps it.
+pub(super) fn reap_orphan(pid: Pid) {
+    let table = process_table();
+    if table.starts_in_progress == 0 && !table.own_children.contains(&pid) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }

@@ -1,120 +1,121 @@
-//! What comes out of a process: streams of which the ends are kept, and lines.
+//! Buffers for the output of a process: the tail of a stream, and a stream of lines.
 //!
-//! All is read without waiting, so much at a time, and kept within bounds whatever is written.
+//! All reads are non-blocking and read a bounded amount at a time. The buffers are bounded too,
+//! whatever the process writes.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-/// So much is read of one stream before the others have their turn.
-const TURN_BYTES: usize = 1 << 20;
+/// How much is read of one stream before the other streams are read.
+const READ_BYTES_MAX: usize = 1 << 20;
 
-/// An output stream, of which the start and the end are kept.
+/// An output stream that keeps its first and its last bytes.
 #[derive(Debug, Default)]
 pub(super) struct TailBuffer {
     start: Vec<u8>,
     start_max: usize,
-    kept: VecDeque<u8>,
+    end: VecDeque<u8>,
     max: usize,
 }
 
 impl TailBuffer {
     pub fn new(start_max: usize, max: usize) -> Self {
-        Self { start: Vec::new(), start_max, kept: VecDeque::new(), max }
+        Self { start: Vec::new(), start_max, end: VecDeque::new(), max }
     }
 
     pub fn add(&mut self, bytes: &[u8]) {
-        let wanted = self.start_max.saturating_sub(self.start.len()).min(bytes.len());
-        self.start.extend_from_slice(&bytes[..wanted]);
+        let missing = self.start_max.saturating_sub(self.start.len()).min(bytes.len());
+        self.start.extend_from_slice(&bytes[..missing]);
         let bytes = &bytes[bytes.len().saturating_sub(self.max)..];
-        let over = (self.kept.len() + bytes.len()).saturating_sub(self.max);
-        self.kept.drain(..over);
-        self.kept.extend(bytes);
+        let excess = (self.end.len() + bytes.len()).saturating_sub(self.max);
+        self.end.drain(..excess);
+        self.end.extend(bytes);
     }
 
-    /// Its end so far.
-    pub fn end(&self) -> Vec<u8> {
-        self.kept.iter().copied().collect()
+    /// Returns the last bytes so far.
+    pub fn tail(&self) -> Vec<u8> {
+        self.end.iter().copied().collect()
     }
 
-    /// Gives its start and its end away, and is as new.
+    /// Takes the first and the last bytes and empties the buffer.
     pub fn take(&mut self) -> (Vec<u8>, Vec<u8>) {
-        (std::mem::take(&mut self.start), std::mem::take(&mut self.kept).into())
+        (std::mem::take(&mut self.start), std::mem::take(&mut self.end).into())
     }
 }
 
-/// A stream of lines, each cut where it is too long; empty ones are none.
+/// Splits a stream into lines. A line that is too long is cut, and empty lines are skipped.
 #[derive(Debug)]
 pub(super) struct LineSplitter {
-    begun: Vec<u8>,
+    partial_line: Vec<u8>,
     max: usize,
 }
 
 impl LineSplitter {
     pub fn new(bytes_max: usize) -> Self {
-        Self { begun: Vec::new(), max: bytes_max }
+        Self { partial_line: Vec::new(), max: bytes_max }
     }
 
-    pub fn add(&mut self, mut bytes: &[u8], each: &mut dyn FnMut(&[u8])) {
+    pub fn add(&mut self, mut bytes: &[u8], on_line: &mut dyn FnMut(&[u8])) {
         while let Some(at) = bytes.iter().position(|&byte| byte == b'\n') {
-            if self.begun.is_empty() && at <= self.max {
-                // As a rule a line arrives whole.
+            if self.partial_line.is_empty() && at <= self.max {
+                // Most lines arrive in one piece and need no copy.
                 if at > 0 {
-                    each(&bytes[..at]);
+                    on_line(&bytes[..at]);
                 }
             } else {
-                self.begin(&bytes[..at]);
-                self.end(each);
+                self.append(&bytes[..at]);
+                self.finish(on_line);
             }
             bytes = &bytes[at + 1..];
         }
-        self.begin(bytes);
+        self.append(bytes);
     }
 
-    fn begin(&mut self, bytes: &[u8]) {
-        let room = self.max.saturating_sub(self.begun.len());
-        self.begun.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    fn append(&mut self, bytes: &[u8]) {
+        let space = self.max.saturating_sub(self.partial_line.len());
+        self.partial_line.extend_from_slice(&bytes[..bytes.len().min(space)]);
     }
 
-    /// A last line may lack its end.
-    pub fn end(&mut self, each: &mut dyn FnMut(&[u8])) {
-        if !self.begun.is_empty() {
-            each(&self.begun);
+    /// Ends the current line, which may lack a newline.
+    pub fn finish(&mut self, on_line: &mut dyn FnMut(&[u8])) {
+        if !self.partial_line.is_empty() {
+            on_line(&self.partial_line);
         }
-        self.begun.clear();
+        self.partial_line.clear();
     }
 
-    /// The line that is being written is already longer than any may be.
+    /// Returns whether the current line has reached the maximum length.
     pub fn is_full(&self) -> bool {
-        self.begun.len() >= self.max
+        self.partial_line.len() >= self.max
     }
 
-    /// A line was begun.
+    /// Returns whether a line has begun and not ended.
     pub fn is_mid_line(&self) -> bool {
-        !self.begun.is_empty()
+        !self.partial_line.is_empty()
     }
 }
 
-/// Reads what is there, without waiting; gives up its end once the other one is closed.
-pub(super) fn read_some(from: &mut Option<OwnedFd>, take: &mut dyn FnMut(&[u8])) {
-    let Some(fd) = from else { return };
+/// Reads the available bytes without waiting. Closes the descriptor once the other end is closed.
+pub(super) fn read_some(source: &mut Option<OwnedFd>, on_bytes: &mut dyn FnMut(&[u8])) {
+    let Some(fd) = source else { return };
     let mut buffer = [0_u8; 16 << 10];
-    let mut left = TURN_BYTES;
-    while left > 0 {
+    let mut remaining = READ_BYTES_MAX;
+    while remaining > 0 {
         match rustix::io::read(&*fd, &mut buffer[..]) {
             Ok(count) if count > 0 => {
-                take(&buffer[..count]);
-                // A pipe that gives less has no more.
+                on_bytes(&buffer[..count]);
+                // A short read means that the pipe is empty.
                 if count < buffer.len() {
                     return;
                 }
-                left = left.saturating_sub(count);
+                remaining = remaining.saturating_sub(count);
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return,
             Ok(_) | Err(_) => {
-                *from = None;
+                *source = None;
                 return;
             }
         }

@@ -1,9 +1,12 @@
-//! Processes that stay: those of one handler that hold nothing now, and what watches over them.
+//! The idle processes of a handler, and the thread that watches for their end.
 //!
-//! A process is taken for one exchange and given back, the one that was used last first. Whichever
-//! ends while nobody holds it is seen to by a thread of its own (one for all pools), so that nothing
-//! in its group outlives it. Started on first need; where processes end without ever having been of
-//! use, the next is started later and later, and whoever needs it waits.
+//! A worker acquires a process for one exchange and releases it afterwards. The process that was
+//! released last is acquired first. Processes are started when they are needed. If processes end
+//! before their first success, the next start is delayed by a growing backoff, and the worker
+//! waits.
+//!
+//! One thread watches the processes of all pools. When an idle process ends, its group is killed at
+//! once.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,120 +17,123 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::child::{Directive, StopSignal};
 use super::line_process::{IdleCheck, LineProcess};
-use super::{CancelToken, CommandSpec, ExitReason, GRACE, Shortage, StartError};
+use super::{CancelToken, CommandSpec, ExitReason, GRACE, ShortageBackoff, StartError};
 
-/// Between two starts, once a process was of no use; then doubled each time.
+/// The first wait of the backoff. Each next wait is twice as long.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
-/// No longer: whoever waits for the start holds a thread meanwhile.
+/// The longest wait of the backoff. The worker that waits is blocked, so it is short.
 const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
-/// The processes of one handler that are kept warm. Dropped, it ends them.
+/// The process pool of one handler. Dropping it ends the idle processes.
 pub struct ProcessPool {
-    /// Whose they are, for the log.
+    /// The handler's name, for the log.
     name: String,
-    inner: Arc<Inner>,
+    shared: Arc<PoolShared>,
 }
 
 #[derive(Default)]
-struct Inner(Mutex<State>);
+struct PoolShared(Mutex<PoolState>);
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     idle: Vec<LineProcess>,
-    /// Whom somebody holds; whether it has ended all the same.
-    held: HashMap<u64, bool>,
+    /// The numbers of acquired processes, and whether each has ended.
+    in_use: HashMap<u64, bool>,
     backoff: Backoff,
-    /// Nothing is kept any more.
+    /// Released processes are ended instead of kept.
     is_closed: bool,
 }
 
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread that watches saw the process end.
+    /// Handles the end of a process, as the watching thread reports it.
     fn on_exit(&self, number: u64) {
         let mut state = self.state();
-        if let Some(has_ended) = state.held.get_mut(&number) {
+        if let Some(has_ended) = state.in_use.get_mut(&number) {
             *has_ended = true;
             return;
         }
-        let at = state.idle.iter().position(|kept| kept.number() == number);
+        let at = state.idle.iter().position(|process| process.number() == number);
         let ended = at.map(|at| state.idle.remove(at));
         drop(state);
-        if let Some(kept) = ended {
-            retire(kept);
+        if let Some(process) = ended {
+            drain(process);
         }
     }
 }
 
-/// When the next process may be started.
+/// The wait before the next start after processes that failed.
 #[derive(Debug, Default)]
 struct Backoff {
-    /// Processes in a row that were of no use.
-    lost: u32,
-    last_at: Option<Instant>,
+    /// Consecutive processes that ended before their first success.
+    failures: u32,
+    last_failure_at: Option<Instant>,
 }
 
 impl Backoff {
     fn wait(&self, now: Instant) -> Duration {
-        let Some(at) = self.last_at.filter(|_| self.lost > 0) else { return Duration::ZERO };
-        let factor = 1_u32.checked_shl(self.lost - 1).filter(|&it| it > 0).unwrap_or(u32::MAX);
+        let Some(at) = self.last_failure_at.filter(|_| self.failures > 0) else {
+            return Duration::ZERO;
+        };
+        let factor =
+            1_u32.checked_shl(self.failures - 1).filter(|&factor| factor > 0).unwrap_or(u32::MAX);
         let wait = BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LONGEST);
         (at + wait).saturating_duration_since(now)
     }
 
-    /// One that was started at `started_at` ended without having been of use. Those that were started
-    /// together count as one.
-    fn discard_failed(&mut self, started_at: Instant, now: Instant) {
-        if self.last_at.is_none_or(|last_at| started_at >= last_at) {
-            self.lost = self.lost.saturating_add(1);
+    /// Records a process that ended before its first success. Processes that were started at the
+    /// same time count as one failure.
+    fn record_failure(&mut self, started_at: Instant, now: Instant) {
+        if self.last_failure_at.is_none_or(|last_failure_at| started_at >= last_failure_at) {
+            self.failures = self.failures.saturating_add(1);
         }
-        self.last_at = Some(now);
+        self.last_failure_at = Some(now);
     }
 }
 
 impl ProcessPool {
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), inner: Arc::default() }
+        Self { name: name.to_owned(), shared: Arc::default() }
     }
 
-    /// A process that can be asked: one that is there, or a new one.
+    /// Acquires an idle process, or starts one.
     ///
     /// # Errors
-    /// `Stopped`, `NotStarted` or `NotNow`.
+    /// `Stopped`, `NotStarted` or `Shortage`.
     pub fn acquire(
         &self,
         stop: &CancelToken,
         max_output_bytes: usize,
-        program: &dyn Fn() -> Result<CommandSpec, String>,
+        command: &dyn Fn() -> Result<CommandSpec, String>,
     ) -> Result<LineProcess, ExitReason> {
-        let mut shortage = Shortage::default();
+        let mut shortage = ShortageBackoff::default();
         loop {
-            if stop.is_set() {
+            if stop.is_cancelled() {
                 return Err(ExitReason::Stopped);
             }
-            let mut state = self.inner.state();
-            if let Some(kept) = state.idle.pop() {
-                state.held.insert(kept.number(), false);
+            let mut state = self.shared.state();
+            if let Some(process) = state.idle.pop() {
+                state.in_use.insert(process.number(), false);
                 drop(state);
-                if let Some(kept) = self.health_checked(kept) {
-                    return Ok(kept);
+                if let Some(process) = self.check_idle(process) {
+                    return Ok(process);
                 }
                 continue;
             }
             let wait = state.backoff.wait(Instant::now());
             drop(state);
             if wait.is_zero() {
-                match self.start(max_output_bytes, program) {
-                    Ok(kept) => return Ok(kept),
-                    Err(e) if !e.is_passing => return Err(ExitReason::NotStarted(e.reason)),
+                match self.start(max_output_bytes, command) {
+                    Ok(process) => return Ok(process),
+                    Err(e) if !e.is_transient => return Err(ExitReason::NotStarted(e.reason)),
                     Err(e) if !shortage.wait(stop, &e.reason) => {
-                        return Err(ExitReason::NotNow(e.reason));
+                        return Err(ExitReason::Shortage(e.reason));
                     }
-                    // Meanwhile another may have been given back.
+                    // Another process may have been released during the wait.
                     Err(_) => continue,
                 }
             }
@@ -136,26 +142,25 @@ impl ProcessPool {
         }
     }
 
-    /// The process, unless it is to be replaced.
-    fn health_checked(&self, mut kept: LineProcess) -> Option<LineProcess> {
-        match kept.look() {
-            IdleCheck::Yes => return Some(kept),
-            IdleCheck::Gone => log::info!(
-                "handler {}: a process ended, or closed a pipe, while it held no job",
-                self.name
-            ),
-            IdleCheck::Spoke => self.warn_unexpected_output(),
+    /// Returns the process if it is ready for a job. Otherwise ends it.
+    fn check_idle(&self, mut process: LineProcess) -> Option<LineProcess> {
+        match process.poll_idle() {
+            IdleCheck::Ready => return Some(process),
+            IdleCheck::Exited => {
+                log::info!("handler {}: an idle process ended, or closed a pipe", self.name)
+            }
+            IdleCheck::UnexpectedOutput => self.warn_unexpected_output(),
         }
-        self.discard(&kept);
-        retire(kept);
+        self.discard(&process);
+        drain(process);
         None
     }
 
-    /// Says in the log what otherwise harms nobody, and so would never be known.
+    /// Logs unexpected output. It harms no job, so no attempt would show it.
     pub fn warn_unexpected_output(&self) {
         log::warn!(
             "handler {}: a process wrote to stdout while it held no job, and is replaced: expected \
-             one line a job, and no other",
+             one line for each job, and no other",
             self.name
         );
     }
@@ -163,65 +168,65 @@ impl ProcessPool {
     fn start(
         &self,
         max_output_bytes: usize,
-        program: &dyn Fn() -> Result<CommandSpec, String>,
+        command: &dyn Fn() -> Result<CommandSpec, String>,
     ) -> Result<LineProcess, StartError> {
-        let began = Instant::now();
-        let program = program().map_err(StartError::from);
-        let kept = program.and_then(|program| LineProcess::start(program, max_output_bytes));
-        let kept = match kept {
-            Ok(kept) => kept,
+        let started_at = Instant::now();
+        let command = command().map_err(StartError::from);
+        let process = command.and_then(|command| LineProcess::start(command, max_output_bytes));
+        let process = match process {
+            Ok(process) => process,
             Err(e) => {
-                if !e.is_passing {
-                    self.inner.state().backoff.discard_failed(began, Instant::now());
+                if !e.is_transient {
+                    self.shared.state().backoff.record_failure(started_at, Instant::now());
                 }
                 return Err(e);
             }
         };
-        self.inner.state().held.insert(kept.number(), false);
-        if let Err(e) = watch(&kept, &self.inner) {
-            self.discard(&kept);
-            return Err(StartError::of_io(&e, format!("it can't be watched: {e}")));
+        self.shared.state().in_use.insert(process.number(), false);
+        if let Err(e) = register_exit(&process, &self.shared) {
+            self.discard(&process);
+            return Err(StartError::from_io(&e, format!("its end can't be watched: {e}")));
         }
-        Ok(kept)
+        Ok(process)
     }
 
-    /// Gives a process back that did what it was asked for.
-    pub fn release(&self, mut kept: LineProcess) {
-        kept.is_proven = true;
-        let number = kept.number();
-        let mut state = self.inner.state();
-        state.backoff.lost = 0;
-        let has_ended = state.held.remove(&number) == Some(true);
+    /// Releases a process after a successful exchange.
+    pub fn release(&self, mut process: LineProcess) {
+        process.has_succeeded = true;
+        let number = process.number();
+        let mut state = self.shared.state();
+        state.backoff.failures = 0;
+        let has_ended = state.in_use.remove(&number) == Some(true);
         if state.is_closed || has_ended {
             drop(state);
-            return retire(kept);
+            return drain(process);
         }
-        state.idle.push(kept);
+        state.idle.push(process);
     }
 
-    /// Says that a process that was taken will not come back. Where it ended by itself, or did not do
-    /// what it was asked for, `lost` says so.
-    pub fn discard(&self, kept: &LineProcess) {
-        unwatch(kept.number());
-        self.inner.state().held.remove(&kept.number());
+    /// Removes a process that will not be released. If the process itself failed, call
+    /// `discard_failed`.
+    pub fn discard(&self, process: &LineProcess) {
+        unregister_exit(process.number());
+        self.shared.state().in_use.remove(&process.number());
     }
 
-    /// As `let_go`; the next start waits, if this process has never been of use.
-    pub fn lost(&self, kept: &LineProcess) {
-        self.discard(kept);
-        if !kept.is_proven {
-            self.inner.state().backoff.discard_failed(kept.started_at, Instant::now());
+    /// Removes a process that failed. If it never succeeded, the backoff delays the next start.
+    pub fn discard_failed(&self, process: &LineProcess) {
+        self.discard(process);
+        if !process.has_succeeded {
+            self.shared.state().backoff.record_failure(process.started_at, Instant::now());
         }
     }
 
-    /// Ends what is idle by closing its input, without waiting for it, and keeps nothing from here
-    /// on.
+    /// Closes the input of idle processes without waiting for their end. Processes that are
+    /// released later are ended too.
     pub fn close(&self) {
-        let mut state = self.inner.state();
+        let mut state = self.shared.state();
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
         drop(state);
-        idle.into_iter().for_each(retire);
+        idle.into_iter().for_each(drain);
     }
 }
 
@@ -231,70 +236,72 @@ impl Drop for ProcessPool {
     }
 }
 
-/// How many processes are being ended behind everybody's back.
-static RETIRING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+/// The number of processes that are being ended in the background.
+static DRAINING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
-fn retiring() -> MutexGuard<'static, usize> {
-    RETIRING.0.lock().unwrap_or_else(PoisonError::into_inner)
+fn draining_count() -> MutexGuard<'static, usize> {
+    DRAINING.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A process that is counted as being ended until this is dropped.
-struct Retiring(());
+/// Counts one process as being ended until this is dropped.
+struct DrainGuard(());
 
-impl Retiring {
+impl DrainGuard {
     fn new() -> Self {
-        *retiring() += 1;
+        *draining_count() += 1;
         Self(())
     }
 }
 
-impl Drop for Retiring {
+impl Drop for DrainGuard {
     fn drop(&mut self) {
-        *retiring() -= 1;
-        RETIRING.1.notify_all();
+        *draining_count() -= 1;
+        DRAINING.1.notify_all();
     }
 }
 
-/// Ends a process that holds nothing, on a thread of its own: by closing its input; what has not
-/// ended after the grace is killed, with its group.
-fn retire(kept: LineProcess) {
-    unwatch(kept.number());
-    let retiring = Retiring::new();
-    let end = move || {
-        let _ = kept.end(Some(StopSignal::Close), GRACE, &mut |_| Directive::More);
-        drop(retiring);
+/// Ends a process that holds no job on a new thread. Its input is closed. If it has not ended after
+/// the grace period, its group is killed.
+fn drain(process: LineProcess) {
+    unregister_exit(process.number());
+    let guard = DrainGuard::new();
+    let terminate = move || {
+        let _ = process.terminate(Some(StopSignal::Close), GRACE, &mut |_| Directive::Continue);
+        drop(guard);
     };
-    // Without a thread it is dropped with the closure, and so killed.
-    let _ = std::thread::Builder::new().name("retiring".into()).spawn(end);
+    // If the thread can't be started, the closure and the process in it are dropped, which kills
+    // the process.
+    let _ = std::thread::Builder::new().name("retiring".into()).spawn(terminate);
 }
 
-/// Waits until all processes that no pool keeps any more have ended; `false` where some have not by
-/// then.
-pub fn wait_for_drained(patience: Duration) -> bool {
-    let waited = RETIRING.1.wait_timeout_while(retiring(), patience, |count| *count > 0);
+/// Waits until all processes that are being ended have ended. Returns `false` if some have not
+/// after `max_wait`.
+pub fn wait_for_drained(max_wait: Duration) -> bool {
+    let waited = DRAINING.1.wait_timeout_while(draining_count(), max_wait, |count| *count > 0);
     let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
     *count == 0
 }
 
-/// What watches over the processes of all pools.
+/// Watches for the end of the processes of all pools.
 struct ExitWatcher {
     epoll: OwnedFd,
-    pools: Mutex<HashMap<u64, Weak<Inner>>>,
+    pools: Mutex<HashMap<u64, Weak<PoolShared>>>,
 }
 
-static WATCH: OnceLock<ExitWatcher> = OnceLock::new();
+static EXIT_WATCHER: OnceLock<ExitWatcher> = OnceLock::new();
 
 impl ExitWatcher {
-    /// Made on first need. Where there is no descriptor for it now, the next need tries again.
+    /// Creates the watcher when it is first needed. If no descriptor is available, the next call
+    /// tries again.
     fn get() -> std::io::Result<&'static Self> {
-        if let Some(watch) = WATCH.get() {
-            return Ok(watch);
+        if let Some(watcher) = EXIT_WATCHER.get() {
+            return Ok(watcher);
         }
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(WATCH.get_or_init(|| Self { epoll, pools: Mutex::default() }))
+        Ok(EXIT_WATCHER.get_or_init(|| Self { epoll, pools: Mutex::default() }))
     }
 
-    fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
+    fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<PoolShared>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -302,7 +309,7 @@ impl ExitWatcher {
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
-            // Interrupted by a signal: asked again.
+            // A signal may interrupt the wait. The loop then waits again.
             let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
             for event in &events {
                 let number = event.data.u64();
@@ -315,26 +322,26 @@ impl ExitWatcher {
     }
 }
 
-/// Has the end of a process told to its pool, once.
-fn watch(kept: &LineProcess, pool: &Arc<Inner>) -> std::io::Result<()> {
+/// Registers a process, so that its pool is told of its end once.
+fn register_exit(process: &LineProcess, pool: &Arc<PoolShared>) -> std::io::Result<()> {
     static THREAD: Mutex<bool> = Mutex::new(false);
-    let watch = ExitWatcher::get()?;
-    let mut is_there = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*is_there {
-        std::thread::Builder::new().name("watch".into()).spawn(|| watch.run())?;
-        *is_there = true;
+    let watcher = ExitWatcher::get()?;
+    let mut is_thread_started = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_thread_started {
+        std::thread::Builder::new().name("watch".into()).spawn(|| watcher.run())?;
+        *is_thread_started = true;
     }
-    drop(is_there);
-    watch.pools().insert(kept.number(), Arc::downgrade(pool));
+    drop(is_thread_started);
+    watcher.pools().insert(process.number(), Arc::downgrade(pool));
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-    let number = epoll::EventData::new_u64(kept.number());
-    epoll::add(&watch.epoll, kept.process(), number, flags)?;
+    let number = epoll::EventData::new_u64(process.number());
+    epoll::add(&watcher.epoll, process.pidfd(), number, flags)?;
     Ok(())
 }
 
-/// Its descriptor leaves the list by being closed.
-fn unwatch(number: u64) {
-    if let Some(watch) = WATCH.get() {
-        watch.pools().remove(&number);
+/// Unregisters a process. Its descriptor leaves the epoll set when it is closed.
+fn unregister_exit(number: u64) {
+    if let Some(watcher) = EXIT_WATCHER.get() {
+        watcher.pools().remove(&number);
     }
 }

@@ -1,6 +1,7 @@
-//! What /proc says of processes, and the end of those that an earlier server left.
+//! Reads /proc and kills the processes that an earlier server left.
 //!
-//! Used by `reap` for strays of runs; `end_marked` is called once, before a server runs anything.
+//! The `orphans` module reads it during a run. A server calls `kill_run` once, before it runs
+//! anything.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -14,110 +15,115 @@ use rustix::process::{
     pidfd_send_signal,
 };
 
-use super::MARK;
-use super::orphans::reap_stray;
+use super::RUN_ID_VARIABLE;
+use super::orphans::reap_orphan;
 
-/// How long an earlier server's processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for killed processes of an earlier server to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// No list of children and no environment is longer.
+/// The maximum length of a list of children or of an environment.
 const LIST_BYTES_MAX: u64 = 8 << 20;
 
-/// More than an environment usually has.
+/// The size of the first read. Most environments are smaller.
 const ENVIRON_BYTES: usize = 256 << 10;
 
-/// Pause before a process that shows no environment yet is looked at again.
-pub(super) const AGAIN: Duration = Duration::from_millis(1);
+/// The wait before a process in transition is read again.
+pub(super) const TRANSITION_RETRY_WAIT: Duration = Duration::from_millis(1);
 
-/// How long such a process is looked at again: on a busy machine one may be within `exec` for long.
-pub(super) const UNCLEAR_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process in transition is read again. On a busy machine, an `exec` may take long.
+pub(super) const TRANSITION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN).
+/// Returns whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN).
 pub(super) fn lists_children() -> bool {
-    static LISTS: OnceLock<bool> = OnceLock::new();
-    *LISTS.get_or_init(|| fs::metadata(list()).is_ok())
+    static HAS_LIST: OnceLock<bool> = OnceLock::new();
+    *HAS_LIST.get_or_init(|| fs::metadata(children_path()).is_ok())
 }
 
-fn list() -> String {
+fn children_path() -> String {
     let own = getpid().as_raw_nonzero();
     format!("/proc/self/task/{own}/children")
 }
 
-/// Children of the main thread, and of the others only where the kernel has no such list.
+/// Returns the children of the main thread. If the kernel has no such list, returns those of all
+/// threads.
 pub(super) fn children() -> Vec<Pid> {
     if !lists_children() {
-        return children_among_all();
+        return scan_children();
     }
     let mut text = String::new();
-    match fs::File::open(list())
+    match fs::File::open(children_path())
         .and_then(|file| file.take(LIST_BYTES_MAX).read_to_string(&mut text))
     {
-        Ok(_) => pids(text.split_whitespace()),
+        Ok(_) => parse_pids(text.split_whitespace()),
         Err(_) => Vec::new(),
     }
 }
 
-/// Children of every thread.
-pub(super) fn children_among_all() -> Vec<Pid> {
-    all().into_iter().filter(|&pid| parent_of(pid) == Some(getpid())).collect()
+/// Finds the children of all threads among all processes.
+pub(super) fn scan_children() -> Vec<Pid> {
+    all_pids().into_iter().filter(|&pid| parent_pid(pid) == Some(getpid())).collect()
 }
 
-fn pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
+fn parse_pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
     texts.filter_map(|text| Pid::from_raw(text.parse().ok()?)).collect()
 }
 
-/// Every process that can be seen.
-fn all() -> Vec<Pid> {
+/// Returns all visible processes.
+fn all_pids() -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    pids(names.iter().map(String::as_str))
+    parse_pids(names.iter().map(String::as_str))
 }
 
-/// The fields of /proc/PID/stat after the name, which is in brackets and may hold anything.
-fn stat(pid: Pid) -> Option<Vec<String>> {
+/// Reads the fields of /proc/PID/stat after the process name. The name is in brackets and may
+/// contain any character.
+fn read_stat(pid: Pid) -> Option<Vec<String>> {
     let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     Some(stat.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Processor time of a process, in the clock ticks of the system.
+/// Returns the processor time of a process in clock ticks.
 pub(super) fn processor_ticks(pid: Pid) -> Option<u64> {
-    let stat = stat(pid)?;
+    let stat = read_stat(pid)?;
     let ticks = |at: usize| stat.get(at)?.parse::<u64>().ok();
     Some(ticks(11)? + ticks(12)?)
 }
 
-fn parent_of(pid: Pid) -> Option<Pid> {
-    Pid::from_raw(stat(pid)?.get(1)?.parse().ok()?)
+fn parent_pid(pid: Pid) -> Option<Pid> {
+    Pid::from_raw(read_stat(pid)?.get(1)?.parse().ok()?)
 }
 
-/// What a process shows of whose it is.
+/// The run id in the environment of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RunId {
-    Is(String),
-    /// It has none, or it is not for us to see.
-    None,
-    /// It is ending, or just becoming another program: to be asked again.
-    NotNow,
+    Value(String),
+    /// The process has none, or this user may not read it.
+    Missing,
+    /// The process is ending or within `exec`. Read it again later.
+    InTransition,
 }
 
 pub(super) fn read_run_id(pid: Pid) -> RunId {
-    let environ = environ_of(pid);
+    let environ = read_environ(pid);
     match &environ {
         Ok(environ) if !environ.is_empty() => {
             let mut lines = environ.split(|&byte| byte == 0);
-            let mark =
-                lines.find_map(|line| line.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
-            mark.map_or(RunId::None, |mark| RunId::Is(String::from_utf8_lossy(mark).into_owned()))
+            let run_id = lines
+                .find_map(|line| line.strip_prefix(RUN_ID_VARIABLE.as_bytes())?.strip_prefix(b"="));
+            run_id.map_or(RunId::Missing, |run_id| {
+                RunId::Value(String::from_utf8_lossy(run_id).into_owned())
+            })
         }
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => RunId::None,
-        Ok(_) | Err(_) if is_in_transition(pid) => RunId::NotNow,
-        Ok(_) | Err(_) => RunId::None,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => RunId::Missing,
+        Ok(_) | Err(_) if is_in_transition(pid) => RunId::InTransition,
+        Ok(_) | Err(_) => RunId::Missing,
     }
 }
 
-/// In one read: between two it may become another program, and the rest be missing.
-fn environ_of(pid: Pid) -> std::io::Result<Vec<u8>> {
+/// Reads the environment. The first read covers almost all environments. Between two reads, the
+/// process may start another program, and the rest would be missing.
+fn read_environ(pid: Pid) -> std::io::Result<Vec<u8>> {
     let mut file = fs::File::open(format!("/proc/{}/environ", pid.as_raw_nonzero()))?;
     let mut environ = vec![0; ENVIRON_BYTES];
     let length = file.read(&mut environ)?;
@@ -128,73 +134,76 @@ fn environ_of(pid: Pid) -> std::io::Result<Vec<u8>> {
     Ok(environ)
 }
 
-/// Whether a process without an environment had one before, or will have one: it is ending, but not
-/// yet a zombie, or it is within `exec`, where the end of the environment is 0 for a moment
-/// (proc_pid_stat(5), fields 3, 9 and 51).
+/// Returns whether a process without an environment had one before or will have one. Either it is
+/// ending but not yet a zombie, or it is within `exec`, where the end of the environment is 0 for a
+/// moment (proc_pid_stat(5), fields 3, 9 and 51).
 fn is_in_transition(pid: Pid) -> bool {
     const PF_EXITING: u64 = 4;
     const PF_KTHREAD: u64 = 0x0020_0000;
-    let Some(stat) = stat(pid) else { return false };
+    let Some(stat) = read_stat(pid) else { return false };
     let number = |at: usize| stat.get(at).and_then(|field| field.parse::<u64>().ok());
     let state = stat.first().map_or("X", String::as_str);
     match number(6) {
         _ if matches!(state, "Z" | "X") => false,
         Some(flags) if flags & PF_KTHREAD != 0 => false,
         Some(flags) if flags & PF_EXITING != 0 => true,
-        // What was read before may be of the old program: so it is read again.
-        _ => number(48) == Some(0) || environ_of(pid).is_ok_and(|environ| !environ.is_empty()),
+        // The earlier read may have been of the old program, so this reads again.
+        _ => number(48) == Some(0) || read_environ(pid).is_ok_and(|environ| !environ.is_empty()),
     }
 }
 
-/// Ends every process whose mark begins with `prefix`, with its group; says how many. This process
-/// and those it came from are spared: a server may have been started by a handler.
+/// Kills all processes whose run id begins with `prefix`, together with their groups, and returns
+/// their number. This process and its ancestors are spared, because a handler may have started this
+/// server.
 pub fn kill_run(prefix: &str) -> usize {
-    let deadline = Instant::now() + PATIENCE;
-    let line: Vec<Pid> = std::iter::successors(Some(getpid()), |&pid| parent_of(pid)).collect();
-    let (mut ended, mut unclear_since) = (0, None);
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    let ancestors: Vec<Pid> =
+        std::iter::successors(Some(getpid()), |&pid| parent_pid(pid)).collect();
+    let (mut killed_count, mut in_transition_since) = (0, None);
     loop {
-        let (mut killed, mut unclear) = (Vec::new(), Vec::new());
-        for pid in all().into_iter().filter(|pid| !line.contains(pid)) {
-            // Opened before it is looked at, so that what is killed is what was looked at.
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let (mut killed, mut in_transition) = (Vec::new(), Vec::new());
+        for pid in all_pids().into_iter().filter(|pid| !ancestors.contains(pid)) {
+            // The pidfd is opened before the run id is read, so that exactly the process that was
+            // read is killed.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             match read_run_id(pid) {
-                RunId::Is(mark) if mark.starts_with(prefix) => {}
-                RunId::Is(_) | RunId::None => continue,
-                RunId::NotNow => {
-                    unclear.push((pid, process));
+                RunId::Value(run_id) if run_id.starts_with(prefix) => {}
+                RunId::Value(_) | RunId::Missing => continue,
+                RunId::InTransition => {
+                    in_transition.push((pid, pidfd));
                     continue;
                 }
             }
             if getpgid(Some(pid)) == Ok(pid) && pid != getpgrp() {
                 let _ = kill_process_group(pid, Signal::KILL);
             }
-            if pidfd_send_signal(&process, Signal::KILL).is_ok() {
-                killed.push((pid, process));
+            if pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+                killed.push((pid, pidfd));
             }
         }
-        // What was forked meanwhile is found by the next look.
-        let gone = wait_for_ends(&killed, deadline);
-        ended += killed.len();
-        killed.iter().for_each(|(pid, _)| reap_stray(*pid));
+        // The next loop finds processes that were forked in the meantime.
+        let have_exited = wait_for_exits(&killed, deadline);
+        killed_count += killed.len();
+        killed.iter().for_each(|(pid, _)| reap_orphan(*pid));
         if !killed.is_empty() {
-            unclear_since = None;
+            in_transition_since = None;
         }
-        let since = *unclear_since.get_or_insert_with(Instant::now);
-        let is_settled = unclear.is_empty() || since.elapsed() > UNCLEAR_PATIENCE;
-        if !gone || (killed.is_empty() && is_settled) {
-            return ended;
+        let since = *in_transition_since.get_or_insert_with(Instant::now);
+        let is_settled = in_transition.is_empty() || since.elapsed() > TRANSITION_TIMEOUT;
+        if !have_exited || (killed.is_empty() && is_settled) {
+            return killed_count;
         }
-        wait_for_ends(&unclear, Instant::now() + AGAIN);
+        wait_for_exits(&in_transition, Instant::now() + TRANSITION_RETRY_WAIT);
     }
 }
 
-/// Waits until all have ended; `false` where some have not by the deadline.
-pub(super) fn wait_for_ends(processes: &[(Pid, OwnedFd)], deadline: Instant) -> bool {
-    processes.iter().all(|(_, process)| {
+/// Waits until all processes have ended. Returns `false` if some have not by the deadline.
+pub(super) fn wait_for_exits(pidfds: &[(Pid, OwnedFd)], deadline: Instant) -> bool {
+    pidfds.iter().all(|(_, pidfd)| {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).ok();
-            match poll(&mut [PollFd::new(process, PollFlags::IN)], timeout.as_ref()) {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(remaining).ok();
+            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 ready => return ready == Ok(1),
             }

@@ -1,9 +1,10 @@
-//! This binary started anew to do what may not end well, under limits that it sets itself before it
-//! reads anything (`confine`): processor time, memory, no file, no further process.
+//! Sandboxed processes: this binary, started again for work that may crash or not end.
 //!
-//! It has three pipes and one page of memory that the server sees too, where it writes down what it
-//! is at: so that whoever finds it dead knows what killed it. It starts no process, so that there are
-//! no strays of it, and it is no run: it may live as long as the server.
+//! Before it reads any input, the process sets limits on itself (`apply_limits`): processor time,
+//! memory, no files and no new processes. It has three pipes and shares one page of memory with the
+//! server. It writes its current stage into this page, so that the server knows after a crash what
+//! caused it. It can't start processes, so it leaves no orphans. It is not a run: it may live as
+//! long as the server.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -28,41 +29,41 @@ use super::{CommandSpec, StartError};
 
 const PAGE_BYTES: usize = 4096;
 
-/// What is read of the reason for an abort.
-const SAID_BYTES: usize = 4096;
+/// How much is read of the message of an abort.
+const STDERR_BYTES_MAX: usize = 4096;
 
-/// Senders are answered first, but handlers must not starve it.
+/// The nice value. Intake has precedence over it, but handlers must not starve it.
 const NICE: i32 = 5;
 
-/// A process that serves this one; dropped, it is killed.
+/// A sandboxed process. It is killed if it is dropped.
 #[derive(Debug)]
 pub struct SandboxedProcess {
     pid: Pid,
-    to: OwnedFd,
-    from: OwnedFd,
-    /// Where its runtime says why it aborts.
-    errors: OwnedFd,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    /// The stderr of the process, where the Rust runtime reports an abort.
+    stderr_pipe: OwnedFd,
     page: SharedPage,
     is_reaped: bool,
 }
 
-/// Why it can't be talked to.
+/// Why a read or a write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionLost {
-    /// It may still come.
-    NotYet,
-    /// It has ended, or closed its pipes.
-    Ended,
+    /// The deadline passed. A later call may succeed.
+    Timeout,
+    /// The process has ended or closed its pipes.
+    Closed,
 }
 
-/// How it ended, and what its runtime said of it.
+/// The end of a sandboxed process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    pub gone: ExitStatus,
-    pub said: String,
+pub struct SandboxExit {
+    pub status: ExitStatus,
+    pub stderr: String,
 }
 
-/// How it ended.
+/// How a sandboxed process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
     Code(i32),
@@ -72,58 +73,60 @@ pub enum ExitStatus {
 
 impl SandboxedProcess {
     /// # Errors
-    /// Why it could not be started, with what to do about it.
-    pub fn start(program: &CommandSpec) -> Result<Self, StartError> {
-        let no_memory = |e| StartError::of_errno(e, format!("no memory to be shared: {e}"));
-        let no_pipes = |e| StartError::of_errno(e, format!("no pipes to be had: {e}"));
-        let (page, memory) = SharedPage::new().map_err(no_memory)?;
-        let (their_in, to) = pipe(false).map_err(no_pipes)?;
-        let (from, their_out) = pipe(true).map_err(no_pipes)?;
-        let (errors, their_errors) = pipe(true).map_err(no_pipes)?;
-        let ends = [their_in, their_out, their_errors, memory];
-        let pid = track_start(|| start(program, &ends))?;
-        Ok(Self { pid, to, from, errors, page, is_reaped: false })
+    /// The reason why it did not start, and what to do.
+    pub fn start(command: &CommandSpec) -> Result<Self, StartError> {
+        let memory_error =
+            |e| StartError::from_errno(e, format!("no shared memory is available: {e}"));
+        let pipe_error = |e| StartError::from_errno(e, format!("no pipes are available: {e}"));
+        let (page, memory) = SharedPage::new().map_err(memory_error)?;
+        let (stdin_end, stdin) = pipe(false).map_err(pipe_error)?;
+        let (stdout, stdout_end) = pipe(true).map_err(pipe_error)?;
+        let (stderr_pipe, stderr_end) = pipe(true).map_err(pipe_error)?;
+        let pipe_ends = [stdin_end, stdout_end, stderr_end, memory];
+        let pid = track_start(|| start(command, &pipe_ends))?;
+        Ok(Self { pid, stdin, stdout, stderr_pipe, page, is_reaped: false })
     }
 
-    /// What it last wrote down: how much it has begun, and what it is at.
+    /// Returns how many pieces of work the process has begun, and its current stage.
     pub fn progress(&self) -> (u32, u32) {
-        let [begun, stage] = self.page.numbers();
-        (begun.load(Ordering::Acquire), stage.load(Ordering::Acquire))
+        let [started_count, stage] = self.page.counters();
+        (started_count.load(Ordering::Acquire), stage.load(Ordering::Acquire))
     }
 
-    /// Writes some of `bytes`, until a moment; how many it took.
+    /// Writes some of `bytes` before the deadline and returns how many.
     ///
     /// # Errors
-    /// It takes nothing now, or never again.
-    pub fn write(&self, bytes: &[u8], until: Instant) -> Result<usize, ConnectionLost> {
-        ready(&self.to, PollFlags::OUT, until, || rustix::io::write(&self.to, bytes))
+    /// The pipe is full until the deadline, or the process is gone.
+    pub fn write(&self, bytes: &[u8], deadline: Instant) -> Result<usize, ConnectionLost> {
+        retry_until(&self.stdin, PollFlags::OUT, deadline, || rustix::io::write(&self.stdin, bytes))
     }
 
-    /// Reads some into `buffer`, until a moment; how many they are, at least one.
+    /// Reads some bytes into `buffer` before the deadline and returns how many, at least one.
     ///
     /// # Errors
-    /// There is nothing now, or never again.
-    pub fn read(&self, buffer: &mut [u8], until: Instant) -> Result<usize, ConnectionLost> {
-        match ready(&self.from, PollFlags::IN, until, || {
-            rustix::io::read(&self.from, &mut *buffer)
+    /// The pipe is empty until the deadline, or the process is gone.
+    pub fn read(&self, buffer: &mut [u8], deadline: Instant) -> Result<usize, ConnectionLost> {
+        match retry_until(&self.stdout, PollFlags::IN, deadline, || {
+            rustix::io::read(&self.stdout, &mut *buffer)
         })? {
-            0 => Err(ConnectionLost::Ended),
+            0 => Err(ConnectionLost::Closed),
             count => Ok(count),
         }
     }
 
-    /// Processor time that it has used in all; `None` where the system does not say.
+    /// Returns the processor time that the process has used so far, or `None` if the system does
+    /// not report it.
     pub fn processor_ms(&self) -> Option<u64> {
         let ticks = processor_ticks(self.pid)?;
         Some(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1))
     }
 
-    /// Sees it to its end. What ended it before stays the reason.
-    pub fn end(mut self) -> End {
-        let gone = self.kill();
-        let mut said = [0; SAID_BYTES];
-        let length = rustix::io::read(&self.errors, &mut said[..]).unwrap_or(0);
-        End { gone, said: String::from_utf8_lossy(&said[..length]).into_owned() }
+    /// Kills and reaps the process. If it ended before, the result is its own end.
+    pub fn terminate(mut self) -> SandboxExit {
+        let status = self.kill();
+        let mut stderr = [0; STDERR_BYTES_MAX];
+        let length = rustix::io::read(&self.stderr_pipe, &mut stderr[..]).unwrap_or(0);
+        SandboxExit { status, stderr: String::from_utf8_lossy(&stderr[..length]).into_owned() }
     }
 
     fn kill(&mut self) -> ExitStatus {
@@ -146,30 +149,30 @@ impl Drop for SandboxedProcess {
     }
 }
 
-/// Does it, waiting until it can be done.
-fn ready(
+/// Tries `operation` and retries it whenever `fd` is ready, until the deadline.
+fn retry_until(
     fd: &OwnedFd,
     flags: PollFlags,
-    until: Instant,
-    mut does: impl FnMut() -> Result<usize, Errno>,
+    deadline: Instant,
+    mut operation: impl FnMut() -> Result<usize, Errno>,
 ) -> Result<usize, ConnectionLost> {
     loop {
-        match does() {
+        match operation() {
             Ok(count) => return Ok(count),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => {}
-            Err(_) => return Err(ConnectionLost::Ended),
+            Err(_) => return Err(ConnectionLost::Closed),
         }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ConnectionLost::NotYet);
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(ConnectionLost::Timeout);
         }
-        let timeout = Timespec::try_from(left).ok();
+        let timeout = Timespec::try_from(remaining).ok();
         let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), flags)], timeout.as_ref());
     }
 }
 
-/// Memory that both sides see, or one's view of it.
+/// One process's mapping of the memory that the server and a sandboxed process share.
 #[derive(Debug)]
 struct SharedPage(NonNull<[AtomicU32; 2]>);
 
@@ -180,18 +183,18 @@ impl SharedPage {
     fn new() -> rustix::io::Result<(Self, OwnedFd)> {
         let memory = memfd_create("hooktrail", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, PAGE_BYTES as u64)?;
-        Ok((Self::of(&memory)?, memory))
+        Ok((Self::map(&memory)?, memory))
     }
 
-    fn of(memory: &OwnedFd) -> rustix::io::Result<Self> {
+    fn map(memory: &OwnedFd) -> rustix::io::Result<Self> {
         let flags = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the system's choice; nothing else knows it.
-        let at =
+        let address =
             unsafe { mmap(std::ptr::null_mut(), PAGE_BYTES, flags, MapFlags::SHARED, memory, 0) }?;
-        NonNull::new(at.cast()).map(Self).ok_or(Errno::NOMEM)
+        NonNull::new(address.cast()).map(Self).ok_or(Errno::NOMEM)
     }
 
-    fn numbers(&self) -> &[AtomicU32; 2] {
+    fn counters(&self) -> &[AtomicU32; 2] {
         // SAFETY: the page is mapped as long as this lives, begins on a page's boundary, and is
         // zeroed when it is made.
         unsafe { self.0.as_ref() }
@@ -205,44 +208,46 @@ impl Drop for SharedPage {
     }
 }
 
-/// What a servant may still do: say what it is at, and have its processor time counted anew.
+/// The handle of a sandboxed process: it reports its stage and resets its CPU timer.
 #[derive(Debug)]
 pub struct Sandbox {
     page: SharedPage,
     processor_ms: u32,
 }
 
-/// Called by a servant, once, before it reads anything, from the thread that does the work: the
-/// others' stacks and its own are there already. It may take `memory_bytes` more than it has.
+/// Limits this process. A sandboxed process calls it once, before it reads any input, on the thread
+/// that does the work. All threads have started by then, so their stacks are in use already. The
+/// process may take `memory_bytes` in addition to what it uses now.
 ///
 /// # Errors
-/// A limit can't be set: it must not go on.
+/// A limit can't be set. The process must not continue.
 pub fn apply_limits(processor_ms: u32, memory_bytes: u64) -> io::Result<Sandbox> {
-    // SAFETY: descriptor 3 was handed over by whoever started us, for us alone, and is taken once.
+    // SAFETY: the parent passed descriptor 3 to this process for this use, and this function takes
+    // it once.
     let memory = unsafe { OwnedFd::from_raw_fd(3) };
-    let page = SharedPage::of(&memory)?;
+    let page = SharedPage::map(&memory)?;
     drop(memory);
-    // SAFETY: closes what whoever started us had open by mistake; nothing here owns any of it.
-    // Systems before Linux 5.9 refuse it.
+    // SAFETY: closes the descriptors that the parent left open by mistake; no value in this process
+    // owns them. The call fails before Linux 5.9.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
-    let has = memory_now()?;
+    let used_bytes = address_space_bytes()?;
     let limits = [
-        (Resource::As, has + memory_bytes),
+        (Resource::As, used_bytes + memory_bytes),
         (Resource::Core, 0),
         (Resource::Fsize, 0),
         (Resource::Nofile, 0),
         (Resource::Nproc, 0),
     ];
     for (resource, limit) in limits {
-        // Only root may go beyond a limit that the server was started with.
+        // Only root may raise a limit above the one that the server was started with.
         let limit = getrlimit(resource).maximum.map_or(limit, |maximum| limit.min(maximum));
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
     }
     Ok(Sandbox { page, processor_ms })
 }
 
-/// Address space in use.
-fn memory_now() -> io::Result<u64> {
+/// Returns the address space in use.
+fn address_space_bytes() -> io::Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages = statm.split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
     let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
@@ -250,21 +255,21 @@ fn memory_now() -> io::Result<u64> {
 }
 
 impl Sandbox {
-    /// Writes down what it is at; 0: nothing.
+    /// Writes the current stage into the shared page. 0 means none.
     pub fn set_stage(&self, stage: u32) {
-        self.page.numbers()[1].store(stage, Ordering::Release);
+        self.page.counters()[1].store(stage, Ordering::Release);
     }
 
-    /// Writes down that it begins with the next, at a stage of it.
+    /// Counts a new piece of work and sets its first stage.
     pub fn begin(&self, stage: u32) {
-        self.page.numbers()[0].fetch_add(1, Ordering::Release);
+        self.page.counters()[0].fetch_add(1, Ordering::Release);
         self.set_stage(stage);
     }
 
-    /// From here on it has its whole processor time again; beyond it, SIGPROF ends it.
+    /// Restarts the CPU timer. SIGPROF ends the process when its processor time is used up.
     ///
     /// # Errors
-    /// The system does not know how.
+    /// The system does not support it.
     pub fn reset_cpu_timer(&self) -> io::Result<()> {
         let interval = libc::timeval { tv_sec: 0, tv_usec: 0 };
         let value = libc::timeval {
@@ -279,20 +284,20 @@ impl Sandbox {
     }
 }
 
-/// Called by a servant first of all, before there is a second thread: it dies with who started it, and
-/// all of its memory comes from one heap, as each further one would reserve 64 MiB of the address
-/// space that it may use.
+/// Prepares this process for the sandbox. A sandboxed process calls it first, before it starts a
+/// second thread. Afterwards the process dies with its parent, and all threads use one heap. Each
+/// further heap would reserve 64 MiB of the limited address space.
 ///
 /// # Errors
-/// The system does not know how: it must not go on.
+/// The system does not support it. The process must not continue.
 pub fn enter_sandbox_early() -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
-    // A server that was started with a higher nice value keeps it: only root may lower one.
+    // A higher nice value of the server stays: only root may lower one.
     if getpriority_process(None)? < NICE {
         setpriority_process(None, NICE)?;
     }
-    oom::raise_of_evaluator();
+    oom::raise_evaluator_score();
     // SAFETY: sets one number of the allocator's; there is no other thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     Ok(())

@@ -1,5 +1,6 @@
-//! What the system lacks for a moment: file descriptors, processes, memory. That says nothing of the
-//! program which cannot be started, so its start waits, and no job pays for it.
+//! Shortages of file descriptors, processes or memory. They are no error of the program that can't
+//! be started. So its start waits and is retried, and a shortage that lasts does not count as an
+//! attempt of the job.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,104 +10,109 @@ use rustix::io::Errno;
 
 use super::{CancelToken, ExitReason};
 
-/// The first wait; each is twice as long as the one before.
-const WAIT: Duration = Duration::from_millis(20);
-const WAIT_MAX: Duration = Duration::from_secs(2);
+/// The first wait. Each next wait is twice as long, up to `LONGEST_WAIT`.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// For so long a start is tried again. The thread is a worker's: others have jobs for it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a start is retried. Other handlers have jobs for the worker thread, so the wait is
+/// short.
+const MAX_TOTAL_WAIT: Duration = Duration::from_secs(10);
 
-/// Why a process cannot be started.
+/// The reason why a process can't be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
-    /// With what to do about it.
+    /// What is wrong and what to do.
     pub reason: String,
-    /// The system lacks something: later it may succeed.
-    pub is_passing: bool,
+    /// The cause is a shortage, so a later start may succeed.
+    pub is_transient: bool,
 }
 
 impl StartError {
-    /// The error of a system call.
-    pub(super) fn of_errno(error: Errno, reason: String) -> Self {
-        Self { reason, is_passing: is_shortage(error.raw_os_error()) }
+    /// Makes an error from the error of a system call.
+    pub(super) fn from_errno(error: Errno, reason: String) -> Self {
+        Self { reason, is_transient: is_shortage(error.raw_os_error()) }
     }
 
-    /// Another error with what was said of the call.
-    pub fn of_io(error: &io::Error, reason: String) -> Self {
-        Self { reason, is_passing: error.raw_os_error().is_some_and(is_shortage) }
+    /// Makes an error from an I/O error. It is transient if its system call reports a shortage.
+    pub fn from_io(error: &io::Error, reason: String) -> Self {
+        Self { reason, is_transient: error.raw_os_error().is_some_and(is_shortage) }
     }
 }
 
-/// One that is not passing.
+/// Makes an error that is not transient.
 impl From<String> for StartError {
     fn from(reason: String) -> Self {
-        Self { reason, is_passing: false }
+        Self { reason, is_transient: false }
     }
 }
 
-/// Whether the error of a system call says that file descriptors, processes or memory are lacking.
+/// Returns whether an error of a system call means that descriptors, processes or memory are used
+/// up.
 pub fn is_shortage(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM)
 }
 
-/// The waits of one start.
+/// The waits between the retries of one start.
 #[derive(Debug)]
-pub struct Shortage {
-    until: Instant,
+pub struct ShortageBackoff {
+    give_up_at: Instant,
     wait: Duration,
 }
 
-impl Default for Shortage {
+impl Default for ShortageBackoff {
     fn default() -> Self {
-        Self { until: Instant::now() + PATIENCE, wait: WAIT }
+        Self { give_up_at: Instant::now() + MAX_TOTAL_WAIT, wait: FIRST_WAIT }
     }
 }
 
-impl Shortage {
-    /// Waits until it is worth another try, or `stop` is set; `false`: it has lasted too long.
+impl ShortageBackoff {
+    /// Waits before the next retry, or until `stop` is cancelled. Returns `false` if the shortage
+    /// lasts too long.
     pub fn wait(&mut self, stop: &CancelToken, reason: &str) -> bool {
-        if !self.has_time(reason) {
+        if !self.warn_and_check_time(reason) {
             return false;
         }
         let wait = Timespec::try_from(self.wait).ok();
         let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], wait.as_ref());
-        self.wait = (self.wait * 2).min(WAIT_MAX);
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
         true
     }
 
-    /// The same for the start of a `Stop` itself, which nothing can end.
-    pub fn wait_without_stop(&mut self, reason: &str) -> bool {
-        let has_time = self.has_time(reason);
+    /// Waits like `wait`, but can't be cancelled. Used to create the `CancelToken` itself.
+    pub fn wait_uncancellable(&mut self, reason: &str) -> bool {
+        let has_time = self.warn_and_check_time(reason);
         if has_time {
             std::thread::sleep(self.wait);
-            self.wait = (self.wait * 2).min(WAIT_MAX);
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
         }
         has_time
     }
 
-    fn has_time(&self, reason: &str) -> bool {
+    fn warn_and_check_time(&self, reason: &str) -> bool {
         log::warn!("jobs wait for the system: {reason}");
-        Instant::now() < self.until
+        Instant::now() < self.give_up_at
     }
 }
 
-/// Starts something, and tries again while the system lacks what that takes.
+/// Starts something and retries while there is a shortage.
 ///
 /// # Errors
-/// `Stopped`, `NotStarted` or `NotNow`.
+/// `Stopped`, `NotStarted` or `Shortage`.
 pub fn start_when_possible<T>(
     stop: &CancelToken,
     mut start: impl FnMut() -> Result<T, StartError>,
 ) -> Result<T, ExitReason> {
-    let mut shortage = Shortage::default();
+    let mut shortage = ShortageBackoff::default();
     loop {
-        if stop.is_set() {
+        if stop.is_cancelled() {
             return Err(ExitReason::Stopped);
         }
         match start() {
-            Ok(started) => return Ok(started),
-            Err(e) if !e.is_passing => return Err(ExitReason::NotStarted(e.reason)),
-            Err(e) if !shortage.wait(stop, &e.reason) => return Err(ExitReason::NotNow(e.reason)),
+            Ok(result) => return Ok(result),
+            Err(e) if !e.is_transient => return Err(ExitReason::NotStarted(e.reason)),
+            Err(e) if !shortage.wait(stop, &e.reason) => {
+                return Err(ExitReason::Shortage(e.reason));
+            }
             Err(_) => {}
         }
     }
@@ -116,41 +122,42 @@ pub fn start_when_possible<T>(
 mod tests {
     use super::*;
 
-    fn lacking(reason: &str) -> StartError {
-        StartError::of_errno(Errno::MFILE, reason.to_owned())
+    fn shortage_error(reason: &str) -> StartError {
+        StartError::from_errno(Errno::MFILE, reason.to_owned())
     }
 
     #[test]
-    fn a_start_is_tried_again_until_the_system_has_what_it_takes() {
-        let (stop, mut tries) = (CancelToken::new().unwrap(), 0);
-        let started = start_when_possible(&stop, || {
-            tries += 1;
-            if tries < 4 { Err(lacking("no files")) } else { Ok(tries) }
+    fn a_start_is_retried_until_the_shortage_ends() {
+        let (stop, mut attempts) = (CancelToken::new().unwrap(), 0);
+        let result = start_when_possible(&stop, || {
+            attempts += 1;
+            if attempts < 4 { Err(shortage_error("no files")) } else { Ok(attempts) }
         });
-        assert_eq!(started, Ok(4));
+        assert_eq!(result, Ok(4));
     }
 
     #[test]
-    fn a_start_that_fails_by_itself_is_not_tried_again() {
+    fn a_start_that_fails_for_another_reason_is_not_retried() {
         let stop = CancelToken::new().unwrap();
-        let started = start_when_possible(&stop, || Err::<(), _>("gone".to_owned().into()));
-        assert_eq!(started, Err(ExitReason::NotStarted("gone".to_owned())));
+        let result = start_when_possible(&stop, || Err::<(), _>("gone".to_owned().into()));
+        assert_eq!(result, Err(ExitReason::NotStarted("gone".to_owned())));
     }
 
     #[test]
-    fn a_stop_ends_the_wait() {
+    fn a_cancelled_token_ends_the_wait() {
         let stop = CancelToken::new().unwrap();
-        let started = start_when_possible(&stop, || {
-            stop.set();
-            Err::<(), _>(lacking("no files"))
+        let result = start_when_possible(&stop, || {
+            stop.cancel();
+            Err::<(), _>(shortage_error("no files"))
         });
-        assert_eq!(started, Err(ExitReason::Stopped));
+        assert_eq!(result, Err(ExitReason::Stopped));
     }
 
     #[test]
-    fn a_shortage_that_lasts_is_given_up() {
+    fn a_start_gives_up_after_the_longest_wait() {
         let stop = CancelToken::new().unwrap();
-        let mut shortage = Shortage { until: Instant::now(), ..Shortage::default() };
+        let mut shortage =
+            ShortageBackoff { give_up_at: Instant::now(), ..ShortageBackoff::default() };
         assert!(!shortage.wait(&stop, "no files"));
     }
 }

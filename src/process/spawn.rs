@@ -1,7 +1,8 @@
-//! Starts one process: no shell, a group of its own, four pipes, nothing else inherited.
+//! Starts one process: without a shell, in a process group of its own, with four pipes. It inherits
+//! no other descriptor.
 //!
-//! By `posix_spawn`, which does not copy the server's memory maps as `fork` does: that is what makes
-//! short commands cheap (benches/README.md).
+//! `posix_spawn` does not copy the memory maps of the server, as `fork` does. This makes short
+//! commands cheap (benches/README.md).
 
 use std::ffi::{CString, OsString};
 use std::mem::MaybeUninit;
@@ -21,135 +22,138 @@ use super::file_limit::restore_file_limit;
 use super::orphans::RunGuard;
 use super::{StartError, oom, shortage::is_shortage};
 
-/// Set in the environment of what is started, so that it can be found again.
-pub const MARK: &str = "HOOKTRAIL_RUN_ID";
+/// The environment variable by which a process of a run is found.
+pub const RUN_ID_VARIABLE: &str = "HOOKTRAIL_RUN_ID";
 
-/// Waits for a descriptor of a process that was just started.
-const WATCH_TRIES: usize = 100;
-const WATCH_WAIT: Duration = Duration::from_millis(20);
+/// How often to try to get a pidfd of a new process if descriptors are used up, and how long to
+/// wait between two attempts.
+const PIDFD_ATTEMPTS: usize = 100;
+const PIDFD_RETRY_WAIT: Duration = Duration::from_millis(20);
 
-/// What to start.
+/// A command to start.
 #[derive(Clone, Debug)]
 pub struct CommandSpec {
-    /// Absolute.
+    /// The absolute path of the program.
     pub path: PathBuf,
-    /// What it is called by, then its arguments.
+    /// The program's name as it sees it, then its arguments.
     pub args: Vec<String>,
-    /// The whole environment, but for the mark.
+    /// The whole environment except `RUN_ID_VARIABLE`.
     pub env: Vec<(String, OsString)>,
     pub directory: PathBuf,
-    /// The value of `MARK`: unique to this run.
-    pub mark: String,
+    /// The value of `RUN_ID_VARIABLE`, unique to this run.
+    pub run_id: String,
 }
 
-/// A process that was started, and our ends of its pipes, which never wait.
+/// A started process and the server's ends of its pipes, which are non-blocking.
 pub(super) struct Child {
     pub pid: Pid,
-    /// Readable when it has ended.
-    pub process: OwnedFd,
+    /// Readable when the process has ended.
+    pub pidfd: OwnedFd,
     pub stdin: OwnedFd,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
-    pub notes: OwnedFd,
+    pub control: OwnedFd,
 }
 
-/// Starts it, or says why not.
-pub(super) fn spawn(program: &CommandSpec, run: &RunGuard) -> Result<Child, StartError> {
-    let path = program.path.display();
-    let no_pipes = |e: Errno| {
-        let reason = format!("{path}: no pipes to be had: {}", hint(e.raw_os_error()));
-        StartError::of_errno(e, reason)
+/// Starts the process.
+pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, StartError> {
+    let path = command.path.display();
+    let pipe_error = |e: Errno| {
+        let reason = format!("{path}: no pipes are available: {}", hint(e.raw_os_error()));
+        StartError::from_errno(e, reason)
     };
-    let (their_in, stdin) = pipe(false).map_err(no_pipes)?;
-    let (stdout, their_out) = pipe(true).map_err(no_pipes)?;
-    let (stderr, their_err) = pipe(true).map_err(no_pipes)?;
-    let (notes, their_notes) = pipe(true).map_err(no_pipes)?;
-    let ends = [their_in, their_out, their_err, their_notes];
-    let pid = run.start(|| start(program, &ends).inspect(|&pid| restore_file_limit(pid)))?;
-    // Their files are closed here, so that there is room for one.
-    drop(ends);
-    let process = watch(pid).map_err(|e| {
+    let (stdin_end, stdin) = pipe(false).map_err(pipe_error)?;
+    let (stdout, stdout_end) = pipe(true).map_err(pipe_error)?;
+    let (stderr, stderr_end) = pipe(true).map_err(pipe_error)?;
+    let (control, control_end) = pipe(true).map_err(pipe_error)?;
+    let pipe_ends = [stdin_end, stdout_end, stderr_end, control_end];
+    let pid = run.start(|| start(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
+    // The child's ends are closed first, so that a descriptor is free for the pidfd.
+    drop(pipe_ends);
+    let pidfd = open_pidfd(pid).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.kill_orphans(pid);
         run.reap(pid);
-        let reason = format!("{path}: it can't be watched: {}", hint(e.raw_os_error()));
-        StartError::of_errno(e, reason)
+        let reason = format!("{path}: its end can't be watched: {}", hint(e.raw_os_error()));
+        StartError::from_errno(e, reason)
     })?;
-    // Last: a moment after its start the program is dumpable.
-    oom::raise_of_handler(pid, &process);
-    Ok(Child { pid, process, stdin, stdout, stderr, notes })
+    // This comes last, because the program is not dumpable until a moment after its start.
+    oom::raise_handler_score(pid, &pidfd);
+    Ok(Child { pid, pidfd, stdin, stdout, stderr, control })
 }
 
-/// A descriptor of a process that runs already: worth some waits where there is none to be had.
-fn watch(pid: Pid) -> Result<OwnedFd, Errno> {
-    for _ in 0..WATCH_TRIES {
+/// Opens a pidfd of a running process. The process already runs, so a shortage of descriptors is
+/// worth several waits.
+fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
+    for _ in 0..PIDFD_ATTEMPTS {
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(e) if is_shortage(e.raw_os_error()) => std::thread::sleep(WATCH_WAIT),
+            Err(e) if is_shortage(e.raw_os_error()) => std::thread::sleep(PIDFD_RETRY_WAIT),
             opened => return opened,
         }
     }
     pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// A pipe whose one end, ours, never waits: the reading or the writing one.
-pub(super) fn pipe(we_read: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+/// Creates a pipe. The server's end is non-blocking: the read end if `parent_reads`, else the write
+/// end.
+pub(super) fn pipe(parent_reads: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let ours = if we_read { &read } else { &write };
+    let ours = if parent_reads { &read } else { &write };
     rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
     Ok((read, write))
 }
 
 #[expect(clippy::disallowed_methods, reason = "processes start here alone")]
-pub(super) fn start(program: &CommandSpec, ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
-    let path = text(program.path.as_os_str().as_bytes())?;
-    let directory = text(program.directory.as_os_str().as_bytes())?;
+pub(super) fn start(command: &CommandSpec, pipe_ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
+    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
+    let path = c_string(command.path.as_os_str().as_bytes())?;
+    let directory = c_string(command.directory.as_os_str().as_bytes())?;
     let args =
-        program.args.iter().map(|arg| text(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
-    let mut env = vec![text(format!("{MARK}={}", program.mark).as_bytes())?];
-    for (name, value) in &program.env {
+        command.args.iter().map(|arg| c_string(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    let mut env = vec![c_string(format!("{RUN_ID_VARIABLE}={}", command.run_id).as_bytes())?];
+    for (name, value) in &command.env {
         let mut line = OsString::from(name).into_vec();
         line.push(b'=');
-        // What comes from outside may hold a NUL, which no environment can.
+        // A value from an event may contain a NUL, which no environment can hold.
         line.extend(value.as_bytes().iter().map(|&byte| if byte == 0 { b'?' } else { byte }));
-        env.push(text(&line)?);
+        env.push(c_string(&line)?);
     }
-    let pointers = |all: &[CString]| -> Vec<*mut libc::c_char> {
-        all.iter().map(|one| one.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    let pointer_list = |texts: &[CString]| -> Vec<*mut libc::c_char> {
+        texts.iter().map(|text| text.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
     };
-    let (argv, envp) = (pointers(&args), pointers(&env));
-    let settings = SpawnAttributes::new(&directory, ends)?;
+    let (argv, envp) = (pointer_list(&args), pointer_list(&env));
+    let spawn_attributes = SpawnAttributes::new(&directory, pipe_ends)?;
     let mut pid: libc::pid_t = 0;
     // SAFETY: path, argv and envp are NUL-terminated and outlive the call; settings are initialised.
     let error = unsafe {
         libc::posix_spawn(
             &raw mut pid,
             path.as_ptr(),
-            settings.actions.as_ptr(),
-            settings.attributes.as_ptr(),
+            spawn_attributes.actions.as_ptr(),
+            spawn_attributes.attributes.as_ptr(),
             argv.as_ptr(),
             envp.as_ptr(),
         )
     };
     match (error, Pid::from_raw(pid)) {
         (0, Some(pid)) => Ok(pid),
-        _ => Err(StartError::of_errno(
+        _ => Err(StartError::from_errno(
             Errno::from_raw_os_error(error),
-            spawn_error_text(program, error),
+            spawn_error_text(command, error),
         )),
     }
 }
 
-/// What `posix_spawn` is told besides the program.
+/// The file actions and attributes of `posix_spawn`.
 struct SpawnAttributes {
     actions: MaybeUninit<libc::posix_spawn_file_actions_t>,
     attributes: MaybeUninit<libc::posix_spawnattr_t>,
 }
 
 impl SpawnAttributes {
-    fn new(directory: &CString, ends: &[OwnedFd; 4]) -> Result<Self, String> {
-        let mut it = Self { actions: MaybeUninit::uninit(), attributes: MaybeUninit::uninit() };
-        let (actions, attributes) = (it.actions.as_mut_ptr(), it.attributes.as_mut_ptr());
+    fn new(directory: &CString, pipe_ends: &[OwnedFd; 4]) -> Result<Self, String> {
+        let mut new = Self { actions: MaybeUninit::uninit(), attributes: MaybeUninit::uninit() };
+        let (actions, attributes) = (new.actions.as_mut_ptr(), new.attributes.as_mut_ptr());
         let flags = libc::POSIX_SPAWN_SETPGROUP
             | libc::POSIX_SPAWN_SETSIGDEF
             | libc::POSIX_SPAWN_SETSIGMASK;
@@ -167,15 +171,15 @@ impl SpawnAttributes {
                 libc::posix_spawnattr_setsigdefault(attributes, all.as_ptr()),
                 libc::posix_spawnattr_setsigmask(attributes, none.as_ptr()),
                 libc::posix_spawn_file_actions_addchdir_np(actions, directory.as_ptr()),
-                // 3 comes last: it may be the number of one of our ends.
-                libc::posix_spawn_file_actions_adddup2(actions, ends[0].as_raw_fd(), 0),
-                libc::posix_spawn_file_actions_adddup2(actions, ends[1].as_raw_fd(), 1),
-                libc::posix_spawn_file_actions_adddup2(actions, ends[2].as_raw_fd(), 2),
-                libc::posix_spawn_file_actions_adddup2(actions, ends[3].as_raw_fd(), 3),
+                // Descriptor 3 comes last, because one of the server's ends may have this number.
+                libc::posix_spawn_file_actions_adddup2(actions, pipe_ends[0].as_raw_fd(), 0),
+                libc::posix_spawn_file_actions_adddup2(actions, pipe_ends[1].as_raw_fd(), 1),
+                libc::posix_spawn_file_actions_adddup2(actions, pipe_ends[2].as_raw_fd(), 2),
+                libc::posix_spawn_file_actions_adddup2(actions, pipe_ends[3].as_raw_fd(), 3),
             ]
         };
         match errors.iter().find(|&&error| error != 0) {
-            None => Ok(it),
+            None => Ok(new),
             Some(&error) => Err(std::io::Error::from_raw_os_error(error).to_string()),
         }
     }
@@ -191,16 +195,17 @@ impl Drop for SpawnAttributes {
     }
 }
 
-/// `posix_spawn` gives one number for the program, its interpreter and its directory.
-fn spawn_error_text(program: &CommandSpec, error: i32) -> String {
-    let (path, directory) = (program.path.display(), program.directory.display());
+/// Explains an error of `posix_spawn`, which returns the same number for a missing program, a
+/// missing interpreter and a missing directory.
+fn spawn_error_text(command: &CommandSpec, error: i32) -> String {
+    let (path, directory) = (command.path.display(), command.directory.display());
     match error {
-        _ if !program.directory.is_dir() => format!("{directory}: there is no such directory"),
-        libc::ENOENT if program.path.exists() => {
+        _ if !command.directory.is_dir() => format!("{directory}: there is no such directory"),
+        libc::ENOENT if command.path.exists() => {
             format!("{path}: the interpreter named in its first line was not found")
         }
         libc::ENOENT | libc::ENOTDIR => format!("{path}: there is no such file"),
-        libc::EACCES if program.path.metadata().is_ok_and(|it| it.mode() & 0o111 == 0) => {
+        libc::EACCES if command.path.metadata().is_ok_and(|found| found.mode() & 0o111 == 0) => {
             format!("{path}: not executable: chmod +x it")
         }
         libc::EACCES => format!(

@@ -78,7 +78,7 @@ impl TaskBuilder {
             input,
             is_json_input: item.is_some() || handler.settings.transform.is_some(),
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
-            key: idempotency_key(&event, &handler.settings.name, claimed),
+            idempotency_key: idempotency_key(&event, &handler.settings.name, claimed),
             run_id: format!("{}.{}.{}", self.database_id, claimed.claim.job, claimed.claim.attempt),
             event: Arc::new(event),
         })
@@ -146,7 +146,7 @@ impl TaskBuilder {
 
     /// The result of an attempt for which no evaluator was free: the job waits and is tried again.
     fn evaluators_busy(&self) -> AttemptResult {
-        handler::not_now(&self.expressions.busy_reason())
+        handler::shortage_result(&self.expressions.busy_reason())
     }
 
     /// Calls `f` with the evaluation context of an event, or of one of its items.
@@ -183,7 +183,7 @@ impl TaskBuilder {
 fn event_unreadable(error: &anyhow::Error) -> AttemptResult {
     let reason = format!("the event cannot be read: {error}");
     match event_reads::is_transient(error) {
-        true => handler::not_now(&reason),
+        true => handler::shortage_result(&reason),
         false => AttemptResult::new(Outcome::Failed, format!("not started: {reason}")),
     }
 }

@@ -80,7 +80,7 @@ fn retries_have_the_same_idempotency_key_and_the_status_decides_the_outcome() {
     let details = server.column("select outcome || ': ' || detail from outcomes order by id");
     assert_eq!(details[0], "failed: status 500");
     assert_eq!(details[1], "failed: status 302: not followed to http://127.0.0.1:1/");
-    assert!(details[2].starts_with("failed: no answer: not HTTP: "), "{}", details[2]);
+    assert!(details[2].starts_with("failed: no response: not HTTP: "), "{}", details[2]);
     assert_eq!(details[3], "succeeded: status 200");
     let requests = crm.requests();
     let keys: Vec<_> = requests.iter().map(|request| request.header("idempotency-key")).collect();
@@ -232,7 +232,7 @@ fn a_call_without_a_response_times_out() {
     let keys = "timeout = \"200ms\"\nretry = { max_attempts = 1 }";
     let server = scenario().source("a", "").raw_config(&crm.handler_table("crm", keys)).start();
     server.post("/hooks/a", "{}");
-    let expected = "timed_out: timeout 200ms: waiting for an answer";
+    let expected = "timed_out: timeout 200ms: waiting for the response";
     server.until("select outcome || ': ' || detail from outcomes", expected);
 }
 
@@ -265,7 +265,7 @@ fn a_reload_trusts_a_new_certificate_authority() {
     scenario.write_file("ca.pem", "");
     let server = scenario.start();
     server.post("/hooks/a", "{}");
-    server.until("select substr(detail, 1, 27) from outcomes", "not started: no certificate");
+    server.until("select substr(detail, 1, 32) from outcomes", "not started: no root certificate");
     server.write_file("ca.pem", &authority.pem());
     server.signal(rustix::process::Signal::HUP);
     server.until_reloads(1);

@@ -1,4 +1,4 @@
-//! The request as CGI's variables (RFC 3875 section 4.1), from an event that is long answered.
+//! The CGI variables of a request (RFC 3875 section 4.1), made from the stored event.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -9,13 +9,14 @@ use percent_encoding::percent_decode_str;
 use super::super::Task;
 use crate::domain::Headers;
 
-/// Not passed on as `HTTP_…`. `Proxy` would be HTTP_PROXY, which programs take for their own; the
-/// RFC leaves out what proves who sent it, and what was between sender and server alone; type and
-/// length have variables of their own.
+/// Headers that are not passed on as `HTTP_…`. `Proxy` would become HTTP_PROXY, which many programs
+/// read as their own setting. The RFC leaves out credentials, and headers that concern only the
+/// connection. The content type and length have variables of their own.
 const NOT_PASSED_ON: [&str; 6] =
     ["authorization", "connection", "content-length", "content-type", "proxy", "transfer-encoding"];
 
-/// The script is the command's last element: by itself a program, else what that is given to run.
+/// Returns the path of the script, the last element of the command. A single element is the script
+/// itself.
 pub(super) fn script(task: &Task, program: &Path) -> PathBuf {
     match task.handler.command.as_slice() {
         [_, .., script] => task.handler.directory.join(script),
@@ -23,7 +24,7 @@ pub(super) fn script(task: &Task, program: &Path) -> PathBuf {
     }
 }
 
-/// All variables of the request; each name once.
+/// Returns all variables of the request, each name once.
 pub(super) fn variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
     let event = &task.event;
     let query = event.query.clone().unwrap_or_default();
@@ -34,33 +35,34 @@ pub(super) fn variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
     };
     let path = percent_decode_str(&event.path).collect();
     let mut all: Vec<(String, OsString)> = Vec::with_capacity(32);
-    let mut put = |name: &str, value: OsString| all.push((name.to_owned(), value));
-    put("GATEWAY_INTERFACE", "CGI/1.1".into());
-    put("SERVER_SOFTWARE", concat!("hooktrail/", env!("CARGO_PKG_VERSION")).into());
-    put("SERVER_PROTOCOL", "HTTP/1.1".into());
-    put("SERVER_NAME", name.into());
-    put("SERVER_PORT", port.to_string().into());
-    put("REQUEST_METHOD", event.method.clone().into());
-    put("REQUEST_URI", uri.into());
-    put("QUERY_STRING", query_string(&query, &task.handler.command).into());
-    put("SCRIPT_NAME", OsString::from_vec(path));
-    put("SCRIPT_FILENAME", script.into());
-    put("DOCUMENT_ROOT", task.handler.directory.clone().into());
-    put("REMOTE_ADDR", event.ip.clone().into());
-    // Without it php-cgi answers nobody (cgi.force_redirect).
-    put("REDIRECT_STATUS", "200".into());
-    put("CONTENT_LENGTH", task.input.len().to_string().into());
+    let mut add = |name: &str, value: OsString| all.push((name.to_owned(), value));
+    add("GATEWAY_INTERFACE", "CGI/1.1".into());
+    add("SERVER_SOFTWARE", concat!("hooktrail/", env!("CARGO_PKG_VERSION")).into());
+    add("SERVER_PROTOCOL", "HTTP/1.1".into());
+    add("SERVER_NAME", name.into());
+    add("SERVER_PORT", port.to_string().into());
+    add("REQUEST_METHOD", event.method.clone().into());
+    add("REQUEST_URI", uri.into());
+    add("QUERY_STRING", query_string(&query, &task.handler.command).into());
+    add("SCRIPT_NAME", OsString::from_vec(path));
+    add("SCRIPT_FILENAME", script.into());
+    add("DOCUMENT_ROOT", task.handler.directory.clone().into());
+    add("REMOTE_ADDR", event.ip.clone().into());
+    // php-cgi rejects requests without it (cgi.force_redirect).
+    add("REDIRECT_STATUS", "200".into());
+    add("CONTENT_LENGTH", task.input.len().to_string().into());
     match event.headers.get("content-type") {
-        _ if task.is_json_input => put("CONTENT_TYPE", "application/json".into()),
-        Some(content_type) => put("CONTENT_TYPE", OsString::from_vec(content_type.to_vec())),
+        _ if task.is_json_input => add("CONTENT_TYPE", "application/json".into()),
+        Some(content_type) => add("CONTENT_TYPE", OsString::from_vec(content_type.to_vec())),
         None => {}
     }
     all.extend(headers(&event.headers));
     all
 }
 
-/// As it was sent. But php-cgi leaves out the arguments that config.toml gives it where a query has
-/// no `=` and begins with `-`: an empty field before it means the same to every reader of forms.
+/// Returns the query as it was sent, with one exception. If a query begins with `-` and has no `=`,
+/// php-cgi ignores the arguments of its command line. An empty field (`&`) is put before such a
+/// query, which every form parser ignores.
 fn query_string(query: &str, command: &[String]) -> String {
     let program = command.first().filter(|_| command.len() > 1).map(Path::new);
     let name = program.and_then(Path::file_name).map(OsStr::to_string_lossy);
@@ -73,10 +75,10 @@ fn query_string(query: &str, command: &[String]) -> String {
     }
 }
 
-/// Name and port as the sender called them: `example.com:8080`, `[::1]`.
+/// Splits the `Host` header into name and port: `example.com:8080`, `[::1]`.
 fn server(host: &[u8]) -> (String, u16) {
-    let none = || ("localhost".to_owned(), 80);
-    let Ok(host) = std::str::from_utf8(host) else { return none() };
+    let default = || ("localhost".to_owned(), 80);
+    let Ok(host) = std::str::from_utf8(host) else { return default() };
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
         _ => (host, Some(80)),
@@ -84,12 +86,13 @@ fn server(host: &[u8]) -> (String, u16) {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._~[]:".contains(c);
     match port {
         Some(port) if !name.is_empty() && name.chars().all(is_name) => (name.to_owned(), port),
-        _ => none(),
+        _ => default(),
     }
 }
 
-/// `HTTP_…`, repeated ones joined. A name with anything but letters, digits and dashes is left out:
-/// `x_a` would be another's `x-a`.
+/// Returns the `HTTP_…` variables. Values of repeated headers are joined. A header whose name
+/// contains other characters than letters, digits and dashes is left out, because `x_a` would get
+/// the variable of `x-a`.
 fn headers(headers: &Headers) -> Vec<(String, OsString)> {
     let mut all: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, value) in &headers.0 {
@@ -98,10 +101,10 @@ fn headers(headers: &Headers) -> Vec<(String, OsString)> {
             continue;
         }
         let name = format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_"));
-        match all.iter_mut().find(|(before, _)| *before == name) {
-            Some((_, before)) => {
-                before.extend_from_slice(b", ");
-                before.extend_from_slice(value);
+        match all.iter_mut().find(|(earlier, _)| *earlier == name) {
+            Some((_, values)) => {
+                values.extend_from_slice(b", ");
+                values.extend_from_slice(value);
             }
             None => all.push((name, value.clone())),
         }

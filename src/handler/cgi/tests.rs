@@ -1,4 +1,4 @@
-//! CGI scripts as the worker runs them: what they find, and what their answer comes to.
+//! Tests of CGI scripts: their environment, and the results of their output.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use crate::domain::{Event, Headers};
 use crate::handler::tests::sample;
 
 fn task(script: &str) -> Task {
-    with(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
+    task_with(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
 }
 
-fn with(change: impl FnOnce(&mut Handler)) -> Task {
+fn task_with(change: impl FnOnce(&mut Handler)) -> Task {
     sample(|handler| {
         handler.mode = crate::config::Mode::Cgi;
         change(handler);
     })
 }
 
-fn run_of(task: &Task) -> AttemptResult {
-    Cgi::default().run(task, &CancelToken::new().unwrap())
+fn run_attempt(task: &Task) -> AttemptResult {
+    CgiRunner::default().run(task, &CancelToken::new().unwrap())
 }
 
-fn asked(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
+fn with_request(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
     let line = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
     let headers = Headers(headers.iter().map(line).collect());
     let query = query.map(str::to_owned);
@@ -31,25 +31,28 @@ fn asked(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
     Task { event, ..task.clone() }
 }
 
-/// The variables that only a CGI script gets.
+/// Returns the variables that only CGI scripts get.
 fn variables(task: &Task) -> Vec<String> {
     let handler = Handler { command: vec!["env".into(), "-0".into()], ..(*task.handler).clone() };
     let task = Task { handler: Arc::new(handler), ..task.clone() };
-    let printed = String::from_utf8_lossy(&run_of(&task).stdout).into_owned();
-    let own = ["HOOKTRAIL_", "PATH=", "HOME=", "LANG=", "TZ="];
+    let printed = String::from_utf8_lossy(&run_attempt(&task).stdout).into_owned();
+    let common = ["HOOKTRAIL_", "PATH=", "HOME=", "LANG=", "TZ="];
     let lines = printed.split_terminator('\0');
-    let lines = lines.filter(|line| !own.iter().any(|own| line.starts_with(own)));
+    let lines = lines.filter(|line| !common.iter().any(|common| line.starts_with(common)));
     let mut lines: Vec<_> = lines.map(str::to_owned).collect();
     lines.sort();
     lines
 }
 
 #[test]
-fn the_variables_are_those_of_the_rfc() {
+fn a_script_gets_the_variables_of_the_rfc() {
     let headers =
         [("host", "hooks.example.com:8443"), ("content-type", "text/plain"), ("x-a", "1")];
-    let task =
-        asked(&headers, Some("a=1&b=%20"), &with(|handler| handler.directory = "/tmp".into()));
+    let task = with_request(
+        &headers,
+        Some("a=1&b=%20"),
+        &task_with(|handler| handler.directory = "/tmp".into()),
+    );
     assert_eq!(
         variables(&task),
         [
@@ -72,20 +75,20 @@ fn the_variables_are_those_of_the_rfc() {
             concat!("SERVER_SOFTWARE=hooktrail/", env!("CARGO_PKG_VERSION")),
         ]
     );
-    let none = asked(&[], None, &task);
-    let found = variables(&none);
+    let no_command = with_request(&[], None, &task);
+    let found = variables(&no_command);
     for line in ["QUERY_STRING=", "SERVER_NAME=localhost", "SERVER_PORT=80"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
     assert!(!found.iter().any(|line| line.starts_with("CONTENT_TYPE")), "{found:?}");
-    let made = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
-    let found = variables(&made);
+    let json_task = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
+    let found = variables(&json_task);
     for line in ["CONTENT_TYPE=application/json", "CONTENT_LENGTH=2"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
     let handlers_own = Task {
         env: Arc::new([("HTTPS".into(), "on".into()), ("SERVER_PORT".into(), "443".into())]),
-        ..made
+        ..json_task
     };
     let found = variables(&handlers_own);
     for line in ["HTTPS=on", "SERVER_PORT=443"] {
@@ -95,15 +98,15 @@ fn the_variables_are_those_of_the_rfc() {
 }
 
 #[test]
-fn what_each_command_has_is_there_too() {
-    let said = run_of(&task(
+fn a_script_gets_the_variables_of_commands_too() {
+    let output = run_attempt(&task(
         "printf 'Status: 200\\n\\n%s %s' $HOOKTRAIL_EVENT $HOOKTRAIL_IDEMPOTENCY_KEY",
     ));
-    assert_eq!(said.detail, "status 200: 42 the-key");
+    assert_eq!(output.detail, "status 200: 42 the-key");
 }
 
 #[test]
-fn a_header_never_becomes_what_it_is_not() {
+fn a_header_never_becomes_another_variable() {
     let headers = [
         ("proxy", "http://evil.example.com"),
         ("authorization", "[redacted]"),
@@ -116,24 +119,24 @@ fn a_header_never_becomes_what_it_is_not() {
         ("x-forwarded-for", "192.0.2.2"),
         ("cookie", "[redacted]"),
     ];
-    let found = variables(&asked(&headers, None, &with(|_| {})));
+    let found = variables(&with_request(&headers, None, &task_with(|_| {})));
     let http: Vec<_> = found.iter().filter(|line| line.starts_with("HTTP_")).collect();
     assert_eq!(http, ["HTTP_COOKIE=[redacted]", "HTTP_X_FORWARDED_FOR=192.0.2.1, 192.0.2.2"]);
     assert!(found.contains(&"CONTENT_LENGTH=8".to_owned()), "{found:?}");
 }
 
 #[test]
-fn a_servers_name_is_one_whatever_the_sender_called() {
+fn an_invalid_host_header_becomes_localhost() {
     let check = |host: &str, name: &str, port: u16| {
-        let found = variables(&asked(&[("host", host)], None, &with(|_| {})));
+        let found = variables(&with_request(&[("host", host)], None, &task_with(|_| {})));
         let lines = [format!("SERVER_NAME={name}"), format!("SERVER_PORT={port}")];
         assert!(lines.iter().all(|line| found.contains(line)), "{host}: {found:?}");
     };
     check("example.com", "example.com", 80);
     check("[::1]", "[::1]", 80);
     check("[::1]:8080", "[::1]", 8080);
-    for unfit in ["example.com:99999", "example.com:", ":80", "a b", "<script>", "", "a/b:80"] {
-        check(unfit, "localhost", 80);
+    for invalid in ["example.com:99999", "example.com:", ":80", "a b", "<script>", "", "a/b:80"] {
+        check(invalid, "localhost", 80);
     }
 }
 
@@ -141,15 +144,15 @@ fn a_servers_name_is_one_whatever_the_sender_called() {
 fn nothing_of_the_query_becomes_an_argument() {
     let script = "printf 'Status: 200\\n\\n'; printf '%s|' \"$#\" \"$@\" \"$QUERY_STRING\"";
     for query in ["-s", "a+b", "-d+x%3dy", "$(id)", "a b;c"] {
-        let ended = run_of(&asked(&[], Some(query), &task(script)));
-        assert_eq!(ended.detail, format!("status 200: 0|{query}|"));
+        let result = run_attempt(&with_request(&[], Some(query), &task(script)));
+        assert_eq!(result.detail, format!("status 200: 0|{query}|"));
     }
 }
 
 #[test]
 fn the_script_is_the_commands_last_element() {
     let script = |command: &[&str]| {
-        let task = with(|handler| {
+        let task = task_with(|handler| {
             handler.command = command.iter().map(|&word| word.to_owned()).collect();
             handler.directory = "/srv/hooks".into();
         });
@@ -162,118 +165,121 @@ fn the_script_is_the_commands_last_element() {
 
 #[test]
 fn the_body_is_read_from_stdin() {
-    let ended = run_of(&task("echo 'Content-Type: text/plain'; echo; cat"));
+    let result = run_attempt(&task("echo 'Content-Type: text/plain'; echo; cat"));
     assert_eq!(
-        (ended.outcome, ended.detail.as_str()),
+        (result.outcome, result.detail.as_str()),
         (Outcome::Succeeded, "status 200: the body")
     );
-    assert_eq!(ended.stdout, b"Content-Type: text/plain\n\nthe body");
+    assert_eq!(result.stdout, b"Content-Type: text/plain\n\nthe body");
 }
 
 #[track_caller]
-fn answers(script: &str, outcome: Outcome, dead: bool, wait: Option<u64>, detail: &str) {
-    let ended = run_of(&task(script));
-    assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail), "{script}");
+fn check_attempt(script: &str, outcome: Outcome, dead: bool, wait: Option<u64>, detail: &str) {
+    let result = run_attempt(&task(script));
+    assert_eq!((result.outcome, result.detail.as_str()), (outcome, detail), "{script}");
     assert_eq!(
-        (ended.is_permanent, ended.retry_after),
+        (result.is_permanent, result.retry_after),
         (dead, wait.map(Duration::from_secs)),
         "{script}"
     );
 }
 
 #[test]
-fn the_status_decides_and_none_means_200() {
+fn the_status_decides_and_defaults_to_200() {
     use Outcome::{Failed, Succeeded};
     let plain = "printf 'Content-Type: text/html\\r\\n\\r\\n<b>\\n ok </b>'";
-    answers(plain, Succeeded, false, None, "status 200: <b> ok </b>");
-    answers("printf 'Status: 204\\n\\n'", Succeeded, false, None, "status 204");
-    answers("printf 'X: y\\nstatus:201 Made\\n\\n'", Succeeded, false, None, "status 201");
-    answers("printf 'Status: 410 Gone\\n\\n'", Failed, true, None, "status 410");
-    answers("printf 'Status: 500 Oh\\n\\nbroken'", Failed, false, None, "status 500: broken");
-    let said = "echo why >&2; printf 'Status: 500 Oh\\n\\nbroken'";
-    answers(said, Failed, false, None, "status 500: why");
+    check_attempt(plain, Succeeded, false, None, "status 200: <b> ok </b>");
+    check_attempt("printf 'Status: 204\\n\\n'", Succeeded, false, None, "status 204");
+    check_attempt("printf 'X: y\\nstatus:201 Made\\n\\n'", Succeeded, false, None, "status 201");
+    check_attempt("printf 'Status: 410 Gone\\n\\n'", Failed, true, None, "status 410");
+    check_attempt("printf 'Status: 500 Oh\\n\\nbroken'", Failed, false, None, "status 500: broken");
+    let output = "echo why >&2; printf 'Status: 500 Oh\\n\\nbroken'";
+    check_attempt(output, Failed, false, None, "status 500: why");
     let later = "printf 'Status: 503\\nRetry-After: 30\\n\\n'";
-    answers(later, Failed, false, Some(30), "status 503");
+    check_attempt(later, Failed, false, Some(30), "status 503");
     let date = "printf 'Status: 429\\nDate: Sun, 06 Nov 1994 12:00:00 GMT\\n\
                 Retry-After: Sun, 06 Nov 1994 12:01:00 GMT\\n\\n'";
-    answers(date, Failed, false, Some(60), "status 429");
+    check_attempt(date, Failed, false, Some(60), "status 429");
     let elsewhere = "status 302: not followed to https://example.com/";
-    answers("printf 'Location: https://example.com/\\n\\n'", Failed, false, None, elsewhere);
-    let made = "printf 'Status: 201\\nLocation: https://example.com/\\n\\n'";
-    answers(made, Succeeded, false, None, "status 201");
+    check_attempt("printf 'Location: https://example.com/\\n\\n'", Failed, false, None, elsewhere);
+    let json_task = "printf 'Status: 201\\nLocation: https://example.com/\\n\\n'";
+    check_attempt(json_task, Succeeded, false, None, "status 201");
 }
 
 #[test]
-fn without_a_header_block_it_has_failed() {
-    let none = |script: &str, why: &str| {
-        let detail = format!("exit 0: no header block: {why}");
-        answers(script, Outcome::Failed, false, None, &detail);
+fn output_without_a_header_block_fails() {
+    let no_command = |script: &str, reason: &str| {
+        let detail = format!("exit 0: no header block: {reason}");
+        check_attempt(script, Outcome::Failed, false, None, &detail);
     };
-    none("true", "nothing was answered");
-    none("echo >&2 why", "nothing was answered: why");
-    none("printf 'Status: 200'", "no empty line ends it");
-    none("printf 'Status: 200\\n'", "no empty line ends it");
-    none("printf '\\nok'", "an empty line came first");
-    none("echo done", "\"done\" is no header");
-    none("printf 'HTTP/1.1 200 OK\\n\\n'", "\"HTTP/1.1 200 OK\" is no header");
-    none("printf '<p>a: b</p>\\n\\n'", "\"<p>a: b</p>\" is no header");
-    none("printf 'A: b\\n c: d\\n\\n'", "\"c: d\" is no header");
-    none("printf ': b\\n\\n'", "\": b\" is no header");
-    none("printf 'A: \\033[2J\\nb\\033\\n\\n'", "\"b\" is no header");
-    none("printf 'Status: fine\\n\\n'", "\"fine\" is no status");
-    none("printf 'Status: 99\\n\\n'", "\"99\" is no status");
-    none("printf 'Status: 2000\\n\\n'", "\"2000\" is no status");
-    none("yes 'A: b' | head -n 100000", "it has no end within 32 KiB");
-    none("head -c 1000000 /dev/zero", "it has no end within 32 KiB");
+    no_command("true", "no output");
+    no_command("echo >&2 why", "no output: why");
+    no_command("printf 'Status: 200'", "no empty line at its end");
+    no_command("printf 'Status: 200\\n'", "no empty line at its end");
+    no_command("printf '\\nok'", "the first line is empty");
+    no_command("echo done", "\"done\" is not a header");
+    no_command("printf 'HTTP/1.1 200 OK\\n\\n'", "\"HTTP/1.1 200 OK\" is not a header");
+    no_command("printf '<p>a: b</p>\\n\\n'", "\"<p>a: b</p>\" is not a header");
+    no_command("printf 'A: b\\n c: d\\n\\n'", "\"c: d\" is not a header");
+    no_command("printf ': b\\n\\n'", "\": b\" is not a header");
+    no_command("printf 'A: \\033[2J\\nb\\033\\n\\n'", "\"b\" is not a header");
+    no_command("printf 'Status: fine\\n\\n'", "\"fine\" is not a status");
+    no_command("printf 'Status: 99\\n\\n'", "\"99\" is not a status");
+    no_command("printf 'Status: 2000\\n\\n'", "\"2000\" is not a status");
+    no_command("yes 'A: b' | head -n 100000", "it has no end within 32 KiB");
+    no_command("head -c 1000000 /dev/zero", "it has no end within 32 KiB");
 }
 
 #[test]
-fn a_head_is_found_before_any_length_of_body() {
+fn the_head_is_read_before_a_body_of_any_length() {
     let script = "printf 'Status: 500\\n\\nthe start '; head -c 1000000 /dev/zero; echo the end";
     let handler = |handler: &mut Handler| {
         handler.command = ["sh", "-c", script].map(String::from).to_vec();
         handler.max_output_bytes = 8;
     };
-    let ended = run_of(&with(handler));
-    assert!(ended.detail.starts_with("status 500: the start"), "{}", ended.detail);
-    assert_eq!(ended.stdout, b"the end\n");
+    let result = run_attempt(&task_with(handler));
+    assert!(result.detail.starts_with("status 500: the start"), "{}", result.detail);
+    assert_eq!(result.stdout, b"the end\n");
 }
 
 #[test]
-fn an_exit_other_than_0_has_failed_whatever_was_answered() {
+fn an_exit_other_than_0_fails_whatever_the_status_is() {
     let fatal = "printf 'Status: 200\\n\\n'; echo fatal >&2; exit 255";
-    answers(fatal, Outcome::Failed, false, None, "exit 255: fatal");
-    answers("printf 'Status: 410\\n\\n'; exit 65", Outcome::Failed, false, None, "exit 65");
-    answers("kill -9 $$", Outcome::Failed, false, None, "signal 9");
-    let lost = run_of(&with(|handler| handler.command = vec!["/no/such".into()]));
-    assert_eq!(lost.outcome, Outcome::Failed);
-    assert!(lost.detail.starts_with("not started: /no/such: "), "{}", lost.detail);
-    let none = run_of(&with(|_| {}));
-    assert_eq!(none.detail, "not started: no command");
+    check_attempt(fatal, Outcome::Failed, false, None, "exit 255: fatal");
+    check_attempt("printf 'Status: 410\\n\\n'; exit 65", Outcome::Failed, false, None, "exit 65");
+    check_attempt("kill -9 $$", Outcome::Failed, false, None, "signal 9");
+    let missing = run_attempt(&task_with(|handler| handler.command = vec!["/no/such".into()]));
+    assert_eq!(missing.outcome, Outcome::Failed);
+    assert!(missing.detail.starts_with("not started: /no/such: "), "{}", missing.detail);
+    let no_command = run_attempt(&task_with(|_| {}));
+    assert_eq!(no_command.detail, "not started: no command");
 }
 
 #[test]
-fn a_script_is_bounded_and_can_be_stopped() {
-    let stuck = with(|handler| {
+fn a_script_times_out_and_can_be_cancelled() {
+    let stuck = task_with(|handler| {
         handler.command =
             ["sh", "-c", "echo at it >&2; exec sleep 1000"].map(String::from).to_vec();
         handler.timeout = Duration::from_millis(300);
     });
-    let ended = run_of(&stuck);
-    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::TimedOut, "timeout 300ms: at it"));
+    let result = run_attempt(&stuck);
+    assert_eq!(
+        (result.outcome, result.detail.as_str()),
+        (Outcome::TimedOut, "timeout 300ms: at it")
+    );
     let stop = CancelToken::new().unwrap();
-    stop.set();
-    let ended = Cgi::default().run(&task("exit 0"), &stop);
-    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));
+    stop.cancel();
+    let result = CgiRunner::default().run(&task("exit 0"), &stop);
+    assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
 }
 
 #[test]
-fn phps_own_arguments_stand_whatever_the_query_is() {
+fn the_query_never_removes_phps_arguments() {
     let check = |command: &[&str], query: &str, expected: &str| {
-        let task = with(|handler| {
+        let task = task_with(|handler| {
             handler.command = command.iter().map(|&word| word.to_owned()).collect();
         });
-        let task = asked(&[], Some(query), &task);
+        let task = with_request(&[], Some(query), &task);
         let all = meta::variables(&task, &meta::script(&task, Path::new("/usr/bin/php-cgi")));
         let found = all.iter().find(|(name, _)| name == "QUERY_STRING").unwrap();
         assert_eq!(found.1, expected, "{command:?}");

@@ -1,4 +1,4 @@
-//! Commands as the worker runs them: what they are given, and what their end comes to.
+//! Tests of commands: their environment and input, and their results.
 
 use std::sync::Arc;
 
@@ -12,36 +12,36 @@ fn task(script: &str) -> Task {
     sample(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
 }
 
-fn with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
+fn task_with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
     let task = task(script);
     let mut handler = (*task.handler).clone();
     change(&mut handler);
     Task { handler: Arc::new(handler), ..task }
 }
 
-fn run_of(task: &Task) -> AttemptResult {
-    Command::default().run(task, &CancelToken::new().unwrap())
+fn run_attempt(task: &Task) -> AttemptResult {
+    CommandRunner::default().run(task, &CancelToken::new().unwrap())
 }
 
 fn printed(task: &Task) -> String {
-    String::from_utf8(run_of(task).stdout).unwrap()
+    String::from_utf8(run_attempt(task).stdout).unwrap()
 }
 
 #[test]
-fn an_end_is_an_outcome() {
-    let over = |exit| process::RunResult {
+fn the_exit_decides_the_outcome() {
+    let run_result = |exit| process::RunResult {
         exit,
-        start: Vec::new(),
+        stdout_start: Vec::new(),
         stdout: b"out".to_vec(),
         stderr: b"why\n\n".to_vec(),
     };
     let check = |exit: ExitReason, deferred: bool, expected: (Outcome, bool, &str)| {
         let deferred = deferred.then_some(Some(Duration::from_secs(9)));
-        let notes = ControlMessages { deferred, free_text: "said".into() };
-        let ended = ended(over(exit), notes, Duration::from_secs(90));
-        assert_eq!((ended.outcome, ended.is_permanent, ended.detail.as_str()), expected);
-        assert_eq!(ended.retry_after.is_some(), ended.outcome == Outcome::Deferred);
-        assert_eq!(ended.stdout, b"out");
+        let control = ControlMessages { deferred, free_text: "said".into() };
+        let result = attempt_result(run_result(exit), control, Duration::from_secs(90));
+        assert_eq!((result.outcome, result.is_permanent, result.detail.as_str()), expected);
+        assert_eq!(result.retry_after.is_some(), result.outcome == Outcome::Deferred);
+        assert_eq!(result.stdout, b"out");
     };
     use Outcome::{Deferred, Failed, Interrupted, Succeeded, TimedOut};
     check(ExitReason::Code(0), false, (Succeeded, false, "exit 0: why: said"));
@@ -50,9 +50,9 @@ fn an_end_is_an_outcome() {
     check(ExitReason::Signal(11), false, (Failed, false, "signal 11: why: said"));
     check(ExitReason::TimedOut, false, (TimedOut, false, "timeout 1m 30s: why: said"));
     check(ExitReason::Stopped, false, (Interrupted, false, "stopped: why: said"));
-    let lost = || ExitReason::NotStarted("/x: gone".into());
-    check(lost(), false, (Failed, false, "not started: /x: gone: why: said"));
-    // What was asked for decides whatever the exit code, and nothing else.
+    let missing = || ExitReason::NotStarted("/x: gone".into());
+    check(missing(), false, (Failed, false, "not started: /x: gone: why: said"));
+    // A deferral decides regardless of the exit code, but not after a timeout or a cancellation.
     for exit in
         [ExitReason::Code(0), ExitReason::Code(7), ExitReason::Code(65), ExitReason::Signal(15)]
     {
@@ -64,9 +64,10 @@ fn an_end_is_an_outcome() {
 
 #[test]
 fn descriptor_3_defers_a_job() {
-    let ended = run_of(&task(r#"echo '{"outcome":"deferred","retry_after":"10m"}' >&3; exit 1"#));
+    let result =
+        run_attempt(&task(r#"echo '{"outcome":"deferred","retry_after":"10m"}' >&3; exit 1"#));
     assert_eq!(
-        (ended.outcome, ended.retry_after),
+        (result.outcome, result.retry_after),
         (Outcome::Deferred, Some(Duration::from_secs(600)))
     );
 }
@@ -74,28 +75,28 @@ fn descriptor_3_defers_a_job() {
 #[test]
 fn detail_is_one_line_of_bounded_length() {
     let check = |script: &str, expected: &str| {
-        assert_eq!(run_of(&task(script)).detail, expected, "{script}");
+        assert_eq!(run_attempt(&task(script)).detail, expected, "{script}");
     };
     check("printf 'first\\nlast\\n\\n  \\n' >&2; exit 7", "exit 7: last");
     check("printf 'a\\tb\\033[2Jc\\n\\033\\n' >&2; exit 7", "exit 7: a b [2Jc");
     check("printf '\\377\\n' >&2; exit 7", "exit 7: \u{fffd}");
     check("printf 'progress\\rdone\\r\\n' >&2; exit 7", "exit 7: done");
     check("echo why >&2; echo said >&3; echo more >&3; exit 7", "exit 7: why: said more");
-    let long = run_of(&task("head -c 100000 /dev/zero | tr '\\0' e >&2; exit 7"));
+    let long = run_attempt(&task("head -c 100000 /dev/zero | tr '\\0' e >&2; exit 7"));
     assert_eq!(long.detail.len(), DETAIL_CHARS_MAX);
-    let many = run_of(&task("yes | head -n 100000 >&3; exit 7"));
+    let many = run_attempt(&task("yes | head -n 100000 >&3; exit 7"));
     assert_eq!(many.detail.chars().count(), DETAIL_CHARS_MAX);
 }
 
 #[test]
-fn the_body_or_the_item_is_its_input() {
+fn the_body_or_the_item_is_on_stdin() {
     assert_eq!(printed(&task("cat")), "the body");
     let input = Arc::from(*b"an item");
     assert_eq!(printed(&Task { input, item: Some(1), ..task("cat") }), "an item");
 }
 
 #[test]
-fn the_environment_is_the_contracts() {
+fn the_environment_has_the_documented_variables() {
     let mut expected: Vec<(String, String)> = [
         ("HOOKTRAIL_EVENT", "42"),
         ("HOOKTRAIL_JOB", "7"),
@@ -114,7 +115,7 @@ fn the_environment_is_the_contracts() {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
-    let task = with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
+    let task = task_with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
     expected.push(("HOOKTRAIL_RUN_ID".into(), task.run_id.clone()));
     for name in ["PATH", "HOME", "LANG", "TZ"] {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
@@ -131,12 +132,12 @@ fn the_environment_is_the_contracts() {
 }
 
 #[test]
-fn the_item_has_its_number() {
+fn an_item_has_its_number_in_the_environment() {
     assert_eq!(printed(&Task { item: Some(5), ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
 }
 
 #[test]
-fn the_handlers_own_environment_comes_before_what_is_passed_on() {
+fn the_handlers_env_overrides_inherited_variables() {
     let env = Arc::new([
         ("PATH".to_owned(), "/usr/bin:/bin".into()),
         ("HOME".to_owned(), "/nowhere".into()),
@@ -147,7 +148,7 @@ fn the_handlers_own_environment_comes_before_what_is_passed_on() {
 }
 
 #[test]
-fn what_comes_from_outside_stays_one_variable() {
+fn a_value_of_an_event_stays_one_variable() {
     let mut task = task("printf %s \"$HOOKTRAIL_QUERY\"");
     let query = Some("a=$(id)&b=\n`x`;\0c".to_owned());
     task.event = Arc::new(Event { query, ..(*task.event).clone() });
@@ -160,35 +161,36 @@ fn a_program_is_looked_up_in_the_handlers_path() {
     std::fs::create_dir(folder.path().join("bin")).unwrap();
     let file = folder.path().join("bin/own-tool");
     std::fs::write(&file, "").unwrap();
-    let task = with("", |handler| {
+    let task = task_with("", |handler| {
         handler.command = vec!["own-tool".into()];
         handler.directory = folder.path().into();
     });
     let task =
         |path: &str| Task { env: Arc::new([("PATH".to_owned(), path.into())]), ..task.clone() };
-    let not_executable = run_of(&task("/bin:bin")).detail;
+    let not_executable = run_attempt(&task("/bin:bin")).detail;
     assert!(not_executable.contains("bin/own-tool: not executable"), "{not_executable}");
     std::fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("/bin/pwd", &file).unwrap();
-    let found = run_of(&task("/bin:bin"));
+    let found = run_attempt(&task("/bin:bin"));
     assert_eq!(found.stdout, format!("{}\n", folder.path().display()).as_bytes());
-    let lost = run_of(&task("/bin"));
-    assert_eq!(lost.outcome, Outcome::Failed);
-    assert_eq!(lost.detail, "not started: own-tool: no such program in PATH (/bin)");
+    let missing = run_attempt(&task("/bin"));
+    assert_eq!(missing.outcome, Outcome::Failed);
+    assert_eq!(missing.detail, "not started: own-tool: no such program in PATH (/bin)");
 }
 
 #[test]
-fn a_timeout_says_how_long_it_was_and_what_was_said_last() {
+fn the_detail_of_a_timeout_has_its_length_and_the_last_line_of_stderr() {
     let script = "echo stuck >&2; exec sleep 1000";
-    let ended = run_of(&with(script, |handler| handler.timeout = Duration::from_millis(1500)));
-    assert_eq!(ended.outcome, Outcome::TimedOut);
-    assert_eq!(ended.detail, "timeout 1s 500ms: stuck");
+    let result =
+        run_attempt(&task_with(script, |handler| handler.timeout = Duration::from_millis(1500)));
+    assert_eq!(result.outcome, Outcome::TimedOut);
+    assert_eq!(result.detail, "timeout 1s 500ms: stuck");
 }
 
 #[test]
 fn a_stopped_attempt_is_interrupted() {
     let stop = CancelToken::new().unwrap();
-    stop.set();
-    let ended = Command::default().run(&task("exit 0"), &stop);
-    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));
+    stop.cancel();
+    let result = CommandRunner::default().run(&task("exit 0"), &stop);
+    assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
 }

@@ -1,8 +1,8 @@
-//! The exchange that a worker's thread is in now: until when it may take, and what stops it.
+//! The context of a worker thread's current call: its deadline and its `CancelToken`.
 //!
-//! ureq runs a call on the thread that asks for it, and keeps connections for the next one. What
-//! waits within a call (a lookup, a connection, a read) is far below its caller, so that the bounds
-//! are the thread's, not a connection's. Every wait of an exchange is the one `poll` here.
+//! ureq runs a call on the calling thread and keeps its connection for the next one. The waits
+//! within a call (DNS lookup, connect, read) are far below the caller. So the context belongs to
+//! the thread, not to the connection. All waits of a call use the one `poll` in this module.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,17 +16,17 @@ use rustix::io::Errno;
 
 use crate::process::CancelToken;
 
-/// What most of an exchange is.
-pub(super) const WAITING: &str = "waiting for an answer";
+/// The phase in which a call spends most of its time.
+pub(super) const AWAITING_RESPONSE: &str = "waiting for the response";
 
-/// Why an exchange got no further. Goes through ureq as its `Error::Other`.
+/// Why a call failed. It passes through ureq as `Error::Other`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CallError {
     Stopped,
     TimedOut,
     NotConnected(String),
-    /// The server itself lacks what a connection takes.
-    NotNow(String),
+    /// A shortage of descriptors, memory or threads in the server.
+    Shortage(String),
 }
 
 impl fmt::Display for CallError {
@@ -34,7 +34,9 @@ impl fmt::Display for CallError {
         match self {
             Self::Stopped => f.write_str("stopped"),
             Self::TimedOut => f.write_str("timeout"),
-            Self::NotConnected(why) | Self::NotNow(why) => write!(f, "not connected: {why}"),
+            Self::NotConnected(reason) | Self::Shortage(reason) => {
+                write!(f, "not connected: {reason}")
+            }
         }
     }
 }
@@ -42,8 +44,8 @@ impl fmt::Display for CallError {
 impl std::error::Error for CallError {}
 
 impl From<CallError> for ureq::Error {
-    fn from(fault: CallError) -> Self {
-        Self::Other(Box::new(fault))
+    fn from(call_error: CallError) -> Self {
+        Self::Other(Box::new(call_error))
     }
 }
 
@@ -51,77 +53,77 @@ struct CallContext {
     number: u64,
     stop: CancelToken,
     deadline: Instant,
-    doing: Cow<'static, str>,
-    /// It goes over a connection that was used before, and nothing was heard on it yet.
-    stale: bool,
+    phase: Cow<'static, str>,
+    /// The connection was used before, and nothing has been received on it during this call.
+    is_stale: bool,
 }
 
 thread_local! {
-    static NOW: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+    static CURRENT_CALL: RefCell<Option<CallContext>> = const { RefCell::new(None) };
 }
 
-static LAST: AtomicU64 = AtomicU64::new(0);
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The thread's exchange, until it is dropped.
+/// The thread's current call, until this is dropped.
 #[derive(Debug)]
 pub(super) struct CallGuard(());
 
 impl CallGuard {
     pub fn begin(stop: &CancelToken, timeout: Duration) -> Self {
         let now = Instant::now();
-        // A timeout that no clock reaches is none.
+        // A timeout beyond the range of the clock means no timeout.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(1 << 32));
-        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        let doing = WAITING.into();
-        let bounds = CallContext { number, stop: stop.clone(), deadline, doing, stale: false };
-        NOW.set(Some(bounds));
+        let number = LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+        let phase = AWAITING_RESPONSE.into();
+        let context = CallContext { number, stop: stop.clone(), deadline, phase, is_stale: false };
+        CURRENT_CALL.set(Some(context));
         Self(())
     }
 
-    /// What it was at when time was up.
-    pub fn set_phase(&self) -> String {
-        with_current(|bounds| bounds.doing.to_string()).unwrap_or_default()
+    /// Returns the current phase of the call.
+    pub fn phase(&self) -> String {
+        with_current(|context| context.phase.to_string()).unwrap_or_default()
     }
 
-    /// The other end closed a connection just when it was used again: whatever was sent was most
-    /// likely never read.
+    /// Returns whether the peer closed an idle connection when it was used again. The request was
+    /// most likely not read.
     pub fn was_stale(&self) -> bool {
-        with_current(|bounds| bounds.stale).unwrap_or(false)
+        with_current(|context| context.is_stale).unwrap_or(false)
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        NOW.set(None);
+        CURRENT_CALL.set(None);
     }
 }
 
-fn with_current<T>(look: impl FnOnce(&mut CallContext) -> T) -> Option<T> {
-    NOW.with_borrow_mut(|now| now.as_mut().map(look))
+fn with_current<T>(use_context: impl FnOnce(&mut CallContext) -> T) -> Option<T> {
+    CURRENT_CALL.with_borrow_mut(|current| current.as_mut().map(use_context))
 }
 
-/// Says what the thread is at, for people.
-pub(super) fn doing(what: impl Into<Cow<'static, str>>) {
-    let what = what.into();
-    with_current(|bounds| bounds.doing = what);
+/// Sets the phase of the call, which is shown after a timeout.
+pub(super) fn set_phase(phase: impl Into<Cow<'static, str>>) {
+    let phase = phase.into();
+    with_current(|context| context.phase = phase);
 }
 
-/// The number of the thread's exchange: no two share one.
-pub(super) fn number() -> u64 {
-    with_current(|bounds| bounds.number).unwrap_or(0)
+/// Returns the unique number of the current call.
+pub(super) fn call_number() -> u64 {
+    with_current(|context| context.number).unwrap_or(0)
 }
 
-pub(super) fn set_stale(stale: bool) {
-    with_current(|bounds| bounds.stale = stale);
+pub(super) fn set_stale(is_stale: bool) {
+    with_current(|context| context.is_stale = is_stale);
 }
 
-/// Time that is left.
+/// Returns the time until the deadline.
 pub(super) fn remaining() -> Duration {
-    with_current(|bounds| bounds.deadline.saturating_duration_since(Instant::now()))
+    with_current(|context| context.deadline.saturating_duration_since(Instant::now()))
         .unwrap_or_default()
 }
 
-/// Waits until something can be done with `fd`, the time is up, or it is stopped.
+/// Waits until `fd` is ready, the deadline passes, or the call is cancelled.
 pub(super) fn wait_for(fd: impl AsFd, flags: PollFlags) -> Result<(), CallError> {
     match wait_at_most(fd, flags, Duration::MAX)? {
         true => Ok(()),
@@ -129,29 +131,31 @@ pub(super) fn wait_for(fd: impl AsFd, flags: PollFlags) -> Result<(), CallError>
     }
 }
 
-/// Like `wait_for`, but no longer than `most`: then false.
+/// Waits like `wait_for`, but at most `max_wait`. Then returns false.
 pub(super) fn wait_at_most(
     fd: impl AsFd,
     flags: PollFlags,
-    most: Duration,
+    max_wait: Duration,
 ) -> Result<bool, CallError> {
-    let until = Instant::now().checked_add(most);
-    let Some((stop, deadline)) = with_current(|bounds| (bounds.stop.clone(), bounds.deadline))
+    let wait_until = Instant::now().checked_add(max_wait);
+    let Some((stop, deadline)) = with_current(|context| (context.stop.clone(), context.deadline))
     else {
-        // Nobody waits outside an exchange: a probe of an idle connection asks without.
+        // There is no current call when ureq checks an idle connection. Such a check must not wait.
         return Err(CallError::TimedOut);
     };
-    let until = until.map_or(deadline, |until| until.min(deadline));
-    let mut fds = [PollFd::new(&fd, flags), PollFd::new(&stop, PollFlags::IN)];
+    let wait_until = wait_until.map_or(deadline, |wait_until| wait_until.min(deadline));
+    let mut poll_fds = [PollFd::new(&fd, flags), PollFd::new(&stop, PollFlags::IN)];
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        // Longer waits than poll knows are cut; the loop looks at the clock again.
-        let time = Timespec::try_from(left.min(Duration::from_secs(86_400))).ok();
-        match poll(&mut fds, time.as_ref()) {
-            Ok(_) if !fds[1].revents().is_empty() => return Err(CallError::Stopped),
-            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
-            Ok(_) if left.is_zero() && until == deadline => return Err(CallError::TimedOut),
-            Ok(_) if left.is_zero() => return Ok(false),
+        let remaining = wait_until.saturating_duration_since(Instant::now());
+        // `poll` does not accept longer waits. The loop checks the deadline after each one.
+        let time = Timespec::try_from(remaining.min(Duration::from_secs(86_400))).ok();
+        match poll(&mut poll_fds, time.as_ref()) {
+            Ok(_) if !poll_fds[1].revents().is_empty() => return Err(CallError::Stopped),
+            Ok(_) if !poll_fds[0].revents().is_empty() => return Ok(true),
+            Ok(_) if remaining.is_zero() && wait_until == deadline => {
+                return Err(CallError::TimedOut);
+            }
+            Ok(_) if remaining.is_zero() => return Ok(false),
             Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
             Err(e) => return Err(CallError::NotConnected(std::io::Error::from(e).to_string())),
         }

@@ -1,8 +1,10 @@
-//! A URL: the event's bytes, its type and chosen headers by POST; the status decides.
+//! Runs URL handlers: sends the event's bytes, content type and chosen headers by POST. The status
+//! of the response decides the outcome.
 //!
-//! One agent a handler keeps its connections, as long as its settings stay. `exchange` bounds each
-//! attempt and lets it be stopped, `socket` is what ureq talks through. Redirects are not followed,
-//! proxies are taken from config.toml alone, and no more of an answer is read than is kept.
+//! Each handler has one agent, which keeps connections as long as the settings stay. `call_context`
+//! bounds each attempt and lets it be cancelled. `socket` is the transport for ureq. Redirects are
+//! not followed, and proxies come from config.toml only. The part of a response that is not kept is
+//! not read.
 
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
@@ -21,8 +23,8 @@ use super::{HandlerRunner, Task, command};
 use crate::clock;
 use crate::config::{self, UrlTarget, duration_text};
 use crate::domain::{AttemptResult, Outcome};
-use crate::process::{self, CancelToken, ExitReason, Shortage, StartError};
-use call_context::{CallError, CallGuard, doing};
+use crate::process::{self, CancelToken, ExitReason, ShortageBackoff, StartError};
+use call_context::{CallError, CallGuard, set_phase};
 
 mod call_context;
 mod dns;
@@ -31,103 +33,105 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-/// What an answer's head may have.
+/// The maximum size of a response head.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// Of an answer so much is read for `detail`, whatever is kept of it.
+/// How much of a response is read for `detail`, even if less is kept.
 const START_BYTES: usize = DETAIL_CHARS_MAX * 4;
 
-/// A request is sent anew this often in one attempt, where connections that were kept turn out to be
+/// How often one attempt sends its request again because an idle connection turned out to be
 /// closed.
-const STALE_MAX: usize = 4;
+const STALE_RETRIES_MAX: usize = 4;
 
-/// `url = "https://…"`.
+/// Runs attempts of one handler with a `url`.
 ///
-/// Without a client the next attempt tries to make one: the certificates may be there by then.
+/// If the client could not be built, the next attempt tries again. The certificates may exist by
+/// then.
 #[derive(Debug)]
-pub struct Url {
-    client: OnceLock<Client>,
-    roots: Roots,
+pub struct UrlRunner {
+    client: OnceLock<UrlClient>,
+    load_roots: LoadRoots,
 }
 
-/// Reads the certificates of trusted authorities.
-type Roots = fn() -> Result<Vec<Certificate<'static>>, StartError>;
+/// Reads the root certificates.
+type LoadRoots = fn() -> Result<Vec<Certificate<'static>>, StartError>;
 
 #[derive(Debug)]
-struct Client {
+struct UrlClient {
     agent: Agent,
     uri: Uri,
 }
 
-impl Url {
-    /// Certificates of those whom the system trusts are read once, here.
+impl UrlRunner {
+    /// Builds the runner and reads the root certificates of the system.
     pub fn new(settings: &config::Handler) -> Self {
-        let url = Self { client: OnceLock::new(), roots: load_root_certificates };
-        // An attempt says why there is none.
-        let _ = url.client(settings);
-        url
+        let runner = Self { client: OnceLock::new(), load_roots: load_root_certificates };
+        // If this fails, each attempt reports the reason.
+        let _ = runner.client(settings);
+        runner
     }
 
-    fn client(&self, settings: &config::Handler) -> Result<&Client, StartError> {
+    fn client(&self, settings: &config::Handler) -> Result<&UrlClient, StartError> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
         let target = settings.target.as_ref().ok_or_else(|| "no url".to_owned())?;
-        let client = Client::new(settings, target, self.roots)?;
+        let client = UrlClient::new(settings, target, self.load_roots)?;
         Ok(self.client.get_or_init(|| client))
     }
 }
 
-impl HandlerRunner for Url {
+impl HandlerRunner for UrlRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let asked = process::start_when_possible(stop, || {
+        let prepared = process::start_when_possible(stop, || {
             let client = self.client(&task.handler)?;
             Ok((client, client.request(task)?))
         });
-        let (client, request) = match asked {
-            Ok(asked) => asked,
+        let (client, request) = match prepared {
+            Ok(prepared) => prepared,
             Err(ExitReason::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
-            Err(ExitReason::NotNow(why)) => return super::not_now(&why),
+            Err(ExitReason::Shortage(reason)) => return super::shortage_result(&reason),
             Err(exit) => {
-                let (outcome, _, how) = command::outcome(&exit);
-                return AttemptResult::new(outcome, how);
+                let (outcome, _, exit_text) = command::outcome(&exit);
+                return AttemptResult::new(outcome, exit_text);
             }
         };
-        let mut shortage = Shortage::default();
+        let mut shortage = ShortageBackoff::default();
         loop {
-            if stop.is_set() {
+            if stop.is_cancelled() {
                 return AttemptResult::new(Outcome::Interrupted, "stopped");
             }
-            let exchange = CallGuard::begin(stop, task.handler.timeout);
-            let error = match client.call(&request, &exchange) {
-                Ok(answer) => return read_response(answer, task, &exchange),
+            let call = CallGuard::begin(stop, task.handler.timeout);
+            let error = match client.call(&request, &call) {
+                Ok(response) => return read_response(response, task, &call),
                 Err(error) => error,
             };
-            match fault(&error) {
-                Some(CallError::NotNow(why)) if shortage.wait(stop, &why) => {}
-                Some(CallError::NotNow(why)) => return super::not_now(&why),
-                _ => return result_from_error(error, task, &exchange),
+            match find_call_error(&error) {
+                Some(CallError::Shortage(reason)) if shortage.wait(stop, &reason) => {}
+                Some(CallError::Shortage(reason)) => return super::shortage_result(&reason),
+                _ => return result_from_error(error, task, &call),
             }
         }
     }
 
-    /// The authorities that the system trusts.
+    /// True, because the client contains the root certificates of the system.
     fn needs_rebuild_on_reload(&self) -> bool {
         true
     }
 }
 
-impl Client {
+impl UrlClient {
     fn new(
         settings: &config::Handler,
         target: &UrlTarget,
-        roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, StartError>,
+        load_roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, StartError>,
     ) -> Result<Self, StartError> {
         let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;
-        let proxy = target.proxy.as_deref().map(proxy).transpose()?;
-        let secure = |uri: &Uri| uri.scheme_str() == Some("https");
-        let needs_roots = secure(&uri) || proxy.as_ref().is_some_and(|it| secure(it.uri()));
-        let roots = if needs_roots { roots()? } else { Vec::new() };
+        let proxy = target.proxy.as_deref().map(parse_proxy).transpose()?;
+        let is_https = |uri: &Uri| uri.scheme_str() == Some("https");
+        let needs_roots =
+            is_https(&uri) || proxy.as_ref().is_some_and(|proxy| is_https(proxy.uri()));
+        let roots = if needs_roots { load_roots()? } else { Vec::new() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::from(roots))
@@ -142,7 +146,8 @@ impl Client {
             .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .max_response_header_size(HEAD_BYTES_MAX)
-            // A head that is too large must be seen to be.
+            // The buffer must be larger than the limit, so that a head that is too large is
+            // recognised.
             .input_buffer_size(HEAD_BYTES_MAX * 2)
             .output_buffer_size(HEAD_BYTES_MAX)
             .max_idle_connections(settings.concurrency)
@@ -150,41 +155,38 @@ impl Client {
             .build();
         let chain =
             ().chain(ConnectProxyConnector::default())
-                .chain(socket::Plain)
+                .chain(socket::TcpConnector)
                 .chain(socket::TlsConnector::default());
-        Ok(Self { agent: Agent::with_parts(config, chain, socket::NotNow), uri })
+        Ok(Self { agent: Agent::with_parts(config, chain, socket::DeferredResolver), uri })
     }
 
     fn request<'t>(&self, task: &'t Task) -> Result<Request<&'t [u8]>, String> {
         let mut request = Request::post(self.uri.clone());
         if let Some(headers) = request.headers_mut() {
-            *headers = headers_of(task)?;
+            *headers = build_headers(task)?;
         }
         request.body(&*task.input).map_err(|e| e.to_string())
     }
 
-    /// Sends it; once more where a connection that was kept was closed before anything was heard
-    /// over it (RFC 9112 section 9.3.1, with `Idempotency-Key` for what was read all the same).
-    fn call(
-        &self,
-        request: &Request<&[u8]>,
-        exchange: &CallGuard,
-    ) -> Result<Response<Body>, Error> {
-        let mut answer = self.agent.run(request.clone());
-        for _ in 0..STALE_MAX {
-            match answer {
-                Err(Error::Io(_)) if exchange.was_stale() => {
+    /// Sends the request. If an idle connection was closed before any byte of the response arrived,
+    /// sends it again (RFC 9112 section 9.3.1). If the first request was processed nevertheless,
+    /// the receiver recognises the second by its `Idempotency-Key`.
+    fn call(&self, request: &Request<&[u8]>, call: &CallGuard) -> Result<Response<Body>, Error> {
+        let mut response = self.agent.run(request.clone());
+        for _ in 0..STALE_RETRIES_MAX {
+            match response {
+                Err(Error::Io(_)) if call.was_stale() => {
                     call_context::set_stale(false);
-                    answer = self.agent.run(request.clone());
+                    response = self.agent.run(request.clone());
                 }
-                answer => return answer,
+                response => return response,
             }
         }
-        answer
+        response
     }
 }
 
-fn proxy(text: &str) -> Result<Proxy, String> {
+fn parse_proxy(text: &str) -> Result<Proxy, String> {
     let proxy = Proxy::new(text).map_err(|e| format!("proxy: {e}"))?;
     match proxy.protocol() {
         ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
@@ -192,109 +194,115 @@ fn proxy(text: &str) -> Result<Proxy, String> {
     }
 }
 
-/// Those whom the system trusts, so that an owner's own authority is one among them; or those of
+/// Loads the root certificates of the system, which may include a private authority, or those of
 /// SSL_CERT_FILE and SSL_CERT_DIR.
 fn load_root_certificates() -> Result<Vec<Certificate<'static>>, StartError> {
-    let found = rustls_native_certs::load_native_certs();
+    let loaded = rustls_native_certs::load_native_certs();
     let remedy = "install ca-certificates, or set SSL_CERT_FILE";
-    match found.errors.first() {
-        _ if !found.certs.is_empty() => {
-            Ok(found.certs.iter().map(|one| Certificate::from_der(one).to_owned()).collect())
-        }
+    match loaded.errors.first() {
+        _ if !loaded.certs.is_empty() => Ok(loaded
+            .certs
+            .iter()
+            .map(|certificate| Certificate::from_der(certificate).to_owned())
+            .collect()),
         Some(e) => {
-            let reason = format!("no certificate of an authority was found: {e}: {remedy}");
+            let reason = format!("no root certificate was found: {e}: {remedy}");
             match &e.kind {
-                ErrorKind::Io { inner, .. } => Err(StartError::of_io(inner, reason)),
+                ErrorKind::Io { inner, .. } => Err(StartError::from_io(inner, reason)),
                 _ => Err(reason.into()),
             }
         }
-        None => Err(format!("no certificate of an authority was found: {remedy}").into()),
+        None => Err(format!("no root certificate was found: {remedy}").into()),
     }
 }
 
-/// What is sent besides what ureq adds: Host, Content-Length, User-Agent, Accept.
-fn headers_of(task: &Task) -> Result<HeaderMap, String> {
+/// Builds the headers of a request. ureq adds Host, Content-Length, User-Agent and Accept.
+fn build_headers(task: &Task) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    let own = task.event.headers.get("content-type").filter(|_| !task.is_json_input);
-    let content_type = if task.is_json_input { Some(&b"application/json"[..]) } else { own };
+    let event_type = task.event.headers.get("content-type").filter(|_| !task.is_json_input);
+    let content_type = if task.is_json_input { Some(&b"application/json"[..]) } else { event_type };
     if let Some(content_type) = content_type {
-        headers.insert(CONTENT_TYPE, value("content-type", content_type)?);
+        headers.insert(CONTENT_TYPE, header_value("content-type", content_type)?);
     }
-    headers.insert("idempotency-key", value("idempotency-key", task.key.as_bytes())?);
-    let forward = task.handler.target.as_ref().map_or(&[][..], |it| &it.forward_headers);
+    headers.insert(
+        "idempotency-key",
+        header_value("idempotency-key", task.idempotency_key.as_bytes())?,
+    );
+    let forward = task.handler.target.as_ref().map_or(&[][..], |target| &target.forward_headers);
     for forwarded in forward {
-        let of_event = task.event.headers.0.iter().filter(|(name, _)| name == forwarded);
-        for (at, (_, bytes)) in of_event.enumerate() {
-            let (name, value) = (name(forwarded)?, value(forwarded, bytes)?);
-            match at {
+        let lines = task.event.headers.0.iter().filter(|(name, _)| name == forwarded);
+        for (index, (_, bytes)) in lines.enumerate() {
+            let (name, value) = (header_name(forwarded)?, header_value(forwarded, bytes)?);
+            match index {
                 0 => drop(headers.insert(name, value)),
                 _ => drop(headers.append(name, value)),
             }
         }
     }
-    for (own, bytes) in task.headers.iter() {
-        let mut value = value(own, bytes)?;
+    for (configured, bytes) in task.headers.iter() {
+        let mut value = header_value(configured, bytes)?;
         value.set_sensitive(true);
-        headers.insert(name(own)?, value);
+        headers.insert(header_name(configured)?, value);
     }
     let now_secs = clock::wall_ms().div_euclid(1000);
-    let signed = sign::headers(&task.sign, &task.key, now_secs, &task.input);
-    for (name, signed) in signed.map_err(|why| format!("sign: the secret {why}"))? {
-        headers.insert(name, value(name, signed.as_bytes())?);
+    let signed = sign::headers(&task.sign, &task.idempotency_key, now_secs, &task.input);
+    for (name, signed) in signed.map_err(|reason| format!("sign: the secret {reason}"))? {
+        headers.insert(name, header_value(name, signed.as_bytes())?);
     }
     Ok(headers)
 }
 
-fn name(name: &str) -> Result<HeaderName, String> {
-    name.parse().map_err(|_| format!("{name:?} is no header's name"))
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    name.parse().map_err(|_| format!("{name:?} is not a header name"))
 }
 
-/// A value that is none is not shown: it may be a secret.
-fn value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
+/// Parses a header value. The error does not contain the value, which may be a secret.
+fn header_value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
     HeaderValue::from_bytes(bytes).map_err(|_| format!("{name}: not one line of text"))
 }
 
-/// Reads an answer, as far as it is kept, and lets its status decide.
-fn read_response(answer: Response<Body>, task: &Task, exchange: &CallGuard) -> AttemptResult {
-    let (head, mut body) = answer.into_parts();
+/// Reads as much of a response as is kept, and makes the result from its status.
+fn read_response(response: Response<Body>, task: &Task, call: &CallGuard) -> AttemptResult {
+    let (head, mut body) = response.into_parts();
     let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_vec());
-    let decisive = HttpOutcome {
+    let outcome = HttpOutcome {
         status: head.status.as_u16(),
         retry_after: header(RETRY_AFTER),
         location: header(LOCATION),
         date: header(DATE),
     };
-    doing("reading the answer");
-    let keep = task.handler.max_output_bytes;
-    let most = keep.max(START_BYTES) as u64 + 1;
+    set_phase("reading the response");
+    let keep_bytes = task.handler.max_output_bytes;
+    let read_bytes_max = keep_bytes.max(START_BYTES) as u64 + 1;
     let mut stdout = Vec::new();
-    let read = body.as_reader().take(most).read_to_end(&mut stdout);
-    let said = detail_text::first_words(&stdout);
-    stdout.truncate(keep);
-    let ended = match read {
-        Ok(_) => decisive.ended(&said, clock::wall_ms()),
-        // An answer that is not whole is no success (RFC 9112 section 8); what its head asks for holds.
+    let read = body.as_reader().take(read_bytes_max).read_to_end(&mut stdout);
+    let text = detail_text::first_words(&stdout);
+    stdout.truncate(keep_bytes);
+    let result = match read {
+        Ok(_) => outcome.attempt_result(&text, clock::wall_ms()),
+        // An incomplete response is not a success (RFC 9112 section 8), but the headers in its head
+        // apply.
         Err(e) => {
-            let ended = result_from_error(Error::from(e), task, exchange);
+            let result = result_from_error(Error::from(e), task, call);
             let AttemptResult { is_permanent: dead, retry_after: wait, .. } =
-                decisive.ended("", clock::wall_ms());
-            let status = format!("status {}, but {}", decisive.status, ended.detail);
-            match ended.outcome {
+                outcome.attempt_result("", clock::wall_ms());
+            let status = format!("status {}, but {}", outcome.status, result.detail);
+            match result.outcome {
                 Outcome::Failed => AttemptResult {
                     detail: detail_text::join(&[&status]),
                     is_permanent: dead,
                     retry_after: wait,
-                    ..ended
+                    ..result
                 },
-                Outcome::TimedOut => AttemptResult { retry_after: wait, ..ended },
-                _ => ended,
+                Outcome::TimedOut => AttemptResult { retry_after: wait, ..result },
+                _ => result,
             }
         }
     };
-    AttemptResult { stdout, ..ended }
+    AttemptResult { stdout, ..result }
 }
 
-fn fault(error: &Error) -> Option<CallError> {
+fn find_call_error(error: &Error) -> Option<CallError> {
     match error {
         Error::Other(other) => other.downcast_ref::<CallError>().cloned(),
         Error::Timeout(_) => Some(CallError::TimedOut),
@@ -302,35 +310,35 @@ fn fault(error: &Error) -> Option<CallError> {
     }
 }
 
-/// What an exchange without a whole answer comes to.
-fn result_from_error(error: Error, task: &Task, exchange: &CallGuard) -> AttemptResult {
-    let why = match fault(&error) {
+/// Makes the result of a call without a complete response.
+fn result_from_error(error: Error, task: &Task, call: &CallGuard) -> AttemptResult {
+    let reason = match find_call_error(&error) {
         Some(CallError::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
         Some(CallError::TimedOut) => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));
-            let detail = detail_text::join(&[&timeout, &exchange.set_phase()]);
+            let detail = detail_text::join(&[&timeout, &call.phase()]);
             return AttemptResult::new(Outcome::TimedOut, detail);
         }
-        Some(fault) => fault.to_string(),
-        None => explain(&error),
+        Some(call_error) => call_error.to_string(),
+        None => error_text(&error),
     };
     AttemptResult::new(
         Outcome::Failed,
-        detail_text::join(&[&detail_text::one_line(why.as_bytes())]),
+        detail_text::join(&[&detail_text::one_line(reason.as_bytes())]),
     )
 }
 
-fn explain(error: &Error) -> String {
+fn error_text(error: &Error) -> String {
     match error {
         Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "no answer: the connection was closed".to_owned()
+            "no response: the connection was closed".to_owned()
         }
-        Error::Io(e) => format!("no answer: {e}"),
-        Error::ConnectProxyFailed(why) => format!("not connected: {why}"),
+        Error::Io(e) => format!("no response: {e}"),
+        Error::ConnectProxyFailed(reason) => format!("not connected: {reason}"),
         Error::LargeResponseHeader(..) => {
-            format!("no answer: its head is larger than {} KiB", HEAD_BYTES_MAX >> 10)
+            format!("no response: its head is larger than {} KiB", HEAD_BYTES_MAX >> 10)
         }
-        Error::Protocol(e) => format!("no answer: not HTTP: {e}"),
-        error => format!("no answer: {error}"),
+        Error::Protocol(e) => format!("no response: not HTTP: {e}"),
+        error => format!("no response: {error}"),
     }
 }

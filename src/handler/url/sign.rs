@@ -1,8 +1,9 @@
-//! Standard Webhooks: headers by which the receiver knows who sent a body, and that it is the same.
+//! Signs requests by Standard Webhooks, so that the receiver can verify the sender and the body.
 //!
-//! `webhook-signature` has one `v1,BASE64` for each secret, so that a receiver may change to a new
-//! one before the old one goes. <https://www.standardwebhooks.com>, checked in tests/integration/url_handlers.rs with
-//! that project's own package and with Svix's.
+//! `webhook-signature` contains one `v1,BASE64` for each secret, so that a receiver can change to a
+//! new secret while the old one still works. See <https://www.standardwebhooks.com>.
+//! tests/integration/url_handlers.rs verifies the signatures with that project's own package and
+//! with Svix's.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use ring::hmac;
 
 use crate::config;
 
-/// The three headers; none without a secret.
+/// Returns the three headers, or none if there is no secret.
 pub(super) fn headers(
     secrets: &[Vec<u8>],
     id: &str,
@@ -39,7 +40,7 @@ pub(super) fn headers(
 mod tests {
     use super::*;
 
-    /// The example of the specification's reference libraries.
+    /// The example of the reference libraries.
     #[test]
     fn the_standards_own_example_is_signed_as_it_says() {
         let secret = b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_vec();

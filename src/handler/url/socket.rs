@@ -1,8 +1,8 @@
-//! The sockets that ureq talks through, so that each of its waits ends at once when the attempt is
-//! stopped, and never outlives its timeout: ureq's own block within the system for as long as that.
+//! The TCP transport for ureq. Each wait ends at once when the attempt is cancelled, and at its
+//! timeout. ureq's own transport would block in the system until the timeout.
 //!
-//! Behind ureq's `unversioned` traits, for which Cargo.toml names its exact version. TLS and proxies
-//! are ureq's connectors on top of this one.
+//! It implements ureq's `unversioned` traits, so Cargo.toml requires an exact version of ureq. TLS
+//! and proxies are ureq's connectors on top of this transport.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,30 +21,30 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-use super::call_context::{self, CallError, doing, remaining, wait_at_most, wait_for};
+use super::call_context::{self, CallError, remaining, set_phase, wait_at_most, wait_for};
 use super::dns;
 use crate::process::is_shortage;
 
-/// An address that does not answer is left for the next one of its host after so long, if it has
-/// one: the time it takes to say hello twice.
-const NEXT_ADDRESS: Duration = Duration::from_secs(3);
+/// How long to wait for one address of a host before the next one is tried. The time is enough for
+/// two SYN packets.
+const CONNECT_TIMEOUT_PER_ADDRESS: Duration = Duration::from_secs(3);
 
-/// ureq asks for addresses before it looks for a connection that it kept: they are looked up by
-/// `Plain`, when there is none.
+/// A resolver that returns no address. ureq resolves the host even if it then uses an idle
+/// connection. So `TcpConnector` looks up the host when it needs a new connection.
 #[derive(Debug)]
-pub(super) struct NotNow;
+pub(super) struct DeferredResolver;
 
-impl Resolver for NotNow {
+impl Resolver for DeferredResolver {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
     }
 }
 
-/// Opens a socket where no proxy did.
+/// Opens a TCP connection unless a proxy connector already did.
 #[derive(Debug)]
-pub(super) struct Plain;
+pub(super) struct TcpConnector;
 
-impl<In: Transport> Connector<In> for Plain {
+impl<In: Transport> Connector<In> for TcpConnector {
     type Out = Either<In, CancellableTcp>;
 
     fn connect(
@@ -57,36 +57,37 @@ impl<In: Transport> Connector<In> for Plain {
         }
         let host = details.uri.host().unwrap_or_default();
         let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
-        doing(format!("looking up {host}"));
-        let stream = open(&dns::addresses(host, port)?)?;
-        doing(call_context::WAITING);
+        set_phase(format!("looking up {host}"));
+        let stream = open_any(&dns::addresses(host, port)?)?;
+        set_phase(call_context::AWAITING_RESPONSE);
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        let exchange = call_context::number();
-        Ok(Some(Either::B(CancellableTcp { stream, buffers, exchange, peer_closed: false })))
+        let last_call = call_context::call_number();
+        Ok(Some(Either::B(CancellableTcp { stream, buffers, last_call, peer_closed: false })))
     }
 }
 
-/// A connection to the first of `addresses` that takes one.
-fn open(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
-    let mut why = CallError::TimedOut;
-    for (at, &address) in addresses.iter().enumerate() {
-        let is_last = at + 1 == addresses.len();
-        let most = if is_last { Duration::MAX } else { NEXT_ADDRESS.min(remaining() / 2) };
-        doing(format!("connecting to {address}"));
-        match open_one(address, most) {
+/// Connects to the first of `addresses` that accepts a connection.
+fn open_any(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
+    let mut error = CallError::TimedOut;
+    for (index, &address) in addresses.iter().enumerate() {
+        let is_last = index + 1 == addresses.len();
+        let max_wait =
+            if is_last { Duration::MAX } else { CONNECT_TIMEOUT_PER_ADDRESS.min(remaining() / 2) };
+        set_phase(format!("connecting to {address}"));
+        match open_address(address, max_wait) {
             Err(CallError::NotConnected(reason)) => {
-                why = CallError::NotConnected(format!("{address}: {reason}"));
+                error = CallError::NotConnected(format!("{address}: {reason}"));
             }
-            decided => return decided,
+            result => return result,
         }
     }
-    Err(why)
+    Err(error)
 }
 
-fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, CallError> {
+fn open_address(address: SocketAddr, max_wait: Duration) -> Result<TcpStream, CallError> {
     let failed = |e: Errno| match is_shortage(e.raw_os_error()) || e == Errno::NOBUFS {
-        true => CallError::NotNow(format!("{address}: {}", io::Error::from(e))),
+        true => CallError::Shortage(format!("{address}: {}", io::Error::from(e))),
         false => CallError::NotConnected(io::Error::from(e).to_string()),
     };
     let family = match address {
@@ -98,31 +99,32 @@ fn open_one(address: SocketAddr, most: Duration) -> Result<TcpStream, CallError>
     match connect(&socket, &address) {
         Ok(()) => {}
         Err(Errno::INPROGRESS | Errno::INTR) => {
-            if !wait_at_most(&socket, PollFlags::OUT, most)? {
-                return Err(CallError::NotConnected(format!("no answer within {most:?}")));
+            if !wait_at_most(&socket, PollFlags::OUT, max_wait)? {
+                return Err(CallError::NotConnected(format!("no response within {max_wait:?}")));
             }
             sockopt::socket_error(&socket).map_err(failed)?.map_err(failed)?;
         }
         Err(e) => return Err(failed(e)),
     }
-    // A request is written in one go, or two: none of them waits for the other's receipt.
+    // A request takes one or two writes. The second must not wait for the acknowledgement of the
+    // first.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     Ok(TcpStream::from(socket))
 }
 
-/// A connection that never blocks but in an exchange's own wait.
+/// A TCP connection that blocks only in `call_context`.
 pub(super) struct CancellableTcp {
     stream: TcpStream,
     buffers: LazyBuffers,
-    /// The exchange that used it last.
-    exchange: u64,
-    /// The other end does not read any more.
+    /// The number of the call that used the connection last.
+    last_call: u64,
+    /// The peer no longer reads.
     peer_closed: bool,
 }
 
 impl fmt::Debug for CancellableTcp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Socket({:?})", self.stream.peer_addr().ok())
+        write!(f, "CancellableTcp({:?})", self.stream.peer_addr().ok())
     }
 }
 
@@ -132,8 +134,8 @@ impl Transport for CancellableTcp {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
-        if self.exchange != call_context::number() {
-            self.exchange = call_context::number();
+        if self.last_call != call_context::call_number() {
+            self.last_call = call_context::call_number();
             call_context::set_stale(true);
         }
         let mut output = &self.buffers.output()[..amount];
@@ -144,7 +146,7 @@ impl Transport for CancellableTcp {
                     wait_for(&self.stream, PollFlags::OUT)?;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // Whoever does not want to read it all may have answered, and said why.
+                // A peer that stops reading may have sent a response with the reason.
                 Err(_) => self.peer_closed = true,
             }
         }
@@ -165,16 +167,16 @@ impl Transport for CancellableTcp {
         }
     }
 
-    /// Asked before it is kept and before it is used again: bytes that nobody asked for, or an end,
-    /// and it is of no use.
+    /// ureq calls this before it keeps the connection and before it uses it again. Unexpected bytes
+    /// or the end of the stream make the connection unusable.
     fn is_open(&mut self) -> bool {
         let peeked = self.stream.peek(&mut [0]);
         !self.peer_closed && peeked.is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
     }
 }
 
-/// A connection, TLS or not, of which something was heard when an answer's first bytes are there: TLS
-/// also says that it ends.
+/// A connection, with or without TLS, that is no longer stale once the first bytes of a response
+/// arrive. A TLS close notification is not such a byte.
 #[derive(Debug)]
 pub(super) struct StaleTracking<T>(T);
 
@@ -188,11 +190,11 @@ impl<T: Transport> Transport for StaleTracking<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let is_heard = self.0.await_input(timeout)?;
-        if is_heard {
+        let has_input = self.0.await_input(timeout)?;
+        if has_input {
             call_context::set_stale(false);
         }
-        Ok(is_heard)
+        Ok(has_input)
     }
 
     fn is_open(&mut self) -> bool {
@@ -204,7 +206,7 @@ impl<T: Transport> Transport for StaleTracking<T> {
     }
 }
 
-/// ureq's TLS, which says when it was TLS that failed.
+/// ureq's TLS connector. Its errors say that TLS failed.
 #[derive(Debug, Default)]
 pub(super) struct TlsConnector(RustlsConnector);
 
@@ -220,9 +222,12 @@ impl<In: Transport> Connector<In> for TlsConnector {
             return Ok(self.0.connect(details, chained)?.map(StaleTracking));
         }
         let host = details.uri.host().unwrap_or_default();
-        doing(format!("the TLS handshake with {host}"));
-        let failed = |why: String| CallError::NotConnected(format!("{host}: TLS: {why}"));
-        let connected = self.0.connect(details, chained).inspect(|_| doing(call_context::WAITING));
+        set_phase(format!("the TLS handshake with {host}"));
+        let failed = |reason: String| CallError::NotConnected(format!("{host}: TLS: {reason}"));
+        let connected = self
+            .0
+            .connect(details, chained)
+            .inspect(|_| set_phase(call_context::AWAITING_RESPONSE));
         connected.map(|connected| connected.map(StaleTracking)).map_err(|e| match e {
             Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 failed("the connection was closed".to_owned()).into()

@@ -1,14 +1,14 @@
-//! File descriptor 3: lines, and signs of life.
+//! Tests of file descriptor 3: control lines and heartbeats.
 
-use super::{ControlLine, ExitReason, Trial, sh};
+use super::{ControlLine, ExitReason, TestRun, sh};
 
-/// The lines that a run gave; `alive` is a sign of life.
-fn notes(trial: &Trial) -> (ExitReason, Vec<String>) {
+/// Returns the exit of a run and its control lines. The line `alive` is a heartbeat.
+fn control_lines(test_run: &TestRun) -> (ExitReason, Vec<String>) {
     let mut lines = Vec::new();
-    let exit = trial
+    let exit = test_run
         .run_with(&mut |line| {
             lines.push(String::from_utf8_lossy(line).into_owned());
-            if line == b"alive" { ControlLine::Alive } else { ControlLine::Noted }
+            if line == b"alive" { ControlLine::Heartbeat } else { ControlLine::Message }
         })
         .exit;
     (exit, lines)
@@ -16,7 +16,7 @@ fn notes(trial: &Trial) -> (ExitReason, Vec<String>) {
 
 #[track_caller]
 fn check(script: &str, expected: &[&str]) {
-    let (exit, lines) = notes(&sh(script));
+    let (exit, lines) = control_lines(&sh(script));
     assert_eq!(
         (exit, lines),
         (ExitReason::Code(0), expected.iter().map(|&l| l.to_owned()).collect())
@@ -24,7 +24,7 @@ fn check(script: &str, expected: &[&str]) {
 }
 
 #[test]
-fn lines_arrive_one_by_one_however_they_are_written() {
+fn control_lines_arrive_one_by_one() {
     check("echo one >&3; echo two >&3", &["one", "two"]);
     check(
         "printf o >&3; sleep 0.02; printf 'ne\\nt' >&3; sleep 0.02; echo wo >&3",
@@ -36,35 +36,35 @@ fn lines_arrive_one_by_one_however_they_are_written() {
 }
 
 #[test]
-fn a_line_without_an_end_is_cut() {
+fn a_long_control_line_is_cut() {
     let (exit, lines) =
-        notes(&sh("head -c 1000000 /dev/zero | tr '\\0' x >&3; echo >&3; echo y >&3"));
+        control_lines(&sh("head -c 1000000 /dev/zero | tr '\\0' x >&3; echo >&3; echo y >&3"));
     assert_eq!(exit, ExitReason::Code(0));
     let lengths: Vec<usize> = lines.iter().map(String::len).collect();
     assert_eq!(lengths, [64 << 10, 1]);
 }
 
 #[test]
-fn lines_have_no_number_as_a_long_run_may_give_many_signs_of_life() {
-    let (exit, lines) = notes(&sh("yes alive | head -n 50000 >&3"));
+fn the_number_of_control_lines_has_no_limit() {
+    let (exit, lines) = control_lines(&sh("yes alive | head -n 50000 >&3"));
     assert_eq!((exit, lines.len()), (ExitReason::Code(0), 50_000));
 }
 
 #[test]
-fn a_sign_of_life_starts_the_timeout_anew() {
-    let trial = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.3; echo alive >&3; done");
-    assert_eq!(notes(&trial.timeout_ms(1500)).0, ExitReason::Code(0));
+fn a_heartbeat_restarts_the_timeout() {
+    let test_run = sh("for i in 1 2 3 4 5 6 7 8; do sleep 0.3; echo alive >&3; done");
+    assert_eq!(control_lines(&test_run.timeout_ms(1500)).0, ExitReason::Code(0));
 }
 
 #[test]
-fn a_line_that_is_no_sign_of_life_does_not() {
-    let trial = sh("while :; do sleep 0.02; echo noise >&3; done");
-    assert_eq!(notes(&trial.timeout_ms(300)).0, ExitReason::TimedOut);
+fn other_control_lines_do_not_restart_the_timeout() {
+    let test_run = sh("while :; do sleep 0.02; echo noise >&3; done");
+    assert_eq!(control_lines(&test_run.timeout_ms(300)).0, ExitReason::TimedOut);
 }
 
 #[test]
-fn a_sign_of_life_after_the_timeout_comes_too_late() {
-    let trial = sh("trap 'while :; do echo alive >&3; sleep 0.01; done' TERM
+fn a_heartbeat_after_the_timeout_has_no_effect() {
+    let test_run = sh("trap 'while :; do echo alive >&3; sleep 0.01; done' TERM
                     while :; do sleep 0.01; done");
-    assert_eq!(notes(&trial.timeout_ms(300).grace_ms(100)).0, ExitReason::TimedOut);
+    assert_eq!(control_lines(&test_run.timeout_ms(300).grace_ms(100)).0, ExitReason::TimedOut);
 }

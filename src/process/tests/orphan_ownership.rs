@@ -1,60 +1,61 @@
-//! Whose a stray is, where its mark does not say so or the kernel lists no children.
+//! Tests that assign orphans to runs without a run id, and without the kernel's list of children.
 
 use rustix::process::{Signal, kill_process_group};
 
-use super::{DEADLINE, ExitReason, Instant, Trial, alone, exists, sh, until};
+use super::{DEADLINE, ExitReason, Instant, TestRun, exists, in_own_process, sh, until};
 use crate::process::orphans::RunGuard;
-use crate::process::procfs::{RunId, children, children_among_all, read_run_id, wait_for_ends};
+use crate::process::procfs::{RunId, children, read_run_id, scan_children, wait_for_exits};
 use crate::process::{become_subreaper, spawn};
 
-/// Leaves a process with a session of its own, and then does as `script` says.
-fn leaves(env: &str, script: &str) -> Trial {
-    let stray = format!("({env} setsid sh -c 'echo $$ > pid; : > up; exec sleep 1000' &)");
-    sh(&format!("{stray}; until [ -e up ]; do sleep 0.01; done; {script}"))
+/// Prepares a run that leaves an orphan with a session of its own and then runs `script`.
+fn leaves_orphan(env: &str, script: &str) -> TestRun {
+    let orphan = format!("({env} setsid sh -c 'echo $$ > pid; : > up; exec sleep 1000' &)");
+    sh(&format!("{orphan}; until [ -e up ]; do sleep 0.01; done; {script}"))
 }
 
 #[test]
-fn a_stray_without_a_mark_is_ended_when_nobody_else_can_have_left_it() {
-    alone(
-        "orphan_ownership::a_stray_without_a_mark_is_ended_when_nobody_else_can_have_left_it",
+fn an_orphan_without_a_run_id_is_killed_if_only_this_run_can_have_left_it() {
+    in_own_process(
+        "orphan_ownership::an_orphan_without_a_run_id_is_killed_if_only_this_run_can_have_left_it",
         || {
-            let trial = leaves("env -i", "exit 3");
-            assert_eq!(trial.exit(), ExitReason::Code(3));
-            assert!(!exists(&trial.file("pid")));
+            let test_run = leaves_orphan("env -i", "exit 3");
+            assert_eq!(test_run.exit(), ExitReason::Code(3));
+            assert!(!exists(&test_run.file("pid")));
         },
     );
 }
 
 #[test]
-fn a_stray_without_a_mark_may_be_any_runs_that_began_before_it_was_seen() {
-    alone(
-        "orphan_ownership::a_stray_without_a_mark_may_be_any_runs_that_began_before_it_was_seen",
+fn an_orphan_without_a_run_id_is_killed_after_all_runs_that_began_before_it() {
+    in_own_process(
+        "orphan_ownership::an_orphan_without_a_run_id_is_killed_after_all_runs_that_began_before_it",
         || {
-            let (long, trial) = (sh(": > up; exec sleep 1000"), leaves("env -i", "exit 3"));
+            let (long, test_run) =
+                (sh(": > up; exec sleep 1000"), leaves_orphan("env -i", "exit 3"));
             std::thread::scope(|scope| {
                 let run = scope.spawn(|| long.run());
-                until("the long one runs", || long.path().join("up").exists());
-                assert_eq!(trial.exit(), ExitReason::Code(3));
-                assert!(exists(&trial.file("pid")), "it may be the long one's");
-                long.stop.set();
+                until("the long run has started", || long.path().join("up").exists());
+                assert_eq!(test_run.exit(), ExitReason::Code(3));
+                assert!(exists(&test_run.file("pid")), "it may belong to the long run");
+                long.stop.cancel();
                 assert_eq!(run.join().unwrap().exit, ExitReason::Stopped);
             });
-            assert!(!exists(&trial.file("pid")));
+            assert!(!exists(&test_run.file("pid")));
         },
     );
 }
 
 #[test]
-fn where_the_server_had_children_before_a_stray_without_a_mark_may_be_theirs() {
-    alone(
-        "orphan_ownership::where_the_server_had_children_before_a_stray_without_a_mark_may_be_theirs",
+fn an_orphan_without_a_run_id_is_left_alone_if_the_server_had_other_children() {
+    in_own_process(
+        "orphan_ownership::an_orphan_without_a_run_id_is_left_alone_if_the_server_had_other_children",
         || {
             let mut before = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-            let trial = leaves("env -i", "exit 3");
-            assert_eq!(trial.exit(), ExitReason::Code(3));
-            assert!(exists(&trial.file("pid")));
-            // By its number: it is our child, and nobody else reaps it.
-            let pid = rustix::process::Pid::from_raw(trial.file("pid").trim().parse().unwrap());
+            let test_run = leaves_orphan("env -i", "exit 3");
+            assert_eq!(test_run.exit(), ExitReason::Code(3));
+            assert!(exists(&test_run.file("pid")));
+            // The orphan is a child of this process, and nothing else reaps it. So its id is valid.
+            let pid = rustix::process::Pid::from_raw(test_run.file("pid").trim().parse().unwrap());
             rustix::process::kill_process(pid.unwrap(), Signal::KILL).unwrap();
             before.kill().unwrap();
             before.wait().unwrap();
@@ -63,27 +64,27 @@ fn where_the_server_had_children_before_a_stray_without_a_mark_may_be_theirs() {
 }
 
 #[test]
-fn without_a_list_of_children_they_are_found_among_all_processes() {
-    alone(
-        "orphan_ownership::without_a_list_of_children_they_are_found_among_all_processes",
+fn children_are_found_among_all_processes_if_the_kernel_has_no_list() {
+    in_own_process(
+        "orphan_ownership::children_are_found_among_all_processes_if_the_kernel_has_no_list",
         || {
             become_subreaper().unwrap();
-            let trial = leaves("", "exec sleep 1000");
-            let entered = RunGuard::new(&trial.program.mark);
-            let child = spawn::spawn(&trial.program, &entered).unwrap();
-            until("the stray is ours", || children_among_all().len() == 2);
-            let strays = children();
-            assert_eq!(strays.len(), 1);
-            assert!(children_among_all().contains(&strays[0]));
-            assert!(children_among_all().contains(&child.pid));
-            let mark = RunId::Is(trial.program.mark.clone());
-            until("its mark is seen", || read_run_id(strays[0]) == mark);
+            let test_run = leaves_orphan("", "exec sleep 1000");
+            let guard = RunGuard::new(&test_run.command.run_id);
+            let child = spawn::spawn(&test_run.command, &guard).unwrap();
+            until("the orphan is a child of this process", || scan_children().len() == 2);
+            let orphans = children();
+            assert_eq!(orphans.len(), 1);
+            assert!(scan_children().contains(&orphans[0]));
+            assert!(scan_children().contains(&child.pid));
+            let run_id = RunId::Value(test_run.command.run_id.clone());
+            until("its run id is visible", || read_run_id(orphans[0]) == run_id);
             kill_process_group(child.pid, Signal::KILL).unwrap();
-            assert!(wait_for_ends(&[(child.pid, child.process)], Instant::now() + DEADLINE));
-            assert_eq!(read_run_id(child.pid), RunId::None);
-            entered.kill_orphans(child.pid);
-            entered.reap(child.pid).unwrap();
-            assert_eq!(children_among_all(), []);
+            assert!(wait_for_exits(&[(child.pid, child.pidfd)], Instant::now() + DEADLINE));
+            assert_eq!(read_run_id(child.pid), RunId::Missing);
+            guard.kill_orphans(child.pid);
+            guard.reap(child.pid).unwrap();
+            assert_eq!(scan_children(), []);
         },
     );
 }

@@ -1,20 +1,20 @@
-//! What leaves its group is found and ended; what is another's is left alone.
+//! Tests that kill orphans of a run and leave other processes alone.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use super::{ExitReason, exists, sh, until};
-use crate::process::{MARK, kill_run};
+use crate::process::{RUN_ID_VARIABLE, kill_run};
 
-/// Runs a script that writes down the processes it leaves behind; all are gone after it.
+/// Runs a script that writes the ids of its orphans into `pids`. None may exist afterwards.
 #[track_caller]
-fn check(script: &str, left: usize) {
-    let wait = format!("until [ \"$(wc -l < pids)\" -ge {left} ]; do sleep 0.01; done");
-    let trial = sh(&format!(": > pids\n{script}\n{wait}"));
-    assert_eq!(trial.exit(), ExitReason::Code(0));
-    let pids = trial.file("pids");
-    assert_eq!(pids.lines().count(), left);
+fn check(script: &str, orphan_count: usize) {
+    let wait = format!("until [ \"$(wc -l < pids)\" -ge {orphan_count} ]; do sleep 0.01; done");
+    let test_run = sh(&format!(": > pids\n{script}\n{wait}"));
+    assert_eq!(test_run.exit(), ExitReason::Code(0));
+    let pids = test_run.file("pids");
+    assert_eq!(pids.lines().count(), orphan_count);
     for pid in pids.lines() {
         assert!(!exists(pid), "{pid} is still there:\n{script}");
     }
@@ -23,17 +23,17 @@ fn check(script: &str, left: usize) {
 const STAY: &str = "echo $$ >> pids; exec sleep 1000";
 
 #[test]
-fn a_child_with_a_session_of_its_own_is_ended() {
+fn a_child_with_its_own_session_is_killed() {
     check(&format!("setsid sh -c '{STAY}' &"), 1);
 }
 
 #[test]
-fn a_child_that_gave_up_its_parents_is_ended() {
+fn a_child_whose_parents_ended_is_killed() {
     check(&format!("(setsid sh -c 'sh -c \"$0\" & exit' '{STAY}' &)"), 1);
 }
 
 #[test]
-fn a_child_that_ignores_everything_is_ended() {
+fn a_child_that_ignores_signals_is_killed() {
     check(
         "setsid sh -c 'trap \"\" TERM INT HUP; echo $$ >> pids
            while :; do sleep 0.01; done' > /dev/null 2>&1 3>&- < /dev/null &",
@@ -42,8 +42,8 @@ fn a_child_that_ignores_everything_is_ended() {
 }
 
 #[test]
-fn strays_of_strays_are_ended_to_the_last() {
-    // Each has a session of its own, and is the child of the one before.
+fn orphans_of_orphans_are_killed() {
+    // Each process has a session of its own and is a child of the one before.
     check(
         "echo 'echo $$ >> pids
                [ $1 = 0 ] || setsid sh nest $(($1 - 1)) &
@@ -54,74 +54,76 @@ fn strays_of_strays_are_ended_to_the_last() {
 }
 
 #[test]
-fn strays_of_another_run_are_left_alone() {
-    let one = sh(&format!(
+fn orphans_of_an_active_run_are_left_alone() {
+    let first = sh(&format!(
         "(setsid sh -c '{STAY}' &); until [ -s pids ]; do sleep 0.01; done; : > up
          until [ -e go ]; do sleep 0.01; done"
     ));
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| one.exit());
-        until("the first has its stray", || one.path().join("up").exists());
+        let run = scope.spawn(|| first.exit());
+        until("the first run has its orphan", || first.path().join("up").exists());
         assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
-        assert!(exists(&one.file("pids")), "another run's stray was ended");
-        std::fs::write(one.path().join("go"), "").unwrap();
+        assert!(exists(&first.file("pids")), "another run's orphan was killed");
+        std::fs::write(first.path().join("go"), "").unwrap();
         assert_eq!(run.join().unwrap(), ExitReason::Code(0));
     });
-    assert!(!exists(&one.file("pids")));
+    assert!(!exists(&first.file("pids")));
 }
 
-/// A process with a mark, as an earlier server would have left it, in a group of its own; and what
-/// it says first.
-fn left(mark: &str, script: &str) -> (Child, String) {
+/// Starts a process with a run id in a group of its own, as an earlier server would have left it.
+/// Returns it with its first line of output.
+fn start_with_run_id(run_id: &str, script: &str) -> (Child, String) {
     let mut child = Command::new("/bin/sh")
         .args(["-c", script, script])
         .env_clear()
-        .env(MARK, mark)
+        .env(RUN_ID_VARIABLE, run_id)
         .env("PATH", "/usr/bin:/bin")
         .process_group(0)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = String::new();
-    let mut said = BufReader::new(child.stdout.take().unwrap());
-    said.read_line(&mut line).unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
     (child, line)
 }
 
 #[test]
-fn what_an_earlier_server_left_is_found_by_its_mark_and_ended_with_its_group() {
-    let own = std::process::id();
+fn processes_of_an_earlier_server_are_killed_with_their_groups() {
+    let own_pid = std::process::id();
     let script = "sleep 1000 & echo $$ $!; wait";
-    let mine: Vec<_> = (1..4).map(|job| left(&format!("t{own}.{job}.1"), script)).collect();
-    let mut other = left(&format!("t{own}0.1.1"), script);
-    assert!(kill_run(&format!("t{own}.")) >= 3);
-    for (mut child, pids) in mine {
-        // Reaped already, or to be.
+    let own_runs: Vec<_> =
+        (1..4).map(|job| start_with_run_id(&format!("t{own_pid}.{job}.1"), script)).collect();
+    let mut other = start_with_run_id(&format!("t{own_pid}0.1.1"), script);
+    assert!(kill_run(&format!("t{own_pid}.")) >= 3);
+    for (mut child, pids) in own_runs {
+        // `kill_run` may have reaped it already.
         let _ = child.wait();
         for pid in pids.split_whitespace() {
-            until("it is gone", || !is_alive(pid));
+            until("the process has ended", || !is_alive(pid));
         }
     }
-    assert!(other.1.split_whitespace().all(is_alive), "another trail's was ended");
-    assert!(kill_run(&format!("t{own}0.")) >= 1);
-    assert_eq!(kill_run(&format!("t{own}")), 0);
+    assert!(other.1.split_whitespace().all(is_alive), "a process of another database was killed");
+    assert!(kill_run(&format!("t{own_pid}0.")) >= 1);
+    assert_eq!(kill_run(&format!("t{own_pid}")), 0);
     let _ = other.0.wait();
 }
 
 #[test]
-fn what_keeps_becoming_another_program_is_found_all_the_same() {
+fn a_process_that_repeats_exec_is_found_and_killed() {
     for round in 0..20 {
-        // Within `exec` a process has no environment, and so no mark.
+        // Within `exec`, a process has no environment, and so no run id.
         check("echo 'exec sh again' > again; setsid sh -c 'echo $$ >> pids; exec sh again' &", 1);
-        let mark = format!("again{}.{round}.1", std::process::id());
-        let (mut child, pid) = left(&mark, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
-        assert!(kill_run(&mark) >= 1);
+        let run_id = format!("again{}.{round}.1", std::process::id());
+        let (mut child, pid) =
+            start_with_run_id(&run_id, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
+        assert!(kill_run(&run_id) >= 1);
         let _ = child.wait();
         assert!(!is_alive(pid.trim()));
     }
 }
 
-/// Ended ones that wait to be reaped by whoever is their parent are not.
+/// Returns whether the process is alive. Zombies are not.
 fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))

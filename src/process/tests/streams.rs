@@ -1,52 +1,56 @@
-//! Whatever a process does with its pipes, nothing waits for it.
+//! Tests of stdin, stdout and stderr: no behaviour of a process blocks the run.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{ExitReason, exists, sh};
 
 #[test]
-fn a_flood_keeps_its_end() {
+fn the_end_of_a_flood_is_kept() {
     let flood = "head -c 10000000 /dev/zero | tr '\\0' x; echo the end";
-    let over = sh(&format!("{flood}; {{ {flood}; }} >&2")).keep(1000).run();
-    assert_eq!(over.exit, ExitReason::Code(0));
-    for stream in [over.stdout, over.stderr] {
+    let result = sh(&format!("{flood}; {{ {flood}; }} >&2")).keep_output_bytes(1000).run();
+    assert_eq!(result.exit, ExitReason::Code(0));
+    for stream in [result.stdout, result.stderr] {
         assert_eq!(stream.len(), 1000);
         assert!(stream.starts_with(b"xxx") && stream.ends_with(b"xthe end\n"));
     }
 }
 
 #[test]
-fn a_flood_keeps_its_start_where_that_is_asked_for() {
-    let mut trial = sh("echo the start; head -c 1000000 /dev/zero; echo the end").keep(8);
-    assert!(trial.run().start.is_empty());
-    trial.bounds.start_bytes_max = 11;
-    let over = trial.run();
-    assert_eq!((over.start, over.stdout), (b"the start\n\0".to_vec(), b"the end\n".to_vec()));
+fn the_start_of_a_flood_is_kept_on_request() {
+    let mut test_run =
+        sh("echo the start; head -c 1000000 /dev/zero; echo the end").keep_output_bytes(8);
+    assert!(test_run.run().stdout_start.is_empty());
+    test_run.limits.max_stdout_start_bytes = 11;
+    let result = test_run.run();
+    assert_eq!(
+        (result.stdout_start, result.stdout),
+        (b"the start\n\0".to_vec(), b"the end\n".to_vec())
+    );
 }
 
 #[test]
-fn output_up_to_the_limit_is_kept_whole() {
-    let over = sh("printf 1234567890; printf 12345678901 >&2").keep(10).run();
-    assert_eq!((over.stdout, over.stderr), (b"1234567890".to_vec(), b"2345678901".to_vec()));
+fn output_up_to_the_limit_is_kept_completely() {
+    let result = sh("printf 1234567890; printf 12345678901 >&2").keep_output_bytes(10).run();
+    assert_eq!((result.stdout, result.stderr), (b"1234567890".to_vec(), b"2345678901".to_vec()));
 }
 
 #[test]
-fn where_no_output_is_to_be_kept_none_is() {
-    let over = sh("head -c 1000000 /dev/zero; echo out; echo err >&2").keep(0).run();
-    assert_eq!((over.exit, over.stdout, over.stderr), (ExitReason::Code(0), vec![], vec![]));
+fn with_a_limit_of_0_no_output_is_kept() {
+    let result = sh("head -c 1000000 /dev/zero; echo out; echo err >&2").keep_output_bytes(0).run();
+    assert_eq!((result.exit, result.stdout, result.stderr), (ExitReason::Code(0), vec![], vec![]));
 }
 
 #[test]
-fn input_arrives_whole_and_then_ends() {
+fn input_arrives_complete_and_then_ends() {
     let input: Vec<u8> = (0..5_000_000_u32).map(|at| (at % 251) as u8).collect();
-    let trial = sh("cat > got").input(&input);
-    assert_eq!(trial.exit(), ExitReason::Code(0));
-    assert!(std::fs::read(trial.path().join("got")).unwrap() == input, "it is not the same");
+    let test_run = sh("cat > got").input(&input);
+    assert_eq!(test_run.exit(), ExitReason::Code(0));
+    assert!(std::fs::read(test_run.path().join("got")).unwrap() == input, "it is not the same");
     assert_eq!(sh("cat | wc -c").run().stdout, b"0\n");
 }
 
 #[test]
-fn a_process_that_does_not_read_its_input_ends_as_it_likes() {
+fn unread_input_does_not_change_the_exit_code() {
     let input = vec![b'x'; 5_000_000];
     for (script, exit) in [
         ("exit 0", ExitReason::Code(0)),
@@ -59,28 +63,35 @@ fn a_process_that_does_not_read_its_input_ends_as_it_likes() {
 }
 
 #[test]
-fn a_process_that_answers_more_than_a_pipe_holds_before_it_reads_is_no_deadlock() {
+fn a_process_that_fills_stdout_before_it_reads_is_not_a_deadlock() {
     let input = vec![b'x'; 5_000_000];
-    let over = sh("head -c 3000000 /dev/zero; cat | wc -c").input(&input).keep(8).run();
-    assert_eq!((over.exit, over.stdout), (ExitReason::Code(0), b"5000000\n".to_vec()));
+    let result =
+        sh("head -c 3000000 /dev/zero; cat | wc -c").input(&input).keep_output_bytes(8).run();
+    assert_eq!((result.exit, result.stdout), (ExitReason::Code(0), b"5000000\n".to_vec()));
 }
 
 #[test]
-fn a_process_that_closes_its_pipes_runs_on_and_costs_nothing_meanwhile() {
-    let trial = sh("exec 0<&- 1>&- 2>&- 3>&-; sleep 1; : > ran; exit 7").input(&[b'x'; 1_000_000]);
+fn a_process_that_closes_its_pipes_continues_without_busy_waiting() {
+    let test_run =
+        sh("exec 0<&- 1>&- 2>&- 3>&-; sleep 1; : > ran; exit 7").input(&[b'x'; 1_000_000]);
     super::become_subreaper().unwrap();
     let (exit, took) = std::thread::scope(|scope| {
         let run = || {
-            let mut ignore = |_: &[u8]| super::ControlLine::Noted;
-            let over =
-                super::run(&trial.program, &trial.input, trial.bounds, &trial.stop, &mut ignore);
-            (over.exit, clock_gettime(ClockId::ThreadCPUTime))
+            let mut ignore = |_: &[u8]| super::ControlLine::Message;
+            let result = super::run(
+                &test_run.command,
+                &test_run.input,
+                test_run.limits,
+                &test_run.stop,
+                &mut ignore,
+            );
+            (result.exit, clock_gettime(ClockId::ThreadCPUTime))
         };
         scope.spawn(run).join().unwrap()
     });
     assert_eq!(exit, ExitReason::Code(7));
-    assert!(trial.path().join("ran").exists());
-    // Waiting by asking again and again would take the whole second.
+    assert!(test_run.path().join("ran").exists());
+    // Busy waiting would use the whole second.
     assert!(took.tv_sec == 0 && took.tv_nsec < 500_000_000, "{took:?}");
 }
 
@@ -92,17 +103,17 @@ fn a_flood_without_an_end_times_out() {
 }
 
 #[test]
-fn a_child_in_the_background_that_holds_the_pipes_holds_nobody_up_and_is_ended() {
-    let trial = sh("sleep 1000 & echo $! > pid; echo done; exit 0");
-    let over = trial.run();
-    assert_eq!((over.exit, over.stdout), (ExitReason::Code(0), b"done\n".to_vec()));
-    assert!(!exists(&trial.file("pid")));
+fn a_background_child_that_holds_the_pipes_is_killed_without_waiting() {
+    let test_run = sh("sleep 1000 & echo $! > pid; echo done; exit 0");
+    let result = test_run.run();
+    assert_eq!((result.exit, result.stdout), (ExitReason::Code(0), b"done\n".to_vec()));
+    assert!(!exists(&test_run.file("pid")));
 }
 
 #[test]
-fn what_was_said_just_before_the_end_is_kept() {
+fn output_right_before_the_exit_is_kept() {
     for _ in 0..20 {
-        let over = sh("echo out; echo err >&2; kill -KILL $$").run();
-        assert_eq!((over.stdout, over.stderr), (b"out\n".to_vec(), b"err\n".to_vec()));
+        let result = sh("echo out; echo err >&2; kill -KILL $$").run();
+        assert_eq!((result.stdout, result.stderr), (b"out\n".to_vec(), b"err\n".to_vec()));
     }
 }

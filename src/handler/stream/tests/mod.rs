@@ -1,4 +1,4 @@
-//! Processes that stay, and every way they may misbehave.
+//! Tests of stream processes: valid exchanges here, errors in the submodules.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,29 +9,30 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::domain::JobId;
-use crate::handler::tests::{ANSWERS, is_alive, sample, until};
+use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample, until};
 use crate::process::{become_subreaper, wait_for_drained};
 
 mod idle;
 mod protocol_errors;
 mod termination;
 
-/// A handler in the mode `stream`, in a folder of its own.
-struct Trial {
+/// A handler in mode `stream` in a folder of its own.
+struct StreamHarness {
     folder: TempDir,
-    stream: Stream,
+    stream: StreamRunner,
     handler: config::Handler,
     body: Arc<[u8]>,
     stop: CancelToken,
 }
 
-/// One whose processes do this for each line, `$job` being its number; `ok` answers, `$$` in detail.
-fn each(script: &str) -> Trial {
-    whole(&format!("{ANSWERS}\nwhile read -r line; do of_line; {script}\ndone"))
+/// A handler whose processes run `script` for each line. `$job` is the number of the job, and `ok`
+/// responds.
+fn handler_per_line(script: &str) -> StreamHarness {
+    handler_script(&format!("{SHELL_FUNCTIONS}\nwhile read -r line; do of_line; {script}\ndone"))
 }
 
-/// One whose processes run this script.
-fn whole(script: &str) -> Trial {
+/// A handler whose processes run this script.
+fn handler_script(script: &str) -> StreamHarness {
     become_subreaper().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let task = sample(|handler| {
@@ -39,11 +40,11 @@ fn whole(script: &str) -> Trial {
         handler.directory = folder.path().to_owned();
         handler.concurrency = 4;
     });
-    let (stream, handler) = (Stream::new(&task.handler), (*task.handler).clone());
-    Trial { folder, stream, handler, body: task.input, stop: CancelToken::new().unwrap() }
+    let (stream, handler) = (StreamRunner::new(&task.handler), (*task.handler).clone());
+    StreamHarness { folder, stream, handler, body: task.input, stop: CancelToken::new().unwrap() }
 }
 
-impl Trial {
+impl StreamHarness {
     fn timeout_ms(mut self, ms: u64) -> Self {
         self.handler.timeout = Duration::from_millis(ms);
         self
@@ -58,7 +59,7 @@ impl Trial {
         self.folder.path()
     }
 
-    /// A file in its folder; nothing where there is none.
+    /// Reads a file in the folder. A missing file is empty.
     fn file(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
@@ -73,70 +74,76 @@ impl Trial {
         Task { input: Arc::clone(&self.body), ..task }
     }
 
-    /// Gives it a job.
+    /// Runs a job.
     fn run(&self, job: i64) -> AttemptResult {
         self.stream.run(&self.task(job), &self.stop)
     }
 
-    /// Gives it a job that it answers for; which process did.
+    /// Runs a job that must succeed, and returns the id of the process that ran it.
     #[track_caller]
-    fn process(&self, job: i64) -> String {
-        let ended = self.run(job);
-        assert_eq!(ended.outcome, Outcome::Succeeded, "{}", ended.detail);
-        ended.detail
+    fn process_of(&self, job: i64) -> String {
+        let result = self.run(job);
+        assert_eq!(result.outcome, Outcome::Succeeded, "{}", result.detail);
+        result.detail
     }
 
     #[track_caller]
     fn check(&self, job: i64, outcome: Outcome, detail: &str) {
-        let ended = self.run(job);
-        assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail));
+        let result = self.run(job);
+        assert_eq!((result.outcome, result.detail.as_str()), (outcome, detail));
     }
 }
 
 #[test]
-fn a_process_is_started_once_and_holds_one_job_after_another() {
-    let trial = each("echo $job >> jobs; ok");
-    let processes: Vec<String> = (1..=20).map(|job| trial.process(job)).collect();
+fn one_process_runs_consecutive_jobs() {
+    let harness = handler_per_line("echo $job >> jobs; ok");
+    let processes: Vec<String> = (1..=20).map(|job| harness.process_of(job)).collect();
     assert!(processes.iter().all(|pid| *pid == processes[0]), "{processes:?}");
     let jobs: Vec<String> = (1..=20).map(|job: i64| job.to_string()).collect();
-    assert_eq!(trial.file("jobs").lines().collect::<Vec<_>>(), jobs);
+    assert_eq!(harness.file("jobs").lines().collect::<Vec<_>>(), jobs);
 }
 
 #[test]
-fn jobs_at_once_are_held_by_a_process_each_which_all_stay() {
-    let trial = each(": > $job; until [ -e go ]; do sleep 0.01; done; ok");
+fn concurrent_jobs_run_in_separate_processes_that_are_reused() {
+    let harness = handler_per_line(": > $job; until [ -e go ]; do sleep 0.01; done; ok");
     let at_once = |jobs: std::ops::Range<i64>| -> Vec<String> {
-        let trial = &trial;
+        let harness = &harness;
         std::thread::scope(|scope| {
             let runs: Vec<_> =
-                jobs.clone().map(|job| scope.spawn(move || trial.process(job))).collect();
+                jobs.clone().map(|job| scope.spawn(move || harness.process_of(job))).collect();
             until("all are held", || {
-                jobs.clone().all(|job| trial.path().join(job.to_string()).exists())
+                jobs.clone().all(|job| harness.path().join(job.to_string()).exists())
             });
-            trial.write("go");
-            let mut all: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
-            all.sort();
-            all
+            harness.write("go");
+            let mut results: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
+            results.sort();
+            results
         })
     };
     let first = at_once(1..4);
     assert!(first[0] != first[1] && first[1] != first[2], "{first:?}");
-    std::fs::remove_file(trial.path().join("go")).unwrap();
+    std::fs::remove_file(harness.path().join("go")).unwrap();
     assert_eq!(at_once(4..7), first);
-    // The one that was used last comes first.
-    let last = trial.process(7);
-    assert_eq!(trial.process(8), last);
+    // The process that was used last is reused first.
+    let last = harness.process_of(7);
+    assert_eq!(harness.process_of(8), last);
 }
 
 #[test]
-fn an_answer_is_an_outcome() {
+fn a_response_decides_the_outcome() {
     use Outcome::{Deferred, Failed, Succeeded};
-    let check = |said: &str, expected: (Outcome, bool, &str), wait: Option<u64>| {
-        let trial = each(&format!("echo 'why' >&2; printf '%s\n' '{{\"job\":'$job',{said}}}'"));
-        let ended = trial.run(7);
-        assert_eq!((ended.outcome, ended.is_permanent, ended.detail.as_str()), expected, "{said}");
-        assert_eq!(ended.retry_after, wait.map(Duration::from_secs), "{said}");
-        assert_eq!((ended.stdout, ended.stderr), (vec![], b"why\n".to_vec()));
+    let check = |response: &str, expected: (Outcome, bool, &str), wait: Option<u64>| {
+        let harness = handler_per_line(&format!(
+            "echo 'why' >&2; printf '%s\n' '{{\"job\":'$job',{response}}}'"
+        ));
+        let result = harness.run(7);
+        assert_eq!(
+            (result.outcome, result.is_permanent, result.detail.as_str()),
+            expected,
+            "{response}"
+        );
+        assert_eq!(result.retry_after, wait.map(Duration::from_secs), "{response}");
+        assert_eq!((result.stdout, result.stderr), (vec![], b"why\n".to_vec()));
     };
     check(r#""outcome":"succeeded""#, (Succeeded, false, "answered: why"), None);
     check(r#""outcome":"failed""#, (Failed, false, "answered: why"), None);
@@ -147,8 +154,8 @@ fn an_answer_is_an_outcome() {
     let later = r#""outcome":"failed","detail":"busy","retry_after":90"#;
     check(later, (Failed, false, "busy"), Some(90));
     let soon = r#""outcome":"failed","detail":"busy","retry_after":"soon""#;
-    check(soon, (Failed, false, "busy: retry_after is no wait: \"soon\""), None);
-    // What is not asked for is no fault.
+    check(soon, (Failed, false, "busy: retry_after is not a duration: \"soon\""), None);
+    // Unknown fields are ignored.
     let more = r#""outcome":"succeeded","detail":{"id":17},"retry_after":"1s","more":[]"#;
     check(more, (Succeeded, false, "{\"id\":17}"), None);
     let null = r#""outcome":"succeeded","detail":null,"retry_after":null"#;
@@ -156,72 +163,75 @@ fn an_answer_is_an_outcome() {
 }
 
 #[test]
-fn lines_may_end_and_be_spaced_as_a_handlers_language_does_it() {
-    let answer = r#"{ "outcome" : "succeeded" , "job" : %s }"#;
-    let trial = each(&format!("printf '\\n{answer}\\r\\n\\r\\n\\n' $job; : > done"));
+fn a_response_may_have_white_space_and_arrive_in_parts() {
+    let response = r#"{ "outcome" : "succeeded" , "job" : %s }"#;
+    let harness =
+        handler_per_line(&format!("printf '\\n{response}\\r\\n\\r\\n\\n' $job; : > done"));
     for job in 1..4 {
-        trial.check(job, Outcome::Succeeded, "answered");
+        harness.check(job, Outcome::Succeeded, "answered");
     }
-    let trial = each(
+    let harness = handler_per_line(
         "printf '{\"job\":'; sleep 0.02; printf $job',\"outcome\"'; sleep 0.02
                       echo ':\"succeeded\"}'",
     );
-    trial.check(1, Outcome::Succeeded, "answered");
+    harness.check(1, Outcome::Succeeded, "answered");
 }
 
 #[test]
-fn a_job_comes_as_one_line_whatever_its_body_is() {
+fn a_job_is_one_line_whatever_its_body_is() {
     let body = format!("{{\"a\":\r\n[1,\n{:?}]}}\n", "x".repeat(200_000));
-    let trial = each("printf %s \"$line\" | wc -c >> sizes; ok").body(body.as_bytes());
-    trial.process(1);
-    trial.process(2);
-    let size = job_line::encode(&trial.task(1)).len() - 1;
-    assert_eq!(trial.file("sizes"), format!("{size}\n{size}\n"));
+    let harness =
+        handler_per_line("printf %s \"$line\" | wc -c >> sizes; ok").body(body.as_bytes());
+    harness.process_of(1);
+    harness.process_of(2);
+    let size = job_line::encode(&harness.task(1)).len() - 1;
+    assert_eq!(harness.file("sizes"), format!("{size}\n{size}\n"));
 }
 
 #[test]
-fn a_process_finds_its_handlers_environment_and_nothing_of_an_event() {
-    let trial = each("env | grep -E '^(HOOKTRAIL|CRM)' | sort > env; pwd -P > pwd; ok");
-    let mut task = trial.task(7);
+fn a_process_gets_the_handlers_environment_without_event_variables() {
+    let harness =
+        handler_per_line("env | grep -E '^(HOOKTRAIL|CRM)' | sort > env; pwd -P > pwd; ok");
+    let mut task = harness.task(7);
     task.env = Arc::new([("CRM_KEY".to_owned(), "a secret".into())]);
-    assert_eq!(trial.stream.run(&task, &trial.stop).outcome, Outcome::Succeeded);
-    let env = trial.file("env");
+    assert_eq!(harness.stream.run(&task, &harness.stop).outcome, Outcome::Succeeded);
+    let env = harness.file("env");
     let lines: Vec<&str> = env.lines().collect();
     assert_eq!(lines[..2], ["CRM_KEY=a secret", "HOOKTRAIL_HANDLER=crm"]);
-    let mark = format!("HOOKTRAIL_RUN_ID=sample{}.stream.", std::process::id());
-    assert!(lines.len() == 3 && lines[2].starts_with(&mark), "{env}");
-    assert_eq!(Path::new(trial.file("pwd").trim_end()), trial.path().canonicalize().unwrap());
+    let run_id = format!("HOOKTRAIL_RUN_ID=sample{}.stream.", std::process::id());
+    assert!(lines.len() == 3 && lines[2].starts_with(&run_id), "{env}");
+    assert_eq!(Path::new(harness.file("pwd").trim_end()), harness.path().canonicalize().unwrap());
 }
 
 #[test]
-fn what_is_written_to_stderr_is_kept_with_the_attempt_that_was_held() {
-    let mut trial = each("echo job $job >&2; ok");
-    trial.handler.max_output_bytes = 6;
-    assert_eq!(trial.run(1).stderr, b"job 1\n");
-    assert_eq!(trial.run(22).stderr, b"ob 22\n");
+fn stderr_is_kept_with_the_job_that_the_process_held() {
+    let mut harness = handler_per_line("echo job $job >&2; ok");
+    harness.handler.max_output_bytes = 6;
+    assert_eq!(harness.run(1).stderr, b"job 1\n");
+    assert_eq!(harness.run(22).stderr, b"ob 22\n");
 }
 
 #[test]
-fn what_comes_on_stderr_after_the_answer_is_kept_with_the_next_but_not_shown_as_its_end() {
-    let trial = each(
+fn stderr_after_a_response_is_kept_with_the_next_job_but_not_in_its_detail() {
+    let harness = handler_per_line(
         "if [ $job = 2 ]; then exit 7; fi; ok; until [ -e heard ]; do sleep 0.01; done
          echo late >&2; : > late",
     );
-    trial.process(1);
-    // Before it was heard that the first is over, it would be the first's.
-    std::fs::write(trial.path().join("heard"), "").unwrap();
-    until("it was said", || trial.path().join("late").exists());
-    let ended = trial.run(2);
-    assert_eq!((ended.detail.as_str(), ended.stderr), ("exit 7", b"late\n".to_vec()));
+    harness.process_of(1);
+    // If the process wrote earlier, the output would belong to the first job.
+    std::fs::write(harness.path().join("heard"), "").unwrap();
+    until("it was said", || harness.path().join("late").exists());
+    let result = harness.run(2);
+    assert_eq!((result.detail.as_str(), result.stderr), ("exit 7", b"late\n".to_vec()));
 }
 
 #[test]
-fn a_sign_of_life_starts_the_timeout_anew_and_other_notes_are_shown() {
-    let trial = each(
+fn a_heartbeat_restarts_the_timeout_and_other_control_lines_are_shown() {
+    let harness = handler_per_line(
         "for i in 1 2 3 4 5 6 7 8; do sleep 0.3; echo '{\"alive\":true}' >&3; done
          echo 8 rows >&3; ok",
     );
-    let ended = trial.timeout_ms(1500).run(1);
-    assert_eq!(ended.outcome, Outcome::Succeeded, "{}", ended.detail);
-    assert!(ended.detail.ends_with(": 8 rows"), "{}", ended.detail);
+    let result = harness.timeout_ms(1500).run(1);
+    assert_eq!(result.outcome, Outcome::Succeeded, "{}", result.detail);
+    assert!(result.detail.ends_with(": 8 rows"), "{}", result.detail);
 }

@@ -1,170 +1,178 @@
-//! Ends: of a process while it holds a job, by timeout, by a stop; and what it started.
+//! Tests of processes that end while they hold a job: by exit, timeout or cancellation.
 
 use super::*;
 
 #[test]
-fn a_process_that_dies_fails_the_job_it_holds_and_the_next_gets_another() {
+fn a_process_that_exits_fails_its_job_and_is_replaced() {
     for (script, detail) in [
         ("exit 7", "exit 7"),
         ("echo why >&2; exit 7", "exit 7: why"),
         ("echo why >&2; exit 65", "exit 65: why"),
-        ("exit 0", "exit 0 without an answer"),
+        ("exit 0", "exit 0 without a response"),
         ("kill -SEGV $$", "signal 11"),
         ("kill -KILL $$", "signal 9"),
         ("printf '{\"job\":2,\"outc'; exit 1", "exit 1"),
         ("echo said >&3; exit 1", "exit 1: said"),
     ] {
-        let trial = each(&format!("[ $job != 2 ] || {{ {script}; }}; ok"));
-        let first = trial.process(1);
-        let ended = trial.run(2);
-        assert_eq!((ended.outcome, ended.is_permanent), (Outcome::Failed, false), "{script}");
-        assert_eq!(ended.detail, detail, "{script}");
-        assert_ne!(trial.process(3), first);
+        let harness = handler_per_line(&format!("[ $job != 2 ] || {{ {script}; }}; ok"));
+        let first = harness.process_of(1);
+        let result = harness.run(2);
+        assert_eq!((result.outcome, result.is_permanent), (Outcome::Failed, false), "{script}");
+        assert_eq!(result.detail, detail, "{script}");
+        assert_ne!(harness.process_of(3), first);
         assert!(!is_alive(&first));
     }
 }
 
 #[test]
-fn an_answer_counts_although_the_process_dies_right_after_it() {
-    let trial = each("ok; exit 7");
-    let processes: Vec<String> = (1..=5).map(|job| trial.process(job)).collect();
+fn a_response_counts_even_if_the_process_exits_right_after_it() {
+    let harness = handler_per_line("ok; exit 7");
+    let processes: Vec<String> = (1..=5).map(|job| harness.process_of(job)).collect();
     assert!(processes.windows(2).all(|two| two[0] != two[1]), "{processes:?}");
-    // The last line may lack its end.
-    let trial = each("printf %s \"$(ok)\"; exit 1");
-    trial.process(1);
-    trial.process(2);
+    // The last line may lack its newline.
+    let harness = handler_per_line("printf %s \"$(ok)\"; exit 1");
+    harness.process_of(1);
+    harness.process_of(2);
 }
 
 #[test]
-fn a_process_that_ends_before_it_reads_a_job_has_not_begun_with_it() {
-    // Told apart by what is left in the pipe, also where the line does not fit into it.
+fn a_job_that_was_not_read_runs_on_another_process() {
+    // The unread bytes in the pipe show this, even if the line does not fit into the pipe.
     let large = format!("{:?}", "x".repeat(200_000));
     for body in ["{}", large.as_str()] {
-        let trial = each("ok; until [ -e 2 ]; do :; done; rm 2; exit 7").body(body.as_bytes());
-        trial.process(1);
+        let harness =
+            handler_per_line("ok; until [ -e 2 ]; do :; done; rm 2; exit 7").body(body.as_bytes());
+        harness.process_of(1);
         for job in 2..6 {
-            trial.write("2");
-            trial.process(job);
+            harness.write("2");
+            harness.process_of(job);
         }
     }
-    // One that has never been of use may be to blame all the same.
-    whole("exit 7").check(1, Outcome::Failed, "exit 7");
+    // A process that never responded may have caused the failure itself, so the job fails.
+    handler_script("exit 7").check(1, Outcome::Failed, "exit 7");
 }
 
 #[test]
-fn a_process_that_was_of_use_is_replaced_at_once_and_another_is_not() {
+fn the_backoff_delays_starts_after_processes_that_never_responded() {
     let began = Instant::now();
-    let trial = each("exit 7");
+    let harness = handler_per_line("exit 7");
     for _ in 0..3 {
-        trial.check(1, Outcome::Failed, "exit 7");
+        harness.check(1, Outcome::Failed, "exit 7");
     }
     // 0.1 s before the second, 0.2 s before the third.
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
 }
 
 #[test]
-fn what_can_not_be_started_says_why_and_is_tried_again_later() {
-    let mut trial = each("ok");
-    let command = std::mem::replace(&mut trial.handler.command, vec!["no-such-program".into()]);
-    let ended = trial.run(1);
-    assert_eq!(ended.outcome, Outcome::Failed);
-    assert!(ended.detail.starts_with("not started: no-such-program: no such"), "{}", ended.detail);
-    trial.handler.command = command;
-    trial.process(1);
+fn a_command_that_can_not_be_started_fails_and_can_start_later() {
+    let mut harness = handler_per_line("ok");
+    let command = std::mem::replace(&mut harness.handler.command, vec!["no-such-program".into()]);
+    let result = harness.run(1);
+    assert_eq!(result.outcome, Outcome::Failed);
+    assert!(
+        result.detail.starts_with("not started: no-such-program: no such"),
+        "{}",
+        result.detail
+    );
+    harness.handler.command = command;
+    harness.process_of(1);
 }
 
 #[test]
-fn silence_past_the_timeout_is_timed_out_and_the_process_is_gone() {
-    let trial = each("[ $job != 2 ] || { echo stuck >&2; exec sleep 1000; }; ok").timeout_ms(700);
-    let first = trial.process(1);
-    let ended = trial.run(2);
-    assert_eq!((ended.outcome, ended.stderr), (Outcome::TimedOut, b"stuck\n".to_vec()));
-    assert_eq!(ended.detail, "timeout 700ms: stuck");
+fn a_process_without_a_response_times_out_and_is_killed() {
+    let harness = handler_per_line("[ $job != 2 ] || { echo stuck >&2; exec sleep 1000; }; ok")
+        .timeout_ms(700);
+    let first = harness.process_of(1);
+    let result = harness.run(2);
+    assert_eq!((result.outcome, result.stderr), (Outcome::TimedOut, b"stuck\n".to_vec()));
+    assert_eq!(result.detail, "timeout 700ms: stuck");
     assert!(!is_alive(&first));
-    trial.process(3);
+    harness.process_of(3);
 }
 
 #[test]
-fn an_answer_after_the_timeout_does_not_count() {
-    let trial = each("trap 'ok; exit 0' TERM; while :; do sleep 0.01; done").timeout_ms(500);
-    assert_eq!(trial.run(1).outcome, Outcome::TimedOut);
+fn a_response_after_the_timeout_does_not_count() {
+    let harness =
+        handler_per_line("trap 'ok; exit 0' TERM; while :; do sleep 0.01; done").timeout_ms(500);
+    assert_eq!(harness.run(1).outcome, Outcome::TimedOut);
 }
 
 #[test]
 fn a_process_that_ignores_sigterm_is_killed_after_the_grace() {
     let began = Instant::now();
-    let mut trial = each("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done");
-    trial.stream.grace = Duration::from_millis(200);
-    let trial = trial.timeout_ms(300);
-    trial.check(1, Outcome::TimedOut, "timeout 300ms");
+    let mut harness = handler_per_line("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done");
+    harness.stream.grace = Duration::from_millis(200);
+    let harness = harness.timeout_ms(300);
+    harness.check(1, Outcome::TimedOut, "timeout 300ms");
     assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
-    assert!(!is_alive(&trial.file("pid")));
+    assert!(!is_alive(&harness.file("pid")));
 }
 
 #[test]
 fn a_process_that_never_reads_its_input_times_out() {
     let large = format!("{:?}", "x".repeat(1_000_000));
     for body in ["{}", large.as_str()] {
-        let trial = whole("exec sleep 1000").body(body.as_bytes()).timeout_ms(300);
-        trial.check(1, Outcome::TimedOut, "timeout 300ms");
+        let harness = handler_script("exec sleep 1000").body(body.as_bytes()).timeout_ms(300);
+        harness.check(1, Outcome::TimedOut, "timeout 300ms");
     }
 }
 
 #[test]
-fn a_process_that_can_not_be_asked_or_can_not_answer_fails_its_job_without_waiting_for_long() {
-    let deaf = "closed its stdin or its stdout before it answered";
+fn a_process_that_closes_stdin_or_stdout_fails_its_job_soon() {
+    let pipe_closed = "closed its stdin or its stdout before it responded";
     let large = format!("{:?}", "x".repeat(1_000_000));
     for script in ["exec 1>&-; exec sleep 1000", "exec 0<&-; exec sleep 1000"] {
-        let trial = whole(script).body(large.as_bytes());
-        trial.check(1, Outcome::Failed, deaf);
+        let harness = handler_script(script).body(large.as_bytes());
+        harness.check(1, Outcome::Failed, pipe_closed);
     }
-    each("exec 1>&-; exec sleep 1000").check(1, Outcome::Failed, deaf);
+    handler_per_line("exec 1>&-; exec sleep 1000").check(1, Outcome::Failed, pipe_closed);
 }
 
 #[test]
-fn a_stop_ends_all_that_was_started_and_the_job_is_interrupted() {
-    let trial = each(
+fn a_cancelled_job_is_interrupted_and_all_its_processes_are_killed() {
+    let harness = handler_per_line(
         "sleep 1000 & echo $! >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 1000' &
          echo $$ >> pids; until [ $(wc -l < pids) -ge 3 ]; do sleep 0.01; done; : > up; wait",
     );
-    let ended = std::thread::scope(|scope| {
-        let run = scope.spawn(|| trial.run(1));
-        until("it runs", || trial.path().join("up").exists());
-        trial.stop.set();
+    let result = std::thread::scope(|scope| {
+        let run = scope.spawn(|| harness.run(1));
+        until("it runs", || harness.path().join("up").exists());
+        harness.stop.cancel();
         run.join().unwrap()
     });
-    assert_eq!((ended.outcome, ended.detail.as_str()), (Outcome::Interrupted, "stopped"));
-    for pid in trial.file("pids").lines() {
+    assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
+    for pid in harness.file("pids").lines() {
         assert!(!is_alive(pid), "{pid} is still there");
     }
-    assert_eq!(trial.run(2).outcome, Outcome::Interrupted);
+    assert_eq!(harness.run(2).outcome, Outcome::Interrupted);
 }
 
 #[test]
-fn who_waits_for_a_start_hears_a_stop() {
-    let trial = each("exit 7");
-    // The more were lost, the longer the wait.
+fn a_job_that_waits_for_the_backoff_can_be_cancelled() {
+    let harness = handler_per_line("exit 7");
+    // The wait grows with each failure.
     for _ in 0..4 {
-        trial.check(1, Outcome::Failed, "exit 7");
+        harness.check(1, Outcome::Failed, "exit 7");
     }
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| trial.run(1));
-        trial.stop.set();
+        let run = scope.spawn(|| harness.run(1));
+        harness.stop.cancel();
         assert_eq!(run.join().unwrap().outcome, Outcome::Interrupted);
     });
 }
 
 #[test]
-fn children_live_as_long_as_their_process_whatever_else_ends() {
+fn children_live_as_long_as_their_own_process() {
     let script = "(setsid sh -c 'echo $$ > stray; exec sleep 1000' &)
                   sleep 1000 & echo $! > child
                   until [ -s stray ]; do sleep 0.01; done; ok";
-    let trial = each(&format!("[ -e child ] || {{ {script}; continue; }}; ok; exit 0"));
-    trial.process(1);
-    let other = each("exit 7");
+    let harness =
+        handler_per_line(&format!("[ -e child ] || {{ {script}; continue; }}; ok; exit 0"));
+    harness.process_of(1);
+    let other = handler_per_line("exit 7");
     other.check(1, Outcome::Failed, "exit 7");
-    let (stray, child) = (trial.file("stray"), trial.file("child"));
+    let (stray, child) = (harness.file("stray"), harness.file("child"));
     assert!(is_alive(&stray) && is_alive(&child), "another process's end ended them");
-    trial.process(2);
+    harness.process_of(2);
     until("they are gone", || !is_alive(&stray) && !is_alive(&child));
 }

@@ -1,112 +1,119 @@
-//! Connections: to whom, through whom, and how long one serves.
+//! Tests of connections: refused, reused and stale ones, and proxies.
 
 use super::*;
 
 #[test]
-fn nobody_there_has_failed() {
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let ended = run_of(&task(&format!("http://{gone}/")));
-    let detail = format!("not connected: {gone}: Connection refused (os error 111)");
-    check(&ended, Outcome::Failed, &detail);
-    let ended = run_of(&task("http://no-such-host.invalid/"));
-    assert_eq!(ended.outcome, Outcome::Failed);
-    assert!(ended.detail.starts_with("not connected: no-such-host.invalid: "), "{ended:?}");
+fn a_refused_connection_or_an_unknown_host_fails() {
+    let closed_address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let result = run_attempt(&task(&format!("http://{closed_address}/")));
+    let detail = format!("not connected: {closed_address}: Connection refused (os error 111)");
+    check(&result, Outcome::Failed, &detail);
+    let result = run_attempt(&task("http://no-such-host.invalid/"));
+    assert_eq!(result.outcome, Outcome::Failed);
+    assert!(result.detail.starts_with("not connected: no-such-host.invalid: "), "{result:?}");
 }
 
 #[test]
-fn what_can_not_be_called_is_not_started() {
-    let ended = run_of(&sample(|_| {}));
-    check(&ended, Outcome::Failed, "not started: no url");
-    let socks = with(&task("http://127.0.0.1:1/"), |handler| {
+fn a_task_without_a_url_or_with_an_unsupported_proxy_is_not_started() {
+    let result = run_attempt(&sample(|_| {}));
+    check(&result, Outcome::Failed, "not started: no url");
+    let socks = with_settings(&task("http://127.0.0.1:1/"), |handler| {
         if let Some(target) = &mut handler.target {
             target.proxy = Some("socks5://127.0.0.1:1".to_owned());
         }
     });
-    check(&run_of(&socks), Outcome::Failed, "not started: proxy: expected http:// or https://");
+    check(
+        &run_attempt(&socks),
+        Outcome::Failed,
+        "not started: proxy: expected http:// or https://",
+    );
 }
 
 #[test]
-fn a_connection_is_used_again() {
-    let fake = says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let (task, stop) = (fake.task(), CancelToken::new().unwrap());
-    let url = Url::new(&task.handler);
+fn a_connection_is_reused() {
+    let server = respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let (task, stop) = (server.task(), CancelToken::new().unwrap());
+    let runner = UrlRunner::new(&task.handler);
     for _ in 0..5 {
-        check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
+        check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
     }
-    assert_eq!(fake.connections(), [0; 5]);
+    assert_eq!(server.connections(), [0; 5]);
 }
 
 #[test]
-fn a_connection_with_a_rest_is_not_used_again() {
-    let rest = says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Ha\r\n\r\n");
+fn a_connection_with_unread_bytes_or_connection_close_is_not_reused() {
+    let rest =
+        respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Ha\r\n\r\n");
     let (task, stop) = (rest.task(), CancelToken::new().unwrap());
-    let url = Url::new(&task.handler);
+    let runner = UrlRunner::new(&task.handler);
     for _ in 0..2 {
-        check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
+        check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
     }
     assert_eq!(rest.connections(), [0, 1]);
-    // Nor is one whose answer was not read to its end, or that was closed meanwhile.
-    let closes = says("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
-    let url = Url::new(&closes.task().handler);
+    // A connection whose response was not read to its end, or that was closed, is not reused
+    // either.
+    let closes =
+        respond_with("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    let runner = UrlRunner::new(&closes.task().handler);
     for _ in 0..2 {
-        check(&url.run(&closes.task(), &stop), Outcome::Succeeded, "status 200: ok");
+        check(&runner.run(&closes.task(), &stop), Outcome::Succeeded, "status 200: ok");
     }
     assert_eq!(closes.connections(), [0, 1]);
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_costs_no_attempt() {
-    // Every second request of a connection is met by its end.
-    let fake = fake(|number, stream| {
+fn a_closed_idle_connection_is_replaced_within_the_attempt() {
+    // The server closes the connection at its second request.
+    let server = fake_server(|number, stream| {
         let is_first = number % 2 == 1;
         is_first && stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
     });
-    let (task, stop) = (fake.task(), CancelToken::new().unwrap());
-    let url = Url::new(&task.handler);
+    let (task, stop) = (server.task(), CancelToken::new().unwrap());
+    let runner = UrlRunner::new(&task.handler);
     for _ in 0..3 {
-        check(&url.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
+        check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
     }
-    assert_eq!(fake.connections(), [0, 0, 1, 1, 2]);
+    assert_eq!(server.connections(), [0, 0, 1, 1, 2]);
 }
 
 #[test]
-fn a_new_connection_that_is_closed_is_not_tried_again() {
-    let fake = says_and_closes(b"");
-    check(&fake.run(), Outcome::Failed, "no answer: the connection was closed");
-    assert_eq!(fake.connections(), [0]);
+fn a_new_connection_that_is_closed_is_not_retried() {
+    let server = respond_and_close(b"");
+    check(&server.run(), Outcome::Failed, "no response: the connection was closed");
+    assert_eq!(server.connections(), [0]);
 }
 
 #[test]
-fn a_proxy_is_the_configured_one() {
+fn requests_go_through_the_configured_proxy() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = proxy.local_addr().unwrap();
     let server = std::thread::spawn(move || {
         let (stream, _) = proxy.accept().unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut asked = String::new();
-        while !asked.ends_with("\r\n\r\n") {
-            reader.read_line(&mut asked).unwrap();
+        let mut requests = String::new();
+        while !requests.ends_with("\r\n\r\n") {
+            reader.read_line(&mut requests).unwrap();
         }
         (&stream).write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         let (head, _) = request(&mut reader).unwrap();
         (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
-        (asked, head)
+        (requests, head)
     });
-    let task = with(&task("http://crm.example.com/hook"), |handler| {
+    let task = with_settings(&task("http://crm.example.com/hook"), |handler| {
         if let Some(target) = &mut handler.target {
             target.proxy = Some(format!("http://{address}"));
         }
     });
-    check(&run_of(&task), Outcome::Succeeded, "status 200: ok");
-    let (asked, head) = server.join().unwrap();
-    assert!(asked.starts_with("CONNECT crm.example.com:80 HTTP/1.1\r\n"), "{asked}");
+    check(&run_attempt(&task), Outcome::Succeeded, "status 200: ok");
+    let (requests, head) = server.join().unwrap();
+    assert!(requests.starts_with("CONNECT crm.example.com:80 HTTP/1.1\r\n"), "{requests}");
     assert!(head.starts_with("POST /hook HTTP/1.1\r\n"), "{head}");
-    let refuses = says_and_closes(b"HTTP/1.1 403 No\r\n\r\n");
-    let refuses = refuses.url.split("/hook").next().unwrap().to_owned();
-    let ended = run_of(&with(&task, |handler| {
+    let rejecting_proxy = respond_and_close(b"HTTP/1.1 403 No\r\n\r\n");
+    let rejecting_proxy = rejecting_proxy.url.split("/hook").next().unwrap().to_owned();
+    let result = run_attempt(&with_settings(&task, |handler| {
         if let Some(target) = &mut handler.target {
-            target.proxy = Some(refuses);
+            target.proxy = Some(rejecting_proxy);
         }
     }));
-    assert_eq!(ended.outcome, Outcome::Failed);
+    assert_eq!(result.outcome, Outcome::Failed);
 }

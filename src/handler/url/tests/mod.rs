@@ -1,4 +1,4 @@
-//! URLs as the worker calls them: what is sent, and what each answer, and each lack of one, is.
+//! Tests of URL handlers against fake servers: requests, responses, connections, timeouts and TLS.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,37 +15,40 @@ mod responses;
 mod timeouts;
 mod tls;
 
-/// Longer than any test may take.
+/// A time that no test may exceed.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server that answers as a test likes, and keeps what it was asked.
-struct Fake {
+/// A server that responds as the test wants and records its requests.
+struct FakeServer {
     url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-/// The connection's number, the head, the body.
-type Asked = (usize, String, Vec<u8>);
+/// The number of the connection, the head and the body.
+type ReceivedRequest = (usize, String, Vec<u8>);
 
-/// `answer` gets each request's number and its connection; false closes that.
-fn fake(answer: impl Fn(usize, &mut TcpStream) -> bool + Send + Sync + 'static) -> Fake {
+/// Starts a server. `response` gets the number of each request and its connection, and returns
+/// false to close the connection.
+fn fake_server(
+    response: impl Fn(usize, &mut TcpStream) -> bool + Send + Sync + 'static,
+) -> FakeServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook?a=%20b", listener.local_addr().unwrap());
-    let (asked, answer) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(answer));
-    let kept = Arc::clone(&asked);
+    let (requests, response) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(response));
+    let recorded = Arc::clone(&requests);
     std::thread::spawn(move || {
         for (connection, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-            let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+            let (recorded, response) = (Arc::clone(&recorded), Arc::clone(&response));
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 let mut stream = stream;
                 while let Some((head, body)) = request(&mut reader) {
                     let number = {
-                        let mut kept = kept.lock().unwrap();
-                        kept.push((connection, head, body));
-                        kept.len()
+                        let mut recorded = recorded.lock().unwrap();
+                        recorded.push((connection, head, body));
+                        recorded.len()
                     };
-                    if !answer(number, &mut stream) {
+                    if !response(number, &mut stream) {
                         break;
                     }
                 }
@@ -53,23 +56,23 @@ fn fake(answer: impl Fn(usize, &mut TcpStream) -> bool + Send + Sync + 'static) 
             });
         }
     });
-    Fake { url, asked }
+    FakeServer { url, requests }
 }
 
-/// A server that says this and goes on.
-fn says(answer: &'static str) -> Fake {
-    fake(move |_, stream| stream.write_all(answer.as_bytes()).is_ok())
+/// Starts a server that writes `response` and keeps the connection.
+fn respond_with(response: &'static str) -> FakeServer {
+    fake_server(move |_, stream| stream.write_all(response.as_bytes()).is_ok())
 }
 
-/// A server that says this and closes.
-fn says_and_closes(answer: &'static [u8]) -> Fake {
-    fake(move |_, stream| {
-        let _ = stream.write_all(answer);
+/// Starts a server that writes `response` and closes the connection.
+fn respond_and_close(response: &'static [u8]) -> FakeServer {
+    fake_server(move |_, stream| {
+        let _ = stream.write_all(response);
         false
     })
 }
 
-/// One request whole; nothing at the end.
+/// Reads one complete request, or `None` at the end of the stream.
 fn request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -85,26 +88,26 @@ fn request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-impl Fake {
+impl FakeServer {
     fn task(&self) -> Task {
         task(&self.url)
     }
 
     fn run(&self) -> AttemptResult {
-        run_of(&self.task())
+        run_attempt(&self.task())
     }
 
-    /// The lines of the only request's head, sorted, and its body.
-    fn only(&self) -> (Vec<String>, Vec<u8>) {
-        let asked = self.asked.lock().unwrap();
-        assert_eq!(asked.len(), 1);
-        let mut lines: Vec<_> = asked[0].1.trim_end().lines().map(str::to_owned).collect();
+    /// Returns the sorted lines of the head of the only request, and its body.
+    fn only_request(&self) -> (Vec<String>, Vec<u8>) {
+        let requests = self.requests.lock().unwrap();
+        assert_eq!(requests.len(), 1);
+        let mut lines: Vec<_> = requests[0].1.trim_end().lines().map(str::to_owned).collect();
         lines.sort();
-        (lines, asked[0].2.clone())
+        (lines, requests[0].2.clone())
     }
 
     fn connections(&self) -> Vec<usize> {
-        self.asked.lock().unwrap().iter().map(|(connection, ..)| *connection).collect()
+        self.requests.lock().unwrap().iter().map(|(connection, ..)| *connection).collect()
     }
 }
 
@@ -122,20 +125,20 @@ fn task(url: &str) -> Task {
     sample(|handler| handler.target = Some(target(url)))
 }
 
-fn with(task: &Task, change: impl FnOnce(&mut config::Handler)) -> Task {
+fn with_settings(task: &Task, change: impl FnOnce(&mut config::Handler)) -> Task {
     let mut handler = (*task.handler).clone();
     change(&mut handler);
     Task { handler: Arc::new(handler), ..task.clone() }
 }
 
-fn run_of(task: &Task) -> AttemptResult {
+fn run_attempt(task: &Task) -> AttemptResult {
     let began = Instant::now();
-    let ended = Url::new(&task.handler).run(task, &CancelToken::new().unwrap());
-    assert!(began.elapsed() < LONG, "{ended:?}");
-    ended
+    let result = UrlRunner::new(&task.handler).run(task, &CancelToken::new().unwrap());
+    assert!(began.elapsed() < LONG, "{result:?}");
+    result
 }
 
 #[track_caller]
-fn check(ended: &AttemptResult, outcome: Outcome, detail: &str) {
-    assert_eq!((ended.outcome, ended.detail.as_str()), (outcome, detail));
+fn check(result: &AttemptResult, outcome: Outcome, detail: &str) {
+    assert_eq!((result.outcome, result.detail.as_str()), (outcome, detail));
 }

@@ -1,17 +1,17 @@
-//! What each answer comes to, and each that is none.
+//! Tests of responses: the outcome of each status, and of invalid or incomplete responses.
 
 use super::*;
 
 #[test]
-fn the_status_decides() {
+fn the_status_decides_the_outcome() {
     use Outcome::{Failed, Succeeded};
-    let check_status = |answer: &'static str, outcome, dead, wait: Option<u64>, detail: &str| {
-        let ended = says(answer).run();
-        check(&ended, outcome, detail);
+    let check_status = |response: &'static str, outcome, dead, wait: Option<u64>, detail: &str| {
+        let result = respond_with(response).run();
+        check(&result, outcome, detail);
         assert_eq!(
-            (ended.is_permanent, ended.retry_after),
+            (result.is_permanent, result.retry_after),
             (dead, wait.map(Duration::from_secs)),
-            "{answer}"
+            "{response}"
         );
     };
     check_status(
@@ -55,82 +55,83 @@ fn the_status_decides() {
 
 #[test]
 fn a_redirect_is_not_followed() {
-    let elsewhere = says("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let target_server = respond_with("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     for status in [301, 302, 303, 307, 308] {
-        let to = elsewhere.url.clone();
-        let fake = fake(move |_, stream| {
-            let answer =
+        let to = target_server.url.clone();
+        let server = fake_server(move |_, stream| {
+            let response =
                 format!("HTTP/1.1 {status} Go\r\nLocation: {to}\r\nContent-Length: 2\r\n\r\nhi");
-            stream.write_all(answer.as_bytes()).is_ok()
+            stream.write_all(response.as_bytes()).is_ok()
         });
-        let expected = format!("status {status}: not followed to {}: hi", elsewhere.url);
-        check(&fake.run(), Outcome::Failed, &expected);
+        let expected = format!("status {status}: not followed to {}: hi", target_server.url);
+        check(&server.run(), Outcome::Failed, &expected);
     }
-    assert!(elsewhere.asked.lock().unwrap().is_empty());
+    assert!(target_server.requests.lock().unwrap().is_empty());
 }
 
 #[test]
-fn answers_before_the_answer_are_passed_over() {
-    let fake = says(
+fn informational_responses_are_skipped() {
+    let server = respond_with(
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n\
          HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     );
-    check(&fake.run(), Outcome::Succeeded, "status 200: ok");
+    check(&server.run(), Outcome::Succeeded, "status 200: ok");
 }
 
 #[test]
-fn an_answer_in_chunks_or_up_to_the_end_is_one() {
-    let chunked = says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+fn chunked_and_http_1_0_responses_are_read() {
+    let chunked =
+        respond_with("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
     check(&chunked.run(), Outcome::Succeeded, "status 200: ok");
-    let old = says_and_closes(b"HTTP/1.0 200 OK\r\n\r\nok");
+    let old = respond_and_close(b"HTTP/1.0 200 OK\r\n\r\nok");
     check(&old.run(), Outcome::Succeeded, "status 200: ok");
 }
 
 #[test]
-fn no_more_of_an_answer_is_read_than_is_kept() {
-    let flood = fake(|_, stream| {
+fn the_part_of_a_response_that_is_not_kept_is_not_read() {
+    let flood = fake_server(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
         while stream.write_all(&[b'x'; 4096]).is_ok() {}
         false
     });
-    let task = with(&flood.task(), |handler| handler.max_output_bytes = 10_000);
-    let ended = run_of(&task);
-    assert_eq!((ended.outcome, ended.stdout.len()), (Outcome::Succeeded, 10_000));
-    assert_eq!(ended.detail.len(), DETAIL_CHARS_MAX);
-    let none = with(&flood.task(), |handler| handler.max_output_bytes = 0);
-    let ended = run_of(&none);
-    assert!(ended.stdout.is_empty() && ended.detail.starts_with("status 200: xxx"));
+    let task = with_settings(&flood.task(), |handler| handler.max_output_bytes = 10_000);
+    let result = run_attempt(&task);
+    assert_eq!((result.outcome, result.stdout.len()), (Outcome::Succeeded, 10_000));
+    assert_eq!(result.detail.len(), DETAIL_CHARS_MAX);
+    let runner = with_settings(&flood.task(), |handler| handler.max_output_bytes = 0);
+    let result = run_attempt(&runner);
+    assert!(result.stdout.is_empty() && result.detail.starts_with("status 200: xxx"));
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_none() {
-    let short = says_and_closes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal");
-    let ended = short.run();
-    check(&ended, Outcome::Failed, "status 200, but no answer: the connection was closed");
-    assert_eq!(ended.stdout, b"hal");
-    // What its head asks for holds all the same.
+fn an_incomplete_response_fails_the_attempt() {
+    let short = respond_and_close(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal");
+    let result = short.run();
+    check(&result, Outcome::Failed, "status 200, but no response: the connection was closed");
+    assert_eq!(result.stdout, b"hal");
+    // The headers in the head of an incomplete response apply.
     let busy = b"HTTP/1.1 503 No\r\nRetry-After: 3600\r\nContent-Length: 9\r\n\r\nhal";
-    assert_eq!(says_and_closes(busy).run().retry_after, Some(Duration::from_secs(3600)));
-    let gone = b"HTTP/1.1 410 Gone\r\nContent-Length: 9\r\n\r\nhal";
-    assert!(says_and_closes(gone).run().is_permanent);
-    let chunk = says_and_closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhal");
+    assert_eq!(respond_and_close(busy).run().retry_after, Some(Duration::from_secs(3600)));
+    let closed_address = b"HTTP/1.1 410 Gone\r\nContent-Length: 9\r\n\r\nhal";
+    assert!(respond_and_close(closed_address).run().is_permanent);
+    let chunk = respond_and_close(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhal");
     assert_eq!(chunk.run().outcome, Outcome::Failed);
     let garbage =
-        says_and_closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\nhal\r\n");
-    let ended = garbage.run();
-    assert_eq!(ended.outcome, Outcome::Failed);
-    assert!(ended.detail.starts_with("status 200, but no answer: not HTTP: "), "{ended:?}");
+        respond_and_close(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\nhal\r\n");
+    let result = garbage.run();
+    assert_eq!(result.outcome, Outcome::Failed);
+    assert!(result.detail.starts_with("status 200, but no response: not HTTP: "), "{result:?}");
 }
 
 #[test]
-fn a_server_that_closes_or_speaks_something_else_has_failed() {
+fn a_closed_connection_or_another_protocol_fails_the_attempt() {
     for nothing in [&b""[..], b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-"] {
-        let ended = fake(move |_, stream| {
+        let result = fake_server(move |_, stream| {
             let _ = stream.write_all(nothing);
             false
         })
         .run();
-        check(&ended, Outcome::Failed, "no answer: the connection was closed");
+        check(&result, Outcome::Failed, "no response: the connection was closed");
     }
     for garbage in [
         &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..],
@@ -141,20 +142,20 @@ fn a_server_that_closes_or_speaks_something_else_has_failed() {
         b"HTTP/1.1 200 OK\r\nA B: c\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: nine\r\n\r\n",
     ] {
-        let ended = fake(move |_, stream| {
+        let result = fake_server(move |_, stream| {
             let _ = stream.write_all(garbage);
             false
         })
         .run();
-        assert_eq!(ended.outcome, Outcome::Failed, "{ended:?}");
-        assert!(ended.detail.contains("no answer: "), "{ended:?}");
-        assert!(!ended.detail.contains(char::is_control), "{ended:?}");
+        assert_eq!(result.outcome, Outcome::Failed, "{result:?}");
+        assert!(result.detail.contains("no response: "), "{result:?}");
+        assert!(!result.detail.contains(char::is_control), "{result:?}");
     }
 }
 
 #[test]
-fn a_head_is_bounded() {
-    let ended = fake(|_, stream| {
+fn a_response_head_over_32_kib_fails_the_attempt() {
+    let result = fake_server(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
         while stream.write_all(b"X-Pad: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").is_ok()
         {
@@ -162,30 +163,30 @@ fn a_head_is_bounded() {
         false
     })
     .run();
-    assert_eq!(ended.outcome, Outcome::Failed);
-    let one_line = fake(|_, stream| {
+    assert_eq!(result.outcome, Outcome::Failed);
+    let one_line = fake_server(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX-Pad: ");
         while stream.write_all(&[b'x'; 4096]).is_ok() {}
         false
     })
     .run();
-    check(&one_line, Outcome::Failed, "no answer: its head is larger than 32 KiB");
+    check(&one_line, Outcome::Failed, "no response: its head is larger than 32 KiB");
 }
 
 #[test]
-fn who_answers_before_it_has_read_all_is_heard() {
+fn a_response_before_the_whole_request_was_read_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 2\r\n\r\nno").unwrap();
-        // Reads no more than the head; what it was sent besides makes the system reset it.
+        // The server reads no more than the head, so the system resets the connection.
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read(&mut [0; 1024]);
     });
     let input = vec![b'x'; 20 << 20].into();
-    let ended = run_of(&Task { input, ..task(&url) });
+    let result = run_attempt(&Task { input, ..task(&url) });
     server.join().unwrap();
-    check(&ended, Outcome::Failed, "status 410: no");
-    assert!(ended.is_permanent);
+    check(&result, Outcome::Failed, "status 410: no");
+    assert!(result.is_permanent);
 }

@@ -1,33 +1,33 @@
-//! No attempt outlives its timeout, and each ends at once when it is stopped.
+//! Tests of timeouts and cancellation.
 
 use super::*;
 
-/// What is done within a moment, with a timeout of an hour.
-fn stopped_when(task: &Task, is_there: impl Fn() -> bool) -> AttemptResult {
+/// Runs a task with a timeout of an hour and cancels it when `is_ready` is true.
+fn stopped_when(task: &Task, is_ready: impl Fn() -> bool) -> AttemptResult {
     let (stop, began) = (CancelToken::new().unwrap(), Instant::now());
-    let task = with(task, |handler| handler.timeout = Duration::from_secs(3600));
-    let ended = std::thread::scope(|scope| {
-        let run = scope.spawn(|| Url::new(&task.handler).run(&task, &stop));
-        while !is_there() {
+    let task = with_settings(task, |handler| handler.timeout = Duration::from_secs(3600));
+    let result = std::thread::scope(|scope| {
+        let run = scope.spawn(|| UrlRunner::new(&task.handler).run(&task, &stop));
+        while !is_ready() {
             assert!(began.elapsed() < LONG);
             std::thread::yield_now();
         }
-        stop.set();
+        stop.cancel();
         run.join().unwrap()
     });
     assert!(began.elapsed() < LONG);
-    ended
+    result
 }
 
-/// Never answers, but reads the request.
-fn silent() -> Fake {
-    fake(|_, stream| stream.read(&mut [0]).is_ok_and(|count| count > 0))
+/// Starts a server that reads requests and never responds.
+fn silent() -> FakeServer {
+    fake_server(|_, stream| stream.read(&mut [0]).is_ok_and(|count| count > 0))
 }
 
-/// Answers byte by byte, without an end.
-fn drip(answer: &'static str) -> Fake {
-    fake(move |_, stream| {
-        let _ = stream.write_all(answer.as_bytes());
+/// Starts a server that responds byte by byte and never ends.
+fn drip(response: &'static str) -> FakeServer {
+    fake_server(move |_, stream| {
+        let _ = stream.write_all(response.as_bytes());
         while stream.write_all(b"x").is_ok() {
             std::thread::park_timeout(Duration::from_millis(5));
         }
@@ -36,42 +36,46 @@ fn drip(answer: &'static str) -> Fake {
 }
 
 #[test]
-fn a_timeout_is_over_the_whole_exchange() {
+fn the_timeout_covers_the_whole_call() {
     let timed_out = |url: &str, detail: &str| {
-        let task = with(&task(url), |handler| handler.timeout = Duration::from_millis(150));
-        check(&run_of(&task), Outcome::TimedOut, &format!("timeout 150ms: {detail}"));
+        let task =
+            with_settings(&task(url), |handler| handler.timeout = Duration::from_millis(150));
+        check(&run_attempt(&task), Outcome::TimedOut, &format!("timeout 150ms: {detail}"));
     };
-    timed_out(&silent().url, "waiting for an answer");
-    timed_out(&drip("HTTP/1.1 200 OK\r\nX-Drip: ").url, "waiting for an answer");
-    timed_out(&drip("HTTP/1.1 200 OK\r\n\r\n").url, "reading the answer");
-    // Nobody accepts, and nobody reads what is sent.
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
-    timed_out(&format!("http://{}/", deaf.local_addr().unwrap()), "waiting for an answer");
+    timed_out(&silent().url, "waiting for the response");
+    timed_out(&drip("HTTP/1.1 200 OK\r\nX-Drip: ").url, "waiting for the response");
+    timed_out(&drip("HTTP/1.1 200 OK\r\n\r\n").url, "reading the response");
+    // The listener never accepts the connection, so nothing reads the request.
+    let silent_listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    timed_out(
+        &format!("http://{}/", silent_listener.local_addr().unwrap()),
+        "waiting for the response",
+    );
     let input = vec![b'x'; 20 << 20].into();
-    let url = format!("http://{}/", deaf.local_addr().unwrap());
-    let task = with(&task(&url), |handler| handler.timeout = Duration::from_millis(150));
-    let ended = run_of(&Task { input, ..task });
-    check(&ended, Outcome::TimedOut, "timeout 150ms: waiting for an answer");
-    // A TLS handshake that never ends.
-    let url = format!("https://{}/", deaf.local_addr().unwrap());
+    let url = format!("http://{}/", silent_listener.local_addr().unwrap());
+    let task = with_settings(&task(&url), |handler| handler.timeout = Duration::from_millis(150));
+    let result = run_attempt(&Task { input, ..task });
+    check(&result, Outcome::TimedOut, "timeout 150ms: waiting for the response");
+    // The TLS handshake never ends.
+    let url = format!("https://{}/", silent_listener.local_addr().unwrap());
     timed_out(&url, "the TLS handshake with 127.0.0.1");
 }
 
 #[test]
-fn a_stopped_attempt_ends_at_once_wherever_it_is() {
-    for fake in [silent(), drip("HTTP/1.1 200 OK\r\nX: "), drip("HTTP/1.1 200 OK\r\n\r\n")] {
-        let ended = stopped_when(&fake.task(), || !fake.asked.lock().unwrap().is_empty());
-        check(&ended, Outcome::Interrupted, "stopped");
+fn a_cancelled_attempt_ends_at_once_in_every_phase() {
+    for server in [silent(), drip("HTTP/1.1 200 OK\r\nX: "), drip("HTTP/1.1 200 OK\r\n\r\n")] {
+        let result = stopped_when(&server.task(), || !server.requests.lock().unwrap().is_empty());
+        check(&result, Outcome::Interrupted, "stopped");
     }
-    let before = silent();
+    let server = silent();
     let stop = CancelToken::new().unwrap();
-    stop.set();
-    let ended = Url::new(&before.task().handler).run(&before.task(), &stop);
-    check(&ended, Outcome::Interrupted, "stopped");
-    assert!(before.asked.lock().unwrap().is_empty());
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    stop.cancel();
+    let result = UrlRunner::new(&server.task().handler).run(&server.task(), &stop);
+    check(&result, Outcome::Interrupted, "stopped");
+    assert!(server.requests.lock().unwrap().is_empty());
+    let silent_listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for scheme in ["http", "https"] {
-        let url = format!("{scheme}://{}/", deaf.local_addr().unwrap());
+        let url = format!("{scheme}://{}/", silent_listener.local_addr().unwrap());
         check(&stopped_when(&task(&url), || true), Outcome::Interrupted, "stopped");
     }
 }

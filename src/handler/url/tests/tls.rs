@@ -1,4 +1,4 @@
-//! TLS: whom it trusts, and that it is no other who answers.
+//! Tests of TLS: trusted authorities, host names and closed connections.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -15,9 +15,9 @@ fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A server of that name, vouched for by `authority`: its port. It answers so many requests of each
-/// connection, and meets the next with the end.
-fn server(authority: &Authority, name: &str, answers: usize) -> u16 {
+/// Starts a server with a certificate for `name` signed by `authority`, and returns its port. It
+/// responds to `responses` requests of each connection and closes the connection at the next one.
+fn server(authority: &Authority, name: &str, responses: usize) -> u16 {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
@@ -37,12 +37,12 @@ fn server(authority: &Authority, name: &str, answers: usize) -> u16 {
             std::thread::spawn(move || {
                 let conn = ServerConnection::new(config).unwrap();
                 let mut reader = BufReader::new(StreamOwned::new(conn, stream));
-                for _ in 0..answers {
+                for _ in 0..responses {
                     if request(&mut reader).is_none() {
                         return;
                     }
-                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
-                    reader.get_mut().write_all(answer.as_bytes()).unwrap();
+                    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
+                    reader.get_mut().write_all(response.as_bytes()).unwrap();
                 }
                 request(&mut reader);
                 let stream = reader.get_mut();
@@ -54,73 +54,74 @@ fn server(authority: &Authority, name: &str, answers: usize) -> u16 {
     port
 }
 
-/// The handler of a machine that trusts `authority` alone.
-fn url(task: &Task, authority: &Authority) -> Url {
-    let roots = vec![Certificate::from_der(authority.der()).to_owned()];
+/// Builds a runner that trusts only `authority`.
+fn runner_with(task: &Task, authority: &Authority) -> UrlRunner {
+    let load_roots = vec![Certificate::from_der(authority.der()).to_owned()];
     let target = task.handler.target.as_ref().unwrap();
-    let client = Client::new(&task.handler, target, || Ok(roots)).unwrap();
-    Url { client: client.into(), roots: super::super::load_root_certificates }
+    let client = UrlClient::new(&task.handler, target, || Ok(load_roots)).unwrap();
+    UrlRunner { client: client.into(), load_roots: super::super::load_root_certificates }
 }
 
 #[test]
-fn an_owners_own_authority_is_trusted_and_a_strangers_is_not() {
-    let (own, strangers) = (authority("own"), authority("a stranger's"));
+fn only_certificates_of_trusted_authorities_are_accepted() {
+    let (own_authority, other_authority) = (authority("own"), authority("a stranger's"));
     let stop = CancelToken::new().unwrap();
-    let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 9)));
-    let trusting = url(&task, &own);
+    let task = task(&format!("https://localhost:{}/", server(&own_authority, "localhost", 9)));
+    let runner = runner_with(&task, &own_authority);
     for _ in 0..3 {
-        // The same connection each time.
-        check(&trusting.run(&task, &stop), Outcome::Succeeded, "status 200: 0");
+        // All attempts use the same connection.
+        check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: 0");
     }
     let detail = "not connected: localhost: TLS: invalid peer certificate: UnknownIssuer";
-    check(&url(&task, &strangers).run(&task, &stop), Outcome::Failed, detail);
+    check(&runner_with(&task, &other_authority).run(&task, &stop), Outcome::Failed, detail);
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_costs_no_attempt() {
-    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
-    let task = task(&format!("https://localhost:{}/", server(&own, "localhost", 2)));
-    let url = url(&task, &own);
+fn a_closed_idle_tls_connection_is_replaced_within_the_attempt() {
+    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
+    let task = task(&format!("https://localhost:{}/", server(&own_authority, "localhost", 2)));
+    let runner = runner_with(&task, &own_authority);
     for connection in [0, 0, 1, 1, 2] {
         let detail = format!("status 200: {connection}");
-        check(&url.run(&task, &stop), Outcome::Succeeded, &detail);
+        check(&runner.run(&task, &stop), Outcome::Succeeded, &detail);
     }
 }
 
 #[test]
-fn another_name_is_another_server() {
-    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
-    let task = task(&format!("https://127.0.0.1:{}/", server(&own, "crm.example.com", 9)));
-    let ended = url(&task, &own).run(&task, &stop);
-    assert_eq!(ended.outcome, Outcome::Failed);
+fn a_certificate_for_another_name_is_rejected() {
+    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
+    let task =
+        task(&format!("https://127.0.0.1:{}/", server(&own_authority, "crm.example.com", 9)));
+    let result = runner_with(&task, &own_authority).run(&task, &stop);
+    assert_eq!(result.outcome, Outcome::Failed);
     let detail = "not connected: 127.0.0.1: TLS: invalid peer certificate: certificate not valid";
-    assert!(ended.detail.starts_with(detail), "{}", ended.detail);
+    assert!(result.detail.starts_with(detail), "{}", result.detail);
 }
 
 #[test]
-fn who_does_not_speak_tls_has_failed() {
-    let (own, stop) = (authority("own"), CancelToken::new().unwrap());
-    for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
+fn a_server_that_does_not_speak_tls_fails_the_attempt() {
+    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
+    for response in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let task = task(&format!("https://{}/", listener.local_addr().unwrap()));
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(answer);
+            let _ = stream.write_all(response);
         });
-        let ended = url(&task, &own).run(&task, &stop);
+        let result = runner_with(&task, &own_authority).run(&task, &stop);
         server.join().unwrap();
-        assert_eq!(ended.outcome, Outcome::Failed);
+        assert_eq!(result.outcome, Outcome::Failed);
         let detail = "not connected: 127.0.0.1: TLS: ";
-        assert!(ended.detail.starts_with(detail), "{}", ended.detail);
+        assert!(result.detail.starts_with(detail), "{}", result.detail);
     }
 }
 
 #[test]
-fn a_machine_that_trusts_nobody_says_what_to_do() {
+fn without_root_certificates_the_attempt_is_not_started() {
     let task = task("https://127.0.0.1:1/");
-    let roots = || Err("no certificate".to_owned().into());
-    let none = Url { client: OnceLock::new(), roots };
-    let ended = none.run(&task, &CancelToken::new().unwrap());
-    check(&ended, Outcome::Failed, "not started: no certificate");
+    let load_roots = || Err("no certificate".to_owned().into());
+    let runner = UrlRunner { client: OnceLock::new(), load_roots };
+    let result = runner.run(&task, &CancelToken::new().unwrap());
+    check(&result, Outcome::Failed, "not started: no certificate");
 }
