@@ -60,7 +60,7 @@ impl HandlerRunner for BatchRunner {
             }
             Err(ExitReason::Shortage(reason)) => report_all(&super::shortage_result(&reason)),
             Err(exit) => {
-                let (outcome, _, exit_text) = command::outcome(&exit);
+                let (outcome, _, exit_text) = command::map_exit(&exit);
                 report_all(&AttemptResult::new(outcome, exit_text));
             }
         }
@@ -103,7 +103,7 @@ impl BatchRunner {
                 _ => Directive::Continue,
             });
         report_responses(&mut pending, &|| stderr.clone(), on_result);
-        let own_exit = command::outcome(&exit);
+        let own_exit = command::map_exit(&exit);
         for index in pending.unanswered_indices() {
             on_result(
                 index,

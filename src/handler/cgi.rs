@@ -1,10 +1,10 @@
 //! `mode = "cgi"`: runs a receiver that was written for the web as a CGI/1.1 script (RFC 3875). The
-//! body is on stdin, the request is in the environment, and the status in its output decides the
+//! body is on stdin and the request is in the environment. The status in the output decides the
 //! outcome.
 //!
-//! php-cgi runs a sender's PHP example unchanged. No part of the query becomes an argument, which
-//! section 4.4 of the RFC would allow. An attempt without a header block, or with an exit other
-//! than 0, fails. Descriptor 3 is ignored, because such scripts don't know it.
+//! php-cgi runs a sender's PHP example unchanged. No part of the query becomes an argument, unlike
+//! in section 4.4 of the RFC. An attempt without a header block, or with an exit other than 0,
+//! fails. Descriptor 3 is ignored, because such scripts don't know it.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -36,10 +36,10 @@ impl Default for CgiRunner {
 
 impl HandlerRunner for CgiRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let command = match command_spec::for_task(task, command_spec::environment(task)) {
+        let command = match command_spec::for_task(task, command_spec::build_environment(task)) {
             Ok(mut command) => {
-                let script = meta::script(task, &command.path);
-                command.env.extend(without_overridden(task, meta::variables(task, &script)));
+                let script = meta::script_path(task, &command.path);
+                command.env.extend(without_overridden(task, meta::build_variables(task, &script)));
                 command
             }
             Err(reason) => {
@@ -70,11 +70,11 @@ fn without_overridden(
 /// stderr, else the start of the response body.
 fn attempt_result(run: RunResult, timeout: Duration) -> AttemptResult {
     let last_stderr_line = last_line(&run.stderr);
-    let failed_with = |outcome, exit_text: String| {
+    let result_with_stderr = |outcome, exit_text: String| {
         AttemptResult::new(outcome, detail_text::join(&[&exit_text, &last_stderr_line]))
     };
     let result = match run.exit {
-        ExitReason::Code(0) => match head::read(&run.stdout_start) {
+        ExitReason::Code(0) => match head::parse_head(&run.stdout_start) {
             Ok((response, body)) => {
                 let text = if last_stderr_line.is_empty() {
                     detail_text::first_words(body)
@@ -84,21 +84,23 @@ fn attempt_result(run: RunResult, timeout: Duration) -> AttemptResult {
                 response.attempt_result(&text, clock::wall_ms())
             }
             Err(reason) => {
-                failed_with(Outcome::Failed, format!("exit 0: no header block: {reason}"))
+                result_with_stderr(Outcome::Failed, format!("exit 0: no header block: {reason}"))
             }
         },
-        ExitReason::Code(code) => failed_with(Outcome::Failed, format!("exit {code}")),
-        ExitReason::Signal(signal) => failed_with(Outcome::Failed, format!("signal {signal}")),
-        ExitReason::TimedOut => {
-            failed_with(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
+        ExitReason::Code(code) => result_with_stderr(Outcome::Failed, format!("exit {code}")),
+        ExitReason::Signal(signal) => {
+            result_with_stderr(Outcome::Failed, format!("signal {signal}"))
         }
-        ExitReason::Stopped => failed_with(Outcome::Interrupted, "stopped".to_owned()),
+        ExitReason::TimedOut => {
+            result_with_stderr(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
+        }
+        ExitReason::Stopped => result_with_stderr(Outcome::Interrupted, "stopped".to_owned()),
         ExitReason::NotStarted(reason) => {
-            failed_with(Outcome::Failed, format!("not started: {reason}"))
+            result_with_stderr(Outcome::Failed, format!("not started: {reason}"))
         }
         ExitReason::Shortage(reason) => super::shortage_result(&reason),
         ExitReason::Unknown(reason) => {
-            failed_with(Outcome::Failed, format!("exit unknown: {reason}"))
+            result_with_stderr(Outcome::Failed, format!("exit unknown: {reason}"))
         }
     };
     AttemptResult { stdout: run.stdout, stderr: run.stderr, ..result }

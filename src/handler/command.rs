@@ -35,7 +35,7 @@ impl Default for CommandRunner {
 
 impl HandlerRunner for CommandRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
-        let command = match command_spec::for_task(task, command_spec::environment(task)) {
+        let command = match command_spec::for_task(task, command_spec::build_environment(task)) {
             Ok(command) => command,
             Err(reason) => {
                 return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
@@ -65,7 +65,7 @@ fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -
         ExitReason::Code(_) | ExitReason::Signal(_) if control.deferred.is_some() => {
             (Outcome::Deferred, false, "deferred".to_owned())
         }
-        exit => outcome(&exit),
+        exit => map_exit(&exit),
     };
     let wait = control.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
     let last_stderr_line = last_line(&run.stderr);
@@ -80,9 +80,9 @@ fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -
     }
 }
 
-/// Maps the exit of a process to the outcome, whether it is permanent, and its text. For exits that
-/// the server did not cause.
-pub(super) fn outcome(exit: &ExitReason) -> (Outcome, bool, String) {
+/// Maps an exit that the server did not cause to the outcome, whether it is permanent, and its
+/// text.
+pub(super) fn map_exit(exit: &ExitReason) -> (Outcome, bool, String) {
     match exit {
         ExitReason::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
         ExitReason::Code(code) => (Outcome::Failed, *code == EXIT_DEAD, format!("exit {code}")),

@@ -51,7 +51,7 @@ fn base_environment(task: &Task) -> Vec<(String, OsString)> {
 }
 
 /// Returns the whole environment of a process that runs one attempt. It inherits nothing else.
-pub fn environment(task: &Task) -> Vec<(String, OsString)> {
+pub fn build_environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = base_environment(task);
     let event = &task.event;
     let content_type = event.headers.get("content-type").unwrap_or_default();

@@ -23,7 +23,7 @@ impl ControlMessages {
         let message = parse_object(line);
         let deferred = message.get("outcome") == Some(&json!("deferred"));
         let value = message.get("retry_after").filter(|value| !value.is_null());
-        let wait = value.and_then(parse_wait);
+        let wait = value.and_then(parse_retry_after);
         if deferred {
             self.deferred = Some(wait);
         }
@@ -33,12 +33,13 @@ impl ControlMessages {
         if is_valid && !is_heartbeat(&message) {
             ControlLine::Message
         } else {
-            self.on_line_responding_mode(line)
+            self.on_line_without_deferral(line)
         }
     }
 
-    /// Handles a line of a process that responds on its stdout. Only a heartbeat has an effect.
-    pub fn on_line_responding_mode(&mut self, line: &[u8]) -> ControlLine {
+    /// Handles a line of a process that responds on its stdout. A heartbeat has its effect. A
+    /// deferral is free text.
+    pub fn on_line_without_deferral(&mut self, line: &[u8]) -> ControlLine {
         if is_heartbeat(&parse_object(line)) {
             return ControlLine::Heartbeat;
         }
@@ -59,8 +60,8 @@ fn is_heartbeat(message: &Map<String, Value>) -> bool {
     message.get("alive") == Some(&json!(true))
 }
 
-/// Parses a duration: text such as `"10m"`, or a number of seconds.
-pub fn parse_wait(value: &Value) -> Option<Duration> {
+/// Parses a `retry_after`: text such as `"10m"`, or a number of seconds.
+pub fn parse_retry_after(value: &Value) -> Option<Duration> {
     match value {
         Value::String(text) => config::parse_duration(text),
         Value::Number(secs) => Duration::try_from_secs_f64(secs.as_f64()?).ok(),
@@ -109,9 +110,9 @@ mod tests {
     #[test]
     fn in_modes_that_respond_on_stdout_only_heartbeats_count() {
         let mut control = ControlMessages::default();
-        assert_eq!(control.on_line_responding_mode(br#"{"alive":true}"#), ControlLine::Heartbeat);
+        assert_eq!(control.on_line_without_deferral(br#"{"alive":true}"#), ControlLine::Heartbeat);
         let deferred = r#"{"outcome":"deferred"}"#;
-        assert_eq!(control.on_line_responding_mode(deferred.as_bytes()), ControlLine::Message);
+        assert_eq!(control.on_line_without_deferral(deferred.as_bytes()), ControlLine::Message);
         assert_eq!((control.deferred, control.free_text.as_str()), (None, deferred));
     }
 }

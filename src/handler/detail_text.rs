@@ -5,8 +5,8 @@ pub const DETAIL_CHARS_MAX: usize = 500;
 
 /// Joins the parts of a detail, the most important first. Empty parts are left out.
 pub fn join(parts: &[&str]) -> String {
-    let said = parts.iter().copied().filter(|part| !part.is_empty());
-    said.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
+    let non_empty = parts.iter().copied().filter(|part| !part.is_empty());
+    non_empty.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
 }
 
 /// Returns the last line of stderr that is not empty.

@@ -80,9 +80,9 @@ mod tests {
     #[test]
     fn the_status_decides_the_outcome() {
         let check = |status: u16, expected: (Outcome, bool)| {
-            let result = response(status).attempt_result("so it said", 0);
+            let result = response(status).attempt_result("the body", 0);
             assert_eq!((result.outcome, result.is_permanent), expected, "{status}");
-            assert_eq!(result.detail, format!("status {status}: so it said"));
+            assert_eq!(result.detail, format!("status {status}: the body"));
             assert_eq!(result.retry_after, None);
         };
         for status in [200, 201, 202, 204, 299] {

@@ -136,10 +136,10 @@ mod tests {
 
     use super::*;
     use crate::domain::Event;
-    use crate::handler::tests::sample;
+    use crate::handler::tests::sample_task;
 
     fn line(body: &[u8]) -> String {
-        String::from_utf8(encode(&Task { input: Arc::from(body), ..sample(|_| {}) })).unwrap()
+        String::from_utf8(encode(&Task { input: Arc::from(body), ..sample_task(|_| {}) })).unwrap()
     }
 
     const LINE_START: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
@@ -170,7 +170,7 @@ mod tests {
         check(b"{\r\n\"a\":\n1\r}\n", "\"body\":{  \"a\": 1 } ");
         let separators = "[\"\u{2028}x\u{2029}\",\"\u{20a8}\"]";
         check(separators.as_bytes(), "\"body\":[\"\\u2028x\\u2029\",\"\u{20a8}\"]");
-        let mut task = sample(|_| {});
+        let mut task = sample_task(|_| {});
         let query = Some("a=\n\u{2028}\0\"".to_owned());
         task.event = Arc::new(Event { query, ..(*task.event).clone() });
         let line = String::from_utf8(encode(&task)).unwrap();
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_item_has_its_number_and_an_empty_query_is_empty_text() {
-        let mut task = Task { item: Some(5), ..sample(|_| {}) };
+        let mut task = Task { item: Some(5), ..sample_task(|_| {}) };
         let query = Some(String::new());
         task.event = Arc::new(Event { query, ..(*task.event).clone() });
         let line = String::from_utf8(encode(&task)).unwrap();

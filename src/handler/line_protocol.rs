@@ -56,23 +56,23 @@ impl JobResponse {
             ResponseOutcome::Failed | ResponseOutcome::Dead => Outcome::Failed,
             ResponseOutcome::Deferred => Outcome::Deferred,
         };
-        let wait =
-            control_fd::parse_wait(&self.retry_after).filter(|_| outcome != Outcome::Succeeded);
+        let wait = control_fd::parse_retry_after(&self.retry_after)
+            .filter(|_| outcome != Outcome::Succeeded);
         let retry_after_error = match &self.retry_after {
             Value::Null => String::new(),
-            value if control_fd::parse_wait(value).is_none() => {
+            value if control_fd::parse_retry_after(value).is_none() => {
                 format!("retry_after is not a duration: {value}")
             }
             _ => String::new(),
         };
         // A detail from the handler is used as it is.
-        let (exit_text, text) = match &self.detail {
+        let (prefix, text) = match &self.detail {
             Value::Null => ("answered", last_line(stderr.during_job())),
             Value::String(text) => ("", one_line(text.as_bytes())),
             other => ("", one_line(other.to_string().as_bytes())),
         };
-        let exit_text = if text.is_empty() { "answered" } else { exit_text };
-        let detail = detail_text::join(&[exit_text, &text, &retry_after_error, &control.free_text]);
+        let prefix = if text.is_empty() { "answered" } else { prefix };
+        let detail = detail_text::join(&[prefix, &text, &retry_after_error, &control.free_text]);
         let (is_permanent, stdout) = (self.outcome == ResponseOutcome::Dead, Vec::new());
         AttemptResult {
             outcome,
@@ -126,7 +126,7 @@ impl<'a> PendingResponses<'a> {
     pub fn on_output(&mut self, event: ProtocolEvent<'_>) -> Directive {
         let line = match event {
             ProtocolEvent::ControlLine(line)
-                if self.control.on_line_responding_mode(line) == ControlLine::Heartbeat =>
+                if self.control.on_line_without_deferral(line) == ControlLine::Heartbeat =>
             {
                 return Directive::RestartTimeout;
             }
@@ -180,7 +180,7 @@ impl<'a> PendingResponses<'a> {
         timeout: Duration,
     ) -> AttemptResult {
         let failed = |reason: &str| (Outcome::Failed, false, reason.to_owned());
-        let (outcome, is_permanent, exit_text) = match (end_reason, &self.protocol_error) {
+        let (outcome, is_permanent, summary) = match (end_reason, &self.protocol_error) {
             (EndReason::Stopped, _) => (Outcome::Interrupted, false, "stopped".to_owned()),
             (_, Some(reason)) => failed(reason),
             (EndReason::TimedOut, _) => {
@@ -192,7 +192,7 @@ impl<'a> PendingResponses<'a> {
             (EndReason::Exited | EndReason::Finished, _) => own_exit,
         };
         let detail = detail_text::join(&[
-            &exit_text,
+            &summary,
             &last_line(stderr.during_job()),
             &self.control.free_text,
         ]);

@@ -111,7 +111,7 @@ impl StreamRunner {
             // The last line of the process, without a newline.
             Some((_, response)) => response.attempt_result(exit_report.stderr, &pending.control),
             None => {
-                let exit_text = match command::outcome(&exit_report.exit) {
+                let exit_text = match command::map_exit(&exit_report.exit) {
                     (Outcome::Succeeded, _, exit_text) => format!("{exit_text} without a response"),
                     (_, _, exit_text) => exit_text,
                 };

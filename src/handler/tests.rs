@@ -8,7 +8,7 @@ use super::*;
 use crate::domain::{EventId, Headers, JobId};
 
 /// Builds attempt 3 of job 7 of event 42 for handler `crm`, with changed settings.
-pub(super) fn sample(change: impl FnOnce(&mut config::Handler)) -> Task {
+pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
     let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
     let event = Event {
         id: EventId(42),

@@ -121,7 +121,7 @@ pub(super) struct ChildProcess {
     written_bytes: u64,
     /// How much of its input was unread when the process closed its stdin.
     unread_bytes: Option<u64>,
-    is_reaped: bool,
+    is_finished: bool,
 }
 
 impl ChildProcess {
@@ -141,7 +141,7 @@ impl ChildProcess {
             control_lines: LineSplitter::new(CONTROL_LINE_BYTES_MAX),
             written_bytes: 0,
             unread_bytes: None,
-            is_reaped: false,
+            is_finished: false,
         })
     }
 
@@ -149,9 +149,9 @@ impl ChildProcess {
         &self.pidfd
     }
 
-    /// Writes `input` and passes the output of the process to `on_output`. It returns when a
-    /// callback is done, the process ends, the deadline passes, or `stop` is cancelled. With
-    /// `closes_input`, it closes the process's stdin after the input.
+    /// Writes `input` and passes the output of the process to `on_output`. Returns when a callback
+    /// returns `Finish`, the process ends, the deadline passes, or `stop` is cancelled. With
+    /// `closes_input`, closes the process's stdin after the input.
     pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,
@@ -343,7 +343,7 @@ impl ChildProcess {
         &mut self,
         on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> Option<WaitStatus> {
-        self.is_reaped = true;
+        self.is_finished = true;
         // The group must be killed before the process is reaped. Until then, no other group can get
         // its id.
         self.signal(Signal::KILL);
@@ -363,7 +363,7 @@ impl ChildProcess {
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        if !self.is_reaped {
+        if !self.is_finished {
             self.finish(&mut |_| Directive::Continue);
         }
     }

@@ -110,9 +110,9 @@ impl LineProcess {
         self.child.pidfd()
     }
 
-    /// Writes `input` and passes the lines of the process to `on_event`, until a callback is done
-    /// or the exchange can't continue. With `closes_input`, the input of the process ends after
-    /// `input`.
+    /// Writes `input` and passes the lines of the process to `on_event`, until a callback returns
+    /// `Finish` or the exchange can't continue. With `closes_input`, the input of the process ends
+    /// after `input`.
     pub fn communicate(
         &mut self,
         input: &mut dyn InputSource,

@@ -23,8 +23,8 @@ use rustix::thread::gettid;
 
 use super::StartError;
 use super::procfs::{
-    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, children, lists_children, read_run_id,
-    scan_children, wait_for_exits,
+    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, has_children_list, read_children,
+    read_run_id, scan_children, wait_for_exits,
 };
 
 /// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
@@ -60,8 +60,9 @@ fn process_table() -> MutexGuard<'static, ProcessTable> {
     PROCESS_TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this process the subreaper of its descendants, and closes inherited descriptors, such as a
-/// listening socket, in its children. Call it before the first run.
+/// Makes this process the subreaper of its descendants. Marks inherited descriptors, such as a
+/// listening socket, as close-on-exec, so that children don't get them. Call it before the first
+/// run.
 ///
 /// # Errors
 /// The system does not support it.
@@ -118,7 +119,7 @@ impl RunGuard {
         let mut in_transition_since = None;
         let mut kill_rounds = 0;
         while kill_rounds < SWEEPS_MAX && Instant::now() < deadline {
-            if children().is_empty() {
+            if read_children().is_empty() {
                 return;
             }
             let sweep = process_table().sweep(&self.run_id, group);
@@ -148,7 +149,7 @@ pub(super) fn track_start(
     start: impl FnOnce() -> Result<Pid, StartError>,
 ) -> Result<Pid, StartError> {
     // The children of other threads are in another list than orphans.
-    let listed = usize::from(!lists_children() || gettid() == rustix::process::getpid());
+    let listed = usize::from(!has_children_list() || gettid() == rustix::process::getpid());
     let _guard = StartGuard::new(listed);
     let started = start();
     if let Ok(pid) = started {
@@ -176,7 +177,7 @@ impl Drop for StartGuard {
 
 /// Waits for the end of a started process and reaps it.
 pub(super) fn reap(pid: Pid) -> Option<WaitStatus> {
-    // This waits without the lock and takes the lock for a `waitpid` that does not wait.
+    // The long wait needs no lock. The later `waitpid` takes the lock and does not wait.
     let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while matches!(waitid(WaitId::Pid(pid), exited), Err(Errno::INTR)) {}
     let mut table = process_table();
@@ -202,7 +203,7 @@ impl ProcessTable {
     /// Checks each orphan once: reaps it, kills it or leaves it alone.
     fn sweep(&mut self, run_id: &str, group: Pid) -> Sweep {
         let mut sweep = Sweep::default();
-        let children = children();
+        let children = read_children();
         self.untagged.retain(|pid, _| children.contains(pid));
         self.unkillable.retain(|pid| children.contains(pid));
         for pid in children.into_iter().filter(|&pid| pid != group) {
@@ -216,7 +217,7 @@ impl ProcessTable {
                 sweep.reaped += 1;
                 continue;
             }
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             let is_orphan = match read_run_id(pid) {
                 _ if getpgid(Some(pid)) == Ok(group) => true,
                 RunId::Value(orphan_run_id) if orphan_run_id == run_id => true,
@@ -226,13 +227,13 @@ impl ProcessTable {
                 }
                 RunId::Missing => self.untagged_is_orphan(pid),
                 RunId::InTransition => {
-                    sweep.in_transition.push((pid, process));
+                    sweep.in_transition.push((pid, pidfd));
                     continue;
                 }
             };
-            let killed = is_orphan && pidfd_send_signal(&process, Signal::KILL).is_ok();
-            if killed && !self.unkillable.contains(&pid) {
-                sweep.killed.push((pid, process));
+            let is_killed = is_orphan && pidfd_send_signal(&pidfd, Signal::KILL).is_ok();
+            if is_killed && !self.unkillable.contains(&pid) {
+                sweep.killed.push((pid, pidfd));
             }
         }
         sweep

@@ -46,19 +46,19 @@ struct PoolState {
 }
 
 impl PoolShared {
-    fn state(&self) -> MutexGuard<'_, PoolState> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Handles the end of a process, as the watching thread reports it.
     fn on_exit(&self, number: u64) {
-        let mut state = self.state();
+        let mut state = self.lock();
         if let Some(has_ended) = state.in_use.get_mut(&number) {
             *has_ended = true;
             return;
         }
-        let at = state.idle.iter().position(|process| process.number() == number);
-        let ended = at.map(|at| state.idle.remove(at));
+        let index = state.idle.iter().position(|process| process.number() == number);
+        let ended = index.map(|index| state.idle.remove(index));
         drop(state);
         if let Some(process) = ended {
             drain(process);
@@ -66,27 +66,27 @@ impl PoolShared {
     }
 }
 
-/// The wait before the next start after processes that failed.
+/// The wait before the next start after failed starts or processes.
 #[derive(Debug, Default)]
 struct Backoff {
-    /// Consecutive processes that ended before their first success.
+    /// Consecutive failures: starts that failed, and processes that ended before their first
+    /// success.
     failures: u32,
     last_failure_at: Option<Instant>,
 }
 
 impl Backoff {
-    fn wait(&self, now: Instant) -> Duration {
-        let Some(at) = self.last_failure_at.filter(|_| self.failures > 0) else {
+    fn remaining_wait(&self, now: Instant) -> Duration {
+        let Some(last_failure_at) = self.last_failure_at.filter(|_| self.failures > 0) else {
             return Duration::ZERO;
         };
         let factor =
             1_u32.checked_shl(self.failures - 1).filter(|&factor| factor > 0).unwrap_or(u32::MAX);
         let wait = BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LONGEST);
-        (at + wait).saturating_duration_since(now)
+        (last_failure_at + wait).saturating_duration_since(now)
     }
 
-    /// Records a process that ended before its first success. Processes that were started at the
-    /// same time count as one failure.
+    /// Records a failure. Processes that were started at the same time count as one.
     fn record_failure(&mut self, started_at: Instant, now: Instant) {
         if self.last_failure_at.is_none_or(|last_failure_at| started_at >= last_failure_at) {
             self.failures = self.failures.saturating_add(1);
@@ -115,7 +115,7 @@ impl ProcessPool {
             if stop.is_cancelled() {
                 return Err(ExitReason::Stopped);
             }
-            let mut state = self.shared.state();
+            let mut state = self.shared.lock();
             if let Some(process) = state.idle.pop() {
                 state.in_use.insert(process.number(), false);
                 drop(state);
@@ -124,7 +124,7 @@ impl ProcessPool {
                 }
                 continue;
             }
-            let wait = state.backoff.wait(Instant::now());
+            let wait = state.backoff.remaining_wait(Instant::now());
             drop(state);
             if wait.is_zero() {
                 match self.start(max_output_bytes, command) {
@@ -177,12 +177,12 @@ impl ProcessPool {
             Ok(process) => process,
             Err(e) => {
                 if !e.is_transient {
-                    self.shared.state().backoff.record_failure(started_at, Instant::now());
+                    self.shared.lock().backoff.record_failure(started_at, Instant::now());
                 }
                 return Err(e);
             }
         };
-        self.shared.state().in_use.insert(process.number(), false);
+        self.shared.lock().in_use.insert(process.number(), false);
         if let Err(e) = register_exit(&process, &self.shared) {
             self.discard(&process);
             return Err(StartError::from_io(&e, format!("its end can't be watched: {e}")));
@@ -194,7 +194,7 @@ impl ProcessPool {
     pub fn release(&self, mut process: LineProcess) {
         process.has_succeeded = true;
         let number = process.number();
-        let mut state = self.shared.state();
+        let mut state = self.shared.lock();
         state.backoff.failures = 0;
         let has_ended = state.in_use.remove(&number) == Some(true);
         if state.is_closed || has_ended {
@@ -208,21 +208,21 @@ impl ProcessPool {
     /// `discard_failed`.
     pub fn discard(&self, process: &LineProcess) {
         unregister_exit(process.number());
-        self.shared.state().in_use.remove(&process.number());
+        self.shared.lock().in_use.remove(&process.number());
     }
 
     /// Removes a process that failed. If it never succeeded, the backoff delays the next start.
     pub fn discard_failed(&self, process: &LineProcess) {
         self.discard(process);
         if !process.has_succeeded {
-            self.shared.state().backoff.record_failure(process.started_at, Instant::now());
+            self.shared.lock().backoff.record_failure(process.started_at, Instant::now());
         }
     }
 
     /// Closes the input of idle processes without waiting for their end. Processes that are
     /// released later are ended too.
     pub fn close(&self) {
-        let mut state = self.shared.state();
+        let mut state = self.shared.lock();
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
         drop(state);
@@ -271,7 +271,7 @@ fn drain(process: LineProcess) {
     };
     // If the thread can't be started, the closure and the process in it are dropped, which kills
     // the process.
-    let _ = std::thread::Builder::new().name("retiring".into()).spawn(terminate);
+    let _ = std::thread::Builder::new().name("drain".into()).spawn(terminate);
 }
 
 /// Waits until all processes that are being ended have ended. Returns `false` if some have not

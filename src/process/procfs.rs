@@ -34,7 +34,7 @@ pub(super) const TRANSITION_RETRY_WAIT: Duration = Duration::from_millis(1);
 pub(super) const TRANSITION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN).
-pub(super) fn lists_children() -> bool {
+pub(super) fn has_children_list() -> bool {
     static HAS_LIST: OnceLock<bool> = OnceLock::new();
     *HAS_LIST.get_or_init(|| fs::metadata(children_path()).is_ok())
 }
@@ -46,8 +46,8 @@ fn children_path() -> String {
 
 /// Returns the children of the main thread. If the kernel has no such list, returns those of all
 /// threads.
-pub(super) fn children() -> Vec<Pid> {
-    if !lists_children() {
+pub(super) fn read_children() -> Vec<Pid> {
+    if !has_children_list() {
         return scan_children();
     }
     let mut text = String::new();

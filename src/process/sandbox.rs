@@ -1,10 +1,10 @@
-//! Sandboxed processes: this binary, started again for work that may crash or not end.
+//! Sandboxed processes: this binary, started again for work that may crash or never end.
 //!
 //! Before it reads any input, the process sets limits on itself (`apply_limits`): processor time,
 //! memory, no files and no new processes. It has three pipes and shares one page of memory with the
-//! server. It writes its current stage into this page, so that the server knows after a crash what
-//! caused it. It can't start processes, so it leaves no orphans. It is not a run: it may live as
-//! long as the server.
+//! server. It writes its current stage into this page. After a crash, the server reads there what
+//! caused it. A sandboxed process can't start processes, so it leaves no orphans. It is not a run,
+//! because it may live as long as the server.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -24,7 +24,7 @@ use rustix::process::{
 use super::oom;
 use super::orphans::{reap, track_start};
 use super::procfs::processor_ticks;
-use super::spawn::{pipe, start};
+use super::spawn::{create_pipe, run_posix_spawn};
 use super::{CommandSpec, StartError};
 
 const PAGE_BYTES: usize = 4096;
@@ -79,11 +79,11 @@ impl SandboxedProcess {
             |e| StartError::from_errno(e, format!("no shared memory is available: {e}"));
         let pipe_error = |e| StartError::from_errno(e, format!("no pipes are available: {e}"));
         let (page, memory) = SharedPage::new().map_err(memory_error)?;
-        let (stdin_end, stdin) = pipe(false).map_err(pipe_error)?;
-        let (stdout, stdout_end) = pipe(true).map_err(pipe_error)?;
-        let (stderr_pipe, stderr_end) = pipe(true).map_err(pipe_error)?;
+        let (stdin_end, stdin) = create_pipe(false).map_err(pipe_error)?;
+        let (stdout, stdout_end) = create_pipe(true).map_err(pipe_error)?;
+        let (stderr_pipe, stderr_end) = create_pipe(true).map_err(pipe_error)?;
         let pipe_ends = [stdin_end, stdout_end, stderr_end, memory];
-        let pid = track_start(|| start(command, &pipe_ends))?;
+        let pid = track_start(|| run_posix_spawn(command, &pipe_ends))?;
         Ok(Self { pid, stdin, stdout, stderr_pipe, page, is_reaped: false })
     }
 
@@ -176,7 +176,7 @@ fn retry_until(
 #[derive(Debug)]
 struct SharedPage(NonNull<[AtomicU32; 2]>);
 
-// SAFETY: the page is reached by atomic reads and writes alone, from whatever thread.
+// SAFETY: the page is reached by atomic reads and writes alone, from any thread.
 unsafe impl Send for SharedPage {}
 
 impl SharedPage {
@@ -203,7 +203,7 @@ impl SharedPage {
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        // SAFETY: what was mapped, once; no reference to it is left.
+        // SAFETY: unmaps once what `map` mapped; no reference to it is left.
         let _ = unsafe { munmap(self.0.as_ptr().cast(), PAGE_BYTES) };
     }
 }

@@ -62,12 +62,13 @@ pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, Star
         let reason = format!("{path}: no pipes are available: {}", hint(e.raw_os_error()));
         StartError::from_errno(e, reason)
     };
-    let (stdin_end, stdin) = pipe(false).map_err(pipe_error)?;
-    let (stdout, stdout_end) = pipe(true).map_err(pipe_error)?;
-    let (stderr, stderr_end) = pipe(true).map_err(pipe_error)?;
-    let (control, control_end) = pipe(true).map_err(pipe_error)?;
+    let (stdin_end, stdin) = create_pipe(false).map_err(pipe_error)?;
+    let (stdout, stdout_end) = create_pipe(true).map_err(pipe_error)?;
+    let (stderr, stderr_end) = create_pipe(true).map_err(pipe_error)?;
+    let (control, control_end) = create_pipe(true).map_err(pipe_error)?;
     let pipe_ends = [stdin_end, stdout_end, stderr_end, control_end];
-    let pid = run.start(|| start(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
+    let pid =
+        run.start(|| run_posix_spawn(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
     // The child's ends are closed first, so that a descriptor is free for the pidfd.
     drop(pipe_ends);
     let pidfd = open_pidfd(pid).map_err(|e| {
@@ -96,7 +97,7 @@ fn open_pidfd(pid: Pid) -> Result<OwnedFd, Errno> {
 
 /// Creates a pipe. The server's end is non-blocking: the read end if `parent_reads`, else the write
 /// end.
-pub(super) fn pipe(parent_reads: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn create_pipe(parent_reads: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let ours = if parent_reads { &read } else { &write };
     rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
@@ -104,8 +105,14 @@ pub(super) fn pipe(parent_reads: bool) -> rustix::io::Result<(OwnedFd, OwnedFd)>
 }
 
 #[expect(clippy::disallowed_methods, reason = "processes start here alone")]
-pub(super) fn start(command: &CommandSpec, pipe_ends: &[OwnedFd; 4]) -> Result<Pid, StartError> {
-    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| "a NUL byte in it".to_owned());
+pub(super) fn run_posix_spawn(
+    command: &CommandSpec,
+    pipe_ends: &[OwnedFd; 4],
+) -> Result<Pid, StartError> {
+    let c_string = |bytes: &[u8]| {
+        CString::new(bytes)
+            .map_err(|_| "an argument, a path or a variable contains a NUL byte".to_owned())
+    };
     let path = c_string(command.path.as_os_str().as_bytes())?;
     let directory = c_string(command.directory.as_os_str().as_bytes())?;
     let args =
@@ -124,7 +131,7 @@ pub(super) fn start(command: &CommandSpec, pipe_ends: &[OwnedFd; 4]) -> Result<P
     let (argv, envp) = (pointer_list(&args), pointer_list(&env));
     let spawn_attributes = SpawnAttributes::new(&directory, pipe_ends)?;
     let mut pid: libc::pid_t = 0;
-    // SAFETY: path, argv and envp are NUL-terminated and outlive the call; settings are initialised.
+    // SAFETY: path, argv and envp are NUL-terminated and outlive the call; the attributes are initialised.
     let error = unsafe {
         libc::posix_spawn(
             &raw mut pid,
@@ -158,8 +165,8 @@ impl SpawnAttributes {
             | libc::POSIX_SPAWN_SETSIGDEF
             | libc::POSIX_SPAWN_SETSIGMASK;
         let (mut all, mut none) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-        // SAFETY: both are initialised by the first two calls, before anything else uses them; the
-        // signal sets by the two calls before they are handed over.
+        // SAFETY: `actions` and `attributes` are initialised by the first two calls of the list,
+        // before other calls use them. The signal sets are initialised by the two calls before it.
         let errors = unsafe {
             libc::sigfillset(all.as_mut_ptr());
             libc::sigemptyset(none.as_mut_ptr());

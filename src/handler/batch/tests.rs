@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample, until};
+use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample_task, until};
 use crate::process::become_subreaper;
 
 /// A handler in mode `batch` in a folder of its own.
@@ -24,7 +24,7 @@ struct BatchHarness {
 fn handler_script(script: &str) -> BatchHarness {
     become_subreaper().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let task = sample(|handler| {
+    let task = sample_task(|handler| {
         handler.command =
             ["sh", "-c", &format!("{SHELL_FUNCTIONS}\n{script}")].map(String::from).to_vec();
         handler.directory = folder.path().to_owned();
@@ -47,7 +47,7 @@ impl BatchHarness {
 
     fn tasks(&self, count: i64) -> Vec<Task> {
         let task = |job| {
-            let mut task = sample(|handler| *handler = self.handler.clone());
+            let mut task = sample_task(|handler| *handler = self.handler.clone());
             task.claim.job = JobId(job);
             Task { input: Arc::clone(&self.body), ..task }
         };
@@ -121,7 +121,7 @@ fn responses_may_arrive_in_any_order() {
 
 #[test]
 fn jobs_without_a_response_follow_the_exit_code() {
-    for (exit, remaining) in [
+    for (exit, unanswered) in [
         ("exit 0", "succeeded"),
         ("exit 65", "failed!: exit 65: why"),
         ("exit 75", "failed: exit 75: why"),
@@ -129,9 +129,9 @@ fn jobs_without_a_response_follow_the_exit_code() {
         ("kill -KILL $$", "failed: signal 9: why"),
     ] {
         let harness = handler_script(&format!("cat > got; job=2; ok; echo why >&2; {exit}"));
-        harness.check(&[remaining, "succeeded", remaining]);
+        harness.check(&[unanswered, "succeeded", unanswered]);
         // The process need not read its input.
-        handler_script(&format!("echo why >&2; {exit}")).check(&[remaining; 3]);
+        handler_script(&format!("echo why >&2; {exit}")).check(&[unanswered; 3]);
     }
 }
 
@@ -145,11 +145,11 @@ fn stderr_is_kept_with_the_jobs_that_did_not_succeed() {
 
 #[test]
 fn a_response_is_reported_while_the_process_still_runs() {
-    let harness = handler_script("job=1; ok; until [ -e heard ]; do sleep 0.01; done; job=2; ok");
+    let harness = handler_script("job=1; ok; until [ -e go ]; do sleep 0.01; done; job=2; ok");
     let tasks = harness.tasks(2);
     let mut result = Vec::new();
     harness.batch.run_all(&tasks, &harness.stop, &mut |index, how| {
-        std::fs::write(harness.folder.path().join("heard"), "").unwrap();
+        std::fs::write(harness.folder.path().join("go"), "").unwrap();
         result.push((index, how.outcome));
     });
     assert_eq!(result, [(0, Outcome::Succeeded), (1, Outcome::Succeeded)]);

@@ -7,7 +7,7 @@ use super::super::http_outcome::HttpOutcome;
 pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// Parses the head. Returns it with the start of the body, or the reason why the head is invalid.
-pub(super) fn read(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
+pub(super) fn parse_head(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
     let (mut outcome, mut status, mut rest, mut line_count) =
         (HttpOutcome::default(), None, start, 0);
     loop {

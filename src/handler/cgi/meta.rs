@@ -17,7 +17,7 @@ const NOT_PASSED_ON: [&str; 6] =
 
 /// Returns the path of the script, the last element of the command. A single element is the script
 /// itself.
-pub(super) fn script(task: &Task, program: &Path) -> PathBuf {
+pub(super) fn script_path(task: &Task, program: &Path) -> PathBuf {
     match task.handler.command.as_slice() {
         [_, .., script] => task.handler.directory.join(script),
         _ => task.handler.directory.join(program),
@@ -25,17 +25,17 @@ pub(super) fn script(task: &Task, program: &Path) -> PathBuf {
 }
 
 /// Returns all variables of the request, each name once.
-pub(super) fn variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
+pub(super) fn build_variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
     let event = &task.event;
     let query = event.query.clone().unwrap_or_default();
-    let (name, port) = server(event.headers.get("host").unwrap_or_default());
+    let (name, port) = split_host(event.headers.get("host").unwrap_or_default());
     let uri = match &event.query {
         Some(query) => format!("{}?{query}", event.path),
         None => event.path.clone(),
     };
     let path = percent_decode_str(&event.path).collect();
-    let mut all: Vec<(String, OsString)> = Vec::with_capacity(32);
-    let mut add = |name: &str, value: OsString| all.push((name.to_owned(), value));
+    let mut variables: Vec<(String, OsString)> = Vec::with_capacity(32);
+    let mut add = |name: &str, value: OsString| variables.push((name.to_owned(), value));
     add("GATEWAY_INTERFACE", "CGI/1.1".into());
     add("SERVER_SOFTWARE", concat!("hooktrail/", env!("CARGO_PKG_VERSION")).into());
     add("SERVER_PROTOCOL", "HTTP/1.1".into());
@@ -56,13 +56,13 @@ pub(super) fn variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
         Some(content_type) => add("CONTENT_TYPE", OsString::from_vec(content_type.to_vec())),
         None => {}
     }
-    all.extend(headers(&event.headers));
-    all
+    variables.extend(header_variables(&event.headers));
+    variables
 }
 
-/// Returns the query as it was sent, with one exception. If a query begins with `-` and has no `=`,
-/// php-cgi ignores the arguments of its command line. An empty field (`&`) is put before such a
-/// query, which every form parser ignores.
+/// Returns the query as it was sent, with one exception for php-cgi. If a query begins with `-` and
+/// has no `=`, php-cgi ignores the arguments of its command line. An empty field (`&`) before such
+/// a query prevents this. Form parsers ignore it.
 fn query_string(query: &str, command: &[String]) -> String {
     let program = command.first().filter(|_| command.len() > 1).map(Path::new);
     let name = program.and_then(Path::file_name).map(OsStr::to_string_lossy);
@@ -76,7 +76,7 @@ fn query_string(query: &str, command: &[String]) -> String {
 }
 
 /// Splits the `Host` header into name and port: `example.com:8080`, `[::1]`.
-fn server(host: &[u8]) -> (String, u16) {
+fn split_host(host: &[u8]) -> (String, u16) {
     let default = || ("localhost".to_owned(), 80);
     let Ok(host) = std::str::from_utf8(host) else { return default() };
     let (name, port) = match host.rsplit_once(':') {
@@ -93,21 +93,21 @@ fn server(host: &[u8]) -> (String, u16) {
 /// Returns the `HTTP_…` variables. Values of repeated headers are joined. A header whose name
 /// contains other characters than letters, digits and dashes is left out, because `x_a` would get
 /// the variable of `x-a`.
-fn headers(headers: &Headers) -> Vec<(String, OsString)> {
-    let mut all: Vec<(String, Vec<u8>)> = Vec::new();
+fn header_variables(headers: &Headers) -> Vec<(String, OsString)> {
+    let mut variables: Vec<(String, Vec<u8>)> = Vec::new();
     for (name, value) in &headers.0 {
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_plain || NOT_PASSED_ON.contains(&name.as_str()) {
             continue;
         }
         let name = format!("HTTP_{}", name.to_ascii_uppercase().replace('-', "_"));
-        match all.iter_mut().find(|(earlier, _)| *earlier == name) {
+        match variables.iter_mut().find(|(earlier, _)| *earlier == name) {
             Some((_, values)) => {
                 values.extend_from_slice(b", ");
                 values.extend_from_slice(value);
             }
-            None => all.push((name, value.clone())),
+            None => variables.push((name, value.clone())),
         }
     }
-    all.into_iter().map(|(name, value)| (name, OsString::from_vec(value))).collect()
+    variables.into_iter().map(|(name, value)| (name, OsString::from_vec(value))).collect()
 }

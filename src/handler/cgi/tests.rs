@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::*;
 use crate::config::Handler;
 use crate::domain::{Event, Headers};
-use crate::handler::tests::sample;
+use crate::handler::tests::sample_task;
 
 fn task(script: &str) -> Task {
     task_with(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
 }
 
 fn task_with(change: impl FnOnce(&mut Handler)) -> Task {
-    sample(|handler| {
+    sample_task(|handler| {
         handler.mode = crate::config::Mode::Cgi;
         change(handler);
     })
@@ -32,7 +32,7 @@ fn with_request(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> T
 }
 
 /// Returns the variables that only CGI scripts get.
-fn variables(task: &Task) -> Vec<String> {
+fn script_variables(task: &Task) -> Vec<String> {
     let handler = Handler { command: vec!["env".into(), "-0".into()], ..(*task.handler).clone() };
     let task = Task { handler: Arc::new(handler), ..task.clone() };
     let printed = String::from_utf8_lossy(&run_attempt(&task).stdout).into_owned();
@@ -54,7 +54,7 @@ fn a_script_gets_the_variables_of_the_rfc() {
         &task_with(|handler| handler.directory = "/tmp".into()),
     );
     assert_eq!(
-        variables(&task),
+        script_variables(&task),
         [
             "CONTENT_LENGTH=8",
             "CONTENT_TYPE=text/plain",
@@ -75,22 +75,22 @@ fn a_script_gets_the_variables_of_the_rfc() {
             concat!("SERVER_SOFTWARE=hooktrail/", env!("CARGO_PKG_VERSION")),
         ]
     );
-    let no_command = with_request(&[], None, &task);
-    let found = variables(&no_command);
+    let bare_request = with_request(&[], None, &task);
+    let found = script_variables(&bare_request);
     for line in ["QUERY_STRING=", "SERVER_NAME=localhost", "SERVER_PORT=80"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
     assert!(!found.iter().any(|line| line.starts_with("CONTENT_TYPE")), "{found:?}");
-    let json_task = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
-    let found = variables(&json_task);
+    let created = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
+    let found = script_variables(&created);
     for line in ["CONTENT_TYPE=application/json", "CONTENT_LENGTH=2"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
-    let handlers_own = Task {
+    let overridden = Task {
         env: Arc::new([("HTTPS".into(), "on".into()), ("SERVER_PORT".into(), "443".into())]),
-        ..json_task
+        ..created
     };
-    let found = variables(&handlers_own);
+    let found = script_variables(&overridden);
     for line in ["HTTPS=on", "SERVER_PORT=443"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
@@ -119,7 +119,7 @@ fn a_header_never_becomes_another_variable() {
         ("x-forwarded-for", "192.0.2.2"),
         ("cookie", "[redacted]"),
     ];
-    let found = variables(&with_request(&headers, None, &task_with(|_| {})));
+    let found = script_variables(&with_request(&headers, None, &task_with(|_| {})));
     let http: Vec<_> = found.iter().filter(|line| line.starts_with("HTTP_")).collect();
     assert_eq!(http, ["HTTP_COOKIE=[redacted]", "HTTP_X_FORWARDED_FOR=192.0.2.1, 192.0.2.2"]);
     assert!(found.contains(&"CONTENT_LENGTH=8".to_owned()), "{found:?}");
@@ -128,7 +128,7 @@ fn a_header_never_becomes_another_variable() {
 #[test]
 fn an_invalid_host_header_becomes_localhost() {
     let check = |host: &str, name: &str, port: u16| {
-        let found = variables(&with_request(&[("host", host)], None, &task_with(|_| {})));
+        let found = script_variables(&with_request(&[("host", host)], None, &task_with(|_| {})));
         let lines = [format!("SERVER_NAME={name}"), format!("SERVER_PORT={port}")];
         assert!(lines.iter().all(|line| found.contains(line)), "{host}: {found:?}");
     };
@@ -156,7 +156,7 @@ fn the_script_is_the_commands_last_element() {
             handler.command = command.iter().map(|&word| word.to_owned()).collect();
             handler.directory = "/srv/hooks".into();
         });
-        meta::script(&task, Path::new("/usr/bin/found"))
+        meta::script_path(&task, Path::new("/usr/bin/found"))
     };
     assert_eq!(script(&["php-cgi", "receiver.php"]), PathBuf::from("/srv/hooks/receiver.php"));
     assert_eq!(script(&["php-cgi", "-n", "/a/b.php"]), PathBuf::from("/a/b.php"));
@@ -202,32 +202,32 @@ fn the_status_decides_and_defaults_to_200() {
     check_attempt(date, Failed, false, Some(60), "status 429");
     let elsewhere = "status 302: not followed to https://example.com/";
     check_attempt("printf 'Location: https://example.com/\\n\\n'", Failed, false, None, elsewhere);
-    let json_task = "printf 'Status: 201\\nLocation: https://example.com/\\n\\n'";
-    check_attempt(json_task, Succeeded, false, None, "status 201");
+    let created = "printf 'Status: 201\\nLocation: https://example.com/\\n\\n'";
+    check_attempt(created, Succeeded, false, None, "status 201");
 }
 
 #[test]
 fn output_without_a_header_block_fails() {
-    let no_command = |script: &str, reason: &str| {
+    let check_no_header_block = |script: &str, reason: &str| {
         let detail = format!("exit 0: no header block: {reason}");
         check_attempt(script, Outcome::Failed, false, None, &detail);
     };
-    no_command("true", "no output");
-    no_command("echo >&2 why", "no output: why");
-    no_command("printf 'Status: 200'", "no empty line at its end");
-    no_command("printf 'Status: 200\\n'", "no empty line at its end");
-    no_command("printf '\\nok'", "the first line is empty");
-    no_command("echo done", "\"done\" is not a header");
-    no_command("printf 'HTTP/1.1 200 OK\\n\\n'", "\"HTTP/1.1 200 OK\" is not a header");
-    no_command("printf '<p>a: b</p>\\n\\n'", "\"<p>a: b</p>\" is not a header");
-    no_command("printf 'A: b\\n c: d\\n\\n'", "\"c: d\" is not a header");
-    no_command("printf ': b\\n\\n'", "\": b\" is not a header");
-    no_command("printf 'A: \\033[2J\\nb\\033\\n\\n'", "\"b\" is not a header");
-    no_command("printf 'Status: fine\\n\\n'", "\"fine\" is not a status");
-    no_command("printf 'Status: 99\\n\\n'", "\"99\" is not a status");
-    no_command("printf 'Status: 2000\\n\\n'", "\"2000\" is not a status");
-    no_command("yes 'A: b' | head -n 100000", "it has no end within 32 KiB");
-    no_command("head -c 1000000 /dev/zero", "it has no end within 32 KiB");
+    check_no_header_block("true", "no output");
+    check_no_header_block("echo >&2 why", "no output: why");
+    check_no_header_block("printf 'Status: 200'", "no empty line at its end");
+    check_no_header_block("printf 'Status: 200\\n'", "no empty line at its end");
+    check_no_header_block("printf '\\nok'", "the first line is empty");
+    check_no_header_block("echo done", "\"done\" is not a header");
+    check_no_header_block("printf 'HTTP/1.1 200 OK\\n\\n'", "\"HTTP/1.1 200 OK\" is not a header");
+    check_no_header_block("printf '<p>a: b</p>\\n\\n'", "\"<p>a: b</p>\" is not a header");
+    check_no_header_block("printf 'A: b\\n c: d\\n\\n'", "\"c: d\" is not a header");
+    check_no_header_block("printf ': b\\n\\n'", "\": b\" is not a header");
+    check_no_header_block("printf 'A: \\033[2J\\nb\\033\\n\\n'", "\"b\" is not a header");
+    check_no_header_block("printf 'Status: fine\\n\\n'", "\"fine\" is not a status");
+    check_no_header_block("printf 'Status: 99\\n\\n'", "\"99\" is not a status");
+    check_no_header_block("printf 'Status: 2000\\n\\n'", "\"2000\" is not a status");
+    check_no_header_block("yes 'A: b' | head -n 100000", "it has no end within 32 KiB");
+    check_no_header_block("head -c 1000000 /dev/zero", "it has no end within 32 KiB");
 }
 
 #[test]
@@ -280,7 +280,8 @@ fn the_query_never_removes_phps_arguments() {
             handler.command = command.iter().map(|&word| word.to_owned()).collect();
         });
         let task = with_request(&[], Some(query), &task);
-        let all = meta::variables(&task, &meta::script(&task, Path::new("/usr/bin/php-cgi")));
+        let all =
+            meta::build_variables(&task, &meta::script_path(&task, Path::new("/usr/bin/php-cgi")));
         let found = all.iter().find(|(name, _)| name == "QUERY_STRING").unwrap();
         assert_eq!(found.1, expected, "{command:?}");
     };

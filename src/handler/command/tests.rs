@@ -6,10 +6,10 @@ use super::*;
 use crate::config;
 use crate::domain::Event;
 use crate::handler::detail_text::DETAIL_CHARS_MAX;
-use crate::handler::tests::sample;
+use crate::handler::tests::sample_task;
 
 fn task(script: &str) -> Task {
-    sample(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
+    sample_task(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
 }
 
 fn task_with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
@@ -23,7 +23,7 @@ fn run_attempt(task: &Task) -> AttemptResult {
     CommandRunner::default().run(task, &CancelToken::new().unwrap())
 }
 
-fn printed(task: &Task) -> String {
+fn stdout_of(task: &Task) -> String {
     String::from_utf8(run_attempt(task).stdout).unwrap()
 }
 
@@ -84,15 +84,15 @@ fn detail_is_one_line_of_bounded_length() {
     check("echo why >&2; echo said >&3; echo more >&3; exit 7", "exit 7: why: said more");
     let long = run_attempt(&task("head -c 100000 /dev/zero | tr '\\0' e >&2; exit 7"));
     assert_eq!(long.detail.len(), DETAIL_CHARS_MAX);
-    let many = run_attempt(&task("yes | head -n 100000 >&3; exit 7"));
-    assert_eq!(many.detail.chars().count(), DETAIL_CHARS_MAX);
+    let long_control_text = run_attempt(&task("yes | head -n 100000 >&3; exit 7"));
+    assert_eq!(long_control_text.detail.chars().count(), DETAIL_CHARS_MAX);
 }
 
 #[test]
 fn the_body_or_the_item_is_on_stdin() {
-    assert_eq!(printed(&task("cat")), "the body");
+    assert_eq!(stdout_of(&task("cat")), "the body");
     let input = Arc::from(*b"an item");
-    assert_eq!(printed(&Task { input, item: Some(1), ..task("cat") }), "an item");
+    assert_eq!(stdout_of(&Task { input, item: Some(1), ..task("cat") }), "an item");
 }
 
 #[test]
@@ -121,8 +121,8 @@ fn the_environment_has_the_documented_variables() {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }
     expected.sort();
-    let printed = printed(&task);
-    let lines = printed.split_terminator('\0');
+    let stdout = stdout_of(&task);
+    let lines = stdout.split_terminator('\0');
     let mut found: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -133,7 +133,7 @@ fn the_environment_has_the_documented_variables() {
 
 #[test]
 fn an_item_has_its_number_in_the_environment() {
-    assert_eq!(printed(&Task { item: Some(5), ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
+    assert_eq!(stdout_of(&Task { item: Some(5), ..task("echo $HOOKTRAIL_ITEM") }), "5\n");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn the_handlers_env_overrides_inherited_variables() {
         ("CRM_KEY".to_owned(), "a secret".into()),
     ]);
     let task = Task { env, ..task("env | grep -c '^PATH='; echo $PATH $HOME $CRM_KEY") };
-    assert_eq!(printed(&task), "1\n/usr/bin:/bin /nowhere a secret\n");
+    assert_eq!(stdout_of(&task), "1\n/usr/bin:/bin /nowhere a secret\n");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_value_of_an_event_stays_one_variable() {
     let mut task = task("printf %s \"$HOOKTRAIL_QUERY\"");
     let query = Some("a=$(id)&b=\n`x`;\0c".to_owned());
     task.event = Arc::new(Event { query, ..(*task.event).clone() });
-    assert_eq!(printed(&task), "a=$(id)&b=\n`x`;?c");
+    assert_eq!(stdout_of(&task), "a=$(id)&b=\n`x`;?c");
 }
 
 #[test]

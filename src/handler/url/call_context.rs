@@ -118,7 +118,7 @@ pub(super) fn set_stale(is_stale: bool) {
 }
 
 /// Returns the time until the deadline.
-pub(super) fn remaining() -> Duration {
+pub(super) fn remaining_time() -> Duration {
     with_current(|context| context.deadline.saturating_duration_since(Instant::now()))
         .unwrap_or_default()
 }

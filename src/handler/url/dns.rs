@@ -40,7 +40,7 @@ impl Drop for LookupPermit {
 }
 
 /// Returns the addresses of `host`, the preferred ones first. There is at least one.
-pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, CallError> {
+pub(super) fn resolve_host(host: &str, port: u16) -> Result<Vec<SocketAddr>, CallError> {
     let unbracketed =
         host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = unbracketed.parse::<IpAddr>() {
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn an_address_needs_no_lookup() {
         for (host, expected) in [("127.0.0.1", "127.0.0.1:80"), ("[::1]", "[::1]:80")] {
-            let found = addresses(host, 80).unwrap();
+            let found = resolve_host(host, 80).unwrap();
             assert_eq!(found, [expected.parse::<SocketAddr>().unwrap()]);
         }
     }
@@ -106,7 +106,9 @@ mod tests {
     #[test]
     fn a_host_name_is_looked_up() {
         let (_stop, _exchange) = begin_call(Duration::from_secs(60));
-        assert!(addresses("localhost", 80).unwrap().iter().all(|found| found.ip().is_loopback()));
+        assert!(
+            resolve_host("localhost", 80).unwrap().iter().all(|found| found.ip().is_loopback())
+        );
     }
 
     #[test]

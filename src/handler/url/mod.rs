@@ -39,8 +39,7 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// How much of a response is read for `detail`, even if less is kept.
 const START_BYTES: usize = DETAIL_CHARS_MAX * 4;
 
-/// How often one attempt sends its request again because an idle connection turned out to be
-/// closed.
+/// How often one attempt repeats its request because an idle connection turned out to be closed.
 const STALE_RETRIES_MAX: usize = 4;
 
 /// Runs attempts of one handler with a `url`.
@@ -85,14 +84,14 @@ impl HandlerRunner for UrlRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let prepared = process::start_when_possible(stop, || {
             let client = self.client(&task.handler)?;
-            Ok((client, client.request(task)?))
+            Ok((client, client.build_request(task)?))
         });
         let (client, request) = match prepared {
             Ok(prepared) => prepared,
             Err(ExitReason::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
             Err(ExitReason::Shortage(reason)) => return super::shortage_result(&reason),
             Err(exit) => {
-                let (outcome, _, exit_text) = command::outcome(&exit);
+                let (outcome, _, exit_text) = command::map_exit(&exit);
                 return AttemptResult::new(outcome, exit_text);
             }
         };
@@ -102,7 +101,7 @@ impl HandlerRunner for UrlRunner {
                 return AttemptResult::new(Outcome::Interrupted, "stopped");
             }
             let call = CallGuard::begin(stop, task.handler.timeout);
-            let error = match client.call(&request, &call) {
+            let error = match client.send(&request, &call) {
                 Ok(response) => return read_response(response, task, &call),
                 Err(error) => error,
             };
@@ -146,8 +145,7 @@ impl UrlClient {
             .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
             .max_response_header_size(HEAD_BYTES_MAX)
-            // The buffer must be larger than the limit, so that a head that is too large is
-            // recognised.
+            // The buffer is larger than the limit, so that a head that is too large is recognised.
             .input_buffer_size(HEAD_BYTES_MAX * 2)
             .output_buffer_size(HEAD_BYTES_MAX)
             .max_idle_connections(settings.concurrency)
@@ -160,7 +158,7 @@ impl UrlClient {
         Ok(Self { agent: Agent::with_parts(config, chain, socket::DeferredResolver), uri })
     }
 
-    fn request<'t>(&self, task: &'t Task) -> Result<Request<&'t [u8]>, String> {
+    fn build_request<'t>(&self, task: &'t Task) -> Result<Request<&'t [u8]>, String> {
         let mut request = Request::post(self.uri.clone());
         if let Some(headers) = request.headers_mut() {
             *headers = build_headers(task)?;
@@ -171,7 +169,7 @@ impl UrlClient {
     /// Sends the request. If an idle connection was closed before any byte of the response arrived,
     /// sends it again (RFC 9112 section 9.3.1). If the first request was processed nevertheless,
     /// the receiver recognises the second by its `Idempotency-Key`.
-    fn call(&self, request: &Request<&[u8]>, call: &CallGuard) -> Result<Response<Body>, Error> {
+    fn send(&self, request: &Request<&[u8]>, call: &CallGuard) -> Result<Response<Body>, Error> {
         let mut response = self.agent.run(request.clone());
         for _ in 0..STALE_RETRIES_MAX {
             match response {
@@ -245,7 +243,7 @@ fn build_headers(task: &Task) -> Result<HeaderMap, String> {
         headers.insert(header_name(configured)?, value);
     }
     let now_secs = clock::wall_ms().div_euclid(1000);
-    let signed = sign::headers(&task.sign, &task.idempotency_key, now_secs, &task.input);
+    let signed = sign::build_headers(&task.sign, &task.idempotency_key, now_secs, &task.input);
     for (name, signed) in signed.map_err(|reason| format!("sign: the secret {reason}"))? {
         headers.insert(name, header_value(name, signed.as_bytes())?);
     }

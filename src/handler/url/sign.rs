@@ -12,7 +12,7 @@ use ring::hmac;
 use crate::config;
 
 /// Returns the three headers, or none if there is no secret.
-pub(super) fn headers(
+pub(super) fn build_headers(
     secrets: &[Vec<u8>],
     id: &str,
     now_secs: i64,
@@ -47,7 +47,7 @@ mod tests {
         let other = b"whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".to_vec();
         let body = br#"{"test": 2432232314}"#;
         let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
-        let found = headers(std::slice::from_ref(&secret), id, 1_614_265_330, body).unwrap();
+        let found = build_headers(std::slice::from_ref(&secret), id, 1_614_265_330, body).unwrap();
         let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
         assert_eq!(
             found,
@@ -57,10 +57,10 @@ mod tests {
                 ("webhook-signature", signature.to_owned()),
             ]
         );
-        let both = headers(&[secret, other], id, 1_614_265_330, body).unwrap();
+        let both = build_headers(&[secret, other], id, 1_614_265_330, body).unwrap();
         let (first, second) = both[2].1.split_once(' ').unwrap();
         assert_eq!((first, second.starts_with("v1,")), (signature, true));
-        assert_eq!(headers(&[], id, 0, body), Ok(Vec::new()));
-        assert!(headers(&[b"short".to_vec()], id, 0, body).is_err());
+        assert_eq!(build_headers(&[], id, 0, body), Ok(Vec::new()));
+        assert!(build_headers(&[b"short".to_vec()], id, 0, body).is_err());
     }
 }

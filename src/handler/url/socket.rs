@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-use super::call_context::{self, CallError, remaining, set_phase, wait_at_most, wait_for};
+use super::call_context::{self, CallError, remaining_time, set_phase, wait_at_most, wait_for};
 use super::dns;
 use crate::process::is_shortage;
 
@@ -58,7 +58,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let host = details.uri.host().unwrap_or_default();
         let port = details.uri.port_u16().unwrap_or(if details.needs_tls() { 443 } else { 80 });
         set_phase(format!("looking up {host}"));
-        let stream = open_any(&dns::addresses(host, port)?)?;
+        let stream = open_any(&dns::resolve_host(host, port)?)?;
         set_phase(call_context::AWAITING_RESPONSE);
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
@@ -72,8 +72,11 @@ fn open_any(addresses: &[SocketAddr]) -> Result<TcpStream, CallError> {
     let mut error = CallError::TimedOut;
     for (index, &address) in addresses.iter().enumerate() {
         let is_last = index + 1 == addresses.len();
-        let max_wait =
-            if is_last { Duration::MAX } else { CONNECT_TIMEOUT_PER_ADDRESS.min(remaining() / 2) };
+        let max_wait = if is_last {
+            Duration::MAX
+        } else {
+            CONNECT_TIMEOUT_PER_ADDRESS.min(remaining_time() / 2)
+        };
         set_phase(format!("connecting to {address}"));
         match open_address(address, max_wait) {
             Err(CallError::NotConnected(reason)) => {

@@ -4,7 +4,7 @@ use rustix::process::{Signal, kill_process_group};
 
 use super::{DEADLINE, ExitReason, Instant, TestRun, exists, in_own_process, sh, until};
 use crate::process::orphans::RunGuard;
-use crate::process::procfs::{RunId, children, read_run_id, scan_children, wait_for_exits};
+use crate::process::procfs::{RunId, read_children, read_run_id, scan_children, wait_for_exits};
 use crate::process::{become_subreaper, spawn};
 
 /// Prepares a run that leaves an orphan with a session of its own and then runs `script`.
@@ -73,7 +73,7 @@ fn children_are_found_among_all_processes_if_the_kernel_has_no_list() {
             let guard = RunGuard::new(&test_run.command.run_id);
             let child = spawn::spawn(&test_run.command, &guard).unwrap();
             until("the orphan is a child of this process", || scan_children().len() == 2);
-            let orphans = children();
+            let orphans = read_children();
             assert_eq!(orphans.len(), 1);
             assert!(scan_children().contains(&orphans[0]));
             assert!(scan_children().contains(&child.pid));

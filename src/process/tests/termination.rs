@@ -103,7 +103,7 @@ fn not_started_reason(test_run: &super::TestRun) -> String {
     let folder = format!("{}/", test_run.path().display());
     match test_run.exit() {
         ExitReason::NotStarted(reason) => reason.replace(&folder, ""),
-        other => panic!("it ended by {other:?}"),
+        other => panic!("the exit was {other:?}"),
     }
 }
 
@@ -133,7 +133,10 @@ fn a_missing_file_and_a_missing_directory_have_different_errors() {
 
 #[test]
 fn an_argument_with_a_nul_or_a_large_environment_is_an_error() {
-    assert_eq!(not_started_reason(&sh("exit 0 \0")), "a NUL byte in it");
+    assert_eq!(
+        not_started_reason(&sh("exit 0 \0")),
+        "an argument, a path or a variable contains a NUL byte"
+    );
     let mut test_run = sh("exit 0");
     test_run.command.env.push(("LARGE".into(), "x".repeat(4 << 20).into()));
     assert_eq!(

@@ -27,12 +27,12 @@ fn children_of_an_idle_process_that_ends_are_killed() {
 fn an_idle_process_that_writes_to_stdout_is_replaced_without_a_failed_job() {
     for extra in ["ok", "echo garbage", "printf part", "exec 1>&-"] {
         let harness = handler_per_line(&format!(
-            "[ $job != 1 ] || {{ ok; until [ -e more ]; do sleep 0.01; done; {extra}; : > said
+            "[ $job != 1 ] || {{ ok; until [ -e more ]; do sleep 0.01; done; {extra}; : > written
                read -r line; }}; ok"
         ));
         let first = harness.process_of(1);
         harness.write("more");
-        until("it was said", || harness.path().join("said").exists());
+        until("it wrote its output", || harness.path().join("written").exists());
         assert_ne!(harness.process_of(2), first, "{extra}");
         until("it is gone", || !is_alive(&first));
     }

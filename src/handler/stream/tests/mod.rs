@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample, until};
+use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample_task, until};
 use crate::process::{become_subreaper, wait_for_drained};
 
 mod idle;
@@ -35,7 +35,7 @@ fn handler_per_line(script: &str) -> StreamHarness {
 fn handler_script(script: &str) -> StreamHarness {
     become_subreaper().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let task = sample(|handler| {
+    let task = sample_task(|handler| {
         handler.command = ["sh", "-c", script].map(String::from).to_vec();
         handler.directory = folder.path().to_owned();
         handler.concurrency = 4;
@@ -69,7 +69,7 @@ impl StreamHarness {
     }
 
     fn task(&self, job: i64) -> Task {
-        let mut task = sample(|handler| *handler = self.handler.clone());
+        let mut task = sample_task(|handler| *handler = self.handler.clone());
         task.claim.job = JobId(job);
         Task { input: Arc::clone(&self.body), ..task }
     }
@@ -111,7 +111,7 @@ fn concurrent_jobs_run_in_separate_processes_that_are_reused() {
         std::thread::scope(|scope| {
             let runs: Vec<_> =
                 jobs.clone().map(|job| scope.spawn(move || harness.process_of(job))).collect();
-            until("all are held", || {
+            until("all jobs have started", || {
                 jobs.clone().all(|job| harness.path().join(job.to_string()).exists())
             });
             harness.write("go");
@@ -214,13 +214,13 @@ fn stderr_is_kept_with_the_job_that_the_process_held() {
 #[test]
 fn stderr_after_a_response_is_kept_with_the_next_job_but_not_in_its_detail() {
     let harness = handler_per_line(
-        "if [ $job = 2 ]; then exit 7; fi; ok; until [ -e heard ]; do sleep 0.01; done
+        "if [ $job = 2 ]; then exit 7; fi; ok; until [ -e go ]; do sleep 0.01; done
          echo late >&2; : > late",
     );
     harness.process_of(1);
     // If the process wrote earlier, the output would belong to the first job.
-    std::fs::write(harness.path().join("heard"), "").unwrap();
-    until("it was said", || harness.path().join("late").exists());
+    std::fs::write(harness.path().join("go"), "").unwrap();
+    until("it wrote its output", || harness.path().join("late").exists());
     let result = harness.run(2);
     assert_eq!((result.detail.as_str(), result.stderr), ("exit 7", b"late\n".to_vec()));
 }

@@ -163,16 +163,16 @@ fn a_job_that_waits_for_the_backoff_can_be_cancelled() {
 
 #[test]
 fn children_live_as_long_as_their_own_process() {
-    let script = "(setsid sh -c 'echo $$ > stray; exec sleep 1000' &)
+    let script = "(setsid sh -c 'echo $$ > orphan; exec sleep 1000' &)
                   sleep 1000 & echo $! > child
-                  until [ -s stray ]; do sleep 0.01; done; ok";
+                  until [ -s orphan ]; do sleep 0.01; done; ok";
     let harness =
         handler_per_line(&format!("[ -e child ] || {{ {script}; continue; }}; ok; exit 0"));
     harness.process_of(1);
     let other = handler_per_line("exit 7");
     other.check(1, Outcome::Failed, "exit 7");
-    let (stray, child) = (harness.file("stray"), harness.file("child"));
-    assert!(is_alive(&stray) && is_alive(&child), "another process's end ended them");
+    let (orphan, child) = (harness.file("orphan"), harness.file("child"));
+    assert!(is_alive(&orphan) && is_alive(&child), "another process's end ended them");
     harness.process_of(2);
-    until("they are gone", || !is_alive(&stray) && !is_alive(&child));
+    until("they are gone", || !is_alive(&orphan) && !is_alive(&child));
 }

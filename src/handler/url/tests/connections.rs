@@ -15,7 +15,7 @@ fn a_refused_connection_or_an_unknown_host_fails() {
 
 #[test]
 fn a_task_without_a_url_or_with_an_unsupported_proxy_is_not_started() {
-    let result = run_attempt(&sample(|_| {}));
+    let result = run_attempt(&sample_task(|_| {}));
     check(&result, Outcome::Failed, "not started: no url");
     let socks = with_settings(&task("http://127.0.0.1:1/"), |handler| {
         if let Some(target) = &mut handler.target {
@@ -42,14 +42,14 @@ fn a_connection_is_reused() {
 
 #[test]
 fn a_connection_with_unread_bytes_or_connection_close_is_not_reused() {
-    let rest =
+    let extra_bytes =
         respond_with("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 Ha\r\n\r\n");
-    let (task, stop) = (rest.task(), CancelToken::new().unwrap());
+    let (task, stop) = (extra_bytes.task(), CancelToken::new().unwrap());
     let runner = UrlRunner::new(&task.handler);
     for _ in 0..2 {
         check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
     }
-    assert_eq!(rest.connections(), [0, 1]);
+    assert_eq!(extra_bytes.connections(), [0, 1]);
     // A connection whose response was not read to its end, or that was closed, is not reused
     // either.
     let closes =

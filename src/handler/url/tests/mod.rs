@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::{Event, Headers};
-use crate::handler::tests::sample;
+use crate::handler::tests::sample_task;
 
 mod connections;
 mod requests;
@@ -122,7 +122,7 @@ fn target(url: &str) -> UrlTarget {
 }
 
 fn task(url: &str) -> Task {
-    sample(|handler| handler.target = Some(target(url)))
+    sample_task(|handler| handler.target = Some(target(url)))
 }
 
 fn with_settings(task: &Task, change: impl FnOnce(&mut config::Handler)) -> Task {

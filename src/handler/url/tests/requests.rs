@@ -9,7 +9,8 @@ fn the_body_is_posted_with_its_content_type_and_an_idempotency_key() {
     check(&result, Outcome::Succeeded, "status 200: hello");
     assert_eq!(result.stdout, b"hello");
     let (head, body) = server.only_request();
-    let host = server.url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap();
+    let host =
+        server.url.strip_prefix("http://").and_then(|address| address.split('/').next()).unwrap();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         head,

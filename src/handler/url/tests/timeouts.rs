@@ -20,12 +20,12 @@ fn stopped_when(task: &Task, is_ready: impl Fn() -> bool) -> AttemptResult {
 }
 
 /// Starts a server that reads requests and never responds.
-fn silent() -> FakeServer {
+fn silent_server() -> FakeServer {
     fake_server(|_, stream| stream.read(&mut [0]).is_ok_and(|count| count > 0))
 }
 
 /// Starts a server that responds byte by byte and never ends.
-fn drip(response: &'static str) -> FakeServer {
+fn drip_server(response: &'static str) -> FakeServer {
     fake_server(move |_, stream| {
         let _ = stream.write_all(response.as_bytes());
         while stream.write_all(b"x").is_ok() {
@@ -42,9 +42,9 @@ fn the_timeout_covers_the_whole_call() {
             with_settings(&task(url), |handler| handler.timeout = Duration::from_millis(150));
         check(&run_attempt(&task), Outcome::TimedOut, &format!("timeout 150ms: {detail}"));
     };
-    timed_out(&silent().url, "waiting for the response");
-    timed_out(&drip("HTTP/1.1 200 OK\r\nX-Drip: ").url, "waiting for the response");
-    timed_out(&drip("HTTP/1.1 200 OK\r\n\r\n").url, "reading the response");
+    timed_out(&silent_server().url, "waiting for the response");
+    timed_out(&drip_server("HTTP/1.1 200 OK\r\nX-Drip: ").url, "waiting for the response");
+    timed_out(&drip_server("HTTP/1.1 200 OK\r\n\r\n").url, "reading the response");
     // The listener never accepts the connection, so nothing reads the request.
     let silent_listener = TcpListener::bind("127.0.0.1:0").unwrap();
     timed_out(
@@ -63,11 +63,15 @@ fn the_timeout_covers_the_whole_call() {
 
 #[test]
 fn a_cancelled_attempt_ends_at_once_in_every_phase() {
-    for server in [silent(), drip("HTTP/1.1 200 OK\r\nX: "), drip("HTTP/1.1 200 OK\r\n\r\n")] {
+    for server in [
+        silent_server(),
+        drip_server("HTTP/1.1 200 OK\r\nX: "),
+        drip_server("HTTP/1.1 200 OK\r\n\r\n"),
+    ] {
         let result = stopped_when(&server.task(), || !server.requests.lock().unwrap().is_empty());
         check(&result, Outcome::Interrupted, "stopped");
     }
-    let server = silent();
+    let server = silent_server();
     let stop = CancelToken::new().unwrap();
     stop.cancel();
     let result = UrlRunner::new(&server.task().handler).run(&server.task(), &stop);

@@ -8,7 +8,7 @@ use super::*;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority(name: &str) -> Authority {
+fn create_authority(name: &str) -> Authority {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -17,7 +17,7 @@ fn authority(name: &str) -> Authority {
 
 /// Starts a server with a certificate for `name` signed by `authority`, and returns its port. It
 /// responds to `responses` requests of each connection and closes the connection at the next one.
-fn server(authority: &Authority, name: &str, responses: usize) -> u16 {
+fn tls_server(authority: &Authority, name: &str, responses: usize) -> u16 {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
@@ -64,9 +64,10 @@ fn runner_with(task: &Task, authority: &Authority) -> UrlRunner {
 
 #[test]
 fn only_certificates_of_trusted_authorities_are_accepted() {
-    let (own_authority, other_authority) = (authority("own"), authority("a stranger's"));
+    let (own_authority, other_authority) =
+        (create_authority("own"), create_authority("a stranger's"));
     let stop = CancelToken::new().unwrap();
-    let task = task(&format!("https://localhost:{}/", server(&own_authority, "localhost", 9)));
+    let task = task(&format!("https://localhost:{}/", tls_server(&own_authority, "localhost", 9)));
     let runner = runner_with(&task, &own_authority);
     for _ in 0..3 {
         // All attempts use the same connection.
@@ -78,8 +79,8 @@ fn only_certificates_of_trusted_authorities_are_accepted() {
 
 #[test]
 fn a_closed_idle_tls_connection_is_replaced_within_the_attempt() {
-    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
-    let task = task(&format!("https://localhost:{}/", server(&own_authority, "localhost", 2)));
+    let (own_authority, stop) = (create_authority("own"), CancelToken::new().unwrap());
+    let task = task(&format!("https://localhost:{}/", tls_server(&own_authority, "localhost", 2)));
     let runner = runner_with(&task, &own_authority);
     for connection in [0, 0, 1, 1, 2] {
         let detail = format!("status 200: {connection}");
@@ -89,9 +90,9 @@ fn a_closed_idle_tls_connection_is_replaced_within_the_attempt() {
 
 #[test]
 fn a_certificate_for_another_name_is_rejected() {
-    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
+    let (own_authority, stop) = (create_authority("own"), CancelToken::new().unwrap());
     let task =
-        task(&format!("https://127.0.0.1:{}/", server(&own_authority, "crm.example.com", 9)));
+        task(&format!("https://127.0.0.1:{}/", tls_server(&own_authority, "crm.example.com", 9)));
     let result = runner_with(&task, &own_authority).run(&task, &stop);
     assert_eq!(result.outcome, Outcome::Failed);
     let detail = "not connected: 127.0.0.1: TLS: invalid peer certificate: certificate not valid";
@@ -100,7 +101,7 @@ fn a_certificate_for_another_name_is_rejected() {
 
 #[test]
 fn a_server_that_does_not_speak_tls_fails_the_attempt() {
-    let (own_authority, stop) = (authority("own"), CancelToken::new().unwrap());
+    let (own_authority, stop) = (create_authority("own"), CancelToken::new().unwrap());
     for response in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let task = task(&format!("https://{}/", listener.local_addr().unwrap()));
