@@ -93,7 +93,7 @@ pub struct Task {
 const SHORTAGE_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Makes the result of an attempt that did not begin because of a shortage in the server: of file
-/// descriptors, processes, memory or places in one of its own queues. It does not count as an
+/// descriptors, processes, memory or places in a queue. It does not count as an
 /// attempt.
 pub fn shortage_result(reason: &str) -> AttemptResult {
     let detail = detail_text::join(&["not started", reason]);

@@ -26,7 +26,7 @@ pub fn raise_file_limit() -> u64 {
 /// Gives a new process the original limit of the server.
 ///
 /// `posix_spawn` has no attribute for limits, so the program may see the raised limit in its first
-/// microseconds. Don't call this for a sandboxed process. It sets limits of its own, and this call
+/// microseconds. Don't call this for a sandboxed process. It sets its limits itself, and this call
 /// could raise them again.
 pub(super) fn restore_file_limit(pid: Pid) {
     if let Some(original) = ORIGINAL.get() {

@@ -90,7 +90,7 @@ impl AsFd for CancelToken {
     }
 }
 
-/// The limits of a run.
+/// How long a process may run, and how much of its output is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct RunLimits {
     pub timeout: Duration,

@@ -1,5 +1,5 @@
-//! Kills orphans: processes that left the group of their run, such as children with a session of
-//! their own.
+//! Kills orphans: processes that left the group of their run, such as children in another
+//! session.
 //!
 //! The server is the subreaper of its descendants (PR_SET_CHILD_SUBREAPER). When the parent of a
 //! process ends, the process becomes a child of the server's main thread. A child that the server
@@ -69,7 +69,7 @@ fn process_table() -> MutexGuard<'static, ProcessTable> {
 pub fn become_subreaper() -> std::io::Result<()> {
     let own_pid = rustix::process::getpid();
     // Process 1 inherits orphans from all processes. Children that existed before this call may
-    // leave orphans of their own.
+    // leave orphans, too.
     let is_only_parent = own_pid.as_raw_nonzero().get() != 1 && scan_children().is_empty();
     rustix::process::set_child_subreaper(Some(own_pid))?;
     static ONCE: std::sync::Once = std::sync::Once::new();

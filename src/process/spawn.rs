@@ -1,4 +1,4 @@
-//! Starts one process: without a shell, in a process group of its own, with four pipes. It inherits
+//! Starts one process: without a shell, in a new process group, with four pipes. It inherits
 //! no other descriptor.
 //!
 //! `posix_spawn` does not copy the memory maps of the server, as `fork` does. This makes short

@@ -16,6 +16,7 @@ const MINIMAL: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['t
 
 mod cli_reference;
 mod guides;
+mod language;
 mod links;
 mod names;
 mod operations;

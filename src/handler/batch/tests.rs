@@ -11,7 +11,7 @@ use crate::domain::JobId;
 use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample_task, until};
 use crate::process::become_subreaper;
 
-/// A handler in mode `batch` in a folder of its own.
+/// A handler in mode `batch` in a temporary folder.
 struct BatchHarness {
     folder: TempDir,
     batch: BatchRunner,

@@ -46,7 +46,7 @@ pub(super) fn parse_head(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
     outcome.status = match (status, &outcome.location) {
         (Some(status), _) => parse_status(&status)
             .ok_or_else(|| format!("{:?} is not a status", detail_text::one_line(&status)))?,
-        // A `Location` without a status is a redirect (section 6.2.3).
+        // A `Location` without a status is a redirect (RFC 3875, section 6.2.3).
         (None, Some(_)) => 302,
         (None, None) => 200,
     };

@@ -11,7 +11,7 @@ use crate::domain::Headers;
 
 /// Headers that are not passed on as `HTTP_…`. `Proxy` would become HTTP_PROXY, which many programs
 /// read as their own setting. The RFC leaves out credentials, and headers that concern only the
-/// connection. The content type and length have variables of their own.
+/// connection. The content type and length have separate variables.
 const NOT_PASSED_ON: [&str; 6] =
     ["authorization", "connection", "content-length", "content-type", "proxy", "transfer-encoding"];
 

@@ -1,7 +1,7 @@
 //! Looks up the addresses of a host with the system's resolver (`getaddrinfo`), which can't be
 //! cancelled.
 //!
-//! So each lookup runs on a thread of its own, and the caller may stop waiting for it. The number
+//! So each lookup runs on a separate thread, and the caller may stop waiting for it. The number
 //! of these threads is bounded. Otherwise lookups that hang could pile up when a name server does
 //! not respond.
 

@@ -36,7 +36,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The parameters of a run in a folder of its own.
+/// The parameters of a run in a temporary folder.
 struct TestRun {
     folder: TempDir,
     command: CommandSpec,
@@ -129,7 +129,7 @@ fn exists(pid: &str) -> bool {
     Path::new("/proc").join(pid.trim()).exists()
 }
 
-/// Runs the test `name` in a process of its own, where no other test opens files or starts
+/// Runs the test `name` in a separate process, where no other test opens files or starts
 /// processes.
 fn in_own_process(name: &str, test: impl FnOnce()) {
     const ALONE: &str = "HOOKTRAIL_TEST_ALONE";

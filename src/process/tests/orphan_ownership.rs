@@ -7,7 +7,7 @@ use crate::process::orphans::RunGuard;
 use crate::process::procfs::{RunId, read_children, read_run_id, scan_children, wait_for_exits};
 use crate::process::{become_subreaper, spawn};
 
-/// Prepares a run that leaves an orphan with a session of its own and then runs `script`.
+/// Prepares a run that leaves an orphan in a new session and then runs `script`.
 fn leaves_orphan(env: &str, script: &str) -> TestRun {
     let orphan = format!("({env} setsid sh -c 'echo $$ > pid; : > up; exec sleep 1000' &)");
     sh(&format!("{orphan}; until [ -e up ]; do sleep 0.01; done; {script}"))

@@ -43,7 +43,7 @@ fn a_child_that_ignores_signals_is_killed() {
 
 #[test]
 fn orphans_of_orphans_are_killed() {
-    // Each process has a session of its own and is a child of the one before.
+    // Each process has a new session and is a child of the one before.
     check(
         "echo 'echo $$ >> pids
                [ $1 = 0 ] || setsid sh nest $(($1 - 1)) &
@@ -70,7 +70,7 @@ fn orphans_of_an_active_run_are_left_alone() {
     assert!(!exists(&first.file("pids")));
 }
 
-/// Starts a process with a run id in a group of its own, as an earlier server would have left it.
+/// Starts a process with a run id in a new group, as an earlier server would have left it.
 /// Returns it with its first line of output.
 fn start_with_run_id(run_id: &str, script: &str) -> (Child, String) {
     let mut child = Command::new("/bin/sh")

@@ -16,7 +16,7 @@ mod idle;
 mod protocol_errors;
 mod termination;
 
-/// A handler in mode `stream` in a folder of its own.
+/// A handler in mode `stream` in a temporary folder.
 struct StreamHarness {
     folder: TempDir,
     stream: StreamRunner,
