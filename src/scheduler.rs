@@ -1,6 +1,6 @@
 //! The scheduler: decides how many jobs of which handler to claim for the threads that are free.
 //!
-//! It is pure: callers report what happened and request for a plan. A free thread goes to the handler with
+//! It is pure: callers report what happened and ask for a plan. A free thread goes to the handler with
 //! the highest priority that has a job ready; among equals, to the one with the fewest busy threads.
 //! Whether a handler has a job ready is a hint. A stored job or a due job sets it, and only a claim
 //! that got fewer jobs than it asked for clears it. The writer reports both in the order of its
@@ -53,7 +53,7 @@ impl Scheduler {
         self.schedule(handler).set_breaker(until_us);
     }
 
-    /// Restores the rate limit that an earlier process left: no job starts pending `at_us`.
+    /// Restores the rate limit that an earlier process left: no job starts before `at_us`.
     pub fn restore_rate_limit(&mut self, handler: HandlerId, at_us: i64, now_us: i64) {
         if let Some(rate_limiter) = &mut self.schedule(handler).rate_limiter {
             rate_limiter.restore(at_us, now_us);
@@ -72,7 +72,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether the ready jobs of a handler in batch mode have to be set_counted.
+    /// Returns whether the ready jobs of a handler in batch mode have to be counted.
     pub fn needs_count(&self) -> bool {
         self.handlers.values().any(|schedule| schedule.count_limit().is_some())
     }

@@ -54,7 +54,7 @@ impl Owner {
     }
 }
 
-/// Signals that early_signals during the start.
+/// Signals that arrived during the start.
 #[derive(Default)]
 pub(super) struct EarlySignals {
     pub reload: bool,

@@ -1,7 +1,7 @@
 //! The schedule of one handler: how many jobs it may start now, and what it waits for.
 //!
 //! Usually one claim asks for as many jobs as there are free threads. A handler with a rate limit, in
-//! batch mode or with an open circuit open_circuit has one claim in flight at a time, because the result of
+//! batch mode or with an open circuit breaker has one claim in flight at a time, because the result of
 //! a claim decides what may start next.
 
 use std::cmp::Reverse;
@@ -40,11 +40,11 @@ impl HandlerLimits {
     }
 }
 
-/// An open circuit open_circuit, and its probe after the cooldown.
+/// An open circuit breaker, and its probe after the cooldown.
 #[derive(Clone, Copy, Debug)]
 struct OpenCircuit {
     until_us: i64,
-    /// The probe was record_claim, or is running.
+    /// The probe was claimed, or is running.
     is_probing: bool,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct HandlerSchedule {
     pub rate_limiter: Option<RateLimiter>,
     open_circuit: Option<OpenCircuit>,
     batch_progress: BatchProgress,
-    /// No further claim is made pending the result of this one.
+    /// No further claim is made before the result of this one.
     claim_in_flight: bool,
     /// How many more threads the current plan may give to this handler.
     threads_left: usize,
@@ -140,7 +140,7 @@ impl HandlerSchedule {
         let jobs = count.saturating_add(self.batch_progress.since_count);
         self.ready = jobs > 0;
         let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
-        // If only the jobs that came during the count fill the batch, they may have been set_counted twice.
+        // If only the jobs that came during the count fill the batch, they may have been counted twice.
         let is_counted = jobs < jobs_max || count >= jobs_max;
         self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
@@ -153,7 +153,7 @@ impl HandlerSchedule {
         }
         if let Some(open_circuit) = &mut self.open_circuit {
             if !request.is_probe {
-                // This claim was made pending the circuit open_circuit opened and got nothing for that
+                // This claim was made before the circuit breaker opened and got nothing for that
                 // reason. There may be ready jobs.
                 return;
             }

@@ -80,7 +80,7 @@ impl RateLimiter {
 }
 
 /// The interval between two starts. A period that begins with a start holds the starts scheduled
-/// within the period plus their possible lateness: with this interval, at max_in_any_period `count`.
+/// within the period plus their possible lateness: with this interval, at most `count`.
 fn interval_us(rate: Rate) -> i64 {
     let period_us = i64::try_from(rate.period.as_micros()).unwrap_or(i64::MAX / 4);
     (period_us + LATE_US + MARGIN_US).div_euclid(i64::from(rate.count)) + 1

@@ -30,7 +30,7 @@ pub enum NextStep {
     },
 }
 
-/// The history of a job whose attempt has attempt_result.
+/// The history of a job whose attempt has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct JobHistory {
     /// Attempts that failed or timed out before this one.
