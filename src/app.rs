@@ -31,7 +31,7 @@ use crate::store::handle::{Health, WriterHandle, WriterHealth};
 use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
 use crate::store::{
-    self, OpenError, ReadPool, RunState, Store, audit, checkpoint, open_files,
+    self, OpenError, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
 use crate::web::{self, IntakeState};
@@ -104,6 +104,18 @@ fn serve_until_signal(
     };
     let server = Server::start(config, secrets, files_max, prepared, owner)?;
     owner.record(RunState::Ready);
+    owner.describe(|info| {
+        let now_ms = clock::wall_ms();
+        *info = ServerInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: server.file.display().to_string(),
+            ready_at_ms: now_ms,
+            loaded_at_ms: now_ms,
+            reload_rejected_at_ms: None,
+            intake: server.intake.intake.clone(),
+            admin: server.intake.admin.clone(),
+        };
+    });
     if early_signals.reload {
         server.reload();
     }
@@ -172,6 +184,7 @@ fn ignore_sigxfsz() {
 /// A running server.
 struct Server {
     file: PathBuf,
+    owner: Owner,
     config: ArcSwap<Config>,
     intake_state: Arc<IntakeState>,
     dispatcher: Arc<DispatcherHandle>,
@@ -309,6 +322,7 @@ impl Server {
         let intake = web::listen(sockets, connections_max, &intake_state)?;
         Ok(Self {
             file: config.file.clone(),
+            owner: owner.clone(),
             config: ArcSwap::from_pointee(config),
             intake_state,
             dispatcher,
@@ -332,7 +346,13 @@ impl Server {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify::send(&states);
-        let status = match self.apply_config() {
+        let applied = self.apply_config();
+        let (is_applied, now_ms) = (applied.is_ok(), clock::wall_ms());
+        self.owner.describe(|info| match is_applied {
+            true => (info.loaded_at_ms, info.reload_rejected_at_ms) = (now_ms, None),
+            false => info.reload_rejected_at_ms = Some(now_ms),
+        });
+        let status = match applied {
             Ok(()) => {
                 log::info!("{}: reloaded", self.file.display());
                 "reloaded config.toml".to_owned()

@@ -18,7 +18,9 @@ use super::ExitError;
 use super::handlers::registration_names;
 use crate::config::{self, Config};
 use crate::store::registry::{self, Registry};
-use crate::store::{self, Lock, OpenError, RunState, Store, alerts, checkpoint, rescue, reserve};
+use crate::store::{
+    self, Lock, OpenError, RunState, ServerInfo, Store, alerts, checkpoint, rescue, reserve,
+};
 use crate::web::standby::Standby;
 use crate::web::{self, Sockets};
 use crate::{notify, process, recovery};
@@ -46,6 +48,13 @@ pub(super) struct Owner {
 }
 
 impl Owner {
+    /// Records what `hooktrail status` shows of this server.
+    pub fn describe(&self, change: impl FnOnce(&mut ServerInfo)) {
+        if let Some(lock) = self.lock.get() {
+            lock.describe(change);
+        }
+    }
+
     /// Records how far this run got. A process without the lock records nothing.
     pub fn record(&self, state: RunState) {
         if let Some(lock) = self.lock.get() {

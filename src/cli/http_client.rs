@@ -24,6 +24,9 @@ use crate::verify::OutgoingRequest;
 /// Longer than the server needs. A proxy at its address may be slow.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A server that does not say within this time whether it is ready is not.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The longest response body that is read. The rest is ignored.
 const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
@@ -74,19 +77,44 @@ pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerRespons
         Listen::Tcp(_) => base,
         Listen::Unix(path) => format!("unix:{}", path.display()),
     };
-    let response = agent(listen)
+    let response = agent(listen, TIMEOUT)
         .run(request)
         .map_err(|e| format!("{endpoint}: {e}: is the server running?"))?;
     read_response(response).map_err(|e| format!("{endpoint}: {e}"))
 }
 
-fn agent(listen: &Listen) -> Agent {
+/// Asks a listener of the running server whether it would accept a webhook now. Returns the reason if not.
+///
+/// # Errors
+/// The address is unknown, or there was no response.
+pub fn readiness(address: &str) -> Result<Option<String>, String> {
+    let listen = match address.strip_prefix("unix:") {
+        Some(path) => Listen::Unix(PathBuf::from(path)),
+        None => {
+            let socket = address.strip_prefix("http://").and_then(|text| text.parse().ok());
+            Listen::Tcp(socket.ok_or_else(|| format!("{address}: not an address"))?)
+        }
+    };
+    let (base, _) = local_endpoint(&listen)?;
+    let request = Request::get(format!("{base}/readyz")).body(()).map_err(|e| e.to_string())?;
+    let response =
+        agent(&listen, READINESS_TIMEOUT).run(request).map_err(|e| format!("{address}: {e}"))?;
+    let response = read_response(response).map_err(|e| format!("{address}: {e}"))?;
+    if response.status == 200 {
+        return Ok(None);
+    }
+    let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
+    let reason = body["error"].as_str().map(str::to_owned);
+    Ok(Some(reason.unwrap_or_else(|| format!("status {}", response.status))))
+}
+
+fn agent(listen: &Listen, timeout: Duration) -> Agent {
     let config = Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None)
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
         .build();
     match listen {

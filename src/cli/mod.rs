@@ -1,7 +1,7 @@
 //! The command line. Every command, its options and its help are declared here and in the argument structs
 //! of the submodules. `--help`, the man page, the completions and docs/cli.md are generated from them.
 //!
-//! Exit codes: 0 success, 1 failure, 2 wrong usage, 75 another server owns the database, 78 configuration.
+//! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no server runs (`status`), 75 another server owns the database, 78 configuration.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -25,6 +25,7 @@ mod sample_bodies;
 mod selector_args;
 mod send;
 mod setup;
+mod status;
 
 /// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
 /// retries them.
@@ -54,6 +55,10 @@ enum Command {
     },
     /// Write a commented config.toml and example handlers
     Init,
+    /// Print whether a server runs, what it runs with, and what is wrong
+    ///
+    /// Exit codes: 0 all is well, 1 something is wrong, 3 no server runs.
+    Status(status::StatusArgs),
     /// Print the last 20 outcomes, oldest first
     Tail(inspect::TailArgs),
     /// List jobs, newest first, or events, rejected requests, handlers or sources
@@ -150,6 +155,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         config::load(&file).map_err(|errors| ExitError { code: 78, text: errors.to_string() })?;
     match command {
         Command::Check { event, strict } => setup::check(&loaded, event, strict),
+        Command::Status(args) => status::status(&loaded, &args),
         Command::Run(args) => dry_run::run(&loaded, &args),
         Command::Eval(args) => dry_run::eval(&args, Some(&loaded)),
         Command::Send(args) => send::send(&loaded, &args),

@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::open_files::{FileId, resolve, with_suffix};
-use super::run_record::{self, RunRecord, RunState};
+use super::run_record::{self, RunRecord, RunState, ServerInfo};
 use super::{OpenError, files, rescue};
 use crate::clock;
 
@@ -83,10 +83,21 @@ impl Lock {
         self.record(RunState::Starting);
     }
 
+    /// Records what `hooktrail status` shows of this server.
+    pub fn describe(&self, change: impl FnOnce(&mut ServerInfo)) {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        change(run.server.get_or_insert_default());
+        self.write(&run);
+    }
+
     /// Records how far this run got, for the next one.
     pub fn record(&self, state: RunState) {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         run.state = state;
+        self.write(&run);
+    }
+
+    fn write(&self, run: &RunRecord) {
         let text = run.to_text();
         // An error is ignored: the lock works without a readable record. The text is written over
         // the old one, so that a full disk needs no block for it.
@@ -177,6 +188,44 @@ fn lock_byte(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel reads one `flock`, which lives until it returns.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns the record of the server that owns the database, without locking anything: `None` if no server
+/// runs. The record is empty where it cannot be read.
+///
+/// Call it before SQLite opens the file in this process: closing the file afterwards would drop SQLite's
+/// locks.
+///
+/// # Errors
+/// The database exists and cannot be read.
+pub fn find_running_server(database: &Path) -> io::Result<Option<Option<RunRecord>>> {
+    let path = match resolve(database) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        path => path?,
+    };
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        file => ManuallyDrop::new(file?),
+    };
+    if !is_byte_locked(&file)? {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(with_suffix(&path, ".lock")).unwrap_or_default();
+    Ok(Some(RunRecord::parse(&text)))
+}
+
+/// Returns whether another open file description has locked the byte.
+fn is_byte_locked(file: &File) -> io::Result<bool> {
+    // SAFETY: `flock` is plain data, for which zeros are a valid value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    (lock.l_start, lock.l_len) = (LOCKED_BYTE, 1);
+    // SAFETY: the descriptor is open, and the kernel writes one `flock`, which lives until it returns.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(lock.l_type != libc::F_UNLCK as libc::c_short),
         _ => Err(io::Error::last_os_error()),
     }
 }

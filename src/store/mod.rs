@@ -50,9 +50,9 @@ mod tests;
 pub mod writer;
 pub mod writer_state;
 
-pub use lock::{Lock, io_error};
+pub use lock::{Lock, find_running_server, io_error};
 pub use migrate::{open, open_error_text, open_for_cli, write_anchor};
-pub use run_record::RunState;
+pub use run_record::{RunRecord, RunState, ServerInfo};
 
 use crate::clock::MonotonicClock;
 use crate::config::Durability;
@@ -297,4 +297,19 @@ fn lock_holders(file: &Path, (from, to): (u64, u64), kinds: &[&str]) -> Vec<u32>
 pub fn wal_bytes(database: &Path) -> u64 {
     let log = open_files::with_suffix(database, "-wal");
     std::fs::metadata(log).map_or(0, |found| found.len())
+}
+
+/// Returns the free space of the file system that holds `path`, in bytes.
+///
+/// # Errors
+/// The path does not exist.
+pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let space = rustix::fs::statvfs(path)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Returns the size of the database without its write-ahead log, or `None` if there is no database.
+pub fn database_bytes(database: &Path) -> Option<u64> {
+    std::fs::metadata(database).ok().map(|found| found.len())
 }

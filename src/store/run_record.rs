@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::clock;
+use crate::{clock, escape};
 
 /// Number of failed runs in a row without a wait.
 const FREE_FAILURES: u32 = 5;
@@ -53,6 +53,64 @@ pub struct RunRecord {
     pub failures: u32,
     pub started_boot_ms: i64,
     pub boot_id: String,
+    /// `None` until the server is ready.
+    pub server: Option<ServerInfo>,
+}
+
+/// What `hooktrail status` shows of a running server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerInfo {
+    pub version: String,
+    /// The path of config.toml.
+    pub config: String,
+    /// When the server became ready (wall clock).
+    pub ready_at_ms: i64,
+    /// When the configuration in force was loaded (wall clock).
+    pub loaded_at_ms: i64,
+    /// When a reload was last rejected, if that was after `loaded_at_ms` (wall clock).
+    pub reload_rejected_at_ms: Option<i64>,
+    /// The addresses of the listeners: `http://IP:PORT` or `unix:PATH`.
+    pub intake: Vec<String>,
+    pub admin: Vec<String>,
+}
+
+impl ServerInfo {
+    fn to_text(&self) -> String {
+        let mut text = format!(
+            "version {}\nconfig {}\nready_at_ms {}\nloaded_at_ms {}\n",
+            self.version,
+            escape::escape(&self.config),
+            self.ready_at_ms,
+            self.loaded_at_ms
+        );
+        if let Some(at_ms) = self.reload_rejected_at_ms {
+            text.push_str(&format!("reload_rejected_at_ms {at_ms}\n"));
+        }
+        for (key, addresses) in [("intake", &self.intake), ("admin", &self.admin)] {
+            for address in addresses {
+                text.push_str(&format!("{key} {}\n", escape::escape(address)));
+            }
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let values = |key: &str| -> Vec<String> {
+            let lines = text.lines();
+            let values = lines.filter_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+            values.map(str::to_owned).collect()
+        };
+        let value = |key: &str| values(key).into_iter().next();
+        Some(Self {
+            version: value("version")?,
+            config: value("config")?,
+            ready_at_ms: value("ready_at_ms")?.parse().ok()?,
+            loaded_at_ms: value("loaded_at_ms")?.parse().ok()?,
+            reload_rejected_at_ms: value("reload_rejected_at_ms").and_then(|at| at.parse().ok()),
+            intake: values("intake"),
+            admin: values("admin"),
+        })
+    }
 }
 
 impl RunRecord {
@@ -61,7 +119,7 @@ impl RunRecord {
         let (now_ms, boot_id) = (clock::boot_ms(), clock::boot_id());
         let failures = previous.map_or(0, |run| run.failures_at(now_ms, &boot_id));
         let (pid, state) = (std::process::id(), RunState::Starting);
-        Self { pid, state, failures, started_boot_ms: now_ms, boot_id }
+        Self { pid, state, failures, started_boot_ms: now_ms, boot_id, server: None }
     }
 
     /// Returns how many runs in a row have failed early, this one included.
@@ -94,7 +152,7 @@ impl RunRecord {
             self.failures,
             self.started_boot_ms,
             self.boot_id
-        )
+        ) + &self.server.as_ref().map(ServerInfo::to_text).unwrap_or_default()
     }
 
     /// Parses the output of `to_text`. Ignores text behind it.
@@ -108,6 +166,7 @@ impl RunRecord {
             failures: value("failures")?.parse().ok()?,
             started_boot_ms: value("started_boot_ms")?.parse().ok()?,
             boot_id: value("boot_id")?.to_owned(),
+            server: ServerInfo::parse(text),
         })
     }
 }
@@ -122,7 +181,14 @@ mod tests {
     use super::*;
 
     fn run(state: RunState, failures: u32) -> RunRecord {
-        RunRecord { pid: 7, state, failures, started_boot_ms: 1000, boot_id: "a".into() }
+        RunRecord {
+            pid: 7,
+            state,
+            failures,
+            started_boot_ms: 1000,
+            boot_id: "a".into(),
+            server: None,
+        }
     }
 
     #[test]
@@ -155,6 +221,17 @@ mod tests {
     #[test]
     fn a_record_is_parsed_as_written_and_an_older_file_yields_its_process_id() {
         let record = run(RunState::Ready, 2);
+        assert_eq!(RunRecord::parse(&record.to_text()), Some(record.clone()));
+        let server = ServerInfo {
+            version: "0.1.0".into(),
+            config: "/etc/hooktrail/config.toml".into(),
+            ready_at_ms: 5,
+            loaded_at_ms: 6,
+            reload_rejected_at_ms: Some(7),
+            intake: vec!["http://127.0.0.1:8080".into(), "unix:/run/a b.sock".into()],
+            admin: Vec::new(),
+        };
+        let record = RunRecord { server: Some(server), ..record };
         assert_eq!(RunRecord::parse(&record.to_text()), Some(record));
         assert_eq!((RunRecord::parse("123\n"), pid("123\n")), (None, Some(123)));
         assert_eq!((RunRecord::parse(""), pid("")), (None, None));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::Connection;
 
 use super::queries::{ISO, Rows, query};
+use crate::clock::MonotonicClock;
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
 /// paused or their circuit breaker is open. `to_wall_ms` converts the database clock. The last hour is searched in the newest 200,000 attempts.
@@ -68,4 +69,48 @@ pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, 
     let mut select =
         conn.prepare("SELECT handler, jobs FROM queue_depth WHERE state = 'queued'")?;
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// The state of the queue and of the handlers, for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseSummary {
+    pub queued: i64,
+    pub running: i64,
+    pub dead: i64,
+    /// Wall clock.
+    pub oldest_queued_at_ms: Option<i64>,
+    /// Handlers with an open circuit breaker, and until when (wall clock).
+    pub open_breakers: Vec<(String, i64)>,
+    pub paused: Vec<String>,
+}
+
+/// Returns the state of the queue and of the handlers.
+///
+/// # Errors
+/// The read failed.
+pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<DatabaseSummary> {
+    let count = |sql: &str| conn.query_row(sql, [], |row| row.get(0));
+    let oldest: Option<i64> = conn.query_row(
+        "SELECT min(e.received_at) FROM (SELECT min(id) AS id FROM jobs WHERE state = 0 AND handler IN
+           (SELECT id FROM handlers) UNION ALL SELECT min(id) FROM jobs WHERE state = 1) q
+           JOIN jobs j ON j.id = q.id JOIN events e ON e.id = j.event",
+        [],
+        |row| row.get(0),
+    )?;
+    let mut select = conn.prepare(
+        "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL ORDER BY name",
+    )?;
+    let open_breakers =
+        select.query_map([], |row| Ok((row.get(0)?, clock.to_wall_ms(row.get(1)?))))?;
+    let open_breakers = open_breakers.collect::<rusqlite::Result<_>>()?;
+    let mut select = conn.prepare("SELECT name FROM handlers WHERE paused ORDER BY name")?;
+    let paused = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(DatabaseSummary {
+        queued: count("SELECT coalesce(sum(jobs), 0) FROM queue_depth WHERE state = 'queued'")?,
+        running: count("SELECT count(*) FROM jobs WHERE state = 2")?,
+        dead: count("SELECT count(*) FROM jobs WHERE state = 4")?,
+        oldest_queued_at_ms: oldest,
+        open_breakers,
+        paused,
+    })
 }

@@ -25,7 +25,7 @@ const IMPORTS: [(&str, &str); 27] = [
     ("expression", "clock domain json multipart process"),
     ("config", "expression"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
-    ("store", "clock config domain"),
+    ("store", "clock config domain escape"),
     // Modules that decide, without I/O, database and clock.
     ("scheduler", "config domain"),
     ("planner", "config domain expression"),

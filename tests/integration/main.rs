@@ -50,6 +50,7 @@ mod sender_presets;
 mod sender_sdks;
 mod source_limits;
 mod startup;
+mod status;
 mod storage_failures;
 mod stream_handlers;
 mod support;
