@@ -4,7 +4,7 @@
 //! and the admin listener must not depend on their number.
 
 use crate::config::{Config, Handler, Mode};
-use crate::web::{ADMIN_CONNECTIONS_MAX, SPARE_CONNECTIONS};
+use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
 
 /// The database with its log, listeners, event loops, evaluators, and folders being read.
 const OWN_FILES: u64 = 128;
@@ -40,7 +40,7 @@ fn reserve(config: &Config) -> u64 {
         (None, Mode::Each | Mode::Batch | Mode::Cgi) => 0,
     };
     let persistent: u64 = config.handlers.iter().map(files_of_handler).sum();
-    let connections = (ADMIN_CONNECTIONS_MAX + SPARE_CONNECTIONS) as u64;
+    let connections = (MAX_ADMIN_CONNECTIONS + SPARE_CONNECTIONS) as u64;
     OWN_FILES
         + connections
         + workers * (FILES_PER_READER + FILES_PER_PROCESS + FILES_PER_STARTING_PROCESS)

@@ -24,7 +24,7 @@ use crate::worker::task_builder::TaskBuilder;
 use crate::{app, clock};
 
 /// The longest part of an input or a key that is printed.
-const PREVIEW_CHARS_MAX: usize = 200;
+const MAX_PREVIEW_CHARS: usize = 200;
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -249,7 +249,7 @@ fn describe_keys(keys: &RawJobKeys) -> Vec<String> {
 
 /// Returns the start of a text as one line.
 fn preview(text: &str) -> String {
-    output::escape_line(&text.chars().take(PREVIEW_CHARS_MAX).collect::<String>())
+    output::escape_line(&text.chars().take(MAX_PREVIEW_CHARS).collect::<String>())
 }
 
 /// Runs a handler for an event in the foreground. With `split`, it runs the handler for each item.

@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const READINESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The longest response body that is read. The rest is ignored.
-const RESPONSE_BYTES_MAX: u64 = 64 << 10;
+const MAX_RESPONSE_BYTES: u64 = 64 << 10;
 
 /// The parts of a response that `send` prints.
 pub struct ServerResponse {
@@ -128,7 +128,7 @@ fn read_response(response: Response<Body>) -> io::Result<ServerResponse> {
     let content_type = head.headers.get("content-type");
     let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut bytes = Vec::new();
-    body.into_reader().take(RESPONSE_BYTES_MAX).read_to_end(&mut bytes)?;
+    body.into_reader().take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes)?;
     Ok(ServerResponse { status: head.status.as_u16(), content_type, body: bytes })
 }
 

@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
 use super::{KeyPlace, Proof, SenderResponse, SignedRequest, VerificationScheme, json_body};
 use crate::config::key_material;
 use crate::config::{Encoding, TimestampUnit, Verify};
@@ -72,7 +72,7 @@ impl VerificationScheme for Discord {
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        let signatures = parse::header_elements(request, &self.header).take(SIGNATURES_MAX).count();
+        let signatures = parse::header_elements(request, &self.header).take(MAX_SIGNATURES).count();
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
     }
 

@@ -12,7 +12,7 @@ pub(super) type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 /// Maximum number of form fields. These senders send tens. PHP's `max_input_vars` has the same
 /// default.
-pub(super) const FIELDS_MAX: usize = 1000;
+pub(super) const MAX_FIELDS: usize = 1000;
 
 /// Iterates over the fields of an urlencoded body in their order. A byte order mark is skipped, as
 /// everywhere else that a form is read.
@@ -26,14 +26,14 @@ pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
 /// Lists the fields of an urlencoded body in their order.
 ///
 /// # Errors
-/// There are more than `FIELDS_MAX`.
+/// There are more than `MAX_FIELDS`.
 pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<Field<'_>>, String> {
-    let fields: Vec<Field<'_>> = iter_fields(body).take(FIELDS_MAX + 1).collect();
-    if fields.len() > FIELDS_MAX { Err(too_many_fields()) } else { Ok(fields) }
+    let fields: Vec<Field<'_>> = iter_fields(body).take(MAX_FIELDS + 1).collect();
+    if fields.len() > MAX_FIELDS { Err(too_many_fields()) } else { Ok(fields) }
 }
 
 fn too_many_fields() -> String {
-    format!("form has more than {FIELDS_MAX} fields")
+    format!("form has more than {MAX_FIELDS} fields")
 }
 
 fn parse_field(pair: &[u8]) -> Field<'_> {
@@ -65,7 +65,7 @@ pub(super) fn concat(fields: &[Field<'_>]) -> Vec<u8> {
 /// Lists the fields with these names in a multipart body.
 ///
 /// # Errors
-/// The body is not multipart, is broken, or has more than `FIELDS_MAX` parts.
+/// The body is not multipart, is broken, or has more than `MAX_FIELDS` parts.
 pub(super) fn parse_multipart(
     content_type: Option<&[u8]>,
     body: &[u8],
@@ -78,11 +78,11 @@ pub(super) fn parse_multipart(
         let name = part.name.filter(|name| names.contains(&name.as_str()));
         let field = |name: String| (name.into_bytes().into(), part.bytes.to_vec().into());
         fields.extend(name.map(field));
-        (total <= FIELDS_MAX).then_some(())
+        (total <= MAX_FIELDS).then_some(())
     });
     match completed {
         Some(()) => Ok(fields),
-        None if total > FIELDS_MAX => Err(too_many_fields()),
+        None if total > MAX_FIELDS => Err(too_many_fields()),
         None => Err("body is not multipart, but its Content-Type says so".to_owned()),
     }
 }

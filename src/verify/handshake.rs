@@ -16,10 +16,10 @@ use super::{SenderResponse, SignedRequest, discord, form_fields, json_body, pars
 use crate::config::{self, Encoding, Secrets, Source};
 
 /// Maximum size of a challenge. A longer one is not answered.
-pub const CHALLENGE_BYTES_MAX: usize = 1024;
+pub const MAX_CHALLENGE_BYTES: usize = 1024;
 
 /// No handshake is larger, so a larger body is not parsed.
-const BODY_BYTES_MAX: usize = 64 << 10;
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// A recognized handshake and its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct HandshakeSpec {
 }
 
 /// Maximum number of fields of an unsigned form that is a handshake.
-const FORM_FIELDS_MAX: usize = 16;
+const MAX_FORM_FIELDS: usize = 16;
 
 const GET: &[&str] = &["GET"];
 const HEAD: &[&str] = &["HEAD"];
@@ -141,7 +141,7 @@ impl PresetHandshake {
     /// Recognizes a handshake. `is_signed` selects the handshakes that require a valid signature;
     /// otherwise the others are tried.
     pub fn detect(&self, request: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
-        if request.body.len() > BODY_BYTES_MAX {
+        if request.body.len() > MAX_BODY_BYTES {
             return None;
         }
         let is_candidate = |spec: &&&HandshakeSpec| {
@@ -157,7 +157,7 @@ fn reply(detail: impl Into<String>, response: SenderResponse) -> HandshakeResult
 
 /// Returns the challenge and nothing else.
 fn echo_challenge(detail: &str, challenge: &str) -> HandshakeResult {
-    let has_valid_size = challenge.len() <= CHALLENGE_BYTES_MAX;
+    let has_valid_size = challenge.len() <= MAX_CHALLENGE_BYTES;
     has_valid_size.then(|| reply(detail, SenderResponse::text(challenge))).flatten()
 }
 
@@ -197,7 +197,7 @@ fn detect_ssl_check(_: &PresetHandshake, request: &SignedRequest<'_>) -> Handsha
             b"ssl_check" => return None,
             _ => {}
         }
-        if at >= FORM_FIELDS_MAX {
+        if at >= MAX_FORM_FIELDS {
             return None;
         }
     }
@@ -232,11 +232,11 @@ fn detect_zoom(preset: &PresetHandshake, request: &SignedRequest<'_>) -> Handsha
     }
     let body: ZoomBody<'_> = json_body::parse(request.body).ok()?;
     let token = &*body.payload.token;
-    if body.event != "endpoint.url_validation" || token.len() > CHALLENGE_BYTES_MAX {
+    if body.event != "endpoint.url_validation" || token.len() > MAX_CHALLENGE_BYTES {
         return None;
     }
     let signatures: Vec<Vec<u8>> = parse::header_elements(request, &preset.header)
-        .take(parse::SIGNATURES_MAX)
+        .take(parse::MAX_SIGNATURES)
         .filter_map(|element| {
             parse::decode_signature(Encoding::Hex, element.strip_prefix(b"v0=")?).ok()
         })

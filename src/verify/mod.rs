@@ -37,7 +37,7 @@ mod twilio;
 mod url;
 
 use delivery_key::KeyPlace;
-pub use handshake::{CHALLENGE_BYTES_MAX, HandshakeReply, PresetHandshake};
+pub use handshake::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshake};
 pub use outgoing::OutgoingRequest;
 pub use parse::forwarded_pair;
 pub use proof::Proof;

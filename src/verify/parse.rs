@@ -15,28 +15,28 @@ pub(super) const MISMATCH: &str = "signature does not match";
 
 /// Maximum number of signatures of one request that are checked. A sender that rotates its secret
 /// sends two or three.
-pub(super) const SIGNATURES_MAX: usize = 32;
+pub(super) const MAX_SIGNATURES: usize = 32;
 
 /// Maximum number of pairs of a signature and a key that are checked.
-pub(super) const PAIRS_MAX: usize = 64;
+pub(super) const MAX_PAIRS: usize = 64;
 
 /// Pairs that are checked however large the body is: two signatures with two keys.
-const PAIRS_MIN: usize = 4;
+const MIN_PAIRS: usize = 4;
 
-/// Maximum number of bytes that the pairs of one request hash together, beyond `PAIRS_MIN`.
-const HASHED_BYTES_MAX: usize = 64 << 20;
+/// Maximum number of bytes that the pairs of one request hash together, beyond `MIN_PAIRS`.
+const MAX_HASHED_BYTES: usize = 64 << 20;
 
 /// A check with a public key takes 0.1 ms, about as long as hashing this number of bytes.
 const PUBLIC_KEY_BYTES: usize = 16 << 10;
 
 /// Returns how many pairs are checked if each hashes a text of this size.
 pub(super) fn max_pairs(text_bytes: usize) -> usize {
-    (HASHED_BYTES_MAX / text_bytes.max(1)).clamp(PAIRS_MIN, PAIRS_MAX)
+    (MAX_HASHED_BYTES / text_bytes.max(1)).clamp(MIN_PAIRS, MAX_PAIRS)
 }
 
 /// Returns the cost of checking pairs with public keys, expressed as a number of bytes to hash.
 pub(super) fn public_key_cost(signatures: usize, keys: usize, text_bytes: usize) -> usize {
-    let pairs = (signatures.min(SIGNATURES_MAX) * keys).min(max_pairs(text_bytes));
+    let pairs = (signatures.min(MAX_SIGNATURES) * keys).min(max_pairs(text_bytes));
     pairs * (PUBLIC_KEY_BYTES + text_bytes)
 }
 
@@ -71,7 +71,7 @@ pub(super) fn parse_signatures<'a>(
     read: impl Fn(&'a [u8]) -> Result<Vec<u8>, String>,
 ) -> Result<Vec<Vec<u8>>, String> {
     let (mut signatures, mut first_error) = (Vec::new(), None);
-    for element in elements.take(SIGNATURES_MAX) {
+    for element in elements.take(MAX_SIGNATURES) {
         match read(element) {
             Ok(signature) => signatures.push(signature),
             Err(reason) => first_error = first_error.or(Some(reason)),

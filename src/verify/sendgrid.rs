@@ -4,7 +4,7 @@
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
 use super::{KeyPlace, Proof, SignedRequest, VerificationScheme};
 use crate::config::key_material;
 use crate::config::{Encoding, TimestampUnit, Verify};
@@ -49,7 +49,7 @@ impl VerificationScheme for SendGrid {
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        let signatures = parse::header_elements(request, &self.header).take(SIGNATURES_MAX).count();
+        let signatures = parse::header_elements(request, &self.header).take(MAX_SIGNATURES).count();
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
     }
 

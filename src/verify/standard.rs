@@ -9,7 +9,7 @@ use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
 use super::discord::verify_ed25519;
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
 use super::secrets::HmacKeys;
 use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::key_material::{self, StandardKey};
@@ -64,7 +64,7 @@ fn parse_signatures(request: &SignedRequest<'_>, header: &str) -> Result<ParsedS
             continue;
         }
         total += 1;
-        if total > SIGNATURES_MAX {
+        if total > MAX_SIGNATURES {
             break;
         }
         let list = match std::mem::take(&mut version) {

@@ -4,7 +4,7 @@
 
 use ring::hmac;
 
-use super::parse::{self, MISMATCH, SIGNATURES_MAX, TimestampTolerance};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
 use super::secrets::HmacKeys;
 use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::{Encoding, TimestampUnit, Verify};
@@ -84,7 +84,7 @@ impl TimestampedSignatures {
                 list.timestamp = Some(timestamp);
             } else if let Some(signature) = parse::named_value(part, version) {
                 total += 1;
-                if total > SIGNATURES_MAX {
+                if total > MAX_SIGNATURES {
                     break;
                 }
                 match parse::decode_signature(Encoding::Hex, signature) {
@@ -110,10 +110,10 @@ impl VerificationScheme for TimestampedSignatures {
     fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
         let payload_separator = self.format.payload_separator.as_bytes();
         // Each timestamp makes another text, which each key has to hash.
-        let texts_max = parse::max_pairs(request.body.len()).div_ceil(self.keys.len().max(1));
+        let max_texts = parse::max_pairs(request.body.len()).div_ceil(self.keys.len().max(1));
         let mut result = Err(MISMATCH.to_owned());
         for SignatureList { timestamp, signatures } in
-            self.parse_header(request)?.iter().take(texts_max)
+            self.parse_header(request)?.iter().take(max_texts)
         {
             let timestamp = timestamp.unwrap_or_default();
             if self.keys.verify_any(&[timestamp, payload_separator, request.body], signatures) {
@@ -134,7 +134,7 @@ impl VerificationScheme for TimestampedSignatures {
                 .filter(|part| parse::named_value(part.trim_ascii(), self.format.time).is_some())
                 .count()
         });
-        self.keys.check_cost(texts.sum::<usize>().min(SIGNATURES_MAX), request.body.len())
+        self.keys.check_cost(texts.sum::<usize>().min(MAX_SIGNATURES), request.body.len())
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {

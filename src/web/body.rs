@@ -13,7 +13,7 @@ use actix_web::http::{ConnectionType, Method};
 use actix_web::{HttpRequest, HttpResponse, dev, web};
 use futures_core::Stream;
 
-use super::body_memory::{BudgetFull, LARGE_BYTES_MIN};
+use super::body_memory::{BudgetFull, MIN_LARGE_BYTES};
 use super::connection::Connection;
 use super::rejection::Rejection;
 
@@ -95,7 +95,7 @@ impl RequestBody {
 
     /// Whether the head announces a large body.
     pub fn is_large(&self) -> bool {
-        self.length.is_some_and(|length| length >= LARGE_BYTES_MIN)
+        self.length.is_some_and(|length| length >= MIN_LARGE_BYTES)
     }
 }
 
@@ -110,7 +110,7 @@ fn has_no_end(request: &HttpRequest) -> bool {
 }
 
 /// Decides whether the connection closes after the response. It does if part of the request was not
-/// read, if the sender asked for another protocol, or if new connections wait for a place.
+/// read, if the sender asked for another protocol, or if new connections wait for a slot.
 pub fn finish_response(
     mut response: HttpResponse,
     request: &HttpRequest,
@@ -118,7 +118,7 @@ pub fn finish_response(
     body: &RequestBody,
 ) -> HttpResponse {
     let is_last = !body.is_complete;
-    if is_last || request.head().upgrade() || connection.should_yield_place() {
+    if is_last || request.head().upgrade() || connection.should_give_up_slot() {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     connection.respond(is_last);

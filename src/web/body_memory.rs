@@ -19,13 +19,13 @@ use crate::domain::SourceId;
 use crate::domain::reservation::Reservation;
 
 /// Bodies of at least this size are large.
-pub const LARGE_BYTES_MIN: usize = 64 << 10;
+pub const MIN_LARGE_BYTES: usize = 64 << 10;
 
-/// While more than half of the budget is in use, a large body must grow by `STALLED_BYTES_MIN` in
+/// While more than half of the budget is in use, a large body must grow by `MIN_PROGRESS_BYTES` in
 /// each period of this length.
-pub const STALLED_AFTER: Duration = Duration::from_secs(2);
-/// Minimum growth of a large body in each `STALLED_AFTER`.
-pub const STALLED_BYTES_MIN: usize = 64 << 10;
+pub const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
+/// Minimum growth of a large body in each `PROGRESS_PERIOD`.
+pub const MIN_PROGRESS_BYTES: usize = 64 << 10;
 
 /// The budget has no room for the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Claimant {
     pub client: Option<IpAddr>,
     pub source: SourceId,
     /// `max_inflight_size`
-    pub bytes_max: usize,
+    pub max_inflight_bytes: usize,
     /// `max_body_size` of the source. One such body always fits into an empty budget.
     pub max_body_bytes: usize,
 }
@@ -67,8 +67,8 @@ impl BodyBudget {
     }
 
     /// Whether more than half of the budget is in use.
-    fn is_scarce(&self, bytes_max: usize) -> bool {
-        self.held_bytes.load(Ordering::Relaxed) > bytes_max / 2
+    fn is_scarce(&self, max_inflight_bytes: usize) -> bool {
+        self.held_bytes.load(Ordering::Relaxed) > max_inflight_bytes / 2
     }
 }
 
@@ -99,7 +99,7 @@ impl BodyClaim<'_> {
     /// There is no room.
     pub fn grow(&mut self, bytes: usize) -> Result<(), BudgetFull> {
         let total = self.reservation.grow(bytes);
-        if !self.is_large && self.reservation.amount() >= LARGE_BYTES_MIN {
+        if !self.is_large && self.reservation.amount() >= MIN_LARGE_BYTES {
             self.mark_large();
         }
         if total > self.limit() {
@@ -132,10 +132,13 @@ impl BodyClaim<'_> {
         }
         let added = bytes - self.shared_bytes.unwrap_or(0);
         self.shared_bytes = Some(bytes);
-        let pool =
-            if self.is_large { self.claimant.bytes_max } else { self.claimant.bytes_max / 8 };
+        let pool = if self.is_large {
+            self.claimant.max_inflight_bytes
+        } else {
+            self.claimant.max_inflight_bytes / 8
+        };
         let min_limit = self.claimant.max_body_bytes;
-        let min_limit = if self.is_large { min_limit } else { min_limit.min(LARGE_BYTES_MIN) };
+        let min_limit = if self.is_large { min_limit } else { min_limit.min(MIN_LARGE_BYTES) };
         let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let client_bytes =
             shares.by_client.entry((self.claimant.client, self.is_large)).or_default();
@@ -167,7 +170,7 @@ impl BodyClaim<'_> {
 
     /// Whether the body has to keep the minimum rate now.
     pub fn should_make_progress(&self) -> bool {
-        self.is_large && self.budget.is_scarce(self.claimant.bytes_max)
+        self.is_large && self.budget.is_scarce(self.claimant.max_inflight_bytes)
     }
 
     /// Whether the body counts as large.
@@ -177,7 +180,7 @@ impl BodyClaim<'_> {
 
     /// Maximum number of bytes that all bodies together may hold when this one grows.
     fn limit(&self) -> usize {
-        let total = self.claimant.bytes_max;
+        let total = self.claimant.max_inflight_bytes;
         let large = (total - total / 8).max(self.claimant.max_body_bytes);
         if self.is_large { large } else { total }
     }
@@ -208,7 +211,7 @@ mod tests {
         Claimant {
             client: client.parse().ok(),
             source: SourceId(source),
-            bytes_max: 1024 * KIB,
+            max_inflight_bytes: 1024 * KIB,
             max_body_bytes: 128 * KIB,
         }
     }

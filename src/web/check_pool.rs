@@ -16,7 +16,7 @@ use crate::domain::SourceId;
 const THREADS: usize = 2;
 
 /// Maximum number of waiting tasks of one source.
-const TASKS_MAX: usize = 256;
+const MAX_TASKS: usize = 256;
 
 /// Runs checks of requests on its own threads, which start with the first check.
 #[derive(Default)]
@@ -173,7 +173,7 @@ impl CheckQueueState {
         let total_bytes: usize = self.bytes.values().sum();
         let has_bytes = source_bytes == 0
             || (source_bytes + bytes <= max_bytes / 2 && total_bytes + bytes <= max_bytes);
-        tasks < TASKS_MAX && has_bytes
+        tasks < MAX_TASKS && has_bytes
     }
 
     fn enqueue(&mut self, source: SourceId, entry: QueuedCheck) {
@@ -282,7 +282,7 @@ mod tests {
         assert!(pool.run(A, MIB, 8 * MIB, || ()).blocking_recv().is_err());
         waiting.pop();
         waiting.push(pool.run(A, MIB, 8 * MIB, || ()));
-        let small: Vec<_> = (3..TASKS_MAX).map(|_| pool.run(A, 0, 8 * MIB, || ())).collect();
+        let small: Vec<_> = (3..MAX_TASKS).map(|_| pool.run(A, 0, 8 * MIB, || ())).collect();
         assert!(pool.run(A, 0, 8 * MIB, || ()).blocking_recv().is_err());
         drop(release);
         for reply in waiting.into_iter().chain(small).chain([first]) {

@@ -6,8 +6,8 @@
 //! flush.
 //!
 //! `connections` compares phases with their time limits and wakes a stream that has exceeded its
-//! own. A request costs a few relaxed atomic operations and two readings of the clock, and no lock
-//! and no timer.
+//! own. Each request costs a few relaxed atomic operations and two clock reads: no lock and no
+//! timer.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,15 +24,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::connections::Connections;
 
 /// Maximum size of a request's head, the request line included. Beyond it the response is 431.
-pub const HEAD_BYTES_MAX: usize = 32 << 10;
+pub const MAX_HEAD_BYTES: usize = 32 << 10;
 
 const HEAD_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
 const HEAD_TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 33\r\n\
     connection: close\r\ncontent-type: application/json\r\n\r\n{\"error\":\"request took too long\"}";
 
-/// Maximum number of bytes of one read outside a body, and so of the held bytes.
-const READ_BYTES_MAX: usize = 8 << 10;
+/// Maximum number of bytes of one read outside a body, and so of the bytes that are read ahead.
+const MAX_READ_BYTES: usize = 8 << 10;
 
 const NO_LENGTH: usize = usize::MAX;
 
@@ -50,7 +50,7 @@ pub enum Phase {
     Body,
     /// From the last byte of a request to its response. The server itself takes this time.
     Handling,
-    /// The response is being passed to the system.
+    /// The response is not yet passed to the system.
     Responding,
     /// The system accepts no more of the response until the peer reads.
     Writing,
@@ -71,7 +71,7 @@ impl Phase {
         Self::Closing,
     ];
 
-    /// Whether the connection can be closed without losing a request.
+    /// Whether no request is lost if the connection closes now.
     pub fn is_idle(self) -> bool {
         matches!(self, Self::New | Self::Idle)
     }
@@ -80,14 +80,14 @@ impl Phase {
         self == Self::Body || self.is_after_request()
     }
 
-    /// Whether the request is complete and its response is not with the system yet.
+    /// Whether the request is complete and its response is not yet passed to the system.
     fn is_after_request(self) -> bool {
         matches!(self, Self::Handling | Self::Responding | Self::Writing)
     }
 }
 
-/// A phase, its start, and the decisions about the connection. All are one number, so that a
-/// decision of another thread applies only to the phase for which it was made.
+/// A phase, its start time and the pending decision, packed into one atomic. So another thread's
+/// decision applies only to the phase that it saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionState(u64);
 
@@ -126,15 +126,15 @@ impl ConnectionState {
     }
 }
 
-/// The state that the stream, the handler and `Connections` share.
+/// State shared by the stream, the handler and `Connections`.
 pub struct Connection {
     connections: Arc<Connections>,
     state: AtomicU64,
     /// Number of requests that have begun.
     requests: AtomicUsize,
-    /// Length of the last request's body, if its head contains it.
+    /// Length of the current request's body, or `NO_LENGTH` if its head does not contain it.
     body_length: AtomicUsize,
-    /// The waker of the task that serves the connection.
+    /// Waker of the connection's task.
     waker: Mutex<Option<Waker>>,
 }
 
@@ -160,17 +160,17 @@ impl Connection {
         let next = ConnectionState::new(phase, since_us).0 | flags;
         let previous = ConnectionState(self.state.swap(next, Ordering::AcqRel));
         if previous.is_evicted() {
-            self.connections.count_evicted(-1);
+            self.connections.adjust_evicted(-1);
         }
         match (previous.phase().is_in_flight(), phase.is_in_flight()) {
-            (false, true) => self.connections.count_in_flight(1),
-            (true, false) => self.connections.count_in_flight(-1),
+            (false, true) => self.connections.adjust_in_flight(1),
+            (true, false) => self.connections.adjust_in_flight(-1),
             _ => {}
         }
     }
 
-    /// Closes the connection if it is still in the state `observed`. `is_evicted`: it is closed to make
-    /// room.
+    /// Marks the connection as expired if its state is still `observed`. Returns whether it did.
+    /// `is_evicted`: the connection makes room for a new one.
     pub(super) fn expire(&self, observed: ConnectionState, is_evicted: bool) -> bool {
         let flags =
             ConnectionState::EXPIRED | if is_evicted { ConnectionState::EVICTED } else { 0 };
@@ -181,7 +181,7 @@ impl Connection {
             .is_ok();
         if is_expired {
             if is_evicted {
-                self.connections.count_evicted(1);
+                self.connections.adjust_evicted(1);
             }
             let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(waker) = &*waker {
@@ -191,7 +191,7 @@ impl Connection {
         is_expired
     }
 
-    /// Begins a request whose head is complete. Returns when its first byte arrived.
+    /// Records that the head is complete. Returns when the first byte of the request arrived.
     pub fn begin(&self, body_length: Option<usize>) -> Instant {
         let state = self.state();
         let since_us = match state.phase() {
@@ -217,8 +217,8 @@ impl Connection {
         self.enter(Phase::Responding, 0, flags);
     }
 
-    /// Whether connections wait for a place. Then this one closes after its response.
-    pub fn should_yield_place(&self) -> bool {
+    /// Whether new connections wait for a slot. If so, this one must close after its response.
+    pub fn should_give_up_slot(&self) -> bool {
         self.connections.is_full()
     }
 
@@ -231,35 +231,36 @@ impl Connection {
 ///
 /// actix-http decodes every request that it receives into several KiB. It also closes the
 /// connection after a response while the body of a later request is incomplete. So the stream hands
-/// over one request at a time. It holds at most 8 KiB of the next ones until the response is with
-/// the system.
+/// over one request at a time. It reads ahead at most 8 KiB of the next ones, and keeps them until
+/// the response is passed to the system.
 pub struct ConnectionStream<S> {
     inner: S,
     connection: Arc<Connection>,
-    /// The waker that `Connection` holds.
+    /// A copy of the waker in `Connection`.
     waker: Option<Waker>,
-    /// Bytes of the incomplete head that were handed over.
+    /// Bytes of the incomplete head handed over so far.
     head_bytes: usize,
-    /// The end of that head, once it has arrived, and the number of its request.
+    /// Position of the end of the head, once it has arrived.
     head_end: HeadEnd,
-    head_request: usize,
-    /// Bytes of the request that were handed over.
+    /// Number of the request that the head belongs to.
+    head_request_number: usize,
+    /// Bytes of this request handed over so far.
     request_bytes: usize,
-    /// No more bytes of the head will be handed over, because of its size or time. If it is still
+    /// The head exceeds its size or its time. No more bytes of it are handed over. If it is still
     /// incomplete, the request is rejected.
-    is_head_final: bool,
+    is_head_over_limit: bool,
     /// Bytes of a body handed over since actix-http last processed them.
     body_bytes: usize,
-    /// Bytes that were read and not handed over yet: those after the request.
-    held_bytes: BytesMut,
+    /// Bytes after the request: read and not handed over yet.
+    read_ahead_bytes: BytesMut,
     /// Handing over paused once, so that actix-http decodes what it has. If it needs more bytes to
     /// complete the request, it gets the next ones.
     has_paused: bool,
     is_write_blocked: bool,
-    /// A read was refused, and nothing else wakes the task for it.
-    is_read_refused: bool,
+    /// A read returned `Pending` although input may be ready, and nothing else wakes the task.
+    is_read_suspended: bool,
     /// Released after the socket is closed.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<S> Drop for ConnectionStream<S> {
@@ -270,22 +271,22 @@ impl<S> Drop for ConnectionStream<S> {
 }
 
 impl<S> ConnectionStream<S> {
-    pub(super) fn new(inner: S, connection: Arc<Connection>, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(inner: S, connection: Arc<Connection>, permit: OwnedSemaphorePermit) -> Self {
         Self {
             inner,
             connection,
             waker: None,
             head_bytes: 0,
             head_end: HeadEnd::default(),
-            head_request: 0,
+            head_request_number: 0,
             request_bytes: 0,
-            is_head_final: false,
+            is_head_over_limit: false,
             body_bytes: 0,
-            held_bytes: BytesMut::new(),
+            read_ahead_bytes: BytesMut::new(),
             has_paused: false,
             is_write_blocked: false,
-            is_read_refused: false,
-            _place: place,
+            is_read_suspended: false,
+            _permit: permit,
         }
     }
 
@@ -293,11 +294,12 @@ impl<S> ConnectionStream<S> {
         &self.connection
     }
 
-    /// Begins a head of which this number of bytes was handed over.
+    /// Begins a head. `bytes` of it are already handed over.
     fn begin_head(&mut self, bytes: usize, head_end: HeadEnd) {
         let requests = self.connection.requests.load(Ordering::Relaxed);
-        (self.head_bytes, self.request_bytes, self.is_head_final) = (bytes, bytes, false);
-        (self.head_end, self.head_request, self.has_paused) = (head_end, requests + 1, false);
+        (self.head_bytes, self.request_bytes, self.is_head_over_limit) = (bytes, bytes, false);
+        (self.head_end, self.head_request_number, self.has_paused) =
+            (head_end, requests + 1, false);
         self.connection.enter(Phase::Head, self.connection.connections.now_us(), 0);
     }
 
@@ -305,12 +307,12 @@ impl<S> ConnectionStream<S> {
     fn request_length(&self) -> Option<usize> {
         let requests = self.connection.requests.load(Ordering::Relaxed);
         let length = self.connection.body_length.load(Ordering::Relaxed);
-        let is_known = self.head_request == requests && length != NO_LENGTH;
+        let is_known = self.head_request_number == requests && length != NO_LENGTH;
         self.head_end.position.filter(|_| is_known).map(|head| head.saturating_add(length))
     }
 
     /// Returns the number of bytes handed over that belong to the next request, if known. They are
-    /// part of its first line, because bytes after a whole request line are held.
+    /// part of its first line, because nothing after a whole request line is handed over.
     fn next_request_bytes(&self) -> usize {
         self.request_length().map_or(0, |length| self.request_bytes.saturating_sub(length))
     }
@@ -344,8 +346,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         read.map(|()| Ok(count))
     }
 
-    /// Hands over held bytes, or reads some. `cut` gets at most `max` bytes and returns how many of
-    /// them to hand over. The others are held. Returns the number of bytes handed over.
+    /// Hands over bytes that were read ahead, or reads some. `cut` gets at most `max` bytes and
+    /// returns how many of them to hand over. The others stay in `read_ahead_bytes`. Returns the
+    /// number of bytes handed over.
     fn hand_over(
         &mut self,
         context: &mut Context<'_>,
@@ -354,21 +357,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         cut: impl FnOnce(&[u8]) -> usize,
     ) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
-        let count = if self.held_bytes.is_empty() {
+        let count = if self.read_ahead_bytes.is_empty() {
             ready!(self.read(context, buffer, max)?);
             let bytes = &buffer.filled()[before..];
             let count = cut(bytes);
-            self.held_bytes.extend_from_slice(&bytes[count..]);
+            self.read_ahead_bytes.extend_from_slice(&bytes[count..]);
             buffer.set_filled(before + count);
             count
         } else {
-            let bytes = &self.held_bytes[..max.min(self.held_bytes.len()).min(buffer.remaining())];
+            let bytes = &self.read_ahead_bytes
+                [..max.min(self.read_ahead_bytes.len()).min(buffer.remaining())];
             let count = cut(bytes);
             buffer.put_slice(&bytes[..count]);
-            self.held_bytes.advance(count);
-            if self.held_bytes.is_empty() {
+            self.read_ahead_bytes.advance(count);
+            if self.read_ahead_bytes.is_empty() {
                 // Frees the memory, which `advance` does not.
-                self.held_bytes = BytesMut::new();
+                self.read_ahead_bytes = BytesMut::new();
             }
             count
         };
@@ -376,19 +380,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Hands nothing over, and holds what the peer sends after its request. It still reads while
-    /// nothing is held, so that actix-http learns about the end of the input.
-    fn hold_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held_bytes.is_empty() {
-            let mut bytes = [MaybeUninit::uninit(); READ_BYTES_MAX];
+    /// Hands nothing over, and reads ahead what the peer sends after its request. It reads only
+    /// while `read_ahead_bytes` is empty, so that actix-http learns about the end of the input.
+    fn read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.read_ahead_bytes.is_empty() {
+            let mut bytes = [MaybeUninit::uninit(); MAX_READ_BYTES];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer)?);
             if buffer.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            self.held_bytes.extend_from_slice(buffer.filled());
+            self.read_ahead_bytes.extend_from_slice(buffer.filled());
         }
-        (self.has_paused, self.is_read_refused) = (true, true);
+        (self.has_paused, self.is_read_suspended) = (true, true);
         Poll::Pending
     }
 
@@ -401,8 +405,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         max: usize,
     ) -> Poll<io::Result<usize>> {
         let mut head_end = self.head_end;
-        let read = self.hand_over(context, buffer, max.min(READ_BYTES_MAX), |bytes| {
-            let end = head_end.scan(bytes).unwrap_or(bytes.len());
+        let read = self.hand_over(context, buffer, max.min(MAX_READ_BYTES), |bytes| {
+            let end = head_end.find_end(bytes).unwrap_or(bytes.len());
             if find_request_line(&bytes[end..]).is_some() { end } else { bytes.len() }
         });
         self.head_end = head_end;
@@ -417,7 +421,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         state: ConnectionState,
     ) -> Poll<io::Result<()>> {
         self.head_end = HeadEnd::default();
-        match self.hand_over_head(context, buffer, HEAD_BYTES_MAX)? {
+        match self.hand_over_head(context, buffer, MAX_HEAD_BYTES)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
             // This applies even if the connection has expired: the peer has not been told yet.
             Poll::Ready(count) => {
@@ -437,15 +441,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         buffer: &mut ReadBuf<'_>,
         state: ConnectionState,
     ) -> Poll<io::Result<()>> {
-        if self.is_head_final {
-            let is_too_late = self.head_bytes < HEAD_BYTES_MAX;
+        if self.is_head_over_limit {
+            let is_too_late = self.head_bytes < MAX_HEAD_BYTES;
             let response = if is_too_late { HEAD_TOO_LATE } else { HEAD_TOO_LARGE };
             return self.reject(context, response);
         }
         if self.head_end.position.is_some() && !self.has_paused && !state.is_expired() {
-            return self.hold_input(context);
+            return self.read_ahead(context);
         }
-        let room = HEAD_BYTES_MAX - self.head_bytes.min(HEAD_BYTES_MAX);
+        let room = MAX_HEAD_BYTES - self.head_bytes.min(MAX_HEAD_BYTES);
         if room > 0 {
             match self.hand_over_head(context, buffer, room)? {
                 Poll::Ready(count) => {
@@ -457,7 +461,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
             }
         }
         // actix-http processes the bytes that it has and reads again.
-        self.is_head_final = true;
+        self.is_head_over_limit = true;
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -468,7 +472,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.body_bytes >= HEAD_BYTES_MAX {
+        if self.body_bytes >= MAX_HEAD_BYTES {
             self.body_bytes = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -476,20 +480,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         let length = self.request_length();
         let remaining = length.map(|length| length.saturating_sub(self.request_bytes));
         let may_be_complete =
-            remaining.map_or(!self.held_bytes.is_empty(), |remaining| remaining == 0);
+            remaining.map_or(!self.read_ahead_bytes.is_empty(), |remaining| remaining == 0);
         let has_paused = std::mem::take(&mut self.has_paused);
         if may_be_complete && !has_paused {
-            return self.hold_input(context);
+            return self.read_ahead(context);
         }
         let read = match remaining {
             Some(remaining @ 1..) => self.hand_over(context, buffer, remaining, <[u8]>::len),
             // The body is chunked.
             _ => {
-                self.hand_over(context, buffer, READ_BYTES_MAX, |bytes| find_cut(bytes, has_paused))
+                self.hand_over(context, buffer, MAX_READ_BYTES, |bytes| find_cut(bytes, has_paused))
             }
         };
         match read? {
-            Poll::Ready(0) if !self.held_bytes.is_empty() => self.hold_input(context),
+            Poll::Ready(0) if !self.read_ahead_bytes.is_empty() => self.read_ahead(context),
             Poll::Ready(count) => {
                 self.body_bytes += count;
                 Poll::Ready(Ok(()))
@@ -501,10 +505,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         }
     }
 
-    /// Writes the response to an invalid request and closes the connection.
+    /// Sends a response to a malformed request and closes the connection.
     fn reject(&mut self, context: &mut Context<'_>, response: &[u8]) -> Poll<io::Result<()>> {
-        // With nothing else to send, the socket has room for this response. Otherwise the
-        // connection just ends.
+        // The socket buffer has room, because nothing else is in flight. If it has none, the
+        // connection closes without a response.
         let _ = Pin::new(&mut self.inner).poll_write(context, response);
         self.close(context);
         self.discard(context)
@@ -535,7 +539,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         }
     }
 
-    /// Called when everything that actix-http has written is with the system.
+    /// Runs when all that actix-http has written is passed to the system.
     fn end_write(&mut self, context: &mut Context<'_>) {
         self.is_write_blocked = false;
         let state = self.connection.state();
@@ -543,13 +547,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
             let now_us = self.connection.connections.now_us();
             match self.next_request_bytes() {
                 _ if state.should_close() => self.close(context),
-                0 if self.held_bytes.is_empty() => self.connection.enter(Phase::Idle, now_us, 0),
+                0 if self.read_ahead_bytes.is_empty() => {
+                    self.connection.enter(Phase::Idle, now_us, 0)
+                }
                 // The next request has already begun.
                 bytes => self.begin_head(bytes, HeadEnd { scanned: bytes, ..HeadEnd::default() }),
             }
         }
-        if self.is_read_refused && !self.connection.state().phase().is_after_request() {
-            self.is_read_refused = false;
+        if self.is_read_suspended && !self.connection.state().phase().is_after_request() {
+            self.is_read_suspended = false;
             context.waker().wake_by_ref();
         }
     }
@@ -568,7 +574,7 @@ struct HeadEnd {
 
 impl HeadEnd {
     /// Scans further bytes and returns where among them the head ends.
-    fn scan(&mut self, bytes: &[u8]) -> Option<usize> {
+    fn find_end(&mut self, bytes: &[u8]) -> Option<usize> {
         if self.position.is_some() {
             return None;
         }
@@ -635,7 +641,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionStream<S> {
         let state = this.connection.state();
         // The server accepts no further requests from a peer that does not read its responses.
         if this.is_write_blocked {
-            this.is_read_refused = true;
+            this.is_read_suspended = true;
             return if state.is_expired() {
                 Poll::Ready(Err(slow_peer_error()))
             } else {
@@ -647,7 +653,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionStream<S> {
             Phase::Head => this.read_head(context, buffer, state),
             Phase::Closing => this.discard(context),
             Phase::Body => this.read_body(context, buffer),
-            Phase::Handling | Phase::Responding | Phase::Writing => this.hold_input(context),
+            Phase::Handling | Phase::Responding | Phase::Writing => this.read_ahead(context),
         }
     }
 }
@@ -705,7 +711,7 @@ mod tests {
         let mut end = HeadEnd::default();
         let mut before = 0;
         for part in parts {
-            let here = end.scan(part.as_bytes()).map(|at| before + at);
+            let here = end.find_end(part.as_bytes()).map(|at| before + at);
             assert!(here.is_none() || here == expected, "{parts:?}");
             before += part.len();
         }

@@ -19,7 +19,7 @@ use super::connection::{Connection, ConnectionState, ConnectionStream, Phase};
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Minimum time between two checks of all connections.
-const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Minimum idle time after which a connection is closed for another. A sender between two requests
 /// would lose the one that it is about to send.
@@ -27,7 +27,7 @@ const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
 
 /// Maximum number of idle connections that one search remembers. Closing the next ones needs no
 /// search.
-const CANDIDATES_MAX: usize = 256;
+const MAX_CANDIDATES: usize = 256;
 
 /// Time limits that a reload may change.
 #[derive(Clone, Copy, Debug)]
@@ -60,19 +60,19 @@ struct OpenConnections {
 pub struct Connections {
     start: Instant,
     limits: Box<dyn Fn() -> TimeLimits + Send + Sync>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     open: Mutex<OpenConnections>,
-    /// Notified by the first connection, and by one that has no place.
+    /// Notified by the first connection, and by one that has no slot.
     wake: Notify,
-    /// Number of new connections without a place.
+    /// Number of new connections without a slot.
     waiting: AtomicUsize,
-    /// Number of connections that have been told to close for them and are still open.
+    /// Number of open connections that were evicted for them.
     evicted: AtomicI64,
     /// Number of requests whose response has not been passed to the system.
     in_flight: AtomicI64,
 }
 
-/// Counts a new connection that has no place, until it is dropped.
+/// Counts a new connection that has no slot, until it is dropped.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl Drop for WaitingGuard<'_> {
@@ -82,12 +82,12 @@ impl Drop for WaitingGuard<'_> {
 }
 
 impl Connections {
-    /// Makes the set of connections of a listener with this number of places.
+    /// Makes the set of connections of a listener with this number of slots.
     pub fn new(max: usize, limits: impl Fn() -> TimeLimits + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             start: Instant::now(),
             limits: Box::new(limits),
-            places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
             open: Mutex::default(),
             wake: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -104,11 +104,11 @@ impl Connections {
         self.start + Duration::from_micros(us)
     }
 
-    pub(super) fn count_in_flight(&self, change: i64) {
+    pub(super) fn adjust_in_flight(&self, change: i64) {
         self.in_flight.fetch_add(change, Ordering::SeqCst);
     }
 
-    pub(super) fn count_evicted(&self, change: i64) {
+    pub(super) fn adjust_evicted(&self, change: i64) {
         self.evicted.fetch_add(change, Ordering::SeqCst);
     }
 
@@ -117,12 +117,12 @@ impl Connections {
         self.in_flight.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether new connections wait for a place.
+    /// Whether new connections wait for a slot.
     pub fn is_full(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Waits for a place for a connection, and closes an idle one if necessary.
+    /// Waits for a slot for a connection, and closes an idle one if necessary.
     ///
     /// # Errors
     /// The listener has ended.
@@ -130,15 +130,15 @@ impl Connections {
         self: &Arc<Self>,
         stream: S,
     ) -> std::io::Result<ConnectionStream<S>> {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => place,
+        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => permit,
             Err(_) => {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 let _waiting = WaitingGuard(&self.waiting);
                 self.make_room(&mut self.lock());
                 self.wake.notify_one();
-                let place = Arc::clone(&self.places).acquire_owned().await;
-                place.map_err(std::io::Error::other)?
+                let permit = Arc::clone(&self.permits).acquire_owned().await;
+                permit.map_err(std::io::Error::other)?
             }
         };
         let connection = Arc::new(Connection::new(Arc::clone(self)));
@@ -148,7 +148,7 @@ impl Connections {
         }
         open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
         drop(open);
-        Ok(ConnectionStream::new(stream, connection, place))
+        Ok(ConnectionStream::new(stream, connection, permit))
     }
 
     pub(super) fn remove(&self, connection: &Arc<Connection>) {
@@ -211,7 +211,7 @@ impl Connections {
             self.make_room(&mut open);
             next = next.min(EVICTABLE_AFTER);
         }
-        Some(next.max(CHECK_INTERVAL_MIN))
+        Some(next.max(MIN_CHECK_INTERVAL))
     }
 
     /// Checks all connections for as long as the listener runs.
@@ -220,7 +220,7 @@ impl Connections {
             match self.expire_overdue() {
                 Some(pause) => {
                     if timeout(pause, self.wake.notified()).await.is_ok() {
-                        tokio::time::sleep(CHECK_INTERVAL_MIN).await;
+                        tokio::time::sleep(MIN_CHECK_INTERVAL).await;
                     }
                 }
                 None => self.wake.notified().await,
@@ -240,9 +240,9 @@ fn find_longest(
         .filter(|(state, _)| is_selected(*state))
         .collect();
     let since = |(state, _): &(ConnectionState, &Arc<Connection>)| state.since_us();
-    if selected.len() > CANDIDATES_MAX {
-        selected.select_nth_unstable_by_key(CANDIDATES_MAX, since);
-        selected.truncate(CANDIDATES_MAX);
+    if selected.len() > MAX_CANDIDATES {
+        selected.select_nth_unstable_by_key(MAX_CANDIDATES, since);
+        selected.truncate(MAX_CANDIDATES);
     }
     selected.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
     selected.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()

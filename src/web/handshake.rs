@@ -13,7 +13,7 @@ use crate::config::{self, Source};
 use crate::expression::ExpressionSet;
 use crate::store::handshakes::HandshakeRecord;
 use crate::verify::{
-    CHALLENGE_BYTES_MAX, HandshakeReply, PresetHandshake, SenderResponse, Verifier,
+    HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshake, SenderResponse, Verifier,
 };
 
 /// The source's own `handshake`: its methods and its expression.
@@ -120,7 +120,7 @@ impl IntakeRequest<'_> {
         // An error of jaq may quote the request, so the log does not contain it.
         let reason = match pending.wait().await?.dedupe.map(|list| first_text(list.as_deref())) {
             Ok(Ok(None)) => return Ok(None),
-            Ok(Ok(Some(text))) if text.len() <= CHALLENGE_BYTES_MAX => {
+            Ok(Ok(Some(text))) if text.len() <= MAX_CHALLENGE_BYTES => {
                 let (detail, response) =
                     ("handshake.respond".to_owned(), SenderResponse::text(text));
                 return Ok(Some(HandshakeReply { detail, response, operator_action: None }));

@@ -14,9 +14,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout_at;
 
 use super::body::{RequestBody, finish_response};
-use super::body_memory::{BodyClaim, BudgetFull, Claimant, STALLED_AFTER, STALLED_BYTES_MIN};
+use super::body_memory::{BodyClaim, BudgetFull, Claimant, MIN_PROGRESS_BYTES, PROGRESS_PERIOD};
 use super::client_ip::{self, Peer};
-use super::connection::{Connection, HEAD_BYTES_MAX};
+use super::connection::{Connection, MAX_HEAD_BYTES};
 use super::content_type::{self, ContentTypeError};
 use super::handshake::{self, PossibleHandshakes};
 use super::health::{empty_response, health_response};
@@ -35,7 +35,7 @@ use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewE
 use crate::verify::{Proof, SenderResponse, SignedRequest};
 
 /// Maximum size of a rejected body that is read and discarded, so that the response arrives.
-const DRAINED_BYTES_MAX: usize = 8 << 20;
+const MAX_DRAINED_BYTES: usize = 8 << 20;
 
 /// Header lines as received: lower-case name, value.
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
@@ -96,7 +96,7 @@ impl IntakeRequest<'_> {
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
         if lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-            > HEAD_BYTES_MAX
+            > MAX_HEAD_BYTES
         {
             return empty_response(431);
         }
@@ -185,7 +185,7 @@ impl IntakeRequest<'_> {
         let mut claim = self.state.body_budget.claim(Claimant {
             client: self.client,
             source: runtime.id,
-            bytes_max: settings.server.max_inflight_bytes,
+            max_inflight_bytes: settings.server.max_inflight_bytes,
             max_body_bytes: source.max_body_bytes,
         });
         let body = self.receive_body(payload, source.max_body_bytes, &mut claim).await?;
@@ -458,7 +458,7 @@ impl IntakeRequest<'_> {
         loop {
             let (bytes_before, mut deadline) = (self.bytes, self.deadline);
             if claim.is_large() {
-                deadline = deadline.min(Instant::now() + STALLED_AFTER);
+                deadline = deadline.min(Instant::now() + PROGRESS_PERIOD);
             }
             let read = self.read_chunks(payload, max, claim, &mut body);
             match timeout_at(deadline.into(), read).await {
@@ -469,7 +469,7 @@ impl IntakeRequest<'_> {
                 Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Timeout),
                 Err(_)
                     if claim.should_make_progress()
-                        && self.bytes - bytes_before < STALLED_BYTES_MIN =>
+                        && self.bytes - bytes_before < MIN_PROGRESS_BYTES =>
                 {
                     return Err(Rejection::Timeout);
                 }
@@ -515,7 +515,7 @@ impl IntakeRequest<'_> {
             while let Some(Ok(chunk)) = payload.next_chunk(|| Ok(())).await {
                 drained += chunk.len();
                 self.bytes += chunk.len();
-                if drained > DRAINED_BYTES_MAX {
+                if drained > MAX_DRAINED_BYTES {
                     return;
                 }
             }

@@ -59,10 +59,10 @@ use server::{ListenerKind, spawn_server};
 /// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// Maximum number of connections of the admin listener. Clients of intake cannot take these places.
-pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Maximum number of connections of the admin listener. Clients of intake cannot take these slots.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 
-/// New connections beyond the limit that are accepted and wait for a place, those of the admin
+/// New connections beyond the limit that are accepted and wait for a slot, those of the admin
 /// listener included.
 pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
@@ -304,13 +304,13 @@ pub struct RunningServers {
     pub admin: Vec<String>,
 }
 
-/// Starts the servers. Intake accepts at most `connections_max` connections.
+/// Starts the servers. Intake accepts at most `max_connections` connections.
 ///
 /// # Errors
 /// A thread cannot be created.
 pub fn listen(
     sockets: Sockets,
-    connections_max: usize,
+    max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServers> {
     let intake = sockets.intake.iter().map(display_address).collect();
@@ -319,7 +319,7 @@ pub fn listen(
         ListenerKind::Intake,
         sockets.intake,
         INTAKE_THREADS,
-        connections_max,
+        max_connections,
         state,
     )?];
     if !admin.is_empty() {
@@ -327,7 +327,7 @@ pub fn listen(
             ListenerKind::Admin,
             sockets.admin,
             1,
-            ADMIN_CONNECTIONS_MAX,
+            MAX_ADMIN_CONNECTIONS,
             state,
         )?);
     }

@@ -15,7 +15,7 @@ use super::rejection::Rejection;
 use crate::config::Rate;
 use crate::domain::SourceId;
 
-const ENTRIES_MAX: u32 = 4096;
+const MAX_ENTRIES: u32 = 4096;
 
 /// Requests accepted at one time, or nearly one. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +29,14 @@ struct WindowEntry {
 #[derive(Debug)]
 struct Window {
     entries: VecDeque<WindowEntry>,
-    entries_max: u32,
+    max_entries: u32,
     /// The requests of all entries.
     requests: u64,
 }
 
 impl Window {
-    fn new(entries_max: u32) -> Self {
-        Self { entries: VecDeque::new(), entries_max, requests: 0 }
+    fn new(max_entries: u32) -> Self {
+        Self { entries: VecDeque::new(), max_entries, requests: 0 }
     }
 
     /// Counts a request and returns the time under which it is counted, or else how long to wait
@@ -53,8 +53,8 @@ impl Window {
         if self.requests >= u64::from(rate.count) {
             return Err(self.wait_ns(rate, period_ns, now_ns));
         }
-        let entry_span_ns = match rate.count > self.entries_max {
-            true => period_ns / u64::from(self.entries_max),
+        let entry_span_ns = match rate.count > self.max_entries {
+            true => period_ns / u64::from(self.max_entries),
             false => 0,
         };
         self.requests += 1;
@@ -119,7 +119,7 @@ struct SharedWindow {
 
 impl Default for SharedWindow {
     fn default() -> Self {
-        Self { started_at: Instant::now(), window: Mutex::new(Window::new(ENTRIES_MAX)) }
+        Self { started_at: Instant::now(), window: Mutex::new(Window::new(MAX_ENTRIES)) }
     }
 }
 
@@ -250,9 +250,9 @@ mod tests {
 
         #[test]
         fn a_cancelled_admission_does_not_count(
-            count in 1..20_u32, entries_max in 1..30_u32, gaps in gaps(), keep_bits in any::<u64>(),
+            count in 1..20_u32, max_entries in 1..30_u32, gaps in gaps(), keep_bits in any::<u64>(),
         ) {
-            let (mut window, mut now_ns) = (Window::new(entries_max), 0);
+            let (mut window, mut now_ns) = (Window::new(max_entries), 0);
             let (mut accepted, mut cancelled) = (Vec::new(), 0);
             for (at, gap) in gaps.into_iter().enumerate() {
                 now_ns += gap;

@@ -18,7 +18,7 @@ use crate::verify::{SenderResponse, SignedRequest};
 
 /// Maximum cost of a check on an intake thread. Verifying, parsing and evaluating expressions
 /// together takes less than a millisecond for this number of bytes.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// A byte of a query costs more than one of a body: the query is parsed field by field for each
 /// `$query`.
@@ -96,7 +96,7 @@ impl FullBody {
         let request = SignedRequest { body: &body, ..head.request };
         let query_bytes = request.query.map_or(0, str::len);
         let cost = head.runtime.verifier.check_cost(&request) + query_bytes * QUERY_FACTOR;
-        if cost <= INLINE_BYTES_MAX {
+        if cost <= MAX_INLINE_BYTES {
             return Self::Small(body);
         }
         let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());

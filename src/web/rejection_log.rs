@@ -16,15 +16,15 @@ const ROWS_PER_HOUR: u32 = 100;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Maximum number of buckets per hour. Further rejections are counted by status only.
-const BUCKETS_MAX: usize = 10_000;
+const MAX_BUCKETS: usize = 10_000;
 
 /// Maximum number of rows that wait to be written, plus one for each status.
-const PENDING_MAX: usize = 5_000;
+const MAX_PENDING: usize = 5_000;
 
 /// A longer text is cut.
-const PATH_BYTES_MAX: usize = 2048;
-const METHOD_BYTES_MAX: usize = 32;
-const REASON_BYTES_MAX: usize = 256;
+const MAX_PATH_BYTES: usize = 2048;
+const MAX_METHOD_BYTES: usize = 32;
+const MAX_REASON_BYTES: usize = 256;
 
 /// What the view `rejections` stores of a request.
 pub struct RejectedRequest<'a> {
@@ -67,8 +67,8 @@ impl RejectionLog {
         let row = || row(request, now_ms);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let RejectionLogState { buckets, overflow, pending } = &mut *state;
-        let is_full = pending.len() >= PENDING_MAX;
-        let has_no_room = is_full || buckets.len() >= BUCKETS_MAX;
+        let is_full = pending.len() >= MAX_PENDING;
+        let has_no_room = is_full || buckets.len() >= MAX_BUCKETS;
         match buckets.get_mut(&key) {
             Some(bucket)
                 if is_full || (bucket.is_current(now_ms) && bucket.rows >= ROWS_PER_HOUR) =>
@@ -152,11 +152,11 @@ fn row(request: &RejectedRequest<'_>, now_ms: i64) -> RejectionRow {
     RejectionRow {
         at_ms: now_ms,
         source: request.source.map(str::to_owned),
-        method: truncate(request.method, METHOD_BYTES_MAX),
-        path: truncate(request.path, PATH_BYTES_MAX),
+        method: truncate(request.method, MAX_METHOD_BYTES),
+        path: truncate(request.path, MAX_PATH_BYTES),
         ip: request.ip.to_owned(),
         status: request.status,
-        reason: truncate(request.reason, REASON_BYTES_MAX),
+        reason: truncate(request.reason, MAX_REASON_BYTES),
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
         row_id: Arc::new(AtomicI64::new(0)),
@@ -224,8 +224,8 @@ mod tests {
         for number in 0..30_000 {
             record(&log, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
-        assert!(log.0.lock().unwrap().buckets.len() <= BUCKETS_MAX);
-        assert_eq!(counts(&log.drain(1000)), (PENDING_MAX + 1, 30_000));
+        assert!(log.0.lock().unwrap().buckets.len() <= MAX_BUCKETS);
+        assert_eq!(counts(&log.drain(1000)), (MAX_PENDING + 1, 30_000));
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_characters() {
         let log = RejectionLog::default();
-        let path = "/\u{fc}".repeat(PATH_BYTES_MAX);
+        let path = "/\u{fc}".repeat(MAX_PATH_BYTES);
         let method = "M".repeat(1000);
         let (method, path, reason) = (&*method, &*path, "no source at this path");
         let request =

@@ -55,12 +55,12 @@ pub fn spawn_server(
     kind: ListenerKind,
     sockets: Vec<BoundSocket>,
     threads: usize,
-    connections_max: usize,
+    max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServer> {
     let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
     let limits_state = Arc::clone(state);
-    let connections = Connections::new(connections_max, move || {
+    let connections = Connections::new(max_connections, move || {
         let settings = limits_state.settings.load();
         TimeLimits {
             request_timeout: settings.server.request_timeout,
@@ -70,8 +70,8 @@ pub fn spawn_server(
     let (started, start) = mpsc::sync_channel(1);
     let (run_connections, state) = (Arc::clone(&connections), Arc::clone(state));
     let run = move || {
-        // Each thread accepts one connection more than its share, which waits for a place.
-        let connections_per_thread = connections_max.div_ceil(threads) + 1;
+        // Each thread accepts one connection more than its share, which waits for a slot.
+        let connections_per_thread = max_connections.div_ceil(threads) + 1;
         let mut server = Server::build()
             .workers(threads)
             .max_concurrent_connections(connections_per_thread)

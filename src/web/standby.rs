@@ -20,10 +20,10 @@ use super::rejection::Rejection;
 use super::{BoundSocket, Sockets, health};
 
 /// Maximum number of connections. More wait in the queue of the socket.
-const CONNECTIONS_MAX: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 
 /// Maximum size of a body that is read and discarded, so that the response arrives.
-const DISCARDED_BYTES_MAX: usize = 8 << 20;
+const MAX_DISCARDED_BYTES: usize = 8 << 20;
 
 /// Responds until it is stopped.
 pub struct Standby {
@@ -46,7 +46,7 @@ impl Standby {
                 App::new().app_data(timeout).default_service(web::to(respond))
             })
             .workers(1)
-            .max_connections(CONNECTIONS_MAX)
+            .max_connections(MAX_CONNECTIONS)
             .client_request_timeout(timeout)
             .keep_alive(KeepAlive::Disabled)
             .shutdown_timeout(1)
@@ -93,7 +93,7 @@ async fn discard(payload: web::Payload) {
     let (mut payload, mut bytes) = (payload.into_inner(), 0);
     while let Some(Ok(chunk)) = poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await {
         bytes += chunk.len();
-        if bytes > DISCARDED_BYTES_MAX {
+        if bytes > MAX_DISCARDED_BYTES {
             return;
         }
     }

@@ -21,16 +21,16 @@ use crate::store::events::{InsertReply, NewEvent};
 use crate::store::handle::{ReplyQueue, WriteRequest, WriterMessage};
 
 /// Maximum number of requests of one intake thread that wait for the writer. Further ones get 503.
-const WAITING_MAX: usize = 8192;
+const MAX_WAITING: usize = 8192;
 
 /// Maximum number of them for one source.
-const WAITING_PER_SOURCE_MAX: usize = WAITING_MAX / 4 * 3;
+const MAX_WAITING_PER_SOURCE: usize = MAX_WAITING / 4 * 3;
 
 /// Maximum number of rows of one intake thread that are on their way to the writer.
-const SENT_ROWS_MAX: usize = 2048;
+const MAX_SENT_ROWS: usize = 2048;
 
 /// Maximum number of rows in one message. The writer may commit between two messages.
-const MESSAGE_ROWS_MAX: usize = 512;
+const MAX_MESSAGE_ROWS: usize = 512;
 
 enum PendingSlot {
     Free,
@@ -68,7 +68,7 @@ struct Outbox {
 
 impl Outbox {
     fn has_room(&self, rows: usize) -> bool {
-        self.sent_rows == 0 || self.sent_rows + rows <= SENT_ROWS_MAX
+        self.sent_rows == 0 || self.sent_rows + rows <= MAX_SENT_ROWS
     }
 
     fn add(&mut self, event: NewEvent) {
@@ -115,7 +115,7 @@ impl Outbox {
                 abandoned.push(event.reply_slot);
             }
             let rows = waiting.front().map_or(0, NewEvent::weight);
-            if rows > 0 && self.sent_rows > 0 && self.sent_rows + rows > SENT_ROWS_MAX {
+            if rows > 0 && self.sent_rows > 0 && self.sent_rows + rows > MAX_SENT_ROWS {
                 break;
             }
             self.round_robin.pop_front();
@@ -166,7 +166,7 @@ impl WriterClient {
     /// Stores an event together with the others of this turn. The reply comes after the commit.
     pub async fn store(self: &Rc<Self>, mut event: NewEvent) -> InsertReply {
         let slots = self.outbox.borrow().slots.get(&event.source).copied();
-        if slots.is_some_and(|slots| slots >= WAITING_PER_SOURCE_MAX) {
+        if slots.is_some_and(|slots| slots >= MAX_WAITING_PER_SOURCE) {
             return InsertReply::Unavailable;
         }
         let Some(slot) = self.reserve_slot() else { return InsertReply::Unavailable };
@@ -200,7 +200,7 @@ impl WriterClient {
                 let mut rows = 0;
                 let split_at = events.iter().position(|event| {
                     rows += event.weight();
-                    rows > MESSAGE_ROWS_MAX
+                    rows > MAX_MESSAGE_ROWS
                 });
                 let rest = events.split_off(split_at.map_or(events.len(), |at| at.max(1)));
                 self.send(std::mem::replace(&mut events, rest));
@@ -228,7 +228,7 @@ impl WriterClient {
             slots[slot] = PendingSlot::Waiting(None);
             return Some(slot);
         }
-        (slots.len() < WAITING_MAX).then(|| {
+        (slots.len() < MAX_WAITING).then(|| {
             slots.push(PendingSlot::Waiting(None));
             slots.len() - 1
         })
@@ -339,7 +339,7 @@ mod tests {
     /// An event as heavy as a message may be. Three of them are on their way to the writer at once.
     fn heavy() -> NewEvent {
         let key = DedupeKey { key: [0; 16], window_ms: 0 };
-        let body = vec![0; MESSAGE_ROWS_MAX * 4096];
+        let body = vec![0; MAX_MESSAGE_ROWS * 4096];
         NewEvent { body, ..NewEvent::look_up(SourceId(1), key) }
     }
 
