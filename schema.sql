@@ -1,6 +1,6 @@
 -- The schema of a Hooktrail database, version 1 (`PRAGMA user_version`). docs/database.md describes the
--- views. They keep their columns. Of the tables, only events.id, events.body, attempts.stdout and
--- attempts.stderr keep theirs.
+-- views. The views keep their columns. Of the tables, only events.id, events.body, attempts.stdout and
+-- attempts.stderr are stable.
 --
 -- To change the schema, never edit a version that was released. Add a step to MIGRATIONS in
 -- src/store/migrate.rs, change this file to the result of the steps, and add a line to CHANGELOG.md.
@@ -54,7 +54,7 @@ CREATE TABLE handlers (
 );
 
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
--- `appended_to` is the event. So an insert writes no index by event.
+-- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
 -- note: errors of optional expressions. It is the only column that is written later, when a deferred event
 --   is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
@@ -87,11 +87,10 @@ CREATE TABLE deferred_events (
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
 
--- Ranges of jobs that several transactions insert. While is_visible is 0, no view shows them. The last
--- transaction that inserts some of them sets it, and the jobs count as queued. Then the jobs from next_job
--- on, which have state 6, are released in order.
+-- Ranges of jobs that several transactions insert. While is_visible is 0, no view shows them. It is set when
+-- the last job is inserted, and the jobs then count as queued. Later transactions release the jobs from
+-- next_job on, which have state 6, in order.
 -- job: the job whose retry made them. NULL: they are the event's own jobs.
--- duplicate_of: the event turned out to be a duplicate of this one, so its jobs are cancelled.
 CREATE TABLE expansions (
   first_job INTEGER PRIMARY KEY,
   last_job INTEGER NOT NULL,
@@ -99,7 +98,6 @@ CREATE TABLE expansions (
   event INTEGER NOT NULL,
   source INTEGER NOT NULL,
   job INTEGER,
-  duplicate_of INTEGER,
   is_visible INTEGER NOT NULL DEFAULT 0
 );
 
@@ -142,7 +140,7 @@ CREATE INDEX duplicates_event ON duplicates (event);
 -- age_start: start of the job's age, less the idle time of its handler (database clock).
 -- attempt: number of the last attempt.
 -- failures: attempts that failed or timed out since the first one or the last `retry`.
--- crashes: consecutive crashes of the server while this job ran.
+-- crashes: consecutive server crashes during this job; 0 if the last attempt ended normally.
 -- due_at: when a scheduled job becomes ready (database clock). wait_ms: the wait that was chosen; a start of the
 --   server limits due_at by it.
 -- cancel_reason: why a running job must stop.

@@ -296,5 +296,5 @@ fn event_jobs(
     planned: PlannedEvent,
 ) -> EventJobs {
     let PlannedEvent { plan, note, .. } = planned;
-    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), note, dedupe: None }
+    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), note }
 }

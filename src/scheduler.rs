@@ -1,6 +1,6 @@
 //! The scheduler: decides how many jobs of which handler to claim for the threads that are free.
 //!
-//! It is pure: callers report what happened and ask for a plan. A free thread goes to the handler with
+//! It is pure: callers report what happened and request a plan. A free thread goes to the handler with
 //! the highest priority that has a job ready; among equals, to the one with the fewest busy threads.
 //! Whether a handler has a job ready is a hint. A stored job or a due job sets it, and only a claim
 //! that got fewer jobs than it asked for clears it. The writer reports both in the order of its
@@ -48,7 +48,8 @@ impl Scheduler {
         }
     }
 
-    /// Opens a handler's circuit breaker until `until_us`, when one job probes it. `None` closes it.
+    /// Opens a handler's circuit breaker until `until_us`. After that, one job runs as a probe. `None`
+    /// closes the breaker.
     pub fn set_breaker(&mut self, handler: HandlerId, until_us: Option<i64>) {
         self.schedule(handler).set_breaker(until_us);
     }
@@ -72,7 +73,7 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether the ready jobs of a handler in batch mode have to be counted.
+    /// Returns whether the ready jobs of a handler in batch mode must be counted.
     pub fn needs_count(&self) -> bool {
         self.handlers.values().any(|schedule| schedule.count_limit().is_some())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts toward `total` until it is dropped, on whichever thread that happens.
+/// Counts toward `total` until dropped, on any thread.
 #[derive(Debug)]
 pub struct Reservation {
     total: Arc<AtomicUsize>,

@@ -22,7 +22,7 @@ const STALL_THRESHOLD: Duration = Duration::from_millis(30);
 /// A request with less time left than this is not retried.
 const MIN_RETRY_BUDGET: Duration = Duration::from_millis(50);
 
-/// How often a process may end before it begins with a request until that counts as an error.
+/// How many processes may exit before they begin a request.
 const LOST_MAX: u32 = 2;
 
 /// How often an event is retried whose process was killed from outside, such as by the kernel when

@@ -1,8 +1,8 @@
 //! The schedule of one handler: how many jobs it may start now, and what it waits for.
 //!
 //! Usually one claim asks for as many jobs as there are free threads. A handler with a rate limit, in
-//! batch mode or with an open circuit breaker has one claim in flight at a time, because the result of
-//! a claim decides what may start next.
+//! batch mode or with an open circuit breaker has one claim in flight at a time, because the result of a
+//! claim decides what may start next.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct HandlerLimits {
     pub batch: Option<BatchPolicy>,
 }
 
-/// `batch_size` and `batch_wait`
+/// `batch_size` and `batch_wait` of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPolicy {
     pub jobs_max: usize,
@@ -44,11 +44,11 @@ impl HandlerLimits {
 #[derive(Clone, Copy, Debug)]
 struct OpenCircuit {
     until_us: i64,
-    /// The probe was claimed, or is running.
+    /// The probe is claimed or running.
     is_probing: bool,
 }
 
-/// What is known of a batch that waits for more jobs.
+/// A batch that waits for more jobs.
 #[derive(Clone, Copy, Debug, Default)]
 struct BatchProgress {
     /// An upper bound of the ready jobs, unless a count is needed.
@@ -71,7 +71,7 @@ pub(super) struct HandlerSchedule {
     pub rate_limiter: Option<RateLimiter>,
     open_circuit: Option<OpenCircuit>,
     batch_progress: BatchProgress,
-    /// No further claim is made before the result of this one.
+    /// A claim is in flight, and no other claim is made before its result is known.
     claim_in_flight: bool,
     /// How many more threads the current plan may give to this handler.
     threads_left: usize,
@@ -140,7 +140,8 @@ impl HandlerSchedule {
         let jobs = count.saturating_add(self.batch_progress.since_count);
         self.ready = jobs > 0;
         let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
-        // If only the jobs that came during the count fill the batch, they may have been counted twice.
+        // Jobs that arrived during the count may be counted twice. If only they fill the batch, it is
+        // counted again.
         let is_counted = jobs < jobs_max || count >= jobs_max;
         self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
@@ -153,8 +154,8 @@ impl HandlerSchedule {
         }
         if let Some(open_circuit) = &mut self.open_circuit {
             if !request.is_probe {
-                // This claim was made before the circuit breaker opened and got nothing for that
-                // reason. There may be ready jobs.
+                // The circuit breaker opened after this claim was planned, so the claim got no job. There
+                // may be ready jobs.
                 return;
             }
             open_circuit.is_probing = got > 0;

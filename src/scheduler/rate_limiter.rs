@@ -1,19 +1,20 @@
 //! `rate_limit` of a handler: computes when its next job may start. Pure arithmetic on a given clock.
 //!
-//! This is the generic cell rate algorithm (GCRA, ITU-T I.371) with the tolerance taken off the rate.
-//! A start counts from the moment at which the job is handed to a worker. Each start has a scheduled
-//! time, one interval after that of the start before. A start may be late by up to `LATE_US` without
-//! moving the next ones, so that the time of a claim does not add up. A start that is later than that
-//! moves the schedule: missed starts are never caught up. The interval is a little longer than
-//! period / count, so that no period has more than `count` starts even if one of them is late.
+//! This is the generic cell rate algorithm (GCRA, ITU-T I.371), with the interval lengthened to absorb
+//! late starts. A start counts from the moment at which the job is handed to a worker. Each start has a
+//! scheduled time, one interval after that of the previous start. A start may be late by up to
+//! `MAX_LATENESS_US` without moving the next ones, so that claim latency does not accumulate. A start
+//! that is later than that moves the schedule: missed starts are never caught up. The interval is a
+//! little longer than period / count, so that no period has more than `count` starts even if one of
+//! them is late.
 
 use crate::config::Rate;
 
 /// How late a start may be without moving the scheduled times of the next ones.
-const LATE_US: i64 = 10_000;
+const MAX_LATENESS_US: i64 = 10_000;
 
-/// How much the time from handing out a job to its first instruction may differ between two jobs.
-const MARGIN_US: i64 = 5_000;
+/// Maximum variation of the time between handing out a job and its start.
+const MAX_JITTER_US: i64 = 5_000;
 
 /// Starts that are closer to each other than this are claimed together.
 const TICK_US: i64 = 2_000;
@@ -45,8 +46,8 @@ impl RateLimiter {
     /// Restores what an earlier process left: no job starts before `at_us`. The wait is never longer
     /// than one interval, so that a clock that jumped cannot hold jobs back.
     pub fn restore(&mut self, at_us: i64, now_us: i64) {
-        let at_us = at_us.saturating_add(LATE_US);
-        self.next_us = self.next_us.max(at_us.min(now_us + self.interval_us + 2 * LATE_US));
+        let at_us = at_us.saturating_add(MAX_LATENESS_US);
+        self.next_us = self.next_us.max(at_us.min(now_us + self.interval_us + 2 * MAX_LATENESS_US));
     }
 
     /// The interval between two starts in milliseconds. The database keeps it over restarts.
@@ -65,7 +66,7 @@ impl RateLimiter {
         if now_us < self.due_us() {
             return 0;
         }
-        let late_us = now_us.saturating_sub(self.next_us).min(LATE_US);
+        let late_us = now_us.saturating_sub(self.next_us).min(MAX_LATENESS_US);
         1 + usize::try_from(late_us / self.interval_us).unwrap_or(0)
     }
 
@@ -73,7 +74,7 @@ impl RateLimiter {
     pub fn record_starts(&mut self, count: usize, now_us: i64) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         if count > 0 {
-            let from_us = self.next_us.max(now_us - LATE_US);
+            let from_us = self.next_us.max(now_us - MAX_LATENESS_US);
             self.next_us = from_us.saturating_add(self.interval_us.saturating_mul(count));
         }
     }
@@ -83,7 +84,7 @@ impl RateLimiter {
 /// within the period plus their possible lateness: with this interval, at most `count`.
 fn interval_us(rate: Rate) -> i64 {
     let period_us = i64::try_from(rate.period.as_micros()).unwrap_or(i64::MAX / 4);
-    (period_us + LATE_US + MARGIN_US).div_euclid(i64::from(rate.count)) + 1
+    (period_us + MAX_LATENESS_US + MAX_JITTER_US).div_euclid(i64::from(rate.count)) + 1
 }
 
 #[cfg(test)]
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_are_evenly_spread_and_the_time_of_a_claim_does_not_add_up() {
+    fn starts_are_evenly_spread_and_claim_latency_does_not_accumulate() {
         for (count, secs) in [(1, 1), (50, 1), (600, 60), (1_000, 1), (20_000, 1)] {
             let starts = starts(rate(count, secs), 60_000_000, &[700, 2_500, 900], &[0]);
             let wanted = f64::from(count) * 60.0 / secs as f64;
@@ -194,7 +195,7 @@ mod tests {
     fn starts_closer_than_a_tick_are_claimed_together() {
         let mut limiter = RateLimiter::new(rate(2_000, 1));
         limiter.record_starts(1, START_US);
-        assert!(limiter.due_us() - START_US < LATE_US);
+        assert!(limiter.due_us() - START_US < MAX_LATENESS_US);
         let due_us = limiter.due_us();
         assert_eq!((limiter.permits_now(due_us - 1), limiter.permits_now(due_us)), (0, 4));
     }

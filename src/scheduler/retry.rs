@@ -15,7 +15,7 @@ pub const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(86_400);
 /// call the handler without a pause.
 pub const MIN_REQUESTED_DELAY: Duration = Duration::from_secs(1);
 
-/// So many crashes in a row are not counted. Each further one counts as a failed attempt.
+/// Consecutive crashes that do not count as failures. Each further crash counts.
 pub const UNCOUNTED_CRASHES: u32 = 3;
 
 /// What happens to a job after an attempt.
@@ -35,9 +35,10 @@ pub enum NextStep {
 pub struct JobHistory {
     /// Attempts that failed or timed out before this one.
     pub failures: u32,
-    /// The time since its first attempt or last `retry`, without the time its handler was paused.
+    /// The time since its first attempt or last `retry`, without the time that its handler was paused or
+    /// its circuit breaker open.
     pub age: Duration,
-    /// Crashes of the server in a row while this job was running, including this one.
+    /// Consecutive server crashes during this job, including this one.
     pub crashes: u32,
 }
 
@@ -74,7 +75,7 @@ pub fn next_step(
     NextStep::Retry { delay, failures }
 }
 
-/// The number of the last attempt of this series, seen from attempt `attempt`.
+/// Returns the number of the last attempt that the policy allows, given the current attempt.
 pub fn max_attempts(policy: &Retry, attempt: u32, failures: u32) -> u32 {
     attempt.saturating_add(policy.max_attempts.saturating_sub(failures).saturating_sub(1))
 }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_could_not_start_waits_and_never_counts_or_dies_of_age() {
+    fn an_attempt_that_could_not_start_waits_and_is_never_counted_or_dead_by_max_age() {
         let wait = Some(Duration::from_secs(10));
         let could_not_start =
             AttemptResult { retry_after: wait, ..attempt_result(Outcome::Interrupted) };

@@ -193,7 +193,7 @@ fn jobs_that_become_ready_during_a_count_are_included() {
 }
 
 #[test]
-fn a_batch_that_only_jobs_of_the_time_of_the_count_fill_is_counted_again() {
+fn a_batch_filled_by_jobs_that_arrive_during_the_count_is_counted_again() {
     let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     scheduler.begin_count();

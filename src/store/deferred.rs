@@ -14,7 +14,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
-use super::events::{self, DedupeKey};
+use super::events;
 use super::insert::{self, JobOrigin, OriginKind};
 use super::reevaluate::{self, Reevaluation};
 use super::writer_state::WriterState;
@@ -65,16 +65,15 @@ pub struct EventJobs {
     pub received_at_ms: i64,
     pub specs: Vec<(HandlerId, JobSpec)>,
     pub note: Option<String>,
-    /// The key of a `dedupe` that was not evaluated when the event was stored.
-    pub dedupe: Option<DedupeKey>,
 }
 
 #[derive(Debug)]
 enum TaskKind {
     Event(EventJobs),
-    /// The jobs that replace a retried job. The sender is dropped when they are inserted.
+    /// The jobs that replace a retried job. The sender is dropped when the task ends, after the
+    /// release of the jobs.
     Retry(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
-    /// Rows that an earlier process inserted.
+    /// Rows that are already inserted: by an earlier process, or by a task that failed.
     Resumed(ExpansionRow),
     /// Dead jobs of an event are retried because of a duplicate.
     DeadJobRetry(DeadJobRetry),
@@ -98,7 +97,6 @@ struct ExpansionRow {
     source: SourceId,
     /// The job that these jobs replace; `None` if they are the event's own.
     job: Option<i64>,
-    duplicate_of: Option<i64>,
 }
 
 /// The progress of a task. It advances when its transaction is committed.
@@ -112,7 +110,6 @@ pub(super) struct TaskProgress {
     /// The handler and the item of the next job, as indexes.
     handler: usize,
     item: usize,
-    duplicate_of: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +130,8 @@ impl TaskProgress {
 
 /// The follow-up of a task that the database rejected.
 pub(super) enum FailedTask {
-    /// Events must be evaluated again: this one, unless it has its jobs, and the ones behind it.
+    /// The expander must evaluate this event (unless its jobs are inserted) and all later ones of the
+    /// source again.
     Event,
     /// The retried job fails.
     Retry(Box<Reevaluation>),
@@ -210,12 +208,7 @@ impl BacklogTask {
     /// follow-up.
     pub(super) fn into_failure(self) -> (Option<BacklogTask>, FailedTask) {
         let TaskProgress { stage, first, last, .. } = self.progress;
-        let expansion = ExpansionRow {
-            event: EventId(0),
-            source: self.source(),
-            job: Some(0),
-            duplicate_of: None,
-        };
+        let expansion = ExpansionRow { event: EventId(0), source: self.source(), job: Some(0) };
         let removal = (stage == TaskStage::Insert).then_some(BacklogTask {
             kind: TaskKind::Resumed(expansion),
             progress: TaskProgress {
@@ -228,7 +221,7 @@ impl BacklogTask {
         });
         let failed = match self.kind {
             TaskKind::Event(_) => FailedTask::Event,
-            // The events behind it are returned together with it.
+            // The expander evaluates the later events of the source again.
             TaskKind::Resumed(expansion) if expansion.job.is_none() => FailedTask::Event,
             TaskKind::Retry(reevaluation, _) if stage != TaskStage::Release => {
                 FailedTask::Retry(reevaluation)
@@ -293,7 +286,7 @@ impl BacklogTask {
                         let claimed = &reevaluation.claimed;
                         let (event, source) = (claimed.event, claimed.source);
                         let job = Some(claimed.claim.job.0);
-                        let expansion = ExpansionRow { event, source, job, duplicate_of: None };
+                        let expansion = ExpansionRow { event, source, job };
                         reserve_job_ids(conn, state, expansion, spec.job_count(), progress)
                     }
                     // The job was cancelled, has ended, or is not wanted.
@@ -425,17 +418,13 @@ impl BacklogTask {
         budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
         let expansion = match &self.kind {
-            TaskKind::Event(jobs) => ExpansionRow {
-                event: jobs.event,
-                source: jobs.source,
-                job: None,
-                duplicate_of: progress.duplicate_of,
-            },
+            TaskKind::Event(jobs) => {
+                ExpansionRow { event: jobs.event, source: jobs.source, job: None }
+            }
             TaskKind::Retry(reevaluation, _) => ExpansionRow {
                 event: reevaluation.claimed.event,
                 source: reevaluation.claimed.source,
                 job: Some(reevaluation.claimed.claim.job.0),
-                duplicate_of: None,
             },
             TaskKind::Resumed(expansion) => *expansion,
             TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge => {
@@ -503,7 +492,7 @@ pub(super) fn load_tasks(
         state.deferred.insert(SourceId(row.get(0)?), events);
     }
     let mut select = conn.prepare(
-        "SELECT first_job, last_job, next_job, event, source, job, is_visible, duplicate_of
+        "SELECT first_job, last_job, next_job, event, source, job, is_visible
          FROM expansions ORDER BY first_job",
     )?;
     let mut tasks = Vec::new();
@@ -513,7 +502,6 @@ pub(super) fn load_tasks(
             event: EventId(row.get(3)?),
             source: SourceId(row.get(4)?),
             job: row.get(5)?,
-            duplicate_of: row.get(7)?,
         };
         let (first, last, next) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let stage = if row.get(6)? { TaskStage::Release } else { TaskStage::Remove };
@@ -594,8 +582,7 @@ fn begin_event(
     let is_large = jobs.specs.iter().any(|(_, spec)| spec.is_large()) || count > budget.rows;
     if is_large {
         let (event, source) = (jobs.event, jobs.source);
-        let expansion =
-            ExpansionRow { event, source, job: None, duplicate_of: progress.duplicate_of };
+        let expansion = ExpansionRow { event, source, job: None };
         return reserve_job_ids(conn, state, expansion, count, progress);
     }
     for (handler, spec) in &jobs.specs {
@@ -650,17 +637,10 @@ fn reserve_job_ids(
     let first = state.counters.job + 1;
     let last = state.counters.job.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
     conn.prepare_cached(
-        "INSERT INTO expansions (first_job, last_job, next_job, event, source, job, duplicate_of)
-         VALUES (?1, ?2, ?1, ?3, ?4, ?5, ?6)",
+        "INSERT INTO expansions (first_job, last_job, next_job, event, source, job)
+         VALUES (?1, ?2, ?1, ?3, ?4, ?5)",
     )?
-    .execute(params![
-        first,
-        last,
-        expansion.event.0,
-        expansion.source.0,
-        expansion.job,
-        expansion.duplicate_of
-    ])?;
+    .execute(params![first, last, expansion.event.0, expansion.source.0, expansion.job])?;
     state.counters.job = last;
     (progress.first, progress.last, progress.next) = (first, last, first);
     progress.stage = TaskStage::Insert;
@@ -787,16 +767,11 @@ fn release_job(
             None => OriginKind::DeferredEvent,
         },
     };
-    let mut initial = match (&job.failure, expansion.duplicate_of) {
-        (_, Some(first)) => insert::InitialState {
-            state: 5,
-            reason: Some(format!("duplicate of event {first}")),
-            ..Default::default()
-        },
-        (Some(reason), None) => {
+    let mut initial = match &job.failure {
+        Some(reason) => {
             insert::InitialState { state: 4, reason: Some(reason.clone()), ..Default::default() }
         }
-        (None, None) => insert::place_job(conn, state, origin, job.id, &job.keys)?,
+        None => insert::place_job(conn, state, origin, job.id, &job.keys)?,
     };
     // A younger job of this key may be ready, but the older one goes first.
     let order = job.keys.ordering.as_ref().filter(|_| initial.state <= 0);

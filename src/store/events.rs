@@ -109,9 +109,9 @@ pub enum InsertMode {
     /// Store it, or record it as a duplicate.
     #[default]
     Store,
-    /// Report whether it is a duplicate, and write nothing.
+    /// Report whether it is a duplicate. Only deletes expired keys.
     LookUp,
-    /// Record it as a duplicate, or write nothing.
+    /// Record it if it is a duplicate. Otherwise only deletes expired keys.
     RecordDuplicate,
 }
 
@@ -154,7 +154,7 @@ impl<'c> InsertStatements<'c> {
     }
 }
 
-/// Stores `accept` with its jobs, or records it as a duplicate. An event without jobs is stored
+/// Stores `new_event` with its jobs, or records it as a duplicate. An event without jobs is stored
 /// even if the queue is full.
 ///
 /// # Errors

@@ -22,9 +22,9 @@ pub struct JobOrigin {
 /// How jobs were created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OriginKind {
-    /// Inserted in the transaction of their event, in the range of ids that the event names.
+    /// Jobs inserted with their event, in its id range.
     Event,
-    /// The event's own jobs, inserted after the event.
+    /// The event's own jobs, inserted after the event and outside its id range.
     DeferredEvent,
     /// Inserted by the replay with this number, or by `retry` of a job whose expressions had failed
     /// (0, or the number of the replay that created the job).
@@ -46,7 +46,7 @@ impl JobOrigin {
         }
     }
 
-    /// Returns the event, unless the event's own range of ids has the jobs.
+    /// Returns the event id if the jobs are outside that range.
     pub(super) fn appended_to(self) -> Option<i64> {
         (self.kind != OriginKind::Event).then_some(self.event)
     }

@@ -40,18 +40,19 @@ pub(super) fn release_next(
     let mut oldest = |state_code: i64| -> rusqlite::Result<Option<i64>> {
         first.query_row(params![handler.0, key, state_code], |row| row.get(0))
     };
-    let (held, ready, waiting, running) = (oldest(-1)?, oldest(0)?, oldest(1)?, oldest(2)?);
-    let next = [held, ready, waiting].into_iter().flatten().min().filter(|_| running.is_none());
+    let (blocked, ready, scheduled, running) = (oldest(-1)?, oldest(0)?, oldest(1)?, oldest(2)?);
+    let next =
+        [blocked, ready, scheduled].into_iter().flatten().min().filter(|_| running.is_none());
     let mut set = conn.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?;
     if let Some(ready) = ready
         && next != Some(ready)
     {
         set.execute([ready, -1])?;
     }
-    if let Some(held) = held
-        && next == Some(held)
+    if let Some(blocked) = blocked
+        && next == Some(blocked)
     {
-        set.execute([held, 0])?;
+        set.execute([blocked, 0])?;
         state.mark_ready(handler);
     }
     Ok(())

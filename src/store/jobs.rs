@@ -1,6 +1,7 @@
 //! Tables `jobs` and `attempts`: outcomes, retries, scheduled jobs, and jobs that a crash left
-//! running. `finish` writes every outcome and decides whether the job succeeds, waits for a retry,
-//! becomes dead or is cancelled. After a crash, `orphaned_jobs` lists the running jobs, and
+//! running. `finish` writes the outcome of a claimed job: the job succeeds, waits for a retry,
+//! becomes dead or is cancelled. `insert::record_failure` writes the outcome of a job whose
+//! expression failed at intake. After a crash, `orphaned_jobs` lists the running jobs, and
 //! recovery.rs finishes them as interrupted.
 //!
 //! A claim names the attempt. An outcome whose claim is no longer current changes nothing.
@@ -23,7 +24,7 @@ pub struct ClaimedJob {
     pub handler: HandlerId,
     /// Failures and timeouts since the first attempt or the last `retry`.
     pub failures: u32,
-    /// The age of the job, without the time that its handler was paused.
+    /// The age of the job, without the time that its handler was paused or its circuit breaker open.
     pub age_ms: i64,
     pub item: Option<u32>,
     /// The number of the replay that created the job; 0 if none did.
@@ -66,8 +67,8 @@ pub struct AttemptRecord {
     pub is_permanent: bool,
     pub is_probe: bool,
     pub breaker: BreakerPolicy,
-    /// How many times in a row the server ended while the job was running, this time included;
-    /// otherwise 0.
+    /// Consecutive server crashes during this job, including this one; 0 if the attempt ended
+    /// normally.
     pub crashes: u32,
 }
 
@@ -273,8 +274,8 @@ pub fn next_due(conn: &Connection) -> rusqlite::Result<Option<i64>> {
         .query_row([], |row| row.get(0))
 }
 
-/// Shortens waits that are longer than they were set for, because the clock changed. Called once at
-/// the start.
+/// Shortens delays that exceed their original length after a clock change. Called once at the
+/// start.
 ///
 /// # Errors
 /// The write failed.

@@ -106,8 +106,9 @@ struct Writer {
     health: Arc<WriterHealth>,
     /// `PRAGMA data_version`, which changes when another connection writes.
     version: i64,
-    /// Operations that could not be written yet, mostly outcomes: at most one for each worker,
-    /// because no job starts meanwhile.
+    /// Operations that could not be written yet. The outcomes are bounded, because no job starts
+    /// meanwhile: one for each job that runs. Of other operations, such as rejections and audit
+    /// entries, at most `MAX_GROUP_OPS` are kept.
     retry_queue: Vec<Operation>,
     /// Tasks that run between groups.
     backlog: Backlog,
@@ -220,7 +221,8 @@ impl Writer {
         );
     }
 
-    /// Writes a group and sends the replies. Leaves in `group` what there was no time for.
+    /// Writes a group and sends the replies. Messages that did not fit into the time limit stay in
+    /// `group`.
     fn write_group(&mut self, group: &mut Vec<WriteRequest>) {
         if self.health.get() == Health::Broken {
             self.fail_group(group);
@@ -444,7 +446,7 @@ impl Writer {
         match self.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.save_state(),
-            // This holds records that replace a job's outcome which could not be written.
+            // `retry_queue` holds failure records.
             Health::Healthy if !self.retry_queue.is_empty() => self.save_state(),
             Health::Healthy => {}
         }

@@ -13,7 +13,7 @@ fn jobs_of_one_ordering_key_run_one_after_another_oldest_first() {
     assert_eq!(db.claim_ids(9), NONE);
     db.finish(&first[0], NextState::Succeeded);
     assert_eq!(db.claim_ids(9), [2]);
-    assert_eq!(db.job_lines(), ["1 succeeded", "2 running", "3 running", "4 held"]);
+    assert_eq!(db.job_lines(), ["1 succeeded", "2 running", "3 running", "4 blocked"]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_burst_runs_one_job_once_its_key_is_quiet_and_at_the_latest_after_ten_times_
     while db.claim_ids(1).is_empty() {
         db.advance(1_000);
         assert!(db.state.now_ms <= began_ms + 50_000);
-        if db.job_lines()[last - 1].ends_with("waiting") {
+        if db.job_lines()[last - 1].ends_with("scheduled") {
             db.insert_event(vec![(H, debounced_job(5_000))]);
             last += 1;
         }

@@ -188,8 +188,9 @@ impl TestStore {
         let row = |row: &rusqlite::Row<'_>| {
             let (id, state, reason): (i64, i64, Option<String>) =
                 (row.get(0)?, row.get(1)?, row.get(2)?);
-            let name = ["held", "ready", "waiting", "running", "succeeded", "dead", "cancelled"]
-                [usize::try_from(state + 1).unwrap()];
+            let names =
+                ["blocked", "ready", "scheduled", "running", "succeeded", "dead", "cancelled"];
+            let name = names[usize::try_from(state + 1).unwrap()];
             Ok(match reason {
                 Some(reason) => format!("{id} {name}: {reason}"),
                 None => format!("{id} {name}"),

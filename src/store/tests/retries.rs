@@ -39,7 +39,7 @@ fn a_retried_job_runs_once_its_expression_succeeds() {
     let claimed = db.claim(9);
     assert_eq!((claimed.len(), claimed[0].claim.attempt), (1, 2));
     assert!(!claimed[0].should_reevaluate);
-    assert_eq!(db.job_lines(), ["1 running", "2 held"]);
+    assert_eq!(db.job_lines(), ["1 running", "2 blocked"]);
 }
 
 #[test]
