@@ -21,13 +21,13 @@ use crate::store::handle::WriterHandle;
 use crate::worker::task_builder::TaskBuilder;
 
 /// Maximum number of events of one source that are evaluated ahead. One evaluator takes as many at once.
-const AHEAD_MAX: usize = 8;
+const MAX_EVENTS_AHEAD: usize = 8;
 
 /// Maximum number of events of one source in the writer's backlog.
-const SENT_MAX: usize = 128;
+const MAX_SENT_EVENTS: usize = 128;
 
 /// Maximum total size of the bodies that are evaluated ahead for one source.
-const AHEAD_BYTES_MAX: usize = 4 << 20;
+const MAX_BYTES_AHEAD: usize = 4 << 20;
 
 /// The delay before the next try if an event cannot be read or no evaluator is free.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -136,10 +136,10 @@ impl Expander {
             return Ok(None);
         }
         let sent = self.send(queue, deferred);
-        if deferred.events > sent + queue.ahead.len() && queue.ahead.len() < AHEAD_MAX {
+        if deferred.events > sent + queue.ahead.len() && queue.ahead.len() < MAX_EVENTS_AHEAD {
             let after = queue.last.unwrap_or(EventId(0));
             let conn = self.task_builder.readers.get()?;
-            let count = AHEAD_MAX - queue.ahead.len();
+            let count = MAX_EVENTS_AHEAD - queue.ahead.len();
             for event in deferred_events::list_events(&conn, deferred.source, after, count)? {
                 queue.last = Some(event);
                 let stage = EvaluationStage::Waiting(Instant::now());
@@ -150,7 +150,7 @@ impl Expander {
         let mut retry_at = None;
         for ahead in &mut queue.ahead {
             match ahead.stage {
-                EvaluationStage::Waiting(_) if bytes > AHEAD_BYTES_MAX => break,
+                EvaluationStage::Waiting(_) if bytes > MAX_BYTES_AHEAD => break,
                 EvaluationStage::Waiting(at) if at > Instant::now() => {
                     retry_at = retry_at.into_iter().chain([at]).min()
                 }
@@ -177,7 +177,7 @@ impl Expander {
         }
         let mut works = Vec::new();
         while let Some(ahead) = queue.ahead.front()
-            && sent < SENT_MAX
+            && sent < MAX_SENT_EVENTS
             && !queue.has_sent_large
         {
             let is_large = match &ahead.stage {

@@ -14,7 +14,7 @@ use super::queue::{
 use crate::process::{CommandSpec, ExitStatus, SandboxExit, SandboxedProcess, StartError};
 
 /// A process that is idle for this long is stopped.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// After this time the requests behind a slow one go back to the queue.
 const STALL_THRESHOLD: Duration = Duration::from_millis(30);
@@ -23,11 +23,11 @@ const STALL_THRESHOLD: Duration = Duration::from_millis(30);
 const MIN_RETRY_BUDGET: Duration = Duration::from_millis(50);
 
 /// How many processes may exit before they begin a request.
-const LOST_MAX: u32 = 2;
+const MAX_STARTUP_FAILURES: u32 = 2;
 
 /// How often an event is retried whose process was killed from outside, such as by the kernel when
 /// memory runs out, or got too little of the processor. That says nothing about the expression.
-const KILLED_MAX: u32 = 5;
+const MAX_EXTERNAL_KILLS: u32 = 5;
 
 /// The delay before such a retry. It doubles each time.
 const KILLED_BACKOFF: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ const FLUSH_EACH_AFTER_DEATH: u32 = 1000;
 
 /// The delay between failed starts. It doubles each time.
 const BACKOFF: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The fate of a process after a group of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl EvaluatorThread {
     pub fn run(self) {
         let (mut idle, mut failures) = (None, 0_u32);
         loop {
-            match self.queue.next(self.priority, idle.as_ref().map(|_| IDLE_TIME_MAX)) {
+            match self.queue.next(self.priority, idle.as_ref().map(|_| MAX_IDLE_TIME)) {
                 QueueEvent::Closed => return,
                 QueueEvent::Idle => idle = None,
                 QueueEvent::Group(requests) => {
@@ -100,7 +100,7 @@ impl EvaluatorThread {
                     failures = if has_started { 0 } else { failures + 1 };
                     if failures > 0 {
                         let wait = BACKOFF.saturating_mul(1 << failures.min(10));
-                        self.queue.pause(self.priority, wait.min(BACKOFF_MAX));
+                        self.queue.pause(self.priority, wait.min(MAX_BACKOFF));
                     }
                 }
             }
@@ -217,7 +217,7 @@ impl EvaluatorThread {
                 // It got little of the processor: the machine is busy.
                 Err(ConnectionError::TimedOut)
                     if self.is_starved(used_before, connection)
-                        && request.killed_processes < KILLED_MAX =>
+                        && request.killed_processes < MAX_EXTERNAL_KILLS =>
                 {
                     request.killed_processes += 1;
                     request.started_at = None;
@@ -310,7 +310,7 @@ impl EvaluatorThread {
         let Some(mut request) = requests.remove(index) else { return true };
         if current.is_none() {
             request.lost_processes += 1;
-            if request.lost_processes > LOST_MAX {
+            if request.lost_processes > MAX_STARTUP_FAILURES {
                 let SandboxExit { status, stderr } = end;
                 let reason = format!(
                     "evaluator processes exit while they start: {status:?}: {}",
@@ -325,7 +325,7 @@ impl EvaluatorThread {
         }
         if is_from_outside(end.status) {
             request.killed_processes += 1;
-            if request.killed_processes <= KILLED_MAX {
+            if request.killed_processes <= MAX_EXTERNAL_KILLS {
                 self.retry_later(request, requests);
                 return true;
             }
@@ -386,7 +386,7 @@ impl EvaluatorThread {
                 "nested too deep".to_owned()
             }
             ExitStatus::Signal(signal) if is_from_outside(end.status) => {
-                let times = KILLED_MAX + 1;
+                let times = MAX_EXTERNAL_KILLS + 1;
                 format!(
                     "its process was killed {times} times, not by this server, last by signal {signal}: \
                      does the machine run out of memory?"

@@ -24,13 +24,13 @@ pub struct HandlerLimits {
 /// `batch_size` and `batch_wait` of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchPolicy {
-    pub jobs_max: usize,
+    pub max_jobs: usize,
     pub wait: Duration,
 }
 
 impl HandlerLimits {
     pub fn of(handler: &config::Handler) -> Self {
-        let batch = BatchPolicy { jobs_max: handler.batch_size, wait: handler.batch_wait };
+        let batch = BatchPolicy { max_jobs: handler.batch_size, wait: handler.batch_wait };
         Self {
             priority: handler.priority,
             concurrency: handler.concurrency,
@@ -120,14 +120,14 @@ impl HandlerSchedule {
         self.batch_progress.since_count = self.batch_progress.since_count.saturating_add(jobs);
         self.batch_progress.since_us.get_or_insert(now_us);
         // Some of these jobs may be cancelled or superseded by now.
-        let is_full = self.batch_progress.jobs >= batch.jobs_max;
+        let is_full = self.batch_progress.jobs >= batch.max_jobs;
         self.batch_progress.is_counted &= !is_full;
     }
 
     pub fn count_limit(&self) -> Option<usize> {
         let is_due = self.can_start() && !self.claim_in_flight && self.open_circuit.is_none();
         let batch = self.batch().filter(|_| is_due && !self.batch_progress.is_counted);
-        batch.map(|batch| batch.jobs_max)
+        batch.map(|batch| batch.max_jobs)
     }
 
     pub fn begin_count(&mut self) -> Option<usize> {
@@ -136,13 +136,13 @@ impl HandlerSchedule {
     }
 
     pub fn set_counted(&mut self, count: usize, now_us: i64) {
-        let jobs_max = self.batch().map_or(count, |batch| batch.jobs_max);
+        let max_jobs = self.batch().map_or(count, |batch| batch.max_jobs);
         let jobs = count.saturating_add(self.batch_progress.since_count);
         self.ready = jobs > 0;
         let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
         // Jobs that arrived during the count may be counted twice. If only they fill the batch, it is
         // counted again.
-        let is_counted = jobs < jobs_max || count >= jobs_max;
+        let is_counted = jobs < max_jobs || count >= max_jobs;
         self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
 
@@ -216,7 +216,7 @@ impl HandlerSchedule {
             .as_ref()
             .map_or(usize::MAX, |rate_limiter| rate_limiter.permits_now(now_us));
         let jobs = match batch {
-            Some(batch) if !is_probing => batch.jobs_max.min(allowed),
+            Some(batch) if !is_probing => batch.max_jobs.min(allowed),
             _ => 1,
         };
         let interval_ms = self.rate_limiter.as_ref().map(RateLimiter::interval_ms);
@@ -238,7 +238,7 @@ impl HandlerSchedule {
         let batch_progress = &self.batch_progress;
         let batch_wait_us = match (self.batch(), batch_progress.since_us) {
             (Some(batch), Some(since_us))
-                if self.open_circuit.is_none() && batch_progress.jobs < batch.jobs_max =>
+                if self.open_circuit.is_none() && batch_progress.jobs < batch.max_jobs =>
             {
                 let wait_us = i64::try_from(batch.wait.as_micros()).unwrap_or(i64::MAX);
                 Some(since_us.saturating_add(wait_us))

@@ -162,7 +162,7 @@ fn a_rate_limit_spreads_the_starts() {
 
 #[test]
 fn a_batch_waits_for_more_and_takes_one_thread() {
-    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(2, &[(A, HandlerLimits { batch, ..plain(0, 2) })]);
     let count = |scheduler: &mut Scheduler, jobs: usize, now_us: i64| {
         assert_eq!(scheduler.begin_count(), [(A, 3)]);
@@ -183,7 +183,7 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
 
 #[test]
 fn jobs_that_become_ready_during_a_count_are_included() {
-    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     scheduler.begin_count();
     scheduler.add_ready(A, 1, 0);
@@ -194,7 +194,7 @@ fn jobs_that_become_ready_during_a_count_are_included() {
 
 #[test]
 fn a_batch_filled_by_jobs_that_arrive_during_the_count_is_counted_again() {
-    let batch = Some(BatchPolicy { jobs_max: 3, wait: Duration::from_secs(2) });
+    let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
     scheduler.begin_count();
     scheduler.add_ready(A, 2, 0);
@@ -239,7 +239,7 @@ proptest! {
     fn no_handler_exceeds_its_concurrency_and_all_together_never_exceed_the_threads(
         threads in 1..6_usize, is_batch in any::<bool>(), events in prop::collection::vec(event(), 1..200),
     ) {
-        let batch = is_batch.then_some(BatchPolicy { jobs_max: 3, wait: Duration::ZERO });
+        let batch = is_batch.then_some(BatchPolicy { max_jobs: 3, wait: Duration::ZERO });
         let limits = |concurrency: usize| {
             [(A, plain(0, concurrency)), (B, HandlerLimits { batch, ..plain(0, 2) })]
         };

@@ -15,10 +15,10 @@ use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
 /// Maximum number of rounds of one claim, so that other operations get their turn.
-const ROUNDS_MAX: usize = 64;
+const MAX_ROUNDS: usize = 64;
 
 /// A claim starts no further round after it has looked at this many jobs.
-const EXAMINED_MAX: usize = 500;
+const MAX_EXAMINED_JOBS: usize = 500;
 
 /// Claims the oldest ready jobs for a request, and cancels those that `version_by` finds stale.
 /// Claims nothing for a paused handler, even if the scheduler does not know of the pause yet. While
@@ -62,8 +62,8 @@ fn claim_ready(
     max_jobs: usize,
 ) -> rusqlite::Result<Vec<ClaimedJob>> {
     let (mut claimed, mut examined) = (Vec::with_capacity(max_jobs), 0);
-    for _ in 0..ROUNDS_MAX {
-        if examined >= EXAMINED_MAX {
+    for _ in 0..MAX_ROUNDS {
+        if examined >= MAX_EXAMINED_JOBS {
             break;
         }
         let marked = mark_running(conn, state, handler, max_jobs - claimed.len())?;

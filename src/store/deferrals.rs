@@ -10,10 +10,10 @@ use crate::domain::job_plan::JobPlan;
 use crate::domain::{EventId, SourceId};
 
 /// Maximum number of plans for each source. The expressions of other events are evaluated again.
-const PLANS_MAX: usize = 256;
+const MAX_PLANS: usize = 256;
 
 /// Maximum number of large plans for each source.
-const LARGE_PLANS_MAX: usize = 4;
+const MAX_LARGE_PLANS: usize = 4;
 
 /// The deferred events of one source.
 #[derive(Debug, Default)]
@@ -146,7 +146,7 @@ impl Deferrals {
         let source = inner.sources.entry(source).or_default();
         let is_large = plan.is_large();
         let fits =
-            source.plans.len() < PLANS_MAX && (!is_large || source.large_plans < LARGE_PLANS_MAX);
+            source.plans.len() < MAX_PLANS && (!is_large || source.large_plans < MAX_LARGE_PLANS);
         if fits && source.plans.insert(event, plan.clone()).is_none() {
             source.large_plans += usize::from(is_large);
         }

@@ -12,7 +12,7 @@ use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
 /// How many duplicates of one event keep their bodies.
-const DUPLICATE_BODIES_MAX: i64 = 10;
+const MAX_DUPLICATE_BODIES: i64 = 10;
 
 /// An accepted request, encoded for its rows by the intake thread.
 #[derive(Debug)]
@@ -334,7 +334,7 @@ fn record_duplicate(
         new_event.received_at_ms,
         new_event.ip,
         new_event.body,
-        DUPLICATE_BODIES_MAX
+        MAX_DUPLICATE_BODIES
     ])?;
     if retry_dead {
         deferred::retry_dead_jobs_of_event(conn, state, new_event.source, original)?;

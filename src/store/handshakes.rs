@@ -1,11 +1,11 @@
 //! Table `handshake_log`: answered handshakes, which are the URL verification requests of senders.
-//! `web/handshake_log.rs` collects them and limits their rate. Beyond `ROWS_MAX` rows the oldest
+//! `web/handshake_log.rs` collects them and limits their rate. Beyond `MAX_ROWS` rows the oldest
 //! are deleted.
 
 use rusqlite::{Connection, params};
 
 /// Maximum number of rows.
-pub const ROWS_MAX: i64 = 100_000;
+pub const MAX_ROWS: i64 = 100_000;
 
 /// An answered handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) fn write(conn: &Connection, rows: &[HandshakeRecord]) -> rusqlite::Re
         ])?;
     }
     let last = conn.last_insert_rowid();
-    conn.prepare_cached("DELETE FROM handshake_log WHERE id <= ?1")?.execute([last - ROWS_MAX])?;
+    conn.prepare_cached("DELETE FROM handshake_log WHERE id <= ?1")?.execute([last - MAX_ROWS])?;
     Ok(())
 }
 
@@ -48,7 +48,7 @@ mod tests {
         let (source, ip, detail) = ("a".to_owned(), "::1".to_owned(), String::new());
         let record = HandshakeRecord { at_ms, source, method, ip, detail };
         write(&conn, &vec![record.clone(); 5]).unwrap();
-        conn.execute("UPDATE handshake_log SET id = id + ?1 WHERE id >= 3", [ROWS_MAX]).unwrap();
+        conn.execute("UPDATE handshake_log SET id = id + ?1 WHERE id >= 3", [MAX_ROWS]).unwrap();
         write(&conn, &[record.clone(), record]).unwrap();
         let count: i64 =
             conn.query_row("SELECT count(*) FROM handshakes", [], |row| row.get(0)).unwrap();

@@ -22,7 +22,7 @@ use super::handle::{Health, WriterHealth};
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// Maximum number of symbolic links on the way to a database that does not exist yet.
-const LINKS_MAX: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// The identity of a file: its device and inode, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// The folder does not exist, or the links form a circle.
 pub fn resolve(database: &Path) -> io::Result<PathBuf> {
     let mut path = database.to_owned();
-    for _ in 0..LINKS_MAX {
+    for _ in 0..MAX_LINKS {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.canonicalize()?,
             _ => Path::new(".").canonicalize()?,

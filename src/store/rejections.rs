@@ -1,7 +1,7 @@
 //! Table `rejected_requests`: rejected requests, without their bodies.
 //!
 //! A flood of rejections never grows the file without bound. `web/rejection_log.rs` combines
-//! identical ones into counts. Beyond `ROWS_MAX` rows, the oldest are deleted: first those of
+//! identical ones into counts. Beyond `MAX_ROWS` rows, the oldest are deleted: first those of
 //! addresses that never had an event accepted.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::writer_state::WriterState;
 use crate::domain;
 
 /// Maximum number of rows.
-pub const ROWS_MAX: i64 = 100_000;
+pub const MAX_ROWS: i64 = 100_000;
 
 /// Number of rows that are deleted at once, because finding them costs more than deleting them.
 const TRIM_STEP: i64 = 1_000;
@@ -61,8 +61,8 @@ pub(super) fn write(
         row.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
         state.rejection_rows += 1;
     }
-    if state.rejection_rows > ROWS_MAX {
-        state.rejection_rows -= trim(conn, state.rejection_rows - ROWS_MAX + TRIM_STEP)?;
+    if state.rejection_rows > MAX_ROWS {
+        state.rejection_rows -= trim(conn, state.rejection_rows - MAX_ROWS + TRIM_STEP)?;
     }
     Ok(())
 }

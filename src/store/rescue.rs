@@ -24,7 +24,7 @@ const ROOM_SPARE_BYTES: u64 = 1 << 20;
 
 /// A step is retried if another process that inspects the copy has locked it.
 const LOCKED_PAUSE: Duration = Duration::from_millis(20);
-const LOCKED_STEPS_MAX: u32 = 500;
+const MAX_LOCKED_STEPS: u32 = 500;
 
 /// Returns `NAME.rescued-`, the prefix of rescued files.
 fn prefix(database: &Path) -> String {
@@ -163,7 +163,7 @@ fn copy_steps(
             StepResult::More => {}
             _ => {
                 locked += 1;
-                anyhow::ensure!(locked < LOCKED_STEPS_MAX, "another process keeps it locked");
+                anyhow::ensure!(locked < MAX_LOCKED_STEPS, "another process keeps it locked");
                 std::thread::sleep(LOCKED_PAUSE);
             }
         }

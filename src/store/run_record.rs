@@ -13,7 +13,7 @@ use crate::{clock, escape};
 const FREE_FAILURES: u32 = 5;
 
 /// The longest wait before a start.
-const DELAY_MAX: Duration = Duration::from_secs(30);
+const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// A run that fails by itself within this time counts as a failure.
 const FAILED_EARLY_MS: i64 = 60_000;
@@ -140,7 +140,7 @@ impl RunRecord {
         let Some(doublings) = self.failures.checked_sub(FREE_FAILURES + 1) else {
             return Duration::ZERO;
         };
-        Duration::from_secs(1 << doublings.min(5)).min(DELAY_MAX)
+        Duration::from_secs(1 << doublings.min(5)).min(MAX_DELAY)
     }
 
     /// Formats the record for the file: the process id alone on the first line.

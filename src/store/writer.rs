@@ -35,13 +35,13 @@ mod notify;
 use backlog::Backlog;
 
 /// Maximum number of operations in one commit.
-const GROUP_OPS_MAX: usize = 1024;
+const MAX_GROUP_OPS: usize = 1024;
 
 /// Approximate maximum number of rows in one commit. A single operation may exceed it.
-const GROUP_ROWS_MAX: usize = 4096;
+const MAX_GROUP_ROWS: usize = 4096;
 
 /// A group is committed after this time. The next group takes the rest.
-const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
+const MAX_GROUP_TIME: Duration = Duration::from_millis(20);
 
 /// How often the writer reads `data_version` while it writes nothing.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -147,7 +147,7 @@ impl Writer {
             let (mut ops, mut rows) = (0, 0);
             let mut add = |(more_ops, more_rows)| {
                 (ops, rows) = (ops + more_ops, rows + more_rows);
-                ops < GROUP_OPS_MAX && rows < GROUP_ROWS_MAX
+                ops < MAX_GROUP_OPS && rows < MAX_GROUP_ROWS
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
             if group.is_empty() && !self.has_backlog() {
@@ -370,7 +370,7 @@ impl Writer {
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
-            if written > 0 && began.elapsed() > GROUP_TIME_MAX {
+            if written > 0 && began.elapsed() > MAX_GROUP_TIME {
                 break;
             }
             written += 1;

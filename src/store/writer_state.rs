@@ -64,7 +64,7 @@ pub struct WriterState {
 }
 
 /// How many accepted addresses are cached. The cache saves a write for each event.
-const KNOWN_IPS_MAX: usize = 10_000;
+const MAX_KNOWN_IPS: usize = 10_000;
 
 impl WriterState {
     /// Loads the state before the first operation.
@@ -186,7 +186,7 @@ impl WriterState {
         }
         conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?
             .execute([&*network])?;
-        if self.known_ips.len() >= KNOWN_IPS_MAX {
+        if self.known_ips.len() >= MAX_KNOWN_IPS {
             self.known_ips.clear();
         }
         self.known_ips.insert(network.into_owned());

@@ -11,15 +11,15 @@ use super::super::writer_state::WriterState;
 use crate::domain::SourceId;
 
 /// Target duration of a transaction, its commit included.
-const TRANSACTION_MAX: Duration = Duration::from_millis(20);
+const TARGET_TRANSACTION_TIME: Duration = Duration::from_millis(20);
 
 /// Part of that time for writing rows.
-const ROWS_TIME: Duration = Duration::from_millis(10);
+const MAX_ROWS_TIME: Duration = Duration::from_millis(10);
 
 /// Maximum, minimum and initial number of rows in one transaction.
-const ROWS_MAX: usize = 1000;
-const ROWS_MIN: usize = 8;
-const ROWS_FIRST: usize = 200;
+const MAX_ROWS: usize = 1000;
+const MIN_ROWS: usize = 8;
+const INITIAL_ROWS: usize = 200;
 /// Bytes that the budget allows for each row.
 const ROW_BYTES: usize = 4096;
 
@@ -57,7 +57,12 @@ pub(super) struct FailedStep {
 
 impl Backlog {
     pub fn new() -> Self {
-        Self { queues: HashMap::new(), ready_queues: VecDeque::new(), rows: ROWS_FIRST, step: None }
+        Self {
+            queues: HashMap::new(),
+            ready_queues: VecDeque::new(),
+            rows: INITIAL_ROWS,
+            step: None,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -83,7 +88,7 @@ impl Backlog {
     pub fn step(&mut self, conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
         let Some(&key) = self.ready_queues.front() else { return Ok(()) };
         let Some(queue) = self.queues.get(&key) else { return Ok(()) };
-        let deadline = Instant::now() + ROWS_TIME;
+        let deadline = Instant::now() + MAX_ROWS_TIME;
         let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, deadline };
         let step = self.step.insert(BacklogStep { key, ended: 0, progress: None });
         for task in queue {
@@ -103,10 +108,10 @@ impl Backlog {
     /// Records that the transaction is on disk after `elapsed`. Returns the source, and how many of
     /// its deferred events have their jobs now.
     pub fn commit(&mut self, elapsed: Duration) -> Option<(SourceId, usize)> {
-        self.rows = if elapsed > TRANSACTION_MAX {
-            (self.rows / 2).max(ROWS_MIN)
+        self.rows = if elapsed > TARGET_TRANSACTION_TIME {
+            (self.rows / 2).max(MIN_ROWS)
         } else {
-            (self.rows + self.rows / 4).min(ROWS_MAX)
+            (self.rows + self.rows / 4).min(MAX_ROWS)
         };
         let BacklogStep { key, ended, progress } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;

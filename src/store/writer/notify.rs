@@ -6,7 +6,7 @@ use super::super::events::InsertReply;
 use super::super::handle::WriteRequest;
 use super::super::jobs::JobDisposition;
 use super::super::operation::{Operation, OperationResult};
-use super::{GROUP_OPS_MAX, Writer};
+use super::{MAX_GROUP_OPS, Writer};
 
 impl Writer {
     /// Notifies all who wait for a committed group. `retried` holds the operations that were
@@ -137,7 +137,7 @@ impl Writer {
                     | Operation::AlertSignal(_)),
                 ) => {
                     if matches!(op, Operation::Finish(_) | Operation::Reevaluate(_))
-                        || self.retry_queue.len() < GROUP_OPS_MAX
+                        || self.retry_queue.len() < MAX_GROUP_OPS
                     {
                         self.retry_queue.push(op);
                     }
