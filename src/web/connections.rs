@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -52,8 +52,10 @@ impl TimeLimits {
 #[derive(Default)]
 struct OpenConnections {
     by_address: HashMap<usize, Arc<Connection>>,
-    /// Idle connections as found by the last search. The one that has been idle longest is last.
-    candidates: Vec<(ConnectionState, Arc<Connection>)>,
+    /// Idle connections as found by the last search. The one that has been idle longest is last. Weak,
+    /// because a connection refers to `Connections`: that cycle would outlive the server, and a stop
+    /// would wait for the writer forever.
+    candidates: Vec<(ConnectionState, Weak<Connection>)>,
 }
 
 /// The connections of one listener.
@@ -170,7 +172,11 @@ impl Connections {
             }
             match open.candidates.pop() {
                 // A connection that was used since the search stays: others have been idle longer.
-                Some((state, connection)) => drop(connection.expire(state, true)),
+                Some((state, connection)) => {
+                    if let Some(connection) = connection.upgrade() {
+                        connection.expire(state, true);
+                    }
+                }
                 None if has_searched => return,
                 None => {
                     has_searched = true;
@@ -233,7 +239,7 @@ impl Connections {
 fn find_longest(
     open: &HashMap<usize, Arc<Connection>>,
     is_selected: impl Fn(ConnectionState) -> bool,
-) -> Vec<(ConnectionState, Arc<Connection>)> {
+) -> Vec<(ConnectionState, Weak<Connection>)> {
     let mut selected: Vec<(ConnectionState, &Arc<Connection>)> = open
         .values()
         .map(|connection| (connection.state(), connection))
@@ -245,5 +251,5 @@ fn find_longest(
         selected.truncate(MAX_CANDIDATES);
     }
     selected.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
-    selected.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
+    selected.into_iter().map(|(state, connection)| (state, Arc::downgrade(connection))).collect()
 }

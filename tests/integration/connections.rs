@@ -216,7 +216,7 @@ fn read_responses(stream: &mut TcpStream, count: usize) -> String {
 }
 
 #[test]
-fn requests_sent_ahead_take_little_memory() {
+fn pipelined_requests_take_little_memory() {
     let server = scenario().source("a", "").start();
     let status_kib = |key: &str| -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("status");
@@ -239,7 +239,7 @@ fn requests_sent_ahead_take_little_memory() {
 }
 
 #[test]
-fn requests_sent_ahead_keep_their_connection_open() {
+fn pipelined_requests_keep_their_connection_open() {
     let server = scenario().source("a", "").start();
     let mut ahead = Vec::new();
     for bytes in (0..200).map(|number| number * 37) {
@@ -267,7 +267,7 @@ fn requests_sent_ahead_keep_their_connection_open() {
 }
 
 #[test]
-fn requests_sent_behind_sixteen_others_get_their_responses() {
+fn pipelined_requests_behind_sixteen_others_get_their_responses() {
     let server = scenario().source("a", "").start();
     for _ in 0..30 {
         let mut stream = server.connect().expect("a connection");
@@ -296,6 +296,16 @@ fn beyond_max_connections_the_longest_idle_one_is_closed() {
     let _fourth = connect_and_get(&server);
     until("the second connection is closed", || is_closed(&mut idle[1]));
     assert!(!is_closed(&mut idle[0]) && !is_closed(&mut idle[2]));
+}
+
+#[test]
+fn a_stop_ends_after_idle_connections_were_closed_for_new_ones() {
+    let mut server = scenario().server("max_connections = 3").source("a", "").start();
+    let _idle: Vec<TcpStream> = (0..3).map(|_| connect_and_get(&server)).collect();
+    until_elapsed(Instant::now(), Duration::from_millis(300));
+    let _fourth = connect_and_get(&server);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_for_exit(), Some(0));
 }
 
 #[test]
