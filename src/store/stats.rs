@@ -49,7 +49,7 @@ pub fn load_source_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Resul
         &format!(
             "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
                coalesce((SELECT sum(r.count) FROM rejected_requests r WHERE r.source = s.name
-                 AND r.at >= ?1), 0) AS refused_last_hour,
+                 AND r.at >= ?1), 0) AS rejected_last_hour,
                strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
              FROM sources s LEFT JOIN (
                SELECT source, sum(received_at >= ?1) AS events, max(received_at) AS last
