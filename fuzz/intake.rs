@@ -83,7 +83,7 @@ pub fn intake(data: &[u8]) {
         trusted_proxy_header: None,
     };
     let _ = verifier.check(&request, 1_795_000_000_000);
-    if let Some(preset) = verifier.handshake() {
+    if let Some(preset) = verifier.handshakes() {
         let _ = preset.detect(&request, false);
         let _ = preset.detect(&request, true);
     }

@@ -44,7 +44,7 @@ pub(super) fn start_maintenance(
         source_counters: Arc::clone(source_counters),
         rejecting: Box::new(move || rejecting.drain_rejecting_sources()),
         blocked_wal,
-        redact: Box::new(move |text| redacting.settings.load().redactor.redact(text).into_owned()),
+        redact: Box::new(move |text| redacting.config.load().redactor.redact(text).into_owned()),
         silent: HashMap::new(),
         in_flight: Arc::default(),
     };

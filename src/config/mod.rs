@@ -146,8 +146,8 @@ pub struct Source {
     pub is_dedupe_off: bool,
     /// How long keys of `dedupe` are kept, including a preset's.
     pub dedupe_window: Duration,
-    /// Whether duplicates are also recognised by the sender's own key of a delivery.
-    pub uses_preset_key: bool,
+    /// Whether duplicates are also recognised by the sender's delivery key.
+    pub is_delivery_key_enabled: bool,
     pub on_duplicate: OnDuplicate,
     pub rate_limit: Option<Rate>,
     pub max_queued: u64,
@@ -161,9 +161,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// How long a sender's own key of a delivery is kept: at least as long as its time stamp is
-    /// valid. Otherwise somebody could resend a captured request after its key has expired.
-    pub fn preset_key_window(&self) -> Duration {
+    /// How long a sender's delivery key is kept: at least as long as its time stamp is valid.
+    /// Otherwise somebody could resend a captured request after its key has expired.
+    pub fn delivery_key_window(&self) -> Duration {
         let tolerance =
             self.verify.tolerance.map_or(Duration::ZERO, |t| t.back.saturating_add(t.ahead));
         self.dedupe_window.max(tolerance)
@@ -188,7 +188,7 @@ pub struct HandshakeSettings {
     /// Text is the response; null means that the request is not a handshake.
     pub respond: Expression,
     /// Only requests with a valid signature count.
-    pub is_signed: bool,
+    pub requires_signature: bool,
 }
 
 /// `accept` of a source: the content types that it takes.

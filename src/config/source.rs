@@ -51,7 +51,7 @@ pub(super) fn read_source(
         .unwrap_or_else(|| format!("/hooks/{name}"));
     let verify = read_verify(name, &table, server, (folder, &path));
     let (dedupe, is_dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
-    let uses_preset_key = uses_preset_key(&verify, &dedupe, is_dedupe_off);
+    let is_delivery_key_enabled = is_delivery_key_enabled(&verify, &dedupe, is_dedupe_off);
     check_tolerance(&table, &verify, dedupe.is_some(), dedupe_window);
     let source = Source {
         name: name.to_owned(),
@@ -69,7 +69,7 @@ pub(super) fn read_source(
         dedupe,
         is_dedupe_off,
         dedupe_window,
-        uses_preset_key,
+        is_delivery_key_enabled,
         on_duplicate: table.choice(
             "on_duplicate",
             &[("retry_dead", OnDuplicate::RetryDead), ("ignore", OnDuplicate::Ignore)],
@@ -175,10 +175,10 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
     (header.or(jq).or(body), false, window)
 }
 
-/// Whether the sender's own key of a delivery counts. A signed key counts besides a source's own
-/// `dedupe`, as it prevents resending a captured request. It can't be turned off for a scheme whose
-/// tolerance outlasts retries.
-fn uses_preset_key(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
+/// Whether the sender's delivery key counts. A signed key counts besides a source's own `dedupe`,
+/// as it prevents resending a captured request. It can't be turned off for a scheme whose tolerance
+/// outlasts retries.
+fn is_delivery_key_enabled(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
     let Some(scheme) = scheme::find_scheme(&verify.scheme) else { return false };
     match scheme.delivery_key {
         DeliveryKey::Absent => false,
@@ -223,10 +223,12 @@ fn read_handshake(table: &TomlTable<'_>) -> HandshakeConfig {
     }
     let methods = read_methods(&table, "GET");
     let respond = expression::read_expression(&table, "respond");
-    let is_signed = table.flag("signed", true);
+    let requires_signature = table.flag("signed", true);
     reject_rest(table, &[]);
     match respond {
-        Some(respond) => HandshakeConfig::Custom(HandshakeSettings { methods, respond, is_signed }),
+        Some(respond) => {
+            HandshakeConfig::Custom(HandshakeSettings { methods, respond, requires_signature })
+        }
         None => HandshakeConfig::Preset,
     }
 }

@@ -153,7 +153,7 @@ impl JobPlanner {
 
     /// Hashes a second key of the event, stored beside the key of `dedupe`. It makes the same bytes
     /// under another Content-Type a duplicate. A changed `dedupe` starts with new keys.
-    pub fn guard_key(&self, body: &[u8]) -> Option<KeyHash> {
+    pub fn body_key(&self, body: &[u8]) -> Option<KeyHash> {
         let text = self.guarded_dedupe.as_ref()?;
         Some(hash_key(b'g', &[&text.len().to_le_bytes(), text.as_bytes(), body]))
     }
@@ -312,7 +312,7 @@ fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
 /// The kind of the keys of a source's own `dedupe`. It differs from the kind of the preset's keys,
 /// as a sender may put the value of one into the other.
 fn key_kind(source: &Source, kind: u8) -> u8 {
-    if source.uses_preset_key { kind.to_ascii_uppercase() } else { kind }
+    if source.is_delivery_key_enabled { kind.to_ascii_uppercase() } else { kind }
 }
 
 /// Hashes the value of a header as a key.

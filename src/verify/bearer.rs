@@ -31,7 +31,7 @@ impl VerificationScheme for Bearer {
         Ok(())
     }
 
-    fn challenge(&self) -> Option<&'static str> {
+    fn www_authenticate(&self) -> Option<&'static str> {
         Some("Bearer")
     }
 }
@@ -63,7 +63,7 @@ impl VerificationScheme for Basic {
         Ok(())
     }
 
-    fn challenge(&self) -> Option<&'static str> {
+    fn www_authenticate(&self) -> Option<&'static str> {
         Some(r#"Basic realm="hooktrail""#)
     }
 }

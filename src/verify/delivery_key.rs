@@ -18,7 +18,7 @@ use crate::planner::hash_key;
 
 /// Where the body contains the sender's key of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyPlace {
+pub(super) enum DeliveryKeyLocation {
     /// Not in the body.
     None,
     /// The key is the bytes of the body.
@@ -39,7 +39,7 @@ pub(super) enum KeyPlace {
 
 const NOT_JSON: &str = "body is not JSON: this sender signs JSON only";
 
-impl KeyPlace {
+impl DeliveryKeyLocation {
     /// Reads the key. It is `None` if the sender makes nothing unique, and for an empty body:
     /// otherwise the next empty body would count as a duplicate.
     ///
@@ -204,13 +204,13 @@ fn hash_batch(body: &[u8]) -> serde_json::Result<KeyHash> {
 mod tests {
     use super::*;
 
-    fn read(place: KeyPlace, body: &str) -> Option<KeyHash> {
-        place.read_key(body.as_bytes()).unwrap()
+    fn read(location: DeliveryKeyLocation, body: &str) -> Option<KeyHash> {
+        location.read_key(body.as_bytes()).unwrap()
     }
 
     #[test]
     fn a_field_is_the_key_and_without_it_the_bytes_are() {
-        let id = KeyPlace::Field("id");
+        let id = DeliveryKeyLocation::Field("id");
         let first = read(id, r#"{"id":"evt_1","n":1}"#);
         assert_eq!(read(id, r#"{"n":2,"\u0069d":"evt_1"}"#), first);
         assert_ne!(read(id, r#"{"id":"evt_2"}"#), first);
@@ -225,17 +225,19 @@ mod tests {
 
     #[test]
     fn a_body_signed_directly_after_the_url_has_to_be_json() {
-        for place in [KeyPlace::FieldBehindUrl("event_id"), KeyPlace::Batch] {
+        for location in
+            [DeliveryKeyLocation::FieldBehindUrl("event_id"), DeliveryKeyLocation::Batch]
+        {
             for body in ["x", "\"event_id\":1}", "[{\"a\":1}]x", "12"] {
-                assert_eq!(place.read_key(body.as_bytes()), Err(NOT_JSON.to_owned()), "{body}");
+                assert_eq!(location.read_key(body.as_bytes()), Err(NOT_JSON.to_owned()), "{body}");
             }
-            assert_eq!(read(place, ""), None);
+            assert_eq!(read(location, ""), None);
         }
     }
 
     #[test]
     fn one_action_of_two_webhooks_has_two_keys() {
-        let key = |body| read(KeyPlace::Action, body);
+        let key = |body| read(DeliveryKeyLocation::Action, body);
         let first = key(r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#);
         assert_eq!(first, Some(hash_key(b'j', &[br#"["a","w"]"#])));
         assert_eq!(key(r#"{"webhook":{"id":"w","x":1},"action":{"id":"a"}}"#), first);
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_key_of_a_batch_ignores_the_attempt_number() {
-        let key = |body| read(KeyPlace::Batch, body);
+        let key = |body| read(DeliveryKeyLocation::Batch, body);
         let first = key(r#"[{"eventId":7,"attemptNumber":0},{"eventId":8,"attemptNumber":0}]"#);
         assert_eq!(
             key(r#"[{"eventId":7,"attemptNumber":2},{"eventId":8,"attemptNumber":1}]"#),

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
-use super::{KeyPlace, Proof, SenderResponse, SignedRequest, VerificationScheme, json_body};
+use super::{
+    DeliveryKeyLocation, Proof, SenderResponse, SignedRequest, VerificationScheme, json_body,
+};
 use crate::config::key_material;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -68,7 +70,7 @@ impl VerificationScheme for Discord {
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
         // A webhook event has no number. Its time is part of the signed body.
-        Proof::from_body(KeyPlace::Field("id"), request.body, stale_reason)
+        Proof::from_body(DeliveryKeyLocation::Field("id"), request.body, stale_reason)
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode;
 use crate::{json, multipart};
 
 /// The name and value of a field, decoded.
-pub(super) type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+pub(super) type FormField<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 /// Maximum number of form fields. These senders send tens. PHP's `max_input_vars` has the same
 /// default.
@@ -16,7 +16,7 @@ pub(super) const MAX_FIELDS: usize = 1000;
 
 /// Iterates over the fields of an urlencoded body in their order. A byte order mark is skipped, as
 /// everywhere else that a form is read.
-pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
+pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = FormField<'_>> {
     json::without_mark(body)
         .split(|&byte| byte == b'&')
         .filter(|pair| !pair.is_empty())
@@ -27,8 +27,8 @@ pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = Field<'_>> {
 ///
 /// # Errors
 /// There are more than `MAX_FIELDS`.
-pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<Field<'_>>, String> {
-    let fields: Vec<Field<'_>> = iter_fields(body).take(MAX_FIELDS + 1).collect();
+pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<FormField<'_>>, String> {
+    let fields: Vec<FormField<'_>> = iter_fields(body).take(MAX_FIELDS + 1).collect();
     if fields.len() > MAX_FIELDS { Err(too_many_fields()) } else { Ok(fields) }
 }
 
@@ -36,7 +36,7 @@ fn too_many_fields() -> String {
     format!("form has more than {MAX_FIELDS} fields")
 }
 
-fn parse_field(pair: &[u8]) -> Field<'_> {
+fn parse_field(pair: &[u8]) -> FormField<'_> {
     let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
     (decode(&pair[..at]), decode(pair.get(at + 1..).unwrap_or_default()))
 }
@@ -50,14 +50,14 @@ fn decode(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Returns the value of a field that must occur exactly once.
-pub(super) fn unique_value<'f>(fields: &'f [Field<'_>], name: &str) -> Option<&'f [u8]> {
+pub(super) fn unique_value<'f>(fields: &'f [FormField<'_>], name: &str) -> Option<&'f [u8]> {
     let mut values = fields.iter().filter(|(found, _)| **found == *name.as_bytes());
     let (_, value) = values.next()?;
     values.next().is_none().then_some(value)
 }
 
 /// Concatenates the names and values of sorted fields.
-pub(super) fn concat(fields: &[Field<'_>]) -> Vec<u8> {
+pub(super) fn concat(fields: &[FormField<'_>]) -> Vec<u8> {
     let parts: Vec<&[u8]> = fields.iter().flat_map(|(name, value)| [&**name, &**value]).collect();
     parts.concat()
 }
@@ -70,7 +70,7 @@ pub(super) fn parse_multipart(
     content_type: Option<&[u8]>,
     body: &[u8],
     names: &[&str],
-) -> Result<Vec<Field<'static>>, String> {
+) -> Result<Vec<FormField<'static>>, String> {
     let (mut fields, mut total) = (Vec::new(), 0);
     let content_type = std::str::from_utf8(content_type.unwrap_or_default()).unwrap_or_default();
     let completed = multipart::for_each_part(content_type, json::without_mark(body), |part| {

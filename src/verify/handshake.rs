@@ -38,9 +38,8 @@ type HandshakeResult = Option<Result<HandshakeReply, String>>;
 struct HandshakeSpec {
     scheme: &'static str,
     methods: &'static [&'static str],
-    /// The signature has to be valid.
-    is_signed: bool,
-    detect: fn(&PresetHandshake, &SignedRequest<'_>) -> HandshakeResult,
+    requires_signature: bool,
+    detect: fn(&PresetHandshakes, &SignedRequest<'_>) -> HandshakeResult,
 }
 
 /// Maximum number of fields of an unsigned form that is a handshake.
@@ -51,53 +50,73 @@ const HEAD: &[&str] = &["HEAD"];
 const POST: &[&str] = &["POST"];
 
 const HANDSHAKES: &[HandshakeSpec] = &[
-    HandshakeSpec { scheme: "slack", methods: POST, is_signed: true, detect: detect_slack },
+    HandshakeSpec {
+        scheme: "slack",
+        methods: POST,
+        requires_signature: true,
+        detect: detect_slack,
+    },
     HandshakeSpec {
         scheme: "slack",
         methods: &["GET", "POST"],
-        is_signed: false,
+        requires_signature: false,
         detect: detect_ssl_check,
     },
     HandshakeSpec {
         scheme: "bitbucket",
         methods: POST,
-        is_signed: false,
+        requires_signature: false,
         detect: detect_diagnostics,
     },
-    HandshakeSpec { scheme: "zoom", methods: POST, is_signed: true, detect: detect_zoom },
+    HandshakeSpec { scheme: "zoom", methods: POST, requires_signature: true, detect: detect_zoom },
     HandshakeSpec {
         scheme: "discord",
         methods: POST,
-        is_signed: true,
+        requires_signature: true,
         detect: detect_discord_ping,
     },
-    HandshakeSpec { scheme: "sns", methods: POST, is_signed: true, detect: detect_subscription },
+    HandshakeSpec {
+        scheme: "sns",
+        methods: POST,
+        requires_signature: true,
+        detect: detect_subscription,
+    },
     // The request is not signed; it carries a token.
-    HandshakeSpec { scheme: "meta", methods: GET, is_signed: false, detect: detect_meta },
+    HandshakeSpec { scheme: "meta", methods: GET, requires_signature: false, detect: detect_meta },
     HandshakeSpec {
         scheme: "microsoft-graph",
         methods: POST,
-        is_signed: false,
+        requires_signature: false,
         detect: detect_validation_token,
     },
-    HandshakeSpec { scheme: "dropbox", methods: GET, is_signed: false, detect: detect_challenge },
+    HandshakeSpec {
+        scheme: "dropbox",
+        methods: GET,
+        requires_signature: false,
+        detect: detect_challenge,
+    },
     HandshakeSpec {
         scheme: "mailchimp",
         methods: &["GET", "POST"],
-        is_signed: false,
+        requires_signature: false,
         detect: detect_mailchimp,
     },
     HandshakeSpec {
         scheme: "mandrill",
         methods: &["HEAD", "POST"],
-        is_signed: false,
+        requires_signature: false,
         detect: detect_mandrill,
     },
-    HandshakeSpec { scheme: "trello", methods: HEAD, is_signed: false, detect: accept_any },
+    HandshakeSpec {
+        scheme: "trello",
+        methods: HEAD,
+        requires_signature: false,
+        detect: accept_any,
+    },
 ];
 
 /// The handshakes of one source's preset.
-pub struct PresetHandshake {
+pub struct PresetHandshakes {
     specs: Vec<&'static HandshakeSpec>,
     secrets: Vec<Vec<u8>>,
     /// The header that holds the signature.
@@ -106,9 +125,9 @@ pub struct PresetHandshake {
     has_token: bool,
 }
 
-impl PresetHandshake {
-    /// Returns `None` if the preset has no handshake or the source turns it off. The source's own
-    /// `handshake` does not turn it off.
+impl PresetHandshakes {
+    /// Returns `None` if the preset has no handshake, or with `handshake = false`. A custom
+    /// `handshake` table does not turn it off.
     pub(super) fn new(source: &Source, secrets: &Secrets) -> Option<Self> {
         if source.handshake == config::HandshakeConfig::Off {
             return None;
@@ -135,17 +154,22 @@ impl PresetHandshake {
 
     /// Whether a handshake that requires a valid signature may use this method.
     pub fn has_signed_handshake(&self, method: &str) -> bool {
-        self.specs.iter().any(|spec| spec.is_signed && spec.methods.contains(&method))
+        self.specs.iter().any(|spec| spec.requires_signature && spec.methods.contains(&method))
     }
 
-    /// Recognizes a handshake. `is_signed` selects the handshakes that require a valid signature;
-    /// otherwise the others are tried.
-    pub fn detect(&self, request: &SignedRequest<'_>, is_signed: bool) -> HandshakeResult {
+    /// Recognizes a handshake. `is_signature_verified` selects the handshakes that require a valid
+    /// signature, otherwise the others are tried.
+    pub fn detect(
+        &self,
+        request: &SignedRequest<'_>,
+        is_signature_verified: bool,
+    ) -> HandshakeResult {
         if request.body.len() > MAX_BODY_BYTES {
             return None;
         }
         let is_candidate = |spec: &&&HandshakeSpec| {
-            spec.is_signed == is_signed && spec.methods.contains(&request.method)
+            spec.requires_signature == is_signature_verified
+                && spec.methods.contains(&request.method)
         };
         self.specs.iter().filter(is_candidate).find_map(|spec| (spec.detect)(self, request))
     }
@@ -167,7 +191,7 @@ fn utf8_parameter(request: &SignedRequest<'_>, name: &str) -> Option<String> {
 }
 
 /// `{"type":"url_verification","challenge":C}`: the response is `C`.
-fn detect_slack(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_slack(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct SlackBody<'a> {
         #[serde(rename = "type", borrow)]
@@ -183,7 +207,7 @@ fn detect_slack(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeRe
 
 /// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"):
 /// a form or a query with `ssl_check=1` that is no command.
-fn detect_ssl_check(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_ssl_check(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let form = match request.method {
         "GET" => request.query.unwrap_or_default().as_bytes(),
         _ if form_fields::is_form(request.optional_header("content-type").ok()?) => request.body,
@@ -205,7 +229,7 @@ fn detect_ssl_check(_: &PresetHandshake, request: &SignedRequest<'_>) -> Handsha
 }
 
 /// The connection test of Bitbucket Data Center (confluence.atlassian.com, "Manage webhooks").
-fn detect_diagnostics(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_diagnostics(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct DiagnosticsBody {
         test: bool,
@@ -217,7 +241,7 @@ fn detect_diagnostics(_: &PresetHandshake, request: &SignedRequest<'_>) -> Hands
 }
 
 /// The response has `plainToken` and its HMAC, made with the secret that signed the request.
-fn detect_zoom(preset: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_zoom(preset: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct ZoomBody<'a> {
         #[serde(borrow)]
@@ -252,7 +276,7 @@ fn detect_zoom(preset: &PresetHandshake, request: &SignedRequest<'_>) -> Handsha
 }
 
 /// Interactions send `{"type":1}`, events `{"type":0}`. An event of type 1 has a member `event`.
-fn detect_discord_ping(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_discord_ping(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let body: discord::DiscordBody = json_body::parse(request.body).ok()?;
     match (body.kind, body.event) {
         (1, None) => reply("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
@@ -263,7 +287,7 @@ fn detect_discord_ping(_: &PresetHandshake, request: &SignedRequest<'_>) -> Hand
 
 /// The operator confirms the subscription by opening its URL: this server fetches no URL that a
 /// request contains.
-fn detect_subscription(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_subscription(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let body: sns::SnsBody<'_> = json_body::parse(request.body).ok()?;
     let url = body.subscribe_url.filter(|_| body.kind == sns::SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
@@ -276,7 +300,7 @@ fn detect_subscription(_: &PresetHandshake, request: &SignedRequest<'_>) -> Hand
 
 /// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: the response is `C` if `V` is the
 /// token.
-fn detect_meta(preset: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_meta(preset: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     if utf8_parameter(request, "hub.mode")? != "subscribe" {
         return None;
     }
@@ -294,22 +318,22 @@ fn detect_meta(preset: &PresetHandshake, request: &SignedRequest<'_>) -> Handsha
     echo_challenge("hub.mode=subscribe", &utf8_parameter(request, "hub.challenge")?)
 }
 
-fn detect_validation_token(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_validation_token(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     echo_challenge("validationToken", &utf8_parameter(request, "validationToken")?)
 }
 
-fn detect_challenge(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_challenge(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     echo_challenge("challenge", &utf8_parameter(request, "challenge")?)
 }
 
 /// A GET. Mailchimp's older checks are an empty POST.
-fn detect_mailchimp(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_mailchimp(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let is_handshake = request.method == "GET" || request.body.is_empty();
     is_handshake.then(|| reply(request.method, SenderResponse::empty(200))).flatten()
 }
 
 /// A HEAD, then a POST without events, signed with a key that the operator cannot know yet.
-fn detect_mandrill(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_mandrill(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let mut fields = form_fields::iter_fields(request.body);
     let is_handshake = match (fields.next(), fields.next()) {
         _ if request.method == "HEAD" => true,
@@ -319,7 +343,7 @@ fn detect_mandrill(_: &PresetHandshake, request: &SignedRequest<'_>) -> Handshak
     is_handshake.then(|| reply(request.method, SenderResponse::empty(200))).flatten()
 }
 
-fn accept_any(_: &PresetHandshake, request: &SignedRequest<'_>) -> HandshakeResult {
+fn accept_any(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     reply(request.method, SenderResponse::empty(200))
 }
 

@@ -5,7 +5,7 @@ use ring::hmac;
 
 use super::parse::{self, MISMATCH, TimestampTolerance};
 use super::secrets::HmacKeys;
-use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme, url};
+use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme, url};
 use crate::config::{Algorithm, Hmac, PublicUrl, SignedPart, Verify};
 use crate::planner::hash_key;
 
@@ -17,7 +17,7 @@ pub(super) struct HmacScheme {
     tolerance: Option<TimestampTolerance>,
     url: Option<PublicUrl>,
     quirk: Quirk,
-    key_place: KeyPlace,
+    key_location: DeliveryKeyLocation,
 }
 
 /// How a preset differs from a plain `scheme = "hmac"`.
@@ -44,13 +44,13 @@ impl HmacScheme {
             tolerance: verify.tolerance.map(TimestampTolerance::new),
             url: verify.url.clone(),
             quirk: Quirk::None,
-            key_place: KeyPlace::None,
+            key_location: DeliveryKeyLocation::None,
         }
     }
 
     /// Sets how the sender differs, and where its delivery key is.
-    pub fn with_quirk(self, quirk: Quirk, key_place: KeyPlace) -> Self {
-        Self { quirk, key_place, ..self }
+    pub fn with_quirk(self, quirk: Quirk, key_location: DeliveryKeyLocation) -> Self {
+        Self { quirk, key_location, ..self }
     }
 
     /// Returns the signed parts for this URL.
@@ -130,9 +130,9 @@ impl VerificationScheme for HmacScheme {
             }
             _ => None,
         };
-        let mut proof = Proof::from_body(self.key_place, request.body, stale_reason)?;
+        let mut proof = Proof::from_body(self.key_location, request.body, stale_reason)?;
         if request.body.is_empty()
-            && self.key_place != KeyPlace::None
+            && self.key_location != DeliveryKeyLocation::None
             && self.config.signed.contains(&SignedPart::Timestamp)
         {
             // Only the timestamp, and the URL where it is signed, distinguish it from the next

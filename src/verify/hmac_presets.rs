@@ -2,7 +2,7 @@
 
 use super::hmac::{HmacScheme, Quirk};
 use super::linear::Linear;
-use super::{KeyPlace, VerificationScheme};
+use super::{DeliveryKeyLocation, VerificationScheme};
 use crate::config::{Algorithm, Encoding, Hmac, TimestampUnit, Verify, parse_signed_parts};
 
 /// How one sender signs.
@@ -14,7 +14,7 @@ struct HmacPreset {
     signed: &'static str,
     timestamp: Option<(&'static str, TimestampUnit)>,
     quirk: Quirk,
-    key_place: KeyPlace,
+    key_location: DeliveryKeyLocation,
 }
 
 /// HMAC-SHA256 of the body in hex.
@@ -27,7 +27,7 @@ const fn hex(name: &'static str, prefix: &'static str) -> HmacPreset {
         signed: "{body}",
         timestamp: None,
         quirk: Quirk::None,
-        key_place: KeyPlace::None,
+        key_location: DeliveryKeyLocation::None,
     }
 }
 
@@ -41,8 +41,8 @@ impl HmacPreset {
         Self { signed, ..self }
     }
 
-    const fn with_key_place(self, key_place: KeyPlace) -> Self {
-        Self { key_place, ..self }
+    const fn with_key_location(self, key_location: DeliveryKeyLocation) -> Self {
+        Self { key_location, ..self }
     }
 
     const fn with_timestamp(self, header: &'static str, unit: TimestampUnit) -> Self {
@@ -55,13 +55,13 @@ use TimestampUnit::{Milliseconds, Seconds};
 const HMAC_PRESETS: &[HmacPreset] = &[
     // Paminga's documentation, "Webhook signatures". A prefix `sha256=` is accepted.
     HmacPreset { quirk: Quirk::PrefixOptional, ..hex("paminga", "sha256=") }
-        .with_key_place(KeyPlace::Paminga),
+        .with_key_location(DeliveryKeyLocation::Paminga),
     // docs.github.com, "Validating webhook deliveries".
     hex("github", "sha256="),
     // support.atlassian.com, "Manage webhooks: secure webhooks".
     hex("bitbucket", "sha256="),
     // developers.facebook.com, "Webhooks: validating payloads".
-    hex("meta", "sha256=").with_key_place(KeyPlace::Body),
+    hex("meta", "sha256=").with_key_location(DeliveryKeyLocation::Body),
     // dropbox.com/developers/reference/webhooks, "Notifications".
     hex("dropbox", ""),
     // linear.app/developers/webhooks, "Securing webhooks". The timestamp is in the body.
@@ -73,25 +73,25 @@ const HMAC_PRESETS: &[HmacPreset] = &[
     hex("slack", "v0=")
         .with_signed("v0:{timestamp}:{body}")
         .with_timestamp("x-slack-request-timestamp", Seconds)
-        .with_key_place(KeyPlace::Field("event_id")),
+        .with_key_location(DeliveryKeyLocation::Field("event_id")),
     // developers.zoom.us, "Using webhooks: verify webhook events".
     hex("zoom", "v0=")
         .with_signed("v0:{timestamp}:{body}")
         .with_timestamp("x-zm-request-timestamp", Seconds)
-        .with_key_place(KeyPlace::Body),
+        .with_key_location(DeliveryKeyLocation::Body),
     // developer.atlassian.com/cloud/trello, "Webhook signatures".
     HmacPreset { algorithm: Algorithm::Sha1, ..base64("trello") }
         .with_signed("{body}{url}")
-        .with_key_place(KeyPlace::Action),
+        .with_key_location(DeliveryKeyLocation::Action),
     // developer.squareup.com, "Verify and validate an event notification".
     base64("square")
         .with_signed("{url}{body}")
-        .with_key_place(KeyPlace::FieldBehindUrl("event_id")),
+        .with_key_location(DeliveryKeyLocation::FieldBehindUrl("event_id")),
     // developers.hubspot.com, "Validating requests", version 3.
     HmacPreset { quirk: Quirk::DecodeUrlEscapes, ..base64("hubspot") }
         .with_signed("{method}{url}{body}{timestamp}")
         .with_timestamp("x-hubspot-request-timestamp", Milliseconds)
-        .with_key_place(KeyPlace::Batch),
+        .with_key_location(DeliveryKeyLocation::Batch),
 ];
 
 /// Builds the scheme of a sender that has a row here.
@@ -110,7 +110,8 @@ pub(super) fn scheme(verify: &Verify, secrets: &[&[u8]]) -> Box<dyn Verification
         timestamp_unit: preset.timestamp.map_or(Seconds, |(_, unit)| unit),
         id_header: None,
     };
-    let hmac = HmacScheme::new(config, verify, secrets).with_quirk(preset.quirk, preset.key_place);
+    let hmac =
+        HmacScheme::new(config, verify, secrets).with_quirk(preset.quirk, preset.key_location);
     match preset.name {
         "linear" => Box::new(Linear::new(hmac, verify)),
         _ => Box::new(hmac),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::hmac::HmacScheme;
 use super::json_body::{self, RawJsonObject};
 use super::parse::TimestampTolerance;
-use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
+use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::Verify;
 
 pub(super) struct Linear {
@@ -32,7 +32,7 @@ impl VerificationScheme for Linear {
         self.hmac.check(request, now_ms)?;
         let body: LinearBody = json_body::read(request.body, "a webhookTimestamp")?;
         let stale_reason = self.tolerance.check_timestamp(body.timestamp, now_ms);
-        Proof::from_body(KeyPlace::Body, request.body, stale_reason)
+        Proof::from_body(DeliveryKeyLocation::Body, request.body, stale_reason)
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

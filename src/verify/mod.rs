@@ -36,8 +36,8 @@ mod token;
 mod twilio;
 mod url;
 
-use delivery_key::KeyPlace;
-pub use handshake::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshake};
+use delivery_key::DeliveryKeyLocation;
+pub use handshake::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes};
 pub use outgoing::OutgoingRequest;
 pub use parse::forwarded_pair;
 pub use proof::Proof;
@@ -187,7 +187,7 @@ trait VerificationScheme: Send + Sync {
     }
 
     /// Value of `WWW-Authenticate` in a 401.
-    fn challenge(&self) -> Option<&'static str> {
+    fn www_authenticate(&self) -> Option<&'static str> {
         None
     }
 
@@ -214,7 +214,7 @@ impl VerificationScheme for NoVerification {
 pub struct Verifier {
     scheme: Box<dyn VerificationScheme>,
     spec: Option<&'static config::SchemeSpec>,
-    handshake: Option<handshake::PresetHandshake>,
+    handshakes: Option<PresetHandshakes>,
 }
 
 impl Verifier {
@@ -231,7 +231,7 @@ impl Verifier {
                 |(_, constructor)| constructor(verify, &values),
             ),
             spec: config::find_scheme(&verify.scheme),
-            handshake: handshake::PresetHandshake::new(source, secrets),
+            handshakes: PresetHandshakes::new(source, secrets),
         }
     }
 
@@ -276,14 +276,14 @@ impl Verifier {
         self.scheme.sign(outgoing, now_ms)
     }
 
-    /// The preset's handshake, if the scheme has one and the source does not turn it off.
-    pub fn handshake(&self) -> Option<&handshake::PresetHandshake> {
-        self.handshake.as_ref()
+    /// The preset's handshakes, if the scheme has any and the source does not turn them off.
+    pub fn handshakes(&self) -> Option<&PresetHandshakes> {
+        self.handshakes.as_ref()
     }
 
     /// Value of `WWW-Authenticate` in a 401.
-    pub fn challenge(&self) -> Option<&'static str> {
-        self.scheme.challenge()
+    pub fn www_authenticate(&self) -> Option<&'static str> {
+        self.scheme.www_authenticate()
     }
 
     /// Whether the scheme is a preset, which brings the sender's own response.
@@ -315,4 +315,4 @@ impl Verifier {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(super) use tests::verifier as verifier_of;
+pub(super) use tests::verifier as test_verifier;

@@ -22,7 +22,7 @@ struct PamingaBody<'a> {
 
 #[derive(Deserialize)]
 #[serde(field_identifier)]
-enum Field {
+enum PamingaField {
     #[serde(rename = "form_completion_id")]
     Completion,
     #[serde(rename = "CampaignActionQualification")]
@@ -45,12 +45,12 @@ impl<'de> Visitor<'de> for PamingaVisitor {
         let mut parts = PamingaBody::default();
         while let Some(key) = map.next_key()? {
             match key {
-                Field::Completion => parts.completion_id = Some(map.next_value()?),
-                Field::Campaign => {
+                PamingaField::Completion => parts.completion_id = Some(map.next_value()?),
+                PamingaField::Campaign => {
                     map.next_value::<IgnoredAny>()?;
                     parts.is_campaign = true;
                 }
-                Field::Other => {
+                PamingaField::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }

@@ -1,6 +1,6 @@
 //! The result of a successful verification.
 
-use super::KeyPlace;
+use super::DeliveryKeyLocation;
 use crate::domain::job_plan::KeyHash;
 
 /// Proof that the signature or token of a request is valid.
@@ -21,10 +21,10 @@ impl Proof {
     /// # Errors
     /// This sender never sends such a body.
     pub(super) fn from_body(
-        key_place: KeyPlace,
+        key_location: DeliveryKeyLocation,
         body: &[u8],
         stale_reason: Option<String>,
     ) -> Result<Self, String> {
-        Ok(Self { delivery_key: key_place.read_key(body)?, stale_reason })
+        Ok(Self { delivery_key: key_location.read_key(body)?, stale_reason })
     }
 }

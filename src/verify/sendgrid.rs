@@ -5,7 +5,7 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
 use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
-use super::{KeyPlace, Proof, SignedRequest, VerificationScheme};
+use super::{DeliveryKeyLocation, Proof, SignedRequest, VerificationScheme};
 use crate::config::key_material;
 use crate::config::{Encoding, TimestampUnit, Verify};
 
@@ -45,7 +45,7 @@ impl VerificationScheme for SendGrid {
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
-        Proof::from_body(KeyPlace::Body, request.body, stale_reason)
+        Proof::from_body(DeliveryKeyLocation::Body, request.body, stale_reason)
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

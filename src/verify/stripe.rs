@@ -6,7 +6,7 @@ use ring::hmac;
 
 use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
 use super::secrets::HmacKeys;
-use super::{KeyPlace, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
+use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
 use crate::config::{Encoding, TimestampUnit, Verify};
 
 /// The format of the header and of the signed text.
@@ -124,7 +124,7 @@ impl VerificationScheme for TimestampedSignatures {
                 }
             }
         }
-        Proof::from_body(KeyPlace::Field(self.format.id), request.body, result?)
+        Proof::from_body(DeliveryKeyLocation::Field(self.format.id), request.body, result?)
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

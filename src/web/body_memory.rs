@@ -5,8 +5,8 @@
 //! eighths and one source at most three quarters. So no client and no source can use up the whole
 //! budget.
 //!
-//! Only bodies that have to be waited for are counted by address and source. A request that arrives
-//! in one piece costs one atomic operation.
+//! Only a body that the server has to wait for is charged to its address and its source. A request
+//! that arrives in one piece costs one atomic operation.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -33,7 +33,7 @@ pub struct BudgetFull;
 
 /// The client and source of a body, and their limits.
 #[derive(Clone, Copy, Debug)]
-pub struct Claimant {
+pub struct BodyOwner {
     /// `None`: unknown, or a unix socket.
     pub client: Option<IpAddr>,
     pub source: SourceId,
@@ -58,12 +58,12 @@ pub struct BodyBudget {
 }
 
 impl BodyBudget {
-    /// Starts an empty claim for a new body.
-    pub fn claim(&self, claimant: Claimant) -> BodyClaim<'_> {
-        let client = claimant.client.map(network);
-        let claimant = Claimant { client, ..claimant };
+    /// Starts an empty reservation for a new body.
+    pub fn reserve(&self, owner: BodyOwner) -> BodyReservation<'_> {
+        let client = owner.client.map(network);
+        let owner = BodyOwner { client, ..owner };
         let reservation = Reservation::new(&self.held_bytes);
-        BodyClaim { budget: self, claimant, reservation, is_large: false, shared_bytes: None }
+        BodyReservation { budget: self, owner, reservation, is_large: false, charged_bytes: None }
     }
 
     /// Whether more than half of the budget is in use.
@@ -81,19 +81,18 @@ fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The memory of one body. It is released when the claim is dropped.
-pub struct BodyClaim<'a> {
+/// The memory of one body. It is released when the reservation is dropped.
+pub struct BodyReservation<'a> {
     budget: &'a BodyBudget,
-    claimant: Claimant,
+    owner: BodyOwner,
     reservation: Reservation,
     is_large: bool,
-    /// How many of its bytes are counted by address and source. `None`: the body is not counted
-    /// there.
-    shared_bytes: Option<usize>,
+    /// The bytes that are charged to the address and the source. `None`: the body is not charged.
+    charged_bytes: Option<usize>,
 }
 
-impl BodyClaim<'_> {
-    /// Adds bytes to the claim.
+impl BodyReservation<'_> {
+    /// Adds bytes to the reservation.
     ///
     /// # Errors
     /// There is no room.
@@ -105,47 +104,46 @@ impl BodyClaim<'_> {
         if total > self.limit() {
             return Err(BudgetFull);
         }
-        match self.shared_bytes {
-            Some(_) => self.join_shares(),
+        match self.charged_bytes {
+            Some(_) => self.charge_shares(),
             None => Ok(()),
         }
     }
 
     /// Counts the body as large, because its head announces that or because it has grown.
     pub fn mark_large(&mut self) {
-        let was_shared = self.shared_bytes.is_some();
-        self.leave_shares();
+        let was_charged = self.charged_bytes.is_some();
+        self.release_shares();
         self.is_large = true;
-        if was_shared {
-            self.shared_bytes = Some(0);
+        if was_charged {
+            self.charged_bytes = Some(0);
         }
     }
 
-    /// Counts the body by address and source, because the server has to wait for its rest.
+    /// Charges the body to its address and source, because the server has to wait for its rest.
+    /// A later call charges the bytes that have been added.
     ///
     /// # Errors
     /// The address or the source already holds its share.
-    pub fn join_shares(&mut self) -> Result<(), BudgetFull> {
+    pub fn charge_shares(&mut self) -> Result<(), BudgetFull> {
         let bytes = self.reservation.amount();
-        if self.shared_bytes == Some(bytes) {
+        if self.charged_bytes == Some(bytes) {
             return Ok(());
         }
-        let added = bytes - self.shared_bytes.unwrap_or(0);
-        self.shared_bytes = Some(bytes);
+        let added = bytes - self.charged_bytes.unwrap_or(0);
+        self.charged_bytes = Some(bytes);
         let pool = if self.is_large {
-            self.claimant.max_inflight_bytes
+            self.owner.max_inflight_bytes
         } else {
-            self.claimant.max_inflight_bytes / 8
+            self.owner.max_inflight_bytes / 8
         };
-        let min_limit = self.claimant.max_body_bytes;
+        let min_limit = self.owner.max_body_bytes;
         let min_limit = if self.is_large { min_limit } else { min_limit.min(MIN_LARGE_BYTES) };
         let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let client_bytes =
-            shares.by_client.entry((self.claimant.client, self.is_large)).or_default();
+        let client_bytes = shares.by_client.entry((self.owner.client, self.is_large)).or_default();
         *client_bytes += added;
         let is_over_client_share = *client_bytes > (pool / 8 * 5).max(min_limit);
-        let source_bytes =
-            shares.by_source.entry((self.claimant.source, self.is_large)).or_default();
+        let source_bytes = shares.by_source.entry((self.owner.source, self.is_large)).or_default();
         *source_bytes += added;
         if is_over_client_share || *source_bytes > (pool / 4 * 3).max(min_limit) {
             Err(BudgetFull)
@@ -154,23 +152,23 @@ impl BodyClaim<'_> {
         }
     }
 
-    /// Stops counting the body by address and source, because it is complete.
-    pub fn leave_shares(&mut self) {
-        let Some(bytes) = self.shared_bytes.take() else { return };
+    /// Stops charging the body to its address and source, because it is complete.
+    pub fn release_shares(&mut self) {
+        let Some(bytes) = self.charged_bytes.take() else { return };
         let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        release_share(&mut shares.by_client, (self.claimant.client, self.is_large), bytes);
-        release_share(&mut shares.by_source, (self.claimant.source, self.is_large), bytes);
+        subtract_share(&mut shares.by_client, (self.owner.client, self.is_large), bytes);
+        subtract_share(&mut shares.by_source, (self.owner.source, self.is_large), bytes);
     }
 
     /// Hands the memory over to the next owner of the body.
-    pub fn take_reservation(&mut self) -> Reservation {
-        self.leave_shares();
+    pub fn transfer(&mut self) -> Reservation {
+        self.release_shares();
         self.reservation.transfer()
     }
 
     /// Whether the body has to keep the minimum rate now.
     pub fn should_make_progress(&self) -> bool {
-        self.is_large && self.budget.is_scarce(self.claimant.max_inflight_bytes)
+        self.is_large && self.budget.is_scarce(self.owner.max_inflight_bytes)
     }
 
     /// Whether the body counts as large.
@@ -180,13 +178,13 @@ impl BodyClaim<'_> {
 
     /// Maximum number of bytes that all bodies together may hold when this one grows.
     fn limit(&self) -> usize {
-        let total = self.claimant.max_inflight_bytes;
-        let large = (total - total / 8).max(self.claimant.max_body_bytes);
+        let total = self.owner.max_inflight_bytes;
+        let large = (total - total / 8).max(self.owner.max_body_bytes);
         if self.is_large { large } else { total }
     }
 }
 
-fn release_share<K: Eq + Hash>(shares: &mut HashMap<K, usize>, key: K, bytes: usize) {
+fn subtract_share<K: Eq + Hash>(shares: &mut HashMap<K, usize>, key: K, bytes: usize) {
     if let Some(held) = shares.get_mut(&key) {
         *held = held.saturating_sub(bytes);
         if *held == 0 {
@@ -195,9 +193,9 @@ fn release_share<K: Eq + Hash>(shares: &mut HashMap<K, usize>, key: K, bytes: us
     }
 }
 
-impl Drop for BodyClaim<'_> {
+impl Drop for BodyReservation<'_> {
     fn drop(&mut self) {
-        self.leave_shares();
+        self.release_shares();
     }
 }
 
@@ -207,8 +205,8 @@ mod tests {
 
     const KIB: usize = 1 << 10;
 
-    fn claimant(client: &str, source: i64) -> Claimant {
-        Claimant {
+    fn owner(client: &str, source: i64) -> BodyOwner {
+        BodyOwner {
             client: client.parse().ok(),
             source: SourceId(source),
             max_inflight_bytes: 1024 * KIB,
@@ -216,96 +214,101 @@ mod tests {
         }
     }
 
-    /// Claims unfinished bodies of this size until the budget is full.
-    fn fill<'a>(budget: &'a BodyBudget, claimant: Claimant, bytes: usize) -> Vec<BodyClaim<'a>> {
-        let mut claims = Vec::new();
+    /// Reserves unfinished bodies of this size until the budget is full.
+    fn fill<'a>(
+        budget: &'a BodyBudget,
+        owner: BodyOwner,
+        bytes: usize,
+    ) -> Vec<BodyReservation<'a>> {
+        let mut reservations = Vec::new();
         loop {
-            let mut claim = budget.claim(claimant);
-            if claim.grow(bytes).and_then(|()| claim.join_shares()).is_err() {
-                return claims;
+            let mut reservation = budget.reserve(owner);
+            if reservation.grow(bytes).and_then(|()| reservation.charge_shares()).is_err() {
+                return reservations;
             }
-            claims.push(claim);
+            reservations.push(reservation);
         }
     }
 
     #[test]
     fn one_address_cannot_use_the_whole_budget() {
         let budget = BodyBudget::default();
-        let large = fill(&budget, claimant("192.0.2.1", 1), 128 * KIB);
+        let large = fill(&budget, owner("192.0.2.1", 1), 128 * KIB);
         assert_eq!(large.len(), 5, "five eighths of 1 MiB");
-        assert_eq!(fill(&budget, claimant("192.0.2.2", 2), 128 * KIB).len(), 2);
-        let small = fill(&budget, claimant("192.0.2.1", 1), 8 * KIB);
+        assert_eq!(fill(&budget, owner("192.0.2.2", 2), 128 * KIB).len(), 2);
+        let small = fill(&budget, owner("192.0.2.1", 1), 8 * KIB);
         assert_eq!(small.len(), 10, "five eighths of 128 KiB");
-        assert_eq!(fill(&budget, claimant("192.0.2.2", 2), 8 * KIB).len(), 10);
+        assert_eq!(fill(&budget, owner("192.0.2.2", 2), 8 * KIB).len(), 10);
     }
 
     #[test]
     fn one_source_cannot_use_the_whole_budget() {
         let budget = BodyBudget::default();
-        let mut claims = fill(&budget, claimant("192.0.2.1", 1), 128 * KIB);
-        claims.extend(fill(&budget, claimant("192.0.2.2", 1), 128 * KIB));
-        assert_eq!(claims.len(), 6, "three quarters of 1 MiB");
-        assert_eq!(fill(&budget, claimant("192.0.2.3", 2), 128 * KIB).len(), 1);
+        let mut reservations = fill(&budget, owner("192.0.2.1", 1), 128 * KIB);
+        reservations.extend(fill(&budget, owner("192.0.2.2", 1), 128 * KIB));
+        assert_eq!(reservations.len(), 6, "three quarters of 1 MiB");
+        assert_eq!(fill(&budget, owner("192.0.2.3", 2), 128 * KIB).len(), 1);
     }
 
     #[test]
     fn large_bodies_leave_an_eighth_of_the_budget_to_small_ones() {
         let budget = BodyBudget::default();
-        let mut claims = Vec::new();
+        let mut reservations = Vec::new();
         for (number, source) in [(1, 1), (2, 2), (3, 3)] {
             let client = format!("192.0.2.{number}");
-            claims.extend(fill(&budget, claimant(&client, source), 128 * KIB));
+            reservations.extend(fill(&budget, owner(&client, source), 128 * KIB));
         }
-        assert_eq!(claims.len(), 7);
-        let mut small = budget.claim(claimant("192.0.2.4", 4));
+        assert_eq!(reservations.len(), 7);
+        let mut small = budget.reserve(owner("192.0.2.4", 4));
         assert_eq!(small.grow(32 * KIB), Ok(()));
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_their_limit() {
         let budget = BodyBudget::default();
-        let large = fill(&budget, claimant("2001:db8::1", 1), 128 * KIB);
+        let large = fill(&budget, owner("2001:db8::1", 1), 128 * KIB);
         assert_eq!(large.len(), 5);
-        assert_eq!(fill(&budget, claimant("2001:db8::2", 2), 128 * KIB).len(), 0);
-        assert_eq!(fill(&budget, claimant("2001:db8:0:1::1", 2), 128 * KIB).len(), 2);
+        assert_eq!(fill(&budget, owner("2001:db8::2", 2), 128 * KIB).len(), 0);
+        assert_eq!(fill(&budget, owner("2001:db8:0:1::1", 2), 128 * KIB).len(), 2);
     }
 
     #[test]
     fn a_body_of_the_size_of_the_budget_fits_into_an_empty_one() {
         let budget = BodyBudget::default();
-        let mut claim = budget.claim(Claimant { max_body_bytes: 1024 * KIB, ..claimant("::1", 1) });
+        let mut reservation =
+            budget.reserve(BodyOwner { max_body_bytes: 1024 * KIB, ..owner("::1", 1) });
         for _ in 0..16 {
-            assert_eq!(claim.grow(64 * KIB), Ok(()));
-            assert_eq!(claim.join_shares(), Ok(()));
+            assert_eq!(reservation.grow(64 * KIB), Ok(()));
+            assert_eq!(reservation.charge_shares(), Ok(()));
         }
-        assert_eq!(claim.grow(1), Err(BudgetFull));
+        assert_eq!(reservation.grow(1), Err(BudgetFull));
     }
 
     #[test]
     fn a_body_counts_until_its_reservation_is_dropped() {
         let budget = BodyBudget::default();
-        let mut claim = budget.claim(claimant("192.0.2.1", 1));
-        assert_eq!(claim.grow(48 * KIB).and_then(|()| claim.join_shares()), Ok(()));
-        let reservation = claim.take_reservation();
-        drop(claim);
+        let mut reservation = budget.reserve(owner("192.0.2.1", 1));
+        assert_eq!(reservation.grow(48 * KIB).and_then(|()| reservation.charge_shares()), Ok(()));
+        let transferred = reservation.transfer();
+        drop(reservation);
         assert!(budget.shares.lock().unwrap().by_client.is_empty());
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 48 * KIB);
-        drop(reservation);
+        drop(transferred);
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 0);
     }
 
     #[test]
-    fn a_dropped_claim_and_a_complete_body_leave_nothing_behind() {
+    fn a_dropped_reservation_and_a_complete_body_leave_nothing_behind() {
         let budget = BodyBudget::default();
-        let mut claims = fill(&budget, claimant("192.0.2.1", 1), 48 * KIB);
-        for claim in &mut claims {
-            assert_eq!(claim.grow(48 * KIB), Ok(()), "it becomes large");
-            claim.leave_shares();
+        let mut reservations = fill(&budget, owner("192.0.2.1", 1), 48 * KIB);
+        for reservation in &mut reservations {
+            assert_eq!(reservation.grow(48 * KIB), Ok(()), "it becomes large");
+            reservation.release_shares();
         }
         assert!(budget.shares.lock().unwrap().by_client.is_empty());
-        drop(claims);
+        drop(reservations);
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 0);
-        drop(fill(&budget, claimant("192.0.2.1", 1), 100 * KIB));
+        drop(fill(&budget, owner("192.0.2.1", 1), 100 * KIB));
         let shares = budget.shares.lock().unwrap();
         assert!(shares.by_client.is_empty() && shares.by_source.is_empty());
     }

@@ -13,13 +13,13 @@ use crate::config::{self, Source};
 use crate::expression::ExpressionSet;
 use crate::store::handshakes::HandshakeRecord;
 use crate::verify::{
-    HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshake, SenderResponse, Verifier,
+    HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes, SenderResponse, Verifier,
 };
 
 /// The source's own `handshake`: its methods and its expression.
 pub struct CustomHandshake {
     methods: Vec<String>,
-    is_signed: bool,
+    requires_signature: bool,
     /// The expression, evaluated in the place of a `dedupe`. Its outputs are wrapped in a list,
     /// because `dedupe` alone would take empty text for no key.
     expressions: ExpressionSet,
@@ -30,7 +30,7 @@ impl CustomHandshake {
         let config::HandshakeConfig::Custom(own) = &source.handshake else { return None };
         Some(Self {
             methods: own.methods.clone(),
-            is_signed: own.is_signed,
+            requires_signature: own.requires_signature,
             expressions: ExpressionSet::new(Some(own.respond.first_in_list()), Vec::new()),
         })
     }
@@ -44,7 +44,7 @@ impl CustomHandshake {
 #[derive(Clone, Copy)]
 pub(super) struct PossibleHandshakes<'g> {
     custom: Option<&'g CustomHandshake>,
-    preset: Option<&'g PresetHandshake>,
+    preset: Option<&'g PresetHandshakes>,
     /// At least one of them requires a valid signature.
     pub has_signed: bool,
 }
@@ -54,8 +54,8 @@ impl<'g> PossibleHandshakes<'g> {
     pub fn for_method(runtime: &'g SourceRuntime, method: &str) -> Self {
         let custom =
             runtime.custom_handshake.as_ref().filter(|custom| custom.accepts_method(method));
-        let preset = runtime.verifier.handshake().filter(|preset| preset.accepts_method(method));
-        let has_signed = custom.is_some_and(|custom| custom.is_signed)
+        let preset = runtime.verifier.handshakes().filter(|preset| preset.accepts_method(method));
+        let has_signed = custom.is_some_and(|custom| custom.requires_signature)
             || preset.is_some_and(|preset| preset.has_signed_handshake(method));
         Self { custom, preset, has_signed }
     }
@@ -68,25 +68,30 @@ impl<'g> PossibleHandshakes<'g> {
 
 /// The rejection of a request whose signature is missing or invalid.
 pub(super) fn unauthorized(verifier: &Verifier, reason: String) -> Rejection {
-    Rejection::Signature { reason, challenge: verifier.challenge() }
+    Rejection::Signature { reason, www_authenticate: verifier.www_authenticate() }
 }
 
 impl IntakeRequest<'_> {
-    /// Responds to the request if it is a handshake. `is_signed`: its signature is valid.
+    /// Responds to the request if it is a handshake. `is_signature_verified` selects the handshakes
+    /// that require a valid signature, otherwise the others are tried.
     pub(super) async fn try_handshake(
         &self,
         handshakes: PossibleHandshakes<'_>,
-        is_signed: bool,
+        is_signature_verified: bool,
         received: &ReceivedRequest<'_>,
     ) -> Result<Option<HttpResponse>, Rejection> {
         let ReceivedRequest { runtime, request, now_ms, .. } = *received;
         let mut handshake = None;
-        if handshakes.custom.is_some_and(|custom| custom.is_signed == is_signed) {
+        if handshakes
+            .custom
+            .is_some_and(|custom| custom.requires_signature == is_signature_verified)
+        {
             handshake = self.evaluate_custom(received).await?.map(Ok);
         }
         if handshake.is_none() {
             // This parses only short bodies.
-            handshake = handshakes.preset.and_then(|preset| preset.detect(&request, is_signed));
+            handshake =
+                handshakes.preset.and_then(|preset| preset.detect(&request, is_signature_verified));
         }
         let Some(handshake) = handshake else { return Ok(None) };
         let handshake = handshake.map_err(|reason| unauthorized(&runtime.verifier, reason))?;

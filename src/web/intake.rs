@@ -14,13 +14,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::time::timeout_at;
 
 use super::body::{RequestBody, finish_response};
-use super::body_memory::{BodyClaim, BudgetFull, Claimant, MIN_PROGRESS_BYTES, PROGRESS_PERIOD};
+use super::body_memory::{
+    BodyOwner, BodyReservation, BudgetFull, MIN_PROGRESS_BYTES, PROGRESS_PERIOD,
+};
 use super::client_ip::{self, Peer};
 use super::connection::{Connection, MAX_HEAD_BYTES};
 use super::content_type::{self, ContentTypeError};
 use super::handshake::{self, PossibleHandshakes};
 use super::health::{empty_response, health_response};
-use super::received_request::{Evaluation, FullBody, PreparedRequest, ReceivedRequest, SignedKey};
+use super::received_request::{
+    Evaluation, FullBody, PreparedRequest, ReceivedRequest, SignedSourceKey,
+};
 use super::rejection::Rejection;
 use super::response::AcceptedResponse;
 use super::writer_client::WriterClient;
@@ -55,13 +59,13 @@ pub async fn handle_webhook(request: HttpRequest, payload: web::Payload) -> Http
     if let Some(response) = health_response(state, &request) {
         return finish_response(response, &request, connection, &body);
     }
-    let settings = state.settings.load_full();
+    let config = state.config.load_full();
     let mut intake_request = IntakeRequest {
         state,
         writer_client,
         connection,
-        settings: &settings,
-        deadline: started_at + settings.server.request_timeout,
+        config: &config,
+        deadline: started_at + config.server.request_timeout,
         client: None,
         ip: String::new(),
         bytes: 0,
@@ -78,7 +82,7 @@ pub(super) struct IntakeRequest<'a> {
     pub state: &'a IntakeState,
     writer_client: &'a Rc<WriterClient>,
     connection: &'a Connection,
-    settings: &'a Arc<IntakeConfig>,
+    config: &'a Arc<IntakeConfig>,
     deadline: Instant,
     /// `None`: unknown.
     client: Option<IpAddr>,
@@ -90,30 +94,32 @@ pub(super) struct IntakeRequest<'a> {
 
 impl IntakeRequest<'_> {
     async fn run(&mut self, request: &HttpRequest, body: &mut RequestBody) -> HttpResponse {
-        let lines: HeaderRefs = request
+        let headers: HeaderRefs = request
             .headers()
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
-        if lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+        if headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
             > MAX_HEAD_BYTES
         {
             return empty_response(431);
         }
         let path = request.uri().path();
-        let route = self.settings.routes.find(path);
+        let route = self.config.routes.find(path);
         let source_index = route.as_ref().map(|route| route.source);
-        let settings = self.settings;
-        let runtime = source_index.map(|index| &settings.sources[index]);
-        self.client = self.find_client(request, &lines);
+        let config = self.config;
+        let runtime = source_index.map(|index| &config.sources[index]);
+        self.client = self.find_client(request, &headers);
         self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
         let secret_segment = route.as_ref().and_then(|route| route.secret_segment.as_deref());
         let rejection = match source_index {
             None => Rejection::NotFound,
-            Some(index) => match self.process(index, secret_segment, request, &lines, body).await {
-                Ok(response) => return response,
-                Err(rejection) => rejection,
-            },
+            Some(index) => {
+                match self.check_and_store(index, secret_segment, request, &headers, body).await {
+                    Ok(response) => return response,
+                    Err(rejection) => rejection,
+                }
+            }
         };
         self.drain(body, &rejection).await;
         if rejection.is_recorded() {
@@ -128,7 +134,7 @@ impl IntakeRequest<'_> {
         runtime: Option<&SourceRuntime>,
         request: &HttpRequest,
     ) {
-        let redactor = &*self.settings.redactor;
+        let redactor = &*self.config.redactor;
         let redaction = stored_request::Redaction {
             verifier: runtime.map(|runtime| &runtime.verifier),
             redactor,
@@ -152,21 +158,21 @@ impl IntakeRequest<'_> {
         );
     }
 
-    fn find_client(&self, request: &HttpRequest, lines: &HeaderRefs<'_>) -> Option<IpAddr> {
-        let server = &self.settings.server;
-        client_ip::client_ip(peer(request), lines, &server.trusted_proxies, server.proxy_header)
+    fn find_client(&self, request: &HttpRequest, headers: &HeaderRefs<'_>) -> Option<IpAddr> {
+        let server = &self.config.server;
+        client_ip::client_ip(peer(request), headers, &server.trusted_proxies, server.proxy_header)
     }
 
-    async fn process(
+    async fn check_and_store(
         &mut self,
         source_index: usize,
         secret_segment: Option<&str>,
         request: &HttpRequest,
-        lines: &HeaderRefs<'_>,
+        headers: &HeaderRefs<'_>,
         payload: &mut RequestBody,
     ) -> Result<HttpResponse, Rejection> {
-        let (settings, state) = (self.settings, self.state);
-        let runtime = &settings.sources[source_index];
+        let (config, state) = (self.config, self.state);
+        let runtime = &config.sources[source_index];
         let source = &runtime.source;
         let method = request.method().as_str();
         let is_method_allowed = source.methods.iter().any(|allowed| allowed == method);
@@ -182,19 +188,19 @@ impl IntakeRequest<'_> {
             return Err(Rejection::Unavailable);
         }
         check_headers(request, source.max_body_bytes)?;
-        let mut claim = self.state.body_budget.claim(Claimant {
+        let mut reservation = self.state.body_budget.reserve(BodyOwner {
             client: self.client,
             source: runtime.id,
-            max_inflight_bytes: settings.server.max_inflight_bytes,
+            max_inflight_bytes: config.server.max_inflight_bytes,
             max_body_bytes: source.max_body_bytes,
         });
-        let body = self.receive_body(payload, source.max_body_bytes, &mut claim).await?;
-        let (uri, server) = (request.uri(), &settings.server);
+        let body = self.receive_body(payload, source.max_body_bytes, &mut reservation).await?;
+        let (uri, server) = (request.uri(), &config.server);
         let signed_request = SignedRequest {
             method,
             path: uri.path(),
             query: uri.query(),
-            headers: lines,
+            headers,
             body: &[],
             secret_segment,
             trusted_proxy_header: client_ip::is_trusted_proxy(
@@ -213,7 +219,7 @@ impl IntakeRequest<'_> {
             &state.expressions,
             is_deferring,
         );
-        let body = FullBody::new(body, head, settings, source_index);
+        let body = FullBody::new(body, head, config, source_index);
         let received = body.with_body(head);
         if let Some(response) = self.try_handshake(handshakes, false, &received).await? {
             return Ok(response);
@@ -226,12 +232,15 @@ impl IntakeRequest<'_> {
         };
         let result = self.run_check(&received, check).await?;
         let proof = result.map_err(|reason| handshake::unauthorized(&runtime.verifier, reason))?;
-        let mut repeated_key = None;
+        let mut duplicate_key = None;
         if let Some(reason) = &proof.stale_reason {
-            let key =
-                if is_method_allowed { self.repeat_key(&received, &proof).await? } else { None };
-            self.check_repeat(runtime, key, reason, now_ms).await?;
-            repeated_key = key;
+            let dedupe_key = if is_method_allowed {
+                self.signed_dedupe_key(&received, &proof).await?
+            } else {
+                None
+            };
+            self.accept_stale_duplicate(runtime, dedupe_key, reason, now_ms).await?;
+            duplicate_key = dedupe_key;
         } else if let Some(response) = self.try_handshake(handshakes, true, &received).await? {
             return Ok(response);
         }
@@ -250,12 +259,12 @@ impl IntakeRequest<'_> {
             ContentTypeError::MalformedBody(reason) => Rejection::MalformedBody { reason },
         })?;
         let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
-        let result = match self.build_event(&received, &proof, repeated_key).await {
+        let result = match self.build_event(&received, &proof, duplicate_key).await {
             Ok((event, preset_response)) => {
                 let body = body.into_bytes();
                 // If the client disconnects, the memory of the body counts until the writer has
                 // written it.
-                let body_memory = Some(claim.take_reservation());
+                let body_memory = Some(reservation.transfer());
                 self.store(runtime, NewEvent { body, body_memory, ..event }, preset_response).await
             }
             Err(rejection) => Err(rejection),
@@ -273,26 +282,26 @@ impl IntakeRequest<'_> {
         received: &ReceivedRequest<'_>,
         work: impl FnOnce(&ReceivedRequest<'_>) -> T + Send + 'static,
     ) -> Result<T, Rejection> {
-        let max_bytes = self.settings.server.max_inflight_bytes;
+        let max_bytes = self.config.server.max_inflight_bytes;
         received.run_check(&self.state.check_pool, max_bytes, work).await
     }
 
-    /// Returns the key by which a request with a stale timestamp may repeat a stored event. Only a
-    /// signed key counts.
-    async fn repeat_key(
+    /// Returns the signed key of a request with a stale timestamp: the delivery key or the source
+    /// key. An unsigned key does not prove that the request repeats a stored event.
+    async fn signed_dedupe_key(
         &self,
         received: &ReceivedRequest<'_>,
         proof: &Proof,
     ) -> Result<Option<DedupeKey>, Rejection> {
         let source = &received.runtime.source;
-        if source.uses_preset_key {
-            return Ok(delivery_key(source, proof));
+        if source.is_delivery_key_enabled {
+            return Ok(enabled_delivery_key(source, proof));
         }
-        let signed_key = |received: &ReceivedRequest<'_>| received.signed_key();
-        let key = match self.run_check(received, signed_key).await? {
-            SignedKey::None => None,
-            SignedKey::Known(key) => Some(key),
-            SignedKey::Pending(pending) => {
+        let source_key = |received: &ReceivedRequest<'_>| received.signed_source_key();
+        let key = match self.run_check(received, source_key).await? {
+            SignedSourceKey::None => None,
+            SignedSourceKey::Known(key) => Some(key),
+            SignedSourceKey::Pending(pending) => {
                 let text = match pending.wait_or_defer().await? {
                     Evaluation::Complete(results) => results.dedupe.ok().flatten(),
                     Evaluation::Deferred(text) => text,
@@ -306,7 +315,7 @@ impl IntakeRequest<'_> {
     /// Accepts a request with a stale timestamp if it repeats a stored event. Some senders retry
     /// with the timestamp of the first attempt. Such a sender would otherwise never learn that the
     /// event arrived.
-    async fn check_repeat(
+    async fn accept_stale_duplicate(
         &self,
         runtime: &SourceRuntime,
         key: Option<DedupeKey>,
@@ -339,13 +348,20 @@ impl IntakeRequest<'_> {
         &self,
         received: &ReceivedRequest<'_>,
         proof: &Proof,
-        repeated_key: Option<DedupeKey>,
+        duplicate_key: Option<DedupeKey>,
     ) -> Result<(NewEvent, Option<SenderResponse>), Rejection> {
         let ReceivedRequest { runtime, now_ms, .. } = *received;
-        let is_new = repeated_key.is_none();
+        let is_new = duplicate_key.is_none();
         let prepare = move |received: &ReceivedRequest<'_>| received.prepare(is_new);
-        let PreparedRequest { path, query, headers, key, replay_guard, pending, preset_response } =
-            self.run_check(received, prepare).await?;
+        let PreparedRequest {
+            path,
+            query,
+            headers,
+            source_key,
+            body_key,
+            pending,
+            preset_response,
+        } = self.run_check(received, prepare).await?;
         let planned = match pending {
             // The request repeats an event, so no expression is evaluated.
             None if !is_new => {
@@ -359,23 +375,23 @@ impl IntakeRequest<'_> {
         };
         let source = &runtime.source;
         let with_window = |key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) };
-        let own_key = key.or(planned.dedupe).map(with_window);
-        let mut delivery = repeated_key.or_else(|| delivery_key(source, proof));
-        let (mut aim, mut job_plan) = (InsertMode::Store, planned.plan);
-        if delivery.is_none() {
-            delivery = self
-                .find_replay_guard(runtime, replay_guard.map(with_window), own_key.is_some())
+        let source_key = source_key.or(planned.dedupe).map(with_window);
+        let mut delivery_key = duplicate_key.or_else(|| enabled_delivery_key(source, proof));
+        let (mut insert_mode, mut job_plan) = (InsertMode::Store, planned.plan);
+        if delivery_key.is_none() {
+            delivery_key = self
+                .find_body_key(runtime, body_key.map(with_window), source_key.is_some())
                 .await?;
-            if delivery.is_some() && own_key.is_none() {
-                (aim, job_plan) = (InsertMode::RecordDuplicate, JobPlan::Evaluated(Vec::new()));
+            if delivery_key.is_some() && source_key.is_none() {
+                (insert_mode, job_plan) =
+                    (InsertMode::RecordDuplicate, JobPlan::Evaluated(Vec::new()));
             }
         }
         if !is_new {
-            aim = InsertMode::RecordDuplicate;
+            insert_mode = InsertMode::RecordDuplicate;
         }
         let retry_dead = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
-        let dedupe =
-            DedupeCheck { source_key: own_key, delivery_key: delivery, retry_dead, mode: aim };
+        let dedupe = DedupeCheck { source_key, delivery_key, retry_dead, mode: insert_mode };
         let event = NewEvent {
             reply_slot: 0,
             source: runtime.id,
@@ -396,18 +412,17 @@ impl IntakeRequest<'_> {
         Ok((event, preset_response))
     }
 
-    /// Returns the replay guard: the key of a signed body's bytes. It applies beside a key of
-    /// `dedupe`, or if an event is stored under it. Otherwise `dedupe` gave no key, and each such
-    /// event is new.
-    async fn find_replay_guard(
+    /// Returns the body key if it applies: beside another `dedupe` key, or if an event is stored
+    /// under it. Otherwise `dedupe` gave no key, and each such event is new.
+    async fn find_body_key(
         &self,
         runtime: &SourceRuntime,
-        replay_guard: Option<DedupeKey>,
-        has_key: bool,
+        body_key: Option<DedupeKey>,
+        has_source_key: bool,
     ) -> Result<Option<DedupeKey>, Rejection> {
-        let Some(key) = replay_guard.filter(|_| !has_key) else { return Ok(replay_guard) };
+        let Some(key) = body_key.filter(|_| !has_source_key) else { return Ok(body_key) };
         match self.writer_client.store(NewEvent::look_up(runtime.id, key)).await {
-            InsertReply::Duplicate(_) => Ok(replay_guard),
+            InsertReply::Duplicate(_) => Ok(body_key),
             InsertReply::Unavailable => Err(Rejection::Unavailable),
             InsertReply::Stored(_)
             | InsertReply::Deferred(_)
@@ -449,18 +464,18 @@ impl IntakeRequest<'_> {
         &mut self,
         payload: &mut RequestBody,
         max: usize,
-        claim: &mut BodyClaim<'_>,
+        reservation: &mut BodyReservation<'_>,
     ) -> Result<Vec<u8>, Rejection> {
         let mut body = Vec::new();
         if payload.is_large() {
-            claim.mark_large();
+            reservation.mark_large();
         }
         loop {
             let (bytes_before, mut deadline) = (self.bytes, self.deadline);
-            if claim.is_large() {
+            if reservation.is_large() {
                 deadline = deadline.min(Instant::now() + PROGRESS_PERIOD);
             }
-            let read = self.read_chunks(payload, max, claim, &mut body);
+            let read = self.read_chunks(payload, max, reservation, &mut body);
             match timeout_at(deadline.into(), read).await {
                 Ok(Ok(true)) => break,
                 // The body has become large.
@@ -468,7 +483,7 @@ impl IntakeRequest<'_> {
                 Ok(Err(rejection)) => return Err(rejection),
                 Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Timeout),
                 Err(_)
-                    if claim.should_make_progress()
+                    if reservation.should_make_progress()
                         && self.bytes - bytes_before < MIN_PROGRESS_BYTES =>
                 {
                     return Err(Rejection::Timeout);
@@ -476,7 +491,7 @@ impl IntakeRequest<'_> {
                 Err(_) => {}
             }
         }
-        claim.leave_shares();
+        reservation.release_shares();
         self.connection.end_body();
         Ok(body)
     }
@@ -486,19 +501,19 @@ impl IntakeRequest<'_> {
         &mut self,
         payload: &mut RequestBody,
         max: usize,
-        claim: &mut BodyClaim<'_>,
+        reservation: &mut BodyReservation<'_>,
         body: &mut Vec<u8>,
     ) -> Result<bool, Rejection> {
-        let was_large = claim.is_large();
-        while let Some(chunk) = payload.next_chunk(|| claim.join_shares()).await {
+        let was_large = reservation.is_large();
+        while let Some(chunk) = payload.next_chunk(|| reservation.charge_shares()).await {
             let chunk = chunk.map_err(Rejection::from)?;
             self.bytes += chunk.len();
             if self.bytes > max {
                 return Err(Rejection::TooLarge { max });
             }
-            claim.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
+            reservation.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
             body.extend_from_slice(&chunk);
-            if claim.is_large() != was_large {
+            if reservation.is_large() != was_large {
                 return Ok(false);
             }
         }
@@ -524,10 +539,10 @@ impl IntakeRequest<'_> {
     }
 }
 
-/// Returns the sender's own key of the delivery, if the source uses it.
-fn delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
-    let key = proof.delivery_key.filter(|_| source.uses_preset_key)?;
-    Some(DedupeKey { key, window_ms: window_ms(source.preset_key_window()) })
+/// Returns the delivery key, if the source uses it.
+fn enabled_delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
+    let key = proof.delivery_key.filter(|_| source.is_delivery_key_enabled)?;
+    Some(DedupeKey { key, window_ms: window_ms(source.delivery_key_window()) })
 }
 
 /// Converts a window to milliseconds. A longer one is capped so that no sum of times overflows.

@@ -74,7 +74,7 @@ const DRAIN_IDLE: Duration = Duration::from_millis(40);
 
 /// The state that all intake threads share.
 pub struct IntakeState {
-    pub settings: ArcSwap<IntakeConfig>,
+    pub config: ArcSwap<IntakeConfig>,
     pub writer: WriterHandle,
     pub is_disk_low: Arc<AtomicBool>,
     pub is_closing: AtomicBool,
@@ -105,7 +105,7 @@ impl IntakeState {
     ) -> Self {
         let rejection_streaks = rejection_streak::RejectionStreaks::default();
         let rate_windows = rate_limiter::RateWindows::default();
-        let settings = IntakeConfig::new(
+        let intake_config = IntakeConfig::new(
             config,
             registry,
             secrets,
@@ -114,7 +114,7 @@ impl IntakeState {
             &rate_windows,
         );
         Self {
-            settings: ArcSwap::from_pointee(settings),
+            config: ArcSwap::from_pointee(intake_config),
             rejection_streaks,
             rate_windows,
             writer,
@@ -138,7 +138,7 @@ impl IntakeState {
         queue_counters: QueueCounters,
     ) {
         let (rejection_streaks, rate_windows) = (&self.rejection_streaks, &self.rate_windows);
-        let settings = IntakeConfig::new(
+        let intake_config = IntakeConfig::new(
             config,
             registry,
             secrets,
@@ -146,7 +146,7 @@ impl IntakeState {
             rejection_streaks,
             rate_windows,
         );
-        self.settings.store(Arc::new(settings));
+        self.config.store(Arc::new(intake_config));
     }
 
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
@@ -170,10 +170,10 @@ impl IntakeState {
     /// Returns the sources with many consecutive rejections since the last call, with the last
     /// reason.
     pub fn drain_rejecting_sources(&self) -> Vec<(SourceId, String)> {
-        let settings = self.settings.load();
+        let config = self.config.load();
         let alert =
             |runtime: &SourceRuntime| Some((runtime.id, runtime.rejection_streak.take_alert()?));
-        settings.sources.iter().filter_map(alert).collect()
+        config.sources.iter().filter_map(alert).collect()
     }
 
     /// Returns the handshakes since the last call.

@@ -40,7 +40,7 @@ pub(super) struct ReceivedRequest<'a> {
 
 /// An owned copy of a request for the check pool. The body is moved and not copied.
 pub(super) struct LargeRequest {
-    settings: Arc<IntakeConfig>,
+    config: Arc<IntakeConfig>,
     source: usize,
     method: String,
     path: String,
@@ -60,7 +60,7 @@ impl LargeRequest {
         let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         work(&ReceivedRequest {
-            runtime: &self.settings.sources[self.source],
+            runtime: &self.config.sources[self.source],
             request: SignedRequest {
                 method: &self.method,
                 path: &self.path,
@@ -90,7 +90,7 @@ impl FullBody {
     pub fn new(
         body: Vec<u8>,
         head: ReceivedRequest<'_>,
-        settings: &Arc<IntakeConfig>,
+        config: &Arc<IntakeConfig>,
         source: usize,
     ) -> Self {
         let request = SignedRequest { body: &body, ..head.request };
@@ -101,7 +101,7 @@ impl FullBody {
         }
         let header = |(name, value): &(&str, &[u8])| ((*name).to_owned(), value.to_vec());
         Self::Large(Arc::new(LargeRequest {
-            settings: Arc::clone(settings),
+            config: Arc::clone(config),
             source,
             method: request.method.to_owned(),
             path: request.path.to_owned(),
@@ -191,8 +191,8 @@ impl PendingEvaluation {
     }
 }
 
-/// The source's own key of a request with a stale timestamp.
-pub(super) enum SignedKey {
+/// The source key of a request with a stale timestamp: the key of the source's own `dedupe`.
+pub(super) enum SignedSourceKey {
     /// There is no key, or it is not signed.
     None,
     Known(KeyHash),
@@ -206,9 +206,10 @@ pub(super) struct PreparedRequest {
     /// The stored header lines.
     pub headers: Vec<u8>,
     /// The key of the source's own `dedupe`, if it needs no expression.
-    pub key: Option<KeyHash>,
-    /// The replay guard: the key of a signed body's bytes, whatever its Content-Type.
-    pub replay_guard: Option<KeyHash>,
+    pub source_key: Option<KeyHash>,
+    /// The key of a signed body's bytes. A captured request that is sent again under another
+    /// Content-Type has the same key.
+    pub body_key: Option<KeyHash>,
     /// `None`: the source's events need no expression.
     pub pending: Option<PendingEvaluation>,
     /// The response that the sender expects, if its scheme is a preset.
@@ -254,7 +255,7 @@ impl<'a> ReceivedRequest<'a> {
         planner::content_type(value)
     }
 
-    /// Makes the stored parts. For a new request it also reads the source's own key and starts the
+    /// Makes the stored parts. For a new request it also reads the source key and starts the
     /// evaluation of expressions.
     pub fn prepare(&self, is_new: bool) -> PreparedRequest {
         let (runtime, request) = (self.runtime, &self.request);
@@ -273,10 +274,10 @@ impl<'a> ReceivedRequest<'a> {
         });
         let source = &runtime.source;
         PreparedRequest {
-            key: is_new
+            source_key: is_new
                 .then(|| planner::source_dedupe_key(source, request.headers, request.body))
                 .flatten(),
-            replay_guard: is_new.then(|| runtime.planner.guard_key(request.body)).flatten(),
+            body_key: is_new.then(|| runtime.planner.body_key(request.body)).flatten(),
             preset_response: source
                 .respond
                 .is_none()
@@ -289,22 +290,22 @@ impl<'a> ReceivedRequest<'a> {
         }
     }
 
-    /// Returns the source's own key of a request with a stale timestamp, if the key is signed.
-    pub fn signed_key(&self) -> SignedKey {
+    /// Returns the source key of a request with a stale timestamp, if the key is signed.
+    pub fn signed_source_key(&self) -> SignedSourceKey {
         let source = &self.runtime.source;
-        let Some(hmac) = &source.verify.hmac else { return SignedKey::None };
+        let Some(hmac) = &source.verify.hmac else { return SignedSourceKey::None };
         let is_signed = |part| hmac.signed.contains(&part);
-        let own_key = |body| {
+        let source_key = |body| {
             let key = planner::source_dedupe_key(source, self.request.headers, body);
-            key.map_or(SignedKey::None, SignedKey::Known)
+            key.map_or(SignedSourceKey::None, SignedSourceKey::Known)
         };
         match (&source.dedupe, self.runtime.planner.dedupe_expression()) {
             (Some(Dedupe::Header(name)), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
-                own_key(b"")
+                source_key(b"")
             }
-            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => own_key(self.request.body),
+            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => source_key(self.request.body),
             (Some(Dedupe::Jq(dedupe)), Some(expressions))
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
@@ -315,9 +316,9 @@ impl<'a> ReceivedRequest<'a> {
                 let (header_refs, params) =
                     (stored_request::borrow_headers(&headers), self.params(&path));
                 let context = self.event_context(&path, query.as_deref(), &header_refs, &params);
-                SignedKey::Pending(self.evaluate(expressions, &context))
+                SignedSourceKey::Pending(self.evaluate(expressions, &context))
             }
-            _ => SignedKey::None,
+            _ => SignedSourceKey::None,
         }
     }
 

@@ -23,7 +23,7 @@ pub enum Rejection {
     Encoding,
     Signature {
         reason: String,
-        challenge: Option<&'static str>,
+        www_authenticate: Option<&'static str>,
     },
     UnsupportedMediaType,
     MalformedBody {
@@ -92,7 +92,7 @@ impl Rejection {
             Self::Method { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));
             }
-            Self::Signature { challenge: Some(challenge), .. } => {
+            Self::Signature { www_authenticate: Some(challenge), .. } => {
                 response.insert_header((WWW_AUTHENTICATE, *challenge));
             }
             Self::Rate { retry_after } => {
@@ -116,7 +116,7 @@ mod tests {
     fn each_rejection_has_its_status_its_record_and_its_headers() {
         let signature = |reason: &str| Rejection::Signature {
             reason: reason.to_owned(),
-            challenge: Some("Bearer"),
+            www_authenticate: Some("Bearer"),
         };
         let form = Rejection::MalformedBody { reason: "body is not JSON".to_owned() };
         let method = Rejection::Method { allow: "POST, PUT".to_owned() };
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn the_reason_is_recorded_and_not_sent() {
         let signature =
-            |reason: &str| Rejection::Signature { reason: reason.into(), challenge: None };
+            |reason: &str| Rejection::Signature { reason: reason.into(), www_authenticate: None };
         let (missing, old) = (signature("no x header"), signature("timestamp is 412 s old"));
         assert_eq!(missing.reason(), "no x header");
         assert_eq!(missing.status_and_message(), old.status_and_message());

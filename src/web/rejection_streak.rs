@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn signature_rejection() -> Rejection {
-        Rejection::Signature { reason: "no x header".into(), challenge: None }
+        Rejection::Signature { reason: "no x header".into(), www_authenticate: None }
     }
 
     #[test]

@@ -61,10 +61,10 @@ pub fn spawn_server(
     let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
     let limits_state = Arc::clone(state);
     let connections = Connections::new(max_connections, move || {
-        let settings = limits_state.settings.load();
+        let config = limits_state.config.load();
         TimeLimits {
-            request_timeout: settings.server.request_timeout,
-            keep_alive: settings.server.keep_alive,
+            request_timeout: config.server.request_timeout,
+            keep_alive: config.server.keep_alive,
         }
     });
     let (started, start) = mpsc::sync_channel(1);

@@ -83,10 +83,10 @@ pub fn encode_headers(lines: &StoredHeaders<'_>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::verifier_of;
+    use crate::verify::test_verifier;
 
     fn token(place: &str) -> Verifier {
-        verifier_of(&format!("scheme = \"token\", {place}"), &["s3cret"])
+        test_verifier(&format!("scheme = \"token\", {place}"), &["s3cret"])
     }
 
     /// The redactor knows a secret of another source. The token is too short to be searched for.

@@ -23,7 +23,7 @@ use crate::store::handle::{ReplyQueue, WriteRequest, WriterMessage};
 /// Maximum number of requests of one intake thread that wait for the writer. Further ones get 503.
 const MAX_WAITING: usize = 8192;
 
-/// Maximum number of them for one source.
+/// Maximum for one source.
 const MAX_WAITING_PER_SOURCE: usize = MAX_WAITING / 4 * 3;
 
 /// Maximum number of rows of one intake thread that are on their way to the writer.
@@ -50,20 +50,20 @@ pub struct WriterClient {
     is_flush_scheduled: Cell<bool>,
 }
 
-/// Events that are not with the writer yet, and the number of rows that are.
+/// Events not yet sent, and the number of rows sent without a reply.
 #[derive(Default)]
 struct Outbox {
-    /// To be sent in this turn of the loop.
-    next: Vec<NewEvent>,
-    /// Events without room, by source.
+    /// Events that this turn of the loop sends.
+    outgoing: Vec<NewEvent>,
+    /// Events that wait for room, by source.
     waiting: HashMap<SourceId, VecDeque<NewEvent>>,
     round_robin: VecDeque<SourceId>,
-    /// Rows of `next`, and of the events without a reply.
+    /// Rows of `outgoing`, and rows sent without a reply.
     sent_rows: usize,
-    /// For each slot: the source of its event, and its rows if it is sent.
-    costs: Vec<(SourceId, usize)>,
+    /// For each slot: its source, and its rows once sent.
+    rows_by_slot: Vec<(SourceId, usize)>,
     /// Number of slots of each source.
-    slots: HashMap<SourceId, usize>,
+    slot_counts: HashMap<SourceId, usize>,
 }
 
 impl Outbox {
@@ -73,11 +73,11 @@ impl Outbox {
 
     fn add(&mut self, event: NewEvent) {
         let (source, rows) = (event.source, event.weight());
-        if self.costs.len() <= event.reply_slot {
-            self.costs.resize(event.reply_slot + 1, (SourceId(0), 0));
+        if self.rows_by_slot.len() <= event.reply_slot {
+            self.rows_by_slot.resize(event.reply_slot + 1, (SourceId(0), 0));
         }
-        self.costs[event.reply_slot] = (source, 0);
-        *self.slots.entry(source).or_default() += 1;
+        self.rows_by_slot[event.reply_slot] = (source, 0);
+        *self.slot_counts.entry(source).or_default() += 1;
         if self.round_robin.is_empty() && self.has_room(rows) {
             self.send(event, rows);
             return;
@@ -90,17 +90,17 @@ impl Outbox {
     }
 
     fn send(&mut self, event: NewEvent, rows: usize) {
-        self.costs[event.reply_slot].1 = rows;
+        self.rows_by_slot[event.reply_slot].1 = rows;
         self.sent_rows += rows;
-        self.next.push(event);
+        self.outgoing.push(event);
     }
 
     /// Frees the rows of an event that has a reply.
     fn release_rows(&mut self, slot: usize) {
-        let Some((source, rows)) = self.costs.get_mut(slot) else { return };
+        let Some((source, rows)) = self.rows_by_slot.get_mut(slot) else { return };
         self.sent_rows -= std::mem::take(rows);
-        if let Some(slots) = self.slots.get_mut(source) {
-            *slots -= 1;
+        if let Some(count) = self.slot_counts.get_mut(source) {
+            *count -= 1;
         }
     }
 
@@ -165,8 +165,8 @@ impl WriterClient {
 
     /// Stores an event together with the others of this turn. The reply comes after the commit.
     pub async fn store(self: &Rc<Self>, mut event: NewEvent) -> InsertReply {
-        let slots = self.outbox.borrow().slots.get(&event.source).copied();
-        if slots.is_some_and(|slots| slots >= MAX_WAITING_PER_SOURCE) {
+        let count = self.outbox.borrow().slot_counts.get(&event.source).copied();
+        if count.is_some_and(|count| count >= MAX_WAITING_PER_SOURCE) {
             return InsertReply::Unavailable;
         }
         let Some(slot) = self.reserve_slot() else { return InsertReply::Unavailable };
@@ -192,7 +192,7 @@ impl WriterClient {
     fn flush(&self) {
         self.is_flush_scheduled.set(false);
         loop {
-            let mut events = std::mem::take(&mut self.outbox.borrow_mut().next);
+            let mut events = std::mem::take(&mut self.outbox.borrow_mut().outgoing);
             if events.is_empty() {
                 return;
             }
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn take_sent(outbox: &mut Outbox) -> Vec<usize> {
-        outbox.next.drain(..).map(|event| event.reply_slot).collect()
+        outbox.outgoing.drain(..).map(|event| event.reply_slot).collect()
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
             outbox.refill(|_| false);
         }
         assert!(outbox.round_robin.is_empty() && outbox.waiting.is_empty());
-        assert_eq!((outbox.sent_rows, outbox.slots[&SourceId(1)]), (0, 0));
+        assert_eq!((outbox.sent_rows, outbox.slot_counts[&SourceId(1)]), (0, 0));
     }
 
     /// An event as heavy as a message may be. Three of them are on their way to the writer at once.
@@ -393,7 +393,7 @@ mod tests {
             client.flush();
             assert_eq!(receiver.len(), 4, "the fifth");
             assert_eq!(*client.free.borrow(), [3]);
-            assert_eq!(client.outbox.borrow().slots[&SourceId(1)], 3);
+            assert_eq!(client.outbox.borrow().slot_counts[&SourceId(1)], 3);
             assert_eq!(poll(requests[0].as_mut()), Some(InsertReply::Stored(EventId(1))));
         });
     }

@@ -65,7 +65,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         dedupe: None,
         is_dedupe_off: false,
         dedupe_window: secs(7 * 86_400),
-        uses_preset_key: false,
+        is_delivery_key_enabled: false,
         on_duplicate: OnDuplicate::RetryDead,
         rate_limit: None,
         max_queued: NO_QUEUED_MAX,
@@ -188,7 +188,7 @@ max_body_size = "64 KiB"
         dedupe: Some(Dedupe::Jq(jq(".id"))),
         is_dedupe_off: false,
         dedupe_window: secs(86_400),
-        uses_preset_key: false,
+        is_delivery_key_enabled: false,
         on_duplicate: OnDuplicate::Ignore,
         rate_limit: Some(Rate { count: 100, period: secs(60) }),
         max_queued: 7,
@@ -201,7 +201,7 @@ max_body_size = "64 KiB"
         handshake: HandshakeConfig::Custom(HandshakeSettings {
             methods: vec!["GET".into(), "POST".into()],
             respond: jq("$query.challenge"),
-            is_signed: false,
+            requires_signature: false,
         }),
         alert_if_silent_for: Some(secs(86_400)),
     };

@@ -74,12 +74,12 @@ fn a_preset_sets_its_header_its_tolerance_and_its_senders_own_key() {
     let slack = source_of("scheme = 'slack'", "");
     assert_eq!(slack.verify.header.as_deref(), Some("x-slack-signature"));
     assert_eq!(slack.verify.tolerance, tolerance(300, 300));
-    assert_eq!((slack.dedupe, slack.uses_preset_key), (None, true));
+    assert_eq!((slack.dedupe, slack.is_delivery_key_enabled), (None, true));
     let own = "scheme = 'slack', header = 'X-Own', tolerance = '1m'";
     let slack = source_of(own, "dedupe = { window = '1d' }");
     assert_eq!(slack.verify.header.as_deref(), Some("x-own"));
     assert_eq!(slack.verify.tolerance, tolerance(60, 60));
-    assert_eq!((&slack.dedupe, slack.uses_preset_key), (&None, true));
+    assert_eq!((&slack.dedupe, slack.is_delivery_key_enabled), (&None, true));
     assert_eq!(slack.dedupe_window, Duration::from_secs(86_400));
     for (scheme, back, ahead) in [
         ("linear", 8 * 3600, 60),
@@ -116,11 +116,12 @@ fn a_signed_key_counts_besides_a_sources_own() {
         ("dropbox", false, false, false),
         ("microsoft-graph", false, false, false),
     ] {
-        let uses = |keys: &str| source_of(&format!("scheme = '{scheme}'"), keys).uses_preset_key;
-        let found = ["", "dedupe = { jq = '.x' }", "dedupe = false"].map(uses);
+        let is_enabled =
+            |keys: &str| source_of(&format!("scheme = '{scheme}'"), keys).is_delivery_key_enabled;
+        let found = ["", "dedupe = { jq = '.x' }", "dedupe = false"].map(is_enabled);
         assert_eq!(found, [alone, own, off], "{scheme}");
     }
-    assert!(!source_of("scheme = 'bearer'", "dedupe = { body = true }").uses_preset_key);
+    assert!(!source_of("scheme = 'bearer'", "dedupe = { body = true }").is_delivery_key_enabled);
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_valid() {
     let window = |tolerance: &str, window: &str| {
         let keys = format!("dedupe = {{ window = '{window}' }}");
         source_of(&format!("scheme = 'mailgun', tolerance = '{tolerance}'"), &keys)
-            .preset_key_window()
+            .delivery_key_window()
             .as_secs()
     };
     assert_eq!(window("9h", "1d"), 86_400);

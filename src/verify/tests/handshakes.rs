@@ -18,7 +18,7 @@ fn detect(
         ..OutgoingRequest::default()
     };
     let lines = outgoing.header_refs();
-    super::detect(verifier.handshake().unwrap(), &outgoing.as_signed_request(&lines))
+    super::detect(verifier.handshakes().unwrap(), &outgoing.as_signed_request(&lines))
 }
 
 fn response(verifier: &Verifier, request: &str, body: &str) -> Option<SenderResponse> {
@@ -159,7 +159,7 @@ fn is_unsigned_handshake(
         ..OutgoingRequest::default()
     };
     let lines = outgoing.header_refs();
-    let result = verifier.handshake().unwrap().detect(&outgoing.as_signed_request(&lines), false);
+    let result = verifier.handshakes().unwrap().detect(&outgoing.as_signed_request(&lines), false);
     result.is_some_and(|reply| reply.unwrap().response == SenderResponse::empty(200))
 }
 
@@ -227,7 +227,7 @@ fn the_response_to_zoom_uses_the_secret_that_signed_the_request() {
         };
         verifier("scheme = \"zoom\"", &[secret]).sign(&mut outgoing, 0).unwrap();
         let lines = outgoing.header_refs();
-        let reply = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines))
+        let reply = super::detect(both.handshakes().unwrap(), &outgoing.as_signed_request(&lines))
             .unwrap()
             .unwrap();
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
@@ -238,7 +238,8 @@ fn the_response_to_zoom_uses_the_secret_that_signed_the_request() {
         let valid = outgoing.header("x-zm-signature").unwrap().to_owned();
         outgoing.set_header("x-zm-signature", format!("v0={}, {valid}", "0".repeat(64)));
         let lines = outgoing.header_refs();
-        let several = super::detect(both.handshake().unwrap(), &outgoing.as_signed_request(&lines));
+        let several =
+            super::detect(both.handshakes().unwrap(), &outgoing.as_signed_request(&lines));
         assert_eq!(several.unwrap().unwrap().response, reply.response);
     }
     assert_eq!(detect(&both, "POST /", body), None);

@@ -113,9 +113,9 @@ proptest! {
                     trusted_proxy_header: None,
                 };
                 assert!(verifier.check(&request, now_ms).is_err(), "{name}");
-                if let Some(handshake) = verifier.handshake() {
-                    let _ = handshake.detect(&request, false);
-                    let _ = handshake.detect(&request, true);
+                if let Some(handshakes) = verifier.handshakes() {
+                    let _ = handshakes.detect(&request, false);
+                    let _ = handshakes.detect(&request, true);
                 }
                 let _ = verifier.success_response(&body);
             }

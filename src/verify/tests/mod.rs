@@ -41,7 +41,7 @@ fn without_secrets(verify: &str) -> Verifier {
 
 /// Recognizes a handshake, whether it requires a signature or not.
 fn detect(
-    preset: &super::PresetHandshake,
+    preset: &super::PresetHandshakes,
     request: &SignedRequest<'_>,
 ) -> Option<Result<super::HandshakeReply, String>> {
     preset.detect(request, false).or_else(|| preset.detect(request, true))
@@ -203,7 +203,7 @@ fn basic_and_bearer_read_only_authorization() {
     let result = check_value(&basic, "Basic YWRhOm9sZB==");
     assert_eq!(result, Err("basic credentials are not base64".to_owned()));
     assert_eq!(check_value(&basic, "Bearer old"), Err("authorization is not basic".to_owned()));
-    assert_eq!(basic.challenge(), Some(r#"Basic realm="hooktrail""#));
+    assert_eq!(basic.www_authenticate(), Some(r#"Basic realm="hooktrail""#));
 
     let bearer = verifier("scheme = \"bearer\"", &["old", "new"]);
     assert_eq!(check_value(&bearer, "Bearer  new"), Ok(()));
@@ -211,7 +211,7 @@ fn basic_and_bearer_read_only_authorization() {
         assert!(check_value(&bearer, wrong).is_err(), "{wrong}");
     }
     assert_eq!(check(&bearer, &[], b""), Err("no authorization header".to_owned()));
-    assert_eq!(bearer.challenge(), Some("Bearer"));
+    assert_eq!(bearer.www_authenticate(), Some("Bearer"));
 }
 
 #[test]

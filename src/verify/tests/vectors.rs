@@ -110,7 +110,7 @@ fn a_handshake_is_recognized_and_an_event_is_not_one() {
         let verifier = vector.verifier();
         let lines = vector.outgoing.header_refs();
         let request = vector.outgoing.as_signed_request(&lines);
-        let result = verifier.handshake().and_then(|preset| detect(preset, &request));
+        let result = verifier.handshakes().and_then(|preset| detect(preset, &request));
         assert_eq!(result.is_some(), vector.handshake, "{}", vector.scheme);
         let response = match result {
             Some(reply) => reply.unwrap().response,
@@ -163,7 +163,7 @@ fn sns_is_verified_in_both_versions_and_only_for_signed_fields() {
         let lines = vector.outgoing.header_refs();
         let request = vector.outgoing.as_signed_request(&lines);
         let result =
-            verifier.handshake().and_then(|preset| detect(preset, &request)).map(Result::unwrap);
+            verifier.handshakes().and_then(|preset| detect(preset, &request)).map(Result::unwrap);
         assert_eq!(result.is_some(), vector.handshake);
         if let Some(reply) = result {
             assert!(reply.operator_action.is_some() && reply.detail.contains("https://sns."));
