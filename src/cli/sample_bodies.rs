@@ -5,7 +5,7 @@
 pub fn body(scheme: &str, id: &str) -> String {
     match scheme {
         "paminga" => format!(
-            r#"{{"form_id":"test","form_completion_id":"{id}","submission_values":{{"first_name":["Ada"],"email":["ada@example.com"]}}}}"#
+            r#"{{"contact_id":"1","form_id":"test","form_completion_id":"{id}","submission_time":"2026-11-23T10:00:00+00:00","submission_values":{{"first_name":["Ada"],"last_name":["Lovelace"],"email_address":["ada@example.com"]}}}}"#
         ),
         "github" => format!(r#"{{"zen":"Keep it logically awesome.","hook_id":1,"test":"{id}"}}"#),
         "gitlab" => format!(r#"{{"object_kind":"push","checkout_sha":"{id}"}}"#),
