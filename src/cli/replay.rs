@@ -27,8 +27,8 @@ const MAX_LISTED: usize = 20;
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// Event numbers. Without them, events are selected by the options. With --handler, only that
-    /// handler gets new jobs, even if it is newer than the events. With --state or --detail, the
-    /// events that have such a job are replayed for its handler
+    /// handler gets new jobs, even if it is newer than the events. With --state or --detail: for each
+    /// job that matches, its event is replayed for the handler of that job
     events: Vec<i64>,
     #[command(flatten)]
     selectors: SelectorArgs,

@@ -215,6 +215,9 @@ fn program_words() -> BTreeSet<String> {
             for quoted in line.split('"').skip(1).step_by(2) {
                 split(quoted, &mut words);
             }
+            // A column of a query that has several lines.
+            let column = line.split(" AS ").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+            split(column.unwrap_or_default(), &mut words);
         }
     }
     let shipped = ["schema.sql", "config.toml", "tests/payloads/paminga-form.json"];
