@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::domain::{AttemptResult, HandlerId, Outcome};
+use crate::domain::{AttemptResult, HandlerId, NextStep, Outcome};
 use crate::handler::HandlerRuntime;
 use crate::scheduler::handler_schedule::HandlerLimits;
-use crate::scheduler::retry::NextStep;
 use crate::store::handle::WriterHandle;
 use crate::store::jobs::{self, ClaimedJob};
 use crate::store::operation::Operation;

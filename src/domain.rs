@@ -148,6 +148,19 @@ pub struct Claim {
     pub attempt: u32,
 }
 
+/// What happens to a job after an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    Succeeded,
+    /// The job is dead, for this reason.
+    Dead(String),
+    /// Another attempt follows after `delay`. `failures` includes this attempt if it counts.
+    Retry {
+        delay: Duration,
+        failures: u32,
+    },
+}
+
 /// The result of one attempt. Every failure becomes a value of this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptResult {

@@ -14,14 +14,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::clock;
 use crate::config;
-use crate::domain::{AttemptResult, Claim, JobId, Outcome};
+use crate::domain::{AttemptResult, Claim, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::process::{CancelToken, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::breaker::BreakerPolicy;
 use crate::store::deferred::BacklogTask;
 use crate::store::handle::WriterHandle;
-use crate::store::jobs::{AttemptRecord, ClaimedJob, NextState};
+use crate::store::jobs::{AttemptRecord, ClaimedJob};
 use crate::store::operation::Operation;
 use crate::store::reevaluate::Reevaluation;
 use crate::store::registry::HandlerRegistration;
@@ -380,12 +380,11 @@ fn with_stop_reason(mut result: AttemptResult, reason: Option<StopReason>) -> At
 pub fn build_attempt_record(
     claimed: &ClaimedJob,
     result: AttemptResult,
-    next: retry::NextStep,
+    next: NextStep,
     ended_at_ms: i64,
     duration: Duration,
     crashes: u32,
 ) -> AttemptRecord {
-    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     AttemptRecord {
         claim: claimed.claim,
         handler: claimed.handler,
@@ -396,16 +395,10 @@ pub fn build_attempt_record(
         breaker: BreakerPolicy::NEVER,
         detail: result.detail,
         ended_at_ms,
-        duration_ms: ms(duration),
+        duration_ms: i64::try_from(duration.as_millis()).unwrap_or(i64::MAX),
         stdout: result.stdout,
         stderr: result.stderr,
-        next: match next {
-            retry::NextStep::Succeeded => NextState::Succeeded,
-            retry::NextStep::Dead(reason) => NextState::Dead { reason },
-            retry::NextStep::Retry { delay, failures } => {
-                NextState::Retry { wait_ms: ms(delay), failures }
-            }
-        },
+        next,
         crashes,
     }
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use hooktrail::config::Durability;
 use hooktrail::domain::job_plan::{JobKeys, JobPlan, JobSpec};
-use hooktrail::domain::{HandlerId, Outcome, SourceId};
+use hooktrail::domain::{HandlerId, NextStep, Outcome, SourceId};
 use hooktrail::scheduler::Scheduler;
 use hooktrail::scheduler::handler_schedule::HandlerLimits;
 use hooktrail::store::breaker::BreakerPolicy;
 use hooktrail::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
-use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob, NextState};
+use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob};
 use hooktrail::store::registry::{self, HandlerRegistration};
 use hooktrail::store::writer_state::WriterState;
 use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
@@ -211,7 +211,7 @@ fn attempt_record(claimed: &ClaimedJob) -> AttemptRecord {
         duration_ms: 1,
         stdout: Vec::new(),
         stderr: Vec::new(),
-        next: NextState::Succeeded,
+        next: NextStep::Succeeded,
         is_permanent: false,
         is_probe: false,
         breaker: BreakerPolicy::NEVER,

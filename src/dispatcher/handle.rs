@@ -11,7 +11,7 @@ use crate::clock::{self, MonotonicClock};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 use crate::store::breaker::BreakerState;
-use crate::store::jobs::{ClaimedJob, JobDisposition};
+use crate::store::jobs::{ClaimedJob, FinishResult};
 use crate::store::operation::WriterObserver;
 use crate::worker::Assignment;
 
@@ -130,11 +130,11 @@ impl WriterObserver for WriterListener {
         }
     }
 
-    fn attempt_finished(&self, handler: HandlerId, disposition: JobDisposition) {
-        match disposition {
-            JobDisposition::Ready => self.dispatcher.lock().add_ready(handler, 1),
-            JobDisposition::Waiting(at_ms) => self.job_scheduled(at_ms),
-            JobDisposition::Settled | JobDisposition::Stale => {}
+    fn attempt_finished(&self, handler: HandlerId, result: FinishResult) {
+        match result {
+            FinishResult::Ready => self.dispatcher.lock().add_ready(handler, 1),
+            FinishResult::Scheduled(at_ms) => self.job_scheduled(at_ms),
+            FinishResult::Settled | FinishResult::Stale => {}
         }
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::config::Retry;
-use crate::domain::{AttemptResult, Outcome};
+use crate::domain::{AttemptResult, NextStep, Outcome};
 
 /// The longest delay that a handler may request, regardless of `max_delay`.
 pub const MAX_REQUESTED_DELAY: Duration = Duration::from_secs(86_400);
@@ -17,18 +17,6 @@ pub const MIN_REQUESTED_DELAY: Duration = Duration::from_secs(1);
 
 /// Consecutive crashes that do not count as failures. Each further crash counts.
 pub const UNCOUNTED_CRASHES: u32 = 3;
-
-/// What happens to a job after an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextStep {
-    Succeeded,
-    Dead(String),
-    /// Another attempt follows after `delay`. `failures` includes this attempt if it counts.
-    Retry {
-        delay: Duration,
-        failures: u32,
-    },
-}
 
 /// The history of a job whose attempt has ended.
 #[derive(Clone, Copy, Debug)]

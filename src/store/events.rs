@@ -212,7 +212,7 @@ pub fn insert_event(
     if is_deferred {
         deferred::defer_event(conn, state, event, new_event.source, &new_event.plan)?;
     } else {
-        insert_jobs(conn, state, inserts, new_event)?;
+        insert_event_jobs(conn, state, inserts, new_event)?;
         if new_event.plan.is_empty() {
             alerts::record_unhandled_event(conn, state, EventId(event), new_event.source)?;
         }
@@ -225,7 +225,7 @@ pub fn insert_event(
 }
 
 /// Inserts the jobs of the event that was just inserted.
-fn insert_jobs(
+fn insert_event_jobs(
     conn: &Connection,
     state: &mut WriterState,
     inserts: &mut InsertStatements<'_>,

@@ -13,7 +13,7 @@ use super::breaker::{self, BreakerPolicy};
 use super::writer_state::WriterState;
 use super::{alerts, deferred, job_keys};
 use crate::domain::job_plan::KeyHash;
-use crate::domain::{Claim, EventId, HandlerId, JobId, Outcome, SourceId};
+use crate::domain::{Claim, EventId, HandlerId, JobId, NextStep, Outcome, SourceId};
 
 /// A claimed job, which this process may run once.
 #[derive(Clone, Debug)]
@@ -35,20 +35,6 @@ pub struct ClaimedJob {
     pub is_probe: bool,
 }
 
-/// The state of a job after an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextState {
-    Succeeded,
-    Dead {
-        reason: String,
-    },
-    /// Retry after `wait_ms`. `failures` is the new count.
-    Retry {
-        wait_ms: i64,
-        failures: u32,
-    },
-}
-
 /// The record of a finished attempt, to be written.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
@@ -62,7 +48,7 @@ pub struct AttemptRecord {
     pub duration_ms: i64,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    pub next: NextState,
+    pub next: NextStep,
     /// The handler reported that a retry is useless. This is not a failure of the handler.
     pub is_permanent: bool,
     pub is_probe: bool,
@@ -72,13 +58,13 @@ pub struct AttemptRecord {
     pub crashes: u32,
 }
 
-/// The state of a job after its outcome was written.
+/// The result of writing an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobDisposition {
+pub enum FinishResult {
     Settled,
     Ready,
     /// Until this time (database clock).
-    Waiting(i64),
+    Scheduled(i64),
     /// The claim was no longer current, and nothing changed.
     Stale,
 }
@@ -112,20 +98,22 @@ pub fn finish(
     conn: &Connection,
     state: &mut WriterState,
     record: &AttemptRecord,
-) -> rusqlite::Result<JobDisposition> {
+) -> rusqlite::Result<FinishResult> {
     let Some(current) = load_current_claim(conn, record.claim)? else {
         breaker::probe_inconclusive(state, record.handler, record.is_probe);
-        return Ok(JobDisposition::Stale);
+        return Ok(FinishResult::Stale);
     };
     let now_ms = state.now_ms;
     // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
     let (row_state, reason, due_at, wait, failures) = match (&record.next, current.cancel_reason) {
-        (NextState::Succeeded, _) => (3, None, None, None, None),
+        (NextStep::Succeeded, _) => (3, None, None, None, None),
         (_, Some(reason)) => (5, Some(reason), None, None, None),
-        (NextState::Dead { reason }, None) => (4, Some(reason.clone()), None, None, None),
-        (NextState::Retry { wait_ms: 0, failures }, None) => (0, None, None, None, Some(*failures)),
-        (NextState::Retry { wait_ms, failures }, None) => {
-            (1, None, Some(now_ms + wait_ms), Some(*wait_ms), Some(*failures))
+        (NextStep::Dead(reason), None) => (4, Some(reason.clone()), None, None, None),
+        (NextStep::Retry { delay, failures }, None) => {
+            match i64::try_from(delay.as_millis()).unwrap_or(i64::MAX) {
+                0 => (0, None, None, None, Some(*failures)),
+                wait_ms => (1, None, Some(now_ms + wait_ms), Some(wait_ms), Some(*failures)),
+            }
         }
     };
     let settled_at = (row_state >= 3).then_some(record.ended_at_ms);
@@ -162,9 +150,9 @@ pub fn finish(
         job_keys::release_next(conn, state, record.handler, &key)?;
     }
     Ok(match (row_state, due_at) {
-        (0, _) => JobDisposition::Ready,
-        (1, Some(due_at)) => JobDisposition::Waiting(due_at),
-        _ => JobDisposition::Settled,
+        (0, _) => FinishResult::Ready,
+        (1, Some(due_at)) => FinishResult::Scheduled(due_at),
+        _ => FinishResult::Settled,
     })
 }
 

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::events::{self, InsertReply};
 use super::handshakes::{self, HandshakeRecord};
-use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition};
+use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
 use super::reevaluate::{self, Reevaluation};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
@@ -69,7 +69,7 @@ impl Operation {
 pub enum OperationResult {
     Inserted(InsertReply),
     Claimed { request: ClaimRequest, jobs: Vec<ClaimedJob> },
-    Finished { handler: HandlerId, disposition: JobDisposition },
+    Finished { handler: HandlerId, result: FinishResult },
     Promoted { next_due_ms: Option<i64> },
     Registered(Sender<Registry>, Registry),
     Nothing,
@@ -90,7 +90,7 @@ pub trait WriterObserver: Send {
     /// that. `None`: the breaker is closed.
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
     /// An outcome is on disk.
-    fn attempt_finished(&self, handler: HandlerId, disposition: JobDisposition);
+    fn attempt_finished(&self, handler: HandlerId, result: FinishResult);
     /// How many more jobs of each handler became ready.
     fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>);
     /// A job was scheduled for this time (database clock).
@@ -121,11 +121,11 @@ pub fn apply(
         },
         Operation::Finish(finish) => OperationResult::Finished {
             handler: finish.handler,
-            disposition: jobs::finish(conn, state, finish)?,
+            result: jobs::finish(conn, state, finish)?,
         },
         Operation::Reevaluate(reevaluation) => OperationResult::Finished {
             handler: reevaluation.claimed.handler,
-            disposition: reevaluate::apply_reevaluation(conn, state, reevaluation)?,
+            result: reevaluate::apply_reevaluation(conn, state, reevaluation)?,
         },
         Operation::Promote => {
             jobs::promote(conn, state)?;

@@ -1,15 +1,17 @@
 //! Jobs whose expressions failed at intake, and that `retry` evaluates again. Such a job runs, is
 //! replaced by other jobs, or is not wanted. None of this is an attempt.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, params};
 
 use super::breaker::{self, BreakerPolicy};
 use super::insert::{self, JobOrigin, OriginKind};
 use super::job_keys;
-use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, NextState};
+use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
 use super::writer_state::WriterState;
-use crate::domain::Outcome;
 use crate::domain::job_plan::{JobKeys, JobSpec};
+use crate::domain::{NextStep, Outcome};
 
 /// The result of the expressions for a claimed job.
 #[derive(Debug)]
@@ -31,14 +33,14 @@ impl Reevaluation {
     /// Returns the record of a job whose replacement jobs could not be written: the job fails.
     pub(super) fn write_failed_record(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "split: its jobs could not be written: see the server's log".to_owned();
-        self.record(wall_ms, Outcome::Failed, detail.clone(), NextState::Dead { reason: detail })
+        self.record(wall_ms, Outcome::Failed, detail.clone(), NextStep::Dead(detail))
     }
 
     /// Returns the record of a job whose replacement jobs are not all inserted when the server
     /// stops. The job is evaluated again.
     pub(super) fn interrupted_record(&self, wall_ms: i64) -> AttemptRecord {
         let detail = "the server was stopped".to_owned();
-        let next = NextState::Retry { wait_ms: 0, failures: self.claimed.failures };
+        let next = NextStep::Retry { delay: Duration::ZERO, failures: self.claimed.failures };
         self.record(wall_ms, Outcome::Interrupted, detail, next)
     }
 
@@ -47,7 +49,7 @@ impl Reevaluation {
         wall_ms: i64,
         outcome: Outcome,
         detail: String,
-        next: NextState,
+        next: NextStep,
     ) -> AttemptRecord {
         AttemptRecord {
             claim: self.claimed.claim,
@@ -76,10 +78,10 @@ pub fn apply_reevaluation(
     conn: &Connection,
     state: &mut WriterState,
     reevaluation: &Reevaluation,
-) -> rusqlite::Result<JobDisposition> {
+) -> rusqlite::Result<FinishResult> {
     breaker::probe_inconclusive(state, reevaluation.claimed.handler, reevaluation.claimed.is_probe);
     let Some(current) = jobs::load_current_claim(conn, reevaluation.claimed.claim)? else {
-        return Ok(JobDisposition::Stale);
+        return Ok(FinishResult::Stale);
     };
     if let Some(reason) = current.cancel_reason {
         return close_job(conn, state, reevaluation, &reason, Some(1));
@@ -134,13 +136,13 @@ fn close_job(
     reevaluation: &Reevaluation,
     reason: &str,
     code: Option<i64>,
-) -> rusqlite::Result<JobDisposition> {
+) -> rusqlite::Result<FinishResult> {
     conn.prepare_cached(
         "UPDATE jobs SET state = 5, attempt = attempt - 1, started_at = NULL, cancel_reason = NULL,
            ended_at = ?2, reason = ?3, reevaluation = ?4 WHERE id = ?1",
     )?
     .execute(params![reevaluation.claimed.claim.job.0, state.wall_ms, reason, code])?;
-    Ok(JobDisposition::Settled)
+    Ok(FinishResult::Settled)
 }
 
 /// Requeues the job with its new keys.
@@ -149,7 +151,7 @@ fn requeue(
     state: &mut WriterState,
     reevaluation: &Reevaluation,
     keys: &JobKeys,
-) -> rusqlite::Result<JobDisposition> {
+) -> rusqlite::Result<FinishResult> {
     let version =
         keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version);
     conn.prepare_cached(
@@ -167,5 +169,5 @@ fn requeue(
         Some(key) => job_keys::release_next(conn, state, reevaluation.claimed.handler, key)?,
         None => state.mark_ready(reevaluation.claimed.handler),
     }
-    Ok(JobDisposition::Settled)
+    Ok(FinishResult::Settled)
 }

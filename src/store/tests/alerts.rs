@@ -191,7 +191,7 @@ fn store_with_open_breaker(sources: [SourceId; 2]) -> TestStore {
 }
 
 /// Runs a job of this source, as the probe if the circuit breaker of `h` is open.
-fn run_job(db: &mut TestStore, source: SourceId, next: NextState) {
+fn run_job(db: &mut TestStore, source: SourceId, next: NextStep) {
     let is_probe = db.state.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
     db.state.now_ms += if is_probe { 60_000 } else { 0 };
     db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
@@ -203,7 +203,7 @@ fn run_job(db: &mut TestStore, source: SourceId, next: NextState) {
 fn an_opened_and_a_closed_breaker_make_one_alert_each() {
     let mut db = store_with_open_breaker([S, S]);
     run_job(&mut db, S, retry_after(3_600_000));
-    run_job(&mut db, S, NextState::Succeeded);
+    run_job(&mut db, S, NextStep::Succeeded);
     assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
     assert!(db.pending_alerts().iter().all(|job| job.handler == "h" && job.source.is_empty()));
     db.emit_all();
@@ -218,14 +218,14 @@ fn the_first_failure_of_another_source_alerts_of_the_open_breaker_and_any_succes
     assert_eq!(db.pending_kinds(), NO_ALERTS);
     run_job(&mut db, S, retry_after(3_600_000));
     assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1"]);
-    run_job(&mut db, OWN, NextState::Succeeded);
+    run_job(&mut db, OWN, NextStep::Succeeded);
     assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
 #[test]
 fn a_breaker_that_opened_without_an_alert_closes_without_one() {
     let mut db = store_with_open_breaker([OWN, OWN]);
-    run_job(&mut db, S, NextState::Succeeded);
+    run_job(&mut db, S, NextStep::Succeeded);
     assert_eq!(db.pending_kinds(), NO_ALERTS);
 }
 
@@ -234,7 +234,7 @@ fn a_closed_breaker_is_not_recorded_for_later_subscribers() {
     let mut db = store_with_open_breaker([S, S]);
     alerts::set_subscriber(db.conn(), None).unwrap();
     db.state.reload_config_tables(&db.store.conn).unwrap();
-    run_job(&mut db, S, NextState::Succeeded);
+    run_job(&mut db, S, NextStep::Succeeded);
     assert_eq!(db.pending_kinds(), NO_ALERTS);
 }
 

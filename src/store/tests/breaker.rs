@@ -24,7 +24,7 @@ fn breaker_changes(db: &TestStore) -> Vec<String> {
 }
 
 /// Runs the probe with this result.
-fn run_probe(db: &mut TestStore, next: NextState) {
+fn run_probe(db: &mut TestStore, next: NextStep) {
     let job = db.claim_for(H, 1, true).remove(0);
     assert!(job.is_probe);
     db.finish(&job, next);
@@ -35,7 +35,7 @@ fn failures_in_a_row_open_the_breaker_and_a_successful_probe_closes_it() {
     let mut db = store_with_breaker(3);
     let jobs = db.claim(4);
     db.finish(&jobs[0], retry_after(0));
-    db.finish(&jobs[1], NextState::Succeeded);
+    db.finish(&jobs[1], NextStep::Succeeded);
     for job in &jobs[2..] {
         db.finish(job, retry_after(0));
     }
@@ -47,7 +47,7 @@ fn failures_in_a_row_open_the_breaker_and_a_successful_probe_closes_it() {
     run_probe(&mut db, retry_after(0));
     assert_eq!(db.claim_for(H, 1, true).len(), 0, "the probe failed");
     db.state.now_ms += 60_000;
-    run_probe(&mut db, NextState::Succeeded);
+    run_probe(&mut db, NextStep::Succeeded);
     assert_eq!(db.claim(9).len(), 8);
     let expected = [
         "opened: 3 in a row, the last was job 1: exit 1",
@@ -65,7 +65,7 @@ fn jobs_that_ran_before_the_breaker_opened_do_not_change_it() {
     let jobs = db.claim(4);
     db.finish(&jobs[0], retry_after(0));
     db.finish(&jobs[1], retry_after(0));
-    db.finish(&jobs[2], NextState::Succeeded);
+    db.finish(&jobs[2], NextStep::Succeeded);
     db.finish(&jobs[3], retry_after(0));
     assert_eq!(db.claim_ids(1), NONE);
     assert_eq!(breaker_changes(&db), ["opened: 2 in a row, the last was job 2: exit 1"]);
@@ -105,7 +105,7 @@ fn an_open_breaker_survives_a_restart_and_stops_the_handlers_clock() {
     assert_eq!(breaker::load_breakers(db.conn()).unwrap()[&H].open_until_ms, Some(1_060_000));
     registry::set_paused(db.conn(), H, true, db.state.now_ms).unwrap();
     db.state.now_ms += 60_000;
-    run_probe(&mut db, NextState::Succeeded);
+    run_probe(&mut db, NextStep::Succeeded);
     db.state.now_ms += 10_000;
     registry::set_paused(db.conn(), H, false, db.state.now_ms).unwrap();
     db.state.reload_handlers(&db.store.conn).unwrap();
@@ -175,7 +175,7 @@ fn an_inconclusive_probe_is_followed_by_another() {
             "the breaker stays open: {result:?}"
         );
     }
-    run_probe(&mut db, NextState::Succeeded);
+    run_probe(&mut db, NextStep::Succeeded);
     assert_eq!(db.claim(9).len(), 8);
 }
 

@@ -11,7 +11,7 @@ fn jobs_of_one_ordering_key_run_one_after_another_oldest_first() {
     let first = db.claim(9);
     assert_eq!(first.iter().map(|job| job.claim.job.0).collect::<Vec<_>>(), [1, 3]);
     assert_eq!(db.claim_ids(9), NONE);
-    db.finish(&first[0], NextState::Succeeded);
+    db.finish(&first[0], NextStep::Succeeded);
     assert_eq!(db.claim_ids(9), [2]);
     assert_eq!(db.job_lines(), ["1 succeeded", "2 running", "3 running", "4 blocked"]);
 }
@@ -42,7 +42,7 @@ fn a_retried_job_goes_before_younger_ones_but_stops_none() {
     assert!(db.retry(1));
     assert_eq!(db.claim_ids(9), NONE);
     db.finish(&second, retry_after(60_000));
-    assert_eq!(db.run_next(NextState::Succeeded), 1);
+    assert_eq!(db.run_next(NextStep::Succeeded), 1);
     assert_eq!(db.claim_ids(9), NONE, "job 2 waits for its retry and blocks the key");
     db.advance(60_000);
     assert_eq!(db.claim_ids(9), [2]);
@@ -66,7 +66,7 @@ fn in_any_sequence_of_transitions_one_job_of_a_key_runs_at_a_time_and_none_is_st
             2 => running.extend(db.claim(2)),
             3 if !running.is_empty() => {
                 let job = running.remove(choose(running.len() as u64) as usize);
-                let next = [NextState::Succeeded, dead(), retry_after(0), retry_after(50)];
+                let next = [NextStep::Succeeded, dead(), retry_after(0), retry_after(50)];
                 db.finish(&job, next[choose(4) as usize].clone());
             }
             4 => {
@@ -106,9 +106,9 @@ fn a_job_with_a_version_older_than_a_succeeded_one_is_cancelled_when_it_would_st
         db.insert_event(vec![(H, versioned_job(value))]);
     }
     assert_eq!(db.run_next(dead()), 1, "a dead job does not count");
-    assert_eq!(db.run_next(NextState::Succeeded), 2);
-    assert_eq!(db.run_next(NextState::Succeeded), 4);
-    assert_eq!(db.run_next(NextState::Succeeded), 5);
+    assert_eq!(db.run_next(NextStep::Succeeded), 2);
+    assert_eq!(db.run_next(NextStep::Succeeded), 4);
+    assert_eq!(db.run_next(NextStep::Succeeded), 5);
     assert_eq!(db.job_lines()[2], "3 cancelled: older than job 2");
     assert!(db.retry(1), "a retry by hand is checked too");
     assert_eq!(db.claim_ids(1), NONE);

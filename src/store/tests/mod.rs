@@ -1,13 +1,14 @@
 //! Tests of the store alone: a database, a clock that the test sets, and jobs with given outcomes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::breaker::BreakerPolicy;
 use super::claim::claim;
 use super::events::{self, InsertReply, InsertStatements, NewEvent};
-use super::jobs::{self, AttemptRecord, ClaimedJob, JobDisposition, NextState};
+use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
 use super::source_counters::QueueLimit;
 use super::writer_state::WriterState;
 use super::{Store, audit, in_transaction, open, queries, reevaluate, registry};
@@ -17,7 +18,7 @@ use crate::domain::job_plan::{
     DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems,
 };
 use crate::domain::version_value::VersionValue;
-use crate::domain::{EventId, HandlerId, JobId, JobState, Outcome, SourceId};
+use crate::domain::{EventId, HandlerId, JobId, JobState, NextStep, Outcome, SourceId};
 
 mod alerts;
 mod breaker;
@@ -124,9 +125,9 @@ impl TestStore {
         self.claim(max_jobs).iter().map(|job| job.claim.job.0).collect()
     }
 
-    fn finish(&mut self, job: &ClaimedJob, next: NextState) -> JobDisposition {
+    fn finish(&mut self, job: &ClaimedJob, next: NextStep) -> FinishResult {
         let outcome = match next {
-            NextState::Succeeded => Outcome::Succeeded,
+            NextStep::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
         };
         self.finish_with(job, (outcome, false), next)
@@ -138,8 +139,8 @@ impl TestStore {
         &mut self,
         job: &ClaimedJob,
         result: (Outcome, bool),
-        next: NextState,
-    ) -> JobDisposition {
+        next: NextStep,
+    ) -> FinishResult {
         let (outcome, is_permanent) = result;
         let finish = AttemptRecord {
             claim: job.claim,
@@ -161,7 +162,7 @@ impl TestStore {
     }
 
     /// Runs the next job with this result and returns its id.
-    fn run_next(&mut self, next: NextState) -> i64 {
+    fn run_next(&mut self, next: NextStep) -> i64 {
         let job = self.claim(1).remove(0);
         self.finish(&job, next);
         job.claim.job.0
@@ -200,12 +201,12 @@ impl TestStore {
     }
 }
 
-fn retry_after(wait_ms: i64) -> NextState {
-    NextState::Retry { wait_ms, failures: 1 }
+fn retry_after(delay_ms: u64) -> NextStep {
+    NextStep::Retry { delay: Duration::from_millis(delay_ms), failures: 1 }
 }
 
-fn dead() -> NextState {
-    NextState::Dead { reason: "exit 1".into() }
+fn dead() -> NextStep {
+    NextStep::Dead("exit 1".into())
 }
 
 fn items(bodies: &[&str], keys: Vec<JobKeys>) -> JobSpec {

@@ -4,7 +4,7 @@ use super::super::breaker;
 use super::super::deferred::BacklogTask;
 use super::super::events::InsertReply;
 use super::super::handle::WriteRequest;
-use super::super::jobs::JobDisposition;
+use super::super::jobs::FinishResult;
 use super::super::operation::{Operation, OperationResult};
 use super::{MAX_GROUP_OPS, Writer};
 
@@ -89,8 +89,8 @@ impl Writer {
             (OperationResult::Claimed { request, jobs }, _) => {
                 self.observer.jobs_claimed(request, jobs)
             }
-            (OperationResult::Finished { handler, disposition }, _) => {
-                self.observer.attempt_finished(handler, disposition)
+            (OperationResult::Finished { handler, result }, _) => {
+                self.observer.attempt_finished(handler, result)
             }
             (OperationResult::Promoted { next_due_ms }, _) => self.observer.next_due(next_due_ms),
             (OperationResult::Registered(reply, registry), _) => {
@@ -108,7 +108,7 @@ impl Writer {
             }
             (OperationResult::Nothing, Operation::Finish(record)) => {
                 breaker::probe_inconclusive(&mut self.state, record.handler, record.is_probe);
-                self.observer.attempt_finished(record.handler, JobDisposition::Stale);
+                self.observer.attempt_finished(record.handler, FinishResult::Stale);
             }
             (OperationResult::Inserted(_) | OperationResult::Nothing, _) => {}
         }
