@@ -94,7 +94,8 @@ impl Dispatcher {
     /// Applies a configuration. A rate limit continues from the last start that the database knows: of
     /// an earlier process, or of this one before a reload removed and restored the limit.
     fn configure(&self, handlers: &HandlerMap) -> anyhow::Result<()> {
-        let limits = handlers.iter().map(|(&id, ready)| (id, HandlerLimits::of(&ready.settings)));
+        let limits =
+            handlers.iter().map(|(&id, ready)| (id, HandlerLimits::from_config(&ready.settings)));
         let limits: HashMap<HandlerId, HandlerLimits> = limits.collect();
         let conn = self.readers.get()?;
         let (rates, paused) =

@@ -78,6 +78,9 @@ pub fn client_network(ip: &str) -> Cow<'_, str> {
     }
 }
 
+/// The name of the built-in source, whose events are alerts.
+pub const INTERNAL_SOURCE: &str = "hooktrail";
+
 /// Header lines in stored order: the lower-case name and the bytes of the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, Vec<u8>)>);

@@ -175,7 +175,7 @@ impl Expander {
         if sent == 0 {
             queue.has_sent_large = false;
         }
-        let mut works = Vec::new();
+        let mut tasks = Vec::new();
         while let Some(ahead) = queue.ahead.front()
             && sent < MAX_SENT_EVENTS
             && !queue.has_sent_large
@@ -195,13 +195,13 @@ impl Expander {
                 queue.ahead.pop_front()
             {
                 queue.has_sent_large = is_large;
-                works.push(BacklogTask::insert_event_jobs(*jobs));
+                tasks.push(BacklogTask::insert_event_jobs(*jobs));
                 sent += 1;
             }
         }
-        if !works.is_empty() {
-            self.deferrals.mark_sent(deferred.source, works.len());
-            self.writer.send_backlog(works);
+        if !tasks.is_empty() {
+            self.deferrals.mark_sent(deferred.source, tasks.len());
+            self.writer.send_backlog(tasks);
         }
         sent
     }
@@ -229,7 +229,7 @@ impl Expander {
             ahead.stage = evaluated(PlannedEvent { plan, dedupe: None, note: None });
             return Ok(());
         }
-        let Some(questions) = planner.expressions() else {
+        let Some(expressions) = planner.expressions() else {
             ahead.stage = evaluated(planner.unconditional_plan());
             return Ok(());
         };
@@ -237,7 +237,7 @@ impl Expander {
         drop(conn);
         self.task_builder.with_context(&event, None, |context| {
             let context = EventContext { event_id: None, ..*context };
-            if let Some(result) = questions.evaluate_inline(&context) {
+            if let Some(result) = expressions.evaluate_inline(&context) {
                 ahead.stage = evaluated(planner.plan_from(result));
                 return;
             }
@@ -249,8 +249,13 @@ impl Expander {
                 results.lock().unwrap_or_else(PoisonError::into_inner).push(evaluated);
                 deferrals.wake();
             });
-            let party = u64::try_from(source.0).unwrap_or(0);
-            self.task_builder.expressions.evaluate_deferred(party, questions, &context, on_result);
+            let fairness_key = u64::try_from(source.0).unwrap_or(0);
+            self.task_builder.expressions.evaluate_deferred(
+                fairness_key,
+                expressions,
+                &context,
+                on_result,
+            );
         });
         Ok(())
     }

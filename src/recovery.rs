@@ -9,7 +9,7 @@ use crate::config::{Config, Retry};
 use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::process;
 use crate::scheduler::retry::{self, JobHistory};
-use crate::store::jobs::{AttemptRecord, OrphanedJob};
+use crate::store::jobs::{AttemptRecord, InterruptedJob};
 use crate::store::registry::Registry;
 use crate::store::writer_state::WriterState;
 use crate::store::{self, Store, jobs};
@@ -37,18 +37,18 @@ pub fn recover_after_crash(
     store::in_transaction(&store.conn, |conn| {
         let mut state = WriterState::read(conn, store.clock)?;
         jobs::clamp_waits(conn, state.now_ms)?;
-        let orphaned = jobs::orphaned_jobs(conn, &state)?;
-        for job in &orphaned {
+        let interrupted = jobs::list_running_jobs(conn, &state)?;
+        for job in &interrupted {
             let policy = policies.get(&job.claimed.handler).copied().unwrap_or(&default);
             jobs::finish(conn, &mut state, &interrupted_attempt(job, policy))?;
         }
         state.write_counters(conn)?;
-        Ok(orphaned.len())
+        Ok(interrupted.len())
     })
 }
 
 /// The record of an attempt that the crash interrupted.
-fn interrupted_attempt(job: &OrphanedJob, policy: &Retry) -> AttemptRecord {
+fn interrupted_attempt(job: &InterruptedJob, policy: &Retry) -> AttemptRecord {
     let crashes = job.crashes.saturating_add(1);
     let detail = if job.is_cancelled { "cancelled" } else { "the server ended while it ran" };
     let result = AttemptResult::new(Outcome::Interrupted, detail);

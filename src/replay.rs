@@ -106,7 +106,7 @@ pub fn select_events<'a>(
     };
     let handlers = handlers_with_ids(store, config)?;
     let sources = registry::source_names(&store.conn)?;
-    let takes = |(handler, id): &&(&Handler, HandlerId), event: &SelectedEvent| {
+    let is_matching = |(handler, id): &&(&Handler, HandlerId), event: &SelectedEvent| {
         request.handler.is_none_or(|name| name == handler.name)
             && event.handler.is_none_or(|handler| handler == *id)
             && sources.get(&event.source).is_some_and(|name| handler.sources.contains(name))
@@ -121,13 +121,13 @@ pub fn select_events<'a>(
     };
     let mut planner_indexes: HashMap<Vec<HandlerId>, usize> = HashMap::new();
     // An event may be selected more than once, each time for another handler.
-    for of_event in selected.chunk_by(|a, b| a.event == b.event) {
-        let takers: Vec<&(&Handler, HandlerId)> = handlers
+    for event_selections in selected.chunk_by(|a, b| a.event == b.event) {
+        let matching_handlers: Vec<&(&Handler, HandlerId)> = handlers
             .iter()
-            .filter(|handler| of_event.iter().any(|event| takes(handler, event)))
+            .filter(|handler| event_selections.iter().any(|event| is_matching(handler, event)))
             .collect();
-        let ids: Vec<HandlerId> = takers.iter().map(|(_, id)| *id).collect();
-        let SelectedEvent { event, source, .. } = of_event[0];
+        let ids: Vec<HandlerId> = matching_handlers.iter().map(|(_, id)| *id).collect();
+        let SelectedEvent { event, source, .. } = event_selections[0];
         if ids.is_empty() {
             selection.unmatched.push(event);
             continue;
@@ -136,7 +136,9 @@ pub fn select_events<'a>(
             *selection.counts.entry(*id).or_default() += 1;
         }
         let planner = *planner_indexes.entry(ids).or_insert_with(|| {
-            selection.planners.push(JobPlanner::for_handlers(takers.into_iter().copied()));
+            selection
+                .planners
+                .push(JobPlanner::for_handlers(matching_handlers.into_iter().copied()));
             selection.planners.len() - 1
         });
         selection.events.push((event, source, planner));
@@ -180,11 +182,11 @@ impl ReplaySelection<'_> {
         let mut replay = replay::Replay::new(store, audit);
         let mut at = 0;
         while at < self.events.len() {
-            let (mut due, next) = self.evaluate_chunk(store, at)?;
-            for (handler, _) in due.iter_mut().flat_map(|planned| &mut planned.specs) {
+            let (mut replays, next) = self.evaluate_chunk(store, at)?;
+            for (handler, _) in replays.iter_mut().flat_map(|planned| &mut planned.specs) {
                 *handler = *real_ids.get(handler).unwrap_or(handler);
             }
-            replay.insert_jobs(&due)?;
+            replay.insert_jobs(&replays)?;
             at = next;
             report(ReplayProgress {
                 events: at,
@@ -207,8 +209,8 @@ impl ReplaySelection<'_> {
         let sources = registry::source_names(&store.conn)?;
         let mut at = 0;
         while at < self.events.len() {
-            let (due, next) = self.evaluate_chunk(store, at)?;
-            for (planned, (_, source, _)) in due.iter().zip(&self.events[at..]) {
+            let (replays, next) = self.evaluate_chunk(store, at)?;
+            for (planned, (_, source, _)) in replays.iter().zip(&self.events[at..]) {
                 visit(sources.get(source).map_or("?", String::as_str), planned)?;
             }
             at = next;
@@ -247,10 +249,10 @@ impl ReplaySelection<'_> {
         store: &Store,
         from: usize,
     ) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
-        let (mut due, mut at) = (Vec::new(), from);
+        let (mut replays, mut at) = (Vec::new(), from);
         let (mut jobs, mut bytes) = (0, 0);
         while at < self.events.len()
-            && due.len() < MAX_CHUNK_EVENTS
+            && replays.len() < MAX_CHUNK_EVENTS
             && jobs < MAX_CHUNK_JOBS
             && bytes < MAX_CHUNK_BODY_BYTES
         {
@@ -265,11 +267,11 @@ impl ReplaySelection<'_> {
                     None => planner.unconditional_plan(),
                 };
                 jobs += planned.plan.job_count();
-                due.push(PlannedReplay { event: *event, specs: planned.plan.into_specs() });
+                replays.push(PlannedReplay { event: *event, specs: planned.plan.into_specs() });
             }
             at = end;
         }
-        Ok((due, at))
+        Ok((replays, at))
     }
 
     /// Evaluates a chunk of events. Returns a result for each (`None` if no expression applies), and the
@@ -283,7 +285,7 @@ impl ReplaySelection<'_> {
         let (mut results, mut bytes, mut in_flight) = (Vec::new(), 0, 0);
         results.resize_with(chunk.len(), || None);
         for (index, &(event, source, planner)) in chunk.iter().enumerate() {
-            let Some(questions) = self.planners[planner].expressions() else { continue };
+            let Some(expressions) = self.planners[planner].expressions() else { continue };
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
@@ -291,13 +293,13 @@ impl ReplaySelection<'_> {
             bytes += event.body.len();
             self.task_builder.with_context(&event, None, |context| {
                 let context = EventContext { event_id: None, ..*context };
-                results[index] = questions.evaluate_inline(&context);
+                results[index] = expressions.evaluate_inline(&context);
                 if results[index].is_none() {
                     let send_result = send_result.clone();
                     let on_result = Box::new(move |result| drop(send_result.send((index, result))));
                     self.task_builder.expressions.evaluate_deferred(
                         fairness_key(source),
-                        questions,
+                        expressions,
                         &context,
                         on_result,
                     );
@@ -311,9 +313,10 @@ impl ReplaySelection<'_> {
                 Ok(result) => result,
                 Err(Busy) => {
                     let (event, source, planner) = chunk[index];
-                    let questions = self.planners[planner].expressions();
-                    let questions = questions.ok_or(anyhow::anyhow!("no expression applies"))?;
-                    self.evaluate_with_retry(store, event, source, questions)?
+                    let expressions = self.planners[planner].expressions();
+                    let expressions =
+                        expressions.ok_or(anyhow::anyhow!("no expression applies"))?;
+                    self.evaluate_with_retry(store, event, source, expressions)?
                 }
             });
         }
@@ -326,15 +329,15 @@ impl ReplaySelection<'_> {
         store: &Store,
         event: i64,
         source: SourceId,
-        questions: &ExpressionSet,
+        expressions: &ExpressionSet,
     ) -> anyhow::Result<EvaluationResult> {
         let started = Instant::now();
         let event = event_reads::load_event(&store.conn, EventId(event))?;
         loop {
             let result = self.task_builder.with_context(&event, None, |context| {
                 let context = EventContext { event_id: None, ..*context };
-                let expressions = &self.task_builder.expressions;
-                expressions.evaluate(fairness_key(source), questions, &context)
+                let pool = &self.task_builder.expressions;
+                pool.evaluate(fairness_key(source), expressions, &context)
             });
             match result {
                 Ok(result) => return Ok(result),

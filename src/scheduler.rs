@@ -44,7 +44,7 @@ impl Scheduler {
     /// Pauses exactly these handlers and resumes all others.
     pub fn set_paused(&mut self, paused: &[HandlerId]) {
         for (handler, schedule) in &mut self.handlers {
-            schedule.paused = paused.contains(handler);
+            schedule.is_paused = paused.contains(handler);
         }
     }
 
@@ -92,10 +92,10 @@ impl Scheduler {
         self.schedule(handler).set_counted(jobs, now_us);
     }
 
-    /// Records a committed claim that got `got` jobs.
-    pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(got);
-        self.schedule(request.handler).record_claim(request, got, now_us);
+    /// Records a committed claim that got `claimed_count` jobs.
+    pub fn record_claim(&mut self, request: &ClaimRequest, claimed_count: usize, now_us: i64) {
+        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(claimed_count);
+        self.schedule(request.handler).record_claim(request, claimed_count, now_us);
     }
 
     /// Records a claim that could not be written.

@@ -155,17 +155,17 @@ pub struct WorkerContext {
     pub running: Arc<RunningJobs>,
 }
 
-/// How often a worker that waits for the jobs of an expansion checks whether its job was stopped.
+/// How often a worker that waits for the replacement of a job checks whether that job was stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 impl WorkerContext {
-    /// Lets the writer insert the jobs of an expansion and waits for the last one. This bounds the memory
-    /// for items: at most one expansion per worker.
-    fn expand(&self, expansion: Box<Reevaluation>) {
-        let (done, inserted) = bounded(1);
-        let job = expansion.claimed.claim.job;
-        self.writer.send_backlog(vec![BacklogTask::expand_job(expansion, done)]);
-        while inserted.recv_timeout(STOP_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    /// Lets the writer replace a job by other jobs, and waits until it has done so. This bounds the memory
+    /// for items: each worker has at most one job that is being replaced.
+    fn replace_job(&self, reevaluation: Box<Reevaluation>) {
+        let (end_sender, end_receiver) = bounded(1);
+        let job = reevaluation.claimed.claim.job;
+        self.writer.send_backlog(vec![BacklogTask::replace_job(reevaluation, end_sender)]);
+        while end_receiver.recv_timeout(STOP_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             if self.running.is_stopped(job) {
                 return;
             }
@@ -205,14 +205,14 @@ fn run_assignment(
     let mut on_complete = |index: usize, completion: JobCompletion| {
         let Some(claimed) = unfinished.get_mut(index).and_then(Option::take) else { return };
         let operation = match completion {
-            JobCompletion::Expanded(expansion) if expansion.is_large() => {
-                context.expand(expansion);
+            JobCompletion::Reevaluated(reevaluation) if reevaluation.is_large() => {
+                context.replace_job(reevaluation);
                 context.running.remove(claimed.claim.job);
                 return;
             }
-            JobCompletion::Expanded(expansion) => {
+            JobCompletion::Reevaluated(reevaluation) => {
                 context.running.remove(claimed.claim.job);
-                Operation::Reevaluate(expansion)
+                Operation::Reevaluate(reevaluation)
             }
             JobCompletion::Ended(result) => {
                 let reason = context.running.remove(claimed.claim.job);
@@ -337,7 +337,7 @@ fn create_cancel_token() -> Result<CancelToken, AttemptResult> {
 enum JobCompletion {
     Ended(AttemptResult),
     /// Its expressions were evaluated again, which is not an attempt.
-    Expanded(Box<Reevaluation>),
+    Reevaluated(Box<Reevaluation>),
 }
 
 /// Builds the task of a job.
@@ -358,7 +358,7 @@ fn prepare(
     }
     let spec = builder.reevaluate(claimed, handler, &event).map_err(JobCompletion::Ended)?;
     let (claimed, received_at_ms) = (claimed.clone(), event.received_at_ms);
-    Err(JobCompletion::Expanded(Box::new(Reevaluation { claimed, received_at_ms, spec })))
+    Err(JobCompletion::Reevaluated(Box::new(Reevaluation { claimed, received_at_ms, spec })))
 }
 
 /// Adds the reason to an interrupted attempt.

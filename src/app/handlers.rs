@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use crate::config::{self, Config, EnvValue, INTERNAL_SOURCE, Secrets};
+use crate::config::{self, Config, EnvValue, Secrets};
 use crate::dispatcher::HandlerMap;
-use crate::domain::{HandlerId, SourceId};
+use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 use crate::handler::{self, HandlerRuntime};
 use crate::planner::JobPlanner;
 use crate::store::registry::{HandlerRegistration, Registry};

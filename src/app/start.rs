@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use super::ExitError;
 use super::handlers::registration_names;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::store::registry::{self, Registry};
 use crate::store::{
     self, Lock, OpenError, RunState, ServerInfo, Store, alerts, checkpoint, rescue, reserve,
@@ -250,7 +250,10 @@ fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     let (sources, handlers) = registration_names(config);
     store::in_transaction(&store.conn, |conn| {
         let registry = registry::register(conn, &sources, &handlers, store.clock.now_ms())?;
-        alerts::set_subscriber(conn, registry.sources.get(config::INTERNAL_SOURCE).copied())?;
+        alerts::set_subscriber(
+            conn,
+            registry.sources.get(crate::domain::INTERNAL_SOURCE).copied(),
+        )?;
         Ok(registry)
     })
 }

@@ -10,6 +10,7 @@ use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Breaker, EnvValue, Handler, Mode, Retry, command_checks, handler_delivery, secret, url_handler,
 };
+use crate::domain::INTERNAL_SOURCE;
 
 const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND_EXPECTED: &str =
@@ -18,8 +19,6 @@ const NO_COMMAND: &str = r#"has no command and no url: expected command = ["prog
 const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
 const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
-/// The built-in source, by which the server reports problems as events.
-pub const INTERNAL_SOURCE: &str = "hooktrail";
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Variables that the server sets for each attempt, without `HOOKTRAIL_`.

@@ -38,7 +38,6 @@ mod verify;
 mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use handler::INTERNAL_SOURCE;
 pub use load::{LoadedConfig, find, load};
 pub use parse::{duration_text, parse_duration};
 pub use public_url::PublicUrl;

@@ -30,7 +30,7 @@ const MAX_STARTUP_FAILURES: u32 = 2;
 const MAX_EXTERNAL_KILLS: u32 = 5;
 
 /// The delay before such a retry. It doubles each time.
-const KILLED_BACKOFF: Duration = Duration::from_millis(50);
+const EXTERNAL_KILL_BACKOFF: Duration = Duration::from_millis(50);
 
 /// After a process has died, the next one flushes this many responses one by one, as more requests
 /// like that may follow.
@@ -217,9 +217,9 @@ impl EvaluatorThread {
                 // It got little of the processor: the machine is busy.
                 Err(ConnectionError::TimedOut)
                     if self.is_starved(used_before, connection)
-                        && request.killed_processes < MAX_EXTERNAL_KILLS =>
+                        && request.external_kills < MAX_EXTERNAL_KILLS =>
                 {
-                    request.killed_processes += 1;
+                    request.external_kills += 1;
                     request.started_at = None;
                     requests.push_front(request);
                     return ProcessFate::Discarded;
@@ -309,8 +309,8 @@ impl EvaluatorThread {
         let (index, stage) = current.unwrap_or_default();
         let Some(mut request) = requests.remove(index) else { return true };
         if current.is_none() {
-            request.lost_processes += 1;
-            if request.lost_processes > MAX_STARTUP_FAILURES {
+            request.startup_failures += 1;
+            if request.startup_failures > MAX_STARTUP_FAILURES {
                 let SandboxExit { status, stderr } = end;
                 let reason = format!(
                     "evaluator processes exit while they start: {status:?}: {}",
@@ -324,8 +324,8 @@ impl EvaluatorThread {
             return true;
         }
         if is_from_outside(end.status) {
-            request.killed_processes += 1;
-            if request.killed_processes <= MAX_EXTERNAL_KILLS {
+            request.external_kills += 1;
+            if request.external_kills <= MAX_EXTERNAL_KILLS {
                 self.retry_later(request, requests);
                 return true;
             }
@@ -357,7 +357,7 @@ impl EvaluatorThread {
         mut request: EvaluationRequest,
         requests: &mut VecDeque<EvaluationRequest>,
     ) {
-        let wait = KILLED_BACKOFF * (1 << (request.killed_processes - 1));
+        let wait = EXTERNAL_KILL_BACKOFF * (1 << (request.external_kills - 1));
         log::warn!(
             "expressions: an evaluator process was killed, not by this server: retrying its event"
         );

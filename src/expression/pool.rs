@@ -231,8 +231,8 @@ impl EvaluatorPoolInner {
             encoded_event: encoder.0,
             queued_at,
             started_at: None,
-            lost_processes: 0,
-            killed_processes: 0,
+            startup_failures: 0,
+            external_kills: 0,
             callback,
         };
         if self.queue.enqueue(request) && !self.start_thread(priority) {

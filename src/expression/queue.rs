@@ -56,10 +56,10 @@ pub(super) struct EvaluationRequest {
     /// When a process first got it.
     pub started_at: Option<Instant>,
     /// Number of processes that ended before they began with it.
-    pub lost_processes: u32,
+    pub startup_failures: u32,
     /// Number of processes that were killed from outside while they evaluated it, or got no
     /// processor.
-    pub killed_processes: u32,
+    pub external_kills: u32,
     pub callback: Option<Box<dyn FnOnce(EvaluationOutcome) + Send>>,
 }
 

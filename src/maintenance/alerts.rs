@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use crate::clock::{self, MonotonicClock};
 use crate::config::{Config, duration_text};
-use crate::domain::SourceId;
+use crate::domain::{INTERNAL_SOURCE, SourceId};
 use crate::expression::{EvaluatorPool, EventContext};
 use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::ReadPool;
-use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert, SOURCE};
+use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
 use crate::store::events::{DedupeCheck, NewEvent};
 use crate::store::handle::WriterHandle;
 use crate::store::operation::Operation;
@@ -41,9 +41,10 @@ pub struct AlertSubscribers {
 impl AlertSubscribers {
     /// Returns `None` if no handler takes the source `hooktrail`.
     pub fn new(config: &Config, registry: &Registry) -> Option<Self> {
-        let source = *registry.sources.get(SOURCE)?;
-        let takes_alerts =
-            |handler: &&crate::config::Handler| handler.sources.iter().any(|name| name == SOURCE);
+        let source = *registry.sources.get(INTERNAL_SOURCE)?;
+        let takes_alerts = |handler: &&crate::config::Handler| {
+            handler.sources.iter().any(|name| name == INTERNAL_SOURCE)
+        };
         let handlers = config.handlers.iter().filter(takes_alerts);
         let handlers =
             handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
@@ -129,7 +130,7 @@ impl AlertMonitor {
     ) {
         alert.detail = alert.detail.map(|detail| (self.redact)(&detail));
         let body = alert_body(&alert);
-        let Some(questions) = subscribers.planner.expressions() else {
+        let Some(expressions) = subscribers.planner.expressions() else {
             return store_alert(
                 subscribers,
                 alert,
@@ -142,14 +143,14 @@ impl AlertMonitor {
         let context = EventContext {
             body: &text,
             content_type: Some("application/json"),
-            source: SOURCE,
+            source: INTERNAL_SOURCE,
             headers: &[("content-type", b"application/json")],
             received_at_ms: clock::wall_ms(),
             ..EventContext::default()
         };
         let (guard, writer) = (InFlightGuard::new(&self.in_flight), writer.clone());
         let subscribers = Arc::clone(subscribers);
-        let party = u64::try_from(subscribers.source.0).unwrap_or(0);
+        let fairness_key = u64::try_from(subscribers.source.0).unwrap_or(0);
         let on_result = Box::new(move |result| {
             if let Ok(result) = result {
                 let planned = subscribers.planner.plan_from(result);
@@ -157,7 +158,7 @@ impl AlertMonitor {
             }
             drop(guard);
         });
-        self.expressions.evaluate_deferred(party, questions, &context, on_result);
+        self.expressions.evaluate_deferred(fairness_key, expressions, &context, on_result);
     }
 }
 

@@ -29,7 +29,7 @@ pub struct BatchPolicy {
 }
 
 impl HandlerLimits {
-    pub fn of(handler: &config::Handler) -> Self {
+    pub fn from_config(handler: &config::Handler) -> Self {
         let batch = BatchPolicy { max_jobs: handler.batch_size, wait: handler.batch_wait };
         Self {
             priority: handler.priority,
@@ -64,15 +64,16 @@ struct BatchProgress {
 pub(super) struct HandlerSchedule {
     /// `None` for a handler that is no longer configured: its running jobs finish, no job starts.
     limits: Option<HandlerLimits>,
-    pub paused: bool,
-    ready: bool,
+    pub is_paused: bool,
+    /// A hint: only a claim that gets fewer jobs than requested clears it.
+    may_have_ready_jobs: bool,
     /// Threads that run its jobs, or for which a claim is in flight.
     pub busy: usize,
     pub rate_limiter: Option<RateLimiter>,
     open_circuit: Option<OpenCircuit>,
     batch_progress: BatchProgress,
     /// A claim is in flight, and no other claim is made before its result is known.
-    claim_in_flight: bool,
+    has_claim_in_flight: bool,
     /// How many more threads the current plan may give to this handler.
     threads_left: usize,
 }
@@ -81,13 +82,13 @@ impl Default for HandlerSchedule {
     fn default() -> Self {
         Self {
             limits: None,
-            paused: false,
-            ready: true,
+            is_paused: false,
+            may_have_ready_jobs: true,
             busy: 0,
             rate_limiter: None,
             open_circuit: None,
             batch_progress: BatchProgress::default(),
-            claim_in_flight: false,
+            has_claim_in_flight: false,
             threads_left: 0,
         }
     }
@@ -109,12 +110,12 @@ impl HandlerSchedule {
     }
 
     pub fn mark_maybe_ready(&mut self) {
-        self.ready = true;
+        self.may_have_ready_jobs = true;
         self.batch_progress.is_counted = false;
     }
 
     pub fn add_ready(&mut self, jobs: usize, now_us: i64) {
-        self.ready = true;
+        self.may_have_ready_jobs = true;
         let Some(batch) = self.batch() else { return };
         self.batch_progress.jobs = self.batch_progress.jobs.saturating_add(jobs);
         self.batch_progress.since_count = self.batch_progress.since_count.saturating_add(jobs);
@@ -125,7 +126,7 @@ impl HandlerSchedule {
     }
 
     pub fn count_limit(&self) -> Option<usize> {
-        let is_due = self.can_start() && !self.claim_in_flight && self.open_circuit.is_none();
+        let is_due = self.can_start() && !self.has_claim_in_flight && self.open_circuit.is_none();
         let batch = self.batch().filter(|_| is_due && !self.batch_progress.is_counted);
         batch.map(|batch| batch.max_jobs)
     }
@@ -138,7 +139,7 @@ impl HandlerSchedule {
     pub fn set_counted(&mut self, count: usize, now_us: i64) {
         let max_jobs = self.batch().map_or(count, |batch| batch.max_jobs);
         let jobs = count.saturating_add(self.batch_progress.since_count);
-        self.ready = jobs > 0;
+        self.may_have_ready_jobs = jobs > 0;
         let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
         // Jobs that arrived during the count may be counted twice. If only they fill the batch, it is
         // counted again.
@@ -146,11 +147,11 @@ impl HandlerSchedule {
         self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
     }
 
-    pub fn record_claim(&mut self, request: &ClaimRequest, got: usize, now_us: i64) {
-        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(got);
-        self.claim_in_flight = false;
+    pub fn record_claim(&mut self, request: &ClaimRequest, claimed_count: usize, now_us: i64) {
+        self.busy -= request.thread_count(request.max_jobs) - request.thread_count(claimed_count);
+        self.has_claim_in_flight = false;
         if let Some(rate_limiter) = &mut self.rate_limiter {
-            rate_limiter.record_starts(got, now_us);
+            rate_limiter.record_starts(claimed_count, now_us);
         }
         if let Some(open_circuit) = &mut self.open_circuit {
             if !request.is_probe {
@@ -158,15 +159,15 @@ impl HandlerSchedule {
                 // may be ready jobs.
                 return;
             }
-            open_circuit.is_probing = got > 0;
+            open_circuit.is_probing = claimed_count > 0;
         }
-        self.ready &= got == request.max_jobs;
+        self.may_have_ready_jobs &= claimed_count == request.max_jobs;
         self.batch_progress = BatchProgress::default();
     }
 
     pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
         self.busy -= request.thread_count(request.max_jobs);
-        self.claim_in_flight = false;
+        self.has_claim_in_flight = false;
         if let Some(open_circuit) = &mut self.open_circuit {
             open_circuit.is_probing &= !request.is_probe;
         }
@@ -180,7 +181,7 @@ impl HandlerSchedule {
     pub fn begin_plan(&mut self, now_us: i64) {
         let is_due = self.can_start() && self.due_us().is_none_or(|due_us| due_us <= now_us);
         self.threads_left = match &self.rate_limiter {
-            _ if !is_due || self.claim_in_flight || self.count_limit().is_some() => 0,
+            _ if !is_due || self.has_claim_in_flight || self.count_limit().is_some() => 0,
             _ if self.open_circuit.is_some() || self.batch().is_some() => 1,
             Some(rate_limiter) => rate_limiter.permits_now(now_us),
             None => usize::MAX,
@@ -210,7 +211,7 @@ impl HandlerSchedule {
             open_circuit.is_probing = true;
         }
         let batch = self.batch();
-        self.claim_in_flight = is_probing || batch.is_some() || self.rate_limiter.is_some();
+        self.has_claim_in_flight = is_probing || batch.is_some() || self.rate_limiter.is_some();
         let allowed = self
             .rate_limiter
             .as_ref()
@@ -232,7 +233,7 @@ impl HandlerSchedule {
     /// Returns when the handler may start its next job. `None` if it may start at once, or if
     /// something other than time has to change first.
     pub fn due_us(&self) -> Option<i64> {
-        if !self.can_start() || self.claim_in_flight {
+        if !self.can_start() || self.has_claim_in_flight {
             return None;
         }
         let batch_progress = &self.batch_progress;
@@ -252,8 +253,8 @@ impl HandlerSchedule {
 
     /// Returns whether the handler may start a job, time aside.
     fn can_start(&self) -> bool {
-        self.ready
-            && !self.paused
+        self.may_have_ready_jobs
+            && !self.is_paused
             && self.open_circuit.is_none_or(|open_circuit| !open_circuit.is_probing)
             && self.limits.is_some_and(|limits| self.busy < limits.concurrency)
     }

@@ -38,7 +38,7 @@ pub fn next_step(
     attempt_result: &AttemptResult,
     random: fn() -> f64,
 ) -> NextStep {
-    let counts = match attempt_result.outcome {
+    let is_counted_failure = match attempt_result.outcome {
         Outcome::Succeeded => return NextStep::Succeeded,
         Outcome::Failed if attempt_result.is_permanent => {
             return NextStep::Dead(attempt_result.detail.clone());
@@ -47,16 +47,18 @@ pub fn next_step(
         Outcome::Interrupted => history.crashes > UNCOUNTED_CRASHES,
         Outcome::Deferred => false,
     };
-    let failures = history.failures.saturating_add(u32::from(counts));
-    if counts && failures >= policy.max_attempts {
+    let failures = history.failures.saturating_add(u32::from(is_counted_failure));
+    if is_counted_failure && failures >= policy.max_attempts {
         return NextStep::Dead(attempt_result.detail.clone());
     }
-    if history.age >= policy.max_age && (counts || attempt_result.outcome == Outcome::Deferred) {
+    if history.age >= policy.max_age
+        && (is_counted_failure || attempt_result.outcome == Outcome::Deferred)
+    {
         let detail = &attempt_result.detail;
         return NextStep::Dead(format!("{detail} (given up after {:?})", policy.max_age));
     }
     let delay = match (attempt_result.outcome, attempt_result.retry_after) {
-        (Outcome::Interrupted, None) if !counts => Duration::ZERO,
+        (Outcome::Interrupted, None) if !is_counted_failure => Duration::ZERO,
         (_, Some(requested)) => requested.clamp(MIN_REQUESTED_DELAY, MAX_REQUESTED_DELAY),
         _ => backoff(policy, failures.max(1), random()),
     };
@@ -74,8 +76,8 @@ fn backoff(policy: &Retry, n: u32, random: f64) -> Duration {
     let delay_secs =
         (policy.initial_delay.as_secs_f64() * policy.multiplier.powf(exponent)).min(max_delay_secs);
     let delay_secs = if delay_secs.is_finite() { delay_secs } else { max_delay_secs };
-    let share = 1.0 + policy.jitter * (2.0 * random - 1.0);
-    Duration::try_from_secs_f64(delay_secs * share).unwrap_or(policy.max_delay)
+    let jitter_factor = 1.0 + policy.jitter * (2.0 * random - 1.0);
+    Duration::try_from_secs_f64(delay_secs * jitter_factor).unwrap_or(policy.max_delay)
 }
 
 #[cfg(test)]
@@ -102,15 +104,15 @@ mod tests {
         assert_eq!(next_step(&policy(), history, attempt_result, || 0.5), *expected);
     }
 
-    fn again(secs: u64, failures: u32) -> NextStep {
+    fn retry_in(secs: u64, failures: u32) -> NextStep {
         NextStep::Retry { delay: Duration::from_secs(secs), failures }
     }
 
     #[test]
     fn delays_grow_by_the_multiplier_until_the_last_attempt() {
-        check(0, &attempt_result(Outcome::Failed), &again(5, 1));
-        check(1, &attempt_result(Outcome::TimedOut), &again(10, 2));
-        check(2, &attempt_result(Outcome::Failed), &again(20, 3));
+        check(0, &attempt_result(Outcome::Failed), &retry_in(5, 1));
+        check(1, &attempt_result(Outcome::TimedOut), &retry_in(10, 2));
+        check(2, &attempt_result(Outcome::Failed), &retry_in(20, 3));
         check(3, &attempt_result(Outcome::Failed), &NextStep::Dead("exit 7".into()));
     }
 
@@ -120,7 +122,7 @@ mod tests {
         for failures in [4, 100, 10_000_000] {
             let history = JobHistory { failures, age: Duration::ZERO, crashes: 0 };
             let found = next_step(&many, history, &attempt_result(Outcome::Failed), || 0.5);
-            assert_eq!(found, again(60, failures + 1));
+            assert_eq!(found, retry_in(60, failures + 1));
         }
     }
 
@@ -141,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_crash_is_not_counted_until_the_fourth_in_a_row() {
-        for (crashes, expected) in [(0, again(0, 3)), (1, again(0, 3)), (3, again(0, 3))] {
+        for (crashes, expected) in [(0, retry_in(0, 3)), (1, retry_in(0, 3)), (3, retry_in(0, 3))] {
             let history = JobHistory { failures: 3, age: Duration::MAX, crashes };
             assert_eq!(
                 next_step(&policy(), history, &attempt_result(Outcome::Interrupted), || 0.5),
@@ -159,7 +161,7 @@ mod tests {
         let could_not_start =
             AttemptResult { retry_after: wait, ..attempt_result(Outcome::Interrupted) };
         let history = JobHistory { failures: 3, age: Duration::MAX, crashes: 0 };
-        assert_eq!(next_step(&policy(), history, &could_not_start, || 0.5), again(10, 3));
+        assert_eq!(next_step(&policy(), history, &could_not_start, || 0.5), retry_in(10, 3));
     }
 
     #[test]
@@ -168,15 +170,15 @@ mod tests {
             retry_after: Some(Duration::from_secs(secs)),
             ..attempt_result(Outcome::Deferred)
         };
-        check(3, &requested(600), &again(600, 3));
-        check(3, &requested(100_000), &again(86_400, 3));
-        check(3, &requested(0), &again(1, 3));
+        check(3, &requested(600), &retry_in(600, 3));
+        check(3, &requested(100_000), &retry_in(86_400, 3));
+        check(3, &requested(0), &retry_in(1, 3));
         let failed = AttemptResult {
             retry_after: Some(Duration::from_millis(1)),
             ..attempt_result(Outcome::Failed)
         };
-        check(0, &failed, &again(1, 1));
-        check(0, &attempt_result(Outcome::Deferred), &again(5, 0));
+        check(0, &failed, &retry_in(1, 1));
+        check(0, &attempt_result(Outcome::Deferred), &retry_in(5, 0));
     }
 
     #[test]

@@ -10,9 +10,6 @@ use super::sources::{self, SourceStatus};
 use super::writer_state::WriterState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
-/// The name of the built-in source.
-pub const SOURCE: &str = "hooktrail";
-
 /// Minimum time between two events of one type, source and handler.
 const MIN_INTERVAL_MS: i64 = 60_000;
 

@@ -72,7 +72,7 @@ enum TaskKind {
     Event(EventJobs),
     /// The jobs that replace a retried job. The sender is dropped when the task ends, after the
     /// release of the jobs.
-    Retry(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
+    ReplaceJob(Box<Reevaluation>, #[expect(dead_code)] Option<Sender<()>>),
     /// Rows that are already inserted: by an earlier process, or by a task that failed.
     Resumed(ExpansionRow),
     /// Dead jobs of an event are retried because of a duplicate.
@@ -134,7 +134,7 @@ pub(super) enum FailedTask {
     /// source again.
     Event,
     /// The retried job fails.
-    Retry(Box<Reevaluation>),
+    ReplaceJob(Box<Reevaluation>),
     Other,
 }
 
@@ -150,8 +150,8 @@ impl BacklogTask {
 
     /// Creates a task that replaces a retried job by other jobs. `done` is dropped when the task
     /// ends.
-    pub fn expand_job(reevaluation: Box<Reevaluation>, done: Sender<()>) -> Self {
-        Self::new(TaskKind::Retry(reevaluation, Some(done)))
+    pub fn replace_job(reevaluation: Box<Reevaluation>, done: Sender<()>) -> Self {
+        Self::new(TaskKind::ReplaceJob(reevaluation, Some(done)))
     }
 
     pub(super) fn retry_dead_jobs(retry: DeadJobRetry) -> Self {
@@ -167,7 +167,7 @@ impl BacklogTask {
     pub(super) fn source(&self) -> SourceId {
         match &self.kind {
             TaskKind::Event(jobs) => jobs.source,
-            TaskKind::Retry(reevaluation, _) => reevaluation.claimed.source,
+            TaskKind::ReplaceJob(reevaluation, _) => reevaluation.claimed.source,
             TaskKind::Resumed(expansion) => expansion.source,
             TaskKind::DeadJobRetry(retry) => retry.source,
             TaskKind::KeyPurge => SourceId(0),
@@ -197,7 +197,7 @@ impl BacklogTask {
         if let (TaskKind::Event(jobs), TaskStage::Release) = (&mut self.kind, progress.stage) {
             jobs.specs = Vec::new();
         }
-        if let (TaskKind::Retry(reevaluation, _), TaskStage::Release) =
+        if let (TaskKind::ReplaceJob(reevaluation, _), TaskStage::Release) =
             (&mut self.kind, progress.stage)
         {
             reevaluation.spec = None;
@@ -223,8 +223,8 @@ impl BacklogTask {
             TaskKind::Event(_) => FailedTask::Event,
             // The expander evaluates the later events of the source again.
             TaskKind::Resumed(expansion) if expansion.job.is_none() => FailedTask::Event,
-            TaskKind::Retry(reevaluation, _) if stage != TaskStage::Release => {
-                FailedTask::Retry(reevaluation)
+            TaskKind::ReplaceJob(reevaluation, _) if stage != TaskStage::Release => {
+                FailedTask::ReplaceJob(reevaluation)
             }
             _ => FailedTask::Other,
         };
@@ -232,9 +232,9 @@ impl BacklogTask {
     }
 
     /// Returns the retried job, if its jobs are not all inserted yet.
-    pub(super) fn into_unfinished_retry(self) -> Option<Box<Reevaluation>> {
+    pub(super) fn into_unfinished_replacement(self) -> Option<Box<Reevaluation>> {
         match self.kind {
-            TaskKind::Retry(reevaluation, _)
+            TaskKind::ReplaceJob(reevaluation, _)
                 if matches!(self.progress.stage, TaskStage::Begin | TaskStage::Insert) =>
             {
                 Some(reevaluation)
@@ -278,7 +278,7 @@ impl BacklogTask {
     ) -> rusqlite::Result<()> {
         match &self.kind {
             TaskKind::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
-            TaskKind::Retry(reevaluation, _) => {
+            TaskKind::ReplaceJob(reevaluation, _) => {
                 let current = jobs::load_current_claim(conn, reevaluation.claimed.claim)?;
                 let is_wanted = current.is_some_and(|current| current.cancel_reason.is_none());
                 match &reevaluation.spec {
@@ -337,13 +337,13 @@ impl BacklogTask {
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
     ) -> rusqlite::Result<()> {
-        let retried;
+        let replacement;
         let (specs, origin) = match &self.kind {
             TaskKind::Event(jobs) => (&jobs.specs[..], event_origin(jobs)),
-            TaskKind::Retry(reevaluation, _) => {
+            TaskKind::ReplaceJob(reevaluation, _) => {
                 let handler = reevaluation.claimed.handler;
-                retried = reevaluation.spec.clone().map(|spec| (handler, spec));
-                (retried.as_slice(), retry_origin(reevaluation))
+                replacement = reevaluation.spec.clone().map(|spec| (handler, spec));
+                (replacement.as_slice(), replacement_origin(reevaluation))
             }
             _ => {
                 progress.stage = TaskStage::Ended;
@@ -394,7 +394,7 @@ impl BacklogTask {
                 let counted = settle_event(conn, jobs)?;
                 state.adjust_queued(jobs.source, count - counted);
             }
-            TaskKind::Retry(reevaluation, _) => {
+            TaskKind::ReplaceJob(reevaluation, _) => {
                 let into = format!("jobs {first}–{last}");
                 if !reevaluate::close_replaced_job(conn, state, reevaluation, &into)? {
                     progress.stage = TaskStage::Remove;
@@ -421,7 +421,7 @@ impl BacklogTask {
             TaskKind::Event(jobs) => {
                 ExpansionRow { event: jobs.event, source: jobs.source, job: None }
             }
-            TaskKind::Retry(reevaluation, _) => ExpansionRow {
+            TaskKind::ReplaceJob(reevaluation, _) => ExpansionRow {
                 event: reevaluation.claimed.event,
                 source: reevaluation.claimed.source,
                 job: Some(reevaluation.claimed.claim.job.0),
@@ -555,13 +555,13 @@ fn event_origin(jobs: &EventJobs) -> JobOrigin {
     }
 }
 
-fn retry_origin(reevaluation: &Reevaluation) -> JobOrigin {
+fn replacement_origin(reevaluation: &Reevaluation) -> JobOrigin {
     JobOrigin {
         event: reevaluation.claimed.event.0,
         source: reevaluation.claimed.source,
         handler: reevaluation.claimed.handler,
         created_at_ms: reevaluation.received_at_ms,
-        kind: OriginKind::Replay(i64::from(reevaluation.claimed.replay)),
+        kind: OriginKind::Retry { replay: i64::from(reevaluation.claimed.replay) },
     }
 }
 
@@ -669,9 +669,8 @@ fn insert_hidden_job(
         }
     };
     let is_item = matches!(spec, JobSpec::Items(_));
-    let is_replay = matches!(origin.kind, OriginKind::Replay(_));
-    let debounce = keys.debounce.filter(|_| !is_replay);
-    let unique = keys.unique.filter(|_| !is_replay);
+    let debounce = keys.debounce.filter(|_| !origin.bypasses_keys());
+    let unique = keys.unique.filter(|_| !origin.bypasses_keys());
     let is_failed = i64::from(failure.is_some());
     conn.prepare_cached(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
@@ -763,7 +762,7 @@ fn release_job(
         handler: job.handler,
         created_at_ms: 0,
         kind: match expansion.job {
-            Some(_) => OriginKind::Replay(0),
+            Some(_) => OriginKind::Retry { replay: 0 },
             None => OriginKind::DeferredEvent,
         },
     };

@@ -132,8 +132,8 @@ impl WriterHandle {
 
     /// Sends tasks that run in short transactions, and waits for room in the channel. Returns false
     /// if the writer has ended.
-    pub fn send_backlog(&self, works: Vec<BacklogTask>) -> bool {
-        self.sender.send(WriterMessage::Backlog(works)).is_ok()
+    pub fn send_backlog(&self, tasks: Vec<BacklogTask>) -> bool {
+        self.sender.send(WriterMessage::Backlog(tasks)).is_ok()
     }
 
     /// Reports that a worker thread is free, with the last outcome of its jobs unless that was sent

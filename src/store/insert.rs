@@ -26,22 +26,24 @@ pub enum OriginKind {
     Event,
     /// The event's own jobs, inserted after the event and outside its id range.
     DeferredEvent,
-    /// Inserted by the replay with this number, or by `retry` of a job whose expressions had failed
-    /// (0, or the number of the replay that created the job).
+    /// Inserted by the replay with this number.
     Replay(i64),
+    /// Inserted by `retry` of a job whose expressions had failed. `replay` is the number of the
+    /// replay that created that job; 0 if none did.
+    Retry { replay: i64 },
 }
 
 impl JobOrigin {
     /// Returns true for jobs of `retry` and `replay`. They supersede no other job, no job
     /// supersedes them, and `unique_by` lets them pass.
-    fn bypasses_keys(self) -> bool {
-        matches!(self.kind, OriginKind::Replay(_))
+    pub(super) fn bypasses_keys(self) -> bool {
+        matches!(self.kind, OriginKind::Replay(_) | OriginKind::Retry { .. })
     }
 
     /// Returns the number of the replay.
     pub(super) fn replay(self) -> Option<i64> {
         match self.kind {
-            OriginKind::Replay(number) if number > 0 => Some(number),
+            OriginKind::Replay(replay) | OriginKind::Retry { replay } if replay > 0 => Some(replay),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Tables `jobs` and `attempts`: outcomes, retries, scheduled jobs, and jobs that a crash left
 //! running. `finish` writes the outcome of a claimed job: the job succeeds, waits for a retry,
 //! becomes dead or is cancelled. `insert::record_failure` writes the outcome of a job whose
-//! expression failed at intake. After a crash, `orphaned_jobs` lists the running jobs, and
+//! expression failed at intake. After a crash, `list_running_jobs` lists the running jobs, and
 //! recovery.rs finishes them as interrupted.
 //!
 //! A claim names the attempt. An outcome whose claim is no longer current changes nothing.
@@ -288,7 +288,7 @@ pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> 
 
 /// A job that was running when an earlier process ended.
 #[derive(Clone, Debug)]
-pub struct OrphanedJob {
+pub struct InterruptedJob {
     pub claimed: ClaimedJob,
     pub crashes: u32,
     pub started_at_ms: i64,
@@ -299,7 +299,10 @@ pub struct OrphanedJob {
 ///
 /// # Errors
 /// The read failed.
-pub fn orphaned_jobs(conn: &Connection, state: &WriterState) -> rusqlite::Result<Vec<OrphanedJob>> {
+pub fn list_running_jobs(
+    conn: &Connection,
+    state: &WriterState,
+) -> rusqlite::Result<Vec<InterruptedJob>> {
     let mut select = conn.prepare(
         "SELECT id, attempt, event, source, handler, failures, age_start, item, replay, crashes,
            coalesce(started_at, 0), cancel_reason IS NOT NULL, reevaluation FROM jobs WHERE state = 2 ORDER BY id",
@@ -319,7 +322,7 @@ pub fn orphaned_jobs(conn: &Connection, state: &WriterState) -> rusqlite::Result
             is_probe: false,
         };
         let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
-        Ok(OrphanedJob { claimed, crashes, started_at_ms, is_cancelled: cancelled })
+        Ok(InterruptedJob { claimed, crashes, started_at_ms, is_cancelled: cancelled })
     })?;
     rows.collect()
 }

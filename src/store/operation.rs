@@ -15,7 +15,7 @@ use super::rejections::{self, RejectionRow};
 use super::writer_state::WriterState;
 use super::{ErrorKind, alerts, audit, breaker, claim, classify, sources, write_anchor};
 use crate::domain::claim_request::ClaimRequest;
-use crate::domain::{HandlerId, SourceId};
+use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 
 /// One change to the database.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub fn apply(
         }
         Operation::Register { sources, handlers, reply } => {
             let registry = registry::register(conn, sources, handlers, state.now_ms)?;
-            alerts::set_subscriber(conn, registry.sources.get(alerts::SOURCE).copied())?;
+            alerts::set_subscriber(conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
             let before = std::mem::take(&mut state.breakers);
             state.reload_config_tables(conn)?;
             state.changed_breakers.extend(breaker::changed_handlers(&before, &state.breakers));

@@ -96,7 +96,7 @@ pub fn apply_reevaluation(
                 source: reevaluation.claimed.source,
                 handler: reevaluation.claimed.handler,
                 created_at_ms: reevaluation.received_at_ms,
-                kind: OriginKind::Replay(i64::from(reevaluation.claimed.replay)),
+                kind: OriginKind::Retry { replay: i64::from(reevaluation.claimed.replay) },
             };
             insert::insert_jobs(conn, state, origin, spec)?;
             let last = state.counters.job;

@@ -61,12 +61,11 @@ pub fn start(
     health: Arc<WriterHealth>,
     deferrals: Arc<Deferrals>,
 ) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
-    let (to, from) = bounded(CHANNEL_MESSAGES);
+    let (sender, receiver) = bounded(CHANNEL_MESSAGES);
     let mut state = WriterState::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
     for task in deferred::load_tasks(&store.conn, &mut state)? {
-        let is_of_event = task.is_event_task();
-        if is_of_event {
+        if task.is_event_task() {
             deferrals.set_counts(&state.deferred);
             deferrals.mark_sent(task.source(), 1);
         }
@@ -78,7 +77,7 @@ pub fn start(
     counters.set_last_seen(
         sources::load_last_seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter(),
     );
-    let handle = WriterHandle { sender: to, health: Arc::clone(&health) };
+    let handle = WriterHandle { sender, health: Arc::clone(&health) };
     let recount = QueueRecount::new(counters);
     let mut writer = Writer {
         store,
@@ -93,7 +92,7 @@ pub fn start(
         deferrals,
     };
     let thread =
-        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&from))?;
+        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&receiver))?;
     Ok((handle, thread))
 }
 
@@ -115,11 +114,11 @@ struct Writer {
     deferrals: Arc<Deferrals>,
 }
 
-/// What a transaction sees when it begins.
+/// The state of the database when a transaction began.
 struct OpenTransaction {
     version: i64,
     /// Another connection wrote since the last transaction.
-    is_foreign: bool,
+    has_external_write: bool,
     counters: Counters,
 }
 
@@ -136,12 +135,12 @@ fn recount_reply(write: &WriteRequest) -> Option<Sender<()>> {
 }
 
 impl Writer {
-    fn run(&mut self, from: &Receiver<WriterMessage>) {
+    fn run(&mut self, receiver: &Receiver<WriterMessage>) {
         let mut group = Vec::new();
         'running: loop {
             self.health.heartbeat();
             if let Some(change) = self.store.files.change().cloned() {
-                return self.save_database(&change, from);
+                return self.save_database(&change, receiver);
             }
             self.add_claims(&mut group);
             let (mut ops, mut rows) = (0, 0);
@@ -150,8 +149,8 @@ impl Writer {
                 ops < MAX_GROUP_OPS && rows < MAX_GROUP_ROWS
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
-            if group.is_empty() && !self.has_backlog() {
-                match from.recv_timeout(IDLE_INTERVAL) {
+            if group.is_empty() && !self.can_run_backlog() {
+                match receiver.recv_timeout(IDLE_INTERVAL) {
                     Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
                         self.on_idle();
@@ -161,7 +160,7 @@ impl Writer {
                 }
             }
             while has_room {
-                match from.try_recv() {
+                match receiver.try_recv() {
                     Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(TryRecvError::Disconnected) if group.is_empty() => break 'running,
                     Err(_) => break,
@@ -171,18 +170,18 @@ impl Writer {
             if !group.is_empty() {
                 self.write_group(&mut group);
             }
-            if self.has_backlog() {
+            if self.can_run_backlog() {
                 self.run_backlog();
             }
             if self.checkpoint_signal.should_restart_wal()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
             {
-                self.mark_failed(&format!("a checkpoint could not be synced ({e})"));
+                self.mark_broken(&format!("a checkpoint could not be synced ({e})"));
             }
         }
         match self.store.files.check().cloned() {
-            Some(change) => self.save_database(&change, from),
+            Some(change) => self.save_database(&change, receiver),
             None => self.shut_down(),
         }
     }
@@ -206,7 +205,7 @@ impl Writer {
     }
 
     /// Returns true if the backlog has tasks and the database can be written.
-    fn has_backlog(&self) -> bool {
+    fn can_run_backlog(&self) -> bool {
         !self.backlog.is_empty() && self.health.get() == Health::Healthy
     }
 
@@ -240,10 +239,10 @@ impl Writer {
             result = self.transaction(group, &mut results, Isolation::Savepoints);
         }
         match result {
-            Ok((is_foreign, written)) => {
+            Ok((has_external_write, written)) => {
                 let retried = std::mem::take(&mut self.retry_queue);
                 let unwritten = group.split_off(written);
-                self.after_commit(is_foreign);
+                self.after_commit(has_external_write);
                 let recounts: Vec<Sender<()>> = group.iter().filter_map(recount_reply).collect();
                 if group
                     .iter()
@@ -266,10 +265,10 @@ impl Writer {
     }
 
     /// Does what follows each commit, before any reply.
-    fn after_commit(&mut self, is_foreign: bool) {
+    fn after_commit(&mut self, has_external_write: bool) {
         self.checkpoint_signal.notify_commit();
         self.mark_healthy();
-        if is_foreign {
+        if has_external_write {
             // This comes first: a pause by the command line applies to this group's jobs too.
             self.observer.external_write();
         }
@@ -277,16 +276,16 @@ impl Writer {
 
     /// Does a part of the backlog in a separate transaction.
     fn run_backlog(&mut self) {
-        let began = Instant::now();
-        let step = self.begin().and_then(|begun| {
+        let started_at = Instant::now();
+        let step = self.begin().and_then(|transaction| {
             self.backlog.step(&self.store.conn, &mut self.state)?;
-            self.commit(&begun)?;
-            Ok(begun.is_foreign)
+            self.commit(&transaction)?;
+            Ok(transaction.has_external_write)
         });
         match step {
-            Ok(is_foreign) => {
-                self.after_commit(is_foreign);
-                if let Some((source, events)) = self.backlog.commit(began.elapsed()) {
+            Ok(has_external_write) => {
+                self.after_commit(has_external_write);
+                if let Some((source, events)) = self.backlog.commit(started_at.elapsed()) {
                     self.deferrals.mark_settled(source, events);
                     self.deferrals.set_counts(&self.state.deferred);
                 }
@@ -304,9 +303,9 @@ impl Writer {
                 let Some(failed) = self.backlog.fail_task() else { return };
                 match failed.follow_up {
                     FailedTask::Event => self.deferrals.reset(failed.source, failed.remaining),
-                    FailedTask::Retry(expansion) => {
-                        let finish = expansion.write_failed_record(self.state.wall_ms);
-                        self.retry_queue.push(Operation::Finish(Box::new(finish)));
+                    FailedTask::ReplaceJob(reevaluation) => {
+                        let record = reevaluation.write_failed_record(self.state.wall_ms);
+                        self.retry_queue.push(Operation::Finish(Box::new(record)));
                     }
                     FailedTask::Other => {}
                 }
@@ -331,8 +330,8 @@ impl Writer {
         let conn = &self.store.conn;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = data_version(conn)?;
-        let is_foreign = version != self.version;
-        if is_foreign {
+        let has_external_write = version != self.version;
+        if has_external_write {
             self.state.reload(conn)?;
             // The recount comes before the group, so that `max_queued` applies to it.
             self.recount.is_stale = true;
@@ -341,16 +340,16 @@ impl Writer {
         self.state.now_ms = self.store.clock.now_ms();
         self.state.wall_ms = crate::clock::wall_ms();
         self.state.begin();
-        Ok(OpenTransaction { version, is_foreign, counters: self.state.counters })
+        Ok(OpenTransaction { version, has_external_write, counters: self.state.counters })
     }
 
-    fn commit(&mut self, begun: &OpenTransaction) -> rusqlite::Result<()> {
+    fn commit(&mut self, transaction: &OpenTransaction) -> rusqlite::Result<()> {
         let conn = &self.store.conn;
-        if self.state.counters != begun.counters {
+        if self.state.counters != transaction.counters {
             self.state.write_counters(conn)?;
         }
         conn.prepare_cached("COMMIT")?.execute([])?;
-        self.version = begun.version;
+        self.version = transaction.version;
         Ok(())
     }
 
@@ -362,15 +361,15 @@ impl Writer {
         results: &mut Vec<OperationResult>,
         isolation: Isolation,
     ) -> rusqlite::Result<(bool, usize)> {
-        let begun = self.begin()?;
-        let began = Instant::now();
+        let transaction = self.begin()?;
+        let started_at = Instant::now();
         let (conn, state) = (&self.store.conn, &mut self.state);
         for op in &self.retry_queue {
             results.push(isolation.apply(conn, state, |c, s| operation::apply(c, s, op))?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
-            if written > 0 && began.elapsed() > MAX_GROUP_TIME {
+            if written > 0 && started_at.elapsed() > MAX_GROUP_TIME {
                 break;
             }
             written += 1;
@@ -389,8 +388,8 @@ impl Writer {
             }
         }
         drop(inserts);
-        self.commit(&begun)?;
-        Ok((begun.is_foreign, written))
+        self.commit(&transaction)?;
+        Ok((transaction.has_external_write, written))
     }
 
     fn handle_error(&mut self, error: &rusqlite::Error) {
@@ -401,10 +400,10 @@ impl Writer {
         let before = self.health.get();
         match classify(error) {
             ErrorKind::Sync => {
-                return self.mark_failed(&format!("a commit could not be synced ({error})"));
+                return self.mark_broken(&format!("a commit could not be synced ({error})"));
             }
             ErrorKind::Damaged => {
-                return self.mark_failed(&format!(
+                return self.mark_broken(&format!(
                     "{path} is damaged ({error}): put a copy in its place and remove its -wal and \
                      -shm, or save what can be read with `sqlite3 FILE .recover`"
                 ));
@@ -435,7 +434,7 @@ impl Writer {
         }
     }
 
-    fn mark_failed(&self, reason: &str) {
+    fn mark_broken(&self, reason: &str) {
         self.health.set(Health::Broken);
         self.observer.store_failed(reason);
     }
@@ -470,7 +469,7 @@ impl Writer {
             if let Err(e) = checkpoint::truncate(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
             {
-                self.mark_failed(&format!("a checkpoint could not be synced ({e})"));
+                self.mark_broken(&format!("a checkpoint could not be synced ({e})"));
             }
             let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
         }
@@ -486,9 +485,11 @@ impl Writer {
     fn shut_down(&mut self) {
         let deadline = Instant::now() + BUSY_TIMEOUT;
         // The next process restarts a retry whose jobs are not all inserted.
-        for expansion in self.backlog.drain().filter_map(BacklogTask::into_unfinished_retry) {
+        for reevaluation in
+            self.backlog.drain().filter_map(BacklogTask::into_unfinished_replacement)
+        {
             self.retry_queue.push(Operation::Finish(Box::new(
-                expansion.interrupted_record(self.state.wall_ms),
+                reevaluation.interrupted_record(self.state.wall_ms),
             )));
         }
         loop {

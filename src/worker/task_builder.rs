@@ -95,9 +95,9 @@ impl TaskBuilder {
         let Some(transform) = &handler.settings.transform else {
             return Ok(Arc::clone(item.unwrap_or(&event.body)));
         };
-        let party = u64::try_from(claimed.source.0).unwrap_or(0);
+        let fairness_key = u64::try_from(claimed.source.0).unwrap_or(0);
         let transformed = self.with_context(event, item, |context| {
-            self.expressions.transform(party, transform, context)
+            self.expressions.transform(fairness_key, transform, context)
         });
         match transformed {
             Ok(output) => {
@@ -121,11 +121,11 @@ impl TaskBuilder {
         let planner = JobPlanner::for_handlers([(&*handler.settings, claimed.handler)].into_iter());
         let planned = match planner.expressions() {
             None => planner.unconditional_plan(),
-            Some(questions) => {
-                let party = u64::try_from(claimed.source.0).unwrap_or(0);
+            Some(expressions) => {
+                let fairness_key = u64::try_from(claimed.source.0).unwrap_or(0);
                 let evaluated = self.with_context(event, None, |context| {
                     let context = EventContext { event_id: None, ..*context };
-                    self.expressions.evaluate(party, questions, &context)
+                    self.expressions.evaluate(fairness_key, expressions, &context)
                 });
                 planner.plan_from(evaluated.map_err(|_| self.evaluators_busy())?)
             }

@@ -23,7 +23,7 @@ const IMPORTS: [(&str, &str); 27] = [
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json multipart process"),
-    ("config", "expression"),
+    ("config", "domain expression"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
     ("store", "clock config domain escape"),
     // Modules that decide, without I/O, database and clock.

@@ -21,8 +21,8 @@ fn request(source: u64, bytes: usize, busy_count: &Arc<AtomicUsize>) -> Evaluati
         encoded_event: vec![0; bytes],
         queued_at: Instant::now(),
         started_at: None,
-        lost_processes: 0,
-        killed_processes: 0,
+        startup_failures: 0,
+        external_kills: 0,
         callback: Some(callback),
     }
 }

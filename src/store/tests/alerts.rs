@@ -13,7 +13,7 @@ const NO_ALERTS: [&str; 0] = [];
 fn store_with_alerts() -> TestStore {
     let mut db = test_store();
     let conn = &db.store.conn;
-    registry::register(conn, &[alerts::SOURCE.to_owned()], &[], 0).unwrap();
+    registry::register(conn, &[crate::domain::INTERNAL_SOURCE.to_owned()], &[], 0).unwrap();
     alerts::set_subscriber(conn, Some(OWN)).unwrap();
     db.state.reload_config_tables(conn).unwrap();
     db

@@ -364,7 +364,7 @@ fn a_retried_job_is_replaced_by_many_jobs_in_many_transactions_and_by_none_if_ca
             spec: specs,
         });
         let (done, _) = crossbeam_channel::bounded(1);
-        let mut task = BacklogTask::expand_job(reevaluation, done);
+        let mut task = BacklogTask::replace_job(reevaluation, done);
         db.step(&mut task, 100);
         assert_eq!(db.query_number("SELECT jobs FROM trail"), 1);
         if is_cancelled {

@@ -22,11 +22,16 @@ const FREE_SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// Saves all accepted events and makes the process exit. Nothing is accepted from here on.
-    pub(super) fn save_database(&mut self, change: &FileChange, from: &Receiver<WriterMessage>) {
+    pub(super) fn save_database(
+        &mut self,
+        change: &FileChange,
+        receiver: &Receiver<WriterMessage>,
+    ) {
         self.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
-        self.write_outcomes(from);
-        let reason = match self.checkpoint_into_database().map_or_else(|| self.rescue(from), Ok) {
+        self.write_outcomes(receiver);
+        let reason = match self.checkpoint_into_database().map_or_else(|| self.rescue(receiver), Ok)
+        {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
@@ -36,10 +41,10 @@ impl Writer {
     }
 
     /// Writes the outcomes of finished jobs, so that they are saved too.
-    fn write_outcomes(&mut self, from: &Receiver<WriterMessage>) {
+    fn write_outcomes(&mut self, receiver: &Receiver<WriterMessage>) {
         self.roll_back();
         let mut group = Vec::new();
-        while let Ok(message) = from.try_recv() {
+        while let Ok(message) = receiver.try_recv() {
             self.collect(message, &mut group);
         }
         self.fail_group(&mut group);
@@ -71,13 +76,13 @@ impl Writer {
     }
 
     /// Copies the database beside its old path, if there is room.
-    fn rescue(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<String> {
+    fn rescue(&self, receiver: &Receiver<WriterMessage>) -> anyhow::Result<String> {
         let path = &self.store.path;
         let target = rescue::target_path(path);
-        let saved = self.wait_for_free_space(from).and_then(|()| {
+        let saved = self.wait_for_free_space(receiver).and_then(|()| {
             rescue::copy(&self.store.conn, &target, &mut || {
                 self.health.heartbeat();
-                while let Ok(message) = from.try_recv() {
+                while let Ok(message) = receiver.try_recv() {
                     reject_message(message);
                 }
             })
@@ -94,10 +99,10 @@ impl Writer {
 
     /// # Errors
     /// There is not enough free space, and nobody freed any in time.
-    fn wait_for_free_space(&self, from: &Receiver<WriterMessage>) -> anyhow::Result<()> {
+    fn wait_for_free_space(&self, receiver: &Receiver<WriterMessage>) -> anyhow::Result<()> {
         let path = &self.store.path;
         let needed = rescue::needed_bytes(&self.store.conn)?;
-        let (began, mut is_reported) = (Instant::now(), false);
+        let (started_at, mut is_reported) = (Instant::now(), false);
         loop {
             let free = rescue::free_bytes(path)?;
             if free >= needed {
@@ -106,7 +111,7 @@ impl Writer {
             let (free_mib, needed_mib) = (free >> 20, (needed >> 20) + 1);
             let shortage =
                 format!("{free_mib} MiB are free beside it, {needed_mib} MiB are needed");
-            anyhow::ensure!(began.elapsed() < FREE_SPACE_TIMEOUT, "{shortage}");
+            anyhow::ensure!(started_at.elapsed() < FREE_SPACE_TIMEOUT, "{shortage}");
             if !is_reported {
                 log::error!(
                     "{}: {shortage}: make room within {} minutes, or its events are lost",
@@ -116,7 +121,7 @@ impl Writer {
                 is_reported = true;
             }
             self.health.heartbeat();
-            match from.recv_timeout(FREE_SPACE_INTERVAL) {
+            match receiver.recv_timeout(FREE_SPACE_INTERVAL) {
                 Ok(message) => reject_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("{shortage}"),
