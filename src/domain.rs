@@ -63,7 +63,7 @@ pub struct Event {
     pub headers: Headers,
     pub body: Arc<[u8]>,
     /// Errors of optional expressions, recorded on the event.
-    pub note: Option<String>,
+    pub expression_errors: Option<String>,
 }
 
 /// Returns the network that stands for an address wherever addresses are counted. For IPv6 this is

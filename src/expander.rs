@@ -226,7 +226,7 @@ impl Expander {
             EvaluationStage::Evaluated(Box::new(event_jobs(id, source, received_at_ms, planned)))
         };
         if let Some(plan) = stored_plan {
-            ahead.stage = evaluated(PlannedEvent { plan, dedupe: None, note: None });
+            ahead.stage = evaluated(PlannedEvent { plan, dedupe: None, expression_errors: None });
             return Ok(());
         }
         let Some(expressions) = planner.expressions() else {
@@ -300,6 +300,6 @@ fn event_jobs(
     received_at_ms: i64,
     planned: PlannedEvent,
 ) -> EventJobs {
-    let PlannedEvent { plan, note, .. } = planned;
-    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), note }
+    let PlannedEvent { plan, expression_errors, .. } = planned;
+    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), expression_errors }
 }

@@ -174,7 +174,7 @@ fn insert_event(
         headers: b"content-type: application/json".to_vec(),
         body: BODY.to_vec(),
         dedupe: DedupeCheck::default(),
-        note: None,
+        expression_errors: None,
         plan: JobPlan::Evaluated(handlers.iter().copied().map(job_spec).collect()),
         queue_limit: None,
         body_memory: None,

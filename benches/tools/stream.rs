@@ -63,7 +63,7 @@ fn task(handler: &Arc<config::Handler>) -> Task {
             line("content-length", "600"),
         ]),
         body: Arc::from(BODY),
-        note: None,
+        expression_errors: None,
     };
     Task {
         claim: Claim { job: JobId(1), attempt: 1 },

@@ -243,7 +243,7 @@ fn event_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
         "bytes": event.body.len(),
         "headers": headers,
         "body": std::str::from_utf8(&event.body).ok(),
-        "note": event.note,
+        "note": event.expression_errors,
         "jobs": objects(jobs),
         "attempts": objects(attempts),
     })
@@ -274,8 +274,8 @@ fn print_event(
             )?;
         }
     }
-    if let Some(note) = &event.note {
-        writeln!(out, "\nnote: {}", escape_line(note))?;
+    if let Some(errors) = &event.expression_errors {
+        writeln!(out, "\nnote: {}", escape_line(errors))?;
     }
     writeln!(out)?;
     output::print_table(out, jobs, true)?;

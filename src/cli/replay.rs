@@ -21,7 +21,7 @@ use crate::store::replay::{self as replay_store, PlannedReplay};
 const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The most events that an error message lists.
-const MAX_LISTED: usize = 20;
+const MAX_LISTED_EVENTS: usize = 20;
 
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
@@ -135,7 +135,7 @@ fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(
         None => format!("event {event}: no handler has its source"),
     };
     if !args.events.is_empty() && !unmatched.is_empty() {
-        let errors: Vec<String> = unmatched.iter().take(MAX_LISTED).map(message).collect();
+        let errors: Vec<String> = unmatched.iter().take(MAX_LISTED_EVENTS).map(message).collect();
         return Err(user_error(errors.join("\n")));
     }
     if !unmatched.is_empty() {
@@ -147,11 +147,11 @@ fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(
 }
 
 fn missing_body_message(events: &[i64]) -> String {
-    let listed = events.iter().take(MAX_LISTED);
+    let listed = events.iter().take(MAX_LISTED_EVENTS);
     let mut lines: Vec<String> =
         listed.map(|event| format!("event {event}: it has no body any more")).collect();
-    if events.len() > MAX_LISTED {
-        lines.push(format!("and {} more", events.len() - MAX_LISTED));
+    if events.len() > MAX_LISTED_EVENTS {
+        lines.push(format!("and {} more", events.len() - MAX_LISTED_EVENTS));
     }
     lines.join("\n")
 }

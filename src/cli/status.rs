@@ -20,7 +20,7 @@ const WRONG: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
 /// A write-ahead log of this size is a problem: a reader keeps it from being reset.
-const WAL_BYTES_MAX: u64 = 256 << 20;
+const MAX_WAL_BYTES: u64 = 256 << 20;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -91,7 +91,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
         }
     }
     let wal_bytes = store::wal_bytes(database);
-    if wal_bytes > WAL_BYTES_MAX {
+    if wal_bytes > MAX_WAL_BYTES {
         problems.push(format!(
             "the write-ahead log has {}: a program keeps the database open in one long read",
             megabytes(wal_bytes)

@@ -47,7 +47,7 @@ pub use secret::{
     SecretFormat, SecretReference, Secrets, check_secrets, parse_shared_standard_key, read_secrets,
     read_secrets_under, secret_warnings,
 };
-pub use source::NO_QUEUED_MAX;
+pub use source::NO_MAX_QUEUED;
 pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
 pub use verify::parse_signed_parts;
 

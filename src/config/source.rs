@@ -14,7 +14,7 @@ use super::{
 };
 
 /// `max_queued` if it is not set: effectively no limit, and valid in SQLite.
-pub const NO_QUEUED_MAX: u64 = i64::MAX as u64;
+pub const NO_MAX_QUEUED: u64 = i64::MAX as u64;
 
 const RESERVED_KEYS: &[&str] = &["jetstream"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
@@ -77,7 +77,7 @@ pub(super) fn read_source(
         ),
         rate_limit: table.parse_with("rate_limit", parse::RATE, parse::parse_rate),
         max_queued: u64::try_from(table.integer("max_queued", i64::MAX, 1..=i64::MAX))
-            .unwrap_or(NO_QUEUED_MAX),
+            .unwrap_or(NO_MAX_QUEUED),
         respond: table.get("respond").and_then(|value| read_respond(&value)),
         max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),

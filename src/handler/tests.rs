@@ -26,7 +26,7 @@ pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
             ("x-raw".into(), b"\xff".to_vec()),
         ]),
         body: Arc::from(*b"the body"),
-        note: None,
+        expression_errors: None,
     };
     let mut handler = config::Handler {
         sources: vec!["paminga".into()],

@@ -200,7 +200,7 @@ fn store_alert(
         headers: b"content-type: application/json".to_vec(),
         body,
         dedupe: DedupeCheck::default(),
-        note: planned.note,
+        expression_errors: planned.expression_errors,
         plan: planned.plan,
         queue_limit: None,
         body_memory: None,

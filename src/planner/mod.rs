@@ -23,8 +23,8 @@ use crate::expression::{
 #[cfg(test)]
 mod tests;
 
-/// Limit of the note on an event, which people read.
-const NOTE_CHARS_MAX: usize = 2_000;
+/// Maximum size of the expression errors of an event, which people read.
+const MAX_EXPRESSION_ERROR_CHARS: usize = 2_000;
 /// Limit of the `detail` of a job that is dead from the start.
 const DETAIL_CHARS_MAX: usize = 500;
 
@@ -61,7 +61,7 @@ pub struct PlannedEvent {
     /// The key that the expression of `dedupe` gave.
     pub dedupe: Option<KeyHash>,
     /// Errors of optional expressions, recorded on the event.
-    pub note: Option<String>,
+    pub expression_errors: Option<String>,
 }
 
 impl JobPlanner {
@@ -163,7 +163,7 @@ impl JobPlanner {
         PlannedEvent {
             plan: JobPlan::Plain(Arc::clone(&self.handler_ids)),
             dedupe: None,
-            note: None,
+            expression_errors: None,
         }
     }
 
@@ -173,17 +173,17 @@ impl JobPlanner {
         PlannedEvent {
             plan: JobPlan::Unevaluated(Arc::clone(&self.handler_ids_without_split)),
             dedupe,
-            note: None,
+            expression_errors: None,
         }
     }
 
     /// Plans an event by the results of its expressions.
     pub fn plan_from(&self, results: EvaluationResult) -> PlannedEvent {
-        let mut notes = Vec::new();
+        let mut errors = Vec::new();
         let dedupe = match results.dedupe {
             Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
             Err(reason) => {
-                notes.push(format!("dedupe: {reason}"));
+                errors.push(format!("dedupe: {reason}"));
                 None
             }
         };
@@ -197,7 +197,7 @@ impl JobPlanner {
                     all.push((spec.handler, JobSpec::Dead(detail)));
                 }
                 HandlerDecision::Run(handler_match) => {
-                    notes.extend(
+                    errors.extend(
                         handler_match
                             .key_errors
                             .iter()
@@ -208,8 +208,9 @@ impl JobPlanner {
             }
         }
         let plan = self.plan(all);
-        let note = (!notes.is_empty()).then(|| truncate_chars(&notes.join("; "), NOTE_CHARS_MAX));
-        PlannedEvent { plan, dedupe, note }
+        let expression_errors = (!errors.is_empty())
+            .then(|| truncate_chars(&errors.join("; "), MAX_EXPRESSION_ERROR_CHARS));
+        PlannedEvent { plan, dedupe, expression_errors }
     }
 
     /// Chooses the plan that costs the writer least: most events have one job without keys for each

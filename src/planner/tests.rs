@@ -29,7 +29,7 @@ fn without_expressions_each_handler_gets_a_job() {
 }
 
 #[test]
-fn results_become_jobs_with_their_keys_and_errors_become_notes() {
+fn results_become_jobs_with_their_keys_and_errors_are_collected() {
     let planner = planner(&format!(
         "{PLAIN}split = '.[]'\nunique_by = {{ jq = '.id', window = '1m' }}\ndebounce_by = '.k'\n\
          debounce = '2s'\n"
@@ -55,7 +55,7 @@ fn results_become_jobs_with_their_keys_and_errors_become_notes() {
         handlers: vec![failed, HandlerDecision::Run(handler_match)],
     };
     let planned = planner.plan_from(results);
-    assert_eq!(planned.note.as_deref(), Some("dedupe: why; two: ordering_key: no"));
+    assert_eq!(planned.expression_errors.as_deref(), Some("dedupe: why; two: ordering_key: no"));
     assert_eq!((planned.dedupe, planned.plan.job_count()), (None, 3));
     let JobPlan::Evaluated(all) = planned.plan else { panic!("the plan has no list of jobs") };
     assert!(matches!(&all[0], (HandlerId(1), JobSpec::Dead(detail)) if detail == "when: no such"));

@@ -64,7 +64,7 @@ pub struct EventJobs {
     pub source: SourceId,
     pub received_at_ms: i64,
     pub specs: Vec<(HandlerId, JobSpec)>,
-    pub note: Option<String>,
+    pub expression_errors: Option<String>,
 }
 
 #[derive(Debug)]
@@ -620,9 +620,9 @@ fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
     let counted = conn
         .prepare_cached("DELETE FROM deferred_events WHERE event = ?1 RETURNING job_count")?
         .query_row([jobs.event.0], |row| row.get(0))?;
-    if let Some(note) = &jobs.note {
+    if let Some(errors) = &jobs.expression_errors {
         conn.prepare_cached("UPDATE events SET note = ?2 WHERE id = ?1")?
-            .execute(params![jobs.event.0, note])?;
+            .execute(params![jobs.event.0, errors])?;
     }
     Ok(counted)
 }

@@ -28,7 +28,7 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             ip: row.get(6)?,
             headers: decode_headers(row.get_ref(7)?.as_bytes()?),
             body: Arc::from(row.get_ref(8)?.as_bytes()?),
-            note: row.get(9)?,
+            expression_errors: row.get(9)?,
         })
     })
 }

@@ -32,7 +32,7 @@ pub struct NewEvent {
     pub body: Vec<u8>,
     pub dedupe: DedupeCheck,
     /// Errors of optional expressions, recorded on the event.
-    pub note: Option<String>,
+    pub expression_errors: Option<String>,
     /// The jobs to create for the event.
     pub plan: JobPlan,
     /// The `max_queued` of the source, if it has one.
@@ -62,7 +62,7 @@ impl NewEvent {
             headers: Vec::new(),
             body: Vec::new(),
             dedupe,
-            note: None,
+            expression_errors: None,
             plan: JobPlan::Evaluated(Vec::new()),
             queue_limit: None,
             body_memory: None,
@@ -202,7 +202,7 @@ pub fn insert_event(
         new_event.headers,
         first_job,
         first_job + count - 1,
-        new_event.note,
+        new_event.expression_errors,
         new_event.body,
     ])?;
     for key in dedupe.source_key.iter().chain(&dedupe.delivery_key) {

@@ -18,12 +18,12 @@ pub(super) const MISMATCH: &str = "signature does not match";
 pub(super) const MAX_SIGNATURES: usize = 32;
 
 /// Maximum number of pairs of a signature and a key that are checked.
-pub(super) const MAX_PAIRS: usize = 64;
+pub(super) const MAX_CHECKED_PAIRS: usize = 64;
 
 /// Pairs that are checked however large the body is: two signatures with two keys.
-const MIN_PAIRS: usize = 4;
+const MIN_CHECKED_PAIRS: usize = 4;
 
-/// Maximum number of bytes that the pairs of one request hash together, beyond `MIN_PAIRS`.
+/// Maximum number of bytes that the pairs of one request hash together, beyond `MIN_CHECKED_PAIRS`.
 const MAX_HASHED_BYTES: usize = 64 << 20;
 
 /// A check with a public key takes 0.1 ms, about as long as hashing this number of bytes.
@@ -31,7 +31,7 @@ const PUBLIC_KEY_BYTES: usize = 16 << 10;
 
 /// Returns how many pairs are checked if each hashes a text of this size.
 pub(super) fn max_pairs(text_bytes: usize) -> usize {
-    (MAX_HASHED_BYTES / text_bytes.max(1)).clamp(MIN_PAIRS, MAX_PAIRS)
+    (MAX_HASHED_BYTES / text_bytes.max(1)).clamp(MIN_CHECKED_PAIRS, MAX_CHECKED_PAIRS)
 }
 
 /// Returns the cost of checking pairs with public keys, expressed as a number of bytes to hash.

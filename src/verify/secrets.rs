@@ -4,7 +4,7 @@ use ring::hmac;
 use subtle::ConstantTimeEq;
 
 use super::OutgoingRequest;
-use super::parse::MAX_PAIRS;
+use super::parse::MAX_CHECKED_PAIRS;
 
 /// Secrets that are compared as they are. Their digests are compared, so that the time depends
 /// neither on a secret's length nor on its first bytes.
@@ -67,7 +67,7 @@ impl HmacKeys {
     /// Returns the cost of verifying signatures of `texts` texts of this size, expressed as a
     /// number of bytes to hash: each key hashes each text.
     pub fn check_cost(&self, texts: usize, text_bytes: usize) -> usize {
-        texts.max(1) * self.0.len().clamp(1, MAX_PAIRS) * text_bytes
+        texts.max(1) * self.0.len().clamp(1, MAX_CHECKED_PAIRS) * text_bytes
     }
 
     pub fn is_empty(&self) -> bool {
@@ -83,11 +83,11 @@ impl HmacKeys {
     /// even after a match. Each key hashes `parts` once, however many signatures there are.
     pub fn verify_any(&self, parts: &[&[u8]], signatures: &[impl AsRef<[u8]>]) -> bool {
         let mut any = subtle::Choice::from(0);
-        for (at, key) in self.0.iter().take(MAX_PAIRS).enumerate() {
+        for (at, key) in self.0.iter().take(MAX_CHECKED_PAIRS).enumerate() {
             let expected = hmac_tag(key, parts);
             // Pairs are counted signature by signature: this number of the first pairs has this
             // key.
-            let pairs = (MAX_PAIRS - at).div_ceil(self.0.len());
+            let pairs = (MAX_CHECKED_PAIRS - at).div_ceil(self.0.len());
             for signature in signatures.iter().take(pairs) {
                 let signature = signature.as_ref();
                 any |= subtle::Choice::from(u8::from(expected.as_ref().len() == signature.len()))

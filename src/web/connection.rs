@@ -423,7 +423,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         self.head_end = HeadEnd::default();
         match self.hand_over_head(context, buffer, MAX_HEAD_BYTES)? {
             Poll::Ready(0) => Poll::Ready(Ok(())),
-            // This applies even if the connection has expired: the peer has not been told yet.
+            // Even if the connection has expired: the peer did not know that when it sent them.
             Poll::Ready(count) => {
                 self.begin_head(count, self.head_end);
                 Poll::Ready(Ok(()))

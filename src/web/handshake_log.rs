@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::store::handshakes::HandshakeRecord;
 
 /// Maximum number of handshakes that wait to be written.
-const MAX_PENDING: usize = 1_000;
+const MAX_PENDING_ROWS: usize = 1_000;
 
 /// Maximum size of a detail. A longer one is cut.
 const MAX_DETAIL_BYTES: usize = 2048;
@@ -33,7 +33,7 @@ impl HandshakeLog {
     pub fn record(&self, mut handshake: HandshakeRecord) {
         handshake.detail.truncate(handshake.detail.floor_char_boundary(MAX_DETAIL_BYTES));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.pending.len() < MAX_PENDING {
+        if state.pending.len() < MAX_PENDING_ROWS {
             state.pending.push(handshake);
         } else {
             state.overflow += 1;
@@ -86,8 +86,8 @@ mod tests {
             handshakes.record(handshake.clone());
         }
         let rows = handshakes.drain(2);
-        assert_eq!((rows.len(), rows[0].detail.len()), (MAX_PENDING + 1, 2048));
-        assert_eq!(rows[MAX_PENDING].detail, "4000 more handshakes");
+        assert_eq!((rows.len(), rows[0].detail.len()), (MAX_PENDING_ROWS + 1, 2048));
+        assert_eq!(rows[MAX_PENDING_ROWS].detail, "4000 more handshakes");
         assert_eq!(handshakes.drain(3), []);
     }
 

@@ -364,9 +364,11 @@ impl IntakeRequest<'_> {
         } = self.run_check(received, prepare).await?;
         let planned = match pending {
             // The request repeats an event, so no expression is evaluated.
-            None if !is_new => {
-                PlannedEvent { plan: JobPlan::Evaluated(Vec::new()), dedupe: None, note: None }
-            }
+            None if !is_new => PlannedEvent {
+                plan: JobPlan::Evaluated(Vec::new()),
+                dedupe: None,
+                expression_errors: None,
+            },
             None => runtime.planner.unconditional_plan(),
             Some(pending) => match pending.wait_or_defer().await? {
                 Evaluation::Complete(results) => runtime.planner.plan_from(results),
@@ -404,7 +406,7 @@ impl IntakeRequest<'_> {
             headers,
             body: Vec::new(),
             dedupe,
-            note: planned.note,
+            expression_errors: planned.expression_errors,
             plan: job_plan,
             queue_limit: runtime.queue_limit.clone(),
             body_memory: None,

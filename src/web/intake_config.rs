@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use super::{handshake, rate_limiter, rejection_streak, route, stored_request};
-use crate::config::{Config, NO_QUEUED_MAX, Secrets};
+use crate::config::{Config, NO_MAX_QUEUED, Secrets};
 use crate::domain::SourceId;
 use crate::planner::JobPlanner;
 use crate::redact::Redactor;
@@ -41,7 +41,7 @@ pub type QueueCounters = HashMap<SourceId, Arc<AtomicI64>>;
 
 /// Returns the sources that set `max_queued`.
 pub fn sources_with_queue_limit(config: &Config, registry: &Registry) -> Vec<SourceId> {
-    let sources = config.sources.iter().filter(|source| source.max_queued < NO_QUEUED_MAX);
+    let sources = config.sources.iter().filter(|source| source.max_queued < NO_MAX_QUEUED);
     sources.filter_map(|source| registry.sources.get(&source.name).copied()).collect()
 }
 

@@ -19,7 +19,7 @@ const HOUR_MS: i64 = 3_600_000;
 const MAX_BUCKETS: usize = 10_000;
 
 /// Maximum number of rows that wait to be written, plus one for each status.
-const MAX_PENDING: usize = 5_000;
+const MAX_PENDING_ROWS: usize = 5_000;
 
 /// A longer text is cut.
 const MAX_PATH_BYTES: usize = 2048;
@@ -67,7 +67,7 @@ impl RejectionLog {
         let row = || row(request, now_ms);
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let RejectionLogState { buckets, overflow, pending } = &mut *state;
-        let is_full = pending.len() >= MAX_PENDING;
+        let is_full = pending.len() >= MAX_PENDING_ROWS;
         let has_no_room = is_full || buckets.len() >= MAX_BUCKETS;
         match buckets.get_mut(&key) {
             Some(bucket)
@@ -225,7 +225,7 @@ mod tests {
             record(&log, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
         assert!(log.0.lock().unwrap().buckets.len() <= MAX_BUCKETS);
-        assert_eq!(counts(&log.drain(1000)), (MAX_PENDING + 1, 30_000));
+        assert_eq!(counts(&log.drain(1000)), (MAX_PENDING_ROWS + 1, 30_000));
     }
 
     #[test]

@@ -13,7 +13,7 @@ const ALERT_THRESHOLD: u32 = 20;
 
 /// Number of consecutive requests with a stale timestamp that points to a wrong clock. Fewer may be
 /// replays of an old request.
-const MIN_STALE: u32 = 3;
+const STALE_THRESHOLD: u32 = 3;
 
 /// Minimum time between two warnings for one source.
 const STALE_WARNING_INTERVAL_MS: i64 = 600_000;
@@ -53,7 +53,7 @@ impl RejectionStreak {
         let is_time =
             now_ms.saturating_sub(previous_ms).saturating_abs() >= STALE_WARNING_INTERVAL_MS;
         let (current, order) = (previous_ms, Ordering::Relaxed);
-        (count >= MIN_STALE
+        (count >= STALE_THRESHOLD
             && is_time
             && self.stale_warned_at_ms.compare_exchange(current, now_ms, order, order).is_ok())
         .then_some(count)

@@ -21,10 +21,10 @@ use crate::store::events::{InsertReply, NewEvent};
 use crate::store::handle::{ReplyQueue, WriteRequest, WriterMessage};
 
 /// Maximum number of requests of one intake thread that wait for the writer. Further ones get 503.
-const MAX_WAITING: usize = 8192;
+const MAX_WAITING_REQUESTS: usize = 8192;
 
 /// Maximum for one source.
-const MAX_WAITING_PER_SOURCE: usize = MAX_WAITING / 4 * 3;
+const MAX_WAITING_REQUESTS_PER_SOURCE: usize = MAX_WAITING_REQUESTS / 4 * 3;
 
 /// Maximum number of rows of one intake thread that are on their way to the writer.
 const MAX_SENT_ROWS: usize = 2048;
@@ -166,7 +166,7 @@ impl WriterClient {
     /// Stores an event together with the others of this turn. The reply comes after the commit.
     pub async fn store(self: &Rc<Self>, mut event: NewEvent) -> InsertReply {
         let count = self.outbox.borrow().slot_counts.get(&event.source).copied();
-        if count.is_some_and(|count| count >= MAX_WAITING_PER_SOURCE) {
+        if count.is_some_and(|count| count >= MAX_WAITING_REQUESTS_PER_SOURCE) {
             return InsertReply::Unavailable;
         }
         let Some(slot) = self.reserve_slot() else { return InsertReply::Unavailable };
@@ -228,7 +228,7 @@ impl WriterClient {
             slots[slot] = PendingSlot::Waiting(None);
             return Some(slot);
         }
-        (slots.len() < MAX_WAITING).then(|| {
+        (slots.len() < MAX_WAITING_REQUESTS).then(|| {
             slots.push(PendingSlot::Waiting(None));
             slots.len() - 1
         })

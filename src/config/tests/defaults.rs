@@ -68,7 +68,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         is_delivery_key_enabled: false,
         on_duplicate: OnDuplicate::RetryDead,
         rate_limit: None,
-        max_queued: NO_QUEUED_MAX,
+        max_queued: NO_MAX_QUEUED,
         respond: None,
         max_body_bytes: 1_048_576,
         handshake: HandshakeConfig::Preset,

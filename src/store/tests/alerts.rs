@@ -59,7 +59,7 @@ fn alert_event(alert: PendingAlert) -> AlertEvent {
         headers: Vec::new(),
         body: b"{}".to_vec(),
         dedupe: events::DedupeCheck::default(),
-        note: None,
+        expression_errors: None,
         plan: JobPlan::Plain([HandlerId(2)].into()),
         queue_limit: None,
         body_memory: None,

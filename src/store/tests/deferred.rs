@@ -34,7 +34,7 @@ impl TestStore {
         let reply = self.insert_plan(JobPlan::Evaluated(specs.clone()), None);
         let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
         let received_at_ms = self.state.wall_ms;
-        EventJobs { event, source: S, received_at_ms, specs, note: None }
+        EventJobs { event, source: S, received_at_ms, specs, expression_errors: None }
     }
 
     /// Runs one transaction with this row budget. Returns whether the task has ended.
@@ -153,8 +153,8 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
             let hidden = db.query_number("SELECT count(*) FROM jobs")
                 + db.query_number("SELECT count(*) FROM items");
             assert_eq!(hidden, 0);
-            let (received_at_ms, note) = (db.state.wall_ms, None);
-            let jobs = EventJobs { event, source: S, received_at_ms, specs, note };
+            let (received_at_ms, expression_errors) = (db.state.wall_ms, None);
+            let jobs = EventJobs { event, source: S, received_at_ms, specs, expression_errors };
             let mut task = BacklogTask::insert_event_jobs(jobs);
             while !db.step(&mut task, 150) {}
         }
@@ -196,7 +196,7 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
     sent.pop();
     for at in [0, 1] {
         let (event, received_at_ms, specs) = (sent[at].event, 0, all[at].clone());
-        sent.push(EventJobs { event, source: S, received_at_ms, specs, note: None });
+        sent.push(EventJobs { event, source: S, received_at_ms, specs, expression_errors: None });
     }
     for jobs in sent {
         let mut task = BacklogTask::insert_event_jobs(jobs);
@@ -214,8 +214,8 @@ fn a_deferred_event_that_no_handler_wants_has_no_jobs() {
     let reply = db.insert_plan(JobPlan::Unevaluated([H].into()), None);
     assert_eq!(reply, InsertReply::Deferred(EventId(1)));
     let event = EventId(1);
-    let note = Some("h: ordering_key: no".to_owned());
-    let jobs = EventJobs { event, source: S, received_at_ms: 1, specs: vec![], note };
+    let expression_errors = Some("h: ordering_key: no".to_owned());
+    let jobs = EventJobs { event, source: S, received_at_ms: 1, specs: vec![], expression_errors };
     assert!(db.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
     assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 0);
     assert_eq!(db.query_number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);

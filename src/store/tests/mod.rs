@@ -91,7 +91,7 @@ impl TestStore {
             headers: Vec::new(),
             body: b"{}".to_vec(),
             dedupe: dedupe.unwrap_or_default(),
-            note: None,
+            expression_errors: None,
             plan,
             queue_limit: self.queue_limit.clone(),
             body_memory: None,

@@ -21,11 +21,11 @@ const LONG: Duration = Duration::from_secs(60);
 /// A server that responds as the test wants and records its requests.
 struct FakeServer {
     url: String,
-    requests: Arc<Mutex<Vec<ReceivedRequest>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 /// The number of the connection, the head and the body.
-type ReceivedRequest = (usize, String, Vec<u8>);
+type RecordedRequest = (usize, String, Vec<u8>);
 
 /// Starts a server. `response` gets the number of each request and its connection, and returns
 /// false to close the connection.
