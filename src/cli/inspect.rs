@@ -109,15 +109,10 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     };
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
-    let mut rows =
-        queries::rows_after(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
-    // A row that the filter leaves out, or that `-n 0` leaves out, is not new.
-    let mut last = queries::last_id(conn, view).map_err(runtime_error)?;
+    let (mut rows, mut last) =
+        queries::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
     output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
     loop {
-        if let Some(Value::Integer(id)) = rows.rows.last().and_then(|row| row.first()) {
-            last = *id;
-        }
         if !args.follow {
             return Ok(());
         }
@@ -129,7 +124,8 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
                 break;
             }
         }
-        rows = queries::rows_after(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
+        (rows, last) =
+            queries::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
         if args.json {
             output::print(&mut out, &rows, true).map_err(runtime_error)?;
         } else {
@@ -290,7 +286,7 @@ fn print_event(
             continue;
         };
         let text = |value: &Value| match value {
-            Value::Text(text) => escape_line(text),
+            Value::Text(_) => output::format_cell(value),
             Value::Integer(number) => number.to_string(),
             _ => String::new(),
         };
@@ -304,8 +300,8 @@ fn print_event(
             text(duration_ms),
             text(detail)
         )?;
-        if let Value::Text(next_at) = next_at {
-            writeln!(out, "  next attempt at {next_at}")?;
+        if let Value::Text(_) = next_at {
+            writeln!(out, "  next attempt at {}", text(next_at))?;
         }
         for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
             if let Value::Blob(bytes) = bytes {

@@ -35,15 +35,19 @@ pub fn row_object(columns: &[String], row: &[Value]) -> Map<String, Json> {
     columns.iter().zip(row).map(|(name, value)| (name.clone(), to_json(value))).collect()
 }
 
-/// Prints an aligned table, with a header line if `has_header`.
+/// Prints an aligned table, with a header line if `has_header`. On a terminal, the widest column is cut
+/// with `…` so that a row fits one line.
 pub fn print_table(out: &mut impl Write, rows: &Rows, has_header: bool) -> std::io::Result<()> {
     let cells: Vec<Vec<String>> =
         rows.rows.iter().map(|row| row.iter().map(format_cell).collect()).collect();
     let width = |column: usize| {
         let widest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        widest.max(rows.columns[column].len()).min(60)
+        widest.max(rows.columns[column].len())
     };
-    let widths: Vec<usize> = (0..rows.columns.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..rows.columns.len()).map(width).collect();
+    if let Some(columns) = terminal_columns() {
+        fit(&mut widths, columns);
+    }
     if has_header {
         writeln!(out, "{}", align(&rows.columns, &widths))?;
     }
@@ -54,10 +58,32 @@ pub fn print_table(out: &mut impl Write, rows: &Rows, has_header: bool) -> std::
     Ok(())
 }
 
+/// Narrows the widest column until a row fits into `columns`. A column keeps ten characters.
+fn fit(widths: &mut [usize], columns: usize) {
+    const MIN_WIDTH: usize = 10;
+    const GAP: usize = 2;
+    let total: usize = widths.iter().map(|width| width + GAP).sum::<usize>().saturating_sub(GAP);
+    let Some(widest) = widths.iter_mut().max() else { return };
+    let excess = total.saturating_sub(columns);
+    *widest = widest.saturating_sub(excess).max(MIN_WIDTH.min(*widest));
+}
+
+/// The width of the terminal that standard output is connected to.
+fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(raw_stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 fn align(cells: &[String], widths: &[usize]) -> String {
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(widths) {
-        line.push_str(&format!("{cell:width$}  "));
+        match cell.chars().count() > *width {
+            true => {
+                line.extend(cell.chars().take(width.saturating_sub(1)));
+                line.push_str("…  ");
+            }
+            false => line.push_str(&format!("{cell:width$}  ")),
+        }
     }
     line.trim_end().to_owned()
 }
@@ -81,7 +107,8 @@ fn has_colour() -> bool {
     raw_stdout().is_terminal() && !no_color
 }
 
-fn format_cell(value: &Value) -> String {
+/// Formats a value for people: times are local, other text is escaped.
+pub fn format_cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Integer(number) => number.to_string(),
@@ -231,6 +258,17 @@ mod tests {
         let mut out = Vec::new();
         print(&mut out, &rows(), false).unwrap();
         assert!(String::from_utf8(out).unwrap().contains("exit 1: \\u{1b}[2J"));
+    }
+
+    #[test]
+    fn the_widest_column_is_cut_until_a_row_fits_the_terminal() {
+        let mut widths = vec![3, 40, 100, 5];
+        fit(&mut widths, 80);
+        assert_eq!(widths, [3, 40, 26, 5]);
+        fit(&mut widths, 20);
+        assert_eq!(widths, [3, 10, 26, 5], "a column keeps ten characters");
+        assert_eq!(align(&["12345678".into(), "1".into()], &[5, 2]), "1234…  1");
+        assert_eq!(align(&["12345".into(), "1".into()], &[5, 2]), "12345  1");
     }
 
     fn written(is_terminal: bool, pieces: &[&[u8]]) -> Vec<u8> {

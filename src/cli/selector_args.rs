@@ -105,7 +105,11 @@ fn parse_time_at(text: &str, now: &Zoned) -> Option<i64> {
         _ => text
             .parse::<DateTime>()
             .or_else(|_| text.parse::<Date>().map(DateTime::from))
-            .or_else(|_| text.parse::<Time>().map(|time| today.to_datetime(time))),
+            .or_else(|error| match text.contains(':') {
+                true => text.parse::<Time>().map(|time| today.to_datetime(time)),
+                // A bare number is neither a time nor a duration.
+                false => Err(error),
+            }),
     };
     if let Ok(at) = civil {
         let at = at.to_zoned(now.time_zone().clone()).ok()?;
@@ -138,7 +142,7 @@ mod tests {
             let expected: Timestamp = expected.parse().unwrap();
             assert_eq!(parse_time_at(text, &now), Some(expected.as_millisecond()), "{text}");
         }
-        for text in ["", "soon", "2", "25:00", "2026-13-01"] {
+        for text in ["", "soon", "2", "10", "25:00", "2026-13-01"] {
             assert_eq!(parse_time_at(text, &now), None, "{text}");
         }
     }

@@ -98,19 +98,19 @@ fn warn_about_directory(table: &TomlTable<'_>, handler: &Handler) {
     }
 }
 
-/// Warns if the handlers' concurrency adds up to more than the threads. They take turns then, which
-/// may be intended.
+/// Warns about a handler that can never run as many jobs at once as its `concurrency` says. Several
+/// handlers that share the threads are no warning: they take turns.
 pub(super) fn warn_about_threads(
     handlers: &[Handler],
     threads: usize,
     at: Location,
     log: &Diagnostics,
 ) {
-    let total: usize = handlers.iter().map(|handler| handler.concurrency).sum();
-    if total > threads {
+    for handler in handlers.iter().filter(|handler| handler.concurrency > threads) {
+        let Handler { name, concurrency, .. } = handler;
         let text = format!(
-            "workers.threads is {threads}: the handlers' concurrency adds up to {total}: no more \
-             than {threads} jobs run at once"
+            "workers.threads is {threads}, and handlers.{name}.concurrency is {concurrency}: no more \
+             than {threads} jobs run at once: raise workers.threads or lower the concurrency"
         );
         log.warn(at, text);
     }

@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::detail_text::{self, DETAIL_CHARS_MAX, last_line};
+use super::detail_text::{self, DETAIL_CHARS_MAX, stderr_line};
 use super::{HandlerRunner, Task, command_spec};
 use crate::clock;
 use crate::config::duration_text;
@@ -66,20 +66,20 @@ fn without_overridden(
     variables.into_iter().filter(move |(name, _)| !is_set(name))
 }
 
-/// Makes the result of the attempt from the status or the exit. The detail shows the last line of
+/// Makes the result of the attempt from the status or the exit. The detail shows the error on
 /// stderr, else the start of the response body.
 fn attempt_result(run: RunResult, timeout: Duration) -> AttemptResult {
-    let last_stderr_line = last_line(&run.stderr);
+    let stderr_line = stderr_line(&run.stderr, Outcome::Failed);
     let result_with_stderr = |outcome, exit_text: String| {
-        AttemptResult::new(outcome, detail_text::join(&[&exit_text, &last_stderr_line]))
+        AttemptResult::new(outcome, detail_text::join(&[&exit_text, &stderr_line]))
     };
     let result = match run.exit {
         ExitReason::Code(0) => match head::parse_head(&run.stdout_start) {
             Ok((response, body)) => {
-                let text = if last_stderr_line.is_empty() {
+                let text = if stderr_line.is_empty() {
                     detail_text::first_words(body)
                 } else {
-                    last_stderr_line
+                    stderr_line
                 };
                 response.attempt_result(&text, clock::wall_ms())
             }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::control_fd::ControlMessages;
-use super::detail_text::{self, last_line};
+use super::detail_text::{self, stderr_line};
 use super::{HandlerRunner, Task, command_spec};
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
@@ -54,7 +54,7 @@ impl HandlerRunner for CommandRunner {
     }
 }
 
-/// Makes the result of the attempt from the exit, the last line of stderr and the control messages.
+/// Makes the result of the attempt from the exit, the error on stderr and the control messages.
 fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -> AttemptResult {
     let (outcome, is_permanent, exit_text) = match run.exit {
         ExitReason::Shortage(reason) => return super::shortage_result(&reason),
@@ -68,8 +68,8 @@ fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -
         exit => map_exit(&exit),
     };
     let wait = control.deferred.flatten().filter(|_| outcome == Outcome::Deferred);
-    let last_stderr_line = last_line(&run.stderr);
-    let detail = detail_text::join(&[&exit_text, &last_stderr_line, &control.free_text]);
+    let stderr_line = stderr_line(&run.stderr, outcome);
+    let detail = detail_text::join(&[&exit_text, &stderr_line, &control.free_text]);
     AttemptResult {
         outcome,
         is_permanent,

@@ -1,5 +1,8 @@
 //! `detail`: one line of bounded length that describes an attempt.
 
+use super::error_line;
+use crate::domain::Outcome;
+
 /// The maximum length. A `detail` is one line in a list.
 pub const DETAIL_CHARS_MAX: usize = 500;
 
@@ -9,8 +12,18 @@ pub fn join(parts: &[&str]) -> String {
     non_empty.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
 }
 
+/// Returns the line of stderr that describes the attempt: its error, or the last line of a success.
+pub fn stderr_line(stderr: &[u8], outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Succeeded | Outcome::Deferred => last_line(stderr),
+        Outcome::Failed | Outcome::TimedOut | Outcome::Interrupted => {
+            one_line(error_line::find(stderr))
+        }
+    }
+}
+
 /// Returns the last line of stderr that is not empty.
-pub fn last_line(stderr: &[u8]) -> String {
+fn last_line(stderr: &[u8]) -> String {
     let lines = stderr.split(|&byte| byte == b'\n' || byte == b'\r');
     lines.rev().map(one_line).find(|line| !line.is_empty()).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Task;
 use super::control_fd::{self, ControlMessages};
-use super::detail_text::{self, last_line, one_line};
+use super::detail_text::{self, one_line, stderr_line};
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{ControlLine, Directive, EndReason, ProtocolEvent, StderrCapture};
@@ -67,7 +67,7 @@ impl JobResponse {
         };
         // A detail from the handler is used as it is.
         let (prefix, text) = match &self.detail {
-            Value::Null => ("answered", last_line(stderr.during_job())),
+            Value::Null => ("answered", stderr_line(stderr.during_job(), outcome)),
             Value::String(text) => ("", one_line(text.as_bytes())),
             other => ("", one_line(other.to_string().as_bytes())),
         };
@@ -193,7 +193,7 @@ impl<'a> PendingResponses<'a> {
         };
         let detail = detail_text::join(&[
             &summary,
-            &last_line(stderr.during_job()),
+            &stderr_line(stderr.during_job(), outcome),
             &self.control.free_text,
         ]);
         let stderr = if outcome == Outcome::Succeeded { Vec::new() } else { stderr.bytes.clone() };

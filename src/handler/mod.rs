@@ -19,6 +19,7 @@ pub mod command;
 mod command_spec;
 mod control_fd;
 mod detail_text;
+mod error_line;
 mod http_outcome;
 mod job_line;
 mod line_protocol;

@@ -95,7 +95,8 @@ fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
 pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
     let open = || {
         rescue::check_configured_path(path)?;
-        if !path.exists() {
+        // A start that failed leaves an empty file.
+        if std::fs::metadata(path).map_or(true, |found| found.len() == 0) {
             anyhow::bail!("the database does not exist yet: start the server once");
         }
         check_application_id(path, VERSION)?;
@@ -113,6 +114,9 @@ pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
     open().map_err(|e| open_error_text(path, &e))
 }
 
+const PRE_RELEASE: &str = "was created by a pre-release build of Hooktrail, whose format this version does \
+     not read: name a new file in store.path, and let the old build finish its queued jobs";
+
 /// Inspects the file through a connection that leaves no trace.
 fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -120,15 +124,19 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<()> {
     conn.busy_timeout(super::BUSY_TIMEOUT)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    anyhow::ensure!(
-        id != PRE_RELEASE_APPLICATION_ID,
-        "was created by a pre-release build of Hooktrail, whose format this version does not read: name \
-         a new file in store.path, and let the old build finish its queued jobs"
-    );
+    anyhow::ensure!(id != PRE_RELEASE_APPLICATION_ID, PRE_RELEASE);
     anyhow::ensure!(
         id == APPLICATION_ID || (id == 0 && tables == 0),
         "is a database of another program: name a file of Hooktrail's own in store.path"
     );
+    // Builds before 0.1.0 changed the schema without a new version.
+    let is_early = version_of(&conn)? == 1
+        && conn.query_row(
+            "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')",
+            [],
+            |row| row.get(0),
+        )?;
+    anyhow::ensure!(!is_early, PRE_RELEASE);
     let version = version_of(&conn)?;
     anyhow::ensure!(
         version <= max_version,

@@ -168,8 +168,11 @@ pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite:
 fn waiting_reason(to_wall: usize) -> String {
     format!(
         "nullif(concat_ws('; ',
-           CASE WHEN h.breaker_open_until IS NOT NULL THEN 'circuit breaker open until '
-             || strftime({ISO}, (h.breaker_open_until + ?{to_wall}) / 1000.0, 'unixepoch') END,
+           CASE WHEN h.breaker_open_until + ?{to_wall} > unixepoch('subsec') * 1000
+             THEN 'circuit breaker open until '
+               || strftime({ISO}, (h.breaker_open_until + ?{to_wall}) / 1000.0, 'unixepoch')
+             WHEN h.breaker_open_until IS NOT NULL
+             THEN 'circuit breaker open until a job succeeds as its probe' END,
            CASE WHEN h.paused THEN 'handler is paused' END,
            CASE WHEN j.state = -1 THEN 'waits for an earlier job with its ordering key' END,
            j.reason,
@@ -330,11 +333,28 @@ pub fn list_rejections(
     query(conn, &sql, &filter.values)
 }
 
-/// Returns rows of the view after `id`, oldest first: the last `limit` of those that match.
+/// Returns rows of the view after `id`, oldest first: the last `limit` of those that match. And the id of
+/// the view's newest row, whether it matches or not: a later call that begins there misses no row and
+/// reads none twice.
 ///
 /// # Errors
 /// The read failed.
-pub fn rows_after(
+pub fn read_tail(
+    conn: &Connection,
+    view: TailView,
+    matching: &TailFilter,
+    id: i64,
+    limit: i64,
+) -> rusqlite::Result<(Rows, i64)> {
+    // One snapshot for both reads.
+    let transaction = conn.unchecked_transaction()?;
+    let newest = last_id(&transaction, view)?;
+    let rows = rows_after(&transaction, view, matching, id, limit)?;
+    transaction.commit()?;
+    Ok((rows, newest.max(id)))
+}
+
+fn rows_after(
     conn: &Connection,
     view: TailView,
     matching: &TailFilter,
@@ -379,10 +399,7 @@ pub enum TailView {
 }
 
 /// Returns the id of the view's newest row, or 0 if it has none.
-///
-/// # Errors
-/// The read failed.
-pub fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
+fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
     let sql = match view {
         TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
         TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",

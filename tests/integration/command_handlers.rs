@@ -266,3 +266,36 @@ fn the_server_raises_its_open_file_limit_but_not_that_of_commands() {
     server.post("/hooks/a", "x");
     server.until("select outcome || ' ' || detail from outcomes", "succeeded exit 0");
 }
+
+#[test]
+fn the_detail_of_a_failure_is_the_error_that_an_interpreter_reports() {
+    let programs = [
+        ("python", "import json\njson.loads('{')", "json.decoder.JSONDecodeError: "),
+        (
+            "node",
+            "function f() { throw new TypeError('contact 17') }\nf()",
+            "TypeError: contact 17",
+        ),
+        ("shell", "set -x\necho contact 17 is unknown >&2\nexit 1", "contact 17 is unknown"),
+        ("curl", "curl --fail --silent --show-error http://127.0.0.1:1/\n", "curl: (7) "),
+    ];
+    let mut scenario = scenario().source("a", "");
+    for (name, program, _) in programs {
+        let interpreter = match name {
+            "python" => "python3",
+            "node" => "node",
+            _ => "sh",
+        };
+        scenario.write_file(&format!("{name}.txt"), program);
+        let script = format!("{interpreter} {name}.txt");
+        scenario = scenario.handler(name, "retry = { max_attempts = 1 }", &script);
+    }
+    let server = scenario.start();
+    server.post("/hooks/a", "x");
+    server.until("select count(*) from outcomes", "4");
+    for (name, _, error) in programs {
+        let detail = server.value(&format!("select detail from outcomes where handler = '{name}'"));
+        let (exit, line) = detail.split_once(": ").unwrap_or_default();
+        assert!(exit.starts_with("exit ") && line.starts_with(error), "{name}: {detail}");
+    }
+}

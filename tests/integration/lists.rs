@@ -70,6 +70,24 @@ fn tail_prints_the_rows_that_match_all_of_its_options() {
     server.until("select count(*) from rejections", "1");
     assert_eq!(count(&["--rejected"]), 1);
     assert_eq!(count(&["--rejected", "--source", "a"]), 0);
+    // New rows are found by their id, also if the filter left out the newest ones before.
+    let printed = server.path().join("followed");
+    let file = std::fs::File::create(&printed).expect("a file");
+    let mut tail = std::process::Command::new(crate::support::server::HOOKTRAIL)
+        .args(["tail", "-f", "--json", "--handler", "good", "-n", "1"])
+        .current_dir(server.path())
+        .stdout(file)
+        .spawn()
+        .expect("tail");
+    let events = || -> Vec<i64> {
+        let text = std::fs::read_to_string(&printed).expect("text");
+        let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a row"));
+        rows.filter_map(|row| row["event"].as_i64()).collect()
+    };
+    until("tail prints the last row", || events() == [3]);
+    server.post("/hooks/a", "four");
+    until("tail prints the new row alone", || events() == [3, 4]);
+    tail.kill().and_then(|()| tail.wait()).expect("the end of tail");
     let output = server.cli(&["tail", "--handler", "unknown"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(

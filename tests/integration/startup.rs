@@ -180,3 +180,17 @@ fn a_start_on_a_read_only_file_system_waits() {
     until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
 }
+
+#[test]
+fn after_a_start_that_failed_commands_say_that_there_is_no_database_yet() {
+    let scenario = scenario().source("a", "");
+    scenario.write();
+    std::fs::write(scenario.path().join("t.db"), "").expect("an empty file");
+    let output = crate::support::server::cli(scenario.path(), &["list"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = crate::support::server::stderr(&output);
+    assert!(
+        message.contains("the database does not exist yet: start the server once"),
+        "{message}"
+    );
+}

@@ -111,26 +111,21 @@ fn a_folder_that_can_not_be_written_to_is_a_warning() {
 }
 
 #[test]
-fn more_concurrency_than_threads_is_a_warning() {
+fn a_handler_with_more_concurrency_than_threads_is_a_warning() {
     let handler = |name: &str, concurrency: usize| {
         format!(
             "[handlers.{name}]\nsources = ['a']\ncommand = ['sh']\nconcurrency = {concurrency}\n"
         )
     };
-    let (two, three) = (handler("b", 2), handler("c", 3));
-    let warning = "workers.threads is 4: the handlers' concurrency adds up to 5: no more than 4 \
-                   jobs run at once";
+    let rest = "no more than 4 jobs run at once: raise workers.threads or lower the concurrency";
+    let (two, five) = (handler("b", 2), handler("c", 5));
     check(
-        &format!("[sources.a]\n[workers]\nthreads = 4\n{two}{three}"),
-        &[&format!("config.toml:3: {warning}")],
+        &format!("[sources.a]\n[workers]\nthreads = 4\n{two}{five}"),
+        &[&format!("config.toml:3: workers.threads is 4, and handlers.c.concurrency is 5: {rest}")],
     );
-    check(&format!("[sources.a]\n[workers]\nthreads = 5\n{two}{three}"), &[]);
-    let many = format!("[sources.a]\n{}", handler("b", 17));
-    check(
-        &many,
-        &["config.toml: workers.threads is 16: the handlers' concurrency adds up to 17: no more \
-           than 16 jobs run at once"],
-    );
+    check(&format!("[sources.a]\n[workers]\nthreads = 5\n{two}{five}"), &[]);
+    let six: String = ["b", "c", "d", "e", "f", "g"].map(|name| handler(name, 4)).concat();
+    check(&format!("[sources.a]\n{six}"), &[]);
 }
 
 #[test]
