@@ -9,7 +9,7 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
 }
 
 /// Maximum nesting depth of JSON.
-pub const DEPTH_MAX: usize = 128;
+pub const MAX_DEPTH: usize = 128;
 
 /// Validates that bytes are JSON. A byte order mark is ignored.
 ///
@@ -23,8 +23,8 @@ pub fn validate(bytes: &[u8]) -> Result<(), String> {
     // Ignored strings are not validated, so bytes that are not UTF-8 would pass.
     let text = std::str::from_utf8(bytes).map_err(|_| "not JSON: not UTF-8".to_owned())?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| format!("not JSON: {e}"))?;
-    if depth(bytes) > DEPTH_MAX {
-        return Err(format!("nested deeper than {DEPTH_MAX}"));
+    if depth(bytes) > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH}"));
     }
     Ok(())
 }

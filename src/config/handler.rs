@@ -19,7 +19,7 @@ const NO_COMMAND: &str = r#"has no command and no url: expected command = ["prog
 const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
 const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
-const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+const MAX_OUTPUT_BYTES: u64 = 64 << 20;
 
 /// Variables that the server sets for each attempt, without `HOOKTRAIL_`.
 const SERVER_VARIABLES: [&str; 16] = [
@@ -61,7 +61,7 @@ pub(super) fn read_handler(
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
         timeout: table.duration("timeout", default.timeout, TIMEOUT_RANGE),
         env: read_env(&table, folder),
-        max_output_bytes: table.size("max_output_size", 64 << 10, 0..=OUTPUT_BYTES_MAX) as usize,
+        max_output_bytes: table.size("max_output_size", 64 << 10, 0..=MAX_OUTPUT_BYTES) as usize,
         retry: table.get("retry").and_then(|value| read_retry(&value)).unwrap_or_default(),
         is_paused: table.flag("paused", false),
         ..default

@@ -10,7 +10,7 @@ use super::parse;
 use super::toml_reader::{TomlTable, TomlValue};
 
 const INCLUDE_EXPECTED: &str = r#"expected a list such as ["conf.d/*.toml"]"#;
-const FILES_MAX: usize = 1_000;
+const MAX_FILES: usize = 1_000;
 
 /// The files to read besides `main`, each once, by their names for messages.
 pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Vec<PathBuf> {
@@ -30,12 +30,12 @@ pub(super) fn expand(root: &TomlTable<'_>, main: &Path, log: &Diagnostics) -> Ve
             files.push(file);
         }
     }
-    if files.len() > FILES_MAX {
+    if files.len() > MAX_FILES {
         log.error(
             value.at,
-            format!("{} matches more than {FILES_MAX} files: expected fewer", value.key),
+            format!("{} matches more than {MAX_FILES} files: expected fewer", value.key),
         );
-        files.truncate(FILES_MAX);
+        files.truncate(MAX_FILES);
     }
     files
 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Far beyond any configuration; it stops at a database or device given by mistake.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 const SYSTEM_FILE: &str = "/etc/hooktrail/config.toml";
 
 /// A configuration without errors.
@@ -101,13 +101,13 @@ fn read_file(path: &Path, log: &Diagnostics) -> Option<TomlFile> {
     let whole_file = Location { file: number, line: 0 };
     let mut bytes = Vec::new();
     let result = std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     if let Err(error) = result {
         log.error(whole_file, format!("can't be read: {error}"));
         return None;
     }
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        let max = parse::size_text(FILE_BYTES_MAX);
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let max = parse::size_text(MAX_FILE_BYTES);
         log.error(whole_file, format!("is larger than {max}: expected a configuration"));
         return None;
     }

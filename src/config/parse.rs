@@ -26,7 +26,7 @@ const NAME: &str = "expected a name of a-z, 0-9, _ and -, that begins with a let
 /// Number of characters that an error quotes; more would bury the error.
 const SHOWN_CHARS: usize = 60;
 /// A socket's path has 108 bytes, the last of which is NUL (unix(7)).
-const UNIX_PATH_BYTES_MAX: usize = 107;
+const MAX_UNIX_PATH_BYTES: usize = 107;
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
@@ -38,12 +38,12 @@ pub(super) struct DurationRange {
 }
 
 /// A hundred years, far below the limit of milliseconds in 64 bits.
-const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 /// Includes zero.
 pub(super) const ANY_DURATION: DurationRange =
-    DurationRange { min: Duration::ZERO, max: DURATION_MAX };
+    DurationRange { min: Duration::ZERO, max: MAX_DURATION };
 pub(super) const POSITIVE_DURATION: DurationRange =
-    DurationRange { min: Duration::from_millis(1), max: DURATION_MAX };
+    DurationRange { min: Duration::from_millis(1), max: MAX_DURATION };
 pub(super) const TIMEOUT_RANGE: DurationRange =
     DurationRange { min: Duration::from_millis(1), max: Duration::from_secs(7 * 86_400) };
 /// The range of a wait, which may be zero.
@@ -192,8 +192,8 @@ pub(super) fn parse_listen(text: &str, folder: &Path) -> Result<Listen, String> 
         return Err(LISTEN.to_owned());
     }
     let socket = resolve_path(socket, folder);
-    if socket.as_os_str().len() > UNIX_PATH_BYTES_MAX {
-        return Err(format!("expected a path of at most {UNIX_PATH_BYTES_MAX} bytes"));
+    if socket.as_os_str().len() > MAX_UNIX_PATH_BYTES {
+        return Err(format!("expected a path of at most {MAX_UNIX_PATH_BYTES} bytes"));
     }
     Ok(Listen::Unix(socket))
 }

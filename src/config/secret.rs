@@ -25,7 +25,7 @@ use super::{Config, LoadedConfig, SecretRef};
 const SECRET_EXPECTED: &str =
     r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 /// Far beyond any key or certificate; it stops at a device or log given by mistake.
-const SECRET_BYTES_MAX: usize = 1 << 20;
+const MAX_SECRET_BYTES: usize = 1 << 20;
 
 /// A reference to a secret in config.toml, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -288,7 +288,7 @@ impl SecretRef {
 fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| {
             let reason = format!("can't be read: {error}: it must exist and be readable");
             match error.kind() {
@@ -296,8 +296,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
                 _ => SecretError::Everywhere(reason),
             }
         })?;
-    if bytes.len() > SECRET_BYTES_MAX {
-        let reason = format!("is larger than {SECRET_BYTES_MAX} bytes: expected one secret");
+    if bytes.len() > MAX_SECRET_BYTES {
+        let reason = format!("is larger than {MAX_SECRET_BYTES} bytes: expected one secret");
         return Err(SecretError::Everywhere(reason));
     }
     Ok(bytes)

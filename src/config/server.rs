@@ -12,7 +12,7 @@ use super::{
 
 const MIB: u64 = 1 << 20;
 /// SQLite's limit for a row is 1,000,000,000 bytes; this leaves room for headers and items.
-pub(super) const BODY_BYTES_MAX: u64 = 512 * MIB;
+pub(super) const MAX_BODY_BYTES: u64 = 512 * MIB;
 const LISTEN_LIST_EXPECTED: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
 const PROXIES_EXPECTED: &str =
     r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
@@ -38,7 +38,7 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
                 proxy_header,
             )
             .unwrap_or(ProxyHeader::XForwardedFor),
-        max_body_bytes: table.size("max_body_size", MIB, 1..=BODY_BYTES_MAX) as usize,
+        max_body_bytes: table.size("max_body_size", MIB, 1..=MAX_BODY_BYTES) as usize,
         max_inflight_bytes: table.size("max_inflight_size", 64 * MIB, 1..=1 << 40) as usize,
         max_connections: table.integer("max_connections", 10_000, 1..=1_000_000) as usize,
         request_timeout: table.duration("request_timeout", Duration::from_secs(10), TIMEOUT_RANGE),

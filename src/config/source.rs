@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::{Diagnostics, Location};
 use super::parse::{self, DAY, POSITIVE_DURATION};
-use super::server::{BODY_BYTES_MAX, reject_above_total, reject_rest};
+use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DeliveryKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
@@ -116,7 +116,7 @@ fn read_verify(
 
 fn read_body_max(table: &TomlTable<'_>, server: &ServerConfig) -> usize {
     let default = server.max_body_bytes as u64;
-    let max = table.size("max_body_size", default, 1..=BODY_BYTES_MAX) as usize;
+    let max = table.size("max_body_size", default, 1..=MAX_BODY_BYTES) as usize;
     if let (true, Some(value)) = (max > server.max_inflight_bytes, table.get("max_body_size")) {
         reject_above_total(&value, &parse::size_text(server.max_inflight_bytes as u64));
     }

@@ -13,10 +13,10 @@ use jaq_json::Val;
 use super::{CompileError, builtins};
 
 /// Maximum length of the text of an expression.
-const TEXT_BYTES_MAX: usize = 4 << 10;
+const MAX_TEXT_BYTES: usize = 4 << 10;
 
 /// Maximum length that [`super::Expression::first_in_list`] adds around a text.
-const WRAPPER_BYTES_MAX: usize = 16;
+const MAX_WRAPPER_BYTES: usize = 16;
 
 /// Stack of a thread that compiles. A text of the maximum length can nest so deep that it takes 90
 /// MiB in a debug build. This is address space: the system provides memory only for pages that are
@@ -75,7 +75,7 @@ pub(super) fn check_text(text: &str) -> Result<(), CompileError> {
     if text.trim().is_empty() {
         return error("it is empty");
     }
-    if text.len() > TEXT_BYTES_MAX {
+    if text.len() > MAX_TEXT_BYTES {
         return error("it is longer than 4 KiB");
     }
     Ok(())
@@ -86,7 +86,7 @@ pub(super) fn check_text(text: &str) -> Result<(), CompileError> {
 /// # Errors
 /// The first error in the text.
 pub(super) fn compile(text: &str) -> Result<JaqFilter, CompileError> {
-    if text.len() > TEXT_BYTES_MAX + WRAPPER_BYTES_MAX {
+    if text.len() > MAX_TEXT_BYTES + MAX_WRAPPER_BYTES {
         check_text(text)?;
     }
     reject_modules(text)?;

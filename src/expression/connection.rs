@@ -16,10 +16,10 @@ use super::protocol::{Decoder, HandlerHead, PackedSizes, ResponseHead};
 use crate::process::{ConnectionLost, SandboxedProcess};
 
 /// Items beyond this size go to a file.
-const MEMORY_BYTES_MAX: usize = 4 << 20;
+const MAX_MEMORY_BYTES: usize = 4 << 20;
 
 /// Limit of the head of a response, which holds no items.
-const HEAD_BYTES_MAX: usize = 16 << 20;
+const MAX_HEAD_BYTES: usize = 16 << 20;
 
 /// The capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -29,7 +29,7 @@ const TICK_INTERVAL: Duration = Duration::from_millis(30);
 
 /// Minimum time for receiving a response whose head has arrived, so that a large result is not
 /// lost.
-const RECEIVE_TIME_MIN: Duration = Duration::from_secs(5);
+const MIN_RECEIVE_TIME: Duration = Duration::from_secs(5);
 
 /// A response with its items.
 pub(super) enum ReceivedResponse {
@@ -103,13 +103,13 @@ impl EvaluatorConnection {
         let mut length = [0; 4];
         self.read_exact(&mut length, policy)?;
         let length = u32::from_le_bytes(length) as usize;
-        if length > HEAD_BYTES_MAX {
+        if length > MAX_HEAD_BYTES {
             return Err(ConnectionError::Malformed);
         }
         let mut head = vec![0; length];
         self.read_exact(&mut head, policy)?;
         let head = Decoder(&head).head().ok_or(ConnectionError::Malformed)?;
-        policy.deadline = policy.deadline.max(Instant::now() + RECEIVE_TIME_MIN);
+        policy.deadline = policy.deadline.max(Instant::now() + MIN_RECEIVE_TIME);
         let response = match head {
             ResponseHead::Outputs(Err(reason)) => ReceivedResponse::Outputs(Err(reason)),
             ResponseHead::Outputs(Ok(sizes)) => {
@@ -164,7 +164,7 @@ impl EvaluatorConnection {
             return Err(ConnectionError::Malformed);
         }
         let mut bytes_left = sizes.bytes as usize;
-        if bytes_left <= MEMORY_BYTES_MAX {
+        if bytes_left <= MAX_MEMORY_BYTES {
             let mut bytes = vec![0; bytes_left];
             self.read_exact(&mut bytes, policy)?;
             return Ok(Items::new(bytes, ends));

@@ -12,7 +12,7 @@ use jaq_json::{Num, Val};
 
 use super::compiler::{self, JaqData, JaqFilter, VARIABLES};
 use super::output::{
-    BoundedWriter, HandlerOutput, HandlerResult, ITEMS_MAX, KeyErrors, OUTPUT_BYTES_MAX,
+    BoundedWriter, HandlerOutput, HandlerResult, KeyErrors, MAX_ITEMS, MAX_OUTPUT_BYTES,
     PackedStrings,
 };
 use super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
@@ -20,7 +20,7 @@ use super::request::{EXPRESSION_KEYS, RawJobKeys};
 use super::{EventContext, input, json, output};
 
 /// Maximum number of compiled expressions in the cache. A full cache is emptied.
-const CACHED_MAX: usize = 512;
+const MAX_CACHED: usize = 512;
 
 /// The stage of an evaluation: this plus the number of the expression in the request.
 pub(super) const STAGE_EXPRESSION: u32 = 2;
@@ -65,7 +65,7 @@ impl Evaluator {
             variables: Default::default(),
             on_stage: stage,
             current: Cell::new(0),
-            bytes_left: OUTPUT_BYTES_MAX,
+            bytes_left: MAX_OUTPUT_BYTES,
         };
         match request {
             EvaluatorRequest::Outputs { text, max } => {
@@ -182,7 +182,7 @@ impl Evaluator {
         if let Some(compiled) = self.cache.get(text) {
             return Ok(Rc::clone(compiled));
         }
-        if self.cache.len() >= CACHED_MAX {
+        if self.cache.len() >= MAX_CACHED {
             self.cache.clear();
         }
         let filter = compiler::compile(text).map_err(|error| error.text)?;
@@ -271,7 +271,7 @@ impl EvaluationState<'_> {
             |state, compiled| {
                 for output in state.run(compiled, state.input()) {
                     let item = output?;
-                    if items.len() >= ITEMS_MAX {
+                    if items.len() >= MAX_ITEMS {
                         return Err("more than 100,000 items".to_owned());
                     }
                     state.pack(&item, &mut items)?;

@@ -25,10 +25,10 @@ const STACK_BYTES: usize = 64 << 20;
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// The buffer of a larger request is freed after it.
-const REQUEST_BUFFER_BYTES_MAX: usize = 1 << 20;
+const MAX_REQUEST_BUFFER_BYTES: usize = 1 << 20;
 
 /// Responses to requests that arrived together leave together, but none waits longer than this.
-const FLUSH_DELAY_MAX: Duration = Duration::from_micros(200);
+const MAX_FLUSH_DELAY: Duration = Duration::from_micros(200);
 
 /// Runs an evaluator. `arguments` follow the command: the processor time for each event in
 /// milliseconds, and the number of responses to flush one by one.
@@ -89,13 +89,13 @@ fn serve(sandbox: &Sandbox, mut flush_each: u32) -> io::Result<()> {
         let response = response.ok_or(io::ErrorKind::InvalidData)?;
         protocol::write_response(&response, &mut to)?;
         let is_last_of_batch = from.buffer().is_empty();
-        if is_last_of_batch || flush_each > 0 || last_flush.elapsed() > FLUSH_DELAY_MAX {
+        if is_last_of_batch || flush_each > 0 || last_flush.elapsed() > MAX_FLUSH_DELAY {
             flush_each = flush_each.saturating_sub(1);
             to.flush()?;
             last_flush = Instant::now();
         }
         sandbox.set_stage(0);
-        if request_bytes.capacity() > REQUEST_BUFFER_BYTES_MAX {
+        if request_bytes.capacity() > MAX_REQUEST_BUFFER_BYTES {
             request_bytes = Vec::new();
         }
     }

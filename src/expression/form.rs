@@ -6,10 +6,10 @@ use jaq_json::{Map, Val};
 use percent_encoding::percent_decode;
 
 /// A form with more fields is not parsed.
-pub(super) const FIELDS_MAX: usize = 10_000;
+pub(super) const MAX_FIELDS: usize = 10_000;
 
 /// PHP's `max_input_nesting_level`: a deeper field is left out.
-const NESTED_MAX: usize = 64;
+const MAX_NESTED: usize = 64;
 
 /// Parses an urlencoded form or query; `None`: it has too many fields.
 pub(super) fn read(text: &[u8]) -> Option<Val> {
@@ -54,11 +54,11 @@ impl Form {
     pub(super) fn add(&mut self, name: &str, value: Val) -> Option<()> {
         self.fields += 1;
         let (first, keys) = split_name(name);
-        if keys.len() <= NESTED_MAX {
+        if keys.len() <= MAX_NESTED {
             let first = Val::from(first.to_owned());
             self.top.add(first, &keys, value);
         }
-        (self.fields <= FIELDS_MAX).then_some(())
+        (self.fields <= MAX_FIELDS).then_some(())
     }
 
     pub(super) fn finish(self) -> Val {

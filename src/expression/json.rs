@@ -15,13 +15,13 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::json::{DEPTH_MAX, depth};
+use crate::json::{MAX_DEPTH, depth};
 
 /// Outputs may nest deeper than input; beyond this the stack would overflow.
-const WRITTEN_DEPTH_MAX: usize = 10_000;
+const MAX_WRITTEN_DEPTH: usize = 10_000;
 
 /// Longer whole numbers stay text: jaq's time for them is quadratic in their length.
-const WHOLE_DIGITS_MAX: usize = 1000;
+const MAX_WHOLE_DIGITS: usize = 1000;
 
 /// Why a text is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) enum JsonError {
 impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooDeep => write!(f, "nested deeper than {DEPTH_MAX}"),
+            Self::TooDeep => write!(f, "nested deeper than {MAX_DEPTH}"),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -55,7 +55,7 @@ pub(super) fn read(text: &[u8]) -> Result<Val, JsonError> {
 fn read_by_level(text: &str) -> Result<Val, JsonError> {
     let parsed = serde_json::from_str::<IgnoredAny>(text);
     let length = parsed.as_ref().err().map_or(text.len(), |e| error_offset(text, e));
-    if depth(&text.as_bytes()[..length]) > DEPTH_MAX {
+    if depth(&text.as_bytes()[..length]) > MAX_DEPTH {
         return Err(JsonError::TooDeep);
     }
     let raw = parsed.and_then(|_| serde_json::from_str(text));
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 pub(super) fn parse_number(digits: &str) -> Val {
     let is_whole = !digits.contains(['.', 'e', 'E']);
     // jaq's integers have no -0.
-    if is_whole && digits != "-0" && digits.len() <= WHOLE_DIGITS_MAX {
+    if is_whole && digits != "-0" && digits.len() <= MAX_WHOLE_DIGITS {
         return Val::from_num(digits).unwrap_or_default();
     }
     Val::Num(Num::Dec(Rc::new(digits.to_owned())))
@@ -192,7 +192,7 @@ pub(super) fn write(value: &Val, to: &mut dyn io::Write) -> io::Result<()> {
 
 fn write_at(value: &Val, to: &mut dyn io::Write, depth: usize) -> io::Result<()> {
     let not_json = |what: &str| Err(io::Error::other(format!("its output is not JSON: {what}")));
-    if depth > WRITTEN_DEPTH_MAX {
+    if depth > MAX_WRITTEN_DEPTH {
         return Err(io::Error::other("its output is nested too deep"));
     }
     match value {

@@ -13,16 +13,16 @@ use super::request::EXPRESSION_KEYS;
 use crate::domain::version_value::VersionValue;
 
 /// Limit of the outputs of all expressions of one event together.
-pub(super) const OUTPUT_BYTES_MAX: usize = 64 << 20;
+pub(super) const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
 /// Limit of the items of one `split`.
-pub(super) const ITEMS_MAX: usize = 100_000;
+pub(super) const MAX_ITEMS: usize = 100_000;
 
 /// A longer key is stored as its beginning and its hash. The response to a handshake is shorter.
-const KEY_BYTES_MAX: usize = 2 << 10;
+const MAX_KEY_BYTES: usize = 2 << 10;
 
 /// Limit of a reason, which may quote values of any size.
-const REASON_BYTES_MAX: usize = 400;
+const MAX_REASON_BYTES: usize = 400;
 
 /// Texts one after another.
 #[derive(Debug, Default)]
@@ -131,14 +131,14 @@ fn to_utf8(text: &[u8]) -> Result<String, String> {
 }
 
 fn to_json(value: &Val) -> Result<String, String> {
-    let (mut to, mut bytes_left) = (Vec::new(), OUTPUT_BYTES_MAX);
+    let (mut to, mut bytes_left) = (Vec::new(), MAX_OUTPUT_BYTES);
     json::write(value, &mut BoundedWriter { to: &mut to, bytes_left: &mut bytes_left })
         .map_err(|e| e.to_string())?;
     to_utf8(&to)
 }
 
 fn abbreviate(text: String) -> String {
-    if text.len() <= KEY_BYTES_MAX {
+    if text.len() <= MAX_KEY_BYTES {
         return text;
     }
     let hash = hex::encode(digest(&SHA256, text.as_bytes()));
@@ -147,7 +147,7 @@ fn abbreviate(text: String) -> String {
 
 /// Rejects a text that is too long. It can't be abbreviated, as it is compared byte by byte.
 fn check_length(text: String) -> Result<String, String> {
-    if text.len() > KEY_BYTES_MAX {
+    if text.len() > MAX_KEY_BYTES {
         return Err("longer than 2 KiB".to_owned());
     }
     Ok(text)
@@ -167,7 +167,7 @@ pub(super) fn bounded_reason(message: &impl fmt::Display) -> String {
     struct BoundedText(String);
     impl fmt::Write for BoundedText {
         fn write_str(&mut self, text: &str) -> fmt::Result {
-            let bytes_left = REASON_BYTES_MAX.saturating_sub(self.0.len());
+            let bytes_left = MAX_REASON_BYTES.saturating_sub(self.0.len());
             self.0.push_str(&text[..text.floor_char_boundary(bytes_left)]);
             if text.len() > bytes_left {
                 self.0.push('…');

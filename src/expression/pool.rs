@@ -24,7 +24,7 @@ pub struct Busy;
 const BUSY_REASON: &str = "no evaluator process was free in time";
 
 /// Maximum number of outputs that `eval` shows.
-const OUTPUTS_MAX: u32 = 10_000;
+const MAX_OUTPUTS: u32 = 10_000;
 
 /// Called once with the result of a request.
 pub type ResultCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
@@ -167,7 +167,7 @@ impl EvaluatorPool {
         event: &EventContext<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
         let outputs =
-            self.0.outputs(fairness_key, Priority::Intake, expression, event, OUTPUTS_MAX);
+            self.0.outputs(fairness_key, Priority::Intake, expression, event, MAX_OUTPUTS);
         outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
     }
 

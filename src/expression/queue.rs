@@ -11,16 +11,16 @@ use super::protocol::Encoder;
 use super::{EvaluationResult, Expression, Items};
 
 /// Limits of all requests of one priority. No process can read more bytes than these in time.
-const REQUESTS_MAX: usize = 4096;
-const BYTES_MAX: usize = 16 << 20;
+const MAX_REQUESTS: usize = 4096;
+const MAX_BYTES: usize = 16 << 20;
 
 /// One source gets half of that at most. A single request fits, however large.
-const KEY_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
-const KEY_BYTES_MAX: usize = BYTES_MAX / 2;
+const MAX_KEY_REQUESTS: usize = MAX_REQUESTS / 2;
+const MAX_KEY_BYTES: usize = MAX_BYTES / 2;
 
 /// Limits of a group. A larger group costs less for each request, as long as the pipe holds it.
-const GROUP_REQUESTS_MAX: usize = 8;
-const GROUP_BYTES_MAX: usize = 60 << 10;
+const MAX_GROUP_REQUESTS: usize = 8;
+const MAX_GROUP_BYTES: usize = 60 << 10;
 
 /// The priority of a request. It depends on who waits for the result, and decides how long the
 /// evaluation may take.
@@ -298,13 +298,13 @@ impl EvaluationQueue {
 impl WaitingRequests {
     fn fits(&self, request: &EvaluationRequest) -> bool {
         let Some(requests) = self.requests.get(&request.fairness_key) else {
-            return self.count < REQUESTS_MAX;
+            return self.count < MAX_REQUESTS;
         };
         let bytes = self.bytes_by_key.get(&request.fairness_key).copied().unwrap_or(0);
-        self.count < REQUESTS_MAX
-            && self.bytes + request.encoded_event.len() <= BYTES_MAX
-            && requests.len() < KEY_REQUESTS_MAX
-            && bytes + request.encoded_event.len() <= KEY_BYTES_MAX
+        self.count < MAX_REQUESTS
+            && self.bytes + request.encoded_event.len() <= MAX_BYTES
+            && requests.len() < MAX_KEY_REQUESTS
+            && bytes + request.encoded_event.len() <= MAX_KEY_BYTES
     }
 
     /// Updates the counts for requests that were added or removed.
@@ -348,7 +348,7 @@ impl WaitingRequests {
         let (mut group, mut bytes) = (VecDeque::new(), 0);
         while let Some(request) = requests.front() {
             bytes += request.encode_head().len() + request.encoded_event.len();
-            if !group.is_empty() && (group.len() >= GROUP_REQUESTS_MAX || bytes > GROUP_BYTES_MAX) {
+            if !group.is_empty() && (group.len() >= MAX_GROUP_REQUESTS || bytes > MAX_GROUP_BYTES) {
                 break;
             }
             group.extend(requests.pop_front());

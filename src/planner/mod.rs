@@ -26,7 +26,7 @@ mod tests;
 /// Maximum size of the expression errors of an event, which people read.
 const MAX_EXPRESSION_ERROR_CHARS: usize = 2_000;
 /// Limit of the `detail` of a job that is dead from the start.
-const DETAIL_CHARS_MAX: usize = 500;
+const MAX_DETAIL_CHARS: usize = 500;
 
 /// Plans the events of one source by the current configuration.
 #[derive(Clone, Debug)]
@@ -193,7 +193,7 @@ impl JobPlanner {
                 HandlerDecision::Skip => {}
                 HandlerDecision::Failed { expression, reason } => {
                     let detail =
-                        truncate_chars(&format!("{expression}: {reason}"), DETAIL_CHARS_MAX);
+                        truncate_chars(&format!("{expression}: {reason}"), MAX_DETAIL_CHARS);
                     all.push((spec.handler, JobSpec::Dead(detail)));
                 }
                 HandlerDecision::Run(handler_match) => {

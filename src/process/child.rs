@@ -20,7 +20,7 @@ use super::{CancelToken, CommandSpec, ExitReason, StartError, spawn};
 
 /// The length at which a line on file descriptor 3 is cut. The number of lines has no limit,
 /// because a long run may send heartbeats for days. The caller limits how much it keeps.
-const CONTROL_LINE_BYTES_MAX: usize = 64 << 10;
+const MAX_CONTROL_LINE_BYTES: usize = 64 << 10;
 
 /// How long to wait before SIGKILL is sent again. A killed process ends at once unless the kernel
 /// holds it.
@@ -138,7 +138,7 @@ impl ChildProcess {
             stderr: Some(child.stderr),
             stderr_tail: TailBuffer::new(0, max_output_bytes),
             control: Some(child.control),
-            control_lines: LineSplitter::new(CONTROL_LINE_BYTES_MAX),
+            control_lines: LineSplitter::new(MAX_CONTROL_LINE_BYTES),
             written_bytes: 0,
             unread_bytes: None,
             is_finished: false,

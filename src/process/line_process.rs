@@ -15,14 +15,14 @@ use super::pipes::LineSplitter;
 use super::{CancelToken, CommandSpec, ExitReason, StartError};
 
 /// The maximum length of a response line.
-pub const RESPONSE_BYTES_MAX: usize = 1 << 20;
+pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// A line from the process.
 #[derive(Clone, Copy, Debug)]
 pub enum ProtocolEvent<'a> {
     /// A line on its stdout.
     Response(&'a [u8]),
-    /// A line on its stdout that is longer than `RESPONSE_BYTES_MAX`.
+    /// A line on its stdout that is longer than `MAX_RESPONSE_BYTES`.
     TooLong,
     /// A line on file descriptor 3.
     ControlLine(&'a [u8]),
@@ -87,7 +87,7 @@ impl LineProcess {
         Ok(Self {
             child: ChildProcess::start(&command, max_output_bytes)?,
             // A line that is too long is recognised by the extra byte.
-            responses: LineSplitter::new(RESPONSE_BYTES_MAX + 1),
+            responses: LineSplitter::new(MAX_RESPONSE_BYTES + 1),
             idle_stderr: Vec::new(),
             max_output_bytes,
             number,
@@ -192,7 +192,7 @@ fn dispatch_output(
     let mut directive = Directive::Continue;
     responses.add(bytes, &mut |line| {
         if !line.trim_ascii().is_empty() {
-            let is_too_long = line.len() > RESPONSE_BYTES_MAX;
+            let is_too_long = line.len() > MAX_RESPONSE_BYTES;
             directive = directive.max(on_event(if is_too_long {
                 ProtocolEvent::TooLong
             } else {

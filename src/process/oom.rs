@@ -19,7 +19,7 @@ const EVALUATOR_OFFSET: i32 = 500;
 const HANDLER_OFFSET: i32 = 250;
 
 /// The greatest score that the kernel accepts.
-const SCORE_MAX: i32 = 1000;
+const MAX_SCORE: i32 = 1000;
 
 /// How often a write is retried if permission is denied, and how long to wait between two attempts.
 const WRITE_ATTEMPTS: usize = 100;
@@ -27,7 +27,7 @@ const WRITE_RETRY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 
 /// After this many consecutive processes whose score could not be written, each start tries only
 /// once.
-const DENIED_MAX: u32 = 3;
+const MAX_DENIED: u32 = 3;
 
 static DENIED_COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -45,10 +45,10 @@ fn own_score() -> i32 {
 /// not wait.
 pub(super) fn raise_handler_score(pid: Pid, pidfd: &OwnedFd) {
     static SERVER_SCORE: OnceLock<i32> = OnceLock::new();
-    let score = (SERVER_SCORE.get_or_init(own_score) + HANDLER_OFFSET).min(SCORE_MAX).to_string();
+    let score = (SERVER_SCORE.get_or_init(own_score) + HANDLER_OFFSET).min(MAX_SCORE).to_string();
     let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
     let attempts =
-        if DENIED_COUNT.load(Ordering::Relaxed) < DENIED_MAX { WRITE_ATTEMPTS } else { 1 };
+        if DENIED_COUNT.load(Ordering::Relaxed) < MAX_DENIED { WRITE_ATTEMPTS } else { 1 };
     for _ in 0..attempts {
         match fs::write(&path, &score) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
@@ -67,6 +67,6 @@ pub(super) fn raise_handler_score(pid: Pid, pidfd: &OwnedFd) {
 
 /// Raises the score of this process, an evaluator that inherited the score of the server.
 pub(super) fn raise_evaluator_score() {
-    let score = (own_score() + EVALUATOR_OFFSET).min(SCORE_MAX);
+    let score = (own_score() + EVALUATOR_OFFSET).min(MAX_SCORE);
     let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
 }

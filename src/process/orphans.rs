@@ -29,7 +29,7 @@ use super::procfs::{
 
 /// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
 /// generation takes one sweep.
-const SWEEPS_MAX: usize = 100;
+const MAX_SWEEPS: usize = 100;
 
 /// How long to wait for killed processes to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -118,7 +118,7 @@ impl RunGuard {
         let deadline = Instant::now() + KILL_TIMEOUT;
         let mut in_transition_since = None;
         let mut kill_rounds = 0;
-        while kill_rounds < SWEEPS_MAX && Instant::now() < deadline {
+        while kill_rounds < MAX_SWEEPS && Instant::now() < deadline {
             if read_children().is_empty() {
                 return;
             }

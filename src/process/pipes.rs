@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 
 /// How much is read of one stream before the other streams are read.
-const READ_BYTES_MAX: usize = 1 << 20;
+const MAX_READ_BYTES: usize = 1 << 20;
 
 /// An output stream that keeps its first and its last bytes.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl LineSplitter {
 pub(super) fn read_some(source: &mut Option<OwnedFd>, on_bytes: &mut dyn FnMut(&[u8])) {
     let Some(fd) = source else { return };
     let mut buffer = [0_u8; 16 << 10];
-    let mut remaining = READ_BYTES_MAX;
+    let mut remaining = MAX_READ_BYTES;
     while remaining > 0 {
         match rustix::io::read(&*fd, &mut buffer[..]) {
             Ok(count) if count > 0 => {

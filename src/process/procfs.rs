@@ -22,7 +22,7 @@ use super::orphans::reap_orphan;
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The maximum length of a list of children or of an environment.
-const LIST_BYTES_MAX: u64 = 8 << 20;
+const MAX_LIST_BYTES: u64 = 8 << 20;
 
 /// The size of the first read. Most environments are smaller.
 const ENVIRON_BYTES: usize = 256 << 10;
@@ -52,7 +52,7 @@ pub(super) fn read_children() -> Vec<Pid> {
     }
     let mut text = String::new();
     match fs::File::open(children_path())
-        .and_then(|file| file.take(LIST_BYTES_MAX).read_to_string(&mut text))
+        .and_then(|file| file.take(MAX_LIST_BYTES).read_to_string(&mut text))
     {
         Ok(_) => parse_pids(text.split_whitespace()),
         Err(_) => Vec::new(),
@@ -129,7 +129,7 @@ fn read_environ(pid: Pid) -> std::io::Result<Vec<u8>> {
     let length = file.read(&mut environ)?;
     environ.truncate(length);
     if length == ENVIRON_BYTES {
-        file.take(LIST_BYTES_MAX).read_to_end(&mut environ)?;
+        file.take(MAX_LIST_BYTES).read_to_end(&mut environ)?;
     }
     Ok(environ)
 }

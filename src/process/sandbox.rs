@@ -30,7 +30,7 @@ use super::{CommandSpec, StartError};
 const PAGE_BYTES: usize = 4096;
 
 /// How much is read of the message of an abort.
-const STDERR_BYTES_MAX: usize = 4096;
+const MAX_STDERR_BYTES: usize = 4096;
 
 /// The nice value. Intake has precedence over it, but handlers must not starve it.
 const NICE: i32 = 5;
@@ -124,7 +124,7 @@ impl SandboxedProcess {
     /// Kills and reaps the process. If it ended before, the result is its own end.
     pub fn terminate(mut self) -> SandboxExit {
         let status = self.kill();
-        let mut stderr = [0; STDERR_BYTES_MAX];
+        let mut stderr = [0; MAX_STDERR_BYTES];
         let length = rustix::io::read(&self.stderr_pipe, &mut stderr[..]).unwrap_or(0);
         SandboxExit { status, stderr: String::from_utf8_lossy(&stderr[..length]).into_owned() }
     }

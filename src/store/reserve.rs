@@ -18,7 +18,7 @@ use super::open_files::with_suffix;
 const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A smaller reserve is useless.
-const RESERVE_BYTES_MIN: u64 = 64 << 10;
+const MIN_RESERVE_BYTES: u64 = 64 << 10;
 
 /// The reserve takes at most 1/4 of the free space.
 const PART_OF_FREE: u64 = 4;
@@ -29,7 +29,7 @@ const SUFFIX: &str = ".reserve";
 pub fn create(database: &Path, free_bytes: u64) {
     let bytes = (free_bytes / PART_OF_FREE).min(RESERVE_BYTES) & !4095;
     let path = with_suffix(database, SUFFIX);
-    if bytes < RESERVE_BYTES_MIN || path.exists() {
+    if bytes < MIN_RESERVE_BYTES || path.exists() {
         return;
     }
     // The reserve is optional: a file system that cannot allocate space has none.
@@ -48,7 +48,7 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
 pub fn release_if_full(database: &Path) {
     let free =
         rustix::fs::statvfs(database).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
-    if free.is_ok_and(|free| free < RESERVE_BYTES_MIN) {
+    if free.is_ok_and(|free| free < MIN_RESERVE_BYTES) {
         release(database);
     }
 }

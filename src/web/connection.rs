@@ -317,7 +317,7 @@ impl<S> ConnectionStream<S> {
         self.request_length().map_or(0, |length| self.request_bytes.saturating_sub(length))
     }
 
-    fn store_waker(&mut self, waker: &Waker) {
+    fn register_waker(&mut self, waker: &Waker) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             self.waker = Some(waker.clone());
             self.connection.set_waker(waker);
@@ -637,7 +637,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.store_waker(context.waker());
+        this.register_waker(context.waker());
         let state = this.connection.state();
         // The server accepts no further requests from a peer that does not read its responses.
         if this.is_write_blocked {
@@ -665,7 +665,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.store_waker(context.waker());
+        this.register_waker(context.waker());
         match this.connection.state().phase() {
             // This is actix-http's own response to an invalid request. actix-http would close the
             // connection at once, and the peer would lose the response because it is still sending.

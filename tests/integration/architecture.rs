@@ -53,7 +53,7 @@ const IMPORTS: [(&str, &str); 27] = [
     ("lib", ""),
 ];
 
-const HEADER_LINES_MAX: usize = 12;
+const MAX_HEADER_LINES: usize = 12;
 
 /// A Rust file.
 struct Source {
@@ -257,7 +257,7 @@ fn every_file_begins_with_its_purpose() {
     let mut found = Vec::new();
     for source in ["src", "tests", "benches", "fuzz"].into_iter().flat_map(sources) {
         let header = source.text.lines().take_while(|line| line.starts_with("//!")).count();
-        if !(1..=HEADER_LINES_MAX).contains(&header) {
+        if !(1..=MAX_HEADER_LINES).contains(&header) {
             found.push(format!("{}: {header} lines of //!", source.path));
         }
     }

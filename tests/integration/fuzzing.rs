@@ -15,7 +15,7 @@ const INPUTS: u64 = 20_000;
 /// Maximum time for each target.
 const TIME: Duration = Duration::from_secs(5);
 
-const BYTES_MAX: usize = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// A pseudo-random number generator (splitmix64).
 struct Random(u64);
@@ -52,7 +52,7 @@ fn mutate_seed(target: &Target, random: &mut Random) -> Vec<u8> {
                 None => bytes.truncate(at / 2),
             },
         }
-        bytes.truncate(BYTES_MAX);
+        bytes.truncate(MAX_BYTES);
     }
     bytes
 }

@@ -12,7 +12,7 @@ use super::{PathKey, PathStep};
 use crate::json;
 
 /// Every JSON parser here accepts this depth. Deeper bodies are left to jaq.
-const DEPTH_MAX: usize = 120;
+const MAX_DEPTH: usize = 120;
 
 /// The value at a path.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,7 +119,7 @@ fn is_plain(body: &[u8]) -> bool {
     let brackets = body.iter().filter(|&&byte| matches!(byte, b'[' | b'{')).count();
     let has_surrogates = memchr::memchr_iter(b'\\', body)
         .any(|at| matches!(body.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])));
-    !has_surrogates && (brackets <= DEPTH_MAX || json::depth(body) <= DEPTH_MAX)
+    !has_surrogates && (brackets <= MAX_DEPTH || json::depth(body) <= MAX_DEPTH)
 }
 
 struct ExtractVisitor<'p, 'f, 'de> {

@@ -24,7 +24,7 @@ pub(super) use value::InlineValue;
 use value::InlineNumber;
 
 /// Maximum nesting of an inline expression: threads with small stacks walk its tree.
-const DEPTH_MAX: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// An inline expression. `P` is the type of a path in the body.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +94,7 @@ pub(super) fn parse_inlineable(text: &str) -> Option<InlineNode> {
 }
 
 fn parse_node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNode> {
-    if depth > DEPTH_MAX {
+    if depth > MAX_DEPTH {
         return None;
     }
     let inner = |term: &Term<&str>| parse_node(term, input, depth + 1);
@@ -128,7 +128,7 @@ fn parse_node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNo
             let case = |last, (when, then): &(_, _)| {
                 Some(InlineNode::If(Box::new([inner(when)?, inner(then)?, last])))
             };
-            if cases.len() > DEPTH_MAX {
+            if cases.len() > MAX_DEPTH {
                 return None;
             }
             cases.iter().rev().try_fold(last, case)?
@@ -193,7 +193,7 @@ fn parse_elements(
     depth: usize,
     all: &mut Vec<InlineNode>,
 ) -> Option<()> {
-    if depth > DEPTH_MAX {
+    if depth > MAX_DEPTH {
         return None;
     }
     match term {
@@ -260,7 +260,7 @@ fn parse_path(
 
 fn extend_path(from: InlineNode, key: PathKey, is_optional: bool) -> Option<InlineNode> {
     let InlineNode::Body(mut steps) = from else { return None };
-    if steps.len() >= DEPTH_MAX {
+    if steps.len() >= MAX_DEPTH {
         return None;
     }
     steps.push(PathStep { key, is_optional });
