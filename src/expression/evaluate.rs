@@ -20,7 +20,7 @@ use super::request::{EXPRESSION_KEYS, RawJobKeys};
 use super::{EventContext, input, json, output};
 
 /// Maximum number of compiled expressions in the cache. A full cache is emptied.
-const MAX_CACHED: usize = 512;
+const MAX_CACHED_FILTERS: usize = 512;
 
 /// The stage of an evaluation: this plus the number of the expression in the request.
 pub(super) const STAGE_EXPRESSION: u32 = 2;
@@ -182,7 +182,7 @@ impl Evaluator {
         if let Some(compiled) = self.cache.get(text) {
             return Ok(Rc::clone(compiled));
         }
-        if self.cache.len() >= MAX_CACHED {
+        if self.cache.len() >= MAX_CACHED_FILTERS {
             self.cache.clear();
         }
         let filter = compiler::compile(text).map_err(|error| error.text)?;

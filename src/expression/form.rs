@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 pub(super) const MAX_FIELDS: usize = 10_000;
 
 /// PHP's `max_input_nesting_level`: a deeper field is left out.
-const MAX_NESTED: usize = 64;
+const MAX_NESTING: usize = 64;
 
 /// Parses an urlencoded form or query; `None`: it has too many fields.
 pub(super) fn read(text: &[u8]) -> Option<Val> {
@@ -54,7 +54,7 @@ impl Form {
     pub(super) fn add(&mut self, name: &str, value: Val) -> Option<()> {
         self.fields += 1;
         let (first, keys) = split_name(name);
-        if keys.len() <= MAX_NESTED {
+        if keys.len() <= MAX_NESTING {
             let first = Val::from(first.to_owned());
             self.top.add(first, &keys, value);
         }

@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::detail_text::{self, DETAIL_CHARS_MAX, stderr_line};
+use super::detail_text::{self, MAX_DETAIL_CHARS, stderr_line};
 use super::{HandlerRunner, Task, command_spec};
 use crate::clock;
 use crate::config::duration_text;
@@ -50,7 +50,7 @@ impl HandlerRunner for CgiRunner {
             timeout: task.handler.timeout,
             grace: self.grace,
             max_output_bytes: task.handler.max_output_bytes,
-            max_stdout_start_bytes: head::HEAD_BYTES_MAX + DETAIL_CHARS_MAX * 4,
+            max_stdout_start_bytes: head::MAX_HEAD_BYTES + MAX_DETAIL_CHARS * 4,
         };
         let run = process::run(&command, &task.input, limits, stop, &mut |_| ControlLine::Message);
         attempt_result(run, task.handler.timeout)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::detail_text::{DETAIL_CHARS_MAX, one_line};
+use super::detail_text::{MAX_DETAIL_CHARS, one_line};
 use crate::config;
 use crate::process::ControlLine;
 
@@ -43,7 +43,7 @@ impl ControlMessages {
         if is_heartbeat(&parse_object(line)) {
             return ControlLine::Heartbeat;
         }
-        if self.free_text.len() < DETAIL_CHARS_MAX {
+        if self.free_text.len() < MAX_DETAIL_CHARS {
             let gap = if self.free_text.is_empty() { "" } else { " " };
             self.free_text.push_str(gap);
             self.free_text.push_str(&one_line(line));

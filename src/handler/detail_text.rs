@@ -4,12 +4,12 @@ use super::error_line;
 use crate::domain::Outcome;
 
 /// The maximum length. A `detail` is one line in a list.
-pub const DETAIL_CHARS_MAX: usize = 500;
+pub const MAX_DETAIL_CHARS: usize = 500;
 
 /// Joins the parts of a detail, the most important first. Empty parts are left out.
 pub fn join(parts: &[&str]) -> String {
     let non_empty = parts.iter().copied().filter(|part| !part.is_empty());
-    non_empty.collect::<Vec<_>>().join(": ").chars().take(DETAIL_CHARS_MAX).collect()
+    non_empty.collect::<Vec<_>>().join(": ").chars().take(MAX_DETAIL_CHARS).collect()
 }
 
 /// Returns the line of stderr that describes the attempt: its error, or the last line of a success.
@@ -31,7 +31,7 @@ fn last_line(stderr: &[u8]) -> String {
 /// Converts bytes to one line of text without control characters, which could move the cursor of a
 /// terminal.
 pub fn one_line(bytes: &[u8]) -> String {
-    let bytes = &bytes[..bytes.len().min(DETAIL_CHARS_MAX * 4)];
+    let bytes = &bytes[..bytes.len().min(MAX_DETAIL_CHARS * 4)];
     let text = String::from_utf8_lossy(bytes);
     text.replace(char::is_control, " ").trim().to_owned()
 }

@@ -4,7 +4,7 @@ use super::super::detail_text;
 use super::super::http_outcome::HttpOutcome;
 
 /// The maximum length of a head.
-pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
+pub(super) const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// Parses the head. Returns it with the start of the body, or the reason why the head is invalid.
 pub(super) fn parse_head(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
@@ -13,9 +13,9 @@ pub(super) fn parse_head(start: &[u8]) -> Result<(HttpOutcome, &[u8]), String> {
     loop {
         let end = rest.iter().position(|&byte| byte == b'\n');
         let end = match end {
-            Some(end) if start.len() - rest.len() + end < HEAD_BYTES_MAX => end,
-            _ if start.len() > HEAD_BYTES_MAX => {
-                return Err(format!("it has no end within {} KiB", HEAD_BYTES_MAX >> 10));
+            Some(end) if start.len() - rest.len() + end < MAX_HEAD_BYTES => end,
+            _ if start.len() > MAX_HEAD_BYTES => {
+                return Err(format!("it has no end within {} KiB", MAX_HEAD_BYTES >> 10));
             }
             _ if start.is_empty() => return Err("no output".to_owned()),
             _ => return Err("no empty line at its end".to_owned()),

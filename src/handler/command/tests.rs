@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config;
 use crate::domain::Event;
-use crate::handler::detail_text::DETAIL_CHARS_MAX;
+use crate::handler::detail_text::MAX_DETAIL_CHARS;
 use crate::handler::tests::sample_task;
 
 fn task(script: &str) -> Task {
@@ -83,9 +83,9 @@ fn detail_is_one_line_of_bounded_length() {
     check("printf 'progress\\rdone\\r\\n' >&2; exit 7", "exit 7: done");
     check("echo why >&2; echo said >&3; echo more >&3; exit 7", "exit 7: why: said more");
     let long = run_attempt(&task("head -c 100000 /dev/zero | tr '\\0' e >&2; exit 7"));
-    assert_eq!(long.detail.len(), DETAIL_CHARS_MAX);
+    assert_eq!(long.detail.len(), MAX_DETAIL_CHARS);
     let long_control_text = run_attempt(&task("yes | head -n 100000 >&3; exit 7"));
-    assert_eq!(long_control_text.detail.chars().count(), DETAIL_CHARS_MAX);
+    assert_eq!(long_control_text.detail.chars().count(), MAX_DETAIL_CHARS);
 }
 
 #[test]

@@ -16,10 +16,10 @@ use super::call_context::{CallError, wait_for};
 use crate::process::is_shortage;
 
 /// The maximum number of concurrent lookups of all handlers.
-const LOOKUPS_MAX: usize = 64;
+const MAX_LOOKUPS: usize = 64;
 
 /// The maximum number of addresses of one host that are tried.
-const ADDRESSES_MAX: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 
 static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 
@@ -28,7 +28,7 @@ struct LookupPermit;
 
 impl LookupPermit {
     fn new() -> Option<Self> {
-        let increment = |count: usize| (count < LOOKUPS_MAX).then_some(count + 1);
+        let increment = |count: usize| (count < MAX_LOOKUPS).then_some(count + 1);
         LOOKUPS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, increment).ok().map(|_| Self)
     }
 }
@@ -56,7 +56,7 @@ fn look_up(
     let failed = |reason: String| CallError::NotConnected(format!("{host}: {reason}"));
     let shortage = |reason: String| CallError::Shortage(format!("{host}: {reason}"));
     let permit = LookupPermit::new()
-        .ok_or_else(|| shortage(format!("{LOOKUPS_MAX} DNS lookups are already waiting")))?;
+        .ok_or_else(|| shortage(format!("{MAX_LOOKUPS} DNS lookups are already waiting")))?;
     let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let done = Arc::new(done.map_err(|e| shortage(io::Error::from(e).to_string()))?);
     let found = Arc::new(Mutex::new(None));
@@ -74,7 +74,7 @@ fn look_up(
     wait_for(&*done, PollFlags::IN)?;
     let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     match found {
-        Some(Ok(all)) if !all.is_empty() => Ok(all.into_iter().take(ADDRESSES_MAX).collect()),
+        Some(Ok(all)) if !all.is_empty() => Ok(all.into_iter().take(MAX_ADDRESSES).collect()),
         Some(Err(e)) if e.raw_os_error().is_some_and(is_shortage) => Err(shortage(e.to_string())),
         Some(Err(e)) => Err(failed(e.to_string())),
         Some(Ok(_)) | None => Err(failed("it has no address".to_owned())),

@@ -17,7 +17,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
 
-use super::detail_text::{self, DETAIL_CHARS_MAX};
+use super::detail_text::{self, MAX_DETAIL_CHARS};
 use super::http_outcome::HttpOutcome;
 use super::{HandlerRunner, Task, command};
 use crate::clock;
@@ -34,13 +34,13 @@ mod socket;
 mod tests;
 
 /// The maximum size of a response head.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// How much of a response is read for `detail`, even if less is kept.
-const START_BYTES: usize = DETAIL_CHARS_MAX * 4;
+const START_BYTES: usize = MAX_DETAIL_CHARS * 4;
 
 /// How often one attempt repeats its request because an idle connection turned out to be closed.
-const STALE_RETRIES_MAX: usize = 4;
+const MAX_STALE_RETRIES: usize = 4;
 
 /// Runs attempts of one handler with a `url`.
 ///
@@ -144,10 +144,10 @@ impl UrlClient {
             .tls_config(tls)
             .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
-            .max_response_header_size(HEAD_BYTES_MAX)
+            .max_response_header_size(MAX_HEAD_BYTES)
             // The buffer is larger than the limit, so that a head that is too large is recognised.
-            .input_buffer_size(HEAD_BYTES_MAX * 2)
-            .output_buffer_size(HEAD_BYTES_MAX)
+            .input_buffer_size(MAX_HEAD_BYTES * 2)
+            .output_buffer_size(MAX_HEAD_BYTES)
             .max_idle_connections(settings.concurrency)
             .max_idle_connections_per_host(settings.concurrency)
             .build();
@@ -171,7 +171,7 @@ impl UrlClient {
     /// the receiver recognises the second by its `Idempotency-Key`.
     fn send(&self, request: &Request<&[u8]>, call: &CallGuard) -> Result<Response<Body>, Error> {
         let mut response = self.agent.run(request.clone());
-        for _ in 0..STALE_RETRIES_MAX {
+        for _ in 0..MAX_STALE_RETRIES {
             match response {
                 Err(Error::Io(_)) if call.was_stale() => {
                     call_context::set_stale(false);
@@ -334,7 +334,7 @@ fn error_text(error: &Error) -> String {
         Error::Io(e) => format!("no response: {e}"),
         Error::ConnectProxyFailed(reason) => format!("not connected: {reason}"),
         Error::LargeResponseHeader(..) => {
-            format!("no response: its head is larger than {} KiB", HEAD_BYTES_MAX >> 10)
+            format!("no response: its head is larger than {} KiB", MAX_HEAD_BYTES >> 10)
         }
         Error::Protocol(e) => format!("no response: not HTTP: {e}"),
         error => format!("no response: {error}"),

@@ -97,7 +97,7 @@ fn the_part_of_a_response_that_is_not_kept_is_not_read() {
     let task = with_settings(&flood.task(), |handler| handler.max_output_bytes = 10_000);
     let result = run_attempt(&task);
     assert_eq!((result.outcome, result.stdout.len()), (Outcome::Succeeded, 10_000));
-    assert_eq!(result.detail.len(), DETAIL_CHARS_MAX);
+    assert_eq!(result.detail.len(), MAX_DETAIL_CHARS);
     let runner = with_settings(&flood.task(), |handler| handler.max_output_bytes = 0);
     let result = run_attempt(&runner);
     assert!(result.stdout.is_empty() && result.detail.starts_with("status 200: xxx"));
