@@ -120,7 +120,7 @@ pub(super) struct EvaluationQueue {
     waiting: [Mutex<WaitingRequests>; 3],
     condvars: [Condvar; 3],
     /// Maximum number of processes for each priority.
-    pub processes_max: usize,
+    pub max_processes: usize,
     /// Why the last process could not be started; `None` once one has started.
     start_error: Mutex<Option<String>>,
 }
@@ -142,9 +142,9 @@ struct WaitingRequests {
 }
 
 impl EvaluationQueue {
-    pub fn new(processes_max: usize) -> Self {
+    pub fn new(max_processes: usize) -> Self {
         let (waiting, condvars, start_error) = Default::default();
-        Self { waiting, condvars, processes_max, start_error }
+        Self { waiting, condvars, max_processes, start_error }
     }
 
     pub fn start_error(&self) -> Option<String> {
@@ -170,7 +170,7 @@ impl EvaluationQueue {
         }
         waiting.push(request, false);
         let should_start =
-            waiting.count > waiting.idle_threads && waiting.threads < self.processes_max;
+            waiting.count > waiting.idle_threads && waiting.threads < self.max_processes;
         waiting.threads += usize::from(should_start);
         let has_idle_thread = waiting.idle_threads > 0;
         drop(waiting);
@@ -206,7 +206,7 @@ impl EvaluationQueue {
             if waiting.is_closed {
                 return QueueEvent::Closed;
             }
-            if let Some(group) = waiting.take_group(self.processes_max) {
+            if let Some(group) = waiting.take_group(self.max_processes) {
                 return QueueEvent::Group(group);
             }
             if idle_at.is_some_and(|at| at <= now) {
@@ -252,7 +252,7 @@ impl EvaluationQueue {
     /// Whether the source may get another process.
     pub fn may_hold_another(&self, priority: Priority, fairness_key: u64) -> bool {
         let waiting = self.lock(priority);
-        waiting.processes_by_key.get(&fairness_key).is_none_or(|held| held + 1 < self.processes_max)
+        waiting.processes_by_key.get(&fairness_key).is_none_or(|held| held + 1 < self.max_processes)
     }
 
     /// Gives back the process that a source held for a group.
@@ -338,9 +338,9 @@ impl WaitingRequests {
     }
 
     /// Takes a group of the next source that does not already hold all processes but one.
-    fn take_group(&mut self, processes_max: usize) -> Option<VecDeque<EvaluationRequest>> {
+    fn take_group(&mut self, max_processes: usize) -> Option<VecDeque<EvaluationRequest>> {
         let may_hold_another = |fairness_key: &u64| {
-            self.processes_by_key.get(fairness_key).is_none_or(|held| held + 1 < processes_max)
+            self.processes_by_key.get(fairness_key).is_none_or(|held| held + 1 < max_processes)
         };
         let index = self.round_robin.iter().position(may_hold_another)?;
         let fairness_key = self.round_robin.remove(index)?;

@@ -275,8 +275,8 @@ pub(super) fn emit(
             state.now_ms,
             state.now_ms - MIN_INTERVAL_MS
         ])?;
-    if let Some(accept) = alert.event.as_ref().filter(|_| updated == 1) {
-        events::insert_event(conn, state, &mut InsertStatements::new(conn)?, accept)?;
+    if let Some(new_event) = alert.event.as_ref().filter(|_| updated == 1) {
+        events::insert_event(conn, state, &mut InsertStatements::new(conn)?, new_event)?;
     }
     Ok(())
 }

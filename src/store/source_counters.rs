@@ -123,7 +123,7 @@ impl QueueRecount {
         if !is_forced && !is_due {
             return !self.is_stale;
         }
-        let began = Instant::now();
+        let started_at = Instant::now();
         let counted = self.counters.recount(conn);
         if let Err(e) = &counted {
             log::debug!("the queue could not be counted again: {e}");
@@ -132,7 +132,7 @@ impl QueueRecount {
             counters: Arc::clone(&self.counters),
             is_stale: counted.is_err(),
             counted_at: Instant::now(),
-            count_duration: began.elapsed(),
+            count_duration: started_at.elapsed(),
         };
         !self.is_stale
     }

@@ -59,12 +59,12 @@ fn between_two_transactions_the_lock_is_free_for_a_while() {
     let mut db = test_store();
     db.insert_event(vec![]);
     db.state.write_counters(&db.store.conn).unwrap();
-    let began = std::time::Instant::now();
+    let started_at = std::time::Instant::now();
     let mut replay = Replay::new(&db.store, audit_entry());
     for _ in 0..4 {
         replay.insert_jobs(&[planned(1, vec![(H, plain_job())])]).unwrap();
     }
-    assert!(began.elapsed() >= Duration::from_millis(3 * 30));
+    assert!(started_at.elapsed() >= Duration::from_millis(3 * 30));
 }
 
 #[test]
