@@ -152,7 +152,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     } else if args.handlers {
         stats::load_handler_stats(conn, hour_ago_ms, store.clock.to_wall_ms(0))
     } else if args.sources {
-        stats::load_source_stats(conn, hour_ago_ms)
+        stats::load_source_stats(conn, hour_ago_ms, store.clock.to_wall_ms(0))
     } else {
         queries::list_jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
     };
@@ -326,7 +326,8 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
     let mut handlers =
         stats::load_handler_stats(&store.conn, hour_ago_ms, store.clock.to_wall_ms(0))
             .map_err(runtime_error)?;
-    let sources = stats::load_source_stats(&store.conn, hour_ago_ms).map_err(runtime_error)?;
+    let sources = stats::load_source_stats(&store.conn, hour_ago_ms, store.clock.to_wall_ms(0))
+        .map_err(runtime_error)?;
     // Jobs of a removed handler stay queued, and this output should show that.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {

@@ -101,11 +101,7 @@ fn apply(
     if selection.is_dry_run {
         return print_dry_run(store, verb, &ids);
     }
-    if has_selectors
-        && !ids.is_empty()
-        && selection.should_confirm
-        && !confirm_jobs(verb, ids.len())?
-    {
+    if has_selectors && selection.should_confirm && !confirm_jobs(verb, ids.len())? {
         return Err(user_error("nothing was changed"));
     }
     let reason = match command {
@@ -237,6 +233,10 @@ fn unknown_handler(name: &str) -> String {
 
 fn confirm_jobs(verb: &str, count: usize) -> Result<bool, ExitError> {
     let jobs = if count == 1 { "job" } else { "jobs" };
+    // On a terminal, nothing to do needs no question. Elsewhere the option is needed in any case.
+    if count == 0 && std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
     confirm(&format!("{verb} {count} {jobs}?"))
 }
 

@@ -68,7 +68,7 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
     }
     let events = format_count(selection.events(), "event");
     if has_selectors
-        && selection.events() > 0
+        && (selection.events() > 0 || !std::io::stdin().is_terminal())
         && !args.yes
         && !confirm(&format!("replay {events} for {}?", describe_handlers(&selection)))?
     {

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::queries::{ISO, Rows, query};
 use crate::clock::MonotonicClock;
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
-/// paused or their circuit breaker is open. `to_wall_ms` converts the database clock. The last hour is searched in the newest 200,000 attempts.
+/// paused or their circuit breaker is open. `to_wall_ms` converts the database clock.
 ///
 /// # Errors
 /// The read failed.
@@ -17,6 +17,7 @@ pub fn load_handler_stats(
     hour_ago_ms: i64,
     to_wall_ms: i64,
 ) -> rusqlite::Result<Rows> {
+    let first_attempt = first_id_since(conn, "attempts", "ended_at", hour_ago_ms)?;
     query(
         conn,
         &format!("SELECT h.name AS handler, h.paused,
@@ -32,10 +33,10 @@ pub fn load_handler_stats(
          FROM handlers h LEFT JOIN (
            SELECT j.handler, sum(a.outcome = 'succeeded') AS succeeded,
              sum(a.outcome <> 'succeeded') AS other
-           FROM (SELECT * FROM attempts ORDER BY id DESC LIMIT 200000) a JOIN jobs j ON j.id = a.job
-           WHERE a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
+           FROM attempts a JOIN jobs j ON j.id = a.job
+           WHERE a.id >= ?3 AND a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
          ORDER BY h.name"),
-        &[hour_ago_ms.into(), to_wall_ms.into()],
+        &[hour_ago_ms.into(), to_wall_ms.into(), first_attempt.into()],
     )
 }
 
@@ -43,22 +44,52 @@ pub fn load_handler_stats(
 ///
 /// # Errors
 /// The read failed.
-pub fn load_source_stats(conn: &Connection, hour_ago_ms: i64) -> rusqlite::Result<Rows> {
+pub fn load_source_stats(
+    conn: &Connection,
+    hour_ago_ms: i64,
+    to_wall_ms: i64,
+) -> rusqlite::Result<Rows> {
+    let first_event = first_id_since(conn, "events", "received_at", hour_ago_ms)?;
     query(
         conn,
         &format!(
             "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
                coalesce((SELECT sum(r.count) FROM rejected_requests r WHERE r.source = s.name
                  AND r.at >= ?1), 0) AS rejected_last_hour,
-               strftime({ISO}, e.last / 1000.0, 'unixepoch') AS last_event_at
+               strftime({ISO}, coalesce(e.last, CASE WHEN s.has_accepted THEN s.last_seen_at + ?3 END)
+                 / 1000.0, 'unixepoch') AS last_event_at
              FROM sources s LEFT JOIN (
-               SELECT source, sum(received_at >= ?1) AS events, max(received_at) AS last
-               FROM (SELECT source, received_at FROM events ORDER BY id DESC LIMIT 200000)
-               GROUP BY source) e ON e.source = s.id
+               SELECT source, count(*) AS events, max(received_at) AS last FROM events
+               WHERE id >= ?2 AND received_at >= ?1 GROUP BY source) e ON e.source = s.id
              ORDER BY s.name"
         ),
-        &[hour_ago_ms.into()],
+        &[hour_ago_ms.into(), first_event.into(), to_wall_ms.into()],
     )
+}
+
+/// Finds the first row of a table whose time is not before `since_ms`, by its id. Ids and times grow together,
+/// so a binary search reads a few rows, where a count would read all.
+fn first_id_since(
+    conn: &Connection,
+    table: &str,
+    time: &str,
+    since_ms: i64,
+) -> rusqlite::Result<i64> {
+    let bounds = format!("SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM {table}");
+    let (mut low, mut high): (i64, i64) =
+        conn.query_row(&bounds, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sql = format!("SELECT id, {time} FROM {table} WHERE id >= ?1 ORDER BY id LIMIT 1");
+    let mut select = conn.prepare(&sql)?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found: Option<(i64, i64)> =
+            select.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match found {
+            Some((id, at_ms)) if at_ms < since_ms => low = id + 1,
+            Some(_) | None => high = middle,
+        }
+    }
+    Ok(low)
 }
 
 /// Returns how many jobs are queued for each handler, by its name.

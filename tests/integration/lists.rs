@@ -35,6 +35,8 @@ fn without_a_terminal_bulk_commands_need_a_confirmation_by_option() {
         &["cancel", "--state", "dead"],
         &["replay", "--source", "a"],
         &["replay", "--all"],
+        // Nothing is selected.
+        &["retry", "--state", "cancelled"],
     ] {
         let output = server.cli(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

@@ -144,7 +144,7 @@ fn a_replay_of_selected_jobs_runs_only_their_handlers() {
     }
     server.until("select count(*) from outcomes where handler = 'bad'", "6");
     assert_eq!(server.value("select count(*) from outcomes where handler = 'good'"), "2");
-    let none = server.cli(&["replay", "--handler", "good", "--state", "dead"]);
+    let none = server.cli(&["replay", "--handler", "good", "--state", "dead", "--yes"]);
     assert_eq!(stdout(&none), "replayed 0 events: 0 jobs\n");
 }
 
