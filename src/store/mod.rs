@@ -242,6 +242,14 @@ pub fn process_name(pid: u32) -> String {
 /// 120 of the `-shm` file (<https://www.sqlite.org/walformat.html>); otherwise it is in SQLite's
 /// lock bytes of the database itself.
 pub fn write_lock_holder(database: &Path) -> Option<String> {
+    // /proc/locks is read in pieces, and can lack a lock if others come and go meanwhile.
+    (0..LOCK_READS).find_map(|_| find_write_lock_holder(database))
+}
+
+/// How often /proc/locks is read before a lock counts as not held.
+const LOCK_READS: usize = 5;
+
+fn find_write_lock_holder(database: &Path) -> Option<String> {
     let holders = lock_holders(&shm(database), (120, 120), &["WRITE"]);
     let holders = holders.into_iter().chain(lock_holders(database, DATABASE_BYTES, &["WRITE"]));
     holders.map(describe_process).next()

@@ -32,8 +32,9 @@ fn read_all(stream: &mut TcpStream) -> String {
     text
 }
 
+/// The statuses of the responses. One whose status has not arrived yet is left out.
 fn statuses(text: &str) -> Vec<&str> {
-    text.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]).collect()
+    text.split("HTTP/1.1 ").skip(1).filter_map(|response| response.get(..3)).collect()
 }
 
 /// Waits until this much time has passed since a moment.
