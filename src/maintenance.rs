@@ -16,8 +16,8 @@ use crate::store::handle::{WriteRequest, WriterHandle, WriterMessage};
 use crate::store::handshakes::HandshakeRecord;
 use crate::store::operation::Operation;
 use crate::store::rejections::RejectionRow;
-use crate::store::reserve;
 use crate::store::source_counters::SourceCounters;
+use crate::store::{self, reserve};
 use crate::worker::RunningJobs;
 
 pub mod alerts;
@@ -113,8 +113,7 @@ fn send_all(writer: &Sender<WriterMessage>, unsent: &mut Vec<Operation>) {
 
 /// Compares the free disk space with `min_free_space`. Below it senders get 503, and jobs go on running.
 fn check_disk_space(maintenance: &Maintenance) {
-    let Ok(space) = rustix::fs::statvfs(&maintenance.database) else { return };
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let Ok(free) = store::free_bytes(&maintenance.database) else { return };
     let low = free < maintenance.min_free_bytes;
     if !low {
         reserve::create(&maintenance.database, free - maintenance.min_free_bytes);

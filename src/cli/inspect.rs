@@ -207,7 +207,8 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
         return out.flush().map_err(runtime_error);
     }
     let (jobs, attempts) =
-        queries::load_event_jobs(&store.conn, event.id).map_err(runtime_error)?;
+        queries::load_event_jobs(&store.conn, event.id, store.clock.to_wall_ms(0))
+            .map_err(runtime_error)?;
     let items = queries::load_items(&store.conn, event.id).map_err(runtime_error)?;
     let result = if args.json {
         writeln!(out, "{}", output::json_line(&event_json(&event, &jobs, &attempts)))

@@ -5,6 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
 
+use super::output::format_count;
 use super::selector_args::SelectorArgs;
 use super::{ExitError, output, runtime_error, user_error};
 use crate::clock;
@@ -101,7 +102,8 @@ fn apply(
     if selection.is_dry_run {
         return print_dry_run(store, verb, &ids);
     }
-    if has_selectors && selection.should_confirm && !confirm_jobs(verb, ids.len())? {
+    let question = format!("{verb} {}?", format_count(ids.len(), "job"));
+    if has_selectors && selection.should_confirm && !confirm(&question, ids.len())? {
         return Err(user_error("nothing was changed"));
     }
     let reason = match command {
@@ -111,8 +113,8 @@ fn apply(
     let count =
         audit::apply_to_jobs(store, &ids, command, &audit_entry(verb, target(&ids), reason))
             .map_err(runtime_error)?;
-    let (jobs, done) = (if count == 1 { "job" } else { "jobs" }, past_tense(verb));
-    writeln!(output::stdout(), "{done} {count} {jobs}").map_err(runtime_error)
+    let jobs = format_count(usize::try_from(count).unwrap_or(0), "job");
+    writeln!(output::stdout(), "{} {jobs}", past_tense(verb)).map_err(runtime_error)
 }
 
 /// Prints the newest of the jobs that a command would change, and their number.
@@ -127,10 +129,10 @@ fn print_dry_run(store: &Store, verb: &str, ids: &[JobId]) -> Result<(), ExitErr
             .map_err(runtime_error)?;
         output::print_table(&mut out, &rows, true).map_err(runtime_error)?;
     }
-    let (count, jobs) = (ids.len(), if ids.len() == 1 { "job" } else { "jobs" });
+    let jobs = format_count(ids.len(), "job");
     let newest =
         if shown > 0 { format!(", the newest {DRY_RUN_ROWS} are listed") } else { String::new() };
-    writeln!(out, "would {verb} {count} {jobs}{newest}").map_err(runtime_error)
+    writeln!(out, "would {verb} {jobs}{newest}").map_err(runtime_error)
 }
 
 /// The target for the audit log: `job 7`, or none for several jobs.
@@ -231,26 +233,20 @@ fn unknown_handler(name: &str) -> String {
     format!("handler {name}: there is no such handler in the database")
 }
 
-fn confirm_jobs(verb: &str, count: usize) -> Result<bool, ExitError> {
-    let jobs = if count == 1 { "job" } else { "jobs" };
-    // On a terminal, nothing to do needs no question. Elsewhere the option is needed in any case.
-    if count == 0 && std::io::stdin().is_terminal() {
-        return Ok(true);
-    }
-    confirm(&format!("{verb} {count} {jobs}?"))
-}
-
-/// Asks a question on the terminal and reads the answer.
+/// Asks on the terminal whether to change `count` jobs or events. If there are none, nothing is asked.
 ///
 /// # Errors
-/// Exit code 2: there is no terminal to ask on.
-pub fn confirm(question: &str) -> Result<bool, ExitError> {
+/// Exit code 2: there is no terminal to ask on, however many there are.
+pub fn confirm(question: &str, count: usize) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
         let text = format!(
             "{question} there is no terminal to ask on, and nothing was changed: add --yes, or \
              --dry-run to see what would be done"
         );
         return Err(ExitError { code: 2, text });
+    }
+    if count == 0 {
+        return Ok(true);
     }
     write!(output::stderr(), "{question} [y/N] ").map_err(runtime_error)?;
     let mut answer = String::new();

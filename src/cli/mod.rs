@@ -55,7 +55,7 @@ enum Command {
     },
     /// Write a commented config.toml and example handlers
     Init,
-    /// Print whether a server runs, what it runs with, and what is wrong
+    /// Print whether a server runs, its configuration, and its problems
     ///
     /// Exit codes: 0 all is well, 1 something is wrong, 3 no server runs.
     Status(status::StatusArgs),

@@ -107,6 +107,11 @@ fn has_colour() -> bool {
     raw_stdout().is_terminal() && !no_color
 }
 
+/// Formats a number with its noun: `1 job`, `2 jobs`.
+pub fn format_count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Formats a value for people: times are local, other text is escaped.
 pub fn format_cell(value: &Value) -> String {
     match value {

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::jobs::{audit_entry, check_source_and_event, confirm};
+use super::output::format_count;
 use super::selector_args::SelectorArgs;
 use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::LoadedConfig;
@@ -67,11 +68,8 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
         return print_plan(&store, &selection, args.json);
     }
     let events = format_count(selection.events(), "event");
-    if has_selectors
-        && (selection.events() > 0 || !std::io::stdin().is_terminal())
-        && !args.yes
-        && !confirm(&format!("replay {events} for {}?", describe_handlers(&selection)))?
-    {
+    let question = format!("replay {events} for {}?", describe_handlers(&selection));
+    if has_selectors && !args.yes && !confirm(&question, selection.events())? {
         return Err(user_error("nothing was changed"));
     }
     let target = match args.events[..] {
@@ -92,10 +90,6 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
     } else {
         Err(user_error(missing_body_message(&summary.missing_events)))
     }
-}
-
-fn format_count(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Lists the handlers. A handler that does not match all events is followed by its number of events.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::output::format_count;
 use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::{
     self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
@@ -49,8 +50,8 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     writeln!(out, "{}: no errors", config.file.display()).map_err(runtime_error)?;
     match warnings.len() {
         count if is_strict && count > 0 => {
-            let noun = if count == 1 { "warning" } else { "warnings" };
-            Err(user_error(format!("{count} {noun}, and --strict allows none")))
+            let warnings = format_count(count, "warning");
+            Err(user_error(format!("{warnings}, and --strict allows none")))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! `status`: whether a server runs, what it runs with, and what is wrong.
+//! `status`: prints whether a server runs, its configuration, and its problems.
 
 use std::io::Write;
 
@@ -10,6 +10,7 @@ use super::setup::orphaned_queue_warnings;
 use super::{ExitError, http_client, open_store, runtime_error};
 use crate::clock;
 use crate::config::LoadedConfig;
+use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, RunRecord, RunState, ServerInfo};
 
@@ -18,9 +19,6 @@ const WRONG: u8 = 1;
 
 /// Exit code if no server runs.
 const NOT_RUNNING: u8 = 3;
-
-/// A write-ahead log of this size is a problem: a reader keeps it from being reset.
-const MAX_WAL_BYTES: u64 = 256 << 20;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -91,7 +89,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
         }
     }
     let wal_bytes = store::wal_bytes(database);
-    if wal_bytes > MAX_WAL_BYTES {
+    if wal_bytes >= WAL_BYTES_WARNED {
         problems.push(format!(
             "the write-ahead log has {}: a program keeps the database open in one long read",
             megabytes(wal_bytes)

@@ -23,7 +23,7 @@ use crate::config::Durability;
 pub const WAL_BYTES_KEPT: i64 = 64 << 20;
 
 /// From this size on the server warns of a growing WAL, and again each time its size has doubled.
-const WAL_BYTES_WARNED: u64 = 256 << 20;
+pub const WAL_BYTES_WARNED: u64 = 256 << 20;
 
 /// Time between two passes.
 const PASS: Duration = Duration::from_millis(20);

@@ -178,13 +178,19 @@ fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
     })
 }
 
-/// Locks the byte for the open file description. A child after `fork` shares it.
-fn lock_byte(file: &File) -> io::Result<()> {
+/// Describes the exclusive lock of the byte.
+fn describe_lock() -> libc::flock {
     // SAFETY: `flock` is plain data, for which zeros are a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     (lock.l_start, lock.l_len) = (LOCKED_BYTE, 1);
+    lock
+}
+
+/// Locks the byte for the open file description. A child after `fork` shares it.
+fn lock_byte(file: &File) -> io::Result<()> {
+    let lock = describe_lock();
     // SAFETY: the descriptor is open, and the kernel reads one `flock`, which lives until it returns.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         0 => Ok(()),
@@ -218,11 +224,7 @@ pub fn find_running_server(database: &Path) -> io::Result<Option<Option<RunRecor
 
 /// Returns whether another open file description has locked the byte.
 fn is_byte_locked(file: &File) -> io::Result<bool> {
-    // SAFETY: `flock` is plain data, for which zeros are a valid value.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    (lock.l_start, lock.l_len) = (LOCKED_BYTE, 1);
+    let mut lock = describe_lock();
     // SAFETY: the descriptor is open, and the kernel writes one `flock`, which lives until it returns.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
         0 => Ok(lock.l_type != libc::F_UNLCK as libc::c_short),

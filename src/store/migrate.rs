@@ -250,8 +250,7 @@ fn run_steps(
 fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
     let copy = open_files::with_suffix(path, &format!(".v{version}"));
     let needed = fs::metadata(path)?.len() + super::wal_bytes(path);
-    let space = rustix::fs::statvfs(path)?;
-    if space.f_bavail * space.f_frsize < needed * 2 {
+    if super::free_bytes(path)? < needed * 2 {
         log::warn!("{}: not enough free space for a copy before the migration", path.display());
         return Ok(None);
     }

@@ -419,9 +419,13 @@ pub fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
 ///
 /// # Errors
 /// The read failed.
-pub fn load_event_jobs(conn: &Connection, event: EventId) -> rusqlite::Result<(Rows, Rows)> {
+pub fn load_event_jobs(
+    conn: &Connection,
+    event: EventId,
+    to_wall_ms: i64,
+) -> rusqlite::Result<(Rows, Rows)> {
     let selector = Selector { event: Some(event.0), ..Selector::default() };
-    let mut found = list_jobs(conn, &selector, i64::MAX, 0)?;
+    let mut found = list_jobs(conn, &selector, i64::MAX, to_wall_ms)?;
     found.rows.reverse();
     let attempts = query(
         conn,

@@ -113,8 +113,7 @@ pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
 pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
     let folder = folder(database);
     files::create_folder(folder)?;
-    let space = rustix::fs::statvfs(folder)?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    super::free_bytes(folder)
 }
 
 /// Copies the content of `conn` to `target`, and syncs it. Calls `on_step` every 4 MiB.

@@ -46,9 +46,7 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
 
 /// Releases the reserve if the disk is almost full.
 pub fn release_if_full(database: &Path) {
-    let free =
-        rustix::fs::statvfs(database).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
-    if free.is_ok_and(|free| free < MIN_RESERVE_BYTES) {
+    if super::free_bytes(database).is_ok_and(|free| free < MIN_RESERVE_BYTES) {
         release(database);
     }
 }

@@ -4,13 +4,6 @@ use serde_json::Value;
 
 use crate::support::server::{HOOKTRAIL, Server, cli, scenario, stderr, stdout, until};
 
-/// Parses the output of a command: one JSON object on each line.
-fn objects(server: &Server, args: &[&str]) -> Vec<Value> {
-    let output = server.cli(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    stdout(&output).lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
-}
-
 fn keys(object: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> =
         object.as_object().expect("an object").keys().map(String::as_str).collect();
@@ -95,30 +88,30 @@ fn wrong_usage_is_exit_2() {
 #[test]
 fn json_lists_have_the_columns_of_the_views() {
     let server = server_with_three_events();
-    let jobs = objects(&server, &["list", "--json"]);
+    let jobs = server.json_lines(&["list", "--json"]);
     assert_eq!(
         keys(&jobs[0]),
         sorted("job event source handler item state attempts reason due_at")
     );
     assert_eq!(jobs.iter().map(|job| job["job"].as_i64()).collect::<Vec<_>>(), [3, 2, 1].map(Some));
-    assert_eq!(objects(&server, &["list", "--json", "--state", "dead", "--limit", "1"]).len(), 1);
-    assert_eq!(objects(&server, &["list", "--json", "--detail", "exit 7"]).len(), 2);
-    let outcomes = objects(&server, &["tail", "--json"]);
+    assert_eq!(server.json_lines(&["list", "--json", "--state", "dead", "--limit", "1"]).len(), 1);
+    assert_eq!(server.json_lines(&["list", "--json", "--detail", "exit 7"]).len(), 2);
+    let outcomes = server.json_lines(&["tail", "--json"]);
     let columns =
         "id at event source handler item attempt outcome detail duration_ms next_at job job_state";
     assert_eq!(keys(&outcomes[0]), sorted(columns));
-    let events = objects(&server, &["list", "--events", "--json"]);
+    let events = server.json_lines(&["list", "--events", "--json"]);
     let columns = "event received_at source remote_ip bytes duplicates jobs queued running succeeded dead cancelled settled_at";
     assert_eq!(keys(&events[0]), sorted(columns));
-    assert_eq!(objects(&server, &["list", "--handlers", "--json"])[0]["dead"], 2);
-    assert_eq!(objects(&server, &["list", "--sources", "--json"])[0]["source"], "a");
-    assert_eq!(objects(&server, &["stats", "--json"]).len(), 2);
+    assert_eq!(server.json_lines(&["list", "--handlers", "--json"])[0]["dead"], 2);
+    assert_eq!(server.json_lines(&["list", "--sources", "--json"])[0]["source"], "a");
+    assert_eq!(server.json_lines(&["stats", "--json"]).len(), 2);
 }
 
 #[test]
 fn show_prints_the_request_its_jobs_and_its_attempts() {
     let server = server_with_three_events();
-    let event = &objects(&server, &["show", "1", "--json"])[0];
+    let event = &server.json_lines(&["show", "1", "--json"])[0];
     assert_eq!(event["body"], "one");
     assert_eq!(event["attempts"][0]["detail"], "exit 7");
     assert_eq!(stdout(&server.cli(&["show", "3", "--body"])), "three");
@@ -186,7 +179,7 @@ fn rejections_are_listed_and_tailed_with_the_columns_of_the_view() {
     assert_eq!(server.post("/hooks/unknown", "x").status, 404);
     server.until("select count(*) from rejections", "1");
     for args in [["tail", "--rejected", "--json"], ["list", "--rejected", "--json"]] {
-        let rejections = objects(&server, &args);
+        let rejections = server.json_lines(&args);
         let columns = "id at source method path remote_ip status reason bytes count";
         assert_eq!(keys(&rejections[0]), sorted(columns), "{args:?}");
         assert_eq!(rejections[0]["status"], 404, "{args:?}");
@@ -196,18 +189,11 @@ fn rejections_are_listed_and_tailed_with_the_columns_of_the_view() {
 #[test]
 fn tail_follows_new_outcomes() {
     let server = scenario().source("a", "").handler("h", "", "true").start();
-    let mut tail = std::process::Command::new(HOOKTRAIL)
-        .args(["tail", "-f", "--json"])
-        .current_dir(server.path())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("tail");
+    let mut tail = server.start_cli(&["tail", "-f", "--json"], std::process::Stdio::piped());
     server.post("/hooks/a", "x");
     let mut line = String::new();
-    let output = tail.stdout.take().expect("the stdout");
+    let output = tail.0.stdout.take().expect("the stdout");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
-    let _ = tail.kill();
-    let _ = tail.wait();
     let outcome: Value = serde_json::from_str(&line).expect("an object");
     assert_eq!(outcome["outcome"], "succeeded");
 }

@@ -4,13 +4,6 @@ use serde_json::Value;
 
 use crate::support::server::{Server, scenario, stderr, stdout, until};
 
-/// The JSON objects that a command prints, one per line.
-fn objects(server: &Server, args: &[&str]) -> Vec<Value> {
-    let output = server.cli(args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    stdout(&output).lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
-}
-
 /// A server with three events. The handler `good` succeeds, the handler `bad` fails once.
 fn three_events() -> Server {
     let server = scenario()
@@ -62,7 +55,7 @@ fn a_dry_run_lists_the_jobs_and_changes_nothing() {
 #[test]
 fn tail_prints_the_rows_that_match_all_of_its_options() {
     let server = three_events();
-    let count = |args: &[&str]| objects(&server, &[&["tail", "--json"], args].concat()).len();
+    let count = |args: &[&str]| server.json_lines(&[&["tail", "--json"], args].concat()).len();
     assert_eq!(count(&["-n", "2"]), 2);
     assert_eq!(count(&["--lines", "0"]), 0);
     assert_eq!(count(&["--handler", "bad"]), 3);
@@ -75,12 +68,8 @@ fn tail_prints_the_rows_that_match_all_of_its_options() {
     // New rows are found by their id, also if the filter left out the newest ones before.
     let printed = server.path().join("followed");
     let file = std::fs::File::create(&printed).expect("a file");
-    let mut tail = std::process::Command::new(crate::support::server::HOOKTRAIL)
-        .args(["tail", "-f", "--json", "--handler", "good", "-n", "1"])
-        .current_dir(server.path())
-        .stdout(file)
-        .spawn()
-        .expect("tail");
+    let args = ["tail", "-f", "--json", "--handler", "good", "-n", "1"];
+    let _tail = server.start_cli(&args, file.into());
     let events = || -> Vec<i64> {
         let text = std::fs::read_to_string(&printed).expect("text");
         let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a row"));
@@ -91,7 +80,6 @@ fn tail_prints_the_rows_that_match_all_of_its_options() {
     until("tail prints the last row", || events() == [last]);
     server.post("/hooks/a", "four");
     until("tail prints the new row alone", || events() == [last, 4]);
-    tail.kill().and_then(|()| tail.wait()).expect("the end of tail");
     let output = server.cli(&["tail", "--handler", "unknown"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -116,7 +104,7 @@ fn a_list_that_is_cut_says_of_how_many_rows() {
     for whole in [&["list", "--limit", "6"][..], &["list", "--all"], &["list"]] {
         assert_eq!(stdout(&server.cli(whole)).lines().count(), 7, "{whole:?}");
     }
-    assert_eq!(objects(&server, &["list", "--limit", "2", "--json"]).len(), 2);
+    assert_eq!(server.json_lines(&["list", "--limit", "2", "--json"]).len(), 2);
 }
 
 #[test]
@@ -124,16 +112,16 @@ fn an_open_circuit_breaker_is_in_the_list_the_statistics_and_the_log() {
     let keys = "concurrency = 1\nbreaker = { threshold = 1, cooldown = '1h' }";
     let server =
         scenario().source("a", "").handler("h", keys, "echo no such contact >&2; exit 3").start();
-    let closed = objects(&server, &["stats", "--json"]);
+    let closed = server.json_lines(&["stats", "--json"]);
     assert_eq!(closed[0]["breaker_open_until"], Value::Null);
     server.post("/hooks/a", "one");
     server.until("select change from breaker_log", "opened");
     server.post("/hooks/a", "two");
-    let jobs = objects(&server, &["list", "--state", "queued", "--json"]);
+    let jobs = server.json_lines(&["list", "--state", "queued", "--json"]);
     let reasons: Vec<&str> = jobs.iter().filter_map(|job| job["reason"].as_str()).collect();
     assert!(reasons[0].starts_with("circuit breaker open until 20"), "{reasons:?}");
     assert!(reasons[1].ends_with("; exit 3: no such contact"), "{reasons:?}");
-    let opened = objects(&server, &["stats", "--json"]);
+    let opened = server.json_lines(&["stats", "--json"]);
     let open_until = opened[0]["breaker_open_until"].as_str().expect("a time");
     assert!(open_until.starts_with("20"), "{open_until}");
     until("the log names the handler", || {
@@ -153,7 +141,7 @@ fn the_list_says_why_a_queued_job_waits() {
     server.post("/hooks/a", "two");
     server.until("select count(*) from outcomes", "2");
     let reason = |handler: &str, index: usize| {
-        let jobs = objects(&server, &["list", "--handler", handler, "--json"]);
+        let jobs = server.json_lines(&["list", "--handler", handler, "--json"]);
         jobs[index]["reason"].as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(reason("paused", 0), "handler is paused");

@@ -391,6 +391,31 @@ impl Server {
     pub fn cli(&self, args: &[&str]) -> Output {
         cli(self.path(), args)
     }
+
+    /// Runs the command line in the server's folder. Returns the JSON objects that it prints, one per line.
+    pub fn json_lines(&self, args: &[&str]) -> Vec<serde_json::Value> {
+        let output = self.cli(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        let text = stdout(&output);
+        text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
+    }
+
+    /// Starts a command that goes on, such as `tail -f`. It is killed when it is dropped.
+    pub fn start_cli(&self, args: &[&str], stdout: Stdio) -> RunningCommand {
+        let mut command = Command::new(HOOKTRAIL);
+        let command = command.args(args).current_dir(self.path()).stdout(stdout);
+        RunningCommand(command.spawn().expect("the command"))
+    }
+}
+
+/// A command that is killed when it is dropped, also by a test that fails.
+pub struct RunningCommand(pub Child);
+
+impl Drop for RunningCommand {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 pub fn send_signal(pid: u32, signal: Signal) -> rustix::io::Result<()> {
