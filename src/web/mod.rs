@@ -381,8 +381,8 @@ pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String
     let http = listening.intake.iter().find(|address| address.starts_with("http"));
     if let (Some(source), Some(address)) = (unverified, http) {
         let (content_type, body) = match source.accept {
-            Accept::Any | Accept::Json => ("application/json", r#"{"name":"Ada"}"#),
-            Accept::Form => ("application/x-www-form-urlencoded", "name=Ada"),
+            Accept::Any | Accept::Json => ("application/json", r#"{"form_id":"1","name":"Ada"}"#),
+            Accept::Form => ("application/x-www-form-urlencoded", "form_id=1&name=Ada"),
         };
         let url = format!("{address}{}", source.path);
         lines
