@@ -16,9 +16,11 @@ use crate::store::{self, Store};
 use crate::{app, log, process};
 
 mod dry_run;
+mod help;
 mod http_client;
 mod inspect;
 mod jobs;
+mod markdown;
 mod output;
 mod replay;
 mod sample_bodies;
@@ -30,7 +32,8 @@ mod status;
 /// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
 /// retries them.
 #[derive(Debug, Parser)]
-#[command(name = "hooktrail", version, max_term_width = 100)]
+#[command(name = "hooktrail", version, max_term_width = help::MAX_WIDTH, disable_help_subcommand = true)]
+#[command(after_help = help::overview())]
 pub struct Cli {
     /// Configuration file. Default: ./config.toml, else /etc/hooktrail/config.toml
     #[arg(long, global = true, env = "HOOKTRAIL_CONFIG", value_name = "FILE")]
@@ -43,8 +46,20 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server until a signal stops it (default command)
+    #[command(after_help = help::examples(&[
+        "# Run the server with ./config.toml",
+        "hooktrail",
+        "# Run it with another file, and log more",
+        "HOOKTRAIL_LOG=debug hooktrail --config test.toml serve",
+    ]))]
     Serve,
     /// Check the configuration and print the URL of each source
+    #[command(after_help = help::examples(&[
+        "# Find errors before a reload or a start",
+        "hooktrail check",
+        "# Print which handlers match event 7",
+        "hooktrail check --event 7",
+    ]))]
     Check {
         /// Also print which handlers match this event
         #[arg(long, value_name = "EVENT")]
@@ -54,53 +69,158 @@ enum Command {
         strict: bool,
     },
     /// Write a commented config.toml and example handlers
+    #[command(after_help = help::examples(&[
+        "# Write config.toml and handlers/ into this folder",
+        "hooktrail init",
+        "# Write them to /etc/hooktrail",
+        "hooktrail --config /etc/hooktrail/config.toml init",
+    ]))]
     Init,
     /// Print whether a server runs, its configuration, and its problems
     ///
     /// Exit codes: 0 all is well, 1 something is wrong, 3 no server runs.
+    #[command(after_help = help::examples(&[
+        "# Print whether all is well; a script reads the exit code",
+        "hooktrail status",
+        "hooktrail status --json",
+    ]))]
     Status(status::StatusArgs),
     /// Print the last 20 outcomes, oldest first
+    #[command(after_help = help::examples(&[
+        "# Print the last outcomes, then new ones as they come",
+        "hooktrail tail -f",
+        "# Print why the last 5 requests were rejected",
+        "hooktrail tail --rejected -n 5",
+    ]))]
     Tail(inspect::TailArgs),
     /// List jobs, newest first, or events, rejected requests, handlers or sources
+    #[command(after_help = help::examples(&[
+        "# List the dead jobs of one handler",
+        "hooktrail list --handler crm --state dead",
+        "# List the events of the last two hours",
+        "hooktrail list --events --since 2h",
+    ]))]
     List(inspect::ListArgs),
     /// Print one event: its request, its jobs, their attempts and outputs
+    #[command(after_help = help::examples(&[
+        "# Print event 7 and what became of it",
+        "hooktrail show 7",
+        "# Write its body to a file",
+        "hooktrail show 7 --body > body.json",
+    ]))]
     Show(inspect::ShowArgs),
     /// Retry dead, cancelled or waiting jobs now, with fresh attempts and the same idempotency key
+    #[command(after_help = help::examples(&[
+        "# Retry two jobs",
+        "hooktrail retry 12 13",
+        "# Retry the dead jobs of one handler, after a question",
+        "hooktrail retry --handler crm --state dead",
+    ]))]
     Retry(jobs::RetryArgs),
     /// Create new jobs with new idempotency keys from stored events, also for newer handlers
+    #[command(after_help = help::examples(&[
+        "# Run event 7 again",
+        "hooktrail replay 7",
+        "# Print what a new handler would get of yesterday's events",
+        "hooktrail replay --handler crm --since yesterday --dry-run",
+    ]))]
     Replay(replay::ReplayArgs),
     /// Cancel queued jobs, stop running ones, dismiss dead ones
+    #[command(after_help = help::examples(&[
+        "# Cancel one job, and record why",
+        "hooktrail cancel 12 --reason \"test data\"",
+        "# Cancel the queued jobs of a handler that is gone",
+        "hooktrail cancel --handler old-crm --state queued",
+    ]))]
     Cancel(jobs::CancelArgs),
     /// Pause a handler: its jobs wait until it is resumed
+    #[command(after_help = help::examples(&[
+        "# Hold the jobs of one handler, for example while its service is down",
+        "hooktrail pause crm",
+    ]))]
     Pause {
         /// Name of the handler
         handler: String,
     },
     /// Resume a paused handler
+    #[command(after_help = help::examples(&[
+        "# Let the jobs of a paused handler run",
+        "hooktrail resume crm",
+    ]))]
     Resume {
         /// Name of the handler
         handler: String,
     },
     /// Print queue depths, rates and ages of each handler and source
+    #[command(after_help = help::examples(&[
+        "# Print how much is queued, running and dead",
+        "hooktrail stats",
+    ]))]
     Stats {
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
     /// Run a handler for an event in the foreground and record nothing
+    #[command(after_help = help::examples(&[
+        "# Try a new handler with event 7",
+        "hooktrail run crm 7",
+    ]))]
     Run(dry_run::RunArgs),
     /// Print the outputs of a jq expression for an event or a file
+    #[command(after_help = help::examples(&[
+        "# Try an expression on the newest event",
+        "hooktrail eval '.form_id'",
+        "# Try it on a file",
+        "hooktrail eval '.items[] | {id}' body.json",
+    ]))]
     Eval(dry_run::EvalArgs),
     /// Post a webhook to the server, signed as its sender signs it
+    #[command(after_help = help::examples(&[
+        "# Post a signed sample of the sender of source paminga",
+        "hooktrail send paminga",
+        "# Post a body of your own",
+        "hooktrail send paminga body.json",
+    ]))]
     Send(send::SendArgs),
     /// Print the completion script of a shell
+    #[command(after_help = help::examples(&[
+        "# Complete commands, handlers and sources in this shell (for all shells: in ~/.bashrc)",
+        "source <(hooktrail completions bash)",
+        "# The same for zsh, and for fish",
+        "source <(hooktrail completions zsh)",
+        "hooktrail completions fish | source",
+    ]))]
     Completions {
         /// Name of the shell
         shell: clap_complete::Shell,
     },
-    /// Print the man page
-    #[command(hide = true)]
-    Man,
+    /// Print the help of a command or a topic
+    ///
+    /// Without a name, it lists all commands and topics. A topic is a page of the documentation.
+    #[command(after_help = help::examples(&[
+        "# Print every option of a command",
+        "hooktrail help retry",
+        "# Read about config.toml",
+        "hooktrail help configuration | less",
+    ]))]
+    Help {
+        /// Name of a command or a topic
+        #[arg(value_name = "COMMAND|TOPIC")]
+        name: Option<String>,
+    },
+    /// Print the man page, or write one for each command
+    #[command(after_help = help::examples(&[
+        "# Read the man page",
+        "hooktrail man | man -l -",
+        "# Install all man pages",
+        "sudo hooktrail man --to /usr/local/share/man/man1",
+    ]))]
+    Man {
+        /// Write the pages of the program and of each command into this folder
+        #[arg(long = "to", value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
 }
 
 /// Runs the command that the arguments name.
@@ -139,10 +259,8 @@ fn run(cli: Cli) -> Result<(), ExitError> {
             );
             return Ok(());
         }
-        Command::Man => {
-            let page = clap_mangen::Man::new(Cli::command());
-            return page.render(&mut output::raw_stdout()).map_err(runtime_error);
-        }
+        Command::Help { name } => return help::help(name.as_deref()),
+        Command::Man { folder } => return help::man(folder.as_deref()),
         Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}
     }
@@ -168,7 +286,11 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Cancel(args) => jobs::cancel(&open_store(&loaded)?, &args),
         Command::Pause { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, true),
         Command::Resume { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, false),
-        Command::Serve | Command::Init | Command::Completions { .. } | Command::Man => Ok(()),
+        Command::Serve
+        | Command::Init
+        | Command::Completions { .. }
+        | Command::Help { .. }
+        | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -69,7 +69,7 @@ fn fit(widths: &mut [usize], columns: usize) {
 }
 
 /// The width of the terminal that standard output is connected to.
-fn terminal_columns() -> Option<usize> {
+pub fn terminal_columns() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(raw_stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }

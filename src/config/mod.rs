@@ -39,7 +39,7 @@ mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{LoadedConfig, find, load};
-pub use parse::{duration_text, parse_duration};
+pub use parse::{duration_text, nearest, parse_duration};
 pub use public_url::PublicUrl;
 pub use restart_required::restart_required;
 pub use scheme::{DeliveryKey, SCHEMES, SchemeSpec, find_scheme};

@@ -275,7 +275,7 @@ pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 /// The nearest of the names, if one is near enough.
-pub(super) fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
+pub fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
     let distance = |name: &str| strsim::damerau_levenshtein(&unknown.to_lowercase(), name);
     let best = names.iter().min_by_key(|name| distance(name))?;
     let is_near = distance(best) <= (best.len().max(unknown.len()) / 3).clamp(1, 4);

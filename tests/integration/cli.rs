@@ -199,19 +199,6 @@ fn tail_follows_new_outcomes() {
 }
 
 #[test]
-fn completions_and_the_man_page_name_every_command() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for args in [&["completions", "bash"][..], &["man"]] {
-        let text = stdout(&cli(folder.path(), args));
-        for command in
-            ["serve", "check", "init", "tail", "list", "show", "retry", "cancel", "stats"]
-        {
-            assert!(text.contains(command), "{args:?}: {command}");
-        }
-    }
-}
-
-#[test]
 fn the_example_request_in_the_log_works_in_a_shell() {
     for accept in ["any", "json", "form"] {
         let server = scenario().source("a", &format!("accept = \"{accept}\"")).start();

@@ -33,6 +33,7 @@ mod flow_control;
 mod fuzzing;
 mod guarantees;
 mod handshakes;
+mod help;
 mod intake;
 mod large_requests;
 mod lists;

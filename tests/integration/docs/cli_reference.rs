@@ -35,11 +35,9 @@ pub fn command_line() -> Command {
     command
 }
 
-/// The commands that `--help` lists, without `help` itself.
-pub fn visible_commands(command: &Command) -> impl Iterator<Item = &Command> {
-    command
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+/// The commands that `--help` lists.
+fn visible_commands(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
 fn reference() -> String {
@@ -60,9 +58,10 @@ fn reference() -> String {
         if command.get_arguments().any(|arg| own(&arg)) {
             let _ = write!(page, "\n{}", table(command.get_arguments().filter(own)));
         }
-        if let Some(more) = command.get_after_long_help().or(command.get_after_help()) {
-            let _ = write!(page, "\n```\n{}\n```\n", more.to_string().trim());
-        }
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let (heading, examples) = examples.split_once('\n').unwrap_or_default();
+        let examples = examples.lines().map(|line| format!("{}\n", line.trim_start()));
+        let _ = write!(page, "\n{heading}\n\n```sh\n{}```\n", examples.collect::<String>());
     }
     page
 }
