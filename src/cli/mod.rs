@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::app::ExitError;
 use crate::config::{self, LoadedConfig};
@@ -15,6 +15,7 @@ use crate::expression::evaluator_main;
 use crate::store::{self, Store};
 use crate::{app, log, process};
 
+mod completions;
 mod dry_run;
 mod help;
 mod http_client;
@@ -207,7 +208,7 @@ enum Command {
     Help {
         /// Name of a command or a topic
         #[arg(value_name = "COMMAND|TOPIC")]
-        name: Option<String>,
+        topic: Option<String>,
     },
     /// Print the man page, or write one for each command
     #[command(after_help = help::examples(&[
@@ -230,6 +231,9 @@ pub fn main() -> ExitCode {
     if arguments.next().is_some_and(|command| command == evaluator_main::COMMAND) {
         return evaluator_main::main(arguments);
     }
+    if let Some(code) = completions::complete() {
+        return code;
+    }
     let cli = Cli::parse();
     let code = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -250,16 +254,8 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
         Command::Init => return setup::init(cli.config.as_deref()),
-        Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Cli::command(),
-                "hooktrail",
-                &mut output::raw_stdout(),
-            );
-            return Ok(());
-        }
-        Command::Help { name } => return help::help(name.as_deref()),
+        Command::Completions { shell } => return completions::print_script(*shell),
+        Command::Help { topic } => return help::help(topic.as_deref()),
         Command::Man { folder } => return help::man(folder.as_deref()),
         Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}

@@ -53,6 +53,11 @@ pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
     Ok(LoadedConfig { config, warnings, secrets })
 }
 
+/// Reads what a file and its includes declare, and ignores errors. For names alone: values may be wrong.
+pub fn load_despite_errors(path: &Path) -> Option<Config> {
+    read_all(path, &Diagnostics::default())
+}
+
 fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let main = read_file(path, log)?;
     let whole_file = Location { line: 0, ..main.locate(0) };

@@ -38,7 +38,7 @@ mod verify;
 mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use load::{LoadedConfig, find, load};
+pub use load::{LoadedConfig, find, load, load_despite_errors};
 pub use parse::{duration_text, nearest, parse_duration};
 pub use public_url::PublicUrl;
 pub use restart_required::restart_required;

@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use hooktrail::cli::Cli;
 
-use crate::support::server::{cli, stderr, stdout};
+use crate::support::server::{HOOKTRAIL, cli, stderr, stdout};
 
 /// The names of the commands that `--help` lists.
 fn commands() -> Vec<String> {
@@ -155,5 +155,58 @@ fn a_man_page_is_written_for_the_program_and_for_each_command() {
     assert_eq!(page("hooktrail.1"), stdout(&cli(folder.path(), &["man"])));
     for name in commands() {
         assert!(page("hooktrail.1").contains(&format!("hooktrail\\-{name}(1)")), "{name}");
+    }
+}
+
+/// What bash offers for the last word of a command line.
+fn completed_by_bash(folder: &Path, words: &[&str]) -> Vec<String> {
+    let script = "source <(hooktrail completions bash); COMP_WORDS=(\"$@\"); COMP_CWORD=$(($#-1)); \
+                  COMP_TYPE=9; _clap_complete_hooktrail hooktrail \"${COMP_WORDS[COMP_CWORD]}\"; \
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let bin = Path::new(HOOKTRAIL).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash"]).args(words).env("PATH", path).current_dir(folder);
+    let ran = bash.env_remove("HOOKTRAIL_CONFIG").output().unwrap();
+    assert_eq!(stderr(&ran), "", "{words:?}");
+    stdout(&ran).lines().map(str::to_owned).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn bash_completes_commands_names_of_the_configuration_states_and_topics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let other = "[sources.c]\n[handlers.other]\nsources = ['c']\ncommand = ['true']\n";
+    fs::write(path.join("other.toml"), other).unwrap();
+    // A configuration with an error still has names.
+    let config = "unknown = 1\n[sources.a]\n[sources.b]\n[handlers.one]\nsources = ['a']\n\
+                  [handlers.two]\ncommand = ['true']\n";
+    fs::write(path.join("config.toml"), config).unwrap();
+    for (line, expected) in [
+        ("hooktrail re", "retry replay resume"),
+        ("hooktrail retry --handler ", "one two"),
+        ("hooktrail pause t", "two"),
+        ("hooktrail list --source ", "a b"),
+        ("hooktrail send b", "b"),
+        ("hooktrail cancel --state r", "running"),
+        ("hooktrail help conf", "configuration"),
+        ("hooktrail tail --fo", "--follow"),
+        ("hooktrail send a oth", "other.toml"),
+        ("hooktrail --config other.toml retry --handler ", "other"),
+        ("hooktrail --config missing.toml retry --handler ", ""),
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(completed_by_bash(path, &words).join(" "), expected, "{line}");
+    }
+    let created: Vec<_> = fs::read_dir(path).unwrap().collect();
+    assert_eq!(created.len(), 2, "{created:?}");
+}
+
+#[test]
+fn a_completion_script_calls_the_program_from_which_it_came() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = stdout(&cli(folder.path(), &["completions", shell]));
+        assert!(script.contains(HOOKTRAIL), "{shell}: {script}");
     }
 }
