@@ -5,12 +5,12 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
 
+use super::audit::audit_entry;
 use super::output::format_count;
 use super::selector_args::SelectorArgs;
 use super::{ExitError, output, runtime_error, user_error};
-use crate::clock;
 use crate::domain::{EventId, JobId, JobState};
-use crate::store::audit::{self, AuditEntry, JobCommand};
+use crate::store::audit::{self, JobCommand};
 use crate::store::{Store, deferred, queries, registry};
 
 /// Maximum number of jobs that `--dry-run` lists.
@@ -274,20 +274,4 @@ pub fn set_paused(store: &Store, name: &str, is_paused: bool) -> Result<(), Exit
         (false, false) => format!("{name} is not paused"),
     };
     writeln!(output::stdout(), "{text}").map_err(runtime_error)
-}
-
-/// Makes an entry of the audit log. `who` is the user behind `sudo`, else the user, else the user id.
-pub fn audit_entry(action: &str, target: Option<String>, reason: Option<String>) -> AuditEntry {
-    let read = |variable: &str| std::env::var(variable).ok().filter(|name| !name.is_empty());
-    let who = read("SUDO_USER").or_else(|| read("USER")).or_else(|| read("LOGNAME"));
-    let who = who.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-    AuditEntry {
-        at_ms: clock::wall_ms(),
-        who,
-        via: "cli",
-        action: action.to_owned(),
-        target,
-        jobs: 0,
-        reason,
-    }
 }

@@ -15,6 +15,7 @@ use crate::expression::evaluator_main;
 use crate::store::{self, Store};
 use crate::{app, log, process};
 
+mod audit;
 mod completions;
 mod dry_run;
 mod help;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::jobs::{audit_entry, check_source_and_event, confirm};
+use super::audit::audit_entry;
+use super::jobs::{check_source_and_event, confirm};
 use super::output::format_count;
 use super::selector_args::SelectorArgs;
 use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};

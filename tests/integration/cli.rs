@@ -1,5 +1,7 @@
 //! The command line, with and without a running server.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::support::server::{HOOKTRAIL, Server, cli, scenario, stderr, stdout, until};
@@ -258,4 +260,22 @@ fn invisible_characters_are_escaped_in_the_output_of_show() {
         .expect("script, of util-linux");
     let printed = stdout(&on_terminal);
     assert!(printed.contains("b\\u{202e}\\u{1b}[2J"), "{printed:?}");
+}
+
+#[test]
+fn the_audit_log_has_the_user_name_that_the_environment_cannot_change() {
+    let server = scenario().source("a", "").handler("h", "", "true").start();
+    let pause = |verb: &str, sudo_user: Option<&str>| {
+        let mut command = Command::new(HOOKTRAIL);
+        command.args([verb, "h"]).current_dir(server.path()).env_remove("SUDO_USER");
+        command.env("USER", "mallory").env("LOGNAME", "mallory");
+        command.envs(sudo_user.map(|name| ("SUDO_USER", name)));
+        assert!(command.output().expect("the command").status.success());
+    };
+    pause("pause", None);
+    pause("resume", Some("anna"));
+    let output = Command::new("id").arg("-un").output().expect("id, of coreutils");
+    let user = stdout(&output).trim().to_owned();
+    let who = server.column("select who from audit_log order by id");
+    assert_eq!(who, [user.clone(), format!("{user} (sudo from anna)")]);
 }
