@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod claim_request;
+pub mod id_set;
 pub mod job_plan;
 pub mod reservation;
 pub mod version_value;

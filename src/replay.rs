@@ -4,17 +4,21 @@
 //! Events are read and evaluated outside of any transaction. Only the new rows are written in one.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use crossbeam_channel::bounded;
 
 use crate::config::{Config, Handler};
+use crate::domain::id_set::{IdRanges, IdSet};
 use crate::domain::{EventId, HandlerId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet};
 use crate::planner::JobPlanner;
 use crate::store::audit::AuditEntry;
 use crate::store::queries::Selector;
-use crate::store::replay::{self, PlannedReplay, SelectedEvent};
+use crate::store::replay::{self, PlannedReplay};
+use crate::store::selection::{self, BulkProgress, OnProgress, SelectedEvents};
 use crate::store::{self, Store, event_reads, registry};
 use crate::worker::{self, task_builder::TaskBuilder};
 
@@ -29,49 +33,46 @@ const MAX_EVALUATIONS_AHEAD: usize = 32;
 /// How long a replay waits for a free evaluator.
 const EVALUATOR_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A chunk of events is written after this time, so that a slow expression delays neither the progress nor
+/// an interruption.
+const MAX_CHUNK_TIME: Duration = Duration::from_millis(200);
+
 /// The events and the handler of a replay.
 #[derive(Clone, Debug)]
 pub struct ReplayRequest<'a> {
     pub selector: Selector,
+    /// Only these events. Empty: all.
+    pub events: IdRanges,
     /// Only this handler, which is configured. `None` means all handlers of the events' sources.
     pub handler: Option<&'a str>,
-}
-
-impl ReplayRequest<'_> {
-    /// Returns whether the selector selects jobs. Then only the handlers of these jobs get the events.
-    fn selects_jobs(&self) -> bool {
-        self.selector.state.is_some() || self.selector.detail.is_some()
-    }
 }
 
 /// The selected events with the handlers that take them.
 pub struct ReplaySelection<'a> {
     task_builder: &'a TaskBuilder,
-    /// One planner for each distinct set of handlers.
-    planners: Vec<JobPlanner>,
-    /// The event, its source, and the index of its planner.
-    events: Vec<(i64, SourceId, usize)>,
-    /// The number of events for each handler.
-    counts: BTreeMap<HandlerId, usize>,
+    groups: Vec<EventGroup>,
     names: HashMap<HandlerId, String>,
     /// Events that no handler takes.
-    unmatched: Vec<i64>,
+    unmatched: IdSet,
 }
 
-/// How many events a replay has gone through, and the jobs that it made.
-#[derive(Clone, Copy, Debug)]
-pub struct ReplayProgress {
-    pub events: usize,
-    pub total_events: usize,
-    pub jobs: i64,
+/// Selected events of one source that the same handlers take. Each event is in one group.
+struct EventGroup {
+    source: SourceId,
+    handlers: Vec<HandlerId>,
+    planner: JobPlanner,
+    events: IdSet,
 }
 
 /// The result of a replay.
 #[derive(Clone, Debug, Default)]
 pub struct ReplaySummary {
-    pub jobs: i64,
+    /// At the end, or where the replay was interrupted.
+    pub progress: BulkProgress,
     /// Events that no longer exist or have no body.
     pub missing_events: Vec<i64>,
+    /// If the replay was interrupted: the first and the last of the events that are not replayed.
+    pub remaining: Option<RangeInclusive<i64>>,
 }
 
 /// The ids of the configured handlers. A handler that is not in the database yet gets a temporary negative
@@ -96,70 +97,111 @@ pub fn select_events<'a>(
     config: &Config,
     request: &ReplayRequest<'_>,
     task_builder: &'a TaskBuilder,
+    on_progress: &mut OnProgress<'_>,
 ) -> anyhow::Result<ReplaySelection<'a>> {
-    let selected = if request.selects_jobs() {
-        replay::select_events_by_job(&store.conn, &request.selector)?
-    } else {
+    let mut selector = request.selector.clone();
+    if !selector.has_job_conditions() {
         // `--handler` names the handler of the new jobs, not that of earlier ones.
-        let selector = Selector { handler: None, ..request.selector.clone() };
-        replay::select_events(&store.conn, &selector)?
-    };
+        selector.handler = None;
+    }
+    let selected = selection::select_events(&store.conn, &selector, &request.events, on_progress)?;
     let handlers = handlers_with_ids(store, config)?;
     let sources = registry::source_names(&store.conn)?;
-    let is_matching = |(handler, id): &&(&Handler, HandlerId), event: &SelectedEvent| {
-        request.handler.is_none_or(|name| name == handler.name)
-            && event.handler.is_none_or(|handler| handler == *id)
-            && sources.get(&event.source).is_some_and(|name| handler.sources.contains(name))
-    };
-    let mut selection = ReplaySelection {
+    let mut result = ReplaySelection {
         task_builder,
-        planners: Vec::new(),
-        events: Vec::new(),
-        counts: BTreeMap::new(),
+        groups: Vec::new(),
         names: handlers.iter().map(|(handler, id)| (*id, handler.name.clone())).collect(),
-        unmatched: Vec::new(),
+        unmatched: IdSet::default(),
     };
-    let mut planner_indexes: HashMap<Vec<HandlerId>, usize> = HashMap::new();
-    // An event may be selected more than once, each time for another handler.
-    for event_selections in selected.chunk_by(|a, b| a.event == b.event) {
-        let matching_handlers: Vec<&(&Handler, HandlerId)> = handlers
-            .iter()
-            .filter(|handler| event_selections.iter().any(|event| is_matching(handler, event)))
-            .collect();
-        let ids: Vec<HandlerId> = matching_handlers.iter().map(|(_, id)| *id).collect();
-        let SelectedEvent { event, source, .. } = event_selections[0];
+    for (source, ids, events) in group_by_handlers(&selected, |source, handler| {
+        let is_matching = |(candidate, id): &&(&Handler, HandlerId)| {
+            request.handler.is_none_or(|name| name == candidate.name)
+                && handler.is_none_or(|handler| handler == *id)
+                && sources.get(&source).is_some_and(|name| candidate.sources.contains(name))
+        };
+        handlers.iter().filter(is_matching).map(|(_, id)| *id).collect()
+    }) {
         if ids.is_empty() {
-            selection.unmatched.push(event);
+            result.unmatched.extend(events.iter());
             continue;
         }
-        for id in &ids {
-            *selection.counts.entry(*id).or_default() += 1;
-        }
-        let planner = *planner_indexes.entry(ids).or_insert_with(|| {
-            selection
-                .planners
-                .push(JobPlanner::for_handlers(matching_handlers.into_iter().copied()));
-            selection.planners.len() - 1
-        });
-        selection.events.push((event, source, planner));
+        let matching = handlers.iter().filter(|(_, id)| ids.contains(id)).copied();
+        let planner = JobPlanner::for_handlers(matching);
+        result.groups.push(EventGroup { source, handlers: ids, planner, events });
     }
-    Ok(selection)
+    Ok(result)
+}
+
+/// Groups events by their source and by the handlers that take them. `match_handlers` returns those for a
+/// source and a selected handler. An event may be selected more than once, each time for another handler.
+fn group_by_handlers(
+    selected: &SelectedEvents,
+    match_handlers: impl Fn(SourceId, Option<HandlerId>) -> Vec<HandlerId>,
+) -> Vec<(SourceId, Vec<HandlerId>, IdSet)> {
+    let entries: Vec<(SourceId, Vec<HandlerId>, &IdSet)> = selected
+        .iter()
+        .map(|((source, handler), events)| (*source, match_handlers(*source, *handler), events))
+        .collect();
+    let mut groups = Vec::new();
+    for of_source in entries.chunk_by(|a, b| a.0 == b.0) {
+        if let [(source, handlers, events)] = of_source {
+            groups.push((*source, handlers.clone(), (*events).clone()));
+            continue;
+        }
+        let mut by_handlers: BTreeMap<Vec<HandlerId>, IdSet> = BTreeMap::new();
+        let mut events = IdSet::default();
+        of_source.iter().for_each(|(_, _, selected)| events.extend(selected.iter()));
+        for event in events.iter() {
+            let matching = of_source.iter().filter(|(_, _, selected)| selected.contains(event));
+            let mut handlers: Vec<HandlerId> =
+                matching.flat_map(|(_, handlers, _)| handlers.iter().copied()).collect();
+            handlers.sort_unstable();
+            by_handlers.entry(handlers).or_default().insert(event);
+        }
+        let source = of_source[0].0;
+        groups.extend(by_handlers.into_iter().map(|(handlers, events)| (source, handlers, events)));
+    }
+    groups
 }
 
 impl ReplaySelection<'_> {
     /// The number of events that a handler takes.
-    pub fn events(&self) -> usize {
-        self.events.len()
+    pub fn events(&self) -> u64 {
+        self.groups.iter().map(|group| group.events.len()).sum()
     }
 
     /// The selected events that no handler takes.
-    pub fn unmatched(&self) -> &[i64] {
+    pub fn unmatched(&self) -> &IdSet {
         &self.unmatched
     }
 
     /// The handlers, each with the number of events that it takes.
-    pub fn counts(&self) -> Vec<(&str, usize)> {
-        self.counts.iter().map(|(id, events)| (self.name(*id), *events)).collect()
+    pub fn counts(&self) -> Vec<(&str, u64)> {
+        let mut counts: BTreeMap<HandlerId, u64> = BTreeMap::new();
+        for group in &self.groups {
+            for handler in &group.handlers {
+                *counts.entry(*handler).or_default() += group.events.len();
+            }
+        }
+        counts.into_iter().map(|(id, events)| (self.name(id), events)).collect()
+    }
+
+    fn last_event(&self) -> i64 {
+        self.groups.iter().filter_map(|group| group.events.iter().next_back()).max().unwrap_or(0)
+    }
+
+    /// Returns the events that a handler takes, oldest first, each with its group.
+    fn iter(&self) -> impl Iterator<Item = (i64, &EventGroup)> {
+        let mut groups: Vec<_> =
+            self.groups.iter().map(|group| (group, group.events.iter().peekable())).collect();
+        std::iter::from_fn(move || {
+            let next = |(_, events): &mut (_, std::iter::Peekable<_>)| events.peek().copied();
+            let ids =
+                groups.iter_mut().enumerate().filter_map(|(at, group)| Some((next(group)?, at)));
+            let (_, at) = ids.min()?;
+            let (group, events) = &mut groups[at];
+            Some((events.next()?, *group))
+        })
     }
 
     /// The name of a handler.
@@ -167,7 +209,7 @@ impl ReplaySelection<'_> {
         self.names.get(&handler).map_or("?", String::as_str)
     }
 
-    /// Inserts the jobs, and reports the progress after each chunk.
+    /// Inserts the jobs. Reports the progress after each chunk, and stops there if `on_progress` breaks.
     ///
     /// # Errors
     /// The database cannot be read or written, or no evaluator was free.
@@ -176,25 +218,30 @@ impl ReplaySelection<'_> {
         store: &Store,
         config: &Config,
         audit: AuditEntry,
-        report: &mut dyn FnMut(ReplayProgress),
+        on_progress: &mut OnProgress<'_>,
     ) -> anyhow::Result<ReplaySummary> {
         let real_ids = self.register(store, config)?;
         let mut replay = replay::Replay::new(store, audit);
-        let mut at = 0;
-        while at < self.events.len() {
-            let (mut replays, next) = self.evaluate_chunk(store, at)?;
-            for (handler, _) in replays.iter_mut().flat_map(|planned| &mut planned.specs) {
+        let mut progress = BulkProgress { total: self.events(), ..BulkProgress::default() };
+        let mut events = self.iter();
+        while progress.done < progress.total {
+            let mut replays = self.evaluate_chunk(store, &mut events)?;
+            for (handler, _) in replays.iter_mut().flat_map(|(_, planned)| &mut planned.specs) {
                 *handler = *real_ids.get(handler).unwrap_or(handler);
             }
-            replay.insert_jobs(&replays)?;
-            at = next;
-            report(ReplayProgress {
-                events: at,
-                total_events: self.events.len(),
-                jobs: replay.jobs(),
-            });
+            let planned: Vec<PlannedReplay> =
+                replays.into_iter().map(|(_, planned)| planned).collect();
+            replay.insert_jobs(&planned).with_context(|| {
+                format!("stopped after {} of {} events", progress.done, progress.total)
+            })?;
+            progress.done += u64::try_from(planned.len()).unwrap_or(0);
+            progress.jobs = replay.jobs().unsigned_abs();
+            if on_progress(progress).is_break() {
+                break;
+            }
         }
-        Ok(ReplaySummary { jobs: replay.jobs(), missing_events: replay.missing_events().to_vec() })
+        let remaining = events.next().map(|(event, _)| event..=self.last_event());
+        Ok(ReplaySummary { progress, missing_events: replay.missing_events().to_vec(), remaining })
     }
 
     /// Calls `visit` with the planned jobs of each event and inserts nothing.
@@ -207,15 +254,16 @@ impl ReplaySelection<'_> {
         visit: &mut dyn FnMut(&str, &PlannedReplay) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let sources = registry::source_names(&store.conn)?;
-        let mut at = 0;
-        while at < self.events.len() {
-            let (replays, next) = self.evaluate_chunk(store, at)?;
-            for (planned, (_, source, _)) in replays.iter().zip(&self.events[at..]) {
-                visit(sources.get(source).map_or("?", String::as_str), planned)?;
+        let mut events = self.iter();
+        loop {
+            let replays = self.evaluate_chunk(store, &mut events)?;
+            if replays.is_empty() {
+                return Ok(());
             }
-            at = next;
+            for (group, planned) in &replays {
+                visit(sources.get(&group.source).map_or("?", String::as_str), planned)?;
+            }
         }
-        Ok(())
     }
 
     /// Registers the handlers that the database does not know yet. Maps their temporary ids to real ones.
@@ -228,7 +276,8 @@ impl ReplaySelection<'_> {
             .handlers
             .iter()
             .filter(|handler| {
-                self.counts.keys().any(|id| id.0 < 0 && self.name(*id) == handler.name)
+                let ids = self.groups.iter().flat_map(|group| &group.handlers);
+                ids.into_iter().any(|id| id.0 < 0 && self.name(*id) == handler.name)
             })
             .map(worker::registration_of)
             .collect();
@@ -243,35 +292,36 @@ impl ReplaySelection<'_> {
         Ok(self.names.iter().filter_map(real).collect())
     }
 
-    /// Plans the jobs of the next chunk of events. Returns them and the index of the next event.
-    fn evaluate_chunk(
+    /// Plans the jobs of the next chunk of events. Returns nothing if there are no more events.
+    fn evaluate_chunk<'g>(
         &self,
         store: &Store,
-        from: usize,
-    ) -> anyhow::Result<(Vec<PlannedReplay>, usize)> {
-        let (mut replays, mut at) = (Vec::new(), from);
+        events: &mut impl Iterator<Item = (i64, &'g EventGroup)>,
+    ) -> anyhow::Result<Vec<(&'g EventGroup, PlannedReplay)>> {
+        let started_at = Instant::now();
+        let mut replays = Vec::new();
         let (mut jobs, mut bytes) = (0, 0);
-        while at < self.events.len()
-            && replays.len() < MAX_CHUNK_EVENTS
+        while replays.len() < MAX_CHUNK_EVENTS
             && jobs < MAX_CHUNK_JOBS
             && bytes < MAX_CHUNK_BODY_BYTES
+            && (replays.is_empty() || started_at.elapsed() < MAX_CHUNK_TIME)
         {
-            let end = self.events.len().min(at + MAX_EVALUATIONS_AHEAD);
-            let chunk = &self.events[at..end];
-            let (results, read) = self.evaluate(store, chunk)?;
+            let chunk: Vec<(i64, &EventGroup)> = events.take(MAX_EVALUATIONS_AHEAD).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            let (results, read) = self.evaluate(store, &chunk)?;
             bytes += read;
-            for ((event, _, planner), result) in chunk.iter().zip(results) {
-                let planner = &self.planners[*planner];
+            for ((event, group), result) in chunk.into_iter().zip(results) {
                 let planned = match result {
-                    Some(result) => planner.plan_from(result),
-                    None => planner.unconditional_plan(),
+                    Some(result) => group.planner.plan_from(result),
+                    None => group.planner.unconditional_plan(),
                 };
                 jobs += planned.plan.job_count();
-                replays.push(PlannedReplay { event: *event, specs: planned.plan.into_specs() });
+                replays.push((group, PlannedReplay { event, specs: planned.plan.into_specs() }));
             }
-            at = end;
         }
-        Ok((replays, at))
+        Ok(replays)
     }
 
     /// Evaluates a chunk of events. Returns a result for each (`None` if no expression applies), and the
@@ -279,13 +329,13 @@ impl ReplaySelection<'_> {
     fn evaluate(
         &self,
         store: &Store,
-        chunk: &[(i64, SourceId, usize)],
+        chunk: &[(i64, &EventGroup)],
     ) -> anyhow::Result<(Vec<Option<EvaluationResult>>, usize)> {
         let (send_result, receive_result) = bounded(chunk.len());
         let (mut results, mut bytes, mut in_flight) = (Vec::new(), 0, 0);
         results.resize_with(chunk.len(), || None);
-        for (index, &(event, source, planner)) in chunk.iter().enumerate() {
-            let Some(expressions) = self.planners[planner].expressions() else { continue };
+        for (index, &(event, group)) in chunk.iter().enumerate() {
+            let Some(expressions) = group.planner.expressions() else { continue };
             if replay::has_body(&store.conn, event)? != Some(true) {
                 continue;
             }
@@ -298,7 +348,7 @@ impl ReplaySelection<'_> {
                     let send_result = send_result.clone();
                     let on_result = Box::new(move |result| drop(send_result.send((index, result))));
                     self.task_builder.expressions.evaluate_deferred(
-                        fairness_key(source),
+                        fairness_key(group.source),
                         expressions,
                         &context,
                         on_result,
@@ -312,11 +362,11 @@ impl ReplaySelection<'_> {
             results[index] = Some(match result {
                 Ok(result) => result,
                 Err(Busy) => {
-                    let (event, source, planner) = chunk[index];
-                    let expressions = self.planners[planner].expressions();
+                    let (event, group) = chunk[index];
+                    let expressions = group.planner.expressions();
                     let expressions =
                         expressions.ok_or(anyhow::anyhow!("no expression applies"))?;
-                    self.evaluate_with_retry(store, event, source, expressions)?
+                    self.evaluate_with_retry(store, event, group.source, expressions)?
                 }
             });
         }

@@ -7,16 +7,17 @@ use clap::Args;
 use rusqlite::types::Value;
 use serde_json::{Value as Json, json};
 
-use super::jobs::{check_handler_and_source, check_selectors};
-use super::output::{self, escape_line};
+use super::id_list::parse_id;
+use super::output::{self, escape_line, group_digits};
 use super::selector_args::{SelectorArgs, parse_state};
+use super::selector_checks::{check_event, check_handler_and_source, check_selectors};
 use super::setup::orphaned_queue_warnings;
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::{Event, EventId, JobState};
 use crate::store::queries::{self, Rows, TailFilter, TailView};
-use crate::store::{Store, event_reads, registry, stats};
+use crate::store::{Store, event_reads, stats};
 
 /// How often `tail -f` checks for new rows.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -84,6 +85,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// Number of the event
+    #[arg(value_parser = parse_id, allow_negative_numbers = true)]
     event: i64,
     /// Print only the bytes of the body
     #[arg(long)]
@@ -142,7 +144,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
         return Err(user_error(errors.join("\n")));
     }
     let conn = &store.conn;
-    let selector = args.selectors.to_selector(&[]);
+    let selector = args.selectors.to_selector();
     let limit = if args.all { i64::MAX } else { args.limit };
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let rows = if args.events {
@@ -171,8 +173,8 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
         };
         let total = match total.map_err(runtime_error)? {
             Some(total) if total <= shown => None,
-            Some(total) => Some(group_digits(total)),
-            None => Some(format!("more than {}", group_digits(queries::MAX_COUNT))),
+            Some(total) => Some(group_digits(total.unsigned_abs())),
+            None => Some(format!("more than {}", group_digits(queries::MAX_COUNT.unsigned_abs()))),
         };
         if let Some(total) = total {
             writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")
@@ -182,23 +184,10 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     out.flush().map_err(runtime_error)
 }
 
-/// Formats a number with a comma after each three digits.
-fn group_digits(number: i64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Prints one event with its jobs and their attempts.
 pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
-    if !registry::event_exists(&store.conn, args.event).map_err(runtime_error)? {
-        return Err(user_error(format!("event {}: there is no such event", args.event)));
+    if let Some(error) = check_event(store, args.event)? {
+        return Err(user_error(error));
     }
     let event = event_reads::load_event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());

@@ -2,28 +2,37 @@
 //! server. The server notices the change within a second.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
 
 use clap::Args;
 
 use super::audit::audit_entry;
-use super::output::format_count;
+use super::id_list::{IdList, parse_id_list};
+use super::output::{format_count, group_digits};
+use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
-use super::{ExitError, output, runtime_error, user_error};
-use crate::domain::{EventId, JobId, JobState};
+use super::selector_checks::{
+    check_ranges, check_selectors, reject_if_any, unknown_handler, unknown_job,
+};
+use super::{ExitError, output, print_without_server, runtime_error, user_error};
+use crate::domain::id_set::IdSet;
+use crate::domain::{EventId, JobState};
 use crate::store::audit::{self, JobCommand};
-use crate::store::{Store, deferred, queries, registry};
+use crate::store::selection::{self, BulkProgress};
+use crate::store::{Store, deferred, jobs, queries, registry};
 
 /// Maximum number of jobs that `--dry-run` lists.
 const DRY_RUN_ROWS: usize = 50;
 
-/// Arguments of `retry`.
+/// Arguments that `retry` and `cancel` share, and the arguments of `retry`.
 #[derive(Debug, Args)]
-pub struct RetryArgs {
-    /// Job numbers. Without them, jobs are selected by the options
-    jobs: Vec<i64>,
+pub struct JobArgs {
+    /// Job numbers, such as 4 or 4,5 or 4-6. Without them, jobs are selected by the options
+    #[arg(value_parser = parse_id_list, allow_negative_numbers = true)]
+    jobs: Vec<IdList>,
     #[command(flatten)]
     selectors: SelectorArgs,
-    /// Select all dead, cancelled and waiting jobs
+    /// Select all jobs that the command can change
     #[arg(long)]
     all: bool,
     /// Print the jobs and change nothing
@@ -37,143 +46,167 @@ pub struct RetryArgs {
 /// Arguments of `cancel`.
 #[derive(Debug, Args)]
 pub struct CancelArgs {
-    /// Job numbers. Without them, jobs are selected by the options
-    jobs: Vec<i64>,
     #[command(flatten)]
-    selectors: SelectorArgs,
-    /// Select all queued, running and dead jobs
-    #[arg(long)]
-    all: bool,
+    jobs: JobArgs,
     /// Reason to store with each job
     #[arg(long, value_name = "TEXT", default_value = "cancelled")]
     reason: String,
-    /// Print the jobs and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask for confirmation
-    #[arg(long, short)]
-    yes: bool,
-}
-
-/// The jobs that a command names or selects.
-struct JobSelection<'a> {
-    jobs: &'a [i64],
-    selectors: &'a SelectorArgs,
-    is_all: bool,
-    is_dry_run: bool,
-    should_confirm: bool,
 }
 
 /// Retries dead, cancelled or waiting jobs now.
-pub fn retry(store: &Store, args: &RetryArgs) -> Result<(), ExitError> {
-    let RetryArgs { jobs, selectors, all, dry_run, yes } = args;
-    let (is_all, is_dry_run, should_confirm) = (*all, *dry_run, !*yes);
-    let selection = JobSelection { jobs, selectors, is_all, is_dry_run, should_confirm };
-    apply(store, &selection, &JobCommand::Retry, ("retry", "1, 4, 5"))
+pub fn retry(store: &Store, args: &JobArgs) -> Result<(), ExitError> {
+    let is_changed = apply(store, args, &JobCommand::Retry)?;
+    if is_changed {
+        print_without_server(&store.path, "the jobs start when the server does")?;
+    }
+    Ok(())
 }
 
 /// Cancels queued jobs, stops running ones, dismisses dead ones.
 pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), ExitError> {
-    let CancelArgs { jobs, selectors, all, reason, dry_run, yes } = args;
-    let (is_all, is_dry_run, should_confirm) = (*all, *dry_run, !*yes);
-    let selection = JobSelection { jobs, selectors, is_all, is_dry_run, should_confirm };
-    let command = JobCommand::Cancel { reason: reason.clone() };
-    apply(store, &selection, &command, ("cancel", "-1, 0, 1, 2, 4, 6"))
+    let is_changed = apply(store, &args.jobs, &JobCommand::Cancel { reason: args.reason.clone() })?;
+    let has_running = || jobs::pending_cancellations(&store.conn).map(|jobs| !jobs.is_empty());
+    if is_changed && has_running().map_err(runtime_error)? {
+        let effect = "jobs that ran when it stopped are cancelled when the server starts";
+        print_without_server(&store.path, effect)?;
+    }
+    Ok(())
 }
 
-/// Applies a command to the jobs of a selection that are in one of `states`, the numbers of `jobs.state`.
-fn apply(
-    store: &Store,
-    selection: &JobSelection<'_>,
-    command: &JobCommand,
-    (verb, states): (&str, &str),
-) -> Result<(), ExitError> {
-    let has_selectors = !selection.selectors.is_empty() || selection.is_all;
-    if selection.jobs.is_empty() && !has_selectors {
+/// Applies a command to jobs. Returns whether it changed any.
+fn apply(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<bool, ExitError> {
+    let verb = command.name();
+    let has_selectors = !args.selectors.is_empty() || args.all;
+    if args.jobs.is_empty() && !has_selectors {
         let text = format!(
             "{verb}: no jobs are given: expected job numbers, or selectors such as --event, \
              --handler or --all"
         );
         return Err(ExitError { code: 2, text });
     }
-    check_jobs(store, selection, verb)?;
-    let selector = selection.selectors.to_selector(selection.jobs);
-    let ids = queries::list_job_ids(&store.conn, &selector, states).map_err(runtime_error)?;
-    if selection.is_dry_run {
-        return print_dry_run(store, verb, &ids);
+    check_jobs(store, args, command)?;
+    let jobs = select(store, args, command)?;
+    if args.dry_run {
+        print_dry_run(store, verb, &jobs)?;
+        return Ok(false);
     }
-    let question = format!("{verb} {}?", format_count(ids.len(), "job"));
-    if has_selectors && selection.should_confirm && !confirm(&question, ids.len())? {
+    let question = format!("{verb} {}?", format_count(jobs.len(), "job"));
+    if has_selectors && !args.yes && !confirm(&question, jobs.len())? {
         return Err(user_error("nothing was changed"));
     }
+    let progress = run(store, command, &jobs)?;
+    let mut out = output::stdout();
+    let done = past_tense(command);
+    if progress.done < progress.total {
+        let total = format_count(progress.total, "job");
+        writeln!(out, "{done} {} of {total}", group_digits(progress.jobs))
+            .map_err(runtime_error)?;
+        return Err(user_error("interrupted: run the same command again for the rest"));
+    }
+    writeln!(out, "{done} {}", format_count(progress.jobs, "job")).map_err(runtime_error)?;
+    if jobs.is_empty() {
+        writeln!(output::stderr(), "no job matches that `{verb}` can change")
+            .map_err(runtime_error)?;
+    }
+    Ok(progress.jobs > 0)
+}
+
+fn select(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<IdSet, ExitError> {
+    let (selector, ids) = (args.selectors.to_selector(), IdList::to_ranges(&args.jobs));
+    let mut line = ProgressLine::new();
+    let mut show = |progress: BulkProgress| {
+        line.update(|| describe_selection(progress, "job"));
+        ControlFlow::Continue(())
+    };
+    selection::select_jobs(&store.conn, &selector, &ids, command.states(), &mut show)
+        .map_err(runtime_error)
+}
+
+/// The progress line while jobs or events are selected.
+pub fn describe_selection(progress: BulkProgress, noun: &str) -> String {
+    let (done, total) = (group_digits(progress.done), group_digits(progress.total));
+    format!("read {done} of {total} {noun}s, {} selected", group_digits(progress.jobs))
+}
+
+fn run(store: &Store, command: &JobCommand, jobs: &IdSet) -> Result<BulkProgress, ExitError> {
+    let target = match (jobs.len(), jobs.iter().next()) {
+        (1, Some(job)) => Some(format!("job {job}")),
+        _ => None,
+    };
     let reason = match command {
         JobCommand::Cancel { reason } => Some(reason.clone()),
         JobCommand::Retry => None,
     };
-    let count =
-        audit::apply_to_jobs(store, &ids, command, &audit_entry(verb, target(&ids), reason))
-            .map_err(runtime_error)?;
-    let jobs = format_count(usize::try_from(count).unwrap_or(0), "job");
-    writeln!(output::stdout(), "{} {jobs}", past_tense(verb)).map_err(runtime_error)
+    let entry = audit_entry(command.name(), target, reason);
+    let interruption = Interruption::watch().map_err(runtime_error)?;
+    let mut line = ProgressLine::new();
+    let mut show = |progress: BulkProgress| {
+        let done = past_tense(command);
+        line.update(|| {
+            let total = format_count(progress.total, "job");
+            format!("{done} {} of {total}", group_digits(progress.done))
+        });
+        interruption.control_flow()
+    };
+    audit::apply_to_jobs(store, jobs, command, &entry, &mut show).map_err(runtime_error)
 }
 
 /// Prints the newest of the jobs that a command would change, and their number.
-fn print_dry_run(store: &Store, verb: &str, ids: &[JobId]) -> Result<(), ExitError> {
-    let shown = ids.len().saturating_sub(DRY_RUN_ROWS);
-    let jobs: Vec<i64> = ids[shown..].iter().map(|job| job.0).collect();
+fn print_dry_run(store: &Store, verb: &str, jobs: &IdSet) -> Result<(), ExitError> {
+    let mut listed: Vec<i64> = jobs.iter().rev().take(DRY_RUN_ROWS).collect();
+    listed.reverse();
+    let is_cut = jobs.len() > u64::try_from(listed.len()).unwrap_or(u64::MAX);
     let mut out = output::stdout();
-    if !jobs.is_empty() {
-        let selector = queries::Selector { jobs, ..queries::Selector::default() };
+    if !listed.is_empty() {
+        let selector = queries::Selector { jobs: listed, ..queries::Selector::default() };
         let offset_ms = store.clock.to_wall_ms(0);
         let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)
             .map_err(runtime_error)?;
         output::print_table(&mut out, &rows, true).map_err(runtime_error)?;
     }
-    let jobs = format_count(ids.len(), "job");
+    let count = format_count(jobs.len(), "job");
     let newest =
-        if shown > 0 { format!(", the newest {DRY_RUN_ROWS} are listed") } else { String::new() };
-    writeln!(out, "would {verb} {jobs}{newest}").map_err(runtime_error)
+        if is_cut { format!(", the newest {DRY_RUN_ROWS} are listed") } else { String::new() };
+    writeln!(out, "would {verb} {count}{newest}").map_err(runtime_error)
 }
 
-/// The target for the audit log: `job 7`, or none for several jobs.
-fn target(ids: &[JobId]) -> Option<String> {
-    match ids {
-        [job] => Some(format!("job {job}")),
-        _ => None,
+fn past_tense(command: &JobCommand) -> &'static str {
+    match command {
+        JobCommand::Retry => "retried",
+        JobCommand::Cancel { .. } => "cancelled",
     }
 }
 
-fn past_tense(verb: &str) -> &'static str {
-    if verb == "retry" { "retried" } else { "cancelled" }
-}
-
 /// Checks that each named job exists and is in a state that the command can change.
-fn check_jobs(store: &Store, selection: &JobSelection<'_>, verb: &str) -> Result<(), ExitError> {
+fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(), ExitError> {
+    let is_retry = *command == JobCommand::Retry;
     let mut errors = Vec::new();
-    for &job in selection.jobs {
-        let problem = match (
-            queries::load_job_state(&store.conn, job).map_err(runtime_error)?,
-            verb,
-        ) {
-            (None, _) => "there is no such job",
-            (Some(JobState::Succeeded), "retry") => {
+    for job in IdList::singles(&args.jobs) {
+        let state = queries::load_job_state(&store.conn, job).map_err(runtime_error)?;
+        let problem = match state {
+            None => {
+                errors.push(unknown_job(store, job, command.name())?);
+                continue;
+            }
+            Some(JobState::Succeeded) if is_retry => {
                 "it has succeeded and cannot be retried: `hooktrail replay` creates a new job from its event"
             }
-            (Some(JobState::Succeeded), _) => "it has succeeded already",
-            (Some(JobState::Running), "retry") => "it is running",
-            (Some(JobState::Cancelled), "cancel") => "it is cancelled already",
-            (Some(JobState::Cancelled), _)
+            Some(JobState::Succeeded) => "it has succeeded already",
+            Some(JobState::Running) if is_retry => "it is running",
+            Some(JobState::Cancelled) if !is_retry => "it is cancelled already",
+            Some(JobState::Cancelled)
                 if queries::is_expanded(&store.conn, job).map_err(runtime_error)? =>
             {
                 "it was expanded into other jobs: retry those"
             }
-            _ => continue,
+            Some(_) => continue,
         };
         errors.push(format!("job {job}: {problem}"));
     }
-    check_selectors(store, selection.selectors, &mut errors)?;
-    if verb == "cancel"
-        && let Some(event) = selection.selectors.event()
+    check_ranges(store, &args.jobs, "job", &mut errors)?;
+    check_selectors(store, &args.selectors, &mut errors)?;
+    if !is_retry
+        && let Some(event) = args.selectors.event()
         && deferred::is_deferred(&store.conn, EventId(event)).map_err(runtime_error)?
     {
         errors.push(format!(
@@ -181,63 +214,14 @@ fn check_jobs(store: &Store, selection: &JobSelection<'_>, verb: &str) -> Result
              `hooktrail show {event}` lists them"
         ));
     }
-    if errors.is_empty() { Ok(()) } else { Err(user_error(errors.join("\n"))) }
-}
-
-/// Checks that the handler, the source and the event of the selectors are in the database.
-pub fn check_selectors(
-    store: &Store,
-    selectors: &SelectorArgs,
-    errors: &mut Vec<String>,
-) -> Result<(), ExitError> {
-    check_handler_and_source(store, selectors.handler(), None, errors)?;
-    check_source_and_event(store, selectors, errors)
-}
-
-/// Checks that a handler and a source are in the database.
-pub fn check_handler_and_source(
-    store: &Store,
-    handler: Option<&str>,
-    source: Option<&str>,
-    errors: &mut Vec<String>,
-) -> Result<(), ExitError> {
-    if let Some(name) = handler
-        && registry::find_handler(&store.conn, name).map_err(runtime_error)?.is_none()
-    {
-        errors.push(unknown_handler(name));
-    }
-    if let Some(name) = source
-        && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
-    {
-        errors.push(format!("source {name}: there is no such source in the database"));
-    }
-    Ok(())
-}
-
-/// Checks that the source and the event of the selectors are in the database.
-pub fn check_source_and_event(
-    store: &Store,
-    selectors: &SelectorArgs,
-    errors: &mut Vec<String>,
-) -> Result<(), ExitError> {
-    check_handler_and_source(store, None, selectors.source(), errors)?;
-    if let Some(event) = selectors.event()
-        && !registry::event_exists(&store.conn, event).map_err(runtime_error)?
-    {
-        errors.push(format!("event {event}: there is no such event"));
-    }
-    Ok(())
-}
-
-fn unknown_handler(name: &str) -> String {
-    format!("handler {name}: there is no such handler in the database")
+    reject_if_any(errors)
 }
 
 /// Asks on the terminal whether to change `count` jobs or events. If there are none, nothing is asked.
 ///
 /// # Errors
 /// Exit code 2: there is no terminal to ask on, however many there are.
-pub fn confirm(question: &str, count: usize) -> Result<bool, ExitError> {
+pub fn confirm(question: &str, count: u64) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
         let text = format!(
             "{question} there is no terminal to ask on, and nothing was changed: add --yes, or \
@@ -273,5 +257,10 @@ pub fn set_paused(store: &Store, name: &str, is_paused: bool) -> Result<(), Exit
         (false, true) => format!("{name} is resumed"),
         (false, false) => format!("{name} is not paused"),
     };
-    writeln!(output::stdout(), "{text}").map_err(runtime_error)
+    writeln!(output::stdout(), "{text}").map_err(runtime_error)?;
+    let effect = match is_paused {
+        true => "the handler stays paused when the server starts",
+        false => "the jobs start when the server does",
+    };
+    print_without_server(&store.path, effect)
 }

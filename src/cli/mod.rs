@@ -4,7 +4,7 @@
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no server runs (`status`), 75 another server owns the database, 78 configuration.
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -20,13 +20,16 @@ mod completions;
 mod dry_run;
 mod help;
 mod http_client;
+mod id_list;
 mod inspect;
 mod jobs;
 mod markdown;
 mod output;
+mod progress;
 mod replay;
 mod sample_bodies;
 mod selector_args;
+mod selector_checks;
 mod send;
 mod setup;
 mod status;
@@ -118,7 +121,7 @@ enum Command {
         "# Retry the dead jobs of one handler, after a question",
         "hooktrail retry --handler crm --state dead",
     ]))]
-    Retry(jobs::RetryArgs),
+    Retry(jobs::JobArgs),
     /// Create new jobs with new idempotency keys from stored events, also for newer handlers
     #[command(after_help = help::examples(&[
         "# Run event 7 again",
@@ -293,6 +296,14 @@ fn run(cli: Cli) -> Result<(), ExitError> {
 
 fn open_store(loaded: &LoadedConfig) -> Result<Store, ExitError> {
     Ok(store::open_for_cli(&loaded.config.store.path)?)
+}
+
+/// Prints on standard error that no server runs, and when the command takes effect therefore.
+fn print_without_server(database: &Path, effect: &str) -> Result<(), ExitError> {
+    if store::find_running_server(database).map_err(runtime_error)?.is_none() {
+        writeln!(output::stderr(), "no server runs: {effect}").map_err(runtime_error)?;
+    }
+    Ok(())
 }
 
 /// Makes exit code 1 of an error. A closed pipe is success: a reader such as `head` has seen enough.

@@ -107,9 +107,24 @@ fn has_colour() -> bool {
     raw_stdout().is_terminal() && !no_color
 }
 
-/// Formats a number with its noun: `1 job`, `2 jobs`.
-pub fn format_count(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+/// Formats a number with its noun: `1 job`, `2,000 jobs`.
+pub fn format_count(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(0);
+    format!("{} {noun}{}", group_digits(count), if count == 1 { "" } else { "s" })
+}
+
+/// Formats a count with a comma after each three digits. Ids are printed without, so that they can be given
+/// back.
+pub fn group_digits(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Formats a value for people: times are local, other text is escaped.

@@ -1,26 +1,29 @@
 //! `replay`: creates new jobs with new keys from stored events, also for handlers that are newer than the
 //! events. It writes to the database directly, with or without a running server.
 
-use std::io::{BufWriter, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 
 use clap::Args;
 use serde_json::json;
 
 use super::audit::audit_entry;
-use super::jobs::{check_source_and_event, confirm};
-use super::output::format_count;
+use super::id_list::{IdList, parse_id_list};
+use super::jobs::{confirm, describe_selection};
+use super::output::{format_count, group_digits};
+use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
-use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
+use super::selector_checks::{check_event, check_ranges, check_source_and_event, reject_if_any};
+use super::{
+    ExitError, dry_run, open_store, output, print_without_server, runtime_error, user_error,
+};
 use crate::config::LoadedConfig;
 use crate::domain::HandlerId;
 use crate::domain::job_plan::JobSpec;
-use crate::replay::{self, ReplayProgress, ReplayRequest, ReplaySelection};
+use crate::replay::{self, ReplayRequest, ReplaySelection};
 use crate::store::Store;
 use crate::store::replay::{self as replay_store, PlannedReplay};
-
-/// The shortest time between two updates of the progress line.
-const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
+use crate::store::selection::BulkProgress;
 
 /// The most events that an error message lists.
 const MAX_LISTED_EVENTS: usize = 20;
@@ -28,10 +31,11 @@ const MAX_LISTED_EVENTS: usize = 20;
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Event numbers. Without them, events are selected by the options. With --handler, only that
+    /// Event numbers, such as 4 or 4,5 or 4-6. Without them, events are selected by the options. With --handler, only that
     /// handler gets new jobs, even if it is newer than the events. With --state or --detail: for each
     /// job that matches, its event is replayed for the handler of that job
-    events: Vec<i64>,
+    #[arg(value_parser = parse_id_list, allow_negative_numbers = true)]
+    events: Vec<IdList>,
     #[command(flatten)]
     selectors: SelectorArgs,
     /// Select all events
@@ -58,12 +62,20 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
     }
     let store = open_store(loaded)?;
     check(&store, loaded, args)?;
-    let mut selector = args.selectors.to_selector(&[]);
-    selector.events = args.events.clone();
-    let request = ReplayRequest { selector, handler: args.selectors.handler() };
+    let request = ReplayRequest {
+        selector: args.selectors.to_selector(),
+        events: IdList::to_ranges(&args.events),
+        handler: args.selectors.handler(),
+    };
     let builder = dry_run::task_builder(loaded, &store)?;
-    let selection =
-        replay::select_events(&store, &loaded.config, &request, &builder).map_err(runtime_error)?;
+    let mut line = ProgressLine::new();
+    let mut show = |progress: BulkProgress| {
+        line.update(|| describe_selection(progress, "event"));
+        ControlFlow::Continue(())
+    };
+    let selection = replay::select_events(&store, &loaded.config, &request, &builder, &mut show)
+        .map_err(runtime_error)?;
+    drop(line);
     check_matched(args, &selection)?;
     if args.dry_run {
         return print_plan(&store, &selection, args.json);
@@ -73,31 +85,63 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
     if has_selectors && !args.yes && !confirm(&question, selection.events())? {
         return Err(user_error("nothing was changed"));
     }
-    let target = match args.events[..] {
-        [event] => Some(format!("event {event}")),
+    run(loaded, &store, args, &selection)
+}
+
+fn run(
+    loaded: &LoadedConfig,
+    store: &Store,
+    args: &ReplayArgs,
+    selection: &ReplaySelection<'_>,
+) -> Result<(), ExitError> {
+    let singles: Vec<i64> = IdList::singles(&args.events).collect();
+    let target = match singles[..] {
+        [event] if selection.events() == 1 => Some(format!("event {event}")),
         _ => None,
     };
+    let interruption = Interruption::watch().map_err(runtime_error)?;
     let mut line = ProgressLine::new();
+    let mut show = |progress: BulkProgress| {
+        line.update(|| {
+            let (events, jobs) = (format_count(progress.total, "event"), progress.jobs);
+            let done = group_digits(progress.done);
+            format!("replayed {done} of {events}: {}", format_count(jobs, "job"))
+        });
+        interruption.control_flow()
+    };
     let audit = audit_entry("replay", target, None);
-    let result =
-        selection.run(&store, &loaded.config, audit, &mut |progress| line.update(progress));
-    line.clear();
+    let result = selection.run(store, &loaded.config, audit, &mut show);
+    drop(line);
     let summary = result.map_err(runtime_error)?;
-    let replayed = format_count(selection.events() - summary.missing_events.len(), "event");
-    let jobs = format_count(usize::try_from(summary.jobs).unwrap_or(0), "job");
-    writeln!(output::stdout(), "replayed {replayed}: {jobs}").map_err(runtime_error)?;
-    if summary.missing_events.is_empty() {
-        Ok(())
-    } else {
-        Err(user_error(missing_body_message(&summary.missing_events)))
+    let BulkProgress { done, total, jobs } = summary.progress;
+    let missing = u64::try_from(summary.missing_events.len()).unwrap_or(0);
+    let (replayed, jobs_text) = (done.saturating_sub(missing), format_count(jobs, "job"));
+    let mut out = output::stdout();
+    if let Some(remaining) = summary.remaining {
+        let (replayed, events) = (group_digits(replayed), format_count(total, "event"));
+        writeln!(out, "replayed {replayed} of {events}: {jobs_text}").map_err(runtime_error)?;
+        return Err(user_error(format!(
+            "interrupted: for the rest, run the command with the events {}-{} and the same options",
+            remaining.start(),
+            remaining.end()
+        )));
+    }
+    writeln!(out, "replayed {}: {jobs_text}", format_count(replayed, "event"))
+        .map_err(runtime_error)?;
+    if jobs > 0 {
+        print_without_server(&store.path, "the jobs start when the server does")?;
+    }
+    match summary.missing_events.is_empty() {
+        true => Ok(()),
+        false => Err(user_error(missing_body_message(&summary.missing_events))),
     }
 }
 
 /// Lists the handlers. A handler that does not match all events is followed by its number of events.
 fn describe_handlers(selection: &ReplaySelection<'_>) -> String {
-    let describe = |(name, events): (&str, usize)| match events {
+    let describe = |(name, events): (&str, u64)| match events {
         all if all == selection.events() => name.to_owned(),
-        part => format!("{name} ({part})"),
+        part => format!("{name} ({})", group_digits(part)),
     };
     selection.counts().into_iter().map(describe).collect::<Vec<_>>().join(", ")
 }
@@ -105,31 +149,32 @@ fn describe_handlers(selection: &ReplaySelection<'_>) -> String {
 /// Checks that the named events, the handler and the source exist, and that the events have a body.
 fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let mut errors = Vec::new();
-    for &event in &args.events {
-        let problem = match replay_store::has_body(&store.conn, event).map_err(runtime_error)? {
-            None => "there is no such event",
-            Some(false) => "it has no body any more",
-            Some(true) => continue,
-        };
-        errors.push(format!("event {event}: {problem}"));
+    for event in IdList::singles(&args.events) {
+        match replay_store::has_body(&store.conn, event).map_err(runtime_error)? {
+            None => errors.extend(check_event(store, event)?),
+            Some(false) => errors.push(format!("event {event}: it has no body any more")),
+            Some(true) => {}
+        }
     }
+    check_ranges(store, &args.events, "event", &mut errors)?;
     if let Some(name) = args.selectors.handler()
         && loaded.config.handlers.iter().all(|handler| handler.name != name)
     {
         errors.push(format!("handler {name}: there is no such handler in config.toml"));
     }
     check_source_and_event(store, &args.selectors, &mut errors)?;
-    if errors.is_empty() { Ok(()) } else { Err(user_error(errors.join("\n"))) }
+    reject_if_any(errors)
 }
 
 /// Reports events without a matching handler: an error for named events, a line on stderr for selected ones.
 fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(), ExitError> {
     let unmatched = selection.unmatched();
-    let message = |event: &i64| match args.selectors.handler() {
+    let message = |event: i64| match args.selectors.handler() {
         Some(name) => format!("event {event}: handler {name} does not have its source"),
         None => format!("event {event}: no handler has its source"),
     };
-    if !args.events.is_empty() && !unmatched.is_empty() {
+    let has_singles = IdList::singles(&args.events).next().is_some();
+    if has_singles && !unmatched.is_empty() {
         let errors: Vec<String> = unmatched.iter().take(MAX_LISTED_EVENTS).map(message).collect();
         return Err(user_error(errors.join("\n")));
     }
@@ -162,7 +207,7 @@ fn print_plan(store: &Store, selection: &ReplaySelection<'_>, json: bool) -> Res
             return Ok(());
         }
         events += 1;
-        jobs += planned.specs.iter().map(|(_, spec)| spec.job_count()).sum::<usize>();
+        jobs += planned.specs.iter().map(|(_, spec)| count_jobs(spec)).sum::<u64>();
         if json {
             for (handler, spec) in &planned.specs {
                 let reason = match spec {
@@ -196,42 +241,11 @@ fn describe_jobs(handler: &str, spec: &JobSpec) -> String {
     match spec {
         JobSpec::Dead(reason) => format!("{handler} a dead job ({reason})"),
         JobSpec::Event(_) | JobSpec::Items(_) => {
-            format!("{handler} {}", format_count(spec.job_count(), "job"))
+            format!("{handler} {}", format_count(count_jobs(spec), "job"))
         }
     }
 }
 
-/// A line on the terminal that shows the progress of the command. Without a terminal, it shows nothing.
-struct ProgressLine {
-    is_terminal: bool,
-    updated_at: Instant,
-    /// Characters written so far, which the next update overwrites.
-    length: usize,
-}
-
-impl ProgressLine {
-    fn new() -> Self {
-        let is_terminal = output::raw_stderr().is_terminal();
-        Self { is_terminal, updated_at: Instant::now(), length: 0 }
-    }
-
-    fn update(&mut self, progress: ReplayProgress) {
-        if self.is_terminal && self.updated_at.elapsed() >= UPDATE_INTERVAL {
-            self.updated_at = Instant::now();
-            let ReplayProgress { events, total_events, jobs } = progress;
-            self.overwrite(&format!("{events} of {total_events} events, {jobs} jobs"));
-        }
-    }
-
-    fn clear(&mut self) {
-        if self.length > 0 {
-            self.overwrite("");
-            let _ = write!(output::raw_stderr(), "\r");
-        }
-    }
-
-    fn overwrite(&mut self, text: &str) {
-        let _ = write!(output::raw_stderr(), "\r{text:0$}", self.length);
-        self.length = text.len().max(self.length);
-    }
+fn count_jobs(spec: &JobSpec) -> u64 {
+    u64::try_from(spec.job_count()).unwrap_or(0)
 }

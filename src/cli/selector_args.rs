@@ -5,6 +5,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
+use super::ExitError;
+use super::id_list::parse_id;
 use crate::clock;
 use crate::domain::JobState;
 use crate::store::queries::Selector;
@@ -13,7 +15,7 @@ use crate::store::queries::Selector;
 #[derive(Debug, Args)]
 pub struct SelectorArgs {
     /// Select by event
-    #[arg(long, value_name = "EVENT")]
+    #[arg(long, value_name = "EVENT", value_parser = parse_id, allow_negative_numbers = true)]
     event: Option<i64>,
     /// Select by handler
     #[arg(long, value_name = "NAME")]
@@ -48,11 +50,10 @@ impl SelectorArgs {
             && self.detail.is_none()
     }
 
-    /// The selector for the store, with the given job numbers.
-    pub fn to_selector(&self, jobs: &[i64]) -> Selector {
+    /// The selector for the store.
+    pub fn to_selector(&self) -> Selector {
         Selector {
-            jobs: jobs.to_vec(),
-            events: Vec::new(),
+            jobs: Vec::new(),
             event: self.event,
             handler: self.handler.clone(),
             source: self.source.clone(),
@@ -60,6 +61,23 @@ impl SelectorArgs {
             until_ms: self.until,
             state: self.state,
             detail: self.detail.clone(),
+        }
+    }
+
+    /// Checks that `--since` is before `--until`.
+    ///
+    /// # Errors
+    /// Exit code 2: no time is in between.
+    pub fn check_times(&self) -> Result<(), ExitError> {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since >= until => {
+                let (since, until) = (clock::format_local(since), clock::format_local(until));
+                let text = format!(
+                    "--since {since} is not before --until {until}: nothing can match both"
+                );
+                Err(ExitError { code: 2, text })
+            }
+            _ => Ok(()),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::LoadedConfig;
 use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::stats::{self, DatabaseSummary};
-use crate::store::{self, RunRecord, RunState, ServerInfo};
+use crate::store::{self, RunState, RunningServer, ServerInfo};
 
 /// Exit code if something is wrong.
 const WRONG: u8 = 1;
@@ -30,8 +30,7 @@ pub struct StatusArgs {
 
 /// What `status` prints.
 struct Status {
-    /// `Some(None)`: a server runs, and its record cannot be read.
-    server: Option<Option<RunRecord>>,
+    server: Option<RunningServer>,
     is_ready: bool,
     summary: Option<DatabaseSummary>,
     wal_bytes: u64,
@@ -66,7 +65,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     })?;
     let mut problems = Vec::new();
     let mut is_ready = false;
-    match server.as_ref().map(|record| record.as_ref().and_then(|run| run.server.as_ref())) {
+    match server.as_ref().map(RunningServer::info) {
         Some(Some(info)) => is_ready = check_server(info, &mut problems),
         Some(None) => problems.push("the server is starting: senders get 503".to_owned()),
         None => {}
@@ -133,7 +132,7 @@ fn check_server(info: &ServerInfo, problems: &mut Vec<String>) -> bool {
 }
 
 fn to_json(loaded: &LoadedConfig, status: &Status) -> Json {
-    let run = status.server.as_ref().and_then(Option::as_ref);
+    let run = status.server.as_ref().and_then(|server| server.record.as_ref());
     let info = run.and_then(|run| run.server.as_ref());
     let time = |ms: i64| clock::format_rfc3339(ms);
     let summary = status.summary.as_ref();
@@ -178,7 +177,7 @@ fn state_name(state: RunState) -> &'static str {
 }
 
 fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::io::Result<()> {
-    let run = status.server.as_ref().and_then(Option::as_ref);
+    let run = status.server.as_ref().and_then(|server| server.record.as_ref());
     let info = run.and_then(|run| run.server.as_ref());
     match (&status.server, run, info) {
         (None, ..) => writeln!(out, "server      not running")?,

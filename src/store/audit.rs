@@ -4,12 +4,15 @@
 //! The command line calls these functions on a separate connection, beside a running server or
 //! without one. Each transaction is short, so that the server's writer never waits for long.
 
+use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::chunked_writes::ChunkedWriter;
 use super::registry;
+use super::selection::{BulkProgress, OnProgress};
 use super::writer_state::WriterState;
 use super::{in_transaction, job_keys, jobs};
+use crate::domain::id_set::IdSet;
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{HandlerId, JobId};
 
@@ -39,6 +42,24 @@ pub enum JobCommand {
     Cancel { reason: String },
 }
 
+impl JobCommand {
+    /// The name on the command line and in the audit log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Cancel { .. } => "cancel",
+        }
+    }
+
+    /// The states of jobs that the command can change, as a list of stored values.
+    pub fn states(&self) -> &'static str {
+        match self {
+            Self::Retry => "1, 4, 5",
+            Self::Cancel { .. } => "-1, 0, 1, 2, 4, 6",
+        }
+    }
+}
+
 /// Inserts an entry. Must be called within a transaction.
 ///
 /// # Errors
@@ -60,34 +81,45 @@ pub fn record(conn: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Applies a command to those of `ids` that allow it, and returns how many. Works in several
-/// transactions: after an interruption the rest is unchanged, and the audit log has the correct
-/// count.
+/// Applies a command to those of `jobs` that allow it. Returns the progress at the end, or where
+/// `on_progress` stopped it. Works in several transactions: after an interruption the rest is
+/// unchanged, and the audit log has the correct count.
 ///
 /// # Errors
-/// The write failed.
+/// The write failed. The error says how many jobs were changed before.
 pub fn apply_to_jobs(
     store: &super::Store,
-    ids: &[JobId],
+    jobs: &IdSet,
     command: &JobCommand,
     entry: &AuditEntry,
-) -> anyhow::Result<i64> {
-    let (mut remaining, mut changed, mut row) = (ids.iter(), 0, None);
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    ChunkedWriter::new(store).run(|conn, state, slice| {
-        let mut changed_now = 0;
-        while slice.has_time()
-            && let Some(&job) = remaining.next()
-        {
-            changed_now += apply_command(conn, state, job, command)?;
+    on_progress: &mut OnProgress<'_>,
+) -> anyhow::Result<BulkProgress> {
+    let mut progress = BulkProgress { total: jobs.len(), ..BulkProgress::default() };
+    let mut remaining = jobs.iter();
+    let mut writer = ChunkedWriter::new(store);
+    let mut row = None;
+    while progress.done < progress.total {
+        let chunk = writer.write_chunk(|conn, state, slice| {
+            let (mut done, mut changed) = (0, 0);
+            while slice.has_time()
+                && let Some(job) = remaining.next()
+            {
+                changed += apply_command(conn, state, JobId(job), command)?;
+                done += 1;
+            }
+            Ok((record_progress(conn, row, entry, changed)?, done, changed.unsigned_abs()))
+        });
+        let (audit_row, done, changed) = chunk.with_context(|| {
+            format!("stopped after {} of {} jobs", progress.done, progress.total)
+        })?;
+        row = Some(audit_row);
+        progress.done += done;
+        progress.jobs += changed;
+        if on_progress(progress).is_break() {
+            break;
         }
-        row = Some(record_progress(conn, row, entry, changed_now)?);
-        changed += changed_now;
-        Ok(!remaining.as_slice().is_empty())
-    })?;
-    Ok(changed)
+    }
+    Ok(progress)
 }
 
 /// Inserts an entry, or adds `jobs` to the entry that was inserted before. Returns the row's id.

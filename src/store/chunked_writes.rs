@@ -45,41 +45,29 @@ impl<'s> ChunkedWriter<'s> {
         Self { store, ended_at: None }
     }
 
-    /// Calls `step` in one transaction after another, until it returns false. After an
-    /// interruption, whole transactions remain.
+    /// Calls `step` in one transaction, at the earliest [`PAUSE`] after the last one.
     ///
     /// # Errors
     /// The error of `step`, or of a failed write.
-    pub fn run(
+    pub fn write_chunk<T>(
         &mut self,
-        mut step: impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
-        loop {
-            if let Some(ended_at) = self.ended_at {
-                std::thread::sleep(PAUSE.saturating_sub(ended_at.elapsed()));
-            }
-            let has_more = self.run_chunk(&mut step);
-            self.ended_at = Some(Instant::now());
-            if !matches!(has_more, Ok(true)) {
-                return has_more.map(drop);
-            }
+        step: impl FnOnce(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        if let Some(ended_at) = self.ended_at {
+            std::thread::sleep(PAUSE.saturating_sub(ended_at.elapsed()));
         }
-    }
-
-    fn run_chunk(
-        &self,
-        step: &mut impl FnMut(&Connection, &mut WriterState, TimeSlice) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<bool> {
-        super::in_transaction(&self.store.conn, |conn| {
+        let done = super::in_transaction(&self.store.conn, |conn| {
             let slice = TimeSlice(Instant::now());
             let mut state = WriterState::read(conn, self.store.clock)?;
             let before = state.counters;
-            let has_more = step(conn, &mut state, slice)?;
+            let done = step(conn, &mut state, slice)?;
             if state.counters != before {
                 state.write_counters(conn)?;
             }
-            Ok(has_more)
-        })
+            Ok(done)
+        });
+        self.ended_at = Some(Instant::now());
+        done
     }
 }
 

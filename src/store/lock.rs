@@ -198,15 +198,26 @@ fn lock_byte(file: &File) -> io::Result<()> {
     }
 }
 
-/// Returns the record of the server that owns the database, without locking anything: `None` if no server
-/// runs. The record is empty where it cannot be read.
-///
-/// Call it before SQLite opens the file in this process: closing the file afterwards would drop SQLite's
-/// locks.
+/// The server that owns a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningServer {
+    /// `None` if this user can't read it.
+    pub record: Option<RunRecord>,
+}
+
+impl RunningServer {
+    /// Returns what the server recorded about itself when it was ready.
+    pub fn info(&self) -> Option<&ServerInfo> {
+        self.record.as_ref().and_then(|record| record.server.as_ref())
+    }
+}
+
+/// Returns the server that owns the database, if one runs. Locks nothing. Leaves the database open: closing
+/// it would drop the locks that SQLite holds in this process.
 ///
 /// # Errors
 /// The database exists and cannot be read.
-pub fn find_running_server(database: &Path) -> io::Result<Option<Option<RunRecord>>> {
+pub fn find_running_server(database: &Path) -> io::Result<Option<RunningServer>> {
     let path = match resolve(database) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         path => path?,
@@ -219,7 +230,7 @@ pub fn find_running_server(database: &Path) -> io::Result<Option<Option<RunRecor
         return Ok(None);
     }
     let text = fs::read_to_string(with_suffix(&path, ".lock")).unwrap_or_default();
-    Ok(Some(RunRecord::parse(&text)))
+    Ok(Some(RunningServer { record: RunRecord::parse(&text) }))
 }
 
 /// Returns whether another open file description has locked the byte.

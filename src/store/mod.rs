@@ -41,6 +41,7 @@ pub mod replay;
 pub mod rescue;
 pub mod reserve;
 mod run_record;
+pub mod selection;
 pub mod send_lookup;
 pub mod source_counters;
 mod sources;
@@ -50,7 +51,7 @@ mod tests;
 pub mod writer;
 pub mod writer_state;
 
-pub use lock::{Lock, find_running_server, io_error};
+pub use lock::{Lock, RunningServer, find_running_server, io_error};
 pub use migrate::{open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunRecord, RunState, ServerInfo};
 

@@ -16,8 +16,8 @@ pub struct Rows {
 /// Selects jobs, or events and rejections as far as its fields apply to them.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
+    /// A few jobs. Empty: all.
     pub jobs: Vec<i64>,
-    pub events: Vec<i64>,
     pub event: Option<i64>,
     pub handler: Option<String>,
     pub source: Option<String>,
@@ -62,19 +62,16 @@ impl SqlFilter {
 }
 
 impl Selector {
+    /// Whether some condition is about jobs, and not about their events.
+    pub fn has_job_conditions(&self) -> bool {
+        self.state.is_some() || self.detail.is_some()
+    }
+
     pub(super) fn job_filter(&self) -> SqlFilter {
         let mut filter = SqlFilter::new();
         filter.parts.push(VISIBLE.to_owned());
         if !self.jobs.is_empty() {
             filter.parts.push(format!("j.id IN ({})", id_list(&self.jobs)));
-        }
-        if !self.events.is_empty() {
-            filter.parts.push(format!(
-                "j.id IN (SELECT o.id FROM events e JOIN jobs o
-                   ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id
-                   WHERE e.id IN ({}))",
-                id_list(&self.events)
-            ));
         }
         if let Some(event) = self.event {
             // The range of the event's own jobs is found without reading all jobs.
@@ -108,9 +105,6 @@ impl Selector {
 
     pub(super) fn event_filter(&self) -> SqlFilter {
         let mut filter = SqlFilter::new();
-        if !self.events.is_empty() {
-            filter.parts.push(format!("e.id IN ({})", id_list(&self.events)));
-        }
         if let Some(event) = self.event {
             filter.and("e.id = ?", event);
         }
@@ -248,25 +242,6 @@ pub fn list_jobs(
     query(conn, &sql, &filter.values)
 }
 
-/// Returns the ids of the selected jobs in one of `states` (stored values), oldest first.
-///
-/// # Errors
-/// The read failed.
-pub fn list_job_ids(
-    conn: &Connection,
-    selector: &Selector,
-    states: &str,
-) -> rusqlite::Result<Vec<JobId>> {
-    let filter = selector.job_filter();
-    let sql = format!(
-        "SELECT j.id FROM jobs j WHERE {} AND j.state IN ({states}) ORDER BY j.id",
-        filter.to_sql()
-    );
-    let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&filter.values), |row| row.get(0).map(JobId))?;
-    rows.collect()
-}
-
 /// Returns the state of a job, or `None` if it does not exist.
 ///
 /// # Errors
@@ -286,6 +261,34 @@ pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<Jo
         5 => JobState::Cancelled,
         _ => JobState::Queued,
     }))
+}
+
+/// Returns the event of a job, or `None` if there is no such job.
+///
+/// # Errors
+/// The read failed.
+pub fn find_event_of_job(conn: &Connection, job: i64) -> rusqlite::Result<Option<i64>> {
+    let sql = format!("SELECT j.event FROM jobs j WHERE j.id = ?1 AND {VISIBLE}");
+    conn.query_row(&sql, [job], |row| row.get(0)).optional()
+}
+
+/// Returns whether a job has an id from `first` to `last`.
+///
+/// # Errors
+/// The read failed.
+pub fn has_jobs_between(conn: &Connection, first: i64, last: i64) -> rusqlite::Result<bool> {
+    let sql =
+        format!("SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.id BETWEEN ?1 AND ?2 AND {VISIBLE})");
+    conn.query_row(&sql, [first, last], |row| row.get(0))
+}
+
+/// Returns whether an event has an id from `first` to `last`.
+///
+/// # Errors
+/// The read failed.
+pub fn has_events_between(conn: &Connection, first: i64, last: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE id BETWEEN ?1 AND ?2)";
+    conn.query_row(sql, [first, last], |row| row.get(0))
 }
 
 /// Returns true if other jobs have replaced this one, so that it never runs again.

@@ -1,65 +1,15 @@
-//! Replays: new jobs with new keys for stored events. This module selects the events and inserts
-//! the jobs in short transactions. The caller plans the jobs of each event.
+//! Replays: new jobs with new keys for stored events. This module inserts the jobs in short
+//! transactions. The caller plans the jobs of each event.
 
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::Store;
 use super::audit::{self, AuditEntry};
 use super::chunked_writes::{ChunkedWriter, TimeSlice};
 use super::insert::{self, JobOrigin, OriginKind};
-use super::queries::Selector;
 use super::writer_state::WriterState;
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, SourceId};
-
-/// An event to replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SelectedEvent {
-    pub event: i64,
-    pub source: SourceId,
-    /// The handler of the selected jobs, if jobs were selected.
-    pub handler: Option<HandlerId>,
-}
-
-/// Returns the selected events, oldest first. Events that arrive later, and jobs that the replay
-/// itself inserts, are not part of it.
-///
-/// # Errors
-/// The read failed.
-pub fn select_events(
-    conn: &Connection,
-    selector: &Selector,
-) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let filter = selector.event_filter();
-    let sql =
-        format!("SELECT e.id, e.source FROM events e WHERE {} ORDER BY e.id", filter.to_sql());
-    let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&filter.values), |row| {
-        Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler: None })
-    })?;
-    rows.collect()
-}
-
-/// Returns the events with a selected job, oldest first, once for each handler.
-///
-/// # Errors
-/// The read failed.
-pub fn select_events_by_job(
-    conn: &Connection,
-    selector: &Selector,
-) -> rusqlite::Result<Vec<SelectedEvent>> {
-    let filter = selector.job_filter();
-    let sql = format!(
-        "SELECT DISTINCT j.event, j.source, j.handler FROM jobs j WHERE {} ORDER BY 1, 3",
-        filter.to_sql()
-    );
-    let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map(params_from_iter(&filter.values), |row| {
-        let handler = Some(HandlerId(row.get(2)?));
-        Ok(SelectedEvent { event: row.get(0)?, source: SourceId(row.get(1)?), handler })
-    })?;
-    rows.collect()
-}
 
 /// The columns of an event that its new jobs need.
 struct EventFacts {
@@ -143,31 +93,32 @@ impl<'s> Replay<'s> {
     /// # Errors
     /// The write failed, or the items cannot be read.
     pub fn insert_jobs(&mut self, replays: &[PlannedReplay]) -> anyhow::Result<()> {
-        if replays.is_empty() {
-            return Ok(());
-        }
         let mut cursor = ReplayCursor::default();
-        self.writer.run(|conn, state, slice| {
-            let jobs_before = state.counters.job;
-            let number = match self.started {
-                Some((number, _)) => number,
-                None => state.counters.replay + 1,
-            };
-            state.counters.replay = state.counters.replay.max(number);
-            while slice.has_time()
-                && let Some(replay) = replays.get(cursor.event)
-            {
-                let exists = insert_some_jobs(conn, state, number, replay, &mut cursor, slice)?;
-                if !exists {
-                    self.missing_events.push(replay.event);
+        while cursor.event < replays.len() {
+            self.writer.write_chunk(|conn, state, slice| {
+                let jobs_before = state.counters.job;
+                let number = match self.started {
+                    Some((number, _)) => number,
+                    None => state.counters.replay + 1,
+                };
+                state.counters.replay = state.counters.replay.max(number);
+                while slice.has_time()
+                    && let Some(replay) = replays.get(cursor.event)
+                {
+                    let exists = insert_some_jobs(conn, state, number, replay, &mut cursor, slice)?;
+                    if !exists {
+                        self.missing_events.push(replay.event);
+                    }
                 }
-            }
-            let made = state.counters.job - jobs_before;
-            let row = self.started.map(|(_, row)| row);
-            self.started = Some((number, audit::record_progress(conn, row, &self.entry, made)?));
-            self.jobs += made;
-            Ok(cursor.event < replays.len())
-        })
+                let made = state.counters.job - jobs_before;
+                let row = self.started.map(|(_, row)| row);
+                let row = audit::record_progress(conn, row, &self.entry, made)?;
+                self.started = Some((number, row));
+                self.jobs += made;
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 

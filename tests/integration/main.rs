@@ -15,6 +15,7 @@
 mod alerts;
 mod architecture;
 mod batch_handlers;
+mod bulk_commands;
 mod cgi_handlers;
 mod cli;
 mod client_ip;

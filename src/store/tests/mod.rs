@@ -11,7 +11,7 @@ use super::events::{self, InsertReply, InsertStatements, NewEvent};
 use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
 use super::source_counters::QueueLimit;
 use super::writer_state::WriterState;
-use super::{Store, audit, in_transaction, open, queries, reevaluate, registry};
+use super::{Store, audit, in_transaction, open, reevaluate, registry};
 use crate::config::Durability;
 use crate::domain::claim_request::ClaimRequest;
 use crate::domain::job_plan::{
@@ -30,6 +30,7 @@ mod query_plans;
 mod queue_limit;
 mod replay;
 mod retries;
+mod selection;
 
 const H: HandlerId = HandlerId(1);
 const S: SourceId = SourceId(1);

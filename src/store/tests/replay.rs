@@ -153,27 +153,3 @@ fn the_lock_is_released_between_items_and_an_interruption_leaves_the_correct_cou
     assert_eq!(query_numbers(&db, "SELECT jobs FROM audit_entries"), [3]);
     assert_eq!(query_numbers(&db, "SELECT job FROM counters"), [3]);
 }
-
-#[test]
-fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
-    let mut db = test_store();
-    db.insert_event(vec![(H, plain_job()), (HandlerId(2), plain_job())]);
-    db.insert_event(vec![(H, plain_job())]);
-    db.run_next(dead());
-    let found = |selector: queries::Selector| -> Vec<(i64, Option<i64>)> {
-        let found = match selector.state {
-            Some(_) => replay::select_events_by_job(db.conn(), &selector),
-            None => replay::select_events(db.conn(), &selector),
-        };
-        found.unwrap().iter().map(|job| (job.event, job.handler.map(|key_| key_.0))).collect()
-    };
-    let all = queries::Selector::default();
-    assert_eq!(found(all.clone()), [(1, None), (2, None)]);
-    assert_eq!(found(queries::Selector { events: vec![2, 3], ..all.clone() }), [(2, None)]);
-    assert_eq!(found(queries::Selector { source: Some("x".into()), ..all.clone() }), []);
-    let by_state = |state| queries::Selector { state: Some(state), ..all.clone() };
-    assert_eq!(found(by_state(JobState::Dead)), [(1, Some(1))]);
-    assert_eq!(found(by_state(JobState::Queued)), [(1, Some(2)), (2, Some(1))]);
-    let job = queries::Selector { events: vec![1], ..by_state(JobState::Queued) };
-    assert_eq!(found(job), [(1, Some(2))]);
-}
