@@ -136,16 +136,56 @@ fn complete(line: &str) -> String {
     text
 }
 
+/// A configuration without the tables that the first line of a block replaces.
+fn without_replaced_tables(config: &str, block: &str) -> String {
+    let first = block.lines().next().unwrap_or_default();
+    let replaced = first.strip_prefix("# In place of ").unwrap_or_default();
+    let mut is_replaced = false;
+    let lines = config.lines().filter(|line| {
+        if line.starts_with('[') {
+            is_replaced = replaced.contains(line.trim());
+        }
+        !is_replaced
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
-fn every_configuration_of_the_pages_is_valid() {
+fn the_configurations_of_a_page_pasted_in_their_order_below_the_shipped_one_are_valid() {
     let folder = tempfile::tempdir().unwrap();
     for name in documentation_pages() {
+        let mut config = page("config.toml");
         for block in blocks(&page(&name), "toml") {
-            let paminga = "[sources.paminga]\n";
-            let added = if block.contains("[sources.") { "" } else { paminga };
-            let loaded = load(folder.path(), &format!("{block}{added}"));
+            config = format!("{}\n{block}", without_replaced_tables(&config, &block));
+            let loaded = load(folder.path(), &config);
             assert!(loaded.is_ok(), "{name}: {block}{}", loaded.unwrap_err());
         }
+    }
+}
+
+/// The names of an object's fields.
+fn fields(json: &str) -> Vec<String> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).unwrap();
+    object.keys().cloned().collect()
+}
+
+#[test]
+fn the_alert_and_the_input_line_on_the_pages_have_the_fields_of_real_ones() {
+    let write_input = "cat > \"$HOOKTRAIL_HANDLER\"";
+    let server = scenario()
+        .source("a", "")
+        .handler("dead", "", "exit 65")
+        .handler("lines", "mode = \"batch\"\nbatch_wait = \"1ms\"", write_input)
+        .handler("alert", "", write_input)
+        .handler_source("alert", "hooktrail")
+        .start();
+    let headers = "Content-Type: application/json\r\n";
+    server.request("POST", "/hooks/a", headers, br#"{"contact_id":"1"}"#);
+    server.until("select count(*) from trail where settled_at is not null", "2");
+    for (name, handler) in [("docs/alerts.md", "alert"), ("docs/handlers.md", "lines")] {
+        let shown = blocks(&page(name), "json");
+        let [shown] = &shown[..] else { panic!("{name}: {shown:?}") };
+        assert_eq!(fields(shown), fields(&server.read_file(handler)), "{name}");
     }
 }
 

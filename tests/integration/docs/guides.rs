@@ -1,4 +1,5 @@
 //! The commands of README.md and docs/quick-start.md, pasted in their order, print what the pages show.
+//! Outputs on other pages are those of the state that the quick start leaves.
 
 use std::fs;
 use std::io::Read;
@@ -114,13 +115,10 @@ impl Reader {
         let blocks = blocks(&fs::read_to_string(page).unwrap());
         for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.language == "sh")
         {
-            // A block without a language is the whole output. One of `text` has parts of it, with `…` between.
             let next = blocks.get(index + 1).map_or("sh", |next| next.language.as_str());
             let expected = blocks.get(index + 1).map(|next| self.comparable(&next.text));
-            let is_equal = |printed: &str| match (&expected, next) {
-                (Some(text), "") => text == printed,
-                (Some(text), "text") => text.split('…').all(|part| printed.contains(part.trim())),
-                _ => true,
+            let is_equal = |printed: &str| {
+                expected.as_ref().is_none_or(|expected| is_shown(next, expected, printed))
             };
             match block.text.trim() {
                 "tests/run" | "cargo install --locked --path ." => {}
@@ -149,6 +147,15 @@ impl Reader {
         }
     }
 
+    /// Runs a command until it prints what a page shows.
+    fn compare(&mut self, name: &str, command: &str, shown: &Block) {
+        let expected = self.comparable(&shown.text);
+        until(&format!("{name}: {command} prints {expected:?}"), || {
+            let printed = self.paste(command);
+            is_shown(&shown.language, &expected, &self.comparable(&printed))
+        });
+    }
+
     /// Text without what differs from run to run: words with digits, widths of columns, the home folder.
     fn comparable(&self, text: &str) -> String {
         let text = text.replace(&self.home.path().display().to_string(), "/home/you");
@@ -162,6 +169,16 @@ impl Reader {
             words.collect::<Vec<_>>().join(" ")
         });
         lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Whether the block of an output shows what a command printed. A block without a language is the whole
+/// output. One of `text` has parts of it, with `…` between. Others show no output.
+fn is_shown(language: &str, expected: &str, printed: &str) -> bool {
+    match language {
+        "" => expected == printed,
+        "text" => expected.split('…').all(|part| printed.contains(part.trim())),
+        _ => true,
     }
 }
 
@@ -186,4 +203,51 @@ fn the_commands_of_the_readme_print_what_it_shows() {
 #[test]
 fn the_commands_of_the_quick_start_print_what_it_shows() {
     Reader::new().follow("docs/quick-start.md");
+}
+
+/// Blocks without a language that show no output, or one that no test can make, and why.
+const ILLUSTRATIONS: &[(&str, &str, &str)] = &[(
+    "docs/job-lifecycle.md",
+    "initial_delay × multiplier^(n−1), at most max_delay, ± jitter",
+    "a formula",
+)];
+
+/// The last command of a block whose output a page shows, if the program or a reader's tool prints it.
+fn shown_command(block: &Block) -> Option<&str> {
+    let programs = ["hooktrail ", "curl ", "sqlite3 "];
+    let line = block.text.lines().rfind(|line| !line.is_empty())?;
+    (block.language == "sh" && programs.iter().any(|program| line.starts_with(program)))
+        .then_some(line)
+}
+
+#[test]
+fn the_outputs_on_other_pages_are_those_after_the_quick_start() {
+    let mut reader = Reader::new();
+    reader.follow("docs/quick-start.md");
+    let guides = ["README.md", "docs/quick-start.md"];
+    for name in super::documentation_pages().iter().filter(|name| !guides.contains(&name.as_str()))
+    {
+        let page = super::page(name);
+        // Below it, a test compares the page with the declarations.
+        let page = page.split("<!-- Generated below this line").next().unwrap();
+        let blocks = blocks(page);
+        for (index, block) in blocks.iter().enumerate() {
+            let is_output = ["", "text"].contains(&block.language.as_str());
+            let is_illustration = ILLUSTRATIONS.iter().any(|(page, first, _)| {
+                page == name && block.text.lines().next().unwrap_or_default() == *first
+            });
+            if !is_output || is_illustration {
+                continue;
+            }
+            let before = index.checked_sub(1).and_then(|before| shown_command(&blocks[before]));
+            let command = before.unwrap_or_else(|| {
+                panic!(
+                    "{name}: no test compares this output: put it below the `sh` block of its \
+                     command, give it a language, or add it to ILLUSTRATIONS with a reason:\n{}",
+                    block.text
+                )
+            });
+            reader.compare(name, command, block);
+        }
+    }
 }
