@@ -24,6 +24,7 @@ use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::HandlerRuntime;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
+use crate::maintenance::failure_log::FailureLog;
 use crate::process::{self, GRACE};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
@@ -198,6 +199,7 @@ struct Server {
     writer: WriterHandle,
     intake: web::RunningServers,
     maintenance: (Sender<()>, JoinHandle<()>),
+    failure_log: Arc<FailureLog>,
     /// The other threads in the order of their start.
     threads: Vec<JoinHandle<()>>,
     /// Ends before the writer closes the database, because closing it removes the write-ahead log.
@@ -251,10 +253,13 @@ impl Server {
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
         let (checkpoint_signal, checkpoint_thread) =
             checkpoint::start(&store, config.store.durability, on_broken, report_blocked_wal)?;
+        let failure_log = Arc::<FailureLog>::default();
+        let dead_job_log = Arc::clone(&failure_log);
         let maintenance_inputs = maintenance::MaintenanceInputs {
             database,
             readers: readers.clone(),
             clock,
+            failure_log: Arc::clone(&failure_log),
             blocked_wal,
         };
         let (send_assignment, assignments) = bounded(workers);
@@ -262,8 +267,11 @@ impl Server {
         let dispatcher =
             Arc::new(DispatcherHandle::new(workers, clock, send_assignment, &breakers));
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
-        let listener =
-            WriterListener { dispatcher: Arc::clone(&dispatcher), on_broken: Box::new(on_broken) };
+        let listener = WriterListener {
+            dispatcher: Arc::clone(&dispatcher),
+            on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
+            on_broken: Box::new(on_broken),
+        };
         let (stop_watch, watch_stopped) = bounded(0);
         let watch_thread =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
@@ -337,6 +345,7 @@ impl Server {
             intake,
             maintenance,
             threads,
+            failure_log,
             file_watch: (stop_watch, watch_thread),
         })
     }
@@ -444,6 +453,7 @@ impl Server {
             let _ = thread.join();
         }
         process::wait_for_drained(GRACE * 2);
+        self.failure_log.log_counts(true);
         log::info!("stopped");
     }
 

@@ -79,6 +79,12 @@ pub fn client_network(ip: &str) -> Cow<'_, str> {
     }
 }
 
+/// Returns the letters by which reasons of one kind are recognised. A reason may contain the sender's own text
+/// or a time: digits and everything after the first letters are left out.
+pub fn reason_kind(reason: &str) -> impl Iterator<Item = char> {
+    reason.chars().filter(|c| !c.is_ascii_digit()).take(60)
+}
+
 /// The name of the built-in source, whose events are alerts.
 pub const INTERNAL_SOURCE: &str = "hooktrail";
 

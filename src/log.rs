@@ -48,6 +48,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 static LAYOUT: OnceLock<Layout> = OnceLock::new();
 static QUEUE: LineQueue = LineQueue::new();
 
+/// The target of lines in a fixed form that other programs read (docs/operations.md). They are not folded: the
+/// caller bounds their number. At INFO they have the priority `notice` in the journal.
+pub const FIXED_FORM: &str = "hooktrail::fixed_form";
+
 /// Starts the log. Only `serve` calls it, once. `HOOKTRAIL_LOG=debug` logs more.
 ///
 /// # Errors
@@ -68,10 +72,11 @@ pub fn start() -> std::io::Result<()> {
         if record.level() > Level::Warn && !record.target().starts_with("hooktrail") {
             return Ok(());
         }
-        let (level, text) = entry(record);
-        match QUEUE.is_folded(record, level, &text) {
+        let (severity, text) = entry(record);
+        let is_fixed_form = record.target() == FIXED_FORM;
+        match !is_fixed_form && QUEUE.is_folded(record, severity, &text) {
             true => Ok(()),
-            false => out.write_all(&layout.line(level, &text)),
+            false => out.write_all(&layout.line(severity, &text)),
         }
     });
     // A second start in one process (tests) keeps the first.
@@ -86,7 +91,7 @@ pub fn start() -> std::io::Result<()> {
 pub fn write_failure(text: &str) -> bool {
     let Some(layout) = LAYOUT.get() else { return false };
     let plain = Layout { has_time: false, ..*layout };
-    QUEUE.put(plain.line(Level::Error, &redact(text)));
+    QUEUE.put(plain.line(Severity::Error, &redact(text)));
     true
 }
 
@@ -102,16 +107,64 @@ pub fn exit(code: i32) -> ! {
     std::process::exit(code);
 }
 
-/// Returns the level and the text of a record. A failed connection is logged at INFO, whatever level the
+/// How severe a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    Error,
+    Warning,
+    /// Normal, but worth a look. For people it is INFO.
+    Notice,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Severity {
+    fn of(record: &Record<'_>) -> Self {
+        match record.level() {
+            Level::Error => Self::Error,
+            Level::Warn => Self::Warning,
+            Level::Info if record.target() == FIXED_FORM => Self::Notice,
+            Level::Info => Self::Info,
+            Level::Debug => Self::Debug,
+            Level::Trace => Self::Trace,
+        }
+    }
+
+    /// Returns the priority in the journal.
+    /// <https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html>
+    fn priority(self) -> u8 {
+        match self {
+            Self::Error => 3,
+            Self::Warning => 4,
+            Self::Notice => 5,
+            Self::Info => 6,
+            Self::Debug | Self::Trace => 7,
+        }
+    }
+
+    /// Returns the name for people, and its colour.
+    fn name_and_colour(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Error => ("ERROR", "\x1b[1;31m"),
+            Self::Warning => ("WARN ", "\x1b[33m"),
+            Self::Notice | Self::Info => ("INFO ", "\x1b[32m"),
+            Self::Debug => ("DEBUG", "\x1b[34m"),
+            Self::Trace => ("TRACE", "\x1b[36m"),
+        }
+    }
+}
+
+/// Returns the severity and the text of a record. A failed connection is logged at INFO, whatever level the
 /// library gives it, because it is no error of the server.
-fn entry(record: &Record<'_>) -> (Level, String) {
+fn entry(record: &Record<'_>) -> (Severity, String) {
     let text = record.args().to_string();
     let text = redact(&text).into_owned();
     if !record.target().starts_with("actix_http") || record.level() > Level::Warn {
-        return (record.level(), text);
+        return (Severity::of(record), text);
     }
     let reason = text.strip_prefix("stream error: ").unwrap_or(&text);
-    (Level::Info, format!("a connection is closed: {reason}"))
+    (Severity::Info, format!("a connection is closed: {reason}"))
 }
 
 /// The format of log lines.
@@ -132,38 +185,22 @@ impl Layout {
         Self { is_journal, has_colour, has_time: !is_journal }
     }
 
-    fn line(self, level: Level, text: &str) -> Vec<u8> {
+    fn line(self, severity: Severity, text: &str) -> Vec<u8> {
         let mut line = Vec::with_capacity(text.len() + 48);
         for part in text.lines() {
             if self.is_journal {
-                // <https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html>
-                let priority = match level {
-                    Level::Error => 3,
-                    Level::Warn => 4,
-                    Level::Info => 6,
-                    Level::Debug | Level::Trace => 7,
-                };
-                line.extend_from_slice(format!("<{priority}>").as_bytes());
+                line.extend_from_slice(format!("<{}>", severity.priority()).as_bytes());
             } else if self.has_time {
                 let at = clock::format_rfc3339(clock::wall_ms());
-                let (on, off) = if self.has_colour { (colour(level), "\x1b[0m") } else { ("", "") };
-                line.extend_from_slice(format!("{at} {on}{level:5}{off} ").as_bytes());
+                let (name, colour) = severity.name_and_colour();
+                let (on, off) = if self.has_colour { (colour, "\x1b[0m") } else { ("", "") };
+                line.extend_from_slice(format!("{at} {on}{name}{off} ").as_bytes());
             }
             let part = escape::escape_except(part, |c| c == '\t');
             line.extend_from_slice(part.as_bytes());
             line.push(b'\n');
         }
         line
-    }
-}
-
-fn colour(level: Level) -> &'static str {
-    match level {
-        Level::Error => "\x1b[1;31m",
-        Level::Warn => "\x1b[33m",
-        Level::Info => "\x1b[32m",
-        Level::Debug => "\x1b[34m",
-        Level::Trace => "\x1b[36m",
     }
 }
 
@@ -231,7 +268,7 @@ struct QueueState {
 /// The repeats of one line in the current period.
 #[derive(Debug)]
 struct Repeats {
-    level: Level,
+    severity: Severity,
     text: String,
     since: Instant,
     written: u32,
@@ -260,12 +297,12 @@ impl LineQueue {
     }
 
     /// Returns whether this line is only counted, because it was repeated too often.
-    fn is_folded(&self, record: &Record<'_>, level: Level, text: &str) -> bool {
+    fn is_folded(&self, record: &Record<'_>, severity: Severity, text: &str) -> bool {
         let mut hasher = DefaultHasher::new();
         (record.file(), record.line(), text).hash(&mut hasher);
         let is_own = record.target().starts_with("hooktrail");
         let written_max = if is_own { MAX_OWN_REPEATS } else { 1 };
-        self.lock().is_folded(hasher.finish(), level, text, written_max, Instant::now())
+        self.lock().is_folded(hasher.finish(), severity, text, written_max, Instant::now())
     }
 
     /// Writes lines as they arrive, until the process ends.
@@ -334,7 +371,7 @@ impl QueueState {
     fn is_folded(
         &mut self,
         key: u64,
-        level: Level,
+        severity: Severity,
         text: &str,
         written_max: u32,
         now: Instant,
@@ -358,7 +395,7 @@ impl QueueState {
         }
         if self.repeats.len() < MAX_FOLDED_LINES {
             let text = text.chars().take(MAX_FOLDED_CHARS).collect();
-            self.repeats.insert(key, Repeats { level, text, since: now, written: 1, folded: 0 });
+            self.repeats.insert(key, Repeats { severity, text, since: now, written: 1, folded: 0 });
         }
         false
     }
@@ -377,9 +414,9 @@ impl QueueState {
         for repeats in self.repeats.values_mut().filter(|repeats| repeats.folded > 0) {
             let age = now.duration_since(repeats.since);
             if all || age >= FOLD_PERIOD {
-                let Repeats { folded, text, level, .. } = repeats;
+                let Repeats { folded, text, severity, .. } = repeats;
                 let text = format!("{folded} more times within {} s: {text}", age.as_secs());
-                lines.push(layout.line(*level, &text));
+                lines.push(layout.line(*severity, &text));
                 (repeats.folded, repeats.since) = (0, now);
             }
         }
@@ -396,7 +433,7 @@ fn write_all(lines: VecDeque<Vec<u8>>, dropped: u64) -> u64 {
     let text = format!(
         "{lost} log lines were dropped: the reader of stderr was too slow, or stderr could not be written"
     );
-    if write(&layout.line(Level::Warn, &text)).is_ok() { 0 } else { lost }
+    if write(&layout.line(Severity::Warning, &text)).is_ok() { 0 } else { lost }
 }
 
 /// Writes one line, and blocks until it is written.
@@ -430,7 +467,7 @@ mod tests {
         let (mut state, began) = (state(), Instant::now());
         let folded = |state: &mut QueueState, secs| {
             let now = began + Duration::from_secs(secs);
-            (0..100).filter(|_| state.is_folded(7, Level::Warn, "no", 5, now)).count()
+            (0..100).filter(|_| state.is_folded(7, Severity::Warning, "no", 5, now)).count()
         };
         assert_eq!(folded(&mut state, 0), 95);
         assert_eq!(state.next_report(), Some(began + FOLD_PERIOD));
@@ -448,11 +485,11 @@ mod tests {
     fn many_different_lines_take_bounded_memory() {
         let (mut state, now) = (state(), Instant::now());
         for key in 0..10_000 {
-            assert!(!state.is_folded(key, Level::Warn, "no", 5, now));
+            assert!(!state.is_folded(key, Severity::Warning, "no", 5, now));
         }
         assert_eq!(state.repeats.len(), MAX_FOLDED_LINES);
         let later = now + FOLD_PERIOD;
-        assert!(!state.is_folded(10_000, Level::Warn, "no", 5, later));
+        assert!(!state.is_folded(10_000, Severity::Warning, "no", 5, later));
         assert_eq!(state.repeats.len(), 1);
     }
 
@@ -470,8 +507,8 @@ mod tests {
     #[test]
     fn each_line_for_the_journal_has_its_priority() {
         let layout = Layout { is_journal: true, has_colour: false, has_time: false };
-        assert_eq!(layout.line(Level::Error, "a\nb"), b"<3>a\n<3>b\n");
-        assert_eq!(layout.line(Level::Info, "a"), b"<6>a\n");
+        assert_eq!(layout.line(Severity::Error, "a\nb"), b"<3>a\n<3>b\n");
+        assert_eq!(layout.line(Severity::Notice, "a"), b"<5>a\n");
     }
 
     #[test]
@@ -482,7 +519,7 @@ mod tests {
             entry(&record)
         };
         let closed = "a connection is closed: request parse error: invalid method".to_owned();
-        assert_eq!(record("actix_http::h1::dispatcher"), (Level::Info, closed));
-        assert_eq!(record("hooktrail::app").0, Level::Error);
+        assert_eq!(record("actix_http::h1::dispatcher"), (Severity::Info, closed));
+        assert_eq!(record("hooktrail::app").0, Severity::Error);
     }
 }

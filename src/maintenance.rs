@@ -21,8 +21,10 @@ use crate::store::{self, reserve};
 use crate::worker::RunningJobs;
 
 pub mod alerts;
+pub mod failure_log;
 
 use alerts::AlertMonitor;
+use failure_log::FailureLog;
 
 /// The interval of the work. A rejection is in the database within a second.
 const TICK: Duration = Duration::from_millis(400);
@@ -42,6 +44,7 @@ pub struct Maintenance {
     pub disk_low: Arc<AtomicBool>,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
+    pub failure_log: Arc<FailureLog>,
     /// Drains the requests that intake rejected since the last call.
     pub rejections: Box<dyn Fn() -> Vec<RejectionRow> + Send>,
     /// Drains the handshakes that intake answered since the last call.
@@ -59,6 +62,7 @@ pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Resul
         let (mut heartbeat, mut unsent) = (0, Vec::new());
         while stop.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
             flush_logs(&maintenance, &mut unsent);
+            maintenance.failure_log.log_counts(false);
             check_disk_space(&maintenance);
             maintenance.alerts.tick(&maintenance.writer);
             heartbeat = feed_watchdog(&maintenance, heartbeat);
@@ -79,6 +83,7 @@ pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Resul
 fn flush_logs(maintenance: &Maintenance, unsent: &mut Vec<Operation>) {
     if unsent.is_empty() {
         let rejections = (maintenance.rejections)();
+        maintenance.failure_log.log_rejections(&rejections);
         unsent.extend(chunks(rejections).into_iter().rev().map(Operation::Rejections));
         let handshakes = (maintenance.handshakes)();
         unsent.extend(chunks(handshakes).into_iter().rev().map(Operation::Handshakes));

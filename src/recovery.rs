@@ -34,7 +34,7 @@ pub fn recover_after_crash(
         .filter_map(|handler| Some((*registry.handlers.get(&handler.name)?, &handler.retry)))
         .collect();
     let default = Retry::default();
-    store::in_transaction(&store.conn, |conn| {
+    let (interrupted, dead_jobs) = store::in_transaction(&store.conn, |conn| {
         let mut state = WriterState::read(conn, store.clock)?;
         jobs::clamp_waits(conn, state.now_ms)?;
         let interrupted = jobs::list_running_jobs(conn, &state)?;
@@ -43,8 +43,10 @@ pub fn recover_after_crash(
             jobs::finish(conn, &mut state, &interrupted_attempt(job, policy))?;
         }
         state.write_counters(conn)?;
-        Ok(interrupted.len())
-    })
+        Ok((interrupted.len(), state.dead_jobs))
+    })?;
+    dead_jobs.iter().for_each(|dead_job| log::warn!("{dead_job} count=1"));
+    Ok(interrupted)
 }
 
 /// The record of an attempt that the crash interrupted.

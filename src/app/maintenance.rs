@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::clock::MonotonicClock;
 use crate::config::Config;
 use crate::maintenance::alerts::{AlertMonitor, AlertSubscription};
+use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::{self, Maintenance};
 use crate::store::ReadPool;
 use crate::store::source_counters::SourceCounters;
@@ -21,6 +22,7 @@ pub(super) struct MaintenanceInputs {
     pub database: PathBuf,
     pub readers: ReadPool,
     pub clock: MonotonicClock,
+    pub failure_log: Arc<FailureLog>,
     /// Reports the reader that keeps the write-ahead log from being reset.
     pub blocked_wal: Receiver<String>,
 }
@@ -34,7 +36,7 @@ pub(super) fn start_maintenance(
     inputs: MaintenanceInputs,
 ) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
     let (stop, stopped) = bounded(0);
-    let MaintenanceInputs { database, readers, clock, blocked_wal } = inputs;
+    let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal } = inputs;
     let [rejections, handshakes, rejecting, redacting] = [(); 4].map(|()| Arc::clone(intake));
     let alerts = AlertMonitor {
         subscribers: Arc::clone(alert_subscribers),
@@ -56,6 +58,7 @@ pub(super) fn start_maintenance(
         disk_low: Arc::clone(&intake.is_disk_low),
         writer: intake.writer.clone(),
         running: Arc::clone(running),
+        failure_log,
         rejections: Box::new(move || rejections.drain_rejections()),
         handshakes: Box::new(move || handshakes.drain_handshakes()),
     };

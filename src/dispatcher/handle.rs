@@ -11,6 +11,7 @@ use crate::clock::{self, MonotonicClock};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 use crate::store::breaker::BreakerState;
+use crate::store::dead_job::DeadJob;
 use crate::store::jobs::{ClaimedJob, FinishResult};
 use crate::store::operation::WriterObserver;
 use crate::worker::Assignment;
@@ -93,6 +94,8 @@ impl DispatcherHandle {
 /// Receives what the writer reports after each commit, and passes it to the dispatcher.
 pub struct WriterListener {
     pub dispatcher: Arc<DispatcherHandle>,
+    /// Called for each job that became dead. It must not block.
+    pub on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
     /// Called with the reason when the process has to end.
     pub on_broken: Box<dyn Fn(&str) + Send>,
 }
@@ -128,6 +131,10 @@ impl WriterObserver for WriterListener {
             ),
             None => log::info!("handler {name}: the circuit breaker is closed"),
         }
+    }
+
+    fn job_died(&self, dead_job: DeadJob) {
+        (self.on_dead_job)(&dead_job);
     }
 
     fn attempt_finished(&self, handler: HandlerId, result: FinishResult) {

@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::dead_job::DeadJob;
 use super::events::{self, InsertStatements, NewEvent};
 use super::sources::{self, SourceStatus};
 use super::writer_state::WriterState;
@@ -95,13 +96,14 @@ pub(super) fn should_alert(state: &WriterState, source: SourceId) -> bool {
     state.alert_source.is_some_and(|alert_source| alert_source != source)
 }
 
-/// Records that a job became dead.
+/// Records that a job became dead: for the log, and for an alert.
 pub(super) fn record_dead_job(
     conn: &Connection,
-    state: &WriterState,
+    state: &mut WriterState,
     job: JobId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
+    state.dead_jobs.extend(DeadJob::load(conn, job)?);
     if !should_alert(state, source) {
         return Ok(());
     }

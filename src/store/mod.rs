@@ -19,6 +19,7 @@ pub mod breaker;
 pub mod checkpoint;
 mod chunked_writes;
 pub mod claim;
+pub mod dead_job;
 pub mod deferrals;
 pub mod deferred;
 pub mod event_reads;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
+use super::dead_job::DeadJob;
 use super::events::{self, InsertReply};
 use super::handshakes::{self, HandshakeRecord};
 use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
@@ -89,6 +90,8 @@ pub trait WriterObserver: Send {
     /// A handler's circuit breaker opened until `until_ms` (database clock), and runs a probe after
     /// that. `None`: the breaker is closed.
     fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
+    /// A job became dead.
+    fn job_died(&self, dead_job: DeadJob);
     /// An outcome is on disk.
     fn attempt_finished(&self, handler: HandlerId, result: FinishResult);
     /// How many more jobs of each handler became ready.
@@ -192,6 +195,7 @@ impl Isolation {
         conn.prepare_cached("SAVEPOINT op")?.execute([])?;
         let (counters, queued) = (state.counters, state.queued_changes.clone());
         let (deferred, dead_job_retries) = (state.deferred.clone(), state.dead_job_retries.len());
+        let dead_jobs = state.dead_jobs.len();
         match apply(conn, state) {
             Ok(done) => {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
@@ -203,6 +207,7 @@ impl Isolation {
                 (state.counters, state.queued_changes, state.deferred) =
                     (counters, queued, deferred);
                 state.dead_job_retries.truncate(dead_job_retries);
+                state.dead_jobs.truncate(dead_jobs);
                 state.reload_handlers(conn)?;
                 Ok(OperationResult::Nothing)
             }

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, params};
 
 use super::breaker::{self, BreakerState};
+use super::dead_job::DeadJob;
 use super::deferred::DeadJobRetry;
 use super::registry::{self, IdleTime};
 use super::sources::{self, SourceStatus};
@@ -41,6 +42,8 @@ pub struct WriterState {
     pub(super) changed_breakers: Vec<HandlerId>,
     /// When the next of the jobs scheduled in this group is due (database clock).
     pub(super) next_due_ms: Option<i64>,
+    /// The jobs that became dead in this transaction.
+    pub dead_jobs: Vec<DeadJob>,
     /// The change in the number of queued jobs of each source since the last commit.
     pub(super) queued_changes: Vec<(SourceId, i64)>,
     known_ips: HashSet<String>,
@@ -82,6 +85,7 @@ impl WriterState {
             breakers: HashMap::new(),
             changed_breakers: Vec::new(),
             next_due_ms: None,
+            dead_jobs: Vec::new(),
             queued_changes: Vec::new(),
             known_ips: HashSet::new(),
             rejection_rows: 0,
@@ -200,6 +204,7 @@ impl WriterState {
         self.next_due_ms = None;
         self.queued_changes.clear();
         self.changed_breakers.clear();
+        self.dead_jobs.clear();
         self.active_sources.clear();
         self.dead_job_retries.clear();
         self.deferred.clone_from(&self.deferred_before);

@@ -140,11 +140,7 @@ impl RejectionBucket {
 fn key(request: &RejectedRequest<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (request.source, domain::client_network(request.ip), request.status).hash(&mut hasher);
-    // A reason may contain the sender's own text or a time. Digits and everything after the first
-    // letters are ignored, so that such 401s and 400s of one source and address share a bucket.
-    for letter in request.reason.chars().filter(|c| !c.is_ascii_digit()).take(60) {
-        letter.hash(&mut hasher);
-    }
+    domain::reason_kind(request.reason).for_each(|letter| letter.hash(&mut hasher));
     hasher.finish()
 }
 

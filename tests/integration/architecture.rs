@@ -37,7 +37,7 @@ const IMPORTS: [(&str, &str); 27] = [
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
-    ("maintenance", "clock config domain expression notify planner store worker"),
+    ("maintenance", "clock config domain expression log notify planner store worker"),
     ("web", "clock config domain expression json planner redact store verify"),
     (
         "app",

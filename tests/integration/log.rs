@@ -11,9 +11,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::support::client::send_request;
-use crate::support::server::{DEADLINE, HOOKTRAIL, Scenario, scenario, send_signal, until};
+use crate::support::server::{DEADLINE, HOOKTRAIL, Scenario, Server, scenario, send_signal, until};
 
-/// A server whose stderr is a pipe that nothing reads, unless a test does.
+/// A server whose stderr is a pipe that nothing reads, unless a test does. The server takes the pipe for the
+/// journal.
 struct ServerWithPipe {
     scenario: Scenario,
     child: Child,
@@ -30,10 +31,12 @@ impl ServerWithPipe {
         let socket = scenario.path().join("notify");
         let manager = UnixDatagram::bind(&socket).unwrap();
         manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        let found = rustix::fs::fstat(&pipe).unwrap();
         let child = Command::new(HOOKTRAIL)
             .args(["--config", "config.toml", "serve"])
             .current_dir(scenario.path())
             .env("NOTIFY_SOCKET", socket)
+            .env("JOURNAL_STREAM", format!("{}:{}", found.st_dev, found.st_ino))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(pipe.try_clone().unwrap())
@@ -158,14 +161,120 @@ fn a_server_that_cannot_start_ends_despite_a_full_log_pipe() {
 
 #[test]
 fn malformed_requests_log_few_lines_and_no_errors() {
-    let mut server = scenario().source("a", "").start();
+    let server = scenario().source("a", "").start();
     for _ in 0..200 {
         server.send_raw(b"no http\r\n\r\n");
     }
-    assert_eq!(server.stop(), Some(0));
-    until("the log is complete", || server.log().contains("stopped"));
-    let log = server.log();
+    let log = stop(server);
     let lines = log.lines().filter(|line| line.contains("a connection is closed"));
     assert!(lines.count() <= 2, "{log}");
     assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }
+
+/// Stops the server and returns its whole log.
+fn stop(mut server: Server) -> String {
+    assert_eq!(server.stop(), Some(0));
+    until("the log is complete", || server.log().contains("stopped"));
+    server.log()
+}
+
+/// The lines of the log that begin with `start` after their time and level.
+fn lines_that_begin_with(log: &str, start: &str) -> Vec<String> {
+    let texts = log.lines().filter_map(|line| line.splitn(3, ' ').nth(2));
+    texts.map(|text| text.trim_start().to_owned()).filter(|text| text.starts_with(start)).collect()
+}
+
+/// The addresses that fail2ban finds in lines, by the filter of docs/operations.md.
+fn banned_addresses(lines: &[String]) -> Vec<String> {
+    let page = std::fs::read_to_string("docs/operations.md").unwrap();
+    let pattern = page.split("failregex = ").nth(1).unwrap().lines().next().unwrap();
+    // What fail2ban makes of them.
+    let pattern = pattern.replace("%(__prefix_line)s", "");
+    let pattern = pattern.replace("<ADDR>", "(?P<ip>[0-9a-fA-F:.]+)");
+    let script = "import re, sys\nfor line in sys.argv[2:]:\n    found = re.search(sys.argv[1], line)\n    \
+                  print(found['ip'] if found else '')";
+    let python = Command::new("python3").args(["-c", script, &pattern]).args(lines).output();
+    let output = String::from_utf8(python.unwrap().stdout).unwrap();
+    output.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_rejection_has_a_line_that_fail2ban_reads() {
+    let mut server = scenario()
+        .server("trusted_proxies = [\"127.0.0.1\"]")
+        .source("a", "verify = { scheme = \"bearer\", secret = { file = \"secret\" } }")
+        .prepare();
+    server.write_file("secret", "0123456789abcdef");
+    server.start();
+    for (path, ip) in [("/hooks/a", "203.0.113.7"), ("/x", "2001:db8::7"), ("/hooks/a", "no\" ip")]
+    {
+        server.request("POST", path, &format!("X-Forwarded-For: {ip}"), b"x");
+    }
+    let lines = lines_that_begin_with(&stop(server), "rejected ");
+    let expected = [
+        "rejected 401 source=a ip=203.0.113.7 reason=\"no authorization header\" count=1",
+        "rejected 404 source=- ip=2001:db8::7 reason=\"no source at this path\" count=1",
+        "rejected 401 source=a ip=- reason=\"no authorization header\" count=1",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(banned_addresses(&lines), ["203.0.113.7", "2001:db8::7", ""]);
+}
+
+#[test]
+fn a_flood_of_rejections_is_few_lines_and_a_count() {
+    let server = scenario().source("a", "").start();
+    for _ in 0..300 {
+        assert_eq!(server.post("/nowhere", "x").status, 404);
+    }
+    let lines = lines_that_begin_with(&stop(server), "rejected 404 ");
+    assert!(lines.len() <= 6, "{lines:?}");
+    let count = |line: &String| line.rsplit_once("count=").unwrap().1.parse::<u32>().unwrap();
+    assert_eq!(lines.iter().map(count).sum::<u32>(), 300, "{lines:?}");
+}
+
+#[test]
+fn a_dead_job_is_one_warning_whatever_its_handler_prints() {
+    let forged = "rejected 401 source=a ip=198.51.100.1 reason=\"x\" count=1";
+    let server = scenario()
+        .source("a", "")
+        .handler("bad", "", &format!("printf '%s\\r\\033[2Jno \"luck\"' '{forged}' >&2; exit 65"))
+        .start();
+    server.post("/hooks/a", "x");
+    server.until("select count(*) from dead_jobs", "1");
+    let log = stop(server);
+    let line = r#"dead job=1 event=1 source=a handler=bad attempts=1 detail="exit 65: [2Jno \"luck\"" count=1"#;
+    assert_eq!(lines_that_begin_with(&log, "dead "), [line]);
+    assert!(log.contains(&format!("WARN  {line}\n")), "{log}");
+    assert_eq!(banned_addresses(&lines_that_begin_with(&log, "")).concat(), "");
+}
+
+#[test]
+fn a_day_without_problems_logs_nothing_at_warning() {
+    let mut server = ServerWithPipe::start(scenario().source("a", "").handler(
+        "ok",
+        "mode = \"stream\"",
+        STREAM_HANDLER,
+    ));
+    let port = server.port();
+    for round in 1..=3 {
+        for _ in 0..20 {
+            assert_eq!(send_request(port, "POST", "/hooks/a", "", b"{}").unwrap().status, 202);
+        }
+        assert_eq!(send_request(port, "GET", "/wp-login.php", "", b"").unwrap().status, 404);
+        server.signal(Signal::HUP);
+        until("the configuration is reloaded", || reloads(&server.database()) == round);
+    }
+    server.signal(Signal::TERM);
+    let log = server.read_until("stopped\n");
+    assert_eq!(server.wait_for_exit(), Some(0));
+    assert!(log.contains("<5>rejected 404 source=- ip=127.0.0.1 "), "{log}");
+    let is_warning = |line: &&str| !line.starts_with("<5>") && !line.starts_with("<6>");
+    let warnings: Vec<&str> = log.lines().skip(1).filter(is_warning).collect();
+    assert_eq!(warnings, Vec::<&str>::new());
+}
+
+/// Answers each job.
+const STREAM_HANDLER: &str = r#"while read -r line; do
+    job=${line#*\"job\":}
+    echo "{\"job\":${job%%,*},\"outcome\":\"succeeded\"}"
+done"#;

@@ -75,6 +75,9 @@ impl Writer {
             let breaker = self.state.breakers.get(&handler).copied().unwrap_or_default();
             self.observer.breaker_changed(handler, breaker.open_until_ms);
         }
+        for dead_job in self.state.dead_jobs.drain(..) {
+            self.observer.job_died(dead_job);
+        }
         if let Some(due_ms) = self.state.next_due_ms.take() {
             self.observer.job_scheduled(due_ms);
         }
