@@ -60,7 +60,7 @@ impl FailureLog {
         }
     }
 
-    /// Logs a dead job.
+    /// Logs a dead job, with secrets redacted.
     pub fn log_dead_job(&self, dead_job: &DeadJob) {
         // Redacted before it is quoted: the escapes could hide a secret.
         let detail = redactor().redact(&dead_job.detail).into_owned();
@@ -142,7 +142,7 @@ impl LineLimiter {
         self.0.len() < MAX_GROUPS || self.0.contains_key(&key)
     }
 
-    /// Adds a line that stands for `count` failures. Returns it if it is to be written now.
+    /// Adds a line that stands for `count` failures. Returns it if it must be written now.
     fn add(&mut self, line: Line, count: i64, now: Instant) -> Option<CountedLine> {
         let Line { key, text } = line;
         let new = LineGroup { since: now, written: 0, rest: None };
