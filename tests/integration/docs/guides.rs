@@ -156,6 +156,17 @@ impl Reader {
         });
     }
 
+    /// Waits until the server has logged a line with the words and fields of each line that a page shows.
+    fn compare_log(&self, name: &str, shown: &Block) {
+        for line in shown.text.lines() {
+            let form = form_of_log_line(line);
+            until(&format!("{name}: the log has a line like {line}"), || {
+                let log = fs::read_to_string(self.home.path().join(".log")).unwrap();
+                log.lines().any(|line| form_of_log_line(line).ends_with(&form))
+            });
+        }
+    }
+
     /// Text without what differs from run to run: words with digits, widths of columns, the home folder.
     fn comparable(&self, text: &str) -> String {
         let text = text.replace(&self.home.path().display().to_string(), "/home/you");
@@ -170,6 +181,14 @@ impl Reader {
         });
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// The words of a log line, without the values of its fields and without quoted text.
+fn form_of_log_line(line: &str) -> String {
+    let unquoted: String = line.split('"').step_by(2).collect();
+    let words = unquoted.split_whitespace();
+    let words = words.map(|word| word.split_once('=').map_or(word, |(field, _)| field));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the block of an output shows what a command printed. A block without a language is the whole
@@ -232,6 +251,9 @@ fn the_outputs_on_other_pages_are_those_after_the_quick_start() {
         let page = page.split("<!-- Generated below this line").next().unwrap();
         let blocks = blocks(page);
         for (index, block) in blocks.iter().enumerate() {
+            if block.language == "log" {
+                reader.compare_log(name, block);
+            }
             let is_output = ["", "text"].contains(&block.language.as_str());
             let is_illustration = ILLUSTRATIONS.iter().any(|(page, first, _)| {
                 page == name && block.text.lines().next().unwrap_or_default() == *first
