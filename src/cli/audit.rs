@@ -1,9 +1,8 @@
 //! Entries of the audit log for commands: who ran them.
 
-use nix::unistd::{User, getuid};
-
 use crate::clock;
 use crate::store::audit::AuditEntry;
+use crate::store::files;
 
 /// Maximum length of `SUDO_USER` in the audit log.
 const MAX_NAME_LENGTH: usize = 64;
@@ -21,12 +20,10 @@ pub fn audit_entry(action: &str, target: Option<String>, reason: Option<String>)
     }
 }
 
-/// Returns the name that the system's user database has for the real user id, or `uid 1234` if it has none.
-/// The environment can't change that name. Under `sudo` the name in `SUDO_USER` follows it.
+/// Returns the name of the real user id, which the environment can't change. Under `sudo` the name in
+/// `SUDO_USER` follows it.
 fn current_user() -> String {
-    let uid = getuid();
-    let user = User::from_uid(uid).ok().flatten();
-    let name = user.map_or_else(|| format!("uid {uid}"), |user| user.name);
+    let name = files::user_name(rustix::process::getuid().as_raw());
     describe_user(name, std::env::var("SUDO_USER").ok().as_deref())
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use clap::Args;
 
+use super::id_list::parse_id;
+use super::selector_checks::check_event;
 use super::{ExitError, open_store, output, runtime_error, user_error};
 use crate::config::{self, Handler, LoadedConfig};
 use crate::domain::job_plan::JobSpec;
@@ -19,7 +21,7 @@ use crate::handler::HandlerRuntime;
 use crate::planner::JobPlanner;
 use crate::process::{self, CancelToken};
 use crate::store::jobs::ClaimedJob;
-use crate::store::{self, Store, event_reads, queries, registry};
+use crate::store::{self, Store, event_reads, queries};
 use crate::worker::task_builder::TaskBuilder;
 use crate::{app, clock};
 
@@ -46,6 +48,7 @@ pub struct RunArgs {
     /// Name of the handler
     handler: String,
     /// Number of the event
+    #[arg(value_parser = parse_id, allow_negative_numbers = true)]
     event: i64,
     /// Run only this item of a handler with `split`. Default: all items
     #[arg(long, value_name = "NUMBER")]
@@ -55,7 +58,7 @@ pub struct RunArgs {
 impl EvalArgs {
     /// Whether the input is a file. Then no configuration is needed.
     pub fn is_for_file(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| input.parse::<i64>().is_err())
+        self.input.as_ref().is_some_and(|input| !input.bytes().all(|b| b.is_ascii_digit()))
     }
 }
 
@@ -80,7 +83,11 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
         }
         (input, Some(loaded)) => {
             let store = open_store(loaded)?;
-            let number = input.as_ref().and_then(|number| number.parse().ok());
+            let number = input.as_deref().map(parse_id).transpose();
+            let number = number.map_err(|error| ExitError {
+                code: 2,
+                text: format!("event {}: {error}", input.as_deref().unwrap_or_default()),
+            })?;
             let newest = queries::find_newest_event(&store.conn).map_err(runtime_error)?;
             let Some(number) = number.or(newest) else {
                 return Err(user_error("the database has no events yet"));
@@ -130,8 +137,8 @@ pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder,
 }
 
 fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
-    if !registry::event_exists(&store.conn, event).map_err(runtime_error)? {
-        return Err(user_error(format!("event {event}: there is no such event")));
+    if let Some(error) = check_event(store, event)? {
+        return Err(user_error(error));
     }
     event_reads::load_event(&store.conn, EventId(event)).map_err(runtime_error)
 }

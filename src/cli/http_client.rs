@@ -77,10 +77,29 @@ pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerRespons
         Listen::Tcp(_) => base,
         Listen::Unix(path) => format!("unix:{}", path.display()),
     };
-    let response = agent(listen, TIMEOUT)
-        .run(request)
-        .map_err(|e| format!("{endpoint}: {e}: is the server running?"))?;
+    let response =
+        agent(listen, TIMEOUT).run(request).map_err(|e| describe_error(&endpoint, &e))?;
     read_response(response).map_err(|e| format!("{endpoint}: {e}"))
+}
+
+/// Describes why there is no response.
+fn describe_error(endpoint: &str, error: &Error) -> String {
+    let kind = match error {
+        Error::Io(error) => Some(error.kind()),
+        Error::ConnectionFailed => Some(io::ErrorKind::ConnectionRefused),
+        _ => None,
+    };
+    match kind {
+        Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => format!(
+            "{endpoint}: no server listens there: start it with `hooktrail serve`, or check server.listen"
+        ),
+        Some(io::ErrorKind::PermissionDenied) => {
+            format!(
+                "{endpoint}: this user may not connect: run this command as the user of the server"
+            )
+        }
+        _ => format!("{endpoint}: {error}: is the server running?"),
+    }
 }
 
 /// Asks a listener of the running server whether it would accept a webhook now. Returns the reason if not.

@@ -14,7 +14,10 @@ use super::selector_args::SelectorArgs;
 use super::selector_checks::{
     check_ranges, check_selectors, reject_if_any, unknown_handler, unknown_job,
 };
-use super::{ExitError, output, print_without_server, runtime_error, user_error};
+use super::{
+    ExitError, open_store_to_write, output, print_without_server, runtime_error, user_error,
+};
+use crate::config::LoadedConfig;
 use crate::domain::id_set::IdSet;
 use crate::domain::{EventId, JobState};
 use crate::store::audit::{self, JobCommand};
@@ -54,7 +57,8 @@ pub struct CancelArgs {
 }
 
 /// Retries dead, cancelled or waiting jobs now.
-pub fn retry(store: &Store, args: &JobArgs) -> Result<(), ExitError> {
+pub fn retry(loaded: &LoadedConfig, args: &JobArgs) -> Result<(), ExitError> {
+    let store = &open_store_to_write(loaded, args.dry_run)?;
     let is_changed = apply(store, args, &JobCommand::Retry)?;
     if is_changed {
         print_without_server(&store.path, "the jobs start when the server does")?;
@@ -63,7 +67,8 @@ pub fn retry(store: &Store, args: &JobArgs) -> Result<(), ExitError> {
 }
 
 /// Cancels queued jobs, stops running ones, dismisses dead ones.
-pub fn cancel(store: &Store, args: &CancelArgs) -> Result<(), ExitError> {
+pub fn cancel(loaded: &LoadedConfig, args: &CancelArgs) -> Result<(), ExitError> {
+    let store = &open_store_to_write(loaded, args.jobs.dry_run)?;
     let is_changed = apply(store, &args.jobs, &JobCommand::Cancel { reason: args.reason.clone() })?;
     let has_running = || jobs::pending_cancellations(&store.conn).map(|jobs| !jobs.is_empty());
     if is_changed && has_running().map_err(runtime_error)? {
@@ -239,7 +244,8 @@ pub fn confirm(question: &str, count: u64) -> Result<bool, ExitError> {
 }
 
 /// Pauses or resumes a handler.
-pub fn set_paused(store: &Store, name: &str, is_paused: bool) -> Result<(), ExitError> {
+pub fn set_paused(loaded: &LoadedConfig, name: &str, is_paused: bool) -> Result<(), ExitError> {
+    let store = &open_store_to_write(loaded, false)?;
     let verb = if is_paused { "pause" } else { "resume" };
     let Some(handler) = registry::find_handler(&store.conn, name).map_err(runtime_error)? else {
         return Err(user_error(unknown_handler(name)));

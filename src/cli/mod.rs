@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::app::ExitError;
 use crate::config::{self, LoadedConfig};
 use crate::expression::evaluator_main;
-use crate::store::{self, Store};
+use crate::store::{self, Access, Store};
 use crate::{app, log, process};
 
 mod audit;
@@ -67,7 +67,7 @@ enum Command {
     ]))]
     Check {
         /// Also print which handlers match this event
-        #[arg(long, value_name = "EVENT")]
+        #[arg(long, value_name = "EVENT", value_parser = id_list::parse_id, allow_negative_numbers = true)]
         event: Option<i64>,
         /// Exit with 1 if there are warnings
         #[arg(long)]
@@ -281,11 +281,11 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::List(args) => inspect::list(&open_store(&loaded)?, &args),
         Command::Show(args) => inspect::show(&open_store(&loaded)?, &args),
         Command::Stats { json } => inspect::stats(&open_store(&loaded)?, &loaded, json),
-        Command::Retry(args) => jobs::retry(&open_store(&loaded)?, &args),
+        Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
-        Command::Cancel(args) => jobs::cancel(&open_store(&loaded)?, &args),
-        Command::Pause { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, true),
-        Command::Resume { handler } => jobs::set_paused(&open_store(&loaded)?, &handler, false),
+        Command::Cancel(args) => jobs::cancel(&loaded, &args),
+        Command::Pause { handler } => jobs::set_paused(&loaded, &handler, true),
+        Command::Resume { handler } => jobs::set_paused(&loaded, &handler, false),
         Command::Serve
         | Command::Init
         | Command::Completions { .. }
@@ -294,8 +294,15 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     }
 }
 
+/// Opens the database for a command that only reads it.
 fn open_store(loaded: &LoadedConfig) -> Result<Store, ExitError> {
-    Ok(store::open_for_cli(&loaded.config.store.path)?)
+    Ok(store::open_for_cli(&loaded.config.store.path, Access::Read)?)
+}
+
+/// Opens the database for a command that writes to it, unless it is a dry run.
+fn open_store_to_write(loaded: &LoadedConfig, is_dry_run: bool) -> Result<Store, ExitError> {
+    let access = if is_dry_run { Access::Read } else { Access::Write };
+    Ok(store::open_for_cli(&loaded.config.store.path, access)?)
 }
 
 /// Prints on standard error that no server runs, and when the command takes effect therefore.

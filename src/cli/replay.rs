@@ -15,7 +15,8 @@ use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
 use super::selector_checks::{check_event, check_ranges, check_source_and_event, reject_if_any};
 use super::{
-    ExitError, dry_run, open_store, output, print_without_server, runtime_error, user_error,
+    ExitError, dry_run, open_store_to_write, output, print_without_server, runtime_error,
+    user_error,
 };
 use crate::config::LoadedConfig;
 use crate::domain::HandlerId;
@@ -60,7 +61,7 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
                     --source, --since or --all";
         return Err(ExitError { code: 2, text: text.to_owned() });
     }
-    let store = open_store(loaded)?;
+    let store = open_store_to_write(loaded, args.dry_run)?;
     check(&store, loaded, args)?;
     let request = ReplayRequest {
         selector: args.selectors.to_selector(),

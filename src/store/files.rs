@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use nix::unistd::{Uid, User};
+
 const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
@@ -49,4 +51,10 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the name that the system's user database has for a user id, or `uid 1234` if it has none.
+pub fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| user.name)
 }

@@ -5,12 +5,14 @@
 //! unchanged. Before the first migration, a copy is made beside the file if there is space.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use super::{OpenError, Store, chunked_writes, files, open_files, rescue, set_pragmas};
 use crate::clock::{self, ClockAnchor, MonotonicClock};
@@ -56,7 +58,10 @@ pub(super) fn open_with_steps(
 ) -> anyhow::Result<Store> {
     let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
     if !is_new {
-        check_application_id(path, version_after(steps))?;
+        anyhow::ensure!(
+            !check_application_id(path, version_after(steps))?,
+            "can't be written: make the file, its -wal and -shm and their folder writable for this user"
+        );
     }
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, is_new);
@@ -87,38 +92,109 @@ fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id })
 }
 
+/// What a command does with the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
 /// Opens the database for a command that works beside a server, or without one. Creates and
 /// migrates nothing, and leaves the WAL to the server.
 ///
 /// # Errors
 /// What was found, and the remedy.
-pub fn open_for_cli(path: &Path) -> Result<Store, OpenError> {
+pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
     let open = || {
         rescue::check_configured_path(path)?;
-        // A start that failed leaves an empty file.
-        if std::fs::metadata(path).map_or(true, |found| found.len() == 0) {
-            anyhow::bail!("the database does not exist yet: start the server once");
-        }
-        check_application_id(path, VERSION)?;
+        check_access(path, access)?;
+        let is_readonly = check_application_id(path, VERSION)?;
+        anyhow::ensure!(access == Access::Read || !is_readonly, not_allowed(path, access));
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let version = version_of(&conn)?;
         anyhow::ensure!(
             version == VERSION,
-            "is of schema version {version}, not {VERSION}: start the server, which migrates it"
+            "is of schema version {version}, not {VERSION}: start the server once, which migrates it"
         );
         set_pragmas(&conn, Durability::Full)?;
         conn.busy_handler(Some(chunked_writes::busy_handler))?;
         build_store(path, conn)
     };
-    open().map_err(|e| open_error_text(path, &e))
+    open().map_err(|e| match find_failure(&e).map(|failure| failure.code) {
+        // SQLite reads a database in WAL mode only beside its -wal and -shm. It creates them, or after
+        // a crash restores them.
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if access == Access::Read => {
+            OpenError::Other(format!(
+                "{}: can't be read without writing its -wal and -shm: start the server, or {} ({e})",
+                path.display(),
+                as_owner(path)
+            ))
+        }
+        _ => open_error_text(path, &e),
+    })
+}
+
+/// Checks that there is a database that this user may use.
+fn check_access(path: &Path, access: Access) -> anyhow::Result<()> {
+    let found = match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            anyhow::bail!(
+                "is in a folder that user {} may not search: {}",
+                this_user(),
+                as_owner(path)
+            )
+        }
+        found => Some(found?),
+    };
+    // A start that failed leaves an empty file.
+    let Some(found) = found.filter(|found| !found.is_file() || found.len() > 0) else {
+        anyhow::bail!("the database does not exist yet: start the server once");
+    };
+    anyhow::ensure!(!found.is_dir(), "is a folder: name a file in store.path");
+    anyhow::ensure!(found.is_file(), "is no regular file: name another file in store.path");
+    let needed = match access {
+        Access::Read => rustix::fs::Access::READ_OK,
+        Access::Write => rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
+    };
+    match rustix::fs::access(path, needed) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::ACCESS) => anyhow::bail!(not_allowed(path, access)),
+        Err(e) => Err(std::io::Error::from(e).into()),
+    }
+}
+
+/// The error for a user who may not read or write the database.
+fn not_allowed(path: &Path, access: Access) -> String {
+    let verb = match access {
+        Access::Read => "read",
+        Access::Write => "write",
+    };
+    format!("user {} may not {verb} it: {}", this_user(), as_owner(path))
+}
+
+fn this_user() -> String {
+    files::user_name(rustix::process::geteuid().as_raw())
+}
+
+/// The remedy: to run the command as the user who owns the database.
+fn as_owner(path: &Path) -> String {
+    match fs::metadata(path) {
+        Ok(found) => {
+            let owner = files::user_name(found.uid());
+            format!("run this command as {owner}, such as `sudo -u {owner} hooktrail …`")
+        }
+        Err(_) => "run this command as the user of the server".to_owned(),
+    }
 }
 
 const PRE_RELEASE: &str = "was created by a pre-release build of Hooktrail, whose format this version does \
      not read: name a new file in store.path, and let the old build finish its queued jobs";
 
-/// Inspects the file through a connection that leaves no trace.
-fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<()> {
+/// Inspects the file through a connection that leaves no trace. Returns whether this user can only read
+/// it.
+fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(super::BUSY_TIMEOUT)?;
@@ -143,11 +219,7 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<()> {
         "is of schema version {version}, and this program knows up to {max_version}: run the newer \
          hooktrail that wrote it"
     );
-    anyhow::ensure!(
-        !conn.is_readonly("main")?,
-        "can't be written: make the file, its -wal and -shm and their folder writable for this user"
-    );
-    Ok(())
+    Ok(conn.is_readonly("main")?)
 }
 
 /// Creates the views of this version. They hold no data.
@@ -309,17 +381,17 @@ pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
     if let Some(passing @ OpenError::Transient(_)) = io.map(|e| super::io_error(path, "", e)) {
         return passing;
     }
-    let failure = error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
-        Some(rusqlite::Error::SqliteFailure(failure, _)) => Some(*failure),
-        _ => None,
-    });
+    let failure = find_failure(error);
     if let Some(failure) = failure
         && let Some(text) = transient_text(path, failure)
     {
         return OpenError::Transient(format!("{}: {text} ({error:#})", path.display()));
     }
     let remedy = match failure.map(|failure| failure.code) {
-        Some(Code::NotADatabase) => "is not an SQLite database: name another file in store.path",
+        Some(Code::NotADatabase) => {
+            let text = "is not an SQLite database: name another file in store.path";
+            return OpenError::Other(format!("{}: {text}", path.display()));
+        }
         Some(Code::DatabaseCorrupt) => {
             "is damaged: put a copy in its place and remove its -wal and -shm, or save what can \
              be read with `sqlite3 FILE .recover`"
@@ -335,6 +407,14 @@ pub fn open_error_text(path: &Path, error: &anyhow::Error) -> OpenError {
         _ => return OpenError::Other(format!("{}: {error:#}", path.display())),
     };
     OpenError::Other(format!("{}: {remedy} ({error:#})", path.display()))
+}
+
+/// Returns the failure of SQLite that caused an error.
+fn find_failure(error: &anyhow::Error) -> Option<rusqlite::ffi::Error> {
+    error.chain().find_map(|e| match e.downcast_ref::<rusqlite::Error>() {
+        Some(rusqlite::Error::SqliteFailure(failure, _)) => Some(*failure),
+        _ => None,
+    })
 }
 
 /// Returns the text for a failure that ends without a change of the file or the configuration, with

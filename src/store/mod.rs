@@ -53,7 +53,7 @@ pub mod writer;
 pub mod writer_state;
 
 pub use lock::{Lock, RunningServer, find_running_server, io_error};
-pub use migrate::{open, open_error_text, open_for_cli, write_anchor};
+pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunRecord, RunState, ServerInfo};
 
 use crate::clock::MonotonicClock;

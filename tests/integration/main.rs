@@ -22,6 +22,7 @@ mod client_ip;
 mod command_handlers;
 mod connections;
 mod crash_recovery;
+mod database_access;
 mod deferred_events;
 mod docs;
 mod duplicates;

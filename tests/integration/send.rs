@@ -119,7 +119,7 @@ fn send_reports_what_it_cannot_send_with_exit_1() {
     assert_eq!(server.stop(), Some(0));
     let sent = server.cli(&["send", "open"]);
     assert_eq!(sent.status.code(), Some(1));
-    assert!(stderr(&sent).contains("is the server running?"), "{}", stderr(&sent));
+    assert!(stderr(&sent).contains("no server listens there"), "{}", stderr(&sent));
 }
 
 #[test]
