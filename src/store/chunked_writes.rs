@@ -1,26 +1,30 @@
 //! Writes of the command line that change many rows: in short transactions, with pauses in which a
 //! running server's writer gets its turn.
 //!
-//! SQLite has no queue for its lock. A waiting connection retries, at first after 1, 2, 5, 10, 15,
-//! 20 and 25 ms. A connection that releases the lock and takes it again at once keeps the other out
-//! for seconds. A pause longer than each of these delays lets the other in.
+//! SQLite has no queue for its lock, and `busy_timeout` waits up to 25 ms between the first attempts.
+//! A connection that releases the lock and takes it again at once keeps such a waiting one out for
+//! seconds. Therefore the server's writer and the command line try each millisecond, and the pause is
+//! much longer than that.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::Store;
 use super::writer_state::WriterState;
+use super::{BUSY_TIMEOUT, Store};
 
 /// A transaction ends after this time, its commit apart.
-const MAX_SLICE: Duration = Duration::from_millis(20);
+const MAX_SLICE: Duration = Duration::from_millis(10);
 
 /// Time between two transactions.
-const PAUSE: Duration = Duration::from_millis(30);
+pub(super) const PAUSE: Duration = Duration::from_millis(12);
 
 /// A server under load leaves only short gaps between its transactions. The command line tries to
 /// lock the database every millisecond, this many times.
-const MAX_LOCK_ATTEMPTS: i32 = 30_000;
+const MAX_CLI_ATTEMPTS: i32 = 30_000;
+
+/// How often the server's writer tries before it responds 503.
+const MAX_WRITER_ATTEMPTS: i32 = BUSY_TIMEOUT.as_millis() as i32;
 
 /// The time that a transaction has for its work.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +75,18 @@ impl<'s> ChunkedWriter<'s> {
     }
 }
 
-/// The busy handler of SQLite: waits for a millisecond, a limited number of times.
-pub(super) fn busy_handler(attempts: i32) -> bool {
+/// Makes a connection of the command line wait for the lock.
+pub(super) fn wait_as_cli(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_handler(Some(|attempts| wait_for_lock(attempts, MAX_CLI_ATTEMPTS)))
+}
+
+/// Makes the connection of the server's writer wait for the lock, for about [`BUSY_TIMEOUT`].
+pub(super) fn wait_as_writer(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_handler(Some(|attempts| wait_for_lock(attempts, MAX_WRITER_ATTEMPTS)))
+}
+
+/// SQLite calls this when another process holds the lock. Returns whether it should try again.
+fn wait_for_lock(attempts: i32, max_attempts: i32) -> bool {
     std::thread::sleep(Duration::from_millis(1));
-    attempts < MAX_LOCK_ATTEMPTS
+    attempts < max_attempts
 }

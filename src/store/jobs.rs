@@ -198,16 +198,21 @@ pub(super) fn requeue(
 ) -> rusqlite::Result<bool> {
     let requeued: Option<Option<KeyHash>> = conn
         .prepare_cached(
-            "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN 0 ELSE -1 END, age_start = ?2,
+            "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL OR NOT EXISTS
+                   (SELECT 1 FROM jobs o INDEXED BY jobs_order WHERE o.handler = jobs.handler
+                      AND o.ordering_key = jobs.ordering_key AND o.ordering_key IS NOT NULL
+                      AND o.state < 3) THEN 0 ELSE -1 END, age_start = ?2,
                failures = 0, crashes = 0, due_at = NULL, wait_ms = NULL, ended_at = NULL,
                reason = NULL, cancel_reason = NULL, debounce_key = NULL
-             WHERE id = ?1 AND state IN (1, 4, 5) AND reevaluation IS NOT 2 RETURNING ordering_key",
+             WHERE id = ?1 AND state IN (1, 4, 5) AND reevaluation IS NOT 2
+             RETURNING CASE state WHEN -1 THEN ordering_key END",
         )?
         .query_row(params![job.0, state.handler_time_ms(handler)], |row| row.get(0))
         .optional()?;
-    let Some(ordering_key) = requeued else { return Ok(false) };
-    match ordering_key {
+    let Some(blocked_key) = requeued else { return Ok(false) };
+    match blocked_key {
         Some(key) => job_keys::release_next(conn, state, handler, &key)?,
+        // Without an ordering key, or the only unfinished job of its key.
         None => state.mark_ready(handler),
     }
     Ok(true)

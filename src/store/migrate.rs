@@ -118,7 +118,7 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
             "is of schema version {version}, not {VERSION}: start the server once, which migrates it"
         );
         set_pragmas(&conn, Durability::Full)?;
-        conn.busy_handler(Some(chunked_writes::busy_handler))?;
+        chunked_writes::wait_as_cli(&conn)?;
         build_store(path, conn)
     };
     open().map_err(|e| match find_failure(&e).map(|failure| failure.code) {

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use rusqlite::{Connection, ErrorCode};
 
 use super::checkpoint::{self, CheckpointSignal};
+use super::chunked_writes;
 use super::deferrals::Deferrals;
 use super::deferred::{self, BacklogTask, FailedTask};
 use super::events::{self, InsertStatements};
@@ -91,6 +92,7 @@ pub fn start(
         backlog,
         deferrals,
     };
+    chunked_writes::wait_as_writer(&writer.store.conn)?;
     let thread =
         std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&receiver))?;
     Ok((handle, thread))
@@ -428,7 +430,7 @@ impl Writer {
     fn mark_healthy(&mut self) {
         if self.health.get() == Health::Blocked {
             log::info!("{}: can be written again", self.store.path.display());
-            let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
+            let _ = chunked_writes::wait_as_writer(&self.store.conn);
             self.health.set(Health::Healthy);
             self.observer.store_recovered();
         }
@@ -471,7 +473,7 @@ impl Writer {
             {
                 self.mark_broken(&format!("a checkpoint could not be synced ({e})"));
             }
-            let _ = self.store.conn.busy_timeout(BUSY_TIMEOUT);
+            let _ = chunked_writes::wait_as_writer(&self.store.conn);
         }
     }
 
