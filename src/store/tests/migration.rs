@@ -85,6 +85,7 @@ fn a_database_of_an_early_build_of_the_same_version_is_rejected_as_pre_release()
     drop(made);
     let error = open(&path, Durability::Full).unwrap_err().to_string();
     assert!(error.contains("was created by a pre-release build"), "{error}");
-    let error = crate::store::open_for_cli(&path, crate::store::Access::Read).unwrap_err().to_string();
+    let error =
+        crate::store::open_for_cli(&path, crate::store::Access::Read).unwrap_err().to_string();
     assert!(error.contains("was created by a pre-release build"), "{error}");
 }
