@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mails one alert through the program SENDMAIL: sendmail, msmtp or any other that knows `-t` and `-i`.
+"""Mails one alert through the program SENDMAIL: msmtp, sendmail or any other that knows `-t` and `-i`.
 
 Exit codes: 0 the mail program has accepted the mail; any other: retry. `hooktrail list --handler mail` shows the
 alerts that are not mailed yet.

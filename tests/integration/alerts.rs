@@ -262,30 +262,76 @@ fn an_open_circuit_breaker_is_one_alert_and_its_recovery_another() {
     assert_eq!(server.value("select sum(count) from alerts"), "0");
 }
 
-/// A server with the handler that `hooktrail init` writes. A stub replaces the program that sends mail.
+/// A server with the handler that `hooktrail init` writes. A stub replaces msmtp.
 fn shipped_handler(env: &str) -> Server {
     let alert = Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers/alert");
     let scenario = scenario().source("a", "").raw_config(&format!(
         "[handlers.alert]\nsources = [\"hooktrail\"]\ncommand = [\"{}\"]\nenv = {{ {env} }}",
         alert.display()
     ));
-    scenario.write_file("sendmail", "#!/bin/sh\necho \"$@\" > sent\ncat >> sent\n");
-    let server = scenario.start();
+    scenario.write_file("msmtp", "#!/bin/sh\necho \"$@\" > sent\ncat >> sent\n");
+    let path = format!("{}:{}", scenario.path().display(), std::env::var("PATH").unwrap());
+    let server = scenario.wrapped_by(&["env", &format!("PATH={path}")]).start();
     server.post("/hooks/a", "no handler");
     server.until("select outcome from outcomes", "succeeded");
     server
 }
 
 #[test]
-fn the_shipped_alert_handler_mails_alerts() {
-    let server = shipped_handler("ALERT_MAIL = \"ops@example.com\", SENDMAIL = \"./sendmail\"");
+fn the_shipped_alert_handler_mails_alerts_with_msmtp() {
+    let server = shipped_handler("ALERT_MAIL = \"ops@example.com\", ALERT_MSMTPRC = \"/x/rc\"");
     let sent = server.read_file("sent");
     let lines: Vec<&str> = sent.lines().collect();
-    let head = ["-i -t", "To: ops@example.com", "Subject: hooktrail: event.unhandled"];
+    let head = ["--file=/x/rc -i -t", "To: ops@example.com", "Subject: hooktrail: event.unhandled"];
     assert_eq!(lines[..3], head);
     for line in ["\"source\":\"a\",", "\"event\":1,", "More: hooktrail show 2"] {
         assert!(lines.contains(&line), "{sent}");
     }
+}
+
+#[test]
+fn the_shipped_alert_handler_mails_alerts_that_it_cannot_post() {
+    let server = shipped_handler(
+        "ALERT_MAIL = \"ops@example.com\", ALERT_URL = \"http://127.0.0.1:9/\", no_proxy = \"*\"",
+    );
+    assert!(server.read_file("sent").starts_with("-i -t\nTo: ops@example.com\n"));
+}
+
+#[test]
+fn a_failed_mail_program_is_retried_whatever_its_exit_code() {
+    let mut server = with_alert_handler("", "").source("a", "").prepare();
+    let alert = Path::new(env!("CARGO_MANIFEST_DIR")).join("handlers/alert");
+    server.write_file("msmtp", "#!/bin/sh\necho rejected >&2; exit 65\n");
+    let script = std::fs::read_to_string(alert).unwrap();
+    let path = format!("PATH={}:$PATH ALERT_MAIL=you@example.com\n", server.path().display());
+    server.write_file("alert.sh", &script.replacen("set -eu\n", &format!("set -eu\n{path}"), 1));
+    server.start();
+    server.post("/hooks/a", "no handler");
+    server.until(
+        "select job_state || ': ' || detail from outcomes where handler = 'alert'",
+        "queued: exit 75: rejected",
+    );
+}
+
+#[test]
+fn the_chat_message_of_the_alerts_page_says_what_happened() {
+    let page = std::fs::read_to_string("docs/alerts.md").unwrap();
+    let transform = page.lines().find(|line| line.starts_with("transform = ")).unwrap();
+    let receiver = scenario().source("chat", "").start();
+    let server = scenario()
+        .source("a", "")
+        .handler("bad", "", "echo no luck >&2; exit 65")
+        .raw_config(&format!(
+            "[handlers.chat]\nsources = [\"hooktrail\"]\n\
+             url = \"http://127.0.0.1:{}/hooks/chat\"\n{transform}",
+            receiver.port
+        ))
+        .start();
+    server.post("/hooks/a", "x");
+    receiver.until(
+        "select cast(body as text) from events",
+        r#"{"text":"hooktrail: job.dead a bad exit 65: no luck"}"#,
+    );
 }
 
 #[test]

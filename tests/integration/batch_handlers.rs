@@ -70,5 +70,5 @@ fn the_documented_batch_handler_works() {
         server.post("/hooks/a", "{}");
     }
     wait_for_successes(&server, 5);
-    assert_eq!(server.read_file("jobs.ndjson").lines().count(), 5);
+    assert_eq!(server.read_file("data/jobs.ndjson").lines().count(), 5);
 }

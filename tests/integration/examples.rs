@@ -371,7 +371,7 @@ fn alerts_by_mail_hands_a_dead_job_to_the_mail_program() {
 #[test]
 fn alerts_by_mail_retries_when_the_mail_program_fails() {
     let failing =
-        |scenario: &Scenario| drop(scenario.write_file("bin/sendmail", "#!/bin/sh\nexit 65\n"));
+        |scenario: &Scenario| drop(scenario.write_file("bin/msmtp", "#!/bin/sh\nexit 65\n"));
     let example = Example::start_changed("alerts-by-mail", failing, |text| text);
     example.send_webhooks();
     let found =

@@ -169,7 +169,9 @@ fn documented(heading: &str, open: &str, close: &str) -> String {
 pub fn documented_handler(section: &str, language: &str, program: &str) -> Server {
     let config = documented(section, "```toml\n", "```").replace("\"paminga\"", "\"a\"");
     let scenario = scenario().source("a", "").raw_config(&config.replace("\"5s\"", "\"50ms\""));
-    std::fs::create_dir(scenario.path().join("handlers")).expect("a folder");
+    for name in ["handlers", "data"] {
+        std::fs::create_dir(scenario.path().join(name)).expect("a folder");
+    }
     scenario.write_file(program, &documented(section, &format!("```{language}\n"), "```"));
     scenario.start()
 }
@@ -184,7 +186,8 @@ fn the_documented_stream_handler_works() {
         "select outcome || ' ' || job_state || ': ' || detail from outcomes o order by job",
     );
     assert_eq!(found, ["succeeded succeeded: stored", "failed dead: not a form"]);
-    let contacts = rusqlite::Connection::open(server.path().join("contacts.db")).expect("contacts");
+    let contacts =
+        rusqlite::Connection::open(server.path().join("data/contacts.db")).expect("contacts");
     let body: String =
         contacts.query_row("select body from contacts", [], |row| row.get(0)).expect("a contact");
     assert_eq!(body, "{\"id\": 1}");

@@ -70,6 +70,19 @@ fn systemd_creates_the_user_of_the_service() {
 }
 
 #[test]
+fn the_link_data_leads_to_the_folder_that_the_service_can_write() {
+    let tmpfiles = unit_text("hooktrail.tmpfiles");
+    let lines: Vec<Vec<&str>> =
+        tmpfiles.lines().map(|line| line.split_whitespace().collect()).collect();
+    let folder = format!("/var/lib/{}", value("StateDirectory"));
+    assert!(lines.contains(&vec!["L", "/etc/hooktrail/data", "-", "-", "-", "-", &folder]));
+    let (mode, user) = (value("StateDirectoryMode"), value("User"));
+    assert!(lines.contains(&vec!["d", &folder, &mode, &user, &value("Group")]));
+    let home = format!("\"Hooktrail webhook receiver\" {folder}");
+    assert!(unit_text("hooktrail.sysusers").lines().any(|line| line.ends_with(&home)));
+}
+
+#[test]
 fn the_stop_timeout_of_the_unit_exceeds_that_of_running_jobs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");

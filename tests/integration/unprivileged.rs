@@ -1,7 +1,8 @@
 //! A server that does not run as root, as under systemd: what its handlers can read of it, and how it still
 //! finds and limits processes.
 
-use std::os::unix::fs::chown;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use crate::support::server::{Scenario, is_alive, scenario, until};
@@ -39,6 +40,30 @@ fn handlers_cannot_read_the_environment_of_the_server() {
     let errors = server.value("select stderr from attempts");
     assert_eq!(errors.matches("Permission denied").count(), 3, "{errors}");
     assert!(!server.value("select stdout from attempts").contains("SECRET_OF_THE_SERVER"));
+}
+
+#[test]
+fn a_handler_writes_to_the_folder_data_beside_a_configuration_that_is_read_only() {
+    let scenario = scenario().source("a", "").handler("h", "", "cat > data/out; ! cat > out");
+    let Some(scenario) = as_nobody(scenario) else { return };
+    let writable = tempfile::tempdir().unwrap();
+    chown(writable.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    std::os::unix::fs::symlink(writable.path(), scenario.path().join("data")).unwrap();
+    chown(scenario.path(), Some(0), Some(0)).unwrap();
+    std::fs::set_permissions(scenario.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut server = scenario.prepare();
+    server.replace_in_config("path = \"t.db\"", "path = \"data/t.db\"");
+    server.start();
+    server.post("/hooks/a", "x");
+    let database = writable.path().join("t.db");
+    let outcome = || {
+        let conn = rusqlite::Connection::open(&database).unwrap();
+        conn.query_row("select outcome from outcomes", [], |row| row.get(0))
+            .unwrap_or_else(|_| String::new())
+    };
+    until("the job has succeeded", || outcome() == "succeeded");
+    assert_eq!(std::fs::read_to_string(writable.path().join("out")).unwrap(), "x");
+    assert!(!server.path().join("out").exists());
 }
 
 #[test]
