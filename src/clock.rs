@@ -9,8 +9,8 @@
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Returns the wall clock: milliseconds since 1970 in UTC.
@@ -42,11 +42,49 @@ pub fn format_rfc3339(ms: i64) -> String {
     }
 }
 
-/// Formats a time for people: the local date and time to the second.
+/// Formats a time for people: the local date and time to the second, and the zone.
 pub fn format_local(ms: i64) -> String {
-    match Timestamp::from_millisecond(ms) {
-        Ok(at) => at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-        Err(_) => ms.to_string(),
+    LocalTime::new(ms).map_or_else(|| ms.to_string(), |at| format!("{} {}", at.long(), at.zone()))
+}
+
+/// A time in the local zone, for people. If the system names no zone that it knows, this is UTC.
+#[derive(Clone, Debug)]
+pub struct LocalTime(Zoned);
+
+impl LocalTime {
+    /// Converts Unix milliseconds. Returns none if no calendar has such a year.
+    pub fn new(ms: i64) -> Option<Self> {
+        let zone = TimeZone::system();
+        let zone = if zone.is_unknown() { TimeZone::UTC } else { zone };
+        Some(Self(Timestamp::from_millisecond(ms).ok()?.to_zoned(zone)))
+    }
+
+    /// The zone's abbreviation, or its offset if it has none: `CET`, `+03`.
+    pub fn zone(&self) -> String {
+        self.0.strftime("%Z").to_string()
+    }
+
+    /// The date and time to the second: `2026-11-23 10:00:00`.
+    pub fn long(&self) -> String {
+        self.0.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    }
+
+    /// The date and time without the year, as journalctl prints them: `Nov 23 10:00:00`.
+    pub fn short(&self) -> String {
+        self.0.strftime("%b %d %H:%M:%S").to_string()
+    }
+
+    /// The time without the date: `10:00:00`.
+    pub fn time(&self) -> String {
+        self.0.strftime("%H:%M:%S").to_string()
+    }
+
+    pub fn is_same_day(&self, other: &Self) -> bool {
+        self.0.date() == other.0.date()
+    }
+
+    pub fn is_same_year(&self, other: &Self) -> bool {
+        self.0.year() == other.0.year()
     }
 }
 

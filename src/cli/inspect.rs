@@ -1,28 +1,30 @@
-//! `tail`, `list`, `show`, `stats`: they read the database and print tables, or JSON with `--json`.
+//! `tail`, `list`, `stats`: they read the database and print tables, or JSON with `--json`.
 
 use std::io::{BufWriter, Write};
 use std::time::Duration;
 
 use clap::Args;
 use rusqlite::types::Value;
-use serde_json::{Value as Json, json};
 
-use super::id_list::parse_id;
-use super::output::{self, escape_line, group_digits};
+use super::output::{self, group_digits};
 use super::selector_args::{SelectorArgs, parse_state};
-use super::selector_checks::{check_event, check_handler_and_source, check_selectors};
+use super::selector_checks::{check_handler_and_source, check_selectors};
 use super::setup::orphaned_queue_warnings;
+use super::table::TableWriter;
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
-use crate::domain::{Event, EventId, JobState};
-use crate::store::queries::{self, Rows, TailFilter, TailView};
-use crate::store::{Store, event_reads, stats};
+use crate::domain::JobState;
+use crate::store::queries::{self, TailFilter, TailView};
+use crate::store::{Store, stats};
 
 /// How often `tail -f` checks for new rows.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// The maximum number of rows of `list` without `--limit`.
+const DEFAULT_LIMIT: i64 = 50;
 
 /// Arguments of `tail`.
 #[derive(Debug, Args)]
@@ -31,7 +33,7 @@ pub struct TailArgs {
     #[arg(long, short)]
     follow: bool,
     /// Print rejected requests instead of outcomes
-    #[arg(long, conflicts_with_all = ["handler", "state"])]
+    #[arg(long)]
     rejected: bool,
     /// Number of rows to begin with
     #[arg(long, short = 'n', default_value_t = 20, value_name = "COUNT",
@@ -69,10 +71,9 @@ pub struct ListArgs {
     sources: bool,
     #[command(flatten)]
     selectors: SelectorArgs,
-    /// Maximum number of rows
-    #[arg(long, default_value_t = 50, value_name = "COUNT",
-          value_parser = clap::value_parser!(i64).range(1..))]
-    limit: i64,
+    /// Maximum number of rows. Default: 50
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i64).range(1..))]
+    limit: Option<i64>,
     /// List all rows, without a maximum
     #[arg(long, conflicts_with = "limit")]
     all: bool,
@@ -81,22 +82,41 @@ pub struct ListArgs {
     json: bool,
 }
 
-/// Arguments of `show`.
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    /// Number of the event
-    #[arg(value_parser = parse_id, allow_negative_numbers = true)]
-    event: i64,
-    /// Print only the bytes of the body
-    #[arg(long)]
-    body: bool,
-    /// Print one JSON object
-    #[arg(long, conflicts_with = "body")]
-    json: bool,
+/// Fails with exit code 2 if an option is given that does not apply to what a command prints.
+fn check_options(command: &str, given: &[&str], applicable: &[&str]) -> Result<(), ExitError> {
+    let wrong: Vec<&str> =
+        given.iter().copied().filter(|option| !applicable.contains(option)).collect();
+    let Some((last, others)) = applicable.split_last().filter(|_| !wrong.is_empty()) else {
+        return Ok(());
+    };
+    let verb = if wrong.len() == 1 { "does" } else { "do" };
+    let expected = match others {
+        [] => (*last).to_owned(),
+        others => format!("{} or {last}", others.join(", ")),
+    };
+    let text = format!("{command}: {} {verb} not apply: expected {expected}", wrong.join(" and "));
+    Err(ExitError { code: 2, text })
+}
+
+/// Says on stderr that a list is empty. The empty output of `--json` needs no words.
+fn report_empty(rows: &str, has_filter: bool) -> Result<(), ExitError> {
+    let text = if has_filter { format!("no {rows} match") } else { format!("no {rows} yet") };
+    writeln!(output::stderr(), "{text}").map_err(runtime_error)
 }
 
 /// Prints the last outcomes or rejections, and with `-f` new ones until a signal ends the command.
 pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
+    let options = [
+        ("--handler", args.handler.is_some()),
+        ("--source", args.source.is_some()),
+        ("--state", args.state.is_some()),
+    ];
+    let given = options.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name);
+    let given: Vec<&str> = given.collect();
+    if args.rejected {
+        let applicable = ["--source", "--lines", "--follow", "--json"];
+        check_options("tail --rejected", &given, &applicable)?;
+    }
     let view = if args.rejected { TailView::Rejections } else { TailView::Outcomes };
     let conn = &store.conn;
     let mut errors = Vec::new();
@@ -113,7 +133,16 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
     let (mut rows, mut last) =
         queries::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
-    output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
+    let mut table = TableWriter::new();
+    let mut print = |out: &mut _, rows: &_| match args.json {
+        true => output::print(out, rows, true),
+        false => table.print(out, rows),
+    };
+    print(&mut out, &rows).map_err(runtime_error)?;
+    if rows.rows.is_empty() && args.lines > 0 && !args.json {
+        let rows = if args.rejected { "rejections" } else { "outcomes" };
+        report_empty(rows, !given.is_empty())?;
+    }
     loop {
         if !args.follow {
             return Ok(());
@@ -128,16 +157,34 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         }
         (rows, last) =
             queries::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
-        if args.json {
-            output::print(&mut out, &rows, true).map_err(runtime_error)?;
-        } else {
-            output::print_table(&mut out, &rows, false).map_err(runtime_error)?;
-        }
+        print(&mut out, &rows).map_err(runtime_error)?;
     }
+}
+
+/// Checks that the options apply to the rows that are listed.
+fn check_list_options(args: &ListArgs) -> Result<(), ExitError> {
+    let mut given = args.selectors.given();
+    given.extend(args.limit.map(|_| "--limit"));
+    given.extend(args.all.then_some("--all"));
+    let (what, selectors) = if args.events {
+        ("--events", &["--event", "--source", "--since", "--until"][..])
+    } else if args.rejected {
+        ("--rejected", &["--source", "--since", "--until", "--detail"][..])
+    } else if args.handlers {
+        ("--handlers", &[][..])
+    } else if args.sources {
+        ("--sources", &[][..])
+    } else {
+        return Ok(());
+    };
+    let has_limit = args.events || args.rejected;
+    let limits = if has_limit { &["--limit", "--all"][..] } else { &[] };
+    check_options(&format!("list {what}"), &given, &[selectors, limits, &["--json"]].concat())
 }
 
 /// Lists jobs, or the rows that an option such as `--events` names.
 pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
+    check_list_options(args)?;
     let mut errors = Vec::new();
     check_selectors(store, &args.selectors, &mut errors)?;
     if !errors.is_empty() {
@@ -145,7 +192,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     }
     let conn = &store.conn;
     let selector = args.selectors.to_selector();
-    let limit = if args.all { i64::MAX } else { args.limit };
+    let limit = if args.all { i64::MAX } else { args.limit.unwrap_or(DEFAULT_LIMIT) };
     let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let rows = if args.events {
         queries::list_events(conn, &selector, limit)
@@ -161,6 +208,17 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     let rows = rows.map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
     output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
+    if rows.rows.is_empty() && !args.json {
+        let names = [
+            (args.events, "events"),
+            (args.rejected, "rejections"),
+            (args.handlers, "handlers"),
+            (args.sources, "sources"),
+        ];
+        let name =
+            names.into_iter().find(|(is_listed, _)| *is_listed).map_or("jobs", |(_, name)| name);
+        report_empty(name, !args.selectors.is_empty())?;
+    }
     let shown = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
     let has_limit = !args.all && !args.handlers && !args.sources;
     if has_limit && shown == limit && !args.json {
@@ -182,132 +240,6 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
         }
     }
     out.flush().map_err(runtime_error)
-}
-
-/// Prints one event with its jobs and their attempts.
-pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
-    if let Some(error) = check_event(store, args.event)? {
-        return Err(user_error(error));
-    }
-    let event = event_reads::load_event(&store.conn, EventId(args.event)).map_err(runtime_error)?;
-    let mut out = BufWriter::new(output::stdout());
-    if args.body {
-        out.write_all(&event.body).map_err(runtime_error)?;
-        return out.flush().map_err(runtime_error);
-    }
-    let (jobs, attempts) =
-        queries::load_event_jobs(&store.conn, event.id, store.clock.to_wall_ms(0))
-            .map_err(runtime_error)?;
-    let items = queries::load_items(&store.conn, event.id).map_err(runtime_error)?;
-    let result = if args.json {
-        writeln!(out, "{}", output::json_line(&event_json(&event, &jobs, &attempts)))
-    } else {
-        print_event(&mut out, &event, (&jobs, &items, &attempts))
-    };
-    result.and_then(|()| out.flush()).map_err(runtime_error)
-}
-
-fn event_json(event: &Event, jobs: &Rows, attempts: &Rows) -> Json {
-    let objects = |rows: &Rows| -> Vec<Json> {
-        let to_object = |row: &Vec<Value>| Json::Object(output::row_object(&rows.columns, row));
-        rows.rows.iter().map(to_object).collect()
-    };
-    let headers: Vec<Json> = event
-        .headers
-        .0
-        .iter()
-        .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]))
-        .collect();
-    json!({
-        "event": event.id.0,
-        "source": event.source,
-        "received_at": clock::format_rfc3339(event.received_at_ms),
-        "method": event.method,
-        "path": event.path,
-        "query": event.query,
-        "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
-        "bytes": event.body.len(),
-        "headers": headers,
-        "body": std::str::from_utf8(&event.body).ok(),
-        "note": event.expression_errors,
-        "jobs": objects(jobs),
-        "attempts": objects(attempts),
-    })
-}
-
-fn print_event(
-    out: &mut impl Write,
-    event: &Event,
-    (jobs, items, attempts): (&Rows, &Rows, &Rows),
-) -> std::io::Result<()> {
-    let query = event.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let at = clock::format_local(event.received_at_ms);
-    let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
-    writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
-    writeln!(out, "\n{} {}{}", event.method, escape_line(&event.path), escape_line(&query))?;
-    for (name, value) in &event.headers.0 {
-        writeln!(out, "{name}: {}", escape_line(&String::from_utf8_lossy(value)))?;
-    }
-    match std::str::from_utf8(&event.body) {
-        Ok("") => writeln!(out, "\n(no body)")?,
-        Ok(text) => writeln!(out, "\n{}", escape_lines(text))?,
-        Err(_) => {
-            let bytes = event.body.len();
-            writeln!(
-                out,
-                "\n({bytes} bytes that are not UTF-8: `hooktrail show {} --body`)",
-                event.id
-            )?;
-        }
-    }
-    if let Some(errors) = &event.expression_errors {
-        writeln!(out, "\nnote: {}", escape_line(errors))?;
-    }
-    writeln!(out)?;
-    output::print_table(out, jobs, true)?;
-    for row in &items.rows {
-        if let [Value::Integer(job), Value::Integer(number), Value::Text(start)] = &row[..] {
-            writeln!(out, "item {number} (job {job}): {}", escape_line(start))?;
-        }
-    }
-    for row in &attempts.rows {
-        let [job, attempt, outcome, at, detail, duration_ms, next_at, stdout, stderr] = &row[..]
-        else {
-            continue;
-        };
-        let text = |value: &Value| match value {
-            Value::Text(_) => output::format_cell(value),
-            Value::Integer(number) => number.to_string(),
-            _ => String::new(),
-        };
-        writeln!(
-            out,
-            "\njob {} attempt {}: {} at {} after {} ms: {}",
-            text(job),
-            text(attempt),
-            text(outcome),
-            text(at),
-            text(duration_ms),
-            text(detail)
-        )?;
-        if let Value::Text(_) = next_at {
-            writeln!(out, "  next attempt at {}", text(next_at))?;
-        }
-        for (name, bytes) in [("stdout", stdout), ("stderr", stderr)] {
-            if let Value::Blob(bytes) = bytes {
-                writeln!(out, "  {name}:")?;
-                for line in String::from_utf8_lossy(bytes).lines() {
-                    writeln!(out, "    {}", escape_line(line))?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Escapes the control characters of each line, and keeps the line ends.
-fn escape_lines(text: &str) -> String {
-    text.lines().map(escape_line).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints queue depths, rates and ages of each handler and source.

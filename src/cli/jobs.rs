@@ -167,7 +167,7 @@ fn print_dry_run(store: &Store, verb: &str, jobs: &IdSet) -> Result<(), ExitErro
         let offset_ms = store.clock.to_wall_ms(0);
         let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)
             .map_err(runtime_error)?;
-        output::print_table(&mut out, &rows, true).map_err(runtime_error)?;
+        output::print(&mut out, &rows, false).map_err(runtime_error)?;
     }
     let count = format_count(jobs.len(), "job");
     let newest =

@@ -32,7 +32,9 @@ mod selector_args;
 mod selector_checks;
 mod send;
 mod setup;
+mod show;
 mod status;
+mod table;
 
 /// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
 /// retries them.
@@ -110,10 +112,12 @@ enum Command {
     #[command(after_help = help::examples(&[
         "# Print event 7 and what became of it",
         "hooktrail show 7",
+        "# Print one of its jobs with all attempts and outputs",
+        "hooktrail show 7 --job 12",
         "# Write its body to a file",
         "hooktrail show 7 --body > body.json",
     ]))]
-    Show(inspect::ShowArgs),
+    Show(show::ShowArgs),
     /// Retry dead, cancelled or waiting jobs now, with fresh attempts and the same idempotency key
     #[command(after_help = help::examples(&[
         "# Retry two jobs",
@@ -279,7 +283,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Send(args) => send::send(&loaded, &args),
         Command::Tail(args) => inspect::tail(&open_store(&loaded)?, &args),
         Command::List(args) => inspect::list(&open_store(&loaded)?, &args),
-        Command::Show(args) => inspect::show(&open_store(&loaded)?, &args),
+        Command::Show(args) => show::show(&open_store(&loaded)?, &args),
         Command::Stats { json } => inspect::stats(&open_store(&loaded)?, &loaded, json),
         Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),

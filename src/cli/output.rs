@@ -1,19 +1,18 @@
-//! Prints rows as an aligned table with local times, or as one JSON object per line. On a terminal, output
-//! from outside is escaped, and outcomes have a colour.
+//! Prints rows as a table or as one JSON object per line. On a terminal, output from outside is escaped.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Stderr, StderrLock, Stdout, StdoutLock, Write};
 
-use jiff::Timestamp;
 use rusqlite::types::Value;
 use serde_json::{Map, Value as Json};
 
+use super::table;
+use crate::escape;
 use crate::store::queries::Rows;
-use crate::{clock, escape};
 
 /// Prints rows as JSON or as a table.
 pub fn print(out: &mut impl Write, rows: &Rows, json: bool) -> std::io::Result<()> {
-    if json { print_json(out, rows) } else { print_table(out, rows, true) }
+    if json { print_json(out, rows) } else { table::print(out, rows) }
 }
 
 fn print_json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
@@ -35,74 +34,14 @@ pub fn row_object(columns: &[String], row: &[Value]) -> Map<String, Json> {
     columns.iter().zip(row).map(|(name, value)| (name.clone(), to_json(value))).collect()
 }
 
-/// Prints an aligned table, with a header line if `has_header`. On a terminal, the widest column is cut
-/// with `…` so that a row fits one line.
-pub fn print_table(out: &mut impl Write, rows: &Rows, has_header: bool) -> std::io::Result<()> {
-    let cells: Vec<Vec<String>> =
-        rows.rows.iter().map(|row| row.iter().map(format_cell).collect()).collect();
-    let width = |column: usize| {
-        let widest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        widest.max(rows.columns[column].len())
-    };
-    let mut widths: Vec<usize> = (0..rows.columns.len()).map(width).collect();
-    if let Some(columns) = terminal_columns() {
-        fit(&mut widths, columns);
-    }
-    if has_header {
-        writeln!(out, "{}", align(&rows.columns, &widths))?;
-    }
-    let has_colour = has_colour();
-    for row in &cells {
-        writeln!(out, "{}", add_colour(&align(row, &widths), row, has_colour))?;
-    }
-    Ok(())
-}
-
-/// Narrows the widest column until a row fits into `columns`. A column keeps ten characters.
-fn fit(widths: &mut [usize], columns: usize) {
-    const MIN_WIDTH: usize = 10;
-    const GAP: usize = 2;
-    let total: usize = widths.iter().map(|width| width + GAP).sum::<usize>().saturating_sub(GAP);
-    let Some(widest) = widths.iter_mut().max() else { return };
-    let excess = total.saturating_sub(columns);
-    *widest = widest.saturating_sub(excess).max(MIN_WIDTH.min(*widest));
-}
-
 /// The width of the terminal that standard output is connected to.
 pub fn terminal_columns() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(raw_stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-fn align(cells: &[String], widths: &[usize]) -> String {
-    let mut line = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
-        match cell.chars().count() > *width {
-            true => {
-                line.extend(cell.chars().take(width.saturating_sub(1)));
-                line.push_str("…  ");
-            }
-            false => line.push_str(&format!("{cell:width$}  ")),
-        }
-    }
-    line.trim_end().to_owned()
-}
-
-/// Makes a line with a successful outcome or state green, a failed one red, and others yellow.
-fn add_colour(line: &str, cells: &[String], has_colour: bool) -> String {
-    let code = cells.iter().find_map(|cell| match cell.as_str() {
-        "succeeded" => Some(32),
-        "failed" | "timed_out" | "dead" => Some(31),
-        "interrupted" | "deferred" | "running" => Some(33),
-        _ => None,
-    });
-    match code {
-        Some(code) if has_colour => format!("\x1b[{code}m{line}\x1b[0m"),
-        _ => line.to_owned(),
-    }
-}
-
-fn has_colour() -> bool {
+/// Whether standard output shows colours.
+pub fn has_colour() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     raw_stdout().is_terminal() && !no_color
 }
@@ -127,23 +66,15 @@ pub fn group_digits(count: u64) -> String {
     text
 }
 
-/// Formats a value for people: times are local, other text is escaped.
+/// Formats a value for people. Text is escaped.
 pub fn format_cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Integer(number) => number.to_string(),
         Value::Real(number) => number.to_string(),
-        Value::Text(text) => to_local_time(text).unwrap_or_else(|| escape_line(text)),
+        Value::Text(text) => escape_line(text),
         Value::Blob(bytes) => escape_line(&String::from_utf8_lossy(bytes)),
     }
-}
-
-/// Converts a time as the views have it to local time. Returns none for other text.
-fn to_local_time(text: &str) -> Option<String> {
-    if text.len() != 24 || !text.ends_with('Z') {
-        return None;
-    }
-    Some(clock::format_local(text.parse::<Timestamp>().ok()?.as_millisecond()))
 }
 
 /// Escapes line ends, control characters and invisible characters, so that the text stays on one line.
@@ -271,24 +202,6 @@ mod tests {
         let line: Json = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["id"], 7);
         assert_eq!(line["next_at"], Json::Null);
-    }
-
-    #[test]
-    fn control_characters_in_a_cell_are_escaped() {
-        let mut out = Vec::new();
-        print(&mut out, &rows(), false).unwrap();
-        assert!(String::from_utf8(out).unwrap().contains("exit 1: \\u{1b}[2J"));
-    }
-
-    #[test]
-    fn the_widest_column_is_cut_until_a_row_fits_the_terminal() {
-        let mut widths = vec![3, 40, 100, 5];
-        fit(&mut widths, 80);
-        assert_eq!(widths, [3, 40, 26, 5]);
-        fit(&mut widths, 20);
-        assert_eq!(widths, [3, 10, 26, 5], "a column keeps ten characters");
-        assert_eq!(align(&["12345678".into(), "1".into()], &[5, 2]), "1234…  1");
-        assert_eq!(align(&["12345".into(), "1".into()], &[5, 2]), "12345  1");
     }
 
     fn written(is_terminal: bool, pieces: &[&[u8]]) -> Vec<u8> {

@@ -41,13 +41,21 @@ pub struct SelectorArgs {
 impl SelectorArgs {
     /// Whether no selector is given.
     pub fn is_empty(&self) -> bool {
-        self.event.is_none()
-            && self.handler.is_none()
-            && self.source.is_none()
-            && self.since.is_none()
-            && self.until.is_none()
-            && self.state.is_none()
-            && self.detail.is_none()
+        self.given().is_empty()
+    }
+
+    /// The options that are given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let options = [
+            ("--event", self.event.is_some()),
+            ("--handler", self.handler.is_some()),
+            ("--source", self.source.is_some()),
+            ("--since", self.since.is_some()),
+            ("--until", self.until.is_some()),
+            ("--state", self.state.is_some()),
+            ("--detail", self.detail.is_some()),
+        ];
+        options.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
     }
 
     /// The selector for the store.

@@ -62,7 +62,7 @@ pub fn check_event(store: &Store, event: i64) -> Result<Option<String>, ExitErro
     let job_event = queries::find_event_of_job(&store.conn, event).map_err(runtime_error)?;
     Ok(Some(match job_event {
         Some(other) => format!(
-            "{text}; did you mean job {event}, which is of event {other} (`hooktrail show {other}`)?"
+            "{text}; did you mean job {event}, which is of event {other} (`hooktrail show {other} --job {event}`)?"
         ),
         None => text,
     }))

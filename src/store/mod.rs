@@ -22,6 +22,7 @@ pub mod claim;
 pub mod dead_job;
 pub mod deferrals;
 pub mod deferred;
+pub mod event_jobs;
 pub mod event_reads;
 pub mod events;
 pub mod files;

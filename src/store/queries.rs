@@ -30,10 +30,11 @@ pub struct Selector {
 }
 
 /// True for a job that views show: one whose event has all of its jobs.
-const VISIBLE: &str = "(j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
+pub(super) const VISIBLE: &str = "(j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
   WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))";
 
-const STATE: &str = "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
+pub(super) const STATE: &str =
+    "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
   WHEN 5 THEN 'cancelled' ELSE 'queued' END";
 
 pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
@@ -159,7 +160,7 @@ pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite:
 
 /// The reason why a queued job waits: the handler's open circuit breaker or pause, an earlier job with
 /// its ordering key, and how its last attempt ended. NULL if it is only waiting for a free thread.
-fn waiting_reason(to_wall: usize) -> String {
+pub(super) fn waiting_reason(to_wall: usize) -> String {
     format!(
         "nullif(concat_ws('; ',
            CASE WHEN h.breaker_open_until + ?{to_wall} > unixepoch('subsec') * 1000
@@ -416,46 +417,6 @@ fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
 /// The read failed.
 pub fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.pragma_query_value(None, "data_version", |row| row.get(0))
-}
-
-/// Returns the jobs of an event, and all their attempts.
-///
-/// # Errors
-/// The read failed.
-pub fn load_event_jobs(
-    conn: &Connection,
-    event: EventId,
-    to_wall_ms: i64,
-) -> rusqlite::Result<(Rows, Rows)> {
-    let selector = Selector { event: Some(event.0), ..Selector::default() };
-    let mut found = list_jobs(conn, &selector, i64::MAX, to_wall_ms)?;
-    found.rows.reverse();
-    let attempts = query(
-        conn,
-        "SELECT a.job, a.attempt, a.outcome, o.at, a.detail, a.duration_ms, o.next_at,
-           a.stdout, a.stderr FROM events e JOIN jobs j
-             ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
-           JOIN attempts a ON a.job = j.id JOIN outcomes o ON o.id = a.id
-         WHERE e.id = ?1 ORDER BY a.id",
-        &[event.0.into()],
-    )?;
-    Ok((found, attempts))
-}
-
-/// Returns the beginnings of an event's items: job, item, text.
-///
-/// # Errors
-/// The read failed.
-pub fn load_items(conn: &Connection, event: EventId) -> rusqlite::Result<Rows> {
-    query(
-        conn,
-        &format!(
-            "SELECT j.id, j.item, CAST(substr(i.body, 1, 200) AS TEXT) FROM events e JOIN jobs j
-               ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
-             JOIN items i ON i.job = j.id WHERE e.id = ?1 AND {VISIBLE} ORDER BY j.id"
-        ),
-        &[event.0.into()],
-    )
 }
 
 /// Returns the id of the newest event.

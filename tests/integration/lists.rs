@@ -1,8 +1,9 @@
 //! What `list`, `tail` and `stats` print, and that no command changes many jobs without a confirmation.
 
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
 
-use crate::support::server::{Server, scenario, stderr, stdout, until};
+use crate::support::server::{HOOKTRAIL, Server, scenario, stderr, stdout, until};
 
 /// A server with three events. The handler `good` succeeds, the handler `bad` fails once.
 fn three_events() -> Server {
@@ -88,6 +89,107 @@ fn tail_prints_the_rows_that_match_all_of_its_options() {
         stderr(&output)
     );
     assert_eq!(server.cli(&["tail", "--rejected", "--state", "dead"]).status.code(), Some(2));
+}
+
+#[test]
+fn every_table_fits_a_terminal_of_80_columns() {
+    let handler = "contacts-of-the-second-region";
+    let keys = "retry = { initial_delay = '1h' }\nbreaker = { threshold = 1, cooldown = '1h' }";
+    let script = "printf '%s\\n' '連絡先が見つかりません、もう一度お試しください: 4711 is not a contact' >&2; exit 7";
+    let server = scenario().source("a", "").handler(handler, keys, script).start();
+    server.post("/hooks/a", "one");
+    server.post(&format!("/hooks/{}", "unknown".repeat(30)), "two");
+    server.until("select count(*) from outcomes", "1");
+    server.until("select count(*) from rejections", "1");
+    for args in [
+        &["tail"][..],
+        &["tail", "--rejected"],
+        &["list"],
+        &["list", "--events"],
+        &["list", "--rejected"],
+        &["list", "--handlers"],
+        &["list", "--sources"],
+        &["stats"],
+        &["retry", "--all", "--dry-run"],
+        &["cancel", "--all", "--dry-run"],
+    ] {
+        let shown = server.cli_on_terminal(80, args);
+        for line in shown.lines() {
+            assert!(line.width() <= 80, "{args:?}: {shown}");
+        }
+        assert!(shown.lines().count() > 1, "{args:?}: {shown}");
+    }
+    let shown = server.cli_on_terminal(80, &["tail"]);
+    assert!(shown.contains(handler) && shown.ends_with("…\n"), "{shown}");
+    // A pipe gets the same text whole, in the last column.
+    let piped = stdout(&server.cli(&["tail"]));
+    assert!(piped.ends_with(": 4711 is not a contact\n"), "{piped}");
+}
+
+#[test]
+fn tables_name_the_time_zone() {
+    let server = three_events();
+    let command = |zone: &str, args: &[&str]| {
+        let output = std::process::Command::new(HOOKTRAIL)
+            .args(args)
+            .current_dir(server.path())
+            .env("TZ", zone)
+            .output()
+            .expect("the command line");
+        stdout(&output)
+    };
+    // A zone without a name has its offset.
+    for (zone, shown) in [("UTC", "UTC"), ("Nowhere/Unknown", "UTC"), ("<+03>-3", "+03")] {
+        for args in [&["tail"][..], &["list", "--events"], &["stats"]] {
+            let printed = command(zone, args);
+            assert!(printed.contains(&format!("at ({shown})")), "{zone} {args:?}: {printed}");
+        }
+        let printed = command(zone, &["show", "1"]);
+        assert!(printed.lines().next().expect("a line").ends_with(shown), "{zone}: {printed}");
+        let at = server.value("select at from outcomes where job = 1");
+        assert!(command(zone, &["tail", "--json"]).contains(&at), "{zone}");
+    }
+}
+
+#[test]
+fn an_empty_list_says_so_on_stderr() {
+    let server = three_events();
+    for (args, text) in [
+        (&["list", "--state", "running"][..], "no jobs match\n"),
+        (&["list", "--events", "--until", "2001-01-01"], "no events match\n"),
+        (&["list", "--rejected"], "no rejections yet\n"),
+        (&["tail", "--handler", "good", "--state", "dead"], "no outcomes match\n"),
+        (&["tail", "--rejected"], "no rejections yet\n"),
+        (&["tail", "-n", "0"], ""),
+        (&["list", "--state", "running", "--json"], ""),
+    ] {
+        let output = server.cli(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("", text), "{args:?}");
+    }
+}
+
+#[test]
+fn an_option_that_does_not_apply_is_an_error_that_names_those_that_do() {
+    let server = three_events();
+    for (args, wrong, expected) in [
+        (&["list", "--handlers", "--limit", "3"][..], "--limit does not apply", "--json"),
+        (&["list", "--sources", "--event", "1", "--all"], "--event and --all do not", "--json"),
+        (&["list", "--rejected", "--handler", "bad"], "--handler does not", "--detail"),
+        (&["list", "--events", "--state", "dead"], "--state does not", "--since"),
+        (&["list", "--events", "--detail", "x"], "--detail does not", "--since"),
+        (&["tail", "--rejected", "--state", "dead"], "--state does not", "--source"),
+        (&["show", "1", "--body", "--state", "dead"], "--body", "--state"),
+        (&["show", "1", "--job", "1", "--state", "dead"], "--job", "--state"),
+        (&["replay", "--all", "--json"], "--dry-run", "--json"),
+    ] {
+        let output = server.cli(args);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(wrong) && text.contains(expected), "{args:?}: {text}");
+    }
+    assert_eq!(server.json_lines(&["list", "--rejected", "--detail", "x", "--json"]).len(), 0);
+    assert_eq!(server.json_lines(&["list", "--events", "--event", "2", "--json"]).len(), 1);
 }
 
 #[test]

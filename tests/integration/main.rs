@@ -51,6 +51,7 @@ mod restart;
 mod send;
 mod sender_presets;
 mod sender_sdks;
+mod show;
 mod source_limits;
 mod startup;
 mod status;

@@ -33,6 +33,8 @@ struct Reader {
     /// The working directory of the second terminal.
     folder: PathBuf,
     ports: [u16; 2],
+    /// A zone where it is about noon, because tables print times of another day with their date.
+    time_zone: String,
     server: Option<Child>,
 }
 
@@ -51,7 +53,10 @@ impl Reader {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let ports = free.map(|listener| listener.local_addr().unwrap().port());
         let folder = home.path().to_owned();
-        Self { home, folder, ports, server: None }
+        let hour = Command::new("date").args(["-u", "+%H"]).output().unwrap().stdout;
+        let hour: i32 = String::from_utf8(hour).unwrap().trim().parse().unwrap();
+        let time_zone = format!("UTC{}", hour - 12);
+        Self { home, folder, ports, time_zone, server: None }
     }
 
     /// The text with the ports of this reader, and with retries that do not start during the test.
@@ -67,6 +72,7 @@ impl Reader {
         let mut command = Command::new(program);
         command.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
         command.env("HOME", self.home.path()).current_dir(&self.folder);
+        command.env("TZ", &self.time_zone).env("NO_COLOR", "1");
         command
     }
 
@@ -75,7 +81,15 @@ impl Reader {
         let text = self.adapted(text);
         let folder_file = self.home.path().join(".folder");
         let script = format!("set -e\n{text}\npwd > {}\n", folder_file.display());
-        let output = self.command("sh").args(["-c", &script]).output().unwrap();
+        let output = match text.starts_with("hooktrail ") && is_read_only(&text) {
+            // What the reader sees on a terminal of 80 columns.
+            true => {
+                let script = format!("stty cols 80\n{script}");
+                let mut command = self.command("script");
+                command.args(["-qec", &script, "/dev/null"]).stdin(Stdio::null()).output().unwrap()
+            }
+            false => self.command("sh").args(["-c", &script]).output().unwrap(),
+        };
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{text}: {errors}");
         self.folder = fs::read_to_string(folder_file).unwrap().trim().into();

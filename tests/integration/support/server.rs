@@ -392,6 +392,20 @@ impl Server {
         cli(self.path(), args)
     }
 
+    /// Runs the command line in the server's folder on a terminal of so many columns. Returns what it shows.
+    pub fn cli_on_terminal(&self, columns: usize, args: &[&str]) -> String {
+        let command = format!("stty cols {columns}; {HOOKTRAIL} {}", args.join(" "));
+        let output = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .current_dir(self.path())
+            .env_remove("HOOKTRAIL_CONFIG")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .expect("script, of util-linux");
+        stdout(&output).replace("\r\n", "\n")
+    }
+
     /// Runs the command line in the server's folder. Returns the JSON objects that it prints, one per line.
     pub fn json_lines(&self, args: &[&str]) -> Vec<serde_json::Value> {
         let output = self.cli(args);

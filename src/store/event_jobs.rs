@@ -1,0 +1,162 @@
+//! The jobs of one event, for `show`. An event may have 100,000 jobs with 128 KiB of output for each attempt,
+//! so these queries count jobs or read a bounded part.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::queries::{ISO, Rows, STATE, VISIBLE, query, waiting_reason};
+use crate::domain::{EventId, JobId, JobState};
+
+/// An event `?1` with its jobs.
+const JOBS: &str =
+    "events e JOIN jobs j ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
+  JOIN handlers h ON h.id = j.handler";
+
+/// The jobs of an event for one handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerJobs {
+    pub handler: String,
+    pub is_paused: bool,
+    /// The end of the cooldown of an open circuit breaker, by the wall clock.
+    pub breaker_open_until_ms: Option<i64>,
+    /// The number of jobs in each state, as in [`JobState::ALL`].
+    pub counts: [i64; JobState::ALL.len()],
+}
+
+impl HandlerJobs {
+    /// Returns the number of jobs in a state, or in all states.
+    pub fn count(&self, state: Option<JobState>) -> i64 {
+        let counts = JobState::ALL.iter().zip(self.counts);
+        counts.filter(|(of, _)| state.is_none_or(|state| state == **of)).map(|(_, n)| n).sum()
+    }
+}
+
+/// Counts the jobs of an event by handler and state. `to_wall_ms` converts the database clock.
+///
+/// # Errors
+/// The read failed.
+pub fn count_by_handler(
+    conn: &Connection,
+    event: EventId,
+    to_wall_ms: i64,
+) -> rusqlite::Result<Vec<HandlerJobs>> {
+    let sums = JobState::ALL.map(|state| format!("sum({STATE} = '{}')", state.name()));
+    let sql = format!(
+        "SELECT h.name, h.paused, h.breaker_open_until, {} FROM {JOBS}
+         WHERE e.id = ?1 AND {VISIBLE} GROUP BY j.handler ORDER BY h.name",
+        sums.join(", ")
+    );
+    let mut select = conn.prepare(&sql)?;
+    let rows = select.query_map([event.0], |row| {
+        let mut counts = [0; JobState::ALL.len()];
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count = row.get(3 + index)?;
+        }
+        let breaker_open_until: Option<i64> = row.get(2)?;
+        Ok(HandlerJobs {
+            handler: row.get(0)?,
+            is_paused: row.get(1)?,
+            breaker_open_until_ms: breaker_open_until.map(|until| until + to_wall_ms),
+            counts,
+        })
+    })?;
+    rows.collect()
+}
+
+/// A job with the reason why it is dead, cancelled or waiting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobReason {
+    pub job: i64,
+    pub handler: String,
+    pub state: String,
+    pub reason: String,
+}
+
+/// Calls `visit` for each job of an event that has a reason, in the order of their numbers.
+///
+/// # Errors
+/// The read failed.
+pub fn for_each_reason(
+    conn: &Connection,
+    event: EventId,
+    to_wall_ms: i64,
+    mut visit: impl FnMut(JobReason),
+) -> rusqlite::Result<()> {
+    let waiting = waiting_reason(2);
+    let sql = format!(
+        "SELECT j.id, h.name, {STATE}, CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END
+           AS why FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND j.state NOT IN (2, 3)"
+    );
+    let mut select = conn.prepare(&sql)?;
+    let mut rows = select.query([event.0, to_wall_ms])?;
+    while let Some(row) = rows.next()? {
+        if let Some(reason) = row.get(3)? {
+            visit(JobReason { job: row.get(0)?, handler: row.get(1)?, state: row.get(2)?, reason });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the numbers of an event's jobs, or of those in a state, the lowest first.
+///
+/// # Errors
+/// The read failed.
+pub fn list_jobs(
+    conn: &Connection,
+    event: EventId,
+    state: Option<JobState>,
+) -> rusqlite::Result<Vec<JobId>> {
+    let sql = format!(
+        "SELECT j.id FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND {STATE} = coalesce(?2, {STATE})
+         ORDER BY j.id"
+    );
+    let mut select = conn.prepare(&sql)?;
+    let rows =
+        select.query_map((event.0, state.map(JobState::name)), |row| row.get(0).map(JobId))?;
+    rows.collect()
+}
+
+/// Returns the number of a job's item and its first `max_bytes`, or `None` if the job has no item.
+///
+/// # Errors
+/// The read failed.
+pub fn load_item_start(
+    conn: &Connection,
+    job: JobId,
+    max_bytes: usize,
+) -> rusqlite::Result<Option<(i64, Vec<u8>)>> {
+    let sql = "SELECT j.item, substr(i.body, 1, ?2) FROM items i JOIN jobs j ON j.id = i.job
+               WHERE i.job = ?1";
+    conn.query_row(sql, (job.0, i64::try_from(max_bytes).unwrap_or(i64::MAX)), |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+    .optional()
+}
+
+/// Returns the number of attempts of a job that have ended.
+///
+/// # Errors
+/// The read failed.
+pub fn count_attempts(conn: &Connection, job: JobId) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM attempts WHERE job = ?1";
+    conn.query_row(sql, [job.0], |row| row.get(0))
+}
+
+/// Returns up to `limit` attempts of a job with their outputs: those whose number is above `after`, the
+/// lowest first.
+///
+/// # Errors
+/// The read failed.
+pub fn load_attempts(
+    conn: &Connection,
+    job: JobId,
+    after: i64,
+    limit: i64,
+) -> rusqlite::Result<Rows> {
+    let sql = format!(
+        "SELECT a.job, a.attempt, a.outcome, strftime({ISO}, a.ended_at / 1000.0, 'unixepoch') AS at,
+           a.detail, a.duration_ms, strftime({ISO}, a.next_at / 1000.0, 'unixepoch') AS next_at,
+           a.stdout, a.stderr
+         FROM attempts a WHERE a.job = ?1 AND a.attempt > ?2 ORDER BY a.attempt LIMIT ?3"
+    );
+    query(conn, &sql, &[job.0.into(), after.into(), limit.into()])
+}
