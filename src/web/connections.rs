@@ -5,15 +5,14 @@
 //! idle, the new one waits, and the next response closes its connection.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::connection::{Connection, ConnectionState, ConnectionStream, Phase};
+use super::connection::{Connection, ConnectionState, ListenerCounters, Phase};
 
 /// Maximum time that a peer gets to read its last response while it is still sending.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -52,26 +51,18 @@ impl TimeLimits {
 #[derive(Default)]
 struct OpenConnections {
     by_address: HashMap<usize, Arc<Connection>>,
-    /// Idle connections as found by the last search. The one that has been idle longest is last. Weak,
-    /// because a connection refers to `Connections`: that cycle would outlive the server, and a stop
-    /// would wait for the writer forever.
-    candidates: Vec<(ConnectionState, Weak<Connection>)>,
+    /// Idle connections as found by the last search. The one that has been idle longest is last.
+    candidates: Vec<(ConnectionState, Arc<Connection>)>,
 }
 
 /// The connections of one listener.
 pub struct Connections {
-    start: Instant,
     limits: Box<dyn Fn() -> TimeLimits + Send + Sync>,
     permits: Arc<Semaphore>,
     open: Mutex<OpenConnections>,
     /// Notified by the first connection, and by one that has no slot.
     wake: Notify,
-    /// Number of new connections without a slot.
-    waiting: AtomicUsize,
-    /// Number of open connections that were evicted for them.
-    evicted: AtomicI64,
-    /// Number of requests whose response has not been passed to the system.
-    in_flight: AtomicI64,
+    counters: Arc<ListenerCounters>,
 }
 
 /// Counts a new connection that has no slot, until it is dropped.
@@ -87,70 +78,43 @@ impl Connections {
     /// Makes the set of connections of a listener with this number of slots.
     pub fn new(max: usize, limits: impl Fn() -> TimeLimits + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
-            start: Instant::now(),
             limits: Box::new(limits),
             permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
             open: Mutex::default(),
             wake: Notify::new(),
-            waiting: AtomicUsize::new(0),
-            evicted: AtomicI64::new(0),
-            in_flight: AtomicI64::new(0),
+            counters: Arc::new(ListenerCounters::new()),
         })
-    }
-
-    pub(super) fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn instant_at(&self, us: u64) -> Instant {
-        self.start + Duration::from_micros(us)
-    }
-
-    pub(super) fn adjust_in_flight(&self, change: i64) {
-        self.in_flight.fetch_add(change, Ordering::SeqCst);
-    }
-
-    pub(super) fn adjust_evicted(&self, change: i64) {
-        self.evicted.fetch_add(change, Ordering::SeqCst);
     }
 
     /// Whether a request is in flight: its head is complete and its response is not written.
     pub fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::SeqCst) > 0
-    }
-
-    /// Whether new connections wait for a slot.
-    pub fn is_full(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.counters.in_flight.load(Ordering::SeqCst) > 0
     }
 
     /// Waits for a slot for a connection, and closes an idle one if necessary.
     ///
     /// # Errors
     /// The listener has ended.
-    pub async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
-        self: &Arc<Self>,
-        stream: S,
-    ) -> std::io::Result<ConnectionStream<S>> {
+    pub(super) async fn admit(&self) -> std::io::Result<(Arc<Connection>, OwnedSemaphorePermit)> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                self.waiting.fetch_add(1, Ordering::SeqCst);
-                let _waiting = WaitingGuard(&self.waiting);
+                self.counters.waiting.fetch_add(1, Ordering::SeqCst);
+                let _waiting = WaitingGuard(&self.counters.waiting);
                 self.make_room(&mut self.lock());
                 self.wake.notify_one();
                 let permit = Arc::clone(&self.permits).acquire_owned().await;
                 permit.map_err(std::io::Error::other)?
             }
         };
-        let connection = Arc::new(Connection::new(Arc::clone(self)));
+        let connection = Arc::new(Connection::new(Arc::clone(&self.counters)));
         let mut open = self.lock();
         if open.by_address.is_empty() {
             self.wake.notify_one();
         }
         open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
         drop(open);
-        Ok(ConnectionStream::new(stream, connection, permit))
+        Ok((connection, permit))
     }
 
     pub(super) fn remove(&self, connection: &Arc<Connection>) {
@@ -165,22 +129,18 @@ impl Connections {
     fn make_room(&self, open: &mut OpenConnections) {
         let mut has_searched = false;
         loop {
-            let waiting = self.waiting.load(Ordering::SeqCst);
-            let evicted = self.evicted.load(Ordering::SeqCst);
+            let waiting = self.counters.waiting.load(Ordering::SeqCst);
+            let evicted = self.counters.evicted.load(Ordering::SeqCst);
             if usize::try_from(evicted).unwrap_or(0) >= waiting {
                 return;
             }
             match open.candidates.pop() {
                 // A connection that was used since the search stays: others have been idle longer.
-                Some((state, connection)) => {
-                    if let Some(connection) = connection.upgrade() {
-                        connection.expire(state, true);
-                    }
-                }
+                Some((observed, connection)) => drop(connection.expire(observed, true)),
                 None if has_searched => return,
                 None => {
                     has_searched = true;
-                    let now_us = self.now_us();
+                    let now_us = self.counters.now_us();
                     let is_evictable = |state: ConnectionState| {
                         let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
                         state.phase().is_idle() && !state.is_expired() && age >= EVICTABLE_AFTER
@@ -195,7 +155,7 @@ impl Connections {
     /// there is no connection.
     fn expire_overdue(&self) -> Option<Duration> {
         let limits = (self.limits)();
-        let now_us = self.now_us();
+        let now_us = self.counters.now_us();
         let mut open = self.lock();
         if open.by_address.is_empty() {
             open.candidates = Vec::new();
@@ -204,16 +164,16 @@ impl Connections {
         // A phase that begins now expires after this time at the earliest.
         let mut next = limits.request_timeout.min(LINGER);
         for connection in open.by_address.values() {
-            let state = connection.state();
-            let limit = limits.for_phase(state.phase()).filter(|_| !state.is_expired());
+            let observed = connection.state();
+            let limit = limits.for_phase(observed.phase()).filter(|_| !observed.is_expired());
             let Some(limit) = limit else { continue };
-            let age = Duration::from_micros(now_us.saturating_sub(state.since_us()));
+            let age = Duration::from_micros(now_us.saturating_sub(observed.since_us()));
             match limit.checked_sub(age).filter(|remaining| !remaining.is_zero()) {
                 Some(remaining) => next = next.min(remaining),
-                None => drop(connection.expire(state, false)),
+                None => drop(connection.expire(observed, false)),
             }
         }
-        if self.is_full() {
+        if self.counters.is_full() {
             self.make_room(&mut open);
             next = next.min(EVICTABLE_AFTER);
         }
@@ -239,7 +199,7 @@ impl Connections {
 fn find_longest(
     open: &HashMap<usize, Arc<Connection>>,
     is_selected: impl Fn(ConnectionState) -> bool,
-) -> Vec<(ConnectionState, Weak<Connection>)> {
+) -> Vec<(ConnectionState, Arc<Connection>)> {
     let mut selected: Vec<(ConnectionState, &Arc<Connection>)> = open
         .values()
         .map(|connection| (connection.state(), connection))
@@ -251,5 +211,5 @@ fn find_longest(
         selected.truncate(MAX_CANDIDATES);
     }
     selected.sort_unstable_by_key(|entry| std::cmp::Reverse(since(entry)));
-    selected.into_iter().map(|(state, connection)| (state, Arc::downgrade(connection))).collect()
+    selected.into_iter().map(|(state, connection)| (state, Arc::clone(connection))).collect()
 }

@@ -5,16 +5,13 @@
 use actix_web::HttpResponse;
 use serde_json::value::RawValue;
 
-use super::intake::IntakeRequest;
 use super::received_request::ReceivedRequest;
 use super::rejection::Rejection;
-use super::{SourceRuntime, rate_limiter, response};
+use super::{IntakeState, SourceRuntime, rate_limiter, response};
 use crate::config::{self, Source};
 use crate::expression::ExpressionSet;
 use crate::store::handshakes::HandshakeRecord;
-use crate::verify::{
-    HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes, SenderResponse, Verifier,
-};
+use crate::verify::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes, SenderResponse};
 
 /// The source's own `handshake`: its methods and its expression.
 pub struct CustomHandshake {
@@ -64,80 +61,72 @@ impl<'g> PossibleHandshakes<'g> {
     pub fn is_none(self) -> bool {
         self.custom.is_none() && self.preset.is_none()
     }
-}
 
-/// The rejection of a request whose signature is missing or invalid.
-pub(super) fn unauthorized(verifier: &Verifier, reason: String) -> Rejection {
-    Rejection::Signature { reason, www_authenticate: verifier.www_authenticate() }
-}
-
-impl IntakeRequest<'_> {
     /// Responds to the request if it is a handshake. `is_signature_verified` selects the handshakes
     /// that require a valid signature, otherwise the others are tried.
-    pub(super) async fn try_handshake(
-        &self,
-        handshakes: PossibleHandshakes<'_>,
-        is_signature_verified: bool,
+    pub async fn respond(
+        self,
+        state: &IntakeState,
         received: &ReceivedRequest<'_>,
+        is_signature_verified: bool,
     ) -> Result<Option<HttpResponse>, Rejection> {
         let ReceivedRequest { runtime, request, now_ms, .. } = *received;
         let mut handshake = None;
-        if handshakes
-            .custom
-            .is_some_and(|custom| custom.requires_signature == is_signature_verified)
-        {
-            handshake = self.evaluate_custom(received).await?.map(Ok);
+        if self.custom.is_some_and(|custom| custom.requires_signature == is_signature_verified) {
+            handshake = evaluate_custom(state, received).await?.map(Ok);
         }
         if handshake.is_none() {
             // This parses only short bodies.
             handshake =
-                handshakes.preset.and_then(|preset| preset.detect(&request, is_signature_verified));
+                self.preset.and_then(|preset| preset.detect(&request, is_signature_verified));
         }
         let Some(handshake) = handshake else { return Ok(None) };
-        let handshake = handshake.map_err(|reason| unauthorized(&runtime.verifier, reason))?;
+        let handshake =
+            handshake.map_err(|reason| Rejection::signature(&runtime.verifier, reason))?;
         rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
         let (source, redactor) = (&runtime.source.name, &runtime.redactor);
         if let Some(action) = &handshake.operator_action {
             log::warn!("source {source}: {action}");
         }
-        self.state.handshake_log.record(HandshakeRecord {
+        state.handshake_log.record(HandshakeRecord {
             at_ms: now_ms,
             source: source.clone(),
             method: redactor.redact(request.method).into_owned(),
-            ip: self.ip.clone(),
+            ip: received.ip.to_owned(),
             detail: redactor.redact(&handshake.detail).into_owned(),
         });
         Ok(Some(response::to_http_response(&handshake.response)))
     }
+}
 
-    /// Evaluates the source's own handshake. Text is the response, and null means no handshake. A
-    /// failed evaluation counts as null.
-    async fn evaluate_custom(
-        &self,
-        received: &ReceivedRequest<'_>,
-    ) -> Result<Option<HandshakeReply>, Rejection> {
-        let evaluate = |received: &ReceivedRequest<'_>| {
-            let custom = received.runtime.custom_handshake.as_ref()?;
-            Some(received.evaluate_handshake(&custom.expressions))
-        };
-        let Some(pending) = self.run_check(received, evaluate).await? else { return Ok(None) };
-        let (source, now_ms) = (&received.runtime.source, received.now_ms);
-        // An error of jaq may quote the request, so the log does not contain it.
-        let reason = match pending.wait().await?.dedupe.map(|list| first_text(list.as_deref())) {
-            Ok(Ok(None)) => return Ok(None),
-            Ok(Ok(Some(text))) if text.len() <= MAX_CHALLENGE_BYTES => {
-                let (detail, response) =
-                    ("handshake.respond".to_owned(), SenderResponse::text(text));
-                return Ok(Some(HandshakeReply { detail, response, operator_action: None }));
-            }
-            Ok(_) => "output is over 1024 bytes",
-            Err(_) => "fails: try it with `hooktrail eval`",
-        };
-        if self.state.handshake_log.should_warn(now_ms) {
-            log::warn!("source {}: handshake.respond {reason}; it counts as null", source.name);
+/// Evaluates the source's own handshake. Text is the response, and null means no handshake. A
+/// failed evaluation counts as null.
+async fn evaluate_custom(
+    state: &IntakeState,
+    received: &ReceivedRequest<'_>,
+) -> Result<Option<HandshakeReply>, Rejection> {
+    let evaluate = |received: &ReceivedRequest<'_>| {
+        let custom = received.runtime.custom_handshake.as_ref()?;
+        Some(received.evaluate_handshake(&custom.expressions))
+    };
+    let Some(pending) = received.run_check(&state.check_pool, evaluate).await? else {
+        return Ok(None);
+    };
+    let (source, now_ms) = (&received.runtime.source, received.now_ms);
+    // An error of jaq may quote the request, so the log does not contain it.
+    let reason = match pending.wait().await?.dedupe.map(|list| first_text(list.as_deref())) {
+        Ok(Ok(None)) => return Ok(None),
+        Ok(Ok(Some(text))) if text.len() <= MAX_CHALLENGE_BYTES => {
+            let (detail, response) = ("handshake.respond".to_owned(), SenderResponse::text(text));
+            return Ok(Some(HandshakeReply { detail, response, operator_action: None }));
         }
-        Ok(None)
+        Ok(_) => "output is over 1024 bytes",
+        Err(_) => "fails: try it with `hooktrail eval`",
+    };
+    if state.handshake_log.should_warn(now_ms) {
+        log::warn!("source {}: handshake.respond {reason}; it counts as null", source.name);
     }
+    Ok(None)
 }
 
 /// The output exceeds the limit and was cut.

@@ -18,9 +18,10 @@ use super::body_memory::{
     BodyOwner, BodyReservation, BudgetFull, MIN_PROGRESS_BYTES, PROGRESS_PERIOD,
 };
 use super::client_ip::{self, Peer};
-use super::connection::{Connection, MAX_HEAD_BYTES};
+use super::connection::Connection;
+use super::connection_stream::MAX_HEAD_BYTES;
 use super::content_type::{self, ContentTypeError};
-use super::handshake::{self, PossibleHandshakes};
+use super::handshake::PossibleHandshakes;
 use super::health::{empty_response, health_response};
 use super::received_request::{
     Evaluation, FullBody, PreparedRequest, ReceivedRequest, SignedSourceKey,
@@ -78,8 +79,8 @@ pub async fn handle_webhook(request: HttpRequest, payload: web::Payload) -> Http
 }
 
 /// A request and the shared state that its checks need.
-pub(super) struct IntakeRequest<'a> {
-    pub state: &'a IntakeState,
+struct IntakeRequest<'a> {
+    state: &'a IntakeState,
     writer_client: &'a Rc<WriterClient>,
     connection: &'a Connection,
     config: &'a Arc<IntakeConfig>,
@@ -87,7 +88,7 @@ pub(super) struct IntakeRequest<'a> {
     /// `None`: unknown.
     client: Option<IpAddr>,
     /// The client's address as text, empty if unknown.
-    pub ip: String,
+    ip: String,
     /// Bytes of the body received so far.
     bytes: usize,
 }
@@ -221,7 +222,7 @@ impl IntakeRequest<'_> {
         );
         let body = FullBody::new(body, head, config, source_index);
         let received = body.with_body(head);
-        if let Some(response) = self.try_handshake(handshakes, false, &received).await? {
+        if let Some(response) = handshakes.respond(state, &received, false).await? {
             return Ok(response);
         }
         if !is_method_allowed && !handshakes.has_signed {
@@ -230,8 +231,8 @@ impl IntakeRequest<'_> {
         let check = |received: &ReceivedRequest<'_>| {
             received.runtime.verifier.check(&received.request, received.now_ms)
         };
-        let result = self.run_check(&received, check).await?;
-        let proof = result.map_err(|reason| handshake::unauthorized(&runtime.verifier, reason))?;
+        let result = received.run_check(&state.check_pool, check).await?;
+        let proof = result.map_err(|reason| Rejection::signature(&runtime.verifier, reason))?;
         let mut duplicate_key = None;
         if let Some(reason) = &proof.stale_reason {
             let dedupe_key = if is_method_allowed {
@@ -241,7 +242,7 @@ impl IntakeRequest<'_> {
             };
             self.accept_stale_duplicate(runtime, dedupe_key, reason, now_ms).await?;
             duplicate_key = dedupe_key;
-        } else if let Some(response) = self.try_handshake(handshakes, true, &received).await? {
+        } else if let Some(response) = handshakes.respond(state, &received, true).await? {
             return Ok(response);
         }
         if !is_method_allowed {
@@ -254,10 +255,12 @@ impl IntakeRequest<'_> {
                 received.request.body,
             )
         };
-        self.run_check(&received, check_accept).await?.map_err(|error| match error {
-            ContentTypeError::UnsupportedType => Rejection::UnsupportedMediaType,
-            ContentTypeError::MalformedBody(reason) => Rejection::MalformedBody { reason },
-        })?;
+        received.run_check(&state.check_pool, check_accept).await?.map_err(
+            |error| match error {
+                ContentTypeError::UnsupportedType => Rejection::UnsupportedMediaType,
+                ContentTypeError::MalformedBody(reason) => Rejection::MalformedBody { reason },
+            },
+        )?;
         let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
         let result = match self.build_event(&received, &proof, duplicate_key).await {
             Ok((event, preset_response)) => {
@@ -275,17 +278,6 @@ impl IntakeRequest<'_> {
         result
     }
 
-    /// Runs a check of a complete request: on this thread if it is cheap, else on a thread of the
-    /// check pool.
-    pub(super) async fn run_check<T: Send + 'static>(
-        &self,
-        received: &ReceivedRequest<'_>,
-        work: impl FnOnce(&ReceivedRequest<'_>) -> T + Send + 'static,
-    ) -> Result<T, Rejection> {
-        let max_bytes = self.config.server.max_inflight_bytes;
-        received.run_check(&self.state.check_pool, max_bytes, work).await
-    }
-
     /// Returns the signed key of a request with a stale timestamp: the delivery key or the source
     /// key. An unsigned key does not prove that the request repeats a stored event.
     async fn signed_dedupe_key(
@@ -298,7 +290,7 @@ impl IntakeRequest<'_> {
             return Ok(enabled_delivery_key(source, proof));
         }
         let source_key = |received: &ReceivedRequest<'_>| received.signed_source_key();
-        let key = match self.run_check(received, source_key).await? {
+        let key = match received.run_check(&self.state.check_pool, source_key).await? {
             SignedSourceKey::None => None,
             SignedSourceKey::Known(key) => Some(key),
             SignedSourceKey::Pending(pending) => {
@@ -340,7 +332,7 @@ impl IntakeRequest<'_> {
             );
         }
         let reason = format!("{reason}; is this machine's clock right?");
-        Err(handshake::unauthorized(&runtime.verifier, reason))
+        Err(Rejection::signature(&runtime.verifier, reason))
     }
 
     /// Builds the rows of an accepted request, except its body, and the response of a preset.
@@ -361,7 +353,7 @@ impl IntakeRequest<'_> {
             body_key,
             pending,
             preset_response,
-        } = self.run_check(received, prepare).await?;
+        } = received.run_check(&self.state.check_pool, prepare).await?;
         let planned = match pending {
             // The request repeats an event, so no expression is evaluated.
             None if !is_new => PlannedEvent {

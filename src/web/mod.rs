@@ -33,6 +33,7 @@ pub mod body_memory;
 pub mod check_pool;
 pub mod client_ip;
 pub mod connection;
+pub mod connection_stream;
 pub mod connections;
 pub mod content_type;
 pub mod handshake;

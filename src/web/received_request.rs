@@ -229,20 +229,18 @@ impl<'a> ReceivedRequest<'a> {
         Self { runtime, request, ip, now_ms, expressions, is_deferring, large: None }
     }
 
-    /// Runs `work` on the thread that checks this request. `max_bytes` limits all waiting bodies
-    /// together.
+    /// Runs a check of this request: on this thread if it is cheap, else on a thread of the pool.
     ///
     /// # Errors
     /// The check pool is full.
     pub async fn run_check<T: Send + 'static>(
         &self,
         pool: &CheckPool,
-        max_bytes: usize,
         work: impl FnOnce(&ReceivedRequest<'_>) -> T + Send + 'static,
     ) -> Result<T, Rejection> {
         let Some(large) = self.large else { return Ok(work(self)) };
         let large = Arc::clone(large);
-        let bytes = large.body.len();
+        let (bytes, max_bytes) = (large.body.len(), large.config.server.max_inflight_bytes);
         // The copy is dropped before the reply is sent, so that the receiver can take the body.
         let work = move || large.with_request(work);
         let reply = pool.run(self.runtime.id, bytes, max_bytes, work);

@@ -5,6 +5,8 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 
+use crate::verify::Verifier;
+
 /// `Retry-After` of a 503 and of a full queue. Most senders wait for minutes anyway. For one that
 /// would retry at once, this is long enough.
 const RETRY_AFTER_SECS: u64 = 5;
@@ -42,6 +44,11 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Makes the rejection of a request whose signature is missing or invalid.
+    pub(super) fn signature(verifier: &Verifier, reason: String) -> Self {
+        Self::Signature { reason, www_authenticate: verifier.www_authenticate() }
+    }
+
     /// Returns the status and the text of the response.
     fn status_and_message(&self) -> (u16, &'static str) {
         match self {

@@ -21,7 +21,7 @@ use actix_web::{App, web};
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connection::ConnectionStream;
+use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, TimeLimits};
 use super::{BoundSocket, IntakeState, health, intake, writer_client};
 
@@ -59,9 +59,9 @@ pub fn spawn_server(
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServer> {
     let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
-    let limits_state = Arc::clone(state);
+    let limits = Arc::clone(state);
     let connections = Connections::new(max_connections, move || {
-        let config = limits_state.config.load();
+        let config = limits.config.load();
         TimeLimits {
             request_timeout: config.server.request_timeout,
             keep_alive: config.server.keep_alive,
@@ -123,7 +123,8 @@ fn tcp_service(
             // A peer that has reset its connection has no address. Without one it would count as a
             // unix socket.
             let peer = tcp.peer_addr().map_err(DispatchError::Io)?;
-            let stream = connections.admit(tcp).await.map_err(DispatchError::Io)?;
+            let stream =
+                ConnectionStream::admit(tcp, &connections).await.map_err(DispatchError::Io)?;
             Ok((stream, Protocol::Http1, Some(peer)))
         }
     };
@@ -139,7 +140,8 @@ fn unix_service(
     let admit = move |unix: UnixStream| {
         let connections = Arc::clone(&connections);
         async move {
-            let stream = connections.admit(unix).await.map_err(DispatchError::Io)?;
+            let stream =
+                ConnectionStream::admit(unix, &connections).await.map_err(DispatchError::Io)?;
             Ok((stream, Protocol::Http1, None))
         }
     };
