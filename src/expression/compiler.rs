@@ -7,10 +7,11 @@
 use jaq_core::compile::Undefined;
 use jaq_core::data::JustLut;
 use jaq_core::load::{self, Arena, File, Lexer, Loader, lex, parse};
-use jaq_core::{Compiler, native};
+use jaq_core::native::{Filter, Fun, bome, run, v};
+use jaq_core::{Compiler, Error, RunPtr};
 use jaq_json::Val;
 
-use super::{CompileError, builtins};
+use super::{CompileError, json};
 
 /// Maximum length of the text of an expression.
 const MAX_TEXT_BYTES: usize = 4 << 10;
@@ -48,10 +49,11 @@ const FORBIDDEN_NAMES: [&str; 14] = [
     "stderr",
 ];
 
-/// Definitions of natives that are left out. `prelude.jq` defines local time instead.
+/// Definitions and natives that are left out. `prelude.jq` defines local time instead, and
+/// [`from_json`] replaces `fromjson`.
 const OMITTED_DEFINITIONS: [&str; 4] = ["debug", "halt", "halt_error", "stderr"];
-const OMITTED_NATIVES: [&str; 6] =
-    ["debug_empty", "env", "halt", "localtime", "stderr_empty", "strflocaltime"];
+const OMITTED_NATIVES: [&str; 7] =
+    ["debug_empty", "env", "fromjson", "halt", "localtime", "stderr_empty", "strflocaltime"];
 
 /// Runs `run` on a thread whose stack holds any nesting of 4 KiB of text.
 ///
@@ -108,14 +110,19 @@ pub(super) fn compile(text: &str) -> Result<JaqFilter, CompileError> {
     )
 }
 
-fn functions() -> impl Iterator<Item = native::Fun<JaqData>> {
-    let json =
-        jaq_json::funs::<JaqData>().filter(|definition| !builtins::is_replaced(definition.0));
+fn functions() -> impl Iterator<Item = Fun<JaqData>> {
+    // jaq's own parser has no limit of depth.
+    let parse: Filter<RunPtr<JaqData>> = ("fromjson", v(0), |cv| bome(from_json(&cv.1)));
     jaq_core::funs::<JaqData>()
         .chain(jaq_std::funs::<JaqData>())
+        .chain(jaq_json::funs::<JaqData>())
         .filter(|definition| !OMITTED_NATIVES.contains(&definition.0))
-        .chain(json)
-        .chain(builtins::functions())
+        .chain([run::<JaqData>(parse)])
+}
+
+fn from_json(text: &Val) -> Result<Val, Error<Val>> {
+    let Val::TStr(bytes) = text else { return Err(Error::typ(text.clone(), "string")) };
+    json::read(bytes).map_err(|error| Error::str(format!("fromjson: {error}")))
 }
 
 /// Rejects `import` and `include`, which come before anything else, or after `module`.

@@ -16,8 +16,8 @@ use super::output::{
     PackedStrings,
 };
 use super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
-use super::request::{EXPRESSION_KEYS, RawJobKeys};
-use super::{EventContext, input, json, output};
+use super::request::RawJobKeys;
+use super::{EXPRESSION_KEYS, EventContext, input, json, output};
 
 /// Maximum number of compiled expressions in the cache. A full cache is emptied.
 const MAX_CACHED_FILTERS: usize = 512;
@@ -59,7 +59,7 @@ impl Evaluator {
         event: &EventContext<'_>,
         stage: &dyn Fn(u32),
     ) -> EvaluatorResponse {
-        let mut state = EvaluationState {
+        let mut evaluation = EvaluationState {
             event,
             input: OnceCell::new(),
             variables: Default::default(),
@@ -69,10 +69,10 @@ impl Evaluator {
         };
         match request {
             EvaluatorRequest::Outputs { text, max } => {
-                EvaluatorResponse::Outputs(self.evaluate_outputs(text, *max, &mut state))
+                EvaluatorResponse::Outputs(self.evaluate_outputs(text, *max, &mut evaluation))
             }
             EvaluatorRequest::Expressions(request) => {
-                self.evaluate_expressions(request, &mut state)
+                self.evaluate_expressions(request, &mut evaluation)
             }
         }
     }
@@ -80,16 +80,16 @@ impl Evaluator {
     fn evaluate_expressions(
         &mut self,
         request: &RequestedExpressions,
-        state: &mut EvaluationState<'_>,
+        evaluation: &mut EvaluationState<'_>,
     ) -> EvaluatorResponse {
         let dedupe = match &request.dedupe {
             None => Ok(None),
-            Some(text) => state.run_guarded(
+            Some(text) => evaluation.run_guarded(
                 0,
                 || self.compile(text),
-                |state, compiled| {
+                |evaluation, compiled| {
                     output::key_text(
-                        &state.first_output(compiled, state.input())?.unwrap_or_default(),
+                        &evaluation.first_output(compiled, evaluation.input())?.unwrap_or_default(),
                     )
                 },
             ),
@@ -97,7 +97,7 @@ impl Evaluator {
         let mut number = 1;
         let mut handlers = Vec::with_capacity(request.handlers.len());
         for handler in &request.handlers {
-            handlers.push(self.evaluate_handler(handler, number, state));
+            handlers.push(self.evaluate_handler(handler, number, evaluation));
             number += EXPRESSION_KEYS.len() as u32;
         }
         EvaluatorResponse::Expressions { dedupe, handlers }
@@ -107,12 +107,15 @@ impl Evaluator {
         &mut self,
         handler: &[Option<String>; 6],
         number: u32,
-        state: &mut EvaluationState<'_>,
+        evaluation: &mut EvaluationState<'_>,
     ) -> HandlerResult {
         let [when, split, keys @ ..] = handler;
         if let Some(when) = when {
-            let is_match =
-                state.run_guarded(number, || self.compile(when), |state, when| state.matches(when));
+            let is_match = evaluation.run_guarded(
+                number,
+                || self.compile(when),
+                |evaluation, when| evaluation.matches(when),
+            );
             match is_match {
                 Ok(true) => {}
                 Ok(false) => return HandlerResult::Skip,
@@ -135,11 +138,13 @@ impl Evaluator {
             key_errors: Vec::new(),
         };
         let result = match split {
-            None => state.evaluate_keys(&mut key_expressions, None, handler_output.keys.as_mut()),
+            None => {
+                evaluation.evaluate_keys(&mut key_expressions, None, handler_output.keys.as_mut())
+            }
             Some(split) => {
                 let split = self.compile(split);
                 let items = PackedStrings::default();
-                state
+                evaluation
                     .split_items(
                         split,
                         number + 1,
@@ -163,15 +168,15 @@ impl Evaluator {
         &mut self,
         text: &str,
         max: u32,
-        state: &mut EvaluationState<'_>,
+        evaluation: &mut EvaluationState<'_>,
     ) -> Result<PackedStrings, String> {
-        state.run_guarded(
+        evaluation.run_guarded(
             0,
             || self.compile(text),
-            |state, compiled| {
+            |evaluation, compiled| {
                 let mut packed = PackedStrings::default();
-                for output in state.run(compiled, state.input()).take(max as usize) {
-                    state.pack(&output?, &mut packed)?;
+                for output in evaluation.run(compiled, evaluation.input()).take(max as usize) {
+                    evaluation.pack(&output?, &mut packed)?;
                 }
                 Ok(packed)
             },
@@ -268,19 +273,19 @@ impl EvaluationState<'_> {
         self.run_guarded(
             number,
             || split,
-            |state, compiled| {
-                for output in state.run(compiled, state.input()) {
+            |evaluation, compiled| {
+                for output in evaluation.run(compiled, evaluation.input()) {
                     let item = output?;
                     if items.len() >= MAX_ITEMS {
                         return Err("more than 100,000 items".to_owned());
                     }
-                    state.pack(&item, &mut items)?;
-                    state.evaluate_keys(
+                    evaluation.pack(&item, &mut items)?;
+                    evaluation.evaluate_keys(
                         key_expressions,
                         Some((&item, items.len())),
                         keys.as_deref_mut(),
                     )?;
-                    state.enter_stage(number);
+                    evaluation.enter_stage(number);
                 }
                 Ok(items)
             },
@@ -301,10 +306,10 @@ impl EvaluationState<'_> {
             let value = self.run_guarded(
                 number,
                 || Ok(Rc::clone(compiled)),
-                |state, compiled| {
-                    state.first_output(
+                |evaluation, compiled| {
+                    evaluation.first_output(
                         compiled,
-                        item.map_or_else(|| state.input(), |(item, _)| item.clone()),
+                        item.map_or_else(|| evaluation.input(), |(item, _)| item.clone()),
                     )
                 },
             );

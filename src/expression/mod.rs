@@ -5,7 +5,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-mod builtins;
 mod compiler;
 mod connection;
 mod evaluate;
@@ -35,6 +34,10 @@ pub use request::{
     EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
     RawJobKeys,
 };
+
+/// The keys of a handler's expressions in config.toml.
+const EXPRESSION_KEYS: [&str; 6] =
+    ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
 /// A compiled expression. It is cheap to clone. Two are equal if their texts are.
 #[derive(Clone)]

@@ -8,8 +8,7 @@ use jaq_json::Val;
 use ring::digest::{SHA256, digest};
 
 use super::inline::{InlineValue, NotInlineable};
-use super::json;
-use super::request::EXPRESSION_KEYS;
+use super::{EXPRESSION_KEYS, json};
 use crate::domain::version_value::VersionValue;
 
 /// Limit of the outputs of all expressions of one event together.

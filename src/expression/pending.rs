@@ -4,10 +4,10 @@
 use super::evaluate::STAGE_EXPRESSION;
 use super::protocol::Encoder;
 use super::request::{
-    EXPRESSION_KEYS, EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch,
-    InlineResults, KeySet, RawJobKeys,
+    EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch, InlineResults, KeySet,
+    RawJobKeys,
 };
-use super::{EventContext, Expression, ExpressionSet, Items};
+use super::{EXPRESSION_KEYS, EventContext, Expression, ExpressionSet, Items};
 
 /// The expressions of one event that still need an evaluator.
 pub(super) struct PendingRequest {

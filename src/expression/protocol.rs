@@ -20,7 +20,7 @@ pub(super) enum EvaluatorRequest {
 }
 
 /// The expressions of one event. Those of a handler are in the order of
-/// [`super::request::EXPRESSION_KEYS`].
+/// [`super::EXPRESSION_KEYS`].
 #[derive(Debug, PartialEq)]
 pub(super) struct RequestedExpressions {
     pub dedupe: Option<String>,

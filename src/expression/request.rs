@@ -4,12 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::inline::{ExtractedEvent, InlinePlan, NotInlineable};
-use super::{EventContext, Expression, Items, output};
+use super::{EXPRESSION_KEYS, EventContext, Expression, Items, output};
 use crate::domain::version_value::VersionValue;
-
-/// The keys of a handler's expressions in config.toml.
-pub(super) const EXPRESSION_KEYS: [&str; 6] =
-    ["when", "split", "ordering_key", "version_by", "unique_by", "debounce_by"];
 
 /// What one handler evaluates for an event; `None` where the key is not set.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -34,9 +34,8 @@ mod tests;
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
 pub use line_process::{ExitReport, LineProcess, MAX_RESPONSE_BYTES, ProtocolEvent, StderrCapture};
-pub use orphans::become_subreaper;
+pub use orphans::{become_subreaper, kill_run};
 pub use pool::{ProcessPool, wait_for_drained};
-pub use procfs::kill_run;
 pub use sandbox::{
     ConnectionLost, ExitStatus, Sandbox, SandboxExit, SandboxedProcess, apply_limits,
     enter_sandbox_early,

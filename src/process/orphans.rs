@@ -6,8 +6,9 @@
 //! did not start is an orphan. Its process group or its run id shows which run it belongs to.
 //! Without both, the time at which it was first seen decides.
 //!
-//! Every run kills its own orphans at its end, and those of runs that are over. Only this module
-//! reaps orphans, one by one and under one lock, so that no process id is reused in between.
+//! Every run kills its own orphans at its end, and those of runs that are over. A server calls
+//! `kill_run` once, before it runs anything, for those of an earlier server. Only this module reaps
+//! orphans, one by one and under one lock, so that no process id is reused in between.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -16,20 +17,23 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, pidfd_open,
-    pidfd_send_signal, waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, getpgrp,
+    getpid, kill_process_group, pidfd_open, pidfd_send_signal, waitid, waitpid,
 };
 use rustix::thread::gettid;
 
 use super::StartError;
 use super::procfs::{
-    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, has_children_list, read_children,
-    read_run_id, scan_children, wait_for_exits,
+    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, all_pids, has_children_list, parent_pid,
+    read_children, read_run_id, scan_children, wait_for_exits,
 };
 
 /// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
 /// generation takes one sweep.
 const MAX_SWEEPS: usize = 100;
+
+/// How long to wait for killed processes of an earlier server to end.
+const EARLIER_KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait for killed processes to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,7 +71,7 @@ fn process_table() -> MutexGuard<'static, ProcessTable> {
 /// # Errors
 /// The system does not support it.
 pub fn become_subreaper() -> std::io::Result<()> {
-    let own_pid = rustix::process::getpid();
+    let own_pid = getpid();
     // Process 1 inherits orphans from all processes. Children that existed before this call may
     // leave orphans, too.
     let is_only_parent = own_pid.as_raw_nonzero().get() != 1 && scan_children().is_empty();
@@ -149,7 +153,7 @@ pub(super) fn track_start(
     start: impl FnOnce() -> Result<Pid, StartError>,
 ) -> Result<Pid, StartError> {
     // The children of other threads are in another list than orphans.
-    let listed = usize::from(!has_children_list() || gettid() == rustix::process::getpid());
+    let listed = usize::from(!has_children_list() || gettid() == getpid());
     let _guard = StartGuard::new(listed);
     let started = start();
     if let Ok(pid) = started {
@@ -247,8 +251,53 @@ impl ProcessTable {
     }
 }
 
+/// Kills all processes whose run id begins with `prefix`, together with their groups, and returns
+/// their number. This process and its ancestors are spared, because a handler may have started this
+/// server.
+pub fn kill_run(prefix: &str) -> usize {
+    let deadline = Instant::now() + EARLIER_KILL_TIMEOUT;
+    let ancestors: Vec<Pid> =
+        std::iter::successors(Some(getpid()), |&pid| parent_pid(pid)).collect();
+    let (mut killed_count, mut in_transition_since) = (0, None);
+    loop {
+        let (mut killed, mut in_transition) = (Vec::new(), Vec::new());
+        for pid in all_pids().into_iter().filter(|pid| !ancestors.contains(pid)) {
+            // The pidfd is opened before the run id is read, so that exactly the process that was
+            // read is killed.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            match read_run_id(pid) {
+                RunId::Value(run_id) if run_id.starts_with(prefix) => {}
+                RunId::Value(_) | RunId::Missing => continue,
+                RunId::InTransition => {
+                    in_transition.push((pid, pidfd));
+                    continue;
+                }
+            }
+            if getpgid(Some(pid)) == Ok(pid) && pid != getpgrp() {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            if pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+                killed.push((pid, pidfd));
+            }
+        }
+        // The next loop finds processes that were forked in the meantime.
+        let have_exited = wait_for_exits(&killed, deadline);
+        killed_count += killed.len();
+        killed.iter().for_each(|(pid, _)| reap_orphan(*pid));
+        if !killed.is_empty() {
+            in_transition_since = None;
+        }
+        let since = *in_transition_since.get_or_insert_with(Instant::now);
+        let is_settled = in_transition.is_empty() || since.elapsed() > TRANSITION_TIMEOUT;
+        if !have_exited || (killed.is_empty() && is_settled) {
+            return killed_count;
+        }
+        wait_for_exits(&in_transition, Instant::now() + TRANSITION_RETRY_WAIT);
+    }
+}
+
 /// Reaps a child that has ended, unless the server started it. In that case its run reaps it.
-pub(super) fn reap_orphan(pid: Pid) {
+fn reap_orphan(pid: Pid) {
     let table = process_table();
     if table.starts_in_progress == 0 && !table.own_children.contains(&pid) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);

@@ -1,7 +1,4 @@
-//! Reads /proc and kills the processes that an earlier server left.
-//!
-//! The `orphans` module reads it during a run. A server calls `kill_run` once, before it runs
-//! anything.
+//! Reads /proc: the children of the server, and the run id in the environment of a process.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -10,16 +7,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getpgid, getpgrp, getpid, kill_process_group, pidfd_open,
-    pidfd_send_signal,
-};
+use rustix::process::{Pid, getpid};
 
 use super::RUN_ID_VARIABLE;
-use super::orphans::reap_orphan;
-
-/// How long to wait for killed processes of an earlier server to end.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The maximum length of a list of children or of an environment.
 const MAX_LIST_BYTES: u64 = 8 << 20;
@@ -69,7 +59,7 @@ fn parse_pids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<Pid> {
 }
 
 /// Returns all visible processes.
-fn all_pids() -> Vec<Pid> {
+pub(super) fn all_pids() -> Vec<Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     parse_pids(names.iter().map(String::as_str))
@@ -90,7 +80,7 @@ pub(super) fn processor_ticks(pid: Pid) -> Option<u64> {
     Some(ticks(11)? + ticks(12)?)
 }
 
-fn parent_pid(pid: Pid) -> Option<Pid> {
+pub(super) fn parent_pid(pid: Pid) -> Option<Pid> {
     Pid::from_raw(read_stat(pid)?.get(1)?.parse().ok()?)
 }
 
@@ -142,58 +132,13 @@ fn is_in_transition(pid: Pid) -> bool {
     const PF_KTHREAD: u64 = 0x0020_0000;
     let Some(stat) = read_stat(pid) else { return false };
     let number = |at: usize| stat.get(at).and_then(|field| field.parse::<u64>().ok());
-    let state = stat.first().map_or("X", String::as_str);
+    let has_ended = stat.first().is_none_or(|letter| matches!(&**letter, "Z" | "X"));
     match number(6) {
-        _ if matches!(state, "Z" | "X") => false,
+        _ if has_ended => false,
         Some(flags) if flags & PF_KTHREAD != 0 => false,
         Some(flags) if flags & PF_EXITING != 0 => true,
         // The earlier read may have been of the old program, so this reads again.
         _ => number(48) == Some(0) || read_environ(pid).is_ok_and(|environ| !environ.is_empty()),
-    }
-}
-
-/// Kills all processes whose run id begins with `prefix`, together with their groups, and returns
-/// their number. This process and its ancestors are spared, because a handler may have started this
-/// server.
-pub fn kill_run(prefix: &str) -> usize {
-    let deadline = Instant::now() + KILL_TIMEOUT;
-    let ancestors: Vec<Pid> =
-        std::iter::successors(Some(getpid()), |&pid| parent_pid(pid)).collect();
-    let (mut killed_count, mut in_transition_since) = (0, None);
-    loop {
-        let (mut killed, mut in_transition) = (Vec::new(), Vec::new());
-        for pid in all_pids().into_iter().filter(|pid| !ancestors.contains(pid)) {
-            // The pidfd is opened before the run id is read, so that exactly the process that was
-            // read is killed.
-            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            match read_run_id(pid) {
-                RunId::Value(run_id) if run_id.starts_with(prefix) => {}
-                RunId::Value(_) | RunId::Missing => continue,
-                RunId::InTransition => {
-                    in_transition.push((pid, pidfd));
-                    continue;
-                }
-            }
-            if getpgid(Some(pid)) == Ok(pid) && pid != getpgrp() {
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            if pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
-                killed.push((pid, pidfd));
-            }
-        }
-        // The next loop finds processes that were forked in the meantime.
-        let have_exited = wait_for_exits(&killed, deadline);
-        killed_count += killed.len();
-        killed.iter().for_each(|(pid, _)| reap_orphan(*pid));
-        if !killed.is_empty() {
-            in_transition_since = None;
-        }
-        let since = *in_transition_since.get_or_insert_with(Instant::now);
-        let is_settled = in_transition.is_empty() || since.elapsed() > TRANSITION_TIMEOUT;
-        if !have_exited || (killed.is_empty() && is_settled) {
-            return killed_count;
-        }
-        wait_for_exits(&in_transition, Instant::now() + TRANSITION_RETRY_WAIT);
     }
 }
 
