@@ -277,14 +277,14 @@ struct Repeats {
 
 impl LineQueue {
     const fn new() -> Self {
-        let state = QueueState {
+        let queue = QueueState {
             lines: VecDeque::new(),
             bytes: 0,
             dropped: 0,
             is_writing: false,
             repeats: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(queue), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
@@ -307,46 +307,46 @@ impl LineQueue {
 
     /// Writes lines as they arrive, until the process ends.
     fn run(&self) {
-        let mut state = self.lock();
+        let mut queue = self.lock();
         loop {
-            state.report_repeats(Instant::now(), false);
-            if state.lines.is_empty() && state.dropped == 0 {
+            queue.report_repeats(Instant::now(), false);
+            if queue.lines.is_empty() && queue.dropped == 0 {
                 let timeout =
-                    state.next_report().map(|at| at.saturating_duration_since(Instant::now()));
-                state = match timeout {
-                    None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    queue.next_report().map(|at| at.saturating_duration_since(Instant::now()));
+                queue = match timeout {
+                    None => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
                     Some(timeout) => {
-                        let waited = self.changed.wait_timeout(state, timeout);
+                        let waited = self.changed.wait_timeout(queue, timeout);
                         waited.unwrap_or_else(PoisonError::into_inner).0
                     }
                 };
                 continue;
             }
-            let (lines, dropped) = state.take_lines();
-            drop(state);
+            let (lines, dropped) = queue.take_lines();
+            drop(queue);
             let lost = write_all(lines, dropped);
-            state = self.lock();
-            state.is_writing = false;
-            state.dropped = state.dropped.saturating_add(lost);
+            queue = self.lock();
+            queue.is_writing = false;
+            queue.dropped = queue.dropped.saturating_add(lost);
             self.changed.notify_all();
             if lost > 0 {
                 // stderr cannot be written now. The next line is the next try.
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
     fn flush(&self, deadline: Instant) {
-        let mut state = self.lock();
-        state.report_repeats(Instant::now(), true);
+        let mut queue = self.lock();
+        queue.report_repeats(Instant::now(), true);
         self.changed.notify_all();
-        while state.is_writing || !state.lines.is_empty() {
+        while queue.is_writing || !queue.lines.is_empty() {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, remaining);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout(queue, remaining);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -457,51 +457,51 @@ fn write(mut line: &[u8]) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
-    fn state() -> QueueState {
+    fn queue() -> QueueState {
         LineQueue::new().state.into_inner().unwrap()
     }
 
     #[test]
     fn repeats_of_a_line_are_folded_into_one_line_for_each_period() {
         LAYOUT.get_or_init(|| Layout { is_journal: true, has_colour: false, has_time: false });
-        let (mut state, began) = (state(), Instant::now());
-        let folded = |state: &mut QueueState, secs| {
+        let (mut queue, began) = (queue(), Instant::now());
+        let folded = |queue: &mut QueueState, secs| {
             let now = began + Duration::from_secs(secs);
-            (0..100).filter(|_| state.is_folded(7, Severity::Warning, "no", 5, now)).count()
+            (0..100).filter(|_| queue.is_folded(7, Severity::Warning, "no", 5, now)).count()
         };
-        assert_eq!(folded(&mut state, 0), 95);
-        assert_eq!(state.next_report(), Some(began + FOLD_PERIOD));
-        state.report_repeats(began + FOLD_PERIOD, false);
-        assert!(String::from_utf8_lossy(&state.lines[0]).contains("95 more times within 60 s: no"));
+        assert_eq!(folded(&mut queue, 0), 95);
+        assert_eq!(queue.next_report(), Some(began + FOLD_PERIOD));
+        queue.report_repeats(began + FOLD_PERIOD, false);
+        assert!(String::from_utf8_lossy(&queue.lines[0]).contains("95 more times within 60 s: no"));
         // The flood continues.
-        assert_eq!(folded(&mut state, 61), 100);
-        state.report_repeats(began + FOLD_PERIOD * 2, false);
-        assert_eq!(state.lines.len(), 2);
+        assert_eq!(folded(&mut queue, 61), 100);
+        queue.report_repeats(began + FOLD_PERIOD * 2, false);
+        assert_eq!(queue.lines.len(), 2);
         // The flood has ended for more than a period.
-        assert_eq!(folded(&mut state, 181), 95);
+        assert_eq!(folded(&mut queue, 181), 95);
     }
 
     #[test]
     fn many_different_lines_take_bounded_memory() {
-        let (mut state, now) = (state(), Instant::now());
+        let (mut queue, now) = (queue(), Instant::now());
         for key in 0..10_000 {
-            assert!(!state.is_folded(key, Severity::Warning, "no", 5, now));
+            assert!(!queue.is_folded(key, Severity::Warning, "no", 5, now));
         }
-        assert_eq!(state.repeats.len(), MAX_FOLDED_LINES);
+        assert_eq!(queue.repeats.len(), MAX_FOLDED_LINES);
         let later = now + FOLD_PERIOD;
-        assert!(!state.is_folded(10_000, Severity::Warning, "no", 5, later));
-        assert_eq!(state.repeats.len(), 1);
+        assert!(!queue.is_folded(10_000, Severity::Warning, "no", 5, later));
+        assert_eq!(queue.repeats.len(), 1);
     }
 
     #[test]
     fn lines_beyond_the_bounds_are_dropped_and_counted() {
-        let mut state = state();
+        let mut queue = queue();
         for _ in 0..MAX_LINES + 3 {
-            state.put(vec![b'x'; 8]);
+            queue.put(vec![b'x'; 8]);
         }
-        state.put(vec![b'x'; MAX_BYTES]);
-        assert_eq!(state.dropped, 4);
-        assert_eq!((state.take_lines().1, state.lines.len(), state.bytes), (4, 0, 0));
+        queue.put(vec![b'x'; MAX_BYTES]);
+        assert_eq!(queue.dropped, 4);
+        assert_eq!((queue.take_lines().1, queue.lines.len(), queue.bytes), (4, 0, 0));
     }
 
     #[test]

@@ -52,14 +52,14 @@ impl PoolShared {
 
     /// Handles the end of a process, as the watching thread reports it.
     fn on_exit(&self, number: u64) {
-        let mut state = self.lock();
-        if let Some(has_ended) = state.in_use.get_mut(&number) {
+        let mut pool = self.lock();
+        if let Some(has_ended) = pool.in_use.get_mut(&number) {
             *has_ended = true;
             return;
         }
-        let index = state.idle.iter().position(|process| process.number() == number);
-        let ended = index.map(|index| state.idle.remove(index));
-        drop(state);
+        let index = pool.idle.iter().position(|process| process.number() == number);
+        let ended = index.map(|index| pool.idle.remove(index));
+        drop(pool);
         if let Some(process) = ended {
             drain(process);
         }
@@ -115,17 +115,17 @@ impl ProcessPool {
             if stop.is_cancelled() {
                 return Err(ExitReason::Stopped);
             }
-            let mut state = self.shared.lock();
-            if let Some(process) = state.idle.pop() {
-                state.in_use.insert(process.number(), false);
-                drop(state);
+            let mut pool = self.shared.lock();
+            if let Some(process) = pool.idle.pop() {
+                pool.in_use.insert(process.number(), false);
+                drop(pool);
                 if let Some(process) = self.check_idle(process) {
                     return Ok(process);
                 }
                 continue;
             }
-            let wait = state.backoff.remaining_wait(Instant::now());
-            drop(state);
+            let wait = pool.backoff.remaining_wait(Instant::now());
+            drop(pool);
             if wait.is_zero() {
                 match self.start(max_output_bytes, command) {
                     Ok(process) => return Ok(process),
@@ -194,14 +194,14 @@ impl ProcessPool {
     pub fn release(&self, mut process: LineProcess) {
         process.has_succeeded = true;
         let number = process.number();
-        let mut state = self.shared.lock();
-        state.backoff.failures = 0;
-        let has_ended = state.in_use.remove(&number) == Some(true);
-        if state.is_closed || has_ended {
-            drop(state);
+        let mut pool = self.shared.lock();
+        pool.backoff.failures = 0;
+        let has_ended = pool.in_use.remove(&number) == Some(true);
+        if pool.is_closed || has_ended {
+            drop(pool);
             return drain(process);
         }
-        state.idle.push(process);
+        pool.idle.push(process);
     }
 
     /// Removes a process that will not be released. If the process itself failed, call
@@ -222,10 +222,10 @@ impl ProcessPool {
     /// Closes the input of idle processes without waiting for their end. Processes that are
     /// released later are ended too.
     pub fn close(&self) {
-        let mut state = self.shared.lock();
-        state.is_closed = true;
-        let idle = std::mem::take(&mut state.idle);
-        drop(state);
+        let mut pool = self.shared.lock();
+        pool.is_closed = true;
+        let idle = std::mem::take(&mut pool.idle);
+        drop(pool);
         idle.into_iter().for_each(drain);
     }
 }

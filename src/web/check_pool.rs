@@ -85,25 +85,25 @@ impl CheckPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (sender, reply) = oneshot::channel();
-        let mut state = self.queue.lock();
-        if !state.has_room(source, bytes, max_bytes) {
-            let abandoned = state.take_abandoned();
-            drop(state);
+        let mut queue = self.queue.lock();
+        if !queue.has_room(source, bytes, max_bytes) {
+            let abandoned = queue.take_abandoned();
+            drop(queue);
             drop(abandoned);
-            state = self.queue.lock();
+            queue = self.queue.lock();
         }
-        if state.is_closed || !state.has_room(source, bytes, max_bytes) {
+        if queue.is_closed || !queue.has_room(source, bytes, max_bytes) {
             return reply;
         }
-        if state.idle == 0 && state.threads < THREADS && self.start_thread() {
-            state.threads += 1;
+        if queue.idle == 0 && queue.threads < THREADS && self.start_thread() {
+            queue.threads += 1;
         }
-        if state.threads == 0 {
+        if queue.threads == 0 {
             return reply;
         }
-        state
+        queue
             .enqueue(source, QueuedCheck { bytes, task: Box::new(ReplyingCheck { sender, work }) });
-        drop(state);
+        drop(queue);
         self.queue.condvar.notify_one();
         reply
     }
@@ -125,10 +125,10 @@ impl CheckPool {
 
 impl Drop for CheckPool {
     fn drop(&mut self) {
-        let mut state = self.queue.lock();
-        state.is_closed = true;
-        let tasks = std::mem::take(&mut state.tasks);
-        drop(state);
+        let mut queue = self.queue.lock();
+        queue.is_closed = true;
+        let tasks = std::mem::take(&mut queue.tasks);
+        drop(queue);
         drop(tasks);
         self.queue.condvar.notify_all();
         let threads =
@@ -145,20 +145,20 @@ impl CheckQueue {
     }
 
     fn run_thread(&self) {
-        let mut state = self.lock();
-        while !state.is_closed {
-            let Some((source, QueuedCheck { bytes, task })) = state.dequeue() else {
-                state.idle += 1;
-                state = self.condvar.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
+        let mut queue = self.lock();
+        while !queue.is_closed {
+            let Some((source, QueuedCheck { bytes, task })) = queue.dequeue() else {
+                queue.idle += 1;
+                queue = self.condvar.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
                 continue;
             };
-            drop(state);
+            drop(queue);
             if !task.is_abandoned() {
                 task.run();
             }
-            state = self.lock();
-            state.finish(source, bytes);
+            queue = self.lock();
+            queue.finish(source, bytes);
             // The other thread may have skipped a task of this source.
             self.condvar.notify_one();
         }

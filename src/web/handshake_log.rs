@@ -32,11 +32,11 @@ impl HandshakeLog {
     /// Adds a handshake.
     pub fn record(&self, mut handshake: HandshakeRecord) {
         handshake.detail.truncate(handshake.detail.floor_char_boundary(MAX_DETAIL_BYTES));
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.pending.len() < MAX_PENDING_ROWS {
-            state.pending.push(handshake);
+        let mut buffer = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.pending.len() < MAX_PENDING_ROWS {
+            buffer.pending.push(handshake);
         } else {
-            state.overflow += 1;
+            buffer.overflow += 1;
         }
     }
 
@@ -51,9 +51,9 @@ impl HandshakeLog {
 
     /// Returns the rows to write.
     pub fn drain(&self, now_ms: i64) -> Vec<HandshakeRecord> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = std::mem::take(&mut state.pending);
-        let overflow = std::mem::take(&mut state.overflow);
+        let mut buffer = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = std::mem::take(&mut buffer.pending);
+        let overflow = std::mem::take(&mut buffer.overflow);
         if overflow > 0 {
             // The row has no source and no address, because it counts requests of several.
             rows.push(HandshakeRecord {

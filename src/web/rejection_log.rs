@@ -65,8 +65,8 @@ impl RejectionLog {
     pub fn record(&self, request: &RejectedRequest<'_>, now_ms: i64) {
         let (key, status) = (key(request), request.status);
         let row = || row(request, now_ms);
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let RejectionLogState { buckets, overflow, pending } = &mut *state;
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let RejectionLogState { buckets, overflow, pending } = &mut *buffer;
         let is_full = pending.len() >= MAX_PENDING_ROWS;
         let has_no_room = is_full || buckets.len() >= MAX_BUCKETS;
         match buckets.get_mut(&key) {
@@ -105,8 +105,8 @@ impl RejectionLog {
     /// Returns the rows to write. Buckets whose hour is over are removed here, and not while a
     /// request waits.
     pub fn drain(&self, now_ms: i64) -> Vec<RejectionRow> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let RejectionLogState { buckets, overflow, pending } = &mut *state;
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let RejectionLogState { buckets, overflow, pending } = &mut *buffer;
         let mut rows = std::mem::take(pending);
         rows.extend(
             buckets

@@ -147,7 +147,7 @@ fn invalid_keys_of_a_source_are_errors() {
             r#"respond = { content_type = "a\r\nb" }"#,
             r#"respond.content_type is "a\r\nb": expected a header's value such as "text/plain""#,
         ),
-        ("respond = { state = 200 }", "respond.state is unknown: did you mean status?"),
+        ("respond = { statu = 200 }", "respond.statu is unknown: did you mean status?"),
         (
             "dedupe = true",
             "dedupe is true: expected { header = \"X-Delivery\" }, { jq = \".id\" }, { body = true } \
