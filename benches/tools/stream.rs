@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hooktrail::config::{self, Mode};
+use hooktrail::config::{self, Command, HandlerKind, Mode};
 use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::handler::{Task, runner_for};
 use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
@@ -18,8 +18,12 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
     let length = Duration::from_secs_f64(seconds);
     become_subreaper()?;
     let mut settings = config::Handler::with_defaults("stream", Path::new("."));
-    settings.command = command;
-    settings.mode = Mode::Stream;
+    settings.kind = HandlerKind::Command(Command {
+        args: command,
+        directory: Path::new(".").to_owned(),
+        env: Vec::new(),
+        mode: Mode::Stream,
+    });
     let (stream, settings) = (runner_for(&settings), Arc::new(settings));
     let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));
     let end = Instant::now() + length;

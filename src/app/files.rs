@@ -3,7 +3,7 @@
 //! Intake's connections get what is left. Strangers open them, and the server's own work, its handlers
 //! and the admin listener must not depend on their number.
 
-use crate::config::{Config, Handler, Mode};
+use crate::config::{Config, Handler, HandlerKind, Mode};
 use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
 
 /// The database with its log, listeners, event loops, evaluators, and folders being read.
@@ -34,10 +34,12 @@ pub(super) fn connections_max(config: &Config, files_max: u64) -> usize {
 fn reserve(config: &Config) -> u64 {
     let workers = config.workers.threads as u64;
     // Persistent processes, and kept connections to URLs.
-    let files_of_handler = |handler: &Handler| match (&handler.target, handler.mode) {
-        (Some(_), _) => handler.concurrency as u64,
-        (None, Mode::Stream) => handler.concurrency as u64 * FILES_PER_PROCESS,
-        (None, Mode::Each | Mode::Batch | Mode::Cgi) => 0,
+    let files_of_handler = |handler: &Handler| match &handler.kind {
+        HandlerKind::Url(_) => handler.concurrency as u64,
+        HandlerKind::Command(command) => match command.mode {
+            Mode::Stream => handler.concurrency as u64 * FILES_PER_PROCESS,
+            Mode::Each | Mode::Batch(_) | Mode::Cgi => 0,
+        },
     };
     let persistent: u64 = config.handlers.iter().map(files_of_handler).sum();
     let connections = (MAX_ADMIN_CONNECTIONS + SPARE_CONNECTIONS) as u64;

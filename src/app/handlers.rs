@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use crate::config::{self, Config, EnvValue, Secrets};
+use crate::config::{self, Config, EnvValue, HandlerKind, Secrets};
 use crate::dispatcher::HandlerMap;
 use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 use crate::handler::{self, HandlerRuntime};
@@ -83,12 +83,11 @@ pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRun
         EnvValue::Text(text) => text.clone().into_bytes(),
         EnvValue::Secret(secret) => secrets.get(secret).unwrap_or_default().to_vec(),
     };
-    let (headers, sign) = match &handler.target {
-        Some(target) => (target.headers.as_slice(), target.sign.as_slice()),
-        None => Default::default(),
+    let (env, headers, sign) = match &handler.kind {
+        HandlerKind::Command(command) => (&command.env[..], &[][..], &[][..]),
+        HandlerKind::Url(target) => (&[][..], &target.headers[..], &target.sign[..]),
     };
-    let env =
-        handler.env.iter().map(|(name, entry)| (name.clone(), OsString::from_vec(value(entry))));
+    let env = env.iter().map(|(name, entry)| (name.clone(), OsString::from_vec(value(entry))));
     HandlerRuntime {
         settings: Arc::new(handler.clone()),
         env: env.collect(),

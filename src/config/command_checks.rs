@@ -8,18 +8,18 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::error::{Diagnostics, Location};
 use super::toml_reader::TomlTable;
-use super::{EnvValue, Handler, Mode, parse};
+use super::{Command, EnvValue, Handler, Mode, parse};
 
-pub(super) fn warn_about_command(table: &TomlTable<'_>, handler: &Handler) {
-    if !handler.command.is_empty() {
-        warn_about_program(table, handler);
-        warn_about_script(table, handler);
-        warn_about_directory(table, handler);
+pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &Command) {
+    if !command.args.is_empty() {
+        warn_about_program(table, command);
+        warn_about_script(table, command);
+        warn_about_directory(table, command);
     }
 }
 
-fn warn_about_program(table: &TomlTable<'_>, handler: &Handler) {
-    let (Some(program), Some(value)) = (handler.command.first(), table.get("command")) else {
+fn warn_about_program(table: &TomlTable<'_>, command: &Command) {
+    let (Some(program), Some(value)) = (command.args.first(), table.get("command")) else {
         return;
     };
     let quoted = parse::quote(program);
@@ -30,7 +30,7 @@ fn warn_about_program(table: &TomlTable<'_>, handler: &Handler) {
             ProgramCheck::Missing => "does not exist: expected a program".to_owned(),
         };
         format!("names {quoted}, which {remedy}")
-    } else if is_in_path(program, handler) {
+    } else if is_in_path(program, command) {
         return;
     } else {
         format!("names {quoted}, which is not in PATH: install it, or write its path with a slash")
@@ -39,10 +39,10 @@ fn warn_about_program(table: &TomlTable<'_>, handler: &Handler) {
 }
 
 /// Warns about a missing CGI script: only the interpreter would report it, and may say little.
-fn warn_about_script(table: &TomlTable<'_>, handler: &Handler) {
-    let [_, .., script] = handler.command.as_slice() else { return };
-    if handler.mode == Mode::Cgi
-        && !handler.directory.join(script).is_file()
+fn warn_about_script(table: &TomlTable<'_>, command: &Command) {
+    let [_, .., script] = command.args.as_slice() else { return };
+    if command.mode == Mode::Cgi
+        && !command.directory.join(script).is_file()
         && let Some(value) = table.get("command")
     {
         let quoted = parse::quote(script);
@@ -67,8 +67,8 @@ fn check_executable(program: &Path) -> ProgramCheck {
     }
 }
 
-fn is_in_path(program: &str, handler: &Handler) -> bool {
-    let path_variable = handler.env.iter().find(|(name, _)| name == "PATH");
+fn is_in_path(program: &str, command: &Command) -> bool {
+    let path_variable = command.env.iter().find(|(name, _)| name == "PATH");
     let path = match path_variable {
         Some((_, EnvValue::Text(path))) => path.into(),
         // `check` does not read secrets of the environment.
@@ -78,13 +78,13 @@ fn is_in_path(program: &str, handler: &Handler) -> bool {
     let is_found = |folder: PathBuf| {
         matches!(check_executable(&folder.join(program)), ProgramCheck::Executable)
     };
-    std::env::split_paths(&path).any(|folder| is_found(handler.directory.join(folder)))
+    std::env::split_paths(&path).any(|folder| is_found(command.directory.join(folder)))
 }
 
 /// Warns about a folder that this user can't write to. A file mode does not decide that alone
 /// (`ProtectSystem=`), so this asks the system, for the user who runs `check`.
-fn warn_about_directory(table: &TomlTable<'_>, handler: &Handler) {
-    let folder = &handler.directory;
+fn warn_about_directory(table: &TomlTable<'_>, command: &Command) {
+    let folder = &command.directory;
     let at = table.get("directory").map_or(table.at, |value| value.at);
     let quoted = parse::quote(&folder.to_string_lossy());
     let key = format!("{}.directory", table.key);

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE};
+use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WAIT_RANGE};
 use super::secret::SecretFormat;
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Breaker, EnvValue, Handler, Mode, Retry, command_checks, handler_delivery, secret, url_handler,
+    Batch, Breaker, Command, EnvValue, Handler, HandlerKind, Mode, Retry, command_checks,
+    handler_delivery, secret, url_handler,
 };
 use crate::domain::INTERNAL_SOURCE;
 
@@ -20,6 +21,13 @@ const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://exam
 const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 const MAX_OUTPUT_BYTES: u64 = 64 << 20;
+const DEFAULT_BATCH: Batch = Batch { size: 100, wait: Duration::from_secs(1) };
+const MODES: [(&str, Mode); 4] = [
+    ("each", Mode::Each),
+    ("stream", Mode::Stream),
+    ("batch", Mode::Batch(DEFAULT_BATCH)),
+    ("cgi", Mode::Cgi),
+];
 
 /// Variables that the server sets for each attempt, without `HOOKTRAIL_`.
 const SERVER_VARIABLES: [&str; 16] = [
@@ -52,21 +60,22 @@ pub(super) fn read_handler(
         table.error(format!("is not a valid name: {remedy}"));
     }
     let default = handler_delivery::read_delivery(&table, Handler::with_defaults(name, folder));
+    let command = read_command(&table, folder);
+    let target = url_handler::read_url_target(&table, folder);
+    if target.is_none() {
+        command_checks::warn_about_command(&table, &command);
+    }
     let handler = Handler {
         sources: read_sources(&table, sources),
-        command: read_command(&table, folder),
-        target: url_handler::read_url_target(&table, folder),
-        directory: read_directory(&table, folder),
+        kind: target.map_or(HandlerKind::Command(command), HandlerKind::Url),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
         timeout: table.duration("timeout", default.timeout, TIMEOUT_RANGE),
-        env: read_env(&table, folder),
         max_output_bytes: table.size("max_output_size", 64 << 10, 0..=MAX_OUTPUT_BYTES) as usize,
         retry: table.get("retry").and_then(|value| read_retry(&value)).unwrap_or_default(),
         is_paused: table.flag("paused", false),
         ..default
     };
-    command_checks::warn_about_command(&table, &handler);
     reject_rest(table, &["jetstream"]);
     handler
 }
@@ -99,7 +108,28 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     sources
 }
 
-fn read_command(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
+fn read_command(table: &TomlTable<'_>, folder: &Path) -> Command {
+    let args = read_args(table, folder);
+    let directory = read_directory(table, folder);
+    Command { args, directory, env: read_env(table, folder), mode: read_mode(table) }
+}
+
+fn read_mode(table: &TomlTable<'_>) -> Mode {
+    let mode = table.choice("mode", &MODES, Mode::Each);
+    let size = table.integer("batch_size", DEFAULT_BATCH.size as i64, 1..=10_000) as usize;
+    let wait = table.duration("batch_wait", DEFAULT_BATCH.wait, WAIT_RANGE);
+    if let Mode::Batch(_) = mode {
+        return Mode::Batch(Batch { size, wait });
+    }
+    if !table.has("url") {
+        for value in ["batch_size", "batch_wait"].iter().filter_map(|key| table.get(key)) {
+            value.warn(r#"has no effect: expected mode = "batch" beside it"#);
+        }
+    }
+    mode
+}
+
+fn read_args(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
     let Some(value) = table.get("command") else {
         if !["url", "jetstream"].iter().any(|key| table.has(key)) {
             table.missing_error(NO_COMMAND);
@@ -173,10 +203,12 @@ impl Handler {
         Self {
             name: name.to_owned(),
             sources: Vec::new(),
-            command: Vec::new(),
-            directory: directory.to_owned(),
-            mode: Mode::Each,
-            target: None,
+            kind: HandlerKind::Command(Command {
+                args: Vec::new(),
+                directory: directory.to_owned(),
+                env: Vec::new(),
+                mode: Mode::Each,
+            }),
             when: None,
             split: None,
             transform: None,
@@ -186,13 +218,10 @@ impl Handler {
             debounce_by: None,
             debounce: None,
             rate_limit: None,
-            batch_size: 100,
-            batch_wait: Duration::from_secs(1),
             breaker: Breaker::default(),
             priority: 0,
             concurrency: 4,
             timeout: Duration::from_secs(30),
-            env: Vec::new(),
             max_output_bytes: 64 << 10,
             retry: Retry::default(),
             is_paused: false,

@@ -1,24 +1,18 @@
-//! Reads the keys of a handler for what it receives and when: expressions, `rate_limit`, batches
-//! and the circuit breaker.
+//! Reads the keys of a handler for what it receives and when: expressions, `rate_limit` and the
+//! circuit breaker.
 
 use super::expression;
-use super::parse::{self, DAY, POSITIVE_DURATION, WAIT_RANGE};
+use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
-use super::{Breaker, Handler, Mode, UniqueBy};
+use super::{Breaker, Handler, UniqueBy};
 
 const UNIQUE_BY_EXPECTED: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
 const BREAKER_EXPECTED: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
-const MODES: [(&str, Mode); 4] =
-    [("each", Mode::Each), ("stream", Mode::Stream), ("batch", Mode::Batch), ("cgi", Mode::Cgi)];
 
 /// Reads these keys over `default`.
 pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler {
-    let mode = table.choice("mode", &MODES, default.mode);
-    let debounce = table.optional_duration("debounce", POSITIVE_DURATION);
-    let batch_size = table.integer("batch_size", default.batch_size as i64, 1..=10_000);
     let handler = Handler {
-        mode,
         when: expression::read_expression(table, "when"),
         split: expression::read_expression(table, "split"),
         transform: expression::read_expression(table, "transform"),
@@ -26,21 +20,14 @@ pub(super) fn read_delivery(table: &TomlTable<'_>, default: Handler) -> Handler 
         version_by: expression::read_expression(table, "version_by"),
         unique_by: table.get("unique_by").and_then(|value| read_unique_by(&value)),
         debounce_by: expression::read_expression(table, "debounce_by"),
-        debounce,
+        debounce: table.optional_duration("debounce", POSITIVE_DURATION),
         rate_limit: table.parse_with("rate_limit", parse::RATE, parse::parse_rate),
-        batch_size: batch_size as usize,
-        batch_wait: table.duration("batch_wait", default.batch_wait, WAIT_RANGE),
         breaker: table.get("breaker").and_then(|value| read_breaker(&value)).unwrap_or_default(),
         ..default
     };
     for (key, other) in [("version_by", "ordering_key"), ("debounce", "debounce_by")] {
         if table.has(key) && !table.has(other) {
             table.missing_error(format!("has {key} without {other}: expected both, or neither"));
-        }
-    }
-    if mode != Mode::Batch && !table.has("url") {
-        for value in ["batch_size", "batch_wait"].iter().filter_map(|key| table.get(key)) {
-            value.warn(r#"has no effect: expected mode = "batch" beside it"#);
         }
     }
     handler

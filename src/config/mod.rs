@@ -140,13 +140,9 @@ pub struct Source {
     pub accept: Accept,
     pub allow_from: Vec<IpNet>,
     pub verify: Verify,
-    pub dedupe: Option<Dedupe>,
-    /// `dedupe = false`: turns a preset's `dedupe` off.
-    pub is_dedupe_off: bool,
+    pub dedupe: Dedupe,
     /// How long keys of `dedupe` are kept, including a preset's.
     pub dedupe_window: Duration,
-    /// Whether duplicates are also recognised by the sender's delivery key.
-    pub is_delivery_key_enabled: bool,
     pub on_duplicate: OnDuplicate,
     pub rate_limit: Option<Rate>,
     pub max_queued: u64,
@@ -160,12 +156,22 @@ pub struct Source {
 }
 
 impl Source {
-    /// How long a sender's delivery key is kept: at least as long as its time stamp is valid.
-    /// Otherwise somebody could resend a captured request after its key has expired.
-    pub fn delivery_key_window(&self) -> Duration {
+    /// How long a sender's delivery key is kept; `None`: it doesn't count.
+    ///
+    /// A signed key counts besides a source's own rule, as it prevents resending a captured
+    /// request. It can't be turned off for a scheme whose tolerance outlasts retries. It is kept at
+    /// least as long as its time stamp is valid. Otherwise somebody could resend a captured request
+    /// after its key has expired.
+    pub fn delivery_key_window(&self) -> Option<Duration> {
+        let scheme = scheme::find_scheme(&self.verify.scheme)?;
+        let counts = match scheme.delivery_key {
+            DeliveryKey::Absent => false,
+            DeliveryKey::Header(_) => self.dedupe == Dedupe::Preset,
+            DeliveryKey::Signed => scheme.is_stamp_repeated || self.dedupe != Dedupe::Off,
+        };
         let tolerance =
             self.verify.tolerance.map_or(Duration::ZERO, |t| t.back.saturating_add(t.ahead));
-        self.dedupe_window.max(tolerance)
+        counts.then(|| self.dedupe_window.max(tolerance))
     }
 }
 
@@ -198,9 +204,20 @@ pub enum Accept {
     Form,
 }
 
-/// The key by which a duplicate is recognised.
+/// `dedupe` of a source: how a duplicate is recognised.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dedupe {
+    /// `dedupe = false`: not even by a preset's key.
+    Off,
+    /// By the preset's own key of a delivery, if there is one.
+    Preset,
+    /// By the source's own key.
+    Key(DedupeKey),
+}
+
+/// The source's own key by which a duplicate is recognised.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DedupeKey {
     /// In lower case.
     Header(String),
     Body,
@@ -339,14 +356,7 @@ pub struct Handler {
     pub name: String,
     /// Names of existing sources.
     pub sources: Vec<String>,
-    /// Program and arguments, without a shell. A program with a slash is an absolute path here; one
-    /// without is looked up in PATH.
-    pub command: Vec<String>,
-    /// An absolute path.
-    pub directory: PathBuf,
-    pub mode: Mode,
-    /// `url`, instead of a command.
-    pub target: Option<UrlTarget>,
+    pub kind: HandlerKind,
     pub when: Option<Expression>,
     pub split: Option<Expression>,
     pub transform: Option<Expression>,
@@ -358,16 +368,58 @@ pub struct Handler {
     /// Only with `debounce_by`: how long its key has to be quiet before the job starts.
     pub debounce: Option<Duration>,
     pub rate_limit: Option<Rate>,
-    pub batch_size: usize,
-    pub batch_wait: Duration,
     pub breaker: Breaker,
     pub priority: i64,
     pub concurrency: usize,
     pub timeout: Duration,
-    pub env: Vec<(String, EnvValue)>,
     pub max_output_bytes: usize,
     pub retry: Retry,
     pub is_paused: bool,
+}
+
+impl Handler {
+    /// The command, unless the handler posts to a URL.
+    pub fn command(&self) -> Option<&Command> {
+        match &self.kind {
+            HandlerKind::Command(command) => Some(command),
+            HandlerKind::Url(_) => None,
+        }
+    }
+
+    /// The URL, unless the handler runs a command.
+    pub fn url(&self) -> Option<&UrlTarget> {
+        match &self.kind {
+            HandlerKind::Url(target) => Some(target),
+            HandlerKind::Command(_) => None,
+        }
+    }
+
+    /// How many jobs a command with `mode = "batch"` gets at once.
+    pub fn batch(&self) -> Option<Batch> {
+        match self.command()?.mode {
+            Mode::Batch(batch) => Some(batch),
+            Mode::Each | Mode::Stream | Mode::Cgi => None,
+        }
+    }
+}
+
+/// What a handler does with a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HandlerKind {
+    Command(Command),
+    Url(UrlTarget),
+}
+
+/// `command` and its keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// Program and arguments, without a shell. A program with a slash is an absolute path here; one
+    /// without is looked up in PATH.
+    pub args: Vec<String>,
+    /// An absolute path.
+    pub directory: PathBuf,
+    pub env: Vec<(String, EnvValue)>,
+    pub mode: Mode,
 }
 
 /// `mode`: how a command runs.
@@ -375,8 +427,15 @@ pub struct Handler {
 pub enum Mode {
     Each,
     Stream,
-    Batch,
+    Batch(Batch),
     Cgi,
+}
+
+/// `batch_size` and `batch_wait`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub size: usize,
+    pub wait: Duration,
 }
 
 /// `url` and its keys.

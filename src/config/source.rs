@@ -9,7 +9,7 @@ use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Accept, Dedupe, DeliveryKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
+    Accept, Dedupe, DedupeKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
     ServerConfig, Source, Verify, expression, scheme, verify,
 };
 
@@ -50,9 +50,8 @@ pub(super) fn read_source(
         .parse_with("path", PATH_EXPECTED, parse_path)
         .unwrap_or_else(|| format!("/hooks/{name}"));
     let verify = read_verify(name, &table, server, (folder, &path));
-    let (dedupe, is_dedupe_off, dedupe_window) = read_dedupe(&table, &verify);
-    let is_delivery_key_enabled = is_delivery_key_enabled(&verify, &dedupe, is_dedupe_off);
-    check_tolerance(&table, &verify, dedupe.is_some(), dedupe_window);
+    let (dedupe, dedupe_window) = read_dedupe(&table, &verify);
+    check_tolerance(&table, &verify, &dedupe, dedupe_window);
     let source = Source {
         name: name.to_owned(),
         path,
@@ -67,9 +66,7 @@ pub(super) fn read_source(
             .unwrap_or_default(),
         verify,
         dedupe,
-        is_dedupe_off,
         dedupe_window,
-        is_delivery_key_enabled,
         on_duplicate: table.choice(
             "on_duplicate",
             &[("retry_dead", OnDuplicate::RetryDead), ("ignore", OnDuplicate::Ignore)],
@@ -146,17 +143,16 @@ fn read_methods(table: &TomlTable<'_>, default: &str) -> Vec<String> {
     methods
 }
 
-fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool, Duration) {
+fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Dedupe, Duration) {
     let week = 7 * DAY;
-    let Some(value) = table.get("dedupe") else { return (None, false, week) };
+    let Some(value) = table.get("dedupe") else { return (Dedupe::Preset, week) };
     if value.as_flag() == Some(false) {
-        return (None, true, week);
+        return (Dedupe::Off, week);
     }
-    let Some(table) = value.table(DEDUPE_EXPECTED) else { return (None, false, week) };
-    let header =
-        table.parse_with("header", DEDUPE_EXPECTED, parse::parse_header_name).map(Dedupe::Header);
+    let Some(table) = value.table(DEDUPE_EXPECTED) else { return (Dedupe::Preset, week) };
+    let header = table.parse_with("header", DEDUPE_EXPECTED, parse::parse_header_name);
     let body = table.get("body").and_then(|value| match value.as_flag() {
-        Some(true) => Some(Dedupe::Body),
+        Some(true) => Some(DedupeKey::Body),
         _ => value.invalid("expected true"),
     });
     let window = table.duration("window", week, POSITIVE_DURATION);
@@ -170,32 +166,22 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Option<Dedupe>, bool,
     } else if key_count == 0 && !has_window_alone {
         table.missing_error(format!("has no key to recognise a duplicate by: {DEDUPE_EXPECTED}"));
     }
-    let jq = expression::read_expression(&table, "jq").map(Dedupe::Jq);
+    let jq = expression::read_expression(&table, "jq").map(DedupeKey::Jq);
     reject_rest(table, &[]);
-    (header.or(jq).or(body), false, window)
-}
-
-/// Whether the sender's delivery key counts. A signed key counts besides a source's own `dedupe`,
-/// as it prevents resending a captured request. It can't be turned off for a scheme whose tolerance
-/// outlasts retries.
-fn is_delivery_key_enabled(verify: &Verify, dedupe: &Option<Dedupe>, is_off: bool) -> bool {
-    let Some(scheme) = scheme::find_scheme(&verify.scheme) else { return false };
-    match scheme.delivery_key {
-        DeliveryKey::Absent => false,
-        DeliveryKey::Header(_) => dedupe.is_none() && !is_off,
-        DeliveryKey::Signed => scheme.is_stamp_repeated || !is_off,
-    }
+    let key = header.map(DedupeKey::Header).or(jq).or(body);
+    (key.map_or(Dedupe::Preset, Dedupe::Key), window)
 }
 
 /// Warns about a `tolerance` longer than the window. It keeps a sender's own keys for longer than
 /// the window says, but not those of `dedupe` with scheme `hmac`.
-fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, has_dedupe: bool, window: Duration) {
+fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, dedupe: &Dedupe, window: Duration) {
     let Some(tolerance) = verify.tolerance.filter(|tolerance| tolerance.back > window) else {
         return;
     };
     let (tolerance_text, window) =
         (parse::duration_text(tolerance.back), parse::duration_text(window));
-    if has_dedupe && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
+    let has_key = matches!(dedupe, Dedupe::Key(_));
+    if has_key && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
         table.warn(format!(
             "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): a \
              captured request counts as new after {window}: expected a window of \

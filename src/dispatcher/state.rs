@@ -9,7 +9,6 @@ use crossbeam_channel::Sender;
 
 use super::HandlerMap;
 use crate::clock::MonotonicClock;
-use crate::config::Mode;
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 use crate::scheduler::Scheduler;
@@ -114,7 +113,7 @@ impl DispatcherState {
         let Some(handler) = self.handlers.get(&id) else {
             return self.requeue(claimed, "its handler was removed from the configuration");
         };
-        if handler.settings.mode != Mode::Batch {
+        if handler.settings.batch().is_none() {
             let others =
                 claimed.drain(1..).map(|job| (job, "its handler no longer runs in batch mode"));
             self.pending.unstartable.extend(others);

@@ -38,8 +38,8 @@ impl HandlerRunner for CgiRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let command = match command_spec::for_task(task, command_spec::build_environment(task)) {
             Ok(mut command) => {
-                let script = meta::script_path(task, &command.path);
-                command.env.extend(without_overridden(task, meta::build_variables(task, &script)));
+                let variables = meta::build_variables(task, &command);
+                command.env.extend(without_overridden(task, variables));
                 command
             }
             Err(reason) => {

@@ -18,10 +18,10 @@ const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Builds the handler's command with this environment. The error says why it can't be started.
 pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
-    let handler = &task.handler;
-    let name = handler.command.first().ok_or("no command")?;
-    let path = look_up(name, &env, &handler.directory)?;
-    let (args, directory) = (handler.command.clone(), handler.directory.clone());
+    let command = task.handler.command().filter(|command| !command.args.is_empty());
+    let config::Command { args, directory, .. } = command.ok_or("no command")?;
+    let path = look_up(&args[0], &env, directory)?;
+    let (args, directory) = (args.clone(), directory.clone());
     Ok(CommandSpec { path, args, env, directory, run_id: task.run_id.clone() })
 }
 
@@ -91,8 +91,9 @@ pub struct FileStamp {
 /// Returns the stamps of the files in a command, its script included. If one changes, a process
 /// that runs the old file must be replaced.
 pub fn command_file_stamps(settings: &config::Handler) -> Vec<FileStamp> {
+    let Some(command) = settings.command() else { return Vec::new() };
     let stamp = |word: &String| {
-        let path = settings.directory.join(word);
+        let path = command.directory.join(word);
         let found = path.metadata().ok().filter(Metadata::is_file)?;
         let changed_at = (found.ctime(), found.ctime_nsec());
         Some(FileStamp {
@@ -103,7 +104,7 @@ pub fn command_file_stamps(settings: &config::Handler) -> Vec<FileStamp> {
             changed_at,
         })
     };
-    settings.command.iter().filter_map(stamp).collect()
+    command.args.iter().filter_map(stamp).collect()
 }
 
 /// Finds a program. A name with a slash is a path. Other names are looked up in PATH, whose

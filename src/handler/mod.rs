@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Mode};
+use crate::config::{self, HandlerKind, Mode};
 use crate::domain::{AttemptResult, Claim, Event, Outcome};
 use crate::process::CancelToken;
 
@@ -134,27 +134,15 @@ pub trait HandlerRunner: Send + Sync {
     fn close(&self) {}
 }
 
-/// A row of `RUNNERS`: whether it accepts the settings, and its constructor.
-type RunnerEntry = (fn(&config::Handler) -> bool, fn(&config::Handler) -> Box<dyn HandlerRunner>);
-
-/// One process for each job. The default for a command.
-const PER_JOB: RunnerEntry =
-    (|settings| settings.mode == Mode::Each, |_| Box::new(command::CommandRunner::default()));
-
-/// All runners. The first one that accepts the settings is used.
-const RUNNERS: &[RunnerEntry] = &[
-    (|settings| settings.target.is_some(), |settings| Box::new(url::UrlRunner::new(settings))),
-    PER_JOB,
-    (|settings| settings.mode == Mode::Cgi, |_| Box::new(cgi::CgiRunner::default())),
-    (
-        |settings| settings.mode == Mode::Stream,
-        |settings| Box::new(stream::StreamRunner::new(settings)),
-    ),
-    (|settings| settings.mode == Mode::Batch, |_| Box::new(batch::BatchRunner::default())),
-];
-
-/// Builds the runner that a handler's settings select.
+/// Builds the runner of a handler.
 pub fn runner_for(settings: &config::Handler) -> Box<dyn HandlerRunner> {
-    let (_, make) = RUNNERS.iter().find(|(accepts, _)| accepts(settings)).unwrap_or(&PER_JOB);
-    make(settings)
+    match &settings.kind {
+        HandlerKind::Url(_) => Box::new(url::UrlRunner::new(settings)),
+        HandlerKind::Command(command) => match command.mode {
+            Mode::Each => Box::new(command::CommandRunner::default()),
+            Mode::Stream => Box::new(stream::StreamRunner::new(settings)),
+            Mode::Batch(_) => Box::new(batch::BatchRunner::default()),
+            Mode::Cgi => Box::new(cgi::CgiRunner::default()),
+        },
+    }
 }

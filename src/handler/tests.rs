@@ -51,6 +51,15 @@ pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
     }
 }
 
+/// The command of a handler, to change it.
+#[track_caller]
+pub(super) fn command_of(handler: &mut config::Handler) -> &mut config::Command {
+    match &mut handler.kind {
+        config::HandlerKind::Command(command) => command,
+        config::HandlerKind::Url(target) => panic!("{target:?} is no command"),
+    }
+}
+
 /// Shell functions for scripts that respond in lines. `of_line` reads the job's number from
 /// `$line`. `ok` responds that it succeeded, with the process id as detail. `answer OUTCOME`
 /// responds with another outcome.

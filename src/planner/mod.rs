@@ -10,7 +10,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use ring::digest::{Context, SHA256};
 
-use crate::config::{self, Dedupe, Source};
+use crate::config::{self, Dedupe, DedupeKey, Source};
 use crate::domain::HandlerId;
 use crate::domain::job_plan::{
     DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey,
@@ -71,7 +71,7 @@ impl JobPlanner {
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
         let dedupe = match &source.dedupe {
-            Some(Dedupe::Jq(expression)) => Some(expression.clone()),
+            Dedupe::Key(DedupeKey::Jq(expression)) => Some(expression.clone()),
             _ => None,
         };
         let dedupe_alone =
@@ -293,17 +293,18 @@ pub fn source_dedupe_key(
     headers: &[(&str, &[u8])],
     body: &[u8],
 ) -> Option<KeyHash> {
-    match &source.dedupe {
-        Some(Dedupe::Header(name)) => header_key(key_kind(source, b'h'), headers, name),
-        Some(Dedupe::Body) => Some(hash_key(key_kind(source, b'b'), &[body])),
-        Some(Dedupe::Jq(_)) | None => None,
+    let Dedupe::Key(key) = &source.dedupe else { return None };
+    match key {
+        DedupeKey::Header(name) => header_key(key_kind(source, b'h'), headers, name),
+        DedupeKey::Body => Some(hash_key(key_kind(source, b'b'), &[body])),
+        DedupeKey::Jq(_) => None,
     }
 }
 
 /// The source's `dedupe`, if somebody could resend a captured request under another Content-Type
 /// and so change its key. No sender signs that header.
 fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
-    let Some(Dedupe::Jq(dedupe)) = &source.dedupe else { return None };
+    let Dedupe::Key(DedupeKey::Jq(dedupe)) = &source.dedupe else { return None };
     let is_guarded = source.accept == config::Accept::Any
         && source.verify.signs_body()
         && dedupe.reads_body_alone();
@@ -313,7 +314,7 @@ fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
 /// The kind of the keys of a source's own `dedupe`. It differs from the kind of the preset's keys,
 /// as a sender may put the value of one into the other.
 fn key_kind(source: &Source, kind: u8) -> u8 {
-    if source.is_delivery_key_enabled { kind.to_ascii_uppercase() } else { kind }
+    if source.delivery_key_window().is_some() { kind.to_ascii_uppercase() } else { kind }
 }
 
 /// Hashes the value of a header as a key.

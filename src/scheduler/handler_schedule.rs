@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::rate_limiter::RateLimiter;
-use crate::config::{self, Mode, Rate};
+use crate::config::{self, Batch, Rate};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 
@@ -30,12 +30,12 @@ pub struct BatchPolicy {
 
 impl HandlerLimits {
     pub fn from_config(handler: &config::Handler) -> Self {
-        let batch = BatchPolicy { max_jobs: handler.batch_size, wait: handler.batch_wait };
+        let policy = |Batch { size, wait }| BatchPolicy { max_jobs: size, wait };
         Self {
             priority: handler.priority,
             concurrency: handler.concurrency,
             rate: handler.rate_limit,
-            batch: Some(batch).filter(|_| handler.mode == Mode::Batch),
+            batch: handler.batch().map(policy),
         }
     }
 }

@@ -286,7 +286,7 @@ impl IntakeRequest<'_> {
         proof: &Proof,
     ) -> Result<Option<DedupeKey>, Rejection> {
         let source = &received.runtime.source;
-        if source.is_delivery_key_enabled {
+        if source.delivery_key_window().is_some() {
             return Ok(enabled_delivery_key(source, proof));
         }
         let source_key = |received: &ReceivedRequest<'_>| received.signed_source_key();
@@ -535,8 +535,8 @@ impl IntakeRequest<'_> {
 
 /// Returns the delivery key, if the source uses it.
 fn enabled_delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
-    let key = proof.delivery_key.filter(|_| source.is_delivery_key_enabled)?;
-    Some(DedupeKey { key, window_ms: window_ms(source.delivery_key_window()) })
+    let (key, window) = proof.delivery_key.zip(source.delivery_key_window())?;
+    Some(DedupeKey { key, window_ms: window_ms(window) })
 }
 
 /// Converts a window to milliseconds. A longer one is capped so that no sum of times overflows.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::check_pool::CheckPool;
 use super::rejection::Rejection;
 use super::{IntakeConfig, SourceRuntime, stored_request};
-use crate::config::{Dedupe, ProxyHeader, SignedPart};
+use crate::config::{Dedupe, DedupeKey, ProxyHeader, SignedPart};
 use crate::domain::job_plan::KeyHash;
 use crate::expression::{Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet};
 use crate::planner;
@@ -291,20 +291,22 @@ impl<'a> ReceivedRequest<'a> {
     /// Returns the source key of a request with a stale timestamp, if the key is signed.
     pub fn signed_source_key(&self) -> SignedSourceKey {
         let source = &self.runtime.source;
-        let Some(hmac) = &source.verify.hmac else { return SignedSourceKey::None };
+        let (Some(hmac), Dedupe::Key(key)) = (&source.verify.hmac, &source.dedupe) else {
+            return SignedSourceKey::None;
+        };
         let is_signed = |part| hmac.signed.contains(&part);
         let source_key = |body| {
             let key = planner::source_dedupe_key(source, self.request.headers, body);
             key.map_or(SignedSourceKey::None, SignedSourceKey::Known)
         };
-        match (&source.dedupe, self.runtime.planner.dedupe_expression()) {
-            (Some(Dedupe::Header(name)), _)
+        match (key, self.runtime.planner.dedupe_expression()) {
+            (DedupeKey::Header(name), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
                 source_key(b"")
             }
-            (Some(Dedupe::Body), _) if is_signed(SignedPart::Body) => source_key(self.request.body),
-            (Some(Dedupe::Jq(dedupe)), Some(expressions))
+            (DedupeKey::Body, _) if is_signed(SignedPart::Body) => source_key(self.request.body),
+            (DedupeKey::Jq(dedupe), Some(expressions))
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
                 let (redaction, request) = (self.runtime.redaction(), &self.request);

@@ -102,9 +102,9 @@ fn each_key_of_the_configuration_reference_exists_and_has_its_default() {
             let dedupe = dedupe.unwrap_or_default();
             let line = format!("{dedupe}{} = {}\n", with_name(key), with_name(default));
             let mut loaded = load(folder.path(), &complete(&line)).unwrap();
-            loaded.sources.iter_mut().for_each(|source| source.dedupe = None);
-            for handler in loaded.handlers.iter_mut().filter(|handler| handler.target.is_some()) {
-                (handler.target, handler.command) = (None, vec!["true".to_owned()]);
+            loaded.sources.iter_mut().for_each(|source| source.dedupe = config::Dedupe::Preset);
+            for handler in loaded.handlers.iter_mut().filter(|handler| handler.url().is_some()) {
+                handler.kind = expected.handlers[0].kind.clone();
             }
             assert_eq!(loaded, expected, "{key} = {default}");
         } else {

@@ -62,10 +62,8 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         accept: Accept::Any,
         allow_from: vec![],
         verify: Verify { scheme: "none".into(), ..Verify::default() },
-        dedupe: None,
-        is_dedupe_off: false,
+        dedupe: Dedupe::Preset,
         dedupe_window: secs(7 * 86_400),
-        is_delivery_key_enabled: false,
         on_duplicate: OnDuplicate::RetryDead,
         rate_limit: None,
         max_queued: NO_MAX_QUEUED,
@@ -77,10 +75,12 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
     let handler = Handler {
         name: "crm".into(),
         sources: vec!["paminga".into()],
-        command: vec!["true".into()],
-        directory: folder.path().to_owned(),
-        mode: Mode::Each,
-        target: None,
+        kind: HandlerKind::Command(Command {
+            args: vec!["true".into()],
+            directory: folder.path().to_owned(),
+            env: vec![],
+            mode: Mode::Each,
+        }),
         when: None,
         split: None,
         transform: None,
@@ -90,13 +90,10 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         debounce_by: None,
         debounce: None,
         rate_limit: None,
-        batch_size: 100,
-        batch_wait: secs(1),
         breaker: Breaker { threshold: 20, cooldown: secs(60) },
         priority: 0,
         concurrency: 4,
         timeout: secs(30),
-        env: vec![],
         max_output_bytes: 65_536,
         retry: Retry {
             max_attempts: 40,
@@ -185,10 +182,8 @@ max_body_size = "64 KiB"
         accept: Accept::Json,
         allow_from: vec!["192.0.2.7/32".parse().unwrap()],
         verify: Verify { scheme: "none".into(), ..Verify::default() },
-        dedupe: Some(Dedupe::Jq(jq(".id"))),
-        is_dedupe_off: false,
+        dedupe: Dedupe::Key(DedupeKey::Jq(jq(".id"))),
         dedupe_window: secs(86_400),
-        is_delivery_key_enabled: false,
         on_duplicate: OnDuplicate::Ignore,
         rate_limit: Some(Rate { count: 100, period: secs(60) }),
         max_queued: 7,
@@ -243,13 +238,19 @@ paused = true
     let expected = Handler {
         name: "crm".into(),
         sources: vec!["a".into(), "hooktrail".into()],
-        command: vec![
-            folder.path().join("bin/crm").to_str().unwrap().into(),
-            "--live".into(),
-            String::new(),
-        ],
-        directory: "/".into(),
-        mode: Mode::Batch,
+        kind: HandlerKind::Command(Command {
+            args: vec![
+                folder.path().join("bin/crm").to_str().unwrap().into(),
+                "--live".into(),
+                String::new(),
+            ],
+            directory: "/".into(),
+            env: vec![
+                ("B".into(), EnvValue::Text("text".into())),
+                ("A".into(), EnvValue::Secret(SecretRef::File(folder.path().join("crm.key")))),
+            ],
+            mode: Mode::Batch(Batch { size: 10_000, wait: Duration::ZERO }),
+        }),
         when: Some(jq(".form_id? != null")),
         split: Some(jq(".items[]")),
         transform: Some(jq("{id: .contact_id}")),
@@ -259,20 +260,13 @@ paused = true
         debounce_by: Some(jq(".repository.id")),
         debounce: Some(secs(5)),
         rate_limit: Some(Rate { count: 50, period: secs(60) }),
-        batch_size: 10_000,
-        batch_wait: Duration::ZERO,
         breaker: Breaker { threshold: 0, cooldown: secs(60) },
         priority: -3,
         concurrency: 1,
         timeout: secs(7 * 86_400),
-        env: vec![
-            ("B".into(), EnvValue::Text("text".into())),
-            ("A".into(), EnvValue::Secret(SecretRef::File(folder.path().join("crm.key")))),
-        ],
         max_output_bytes: 1_024,
         retry: Retry { max_attempts: 3, jitter: 0.0, ..Retry::default() },
         is_paused: true,
-        ..Handler::with_defaults("crm", folder.path())
     };
     assert_eq!(handler, expected);
 }
@@ -304,7 +298,7 @@ proxy = "http://proxy:3128"
         sign: vec![env("NEW"), env("OLD")],
         proxy: Some("http://proxy:3128".into()),
     };
-    assert_eq!((handler.target, handler.command), (Some(expected), vec![]));
+    assert_eq!(handler.kind, HandlerKind::Url(expected));
 }
 
 #[test]
@@ -312,14 +306,14 @@ fn a_duplicate_is_recognised_as_its_source_says() {
     let read = |dedupe: &str, verify: &str| {
         let text = format!("[sources.a]\nverify = {verify}\ndedupe = {dedupe}");
         let source = config(&text).sources.remove(0);
-        (source.dedupe, source.is_dedupe_off, source.dedupe_window.as_secs())
+        (source.dedupe, source.dedupe_window.as_secs())
     };
     let (none, paminga) =
         (r#"{ scheme = "none" }"#, r#"{ scheme = "paminga", secret = { env = "S" } }"#);
     let week = 604_800;
-    assert_eq!(read("false", paminga), (None, true, week));
-    assert_eq!(read("{ body = true }", none), (Some(Dedupe::Body), false, week));
-    let header = Some(Dedupe::Header("x-delivery-id".into()));
-    assert_eq!(read("{ header = 'X-Delivery-Id' }", none), (header, false, week));
-    assert_eq!(read(r#"{ window = "1h" }"#, paminga), (None, false, 3_600));
+    assert_eq!(read("false", paminga), (Dedupe::Off, week));
+    assert_eq!(read("{ body = true }", none), (Dedupe::Key(DedupeKey::Body), week));
+    let header = Dedupe::Key(DedupeKey::Header("x-delivery-id".into()));
+    assert_eq!(read("{ header = 'X-Delivery-Id' }", none), (header, week));
+    assert_eq!(read(r#"{ window = "1h" }"#, paminga), (Dedupe::Preset, 3_600));
 }

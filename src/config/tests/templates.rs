@@ -28,9 +28,13 @@ fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
     plain.file = top().join("config.toml");
     plain.store.path = top().join("data/hooktrail.db");
     for handler in &mut plain.handlers {
-        handler.directory = top().to_owned();
         let program = top().join("handlers").join(&handler.name);
-        handler.command = vec![program.to_str().unwrap().to_owned()];
+        handler.kind = HandlerKind::Command(Command {
+            args: vec![program.to_str().unwrap().to_owned()],
+            directory: top().to_owned(),
+            env: Vec::new(),
+            mode: Mode::Each,
+        });
     }
     let split = |config: &Config| config.handlers[1].split.clone();
     assert!(split(&shipped).is_some_and(|split| split.text().contains("contact_id")));
@@ -64,14 +68,15 @@ fn the_alerts_are_turned_on_by_uncommenting_their_lines() {
     let config = super::Folder::new(&format!("{start}[handlers.alert]{alert}")).load().config;
     let handler = config.handlers.last().unwrap();
     assert_eq!((handler.name.as_str(), &handler.sources[..]), ("alert", &["hooktrail".into()][..]));
-    assert!(EMBEDDED_HANDLERS.iter().any(|(name, _)| handler.command[0].ends_with(name)));
+    let program = &handler.command().unwrap().args[0];
+    assert!(EMBEDDED_HANDLERS.iter().any(|(name, _)| program.ends_with(name)));
 }
 
 #[test]
 fn every_program_of_the_shipped_configuration_is_embedded_and_executable() {
     let shipped = load(&top().join("config.toml")).unwrap().config;
     for handler in shipped.handlers {
-        let path = Path::new(&handler.command[0]);
+        let path = Path::new(&handler.command().unwrap().args[0]);
         let name = path.strip_prefix(top()).unwrap().to_str().unwrap();
         let embedded = EMBEDDED_HANDLERS.iter().find(|entry| entry.0 == name).unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), embedded.1);

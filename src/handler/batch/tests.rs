@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample_task, until};
+use crate::handler::tests::{SHELL_FUNCTIONS, command_of, is_alive, sample_task, until};
 use crate::process::become_subreaper;
 
 /// A handler in mode `batch` in a temporary folder.
@@ -25,9 +25,9 @@ fn handler_script(script: &str) -> BatchHarness {
     become_subreaper().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let task = sample_task(|handler| {
-        handler.command =
+        command_of(handler).args =
             ["sh", "-c", &format!("{SHELL_FUNCTIONS}\n{script}")].map(String::from).to_vec();
-        handler.directory = folder.path().to_owned();
+        command_of(handler).directory = folder.path().to_owned();
     });
     let handler = (*task.handler).clone();
     let (batch, body) = (BatchRunner::default(), task.input);
@@ -234,7 +234,7 @@ fn a_cancelled_batch_is_killed_and_jobs_without_a_response_are_interrupted() {
 #[test]
 fn a_command_that_can_not_be_started_fails_each_job() {
     let mut harness = handler_script("");
-    harness.handler.command = vec!["/no/such/program".into()];
+    command_of(&mut harness.handler).args = vec!["/no/such/program".into()];
     harness.check(&["failed: not started: /no/such/program: there is no such file"; 2]);
 }
 

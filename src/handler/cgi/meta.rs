@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use super::super::Task;
 use crate::domain::Headers;
+use crate::process::CommandSpec;
 
 /// Headers that are not passed on as `HTTP_…`. `Proxy` would become HTTP_PROXY, which many programs
 /// read as their own setting. The RFC leaves out credentials, and headers that concern only the
@@ -17,15 +18,15 @@ const NOT_PASSED_ON: [&str; 6] =
 
 /// Returns the path of the script, the last element of the command. A single element is the script
 /// itself.
-pub(super) fn script_path(task: &Task, program: &Path) -> PathBuf {
-    match task.handler.command.as_slice() {
-        [_, .., script] => task.handler.directory.join(script),
-        _ => task.handler.directory.join(program),
-    }
+pub(super) fn script_path(command: &CommandSpec) -> PathBuf {
+    command.directory.join(match command.args.as_slice() {
+        [_, .., script] => Path::new(script),
+        _ => &command.path,
+    })
 }
 
 /// Returns all variables of the request, each name once.
-pub(super) fn build_variables(task: &Task, script: &Path) -> Vec<(String, OsString)> {
+pub(super) fn build_variables(task: &Task, command: &CommandSpec) -> Vec<(String, OsString)> {
     let event = &task.event;
     let query = event.query.clone().unwrap_or_default();
     let (name, port) = split_host(event.headers.get("host").unwrap_or_default());
@@ -43,10 +44,10 @@ pub(super) fn build_variables(task: &Task, script: &Path) -> Vec<(String, OsStri
     add("SERVER_PORT", port.to_string().into());
     add("REQUEST_METHOD", event.method.clone().into());
     add("REQUEST_URI", uri.into());
-    add("QUERY_STRING", query_string(&query, &task.handler.command).into());
+    add("QUERY_STRING", query_string(&query, &command.args).into());
     add("SCRIPT_NAME", OsString::from_vec(path));
-    add("SCRIPT_FILENAME", script.into());
-    add("DOCUMENT_ROOT", task.handler.directory.clone().into());
+    add("SCRIPT_FILENAME", script_path(command).into());
+    add("DOCUMENT_ROOT", command.directory.clone().into());
     add("REMOTE_ADDR", event.ip.clone().into());
     // php-cgi rejects requests without it (cgi.force_redirect).
     add("REDIRECT_STATUS", "200".into());

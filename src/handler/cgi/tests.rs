@@ -1,20 +1,21 @@
 //! Tests of CGI scripts: their environment, and the results of their output.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
 use crate::config::Handler;
 use crate::domain::{Event, Headers};
-use crate::handler::tests::sample_task;
+use crate::handler::tests::{command_of, sample_task};
+use crate::process::CommandSpec;
 
 fn task(script: &str) -> Task {
-    task_with(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
+    task_with(|handler| command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec())
 }
 
 fn task_with(change: impl FnOnce(&mut Handler)) -> Task {
     sample_task(|handler| {
-        handler.mode = crate::config::Mode::Cgi;
+        command_of(handler).mode = crate::config::Mode::Cgi;
         change(handler);
     })
 }
@@ -33,7 +34,8 @@ fn with_request(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> T
 
 /// Returns the variables that only CGI scripts get.
 fn script_variables(task: &Task) -> Vec<String> {
-    let handler = Handler { command: vec!["env".into(), "-0".into()], ..(*task.handler).clone() };
+    let mut handler = (*task.handler).clone();
+    command_of(&mut handler).args = vec!["env".into(), "-0".into()];
     let task = Task { handler: Arc::new(handler), ..task.clone() };
     let printed = String::from_utf8_lossy(&run_attempt(&task).stdout).into_owned();
     let common = ["HOOKTRAIL_", "PATH=", "HOME=", "LANG=", "TZ="];
@@ -51,7 +53,7 @@ fn a_script_gets_the_variables_of_the_rfc() {
     let task = with_request(
         &headers,
         Some("a=1&b=%20"),
-        &task_with(|handler| handler.directory = "/tmp".into()),
+        &task_with(|handler| command_of(handler).directory = "/tmp".into()),
     );
     assert_eq!(
         script_variables(&task),
@@ -149,15 +151,20 @@ fn nothing_of_the_query_becomes_an_argument() {
     }
 }
 
+/// A command in the folder `/srv/hooks` whose program was found at `path`.
+fn command_spec(path: &str, args: &[&str]) -> CommandSpec {
+    CommandSpec {
+        path: path.into(),
+        args: args.iter().map(|&word| word.to_owned()).collect(),
+        env: Vec::new(),
+        directory: "/srv/hooks".into(),
+        run_id: String::new(),
+    }
+}
+
 #[test]
 fn the_script_is_the_commands_last_element() {
-    let script = |command: &[&str]| {
-        let task = task_with(|handler| {
-            handler.command = command.iter().map(|&word| word.to_owned()).collect();
-            handler.directory = "/srv/hooks".into();
-        });
-        meta::script_path(&task, Path::new("/usr/bin/found"))
-    };
+    let script = |command: &[&str]| meta::script_path(&command_spec("/usr/bin/found", command));
     assert_eq!(script(&["php-cgi", "receiver.php"]), PathBuf::from("/srv/hooks/receiver.php"));
     assert_eq!(script(&["php-cgi", "-n", "/a/b.php"]), PathBuf::from("/a/b.php"));
     assert_eq!(script(&["found"]), PathBuf::from("/usr/bin/found"));
@@ -234,7 +241,7 @@ fn output_without_a_header_block_fails() {
 fn the_head_is_read_before_a_body_of_any_length() {
     let script = "printf 'Status: 500\\n\\nthe start '; head -c 1000000 /dev/zero; echo the end";
     let handler = |handler: &mut Handler| {
-        handler.command = ["sh", "-c", script].map(String::from).to_vec();
+        command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec();
         handler.max_output_bytes = 8;
     };
     let result = run_attempt(&task_with(handler));
@@ -248,7 +255,8 @@ fn an_exit_other_than_0_fails_whatever_the_status_is() {
     check_attempt(fatal, Outcome::Failed, false, None, "exit 255: fatal");
     check_attempt("printf 'Status: 410\\n\\n'; exit 65", Outcome::Failed, false, None, "exit 65");
     check_attempt("kill -9 $$", Outcome::Failed, false, None, "signal 9");
-    let missing = run_attempt(&task_with(|handler| handler.command = vec!["/no/such".into()]));
+    let missing =
+        run_attempt(&task_with(|handler| command_of(handler).args = vec!["/no/such".into()]));
     assert_eq!(missing.outcome, Outcome::Failed);
     assert!(missing.detail.starts_with("not started: /no/such: "), "{}", missing.detail);
     let no_command = run_attempt(&task_with(|_| {}));
@@ -258,7 +266,7 @@ fn an_exit_other_than_0_fails_whatever_the_status_is() {
 #[test]
 fn a_script_times_out_and_can_be_cancelled() {
     let stuck = task_with(|handler| {
-        handler.command =
+        command_of(handler).args =
             ["sh", "-c", "echo at it >&2; exec sleep 1000"].map(String::from).to_vec();
         handler.timeout = Duration::from_millis(300);
     });
@@ -276,12 +284,8 @@ fn a_script_times_out_and_can_be_cancelled() {
 #[test]
 fn the_query_never_removes_phps_arguments() {
     let check = |command: &[&str], query: &str, expected: &str| {
-        let task = task_with(|handler| {
-            handler.command = command.iter().map(|&word| word.to_owned()).collect();
-        });
-        let task = with_request(&[], Some(query), &task);
-        let all =
-            meta::build_variables(&task, &meta::script_path(&task, Path::new("/usr/bin/php-cgi")));
+        let task = with_request(&[], Some(query), &task_with(|_| {}));
+        let all = meta::build_variables(&task, &command_spec("/usr/bin/php-cgi", command));
         let found = all.iter().find(|(name, _)| name == "QUERY_STRING").unwrap();
         assert_eq!(found.1, expected, "{command:?}");
     };

@@ -6,10 +6,12 @@ use super::*;
 use crate::config;
 use crate::domain::Event;
 use crate::handler::detail_text::MAX_DETAIL_CHARS;
-use crate::handler::tests::sample_task;
+use crate::handler::tests::{command_of, sample_task};
 
 fn task(script: &str) -> Task {
-    sample_task(|handler| handler.command = ["sh", "-c", script].map(String::from).to_vec())
+    sample_task(|handler| {
+        command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec()
+    })
 }
 
 fn task_with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
@@ -115,7 +117,7 @@ fn the_environment_has_the_documented_variables() {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
-    let task = task_with("", |handler| handler.command = vec!["env".into(), "-0".into()]);
+    let task = task_with("", |handler| command_of(handler).args = vec!["env".into(), "-0".into()]);
     expected.push(("HOOKTRAIL_RUN_ID".into(), task.run_id.clone()));
     for name in ["PATH", "HOME", "LANG", "TZ"] {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
@@ -162,8 +164,8 @@ fn a_program_is_looked_up_in_the_handlers_path() {
     let file = folder.path().join("bin/own-tool");
     std::fs::write(&file, "").unwrap();
     let task = task_with("", |handler| {
-        handler.command = vec!["own-tool".into()];
-        handler.directory = folder.path().into();
+        command_of(handler).args = vec!["own-tool".into()];
+        command_of(handler).directory = folder.path().into();
     });
     let task =
         |path: &str| Task { env: Arc::new([("PATH".to_owned(), path.into())]), ..task.clone() };

@@ -74,7 +74,7 @@ impl UrlRunner {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let target = settings.target.as_ref().ok_or_else(|| "no url".to_owned())?;
+        let target = settings.url().ok_or_else(|| "no url".to_owned())?;
         let client = UrlClient::new(settings, target, self.load_roots)?;
         Ok(self.client.get_or_init(|| client))
     }
@@ -226,7 +226,7 @@ fn build_headers(task: &Task) -> Result<HeaderMap, String> {
         "idempotency-key",
         header_value("idempotency-key", task.idempotency_key.as_bytes())?,
     );
-    let forward = task.handler.target.as_ref().map_or(&[][..], |target| &target.forward_headers);
+    let forward = task.handler.url().map_or(&[][..], |target| &target.forward_headers);
     for forwarded in forward {
         let lines = task.event.headers.0.iter().filter(|(name, _)| name == forwarded);
         for (index, (_, bytes)) in lines.enumerate() {

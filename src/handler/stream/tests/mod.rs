@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config;
 use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, is_alive, sample_task, until};
+use crate::handler::tests::{SHELL_FUNCTIONS, command_of, is_alive, sample_task, until};
 use crate::process::{become_subreaper, wait_for_drained};
 
 mod idle;
@@ -36,8 +36,8 @@ fn handler_script(script: &str) -> StreamHarness {
     become_subreaper().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let task = sample_task(|handler| {
-        handler.command = ["sh", "-c", script].map(String::from).to_vec();
-        handler.directory = folder.path().to_owned();
+        command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec();
+        command_of(handler).directory = folder.path().to_owned();
         handler.concurrency = 4;
     });
     let (stream, handler) = (StreamRunner::new(&task.handler), (*task.handler).clone());

@@ -66,7 +66,10 @@ fn the_backoff_delays_starts_after_processes_that_never_responded() {
 #[test]
 fn a_command_that_can_not_be_started_fails_and_can_start_later() {
     let mut harness = handler_per_line("ok");
-    let command = std::mem::replace(&mut harness.handler.command, vec!["no-such-program".into()]);
+    let command = std::mem::replace(
+        &mut command_of(&mut harness.handler).args,
+        vec!["no-such-program".into()],
+    );
     let result = harness.run(1);
     assert_eq!(result.outcome, Outcome::Failed);
     assert!(
@@ -74,7 +77,7 @@ fn a_command_that_can_not_be_started_fails_and_can_start_later() {
         "{}",
         result.detail
     );
-    harness.handler.command = command;
+    command_of(&mut harness.handler).args = command;
     harness.process_of(1);
 }
 

@@ -18,7 +18,7 @@ fn a_task_without_a_url_or_with_an_unsupported_proxy_is_not_started() {
     let result = run_attempt(&sample_task(|_| {}));
     check(&result, Outcome::Failed, "not started: no url");
     let socks = with_settings(&task("http://127.0.0.1:1/"), |handler| {
-        if let Some(target) = &mut handler.target {
+        if let HandlerKind::Url(target) = &mut handler.kind {
             target.proxy = Some("socks5://127.0.0.1:1".to_owned());
         }
     });
@@ -100,7 +100,7 @@ fn requests_go_through_the_configured_proxy() {
         (requests, head)
     });
     let task = with_settings(&task("http://crm.example.com/hook"), |handler| {
-        if let Some(target) = &mut handler.target {
+        if let HandlerKind::Url(target) = &mut handler.kind {
             target.proxy = Some(format!("http://{address}"));
         }
     });
@@ -111,7 +111,7 @@ fn requests_go_through_the_configured_proxy() {
     let rejecting_proxy = respond_and_close(b"HTTP/1.1 403 No\r\n\r\n");
     let rejecting_proxy = rejecting_proxy.url.split("/hook").next().unwrap().to_owned();
     let result = run_attempt(&with_settings(&task, |handler| {
-        if let Some(target) = &mut handler.target {
+        if let HandlerKind::Url(target) = &mut handler.kind {
             target.proxy = Some(rejecting_proxy);
         }
     }));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::config::HandlerKind;
 use crate::domain::{Event, Headers};
 use crate::handler::tests::sample_task;
 
@@ -122,7 +123,7 @@ fn target(url: &str) -> UrlTarget {
 }
 
 fn task(url: &str) -> Task {
-    sample_task(|handler| handler.target = Some(target(url)))
+    sample_task(|handler| handler.kind = HandlerKind::Url(target(url)))
 }
 
 fn with_settings(task: &Task, change: impl FnOnce(&mut config::Handler)) -> Task {

@@ -50,7 +50,7 @@ fn a_missing_content_type_stays_missing_and_a_transformed_body_is_json() {
 fn forwarded_headers_and_configured_headers_are_sent() {
     let server = respond_with("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let task = with_settings(&server.task(), |handler| {
-        if let Some(target) = &mut handler.target {
+        if let HandlerKind::Url(target) = &mut handler.kind {
             target.forward_headers = ["x-a", "x-raw", "x-none"].map(str::to_owned).to_vec();
         }
     });
