@@ -53,6 +53,25 @@ CREATE TABLE handlers (
   breaker_alerted INTEGER NOT NULL DEFAULT 0
 );
 
+-- What happened in each minute of the database clock (now / 60000), for the rates of `stats`. The transaction
+-- that stores an event or an outcome counts it. Rows older than a day are deleted.
+-- handler: 0: the counts of the source. Otherwise those of the handler's attempts for the source.
+-- rejections: requests. duration_ms: the sum of the attempts' durations.
+-- last_event_at: when the last event of the minute was received.
+CREATE TABLE minute_counts (
+  minute INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  duplicates INTEGER NOT NULL,
+  rejections INTEGER NOT NULL,
+  succeeded INTEGER NOT NULL,
+  unsuccessful INTEGER NOT NULL,
+  duration_ms INTEGER NOT NULL,
+  last_event_at INTEGER,
+  PRIMARY KEY (minute, source, handler)
+) WITHOUT ROWID;
+
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
 -- note: errors of optional expressions. It is the only column that is written later, when a deferred event
@@ -73,6 +92,38 @@ CREATE TABLE events (
   note TEXT,
   body BLOB NOT NULL
 );
+
+-- The block index: which blocks of 1024 ids (id / 1024) hold rows of a source, and of a handler. `list` and
+-- `tail` read those blocks only, newest first, and the index costs intake one row for each block. Indexes of
+-- events and jobs by source and handler would cost one row for each row. A row of the block index may say too
+-- much, but never too little.
+-- min_minute, max_minute: bounds of received_at, or of created_at, in minutes. A wall clock that jumps makes
+--   the bounds of one block wide.
+CREATE TABLE event_blocks (
+  block INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  min_minute INTEGER NOT NULL,
+  max_minute INTEGER NOT NULL,
+  PRIMARY KEY (block, source)
+) WITHOUT ROWID;
+
+-- has_succeeded: 1 if one of the jobs succeeded.
+CREATE TABLE job_blocks (
+  block INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  min_minute INTEGER NOT NULL,
+  max_minute INTEGER NOT NULL,
+  has_succeeded INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (block, handler, source)
+) WITHOUT ROWID;
+
+CREATE TABLE attempt_blocks (
+  block INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  PRIMARY KEY (block, handler, source)
+) WITHOUT ROWID;
 
 -- Accepted events whose jobs are not inserted yet. Their expressions were not evaluated before the response,
 -- or make more jobs than one transaction inserts, or an earlier event of the source is deferred.
@@ -176,9 +227,11 @@ CREATE TABLE jobs (
   burst_started_at INTEGER,
   reevaluation INTEGER
 );
-CREATE INDEX jobs_ready ON jobs (handler, id, source) WHERE state = 0;
+-- All jobs but succeeded and unreleased ones. Claims, queue depths and lists read this index alone, without the
+-- rows. One index for all states costs an insert less than one for each state. SQLite uses it only for a query
+-- that has the same condition.
+CREATE INDEX jobs_by_state ON jobs (state, handler, id, source, attempt) WHERE state NOT IN (3, 6);
 CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
-CREATE INDEX jobs_running ON jobs (id) WHERE state = 2;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
 CREATE INDEX jobs_appended ON jobs (appended_to, state) WHERE appended_to IS NOT NULL;
 CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
@@ -338,23 +391,19 @@ FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handle
 WHERE j.state = 4;
 
 CREATE VIEW queue_depth AS
-SELECT h.name AS handler, d.state, sum(d.jobs)
-    AS jobs,
+SELECT h.name AS handler, d.state, sum(d.jobs) AS jobs,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(d.oldest) / 1000.0, 'unixepoch') AS oldest_at
 FROM (
-  SELECT handler, 'queued' AS state, count(*) AS jobs, min(created_at) AS oldest
-    FROM jobs WHERE state = 0 GROUP BY handler
-  UNION ALL SELECT handler, 'queued', count(*), min(created_at)
-    FROM jobs WHERE state = 1 GROUP BY handler
-  UNION ALL SELECT handler, 'queued', count(*), min(created_at)
-    FROM jobs WHERE state = -1 AND ordering_key IS NOT NULL AND state < 3 GROUP BY handler
-  UNION ALL SELECT j.handler, 'queued', count(*), min(j.created_at) FROM expansions x
-    JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
-    WHERE x.is_visible GROUP BY j.handler
+  SELECT q.handler, q.state, q.jobs, j.created_at AS oldest FROM (
+    SELECT handler, CASE state WHEN 2 THEN 'running' ELSE 'queued' END AS state, count(*) AS jobs,
+      min(id) AS first
+      FROM jobs AS o WHERE o.state <= 2 AND o.state NOT IN (3, 6) GROUP BY o.state, o.handler
+    UNION ALL SELECT j.handler, 'queued', count(*), min(j.id) FROM expansions x
+      JOIN jobs j NOT INDEXED ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
+      WHERE x.is_visible GROUP BY j.handler) q
+  CROSS JOIN jobs j ON j.id = q.first
   UNION ALL SELECT u.value, 'queued', count(*), min(e.received_at) FROM deferred_events d
-    JOIN events e ON e.id = d.event JOIN json_each(d.handlers) u GROUP BY u.value
-  UNION ALL SELECT handler, 'running', count(*), min(created_at)
-    FROM jobs WHERE state = 2 GROUP BY handler) d
+    JOIN events e ON e.id = d.event JOIN json_each(d.handlers) u GROUP BY u.value) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;
 
 CREATE VIEW rejections AS

@@ -43,6 +43,7 @@ pub fn recover_after_crash(
             jobs::finish(conn, &mut state, &interrupted_attempt(job, policy))?;
         }
         state.write_counters(conn)?;
+        state.write_minute_counts(conn)?;
         Ok((interrupted.len(), state.dead_jobs))
     })?;
     dead_jobs.iter().for_each(|dead_job| log::warn!("{dead_job} count=1"));

@@ -112,7 +112,8 @@ impl Database {
         in_transaction(&store.conn, |conn| {
             (state.now_ms, state.wall_ms) = (store.clock.now_ms(), hooktrail::clock::wall_ms());
             write(conn, state, store)?;
-            Ok(state.write_counters(conn)?)
+            state.write_counters(conn)?;
+            Ok(state.write_minute_counts(conn)?)
         })
     }
 

@@ -1,5 +1,6 @@
 //! `tail`, `list`, `stats`: they read the database and print tables, or JSON with `--json`.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::time::Duration;
 
@@ -15,13 +16,12 @@ use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::JobState;
-use crate::store::queries::{self, TailFilter, TailView};
+use crate::store::queries::{self, Rows, Selector, TailFilter, TailView};
+use crate::store::search::{self, SearchEnd, SearchResult, Total};
 use crate::store::{Store, stats};
 
 /// How often `tail -f` checks for new rows.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// The maximum number of rows of `list` without `--limit`.
 const DEFAULT_LIMIT: i64 = 50;
@@ -127,19 +127,21 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let filter = TailFilter {
         handler: args.handler.clone(),
         source: args.source.clone(),
-        state: args.state.map(|state| state.name().to_owned()),
+        state: args.state,
     };
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
-    let (mut rows, mut last) =
+    let (mut found, mut last) =
         queries::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
     let mut table = TableWriter::new();
     let mut print = |out: &mut _, rows: &_| match args.json {
         true => output::print(out, rows, true),
         false => table.print(out, rows),
     };
-    print(&mut out, &rows).map_err(runtime_error)?;
-    if rows.rows.is_empty() && args.lines > 0 && !args.json {
+    print(&mut out, &found.rows).map_err(runtime_error)?;
+    if let Some(end) = found.end {
+        print_search_end("outcome", end, "`hooktrail list` finds older jobs")?;
+    } else if found.rows.rows.is_empty() && args.lines > 0 && !args.json {
         let rows = if args.rejected { "rejections" } else { "outcomes" };
         report_empty(rows, !given.is_empty())?;
     }
@@ -155,9 +157,9 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
                 break;
             }
         }
-        (rows, last) =
+        (found, last) =
             queries::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
-        print(&mut out, &rows).map_err(runtime_error)?;
+        print(&mut out, &found.rows).map_err(runtime_error)?;
     }
 }
 
@@ -193,22 +195,21 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     let conn = &store.conn;
     let selector = args.selectors.to_selector();
     let limit = if args.all { i64::MAX } else { args.limit.unwrap_or(DEFAULT_LIMIT) };
-    let hour_ago_ms = clock::wall_ms() - HOUR_MS;
-    let rows = if args.events {
-        queries::list_events(conn, &selector, limit)
+    let found = if args.events {
+        find_events(store, &selector, limit)
     } else if args.rejected {
-        queries::list_rejections(conn, &selector, limit)
+        find_rejections(store, &selector, limit)
     } else if args.handlers {
-        stats::load_handler_stats(conn, hour_ago_ms, store.clock.to_wall_ms(0))
+        stats::load_handler_stats(conn, store.clock).map(SearchResult::complete)
     } else if args.sources {
-        stats::load_source_stats(conn, hour_ago_ms, store.clock.to_wall_ms(0))
+        stats::load_source_stats(conn, store.clock).map(SearchResult::complete)
     } else {
-        queries::list_jobs(conn, &selector, limit, store.clock.to_wall_ms(0))
+        find_jobs(store, &selector, limit)
     };
-    let rows = rows.map_err(runtime_error)?;
+    let found = found.map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &rows, args.json).map_err(runtime_error)?;
-    if rows.rows.is_empty() && !args.json {
+    output::print(&mut out, &found.rows, args.json).map_err(runtime_error)?;
+    if found.rows.rows.is_empty() && found.end.is_none() && !args.json {
         let names = [
             (args.events, "events"),
             (args.rejected, "rejections"),
@@ -219,37 +220,82 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
             names.into_iter().find(|(is_listed, _)| *is_listed).map_or("jobs", |(_, name)| name);
         report_empty(name, !args.selectors.is_empty())?;
     }
-    let shown = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
-    let has_limit = !args.all && !args.handlers && !args.sources;
-    if has_limit && shown == limit && !args.json {
-        let total = if args.events {
-            queries::count_events(conn, &selector)
-        } else if args.rejected {
-            queries::count_rejections(conn, &selector)
-        } else {
-            queries::count_jobs(conn, &selector)
-        };
-        let total = match total.map_err(runtime_error)? {
-            Some(total) if total <= shown => None,
-            Some(total) => Some(group_digits(total.unsigned_abs())),
-            None => Some(format!("more than {}", group_digits(queries::MAX_COUNT.unsigned_abs()))),
-        };
-        if let Some(total) = total {
-            writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")
-                .map_err(runtime_error)?;
+    let shown = i64::try_from(found.rows.rows.len()).unwrap_or(i64::MAX);
+    let total = match found.total {
+        Some(Total::Exact(total)) if total > shown => Some(group_digits(total.unsigned_abs())),
+        Some(Total::AtLeast(total)) => {
+            let total = round_down(total).max(shown);
+            Some(format!("at least {}", group_digits(total.unsigned_abs())))
         }
+        _ => None,
+    };
+    if let Some(total) = total.filter(|_| !args.json) {
+        writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")
+            .map_err(runtime_error)?;
     }
-    out.flush().map_err(runtime_error)
+    out.flush().map_err(runtime_error)?;
+    match found.end {
+        Some(end) => {
+            let row = if args.events { "event" } else { "job" };
+            print_search_end(row, end, "--all searches all")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Finds jobs. Those of one event, and a list without a maximum, are read without the limit of a search.
+fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> rusqlite::Result<SearchResult> {
+    let (conn, to_wall_ms) = (&store.conn, store.clock.to_wall_ms(0));
+    if selector.event.is_none() && limit < i64::MAX {
+        return search::search_jobs(conn, selector, limit, to_wall_ms);
+    }
+    let rows = queries::list_jobs(conn, selector, limit, to_wall_ms)?;
+    let mut found = SearchResult::complete(rows);
+    if limit < i64::MAX {
+        found.total = Some(Total::Exact(queries::count_jobs(conn, selector)?));
+    }
+    Ok(found)
+}
+
+/// Finds events. A list without a maximum is read without the limit of a search.
+fn find_events(store: &Store, selector: &Selector, limit: i64) -> rusqlite::Result<SearchResult> {
+    if selector.event.is_none() && limit < i64::MAX {
+        return search::search_events(&store.conn, selector, limit);
+    }
+    queries::list_events(&store.conn, selector, limit).map(SearchResult::complete)
+}
+
+fn find_rejections(
+    store: &Store,
+    selector: &Selector,
+    limit: i64,
+) -> rusqlite::Result<SearchResult> {
+    let rows = queries::list_rejections(&store.conn, selector, limit)?;
+    let total = Total::Exact(queries::count_rejections(&store.conn, selector)?);
+    Ok(SearchResult { total: Some(total), ..SearchResult::complete(rows) })
+}
+
+/// Prints how far back a search has read, also with `--json`.
+fn print_search_end(row: &str, end: SearchEnd, remedy: &str) -> Result<(), ExitError> {
+    let at = end.at_ms.map(|at_ms| format!(" ({})", clock::format_local(at_ms)));
+    let (id, at) = (group_digits(end.id.unsigned_abs()), at.unwrap_or_default());
+    writeln!(output::stderr(), "searched back to {row} {id}{at}: {remedy}").map_err(runtime_error)
+}
+
+/// Rounds down to two digits. A number that depends on the speed of the machine should not look exact.
+fn round_down(number: i64) -> i64 {
+    let mut unit = 1;
+    while number / unit >= 100 {
+        unit *= 10;
+    }
+    number / unit * unit
 }
 
 /// Prints queue depths, rates and ages of each handler and source.
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
-    let hour_ago_ms = clock::wall_ms() - HOUR_MS;
     let mut handlers =
-        stats::load_handler_stats(&store.conn, hour_ago_ms, store.clock.to_wall_ms(0))
-            .map_err(runtime_error)?;
-    let sources = stats::load_source_stats(&store.conn, hour_ago_ms, store.clock.to_wall_ms(0))
-        .map_err(runtime_error)?;
+        stats::load_handler_stats(&store.conn, store.clock).map_err(runtime_error)?;
+    let sources = stats::load_source_stats(&store.conn, store.clock).map_err(runtime_error)?;
     // Jobs of a removed handler stay queued, and this output should show that.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {
@@ -264,10 +310,24 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
     }
     output::print(&mut out, &sources, json).map_err(runtime_error)?;
     if !json {
-        for (index, line) in orphaned_queue_warnings(store, &loaded.config)?.iter().enumerate() {
+        let queued = queued_by_handler(&handlers);
+        let warnings = orphaned_queue_warnings(&queued, &loaded.config);
+        for (index, line) in warnings.iter().enumerate() {
             let space = if index == 0 { "\n" } else { "" };
             writeln!(out, "{space}warning: {line}").map_err(runtime_error)?;
         }
     }
     out.flush().map_err(runtime_error)
+}
+
+/// Returns how many jobs are queued for each handler, from the statistics of the handlers.
+fn queued_by_handler(handlers: &Rows) -> HashMap<String, i64> {
+    let column = handlers.columns.iter().position(|name| name == "queued");
+    let queued = |row: &Vec<Value>| match (row.first(), column.and_then(|at| row.get(at))) {
+        (Some(Value::Text(name)), Some(Value::Integer(jobs))) if *jobs > 0 => {
+            Some((name.clone(), *jobs))
+        }
+        _ => None,
+    };
+    handlers.rows.iter().filter_map(queued).collect()
 }

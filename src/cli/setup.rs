@@ -1,5 +1,6 @@
 //! `check` and `init`: they validate and create the configuration.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,7 +11,7 @@ use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
 use crate::config::{
     self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
 };
-use crate::store::{Store, rescue, stats};
+use crate::store::{rescue, stats};
 
 /// Checks the configuration. Prints warnings, the URL of each source, and with `event` the matching handlers.
 pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Result<(), ExitError> {
@@ -28,8 +29,12 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     if config.store.path.exists() {
         // The configuration is valid even if this user cannot open the database, or the server has yet
         // to migrate it. So this is a warning.
-        let lines = open_store(loaded).and_then(|store| orphaned_queue_warnings(&store, config));
-        warnings.extend(lines.unwrap_or_else(|failure| vec![failure.text]));
+        let queued = open_store(loaded)
+            .and_then(|store| stats::queued_by_handler(&store.conn).map_err(runtime_error));
+        match queued {
+            Ok(queued) => warnings.extend(orphaned_queue_warnings(&queued, config)),
+            Err(failure) => warnings.push(failure.text),
+        }
     }
     if let Err(problem) = rescue::check_configured_path(&config.store.path) {
         warnings.push(problem.to_string());
@@ -63,8 +68,7 @@ fn print_warnings(out: &mut impl Write, warnings: &[String]) -> Result<(), ExitE
 }
 
 /// Returns a warning for each handler that has queued jobs and is not in config.toml.
-pub fn orphaned_queue_warnings(store: &Store, config: &Config) -> Result<Vec<String>, ExitError> {
-    let queued = stats::queued_by_handler(&store.conn).map_err(runtime_error)?;
+pub fn orphaned_queue_warnings(queued: &HashMap<String, i64>, config: &Config) -> Vec<String> {
     let is_removed = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
     let warning = |(name, jobs): (&String, &i64)| {
         let noun = if *jobs == 1 { "job" } else { "jobs" };
@@ -76,7 +80,7 @@ pub fn orphaned_queue_warnings(store: &Store, config: &Config) -> Result<Vec<Str
     let mut lines: Vec<String> =
         queued.iter().filter(|entry| is_removed(entry.0)).map(warning).collect();
     lines.sort();
-    Ok(lines)
+    lines
 }
 
 /// Writes config.toml and its handlers. Existing files are never overwritten.

@@ -81,7 +81,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                         "handler {handler}: the circuit breaker is open until {until}"
                     ));
                 }
-                problems.extend(orphaned_queue_warnings(&store, &loaded.config)?);
+                problems.extend(orphaned_queue_warnings(&found.queued_by_handler, &loaded.config));
                 summary = Some(found);
             }
             Err(error) => problems.push(error.text),
@@ -157,7 +157,7 @@ fn to_json(loaded: &LoadedConfig, status: &Status) -> Json {
         "database_bytes": store::database_bytes(&loaded.config.store.path),
         "wal_bytes": status.wal_bytes,
         "free_bytes": status.free_bytes,
-        "queued": summary.map(|summary| summary.queued),
+        "queued": summary.map(DatabaseSummary::queued),
         "running_jobs": summary.map(|summary| summary.running),
         "dead": summary.map(|summary| summary.dead),
         "oldest_queued_at": summary.and_then(|summary| summary.oldest_queued_at_ms).map(time),
@@ -221,7 +221,8 @@ fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::i
     if let Some(summary) = &status.summary {
         let oldest = summary.oldest_queued_at_ms.map(clock::format_local);
         let oldest = oldest.map(|at| format!(", the oldest since {at}")).unwrap_or_default();
-        let DatabaseSummary { queued, running, dead, .. } = summary;
+        let DatabaseSummary { running, dead, .. } = summary;
+        let queued = summary.queued();
         writeln!(out, "jobs        {queued} queued{oldest}, {running} running, {dead} dead")?;
         if !summary.paused.is_empty() {
             writeln!(out, "paused      {}", summary.paused.join(", "))?;

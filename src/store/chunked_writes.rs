@@ -68,6 +68,7 @@ impl<'s> ChunkedWriter<'s> {
             if state.counters != before {
                 state.write_counters(conn)?;
             }
+            state.write_minute_counts(conn)?;
             Ok(done)
         });
         self.ended_at = Some(Instant::now());

@@ -107,7 +107,8 @@ fn mark_running(
     let mut update = conn.prepare_cached(
         "UPDATE jobs SET state = 2, attempt = attempt + 1, started_at = ?3, due_at = NULL,
            wait_ms = NULL, cancel_reason = NULL
-         WHERE id IN (SELECT id FROM jobs WHERE state = 0 AND handler = ?1 ORDER BY id LIMIT ?2)
+         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_by_state
+           WHERE state = 0 AND handler = ?1 AND state NOT IN (3, 6) ORDER BY id LIMIT ?2)
          RETURNING id, attempt, event, source, failures, age_start, item, replay, reevaluation, version,
            ordering_key",
     )?;

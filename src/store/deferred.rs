@@ -357,7 +357,7 @@ impl BacklogTask {
                 continue;
             }
             let origin = JobOrigin { handler: *handler, ..origin };
-            insert_hidden_job(conn, origin, spec, progress, &mut body)?;
+            insert_hidden_job(conn, state, origin, spec, progress, &mut body)?;
             budget.spend(1, body.len());
             progress.next += 1;
             progress.item += 1;
@@ -650,6 +650,7 @@ fn reserve_job_ids(
 /// Inserts the job with the id `progress.next`. `body` holds its item afterwards.
 fn insert_hidden_job(
     conn: &Connection,
+    state: &mut WriterState,
     origin: JobOrigin,
     spec: &JobSpec,
     progress: &TaskProgress,
@@ -694,6 +695,7 @@ fn insert_hidden_job(
         debounce.map(|debounce| debounce.key),
         failure.map(|_| 1),
     ])?;
+    state.blocks.add_job(conn, origin.handler, origin.source, id, origin.created_at_ms)?;
     if unique.is_some() || debounce.is_some_and(|debounce| debounce.debounce_ms > 0) {
         conn.prepare_cached(
             "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, debounce_ms) VALUES (?1, ?2, ?3, ?4)",
@@ -897,7 +899,8 @@ fn requeue_dead_jobs(
 pub(super) fn count_queued(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
         "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
-           + (SELECT count(*) FROM expansions x JOIN jobs j ON j.id BETWEEN x.next_job AND x.last_job
+           + (SELECT count(*) FROM expansions x JOIN jobs j NOT INDEXED
+                ON j.id BETWEEN x.next_job AND x.last_job
                 WHERE x.source = ?1 AND x.is_visible AND j.state = ?2)",
     )?
     .query_row([source.0, HIDDEN], |row| row.get(0))

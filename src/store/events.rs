@@ -177,6 +177,7 @@ pub fn insert_event(
         if dedupe.mode != InsertMode::LookUp {
             record_duplicate(conn, state, new_event, original, dedupe.retry_dead)?;
             sources::record_activity(conn, state, new_event.source, false)?;
+            state.minute_counts.add_duplicate(new_event.source);
         }
         return Ok(InsertReply::Duplicate(original));
     }
@@ -208,6 +209,8 @@ pub fn insert_event(
     for key in dedupe.source_key.iter().chain(&dedupe.delivery_key) {
         save_key(conn, new_event.source, key, event, now_ms)?;
     }
+    state.blocks.add_event(conn, new_event.source, event, new_event.received_at_ms)?;
+    state.minute_counts.add_event(new_event.source, new_event.received_at_ms);
     state.counters.event = event;
     if is_deferred {
         deferred::defer_event(conn, state, event, new_event.source, &new_event.plan)?;
@@ -240,6 +243,7 @@ fn insert_event_jobs(
                 let since_ms = state.handler_time_ms(handler);
                 let values = params![id, event, handler.0, source.0, created_at_ms, since_ms];
                 inserts.job.execute(values)?;
+                state.blocks.add_job(conn, handler, source, id, created_at_ms)?;
                 state.counters.job = id;
                 state.adjust_queued(source, 1);
                 state.mark_ready(handler);

@@ -152,6 +152,7 @@ fn insert_job(
         debounce,
         initial.burst_started_at,
     ])?;
+    state.blocks.add_job(conn, origin.handler, origin.source, id, origin.created_at_ms)?;
     state.counters.job = id;
     state.adjust_queued(origin.source, i64::from(initial.state < 2));
     match initial.state {
@@ -242,6 +243,7 @@ fn insert_dead_job(
         origin.replay(),
         origin.appended_to(),
     ])?;
+    state.blocks.add_job(conn, origin.handler, origin.source, id, origin.created_at_ms)?;
     state.counters.job = id;
     record_failure(conn, state, origin, id, reason)
 }
@@ -260,5 +262,8 @@ pub(super) fn record_failure(
          VALUES (?1, ?2, 1, 'failed', ?3, ?4, 0)",
     )?
     .execute(params![state.counters.attempt, id, reason, state.wall_ms])?;
+    let (source, handler) = (origin.source, origin.handler);
+    state.blocks.add_attempt(conn, handler, source, state.counters.attempt)?;
+    state.minute_counts.add_attempt(source, handler, false, 0);
     alerts::record_dead_job(conn, state, JobId(id), origin.source)
 }

@@ -137,6 +137,9 @@ pub fn finish(
     let next_at = (row_state <= 1).then(|| record.ended_at_ms + wait.unwrap_or(0));
     insert_attempt(conn, state, record, next_at)?;
     breaker::on_attempt(conn, state, record)?;
+    if row_state == 3 {
+        state.blocks.add_success(conn, record.handler, record.source, record.claim.job.0)?;
+    }
     if row_state == 4 {
         alerts::record_dead_job(conn, state, record.claim.job, record.source)?;
     }
@@ -181,6 +184,9 @@ fn insert_attempt(
         non_empty(&record.stderr),
     ])?;
     state.counters.attempt = id;
+    let AttemptRecord { source, handler, outcome, duration_ms, .. } = *record;
+    state.blocks.add_attempt(conn, handler, source, id)?;
+    state.minute_counts.add_attempt(source, handler, outcome == Outcome::Succeeded, duration_ms);
     Ok(())
 }
 
@@ -251,7 +257,8 @@ pub fn promote(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<(
 /// The read failed.
 pub fn count_ready(conn: &Connection, handler: HandlerId, max: usize) -> rusqlite::Result<usize> {
     conn.prepare_cached(
-        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 0 AND handler = ?1 LIMIT ?2)",
+        "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_by_state
+           WHERE state = 0 AND handler = ?1 AND state NOT IN (3, 6) LIMIT ?2)",
     )?
     .query_row(params![handler.0, i64::try_from(max).unwrap_or(i64::MAX)], |row| {
         Ok(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0))
@@ -285,7 +292,8 @@ pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
 /// The read failed.
 pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
     let mut select = conn.prepare_cached(
-        "SELECT id, attempt FROM jobs WHERE state = 2 AND cancel_reason IS NOT NULL",
+        "SELECT id, attempt FROM jobs INDEXED BY jobs_by_state
+         WHERE state = 2 AND state NOT IN (3, 6) AND cancel_reason IS NOT NULL",
     )?;
     let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
     select.query_map([], row)?.collect()
@@ -310,7 +318,8 @@ pub fn list_running_jobs(
 ) -> rusqlite::Result<Vec<InterruptedJob>> {
     let mut select = conn.prepare(
         "SELECT id, attempt, event, source, handler, failures, age_start, item, replay, crashes,
-           coalesce(started_at, 0), cancel_reason IS NOT NULL, reevaluation FROM jobs WHERE state = 2 ORDER BY id",
+           coalesce(started_at, 0), cancel_reason IS NOT NULL, reevaluation FROM jobs INDEXED BY jobs_by_state
+         WHERE state = 2 AND state NOT IN (3, 6) ORDER BY id",
     )?;
     let rows = select.query_map([], |row| {
         let handler = HandlerId(row.get(4)?);
@@ -339,10 +348,8 @@ pub fn list_running_jobs(
 /// The read failed.
 pub fn queued_count(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
     conn.prepare_cached(
-        "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE state = 0 AND source = ?1)
-           + (SELECT count(*) FROM jobs INDEXED BY jobs_waiting WHERE state = 1 AND source = ?1)
-           + (SELECT count(*) FROM jobs INDEXED BY jobs_order
-                WHERE state = -1 AND ordering_key IS NOT NULL AND state < 3 AND source = ?1)",
+        "SELECT count(*) FROM jobs INDEXED BY jobs_by_state
+         WHERE state BETWEEN -1 AND 1 AND state NOT IN (3, 6) AND source = ?1",
     )?
     .query_row([source.0], |row| row.get::<_, i64>(0))
     .and_then(|queued| Ok(queued + deferred::count_queued(conn, source)?))

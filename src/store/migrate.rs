@@ -208,7 +208,8 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
     // Builds before 0.1.0 changed the schema without a new version.
     let is_early = version_of(&conn)? == 1
         && conn.query_row(
-            "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')",
+            "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')",
             [],
             |row| row.get(0),
         )?;

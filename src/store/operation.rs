@@ -196,6 +196,7 @@ impl Isolation {
         let (counters, queued) = (state.counters, state.queued_changes.clone());
         let (deferred, dead_job_retries) = (state.deferred.clone(), state.dead_job_retries.len());
         let dead_jobs = state.dead_jobs.len();
+        let minute_counts = state.minute_counts.clone();
         match apply(conn, state) {
             Ok(done) => {
                 conn.prepare_cached("RELEASE op")?.execute([])?;
@@ -208,6 +209,8 @@ impl Isolation {
                     (counters, queued, deferred);
                 state.dead_job_retries.truncate(dead_job_retries);
                 state.dead_jobs.truncate(dead_jobs);
+                state.minute_counts = minute_counts;
+                state.blocks.clear();
                 state.reload_handlers(conn)?;
                 Ok(OperationResult::Nothing)
             }

@@ -4,6 +4,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
+use super::search::{self, SearchResult};
 use crate::domain::{EventId, JobId, JobState};
 
 /// Rows, with the names of their columns.
@@ -41,17 +42,17 @@ pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
 /// Conditions that are joined with "and", and the values of their placeholders.
 pub(super) struct SqlFilter {
-    parts: Vec<String>,
+    pub(super) parts: Vec<String>,
     pub(super) values: Vec<Value>,
 }
 
 impl SqlFilter {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { parts: vec!["1".to_owned()], values: Vec::new() }
     }
 
     /// Adds a condition. Every `?` in it stands for `value`.
-    fn and(&mut self, condition: &str, value: impl Into<Value>) {
+    pub(super) fn and(&mut self, condition: &str, value: impl Into<Value>) {
         self.values.push(value.into());
         let number = format!("?{}", self.values.len());
         self.parts.push(format!("({})", condition.replace('?', &number)));
@@ -175,44 +176,38 @@ pub(super) fn waiting_reason(to_wall: usize) -> String {
     )
 }
 
-/// Returns the number of rows that [`list_jobs`] would return without a limit, or `None` if there are
-/// more than [`MAX_COUNT`].
+/// Returns the number of rows that [`list_jobs`] would return without a limit.
 ///
 /// # Errors
 /// The read failed.
-pub fn count_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
+pub fn count_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<i64> {
     let filter = selector.job_filter();
-    count(conn, &format!("SELECT 1 FROM jobs j WHERE {}", filter.to_sql()), &filter.values)
+    let sql = format!("SELECT count(*) FROM jobs j WHERE {}", filter.to_sql());
+    conn.query_row(&sql, params_from_iter(&filter.values), |row| row.get(0))
 }
 
-/// Returns the number of rows that [`list_events`] would return without a limit, or `None` if there are
-/// more than [`MAX_COUNT`].
+/// Returns the number of rows that [`list_rejections`] would return without a limit. There are at most
+/// [`rejections::MAX_ROWS`](super::rejections::MAX_ROWS).
 ///
 /// # Errors
 /// The read failed.
-pub fn count_events(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
-    let filter = selector.event_filter();
-    count(conn, &format!("SELECT 1 FROM events e WHERE {}", filter.to_sql()), &filter.values)
-}
-
-/// Returns the number of rows that [`list_rejections`] would return without a limit, or `None` if there
-/// are more than [`MAX_COUNT`].
-///
-/// # Errors
-/// The read failed.
-pub fn count_rejections(conn: &Connection, selector: &Selector) -> rusqlite::Result<Option<i64>> {
+pub fn count_rejections(conn: &Connection, selector: &Selector) -> rusqlite::Result<i64> {
     let filter = selector.rejection_filter();
-    let sql = format!("SELECT 1 FROM rejected_requests r WHERE {}", filter.to_sql());
-    count(conn, &sql, &filter.values)
+    let sql = format!("SELECT count(*) FROM rejected_requests r WHERE {}", filter.to_sql());
+    conn.query_row(&sql, params_from_iter(&filter.values), |row| row.get(0))
 }
 
-/// The largest number of rows that is counted: counting a million takes about a tenth of a second.
-pub const MAX_COUNT: i64 = 1_000_000;
-
-fn count(conn: &Connection, rows: &str, values: &[Value]) -> rusqlite::Result<Option<i64>> {
-    let sql = format!("SELECT count(*) FROM ({rows} LIMIT {})", MAX_COUNT + 1);
-    let count: i64 = conn.query_row(&sql, params_from_iter(values), |row| row.get(0))?;
-    Ok((count <= MAX_COUNT).then_some(count))
+/// The columns of a job in a list. Placeholder `to_wall` is the difference between the wall clock and the
+/// database clock.
+pub(super) fn select_jobs(to_wall: usize) -> String {
+    let waiting = waiting_reason(to_wall);
+    format!(
+        "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
+           {STATE} AS state, j.attempt AS attempts,
+           CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END AS reason,
+           strftime({ISO}, (j.due_at + ?{to_wall}) / 1000.0, 'unixepoch') AS due_at
+         FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler"
+    )
 }
 
 /// Returns jobs, newest first. `to_wall_ms` is the difference between the wall clock and the
@@ -230,14 +225,9 @@ pub fn list_jobs(
     filter.values.push(limit.into());
     filter.values.push(to_wall_ms.into());
     let (limit, wall) = (filter.values.len() - 1, filter.values.len());
-    let waiting = waiting_reason(wall);
     let sql = format!(
-        "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
-           {STATE} AS state, j.attempt AS attempts,
-           CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END AS reason,
-           strftime({ISO}, (j.due_at + ?{wall}) / 1000.0, 'unixepoch') AS due_at
-         FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler
-         WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
+        "{} WHERE {} ORDER BY j.id DESC LIMIT ?{limit}",
+        select_jobs(wall),
         filter.to_sql()
     );
     query(conn, &sql, &filter.values)
@@ -349,41 +339,30 @@ pub fn read_tail(
     matching: &TailFilter,
     id: i64,
     limit: i64,
-) -> rusqlite::Result<(Rows, i64)> {
+) -> rusqlite::Result<(SearchResult, i64)> {
     // One snapshot for both reads.
     let transaction = conn.unchecked_transaction()?;
     let newest = last_id(&transaction, view)?;
-    let rows = rows_after(&transaction, view, matching, id, limit)?;
+    let found = match view {
+        TailView::Outcomes => search::search_outcomes(&transaction, matching, id, limit)?,
+        TailView::Rejections => {
+            SearchResult::complete(rejections_after(&transaction, matching, id, limit)?)
+        }
+    };
     transaction.commit()?;
-    Ok((rows, newest.max(id)))
+    Ok((found, newest.max(id)))
 }
 
-fn rows_after(
+fn rejections_after(
     conn: &Connection,
-    view: TailView,
     matching: &TailFilter,
     id: i64,
     limit: i64,
 ) -> rusqlite::Result<Rows> {
-    let mut filter = SqlFilter::new();
-    filter.and("id > ?", id);
-    let TailFilter { handler, source, state } = matching;
-    for (column, value) in [("handler", handler), ("source", source), ("job_state", state)] {
-        if let Some(value) = value {
-            filter.and(&format!("{column} = ?"), value.clone());
-        }
-    }
-    filter.values.push(limit.into());
-    let view = match view {
-        TailView::Outcomes => "outcomes",
-        TailView::Rejections => "rejections",
-    };
-    let sql = format!(
-        "SELECT * FROM (SELECT * FROM {view} WHERE {} ORDER BY id DESC LIMIT ?{}) ORDER BY id",
-        filter.to_sql(),
-        filter.values.len()
-    );
-    query(conn, &sql, &filter.values)
+    let sql =
+        "SELECT * FROM (SELECT * FROM rejections WHERE id > ?1 AND (?2 IS NULL OR source = ?2)
+      ORDER BY id DESC LIMIT ?3) ORDER BY id";
+    query(conn, sql, &[id.into(), matching.source.clone().into(), limit.into()])
 }
 
 /// The values that the rows of `tail` must have.
@@ -392,7 +371,7 @@ pub struct TailFilter {
     pub handler: Option<String>,
     pub source: Option<String>,
     /// The state of the job now. Rejections have none.
-    pub state: Option<String>,
+    pub state: Option<JobState>,
 }
 
 /// The view that `tail` follows.

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::writer_state::WriterState;
-use crate::domain;
+use crate::domain::{self, SourceId};
 
 /// Maximum number of rows.
 pub const MAX_ROWS: i64 = 100_000;
@@ -49,7 +49,13 @@ pub(super) fn write(
     )?;
     let mut add =
         conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
+    let mut find_source = conn.prepare_cached("SELECT id FROM sources WHERE name = ?1")?;
     for row in rows {
+        if let Some(name) = &row.source
+            && let Some(source) = find_source.query_row([name], |row| row.get(0)).optional()?
+        {
+            state.minute_counts.add_rejections(SourceId(source), row.count);
+        }
         let row_id = row.row_id.load(Ordering::Relaxed);
         if row.is_increment && row_id != 0 && add.execute([row_id, row.count])? == 1 {
             continue;

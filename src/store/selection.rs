@@ -59,7 +59,7 @@ pub fn select_jobs(
             &format!(" AND j.state IN ({states})"),
         ),
         values: filter.values,
-        bounds: "SELECT min(id), max(id) FROM jobs",
+        bounds: "SELECT (SELECT min(id) FROM jobs), (SELECT max(id) FROM jobs)",
     };
     let mut jobs = IdSet::default();
     reader.read(ids, on_progress, &mut |row| {
@@ -80,7 +80,7 @@ pub fn select_events(
     ids: &IdRanges,
     on_progress: &mut OnProgress<'_>,
 ) -> rusqlite::Result<SelectedEvents> {
-    const EVENT_BOUNDS: &str = "SELECT min(id), max(id) FROM events";
+    const EVENT_BOUNDS: &str = "SELECT (SELECT min(id) FROM events), (SELECT max(id) FROM events)";
     let (sql, values, bounds) = if !selector.has_job_conditions() {
         let filter = selector.event_filter();
         let columns = "e.id, e.source, NULL";
@@ -90,7 +90,7 @@ pub fn select_events(
         let columns = "j.event, j.source, j.handler";
         if ids.is_empty() {
             let sql = select_in_window(columns, "jobs j", "j.id", &filter, "");
-            (sql, filter.values, "SELECT min(id), max(id) FROM jobs")
+            (sql, filter.values, "SELECT (SELECT min(id) FROM jobs), (SELECT max(id) FROM jobs)")
         } else {
             let jobs = "events e JOIN jobs j ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id";
             (select_in_window(columns, jobs, "e.id", &filter, ""), filter.values, EVENT_BOUNDS)

@@ -1,42 +1,43 @@
-//! Queue depth, rates and ages of handlers and sources, for `stats` and `list`.
+//! Queue depth, rates and ages of handlers and sources, for `stats`, `status` and `list`.
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
+use rusqlite::types::Value;
 
+use super::minute_counts::{self, MINUTES_OF_LAST_HOUR};
 use super::queries::{ISO, Rows, query};
 use crate::clock::MonotonicClock;
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
-/// paused or their circuit breaker is open. `to_wall_ms` converts the database clock.
+/// paused or their circuit breaker is open.
 ///
 /// # Errors
 /// The read failed.
-pub fn load_handler_stats(
-    conn: &Connection,
-    hour_ago_ms: i64,
-    to_wall_ms: i64,
-) -> rusqlite::Result<Rows> {
-    let first_attempt = first_id_since(conn, "attempts", "ended_at", hour_ago_ms)?;
+pub fn load_handler_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<Rows> {
+    // The view is read once: it counts all queued jobs.
     query(
         conn,
-        &format!("SELECT h.name AS handler, h.paused,
-           strftime({ISO}, (h.breaker_open_until + ?2) / 1000.0, 'unixepoch') AS breaker_open_until,
-           coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'queued'), 0)
-             AS queued,
-           coalesce((SELECT jobs FROM queue_depth d WHERE d.handler = h.name AND d.state = 'running'), 0)
-             AS running,
-           (SELECT count(*) FROM jobs j WHERE j.state = 4 AND j.handler = h.id) AS dead,
-           (SELECT min(oldest_at) FROM queue_depth d WHERE d.handler = h.name) AS oldest_at,
-           coalesce(r.succeeded, 0) AS succeeded_last_hour,
-           coalesce(r.other, 0) AS unsuccessful_last_hour
-         FROM handlers h LEFT JOIN (
-           SELECT j.handler, sum(a.outcome = 'succeeded') AS succeeded,
-             sum(a.outcome <> 'succeeded') AS other
-           FROM attempts a JOIN jobs j ON j.id = a.job
-           WHERE a.id >= ?3 AND a.ended_at >= ?1 GROUP BY j.handler) r ON r.handler = h.id
-         ORDER BY h.name"),
-        &[hour_ago_ms.into(), to_wall_ms.into(), first_attempt.into()],
+        &format!(
+            "WITH depth AS MATERIALIZED (SELECT handler, sum(jobs) FILTER (WHERE state = 'queued') AS queued,
+               sum(jobs) FILTER (WHERE state = 'running') AS running, min(oldest_at) AS oldest_at
+               FROM queue_depth GROUP BY handler),
+             dead AS MATERIALIZED (SELECT handler, count(*) AS jobs FROM jobs INDEXED BY jobs_by_state
+               WHERE state = 4 AND state NOT IN (3, 6) GROUP BY handler),
+             hour AS MATERIALIZED (SELECT handler, sum(succeeded) AS succeeded,
+               sum(unsuccessful) AS unsuccessful FROM minute_counts
+               WHERE minute >= ?1 AND handler > 0 GROUP BY handler)
+             SELECT h.name AS handler, h.paused,
+               strftime({ISO}, (h.breaker_open_until + ?2) / 1000.0, 'unixepoch') AS breaker_open_until,
+               coalesce(d.queued, 0) AS queued, coalesce(d.running, 0) AS running,
+               coalesce(x.jobs, 0) AS dead, d.oldest_at,
+               coalesce(c.succeeded, 0) AS succeeded_last_hour,
+               coalesce(c.unsuccessful, 0) AS unsuccessful_last_hour
+             FROM handlers h LEFT JOIN depth d ON d.handler = h.name LEFT JOIN dead x ON x.handler = h.id
+               LEFT JOIN hour c ON c.handler = h.id
+             ORDER BY h.name"
+        ),
+        &last_hour_and_offset(clock),
     )
 }
 
@@ -44,52 +45,31 @@ pub fn load_handler_stats(
 ///
 /// # Errors
 /// The read failed.
-pub fn load_source_stats(
-    conn: &Connection,
-    hour_ago_ms: i64,
-    to_wall_ms: i64,
-) -> rusqlite::Result<Rows> {
-    let first_event = first_id_since(conn, "events", "received_at", hour_ago_ms)?;
+pub fn load_source_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<Rows> {
+    // `last_seen_at` is saved only now and then, so the newest value is in `minute_counts`.
     query(
         conn,
         &format!(
-            "SELECT s.name AS source, coalesce(e.events, 0) AS events_last_hour,
-               coalesce((SELECT sum(r.count) FROM rejected_requests r WHERE r.source = s.name
-                 AND r.at >= ?1), 0) AS rejected_last_hour,
-               strftime({ISO}, coalesce(e.last, CASE WHEN s.has_accepted THEN s.last_seen_at + ?3 END)
+            "WITH hour AS MATERIALIZED (SELECT source, sum(events) AS events, sum(rejections) AS rejections
+               FROM minute_counts WHERE minute >= ?1 AND handler = 0 GROUP BY source),
+             last AS MATERIALIZED (SELECT source, max(minute), last_event_at FROM minute_counts
+               WHERE handler = 0 AND last_event_at IS NOT NULL GROUP BY source)
+             SELECT s.name AS source, coalesce(c.events, 0) AS events_last_hour,
+               coalesce(c.rejections, 0) AS rejected_last_hour,
+               strftime({ISO}, coalesce(l.last_event_at, CASE WHEN s.has_accepted THEN s.last_seen_at + ?2 END)
                  / 1000.0, 'unixepoch') AS last_event_at
-             FROM sources s LEFT JOIN (
-               SELECT source, count(*) AS events, max(received_at) AS last FROM events
-               WHERE id >= ?2 AND received_at >= ?1 GROUP BY source) e ON e.source = s.id
+             FROM sources s LEFT JOIN hour c ON c.source = s.id LEFT JOIN last l ON l.source = s.id
              ORDER BY s.name"
         ),
-        &[hour_ago_ms.into(), first_event.into(), to_wall_ms.into()],
+        &last_hour_and_offset(clock),
     )
 }
 
-/// Finds the first row of a table whose time is not before `since_ms`, by its id. Ids and times grow together,
-/// so a binary search reads a few rows, where a count would read all.
-fn first_id_since(
-    conn: &Connection,
-    table: &str,
-    time: &str,
-    since_ms: i64,
-) -> rusqlite::Result<i64> {
-    let bounds = format!("SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM {table}");
-    let (mut low, mut high): (i64, i64) =
-        conn.query_row(&bounds, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let sql = format!("SELECT id, {time} FROM {table} WHERE id >= ?1 ORDER BY id LIMIT 1");
-    let mut select = conn.prepare(&sql)?;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found: Option<(i64, i64)> =
-            select.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        match found {
-            Some((id, at_ms)) if at_ms < since_ms => low = id + 1,
-            Some(_) | None => high = middle,
-        }
-    }
-    Ok(low)
+/// Returns the first minute of the last hour, and the difference between the wall clock and the database
+/// clock.
+fn last_hour_and_offset(clock: MonotonicClock) -> [Value; 2] {
+    let first_minute = minute_counts::minute_of(clock.now_ms()) + 1 - MINUTES_OF_LAST_HOUR;
+    [first_minute.into(), clock.to_wall_ms(0).into()]
 }
 
 /// Returns how many jobs are queued for each handler, by its name.
@@ -105,7 +85,8 @@ pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, 
 /// The state of the queue and of the handlers, for `status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DatabaseSummary {
-    pub queued: i64,
+    /// The number of queued jobs of each handler that has some.
+    pub queued_by_handler: HashMap<String, i64>,
     pub running: i64,
     pub dead: i64,
     /// Wall clock.
@@ -115,33 +96,44 @@ pub struct DatabaseSummary {
     pub paused: Vec<String>,
 }
 
+impl DatabaseSummary {
+    /// Returns the number of queued jobs.
+    pub fn queued(&self) -> i64 {
+        self.queued_by_handler.values().sum()
+    }
+}
+
 /// Returns the state of the queue and of the handlers.
 ///
 /// # Errors
 /// The read failed.
 pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<DatabaseSummary> {
-    let count = |sql: &str| conn.query_row(sql, [], |row| row.get(0));
-    let oldest: Option<i64> = conn.query_row(
-        "SELECT min(e.received_at) FROM (SELECT min(id) AS id FROM jobs WHERE state = 0 AND handler IN
-           (SELECT id FROM handlers) UNION ALL SELECT min(id) FROM jobs WHERE state = 1) q
-           JOIN jobs j ON j.id = q.id JOIN events e ON e.id = j.event",
-        [],
-        |row| row.get(0),
+    let mut summary = DatabaseSummary::default();
+    let mut select = conn.prepare(
+        "SELECT handler, state = 'queued', jobs, CAST(round(unixepoch(oldest_at, 'subsec') * 1000) AS INTEGER)
+         FROM queue_depth",
     )?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let (is_queued, jobs): (bool, i64) = (row.get(1)?, row.get(2)?);
+        if is_queued {
+            summary.queued_by_handler.insert(row.get(0)?, jobs);
+            let oldest_at_ms: Option<i64> = row.get(3)?;
+            summary.oldest_queued_at_ms =
+                summary.oldest_queued_at_ms.into_iter().chain(oldest_at_ms).min();
+        } else {
+            summary.running += jobs;
+        }
+    }
+    summary.dead =
+        conn.query_row("SELECT count(*) FROM jobs WHERE state = 4", [], |row| row.get(0))?;
     let mut select = conn.prepare(
         "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL ORDER BY name",
     )?;
     let open_breakers =
         select.query_map([], |row| Ok((row.get(0)?, clock.to_wall_ms(row.get(1)?))))?;
-    let open_breakers = open_breakers.collect::<rusqlite::Result<_>>()?;
+    summary.open_breakers = open_breakers.collect::<rusqlite::Result<_>>()?;
     let mut select = conn.prepare("SELECT name FROM handlers WHERE paused ORDER BY name")?;
-    let paused = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    Ok(DatabaseSummary {
-        queued: count("SELECT coalesce(sum(jobs), 0) FROM queue_depth WHERE state = 'queued'")?,
-        running: count("SELECT count(*) FROM jobs WHERE state = 2")?,
-        dead: count("SELECT count(*) FROM jobs WHERE state = 4")?,
-        oldest_queued_at_ms: oldest,
-        open_breakers,
-        paused,
-    })
+    summary.paused = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(summary)
 }

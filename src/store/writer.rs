@@ -350,6 +350,7 @@ impl Writer {
         if self.state.counters != transaction.counters {
             self.state.write_counters(conn)?;
         }
+        self.state.write_minute_counts(conn)?;
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.version = transaction.version;
         Ok(())

@@ -6,9 +6,11 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, params};
 
+use super::block_index::BlockIndex;
 use super::breaker::{self, BreakerState};
 use super::dead_job::DeadJob;
 use super::deferred::DeadJobRetry;
+use super::minute_counts::{self, MinuteCounts};
 use super::registry::{self, IdleTime};
 use super::sources::{self, SourceStatus};
 use super::{alerts, rejections};
@@ -64,6 +66,8 @@ pub struct WriterState {
     pub(super) dead_job_retries: Vec<DeadJobRetry>,
     /// How many dead jobs duplicates retried in this transaction.
     pub(super) retried_dead_jobs: usize,
+    pub(super) minute_counts: MinuteCounts,
+    pub(super) blocks: BlockIndex,
 }
 
 /// How many accepted addresses are cached. The cache saves a write for each event.
@@ -96,6 +100,8 @@ impl WriterState {
             deferred_before: HashMap::new(),
             dead_job_retries: Vec::new(),
             retried_dead_jobs: 0,
+            minute_counts: MinuteCounts::default(),
+            blocks: BlockIndex::default(),
         };
         state.reload(conn)?;
         Ok(state)
@@ -146,6 +152,15 @@ impl WriterState {
         conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4")?
             .execute(params![event, job, attempt, replay])?;
         Ok(())
+    }
+
+    /// Saves what this transaction counted for the rates. Called once for each transaction, before its
+    /// commit.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn write_minute_counts(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        minute_counts::write(conn, self)
     }
 
     /// Returns the handler's clock. It stops while the handler is paused or its circuit breaker is
@@ -207,6 +222,8 @@ impl WriterState {
         self.dead_jobs.clear();
         self.active_sources.clear();
         self.dead_job_retries.clear();
+        self.minute_counts.clear();
+        self.blocks.clear();
         self.deferred.clone_from(&self.deferred_before);
     }
 

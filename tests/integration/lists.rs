@@ -276,3 +276,32 @@ fn a_strict_check_fails_on_warnings() {
     assert_eq!(strict.status.code(), Some(1));
     assert!(stderr(&strict).contains("--strict allows none"), "{}", stderr(&strict));
 }
+
+#[test]
+fn the_counts_of_the_last_hour_are_exact_after_a_crash() {
+    let mut server = scenario()
+        .source("a", "accept = 'json'")
+        .handler("good", "", "true")
+        .handler("slow", "", "echo started >> started; exec sleep 600")
+        .start();
+    for body in ["1", "2", "3"] {
+        assert_eq!(server.post("/hooks/a", body).status, 202);
+    }
+    assert_ne!(server.post("/hooks/a", "no JSON").status, 202);
+    server.until("select count(*) from outcomes", "3");
+    server.until("select sum(jobs) from queue_depth where state = 'running'", "3");
+    server.until("select sum(count) from rejections", "1");
+    let counts = |server: &Server| {
+        let rows = server.json_lines(&["stats", "--json"]);
+        let count = |row: usize, field: &str| rows[row][field].as_i64();
+        (
+            [count(0, "succeeded_last_hour"), count(1, "unsuccessful_last_hour")],
+            [count(2, "events_last_hour"), count(2, "rejected_last_hour")],
+        )
+    };
+    server.kill();
+    assert_eq!(counts(&server), ([Some(3), Some(0)], [Some(3), Some(1)]));
+    server.start();
+    server.until("select count(*) from outcomes where outcome = 'interrupted'", "3");
+    assert_eq!(counts(&server), ([Some(3), Some(3)], [Some(3), Some(1)]));
+}

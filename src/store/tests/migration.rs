@@ -78,14 +78,18 @@ fn a_database_of_a_pre_release_build_is_rejected_and_left_as_it_was() {
 
 #[test]
 fn a_database_of_an_early_build_of_the_same_version_is_rejected_as_pre_release() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("early.db");
-    let made = open(&path, Durability::Full).unwrap();
-    made.conn.execute("UPDATE meta SET name = 'trail' WHERE name = 'database_id'", []).unwrap();
-    drop(made);
-    let error = open(&path, Durability::Full).unwrap_err().to_string();
-    assert!(error.contains("was created by a pre-release build"), "{error}");
-    let error =
-        crate::store::open_for_cli(&path, crate::store::Access::Read).unwrap_err().to_string();
-    assert!(error.contains("was created by a pre-release build"), "{error}");
+    for change in
+        ["UPDATE meta SET name = 'trail' WHERE name = 'database_id'", "DROP TABLE job_blocks"]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("early.db");
+        let made = open(&path, Durability::Full).unwrap();
+        made.conn.execute_batch(change).unwrap();
+        drop(made);
+        let error = open(&path, Durability::Full).unwrap_err().to_string();
+        assert!(error.contains("was created by a pre-release build"), "{error}");
+        let error =
+            crate::store::open_for_cli(&path, crate::store::Access::Read).unwrap_err().to_string();
+        assert!(error.contains("was created by a pre-release build"), "{error}");
+    }
 }

@@ -26,10 +26,12 @@ mod dedupe;
 mod deferred;
 mod job_keys;
 mod migration;
+mod minute_counts;
 mod query_plans;
 mod queue_limit;
 mod replay;
 mod retries;
+mod search;
 mod selection;
 
 const H: HandlerId = HandlerId(1);
@@ -40,6 +42,8 @@ struct TestStore {
     _folder: tempfile::TempDir,
     store: Store,
     state: WriterState,
+    /// The source of new events.
+    source: SourceId,
     breaker: BreakerPolicy,
     queue_limit: Option<QueueLimit>,
 }
@@ -52,7 +56,14 @@ fn test_store() -> TestStore {
         .unwrap();
     let mut state = WriterState::read(&store.conn, store.clock).unwrap();
     state.now_ms = 1_000_000;
-    TestStore { _folder: folder, store, state, breaker: BreakerPolicy::NEVER, queue_limit: None }
+    TestStore {
+        _folder: folder,
+        store,
+        state,
+        source: S,
+        breaker: BreakerPolicy::NEVER,
+        queue_limit: None,
+    }
 }
 
 fn registration(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
@@ -82,7 +93,7 @@ impl TestStore {
     fn insert_plan(&mut self, plan: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
         let new_event = NewEvent {
             reply_slot: 0,
-            source: S,
+            source: self.source,
             uid: [7; 16],
             received_at_ms: self.state.wall_ms,
             method: "POST".into(),

@@ -1,0 +1,221 @@
+//! Searches find what a read of all rows finds, and the block index is complete after everything that
+//! writes rows.
+
+use super::*;
+use crate::store::block_index::BLOCK_BITS;
+use crate::store::queries::{Selector, TailFilter, list_jobs, query};
+use crate::store::search::{
+    SearchResult, SearchTime, Total, search_events_within, search_jobs_within,
+    search_outcomes_within,
+};
+use rusqlite::types::Value;
+
+const OTHER: HandlerId = HandlerId(2);
+const B: SourceId = SourceId(2);
+/// Enough for four blocks.
+const EVENTS: i64 = 4 << BLOCK_BITS;
+const DAY_MS: i64 = 86_400_000;
+const UNLIMITED: SearchTime = SearchTime::UNLIMITED;
+/// The time of a search that reads one block.
+const NONE_LEFT: SearchTime = SearchTime { find: Duration::ZERO, count: Duration::ZERO };
+
+/// A database with events of two sources over some days, and jobs of two handlers in all states. The
+/// source `b` and the handler `other` have few rows. In the middle, the wall clock was a year ahead.
+fn filled_store() -> TestStore {
+    let mut test = test_store();
+    let handlers = ["h", "other", "none"].map(|name| registration(name, BreakerPolicy::NEVER));
+    registry::register(test.conn(), &["a".into(), "b".into()], &handlers, 0).unwrap();
+    test.conn().execute_batch("BEGIN").unwrap();
+    let start_ms = test.state.wall_ms - 4 * DAY_MS;
+    for event in 0..EVENTS {
+        let is_ahead = (EVENTS / 2..EVENTS / 2 + 50).contains(&event);
+        let jump_ms = if is_ahead { 365 * DAY_MS } else { 0 };
+        test.state.wall_ms = start_ms + event * (4 * DAY_MS / EVENTS) + jump_ms;
+        test.source = if event % 1500 == 7 { B } else { S };
+        let plain = |handler| (handler, JobSpec::Event(JobKeys::default()));
+        let specs = match event % 900 {
+            3 => vec![plain(OTHER)],
+            4 => vec![plain(H), plain(OTHER)],
+            5 | 6 => vec![(H, ordered_job("key"))],
+            8 => Vec::new(),
+            _ => vec![plain(H)],
+        };
+        test.insert_event(specs);
+    }
+    for index in 0..3000 {
+        let handler = if index % 700 == 0 { OTHER } else { H };
+        let Some(job) = test.claim_for(handler, 1, false).pop() else { continue };
+        match index % 500 {
+            1 => test.finish(&job, dead()),
+            2 | 3 => test.finish(&job, retry_after(DAY_MS as u64)),
+            _ if handler == OTHER => test.finish(&job, dead()),
+            4 => FinishResult::Stale,
+            _ => test.finish(&job, NextStep::Succeeded),
+        };
+    }
+    let cancelled = test.state.counters.job - 40;
+    test.cancel(cancelled);
+    let dead: i64 = test.query_number("SELECT min(id) FROM jobs WHERE state = 4");
+    assert!(test.retry(dead));
+    test.conn().execute_batch("COMMIT").unwrap();
+    test
+}
+
+/// All combinations of the selectors, with a time range that has rows and one that has none.
+fn selectors(test: &TestStore) -> Vec<Selector> {
+    let names =
+        |names: [&str; 3]| names.map(|name| Some(name.to_owned()).filter(|_| !name.is_empty()));
+    let start_ms = test.query_number("SELECT min(received_at) FROM events");
+    let states = JobState::ALL.into_iter().map(Some).chain([None]);
+    let states: Vec<Option<JobState>> = states.collect();
+    let ranges = [
+        (None, None),
+        (Some(start_ms + DAY_MS), Some(start_ms + DAY_MS + 3_600_000)),
+        (Some(start_ms + 100 * DAY_MS), None),
+        (None, Some(start_ms)),
+    ];
+    let mut all = Vec::new();
+    for handler in names(["", "other", "none"]) {
+        for source in names(["", "a", "b"]) {
+            for (since_ms, until_ms) in ranges {
+                for &state in &states {
+                    let (handler, source) = (handler.clone(), source.clone());
+                    all.push(Selector {
+                        handler,
+                        source,
+                        since_ms,
+                        until_ms,
+                        state,
+                        ..Selector::default()
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+fn first_column(result: &SearchResult) -> Vec<Value> {
+    result.rows.rows.iter().map(|row| row[0].clone()).collect()
+}
+
+fn ids(conn: &Connection, sql: &str, values: &[Value]) -> Vec<Value> {
+    query(conn, sql, values).unwrap().rows.into_iter().map(|mut row| row.remove(0)).collect()
+}
+
+fn assert_same(found: &SearchResult, all: &[Value], limit: usize, context: &str) {
+    assert_eq!(first_column(found), all[..limit.min(all.len())], "{context}");
+    assert_eq!(found.end, None, "{context}");
+    let total = (all.len() >= limit).then(|| Total::Exact(i64::try_from(all.len()).unwrap()));
+    assert_eq!(found.total, total, "{context}");
+}
+
+#[test]
+fn a_search_finds_the_same_jobs_and_events_as_a_read_of_all_rows() {
+    let test = filled_store();
+    let conn = test.conn();
+    for selector in selectors(&test) {
+        let all = list_jobs(conn, &selector, i64::MAX, 0).unwrap();
+        let all: Vec<Value> = all.rows.into_iter().map(|mut row| row.remove(0)).collect();
+        let found = search_jobs_within(conn, &selector, 20, 0, UNLIMITED).unwrap();
+        assert_same(&found, &all, 20, &format!("{selector:?}"));
+        let filter = selector.event_filter();
+        let sql = format!("SELECT e.id FROM events e WHERE {} ORDER BY 1 DESC", filter.to_sql());
+        let all = ids(conn, &sql, &filter.values);
+        let found = search_events_within(conn, &selector, 20, UNLIMITED).unwrap();
+        assert_same(&found, &all, 20, &format!("events, {selector:?}"));
+    }
+}
+
+#[test]
+fn a_search_finds_the_same_outcomes_as_a_read_of_all_rows() {
+    let test = filled_store();
+    let conn = test.conn();
+    for selector in selectors(&test).into_iter().filter(|selector| selector.since_ms.is_none()) {
+        let Selector { handler, source, state, .. } = selector;
+        let sql = "SELECT id FROM outcomes WHERE (?1 IS NULL OR handler = ?1)
+          AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR job_state = ?3) ORDER BY id DESC LIMIT 20";
+        let name = state.map(|state| state.name().to_owned());
+        let mut all = ids(conn, sql, &[handler.clone().into(), source.clone().into(), name.into()]);
+        all.reverse();
+        let filter = TailFilter { handler, source, state };
+        assert_eq!(
+            first_column(&search_outcomes_within(conn, &filter, 0, 20, UNLIMITED).unwrap()),
+            all,
+            "{filter:?}"
+        );
+        // Without time, the search reads one block, and then the jobs of the state.
+        let found = search_outcomes_within(conn, &filter, 0, 20, NONE_LEFT).unwrap();
+        if !matches!(filter.state, None | Some(JobState::Succeeded)) {
+            assert_eq!((first_column(&found), found.end), (all, None), "{filter:?}");
+        }
+    }
+}
+
+#[test]
+fn a_search_that_ends_early_says_how_far_back_it_has_read() {
+    let test = filled_store();
+    let conn = test.conn();
+    let text = Selector { detail: Some("no such text".into()), ..Selector::default() };
+    let found = search_jobs_within(conn, &text, 20, 0, NONE_LEFT).unwrap();
+    let end = found.end.unwrap();
+    assert_eq!(end.id, test.state.counters.job >> BLOCK_BITS << BLOCK_BITS);
+    assert!(end.at_ms.is_some());
+    // A list that is full is complete. Only the number of the other rows may be open.
+    let found = search_jobs_within(conn, &Selector::default(), 1, 0, NONE_LEFT).unwrap();
+    assert_eq!((found.rows.rows.len(), found.end), (1, None));
+    assert!(found.total.is_some());
+    let found = search_jobs_within(conn, &text, 20, 0, UNLIMITED).unwrap();
+    assert_eq!((found.rows.rows.len(), found.end, found.total), (0, None, None));
+}
+
+#[test]
+fn the_block_index_has_each_row_after_a_rollback() {
+    let mut test = test_store();
+    for statement in ["BEGIN", "ROLLBACK"] {
+        test.conn().execute_batch(statement).unwrap();
+        if statement == "ROLLBACK" {
+            test.state.discard_effects();
+            test.state.reload(&test.store.conn).unwrap();
+        }
+        test.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    }
+    test.run_next(NextStep::Succeeded);
+    for table in ["event_blocks", "job_blocks WHERE has_succeeded", "attempt_blocks"] {
+        assert_eq!(test.query_number(&format!("SELECT count(*) FROM {table}")), 1, "{table}");
+    }
+}
+
+#[test]
+fn searches_and_views_read_no_table_from_end_to_end() {
+    let test = filled_store();
+    let conn = test.conn();
+    let plan = |sql: &str| -> String {
+        let mut select = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        // The placeholders stay NULL.
+        let lines = select.raw_query().mapped(|row| row.get::<_, String>(3));
+        lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+    };
+    for sql in crate::store::search::statements(conn).unwrap() {
+        let plan = plan(&sql);
+        assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        let scans: Vec<&str> = plan.lines().filter(|line| line.starts_with("SCAN")).collect();
+        // The block index is small, and a scan of it ends at the limit.
+        assert!(scans.iter().all(|line| line.contains("_blocks")), "{sql}\n{plan}");
+    }
+    for (view, id) in [
+        ("outcomes", "id"),
+        ("trail", "event"),
+        ("dead_jobs", "job"),
+        ("rejections", "id"),
+        ("handshakes", "id"),
+        ("audit_log", "id"),
+        ("breaker_log", "id"),
+    ] {
+        let plan = plan(&format!("SELECT * FROM {view} ORDER BY {id} DESC LIMIT 20"));
+        assert!(!plan.contains("TEMP B-TREE"), "{view}\n{plan}");
+    }
+    let plan = plan("SELECT * FROM queue_depth");
+    assert!(!plan.contains("AUTOMATIC"), "{plan}");
+    assert!(plan.contains("SEARCH o USING COVERING INDEX jobs_by_state (state<?)"), "{plan}");
+}
