@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use clap::Args;
 
 use super::id_list::parse_id;
+use super::output::format_count;
 use super::selector_checks::check_event;
 use super::{ExitError, open_store, output, runtime_error, user_error};
 use crate::config::{self, Handler, LoadedConfig};
@@ -37,7 +38,7 @@ pub struct EvalArgs {
     /// event
     #[arg(value_name = "EVENT|FILE")]
     input: Option<String>,
-    /// Content type of the file
+    /// Content type of the file. Stored events have their own
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
 }
@@ -80,6 +81,11 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
                 ..EventContext::default()
             };
             pool.outputs(0, &expression, &context)
+        }
+        (_, Some(_)) if args.content_type.is_some() => {
+            let text = "eval: --content-type does not apply to a stored event, which has its own: \
+                        expected a file, or - for standard input";
+            return Err(ExitError { code: 2, text: text.to_owned() });
         }
         (input, Some(loaded)) => {
             let store = open_store(loaded)?;
@@ -265,6 +271,10 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let Some(handler) = loaded.config.handlers.iter().find(|handler| handler.name == *name) else {
         return Err(user_error(format!("handler {name}: there is no such handler in config.toml")));
     };
+    if args.item.is_some() && handler.split.is_none() {
+        let text = format!("run: --item does not apply: handler {name} has no split");
+        return Err(ExitError { code: 2, text });
+    }
     let (secrets, missing) = config::read_secrets_under(loaded, &format!("handlers.{name}"));
     if !missing.is_empty() {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
@@ -294,8 +304,17 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         Err(result) => return Err(user_error(result.detail)),
         Ok(None) => return Err(user_error(format!("event {}: not wanted by when", event.id))),
         Ok(Some(JobSpec::Items(items))) => {
+            let count = items.count();
+            if let Some(number) = args.item
+                && !usize::try_from(number).is_ok_and(|number| (1..=count).contains(&number))
+            {
+                let id = event.id;
+                let items = format_count(count, "item");
+                let text = format!("item {number}: handler {name} makes {items} of event {id}");
+                return Err(user_error(text));
+            }
             let mut body = Vec::new();
-            for index in 0..items.count() {
+            for index in 0..count {
                 let number = u32::try_from(index + 1).map_err(runtime_error)?;
                 if args.item.is_some_and(|selected| selected != number) {
                     continue;

@@ -176,6 +176,29 @@ fn run_runs_a_handler_in_the_foreground_and_records_nothing() {
 }
 
 #[test]
+fn run_and_eval_reject_options_that_do_not_apply() {
+    let server = scenario()
+        .source("a", "")
+        .handler("items", "split = '.[]'\npaused = true", "cat")
+        .handler("whole", "paused = true", "cat")
+        .start();
+    server.post("/hooks/a", "[7,8]");
+    let item = server.cli(&["run", "items", "1", "--item", "2"]);
+    assert_eq!((item.status.code(), stdout(&item).as_str()), (Some(0), "8"));
+    for (args, code, expected) in [
+        (&["run", "items", "1", "--item", "3"][..], 1, "item 3: handler items makes 2 items"),
+        (&["run", "items", "1", "--item", "0"], 1, "item 0: "),
+        (&["run", "whole", "1", "--item", "1"], 2, "--item does not apply: handler whole"),
+        (&["eval", ".", "1", "--content-type", "text/plain"], 2, "--content-type does not apply"),
+    ] {
+        let output = server.cli(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{args:?}");
+    }
+}
+
+#[test]
 fn rejections_are_listed_and_tailed_with_the_columns_of_the_view() {
     let server = scenario().source("a", "").start();
     assert_eq!(server.post("/hooks/unknown", "x").status, 404);
