@@ -1,8 +1,11 @@
 //! Picks the line of a failed process's stderr that says what went wrong: the one a person would read out.
 //!
 //! Most programs write it last. Interpreters write a stack trace, a version or a place after it: Node.js its
-//! version, PHP `thrown in … on line 5`, Ruby and Java the callers. Such lines are skipped. If only such
-//! lines are left, the last line is taken as it is.
+//! version, PHP `thrown in … on line 5`, Ruby and Java the callers. Such lines are skipped, and so are progress
+//! meters. If only such lines are left, the last line is taken as it is. Of an error with a cause, it is the
+//! one that the program prints last, and for Node.js and PHP the innermost cause.
+
+use memchr::memmem;
 
 /// Maximum number of lines that are read, from the end.
 const MAX_LINES: usize = 400;
@@ -12,47 +15,123 @@ const MAX_MESSAGE_LINES: usize = 20;
 
 /// Returns the line of stderr that describes the error, without line end. Empty if stderr has no text.
 pub fn find(stderr: &[u8]) -> &[u8] {
-    let lines: Vec<&[u8]> = lines_from_end(stderr).take(MAX_LINES).collect();
-    let Some(last) = lines.iter().position(|line| !line.trim_ascii().is_empty()) else {
-        return b"";
-    };
-    // A Python traceback: the error is the first line after it that is not indented.
-    let traceback =
-        lines.iter().position(|line| line.starts_with(b"Traceback (most recent call last"));
-    if let Some(traceback) = traceback {
-        let after = lines[..traceback].iter().rev();
-        let mut unindented =
-            after.filter(|line| line.first().is_some_and(|byte| !byte.is_ascii_whitespace()));
-        return unindented.next().unwrap_or(&lines[last]).trim_ascii();
+    let has_text = |line: &&[u8]| !line.trim_ascii().is_empty();
+    let mut lines: Vec<&[u8]> = lines_from_end(stderr, is_progress).take(MAX_LINES).collect();
+    if !lines.iter().any(has_text) {
+        lines = lines_from_end(stderr, |_| false).take(MAX_LINES).collect();
     }
-    let mut index = last;
-    let mut has_trace = false;
+    let Some(last) = lines.iter().position(|line| has_text(line)) else { return b"" };
+    if let Some(error) = find_python_error(&lines).or_else(|| find_go_panic(&lines)) {
+        return error.trim_ascii();
+    }
+    let mut index = skip_rust_backtrace(&lines).unwrap_or(last);
+    let (mut has_trace, mut is_group) = (false, false);
     while let Some(line) = lines.get(index) {
         if line == b"}" {
-            // Node.js prints an error's properties behind its stack trace.
-            let opening = lines[index..].iter().position(|line| line.ends_with(b" {"));
-            match opening.filter(|&distance| is_frame(lines[index + distance])) {
-                Some(distance) => index += distance,
-                None => index += 1,
+            let block = object_above(&lines[index..]);
+            if let Some(cause) = find_node_cause(block) {
+                return cause.trim_ascii();
             }
+            index += block.len().max(1);
         } else if is_frame(line) {
             has_trace = true;
             index += 1;
         } else if is_noise(line) {
+            // The frame around the errors of a Python exception group.
+            is_group |= line.trim_ascii_start().starts_with(b"+-");
             index += 1;
         } else {
             break;
         }
     }
-    if has_trace && let Some(start) = find_message_start(&lines, index) {
-        index = start;
+    let found = lines.get(index).unwrap_or(&lines[last]).trim_ascii();
+    if let Some(cause) = found.strip_prefix(b"[cause]: ") {
+        return cause;
     }
-    lines.get(index).unwrap_or(&lines[last]).trim_ascii()
+    if is_group && let Some(error) = found.strip_prefix(b"| ") {
+        return error.trim_ascii();
+    }
+    if let Some(message) = find_rust_message(&lines, index) {
+        return message.trim_ascii();
+    }
+    if has_trace && let Some(start) = find_message_start(&lines, index) {
+        return lines[start].trim_ascii();
+    }
+    found
 }
 
-/// The lines of a text, the last one first. A carriage return ends a line too: progress meters use it.
-fn lines_from_end(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| byte == b'\n' || byte == b'\r').rev()
+/// Returns the lines of a text, the last one first, without those for which `is_left_out`. A carriage return
+/// ends a line too: progress meters use it.
+fn lines_from_end(text: &[u8], is_left_out: fn(&[u8]) -> bool) -> impl Iterator<Item = &[u8]> {
+    let lines = text.rsplit(|&byte| byte == b'\n').filter(move |line| !is_left_out(line));
+    lines.flat_map(|line| line.rsplit(|&byte| byte == b'\r'))
+}
+
+/// Returns whether the line was written over several times, as a progress meter does.
+fn is_progress(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    line.iter().filter(|&&byte| byte == b'\r').count() > 1
+}
+
+/// Finds the error of a Python traceback: the first line after it that is not indented.
+fn find_python_error<'t>(lines: &[&'t [u8]]) -> Option<&'t [u8]> {
+    let traceback =
+        lines.iter().position(|line| line.starts_with(b"Traceback (most recent call last"))?;
+    let is_indented = |line: &[u8]| line.first().is_none_or(u8::is_ascii_whitespace);
+    lines[..traceback].iter().rev().copied().find(|line| !is_indented(line))
+}
+
+/// Finds the panic of a Go program above the stacks of its goroutines.
+fn find_go_panic<'t>(lines: &[&'t [u8]]) -> Option<&'t [u8]> {
+    let stack =
+        lines.iter().rposition(|line| line.starts_with(b"goroutine ") && line.ends_with(b"]:"))?;
+    let is_panic = |line: &&[u8]| {
+        let text = line.trim_ascii_start();
+        text.starts_with(b"panic: ") || text.starts_with(b"fatal error: ")
+    };
+    lines[stack..].iter().take(MAX_MESSAGE_LINES).copied().find(is_panic)
+}
+
+/// Returns the index of the line above a backtrace of Rust that ends the text.
+fn skip_rust_backtrace(lines: &[&[u8]]) -> Option<usize> {
+    let start = lines
+        .iter()
+        .position(|line| line.trim_ascii().eq_ignore_ascii_case(b"stack backtrace:"))?;
+    let belongs = |line: &&[u8]| {
+        line.is_empty() || line[0].is_ascii_whitespace() || line.starts_with(b"note: ")
+    };
+    lines[..start].iter().all(belongs).then_some(start + 1)
+}
+
+/// Finds the first line of the message of a Rust panic, from its last line upwards.
+fn find_rust_message<'t>(lines: &[&'t [u8]], index: usize) -> Option<&'t [u8]> {
+    let message = lines.get(index..)?.iter().take(MAX_MESSAGE_LINES);
+    let message = message.take_while(|line| !line.starts_with(b"note: "));
+    let is_start = |line: &[u8]| {
+        line.starts_with(b"thread '") && memmem::find(line, b" panicked at ").is_some()
+    };
+    let distance = message.enumerate().find(|(_, line)| is_start(line))?.0;
+    // The message follows the place. Before Rust 1.73 both are on one line.
+    let has_own_line = distance > 0 && lines[index + distance].ends_with(b":");
+    lines.get(index + distance - usize::from(has_own_line)).copied()
+}
+
+/// Returns the lines of the object that Node.js prints behind an error, from its last line `}` upwards to
+/// the line that opens it. Empty if an error has no such object there.
+fn object_above<'l, 't>(lines: &'l [&'t [u8]]) -> &'l [&'t [u8]] {
+    let opening = lines.iter().position(|line| line.ends_with(b" {"));
+    let is_of_error =
+        |&distance: &usize| is_frame(lines[distance]) || names_an_error(lines[distance]);
+    opening.filter(is_of_error).map_or(&[], |distance| &lines[..distance])
+}
+
+/// Finds the innermost cause, or the first of several errors, in an object that Node.js prints.
+fn find_node_cause<'t>(object: &[&'t [u8]]) -> Option<&'t [u8]> {
+    let cause = object.iter().find_map(|line| line.trim_ascii().strip_prefix(b"[cause]: "));
+    cause.or_else(|| {
+        let list = object.iter().position(|line| line.trim_ascii() == b"[errors]: [")?;
+        object.get(list.checked_sub(1)?).copied()
+    })
 }
 
 /// Finds the first line of the message above a stack trace, from `index` (nearest to the trace) upwards.
@@ -70,7 +149,7 @@ fn names_an_error(line: &[u8]) -> bool {
         word.ends_with("Error") || word.ends_with("Exception")
     });
     let is_ruby = text.contains(":in '") || text.contains(":in `");
-    let is_other = ["PHP ", "Exception in thread ", "Caused by: "]
+    let is_other = ["PHP ", "Fatal error: ", "Exception in thread ", "Caused by: "]
         .iter()
         .any(|prefix| text.starts_with(prefix) && text.contains(':'));
     !text.starts_with([' ', '\t']) && (is_class || is_ruby || is_other)
@@ -83,27 +162,47 @@ fn is_frame(line: &[u8]) -> bool {
     let is_numbered =
         text.strip_prefix(b"#").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit);
     (is_indented && (text.starts_with(b"at ") || text.starts_with(b"from ")))
+        // Perl's Carp.
+        || (is_indented && memmem::find(text, b" called at ").is_some())
         || (is_indented && text.starts_with(b"... ") && text.ends_with(b" more"))
         || is_numbered
 }
 
 /// Returns whether the line says where, how or in what an error happened, but not which error it was.
 fn is_noise(line: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 7] = [
+    const PREFIXES: [&[u8]; 9] = [
         b"Node.js v",
+        b"(Use `node --trace-",
         b"Stack trace:",
         b"thrown in ",
         b"note: run with `RUST_BACKTRACE",
         b"stack backtrace:",
         b"goroutine ",
         b"exit status ",
+        // Perl, after the errors of its compiler.
+        b"BEGIN failed--compilation aborted",
     ];
+    const SUFFIXES: [&[u8]; 1] = [b" aborted due to compilation errors."];
     let text = line.trim_ascii();
     // Markers below a source line, brackets.
     let is_marker = !text.iter().any(|byte| byte.is_ascii_alphanumeric() || *byte >= 0x80);
     // What `sh -x` writes before each command.
     let is_trace = text.starts_with(b"+ ");
-    is_marker || is_trace || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+    // `Try 'ls --help' for more information.`, `curl: try 'curl --help' …`
+    let is_hint = memmem::find(text, b"--help").is_some()
+        && (text.starts_with(b"Try ") || memmem::find(text, b": try ").is_some());
+    // `100%|#####| 200/200`
+    let is_percentage = text.split(|byte| *byte == b'%').next().is_some_and(|number| {
+        number.len() < text.len()
+            && !number.is_empty()
+            && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+    });
+    is_marker
+        || is_trace
+        || is_hint
+        || is_percentage
+        || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        || SUFFIXES.iter().any(|suffix| text.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -152,6 +251,57 @@ mod tests {
     }
 
     #[test]
+    fn the_cause_of_a_node_error_is_the_innermost_one() {
+        check(
+            "TypeError: fetch failed\n    at node:internal/undici:14976:13\n    at async x.mjs:1:1 {\n  \
+             [cause]: Error: connect ECONNREFUSED 127.0.0.1:9\n      \
+             at afterConnect (node:net:1611:16) {\n    errno: -111,\n    code: 'ECONNREFUSED'\n  }\n}\n\n\
+             Node.js v20.20.2\n",
+            "Error: connect ECONNREFUSED 127.0.0.1:9",
+        );
+        check(
+            "Error: contact 17\n    at x.mjs:1:7\n    at async f (node:internal:117:5) {\n  \
+             [cause]: Error: no id\n      at x.mjs:1:41\n}\n\nNode.js v20.20.2\n",
+            "Error: no id",
+        );
+        check(
+            "    ^\n\n[AggregateError: All promises were rejected] {\n  [errors]: [\n    Error: a down\n        \
+             at x.mjs:1:35,\n    Error: b down\n        at x.mjs:1:72\n  ]\n}\n\nNode.js v20.20.2\n",
+            "Error: a down",
+        );
+    }
+
+    #[test]
+    fn text_that_node_throws_is_found_above_its_hint() {
+        check(
+            "/srv/x.js:1\nthrow \"no id\";\n^\nno id\n(Use `node --trace-uncaught ...` to show where the \
+             exception was thrown)\n\nNode.js v20.20.2\n",
+            "no id",
+        );
+    }
+
+    #[test]
+    fn the_error_of_a_python_exception_group_is_one_of_its_errors() {
+        check(
+            "  + Exception Group Traceback (most recent call last):\n  |   File \"x.py\", line 6, in <module>\n  \
+             |     asyncio.run(main())\n  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)\n  \
+             +-+---------------- 1 ----------------\n    | Traceback (most recent call last):\n    \
+             |   File \"x.py\", line 5, in b\n    | ValueError: no id\n    \
+             +------------------------------------\n",
+            "ValueError: no id",
+        );
+    }
+
+    #[test]
+    fn the_notes_of_a_python_error_are_not_its_error() {
+        check(
+            "Traceback (most recent call last):\n  File \"x.py\", line 1, in <module>\n    \
+             raise error\nValueError: no id\nseen in event 7\n",
+            "ValueError: no id",
+        );
+    }
+
+    #[test]
     fn the_error_of_php_is_found_above_its_stack_and_its_place() {
         check(
             "PHP Fatal error:  Uncaught Error: Call to undefined function f() in /srv/x.php:5\n\
@@ -162,6 +312,11 @@ mod tests {
             "PHP Fatal error:  Uncaught RuntimeException: one\ntwo in /srv/x.php:5\nStack trace:\n\
              #0 /srv/x.php(7): f()\n#1 {main}\n  thrown in /srv/x.php on line 5\n",
             "PHP Fatal error:  Uncaught RuntimeException: one",
+        );
+        check(
+            "\nFatal error: Uncaught LogicException: no id in /srv/x.php:1\nStack trace:\n#0 {main}\n\nNext \
+             RuntimeException: two in /srv/x.php:1\nStack trace:\n#0 {main}\n  thrown in /srv/x.php on line 1\n",
+            "Fatal error: Uncaught LogicException: no id in /srv/x.php:1",
         );
     }
 
@@ -207,10 +362,70 @@ mod tests {
 
     #[test]
     fn the_error_of_a_rust_panic_is_its_message() {
+        let note =
+            "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        let place = "thread 'main' (17) panicked at src/main.rs:2:5:\n";
+        check(&format!("\n{place}contact 17\n{note}"), "contact 17");
         check(
-            "thread 'main' panicked at src/main.rs:2:5:\ncontact 17\n\
-             note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n",
+            &format!("{place}assertion `left == right` failed: sum\n  left: 2\n right: 6\n{note}"),
+            "assertion `left == right` failed: sum",
+        );
+        check(&format!("{place}contact 17\n{note}giving up\n"), "giving up");
+        check(
+            &format!(
+                "{place}contact 17\nstack backtrace:\n   0: __rustc::rust_begin_unwind\n             \
+                 at /rustc/5980/library/std/src/panicking.rs:689:5\n   1: x::main\n  36:      0x0 - <unknown>\n\
+                 note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n"
+            ),
             "contact 17",
+        );
+        check(
+            "thread 'main' panicked at 'contact 17', src/main.rs:2:5\n",
+            "thread 'main' panicked at 'contact 17', src/main.rs:2:5",
+        );
+    }
+
+    #[test]
+    fn the_error_of_a_go_panic_is_found_above_its_stacks() {
+        let stack =
+            "\ngoroutine 1 [running]:\nmain.main()\n\t/srv/main.go:8 +0x1d\nexit status 2\n";
+        let panic = "panic: runtime error: index out of range [5] with length 1";
+        check(&format!("starting\n{panic}\n{stack}"), panic);
+        let signal = "[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x47b3c2]";
+        check(
+            &format!("panic: nil pointer dereference\n{signal}\n{stack}"),
+            "panic: nil pointer dereference",
+        );
+        check(&format!("panic: one [recovered]\n\tpanic: two\n{stack}"), "panic: two");
+        check("2026/11/28 23:00:01 no contact\nexit status 1\n", "2026/11/28 23:00:01 no contact");
+    }
+
+    #[test]
+    fn the_error_of_perl_is_found_above_its_callers_and_the_end_of_its_compiler() {
+        check(
+            "no contact at x.pl line 1.\n\tmain::f(17) called at x.pl line 3\n",
+            "no contact at x.pl line 1.",
+        );
+        check(
+            "Global symbol \"$y\" requires explicit package name at x.pl line 1.\n\
+             Execution of x.pl aborted due to compilation errors.\n",
+            "Global symbol \"$y\" requires explicit package name at x.pl line 1.",
+        );
+    }
+
+    #[test]
+    fn a_progress_meter_and_a_hint_at_the_end_are_skipped() {
+        let meter: String = (0..200).map(|count| format!("\rstored {count} of 200")).collect();
+        check(&format!("error: contact 17\n{meter}\n"), "error: contact 17");
+        check(&format!("{meter}\n"), "stored 199 of 200");
+        check("KeyError: 'id'\n100%|#####| 200/200\n", "KeyError: 'id'");
+        check(
+            "ls: unrecognized option '--x'\nTry 'ls --help' for more information.\n",
+            "ls: unrecognized option '--x'",
+        );
+        check(
+            "curl: option --x: is unknown\ncurl: try 'curl --help' or 'curl --manual' for more information\n",
+            "curl: option --x: is unknown",
         );
     }
 
