@@ -20,7 +20,7 @@ pub fn find(stderr: &[u8]) -> &[u8] {
     if !lines.iter().any(has_text) {
         lines = lines_from_end(stderr, |_| false).take(MAX_LINES).collect();
     }
-    let Some(last) = lines.iter().position(|line| has_text(line)) else { return b"" };
+    let Some(last) = lines.iter().position(has_text) else { return b"" };
     if let Some(error) = find_python_error(&lines).or_else(|| find_go_panic(&lines)) {
         return error.trim_ascii();
     }
@@ -158,14 +158,15 @@ fn names_an_error(line: &[u8]) -> bool {
 /// Returns whether the line is a caller in a stack trace.
 fn is_frame(line: &[u8]) -> bool {
     let text = line.trim_ascii_start();
-    let is_indented = text.len() < line.len();
     let is_numbered =
         text.strip_prefix(b"#").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit);
-    (is_indented && (text.starts_with(b"at ") || text.starts_with(b"from ")))
+    let is_indented = text.len() < line.len();
+    let is_caller = text.starts_with(b"at ")
+        || text.starts_with(b"from ")
+        || (text.starts_with(b"... ") && text.ends_with(b" more"))
         // Perl's Carp.
-        || (is_indented && memmem::find(text, b" called at ").is_some())
-        || (is_indented && text.starts_with(b"... ") && text.ends_with(b" more"))
-        || is_numbered
+        || memmem::find(text, b" called at ").is_some();
+    is_numbered || (is_indented && is_caller)
 }
 
 /// Returns whether the line says where, how or in what an error happened, but not which error it was.
