@@ -171,7 +171,7 @@ fn is_frame(line: &[u8]) -> bool {
 
 /// Returns whether the line says where, how or in what an error happened, but not which error it was.
 fn is_noise(line: &[u8]) -> bool {
-    const PREFIXES: [&[u8]; 9] = [
+    const PREFIXES: [&[u8]; 8] = [
         b"Node.js v",
         b"(Use `node --trace-",
         b"Stack trace:",
@@ -180,15 +180,14 @@ fn is_noise(line: &[u8]) -> bool {
         b"stack backtrace:",
         b"goroutine ",
         b"exit status ",
-        // Perl, after the errors of its compiler.
-        b"BEGIN failed--compilation aborted",
     ];
-    const SUFFIXES: [&[u8]; 1] = [b" aborted due to compilation errors."];
     let text = line.trim_ascii();
     // Markers below a source line, brackets.
     let is_marker = !text.iter().any(|byte| byte.is_ascii_alphanumeric() || *byte >= 0x80);
     // What `sh -x` writes before each command.
     let is_trace = text.starts_with(b"+ ");
+    let is_perl_summary = text.ends_with(b" aborted due to compilation errors.")
+        || memmem::find(text, b" failed--compilation aborted at ").is_some();
     // `Try 'ls --help' for more information.`, `curl: try 'curl --help' …`
     let is_hint = memmem::find(text, b"--help").is_some()
         && (text.starts_with(b"Try ") || memmem::find(text, b": try ").is_some());
@@ -203,7 +202,7 @@ fn is_noise(line: &[u8]) -> bool {
         || is_hint
         || is_percentage
         || PREFIXES.iter().any(|prefix| text.starts_with(prefix))
-        || SUFFIXES.iter().any(|suffix| text.ends_with(suffix))
+        || is_perl_summary
 }
 
 #[cfg(test)]
@@ -411,6 +410,11 @@ mod tests {
             "Global symbol \"$y\" requires explicit package name at x.pl line 1.\n\
              Execution of x.pl aborted due to compilation errors.\n",
             "Global symbol \"$y\" requires explicit package name at x.pl line 1.",
+        );
+        check(
+            "Can't locate No/Module.pm in @INC at x.pl line 1.\n\
+             BEGIN failed--compilation aborted at x.pl line 1.\n",
+            "Can't locate No/Module.pm in @INC at x.pl line 1.",
         );
     }
 
