@@ -428,7 +428,8 @@ impl Server {
         self.dispatcher.stop();
         self.wait_for_jobs(timeout, || signals.pending().any(|signal| signal != SIGHUP));
         if self.dispatcher.busy() > 0 {
-            log::warn!("stopping {} jobs, which return to the queue", self.running.count());
+            // No warning: a stop does this to every job that takes longer.
+            log::info!("stopping {} jobs, which return to the queue", self.running.count());
             let stopped_at = Instant::now();
             while self.dispatcher.busy() > 0 && stopped_at.elapsed() < GRACE * 2 {
                 self.running.stop_all(StopReason::Shutdown);
