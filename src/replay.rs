@@ -80,7 +80,7 @@ pub struct ReplaySummary {
 fn handlers_with_ids<'c>(
     store: &Store,
     config: &'c Config,
-) -> rusqlite::Result<Vec<(&'c Handler, HandlerId)>> {
+) -> store::Result<Vec<(&'c Handler, HandlerId)>> {
     let number = |(handler, unknown): (&'c Handler, i64)| {
         let known = registry::find_handler(&store.conn, &handler.name)?;
         Ok((handler, known.unwrap_or(HandlerId(-unknown))))

@@ -5,20 +5,19 @@ use std::io::{BufWriter, Write};
 use std::time::Duration;
 
 use clap::Args;
-use rusqlite::types::Value;
 
 use super::output::{self, group_digits};
 use super::selector_args::{SelectorArgs, parse_state};
 use super::selector_checks::{check_handler_and_source, check_selectors};
 use super::setup::orphaned_queue_warnings;
-use super::table::TableWriter;
+use super::table::{self, TableWriter};
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::JobState;
 use crate::store::queries::{self, Rows, Selector, TailFilter, TailView};
 use crate::store::search::{self, SearchEnd, SearchResult, Total};
-use crate::store::{Store, stats};
+use crate::store::{self, Store, Value, stats};
 
 /// How often `tail -f` checks for new rows.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -135,7 +134,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         queries::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
     let mut table = TableWriter::new();
     let mut print = |out: &mut _, rows: &_| match args.json {
-        true => output::print(out, rows, true),
+        true => output::print_json(out, rows),
         false => table.print(out, rows),
     };
     print(&mut out, &found.rows).map_err(runtime_error)?;
@@ -208,7 +207,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     };
     let found = found.map_err(runtime_error)?;
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &found.rows, args.json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &found.rows, args.json).map_err(runtime_error)?;
     if found.rows.rows.is_empty() && found.end.is_none() && !args.json {
         let names = [
             (args.events, "events"),
@@ -244,7 +243,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
 }
 
 /// Finds jobs. Those of one event, and a list without a maximum, are read without the limit of a search.
-fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> rusqlite::Result<SearchResult> {
+fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> store::Result<SearchResult> {
     let (conn, to_wall_ms) = (&store.conn, store.clock.to_wall_ms(0));
     if selector.event.is_none() && limit < i64::MAX {
         return search::search_jobs(conn, selector, limit, to_wall_ms);
@@ -258,18 +257,14 @@ fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> rusqlite::Result
 }
 
 /// Finds events. A list without a maximum is read without the limit of a search.
-fn find_events(store: &Store, selector: &Selector, limit: i64) -> rusqlite::Result<SearchResult> {
+fn find_events(store: &Store, selector: &Selector, limit: i64) -> store::Result<SearchResult> {
     if selector.event.is_none() && limit < i64::MAX {
         return search::search_events(&store.conn, selector, limit);
     }
     queries::list_events(&store.conn, selector, limit).map(SearchResult::complete)
 }
 
-fn find_rejections(
-    store: &Store,
-    selector: &Selector,
-    limit: i64,
-) -> rusqlite::Result<SearchResult> {
+fn find_rejections(store: &Store, selector: &Selector, limit: i64) -> store::Result<SearchResult> {
     let rows = queries::list_rejections(&store.conn, selector, limit)?;
     let total = Total::Exact(queries::count_rejections(&store.conn, selector)?);
     Ok(SearchResult { total: Some(total), ..SearchResult::complete(rows) })
@@ -304,11 +299,11 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
         row.push(Value::Integer(i64::from(is_configured)));
     }
     let mut out = BufWriter::new(output::stdout());
-    output::print(&mut out, &handlers, json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &handlers, json).map_err(runtime_error)?;
     if !json {
         writeln!(out).map_err(runtime_error)?;
     }
-    output::print(&mut out, &sources, json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &sources, json).map_err(runtime_error)?;
     if !json {
         let queued = queued_by_handler(&handlers);
         let warnings = orphaned_queue_warnings(&queued, &loaded.config);

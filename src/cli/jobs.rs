@@ -15,7 +15,7 @@ use super::selector_checks::{
     check_ranges, check_selectors, reject_if_any, unknown_handler, unknown_job,
 };
 use super::{
-    ExitError, open_store_to_write, output, print_without_server, runtime_error, user_error,
+    ExitError, open_store_to_write, output, print_without_server, runtime_error, table, user_error,
 };
 use crate::config::LoadedConfig;
 use crate::domain::id_set::IdSet;
@@ -167,7 +167,7 @@ fn print_dry_run(store: &Store, verb: &str, jobs: &IdSet) -> Result<(), ExitErro
         let offset_ms = store.clock.to_wall_ms(0);
         let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)
             .map_err(runtime_error)?;
-        output::print(&mut out, &rows, false).map_err(runtime_error)?;
+        table::print(&mut out, &rows).map_err(runtime_error)?;
     }
     let count = format_count(jobs.len(), "job");
     let newest =

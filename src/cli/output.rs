@@ -1,21 +1,16 @@
-//! Prints rows as a table or as one JSON object per line. On a terminal, output from outside is escaped.
+//! Formats values and prints rows as JSON objects. On a terminal, output from outside is escaped.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Stderr, StderrLock, Stdout, StdoutLock, Write};
 
-use rusqlite::types::Value;
 use serde_json::{Map, Value as Json};
 
-use super::table;
 use crate::escape;
+use crate::store::Value;
 use crate::store::queries::Rows;
 
-/// Prints rows as JSON or as a table.
-pub fn print(out: &mut impl Write, rows: &Rows, json: bool) -> std::io::Result<()> {
-    if json { print_json(out, rows) } else { table::print(out, rows) }
-}
-
-fn print_json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
+/// Prints each row as a JSON object.
+pub fn print_json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
     for row in &rows.rows {
         writeln!(out, "{}", json_line(&Json::Object(row_object(&rows.columns, row))))?;
     }
@@ -198,7 +193,7 @@ mod tests {
     #[test]
     fn a_row_is_one_json_object_named_as_its_columns() {
         let mut out = Vec::new();
-        print(&mut out, &rows(), true).unwrap();
+        print_json(&mut out, &rows()).unwrap();
         let line: Json = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["id"], 7);
         assert_eq!(line["next_at"], Json::Null);

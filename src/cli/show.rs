@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal, Write};
 
 use clap::Args;
-use rusqlite::types::Value;
 use serde_json::{Value as Json, json};
 
 use super::id_list::parse_id;
@@ -17,7 +16,7 @@ use crate::clock;
 use crate::domain::{Event, EventId, JobId, JobState};
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
 use crate::store::queries::{self, Rows, Selector};
-use crate::store::{Store, deferred, event_reads};
+use crate::store::{self, Store, Value, deferred, event_reads};
 
 /// An event with more jobs gets a summary.
 const MAX_JOBS_IN_FULL: i64 = 10;
@@ -126,7 +125,7 @@ fn print_body(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
 }
 
 /// Returns the numbers of the event's jobs that the arguments name, the lowest first.
-fn select_jobs(store: &Store, args: &ShowArgs) -> rusqlite::Result<Vec<JobId>> {
+fn select_jobs(store: &Store, args: &ShowArgs) -> store::Result<Vec<JobId>> {
     if let Some(job) = args.job {
         return Ok(vec![JobId(job)]);
     }
@@ -134,7 +133,7 @@ fn select_jobs(store: &Store, args: &ShowArgs) -> rusqlite::Result<Vec<JobId>> {
 }
 
 /// Loads jobs as `list` has them, the lowest number first.
-fn load_jobs(store: &Store, jobs: &[JobId]) -> rusqlite::Result<Rows> {
+fn load_jobs(store: &Store, jobs: &[JobId]) -> store::Result<Rows> {
     let jobs: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     if jobs.is_empty() {
         return Ok(Rows::default());

@@ -5,11 +5,11 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use rusqlite::types::Value;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::output;
 use crate::clock::{self, LocalTime};
+use crate::store::Value;
 use crate::store::queries::Rows;
 
 /// Columns of text without a limit, and the width that they keep while there are optional columns to leave
@@ -124,6 +124,11 @@ impl TableWriter {
         }
         Ok(())
     }
+}
+
+/// Prints rows as JSON objects or as a table.
+pub fn print_rows(out: &mut impl Write, rows: &Rows, json: bool) -> std::io::Result<()> {
+    if json { output::print_json(out, rows) } else { print(out, rows) }
 }
 
 /// Prints a table with a header. Without rows, it prints nothing.

@@ -59,6 +59,8 @@ pub mod writer_state;
 pub use lock::{Lock, RunningServer, find_running_server, io_error};
 pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunRecord, RunState, ServerInfo};
+pub use rusqlite::Result;
+pub use rusqlite::types::Value;
 
 use crate::clock::MonotonicClock;
 use crate::config::Durability;
