@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hooktrail::config::{self, Config, Durability, LoadedConfig};
 use rusqlite::Connection;
 
+use crate::architecture::sources;
 use crate::support::server::scenario;
 
 /// A configuration with a source and a handler.
@@ -284,24 +285,29 @@ fn the_configuration_reference_has_every_key() {
 }
 
 #[test]
-fn the_tests_of_each_guarantee_exist() {
+fn each_guarantee_names_tests_that_exist() {
     let page = page("README.md");
-    let guarantees = page.split("\n## ").find(|part| part.starts_with("Guarantees\n")).unwrap();
-    let named: Vec<&str> = guarantees
-        .split('`')
-        .filter(|word| word.contains('_') && !word.contains([' ', '.', '/']))
-        .collect();
-    assert!(named.len() > 10, "{named:?}");
-    let tops = ["src", "tests"].map(|top| Path::new(env!("CARGO_MANIFEST_DIR")).join(top));
-    let sources =
-        fs::read_dir(&tops[0]).unwrap().chain(fs::read_dir(tops[1].join("integration")).unwrap());
-    let sources = sources.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    let sources: String = sources.map(|path| fs::read_to_string(path).unwrap()).collect();
-    for name in named {
-        assert!(
-            sources.contains(&format!("#[test]\nfn {name}()"))
-                || sources.contains(&format!("#[test]\n    fn {name}()")),
-            "there is no test {name}"
-        );
+    let section = page.split("\n## ").find(|part| part.starts_with("Guarantees\n")).unwrap();
+    let code: String =
+        ["src", "tests"].into_iter().flat_map(sources).map(|source| source.text).collect();
+    let exists = |name: &&str| {
+        let head = format!("fn {name}() {{");
+        code.lines().zip(code.lines().skip(1)).any(|(attribute, line)| {
+            line.trim_start() == head && attribute.trim_start() == "#[test]"
+        })
+    };
+    let start = |number: usize| section.find(&format!("\n{number}. "));
+    let guarantees = (1..).map_while(|number| {
+        let end = start(number + 1).unwrap_or(section.len());
+        start(number).map(|start| &section[start..end])
+    });
+    let mut count = 0;
+    for guarantee in guarantees {
+        count += 1;
+        let named: Vec<&str> = code_spans(guarantee).filter(|word| word.contains('_')).collect();
+        assert!(!named.is_empty(), "no test is named:{guarantee}");
+        let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
+        assert!(missing.is_empty(), "there are no such tests: {missing:?}");
     }
+    assert!(count >= 6, "{count} guarantees");
 }
