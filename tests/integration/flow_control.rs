@@ -1,8 +1,10 @@
 //! Flow control of handlers: circuit breaker, rate limit and debouncing.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
-use crate::support::server::{scenario, until};
+use crate::support::server::{Server, scenario, until};
 
 const BREAKER_CHANGES: &str =
     "select group_concat(change, ' ') from (select change from breaker_log order by id)";
@@ -30,37 +32,50 @@ fn a_circuit_breaker_opens_probes_and_closes_again() {
 }
 
 #[test]
-fn a_rate_limit_holds_over_a_restart() {
-    let keys = "rate_limit = \"20/s\"\nconcurrency = 8";
-    let script = "date +%s%N >> starts";
-    let mut server = scenario().source("a", "").handler("h", keys, script).start();
-    for _ in 0..30 {
+fn a_rate_limit_spreads_starts_evenly() {
+    let keys = "rate_limit = \"10/s\"\nconcurrency = 16";
+    let server = scenario().source("a", "").handler("h", keys, "echo >> starts").start();
+    let posted_at = Instant::now();
+    for _ in 0..10 {
         server.post("/hooks/a", "{}");
     }
-    until("some jobs have started", || server.read_file("starts").lines().count() >= 8);
+    until("all jobs have started", || server.read_file("starts").lines().count() == 10);
+    let took = posted_at.elapsed();
+    assert!(took >= Duration::from_millis(900), "ten starts within {took:?}");
+}
+
+/// A server with a rate limit of one start per hour, which its first job has used. The jobs of the
+/// handler `other` have no limit.
+fn server_with_used_rate_limit() -> Server {
+    let server = scenario()
+        .source("a", "")
+        .handler("h", "rate_limit = \"1/h\"", "echo x >> starts")
+        .handler("other", "", "true")
+        .start();
+    server.post("/hooks/a", "1");
+    server.until("select count(*) from outcomes", "2");
+    server
+}
+
+#[test]
+fn a_rate_limit_holds_over_a_crash_and_a_restart() {
+    let mut server = server_with_used_rate_limit();
     server.kill();
     server.start();
-    server.until("select count(*) from trail where succeeded = 1", "30");
-    let text = server.read_file("starts");
-    let mut starts: Vec<u128> = text.lines().map(|line| line.parse().unwrap()).collect();
-    starts.sort_unstable();
-    let starts_after =
-        |from: usize| starts[from..].partition_point(|at| at - starts[from] < 900_000_000);
-    let most = (0..starts.len()).map(starts_after).max().unwrap();
-    assert!(most <= 20, "{most} starts in less than a second");
+    server.post("/hooks/a", "2");
+    server.until("select count(*) from outcomes where handler = 'other'", "2");
+    assert_eq!(server.stop(), Some(0));
+    server.start();
+    server.post("/hooks/a", "3");
+    server.until("select count(*) from outcomes where handler = 'other'", "3");
+    assert_eq!(server.read_file("starts"), "x\n");
+    assert_eq!(server.value("select jobs from queue_depth where handler = 'h'"), "2");
 }
 
 #[test]
 fn a_rate_limit_holds_over_reloads_even_if_one_removes_it() {
-    let script = "echo x >> starts";
-    let mut server = scenario()
-        .source("a", "")
-        .handler("h", "rate_limit = \"1/h\"", script)
-        .handler("other", "", "true")
-        .start();
+    let mut server = server_with_used_rate_limit();
     let others = "select count(*) from outcomes where handler = 'other'";
-    server.post("/hooks/a", "1");
-    until("the first job has started", || server.read_file("starts") == "x\n");
     let slow = server.config().clone();
     server.signal(Signal::HUP);
     server.until_reloads(1);
@@ -97,15 +112,27 @@ fn a_burst_of_debounced_events_runs_one_job() {
 fn a_paused_handler_with_an_open_breaker_starts_nothing() {
     let keys =
         "breaker = { threshold = 1, cooldown = \"1ms\" }\nretry = { initial_delay = \"1ms\" }";
-    let server = scenario().source("a", "").handler("h", keys, "exit 1").start();
+    let server = scenario()
+        .source("a", "")
+        .handler("h", keys, "echo >> starts; exit 1")
+        .handler("other", "", "true")
+        .start();
     server.post("/hooks/a", "{}");
     server.until("select count(*) > 2 from breaker_log", "1");
     assert!(server.cli(&["pause", "h"]).status.success());
     server.until("select count(*) from queue_depth where state = 'running'", "0");
     server.signal(Signal::HUP);
     server.until_reloads(1);
-    let count = server.value("select count(*) from outcomes");
-    server.post("/hooks/a", "{}");
+    let count_starts = || server.read_file("starts").lines().count();
+    let before = count_starts();
+    // The breaker's cooldown is over and a retry is due before these jobs of another handler end.
+    for number in 2..=6 {
+        server.post("/hooks/a", "{}");
+        let others = "select count(*) from outcomes where handler = 'other'";
+        server.until(others, &number.to_string());
+    }
+    assert_eq!(count_starts(), before);
+    assert_eq!(server.value("select jobs from queue_depth where handler = 'h'"), "6");
     assert!(server.cli(&["resume", "h"]).status.success());
-    server.until(&format!("select count(*) > {count} from outcomes"), "1");
+    until("the handler starts again", || count_starts() > before);
 }
