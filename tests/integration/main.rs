@@ -59,5 +59,6 @@ mod storage_failures;
 mod stream_handlers;
 mod support;
 mod systemd;
+mod tmpfs;
 mod unprivileged;
 mod url_handlers;

@@ -1,39 +1,30 @@
 //! A server that does not run as root, as under systemd: what its handlers can read of it, and how it still
-//! finds and limits processes.
+//! finds and limits processes. Only root can change the user, so `tests/run` runs these tests as root.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
-use crate::support::server::{Scenario, is_alive, scenario, until};
+use crate::support::server::{AS_NOBODY, NOBODY, Scenario, is_alive, scenario, until};
 
-const NOBODY: u32 = 65_534;
-
-/// Runs the server as user `nobody`. `None` if the test does not run as root.
-fn as_nobody(scenario: Scenario) -> Option<Scenario> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can change the user");
-        return None;
-    }
+/// Runs the server as user `nobody`.
+fn as_nobody(scenario: Scenario) -> Scenario {
     chown(scenario.path(), Some(NOBODY), Some(NOBODY)).expect("the folder");
-    let id = NOBODY.to_string();
-    let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
-    let can_run = Command::new(words[0])
-        .args(&words[1..])
+    let can_run = Command::new(AS_NOBODY[0])
+        .args(&AS_NOBODY[1..])
         .args(["test", "-x", crate::support::server::HOOKTRAIL])
         .status()
         .expect("setpriv, of util-linux");
     assert!(can_run.success(), "nobody can't run {}", crate::support::server::HOOKTRAIL);
-    Some(scenario.wrapped_by(&[&words[..], &["env", "SECRET_OF_THE_SERVER=x"]].concat()))
+    scenario.wrapped_by(&[&AS_NOBODY[..], &["env", "SECRET_OF_THE_SERVER=x"]].concat())
 }
 
 #[test]
+#[ignore = "needs root"]
 fn handlers_cannot_read_the_environment_of_the_server() {
     let script =
         "! cat /proc/$PPID/environ && ! ls /proc/$PPID/fd/ && ! head -c 1 /proc/$PPID/maps";
-    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
-        return;
-    };
+    let scenario = as_nobody(scenario().source("a", "").handler("h", "", script));
     let server = scenario.start();
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes", "succeeded");
@@ -43,9 +34,10 @@ fn handlers_cannot_read_the_environment_of_the_server() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_handler_writes_to_the_folder_data_beside_a_configuration_that_is_read_only() {
     let scenario = scenario().source("a", "").handler("h", "", "cat > data/out; ! cat > out");
-    let Some(scenario) = as_nobody(scenario) else { return };
+    let scenario = as_nobody(scenario);
     let writable = tempfile::tempdir().unwrap();
     chown(writable.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     std::os::unix::fs::symlink(writable.path(), scenario.path().join("data")).unwrap();
@@ -67,13 +59,12 @@ fn a_handler_writes_to_the_folder_data_beside_a_configuration_that_is_read_only(
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_kernel_kills_evaluators_and_handlers_before_the_server() {
     let script = "server=$(cat /proc/$PPID/oom_score_adj)
         until [ $(cat /proc/self/oom_score_adj) -gt $server ]; do sleep 0.01; done";
     let when = "when = 'length >= 0'";
-    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, script)) else {
-        return;
-    };
+    let scenario = as_nobody(scenario().source("a", "").handler("h", when, script));
     let server = scenario.start();
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes", "succeeded");
@@ -91,11 +82,10 @@ fn the_kernel_kills_evaluators_and_handlers_before_the_server() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_server_started_with_lower_limits_evaluates_expressions() {
     let when = "when = 'length >= 0'";
-    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", when, "cat")) else {
-        return;
-    };
+    let scenario = as_nobody(scenario().source("a", "").handler("h", when, "cat"));
     // These apply before the change of user, as only root may raise them again.
     let limited = "ulimit -v 8000000; exec nice -n 15 \"$@\"";
     let server = scenario.prepend_wrapper(&["sh", "-c", limited, "sh"]).start();
@@ -104,12 +94,11 @@ fn a_server_started_with_lower_limits_evaluates_expressions() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_process_that_leaves_its_group_is_killed() {
     let script =
         "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until [ -s pid ]; do sleep 0.01; done";
-    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", "", script)) else {
-        return;
-    };
+    let scenario = as_nobody(scenario().source("a", "").handler("h", "", script));
     let server = scenario.start();
     server.post("/hooks/a", "{}");
     server.until("select outcome from outcomes", "succeeded");
@@ -118,18 +107,16 @@ fn a_process_that_leaves_its_group_is_killed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn at_the_process_limit_a_job_waits_and_does_not_fail() {
     let keys = "paused = true\nbreaker = { threshold = 1 }\nretry = { max_attempts = 1 }";
-    let Some(scenario) = as_nobody(scenario().source("a", "").handler("h", keys, "cat")) else {
-        return;
-    };
+    let scenario = as_nobody(scenario().source("a", "").handler("h", keys, "cat"));
     let server = scenario.start();
     server.post("/hooks/a", "{}");
     let pid = format!("--pid={}", server.pid());
-    let id = NOBODY.to_string();
     let limit = |limit: &str| {
-        let user = ["--reuid", &id, "--regid", &id, "--clear-groups", "prlimit"];
-        Command::new("setpriv").args(user).args([&pid, limit]).status().unwrap()
+        let words = [&AS_NOBODY[1..], &["prlimit", &pid, limit]].concat();
+        Command::new(AS_NOBODY[0]).args(words).status().unwrap()
     };
     assert!(limit("--nproc=1:").success());
     assert!(server.cli(&["resume", "h"]).status.success());

@@ -2,7 +2,7 @@
 //!
 //! `webhook-signature` contains one `v1,BASE64` for each secret, so that a receiver can change to a
 //! new secret while the old one still works. See <https://www.standardwebhooks.com>.
-//! tests/integration/url_handlers.rs verifies the signatures with that project's own package and
+//! tests/integration/sender_sdks.rs verifies the signatures with that project's own package and
 //! with Svix's.
 
 use base64::Engine;

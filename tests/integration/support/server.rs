@@ -25,6 +25,11 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The binary under test.
 pub const HOOKTRAIL: &str = env!("CARGO_BIN_EXE_hooktrail");
 
+/// The user `nobody`, and the words before a command that root runs as this user.
+pub const NOBODY: u32 = 65_534;
+pub const AS_NOBODY: [&str; 6] =
+    ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+
 /// Waits until the condition holds. `condition` names it in the message of a failure.
 pub fn until(condition: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
