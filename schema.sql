@@ -186,7 +186,7 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state: -1 blocked (by an earlier job with the same ordering_key), 0 ready, 1 scheduled (until due_at), 2 running,
+-- state (src/domain/job.rs has all changes): -1 blocked (by an earlier job with the same ordering_key), 0 ready, 1 scheduled (until due_at), 2 running,
 --   3 succeeded, 4 dead, 5 cancelled, 6 not released yet (see expansions).
 -- age_start: start of the job's age, less the idle time of its handler (database clock).
 -- attempt: number of the last attempt.
@@ -225,7 +225,14 @@ CREATE TABLE jobs (
   version TEXT,
   debounce_key BLOB,
   burst_started_at INTEGER,
-  reevaluation INTEGER
+  reevaluation INTEGER,
+  CHECK (state BETWEEN -1 AND 6),
+  CHECK ((due_at IS NOT NULL) = (state = 1) AND (wait_ms IS NOT NULL) = (state = 1)),
+  CHECK ((started_at IS NOT NULL) = (state = 2)),
+  CHECK (cancel_reason IS NULL OR state = 2),
+  CHECK ((ended_at IS NOT NULL) = (state IN (3, 4, 5))),
+  CHECK (reason IS NOT NULL OR state NOT IN (4, 5)),
+  CHECK (attempt >= failures AND failures >= 0)
 );
 -- All jobs but succeeded and unreleased ones. Claims, queue depths and lists read this index alone, without the
 -- rows. One index for all states costs an insert less than one for each state. SQLite uses it only for a query

@@ -1,10 +1,9 @@
 //! The server: starts its parts in order, reloads the configuration, and stops the parts in reverse.
 //!
-//! Start: lock, database, recovery, listeners; then writer, dispatcher, workers, maintenance and intake.
+//! Start: lock, database, recovery, listeners; then writer, workers, maintenance and intake.
 //! Stop: no new jobs, running jobs end, intake ends; then the other threads end because the senders of
 //! their channels are dropped.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,11 +17,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, Config, LoadedConfig, Secrets};
-use crate::dispatcher::{self, Dispatcher, DispatcherHandle, HandlerMap, WriterListener};
-use crate::domain::HandlerId;
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
-use crate::handler::HandlerRuntime;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::process::{self, GRACE};
@@ -31,13 +27,14 @@ use crate::store::deferrals::Deferrals;
 use crate::store::handle::{Health, WriterHandle, WriterHealth};
 use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
+use crate::store::writer::{WorkerLink, WriterInputs};
 use crate::store::{
     self, OpenError, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
 use crate::web::{self, IntakeState};
 use crate::worker::task_builder::{SourcePaths, TaskBuilder};
-use crate::worker::{self, RunningJobs, StopReason, WorkerContext};
+use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
 mod files;
@@ -46,7 +43,9 @@ mod maintenance;
 mod start;
 
 pub use handlers::build_handler;
-use handlers::{build_handlers, close_replaced, job_planners, registration_names, source_paths};
+use handlers::{
+    build_handlers, close_replaced, handler_table, job_planners, registration_names, source_paths,
+};
 use start::{EarlySignals, Owner, PreparedStart};
 
 /// An error that ends the process: its exit code, and a message for the operator.
@@ -188,11 +187,10 @@ struct Server {
     owner: Owner,
     config: ArcSwap<Config>,
     intake_state: Arc<IntakeState>,
-    dispatcher: Arc<DispatcherHandle>,
     running: Arc<RunningJobs>,
     source_counters: Arc<SourceCounters>,
     paths: SourcePaths,
-    handlers: ArcSwap<HashMap<HandlerId, Arc<HandlerRuntime>>>,
+    handlers: Arc<ArcSwap<HandlerMap>>,
     alert_subscribers: AlertSubscription,
     planners: Planners,
     expander: JoinHandle<()>,
@@ -263,34 +261,29 @@ impl Server {
             blocked_wal,
         };
         let (send_assignment, assignments) = bounded(workers);
-        let breakers = store::breaker::load_breakers(&store.conn)?;
-        let dispatcher =
-            Arc::new(DispatcherHandle::new(workers, clock, send_assignment, &breakers));
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
-        let listener = WriterListener {
-            dispatcher: Arc::clone(&dispatcher),
-            on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
-            on_broken: Box::new(on_broken),
-        };
         let (stop_watch, watch_stopped) = bounded(0);
         let watch_thread =
             open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
-        let (writer, writer_thread) = writer::start(
-            store,
+        let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
+        let cancelled = Arc::clone(&running);
+        let workers_link = WorkerLink {
+            threads: workers,
+            assignments: send_assignment,
+            cancel: Box::new(move |claims| cancelled.cancel(claims)),
+        };
+        let writer_inputs = WriterInputs {
             checkpoint_signal,
-            Arc::clone(&source_counters),
-            Box::new(listener),
+            counters: Arc::clone(&source_counters),
             health,
             deferrals,
-        )?;
-        let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
-        let dispatcher_inputs = Dispatcher {
-            handle: Arc::clone(&dispatcher),
-            writer: writer.clone(),
-            readers,
-            running: Arc::clone(&running),
+            workers: workers_link,
+            handlers: handler_table(&handlers),
+            on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
+            on_broken: Box::new(on_broken),
         };
-        let dispatcher_thread = dispatcher::start(dispatcher_inputs, Arc::clone(&handlers))?;
+        let (writer, writer_thread) = writer::start(store, writer_inputs)?;
+        let handlers = Arc::new(ArcSwap::new(handlers));
         let planners = Planners::new(ArcSwap::from_pointee(job_planners(&config, registry)));
         let expander = expander::start(Expander {
             deferrals: Arc::clone(&intake_deferrals),
@@ -300,11 +293,12 @@ impl Server {
         })?;
         let worker_context = WorkerContext {
             assignments,
+            handlers: Arc::clone(&handlers),
             task_builder,
             writer: writer.clone(),
             running: Arc::clone(&running),
         };
-        let mut threads = vec![checkpoint_thread, writer_thread, dispatcher_thread];
+        let mut threads = vec![checkpoint_thread, writer_thread];
         threads.extend(worker::start(workers, &worker_context)?);
 
         let secrets = (secrets, &redactor);
@@ -333,11 +327,10 @@ impl Server {
             owner: owner.clone(),
             config: ArcSwap::from_pointee(config),
             intake_state,
-            dispatcher,
             running,
             source_counters,
             paths,
-            handlers: ArcSwap::new(Arc::clone(&handlers)),
+            handlers,
             alert_subscribers,
             planners,
             expander,
@@ -404,7 +397,7 @@ impl Server {
         let previous = self.handlers.load_full();
         let handlers = build_handlers(&config, &registry, &secrets, &previous);
         self.handlers.store(Arc::clone(&handlers));
-        self.dispatcher.configure(Arc::clone(&handlers));
+        self.writer.configure(handler_table(&handlers));
         close_replaced(&previous, &handlers);
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
@@ -425,13 +418,13 @@ impl Server {
         notify::send(&[NotifyState::Stopping]);
         let timeout = self.config.load().workers.shutdown_timeout;
         log::info!("stopping: {} running jobs have {timeout:?} to end", self.running.count());
-        self.dispatcher.stop();
+        self.writer.stop_jobs();
         self.wait_for_jobs(timeout, || signals.pending().any(|signal| signal != SIGHUP));
-        if self.dispatcher.busy() > 0 {
+        if self.writer.busy_threads() > 0 {
             // No warning: a stop does this to every job that takes longer.
             log::info!("stopping {} jobs, which return to the queue", self.running.count());
             let stopped_at = Instant::now();
-            while self.dispatcher.busy() > 0 && stopped_at.elapsed() < GRACE * 2 {
+            while self.writer.busy_threads() > 0 && stopped_at.elapsed() < GRACE * 2 {
                 self.running.stop_all(StopReason::Shutdown);
                 self.wait_for_jobs(Duration::from_millis(200), || false);
             }
@@ -446,7 +439,7 @@ impl Server {
         let (stop_watch, watch_thread) = self.file_watch;
         drop(stop_watch);
         let _ = watch_thread.join();
-        self.dispatcher.shut_down();
+        self.writer.close_workers();
         self.intake_state.deferrals.close();
         let _ = self.expander.join();
         drop((self.writer, self.intake_state));
@@ -461,7 +454,7 @@ impl Server {
     /// Waits until no job runs, `timeout` has passed, or `is_hurried` returns true.
     fn wait_for_jobs(&self, timeout: Duration, mut is_hurried: impl FnMut() -> bool) {
         let deadline = Instant::now() + timeout;
-        while self.dispatcher.busy() > 0 && Instant::now() < deadline && !is_hurried() {
+        while self.writer.busy_threads() > 0 && Instant::now() < deadline && !is_hurried() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

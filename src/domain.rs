@@ -1,8 +1,8 @@
 //! The domain types. Read this module first.
 //!
-//! A webhook becomes an [`Event`]. Each handler that takes the event gets jobs ([`job_plan`]). Each
-//! run of a job is an attempt: the store hands out a [`Claim`] for it, and an [`AttemptResult`]
-//! ends it.
+//! A webhook becomes an [`Event`]. Each handler that takes the event gets jobs ([`job_plan`]). [`job`] has
+//! their states and all changes between them. Each run of a job is an attempt: the store hands out a
+//! [`Claim`] for it, and an [`AttemptResult`] ends it.
 //!
 //! This module imports no other module and does no I/O. None of its types implements serde: the
 //! modules at the boundary decide how a value looks outside.
@@ -13,8 +13,10 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod breaker;
 pub mod claim_request;
 pub mod id_set;
+pub mod job;
 pub mod job_plan;
 pub mod reservation;
 pub mod version_value;
@@ -96,32 +98,6 @@ impl Headers {
     /// Returns the first value of `name`, which must be lower-case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
-    }
-}
-
-/// The state of a job, as people see it. `Queued` covers four stored states: ready, scheduled,
-/// blocked by an earlier job of the same ordering key, and waiting for release (see schema.sql).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum JobState {
-    Queued,
-    Running,
-    Succeeded,
-    Dead,
-    Cancelled,
-}
-
-impl JobState {
-    pub const ALL: [JobState; 5] =
-        [Self::Queued, Self::Running, Self::Succeeded, Self::Dead, Self::Cancelled];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
-        }
     }
 }
 

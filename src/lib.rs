@@ -15,7 +15,6 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod dispatcher;
 pub mod domain;
 pub mod escape;
 pub mod expander;

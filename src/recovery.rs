@@ -9,10 +9,13 @@ use crate::config::{Config, Retry};
 use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::process;
 use crate::scheduler::retry::{self, JobHistory};
-use crate::store::jobs::{AttemptRecord, InterruptedJob};
+use crate::store::effects::Effects;
+use crate::store::jobs::queue::{self, InterruptedJob};
+use crate::store::jobs::{AttemptRecord, finish};
 use crate::store::registry::Registry;
-use crate::store::writer_state::WriterState;
-use crate::store::{self, Store, jobs};
+use crate::store::transaction_end::write_last;
+use crate::store::writer_cache::WriterCache;
+use crate::store::{self, Store};
 use crate::worker;
 
 /// Recovers from a crash. Returns how many jobs were interrupted.
@@ -34,19 +37,20 @@ pub fn recover_after_crash(
         .filter_map(|handler| Some((*registry.handlers.get(&handler.name)?, &handler.retry)))
         .collect();
     let default = Retry::default();
-    let (interrupted, dead_jobs) = store::in_transaction(&store.conn, |conn| {
-        let mut state = WriterState::read(conn, store.clock)?;
-        jobs::clamp_waits(conn, state.now_ms)?;
-        let interrupted = jobs::list_running_jobs(conn, &state)?;
+    let (interrupted, effects) = store::in_transaction(&store.conn, |conn| {
+        let mut cache = WriterCache::read(conn, store.clock)?;
+        let (before, mut effects) = (cache.counters, Effects::default());
+        queue::clamp_waits(conn, cache.now_ms)?;
+        let interrupted = queue::list_running_jobs(conn, &cache)?;
         for job in &interrupted {
             let policy = policies.get(&job.claimed.handler).copied().unwrap_or(&default);
-            jobs::finish(conn, &mut state, &interrupted_attempt(job, policy))?;
+            let record = interrupted_attempt(job, policy);
+            effects.merge(finish::finish(conn, &mut cache, &record)?.1);
         }
-        state.write_counters(conn)?;
-        state.write_minute_counts(conn)?;
-        Ok((interrupted.len(), state.dead_jobs))
+        write_last(conn, &mut cache, before, &mut effects)?;
+        Ok((interrupted.len(), effects))
     })?;
-    dead_jobs.iter().for_each(|dead_job| log::warn!("{dead_job} count=1"));
+    effects.dead_jobs.iter().for_each(|dead_job| log::warn!("{dead_job} count=1"));
     Ok(interrupted)
 }
 

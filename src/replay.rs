@@ -286,7 +286,8 @@ impl ReplaySelection<'_> {
         }
         let now_ms = store.clock.now_ms();
         let known = store::in_transaction(&store.conn, |conn| {
-            Ok(registry::register(conn, &[], &unknown, now_ms)?.handlers)
+            let (registry, _) = registry::register(conn, &[], &unknown, now_ms)?;
+            Ok(registry.handlers)
         })?;
         let real = |(id, name): (&HandlerId, &String)| Some((*id, *known.get(name)?));
         Ok(self.names.iter().filter_map(real).collect())

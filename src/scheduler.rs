@@ -16,6 +16,16 @@ pub mod handler_schedule;
 pub mod rate_limiter;
 pub mod retry;
 
+/// A configured handler, as far as starting its jobs is concerned.
+#[derive(Clone, Debug)]
+pub struct ScheduledHandler {
+    pub name: String,
+    pub limits: HandlerLimits,
+}
+
+/// The handlers of a configuration.
+pub type HandlerTable = HashMap<HandlerId, ScheduledHandler>;
+
 /// The schedules of all handlers and the number of busy threads. All times are microseconds on the
 /// database clock.
 #[derive(Debug)]
@@ -73,18 +83,13 @@ impl Scheduler {
         }
     }
 
-    /// Returns whether the ready jobs of a handler in batch mode must be counted.
-    pub fn needs_count(&self) -> bool {
-        self.handlers.values().any(|schedule| schedule.count_limit().is_some())
-    }
-
-    /// Starts a count for each such handler and returns how many jobs to count at most. Jobs that
-    /// become ready during the count are added to its result.
-    pub fn begin_count(&mut self) -> Vec<(HandlerId, usize)> {
-        let begin = |(&handler, schedule): (&HandlerId, &mut HandlerSchedule)| {
-            Some((handler, schedule.begin_count()?))
+    /// Returns the handlers in batch mode whose ready jobs must be counted, and how many jobs to count at
+    /// most.
+    pub fn counts_needed(&self) -> Vec<(HandlerId, usize)> {
+        let needed = |(&handler, schedule): (&HandlerId, &HandlerSchedule)| {
+            Some((handler, schedule.count_limit()?))
         };
-        self.handlers.iter_mut().filter_map(begin).collect()
+        self.handlers.iter().filter_map(needed).collect()
     }
 
     /// Records the result of a count. A result equal to the requested maximum means that many or more.

@@ -10,32 +10,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::clock;
 use crate::config;
-use crate::domain::{AttemptResult, Claim, JobId, NextStep, Outcome};
+use crate::domain::breaker::BreakerPolicy;
+use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::process::{CancelToken, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
-use crate::store::breaker::BreakerPolicy;
 use crate::store::deferred::BacklogTask;
 use crate::store::handle::WriterHandle;
+use crate::store::jobs::reevaluate::Reevaluation;
 use crate::store::jobs::{AttemptRecord, ClaimedJob};
 use crate::store::operation::Operation;
-use crate::store::reevaluate::Reevaluation;
 use crate::store::registry::HandlerRegistration;
+use crate::store::writer::Assignment;
 
 pub mod task_builder;
 
 use task_builder::TaskBuilder;
 
-/// Claimed jobs for one worker: one job, or with `mode = "batch"` several of one handler.
-#[derive(Debug)]
-pub struct Assignment {
-    pub claimed: Vec<ClaimedJob>,
-    pub handler: Arc<HandlerRuntime>,
-}
+/// The handlers of the current configuration. A reload replaces them.
+pub type HandlerMap = HashMap<HandlerId, Arc<HandlerRuntime>>;
 
 /// Why a running job is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +148,7 @@ impl RunningJobs {
 #[derive(Clone)]
 pub struct WorkerContext {
     pub assignments: Receiver<Assignment>,
+    pub handlers: Arc<ArcSwap<HandlerMap>>,
     pub task_builder: TaskBuilder,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
@@ -182,56 +181,84 @@ pub fn start(threads: usize, context: &WorkerContext) -> std::io::Result<Vec<Joi
         let context = context.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let mut reusable_token = None;
-            while let Ok(assignment) = context.assignments.recv() {
-                run_assignment(&context, &assignment, &mut reusable_token);
+            while let Ok(claimed) = context.assignments.recv() {
+                run_assignment(&context, claimed, &mut reusable_token);
             }
         })
     };
     (1..=threads).map(worker).collect()
 }
 
-/// Runs an assignment to its end. Each outcome of a batch is sent as soon as it is known. The outcome of
-/// a single job is sent together with the message that this thread is free. `reusable_token` is the
-/// cancel token of the assignment before.
+/// Time before a job is tried again that a reload has made impossible to start. By then, the scheduler knows
+/// the new configuration.
+const CHANGED_HANDLER_DELAY: Duration = Duration::from_secs(1);
+
+/// Gives claimed jobs back to the queue: a reload has changed their handler since the claim.
+fn give_back(context: &WorkerContext, claimed: &[ClaimedJob], reason: &str) {
+    for job in claimed {
+        let record = AttemptRecord::not_started(job, reason, clock::wall_ms());
+        let next = NextStep::Retry { delay: CHANGED_HANDLER_DELAY, failures: job.failures };
+        context.writer.send(Operation::Finish(Box::new(AttemptRecord { next, ..record })));
+    }
+}
+
+/// Runs an assignment to its end, with the handler's present settings.
 fn run_assignment(
     context: &WorkerContext,
-    assignment: &Assignment,
+    mut claimed: Assignment,
     reusable_token: &mut Option<CancelToken>,
 ) {
-    let handler = &assignment.handler;
+    let Some(id) = claimed.first().map(|job| job.handler) else { return };
+    let handler = context.handlers.load().get(&id).cloned();
+    let Some(handler) = handler else {
+        give_back(context, &claimed, "its handler was removed from the configuration");
+        return context.writer.release_worker(None, id);
+    };
+    if handler.settings.batch().is_none() {
+        let others = claimed.split_off(1);
+        give_back(context, &others, "its handler no longer runs in batch mode");
+    }
+    run_jobs(context, &claimed, &handler, reusable_token);
+}
+
+/// Runs claimed jobs to their end. Each outcome of a batch is sent as soon as it is known. The outcome of
+/// a single job is sent together with the message that this thread is free. `reusable_token` is the
+/// cancel token of the assignment before.
+fn run_jobs(
+    context: &WorkerContext,
+    claimed: &[ClaimedJob],
+    handler: &Arc<HandlerRuntime>,
+    reusable_token: &mut Option<CancelToken>,
+) {
     let started = Instant::now();
-    let mut unfinished: Vec<Option<&ClaimedJob>> = assignment.claimed.iter().map(Some).collect();
+    let mut unfinished: Vec<Option<&ClaimedJob>> = claimed.iter().map(Some).collect();
     let mut last = None;
     let mut on_complete = |index: usize, completion: JobCompletion| {
-        let Some(claimed) = unfinished.get_mut(index).and_then(Option::take) else { return };
+        let Some(job) = unfinished.get_mut(index).and_then(Option::take) else { return };
         let operation = match completion {
             JobCompletion::Reevaluated(reevaluation) if reevaluation.is_large() => {
                 context.replace_job(reevaluation);
-                context.running.remove(claimed.claim.job);
+                context.running.remove(job.claim.job);
                 return;
             }
             JobCompletion::Reevaluated(reevaluation) => {
-                context.running.remove(claimed.claim.job);
+                context.running.remove(job.claim.job);
                 Operation::Reevaluate(reevaluation)
             }
             JobCompletion::Ended(result) => {
-                let reason = context.running.remove(claimed.claim.job);
+                let reason = context.running.remove(job.claim.job);
                 let result = with_stop_reason(result, reason);
-                Operation::Finish(Box::new(decide_outcome(
-                    claimed,
-                    handler,
-                    result,
-                    started.elapsed(),
-                )))
+                Operation::Finish(Box::new(decide_outcome(job, handler, result, started.elapsed())))
             }
         };
-        if assignment.claimed.len() == 1 {
+        if claimed.len() == 1 {
             last = Some(operation);
         } else {
             context.writer.send(operation);
         }
     };
-    let run = AssertUnwindSafe(|| attempt(context, assignment, reusable_token, &mut on_complete));
+    let run =
+        AssertUnwindSafe(|| attempt(context, (claimed, handler), reusable_token, &mut on_complete));
     let internal_error = |cause| {
         AttemptResult::new(
             Outcome::Failed,
@@ -243,11 +270,11 @@ fn run_assignment(
         Ok(Err(result)) => result,
         Err(_) => internal_error(", see the log"),
     };
-    for index in 0..assignment.claimed.len() {
+    for index in 0..claimed.len() {
         on_complete(index, JobCompletion::Ended(missing_result.clone()));
     }
-    if let Some(claimed) = assignment.claimed.first() {
-        context.writer.release_worker(last, claimed.handler);
+    if let Some(job) = claimed.first() {
+        context.writer.release_worker(last, job.handler);
     }
 }
 
@@ -289,7 +316,7 @@ fn breaker_policy(settings: &config::Handler) -> BreakerPolicy {
 /// The attempt cannot start: returns the result of all jobs that were not reported.
 fn attempt(
     context: &WorkerContext,
-    assignment: &Assignment,
+    (claimed, handler): (&[ClaimedJob], &Arc<HandlerRuntime>),
     reusable_token: &mut Option<CancelToken>,
     on_complete: &mut dyn FnMut(usize, JobCompletion),
 ) -> Result<(), AttemptResult> {
@@ -297,10 +324,10 @@ fn attempt(
     let unset = reusable_token.take().filter(|stop| !stop.is_cancelled());
     let stop = unset.map_or_else(create_cancel_token, Ok)?;
     *reusable_token = Some(stop.clone());
-    context.running.begin(&assignment.claimed, &stop);
-    let (mut tasks, mut indexes) = (Vec::with_capacity(assignment.claimed.len()), Vec::new());
-    for (index, claimed) in assignment.claimed.iter().enumerate() {
-        match prepare(&context.task_builder, claimed, &assignment.handler) {
+    context.running.begin(claimed, &stop);
+    let (mut tasks, mut indexes) = (Vec::with_capacity(claimed.len()), Vec::new());
+    for (index, job) in claimed.iter().enumerate() {
+        match prepare(&context.task_builder, job, handler) {
             Ok(task) => {
                 tasks.push(task);
                 indexes.push(index);
@@ -314,7 +341,7 @@ fn attempt(
                 on_complete(index, JobCompletion::Ended(result));
             }
         };
-        assignment.handler.runner.run_all(&tasks, &stop, &mut on_result);
+        handler.runner.run_all(&tasks, &stop, &mut on_result);
     }
     Ok(())
 }

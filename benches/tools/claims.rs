@@ -9,16 +9,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hooktrail::config::Durability;
+use hooktrail::domain::breaker::BreakerPolicy;
 use hooktrail::domain::job_plan::{JobKeys, JobPlan, JobSpec};
 use hooktrail::domain::{HandlerId, NextStep, Outcome, SourceId};
 use hooktrail::scheduler::Scheduler;
 use hooktrail::scheduler::handler_schedule::HandlerLimits;
-use hooktrail::store::breaker::BreakerPolicy;
+use hooktrail::store::effects::Effects;
 use hooktrail::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
-use hooktrail::store::jobs::{self, AttemptRecord, ClaimedJob};
+use hooktrail::store::jobs::{AttemptRecord, ClaimedJob, claim, finish};
 use hooktrail::store::registry::{self, HandlerRegistration};
-use hooktrail::store::writer_state::WriterState;
-use hooktrail::store::{Store, checkpoint, claim, in_transaction, open};
+use hooktrail::store::transaction_end::write_last;
+use hooktrail::store::writer_cache::WriterCache;
+use hooktrail::store::{Store, checkpoint, in_transaction, open};
 
 use crate::BODY;
 
@@ -35,7 +37,9 @@ const HOUR_MS: i64 = 3_600_000;
 
 struct Database {
     store: Store,
-    state: WriterState,
+    cache: WriterCache,
+    /// The effects of the transactions since they were last reported.
+    effects: Effects,
     scheduler: Scheduler,
     running: VecDeque<ClaimedJob>,
 }
@@ -77,7 +81,7 @@ impl Database {
         let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
         in_transaction(&store.conn, |conn| {
             let now_ms = store.clock.now_ms();
-            registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
+            let _ = registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
             conn.execute(
                 "UPDATE handlers SET breaker_open_until = ?1 WHERE id BETWEEN ?2 AND ?3",
                 [now_ms + HOUR_MS, *OPEN_BREAKERS.start(), *OPEN_BREAKERS.end()],
@@ -90,13 +94,14 @@ impl Database {
         scheduler.configure(&limits.collect::<HashMap<_, _>>());
         scheduler.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
         OPEN_BREAKERS.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
-        let state = WriterState::read(&store.conn, store.clock)?;
-        let mut database = Self { store, state, scheduler, running: VecDeque::new() };
+        let cache = WriterCache::read(&store.conn, store.clock)?;
+        let mut database =
+            Self { store, cache, effects: Effects::default(), scheduler, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
             let events = 100.min(count / all.len());
-            database.write(|conn, state, _| {
-                (0..events).try_for_each(|_| insert_event(conn, state, &all))
+            database.write(|conn, cache, effects| {
+                (0..events).try_for_each(|_| insert_event(conn, cache, effects, &all))
             })?;
         }
         checkpoint::truncate(&database.store.conn)?;
@@ -106,14 +111,16 @@ impl Database {
     /// Runs one transaction as the writer does.
     fn write(
         &mut self,
-        write: impl FnOnce(&rusqlite::Connection, &mut WriterState, &Store) -> anyhow::Result<()>,
+        write: impl FnOnce(&rusqlite::Connection, &mut WriterCache, &mut Effects) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Self { store, state, .. } = self;
+        let Self { store, cache, effects, .. } = self;
         in_transaction(&store.conn, |conn| {
-            (state.now_ms, state.wall_ms) = (store.clock.now_ms(), hooktrail::clock::wall_ms());
-            write(conn, state, store)?;
-            state.write_counters(conn)?;
-            Ok(state.write_minute_counts(conn)?)
+            (cache.now_ms, cache.wall_ms) = (store.clock.now_ms(), hooktrail::clock::wall_ms());
+            let (before, mut changes) = (cache.counters, Effects::default());
+            write(conn, cache, &mut changes)?;
+            write_last(conn, cache, before, &mut changes)?;
+            effects.merge(changes);
+            Ok(())
         })
     }
 
@@ -128,12 +135,14 @@ impl Database {
             ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
             let requests = self.scheduler.plan(self.store.clock.now_ms() * 1000);
             let mut claims = Vec::with_capacity(requests.len());
-            self.write(|conn, state, _| {
+            self.write(|conn, cache, effects| {
                 for job in &ended {
-                    jobs::finish(conn, state, &attempt_record(job))?;
+                    effects.merge(finish::finish(conn, cache, &attempt_record(job))?.1);
                 }
                 for request in requests {
-                    claims.push((request, claim::claim(conn, state, &request)?));
+                    let (claimed, changes) = claim::claim(conn, cache, &request)?;
+                    effects.merge(changes);
+                    claims.push((request, claimed));
                 }
                 Ok(())
             })?;
@@ -144,14 +153,14 @@ impl Database {
             self.report_ready();
         }
         let us = began.elapsed().as_secs_f64() * 1e6 / ended_handlers.len().max(1) as f64;
-        self.write(|conn, state, _| queue_again(conn, state, &ended_handlers))?;
+        self.write(|conn, cache, effects| queue_again(conn, cache, effects, &ended_handlers))?;
         self.report_ready();
         checkpoint::passive(&self.store.conn)?;
         Ok(us)
     }
 
     fn report_ready(&mut self) {
-        for (handler, jobs) in self.state.ready_counts.drain() {
+        for (handler, jobs) in std::mem::take(&mut self.effects).ready {
             self.scheduler.add_ready(handler, jobs, 0);
         }
     }
@@ -160,14 +169,15 @@ impl Database {
 /// Inserts an event with one job for each handler.
 fn insert_event(
     conn: &rusqlite::Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
+    effects: &mut Effects,
     handlers: &[i64],
 ) -> anyhow::Result<()> {
     let event = NewEvent {
         reply_slot: 0,
         source: SourceId(1),
         uid: [7; 16],
-        received_at_ms: state.wall_ms,
+        received_at_ms: cache.wall_ms,
         method: "POST".to_owned(),
         path: "/hooks/a".to_owned(),
         query: None,
@@ -180,7 +190,9 @@ fn insert_event(
         queue_limit: None,
         body_memory: None,
     };
-    events::insert_event(conn, state, &mut InsertStatements::new(conn)?, &event)?;
+    let mut inserts = InsertStatements::new(conn)?;
+    let changes = events::insert_event(conn, cache, effects, &mut inserts, &event)?.1;
+    effects.merge(changes);
     Ok(())
 }
 
@@ -188,14 +200,17 @@ fn insert_event(
 /// the rows between them are jobs of handlers that can't run, which are cancelled at once.
 fn queue_again(
     conn: &rusqlite::Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
+    effects: &mut Effects,
     ended_handlers: &[i64],
 ) -> anyhow::Result<()> {
     let all: Vec<i64> = (1..=HANDLERS).collect();
-    let first = state.counters.job + 1;
-    (0..ended_handlers.len() / ACTIVE).try_for_each(|_| insert_event(conn, state, &all))?;
+    let first = cache.counters.job + 1;
+    (0..ended_handlers.len() / ACTIVE)
+        .try_for_each(|_| insert_event(conn, cache, effects, &all))?;
     conn.execute(
-        "UPDATE jobs SET state = 5 WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
+        "UPDATE jobs SET state = 5, ended_at = created_at, reason = 'cancelled'
+         WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
         [first, *OPEN_BREAKERS.end()],
     )?;
     Ok(())

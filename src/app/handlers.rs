@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use crate::config::{self, Config, EnvValue, HandlerKind, Secrets};
-use crate::dispatcher::HandlerMap;
 use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 use crate::handler::{self, HandlerRuntime};
 use crate::planner::JobPlanner;
+use crate::scheduler::handler_schedule::HandlerLimits;
+use crate::scheduler::{HandlerTable, ScheduledHandler};
 use crate::store::registry::{HandlerRegistration, Registry};
-use crate::worker;
+use crate::worker::{self, HandlerMap};
 
 /// The sources and handlers to register in the database.
 pub(super) fn registration_names(config: &Config) -> (Vec<String>, Vec<HandlerRegistration>) {
@@ -53,8 +54,8 @@ pub(super) fn build_handlers(
     registry: &Registry,
     secrets: &Secrets,
     previous: &HandlerMap,
-) -> HandlerMap {
-    let mut all: HashMap<HandlerId, Arc<HandlerRuntime>> = HashMap::new();
+) -> Arc<HandlerMap> {
+    let mut all = HandlerMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
         let built = build_handler(handler, secrets);
@@ -65,6 +66,16 @@ pub(super) fn build_handlers(
         all.insert(id, runtime);
     }
     Arc::new(all)
+}
+
+/// The handlers as the scheduler needs them.
+pub(super) fn handler_table(handlers: &HandlerMap) -> HandlerTable {
+    let entry = |(&id, handler): (&HandlerId, &Arc<HandlerRuntime>)| {
+        let settings = &handler.settings;
+        let limits = HandlerLimits::from_config(settings);
+        (id, ScheduledHandler { name: settings.name.clone(), limits })
+    };
+    handlers.iter().map(entry).collect()
 }
 
 /// Ends the persistent processes of handlers that a reload removed or replaced.

@@ -17,9 +17,11 @@ use signal_hook::iterator::Signals;
 use super::ExitError;
 use super::handlers::registration_names;
 use crate::config::Config;
-use crate::store::registry::{self, Registry};
+use crate::store::registry::Registry;
+use crate::store::writer_cache::WriterCache;
 use crate::store::{
-    self, Lock, OpenError, RunState, ServerInfo, Store, alerts, checkpoint, rescue, reserve,
+    self, Lock, OpenError, RunState, ServerInfo, Store, alerts, checkpoint, operation, rescue,
+    reserve,
 };
 use crate::web::standby::Standby;
 use crate::web::{self, Sockets};
@@ -249,11 +251,9 @@ fn warn_about_rescued(path: &Path) {
 fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     let (sources, handlers) = registration_names(config);
     store::in_transaction(&store.conn, |conn| {
-        let registry = registry::register(conn, &sources, &handlers, store.clock.now_ms())?;
-        alerts::set_subscriber(
-            conn,
-            registry.sources.get(crate::domain::INTERNAL_SOURCE).copied(),
-        )?;
+        let mut cache = WriterCache::read(conn, store.clock)?;
+        let (registry, mut effects) = operation::register(conn, &mut cache, &sources, &handlers)?;
+        alerts::record_conditions(conn, &cache, &mut effects)?;
         Ok(registry)
     })
 }

@@ -13,7 +13,7 @@ use clap_complete::{CompleteEnv, Shell};
 
 use super::{Cli, ExitError, help, output, runtime_error};
 use crate::config::{self, Config};
-use crate::domain::JobState;
+use crate::domain::job::PublicState;
 use crate::process;
 
 /// The environment variable by which a script asks for candidates. Its value is the name of the shell.
@@ -101,7 +101,7 @@ fn sources(config: Config) -> Vec<CompletionCandidate> {
 }
 
 fn states() -> Vec<CompletionCandidate> {
-    JobState::ALL.iter().map(|state| CompletionCandidate::new(state.name())).collect()
+    PublicState::ALL.iter().map(|state| CompletionCandidate::new(state.name())).collect()
 }
 
 fn commands_and_topics() -> Vec<CompletionCandidate> {

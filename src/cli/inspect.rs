@@ -14,7 +14,7 @@ use super::table::{self, TableWriter};
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
-use crate::domain::JobState;
+use crate::domain::job::PublicState;
 use crate::store::queries::{self, Rows, Selector, TailFilter, TailView};
 use crate::store::search::{self, SearchEnd, SearchResult, Total};
 use crate::store::{self, Store, Value, stats};
@@ -47,7 +47,7 @@ pub struct TailArgs {
     /// Print only outcomes of jobs that are in this state now: queued, running, succeeded, dead or
     /// cancelled
     #[arg(long, value_name = "STATE", value_parser = parse_state)]
-    state: Option<JobState>,
+    state: Option<PublicState>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,

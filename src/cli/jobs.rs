@@ -18,11 +18,13 @@ use super::{
     ExitError, open_store_to_write, output, print_without_server, runtime_error, table, user_error,
 };
 use crate::config::LoadedConfig;
+use crate::domain::EventId;
 use crate::domain::id_set::IdSet;
-use crate::domain::{EventId, JobState};
+use crate::domain::job::PublicState;
 use crate::store::audit::{self, JobCommand};
+use crate::store::jobs::queue;
 use crate::store::selection::{self, BulkProgress};
-use crate::store::{Store, deferred, jobs, queries, registry};
+use crate::store::{Store, deferred, queries, registry};
 
 /// Maximum number of jobs that `--dry-run` lists.
 const DRY_RUN_ROWS: usize = 50;
@@ -70,7 +72,7 @@ pub fn retry(loaded: &LoadedConfig, args: &JobArgs) -> Result<(), ExitError> {
 pub fn cancel(loaded: &LoadedConfig, args: &CancelArgs) -> Result<(), ExitError> {
     let store = &open_store_to_write(loaded, args.jobs.dry_run)?;
     let is_changed = apply(store, &args.jobs, &JobCommand::Cancel { reason: args.reason.clone() })?;
-    let has_running = || jobs::pending_cancellations(&store.conn).map(|jobs| !jobs.is_empty());
+    let has_running = || queue::pending_cancellations(&store.conn).map(|jobs| !jobs.is_empty());
     if is_changed && has_running().map_err(runtime_error)? {
         let effect = "jobs that ran when it stopped are cancelled when the server starts";
         print_without_server(&store.path, effect)?;
@@ -123,7 +125,7 @@ fn select(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<IdSet, 
         line.update(|| describe_selection(progress, "job"));
         ControlFlow::Continue(())
     };
-    selection::select_jobs(&store.conn, &selector, &ids, command.states(), &mut show)
+    selection::select_jobs(&store.conn, &selector, &ids, command.condition(), &mut show)
         .map_err(runtime_error)
 }
 
@@ -193,13 +195,13 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
                 errors.push(unknown_job(store, job, command.name())?);
                 continue;
             }
-            Some(JobState::Succeeded) if is_retry => {
+            Some(PublicState::Succeeded) if is_retry => {
                 "it has succeeded and cannot be retried: `hooktrail replay` creates a new job from its event"
             }
-            Some(JobState::Succeeded) => "it has succeeded already",
-            Some(JobState::Running) if is_retry => "it is running",
-            Some(JobState::Cancelled) if !is_retry => "it is cancelled already",
-            Some(JobState::Cancelled)
+            Some(PublicState::Succeeded) => "it has succeeded already",
+            Some(PublicState::Running) if is_retry => "it is running",
+            Some(PublicState::Cancelled) if !is_retry => "it is cancelled already",
+            Some(PublicState::Cancelled)
                 if queries::is_expanded(&store.conn, job).map_err(runtime_error)? =>
             {
                 "it was expanded into other jobs: retry those"

@@ -8,7 +8,7 @@ use jiff::{Span, Timestamp, Zoned};
 use super::ExitError;
 use super::id_list::parse_id;
 use crate::clock;
-use crate::domain::JobState;
+use crate::domain::job::PublicState;
 use crate::store::queries::Selector;
 
 /// The selectors as options of a command.
@@ -32,7 +32,7 @@ pub struct SelectorArgs {
     until: Option<i64>,
     /// Select by job state: queued, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE", value_parser = parse_state)]
-    state: Option<JobState>,
+    state: Option<PublicState>,
     /// Select jobs whose reason, or detail of the last attempt, contains this text
     #[arg(long, value_name = "TEXT")]
     detail: Option<String>,
@@ -103,8 +103,8 @@ impl SelectorArgs {
 }
 
 /// Parses the name of a job state.
-pub fn parse_state(text: &str) -> Result<JobState, String> {
-    let found = JobState::ALL.into_iter().find(|state| state.name() == text);
+pub fn parse_state(text: &str) -> Result<PublicState, String> {
+    let found = PublicState::ALL.into_iter().find(|state| state.name() == text);
     found.ok_or_else(|| "expected queued, running, succeeded, dead or cancelled".to_owned())
 }
 

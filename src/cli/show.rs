@@ -13,7 +13,8 @@ use super::selector_args::parse_state;
 use super::selector_checks::check_event;
 use super::{ExitError, runtime_error, table, user_error};
 use crate::clock;
-use crate::domain::{Event, EventId, JobId, JobState};
+use crate::domain::job::PublicState;
+use crate::domain::{Event, EventId, JobId};
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
 use crate::store::queries::{self, Rows, Selector};
 use crate::store::{self, Store, Value, deferred, event_reads};
@@ -47,7 +48,7 @@ pub struct ShowArgs {
     job: Option<i64>,
     /// Print only the jobs in this state: queued, running, succeeded, dead or cancelled
     #[arg(long, value_name = "STATE", value_parser = parse_state, conflicts_with = "job")]
-    state: Option<JobState>,
+    state: Option<PublicState>,
     /// Print only the bytes of the body. With --job: of the job's item
     #[arg(long, conflicts_with = "state")]
     body: bool,
@@ -251,7 +252,7 @@ fn print_text(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
             let jobs = select_jobs(store, args)?;
             let rows = load_jobs(store, &jobs[..jobs.len().min(MAX_ROWS)])?;
             table::print(out, &without_event(rows.clone()))?;
-            let state = args.state.map(JobState::name).unwrap_or_default();
+            let state = args.state.map(PublicState::name).unwrap_or_default();
             if let Some(shown) = Some(rows.rows.len()).filter(|shown| *shown < jobs.len()) {
                 writeln!(
                     out,
@@ -268,7 +269,7 @@ fn print_text(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
             print_attempts(out, store, &event, &jobs, limits)?;
         }
     }
-    if args.state.is_none_or(|state| state == JobState::Queued) {
+    if args.state.is_none_or(|state| state == PublicState::Queued) {
         print_waiting_handlers(out, handlers.iter())?;
     }
     Ok(())
@@ -294,7 +295,7 @@ fn print_job_fields(out: &mut impl Write, rows: &Rows) -> std::io::Result<Option
         match (name.as_str(), value) {
             (_, Value::Null) | ("event" | "source", _) => continue,
             ("handler", Value::Text(name)) => handler = Some(name.clone()),
-            ("state", Value::Text(state)) => is_queued = state == JobState::Queued.name(),
+            ("state", Value::Text(state)) => is_queued = state == PublicState::Queued.name(),
             _ => {}
         }
         writeln!(out, "{name:10}{}", table::format_field(name, value))?;
@@ -306,7 +307,7 @@ fn print_job_fields(out: &mut impl Write, rows: &Rows) -> std::io::Result<Option
 fn describe_missing_jobs(
     store: &Store,
     event: &Event,
-    state: Option<JobState>,
+    state: Option<PublicState>,
     handlers: &[HandlerJobs],
 ) -> anyhow::Result<String> {
     let all: i64 = handlers.iter().map(|jobs| jobs.count(None)).sum();
@@ -447,7 +448,7 @@ fn print_summary(
     event: &Event,
     handlers: &[HandlerJobs],
 ) -> anyhow::Result<()> {
-    let names = ["handler", "jobs"].into_iter().chain(JobState::ALL.map(JobState::name));
+    let names = ["handler", "jobs"].into_iter().chain(PublicState::ALL.map(PublicState::name));
     let counts = handlers.iter().map(|jobs| {
         let mut row = vec![Value::Text(jobs.handler.clone()), Value::Integer(jobs.count(None))];
         row.extend(jobs.counts.map(Value::Integer));
@@ -471,10 +472,10 @@ fn print_summary(
         Some(Value::Integer(job)) => *job,
         _ => select_first_job(store, event)?,
     };
-    let state = JobState::ALL.into_iter().rev().find(|state| {
-        *state != JobState::Cancelled && handlers.iter().any(|jobs| jobs.count(Some(*state)) > 0)
+    let state = PublicState::ALL.into_iter().rev().find(|state| {
+        *state != PublicState::Cancelled && handlers.iter().any(|jobs| jobs.count(Some(*state)) > 0)
     });
-    let state = state.unwrap_or(JobState::Cancelled).name();
+    let state = state.unwrap_or(PublicState::Cancelled).name();
     writeln!(
         out,
         "\n`hooktrail show {id} --job {example}` prints a job with its attempts and outputs,\n\
@@ -517,7 +518,9 @@ impl Reasons {
         groups.sort_by_key(|(count, reason)| (-count, reason.job));
         let columns = ["state", "handler", "jobs", "example", "reason"].map(str::to_owned);
         let mut rows = Rows { columns: columns.to_vec(), rows: Vec::new() };
-        for state in [JobState::Dead, JobState::Queued, JobState::Cancelled].map(JobState::name) {
+        for state in
+            [PublicState::Dead, PublicState::Queued, PublicState::Cancelled].map(PublicState::name)
+        {
             let of_state = groups.iter().filter(|(_, reason)| reason.state == state);
             for (index, (count, reason)) in of_state.enumerate() {
                 if index >= MAX_REASONS {
@@ -562,7 +565,7 @@ fn print_waiting_handlers<'a>(
     handlers: impl Iterator<Item = &'a HandlerJobs>,
 ) -> std::io::Result<()> {
     let mut separator = "\n";
-    for jobs in handlers.filter(|jobs| jobs.count(Some(JobState::Queued)) > 0) {
+    for jobs in handlers.filter(|jobs| jobs.count(Some(PublicState::Queued)) > 0) {
         let name = &jobs.handler;
         if let Some(until_ms) = jobs.breaker_open_until_ms {
             let until = clock::format_local(until_ms);

@@ -54,8 +54,6 @@ struct BatchProgress {
     /// An upper bound of the ready jobs, unless a count is needed.
     jobs: usize,
     is_counted: bool,
-    /// Jobs that became ready since the last count began. The count may include them or not.
-    since_count: usize,
     /// When the first job of the batch became ready.
     since_us: Option<i64>,
 }
@@ -118,7 +116,6 @@ impl HandlerSchedule {
         self.may_have_ready_jobs = true;
         let Some(batch) = self.batch() else { return };
         self.batch_progress.jobs = self.batch_progress.jobs.saturating_add(jobs);
-        self.batch_progress.since_count = self.batch_progress.since_count.saturating_add(jobs);
         self.batch_progress.since_us.get_or_insert(now_us);
         // Some of these jobs may be cancelled or superseded by now.
         let is_full = self.batch_progress.jobs >= batch.max_jobs;
@@ -131,20 +128,10 @@ impl HandlerSchedule {
         batch.map(|batch| batch.max_jobs)
     }
 
-    pub fn begin_count(&mut self) -> Option<usize> {
-        self.batch_progress.since_count = 0;
-        self.count_limit()
-    }
-
-    pub fn set_counted(&mut self, count: usize, now_us: i64) {
-        let max_jobs = self.batch().map_or(count, |batch| batch.max_jobs);
-        let jobs = count.saturating_add(self.batch_progress.since_count);
+    pub fn set_counted(&mut self, jobs: usize, now_us: i64) {
         self.may_have_ready_jobs = jobs > 0;
         let since_us = (jobs > 0).then(|| self.batch_progress.since_us.unwrap_or(now_us));
-        // Jobs that arrived during the count may be counted twice. If only they fill the batch, it is
-        // counted again.
-        let is_counted = jobs < max_jobs || count >= max_jobs;
-        self.batch_progress = BatchProgress { jobs, is_counted, since_count: 0, since_us };
+        self.batch_progress = BatchProgress { jobs, is_counted: true, since_us };
     }
 
     pub fn record_claim(&mut self, request: &ClaimRequest, claimed_count: usize, now_us: i64) {

@@ -165,7 +165,7 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
     let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(2, &[(A, HandlerLimits { batch, ..plain(0, 2) })]);
     let count = |scheduler: &mut Scheduler, jobs: usize, now_us: i64| {
-        assert_eq!(scheduler.begin_count(), [(A, 3)]);
+        assert_eq!(scheduler.counts_needed(), [(A, 3)]);
         scheduler.set_counted(A, jobs, now_us);
     };
     count(&mut scheduler, 1, 0);
@@ -182,26 +182,23 @@ fn a_batch_waits_for_more_and_takes_one_thread() {
 }
 
 #[test]
-fn jobs_that_become_ready_during_a_count_are_included() {
+fn batch_wait_begins_with_the_first_job() {
     let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
-    scheduler.begin_count();
     scheduler.add_ready(A, 1, 0);
-    scheduler.set_counted(A, 0, SECOND_US);
-    assert_eq!(scheduler.next_us(), Some(2 * SECOND_US), "batch_wait runs from the first job");
+    scheduler.set_counted(A, 1, SECOND_US);
+    assert_eq!(scheduler.next_us(), Some(2 * SECOND_US));
     assert_eq!(planned(&mut scheduler, 2 * SECOND_US), [(A, 3)]);
 }
 
 #[test]
-fn a_batch_filled_by_jobs_that_arrive_during_the_count_is_counted_again() {
+fn a_batch_that_new_jobs_fill_is_counted_again() {
     let batch = Some(BatchPolicy { max_jobs: 3, wait: Duration::from_secs(2) });
     let mut scheduler = scheduler_of(1, &[(A, HandlerLimits { batch, ..plain(0, 1) })]);
-    scheduler.begin_count();
-    scheduler.add_ready(A, 2, 0);
     scheduler.set_counted(A, 2, 0);
-    assert!(scheduler.needs_count());
+    scheduler.add_ready(A, 1, 0);
+    assert_eq!(scheduler.counts_needed(), [(A, 3)], "some of the jobs may be cancelled by now");
     assert_eq!(planned(&mut scheduler, 0), []);
-    scheduler.begin_count();
     scheduler.set_counted(A, 3, 0);
     assert_eq!(planned(&mut scheduler, 0), [(A, 3)]);
 }
@@ -249,7 +246,7 @@ proptest! {
         for event in events {
             match event {
                 SchedulerEvent::Plan => {
-                    for (handler, max) in scheduler.begin_count() {
+                    for (handler, max) in scheduler.counts_needed() {
                         scheduler.set_counted(handler, max, 0);
                     }
                     let plan = scheduler.plan(0);

@@ -3,13 +3,14 @@
 //! at most one per minute, with the count. Nothing is recorded unless a handler subscribes to that
 //! source. The source's own jobs record nothing, so that an alert that fails causes no other alert.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::dead_job::DeadJob;
+use super::effects::{AlertCondition, Effects};
 use super::events::{self, InsertStatements, NewEvent};
-use super::sources::{self, SourceStatus};
-use super::writer_state::WriterState;
-use crate::domain::{EventId, HandlerId, JobId, SourceId};
+use super::sources;
+use super::writer_cache::{SourceStatus, WriterCache};
+use crate::domain::{HandlerId, JobId, SourceId};
 
 /// Minimum time between two events of one type, source and handler.
 const MIN_INTERVAL_MS: i64 = 60_000;
@@ -53,15 +54,6 @@ pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::
     Ok(())
 }
 
-/// Returns the source `hooktrail` if a handler subscribes to it.
-pub(super) fn subscriber(conn: &Connection) -> rusqlite::Result<Option<SourceId>> {
-    let found = conn
-        .prepare_cached("SELECT value FROM meta WHERE name = 'alerts'")?
-        .query_row([], |row| row.get::<_, Option<i64>>(0))
-        .optional()?;
-    Ok(found.flatten().map(SourceId))
-}
-
 /// Records an occurrence of a condition. The event describes the latest one.
 fn record(
     conn: &Connection,
@@ -91,22 +83,59 @@ fn record(
     Ok(())
 }
 
-/// Returns true if conditions of jobs of `source` are recorded.
-pub(super) fn should_alert(state: &WriterState, source: SourceId) -> bool {
-    state.alert_source.is_some_and(|alert_source| alert_source != source)
+/// Records the conditions that a change caused, within its transaction. Adds the jobs that became dead to the
+/// effects.
+///
+/// # Errors
+/// The write failed.
+pub fn record_conditions(
+    conn: &Connection,
+    cache: &WriterCache,
+    effects: &mut Effects,
+) -> rusqlite::Result<()> {
+    for condition in std::mem::take(&mut effects.alerts) {
+        if let AlertCondition::DeadJob(job, _) = condition
+            && let Some(dead_job) = DeadJob::load(conn, job)?
+        {
+            effects.dead_jobs.push(dead_job);
+        }
+        match condition {
+            AlertCondition::DeadJob(job, source) if cache.should_alert(source) => {
+                record_dead_job(conn, cache.wall_ms, job, source)?;
+            }
+            AlertCondition::UnhandledEvent(event, source) if cache.should_alert(source) => {
+                let details = AlertDetails {
+                    source: Some(source),
+                    event: Some(event.0),
+                    ..AlertDetails::default()
+                };
+                record(conn, cache.wall_ms, "event.unhandled", &details)?;
+            }
+            AlertCondition::DeadJob(..) | AlertCondition::UnhandledEvent(..) => {}
+            AlertCondition::Breaker { handler, is_open, detail } => {
+                if cache.alert_source.is_none() {
+                    continue;
+                }
+                let kind =
+                    if is_open { "handler.breaker_opened" } else { "handler.breaker_closed" };
+                let details = AlertDetails {
+                    handler: Some(handler),
+                    detail: Some(&detail),
+                    ..AlertDetails::default()
+                };
+                record(conn, cache.wall_ms, kind, &details)?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Records that a job became dead: for the log, and for an alert.
-pub(super) fn record_dead_job(
+fn record_dead_job(
     conn: &Connection,
-    state: &mut WriterState,
+    wall_ms: i64,
     job: JobId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
-    state.dead_jobs.extend(DeadJob::load(conn, job)?);
-    if !should_alert(state, source) {
-        return Ok(());
-    }
     let mut select = conn
         .prepare_cached("SELECT event, handler, item, attempt, reason FROM jobs WHERE id = ?1")?;
     let mut rows = select.query([job.0])?;
@@ -121,59 +150,16 @@ pub(super) fn record_dead_job(
         attempts: row.get(3)?,
         detail: reason.as_deref(),
     };
-    record(conn, state.wall_ms, "job.dead", &details)
-}
-
-/// Records that no handler took an event.
-pub(super) fn record_unhandled_event(
-    conn: &Connection,
-    state: &WriterState,
-    event: EventId,
-    source: SourceId,
-) -> rusqlite::Result<()> {
-    if !should_alert(state, source) {
-        return Ok(());
-    }
-    let details =
-        AlertDetails { source: Some(source), event: Some(event.0), ..AlertDetails::default() };
-    record(conn, state.wall_ms, "event.unhandled", &details)
-}
-
-/// A change of a handler's circuit breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BreakerTransition {
-    Opened,
-    Closed,
-}
-
-/// Records that a handler's circuit breaker opened or closed, if a handler subscribes to alerts.
-/// The caller has checked the other conditions.
-pub(super) fn record_breaker_change(
-    conn: &Connection,
-    wall_ms: i64,
-    handler: HandlerId,
-    transition: BreakerTransition,
-    detail: &str,
-) -> rusqlite::Result<()> {
-    if subscriber(conn)?.is_none() {
-        return Ok(());
-    }
-    let kind = match transition {
-        BreakerTransition::Opened => "handler.breaker_opened",
-        BreakerTransition::Closed => "handler.breaker_closed",
-    };
-    let details =
-        AlertDetails { handler: Some(handler), detail: Some(detail), ..AlertDetails::default() };
-    record(conn, wall_ms, kind, &details)
+    record(conn, wall_ms, "job.dead", &details)
 }
 
 /// Records a condition that another thread noticed, if a handler subscribes to alerts.
 pub(super) fn record_signal(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     signal: &AlertSignal,
 ) -> rusqlite::Result<()> {
-    if state.alert_source.is_none() {
+    if cache.alert_source.is_none() {
         return Ok(());
     }
     let (kind, source, detail) = match signal {
@@ -184,7 +170,7 @@ pub(super) fn record_signal(
     };
     if let Some(source) = source {
         // Once for each silence, and once until the source accepts a request again.
-        let before = state.source_status.get(&source).copied().unwrap_or_default();
+        let before = cache.source_status.get(&source).copied().unwrap_or_default();
         let after = match signal {
             AlertSignal::Silent(..) => SourceStatus { is_silent: true, ..before },
             _ if before.has_accepted => SourceStatus { is_rejecting: true, ..before },
@@ -193,11 +179,11 @@ pub(super) fn record_signal(
         if before == after {
             return Ok(());
         }
-        sources::save_status(conn, state, source, after)?;
+        sources::save_status(conn, cache, source, after)?;
     }
     record(
         conn,
-        state.wall_ms,
+        cache.wall_ms,
         kind,
         &AlertDetails { source, detail: Some(detail), ..AlertDetails::default() },
     )
@@ -258,9 +244,10 @@ pub struct AlertEvent {
 /// same event is sent twice.
 pub(super) fn emit(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
+    group: &Effects,
     alert: &AlertEvent,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Effects> {
     let PendingAlert { kind, source, handler, count, .. } = &alert.alert;
     let updated = conn
         .prepare_cached(
@@ -274,11 +261,13 @@ pub(super) fn emit(
             handler,
             count,
             alert.event.is_some(),
-            state.now_ms,
-            state.now_ms - MIN_INTERVAL_MS
+            cache.now_ms,
+            cache.now_ms - MIN_INTERVAL_MS
         ])?;
     if let Some(new_event) = alert.event.as_ref().filter(|_| updated == 1) {
-        events::insert_event(conn, state, &mut InsertStatements::new(conn)?, new_event)?;
+        let mut inserts = InsertStatements::new(conn)?;
+        let (_, effects) = events::insert_event(conn, cache, group, &mut inserts, new_event)?;
+        return Ok(effects);
     }
-    Ok(())
+    Ok(Effects::default())
 }

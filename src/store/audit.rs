@@ -5,15 +5,15 @@
 //! without one. Each transaction is short, so that the server's writer never waits for long.
 
 use anyhow::Context;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::chunked_writes::ChunkedWriter;
-use super::registry;
+use super::effects::Effects;
+use super::jobs::transition;
 use super::selection::{BulkProgress, OnProgress};
-use super::writer_state::WriterState;
-use super::{in_transaction, job_keys, jobs};
+use super::writer_cache::WriterCache;
+use super::{in_transaction, registry};
 use crate::domain::id_set::IdSet;
-use crate::domain::job_plan::KeyHash;
 use crate::domain::{HandlerId, JobId};
 
 /// A row of the view `audit_log`.
@@ -51,11 +51,11 @@ impl JobCommand {
         }
     }
 
-    /// The states of jobs that the command can change, as a list of stored values.
-    pub fn states(&self) -> &'static str {
+    /// The SQL condition for jobs that the command can change.
+    pub fn condition(&self) -> &'static str {
         match self {
-            Self::Retry => "1, 4, 5",
-            Self::Cancel { .. } => "-1, 0, 1, 2, 4, 6",
+            Self::Retry => transition::CAN_RETRY,
+            Self::Cancel { .. } => transition::CAN_CANCEL,
         }
     }
 }
@@ -99,12 +99,14 @@ pub fn apply_to_jobs(
     let mut writer = ChunkedWriter::new(store);
     let mut row = None;
     while progress.done < progress.total {
-        let chunk = writer.write_chunk(|conn, state, slice| {
-            let (mut done, mut changed) = (0, 0);
+        let chunk = writer.write_chunk(|conn, cache, effects, slice| {
+            let (mut done, mut changed) = (0, 0_i64);
             while slice.has_time()
                 && let Some(job) = remaining.next()
             {
-                changed += apply_command(conn, state, JobId(job), command)?;
+                let (is_changed, changes) = apply_command(conn, cache, JobId(job), command)?;
+                changed += i64::from(is_changed);
+                effects.merge(changes);
                 done += 1;
             }
             Ok((record_progress(conn, row, entry, changed)?, done, changed.unsigned_abs()))
@@ -138,36 +140,17 @@ pub(super) fn record_progress(
     Ok(conn.last_insert_rowid())
 }
 
+/// Applies a command to a job. Returns whether that changed anything.
 pub(super) fn apply_command(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &WriterCache,
     job: JobId,
     command: &JobCommand,
-) -> rusqlite::Result<i64> {
-    let found: Option<(i64, Option<KeyHash>)> = conn
-        .prepare_cached("SELECT handler, ordering_key FROM jobs WHERE id = ?1")?
-        .query_row([job.0], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((handler, order)) = found else { return Ok(0) };
-    let handler = HandlerId(handler);
-    let reason = match command {
-        JobCommand::Retry => return Ok(i64::from(jobs::requeue(conn, state, job, handler)?)),
-        JobCommand::Cancel { reason } => reason,
-    };
-    let changed = conn
-        .prepare_cached(
-            "UPDATE jobs SET cancel_reason = CASE state WHEN 2 THEN ?2 END,
-               reason = CASE state WHEN 2 THEN reason ELSE ?2 END,
-               ended_at = CASE state WHEN 2 THEN ended_at WHEN 4 THEN ended_at ELSE ?3 END,
-               due_at = NULL, wait_ms = NULL,
-               state = CASE state WHEN 2 THEN 2 ELSE 5 END
-             WHERE id = ?1 AND state IN (-1, 0, 1, 2, 4, 6)",
-        )?
-        .execute(params![job.0, reason, state.wall_ms])?;
-    if let Some(key) = order.filter(|_| changed > 0) {
-        job_keys::release_next(conn, state, handler, &key)?;
+) -> rusqlite::Result<(bool, Effects)> {
+    match command {
+        JobCommand::Retry => transition::retry(conn, cache, job),
+        JobCommand::Cancel { reason } => transition::cancel(conn, cache, job, reason),
     }
-    Ok(i64::try_from(changed).unwrap_or(0))
 }
 
 /// Pauses or resumes a handler. Returns whether that changed anything.

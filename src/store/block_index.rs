@@ -63,7 +63,7 @@ impl IndexedBlock {
 }
 
 /// The rows of the index that the writer has written last.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct BlockIndex {
     events: HashMap<SourceId, IndexedBlock>,
     jobs: HashMap<(HandlerId, SourceId), IndexedBlock>,

@@ -9,55 +9,14 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::alerts;
+use super::effects::{AlertCondition, Effects};
 use super::jobs::AttemptRecord;
-use super::writer_state::WriterState;
+use super::writer_cache::{WriterCache, read_breaker};
 use crate::clock;
+use crate::domain::breaker::{BreakerPolicy, BreakerState};
 use crate::domain::{HandlerId, Outcome};
-
-/// The key `breaker` of a handler, as each outcome carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BreakerPolicy {
-    /// Number of failures in a row that open the breaker; 0 disables it.
-    pub failures: u32,
-    pub pause_ms: i64,
-}
-
-impl BreakerPolicy {
-    pub const NEVER: Self = Self { failures: 0, pause_ms: 0 };
-}
-
-/// The state of a handler's circuit breaker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BreakerState {
-    /// Failures and timeouts in a row.
-    pub consecutive_failures: u32,
-    /// Open until this time, when a probe may run (database clock). `None`: closed.
-    pub open_until_ms: Option<i64>,
-    /// An alert was recorded when the breaker opened, so another one follows when it closes.
-    is_alerted: bool,
-}
-
-/// Loads the state of each handler's breaker.
-///
-/// # Errors
-/// The read failed.
-pub fn load_breakers(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, BreakerState>> {
-    let mut select = conn.prepare_cached(
-        "SELECT consecutive_failures, breaker_open_until, breaker_alerted, id FROM handlers",
-    )?;
-    select.query_map([], |row| Ok((HandlerId(row.get(3)?), read(row)?)))?.collect()
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<BreakerState> {
-    Ok(BreakerState {
-        consecutive_failures: row.get(0)?,
-        open_until_ms: row.get(1)?,
-        is_alerted: row.get(2)?,
-    })
-}
 
 /// Returns the handlers whose breaker opened, closed, or changed its time.
 pub(super) fn changed_handlers(
@@ -73,21 +32,22 @@ pub(super) fn changed_handlers(
 /// Updates the breaker for an outcome.
 pub(super) fn on_attempt(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     record: &AttemptRecord,
-) -> rusqlite::Result<()> {
-    let before = state.breakers.get(&record.handler).copied().unwrap_or_default();
+) -> rusqlite::Result<Effects> {
+    let mut effects = Effects::default();
+    let before = cache.breaker(record.handler);
     let is_failure =
         matches!(record.outcome, Outcome::Failed | Outcome::TimedOut) && !record.is_permanent;
     let after = match (before.open_until_ms, record.outcome) {
         // The job was running before the breaker opened.
-        (Some(_), _) if !record.is_probe => return Ok(()),
+        (Some(_), _) if !record.is_probe => return Ok(effects),
         (_, Outcome::Succeeded) => BreakerState::default(),
-        (Some(_), _) if is_failure => open_breaker(state, record, before),
+        (Some(_), _) if is_failure => open_breaker(cache, record, before),
         // The probe is inconclusive: another job is the next probe.
         (Some(_), _) => {
-            probe_inconclusive(state, record.handler, true);
-            return Ok(());
+            end_probe(cache, record.handler, true, &mut effects);
+            return Ok(effects);
         }
         (None, _) if is_failure => {
             let failures_in_row = before.consecutive_failures.saturating_add(1);
@@ -96,79 +56,54 @@ pub(super) fn on_attempt(
                 failures if failures_in_row < failures => {
                     BreakerState { consecutive_failures: failures_in_row, ..before }
                 }
-                _ => open_breaker(state, record, before),
+                _ => open_breaker(cache, record, before),
             }
         }
-        (None, _) => return Ok(()),
+        (None, _) => return Ok(effects),
     };
     if after == before {
-        return Ok(());
+        return Ok(effects);
     }
-    let should_alert = after.is_alerted && !before.is_alerted;
-    save(conn, state, record.handler, after)?;
-    let change = match (before.open_until_ms, after.open_until_ms) {
-        (_, Some(_)) => "opened",
-        (Some(_), None) => "closed",
-        (None, None) => return Ok(()),
-    };
+    write(conn, record.handler, after, cache.now_ms)?;
+    cache.breakers.insert(record.handler, after);
+    if after.open_until_ms == before.open_until_ms {
+        return Ok(effects);
+    }
+    // The handler's clock stops or continues.
+    cache.reload_handlers(conn)?;
+    effects.breakers.push((record.handler, after));
+    let is_open = after.open_until_ms.is_some();
     let job = record.claim.job;
-    let detail = match change {
-        "opened" if record.is_probe => format!("probe job {job} failed: {}", record.detail),
-        "opened" => {
-            format!(
-                "{} in a row, the last was job {job}: {}",
-                after.consecutive_failures, record.detail
-            )
-        }
-        _ => format!("job {job}: {}", record.detail),
+    let detail = match is_open {
+        true if record.is_probe => format!("probe job {job} failed: {}", record.detail),
+        true => format!(
+            "{} in a row, the last was job {job}: {}",
+            after.consecutive_failures, record.detail
+        ),
+        false => format!("job {job}: {}", record.detail),
     };
-    log(conn, state.wall_ms, record.handler, change, &detail)?;
-    if should_alert {
-        alerts::record_breaker_change(
-            conn,
-            state.wall_ms,
-            record.handler,
-            alerts::BreakerTransition::Opened,
-            &detail,
-        )?;
+    let change = if is_open { "opened" } else { "closed" };
+    log(conn, cache.wall_ms, record.handler, change, &detail)?;
+    let is_reported = match is_open {
+        true => after.is_alerted && !before.is_alerted,
+        false => before.is_alerted,
+    };
+    if is_reported {
+        let handler = record.handler;
+        effects.alerts.push(AlertCondition::Breaker { handler, is_open, detail });
     }
-    if before.is_alerted && after.open_until_ms.is_none() {
-        alerts::record_breaker_change(
-            conn,
-            state.wall_ms,
-            record.handler,
-            alerts::BreakerTransition::Closed,
-            &detail,
-        )?;
-    }
-    Ok(())
+    Ok(effects)
 }
 
 /// Returns the state of an open breaker. The first failure of a job that is no alert records the
 /// alert, once until the breaker closes. Thus a handler that fails on alerts alone causes no more
 /// of them.
-fn open_breaker(state: &WriterState, record: &AttemptRecord, before: BreakerState) -> BreakerState {
+fn open_breaker(cache: &WriterCache, record: &AttemptRecord, before: BreakerState) -> BreakerState {
     BreakerState {
         consecutive_failures: before.consecutive_failures.saturating_add(1),
-        open_until_ms: Some(state.now_ms.saturating_add(record.breaker.pause_ms)),
-        is_alerted: before.is_alerted || alerts::should_alert(state, record.source),
+        open_until_ms: Some(cache.now_ms.saturating_add(record.breaker.pause_ms)),
+        is_alerted: before.is_alerted || cache.should_alert(record.source),
     }
-}
-
-fn save(
-    conn: &Connection,
-    state: &mut WriterState,
-    handler: HandlerId,
-    breaker: BreakerState,
-) -> rusqlite::Result<()> {
-    let changes = state.breakers.insert(handler, breaker).and_then(|breaker| breaker.open_until_ms)
-        != breaker.open_until_ms;
-    write(conn, handler, breaker, state.now_ms)?;
-    if changes {
-        state.changed_breakers.push(handler);
-        state.reload_handlers(conn)?;
-    }
-    Ok(())
 }
 
 fn write(
@@ -196,15 +131,16 @@ fn write(
 }
 
 /// Applies the `breaker` of config.toml: closes the breaker if it is disabled now, and shortens an
-/// open state that is longer than `pause`, such as after a change of the clock.
+/// open state that is longer than `pause`, such as after a change of the clock. Returns the condition of
+/// an alert.
 pub(super) fn apply_config(
     conn: &Connection,
     handler: HandlerId,
     breaker: BreakerPolicy,
     now_ms: i64,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<AlertCondition>> {
     let sql = "SELECT consecutive_failures, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
-    let before = conn.query_row(sql, [handler.0], read)?;
+    let before = conn.query_row(sql, [handler.0], read_breaker)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
         0 => BreakerState::default(),
@@ -214,40 +150,38 @@ pub(super) fn apply_config(
         },
     };
     if after == before {
-        return Ok(());
+        return Ok(None);
     }
     write(conn, handler, after, now_ms)?;
-    if before.open_until_ms.is_some() && after.open_until_ms.is_none() {
-        let (wall_ms, reason) = (clock::wall_ms(), "its breaker was disabled");
-        log(conn, wall_ms, handler, "closed", reason)?;
-        if before.is_alerted {
-            alerts::record_breaker_change(
-                conn,
-                wall_ms,
-                handler,
-                alerts::BreakerTransition::Closed,
-                reason,
-            )?;
-        }
+    if before.open_until_ms.is_none() || after.open_until_ms.is_some() {
+        return Ok(None);
     }
-    Ok(())
+    let reason = "its breaker was disabled";
+    log(conn, clock::wall_ms(), handler, "closed", reason)?;
+    let condition = AlertCondition::Breaker { handler, is_open: false, detail: reason.to_owned() };
+    Ok(before.is_alerted.then_some(condition))
 }
 
 /// Reports that a probe ended without a result: the next job is the probe.
-pub(super) fn probe_inconclusive(state: &mut WriterState, handler: HandlerId, is_probe: bool) {
+pub(super) fn end_probe(
+    cache: &WriterCache,
+    handler: HandlerId,
+    is_probe: bool,
+    effects: &mut Effects,
+) {
     if is_probe {
-        state.changed_breakers.push(handler);
+        effects.breakers.push((handler, cache.breaker(handler)));
     }
 }
 
 /// Records that a job runs as the probe.
 pub(super) fn log_probe(
     conn: &Connection,
-    state: &WriterState,
+    cache: &WriterCache,
     handler: HandlerId,
     job: i64,
 ) -> rusqlite::Result<()> {
-    log(conn, state.wall_ms, handler, "probe", &format!("job {job}"))
+    log(conn, cache.wall_ms, handler, "probe", &format!("job {job}"))
 }
 
 fn log(

@@ -1,7 +1,7 @@
 //! Tables `deferred_events`, `expansions` and `dead_job_retries`: work that is too long for the
 //! transaction of its event, or comes after it. The writer does it in short transactions.
 //!
-//! A deferred event has a row in `deferred_events` and no jobs. Its jobs are inserted hidden (state 6),
+//! A deferred event has a row in `deferred_events` and no jobs. Its jobs are inserted unreleased,
 //! in a reserved range of job ids. The transaction that inserts the last one deletes the row and makes
 //! the range visible, so that an event has all of its jobs or none. Further transactions release the
 //! jobs in order: `insert::place_job` decides the state of each as if it was inserted at that moment.
@@ -14,16 +14,16 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use rusqlite::{Connection, params};
 
-use super::events;
-use super::insert::{self, JobOrigin, OriginKind};
-use super::reevaluate::{self, Reevaluation};
-use super::writer_state::WriterState;
-use super::{alerts, job_keys, jobs};
+use const_format::formatcp;
+
+use super::effects::{AlertCondition, DeadJobRetry, Effects};
+use super::expired_keys;
+use super::jobs::reevaluate::{self, Reevaluation};
+use super::jobs::transition::{self, IS_DEAD, IS_UNRELEASED};
+use super::jobs::{JobOrigin, OriginKind, insert, load_current_claim};
+use super::writer_cache::WriterCache;
 use crate::domain::job_plan::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
-
-/// The state of a job that is not released yet.
-const HIDDEN: i64 = 6;
 
 /// Maximum number of dead jobs that duplicates retry in one transaction.
 const MAX_DEAD_RETRIED: usize = 100;
@@ -79,15 +79,6 @@ enum TaskKind {
     DeadJobRetry(DeadJobRetry),
     /// Expired keys are deleted.
     KeyPurge,
-}
-
-/// A row of `dead_job_retries`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DeadJobRetry {
-    pub source: SourceId,
-    pub event: EventId,
-    /// Jobs up to this one are done.
-    pub after_job: i64,
 }
 
 /// A row of `expansions`.
@@ -251,20 +242,24 @@ impl BacklogTask {
     pub(super) fn step(
         &self,
         conn: &Connection,
-        state: &mut WriterState,
+        cache: &mut WriterCache,
         budget: &mut RowBudget,
-    ) -> rusqlite::Result<TaskProgress> {
-        let mut progress = self.progress;
+    ) -> rusqlite::Result<(TaskProgress, Effects)> {
+        let (mut progress, mut effects) = (self.progress, Effects::default());
         loop {
-            match progress.stage {
-                TaskStage::Begin => self.begin(conn, state, &mut progress, budget)?,
-                TaskStage::Insert => self.insert(conn, state, &mut progress, budget)?,
-                TaskStage::Release => self.release(conn, state, &mut progress, budget)?,
-                TaskStage::Remove => delete_hidden_jobs(conn, &mut progress, budget)?,
-                TaskStage::Ended => return Ok(progress),
-            }
+            let changes = match progress.stage {
+                TaskStage::Begin => self.begin(conn, cache, &mut progress, budget)?,
+                TaskStage::Insert => self.insert(conn, cache, &mut progress, budget)?,
+                TaskStage::Release => self.release(conn, cache, &mut progress, budget)?,
+                TaskStage::Remove => {
+                    delete_unreleased_jobs(conn, &mut progress, budget)?;
+                    Effects::default()
+                }
+                TaskStage::Ended => return Ok((progress, effects)),
+            };
+            effects.merge(changes);
             if budget.is_spent() {
-                return Ok(progress);
+                return Ok((progress, effects));
             }
         }
     }
@@ -272,14 +267,14 @@ impl BacklogTask {
     fn begin(
         &self,
         conn: &Connection,
-        state: &mut WriterState,
+        cache: &mut WriterCache,
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Effects> {
         match &self.kind {
-            TaskKind::Event(jobs) => begin_event(conn, state, jobs, progress, budget),
+            TaskKind::Event(jobs) => begin_event(conn, cache, jobs, progress, budget),
             TaskKind::ReplaceJob(reevaluation, _) => {
-                let current = jobs::load_current_claim(conn, reevaluation.claimed.claim)?;
+                let current = load_current_claim(conn, reevaluation.claimed.claim)?;
                 let is_wanted = current.is_some_and(|current| current.cancel_reason.is_none());
                 match &reevaluation.spec {
                     Some(spec) if is_wanted => {
@@ -287,22 +282,22 @@ impl BacklogTask {
                         let (event, source) = (claimed.event, claimed.source);
                         let job = Some(claimed.claim.job.0);
                         let expansion = ExpansionRow { event, source, job };
-                        reserve_job_ids(conn, state, expansion, spec.job_count(), progress)
+                        reserve_job_ids(conn, cache, expansion, spec.job_count(), progress)?;
+                        Ok(Effects::default())
                     }
                     // The job was cancelled, has ended, or is not wanted.
                     _ => {
-                        reevaluate::apply_reevaluation(conn, state, reevaluation)?;
                         progress.stage = TaskStage::Ended;
-                        Ok(())
+                        reevaluate::apply_reevaluation(conn, cache, reevaluation)
                     }
                 }
             }
             TaskKind::DeadJobRetry(DeadJobRetry { event, .. }) => {
-                let (requeued, last) =
-                    requeue_dead_jobs(conn, state, *event, progress.next, MAX_DEAD_RETRIED)?;
-                budget.spend(requeued.max(1), 0);
-                progress.next = last;
-                if requeued < MAX_DEAD_RETRIED {
+                let (dead, effects) =
+                    retry_dead_jobs(conn, cache, *event, progress.next, MAX_DEAD_RETRIED)?;
+                budget.spend(dead.count.max(1), 0);
+                progress.next = dead.last;
+                if dead.count < MAX_DEAD_RETRIED {
                     conn.prepare_cached("DELETE FROM dead_job_retries WHERE event = ?1")?
                         .execute([event.0])?;
                     progress.stage = TaskStage::Ended;
@@ -310,44 +305,44 @@ impl BacklogTask {
                     conn.prepare_cached(
                         "UPDATE dead_job_retries SET after_job = ?2 WHERE event = ?1",
                     )?
-                    .execute([event.0, last])?;
+                    .execute([event.0, dead.last])?;
                 }
-                Ok(())
+                Ok(effects)
             }
             TaskKind::KeyPurge => {
-                let deleted = events::purge_expired_keys(conn, state.now_ms)?;
+                let deleted = expired_keys::purge(conn, cache.now_ms)?;
                 budget.spend(deleted.max(1), 0);
                 if deleted == 0 {
                     progress.stage = TaskStage::Ended;
                 }
-                Ok(())
+                Ok(Effects::default())
             }
             TaskKind::Resumed(_) => {
                 progress.stage = TaskStage::Ended;
-                Ok(())
+                Ok(Effects::default())
             }
         }
     }
 
-    /// Inserts hidden jobs. After the last one, makes all of them visible.
+    /// Inserts unreleased jobs. After the last one, makes all of them visible.
     fn insert(
         &self,
         conn: &Connection,
-        state: &mut WriterState,
+        cache: &mut WriterCache,
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Effects> {
         let replacement;
         let (specs, origin) = match &self.kind {
             TaskKind::Event(jobs) => (&jobs.specs[..], event_origin(jobs)),
             TaskKind::ReplaceJob(reevaluation, _) => {
                 let handler = reevaluation.claimed.handler;
                 replacement = reevaluation.spec.clone().map(|spec| (handler, spec));
-                (replacement.as_slice(), replacement_origin(reevaluation))
+                (replacement.as_slice(), reevaluation.job_origin())
             }
             _ => {
                 progress.stage = TaskStage::Ended;
-                return Ok(());
+                return Ok(Effects::default());
             }
         };
         let mut body = Vec::new();
@@ -357,7 +352,8 @@ impl BacklogTask {
                 continue;
             }
             let origin = JobOrigin { handler: *handler, ..origin };
-            insert_hidden_job(conn, state, origin, spec, progress, &mut body)?;
+            let (id, item) = (progress.next, progress.item);
+            insert::insert_unreleased(conn, cache, origin, (id, item), spec, &mut body)?;
             budget.spend(1, body.len());
             progress.next += 1;
             progress.item += 1;
@@ -365,10 +361,10 @@ impl BacklogTask {
                 (progress.handler, progress.item) = (progress.handler + 1, 0);
             }
             if budget.is_spent() && progress.handler < self.handler_count() {
-                return Ok(());
+                return Ok(Effects::default());
             }
         }
-        self.make_visible(conn, state, progress)
+        self.make_visible(conn, cache, progress)
     }
 
     fn handler_count(&self) -> usize {
@@ -382,41 +378,45 @@ impl BacklogTask {
     fn make_visible(
         &self,
         conn: &Connection,
-        state: &mut WriterState,
+        cache: &WriterCache,
         progress: &mut TaskProgress,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Effects> {
         let TaskProgress { first, last, .. } = *progress;
         let count = last + 1 - first;
+        let mut effects = Effects::default();
         progress.next = first;
         progress.stage = TaskStage::Release;
         match &self.kind {
             TaskKind::Event(jobs) => {
                 let counted = settle_event(conn, jobs)?;
-                state.adjust_queued(jobs.source, count - counted);
+                effects.adjust_queued(jobs.source, count - counted);
             }
             TaskKind::ReplaceJob(reevaluation, _) => {
                 let into = format!("jobs {first}–{last}");
-                if !reevaluate::close_replaced_job(conn, state, reevaluation, &into)? {
+                let (is_wanted, changes) =
+                    reevaluate::close_replaced_job(conn, cache, reevaluation, &into)?;
+                effects.merge(changes);
+                if !is_wanted {
                     progress.stage = TaskStage::Remove;
-                    return Ok(());
+                    return Ok(effects);
                 }
-                state.adjust_queued(reevaluation.claimed.source, count);
+                effects.adjust_queued(reevaluation.claimed.source, count);
             }
             _ => {}
         }
         conn.prepare_cached("UPDATE expansions SET is_visible = 1 WHERE first_job = ?1")?
             .execute([first])?;
-        Ok(())
+        Ok(effects)
     }
 
     /// Releases jobs in order.
     fn release(
         &self,
         conn: &Connection,
-        state: &mut WriterState,
+        cache: &mut WriterCache,
         progress: &mut TaskProgress,
         budget: &mut RowBudget,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Effects> {
         let expansion = match &self.kind {
             TaskKind::Event(jobs) => {
                 ExpansionRow { event: jobs.event, source: jobs.source, job: None }
@@ -429,13 +429,14 @@ impl BacklogTask {
             TaskKind::Resumed(expansion) => *expansion,
             TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge => {
                 progress.stage = TaskStage::Ended;
-                return Ok(());
+                return Ok(Effects::default());
             }
         };
-        let rows = hidden_jobs(conn, progress, budget.rows)?;
+        let mut effects = Effects::default();
+        let rows = load_unreleased(conn, progress, budget.rows)?;
         let is_last_chunk = rows.len() < budget.rows;
         for row in &rows {
-            release_job(conn, state, expansion, row)?;
+            effects.merge(admit_job(conn, cache, expansion, row)?);
             progress.next = row.id + 1;
             budget.spend(1, 1);
             if budget.is_spent() {
@@ -447,24 +448,31 @@ impl BacklogTask {
                 .execute([progress.first, progress.last])?;
             delete_expansion(conn, progress.first)?;
             if expansion.job.is_none() {
-                state.settle_deferred(expansion.source);
+                effects.adjust_deferred(expansion.source, -1);
             }
             progress.stage = TaskStage::Ended;
         } else {
             conn.prepare_cached("UPDATE expansions SET next_job = ?2 WHERE first_job = ?1")?
                 .execute([progress.first, progress.next])?;
         }
-        Ok(())
+        Ok(effects)
     }
+}
+
+/// Returns true if jobs of earlier events of this source are not inserted yet. `group` are the effects of the
+/// transaction so far.
+pub(super) fn is_deferring(cache: &WriterCache, group: &Effects, source: SourceId) -> bool {
+    let committed = cache.deferred.get(&source).copied().unwrap_or(0);
+    group.deferred_change(source).saturating_add_unsigned(committed as u64) > 0
 }
 
 /// Marks an event that was just stored as deferred.
 pub(super) fn defer_event(
     conn: &Connection,
-    state: &mut WriterState,
     event: i64,
     source: SourceId,
     plan: &JobPlan,
+    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
     let handlers = plan.event_handlers().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
@@ -473,23 +481,23 @@ pub(super) fn defer_event(
         "INSERT INTO deferred_events (event, source, handlers, job_count) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![event, source.0, handlers, jobs])?;
-    state.defer(source);
-    state.adjust_queued(source, jobs);
+    effects.adjust_deferred(source, 1);
+    effects.adjust_queued(source, jobs);
     Ok(())
 }
 
-/// Loads the deferred events of each source into `state`, and returns the tasks that an earlier
+/// Loads the deferred events of each source into the cache, and returns the tasks that an earlier
 /// process had begun.
 pub(super) fn load_tasks(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
 ) -> rusqlite::Result<Vec<BacklogTask>> {
     let mut select =
         conn.prepare("SELECT source, count(*) FROM deferred_events GROUP BY source")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let events = usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
-        state.deferred.insert(SourceId(row.get(0)?), events);
+        cache.deferred.insert(SourceId(row.get(0)?), events);
     }
     let mut select = conn.prepare(
         "SELECT first_job, last_job, next_job, event, source, job, is_visible
@@ -507,7 +515,7 @@ pub(super) fn load_tasks(
         let stage = if row.get(6)? { TaskStage::Release } else { TaskStage::Remove };
         let progress = TaskProgress { stage, first, last, next, ..TaskProgress::default() };
         if stage == TaskStage::Release && expansion.job.is_none() {
-            state.defer(expansion.source);
+            cache.apply_deferred(&[(expansion.source, 1)]);
         }
         tasks.push(BacklogTask { kind: TaskKind::Resumed(expansion), progress });
     }
@@ -523,7 +531,6 @@ pub(super) fn load_tasks(
             after_job: row.get(2)?,
         }));
     }
-    state.begin();
     Ok(tasks)
 }
 
@@ -555,54 +562,42 @@ fn event_origin(jobs: &EventJobs) -> JobOrigin {
     }
 }
 
-fn replacement_origin(reevaluation: &Reevaluation) -> JobOrigin {
-    JobOrigin {
-        event: reevaluation.claimed.event.0,
-        source: reevaluation.claimed.source,
-        handler: reevaluation.claimed.handler,
-        created_at_ms: reevaluation.received_at_ms,
-        kind: OriginKind::Retry { replay: i64::from(reevaluation.claimed.replay) },
-    }
-}
-
 /// Inserts the jobs of a deferred event if they are few. Otherwise reserves their ids.
 fn begin_event(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     jobs: &EventJobs,
     progress: &mut TaskProgress,
     budget: &mut RowBudget,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Effects> {
+    let mut effects = Effects::default();
     // After the database rejected a task, the expander may send an event twice.
     if !is_deferred(conn, jobs.event)? {
         progress.stage = TaskStage::Ended;
-        return Ok(());
+        return Ok(effects);
     }
     let count: usize = jobs.specs.iter().map(|(_, spec)| spec.job_count()).sum();
     let is_large = jobs.specs.iter().any(|(_, spec)| spec.is_large()) || count > budget.rows;
     if is_large {
         let (event, source) = (jobs.event, jobs.source);
         let expansion = ExpansionRow { event, source, job: None };
-        return reserve_job_ids(conn, state, expansion, count, progress);
+        reserve_job_ids(conn, cache, expansion, count, progress)?;
+        return Ok(effects);
     }
     for (handler, spec) in &jobs.specs {
-        insert::insert_jobs(
-            conn,
-            state,
-            JobOrigin { handler: *handler, ..event_origin(jobs) },
-            spec,
-        )?;
+        let origin = JobOrigin { handler: *handler, ..event_origin(jobs) };
+        effects.merge(insert::insert_jobs(conn, cache, origin, spec)?);
         budget.spend(spec.job_count(), usize::try_from(spec.bytes()).unwrap_or(usize::MAX));
     }
     budget.spend(1, 0);
     if jobs.specs.is_empty() {
-        alerts::record_unhandled_event(conn, state, jobs.event, jobs.source)?;
+        effects.alerts.push(AlertCondition::UnhandledEvent(jobs.event, jobs.source));
     }
     let counted = settle_event(conn, jobs)?;
-    state.adjust_queued(jobs.source, -counted);
-    state.settle_deferred(jobs.source);
+    effects.adjust_queued(jobs.source, -counted);
+    effects.adjust_deferred(jobs.source, -1);
     progress.stage = TaskStage::Ended;
-    Ok(())
+    Ok(effects)
 }
 
 /// Returns true if the jobs of an event are not inserted yet.
@@ -629,89 +624,26 @@ fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Result<i64> {
 
 fn reserve_job_ids(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     expansion: ExpansionRow,
     count: usize,
     progress: &mut TaskProgress,
 ) -> rusqlite::Result<()> {
-    let first = state.counters.job + 1;
-    let last = state.counters.job.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
+    let first = cache.counters.job + 1;
+    let last = cache.counters.job.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
     conn.prepare_cached(
         "INSERT INTO expansions (first_job, last_job, next_job, event, source, job)
          VALUES (?1, ?2, ?1, ?3, ?4, ?5)",
     )?
     .execute(params![first, last, expansion.event.0, expansion.source.0, expansion.job])?;
-    state.counters.job = last;
+    cache.counters.job = last;
     (progress.first, progress.last, progress.next) = (first, last, first);
     progress.stage = TaskStage::Insert;
     Ok(())
 }
 
-/// Inserts the job with the id `progress.next`. `body` holds its item afterwards.
-fn insert_hidden_job(
-    conn: &Connection,
-    state: &mut WriterState,
-    origin: JobOrigin,
-    spec: &JobSpec,
-    progress: &TaskProgress,
-    body: &mut Vec<u8>,
-) -> rusqlite::Result<()> {
-    let read_error = |e| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
-    let id = progress.next;
-    body.clear();
-    let (keys, failure) = match spec {
-        JobSpec::Event(keys) => (keys.clone(), None),
-        JobSpec::Dead(reason) => (JobKeys::default(), Some(reason)),
-        JobSpec::Items(items) => {
-            items.read(progress.item, body).map_err(read_error)?;
-            conn.prepare_cached("INSERT INTO items (job, body) VALUES (?1, ?2)")?
-                .execute(params![id, &*body])?;
-            (items.keys(progress.item).map_err(read_error)?, None)
-        }
-    };
-    let is_item = matches!(spec, JobSpec::Items(_));
-    let debounce = keys.debounce.filter(|_| !origin.bypasses_keys());
-    let unique = keys.unique.filter(|_| !origin.bypasses_keys());
-    let is_failed = i64::from(failure.is_some());
-    conn.prepare_cached(
-        "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
-           reason, item, replay, appended_to, ordering_key, version, debounce_key, reevaluation)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-    )?
-    .execute(params![
-        id,
-        origin.event,
-        origin.handler.0,
-        origin.source.0,
-        HIDDEN,
-        origin.created_at_ms,
-        is_failed,
-        failure,
-        is_item.then(|| i64::try_from(progress.item + 1).unwrap_or(i64::MAX)),
-        origin.replay(),
-        origin.appended_to(),
-        keys.ordering,
-        keys.version.as_ref().filter(|_| keys.ordering.is_some()).map(job_keys::encode_version),
-        debounce.map(|debounce| debounce.key),
-        failure.map(|_| 1),
-    ])?;
-    state.blocks.add_job(conn, origin.handler, origin.source, id, origin.created_at_ms)?;
-    if unique.is_some() || debounce.is_some_and(|debounce| debounce.debounce_ms > 0) {
-        conn.prepare_cached(
-            "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, debounce_ms) VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![
-            id,
-            unique.map(|unique| unique.key),
-            unique.map(|unique| unique.window_ms),
-            debounce.map(|debounce| debounce.debounce_ms)
-        ])?;
-    }
-    Ok(())
-}
-
 /// A job that waits for its release.
-struct HiddenJob {
+struct UnreleasedJob {
     id: i64,
     handler: HandlerId,
     /// The reason why its expression failed.
@@ -719,24 +651,24 @@ struct HiddenJob {
     keys: JobKeys,
 }
 
-fn hidden_jobs(
+fn load_unreleased(
     conn: &Connection,
     progress: &TaskProgress,
     limit: usize,
-) -> rusqlite::Result<Vec<HiddenJob>> {
+) -> rusqlite::Result<Vec<UnreleasedJob>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    conn.prepare_cached(
+    conn.prepare_cached(formatcp!(
         "SELECT j.id, j.handler, CASE WHEN j.reevaluation = 1 THEN j.reason END, j.ordering_key,
            j.debounce_key, k.unique_key, k.unique_window_ms, k.debounce_ms
          FROM jobs j LEFT JOIN expansion_keys k ON k.job = j.id
-         WHERE j.id BETWEEN ?1 AND ?2 AND j.state = ?3 ORDER BY j.id LIMIT ?4",
-    )?
-    .query_map(params![progress.next, progress.last, HIDDEN, limit], |row| {
+         WHERE j.id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED} ORDER BY j.id LIMIT ?3"
+    ))?
+    .query_map(params![progress.next, progress.last, limit], |row| {
         let debounce: Option<KeyHash> = row.get(4)?;
         let unique: Option<KeyHash> = row.get(5)?;
         let window_ms = row.get::<_, Option<i64>>(6)?.unwrap_or(0);
         let debounce_ms = row.get::<_, Option<i64>>(7)?.unwrap_or(0);
-        Ok(HiddenJob {
+        Ok(UnreleasedJob {
             id: row.get(0)?,
             handler: HandlerId(row.get(1)?),
             failure: row.get(2)?,
@@ -751,13 +683,12 @@ fn hidden_jobs(
     .collect()
 }
 
-/// Gives a job the state that it would have if it was inserted now.
-fn release_job(
+fn admit_job(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     expansion: ExpansionRow,
-    job: &HiddenJob,
-) -> rusqlite::Result<()> {
+    job: &UnreleasedJob,
+) -> rusqlite::Result<Effects> {
     let origin = JobOrigin {
         event: expansion.event.0,
         source: expansion.source,
@@ -768,52 +699,11 @@ fn release_job(
             None => OriginKind::DeferredEvent,
         },
     };
-    let mut initial = match &job.failure {
-        Some(reason) => {
-            insert::InitialState { state: 4, reason: Some(reason.clone()), ..Default::default() }
-        }
-        None => insert::place_job(conn, state, origin, job.id, &job.keys)?,
-    };
-    // A younger job of this key may be ready, but the older one goes first.
-    let order = job.keys.ordering.as_ref().filter(|_| initial.state <= 0);
-    if order.is_some() {
-        initial.state = -1;
-    }
-    conn.prepare_cached(
-        "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
-           ended_at = ?7, reason = ?8 WHERE id = ?1",
-    )?
-    .execute(params![
-        job.id,
-        initial.state,
-        state.handler_time_ms(job.handler),
-        initial.due_at,
-        initial.wait_ms,
-        initial.burst_started_at,
-        (initial.state > 3).then_some(state.wall_ms),
-        initial.reason,
-    ])?;
-    match (initial.state, order) {
-        (_, Some(key)) => job_keys::release_next(conn, state, job.handler, key)?,
-        (0, None) => state.mark_ready(job.handler),
-        (1, _) => state.mark_due(initial.due_at),
-        (4, _) => insert::record_failure(
-            conn,
-            state,
-            origin,
-            job.id,
-            &initial.reason.unwrap_or_default(),
-        )?,
-        _ => {}
-    }
-    if initial.state > 3 {
-        state.adjust_queued(expansion.source, -1);
-    }
-    Ok(())
+    insert::admit_job(conn, cache, origin, job.id, (&job.keys, job.failure.as_deref()))
 }
 
-/// Deletes hidden rows, and then their row of `expansions`.
-fn delete_hidden_jobs(
+/// Deletes unreleased jobs, and then their row of `expansions`.
+fn delete_unreleased_jobs(
     conn: &Connection,
     progress: &mut TaskProgress,
     budget: &mut RowBudget,
@@ -824,10 +714,10 @@ fn delete_hidden_jobs(
         for sql in [
             "DELETE FROM items WHERE job BETWEEN ?1 AND ?2",
             "DELETE FROM expansion_keys WHERE job BETWEEN ?1 AND ?2",
-            "DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2 AND state = 6",
         ] {
             removed += conn.prepare_cached(sql)?.execute([progress.next, to])?;
         }
+        removed += transition::delete_unreleased(conn, progress.next, to)?;
         budget.spend(removed.max(1), 1);
         progress.next = to + 1;
         if budget.is_spent() && progress.next <= progress.last {
@@ -845,63 +735,68 @@ fn delete_expansion(conn: &Connection, first: i64) -> rusqlite::Result<()> {
 }
 
 /// Retries the dead jobs of an event with fresh attempts: some now, the others in later
-/// transactions.
+/// transactions. `group` are the effects of the transaction so far.
 pub(super) fn retry_dead_jobs_of_event(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &WriterCache,
+    group: &Effects,
     source: SourceId,
     event: EventId,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Effects> {
     // The limit is for all duplicates of a group together, because each may have as many.
-    let limit = MAX_DEAD_RETRIED.saturating_sub(state.retried_dead_jobs);
-    let (requeued, after_job) = requeue_dead_jobs(conn, state, event, 0, limit)?;
-    state.retried_dead_jobs += requeued;
-    if requeued == limit {
+    let limit = MAX_DEAD_RETRIED.saturating_sub(group.retried_dead_jobs);
+    let (dead, mut effects) = retry_dead_jobs(conn, cache, event, 0, limit)?;
+    effects.retried_dead_jobs += dead.count;
+    if dead.count == limit {
         let sql = "INSERT OR IGNORE INTO dead_job_retries (event, after_job) VALUES (?1, ?2)";
-        if conn.prepare_cached(sql)?.execute([event.0, after_job])? == 1 {
-            state.dead_job_retries.push(DeadJobRetry { source, event, after_job });
+        if conn.prepare_cached(sql)?.execute([event.0, dead.last])? == 1 {
+            effects.dead_job_retries.push(DeadJobRetry { source, event, after_job: dead.last });
         }
     }
-    Ok(())
+    Ok(effects)
 }
 
-/// Requeues the dead jobs of an event whose ids are above `after`, at most `limit`. Returns how
-/// many, and the last id.
-fn requeue_dead_jobs(
+/// Dead jobs that were retried.
+struct RetriedJobs {
+    count: usize,
+    /// The id of the last one.
+    last: i64,
+}
+
+/// Retries the dead jobs of an event whose ids are above `after`, at most `limit`.
+fn retry_dead_jobs(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &WriterCache,
     event: EventId,
     after: i64,
     limit: usize,
-) -> rusqlite::Result<(usize, i64)> {
-    let mut select = conn.prepare_cached(
-        "SELECT id, handler, source FROM (
-           SELECT j.id, j.handler, j.source FROM events e CROSS JOIN jobs j INDEXED BY jobs_dead
-             WHERE e.id = ?1 AND j.state = 4 AND j.id > ?2 AND j.id BETWEEN e.first_job AND e.last_job
+) -> rusqlite::Result<(RetriedJobs, Effects)> {
+    let mut select = conn.prepare_cached(formatcp!(
+        "SELECT id FROM (
+           SELECT j.id FROM events e CROSS JOIN jobs j INDEXED BY jobs_dead
+             WHERE e.id = ?1 AND {IS_DEAD} AND j.id > ?2 AND j.id BETWEEN e.first_job AND e.last_job
            UNION ALL
-           SELECT id, handler, source FROM jobs WHERE appended_to = ?1 AND state = 4 AND id > ?2)
-         ORDER BY id LIMIT ?3",
-    )?;
+           SELECT id FROM jobs WHERE appended_to = ?1 AND {IS_DEAD} AND id > ?2)
+         ORDER BY id LIMIT ?3"
+    ))?;
     let values = params![event.0, after, i64::try_from(limit).unwrap_or(i64::MAX)];
-    let dead: Vec<(i64, i64, i64)> = select
-        .query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for &(job, handler, source) in &dead {
-        if jobs::requeue(conn, state, JobId(job), HandlerId(handler))? {
-            state.adjust_queued(SourceId(source), 1);
-        }
+    let dead: Vec<i64> =
+        select.query_map(values, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut effects = Effects::default();
+    for &job in &dead {
+        effects.merge(transition::retry(conn, cache, JobId(job))?.1);
     }
-    Ok((dead.len(), dead.last().map_or(after, |(job, _, _)| *job)))
+    Ok((RetriedJobs { count: dead.len(), last: dead.last().copied().unwrap_or(after) }, effects))
 }
 
 /// Counts the jobs of a source that wait for their release, and the queued jobs of its deferred
 /// events.
 pub(super) fn count_queued(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
-    conn.prepare_cached(
+    conn.prepare_cached(formatcp!(
         "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
            + (SELECT count(*) FROM expansions x JOIN jobs j NOT INDEXED
                 ON j.id BETWEEN x.next_job AND x.last_job
-                WHERE x.source = ?1 AND x.is_visible AND j.state = ?2)",
-    )?
-    .query_row([source.0, HIDDEN], |row| row.get(0))
+                WHERE x.source = ?1 AND x.is_visible AND {IS_UNRELEASED})"
+    ))?
+    .query_row([source.0], |row| row.get(0))
 }

@@ -3,8 +3,10 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::queries::{ISO, Rows, STATE, VISIBLE, query, waiting_reason};
-use crate::domain::{EventId, JobId, JobState};
+use super::jobs::transition::{IS_QUEUED, IS_RUNNING, IS_SUCCEEDED, STATE_NAME, is_public};
+use super::queries::{ISO, Rows, VISIBLE, query, waiting_reason};
+use crate::domain::job::PublicState;
+use crate::domain::{EventId, JobId};
 
 /// An event `?1` with its jobs.
 const JOBS: &str =
@@ -18,14 +20,14 @@ pub struct HandlerJobs {
     pub is_paused: bool,
     /// The end of the cooldown of an open circuit breaker, by the wall clock.
     pub breaker_open_until_ms: Option<i64>,
-    /// The number of jobs in each state, as in [`JobState::ALL`].
-    pub counts: [i64; JobState::ALL.len()],
+    /// The number of jobs in each state, as in [`PublicState::ALL`].
+    pub counts: [i64; PublicState::ALL.len()],
 }
 
 impl HandlerJobs {
     /// Returns the number of jobs in a state, or in all states.
-    pub fn count(&self, state: Option<JobState>) -> i64 {
-        let counts = JobState::ALL.iter().zip(self.counts);
+    pub fn count(&self, state: Option<PublicState>) -> i64 {
+        let counts = PublicState::ALL.iter().zip(self.counts);
         counts.filter(|(of, _)| state.is_none_or(|state| state == **of)).map(|(_, n)| n).sum()
     }
 }
@@ -39,7 +41,7 @@ pub fn count_by_handler(
     event: EventId,
     to_wall_ms: i64,
 ) -> rusqlite::Result<Vec<HandlerJobs>> {
-    let sums = JobState::ALL.map(|state| format!("sum({STATE} = '{}')", state.name()));
+    let sums = PublicState::ALL.map(|state| format!("sum({})", is_public(state)));
     let sql = format!(
         "SELECT h.name, h.paused, h.breaker_open_until, {} FROM {JOBS}
          WHERE e.id = ?1 AND {VISIBLE} GROUP BY j.handler ORDER BY h.name",
@@ -47,7 +49,7 @@ pub fn count_by_handler(
     );
     let mut select = conn.prepare(&sql)?;
     let rows = select.query_map([event.0], |row| {
-        let mut counts = [0; JobState::ALL.len()];
+        let mut counts = [0; PublicState::ALL.len()];
         for (index, count) in counts.iter_mut().enumerate() {
             *count = row.get(3 + index)?;
         }
@@ -83,8 +85,8 @@ pub fn for_each_reason(
 ) -> rusqlite::Result<()> {
     let waiting = waiting_reason(2);
     let sql = format!(
-        "SELECT j.id, h.name, {STATE}, CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END
-           AS why FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND j.state NOT IN (2, 3)"
+        "SELECT j.id, h.name, {STATE_NAME}, CASE WHEN {IS_QUEUED} THEN {waiting} ELSE j.reason END
+           AS why FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND NOT {IS_RUNNING} AND NOT {IS_SUCCEEDED}"
     );
     let mut select = conn.prepare(&sql)?;
     let mut rows = select.query([event.0, to_wall_ms])?;
@@ -103,16 +105,14 @@ pub fn for_each_reason(
 pub fn list_jobs(
     conn: &Connection,
     event: EventId,
-    state: Option<JobState>,
+    state: Option<PublicState>,
 ) -> rusqlite::Result<Vec<JobId>> {
+    let condition = state.map_or("1", is_public);
     let sql = format!(
-        "SELECT j.id FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND {STATE} = coalesce(?2, {STATE})
-         ORDER BY j.id"
+        "SELECT j.id FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND {condition} ORDER BY j.id"
     );
     let mut select = conn.prepare(&sql)?;
-    let rows =
-        select.query_map((event.0, state.map(JobState::name)), |row| row.get(0).map(JobId))?;
-    rows.collect()
+    select.query_map([event.0], |row| row.get(0).map(JobId))?.collect()
 }
 
 /// Returns the number of a job's item and its first `max_bytes`, or `None` if the job has no item.

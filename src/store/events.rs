@@ -3,10 +3,12 @@
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::insert::{self, JobOrigin, OriginKind};
+use super::effects::{AlertCondition, Effects};
+use super::jobs::transition::PlainJobInsert;
+use super::jobs::{JobOrigin, OriginKind, insert};
 use super::source_counters::QueueLimit;
-use super::writer_state::WriterState;
-use super::{alerts, deferred, sources};
+use super::writer_cache::WriterCache;
+use super::{deferred, sources};
 use crate::domain::job_plan::{JobPlan, KeyHash};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
@@ -134,7 +136,7 @@ pub enum InsertReply {
 /// up for each event adds a tenth to the insert.
 pub struct InsertStatements<'c> {
     event: CachedStatement<'c>,
-    job: CachedStatement<'c>,
+    job: PlainJobInsert<'c>,
 }
 
 impl<'c> InsertStatements<'c> {
@@ -146,47 +148,48 @@ impl<'c> InsertStatements<'c> {
                first_job, last_job, note, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?;
-        let job = conn.prepare_cached(
-            "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
-             VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6)",
-        )?;
-        Ok(Self { event, job })
+        Ok(Self { event, job: PlainJobInsert::new(conn)? })
     }
 }
 
 /// Stores `new_event` with its jobs, or records it as a duplicate. An event without jobs is stored
-/// even if the queue is full.
+/// even if the queue is full. `group` are the effects of the transaction so far.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub fn insert_event(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
+    group: &Effects,
     inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
-) -> rusqlite::Result<InsertReply> {
+) -> rusqlite::Result<(InsertReply, Effects)> {
+    let (source, now_ms) = (new_event.source, cache.now_ms);
+    let mut effects = Effects::default();
     if let Some(limit) = &new_event.queue_limit
         && new_event.plan.job_count() > 0
-        && limit.is_reached(state.queue_change(new_event.source))
+        && limit.is_reached(group.queued_change(source))
     {
-        return Ok(InsertReply::QueueFull);
+        return Ok((InsertReply::QueueFull, effects));
     }
-    let now_ms = state.now_ms;
     let dedupe = &new_event.dedupe;
-    if let Some(original) = find_original(conn, new_event.source, dedupe, now_ms)? {
+    if let Some(original) = find_original(conn, source, dedupe, now_ms)? {
         if dedupe.mode != InsertMode::LookUp {
-            record_duplicate(conn, state, new_event, original, dedupe.retry_dead)?;
-            sources::record_activity(conn, state, new_event.source, false)?;
-            state.minute_counts.add_duplicate(new_event.source);
+            insert_duplicate(conn, new_event, original)?;
+            if dedupe.retry_dead {
+                effects = deferred::retry_dead_jobs_of_event(conn, cache, group, source, original)?;
+            }
+            sources::record_activity(conn, cache, source, false, &mut effects)?;
+            effects.minute_counts.add_duplicate(source);
         }
-        return Ok(InsertReply::Duplicate(original));
+        return Ok((InsertReply::Duplicate(original), effects));
     }
     if dedupe.mode != InsertMode::Store {
-        return Ok(InsertReply::NotDuplicate);
+        return Ok((InsertReply::NotDuplicate, effects));
     }
-    let event = state.counters.event + 1;
-    let first_job = state.counters.job + 1;
-    let is_deferred = state.is_deferring(new_event.source)
+    let event = cache.counters.event + 1;
+    let first_job = cache.counters.job + 1;
+    let is_deferred = deferred::is_deferring(cache, group, source)
         || matches!(new_event.plan, JobPlan::Unevaluated(_))
         || new_event.plan.is_large();
     let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
@@ -194,7 +197,7 @@ pub fn insert_event(
     inserts.event.execute(params![
         event,
         new_event.uid,
-        new_event.source.0,
+        source.0,
         new_event.received_at_ms,
         new_event.method,
         new_event.path,
@@ -207,53 +210,54 @@ pub fn insert_event(
         new_event.body,
     ])?;
     for key in dedupe.source_key.iter().chain(&dedupe.delivery_key) {
-        save_key(conn, new_event.source, key, event, now_ms)?;
+        save_key(conn, source, key, event, now_ms)?;
     }
-    state.blocks.add_event(conn, new_event.source, event, new_event.received_at_ms)?;
-    state.minute_counts.add_event(new_event.source, new_event.received_at_ms);
-    state.counters.event = event;
+    cache.blocks.add_event(conn, source, event, new_event.received_at_ms)?;
+    effects.minute_counts.add_event(source, new_event.received_at_ms);
+    cache.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, state, event, new_event.source, &new_event.plan)?;
+        deferred::defer_event(conn, event, source, &new_event.plan, &mut effects)?;
     } else {
-        insert_event_jobs(conn, state, inserts, new_event)?;
+        insert_event_jobs(conn, cache, inserts, new_event, &mut effects)?;
         if new_event.plan.is_empty() {
-            alerts::record_unhandled_event(conn, state, EventId(event), new_event.source)?;
+            effects.alerts.push(AlertCondition::UnhandledEvent(EventId(event), source));
         }
     }
-    state.remember_ip(conn, &new_event.ip)?;
-    sources::record_activity(conn, state, new_event.source, true)?;
-    debug_assert_eq!(state.counters.job, first_job + count - 1);
+    cache.remember_ip(conn, &new_event.ip)?;
+    sources::record_activity(conn, cache, source, true, &mut effects)?;
+    debug_assert_eq!(cache.counters.job, first_job + count - 1);
     let event = EventId(event);
-    Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
+    let reply = if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) };
+    Ok((reply, effects))
 }
 
 /// Inserts the jobs of the event that was just inserted.
 fn insert_event_jobs(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
+    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    let (event, source, created_at_ms) =
-        (state.counters.event, new_event.source, new_event.received_at_ms);
+    let event = cache.counters.event;
+    let origin = |handler| JobOrigin {
+        event,
+        source: new_event.source,
+        handler,
+        created_at_ms: new_event.received_at_ms,
+        kind: OriginKind::Event,
+    };
     match &new_event.plan {
         JobPlan::Plain(handlers) => {
             for &handler in handlers.iter() {
-                let id = state.counters.job + 1;
-                let since_ms = state.handler_time_ms(handler);
-                let values = params![id, event, handler.0, source.0, created_at_ms, since_ms];
-                inserts.job.execute(values)?;
-                state.blocks.add_job(conn, handler, source, id, created_at_ms)?;
-                state.counters.job = id;
-                state.adjust_queued(source, 1);
-                state.mark_ready(handler);
+                let id = cache.counters.job + 1;
+                inserts.job.create(cache, id, origin(handler), effects)?;
+                cache.counters.job = id;
             }
         }
         JobPlan::Evaluated(specs) => {
             for (handler, spec) in specs {
-                let (handler, kind) = (*handler, OriginKind::Event);
-                let origin = JobOrigin { event, source, handler, created_at_ms, kind };
-                insert::insert_jobs(conn, state, origin, spec)?;
+                effects.merge(insert::insert_jobs(conn, cache, origin(*handler), spec)?);
             }
         }
         JobPlan::Unevaluated(_) => {}
@@ -319,12 +323,10 @@ fn save_key(
     Ok(())
 }
 
-fn record_duplicate(
+fn insert_duplicate(
     conn: &Connection,
-    state: &mut WriterState,
     new_event: &NewEvent,
     original: EventId,
-    retry_dead: bool,
 ) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO duplicates (event, received_at, ip, body)
@@ -340,22 +342,5 @@ fn record_duplicate(
         new_event.body,
         MAX_DUPLICATE_BODIES
     ])?;
-    if retry_dead {
-        deferred::retry_dead_jobs_of_event(conn, state, new_event.source, original)?;
-    }
     Ok(())
-}
-
-/// Deletes some expired keys and returns their number.
-///
-/// # Errors
-/// The write failed.
-pub fn purge_expired_keys(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
-    let deleted = super::job_keys::purge_expired(conn, now_ms)?;
-    conn.prepare_cached(
-        "DELETE FROM dedupe WHERE (source, key) IN
-           (SELECT source, key FROM dedupe WHERE expires_at <= ?1 ORDER BY expires_at LIMIT 500)",
-    )?
-    .execute([now_ms])
-    .map(|deleted_keys| deleted_keys + deleted)
 }

@@ -1,15 +1,16 @@
 //! The handle to the writer: messages to it, replies to the intake threads, and whether the
 //! database can be written.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, bounded};
 
 use super::deferred::BacklogTask;
 use super::events::{InsertReply, NewEvent};
 use super::operation::Operation;
 use crate::domain::HandlerId;
+use crate::scheduler::HandlerTable;
 
 /// Capacity of the writer's channel, in messages. When it is full, intake responds 503.
 pub(super) const CHANNEL_MESSAGES: usize = 4096;
@@ -51,6 +52,12 @@ pub enum WriterMessage {
     WorkerFreed(Option<Operation>, HandlerId),
     /// Tasks that the writer runs in short transactions between groups.
     Backlog(Vec<BacklogTask>),
+    /// A new configuration.
+    Configure(HandlerTable),
+    /// Start no more jobs. The reply is sent when `busy_threads` can only fall.
+    StopJobs(Sender<()>),
+    /// End the workers.
+    CloseWorkers,
 }
 
 /// What an intake thread or a worker asks the writer to write.
@@ -122,6 +129,7 @@ impl WriterHealth {
 pub struct WriterHandle {
     pub sender: Sender<WriterMessage>,
     pub health: Arc<WriterHealth>,
+    pub(super) busy_threads: Arc<AtomicUsize>,
 }
 
 impl WriterHandle {
@@ -140,5 +148,27 @@ impl WriterHandle {
     /// before. The writer claims the thread's next job in the same commit.
     pub fn release_worker(&self, last: Option<Operation>, handler: HandlerId) {
         let _ = self.sender.send(WriterMessage::WorkerFreed(last, handler));
+    }
+
+    /// Applies a new configuration to the scheduler.
+    pub fn configure(&self, handlers: HandlerTable) {
+        let _ = self.sender.send(WriterMessage::Configure(handlers));
+    }
+
+    /// Starts no more jobs. Running jobs go on.
+    pub fn stop_jobs(&self) {
+        let (reply, stopped) = bounded(1);
+        let _ = self.sender.send(WriterMessage::StopJobs(reply));
+        let _ = stopped.recv();
+    }
+
+    /// Ends the workers, each after its present jobs.
+    pub fn close_workers(&self) {
+        let _ = self.sender.send(WriterMessage::CloseWorkers);
+    }
+
+    /// Returns how many worker threads run jobs or wait for a claim that is being written.
+    pub fn busy_threads(&self) -> usize {
+        self.busy_threads.load(Ordering::Relaxed)
     }
 }

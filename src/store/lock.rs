@@ -93,7 +93,7 @@ impl Lock {
     /// Records how far this run got, for the next one.
     pub fn record(&self, state: RunState) {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
-        run.state = state;
+        *run = RunRecord { state, ..run.clone() };
         self.write(&run);
     }
 

@@ -2,11 +2,9 @@
 //! writer counts in memory during a transaction and writes the sums before its commit. So the counts
 //! are exact after a crash, and a rollback discards them with the rows that they count.
 
-use std::collections::HashMap;
-
 use rusqlite::{Connection, params};
 
-use super::writer_state::WriterState;
+use super::writer_cache::WriterCache;
 use crate::domain::{HandlerId, SourceId};
 
 const MINUTE_MS: i64 = 60_000;
@@ -40,27 +38,23 @@ struct Counts {
     last_event_at_ms: Option<i64>,
 }
 
-/// The counts of the current transaction.
+/// The counts of an operation or a transaction.
 #[derive(Clone, Debug, Default)]
-pub(super) struct MinuteCounts {
-    counts: HashMap<(SourceId, HandlerId), Counts>,
-    /// The minute whose old rows are deleted.
-    pruned_minute: i64,
-}
+pub(super) struct MinuteCounts(Vec<((SourceId, HandlerId), Counts)>);
 
 impl MinuteCounts {
     pub fn add_event(&mut self, source: SourceId, received_at_ms: i64) {
-        let counts = self.counts.entry((source, NO_HANDLER)).or_default();
+        let counts = self.counts(source, NO_HANDLER);
         counts.events += 1;
         counts.last_event_at_ms = Some(received_at_ms);
     }
 
     pub fn add_duplicate(&mut self, source: SourceId) {
-        self.counts.entry((source, NO_HANDLER)).or_default().duplicates += 1;
+        self.counts(source, NO_HANDLER).duplicates += 1;
     }
 
     pub fn add_rejections(&mut self, source: SourceId, count: i64) {
-        self.counts.entry((source, NO_HANDLER)).or_default().rejections += count;
+        self.counts(source, NO_HANDLER).rejections += count;
     }
 
     pub fn add_attempt(
@@ -70,7 +64,7 @@ impl MinuteCounts {
         has_succeeded: bool,
         duration_ms: i64,
     ) {
-        let counts = self.counts.entry((source, handler)).or_default();
+        let counts = self.counts(source, handler);
         match has_succeeded {
             true => counts.succeeded += 1,
             false => counts.unsuccessful += 1,
@@ -78,20 +72,41 @@ impl MinuteCounts {
         counts.duration_ms += duration_ms;
     }
 
-    /// Discards the counts after a rollback.
-    pub fn clear(&mut self) {
-        self.counts.clear();
+    /// Adds the counts of a later operation.
+    pub fn merge(&mut self, later: Self) {
+        for ((source, handler), more) in later.0 {
+            let counts = self.counts(source, handler);
+            counts.events += more.events;
+            counts.duplicates += more.duplicates;
+            counts.rejections += more.rejections;
+            counts.succeeded += more.succeeded;
+            counts.unsuccessful += more.unsuccessful;
+            counts.duration_ms += more.duration_ms;
+            counts.last_event_at_ms = more.last_event_at_ms.or(counts.last_event_at_ms);
+        }
+    }
+
+    fn counts(&mut self, source: SourceId, handler: HandlerId) -> &mut Counts {
+        let key = (source, handler);
+        let index = self.0.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
+            self.0.push((key, Counts::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[index].1
     }
 }
 
 /// Adds the counts to their rows. Called before each commit. The first time in each minute, also deletes
 /// old rows.
-pub(super) fn write(conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
-    let minute = minute_of(state.now_ms);
-    let MinuteCounts { counts, pruned_minute } = &mut state.minute_counts;
-    if counts.is_empty() {
+pub(super) fn write(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    counts: &MinuteCounts,
+) -> rusqlite::Result<()> {
+    if counts.0.is_empty() {
         return Ok(());
     }
+    let minute = minute_of(cache.now_ms);
     let mut upsert = conn.prepare_cached(
         "INSERT INTO minute_counts (minute, source, handler, events, duplicates, rejections, succeeded,
            unsuccessful, duration_ms, last_event_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -101,7 +116,7 @@ pub(super) fn write(conn: &Connection, state: &mut WriterState) -> rusqlite::Res
            duration_ms = duration_ms + excluded.duration_ms,
            last_event_at = coalesce(excluded.last_event_at, last_event_at)",
     )?;
-    for ((source, handler), counts) in counts.drain() {
+    for ((source, handler), counts) in &counts.0 {
         upsert.execute(params![
             minute,
             source.0,
@@ -115,8 +130,8 @@ pub(super) fn write(conn: &Connection, state: &mut WriterState) -> rusqlite::Res
             counts.last_event_at_ms,
         ])?;
     }
-    if *pruned_minute != minute && prune(conn, minute)? < MAX_PRUNED {
-        *pruned_minute = minute;
+    if cache.pruned_minute != minute && prune(conn, minute)? < MAX_PRUNED {
+        cache.pruned_minute = minute;
     }
     Ok(())
 }

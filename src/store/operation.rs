@@ -1,22 +1,20 @@
 //! The operations of the writer. Each is declared here once and applied within the transaction of
-//! its group. A `WriterObserver` is notified after the commit.
-
-use std::collections::HashMap;
+//! its group, and returns its effects.
 
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
-use super::dead_job::DeadJob;
+use super::effects::Effects;
 use super::events::{self, InsertReply};
 use super::handshakes::{self, HandshakeRecord};
-use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
-use super::reevaluate::{self, Reevaluation};
+use super::jobs::reevaluate::{self, Reevaluation};
+use super::jobs::{AttemptRecord, ClaimedJob, claim, finish, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
-use super::writer_state::WriterState;
-use super::{ErrorKind, alerts, audit, breaker, claim, classify, sources, write_anchor};
+use super::writer_cache::WriterCache;
+use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
 use crate::domain::claim_request::ClaimRequest;
-use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
+use crate::domain::{INTERNAL_SOURCE, SourceId};
 
 /// One change to the database.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ impl Operation {
             Self::Reevaluate(reevaluation) => {
                 reevaluation.spec.as_ref().map_or(1, |spec| 1 + spec.job_count())
             }
-            Self::Promote => usize::try_from(jobs::MAX_PROMOTED).unwrap_or(usize::MAX),
+            Self::Promote => usize::try_from(transition::MAX_PROMOTED).unwrap_or(usize::MAX),
             Self::Rejections(rows) => rows.len(),
             Self::Handshakes(rows) => rows.len(),
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
@@ -65,110 +63,85 @@ impl Operation {
     }
 }
 
-/// What an operation returns. Observers get it after the commit.
+/// What an operation returns. It counts only after the commit.
 #[derive(Debug)]
 pub enum OperationResult {
     Inserted(InsertReply),
-    Claimed { request: ClaimRequest, jobs: Vec<ClaimedJob> },
-    Finished { handler: HandlerId, result: FinishResult },
-    Promoted { next_due_ms: Option<i64> },
+    Claimed {
+        request: ClaimRequest,
+        jobs: Vec<ClaimedJob>,
+    },
+    Promoted {
+        next_due_ms: Option<i64>,
+    },
     Registered(Sender<Registry>, Registry),
-    Nothing,
+    Done,
+    /// The database rejected this operation alone, and nothing was changed.
+    Rejected,
 }
 
-/// An observer of the writer. It is called on the writer's thread and must never block.
-pub trait WriterObserver: Send {
-    /// A thread is free. The outcomes of its jobs are in the group that is written next.
-    fn worker_freed(&self, handler: HandlerId);
-    /// Returns the jobs to claim at the end of that group.
-    fn plan_claims(&self) -> Vec<ClaimRequest>;
-    /// A claim was committed. Fewer jobs than requested means that no more are ready.
-    fn jobs_claimed(&self, request: ClaimRequest, jobs: Vec<ClaimedJob>);
-    /// A claim could not be written. `store_recovered` follows when the database can be written
-    /// again.
-    fn claim_failed(&self, request: ClaimRequest);
-    /// A handler's circuit breaker opened until `until_ms` (database clock), and runs a probe after
-    /// that. `None`: the breaker is closed.
-    fn breaker_changed(&self, handler: HandlerId, until_ms: Option<i64>);
-    /// A job became dead.
-    fn job_died(&self, dead_job: DeadJob);
-    /// An outcome is on disk.
-    fn attempt_finished(&self, handler: HandlerId, result: FinishResult);
-    /// How many more jobs of each handler became ready.
-    fn jobs_ready(&self, handlers: &HashMap<HandlerId, usize>);
-    /// A job was scheduled for this time (database clock).
-    fn job_scheduled(&self, until_ms: i64);
-    /// The time at which the next scheduled job is due (database clock).
-    fn next_due(&self, at_ms: Option<i64>);
-    /// Another process changed the database.
-    fn external_write(&self);
-    /// The database can be written again.
-    fn store_recovered(&self);
-    /// This process can confirm nothing more and must exit.
-    fn store_failed(&self, reason: &str);
-}
-
-/// Applies one operation.
+/// Applies one operation. `group` are the effects of the transaction so far.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub fn apply(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
+    group: &Effects,
     op: &Operation,
-) -> rusqlite::Result<OperationResult> {
-    Ok(match op {
-        Operation::Claim(request) => OperationResult::Claimed {
-            request: *request,
-            jobs: claim::claim(conn, state, request)?,
-        },
-        Operation::Finish(finish) => OperationResult::Finished {
-            handler: finish.handler,
-            result: jobs::finish(conn, state, finish)?,
-        },
-        Operation::Reevaluate(reevaluation) => OperationResult::Finished {
-            handler: reevaluation.claimed.handler,
-            result: reevaluate::apply_reevaluation(conn, state, reevaluation)?,
-        },
+) -> rusqlite::Result<(OperationResult, Effects)> {
+    let mut effects = Effects::default();
+    match op {
+        Operation::Claim(request) => {
+            let (jobs, effects) = claim::claim(conn, cache, request)?;
+            return Ok((OperationResult::Claimed { request: *request, jobs }, effects));
+        }
+        Operation::Finish(record) => effects = finish::finish(conn, cache, record)?.1,
+        Operation::Reevaluate(reevaluation) => {
+            effects = reevaluate::apply_reevaluation(conn, cache, reevaluation)?;
+        }
         Operation::Promote => {
-            jobs::promote(conn, state)?;
-            OperationResult::Promoted { next_due_ms: jobs::next_due(conn)? }
+            let effects = transition::promote(conn, cache)?;
+            let next_due_ms = queue::next_due(conn)?;
+            return Ok((OperationResult::Promoted { next_due_ms }, effects));
         }
-        Operation::Rejections(rows) => {
-            rejections::write(conn, state, rows)?;
-            OperationResult::Nothing
-        }
-        Operation::Handshakes(rows) => {
-            handshakes::write(conn, rows)?;
-            OperationResult::Nothing
-        }
+        Operation::Rejections(rows) => effects = rejections::write(conn, cache, rows)?,
+        Operation::Handshakes(rows) => handshakes::write(conn, rows)?,
         Operation::Register { sources, handlers, reply } => {
-            let registry = registry::register(conn, sources, handlers, state.now_ms)?;
-            alerts::set_subscriber(conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
-            let before = std::mem::take(&mut state.breakers);
-            state.reload_config_tables(conn)?;
-            state.changed_breakers.extend(breaker::changed_handlers(&before, &state.breakers));
-            OperationResult::Registered(reply.clone(), registry)
+            let (registry, effects) = register(conn, cache, sources, handlers)?;
+            return Ok((OperationResult::Registered(reply.clone(), registry), effects));
         }
-        Operation::Audit(entry) => {
-            audit::record(conn, entry)?;
-            OperationResult::Nothing
-        }
-        Operation::Recount(_) => OperationResult::Nothing,
-        Operation::AlertSignal(signal) => {
-            alerts::record_signal(conn, state, signal)?;
-            OperationResult::Nothing
-        }
-        Operation::AlertEvent(alert) => {
-            alerts::emit(conn, state, alert)?;
-            OperationResult::Nothing
-        }
+        Operation::Audit(entry) => audit::record(conn, entry)?,
+        Operation::Recount(_) => {}
+        Operation::AlertSignal(signal) => alerts::record_signal(conn, cache, signal)?,
+        Operation::AlertEvent(alert) => effects = alerts::emit(conn, cache, group, alert)?,
         Operation::SaveState(last_seen) => {
             sources::save_last_seen(conn, last_seen)?;
-            write_anchor(conn, &state.clock.anchor())?;
-            OperationResult::Nothing
+            write_anchor(conn, &cache.clock.anchor())?;
         }
-    })
+    }
+    Ok((OperationResult::Done, effects))
+}
+
+/// Assigns ids to the names of a configuration, and applies `paused`, `breaker` and the subscription to alerts.
+/// Must be called within a transaction.
+///
+/// # Errors
+/// The write failed.
+pub fn register(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    sources: &[String],
+    handlers: &[registry::HandlerRegistration],
+) -> rusqlite::Result<(Registry, Effects)> {
+    let (registry, mut effects) = registry::register(conn, sources, handlers, cache.now_ms)?;
+    alerts::set_subscriber(conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
+    let before = std::mem::take(&mut cache.breakers);
+    cache.reload_config_tables(conn)?;
+    for handler in breaker::changed_handlers(&before, &cache.breakers) {
+        effects.breakers.push((handler, cache.breaker(handler)));
+    }
+    Ok((registry, effects))
 }
 
 /// How the operations of a group are isolated from each other.
@@ -183,38 +156,46 @@ pub(super) enum Isolation {
 }
 
 impl Isolation {
+    /// Applies a part of a group, and adds its effects to those of the group. If it is rolled back alone,
+    /// its effects are dropped and the cache is as before.
     pub(super) fn apply(
         self,
         conn: &Connection,
-        state: &mut WriterState,
-        apply: impl FnOnce(&Connection, &mut WriterState) -> rusqlite::Result<OperationResult>,
+        cache: &mut WriterCache,
+        group: &mut Effects,
+        apply: impl FnOnce(
+            &Connection,
+            &mut WriterCache,
+            &Effects,
+        ) -> rusqlite::Result<(OperationResult, Effects)>,
     ) -> rusqlite::Result<OperationResult> {
-        if self == Self::Group {
-            return apply(conn, state);
-        }
-        conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-        let (counters, queued) = (state.counters, state.queued_changes.clone());
-        let (deferred, dead_job_retries) = (state.deferred.clone(), state.dead_job_retries.len());
-        let dead_jobs = state.dead_jobs.len();
-        let minute_counts = state.minute_counts.clone();
-        match apply(conn, state) {
-            Ok(done) => {
-                conn.prepare_cached("RELEASE op")?.execute([])?;
-                Ok(done)
+        let before = match self {
+            Self::Group => None,
+            Self::Savepoints => {
+                conn.prepare_cached("SAVEPOINT op")?.execute([])?;
+                cache.forget_known_rows();
+                Some(cache.clone())
             }
-            Err(e) if classify(&e) == ErrorKind::Operation => {
+        };
+        let applied = apply(conn, cache, group).and_then(|(result, mut effects)| {
+            alerts::record_conditions(conn, cache, &mut effects)?;
+            Ok((result, effects))
+        });
+        match (applied, before) {
+            (Ok((result, effects)), before) => {
+                if before.is_some() {
+                    conn.prepare_cached("RELEASE op")?.execute([])?;
+                }
+                group.merge(effects);
+                Ok(result)
+            }
+            (Err(e), Some(before)) if classify(&e) == ErrorKind::Operation => {
                 log::error!("the database rejected an operation, which is skipped: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                (state.counters, state.queued_changes, state.deferred) =
-                    (counters, queued, deferred);
-                state.dead_job_retries.truncate(dead_job_retries);
-                state.dead_jobs.truncate(dead_jobs);
-                state.minute_counts = minute_counts;
-                state.blocks.clear();
-                state.reload_handlers(conn)?;
-                Ok(OperationResult::Nothing)
+                *cache = before;
+                Ok(OperationResult::Rejected)
             }
-            Err(e) => Err(e),
+            (Err(e), _) => Err(e),
         }
     }
 }

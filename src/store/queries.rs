@@ -1,11 +1,16 @@
 //! Queries of the command line: lists with the columns of the views. Selectors are combined with
 //! "and".
 
+use const_format::formatcp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
+use super::jobs::transition::{
+    IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public, state_from,
+};
 use super::search::{self, SearchResult};
-use crate::domain::{EventId, JobId, JobState};
+use crate::domain::job::{JobState, PublicState};
+use crate::domain::{EventId, JobId};
 
 /// Rows, with the names of their columns.
 #[derive(Clone, Debug, Default)]
@@ -25,18 +30,16 @@ pub struct Selector {
     /// Wall clock, of the event's `received_at`.
     pub since_ms: Option<i64>,
     pub until_ms: Option<i64>,
-    pub state: Option<JobState>,
+    pub state: Option<PublicState>,
     /// Text that the last attempt's detail, or the job's reason, contains.
     pub detail: Option<String>,
 }
 
 /// True for a job that views show: one whose event has all of its jobs.
-pub(super) const VISIBLE: &str = "(j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x
-  WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))";
-
-pub(super) const STATE: &str =
-    "CASE j.state WHEN 2 THEN 'running' WHEN 3 THEN 'succeeded' WHEN 4 THEN 'dead'
-  WHEN 5 THEN 'cancelled' ELSE 'queued' END";
+pub(super) const VISIBLE: &str = formatcp!(
+    "(NOT {IS_UNRELEASED} OR EXISTS (SELECT 1 FROM expansions x
+       WHERE x.first_job <= j.id AND j.id <= x.last_job AND x.is_visible))"
+);
 
 pub(super) const ISO: &str = "'%Y-%m-%dT%H:%M:%fZ'";
 
@@ -87,14 +90,7 @@ impl Selector {
             filter.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
         }
         self.add_common_conditions(&mut filter, "j.source", "j.created_at");
-        match self.state {
-            None => {}
-            Some(JobState::Queued) => filter.parts.push("j.state IN (-1, 0, 1, 6)".to_owned()),
-            Some(JobState::Running) => filter.parts.push("j.state = 2".to_owned()),
-            Some(JobState::Succeeded) => filter.parts.push("j.state = 3".to_owned()),
-            Some(JobState::Dead) => filter.parts.push("j.state = 4".to_owned()),
-            Some(JobState::Cancelled) => filter.parts.push("j.state = 5".to_owned()),
-        }
+        filter.parts.extend(self.state.map(|state| is_public(state).to_owned()));
         if let Some(detail) = &self.detail {
             filter.and(
                 "instr(coalesce(j.reason, ''), ?) OR EXISTS (SELECT 1 FROM attempts a
@@ -170,7 +166,7 @@ pub(super) fn waiting_reason(to_wall: usize) -> String {
              WHEN h.breaker_open_until IS NOT NULL
              THEN 'circuit breaker open until a job succeeds as its probe' END,
            CASE WHEN h.paused THEN 'handler is paused' END,
-           CASE WHEN j.state = -1 THEN 'waits for an earlier job with its ordering key' END,
+           CASE WHEN {IS_BLOCKED} THEN 'waits for an earlier job with its ordering key' END,
            j.reason,
            (SELECT a.detail FROM attempts a WHERE a.job = j.id ORDER BY a.attempt DESC LIMIT 1)), '')"
     )
@@ -203,8 +199,8 @@ pub(super) fn select_jobs(to_wall: usize) -> String {
     let waiting = waiting_reason(to_wall);
     format!(
         "SELECT j.id AS job, j.event, s.name AS source, h.name AS handler, j.item,
-           {STATE} AS state, j.attempt AS attempts,
-           CASE WHEN j.state IN (-1, 0, 1, 6) THEN {waiting} ELSE j.reason END AS reason,
+           {STATE_NAME} AS state, j.attempt AS attempts,
+           CASE WHEN {IS_QUEUED} THEN {waiting} ELSE j.reason END AS reason,
            strftime({ISO}, (j.due_at + ?{to_wall}) / 1000.0, 'unixepoch') AS due_at
          FROM jobs j JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler"
     )
@@ -237,21 +233,13 @@ pub fn list_jobs(
 ///
 /// # Errors
 /// The read failed.
-pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
-    let state: Option<i64> = conn
-        .query_row(
-            &format!("SELECT j.state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
-            [job],
-            |row| row.get(0),
-        )
-        .optional()?;
-    Ok(state.map(|state| match state {
-        2 => JobState::Running,
-        3 => JobState::Succeeded,
-        4 => JobState::Dead,
-        5 => JobState::Cancelled,
-        _ => JobState::Queued,
-    }))
+pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<PublicState>> {
+    conn.query_row(
+        &format!("SELECT state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
+        [job],
+        |row| state_from(row, 0).map(JobState::public),
+    )
+    .optional()
 }
 
 /// Returns the event of a job, or `None` if there is no such job.
@@ -371,7 +359,7 @@ pub struct TailFilter {
     pub handler: Option<String>,
     pub source: Option<String>,
     /// The state of the job now. Rejections have none.
-    pub state: Option<JobState>,
+    pub state: Option<PublicState>,
 }
 
 /// The view that `tail` follows.

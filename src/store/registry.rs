@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::breaker::{self, BreakerPolicy};
+use super::breaker;
+use super::effects::Effects;
+use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{HandlerId, SourceId};
 
 /// The ids of the names in a configuration.
@@ -23,22 +25,6 @@ pub struct HandlerRegistration {
     pub breaker: BreakerPolicy,
 }
 
-/// How long a handler's clock was stopped. Its jobs do not age meanwhile. Times are on the database
-/// clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct IdleTime {
-    pub total_ms: i64,
-    pub since_ms: Option<i64>,
-    pub is_paused: bool,
-}
-
-impl IdleTime {
-    /// Returns the handler's clock at `now_ms`.
-    pub fn handler_time_ms(self, now_ms: i64) -> i64 {
-        now_ms - self.total_ms - self.since_ms.map_or(0, |since_ms| (now_ms - since_ms).max(0))
-    }
-}
-
 /// Assigns an id to each name, and applies `paused` and `breaker` of the configuration. Must be
 /// called within a transaction.
 ///
@@ -49,8 +35,8 @@ pub fn register(
     sources: &[String],
     handlers: &[HandlerRegistration],
     now_ms: i64,
-) -> rusqlite::Result<Registry> {
-    let mut registry = Registry::default();
+) -> rusqlite::Result<(Registry, Effects)> {
+    let (mut registry, mut effects) = (Registry::default(), Effects::default());
     for name in sources {
         conn.execute(
             "INSERT INTO sources (name, last_seen_at) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
@@ -72,10 +58,12 @@ pub fn register(
             conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
             set_paused(conn, HandlerId(id), *paused, now_ms)?;
         }
-        breaker::apply_config(conn, HandlerId(id), *breaker, now_ms)?;
+        if let Some(condition) = breaker::apply_config(conn, HandlerId(id), *breaker, now_ms)? {
+            effects.alerts.push(condition);
+        }
         registry.handlers.insert(name.clone(), HandlerId(id));
     }
-    Ok(registry)
+    Ok((registry, effects))
 }
 
 /// Pauses or resumes a handler. Returns whether that changed anything. Must be called within a
@@ -136,20 +124,6 @@ pub fn next_rate_starts(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i
     let mut select = conn
         .prepare_cached("SELECT id, next_start_at FROM handlers WHERE next_start_at IS NOT NULL")?;
     select.query_map([], |row| Ok((HandlerId(row.get(0)?), row.get(1)?)))?.collect()
-}
-
-/// Returns how long each handler's clock was stopped.
-///
-/// # Errors
-/// The read failed.
-pub fn load_idle_times(conn: &Connection) -> rusqlite::Result<HashMap<HandlerId, IdleTime>> {
-    let mut select = conn.prepare_cached("SELECT id, idle_ms, idle_since, paused FROM handlers")?;
-    let rows = select.query_map([], |row| {
-        let idle =
-            IdleTime { total_ms: row.get(1)?, since_ms: row.get(2)?, is_paused: row.get(3)? };
-        Ok((HandlerId(row.get(0)?), idle))
-    })?;
-    rows.collect()
 }
 
 /// Returns the names of all sources in the database.

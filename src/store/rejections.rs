@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::writer_state::WriterState;
+use super::effects::Effects;
+use super::writer_cache::WriterCache;
 use crate::domain::{self, SourceId};
 
 /// Maximum number of rows.
@@ -40,9 +41,10 @@ pub struct RejectionRow {
 
 pub(super) fn write(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     rows: &[RejectionRow],
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Effects> {
+    let mut effects = Effects::default();
     let mut insert = conn.prepare_cached(
         "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -54,7 +56,7 @@ pub(super) fn write(
         if let Some(name) = &row.source
             && let Some(source) = find_source.query_row([name], |row| row.get(0)).optional()?
         {
-            state.minute_counts.add_rejections(SourceId(source), row.count);
+            effects.minute_counts.add_rejections(SourceId(source), row.count);
         }
         let row_id = row.row_id.load(Ordering::Relaxed);
         if row.is_increment && row_id != 0 && add.execute([row_id, row.count])? == 1 {
@@ -65,17 +67,12 @@ pub(super) fn write(
             row.count
         ])?;
         row.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
-        state.rejection_rows += 1;
+        cache.rejection_rows += 1;
     }
-    if state.rejection_rows > MAX_ROWS {
-        state.rejection_rows -= trim(conn, state.rejection_rows - MAX_ROWS + TRIM_STEP)?;
+    if cache.rejection_rows > MAX_ROWS {
+        cache.rejection_rows -= trim(conn, cache.rejection_rows - MAX_ROWS + TRIM_STEP)?;
     }
-    Ok(())
-}
-
-/// Returns the number of rows.
-pub(super) fn count(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("SELECT count(*) FROM rejected_requests")?.query_row([], |row| row.get(0))
+    Ok(effects)
 }
 
 fn trim(conn: &Connection, count_to_delete: i64) -> rusqlite::Result<i64> {

@@ -6,8 +6,9 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Store;
 use super::audit::{self, AuditEntry};
 use super::chunked_writes::{ChunkedWriter, TimeSlice};
-use super::insert::{self, JobOrigin, OriginKind};
-use super::writer_state::WriterState;
+use super::effects::Effects;
+use super::jobs::{JobOrigin, OriginKind, insert};
+use super::writer_cache::WriterCache;
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, SourceId};
 
@@ -95,22 +96,24 @@ impl<'s> Replay<'s> {
     pub fn insert_jobs(&mut self, replays: &[PlannedReplay]) -> anyhow::Result<()> {
         let mut cursor = ReplayCursor::default();
         while cursor.event < replays.len() {
-            self.writer.write_chunk(|conn, state, slice| {
-                let jobs_before = state.counters.job;
+            self.writer.write_chunk(|conn, cache, effects, slice| {
+                let jobs_before = cache.counters.job;
                 let number = match self.started {
                     Some((number, _)) => number,
-                    None => state.counters.replay + 1,
+                    None => cache.counters.replay + 1,
                 };
-                state.counters.replay = state.counters.replay.max(number);
+                cache.counters.replay = cache.counters.replay.max(number);
                 while slice.has_time()
                     && let Some(replay) = replays.get(cursor.event)
                 {
-                    let exists = insert_some_jobs(conn, state, number, replay, &mut cursor, slice)?;
+                    let (exists, changes) =
+                        insert_some_jobs(conn, cache, number, replay, &mut cursor, slice)?;
+                    effects.merge(changes);
                     if !exists {
                         self.missing_events.push(replay.event);
                     }
                 }
-                let made = state.counters.job - jobs_before;
+                let made = cache.counters.job - jobs_before;
                 let row = self.started.map(|(_, row)| row);
                 let row = audit::record_progress(conn, row, &self.entry, made)?;
                 self.started = Some((number, row));
@@ -126,16 +129,17 @@ impl<'s> Replay<'s> {
 /// event or its body is gone.
 fn insert_some_jobs(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     number: i64,
     replay: &PlannedReplay,
     cursor: &mut ReplayCursor,
     slice: TimeSlice,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<(bool, Effects)> {
+    let mut effects = Effects::default();
     let next = ReplayCursor { event: cursor.event + 1, ..ReplayCursor::default() };
     let Some(facts) = load_event_facts(conn, replay.event)?.filter(|facts| facts.has_body) else {
         *cursor = next;
-        return Ok(false);
+        return Ok((false, effects));
     };
     while let Some((handler, spec)) = replay.specs.get(cursor.handler) {
         let origin = JobOrigin {
@@ -145,13 +149,15 @@ fn insert_some_jobs(
             created_at_ms: facts.received_at_ms,
             kind: OriginKind::Replay(number),
         };
-        cursor.job =
-            insert::insert_jobs_from(conn, state, origin, spec, cursor.job, || slice.has_time())?;
+        let (next_job, changes) =
+            insert::insert_jobs_from(conn, cache, origin, spec, cursor.job, || slice.has_time())?;
+        effects.merge(changes);
+        cursor.job = next_job;
         if cursor.job < spec.job_count() {
-            return Ok(true);
+            return Ok((true, effects));
         }
         (cursor.handler, cursor.job) = (cursor.handler + 1, 0);
     }
     *cursor = next;
-    Ok(true)
+    Ok((true, effects))
 }

@@ -40,7 +40,7 @@ impl RunState {
     ];
 
     fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
+        Self::ALL.into_iter().find(|(known, _)| *known == self).map_or("", |(_, name)| name)
     }
 }
 
@@ -159,10 +159,10 @@ impl RunRecord {
     pub fn parse(text: &str) -> Option<Self> {
         let value =
             |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        let state = value("state")?;
+        let state_name = value("state")?;
         Some(Self {
             pid: pid(text)?,
-            state: RunState::ALL.into_iter().find(|(_, name)| *name == state)?.0,
+            state: RunState::ALL.into_iter().find(|(_, name)| *name == state_name)?.0,
             failures: value("failures")?.parse().ok()?,
             started_boot_ms: value("started_boot_ms")?.parse().ok()?,
             boot_id: value("boot_id")?.to_owned(),

@@ -7,12 +7,14 @@
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use const_format::formatcp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::block_index::{block_of, ids_of_block, minute_of};
+use super::jobs::transition::{IS_IN_STATE_1, IS_INDEXED, IS_UNRELEASED, indexed_states};
 use super::queries::{self, Rows, Selector, SqlFilter, TailFilter};
-use crate::domain::JobState;
+use crate::domain::job::PublicState;
 
 /// The time that a search may take.
 #[derive(Clone, Copy, Debug)]
@@ -312,7 +314,7 @@ impl Selector {
         if let Some(until_ms) = self.until_ms {
             filter.and("min_minute <= ?", minute_of(until_ms - 1));
         }
-        if has_handlers && self.state == Some(JobState::Succeeded) {
+        if has_handlers && self.state == Some(PublicState::Succeeded) {
             filter.parts.push("has_succeeded".to_owned());
         }
         (filter.parts.len() > 1).then_some(filter)
@@ -380,7 +382,7 @@ pub(super) fn search_jobs_within(
     let mut matches = Matches::new(limit);
     match selector.state.and_then(indexed_states) {
         Some(states) => {
-            StateSearch::new(&transaction, selector, states)?.run(
+            StateSearch::new(&transaction, selector, &states)?.run(
                 selector,
                 &mut matches,
                 deadline,
@@ -402,24 +404,17 @@ pub(super) fn search_jobs_within(
 }
 
 /// The newest job in a state of a handler below an id, and of a source if it is given.
-const NEXT_JOB: &str = "SELECT id FROM jobs INDEXED BY jobs_by_state
-  WHERE state = ?1 AND handler = ?2 AND id < ?3 AND (?4 IS NULL OR source = ?4) AND state NOT IN (3, 6)
-  ORDER BY id DESC LIMIT 1";
+const NEXT_JOB: &str = formatcp!(
+    "SELECT id FROM jobs INDEXED BY jobs_by_state
+     WHERE {IS_IN_STATE_1} AND handler = ?2 AND id < ?3 AND (?4 IS NULL OR source = ?4) AND {IS_INDEXED}
+     ORDER BY id DESC LIMIT 1"
+);
 
 /// The number of jobs in a state of a handler, and of a source if it is given.
-const COUNT_JOBS: &str = "SELECT count(*) FROM jobs INDEXED BY jobs_by_state
-  WHERE state = ?1 AND handler = ?2 AND (?3 IS NULL OR source = ?3) AND state NOT IN (3, 6)";
-
-/// Returns the stored values of a state, as `jobs_by_state` has them. The index has no succeeded jobs.
-fn indexed_states(state: JobState) -> Option<&'static [i64]> {
-    match state {
-        JobState::Queued => Some(&[-1, 0, 1]),
-        JobState::Running => Some(&[2]),
-        JobState::Succeeded => None,
-        JobState::Dead => Some(&[4]),
-        JobState::Cancelled => Some(&[5]),
-    }
-}
+const COUNT_JOBS: &str = formatcp!(
+    "SELECT count(*) FROM jobs INDEXED BY jobs_by_state
+     WHERE {IS_IN_STATE_1} AND handler = ?2 AND (?3 IS NULL OR source = ?3) AND {IS_INDEXED}"
+);
 
 /// Jobs of one state and handler, or jobs that are not released yet, in descending order of their ids.
 enum JobStream {
@@ -441,11 +436,11 @@ impl JobStream {
                 .query_row(params![state, handler, before, source], |row| row.get(0))
                 .optional(),
             Self::Unreleased { first, last } => conn
-                .prepare_cached(
-                    "SELECT id FROM jobs WHERE id BETWEEN ?1 AND ?2 AND state = 6
+                .prepare_cached(formatcp!(
+                    "SELECT id FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED}
                        AND (?3 IS NULL OR handler = ?3) AND (?4 IS NULL OR source = ?4)
-                     ORDER BY id DESC LIMIT 1",
-                )?
+                     ORDER BY id DESC LIMIT 1"
+                ))?
                 .query_row(params![first, last.min(&(before - 1)), handler, source], |row| {
                     row.get(0)
                 })
@@ -464,10 +459,10 @@ impl JobStream {
                 .prepare_cached(COUNT_JOBS)?
                 .query_row(params![state, handler, source], |row| row.get(0)),
             Self::Unreleased { first, last } => conn
-                .prepare_cached(
-                    "SELECT count(*) FROM jobs WHERE id BETWEEN ?1 AND ?2 AND state = 6
-                       AND (?3 IS NULL OR handler = ?3) AND (?4 IS NULL OR source = ?4)",
-                )?
+                .prepare_cached(formatcp!(
+                    "SELECT count(*) FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED}
+                       AND (?3 IS NULL OR handler = ?3) AND (?4 IS NULL OR source = ?4)"
+                ))?
                 .query_row(params![first, last, handler, source], |row| row.get(0)),
         }
     }
@@ -502,7 +497,7 @@ impl<'c> StateSearch<'c> {
         for &state in states {
             streams.extend(handlers.iter().map(|&handler| JobStream::State { state, handler }));
         }
-        if selector.state == Some(JobState::Queued) {
+        if selector.state == Some(PublicState::Queued) {
             let mut ranges =
                 conn.prepare("SELECT next_job, last_job FROM expansions WHERE is_visible")?;
             let ranges = ranges.query_map([], |row| {
@@ -663,7 +658,7 @@ pub(super) fn search_outcomes_within(
     .run(conn, after, &mut matches, Deadline::new(time))?;
     if matches.end.is_some()
         && let Some(states) = state.and_then(indexed_states)
-        && let Some(ids) = find_attempts_by_state(conn, &selector, states)?
+        && let Some(ids) = find_attempts_by_state(conn, &selector, &states)?
     {
         // The jobs of the state have few attempts: these are all of them.
         matches = Matches::without_count(limit);
@@ -683,12 +678,13 @@ fn find_attempts_by_state(
     states: &[i64],
 ) -> rusqlite::Result<Option<Vec<i64>>> {
     let mut jobs: Vec<i64> = Vec::new();
-    for state in states {
+    for &state in states {
         let mut filter = SqlFilter::new();
+        filter.values.push(state.into());
         add_names(&mut filter, selector.handler.as_ref(), selector.source.as_ref());
         let mut select = conn.prepare(&format!(
             "SELECT id FROM jobs INDEXED BY jobs_by_state
-             WHERE state = {state} AND state NOT IN (3, 6) AND attempt > 0 AND {} LIMIT {}",
+             WHERE {IS_IN_STATE_1} AND {IS_INDEXED} AND attempt > 0 AND {} LIMIT {}",
             filter.to_sql(),
             MAX_JOBS_WITH_ATTEMPTS + 1
         ))?;

@@ -36,7 +36,7 @@ pub type OnProgress<'a> = dyn FnMut(BulkProgress) -> ControlFlow<()> + 'a;
 /// take events of the source now.
 pub type SelectedEvents = BTreeMap<(SourceId, Option<HandlerId>), IdSet>;
 
-/// Selects the jobs among `ids` in one of `states` (stored values). If `ids` is empty: among all jobs that
+/// Selects the jobs among `ids` that meet an SQL condition. If `ids` is empty: among all jobs that
 /// exist now. Stops early if `on_progress` breaks.
 ///
 /// # Errors
@@ -45,19 +45,13 @@ pub fn select_jobs(
     conn: &Connection,
     selector: &Selector,
     ids: &IdRanges,
-    states: &str,
+    condition: &str,
     on_progress: &mut OnProgress<'_>,
 ) -> rusqlite::Result<IdSet> {
     let filter = selector.job_filter();
     let reader = WindowReader {
         conn,
-        sql: select_in_window(
-            "j.id",
-            "jobs j",
-            "j.id",
-            &filter,
-            &format!(" AND j.state IN ({states})"),
-        ),
+        sql: select_in_window("j.id", "jobs j", "j.id", &filter, &format!(" AND {condition}")),
         values: filter.values,
         bounds: "SELECT (SELECT min(id) FROM jobs), (SELECT max(id) FROM jobs)",
     };

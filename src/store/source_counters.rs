@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::jobs;
+use super::jobs::queue;
 use crate::domain::SourceId;
 
 /// The `max_queued` of a source, with its number of queued jobs. The writer rejects an event if the
@@ -85,7 +85,7 @@ impl SourceCounters {
     pub(super) fn recount(&self, conn: &Connection) -> rusqlite::Result<()> {
         let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
         for (&source, count) in queued.iter() {
-            count.store(jobs::queued_count(conn, source)?, Ordering::Relaxed);
+            count.store(queue::queued_count(conn, source)?, Ordering::Relaxed);
         }
         Ok(())
     }

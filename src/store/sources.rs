@@ -5,61 +5,41 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::writer_state::WriterState;
+use super::effects::Effects;
+use super::writer_cache::{SourceStatus, WriterCache};
 use crate::domain::SourceId;
 
 /// How many of the newest events are searched for a source's last one. `last_seen_at` is saved only
 /// now and then, and a crash loses the newest value.
 const SEARCHED_EVENTS: i64 = 10_000;
 
-/// The alert conditions of a source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SourceStatus {
-    pub has_accepted: bool,
-    pub is_silent: bool,
-    pub is_rejecting: bool,
-}
-
-pub(super) fn load_status(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, SourceStatus>> {
-    let mut select = conn.prepare_cached(
-        "SELECT id, has_accepted IS NOT NULL, is_silent IS NOT NULL, is_rejecting IS NOT NULL FROM sources",
-    )?;
-    let rows = select.query_map([], |row| {
-        let (accepted, silent, refusing) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((
-            SourceId(row.get(0)?),
-            SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing },
-        ))
-    })?;
-    rows.collect()
-}
-
 /// Records an event or a duplicate of a source. Both end the rejecting condition; only an event
 /// ends the silence.
 pub(super) fn record_activity(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     source: SourceId,
     is_event: bool,
+    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    if is_event && !state.active_sources.contains(&source) {
-        state.active_sources.push(source);
+    if is_event {
+        effects.add_active_source(source);
     }
-    let before = state.source_status.get(&source).copied().unwrap_or_default();
+    let before = cache.source_status.get(&source).copied().unwrap_or_default();
     let after = SourceStatus {
         has_accepted: true,
         is_silent: before.is_silent && !is_event,
         is_rejecting: false,
     };
     if before != after {
-        save_status(conn, state, source, after)?;
+        save_status(conn, cache, source, after)?;
     }
     Ok(())
 }
 
 pub(super) fn save_status(
     conn: &Connection,
-    state: &mut WriterState,
+    cache: &mut WriterCache,
     source: SourceId,
     status: SourceStatus,
 ) -> rusqlite::Result<()> {
@@ -69,7 +49,7 @@ pub(super) fn save_status(
         "UPDATE sources SET has_accepted = ?2, is_silent = ?3, is_rejecting = ?4 WHERE id = ?1",
     )?
     .execute(params![source.0, flag(accepted), flag(silent), flag(refusing)])?;
-    state.source_status.insert(source, status);
+    cache.source_status.insert(source, status);
     Ok(())
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use const_format::formatcp;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
+use super::jobs::transition::{IS_DEAD, IS_INDEXED};
 use super::minute_counts::{self, MINUTES_OF_LAST_HOUR};
 use super::queries::{ISO, Rows, query};
 use crate::clock::MonotonicClock;
@@ -19,11 +21,11 @@ pub fn load_handler_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite:
     query(
         conn,
         &format!(
-            "WITH depth AS MATERIALIZED (SELECT handler, sum(jobs) FILTER (WHERE state = 'queued') AS queued,
-               sum(jobs) FILTER (WHERE state = 'running') AS running, min(oldest_at) AS oldest_at
+            "WITH depth AS MATERIALIZED (SELECT handler, sum(jobs) FILTER (WHERE state IS 'queued') AS queued,
+               sum(jobs) FILTER (WHERE state IS 'running') AS running, min(oldest_at) AS oldest_at
                FROM queue_depth GROUP BY handler),
              dead AS MATERIALIZED (SELECT handler, count(*) AS jobs FROM jobs INDEXED BY jobs_by_state
-               WHERE state = 4 AND state NOT IN (3, 6) GROUP BY handler),
+               WHERE {IS_DEAD} AND {IS_INDEXED} GROUP BY handler),
              hour AS MATERIALIZED (SELECT handler, sum(succeeded) AS succeeded,
                sum(unsuccessful) AS unsuccessful FROM minute_counts
                WHERE minute >= ?1 AND handler > 0 GROUP BY handler)
@@ -78,7 +80,7 @@ fn last_hour_and_offset(clock: MonotonicClock) -> [Value; 2] {
 /// The read failed.
 pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
     let mut select =
-        conn.prepare("SELECT handler, jobs FROM queue_depth WHERE state = 'queued'")?;
+        conn.prepare("SELECT handler, jobs FROM queue_depth WHERE state IS 'queued'")?;
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
@@ -110,7 +112,7 @@ impl DatabaseSummary {
 pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<DatabaseSummary> {
     let mut summary = DatabaseSummary::default();
     let mut select = conn.prepare(
-        "SELECT handler, state = 'queued', jobs, CAST(round(unixepoch(oldest_at, 'subsec') * 1000) AS INTEGER)
+        "SELECT handler, state IS 'queued', jobs, CAST(round(unixepoch(oldest_at, 'subsec') * 1000) AS INTEGER)
          FROM queue_depth",
     )?;
     let mut rows = select.query([])?;
@@ -126,7 +128,9 @@ pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Resul
         }
     }
     summary.dead =
-        conn.query_row("SELECT count(*) FROM jobs WHERE state = 4", [], |row| row.get(0))?;
+        conn.query_row(formatcp!("SELECT count(*) FROM jobs WHERE {IS_DEAD}"), [], |row| {
+            row.get(0)
+        })?;
     let mut select = conn.prepare(
         "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL ORDER BY name",
     )?;

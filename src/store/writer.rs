@@ -10,6 +10,7 @@
 //! listens.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,22 +19,30 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::checkpoint::{self, CheckpointSignal};
 use super::chunked_writes;
+use super::dead_job::DeadJob;
 use super::deferrals::Deferrals;
 use super::deferred::{self, BacklogTask, FailedTask};
+use super::effects::Effects;
 use super::events::{self, InsertStatements};
 use super::handle::{
     CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
 };
-use super::operation::{self, Isolation, Operation, OperationResult, WriterObserver};
+use super::operation::{self, Isolation, Operation, OperationResult};
 use super::source_counters::{QueueRecount, SourceCounters};
-use super::writer_state::{Counters, WriterState};
+use super::transaction_end::write_last;
+use super::writer_cache::{Counters, WriterCache};
 use super::{BUSY_TIMEOUT, ErrorKind, Store, classify, reserve, sources};
+use crate::scheduler::HandlerTable;
 
 mod backlog;
 mod database_loss;
-mod notify;
+mod job_dispatch;
+mod replies;
 
 use backlog::Backlog;
+pub use job_dispatch::{Assignment, WorkerLink};
+
+use job_dispatch::JobDispatch;
 
 /// Maximum number of operations in one commit.
 const MAX_GROUP_OPS: usize = 1024;
@@ -50,47 +59,73 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long each further attempt waits while another process holds the write lock.
 const BLOCKED_BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The parts of the server that the writer works with.
+pub struct WriterInputs {
+    pub checkpoint_signal: CheckpointSignal,
+    pub counters: Arc<SourceCounters>,
+    pub health: Arc<WriterHealth>,
+    pub deferrals: Arc<Deferrals>,
+    pub workers: WorkerLink,
+    pub handlers: HandlerTable,
+    /// Called for each job that became dead. It must not block.
+    pub on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
+    /// Called with the reason when this process can confirm nothing more and must exit.
+    pub on_broken: Box<dyn Fn(&str) + Send>,
+}
+
 /// Starts the thread. It ends after a last checkpoint, when all `WriterHandle`s are dropped.
 ///
 /// # Errors
 /// The thread cannot be started, or the database cannot be read.
-pub fn start(
-    store: Store,
-    checkpoint_signal: CheckpointSignal,
-    counters: Arc<SourceCounters>,
-    observer: Box<dyn WriterObserver>,
-    health: Arc<WriterHealth>,
-    deferrals: Arc<Deferrals>,
-) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
+pub fn start(store: Store, inputs: WriterInputs) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
+    let WriterInputs {
+        checkpoint_signal,
+        counters,
+        health,
+        deferrals,
+        workers,
+        handlers,
+        on_dead_job,
+        on_broken,
+    } = inputs;
     let (sender, receiver) = bounded(CHANNEL_MESSAGES);
-    let mut state = WriterState::read(&store.conn, store.clock)?;
+    let mut cache = WriterCache::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
-    for task in deferred::load_tasks(&store.conn, &mut state)? {
+    for task in deferred::load_tasks(&store.conn, &mut cache)? {
         if task.is_event_task() {
-            deferrals.set_counts(&state.deferred);
+            deferrals.set_counts(&cache.deferred);
             deferrals.mark_sent(task.source(), 1);
         }
         backlog.push(task);
     }
-    deferrals.set_counts(&state.deferred);
+    deferrals.set_counts(&cache.deferred);
     let version = data_version(&store.conn)?;
     counters.recount(&store.conn)?;
     counters.set_last_seen(
-        sources::load_last_seen(&store.conn, state.now_ms, state.wall_ms)?.into_iter(),
+        sources::load_last_seen(&store.conn, cache.now_ms, cache.wall_ms)?.into_iter(),
     );
-    let handle = WriterHandle { sender, health: Arc::clone(&health) };
-    let recount = QueueRecount::new(counters);
+    let busy_threads = Arc::<AtomicUsize>::default();
+    let jobs = JobDispatch::new(
+        store.clock,
+        workers,
+        handlers,
+        &cache.breakers,
+        Arc::clone(&busy_threads),
+    );
+    let handle = WriterHandle { sender, health: Arc::clone(&health), busy_threads };
     let mut writer = Writer {
         store,
-        state,
+        cache,
+        jobs,
         checkpoint_signal,
-        recount,
-        observer,
+        recount: QueueRecount::new(counters),
         health,
         version,
         retry_queue: Vec::new(),
         backlog,
         deferrals,
+        on_dead_job,
+        on_broken,
     };
     chunked_writes::wait_as_writer(&writer.store.conn)?;
     let thread =
@@ -100,10 +135,10 @@ pub fn start(
 
 struct Writer {
     store: Store,
-    state: WriterState,
+    cache: WriterCache,
+    jobs: JobDispatch,
     checkpoint_signal: CheckpointSignal,
     recount: QueueRecount,
-    observer: Box<dyn WriterObserver>,
     health: Arc<WriterHealth>,
     /// `PRAGMA data_version`, which changes when another connection writes.
     version: i64,
@@ -114,6 +149,8 @@ struct Writer {
     /// Tasks that run between groups.
     backlog: Backlog,
     deferrals: Arc<Deferrals>,
+    on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
+    on_broken: Box<dyn Fn(&str) + Send>,
 }
 
 /// The state of the database when a transaction began.
@@ -139,6 +176,7 @@ fn recount_reply(write: &WriteRequest) -> Option<Sender<()>> {
 impl Writer {
     fn run(&mut self, receiver: &Receiver<WriterMessage>) {
         let mut group = Vec::new();
+        let mut next_idle = Instant::now() + IDLE_INTERVAL;
         'running: loop {
             self.health.heartbeat();
             if let Some(change) = self.store.files.change().cloned() {
@@ -152,10 +190,13 @@ impl Writer {
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
             if group.is_empty() && !self.can_run_backlog() {
-                match receiver.recv_timeout(IDLE_INTERVAL) {
+                match receiver.recv_deadline(self.wakeup(next_idle)) {
                     Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
-                        self.on_idle();
+                        if next_idle <= Instant::now() {
+                            self.on_idle();
+                            next_idle = Instant::now() + IDLE_INTERVAL;
+                        }
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => break,
@@ -171,6 +212,7 @@ impl Writer {
             self.add_claims(&mut group);
             if !group.is_empty() {
                 self.write_group(&mut group);
+                next_idle = Instant::now() + IDLE_INTERVAL;
             }
             if self.can_run_backlog() {
                 self.run_backlog();
@@ -193,8 +235,21 @@ impl Writer {
         let write = match message {
             WriterMessage::Write(write) => Some(write),
             WriterMessage::WorkerFreed(last, handler) => {
-                self.observer.worker_freed(handler);
+                self.jobs.release_thread(handler);
                 last.map(WriteRequest::Operation)
+            }
+            WriterMessage::Configure(handlers) => {
+                self.jobs.configure(handlers);
+                None
+            }
+            WriterMessage::StopJobs(reply) => {
+                self.jobs.stop();
+                let _ = reply.try_send(());
+                None
+            }
+            WriterMessage::CloseWorkers => {
+                self.jobs.close();
+                None
             }
             WriterMessage::Backlog(tasks) => {
                 tasks.into_iter().for_each(|task| self.backlog.push(task));
@@ -211,15 +266,18 @@ impl Writer {
         !self.backlog.is_empty() && self.health.get() == Health::Healthy
     }
 
+    /// Returns when the writer has work without any message.
+    fn wakeup(&self, next_idle: Instant) -> Instant {
+        let wait_ms = self.jobs.next_wakeup_ms().map(|at_ms| at_ms - self.store.clock.now_ms());
+        let wait = wait_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        wait.and_then(|wait| Instant::now().checked_add(wait))
+            .map_or(next_idle, |at| at.min(next_idle))
+    }
+
     /// Adds claims for free threads behind the outcomes of those threads, so that both are in one
     /// commit.
-    fn add_claims(&self, group: &mut Vec<WriteRequest>) {
-        group.extend(
-            self.observer
-                .plan_claims()
-                .into_iter()
-                .map(|request| WriteRequest::Operation(Operation::Claim(request))),
-        );
+    fn add_claims(&mut self, group: &mut Vec<WriteRequest>) {
+        group.extend(self.jobs.plan(&self.store.conn).into_iter().map(WriteRequest::Operation));
     }
 
     /// Writes a group and sends the replies. Messages that did not fit into the time limit stay in
@@ -231,14 +289,16 @@ impl Writer {
         }
         let retried = self.retry_queue.len();
         let mut results = Vec::with_capacity(group.len() + retried);
-        let mut result = self.transaction(group, &mut results, Isolation::Group);
+        let mut effects = Effects::default();
+        let mut result = self.transaction(group, &mut results, &mut effects, Isolation::Group);
         if let Err(e) = &result
             && classify(e) == ErrorKind::Operation
         {
             // One operation fails by itself: repeat the group with a savepoint for each.
             self.roll_back();
             results.clear();
-            result = self.transaction(group, &mut results, Isolation::Savepoints);
+            effects = Effects::default();
+            result = self.transaction(group, &mut results, &mut effects, Isolation::Savepoints);
         }
         match result {
             Ok((has_external_write, written)) => {
@@ -252,7 +312,7 @@ impl Writer {
                 {
                     self.backlog.push(BacklogTask::purge_keys());
                 }
-                self.notify_observers(retried, group, results);
+                self.send_replies(retried, group, results, &effects);
                 *group = unwritten;
                 if self.recount.count(&self.store.conn, !recounts.is_empty()) {
                     recounts.iter().for_each(|reply| _ = reply.try_send(()));
@@ -272,7 +332,7 @@ impl Writer {
         self.mark_healthy();
         if has_external_write {
             // This comes first: a pause by the command line applies to this group's jobs too.
-            self.observer.external_write();
+            self.jobs.request_refresh();
         }
     }
 
@@ -280,19 +340,20 @@ impl Writer {
     fn run_backlog(&mut self) {
         let started_at = Instant::now();
         let step = self.begin().and_then(|transaction| {
-            self.backlog.step(&self.store.conn, &mut self.state)?;
-            self.commit(&transaction)?;
-            Ok(transaction.has_external_write)
+            let mut effects = self.backlog.step(&self.store.conn, &mut self.cache)?;
+            self.commit(&transaction, &mut effects)?;
+            Ok((transaction.has_external_write, effects))
         });
         match step {
-            Ok(has_external_write) => {
+            Ok((has_external_write, effects)) => {
                 self.after_commit(has_external_write);
+                self.cache.apply_deferred(&effects.deferred);
                 if let Some((source, events)) = self.backlog.commit(started_at.elapsed()) {
                     self.deferrals.mark_settled(source, events);
-                    self.deferrals.set_counts(&self.state.deferred);
+                    self.deferrals.set_counts(&self.cache.deferred);
                 }
-                self.publish_counts();
-                self.publish_job_changes();
+                self.publish_counts(&effects);
+                self.publish_job_changes(&effects);
                 self.recount.count(&self.store.conn, false);
             }
             Err(e) => {
@@ -306,7 +367,7 @@ impl Writer {
                 match failed.follow_up {
                     FailedTask::Event => self.deferrals.reset(failed.source, failed.remaining),
                     FailedTask::ReplaceJob(reevaluation) => {
-                        let record = reevaluation.write_failed_record(self.state.wall_ms);
+                        let record = reevaluation.write_failed_record(self.cache.wall_ms);
                         self.retry_queue.push(Operation::Finish(Box::new(record)));
                     }
                     FailedTask::Other => {}
@@ -320,8 +381,8 @@ impl Writer {
         if !self.store.conn.is_autocommit() {
             let _ = self.store.conn.execute_batch("ROLLBACK");
         }
-        self.state.discard_effects();
-        if let Err(e) = self.state.reload(&self.store.conn) {
+        self.cache.forget_known_rows();
+        if let Err(e) = self.cache.reload(&self.store.conn) {
             log::debug!("the counters could not be read again: {e}");
             self.version = -1;
         }
@@ -334,23 +395,23 @@ impl Writer {
         let version = data_version(conn)?;
         let has_external_write = version != self.version;
         if has_external_write {
-            self.state.reload(conn)?;
+            self.cache.reload(conn)?;
             // The recount comes before the group, so that `max_queued` applies to it.
             self.recount.is_stale = true;
             self.recount.count(conn, false);
         }
-        self.state.now_ms = self.store.clock.now_ms();
-        self.state.wall_ms = crate::clock::wall_ms();
-        self.state.begin();
-        Ok(OpenTransaction { version, has_external_write, counters: self.state.counters })
+        self.cache.now_ms = self.store.clock.now_ms();
+        self.cache.wall_ms = crate::clock::wall_ms();
+        Ok(OpenTransaction { version, has_external_write, counters: self.cache.counters })
     }
 
-    fn commit(&mut self, transaction: &OpenTransaction) -> rusqlite::Result<()> {
+    fn commit(
+        &mut self,
+        transaction: &OpenTransaction,
+        effects: &mut Effects,
+    ) -> rusqlite::Result<()> {
         let conn = &self.store.conn;
-        if self.state.counters != transaction.counters {
-            self.state.write_counters(conn)?;
-        }
-        self.state.write_minute_counts(conn)?;
+        write_last(conn, &mut self.cache, transaction.counters, effects)?;
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.version = transaction.version;
         Ok(())
@@ -362,13 +423,16 @@ impl Writer {
         &mut self,
         group: &[WriteRequest],
         results: &mut Vec<OperationResult>,
+        effects: &mut Effects,
         isolation: Isolation,
     ) -> rusqlite::Result<(bool, usize)> {
         let transaction = self.begin()?;
         let started_at = Instant::now();
-        let (conn, state) = (&self.store.conn, &mut self.state);
+        let (conn, cache) = (&self.store.conn, &mut self.cache);
         for op in &self.retry_queue {
-            results.push(isolation.apply(conn, state, |c, s| operation::apply(c, s, op))?);
+            results.push(isolation.apply(conn, cache, effects, |conn, cache, group| {
+                operation::apply(conn, cache, group, op)
+            })?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
@@ -379,19 +443,28 @@ impl Writer {
             match message {
                 WriteRequest::NewEvents(new_events, _) => {
                     for new_event in new_events {
-                        results.push(isolation.apply(conn, state, |c, s| {
-                            events::insert_event(c, s, &mut inserts, new_event)
-                                .map(OperationResult::Inserted)
-                        })?);
+                        results.push(isolation.apply(
+                            conn,
+                            cache,
+                            effects,
+                            |conn, cache, group| {
+                                events::insert_event(conn, cache, group, &mut inserts, new_event)
+                                    .map(|(reply, effects)| {
+                                        (OperationResult::Inserted(reply), effects)
+                                    })
+                            },
+                        )?);
                     }
                 }
                 WriteRequest::Operation(op) => {
-                    results.push(isolation.apply(conn, state, |c, s| operation::apply(c, s, op))?)
+                    results.push(isolation.apply(conn, cache, effects, |conn, cache, group| {
+                        operation::apply(conn, cache, group, op)
+                    })?)
                 }
             }
         }
         drop(inserts);
-        self.commit(&transaction)?;
+        self.commit(&transaction, effects)?;
         Ok((transaction.has_external_write, written))
     }
 
@@ -433,13 +506,13 @@ impl Writer {
             log::info!("{}: can be written again", self.store.path.display());
             let _ = chunked_writes::wait_as_writer(&self.store.conn);
             self.health.set(Health::Healthy);
-            self.observer.store_recovered();
+            self.jobs.resume();
         }
     }
 
     fn mark_broken(&self, reason: &str) {
         self.health.set(Health::Broken);
-        self.observer.store_failed(reason);
+        (self.on_broken)(reason);
     }
 
     /// Called when no message arrives for a while. Retries what could not be written, notices
@@ -455,11 +528,11 @@ impl Writer {
         match data_version(&self.store.conn) {
             Ok(version) if version != self.version => {
                 self.version = version;
-                if let Err(e) = self.state.reload(&self.store.conn) {
+                if let Err(e) = self.cache.reload(&self.store.conn) {
                     self.version = -1;
                     log::debug!("changes by another process could not be read: {e}");
                 }
-                self.observer.external_write();
+                self.jobs.request_refresh();
                 self.recount.is_stale = true;
             }
             Ok(_) => {}
@@ -479,8 +552,8 @@ impl Writer {
     }
 
     fn save_state(&mut self) {
-        let save_state = Operation::SaveState(self.recount.counters.last_seen_all());
-        self.write_group(&mut vec![WriteRequest::Operation(save_state)]);
+        let operation = Operation::SaveState(self.recount.counters.last_seen_all());
+        self.write_group(&mut vec![WriteRequest::Operation(operation)]);
     }
 
     /// Called when all handles are dropped: writes the last outcomes and the clock, and runs a last
@@ -492,7 +565,7 @@ impl Writer {
             self.backlog.drain().filter_map(BacklogTask::into_unfinished_replacement)
         {
             self.retry_queue.push(Operation::Finish(Box::new(
-                reevaluation.interrupted_record(self.state.wall_ms),
+                reevaluation.interrupted_record(self.cache.wall_ms),
             )));
         }
         loop {

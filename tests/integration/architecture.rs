@@ -11,7 +11,7 @@ use hooktrail::config::Durability;
 
 /// Each module and those it may import. A module imports only modules above it, so that no two modules
 /// depend on each other.
-const IMPORTS: [(&str, &str); 27] = [
+const IMPORTS: [(&str, &str); 26] = [
     ("domain", ""),
     ("json", ""),
     ("multipart", ""),
@@ -24,16 +24,16 @@ const IMPORTS: [(&str, &str); 27] = [
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json multipart process"),
     ("config", "domain expression"),
-    // Of config only `Durability`: see `the_store_reads_no_configuration`.
-    ("store", "clock config domain escape"),
-    // Modules that decide, without I/O, database and clock.
+    // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
+    // Of config only `Durability`: see `the_store_reads_no_configuration`.
+    ("store", "clock config domain escape scheduler"),
+    // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression"),
     ("verify", "config domain json multipart planner"),
     ("handler", "clock config domain json process"),
     // Modules that coordinate.
     ("worker", "clock config domain expression handler planner process scheduler store"),
-    ("dispatcher", "clock config domain handler scheduler store worker"),
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
@@ -41,8 +41,8 @@ const IMPORTS: [(&str, &str); 27] = [
     ("web", "clock config domain expression json planner redact store verify"),
     (
         "app",
-        "clock config dispatcher domain expander expression handler log maintenance notify planner \
-         process recovery redact store web worker",
+        "clock config domain expander expression handler log maintenance notify planner process \
+         recovery redact scheduler store web worker",
     ),
     (
         "cli",

@@ -19,8 +19,8 @@ fn stopped_server_with_dead_jobs(jobs: usize) -> Server {
                last_job, body)
              SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
                i, i, x'78' FROM n;
-             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at)
-               SELECT id, id, 1, 1, 4, received_at, 0, received_at FROM events;
+             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at, reason)
+               SELECT id, id, 1, 1, 4, received_at, 0, received_at, 'exit 1' FROM events;
              UPDATE counters SET event = {jobs}, job = {jobs};
              COMMIT;"
         ))

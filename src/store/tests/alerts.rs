@@ -10,18 +10,19 @@ const OWN: SourceId = SourceId(2);
 const NO_ALERTS: [&str; 0] = [];
 
 /// A store whose second source is `hooktrail`, to which the handler `other` subscribes.
-fn store_with_alerts() -> TestStore {
+pub(super) fn store_with_alerts() -> TestStore {
     let mut db = test_store();
     let conn = &db.store.conn;
-    registry::register(conn, &[crate::domain::INTERNAL_SOURCE.to_owned()], &[], 0).unwrap();
+    let _ = registry::register(conn, &[crate::domain::INTERNAL_SOURCE.to_owned()], &[], 0).unwrap();
     alerts::set_subscriber(conn, Some(OWN)).unwrap();
-    db.state.reload_config_tables(conn).unwrap();
+    db.cache.reload_config_tables(conn).unwrap();
     db
 }
 
 impl TestStore {
     fn apply(&mut self, op: Operation) {
-        operation::apply(&self.store.conn, &mut self.state, &op).unwrap();
+        let applied = operation::apply(&self.store.conn, &mut self.cache, &self.effects, &op);
+        let _ = self.commit(applied.unwrap());
     }
 
     fn run_dead_job(&mut self) {
@@ -30,7 +31,7 @@ impl TestStore {
     }
 
     fn pending_alerts(&self) -> Vec<PendingAlert> {
-        alerts::load_pending(&self.store.conn, self.state.now_ms).unwrap()
+        alerts::load_pending(&self.store.conn, self.cache.now_ms).unwrap()
     }
 
     /// The type and count of each pending alert.
@@ -80,7 +81,7 @@ fn a_dead_job_is_recorded_with_its_details() {
         source: "a".into(),
         handler: "h".into(),
         count: 2,
-        at_ms: db.state.wall_ms,
+        at_ms: db.cache.wall_ms,
         event: Some(2),
         job: Some(2),
         item: Some(1),
@@ -106,7 +107,7 @@ fn without_a_subscriber_nothing_is_recorded_and_earlier_records_are_discarded() 
     let mut db = store_with_alerts();
     db.run_dead_job();
     alerts::set_subscriber(&db.store.conn, None).unwrap();
-    db.state.reload_config_tables(&db.store.conn).unwrap();
+    db.cache.reload_config_tables(&db.store.conn).unwrap();
     db.run_dead_job();
     db.apply(Operation::AlertSignal(AlertSignal::DiskLow("full".into())));
     assert_eq!(db.pending_kinds(), Vec::<String>::new());
@@ -192,8 +193,8 @@ fn store_with_open_breaker(sources: [SourceId; 2]) -> TestStore {
 
 /// Runs a job of this source, as the probe if the circuit breaker of `h` is open.
 fn run_job(db: &mut TestStore, source: SourceId, next: NextStep) {
-    let is_probe = db.state.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
-    db.state.now_ms += if is_probe { 60_000 } else { 0 };
+    let is_probe = db.cache.breakers.get(&H).is_some_and(|rest| rest.open_until_ms.is_some());
+    db.cache.now_ms += if is_probe { 60_000 } else { 0 };
     db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
     let job = ClaimedJob { source, ..db.claim_for(H, 1, is_probe).remove(0) };
     db.finish(&job, next);
@@ -233,15 +234,17 @@ fn a_breaker_that_opened_without_an_alert_closes_without_one() {
 fn a_closed_breaker_is_not_recorded_for_later_subscribers() {
     let mut db = store_with_open_breaker([S, S]);
     alerts::set_subscriber(db.conn(), None).unwrap();
-    db.state.reload_config_tables(&db.store.conn).unwrap();
+    db.cache.reload_config_tables(&db.store.conn).unwrap();
     run_job(&mut db, S, NextStep::Succeeded);
     assert_eq!(db.pending_kinds(), NO_ALERTS);
 }
 
 #[test]
 fn disabling_an_open_breaker_makes_the_closed_alert() {
-    let db = store_with_open_breaker([S, S]);
-    registry::register(db.conn(), &[], &[registration("h", BreakerPolicy::NEVER)], 0).unwrap();
+    let mut db = store_with_open_breaker([S, S]);
+    let registered =
+        registry::register(db.conn(), &[], &[registration("h", BreakerPolicy::NEVER)], 0).unwrap();
+    db.commit(registered);
     assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 
@@ -254,7 +257,7 @@ fn a_silence_makes_one_alert_until_an_event_ends_it() {
     }
     assert_eq!(db.pending_kinds(), ["source.silent 1"]);
     // The condition survives a restart.
-    db.state = WriterState::read(&db.store.conn, db.store.clock).unwrap();
+    db.cache = WriterCache::read(&db.store.conn, db.store.clock).unwrap();
     db.apply(silent());
     assert_eq!(db.query_number("SELECT count FROM alerts"), 1);
     db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
@@ -281,13 +284,13 @@ fn a_rejecting_source_makes_one_alert_if_it_has_accepted_before() {
 #[test]
 fn after_a_crash_the_last_activity_of_a_source_comes_from_its_events() {
     let mut db = store_with_alerts();
-    let (conn, now_ms) = (&db.store.conn, db.state.now_ms);
+    let (conn, now_ms) = (&db.store.conn, db.cache.now_ms);
     sources::save_last_seen(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();
     let last_seen = |db: &TestStore, wall_ms| {
         let last_seen = sources::load_last_seen(&db.store.conn, now_ms, wall_ms).unwrap();
         (now_ms - last_seen[&S], now_ms - last_seen[&OWN])
     };
-    let wall_ms = db.state.wall_ms;
+    let wall_ms = db.cache.wall_ms;
     assert_eq!(last_seen(&db, wall_ms), (500_000, 5));
     db.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
     assert_eq!(last_seen(&db, wall_ms + 3_000), (3_000, 5));

@@ -1,7 +1,6 @@
 //! Tests of the circuit breaker, and of the saved state of `rate_limit`.
 
 use super::*;
-use crate::store::breaker;
 use crate::store::operation::{self, Operation};
 
 fn insert_plain_events(db: &mut TestStore, jobs: usize) {
@@ -42,11 +41,11 @@ fn failures_in_a_row_open_the_breaker_and_a_successful_probe_closes_it() {
     db.run_next(retry_after(0));
     assert_eq!(db.claim_ids(9), NONE, "the breaker is open");
     assert_eq!(db.claim_for(H, 1, true).len(), 0, "no probe for a minute");
-    db.state.now_ms += 60_000;
+    db.cache.now_ms += 60_000;
     assert_eq!(db.claim_ids(9), NONE, "then only a probe may run");
     run_probe(&mut db, retry_after(0));
     assert_eq!(db.claim_for(H, 1, true).len(), 0, "the probe failed");
-    db.state.now_ms += 60_000;
+    db.cache.now_ms += 60_000;
     run_probe(&mut db, NextStep::Succeeded);
     assert_eq!(db.claim(9).len(), 8);
     let expected = [
@@ -76,10 +75,10 @@ fn a_claim_for_a_paused_handler_gets_no_job() {
     let mut db = test_store();
     insert_plain_events(&mut db, 1);
     registry::set_paused(db.conn(), H, true, 0).unwrap();
-    db.state.reload(&db.store.conn).unwrap();
+    db.cache.reload(&db.store.conn).unwrap();
     assert_eq!(db.claim_ids(1), NONE);
     registry::set_paused(db.conn(), H, false, 0).unwrap();
-    db.state.reload(&db.store.conn).unwrap();
+    db.cache.reload(&db.store.conn).unwrap();
     assert_eq!(db.claim_ids(1), [1]);
 }
 
@@ -96,31 +95,34 @@ fn a_job_that_the_handler_reports_dead_is_no_failure_of_the_handler() {
 #[test]
 fn an_open_breaker_survives_a_restart_and_stops_the_handlers_clock() {
     let mut db = store_with_breaker(1);
-    let before_ms = db.state.handler_time_ms(H);
+    let before_ms = db.cache.handler_time_ms(H);
     db.run_next(retry_after(0));
-    db.state.write_counters(&db.store.conn).unwrap();
-    db.state = WriterState::read(&db.store.conn, db.store.clock).unwrap();
-    db.state.now_ms = 1_000_000 + 30_000;
+    db.cache.write_counters(&db.store.conn).unwrap();
+    db.cache = WriterCache::read(&db.store.conn, db.store.clock).unwrap();
+    db.cache.now_ms = 1_000_000 + 30_000;
     assert_eq!(db.claim_ids(1), NONE);
-    assert_eq!(breaker::load_breakers(db.conn()).unwrap()[&H].open_until_ms, Some(1_060_000));
-    registry::set_paused(db.conn(), H, true, db.state.now_ms).unwrap();
-    db.state.now_ms += 60_000;
-    run_probe(&mut db, NextStep::Succeeded);
-    db.state.now_ms += 10_000;
-    registry::set_paused(db.conn(), H, false, db.state.now_ms).unwrap();
-    db.state.reload_handlers(&db.store.conn).unwrap();
     assert_eq!(
-        db.state.handler_time_ms(H),
+        WriterCache::read(db.conn(), db.store.clock).unwrap().breakers[&H].open_until_ms,
+        Some(1_060_000)
+    );
+    registry::set_paused(db.conn(), H, true, db.cache.now_ms).unwrap();
+    db.cache.now_ms += 60_000;
+    run_probe(&mut db, NextStep::Succeeded);
+    db.cache.now_ms += 10_000;
+    registry::set_paused(db.conn(), H, false, db.cache.now_ms).unwrap();
+    db.cache.reload_handlers(&db.store.conn).unwrap();
+    assert_eq!(
+        db.cache.handler_time_ms(H),
         before_ms,
         "the clock stops while the breaker is open and while the handler is paused"
     );
-    db.state.now_ms += 5;
-    assert_eq!(db.state.handler_time_ms(H), before_ms + 5);
+    db.cache.now_ms += 5;
+    assert_eq!(db.cache.handler_time_ms(H), before_ms + 5);
 }
 
 #[test]
 fn the_next_start_of_a_rate_is_saved() {
-    let mut db = store_with_breaker(0);
+    let db = store_with_breaker(0);
     let claim_for = ClaimRequest {
         handler: H,
         max_jobs: 2,
@@ -128,8 +130,12 @@ fn the_next_start_of_a_rate_is_saved() {
         is_probe: false,
         min_interval_ms: Some(250),
     };
-    assert_eq!(claim(&db.store.conn, &mut db.state, &claim_for).unwrap().len(), 2);
+    assert_eq!(claim(&db.store.conn, &db.cache, &claim_for).unwrap().0.len(), 2);
     assert_eq!(registry::next_rate_starts(db.conn()).unwrap(), [(H, 1_000_500)]);
+}
+
+fn changed_breakers(db: &TestStore) -> Vec<HandlerId> {
+    db.effects.breakers.iter().map(|(handler, _)| *handler).collect()
 }
 
 /// Applies this `breaker` as a configuration does.
@@ -137,23 +143,24 @@ fn configure(db: &mut TestStore, breaker: BreakerPolicy) {
     let (reply, _) = crossbeam_channel::bounded(1);
     let handlers = vec![registration("h", breaker)];
     let op = Operation::Register { sources: Vec::new(), handlers, reply };
-    operation::apply(&db.store.conn, &mut db.state, &op).unwrap();
+    let applied = operation::apply(&db.store.conn, &mut db.cache, &db.effects, &op).unwrap();
+    let _ = db.commit(applied);
 }
 
 #[test]
 fn disabling_the_breaker_closes_it_and_a_shorter_pause_shortens_the_open_state() {
     let mut db = store_with_breaker(1);
-    let before_ms = db.state.handler_time_ms(H);
+    let before_ms = db.cache.handler_time_ms(H);
     db.run_next(retry_after(0));
-    db.state.changed_breakers.clear();
-    db.state.now_ms += 10_000;
+    db.effects = Effects::default();
+    db.cache.now_ms += 10_000;
     configure(&mut db, BreakerPolicy { failures: 1, pause_ms: 120_000 });
-    assert_eq!(db.state.changed_breakers, [], "a longer pause applies to the next time");
+    assert_eq!(changed_breakers(&db), [], "a longer pause applies to the next time");
     configure(&mut db, BreakerPolicy { failures: 1, pause_ms: 5_000 });
-    assert_eq!(db.state.breakers[&H].open_until_ms, Some(db.state.now_ms + 5_000));
-    assert_eq!(db.state.changed_breakers, [H]);
+    assert_eq!(db.cache.breakers[&H].open_until_ms, Some(db.cache.now_ms + 5_000));
+    assert_eq!(changed_breakers(&db), [H]);
     configure(&mut db, BreakerPolicy::NEVER);
-    assert_eq!(db.state.handler_time_ms(H), before_ms);
+    assert_eq!(db.cache.handler_time_ms(H), before_ms);
     assert_eq!(db.claim(99).len(), 10);
     assert_eq!(breaker_changes(&db)[1..], ["closed: its breaker was disabled"]);
 }
@@ -162,16 +169,16 @@ fn disabling_the_breaker_closes_it_and_a_shorter_pause_shortens_the_open_state()
 fn an_inconclusive_probe_is_followed_by_another() {
     let mut db = store_with_breaker(1);
     db.run_next(retry_after(0));
-    db.state.now_ms += 60_000;
+    db.cache.now_ms += 60_000;
     for result in
         [(Outcome::Interrupted, false), (Outcome::Deferred, false), (Outcome::Failed, true)]
     {
         let job = db.claim_for(H, 1, true).remove(0);
-        db.state.changed_breakers.clear();
+        db.effects = Effects::default();
         db.finish_with(&job, result, if result.1 { dead() } else { retry_after(0) });
-        assert_eq!(db.state.changed_breakers, [H], "the scheduler is notified: {result:?}");
+        assert_eq!(changed_breakers(&db), [H], "the scheduler is notified: {result:?}");
         assert!(
-            db.state.breakers[&H].open_until_ms.is_some(),
+            db.cache.breakers[&H].open_until_ms.is_some(),
             "the breaker stays open: {result:?}"
         );
     }
@@ -188,13 +195,15 @@ fn a_probe_that_is_replaced_by_other_jobs_is_followed_by_another() {
         db.cancel(job);
     }
     assert!(db.retry(11));
-    db.state.now_ms += 60_000;
+    db.cache.now_ms += 60_000;
     let claimed = db.claim_for(H, 1, true).remove(0);
     assert!(claimed.should_reevaluate && claimed.is_probe);
-    db.state.changed_breakers.clear();
+    db.effects = Effects::default();
     let specs = Some(items(&["1", "2"], Vec::new()));
     let reevaluation = reevaluate::Reevaluation { claimed, received_at_ms: 5, spec: specs };
-    reevaluate::apply_reevaluation(&db.store.conn, &mut db.state, &reevaluation).unwrap();
-    assert_eq!(db.state.changed_breakers, [H]);
+    let effects =
+        reevaluate::apply_reevaluation(&db.store.conn, &mut db.cache, &reevaluation).unwrap();
+    db.commit(((), effects));
+    assert_eq!(changed_breakers(&db), [H]);
     assert_eq!(db.claim_for(H, 9, true).len(), 2, "the store claims as many jobs as requested");
 }

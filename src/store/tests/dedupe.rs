@@ -56,7 +56,7 @@ fn a_duplicate_by_the_own_key_stays_a_duplicate_by_its_delivery_key() {
     };
     assert_eq!(db.insert_with_keys(short("1")), InsertReply::Stored(EventId(1)));
     assert_eq!(db.insert_with_keys(short("2")), InsertReply::Duplicate(EventId(1)));
-    db.state.now_ms += WINDOW_MS;
+    db.cache.now_ms += WINDOW_MS;
     assert_eq!(db.insert_with_keys(short("2")), InsertReply::Duplicate(EventId(1)));
     assert_eq!(db.insert_with_keys(short("3")), InsertReply::Stored(EventId(2)));
 }
@@ -65,13 +65,13 @@ fn a_duplicate_by_the_own_key_stays_a_duplicate_by_its_delivery_key() {
 fn an_expired_key_does_not_match_and_is_deleted() {
     let mut db = test_store();
     assert_eq!(db.insert_with_keys(request_keys("a", "1")), InsertReply::Stored(EventId(1)));
-    db.state.now_ms += WINDOW_MS - 1;
+    db.cache.now_ms += WINDOW_MS - 1;
     assert_eq!(db.insert_with_keys(request_keys("a", "1")), InsertReply::Duplicate(EventId(1)));
-    db.state.now_ms += 1;
+    db.cache.now_ms += 1;
     assert_eq!(db.insert_with_keys(request_keys("a", "1")), InsertReply::Stored(EventId(2)));
     assert_eq!(db.query_number("SELECT count(*) FROM dedupe"), 2);
-    db.state.now_ms += WINDOW_MS;
-    events::purge_expired_keys(db.conn(), db.state.now_ms).unwrap();
+    db.cache.now_ms += WINDOW_MS;
+    crate::store::expired_keys::purge(db.conn(), db.cache.now_ms).unwrap();
     assert_eq!(db.query_number("SELECT count(*) FROM dedupe"), 0);
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::store::deferred::{self, BacklogTask, EventJobs, RowBudget};
-use crate::store::insert;
+use crate::store::jobs::{JobOrigin, OriginKind, insert};
 
 /// More jobs than one transaction inserts, with keys of all kinds.
 fn large_spec(seed: usize) -> JobSpec {
@@ -33,24 +33,25 @@ impl TestStore {
     fn defer(&mut self, specs: Vec<(HandlerId, JobSpec)>) -> EventJobs {
         let reply = self.insert_plan(JobPlan::Evaluated(specs.clone()), None);
         let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
-        let received_at_ms = self.state.wall_ms;
+        let received_at_ms = self.cache.wall_ms;
         EventJobs { event, source: S, received_at_ms, specs, expression_errors: None }
     }
 
     /// Runs one transaction with this row budget. Returns whether the task has ended.
     fn step(&mut self, task: &mut BacklogTask, rows: usize) -> bool {
-        let progress = task.step(&self.store.conn, &mut self.state, &mut budget(rows)).unwrap();
+        let step = task.step(&self.store.conn, &mut self.cache, &mut budget(rows)).unwrap();
+        let progress = self.commit(step);
         task.advance(progress);
-        self.state.write_counters(&self.store.conn).unwrap();
+        self.cache.write_counters(&self.store.conn).unwrap();
         progress.has_ended()
     }
 
     /// Loads the tasks that the next process finds after a crash.
     fn restart_after_crash(&mut self) -> Vec<BacklogTask> {
-        let (now_ms, wall_ms) = (self.state.now_ms, self.state.wall_ms);
-        self.state = WriterState::read(&self.store.conn, self.store.clock).unwrap();
-        (self.state.now_ms, self.state.wall_ms) = (now_ms, wall_ms);
-        deferred::load_tasks(&self.store.conn, &mut self.state).unwrap()
+        let (now_ms, wall_ms) = (self.cache.now_ms, self.cache.wall_ms);
+        self.cache = WriterCache::read(&self.store.conn, self.store.clock).unwrap();
+        (self.cache.now_ms, self.cache.wall_ms) = (now_ms, wall_ms);
+        deferred::load_tasks(&self.store.conn, &mut self.cache).unwrap()
     }
 
     /// All jobs, by their position in their event.
@@ -82,18 +83,19 @@ fn lines_of_one_transaction(seeds: std::ops::Range<usize>) -> Vec<String> {
     let mut db = test_store();
     for seed in seeds {
         let source = S;
-        let event = db.state.counters.event + 1;
+        let event = db.cache.counters.event + 1;
         db.insert_event(vec![]);
         for handler in [H, HandlerId(2)] {
-            let origin = insert::JobOrigin {
+            let origin = JobOrigin {
                 event,
                 source,
                 handler,
                 created_at_ms: 0,
-                kind: insert::OriginKind::DeferredEvent,
+                kind: OriginKind::DeferredEvent,
             };
-            let (conn, state) = (&db.store.conn, &mut db.state);
-            insert::insert_jobs(conn, state, origin, &large_spec(seed)).unwrap();
+            let (conn, cache) = (&db.store.conn, &mut db.cache);
+            let effects = insert::insert_jobs(conn, cache, origin, &large_spec(seed)).unwrap();
+            db.commit(((), effects));
         }
     }
     db.job_positions()
@@ -115,11 +117,11 @@ fn jobs_inserted_in_many_transactions_equal_those_of_one() {
         assert!(was_visible);
     }
     assert!(db.job_positions() == lines_of_one_transaction(1..4));
-    assert!(db.state.deferred.is_empty());
+    assert!(db.cache.deferred.is_empty());
     for table in ["deferred_events", "expansions", "expansion_keys"] {
         assert_eq!(db.query_number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
-    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    let queued: i64 = db.effects.queued.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(queued, db.query_number("SELECT sum(queued) FROM trail"));
 }
 
@@ -153,12 +155,12 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
             let hidden = db.query_number("SELECT count(*) FROM jobs")
                 + db.query_number("SELECT count(*) FROM items");
             assert_eq!(hidden, 0);
-            let (received_at_ms, expression_errors) = (db.state.wall_ms, None);
+            let (received_at_ms, expression_errors) = (db.cache.wall_ms, None);
             let jobs = EventJobs { event, source: S, received_at_ms, specs, expression_errors };
             let mut task = BacklogTask::insert_event_jobs(jobs);
             while !db.step(&mut task, 150) {}
         }
-        assert!(db.state.deferred.is_empty());
+        assert!(db.cache.deferred.is_empty());
         assert!(db.job_positions() == lines_of_one_transaction(1..2));
         if is_over {
             return;
@@ -175,9 +177,9 @@ fn only_while_a_source_has_deferred_events_its_newer_events_are_deferred() {
     assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 0);
     let settled = "SELECT count(*) FROM trail WHERE settled_at IS NOT NULL";
     assert_eq!(db.query_number(settled), 0);
-    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
+    let queued: i64 = db.effects.queued.iter().map(|(_, jobs)| jobs).sum();
     assert_eq!(queued, 301, "deferred events count as the jobs that they will have");
-    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), 301);
+    assert_eq!(jobs::queue::queued_count(db.conn(), S).unwrap(), 301);
     for jobs in [first, second] {
         let mut task = BacklogTask::insert_event_jobs(jobs);
         while !db.step(&mut task, 100) {}
@@ -203,9 +205,9 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
         while !db.step(&mut task, 100) {}
     }
     assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 301);
-    assert_eq!(db.state.deferred.get(&S), Some(&1), "the third event is still deferred");
-    let queued: i64 = db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum();
-    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), queued);
+    assert_eq!(db.cache.deferred.get(&S), Some(&1), "the third event is still deferred");
+    let queued: i64 = db.effects.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(jobs::queue::queued_count(db.conn(), S).unwrap(), queued);
 }
 
 #[test]
@@ -223,7 +225,7 @@ fn a_deferred_event_that_no_handler_wants_has_no_jobs() {
         db.query_number("SELECT count(*) FROM events WHERE note = 'h: ordering_key: no'"),
         1
     );
-    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), 0);
+    assert_eq!(jobs::queue::queued_count(db.conn(), S).unwrap(), 0);
 }
 
 #[test]
@@ -238,7 +240,7 @@ fn a_job_that_is_cancelled_before_its_release_stays_cancelled() {
     while !db.step(&mut task, 100) {}
     assert_eq!(db.job_lines()[298], "299 cancelled: no more");
     let queued: i64 = db.query_number("SELECT queued FROM trail");
-    assert_eq!(jobs::queued_count(db.conn(), S).unwrap(), queued);
+    assert_eq!(jobs::queue::queued_count(db.conn(), S).unwrap(), queued);
 }
 
 #[test]
@@ -250,14 +252,16 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_
     let mut task = BacklogTask::insert_event_jobs(jobs);
     db.step(&mut task, 10);
     // A job of another source.
-    let origin = insert::JobOrigin {
+    let origin = JobOrigin {
         event: 1,
         source: SourceId(2),
         handler: H,
         created_at_ms: 0,
-        kind: insert::OriginKind::Event,
+        kind: OriginKind::Event,
     };
-    insert::insert_jobs(&db.store.conn, &mut db.state, origin, &ordered_job("k")).unwrap();
+    let effects =
+        insert::insert_jobs(&db.store.conn, &mut db.cache, origin, &ordered_job("k")).unwrap();
+    db.commit(((), effects));
     while !db.step(&mut task, 100) {}
     assert_eq!(db.claim_ids(9), [1]);
     assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
@@ -273,9 +277,11 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_deb
     let mut task = BacklogTask::insert_event_jobs(db.defer(vec![(H, specs)]));
     db.step(&mut task, 10);
     let (event, source, handler) = (1, SourceId(2), H);
-    let kind = insert::OriginKind::Event;
-    let origin = insert::JobOrigin { event, source, handler, created_at_ms: 0, kind };
-    insert::insert_jobs(&db.store.conn, &mut db.state, origin, &JobSpec::Event(keys)).unwrap();
+    let kind = OriginKind::Event;
+    let origin = JobOrigin { event, source, handler, created_at_ms: 0, kind };
+    let spec = JobSpec::Event(keys);
+    let effects = insert::insert_jobs(&db.store.conn, &mut db.cache, origin, &spec).unwrap();
+    db.commit(((), effects));
     while !db.step(&mut task, 100) {}
     assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
     assert_eq!(db.query_number("SELECT id FROM jobs WHERE state = 1"), 301);
@@ -313,7 +319,7 @@ fn a_duplicate_retries_dead_jobs_in_several_transactions_and_each_once() {
     db.insert_plan(JobPlan::Plain([].into()), Some(dedupe));
     let dead_count = "SELECT count(*) FROM dead_jobs";
     assert_eq!(db.query_number(dead_count), 150);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     let mut tasks = db.restart_after_crash();
     let mut task = tasks.remove(0);
     db.run_next(dead());
@@ -337,7 +343,7 @@ fn duplicates_of_one_transaction_retry_some_dead_jobs_and_later_transactions_the
     for _ in 0..240 {
         db.run_next(dead());
     }
-    db.state.begin();
+    db.effects = Effects::default();
     for name in ["x", "y", "z"] {
         db.insert_plan(JobPlan::Plain([].into()), dedupe(name));
     }
@@ -358,11 +364,8 @@ fn a_retried_job_is_replaced_by_many_jobs_in_many_transactions_and_by_none_if_ca
         assert!(db.retry(1));
         let claimed = db.claim(1).remove(0);
         let specs = Some(large_spec(1));
-        let reevaluation = Box::new(crate::store::reevaluate::Reevaluation {
-            claimed,
-            received_at_ms: 0,
-            spec: specs,
-        });
+        let reevaluation =
+            Box::new(reevaluate::Reevaluation { claimed, received_at_ms: 0, spec: specs });
         let (done, _) = crossbeam_channel::bounded(1);
         let mut task = BacklogTask::replace_job(reevaluation, done);
         db.step(&mut task, 100);

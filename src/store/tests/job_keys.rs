@@ -70,7 +70,7 @@ fn in_any_sequence_of_transitions_one_job_of_a_key_runs_at_a_time_and_none_is_st
                 db.finish(&job, next[choose(4) as usize].clone());
             }
             4 => {
-                let job = 1 + choose(db.state.counters.job.max(1) as u64) as i64;
+                let job = 1 + choose(db.cache.counters.job.max(1) as u64) as i64;
                 match choose(2) {
                     0 => db.cancel(job),
                     _ => _ = db.retry(job),
@@ -139,7 +139,7 @@ fn a_repeated_unique_key_within_its_window_runs_one_job() {
     db.cancel(2);
     db.insert_event(vec![(H, items(&["2"], vec![unique("y")]))]);
     assert_eq!(db.job_lines()[5], "6 ready", "a cancelled job does not count");
-    db.state.now_ms += 1_000;
+    db.cache.now_ms += 1_000;
     db.insert_event(vec![(H, items(&["1"], vec![unique("x")]))]);
     assert_eq!(db.job_lines()[6], "7 ready", "the window has expired");
 }
@@ -164,8 +164,7 @@ fn a_new_job_supersedes_older_queued_ones_of_its_debounce_key() {
         "4 ready",
     ];
     assert_eq!(db.job_lines(), expected);
-    let queued = db.state.queued_changes.clone();
-    assert_eq!(queued, [(S, 1)], "queued jobs are counted");
+    assert_eq!(db.effects.queued, [(S, 1)], "queued jobs are counted");
 }
 
 #[test]
@@ -183,17 +182,17 @@ fn a_burst_runs_one_job_once_its_key_is_quiet_and_at_the_latest_after_ten_times_
 
     // A key that is never quiet.
     db.insert_event(vec![(H, debounced_job(5_000))]);
-    let began_ms = db.state.now_ms;
+    let began_ms = db.cache.now_ms;
     let mut last = 4;
     while db.claim_ids(1).is_empty() {
         db.advance(1_000);
-        assert!(db.state.now_ms <= began_ms + 50_000);
+        assert!(db.cache.now_ms <= began_ms + 50_000);
         if db.job_lines()[last - 1].ends_with("scheduled") {
             db.insert_event(vec![(H, debounced_job(5_000))]);
             last += 1;
         }
     }
-    assert_eq!(db.state.now_ms, began_ms + 50_000);
+    assert_eq!(db.cache.now_ms, began_ms + 50_000);
 }
 
 #[test]

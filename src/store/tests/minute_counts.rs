@@ -44,12 +44,14 @@ fn reject(test: &mut TestStore, count: i64) {
         row_id: Arc::default(),
         is_increment: false,
     };
-    crate::store::rejections::write(&test.store.conn, &mut test.state, &[row]).unwrap();
+    let effects =
+        crate::store::rejections::write(&test.store.conn, &mut test.cache, &[row]).unwrap();
+    test.commit(((), effects));
 }
 
 /// Writes one event with a job that succeeds, one whose job fails, and three rejections.
 fn write_some(test: &mut TestStore, now_ms: i64) {
-    test.state.now_ms = now_ms;
+    test.cache.now_ms = now_ms;
     for next in [NextStep::Succeeded, dead()] {
         test.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
         test.run_next(next);
@@ -64,7 +66,6 @@ fn the_last_hour_is_the_current_minute_and_the_59_before_it() {
     // The test may pass into the next minute, so 59 minutes ago is not tested.
     for (minutes_ago, expected) in [(60, [0, 0, 0, 0]), (58, [2, 3, 1, 1]), (0, [4, 6, 2, 2])] {
         write_some(&mut test, now_ms - minutes_ago * MINUTE_MS);
-        test.state.write_minute_counts(&test.store.conn).unwrap();
         assert_eq!(last_hour(&test), expected, "{minutes_ago}");
     }
 }
@@ -75,11 +76,9 @@ fn a_rollback_discards_the_counts() {
     let now_ms = test.store.clock.now_ms();
     test.conn().execute_batch("BEGIN").unwrap();
     write_some(&mut test, now_ms);
-    test.state.write_minute_counts(&test.store.conn).unwrap();
-    write_some(&mut test, now_ms);
     test.conn().execute_batch("ROLLBACK").unwrap();
-    test.state.discard_effects();
-    test.state.write_minute_counts(&test.store.conn).unwrap();
+    test.cache.forget_known_rows();
+    test.cache.reload(&test.store.conn).unwrap();
     assert_eq!(last_hour(&test), [0, 0, 0, 0]);
 }
 
@@ -89,7 +88,6 @@ fn counts_older_than_a_day_are_deleted() {
     let now_ms = test.store.clock.now_ms();
     for minutes_ago in [3000, 1441, 1439, 0] {
         write_some(&mut test, now_ms - minutes_ago * MINUTE_MS);
-        test.state.write_minute_counts(&test.store.conn).unwrap();
     }
     assert_eq!(test.query_number("SELECT count(DISTINCT minute) FROM minute_counts"), 2);
 }

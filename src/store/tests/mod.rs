@@ -5,26 +5,29 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::breaker::BreakerPolicy;
-use super::claim::claim;
+use super::effects::Effects;
 use super::events::{self, InsertReply, InsertStatements, NewEvent};
-use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult};
+use super::jobs::claim::claim;
+use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult, finish, reevaluate, transition};
 use super::source_counters::QueueLimit;
-use super::writer_state::WriterState;
-use super::{Store, audit, in_transaction, open, reevaluate, registry};
+use super::transaction_end::write_last;
+use super::writer_cache::WriterCache;
+use super::{Store, audit, in_transaction, open, registry};
 use crate::config::Durability;
+use crate::domain::breaker::BreakerPolicy;
 use crate::domain::claim_request::ClaimRequest;
 use crate::domain::job_plan::{
     DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems,
 };
 use crate::domain::version_value::VersionValue;
-use crate::domain::{EventId, HandlerId, JobId, JobState, NextStep, Outcome, SourceId};
+use crate::domain::{EventId, HandlerId, JobId, NextStep, Outcome, SourceId};
 
 mod alerts;
 mod breaker;
 mod dedupe;
 mod deferred;
 mod job_keys;
+mod job_model;
 mod migration;
 mod minute_counts;
 mod query_plans;
@@ -41,9 +44,11 @@ const NONE: [i64; 0] = [];
 struct TestStore {
     _folder: tempfile::TempDir,
     store: Store,
-    state: WriterState,
+    cache: WriterCache,
     /// The source of new events.
     source: SourceId,
+    /// The effects of all changes.
+    effects: Effects,
     breaker: BreakerPolicy,
     queue_limit: Option<QueueLimit>,
 }
@@ -52,15 +57,19 @@ fn test_store() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
     let handlers = ["h", "other"].map(|name| registration(name, BreakerPolicy::NEVER));
-    in_transaction(&store.conn, |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?))
-        .unwrap();
-    let mut state = WriterState::read(&store.conn, store.clock).unwrap();
-    state.now_ms = 1_000_000;
+    in_transaction(
+        &store.conn,
+        |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?.0),
+    )
+    .unwrap();
+    let mut cache = WriterCache::read(&store.conn, store.clock).unwrap();
+    cache.now_ms = 1_000_000;
     TestStore {
         _folder: folder,
         store,
-        state,
+        cache,
         source: S,
+        effects: Effects::default(),
         breaker: BreakerPolicy::NEVER,
         queue_limit: None,
     }
@@ -95,7 +104,7 @@ impl TestStore {
             reply_slot: 0,
             source: self.source,
             uid: [7; 16],
-            received_at_ms: self.state.wall_ms,
+            received_at_ms: self.cache.wall_ms,
             method: "POST".into(),
             path: "/hooks/a".into(),
             query: None,
@@ -108,9 +117,21 @@ impl TestStore {
             queue_limit: self.queue_limit.clone(),
             body_memory: None,
         };
-        let (conn, state) = (&self.store.conn, &mut self.state);
+        let (conn, cache) = (&self.store.conn, &mut self.cache);
         let mut inserts = InsertStatements::new(conn).unwrap();
-        events::insert_event(conn, state, &mut inserts, &new_event).unwrap()
+        let inserted =
+            events::insert_event(conn, cache, &self.effects, &mut inserts, &new_event).unwrap();
+        drop(inserts);
+        self.commit(inserted)
+    }
+
+    /// Does what follows a change, as the writer does.
+    fn commit<T>(&mut self, (result, mut effects): (T, Effects)) -> T {
+        let before = self.cache.counters;
+        write_last(&self.store.conn, &mut self.cache, before, &mut effects).unwrap();
+        self.cache.apply_deferred(&effects.deferred);
+        self.effects.merge(effects);
+        result
     }
 
     fn query_number(&self, sql: &str) -> i64 {
@@ -130,7 +151,8 @@ impl TestStore {
             is_probe,
             min_interval_ms: None,
         };
-        claim(&self.store.conn, &mut self.state, &request).unwrap()
+        let claimed = claim(&self.store.conn, &self.cache, &request).unwrap();
+        self.commit(claimed)
     }
 
     fn claim_ids(&mut self, max_jobs: usize) -> Vec<i64> {
@@ -154,13 +176,13 @@ impl TestStore {
         next: NextStep,
     ) -> FinishResult {
         let (outcome, is_permanent) = result;
-        let finish = AttemptRecord {
+        let record = AttemptRecord {
             claim: job.claim,
             handler: job.handler,
             source: job.source,
             outcome,
             detail: "exit 1".into(),
-            ended_at_ms: self.state.wall_ms,
+            ended_at_ms: self.cache.wall_ms,
             duration_ms: 1,
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -170,7 +192,8 @@ impl TestStore {
             breaker: self.breaker,
             crashes: 0,
         };
-        jobs::finish(&self.store.conn, &mut self.state, &finish).unwrap()
+        let finished = finish::finish(&self.store.conn, &mut self.cache, &record).unwrap();
+        self.commit(finished)
     }
 
     /// Runs the next job with this result and returns its id.
@@ -181,17 +204,21 @@ impl TestStore {
     }
 
     fn advance(&mut self, ms: i64) {
-        self.state.now_ms += ms;
-        jobs::promote(&self.store.conn, &mut self.state).unwrap();
+        self.cache.now_ms += ms;
+        let effects = transition::promote(&self.store.conn, &self.cache).unwrap();
+        self.commit(((), effects));
     }
 
     fn retry(&mut self, job: i64) -> bool {
-        jobs::requeue(&self.store.conn, &mut self.state, JobId(job), H).unwrap()
+        let retried = transition::retry(&self.store.conn, &self.cache, JobId(job)).unwrap();
+        self.commit(retried)
     }
 
     fn cancel(&mut self, job: i64) {
         let command = audit::JobCommand::Cancel { reason: "no more".into() };
-        audit::apply_command(&self.store.conn, &mut self.state, JobId(job), &command).unwrap();
+        let cancelled =
+            audit::apply_command(&self.store.conn, &self.cache, JobId(job), &command).unwrap();
+        self.commit(cancelled);
     }
 
     /// The id, state and reason of each job.

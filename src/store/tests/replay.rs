@@ -38,7 +38,7 @@ fn each_replay_has_its_own_number_and_its_jobs_belong_to_their_events() {
     let mut db = test_store();
     db.insert_event(vec![(H, plain_job())]);
     db.insert_event(vec![]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     for _ in 0..2 {
         let mut replay = Replay::new(&db.store, audit_entry());
         replay.insert_jobs(&[planned(1, vec![(H, plain_job())])]).unwrap();
@@ -58,7 +58,7 @@ fn each_replay_has_its_own_number_and_its_jobs_belong_to_their_events() {
 fn between_two_transactions_the_lock_is_free_for_a_while() {
     let mut db = test_store();
     db.insert_event(vec![]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     let started_at = std::time::Instant::now();
     let mut replay = Replay::new(&db.store, audit_entry());
     for _ in 0..4 {
@@ -76,10 +76,10 @@ fn jobs_of_a_replay_bypass_unique_by_and_neither_supersede_nor_are_superseded() 
         ..JobKeys::default()
     };
     db.insert_event(vec![(H, JobSpec::Event(keys.clone()))]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     let mut replay = Replay::new(&db.store, audit_entry());
     replay.insert_jobs(&[planned(1, vec![(H, JobSpec::Event(keys.clone()))])]).unwrap();
-    db.state.reload(&db.store.conn).unwrap();
+    db.cache.reload(&db.store.conn).unwrap();
     assert_eq!(db.job_lines(), ["1 ready", "2 ready"]);
     db.insert_event(vec![(H, JobSpec::Event(JobKeys { unique: None, ..keys }))]);
     assert_eq!(db.job_lines(), ["1 cancelled: superseded by job 3", "2 ready", "3 ready"]);
@@ -89,7 +89,7 @@ fn jobs_of_a_replay_bypass_unique_by_and_neither_supersede_nor_are_superseded() 
 fn a_missing_event_is_reported_and_the_others_are_replayed() {
     let mut db = test_store();
     db.insert_event(vec![]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     let mut replay = Replay::new(&db.store, audit_entry());
     replay
         .insert_jobs(&[planned(9, vec![(H, plain_job())]), planned(1, vec![(H, plain_job())])])
@@ -101,7 +101,7 @@ fn a_missing_event_is_reported_and_the_others_are_replayed() {
 fn an_event_without_its_body_counts_as_missing() {
     let mut db = test_store();
     db.insert_event(vec![]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     // A later version may delete bodies.
     let conn = db.conn();
     conn.execute_batch(
@@ -146,7 +146,7 @@ impl ItemSource for Slow {
 fn the_lock_is_released_between_items_and_an_interruption_leaves_the_correct_count() {
     let mut db = test_store();
     db.insert_event(vec![]);
-    db.state.write_counters(&db.store.conn).unwrap();
+    db.cache.write_counters(&db.store.conn).unwrap();
     let mut replay = Replay::new(&db.store, audit_entry());
     assert!(replay.insert_jobs(&[planned(1, vec![(H, JobSpec::Items(Arc::new(Slow)))])]).is_err());
     assert_eq!(query_numbers(&db, "SELECT item FROM jobs"), [1, 2, 3]);

@@ -3,13 +3,15 @@
 
 use super::*;
 use crate::store::event_reads;
-use crate::store::reevaluate::Reevaluation;
+use crate::store::jobs::reevaluate::Reevaluation;
 
 fn reevaluate(db: &mut TestStore, specs: Option<JobSpec>) {
     let claimed = db.claim(1).remove(0);
     assert!(claimed.should_reevaluate);
     let reevaluation = Reevaluation { claimed, received_at_ms: 5, spec: specs };
-    reevaluate::apply_reevaluation(&db.store.conn, &mut db.state, &reevaluation).unwrap();
+    let effects =
+        reevaluate::apply_reevaluation(&db.store.conn, &mut db.cache, &reevaluation).unwrap();
+    db.commit(((), effects));
 }
 
 fn insert_failed_expression(db: &mut TestStore) {
@@ -82,7 +84,7 @@ fn an_item_is_stored_with_its_job_and_numbered_from_1() {
 #[test]
 fn queued_jobs_are_counted() {
     let mut db = test_store();
-    let total = |db: &TestStore| db.state.queued_changes.iter().map(|(_, jobs)| jobs).sum::<i64>();
+    let total = |db: &TestStore| db.effects.queued.iter().map(|(_, jobs)| jobs).sum::<i64>();
     db.insert_plan(JobPlan::Plain([H].into()), None);
     db.insert_event(vec![(H, ordered_job("k"))]);
     db.insert_event(vec![(H, ordered_job("k"))]);
@@ -93,7 +95,7 @@ fn queued_jobs_are_counted() {
     db.finish(&claimed[0], retry_after(1));
     db.finish(&claimed[1], dead());
     assert_eq!(total(&db), 2);
-    let counted = jobs::queued_count(db.conn(), S).unwrap();
+    let counted = jobs::queue::queued_count(db.conn(), S).unwrap();
     assert_eq!(counted, 2, "the count of the database agrees");
 }
 

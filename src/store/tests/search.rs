@@ -2,6 +2,7 @@
 //! writes rows.
 
 use super::*;
+use crate::domain::job::PublicState;
 use crate::store::block_index::BLOCK_BITS;
 use crate::store::queries::{Selector, TailFilter, list_jobs, query};
 use crate::store::search::{
@@ -24,13 +25,13 @@ const NONE_LEFT: SearchTime = SearchTime { find: Duration::ZERO, count: Duration
 fn filled_store() -> TestStore {
     let mut test = test_store();
     let handlers = ["h", "other", "none"].map(|name| registration(name, BreakerPolicy::NEVER));
-    registry::register(test.conn(), &["a".into(), "b".into()], &handlers, 0).unwrap();
+    let _ = registry::register(test.conn(), &["a".into(), "b".into()], &handlers, 0).unwrap();
     test.conn().execute_batch("BEGIN").unwrap();
-    let start_ms = test.state.wall_ms - 4 * DAY_MS;
+    let start_ms = test.cache.wall_ms - 4 * DAY_MS;
     for event in 0..EVENTS {
         let is_ahead = (EVENTS / 2..EVENTS / 2 + 50).contains(&event);
         let jump_ms = if is_ahead { 365 * DAY_MS } else { 0 };
-        test.state.wall_ms = start_ms + event * (4 * DAY_MS / EVENTS) + jump_ms;
+        test.cache.wall_ms = start_ms + event * (4 * DAY_MS / EVENTS) + jump_ms;
         test.source = if event % 1500 == 7 { B } else { S };
         let plain = |handler| (handler, JobSpec::Event(JobKeys::default()));
         let specs = match event % 900 {
@@ -53,7 +54,7 @@ fn filled_store() -> TestStore {
             _ => test.finish(&job, NextStep::Succeeded),
         };
     }
-    let cancelled = test.state.counters.job - 40;
+    let cancelled = test.cache.counters.job - 40;
     test.cancel(cancelled);
     let dead: i64 = test.query_number("SELECT min(id) FROM jobs WHERE state = 4");
     assert!(test.retry(dead));
@@ -66,8 +67,8 @@ fn selectors(test: &TestStore) -> Vec<Selector> {
     let names =
         |names: [&str; 3]| names.map(|name| Some(name.to_owned()).filter(|_| !name.is_empty()));
     let start_ms = test.query_number("SELECT min(received_at) FROM events");
-    let states = JobState::ALL.into_iter().map(Some).chain([None]);
-    let states: Vec<Option<JobState>> = states.collect();
+    let states = PublicState::ALL.into_iter().map(Some).chain([None]);
+    let states: Vec<Option<PublicState>> = states.collect();
     let ranges = [
         (None, None),
         (Some(start_ms + DAY_MS), Some(start_ms + DAY_MS + 3_600_000)),
@@ -146,7 +147,7 @@ fn a_search_finds_the_same_outcomes_as_a_read_of_all_rows() {
         );
         // Without time, the search reads one block, and then the jobs of the state.
         let found = search_outcomes_within(conn, &filter, 0, 20, NONE_LEFT).unwrap();
-        if !matches!(filter.state, None | Some(JobState::Succeeded)) {
+        if !matches!(filter.state, None | Some(PublicState::Succeeded)) {
             assert_eq!((first_column(&found), found.end), (all, None), "{filter:?}");
         }
     }
@@ -159,7 +160,7 @@ fn a_search_that_ends_early_says_how_far_back_it_has_read() {
     let text = Selector { detail: Some("no such text".into()), ..Selector::default() };
     let found = search_jobs_within(conn, &text, 20, 0, NONE_LEFT).unwrap();
     let end = found.end.unwrap();
-    assert_eq!(end.id, test.state.counters.job >> BLOCK_BITS << BLOCK_BITS);
+    assert_eq!(end.id, test.cache.counters.job >> BLOCK_BITS << BLOCK_BITS);
     assert!(end.at_ms.is_some());
     // A list that is full is complete. Only the number of the other rows may be open.
     let found = search_jobs_within(conn, &Selector::default(), 1, 0, NONE_LEFT).unwrap();
@@ -175,8 +176,8 @@ fn the_block_index_has_each_row_after_a_rollback() {
     for statement in ["BEGIN", "ROLLBACK"] {
         test.conn().execute_batch(statement).unwrap();
         if statement == "ROLLBACK" {
-            test.state.discard_effects();
-            test.state.reload(&test.store.conn).unwrap();
+            test.cache.forget_known_rows();
+            test.cache.reload(&test.store.conn).unwrap();
         }
         test.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
     }

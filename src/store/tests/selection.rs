@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::domain::id_set::IdRanges;
+use crate::domain::job::PublicState;
 use crate::store::audit::JobCommand;
 use crate::store::queries::Selector;
 use crate::store::selection::{BulkProgress, OnProgress, select_events, select_jobs};
@@ -38,9 +39,9 @@ fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
     assert_eq!(events(&db, &all, &some(3..=i64::MAX)), []);
     assert_eq!(events(&db, &Selector { source: Some("x".into()), ..all.clone() }, &every), []);
     let by_state = |state| Selector { state: Some(state), ..Selector::default() };
-    assert_eq!(events(&db, &by_state(JobState::Dead), &every), [(1, Some(1))]);
-    assert_eq!(events(&db, &by_state(JobState::Queued), &every), [(1, Some(2)), (2, Some(1))]);
-    assert_eq!(events(&db, &by_state(JobState::Queued), &some(1..=1)), [(1, Some(2))]);
+    assert_eq!(events(&db, &by_state(PublicState::Dead), &every), [(1, Some(1))]);
+    assert_eq!(events(&db, &by_state(PublicState::Queued), &every), [(1, Some(2)), (2, Some(1))]);
+    assert_eq!(events(&db, &by_state(PublicState::Queued), &some(1..=1)), [(1, Some(2))]);
 }
 
 #[test]
@@ -50,13 +51,19 @@ fn jobs_are_selected_in_many_reads_by_id_and_state() {
     db.conn()
         .execute_batch(&format!(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {JOBS})
-             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
-               SELECT i, i, 1, 1, CASE i % 100 WHEN 0 THEN 4 ELSE 3 END, 0, 0 FROM n"
+             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at, reason)
+               SELECT i, i, 1, 1, CASE i % 100 WHEN 0 THEN 4 ELSE 3 END, 0, 0, 0, '' FROM n"
         ))
         .unwrap();
     let select = |ids: IdRanges, on_progress: &mut OnProgress<'_>| {
-        let states = JobCommand::Retry.states();
-        select_jobs(db.conn(), &Selector::default(), &ids, states, on_progress).unwrap()
+        select_jobs(
+            db.conn(),
+            &Selector::default(),
+            &ids,
+            JobCommand::Retry.condition(),
+            on_progress,
+        )
+        .unwrap()
     };
     let mut reads = Vec::new();
     let found = select(IdRanges::default(), &mut |progress| {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::deferred::{BacklogTask, FailedTask, RowBudget, TaskProgress};
-use super::super::writer_state::WriterState;
+use super::super::effects::Effects;
+use super::super::writer_cache::WriterCache;
 use crate::domain::SourceId;
 
 /// Target duration of a transaction, its commit included.
@@ -85,14 +86,20 @@ impl Backlog {
     }
 
     /// Does a part of the tasks in the open transaction.
-    pub fn step(&mut self, conn: &Connection, state: &mut WriterState) -> rusqlite::Result<()> {
-        let Some(&key) = self.ready_queues.front() else { return Ok(()) };
-        let Some(queue) = self.queues.get(&key) else { return Ok(()) };
+    pub fn step(
+        &mut self,
+        conn: &Connection,
+        cache: &mut WriterCache,
+    ) -> rusqlite::Result<Effects> {
+        let mut effects = Effects::default();
+        let Some(&key) = self.ready_queues.front() else { return Ok(effects) };
+        let Some(queue) = self.queues.get(&key) else { return Ok(effects) };
         let deadline = Instant::now() + MAX_ROWS_TIME;
         let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, deadline };
         let step = self.step.insert(BacklogStep { key, ended: 0, progress: None });
         for task in queue {
-            let progress = task.step(conn, state, &mut budget)?;
+            let (progress, changes) = task.step(conn, cache, &mut budget)?;
+            effects.merge(changes);
             if !progress.has_ended() {
                 step.progress = Some(progress);
                 break;
@@ -102,7 +109,7 @@ impl Backlog {
                 break;
             }
         }
-        Ok(())
+        Ok(effects)
     }
 
     /// Records that the transaction is on disk after `elapsed`. Returns the source, and how many of

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::super::effects::Effects;
 use super::super::events::InsertReply;
 use super::super::handle::{Health, WriteRequest, WriterMessage};
 use super::super::open_files::{FileChange, with_suffix};
@@ -35,7 +36,7 @@ impl Writer {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
-        self.observer.store_failed(&reason);
+        (self.on_broken)(&reason);
         // The process must exit by this error: a stop that is in progress must not report success.
         std::thread::sleep(Duration::from_secs(5));
     }
@@ -48,7 +49,8 @@ impl Writer {
             self.collect(message, &mut group);
         }
         self.fail_group(&mut group);
-        let written = self.transaction(&[], &mut Vec::new(), Isolation::Savepoints);
+        let written =
+            self.transaction(&[], &mut Vec::new(), &mut Effects::default(), Isolation::Savepoints);
         if let Err(e) = written {
             log::warn!(
                 "{} outcomes could not be saved ({e}): their jobs run again",

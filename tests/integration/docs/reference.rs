@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use hooktrail::config;
-use hooktrail::domain::{JobState, Outcome};
+use hooktrail::domain::Outcome;
+use hooktrail::domain::job::PublicState;
 
 use super::{code, code_spans, new_database, page, rows};
 
@@ -64,7 +65,7 @@ fn the_state_diagram_names_the_states_of_a_job_and_no_others() {
     });
     let drawn: BTreeSet<&str> =
         transitions.flat_map(|(from, to)| [from.trim(), to.trim()]).collect();
-    let states = JobState::ALL.map(JobState::name);
+    let states = PublicState::ALL.map(PublicState::name);
     let expected: BTreeSet<&str> = states.into_iter().chain(["[*]"]).collect();
     assert_eq!(drawn, expected);
     assert_eq!(first_cells(section(&page, "## States")), states, "table of states");
@@ -86,8 +87,24 @@ fn the_table_of_transitions_has_the_arrows_of_the_state_diagram() {
     assert_eq!(listed, arrows);
 }
 
+#[test]
+fn the_diagram_of_the_stored_states_is_that_of_the_code() {
+    let page = page("docs/job-lifecycle.md");
+    let shown = section(&page, "## Stored states").split("```text\n").nth(1).unwrap();
+    let code = std::fs::read_to_string("src/domain/job.rs").unwrap();
+    let written = code.split("/// ```text\n").nth(1).unwrap().split("/// ```").next().unwrap();
+    let written =
+        written.lines().map(|line| line.trim_start_matches("///").trim_start_matches(' '));
+    let shown = shown.split("```").next().unwrap().lines().map(str::trim_start);
+    let normalise = |text: &str| text.trim_start().to_lowercase();
+    assert_eq!(
+        shown.map(normalise).collect::<Vec<_>>(),
+        written.map(normalise).collect::<Vec<_>>()
+    );
+}
+
 fn is_state(name: &str) -> bool {
-    JobState::ALL.into_iter().any(|state| state.name() == name)
+    PublicState::ALL.into_iter().any(|state| state.name() == name)
 }
 
 #[test]

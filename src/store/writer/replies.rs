@@ -1,27 +1,28 @@
-//! Notifications after a group: replies to intake, and calls of the observer.
+//! What follows the commit of a group: replies to intake, jobs that start, counts.
 
 use super::super::breaker;
 use super::super::deferred::BacklogTask;
+use super::super::effects::Effects;
 use super::super::events::InsertReply;
 use super::super::handle::WriteRequest;
-use super::super::jobs::FinishResult;
 use super::super::operation::{Operation, OperationResult};
 use super::{MAX_GROUP_OPS, Writer};
 
 impl Writer {
-    /// Notifies all who wait for a committed group. `retried` holds the operations that were
-    /// written before the group.
-    pub(super) fn notify_observers(
+    /// Replies to all who wait for a committed group, and starts its claimed jobs. `retried` holds the
+    /// operations that were written before the group.
+    pub(super) fn send_replies(
         &mut self,
         retried: Vec<Operation>,
         group: &mut Vec<WriteRequest>,
         results: Vec<OperationResult>,
+        effects: &Effects,
     ) {
         // The counts come before the replies: an event that is confirmed must be counted.
-        self.publish_counts();
+        self.publish_counts(effects);
         let mut results = results.into_iter();
         for (op, result) in retried.into_iter().zip(results.by_ref()) {
-            self.notify(op, result);
+            self.complete(op, result);
         }
         for write in group.drain(..) {
             match write {
@@ -40,80 +41,72 @@ impl Writer {
                 }
                 WriteRequest::Operation(op) => {
                     if let Some(result) = results.next() {
-                        self.notify(op, result);
+                        self.complete(op, result);
                     }
                 }
             }
         }
         // The plans must be stored before the expander looks.
-        if self.state.has_deferral_changed() {
-            self.deferrals.set_counts(&self.state.deferred);
+        if !effects.deferred.is_empty() {
+            self.cache.apply_deferred(&effects.deferred);
+            self.deferrals.set_counts(&self.cache.deferred);
         }
-        self.publish_job_changes();
+        self.publish_job_changes(effects);
     }
 
     /// Publishes the number of queued jobs and the activity of the sources.
-    pub(super) fn publish_counts(&mut self) {
-        for (source, jobs) in self.state.queued_changes.drain(..) {
+    pub(super) fn publish_counts(&self, effects: &Effects) {
+        for &(source, jobs) in &effects.queued {
             self.recount.counters.add(source, jobs);
         }
-        let now_ms = self.state.now_ms;
-        if !self.state.active_sources.is_empty() {
+        let now_ms = self.cache.now_ms;
+        if !effects.active_sources.is_empty() {
             self.recount
                 .counters
-                .set_last_seen(self.state.active_sources.drain(..).map(|source| (source, now_ms)));
+                .set_last_seen(effects.active_sources.iter().map(|source| (*source, now_ms)));
         }
     }
 
-    /// Publishes ready and scheduled jobs and changed circuit breakers to the observer, and adds
-    /// new tasks to the backlog.
-    pub(super) fn publish_job_changes(&mut self) {
-        for retry in self.state.dead_job_retries.drain(..) {
+    /// Reports ready and scheduled jobs and changed circuit breakers to the scheduler, and adds new tasks
+    /// to the backlog.
+    pub(super) fn publish_job_changes(&mut self, effects: &Effects) {
+        for &retry in &effects.dead_job_retries {
             self.backlog.push(BacklogTask::retry_dead_jobs(retry));
         }
-        for handler in self.state.changed_breakers.drain(..) {
-            let breaker = self.state.breakers.get(&handler).copied().unwrap_or_default();
-            self.observer.breaker_changed(handler, breaker.open_until_ms);
-        }
-        for dead_job in self.state.dead_jobs.drain(..) {
-            self.observer.job_died(dead_job);
-        }
-        if let Some(due_ms) = self.state.next_due_ms.take() {
-            self.observer.job_scheduled(due_ms);
-        }
-        if !self.state.ready_counts.is_empty() {
-            self.observer.jobs_ready(&self.state.ready_counts);
-            self.state.ready_counts.clear();
-        }
+        effects.dead_jobs.iter().for_each(&self.on_dead_job);
+        self.jobs.apply_effects(effects);
     }
 
-    fn notify(&mut self, op: Operation, result: OperationResult) {
+    fn complete(&mut self, op: Operation, result: OperationResult) {
         match (result, op) {
             (OperationResult::Claimed { request, jobs }, _) => {
-                self.observer.jobs_claimed(request, jobs)
+                let unstarted = self.jobs.start_claimed(&request, jobs);
+                let records = unstarted.into_iter().map(Box::new);
+                self.retry_queue.extend(records.map(Operation::Finish));
             }
-            (OperationResult::Finished { handler, result }, _) => {
-                self.observer.attempt_finished(handler, result)
-            }
-            (OperationResult::Promoted { next_due_ms }, _) => self.observer.next_due(next_due_ms),
+            (OperationResult::Promoted { next_due_ms }, _) => self.jobs.set_due(next_due_ms),
             (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
             // The database rejected this claim alone.
-            (OperationResult::Nothing, Operation::Claim(request)) => {
-                self.observer.jobs_claimed(request, Vec::new())
+            (OperationResult::Rejected, Operation::Claim(request)) => {
+                self.jobs.start_claimed(&request, Vec::new());
             }
-            (OperationResult::Nothing, Operation::Reevaluate(reevaluation)) => {
+            (OperationResult::Rejected, Operation::Reevaluate(reevaluation)) => {
                 // The job must not stay running: a person sees this record of the failure.
                 self.retry_queue.push(Operation::Finish(Box::new(
-                    reevaluation.write_failed_record(self.state.wall_ms),
+                    reevaluation.write_failed_record(self.cache.wall_ms),
                 )));
             }
-            (OperationResult::Nothing, Operation::Finish(record)) => {
-                breaker::probe_inconclusive(&mut self.state, record.handler, record.is_probe);
-                self.observer.attempt_finished(record.handler, FinishResult::Stale);
+            (OperationResult::Rejected, Operation::Finish(record)) => {
+                let mut effects = Effects::default();
+                breaker::end_probe(&self.cache, record.handler, record.is_probe, &mut effects);
+                self.jobs.apply_effects(&effects);
             }
-            (OperationResult::Inserted(_) | OperationResult::Nothing, _) => {}
+            (
+                OperationResult::Inserted(_) | OperationResult::Done | OperationResult::Rejected,
+                _,
+            ) => {}
         }
     }
 
@@ -129,7 +122,7 @@ impl Writer {
                     );
                 }
                 WriteRequest::Operation(Operation::Claim(request)) => {
-                    self.observer.claim_failed(request)
+                    self.jobs.record_failed_claim(&request)
                 }
                 WriteRequest::Operation(
                     op @ (Operation::Finish(_)
@@ -145,7 +138,7 @@ impl Writer {
                         self.retry_queue.push(op);
                     }
                 }
-                // After `store_recovered` the dispatcher repeats its requests. A caller that
+                // A promotion is repeated when the database can be written again. A caller that
                 // registers or recounts finds its channel closed and reports that. An alert stays
                 // recorded, and its event is created later.
                 WriteRequest::Operation(

@@ -1,0 +1,692 @@
+//! Every change of a job's state (`domain::job`), with what follows from it: the next job of the ordering
+//! key, queue lengths, wake-ups, alerts. No other file writes `jobs.state` or names its numbers; other
+//! queries use the conditions below.
+//!
+//! Each function returns its [`Effects`]. A change that is not possible in the job's present state changes
+//! nothing.
+
+use const_format::formatcp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+
+use super::super::effects::{AlertCondition, Effects};
+use super::super::writer_cache::WriterCache;
+use super::{AttemptRecord, ClaimedJob, CurrentClaim, FinishResult, JobOrigin, VersionKey};
+use crate::domain::job::{JobState, PublicState};
+use crate::domain::job_plan::{DebounceKey, KeyHash};
+use crate::domain::{Claim, EventId, HandlerId, JobId, NextStep, SourceId};
+
+const BLOCKED: i64 = JobState::Blocked.code();
+const READY: i64 = JobState::Ready.code();
+const SCHEDULED: i64 = JobState::Scheduled.code();
+const RUNNING: i64 = JobState::Running.code();
+const SUCCEEDED: i64 = JobState::Succeeded.code();
+const DEAD: i64 = JobState::Dead.code();
+const CANCELLED: i64 = JobState::Cancelled.code();
+const UNRELEASED: i64 = JobState::Unreleased.code();
+
+// Conditions on the column `state` of `jobs`, for the WHERE clauses of all queries. They are text, because
+// SQLite uses a partial index only if the query repeats the index's condition literally.
+
+pub(in crate::store) const IS_BLOCKED: &str = formatcp!("state = {BLOCKED}");
+pub(in crate::store) const IS_READY: &str = formatcp!("state = {READY}");
+pub(in crate::store) const IS_SCHEDULED: &str = formatcp!("state = {SCHEDULED}");
+pub(in crate::store) const IS_RUNNING: &str = formatcp!("state = {RUNNING}");
+pub(in crate::store) const IS_SUCCEEDED: &str = formatcp!("state = {SUCCEEDED}");
+pub(in crate::store) const IS_DEAD: &str = formatcp!("state = {DEAD}");
+pub(in crate::store) const IS_CANCELLED: &str = formatcp!("state = {CANCELLED}");
+pub(in crate::store) const IS_UNRELEASED: &str = formatcp!("state = {UNRELEASED}");
+
+/// In the state whose number is the first value of the query.
+pub(in crate::store) const IS_IN_STATE_1: &str = "state = ?1";
+
+/// Blocked, ready or scheduled: the condition of the index `jobs_debounce`.
+pub(in crate::store) const IS_WAITING: &str = formatcp!("state < {RUNNING}");
+
+/// Waiting or running: a part of the condition of the index `jobs_order`.
+pub(in crate::store) const IS_UNFINISHED: &str = formatcp!("state < {SUCCEEDED}");
+
+/// Blocked, ready, scheduled or unreleased: `queued` in the views.
+pub(in crate::store) const IS_QUEUED: &str =
+    formatcp!("state IN ({BLOCKED}, {READY}, {SCHEDULED}, {UNRELEASED})");
+
+/// Neither succeeded nor unreleased: the condition of the index `jobs_by_state`.
+pub(in crate::store) const IS_INDEXED: &str = formatcp!("state NOT IN ({SUCCEEDED}, {UNRELEASED})");
+
+/// Neither dead nor cancelled.
+pub(in crate::store) const IS_NOT_GIVEN_UP: &str = formatcp!("state NOT IN ({DEAD}, {CANCELLED})");
+
+/// The states that `retry` accepts.
+pub(in crate::store) const CAN_RETRY: &str =
+    formatcp!("state IN ({SCHEDULED}, {DEAD}, {CANCELLED})");
+
+/// The states that `cancel` accepts.
+pub(in crate::store) const CAN_CANCEL: &str =
+    formatcp!("state IN ({BLOCKED}, {READY}, {SCHEDULED}, {RUNNING}, {DEAD}, {UNRELEASED})");
+
+/// The name of a job's state, as views show it.
+pub(in crate::store) const STATE_NAME: &str = formatcp!(
+    "CASE state WHEN {RUNNING} THEN '{}' WHEN {SUCCEEDED} THEN '{}' WHEN {DEAD} THEN '{}'
+       WHEN {CANCELLED} THEN '{}' ELSE '{}' END",
+    PublicState::Running.name(),
+    PublicState::Succeeded.name(),
+    PublicState::Dead.name(),
+    PublicState::Cancelled.name(),
+    PublicState::Queued.name(),
+);
+
+/// Returns the condition for jobs that people see in this state.
+pub(in crate::store) const fn is_public(state: PublicState) -> &'static str {
+    match state {
+        PublicState::Queued => IS_QUEUED,
+        PublicState::Running => IS_RUNNING,
+        PublicState::Succeeded => IS_SUCCEEDED,
+        PublicState::Dead => IS_DEAD,
+        PublicState::Cancelled => IS_CANCELLED,
+    }
+}
+
+/// Returns the numbers of the stored states that people see as this one, if `jobs_by_state` has them. It has
+/// neither succeeded nor unreleased jobs.
+pub(in crate::store) fn indexed_states(state: PublicState) -> Option<Vec<i64>> {
+    let is_indexed = |stored: &JobState| {
+        stored.public() == state && !matches!(stored, JobState::Succeeded | JobState::Unreleased)
+    };
+    let states: Vec<i64> =
+        JobState::ALL.into_iter().filter(is_indexed).map(JobState::code).collect();
+    (!states.is_empty()).then_some(states)
+}
+
+/// Decodes the column `state`.
+pub(in crate::store) fn state_from(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> {
+    let code: i64 = row.get(column)?;
+    JobState::from_code(code).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, code))
+}
+
+/// The state of a new job, with the columns that belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Placement {
+    Ready,
+    Blocked,
+    /// Due after `wait_ms`, at `due_at_ms` (database clock).
+    Scheduled {
+        due_at_ms: i64,
+        wait_ms: i64,
+    },
+    Cancelled(String),
+    /// An expression of the handler failed, for this reason.
+    Dead(String),
+    /// Hidden until all jobs of the event are inserted; the reason if an expression failed.
+    Unreleased(Option<String>),
+}
+
+impl Placement {
+    const fn state(&self) -> JobState {
+        match self {
+            Self::Ready => JobState::Ready,
+            Self::Blocked => JobState::Blocked,
+            Self::Scheduled { .. } => JobState::Scheduled,
+            Self::Cancelled(_) => JobState::Cancelled,
+            Self::Dead(_) => JobState::Dead,
+            Self::Unreleased(_) => JobState::Unreleased,
+        }
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Cancelled(reason) | Self::Dead(reason) => Some(reason),
+            Self::Unreleased(failure) => failure.as_deref(),
+            Self::Ready | Self::Blocked | Self::Scheduled { .. } => None,
+        }
+    }
+
+    /// Returns true if an expression failed, so that the job has one failed attempt.
+    const fn is_failure(&self) -> bool {
+        matches!(self, Self::Dead(_) | Self::Unreleased(Some(_)))
+    }
+
+    const fn schedule(&self) -> (Option<i64>, Option<i64>) {
+        match *self {
+            Self::Scheduled { due_at_ms, wait_ms } => (Some(due_at_ms), Some(wait_ms)),
+            _ => (None, None),
+        }
+    }
+
+    /// Adds what follows from the placement itself.
+    fn add_effects(&self, effects: &mut Effects, job: i64, origin: JobOrigin) {
+        match self {
+            Self::Ready => effects.add_ready(origin.handler),
+            Self::Scheduled { due_at_ms, .. } => effects.add_due(*due_at_ms),
+            Self::Dead(_) => {
+                effects.alerts.push(AlertCondition::DeadJob(JobId(job), origin.source));
+            }
+            Self::Blocked | Self::Cancelled(_) | Self::Unreleased(_) => {}
+        }
+    }
+}
+
+/// A job to create.
+#[derive(Debug)]
+pub(in crate::store) struct NewJob<'a> {
+    pub id: i64,
+    pub origin: JobOrigin,
+    /// The number of the item, from 1.
+    pub item: Option<i64>,
+    pub ordering_key: Option<&'a KeyHash>,
+    pub version: Option<String>,
+    pub debounce_key: Option<KeyHash>,
+    pub burst_started_at_ms: Option<i64>,
+    pub placement: Placement,
+}
+
+/// Creates a job.
+pub(in crate::store) fn create(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    job: &NewJob<'_>,
+) -> rusqlite::Result<Effects> {
+    let NewJob { id, origin, placement, .. } = job;
+    let state = placement.state();
+    let (due_at, wait_ms) = placement.schedule();
+    let is_failed = i64::from(placement.is_failure());
+    // The age of an unreleased job begins when it is admitted.
+    let age_start = match state {
+        JobState::Unreleased => 0,
+        _ => cache.handler_time_ms(origin.handler),
+    };
+    conn.prepare_cached(
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
+           due_at, wait_ms, ended_at, reason, item, replay, appended_to, ordering_key, version, debounce_key,
+           burst_started_at, reevaluation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
+           nullif(?8, 0))",
+    )?
+    .execute(params![
+        id,
+        origin.event,
+        origin.handler.0,
+        origin.source.0,
+        state.code(),
+        origin.created_at_ms,
+        age_start,
+        is_failed,
+        due_at,
+        wait_ms,
+        state.is_final().then_some(cache.wall_ms),
+        placement.reason(),
+        job.item,
+        origin.replay(),
+        origin.appended_to(),
+        job.ordering_key,
+        job.version,
+        job.debounce_key,
+        job.burst_started_at_ms,
+    ])?;
+    cache.blocks.add_job(conn, origin.handler, origin.source, *id, origin.created_at_ms)?;
+    let mut effects = Effects::default();
+    if state.is_queued() && state != JobState::Unreleased {
+        effects.adjust_queued(origin.source, 1);
+    }
+    placement.add_effects(&mut effects, *id, *origin);
+    Ok(effects)
+}
+
+/// The statement that creates jobs without keys, looked up once for each group.
+pub(in crate::store) struct PlainJobInsert<'c> {
+    conn: &'c Connection,
+    insert: CachedStatement<'c>,
+}
+
+impl<'c> PlainJobInsert<'c> {
+    pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
+        let insert = conn.prepare_cached(formatcp!(
+            "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
+             VALUES (?1, ?2, ?3, ?4, {READY}, ?5, ?6)"
+        ))?;
+        Ok(Self { conn, insert })
+    }
+
+    /// Creates a ready job without keys.
+    pub fn create(
+        &mut self,
+        cache: &mut WriterCache,
+        id: i64,
+        origin: JobOrigin,
+        effects: &mut Effects,
+    ) -> rusqlite::Result<()> {
+        let JobOrigin { event, source, handler, created_at_ms, .. } = origin;
+        let age_start = cache.handler_time_ms(handler);
+        self.insert.execute(params![id, event, handler.0, source.0, created_at_ms, age_start])?;
+        cache.blocks.add_job(self.conn, handler, source, id, created_at_ms)?;
+        effects.adjust_queued(source, 1);
+        effects.add_ready(handler);
+        Ok(())
+    }
+}
+
+/// Gives an unreleased job its state. A job with an ordering key that may start is blocked first: a younger
+/// job of the key may be ready, but the older one goes first.
+pub(in crate::store) fn admit(
+    conn: &Connection,
+    cache: &WriterCache,
+    job: &NewJob<'_>,
+) -> rusqlite::Result<Effects> {
+    let NewJob { id, origin, placement, .. } = job;
+    let order = match placement {
+        Placement::Ready | Placement::Blocked => job.ordering_key,
+        _ => None,
+    };
+    let placement = if order.is_some() { &Placement::Blocked } else { placement };
+    let state = placement.state();
+    let (due_at, wait_ms) = placement.schedule();
+    conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
+           ended_at = ?7, reason = ?8 WHERE id = ?1 AND {IS_UNRELEASED}"
+    ))?
+    .execute(params![
+        id,
+        state.code(),
+        cache.handler_time_ms(origin.handler),
+        due_at,
+        wait_ms,
+        job.burst_started_at_ms,
+        state.is_final().then_some(cache.wall_ms),
+        placement.reason(),
+    ])?;
+    let mut effects = Effects::default();
+    placement.add_effects(&mut effects, *id, *origin);
+    if let Some(key) = order {
+        effects.merge(release_next(conn, origin.handler, key)?);
+    }
+    if state.is_final() {
+        effects.adjust_queued(origin.source, -1);
+    }
+    Ok(effects)
+}
+
+/// Deletes the unreleased jobs in a range of ids. Returns their number.
+pub(in crate::store) fn delete_unreleased(
+    conn: &Connection,
+    first: i64,
+    last: i64,
+) -> rusqlite::Result<usize> {
+    conn.prepare_cached(formatcp!(
+        "DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED}"
+    ))?
+    .execute([first, last])
+}
+
+/// Returns true if a job of this key is unfinished.
+pub(in crate::store) fn has_unfinished(
+    conn: &Connection,
+    handler: HandlerId,
+    key: &KeyHash,
+) -> rusqlite::Result<bool> {
+    conn.prepare_cached(formatcp!(
+        "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_order
+           WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND {IS_UNFINISHED})"
+    ))?
+    .query_row(params![handler.0, key], |row| row.get(0))
+}
+
+/// Makes the oldest unfinished job of an ordering key ready, and blocks the others. Must be called whenever
+/// a job of the key ends or is queued again.
+fn release_next(conn: &Connection, handler: HandlerId, key: &KeyHash) -> rusqlite::Result<Effects> {
+    let mut first = conn.prepare_cached(formatcp!(
+        "SELECT min(id) FROM jobs INDEXED BY jobs_order WHERE handler = ?1 AND ordering_key = ?2
+           AND ordering_key IS NOT NULL AND {IS_UNFINISHED} AND state = ?3"
+    ))?;
+    let mut oldest = |state: i64| -> rusqlite::Result<Option<i64>> {
+        first.query_row(params![handler.0, key, state], |row| row.get(0))
+    };
+    let (blocked, ready) = (oldest(BLOCKED)?, oldest(READY)?);
+    let (scheduled, running) = (oldest(SCHEDULED)?, oldest(RUNNING)?);
+    let next =
+        [blocked, ready, scheduled].into_iter().flatten().min().filter(|_| running.is_none());
+    let mut effects = Effects::default();
+    let mut set_state = conn.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?;
+    if let Some(ready) = ready
+        && next != Some(ready)
+    {
+        set_state.execute([ready, BLOCKED])?;
+    }
+    if let Some(blocked) = blocked
+        && next == Some(blocked)
+    {
+        set_state.execute([blocked, READY])?;
+        effects.add_ready(handler);
+    }
+    Ok(effects)
+}
+
+/// Releases the next job of an ordering key, or notes that a job without a key is ready.
+fn wake_queued(
+    conn: &Connection,
+    handler: HandlerId,
+    ordering_key: Option<&KeyHash>,
+    effects: &mut Effects,
+) -> rusqlite::Result<()> {
+    match ordering_key {
+        Some(key) => effects.merge(release_next(conn, handler, key)?),
+        None => effects.add_ready(handler),
+    }
+    Ok(())
+}
+
+/// Maximum number of due jobs that one transaction makes ready.
+pub(in crate::store) const MAX_PROMOTED: i64 = 500;
+
+/// Makes some due jobs ready. A job with an ordering key may have to wait for an older job of the key that
+/// was retried.
+pub(in crate::store) fn promote(
+    conn: &Connection,
+    cache: &WriterCache,
+) -> rusqlite::Result<Effects> {
+    let mut update = conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN {READY} ELSE {BLOCKED} END,
+           due_at = NULL, wait_ms = NULL
+         WHERE id IN (SELECT id FROM jobs WHERE {IS_SCHEDULED} AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
+         RETURNING handler, ordering_key"
+    ))?;
+    let due: Vec<(i64, Option<KeyHash>)> = update
+        .query_map([cache.now_ms, MAX_PROMOTED], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut effects = Effects::default();
+    for (handler, ordering_key) in due {
+        wake_queued(conn, HandlerId(handler), ordering_key.as_ref(), &mut effects)?;
+    }
+    Ok(effects)
+}
+
+/// A claimed job, with its version if it has one.
+pub(in crate::store) type VersionedClaim = (ClaimedJob, Option<VersionKey>);
+
+/// Makes the oldest ready jobs of a handler running, each with the number of its next attempt.
+pub(in crate::store) fn claim(
+    conn: &Connection,
+    cache: &WriterCache,
+    handler: HandlerId,
+    max_jobs: usize,
+) -> rusqlite::Result<(Vec<VersionedClaim>, Effects)> {
+    let mut update = conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = {RUNNING}, attempt = attempt + 1, started_at = ?3
+         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_by_state
+           WHERE {IS_READY} AND handler = ?1 AND {IS_INDEXED} ORDER BY id LIMIT ?2)
+         RETURNING id, attempt, event, source, failures, age_start, item, replay, reevaluation, version,
+           ordering_key"
+    ))?;
+    let handler_time_ms = cache.handler_time_ms(handler);
+    let max_jobs = i64::try_from(max_jobs).unwrap_or(i64::MAX);
+    let rows = update.query_map(params![handler.0, max_jobs, cache.wall_ms], |row| {
+        let claimed = ClaimedJob {
+            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
+            event: EventId(row.get(2)?),
+            source: SourceId(row.get(3)?),
+            handler,
+            failures: row.get(4)?,
+            age_ms: (handler_time_ms - row.get::<_, i64>(5)?).max(0),
+            item: row.get(6)?,
+            replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
+            should_reevaluate: row.get::<_, Option<i64>>(8)? == Some(1),
+            is_probe: false,
+        };
+        let version: Option<String> = row.get(9)?;
+        let version_key = match version {
+            Some(value) => row.get::<_, Option<KeyHash>>(10)?.map(|key| VersionKey { key, value }),
+            None => None,
+        };
+        Ok((claimed, version_key))
+    })?;
+    let claimed: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut effects = Effects::default();
+    for (job, _) in &claimed {
+        effects.adjust_queued(job.source, -1);
+    }
+    Ok((claimed, effects))
+}
+
+/// Cancels a claimed job whose version is outdated. Its attempt does not start.
+pub(in crate::store) fn outdate(
+    conn: &Connection,
+    cache: &WriterCache,
+    job: &ClaimedJob,
+    key: &KeyHash,
+    newer: JobId,
+) -> rusqlite::Result<Effects> {
+    conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
+           cancel_reason = NULL, ended_at = ?2, reason = ?3 WHERE id = ?1 AND {IS_RUNNING}"
+    ))?
+    .execute(params![job.claim.job.0, cache.wall_ms, format!("older than job {newer}")])?;
+    release_next(conn, job.handler, key)
+}
+
+/// Ends the attempt of a running job whose claim is current.
+pub(in crate::store) fn finish(
+    conn: &Connection,
+    cache: &WriterCache,
+    record: &AttemptRecord,
+    current: &CurrentClaim,
+) -> rusqlite::Result<(FinishResult, Effects)> {
+    // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
+    let mut wait_ms = None;
+    let (result, reason, failures) = match (&record.next, &current.cancel_reason) {
+        (NextStep::Succeeded, _) => (FinishResult::Ended(JobState::Succeeded), None, None),
+        (_, Some(reason)) => (FinishResult::Ended(JobState::Cancelled), Some(reason), None),
+        (NextStep::Dead(reason), None) => (FinishResult::Ended(JobState::Dead), Some(reason), None),
+        (NextStep::Retry { delay, failures }, None) => {
+            match i64::try_from(delay.as_millis()).unwrap_or(i64::MAX) {
+                0 => (FinishResult::Ready, None, Some(*failures)),
+                wait => {
+                    wait_ms = Some(wait);
+                    let due_ms = cache.now_ms.saturating_add(wait);
+                    (FinishResult::Scheduled { due_ms, wait_ms: wait }, None, Some(*failures))
+                }
+            }
+        }
+    };
+    let (state, due_at) = match result {
+        FinishResult::Ended(state) => (state, None),
+        FinishResult::Scheduled { due_ms, .. } => (JobState::Scheduled, Some(due_ms)),
+        FinishResult::Ready | FinishResult::Stale => (JobState::Ready, None),
+    };
+    let changed = conn
+        .prepare_cached(formatcp!(
+            "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
+               failures = coalesce(?6, failures), crashes = ?7, ended_at = ?8, started_at = NULL,
+               cancel_reason = NULL WHERE id = ?1 AND {IS_RUNNING}"
+        ))?
+        .execute(params![
+            record.claim.job.0,
+            state.code(),
+            reason,
+            due_at,
+            wait_ms,
+            failures,
+            record.crashes,
+            state.is_final().then_some(record.ended_at_ms),
+        ])?;
+    debug_assert_eq!(changed, 1);
+    let mut effects = Effects::default();
+    match result {
+        FinishResult::Ended(JobState::Dead) => {
+            effects.alerts.push(AlertCondition::DeadJob(record.claim.job, record.source));
+        }
+        FinishResult::Ended(_) | FinishResult::Stale => {}
+        FinishResult::Ready => effects.adjust_queued(record.source, 1),
+        FinishResult::Scheduled { due_ms, .. } => {
+            effects.adjust_queued(record.source, 1);
+            effects.add_due(due_ms);
+        }
+    }
+    if let Some(key) = &current.ordering_key {
+        effects.merge(release_next(conn, record.handler, key)?);
+    }
+    if result == FinishResult::Ready {
+        effects.add_ready(record.handler);
+    }
+    Ok((result, effects))
+}
+
+/// What becomes of a job whose expressions were evaluated again.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) enum Reevaluated<'a> {
+    /// It runs, with these keys.
+    Wanted { ordering_key: Option<&'a KeyHash>, version: Option<&'a str> },
+    /// It is cancelled for this reason, and a retry evaluates it again.
+    NotWanted { reason: &'a str },
+    /// It is cancelled for this reason, because other jobs replace it.
+    Replaced { reason: &'a str },
+}
+
+/// Ends the evaluation of a claimed job. It was no attempt.
+pub(in crate::store) fn reevaluate(
+    conn: &Connection,
+    cache: &WriterCache,
+    job: &ClaimedJob,
+    result: Reevaluated<'_>,
+) -> rusqlite::Result<Effects> {
+    let (reason, code) = match result {
+        Reevaluated::Wanted { ordering_key, version } => {
+            let state = if ordering_key.is_some() { BLOCKED } else { READY };
+            conn.prepare_cached(formatcp!(
+                "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL,
+                   reevaluation = NULL, ordering_key = ?3, version = ?4 WHERE id = ?1 AND {IS_RUNNING}"
+            ))?
+            .execute(params![job.claim.job.0, state, ordering_key, version])?;
+            let mut effects = Effects::default();
+            effects.adjust_queued(job.source, 1);
+            wake_queued(conn, job.handler, ordering_key, &mut effects)?;
+            return Ok(effects);
+        }
+        Reevaluated::NotWanted { reason } => (reason, 1),
+        Reevaluated::Replaced { reason } => (reason, 2),
+    };
+    conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
+           cancel_reason = NULL, ended_at = ?2, reason = ?3, reevaluation = ?4
+         WHERE id = ?1 AND {IS_RUNNING}"
+    ))?
+    .execute(params![job.claim.job.0, cache.wall_ms, reason, code])?;
+    Ok(Effects::default())
+}
+
+/// Cancels the older waiting jobs of a debounce key. Returns when the burst began.
+pub(in crate::store) fn supersede(
+    conn: &Connection,
+    cache: &WriterCache,
+    handler: HandlerId,
+    debounce: DebounceKey,
+    newer_job: i64,
+) -> rusqlite::Result<(i64, Effects)> {
+    let mut cancel = conn.prepare_cached(formatcp!(
+        "UPDATE jobs SET state = {CANCELLED}, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
+         WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
+           AND debounce_key = ?2 AND debounce_key IS NOT NULL AND {IS_WAITING} AND id < ?3)
+         RETURNING source, ordering_key, burst_started_at, attempt"
+    ))?;
+    let reason = format!("superseded by job {newer_job}");
+    let cancelled: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = cancel
+        .query_map(params![handler.0, debounce.key, newer_job, reason, cache.wall_ms], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let (mut started_at_ms, mut effects) = (cache.now_ms, Effects::default());
+    for (source, ordering_key, burst_started_at, attempt) in cancelled {
+        effects.adjust_queued(SourceId(source), -1);
+        // A job that has run belongs to an earlier burst.
+        if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
+            started_at_ms = started_at_ms.min(at);
+        }
+        if let Some(key) = ordering_key {
+            effects.merge(release_next(conn, handler, &key)?);
+        }
+    }
+    Ok((started_at_ms, effects))
+}
+
+/// The columns that `retry` and `cancel` need.
+struct StoredJob {
+    state: JobState,
+    source: SourceId,
+    handler: HandlerId,
+    ordering_key: Option<KeyHash>,
+}
+
+fn load_job(conn: &Connection, job: JobId) -> rusqlite::Result<Option<StoredJob>> {
+    conn.prepare_cached("SELECT state, source, handler, ordering_key FROM jobs WHERE id = ?1")?
+        .query_row([job.0], |row| {
+            Ok(StoredJob {
+                state: state_from(row, 0)?,
+                source: SourceId(row.get(1)?),
+                handler: HandlerId(row.get(2)?),
+                ordering_key: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+/// Cancels a queued job, or dismisses a dead one. A running job gets the reason, and is cancelled when its
+/// attempt ends. Returns whether that changed anything.
+pub(in crate::store) fn cancel(
+    conn: &Connection,
+    cache: &WriterCache,
+    job: JobId,
+    reason: &str,
+) -> rusqlite::Result<(bool, Effects)> {
+    let mut effects = Effects::default();
+    let Some(stored) = load_job(conn, job)? else { return Ok((false, effects)) };
+    if stored.state == JobState::Running {
+        conn.prepare_cached("UPDATE jobs SET cancel_reason = ?2 WHERE id = ?1")?
+            .execute(params![job.0, reason])?;
+        return Ok((true, effects));
+    }
+    // `ended_at` of a dead job stays.
+    let changed = conn
+        .prepare_cached(formatcp!(
+            "UPDATE jobs SET state = {CANCELLED}, reason = ?2, ended_at = coalesce(ended_at, ?3),
+               due_at = NULL, wait_ms = NULL WHERE id = ?1 AND {CAN_CANCEL}"
+        ))?
+        .execute(params![job.0, reason, cache.wall_ms])?;
+    if changed == 0 {
+        return Ok((false, effects));
+    }
+    if stored.state.is_queued() {
+        effects.adjust_queued(stored.source, -1);
+    }
+    if let Some(key) = &stored.ordering_key {
+        effects.merge(release_next(conn, stored.handler, key)?);
+    }
+    Ok((true, effects))
+}
+
+/// Queues a job again with fresh attempts and the same idempotency key, unless other jobs have replaced it.
+/// It supersedes no other job, and no job supersedes it. Returns whether the job will run.
+pub(in crate::store) fn retry(
+    conn: &Connection,
+    cache: &WriterCache,
+    job: JobId,
+) -> rusqlite::Result<(bool, Effects)> {
+    let mut effects = Effects::default();
+    let Some(stored) = load_job(conn, job)? else { return Ok((false, effects)) };
+    // The only unfinished job of its key needs no look at the others.
+    let blocking_key = match &stored.ordering_key {
+        Some(key) if has_unfinished(conn, stored.handler, key)? => Some(key),
+        _ => None,
+    };
+    let state = if blocking_key.is_some() { JobState::Blocked } else { JobState::Ready };
+    let changed = conn
+        .prepare_cached(formatcp!(
+            "UPDATE jobs SET state = ?3, age_start = ?2, failures = 0, crashes = 0, due_at = NULL,
+               wait_ms = NULL, ended_at = NULL, reason = NULL, debounce_key = NULL
+             WHERE id = ?1 AND {CAN_RETRY} AND reevaluation IS NOT 2"
+        ))?
+        .execute(params![job.0, cache.handler_time_ms(stored.handler), state.code()])?;
+    if changed == 0 {
+        return Ok((false, effects));
+    }
+    if !stored.state.is_queued() {
+        effects.adjust_queued(stored.source, 1);
+    }
+    wake_queued(conn, stored.handler, blocking_key, &mut effects)?;
+    Ok((true, effects))
+}

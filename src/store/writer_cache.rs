@@ -1,0 +1,235 @@
+//! What the writer caches between transactions, so that inserting an event needs no reads: counters,
+//! pauses, circuit breakers, conditions of sources and known addresses.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::block_index::BlockIndex;
+use crate::clock::MonotonicClock;
+use crate::domain::breaker::BreakerState;
+use crate::domain::{self, HandlerId, SourceId};
+
+/// The highest ids assigned so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub event: i64,
+    pub job: i64,
+    pub attempt: i64,
+    pub replay: i64,
+}
+
+/// How long a handler's clock was stopped. Its jobs do not age meanwhile. Times are on the database
+/// clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct IdleTime {
+    total_ms: i64,
+    since_ms: Option<i64>,
+    is_paused: bool,
+}
+
+impl IdleTime {
+    /// Returns the handler's clock at `now_ms`.
+    fn handler_time_ms(self, now_ms: i64) -> i64 {
+        now_ms - self.total_ms - self.since_ms.map_or(0, |since_ms| (now_ms - since_ms).max(0))
+    }
+}
+
+/// Reads the columns `consecutive_failures`, `breaker_open_until` and `breaker_alerted`.
+pub(super) fn read_breaker(row: &Row<'_>) -> rusqlite::Result<BreakerState> {
+    Ok(BreakerState {
+        consecutive_failures: row.get(0)?,
+        open_until_ms: row.get(1)?,
+        is_alerted: row.get(2)?,
+    })
+}
+
+/// The alert conditions of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SourceStatus {
+    pub has_accepted: bool,
+    pub is_silent: bool,
+    pub is_rejecting: bool,
+}
+
+/// The writer's cache, and the time of its current transaction. It is reloaded when another process has
+/// changed the database, and after each rollback.
+#[derive(Clone, Debug)]
+pub struct WriterCache {
+    pub clock: MonotonicClock,
+    /// Database clock, as of this transaction.
+    pub now_ms: i64,
+    /// Wall clock, as of this transaction.
+    pub wall_ms: i64,
+    pub counters: Counters,
+    idle: HashMap<HandlerId, IdleTime>,
+    /// The circuit breaker of each handler.
+    pub breakers: HashMap<HandlerId, BreakerState>,
+    known_ips: HashSet<String>,
+    pub(super) rejection_rows: i64,
+    /// The source `hooktrail`, if a handler subscribes to it.
+    pub(super) alert_source: Option<SourceId>,
+    pub(super) source_status: HashMap<SourceId, SourceStatus>,
+    /// The number of events of each source whose jobs are not all inserted and released, as of the last
+    /// commit. While it is not zero, the jobs of the source's newer events come after those. Other sources
+    /// have no entry.
+    pub(super) deferred: HashMap<SourceId, usize>,
+    pub(super) blocks: BlockIndex,
+    /// The minute whose old counts are deleted.
+    pub(super) pruned_minute: i64,
+}
+
+/// How many accepted addresses are cached. The cache saves a write for each event.
+const MAX_KNOWN_IPS: usize = 10_000;
+
+impl WriterCache {
+    /// Loads the cache before the first operation.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub fn read(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<Self> {
+        let mut cache = Self {
+            clock,
+            now_ms: clock.now_ms(),
+            wall_ms: crate::clock::wall_ms(),
+            counters: Counters::default(),
+            idle: HashMap::new(),
+            breakers: HashMap::new(),
+            known_ips: HashSet::new(),
+            rejection_rows: 0,
+            alert_source: None,
+            source_status: HashMap::new(),
+            deferred: HashMap::new(),
+            blocks: BlockIndex::default(),
+            pruned_minute: 0,
+        };
+        cache.reload(conn)?;
+        Ok(cache)
+    }
+
+    /// Reloads everything that another process may have changed.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub fn reload(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.counters = conn
+            .prepare_cached("SELECT event, job, attempt, replay FROM counters")?
+            .query_row([], |row| {
+                let (event, job) = (row.get(0)?, row.get(1)?);
+                Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
+            })?;
+        self.rejection_rows =
+            conn.query_row("SELECT count(*) FROM rejected_requests", [], |row| row.get(0))?;
+        self.reload_config_tables(conn)
+    }
+
+    /// Reloads everything that a new configuration may have changed.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(super) fn reload_config_tables(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.reload_handlers(conn)?;
+        self.alert_source = conn
+            .prepare_cached("SELECT value FROM meta WHERE name = 'alerts'")?
+            .query_row([], |row| row.get::<_, Option<i64>>(0))
+            .optional()?
+            .flatten()
+            .map(SourceId);
+        let mut select = conn.prepare_cached(
+            "SELECT id, has_accepted IS NOT NULL, is_silent IS NOT NULL, is_rejecting IS NOT NULL
+             FROM sources",
+        )?;
+        let rows = select.query_map([], |row| {
+            let (has_accepted, is_silent, is_rejecting) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((SourceId(row.get(0)?), SourceStatus { has_accepted, is_silent, is_rejecting }))
+        })?;
+        self.source_status = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Reloads how long handlers were paused, and the state of their circuit breakers.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(super) fn reload_handlers(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let mut select = conn.prepare_cached(
+            "SELECT consecutive_failures, breaker_open_until, breaker_alerted, id, idle_ms, idle_since,
+               paused FROM handlers",
+        )?;
+        let mut rows = select.query([])?;
+        self.idle.clear();
+        self.breakers.clear();
+        while let Some(row) = rows.next()? {
+            let handler = HandlerId(row.get(3)?);
+            let idle =
+                IdleTime { total_ms: row.get(4)?, since_ms: row.get(5)?, is_paused: row.get(6)? };
+            self.idle.insert(handler, idle);
+            self.breakers.insert(handler, read_breaker(row)?);
+        }
+        Ok(())
+    }
+
+    /// Saves the counters. Called once for each transaction.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn write_counters(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let Counters { event, job, attempt, replay } = self.counters;
+        conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4")?
+            .execute(params![event, job, attempt, replay])?;
+        Ok(())
+    }
+
+    /// Returns the handler's clock. It stops while the handler is paused or its circuit breaker is
+    /// open.
+    pub fn handler_time_ms(&self, handler: HandlerId) -> i64 {
+        self.idle.get(&handler).copied().unwrap_or_default().handler_time_ms(self.now_ms)
+    }
+
+    pub(super) fn is_paused(&self, handler: HandlerId) -> bool {
+        self.idle.get(&handler).is_some_and(|idle| idle.is_paused)
+    }
+
+    pub(super) fn breaker(&self, handler: HandlerId) -> BreakerState {
+        self.breakers.get(&handler).copied().unwrap_or_default()
+    }
+
+    /// Returns true if jobs of this source cause alerts: a handler subscribes to alerts, and the source is
+    /// not the one of the alerts.
+    pub(super) fn should_alert(&self, source: SourceId) -> bool {
+        self.alert_source.is_some_and(|alert_source| alert_source != source)
+    }
+
+    /// Remembers that an address had an event accepted.
+    pub(super) fn remember_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
+        // Events of the source `hooktrail` have no address.
+        let network = domain::client_network(ip);
+        if ip.is_empty() || self.known_ips.contains(&*network) {
+            return Ok(());
+        }
+        conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?
+            .execute([&*network])?;
+        if self.known_ips.len() >= MAX_KNOWN_IPS {
+            self.known_ips.clear();
+        }
+        self.known_ips.insert(network.into_owned());
+        Ok(())
+    }
+
+    /// Forgets which addresses and blocks are known. After a rollback, they may not be in the database.
+    pub(super) fn forget_known_rows(&mut self) {
+        self.known_ips.clear();
+        self.blocks.clear();
+    }
+
+    /// Applies the committed changes in the numbers of deferred events.
+    pub(super) fn apply_deferred(&mut self, changes: &[(SourceId, i64)]) {
+        for &(source, change) in changes {
+            let count = self.deferred.entry(source).or_default();
+            *count = count.saturating_add_signed(isize::try_from(change).unwrap_or(0));
+            if *count == 0 {
+                self.deferred.remove(&source);
+            }
+        }
+    }
+}
