@@ -239,11 +239,18 @@ fn the_commands_of_the_quick_start_print_what_it_shows() {
 }
 
 /// Blocks without a language that show no output, or one that no test can make, and why.
-const ILLUSTRATIONS: &[(&str, &str, &str)] = &[(
-    "docs/job-lifecycle.md",
-    "initial_delay × multiplier^(n−1), at most max_delay, ± jitter",
-    "a formula",
-)];
+const ILLUSTRATIONS: &[(&str, &str, &str)] = &[
+    (
+        "docs/job-lifecycle.md",
+        "initial_delay × multiplier^(n−1), at most max_delay, ± jitter",
+        "a formula",
+    ),
+    (
+        "docs/job-lifecycle.md",
+        "created as       unreleased, blocked, ready, scheduled, dead or cancelled",
+        "a diagram, which docs/reference.rs compares with the code",
+    ),
+];
 
 /// The last command of a block whose output a page shows, if the program or a reader's tool prints it.
 fn shown_command(block: &Block) -> Option<&str> {
