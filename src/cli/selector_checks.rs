@@ -95,7 +95,7 @@ pub fn check_ranges(
         let (first, last) = (*range.start(), *range.end());
         let exists = match noun {
             "job" => queries::has_jobs_between(&store.conn, first, last),
-            _ => queries::has_events_between(&store.conn, first, last),
+            _ => queries::find_event_between(&store.conn, first, last).map(|found| found.is_some()),
         };
         if !exists.map_err(runtime_error)? {
             errors.push(format!("{noun}s {first}-{last}: there is no such {noun}"));

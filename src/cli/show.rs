@@ -7,10 +7,10 @@ use std::io::{BufWriter, IsTerminal, Write};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::id_list::parse_id;
+use super::id_list::{IdList, parse_id, parse_id_list};
 use super::output::{self, escape_line, format_count, group_digits};
 use super::selector_args::parse_state;
-use super::selector_checks::check_event;
+use super::selector_checks::{check_event, check_ranges, reject_if_any};
 use super::{ExitError, runtime_error, table, user_error};
 use crate::clock;
 use crate::domain::job::PublicState;
@@ -38,10 +38,13 @@ const JOBS_PER_READ: usize = 500;
 const ATTEMPTS_PER_READ: i64 = 10;
 
 /// Arguments of `show`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ShowArgs {
-    /// Number of the event
-    #[arg(value_parser = parse_id, allow_negative_numbers = true)]
+    /// Numbers of the events, such as 12, 4,5 or 4-6
+    #[arg(required = true, value_name = "EVENT", value_parser = parse_id_list, allow_negative_numbers = true)]
+    events: Vec<IdList>,
+    /// The event that is printed now.
+    #[arg(skip)]
     event: i64,
     /// Print only this job, with all of its attempts and outputs
     #[arg(long, value_name = "JOB", value_parser = parse_id, allow_negative_numbers = true)]
@@ -86,22 +89,53 @@ impl Limits {
     };
 }
 
-/// Prints one event with its jobs and their attempts.
+/// Prints events with their jobs and attempts.
 pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
-    let id = EventId(args.event);
-    if let Some(error) = check_event(store, args.event)? {
-        return Err(user_error(error));
+    let is_one = IdList::singles(&args.events).count() == 1
+        && IdList::given_ranges(&args.events).next().is_none();
+    if !is_one && (args.job.is_some() || args.body) {
+        let text = "show: --job and --body print a part of one event: expected one number";
+        return Err(ExitError { code: 2, text: text.to_owned() });
     }
-    if let Some(job) = args.job {
-        check_job(store, id, job)?;
+    let mut errors = Vec::new();
+    for event in IdList::singles(&args.events) {
+        errors.extend(check_event(store, event)?);
     }
+    check_ranges(store, &args.events, "event", &mut errors)?;
+    reject_if_any(errors)?;
     let mut out = BufWriter::new(output::stdout());
+    let mut shown = 0;
+    for range in IdList::to_ranges(&args.events).iter() {
+        let mut rest = range;
+        while let Some(event) = queries::find_event_between(&store.conn, *rest.start(), *rest.end())
+            .map_err(runtime_error)?
+        {
+            show_event(&mut out, store, &ShowArgs { event, ..args.clone() }, shown > 0)?;
+            shown += 1;
+            rest = event + 1..=*rest.end();
+        }
+    }
+    out.flush().map_err(runtime_error)
+}
+
+fn show_event(
+    out: &mut impl Write,
+    store: &Store,
+    args: &ShowArgs,
+    has_predecessor: bool,
+) -> Result<(), ExitError> {
+    if let Some(job) = args.job {
+        check_job(store, EventId(args.event), job)?;
+    }
     let printed = match args {
-        ShowArgs { body: true, .. } => print_body(&mut out, store, args),
-        ShowArgs { json: true, .. } => print_json(&mut out, store, args),
-        _ => print_text(&mut out, store, args),
+        ShowArgs { body: true, .. } => print_body(out, store, args),
+        ShowArgs { json: true, .. } => print_json(out, store, args),
+        _ if has_predecessor => {
+            writeln!(out).map_err(Into::into).and_then(|()| print_text(out, store, args))
+        }
+        _ => print_text(out, store, args),
     };
-    printed.and_then(|()| Ok(out.flush()?)).map_err(runtime_error)
+    printed.map_err(runtime_error)
 }
 
 /// Checks that a job exists and belongs to the event.

@@ -261,12 +261,16 @@ pub fn has_jobs_between(conn: &Connection, first: i64, last: i64) -> rusqlite::R
     conn.query_row(&sql, [first, last], |row| row.get(0))
 }
 
-/// Returns whether an event has an id from `first` to `last`.
+/// Returns the first event with an id from `first` to `last`.
 ///
 /// # Errors
 /// The read failed.
-pub fn has_events_between(conn: &Connection, first: i64, last: i64) -> rusqlite::Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE id BETWEEN ?1 AND ?2)";
+pub fn find_event_between(
+    conn: &Connection,
+    first: i64,
+    last: i64,
+) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT min(id) FROM events WHERE id BETWEEN ?1 AND ?2";
     conn.query_row(sql, [first, last], |row| row.get(0))
 }
 

@@ -50,6 +50,24 @@ fn an_event_with_many_jobs_gets_a_summary_of_states_and_reasons() {
 }
 
 #[test]
+fn several_events_are_shown_by_numbers_and_ranges_as_lists_print_them() {
+    let server = event_with_many_jobs();
+    let lines = |args: &[&str]| stdout(&server.cli(args)).lines().count();
+    let [first, second] = ["1", "2"].map(|event| lines(&["show", event]));
+    for events in [&["show", "1,2"][..], &["show", "1-2"], &["show", "1", "2"], &["show", "1-9"]] {
+        assert_eq!(lines(events), first + 1 + second, "{events:?}");
+    }
+    assert_eq!(lines(&["show", "1,2", "--json"]), 2);
+    let missing = server.cli(&["show", "2,7,8-9"]);
+    assert_eq!(missing.status.code(), Some(1));
+    let errors = stderr(&missing);
+    assert!(errors.contains("event 7: there is no such event"), "{errors}");
+    assert!(errors.contains("events 8-9: there is no such event"), "{errors}");
+    let output = server.cli(&["show", "1,2", "--body"]);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(2), String::new()));
+}
+
+#[test]
 fn one_job_is_printed_with_its_item_its_attempts_and_outputs() {
     let server = event_with_many_jobs();
     let job = server.value("select id from jobs where item = 3");
