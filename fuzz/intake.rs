@@ -5,19 +5,19 @@ use std::sync::LazyLock;
 
 use hooktrail::config::{self, Config, SecretRef, Secrets};
 use hooktrail::expression::{EventContext, ExpressionSet, HandlerExpressions, unsandboxed};
-use hooktrail::verify::{SignedRequest, Verifier};
+use hooktrail::verify::{Scheme, SignedRequest};
 use hooktrail::{planner, web};
 
 /// A source of each scheme, by name.
 static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let mut text = String::new();
-    for scheme in config::SCHEMES {
+    for scheme in Scheme::names() {
         let mut keys = String::new();
-        if scheme.name != "none" {
+        if scheme != "none" {
             keys.push_str(", secret = { env = \"FUZZ\" }");
         }
-        keys.push_str(match scheme.name {
+        keys.push_str(match scheme {
             "token" => ", header = \"X-Token\"",
             "mailchimp" => ", query = \"key\"",
             "basic" => ", user = \"u\"",
@@ -25,7 +25,7 @@ static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
             "meta" => ", verify_token = { env = \"FUZZ\" }",
             _ => "",
         });
-        text += &format!("[sources.{0}]\nverify = {{ scheme = \"{0}\"{keys} }}\n", scheme.name);
+        text += &format!("[sources.{scheme}]\nverify = {{ scheme = \"{scheme}\"{keys} }}\n");
     }
     let file = std::env::temp_dir().join(format!("hooktrail-fuzz-{}.toml", std::process::id()));
     std::fs::write(&file, text).expect("the temporary folder is writable");
@@ -72,7 +72,7 @@ pub fn intake(data: &[u8]) {
     let query = headers.first().and_then(|(_, value)| std::str::from_utf8(value).ok());
     let (config, secrets) = &*SOURCES;
     let source = &config.sources[usize::from(selector) % config.sources.len()];
-    let verifier = Verifier::new(source, secrets);
+    let verifier = source.verifier(secrets);
     let request = SignedRequest {
         method: "POST",
         path: "/hooks/a/segment",

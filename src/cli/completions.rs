@@ -94,7 +94,7 @@ fn handlers(config: Config) -> Vec<CompletionCandidate> {
 /// The sources, each with its scheme.
 fn sources(config: Config) -> Vec<CompletionCandidate> {
     let candidate = |source: config::Source| {
-        let scheme = source.verify.scheme;
+        let scheme = source.verify.scheme.name();
         CompletionCandidate::new(source.name).help(Some(scheme.into()))
     };
     config.sources.into_iter().map(candidate).collect()

@@ -27,7 +27,6 @@ mod markdown;
 mod output;
 mod progress;
 mod replay;
-mod sample_bodies;
 mod selector_args;
 mod selector_checks;
 mod send;
@@ -268,7 +267,8 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}
     }
-    let file = config::find(cli.config).map_err(|text| ExitError { code: 78, text })?;
+    let file = config::find(cli.config)
+        .map_err(|error| ExitError { code: 78, text: error.to_string() })?;
     if matches!(command, Command::Serve) {
         log::start().map_err(runtime_error)?;
         return app::serve(&file);

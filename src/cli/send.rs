@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use clap::Args;
 
 use super::http_client::{self, ServerResponse};
-use super::{ExitError, open_store, output, runtime_error, sample_bodies, user_error};
+use super::{ExitError, open_store, output, runtime_error, user_error};
 use crate::config::{self, Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
 use crate::store::send_lookup::{self, Position};
-use crate::verify::{OutgoingRequest, Verifier};
+use crate::verify::{OutgoingRequest, Preset, Verifier};
 use crate::web::stored_request::Redaction;
 use crate::{clock, json};
 
@@ -48,11 +48,11 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
         return Err(ExitError { code: 78, text: lines.join("\n") });
     }
-    let verifier = Verifier::new(source, &secrets);
+    let verifier = source.verifier(&secrets);
     let (_, host) = http_client::local_endpoint(listen).map_err(user_error)?;
     let mut request = build_request(source, args, host)?;
     verifier.sign(&mut request, clock::wall_ms()).map_err(|reason| {
-        user_error(format!("source {}: {}: {reason}", source.name, source.verify.scheme))
+        user_error(format!("source {}: {}: {reason}", source.name, source.verify.scheme.name()))
     })?;
     let mut out = output::stdout();
     print_request(&mut out, &request, &verifier).map_err(runtime_error)?;
@@ -72,7 +72,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         (true, false) if statuses.iter().all(|status| *status == 401) => Ok(()),
         (true, true) => Err(user_error(format!(
             "the server accepted a wrong signature: scheme \"{}\" checks none",
-            source.verify.scheme
+            source.verify.scheme.name()
         ))),
         _ => Err(ExitError { code: 1, text: String::new() }),
     }
@@ -93,9 +93,13 @@ fn build_request(
         )));
     };
     let id = hex::encode(clock::random_id().map_err(runtime_error)?);
-    let scheme = &source.verify.scheme;
+    let preset = source.verify.scheme.preset();
     let body = match args.file.as_deref() {
-        None => sample_bodies::body(scheme, &id).into_bytes(),
+        // The id makes it differ from earlier ones, so it is no duplicate.
+        None => preset
+            .map_or(Preset::SAMPLE_BODY, |preset| preset.sample_body)
+            .replace("{id}", &id)
+            .into_bytes(),
         Some("-") => {
             let mut body = Vec::new();
             std::io::stdin().lock().read_to_end(&mut body).map_err(runtime_error)?;
@@ -105,7 +109,7 @@ fn build_request(
             std::fs::read(path).map_err(|e| user_error(format!("{path}: can't be read: {e}")))?
         }
     };
-    let is_form = source.accept == Accept::Form || sample_bodies::is_form(scheme);
+    let is_form = source.accept == Accept::Form || preset.is_some_and(|preset| preset.posts_forms);
     let content_type = match &args.content_type {
         Some(content_type) => content_type,
         None if json::validate(&body).is_ok() => "application/json",

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::secret::SecretReference;
+use super::SecretReference;
 
 /// An error in the configuration, with its location.
 #[derive(Clone, Debug, PartialEq, Eq)]

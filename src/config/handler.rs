@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WAIT_RANGE};
-use super::secret::SecretFormat;
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
@@ -12,6 +11,7 @@ use super::{
     handler_delivery, secret, url_handler,
 };
 use crate::domain::INTERNAL_SOURCE;
+use crate::verify::SecretFormat;
 
 const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND_EXPECTED: &str =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::error::{ConfigErrors, Diagnostics, Location};
+use super::error::{ConfigError, ConfigErrors, Diagnostics, Location};
 use super::toml_reader::{TomlFile, TomlTable, TomlValue};
 use super::{
     Config, Handler, SecretReference, command_checks, handler, include, parse, server, source,
@@ -27,7 +27,7 @@ pub struct LoadedConfig {
 }
 
 /// Finds the file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual paths.
-pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
+pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     if let Some(path) = flag {
         return Ok(path);
     }
@@ -37,10 +37,10 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, String> {
             return Ok(path);
         }
     }
-    Err(format!(
-        "config.toml: neither here nor {SYSTEM_FILE}: `hooktrail init` writes one, --config names \
-         one elsewhere"
-    ))
+    let text = format!(
+        "neither here nor {SYSTEM_FILE}: `hooktrail init` writes one, --config names one elsewhere"
+    );
+    Err(ConfigError { file: "config.toml".into(), line: None, text })
 }
 
 /// Reads a file and its includes, and returns all errors at once.

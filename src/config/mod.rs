@@ -12,6 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::expression::Expression;
+use crate::verify::{DeliveryKey, PublicUrl, Scheme, SchemeSettings, Tolerance, Verifier};
+pub use crate::verify::{ProxyHeader, SecretFormat, parse_shared_standard_key};
 
 mod command_checks;
 mod error;
@@ -20,12 +22,9 @@ mod former_keys;
 mod handler;
 mod handler_delivery;
 mod include;
-pub mod key_material;
 mod load;
 mod parse;
-mod public_url;
 mod restart_required;
-mod scheme;
 mod secret;
 mod server;
 mod source;
@@ -40,16 +39,10 @@ mod tests;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{LoadedConfig, find, load, load_despite_errors};
 pub use parse::{duration_text, nearest, parse_duration};
-pub use public_url::PublicUrl;
 pub use restart_required::restart_required;
-pub use scheme::{DeliveryKey, SCHEMES, SchemeSpec, find_scheme};
-pub use secret::{
-    SecretFormat, SecretReference, Secrets, check_secrets, parse_shared_standard_key, read_secrets,
-    read_secrets_under, secret_warnings,
-};
+pub use secret::{Secrets, check_secrets, read_secrets, read_secrets_under, secret_warnings};
 pub use source::NO_MAX_QUEUED;
 pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
-pub use verify::parse_signed_parts;
 
 /// The contents of config.toml and its includes, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,13 +83,6 @@ pub struct TrustedProxies {
     pub networks: Vec<IpNet>,
     /// `"unix"`: trust all peers on a unix socket.
     pub has_unix: bool,
-}
-
-/// `server.proxy_header`: the header in which a trusted proxy names the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyHeader {
-    XForwardedFor,
-    Forwarded,
 }
 
 /// The settings of `[admin]`.
@@ -163,15 +149,29 @@ impl Source {
     /// least as long as its time stamp is valid. Otherwise somebody could resend a captured request
     /// after its key has expired.
     pub fn delivery_key_window(&self) -> Option<Duration> {
-        let scheme = scheme::find_scheme(&self.verify.scheme)?;
-        let counts = match scheme.delivery_key {
+        let preset = self.verify.scheme.preset()?;
+        let counts = match preset.delivery_key {
             DeliveryKey::Absent => false,
             DeliveryKey::Header(_) => self.dedupe == Dedupe::Preset,
-            DeliveryKey::Signed => scheme.is_stamp_repeated || self.dedupe != Dedupe::Off,
+            DeliveryKey::Signed => preset.is_stamp_repeated || self.dedupe != Dedupe::Off,
         };
         let tolerance =
             self.verify.tolerance.map_or(Duration::ZERO, |t| t.back.saturating_add(t.ahead));
         counts.then(|| self.dedupe_window.max(tolerance))
+    }
+
+    /// Makes the verifier of its requests.
+    pub fn verifier(&self, secrets: &Secrets) -> Verifier {
+        let Verify { scheme, secret, tolerance, url, verify_token } = &self.verify;
+        let resolve = |references| secrets.resolve(references).collect::<Vec<_>>();
+        let settings = SchemeSettings {
+            tolerance: *tolerance,
+            url: url.as_ref(),
+            secrets: &resolve(secret),
+            verify_tokens: &resolve(verify_token),
+            are_handshakes_off: self.handshake == HandshakeConfig::Off,
+        };
+        Verifier::new(scheme, &settings)
     }
 }
 
@@ -248,96 +248,17 @@ pub struct Respond {
     pub content_type: Option<String>,
 }
 
-/// `verify = { scheme = …, … }`: the keys of all schemes. [`SCHEMES`] lists which keys each scheme
-/// has and what a preset fills in (`header`, `tolerance`).
-#[derive(Clone, Debug, Default, PartialEq)]
+/// `verify = { scheme = …, … }`.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Verify {
-    pub scheme: String,
+    pub scheme: Scheme,
     /// Any of them is valid.
     pub secret: Vec<SecretRef>,
-    pub user: Option<String>,
-    /// In lower case.
-    pub header: Option<String>,
-    pub query: Option<String>,
-    /// `path_token`: the token is the path's last segment, after `path`.
-    pub is_path_token: bool,
     pub tolerance: Option<Tolerance>,
     /// The public URL that the sender calls.
     pub url: Option<PublicUrl>,
-    pub hmac: Option<Hmac>,
-    /// Meta's token, which Meta sends in its handshake.
+    /// The tokens that the sender may send in its handshake.
     pub verify_token: Vec<SecretRef>,
-}
-
-impl Verify {
-    /// Whether the signature covers the bytes of the body. Nothing signed then says how to read
-    /// them.
-    pub fn signs_body(&self) -> bool {
-        match self.scheme.as_str() {
-            "none" | "token" | "basic" | "bearer" => false,
-            // These send a secret, or sign a part of the body.
-            "gitlab" | "mailchimp" | "mailgun" | "microsoft-graph" => false,
-            "hmac" => {
-                self.hmac.as_ref().is_some_and(|hmac| hmac.signed.contains(&SignedPart::Body))
-            }
-            _ => true,
-        }
-    }
-}
-
-/// How far a time stamp may be in the past and in the future.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tolerance {
-    pub back: Duration,
-    pub ahead: Duration,
-}
-
-/// The keys of `scheme = "hmac"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hmac {
-    pub algorithm: Algorithm,
-    /// The text before the signature in its header; may be empty.
-    pub prefix: String,
-    pub encoding: Encoding,
-    pub signed: Vec<SignedPart>,
-    /// In lower case.
-    pub timestamp_header: Option<String>,
-    pub timestamp_unit: TimestampUnit,
-    /// In lower case.
-    pub id_header: Option<String>,
-}
-
-/// `algorithm` of the scheme `hmac`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    Sha1,
-    Sha256,
-    Sha512,
-}
-
-/// `encoding` of the scheme `hmac`: how the header encodes the signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    Hex,
-    Base64,
-}
-
-/// `timestamp_unit` of the scheme `hmac`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimestampUnit {
-    Seconds,
-    Milliseconds,
-}
-
-/// A part of the signed text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SignedPart {
-    Text(String),
-    Body,
-    Timestamp,
-    Id,
-    Url,
-    Method,
 }
 
 /// Where to read a secret; never the secret itself.
@@ -348,6 +269,17 @@ pub enum SecretRef {
     File(PathBuf),
     /// A name in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
+}
+
+/// A reference to a secret in config.toml, with its location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretReference {
+    pub file: PathBuf,
+    pub line: usize,
+    /// `sources.paminga.verify.secret`
+    pub key: String,
+    pub secret: SecretRef,
+    pub format: SecretFormat,
 }
 
 /// A handler: the settings of `[handlers.NAME]`.

@@ -9,107 +9,21 @@ use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::general_purpose::STANDARD as STANDARD_BASE64;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::STANDARD;
 
 use super::error::ConfigError;
-use super::key_material;
 use super::parse;
 use super::toml_reader::{TomlTable, TomlValue};
-use super::{Config, LoadedConfig, SecretRef};
+use super::{Config, LoadedConfig, SecretRef, SecretReference};
+use crate::verify::{Scheme, SecretFormat};
 
 const SECRET_EXPECTED: &str =
     r#"expected { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
 /// Far beyond any key or certificate; it stops at a device or log given by mistake.
 const MAX_SECRET_BYTES: usize = 1 << 20;
-
-/// A reference to a secret in config.toml, with its location.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretReference {
-    pub file: PathBuf,
-    pub line: usize,
-    /// `sources.paminga.verify.secret`
-    pub key: String,
-    pub secret: SecretRef,
-    pub format: SecretFormat,
-}
-
-/// The format of a secret, which decides what it may contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecretFormat {
-    /// Any bytes.
-    Bytes,
-    /// The token after `Bearer` in a header.
-    BearerToken,
-    /// The value of a variable in a handler's environment.
-    Variable,
-    /// The value of a header.
-    Header,
-    /// A signing key of Standard Webhooks.
-    StandardKey,
-    /// A signing key or a public key of Standard Webhooks.
-    StandardVerifier,
-    /// An Ed25519 public key in hex.
-    Ed25519Key,
-    /// An ECDSA P-256 public key, base64.
-    P256Key,
-    /// Certificates with RSA keys, PEM.
-    Certificates,
-}
-
-impl SecretFormat {
-    fn find_error(self, bytes: &[u8]) -> Option<String> {
-        // RFC 9110 section 5.5.
-        let is_control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
-        match self {
-            Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text".to_owned()),
-            Self::Header if bytes.iter().any(is_control) => Some(
-                "has a control character such as a line break: expected one line of text"
-                    .to_owned(),
-            ),
-            Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
-            Self::StandardKey => parse_shared_standard_key(bytes).err(),
-            Self::StandardVerifier => key_material::parse_standard_keys(bytes).err(),
-            Self::Ed25519Key => key_material::parse_ed25519_hex(bytes).err(),
-            Self::P256Key => key_material::parse_p256(bytes).err(),
-            Self::Certificates => key_material::parse_certificates(bytes).err(),
-        }
-    }
-
-    /// A likely mistake in a secret, such as quotes. A secret that is right is unlikely to match.
-    fn find_mistake(self, bytes: &[u8]) -> Option<&'static str> {
-        let is_text =
-            matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
-        let text = bytes.trim_ascii();
-        let quotes = [&b"\""[..], b"'", b"`"];
-        let is_quoted =
-            |quote: &&[u8]| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
-        let begins_with = |name: &[u8]| {
-            text.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
-        };
-        match self {
-            _ if !is_text => None,
-            _ if bytes.starts_with(b"\xef\xbb\xbf") => {
-                Some("begins with a byte order mark, which counts as part of it: save it without")
-            }
-            _ if text.len() < bytes.len() => Some(
-                "begins or ends with white space, which counts as part of it: only one newline \
-                 at the end does not",
-            ),
-            _ if quotes.iter().any(is_quoted) => {
-                Some("is in quotes, which count as part of it: leave them out")
-            }
-            Self::BearerToken if begins_with(b"bearer ") => {
-                Some("begins with \"Bearer\": expected what follows it in the header")
-            }
-            _ => None,
-        }
-    }
-}
 
 /// The secrets that were read, by their references.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -131,14 +45,15 @@ impl Secrets {
     pub fn texts_to_redact(&self, config: &Config) -> Vec<Vec<u8>> {
         let mut texts: Vec<Vec<u8>> = self.0.values().cloned().collect();
         for verify in config.sources.iter().map(|source| &source.verify) {
-            let user = verify.user.as_deref().unwrap_or_default().as_bytes();
             for secret in self.resolve(&verify.secret) {
-                match verify.scheme.as_str() {
-                    "basic" => {
-                        let pair = [user, b":", secret].concat();
-                        texts.push(STANDARD_BASE64.encode(pair).into_bytes());
+                match &verify.scheme {
+                    Scheme::Basic { user } => {
+                        let pair = [user.as_bytes(), b":", secret].concat();
+                        texts.push(STANDARD.encode(pair).into_bytes());
                     }
-                    "standard" => {
+                    Scheme::Preset(sender, _)
+                        if sender.secret == SecretFormat::StandardVerifier =>
+                    {
                         let keys = secret.split(|&byte| byte == b'|');
                         texts.extend(keys.map(|key| without_prefix(key).to_vec()));
                     }
@@ -376,28 +291,5 @@ fn parse_credential(name: &str) -> Result<SecretRef, String> {
     match name.contains('/') || name == "." || name == ".." {
         true => Err("expected the name of a credential, without a slash".to_owned()),
         false => Ok(SecretRef::Credential(name.to_owned())),
-    }
-}
-
-/// Decodes a Standard Webhooks secret, `whsec_` and base64 of 24 to 64 bytes whose padding may be
-/// missing. No error shows an invalid one.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
-pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
-    const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
-    let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
-    let text = match text {
-        [text @ .., b'=', b'='] | [text @ .., b'='] => text,
-        text => text,
-    };
-    // The libraries of that standard ignore excess bits of the last letter.
-    let lenient = GeneralPurposeConfig::new()
-        .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::RequireNone);
-    match GeneralPurpose::new(&STANDARD, lenient).decode(text) {
-        Ok(key) if (24..=64).contains(&key.len()) => Ok(key),
-        Ok(key) => Err(format!("is a key of {} bytes: {KEY}", key.len())),
-        Err(_) => Err(format!("is not base64: {KEY}")),
     }
 }

@@ -10,8 +10,9 @@ use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DedupeKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
-    ServerConfig, Source, Verify, expression, scheme, verify,
+    ServerConfig, Source, Verify, expression, verify,
 };
+use crate::verify::Scheme;
 
 /// `max_queued` if it is not set: effectively no limit, and valid in SQLite.
 pub const NO_MAX_QUEUED: u64 = i64::MAX as u64;
@@ -98,7 +99,7 @@ fn read_verify(
         super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         super::Listen::Unix(_) => false,
     };
-    if verify.scheme == "none" && server.listen.iter().any(is_public) {
+    if verify.scheme == Scheme::None && server.listen.iter().any(is_public) {
         let at = value.map_or(table.at, |value| value.at);
         table.log.warn(
             at,
@@ -157,8 +158,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Dedupe, Duration) {
     });
     let window = table.duration("window", week, POSITIVE_DURATION);
     let key_count = ["header", "body", "jq"].iter().filter(|key| table.has(key)).count();
-    let is_preset = scheme::find_scheme(&verify.scheme).is_some_and(|scheme| scheme.is_preset);
-    let has_window_alone = is_preset && table.has("window");
+    let has_window_alone = verify.scheme.preset().is_some() && table.has("window");
     if key_count > 1 {
         table.error(
             "has more than one key to recognise a duplicate by: expected header, jq or body",
@@ -181,14 +181,16 @@ fn check_tolerance(table: &TomlTable<'_>, verify: &Verify, dedupe: &Dedupe, wind
     let (tolerance_text, window) =
         (parse::duration_text(tolerance.back), parse::duration_text(window));
     let has_key = matches!(dedupe, Dedupe::Key(_));
-    if has_key && verify.hmac.as_ref().is_some_and(|hmac| hmac.timestamp_header.is_some()) {
+    let has_timestamp =
+        matches!(&verify.scheme, Scheme::Hmac(hmac) if hmac.timestamp_header.is_some());
+    if has_key && has_timestamp {
         table.warn(format!(
             "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): a \
              captured request counts as new after {window}: expected a window of \
              {tolerance_text} or more"
         ));
     }
-    let preset = scheme::find_scheme(&verify.scheme).and_then(|scheme| scheme.tolerance);
+    let preset = verify.scheme.preset().and_then(|preset| preset.tolerance);
     if preset.is_some_and(|preset| preset.back != tolerance.back) {
         table.warn(format!(
             "has a verify.tolerance of {tolerance_text}, longer than dedupe.window ({window}): \
@@ -283,7 +285,7 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
         if segments.last() == Some(&"") {
             segments.pop();
         }
-        if source.verify.is_path_token {
+        if source.verify.scheme.has_path_token() {
             segments.push("{}");
         }
         let blank =

@@ -5,10 +5,10 @@ use std::path::Path;
 use actix_web::http::Uri;
 
 use super::parse;
-use super::public_url::next_name;
-use super::secret::{self, SecretFormat};
+use super::secret;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{EnvValue, UrlTarget};
+use crate::verify::{SecretFormat, next_name};
 
 /// Keys of a URL.
 const URL_KEYS: [&str; 4] = ["headers", "forward_headers", "sign", "proxy"];

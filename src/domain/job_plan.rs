@@ -5,12 +5,31 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use ring::digest::{Context, SHA256};
+
 use super::HandlerId;
 use super::version_value::VersionValue;
 
 /// A key of `dedupe`, `ordering_key`, `unique_by` or `debounce_by`: the first 16 bytes of its
 /// SHA-256.
 pub type KeyHash = [u8; 16];
+
+/// Hashes a key for storage. The first byte keeps keys of different kinds apart.
+pub fn hash_key(kind: u8, parts: &[&[u8]]) -> KeyHash {
+    let mut digest = Context::new(&SHA256);
+    digest.update(&[kind]);
+    parts.iter().for_each(|part| digest.update(part));
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest.finish().as_ref()[..16]);
+    hash
+}
+
+/// Hashes the value of a header as a key.
+pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<KeyHash> {
+    let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
+    let value = value.trim_ascii();
+    (!value.is_empty()).then(|| hash_key(kind, &[value]))
+}
 
 /// The items that `split` produced, in order. Their bytes are in memory or in a file.
 pub trait ItemSource: fmt::Debug + Send + Sync {

@@ -1,5 +1,7 @@
 //! The event as an expression sees it: `.` is its body, the rest are variables.
 
+use crate::media_type::BodyFormat;
+
 /// An event for expressions, borrowed from its owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventContext<'a> {
@@ -19,4 +21,11 @@ pub struct EventContext<'a> {
     pub received_at_ms: i64,
     /// `$event`: set in `transform`, else null.
     pub event_id: Option<i64>,
+}
+
+impl EventContext<'_> {
+    /// How the body is read.
+    pub(super) fn body_format(&self) -> BodyFormat {
+        BodyFormat::from_content_type(self.content_type.unwrap_or_default().as_bytes())
+    }
 }

@@ -3,7 +3,8 @@
 //! value. Names stay as they are, where PHP replaces dots and spaces by `_`.
 
 use jaq_json::{Map, Val};
-use percent_encoding::percent_decode;
+
+use crate::urlencoded;
 
 /// A form with more fields is not parsed.
 pub(super) const MAX_FIELDS: usize = 10_000;
@@ -14,18 +15,11 @@ const MAX_NESTING: usize = 64;
 /// Parses an urlencoded form or query; `None`: it has too many fields.
 pub(super) fn read(text: &[u8]) -> Option<Val> {
     let mut form = Form::default();
-    for pair in text.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
-        let at = pair.iter().position(|&byte| byte == b'=');
-        let (name, value) = at.map_or((pair, &b""[..]), |at| (&pair[..at], &pair[at + 1..]));
-        form.add(&decode(name), Val::from(decode(value)))?;
+    for (name, value) in urlencoded::fields(text) {
+        let value = String::from_utf8_lossy(&value).into_owned();
+        form.add(&String::from_utf8_lossy(&name), Val::from(value))?;
     }
     Some(form.finish())
-}
-
-/// Decodes a name or value. An invalid escape stays as it is.
-fn decode(text: &[u8]) -> String {
-    let spaced: Vec<u8> = text.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
-    percent_decode(&spaced).decode_utf8_lossy().into_owned()
 }
 
 /// Builds the object of a form.

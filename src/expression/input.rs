@@ -7,40 +7,12 @@ use jaq_json::{Map, Val};
 use super::{EventContext, form, json, multipart};
 use crate::clock;
 use crate::json::without_mark;
-
-/// How a body is read, decided by its content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyFormat {
-    /// The content type says so.
-    Json,
-    /// JSON if it parses, else text.
-    MaybeJson,
-    Form,
-    Multipart,
-    Text,
-}
-
-pub(super) fn body_format(content_type: Option<&str>) -> BodyFormat {
-    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    let is_type = |name: &str| essence.eq_ignore_ascii_case(name);
-    let suffix = essence.rfind('+').map_or("", |at| &essence[at..]);
-    match essence {
-        _ if is_type("application/json") || suffix.eq_ignore_ascii_case("+json") => {
-            BodyFormat::Json
-        }
-        _ if is_type("") || is_type("text/plain") || is_type("application/octet-stream") => {
-            BodyFormat::MaybeJson
-        }
-        _ if is_type("application/x-www-form-urlencoded") => BodyFormat::Form,
-        _ if is_type("multipart/form-data") => BodyFormat::Multipart,
-        _ => BodyFormat::Text,
-    }
-}
+use crate::media_type::BodyFormat;
 
 /// The body as a value. A byte order mark is skipped.
 pub(super) fn body(event: &EventContext<'_>) -> Val {
     let body = without_mark(event.body);
-    let value = match body_format(event.content_type) {
+    let value = match event.body_format() {
         BodyFormat::Json | BodyFormat::MaybeJson => match json::read(body) {
             Ok(value) => return value,
             Err(json::JsonError::TooDeep) => return Val::Null,

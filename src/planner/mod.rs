@@ -8,12 +8,11 @@ use std::io;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use ring::digest::{Context, SHA256};
 
 use crate::config::{self, Dedupe, DedupeKey, Source};
 use crate::domain::HandlerId;
 use crate::domain::job_plan::{
-    DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey,
+    DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, hash_key, header_key,
 };
 use crate::expression::{
     self, EvaluationResult, Expression, ExpressionSet, HandlerDecision, HandlerExpressions,
@@ -37,7 +36,7 @@ pub struct JobPlanner {
     handler_ids: Arc<[HandlerId]>,
     /// All handlers, or none if one of them has a `split`.
     handler_ids_without_split: Arc<[HandlerId]>,
-    /// The kind of the keys of `dedupe`; see [`hash_key`].
+    /// The kind of the keys of `dedupe`; see `hash_key`.
     dedupe_kind: u8,
     /// `dedupe` alone, for a request that can only be a duplicate.
     dedupe_alone: Option<ExpressionSet>,
@@ -306,7 +305,7 @@ pub fn source_dedupe_key(
 fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
     let Dedupe::Key(DedupeKey::Jq(dedupe)) = &source.dedupe else { return None };
     let is_guarded = source.accept == config::Accept::Any
-        && source.verify.signs_body()
+        && source.verify.scheme.signs_body()
         && dedupe.reads_body_alone();
     is_guarded.then_some(dedupe)
 }
@@ -315,13 +314,6 @@ fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
 /// as a sender may put the value of one into the other.
 fn key_kind(source: &Source, kind: u8) -> u8 {
     if source.delivery_key_window().is_some() { kind.to_ascii_uppercase() } else { kind }
-}
-
-/// Hashes the value of a header as a key.
-pub fn header_key(kind: u8, headers: &[(&str, &[u8])], name: &str) -> Option<KeyHash> {
-    let (_, value) = headers.iter().find(|(found, _)| *found == name)?;
-    let value = value.trim_ascii();
-    (!value.is_empty()).then(|| hash_key(kind, &[value]))
 }
 
 /// The content type that decides how a body is read, at intake and in every later evaluation.
@@ -340,14 +332,4 @@ pub fn path_params(pattern: &str, path: &str) -> Vec<(String, String)> {
         Some((name.to_owned(), value))
     };
     pattern.split('/').zip(path.split('/')).filter_map(decode_named).collect()
-}
-
-/// Hashes a key for storage. The first byte keeps keys of different kinds apart.
-pub fn hash_key(kind: u8, parts: &[&[u8]]) -> KeyHash {
-    let mut digest = Context::new(&SHA256);
-    digest.update(&[kind]);
-    parts.iter().for_each(|part| digest.update(part));
-    let mut hash = [0; 16];
-    hash.copy_from_slice(&digest.finish().as_ref()[..16]);
-    hash
 }

@@ -6,21 +6,17 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ring::digest::{Context, SHA256};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::paminga;
-use crate::domain::job_plan::KeyHash;
+use super::proof::Reason;
+use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::json;
-use crate::planner::hash_key;
 
 /// Where the body contains the sender's key of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum DeliveryKeyLocation {
-    /// Not in the body.
-    None,
     /// The key is the bytes of the body.
     Body,
     /// The key is a field at the top of a JSON object. If the field is missing, it is the bytes of
@@ -30,14 +26,11 @@ pub(super) enum DeliveryKeyLocation {
     /// sends JSON only. Other bodies are rejected, because an attacker could move their beginning
     /// into the query.
     FieldBehindUrl(&'static str),
-    /// Trello: `action.id` with `webhook.id`, because two webhooks may call one source.
-    Action,
-    /// HubSpot: the batch without `attemptNumber`, which each retry increases.
-    Batch,
-    Paminga,
+    /// The sender's file has a function that reads it from a body that is not empty.
+    Custom(fn(&[u8]) -> Result<Option<KeyHash>, Reason>),
 }
 
-const NOT_JSON: &str = "body is not JSON: this sender signs JSON only";
+pub(super) const NOT_JSON: &str = "body is not JSON: this sender signs JSON only";
 
 impl DeliveryKeyLocation {
     /// Reads the key. It is `None` if the sender makes nothing unique, and for an empty body:
@@ -45,30 +38,29 @@ impl DeliveryKeyLocation {
     ///
     /// # Errors
     /// This sender never sends such a body.
-    pub fn read_key(self, body: &[u8]) -> Result<Option<KeyHash>, String> {
+    pub fn read_key(self, body: &[u8]) -> Result<Option<KeyHash>, Reason> {
         if body.is_empty() {
             return Ok(None);
         }
-        let body_key = || hash_key(b'b', &[body]);
-        let body = json::without_mark(body);
-        let id_key = |id: &str| hash_key(b'j', &[id.as_bytes()]);
-        let key = match self {
-            Self::None => return Ok(None),
-            Self::Paminga => return Ok(paminga::read_key(body)),
+        let field = |name| read_field(json::without_mark(body), name);
+        let id = match self {
             Self::Body => None,
-            Self::Field(name) => read_field(body, name).ok().flatten().map(|id| id_key(&id)),
-            Self::FieldBehindUrl(name) => match read_field(body, name) {
-                Ok(id) => id.map(|id| id_key(&id)),
-                Err(_) => return Err(NOT_JSON.to_owned()),
-            },
-            Self::Action => read_action(body).map(|id| id_key(&id)),
-            Self::Batch => match hash_batch(body) {
-                Ok(key) => Some(key),
-                Err(_) => return Err(NOT_JSON.to_owned()),
-            },
+            Self::Field(name) => field(name).ok().flatten(),
+            Self::FieldBehindUrl(name) => field(name).map_err(|_| NOT_JSON)?,
+            Self::Custom(read) => return read(body),
         };
-        Ok(Some(key.unwrap_or_else(body_key)))
+        Ok(Some(id.map_or_else(|| body_key(body), |id| id_key(&id))))
     }
+}
+
+/// The key of a body with an id.
+pub(super) fn id_key(id: &str) -> KeyHash {
+    hash_key(b'j', &[id.as_bytes()])
+}
+
+/// The key of a body without an id: its bytes.
+pub(super) fn body_key(body: &[u8]) -> KeyHash {
+    hash_key(b'b', &[body])
 }
 
 /// Returns a text that is not empty, or a number with its digits unchanged. Null and false give
@@ -87,7 +79,7 @@ pub(super) fn key_text(value: &RawValue) -> Option<Cow<'_, str>> {
 
 /// The name of a member, borrowed unless it contains escapes.
 #[derive(Deserialize)]
-struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct MemberName<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// Reads the named member of an object and skips the others.
 struct MemberVisitor(&'static str);
@@ -120,86 +112,6 @@ fn read_field(body: &[u8], name: &'static str) -> serde_json::Result<Option<Stri
     Ok(value.and_then(key_text).map(Cow::into_owned))
 }
 
-/// Returns the same text as `[.action.id, .webhook.id]` in jq.
-fn read_action(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct TrelloBody<'a> {
-        #[serde(borrow)]
-        action: TrelloObject<'a>,
-        #[serde(borrow)]
-        webhook: Option<TrelloObject<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct TrelloObject<'a> {
-        #[serde(borrow)]
-        id: Option<&'a RawValue>,
-    }
-    let body: TrelloBody<'_> = serde_json::from_slice(body).ok()?;
-    let action = key_text(body.action.id?)?;
-    let webhook = body.webhook.and_then(|webhook| webhook.id).and_then(key_text);
-    serde_json::to_string(&(action, webhook)).ok()
-}
-
-/// Hashes each member of each item except `attemptNumber`. Each text is preceded by its length, so
-/// that two different batches never hash the same bytes.
-struct BatchHasher<'d> {
-    digest: &'d mut Context,
-    is_item: bool,
-}
-
-const ATTEMPT_NUMBER: &str = "attemptNumber";
-
-impl<'de> DeserializeSeed<'de> for BatchHasher<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        if self.is_item { from.deserialize_map(self) } else { from.deserialize_any(self) }
-    }
-}
-
-impl<'de> Visitor<'de> for BatchHasher<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object, or a list of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let digest = self.digest;
-        while items
-            .next_element_seed(BatchHasher { digest: &mut *digest, is_item: true })?
-            .is_some()
-        {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let digest = self.digest;
-        let mut hash_text = |text: &str| {
-            digest.update(&text.len().to_le_bytes());
-            digest.update(text.as_bytes());
-        };
-        while let Some(MemberName(name)) = map.next_key()? {
-            let value: &RawValue = map.next_value()?;
-            if name != ATTEMPT_NUMBER {
-                hash_text(&name);
-                hash_text(value.get());
-            }
-        }
-        // Marks the end of an item: no name has this length.
-        digest.update(&usize::MAX.to_le_bytes());
-        Ok(())
-    }
-}
-
-fn hash_batch(body: &[u8]) -> serde_json::Result<KeyHash> {
-    let mut digest = Context::new(&SHA256);
-    let mut json = serde_json::Deserializer::from_slice(body);
-    BatchHasher { digest: &mut digest, is_item: false }.deserialize(&mut json)?;
-    json.end()?;
-    Ok(hash_key(b'a', &[digest.finish().as_ref()]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,45 +137,10 @@ mod tests {
 
     #[test]
     fn a_body_signed_directly_after_the_url_has_to_be_json() {
-        for location in
-            [DeliveryKeyLocation::FieldBehindUrl("event_id"), DeliveryKeyLocation::Batch]
-        {
-            for body in ["x", "\"event_id\":1}", "[{\"a\":1}]x", "12"] {
-                assert_eq!(location.read_key(body.as_bytes()), Err(NOT_JSON.to_owned()), "{body}");
-            }
-            assert_eq!(read(location, ""), None);
+        let location = DeliveryKeyLocation::FieldBehindUrl("event_id");
+        for body in ["x", "\"event_id\":1}", "[{\"a\":1}]x", "12"] {
+            assert_eq!(location.read_key(body.as_bytes()), Err(NOT_JSON.into()), "{body}");
         }
-    }
-
-    #[test]
-    fn one_action_of_two_webhooks_has_two_keys() {
-        let key = |body| read(DeliveryKeyLocation::Action, body);
-        let first = key(r#"{"action":{"id":"a"},"webhook":{"id":"w"}}"#);
-        assert_eq!(first, Some(hash_key(b'j', &[br#"["a","w"]"#])));
-        assert_eq!(key(r#"{"webhook":{"id":"w","x":1},"action":{"id":"a"}}"#), first);
-        assert_ne!(key(r#"{"action":{"id":"a"},"webhook":{"id":"v"}}"#), first);
-        let without_id = r#"{"action":{},"webhook":{"id":"w"}}"#;
-        assert_eq!(key(without_id), Some(hash_key(b'b', &[without_id.as_bytes()])));
-    }
-
-    #[test]
-    fn the_key_of_a_batch_ignores_the_attempt_number() {
-        let key = |body| read(DeliveryKeyLocation::Batch, body);
-        let first = key(r#"[{"eventId":7,"attemptNumber":0},{"eventId":8,"attemptNumber":0}]"#);
-        assert_eq!(
-            key(r#"[{"eventId":7,"attemptNumber":2},{"eventId":8,"attemptNumber":1}]"#),
-            first
-        );
-        assert_eq!(key(r#"[{"eventId":7},{"eventId":8}]"#), first);
-        for other in [
-            r#"[{"eventId":7},{"eventId":9}]"#,
-            r#"[{"eventId":7,"eventId":8}]"#,
-            r#"[{"eventId":7}]"#,
-            r#"{"eventId":7}"#,
-            r#"[{"eventId":7,"x":{"attemptNumber":1}},{"eventId":8}]"#,
-            r#"[{"eventId":"7"},{"eventId":8}]"#,
-        ] {
-            assert_ne!(key(other), first, "{other}");
-        }
+        assert_eq!(read(location, ""), None);
     }
 }

@@ -10,39 +10,51 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
-use super::{
-    DeliveryKeyLocation, Proof, SenderResponse, SignedRequest, VerificationScheme, json_body,
-};
-use crate::config::key_material;
-use crate::config::{Encoding, TimestampUnit, Verify};
+use super::delivery_key::DeliveryKeyLocation;
+use super::handshake::{HandshakeResult, HandshakeSpec, reply};
+use super::hmac_spec::{Encoding, TimestampUnit};
+use super::key_material;
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
+use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::secret_format::SecretFormat;
+use super::settings::SchemeSettings;
+use super::{SenderResponse, SignedRequest, VerificationScheme, json_body};
+
+pub(super) const PRESET: Preset = Preset::new(
+    "discord",
+    PresetLocation::Header("x-signature-ed25519"),
+    Method::Own(|header, settings| Box::new(Discord::new(header, settings))),
+)
+.with_tolerance(FIVE_MINUTES)
+.with_secret_format(SecretFormat::Ed25519Key)
+.with_signed_key()
+.with_handshakes(&[HandshakeSpec::signed(&["POST"], |_, request| detect_ping(request))]);
 
 const TIMESTAMP: &str = "x-signature-timestamp";
 
-pub(super) struct Discord {
+struct Discord {
     keys: Vec<VerifyingKey>,
     header: String,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 /// The members that distinguish pings, interactions and events.
 #[derive(Deserialize)]
-pub(super) struct DiscordBody {
+struct DiscordBody {
     #[serde(rename = "type")]
-    pub kind: u32,
+    kind: u32,
     /// Present in a webhook event, absent in an interaction.
-    pub event: Option<IgnoredAny>,
+    event: Option<IgnoredAny>,
 }
 
 impl Discord {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
+        let parse = |secret: &&[u8]| key_material::parse_ed25519_hex(secret).ok();
         Self {
-            keys: secrets
-                .iter()
-                .filter_map(|secret| key_material::parse_ed25519_hex(secret).ok())
-                .collect(),
-            header: verify.header.clone().unwrap_or_default(),
-            tolerance: TimestampTolerance::from_verify(verify),
+            keys: settings.secrets.iter().filter_map(parse).collect(),
+            header: header.to_owned(),
+            tolerance: settings.required_tolerance(),
         }
     }
 }
@@ -54,18 +66,28 @@ pub(super) fn verify_ed25519(key: &VerifyingKey, text: &[u8], signature: &[u8]) 
 }
 
 /// A 204 with a content type, which Discord expects although there is no body.
-pub(super) fn no_content() -> SenderResponse {
+fn no_content() -> SenderResponse {
     SenderResponse { content_type: Some("application/json"), ..SenderResponse::empty(204) }
 }
 
+/// Interactions send `{"type":1}`, events `{"type":0}`. An event of type 1 has a member `event`.
+fn detect_ping(request: &SignedRequest<'_>) -> HandshakeResult {
+    let body: DiscordBody = json_body::parse(request.body).ok()?;
+    match (body.kind, body.event) {
+        (1, None) => reply("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
+        (0, None) => reply("ping of events", no_content()),
+        _ => None,
+    }
+}
+
 impl VerificationScheme for Discord {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let signatures = parse::header_signatures(request, &self.header, Encoding::Hex)?;
         let timestamp = request.required_header(TIMESTAMP)?;
         let text = [timestamp, request.body].concat();
         let mut pairs = parse::pair_signatures(&signatures, &self.keys, &text);
         if !pairs.any(|(signature, key)| verify_ed25519(key, &text, signature)) {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
@@ -78,8 +100,8 @@ impl VerificationScheme for Discord {
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
     }
 
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
-        Err(super::PUBLIC_KEY_ONLY.to_owned())
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
+        Err(super::PUBLIC_KEY_ONLY.into())
     }
 
     /// A webhook event expects 204. An interaction expects a promise of a later reply,

@@ -1,52 +1,27 @@
 //! Form fields as Twilio, Mandrill and Mailgun sign them. They are read before the signature is
 //! verified, so their number is limited, and a field without escapes is not copied.
 
-use std::borrow::Cow;
-
-use percent_encoding::percent_decode;
-
+use super::proof::Reason;
+use crate::urlencoded::{self, FormField};
 use crate::{json, multipart};
-
-/// The name and value of a field, decoded.
-pub(super) type FormField<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 /// Maximum number of form fields. These senders send tens. PHP's `max_input_vars` has the same
 /// default.
 pub(super) const MAX_FIELDS: usize = 1000;
 
-/// Iterates over the fields of an urlencoded body in their order. A byte order mark is skipped, as
-/// everywhere else that a form is read.
-pub(super) fn iter_fields(body: &[u8]) -> impl Iterator<Item = FormField<'_>> {
-    json::without_mark(body)
-        .split(|&byte| byte == b'&')
-        .filter(|pair| !pair.is_empty())
-        .map(parse_field)
-}
-
-/// Lists the fields of an urlencoded body in their order.
+/// Lists the fields of an urlencoded body in their order. A byte order mark is skipped, as everywhere
+/// else that a form is read.
 ///
 /// # Errors
 /// There are more than `MAX_FIELDS`.
-pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<FormField<'_>>, String> {
-    let fields: Vec<FormField<'_>> = iter_fields(body).take(MAX_FIELDS + 1).collect();
+pub(super) fn parse_urlencoded(body: &[u8]) -> Result<Vec<FormField<'_>>, Reason> {
+    let fields: Vec<FormField<'_>> =
+        urlencoded::fields(json::without_mark(body)).take(MAX_FIELDS + 1).collect();
     if fields.len() > MAX_FIELDS { Err(too_many_fields()) } else { Ok(fields) }
 }
 
-fn too_many_fields() -> String {
-    format!("form has more than {MAX_FIELDS} fields")
-}
-
-fn parse_field(pair: &[u8]) -> FormField<'_> {
-    let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
-    (decode(&pair[..at]), decode(pair.get(at + 1..).unwrap_or_default()))
-}
-
-fn decode(text: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr2(b'+', b'%', text).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let spaced: Vec<u8> = text.iter().map(|&b| if b == b'+' { b' ' } else { b }).collect();
-    Cow::Owned(percent_decode(&spaced).collect())
+fn too_many_fields() -> Reason {
+    format!("form has more than {MAX_FIELDS} fields").into()
 }
 
 /// Returns the value of a field that must occur exactly once.
@@ -70,7 +45,7 @@ pub(super) fn parse_multipart(
     content_type: Option<&[u8]>,
     body: &[u8],
     names: &[&str],
-) -> Result<Vec<FormField<'static>>, String> {
+) -> Result<Vec<FormField<'static>>, Reason> {
     let (mut fields, mut total) = (Vec::new(), 0);
     let content_type = std::str::from_utf8(content_type.unwrap_or_default()).unwrap_or_default();
     let completed = multipart::for_each_part(content_type, json::without_mark(body), |part| {
@@ -83,19 +58,6 @@ pub(super) fn parse_multipart(
     match completed {
         Some(()) => Ok(fields),
         None if total > MAX_FIELDS => Err(too_many_fields()),
-        None => Err("body is not multipart, but its Content-Type says so".to_owned()),
+        None => Err("body is not multipart, but its Content-Type says so".into()),
     }
-}
-
-pub(super) fn is_multipart(content_type: Option<&[u8]>) -> bool {
-    has_media_type(content_type, b"multipart/form-data")
-}
-
-pub(super) fn is_form(content_type: Option<&[u8]>) -> bool {
-    has_media_type(content_type, b"application/x-www-form-urlencoded")
-}
-
-fn has_media_type(content_type: Option<&[u8]>, name: &[u8]) -> bool {
-    let essence = content_type.unwrap_or_default().split(|&byte| byte == b';').next();
-    essence.unwrap_or_default().trim_ascii().eq_ignore_ascii_case(name)
 }

@@ -1,56 +1,115 @@
 //! An HMAC over a text that is built from parts of the request: `scheme = "hmac"`, and the presets
-//! in `hmac_presets.rs`.
+//! that need no more.
 
 use ring::hmac;
 
-use super::parse::{self, MISMATCH, TimestampTolerance};
+use super::delivery_key::DeliveryKeyLocation;
+use super::hmac_spec::{
+    Algorithm, Encoding, HmacSpec, SignedPart, TimestampUnit, parse_signed_parts,
+};
+use super::parse::{self, MISMATCH, Tolerance};
+use super::proof::{Proof, Reason};
+use super::public_url::PublicUrl;
 use super::secrets::HmacKeys;
-use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme, url};
-use crate::config::{Algorithm, Hmac, PublicUrl, SignedPart, Verify};
-use crate::planner::hash_key;
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SignedRequest, VerificationScheme, url};
+use crate::domain::job_plan::hash_key;
 
 /// An HMAC scheme with its keys.
 pub(super) struct HmacScheme {
     keys: HmacKeys,
-    header: String,
-    config: Hmac,
-    tolerance: Option<TimestampTolerance>,
+    spec: HmacSpec,
+    tolerance: Option<Tolerance>,
     url: Option<PublicUrl>,
-    quirk: Quirk,
-    key_location: DeliveryKeyLocation,
+    is_prefix_optional: bool,
+    rewrite_url: Option<fn(&str) -> String>,
+    key: Option<DeliveryKeyLocation>,
 }
 
-/// How a preset differs from a plain `scheme = "hmac"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quirk {
-    None,
-    /// The prefix is optional, and the sender omits it.
-    PrefixOptional,
-    /// The sender decodes some escapes of the URL before it signs.
-    DecodeUrlEscapes,
+/// How one sender signs.
+#[derive(Clone, Copy)]
+pub(super) struct HmacPreset {
+    pub algorithm: Algorithm,
+    pub prefix: &'static str,
+    pub encoding: Encoding,
+    /// As in `signed` of the scheme `hmac`.
+    pub signed: &'static str,
+    /// The sender omits the prefix, and a prefix is accepted.
+    pub is_prefix_optional: bool,
+    /// The sender may have signed the URL in this form.
+    pub rewrite_url: Option<fn(&str) -> String>,
+    /// The header of the timestamp.
+    pub timestamp: Option<(&'static str, TimestampUnit)>,
+    /// Where the body has the sender's key of the delivery.
+    pub key: Option<DeliveryKeyLocation>,
+}
+
+impl HmacPreset {
+    /// HMAC-SHA256 of the body in hex.
+    pub const fn hex(prefix: &'static str) -> Self {
+        Self { encoding: Encoding::Hex, prefix, ..Self::base64("{body}") }
+    }
+
+    /// HMAC-SHA256 of these parts in base64.
+    pub const fn base64(signed: &'static str) -> Self {
+        Self {
+            algorithm: Algorithm::Sha256,
+            prefix: "",
+            encoding: Encoding::Base64,
+            signed,
+            is_prefix_optional: false,
+            rewrite_url: None,
+            timestamp: None,
+            key: None,
+        }
+    }
+
+    pub const fn with_timestamp(self, header: &'static str, unit: TimestampUnit) -> Self {
+        Self { timestamp: Some((header, unit)), ..self }
+    }
+
+    pub const fn with_key(self, location: DeliveryKeyLocation) -> Self {
+        Self { key: Some(location), ..self }
+    }
 }
 
 impl HmacScheme {
-    pub fn new(config: Hmac, verify: &Verify, secrets: &[&[u8]]) -> Self {
-        let algorithm = match config.algorithm {
+    pub fn new(spec: HmacSpec, settings: &SchemeSettings<'_>) -> Self {
+        let algorithm = match spec.algorithm {
             Algorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
             Algorithm::Sha512 => hmac::HMAC_SHA512,
             Algorithm::Sha256 => hmac::HMAC_SHA256,
         };
         Self {
-            keys: HmacKeys::new(algorithm, secrets.iter().copied()),
-            header: verify.header.clone().unwrap_or_default(),
-            config,
-            tolerance: verify.tolerance.map(TimestampTolerance::new),
-            url: verify.url.clone(),
-            quirk: Quirk::None,
-            key_location: DeliveryKeyLocation::None,
+            keys: settings.hmac_keys(algorithm),
+            spec,
+            tolerance: settings.tolerance,
+            url: settings.url.cloned(),
+            is_prefix_optional: false,
+            rewrite_url: None,
+            key: None,
         }
     }
 
-    /// Sets how the sender differs, and where its delivery key is.
-    pub fn with_quirk(self, quirk: Quirk, key_location: DeliveryKeyLocation) -> Self {
-        Self { quirk, key_location, ..self }
+    pub fn of_preset(preset: HmacPreset, header: &str, settings: &SchemeSettings<'_>) -> Self {
+        let spec = HmacSpec {
+            header: header.to_owned(),
+            algorithm: preset.algorithm,
+            prefix: preset.prefix.to_owned(),
+            encoding: preset.encoding,
+            // An empty list would sign nothing. The test `each_preset_has_valid_signed_parts`
+            // excludes that.
+            signed: parse_signed_parts(preset.signed).unwrap_or_default(),
+            timestamp_header: preset.timestamp.map(|(header, _)| header.to_owned()),
+            timestamp_unit: preset.timestamp.map_or(TimestampUnit::Seconds, |(_, unit)| unit),
+            id_header: None,
+        };
+        Self {
+            is_prefix_optional: preset.is_prefix_optional,
+            rewrite_url: preset.rewrite_url,
+            key: preset.key,
+            ..Self::new(spec, settings)
+        }
     }
 
     /// Returns the signed parts for this URL.
@@ -68,53 +127,55 @@ impl HmacScheme {
             SignedPart::Url => url.as_bytes(),
             SignedPart::Method => request.method.as_bytes(),
         };
-        self.config.signed.iter().map(part).collect()
+        self.spec.signed.iter().map(part).collect()
     }
 
-    fn signatures(&self, request: &SignedRequest<'_>) -> Result<Vec<Vec<u8>>, String> {
-        request.require_header(&self.header)?;
+    fn signatures(&self, request: &SignedRequest<'_>) -> Result<Vec<Vec<u8>>, Reason> {
+        request.require_header(&self.spec.header)?;
         let read = |value| self.signature(value);
         // A prefix with a comma cannot be distinguished from a list.
-        if self.config.prefix.contains(',') {
+        if self.spec.prefix.contains(',') {
             return parse::parse_signatures(
-                request.header_values(&self.header),
-                &self.header,
+                request.header_values(&self.spec.header),
+                &self.spec.header,
                 read,
             );
         }
-        parse::parse_signatures(parse::header_elements(request, &self.header), &self.header, read)
+        parse::parse_signatures(
+            parse::header_elements(request, &self.spec.header),
+            &self.spec.header,
+            read,
+        )
     }
 
-    fn signature(&self, value: &[u8]) -> Result<Vec<u8>, String> {
-        let text = match value.strip_prefix(self.config.prefix.as_bytes()) {
+    fn signature(&self, value: &[u8]) -> Result<Vec<u8>, Reason> {
+        let text = match value.strip_prefix(self.spec.prefix.as_bytes()) {
             Some(text) => text,
-            None if self.quirk == Quirk::PrefixOptional => value,
+            None if self.is_prefix_optional => value,
             None => {
-                return Err(format!(
-                    "{} does not begin with {:?}",
-                    self.header, self.config.prefix
-                ));
+                let HmacSpec { header, prefix, .. } = &self.spec;
+                return Err(format!("{header} does not begin with {prefix:?}").into());
             }
         };
-        Ok(parse::decode_signature(self.config.encoding, text)?)
+        Ok(parse::decode_signature(self.spec.encoding, text)?)
     }
 }
 
 impl VerificationScheme for HmacScheme {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let signatures = self.signatures(request)?;
         let header = |name: &Option<String>| match name {
             Some(name) => request.required_header(name),
             None => Ok(&b""[..]),
         };
-        let timestamp = header(&self.config.timestamp_header)?;
-        let id = header(&self.config.id_header)?;
+        let timestamp = header(&self.spec.timestamp_header)?;
+        let id = header(&self.spec.id_header)?;
         let mut urls = vec![String::new()];
-        if self.config.signed.contains(&SignedPart::Url) {
+        if self.spec.signed.contains(&SignedPart::Url) {
             urls = vec![url::public_url(self.url.as_ref(), request)];
         }
-        if self.quirk == Quirk::DecodeUrlEscapes {
-            urls.push(url::decode_hubspot_escapes(&urls[0]));
+        if let Some(rewrite) = self.rewrite_url {
+            urls.push(rewrite(&urls[0]));
         }
         let mut is_valid = false;
         for url in &urls {
@@ -122,19 +183,17 @@ impl VerificationScheme for HmacScheme {
                 self.keys.verify_any(&self.parts(request, (timestamp, id), url), &signatures);
         }
         if !is_valid {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         let stale_reason = match self.tolerance {
-            Some(tolerance) if self.config.timestamp_header.is_some() => {
-                tolerance.check_timestamp_text(timestamp, self.config.timestamp_unit, now_ms)?
+            Some(tolerance) if self.spec.timestamp_header.is_some() => {
+                tolerance.check_timestamp_text(timestamp, self.spec.timestamp_unit, now_ms)?
             }
             _ => None,
         };
-        let mut proof = Proof::from_body(self.key_location, request.body, stale_reason)?;
-        if request.body.is_empty()
-            && self.key_location != DeliveryKeyLocation::None
-            && self.config.signed.contains(&SignedPart::Timestamp)
-        {
+        let Some(key) = self.key else { return Ok(Proof { delivery_key: None, stale_reason }) };
+        let mut proof = Proof::from_body(key, request.body, stale_reason)?;
+        if request.body.is_empty() && self.spec.signed.contains(&SignedPart::Timestamp) {
             // Only the timestamp, and the URL where it is signed, distinguish it from the next
             // request.
             let signed = self.parts(request, (timestamp, id), &urls[0]);
@@ -144,34 +203,30 @@ impl VerificationScheme for HmacScheme {
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        let urls = if self.quirk == Quirk::DecodeUrlEscapes { 2 } else { 1 };
-        self.keys.check_cost(urls, request.body.len())
+        self.keys.check_cost(1 + usize::from(self.rewrite_url.is_some()), request.body.len())
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
-        let timestamp = parse::format_timestamp(self.config.timestamp_unit, now_ms);
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
+        let timestamp = parse::format_timestamp(self.spec.timestamp_unit, now_ms);
         let id = outgoing.id.clone();
-        let timestamp_header = self.config.timestamp_header.iter().map(|name| (name, &timestamp));
+        let timestamp_header = self.spec.timestamp_header.iter().map(|name| (name, &timestamp));
         for (name, value) in
-            timestamp_header.chain(self.config.id_header.iter().map(|name| (name, &id)))
+            timestamp_header.chain(self.spec.id_header.iter().map(|name| (name, &id)))
         {
             outgoing.set_header(name, value);
         }
         let mut url = outgoing.url(self.url.as_ref());
-        if self.quirk == Quirk::DecodeUrlEscapes {
-            url = url::decode_hubspot_escapes(&url);
+        if let Some(rewrite) = self.rewrite_url {
+            url = rewrite(&url);
         }
         let lines = outgoing.header_refs();
         let request = outgoing.as_signed_request(&lines);
         let parts = self.parts(&request, (timestamp.as_bytes(), id.as_bytes()), &url);
         let signature = self.keys.sign(&parts, outgoing.is_corrupt)?;
-        let signature = parse::encode_signature(self.config.encoding, &signature);
-        let prefix = match self.quirk {
-            Quirk::PrefixOptional => "",
-            Quirk::None | Quirk::DecodeUrlEscapes => &self.config.prefix,
-        };
+        let signature = parse::encode_signature(self.spec.encoding, &signature);
+        let prefix = if self.is_prefix_optional { "" } else { &self.spec.prefix };
         let value = format!("{prefix}{signature}");
-        outgoing.set_header(&self.header, value);
+        outgoing.set_header(&self.spec.header, value);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::proof::Reason;
 use crate::json;
 
 /// Parses a body after its byte order mark, if it has one.
@@ -17,10 +18,10 @@ pub(super) fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> serde_json::Resul
 }
 
 /// Parses the parts of a body that a scheme needs. The error quotes nothing of the body.
-pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], expected: &str) -> Result<T, String> {
+pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], expected: &str) -> Result<T, Reason> {
     parse(body).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => format!("body lacks {expected}"),
-        _ => format!("body is not JSON: line {}, column {}", e.line(), e.column()),
+        serde_json::error::Category::Data => format!("body lacks {expected}").into(),
+        _ => format!("body is not JSON: line {}, column {}", e.line(), e.column()).into(),
     })
 }
 
@@ -29,11 +30,11 @@ pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], expected: &str) -> Re
 pub(super) struct RawJsonObject(Vec<(String, Box<RawValue>)>);
 
 impl RawJsonObject {
-    pub fn read(body: &[u8]) -> Result<Self, String> {
+    pub fn read(body: &[u8]) -> Result<Self, Reason> {
         read(body, "the JSON object that this sender signs")
     }
 
-    pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), String> {
+    pub fn set(&mut self, name: &str, value: &impl Serialize) -> Result<(), Reason> {
         let raw = serde_json::value::to_raw_value(value).map_err(|e| e.to_string())?;
         match self.0.iter_mut().find(|(found, _)| found == name) {
             Some((_, old)) => *old = raw,
@@ -46,8 +47,8 @@ impl RawJsonObject {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
-    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        serde_json::to_vec(self).map_err(|e| e.to_string())
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Reason> {
+        serde_json::to_vec(self).map_err(|e| e.to_string().into())
     }
 }
 

@@ -4,15 +4,31 @@
 
 use serde::Deserialize;
 
-use super::hmac::HmacScheme;
+use super::delivery_key::DeliveryKeyLocation;
+use super::hmac::{HmacPreset, HmacScheme};
 use super::json_body::{self, RawJsonObject};
-use super::parse::TimestampTolerance;
-use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
-use crate::config::Verify;
+use super::parse::Tolerance;
+use super::preset::{HOUR, MINUTE, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::{OutgoingRequest, SignedRequest, VerificationScheme};
 
-pub(super) struct Linear {
+/// Linear retries after a minute, an hour and six hours (linear.app/developers/webhooks). The
+/// tolerance of one minute that the page advises would reject all of these.
+pub(super) const PRESET: Preset = Preset::new(
+    "linear",
+    PresetLocation::Header("linear-signature"),
+    Method::Own(|header, settings| {
+        let hmac = HmacScheme::of_preset(HmacPreset::hex(""), header, settings);
+        Box::new(Linear { hmac, tolerance: settings.required_tolerance() })
+    }),
+)
+.with_repeated_stamp(8 * HOUR, MINUTE)
+.with_signed_key()
+.with_sample(r#"{"action":"create","type":"Issue","data":{"id":"{id}","title":"test"}}"#);
+
+struct Linear {
     hmac: HmacScheme,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 #[derive(Deserialize)]
@@ -21,14 +37,8 @@ struct LinearBody {
     timestamp: i64,
 }
 
-impl Linear {
-    pub fn new(hmac: HmacScheme, verify: &Verify) -> Self {
-        Self { hmac, tolerance: TimestampTolerance::from_verify(verify) }
-    }
-}
-
 impl VerificationScheme for Linear {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         self.hmac.check(request, now_ms)?;
         let body: LinearBody = json_body::read(request.body, "a webhookTimestamp")?;
         let stale_reason = self.tolerance.check_timestamp(body.timestamp, now_ms);
@@ -39,7 +49,7 @@ impl VerificationScheme for Linear {
         self.hmac.check_cost(request)
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
         let mut fields = RawJsonObject::read(&outgoing.body)?;
         fields.set("webhookTimestamp", &now_ms)?;
         outgoing.body = fields.to_bytes()?;

@@ -10,16 +10,32 @@ use std::borrow::Cow;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+use super::hmac_spec::{Encoding, TimestampUnit};
 use super::json_body::{self, RawJsonObject};
-use super::parse::{self, MISMATCH, TimestampTolerance};
+use super::parse::{self, MISMATCH, Tolerance};
+use super::preset::{FIVE_MINUTES, HOUR, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme, form_fields};
-use crate::config::{Encoding, TimestampUnit, Verify};
-use crate::planner::hash_key;
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SignedRequest, VerificationScheme, form_fields};
+use crate::domain::job_plan::hash_key;
+use crate::media_type::BodyFormat;
 
-pub(super) struct Mailgun {
+/// Mailgun retries for 8 hours (documentation.mailgun.com, "Webhooks").
+pub(super) const PRESET: Preset = Preset::new(
+    "mailgun",
+    PresetLocation::Fixed,
+    Method::Own(|_, settings| Box::new(Mailgun::new(settings))),
+)
+.with_repeated_stamp(9 * HOUR, FIVE_MINUTES)
+.with_signed_key()
+.without_signed_body()
+.with_sample(r#"{"event-data":{"event":"delivered","id":"{id}"}}"#)
+.with_forms();
+
+struct Mailgun {
     keys: HmacKeys,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 #[derive(Deserialize)]
@@ -39,10 +55,10 @@ struct Signature<'a> {
 }
 
 impl Mailgun {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(settings: &SchemeSettings<'_>) -> Self {
         Self {
-            keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
-            tolerance: TimestampTolerance::from_verify(verify),
+            keys: settings.hmac_keys(hmac::HMAC_SHA256),
+            tolerance: settings.required_tolerance(),
         }
     }
 
@@ -50,10 +66,10 @@ impl Mailgun {
         &self,
         [timestamp, token, signature]: [&[u8]; 3],
         now_ms: i64,
-    ) -> Result<Proof, String> {
+    ) -> Result<Proof, Reason> {
         let signature = parse::decode_signature(Encoding::Hex, signature)?;
         if !self.keys.verify(&[timestamp, token], &signature) {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
@@ -62,15 +78,15 @@ impl Mailgun {
 }
 
 impl VerificationScheme for Mailgun {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
-        let content_type = request.optional_header("content-type")?;
-        let fields = if form_fields::is_form(content_type) {
-            Some(form_fields::parse_urlencoded(request.body)?)
-        } else if form_fields::is_multipart(content_type) {
-            let names = ["timestamp", "token", "signature"];
-            Some(form_fields::parse_multipart(content_type, request.body, &names)?)
-        } else {
-            None
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
+        let fields = match request.body_format()? {
+            BodyFormat::Form => Some(form_fields::parse_urlencoded(request.body)?),
+            BodyFormat::Multipart => {
+                let content_type = request.optional_header("content-type")?;
+                let names = ["timestamp", "token", "signature"];
+                Some(form_fields::parse_multipart(content_type, request.body, &names)?)
+            }
+            BodyFormat::Json | BodyFormat::MaybeJson | BodyFormat::Text => None,
         };
         if let Some(fields) = fields {
             let field = |name: &str| {
@@ -88,13 +104,13 @@ impl VerificationScheme for Mailgun {
         self.check_signature(parts, now_ms)
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let token = hex::encode(&outgoing.id);
         let signature =
             self.keys.sign(&[timestamp.as_bytes(), token.as_bytes()], outgoing.is_corrupt)?;
         let signature = hex::encode(signature);
-        if form_fields::is_form(outgoing.header("content-type").map(str::as_bytes)) {
+        if outgoing.body_format() == BodyFormat::Form {
             let is_signature_field =
                 |name: &[u8]| matches!(name, b"timestamp" | b"token" | b"signature");
             let other_fields = outgoing.body.split(|&byte| byte == b'&').filter(|pair| {

@@ -3,46 +3,75 @@
 
 use ring::hmac;
 
+use super::handshake::{HandshakeResult, HandshakeSpec, accept};
+use super::hmac_spec::Encoding;
 use super::parse::{self, MISMATCH};
+use super::preset::{Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::public_url::PublicUrl;
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme, form_fields, url};
-use crate::config::{Encoding, PublicUrl, Verify};
-use crate::planner::hash_key;
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SignedRequest, VerificationScheme, form_fields, url};
+use crate::domain::job_plan::hash_key;
+use crate::{json, urlencoded};
 
-pub(super) struct Mandrill {
+const SIGNED: Preset = Preset::new(
+    "mandrill",
+    PresetLocation::Header("x-mandrill-signature"),
+    Method::Own(|header, settings| Box::new(Mandrill::new(header, settings))),
+)
+.with_signed_key()
+.with_handshakes(&[HandshakeSpec::unsigned(&["HEAD", "POST"], |_, request| detect_check(request))])
+.with_sample("mandrill_events=%5B%7B%22event%22%3A%22send%22%2C%22_id%22%3A%22{id}%22%7D%5D")
+.with_forms();
+
+pub(super) const PRESET: Preset = Preset { is_secret_optional: true, ..SIGNED };
+
+struct Mandrill {
     keys: HmacKeys,
     header: String,
     url: Option<PublicUrl>,
 }
 
 impl Mandrill {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
         Self {
-            keys: HmacKeys::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secrets.iter().copied()),
-            header: verify.header.clone().unwrap_or_default(),
-            url: verify.url.clone(),
+            keys: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+            header: header.to_owned(),
+            url: settings.url.cloned(),
         }
     }
 }
 
-fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
+fn signed_fields(body: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut fields = form_fields::parse_urlencoded(body)?;
     // Stable: values of the same name keep their order.
     fields.sort_by(|(left, _), (right, _)| left.cmp(right));
     Ok(form_fields::concat(&fields))
 }
 
+/// A HEAD, then a POST without events, signed with a key that the operator cannot know yet.
+fn detect_check(request: &SignedRequest<'_>) -> HandshakeResult {
+    let mut fields = urlencoded::fields(json::without_mark(request.body));
+    let is_handshake = match (fields.next(), fields.next()) {
+        _ if request.method == "HEAD" => true,
+        (Some((name, value)), None) => *name == *b"mandrill_events" && *value == *b"[]",
+        _ => false,
+    };
+    is_handshake.then(|| accept(request.method)).flatten()
+}
+
 impl VerificationScheme for Mandrill {
-    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
         if self.keys.is_empty() {
-            return Err("no secret is configured yet: only handshakes are answered".to_owned());
+            return Err("no secret is configured yet: only handshakes are answered".into());
         }
         let signatures = parse::header_signatures(request, &self.header, Encoding::Base64)?;
         let url = url::public_url(self.url.as_ref(), request);
         let fields = signed_fields(request.body)?;
         let signed = [url.as_bytes(), &fields];
         if !self.keys.verify_any(&signed, &signatures) {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         // The key is not the bytes of the body, because the same fields can be encoded in another
         // way.
@@ -53,7 +82,7 @@ impl VerificationScheme for Mandrill {
         self.keys.check_cost(1, request.body.len())
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
         let url = outgoing.url(self.url.as_ref());
         let signature = self
             .keys

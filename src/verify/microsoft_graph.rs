@@ -5,11 +5,25 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::handshake::{HandshakeSpec, echo_parameter};
 use super::json_body::{self, RawJsonObject};
+use super::preset::{Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
 use super::secrets::SharedSecrets;
-use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
+use super::{OutgoingRequest, SignedRequest, VerificationScheme};
 
-pub(super) struct Graph(SharedSecrets);
+pub(super) const PRESET: Preset = Preset::new(
+    "microsoft-graph",
+    PresetLocation::Fixed,
+    Method::Own(|_, settings| Box::new(Graph(settings.shared_secrets()))),
+)
+.without_signed_body()
+.with_handshakes(&[HandshakeSpec::unsigned(&["POST"], |_, request| {
+    echo_parameter(request, "validationToken")
+})])
+.with_sample(r#"{"value":[{"subscriptionId":"test","changeType":"updated","resource":"{id}"}]}"#);
+
+struct Graph(SharedSecrets);
 
 #[derive(Deserialize)]
 struct GraphBody<'a> {
@@ -23,30 +37,24 @@ struct Notification<'a> {
     client_state: Option<Cow<'a, str>>,
 }
 
-impl Graph {
-    pub fn new(secrets: &[&[u8]]) -> Self {
-        Self(SharedSecrets::new(secrets.iter().copied()))
-    }
-}
-
 impl VerificationScheme for Graph {
-    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
         let body: GraphBody<'_> = json_body::read(request.body, "notifications in value")?;
         if body.value.is_empty() {
-            return Err("body lacks notifications in value".to_owned());
+            return Err("body lacks notifications in value".into());
         }
         // The first mismatch ends the check, so that a sender without the secret costs little.
         for notification in &body.value {
             let state =
                 notification.client_state.as_deref().ok_or("no clientState in a notification")?;
             if !self.0.contains(state.as_bytes()) {
-                return Err("clientState does not match".to_owned());
+                return Err("clientState does not match".into());
             }
         }
         Ok(Proof::default())
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
         let state = self.0.signing_secret(outgoing)?;
         let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
         let mut fields = RawJsonObject::read(&outgoing.body)?;

@@ -1,92 +1,72 @@
 //! Verification: how each sender proves that a webhook is its own.
 //!
-//! Each scheme has a file, and senders that use one HMAC are rows of `hmac_presets.rs`.
-//! `CONSTRUCTORS` lists them all. A scheme checks the raw bytes, in constant time, with every valid
-//! secret. Before the signature is verified it parses only what the scheme itself needs. Each
-//! scheme can also sign as its sender does, for `hooktrail send` and the tests.
+//! `Scheme` is what a source configures: a general scheme, or the preset of a sender.
+//! `presets.rs` lists the senders, each with its file or its row. A scheme checks the raw bytes, in
+//! constant time, with every valid secret. Before the signature is verified it parses only what the
+//! scheme itself needs. Each scheme can also sign as its sender does, for `hooktrail send` and the
+//! tests.
 //!
 //! The rejection records the exact reason, and the response tells the sender none of it. No reason
 //! contains a secret or the signature that would have matched.
 
-use crate::config::{self, ProxyHeader, Secrets, Source, Verify};
-use crate::planner;
+use crate::domain::job_plan::header_key;
+use crate::media_type::BodyFormat;
 
 mod bearer;
+mod bitbucket;
 mod delivery_key;
 mod discord;
 mod form_fields;
 mod handshake;
 mod hmac;
-mod hmac_presets;
+mod hmac_spec;
+mod hubspot;
 mod json_body;
+mod key_material;
 mod linear;
 mod mailgun;
 mod mandrill;
+mod meta;
 mod microsoft_graph;
 mod outgoing;
 mod paminga;
 mod parse;
+mod preset;
+mod presets;
 mod proof;
+mod public_url;
+mod scheme;
+mod secret_format;
 mod secrets;
 mod sendgrid;
+mod settings;
+mod slack;
 mod sns;
 mod standard;
 mod stripe;
 mod token;
+mod trello;
 mod twilio;
 mod url;
+mod zoom;
 
-use delivery_key::DeliveryKeyLocation;
 pub use handshake::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes};
+pub use hmac_spec::{Algorithm, Encoding, HmacSpec, SignedPart, TimestampUnit, parse_signed_parts};
+pub use key_material::parse_shared_standard_key;
 pub use outgoing::OutgoingRequest;
-pub use parse::forwarded_pair;
-pub use proof::Proof;
-pub use token::param_name_matches;
+pub use parse::{Tolerance, forwarded_pair};
+pub use preset::{DeliveryKey, Preset, PresetLocation};
+pub use presets::PRESETS;
+pub use proof::{Proof, Reason};
+pub use public_url::{PublicUrl, next_name};
+pub use scheme::Scheme;
+pub use secret_format::SecretFormat;
+pub use settings::SchemeSettings;
+pub use token::{CredentialLocation, param_name_matches};
+pub use url::ProxyHeader;
 
 /// Why `hooktrail send` cannot sign for a scheme with a key pair.
 const PUBLIC_KEY_ONLY: &str = "only the sender can sign: the secret here is its public key";
-
-/// Builds a scheme from its configuration and secrets.
-type SchemeConstructor = fn(&Verify, &[&[u8]]) -> Box<dyn VerificationScheme>;
-
-/// The constructor of each scheme. `config::SCHEMES` has its other properties, and `handshake.rs`
-/// its handshake.
-const CONSTRUCTORS: &[(&str, SchemeConstructor)] = &[
-    ("none", |_, _| Box::new(NoVerification)),
-    ("token", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
-    ("basic", |verify, secrets| {
-        Box::new(bearer::Basic::new(verify.user.as_deref().unwrap_or(""), secrets))
-    }),
-    ("bearer", |_, secrets| Box::new(bearer::Bearer::new(secrets))),
-    ("hmac", |verify, secrets| match &verify.hmac {
-        Some(hmac) => Box::new(hmac::HmacScheme::new(hmac.clone(), verify, secrets)),
-        None => Box::new(token::Token::deny_all()),
-    }),
-    ("paminga", hmac_presets::scheme),
-    ("standard", |verify, secrets| Box::new(standard::Standard::new(verify, secrets))),
-    ("github", hmac_presets::scheme),
-    ("gitlab", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
-    ("stripe", |verify, secrets| Box::new(stripe::TimestampedSignatures::stripe(verify, secrets))),
-    ("shopify", hmac_presets::scheme),
-    ("slack", hmac_presets::scheme),
-    ("twilio", |verify, secrets| Box::new(twilio::Twilio::new(verify, secrets))),
-    ("sendgrid", |verify, secrets| Box::new(sendgrid::SendGrid::new(verify, secrets))),
-    ("mailgun", |verify, secrets| Box::new(mailgun::Mailgun::new(verify, secrets))),
-    ("mailchimp", |verify, secrets| Box::new(token::Token::new(verify, secrets))),
-    ("mandrill", |verify, secrets| Box::new(mandrill::Mandrill::new(verify, secrets))),
-    ("meta", hmac_presets::scheme),
-    ("zoom", hmac_presets::scheme),
-    ("discord", |verify, secrets| Box::new(discord::Discord::new(verify, secrets))),
-    ("paddle", |verify, secrets| Box::new(stripe::TimestampedSignatures::paddle(verify, secrets))),
-    ("square", hmac_presets::scheme),
-    ("hubspot", hmac_presets::scheme),
-    ("linear", hmac_presets::scheme),
-    ("bitbucket", hmac_presets::scheme),
-    ("dropbox", hmac_presets::scheme),
-    ("trello", hmac_presets::scheme),
-    ("microsoft-graph", |_, secrets| Box::new(microsoft_graph::Graph::new(secrets))),
-    ("sns", |verify, secrets| Box::new(sns::Sns::new(verify, secrets))),
-];
 
 /// A request as the sender signed it.
 #[derive(Clone, Copy)]
@@ -105,8 +85,8 @@ pub struct SignedRequest<'a> {
 
 impl<'a> SignedRequest<'a> {
     /// Returns the value of a header that must occur exactly once.
-    fn required_header(&self, name: &str) -> Result<&'a [u8], String> {
-        self.optional_header(name)?.ok_or_else(|| format!("no {name} header"))
+    fn required_header(&self, name: &str) -> Result<&'a [u8], Reason> {
+        self.optional_header(name)?.ok_or_else(|| format!("no {name} header").into())
     }
 
     /// Iterates over the values of a header, one for each line.
@@ -115,18 +95,25 @@ impl<'a> SignedRequest<'a> {
     }
 
     /// Requires that a header is present, however often.
-    fn require_header(&self, name: &str) -> Result<(), String> {
-        self.header_values(name).next().map(|_| ()).ok_or_else(|| format!("no {name} header"))
+    fn require_header(&self, name: &str) -> Result<(), Reason> {
+        let value = self.header_values(name).next();
+        value.map(|_| ()).ok_or_else(|| format!("no {name} header").into())
     }
 
     /// Returns the value of a header that may occur once.
-    pub(super) fn optional_header(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
+    pub(super) fn optional_header(&self, name: &str) -> Result<Option<&'a [u8]>, Reason> {
         let mut values = self.headers.iter().filter(|(other, _)| *other == name);
         match (values.next(), values.next()) {
             (Some((_, value)), None) => Ok(Some(value)),
             (None, _) => Ok(None),
-            (Some(_), Some(_)) => Err(format!("more than one {name} header")),
+            (Some(_), Some(_)) => Err(format!("more than one {name} header").into()),
         }
+    }
+
+    /// How the body is read, by its content type.
+    fn body_format(&self) -> Result<BodyFormat, Reason> {
+        let content_type = self.optional_header("content-type")?.unwrap_or_default();
+        Ok(BodyFormat::from_content_type(content_type))
     }
 
     /// Returns the last element of a list that may extend over several lines. The nearest proxy
@@ -161,18 +148,10 @@ impl SenderResponse {
     }
 }
 
-/// Where a request carries the shared secret itself. The server does not store that place.
-#[derive(Clone, Copy, Debug, Default)]
-struct SecretLocation<'s> {
-    header: Option<&'s str>,
-    parameter: Option<&'s str>,
-    is_last_segment: bool,
-}
-
 /// A verification scheme with its secrets.
 trait VerificationScheme: Send + Sync {
     /// Verifies the request and returns its proof, or the exact reason for the rejection.
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String>;
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason>;
 
     /// Returns the cost of `check`, expressed as a number of bytes to hash.
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
@@ -180,10 +159,11 @@ trait VerificationScheme: Send + Sync {
     }
 
     /// Signs as the sender does, or returns why that is not possible.
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String>;
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason>;
 
-    fn secret_location(&self) -> SecretLocation<'_> {
-        SecretLocation::default()
+    /// Where a request carries the shared secret itself. The server does not store that place.
+    fn secret_location(&self) -> Option<&CredentialLocation> {
+        None
     }
 
     /// Value of `WWW-Authenticate` in a 401.
@@ -201,11 +181,11 @@ trait VerificationScheme: Send + Sync {
 struct NoVerification;
 
 impl VerificationScheme for NoVerification {
-    fn check(&self, _: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, _: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
         Ok(Proof::default())
     }
 
-    fn sign(&self, _: &mut OutgoingRequest, _: i64) -> Result<(), String> {
+    fn sign(&self, _: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
         Ok(())
     }
 }
@@ -213,25 +193,19 @@ impl VerificationScheme for NoVerification {
 /// Verifies the requests of one source.
 pub struct Verifier {
     scheme: Box<dyn VerificationScheme>,
-    spec: Option<&'static config::SchemeSpec>,
+    preset: Option<&'static Preset>,
     handshakes: Option<PresetHandshakes>,
 }
 
 impl Verifier {
-    /// Makes the verifier of a source from its `verify` and secrets.
-    pub fn new(source: &Source, secrets: &Secrets) -> Self {
-        let verify = &source.verify;
-        let values: Vec<&[u8]> = secrets.resolve(&verify.secret).collect();
-        let constructor = CONSTRUCTORS.iter().find(|(name, _)| *name == verify.scheme);
+    /// Makes the verifier of a source from its scheme and settings.
+    pub fn new(scheme: &Scheme, settings: &SchemeSettings<'_>) -> Self {
+        let header = scheme.location().map_or("", CredentialLocation::header);
+        let specs = scheme.preset().map_or(&[][..], |preset| preset.handshakes);
         Self {
-            // The configuration rejects unknown schemes. If one got here, every request would be
-            // rejected.
-            scheme: constructor.map_or_else(
-                || Box::new(token::Token::deny_all()) as Box<dyn VerificationScheme>,
-                |(_, constructor)| constructor(verify, &values),
-            ),
-            spec: config::find_scheme(&verify.scheme),
-            handshakes: PresetHandshakes::new(source, secrets),
+            scheme: scheme.build(settings),
+            preset: scheme.preset(),
+            handshakes: PresetHandshakes::new(specs, header, settings),
         }
     }
 
@@ -240,10 +214,10 @@ impl Verifier {
     ///
     /// # Errors
     /// The exact reason, for the rejection's record only.
-    pub fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    pub fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let mut proof = self.scheme.check(request, now_ms)?;
         if let Some(names) = self.key_headers() {
-            let key = |name: &&str| planner::header_key(b'h', request.headers, name);
+            let key = |name: &&str| header_key(b'h', request.headers, name);
             proof.delivery_key = names.iter().find_map(key);
         }
         Ok(proof)
@@ -251,9 +225,9 @@ impl Verifier {
 
     /// The headers that hold the sender's delivery key, if the sender does not sign it.
     fn key_headers(&self) -> Option<&'static [&'static str]> {
-        match self.spec?.delivery_key {
-            config::DeliveryKey::Header(names) => Some(names),
-            config::DeliveryKey::Absent | config::DeliveryKey::Signed => None,
+        match self.preset?.delivery_key {
+            DeliveryKey::Header(names) => Some(names),
+            DeliveryKey::Absent | DeliveryKey::Signed => None,
         }
     }
 
@@ -266,7 +240,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Why the scheme cannot sign.
-    pub fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    pub fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
         if let Some([name, ..]) = self.key_headers()
             && outgoing.header(name).is_none()
         {
@@ -288,7 +262,7 @@ impl Verifier {
 
     /// Whether the scheme is a preset, which brings the sender's own response.
     pub fn is_preset(&self) -> bool {
-        self.spec.is_some_and(|spec| spec.is_preset)
+        self.preset.is_some()
     }
 
     /// The preset's own response to an event.
@@ -296,19 +270,10 @@ impl Verifier {
         self.is_preset().then(|| self.scheme.success_response(body))
     }
 
-    /// The header that holds a shared secret, besides those that are always redacted.
-    pub fn secret_header(&self) -> Option<&str> {
-        self.scheme.secret_location().header
-    }
-
-    /// The query parameter that holds a shared secret.
-    pub fn secret_parameter(&self) -> Option<&str> {
-        self.scheme.secret_location().parameter
-    }
-
-    /// Whether the last segment of the path is a shared secret.
-    pub fn has_secret_segment(&self) -> bool {
-        self.scheme.secret_location().is_last_segment
+    /// Where a request carries the shared secret itself, besides the headers that are always
+    /// redacted.
+    pub fn secret_location(&self) -> Option<&CredentialLocation> {
+        self.scheme.secret_location()
     }
 }
 

@@ -1,7 +1,8 @@
 //! An outgoing request, which `hooktrail send` and the tests sign as a sender does.
 
+use super::public_url::PublicUrl;
 use super::{SignedRequest, url};
-use crate::config::PublicUrl;
+use crate::media_type::BodyFormat;
 
 /// A request before and after it is signed.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,10 @@ impl OutgoingRequest {
     /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn body_format(&self) -> BodyFormat {
+        BodyFormat::from_content_type(self.header("content-type").unwrap_or_default().as_bytes())
     }
 
     /// Adds a query parameter or replaces it.

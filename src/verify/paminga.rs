@@ -1,5 +1,6 @@
-//! The delivery key of Paminga's bodies: `form_completion_id` of a form, the bytes of a campaign.
-//! No expression is needed, and a form gives the same key in both of its encodings.
+//! `paminga` (Paminga's documentation, "Webhook signatures"): HMAC-SHA256 over the body in hex. The
+//! delivery key is `form_completion_id` of a form, and the bytes of a campaign. No expression is
+//! needed, and a form gives the same key in both of its encodings.
 
 use std::fmt;
 
@@ -7,10 +8,23 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::delivery_key::key_text;
-use super::form_fields;
-use crate::domain::job_plan::KeyHash;
-use crate::planner::hash_key;
+use super::delivery_key::{DeliveryKeyLocation, body_key, key_text};
+use super::hmac::HmacPreset;
+use super::preset::Preset;
+use crate::domain::job_plan::{KeyHash, hash_key};
+use crate::{json, urlencoded};
+
+pub(super) const PRESET: Preset = Preset::hmac(
+    "paminga",
+    "x-paminga-signature",
+    HmacPreset { is_prefix_optional: true, ..HmacPreset::hex("sha256=") }
+        .with_key(DeliveryKeyLocation::Custom(|body| Ok(read_key(json::without_mark(body))))),
+)
+.with_sample(concat!(
+    r#"{"contact_id":"1","form_id":"test","form_completion_id":"{id}","#,
+    r#""submission_time":"2026-11-23T10:00:00+00:00","submission_values":{"first_name":["Ada"],"#,
+    r#""last_name":["Lovelace"],"email_address":["ada@example.com"]}}"#
+));
 
 /// The members of Paminga's bodies that matter here. If a member occurs twice, the last one counts,
 /// as in jq.
@@ -68,20 +82,20 @@ fn parse(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
 
 /// Returns the key of a form or a campaign. Alerts have none, because two alerts may be equal. JSON
 /// and forms are distinguished by the signed bytes and not by the unsigned Content-Type.
-pub(super) fn read_key(body: &[u8]) -> Option<KeyHash> {
+fn read_key(body: &[u8]) -> Option<KeyHash> {
     let Ok(parts) = parse(body) else {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hash_key(b'f', &[&id]));
     };
     match parts.completion_id.and_then(key_text) {
         Some(id) => Some(hash_key(b'f', &[id.as_bytes()])),
-        None => parts.is_campaign.then(|| hash_key(b'b', &[body])),
+        None => parts.is_campaign.then(|| body_key(body)),
     }
 }
 
 /// The last value of a field of an urlencoded form.
 fn form_field(body: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let values = form_fields::iter_fields(body).filter(|(other, _)| **other == *name);
+    let values = urlencoded::fields(body).filter(|(other, _)| **other == *name);
     values.last().map(|(_, value)| value.into_owned())
 }
 

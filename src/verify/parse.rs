@@ -4,11 +4,14 @@
 //! A sender that rotates its secret may send several signatures, in several lines or separated by
 //! commas (RFC 9110 section 5.3 allows a proxy to join lines like that). Any valid one is enough.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::SignedRequest;
-use crate::config::{self, Encoding, TimestampUnit};
+use super::hmac_spec::{Encoding, TimestampUnit};
+use super::proof::Reason;
 
 /// The reason for every well-formed signature that does not match.
 pub(super) const MISMATCH: &str = "signature does not match";
@@ -68,8 +71,8 @@ pub(super) fn header_elements<'a>(
 pub(super) fn parse_signatures<'a>(
     elements: impl Iterator<Item = &'a [u8]>,
     header: &str,
-    read: impl Fn(&'a [u8]) -> Result<Vec<u8>, String>,
-) -> Result<Vec<Vec<u8>>, String> {
+    read: impl Fn(&'a [u8]) -> Result<Vec<u8>, Reason>,
+) -> Result<Vec<Vec<u8>>, Reason> {
     let (mut signatures, mut first_error) = (Vec::new(), None);
     for element in elements.take(MAX_SIGNATURES) {
         match read(element) {
@@ -80,7 +83,7 @@ pub(super) fn parse_signatures<'a>(
     match first_error {
         _ if !signatures.is_empty() => Ok(signatures),
         Some(reason) => Err(reason),
-        None => Err(format!("no signature in {header}")),
+        None => Err(format!("no signature in {header}").into()),
     }
 }
 
@@ -92,7 +95,7 @@ pub(super) fn header_signatures(
     request: &SignedRequest<'_>,
     header: &str,
     encoding: Encoding,
-) -> Result<Vec<Vec<u8>>, String> {
+) -> Result<Vec<Vec<u8>>, Reason> {
     request.require_header(header)?;
     let read = |element: &[u8]| Ok(decode_signature(encoding, element)?);
     parse_signatures(header_elements(request, header), header, read)
@@ -118,37 +121,24 @@ pub(super) fn named_value<'v>(part: &'v [u8], name: &str) -> Option<&'v [u8]> {
     part.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-/// How far a timestamp may be off, in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TimestampTolerance {
-    back_ms: i64,
-    ahead_ms: i64,
+/// How far a time stamp may be in the past and in the future.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tolerance {
+    pub back: Duration,
+    pub ahead: Duration,
 }
 
-impl TimestampTolerance {
-    /// Longer durations than an `i64` of milliseconds are capped.
-    pub fn new(tolerance: config::Tolerance) -> Self {
-        let millis =
-            |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        Self { back_ms: millis(tolerance.back), ahead_ms: millis(tolerance.ahead) }
-    }
-
-    /// The tolerance of a scheme whose requests all have a timestamp. Without one every request is
-    /// stale.
-    pub fn from_verify(verify: &config::Verify) -> Self {
-        verify.tolerance.map_or(Self { back_ms: 0, ahead_ms: 0 }, Self::new)
-    }
-
+impl Tolerance {
     /// Returns why a timestamp is outside the tolerance, if it is.
     ///
     /// # Errors
     /// The timestamp is not a number.
-    pub fn check_timestamp_text(
+    pub(super) fn check_timestamp_text(
         self,
         timestamp: &[u8],
         unit: TimestampUnit,
         now_ms: i64,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<Reason>, Reason> {
         // Digits only: another byte could belong to the signed part beside the timestamp.
         let digits = Some(timestamp).filter(|text| text.iter().all(u8::is_ascii_digit));
         let number = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
@@ -161,14 +151,12 @@ impl TimestampTolerance {
     }
 
     /// Returns why a moment is outside the tolerance, if it is.
-    pub fn check_timestamp(self, at_ms: i64, now_ms: i64) -> Option<String> {
+    pub(super) fn check_timestamp(self, at_ms: i64, now_ms: i64) -> Option<Reason> {
         let age_ms = now_ms.saturating_sub(at_ms);
-        let (off_ms, max_ms, direction) = match age_ms {
-            0.. => (age_ms, self.back_ms, "old"),
-            _ => (age_ms.saturating_neg(), self.ahead_ms, "ahead"),
-        };
-        let (off, max) = (off_ms / 1000, max_ms / 1000);
-        (off_ms > max_ms).then(|| format!("timestamp is {off} s {direction}: at most {max} s"))
+        let (max, direction) = if age_ms >= 0 { (self.back, "old") } else { (self.ahead, "ahead") };
+        let off = Duration::from_millis(age_ms.unsigned_abs());
+        let (off_s, max_s) = (off.as_secs(), max.as_secs());
+        (off > max).then(|| format!("timestamp is {off_s} s {direction}: at most {max_s} s").into())
     }
 }
 

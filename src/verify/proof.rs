@@ -1,6 +1,9 @@
-//! The result of a successful verification.
+//! The result of a verification: the proof, or the reason for the rejection.
 
-use super::DeliveryKeyLocation;
+use std::borrow::Cow;
+use std::fmt;
+
+use super::delivery_key::DeliveryKeyLocation;
 use crate::domain::job_plan::KeyHash;
 
 /// Proof that the signature or token of a request is valid.
@@ -12,7 +15,7 @@ pub struct Proof {
     pub delivery_key: Option<KeyHash>,
     /// Why the timestamp is outside the tolerance. The request is rejected unless it repeats a
     /// stored event.
-    pub stale_reason: Option<String>,
+    pub stale_reason: Option<Reason>,
 }
 
 impl Proof {
@@ -23,8 +26,31 @@ impl Proof {
     pub(super) fn from_body(
         key_location: DeliveryKeyLocation,
         body: &[u8],
-        stale_reason: Option<String>,
-    ) -> Result<Self, String> {
+        stale_reason: Option<Reason>,
+    ) -> Result<Self, Reason> {
         Ok(Self { delivery_key: key_location.read_key(body)?, stale_reason })
+    }
+}
+
+/// The exact reason for a rejection, or why a request can't be signed. It is for people: no program
+/// branches on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason(Cow<'static, str>);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&'static str> for Reason {
+    fn from(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self(Cow::Owned(text))
     }
 }

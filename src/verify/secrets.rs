@@ -5,6 +5,7 @@ use subtle::ConstantTimeEq;
 
 use super::OutgoingRequest;
 use super::parse::MAX_CHECKED_PAIRS;
+use super::proof::Reason;
 
 /// Secrets that are compared as they are. Their digests are compared, so that the time depends
 /// neither on a secret's length nor on its first bytes.
@@ -26,6 +27,10 @@ impl SharedSecrets {
         Self { digests: secrets.into_iter().map(compute_digest).collect(), first }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.digests.is_empty()
+    }
+
     /// Compares with all secrets, even after a match.
     pub fn contains(&self, candidate: &[u8]) -> bool {
         let candidate = compute_digest(candidate);
@@ -38,7 +43,7 @@ impl SharedSecrets {
     }
 
     /// Returns the secret that a sender sends, or an invalid one if `outgoing` asks for it.
-    pub fn signing_secret(&self, outgoing: &OutgoingRequest) -> Result<Vec<u8>, String> {
+    pub fn signing_secret(&self, outgoing: &OutgoingRequest) -> Result<Vec<u8>, Reason> {
         let mut secret = self.first.clone().ok_or(NO_SECRET)?;
         if outgoing.is_corrupt {
             secret.push(b'x');
@@ -98,7 +103,7 @@ impl HmacKeys {
     }
 
     /// Signs with the first key, and makes the signature invalid if `is_corrupt`.
-    pub fn sign(&self, parts: &[&[u8]], is_corrupt: bool) -> Result<Vec<u8>, String> {
+    pub fn sign(&self, parts: &[&[u8]], is_corrupt: bool) -> Result<Vec<u8>, Reason> {
         let mut signature = hmac_tag(self.0.first().ok_or(NO_SECRET)?, parts).as_ref().to_vec();
         signature[0] ^= u8::from(is_corrupt);
         Ok(signature)

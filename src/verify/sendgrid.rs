@@ -4,34 +4,47 @@
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
-use super::{DeliveryKeyLocation, Proof, SignedRequest, VerificationScheme};
-use crate::config::key_material;
-use crate::config::{Encoding, TimestampUnit, Verify};
+use super::delivery_key::DeliveryKeyLocation;
+use super::hmac_spec::{Encoding, TimestampUnit};
+use super::key_material;
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
+use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::secret_format::SecretFormat;
+use super::settings::SchemeSettings;
+use super::{SignedRequest, VerificationScheme};
+
+pub(super) const PRESET: Preset = Preset::new(
+    "sendgrid",
+    PresetLocation::Header("x-twilio-email-event-webhook-signature"),
+    Method::Own(|header, settings| Box::new(SendGrid::new(header, settings))),
+)
+.with_tolerance(FIVE_MINUTES)
+.with_secret_format(SecretFormat::P256Key)
+.with_signed_key()
+.with_sample(r#"[{"event":"delivered","sg_event_id":"{id}"}]"#);
 
 const TIMESTAMP: &str = "x-twilio-email-event-webhook-timestamp";
 
-pub(super) struct SendGrid {
+struct SendGrid {
     keys: Vec<SubjectPublicKeyInfoDer<'static>>,
     header: String,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 impl SendGrid {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
+        let parse = |secret: &&[u8]| key_material::parse_p256(secret).ok();
         Self {
-            keys: secrets
-                .iter()
-                .filter_map(|secret| key_material::parse_p256(secret).ok())
-                .collect(),
-            header: verify.header.clone().unwrap_or_default(),
-            tolerance: TimestampTolerance::from_verify(verify),
+            keys: settings.secrets.iter().filter_map(parse).collect(),
+            header: header.to_owned(),
+            tolerance: settings.required_tolerance(),
         }
     }
 }
 
 impl VerificationScheme for SendGrid {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let signatures = parse::header_signatures(request, &self.header, Encoding::Base64)?;
         let timestamp = request.required_header(TIMESTAMP)?;
         let text = [timestamp, request.body].concat();
@@ -41,7 +54,7 @@ impl VerificationScheme for SendGrid {
                 .is_ok_and(|key| key.verify_signature(algorithm, &text, signature).is_ok())
         };
         if !parse::pair_signatures(&signatures, &self.keys, &text).any(is_match) {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
@@ -53,7 +66,7 @@ impl VerificationScheme for SendGrid {
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
     }
 
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
-        Err(super::PUBLIC_KEY_ONLY.to_owned())
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
+        Err(super::PUBLIC_KEY_ONLY.into())
     }
 }

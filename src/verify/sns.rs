@@ -13,23 +13,40 @@ use rustls_pki_types::{
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use super::parse::{self, MISMATCH, TimestampTolerance};
-use super::{Proof, SignedRequest, VerificationScheme, json_body};
-use crate::config::key_material;
-use crate::config::{Encoding, Verify};
-use crate::planner::hash_key;
+use super::delivery_key::id_key;
+use super::handshake::{HandshakeReply, HandshakeResult, HandshakeSpec};
+use super::hmac_spec::Encoding;
+use super::key_material;
+use super::parse::{self, MISMATCH, Tolerance};
+use super::preset::{HOUR, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::secret_format::SecretFormat;
+use super::settings::SchemeSettings;
+use super::{SenderResponse, SignedRequest, VerificationScheme, json_body};
 
-pub(super) struct Sns {
+/// The time stamp is that of publishing. By default SNS retries for about an hour
+/// (docs.aws.amazon.com/sns, "Message delivery retries").
+pub(super) const PRESET: Preset = Preset::new(
+    "sns",
+    PresetLocation::Fixed,
+    Method::Own(|_, settings| Box::new(Sns::new(settings))),
+)
+.with_repeated_stamp(24 * HOUR, HOUR)
+.with_secret_format(SecretFormat::Certificates)
+.with_signed_key()
+.with_handshakes(&[HandshakeSpec::signed(&["POST"], |_, request| detect_subscription(request))]);
+
+struct Sns {
     certificates: Vec<CertificateDer<'static>>,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 /// The signed fields and the signature.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct SnsBody<'a> {
+struct SnsBody<'a> {
     #[serde(rename = "Type", borrow)]
-    pub kind: Cow<'a, str>,
+    kind: Cow<'a, str>,
     #[serde(borrow)]
     message: Cow<'a, str>,
     #[serde(borrow)]
@@ -39,30 +56,30 @@ pub(super) struct SnsBody<'a> {
     #[serde(borrow)]
     timestamp: Cow<'a, str>,
     #[serde(borrow)]
-    pub topic_arn: Cow<'a, str>,
+    topic_arn: Cow<'a, str>,
     #[serde(borrow)]
     token: Option<Cow<'a, str>>,
     #[serde(rename = "SubscribeURL", borrow)]
-    pub subscribe_url: Option<Cow<'a, str>>,
+    subscribe_url: Option<Cow<'a, str>>,
     #[serde(borrow)]
     signature: Cow<'a, str>,
     #[serde(borrow)]
     signature_version: Cow<'a, str>,
 }
 
-pub(super) const SUBSCRIPTION: &str = "SubscriptionConfirmation";
+const SUBSCRIPTION: &str = "SubscriptionConfirmation";
 
 impl SnsBody<'_> {
     /// Returns the signed text: `Key\nValue\n` for each field that this type signs, in the order of
     /// the keys.
-    fn signed_text(&self) -> Result<String, String> {
+    fn signed_text(&self) -> Result<String, Reason> {
         let is_subscription = match &*self.kind {
             "Notification" => false,
             SUBSCRIPTION | "UnsubscribeConfirmation" => true,
-            _ => return Err("body has a type that sns does not sign".to_owned()),
+            _ => return Err("body has a type that sns does not sign".into()),
         };
         if is_subscription && (self.subscribe_url.is_none() || self.token.is_none()) {
-            return Err("body lacks the fields that sns signs".to_owned());
+            return Err("body lacks the fields that sns signs".into());
         }
         let fields = [
             ("Message", Some(self.message.as_ref())),
@@ -78,7 +95,7 @@ impl SnsBody<'_> {
         // two under the same signature, for example a subject into another MessageId.
         let single_line = fields.iter().filter(|(key, _)| *key != "Message");
         if single_line.filter_map(|(_, value)| *value).any(|value| value.contains('\n')) {
-            return Err("body has a line break in a field that sns signs".to_owned());
+            return Err("body has a line break in a field that sns signs".into());
         }
         let lines = fields.iter().filter_map(|(key, value)| Some((key, (*value)?)));
         Ok(lines.map(|(key, value)| format!("{key}\n{value}\n")).collect())
@@ -113,24 +130,37 @@ impl SignatureVerificationAlgorithm for RsaWithSha1 {
 }
 
 impl Sns {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(settings: &SchemeSettings<'_>) -> Self {
         let read = |secret: &&[u8]| key_material::parse_certificates(secret).unwrap_or_default();
         Self {
-            certificates: secrets.iter().flat_map(read).collect(),
-            tolerance: TimestampTolerance::from_verify(verify),
+            certificates: settings.secrets.iter().flat_map(read).collect(),
+            tolerance: settings.required_tolerance(),
         }
     }
 }
 
+/// The operator confirms the subscription by opening its URL: this server fetches no URL that a
+/// request contains.
+fn detect_subscription(request: &SignedRequest<'_>) -> HandshakeResult {
+    let body: SnsBody<'_> = json_body::parse(request.body).ok()?;
+    let url = body.subscribe_url.filter(|_| body.kind == SUBSCRIPTION)?;
+    let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
+    let detail = format!("subscription to {topic}: {url}");
+    let operator_action =
+        "SNS asks to confirm a subscription: open the URL in the view `handshakes`";
+    let response = SenderResponse::empty(200);
+    Some(Ok(HandshakeReply { detail, response, operator_action: Some(operator_action) }))
+}
+
 impl VerificationScheme for Sns {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let body: SnsBody<'_> = json_body::read(request.body, "the fields that sns signs")?;
         let text = body.signed_text()?;
         let signature = parse::decode_signature(Encoding::Base64, body.signature.as_bytes())?;
         let algorithm: &dyn SignatureVerificationAlgorithm = match &*body.signature_version {
             "1" => &RsaWithSha1,
             "2" => webpki::ring::RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err("signature has an unknown version".to_owned()),
+            _ => return Err("signature has an unknown version".into()),
         };
         let is_match = |certificate: &CertificateDer<'_>| {
             EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
@@ -138,11 +168,11 @@ impl VerificationScheme for Sns {
             })
         };
         if !self.certificates.iter().fold(false, |any, certificate| any | is_match(certificate)) {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         let at: jiff::Timestamp = body.timestamp.parse().map_err(|_| "timestamp is not a date")?;
         let stale_reason = self.tolerance.check_timestamp(at.as_millisecond(), now_ms);
-        let delivery_key = Some(hash_key(b'j', &[body.message_id.as_bytes()]));
+        let delivery_key = Some(id_key(&body.message_id));
         Ok(Proof { delivery_key, stale_reason })
     }
 
@@ -151,7 +181,7 @@ impl VerificationScheme for Sns {
         bytes + parse::public_key_cost(1, self.certificates.len(), bytes)
     }
 
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), String> {
-        Err(super::PUBLIC_KEY_ONLY.to_owned())
+    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
+        Err(super::PUBLIC_KEY_ONLY.into())
     }
 }

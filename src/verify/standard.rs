@@ -9,27 +9,38 @@ use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
 use super::discord::verify_ed25519;
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
+use super::hmac_spec::{Encoding, TimestampUnit};
+use super::key_material::{self, StandardKey};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
+use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::secret_format::SecretFormat;
 use super::secrets::HmacKeys;
-use super::{OutgoingRequest, Proof, SignedRequest, VerificationScheme};
-use crate::config::key_material::{self, StandardKey};
-use crate::config::{Encoding, TimestampUnit, Verify};
-use crate::planner::hash_key;
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SignedRequest, VerificationScheme};
+use crate::domain::job_plan::hash_key;
 
-pub(super) struct Standard {
+pub(super) const PRESET: Preset = Preset::new(
+    "standard",
+    PresetLocation::Fixed,
+    Method::Own(|_, settings| Box::new(Standard::new(settings))),
+)
+.with_tolerance(FIVE_MINUTES)
+.with_secret_format(SecretFormat::StandardVerifier)
+.with_signed_key();
+
+struct Standard {
     hmac_keys: HmacKeys,
     public_keys: Vec<VerifyingKey>,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 impl Standard {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(settings: &SchemeSettings<'_>) -> Self {
         let (mut hmac_keys, mut public_keys) = (Vec::new(), Vec::new());
         // The configuration has rejected keys that cannot be parsed.
-        for key in secrets
-            .iter()
-            .flat_map(|secret| key_material::parse_standard_keys(secret).unwrap_or_default())
-        {
+        let parse = |secret: &&[u8]| key_material::parse_standard_keys(secret).unwrap_or_default();
+        for key in settings.secrets.iter().flat_map(parse) {
             match key {
                 StandardKey::Shared(key) => hmac_keys.push(key),
                 StandardKey::Public(key) => public_keys.push(key),
@@ -38,7 +49,7 @@ impl Standard {
         Self {
             hmac_keys: HmacKeys::new(hmac::HMAC_SHA256, hmac_keys.iter().map(Vec::as_slice)),
             public_keys,
-            tolerance: TimestampTolerance::from_verify(verify),
+            tolerance: settings.required_tolerance(),
         }
     }
 }
@@ -51,7 +62,7 @@ struct ParsedSignatures {
 }
 
 /// Parses `v1,BASE64 v1a,BASE64`. A comma may stand for a blank, and several lines count as one.
-fn parse_signatures(request: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, String> {
+fn parse_signatures(request: &SignedRequest<'_>, header: &str) -> Result<ParsedSignatures, Reason> {
     request.require_header(header)?;
     let (mut signatures, mut has_known_version, mut total) =
         (ParsedSignatures::default(), false, 0);
@@ -76,9 +87,9 @@ fn parse_signatures(request: &SignedRequest<'_>, header: &str) -> Result<ParsedS
         list.extend(parse::decode_signature(Encoding::Base64, word));
     }
     match has_known_version {
-        false => Err(format!("no v1 or v1a in {header}")),
+        false => Err(format!("no v1 or v1a in {header}").into()),
         true if signatures.shared.is_empty() && signatures.public.is_empty() => {
-            Err("signature is not base64".to_owned())
+            Err("signature is not base64".into())
         }
         true => Ok(signatures),
     }
@@ -96,16 +107,16 @@ const TIMESTAMP_DIGITS: usize = 10;
 
 /// Rejects a body that starts like the end of a timestamp, such as `1764000000.`. If an id contains
 /// dots, the signed text could be split at another dot, and a replay would look like a new message.
-fn reject_timestamp_at_start(body: &[u8]) -> Result<(), String> {
+fn reject_timestamp_at_start(body: &[u8]) -> Result<(), Reason> {
     let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
     match digits >= TIMESTAMP_DIGITS && body.get(digits) == Some(&b'.') {
-        true => Err("body starts like the end of a timestamp: digits and a dot".to_owned()),
+        true => Err("body starts like the end of a timestamp: digits and a dot".into()),
         false => Ok(()),
     }
 }
 
 impl VerificationScheme for Standard {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let has_header = |name: &str| request.headers.iter().any(|(other, _)| *other == name);
         let [id, timestamp, signature] =
             match has_header("svix-signature") && !has_header("webhook-signature") {
@@ -118,7 +129,7 @@ impl VerificationScheme for Standard {
         let ids =
             request.headers.iter().filter(|(name, _)| matches!(*name, "webhook-id" | "svix-id"));
         if ids.into_iter().any(|(_, other)| *other != id) {
-            return Err("webhook-id and svix-id differ".to_owned());
+            return Err("webhook-id and svix-id differ".into());
         }
         let parts = [id, b".", timestamp, b".", request.body];
         let mut is_valid = self.hmac_keys.verify_any(&parts, &signatures.shared);
@@ -128,7 +139,7 @@ impl VerificationScheme for Standard {
             is_valid |= pairs.any(|(signature, key)| verify_ed25519(key, &text, signature));
         }
         if !is_valid {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         reject_timestamp_at_start(request.body)?;
         let stale_reason =
@@ -149,9 +160,9 @@ impl VerificationScheme for Standard {
         hmac_cost + parse::public_key_cost(signatures, self.public_keys.len(), bytes)
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
         if self.hmac_keys.is_empty() && !self.public_keys.is_empty() {
-            return Err(super::PUBLIC_KEY_ONLY.to_owned());
+            return Err(super::PUBLIC_KEY_ONLY.into());
         }
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let id = outgoing.id.clone();

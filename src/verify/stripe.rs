@@ -4,10 +4,50 @@
 
 use ring::hmac;
 
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, TimestampTolerance};
+use super::delivery_key::DeliveryKeyLocation;
+use super::hmac_spec::{Encoding, TimestampUnit};
+use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
+use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
 use super::secrets::HmacKeys;
-use super::{DeliveryKeyLocation, OutgoingRequest, Proof, SignedRequest, VerificationScheme};
-use crate::config::{Encoding, TimestampUnit, Verify};
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SignedRequest, VerificationScheme};
+
+pub(super) const STRIPE: Preset = preset("stripe", "stripe-signature", |header, settings| {
+    let format = HeaderFormat {
+        separator: b',',
+        time: "t",
+        version: "v1",
+        payload_separator: ".",
+        id: "id",
+    };
+    Box::new(TimestampedSignatures::new(format, header, settings))
+})
+.with_sample(
+    r#"{"id":"evt_{id}","object":"event","type":"customer.created","data":{"object":{}}}"#,
+);
+
+pub(super) const PADDLE: Preset = preset("paddle", "paddle-signature", |header, settings| {
+    let format = HeaderFormat {
+        separator: b';',
+        time: "ts",
+        version: "h1",
+        payload_separator: ":",
+        id: "event_id",
+    };
+    Box::new(TimestampedSignatures::new(format, header, settings))
+})
+.with_sample(r#"{"event_id":"evt_{id}","event_type":"customer.created","data":{}}"#);
+
+const fn preset(
+    name: &'static str,
+    header: &'static str,
+    build: fn(&str, &SchemeSettings<'_>) -> Box<dyn VerificationScheme>,
+) -> Preset {
+    Preset::new(name, PresetLocation::Header(header), Method::Own(build))
+        .with_tolerance(FIVE_MINUTES)
+        .with_signed_key()
+}
 
 /// The format of the header and of the signed text.
 struct HeaderFormat {
@@ -20,38 +60,20 @@ struct HeaderFormat {
     id: &'static str,
 }
 
-const STRIPE: HeaderFormat =
-    HeaderFormat { separator: b',', time: "t", version: "v1", payload_separator: ".", id: "id" };
-const PADDLE: HeaderFormat = HeaderFormat {
-    separator: b';',
-    time: "ts",
-    version: "h1",
-    payload_separator: ":",
-    id: "event_id",
-};
-
-pub(super) struct TimestampedSignatures {
+struct TimestampedSignatures {
     keys: HmacKeys,
     header: String,
     format: HeaderFormat,
-    tolerance: TimestampTolerance,
+    tolerance: Tolerance,
 }
 
 impl TimestampedSignatures {
-    pub fn stripe(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        Self::new(STRIPE, verify, secrets)
-    }
-
-    pub fn paddle(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        Self::new(PADDLE, verify, secrets)
-    }
-
-    fn new(format: HeaderFormat, verify: &Verify, secrets: &[&[u8]]) -> Self {
+    fn new(format: HeaderFormat, header: &str, settings: &SchemeSettings<'_>) -> Self {
         Self {
-            keys: HmacKeys::new(hmac::HMAC_SHA256, secrets.iter().copied()),
-            header: verify.header.clone().unwrap_or_default(),
+            keys: settings.hmac_keys(hmac::HMAC_SHA256),
+            header: header.to_owned(),
             format,
-            tolerance: TimestampTolerance::from_verify(verify),
+            tolerance: settings.required_tolerance(),
         }
     }
 }
@@ -69,7 +91,7 @@ impl TimestampedSignatures {
     fn parse_header<'a>(
         &self,
         request: &SignedRequest<'a>,
-    ) -> Result<Vec<SignatureList<'a>>, String> {
+    ) -> Result<Vec<SignatureList<'a>>, Reason> {
         let HeaderFormat { separator, time, version, .. } = self.format;
         request.require_header(&self.header)?;
         let (mut lists, mut list) = (Vec::new(), SignatureList::default());
@@ -95,23 +117,23 @@ impl TimestampedSignatures {
         }
         lists.push(list);
         if lists.iter().all(|list| list.timestamp.is_none()) {
-            return Err(format!("no {time} in {}", self.header));
+            return Err(format!("no {time} in {}", self.header).into());
         }
         lists.retain(|list| !list.signatures.is_empty());
         match first_error {
             _ if !lists.is_empty() => Ok(lists),
-            Some(reason) => Err(reason.to_owned()),
-            None => Err(format!("no {version} in {}", self.header)),
+            Some(reason) => Err(reason.into()),
+            None => Err(format!("no {version} in {}", self.header).into()),
         }
     }
 }
 
 impl VerificationScheme for TimestampedSignatures {
-    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, now_ms: i64) -> Result<Proof, Reason> {
         let payload_separator = self.format.payload_separator.as_bytes();
         // Each timestamp makes another text, which each key has to hash.
         let max_texts = parse::max_pairs(request.body.len()).div_ceil(self.keys.len().max(1));
-        let mut result = Err(MISMATCH.to_owned());
+        let mut result = Err(MISMATCH.into());
         for SignatureList { timestamp, signatures } in
             self.parse_header(request)?.iter().take(max_texts)
         {
@@ -137,7 +159,7 @@ impl VerificationScheme for TimestampedSignatures {
         self.keys.check_cost(texts.sum::<usize>().min(MAX_SIGNATURES), request.body.len())
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), String> {
+    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
         let HeaderFormat { separator, time, version, payload_separator, id: _ } = self.format;
         let timestamp = parse::format_timestamp(TimestampUnit::Seconds, now_ms);
         let parts = [timestamp.as_bytes(), payload_separator.as_bytes(), &outgoing.body];

@@ -7,16 +7,28 @@
 
 use ring::{digest, hmac};
 
+use super::hmac_spec::Encoding;
 use super::parse::{self, MISMATCH};
+use super::preset::{Method, Preset, PresetLocation};
+use super::proof::{Proof, Reason};
+use super::public_url::PublicUrl;
 use super::secrets::HmacKeys;
-use super::{
-    OutgoingRequest, Proof, SenderResponse, SignedRequest, VerificationScheme, form_fields, url,
-};
-use crate::config::{Encoding, PublicUrl, Verify};
+use super::settings::SchemeSettings;
+use super::{OutgoingRequest, SenderResponse, SignedRequest, VerificationScheme, form_fields, url};
+use crate::media_type::BodyFormat;
+
+pub(super) const PRESET: Preset = Preset::new(
+    "twilio",
+    PresetLocation::Header("x-twilio-signature"),
+    Method::Own(|header, settings| Box::new(Twilio::new(header, settings))),
+)
+.with_key_header(&["i-twilio-idempotency-token"])
+.with_sample("MessageSid=SM{id}&From=%2B15005550006&Body=test")
+.with_forms();
 
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
-pub(super) struct Twilio {
+struct Twilio {
     sha1: HmacKeys,
     sha256: HmacKeys,
     header: String,
@@ -24,29 +36,28 @@ pub(super) struct Twilio {
 }
 
 impl Twilio {
-    pub fn new(verify: &Verify, secrets: &[&[u8]]) -> Self {
-        let keys = |algorithm| HmacKeys::new(algorithm, secrets.iter().copied());
+    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
         Self {
-            sha1: keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-            sha256: keys(hmac::HMAC_SHA256),
-            header: verify.header.clone().unwrap_or_default(),
-            url: verify.url.clone(),
+            sha1: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+            sha256: settings.hmac_keys(hmac::HMAC_SHA256),
+            header: header.to_owned(),
+            url: settings.url.cloned(),
         }
     }
 
-    fn keys(&self, request: &SignedRequest<'_>) -> Result<&HmacKeys, String> {
+    fn keys(&self, request: &SignedRequest<'_>) -> Result<&HmacKeys, Reason> {
         let Some(settings) = request.optional_header(SETTINGS)? else { return Ok(&self.sha1) };
         let parts = settings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         match parts.filter_map(|part| part.strip_prefix(b"algorithm=")).next() {
             Some(b"HMAC_SHA256") => Ok(&self.sha256),
             Some(b"HMAC_SHA1") | None => Ok(&self.sha1),
-            Some(_) => Err("signature has an unknown algorithm".to_owned()),
+            Some(_) => Err("signature has an unknown algorithm".into()),
         }
     }
 }
 
 /// Returns the fields of a form sorted, each pair of name and value once.
-fn signed_fields(body: &[u8]) -> Result<Vec<u8>, String> {
+fn signed_fields(body: &[u8]) -> Result<Vec<u8>, Reason> {
     let mut fields = form_fields::parse_urlencoded(body)?;
     fields.sort_unstable();
     fields.dedup();
@@ -60,7 +71,7 @@ fn body_digests(url: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the digest in the URL of a body that is not a form, or `None` for an empty body.
-fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
+fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, Reason> {
     let mut digests = body_digests(url);
     match (digests.next(), digests.next()) {
         (Some(digest), None) => {
@@ -68,19 +79,19 @@ fn body_digest(body: &[u8], url: &str) -> Result<Option<Vec<u8>>, String> {
             Ok(Some(digest))
         }
         (None, _) if body.is_empty() => Ok(None),
-        (None, _) => Err("no bodySHA256 in the URL, and the body is not a form".to_owned()),
-        (Some(_), Some(_)) => Err("more than one bodySHA256 in the URL".to_owned()),
+        (None, _) => Err("no bodySHA256 in the URL, and the body is not a form".into()),
+        (Some(_), Some(_)) => Err("more than one bodySHA256 in the URL".into()),
     }
 }
 
 impl VerificationScheme for Twilio {
-    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, String> {
+    fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
         let signatures = parse::header_signatures(request, &self.header, Encoding::Base64)?;
         let keys = self.keys(request)?;
         let public_url = url::public_url(self.url.as_ref(), request);
         // A digest in the URL applies regardless of the unsigned Content-Type. Otherwise any body
         // without fields would pass as a form.
-        let is_form = form_fields::is_form(request.optional_header("content-type")?);
+        let is_form = request.body_format()? == BodyFormat::Form;
         let (fields, digest) = match is_form && body_digests(&public_url).next().is_none() {
             true => (signed_fields(request.body)?, None),
             false => (Vec::new(), body_digest(request.body, &public_url)?),
@@ -90,14 +101,14 @@ impl VerificationScheme for Twilio {
             is_valid |= keys.verify_any(&[url.as_bytes(), &fields], &signatures);
         }
         if !is_valid {
-            return Err(MISMATCH.to_owned());
+            return Err(MISMATCH.into());
         }
         // The body is hashed last, only if the signature is valid.
         match digest {
             Some(expected)
                 if expected != digest::digest(&digest::SHA256, request.body).as_ref() =>
             {
-                Err("bodySHA256 in the URL does not match the body".to_owned())
+                Err("bodySHA256 in the URL does not match the body".into())
             }
             _ => Ok(Proof::default()),
         }
@@ -108,8 +119,8 @@ impl VerificationScheme for Twilio {
         self.sha1.check_cost(2, request.body.len())
     }
 
-    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), String> {
-        let is_form = form_fields::is_form(outgoing.header("content-type").map(str::as_bytes));
+    fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
+        let is_form = outgoing.body_format() == BodyFormat::Form;
         if !is_form {
             let digest = digest::digest(&digest::SHA256, &outgoing.body);
             outgoing.set_query_param("bodySHA256", hex::encode(digest).as_bytes());

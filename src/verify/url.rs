@@ -4,7 +4,14 @@ use actix_web::http::Uri;
 
 use super::SignedRequest;
 use super::parse::forwarded_pair;
-use crate::config::{ProxyHeader, PublicUrl};
+use super::public_url::PublicUrl;
+
+/// `server.proxy_header`: the header in which a trusted proxy names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    XForwardedFor,
+    Forwarded,
+}
 
 /// Returns `verify.url`, with the request's query unless it has its own. Without `verify.url` it is
 /// the URL in the configured header of a trusted proxy, else that of the request.
@@ -53,29 +60,6 @@ pub(super) fn with_and_without_port(url: &str) -> Vec<String> {
     vec![format!("{before}{without_port}{after}"), format!("{before}{without_port}:{port}{after}")]
 }
 
-/// Decodes the escapes that HubSpot decodes before it signs the URL.
-pub(super) fn decode_hubspot_escapes(url: &str) -> String {
-    const ESCAPES: [(&str, &str); 12] = [
-        ("%3A", ":"),
-        ("%2F", "/"),
-        ("%3F", "?"),
-        ("%40", "@"),
-        ("%21", "!"),
-        ("%24", "$"),
-        ("%27", "'"),
-        ("%28", "("),
-        ("%29", ")"),
-        ("%2A", "*"),
-        ("%2C", ","),
-        ("%3B", ";"),
-    ];
-    let mut text = url.to_owned();
-    for (escape, character) in ESCAPES {
-        text = text.replace(escape, character).replace(&escape.to_ascii_lowercase(), character);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,13 +78,5 @@ mod tests {
         for unchanged in ["", "/x", "::", "http://", "https://a b/"] {
             assert_eq!(with_and_without_port(unchanged), [unchanged]);
         }
-    }
-
-    #[test]
-    fn hubspot_escapes_are_decoded_once() {
-        assert_eq!(
-            decode_hubspot_escapes("https://h/a%2fb%2Cc%20d%253A"),
-            "https://h/a/b,c%20d%253A"
-        );
     }
 }

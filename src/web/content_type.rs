@@ -2,6 +2,7 @@
 
 use crate::config::Accept;
 use crate::json;
+use crate::media_type::BodyFormat;
 
 /// Why a body is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,19 +23,13 @@ pub fn check_content_type(
     content_type: Option<&str>,
     body: &[u8],
 ) -> Result<(), ContentTypeError> {
-    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-    let has_type = |name: &str| essence.eq_ignore_ascii_case(name);
-    match accept {
-        Accept::Any => Ok(()),
-        Accept::Json if has_type("application/json") || is_plus_json(essence) => check_json(body),
-        Accept::Form if has_type("application/x-www-form-urlencoded") => check_form(body),
-        Accept::Json | Accept::Form => Err(ContentTypeError::UnsupportedType),
+    let format = BodyFormat::from_content_type(content_type.unwrap_or_default().as_bytes());
+    match (accept, format) {
+        (Accept::Any, _) => Ok(()),
+        (Accept::Json, BodyFormat::Json) => check_json(body),
+        (Accept::Form, BodyFormat::Form) => check_form(body),
+        (Accept::Json | Accept::Form, _) => Err(ContentTypeError::UnsupportedType),
     }
-}
-
-fn is_plus_json(essence: &str) -> bool {
-    let suffix = essence.rfind('+').map(|at| &essence[at..]);
-    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
 fn check_json(body: &[u8]) -> Result<(), ContentTypeError> {

@@ -74,7 +74,7 @@ impl IntakeConfig {
             });
             SourceRuntime {
                 id,
-                verifier: crate::verify::Verifier::new(source, secrets),
+                verifier: source.verifier(secrets),
                 redactor: Arc::clone(redactor),
                 custom_handshake: handshake::CustomHandshake::new(source),
                 rate_limiter: source.rate_limit.map(|rate| rate_windows.limiter(id, rate)),

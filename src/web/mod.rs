@@ -27,6 +27,7 @@ use crate::store::handle::{Health, WriterHandle};
 use crate::store::handshakes::HandshakeRecord;
 use crate::store::registry::Registry;
 use crate::store::rejections::RejectionRow;
+use crate::verify::Scheme;
 
 pub mod body;
 pub mod body_memory;
@@ -376,7 +377,7 @@ pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String
     }
     lines.push(format!("the database is {}", config.store.path.display()));
     let is_open = |source: &&Source| {
-        source.verify.scheme == "none" && source.methods.iter().any(|method| method == "POST")
+        source.verify.scheme == Scheme::None && source.methods.iter().any(|method| method == "POST")
     };
     let unverified = config.sources.iter().find(is_open);
     let http = listening.intake.iter().find(|address| address.starts_with("http"));

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use super::check_pool::CheckPool;
 use super::rejection::Rejection;
 use super::{IntakeConfig, SourceRuntime, stored_request};
-use crate::config::{Dedupe, DedupeKey, ProxyHeader, SignedPart};
+use crate::config::{Dedupe, DedupeKey, ProxyHeader};
 use crate::domain::job_plan::KeyHash;
 use crate::expression::{Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet};
 use crate::planner;
-use crate::verify::{SenderResponse, SignedRequest};
+use crate::verify::{Scheme, SenderResponse, SignedPart, SignedRequest};
 
 /// Maximum cost of a check on an intake thread. Verifying, parsing and evaluating expressions
 /// together takes less than a millisecond for this number of bytes.
@@ -291,7 +291,7 @@ impl<'a> ReceivedRequest<'a> {
     /// Returns the source key of a request with a stale timestamp, if the key is signed.
     pub fn signed_source_key(&self) -> SignedSourceKey {
         let source = &self.runtime.source;
-        let (Some(hmac), Dedupe::Key(key)) = (&source.verify.hmac, &source.dedupe) else {
+        let (Scheme::Hmac(hmac), Dedupe::Key(key)) = (&source.verify.scheme, &source.dedupe) else {
             return SignedSourceKey::None;
         };
         let is_signed = |part| hmac.signed.contains(&part);

@@ -1,6 +1,8 @@
 //! Rejections: the response that the sender gets, in one table, and the exact reason for the
 //! record.
 
+use std::fmt::Display;
+
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -45,8 +47,11 @@ pub enum Rejection {
 
 impl Rejection {
     /// Makes the rejection of a request whose signature is missing or invalid.
-    pub(super) fn signature(verifier: &Verifier, reason: String) -> Self {
-        Self::Signature { reason, www_authenticate: verifier.www_authenticate() }
+    pub(super) fn signature(verifier: &Verifier, reason: impl Display) -> Self {
+        Self::Signature {
+            reason: reason.to_string(),
+            www_authenticate: verifier.www_authenticate(),
+        }
     }
 
     /// Returns the status and the text of the response.

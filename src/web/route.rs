@@ -45,19 +45,19 @@ impl Routes {
             let path = without_last_slash(&source.path);
             let segments: Vec<Segment> = path.split('/').skip(1).map(parse_segment).collect();
             let has_name = segments.iter().any(|segment| matches!(segment, Segment::Named));
-            if !has_name && !source.verify.is_path_token {
+            if !has_name && !source.verify.scheme.has_path_token() {
                 fixed_paths.insert(path.to_owned(), number);
                 fixed_paths.insert(format!("{path}/"), number);
             }
             // At the root there is no segment before the token.
-            let segments = match source.verify.is_path_token && path == "/" {
+            let segments = match source.verify.scheme.has_path_token() && path == "/" {
                 true => Vec::new(),
                 false => segments,
             };
             patterns.push(Pattern {
                 source: number,
                 segments,
-                has_token: source.verify.is_path_token,
+                has_token: source.verify.scheme.has_path_token(),
             });
         }
         let rank = |pattern: &Pattern| -> Vec<bool> {

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::redact::{REDACTED, Redactor};
-use crate::verify::{Verifier, param_name_matches};
+use crate::verify::{CredentialLocation, Verifier, param_name_matches};
 
 /// Header lines: lower-case name, value.
 pub type StoredHeaders<'a> = Vec<(&'a str, Cow<'a, [u8]>)>;
@@ -19,9 +19,16 @@ pub struct Redaction<'r> {
 }
 
 impl Redaction<'_> {
+    fn secret_location(&self) -> Option<&CredentialLocation> {
+        self.verifier?.secret_location()
+    }
+
     /// Returns header lines as they are stored, passed on, and visible to expressions.
     pub fn redact_headers<'a>(&self, lines: &[(&'a str, &'a [u8])]) -> StoredHeaders<'a> {
-        let secret_header = self.verifier.and_then(Verifier::secret_header);
+        let secret_header = match self.secret_location() {
+            Some(CredentialLocation::Header(name)) => Some(name.as_str()),
+            _ => None,
+        };
         let redact_line = |&(name, value): &(&'a str, &'a [u8])| {
             let is_secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
                 || secret_header == Some(name);
@@ -36,7 +43,7 @@ impl Redaction<'_> {
 
     /// Redacts a query. The value of the token's parameter is redacted each time its name occurs.
     pub fn redact_query(&self, query: &str) -> String {
-        let Some(secret) = self.verifier.and_then(Verifier::secret_parameter) else {
+        let Some(CredentialLocation::Query(secret)) = self.secret_location() else {
             return self.redactor.redact(query).into_owned();
         };
         let redact_pair = |pair: &str| match pair.split_once('=') {
@@ -48,7 +55,7 @@ impl Redaction<'_> {
 
     /// Redacts a path. Its last segment is redacted if it is the token.
     pub fn redact_path(&self, path: &str) -> String {
-        if !self.verifier.is_some_and(Verifier::has_secret_segment) {
+        if self.secret_location() != Some(&CredentialLocation::PathSegment) {
             return self.redactor.redact(path).into_owned();
         }
         let (trimmed, slash) = match path.strip_suffix('/') {

@@ -11,9 +11,11 @@ use hooktrail::config::Durability;
 
 /// Each module and those it may import. A module imports only modules above it, so that no two modules
 /// depend on each other.
-const IMPORTS: [(&str, &str); 26] = [
+const IMPORTS: [(&str, &str); 28] = [
     ("domain", ""),
     ("json", ""),
+    ("media_type", ""),
+    ("urlencoded", ""),
     ("multipart", ""),
     ("clock", ""),
     ("escape", ""),
@@ -22,23 +24,23 @@ const IMPORTS: [(&str, &str); 26] = [
     ("notify", ""),
     ("process", ""),
     // Before config, which reports errors in expressions.
-    ("expression", "clock domain json multipart process"),
-    ("config", "domain expression"),
+    ("expression", "clock domain json media_type multipart process urlencoded"),
+    ("verify", "domain json media_type multipart urlencoded"),
+    ("config", "domain expression verify"),
     // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
     ("store", "clock config domain escape scheduler"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression"),
-    ("verify", "config domain json multipart planner"),
-    ("handler", "clock config domain json process"),
+    ("handler", "clock config domain json process urlencoded"),
     // Modules that coordinate.
     ("worker", "clock config domain expression handler planner process scheduler store"),
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
-    ("web", "clock config domain expression json planner redact store verify"),
+    ("web", "clock config domain expression json media_type planner redact store verify"),
     (
         "app",
         "clock config domain expander expression handler log maintenance notify planner process \

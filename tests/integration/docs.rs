@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hooktrail::config::{self, Config, Durability, LoadedConfig};
+use hooktrail::verify::{PRESETS, Scheme};
 use rusqlite::Connection;
 
 use crate::architecture::sources;
@@ -68,6 +69,16 @@ fn load(folder: &Path, text: &str) -> Result<Config, String> {
     config::load(&file)
         .map(|LoadedConfig { config, .. }| config)
         .map_err(|errors| errors.to_string())
+}
+
+/// The keys of `verify`, those of all schemes.
+fn keys_of_verify() -> BTreeSet<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = |scheme| {
+        let before = format!("sources.a.verify.scheme = '{scheme}'\n");
+        keys_of_table(folder.path(), "sources.a.verify", &before)
+    };
+    Scheme::names().flat_map(keys).collect()
 }
 
 /// The keys of a table, as the error of an unknown key lists them. `before`: lines that the table needs.
@@ -194,7 +205,7 @@ fn the_alert_and_the_input_line_on_the_pages_have_the_fields_of_real_ones() {
 fn every_sender_has_its_line_in_the_table_and_a_section() {
     let folder = tempfile::tempdir().unwrap();
     let senders = page("docs/senders.md");
-    for scheme in config::SCHEMES.iter().filter(|scheme| scheme.is_preset) {
+    for scheme in PRESETS {
         let named = format!("{{ scheme = \"{}\",", scheme.name);
         let examples = blocks(&senders, "toml").into_iter().filter(|block| block.contains(&named));
         assert!(examples.count() >= 1, "docs/senders.md: {}", scheme.name);

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hooktrail::config;
-use hooktrail::verify::{OutgoingRequest, Verifier};
+use hooktrail::verify::OutgoingRequest;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 use crate::support::client::Response;
@@ -72,7 +72,7 @@ fn signed_request(
         id: id.to_owned(),
         ..OutgoingRequest::default()
     };
-    Verifier::new(found, &secrets).sign(&mut request, at_ms).expect("a signature");
+    found.verifier(&secrets).sign(&mut request, at_ms).expect("a signature");
     request
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::super::*;
 use super::{Folder, check};
+use crate::verify::{
+    Algorithm, CredentialLocation, Encoding, HmacSpec, PRESETS, SignedPart, TimestampUnit,
+};
 
 fn source(verify: &str) -> String {
     format!("[sources.a]\nverify = {{ {verify} }}")
@@ -21,46 +24,41 @@ const SECRET: &str = "secret = { env = 'S' }";
 
 #[test]
 fn every_documented_scheme_is_known_by_name() {
-    let names: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
     let documented = "none token basic bearer hmac paminga standard github gitlab stripe shopify \
                     slack twilio sendgrid mailgun mailchimp mandrill meta zoom discord paddle \
                     square hubspot linear bitbucket dropbox trello microsoft-graph sns";
-    assert_eq!(names, documented.split_whitespace().collect::<Vec<_>>());
+    let documented = documented.split_whitespace();
+    assert_eq!(Scheme::names().collect::<Vec<_>>(), documented.collect::<Vec<_>>());
 }
 
-#[test]
-fn the_table_lists_exactly_the_keys_that_are_read() {
-    for scheme in SCHEMES {
-        let folder = Folder::new(&source(&format!("scheme = '{}', zzzzzzzz = 1", scheme.name)));
-        let errors = folder.errors();
-        let unknown =
-            errors.iter().find_map(|error| error.split_once("zzzzzzzz is unknown: expected "));
-        let mut read: Vec<&str> = unknown.unwrap().1.split([',', ' ']).collect();
-        read.retain(|word| !matches!(*word, "" | "or" | "scheme"));
-        let mut keys = scheme.keys.to_vec();
-        read.sort_unstable();
-        keys.sort_unstable();
-        assert_eq!(read, keys, "{}", scheme.name);
-    }
+/// The sender of this name, with its signature or token here.
+fn preset(name: &str, location: Option<CredentialLocation>) -> Scheme {
+    Scheme::Preset(PRESETS.iter().find(|preset| preset.name == name).unwrap(), location)
+}
+
+fn header(name: &str) -> CredentialLocation {
+    CredentialLocation::Header(name.into())
 }
 
 #[test]
 fn each_scheme_reads_its_keys() {
-    let base =
-        |scheme: &str| Verify { scheme: scheme.into(), secret: secret(), ..Verify::default() };
-    let token = read(&format!("scheme = 'token', header = 'X-Token', {SECRET}"));
-    assert_eq!(token, Verify { header: Some("x-token".into()), ..base("token") });
-    let token = read(&format!("scheme = 'token', query = 'key', path_token = false, {SECRET}"));
-    assert_eq!(token, Verify { query: Some("key".into()), ..base("token") });
-    let token = read(&format!("scheme = 'token', path_token = true, {SECRET}"));
-    assert_eq!(token, Verify { is_path_token: true, ..base("token") });
-    let basic = read(&format!("scheme = 'basic', user = 'me', {SECRET}"));
-    assert_eq!(basic, Verify { user: Some("me".into()), ..base("basic") });
-    assert_eq!(read(&format!("scheme = 'bearer', {SECRET}")), base("bearer"));
-    let paminga = read(&format!("scheme = 'paminga', {SECRET}"));
-    assert_eq!(paminga, Verify { header: Some("x-paminga-signature".into()), ..base("paminga") });
-    let paminga = read(&format!("scheme = 'paminga', header = 'Signature', {SECRET}"));
-    assert_eq!(paminga.header.as_deref(), Some("signature"));
+    let (query, path) = (CredentialLocation::Query("key".into()), CredentialLocation::PathSegment);
+    for (keys, scheme) in [
+        ("'token', header = 'X-Token'", Scheme::Token(header("x-token"))),
+        ("'token', query = 'key', path_token = false", Scheme::Token(query.clone())),
+        ("'token', path_token = true", Scheme::Token(path.clone())),
+        ("'basic', user = 'me'", Scheme::Basic { user: "me".into() }),
+        ("'bearer'", Scheme::Bearer),
+        ("'paminga'", preset("paminga", Some(header("x-paminga-signature")))),
+        ("'paminga', header = 'Signature'", preset("paminga", Some(header("signature")))),
+        ("'standard'", preset("standard", None)),
+        ("'mailchimp', query = 'key'", preset("mailchimp", Some(query))),
+        ("'mailchimp', path_token = true", preset("mailchimp", Some(path))),
+    ] {
+        let verify = read(&format!("scheme = {keys}, {SECRET}"));
+        assert_eq!((verify.scheme, verify.secret), (scheme, secret()), "{keys}");
+        assert_eq!((verify.url, verify.verify_token), (None, Vec::new()), "{keys}");
+    }
 }
 
 /// A source with these keys of `verify`, and these other keys.
@@ -72,12 +70,12 @@ fn source_of(verify: &str, keys: &str) -> crate::config::Source {
 #[test]
 fn a_preset_sets_its_header_its_tolerance_and_its_senders_own_key() {
     let slack = source_of("scheme = 'slack'", "");
-    assert_eq!(slack.verify.header.as_deref(), Some("x-slack-signature"));
+    assert_eq!(slack.verify.scheme.location(), Some(&header("x-slack-signature")));
     assert_eq!(slack.verify.tolerance, tolerance(300, 300));
     assert_eq!(slack.dedupe, Dedupe::Preset);
     let own = "scheme = 'slack', header = 'X-Own', tolerance = '1m'";
     let slack = source_of(own, "dedupe = { window = '1d' }");
-    assert_eq!(slack.verify.header.as_deref(), Some("x-own"));
+    assert_eq!(slack.verify.scheme.location(), Some(&header("x-own")));
     assert_eq!(slack.verify.tolerance, tolerance(60, 60));
     assert_eq!(slack.dedupe, Dedupe::Preset);
     assert_eq!(slack.dedupe_window, Duration::from_secs(86_400));
@@ -157,9 +155,6 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_valid() {
 
 #[test]
 fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrills_secret_is_optional() {
-    let verify = read(&format!("scheme = 'mailchimp', query = 'key', {SECRET}"));
-    assert_eq!((verify.query.as_deref(), verify.is_path_token), (Some("key"), false));
-    assert!(read(&format!("scheme = 'mailchimp', path_token = true, {SECRET}")).is_path_token);
     let places = "expected query or path_token = true";
     check(
         &source(&format!("scheme = 'mailchimp', {SECRET}")),
@@ -215,7 +210,8 @@ fn a_secret_that_is_not_a_key_of_its_scheme_is_an_error_and_not_shown() {
 #[test]
 fn the_keys_of_hmac_are_read() {
     let minimal = read(&format!("scheme = 'hmac', header = 'X-Sig', {SECRET}"));
-    let hmac = Hmac {
+    let hmac = HmacSpec {
+        header: "x-sig".into(),
         algorithm: Algorithm::Sha256,
         prefix: String::new(),
         encoding: Encoding::Hex,
@@ -224,7 +220,7 @@ fn the_keys_of_hmac_are_read() {
         timestamp_unit: TimestampUnit::Seconds,
         id_header: None,
     };
-    assert_eq!((minimal.hmac, minimal.tolerance), (Some(hmac), None));
+    assert_eq!((minimal.scheme, minimal.tolerance), (Scheme::Hmac(hmac), None));
 
     let complete = read(&format!(
         "scheme = 'hmac', header = 'X-Sig', algorithm = 'sha512', prefix = 'v1=', encoding = \
@@ -232,7 +228,8 @@ fn the_keys_of_hmac_are_read() {
          timestamp_header = 'X-Time', timestamp_unit = 'ms', id_header = 'X-Id', url = \
          'https://example.com/a', {SECRET}"
     ));
-    let hmac = Hmac {
+    let hmac = HmacSpec {
+        header: "x-sig".into(),
         algorithm: Algorithm::Sha512,
         prefix: "v1=".into(),
         encoding: Encoding::Base64,
@@ -250,7 +247,7 @@ fn the_keys_of_hmac_are_read() {
         timestamp_unit: TimestampUnit::Milliseconds,
         id_header: Some("x-id".into()),
     };
-    assert_eq!(complete.hmac, Some(hmac));
+    assert_eq!(complete.scheme, Scheme::Hmac(hmac));
     assert_eq!(complete.tolerance, tolerance(300, 300));
     assert_eq!(
         complete.url.as_ref().map(|url| url.for_path("/")),
@@ -260,7 +257,7 @@ fn the_keys_of_hmac_are_read() {
 
 #[test]
 fn a_scheme_rejects_keys_it_can_not_use() {
-    let names: Vec<String> = SCHEMES.iter().map(|scheme| format!("{:?}", scheme.name)).collect();
+    let names: Vec<String> = Scheme::names().map(|name| format!("{name:?}")).collect();
     let (last, others) = names.split_last().unwrap();
     let schemes = format!("expected {} or {last}", others.join(", "));
     for (verify, error) in [

@@ -48,7 +48,7 @@ fn uncommenting_the_verify_line_turns_the_signature_on() {
         &EMBEDDED.replace("verify = { scheme = \"none\" }", "").replace("# verify =", "verify ="),
     );
     let verify = folder.load().config.sources.remove(0).verify;
-    assert_eq!(verify.scheme, "paminga");
+    assert_eq!(verify.scheme.name(), "paminga");
     assert_eq!(verify.secret, [SecretRef::File(folder.path().join("secrets/paminga"))]);
 }
 

@@ -8,8 +8,9 @@ use jaq_core::ops::Cmp;
 use super::extract::{ExtractedValue, PathTree};
 use super::{InlineNode, InlineValue, Literal, Variable};
 use crate::expression::EventContext;
-use crate::expression::input::{self, BodyFormat};
+use crate::expression::input;
 use crate::json::without_mark;
+use crate::media_type::BodyFormat;
 
 /// An expression or result that is left to jaq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl InlinePlan {
     }
 
     pub fn extract<'a>(&'a self, event: &'a EventContext<'a>) -> ExtractedEvent<'a> {
-        let values = match input::body_format(event.content_type) {
+        let values = match event.body_format() {
             _ if self.paths.is_empty() => None,
             BodyFormat::Json | BodyFormat::MaybeJson => {
                 self.paths.extract(without_mark(event.body))

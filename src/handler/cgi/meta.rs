@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use super::super::Task;
 use crate::domain::Headers;
 use crate::process::CommandSpec;
+use crate::urlencoded;
 
 /// Headers that are not passed on as `HTTP_…`. `Proxy` would become HTTP_PROXY, which many programs
 /// read as their own setting. The RFC leaves out credentials, and headers that concern only the
@@ -68,7 +69,7 @@ fn query_string(query: &str, command: &[String]) -> String {
     let program = command.first().filter(|_| command.len() > 1).map(Path::new);
     let name = program.and_then(Path::file_name).map(OsStr::to_string_lossy);
     let is_php = name.is_some_and(|name| name.starts_with("php"));
-    let decoded: Vec<u8> = percent_decode_str(&query.replace('+', " ")).collect();
+    let decoded = urlencoded::decode(query.as_bytes());
     let first = decoded.iter().find(|byte| **byte > b' ');
     match is_php && first == Some(&b'-') && !query.contains('=') {
         true => format!("&{query}"),

@@ -1,13 +1,13 @@
 //! Tests of handshakes: which requests are handshakes, and what is never echoed.
 
-use super::super::{HandshakeReply, OutgoingRequest, SenderResponse, Verifier};
+use super::super::{HandshakeReply, OutgoingRequest, Reason, SenderResponse, Verifier};
 use super::{verifier, without_secrets};
 
 fn detect(
     verifier: &Verifier,
     request: &str,
     body: &str,
-) -> Option<Result<HandshakeReply, String>> {
+) -> Option<Result<HandshakeReply, Reason>> {
     let (method, url) = request.split_once(' ').unwrap();
     let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
     let outgoing = OutgoingRequest {
@@ -67,7 +67,7 @@ fn the_handshake_of_meta_requires_the_verify_token() {
         secrets.insert(crate::config::SecretRef::Env(name.into()), value.into());
     }
     let loaded = crate::config::load(&file).unwrap();
-    let meta = Verifier::new(&loaded.config.sources[0], &secrets);
+    let meta = loaded.config.sources[0].verifier(&secrets);
     let detect = |query: &str| detect(&meta, &format!("GET /?{query}"), "");
     let mode = "hub.mode=subscribe&hub.challenge=115";
     for token in ["to+ken", "to%20ken", "older"] {
@@ -83,14 +83,14 @@ fn the_handshake_of_meta_requires_the_verify_token() {
             "more than one query parameter hub.verify_token",
         ),
     ] {
-        assert_eq!(detect(&query), Some(Err(reason.to_owned())), "{query}");
+        assert_eq!(detect(&query), Some(Err(reason.into())), "{query}");
     }
     for query in ["", "hub.mode=unsubscribe&hub.verify_token=older&hub.challenge=1"] {
         assert_eq!(detect(query), None, "{query}");
     }
     let unconfigured = without_secrets("scheme = \"meta\"");
     let result = self::detect(&unconfigured, &format!("GET /?{mode}&hub.verify_token="), "");
-    assert_eq!(result, Some(Err("no verify_token is configured".to_owned())));
+    assert_eq!(result, Some(Err("no verify_token is configured".into())));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
-use super::super::{CONSTRUCTORS, SignedRequest, Verifier};
+use super::super::{Scheme, SignedRequest, Verifier};
 use super::vectors::{check, vectors};
 use super::{check_at, verifier};
 
@@ -46,8 +46,8 @@ const HEADERS: &[&str] = &[
 fn all_verifiers() -> Vec<(&'static str, Verifier)> {
     let json = include_str!("../../../tests/vectors.json");
     let vectors = vectors(json);
-    let build = |(name, _): &(&'static str, _)| {
-        let verify = match *name {
+    let build = |name: &'static str| {
+        let verify = match name {
             "none" => return None,
             "token" => "scheme = \"token\", header = \"X-T\"".to_owned(),
             "basic" => "scheme = \"basic\", user = \"ada\"".to_owned(),
@@ -55,11 +55,11 @@ fn all_verifiers() -> Vec<(&'static str, Verifier)> {
             "hmac" => "scheme = \"hmac\", header = \"X-Sig\"".to_owned(),
             name => format!("scheme = \"{name}\""),
         };
-        let secret = vectors.iter().find(|vector| vector.scheme == *name);
+        let secret = vectors.iter().find(|vector| vector.scheme == name);
         let secret = secret.map_or("s3cret", |vector| vector.secret.as_str());
-        Some((*name, verifier(&verify, &[secret])))
+        Some((name, verifier(&verify, &[secret])))
     };
-    CONSTRUCTORS.iter().filter_map(build).collect()
+    Scheme::names().filter_map(build).collect()
 }
 
 /// Generates header values that are nearly valid.

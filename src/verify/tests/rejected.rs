@@ -4,7 +4,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::{OutgoingRequest, Verifier};
+use super::super::key_material::parse_standard_keys;
+use super::super::{CredentialLocation, OutgoingRequest, Verifier};
 use super::vectors::check;
 use super::verifier;
 
@@ -162,7 +163,7 @@ fn check_as_received(
     outgoing: &OutgoingRequest,
     now_ms: i64,
 ) -> Result<(), String> {
-    if !verifier.has_secret_segment() {
+    if verifier.secret_location() != Some(&CredentialLocation::PathSegment) {
         return check(verifier, outgoing, now_ms);
     }
     let lines = outgoing.header_refs();
@@ -457,7 +458,7 @@ fn a_scheme_with_a_public_key_cannot_sign() {
     ] {
         let result = verifier(verify, &[secret]).sign(&mut OutgoingRequest::default(), NOW_MS);
         let expected = "only the sender can sign: the secret here is its public key";
-        assert_eq!(result, Err(expected.to_owned()), "{verify}");
+        assert_eq!(result, Err(expected.into()), "{verify}");
     }
 }
 
@@ -545,10 +546,8 @@ fn keys_of_standard_webhooks_may_be_joined_as_supabase_shows_them() {
                 .is_ok()
         );
     }
-    assert!(crate::config::key_material::parse_standard_keys(joined.as_bytes()).is_ok());
-    assert!(
-        crate::config::key_material::parse_standard_keys(format!("{joined}|").as_bytes()).is_err()
-    );
+    assert!(parse_standard_keys(joined.as_bytes()).is_ok());
+    assert!(parse_standard_keys(format!("{joined}|").as_bytes()).is_err());
 }
 
 #[test]

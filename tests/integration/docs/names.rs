@@ -6,11 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
-use hooktrail::config;
 
 use super::cli_reference::command_line;
 use super::links::prose_lines;
-use super::{documentation_pages, keys_of_table, new_database, page, repository};
+use super::{documentation_pages, keys_of_table, keys_of_verify, new_database, page, repository};
 
 /// A name in code font, where it stands.
 struct Span {
@@ -132,8 +131,7 @@ impl Keys {
         for (name, table, before) in tables {
             all.push((name, keys_of_table(folder.path(), table, before)));
         }
-        let verify = config::SCHEMES.iter().flat_map(|scheme| scheme.keys.iter().copied());
-        all.push(("sources.verify", verify.chain(["scheme"]).map(str::to_owned).collect()));
+        all.push(("sources.verify", keys_of_verify()));
         all.push(("secret", ["file", "env", "credential"].map(str::to_owned).into()));
         Self(all)
     }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use hooktrail::config;
 use hooktrail::domain::Outcome;
 use hooktrail::domain::job::PublicState;
+use hooktrail::verify::Scheme;
 
-use super::{code, code_spans, new_database, page, rows};
+use super::{code, code_spans, keys_of_verify, new_database, page, rows};
 
 /// The part of a page between a heading and the next heading of the same level or a higher one.
 fn section<'p>(page: &'p str, heading: &str) -> &'p str {
@@ -118,10 +118,7 @@ fn the_table_of_outcomes_names_each_outcome() {
 fn the_tables_of_verify_name_each_scheme_and_each_key() {
     let page = page("docs/configuration.md");
     let [schemes, hmac] = ["### `verify`", "### `hmac`"].map(|it| first_cells(section(&page, it)));
-    let listed: BTreeSet<&str> = schemes.iter().chain(&hmac).copied().collect();
-    let names = config::SCHEMES.iter().flat_map(|scheme| {
-        let keys = scheme.keys.iter().copied();
-        keys.chain([scheme.name, "scheme"])
-    });
-    assert_eq!(listed, names.collect());
+    let listed = schemes.iter().chain(&hmac).map(|&cell| cell.to_owned());
+    let names = keys_of_verify().into_iter().chain(Scheme::names().map(str::to_owned));
+    assert_eq!(listed.collect::<BTreeSet<String>>(), names.collect());
 }

@@ -1,5 +1,5 @@
-//! Parses secrets that are keys or certificates, with the crates that verify with them. Reading
-//! secrets calls it, so that a malformed one is a configuration error, and so do the verifiers.
+//! Parses secrets that are keys or certificates, with the crates that verify with them. The
+//! configuration calls it, so that a malformed one is a configuration error, and so do the verifiers.
 //!
 //! No error shows any part of a secret.
 
@@ -43,17 +43,38 @@ pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
         return Err(format!("is the sender's private key: {STANDARD_KEY}"));
     }
     let Some(text) = secret.strip_prefix(b"whpk_") else {
-        return super::parse_shared_standard_key(secret).map(StandardKey::Shared);
+        return parse_shared_standard_key(secret).map(StandardKey::Shared);
     };
-    let bytes = decode_base64(text).ok_or_else(|| format!("is not base64: {STANDARD_KEY}"))?;
+    let bytes = decode_base64(text, DecodePaddingMode::Indifferent)
+        .ok_or_else(|| format!("is not base64: {STANDARD_KEY}"))?;
     Ok(StandardKey::Public(parse_ed25519(&bytes)?))
 }
 
-fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = GeneralPurposeConfig::new()
+/// Decodes a Standard Webhooks secret, `whsec_` and base64 of 24 to 64 bytes whose padding may be
+/// missing. No error shows an invalid one.
+///
+/// # Errors
+/// The secret is invalid; the error names the problem and the expected format.
+pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
+    const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
+    let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
+    let text = match text {
+        [text @ .., b'=', b'='] | [text @ .., b'='] => text,
+        text => text,
+    };
+    match decode_base64(text, DecodePaddingMode::RequireNone) {
+        Some(key) if (24..=64).contains(&key.len()) => Ok(key),
+        Some(key) => Err(format!("is a key of {} bytes: {KEY}", key.len())),
+        None => Err(format!("is not base64: {KEY}")),
+    }
+}
+
+/// The libraries of Standard Webhooks ignore excess bits of the last letter.
+fn decode_base64(text: &[u8], padding: DecodePaddingMode) -> Option<Vec<u8>> {
+    let lenient = GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    GeneralPurpose::new(&alphabet::STANDARD, padding).decode(text).ok()
+        .with_decode_padding_mode(padding);
+    GeneralPurpose::new(&alphabet::STANDARD, lenient).decode(text).ok()
 }
 
 /// Parses an Ed25519 public key in hex, as Discord shows it.

@@ -15,7 +15,7 @@ enum UrlPart {
 
 impl PublicUrl {
     /// Parses a URL and returns it with the names in it that `path` lacks, which stay as they are.
-    pub(super) fn new(text: &str, path: &str) -> (Self, Vec<String>) {
+    pub fn new(text: &str, path: &str) -> (Self, Vec<String>) {
         let (mut parts, mut unknown) = (Vec::new(), Vec::new());
         let mut before = String::new();
         let mut rest = text;
@@ -53,7 +53,7 @@ impl PublicUrl {
 }
 
 /// The text before the first `{name}`, the name, and the rest.
-pub(super) fn next_name(text: &str) -> Option<(&str, &str, &str)> {
+pub fn next_name(text: &str) -> Option<(&str, &str, &str)> {
     for (at, _) in text.match_indices('{') {
         let (name, after) = text[at + 1..].split_once('}')?;
         let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
