@@ -5,11 +5,12 @@
 //! that order. Sources do not wait for each other: the evaluator pool and the writer serve them in turn.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
@@ -100,9 +101,7 @@ impl Expander {
         while self.deferrals.wait(wake_at) {
             let sources = self.deferrals.list();
             queues.retain(|source, _| sources.iter().any(|deferred| deferred.source == *source));
-            for evaluated in
-                std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner))
-            {
+            for evaluated in std::mem::take(&mut *results.lock()) {
                 if let Some(queue) = queues.get_mut(&evaluated.source) {
                     self.store_result(queue, evaluated);
                 }
@@ -246,7 +245,7 @@ impl Expander {
             let (results, deferrals) = (Arc::clone(results), Arc::clone(&self.deferrals));
             let on_result = Box::new(move |result| {
                 let evaluated = EvaluatedEvent { source, event: id, resets, result };
-                results.lock().unwrap_or_else(PoisonError::into_inner).push(evaluated);
+                results.lock().push(evaluated);
                 deferrals.wake();
             });
             let fairness_key = u64::try_from(source.0).unwrap_or(0);

@@ -9,12 +9,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use env_logger::{Target, WriteStyle};
 use log::{Level, LevelFilter, Record};
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -287,12 +288,8 @@ impl LineQueue {
         Self { state: Mutex::new(queue), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn put(&self, line: Vec<u8>) {
-        self.lock().put(line);
+        self.state.lock().put(line);
         self.changed.notify_all();
     }
 
@@ -302,52 +299,41 @@ impl LineQueue {
         (record.file(), record.line(), text).hash(&mut hasher);
         let is_own = record.target().starts_with("hooktrail");
         let written_max = if is_own { MAX_OWN_REPEATS } else { 1 };
-        self.lock().is_folded(hasher.finish(), severity, text, written_max, Instant::now())
+        self.state.lock().is_folded(hasher.finish(), severity, text, written_max, Instant::now())
     }
 
     /// Writes lines as they arrive, until the process ends.
     fn run(&self) {
-        let mut queue = self.lock();
+        let mut queue = self.state.lock();
         loop {
             queue.report_repeats(Instant::now(), false);
             if queue.lines.is_empty() && queue.dropped == 0 {
-                let timeout =
-                    queue.next_report().map(|at| at.saturating_duration_since(Instant::now()));
-                queue = match timeout {
-                    None => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                    Some(timeout) => {
-                        let waited = self.changed.wait_timeout(queue, timeout);
-                        waited.unwrap_or_else(PoisonError::into_inner).0
-                    }
-                };
+                match queue.next_report() {
+                    None => self.changed.wait(&mut queue),
+                    Some(at) => drop(self.changed.wait_until(&mut queue, at)),
+                }
                 continue;
             }
             let (lines, dropped) = queue.take_lines();
             drop(queue);
             let lost = write_all(lines, dropped);
-            queue = self.lock();
+            queue = self.state.lock();
             queue.is_writing = false;
             queue.dropped = queue.dropped.saturating_add(lost);
             self.changed.notify_all();
             if lost > 0 {
                 // stderr cannot be written now. The next line is the next try.
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait(&mut queue);
             }
         }
     }
 
     fn flush(&self, deadline: Instant) {
-        let mut queue = self.lock();
+        let mut queue = self.state.lock();
         queue.report_repeats(Instant::now(), true);
         self.changed.notify_all();
-        while queue.is_writing || !queue.lines.is_empty() {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                return;
-            }
-            let waited = self.changed.wait_timeout(queue, remaining);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let is_unwritten = |queue: &mut QueueState| queue.is_writing || !queue.lines.is_empty();
+        self.changed.wait_while_until(&mut queue, is_unwritten, deadline);
     }
 }
 
@@ -458,7 +444,7 @@ mod tests {
     use super::*;
 
     fn queue() -> QueueState {
-        LineQueue::new().state.into_inner().unwrap()
+        LineQueue::new().state.into_inner()
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
@@ -32,7 +32,7 @@ pub fn send(states: &[NotifyState<'_>]) {
     for state in states {
         let _ = writeln!(message, "{state}");
     }
-    CHANNEL.lock().unwrap_or_else(PoisonError::into_inner).send(name.as_bytes(), message);
+    CHANNEL.lock().send(name.as_bytes(), message);
 }
 
 impl Channel {

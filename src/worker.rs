@@ -6,12 +6,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use parking_lot::Mutex;
 
 use crate::clock;
 use crate::config;
@@ -94,39 +95,35 @@ pub struct RunningJobs {
 }
 
 impl RunningJobs {
-    fn lock(&self) -> MutexGuard<'_, RunningAttempts> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Stops these attempts and all others of their batches. An attempt that has not begun stops as it
     /// begins.
     pub fn cancel(&self, claims: &[Claim]) {
-        let mut runs = self.lock();
+        let mut runs = self.runs.lock();
         runs.pending_cancellations.clear();
         claims.iter().for_each(|&claim| runs.cancel(claim));
     }
 
     /// Stops all attempts.
     pub fn stop_all(&self, reason: StopReason) {
-        for run in self.lock().jobs.values_mut() {
+        for run in self.runs.lock().jobs.values_mut() {
             run.stop(reason);
         }
     }
 
     /// Returns whether this job was told to stop.
     fn is_stopped(&self, job: JobId) -> bool {
-        self.lock().jobs.get(&job).is_some_and(|run| run.stop.is_cancelled())
+        self.runs.lock().jobs.get(&job).is_some_and(|run| run.stop.is_cancelled())
     }
 
     /// The number of running jobs.
     pub fn count(&self) -> usize {
-        self.lock().jobs.len()
+        self.runs.lock().jobs.len()
     }
 
     /// Adds the jobs of an assignment, which `stop` stops together.
     fn begin(&self, claimed: &[ClaimedJob], stop: &CancelToken) {
         let Some(first_job) = claimed.first().map(|job| job.claim.job) else { return };
-        let mut runs = self.lock();
+        let mut runs = self.runs.lock();
         runs.jobs.extend(claimed.iter().map(|claimed_job| {
             let Claim { job, attempt } = claimed_job.claim;
             (job, RunningAttempt { attempt, first_job, stop: stop.clone(), reason: None })
@@ -140,7 +137,7 @@ impl RunningJobs {
 
     /// Removes a job that has ended, and returns why it was stopped.
     fn remove(&self, job: JobId) -> Option<StopReason> {
-        self.lock().jobs.remove(&job)?.reason
+        self.runs.lock().jobs.remove(&job)?.reason
     }
 }
 

@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::evaluator_thread::EvaluatorThread;
 use super::pending::PendingRequest;
@@ -247,7 +249,7 @@ impl EvaluatorPoolInner {
         let builder = std::thread::Builder::new().name("expression".into());
         match builder.spawn(move || evaluator_thread.run()) {
             Ok(thread) => {
-                self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+                self.threads.lock().push(thread);
                 true
             }
             Err(e) => {
@@ -261,8 +263,7 @@ impl EvaluatorPoolInner {
 impl Drop for EvaluatorPoolInner {
     fn drop(&mut self) {
         self.queue.close();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A callback may drop the last clone on one of these threads.
             if thread.thread().id() != std::thread::current().id() {

@@ -3,8 +3,9 @@
 //! wait.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::pending::PendingRequest;
 use super::protocol::Encoder;
@@ -148,15 +149,15 @@ impl EvaluationQueue {
     }
 
     pub fn start_error(&self) -> Option<String> {
-        self.start_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.start_error.lock().clone()
     }
 
     pub fn set_start_error(&self, start_error: Option<String>) {
-        *self.start_error.lock().unwrap_or_else(PoisonError::into_inner) = start_error;
+        *self.start_error.lock() = start_error;
     }
 
     fn lock(&self, priority: Priority) -> MutexGuard<'_, WaitingRequests> {
-        self.waiting[priority as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting[priority as usize].lock()
     }
 
     /// Adds a request. Returns whether the caller should start another thread. A request beyond the
@@ -216,13 +217,10 @@ impl EvaluationQueue {
             let wake_at = [expires_at, idle_at].into_iter().flatten().min();
             waiting.idle_threads += 1;
             let condvar = &self.condvars[priority as usize];
-            waiting = match wake_at {
-                None => condvar.wait(waiting).unwrap_or_else(PoisonError::into_inner),
-                Some(at) => {
-                    let left = at.saturating_duration_since(now);
-                    condvar.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            match wake_at {
+                None => condvar.wait(&mut waiting),
+                Some(at) => drop(condvar.wait_until(&mut waiting, at)),
+            }
             waiting.idle_threads -= 1;
         }
     }
@@ -271,15 +269,8 @@ impl EvaluationQueue {
     /// Waits until the time is over or the queue is closed.
     pub fn pause(&self, priority: Priority, time: Duration) {
         let resume_at = Instant::now() + time;
-        let mut waiting = self.lock(priority);
-        while !waiting.is_closed {
-            let left = resume_at.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let condvar = &self.condvars[priority as usize];
-            waiting = condvar.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let (mut waiting, condvar) = (self.lock(priority), &self.condvars[priority as usize]);
+        condvar.wait_while_until(&mut waiting, |waiting| !waiting.is_closed, resume_at);
     }
 
     /// Closes the queue and completes all waiting requests as busy.

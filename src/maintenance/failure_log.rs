@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
+use parking_lot::Mutex;
 
 use crate::domain;
 use crate::log::{FIXED_FORM, redactor};
@@ -42,7 +42,7 @@ impl FailureLog {
             return;
         }
         let now = Instant::now();
-        let mut limiter = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.rejections.lock();
         for row in rows {
             let RejectionRow { status, source, ip, reason, count, .. } = row;
             let text = |ip: &str| {
@@ -66,7 +66,7 @@ impl FailureLog {
         let detail = redactor().redact(&dead_job.detail).into_owned();
         let dead_job = DeadJob { detail, ..dead_job.clone() };
         let DeadJob { source, handler, detail, .. } = &dead_job;
-        let mut limiter = self.dead_jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.dead_jobs.lock();
         let key = hash(&(source, handler, kind(detail)));
         let key = if limiter.has_room(key) { key } else { hash(&(source, handler)) };
         let line = Line { key, text: dead_job.to_string() };
@@ -76,9 +76,7 @@ impl FailureLog {
     /// Logs the counts of the groups whose period is over, or with `all` those of all groups.
     pub fn log_counts(&self, all: bool) {
         let now = Instant::now();
-        let take = |limiter: &Mutex<LineLimiter>| {
-            limiter.lock().unwrap_or_else(PoisonError::into_inner).take_counts(now, all)
-        };
+        let take = |limiter: &Mutex<LineLimiter>| limiter.lock().take_counts(now, all);
         take(&self.rejections).into_iter().for_each(write_rejection);
         take(&self.dead_jobs).into_iter().for_each(write_dead_job);
     }

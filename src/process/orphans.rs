@@ -12,9 +12,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpgid, getpgrp,
@@ -61,7 +62,7 @@ struct ProcessTable {
 static PROCESS_TABLE: LazyLock<Mutex<ProcessTable>> = LazyLock::new(Mutex::default);
 
 fn process_table() -> MutexGuard<'static, ProcessTable> {
-    PROCESS_TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+    PROCESS_TABLE.lock()
 }
 
 /// Makes this process the subreaper of its descendants. Marks inherited descriptors, such as a

@@ -10,9 +10,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::child::{Directive, StopSignal};
@@ -47,7 +48,7 @@ struct PoolState {
 
 impl PoolShared {
     fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Handles the end of a process, as the watching thread reports it.
@@ -240,7 +241,7 @@ impl Drop for ProcessPool {
 static DRAINING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 fn draining_count() -> MutexGuard<'static, usize> {
-    DRAINING.0.lock().unwrap_or_else(PoisonError::into_inner)
+    DRAINING.0.lock()
 }
 
 /// Counts one process as being ended until this is dropped.
@@ -277,9 +278,8 @@ fn drain(process: LineProcess) {
 /// Waits until all processes that are being ended have ended. Returns `false` if some have not
 /// after `max_wait`.
 pub fn wait_for_drained(max_wait: Duration) -> bool {
-    let waited = DRAINING.1.wait_timeout_while(draining_count(), max_wait, |count| *count > 0);
-    let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
-    *count == 0
+    let has_any = |count: &mut usize| *count > 0;
+    !DRAINING.1.wait_while_for(&mut draining_count(), has_any, max_wait).timed_out()
 }
 
 /// Watches for the end of the processes of all pools.
@@ -302,7 +302,7 @@ impl ExitWatcher {
     }
 
     fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<PoolShared>>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pools.lock()
     }
 
     fn run(&self) {
@@ -326,7 +326,7 @@ impl ExitWatcher {
 fn register_exit(process: &LineProcess, pool: &Arc<PoolShared>) -> std::io::Result<()> {
     static THREAD: Mutex<bool> = Mutex::new(false);
     let watcher = ExitWatcher::get()?;
-    let mut is_thread_started = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut is_thread_started = THREAD.lock();
     if !*is_thread_started {
         std::thread::Builder::new().name("watch".into()).spawn(|| watcher.run())?;
         *is_thread_started = true;

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::domain::job_plan::JobPlan;
 use crate::domain::{EventId, SourceId};
@@ -55,12 +56,8 @@ pub struct Deferrals {
 }
 
 impl Deferrals {
-    fn lock(&self) -> MutexGuard<'_, DeferralsState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut DeferralsState)) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         change(&mut inner);
         inner.has_changed = true;
         drop(inner);
@@ -69,20 +66,18 @@ impl Deferrals {
 
     /// Returns true if jobs of earlier events of this source are not inserted yet.
     pub fn is_deferring(&self, source: SourceId) -> bool {
-        self.has_any.load(Ordering::Relaxed) && self.lock().sources.contains_key(&source)
+        self.has_any.load(Ordering::Relaxed) && self.inner.lock().sources.contains_key(&source)
     }
 
     /// Waits until the state changes, or until the deadline. Returns false after `close`.
     pub fn wait(&self, until: Option<Instant>) -> bool {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         while !inner.has_changed && !inner.is_closed {
-            inner = match until.map(|at| at.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => break,
-                Some(left) => {
-                    self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            match until {
+                None => self.changed.wait(&mut inner),
+                Some(at) if self.changed.wait_until(&mut inner, at).timed_out() => break,
+                Some(_) => {}
+            }
         }
         inner.has_changed = false;
         !inner.is_closed
@@ -100,7 +95,7 @@ impl Deferrals {
 
     /// Returns the sources that have deferred events.
     pub fn list(&self) -> Vec<DeferralCounts> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let snapshot = |(&source, deferrals): (&SourceId, &SourceDeferrals)| DeferralCounts {
             source,
             events: deferrals.events,
@@ -112,7 +107,7 @@ impl Deferrals {
 
     /// Removes and returns the plan of an event, if it is known.
     pub fn take_plan(&self, source: SourceId, event: EventId) -> Option<JobPlan> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let source = inner.sources.get_mut(&source)?;
         let plan = source.plans.remove(&event)?;
         source.large_plans -= usize::from(plan.is_large());
@@ -121,7 +116,7 @@ impl Deferrals {
 
     /// Records that this many more events were sent to the writer.
     pub fn mark_sent(&self, source: SourceId, events: usize) {
-        if let Some(source) = self.lock().sources.get_mut(&source) {
+        if let Some(source) = self.inner.lock().sources.get_mut(&source) {
             source.sent += events;
         }
     }
@@ -142,7 +137,7 @@ impl Deferrals {
         if matches!(plan, JobPlan::Unevaluated(_)) {
             return;
         }
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let source = inner.sources.entry(source).or_default();
         let is_large = plan.is_large();
         let fits =
@@ -154,7 +149,7 @@ impl Deferrals {
 
     /// Records that this many events have their jobs.
     pub(super) fn mark_settled(&self, source: SourceId, events: usize) {
-        if let Some(source) = self.lock().sources.get_mut(&source) {
+        if let Some(source) = self.inner.lock().sources.get_mut(&source) {
             source.sent = source.sent.saturating_sub(events);
         }
     }

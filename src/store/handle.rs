@@ -1,10 +1,11 @@
 //! The handle to the writer: messages to it, replies to the intake threads, and whether the
 //! database can be written.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
 
 use super::deferred::BacklogTask;
 use super::events::{InsertReply, NewEvent};
@@ -35,11 +36,11 @@ impl ReplyQueue {
 
     /// Moves all replies into `into`.
     pub fn drain_into(&self, into: &mut Vec<(usize, InsertReply)>) {
-        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
+        into.append(&mut self.replies.lock());
     }
 
     pub(super) fn push(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).extend(replies);
+        self.replies.lock().extend(replies);
         (self.wake)();
     }
 }

@@ -17,8 +17,9 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::open_files::{FileId, resolve, with_suffix};
 use super::run_record::{self, RunRecord, RunState, ServerInfo};
@@ -74,25 +75,25 @@ impl Lock {
 
     /// Returns the record of the run that holds the lock.
     pub fn run(&self) -> RunRecord {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.run.lock().clone()
     }
 
     /// Restarts the run's clock, after a wait that does not count as a part of the run.
     pub fn restart_run(&self) {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner).started_boot_ms = clock::boot_ms();
+        self.run.lock().started_boot_ms = clock::boot_ms();
         self.record(RunState::Starting);
     }
 
     /// Records what `hooktrail status` shows of this server.
     pub fn describe(&self, change: impl FnOnce(&mut ServerInfo)) {
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = self.run.lock();
         change(run.server.get_or_insert_default());
         self.write(&run);
     }
 
     /// Records how far this run got, for the next one.
     pub fn record(&self, state: RunState) {
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = self.run.lock();
         *run = RunRecord { state, ..run.clone() };
         self.write(&run);
     }

@@ -3,10 +3,11 @@
 //! after another process has changed the database.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::jobs::queue;
@@ -41,7 +42,7 @@ impl SourceCounters {
     /// Counts the jobs of these sources too from now on. Each count is correct after the next
     /// `Operation::Recount`.
     pub fn set_watched(&self, sources: &[SourceId]) -> HashMap<SourceId, Arc<AtomicI64>> {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         for &source in sources {
             queued.entry(source).or_default();
         }
@@ -50,40 +51,35 @@ impl SourceCounters {
 
     /// Stops counting all other sources.
     pub fn retain(&self, sources: &[SourceId]) {
-        let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queued = self.queued.lock();
         queued.retain(|source, _| sources.contains(source));
     }
 
     /// Returns when a source had its last event, or was registered (database clock). A source that
     /// is unknown counts as registered now.
     pub fn last_seen_ms(&self, source: SourceId, now_ms: i64) -> i64 {
-        *self
-            .last_seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(source)
-            .or_insert(now_ms)
+        *self.last_seen.lock().entry(source).or_insert(now_ms)
     }
 
     /// Returns the last activity of all sources, to be saved.
     pub fn last_seen_all(&self) -> Vec<(SourceId, i64)> {
-        let last_seen = self.last_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_seen = self.last_seen.lock();
         last_seen.iter().map(|(source, at_ms)| (*source, *at_ms)).collect()
     }
 
     pub(super) fn set_last_seen(&self, sources: impl Iterator<Item = (SourceId, i64)>) {
-        self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).extend(sources);
+        self.last_seen.lock().extend(sources);
     }
 
     pub(super) fn add(&self, source: SourceId, jobs: i64) {
-        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let queued = self.queued.lock();
         if let Some(count) = queued.get(&source) {
             count.fetch_add(jobs, Ordering::Relaxed);
         }
     }
 
     pub(super) fn recount(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+        let queued = self.queued.lock();
         for (&source, count) in queued.iter() {
             count.store(queue::queued_count(conn, source)?, Ordering::Relaxed);
         }

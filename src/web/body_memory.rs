@@ -11,9 +11,11 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::domain::SourceId;
 use crate::domain::reservation::Reservation;
@@ -139,7 +141,7 @@ impl BodyReservation<'_> {
         };
         let min_limit = self.owner.max_body_bytes;
         let min_limit = if self.is_large { min_limit } else { min_limit.min(MIN_LARGE_BYTES) };
-        let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.budget.shares.lock();
         let client_bytes = shares.by_client.entry((self.owner.client, self.is_large)).or_default();
         *client_bytes += added;
         let is_over_client_share = *client_bytes > (pool / 8 * 5).max(min_limit);
@@ -155,7 +157,7 @@ impl BodyReservation<'_> {
     /// Stops charging the body to its address and source, because it is complete.
     pub fn release_shares(&mut self) {
         let Some(bytes) = self.charged_bytes.take() else { return };
-        let mut shares = self.budget.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shares = self.budget.shares.lock();
         subtract_share(&mut shares.by_client, (self.owner.client, self.is_large), bytes);
         subtract_share(&mut shares.by_source, (self.owner.source, self.is_large), bytes);
     }
@@ -291,7 +293,7 @@ mod tests {
         assert_eq!(reservation.grow(48 * KIB).and_then(|()| reservation.charge_shares()), Ok(()));
         let transferred = reservation.transfer();
         drop(reservation);
-        assert!(budget.shares.lock().unwrap().by_client.is_empty());
+        assert!(budget.shares.lock().by_client.is_empty());
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 48 * KIB);
         drop(transferred);
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 0);
@@ -305,11 +307,11 @@ mod tests {
             assert_eq!(reservation.grow(48 * KIB), Ok(()), "it becomes large");
             reservation.release_shares();
         }
-        assert!(budget.shares.lock().unwrap().by_client.is_empty());
+        assert!(budget.shares.lock().by_client.is_empty());
         drop(reservations);
         assert_eq!(budget.held_bytes.load(Ordering::SeqCst), 0);
         drop(fill(&budget, owner("192.0.2.1", 1), 100 * KIB));
-        let shares = budget.shares.lock().unwrap();
+        let shares = budget.shares.lock();
         assert!(shares.by_client.is_empty() && shares.by_source.is_empty());
     }
 }

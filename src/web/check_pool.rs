@@ -5,9 +5,10 @@
 //! occupies both threads. So unsigned requests to one source do not delay those to another.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::domain::SourceId;
@@ -85,12 +86,12 @@ impl CheckPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (sender, reply) = oneshot::channel();
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue.state.lock();
         if !queue.has_room(source, bytes, max_bytes) {
             let abandoned = queue.take_abandoned();
             drop(queue);
             drop(abandoned);
-            queue = self.queue.lock();
+            queue = self.queue.state.lock();
         }
         if queue.is_closed || !queue.has_room(source, bytes, max_bytes) {
             return reply;
@@ -112,7 +113,7 @@ impl CheckPool {
         let queue = Arc::clone(&self.queue);
         match std::thread::Builder::new().name("check".into()).spawn(move || queue.run_thread()) {
             Ok(thread) => {
-                self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+                self.threads.lock().push(thread);
                 true
             }
             Err(e) => {
@@ -125,14 +126,13 @@ impl CheckPool {
 
 impl Drop for CheckPool {
     fn drop(&mut self) {
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue.state.lock();
         queue.is_closed = true;
         let tasks = std::mem::take(&mut queue.tasks);
         drop(queue);
         drop(tasks);
         self.queue.condvar.notify_all();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             let _ = thread.join();
         }
@@ -140,16 +140,12 @@ impl Drop for CheckPool {
 }
 
 impl CheckQueue {
-    fn lock(&self) -> MutexGuard<'_, CheckQueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn run_thread(&self) {
-        let mut queue = self.lock();
+        let mut queue = self.state.lock();
         while !queue.is_closed {
             let Some((source, QueuedCheck { bytes, task })) = queue.dequeue() else {
                 queue.idle += 1;
-                queue = self.condvar.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.condvar.wait(&mut queue);
                 queue.idle -= 1;
                 continue;
             };
@@ -157,7 +153,7 @@ impl CheckQueue {
             if !task.is_abandoned() {
                 task.run();
             }
-            queue = self.lock();
+            queue = self.state.lock();
             queue.finish(source, bytes);
             // The other thread may have skipped a task of this source.
             self.condvar.notify_one();

@@ -4,10 +4,12 @@
 //! own. Each request costs a few relaxed atomic operations and two clock reads: no lock and no
 //! timer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 const NO_LENGTH: usize = usize::MAX;
 
@@ -194,7 +196,7 @@ impl Connection {
             if is_evicted {
                 self.listener.evicted.fetch_add(1, Ordering::SeqCst);
             }
-            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            let waker = self.waker.lock();
             if let Some(waker) = &*waker {
                 waker.wake_by_ref();
             }
@@ -247,6 +249,6 @@ impl Connection {
     }
 
     pub(super) fn set_waker(&self, waker: &Waker) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        *self.waker.lock() = Some(waker.clone());
     }
 }

@@ -5,10 +5,11 @@
 //! idle, the new one waits, and the next response closes its connection.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -101,14 +102,14 @@ impl Connections {
             Err(_) => {
                 self.counters.waiting.fetch_add(1, Ordering::SeqCst);
                 let _waiting = WaitingGuard(&self.counters.waiting);
-                self.make_room(&mut self.lock());
+                self.make_room(&mut self.open.lock());
                 self.wake.notify_one();
                 let permit = Arc::clone(&self.permits).acquire_owned().await;
                 permit.map_err(std::io::Error::other)?
             }
         };
         let connection = Arc::new(Connection::new(Arc::clone(&self.counters)));
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         if open.by_address.is_empty() {
             self.wake.notify_one();
         }
@@ -118,11 +119,7 @@ impl Connections {
     }
 
     pub(super) fn remove(&self, connection: &Arc<Connection>) {
-        self.lock().by_address.remove(&Arc::as_ptr(connection).addr());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, OpenConnections> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().by_address.remove(&Arc::as_ptr(connection).addr());
     }
 
     /// Closes one idle connection for each new one that waits, starting with the longest idle.
@@ -156,7 +153,7 @@ impl Connections {
     fn expire_overdue(&self) -> Option<Duration> {
         let limits = (self.limits)();
         let now_us = self.counters.now_us();
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         if open.by_address.is_empty() {
             open.candidates = Vec::new();
             return None;

@@ -2,7 +2,8 @@
 //! may send one. Handshakes beyond the limit are counted in one row.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::store::handshakes::HandshakeRecord;
 
@@ -32,7 +33,7 @@ impl HandshakeLog {
     /// Adds a handshake.
     pub fn record(&self, mut handshake: HandshakeRecord) {
         handshake.detail.truncate(handshake.detail.floor_char_boundary(MAX_DETAIL_BYTES));
-        let mut buffer = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.state.lock();
         if buffer.pending.len() < MAX_PENDING_ROWS {
             buffer.pending.push(handshake);
         } else {
@@ -51,7 +52,7 @@ impl HandshakeLog {
 
     /// Returns the rows to write.
     pub fn drain(&self, now_ms: i64) -> Vec<HandshakeRecord> {
-        let mut buffer = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.state.lock();
         let mut rows = std::mem::take(&mut buffer.pending);
         let overflow = std::mem::take(&mut buffer.overflow);
         if overflow > 0 {

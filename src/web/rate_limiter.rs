@@ -8,8 +8,10 @@
 //! bytes, so a source takes a little over 96 KiB at most.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::rejection::Rejection;
 use crate::config::Rate;
@@ -105,7 +107,7 @@ pub struct RateWindows(Mutex<HashMap<SourceId, Arc<SharedWindow>>>);
 impl RateWindows {
     /// Makes the limiter of a source at this rate.
     pub fn limiter(&self, source: SourceId, rate: Rate) -> SourceRateLimiter {
-        let mut by_source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_source = self.0.lock();
         SourceRateLimiter { rate, window: Arc::clone(by_source.entry(source).or_default()) }
     }
 }
@@ -120,12 +122,6 @@ struct SharedWindow {
 impl Default for SharedWindow {
     fn default() -> Self {
         Self { started_at: Instant::now(), window: Mutex::new(Window::new(MAX_ENTRIES)) }
-    }
-}
-
-impl SharedWindow {
-    fn lock(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,7 +145,7 @@ impl SourceRateLimiter {
     /// # Errors
     /// The rate is exceeded: the number of seconds after which another request is accepted.
     pub fn admit(&self) -> Result<Admission<'_>, u64> {
-        let mut window = self.window.lock();
+        let mut window = self.window.window.lock();
         // Under the lock, so that the times are in order.
         let since_ns = self.window.started_at.elapsed().as_nanos();
         let admitted = window.admit(self.rate, u64::try_from(since_ns).unwrap_or(u64::MAX));
@@ -166,7 +162,7 @@ impl Admission<'_> {
     /// Uncounts a request that was rejected for another reason. One whose client disconnected stays
     /// counted, because its event may be stored.
     pub fn cancel(self) {
-        self.limiter.window.lock().cancel(self.at_ns);
+        self.limiter.window.window.lock().cancel(self.at_ns);
     }
 }
 

@@ -5,8 +5,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::domain;
 use crate::store::rejections::RejectionRow;
@@ -65,7 +67,7 @@ impl RejectionLog {
     pub fn record(&self, request: &RejectedRequest<'_>, now_ms: i64) {
         let (key, status) = (key(request), request.status);
         let row = || row(request, now_ms);
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.0.lock();
         let RejectionLogState { buckets, overflow, pending } = &mut *buffer;
         let is_full = pending.len() >= MAX_PENDING_ROWS;
         let has_no_room = is_full || buckets.len() >= MAX_BUCKETS;
@@ -105,7 +107,7 @@ impl RejectionLog {
     /// Returns the rows to write. Buckets whose hour is over are removed here, and not while a
     /// request waits.
     pub fn drain(&self, now_ms: i64) -> Vec<RejectionRow> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.0.lock();
         let RejectionLogState { buckets, overflow, pending } = &mut *buffer;
         let mut rows = std::mem::take(pending);
         rows.extend(
@@ -220,7 +222,7 @@ mod tests {
         for number in 0..30_000 {
             record(&log, &format!("10.0.{}.{}", number / 256, number % 256), 1000);
         }
-        assert!(log.0.lock().unwrap().buckets.len() <= MAX_BUCKETS);
+        assert!(log.0.lock().buckets.len() <= MAX_BUCKETS);
         assert_eq!(counts(&log.drain(1000)), (MAX_PENDING_ROWS + 1, 30_000));
     }
 
@@ -254,7 +256,7 @@ mod tests {
         let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.is_increment).collect();
         assert!(Arc::ptr_eq(&adds[0].row_id, &rows[99].row_id) && adds[0].count == 50);
         assert_eq!(counts(&log.drain(2 * HOUR_MS)), (0, 0));
-        assert!(log.0.lock().unwrap().buckets.is_empty());
+        assert!(log.0.lock().buckets.is_empty());
     }
 
     #[test]

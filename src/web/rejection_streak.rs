@@ -2,8 +2,10 @@
 //! probably changed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::rejection::Rejection;
 use crate::domain::SourceId;
@@ -40,7 +42,7 @@ impl RejectionStreak {
         );
         if is_counted && self.count.fetch_add(1, Ordering::Relaxed) + 1 == ALERT_THRESHOLD {
             let alert = format!("{ALERT_THRESHOLD} rejections in a row: {reason}");
-            *self.pending_alert.lock().unwrap_or_else(PoisonError::into_inner) = Some(alert);
+            *self.pending_alert.lock() = Some(alert);
         }
     }
 
@@ -70,7 +72,7 @@ impl RejectionStreak {
 
     /// Returns the alert to raise, once.
     pub fn take_alert(&self) -> Option<String> {
-        self.pending_alert.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.pending_alert.lock().take()
     }
 }
 
@@ -81,7 +83,7 @@ pub struct RejectionStreaks(Mutex<HashMap<SourceId, Arc<RejectionStreak>>>);
 impl RejectionStreaks {
     /// Returns the streak of a source.
     pub fn for_source(&self, source: SourceId) -> Arc<RejectionStreak> {
-        let mut by_source = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_source = self.0.lock();
         Arc::clone(by_source.entry(source).or_default())
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Sender;
+use slab::Slab;
 
 use crate::domain::SourceId;
 use crate::store::events::{InsertReply, NewEvent};
@@ -33,7 +34,6 @@ const MAX_SENT_ROWS: usize = 2048;
 const MAX_MESSAGE_ROWS: usize = 512;
 
 enum PendingSlot {
-    Free,
     Waiting(Option<Waker>),
     Ready(InsertReply),
     /// The client disconnected before the commit.
@@ -45,8 +45,7 @@ pub struct WriterClient {
     writer: Sender<WriterMessage>,
     replies: Arc<ReplyQueue>,
     outbox: RefCell<Outbox>,
-    slots: RefCell<Vec<PendingSlot>>,
-    free: RefCell<Vec<usize>>,
+    slots: RefCell<Slab<PendingSlot>>,
     is_flush_scheduled: Cell<bool>,
 }
 
@@ -143,7 +142,6 @@ impl WriterClient {
             replies: Arc::new(ReplyQueue::new(move || notifier.notify_one())),
             outbox: RefCell::default(),
             slots: RefCell::default(),
-            free: RefCell::default(),
             is_flush_scheduled: Cell::new(false),
         });
         let weak = Rc::downgrade(&client);
@@ -182,7 +180,7 @@ impl WriterClient {
 
     fn refill(&self) {
         let is_abandoned =
-            |slot: usize| matches!(self.slots.borrow()[slot], PendingSlot::Abandoned);
+            |slot: usize| matches!(self.slots.borrow().get(slot), Some(PendingSlot::Abandoned));
         let abandoned = self.outbox.borrow_mut().refill(is_abandoned);
         for slot in abandoned {
             self.complete(slot, InsertReply::Unavailable);
@@ -224,30 +222,21 @@ impl WriterClient {
 
     fn reserve_slot(&self) -> Option<usize> {
         let mut slots = self.slots.borrow_mut();
-        if let Some(slot) = self.free.borrow_mut().pop() {
-            slots[slot] = PendingSlot::Waiting(None);
-            return Some(slot);
-        }
-        (slots.len() < MAX_WAITING_REQUESTS).then(|| {
-            slots.push(PendingSlot::Waiting(None));
-            slots.len() - 1
-        })
+        (slots.len() < MAX_WAITING_REQUESTS).then(|| slots.insert(PendingSlot::Waiting(None)))
     }
 
     fn complete(&self, slot: usize, reply: InsertReply) {
         self.outbox.borrow_mut().release_rows(slot);
         let mut slots = self.slots.borrow_mut();
-        match std::mem::replace(&mut slots[slot], PendingSlot::Ready(reply)) {
+        let Some(pending) = slots.get_mut(slot) else { return };
+        match std::mem::replace(pending, PendingSlot::Ready(reply)) {
             PendingSlot::Waiting(waker) => {
                 drop(slots);
                 if let Some(waker) = waker {
                     waker.wake();
                 }
             }
-            PendingSlot::Abandoned | PendingSlot::Free | PendingSlot::Ready(_) => {
-                slots[slot] = PendingSlot::Free;
-                self.free.borrow_mut().push(slot);
-            }
+            PendingSlot::Abandoned | PendingSlot::Ready(_) => drop(slots.remove(slot)),
         }
     }
 }
@@ -261,27 +250,25 @@ impl Future for PendingReply<'_> {
     type Output = InsertReply;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InsertReply> {
-        match &mut self.client.slots.borrow_mut()[self.slot] {
-            PendingSlot::Ready(reply) => Poll::Ready(*reply),
-            PendingSlot::Waiting(waker) => {
+        match self.client.slots.borrow_mut().get_mut(self.slot) {
+            Some(PendingSlot::Ready(reply)) => Poll::Ready(*reply),
+            Some(PendingSlot::Waiting(waker)) => {
                 *waker = Some(context.waker().clone());
                 Poll::Pending
             }
-            PendingSlot::Free | PendingSlot::Abandoned => Poll::Ready(InsertReply::Unavailable),
+            Some(PendingSlot::Abandoned) | None => Poll::Ready(InsertReply::Unavailable),
         }
     }
 }
 
 impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
-        let slot = &mut self.client.slots.borrow_mut()[self.slot];
-        match slot {
+        let mut slots = self.client.slots.borrow_mut();
+        match slots.get_mut(self.slot) {
             // The client disconnected before the commit. The event is stored anyway.
-            PendingSlot::Waiting(_) => *slot = PendingSlot::Abandoned,
-            PendingSlot::Ready(_) | PendingSlot::Free | PendingSlot::Abandoned => {
-                *slot = PendingSlot::Free;
-                self.client.free.borrow_mut().push(self.slot);
-            }
+            Some(pending @ PendingSlot::Waiting(_)) => *pending = PendingSlot::Abandoned,
+            Some(_) => drop(slots.remove(self.slot)),
+            None => {}
         }
     }
 }
@@ -392,7 +379,7 @@ mod tests {
             client.refill();
             client.flush();
             assert_eq!(receiver.len(), 4, "the fifth");
-            assert_eq!(*client.free.borrow(), [3]);
+            assert!(!client.slots.borrow().contains(3));
             assert_eq!(client.outbox.borrow().slot_counts[&SourceId(1)], 3);
             assert_eq!(poll(requests[0].as_mut()), Some(InsertReply::Stored(EventId(1))));
         });

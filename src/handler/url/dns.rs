@@ -7,9 +7,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
 use super::call_context::{CallError, wait_for};
@@ -64,7 +65,7 @@ fn look_up(
     let lookup = move || {
         let _permit = permit;
         let all = resolve(&name);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        *slot.lock() = Some(all);
         let _ = rustix::io::write(&*signal, &1_u64.to_ne_bytes());
     };
     std::thread::Builder::new()
@@ -72,7 +73,7 @@ fn look_up(
         .spawn(lookup)
         .map_err(|e| shortage(e.to_string()))?;
     wait_for(&*done, PollFlags::IN)?;
-    let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let found = found.lock().take();
     match found {
         Some(Ok(all)) if !all.is_empty() => Ok(all.into_iter().take(MAX_ADDRESSES).collect()),
         Some(Err(e)) if e.raw_os_error().is_some_and(is_shortage) => Err(shortage(e.to_string())),

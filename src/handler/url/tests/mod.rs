@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::*;
 use crate::config::HandlerKind;
@@ -45,7 +47,7 @@ fn fake_server(
                 let mut stream = stream;
                 while let Some((head, body)) = request(&mut reader) {
                     let number = {
-                        let mut recorded = recorded.lock().unwrap();
+                        let mut recorded = recorded.lock();
                         recorded.push((connection, head, body));
                         recorded.len()
                     };
@@ -100,7 +102,7 @@ impl FakeServer {
 
     /// Returns the sorted lines of the head of the only request, and its body.
     fn only_request(&self) -> (Vec<String>, Vec<u8>) {
-        let requests = self.requests.lock().unwrap();
+        let requests = self.requests.lock();
         assert_eq!(requests.len(), 1);
         let mut lines: Vec<_> = requests[0].1.trim_end().lines().map(str::to_owned).collect();
         lines.sort();
@@ -108,7 +110,7 @@ impl FakeServer {
     }
 
     fn connections(&self) -> Vec<usize> {
-        self.requests.lock().unwrap().iter().map(|(connection, ..)| *connection).collect()
+        self.requests.lock().iter().map(|(connection, ..)| *connection).collect()
     }
 }
 

@@ -58,7 +58,7 @@ fn forwarded_headers_and_configured_headers_are_sent() {
     let headers =
         [own_authority("Authorization", "Bearer s3cret"), own_authority("User-Agent", "mine")];
     run_attempt(&Task { headers: Arc::new(headers), ..task });
-    let requests = server.requests.lock().unwrap();
+    let requests = server.requests.lock();
     let head = requests[0].1.as_str();
     for line in ["x-a: 1\r\n", "x-a: say \"2\"\r\n", "authorization: Bearer s3cret\r\n"] {
         assert!(head.contains(line), "{head}");

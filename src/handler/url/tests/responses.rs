@@ -66,7 +66,7 @@ fn a_redirect_is_not_followed() {
         let expected = format!("status {status}: not followed to {}: hi", target_server.url);
         check(&server.run(), Outcome::Failed, &expected);
     }
-    assert!(target_server.requests.lock().unwrap().is_empty());
+    assert!(target_server.requests.lock().is_empty());
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_cancelled_attempt_ends_at_once_in_every_phase() {
         drip_server("HTTP/1.1 200 OK\r\nX: "),
         drip_server("HTTP/1.1 200 OK\r\n\r\n"),
     ] {
-        let result = stopped_when(&server.task(), || !server.requests.lock().unwrap().is_empty());
+        let result = stopped_when(&server.task(), || !server.requests.lock().is_empty());
         check(&result, Outcome::Interrupted, "stopped");
     }
     let server = silent_server();
@@ -76,7 +76,7 @@ fn a_cancelled_attempt_ends_at_once_in_every_phase() {
     stop.cancel();
     let result = UrlRunner::new(&server.task().handler).run(&server.task(), &stop);
     check(&result, Outcome::Interrupted, "stopped");
-    assert!(server.requests.lock().unwrap().is_empty());
+    assert!(server.requests.lock().is_empty());
     let silent_listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for scheme in ["http", "https"] {
         let url = format!("{scheme}://{}/", silent_listener.local_addr().unwrap());
