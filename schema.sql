@@ -402,9 +402,12 @@ SELECT h.name AS handler, d.state, sum(d.jobs) AS jobs,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(d.oldest) / 1000.0, 'unixepoch') AS oldest_at
 FROM (
   SELECT q.handler, q.state, q.jobs, j.created_at AS oldest FROM (
-    SELECT handler, CASE state WHEN 2 THEN 'running' ELSE 'queued' END AS state, count(*) AS jobs,
-      min(id) AS first
-      FROM jobs AS o WHERE o.state <= 2 AND o.state NOT IN (3, 6) GROUP BY o.state, o.handler
+    SELECT o.id AS handler, s.column2 AS state,
+      (SELECT count(*) FROM jobs c WHERE c.state = s.column1 AND c.handler = o.id
+        AND c.state NOT IN (3, 6)) AS jobs,
+      (SELECT min(c.id) FROM jobs c WHERE c.state = s.column1 AND c.handler = o.id
+        AND c.state NOT IN (3, 6)) AS first
+      FROM handlers o CROSS JOIN (VALUES (-1, 'queued'), (0, 'queued'), (1, 'queued'), (2, 'running')) s
     UNION ALL SELECT j.handler, 'queued', count(*), min(j.id) FROM expansions x
       JOIN jobs j NOT INDEXED ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
       WHERE x.is_visible GROUP BY j.handler) q

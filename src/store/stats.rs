@@ -24,19 +24,17 @@ pub fn load_handler_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite:
             "WITH depth AS MATERIALIZED (SELECT handler, sum(jobs) FILTER (WHERE state IS 'queued') AS queued,
                sum(jobs) FILTER (WHERE state IS 'running') AS running, min(oldest_at) AS oldest_at
                FROM queue_depth GROUP BY handler),
-             dead AS MATERIALIZED (SELECT handler, count(*) AS jobs FROM jobs INDEXED BY jobs_by_state
-               WHERE {IS_DEAD} AND {IS_INDEXED} GROUP BY handler),
              hour AS MATERIALIZED (SELECT handler, sum(succeeded) AS succeeded,
                sum(unsuccessful) AS unsuccessful FROM minute_counts
                WHERE minute >= ?1 AND handler > 0 GROUP BY handler)
              SELECT h.name AS handler, h.paused,
                strftime({ISO}, (h.breaker_open_until + ?2) / 1000.0, 'unixepoch') AS breaker_open_until,
                coalesce(d.queued, 0) AS queued, coalesce(d.running, 0) AS running,
-               coalesce(x.jobs, 0) AS dead, d.oldest_at,
+               (SELECT count(*) FROM jobs WHERE {IS_DEAD} AND handler = h.id AND {IS_INDEXED}) AS dead,
+               d.oldest_at,
                coalesce(c.succeeded, 0) AS succeeded_last_hour,
                coalesce(c.unsuccessful, 0) AS unsuccessful_last_hour
-             FROM handlers h LEFT JOIN depth d ON d.handler = h.name LEFT JOIN dead x ON x.handler = h.id
-               LEFT JOIN hour c ON c.handler = h.id
+             FROM handlers h LEFT JOIN depth d ON d.handler = h.name LEFT JOIN hour c ON c.handler = h.id
              ORDER BY h.name"
         ),
         &last_hour_and_offset(clock),
