@@ -7,8 +7,8 @@ use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WA
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Batch, Breaker, Command, EnvValue, Handler, HandlerKind, Mode, Retry, command_checks,
-    handler_delivery, secret, url_handler,
+    Batch, Breaker, Command, EnvValue, Handler, HandlerKind, Mode, Retry, UniqueBy, command_checks,
+    expression, secret, url_handler,
 };
 use crate::domain::INTERNAL_SOURCE;
 use crate::verify::SecretFormat;
@@ -17,6 +17,8 @@ const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]
 const COMMAND_EXPECTED: &str =
     r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
 const NO_COMMAND: &str = r#"has no command and no url: expected command = ["program", "argument"] or url = "https://example.com""#;
+const UNIQUE_BY_EXPECTED: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
+const BREAKER_EXPECTED: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
 const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
 const ENV_VALUE_EXPECTED: &str =
     r#"expected text, { env = "NAME" }, { file = "path" } or { credential = "name" }"#;
@@ -30,24 +32,8 @@ const MODES: [(&str, Mode); 4] = [
 ];
 
 /// Variables that the server sets for each attempt, without `HOOKTRAIL_`.
-const SERVER_VARIABLES: [&str; 16] = [
-    "EVENT",
-    "JOB",
-    "ITEM",
-    "ATTEMPT",
-    "MAX_ATTEMPTS",
-    "SOURCE",
-    "HANDLER",
-    "RECEIVED_AT",
-    "METHOD",
-    "PATH",
-    "QUERY",
-    "IP",
-    "CONTENT_TYPE",
-    "HEADERS",
-    "IDEMPOTENCY_KEY",
-    "RUN_ID",
-];
+const SERVER_VARIABLES: &str = "EVENT JOB ITEM ATTEMPT MAX_ATTEMPTS SOURCE HANDLER RECEIVED_AT \
+                                METHOD PATH QUERY IP CONTENT_TYPE HEADERS IDEMPOTENCY_KEY RUN_ID";
 
 /// Reads a handler. `sources`: the names of all sources.
 pub(super) fn read_handler(
@@ -59,7 +45,12 @@ pub(super) fn read_handler(
     if let Err(remedy) = parse::check_name(name) {
         table.error(format!("is not a valid name: {remedy}"));
     }
-    let default = handler_delivery::read_delivery(&table, Handler::with_defaults(name, folder));
+    for (key, other) in [("version_by", "ordering_key"), ("debounce", "debounce_by")] {
+        if table.has(key) && !table.has(other) {
+            table.missing_error(format!("has {key} without {other}: expected both, or neither"));
+        }
+    }
+    let default = Handler::with_defaults(name, folder);
     let command = read_command(&table, folder);
     let target = url_handler::read_url_target(&table, folder);
     if target.is_none() {
@@ -68,6 +59,16 @@ pub(super) fn read_handler(
     let handler = Handler {
         sources: read_sources(&table, sources),
         kind: target.map_or(HandlerKind::Command(command), HandlerKind::Url),
+        when: expression::read_expression(&table, "when"),
+        split: expression::read_expression(&table, "split"),
+        transform: expression::read_expression(&table, "transform"),
+        ordering_key: expression::read_expression(&table, "ordering_key"),
+        version_by: expression::read_expression(&table, "version_by"),
+        unique_by: table.get("unique_by").and_then(|value| read_unique_by(&value)),
+        debounce_by: expression::read_expression(&table, "debounce_by"),
+        debounce: table.optional_duration("debounce", POSITIVE_DURATION),
+        rate_limit: table.parse_with("rate_limit", parse::RATE, parse::parse_rate),
+        breaker: table.get("breaker").and_then(|value| read_breaker(&value)).unwrap_or_default(),
         priority: table.integer("priority", 0, i64::MIN..=i64::MAX),
         concurrency: table.integer("concurrency", 4, 1..=1024) as usize,
         timeout: table.duration("timeout", default.timeout, TIMEOUT_RANGE),
@@ -78,6 +79,29 @@ pub(super) fn read_handler(
     };
     reject_rest(table, &["jetstream"]);
     handler
+}
+
+fn read_unique_by(value: &TomlValue<'_>) -> Option<UniqueBy> {
+    let table = value.table(UNIQUE_BY_EXPECTED)?;
+    if !table.has("jq") {
+        table.missing_error(format!("has no jq: {UNIQUE_BY_EXPECTED}"));
+    }
+    let jq = expression::read_expression(&table, "jq");
+    let window = table.duration("window", 7 * DAY, POSITIVE_DURATION);
+    reject_rest(table, &[]);
+    Some(UniqueBy { jq: jq?, window })
+}
+
+fn read_breaker(value: &TomlValue<'_>) -> Option<Breaker> {
+    let table = value.table(BREAKER_EXPECTED)?;
+    let default = Breaker::default();
+    let failures = table.integer("threshold", i64::from(default.threshold), 0..=1_000_000);
+    let breaker = Breaker {
+        threshold: u32::try_from(failures).unwrap_or(default.threshold),
+        cooldown: table.duration("cooldown", default.cooldown, POSITIVE_DURATION),
+    };
+    reject_rest(table, &[]);
+    Some(breaker)
 }
 
 fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
@@ -157,13 +181,12 @@ fn read_args(table: &TomlTable<'_>, folder: &Path) -> Vec<String> {
 }
 
 fn read_directory(table: &TomlTable<'_>, folder: &Path) -> PathBuf {
-    let Some(value) = table.get("directory") else { return folder.to_owned() };
     let parse = |text: &str| match text {
         "" => Err("expected a folder".to_owned()),
         text => Ok(parse::resolve_path(text, folder)),
     };
-    let Some(path) = value.parse_with("expected a folder", parse) else { return folder.to_owned() };
-    path
+    let path = table.parse_with("directory", "expected a folder", parse);
+    path.unwrap_or_else(|| folder.to_owned())
 }
 
 fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
@@ -172,8 +195,9 @@ fn read_env(table: &TomlTable<'_>, folder: &Path) -> Vec<(String, EnvValue)> {
     };
     let mut env = Vec::new();
     for (name, value) in table.entries_in_order() {
-        let is_server_variable =
-            name.strip_prefix("HOOKTRAIL_").is_some_and(|name| SERVER_VARIABLES.contains(&name));
+        let is_server_variable = name
+            .strip_prefix("HOOKTRAIL_")
+            .is_some_and(|name| SERVER_VARIABLES.split(' ').any(|set| set == name));
         if name.is_empty() || name.contains(['=', '\0']) {
             value.error("is not a valid variable name: expected one without =");
         } else if is_server_variable {

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
+
 use super::error::Diagnostics;
 use super::parse;
 use super::toml_reader::{TomlTable, TomlValue};
@@ -77,30 +79,12 @@ fn find_files(item: &TomlValue<'_>, text: &str, folder: &Path) -> Vec<PathBuf> {
     names.into_iter().map(|name| subfolder.join(name)).filter(|file| file.is_file()).collect()
 }
 
-/// Whether the pattern matches a name.
+/// Whether the pattern matches a name. A bracket stands for itself, and `**` is `*`.
 fn matches_pattern(name: &str, pattern: &str) -> bool {
-    if name.starts_with('.') && !pattern.starts_with('.') {
-        return false;
+    let mut pattern = pattern.replace('[', "[[]");
+    while pattern.contains("**") {
+        pattern = pattern.replace("**", "*");
     }
-    let (name, pattern): (Vec<char>, Vec<char>) =
-        (name.chars().collect(), pattern.chars().collect());
-    let (mut n, mut p) = (0, 0);
-    // The place of the last `*` and the end of its match. On a mismatch it matches one character
-    // more.
-    let mut star: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, n));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == name[n] => (n, p) = (n + 1, p + 1),
-            _ => {
-                let Some((star_at, match_end)) = star else { return false };
-                star = Some((star_at, match_end + 1));
-                (n, p) = (match_end + 1, star_at + 1);
-            }
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
+    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    Pattern::new(&pattern).is_ok_and(|pattern| pattern.matches_with(name, options))
 }

@@ -20,7 +20,6 @@ mod error;
 mod expression;
 mod former_keys;
 mod handler;
-mod handler_delivery;
 mod include;
 mod load;
 mod parse;
@@ -312,26 +311,17 @@ pub struct Handler {
 impl Handler {
     /// The command, unless the handler posts to a URL.
     pub fn command(&self) -> Option<&Command> {
-        match &self.kind {
-            HandlerKind::Command(command) => Some(command),
-            HandlerKind::Url(_) => None,
-        }
+        if let HandlerKind::Command(command) = &self.kind { Some(command) } else { None }
     }
 
     /// The URL, unless the handler runs a command.
     pub fn url(&self) -> Option<&UrlTarget> {
-        match &self.kind {
-            HandlerKind::Url(target) => Some(target),
-            HandlerKind::Command(_) => None,
-        }
+        if let HandlerKind::Url(target) = &self.kind { Some(target) } else { None }
     }
 
     /// How many jobs a command with `mode = "batch"` gets at once.
     pub fn batch(&self) -> Option<Batch> {
-        match self.command()?.mode {
-            Mode::Batch(batch) => Some(batch),
-            Mode::Each | Mode::Stream | Mode::Cgi => None,
-        }
+        if let Mode::Batch(batch) = self.command()?.mode { Some(batch) } else { None }
     }
 }
 

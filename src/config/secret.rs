@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::error::ConfigError;
 use super::parse;
-use super::toml_reader::{TomlTable, TomlValue};
+use super::toml_reader::TomlValue;
 use super::{Config, LoadedConfig, SecretRef, SecretReference};
 use crate::verify::{Scheme, SecretFormat};
 
@@ -245,19 +245,30 @@ pub(super) fn parse_one(
         return value.invalid_redacted(SECRET_EXPECTED);
     }
     let table = value.table(SECRET_EXPECTED)?;
-    let found = [
-        read_text(&table, "env").map(|(at, text)| (parse_env(&text), at)),
-        read_text(&table, "file").map(|(at, text)| (parse_file(&text, folder), at)),
-        read_text(&table, "credential").map(|(at, text)| (parse_credential(&text), at)),
-    ];
-    let key_count = ["env", "file", "credential"].iter().filter(|key| table.has(key)).count();
+    let given: Vec<_> = ["env", "file", "credential"]
+        .into_iter()
+        .filter_map(|key| Some((key, table.get(key)?)))
+        .collect();
     let is_empty = table.entries_in_order().is_empty();
     table.reject_unknown(&[]);
-    if is_empty || key_count > 1 {
+    if is_empty || given.len() > 1 {
         return value.invalid_redacted(SECRET_EXPECTED);
     }
-    let (secret, at) = found.into_iter().flatten().next()?;
-    let secret = secret.map_or_else(|remedy| at.invalid_redacted(remedy), Some)?;
+    let (key, place) = given.first()?;
+    let text = place.raw_text().filter(|text| !text.is_empty() && !text.contains('\0'));
+    let secret = match (*key, text) {
+        (_, None) => return place.invalid_redacted(SECRET_EXPECTED),
+        ("env", Some(name)) if name.contains('=') => {
+            return place.invalid_redacted("expected the name of an environment variable");
+        }
+        ("env", Some(name)) => SecretRef::Env(name.to_owned()),
+        ("file", Some(path)) => SecretRef::File(parse::resolve_path(path, folder)),
+        (_, Some(name)) if name.contains('/') || matches!(name, "." | "..") => {
+            let remedy = "expected the name of a credential, without a slash";
+            return place.invalid_redacted(remedy);
+        }
+        (_, Some(name)) => SecretRef::Credential(name.to_owned()),
+    };
     value.log.add_secret(SecretReference {
         file: value.log.file_name(value.at),
         line: value.at.line,
@@ -266,30 +277,4 @@ pub(super) fn parse_one(
         format,
     });
     Some(secret)
-}
-
-fn read_text<'a>(table: &TomlTable<'a>, key: &'static str) -> Option<(TomlValue<'a>, String)> {
-    let value = table.get(key)?;
-    match value.raw_text().filter(|text| !text.is_empty() && !text.contains('\0')) {
-        Some(text) => Some((value.clone(), text.to_owned())),
-        None => value.invalid_redacted(SECRET_EXPECTED),
-    }
-}
-
-fn parse_env(name: &str) -> Result<SecretRef, String> {
-    match name.contains('=') {
-        true => Err("expected the name of an environment variable".to_owned()),
-        false => Ok(SecretRef::Env(name.to_owned())),
-    }
-}
-
-fn parse_file(path: &str, folder: &Path) -> Result<SecretRef, String> {
-    Ok(SecretRef::File(parse::resolve_path(path, folder)))
-}
-
-fn parse_credential(name: &str) -> Result<SecretRef, String> {
-    match name.contains('/') || name == "." || name == ".." {
-        true => Err("expected the name of a credential, without a slash".to_owned()),
-        false => Ok(SecretRef::Credential(name.to_owned())),
-    }
 }

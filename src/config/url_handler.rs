@@ -43,6 +43,10 @@ const SIGNED_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-s
 /// Headers that are stored as `[redacted]`.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "cookie"];
 
+fn is_server_header(name: &str, is_signed: bool) -> bool {
+    SERVER_HEADERS.contains(&name) || (is_signed && SIGNED_HEADERS.contains(&name))
+}
+
 pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<UrlTarget> {
     let Some(value) = table.get("url") else {
         // Reading them makes them known keys, so that no second error calls them unknown.
@@ -132,7 +136,7 @@ fn read_headers(value: &TomlValue<'_>, is_signed: bool, folder: &Path) -> Vec<(S
             }
         };
         let is_duplicate = headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-        if SERVER_HEADERS.contains(&&*lower) || (is_signed && SIGNED_HEADERS.contains(&&*lower)) {
+        if is_server_header(&lower, is_signed) {
             value.error("is set by the server: expected another header");
         } else if is_duplicate {
             value.error("is there twice: header names ignore case");
@@ -157,16 +161,12 @@ fn read_header_value(value: &TomlValue<'_>, folder: &Path) -> Option<EnvValue> {
 fn read_forwarded(table: &TomlTable<'_>) -> Vec<String> {
     let is_signed = table.has("sign");
     let mut names: Vec<String> = Vec::new();
-    for item in table
-        .get("forward_headers")
-        .and_then(|value| value.list(FORWARD_HEADERS_EXPECTED))
-        .iter()
-        .flatten()
-    {
+    let items = table.get("forward_headers");
+    for item in items.and_then(|value| value.list(FORWARD_HEADERS_EXPECTED)).iter().flatten() {
         let Some(name) = item.parse_with(FORWARD_HEADERS_EXPECTED, parse::parse_header_name) else {
             continue;
         };
-        if SERVER_HEADERS.contains(&&*name) || (is_signed && SIGNED_HEADERS.contains(&&*name)) {
+        if is_server_header(&name, is_signed) {
             item.error(format!("names {name:?}, which the server sets: expected another header"));
         } else if SECRET_HEADERS.contains(&&*name) {
             item.warn(format!("names {name:?}, which is stored and passed on as [redacted]"));

@@ -70,16 +70,12 @@ pub(super) fn read_verify(value: &TomlValue<'_>, folder: &Path, path: &str) -> O
 
 /// Reads the name of a scheme that exists.
 fn read_name(table: &TomlTable<'_>) -> Option<&'static str> {
-    let names: Vec<&str> = Scheme::names().collect();
-    let Some(value) = table.get("scheme") else {
+    if !table.has("scheme") {
+        let names: Vec<&str> = Scheme::names().collect();
         table.missing_error(format!("has no scheme: {}", parse::expected_one_of("", &names)));
-        return None;
-    };
-    let parse = |text: &str| {
-        let known = Scheme::names().find(|name| *name == text);
-        known.ok_or_else(|| parse::expected_one_of(text, &names))
-    };
-    value.parse_with(&parse::expected_one_of("", &names), parse)
+    }
+    let choices: Vec<_> = Scheme::names().map(|name| (name, Some(name))).collect();
+    table.choice("scheme", &choices, None)
 }
 
 fn read_secret(
@@ -132,16 +128,14 @@ fn read_header(table: &TomlTable<'_>) -> Option<String> {
 
 /// Reads the token that Meta sends in its handshake.
 fn read_verify_token(table: &TomlTable<'_>, folder: &Path) -> Vec<SecretRef> {
-    match table.get("verify_token") {
-        Some(value) => secret::parse_list(&value, folder, SecretFormat::Bytes),
-        None => {
-            table.warn(
-                "has no verify_token: Meta's handshake will be rejected; expected the token that \
-                 you gave it, such as verify_token = { file = \"path\" }",
-            );
-            Vec::new()
-        }
+    if let Some(value) = table.get("verify_token") {
+        return secret::parse_list(&value, folder, SecretFormat::Bytes);
     }
+    table.warn(
+        "has no verify_token: Meta's handshake will be rejected; expected the token that you gave \
+         it, such as verify_token = { file = \"path\" }",
+    );
+    Vec::new()
 }
 
 /// Reads the public URL. No error shows it, as it may contain a password.

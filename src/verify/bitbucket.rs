@@ -3,22 +3,20 @@
 
 use serde::Deserialize;
 
-use super::handshake::{HandshakeResult, HandshakeSpec, accept};
-use super::hmac::HmacPreset;
-use super::preset::Preset;
-use super::{SignedRequest, json_body};
+use super::{
+    HandshakeResult, HandshakeSpec, HmacPreset, Preset, PresetHandshakes, SignedRequest, accept,
+    json_body,
+};
 
 /// Data Center names the delivery's key X-Request-Id.
 pub(super) const PRESET: Preset =
     Preset::hmac("bitbucket", "x-hub-signature", HmacPreset::hex("sha256="))
         .with_key_header(&["x-request-uuid", "x-request-id"])
-        .with_handshakes(&[HandshakeSpec::unsigned(&["POST"], |_, request| {
-            detect_diagnostics(request)
-        })])
+        .with_handshakes(&[HandshakeSpec::unsigned(&["POST"], detect_diagnostics)])
         .with_sample(r#"{"push":{"changes":[]},"test":"{id}"}"#);
 
 /// The connection test of Bitbucket Data Center (confluence.atlassian.com, "Manage webhooks").
-fn detect_diagnostics(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_diagnostics(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct DiagnosticsBody {
         test: bool,

@@ -4,18 +4,15 @@
 //! so an attacker could replay a captured request under another type, and it would look new.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::json_body::{self, RawObject};
 use super::proof::Reason;
 use crate::domain::job_plan::{KeyHash, hash_key};
-use crate::json;
 
 /// Where the body contains the sender's key of a delivery.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum DeliveryKeyLocation {
     /// The key is the bytes of the body.
     Body,
@@ -42,7 +39,10 @@ impl DeliveryKeyLocation {
         if body.is_empty() {
             return Ok(None);
         }
-        let field = |name| read_field(json::without_mark(body), name);
+        let field = |name| -> serde_json::Result<Option<Cow<'_, str>>> {
+            let object: RawObject<'_> = json_body::parse(body)?;
+            Ok(object.get(name).and_then(key_text))
+        };
         let id = match self {
             Self::Body => None,
             Self::Field(name) => field(name).ok().flatten(),
@@ -75,41 +75,6 @@ pub(super) fn key_text(value: &RawValue) -> Option<Cow<'_, str>> {
         b'-' | b'0'..=b'9' => Some(Cow::Borrowed(raw)),
         _ => None,
     }
-}
-
-/// The name of a member, borrowed unless it contains escapes.
-#[derive(Deserialize)]
-pub(super) struct MemberName<'a>(#[serde(borrow)] pub Cow<'a, str>);
-
-/// Reads the named member of an object and skips the others.
-struct MemberVisitor(&'static str);
-
-impl<'de> Visitor<'de> for MemberVisitor {
-    type Value = Option<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    /// If a member occurs twice, the last one counts, as in jq.
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut value = None;
-        while let Some(MemberName(name)) = map.next_key()? {
-            if name == self.0 {
-                value = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(value)
-    }
-}
-
-fn read_field(body: &[u8], name: &'static str) -> serde_json::Result<Option<String>> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = json.deserialize_map(MemberVisitor(name))?;
-    json.end()?;
-    Ok(value.and_then(key_text).map(Cow::into_owned))
 }
 
 #[cfg(test)]

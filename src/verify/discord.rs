@@ -10,26 +10,25 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::handshake::{HandshakeResult, HandshakeSpec, reply};
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::key_material;
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
-use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secret_format::SecretFormat;
-use super::settings::SchemeSettings;
-use super::{SenderResponse, SignedRequest, VerificationScheme, json_body};
+use super::{
+    DeliveryKeyLocation, Encoding, FIVE_MINUTES, HandshakeResult, HandshakeSpec, MISMATCH, Preset,
+    PresetHandshakes, PresetLocation, Proof, Reason, SecretFormat, SenderResponse, SignedRequest,
+    TimestampUnit, Tolerance, VerificationScheme, json_body, key_material, parse, reply,
+};
 
-pub(super) const PRESET: Preset = Preset::new(
-    "discord",
-    PresetLocation::Header("x-signature-ed25519"),
-    Method::Own(|header, settings| Box::new(Discord::new(header, settings))),
-)
-.with_tolerance(FIVE_MINUTES)
-.with_secret_format(SecretFormat::Ed25519Key)
-.with_signed_key()
-.with_handshakes(&[HandshakeSpec::signed(&["POST"], |_, request| detect_ping(request))]);
+pub(super) const PRESET: Preset =
+    Preset::own("discord", PresetLocation::Header("x-signature-ed25519"), |header, settings| {
+        let parse = |secret: &&[u8]| key_material::parse_ed25519_hex(secret).ok();
+        Box::new(Discord {
+            keys: settings.secrets.iter().filter_map(parse).collect(),
+            header: header.to_owned(),
+            tolerance: settings.required_tolerance(),
+        })
+    })
+    .with_tolerance(FIVE_MINUTES)
+    .with_secret_format(SecretFormat::Ed25519Key)
+    .with_signed_key()
+    .with_handshakes(&[HandshakeSpec::signed(&["POST"], detect_ping)]);
 
 const TIMESTAMP: &str = "x-signature-timestamp";
 
@@ -48,17 +47,6 @@ struct DiscordBody {
     event: Option<IgnoredAny>,
 }
 
-impl Discord {
-    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
-        let parse = |secret: &&[u8]| key_material::parse_ed25519_hex(secret).ok();
-        Self {
-            keys: settings.secrets.iter().filter_map(parse).collect(),
-            header: header.to_owned(),
-            tolerance: settings.required_tolerance(),
-        }
-    }
-}
-
 /// Returns whether the owner of the key signed the text.
 pub(super) fn verify_ed25519(key: &VerifyingKey, text: &[u8], signature: &[u8]) -> bool {
     Signature::from_slice(signature)
@@ -71,7 +59,7 @@ fn no_content() -> SenderResponse {
 }
 
 /// Interactions send `{"type":1}`, events `{"type":0}`. An event of type 1 has a member `event`.
-fn detect_ping(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_ping(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let body: DiscordBody = json_body::parse(request.body).ok()?;
     match (body.kind, body.event) {
         (1, None) => reply("ping of interactions", SenderResponse::json(r#"{"type":1}"#)),
@@ -92,16 +80,15 @@ impl VerificationScheme for Discord {
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
         // A webhook event has no number. Its time is part of the signed body.
-        Proof::from_body(DeliveryKeyLocation::Field("id"), request.body, stale_reason)
+        Ok(Proof {
+            delivery_key: DeliveryKeyLocation::Field("id").read_key(request.body)?,
+            stale_reason,
+        })
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        let signatures = parse::header_elements(request, &self.header).take(MAX_SIGNATURES).count();
+        let signatures = parse::header_elements(request, &self.header).count();
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
-    }
-
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
-        Err(super::PUBLIC_KEY_ONLY.into())
     }
 
     /// A webhook event expects 204. An interaction expects a promise of a later reply,

@@ -33,7 +33,7 @@ pub(super) type HandshakeResult = Option<Result<HandshakeReply, Reason>>;
 type Detect = fn(&PresetHandshakes, &SignedRequest<'_>) -> HandshakeResult;
 
 /// How one sender makes its handshake.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct HandshakeSpec {
     methods: &'static [&'static str],
     requires_signature: bool,

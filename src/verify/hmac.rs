@@ -9,9 +9,9 @@ use super::hmac_spec::{
 };
 use super::parse::{self, MISMATCH, Tolerance};
 use super::proof::{Proof, Reason};
-use super::public_url::PublicUrl;
 use super::secrets::HmacKeys;
 use super::settings::SchemeSettings;
+use super::url::PublicUrl;
 use super::{OutgoingRequest, SignedRequest, VerificationScheme, url};
 use crate::domain::job_plan::hash_key;
 
@@ -21,13 +21,12 @@ pub(super) struct HmacScheme {
     spec: HmacSpec,
     tolerance: Option<Tolerance>,
     url: Option<PublicUrl>,
-    is_prefix_optional: bool,
-    rewrite_url: Option<fn(&str) -> String>,
-    key: Option<DeliveryKeyLocation>,
+    /// `hmac` has none.
+    preset: Option<HmacPreset>,
 }
 
 /// How one sender signs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct HmacPreset {
     pub algorithm: Algorithm,
     pub prefix: &'static str,
@@ -63,14 +62,6 @@ impl HmacPreset {
             key: None,
         }
     }
-
-    pub const fn with_timestamp(self, header: &'static str, unit: TimestampUnit) -> Self {
-        Self { timestamp: Some((header, unit)), ..self }
-    }
-
-    pub const fn with_key(self, location: DeliveryKeyLocation) -> Self {
-        Self { key: Some(location), ..self }
-    }
 }
 
 impl HmacScheme {
@@ -85,9 +76,7 @@ impl HmacScheme {
             spec,
             tolerance: settings.tolerance,
             url: settings.url.cloned(),
-            is_prefix_optional: false,
-            rewrite_url: None,
-            key: None,
+            preset: None,
         }
     }
 
@@ -104,12 +93,15 @@ impl HmacScheme {
             timestamp_unit: preset.timestamp.map_or(TimestampUnit::Seconds, |(_, unit)| unit),
             id_header: None,
         };
-        Self {
-            is_prefix_optional: preset.is_prefix_optional,
-            rewrite_url: preset.rewrite_url,
-            key: preset.key,
-            ..Self::new(spec, settings)
-        }
+        Self { preset: Some(preset), ..Self::new(spec, settings) }
+    }
+
+    fn is_prefix_optional(&self) -> bool {
+        self.preset.is_some_and(|preset| preset.is_prefix_optional)
+    }
+
+    fn rewrite_url(&self) -> Option<fn(&str) -> String> {
+        self.preset?.rewrite_url
     }
 
     /// Returns the signed parts for this URL.
@@ -151,7 +143,7 @@ impl HmacScheme {
     fn signature(&self, value: &[u8]) -> Result<Vec<u8>, Reason> {
         let text = match value.strip_prefix(self.spec.prefix.as_bytes()) {
             Some(text) => text,
-            None if self.is_prefix_optional => value,
+            None if self.is_prefix_optional() => value,
             None => {
                 let HmacSpec { header, prefix, .. } = &self.spec;
                 return Err(format!("{header} does not begin with {prefix:?}").into());
@@ -174,7 +166,7 @@ impl VerificationScheme for HmacScheme {
         if self.spec.signed.contains(&SignedPart::Url) {
             urls = vec![url::public_url(self.url.as_ref(), request)];
         }
-        if let Some(rewrite) = self.rewrite_url {
+        if let Some(rewrite) = self.rewrite_url() {
             urls.push(rewrite(&urls[0]));
         }
         let mut is_valid = false;
@@ -191,8 +183,10 @@ impl VerificationScheme for HmacScheme {
             }
             _ => None,
         };
-        let Some(key) = self.key else { return Ok(Proof { delivery_key: None, stale_reason }) };
-        let mut proof = Proof::from_body(key, request.body, stale_reason)?;
+        let Some(key) = self.preset.and_then(|preset| preset.key) else {
+            return Ok(Proof { delivery_key: None, stale_reason });
+        };
+        let mut proof = Proof { delivery_key: key.read_key(request.body)?, stale_reason };
         if request.body.is_empty() && self.spec.signed.contains(&SignedPart::Timestamp) {
             // Only the timestamp, and the URL where it is signed, distinguish it from the next
             // request.
@@ -203,7 +197,7 @@ impl VerificationScheme for HmacScheme {
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        self.keys.check_cost(1 + usize::from(self.rewrite_url.is_some()), request.body.len())
+        self.keys.check_cost(1 + usize::from(self.rewrite_url().is_some()), request.body.len())
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
@@ -216,7 +210,7 @@ impl VerificationScheme for HmacScheme {
             outgoing.set_header(name, value);
         }
         let mut url = outgoing.url(self.url.as_ref());
-        if let Some(rewrite) = self.rewrite_url {
+        if let Some(rewrite) = self.rewrite_url() {
             url = rewrite(&url);
         }
         let lines = outgoing.header_refs();
@@ -224,7 +218,7 @@ impl VerificationScheme for HmacScheme {
         let parts = self.parts(&request, (timestamp.as_bytes(), id.as_bytes()), &url);
         let signature = self.keys.sign(&parts, outgoing.is_corrupt)?;
         let signature = parse::encode_signature(self.spec.encoding, &signature);
-        let prefix = if self.is_prefix_optional { "" } else { &self.spec.prefix };
+        let prefix = if self.is_prefix_optional() { "" } else { &self.spec.prefix };
         let value = format!("{prefix}{signature}");
         outgoing.set_header(&self.spec.header, value);
         Ok(())

@@ -1,7 +1,7 @@
-//! Parses secrets that are keys or certificates, with the crates that verify with them. The
+//! The formats of secrets. Parses those that are keys or certificates, with the crates that verify with them. The
 //! configuration calls it, so that a malformed one is a configuration error, and so do the verifiers.
 //!
-//! No error shows any part of a secret.
+//! An error names the problem and the expected format. None shows any part of a secret.
 
 use base64::Engine;
 use base64::alphabet;
@@ -11,6 +11,80 @@ use ed25519_dalek::VerifyingKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use webpki::{EndEntityCert, RawPublicKeyEntity};
+
+/// The format of a secret, which decides what it may contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretFormat {
+    /// Any bytes.
+    Bytes,
+    /// The token after `Bearer` in a header.
+    BearerToken,
+    /// The value of a variable in a handler's environment.
+    Variable,
+    /// The value of a header.
+    Header,
+    /// A signing key of Standard Webhooks.
+    StandardKey,
+    /// A signing key or a public key of Standard Webhooks.
+    StandardVerifier,
+    /// An Ed25519 public key in hex.
+    Ed25519Key,
+    /// An ECDSA P-256 public key, base64.
+    P256Key,
+    /// Certificates with RSA keys, PEM.
+    Certificates,
+}
+
+impl SecretFormat {
+    /// Why no server could use these bytes, and the remedy.
+    pub fn find_error(self, bytes: &[u8]) -> Option<String> {
+        // RFC 9110 section 5.5.
+        let is_control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
+        match self {
+            Self::Variable if bytes.contains(&0) => Some("has a NUL: expected text".to_owned()),
+            Self::Header if bytes.iter().any(is_control) => Some(
+                "has a control character such as a line break: expected one line of text"
+                    .to_owned(),
+            ),
+            Self::Bytes | Self::BearerToken | Self::Variable | Self::Header => None,
+            Self::StandardKey => parse_shared_standard_key(bytes).err(),
+            Self::StandardVerifier => parse_standard_keys(bytes).err(),
+            Self::Ed25519Key => parse_ed25519_hex(bytes).err(),
+            Self::P256Key => parse_p256(bytes).err(),
+            Self::Certificates => parse_certificates(bytes).err(),
+        }
+    }
+
+    /// A likely mistake in a secret, such as quotes. A secret that is right is unlikely to match.
+    pub fn find_mistake(self, bytes: &[u8]) -> Option<&'static str> {
+        let is_text =
+            matches!(self, Self::Bytes | Self::BearerToken | Self::Variable | Self::Header);
+        let text = bytes.trim_ascii();
+        let quotes = [&b"\""[..], b"'", b"`"];
+        let is_quoted =
+            |quote: &&[u8]| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+        let begins_with = |name: &[u8]| {
+            text.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        match self {
+            _ if !is_text => None,
+            _ if bytes.starts_with(b"\xef\xbb\xbf") => {
+                Some("begins with a byte order mark, which counts as part of it: save it without")
+            }
+            _ if text.len() < bytes.len() => Some(
+                "begins or ends with white space, which counts as part of it: only one newline \
+                 at the end does not",
+            ),
+            _ if quotes.iter().any(is_quoted) => {
+                Some("is in quotes, which count as part of it: leave them out")
+            }
+            Self::BearerToken if begins_with(b"bearer ") => {
+                Some("begins with \"Bearer\": expected what follows it in the header")
+            }
+            _ => None,
+        }
+    }
+}
 
 /// A key of Standard Webhooks.
 #[derive(Clone, Debug)]
@@ -26,18 +100,12 @@ const STANDARD_KEY: &str = "expected whpk_ and the base64 of the public key, or 
 
 /// Parses one key, or several joined by `|`, each with or without `v1,` before it. Supabase shows
 /// keys in this form.
-///
-/// # Errors
-/// One of them is invalid; the error names the problem and the expected format.
 pub fn parse_standard_keys(secret: &[u8]) -> Result<Vec<StandardKey>, String> {
     let keys = secret.split(|&byte| byte == b'|');
     keys.map(|key| parse_standard_key(key.strip_prefix(b"v1,").unwrap_or(key))).collect()
 }
 
 /// Parses `whsec_…` or `whpk_…`.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
     if secret.starts_with(b"whsk_") {
         return Err(format!("is the sender's private key: {STANDARD_KEY}"));
@@ -52,9 +120,6 @@ pub fn parse_standard_key(secret: &[u8]) -> Result<StandardKey, String> {
 
 /// Decodes a Standard Webhooks secret, `whsec_` and base64 of 24 to 64 bytes whose padding may be
 /// missing. No error shows an invalid one.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_shared_standard_key(secret: &[u8]) -> Result<Vec<u8>, String> {
     const KEY: &str = "expected whsec_ and the base64 of 24 to 64 bytes";
     let text = secret.strip_prefix(b"whsec_").unwrap_or(secret);
@@ -78,9 +143,6 @@ fn decode_base64(text: &[u8], padding: DecodePaddingMode) -> Option<Vec<u8>> {
 }
 
 /// Parses an Ed25519 public key in hex, as Discord shows it.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_ed25519_hex(secret: &[u8]) -> Result<VerifyingKey, String> {
     let bytes = hex::decode(secret);
     parse_ed25519(&bytes.map_err(|_| "is not hex: expected the public key, 64 hex digits")?)
@@ -97,9 +159,6 @@ fn parse_ed25519(bytes: &[u8]) -> Result<VerifyingKey, String> {
 }
 
 /// Parses an ECDSA P-256 public key: base64 of its SubjectPublicKeyInfo, as SendGrid shows it.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, String> {
     const KEY: &str = "expected the verification key as it is shown, base64 that begins with MFkw";
     let der = STANDARD.decode(secret).map_err(|_| format!("is not base64: {KEY}"))?;
@@ -114,9 +173,6 @@ pub fn parse_p256(secret: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, Str
 }
 
 /// Parses one or more PEM certificates with RSA keys.
-///
-/// # Errors
-/// The secret is invalid; the error names the problem and the expected format.
 pub fn parse_certificates(secret: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     const PEM: &str = "expected a certificate with an RSA key, in PEM";
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(secret).collect();

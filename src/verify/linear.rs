@@ -4,27 +4,21 @@
 
 use serde::Deserialize;
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::hmac::{HmacPreset, HmacScheme};
-use super::json_body::{self, RawJsonObject};
-use super::parse::Tolerance;
-use super::preset::{HOUR, MINUTE, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::{OutgoingRequest, SignedRequest, VerificationScheme};
+use super::{
+    DeliveryKeyLocation, HOUR, HmacPreset, HmacScheme, MINUTE, OutgoingRequest, Preset,
+    PresetLocation, Proof, Reason, SignedRequest, Tolerance, VerificationScheme, json_body,
+};
 
 /// Linear retries after a minute, an hour and six hours (linear.app/developers/webhooks). The
 /// tolerance of one minute that the page advises would reject all of these.
-pub(super) const PRESET: Preset = Preset::new(
-    "linear",
-    PresetLocation::Header("linear-signature"),
-    Method::Own(|header, settings| {
+pub(super) const PRESET: Preset =
+    Preset::own("linear", PresetLocation::Header("linear-signature"), |header, settings| {
         let hmac = HmacScheme::of_preset(HmacPreset::hex(""), header, settings);
         Box::new(Linear { hmac, tolerance: settings.required_tolerance() })
-    }),
-)
-.with_repeated_stamp(8 * HOUR, MINUTE)
-.with_signed_key()
-.with_sample(r#"{"action":"create","type":"Issue","data":{"id":"{id}","title":"test"}}"#);
+    })
+    .with_repeated_stamp(8 * HOUR, MINUTE)
+    .with_signed_key()
+    .with_sample(r#"{"action":"create","type":"Issue","data":{"id":"{id}","title":"test"}}"#);
 
 struct Linear {
     hmac: HmacScheme,
@@ -42,7 +36,7 @@ impl VerificationScheme for Linear {
         self.hmac.check(request, now_ms)?;
         let body: LinearBody = json_body::read(request.body, "a webhookTimestamp")?;
         let stale_reason = self.tolerance.check_timestamp(body.timestamp, now_ms);
-        Proof::from_body(DeliveryKeyLocation::Body, request.body, stale_reason)
+        Ok(Proof { delivery_key: DeliveryKeyLocation::Body.read_key(request.body)?, stale_reason })
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
@@ -50,9 +44,7 @@ impl VerificationScheme for Linear {
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason> {
-        let mut fields = RawJsonObject::read(&outgoing.body)?;
-        fields.set("webhookTimestamp", &now_ms)?;
-        outgoing.body = fields.to_bytes()?;
+        outgoing.body = json_body::with_member(&outgoing.body, "webhookTimestamp", &now_ms)?;
         self.hmac.sign(outgoing, now_ms)
     }
 }

@@ -10,23 +10,19 @@ use std::borrow::Cow;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::json_body::{self, RawJsonObject};
-use super::parse::{self, MISMATCH, Tolerance};
-use super::preset::{FIVE_MINUTES, HOUR, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secrets::HmacKeys;
-use super::settings::SchemeSettings;
-use super::{OutgoingRequest, SignedRequest, VerificationScheme, form_fields};
+use super::{
+    Encoding, FIVE_MINUTES, HOUR, HmacKeys, MISMATCH, OutgoingRequest, Preset, PresetLocation,
+    Proof, Reason, SignedRequest, TimestampUnit, Tolerance, VerificationScheme, form_fields,
+    json_body, parse,
+};
 use crate::domain::job_plan::hash_key;
 use crate::media_type::BodyFormat;
 
 /// Mailgun retries for 8 hours (documentation.mailgun.com, "Webhooks").
-pub(super) const PRESET: Preset = Preset::new(
-    "mailgun",
-    PresetLocation::Fixed,
-    Method::Own(|_, settings| Box::new(Mailgun::new(settings))),
-)
+pub(super) const PRESET: Preset = Preset::own("mailgun", PresetLocation::Fixed, |_, settings| {
+    let keys = settings.hmac_keys(hmac::HMAC_SHA256);
+    Box::new(Mailgun { keys, tolerance: settings.required_tolerance() })
+})
 .with_repeated_stamp(9 * HOUR, FIVE_MINUTES)
 .with_signed_key()
 .without_signed_body()
@@ -55,20 +51,13 @@ struct Signature<'a> {
 }
 
 impl Mailgun {
-    fn new(settings: &SchemeSettings<'_>) -> Self {
-        Self {
-            keys: settings.hmac_keys(hmac::HMAC_SHA256),
-            tolerance: settings.required_tolerance(),
-        }
-    }
-
     fn check_signature(
         &self,
         [timestamp, token, signature]: [&[u8]; 3],
         now_ms: i64,
     ) -> Result<Proof, Reason> {
         let signature = parse::decode_signature(Encoding::Hex, signature)?;
-        if !self.keys.verify(&[timestamp, token], &signature) {
+        if !self.keys.verify_any(&[timestamp, token], &[signature]) {
             return Err(MISMATCH.into());
         }
         let stale_reason =
@@ -123,10 +112,9 @@ impl VerificationScheme for Mailgun {
                 other_fields.chain([signature_fields.as_bytes()]).collect::<Vec<_>>().join(&b'&');
             return Ok(());
         }
-        let mut fields = RawJsonObject::read(&outgoing.body)?;
         let (timestamp, token, signature) = (timestamp.into(), token.into(), signature.into());
-        fields.set("signature", &Signature { timestamp, token, signature })?;
-        outgoing.body = fields.to_bytes()?;
+        let signature = Signature { timestamp, token, signature };
+        outgoing.body = json_body::with_member(&outgoing.body, "signature", &signature)?;
         Ok(())
     }
 }

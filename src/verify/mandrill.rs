@@ -3,44 +3,33 @@
 
 use ring::hmac;
 
-use super::handshake::{HandshakeResult, HandshakeSpec, accept};
-use super::hmac_spec::Encoding;
-use super::parse::{self, MISMATCH};
-use super::preset::{Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::public_url::PublicUrl;
-use super::secrets::HmacKeys;
-use super::settings::SchemeSettings;
-use super::{OutgoingRequest, SignedRequest, VerificationScheme, form_fields, url};
+use super::{
+    Encoding, HandshakeResult, HandshakeSpec, HmacKeys, MISMATCH, OutgoingRequest, Preset,
+    PresetHandshakes, PresetLocation, Proof, PublicUrl, Reason, SignedRequest, VerificationScheme,
+    accept, form_fields, parse, url,
+};
 use crate::domain::job_plan::hash_key;
 use crate::{json, urlencoded};
 
-const SIGNED: Preset = Preset::new(
-    "mandrill",
-    PresetLocation::Header("x-mandrill-signature"),
-    Method::Own(|header, settings| Box::new(Mandrill::new(header, settings))),
-)
+pub(super) const PRESET: Preset = Preset {
+    is_secret_optional: true,
+    ..Preset::own("mandrill", PresetLocation::Header("x-mandrill-signature"), |header, settings| {
+        Box::new(Mandrill {
+            keys: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+            header: header.to_owned(),
+            url: settings.url.cloned(),
+        })
+    })
+}
 .with_signed_key()
-.with_handshakes(&[HandshakeSpec::unsigned(&["HEAD", "POST"], |_, request| detect_check(request))])
+.with_handshakes(&[HandshakeSpec::unsigned(&["HEAD", "POST"], detect_check)])
 .with_sample("mandrill_events=%5B%7B%22event%22%3A%22send%22%2C%22_id%22%3A%22{id}%22%7D%5D")
 .with_forms();
-
-pub(super) const PRESET: Preset = Preset { is_secret_optional: true, ..SIGNED };
 
 struct Mandrill {
     keys: HmacKeys,
     header: String,
     url: Option<PublicUrl>,
-}
-
-impl Mandrill {
-    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
-        Self {
-            keys: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-            header: header.to_owned(),
-            url: settings.url.cloned(),
-        }
-    }
 }
 
 fn signed_fields(body: &[u8]) -> Result<Vec<u8>, Reason> {
@@ -51,7 +40,7 @@ fn signed_fields(body: &[u8]) -> Result<Vec<u8>, Reason> {
 }
 
 /// A HEAD, then a POST without events, signed with a key that the operator cannot know yet.
-fn detect_check(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_check(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let mut fields = urlencoded::fields(json::without_mark(request.body));
     let is_handshake = match (fields.next(), fields.next()) {
         _ if request.method == "HEAD" => true,

@@ -1,25 +1,22 @@
 //! `meta` (developers.facebook.com, "Webhooks: validating payloads"): HMAC-SHA256 over the body in
 //! hex.
 
-use super::SignedRequest;
-use super::delivery_key::DeliveryKeyLocation;
-use super::handshake::{
-    HandshakeResult, HandshakeSpec, PresetHandshakes, echo_challenge, utf8_parameter,
+use super::{
+    DeliveryKeyLocation, HandshakeResult, HandshakeSpec, HmacPreset, Preset, PresetHandshakes,
+    SignedRequest, echo_challenge, query_parameter, utf8_parameter,
 };
-use super::hmac::HmacPreset;
-use super::preset::Preset;
-use super::token::query_parameter;
 
-const SIGNED: Preset = Preset::hmac(
-    "meta",
-    "x-hub-signature-256",
-    HmacPreset::hex("sha256=").with_key(DeliveryKeyLocation::Body),
-)
+pub(super) const PRESET: Preset = Preset {
+    has_verify_token: true,
+    ..Preset::hmac(
+        "meta",
+        "x-hub-signature-256",
+        HmacPreset { key: Some(DeliveryKeyLocation::Body), ..HmacPreset::hex("sha256=") },
+    )
+}
 // The request is not signed; it carries a token.
 .with_handshakes(&[HandshakeSpec::unsigned(&["GET"], detect_subscription)])
 .with_sample(r#"{"object":"page","entry":[{"id":"{id}","changes":[]}]}"#);
-
-pub(super) const PRESET: Preset = Preset { has_verify_token: true, ..SIGNED };
 
 /// `?hub.mode=subscribe&hub.verify_token=V&hub.challenge=C`: the response is `C` if `V` is the
 /// token.

@@ -5,23 +5,22 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::handshake::{HandshakeSpec, echo_parameter};
-use super::json_body::{self, RawJsonObject};
-use super::preset::{Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secrets::SharedSecrets;
-use super::{OutgoingRequest, SignedRequest, VerificationScheme};
+use super::{
+    HandshakeSpec, OutgoingRequest, Preset, PresetLocation, Proof, RawObject, Reason,
+    SharedSecrets, SignedRequest, VerificationScheme, echo_parameter, json_body,
+};
 
-pub(super) const PRESET: Preset = Preset::new(
-    "microsoft-graph",
-    PresetLocation::Fixed,
-    Method::Own(|_, settings| Box::new(Graph(settings.shared_secrets()))),
-)
-.without_signed_body()
-.with_handshakes(&[HandshakeSpec::unsigned(&["POST"], |_, request| {
-    echo_parameter(request, "validationToken")
-})])
-.with_sample(r#"{"value":[{"subscriptionId":"test","changeType":"updated","resource":"{id}"}]}"#);
+pub(super) const PRESET: Preset =
+    Preset::own("microsoft-graph", PresetLocation::Fixed, |_, settings| {
+        Box::new(Graph(settings.shared_secrets()))
+    })
+    .without_signed_body()
+    .with_handshakes(&[HandshakeSpec::unsigned(&["POST"], |_, request| {
+        echo_parameter(request, "validationToken")
+    })])
+    .with_sample(
+        r#"{"value":[{"subscriptionId":"test","changeType":"updated","resource":"{id}"}]}"#,
+    );
 
 struct Graph(SharedSecrets);
 
@@ -57,14 +56,14 @@ impl VerificationScheme for Graph {
     fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
         let state = self.0.signing_secret(outgoing)?;
         let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
-        let mut fields = RawJsonObject::read(&outgoing.body)?;
-        let value = fields.get("value").map_or("[]", |value| value.get());
-        let mut value: Vec<RawJsonObject> = json_body::read(value.as_bytes(), "a list in value")?;
+        let state = json_body::raw_value(&state)?;
+        let body: RawObject<'_> = json_body::read(&outgoing.body, json_body::OBJECT)?;
+        let value = body.get("value").map_or("[]", |value| value.get());
+        let mut value: Vec<RawObject<'_>> = json_body::read(value.as_bytes(), "a list in value")?;
         for notification in &mut value {
-            notification.set("clientState", &state)?;
+            notification.set("clientState", &state);
         }
-        fields.set("value", &value)?;
-        outgoing.body = fields.to_bytes()?;
+        outgoing.body = json_body::with_member(&outgoing.body, "value", &value)?;
         Ok(())
     }
 }

@@ -34,9 +34,7 @@ mod parse;
 mod preset;
 mod presets;
 mod proof;
-mod public_url;
 mod scheme;
-mod secret_format;
 mod secrets;
 mod sendgrid;
 mod settings;
@@ -52,18 +50,29 @@ mod zoom;
 
 pub use handshake::{HandshakeReply, MAX_CHALLENGE_BYTES, PresetHandshakes};
 pub use hmac_spec::{Algorithm, Encoding, HmacSpec, SignedPart, TimestampUnit, parse_signed_parts};
-pub use key_material::parse_shared_standard_key;
+pub use key_material::{SecretFormat, parse_shared_standard_key};
 pub use outgoing::OutgoingRequest;
 pub use parse::{Tolerance, forwarded_pair};
 pub use preset::{DeliveryKey, Preset, PresetLocation};
 pub use presets::PRESETS;
 pub use proof::{Proof, Reason};
-pub use public_url::{PublicUrl, next_name};
 pub use scheme::Scheme;
-pub use secret_format::SecretFormat;
 pub use settings::SchemeSettings;
 pub use token::{CredentialLocation, param_name_matches};
-pub use url::ProxyHeader;
+pub use url::{ProxyHeader, PublicUrl, next_name};
+
+// What the files of the senders share.
+use delivery_key::{DeliveryKeyLocation, NOT_JSON, body_key, id_key, key_text};
+use handshake::{
+    HandshakeResult, HandshakeSpec, accept, echo_challenge, echo_parameter, reply, utf8_parameter,
+};
+use hmac::{HmacPreset, HmacScheme};
+use json_body::RawObject;
+use key_material::StandardKey;
+use parse::{MAX_SIGNATURES, MISMATCH};
+use preset::{Constructor, FIVE_MINUTES, HOUR, MINUTE, Method};
+use secrets::{HmacKeys, SharedSecrets};
+use token::query_parameter;
 
 /// Why `hooktrail send` cannot sign for a scheme with a key pair.
 const PUBLIC_KEY_ONLY: &str = "only the sender can sign: the secret here is its public key";
@@ -159,7 +168,9 @@ trait VerificationScheme: Send + Sync {
     }
 
     /// Signs as the sender does, or returns why that is not possible.
-    fn sign(&self, outgoing: &mut OutgoingRequest, now_ms: i64) -> Result<(), Reason>;
+    fn sign(&self, _: &mut OutgoingRequest, _now_ms: i64) -> Result<(), Reason> {
+        Err(PUBLIC_KEY_ONLY.into())
+    }
 
     /// Where a request carries the shared secret itself. The server does not store that place.
     fn secret_location(&self) -> Option<&CredentialLocation> {

@@ -1,6 +1,6 @@
 //! An outgoing request, which `hooktrail send` and the tests sign as a sender does.
 
-use super::public_url::PublicUrl;
+use super::url::PublicUrl;
 use super::{SignedRequest, url};
 use crate::media_type::BodyFormat;
 

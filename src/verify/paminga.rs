@@ -2,23 +2,18 @@
 //! delivery key is `form_completion_id` of a form, and the bytes of a campaign. No expression is
 //! needed, and a form gives the same key in both of its encodings.
 
-use std::fmt;
-
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-
-use super::delivery_key::{DeliveryKeyLocation, body_key, key_text};
-use super::hmac::HmacPreset;
-use super::preset::Preset;
+use super::{DeliveryKeyLocation, HmacPreset, Preset, RawObject, body_key, json_body, key_text};
 use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::{json, urlencoded};
 
 pub(super) const PRESET: Preset = Preset::hmac(
     "paminga",
     "x-paminga-signature",
-    HmacPreset { is_prefix_optional: true, ..HmacPreset::hex("sha256=") }
-        .with_key(DeliveryKeyLocation::Custom(|body| Ok(read_key(json::without_mark(body))))),
+    HmacPreset {
+        is_prefix_optional: true,
+        key: Some(DeliveryKeyLocation::Custom(|body| Ok(read_key(json::without_mark(body))))),
+        ..HmacPreset::hex("sha256=")
+    },
 )
 .with_sample(concat!(
     r#"{"contact_id":"1","form_id":"test","form_completion_id":"{id}","#,
@@ -26,70 +21,16 @@ pub(super) const PRESET: Preset = Preset::hmac(
     r#""last_name":["Lovelace"],"email_address":["ada@example.com"]}}"#
 ));
 
-/// The members of Paminga's bodies that matter here. If a member occurs twice, the last one counts,
-/// as in jq.
-#[derive(Default)]
-struct PamingaBody<'a> {
-    completion_id: Option<&'a RawValue>,
-    is_campaign: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier)]
-enum PamingaField {
-    #[serde(rename = "form_completion_id")]
-    Completion,
-    #[serde(rename = "CampaignActionQualification")]
-    Campaign,
-    #[serde(other)]
-    Other,
-}
-
-/// Accepts an object and nothing else.
-struct PamingaVisitor;
-
-impl<'de> Visitor<'de> for PamingaVisitor {
-    type Value = PamingaBody<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut parts = PamingaBody::default();
-        while let Some(key) = map.next_key()? {
-            match key {
-                PamingaField::Completion => parts.completion_id = Some(map.next_value()?),
-                PamingaField::Campaign => {
-                    map.next_value::<IgnoredAny>()?;
-                    parts.is_campaign = true;
-                }
-                PamingaField::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(parts)
-    }
-}
-
-fn parse(body: &[u8]) -> serde_json::Result<PamingaBody<'_>> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let parts = json.deserialize_map(PamingaVisitor)?;
-    json.end()?;
-    Ok(parts)
-}
-
 /// Returns the key of a form or a campaign. Alerts have none, because two alerts may be equal. JSON
 /// and forms are distinguished by the signed bytes and not by the unsigned Content-Type.
 fn read_key(body: &[u8]) -> Option<KeyHash> {
-    let Ok(parts) = parse(body) else {
+    let Ok(object) = json_body::parse::<RawObject<'_>>(body) else {
         let id = form_field(body, b"form_completion_id")?;
         return (!id.is_empty()).then(|| hash_key(b'f', &[&id]));
     };
-    match parts.completion_id.and_then(key_text) {
+    match object.get("form_completion_id").and_then(key_text) {
         Some(id) => Some(hash_key(b'f', &[id.as_bytes()])),
-        None => parts.is_campaign.then(|| body_key(body)),
+        None => object.get("CampaignActionQualification").map(|_| body_key(body)),
     }
 }
 

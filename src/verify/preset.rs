@@ -1,19 +1,18 @@
 //! A preset: everything that the program knows about one sender. `presets.rs` lists all presets.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::VerificationScheme;
 use super::handshake::HandshakeSpec;
 use super::hmac::{HmacPreset, HmacScheme};
+use super::key_material::SecretFormat;
 use super::parse::Tolerance;
-use super::secret_format::SecretFormat;
 use super::settings::SchemeSettings;
 use super::token::{CredentialLocation, Token};
 
 /// One sender: how it verifies, and the defaults of the keys of `verify`. The figures come from its
 /// documentation, which docs/senders.md cites.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Preset {
     pub name: &'static str,
     pub location: PresetLocation,
@@ -60,15 +59,18 @@ pub enum DeliveryKey {
 }
 
 /// How a sender verifies.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Method {
     /// A token at `location`.
     Token,
     /// One HMAC over a text.
     Hmac(HmacPreset),
-    /// A separate scheme, built from the header of its signature and the settings of the source.
-    Own(fn(&str, &SchemeSettings<'_>) -> Box<dyn VerificationScheme>),
+    /// A separate scheme.
+    Own(Constructor),
 }
+
+/// Builds a scheme from the header of its signature and the settings of the source.
+pub(super) type Constructor = fn(&str, &SchemeSettings<'_>) -> Box<dyn VerificationScheme>;
 
 pub(super) const MINUTE: u64 = 60;
 pub(super) const FIVE_MINUTES: u64 = 5 * MINUTE;
@@ -94,6 +96,15 @@ impl Preset {
             method,
             handshakes: &[],
         }
+    }
+
+    /// A sender with a separate scheme.
+    pub(super) const fn own(
+        name: &'static str,
+        location: PresetLocation,
+        build: Constructor,
+    ) -> Self {
+        Self::new(name, location, Method::Own(build))
     }
 
     /// A sender that signs with one HMAC, which is in this header.
@@ -168,11 +179,5 @@ impl Preset {
 impl PartialEq for Preset {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
-    }
-}
-
-impl fmt::Debug for Preset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Preset({})", self.name)
     }
 }

@@ -3,10 +3,10 @@
 //! A sender whose scheme is one HMAC or a token needs its row alone. Other rows are in the sender's
 //! file.
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::handshake::{HandshakeSpec, accept, echo_parameter};
-use super::hmac::HmacPreset;
-use super::preset::{Method, Preset, PresetLocation};
+use super::{
+    DeliveryKeyLocation, HandshakeSpec, HmacPreset, Method, Preset, PresetLocation, accept,
+    echo_parameter,
+};
 use super::{
     bitbucket, discord, hubspot, linear, mailgun, mandrill, meta, microsoft_graph, paminga,
     sendgrid, slack, sns, standard, stripe, trello, twilio, zoom,
@@ -54,7 +54,10 @@ pub const PRESETS: &[Preset] = &[
     Preset::hmac(
         "square",
         "x-square-hmacsha256-signature",
-        HmacPreset::base64("{url}{body}").with_key(DeliveryKeyLocation::FieldBehindUrl("event_id")),
+        HmacPreset {
+            key: Some(DeliveryKeyLocation::FieldBehindUrl("event_id")),
+            ..HmacPreset::base64("{url}{body}")
+        },
     )
     .with_sample(r#"{"event_id":"{id}","type":"customer.created","data":{}}"#),
     hubspot::PRESET,

@@ -1,9 +1,7 @@
 //! The result of a verification: the proof, or the reason for the rejection.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use super::delivery_key::DeliveryKeyLocation;
 use crate::domain::job_plan::KeyHash;
 
 /// Proof that the signature or token of a request is valid.
@@ -18,39 +16,6 @@ pub struct Proof {
     pub stale_reason: Option<Reason>,
 }
 
-impl Proof {
-    /// Makes a proof with the key in a signed body.
-    ///
-    /// # Errors
-    /// This sender never sends such a body.
-    pub(super) fn from_body(
-        key_location: DeliveryKeyLocation,
-        body: &[u8],
-        stale_reason: Option<Reason>,
-    ) -> Result<Self, Reason> {
-        Ok(Self { delivery_key: key_location.read_key(body)?, stale_reason })
-    }
-}
-
 /// The exact reason for a rejection, or why a request can't be signed. It is for people: no program
 /// branches on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason(Cow<'static, str>);
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl From<&'static str> for Reason {
-    fn from(text: &'static str) -> Self {
-        Self(Cow::Borrowed(text))
-    }
-}
-
-impl From<String> for Reason {
-    fn from(text: String) -> Self {
-        Self(Cow::Owned(text))
-    }
-}
+pub type Reason = Cow<'static, str>;

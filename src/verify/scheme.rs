@@ -3,7 +3,7 @@
 use super::bearer::{Basic, Bearer};
 use super::hmac::HmacScheme;
 use super::hmac_spec::{HmacSpec, SignedPart};
-use super::preset::{DeliveryKey, Preset};
+use super::preset::Preset;
 use super::presets::PRESETS;
 use super::settings::SchemeSettings;
 use super::token::{CredentialLocation, Token};
@@ -46,15 +46,7 @@ impl Scheme {
 
     /// The sender, which brings its own deduplication key, handshake and response.
     pub fn preset(&self) -> Option<&'static Preset> {
-        match self {
-            Self::Preset(preset, _) => Some(preset),
-            _ => None,
-        }
-    }
-
-    /// Where the sender puts its own key of a delivery.
-    pub fn delivery_key(&self) -> DeliveryKey {
-        self.preset().map_or(DeliveryKey::Absent, |preset| preset.delivery_key)
+        if let Self::Preset(preset, _) = self { Some(preset) } else { None }
     }
 
     /// Whether the signature covers the bytes of the body. Nothing signed then says how to read

@@ -35,11 +35,8 @@ impl SharedSecrets {
     pub fn contains(&self, candidate: &[u8]) -> bool {
         let candidate = compute_digest(candidate);
         let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(candidate.as_ref());
-        self.digests
-            .iter()
-            .map(equal)
-            .fold(subtle::Choice::from(0), |any, equal| any | equal)
-            .into()
+        let none = subtle::Choice::from(0);
+        self.digests.iter().map(equal).fold(none, |any, equal| any | equal).into()
     }
 
     /// Returns the secret that a sender sends, or an invalid one if `outgoing` asks for it.
@@ -77,11 +74,6 @@ impl HmacKeys {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Returns whether one of the keys made this signature of `parts`.
-    pub fn verify(&self, parts: &[&[u8]], signature: &[u8]) -> bool {
-        self.verify_any(parts, &[signature])
     }
 
     /// Returns whether one of the keys made one of these signatures of `parts`. Each key is tried

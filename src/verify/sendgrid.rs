@@ -1,23 +1,24 @@
 //! `sendgrid` (twilio.com/docs/sendgrid, "Event Webhook security features"): ECDSA P-256 with
 //! SHA-256 over `{timestamp}{body}`, DER in base64. The configuration has the public key.
 
+use super::{
+    DeliveryKeyLocation, Encoding, FIVE_MINUTES, MISMATCH, Preset, PresetLocation, Proof, Reason,
+    SecretFormat, SignedRequest, TimestampUnit, Tolerance, VerificationScheme, key_material, parse,
+};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::key_material;
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
-use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secret_format::SecretFormat;
-use super::settings::SchemeSettings;
-use super::{SignedRequest, VerificationScheme};
-
-pub(super) const PRESET: Preset = Preset::new(
+pub(super) const PRESET: Preset = Preset::own(
     "sendgrid",
     PresetLocation::Header("x-twilio-email-event-webhook-signature"),
-    Method::Own(|header, settings| Box::new(SendGrid::new(header, settings))),
+    |header, settings| {
+        let parse = |secret: &&[u8]| key_material::parse_p256(secret).ok();
+        Box::new(SendGrid {
+            keys: settings.secrets.iter().filter_map(parse).collect(),
+            header: header.to_owned(),
+            tolerance: settings.required_tolerance(),
+        })
+    },
 )
 .with_tolerance(FIVE_MINUTES)
 .with_secret_format(SecretFormat::P256Key)
@@ -30,17 +31,6 @@ struct SendGrid {
     keys: Vec<SubjectPublicKeyInfoDer<'static>>,
     header: String,
     tolerance: Tolerance,
-}
-
-impl SendGrid {
-    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
-        let parse = |secret: &&[u8]| key_material::parse_p256(secret).ok();
-        Self {
-            keys: settings.secrets.iter().filter_map(parse).collect(),
-            header: header.to_owned(),
-            tolerance: settings.required_tolerance(),
-        }
-    }
 }
 
 impl VerificationScheme for SendGrid {
@@ -58,15 +48,11 @@ impl VerificationScheme for SendGrid {
         }
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
-        Proof::from_body(DeliveryKeyLocation::Body, request.body, stale_reason)
+        Ok(Proof { delivery_key: DeliveryKeyLocation::Body.read_key(request.body)?, stale_reason })
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
-        let signatures = parse::header_elements(request, &self.header).take(MAX_SIGNATURES).count();
+        let signatures = parse::header_elements(request, &self.header).count();
         parse::public_key_cost(signatures, self.keys.len(), request.body.len())
-    }
-
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
-        Err(super::PUBLIC_KEY_ONLY.into())
     }
 }

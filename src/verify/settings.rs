@@ -3,8 +3,8 @@
 use ring::hmac;
 
 use super::parse::Tolerance;
-use super::public_url::PublicUrl;
 use super::secrets::{HmacKeys, SharedSecrets};
+use super::url::PublicUrl;
 
 /// The settings of a source that all schemes share, and its secrets.
 #[derive(Clone, Copy, Default)]

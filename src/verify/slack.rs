@@ -5,26 +5,28 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::handshake::{HandshakeResult, HandshakeSpec, echo_challenge, reply};
-use super::hmac::HmacPreset;
-use super::hmac_spec::TimestampUnit;
-use super::preset::{FIVE_MINUTES, Preset};
-use super::{SenderResponse, SignedRequest, json_body};
+use super::{
+    DeliveryKeyLocation, FIVE_MINUTES, HandshakeResult, HandshakeSpec, HmacPreset, Preset,
+    PresetHandshakes, SenderResponse, SignedRequest, TimestampUnit, echo_challenge, json_body,
+    reply,
+};
 use crate::media_type::BodyFormat;
 use crate::{json, urlencoded};
 
 pub(super) const PRESET: Preset = Preset::hmac(
     "slack",
     "x-slack-signature",
-    HmacPreset { signed: "v0:{timestamp}:{body}", ..HmacPreset::hex("v0=") }
-        .with_timestamp("x-slack-request-timestamp", TimestampUnit::Seconds)
-        .with_key(DeliveryKeyLocation::Field("event_id")),
+    HmacPreset {
+        signed: "v0:{timestamp}:{body}",
+        timestamp: Some(("x-slack-request-timestamp", TimestampUnit::Seconds)),
+        key: Some(DeliveryKeyLocation::Field("event_id")),
+        ..HmacPreset::hex("v0=")
+    },
 )
 .with_tolerance(FIVE_MINUTES)
 .with_handshakes(&[
-    HandshakeSpec::signed(&["POST"], |_, request| detect_url_verification(request)),
-    HandshakeSpec::unsigned(&["GET", "POST"], |_, request| detect_ssl_check(request)),
+    HandshakeSpec::signed(&["POST"], detect_url_verification),
+    HandshakeSpec::unsigned(&["GET", "POST"], detect_ssl_check),
 ])
 .with_sample(concat!(
     r#"{"type":"event_callback","event_id":"Ev{id}","#,
@@ -36,7 +38,7 @@ pub(super) const PRESET: Preset = Preset::hmac(
 const MAX_FORM_FIELDS: usize = 16;
 
 /// `{"type":"url_verification","challenge":C}`: the response is `C`.
-fn detect_url_verification(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_url_verification(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     #[derive(Deserialize)]
     struct SlackBody<'a> {
         #[serde(rename = "type", borrow)]
@@ -52,7 +54,7 @@ fn detect_url_verification(request: &SignedRequest<'_>) -> HandshakeResult {
 
 /// Slack's check of a slash command's certificate (docs.slack.dev, "Implementing slash commands"):
 /// a form or a query with `ssl_check=1` that is no command.
-fn detect_ssl_check(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_ssl_check(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let form = match request.method {
         "GET" => request.query.unwrap_or_default().as_bytes(),
         _ if request.body_format().ok()? == BodyFormat::Form => request.body,

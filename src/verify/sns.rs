@@ -7,34 +7,30 @@
 
 use std::borrow::Cow;
 
+use super::{
+    Encoding, HOUR, HandshakeReply, HandshakeResult, HandshakeSpec, MISMATCH, Preset,
+    PresetHandshakes, PresetLocation, Proof, Reason, SecretFormat, SenderResponse, SignedRequest,
+    Tolerance, VerificationScheme, id_key, json_body, key_material, parse,
+};
 use rustls_pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
 };
 use serde::Deserialize;
 use webpki::EndEntityCert;
 
-use super::delivery_key::id_key;
-use super::handshake::{HandshakeReply, HandshakeResult, HandshakeSpec};
-use super::hmac_spec::Encoding;
-use super::key_material;
-use super::parse::{self, MISMATCH, Tolerance};
-use super::preset::{HOUR, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secret_format::SecretFormat;
-use super::settings::SchemeSettings;
-use super::{SenderResponse, SignedRequest, VerificationScheme, json_body};
-
 /// The time stamp is that of publishing. By default SNS retries for about an hour
 /// (docs.aws.amazon.com/sns, "Message delivery retries").
-pub(super) const PRESET: Preset = Preset::new(
-    "sns",
-    PresetLocation::Fixed,
-    Method::Own(|_, settings| Box::new(Sns::new(settings))),
-)
+pub(super) const PRESET: Preset = Preset::own("sns", PresetLocation::Fixed, |_, settings| {
+    let parse = |secret: &&[u8]| key_material::parse_certificates(secret).unwrap_or_default();
+    Box::new(Sns {
+        certificates: settings.secrets.iter().flat_map(parse).collect(),
+        tolerance: settings.required_tolerance(),
+    })
+})
 .with_repeated_stamp(24 * HOUR, HOUR)
 .with_secret_format(SecretFormat::Certificates)
 .with_signed_key()
-.with_handshakes(&[HandshakeSpec::signed(&["POST"], |_, request| detect_subscription(request))]);
+.with_handshakes(&[HandshakeSpec::signed(&["POST"], detect_subscription)]);
 
 struct Sns {
     certificates: Vec<CertificateDer<'static>>,
@@ -129,19 +125,9 @@ impl SignatureVerificationAlgorithm for RsaWithSha1 {
     }
 }
 
-impl Sns {
-    fn new(settings: &SchemeSettings<'_>) -> Self {
-        let read = |secret: &&[u8]| key_material::parse_certificates(secret).unwrap_or_default();
-        Self {
-            certificates: settings.secrets.iter().flat_map(read).collect(),
-            tolerance: settings.required_tolerance(),
-        }
-    }
-}
-
 /// The operator confirms the subscription by opening its URL: this server fetches no URL that a
 /// request contains.
-fn detect_subscription(request: &SignedRequest<'_>) -> HandshakeResult {
+fn detect_subscription(_: &PresetHandshakes, request: &SignedRequest<'_>) -> HandshakeResult {
     let body: SnsBody<'_> = json_body::parse(request.body).ok()?;
     let url = body.subscribe_url.filter(|_| body.kind == SUBSCRIPTION)?;
     let (topic, url) = (body.topic_arn.escape_debug(), url.escape_debug());
@@ -179,9 +165,5 @@ impl VerificationScheme for Sns {
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {
         let bytes = request.body.len();
         bytes + parse::public_key_cost(1, self.certificates.len(), bytes)
-    }
-
-    fn sign(&self, _: &mut super::OutgoingRequest, _: i64) -> Result<(), Reason> {
-        Err(super::PUBLIC_KEY_ONLY.into())
     }
 }

@@ -9,25 +9,18 @@ use ed25519_dalek::VerifyingKey;
 use ring::hmac;
 
 use super::discord::verify_ed25519;
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::key_material::{self, StandardKey};
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
-use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secret_format::SecretFormat;
-use super::secrets::HmacKeys;
-use super::settings::SchemeSettings;
-use super::{OutgoingRequest, SignedRequest, VerificationScheme};
+use super::{
+    Encoding, FIVE_MINUTES, HmacKeys, MAX_SIGNATURES, MISMATCH, OutgoingRequest, Preset,
+    PresetLocation, Proof, Reason, SchemeSettings, SecretFormat, SignedRequest, StandardKey,
+    TimestampUnit, Tolerance, VerificationScheme, key_material, parse,
+};
 use crate::domain::job_plan::hash_key;
 
-pub(super) const PRESET: Preset = Preset::new(
-    "standard",
-    PresetLocation::Fixed,
-    Method::Own(|_, settings| Box::new(Standard::new(settings))),
-)
-.with_tolerance(FIVE_MINUTES)
-.with_secret_format(SecretFormat::StandardVerifier)
-.with_signed_key();
+pub(super) const PRESET: Preset =
+    Preset::own("standard", PresetLocation::Fixed, |_, settings| Box::new(Standard::new(settings)))
+        .with_tolerance(FIVE_MINUTES)
+        .with_secret_format(SecretFormat::StandardVerifier)
+        .with_signed_key();
 
 struct Standard {
     hmac_keys: HmacKeys,

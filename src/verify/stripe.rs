@@ -2,16 +2,12 @@
 //! (developer.paddle.com, "Verify webhook signatures"): one header with a timestamp and any number
 //! of signatures, HMAC-SHA256 in hex. One valid signature is enough. Other versions are ignored.
 
+use super::{
+    Constructor, DeliveryKeyLocation, Encoding, FIVE_MINUTES, HmacKeys, MAX_SIGNATURES, MISMATCH,
+    OutgoingRequest, Preset, PresetLocation, Proof, Reason, SchemeSettings, SignedRequest,
+    TimestampUnit, Tolerance, VerificationScheme, parse,
+};
 use ring::hmac;
-
-use super::delivery_key::DeliveryKeyLocation;
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::parse::{self, MAX_SIGNATURES, MISMATCH, Tolerance};
-use super::preset::{FIVE_MINUTES, Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::secrets::HmacKeys;
-use super::settings::SchemeSettings;
-use super::{OutgoingRequest, SignedRequest, VerificationScheme};
 
 pub(super) const STRIPE: Preset = preset("stripe", "stripe-signature", |header, settings| {
     let format = HeaderFormat {
@@ -39,12 +35,8 @@ pub(super) const PADDLE: Preset = preset("paddle", "paddle-signature", |header, 
 })
 .with_sample(r#"{"event_id":"evt_{id}","event_type":"customer.created","data":{}}"#);
 
-const fn preset(
-    name: &'static str,
-    header: &'static str,
-    build: fn(&str, &SchemeSettings<'_>) -> Box<dyn VerificationScheme>,
-) -> Preset {
-    Preset::new(name, PresetLocation::Header(header), Method::Own(build))
+const fn preset(name: &'static str, header: &'static str, build: Constructor) -> Preset {
+    Preset::own(name, PresetLocation::Header(header), build)
         .with_tolerance(FIVE_MINUTES)
         .with_signed_key()
 }
@@ -146,7 +138,10 @@ impl VerificationScheme for TimestampedSignatures {
                 }
             }
         }
-        Proof::from_body(DeliveryKeyLocation::Field(self.format.id), request.body, result?)
+        Ok(Proof {
+            delivery_key: DeliveryKeyLocation::Field(self.format.id).read_key(request.body)?,
+            stale_reason: result?,
+        })
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -1,51 +1,38 @@
 //! `trello` (developer.atlassian.com/cloud/trello, "Webhook signatures"): base64 HMAC-SHA1 over the
 //! body and the URL.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
-use super::delivery_key::{DeliveryKeyLocation, body_key, id_key, key_text};
-use super::handshake::{HandshakeSpec, accept};
-use super::hmac::HmacPreset;
-use super::hmac_spec::Algorithm;
-use super::preset::Preset;
-use super::proof::Reason;
+use super::{
+    Algorithm, DeliveryKeyLocation, HandshakeSpec, HmacPreset, Preset, RawObject, Reason, accept,
+    body_key, id_key, json_body, key_text,
+};
 use crate::domain::job_plan::KeyHash;
-use crate::json;
 
 pub(super) const PRESET: Preset = Preset::hmac(
     "trello",
     "x-trello-webhook",
-    HmacPreset { algorithm: Algorithm::Sha1, ..HmacPreset::base64("{body}{url}") }
-        .with_key(DeliveryKeyLocation::Custom(read_key)),
+    HmacPreset {
+        key: Some(DeliveryKeyLocation::Custom(read_key)),
+        algorithm: Algorithm::Sha1,
+        ..HmacPreset::base64("{body}{url}")
+    },
 )
 .with_handshakes(&[HandshakeSpec::unsigned(&["HEAD"], |_, request| accept(request.method))])
 .with_sample(r#"{"action":{"id":"{id}","type":"updateCard"},"webhook":{"id":"test"}}"#);
 
 /// The key is `action.id` with `webhook.id`, because two webhooks may call one source.
 fn read_key(body: &[u8]) -> Result<Option<KeyHash>, Reason> {
-    let action = read_action(json::without_mark(body));
+    let action = read_action(body);
     Ok(Some(action.map_or_else(|| body_key(body), |id| id_key(&id))))
 }
 
 /// Returns the same text as `[.action.id, .webhook.id]` in jq.
 fn read_action(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct TrelloBody<'a> {
-        #[serde(borrow)]
-        action: TrelloObject<'a>,
-        #[serde(borrow)]
-        webhook: Option<TrelloObject<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct TrelloObject<'a> {
-        #[serde(borrow)]
-        id: Option<&'a RawValue>,
-    }
-    let body: TrelloBody<'_> = serde_json::from_slice(body).ok()?;
-    let action = key_text(body.action.id?)?;
-    let webhook = body.webhook.and_then(|webhook| webhook.id).and_then(key_text);
-    serde_json::to_string(&(action, webhook)).ok()
+    let body: RawObject<'_> = json_body::parse(body).ok()?;
+    let id = |name| {
+        let object: RawObject<'_> = serde_json::from_str(body.get(name)?.get()).ok()?;
+        object.get("id").and_then(key_text)
+    };
+    serde_json::to_string(&(id("action")?, id("webhook"))).ok()
 }
 
 #[cfg(test)]

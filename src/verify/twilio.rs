@@ -7,24 +7,24 @@
 
 use ring::{digest, hmac};
 
-use super::hmac_spec::Encoding;
-use super::parse::{self, MISMATCH};
-use super::preset::{Method, Preset, PresetLocation};
-use super::proof::{Proof, Reason};
-use super::public_url::PublicUrl;
-use super::secrets::HmacKeys;
-use super::settings::SchemeSettings;
-use super::{OutgoingRequest, SenderResponse, SignedRequest, VerificationScheme, form_fields, url};
+use super::{
+    Encoding, HmacKeys, MISMATCH, OutgoingRequest, Preset, PresetLocation, Proof, PublicUrl,
+    Reason, SenderResponse, SignedRequest, VerificationScheme, form_fields, parse, url,
+};
 use crate::media_type::BodyFormat;
 
-pub(super) const PRESET: Preset = Preset::new(
-    "twilio",
-    PresetLocation::Header("x-twilio-signature"),
-    Method::Own(|header, settings| Box::new(Twilio::new(header, settings))),
-)
-.with_key_header(&["i-twilio-idempotency-token"])
-.with_sample("MessageSid=SM{id}&From=%2B15005550006&Body=test")
-.with_forms();
+pub(super) const PRESET: Preset =
+    Preset::own("twilio", PresetLocation::Header("x-twilio-signature"), |header, settings| {
+        Box::new(Twilio {
+            sha1: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+            sha256: settings.hmac_keys(hmac::HMAC_SHA256),
+            header: header.to_owned(),
+            url: settings.url.cloned(),
+        })
+    })
+    .with_key_header(&["i-twilio-idempotency-token"])
+    .with_sample("MessageSid=SM{id}&From=%2B15005550006&Body=test")
+    .with_forms();
 
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
@@ -36,15 +36,6 @@ struct Twilio {
 }
 
 impl Twilio {
-    fn new(header: &str, settings: &SchemeSettings<'_>) -> Self {
-        Self {
-            sha1: settings.hmac_keys(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
-            sha256: settings.hmac_keys(hmac::HMAC_SHA256),
-            header: header.to_owned(),
-            url: settings.url.cloned(),
-        }
-    }
-
     fn keys(&self, request: &SignedRequest<'_>) -> Result<&HmacKeys, Reason> {
         let Some(settings) = request.optional_header(SETTINGS)? else { return Ok(&self.sha1) };
         let parts = settings.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);

@@ -6,24 +6,23 @@ use std::borrow::Cow;
 use ring::hmac;
 use serde::Deserialize;
 
-use super::delivery_key::DeliveryKeyLocation;
-use super::handshake::{
-    HandshakeResult, HandshakeSpec, MAX_CHALLENGE_BYTES, PresetHandshakes, reply,
+use super::{
+    DeliveryKeyLocation, Encoding, FIVE_MINUTES, HandshakeResult, HandshakeSpec, HmacKeys,
+    HmacPreset, MAX_CHALLENGE_BYTES, Preset, PresetHandshakes, SenderResponse, SignedRequest,
+    TimestampUnit, json_body, parse, reply,
 };
-use super::hmac::HmacPreset;
-use super::hmac_spec::{Encoding, TimestampUnit};
-use super::preset::{FIVE_MINUTES, Preset};
-use super::secrets::HmacKeys;
-use super::{SenderResponse, SignedRequest, json_body, parse};
 
 const TIMESTAMP: &str = "x-zm-request-timestamp";
 
 pub(super) const PRESET: Preset = Preset::hmac(
     "zoom",
     "x-zm-signature",
-    HmacPreset { signed: "v0:{timestamp}:{body}", ..HmacPreset::hex("v0=") }
-        .with_timestamp(TIMESTAMP, TimestampUnit::Seconds)
-        .with_key(DeliveryKeyLocation::Body),
+    HmacPreset {
+        signed: "v0:{timestamp}:{body}",
+        timestamp: Some((TIMESTAMP, TimestampUnit::Seconds)),
+        key: Some(DeliveryKeyLocation::Body),
+        ..HmacPreset::hex("v0=")
+    },
 )
 .with_tolerance(FIVE_MINUTES)
 .with_handshakes(&[HandshakeSpec::signed(&["POST"], detect_url_validation)])

@@ -37,7 +37,7 @@ use crate::config::Source;
 use crate::domain::job_plan::JobPlan;
 use crate::planner::PlannedEvent;
 use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
-use crate::verify::{Proof, Reason, SenderResponse, SignedRequest};
+use crate::verify::{Proof, SenderResponse, SignedRequest};
 
 /// Maximum size of a rejected body that is read and discarded, so that the response arrives.
 const MAX_DRAINED_BYTES: usize = 8 << 20;
@@ -311,7 +311,7 @@ impl IntakeRequest<'_> {
         &self,
         runtime: &SourceRuntime,
         key: Option<DedupeKey>,
-        reason: &Reason,
+        reason: &str,
         now_ms: i64,
     ) -> Result<(), Rejection> {
         if let Some(key) = key {

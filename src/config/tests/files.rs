@@ -55,6 +55,17 @@ fn errors_of_all_files_are_reported_together_with_the_main_file_first() {
 }
 
 #[test]
+fn only_a_star_and_a_question_mark_are_special_in_an_include() {
+    let folder = Folder::new("include = ['[ab]?**.toml']\n[sources.z]\n")
+        .write("a1.toml", "[sources.a]\n")
+        .write("[ab]1.toml", "[sources.b]\n")
+        .write("[ab].toml", "[sources.c]\n");
+    let sources = folder.load().config.sources;
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["z", "b"]);
+}
+
+#[test]
 fn an_include_that_matches_nothing_is_an_error_only_if_it_names_a_file() {
     let cases: [(&str, &[&str]); 6] = [
         ("['none.d/*.toml']", &[]),
