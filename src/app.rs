@@ -41,12 +41,14 @@ mod files;
 mod handlers;
 mod maintenance;
 mod start;
+mod start_check;
 
 pub use handlers::build_handler;
 use handlers::{
     build_handlers, close_replaced, handler_table, job_planners, registration_names, source_paths,
 };
 use start::{EarlySignals, Owner, PreparedStart};
+pub use start_check::check_start;
 
 /// An error that ends the process: its exit code, and a message for the operator.
 #[derive(Debug)]
@@ -146,7 +148,8 @@ fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    for warning in config::secret_warnings(&loaded, &secrets) {
+    let warnings = config::secret_warnings(&loaded, &secrets);
+    for warning in warnings.iter().chain(&start_check::machine_warnings(&loaded)) {
         log::warn!("{warning}");
     }
     Ok((loaded, secrets, redactor))

@@ -9,7 +9,7 @@ use clap::Args;
 use super::output::{self, group_digits};
 use super::selector_args::{SelectorArgs, parse_state};
 use super::selector_checks::{check_handler_and_source, check_selectors};
-use super::setup::orphaned_queue_warnings;
+use super::status::orphaned_queue_warnings;
 use super::table::{self, TableWriter};
 use super::{ExitError, runtime_error, user_error};
 use crate::clock;

@@ -1,16 +1,14 @@
 //! `check` and `init`: they validate and create the configuration.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::output::format_count;
-use super::{ExitError, dry_run, open_store, output, runtime_error, user_error};
-use crate::config::{
-    self, Config, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig,
-};
+use super::{ExitError, dry_run, open_store, output, runtime_error, status, user_error};
+use crate::app;
+use crate::config::{self, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig};
 use crate::store::{rescue, stats};
 
 /// Checks the configuration. Prints warnings, the URL of each source, and with `event` the matching handlers.
@@ -18,26 +16,27 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     let config = &loaded.config;
     let mut out = output::stdout();
     let (secrets, _) = config::read_secrets(loaded);
-    let (errors, file_warnings) = config::check_secrets(loaded);
+    let (mut errors, file_warnings) = config::check_secrets(loaded);
+    let start = app::check_start(loaded);
+    errors.extend(start.errors);
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let secret_warnings = config::secret_warnings(loaded, &secrets);
-    warnings.extend(secret_warnings.iter().chain(&file_warnings).map(ToString::to_string));
+    let others = secret_warnings.iter().chain(&file_warnings).chain(&start.warnings);
+    warnings.extend(others.map(ToString::to_string));
+    warnings.extend(status::low_space_problem(&config.store));
     if !errors.is_empty() {
         print_warnings(&mut out, &warnings)?;
+        errors.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         return Err(ExitError { code: 78, text: ConfigErrors(errors).to_string() });
     }
-    if config.store.path.exists() {
-        // The configuration is valid even if this user cannot open the database, or the server has yet
-        // to migrate it. So this is a warning.
+    if !rescue::is_missing(&config.store.path) && !start.is_database_denied {
+        // The server may have to migrate the database first, so that it is a warning if it can't be opened.
         let queued = open_store(loaded)
             .and_then(|store| stats::queued_by_handler(&store.conn).map_err(runtime_error));
         match queued {
-            Ok(queued) => warnings.extend(orphaned_queue_warnings(&queued, config)),
+            Ok(queued) => warnings.extend(status::orphaned_queue_warnings(&queued, config)),
             Err(failure) => warnings.push(failure.text),
         }
-    }
-    if let Err(problem) = rescue::check_configured_path(&config.store.path) {
-        warnings.push(problem.to_string());
     }
     print_warnings(&mut out, &warnings)?;
     for source in &config.sources {
@@ -65,22 +64,6 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
 fn print_warnings(out: &mut impl Write, warnings: &[String]) -> Result<(), ExitError> {
     let mut lines = warnings.iter().map(|warning| writeln!(out, "warning: {warning}"));
     lines.try_for_each(|printed| printed).map_err(runtime_error)
-}
-
-/// Returns a warning for each handler that has queued jobs and is not in config.toml.
-pub fn orphaned_queue_warnings(queued: &HashMap<String, i64>, config: &Config) -> Vec<String> {
-    let is_removed = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
-    let warning = |(name, jobs): (&String, &i64)| {
-        let noun = if *jobs == 1 { "job" } else { "jobs" };
-        format!(
-            "handler {name} has {jobs} queued {noun} and is not in config.toml: add it again, or run \
-             `hooktrail cancel --handler {name}`"
-        )
-    };
-    let mut lines: Vec<String> =
-        queued.iter().filter(|entry| is_removed(entry.0)).map(warning).collect();
-    lines.sort();
-    lines
 }
 
 /// Writes config.toml and its handlers. Existing files are never overwritten.

@@ -1,15 +1,15 @@
 //! `status`: prints whether a server runs, its configuration, and its problems.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::output::{self, escape_line};
-use super::setup::orphaned_queue_warnings;
 use super::{ExitError, http_client, open_store, runtime_error};
 use crate::clock;
-use crate::config::LoadedConfig;
+use crate::config::{Config, LoadedConfig, StoreConfig};
 use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, RunState, RunningServer, ServerInfo};
@@ -94,17 +94,39 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
             megabytes(wal_bytes)
         ));
     }
-    let folder = database.parent().unwrap_or(database);
-    let free_bytes = store::free_bytes(folder).ok();
-    let min_bytes = loaded.config.store.min_free_bytes;
-    if let Some(free) = free_bytes.filter(|free| *free < min_bytes) {
-        problems.push(format!(
-            "{} free on the disk, less than store.min_free_space ({}): senders get 503",
-            megabytes(free),
-            megabytes(min_bytes)
-        ));
-    }
+    let free_bytes = find_free_bytes(&loaded.config.store);
+    problems.extend(low_space_problem(&loaded.config.store));
     Ok(Status { server, is_ready, summary, wal_bytes, free_bytes, problems })
+}
+
+fn find_free_bytes(config: &StoreConfig) -> Option<u64> {
+    store::free_bytes(config.path.parent().unwrap_or(&config.path)).ok()
+}
+
+/// Returns the problem if the disk has less free space than `store.min_free_space`.
+pub fn low_space_problem(config: &StoreConfig) -> Option<String> {
+    let free = find_free_bytes(config).filter(|free| *free < config.min_free_bytes)?;
+    Some(format!(
+        "{} free on the disk, less than store.min_free_space ({}): senders get 503",
+        megabytes(free),
+        megabytes(config.min_free_bytes)
+    ))
+}
+
+/// Returns a warning for each handler that has queued jobs and is not in config.toml.
+pub fn orphaned_queue_warnings(queued: &HashMap<String, i64>, config: &Config) -> Vec<String> {
+    let is_removed = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
+    let warning = |(name, jobs): (&String, &i64)| {
+        let noun = if *jobs == 1 { "job" } else { "jobs" };
+        format!(
+            "handler {name} has {jobs} queued {noun} and is not in config.toml: add it again, or run \
+             `hooktrail cancel --handler {name}`"
+        )
+    };
+    let mut lines: Vec<String> =
+        queued.iter().filter(|entry| is_removed(entry.0)).map(warning).collect();
+    lines.sort();
+    lines
 }
 
 /// Checks a running server. Returns whether it accepts events now.

@@ -1,100 +1,72 @@
 //! Warnings about commands. They are not errors, as a program may be installed or a folder created
 //! a moment later.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::error::{Diagnostics, Location};
-use super::toml_reader::TomlTable;
+use super::program::{self, SearchPath};
+use super::toml_reader::{TomlTable, TomlValue};
 use super::{Command, EnvValue, Handler, Mode, parse};
 
-pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &Command) {
-    if !command.args.is_empty() {
-        warn_about_program(table, command);
-        warn_about_script(table, command);
+pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &Command, folder: &Path) {
+    if let (Some(program), Some(value)) = (command.args.first(), table.get("command")) {
+        warn_about_program(&value, program, command, folder);
+        warn_about_script(&value, command, &table.key);
         warn_about_directory(table, command);
     }
 }
 
-fn warn_about_program(table: &TomlTable<'_>, command: &Command) {
-    let (Some(program), Some(value)) = (command.args.first(), table.get("command")) else {
-        return;
-    };
-    let quoted = parse::quote(program);
-    let reason = if program.contains('/') {
-        let remedy = match check_executable(Path::new(program)) {
-            ProgramCheck::Executable => return,
-            ProgramCheck::NotExecutable => format!("is not executable: chmod +x {program}"),
-            ProgramCheck::Missing => "does not exist: expected a program".to_owned(),
-        };
-        format!("names {quoted}, which {remedy}")
-    } else if is_in_path(program, command) {
-        return;
-    } else {
-        format!("names {quoted}, which is not in PATH: install it, or write its path with a slash")
-    };
-    value.warn(reason);
-}
-
-/// Warns about a missing CGI script: only the interpreter would report it, and may say little.
-fn warn_about_script(table: &TomlTable<'_>, command: &Command) {
-    let [_, .., script] = command.args.as_slice() else { return };
-    if command.mode == Mode::Cgi
-        && !command.directory.join(script).is_file()
-        && let Some(value) = table.get("command")
-    {
-        let quoted = parse::quote(script);
-        value.warn(format!("ends with {quoted}, which does not exist: expected a script"));
-    }
-}
-
-enum ProgramCheck {
-    Executable,
-    NotExecutable,
-    Missing,
-}
-
-/// Checks a program by the file's mode, as `check` often runs as another user than the server.
-fn check_executable(program: &Path) -> ProgramCheck {
-    match program.metadata() {
-        Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => {
-            ProgramCheck::Executable
-        }
-        Ok(file) if file.is_file() => ProgramCheck::NotExecutable,
-        _ => ProgramCheck::Missing,
-    }
-}
-
-fn is_in_path(program: &str, command: &Command) -> bool {
+fn warn_about_program(value: &TomlValue<'_>, program: &str, command: &Command, folder: &Path) {
     let path_variable = command.env.iter().find(|(name, _)| name == "PATH");
+    let inherited = std::env::var_os("PATH").unwrap_or_else(|| program::DEFAULT_PATH.into());
     let path = match path_variable {
-        Some((_, EnvValue::Text(path))) => path.into(),
-        // `check` does not read secrets of the environment.
-        Some((_, EnvValue::Secret(_))) => return true,
-        None => std::env::var_os("PATH").unwrap_or_default(),
+        Some((_, EnvValue::Text(path))) => Some(OsStr::new(path)),
+        // Loading config.toml reads no secrets.
+        Some((_, EnvValue::Secret(_))) => None,
+        None => Some(&*inherited),
     };
-    let is_found = |folder: PathBuf| {
-        matches!(check_executable(&folder.join(program)), ProgramCheck::Executable)
+    let search = SearchPath { path, directory: &command.directory, config_folder: folder };
+    let problem = match program.contains('/') {
+        true => search.file_problem(Path::new(program)),
+        false => search.find_problem(program),
     };
-    std::env::split_paths(&path).any(|folder| is_found(command.directory.join(folder)))
+    if let Some(problem) = problem {
+        value.warn(format!("names {}, which {problem}", parse::quote(program)));
+    }
 }
 
-/// Warns about a folder that this user can't write to. A file mode does not decide that alone
-/// (`ProtectSystem=`), so this asks the system, for the user who runs `check`.
+/// Warns about a missing script: only its interpreter would report it, and may say little.
+fn warn_about_script(value: &TomlValue<'_>, command: &Command, key: &str) {
+    let script = match (command.mode, command.args.as_slice()) {
+        (Mode::Cgi, [_, .., script]) => Some(script.as_str()),
+        (_, args) => program::script_argument(args),
+    };
+    if let Some(script) = script
+        && !command.directory.join(script).is_file()
+    {
+        value.warn(format!(
+            "names the script {}, which does not exist: its path is relative to {key}.directory",
+            parse::quote(script)
+        ));
+    }
+}
+
+/// Warns about a missing folder, and about one that this user can't write to, unless it is the default:
+/// many handlers write no files. A file mode does not decide that alone (`ProtectSystem=`), so this asks
+/// the system, for the user who runs `check`.
 fn warn_about_directory(table: &TomlTable<'_>, command: &Command) {
+    let Some(value) = table.get("directory") else { return };
     let folder = &command.directory;
-    let at = table.get("directory").map_or(table.at, |value| value.at);
     let quoted = parse::quote(&folder.to_string_lossy());
-    let key = format!("{}.directory", table.key);
     if !folder.is_dir() {
-        table.log.warn(at, format!("{key} is {quoted}: no such folder"));
+        value.warn(format!("is {quoted}: no such folder"));
     } else if accessat(CWD, folder, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
-        let text = format!(
-            "{key} is {quoted}, where this user can't write: a command that writes there fails"
-        );
-        table.log.warn(at, text);
+        value.warn(format!(
+            "is {quoted}, where this user can't write: a command that writes there fails"
+        ));
     }
 }
 

@@ -43,6 +43,16 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+/// The location of a value that is checked against this machine after the configuration is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeyLocation {
+    /// `server.listen`, once for each of its items.
+    pub key: String,
+    pub file: PathBuf,
+    /// `None`: the key has its default.
+    pub line: Option<usize>,
+}
+
 /// A file (in the order of reading) and a line, from 1; line 0 is the file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Location {
@@ -67,7 +77,15 @@ pub(super) struct Diagnostics {
     errors: RefCell<Vec<(Location, ConfigErrorKind, String)>>,
     warnings: RefCell<Vec<(Location, String)>>,
     secrets: RefCell<Vec<SecretReference>>,
+    locations: RefCell<Vec<KeyLocation>>,
     has_syntax_errors: Cell<bool>,
+}
+
+/// What [`Diagnostics`] collected of a configuration without errors.
+pub(super) struct Findings {
+    pub warnings: Vec<String>,
+    pub secrets: Vec<SecretReference>,
+    pub locations: Vec<KeyLocation>,
 }
 
 impl Diagnostics {
@@ -99,6 +117,12 @@ impl Diagnostics {
         self.secrets.borrow_mut().push(reference);
     }
 
+    /// Records where a value is, for [`KeyLocation`].
+    pub fn add_location(&self, key: &str, at: Location) {
+        let (file, line) = (self.file_name(at), (at.line > 0).then_some(at.line));
+        self.locations.borrow_mut().push(KeyLocation { key: key.to_owned(), file, line });
+    }
+
     pub fn file_name(&self, at: Location) -> PathBuf {
         self.files.borrow().get(at.file).cloned().unwrap_or_default()
     }
@@ -112,8 +136,8 @@ impl Diagnostics {
         ConfigError { file: self.file_name(at), line: (at.line > 0).then_some(at.line), text }
     }
 
-    /// Returns the errors, or else the warnings and secrets.
-    pub fn finish(self) -> Result<(Vec<String>, Vec<SecretReference>), ConfigErrors> {
+    /// Returns the errors, or else the rest.
+    pub fn finish(self) -> Result<Findings, ConfigErrors> {
         let mut errors = self.errors.take();
         errors.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         errors.dedup();
@@ -137,6 +161,6 @@ impl Diagnostics {
             .into_iter()
             .map(|(at, text)| self.to_config_error(at, text).to_string())
             .collect();
-        Ok((warnings, self.secrets.take()))
+        Ok(Findings { warnings, secrets: self.secrets.take(), locations: self.locations.take() })
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn read_handler(
     let command = read_command(&table, folder);
     let target = url_handler::read_url_target(&table, folder);
     if target.is_none() {
-        command_checks::warn_about_command(&table, &command);
+        command_checks::warn_about_command(&table, &command, folder);
     }
     let handler = Handler {
         sources: read_sources(&table, sources),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::error::{ConfigError, ConfigErrors, Diagnostics, Location};
+use super::error::{ConfigError, ConfigErrors, Diagnostics, Findings, KeyLocation, Location};
 use super::toml_reader::{TomlFile, TomlTable, TomlValue};
 use super::{
     Config, Handler, SecretReference, command_checks, handler, include, parse, server, source,
@@ -24,6 +24,20 @@ pub struct LoadedConfig {
     pub warnings: Vec<String>,
     /// References to secrets: [`super::read_secrets`] reads them.
     pub secrets: Vec<SecretReference>,
+    pub(super) locations: Vec<KeyLocation>,
+}
+
+impl LoadedConfig {
+    /// Makes an error about a value that is allowed and does not work on this machine: the item `index` of
+    /// `server.listen` or `admin.listen`, `store.path`, or a handler's `url`.
+    pub fn error_at(&self, key: &str, index: usize, text: &str) -> ConfigError {
+        let location = self.locations.iter().filter(|location| location.key == key).nth(index);
+        ConfigError {
+            file: location.map_or_else(|| self.config.file.clone(), |found| found.file.clone()),
+            line: location.and_then(|found| found.line),
+            text: format!("{key}: {text}"),
+        }
+    }
 }
 
 /// Finds the file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual paths.
@@ -47,10 +61,10 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
 pub fn load(path: &Path) -> Result<LoadedConfig, ConfigErrors> {
     let log = Diagnostics::default();
     let config = read_all(path, &log);
-    let (warnings, secrets) = log.finish()?;
+    let Findings { warnings, secrets, locations } = log.finish()?;
     // Without a recorded error `read_all` returns a configuration.
     let config = config.ok_or_else(|| ConfigErrors(Vec::new()))?;
-    Ok(LoadedConfig { config, warnings, secrets })
+    Ok(LoadedConfig { config, warnings, secrets, locations })
 }
 
 /// Reads what a file and its includes declare, and ignores errors. For names alone: values may be wrong.
@@ -96,6 +110,7 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
         .into_iter()
         .map(|(name, table)| handler::read_handler(name, table, &names, &folder))
         .collect();
+    source::warn_about_unused(&sources, &handlers, log);
     command_checks::warn_about_threads(&handlers, workers.threads, threads_at, log);
     let sources = sources.into_iter().map(|parsed| parsed.source).collect();
     Some(Config { file: absolute, server, admin, store, workers, sources, handlers })

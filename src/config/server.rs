@@ -96,6 +96,8 @@ pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
         ),
         min_free_bytes: table.size("min_free_space", 256 * MIB, 0..=u64::MAX),
     };
+    let path_at = table.get("path").map_or(table.at, |value| value.at);
+    table.log.add_location("store.path", path_at);
     if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
         value.warn(r#"is "normal": a power cut may lose the newest events"#);
     }
@@ -141,6 +143,7 @@ fn read_listeners(
         {
             table.error(format!("listens on {default:?} by default, which {remedy}"));
         }
+        table.log.add_location(&format!("{}.listen", table.key), table.at);
         return listeners;
     };
     for item in value.list(LISTEN_LIST_EXPECTED).unwrap_or_default() {
@@ -151,6 +154,9 @@ fn read_listeners(
             Ok(address)
         };
         let address = item.parse_with(LISTEN, parse);
+        if address.is_some() {
+            item.log.add_location(&item.key, item.at);
+        }
         listeners.extend(address);
     }
     listeners

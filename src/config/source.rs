@@ -9,7 +9,7 @@ use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Accept, Dedupe, DedupeKey, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
+    Accept, Dedupe, DedupeKey, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
     ServerConfig, Source, Verify, expression, verify,
 };
 use crate::verify::Scheme;
@@ -29,9 +29,10 @@ const PATH_EXPECTED: &str = r#"expected a path such as "/hooks/paminga" or "/hoo
 /// Paths that both listeners answer themselves.
 const SERVER_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// A source and the location of its path, for [`check_paths`].
+/// A source and the locations of its table and its path, for errors that concern several tables.
 pub(super) struct ParsedSource {
     pub source: Source,
+    pub at: Location,
     pub path_at: Location,
 }
 
@@ -46,7 +47,8 @@ pub(super) fn read_source(
     } else if let Err(remedy) = parse::check_name(name) {
         table.error(format!("is not a valid name: {remedy}"));
     }
-    let path_at = table.get("path").map_or(table.at, |value| value.at);
+    let at = table.at;
+    let path_at = table.get("path").map_or(at, |value| value.at);
     let path = table
         .parse_with("path", PATH_EXPECTED, parse_path)
         .unwrap_or_else(|| format!("/hooks/{name}"));
@@ -82,7 +84,7 @@ pub(super) fn read_source(
         alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE_DURATION),
     };
     reject_rest(table, RESERVED_KEYS);
-    ParsedSource { source, path_at }
+    ParsedSource { source, at, path_at }
 }
 
 fn read_verify(
@@ -307,5 +309,24 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
             log.display_location(first.path_at),
         );
         log.error(parsed.path_at, text);
+    }
+}
+
+/// Warns about sources whose events run nothing, and about a configuration without sources.
+pub(super) fn warn_about_unused(sources: &[ParsedSource], handlers: &[Handler], log: &Diagnostics) {
+    if sources.is_empty() {
+        let text =
+            "has no sources: every webhook gets a 404: add a table such as [sources.paminga]";
+        log.warn(Location { file: 0, line: 0 }, text.to_owned());
+    }
+    for ParsedSource { source, at, .. } in sources {
+        let name = &source.name;
+        if !handlers.iter().any(|handler| handler.sources.contains(name)) {
+            let text = format!(
+                "sources.{name} has no handler: its events are stored, and nothing runs for them: name it \
+                 in the sources of a handler"
+            );
+            log.warn(*at, text);
+        }
     }
 }

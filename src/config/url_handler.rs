@@ -57,6 +57,7 @@ pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<Ur
         }
         return None;
     };
+    value.log.add_location(&value.key, value.at);
     if table.has("command") {
         table.error("has a command and a url: expected one of them");
     } else {

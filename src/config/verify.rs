@@ -252,4 +252,26 @@ fn check_signed(table: &TomlTable<'_>, hmac: &HmacSpec) {
     if let (false, Some(value)) = (is_signed(SignedPart::Body), table.get("signed")) {
         value.warn("has no {body}: the signature does not cover the body");
     }
+    if let Some(value) = table.get("signed") {
+        warn_about_ambiguity(&value, &hmac.signed);
+    }
+}
+
+/// Warns about two parts of any length without a text between them: their border can be moved without a
+/// change of the signature. A time stamp has a fixed length in practice, and a method is one of a few.
+fn warn_about_ambiguity(value: &TomlValue<'_>, signed: &[SignedPart]) {
+    let name = |part: &SignedPart| match part {
+        SignedPart::Body => Some("{body}"),
+        SignedPart::Id => Some("{id}"),
+        SignedPart::Url => Some("{url}"),
+        SignedPart::Text(_) | SignedPart::Timestamp | SignedPart::Method => None,
+    };
+    for pair in signed.windows(2) {
+        if let (Some(first), Some(second)) = (name(&pair[0]), name(&pair[1])) {
+            value.warn(format!(
+                "has {first}{second} without a text between them: a captured signature is valid for any \
+                 other division of the same bytes: expected a text between them, if the sender signs one"
+            ));
+        }
+    }
 }

@@ -6,15 +6,12 @@
 use std::env::var_os;
 use std::ffi::OsString;
 use std::fs::Metadata;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Task, job_line};
 use crate::process::CommandSpec;
 use crate::{clock, config};
-
-/// The PATH for handlers if the server has none.
-const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Builds the handler's command with this environment. The error says why it can't be started.
 pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
@@ -37,7 +34,7 @@ pub fn for_long_lived(task: &Task, mode: &str) -> Result<CommandSpec, String> {
 /// Returns the variables that every process of a handler gets.
 fn base_environment(task: &Task) -> Vec<(String, OsString)> {
     let mut env = Vec::with_capacity(32);
-    env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into())));
+    env.push(("PATH".to_owned(), var_os("PATH").unwrap_or_else(|| config::DEFAULT_PATH.into())));
     for name in ["HOME", "LANG", "TZ"] {
         if let Some(value) = var_os(name) {
             env.push((name.to_owned(), value));
@@ -115,19 +112,7 @@ fn look_up(name: &str, env: &[(String, OsString)], directory: &Path) -> Result<P
     }
     let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
     let path = path.unwrap_or_default();
-    let candidates =
-        || std::env::split_paths(&path).map(|folder| directory.join(folder).join(name));
-    match candidates()
-        .find(|file| is_executable(file))
-        .or_else(|| candidates().find(|file| file.is_file()))
-    {
-        // A file that is not executable is started all the same, because the system then reports
-        // the reason.
-        Some(file) => Ok(file),
-        None => Err(format!("{name}: no such program in PATH ({})", path.to_string_lossy())),
-    }
-}
-
-fn is_executable(file: &Path) -> bool {
-    file.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    // A file that is not executable is started all the same, because the system then reports the reason.
+    config::find_in_path(name, &path, directory)
+        .ok_or_else(|| format!("{name}: no such program in PATH ({})", path.to_string_lossy()))
 }

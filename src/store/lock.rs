@@ -166,7 +166,7 @@ fn wait_for_database(
 /// Opens the database for writing. Creates a new one only if there is no rescued copy of an earlier
 /// one.
 fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
-    if fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0) {
+    if rescue::is_missing(path) {
         rescue::check_no_rescued(path)?;
     }
     files::open_or_create(path).map(ManuallyDrop::new).map_err(|e| {

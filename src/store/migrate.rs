@@ -56,7 +56,7 @@ pub(super) fn open_with_steps(
     durability: Durability,
     steps: &[Migration],
 ) -> anyhow::Result<Store> {
-    let is_new = fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0);
+    let is_new = rescue::is_missing(path);
     if !is_new {
         anyhow::ensure!(
             !check_application_id(path, version_after(steps))?,
@@ -191,6 +191,22 @@ fn as_owner(path: &Path) -> String {
 
 const PRE_RELEASE: &str = "was created by a pre-release build of Hooktrail, whose format this version does \
      not read: name a new file in store.path, and let the old build finish its queued jobs";
+
+/// Checks that this version could open and migrate the file. Changes nothing.
+pub(super) fn check_readable(path: &Path) -> Result<(), OpenError> {
+    let check = || {
+        check_application_id(path, VERSION)?;
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.busy_timeout(super::BUSY_TIMEOUT)?;
+        if version_of(&conn)? > 0 {
+            check_fixed(&conn)?;
+            read_meta(&conn)?;
+        }
+        anyhow::Ok(())
+    };
+    check().map_err(|e| open_error_text(path, &e))
+}
 
 /// Inspects the file through a connection that leaves no trace. Returns whether this user can only read
 /// it.

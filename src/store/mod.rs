@@ -48,6 +48,7 @@ pub mod selection;
 pub mod send_lookup;
 pub mod source_counters;
 mod sources;
+mod start_check;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunRecord, RunState, ServerInfo};
 pub use rusqlite::Result;
 pub use rusqlite::types::Value;
+pub use start_check::{StartProblem, check_start, network_file_system};
 
 use crate::clock::MonotonicClock;
 use crate::config::Durability;

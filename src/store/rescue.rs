@@ -91,9 +91,14 @@ pub fn check_no_rescued(database: &Path) -> Result<(), OpenError> {
 /// As for `check_no_rescued`.
 pub fn check_configured_path(configured: &Path) -> Result<(), OpenError> {
     match resolve(configured) {
-        Ok(path) if !path.exists() => check_no_rescued(&path),
+        Ok(path) if is_missing(&path) => check_no_rescued(&path),
         _ => Ok(()),
     }
+}
+
+/// Whether a server would create a new database at `path`. A start that failed leaves an empty file.
+pub fn is_missing(path: &Path) -> bool {
+    fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
 }
 
 /// Returns how many bytes a copy needs.

@@ -3,22 +3,14 @@
 //! `intake` handles a request, `verify` and the other modules check it, and `writer_client` sends
 //! the event to the writer. The admin listener serves only `/healthz` and `/readyz` so far.
 
-use std::io::ErrorKind;
-use std::net::TcpListener;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use arc_swap::ArcSwap;
-use rustix::io::Errno;
 
 use crate::clock;
-use crate::config::{Accept, Config, Listen, Secrets, Source};
+use crate::config::{Accept, Config, Secrets, Source};
 use crate::domain::SourceId;
 use crate::expression::EvaluatorPool;
 use crate::redact::Redactor;
@@ -50,12 +42,14 @@ pub mod rejection_streak;
 pub mod response;
 pub mod route;
 pub mod server;
+pub mod sockets;
 pub mod standby;
 pub mod stored_request;
 pub mod writer_client;
 
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
 use server::{ListenerKind, spawn_server};
+pub use sockets::{BoundSocket, ListenError, Sockets, UnavailableAddress, bind, find_unavailable};
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
 /// More would take CPU time from the writer on small machines.
@@ -184,120 +178,6 @@ impl IntakeState {
     }
 }
 
-/// A listener before its server starts: connections already wait in its queue.
-pub enum BoundSocket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl BoundSocket {
-    /// Duplicates the descriptor of the socket.
-    fn try_clone(&self) -> std::io::Result<Self> {
-        match self {
-            Self::Tcp(tcp) => tcp.try_clone().map(Self::Tcp),
-            Self::Unix(unix) => unix.try_clone().map(Self::Unix),
-        }
-    }
-}
-
-/// Sockets that are bound, before the servers run on them.
-pub struct Sockets {
-    intake: Vec<BoundSocket>,
-    admin: Vec<BoundSocket>,
-}
-
-impl Sockets {
-    /// Duplicates the descriptors of the sockets.
-    ///
-    /// # Errors
-    /// The process has no descriptors left.
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        let clone_all = |sockets: &[BoundSocket]| -> std::io::Result<Vec<BoundSocket>> {
-            sockets.iter().map(BoundSocket::try_clone).collect()
-        };
-        Ok(Self { intake: clone_all(&self.intake)?, admin: clone_all(&self.admin)? })
-    }
-}
-
-/// Binds the configured addresses, or takes the sockets that systemd passes.
-///
-/// # Errors
-/// An address that is not available, with the reason.
-pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
-    let admin = config.admin.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
-    let passed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
-    if passed.is_empty() {
-        let intake = config.server.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
-        return Ok(Sockets { intake, admin });
-    }
-    let take_socket = |fd: i32| {
-        // SAFETY: systemd passes these descriptors to this process only, and each is taken once.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-        Ok(match rustix::net::sockopt::socket_domain(&fd)? {
-            rustix::net::AddressFamily::UNIX => BoundSocket::Unix(UnixListener::from(fd)),
-            _ => BoundSocket::Tcp(TcpListener::from(fd)),
-        })
-    };
-    let intake = passed.into_iter().map(take_socket).collect::<anyhow::Result<_>>()?;
-    Ok(Sockets { intake, admin })
-}
-
-fn bind_one(listen: &Listen) -> anyhow::Result<BoundSocket> {
-    match listen {
-        Listen::Tcp(address) => bind_tcp(*address).map(BoundSocket::Tcp).with_context(|| {
-            format!("can't listen on {address}: free it, or configure another address")
-        }),
-        Listen::Unix(path) => bind_unix(path)
-            .map(BoundSocket::Unix)
-            .with_context(|| format!("can't listen on unix:{}", path.display())),
-    }
-}
-
-fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => remove_dead_socket(path)?,
-        Ok(_) => anyhow::bail!(
-            "a file that is not a socket has this path: remove it, or configure another path"
-        ),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e.into()),
-    }
-    Ok(UnixListener::bind(path)?)
-}
-
-/// Removes the socket file of a server that has ended, on which no process listens.
-fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        Err(Errno::CONNREFUSED) => Ok(std::fs::remove_file(path)?),
-        // The server ended in the meantime and removed its socket.
-        Err(Errno::NOENT) => Ok(()),
-        // A server whose queue is full (AGAIN), or a socket of another type (PROTOTYPE).
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
-            anyhow::bail!("another program listens there: stop it, or configure another path")
-        }
-        Err(e) => anyhow::bail!(
-            "this user has no access to the socket at this path ({e}): remove it, or configure \
-             another path"
-        ),
-    }
-}
-
-/// Binds a TCP socket with a backlog that holds a burst.
-fn bind_tcp(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // After a restart, connections of the old server may still be closing on the port.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &address)?;
-    listen(&socket, 2048)?;
-    Ok(TcpListener::from(socket))
-}
-
 /// The servers of all listeners, and where they listen.
 pub struct RunningServers {
     servers: Vec<server::RunningServer>,
@@ -315,8 +195,8 @@ pub fn listen(
     max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServers> {
-    let intake = sockets.intake.iter().map(display_address).collect();
-    let admin: Vec<String> = sockets.admin.iter().map(display_address).collect();
+    let intake = sockets.intake.iter().map(BoundSocket::address).collect();
+    let admin: Vec<String> = sockets.admin.iter().map(BoundSocket::address).collect();
     let mut servers = vec![spawn_server(
         ListenerKind::Intake,
         sockets.intake,
@@ -334,19 +214,6 @@ pub fn listen(
         )?);
     }
     Ok(RunningServers { servers, intake, admin })
-}
-
-fn display_address(socket: &BoundSocket) -> String {
-    match socket {
-        BoundSocket::Tcp(tcp) => {
-            tcp.local_addr().map_or_else(|_| "?".to_owned(), |address| format!("http://{address}"))
-        }
-        BoundSocket::Unix(unix) => {
-            let path = unix.local_addr().ok();
-            let path = path.as_ref().and_then(|address| address.as_pathname());
-            format!("unix:{}", path.map_or_else(|| "?".into(), |path| path.to_string_lossy()))
-        }
-    }
 }
 
 impl RunningServers {

@@ -178,10 +178,12 @@ fn check_reports_no_problem_in_any_example() {
     for name in example_names() {
         let folder = tempfile::tempdir().unwrap();
         copy_example(&name, folder.path());
-        fs::write(folder.path().join("config.toml"), config_text(&name)).unwrap();
-        let found = cli(folder.path(), &["check"]);
+        // Another program may use the ports.
+        let config =
+            config_text(&name).replace(ADDRESS, "127.0.0.1:0") + "\n[admin]\nlisten = []\n";
+        fs::write(folder.path().join("config.toml"), config).unwrap();
+        let found = cli(folder.path(), &["check", "--strict"]);
         assert!(found.status.success(), "{name}: {}{}", stdout(&found), stderr(&found));
-        assert!(!stdout(&found).contains("warning"), "{name}: {}", stdout(&found));
         assert_eq!(stderr(&found), "", "{name}");
     }
 }

@@ -263,7 +263,7 @@ fn a_strict_check_fails_on_warnings() {
     let strict = server.cli(&["check", "--strict"]);
     assert_eq!(strict.status.code(), Some(i32::from(warnings > 0)), "{}", stdout(&lenient));
     let removed = server.path().join("removed.toml");
-    let text = "[server]\nlisten = ['0.0.0.0:0']\n[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
+    let text = "[server]\nlisten = ['0.0.0.0:0']\n[admin]\nlisten = []\n[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
     std::fs::write(&removed, text).expect("a configuration");
     let path = removed.to_str().expect("a path");
     let lenient = server.cli(&["check", "--config", path]);

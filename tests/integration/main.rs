@@ -17,6 +17,7 @@ mod architecture;
 mod batch_handlers;
 mod bulk_commands;
 mod cgi_handlers;
+mod check;
 mod cli;
 mod client_ip;
 mod command_handlers;

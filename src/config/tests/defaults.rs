@@ -48,7 +48,9 @@ fn an_empty_file_has_the_documented_defaults() {
     };
     let loaded = folder.load();
     assert_eq!(loaded.config, expected);
-    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let warning = "config.toml: has no sources: every webhook gets a 404: add a table such as \
+                   [sources.paminga]";
+    assert_eq!(folder.warnings(), [warning]);
 }
 
 #[test]

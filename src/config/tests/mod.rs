@@ -61,6 +61,15 @@ impl Folder {
     }
 }
 
+/// Adds a source `a` and its handler at the end, unless `config` has them: a configuration without them
+/// has a warning.
+fn complete(config: &str) -> String {
+    let source = if config.contains("[sources.") { "" } else { "[sources.a]\n" };
+    let handler = "[handlers.last]\nsources = ['a']\ncommand = ['true']\n";
+    let handler = if config.contains("[handlers.") { "" } else { handler };
+    format!("{config}\n{source}{handler}")
+}
+
 /// A valid handler followed by `rest`, whose lines begin at 5.
 fn handler(rest: &str) -> String {
     format!("[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n{rest}")

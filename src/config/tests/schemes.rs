@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::*;
-use super::{Folder, check};
+use super::{Folder, check, complete};
 use crate::verify::{
     Algorithm, CredentialLocation, Encoding, HmacSpec, PRESETS, SignedPart, TimestampUnit,
 };
@@ -139,17 +139,17 @@ fn a_senders_key_is_kept_as_long_as_its_time_stamp_is_valid() {
     let warning = "config.toml:1: sources.a has a verify.tolerance of 8d, longer than dedupe.window \
                    (7d): the sender's own keys are kept for 8d too, so that no captured request \
                    counts as new";
-    assert_eq!(Folder::new(&text).warnings(), [warning]);
+    assert_eq!(Folder::new(&complete(&text)).warnings(), [warning]);
     let verify = format!("scheme = 'hmac', header = 'X', timestamp_header = 'T', {SECRET}");
     let verify = format!("{verify}, signed = '{{timestamp}}{{body}}', tolerance = '9h'");
     let text = |dedupe: &str| format!("[sources.a]\nverify = {{ {verify} }}\n{dedupe}");
     let warning = "config.toml:1: sources.a has a verify.tolerance of 9h, longer than dedupe.window \
                    (1h): a captured request counts as new after 1h: expected a window of 9h or \
                    more";
-    let folder = Folder::new(&text("dedupe = { body = true, window = '1h' }"));
+    let folder = Folder::new(&complete(&text("dedupe = { body = true, window = '1h' }")));
     assert_eq!(folder.warnings(), [warning]);
     for dedupe in ["", "dedupe = { body = true, window = '9h' }"] {
-        assert_eq!(Folder::new(&text(dedupe)).warnings(), Vec::<String>::new());
+        assert_eq!(Folder::new(&complete(&text(dedupe))).warnings(), Vec::<String>::new());
     }
 }
 
@@ -161,7 +161,7 @@ fn mailchimp_has_its_token_in_the_query_or_the_path_and_mandrills_secret_is_opti
         &[&format!("2: sources.a.verify has no place for the token: {places}")],
     );
     assert_eq!(read("scheme = 'mandrill'").secret, []);
-    let folder = Folder::new(&source("scheme = 'mandrill'"));
+    let folder = Folder::new(&complete(&source("scheme = 'mandrill'")));
     let warning = "2: sources.a.verify has no secret yet: only its sender's handshake is \
         answered, all other requests are rejected";
     assert_eq!(folder.warnings(), [format!("config.toml:{warning}")]);

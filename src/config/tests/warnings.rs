@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::Folder;
+use super::{Folder, complete};
 
 #[track_caller]
 fn check(config: &str, warnings: &[&str]) {
-    assert_eq!(Folder::new(config).warnings(), warnings, "\n{config}");
+    assert_eq!(Folder::new(&complete(config)).warnings(), warnings, "\n{config}");
 }
 
 #[test]
@@ -46,8 +46,8 @@ fn a_cgi_script_that_is_not_there_is_a_warning() {
     let handler = "[sources.a]\n[handlers.h]\nsources = ['a']\nmode = 'cgi'\n\
                    command = ['sh', '-e', 'hooks/a.sh']";
     let folder = Folder::new(handler);
-    let text = "config.toml:5: handlers.h.command ends with \"hooks/a.sh\", which does not exist: \
-                expected a script";
+    let text = "config.toml:5: handlers.h.command names the script \"hooks/a.sh\", which does not exist: \
+                its path is relative to handlers.h.directory";
     assert_eq!(folder.warnings(), [text]);
     std::fs::create_dir(folder.path().join("hooks")).unwrap();
     assert_eq!(folder.write("hooks/a.sh", "").warnings(), Vec::<String>::new());
@@ -71,6 +71,8 @@ fn a_handler_that_could_not_start_is_a_warning() {
     assert_eq!(folder.warnings(), Vec::<String>::new());
     std::fs::remove_file(&program).unwrap();
     std::fs::create_dir(&program).unwrap();
+    warned("crm.py\", which is a folder: expected a program");
+    std::fs::remove_dir(&program).unwrap();
     warned("crm.py\", which does not exist: expected a program");
 
     check(&handler("command = ['sh']"), &[]);
@@ -88,6 +90,130 @@ fn a_handler_that_could_not_start_is_a_warning() {
         &handler("command = ['sh']\ndirectory = 'none'"),
         &["config.toml:5: handlers.h.directory is \"none\": no such folder"],
     );
+}
+
+/// Checks the warning about a handler whose command is `program`, after the quoted program.
+#[track_caller]
+fn check_program(folder: &Folder, program: &str, expected: Option<&str>) {
+    let text = format!("[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['{program}']\n");
+    std::fs::write(folder.file(), text).unwrap();
+    let found = folder.warnings();
+    let found: Vec<_> = found
+        .iter()
+        .map(|line| line.strip_prefix("config.toml:4: handlers.h.command names ").unwrap())
+        .map(|text| text.split_once("\", which ").unwrap().1)
+        .collect();
+    assert_eq!(found, expected.as_slice(), "{program}");
+}
+
+#[test]
+fn a_script_that_the_system_can_not_start_is_a_warning() {
+    for (text, expected) in [
+        ("#!/bin/sh\n", None),
+        ("#! /bin/sh -e\n", None),
+        ("#!/usr/bin/env sh\n", None),
+        ("#!/usr/bin/env -S sh -e\n", None),
+        ("#!/usr/bin/env -S NAME=x sh\n", None),
+        ("#!/usr/bin/env NAME=x\n", None),
+        ("\u{7f}ELF\0", None),
+        (
+            "#!/opt/missing -e\nx",
+            Some(
+                "has the first line #!/opt/missing -e, and \"/opt/missing\" is not a program here: \
+                 install it, or correct the line",
+            ),
+        ),
+        (
+            "#!/usr/bin/env no-such-program\n",
+            Some(
+                "has the first line #!/usr/bin/env no-such-program, and \"no-such-program\" is not in \
+                 PATH: install it, or write its path with a slash",
+            ),
+        ),
+        (
+            "#!/usr/bin/env bsh\n",
+            Some(
+                "has the first line #!/usr/bin/env bsh, and \"bsh\" is not in PATH: did you mean \
+                 \"bash\"?",
+            ),
+        ),
+        (
+            "#!/usr/bin/env sh -e\n",
+            Some(
+                "has the first line #!/usr/bin/env sh -e, and env takes one word there: expected \
+                 #!/usr/bin/env -S sh -e",
+            ),
+        ),
+        (
+            "#!/bin/sh\r\ntrue\r\n",
+            Some(
+                "has lines that end in CR LF, so its interpreter is not found: sed -i 's/\\r$//' \
+                 ./a.py",
+            ),
+        ),
+        (
+            "\u{feff}#!/bin/sh\n",
+            Some("has a byte order mark before its #!: sed -i '1s/^\\xEF\\xBB\\xBF//' ./a.py"),
+        ),
+        ("#!\n", Some("has #! without an interpreter as its first line: add one")),
+        ("", Some("has no first line such as #!/bin/sh: add #!/usr/bin/env python3")),
+        ("import os\n", Some("has no first line such as #!/bin/sh: add #!/usr/bin/env python3")),
+    ] {
+        let folder = Folder::new("").write("a.py", text);
+        let program = folder.path().join("a.py");
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let expected = expected.map(|text| text.replace("./a.py", "a.py"));
+        check_program(&folder, "./a.py", expected.as_deref());
+    }
+}
+
+#[test]
+fn a_program_that_is_not_in_path_has_a_remedy() {
+    let folder = Folder::new("").write("crm.py", "#!/bin/sh\n");
+    for (program, expected) in [
+        ("crm.py", "is not in PATH: write \"./crm.py\" for the file beside config.toml"),
+        (
+            "curl -X POST",
+            "is not in PATH: write the program and each of its arguments as a separate text",
+        ),
+        ("bahs", "is not in PATH: did you mean \"bash\"?"),
+    ] {
+        check_program(&folder, program, Some(expected));
+    }
+    let handler = |rest: &str| format!("[sources.a]\n[handlers.h]\nsources = ['a']\n{rest}");
+    check(
+        &handler("command = ['php-cgi', 'config.toml']\nenv = { PATH = '/nowhere' }"),
+        &["config.toml:4: handlers.h.command names \"php-cgi\", which is not in PATH: install it \
+           (Debian: apt install php-cgi), or write its path with a slash"],
+    );
+}
+
+#[test]
+fn a_missing_script_of_an_interpreter_is_a_warning() {
+    let handler = |command: &str| {
+        format!("[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = {command}\n")
+    };
+    for script in ["['sh', '-c', 'true']", "['sh']", "['sh', 'config.toml']", "['cat', 'none']"] {
+        check(&handler(script), &[]);
+    }
+    check(
+        &handler("['sh', 'none.sh', 'x']"),
+        &[
+            "config.toml:4: handlers.h.command names the script \"none.sh\", which does not exist: its \
+           path is relative to handlers.h.directory",
+        ],
+    );
+}
+
+#[test]
+fn a_source_without_a_handler_is_a_warning() {
+    let unused = "config.toml:1: sources.a has no handler: its events are stored, and nothing runs for \
+                  them: name it in the sources of a handler";
+    let handler = |source: &str| {
+        format!("[sources.a]\n[handlers.h]\nsources = ['{source}']\ncommand = ['true']")
+    };
+    check(&handler("hooktrail"), &[unused]);
+    check(&handler("a"), &[]);
 }
 
 #[test]
@@ -142,9 +268,21 @@ fn a_signature_that_covers_too_little_is_a_warning() {
         ("timestamp_header = 'T'", ".timestamp_header is not signed: {timestamp} is not in signed"),
         ("id_header = 'I'", ".id_header is not signed: {id} is not in signed"),
         ("signed = '{url}'", ".signed has no {body}: the signature does not cover the body"),
+        (
+            "signed = '{id}{body}'\nid_header = 'I'",
+            ".signed has {id}{body} without a text between them: a captured signature is valid for any \
+             other division of the same bytes: expected a text between them, if the sender signs one",
+        ),
     ];
     for (line, warning) in cases {
         check(&hmac(line), &[&format!("{key}{warning}")]);
+    }
+    for line in [
+        "signed = '{method}{url} {body}'",
+        "signed = '{timestamp}{body}'\ntimestamp_header = 'T'",
+        "signed = '{body}{timestamp}'\ntimestamp_header = 'T'",
+    ] {
+        check(&hmac(line), &[]);
     }
 }
 

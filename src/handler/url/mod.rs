@@ -127,10 +127,7 @@ impl UrlClient {
     ) -> Result<Self, StartError> {
         let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;
         let proxy = target.proxy.as_deref().map(parse_proxy).transpose()?;
-        let is_https = |uri: &Uri| uri.scheme_str() == Some("https");
-        let needs_roots =
-            is_https(&uri) || proxy.as_ref().is_some_and(|proxy| is_https(proxy.uri()));
-        let roots = if needs_roots { load_roots()? } else { Vec::new() };
+        let roots = if needs_roots(target) { load_roots()? } else { Vec::new() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::from(roots))
@@ -190,6 +187,21 @@ fn parse_proxy(text: &str) -> Result<Proxy, String> {
         ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
         _ => Err("proxy: expected http:// or https://".to_owned()),
     }
+}
+
+/// Whether the URL or its proxy has a certificate to verify.
+fn needs_roots(target: &UrlTarget) -> bool {
+    let is_https =
+        |url: &str| url.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("https:"));
+    is_https(&target.url) || target.proxy.as_deref().is_some_and(is_https)
+}
+
+/// Returns why no `https://` URL of these handlers can be called, and the first handler that has one.
+pub fn find_root_problem(handlers: &[config::Handler]) -> Option<(&config::Handler, String)> {
+    let has_tls = |handler: &&config::Handler| handler.url().is_some_and(needs_roots);
+    let handler = handlers.iter().find(has_tls)?;
+    let problem = load_root_certificates().err()?;
+    Some((handler, problem.reason))
 }
 
 /// Loads the root certificates of the system, which may include a private authority, or those of
