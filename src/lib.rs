@@ -33,6 +33,8 @@ pub mod redact;
 pub mod replay;
 pub mod scheduler;
 pub mod store;
+#[cfg(test)]
+mod test_support;
 pub mod urlencoded;
 pub mod verify;
 pub mod web;

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{EventId, Headers, JobId};
+use crate::process::become_subreaper;
 
 /// Builds attempt 3 of job 7 of event 42 for handler `crm`, with changed settings.
 pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
@@ -63,25 +66,53 @@ pub(super) fn command_of(handler: &mut config::Handler) -> &mut config::Command 
 /// Shell functions for scripts that respond in lines. `of_line` reads the job's number from
 /// `$line`. `ok` responds that it succeeded, with the process id as detail. `answer OUTCOME`
 /// responds with another outcome.
-pub(super) const SHELL_FUNCTIONS: &str = r#"
+const SHELL_FUNCTIONS: &str = r#"
 of_line() { job=${line#*\"job\":}; job=${job%%,*}; }
 answer() { echo "{\"job\":$job,\"outcome\":\"$1\",\"detail\":\"$$\"}"; }
 ok() { answer succeeded; }
 "#;
 
-/// Waits until `condition` is true.
-#[track_caller]
-pub(super) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+/// A handler in a temporary folder, with the runner that keeps or collects its processes.
+pub(super) struct Harness<R> {
+    pub folder: TempDir,
+    pub runner: R,
+    pub handler: config::Handler,
+    pub body: Arc<[u8]>,
+    pub stop: CancelToken,
 }
 
-/// Returns whether the process exists. An ended process that was not reaped exists too.
-#[track_caller]
-pub(super) fn is_alive(pid: &str) -> bool {
-    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is not a process id");
-    Path::new("/proc").join(pid.trim()).exists()
+impl<R> Harness<R> {
+    /// A handler whose processes run this script.
+    pub fn new(script: &str, new_runner: impl FnOnce(&config::Handler) -> R) -> Self {
+        become_subreaper().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let task = sample_task(|handler| {
+            let script = format!("{SHELL_FUNCTIONS}\n{script}");
+            command_of(handler).args = ["sh", "-c", &script].map(String::from).to_vec();
+            command_of(handler).directory = folder.path().to_owned();
+            handler.concurrency = 4;
+        });
+        let (runner, handler) = (new_runner(&task.handler), (*task.handler).clone());
+        Self { folder, runner, handler, body: task.input, stop: CancelToken::new().unwrap() }
+    }
+
+    pub fn timeout_ms(mut self, ms: u64) -> Self {
+        self.handler.timeout = Duration::from_millis(ms);
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Reads a file in the folder. A missing file is empty.
+    pub fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path().join(name)).unwrap_or_default()
+    }
+
+    pub fn task(&self, job: i64) -> Task {
+        let mut task = sample_task(|handler| *handler = self.handler.clone());
+        task.claim.job = JobId(job);
+        Task { input: Arc::clone(&self.body), ..task }
+    }
 }

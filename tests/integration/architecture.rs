@@ -11,7 +11,8 @@ use hooktrail::config::Durability;
 
 /// Each module and those it may import. A module imports only modules above it, so that no two modules
 /// depend on each other.
-const IMPORTS: [(&str, &str); 28] = [
+const IMPORTS: &[(&str, &str)] = &[
+    ("test_support", ""),
     ("domain", ""),
     ("json", ""),
     ("media_type", ""),
@@ -215,7 +216,7 @@ fn modules_import_only_what_the_table_allows() {
             );
         }
     }
-    let allowed: BTreeMap<&str, &str> = IMPORTS.into_iter().collect();
+    let allowed: BTreeMap<&str, &str> = IMPORTS.iter().copied().collect();
     let mut found = Vec::new();
     for source in sources("src") {
         let module = source.module();

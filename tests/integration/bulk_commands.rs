@@ -4,28 +4,13 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::server::{HOOKTRAIL, Server, scenario, send_signal, stderr, stdout, until};
+use crate::support::server::{
+    HOOKTRAIL, Server, scenario, send_signal, stderr, stdout, stopped_server_with_jobs, until,
+};
 
 /// A stopped server with a paused handler, and events with one dead job each.
 fn stopped_server_with_dead_jobs(jobs: usize) -> Server {
-    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
-    assert_eq!(server.stop(), Some(0));
-    server
-        .open_database()
-        .execute_batch(&format!(
-            "BEGIN;
-             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {jobs})
-             INSERT INTO events (id, uid, source, received_at, method, path, ip, headers, first_job,
-               last_job, body)
-             SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
-               i, i, x'78' FROM n;
-             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at, reason)
-               SELECT id, id, 1, 1, 4, received_at, 0, received_at, 'exit 1' FROM events;
-             UPDATE counters SET event = {jobs}, job = {jobs};
-             COMMIT;"
-        ))
-        .expect("jobs");
-    server
+    stopped_server_with_jobs(jobs, 4)
 }
 
 /// Runs a command, and sends it a signal when the audit log has the first jobs.

@@ -3,33 +3,13 @@
 use std::collections::HashSet;
 use std::process::{Command, Stdio};
 
-use crate::support::server::{HOOKTRAIL, Server, cli, scenario, stderr, stdout, until};
+use crate::support::server::{
+    HOOKTRAIL, Server, cli, scenario, stderr, stdout, stopped_server_with_jobs, until,
+};
 
-/// Inserts events into the database, each with a succeeded job.
-fn insert_events(server: &Server, events: usize) {
-    server
-        .open_database()
-        .execute_batch(&format!(
-            "BEGIN;
-             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events})
-             INSERT INTO events (id, uid, source, received_at, method, path, ip, headers, first_job,
-               last_job, body)
-             SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
-               i, i, CAST('event ' || i AS BLOB) FROM n;
-             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at)
-               SELECT id, id, 1, 1, 3, received_at, 0, received_at FROM events;
-             UPDATE counters SET event = {events}, job = {events};
-             COMMIT;"
-        ))
-        .expect("events");
-}
-
-/// A stopped server with a paused handler and this number of events.
+/// A stopped server with a paused handler, and events with one succeeded job each.
 fn stopped_server_with(events: usize) -> Server {
-    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
-    assert_eq!(server.stop(), Some(0));
-    insert_events(&server, events);
-    server
+    stopped_server_with_jobs(events, 3)
 }
 
 #[test]

@@ -1,37 +1,16 @@
 //! Tests of batches: responses, exit codes and protocol errors.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::config;
-use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, command_of, is_alive, sample_task, until};
-use crate::process::become_subreaper;
+use crate::handler::tests::{Harness, command_of};
+use crate::test_support::{process_exists, until};
 
-/// A handler in mode `batch` in a temporary folder.
-struct BatchHarness {
-    folder: TempDir,
-    batch: BatchRunner,
-    handler: config::Handler,
-    body: Arc<[u8]>,
-    stop: CancelToken,
-}
+type BatchHarness = Harness<BatchRunner>;
 
 /// A handler whose process runs this script.
 fn handler_script(script: &str) -> BatchHarness {
-    become_subreaper().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let task = sample_task(|handler| {
-        command_of(handler).args =
-            ["sh", "-c", &format!("{SHELL_FUNCTIONS}\n{script}")].map(String::from).to_vec();
-        command_of(handler).directory = folder.path().to_owned();
-    });
-    let handler = (*task.handler).clone();
-    let (batch, body) = (BatchRunner::default(), task.input);
-    BatchHarness { folder, batch, handler, body, stop: CancelToken::new().unwrap() }
+    Harness::new(script, |_| BatchRunner::default())
 }
 
 /// A handler whose process runs `script` for each line. `$job` is the number of the job.
@@ -40,18 +19,8 @@ fn handler_per_line(script: &str) -> BatchHarness {
 }
 
 impl BatchHarness {
-    fn timeout_ms(mut self, ms: u64) -> Self {
-        self.handler.timeout = Duration::from_millis(ms);
-        self
-    }
-
     fn tasks(&self, count: i64) -> Vec<Task> {
-        let task = |job| {
-            let mut task = sample_task(|handler| *handler = self.handler.clone());
-            task.claim.job = JobId(job);
-            Task { input: Arc::clone(&self.body), ..task }
-        };
-        (1..=count).map(task).collect()
+        (1..=count).map(|job| self.task(job)).collect()
     }
 
     /// Runs jobs 1 to `count` and returns their results in the order of the jobs.
@@ -59,7 +28,7 @@ impl BatchHarness {
     fn run(&self, count: i64) -> Vec<AttemptResult> {
         let tasks = self.tasks(count);
         let mut results = vec![None; tasks.len()];
-        self.batch.run_all(&tasks, &self.stop, &mut |index, result| {
+        self.runner.run_all(&tasks, &self.stop, &mut |index, result| {
             assert!(results[index].replace(result).is_none(), "job {} ended twice", index + 1);
         });
         results.into_iter().map(|result| result.expect("each job ends")).collect()
@@ -77,10 +46,6 @@ impl BatchHarness {
         };
         let found: Vec<String> = self.run(expected.len() as i64).into_iter().map(shown).collect();
         assert_eq!(found, expected);
-    }
-
-    fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
     }
 }
 
@@ -148,7 +113,7 @@ fn a_response_is_reported_while_the_process_still_runs() {
     let harness = handler_script("job=1; ok; until [ -e go ]; do sleep 0.01; done; job=2; ok");
     let tasks = harness.tasks(2);
     let mut result = Vec::new();
-    harness.batch.run_all(&tasks, &harness.stop, &mut |index, how| {
+    harness.runner.run_all(&tasks, &harness.stop, &mut |index, how| {
         std::fs::write(harness.folder.path().join("go"), "").unwrap();
         result.push((index, how.outcome));
     });
@@ -192,7 +157,7 @@ fn a_protocol_error_fails_the_jobs_without_a_response() {
             handler_script(&format!("echo $$ > pid; job=2; ok; {response}; exec sleep 1000"));
         let reason = format!("failed: {reason}");
         harness.check(&[&reason, "succeeded", &reason]);
-        assert!(!is_alive(&harness.file("pid")), "{response}: it goes on");
+        assert!(!process_exists(&harness.file("pid")), "{response}: it goes on");
     }
 }
 
@@ -209,7 +174,7 @@ fn a_process_that_responded_for_all_jobs_is_killed_after_its_grace() {
     let began = Instant::now();
     let mut harness =
         handler_per_line("ok; [ $job != 2 ] || { trap '' TERM; while :; do sleep 0.01; done; }");
-    harness.batch.grace = Duration::from_millis(300);
+    harness.runner.grace = Duration::from_millis(300);
     harness.check(&["succeeded"; 2]);
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
 }
@@ -227,7 +192,7 @@ fn a_cancelled_batch_is_killed_and_jobs_without_a_response_are_interrupted() {
         run.join().unwrap().into_iter().map(|result| result.outcome).collect::<Vec<_>>()
     });
     assert_eq!(outcomes, [Outcome::Succeeded, Outcome::Interrupted]);
-    assert!(!harness.file("pids").lines().any(is_alive));
+    assert!(!harness.file("pids").lines().any(process_exists));
     harness.check(&["interrupted: stopped"; 2]);
 }
 
@@ -241,6 +206,6 @@ fn a_command_that_can_not_be_started_fails_each_job() {
 #[test]
 fn a_batch_may_have_one_job() {
     let harness = handler_script("cat > got; exit 65");
-    let result = harness.batch.run(&harness.tasks(1)[0], &harness.stop);
+    let result = harness.runner.run(&harness.tasks(1)[0], &harness.stop);
     assert_eq!((result.outcome, result.is_permanent), (Outcome::Failed, true));
 }

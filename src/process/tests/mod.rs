@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::{
     CancelToken, CommandSpec, ControlLine, ExitReason, RunLimits, RunResult, become_subreaper, run,
 };
+use crate::test_support::{DEADLINE, process_exists, until};
 
 mod concurrency;
 mod control_lines;
@@ -20,21 +21,8 @@ mod orphans;
 mod streams;
 mod termination;
 
-/// How long a test waits for a condition.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 /// A timeout that no run reaches.
 const LONG: Duration = Duration::from_secs(600);
-
-/// Waits until `condition` is true.
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
 
 /// The parameters of a run in a temporary folder.
 struct TestRun {
@@ -121,12 +109,6 @@ impl TestRun {
             run.join().unwrap()
         })
     }
-}
-
-/// Returns whether the process exists. An ended process that was not reaped exists too.
-fn exists(pid: &str) -> bool {
-    assert!(pid.trim().parse::<u32>().is_ok(), "{pid:?} is not a process id");
-    Path::new("/proc").join(pid.trim()).exists()
 }
 
 /// Runs the test `name` in a separate process, where no other test opens files or starts

@@ -2,7 +2,7 @@
 
 use rustix::process::{Signal, kill_process_group};
 
-use super::{DEADLINE, ExitReason, Instant, TestRun, exists, in_own_process, sh, until};
+use super::{DEADLINE, ExitReason, Instant, TestRun, in_own_process, process_exists, sh, until};
 use crate::process::orphans::RunGuard;
 use crate::process::procfs::{RunId, read_children, read_run_id, scan_children, wait_for_exits};
 use crate::process::{become_subreaper, spawn};
@@ -20,7 +20,7 @@ fn an_orphan_without_a_run_id_is_killed_if_only_this_run_can_have_left_it() {
         || {
             let test_run = leaves_orphan("env -i", "exit 3");
             assert_eq!(test_run.exit(), ExitReason::Code(3));
-            assert!(!exists(&test_run.file("pid")));
+            assert!(!process_exists(&test_run.file("pid")));
         },
     );
 }
@@ -36,11 +36,11 @@ fn an_orphan_without_a_run_id_is_killed_after_all_runs_that_began_before_it() {
                 let run = scope.spawn(|| long.run());
                 until("the long run has started", || long.path().join("up").exists());
                 assert_eq!(test_run.exit(), ExitReason::Code(3));
-                assert!(exists(&test_run.file("pid")), "it may belong to the long run");
+                assert!(process_exists(&test_run.file("pid")), "it may belong to the long run");
                 long.stop.cancel();
                 assert_eq!(run.join().unwrap().exit, ExitReason::Stopped);
             });
-            assert!(!exists(&test_run.file("pid")));
+            assert!(!process_exists(&test_run.file("pid")));
         },
     );
 }
@@ -53,7 +53,7 @@ fn an_orphan_without_a_run_id_is_left_alone_if_the_server_had_other_children() {
             let mut before = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
             let test_run = leaves_orphan("env -i", "exit 3");
             assert_eq!(test_run.exit(), ExitReason::Code(3));
-            assert!(exists(&test_run.file("pid")));
+            assert!(process_exists(&test_run.file("pid")));
             // The orphan is a child of this process, and nothing else reaps it. So its id is valid.
             let pid = rustix::process::Pid::from_raw(test_run.file("pid").trim().parse().unwrap());
             rustix::process::kill_process(pid.unwrap(), Signal::KILL).unwrap();

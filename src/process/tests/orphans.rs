@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use super::{ExitReason, exists, sh, until};
+use super::{ExitReason, process_exists, sh, until};
 use crate::process::{RUN_ID_VARIABLE, kill_run};
+use crate::test_support::is_running;
 
 /// Runs a script that writes the ids of its orphans into `pids`. None may exist afterwards.
 #[track_caller]
@@ -16,7 +17,7 @@ fn check(script: &str, orphan_count: usize) {
     let pids = test_run.file("pids");
     assert_eq!(pids.lines().count(), orphan_count);
     for pid in pids.lines() {
-        assert!(!exists(pid), "{pid} is still there:\n{script}");
+        assert!(!process_exists(pid), "{pid} is still there:\n{script}");
     }
 }
 
@@ -63,11 +64,11 @@ fn orphans_of_an_active_run_are_left_alone() {
         let run = scope.spawn(|| first.exit());
         until("the first run has its orphan", || first.path().join("up").exists());
         assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
-        assert!(exists(&first.file("pids")), "another run's orphan was killed");
+        assert!(process_exists(&first.file("pids")), "another run's orphan was killed");
         std::fs::write(first.path().join("go"), "").unwrap();
         assert_eq!(run.join().unwrap(), ExitReason::Code(0));
     });
-    assert!(!exists(&first.file("pids")));
+    assert!(!process_exists(&first.file("pids")));
 }
 
 /// Starts a process with a run id in a new group, as an earlier server would have left it.
@@ -100,10 +101,10 @@ fn processes_of_an_earlier_server_are_killed_with_their_groups() {
         // `kill_run` may have reaped it already.
         let _ = child.wait();
         for pid in pids.split_whitespace() {
-            until("the process has ended", || !is_alive(pid));
+            until("the process has ended", || !is_running(pid));
         }
     }
-    assert!(other.1.split_whitespace().all(is_alive), "a process of another database was killed");
+    assert!(other.1.split_whitespace().all(is_running), "a process of another database was killed");
     assert!(kill_run(&format!("t{own_pid}0.")) >= 1);
     assert_eq!(kill_run(&format!("t{own_pid}")), 0);
     let _ = other.0.wait();
@@ -119,12 +120,6 @@ fn a_process_that_repeats_exec_is_found_and_killed() {
             start_with_run_id(&run_id, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
         assert!(kill_run(&run_id) >= 1);
         let _ = child.wait();
-        assert!(!is_alive(pid.trim()));
+        assert!(!is_running(pid.trim()));
     }
-}
-
-/// Returns whether the process is alive. Zombies are not.
-fn is_alive(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }

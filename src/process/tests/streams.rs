@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{ExitReason, exists, sh};
+use super::{ExitReason, process_exists, sh};
 
 #[test]
 fn the_end_of_a_flood_is_kept() {
@@ -107,7 +107,7 @@ fn a_background_child_that_holds_the_pipes_is_killed_without_waiting() {
     let test_run = sh("sleep 1000 & echo $! > pid; echo done; exit 0");
     let result = test_run.run();
     assert_eq!((result.exit, result.stdout), (ExitReason::Code(0), b"done\n".to_vec()));
-    assert!(!exists(&test_run.file("pid")));
+    assert!(!process_exists(&test_run.file("pid")));
 }
 
 #[test]

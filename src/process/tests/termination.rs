@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ExitReason, command, exists, sh};
+use super::{ExitReason, command, process_exists, sh};
 
 #[test]
 fn exit_codes_and_signals_are_reported() {
@@ -69,7 +69,7 @@ fn a_process_that_ignores_sigterm_is_killed_after_the_grace() {
     let stubborn = stubborn.grace_ms(200);
     assert_eq!(stubborn.cancel_when_file("up").exit, ExitReason::Stopped);
     assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
-    assert!(!exists(&stubborn.file("pid")));
+    assert!(!process_exists(&stubborn.file("pid")));
 }
 
 #[test]

@@ -427,6 +427,30 @@ impl Server {
     }
 }
 
+/// A stopped server with a paused handler, and events with the text `event N` and one job each. `state` is
+/// that of the jobs in the table `jobs`.
+pub fn stopped_server_with_jobs(events: usize, state: i64) -> Server {
+    let mut server = scenario().source("a", "").handler("h", "paused = true", "true").start();
+    assert_eq!(server.stop(), Some(0));
+    server
+        .open_database()
+        .execute_batch(&format!(
+            "BEGIN;
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events})
+             INSERT INTO events (id, uid, source, received_at, method, path, ip, headers, first_job,
+               last_job, body)
+             SELECT i, randomblob(16), 1, 1790000000000 + i, 'POST', '/hooks/a', '127.0.0.1', x'',
+               i, i, CAST('event ' || i AS BLOB) FROM n;
+             INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, ended_at, reason)
+               SELECT id, id, 1, 1, {state}, received_at, 0, received_at,
+                 CASE {state} WHEN 4 THEN 'exit 1' END FROM events;
+             UPDATE counters SET event = {events}, job = {events};
+             COMMIT;"
+        ))
+        .expect("events");
+    server
+}
+
 /// A command that is killed when it is dropped, also by a test that fails.
 pub struct RunningCommand(pub Child);
 

@@ -7,7 +7,7 @@ fn an_idle_process_that_ends_is_replaced_without_a_failed_job() {
     let harness = handler_per_line("ok; until [ -e end ]; do sleep 0.01; done; exit 7");
     let first = harness.process_of(1);
     harness.write("end");
-    until("it has ended and was reaped", || !is_alive(&first));
+    until("it has ended and was reaped", || !process_exists(&first));
     assert_ne!(harness.process_of(2), first);
 }
 
@@ -20,7 +20,7 @@ fn children_of_an_idle_process_that_ends_are_killed() {
     harness.process_of(1);
     let pids = harness.file("pids");
     assert_eq!(pids.lines().count(), 2);
-    until("they are gone", || !pids.lines().any(is_alive));
+    until("they are gone", || !pids.lines().any(process_exists));
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn an_idle_process_that_writes_to_stdout_is_replaced_without_a_failed_job() {
         harness.write("more");
         until("it wrote its output", || harness.path().join("written").exists());
         assert_ne!(harness.process_of(2), first, "{extra}");
-        until("it is gone", || !is_alive(&first));
+        until("it is gone", || !process_exists(&first));
     }
 }
 
@@ -57,31 +57,29 @@ fn an_idle_process_that_floods_stderr_runs_the_next_job() {
 
 #[test]
 fn closing_the_handler_ends_idle_processes_by_the_end_of_their_input() {
-    let harness = handler_script(&format!(
-        "{SHELL_FUNCTIONS}\nwhile read -r line; do of_line; ok; done; echo $$ > bye"
-    ));
+    let harness = handler_script("while read -r line; do of_line; ok; done; echo $$ > bye");
     let first = harness.process_of(1);
-    harness.stream.close();
+    harness.runner.close();
     until("it saw the end of its input", || harness.file("bye").trim() == first);
     assert!(wait_for_drained(Duration::from_secs(60)));
-    until("it is gone", || !is_alive(&first));
+    until("it is gone", || !process_exists(&first));
     // A job that was claimed before still runs, and its process is not kept.
     let second = harness.process_of(2);
-    until("it is gone", || !is_alive(&second));
+    until("it is gone", || !process_exists(&second));
 }
 
 #[test]
 fn a_process_that_ignores_the_end_of_its_input_is_killed_with_its_group() {
-    let harness = handler_script(&format!(
-        "{SHELL_FUNCTIONS}\nsleep 1000 & echo $! > child; trap '' TERM
-         while :; do if read -r line; then of_line; ok; else sleep 0.1; fi; done"
-    ));
+    let harness = handler_script(
+        "sleep 1000 & echo $! > child; trap '' TERM
+         while :; do if read -r line; then of_line; ok; else sleep 0.1; fi; done",
+    );
     let first = harness.process_of(1);
     let child = harness.file("child");
     let began = Instant::now();
-    harness.stream.close();
+    harness.runner.close();
     // `close` does not wait for the process.
     assert!(began.elapsed() < crate::process::GRACE, "{:?}", began.elapsed());
-    until("they are gone", || !is_alive(&first) && !is_alive(&child));
+    until("they are gone", || !process_exists(&first) && !process_exists(&child));
     assert!(began.elapsed() >= crate::process::GRACE, "{:?}", began.elapsed());
 }

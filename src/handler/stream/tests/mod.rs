@@ -4,79 +4,41 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::config;
-use crate::domain::JobId;
-use crate::handler::tests::{SHELL_FUNCTIONS, command_of, is_alive, sample_task, until};
-use crate::process::{become_subreaper, wait_for_drained};
+use crate::handler::tests::{Harness, command_of};
+use crate::process::wait_for_drained;
+use crate::test_support::{process_exists, until};
 
 mod idle;
 mod protocol_errors;
 mod termination;
 
-/// A handler in mode `stream` in a temporary folder.
-struct StreamHarness {
-    folder: TempDir,
-    stream: StreamRunner,
-    handler: config::Handler,
-    body: Arc<[u8]>,
-    stop: CancelToken,
-}
+type StreamHarness = Harness<StreamRunner>;
 
 /// A handler whose processes run `script` for each line. `$job` is the number of the job, and `ok`
 /// responds.
 fn handler_per_line(script: &str) -> StreamHarness {
-    handler_script(&format!("{SHELL_FUNCTIONS}\nwhile read -r line; do of_line; {script}\ndone"))
+    handler_script(&format!("while read -r line; do of_line; {script}\ndone"))
 }
 
 /// A handler whose processes run this script.
 fn handler_script(script: &str) -> StreamHarness {
-    become_subreaper().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let task = sample_task(|handler| {
-        command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec();
-        command_of(handler).directory = folder.path().to_owned();
-        handler.concurrency = 4;
-    });
-    let (stream, handler) = (StreamRunner::new(&task.handler), (*task.handler).clone());
-    StreamHarness { folder, stream, handler, body: task.input, stop: CancelToken::new().unwrap() }
+    Harness::new(script, StreamRunner::new)
 }
 
 impl StreamHarness {
-    fn timeout_ms(mut self, ms: u64) -> Self {
-        self.handler.timeout = Duration::from_millis(ms);
-        self
-    }
-
     fn body(mut self, bytes: &[u8]) -> Self {
         self.body = Arc::from(bytes);
         self
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Reads a file in the folder. A missing file is empty.
-    fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path().join(name)).unwrap_or_default()
     }
 
     fn write(&self, name: &str) {
         std::fs::write(self.path().join(name), "").unwrap();
     }
 
-    fn task(&self, job: i64) -> Task {
-        let mut task = sample_task(|handler| *handler = self.handler.clone());
-        task.claim.job = JobId(job);
-        Task { input: Arc::clone(&self.body), ..task }
-    }
-
     /// Runs a job.
     fn run(&self, job: i64) -> AttemptResult {
-        self.stream.run(&self.task(job), &self.stop)
+        self.runner.run(&self.task(job), &self.stop)
     }
 
     /// Runs a job that must succeed, and returns the id of the process that ran it.
@@ -194,7 +156,7 @@ fn a_process_gets_the_handlers_environment_without_event_variables() {
         handler_per_line("env | grep -E '^(HOOKTRAIL|CRM)' | sort > env; pwd -P > pwd; ok");
     let mut task = harness.task(7);
     task.env = Arc::new([("CRM_KEY".to_owned(), "a secret".into())]);
-    assert_eq!(harness.stream.run(&task, &harness.stop).outcome, Outcome::Succeeded);
+    assert_eq!(harness.runner.run(&task, &harness.stop).outcome, Outcome::Succeeded);
     let env = harness.file("env");
     let lines: Vec<&str> = env.lines().collect();
     assert_eq!(lines[..2], ["CRM_KEY=a secret", "HOOKTRAIL_HANDLER=crm"]);

@@ -20,7 +20,7 @@ fn a_process_that_exits_fails_its_job_and_is_replaced() {
         assert_eq!((result.outcome, result.is_permanent), (Outcome::Failed, false), "{script}");
         assert_eq!(result.detail, detail, "{script}");
         assert_ne!(harness.process_of(3), first);
-        assert!(!is_alive(&first));
+        assert!(!process_exists(&first));
     }
 }
 
@@ -89,7 +89,7 @@ fn a_process_without_a_response_times_out_and_is_killed() {
     let result = harness.run(2);
     assert_eq!((result.outcome, result.stderr), (Outcome::TimedOut, b"stuck\n".to_vec()));
     assert_eq!(result.detail, "timeout 700ms: stuck");
-    assert!(!is_alive(&first));
+    assert!(!process_exists(&first));
     harness.process_of(3);
 }
 
@@ -104,11 +104,11 @@ fn a_response_after_the_timeout_does_not_count() {
 fn a_process_that_ignores_sigterm_is_killed_after_the_grace() {
     let began = Instant::now();
     let mut harness = handler_per_line("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done");
-    harness.stream.grace = Duration::from_millis(200);
+    harness.runner.grace = Duration::from_millis(200);
     let harness = harness.timeout_ms(300);
     harness.check(1, Outcome::TimedOut, "timeout 300ms");
     assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
-    assert!(!is_alive(&harness.file("pid")));
+    assert!(!process_exists(&harness.file("pid")));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_cancelled_job_is_interrupted_and_all_its_processes_are_killed() {
     });
     assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
     for pid in harness.file("pids").lines() {
-        assert!(!is_alive(pid), "{pid} is still there");
+        assert!(!process_exists(pid), "{pid} is still there");
     }
     assert_eq!(harness.run(2).outcome, Outcome::Interrupted);
 }
@@ -175,7 +175,7 @@ fn children_live_as_long_as_their_own_process() {
     let other = handler_per_line("exit 7");
     other.check(1, Outcome::Failed, "exit 7");
     let (orphan, child) = (harness.file("orphan"), harness.file("child"));
-    assert!(is_alive(&orphan) && is_alive(&child), "another process's end ended them");
+    assert!(process_exists(&orphan) && process_exists(&child), "another process's end ended them");
     harness.process_of(2);
-    until("they are gone", || !is_alive(&orphan) && !is_alive(&child));
+    until("they are gone", || !process_exists(&orphan) && !process_exists(&child));
 }
