@@ -305,7 +305,7 @@ impl Server {
         threads.extend(worker::start(workers, &worker_context)?);
 
         let secrets = (secrets, &redactor);
-        let intake_state = IntakeState::new(
+        let shared_intake = Arc::new(IntakeState::new(
             writer.clone(),
             &config,
             registry,
@@ -313,23 +313,22 @@ impl Server {
             counters,
             expressions,
             intake_deferrals,
-        );
-        let intake_state = Arc::new(intake_state);
+        ));
         let alert_subscribers =
             AlertSubscription::new(AlertSubscribers::new(&config, registry).map(Arc::new).into());
         let maintenance = maintenance::start_maintenance(
-            &intake_state,
+            &shared_intake,
             &config,
             (&alert_subscribers, &source_counters),
             &running,
             maintenance_inputs,
         )?;
-        let intake = web::listen(sockets, connections_max, &intake_state)?;
+        let intake = web::listen(sockets, connections_max, &shared_intake)?;
         Ok(Self {
             file: config.file.clone(),
             owner: owner.clone(),
             config: ArcSwap::from_pointee(config),
-            intake_state,
+            intake_state: shared_intake,
             running,
             source_counters,
             paths,

@@ -15,8 +15,8 @@ use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::job::PublicState;
-use crate::store::queries::{self, Rows, Selector, TailFilter, TailView};
-use crate::store::search::{self, SearchEnd, SearchResult, Total};
+use crate::store::queries::{self, Rows, Selector, TailFilter};
+use crate::store::search::{self, SearchEnd, SearchResult, TailView, Total};
 use crate::store::{self, Store, Value, stats};
 
 /// How often `tail -f` checks for new rows.
@@ -131,7 +131,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
     let (mut found, mut last) =
-        queries::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
+        search::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
     let mut table = TableWriter::new();
     let mut print = |out: &mut _, rows: &_| match args.json {
         true => output::print_json(out, rows),
@@ -157,7 +157,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
             }
         }
         (found, last) =
-            queries::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
+            search::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
         print(&mut out, &found.rows).map_err(runtime_error)?;
     }
 }

@@ -189,8 +189,8 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
     let is_retry = *command == JobCommand::Retry;
     let mut errors = Vec::new();
     for job in IdList::singles(&args.jobs) {
-        let state = queries::load_job_state(&store.conn, job).map_err(runtime_error)?;
-        let problem = match state {
+        let found = queries::load_job_state(&store.conn, job).map_err(runtime_error)?;
+        let problem = match found {
             None => {
                 errors.push(unknown_job(store, job, command.name())?);
                 continue;

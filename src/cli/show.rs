@@ -286,11 +286,11 @@ fn print_text(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
             let jobs = select_jobs(store, args)?;
             let rows = load_jobs(store, &jobs[..jobs.len().min(MAX_ROWS)])?;
             table::print(out, &without_event(rows.clone()))?;
-            let state = args.state.map(PublicState::name).unwrap_or_default();
+            let name = args.state.map(PublicState::name).unwrap_or_default();
             if let Some(shown) = Some(rows.rows.len()).filter(|shown| *shown < jobs.len()) {
                 writeln!(
                     out,
-                    "{shown} of {} (`hooktrail list --event {} --state {state} --all` prints all)",
+                    "{shown} of {} (`hooktrail list --event {} --state {name} --all` prints all)",
                     group_digits(total.unsigned_abs()),
                     event.id
                 )?;
@@ -303,7 +303,7 @@ fn print_text(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
             print_attempts(out, store, &event, &jobs, limits)?;
         }
     }
-    if args.state.is_none_or(|state| state == PublicState::Queued) {
+    if matches!(args.state, None | Some(PublicState::Queued)) {
         print_waiting_handlers(out, handlers.iter())?;
     }
     Ok(())
@@ -329,7 +329,7 @@ fn print_job_fields(out: &mut impl Write, rows: &Rows) -> std::io::Result<Option
         match (name.as_str(), value) {
             (_, Value::Null) | ("event" | "source", _) => continue,
             ("handler", Value::Text(name)) => handler = Some(name.clone()),
-            ("state", Value::Text(state)) => is_queued = state == PublicState::Queued.name(),
+            ("state", Value::Text(name)) => is_queued = name == PublicState::Queued.name(),
             _ => {}
         }
         writeln!(out, "{name:10}{}", table::format_field(name, value))?;
@@ -506,14 +506,14 @@ fn print_summary(
         Some(Value::Integer(job)) => *job,
         _ => select_first_job(store, event)?,
     };
-    let state = PublicState::ALL.into_iter().rev().find(|state| {
+    let latest = PublicState::ALL.into_iter().rev().find(|state| {
         *state != PublicState::Cancelled && handlers.iter().any(|jobs| jobs.count(Some(*state)) > 0)
     });
-    let state = state.unwrap_or(PublicState::Cancelled).name();
+    let latest = latest.unwrap_or(PublicState::Cancelled).name();
     writeln!(
         out,
         "\n`hooktrail show {id} --job {example}` prints a job with its attempts and outputs,\n\
-         `hooktrail show {id} --state {state}` the jobs in a state",
+         `hooktrail show {id} --state {latest}` the jobs in a state",
         id = event.id
     )?;
     Ok(())
@@ -552,11 +552,11 @@ impl Reasons {
         groups.sort_by_key(|(count, reason)| (-count, reason.job));
         let columns = ["state", "handler", "jobs", "example", "reason"].map(str::to_owned);
         let mut rows = Rows { columns: columns.to_vec(), rows: Vec::new() };
-        for state in
+        for name in
             [PublicState::Dead, PublicState::Queued, PublicState::Cancelled].map(PublicState::name)
         {
-            let of_state = groups.iter().filter(|(_, reason)| reason.state == state);
-            for (index, (count, reason)) in of_state.enumerate() {
+            let matching = groups.iter().filter(|(_, reason)| name == reason.state);
+            for (index, (count, reason)) in matching.enumerate() {
                 if index >= MAX_REASONS {
                     others += count;
                     continue;

@@ -28,7 +28,7 @@ impl HandlerJobs {
     /// Returns the number of jobs in a state, or in all states.
     pub fn count(&self, state: Option<PublicState>) -> i64 {
         let counts = PublicState::ALL.iter().zip(self.counts);
-        counts.filter(|(of, _)| state.is_none_or(|state| state == **of)).map(|(_, n)| n).sum()
+        counts.filter(|(of, _)| state.is_none_or(|only| only == **of)).map(|(_, n)| n).sum()
     }
 }
 

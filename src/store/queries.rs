@@ -8,7 +8,6 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 use super::jobs::transition::{
     IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public, state_from,
 };
-use super::search::{self, SearchResult};
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::{EventId, JobId};
 
@@ -319,44 +318,6 @@ pub fn list_rejections(
     query(conn, &sql, &filter.values)
 }
 
-/// Returns rows of the view after `id`, oldest first: the last `limit` of those that match. And the id of
-/// the view's newest row, whether it matches or not: a later call that begins there misses no row and
-/// reads none twice.
-///
-/// # Errors
-/// The read failed.
-pub fn read_tail(
-    conn: &Connection,
-    view: TailView,
-    matching: &TailFilter,
-    id: i64,
-    limit: i64,
-) -> rusqlite::Result<(SearchResult, i64)> {
-    // One snapshot for both reads.
-    let transaction = conn.unchecked_transaction()?;
-    let newest = last_id(&transaction, view)?;
-    let found = match view {
-        TailView::Outcomes => search::search_outcomes(&transaction, matching, id, limit)?,
-        TailView::Rejections => {
-            SearchResult::complete(rejections_after(&transaction, matching, id, limit)?)
-        }
-    };
-    transaction.commit()?;
-    Ok((found, newest.max(id)))
-}
-
-fn rejections_after(
-    conn: &Connection,
-    matching: &TailFilter,
-    id: i64,
-    limit: i64,
-) -> rusqlite::Result<Rows> {
-    let sql =
-        "SELECT * FROM (SELECT * FROM rejections WHERE id > ?1 AND (?2 IS NULL OR source = ?2)
-      ORDER BY id DESC LIMIT ?3) ORDER BY id";
-    query(conn, sql, &[id.into(), matching.source.clone().into(), limit.into()])
-}
-
 /// The values that the rows of `tail` must have.
 #[derive(Clone, Debug, Default)]
 pub struct TailFilter {
@@ -364,22 +325,6 @@ pub struct TailFilter {
     pub source: Option<String>,
     /// The state of the job now. Rejections have none.
     pub state: Option<PublicState>,
-}
-
-/// The view that `tail` follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TailView {
-    Outcomes,
-    Rejections,
-}
-
-/// Returns the id of the view's newest row, or 0 if it has none.
-fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
-    let sql = match view {
-        TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
-        TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",
-    };
-    conn.query_row(sql, [], |row| row.get(0))
 }
 
 /// Returns a number that changes when another connection writes.

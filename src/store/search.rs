@@ -314,7 +314,7 @@ impl Selector {
         if let Some(until_ms) = self.until_ms {
             filter.and("min_minute <= ?", minute_of(until_ms - 1));
         }
-        if has_handlers && self.state == Some(PublicState::Succeeded) {
+        if has_handlers && matches!(self.state, Some(PublicState::Succeeded)) {
             filter.parts.push("has_succeeded".to_owned());
         }
         (filter.parts.len() > 1).then_some(filter)
@@ -497,7 +497,7 @@ impl<'c> StateSearch<'c> {
         for &state in states {
             streams.extend(handlers.iter().map(|&handler| JobStream::State { state, handler }));
         }
-        if selector.state == Some(PublicState::Queued) {
+        if matches!(selector.state, Some(PublicState::Queued)) {
             let mut ranges =
                 conn.prepare("SELECT next_job, last_job FROM expansions WHERE is_visible")?;
             let ranges = ranges.query_map([], |row| {
@@ -704,6 +704,60 @@ fn find_attempts_by_state(
     }
     attempts.sort_unstable();
     Ok(Some(attempts))
+}
+
+/// The view that `tail` follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailView {
+    Outcomes,
+    Rejections,
+}
+
+/// Returns the id of the view's newest row, or 0 if it has none.
+fn last_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
+    let sql = match view {
+        TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
+        TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",
+    };
+    conn.query_row(sql, [], |row| row.get(0))
+}
+
+/// Returns rows of the view after `id`, oldest first: the last `limit` of those that match. And the id of
+/// the view's newest row, whether it matches or not: a later call that begins there misses no row and
+/// reads none twice.
+///
+/// # Errors
+/// The read failed.
+pub fn read_tail(
+    conn: &Connection,
+    view: TailView,
+    matching: &TailFilter,
+    id: i64,
+    limit: i64,
+) -> rusqlite::Result<(SearchResult, i64)> {
+    // One snapshot for both reads.
+    let transaction = conn.unchecked_transaction()?;
+    let newest = last_id(&transaction, view)?;
+    let found = match view {
+        TailView::Outcomes => search_outcomes(&transaction, matching, id, limit)?,
+        TailView::Rejections => {
+            SearchResult::complete(rejections_after(&transaction, matching, id, limit)?)
+        }
+    };
+    transaction.commit()?;
+    Ok((found, newest.max(id)))
+}
+
+fn rejections_after(
+    conn: &Connection,
+    matching: &TailFilter,
+    id: i64,
+    limit: i64,
+) -> rusqlite::Result<Rows> {
+    let sql =
+        "SELECT * FROM (SELECT * FROM rejections WHERE id > ?1 AND (?2 IS NULL OR source = ?2)
+      ORDER BY id DESC LIMIT ?3) ORDER BY id";
+    queries::query(conn, sql, &[id.into(), matching.source.clone().into(), limit.into()])
 }
 
 /// Returns the statements of typical searches.

@@ -44,9 +44,9 @@ impl VerificationScheme for Graph {
         }
         // The first mismatch ends the check, so that a sender without the secret costs little.
         for notification in &body.value {
-            let state =
+            let found =
                 notification.client_state.as_deref().ok_or("no clientState in a notification")?;
-            if !self.0.contains(state.as_bytes()) {
+            if !self.0.contains(found.as_bytes()) {
                 return Err("clientState does not match".into());
             }
         }
@@ -54,14 +54,14 @@ impl VerificationScheme for Graph {
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
-        let state = self.0.signing_secret(outgoing)?;
-        let state = String::from_utf8(state).map_err(|_| "the secret is not UTF-8")?;
-        let state = json_body::raw_value(&state)?;
+        let secret = self.0.signing_secret(outgoing)?;
+        let secret = String::from_utf8(secret).map_err(|_| "the secret is not UTF-8")?;
+        let secret = json_body::raw_value(&secret)?;
         let body: RawObject<'_> = json_body::read(&outgoing.body, json_body::OBJECT)?;
         let value = body.get("value").map_or("[]", |value| value.get());
         let mut value: Vec<RawObject<'_>> = json_body::read(value.as_bytes(), "a list in value")?;
         for notification in &mut value {
-            notification.set("clientState", &state);
+            notification.set("clientState", &secret);
         }
         outgoing.body = json_body::with_member(&outgoing.body, "value", &value)?;
         Ok(())

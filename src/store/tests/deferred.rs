@@ -264,7 +264,7 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_
     db.commit(((), effects));
     while !db.step(&mut task, 100) {}
     assert_eq!(db.claim_ids(9), [1]);
-    assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = -1"), 300);
+    assert_eq!(db.count_jobs(IS_BLOCKED), 300);
 }
 
 #[test]
@@ -283,8 +283,8 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_deb
     let effects = insert::insert_jobs(&db.store.conn, &mut db.cache, origin, &spec).unwrap();
     db.commit(((), effects));
     while !db.step(&mut task, 100) {}
-    assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE state = 1"), 1);
-    assert_eq!(db.query_number("SELECT id FROM jobs WHERE state = 1"), 301);
+    assert_eq!(db.count_jobs(IS_SCHEDULED), 1);
+    assert_eq!(db.query_number(&format!("SELECT id FROM jobs WHERE {IS_SCHEDULED}")), 301);
     assert_eq!(db.job_lines()[299], "300 cancelled: superseded by job 301");
 }
 

@@ -78,14 +78,20 @@ fn in_any_sequence_of_transitions_one_job_of_a_key_runs_at_a_time_and_none_is_st
             }
             _ => db.advance(20),
         }
-        let double = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN (0, 2)
-                      GROUP BY ordering_key HAVING count(*) > 1)";
-        let stuck = "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state < 3
-                     GROUP BY ordering_key HAVING max(state) = -1)";
-        let late = "SELECT count(*) FROM jobs r JOIN jobs o USING (ordering_key)
-                    WHERE r.state = 0 AND o.state < 2 AND o.id < r.id";
+        let double = format!(
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {IS_READY} OR {IS_RUNNING}
+             GROUP BY ordering_key HAVING count(*) > 1)"
+        );
+        let stuck = format!(
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {IS_UNFINISHED}
+             GROUP BY ordering_key HAVING count(*) = count(*) FILTER (WHERE {IS_BLOCKED}))"
+        );
+        let late = format!(
+            "SELECT count(*) FROM jobs r JOIN jobs o USING (ordering_key)
+             WHERE r.{IS_READY} AND o.{IS_WAITING} AND o.id < r.id"
+        );
         for violation in [double, stuck, late] {
-            let found: i64 = db.conn().query_row(violation, [], |row| row.get(0)).unwrap();
+            let found: i64 = db.conn().query_row(&violation, [], |row| row.get(0)).unwrap();
             assert_eq!(found, 0, "{violation}: {:?}", db.job_lines());
         }
     }

@@ -82,7 +82,8 @@ struct ModelJob {
     order: Option<u8>,
     debounce: Option<u8>,
     burst_started_ms: Option<i64>,
-    state: JobState,
+    /// The state that the job must have.
+    expected: JobState,
     due_ms: Option<i64>,
     has_run: bool,
     is_cancelled: bool,
@@ -111,17 +112,17 @@ impl Model {
         Self { db, jobs, claims, believed, dead: 0 }
     }
 
-    fn set_state(&mut self, job: usize, change: Option<Transition>, state: JobState) {
+    fn set_state(&mut self, job: usize, change: Option<Transition>, target: JobState) {
         if let Some(change) = change {
-            let before = self.jobs[job].state;
+            let before = self.jobs[job].expected;
             assert!(change.from().contains(&before), "{change:?} from {before:?}");
-            assert!(change.to().contains(&state), "{change:?} to {state:?}");
+            assert!(change.to().contains(&target), "{change:?} to {target:?}");
         }
-        self.jobs[job].state = state;
-        if state != JobState::Scheduled {
+        self.jobs[job].expected = target;
+        if target != JobState::Scheduled {
             self.jobs[job].due_ms = None;
         }
-        self.dead += i64::from(state == JobState::Dead);
+        self.dead += i64::from(target == JobState::Dead);
     }
 
     /// The oldest unfinished job of a key runs first.
@@ -130,14 +131,14 @@ impl Model {
         let of_key: Vec<usize> = (0..self.jobs.len())
             .filter(|job| {
                 let job = &self.jobs[*job];
-                job.handler == handler && job.order == Some(order) && !job.state.is_final()
+                job.handler == handler && job.order == Some(order) && !job.expected.is_final()
             })
             .collect();
-        if of_key.iter().any(|job| self.jobs[*job].state == JobState::Running) {
+        if of_key.iter().any(|job| self.jobs[*job].expected == JobState::Running) {
             return;
         }
         for (place, job) in of_key.into_iter().enumerate() {
-            match (place, self.jobs[job].state) {
+            match (place, self.jobs[job].expected) {
                 (0, JobState::Blocked) => {
                     self.set_state(job, Some(Transition::Release), JobState::Ready);
                 }
@@ -158,7 +159,7 @@ impl Model {
             order: order.filter(|_| !is_dead),
             debounce: debounce.map(|(key, _)| key),
             burst_started_ms: None,
-            state: if is_dead { JobState::Dead } else { JobState::Ready },
+            expected: if is_dead { JobState::Dead } else { JobState::Ready },
             due_ms: None,
             has_run: is_dead,
             is_cancelled: false,
@@ -170,7 +171,7 @@ impl Model {
                 let waiting = &self.jobs[older];
                 if waiting.handler != handler
                     || waiting.debounce != Some(key)
-                    || !waiting.state.is_queued()
+                    || !waiting.expected.is_queued()
                 {
                     continue;
                 }
@@ -185,18 +186,18 @@ impl Model {
                 job.burst_started_ms = Some(started_ms);
                 let due_ms = (now_ms + time_ms).min(started_ms + 10 * time_ms);
                 if due_ms > now_ms {
-                    (job.state, job.due_ms) = (JobState::Scheduled, Some(due_ms));
+                    (job.expected, job.due_ms) = (JobState::Scheduled, Some(due_ms));
                 }
             }
         }
         let is_unfinished = |other: &ModelJob| {
-            other.handler == handler && other.order == job.order && !other.state.is_final()
+            other.handler == handler && other.order == job.order && !other.expected.is_final()
         };
-        if job.state == JobState::Ready
+        if job.expected == JobState::Ready
             && job.order.is_some()
             && self.jobs.iter().any(is_unfinished)
         {
-            job.state = JobState::Blocked;
+            job.expected = JobState::Blocked;
         }
         self.jobs.push(job);
     }
@@ -207,11 +208,11 @@ impl Model {
             .filter(|job| self.jobs[*job].due_ms.is_some_and(|due_ms| due_ms <= now_ms))
             .collect();
         for &job in &due {
-            let state = match self.jobs[job].order {
+            let target = match self.jobs[job].order {
                 Some(_) => JobState::Blocked,
                 None => JobState::Ready,
             };
-            self.set_state(job, Some(Transition::Promote), state);
+            self.set_state(job, Some(Transition::Promote), target);
         }
         for job in due {
             self.release(self.jobs[job].handler, self.jobs[job].order);
@@ -265,7 +266,7 @@ impl Model {
                 let expected: Vec<usize> = (0..self.jobs.len())
                     .filter(|job| {
                         let job = &self.jobs[*job];
-                        job.handler == *handler && job.state == JobState::Ready
+                        job.handler == *handler && job.expected == JobState::Ready
                     })
                     .take(*max)
                     .collect();
@@ -297,13 +298,13 @@ impl Model {
             }
             Change::Retry(index) if !self.jobs.is_empty() => {
                 let job = index % self.jobs.len();
-                let can_retry = Transition::Retry.from().contains(&self.jobs[job].state);
+                let can_retry = Transition::Retry.from().contains(&self.jobs[job].expected);
                 assert_eq!(self.db.retry(id_of(job)), can_retry);
                 if can_retry {
                     let (handler, order) = (self.jobs[job].handler, self.jobs[job].order);
                     self.jobs[job].debounce = None;
-                    let state = if order.is_some() { JobState::Blocked } else { JobState::Ready };
-                    self.set_state(job, Some(Transition::Retry), state);
+                    let target = if order.is_some() { JobState::Blocked } else { JobState::Ready };
+                    self.set_state(job, Some(Transition::Retry), target);
                     self.release(handler, order);
                 }
             }
@@ -311,9 +312,9 @@ impl Model {
                 let job = index % self.jobs.len();
                 self.db.cancel(id_of(job));
                 let (handler, order) = (self.jobs[job].handler, self.jobs[job].order);
-                if self.jobs[job].state == JobState::Running {
+                if self.jobs[job].expected == JobState::Running {
                     self.jobs[job].is_cancelled = true;
-                } else if Transition::Cancel.from().contains(&self.jobs[job].state) {
+                } else if Transition::Cancel.from().contains(&self.jobs[job].expected) {
                     self.set_state(job, Some(Transition::Cancel), JobState::Cancelled);
                     self.release(handler, order);
                 }
@@ -337,15 +338,15 @@ impl Model {
             ModelOutcome::RetryLater => retry_after(3_000),
         };
         self.db.finish(&claimed, next.clone());
-        let state = match outcome {
+        let target = match outcome {
             ModelOutcome::Succeeded => JobState::Succeeded,
             _ if self.jobs[job].is_cancelled => JobState::Cancelled,
             ModelOutcome::Dead => JobState::Dead,
             ModelOutcome::RetryNow => JobState::Ready,
             ModelOutcome::RetryLater => JobState::Scheduled,
         };
-        self.set_state(job, Some(Transition::Finish), state);
-        if state == JobState::Scheduled {
+        self.set_state(job, Some(Transition::Finish), target);
+        if target == JobState::Scheduled {
             self.jobs[job].due_ms = Some(self.db.cache.now_ms + 3_000);
         }
         self.jobs[job].is_cancelled = false;
@@ -358,7 +359,7 @@ impl Model {
         let mut select = self.db.conn().prepare("SELECT state FROM jobs ORDER BY id").unwrap();
         let states = select.query_map([], |row| transition::state_from(row, 0)).unwrap();
         let states: Vec<JobState> = states.map(Result::unwrap).collect();
-        let expected: Vec<JobState> = self.jobs.iter().map(|job| job.state).collect();
+        let expected: Vec<JobState> = self.jobs.iter().map(|job| job.expected).collect();
         assert_eq!(states, expected);
 
         self.believed.queued += self.db.effects.queued_change(S);
@@ -373,7 +374,7 @@ impl Model {
         for &(handler, _) in &self.db.effects.ready {
             self.believed.may_have_ready.insert(handler, true);
         }
-        for job in self.jobs.iter().filter(|job| job.state == JobState::Ready) {
+        for job in self.jobs.iter().filter(|job| job.expected == JobState::Ready) {
             assert_eq!(
                 self.believed.may_have_ready.get(&job.handler),
                 Some(&true),

@@ -8,6 +8,9 @@ use rusqlite::Connection;
 use super::effects::Effects;
 use super::events::{self, InsertReply, InsertStatements, NewEvent};
 use super::jobs::claim::claim;
+use super::jobs::transition::{
+    IS_BLOCKED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED, IS_WAITING,
+};
 use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult, finish, reevaluate, transition};
 use super::source_counters::QueueLimit;
 use super::transaction_end::write_last;
@@ -132,6 +135,11 @@ impl TestStore {
         self.cache.apply_deferred(&effects.deferred);
         self.effects.merge(effects);
         result
+    }
+
+    /// `condition`: one of those in `transition`.
+    fn count_jobs(&self, condition: &str) -> i64 {
+        self.query_number(&format!("SELECT count(*) FROM jobs WHERE {condition}"))
     }
 
     fn query_number(&self, sql: &str) -> i64 {

@@ -56,7 +56,7 @@ fn filled_store() -> TestStore {
     }
     let cancelled = test.cache.counters.job - 40;
     test.cancel(cancelled);
-    let dead: i64 = test.query_number("SELECT min(id) FROM jobs WHERE state = 4");
+    let dead: i64 = test.query_number(&format!("SELECT min(id) FROM jobs WHERE {IS_DEAD}"));
     assert!(test.retry(dead));
     test.conn().execute_batch("COMMIT").unwrap();
     test
@@ -135,7 +135,7 @@ fn a_search_finds_the_same_outcomes_as_a_read_of_all_rows() {
     for selector in selectors(&test).into_iter().filter(|selector| selector.since_ms.is_none()) {
         let Selector { handler, source, state, .. } = selector;
         let sql = "SELECT id FROM outcomes WHERE (?1 IS NULL OR handler = ?1)
-          AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR job_state = ?3) ORDER BY id DESC LIMIT 20";
+          AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR ?3 = job_state) ORDER BY id DESC LIMIT 20";
         let name = state.map(|state| state.name().to_owned());
         let mut all = ids(conn, sql, &[handler.clone().into(), source.clone().into(), name.into()]);
         all.reverse();

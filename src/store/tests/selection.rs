@@ -38,10 +38,13 @@ fn events_are_selected_by_their_own_columns_and_by_their_jobs() {
     assert_eq!(events(&db, &all, &some(2..=3)), [(2, None)]);
     assert_eq!(events(&db, &all, &some(3..=i64::MAX)), []);
     assert_eq!(events(&db, &Selector { source: Some("x".into()), ..all.clone() }, &every), []);
-    let by_state = |state| Selector { state: Some(state), ..Selector::default() };
-    assert_eq!(events(&db, &by_state(PublicState::Dead), &every), [(1, Some(1))]);
-    assert_eq!(events(&db, &by_state(PublicState::Queued), &every), [(1, Some(2)), (2, Some(1))]);
-    assert_eq!(events(&db, &by_state(PublicState::Queued), &some(1..=1)), [(1, Some(2))]);
+    let selector_of = |state| Selector { state: Some(state), ..Selector::default() };
+    assert_eq!(events(&db, &selector_of(PublicState::Dead), &every), [(1, Some(1))]);
+    assert_eq!(
+        events(&db, &selector_of(PublicState::Queued), &every),
+        [(1, Some(2)), (2, Some(1))]
+    );
+    assert_eq!(events(&db, &selector_of(PublicState::Queued), &some(1..=1)), [(1, Some(2))]);
 }
 
 #[test]
