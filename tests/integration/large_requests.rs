@@ -117,5 +117,5 @@ fn large_unsigned_requests_use_at_most_two_check_threads() {
             assert_eq!(response.status, 401);
         }
     });
-    assert!(check_threads(&server) <= 2);
+    assert!((1..=2).contains(&check_threads(&server)));
 }
