@@ -60,6 +60,10 @@ enum Command {
     ]))]
     Serve,
     /// Check the configuration and print the URL of each source
+    ///
+    /// Also checks the secrets, addresses, database and programs that the server needs. Changes nothing.
+    ///
+    /// Exit codes: 0 the server can start, 1 there are warnings and --strict is given, 78 it can't start.
     #[command(after_help = help::examples(&[
         "# Find errors before a reload or a start",
         "hooktrail check",

@@ -210,7 +210,7 @@ fn interpreter_remedy(file: &Path) -> String {
         }
         Some("pl") => "perl",
         Some("rb") => "ruby",
-        _ => return "add the line of its interpreter".to_owned(),
+        _ => return "add one".to_owned(),
     };
     format!("add #!/usr/bin/env {interpreter}")
 }
