@@ -130,13 +130,16 @@ CREATE TABLE attempt_blocks (
 -- handlers: a JSON array of the handlers with one job each, which the views count as queued. Empty if a
 --   handler has a `split`.
 -- job_count: how many jobs `max_queued` counts: 1 if the event is not evaluated yet.
+-- dedupe_at: when the event was stored (database clock), if the key of `dedupe` is not known yet.
 CREATE TABLE deferred_events (
   event INTEGER PRIMARY KEY,
   source INTEGER NOT NULL,
   handlers TEXT NOT NULL,
-  job_count INTEGER NOT NULL
+  job_count INTEGER NOT NULL,
+  dedupe_at INTEGER
 );
 CREATE INDEX deferred_events_source ON deferred_events (source, event);
+CREATE INDEX deferred_events_dedupe ON deferred_events (dedupe_at) WHERE dedupe_at IS NOT NULL;
 
 -- Ranges of jobs that several transactions insert. While is_visible is 0, no view shows them. It is set when
 -- the last job is inserted, and the jobs then count as queued. Later transactions release the jobs from

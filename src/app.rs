@@ -45,7 +45,8 @@ mod start_check;
 
 pub use handlers::build_handler;
 use handlers::{
-    build_handlers, close_replaced, handler_table, job_planners, registration_names, source_paths,
+    build_handlers, close_replaced, deferred_planners, handler_table, registration_names,
+    source_paths,
 };
 use start::{EarlySignals, Owner, PreparedStart};
 pub use start_check::check_start;
@@ -287,7 +288,7 @@ impl Server {
         };
         let (writer, writer_thread) = writer::start(store, writer_inputs)?;
         let handlers = Arc::new(ArcSwap::new(handlers));
-        let planners = Planners::new(ArcSwap::from_pointee(job_planners(&config, registry)));
+        let planners = Planners::new(ArcSwap::from_pointee(deferred_planners(&config, registry)));
         let expander = expander::start(Expander {
             deferrals: Arc::clone(&intake_deferrals),
             writer: writer.clone(),
@@ -394,7 +395,7 @@ impl Server {
         self.intake_state.configure(&config, &registry, (&secrets, &redactor), counters);
         self.source_counters.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
-        self.planners.store(Arc::new(job_planners(&config, &registry)));
+        self.planners.store(Arc::new(deferred_planners(&config, &registry)));
         self.intake_state.deferrals.wake();
         let previous = self.handlers.load_full();
         let handlers = build_handlers(&config, &registry, &secrets, &previous);

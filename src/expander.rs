@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::domain::job_plan::LateDedupe;
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext};
-use crate::planner::{JobPlanner, PlannedEvent};
+use crate::planner::{DeferredPlanner, PlannedEvent};
 use crate::store::deferrals::{DeferralCounts, Deferrals};
 use crate::store::deferred::{self as deferred_events, BacklogTask, EventJobs};
 use crate::store::event_reads;
@@ -33,10 +34,10 @@ const MAX_BYTES_AHEAD: usize = 4 << 20;
 /// The delay before the next try if an event cannot be read or no evaluator is free.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The job planners of the current configuration. A reload replaces them.
+/// The planners of the current configuration. A reload replaces them.
 pub type Planners = Arc<ArcSwap<PlannersBySource>>;
 
-type PlannersBySource = HashMap<SourceId, JobPlanner>;
+type PlannersBySource = HashMap<SourceId, DeferredPlanner>;
 
 /// The expander's connections to the other parts.
 pub struct Expander {
@@ -80,6 +81,10 @@ struct SourceQueue {
 struct AheadEvent {
     event: EventId,
     bytes: usize,
+    /// Whether `dedupe` is evaluated too.
+    is_late: bool,
+    /// The keys, except that of the expression. Valid while the event is being evaluated.
+    late_dedupe: LateDedupe,
     stage: EvaluationStage,
 }
 
@@ -139,10 +144,12 @@ impl Expander {
             let after = queue.last.unwrap_or(EventId(0));
             let conn = self.task_builder.readers.get()?;
             let count = MAX_EVENTS_AHEAD - queue.ahead.len();
-            for event in deferred_events::list_events(&conn, deferred.source, after, count)? {
+            let listed = deferred_events::list_events(&conn, deferred.source, after, count)?;
+            for (event, is_late) in listed {
                 queue.last = Some(event);
-                let stage = EvaluationStage::Waiting(Instant::now());
-                queue.ahead.push_back(AheadEvent { event, bytes: 0, stage });
+                let (stage, late_dedupe) =
+                    (EvaluationStage::Waiting(Instant::now()), Default::default());
+                queue.ahead.push_back(AheadEvent { event, bytes: 0, is_late, late_dedupe, stage });
             }
         }
         let mut bytes: usize = queue.ahead.iter().map(|ahead| ahead.bytes).sum();
@@ -221,23 +228,30 @@ impl Expander {
             ahead.stage = EvaluationStage::Deleted;
             return Ok(());
         };
-        let evaluated = |planned| {
-            EvaluationStage::Evaluated(Box::new(event_jobs(id, source, received_at_ms, planned)))
-        };
         if let Some(plan) = stored_plan {
-            ahead.stage = evaluated(PlannedEvent { plan, dedupe: None, expression_errors: None });
+            let planned = PlannedEvent { plan, dedupe: None, expression_errors: None };
+            ahead.set_evaluated(source, received_at_ms, planned);
             return Ok(());
         }
-        let Some(expressions) = planner.expressions() else {
-            ahead.stage = evaluated(planner.unconditional_plan());
+        let job_planner = planner.job_planner(ahead.is_late);
+        let expressions = job_planner.expressions();
+        if expressions.is_none() && !ahead.is_late {
+            ahead.set_evaluated(source, received_at_ms, job_planner.unconditional_plan());
             return Ok(());
-        };
+        }
         let event = event_reads::load_event(&conn, id)?;
         drop(conn);
         self.task_builder.with_context(&event, None, |context| {
             let context = EventContext { event_id: None, ..*context };
+            if ahead.is_late {
+                ahead.late_dedupe = planner.late_dedupe(context.headers, context.body);
+            }
+            let Some(expressions) = expressions else {
+                ahead.set_evaluated(source, received_at_ms, job_planner.unconditional_plan());
+                return;
+            };
             if let Some(result) = expressions.evaluate_inline(&context) {
-                ahead.stage = evaluated(planner.plan_from(result));
+                ahead.set_evaluated(source, received_at_ms, job_planner.plan_from(result));
                 return;
             }
             ahead.bytes = event.body.len();
@@ -280,25 +294,30 @@ impl Expander {
         };
         let found = self.task_builder.readers.get().map_err(anyhow::Error::from);
         let found = found.and_then(|conn| Ok(event_reads::load_received_at(&conn, event)?));
-        ahead.stage = match found {
-            Ok(Some(at_ms)) => EvaluationStage::Evaluated(Box::new(event_jobs(
-                event,
-                source,
-                at_ms,
-                planner.plan_from(result),
-            ))),
-            Ok(None) => EvaluationStage::Deleted,
-            Err(_) => EvaluationStage::Waiting(Instant::now() + RETRY_DELAY),
-        };
+        match found {
+            Ok(Some(at_ms)) => {
+                let planned = planner.job_planner(ahead.is_late).plan_from(result);
+                ahead.set_evaluated(source, at_ms, planned);
+            }
+            Ok(None) => ahead.stage = EvaluationStage::Deleted,
+            Err(_) => ahead.stage = EvaluationStage::Waiting(Instant::now() + RETRY_DELAY),
+        }
     }
 }
 
-fn event_jobs(
-    event: EventId,
-    source: SourceId,
-    received_at_ms: i64,
-    planned: PlannedEvent,
-) -> EventJobs {
-    let PlannedEvent { plan, expression_errors, .. } = planned;
-    EventJobs { event, source, received_at_ms, specs: plan.into_specs(), expression_errors }
+impl AheadEvent {
+    fn set_evaluated(&mut self, source: SourceId, received_at_ms: i64, planned: PlannedEvent) {
+        let PlannedEvent { plan, dedupe, expression_errors } = planned;
+        let late_dedupe =
+            LateDedupe { source_key: dedupe.or(self.late_dedupe.source_key), ..self.late_dedupe };
+        let (event, specs) = (self.event, plan.into_specs());
+        self.stage = EvaluationStage::Evaluated(Box::new(EventJobs {
+            event,
+            source,
+            received_at_ms,
+            specs,
+            expression_errors,
+            late_dedupe,
+        }));
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, EnvValue, HandlerKind, Secrets};
 use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 use crate::handler::{self, HandlerRuntime};
-use crate::planner::JobPlanner;
+use crate::planner::DeferredPlanner;
 use crate::scheduler::handler_schedule::HandlerLimits;
 use crate::scheduler::{HandlerTable, ScheduledHandler};
 use crate::store::registry::{HandlerRegistration, Registry};
@@ -27,16 +27,20 @@ pub(super) fn registration_names(config: &Config) -> (Vec<String>, Vec<HandlerRe
     (sources, handlers)
 }
 
-/// The job planner of each source: which handlers take its events, with their expressions.
-pub(super) fn job_planners(config: &Config, registry: &Registry) -> HashMap<SourceId, JobPlanner> {
+/// The planner of each source's deferred events: which handlers take them, with their expressions.
+pub(super) fn deferred_planners(
+    config: &Config,
+    registry: &Registry,
+) -> HashMap<SourceId, DeferredPlanner> {
     let planner = |name: &str| {
-        let source = *registry.sources.get(name)?;
+        let id = *registry.sources.get(name)?;
+        let source = config.sources.iter().find(|source| source.name == name);
         let handlers = config.handlers.iter();
         let handlers =
             handlers.filter(|handler| handler.sources.iter().any(|source| source == name));
         let handlers =
             handlers.filter_map(|handler| Some((handler, *registry.handlers.get(&handler.name)?)));
-        Some((source, JobPlanner::for_handlers(handlers)))
+        Some((id, DeferredPlanner::new(source, handlers)))
     };
     let names = config.sources.iter().map(|source| source.name.as_str());
     names.chain([INTERNAL_SOURCE]).filter_map(planner).collect()

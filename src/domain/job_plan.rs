@@ -101,6 +101,18 @@ pub struct DebounceKey {
     pub debounce_ms: i64,
 }
 
+/// The keys of an event whose `dedupe` is evaluated after the response, with the source's settings. The
+/// writer decides by them whether the event is a duplicate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LateDedupe {
+    pub source_key: Option<KeyHash>,
+    /// The key of the signed bytes. It is saved only beside a `source_key`.
+    pub body_key: Option<KeyHash>,
+    pub window_ms: i64,
+    /// A duplicate retries the dead jobs of the first event.
+    pub retry_dead: bool,
+}
+
 /// The jobs to create for one handler.
 #[derive(Clone, Debug)]
 pub enum JobSpec {

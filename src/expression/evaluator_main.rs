@@ -31,13 +31,14 @@ const MAX_REQUEST_BUFFER_BYTES: usize = 1 << 20;
 const MAX_FLUSH_DELAY: Duration = Duration::from_micros(200);
 
 /// Runs an evaluator. `arguments` follow the command: the processor time for each event in
-/// milliseconds, and the number of responses to flush one by one.
+/// milliseconds, the number of responses to flush one by one, and 1 if nobody waits for the responses.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let numbers = arguments.map(|number| number.to_str().and_then(|text| text.parse().ok()));
-    let Some(&[processor_ms, flush_each]) = numbers.collect::<Option<Vec<u32>>>().as_deref() else {
+    let numbers = numbers.collect::<Option<Vec<u32>>>();
+    let Some(&[processor_ms, flush_each, is_background]) = numbers.as_deref() else {
         return ExitCode::from(2);
     };
-    if let Err(e) = enter_sandbox_early() {
+    if let Err(e) = enter_sandbox_early(is_background != 0) {
         return report_error(&e);
     }
     // A panic message of jaq goes into the response.

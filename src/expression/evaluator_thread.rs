@@ -62,7 +62,7 @@ impl Priority {
     /// Processor time for each event. The evaluator enforces it itself.
     fn processor_ms(self) -> u32 {
         match self {
-            Self::Intake | Self::Deferred => 2000,
+            Self::Intake | Self::Handlers | Self::Deferred => 2000,
             Self::Transform => 1000,
         }
     }
@@ -70,7 +70,7 @@ impl Priority {
     /// Time from when the request was queued: a sender gets its response within 3 s.
     fn total_limit(self) -> Option<Duration> {
         match self {
-            Self::Intake => Some(Duration::from_millis(2900)),
+            Self::Intake | Self::Handlers => Some(Duration::from_millis(2900)),
             Self::Transform | Self::Deferred => None,
         }
     }
@@ -78,7 +78,7 @@ impl Priority {
     /// Wall-clock time for each event, in case the machine is busy.
     fn per_event_limit(self) -> Duration {
         match self {
-            Self::Intake => Duration::from_millis(2400),
+            Self::Intake | Self::Handlers => Duration::from_millis(2400),
             Self::Transform => Duration::from_secs(10),
             Self::Deferred => Duration::from_secs(30),
         }
@@ -150,9 +150,9 @@ impl EvaluatorThread {
 
     fn start(&self, flush_each: u32) -> Result<EvaluatorConnection, StartError> {
         let mut program = self.program.clone();
-        program
-            .args
-            .extend([self.priority.processor_ms(), flush_each].map(|number| number.to_string()));
+        let is_background = u32::from(self.priority == Priority::Deferred);
+        let numbers = [self.priority.processor_ms(), flush_each, is_background];
+        program.args.extend(numbers.map(|number| number.to_string()));
         let process = SandboxedProcess::start(&program)?;
         self.queue.set_start_error(None);
         Ok(EvaluatorConnection::new(process))
@@ -236,7 +236,7 @@ impl EvaluatorThread {
     /// Whether the process got less than half of its processor time while the request's whole time
     /// passed. Where a sender waits there is no time for a retry.
     fn is_starved(&self, used_before: Option<u64>, connection: &EvaluatorConnection) -> bool {
-        if self.priority == Priority::Intake {
+        if matches!(self.priority, Priority::Intake | Priority::Handlers) {
             return false;
         }
         let used = used_before.and_then(|before| Some(connection.process.processor_ms()? - before));

@@ -1,8 +1,9 @@
 //! The pool of evaluator processes. Each always ends: by its processor time, its memory or the
 //! clock.
 //!
-//! The pool has two to four for intake, as many for `transform`, and as many for deferred events. A
-//! thread drives each of them. They start when the first request comes.
+//! The pool has two to four for `dedupe` and handshakes, as many for the handlers' expressions at intake, as
+//! many for `transform`, and as many for deferred events. A thread drives each of them. They start when the
+//! first request comes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,19 @@ impl EvaluatorPool {
         callback: ResultCallback,
     ) {
         self.submit(Priority::Intake, fairness_key, expressions, event, callback);
+    }
+
+    /// Like [`Self::evaluate_async`], for the expressions of handlers at intake. Keys and handshakes do not
+    /// wait behind them. It gives up after [`HANDLERS_TIMEOUT`](super::HANDLERS_TIMEOUT), unless a process
+    /// has begun.
+    pub fn evaluate_handlers(
+        &self,
+        fairness_key: u64,
+        expressions: &ExpressionSet,
+        event: &EventContext<'_>,
+        callback: ResultCallback,
+    ) {
+        self.submit(Priority::Handlers, fairness_key, expressions, event, callback);
     }
 
     /// Like [`Self::evaluate_async`], for a stored event: no sender waits for the result, and

@@ -23,12 +23,20 @@ const MAX_KEY_BYTES: usize = MAX_BYTES / 2;
 const MAX_GROUP_REQUESTS: usize = 8;
 const MAX_GROUP_BYTES: usize = 60 << 10;
 
+/// Maximum time that a response waits for `dedupe` or `handshake.respond`.
+pub const DEDUPE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Maximum time that a response waits for the expressions of handlers.
+pub const HANDLERS_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// The priority of a request. It depends on who waits for the result, and decides how long the
 /// evaluation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Priority {
-    /// A sender waits.
+    /// A sender waits for a key or a handshake.
     Intake,
+    /// A sender waits, but only briefly: then the event is deferred.
+    Handlers,
     /// A worker waits.
     Transform,
     /// Nobody waits: the event is stored.
@@ -36,11 +44,13 @@ pub(super) enum Priority {
 }
 
 impl Priority {
+    const ALL: [Self; 4] = [Self::Intake, Self::Handlers, Self::Transform, Self::Deferred];
+
     /// How long a request may wait for a process.
     pub fn max_wait(self) -> Duration {
         match self {
-            // After this time intake defers the event.
-            Self::Intake => Duration::from_millis(250),
+            Self::Intake => DEDUPE_TIMEOUT,
+            Self::Handlers => HANDLERS_TIMEOUT,
             Self::Transform | Self::Deferred => Duration::from_secs(30),
         }
     }
@@ -118,8 +128,8 @@ pub(super) enum QueueEvent {
 }
 
 pub(super) struct EvaluationQueue {
-    waiting: [Mutex<WaitingRequests>; 3],
-    condvars: [Condvar; 3],
+    waiting: [Mutex<WaitingRequests>; Priority::ALL.len()],
+    condvars: [Condvar; Priority::ALL.len()],
     /// Maximum number of processes for each priority.
     pub max_processes: usize,
     /// Why the last process could not be started; `None` once one has started.
@@ -275,7 +285,7 @@ impl EvaluationQueue {
 
     /// Closes the queue and completes all waiting requests as busy.
     pub fn close(&self) {
-        for priority in [Priority::Intake, Priority::Transform, Priority::Deferred] {
+        for priority in Priority::ALL {
             let mut waiting = self.lock(priority);
             waiting.is_closed = true;
             let requests = waiting.take_all();

@@ -51,9 +51,26 @@ struct ExpressionSetInner {
 
 /// The results of inline expressions; the pool has to evaluate the others.
 #[derive(Debug)]
-pub(super) struct InlineResults {
+pub struct InlineResults {
+    /// The key of `dedupe`. Without `dedupe` there is none.
     pub dedupe: Option<Option<String>>,
     pub handlers: Vec<Option<HandlerDecision>>,
+}
+
+impl InlineResults {
+    /// Whether the expressions of all handlers have results.
+    pub fn has_all_handlers(&self) -> bool {
+        self.handlers.iter().all(Option::is_some)
+    }
+
+    /// All results; `None` if the pool has to evaluate some.
+    pub fn complete(self) -> Option<EvaluationResult> {
+        let dedupe = Ok(self.dedupe?);
+        Some(EvaluationResult {
+            dedupe,
+            handlers: self.handlers.into_iter().collect::<Option<_>>()?,
+        })
+    }
 }
 
 impl ExpressionSet {
@@ -89,24 +106,11 @@ impl ExpressionSet {
     /// Evaluates everything inline, with the result that the pool would give. `None`: the pool has
     /// to evaluate it, as an expression is not simple or the body is not plain JSON.
     pub fn evaluate_inline(&self, event: &EventContext<'_>) -> Option<EvaluationResult> {
-        let InlineResults { dedupe, handlers } = self.evaluate_partly(event);
-        Some(EvaluationResult {
-            dedupe: Ok(dedupe?),
-            handlers: handlers.into_iter().collect::<Option<Vec<_>>>()?,
-        })
-    }
-
-    /// Evaluates the key of `dedupe` inline; without `dedupe` there is no key. `None`: the pool has
-    /// to evaluate it.
-    pub fn dedupe_key_inline(&self, event: &EventContext<'_>) -> Option<Option<String>> {
-        match self.0.dedupe {
-            None => Some(None),
-            Some(_) => self.0.plan.extract(event).result(0).and_then(output::inline_key_text).ok(),
-        }
+        self.evaluate_partly(event).complete()
     }
 
     /// Evaluates the inline expressions.
-    pub(super) fn evaluate_partly(&self, event: &EventContext<'_>) -> InlineResults {
+    pub fn evaluate_partly(&self, event: &EventContext<'_>) -> InlineResults {
         let extracted = self.0.plan.extract(event);
         let dedupe = match self.0.dedupe {
             None => Some(None),

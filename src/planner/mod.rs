@@ -6,13 +6,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::{self, Dedupe, DedupeKey, Source};
+use crate::config::{self, Dedupe, DedupeKey, OnDuplicate, Source};
 use crate::domain::HandlerId;
 use crate::domain::job_plan::{
-    DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, hash_key, header_key,
+    DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, LateDedupe, UniqueKey, hash_key,
+    header_key,
 };
 use crate::expression::{
     self, EvaluationResult, Expression, ExpressionSet, HandlerDecision, HandlerExpressions,
@@ -42,6 +44,46 @@ pub struct JobPlanner {
     dedupe_alone: Option<ExpressionSet>,
     /// The text of `dedupe`, if it reads a signed body by its Content-Type, which is not signed.
     guarded_dedupe: Option<String>,
+}
+
+/// Plans the deferred events of one source by the current configuration.
+#[derive(Clone, Debug)]
+pub struct DeferredPlanner {
+    /// For events whose key of `dedupe` is known.
+    handlers: JobPlanner,
+    /// For events whose `dedupe` is evaluated now. `None` for the built-in source.
+    with_dedupe: Option<(Source, JobPlanner)>,
+}
+
+impl DeferredPlanner {
+    /// `source`: `None` for the built-in source. `handlers`: the handlers that subscribe to it.
+    pub fn new<'c>(
+        source: Option<&Source>,
+        handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)> + Clone,
+    ) -> Self {
+        let with_dedupe =
+            source.map(|source| (source.clone(), JobPlanner::new(source, handlers.clone())));
+        Self { handlers: JobPlanner::for_handlers(handlers), with_dedupe }
+    }
+
+    /// Returns the planner of an event. `is_late`: its `dedupe` is evaluated too.
+    pub fn job_planner(&self, is_late: bool) -> &JobPlanner {
+        match &self.with_dedupe {
+            Some((_, planner)) if is_late => planner,
+            _ => &self.handlers,
+        }
+    }
+
+    /// Returns what the writer needs to recognise a duplicate, without the key of an expression.
+    pub fn late_dedupe(&self, headers: &[(&str, &[u8])], body: &[u8]) -> LateDedupe {
+        let Some((source, planner)) = &self.with_dedupe else { return LateDedupe::default() };
+        LateDedupe {
+            source_key: source_dedupe_key(source, headers, body),
+            body_key: planner.body_key(body),
+            window_ms: window_ms(source.dedupe_window),
+            retry_dead: source.on_duplicate == OnDuplicate::RetryDead,
+        }
+    }
 }
 
 /// The settings of a handler that its expressions don't give.
@@ -314,6 +356,11 @@ fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
 /// as a sender may put the value of one into the other.
 fn key_kind(source: &Source, kind: u8) -> u8 {
     if source.delivery_key_window().is_some() { kind.to_ascii_uppercase() } else { kind }
+}
+
+/// Converts a window to milliseconds. A longer one is capped so that no sum of times overflows.
+pub fn window_ms(window: Duration) -> i64 {
+    i64::try_from(window.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
 /// The content type that decides how a body is read, at intake and in every later evaluation.

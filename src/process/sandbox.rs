@@ -35,6 +35,9 @@ const MAX_STDERR_BYTES: usize = 4096;
 /// The nice value. Intake has precedence over it, but handlers must not starve it.
 const NICE: i32 = 5;
 
+/// The nice value of a process whose results nobody waits for.
+const BACKGROUND_NICE: i32 = 10;
+
 /// A sandboxed process. It is killed if it is dropped.
 #[derive(Debug)]
 pub struct SandboxedProcess {
@@ -286,19 +289,32 @@ impl Sandbox {
 
 /// Prepares this process for the sandbox. A sandboxed process calls it first, before it starts a
 /// second thread. Afterwards the process dies with its parent, and all threads use one heap. Each
-/// further heap would reserve 64 MiB of the limited address space.
+/// further heap would reserve 64 MiB of the limited address space. `is_background`: the process gives way
+/// to all others.
 ///
 /// # Errors
 /// The system does not support it. The process must not continue.
-pub fn enter_sandbox_early() -> io::Result<()> {
+pub fn enter_sandbox_early(is_background: bool) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
     // A higher nice value of the server stays: only root may lower one.
-    if getpriority_process(None)? < NICE {
-        setpriority_process(None, NICE)?;
+    let nice = if is_background { BACKGROUND_NICE } else { NICE };
+    if getpriority_process(None)? < nice {
+        setpriority_process(None, nice)?;
+    }
+    if is_background {
+        use_batch_scheduling();
     }
     oom::raise_evaluator_score();
     // SAFETY: sets one number of the allocator's; there is no other thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     Ok(())
+}
+
+/// Tells the kernel that this process may wait: it interrupts no other process when it wakes up. Without
+/// this, the nice value alone decides.
+fn use_batch_scheduling() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one structure that lives through the call, and changes this process alone.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
 }

@@ -12,17 +12,18 @@
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use const_format::formatcp;
 
 use super::effects::{AlertCondition, DeadJobRetry, Effects};
+use super::events::{self, DedupeCheck, DedupeKey, NewEvent};
 use super::expired_keys;
 use super::jobs::reevaluate::{self, Reevaluation};
-use super::jobs::transition::{self, IS_DEAD, IS_UNRELEASED};
+use super::jobs::transition::{self, IS_DEAD, IS_UNRELEASED, Placement};
 use super::jobs::{JobOrigin, OriginKind, insert, load_current_claim};
 use super::writer_cache::WriterCache;
-use crate::domain::job_plan::{DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey};
+use crate::domain::job_plan::{DebounceKey, JobKeys, JobSpec, KeyHash, LateDedupe, UniqueKey};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Maximum number of dead jobs that duplicates retry in one transaction.
@@ -65,6 +66,8 @@ pub struct EventJobs {
     pub received_at_ms: i64,
     pub specs: Vec<(HandlerId, JobSpec)>,
     pub expression_errors: Option<String>,
+    /// The keys of an event that was stored before its `dedupe` was evaluated.
+    pub late_dedupe: LateDedupe,
 }
 
 #[derive(Debug)]
@@ -469,20 +472,27 @@ pub(super) fn is_deferring(cache: &WriterCache, group: &Effects, source: SourceI
 /// Marks an event that was just stored as deferred.
 pub(super) fn defer_event(
     conn: &Connection,
+    cache: &WriterCache,
     event: i64,
-    source: SourceId,
-    plan: &JobPlan,
+    NewEvent { source, plan, dedupe, .. }: &NewEvent,
     effects: &mut Effects,
 ) -> rusqlite::Result<()> {
     let handlers = plan.event_handlers().iter().map(|handler| handler.0).collect::<Vec<_>>();
     let handlers = format!("{handlers:?}"); // a JSON array
     let jobs = i64::try_from(plan.job_count()).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "INSERT INTO deferred_events (event, source, handlers, job_count) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO deferred_events (event, source, handlers, job_count, dedupe_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute(params![event, source.0, handlers, jobs])?;
-    effects.adjust_deferred(source, 1);
-    effects.adjust_queued(source, jobs);
+    .execute(params![
+        event,
+        source.0,
+        handlers,
+        jobs,
+        dedupe.is_late.then_some(cache.now_ms)
+    ])?;
+    effects.adjust_deferred(*source, 1);
+    effects.adjust_queued(*source, jobs);
     Ok(())
 }
 
@@ -534,7 +544,7 @@ pub(super) fn load_tasks(
     Ok(tasks)
 }
 
-/// Returns the next deferred events of a source, oldest first.
+/// Returns the next deferred events of a source, oldest first, and whether their `dedupe` must be evaluated.
 ///
 /// # Errors
 /// The read failed.
@@ -543,12 +553,13 @@ pub fn list_events(
     source: SourceId,
     after: EventId,
     limit: usize,
-) -> rusqlite::Result<Vec<EventId>> {
+) -> rusqlite::Result<Vec<(EventId, bool)>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(
-        "SELECT event FROM deferred_events WHERE source = ?1 AND event > ?2 ORDER BY event LIMIT ?3",
+        "SELECT event, dedupe_at IS NOT NULL FROM deferred_events
+         WHERE source = ?1 AND event > ?2 ORDER BY event LIMIT ?3",
     )?
-    .query_map([source.0, after.0, limit], |row| row.get(0).map(EventId))?
+    .query_map([source.0, after.0, limit], |row| Ok((EventId(row.get(0)?), row.get(1)?)))?
     .collect()
 }
 
@@ -572,9 +583,16 @@ fn begin_event(
 ) -> rusqlite::Result<Effects> {
     let mut effects = Effects::default();
     // After the database rejected a task, the expander may send an event twice.
-    if !is_deferred(conn, jobs.event)? {
+    let Some(dedupe_at_ms) = load_dedupe_at(conn, jobs.event)? else {
         progress.stage = TaskStage::Ended;
         return Ok(effects);
+    };
+    if let Some(at_ms) = dedupe_at_ms
+        && let Some(original) = apply_late_dedupe(conn, jobs, at_ms)?
+    {
+        progress.stage = TaskStage::Ended;
+        budget.spend(1 + jobs.specs.len(), 0);
+        return cancel_duplicate(conn, cache, jobs, original);
     }
     let count: usize = jobs.specs.iter().map(|(_, spec)| spec.job_count()).sum();
     let is_large = jobs.specs.iter().any(|(_, spec)| spec.is_large()) || count > budget.rows;
@@ -597,6 +615,60 @@ fn begin_event(
     effects.adjust_queued(jobs.source, -counted);
     effects.adjust_deferred(jobs.source, -1);
     progress.stage = TaskStage::Ended;
+    Ok(effects)
+}
+
+/// Returns when a deferred event was stored, if its `dedupe` is late. The outer `None`: it is not deferred.
+fn load_dedupe_at(conn: &Connection, event: EventId) -> rusqlite::Result<Option<Option<i64>>> {
+    conn.prepare_cached("SELECT dedupe_at FROM deferred_events WHERE event = ?1")?
+        .query_row([event.0], |row| row.get(0))
+        .optional()
+}
+
+/// Looks up the keys of an event whose `dedupe` was late, and returns the event that it repeats. Otherwise
+/// saves the keys. They are valid from the moment at which the event was stored.
+fn apply_late_dedupe(
+    conn: &Connection,
+    jobs: &EventJobs,
+    stored_at_ms: i64,
+) -> rusqlite::Result<Option<EventId>> {
+    let LateDedupe { source_key, body_key, window_ms, .. } = jobs.late_dedupe;
+    let with_window = |key| DedupeKey { key, window_ms };
+    let (source_key, delivery_key) = (source_key.map(with_window), body_key.map(with_window));
+    let dedupe = DedupeCheck { source_key, delivery_key, ..DedupeCheck::default() };
+    if let Some(original) = events::find_original(conn, jobs.source, &dedupe, stored_at_ms)? {
+        return Ok(Some(original));
+    }
+    if source_key.is_some() {
+        for key in source_key.iter().chain(&delivery_key) {
+            events::save_key(conn, jobs.source, key, jobs.event.0, stored_at_ms)?;
+        }
+    }
+    // An event with many jobs stays deferred. After a crash it must not find its own key.
+    conn.prepare_cached("UPDATE deferred_events SET dedupe_at = NULL WHERE event = ?1")?
+        .execute([jobs.event.0])?;
+    Ok(None)
+}
+
+/// Inserts a cancelled job for each handler of an event that turned out to be a duplicate.
+fn cancel_duplicate(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    jobs: &EventJobs,
+    original: EventId,
+) -> rusqlite::Result<Effects> {
+    let mut effects = Effects::default();
+    if jobs.late_dedupe.retry_dead {
+        effects = retry_dead_jobs_of_event(conn, cache, &effects, jobs.source, original)?;
+    }
+    let reason = format!("duplicate of event {}", original.0);
+    for (handler, _) in jobs.specs.iter().filter(|(_, spec)| spec.job_count() > 0) {
+        let origin = JobOrigin { handler: *handler, ..event_origin(jobs) };
+        let placement = Placement::Cancelled(reason.clone());
+        effects.merge(insert::insert_ended(conn, cache, origin, placement)?);
+    }
+    effects.adjust_queued(jobs.source, -settle_event(conn, jobs)?);
+    effects.adjust_deferred(jobs.source, -1);
     Ok(effects)
 }
 

@@ -93,6 +93,8 @@ pub struct DedupeCheck {
     pub source_key: Option<DedupeKey>,
     /// The sender's own key of the delivery.
     pub delivery_key: Option<DedupeKey>,
+    /// The expression of `dedupe` is evaluated later. The event is stored as deferred.
+    pub is_late: bool,
     /// A duplicate retries the dead jobs of its event.
     pub retry_dead: bool,
     pub mode: InsertMode,
@@ -216,7 +218,7 @@ pub fn insert_event(
     effects.minute_counts.add_event(source, new_event.received_at_ms);
     cache.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, event, source, &new_event.plan, &mut effects)?;
+        deferred::defer_event(conn, cache, event, new_event, &mut effects)?;
     } else {
         insert_event_jobs(conn, cache, inserts, new_event, &mut effects)?;
         if new_event.plan.is_empty() {
@@ -268,7 +270,7 @@ fn insert_event_jobs(
 /// Returns the event that a request duplicates. If only the source's own key matches, the delivery
 /// key is saved with the event too. Otherwise the same delivery would become a new event when the
 /// own key expires.
-fn find_original(
+pub(super) fn find_original(
     conn: &Connection,
     source: SourceId,
     dedupe: &DedupeCheck,
@@ -309,7 +311,7 @@ fn find_by_key(
     }
 }
 
-fn save_key(
+pub(super) fn save_key(
     conn: &Connection,
     source: SourceId,
     key: &DedupeKey,

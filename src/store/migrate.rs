@@ -225,7 +225,8 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
     let is_early = version_of(&conn)? == 1
         && conn.query_row(
             "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')
-               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')",
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'deferred_events_dedupe')",
             [],
             |row| row.get(0),
         )?;

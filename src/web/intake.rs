@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::body::{RequestBody, finish_response};
 use super::body_memory::{
@@ -24,7 +24,7 @@ use super::content_type::{self, ContentTypeError};
 use super::handshake::PossibleHandshakes;
 use super::health::{empty_response, health_response};
 use super::received_request::{
-    Evaluation, FullBody, PreparedRequest, ReceivedRequest, SignedSourceKey,
+    Evaluation, FullBody, KnownKey, PreparedRequest, ReceivedRequest, SignedSourceKey,
 };
 use super::rejection::Rejection;
 use super::response::AcceptedResponse;
@@ -35,7 +35,8 @@ use super::{
 use crate::clock;
 use crate::config::Source;
 use crate::domain::job_plan::JobPlan;
-use crate::planner::PlannedEvent;
+use crate::expression::DEDUPE_TIMEOUT;
+use crate::planner::{self, PlannedEvent};
 use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
 use crate::verify::{Proof, SenderResponse, SignedRequest};
 
@@ -294,14 +295,12 @@ impl IntakeRequest<'_> {
             SignedSourceKey::None => None,
             SignedSourceKey::Known(key) => Some(key),
             SignedSourceKey::Pending(pending) => {
-                let text = match pending.wait_or_defer().await? {
-                    Evaluation::Complete(results) => results.dedupe.ok().flatten(),
-                    Evaluation::Deferred(text) => text,
-                };
+                // Without the key, nobody knows whether the request repeats an event: the sender has to retry.
+                let text = pending.wait().await?.dedupe.ok().flatten();
                 text.map(|text| received.runtime.planner.dedupe_key(&text))
             }
         };
-        Ok(key.map(|key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) }))
+        Ok(key.map(|key| DedupeKey { key, window_ms: planner::window_ms(source.dedupe_window) }))
     }
 
     /// Accepts a request with a stale timestamp if it repeats a stored event. Some senders retry
@@ -354,6 +353,7 @@ impl IntakeRequest<'_> {
             pending,
             preset_response,
         } = received.run_check(&self.state.check_pool, prepare).await?;
+        let (submitted_at, mut is_late) = (Instant::now(), false);
         let planned = match pending {
             // The request repeats an event, so no expression is evaluated.
             None if !is_new => PlannedEvent {
@@ -362,13 +362,21 @@ impl IntakeRequest<'_> {
                 expression_errors: None,
             },
             None => runtime.planner.unconditional_plan(),
-            Some(pending) => match pending.wait_or_defer().await? {
+            Some(pending) => match pending.wait_or_defer().await {
                 Evaluation::Complete(results) => runtime.planner.plan_from(results),
-                Evaluation::Deferred(key) => runtime.planner.deferred_plan(key),
+                Evaluation::Deferred(key) => {
+                    let key = match key {
+                        None => self.evaluate_dedupe(received, submitted_at).await,
+                        known => known,
+                    };
+                    is_late = key.is_none();
+                    runtime.planner.deferred_plan(key.flatten())
+                }
             },
         };
         let source = &runtime.source;
-        let with_window = |key| DedupeKey { key, window_ms: window_ms(source.dedupe_window) };
+        let with_window =
+            |key| DedupeKey { key, window_ms: planner::window_ms(source.dedupe_window) };
         let source_key = source_key.or(planned.dedupe).map(with_window);
         let mut delivery_key = duplicate_key.or_else(|| enabled_delivery_key(source, proof));
         let (mut insert_mode, mut job_plan) = (InsertMode::Store, planned.plan);
@@ -385,7 +393,8 @@ impl IntakeRequest<'_> {
             insert_mode = InsertMode::RecordDuplicate;
         }
         let retry_dead = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
-        let dedupe = DedupeCheck { source_key, delivery_key, retry_dead, mode: insert_mode };
+        let dedupe =
+            DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
         let event = NewEvent {
             reply_slot: 0,
             source: runtime.id,
@@ -404,6 +413,25 @@ impl IntakeRequest<'_> {
             body_memory: None,
         };
         Ok((event, preset_response))
+    }
+
+    /// Evaluates `dedupe` alone, because the handlers' expressions are too slow. Returns `None` if the key is
+    /// not ready in time, or if the expression fails. The expander then evaluates it.
+    async fn evaluate_dedupe(
+        &self,
+        received: &ReceivedRequest<'_>,
+        submitted_at: Instant,
+    ) -> KnownKey {
+        let evaluate = |received: &ReceivedRequest<'_>| {
+            let dedupe = received.runtime.planner.dedupe_expression()?;
+            Some(received.evaluate_alone(dedupe))
+        };
+        let max_wait = DEDUPE_TIMEOUT.saturating_sub(submitted_at.elapsed());
+        let evaluated = async {
+            let pending = received.run_check(&self.state.check_pool, evaluate).await.ok()??;
+            pending.wait().await.ok()?.dedupe.ok()
+        };
+        if max_wait.is_zero() { None } else { timeout(max_wait, evaluated).await.ok()? }
     }
 
     /// Returns the body key if it applies: beside another `dedupe` key, or if an event is stored
@@ -536,12 +564,7 @@ impl IntakeRequest<'_> {
 /// Returns the delivery key, if the source uses it.
 fn enabled_delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
     let (key, window) = proof.delivery_key.zip(source.delivery_key_window())?;
-    Some(DedupeKey { key, window_ms: window_ms(window) })
-}
-
-/// Converts a window to milliseconds. A longer one is capped so that no sum of times overflows.
-fn window_ms(window: Duration) -> i64 {
-    i64::try_from(window.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
+    Some(DedupeKey { key, window_ms: planner::window_ms(window) })
 }
 
 /// Returns the other end of the connection.

@@ -12,7 +12,10 @@ use super::rejection::Rejection;
 use super::{IntakeConfig, SourceRuntime, stored_request};
 use crate::config::{Dedupe, DedupeKey, ProxyHeader};
 use crate::domain::job_plan::KeyHash;
-use crate::expression::{Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet};
+use crate::expression::{
+    Busy, DEDUPE_TIMEOUT, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet,
+    HANDLERS_TIMEOUT,
+};
 use crate::planner;
 use crate::verify::{Scheme, SenderResponse, SignedPart, SignedRequest};
 
@@ -137,56 +140,46 @@ impl FullBody {
     }
 }
 
-/// Maximum time that a response waits for expressions.
-const EVALUATION_TIMEOUT: Duration = Duration::from_millis(250);
-
 /// The key of `dedupe`: `Some(None)` means no key, `None` means not known yet.
-type KnownKey = Option<Option<String>>;
+pub(super) type KnownKey = Option<Option<String>>;
 
 /// Results of expressions that are complete or in progress.
 pub(super) enum PendingEvaluation {
     Complete(EvaluationResult),
-    Waiting(oneshot::Receiver<Result<EvaluationResult, Busy>>, KnownKey),
+    /// Waits at most this long.
+    Waiting(oneshot::Receiver<Result<EvaluationResult, Busy>>, KnownKey, Duration),
     /// The source has earlier deferred events, so this one is deferred too.
-    Deferred(Option<String>),
+    Deferred(KnownKey),
 }
 
 /// Results of the expressions of one event.
 pub(super) enum Evaluation {
     Complete(EvaluationResult),
-    /// The expressions are evaluated after the response. Only the key of `dedupe` is known.
-    Deferred(Option<String>),
+    /// The expressions are evaluated after the response, except perhaps `dedupe`.
+    Deferred(KnownKey),
 }
 
 impl PendingEvaluation {
-    /// Waits for the results, at most `EVALUATION_TIMEOUT`.
+    /// Waits for the results, which the response needs.
     ///
     /// # Errors
     /// The results are not ready in time, or the evaluators have too many requests.
     pub async fn wait(self) -> Result<EvaluationResult, Rejection> {
-        match self.wait_or_defer().await? {
+        match self.wait_or_defer().await {
             Evaluation::Complete(results) => Ok(results),
             Evaluation::Deferred(_) => Err(Rejection::Unavailable),
         }
     }
 
-    /// Waits for the results, at most `EVALUATION_TIMEOUT`. Without them the event is deferred.
-    ///
-    /// # Errors
-    /// The key of `dedupe` has to be known before the event is stored, and is not ready.
-    pub async fn wait_or_defer(self) -> Result<Evaluation, Rejection> {
+    /// Waits for the results. Without them the event is deferred.
+    pub async fn wait_or_defer(self) -> Evaluation {
         match self {
-            Self::Complete(results) => Ok(Evaluation::Complete(results)),
-            Self::Deferred(key) => Ok(Evaluation::Deferred(key)),
-            Self::Waiting(receiver, key) => {
-                let received =
-                    timeout(EVALUATION_TIMEOUT, receiver).await.ok().and_then(Result::ok);
-                match (received.and_then(Result::ok), key) {
-                    (Some(results), _) => Ok(Evaluation::Complete(results)),
-                    (None, Some(key)) => Ok(Evaluation::Deferred(key)),
-                    (None, None) => Err(Rejection::Unavailable),
-                }
-            }
+            Self::Complete(results) => Evaluation::Complete(results),
+            Self::Deferred(key) => Evaluation::Deferred(key),
+            Self::Waiting(receiver, key, max_wait) => match timeout(max_wait, receiver).await {
+                Ok(Ok(Ok(results))) => Evaluation::Complete(results),
+                _ => Evaluation::Deferred(key),
+            },
         }
     }
 }
@@ -309,21 +302,14 @@ impl<'a> ReceivedRequest<'a> {
             (DedupeKey::Jq(dedupe), Some(expressions))
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
-                let (redaction, request) = (self.runtime.redaction(), &self.request);
-                let path = redaction.redact_path(request.path);
-                let query = request.query.map(|query| redaction.redact_query(query));
-                let headers = redaction.redact_headers(request.headers);
-                let (header_refs, params) =
-                    (stored_request::borrow_headers(&headers), self.params(&path));
-                let context = self.event_context(&path, query.as_deref(), &header_refs, &params);
-                SignedSourceKey::Pending(self.evaluate(expressions, &context))
+                SignedSourceKey::Pending(self.evaluate_alone(expressions))
             }
             _ => SignedSourceKey::None,
         }
     }
 
-    /// Starts the evaluation of the source's own handshake.
-    pub fn evaluate_handshake(&self, expressions: &ExpressionSet) -> PendingEvaluation {
+    /// Starts the evaluation of the source's own handshake, or of `dedupe` without the handlers' expressions.
+    pub fn evaluate_alone(&self, expressions: &ExpressionSet) -> PendingEvaluation {
         let (redaction, request) = (self.runtime.redaction(), &self.request);
         let path = redaction.redact_path(request.path);
         let query = request.query.map(|query| redaction.redact_query(query));
@@ -370,19 +356,22 @@ impl<'a> ReceivedRequest<'a> {
         expressions: &ExpressionSet,
         context: &EventContext<'_>,
     ) -> PendingEvaluation {
-        if let Some(results) = expressions.evaluate_inline(context) {
+        let inline = expressions.evaluate_partly(context);
+        let (key, has_all_handlers) = (inline.dedupe.clone(), inline.has_all_handlers());
+        if let Some(results) = inline.complete() {
             return PendingEvaluation::Complete(results);
         }
-        let key = expressions.dedupe_key_inline(context);
-        if self.is_deferring
-            && let Some(key) = key
-        {
+        if self.is_deferring && !has_all_handlers {
             return PendingEvaluation::Deferred(key);
         }
         let (sender, receiver) = oneshot::channel();
         let fairness_key = u64::try_from(self.runtime.id.0).unwrap_or(0);
         let on_result = Box::new(move |results| drop(sender.send(results)));
-        self.expressions.evaluate_async(fairness_key, expressions, context, on_result);
-        PendingEvaluation::Waiting(receiver, key)
+        if has_all_handlers {
+            self.expressions.evaluate_async(fairness_key, expressions, context, on_result);
+            return PendingEvaluation::Waiting(receiver, key, DEDUPE_TIMEOUT);
+        }
+        self.expressions.evaluate_handlers(fairness_key, expressions, context, on_result);
+        PendingEvaluation::Waiting(receiver, key, HANDLERS_TIMEOUT)
     }
 }

@@ -2,10 +2,13 @@
 //! event, and other events don't wait for them.
 
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 
+use crate::support::client::{Response, parse_response};
 use crate::support::server::{Server, scenario, stderr, stdout, until};
 
 fn array(items: usize) -> String {
@@ -179,7 +182,7 @@ fn a_slow_expression_delays_no_response_and_its_source_keeps_the_order_of_its_ev
     assert_eq!(server.value("select duplicates from trail where event = 2"), "1");
     // No earlier event is deferred any more.
     server.post("/hooks/a", r#"{"n":1}"#);
-    assert_eq!(server.value("select jobs from trail where event = 6"), "1");
+    server.until("select jobs from trail where event = 6", "1");
 }
 
 #[test]
@@ -286,4 +289,138 @@ fn a_retried_split_with_many_items_has_a_job_for_each() {
     server.until("select count(*) from expansions", "0");
     let listed = stdout(&server.cli(&["list", "--all", "--json"]));
     assert_eq!(listed.lines().count(), 1001);
+}
+
+/// A connection that the server has accepted. Its requests need no new file descriptor.
+struct AcceptedConnection(TcpStream);
+
+impl AcceptedConnection {
+    fn new(server: &Server) -> Self {
+        let mut connection = Self(server.connect().expect("a connection"));
+        assert_eq!(connection.post("/nothing", "").status, 404);
+        connection
+    }
+
+    fn post(&mut self, path: &str, body: &str) -> Response {
+        let length = body.len();
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
+        self.0.write_all(request.as_bytes()).expect("the request");
+        let mut received = Vec::new();
+        loop {
+            let response = parse_response(&String::from_utf8_lossy(&received));
+            if let Some(response) = response
+                && response.header("content-length") == Some(&response.body.len().to_string())
+            {
+                return response;
+            }
+            let mut buffer = [0; 1024];
+            let count = self.0.read(&mut buffer).expect("a response");
+            assert!(count > 0, "{}", String::from_utf8_lossy(&received));
+            received.extend_from_slice(&buffer[..count]);
+        }
+    }
+}
+
+#[test]
+fn a_late_duplicate_is_accepted_without_an_evaluator_and_its_jobs_are_cancelled() {
+    for is_killed in [true, false] {
+        let mut server = scenario()
+            .source("a", "dedupe = { jq = '[.id] | .[0]' }")
+            .handler("dies", "retry = { max_attempts = 1 }", "test -e ok")
+            .handler("items", "split = '.items | .[]'\npaused = true", "cat")
+            .start();
+        server.post("/hooks/a", r#"{"id":7,"items":[1,2]}"#);
+        server.until("select event from dead_jobs", "1");
+        server.write_file("ok", "");
+        server.kill();
+        server.start();
+        let mut connection = AcceptedConnection::new(&server);
+        server.set_limit("--nofile=3:");
+        for (body, event) in [(r#"{"id":7,"items":[1,2]}"#, 2), (r#"{"id":8,"items":[1]}"#, 3)] {
+            let response = connection.post("/hooks/a", body);
+            assert_eq!((response.status, response.event_id()), (202, event));
+        }
+        assert_eq!(server.value("select count(dedupe_at) from deferred_events"), "2");
+        if is_killed {
+            server.kill();
+            server.start();
+        } else {
+            server.set_limit("--nofile=1024:");
+        }
+        server.until("select count(*) from deferred_events", "0");
+        let reasons = "select reason from jobs where event = 2";
+        assert_eq!(server.column(reasons), ["duplicate of event 1", "duplicate of event 1"]);
+        let retried = "select job_state from outcomes where event = 1 and attempt = 2";
+        server.until(retried, "succeeded");
+        server.until("select succeeded || ' ' || queued from trail where event = 3", "1 1");
+        assert_eq!(server.value("select count(*) from outcomes where event = 2"), "0");
+        server.post("/hooks/a", r#"{"id":8}"#);
+        server.until("select count(*) from deferred_events", "0");
+        let repeats = "select (select count(*) from duplicates where event = 3)
+            + (select count(distinct event) from jobs where reason = 'duplicate of event 3')";
+        assert_eq!(server.value(repeats), "1");
+        // A retry of the cancelled job makes the items of the event.
+        let of_items = "event = 2 and handler = (select id from handlers where name = 'items')";
+        let job = server.value(&format!("select id from jobs where {of_items}"));
+        assert!(server.cli(&["retry", &job]).status.success());
+        assert!(server.cli(&["resume", "items"]).status.success());
+        let succeeded =
+            format!("select count(*) from jobs where {of_items} and state = 3 and item > 0");
+        server.until(&succeeded, "2");
+    }
+}
+
+/// Configures a `dedupe` that runs into its time limit if the body has `slow`.
+const SLOW_DEDUPE: &str = "dedupe = { jq = 'if .slow then (def f: f; f) else .id end' }";
+
+#[test]
+fn an_event_whose_late_dedupe_fails_or_is_removed_has_its_jobs() {
+    let mut server =
+        scenario().source("a", SLOW_DEDUPE).handler("h", "paused = true", "cat").start();
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"id":7}"#).status, 202);
+    server.until("select jobs || (select count(*) from deferred_events) from trail", "10");
+    let note = server.value("select note from events");
+    assert!(note.starts_with("dedupe: took more than "), "{note}");
+    assert_eq!(server.value("select count(*) from dedupe"), "0");
+    assert_eq!(server.post("/hooks/a", r#"{"slow":1,"id":7}"#).status, 202);
+    server.replace_in_config(SLOW_DEDUPE, "");
+    server.signal(Signal::HUP);
+    server.until_reloads(1);
+    server.until("select count(*) from deferred_events", "0");
+    assert_eq!(server.column("select queued from trail"), ["1", "1"]);
+}
+
+#[test]
+fn a_flood_of_slow_expressions_is_accepted_beside_another_source_and_survives_a_kill() {
+    const EVENTS: usize = 40;
+    let mut server = scenario()
+        .source("a", "dedupe = { jq = '[.n] | .[0]' }")
+        .source("b", "")
+        .handler("slow", "when = '[range(10000)] | length > 0'\npaused = true", "cat")
+        .handler("plain", "paused = true", "cat")
+        .handler_source("plain", "b")
+        .start();
+    std::thread::scope(|scope| {
+        for n in 0..EVENTS {
+            let server = &server;
+            scope.spawn(move || {
+                let response = server.post("/hooks/a", format!(r#"{{"n":{n}}}"#));
+                assert_eq!(response.status, 202);
+            });
+            scope.spawn(move || assert_eq!(server.post("/hooks/b", "{}").status, 202));
+        }
+    });
+    server.kill();
+    server.start();
+    server.until("select count(*) from deferred_events", "0");
+    let counts = "select s.name || ' ' || count(distinct j.event) || ' ' || count(*)
+        from jobs j join sources s on s.id = j.source where state = 0 group by s.name order by 1";
+    assert_eq!(
+        server.column(counts),
+        [format!("a {EVENTS} {EVENTS}"), format!("b {EVENTS} {EVENTS}")]
+    );
+    let out_of_order = "select count(*) from (select event, lag(event) over
+        (partition by source order by id) as before from jobs) where before > event";
+    assert_eq!(server.value(out_of_order), "0");
 }

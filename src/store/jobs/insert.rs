@@ -40,12 +40,8 @@ pub(in crate::store) fn insert_jobs_from(
     match spec {
         JobSpec::Event(keys) => effects.merge(insert_job(conn, cache, origin, None, keys)?),
         JobSpec::Dead(reason) => {
-            let id = cache.counters.job + 1;
-            let keys = JobKeys::default();
-            let placement = Placement::Dead(reason.clone());
-            let job = new_job(id, origin, None, &keys, (placement, None));
-            effects.merge(transition::create(conn, cache, &job)?);
-            cache.counters.job = id;
+            effects.merge(insert_ended(conn, cache, origin, Placement::Dead(reason.clone()))?);
+            let id = cache.counters.job;
             record_failure(conn, cache, (origin, id), reason, &mut effects)?;
         }
         JobSpec::Items(items) => {
@@ -63,6 +59,23 @@ pub(in crate::store) fn insert_jobs_from(
         }
     }
     Ok((spec.job_count(), effects))
+}
+
+/// Inserts one job for the event itself that has ended. A retry evaluates the handler's expressions again.
+///
+/// # Errors
+/// The write failed.
+pub(in crate::store) fn insert_ended(
+    conn: &Connection,
+    cache: &mut WriterCache,
+    origin: JobOrigin,
+    placement: Placement,
+) -> rusqlite::Result<Effects> {
+    let (id, keys) = (cache.counters.job + 1, JobKeys::default());
+    let job = new_job(id, origin, None, &keys, (placement, None));
+    let effects = transition::create(conn, cache, &NewJob { should_reevaluate: true, ..job })?;
+    cache.counters.job = id;
+    Ok(effects)
 }
 
 const INSERT_ITEM: &str = "INSERT INTO items (job, body) VALUES (?1, ?2)";
@@ -104,6 +117,7 @@ fn new_job<'k>(
         version: version.map(keys::encode_version),
         debounce_key: debounce.map(|debounce| debounce.key),
         burst_started_at_ms,
+        should_reevaluate: placement.is_failure(),
         placement,
     }
 }

@@ -140,7 +140,7 @@ impl Placement {
     }
 
     /// Returns true if an expression failed, so that the job has one failed attempt.
-    const fn is_failure(&self) -> bool {
+    pub const fn is_failure(&self) -> bool {
         matches!(self, Self::Dead(_) | Self::Unreleased(Some(_)))
     }
 
@@ -175,6 +175,8 @@ pub(in crate::store) struct NewJob<'a> {
     pub version: Option<String>,
     pub debounce_key: Option<KeyHash>,
     pub burst_started_at_ms: Option<i64>,
+    /// A retry evaluates the handler's expressions first.
+    pub should_reevaluate: bool,
     pub placement: Placement,
 }
 
@@ -198,7 +200,7 @@ pub(in crate::store) fn create(
            due_at, wait_ms, ended_at, reason, item, replay, appended_to, ordering_key, version, debounce_key,
            burst_started_at, reevaluation)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
-           nullif(?8, 0))",
+           nullif(?20, 0))",
     )?
     .execute(params![
         id,
@@ -220,6 +222,7 @@ pub(in crate::store) fn create(
         job.version,
         job.debounce_key,
         job.burst_started_at_ms,
+        job.should_reevaluate,
     ])?;
     cache.blocks.add_job(conn, origin.handler, origin.source, *id, origin.created_at_ms)?;
     let mut effects = Effects::default();

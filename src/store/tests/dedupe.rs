@@ -12,6 +12,7 @@ fn dedupe_key(name: &str) -> Option<DedupeKey> {
 /// The keys of a request: of the source's own `dedupe`, and of the delivery.
 fn request_keys(own: &str, delivery: &str) -> DedupeCheck {
     DedupeCheck {
+        is_late: false,
         source_key: dedupe_key(own),
         delivery_key: dedupe_key(delivery),
         retry_dead: true,

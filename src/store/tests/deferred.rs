@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::domain::job_plan::LateDedupe;
 use crate::store::deferred::{self, BacklogTask, EventJobs, RowBudget};
 use crate::store::jobs::{JobOrigin, OriginKind, insert};
 
@@ -34,7 +35,14 @@ impl TestStore {
         let reply = self.insert_plan(JobPlan::Evaluated(specs.clone()), None);
         let InsertReply::Deferred(event) = reply else { panic!("{reply:?}") };
         let received_at_ms = self.cache.wall_ms;
-        EventJobs { event, source: S, received_at_ms, specs, expression_errors: None }
+        EventJobs {
+            event,
+            source: S,
+            received_at_ms,
+            specs,
+            expression_errors: None,
+            late_dedupe: LateDedupe::default(),
+        }
     }
 
     /// Runs one transaction with this row budget. Returns whether the task has ended.
@@ -156,7 +164,14 @@ fn after_a_crash_between_any_two_transactions_an_event_has_all_its_jobs_once() {
                 + db.query_number("SELECT count(*) FROM items");
             assert_eq!(hidden, 0);
             let (received_at_ms, expression_errors) = (db.cache.wall_ms, None);
-            let jobs = EventJobs { event, source: S, received_at_ms, specs, expression_errors };
+            let jobs = EventJobs {
+                event,
+                source: S,
+                received_at_ms,
+                specs,
+                expression_errors,
+                late_dedupe: LateDedupe::default(),
+            };
             let mut task = BacklogTask::insert_event_jobs(jobs);
             while !db.step(&mut task, 150) {}
         }
@@ -198,7 +213,14 @@ fn an_event_whose_jobs_are_sent_twice_has_them_once() {
     sent.pop();
     for at in [0, 1] {
         let (event, received_at_ms, specs) = (sent[at].event, 0, all[at].clone());
-        sent.push(EventJobs { event, source: S, received_at_ms, specs, expression_errors: None });
+        sent.push(EventJobs {
+            event,
+            source: S,
+            received_at_ms,
+            specs,
+            expression_errors: None,
+            late_dedupe: LateDedupe::default(),
+        });
     }
     for jobs in sent {
         let mut task = BacklogTask::insert_event_jobs(jobs);
@@ -217,7 +239,14 @@ fn a_deferred_event_that_no_handler_wants_has_no_jobs() {
     assert_eq!(reply, InsertReply::Deferred(EventId(1)));
     let event = EventId(1);
     let expression_errors = Some("h: ordering_key: no".to_owned());
-    let jobs = EventJobs { event, source: S, received_at_ms: 1, specs: vec![], expression_errors };
+    let jobs = EventJobs {
+        event,
+        source: S,
+        received_at_ms: 1,
+        specs: vec![],
+        expression_errors,
+        late_dedupe: LateDedupe::default(),
+    };
     assert!(db.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
     assert_eq!(db.query_number("SELECT count(*) FROM jobs"), 0);
     assert_eq!(db.query_number("SELECT count(*) FROM trail WHERE settled_at IS NOT NULL"), 1);
@@ -382,4 +411,95 @@ fn a_retried_job_is_replaced_by_many_jobs_in_many_transactions_and_by_none_if_ca
         }
         assert_eq!(db.query_number("SELECT count(*) FROM expansions"), 0);
     }
+}
+
+/// Stores an event whose `dedupe` is late, and returns its jobs with this key.
+fn defer_late(db: &mut TestStore, name: Option<&str>, spec: JobSpec) -> EventJobs {
+    let dedupe = events::DedupeCheck { is_late: true, ..Default::default() };
+    let InsertReply::Deferred(event) =
+        db.insert_plan(JobPlan::Unevaluated([H].into()), Some(dedupe))
+    else {
+        panic!("the event is not deferred")
+    };
+    let late_dedupe = LateDedupe {
+        source_key: name.map(key),
+        body_key: None,
+        window_ms: 60_000,
+        retry_dead: true,
+    };
+    let (received_at_ms, specs) = (db.cache.wall_ms, vec![(H, spec)]);
+    EventJobs { event, source: S, received_at_ms, specs, expression_errors: None, late_dedupe }
+}
+
+#[test]
+fn the_jobs_of_a_late_duplicate_are_cancelled_and_the_first_ones_dead_jobs_are_retried() {
+    let mut db = test_store();
+    let known = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
+    let dedupe = events::DedupeCheck { source_key: known, ..Default::default() };
+    db.insert_plan(JobPlan::Plain([H].into()), Some(dedupe));
+    db.run_next(dead());
+    let all = [
+        defer_late(&mut db, Some("x"), large_spec(1)),
+        defer_late(&mut db, Some("y"), JobSpec::Event(JobKeys::default())),
+        defer_late(&mut db, Some("y"), JobSpec::Dead("when: no".into())),
+        defer_late(&mut db, None, JobSpec::Event(JobKeys::default())),
+    ];
+    for jobs in all {
+        let mut task = BacklogTask::insert_event_jobs(jobs);
+        while !db.step(&mut task, 100) {}
+    }
+    let reasons = "SELECT group_concat(event || ' ' || state || coalesce(' ' || reason, ''), ', ')
+                     FROM (SELECT * FROM jobs ORDER BY id)";
+    let reasons: String = db.conn().query_row(reasons, [], |row| row.get(0)).unwrap();
+    assert_eq!(reasons, "1 0, 2 5 duplicate of event 1, 3 0, 4 5 duplicate of event 3, 5 0");
+    assert_eq!(
+        db.query_number("SELECT count(*) FROM jobs WHERE reevaluation = 1 AND state = 5"),
+        2
+    );
+    let same = events::DedupeKey { key: key("y"), window_ms: 60_000 };
+    let repeated = events::DedupeCheck { source_key: Some(same), ..Default::default() };
+    let reply = db.insert_plan(JobPlan::Plain([H].into()), Some(repeated));
+    assert_eq!(reply, InsertReply::Duplicate(EventId(3)));
+    let queued: i64 = db.effects.queued.iter().map(|(_, jobs)| jobs).sum();
+    assert_eq!(jobs::queue::queued_count(db.conn(), S).unwrap(), queued);
+    assert!(db.cache.deferred.is_empty());
+}
+
+#[test]
+fn a_late_event_with_many_jobs_is_no_duplicate_of_itself_after_a_crash() {
+    let mut db = test_store();
+    let jobs = defer_late(&mut db, Some("x"), large_spec(1));
+    let again = EventJobs { specs: jobs.specs.clone(), expression_errors: None, ..jobs };
+    assert!(!db.step(&mut BacklogTask::insert_event_jobs(jobs), 50));
+    for mut task in db.restart_after_crash() {
+        while !db.step(&mut task, 100) {}
+    }
+    assert_eq!(deferred::list_events(db.conn(), S, EventId(0), 9).unwrap(), [(again.event, false)]);
+    let mut task = BacklogTask::insert_event_jobs(again);
+    while !db.step(&mut task, 100) {}
+    assert_eq!(db.query_number("SELECT jobs FROM trail"), 300);
+    assert_eq!(db.query_number("SELECT count(*) FROM jobs WHERE reason LIKE 'duplicate%'"), 0);
+    assert_eq!(db.query_number("SELECT count(*) FROM dedupe"), 1);
+}
+
+#[test]
+fn a_late_key_counts_from_the_moment_at_which_its_event_was_stored() {
+    let mut db = test_store();
+    let known = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
+    let dedupe = events::DedupeCheck { source_key: known, ..Default::default() };
+    db.insert_plan(JobPlan::Plain([].into()), Some(dedupe));
+    db.cache.now_ms += 50_000;
+    let within = defer_late(&mut db, Some("x"), JobSpec::Event(JobKeys::default()));
+    db.cache.now_ms += 50_000;
+    let mut purge = BacklogTask::purge_keys();
+    while !db.step(&mut purge, 100) {}
+    let after = defer_late(&mut db, Some("x"), JobSpec::Event(JobKeys::default()));
+    db.cache.now_ms += 50_000;
+    for jobs in [within, after] {
+        assert!(db.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
+    }
+    assert_eq!(db.query_number("SELECT event FROM jobs WHERE reason = 'duplicate of event 1'"), 2);
+    assert_eq!(db.query_number("SELECT event FROM dedupe"), 3);
+    let expires_in = db.query_number("SELECT expires_at FROM dedupe") - db.cache.now_ms;
+    assert_eq!(expires_in, 10_000);
 }
