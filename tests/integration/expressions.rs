@@ -170,6 +170,7 @@ fn items_with_the_same_unique_key_are_one_job() {
     });
     let queued = "select count(*) from jobs j join items i on i.job = j.id
                   where j.state = 0 and i.body like '%'";
+    server.until("select count(*) from deferred_events", "0");
     assert_eq!(server.value(queued), (3 + 8).to_string(), "null is no key");
     let same = "select count(*) from jobs where state = 5 and reason like 'same as job %'";
     assert_eq!(server.value(same), (8 * 4 - 3).to_string());

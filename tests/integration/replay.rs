@@ -85,6 +85,7 @@ fn a_replay_evaluates_the_current_expressions() {
     for body in [r#"{"ids":[1,2]}"#, r#"{"ids":[]}"#, r#"{"id":7}"#, "{"] {
         server.post("/hooks/a", body);
     }
+    server.until("select count(*) from deferred_events", "0");
     assert_eq!(server.value("select count(*) from jobs"), "0");
     let text = server.config().replace("when = 'false'", "when = 'has(\"ids\")'\nsplit = '.ids[]'");
     *server.config() = text;
