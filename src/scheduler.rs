@@ -86,6 +86,9 @@ impl Scheduler {
     /// Returns the handlers in batch mode whose ready jobs must be counted, and how many jobs to count at
     /// most.
     pub fn counts_needed(&self) -> Vec<(HandlerId, usize)> {
+        if self.busy >= self.threads {
+            return Vec::new();
+        }
         let needed = |(&handler, schedule): (&HandlerId, &HandlerSchedule)| {
             Some((handler, schedule.count_limit()?))
         };

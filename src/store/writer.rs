@@ -189,7 +189,7 @@ impl Writer {
                 ops < MAX_GROUP_OPS && rows < MAX_GROUP_ROWS
             };
             let mut has_room = group.iter().map(WriteRequest::weight).all(&mut add);
-            if group.is_empty() && !self.can_run_backlog() {
+            if group.is_empty() && !self.can_run_backlog() && !self.should_write_retries() {
                 match receiver.recv_deadline(self.wakeup(next_idle)) {
                     Ok(message) => has_room = add(self.collect(message, &mut group)),
                     Err(RecvTimeoutError::Timeout) => {
@@ -210,7 +210,7 @@ impl Writer {
                 }
             }
             self.add_claims(&mut group);
-            if !group.is_empty() {
+            if !group.is_empty() || self.should_write_retries() {
                 self.write_group(&mut group);
                 next_idle = Instant::now() + IDLE_INTERVAL;
             }
@@ -264,6 +264,12 @@ impl Writer {
     /// Returns true if the backlog has tasks and the database can be written.
     fn can_run_backlog(&self) -> bool {
         !self.backlog.is_empty() && self.health.get() == Health::Healthy
+    }
+
+    /// Returns true if operations wait that can be written now. While the database is blocked, `on_idle` tries
+    /// to write them.
+    fn should_write_retries(&self) -> bool {
+        !self.retry_queue.is_empty() && self.health.get() == Health::Healthy
     }
 
     /// Returns when the writer has work without any message.
@@ -521,8 +527,6 @@ impl Writer {
         match self.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.save_state(),
-            // `retry_queue` holds failure records.
-            Health::Healthy if !self.retry_queue.is_empty() => self.save_state(),
             Health::Healthy => {}
         }
         match data_version(&self.store.conn) {

@@ -21,6 +21,9 @@ use crate::scheduler::{HandlerTable, Scheduler};
 /// How long to wait before a failed read is retried.
 const RETRY_DELAY_MS: i64 = 1_000;
 
+/// How long to wait before a claim or a promotion that the database rejected is repeated.
+const REJECTED_DELAY_MS: i64 = 5_000;
+
 /// Claimed jobs for one worker: one job, or with `mode = "batch"` several of one handler.
 pub type Assignment = Vec<ClaimedJob>;
 
@@ -175,6 +178,13 @@ impl JobDispatch {
     /// Another process has changed the database.
     pub fn request_refresh(&mut self) {
         self.should_refresh = true;
+        self.retry_at_ms = None;
+    }
+
+    /// The database rejected a claim or a promotion. What was due then is looked for again, but not at once.
+    pub fn refresh_later(&mut self) {
+        self.should_refresh = true;
+        self.retry_at_ms = Some(self.clock.now_ms().saturating_add(REJECTED_DELAY_MS));
     }
 
     /// The database can be written again.

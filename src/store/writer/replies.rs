@@ -88,10 +88,11 @@ impl Writer {
             (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
             }
-            // The database rejected this claim alone.
             (OperationResult::Rejected, Operation::Claim(request)) => {
                 self.jobs.start_claimed(&request, Vec::new());
+                self.jobs.refresh_later();
             }
+            (OperationResult::Rejected, Operation::Promote) => self.jobs.refresh_later(),
             (OperationResult::Rejected, Operation::Reevaluate(reevaluation)) => {
                 // The job must not stay running: a person sees this record of the failure.
                 self.retry_queue.push(Operation::Finish(Box::new(
