@@ -20,7 +20,7 @@ use super::{
 use crate::config::LoadedConfig;
 use crate::domain::EventId;
 use crate::domain::id_set::IdSet;
-use crate::domain::job::PublicState;
+use crate::domain::job::JobState;
 use crate::store::audit::{self, JobCommand};
 use crate::store::jobs::queue;
 use crate::store::selection::{self, BulkProgress};
@@ -195,16 +195,21 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
                 errors.push(unknown_job(store, job, command.name())?);
                 continue;
             }
-            Some(PublicState::Succeeded) if is_retry => {
+            Some(JobState::Succeeded) if is_retry => {
                 "it has succeeded and cannot be retried: `hooktrail replay` creates a new job from its event"
             }
-            Some(PublicState::Succeeded) => "it has succeeded already",
-            Some(PublicState::Running) if is_retry => "it is running",
-            Some(PublicState::Cancelled) if !is_retry => "it is cancelled already",
-            Some(PublicState::Cancelled)
+            Some(JobState::Succeeded) => "it has succeeded already",
+            Some(JobState::Running) if is_retry => "it is running",
+            Some(JobState::Cancelled) if !is_retry => "it is cancelled already",
+            Some(JobState::Cancelled)
                 if queries::is_expanded(&store.conn, job).map_err(runtime_error)? =>
             {
                 "it was expanded into other jobs: retry those"
+            }
+            Some(JobState::Ready | JobState::Blocked | JobState::Unreleased) if is_retry => {
+                let text = "it is queued and due already: `hooktrail list` says what it waits for";
+                writeln!(output::stderr(), "job {job}: {text}").map_err(runtime_error)?;
+                continue;
             }
             Some(_) => continue,
         };

@@ -133,7 +133,7 @@ pub fn orphaned_queue_warnings(queued: &HashMap<String, i64>, config: &Config) -
 fn check_server(info: &ServerInfo, problems: &mut Vec<String>) -> bool {
     if let Some(at_ms) = info.reload_rejected_at_ms {
         problems.push(format!(
-            "the reload at {} was rejected: `hooktrail check` names the errors; the configuration \
+            "the reload at {} was rejected: the log says why (or `hooktrail check`, if the file has an error); the configuration \
              loaded at {} stays in force",
             clock::format_local(at_ms),
             clock::format_local(info.loaded_at_ms)

@@ -232,11 +232,11 @@ pub fn list_jobs(
 ///
 /// # Errors
 /// The read failed.
-pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<PublicState>> {
+pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
     conn.query_row(
         &format!("SELECT state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
         [job],
-        |row| state_from(row, 0).map(JobState::public),
+        |row| state_from(row, 0),
     )
     .optional()
 }
