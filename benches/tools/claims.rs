@@ -191,8 +191,7 @@ fn insert_event(
         body_memory: None,
     };
     let mut inserts = InsertStatements::new(conn)?;
-    let changes = events::insert_event(conn, cache, effects, &mut inserts, &event)?.1;
-    effects.merge(changes);
+    events::insert_event(conn, cache, effects, &mut inserts, &event)?;
     Ok(())
 }
 

@@ -245,9 +245,9 @@ pub struct AlertEvent {
 pub(super) fn emit(
     conn: &Connection,
     cache: &mut WriterCache,
-    group: &Effects,
+    effects: &mut Effects,
     alert: &AlertEvent,
-) -> rusqlite::Result<Effects> {
+) -> rusqlite::Result<()> {
     let PendingAlert { kind, source, handler, count, .. } = &alert.alert;
     let updated = conn
         .prepare_cached(
@@ -266,8 +266,7 @@ pub(super) fn emit(
         ])?;
     if let Some(new_event) = alert.event.as_ref().filter(|_| updated == 1) {
         let mut inserts = InsertStatements::new(conn)?;
-        let (_, effects) = events::insert_event(conn, cache, group, &mut inserts, new_event)?;
-        return Ok(effects);
+        events::insert_event(conn, cache, effects, &mut inserts, new_event)?;
     }
-    Ok(Effects::default())
+    Ok(())
 }

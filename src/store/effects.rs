@@ -1,7 +1,8 @@
 //! What a change of the database means for the rest of the server: queue lengths, wake-ups, alerts.
 //!
-//! Each operation returns its effects by value. The writer merges those of a group and publishes them
-//! after the commit. The effects of an operation that is rolled back are dropped with it.
+//! Each change returns its effects by value, but for the insert of an event, which adds to those of its group:
+//! it is too frequent for allocations of its own. The writer publishes the effects of a group after the commit.
+//! The effects of an operation that is rolled back are dropped with it.
 
 use super::dead_job::DeadJob;
 use super::minute_counts::MinuteCounts;
@@ -10,7 +11,7 @@ use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// The effects of changes in one transaction. The vectors have an entry for each handler or source that is
 /// affected, and these are few.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use = "effects must be published after the commit"]
 pub struct Effects {
     /// Changes in the number of queued jobs of each source.

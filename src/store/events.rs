@@ -155,43 +155,44 @@ impl<'c> InsertStatements<'c> {
 }
 
 /// Stores `new_event` with its jobs, or records it as a duplicate. An event without jobs is stored
-/// even if the queue is full. `group` are the effects of the transaction so far.
+/// even if the queue is full. Its effects are added to those of the transaction so far.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub fn insert_event(
     conn: &Connection,
     cache: &mut WriterCache,
-    group: &Effects,
+    effects: &mut Effects,
     inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
-) -> rusqlite::Result<(InsertReply, Effects)> {
+) -> rusqlite::Result<InsertReply> {
     let (source, now_ms) = (new_event.source, cache.now_ms);
-    let mut effects = Effects::default();
     if let Some(limit) = &new_event.queue_limit
         && new_event.plan.job_count() > 0
-        && limit.is_reached(group.queued_change(source))
+        && limit.is_reached(effects.queued_change(source))
     {
-        return Ok((InsertReply::QueueFull, effects));
+        return Ok(InsertReply::QueueFull);
     }
     let dedupe = &new_event.dedupe;
     if let Some(original) = find_original(conn, source, dedupe, now_ms)? {
         if dedupe.mode != InsertMode::LookUp {
             insert_duplicate(conn, new_event, original)?;
             if dedupe.retry_dead {
-                effects = deferred::retry_dead_jobs_of_event(conn, cache, group, source, original)?;
+                let retried =
+                    deferred::retry_dead_jobs_of_event(conn, cache, effects, source, original)?;
+                effects.merge(retried);
             }
-            sources::record_activity(conn, cache, source, false, &mut effects)?;
+            sources::record_activity(conn, cache, source, false, effects)?;
             effects.minute_counts.add_duplicate(source);
         }
-        return Ok((InsertReply::Duplicate(original), effects));
+        return Ok(InsertReply::Duplicate(original));
     }
     if dedupe.mode != InsertMode::Store {
-        return Ok((InsertReply::NotDuplicate, effects));
+        return Ok(InsertReply::NotDuplicate);
     }
     let event = cache.counters.event + 1;
     let first_job = cache.counters.job + 1;
-    let is_deferred = deferred::is_deferring(cache, group, source)
+    let is_deferred = deferred::is_deferring(cache, effects, source)
         || matches!(new_event.plan, JobPlan::Unevaluated(_))
         || new_event.plan.is_large();
     let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
@@ -218,19 +219,18 @@ pub fn insert_event(
     effects.minute_counts.add_event(source, new_event.received_at_ms);
     cache.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, cache, event, new_event, &mut effects)?;
+        deferred::defer_event(conn, cache, event, new_event, effects)?;
     } else {
-        insert_event_jobs(conn, cache, inserts, new_event, &mut effects)?;
+        insert_event_jobs(conn, cache, inserts, new_event, effects)?;
         if new_event.plan.is_empty() {
             effects.alerts.push(AlertCondition::UnhandledEvent(EventId(event), source));
         }
     }
     cache.remember_ip(conn, &new_event.ip)?;
-    sources::record_activity(conn, cache, source, true, &mut effects)?;
+    sources::record_activity(conn, cache, source, true, effects)?;
     debug_assert_eq!(cache.counters.job, first_job + count - 1);
     let event = EventId(event);
-    let reply = if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) };
-    Ok((reply, effects))
+    Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
 }
 
 /// Inserts the jobs of the event that was just inserted.

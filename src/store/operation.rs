@@ -80,47 +80,47 @@ pub enum OperationResult {
     Rejected,
 }
 
-/// Applies one operation. `group` are the effects of the transaction so far.
+/// Applies one operation. Its effects are added to those of the transaction so far.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub fn apply(
     conn: &Connection,
     cache: &mut WriterCache,
-    group: &Effects,
+    effects: &mut Effects,
     op: &Operation,
-) -> rusqlite::Result<(OperationResult, Effects)> {
-    let mut effects = Effects::default();
+) -> rusqlite::Result<OperationResult> {
     match op {
         Operation::Claim(request) => {
-            let (jobs, effects) = claim::claim(conn, cache, request)?;
-            return Ok((OperationResult::Claimed { request: *request, jobs }, effects));
+            let (jobs, changes) = claim::claim(conn, cache, request)?;
+            effects.merge(changes);
+            return Ok(OperationResult::Claimed { request: *request, jobs });
         }
-        Operation::Finish(record) => effects = finish::finish(conn, cache, record)?.1,
+        Operation::Finish(record) => effects.merge(finish::finish(conn, cache, record)?.1),
         Operation::Reevaluate(reevaluation) => {
-            effects = reevaluate::apply_reevaluation(conn, cache, reevaluation)?;
+            effects.merge(reevaluate::apply_reevaluation(conn, cache, reevaluation)?);
         }
         Operation::Promote => {
-            let effects = transition::promote(conn, cache)?;
-            let next_due_ms = queue::next_due(conn)?;
-            return Ok((OperationResult::Promoted { next_due_ms }, effects));
+            effects.merge(transition::promote(conn, cache)?);
+            return Ok(OperationResult::Promoted { next_due_ms: queue::next_due(conn)? });
         }
-        Operation::Rejections(rows) => effects = rejections::write(conn, cache, rows)?,
+        Operation::Rejections(rows) => effects.merge(rejections::write(conn, cache, rows)?),
         Operation::Handshakes(rows) => handshakes::write(conn, rows)?,
         Operation::Register { sources, handlers, reply } => {
-            let (registry, effects) = register(conn, cache, sources, handlers)?;
-            return Ok((OperationResult::Registered(reply.clone(), registry), effects));
+            let (registry, changes) = register(conn, cache, sources, handlers)?;
+            effects.merge(changes);
+            return Ok(OperationResult::Registered(reply.clone(), registry));
         }
         Operation::Audit(entry) => audit::record(conn, entry)?,
         Operation::Recount(_) => {}
         Operation::AlertSignal(signal) => alerts::record_signal(conn, cache, signal)?,
-        Operation::AlertEvent(alert) => effects = alerts::emit(conn, cache, group, alert)?,
+        Operation::AlertEvent(alert) => alerts::emit(conn, cache, effects, alert)?,
         Operation::SaveState(last_seen) => {
             sources::save_last_seen(conn, last_seen)?;
             write_anchor(conn, &cache.clock.anchor())?;
         }
     }
-    Ok((OperationResult::Done, effects))
+    Ok(OperationResult::Done)
 }
 
 /// Assigns ids to the names of a configuration, and applies `paused`, `breaker` and the subscription to alerts.
@@ -156,8 +156,8 @@ pub(super) enum Isolation {
 }
 
 impl Isolation {
-    /// Applies a part of a group, and adds its effects to those of the group. If it is rolled back alone,
-    /// its effects are dropped and the cache is as before.
+    /// Applies a part of a group, which adds its effects to those of the group. If it is rolled back alone, the
+    /// effects and the cache are as before.
     pub(super) fn apply(
         self,
         conn: &Connection,
@@ -166,33 +166,32 @@ impl Isolation {
         apply: impl FnOnce(
             &Connection,
             &mut WriterCache,
-            &Effects,
-        ) -> rusqlite::Result<(OperationResult, Effects)>,
+            &mut Effects,
+        ) -> rusqlite::Result<OperationResult>,
     ) -> rusqlite::Result<OperationResult> {
         let before = match self {
             Self::Group => None,
             Self::Savepoints => {
                 conn.prepare_cached("SAVEPOINT op")?.execute([])?;
                 cache.forget_known_rows();
-                Some(cache.clone())
+                Some((cache.clone(), group.clone()))
             }
         };
-        let applied = apply(conn, cache, group).and_then(|(result, mut effects)| {
-            alerts::record_conditions(conn, cache, &mut effects)?;
-            Ok((result, effects))
+        let applied = apply(conn, cache, group).and_then(|result| {
+            alerts::record_conditions(conn, cache, group)?;
+            Ok(result)
         });
         match (applied, before) {
-            (Ok((result, effects)), before) => {
+            (Ok(result), before) => {
                 if before.is_some() {
                     conn.prepare_cached("RELEASE op")?.execute([])?;
                 }
-                group.merge(effects);
                 Ok(result)
             }
             (Err(e), Some(before)) if classify(&e) == ErrorKind::Operation => {
                 log::error!("the database rejected an operation, which is skipped: {e}");
                 conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                *cache = before;
+                (*cache, *group) = before;
                 Ok(OperationResult::Rejected)
             }
             (Err(e), _) => Err(e),

@@ -455,9 +455,7 @@ impl Writer {
                             effects,
                             |conn, cache, group| {
                                 events::insert_event(conn, cache, group, &mut inserts, new_event)
-                                    .map(|(reply, effects)| {
-                                        (OperationResult::Inserted(reply), effects)
-                                    })
+                                    .map(OperationResult::Inserted)
                             },
                         )?);
                     }

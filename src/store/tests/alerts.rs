@@ -21,8 +21,9 @@ pub(super) fn store_with_alerts() -> TestStore {
 
 impl TestStore {
     fn apply(&mut self, op: Operation) {
-        let applied = operation::apply(&self.store.conn, &mut self.cache, &self.effects, &op);
-        let _ = self.commit(applied.unwrap());
+        let mut effects = Effects::default();
+        operation::apply(&self.store.conn, &mut self.cache, &mut effects, &op).unwrap();
+        self.commit(((), effects));
     }
 
     fn run_dead_job(&mut self) {

@@ -143,8 +143,9 @@ fn configure(db: &mut TestStore, breaker: BreakerPolicy) {
     let (reply, _) = crossbeam_channel::bounded(1);
     let handlers = vec![registration("h", breaker)];
     let op = Operation::Register { sources: Vec::new(), handlers, reply };
-    let applied = operation::apply(&db.store.conn, &mut db.cache, &db.effects, &op).unwrap();
-    let _ = db.commit(applied);
+    let mut effects = Effects::default();
+    operation::apply(&db.store.conn, &mut db.cache, &mut effects, &op).unwrap();
+    db.commit(((), effects));
 }
 
 #[test]

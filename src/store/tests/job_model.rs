@@ -220,16 +220,13 @@ impl Model {
     }
 
     /// Runs a change in a savepoint that is rolled back.
-    fn roll_back(
-        &mut self,
-        change: impl FnOnce(&Connection, &mut WriterCache, &Effects) -> (OperationResult, Effects),
-    ) {
+    fn roll_back(&mut self, change: impl FnOnce(&Connection, &mut WriterCache) -> Effects) {
         let before = format!("{:?}", self.db.cache.counters);
         let mut group = Effects::default();
         let (conn, cache) = (&self.db.store.conn, &mut self.db.cache);
         let result = Isolation::Savepoints
             .apply(conn, cache, &mut group, |conn, cache, group| {
-                let _ = change(conn, cache, group);
+                group.merge(change(conn, cache));
                 Err(conn.execute("INSERT INTO events (id) VALUES (1)", []).unwrap_err())
             })
             .unwrap();
@@ -255,9 +252,8 @@ impl Model {
                     kind: jobs::OriginKind::DeferredEvent,
                 };
                 let spec = job_spec(new);
-                self.roll_back(|conn, cache, _| {
-                    let effects = jobs::insert::insert_jobs(conn, cache, origin, &spec).unwrap();
-                    (OperationResult::Done, effects)
+                self.roll_back(|conn, cache| {
+                    jobs::insert::insert_jobs(conn, cache, origin, &spec).unwrap()
                 });
             }
             Change::Claim(handler, max) => {
@@ -281,9 +277,8 @@ impl Model {
             Change::RollBackClaim(handler, max) => {
                 let handler = *handler;
                 let max = *max;
-                self.roll_back(|conn, cache, _| {
-                    let (_, effects) = transition::claim(conn, cache, handler, max).unwrap();
-                    (OperationResult::Done, effects)
+                self.roll_back(|conn, cache| {
+                    transition::claim(conn, cache, handler, max).unwrap().1
                 });
             }
             Change::Finish(index, outcome) => self.finish(*index, *outcome),

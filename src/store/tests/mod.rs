@@ -122,10 +122,16 @@ impl TestStore {
         };
         let (conn, cache) = (&self.store.conn, &mut self.cache);
         let mut inserts = InsertStatements::new(conn).unwrap();
-        let inserted =
-            events::insert_event(conn, cache, &self.effects, &mut inserts, &new_event).unwrap();
+        // What earlier inserts queued and retried counts as a part of the same group.
+        let mut effects = Effects {
+            queued: std::mem::take(&mut self.effects.queued),
+            retried_dead_jobs: std::mem::take(&mut self.effects.retried_dead_jobs),
+            ..Effects::default()
+        };
+        let reply =
+            events::insert_event(conn, cache, &mut effects, &mut inserts, &new_event).unwrap();
         drop(inserts);
-        self.commit(inserted)
+        self.commit((reply, effects))
     }
 
     /// Does what follows a change, as the writer does.
