@@ -16,14 +16,16 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use const_format::formatcp;
 
+use super::dedupe::{self, DedupeCheck, DedupeKey};
 use super::effects::{AlertCondition, DeadJobRetry, Effects};
-use super::events::{self, DedupeCheck, DedupeKey, NewEvent};
 use super::expired_keys;
 use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::transition::{self, IS_DEAD, IS_UNRELEASED, Placement};
 use super::jobs::{JobOrigin, OriginKind, insert, load_current_claim};
 use super::writer_cache::WriterCache;
-use crate::domain::job_plan::{DebounceKey, JobKeys, JobSpec, KeyHash, LateDedupe, UniqueKey};
+use crate::domain::job_plan::{
+    DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, LateDedupe, UniqueKey,
+};
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Maximum number of dead jobs that duplicates retry in one transaction.
@@ -472,9 +474,9 @@ pub(super) fn is_deferring(cache: &WriterCache, group: &Effects, source: SourceI
 /// Marks an event that was just stored as deferred.
 pub(super) fn defer_event(
     conn: &Connection,
-    cache: &WriterCache,
     event: i64,
-    NewEvent { source, plan, dedupe, .. }: &NewEvent,
+    source: SourceId,
+    (plan, late_since_ms): (&JobPlan, Option<i64>),
     effects: &mut Effects,
 ) -> rusqlite::Result<()> {
     let handlers = plan.event_handlers().iter().map(|handler| handler.0).collect::<Vec<_>>();
@@ -484,15 +486,9 @@ pub(super) fn defer_event(
         "INSERT INTO deferred_events (event, source, handlers, job_count, dedupe_at)
          VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
-    .execute(params![
-        event,
-        source.0,
-        handlers,
-        jobs,
-        dedupe.is_late.then_some(cache.now_ms)
-    ])?;
-    effects.adjust_deferred(*source, 1);
-    effects.adjust_queued(*source, jobs);
+    .execute(params![event, source.0, handlers, jobs, late_since_ms])?;
+    effects.adjust_deferred(source, 1);
+    effects.adjust_queued(source, jobs);
     Ok(())
 }
 
@@ -635,13 +631,13 @@ fn apply_late_dedupe(
     let LateDedupe { source_key, body_key, window_ms, .. } = jobs.late_dedupe;
     let with_window = |key| DedupeKey { key, window_ms };
     let (source_key, delivery_key) = (source_key.map(with_window), body_key.map(with_window));
-    let dedupe = DedupeCheck { source_key, delivery_key, ..DedupeCheck::default() };
-    if let Some(original) = events::find_original(conn, jobs.source, &dedupe, stored_at_ms)? {
+    let keys = DedupeCheck { source_key, delivery_key, ..DedupeCheck::default() };
+    if let Some(original) = dedupe::find_original(conn, jobs.source, &keys, stored_at_ms)? {
         return Ok(Some(original));
     }
     if source_key.is_some() {
         for key in source_key.iter().chain(&delivery_key) {
-            events::save_key(conn, jobs.source, key, jobs.event.0, stored_at_ms)?;
+            dedupe::save_key(conn, jobs.source, key, jobs.event.0, stored_at_ms)?;
         }
     }
     // An event with many jobs stays deferred. After a crash it must not find its own key.
@@ -859,16 +855,4 @@ fn retry_dead_jobs(
         effects.merge(transition::retry(conn, cache, JobId(job))?.1);
     }
     Ok((RetriedJobs { count: dead.len(), last: dead.last().copied().unwrap_or(after) }, effects))
-}
-
-/// Counts the jobs of a source that wait for their release, and the queued jobs of its deferred
-/// events.
-pub(super) fn count_queued(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
-    conn.prepare_cached(formatcp!(
-        "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
-           + (SELECT count(*) FROM expansions x JOIN jobs j NOT INDEXED
-                ON j.id BETWEEN x.next_job AND x.last_job
-                WHERE x.source = ?1 AND x.is_visible AND {IS_UNRELEASED})"
-    ))?
-    .query_row([source.0], |row| row.get(0))
 }

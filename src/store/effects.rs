@@ -1,7 +1,7 @@
 //! What a change of the database means for the rest of the server: queue lengths, wake-ups, alerts.
 //!
-//! Each change returns its effects by value, but for the insert of an event, which adds to those of its group:
-//! it is too frequent for allocations of its own. The writer publishes the effects of a group after the commit.
+//! Each change returns its effects by value. The insert of an event adds them to those of its group, because it
+//! is too frequent for more allocations. The writer publishes the effects of a group after the commit.
 //! The effects of an operation that is rolled back are dropped with it.
 
 use super::dead_job::DeadJob;

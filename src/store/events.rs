@@ -1,15 +1,17 @@
 //! Tables `events`, `dedupe` and `duplicates`. The writer's transaction inserts an accepted webhook
 //! together with its jobs, or records it as a duplicate.
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::effects::{AlertCondition, Effects};
 use super::jobs::transition::PlainJobInsert;
 use super::jobs::{JobOrigin, OriginKind, insert};
 use super::source_counters::QueueLimit;
 use super::writer_cache::WriterCache;
-use super::{deferred, sources};
-use crate::domain::job_plan::{JobPlan, KeyHash};
+use super::{dedupe, deferred, sources};
+
+pub use super::dedupe::{DedupeCheck, DedupeKey, InsertMode};
+use crate::domain::job_plan::JobPlan;
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
@@ -86,39 +88,6 @@ impl NewEvent {
     }
 }
 
-/// The keys that identify duplicates of an event. One matching key is enough.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DedupeCheck {
-    /// The key of the source's own `dedupe`.
-    pub source_key: Option<DedupeKey>,
-    /// The sender's own key of the delivery.
-    pub delivery_key: Option<DedupeKey>,
-    /// The expression of `dedupe` is evaluated later. The event is stored as deferred.
-    pub is_late: bool,
-    /// A duplicate retries the dead jobs of its event.
-    pub retry_dead: bool,
-    pub mode: InsertMode,
-}
-
-/// A key and its window.
-#[derive(Clone, Copy, Debug)]
-pub struct DedupeKey {
-    pub key: KeyHash,
-    pub window_ms: i64,
-}
-
-/// How the writer handles a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InsertMode {
-    /// Store it, or record it as a duplicate.
-    #[default]
-    Store,
-    /// Report whether it is a duplicate. Only deletes expired keys.
-    LookUp,
-    /// Record it if it is a duplicate. Otherwise only deletes expired keys.
-    RecordDuplicate,
-}
-
 /// The writer's reply to an accepted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertReply {
@@ -173,11 +142,11 @@ pub fn insert_event(
     {
         return Ok(InsertReply::QueueFull);
     }
-    let dedupe = &new_event.dedupe;
-    if let Some(original) = find_original(conn, source, dedupe, now_ms)? {
-        if dedupe.mode != InsertMode::LookUp {
+    let keys = &new_event.dedupe;
+    if let Some(original) = dedupe::find_original(conn, source, keys, now_ms)? {
+        if keys.mode != InsertMode::LookUp {
             insert_duplicate(conn, new_event, original)?;
-            if dedupe.retry_dead {
+            if keys.retry_dead {
                 let retried =
                     deferred::retry_dead_jobs_of_event(conn, cache, effects, source, original)?;
                 effects.merge(retried);
@@ -187,7 +156,7 @@ pub fn insert_event(
         }
         return Ok(InsertReply::Duplicate(original));
     }
-    if dedupe.mode != InsertMode::Store {
+    if keys.mode != InsertMode::Store {
         return Ok(InsertReply::NotDuplicate);
     }
     let event = cache.counters.event + 1;
@@ -212,14 +181,16 @@ pub fn insert_event(
         new_event.expression_errors,
         new_event.body,
     ])?;
-    for key in dedupe.source_key.iter().chain(&dedupe.delivery_key) {
-        save_key(conn, source, key, event, now_ms)?;
+    for key in keys.source_key.iter().chain(&keys.delivery_key) {
+        dedupe::save_key(conn, source, key, event, now_ms)?;
     }
     cache.blocks.add_event(conn, source, event, new_event.received_at_ms)?;
     effects.minute_counts.add_event(source, new_event.received_at_ms);
     cache.counters.event = event;
     if is_deferred {
-        deferred::defer_event(conn, cache, event, new_event, effects)?;
+        let late_since_ms = keys.is_late.then_some(now_ms);
+        let plan = &new_event.plan;
+        deferred::defer_event(conn, event, source, (plan, late_since_ms), effects)?;
     } else {
         insert_event_jobs(conn, cache, inserts, new_event, effects)?;
         if new_event.plan.is_empty() {
@@ -264,64 +235,6 @@ fn insert_event_jobs(
         }
         JobPlan::Unevaluated(_) => {}
     }
-    Ok(())
-}
-
-/// Returns the event that a request duplicates. If only the source's own key matches, the delivery
-/// key is saved with the event too. Otherwise the same delivery would become a new event when the
-/// own key expires.
-pub(super) fn find_original(
-    conn: &Connection,
-    source: SourceId,
-    dedupe: &DedupeCheck,
-    now_ms: i64,
-) -> rusqlite::Result<Option<EventId>> {
-    if let Some(delivery_key) = &dedupe.delivery_key
-        && let Some(original) = find_by_key(conn, source, delivery_key, now_ms)?
-    {
-        return Ok(Some(original));
-    }
-    let Some(source_key) = &dedupe.source_key else { return Ok(None) };
-    let Some(original) = find_by_key(conn, source, source_key, now_ms)? else { return Ok(None) };
-    if let Some(delivery_key) = &dedupe.delivery_key {
-        save_key(conn, source, delivery_key, original.0, now_ms)?;
-    }
-    Ok(Some(original))
-}
-
-/// Returns the event that has this key within its window. Deletes an expired key.
-fn find_by_key(
-    conn: &Connection,
-    source: SourceId,
-    key: &DedupeKey,
-    now_ms: i64,
-) -> rusqlite::Result<Option<EventId>> {
-    let found: Option<(i64, i64)> = conn
-        .prepare_cached("SELECT event, expires_at FROM dedupe WHERE source = ?1 AND key = ?2")?
-        .query_row(params![source.0, key.key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    match found {
-        Some((event, until)) if now_ms < until => Ok(Some(EventId(event))),
-        Some(_) => {
-            conn.prepare_cached("DELETE FROM dedupe WHERE source = ?1 AND key = ?2")?
-                .execute(params![source.0, key.key])?;
-            Ok(None)
-        }
-        None => Ok(None),
-    }
-}
-
-pub(super) fn save_key(
-    conn: &Connection,
-    source: SourceId,
-    key: &DedupeKey,
-    event: i64,
-    now_ms: i64,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO dedupe (source, key, event, expires_at) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub mod breaker;
 pub mod checkpoint;
 mod chunked_writes;
 pub mod dead_job;
+pub mod dedupe;
 pub mod deferrals;
 pub mod deferred;
 pub mod effects;

@@ -3,10 +3,11 @@
 use const_format::formatcp;
 use rusqlite::{Connection, Row, params};
 
-use super::super::deferred;
 use super::super::writer_cache::WriterCache;
 use super::ClaimedJob;
-use super::transition::{IS_INDEXED, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_WAITING};
+use super::transition::{
+    IS_INDEXED, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNRELEASED, IS_WAITING,
+};
 use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
 
 /// Counts the ready jobs of a handler, up to `max`.
@@ -112,5 +113,17 @@ pub fn queued_count(conn: &Connection, source: SourceId) -> rusqlite::Result<i64
          WHERE {IS_WAITING} AND {IS_INDEXED} AND source = ?1"
     ))?
     .query_row([source.0], |row| row.get::<_, i64>(0))
-    .and_then(|queued| Ok(queued + deferred::count_queued(conn, source)?))
+    .and_then(|queued| Ok(queued + count_deferred(conn, source)?))
+}
+
+/// Counts the jobs of a source that wait for their release, and the queued jobs of its deferred
+/// events.
+fn count_deferred(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
+    conn.prepare_cached(formatcp!(
+        "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
+           + (SELECT count(*) FROM expansions x JOIN jobs j NOT INDEXED
+                ON j.id BETWEEN x.next_job AND x.last_job
+                WHERE x.source = ?1 AND x.is_visible AND {IS_UNRELEASED})"
+    ))?
+    .query_row([source.0], |row| row.get(0))
 }
