@@ -3,10 +3,12 @@
 
 use std::sync::LazyLock;
 
-use hooktrail::config::{self, Config, SecretRef, Secrets};
-use hooktrail::expression::{EventContext, ExpressionSet, HandlerExpressions, unsandboxed};
-use hooktrail::verify::{Scheme, SignedRequest};
-use hooktrail::{planner, web};
+use hooktrail::internals::config::{self, Config, SecretRef, Secrets};
+use hooktrail::internals::expression::{
+    EventContext, ExpressionSet, HandlerExpressions, unsandboxed,
+};
+use hooktrail::internals::verify::{Scheme, SignedRequest};
+use hooktrail::internals::{check_content_type, source_dedupe_key};
 
 /// A source of each scheme, by name.
 static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
@@ -37,7 +39,7 @@ static SOURCES: LazyLock<(Config, Secrets)> = LazyLock::new(|| {
 });
 
 static EXPRESSIONS: LazyLock<ExpressionSet> = LazyLock::new(|| {
-    let expression = |text: &str| hooktrail::expression::Expression::new(text).ok();
+    let expression = |text: &str| hooktrail::internals::expression::Expression::new(text).ok();
     let handler = HandlerExpressions {
         when: expression(r#".a? != null or .b.c < 7 or $headers["x-a"] == "1" or $query.q"#),
         ordering_key: expression(".id // .data.id"),
@@ -88,9 +90,9 @@ pub fn intake(data: &[u8]) {
         let _ = preset.detect(&request, true);
     }
     let _ = verifier.success_response(body);
-    let _ = planner::source_dedupe_key(source, &headers, body);
+    let _ = source_dedupe_key(source, &headers, body);
     for accept in [config::Accept::Json, config::Accept::Form] {
-        let _ = web::content_type::check_content_type(accept, Some(content_type), body);
+        let _ = check_content_type(accept, Some(content_type), body);
     }
     let context = EventContext {
         body,

@@ -4,7 +4,7 @@
 
 use std::cell::OnceCell;
 
-use hooktrail::expression::{EventContext, Expression, unsandboxed};
+use hooktrail::internals::expression::{EventContext, Expression, unsandboxed};
 use serde_json::Value;
 
 mod intake;

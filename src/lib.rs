@@ -11,31 +11,37 @@
     )
 )]
 
-pub mod app;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod domain;
-pub mod escape;
-pub mod expander;
-pub mod expression;
-pub mod handler;
-pub mod json;
-pub mod log;
-pub mod maintenance;
-pub mod media_type;
-pub mod multipart;
-pub mod notify;
-pub mod planner;
-pub mod process;
-pub mod recovery;
-pub mod redact;
-pub mod replay;
-pub mod scheduler;
-pub mod store;
+mod app;
+mod cli;
+mod clock;
+mod config;
+mod domain;
+mod escape;
+mod expander;
+mod expression;
+mod handler;
+mod json;
+mod log;
+mod maintenance;
+mod media_type;
+mod multipart;
+mod notify;
+mod planner;
+mod process;
+mod recovery;
+mod redact;
+mod replay;
+mod scheduler;
+mod store;
 #[cfg(test)]
 mod test_support;
-pub mod urlencoded;
-pub mod verify;
-pub mod web;
-pub mod worker;
+mod urlencoded;
+mod verify;
+mod web;
+mod worker;
+
+pub use cli::main;
+
+/// What the benchmarks, fuzz targets and integration tests of this repository use. It may change at any time.
+#[doc(hidden)]
+pub mod internals;

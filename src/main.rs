@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hooktrail::cli::main()
+    hooktrail::main()
 }

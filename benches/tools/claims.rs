@@ -8,19 +8,19 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hooktrail::config::Durability;
-use hooktrail::domain::breaker::BreakerPolicy;
-use hooktrail::domain::job_plan::{JobKeys, JobPlan, JobSpec};
-use hooktrail::domain::{HandlerId, NextStep, Outcome, SourceId};
-use hooktrail::scheduler::Scheduler;
-use hooktrail::scheduler::handler_schedule::HandlerLimits;
-use hooktrail::store::effects::Effects;
-use hooktrail::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
-use hooktrail::store::jobs::{AttemptRecord, ClaimedJob, claim, finish};
-use hooktrail::store::registry::{self, HandlerRegistration};
-use hooktrail::store::transaction_end::write_last;
-use hooktrail::store::writer_cache::WriterCache;
-use hooktrail::store::{Store, checkpoint, in_transaction, open};
+use hooktrail::internals::config::Durability;
+use hooktrail::internals::domain::BreakerPolicy;
+use hooktrail::internals::domain::{HandlerId, NextStep, Outcome, SourceId};
+use hooktrail::internals::domain::{JobKeys, JobPlan, JobSpec};
+use hooktrail::internals::scheduler::HandlerLimits;
+use hooktrail::internals::scheduler::Scheduler;
+use hooktrail::internals::store::Effects;
+use hooktrail::internals::store::WriterCache;
+use hooktrail::internals::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
+use hooktrail::internals::store::registry::{self, HandlerRegistration};
+use hooktrail::internals::store::write_last;
+use hooktrail::internals::store::{AttemptRecord, ClaimedJob, claim, finish};
+use hooktrail::internals::store::{Store, checkpoint, in_transaction, open};
 
 use crate::BODY;
 
@@ -115,7 +115,7 @@ impl Database {
     ) -> anyhow::Result<()> {
         let Self { store, cache, effects, .. } = self;
         in_transaction(&store.conn, |conn| {
-            (cache.now_ms, cache.wall_ms) = (store.clock.now_ms(), hooktrail::clock::wall_ms());
+            (cache.now_ms, cache.wall_ms) = (store.clock.now_ms(), hooktrail::internals::wall_ms());
             let (before, mut changes) = (cache.counters, Effects::default());
             write(conn, cache, &mut changes)?;
             write_last(conn, cache, before, &mut changes)?;
@@ -222,7 +222,7 @@ fn attempt_record(claimed: &ClaimedJob) -> AttemptRecord {
         source: claimed.source,
         outcome: Outcome::Succeeded,
         detail: "answered".to_owned(),
-        ended_at_ms: hooktrail::clock::wall_ms(),
+        ended_at_ms: hooktrail::internals::wall_ms(),
         duration_ms: 1,
         stdout: Vec::new(),
         stderr: Vec::new(),

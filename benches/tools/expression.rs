@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hooktrail::expression::{
+use hooktrail::internals::expression::{
     EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions,
 };
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hooktrail::config::{self, Command, HandlerKind, Mode};
-use hooktrail::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
-use hooktrail::handler::{Task, runner_for};
-use hooktrail::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
+use hooktrail::internals::config::{self, Command, HandlerKind, Mode};
+use hooktrail::internals::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
+use hooktrail::internals::handler::{Task, runner_for};
+use hooktrail::internals::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
 
 use crate::BODY;
 

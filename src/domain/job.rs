@@ -111,7 +111,9 @@ impl JobState {
     }
 }
 
-/// A change of a job's state.
+/// A change of a job's state. `store::jobs::transition` makes each by one function; the tests compare them with
+/// this table.
+#[cfg(test)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Transition {
     /// An unreleased job gets the state that it would have if it was created now.
@@ -138,6 +140,7 @@ pub enum Transition {
     Retry,
 }
 
+#[cfg(test)]
 impl Transition {
     pub const ALL: [Self; 11] = [
         Self::Admit,

@@ -51,31 +51,6 @@ pub trait ItemSource: fmt::Debug + Send + Sync {
     fn keys(&self, index: usize) -> io::Result<JobKeys>;
 }
 
-/// Items in memory. The second vector holds the keys of the items, and may be shorter than the
-/// first.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct VecItems(pub Vec<Vec<u8>>, pub Vec<JobKeys>);
-
-impl ItemSource for VecItems {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.0.iter().map(|item| item.len() as u64).sum()
-    }
-
-    fn read(&self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        buffer.clear();
-        buffer.extend_from_slice(self.0.get(index).map_or(&[], Vec::as_slice));
-        Ok(())
-    }
-
-    fn keys(&self, index: usize) -> io::Result<JobKeys> {
-        Ok(self.1.get(index).cloned().unwrap_or_default())
-    }
-}
-
 /// The keys of a job: for its order, its version, its uniqueness and its debounce.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JobKeys {

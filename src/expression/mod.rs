@@ -29,11 +29,11 @@ pub mod unsandboxed;
 
 pub use event_context::EventContext;
 pub use items::Items;
-pub use pool::{Busy, EvaluatorPool, ResultCallback};
+pub use pool::{Busy, EvaluatorPool};
 pub use queue::{DEDUPE_TIMEOUT, HANDLERS_TIMEOUT};
 pub use request::{
-    EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch,
-    InlineResults, KeySet, RawJobKeys,
+    EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
+    RawJobKeys,
 };
 
 /// The keys of a handler's expressions in config.toml.

@@ -33,7 +33,7 @@ mod tests;
 
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
-pub use line_process::{ExitReport, LineProcess, MAX_RESPONSE_BYTES, ProtocolEvent, StderrCapture};
+pub use line_process::{ExitReport, LineProcess, ProtocolEvent, StderrCapture};
 pub use orphans::{become_subreaper, kill_run};
 pub use pool::{ProcessPool, wait_for_drained};
 pub use sandbox::{

@@ -59,7 +59,7 @@ pub mod writer_cache;
 
 pub use lock::{Lock, RunningServer, find_running_server, io_error};
 pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
-pub use run_record::{RunRecord, RunState, ServerInfo};
+pub use run_record::{RunState, ServerInfo};
 pub use rusqlite::Result;
 pub use rusqlite::types::Value;
 pub use start_check::{StartProblem, check_start, network_file_system};

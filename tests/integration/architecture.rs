@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hooktrail::config::Durability;
+use hooktrail::internals::config::Durability;
 
 /// Each module and those it may import. A module imports only modules above it, so that no two modules
 /// depend on each other.
@@ -52,8 +52,12 @@ const IMPORTS: &[(&str, &str)] = &[
         "app clock config domain escape expression handler json log planner process redact replay \
          store verify web worker",
     ),
-    ("main", "cli"),
-    ("lib", ""),
+    (
+        "internals",
+        "cli clock config domain expression handler planner process scheduler store verify web",
+    ),
+    ("main", ""),
+    ("lib", "cli"),
 ];
 
 const MAX_HEADER_LINES: usize = 12;
@@ -392,7 +396,7 @@ fn the_schema_file_names_the_version_that_the_program_makes() {
     let schema = fs::read_to_string(root().join("schema.sql")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hooktrail.db");
-    let store = hooktrail::store::open(&path, Durability::Full).unwrap();
+    let store = hooktrail::internals::store::open(&path, Durability::Full).unwrap();
     let version = store.conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
     let line = format!("version {} (`PRAGMA user_version`)", version.unwrap());
     assert!(schema.lines().next().unwrap().contains(&line), "schema.sql begins with: {line}");

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hooktrail::config::{self, Config, Durability, LoadedConfig};
-use hooktrail::verify::{PRESETS, Scheme};
+use hooktrail::internals::config::{self, Config, Durability, LoadedConfig};
+use hooktrail::internals::verify::{PRESETS, Scheme};
 use rusqlite::Connection;
 
 use crate::architecture::sources;
@@ -221,7 +221,7 @@ fn every_sender_has_its_line_in_the_table_and_a_section() {
 fn new_database() -> (tempfile::TempDir, Connection) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hooktrail.db");
-    let store = hooktrail::store::open(&path, Durability::Full).unwrap();
+    let store = hooktrail::internals::store::open(&path, Durability::Full).unwrap();
     (folder, store.conn)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use hooktrail::expression::{
+use hooktrail::internals::expression::{
     Busy, EvaluationResult, EvaluatorPool, EventContext, Expression, ExpressionSet,
     HandlerDecision, HandlerExpressions,
 };

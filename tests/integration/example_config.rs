@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use hooktrail::config::{EMBEDDED, EMBEDDED_HANDLERS};
+use hooktrail::internals::config::{EMBEDDED, EMBEDDED_HANDLERS};
 
 use crate::support::server::{Server, scenario};
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use clap::CommandFactory;
-use hooktrail::cli::Cli;
+use hooktrail::internals::Cli;
 
 use crate::support::server::{HOOKTRAIL, cli, stderr, stdout};
 

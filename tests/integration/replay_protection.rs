@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hooktrail::config;
-use hooktrail::verify::OutgoingRequest;
+use hooktrail::internals::config;
+use hooktrail::internals::verify::OutgoingRequest;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 use crate::support::client::Response;

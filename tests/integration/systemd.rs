@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use hooktrail::config::{self, parse_duration};
+use hooktrail::internals::config::{self, parse_duration};
 
 /// The path of the program in the shipped unit.
 const PROGRAM: &str = "/usr/local/bin/hooktrail";
@@ -89,7 +89,7 @@ fn the_stop_timeout_of_the_unit_exceeds_that_of_running_jobs() {
     fs::write(&file, "").unwrap();
     let shutdown_timeout = config::load(&file).unwrap().config.workers.shutdown_timeout;
     let stop_timeout = parse_duration(&value("TimeoutStopSec")).unwrap();
-    let grace = hooktrail::process::GRACE;
+    let grace = hooktrail::internals::process::GRACE;
     assert!(
         stop_timeout >= shutdown_timeout + grace * 2 + Duration::from_secs(10),
         "{stop_timeout:?} for {shutdown_timeout:?}"

@@ -20,7 +20,7 @@ use crate::config::Durability;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::claim_request::ClaimRequest;
 use crate::domain::job_plan::{
-    DebounceKey, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey, VecItems,
+    DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey,
 };
 use crate::domain::version_value::VersionValue;
 use crate::domain::{EventId, HandlerId, JobId, NextStep, Outcome, SourceId};
@@ -260,6 +260,31 @@ fn retry_after(delay_ms: u64) -> NextStep {
 
 fn dead() -> NextStep {
     NextStep::Dead("exit 1".into())
+}
+
+/// Items in memory. The second vector holds the keys of the items, and may be shorter than the
+/// first.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct VecItems(Vec<Vec<u8>>, Vec<JobKeys>);
+
+impl ItemSource for VecItems {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|item| item.len() as u64).sum()
+    }
+
+    fn read(&self, index: usize, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+        buffer.clear();
+        buffer.extend_from_slice(self.0.get(index).map_or(&[], Vec::as_slice));
+        Ok(())
+    }
+
+    fn keys(&self, index: usize) -> std::io::Result<JobKeys> {
+        Ok(self.1.get(index).cloned().unwrap_or_default())
+    }
 }
 
 fn items(bodies: &[&str], keys: Vec<JobKeys>) -> JobSpec {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
-use hooktrail::cli::Cli;
+use hooktrail::internals::Cli;
 
 const PAGE: &str = "docs/cli.md";
 const MARKER: &str =

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use hooktrail::domain::Outcome;
-use hooktrail::domain::job::PublicState;
-use hooktrail::verify::Scheme;
+use hooktrail::internals::domain::Outcome;
+use hooktrail::internals::domain::PublicState;
+use hooktrail::internals::verify::Scheme;
 
 use super::{code, code_spans, keys_of_verify, new_database, page, rows};
 

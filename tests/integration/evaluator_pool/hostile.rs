@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hooktrail::expression::{ExpressionSet, HandlerExpressions};
+use hooktrail::internals::expression::{ExpressionSet, HandlerExpressions};
 
 use super::{jq, json_context, test_pool, when_expressions};
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use hooktrail::expression::{EventContext, ExpressionSet, HandlerDecision, HandlerExpressions};
+use hooktrail::internals::expression::{
+    EventContext, ExpressionSet, HandlerDecision, HandlerExpressions,
+};
 
 use super::{Evaluation, TestPool, jq, json_context, test_pool};
 
