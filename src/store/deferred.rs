@@ -29,7 +29,7 @@ use crate::domain::job_plan::{
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Maximum number of dead jobs that duplicates retry in one transaction.
-const MAX_DEAD_RETRIED: usize = 100;
+pub(super) const MAX_DEAD_RETRIED: usize = 100;
 
 /// Number of rows that one statement deletes.
 const DELETE_CHUNK: i64 = 50;
@@ -298,11 +298,11 @@ impl BacklogTask {
                 }
             }
             TaskKind::DeadJobRetry(DeadJobRetry { event, .. }) => {
-                let (dead, effects) =
-                    retry_dead_jobs(conn, cache, *event, progress.next, MAX_DEAD_RETRIED)?;
+                let limit = MAX_DEAD_RETRIED.min(budget.rows);
+                let (dead, effects) = retry_dead_jobs(conn, cache, *event, progress.next, limit)?;
                 budget.spend(dead.count.max(1), 0);
                 progress.next = dead.last;
-                if dead.count < MAX_DEAD_RETRIED {
+                if dead.count < limit {
                     conn.prepare_cached("DELETE FROM dead_job_retries WHERE event = ?1")?
                         .execute([event.0])?;
                     progress.stage = TaskStage::Ended;
@@ -587,8 +587,7 @@ fn begin_event(
         && let Some(original) = apply_late_dedupe(conn, jobs, at_ms)?
     {
         progress.stage = TaskStage::Ended;
-        budget.spend(1 + jobs.specs.len(), 0);
-        return cancel_duplicate(conn, cache, jobs, original);
+        return cancel_duplicate(conn, cache, jobs, original, budget);
     }
     let count: usize = jobs.specs.iter().map(|(_, spec)| spec.job_count()).sum();
     let is_large = jobs.specs.iter().any(|(_, spec)| spec.is_large()) || count > budget.rows;
@@ -652,10 +651,14 @@ fn cancel_duplicate(
     cache: &mut WriterCache,
     jobs: &EventJobs,
     original: EventId,
+    budget: &mut RowBudget,
 ) -> rusqlite::Result<Effects> {
+    budget.spend(1 + jobs.specs.len(), 0);
     let mut effects = Effects::default();
     if jobs.late_dedupe.retry_dead {
-        effects = retry_dead_jobs_of_event(conn, cache, &effects, jobs.source, original)?;
+        let limit = MAX_DEAD_RETRIED.min(budget.rows);
+        effects = retry_dead_jobs_of_event(conn, cache, limit, jobs.source, original)?;
+        budget.spend(effects.retried_dead_jobs, 0);
     }
     let reason = format!("duplicate of event {}", original.0);
     for (handler, _) in jobs.specs.iter().filter(|(_, spec)| spec.job_count() > 0) {
@@ -802,17 +805,15 @@ fn delete_expansion(conn: &Connection, first: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Retries the dead jobs of an event with fresh attempts: some now, the others in later
-/// transactions. `group` are the effects of the transaction so far.
+/// Retries the dead jobs of an event with fresh attempts: `limit` now, the others in later
+/// transactions.
 pub(super) fn retry_dead_jobs_of_event(
     conn: &Connection,
     cache: &WriterCache,
-    group: &Effects,
+    limit: usize,
     source: SourceId,
     event: EventId,
 ) -> rusqlite::Result<Effects> {
-    // The limit is for all duplicates of a group together, because each may have as many.
-    let limit = MAX_DEAD_RETRIED.saturating_sub(group.retried_dead_jobs);
     let (dead, mut effects) = retry_dead_jobs(conn, cache, event, 0, limit)?;
     effects.retried_dead_jobs += dead.count;
     if dead.count == limit {

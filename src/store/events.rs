@@ -147,8 +147,10 @@ pub fn insert_event(
         if keys.mode != InsertMode::LookUp {
             insert_duplicate(conn, new_event, original)?;
             if keys.retry_dead {
+                // The limit is for all duplicates of a group together, because each may have as many.
+                let limit = deferred::MAX_DEAD_RETRIED.saturating_sub(effects.retried_dead_jobs);
                 let retried =
-                    deferred::retry_dead_jobs_of_event(conn, cache, effects, source, original)?;
+                    deferred::retry_dead_jobs_of_event(conn, cache, limit, source, original)?;
                 effects.merge(retried);
             }
             sources::record_activity(conn, cache, source, false, effects)?;

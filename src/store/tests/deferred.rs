@@ -466,6 +466,33 @@ fn the_jobs_of_a_late_duplicate_are_cancelled_and_the_first_ones_dead_jobs_are_r
 }
 
 #[test]
+fn the_dead_jobs_that_late_duplicates_retry_count_against_the_rows_of_their_transaction() {
+    let mut db = test_store();
+    let known = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
+    let dedupe = events::DedupeCheck { source_key: known, ..Default::default() };
+    let specs = (0..90).map(|_| (H, JobSpec::Event(JobKeys::default()))).collect();
+    db.insert_plan(JobPlan::Evaluated(specs), Some(dedupe));
+    for _ in 0..90 {
+        db.run_next(dead());
+    }
+    let duplicate = defer_late(&mut db, Some("x"), JobSpec::Event(JobKeys::default()));
+    let task = BacklogTask::insert_event_jobs(duplicate);
+    let mut budget = budget(40);
+    let step = task.step(&db.store.conn, &mut db.cache, &mut budget).unwrap();
+    assert!(db.commit(step).has_ended() && budget.is_spent());
+    let dead_count = "SELECT count(*) FROM dead_jobs";
+    assert_eq!(db.query_number(dead_count), 52, "one row for the event, and one for its job");
+    db.cache.write_counters(&db.store.conn).unwrap();
+    let mut task = db.restart_after_crash().remove(0);
+    let mut transactions = 0;
+    while !db.step(&mut task, 40) {
+        transactions += 1;
+        assert_eq!(db.query_number(dead_count), (52 - 40 * transactions).max(0));
+    }
+    assert_eq!(db.query_number(dead_count), 0);
+}
+
+#[test]
 fn a_late_event_with_many_jobs_is_no_duplicate_of_itself_after_a_crash() {
     let mut db = test_store();
     let jobs = defer_late(&mut db, Some("x"), large_spec(1));
