@@ -1,9 +1,12 @@
-//! Table `dedupe`: the keys by which duplicates are recognised.
+//! Tables `dedupe` and `duplicates`: the keys by which duplicates are recognised, and the duplicates.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{EventId, SourceId};
+
+/// How many duplicates of one event keep their bodies.
+const MAX_DUPLICATE_BODIES: i64 = 10;
 
 /// The keys that identify duplicates of an event. One matching key is enough.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,5 +96,24 @@ pub(super) fn save_key(
         "INSERT INTO dedupe (source, key, event, expires_at) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
+    Ok(())
+}
+
+/// Records a duplicate of `original`, with its body if that differs.
+pub(super) fn insert_duplicate(
+    conn: &Connection,
+    original: EventId,
+    received_at_ms: i64,
+    ip: &str,
+    body: &[u8],
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO duplicates (event, received_at, ip, body)
+         SELECT ?1, ?2, ?3, CASE
+           WHEN coalesce((SELECT body = ?4 FROM events WHERE id = ?1), 0) THEN NULL
+           WHEN (SELECT count(*) FROM duplicates WHERE event = ?1 AND body IS NOT NULL) >= ?5
+           THEN NULL ELSE ?4 END",
+    )?
+    .execute(params![original.0, received_at_ms, ip, body, MAX_DUPLICATE_BODIES])?;
     Ok(())
 }

@@ -645,7 +645,7 @@ fn apply_late_dedupe(
     Ok(None)
 }
 
-/// Inserts a cancelled job for each handler of an event that turned out to be a duplicate.
+/// Records that an event turned out to be a duplicate. Inserts a cancelled job for each of its handlers.
 fn cancel_duplicate(
     conn: &Connection,
     cache: &mut WriterCache,
@@ -653,13 +653,21 @@ fn cancel_duplicate(
     original: EventId,
     budget: &mut RowBudget,
 ) -> rusqlite::Result<Effects> {
-    budget.spend(1 + jobs.specs.len(), 0);
+    budget.spend(2 + jobs.specs.len(), 0);
     let mut effects = Effects::default();
     if jobs.late_dedupe.retry_dead {
         let limit = MAX_DEAD_RETRIED.min(budget.rows);
         effects = retry_dead_jobs_of_event(conn, cache, limit, jobs.source, original)?;
         budget.spend(effects.retried_dead_jobs, 0);
     }
+    conn.prepare_cached("SELECT ip, body FROM events WHERE id = ?1")?.query_row(
+        [jobs.event.0],
+        |row| {
+            let (ip, body) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_bytes()?);
+            dedupe::insert_duplicate(conn, original, jobs.received_at_ms, ip, body)
+        },
+    )?;
+    effects.minute_counts.add_duplicate(jobs.source);
     let reason = format!("duplicate of event {}", original.0);
     for (handler, _) in jobs.specs.iter().filter(|(_, spec)| spec.job_count() > 0) {
         let origin = JobOrigin { handler: *handler, ..event_origin(jobs) };

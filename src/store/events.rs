@@ -15,9 +15,6 @@ use crate::domain::job_plan::JobPlan;
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
-/// How many duplicates of one event keep their bodies.
-const MAX_DUPLICATE_BODIES: i64 = 10;
-
 /// An accepted request, encoded for its rows by the intake thread.
 #[derive(Debug)]
 pub struct NewEvent {
@@ -145,7 +142,8 @@ pub fn insert_event(
     let keys = &new_event.dedupe;
     if let Some(original) = dedupe::find_original(conn, source, keys, now_ms)? {
         if keys.mode != InsertMode::LookUp {
-            insert_duplicate(conn, new_event, original)?;
+            let NewEvent { received_at_ms, ip, body, .. } = new_event;
+            dedupe::insert_duplicate(conn, original, *received_at_ms, ip, body)?;
             if keys.retry_dead {
                 // The limit is for all duplicates of a group together, because each may have as many.
                 let limit = deferred::MAX_DEAD_RETRIED.saturating_sub(effects.retried_dead_jobs);
@@ -237,27 +235,5 @@ fn insert_event_jobs(
         }
         JobPlan::Unevaluated(_) => {}
     }
-    Ok(())
-}
-
-fn insert_duplicate(
-    conn: &Connection,
-    new_event: &NewEvent,
-    original: EventId,
-) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO duplicates (event, received_at, ip, body)
-         SELECT ?1, ?2, ?3, CASE
-           WHEN coalesce((SELECT body = ?4 FROM events WHERE id = ?1), 0) THEN NULL
-           WHEN (SELECT count(*) FROM duplicates WHERE event = ?1 AND body IS NOT NULL) >= ?5
-           THEN NULL ELSE ?4 END",
-    )?
-    .execute(params![
-        original.0,
-        new_event.received_at_ms,
-        new_event.ip,
-        new_event.body,
-        MAX_DUPLICATE_BODIES
-    ])?;
     Ok(())
 }

@@ -466,6 +466,33 @@ fn the_jobs_of_a_late_duplicate_are_cancelled_and_the_first_ones_dead_jobs_are_r
 }
 
 #[test]
+fn a_late_duplicate_is_recorded_as_an_immediate_one() {
+    let recorded = |is_late: bool| {
+        let mut db = test_store();
+        let known = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
+        let dedupe = events::DedupeCheck { source_key: known, ..Default::default() };
+        db.insert_plan(JobPlan::Plain([].into()), Some(dedupe));
+        for body in ["{}", "other"] {
+            db.body = body.into();
+            if is_late {
+                let jobs = defer_late(&mut db, Some("x"), JobSpec::Event(JobKeys::default()));
+                assert!(db.step(&mut BacklogTask::insert_event_jobs(jobs), 100));
+            } else {
+                db.insert_plan(JobPlan::Plain([].into()), Some(dedupe));
+            }
+        }
+        let sql = "SELECT group_concat(d.event || ' ' || d.ip || ' ' || coalesce(CAST(d.body AS TEXT), '-')
+                     || ' ' || (d.received_at - e.received_at) || ' ' || t.duplicates || ' '
+                     || (SELECT sum(duplicates) FROM minute_counts), ', ')
+                   FROM duplicates d JOIN events e ON e.id = d.event JOIN trail t ON t.event = d.event";
+        let rows: String = db.conn().query_row(sql, [], |row| row.get(0)).unwrap();
+        rows
+    };
+    assert_eq!(recorded(false), "1 192.0.2.1 - 0 2 2, 1 192.0.2.1 other 0 2 2");
+    assert_eq!(recorded(true), recorded(false));
+}
+
+#[test]
 fn the_dead_jobs_that_late_duplicates_retry_count_against_the_rows_of_their_transaction() {
     let mut db = test_store();
     let known = Some(events::DedupeKey { key: key("x"), window_ms: 60_000 });
@@ -481,13 +508,17 @@ fn the_dead_jobs_that_late_duplicates_retry_count_against_the_rows_of_their_tran
     let step = task.step(&db.store.conn, &mut db.cache, &mut budget).unwrap();
     assert!(db.commit(step).has_ended() && budget.is_spent());
     let dead_count = "SELECT count(*) FROM dead_jobs";
-    assert_eq!(db.query_number(dead_count), 52, "one row for the event, and one for its job");
+    assert_eq!(
+        db.query_number(dead_count),
+        53,
+        "three rows for the event, the duplicate and the job"
+    );
     db.cache.write_counters(&db.store.conn).unwrap();
     let mut task = db.restart_after_crash().remove(0);
     let mut transactions = 0;
     while !db.step(&mut task, 40) {
         transactions += 1;
-        assert_eq!(db.query_number(dead_count), (52 - 40 * transactions).max(0));
+        assert_eq!(db.query_number(dead_count), (53 - 40 * transactions).max(0));
     }
     assert_eq!(db.query_number(dead_count), 0);
 }

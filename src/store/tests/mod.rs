@@ -50,6 +50,8 @@ struct TestStore {
     cache: WriterCache,
     /// The source of new events.
     source: SourceId,
+    /// The body of new events.
+    body: Vec<u8>,
     /// The effects of all changes.
     effects: Effects,
     breaker: BreakerPolicy,
@@ -72,6 +74,7 @@ fn test_store() -> TestStore {
         store,
         cache,
         source: S,
+        body: b"{}".to_vec(),
         effects: Effects::default(),
         breaker: BreakerPolicy::NEVER,
         queue_limit: None,
@@ -113,7 +116,7 @@ impl TestStore {
             query: None,
             ip: "192.0.2.1".into(),
             headers: Vec::new(),
-            body: b"{}".to_vec(),
+            body: self.body.clone(),
             dedupe: dedupe.unwrap_or_default(),
             expression_errors: None,
             plan,
